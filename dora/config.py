@@ -1,0 +1,251 @@
+"""The configuration: its keys with their types and defaults, and the check that finds every problem.
+
+Every default stands here or in a method's `Settings`, once; a YAML under conf/ holds only what differs.
+Hydra is known to this module and to run.py; everything else takes these dataclasses.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+from dora.backbone import KINDS
+from dora.budget import Budget
+from dora.data.tasks import TASKS, Task
+from dora.methods import METHODS, name_of
+from dora.methods.protocol import fraction_or_steps
+
+REFERENCE_WIDTH = 768  # hidden size at which a method's base_lr was tuned
+
+
+@dataclass
+class TaskConfig:
+    """`task=`: a GLUE task by name."""
+
+    name: str = MISSING
+
+
+@dataclass
+class ModelConfig:
+    """`model=`: where the backbone comes from. `path`, any local folder, wins over the other three.
+
+    `embedded`: a folder of this package. `package`: a Python package that carries a model. `hub`,
+    `revision`: a hub repository at a pinned commit. `random_weights`: draw the weights from a fixed seed
+    instead of reading them, to see what pretraining is worth. `note`: shown wherever scores are.
+    """
+
+    name: str = MISSING
+    path: str | None = None
+    embedded: str | None = None
+    package: str | None = None
+    hub: str | None = None
+    revision: str = "main"
+    random_weights: bool = False
+    note: str | None = None
+
+
+@dataclass
+class DataConfig:
+    """`data=`: mini, dir or hub. `dir`: the official GLUE download; with hub, a local copy of the repository."""
+
+    name: str = MISSING
+    dir: str | None = None
+
+
+@dataclass
+class Config:
+    """One run. Keys that take a fraction of the run below 1 take whole steps from 1.
+
+    Training. `batch_size`: examples an optimizer step takes, over all processes and micro-batches;
+    `grad_accum`: micro-batches a step is cut into. `epochs` or, where given, `max_steps`. `lr`: where
+    None, the method's `base_lr` x 768 / hidden size. `head_lr`: where None, `lr`. `head_dropout`: where
+    None, the model's own. `clip`: gradient norm, 0 for none. `target`: the linears to adapt, "all" or
+    some of q, k, v, o, ffn1, ffn2 (q,v). `init_from`: the directory of a finished run to start from.
+
+    Evaluation. `eval_every`: steps, where None each epoch. `select`: "dev" reports the best development
+    evaluation of the second half; "heldout" chooses on a tenth of the training set (at most 2,000
+    rows), held out. `patience`: evaluations without a better score after which to stop, None for never.
+    `limit_train`: train on this many rows, the same for every seed.
+
+    The run. `threads`: CPU threads, fixed because it changes the last bits. `checkpoint_every`: steps, in
+    addition to every evaluation and every 5 minutes. `results`: the folder for everything written.
+    """
+
+    task: TaskConfig = field(default_factory=TaskConfig)
+    method: Any = MISSING
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    budget: str = "r8"
+    seed: int = 1
+    epochs: int = 10
+    max_steps: int | None = None
+    max_length: int = 128
+    batch_size: int = 32
+    grad_accum: int = 1
+    lr: float | None = None
+    head_lr: float | None = None
+    weight_decay: float = 0.01
+    warmup: float = 0.06
+    schedule: str = "linear"
+    clip: float = 1.0
+    head_dropout: float | None = None
+    precision: str = "fp32"
+    device: str = "auto"
+    threads: int = 2
+    eval_every: int | None = None
+    select: str = "dev"
+    patience: int | None = None
+    limit_train: int | None = None
+    init_from: str | None = None
+    target: Any = "all"
+    checkpoint_every: int | None = None
+    results: str = "results"
+    wandb: str = "off"
+    keep_model: bool = False
+    force: bool = False
+
+    @property
+    def kind(self) -> Task:
+        """The task's row in the table."""
+        return TASKS[self.task.name]
+
+    @property
+    def method_name(self) -> str:
+        """The method's name in the registry."""
+        return name_of(self.method)
+
+    @property
+    def model_name(self) -> str:
+        """The model's name in paths and tables: its YAML's, or the folder's where `model.path` stands alone."""
+        if self.model.path and self.model.embedded:
+            return Path(self.model.path).expanduser().resolve().name
+        return self.model.name
+
+    @property
+    def embedded(self) -> bool:
+        """Whether data or model are the small ones of this package, whose scores say nothing about GLUE."""
+        return self.data.name == "mini" or bool(self.model.embedded and not self.model.path)
+
+    def targets(self) -> tuple[str, ...]:
+        """The kinds of linears to adapt, in the order they have in a layer."""
+        given = (
+            self.target.replace("+", ",").split(",") if isinstance(self.target, str) else list(self.target)
+        )
+        if given == ["all"]:
+            return KINDS
+        unknown = [k for k in given if k not in KINDS]
+        if unknown or not given:
+            raise ValueError(f"target={self.target} must be all or some of {', '.join(KINDS)}, such as q,v")
+        return tuple(k for k in KINDS if k in given)
+
+    def learning_rate(self, hidden_size: int) -> float:
+        """`lr`, or the method's default for this width: smaller models want more."""
+        return self.lr if self.lr is not None else self.method.base_lr * REFERENCE_WIDTH / hidden_size
+
+    def resolved(self, lr: float) -> dict[str, Any]:
+        """The configuration as a plain dictionary in one spelling a run, paths left out."""
+        flat = dataclasses.asdict(self)
+        full = self.method_name == "full"
+        flat.update(
+            task=self.task.name,
+            model=self.model_name,
+            data=self.data.name,
+            method={"name": self.method_name, **flat["method"]},
+            budget=None if full else str(Budget.parse(self.budget)),
+            target=None if full else list(self.targets()),
+            lr=lr,
+            head_lr=lr if self.head_lr is None else self.head_lr,
+        )
+        del flat["method"]["base_lr"], flat["init_from"]
+        if self.max_steps is not None:
+            del flat["epochs"]
+        return flat
+
+
+def register() -> None:
+    """Tells Hydra the schemas; a method's own lie in a group apart, so that they are no `method=` choice."""
+    store = ConfigStore.instance()
+    store.store(name="schema", node=Config)
+    for name, (settings, _) in METHODS.items():
+        store.store(group="schema/method", name=name, node=settings)
+
+
+def from_hydra(cfg: DictConfig) -> Config:
+    """The composed configuration as dataclasses."""
+    return OmegaConf.to_object(cfg)  # type: ignore[return-value]
+
+
+def check(config: Config) -> list[str]:
+    """Every problem that shows without opening a file, each with value, rule and way out."""
+    found: list[str] = []
+
+    def rule(fine: bool, message: str) -> None:
+        if not fine:
+            found.append(message)
+
+    def whole(key: str, low: int = 1) -> None:
+        value = getattr(config, key)
+        rule(value is None or value >= low, f"{key}={value} must be at least {low}")
+
+    def positive(key: str) -> None:
+        value = getattr(config, key)
+        rule(value is None or 0 < value < math.inf, f"{key}={value} must be above 0")
+
+    def choice(key: str, *allowed: str) -> None:
+        value = getattr(config, key)
+        rule(value in allowed, f"{key}={value} must be one of {', '.join(allowed)}")
+
+    rule(config.task.name in TASKS, f"task={config.task.name} must be one of {', '.join(TASKS)}")
+    rule(config.data.name in ("mini", "dir", "hub"), f"data={config.data.name} must be one of mini, dir, hub")
+    needs = "data=dir needs data.dir=FOLDER, an official GLUE download (zips or unpacked TSVs)"
+    rule(config.data.name != "dir" or config.data.dir is not None, needs)
+    rule(
+        config.data.name != "mini" or config.data.dir is None,
+        "data.dir is given but data=mini: write data=dir too",
+    )
+    found += config.method.problems(None)
+    if config.method_name != "full":
+        for parse in (lambda: Budget.parse(config.budget), config.targets):
+            try:
+                parse()
+            except ValueError as e:
+                found.append(str(e))
+    for key in ("epochs", "max_steps", "batch_size", "grad_accum", "threads", "eval_every", "patience",
+                "limit_train", "checkpoint_every"):  # fmt: skip
+        whole(key)
+    whole("seed", 0)
+    whole("max_length", 8)
+    for key in ("lr", "head_lr"):
+        positive(key)
+    rule(config.weight_decay >= 0, f"weight_decay={config.weight_decay} must be at least 0")
+    rule(config.clip >= 0, f"clip={config.clip} must be at least 0 (0: no clipping)")
+    found += fraction_or_steps("warmup", config.warmup)
+    dropout = config.head_dropout
+    rule(dropout is None or 0 <= dropout < 1, f"head_dropout={dropout} must lie in [0, 1)")
+    choice("schedule", "linear", "cosine", "constant")
+    choice("precision", "fp32", "bf16")
+    choice("select", "dev", "heldout")
+    choice("wandb", "off", "offline", "online")
+    device = config.device
+    known = device in ("auto", "cpu", "cuda") or (device.startswith("cuda:") and device[5:].isdigit())
+    rule(known, f"device={device} must be auto, cpu, cuda or cuda:N")
+    rule(config.batch_size >= config.grad_accum,
+         f"grad_accum={config.grad_accum} cuts a batch of batch_size={config.batch_size} into empty parts")  # fmt: skip
+    start = config.init_from
+    rule(start is None or (Path(start) / "run.json").is_file(),
+         f"init_from={start} is not the directory of a run (it has no run.json)")  # fmt: skip
+    parent = next(
+        p for p in (Path(config.results).absolute(), *Path(config.results).absolute().parents) if p.exists()
+    )
+    rule(
+        parent.is_dir() and os.access(parent, os.W_OK),
+        f"results={config.results}: {parent} cannot be written to",
+    )
+    return found

@@ -1,0 +1,1 @@
+"""GLUE: the tasks, where their rows come from, and how they become batches."""

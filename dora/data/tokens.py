@@ -1,0 +1,146 @@
+"""Token ids of a split as flat arrays, cached on disk and memory-mapped, and the order of batches.
+
+Which rows make up a training step is a pure function of (seed, epoch): nothing about it needs saving.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dora.data.tasks import Rows
+from dora.files import sync_folder
+
+# Batches are cut from pools of this many batches sorted by length: long enough that little is padding,
+# short enough that batches stay mixed in everything but length.
+POOL = 64
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """One split, tokenised. Row i is ids[start[i] : start[i] + lengths[i]].
+
+    ids: (tokens,) int32. types: (tokens,) uint8 segment ids, None where the model has none. start,
+    lengths: (rows,) int64. label: (rows,) or None. idx: (rows,) GLUE's own ids.
+    """
+
+    ids: np.ndarray
+    types: np.ndarray | None
+    start: np.ndarray
+    lengths: np.ndarray
+    label: np.ndarray | None
+    idx: np.ndarray
+    pad: int
+
+    def __len__(self) -> int:
+        return len(self.idx)
+
+    def take(self, rows: np.ndarray) -> Tokens:
+        """The rows at `rows`, in that order; the ids stay where they are."""
+        label = None if self.label is None else self.label[rows]
+        return replace(
+            self, start=self.start[rows], lengths=self.lengths[rows], label=label, idx=self.idx[rows]
+        )
+
+    def batch(self, index: np.ndarray) -> dict[str, np.ndarray]:
+        """The rows at `index` padded on the right to the longest of them: (len(index), longest) int64 each."""
+        start, length = self.start[index], self.lengths[index]
+        column = np.arange(length.max())
+        inside = column < length[:, None]
+        at = np.where(inside, start[:, None] + column, 0)
+        batch = {
+            "input_ids": np.where(inside, self.ids[at], self.pad).astype(np.int64),
+            "attention_mask": inside.astype(np.int64),
+        }
+        if self.types is not None:
+            batch["token_type_ids"] = np.where(inside, self.types[at], 0).astype(np.int64)
+        return batch
+
+
+def order(seed: int, epoch: int, lengths: np.ndarray, batch_size: int) -> list[np.ndarray]:
+    """The batches of an epoch, each an array of row numbers; every row once, the one short batch anywhere.
+
+    Rows are shuffled, cut into pools, sorted by length within a pool and cut into batches, which are
+    shuffled again. The same for any number of processes, which share a batch between them.
+    """
+    random = np.random.default_rng([seed, epoch])
+    shuffled = random.permutation(len(lengths))
+    batches = []
+    for at in range(0, len(shuffled), POOL * batch_size):
+        pool = shuffled[at : at + POOL * batch_size]
+        pool = pool[np.argsort(-lengths[pool], kind="stable")]
+        batches += [pool[i : i + batch_size] for i in range(0, len(pool), batch_size)]
+    return [batches[i] for i in random.permutation(len(batches))]
+
+
+def by_length(lengths: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
+    """Batches for evaluation: all rows, longest first, so that memory runs out at once if it does."""
+    rows = np.argsort(-lengths, kind="stable")
+    for at in range(0, len(rows), batch_size):
+        yield rows[at : at + batch_size]
+
+
+def tokenise(rows: Rows, tokenizer: Any, max_length: int, segments: bool) -> dict[str, np.ndarray]:
+    """ids, lengths and, where the model has `segments`, types of a split; the longer sentence is cut first."""
+    encoded = tokenizer(
+        rows.first, rows.second, truncation=True, max_length=max_length,
+        return_attention_mask=False, return_token_type_ids=segments,
+    )  # fmt: skip
+    lengths = [len(ids) for ids in encoded["input_ids"]]
+    arrays = {
+        "ids": np.fromiter((t for ids in encoded["input_ids"] for t in ids), np.int32, sum(lengths)),
+        "lengths": np.array(lengths, np.int64),
+    }
+    if segments:
+        arrays["types"] = np.fromiter(
+            (t for ids in encoded["token_type_ids"] for t in ids), np.uint8, sum(lengths)
+        )
+    return arrays
+
+
+def tokenised(
+    cache: Path, identity: str, splits: dict[str, Rows], tokenizer: Any, max_length: int, segments: bool
+) -> dict[str, Tokens]:
+    """Every split tokenised, from `cache` where the same data, tokenizer and length have been there before.
+
+    `identity` names data and tokenizer by content. The folder appears whole, by one rename.
+    """
+    key = hashlib.sha256(f"{identity} {max_length} {segments}".encode()).hexdigest()[:16]
+    folder = cache / key
+    if not folder.is_dir():
+        cache.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{key}.", dir=cache))
+        try:
+            for split, rows in splits.items():
+                for name, array in tokenise(rows, tokenizer, max_length, segments).items():
+                    np.save(temporary / f"{split}.{name}.npy", array)
+            temporary.chmod(0o755)
+            try:
+                os.rename(temporary, folder)
+            except OSError:  # another process was first; its folder holds the same
+                if not folder.is_dir():
+                    raise
+            sync_folder(cache)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+    return {
+        split: _open(folder, split, rows, segments, tokenizer.pad_token_id) for split, rows in splits.items()
+    }
+
+
+def _open(folder: Path, split: str, rows: Rows, segments: bool, pad: int) -> Tokens:
+    def read(name: str) -> np.ndarray:
+        return np.load(folder / f"{split}.{name}.npy", mmap_mode="r")
+
+    lengths = np.array(read("lengths"))
+    types = read("types") if segments else None
+    return Tokens(read("ids"), types, np.cumsum(lengths) - lengths, lengths, rows.label, rows.idx, pad)

@@ -1,0 +1,327 @@
+"""One run from its preparation to its finished record."""
+
+from __future__ import annotations
+
+import io
+import resource
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from dora import backbone, checkpoint, export, lowrank, parallel, tracking
+from dora.budget import Plan
+from dora.checkpoint import StopSignals
+from dora.config import Config
+from dora.data.tokens import Tokens, tokenised
+from dora.errors import RunFailed, Stopped
+from dora.files import write_atomic
+from dora.methods import METHODS
+from dora.methods.protocol import Method
+from dora.parallel import World
+from dora.prepare import Prepared, Start, prepare
+from dora.record import Record, provenance
+from dora.train import Loop, Setup, live_ranks
+
+REAL = "real ones: model=roberta_base (or another) and data=hub, or data=dir data.dir=GLUE"
+
+
+def run(config: Config) -> dict[str, Any]:
+    """Trains what `config` describes, or resumes it, or finds it done. Returns run.json.
+
+    Raises UserError for a configuration that cannot run, RunFailed where it ended without a result, Stopped
+    where a signal ended it in good order.
+    """
+    world = parallel.start(config.device)
+    torch.set_num_threads(config.threads)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    record = None
+    try:
+        prepared = prepare(config)
+        record = Record(prepared.folder)
+        if world.main:
+            record.open(_header(prepared, world), force=config.force)
+        if parallel.broadcast(world, record.done):
+            _say_main(
+                world, f"already done: {prepared.folder} ({_scores(record.data)}); force=true trains it again"
+            )
+            return record.data
+        return _train_and_finish(prepared, world, record)
+    finally:
+        if record is not None:
+            record.close()
+        parallel.stop(world)
+
+
+def _say_main(world: World, text: str) -> None:
+    if world.main:
+        print(text, flush=True)
+
+
+def embedded_note(config: Config, random_weights: bool) -> str | None:
+    """What must stand wherever scores of the embedded model or data are shown; None for real ones."""
+    if not config.embedded:
+        return None
+    parts = []
+    if config.model.embedded and not config.model.path:
+        parts.append(f"model {config.model_name}{' (random weights)' if random_weights else ''}")
+    if config.data.name == "mini":
+        parts.append("data mini (generated)")
+    return f"embedded {' and '.join(parts)}: for trying the suite, scores say nothing about GLUE; {REAL}"
+
+
+def _header(p: Prepared, world: World) -> dict[str, Any]:
+    note = embedded_note(p.config, p.model.random_weights)
+    return {
+        "config": p.settings,
+        "seed": p.config.seed,
+        "embedded": note,
+        "note": p.config.model.note,
+        "data": {"revision": p.revision, "rows": {k: len(v) for k, v in p.rows.items()}, "train": len(p.train_rows)},
+        "model": {"revision": p.config.model.revision if p.config.model.hub else None,
+                  "random_weights": p.model.random_weights},
+        "fingerprints": p.fingerprints,
+        "init_from": str(p.start.folder) if p.start else None,
+        "device": torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else "cpu",
+        "world_size": world.size,
+        "total_steps": p.total_steps,
+        **provenance(),
+    }  # fmt: skip
+
+
+def _train_and_finish(p: Prepared, world: World, record: Record) -> dict[str, Any]:
+    log = (record.folder / "log.txt").open("a", encoding="utf-8") if world.main else None
+
+    def say(text: str) -> None:
+        if log is not None:
+            print(text, flush=True)
+            print(text, file=log, flush=True)
+
+    try:
+        with StopSignals() as signals:
+            loop = _build(p, world, record if world.main else None, say)
+            loop.track, tracker = (
+                tracking.start(p.config, record, p.settings) if world.main else (loop.track, None)
+            )
+            loop.run(signals, _bar(loop, world))
+            result = _finish(p, loop, record, say)
+            if tracker is not None:
+                tracker.summary.update({k: v for k, v in result["results"]["best"].items() if k != "step"})
+                tracker.finish()
+            return result
+    except BaseException as e:
+        if world.main:
+            _note_failure(record, e, say)
+        raise
+    finally:
+        if log is not None:
+            log.close()
+
+
+def _note_failure(record: Record, error: BaseException, say: Callable[[str], None]) -> None:
+    """Says in run.json why the run ended; a run that was stopped or failed keeps its checkpoint."""
+    if isinstance(error, Stopped | KeyboardInterrupt):
+        status, reason = (
+            "stopped",
+            str(error) or "interrupted; the same command resumes from the last checkpoint",
+        )
+    elif isinstance(error, RunFailed):
+        status, reason = ("diverged" if str(error).startswith("diverged") else "failed"), str(error)
+    else:
+        status, reason = "failed", f"{type(error).__name__}: {error}"
+    say(f"{status}: {reason}")
+    record.update(status=status, reason=reason)
+
+
+def _bar(loop: Loop, world: World) -> Callable[[int], None]:
+    """A progress bar on a terminal; elsewhere the lines of each evaluation are enough."""
+    if not (world.main and sys.stderr.isatty()):
+        return lambda step: None
+    from tqdm import tqdm
+
+    bar = tqdm(total=loop.setup.total_steps, initial=loop.step, unit="step", leave=False)
+    return lambda step: bar.update(step - bar.n) and None
+
+
+def _build(p: Prepared, world: World, record: Record | None, say: Callable[[str], None]) -> Loop:
+    """Tokens, model, method and loop, at the newest checkpoint where there is one."""
+    c = p.config
+    splits = _tokens(p, world)
+    model, head = backbone.load_model(p.model, c.kind.outputs, c.head_dropout, c.seed)
+    generator = torch.Generator().manual_seed(c.seed)
+    model.requires_grad_(False)
+    method: Method = METHODS[c.method_name][1](c.method, model, p.plan, p.total_steps, generator)
+    if p.start is not None:
+        _take_start(model, method, p.start, head)
+    model.to(world.device)
+    parameters = dict(model.named_parameters())
+    for name in head:
+        parameters[name].requires_grad_(True)
+    scored = {"heldout": splits["heldout"]} if p.heldout_rows is not None else _dev(p, splits)
+    reported = {k: v for k, v in splits.items() if k not in ("train", "heldout")}
+    loop = Loop(Setup(c, c.kind, model, head, method, p.plan, p.lr, splits["train"], scored, reported,
+                      p.total_steps, world), record, say)  # fmt: skip
+    _announce(p, loop, world)
+    found = None if record is None else checkpoint.load(record.checkpoints, say)
+    found = parallel.broadcast(world, found)
+    if found is not None:
+        loop.load(*found)
+        say(f"resumed after step {loop.step} of {p.total_steps}")
+    if record is not None:
+        record.update(resumed_from=record.data.get("resumed_from", []) + ([loop.step] if found else []))
+        record.start_journals(found[1]["journals"] if found else {})
+    return loop
+
+
+def _dev(p: Prepared, splits: dict[str, Tokens]) -> dict[str, Tokens]:
+    return {k: splits[k] for k in p.config.kind.dev_splits}
+
+
+def _tokens(p: Prepared, world: World) -> dict[str, Tokens]:
+    """Every split tokenised once into the cache; the training rows cut to those this run uses."""
+    tokenizer = backbone.load_tokenizer(p.model)
+    cache = Path(p.config.results) / "cache"
+    name = f"{p.fingerprints['data']} {backbone.fingerprint(p.model, tokenizer_only=True)}"
+    splits = tokenised(cache, name, p.rows, tokenizer, p.config.max_length, p.segments)
+    whole = splits["train"]
+    splits["train"] = whole.take(p.train_rows)
+    if p.heldout_rows is not None:
+        splits["heldout"] = whole.take(p.heldout_rows)
+    return splits
+
+
+def _take_start(model: torch.nn.Module, method: Method, start: Start, head: list[str]) -> None:
+    """The adapter of another run, ranks and scale with it, or its fine-tuned backbone. The head stays new."""
+    if start.scale is None:
+        tensors = safetensors.torch.load_file(start.folder / "model" / "model.safetensors")
+        model.load_state_dict({k: v for k, v in tensors.items() if k not in head}, strict=False)
+        return
+    tensors = safetensors.torch.load_file(start.folder / "best.safetensors")
+    for name, layer in method.layers.items():
+        layer.scale = start.scale
+        lowrank.restore(layer.factors(), {k: tensors[f"{name}.{k}"] for k in layer.factors()})
+
+
+def _announce(p: Prepared, loop: Loop, world: World) -> None:
+    """The first lines: what is embedded, what is trained, the plan of its budget."""
+    s, c = loop.setup, p.config
+    trained = sum(q.numel() for q in loop.parameters.values())
+    in_head = sum(loop.parameters[n].numel() for n in s.head)
+    for line in filter(None, [
+        embedded_note(c, p.model.random_weights), c.model.note,
+        f"{c.method_name} on {c.model_name}, {c.task.name} ({c.data.name}, {len(p.train_rows):,} rows), seed {c.seed}: "
+        f"{p.total_steps} steps of {c.batch_size}, lr {p.lr:g}",
+        *(p.plan.describe() if p.plan else ["every weight is trained; the budget does not apply"]),
+        f"trained: {trained:,} parameters, {in_head:,} of them the head, which no budget counts",
+    ]):  # fmt: skip
+        loop.say(line)
+    if loop.record is not None:
+        adapter = p.plan.start_params if p.plan else 0
+        gates = sum(q.numel() for n, q in loop.parameters.items() if n.endswith(".g"))
+        budget = str(p.plan.budget) if p.plan else None
+        plan = None
+        if p.plan:
+            components, params = p.plan.end_range()
+            plan = {"start_components": sum(p.plan.start), "start_params": adapter,
+                    "end_components": components, "end_params": params}  # fmt: skip
+        loop.record.update(
+            params={"trainable": trained, "head": in_head, "gates": gates, "adapter_start": adapter, "budget": budget},
+            plan=plan, scale=_scale(s.method), counts_from=loop.counts_from,
+            ranks={"start": {n: layer.rank for n, layer in s.method.layers.items()}},
+        )  # fmt: skip
+
+
+def _scale(method: Method) -> float | None:
+    return next((layer.scale for layer in method.layers.values()), None)
+
+
+def _finish(p: Prepared, loop: Loop, record: Record, say: Callable[[str], None]) -> dict[str, Any]:
+    """Last and best predictions, the budget's check, weights and adapter, and the record's end."""
+    s, plan = loop.setup, p.plan
+    assert loop.best is not None  # the last step is always evaluated and counts
+    arrays: dict[str, np.ndarray] = {}
+    results = {"last": _report(loop, "last", loop.step, arrays)}
+    _check_budget(plan, s.method, "at the end")
+    with loop.weights(loop.best_tensors):
+        results["best"] = _report(loop, "best", loop.best["step"], arrays)
+        _check_budget(plan, s.method, "in the best evaluation")
+        if "heldout" in s.scored:
+            heldout = {k: v for k, v in loop.best["metrics"].items() if k.endswith("_heldout")}
+            results["best"] |= heldout
+        elif loop.best["metrics"] != {k: v for k, v in results["best"].items() if k != "step"}:
+            raise RunFailed(
+                f"the best evaluation gives {results['best']} now, {loop.best['metrics']} in training"
+            )
+        if not s.world.main:
+            return {}
+        _save_weights(p, loop, record)
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    write_atomic(record.folder / "predictions.npz", buffer.getvalue())
+    ranks = live_ranks(s.method)
+    params = {**record.data["params"], "adapter_end": plan.params(list(ranks.values())) if plan else 0}
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    if s.world.device.type == "cuda":
+        peak = torch.cuda.max_memory_allocated(s.world.device)
+    record.update(
+        results=results, params=params, ranks={**record.data["ranks"], "end": ranks},
+        evaluations={"counted": loop.evaluations, "from_step": loop.counts_from},
+        train_s=round(loop.seconds, 2), peak_memory_bytes=peak,
+    )  # fmt: skip
+    record.finish()
+    say(f"done in {loop.seconds:.1f} s of training: {_scores(record.data)}; "
+        f"adapter {params['adapter_end']:,} parameters; {record.folder}")  # fmt: skip
+    if note := embedded_note(p.config, p.model.random_weights):
+        say(note)
+    return record.data
+
+
+def _report(loop: Loop, which: str, step: int, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Metrics of the weights in place on the development splits; logits, labels and ids of all into `arrays`."""
+    metrics, logits = loop.evaluate(loop.setup.reported)
+    for split, tokens in loop.setup.reported.items():
+        arrays[f"{which}/{split}/logits"] = logits[split]
+        if which == "last":
+            arrays[f"{split}/ids"] = tokens.idx
+            if tokens.label is not None:
+                arrays[f"{split}/labels"] = tokens.label
+    return {"step": step, **metrics}
+
+
+def _check_budget(plan: Plan | None, method: Method, where: str) -> None:
+    if plan is not None and (missed := plan.missed(list(live_ranks(method).values()))):
+        raise RunFailed(f"the budget was missed {where}: {missed}")
+
+
+def _save_weights(p: Prepared, loop: Loop, record: Record) -> None:
+    """best.safetensors (for init_from) and adapter/ (PEFT), or, for full with keep_model, the model."""
+    s = loop.setup
+    if not s.method.layers:
+        if p.config.keep_model:
+            s.model.save_pretrained(record.folder / "model")
+            backbone.load_tokenizer(p.model).save_pretrained(record.folder / "model")
+        return
+    parameters = dict(s.model.named_parameters())
+    tensors: dict[str, Tensor] = {name: parameters[name] for name in s.head}
+    for name, layer in s.method.layers.items():
+        live = layer.live()
+        tensors |= {f"{name}.{k}": (t[:, live] if k == "B" else t[live]) for k, t in layer.factors().items()}
+    tensors = {k: t.detach().cpu().contiguous() for k, t in sorted(tensors.items())}
+    write_atomic(record.folder / "best.safetensors", safetensors.torch.save(tensors, {"format": "pt"}))
+    base = p.config.model.hub or str(p.model.path)
+    export.save_adapter(record.folder / "adapter", s.model, s.method.layers, s.head, base)
+
+
+def _scores(data: dict[str, Any]) -> str:
+    """Best and last as one phrase: `accuracy 0.8670 (best, step 252), 0.8567 (last)`."""
+    best, last = data["results"]["best"], data["results"]["last"]
+    names = [k for k, v in best.items() if isinstance(v, float)]
+    text = ", ".join(f"{k} {best[k]:.4f}{f' (last {last[k]:.4f})' if k in last else ''}" for k in names)
+    return f"{text or 'no metric is defined'}, best at step {best['step']}" + (
+        f"; DEGENERATE: {best['degenerate']}" if best["degenerate"] else ""
+    )

@@ -1,0 +1,60 @@
+"""Full fine-tuning: every weight is trained. It has no budget and no components."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from dora.budget import Budget, Matrix, Plan
+from dora.lowrank import LowRankLinear
+from dora.methods.protocol import Allocation
+
+
+@dataclass
+class Settings:
+    """`base_lr`: learning rate at hidden size 768."""
+
+    base_lr: float = 2e-5
+
+    def problems(self, total_steps: int | None) -> list[str]:
+        """Nothing of its own to get wrong."""
+        return []
+
+
+class Full:
+    """Trains the whole backbone; the loop finds nothing to allocate."""
+
+    settled = 0
+
+    def __init__(
+        self,
+        settings: Settings,
+        model: nn.Module,
+        plan: Plan | None,
+        total_steps: int,
+        generator: torch.Generator,
+    ) -> None:
+        self.layers: dict[str, LowRankLinear] = {}
+        model.requires_grad_(True)
+
+    @staticmethod
+    def plan(settings: Settings, budget: Budget, matrices: tuple[Matrix, ...]) -> Plan | None:
+        """No plan: the budget does not apply."""
+        return None
+
+    def penalty(self, step: int) -> Tensor | None:
+        """None."""
+        return None
+
+    def after_step(self, step: int) -> Allocation | None:
+        """None."""
+        return None
+
+    def state(self) -> dict[str, Tensor]:
+        """Empty."""
+        return {}
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Nothing to take up."""

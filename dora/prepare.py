@@ -1,0 +1,212 @@
+"""Everything a run needs, found and checked before a model is loaded: all problems come in one message."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+
+from dora import backbone
+from dora.backbone import Folder
+from dora.budget import Budget, Matrix, Plan
+from dora.config import Config, DataConfig, check
+from dora.data import sources
+from dora.data.mini import mini
+from dora.data.tasks import AX, Rows, Task
+from dora.errors import UserError
+from dora.files import sha256_file
+from dora.methods import METHODS
+from dora.record import identity
+
+HELDOUT_SHARE, HELDOUT_MOST = 10, 2_000
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Start:
+    """A finished run to start from: its directory, ranks by matrix and scale (none for full), and hash."""
+
+    folder: Path
+    ranks: dict[str, int]
+    scale: float | None
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run whose every input is known and fits. `train_rows`, `heldout_rows`: rows of the training split."""
+
+    config: Config
+    model: Folder
+    matrices: tuple[Matrix, ...]
+    plan: Plan | None
+    rows: dict[str, Rows]
+    revision: str | None
+    train_rows: np.ndarray
+    heldout_rows: np.ndarray | None
+    lr: float
+    total_steps: int
+    fingerprints: dict[str, str | None]
+    start: Start | None
+    segments: bool
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The configuration in the one spelling that is recorded and hashed."""
+        return self.config.resolved(self.lr)
+
+    @property
+    def folder(self) -> Path:
+        """The run's directory."""
+        c = self.config
+        budget = "none" if self.plan is None else str(self.plan.budget)
+        key = identity(self.settings, self.fingerprints)
+        place = (c.data.name, c.task.name, c.model_name, c.method_name, budget, key, f"s{c.seed}")
+        return Path(c.results, "runs", *place)
+
+
+def prepare(config: Config) -> Prepared:
+    """Checks the configuration, reads the data, plans the budget. Raises UserError with every problem found."""
+    problems = check(config)
+
+    def attempt(action: Callable[[], T]) -> T | None:
+        try:
+            return action()
+        except UserError as e:
+            problems.extend(p for p in e.problems if p not in problems)
+        except ValueError as e:
+            problems.extend([] if str(e) in problems else [str(e)])
+        return None
+
+    if config.device.startswith("cuda") and not torch.cuda.is_available():
+        problems.append(f"device={config.device}: no CUDA device here; use device=cpu or auto")
+    m = config.model
+    with ThreadPoolExecutor() as pool:  # both may wait for a hub that does not answer
+        locating = pool.submit(
+            backbone.locate, m.path, m.embedded, m.package, m.hub, m.revision, m.random_weights
+        )
+        reading = None if problems else pool.submit(read_rows, config.data, config.kind)
+        folder = attempt(locating.result)
+        read = None if reading is None else attempt(reading.result)
+    architecture = None if folder is None else attempt(lambda: backbone.architecture(folder))
+    if architecture is not None:
+        problems += _length_problems(config, architecture)
+    train_rows = heldout = None
+    total_steps = 0
+    if read is not None:
+        train_rows, heldout = split_rows(len(read[0]["train"]), config.limit_train, config.select)
+        total_steps = config.max_steps or config.epochs * -(-len(train_rows) // config.batch_size)
+        problems += [p for p in config.method.problems(total_steps) if p not in problems]
+    matrices: tuple[Matrix, ...] = ()
+    plan = start = None
+    if architecture is not None and folder is not None:
+        weights = backbone.fingerprint(folder)
+        start = attempt(lambda: read_start(config, weights)) if config.init_from else None
+        planned = attempt(lambda: make_plan(config, architecture, start))
+        matrices, plan = planned if planned is not None else ((), None)
+    if problems:
+        raise UserError(*problems)
+    assert folder and architecture and read  # else there were problems
+    assert train_rows is not None
+    rows, revision = read
+    fingerprints = {
+        "data": sources.fingerprint(rows),
+        "model": weights,
+        "init_from": start and start.fingerprint,
+    }
+    return Prepared(
+        config=config, model=folder, matrices=matrices, plan=plan, rows=rows, revision=revision,
+        train_rows=train_rows, heldout_rows=heldout, lr=config.learning_rate(architecture["hidden_size"]),
+        total_steps=total_steps, fingerprints=fingerprints, start=start,
+        segments=architecture.get("type_vocab_size", 0) > 1,
+    )  # fmt: skip
+
+
+def _length_problems(config: Config, architecture: dict[str, Any]) -> list[str]:
+    # RoBERTa's positions begin after the padding index, so two of them are never used.
+    most = architecture.get("max_position_embeddings", 512) - (
+        2 if architecture["model_type"] == "roberta" else 0
+    )
+    fine = config.max_length <= most or architecture.get("relative_attention", False)
+    return [] if fine else [f"max_length={config.max_length} is longer than this model's {most} positions"]
+
+
+def read_rows(data: DataConfig, task: Task) -> tuple[dict[str, Rows], str | None]:
+    """The task's splits, with AX beside MNLI where it is to be had, and the revision of a hub's data."""
+    if data.name == "mini":
+        return {**mini(task), **(mini(AX) if task.name == "mnli" else {})}, None
+    if data.name == "dir":
+        folder, read, revision = Path(str(data.dir)).expanduser(), sources.read_dir, None
+    else:
+        read, revision = sources.read_hub, None if data.dir else sources.GLUE_REVISION
+        if data.dir:
+            folder = Path(data.dir).expanduser()
+        else:
+            wanted = [f"{task.name}/{split}-*" for split in task.splits.values()]
+            wanted += ["ax/test-*"] if task.name == "mnli" else []
+            instead = "data=dir data.dir=FOLDER (an official GLUE download), or data=mini (embedded)"
+            folder = sources.fetch_hub(sources.GLUE_REPO, sources.GLUE_REVISION, wanted, "dataset", instead)
+    rows = read(task, folder)
+    if task.name == "mnli":
+        rows |= read(AX, folder)
+    return rows, revision
+
+
+def split_rows(n: int, limit: int | None, select: str) -> tuple[np.ndarray, np.ndarray | None]:
+    """(rows to train on, rows held out to select on or None), the same for every seed."""
+    shuffled = np.random.default_rng(0).permutation(n)
+    heldout = None
+    if select == "heldout":
+        size = min(n // HELDOUT_SHARE, HELDOUT_MOST)
+        heldout, shuffled = np.sort(shuffled[:size]), shuffled[size:]
+    return np.sort(shuffled[:limit]), heldout
+
+
+def make_plan(
+    config: Config, architecture: dict[str, Any], start: Start | None
+) -> tuple[tuple[Matrix, ...], Plan | None]:
+    """The matrices to adapt and the method's plan for them. Raises ValueError where the budget does not fit."""
+    if config.method_name == "full":
+        return (), None
+    matrices = backbone.find_linears(architecture, config.targets())
+    _, method = METHODS[config.method_name]
+    plan: Plan = method.plan(config.method, Budget.parse(config.budget), matrices)
+    if start is None:
+        return matrices, plan
+    # Pruned ranks carry over: training starts there, and prunes only what is above the budget.
+    ranks = tuple(start.ranks.get(m.name, 0) for m in matrices)
+    total = sum(r * c for r, c in zip(ranks, plan.costs, strict=True))
+    if plan.end is not None and total > plan.target:
+        raise ValueError(f"init_from={config.init_from} holds more than budget={config.budget} allows, and "
+                         f"{config.method_name} removes nothing")  # fmt: skip
+    end = None if plan.end is None and total > plan.target else ranks
+    return matrices, replace(plan, start=ranks, end=end, target=min(plan.target, total))
+
+
+def read_start(config: Config, weights: str) -> Start:
+    """The run that `init_from` names. Raises UserError where it does not fit this one."""
+    folder = Path(str(config.init_from))
+    run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    full = config.method_name == "full"
+    file = folder / ("model/model.safetensors" if full else "best.safetensors")
+    problems = []
+    if run.get("status") != "done":
+        problems.append(f"init_from={folder} is {run.get('status')}, not done; finish it first")
+    elif not file.is_file():
+        problems.append(f"init_from={folder} kept no weights ({file.name}); rerun it with keep_model=true")
+    for what, theirs, ours in (
+        ("method", run["config"]["method"]["name"], config.method_name),
+        ("model", run["fingerprints"]["model"], weights),
+        ("target", run["config"]["target"], None if full else list(config.targets())),
+    ):
+        if theirs != ours:
+            problems.append(f"init_from={folder} has another {what} ({theirs}); this run has {ours}")
+    if problems:
+        raise UserError(*problems)
+    return Start(folder, run["ranks"]["end"], run["scale"], sha256_file(file))

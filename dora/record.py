@@ -1,0 +1,205 @@
+"""The run directory: what a run is, where it lies, what it has done so far. Knows no model.
+
+run.json         state, configuration, provenance, parameters, results
+metrics.jsonl    one line an event          ranks.jsonl   one line an allocation
+predictions.npz  log.txt  checkpoint/ (until done)  adapter/ (PEFT format)  best.safetensors
+"""
+
+from __future__ import annotations
+
+import datetime
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from dora.errors import UserError
+from dora.files import to_json, write_atomic
+
+SCHEMA = 1
+JOURNALS = ("metrics.jsonl", "ranks.jsonl")
+# What a run's weights do not depend on, or what has a place of its own in the path.
+NOT_IDENTITY = ("seed", "results", "device", "wandb", "force", "checkpoint_every", "keep_model")
+
+
+def identity(config: dict[str, Any], fingerprints: dict[str, str | None]) -> str:
+    """The first 8 hex digits of a hash of what determines a run's result but for its seed.
+
+    `config` is resolved; paths are left out in favour of `fingerprints` of what they hold (data, model,
+    init_from), so that the same run typed two ways, or from a moved folder, is the same directory.
+    """
+    kept = {k: v for k, v in config.items() if k not in NOT_IDENTITY}
+    text = json.dumps({"config": kept, "fingerprints": fingerprints}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def now() -> str:
+    """UTC, to the second, ISO 8601."""
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+
+
+def provenance() -> dict[str, Any]:
+    """Where and with what: host, platform, Python, package versions, the package's git commit."""
+    packages = ("torch", "transformers", "datasets", "evaluate", "numpy", "safetensors", "hydra-core")
+    return {
+        "command": shlex.join([os.path.basename(sys.executable), *_argv()]),
+        "host": socket.gethostname(),
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "versions": {
+            "dora-glue": _version("dora-glue"),
+            "python": platform.python_version(),
+            **{p: _version(p) for p in packages},
+        },
+        "git": _git(),
+    }
+
+
+def _argv() -> list[str]:
+    main = sys.modules.get("__main__")
+    spec = getattr(main, "__spec__", None)
+    return ["-m", spec.name.removesuffix(".__main__"), *sys.argv[1:]] if spec is not None else sys.argv
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _git() -> dict[str, Any] | None:
+    """Commit of the checkout this package runs from and whether dora/ or conf/ differ from it; None if installed."""
+    root = Path(__file__).parents[1]
+
+    def git(*words: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(root), *words], capture_output=True, text=True, check=True
+        ).stdout
+
+    try:
+        if Path(git("rev-parse", "--show-toplevel").strip()) != root:
+            return None
+        dirty = git("status", "--porcelain", "--", "dora", "conf").strip()
+        return {"commit": git("rev-parse", "HEAD").strip(), "dirty": bool(dirty)}
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+class Record:
+    """One run directory, held by this process alone while it is open.
+
+    `data` is what run.json holds; `update` changes and writes it whole. `resumed` says whether an unfinished
+    run was found.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.data: dict[str, Any] = {}
+        self.resumed = False
+        self._lock: Any = None
+        self._journals: dict[str, Any] = {}
+
+    @property
+    def done(self) -> bool:
+        """Whether the run has ended with results."""
+        return self.data.get("status") == "done"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where the loop keeps its state until the run is done."""
+        return self.folder / "checkpoint"
+
+    def open(self, header: dict[str, Any], force: bool = False) -> None:
+        """Takes the directory, makes it if needed, and reads what is there.
+
+        Raises UserError where another process is at work in it. With `force` a finished or unfinished run
+        is started afresh. A run that is done is left as it is.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._take_lock()
+        if force:
+            for name in ("checkpoint", "adapter", "model"):
+                shutil.rmtree(self.folder / name, ignore_errors=True)
+            for name in ("run.json", *JOURNALS, "predictions.npz", "best.safetensors"):
+                (self.folder / name).unlink(missing_ok=True)
+        path = self.folder / "run.json"
+        if path.exists():
+            try:
+                self.data = json.loads(path.read_text(encoding="utf-8"))
+            except ValueError as e:
+                raise UserError(f"{path} is not JSON ({e}); remove it to resume, or use force=true") from e
+            self.resumed = not self.done
+        if not self.done:
+            first = self.data.get("times", {}).get("started", now())
+            self.data = {"schema": SCHEMA, "status": "running", "reason": None, **header,
+                         "times": {**self.data.get("times", {}), "started": first}}  # fmt: skip
+            self.update()
+
+    def _take_lock(self) -> None:
+        path = self.folder / ".lock"
+        self._lock = path.open("a+")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as e:
+            self._lock.seek(0)
+            holder = self._lock.read().strip() or "another process"
+            self._lock.close()
+            raise UserError(
+                f"run directory {self.folder} is in use by {holder}; wait for it or stop it"
+            ) from e
+        self._lock.truncate(0)
+        self._lock.write(f"process {os.getpid()} on {socket.gethostname()}")
+        self._lock.flush()
+
+    def update(self, **changes: Any) -> None:
+        """Changes keys of run.json and writes it whole. A failed write is fatal."""
+        self.data |= changes
+        self.data["times"]["updated"] = now()
+        write_atomic(self.folder / "run.json", to_json(self.data))
+
+    def start_journals(self, sizes: dict[str, int]) -> None:
+        """Opens metrics.jsonl and ranks.jsonl cut back to `sizes` bytes, what the checkpoint knew of them."""
+        for name in JOURNALS:
+            path = self.folder / name
+            path.touch()
+            os.truncate(path, min(sizes.get(name, 0), path.stat().st_size))
+            self._journals[name] = path.open("ab")
+
+    def log(self, journal: str, event: dict[str, Any]) -> None:
+        """Appends one line. Lines hold nothing of clock or machine: a resumed run writes the same ones."""
+        self._journals[journal].write((json.dumps(event, allow_nan=False) + "\n").encode())
+        self._journals[journal].flush()
+
+    def sync(self) -> dict[str, int]:
+        """Journals to the disk; their sizes in bytes, for the checkpoint."""
+        sizes = {}
+        for name, file in self._journals.items():
+            os.fsync(file.fileno())
+            sizes[name] = file.tell()
+        return sizes
+
+    def close(self) -> None:
+        """Lets go of journals and lock."""
+        for file in self._journals.values():
+            file.close()
+        self._journals = {}
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def finish(self) -> None:
+        """Marks the run done; its checkpoints have served."""
+        self.sync()
+        times = {**self.data["times"], "finished": now()}
+        self.update(status="done", reason=None, times=times)
+        shutil.rmtree(self.checkpoints, ignore_errors=True)

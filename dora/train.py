@@ -1,0 +1,370 @@
+"""The training loop.
+
+One step, in this order: forward → task loss + method.penalty → backward → sum over processes → clip →
+optimizer → method.after_step (gradients still there) → apply what it decided → clear gradients → log,
+evaluate, checkpoint.
+
+Learning rate, batch, dropout and budget are functions of the step, so that a checkpoint is tensors and an
+integer, and evaluating more or less often does not change training.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dora import checkpoint, lowrank, parallel
+from dora.budget import Plan, steps_of
+from dora.checkpoint import StopSignals
+from dora.config import Config
+from dora.data.tasks import Task
+from dora.data.tokens import Tokens, by_length, order
+from dora.errors import RunFailed, Stopped
+from dora.methods.protocol import Allocation, Method
+from dora.metrics import degenerate, score
+from dora.parallel import World
+from dora.record import Record
+
+LOG_EVERY = 10  # steps between training lines; reading the loss waits for the device
+CHECKPOINT_S = 300.0
+EVAL_FACTOR = 2  # evaluation batches are this many times the micro-batch: nothing is kept for a backward
+
+
+def lr_factor(schedule: str, warmup_steps: int, total_steps: int, step: int) -> float:
+    """The learning rate of optimizer step `step` (from 1) as a share of its peak.
+
+    Linear from 0 over the warm-up, then linear or cosine to 0, or constant; as Transformers' schedules
+    have it, where the first step of a warm-up has rate 0.
+    """
+    done = step - 1
+    if done < warmup_steps:
+        return done / warmup_steps
+    if schedule == "constant":
+        return 1.0
+    left = (total_steps - done) / max(1, total_steps - warmup_steps)
+    return left if schedule == "linear" else 0.5 * (1 - math.cos(math.pi * left))
+
+
+def step_seed(seed: int, step: int, part: int, rank: int) -> int:
+    """Seeds dropout of one micro-batch on one process: a function of where it is, so nothing need be saved."""
+    digest = hashlib.sha256(f"{seed} {step} {part} {rank}".encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> 1
+
+
+def task_loss(task: Task, logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy or squared error, summed over examples. logits: (n, outputs), labels: (n,)."""
+    if task.regression:
+        return F.mse_loss(logits.float().squeeze(-1), labels.float(), reduction="sum")
+    return F.cross_entropy(logits.float(), labels, reduction="sum")
+
+
+def parameter_groups(model: nn.Module, head: set[str], config: Config, lr: float) -> list[dict[str, Any]]:
+    """Trainable parameters by (in the head, decayed). Biases and LayerNorm are not decayed, as in the Trainer."""
+    spared = {
+        f"{name}.{own}" if name else own
+        for name, module in model.named_modules()
+        for own, _ in module.named_parameters(recurse=False)
+        if own == "bias" or isinstance(module, nn.LayerNorm)
+    }
+    groups: dict[tuple[bool, bool], dict[str, Any]] = {}
+    for name, p in model.named_parameters():
+        if p.requires_grad:
+            in_head, decayed = name in head, name not in spared
+            peak = config.head_lr if in_head and config.head_lr is not None else lr
+            decay = config.weight_decay if decayed else 0.0
+            group = groups.setdefault((in_head, decayed), {"params": [], "peak": peak, "weight_decay": decay})
+            group["params"].append(p)
+    return list(groups.values())
+
+
+@dataclass
+class Setup:
+    """Everything a loop needs. `scored`: the splits evaluated during training, the one that selects first;
+    `reported`: those whose predictions are kept at the end."""
+
+    config: Config
+    task: Task
+    model: nn.Module
+    head: list[str]
+    method: Method
+    plan: Plan | None
+    lr: float
+    train: Tokens
+    scored: dict[str, Tokens]
+    reported: dict[str, Tokens]
+    total_steps: int
+    world: World
+
+
+@dataclass
+class Loop:
+    """One run's training state."""
+
+    setup: Setup
+    record: Record | None
+    say: Callable[[str], None]
+    step: int = 0
+    best: dict[str, Any] | None = None
+    best_tensors: dict[str, Tensor] = field(default_factory=dict)
+    worse: int = 0
+    evaluations: int = 0
+    seconds: float = 0.0
+    observe: Callable[[str], Any] = lambda *_: None
+    track: Callable[[dict[str, Any]], None] = lambda *_: None
+
+    def __post_init__(self) -> None:
+        s = self.setup
+        self.parameters = {n: p for n, p in s.model.named_parameters() if p.requires_grad}
+        self.optimizer = torch.optim.AdamW(
+            parameter_groups(s.model, set(s.head), s.config, s.lr), lr=s.lr, fused=True
+        )
+        warmup = s.config.warmup
+        self.warmup = math.ceil(warmup * s.total_steps) if warmup < 1 else int(warmup)
+        self.steps_an_epoch = math.ceil(len(s.train) / s.config.batch_size)
+        self.eval_every = s.config.eval_every or self.steps_an_epoch
+        # Evaluations count for `best` in the second half of the run and once the set of components is final,
+        # the same ones for every method: AdaLoRA's last allocation is two steps past half.
+        self.counts_from = min(s.total_steps, max((s.total_steps + 1) // 2 + 2, s.method.settled))
+        self._epoch: tuple[int, list[np.ndarray]] = (-1, [])
+
+    # --- one step -------------------------------------------------------------------------------------
+
+    def rows(self, step: int) -> np.ndarray:
+        """The training rows of step `step` (from 1), over all processes."""
+        epoch, at = divmod(step - 1, self.steps_an_epoch)
+        if self._epoch[0] != epoch:
+            s = self.setup
+            self._epoch = epoch, order(s.config.seed, epoch, s.train.lengths, s.config.batch_size)
+        return self._epoch[1][at]
+
+    def train_step(self, step: int) -> tuple[Tensor, Tensor | None]:
+        """Does step `step`; returns (mean task loss over the batch, penalty or None), not yet read back."""
+        s, world = self.setup, self.setup.world
+        factor = lr_factor(s.config.schedule, self.warmup, s.total_steps, step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["peak"] * factor
+        s.model.train()
+        batch = self.rows(step)
+        loss = torch.zeros((), device=world.device)
+        penalty = None
+        for part, rows in enumerate(np.array_split(batch, s.config.grad_accum)):
+            torch.manual_seed(step_seed(s.config.seed, step, part, world.rank))
+            mine = rows[world.rank :: world.size]
+            objective = None
+            if len(mine):
+                labels = torch.from_numpy(np.asarray(s.train.label)[mine]).to(world.device)
+                objective = task_loss(s.task, self.forward(s.train, mine), labels) / len(batch)
+                loss += objective.detach()
+            if part == 0 and (term := s.method.penalty(step)) is not None:
+                penalty = term.detach()
+                share = term / world.size  # counted once a step, whatever the number of processes
+                objective = share if objective is None else objective + share
+            if objective is not None:
+                objective.backward()
+        self.observe("backward")
+        parallel.sum_gradients(world, self.parameters.values())
+        if s.config.clip:
+            nn.utils.clip_grad_norm_(self.parameters.values(), s.config.clip)
+            self.observe("clip")
+        self.optimizer.step()
+        self.observe("optimizer")
+        if (decision := s.method.after_step(step)) is not None:
+            self.apply(decision, step)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.observe("clear")
+        return loss, penalty
+
+    def forward(self, tokens: Tokens, rows: np.ndarray) -> Tensor:
+        """Logits, (len(rows), outputs)."""
+        s = self.setup
+        inputs = {k: torch.from_numpy(v).to(s.world.device) for k, v in tokens.batch(rows).items()}
+        with torch.autocast(s.world.device.type, torch.bfloat16, enabled=s.config.precision == "bf16"):
+            return s.model(**inputs).logits
+
+    def apply(self, decision: Allocation, step: int) -> None:
+        """Masks or removes what the method decided, and notes new allocations in ranks.jsonl."""
+        layers = self.setup.method.layers
+        if decision.remove:
+            lowrank.remove(layers.values(), decision.keep, self.optimizer)
+        else:
+            lowrank.mask(layers.values(), decision.keep)
+        if decision.new and self.record is not None:
+            ranks = {name: int(keep.sum()) for name, keep in zip(layers, decision.keep, strict=True)}
+            self.record.log("ranks.jsonl", {"step": step, "total": sum(ranks.values()), "ranks": ranks})
+        self.observe("applied")
+
+    # --- evaluation -----------------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def predict(self, tokens: Tokens) -> np.ndarray:
+        """Logits of a split in row order, (rows, outputs) float32; each row computed by one process."""
+        s = self.setup
+        s.model.eval()
+        size = max(1, s.config.batch_size * EVAL_FACTOR // (s.config.grad_accum * s.world.size))
+        mine = np.arange(len(tokens))[s.world.rank :: s.world.size]
+        pieces = [
+            (mine[rows], self.forward(tokens, mine[rows]).float().cpu().numpy())
+            for rows in by_length(tokens.lengths[mine], size)
+        ]
+        logits = np.empty((len(tokens), s.task.outputs), np.float32)
+        for piece in parallel.gather(s.world, pieces):
+            for rows, values in piece:
+                logits[rows] = values
+        return logits
+
+    def evaluate(self, splits: dict[str, Tokens]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """({metric: value, …, degenerate: why or None}, logits by split). Splits beyond dev add a suffix."""
+        metrics: dict[str, Any] = {}
+        logits = {split: self.predict(tokens) for split, tokens in splits.items()}
+        why = None
+        for split, tokens in splits.items():
+            if tokens.label is None or split == "train":
+                continue
+            suffix = split.removeprefix("dev")  # dev, dev_mm, heldout
+            values = score(self.setup.task, logits[split], tokens.label)
+            metrics |= {f"{name}{suffix and '_' + suffix.lstrip('_')}": v for name, v in values.items()}
+            why = why or degenerate(self.setup.task, logits[split], values)
+        return {**metrics, "degenerate": why}, logits
+
+    def evaluate_and_select(self) -> None:
+        """One evaluation of the run: logs it, and keeps weights that score best where evaluations count."""
+        metrics, _ = self.evaluate(self.setup.scored)
+        self._log({"split": next(iter(self.setup.scored)), **metrics})
+        suffix = "_heldout" if "heldout" in self.setup.scored else ""
+        primary = metrics.get(self.setup.task.metrics[0] + suffix)
+        shown = "  ".join(f"{k} {v:.4f}" for k, v in metrics.items() if isinstance(v, float))
+        self.say(
+            f"step {self.step}/{self.setup.total_steps}  {shown}{'  degenerate' if metrics['degenerate'] else ''}"
+        )
+        if self.step < self.counts_from:
+            return
+        self.evaluations += 1
+        before = None if self.best is None else self.best["score"]
+        if self.best is None or (primary is not None and (before is None or primary > before)):
+            self.best = {"step": self.step, "score": primary, "metrics": metrics}
+            self.best_tensors = {n: p.detach().to("cpu", copy=True) for n, p in self.parameters.items()}
+            self.worse = 0
+        else:
+            self.worse += 1
+
+    def _log(self, event: dict[str, Any]) -> None:
+        line = {"step": self.step, "epoch": round(self.step / self.steps_an_epoch, 4), **event}
+        if self.record is not None:
+            self.record.log("metrics.jsonl", line)
+        self.track(line)
+
+    # --- the whole run --------------------------------------------------------------------------------
+
+    def run(self, signals: StopSignals, bar: Callable[[int], None] = lambda _: None) -> None:
+        """Trains to the last step, or to where `patience` ends it.
+
+        Raises RunFailed where the loss is no longer finite, Stopped where a signal came; the checkpoint is
+        written before.
+        """
+        s = self.setup
+        began, saved = time.monotonic() - self.seconds, time.monotonic()
+        while self.step < s.total_steps and not self._patience_out():
+            step = self.step + 1
+            loss, penalty = self.train_step(step)
+            self.step = step
+            if step % LOG_EVERY == 0 or step == s.total_steps:
+                self._log_training(loss, penalty)
+            evaluated = step % self.eval_every == 0 or step == s.total_steps
+            if evaluated:
+                self.evaluate_and_select()
+            self.seconds = time.monotonic() - began
+            stop = self._agreed(signals.received is not None)
+            every = s.config.checkpoint_every
+            if evaluated or stop or (every and step % every == 0) or time.monotonic() - saved > CHECKPOINT_S:
+                self.save()
+                saved = time.monotonic()
+            bar(step)
+            if stop:
+                raise Stopped(
+                    f"stopped by a signal after step {step} of {s.total_steps}; the same command resumes"
+                )
+
+    def _log_training(self, loss: Tensor, penalty: Tensor | None) -> None:
+        s = self.setup
+        value = parallel.sum_scalar(s.world, loss.clone()).item()
+        if not math.isfinite(value):
+            raise RunFailed(
+                f"diverged: the training loss is {value} at step {self.step}; lower lr (now {s.lr:g})"
+            )
+        event = {"split": "train", "loss": value, "lr": self.optimizer.param_groups[0]["lr"]}
+        self._log(event if penalty is None else {**event, "penalty": penalty.item()})
+
+    def _patience_out(self) -> bool:
+        patience = self.setup.config.patience
+        return patience is not None and self.worse >= patience
+
+    def _agreed(self, flag: bool) -> bool:
+        if self.setup.world.size == 1:
+            return flag
+        mine = torch.tensor(float(flag), device=self.setup.world.device)
+        return parallel.sum_scalar(self.setup.world, mine).item() > 0
+
+    @contextmanager
+    def weights(self, tensors: dict[str, Tensor]) -> Iterator[None]:
+        """The model with other trained weights, such as the best ones; the present ones come back after."""
+        present = {n: p.detach().clone() for n, p in self.parameters.items()}
+        lowrank.restore(self.parameters, tensors)
+        try:
+            yield
+        finally:
+            lowrank.restore(self.parameters, present)
+
+    # --- checkpoints ----------------------------------------------------------------------------------
+
+    def save(self) -> None:
+        """Weights, moments, the method's state and the best so far, in one file, by the main process."""
+        if self.record is None:
+            return
+        tensors = {f"weights/{n}": p for n, p in self.parameters.items()}
+        for name, p in self.parameters.items():
+            tensors |= {f"moments/{name}/{k}": v for k, v in self.optimizer.state.get(p, {}).items()}
+        tensors |= {f"method/{k}": v for k, v in self.setup.method.state().items()}
+        tensors |= {f"best/{k}": v for k, v in self.best_tensors.items()}
+        about = {"journals": self.record.sync(), "best": self.best, "worse": self.worse,
+                 "evaluations": self.evaluations, "seconds": self.seconds}  # fmt: skip
+        checkpoint.save(self.record.checkpoints, self.step, tensors, about)
+        self.record.update(progress={"step": self.step, "total_steps": self.setup.total_steps})
+
+    def load(self, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
+        """Takes up where a checkpoint left off."""
+
+        def part(prefix: str) -> dict[str, Tensor]:
+            return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+        lowrank.restore(self.parameters, part("weights/"))
+        device = self.setup.world.device
+        for name, p in self.parameters.items():
+            if moments := part(f"moments/{name}/"):
+                self.optimizer.state[p] = {k: v.to(device) for k, v in moments.items()}
+        self.setup.method.load(part("method/"))
+        self.best_tensors = part("best/")
+        self.step, self.best, self.worse = about["step"], about["best"], about["worse"]
+        self.evaluations, self.seconds = about["evaluations"], about["seconds"]
+
+
+def total_steps_of(config: Config, rows: int) -> int:
+    """Optimizer steps of the whole run on `rows` training rows."""
+    return config.max_steps or config.epochs * math.ceil(rows / config.batch_size)
+
+
+def live_ranks(method: Method) -> dict[str, int]:
+    """Components that are not masked, by matrix."""
+    return {name: int(layer.live().sum()) for name, layer in method.layers.items()}
+
+
+__all__ = ["Loop", "Setup", "live_ranks", "lr_factor", "steps_of", "task_loss", "total_steps_of"]
