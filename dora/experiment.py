@@ -261,7 +261,7 @@ def _finish(p: Prepared, loop: Loop, record: Record, say: Callable[[str], None])
             return {}
         _save_weights(p, loop, record)
     buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
+    np.savez(buffer, **arrays)  # type: ignore[arg-type]  # NumPy types the keywords as its own
     write_atomic(record.folder / "predictions.npz", buffer.getvalue())
     ranks = live_ranks(s.method)
     params = {**record.data["params"], "adapter_end": plan.params(list(ranks.values())) if plan else 0}
@@ -303,7 +303,7 @@ def _save_weights(p: Prepared, loop: Loop, record: Record) -> None:
     s = loop.setup
     if not s.method.layers:
         if p.config.keep_model:
-            s.model.save_pretrained(record.folder / "model")
+            s.model.save_pretrained(record.folder / "model")  # type: ignore[operator]
             backbone.load_tokenizer(p.model).save_pretrained(record.folder / "model")
         return
     parameters = dict(s.model.named_parameters())

@@ -112,13 +112,13 @@ def prepare(config: Config) -> Prepared:
         matrices, plan = planned if planned is not None else ((), None)
     if problems:
         raise UserError(*problems)
-    assert folder and architecture and read  # else there were problems
-    assert train_rows is not None
+    if folder is None or architecture is None or read is None or train_rows is None:
+        raise AssertionError("nothing is missing without a problem that says so")
     rows, revision = read
     fingerprints = {
         "data": sources.fingerprint(rows),
         "model": weights,
-        "init_from": start and start.fingerprint,
+        "init_from": start.fingerprint if start else None,
     }
     return Prepared(
         config=config, model=folder, matrices=matrices, plan=plan, rows=rows, revision=revision,

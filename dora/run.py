@@ -121,7 +121,7 @@ def _keys(overrides: list[str]) -> list[str]:
         return [
             k
             for name in node
-            for k in walk(node._get_node(name), f"{prefix}.{name}" if prefix else str(name))
+            for k in walk(node._get_node(name), f"{prefix}.{name!s}" if prefix else str(name))
         ]
 
     return [*walk(compose("config", overrides=overrides), ""), "experiment"]

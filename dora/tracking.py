@@ -25,7 +25,8 @@ def start(
     folder = os.path.join(config.results, "wandb")
     os.makedirs(folder, exist_ok=True)
     run = wandb.init(
-        project="dora-glue", mode=config.wandb, dir=folder, resume="allow",
+        project="dora-glue", mode=config.wandb,  # type: ignore[arg-type]  # checked by config.check
+        dir=folder, resume="allow",
         id=hashlib.sha256(f"{record.folder.parts[-7:]} {born}".encode()).hexdigest()[:16],
         name="/".join([*group, seed]), group="/".join(group), job_type=config.method_name,
         tags=[config.task.name, config.method_name, config.model_name, config.data.name], config=settings,

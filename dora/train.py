@@ -330,7 +330,7 @@ class Loop:
         """Weights, moments, the method's state and the best so far, in one file, by the main process."""
         if self.record is None:
             return
-        tensors = {f"weights/{n}": p for n, p in self.parameters.items()}
+        tensors: dict[str, Tensor] = {f"weights/{n}": p for n, p in self.parameters.items()}
         for name, p in self.parameters.items():
             tensors |= {f"moments/{name}/{k}": v for k, v in self.optimizer.state.get(p, {}).items()}
         tensors |= {f"method/{k}": v for k, v in self.setup.method.state().items()}

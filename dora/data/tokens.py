@@ -95,7 +95,7 @@ def tokenise(rows: Rows, tokenizer: Any, max_length: int, segments: bool) -> dic
         return_attention_mask=False, return_token_type_ids=segments,
     )  # fmt: skip
     lengths = [len(ids) for ids in encoded["input_ids"]]
-    arrays = {
+    arrays: dict[str, np.ndarray] = {
         "ids": np.fromiter((t for ids in encoded["input_ids"] for t in ids), np.int32, sum(lengths)),
         "lengths": np.array(lengths, np.int64),
     }
