@@ -99,20 +99,19 @@ _PAIRS = {
         odds=(1, 2),
     ),
     "qqp": Grammar(
-        first=(
-            "How can I {act} {what} {where}?",
-            "How do I {act} {what} {where}?",
-            "How should one {act} {what} {where}?",
-        ),
+        first=("How can I {act} {what} {where}?", "How do I {act} {what} {where}?"),
         second=(
             "What is the best way to {act} {what} {where}?",
             "What should I do to {act} {what} {where}?",
-            "Is there a good way to {act} {what} {where}?",
         ),
         slots={
             "act": ("learn|study", "teach", "sell", "buy|get"),
-            "what": ("English|the English language", "music", "chess", "a guitar", "physics books"),
-            "where": ("at home", "in India", "in college", "on the internet|online", "in Canada", "at work"),
+            "what": ("English", "music", "a guitar", "chess"),
+            "where": (
+                "at home", "in India", "in college", "on the internet|online", "in Canada", "at work",
+                "in London", "as a child", "for free", "this year", "in one week", "with a friend",
+                "after school", "at my age",
+            ),
         },
         changes=((("act",), ("what",), ("act", "what")), ((),)),
         odds=(63, 37),
@@ -122,13 +121,13 @@ _PAIRS = {
         second=("The {who} {act} {ask}.", "{source} that the {who} {act} {ask}."),
         slots={
             "ask": (
-                "Where>in the city|near the river|at the border|on an island",
-                "When>in winter|after the war|in the spring|long ago",
-                "Why>to earn money|to help friends|to win fame|to save time",
-                "How>by train|on foot|with great care|without any help",
+                "Where>in Rome|in a small town|in the north",
+                "When>on Monday|on a cold day|on the same night",
+                "Why>to help friends|to earn money|to win fame",
+                "How>by train|by luck|by hard work",
             ),
-            "who": ("king", "army", "singer", "pilot", "bishop"),
-            "age": ("old", "young", "famous", "first"),
+            "who": ("king", "army", "singer", "pilot"),
+            "age": ("old", "young", "famous", "first", "rich", "last", "great", "proud"),
             "source": ("It is known", "Records show", "One book says", "Letters tell us"),
             "act": (
                 "travel>travelled",
@@ -136,6 +135,7 @@ _PAIRS = {
                 "write the song>wrote the song",
                 "find the map>found the map",
                 "paint>painted",
+                "arrive>arrived",
             ),
         },
         changes=(((),), (("ask",), ("who",), ("ask", "who"))),
@@ -162,7 +162,7 @@ _PAIRS = {
         changes=(((),), (("place",), ("did",), ("place", "did"))),
         odds=(1, 1),
     ),
-}
+}  # fmt: skip
 
 _STSB = Grammar(
     first=("A {who} is {doing} {what} {where}.",),
@@ -178,17 +178,14 @@ _STSB = Grammar(
 )
 _STSB_WEIGHT = {"who": 1.3, "doing": 1.7, "what": 1.3, "where": 0.7}  # sums to 5, a perfect match
 
-# Sentence, its two nouns, and the adjectives that make the pronoun the first or the second noun.
-_WNLI = (
-    ("the {a} did not fit into the {b} because it was too {why}.", "trophy piano", "suitcase box",
-     "large wide", "small narrow"),
-    ("the {a} could not lift the {b} since he was so {why}.", "boy clerk", "giant guard",
-     "weak frail", "heavy fat"),
-    ("the {a} broke through the {b} as it was very {why}.", "rock hammer", "table window",
-     "hard solid", "thin brittle"),
-)  # fmt: skip
-_WNLI_FIRST = ("{name} saw that ", "{name} says that ", "Sadly, ", "In the end, ", "")
-_WNLI_SECOND = ("The {x} was too {why}.", "The {x} was {why}.")
+# What the pronoun names turns on one word: too large is the thing, too small is its container.
+_WNLI_FIRST = (
+    "The {thing} did not fit into the {box} because it was too {why}",
+    "The {thing} could not go through the {box} because it was too {why}",
+)
+_WNLI_END = (".", ", {name} said.", ", {name} told us on {day}.", ", as {name} saw on {day}.")
+_WNLI_SECOND = ("The {named} was too {why}.", "The {named} is {why}.")
+_THING, _BOX = ("trophy", "piano", "ladder", "statue"), ("door", "box", "window", "drawer")
 
 # Singular then plural.
 _NOUN = tuple(
@@ -255,12 +252,12 @@ def _stsb(rng: Random) -> tuple[str, str, float]:
 
 
 def _wnli(rng: Random) -> tuple[str, str, float]:
-    template, *words = rng.choice(_WNLI)
-    a, b, why_a, why_b = (rng.choice(w.split()) for w in words)
+    thing, box = rng.choice(_THING), rng.choice(_BOX)
     cause, named = rng.randrange(2), rng.randrange(2)
-    why = (why_a, why_b)[cause]
-    first = _capital((rng.choice(_WNLI_FIRST) + template).format(name=rng.choice(_NAMES), a=a, b=b, why=why))
-    return first, rng.choice(_WNLI_SECOND).format(x=(a, b)[named], why=why), int(cause == named)
+    words = {"thing": thing, "box": box, "why": ("large", "small")[cause], "named": (thing, box)[named]}
+    words |= {"name": rng.choice(_NAMES), "day": rng.choice(_DAYS)}
+    first = rng.choice(_WNLI_FIRST) + rng.choice(_WNLI_END)
+    return first.format(**words), rng.choice(_WNLI_SECOND).format(**words), int(cause == named)
 
 
 def _cola(rng: Random) -> tuple[str, None, float]:
