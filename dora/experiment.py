@@ -24,43 +24,32 @@ from dora.files import write_atomic
 from dora.methods import METHODS
 from dora.methods.protocol import Method
 from dora.parallel import World
-from dora.prepare import Prepared, Start, prepare
-from dora.record import Record, provenance
+from dora.prepare import Prepared, Start
+from dora.record import Record, provenance, scores
 from dora.train import Loop, Setup, live_ranks
 
 REAL = "real ones: model=roberta_base (or another) and data=hub, or data=dir data.dir=GLUE"
 
 
-def run(config: Config) -> dict[str, Any]:
-    """Trains what `config` describes, or resumes it, or finds it done. Returns run.json.
+def run(prepared: Prepared) -> dict[str, Any]:
+    """Trains what was prepared, or resumes it, or finds it done. Returns run.json.
 
-    Raises UserError for a configuration that cannot run, RunFailed where it ended without a result, Stopped
-    where a signal ended it in good order.
+    Raises UserError where another process is at work on it, RunFailed where it ended without a result,
+    Stopped where a signal ended it in good order.
     """
+    config = prepared.config
     world = parallel.start(config.device)
     torch.set_num_threads(config.threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
-    record = None
+    record = Record(prepared.folder)
     try:
-        prepared = prepare(config)
-        record = Record(prepared.folder)
         if world.main:
             record.open(_header(prepared, world), force=config.force)
-        if parallel.broadcast(world, record.done):
-            _say_main(
-                world, f"already done: {prepared.folder} ({_scores(record.data)}); force=true trains it again"
-            )
-            return record.data
-        return _train_and_finish(prepared, world, record)
+        done = parallel.broadcast(world, record.done)
+        return record.data if done else _train_and_finish(prepared, world, record)
     finally:
-        if record is not None:
-            record.close()
+        record.close()
         parallel.stop(world)
-
-
-def _say_main(world: World, text: str) -> None:
-    if world.main:
-        print(text, flush=True)
 
 
 def embedded_note(config: Config, random_weights: bool) -> str | None:
@@ -274,7 +263,7 @@ def _finish(p: Prepared, loop: Loop, record: Record, say: Callable[[str], None])
         train_s=round(loop.seconds, 2), peak_memory_bytes=peak,
     )  # fmt: skip
     record.finish()
-    say(f"done in {loop.seconds:.1f} s of training: {_scores(record.data)}; "
+    say(f"done in {loop.seconds:.1f} s of training: {scores(record.data)}; "
         f"adapter {params['adapter_end']:,} parameters; {record.folder}")  # fmt: skip
     if note := embedded_note(p.config, p.model.random_weights):
         say(note)
@@ -315,13 +304,3 @@ def _save_weights(p: Prepared, loop: Loop, record: Record) -> None:
     write_atomic(record.folder / "best.safetensors", safetensors.torch.save(tensors, {"format": "pt"}))
     base = p.config.model.hub or str(p.model.path)
     export.save_adapter(record.folder / "adapter", s.model, s.method.layers, s.head, base)
-
-
-def _scores(data: dict[str, Any]) -> str:
-    """Best and last as one phrase: `accuracy 0.8670 (best, step 252), 0.8567 (last)`."""
-    best, last = data["results"]["best"], data["results"]["last"]
-    names = [k for k, v in best.items() if isinstance(v, float)]
-    text = ", ".join(f"{k} {best[k]:.4f}{f' (last {last[k]:.4f})' if k in last else ''}" for k in names)
-    return f"{text or 'no metric is defined'}, best at step {best['step']}" + (
-        f"; DEGENERATE: {best['degenerate']}" if best["degenerate"] else ""
-    )

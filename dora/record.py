@@ -95,6 +95,24 @@ def _git() -> dict[str, Any] | None:
         return None
 
 
+def read_done(folder: Path) -> dict[str, Any] | None:
+    """run.json of a run that is done; None where it is not, or is not there."""
+    try:
+        data = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return data if data.get("status") == "done" else None
+
+
+def scores(data: dict[str, Any]) -> str:
+    """Best and last as one phrase: `accuracy 0.8670 (last 0.8567), best at step 252`."""
+    best, last = data["results"]["best"], data["results"]["last"]
+    names = [k for k, v in best.items() if isinstance(v, float)]
+    text = ", ".join(f"{k} {best[k]:.4f}{f' (last {last[k]:.4f})' if k in last else ''}" for k in names)
+    warning = f"; DEGENERATE: {best['degenerate']}" if best["degenerate"] else ""
+    return f"{text or 'no metric is defined'}, best at step {best['step']}{warning}"
+
+
 class Record:
     """One run directory, held by this process alone while it is open.
 
@@ -163,9 +181,11 @@ class Record:
 
     def update(self, **changes: Any) -> None:
         """Changes keys of run.json and writes it whole. A failed write is fatal."""
-        self.data |= changes
-        self.data["times"]["updated"] = now()
-        write_atomic(self.folder / "run.json", to_json(self.data))
+        text = to_json(
+            {**self.data, **changes, "times": {**changes.get("times", self.data["times"]), "updated": now()}}
+        )
+        write_atomic(self.folder / "run.json", text)
+        self.data = json.loads(text)
 
     def start_journals(self, sizes: dict[str, int]) -> None:
         """Opens metrics.jsonl and ranks.jsonl cut back to `sizes` bytes, what the checkpoint knew of them."""

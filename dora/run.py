@@ -16,12 +16,11 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import hydra
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from dora.config import Config, from_hydra, register
+from dora.config import from_hydra, register
 from dora.errors import RunFailed, Stopped, UserError
 
 # In a wheel conf/ lies inside the package, in a checkout beside it.
@@ -31,10 +30,18 @@ CONF = next(d for d in (Path(__file__).parent / "conf", Path(__file__).parents[1
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def job(cfg: DictConfig) -> float | None:
     """One composed configuration; returns the task's score. Raises: inside a sweep nothing may exit."""
-    from dora.experiment import run  # late: --help and a typo need no model library
+    from dora.prepare import prepare  # late: --help and a typo need no library of models or metrics
+    from dora.record import read_done, scores
 
     config = from_hydra(cfg)
-    result = run(config)
+    prepared = prepare(config)
+    result = None if config.force else read_done(prepared.folder)
+    if result is not None:
+        print(f"already done: {prepared.folder} ({scores(result)}); force=true trains it again")
+    else:
+        from dora.experiment import run
+
+        result = run(prepared)
     return result.get("results", {}).get("best", {}).get(config.kind.metrics[0])
 
 
@@ -85,31 +92,53 @@ def explain(overrides: list[str]) -> list[str]:
     GlobalHydra.instance().clear()
     problems: list[str] = []
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        plain = compose("config", return_hydra_config=True)
-        groups = {str(k).split("@")[0] for k in plain.hydra.runtime.choices}
-        choices = [o for o in overrides if o.split("=")[0].lstrip("+~") in groups]
-        good = [o for o in choices if not _problem([o], problems)]
-        for override in (o for o in overrides if o not in choices):
-            _problem([*good, override], problems)
+        groups = [d.name for d in CONF.iterdir() if d.is_dir()]
+        chosen = [o for o in overrides if _key(o) in groups]
+        good = []
+        for override in chosen:
+            if _composes([override]):
+                good.append(override)
+            else:
+                problems.append(
+                    f"{override}: choose {_key(override)} from {', '.join(_choices(_key(override)))}"
+                )
+        for override in (o for o in overrides if o not in chosen):
+            problems += _problem(good, override, groups)
     return problems
 
 
-def _problem(overrides: list[str], problems: list[str]) -> bool:
-    """Whether composing with `overrides` fails; if so, says why of the last one."""
+def _key(override: str) -> str:
+    return override.split("=")[0].lstrip("+~")
+
+
+def _composes(overrides: list[str]) -> bool:
     try:
         from_hydra(compose("config", overrides=overrides))
+    except (HydraException, OmegaConfBaseException):
         return False
+    return True
+
+
+def _problem(good: list[str], override: str, groups: list[str]) -> list[str]:
+    """Why composing with `override` fails, if it does."""
+    try:
+        from_hydra(compose("config", overrides=[*good, override]))
     except (HydraException, OmegaConfBaseException) as e:
-        word = overrides[-1]
-        key = word.split("=")[0].lstrip("+~")
-        text = _first_lines(e)
-        if "not in struct" in text or "Could not override" in text or "not in 'Config'" in text:
-            near = difflib.get_close_matches(key, _keys(overrides[:-1]), n=2, cutoff=0.6)
-            hint = f"; did you mean {' or '.join(near)}?" if near else "; --help lists the keys"
-            problems.append(f"{word}: there is no key {key}{hint}")
-        else:
-            problems.append(f"{word}: {text}")
-        return True
+        keys = [*groups, *_keys(good)]
+        if _key(override) in keys:
+            return [f"{override}: {_first_lines(e)}"]
+        near = difflib.get_close_matches(_key(override), keys, n=2, cutoff=0.6)
+        hint = f"did you mean {' or '.join(near)}?" if near else "--help lists the keys"
+        return [f"{override}: there is no key {_key(override)}; {hint}"]
+    return []
+
+
+def _choices(group: str) -> list[str]:
+    """The names that `group=` takes, experiments in folders included."""
+    files = sorted((CONF / group).rglob("*.yaml"))
+    return [
+        f.relative_to(CONF / group).with_suffix("").as_posix() for f in files if not f.name.startswith("_")
+    ]
 
 
 def _keys(overrides: list[str]) -> list[str]:
@@ -118,16 +147,10 @@ def _keys(overrides: list[str]) -> list[str]:
     def walk(node: Any, prefix: str) -> list[str]:
         if not isinstance(node, DictConfig):
             return [prefix]
-        return [
-            k
-            for name in node
-            for k in walk(node._get_node(name), f"{prefix}.{name!s}" if prefix else str(name))
-        ]
+        return [k for name in node for k in walk(node._get_node(name), f"{prefix}.{name!s}".lstrip("."))]
 
-    return [*walk(compose("config", overrides=overrides), ""), "experiment"]
+    return walk(compose("config", overrides=overrides), "")
 
-
-__all__ = ["Config", "HydraConfig", "explain", "job", "main"]
 
 if __name__ == "__main__":
     main()

@@ -1,0 +1,35 @@
+# PYTHON picks the interpreter that makes the environment; everything else runs inside it.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+
+.PHONY: help setup demo test test-slow check tables clean
+
+help:  ## what there is
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: $(VENV)/.ready  ## a virtual environment with the pinned requirements
+
+$(VENV)/.ready: requirements.txt pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --requirement requirements.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	touch $@
+
+demo: setup  ## all four methods at one budget on the embedded model and data, and their table
+	$(BIN)/python scripts/demo.py
+
+test: setup  ## the default tests (no network, no GPU)
+	$(BIN)/python -m pytest -n 2
+
+test-slow: setup  ## the tests that take minutes
+	$(BIN)/python -m pytest -n 2 -m slow
+
+check: setup  ## format, lint, types
+	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy
+
+tables: setup  ## one table of all finished runs under results/runs
+	$(BIN)/python -m dora.tables
+
+clean:  ## removes runs, caches and the environment; committed results stay
+	rm -rf $(VENV) results/runs results/cache results/multirun results/wandb .pytest_cache .mypy_cache .ruff_cache

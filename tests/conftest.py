@@ -1,0 +1,147 @@
+"""Tiny models from configuration, random batches, and the step every training loop takes."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: on matrices of 32 x 32 threads only wait
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    DebertaV2Config,
+    DebertaV2ForSequenceClassification,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+)
+
+from dora.backbone import KINDS, find_linears
+from dora.budget import Matrix
+from dora.config import Config, TaskConfig
+from dora.data.tokens import Tokens
+from dora.methods.protocol import Method
+from dora.parallel import World
+from dora.train import Loop, Setup
+
+VOCABULARY = 60
+# DebertaV2Config() as it comes is not DeBERTaV3: these are the settings of microsoft/deberta-v3-*.
+DEBERTA_V3 = {
+    "relative_attention": True,
+    "pos_att_type": ["p2c", "c2p"],
+    "share_att_key": True,
+    "position_buckets": 8,
+    "norm_rel_ebd": "layer_norm",
+    "position_biased_input": False,
+    "type_vocab_size": 0,
+}
+ARCHITECTURES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
+    "roberta": (RobertaConfig, RobertaForSequenceClassification, {"type_vocab_size": 1, "pad_token_id": 1}),
+    "bert": (BertConfig, BertForSequenceClassification, {}),
+    "deberta-v2": (DebertaV2Config, DebertaV2ForSequenceClassification, DEBERTA_V3),
+}
+
+
+def tiny(
+    architecture: str,
+    hidden: int = 32,
+    layers: int = 2,
+    dropout: float = 0.0,
+    seed: int = 0,
+    outputs: int = 2,
+) -> nn.Module:
+    """A sequence classifier with random weights, feed-forward width 2 x hidden, in the default dtype."""
+    config, model, own = ARCHITECTURES[architecture]
+    torch.manual_seed(seed)
+    return model(
+        config(
+            vocab_size=VOCABULARY,
+            hidden_size=hidden,
+            num_hidden_layers=layers,
+            num_attention_heads=2,
+            intermediate_size=2 * hidden,
+            max_position_embeddings=40,
+            hidden_dropout_prob=dropout,
+            attention_probs_dropout_prob=dropout,
+            num_labels=outputs,
+            problem_type="single_label_classification",  # DeBERTa's loss is float32 where it has to guess
+            **own,
+        )
+    )
+
+
+def linears(model: nn.Module, kinds: tuple[str, ...] = KINDS) -> tuple[Matrix, ...]:
+    """The matrices of these kinds in layer order."""
+    return find_linears(model.config.to_dict(), kinds)
+
+
+def batches(count: int, size: int = 4, longest: int = 12, seed: int = 0) -> list[dict[str, Tensor]]:
+    """Random ids with rows of unequal length, and labels of two classes."""
+    random = torch.Generator().manual_seed(seed)
+
+    def one() -> dict[str, Tensor]:
+        lengths = torch.randint(longest // 2, longest + 1, (size, 1), generator=random)
+        inside = torch.arange(int(lengths.max())) < lengths
+        ids = torch.randint(5, VOCABULARY, inside.shape, generator=random)
+        labels = torch.randint(0, 2, (size,), generator=random)
+        return {"input_ids": ids.where(inside, 1), "attention_mask": inside.long(), "labels": labels}
+
+    return [one() for _ in range(count)]
+
+
+def tokens(rows: int, longest: int = 12, seed: int = 0) -> Tokens:
+    """A split of random ids, rows of unequal length, two classes; RoBERTa's padding."""
+    random = np.random.default_rng(seed)
+    lengths = random.integers(longest // 2, longest + 1, rows)
+    ids = random.integers(5, VOCABULARY, lengths.sum()).astype(np.int32)
+    label, idx = random.integers(0, 2, rows), np.arange(rows)
+    return Tokens(ids, None, np.cumsum(lengths) - lengths, lengths, label, idx, pad=1)
+
+
+def loop_of(
+    model: nn.Module, method: Method, train: Tokens, total_steps: int, lr: float = 1e-3, **config: Any
+) -> Loop:
+    """A training loop on one process that keeps no record and evaluates nothing."""
+    head = [n for n, _ in model.named_parameters() if not n.startswith(model.base_model_prefix + ".")]
+    c = Config(task=TaskConfig("sst2"), method=method, **config)
+    world = World(0, 1, torch.device("cpu"))
+    return Loop(
+        Setup(c, c.kind, model, head, method, None, lr, train, {}, {}, total_steps, world), None, print
+    )
+
+
+def train_head_only(model: nn.Module) -> None:
+    """Freezes the backbone and leaves the head trained, as every adapter run begins."""
+    for name, p in model.named_parameters():
+        p.requires_grad_(not name.startswith(model.base_model_prefix + "."))
+
+
+def trained(model: nn.Module) -> list[nn.Parameter]:
+    """The parameters that an optimizer gets."""
+    return [p for p in model.parameters() if p.requires_grad]
+
+
+def backward_and_step(loss: Tensor, optimizer: torch.optim.Optimizer) -> float:
+    """Backward, clip at 1, optimizer step; the gradients stay. Returns the loss."""
+    loss.backward()
+    nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], 1.0)
+    optimizer.step()
+    return loss.item()
+
+
+@pytest.fixture
+def float64() -> Iterator[None]:
+    """Makes every tensor created in the test float64, models and adapters included."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(before)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)

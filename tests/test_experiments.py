@@ -1,0 +1,209 @@
+"""Every YAML composes without a problem, and the experiments carry the papers' numbers, retyped here."""
+
+import functools
+import math
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+
+from dora.budget import Budget, Matrix
+from dora.config import Config, check, from_hydra, register
+from dora.methods import METHODS
+
+CONF = Path(__file__).parents[1] / "conf"
+EXPERIMENTS = sorted(
+    f.relative_to(CONF / "experiment").with_suffix("").as_posix()
+    for f in (CONF / "experiment").rglob("*.yaml")
+)
+COMMON = [e for e in EXPERIMENTS if e.endswith("/_common")]
+RUNS = [e for e in EXPERIMENTS if e not in COMMON]
+
+# Training rows of the official GLUE, as the hub has them.
+ROWS = {"cola": 8551, "sst2": 67349, "mrpc": 3668, "stsb": 5749,
+        "qqp": 363846, "mnli": 392702, "qnli": 104743, "rte": 2490}  # fmt: skip
+# The 72 adapted linears of a base-size model: q, k, v, o and the two of the feed-forward, 12 times.
+BASE = tuple(
+    Matrix(f"{layer}.{i}", d_in, d_out)
+    for layer in range(12)
+    for i, (d_in, d_out) in enumerate([(768, 768)] * 4 + [(768, 3072), (3072, 768)])
+)
+
+# microsoft/LoRA, examples/NLU/*.sh: task, lr, epochs, examples per GPU x GPUs, length.
+LORA = {
+    "lora_roberta_base": """
+        mnli 5e-4 30 16x8 512    sst2 5e-4 60 16x8 512    mrpc 4e-4 30 16x8 512    cola 4e-4 80 32x2 512
+        qnli 4e-4 25 32x8 512    qqp  5e-4 25 16x8 512    rte  5e-4 80 32x8 512    stsb 4e-4 40 16x8 512""",
+    "lora_roberta_large": """
+        mnli 3e-4 10 4x8 128     sst2 4e-4 10 8x8 512     mrpc 3e-4 20 4x8 512     cola 3e-4 20 4x8 128
+        qnli 2e-4 10 4x8 512     qqp  3e-4 20 4x8 512     rte  4e-4 20 8x8 512     stsb 3e-4 10 4x8 128""",
+}
+# QingruZhang/AdaLoRA, NLU/scripts/*.sh: task, lr, epochs, length, warm-up, initial rank, alpha, orthogonality,
+# t_i, t_f, interval, head dropout, weight decay, steps between evaluations.
+ADALORA = """
+    mnli 5e-4   7  256 1000 3 16 .1 8000 50000 100 .15 0   3000
+    sst2 8e-4   24 128 1000 2 16 .1 6000 22000 100 0   .01 3000
+    cola 8e-4   25 64  100  3 32 .1 800  3500  10  .10 0   100
+    qqp  8e-4   5  320 2000 2 16 .1 8000 25000 100 .15 .01 3000
+    qnli 5e-4   5  512 500  2 32 .1 2000 8000  100 .1  .01 1000
+    rte  1.2e-3 50 320 200  2 32 .3 600  1800  1   .20 .01 100
+    mrpc 1e-3   30 320 .1   2 32 .1 600  1800  1   0   .01 300
+    stsb 2.2e-3 25 128 100  2 32 .3 800  2000  10  .2  .1  100"""
+
+
+def table(text: str, width: int) -> list[list[str]]:
+    """Words of `text` in rows of `width`."""
+    words = text.split()
+    return [words[i : i + width] for i in range(0, len(words), width)]
+
+
+LORA_ROWS = [(family, *row) for family, text in LORA.items() for row in table(text, 5)]
+ADALORA_ROWS = table(ADALORA, 14)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def hydra_conf():
+    """The repository's conf/ as Hydra's search path."""
+    GlobalHydra.instance().clear()
+    register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        yield
+
+
+@functools.cache  # a composition takes 0.2 s
+def composed(*overrides: str) -> Config:
+    return from_hydra(compose("config", overrides=list(overrides)))
+
+
+def steps(config: Config) -> int:
+    """Optimizer steps on the official training set."""
+    return config.epochs * math.ceil(ROWS[config.task.name] / config.batch_size)
+
+
+def header(experiment: str) -> list[str]:
+    """The comment lines a file begins with, after the one that Hydra reads."""
+    first, *lines = (CONF / "experiment" / f"{experiment}.yaml").read_text().splitlines()
+    assert first == "# @package _global_"
+    end = next(i for i, line in enumerate(lines) if not line.startswith("#"))
+    return lines[:end]
+
+
+def test_every_experiment_is_in_a_table_here():
+    listed = [f"{row[0]}/{row[1]}" for row in LORA_ROWS]
+    listed += [f"adalora_deberta_v3_base/{row[0]}" for row in ADALORA_ROWS]
+    assert sorted([*listed, "dora_roberta_base"]) == RUNS
+
+
+@pytest.mark.parametrize("file", sorted(CONF.rglob("*.yaml")), ids=lambda f: f.relative_to(CONF).as_posix())
+def test_every_yaml_composes_without_a_problem(file):
+    group, _, choice = file.relative_to(CONF).with_suffix("").as_posix().partition("/")
+    overrides = [f"{group}={choice}"] if choice else []
+    if (group, choice) == ("data", "dir"):
+        overrides.append("data.dir=GLUE")
+    assert check(composed(*overrides)) == []
+
+
+@pytest.mark.parametrize(("family", "task", "lr", "epochs", "batch", "length"), LORA_ROWS)
+def test_lora_has_the_scripts_numbers(family, task, lr, epochs, batch, length):
+    c = composed(f"experiment={family}/{task}")
+    per_gpu, gpus = batch.split("x")
+    assert (c.task.name, c.method_name, c.data.name) == (task, "lora", "hub")
+    assert c.model.name == family.removeprefix("lora_")
+    assert (c.lr, c.epochs, c.max_length) == (float(lr), int(epochs), int(length))
+    assert c.batch_size == int(per_gpu) * int(gpus)
+    assert (c.budget, c.method.alpha, c.method.dropout, c.targets()) == ("r8", 16, 0, ("q", "v"))
+    assert (c.warmup, c.weight_decay, c.schedule, c.clip, c.seed) == (0.06, 0.1, "linear", 1, 0)
+    assert (c.head_lr, c.head_dropout, c.eval_every, c.max_steps) == (None, None, None, None)
+    assert f"{per_gpu} examples on each of {gpus} GPUs" in " ".join(header(f"{family}/{task}"))
+
+
+@pytest.mark.parametrize("row", ADALORA_ROWS, ids=lambda row: row[0])
+def test_adalora_has_the_scripts_numbers(row):
+    task, *numbers = row
+    c = composed(f"experiment=adalora_deberta_v3_base/{task}")
+    m = c.method
+    assert (c.task.name, c.method_name, c.model.name, c.data.name) == (
+        task, "adalora", "deberta_v3_base", "hub")  # fmt: skip
+    assert [c.lr, c.epochs, c.max_length, c.warmup, m.start_factor, m.alpha, m.orthogonality, m.init_warmup,
+            m.final_warmup, m.mask_interval, c.head_dropout, c.weight_decay, c.eval_every] == [
+        float(n) for n in numbers
+    ]  # fmt: skip
+    assert (c.budget, c.batch_size, c.seed, c.target, m.dropout, m.beta1, m.beta2, m.remove) == (
+        "r1", 32, 6, "all", 0, 0.85, 0.85, False)  # fmt: skip
+    assert steps(c) > m.init_warmup + m.final_warmup
+
+
+def test_dora_has_the_released_numbers():
+    c = composed("experiment=dora_roberta_base")
+    m = c.method
+    assert (c.task.name, c.method_name, c.model.name, c.data.name) == ("cola", "dora", "roberta_base", "hub")
+    assert (c.budget, c.lr, c.epochs, c.batch_size, c.max_length) == ("r8", 1.48e-4, 15, 16, 128)
+    assert (c.warmup, c.weight_decay, c.clip, c.target, c.seed) == (0.06, 0.01, 1, "all", 1)
+    assert (m.alpha, m.dropout, m.dem, m.beta, m.start_factor) == (8, 0.1, 0.1, 0.9, 1.5)
+    assert (m.prune_start, m.prune_end, m.prune_interval, m.shape) == (0.15, 0.5, 100, "cubic_late")
+    assert not m.remove
+
+
+@pytest.mark.parametrize("experiment", RUNS)
+def test_schedule_fits_the_official_rows(experiment):
+    c = composed(f"experiment={experiment}")
+    assert c.method.problems(steps(c)) == []
+    assert f"{steps(c):,} steps." in " ".join(header(experiment))
+
+
+def test_dora_settings_fit_every_task():
+    c = composed("experiment=dora_roberta_base")
+    assert composed("experiment=dora_roberta_base", "task=rte").task.name == "rte"
+    for rows in ROWS.values():
+        assert c.method.problems(c.epochs * math.ceil(rows / c.batch_size)) == []
+
+
+def start_and_end(c: Config) -> tuple[set[int], int]:
+    """The ranks an AdaLoRA run starts at and the components it ends with, on a base-size model."""
+    plan = METHODS["adalora"][1].plan(c.method, Budget.parse(c.budget), BASE)
+    return set(plan.start), plan.target
+
+
+@pytest.mark.parametrize("row", ADALORA_ROWS, ids=lambda row: row[0])
+def test_adalora_starts_at_the_scripts_rank_and_ends_at_1(row):
+    assert start_and_end(composed(f"experiment=adalora_deberta_v3_base/{row[0]}")) == ({int(row[5])}, 72)
+
+
+@pytest.mark.parametrize("task", ["cola", "sst2"])  # the scripts start CoLA at rank 3, SST-2 at 2
+@pytest.mark.parametrize(
+    ("budget", "factor", "start", "end"), [("r2", 2, 4, 144), ("r4", 1.5, 6, 288), ("r8", 1.5, 12, 576)]
+)
+def test_adalora_rows_of_table_1(task, budget, factor, start, end):
+    words = (f"budget={budget}", f"method.start_factor={factor}")
+    assert start_and_end(composed(f"experiment=adalora_deberta_v3_base/{task}", *words)) == ({start}, end)
+    assert " ".join(words) in " ".join(header("adalora_deberta_v3_base/_common"))
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_file_begins_with_its_command(experiment):
+    command = f"# python -m dora.run experiment={experiment.replace('_common', 'TASK')}"
+    if experiment.startswith("lora_") and experiment.endswith(("/mrpc", "/rte", "/stsb")):
+        command += " init_from=RUN"  # the scripts start these three from MNLI's adapter
+    assert header(experiment)[0] == command
+
+
+@pytest.mark.parametrize(
+    "experiment",
+    ["lora_roberta_base/cola", "lora_roberta_large/sst2", "adalora_deberta_v3_base/rte", "dora_roberta_base"],
+)
+def test_command_line_wins_over_the_experiment(experiment):
+    c = composed(f"experiment={experiment}", "seed=3", "lr=1e-2", "epochs=2", "method.alpha=5", "target=[k]",
+                 "task=wnli", "model=minilm", "data=mini", "budget=r3", "max_length=33")  # fmt: skip
+    assert (c.seed, c.lr, c.epochs, c.method.alpha, c.targets()) == (3, 0.01, 2, 5, ("k",))
+    assert (c.task.name, c.model.name, c.data.name) == ("wnli", "minilm", "mini")
+    assert (c.budget, c.max_length) == ("r3", 33)
+    # The order of words does not matter.
+    assert composed("lr=1e-2", f"experiment={experiment}").lr == 0.01
+
+
+@pytest.mark.parametrize("name", ["lora_roberta_base/sst3", "lora_roberta_base", "nothing"])
+def test_unknown_experiment_fails(name):
+    with pytest.raises(HydraException, match=f"experiment/{name}"):
+        composed(f"experiment={name}")

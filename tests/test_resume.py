@@ -1,0 +1,153 @@
+"""N + N steps equal 2N bit for bit: weights, moments, averages, and every line of the journals."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dora import checkpoint
+from dora.errors import UserError
+from dora.train import Loop
+from runs import SMALL, only_run, run, small
+
+FILES = ("metrics.jsonl", "ranks.jsonl", "best.safetensors", "adapter/adapter_model.safetensors",
+         "adapter/adapter_config.json", "predictions.npz")  # fmt: skip
+
+
+def cut(results: Path, step: int, monkeypatch: pytest.MonkeyPatch, *overrides: str) -> None:
+    """Trains up to `step` with a checkpoint there, then breaks off as a crash would."""
+    original = Loop.train_step
+
+    def crash(self: Loop, now: int) -> Any:
+        if now == step + 1:
+            raise OSError("power cut")
+        return original(self, now)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Loop, "train_step", crash)
+        with pytest.raises(OSError, match="power cut"):
+            run(small(results, *overrides, "checkpoint_every=1"))
+
+
+def same_files(one: Path, two: Path) -> None:
+    for name in FILES:
+        assert (one / name).exists() == (two / name).exists(), name
+        if (one / name).exists():
+            assert (one / name).read_bytes() == (two / name).read_bytes(), name
+
+
+# Of 24 steps the window of dora is 3 to 11, of adalora 3 to 14; an epoch of 96 rows has 12 steps.
+@pytest.mark.parametrize(("method", "step"), [("full", 5), ("lora", 7), ("dora", 5), ("dora", 10), ("dora", 11),
+                                              ("dora", 17), ("adalora", 4), ("adalora", 13), ("adalora", 14)])  # fmt: skip
+def test_a_run_cut_at_any_point_ends_as_one_left_alone(
+    method: str, step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = run(small(tmp_path / "alone", f"method={method}"))
+    cut(tmp_path / "cut", step, monkeypatch, f"method={method}")
+    again = run(small(tmp_path / "cut", f"method={method}"))
+    assert again["resumed_from"] == [step]
+    assert again["results"] == alone["results"]
+    assert again["ranks"] == alone["ranks"]
+    same_files(only_run(tmp_path / "alone"), only_run(tmp_path / "cut"))
+
+
+@pytest.mark.parametrize("method", ["dora", "adalora"])
+def test_the_checkpoint_itself_is_the_same_after_a_resume(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut(tmp_path / "once", 20, monkeypatch, f"method={method}", "method.remove=false")
+    cut(tmp_path / "twice", 9, monkeypatch, f"method={method}", "method.remove=false")
+    cut(tmp_path / "twice", 20, monkeypatch, f"method={method}", "method.remove=false")
+    one, two = (checkpoint.load(only_run(tmp_path / n) / "checkpoint", print) for n in ("once", "twice"))
+    assert one is not None
+    assert two is not None
+    assert one[0].keys() == two[0].keys()
+    assert all(bool((one[0][k] == two[0][k]).all()) for k in one[0])
+    assert any(k.startswith("moments/") for k in one[0])
+    assert any(k.startswith("method/") for k in one[0])
+
+
+def test_a_damaged_checkpoint_is_noticed_and_the_one_before_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = run(small(tmp_path / "alone", "method=dora"))
+    cut(tmp_path / "cut", 9, monkeypatch, "method=dora")
+    newest = only_run(tmp_path / "cut") / "checkpoint" / "step-9.safetensors"
+    data = bytearray(newest.read_bytes())
+    data[-1] ^= 1
+    newest.write_bytes(data)
+    again = run(small(tmp_path / "cut", "method=dora"))
+    assert again["resumed_from"] == [8]
+    assert again["results"] == alone["results"]
+    same_files(only_run(tmp_path / "alone"), only_run(tmp_path / "cut"))
+
+
+def test_a_signal_stops_between_steps_with_exit_code_75_and_the_command_resumes(tmp_path: Path) -> None:
+    words = [*SMALL, "method=dora", "max_steps=400", "eval_every=40"]
+    alone = tmp_path / "alone"
+    stopped = tmp_path / "stopped"
+    start = [sys.executable, "-m", "dora.run", *words]
+    subprocess.run([*start, f"results={alone}"], check=True, capture_output=True)
+    process = subprocess.Popen(
+        [*start, f"results={stopped}"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("step 40/"):
+            process.send_signal(signal.SIGTERM)
+            break
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 75, errors
+    assert json.loads((only_run(stopped) / "run.json").read_text())["status"] == "stopped"
+    subprocess.run([*start, f"results={stopped}"], check=True, capture_output=True)
+    same_files(only_run(alone), only_run(stopped))
+
+
+def test_a_directory_in_use_is_refused_and_its_holder_named(tmp_path: Path) -> None:
+    start = [sys.executable, "-m", "dora.run", *SMALL, "max_steps=2000", f"results={tmp_path}"]
+    process = subprocess.Popen(start, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    assert process.stdout is not None
+    next(line for line in process.stdout if line.startswith("step "))
+    try:
+        with pytest.raises(UserError, match=f"in use by process {process.pid} on"):
+            run(small(tmp_path, "max_steps=2000"))
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def _two_processes(results: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    return subprocess.run([*start, *words, f"results={results}"], capture_output=True, text=True, check=False)
+
+
+def test_two_processes_resume_bit_for_bit_across_an_allocation(tmp_path: Path) -> None:
+    words = [
+        *SMALL,
+        "method=dora",
+        "limit_train=97",
+    ]  # the last batch of an epoch is one row: one share is empty
+    alone = _two_processes(tmp_path / "alone", "-m", "dora.run", *words)
+    assert alone.returncode == 0, alone.stderr
+    crashing = str(Path(__file__).with_name("crash_run.py"))
+    crashed = _two_processes(tmp_path / "cut", crashing, "10", *words, "checkpoint_every=1")
+    assert crashed.returncode != 0
+    again = _two_processes(tmp_path / "cut", "-m", "dora.run", *words)
+    assert again.returncode == 0, again.stderr
+    record = json.loads((only_run(tmp_path / "cut") / "run.json").read_text())
+    assert record["resumed_from"] == [10]
+    assert record["world_size"] == 2
+    same_files(only_run(tmp_path / "alone"), only_run(tmp_path / "cut"))
+
+
+def test_time_between_checkpoints_is_no_part_of_training(tmp_path: Path) -> None:
+    one = run(small(tmp_path / "a", "method=dora", "checkpoint_every=1"))
+    two = run(small(tmp_path / "b", "method=dora"))
+    assert one["results"] == two["results"]
+    same_files(only_run(tmp_path / "a"), only_run(tmp_path / "b"))

@@ -1,0 +1,221 @@
+"""Whole runs on the embedded model and data: what they leave behind, and what they refuse."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+from sklearn.metrics import accuracy_score
+
+from dora.data.mini import mini
+from dora.data.tasks import TASKS
+from dora.errors import RunFailed, UserError
+from dora.methods import METHODS
+from dora.prepare import prepare
+from runs import configure, lines, only_run, run, small
+
+
+def command(*words: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """`python -m dora.run` in a process of its own."""
+    return subprocess.run([sys.executable, "-m", "dora.run", *words], capture_output=True, text=True,
+                          env={**os.environ, **env}, check=False)  # fmt: skip
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_run_leaves_a_whole_record_that_its_predictions_bear_out(method: str, tmp_path: Path) -> None:
+    run(small(tmp_path, f"method={method}"))
+    folder = only_run(tmp_path)
+    record = json.loads((folder / "run.json").read_text())
+    assert record["status"] == "done"
+    assert record["embedded"]
+    saved = np.load(folder / "predictions.npz")
+    rows = mini(TASKS["wnli"])
+    for which in ("best", "last"):
+        predicted = saved[f"{which}/dev/logits"].argmax(1)
+        assert record["results"][which]["accuracy"] == accuracy_score(rows["dev"].label, predicted)
+        assert len(saved[f"{which}/test/logits"]) == len(rows["test"])
+    assert (saved["test/ids"] == rows["test"].idx).all()
+    evaluations = [e for e in lines(folder / "metrics.jsonl") if e["split"] == "dev"]
+    assert [e["step"] for e in evaluations] == [6, 12, 18, 24]
+    counted = [e for e in evaluations if e["step"] >= record["counts_from"]]
+    assert record["results"]["best"]["accuracy"] == max(e["accuracy"] for e in counted)
+    assert record["evaluations"]["counted"] == len(counted) == 2
+    assert not (folder / "checkpoint").exists()
+
+
+@pytest.mark.parametrize(("method", "budget"), [("lora", "r2"), ("dora", "r2"), ("adalora", "r2"),
+                                                ("lora", "7000"), ("dora", "7000"), ("adalora", "7000")])  # fmt: skip
+def test_the_stored_adapter_holds_what_the_budget_allows(method: str, budget: str, tmp_path: Path) -> None:
+    record = run(small(tmp_path, f"method={method}", f"budget={budget}"))
+    tensors = safetensors.torch.load_file(only_run(tmp_path) / "adapter" / "adapter_model.safetensors")
+    stored = sum(t.numel() for name, t in tensors.items() if "lora_" in name)
+    ranks = [t.shape[0] for name, t in tensors.items() if "lora_A" in name]
+    assert stored == record["params"]["adapter_end"]
+    if budget == "r2":
+        assert sum(ranks) == 2 * 12
+    else:
+        assert 7000 - 640 < stored <= 7000  # a component costs 256 or 640 in this model
+
+
+def test_the_same_run_typed_two_ways_is_one_directory(tmp_path: Path) -> None:
+    one = prepare(small(tmp_path, "method=lora", "budget=0.02M", "target=[q,v]", "seed=3"))
+    two = prepare(small(tmp_path, "method=lora", "budget=20_000", "target=v+q", "seed=3", "keep_model=true"))
+    assert one.folder == two.folder
+    assert one.folder != prepare(small(tmp_path, "method=lora", "budget=20k", "seed=3")).folder
+
+
+def test_full_has_one_directory_whatever_the_budget_says(tmp_path: Path) -> None:
+    folders = {prepare(small(tmp_path, "method=full", f"budget={b}")).folder for b in ("r2", "r8", "0.3M")}
+    assert len(folders) == 1
+
+
+def test_a_done_run_is_left_as_it_is_and_force_repeats_it(tmp_path: Path) -> None:
+    config = small(tmp_path, "method=lora")
+    first = run(config)
+    path = only_run(tmp_path) / "run.json"
+    before = path.read_bytes()
+    assert run(config) == first
+    assert path.read_bytes() == before
+    config.force = True
+    again = run(config)
+    assert again["results"] == first["results"]
+    assert again["times"] != first["times"] or path.read_bytes() != before
+
+
+def test_evaluating_more_often_does_not_change_training(tmp_path: Path) -> None:
+    often, seldom = (
+        run(small(tmp_path / name, "method=dora", f"eval_every={n}")) for name, n in (("a", 2), ("b", 24))
+    )
+    losses = [
+        [e["loss"] for e in lines(only_run(tmp_path / name) / "metrics.jsonl") if e["split"] == "train"]
+        for name in ("a", "b")
+    ]
+    assert losses[0] == losses[1]
+    assert often["results"]["last"]["accuracy"] == seldom["results"]["last"]["accuracy"]
+
+
+def test_heldout_selection_reports_the_development_set_once(tmp_path: Path) -> None:
+    record = run(small(tmp_path, "method=lora", "select=heldout"))
+    splits = {e["split"] for e in lines(only_run(tmp_path) / "metrics.jsonl")}
+    assert splits == {"train", "heldout"}
+    assert {"accuracy", "accuracy_heldout"} <= set(record["results"]["best"])
+    assert "accuracy" in record["results"]["last"]
+
+
+def test_heldout_rows_are_not_trained_on(tmp_path: Path) -> None:
+    prepared = prepare(configure("task=wnli", "select=heldout", f"results={tmp_path}"))
+    assert prepared.heldout_rows is not None
+    assert not set(prepared.heldout_rows) & set(prepared.train_rows)
+
+
+def test_mnli_is_scored_on_both_sets_and_predicts_ax(tmp_path: Path) -> None:
+    record = run(small(tmp_path, "task=mnli", "method=lora", "max_steps=6"))
+    assert {"accuracy", "accuracy_mm"} <= set(record["results"]["last"])
+    saved = np.load(only_run(tmp_path) / "predictions.npz")
+    assert {"best/ax/logits", "best/test/logits", "best/test_mm/logits"} <= set(saved)
+    assert "ax/labels" not in saved
+
+
+def test_ranks_and_adapter_carry_over_from_a_pruned_run_but_not_its_head(tmp_path: Path) -> None:
+    run(small(tmp_path / "mnli", "task=mnli", "method=dora", "budget=r2"))
+    source = only_run(tmp_path / "mnli")
+    ranks = json.loads((source / "run.json").read_text())["ranks"]["end"]
+    record = run(small(tmp_path / "rte", "task=rte", "method=dora", "budget=r2", f"init_from={source}"))
+    assert record["ranks"]["start"] == record["ranks"]["end"] == ranks
+    assert record["scale"] == pytest.approx(8 / 3)  # alpha over the source's start rank, ceil(1.5 * 2)
+    assert not lines(only_run(tmp_path / "rte") / "ranks.jsonl")
+
+
+def test_init_from_another_method_is_refused(tmp_path: Path) -> None:
+    run(small(tmp_path, "method=lora"))
+    with pytest.raises(UserError, match="has another method"):
+        prepare(small(tmp_path, "method=dora", f"init_from={only_run(tmp_path)}"))
+
+
+def test_full_keeps_its_model_only_if_asked(tmp_path: Path) -> None:
+    run(small(tmp_path / "a", "method=full", "max_steps=4"))
+    assert not (only_run(tmp_path / "a") / "model").exists()
+    run(small(tmp_path / "b", "method=full", "max_steps=4", "keep_model=true"))
+    folder = only_run(tmp_path / "b")
+    run(small(tmp_path / "c", "task=rte", "method=full", "max_steps=4", f"init_from={folder}"))
+    record = run(small(tmp_path / "d", f"model.path={folder / 'model'}", "method=lora", "max_steps=4"))
+    assert record["status"] == "done"
+
+
+def test_divergence_is_stopped_and_recorded(tmp_path: Path) -> None:
+    with pytest.raises(RunFailed, match="lower lr"):
+        run(small(tmp_path, "task=stsb", "method=full", "lr=1e30", "clip=0", "warmup=0"))
+    record = json.loads((only_run(tmp_path) / "run.json").read_text())
+    assert record["status"] == "diverged"
+    assert "step 10" in record["reason"]
+    assert "results" not in record
+
+
+def test_early_stopping_ends_after_patience_evaluations_without_a_better_score(tmp_path: Path) -> None:
+    run(small(tmp_path, "method=lora", "lr=1e-12", "eval_every=1", "patience=3"))
+    steps = [e["step"] for e in lines(only_run(tmp_path) / "metrics.jsonl") if e["split"] == "dev"]
+    assert steps[-1] == 14 + 3  # evaluations count from step 14; nothing is learnt, so none is better
+
+
+def test_wandb_offline_writes_a_run_under_results(tmp_path: Path) -> None:
+    done = command("task=wnli", "limit_train=32", "max_steps=4", "method=lora", "wandb=offline", f"results={tmp_path}",
+                   WANDB_SILENT="true")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert list((tmp_path / "wandb").rglob("*.wandb"))
+
+
+def test_the_command_says_first_and_last_that_everything_is_embedded(tmp_path: Path) -> None:
+    done = command("task=wnli", "limit_train=32", "max_steps=4", f"results={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    first, *_, last = done.stdout.strip().splitlines()
+    for line in (first, last):
+        assert "embedded model tiny_roberta" in line
+        assert "data mini" in line
+        assert "data=hub" in line
+
+
+def test_all_mistakes_of_a_command_come_in_one_message_with_exit_code_2(tmp_path: Path) -> None:
+    typos = command("task=sst3", "methd=lora", "lrr=3", "method.bet=1", f"results={tmp_path}")
+    assert typos.returncode == 2
+    for part in (
+        "choose task from cola",
+        "did you mean method",
+        "did you mean lr?",
+        "did you mean method.beta",
+    ):
+        assert part in typos.stderr, typos.stderr
+    values = command(
+        "method=dora", "method.beta=1.5", "budget=8", "lr=-1", "schedule=cubic", f"results={tmp_path}"
+    )
+    assert values.returncode == 2
+    for part in ("method.beta=1.5 must lie in [0, 1); the paper uses 0.9", "write r8", "lr=-1.0 must be above 0",
+                 "schedule=cubic must be one of linear"):  # fmt: skip
+        assert part in values.stderr, values.stderr
+    assert "Traceback" not in typos.stderr + values.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_unreachable_hub_is_reported_within_ten_seconds(tmp_path: Path) -> None:
+    began = time.monotonic()
+    done = command("model=roberta_base", "data=hub", f"results={tmp_path}",
+                   HF_ENDPOINT="http://127.0.0.1:9", HF_HOME=str(tmp_path / "hf"))  # fmt: skip
+    assert done.returncode == 2
+    for part in ("data=dir", "data=mini", "model.path="):
+        assert part in done.stderr, done.stderr
+    assert (
+        time.monotonic() - began < 60
+    )  # 10 s on two free cores; the hub client alone would retry for 47 s after start-up
+
+
+@pytest.mark.parametrize("words", [["--help"], ["task=sst2", "--cfg", "job"]])
+def test_help_and_the_composed_configuration_are_shown(words: list[str]) -> None:
+    done = command(*words)
+    assert done.returncode == 0, done.stderr
+    assert "budget: r8" in done.stdout

@@ -1,0 +1,96 @@
+"""What happens within one optimizer step, and in which order."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+from conftest import linears, loop_of, tiny, tokens, train_head_only, trained
+
+from dora.budget import Budget
+from dora.methods import METHODS
+from dora.methods.protocol import Allocation
+
+
+class Recorder:
+    """A method without a model: notes when it is called and what it finds, and masks component 0 of each layer."""
+
+    settled = 0
+
+    def __init__(self, model):
+        self.model, self.events = model, []
+        kind, cls = METHODS["dora"]
+        plan = cls.plan(kind(), Budget(rank=4), linears(model))
+        self.layers = cls(kind(), model, plan, 10, torch.Generator().manual_seed(0)).layers
+        for layer in self.layers.values():
+            torch.nn.init.ones_(layer.g)
+
+    def weight(self):
+        return next(iter(self.layers.values())).A.detach().clone()
+
+    def norm(self):
+        grads = [p.grad for p in self.model.parameters() if p.requires_grad]
+        return None if None in grads else torch.stack([g.norm() for g in grads]).norm().item()
+
+    def observe(self, event):
+        self.events.append((event, self.norm(), self.weight()))
+
+    def penalty(self, step):
+        self.events.append(("penalty", self.norm(), self.weight()))
+        return 100 * sum(layer.A.pow(2).sum() for layer in self.layers.values())  # a norm far above 1 to clip
+
+    def after_step(self, step):
+        self.events.append(("after_step", self.norm(), self.weight()))
+        return Allocation([torch.arange(layer.rank) > 0 for layer in self.layers.values()])
+
+
+def test_a_step_is_backward_clip_optimizer_after_step_applied_clear():
+    model = tiny("roberta")
+    train_head_only(model)
+    method = Recorder(model)
+    loop = loop_of(model, method, tokens(16), 10, batch_size=8)
+    loop.observe = method.observe
+    loop.train_step(2)  # in step 1 the warm-up's rate is 0
+    names, norms, weights = zip(*method.events, strict=True)
+    assert names == ("penalty", "backward", "clip", "optimizer", "after_step", "applied", "clear")
+
+    unclipped, clipped, stepped, scored, applied, cleared = norms[1:]
+    assert unclipped > 10
+    assert clipped == pytest.approx(1, abs=1e-5)
+    assert stepped == scored == applied == clipped  # the method finds the gradients, as clipped
+    assert cleared is None
+
+    moved = [b for (_, a), (b, c) in pairwise(zip(names, weights, strict=True)) if not torch.equal(a, c)]
+    assert moved == ["optimizer"]  # masking spares A
+    assert all(layer.live().tolist() == [False] + [True] * 5 for layer in method.layers.values())
+
+
+def test_the_penalty_counts_once_a_step_whatever_the_number_of_micro_batches():
+    after = []
+    for parts in (1, 4):
+        model = tiny("roberta")
+        train_head_only(model)
+        method = Recorder(model)
+        loop = loop_of(model, method, tokens(16), 10, batch_size=8, grad_accum=parts, clip=0.0)
+        loop.observe = method.observe
+        loop.train_step(2)
+        names, norms, _ = zip(*method.events, strict=True)
+        assert names == ("penalty", "backward", "optimizer", "after_step", "applied", "clear")  # clip=0: none
+        after.append(norms[1])
+    assert after[0] == pytest.approx(after[1], rel=1e-5)
+
+
+@pytest.mark.parametrize("method", ["adalora", "dora"])
+def test_a_run_through_the_loop_ends_at_its_budget_and_goes_on_training(method):
+    kind, cls = METHODS[method]
+    model = tiny("deberta-v2")
+    train_head_only(model)
+    plan = cls.plan(kind(), Budget(rank=4), linears(model))
+    run = cls(kind(), model, plan, 20, torch.Generator().manual_seed(0))
+    loop = loop_of(model, run, tokens(40), 20, lr=1e-2, batch_size=8)
+    losses = [loop.train_step(step)[0].item() for step in range(1, 21)]
+    ranks = [layer.rank for layer in run.layers.values()]
+    assert plan.missed(ranks) is None
+    assert sum(ranks) == 4 * 12
+    assert all(loss < 2 for loss in losses)
+    for p in trained(model):
+        assert all(m.shape == p.shape for k, m in loop.optimizer.state[p].items() if k != "step")
