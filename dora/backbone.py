@@ -101,11 +101,11 @@ def _checked(folder: Path, random_weights: bool) -> Folder:
     if not (folder / "config.json").is_file():
         missing.append("config.json")
     if not _has(folder, _TOKENIZER):
-        missing.append("a tokenizer")
+        missing.append("tokenizer")
     if not random_weights and not _has(folder, _WEIGHTS):
         missing.append("weights (*.safetensors or pytorch_model.bin)")
     if missing:
-        raise UserError(f"model folder {folder} has no {', no '.join(missing)}; {rule}")
+        raise UserError(f"model folder {folder} has no {' and no '.join(missing)}; {rule}")
     return Folder(folder, random_weights)
 
 

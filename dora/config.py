@@ -22,8 +22,6 @@ from dora.data.tasks import TASKS, Task
 from dora.methods import METHODS, name_of
 from dora.methods.protocol import fraction_or_steps
 
-REFERENCE_WIDTH = 768  # hidden size at which a method's base_lr was tuned
-
 
 @dataclass
 class TaskConfig:
@@ -38,7 +36,8 @@ class ModelConfig:
 
     `embedded`: a folder of this package. `package`: a Python package that carries a model. `hub`,
     `revision`: a hub repository at a pinned commit. `random_weights`: draw the weights from a fixed seed
-    instead of reading them, to see what pretraining is worth. `note`: shown wherever scores are.
+    instead of reading them, to see what pretraining is worth. `lr`: the learning rates found for this model,
+    by method. `note`: shown wherever scores are.
     """
 
     name: str = MISSING
@@ -48,6 +47,7 @@ class ModelConfig:
     hub: str | None = None
     revision: str = "main"
     random_weights: bool = False
+    lr: dict[str, float] = field(default_factory=dict)
     note: str | None = None
 
 
@@ -65,7 +65,7 @@ class Config:
 
     Training. `batch_size`: examples an optimizer step takes, over all processes and micro-batches;
     `grad_accum`: micro-batches a step is cut into. `epochs` or, where given, `max_steps`. `lr`: where
-    None, the method's `base_lr` x 768 / hidden size. `head_lr`: where None, `lr`. `head_dropout`: where
+    None, the model's own for this method (`model.lr`), or the method's `base_lr`. `head_lr`: where None, `lr`. `head_dropout`: where
     None, the model's own. `clip`: gradient norm, 0 for none. `target`: the linears to adapt, "all" or
     some of q, k, v, o, ffn1, ffn2 (q,v). `init_from`: the directory of a finished run to start from.
 
@@ -145,13 +145,15 @@ class Config:
             raise ValueError(f"target={self.target} must be all or some of {', '.join(KINDS)}, such as q,v")
         return tuple(k for k in KINDS if k in given)
 
-    def learning_rate(self, hidden_size: int) -> float:
-        """`lr`, or the method's default for this width: smaller models want more."""
-        return self.lr if self.lr is not None else self.method.base_lr * REFERENCE_WIDTH / hidden_size
+    def learning_rate(self) -> float:
+        """`lr`, else what was found for this model and method, else the method's at base size."""
+        found = {} if self.model.path and self.model.embedded else self.model.lr
+        return self.lr if self.lr is not None else found.get(self.method_name, self.method.base_lr)
 
-    def resolved(self, lr: float) -> dict[str, Any]:
+    def resolved(self) -> dict[str, Any]:
         """The configuration as a plain dictionary in one spelling a run, paths left out."""
         flat = dataclasses.asdict(self)
+        lr = self.learning_rate()
         full = self.method_name == "full"
         flat.update(
             task=self.task.name,
@@ -203,6 +205,8 @@ def check(config: Config) -> list[str]:
         rule(value in allowed, f"{key}={value} must be one of {', '.join(allowed)}")
 
     rule(config.task.name in TASKS, f"task={config.task.name} must be one of {', '.join(TASKS)}")
+    wrong = {m: v for m, v in config.model.lr.items() if m not in METHODS or not 0 < v < math.inf}
+    rule(not wrong, f"model.lr={wrong} must give methods ({', '.join(METHODS)}) rates above 0")
     rule(config.data.name in ("mini", "dir", "hub"), f"data={config.data.name} must be one of mini, dir, hub")
     needs = "data=dir needs data.dir=FOLDER, an official GLUE download (zips or unpacked TSVs)"
     rule(config.data.name != "dir" or config.data.dir is not None, needs)

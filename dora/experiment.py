@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import resource
 import sys
@@ -88,8 +89,9 @@ def _train_and_finish(p: Prepared, world: World, record: Record) -> dict[str, An
 
     def say(text: str) -> None:
         if log is not None:
-            print(text, flush=True)
             print(text, file=log, flush=True)
+            with contextlib.suppress(BrokenPipeError):  # whoever read our output has gone; the run goes on
+                print(text, flush=True)
 
     try:
         with StopSignals() as signals:
@@ -123,8 +125,8 @@ def _note_failure(record: Record, error: BaseException, say: Callable[[str], Non
         status, reason = ("diverged" if str(error).startswith("diverged") else "failed"), str(error)
     else:
         status, reason = "failed", f"{type(error).__name__}: {error}"
-    say(f"{status}: {reason}")
     record.update(status=status, reason=reason)
+    say(f"{status}: {reason}")
 
 
 def _bar(loop: Loop, world: World) -> Callable[[int], None]:

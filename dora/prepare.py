@@ -59,7 +59,7 @@ class Prepared:
     @property
     def settings(self) -> dict[str, Any]:
         """The configuration in the one spelling that is recorded and hashed."""
-        return self.config.resolved(self.lr)
+        return self.config.resolved()
 
     @property
     def folder(self) -> Path:
@@ -122,7 +122,7 @@ def prepare(config: Config) -> Prepared:
     }
     return Prepared(
         config=config, model=folder, matrices=matrices, plan=plan, rows=rows, revision=revision,
-        train_rows=train_rows, heldout_rows=heldout, lr=config.learning_rate(architecture["hidden_size"]),
+        train_rows=train_rows, heldout_rows=heldout, lr=config.learning_rate(),
         total_steps=total_steps, fingerprints=fingerprints, start=start,
         segments=architecture.get("type_vocab_size", 0) > 1,
     )  # fmt: skip

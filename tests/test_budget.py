@@ -206,7 +206,7 @@ def test_dealing_parameters_never_exceeds_and_leaves_less_than_a_component(shape
 
 
 @quick
-@given(shapes, st.sampled_from(["adalora", "dora", "lora"]), st.integers(1_536, 3_000_000))
+@given(shapes, st.sampled_from(["adalora", "dora", "lora"]), st.integers(2_048, 3_000_000))
 def test_a_plan_in_parameters_starts_with_at_least_its_budget_or_says_why_not(shape, method, params):
     matrices, (kind, cls) = SHAPES[shape], METHODS[method]
     budget = Budget(params=params)

