@@ -58,7 +58,7 @@ class Budget:
             if rank < 1:
                 raise ValueError(f"budget={text}: an average rank is at least 1, such as r8")
             return Budget(rank=rank)
-        match = re.fullmatch(r"([+-]?[\d_]*\.?\d[\d_]*(?:e[+-]?\d+)?)([kM]?)", given)
+        match = re.fullmatch(r"([+-]?[\d_]*\.?\d[\d_]*(?:e[+-]?\d{1,2})?)([kM]?)", given)
         if not match:
             raise ValueError(
                 f"budget={text} is not a budget: write an average rank (r8) or adapter parameters (0.3M, 300k)"

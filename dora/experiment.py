@@ -150,6 +150,7 @@ def _build(p: Prepared, world: World, record: Record | None, say: Callable[[str]
     if p.start is not None:
         _take_start(model, method, p.start, head)
     model.to(world.device)
+    method.load(method.state())  # its state follows the layers: start values are drawn on the CPU everywhere
     parameters = dict(model.named_parameters())
     for name in head:
         parameters[name].requires_grad_(True)

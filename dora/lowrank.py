@@ -128,7 +128,7 @@ def remove(
     """Takes the components where `keep` is False out of the weights and out of the optimizer's moments.
 
     The parameters stay the same objects with smaller data, so the optimizer's groups need no change.
-    Gradients are dropped: they belong to the old shapes.
+    Gradients are dropped, and no graph of an earlier forward may still be alive: both have the old shapes.
     """
     for layer, k in zip(layers, keep, strict=True):
         index = k.nonzero().squeeze(1)

@@ -10,9 +10,9 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import backward_and_step, batches, linears, tiny, train_head_only, trained
 from peft import AdaLoraConfig, get_peft_model
 
+from conftest import backward_and_step, batches, linears, tiny, train_head_only, trained
 from dora.budget import Budget
 from dora.lowrank import mask, remove
 from dora.methods.adalora import AdaLoRA, Settings

@@ -6,10 +6,10 @@ from fractions import Fraction
 
 import pytest
 import torch
-from conftest import linears, tiny, train_head_only
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from conftest import linears, tiny, train_head_only
 from dora.backbone import KINDS, find_linears
 from dora.budget import Budget, Matrix, Plan, allocate, deal, pruned, select, start_ranks, steps_of
 from dora.lowrank import mask, remove

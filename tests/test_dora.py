@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import backward_and_step, batches, linears, tiny, train_head_only, trained
 
+from conftest import backward_and_step, batches, linears, tiny, train_head_only, trained
 from dora.budget import Budget, Matrix
 from dora.lowrank import mask, remove
 from dora.methods.dora import DoRA, Settings

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from conftest import loop_of, tiny, tokens
 from torch.utils.data import SequentialSampler
 from transformers import Trainer, TrainingArguments
 
+from conftest import loop_of, tiny, tokens
 from dora.methods.full import Full, Settings
 
 STEPS, BATCH, ROWS = 20, 8, 40  # four epochs of five batches

@@ -4,8 +4,8 @@ from itertools import pairwise
 
 import pytest
 import torch
-from conftest import linears, loop_of, tiny, tokens, train_head_only, trained
 
+from conftest import linears, loop_of, tiny, tokens, train_head_only, trained
 from dora.budget import Budget
 from dora.methods import METHODS
 from dora.methods.protocol import Allocation
@@ -94,3 +94,14 @@ def test_a_run_through_the_loop_ends_at_its_budget_and_goes_on_training(method):
     assert all(loss < 2 for loss in losses)
     for p in trained(model):
         assert all(m.shape == p.shape for k, m in loop.optimizer.state[p].items() if k != "step")
+
+
+@pytest.mark.parametrize("name", ["dora", "adalora"])
+def test_a_methods_state_follows_its_layers_to_another_device(name: str) -> None:
+    settings, method = METHODS[name]
+    model = tiny("roberta")
+    plan = method.plan(settings(), Budget(rank=2), linears(model))
+    attached = method(settings(), model, plan, 20, torch.Generator())
+    model.to("meta")  # any device but the one where start values were drawn
+    attached.load(attached.state())
+    assert {t.device.type for t in attached.state().values()} == {"meta"}

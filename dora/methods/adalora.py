@@ -156,11 +156,12 @@ class AdaLoRA:
         return state if self.final is None else {**state, "final": torch.cat(self.final)}
 
     def load(self, state: dict[str, Tensor]) -> None:
-        """Takes up averages and final set."""
+        """Takes up averages and final set, on the device where the layers are."""
+        layers = list(self.layers.values())
+        device = layers[0].A.device
         for name in ("sensitivity", "uncertainty"):
-            old = getattr(self, name)
-            parts = state[name].split([t.numel() for t in old])
-            setattr(self, name, [p.view_as(o).to(o.device) for p, o in zip(parts, old, strict=True)])
+            shapes = [t.shape for t in getattr(self, name)]
+            parts = state[name].to(device).split([math.prod(shape) for shape in shapes])
+            setattr(self, name, [part.view(shape) for part, shape in zip(parts, shapes, strict=True)])
         if "final" in state:
-            ranks = [layer.rank for layer in self.layers.values()]
-            self.final = list(state["final"].to(self.sensitivity[0].device).split(ranks))
+            self.final = list(state["final"].to(device).split([layer.rank for layer in layers]))

@@ -153,9 +153,9 @@ class DoRA:
         return state if self.final is None else {**state, "final": torch.cat(self.final)}
 
     def load(self, state: dict[str, Tensor]) -> None:
-        """Takes up scores and final set."""
+        """Takes up scores and final set, on the device where the layers are."""
+        layers = list(self.layers.values())
         ranks = [len(s) for s in self.scores]
-        self.scores = [s.to(o.device) for s, o in zip(state["scores"].split(ranks), self.scores, strict=True)]
+        self.scores = list(state["scores"].to(layers[0].A.device).split(ranks))
         if "final" in state:
-            device = self.scores[0].device
-            self.final = list(state["final"].to(device).split(ranks))
+            self.final = list(state["final"].to(layers[0].A.device).split(ranks))

@@ -37,7 +37,8 @@ class LoRA:
     def __init__(
         self, settings: Settings, model: nn.Module, plan: Plan, total_steps: int, generator: torch.Generator
     ) -> None:
-        average_rank = sum(plan.start) / len(plan.start)
+        # Below an average of 1, where some matrices have none, a matrix that has one is still of rank 1.
+        average_rank = max(1.0, sum(plan.start) / len(plan.start))
         scale = settings.alpha / average_rank
         self.layers = adapt(model, plan.matrices, plan.start, scale, settings.dropout, gated=False)
         for layer in self.layers.values():

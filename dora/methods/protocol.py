@@ -79,7 +79,7 @@ class Method(Protocol):
         ...
 
     def load(self, state: dict[str, Tensor]) -> None:
-        """Takes up a state() again."""
+        """Takes up a state() again, on the device where the layers are now."""
         ...
 
 

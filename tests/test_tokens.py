@@ -1,0 +1,110 @@
+"""Batches: every row once, the same for the same seed, little padding; token arrays cached once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dora.backbone import load_tokenizer, locate
+from dora.data.mini import mini
+from dora.data.tasks import TASKS
+from dora.data.tokens import by_length, order, tokenised
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 500), st.integers(1, 40), st.integers(0, 5), st.integers(0, 3))
+def test_an_epoch_takes_every_row_once_in_batches_of_the_given_size(
+    n: int, size: int, seed: int, epoch: int
+) -> None:
+    lengths = np.random.default_rng(n).integers(3, 60, n)
+    batches = order(seed, epoch, lengths, size)
+    assert sorted(np.concatenate(batches).tolist()) == list(range(n))
+    assert len(batches) == -(-n // size)
+    assert sorted(len(b) for b in batches)[1:] == [size] * (len(batches) - 1)
+
+
+def test_the_order_depends_on_seed_and_epoch_and_nothing_else() -> None:
+    lengths = np.arange(200) % 17 + 3
+    same = [np.concatenate(order(1, 0, lengths, 8)).tolist() for _ in range(2)]
+    assert same[0] == same[1]
+    for seed, epoch in ((2, 0), (1, 1)):
+        assert np.concatenate(order(seed, epoch, lengths, 8)).tolist() != same[0]
+
+
+def test_grouping_by_length_leaves_little_padding() -> None:
+    lengths = np.random.default_rng(0).lognormal(3, 0.6, 4_000).astype(int) + 3  # about as skewed as GLUE
+
+    def padding(batches: list[np.ndarray]) -> float:
+        padded = sum(len(b) * lengths[b].max() for b in batches)
+        return 1 - lengths.sum() / padded
+
+    shuffled = np.random.default_rng(1).permutation(len(lengths))
+    assert padding([shuffled[i : i + 32] for i in range(0, 4_000, 32)]) > 0.4
+    assert padding(order(1, 0, lengths, 32)) < 0.06
+
+
+def test_evaluation_batches_cover_the_rows_longest_first() -> None:
+    lengths = np.array([3, 9, 5, 9, 1])
+    assert [b.tolist() for b in by_length(lengths, 2)] == [[1, 3], [2, 0], [4]]
+
+
+@pytest.mark.parametrize(("model", "task"), [("tiny_roberta", "sst2"), ("tiny_deberta", "rte")])
+def test_a_batch_equals_the_tokenizers_own_padding(model: str, task: str, tmp_path: Path) -> None:
+    folder = locate(None, model, None, None, "main", True)
+    tokenizer = load_tokenizer(folder)
+    rows = mini(TASKS[task])["dev"]
+    tokens = tokenised(tmp_path, "id", {"dev": rows}, tokenizer, 24, segments=False)["dev"]
+    index = np.array([5, 0, 17])
+    second = None if rows.second is None else [rows.second[i] for i in index]
+    theirs = tokenizer([rows.first[i] for i in index], second, truncation=True, max_length=24, padding=True)
+    ours = tokens.batch(index)
+    assert ours["input_ids"].tolist() == theirs["input_ids"]
+    assert ours["attention_mask"].tolist() == theirs["attention_mask"]
+    assert (
+        tokens.take(index).batch(np.array([1]))["input_ids"].tolist()
+        == tokens.batch(np.array([0]))["input_ids"].tolist()
+    )
+
+
+def test_segment_ids_are_kept_where_the_model_has_them(tmp_path: Path) -> None:
+    class Words:
+        """A stand-in for a BERT tokenizer: one id a word, 0 and 1 as segments."""
+
+        pad_token_id = 0
+
+        def __call__(self, first: list[str], second: list[str], **_: Any) -> dict[str, Any]:
+            pairs = list(zip(first, second, strict=True))
+            return {"input_ids": [[len(w) for w in f"{a} {b}".split()] for a, b in pairs],
+                    "token_type_ids": [[0] * len(a.split()) + [1] * len(b.split()) for a, b in pairs]}  # fmt: skip
+
+    rows = mini(TASKS["rte"])["dev"]
+    tokens = tokenised(tmp_path, "id", {"dev": rows}, Words(), 24, segments=True)["dev"]
+    batch = tokens.batch(np.array([3]))
+    assert rows.second is not None
+    assert batch["token_type_ids"].tolist() == [
+        [0] * len(rows.first[3].split()) + [1] * len(rows.second[3].split())
+    ]
+
+
+def test_tokens_are_made_once_and_read_from_the_cache_after(tmp_path: Path) -> None:
+    folder = locate(None, "tiny_roberta", None, None, "main", True)
+    splits = {"dev": mini(TASKS["sst2"])["dev"]}
+    one = tokenised(tmp_path, "id", splits, load_tokenizer(folder), 24, segments=False)["dev"]
+
+    class Unusable:
+        pad_token_id = one.pad
+
+        def __call__(self, *_: Any, **__: Any) -> None:
+            raise AssertionError("tokenised a second time")
+
+    two = tokenised(tmp_path, "id", splits, Unusable(), 24, segments=False)["dev"]
+    assert (one.ids == two.ids).all()
+    assert isinstance(two.ids, np.memmap)
+    with pytest.raises(AssertionError, match="a second time"):
+        tokenised(tmp_path, "other data", splits, Unusable(), 24, segments=False)
+    assert not list(tmp_path.glob(".*"))
