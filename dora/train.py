@@ -37,7 +37,7 @@ from dora.record import Record
 
 LOG_EVERY = 10  # steps between training lines; reading the loss waits for the device
 CHECKPOINT_S = 300.0
-EVAL_FACTOR = 2  # evaluation batches are this many times the micro-batch: nothing is kept for a backward
+EVAL_ROWS = 64  # rows of an evaluation batch over all processes: nothing is kept for a backward
 
 
 def lr_factor(schedule: str, warmup_steps: int, total_steps: int, step: int) -> float:
@@ -210,7 +210,7 @@ class Loop:
         """Logits of a split in row order, (rows, outputs) float32; each row computed by one process."""
         s = self.setup
         s.model.eval()
-        size = max(1, s.config.batch_size * EVAL_FACTOR // (s.config.grad_accum * s.world.size))
+        size = max(1, EVAL_ROWS // s.world.size)
         mine = np.arange(len(tokens))[s.world.rank :: s.world.size]
         pieces = [
             (mine[rows], self.forward(tokens, mine[rows]).float().cpu().numpy())

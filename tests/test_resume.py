@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import random
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ import pytest
 from dora import checkpoint
 from dora.errors import UserError
 from dora.train import Loop
-from runs import SMALL, only_run, run, small
+from runs import only_run, run, small, small_words
 
 FILES = ("metrics.jsonl", "ranks.jsonl", "best.safetensors", "adapter/adapter_model.safetensors",
          "adapter/adapter_config.json", "predictions.npz")  # fmt: skip
@@ -89,14 +91,12 @@ def test_a_damaged_checkpoint_is_noticed_and_the_one_before_is_used(
 
 
 def test_a_signal_stops_between_steps_with_exit_code_75_and_the_command_resumes(tmp_path: Path) -> None:
-    words = [*SMALL, "method=dora", "max_steps=400", "eval_every=40"]
-    alone = tmp_path / "alone"
-    stopped = tmp_path / "stopped"
-    start = [sys.executable, "-m", "dora.run", *words]
-    subprocess.run([*start, f"results={alone}"], check=True, capture_output=True)
-    process = subprocess.Popen(
-        [*start, f"results={stopped}"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    def start(name: str) -> list[str]:
+        words = small_words(tmp_path / name, "method=dora", "max_steps=400", "eval_every=40")
+        return [sys.executable, "-m", "dora.run", *words]
+
+    subprocess.run(start("alone"), check=True, capture_output=True)
+    process = subprocess.Popen(start("stopped"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     for line in process.stdout:
         if line.startswith("step 40/"):
@@ -104,41 +104,38 @@ def test_a_signal_stops_between_steps_with_exit_code_75_and_the_command_resumes(
             break
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 75, errors
-    assert json.loads((only_run(stopped) / "run.json").read_text())["status"] == "stopped"
-    subprocess.run([*start, f"results={stopped}"], check=True, capture_output=True)
-    same_files(only_run(alone), only_run(stopped))
+    assert json.loads((only_run(tmp_path / "stopped") / "run.json").read_text())["status"] == "stopped"
+    subprocess.run(start("stopped"), check=True, capture_output=True)
+    same_files(only_run(tmp_path / "alone"), only_run(tmp_path / "stopped"))
 
 
 def test_a_directory_in_use_is_refused_and_its_holder_named(tmp_path: Path) -> None:
-    start = [sys.executable, "-m", "dora.run", *SMALL, "max_steps=2000", f"results={tmp_path}"]
+    start = [sys.executable, "-m", "dora.run", *small_words(tmp_path, "max_steps=20000")]
     process = subprocess.Popen(start, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     assert process.stdout is not None
     next(line for line in process.stdout if line.startswith("step "))
     try:
         with pytest.raises(UserError, match=f"in use by process {process.pid} on"):
-            run(small(tmp_path, "max_steps=2000"))
+            run(small(tmp_path, "max_steps=20000"))
     finally:
         process.kill()
         process.communicate()
 
 
-def _two_processes(results: Path, *words: str) -> subprocess.CompletedProcess[str]:
+def two_processes(*words: str) -> subprocess.CompletedProcess[str]:
     start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    return subprocess.run([*start, *words, f"results={results}"], capture_output=True, text=True, check=False)
+    return subprocess.run([*start, *words], capture_output=True, text=True, check=False)
 
 
 def test_two_processes_resume_bit_for_bit_across_an_allocation(tmp_path: Path) -> None:
-    words = [
-        *SMALL,
-        "method=dora",
-        "limit_train=97",
-    ]  # the last batch of an epoch is one row: one share is empty
-    alone = _two_processes(tmp_path / "alone", "-m", "dora.run", *words)
+    def words(name: str) -> list[str]:  # the last batch of an epoch is one row: one share is empty
+        return small_words(tmp_path / name, "method=dora", "limit_train=97")
+
+    alone = two_processes("-m", "dora.run", *words("alone"))
     assert alone.returncode == 0, alone.stderr
     crashing = str(Path(__file__).with_name("crash_run.py"))
-    crashed = _two_processes(tmp_path / "cut", crashing, "10", *words, "checkpoint_every=1")
-    assert crashed.returncode != 0
-    again = _two_processes(tmp_path / "cut", "-m", "dora.run", *words)
+    assert two_processes(crashing, "10", *words("cut"), "checkpoint_every=1").returncode != 0
+    again = two_processes("-m", "dora.run", *words("cut"))
     assert again.returncode == 0, again.stderr
     record = json.loads((only_run(tmp_path / "cut") / "run.json").read_text())
     assert record["resumed_from"] == [10]
@@ -151,3 +148,34 @@ def test_time_between_checkpoints_is_no_part_of_training(tmp_path: Path) -> None
     two = run(small(tmp_path / "b", "method=dora"))
     assert one["results"] == two["results"]
     same_files(only_run(tmp_path / "a"), only_run(tmp_path / "b"))
+
+
+@pytest.mark.slow
+def test_a_run_killed_three_times_at_random_ends_as_one_left_alone(tmp_path: Path) -> None:
+    words = ["task=sst2", "method=dora", "budget=r8", "max_steps=300", "eval_every=50", "checkpoint_every=7"]
+    start = [sys.executable, "-m", "dora.run", *words]
+    subprocess.run([*start, f"results={tmp_path / 'alone'}"], check=True, capture_output=True)
+    chance = random.Random(20240517)
+    killed = 0
+    while killed < 3:
+        process = subprocess.Popen(
+            [*start, f"results={tmp_path / 'killed'}"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("step "):  # then at a random moment of the next stretch of training
+                time.sleep(chance.uniform(0, 3))
+                killed += process.poll() is None
+                break
+        process.kill()
+        process.communicate()
+    subprocess.run([*start, f"results={tmp_path / 'killed'}"], check=True, capture_output=True)
+    alone, again = (
+        json.loads((only_run(tmp_path / name) / "run.json").read_text()) for name in ("alone", "killed")
+    )
+    assert len(again["resumed_from"]) == 3
+    assert again["results"] == alone["results"]
+    same_files(only_run(tmp_path / "alone"), only_run(tmp_path / "killed"))

@@ -14,12 +14,12 @@ import pytest
 import safetensors.torch
 from sklearn.metrics import accuracy_score
 
-from dora.data.mini import mini
+from dora.data.sources import read_dir
 from dora.data.tasks import TASKS
 from dora.errors import RunFailed, UserError
 from dora.methods import METHODS
 from dora.prepare import prepare
-from runs import configure, lines, only_run, run, small
+from runs import configure, lines, only_run, run, small, small_glue, small_words
 
 
 def command(*words: str, **env: str) -> subprocess.CompletedProcess[str]:
@@ -36,7 +36,7 @@ def test_a_run_leaves_a_whole_record_that_its_predictions_bear_out(method: str, 
     assert record["status"] == "done"
     assert record["embedded"]
     saved = np.load(folder / "predictions.npz")
-    rows = mini(TASKS["wnli"])
+    rows = read_dir(TASKS["wnli"], small_glue())
     for which in ("best", "last"):
         predicted = saved[f"{which}/dev/logits"].argmax(1)
         assert record["results"][which]["accuracy"] == accuracy_score(rows["dev"].label, predicted)
@@ -165,8 +165,7 @@ def test_early_stopping_ends_after_patience_evaluations_without_a_better_score(t
 
 
 def test_wandb_offline_writes_a_run_under_results(tmp_path: Path) -> None:
-    done = command("task=wnli", "limit_train=32", "max_steps=4", "method=lora", "wandb=offline", f"results={tmp_path}",
-                   WANDB_SILENT="true")  # fmt: skip
+    done = command(*small_words(tmp_path, "max_steps=4", "method=lora", "wandb=offline"), WANDB_SILENT="true")  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert list((tmp_path / "wandb").rglob("*.wandb"))
 

@@ -1,0 +1,56 @@
+"""What a budget means for each adapter method: components and parameters at the start and at the end.
+
+    python scripts/budgets.py r8 331776 --shape minilm
+    python scripts/budgets.py r8 0.3M --shape roberta_base
+
+Planned from the shapes alone, all six linears of every layer; no model is loaded. An end that training
+decides is a range.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable
+
+from dora.backbone import KINDS, find_linears
+from dora.budget import Budget
+from dora.methods import METHODS
+
+# hidden size, feed-forward size, layers
+SHAPES = {
+    "minilm": ("bert", 384, 1536, 6),
+    "roberta_base": ("roberta", 768, 3072, 12),
+    "roberta_large": ("roberta", 1024, 4096, 24),
+    "deberta_v3_base": ("deberta-v2", 768, 3072, 12),
+    "deberta_v3_large": ("deberta-v2", 1024, 4096, 24),
+}
+
+
+def span(values: Iterable[int]) -> str:
+    """`8` or `5 to 9`."""
+    low, high = values
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
+def main() -> None:
+    """Prints one Markdown table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("budget", nargs="+", help="r8, 0.3M, 331776, ...")
+    parser.add_argument("--shape", choices=SHAPES, default="roberta_base")
+    given = parser.parse_args()
+    kind, hidden, inner, layers = SHAPES[given.shape]
+    config = {"model_type": kind, "hidden_size": hidden, "intermediate_size": inner, "num_hidden_layers": layers}
+    matrices = find_linears(config, KINDS)
+    print("| budget | method | start components | start parameters | end components | end parameters |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for text in given.budget:
+        for name in ("lora", "adalora", "dora"):
+            settings, method = METHODS[name]
+            plan = method.plan(settings(), Budget.parse(text), matrices)
+            components, params = plan.end_range()
+            start = f"{sum(plan.start):,} | {plan.start_params:,}"
+            print(f"| {text} | {name} | {start} | {span(components)} | {span(params)} |")
+
+
+if __name__ == "__main__":
+    main()
