@@ -116,14 +116,12 @@ def scores(data: dict[str, Any]) -> str:
 class Record:
     """One run directory, held by this process alone while it is open.
 
-    `data` is what run.json holds; `update` changes and writes it whole. `resumed` says whether an unfinished
-    run was found.
+    `data` is what run.json holds; `update` changes and writes it whole.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.data: dict[str, Any] = {}
-        self.resumed = False
         self._lock: Any = None
         self._journals: dict[str, Any] = {}
 
@@ -156,10 +154,10 @@ class Record:
                 self.data = json.loads(path.read_text(encoding="utf-8"))
             except ValueError as e:
                 raise UserError(f"{path} is not JSON ({e}); remove it to resume, or use force=true") from e
-            self.resumed = not self.done
         if not self.done:
             first = self.data.get("times", {}).get("started", now())
-            self.data = {"schema": SCHEMA, "status": "running", "reason": None, **header,
+            resumed_from = self.data.get("resumed_from", [])
+            self.data = {"schema": SCHEMA, "status": "running", "reason": None, **header, "resumed_from": resumed_from,
                          "times": {**self.data.get("times", {}), "started": first}}  # fmt: skip
             self.update()
 

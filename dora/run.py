@@ -36,6 +36,13 @@ def job(cfg: DictConfig) -> float | None:
     config = from_hydra(cfg)
     prepared = prepare(config)
     result = None if config.force else read_done(prepared.folder)
+    if (
+        result is not None
+        and config.keep_model
+        and config.method_name == "full"
+        and not (prepared.folder / "model").exists()
+    ):
+        raise UserError(f"{prepared.folder} is done but kept no model; add force=true to train it again")
     if result is not None:
         print(f"already done: {prepared.folder} ({scores(result)}); force=true trains it again")
     else:

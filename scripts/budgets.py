@@ -34,12 +34,19 @@ def span(values: Iterable[int]) -> str:
 
 def main() -> None:
     """Prints one Markdown table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("budget", nargs="+", help="r8, 0.3M, 331776, ...")
     parser.add_argument("--shape", choices=SHAPES, default="roberta_base")
     given = parser.parse_args()
     kind, hidden, inner, layers = SHAPES[given.shape]
-    config = {"model_type": kind, "hidden_size": hidden, "intermediate_size": inner, "num_hidden_layers": layers}
+    config = {
+        "model_type": kind,
+        "hidden_size": hidden,
+        "intermediate_size": inner,
+        "num_hidden_layers": layers,
+    }
     matrices = find_linears(config, KINDS)
     print("| budget | method | start components | start parameters | end components | end parameters |")
     print("| --- | --- | --- | --- | --- | --- |")

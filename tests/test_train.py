@@ -1,0 +1,66 @@
+"""Schedules against Transformers', and the paths of a run that the other tests do not take."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import datasets
+import pytest
+import torch
+import transformers
+
+from dora.data.mini import mini
+from dora.data.tasks import TASKS
+from dora.train import lr_factor
+from runs import only_run, run, small, small_words
+
+
+@pytest.mark.parametrize(("schedule", "theirs"), [
+    ("linear", transformers.get_linear_schedule_with_warmup),
+    ("cosine", transformers.get_cosine_schedule_with_warmup),
+    ("constant", lambda optimizer, warmup, _: transformers.get_constant_schedule_with_warmup(optimizer, warmup)),
+])  # fmt: skip
+@pytest.mark.parametrize("warmup", [0, 3])
+def test_schedules_equal_transformers(schedule: str, theirs: object, warmup: int) -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    scheduler = theirs(optimizer, warmup, 20)  # type: ignore[operator]
+    for step in range(1, 21):
+        assert lr_factor(schedule, warmup, 20, step) == pytest.approx(scheduler.get_last_lr()[0], abs=1e-12)
+        optimizer.step()
+        scheduler.step()
+
+
+def test_bf16_trains_with_parameters_in_thirty_two_bits(tmp_path: Path) -> None:
+    record = run(small(tmp_path, "method=dora", "precision=bf16"))
+    assert record["status"] == "done"
+    from safetensors.torch import load_file
+
+    assert {t.dtype for t in load_file(only_run(tmp_path) / "best.safetensors").values()} == {torch.float32}
+
+
+def test_a_local_copy_of_the_hub_repository_trains_as_the_hub_would(tmp_path: Path) -> None:
+    task = TASKS["wnli"]
+    (tmp_path / "glue" / "wnli").mkdir(parents=True)
+    features = datasets.Features({"sentence1": datasets.Value("string"), "sentence2": datasets.Value("string"),
+                                  "label": datasets.ClassLabel(names=list(task.labels)),
+                                  "idx": datasets.Value("int32")})  # fmt: skip
+    for split, rows in mini(task).items():
+        label = [-1] * 40 if rows.label is None else rows.label[:40].tolist()
+        columns = {"sentence1": rows.first[:40], "sentence2": (rows.second or [])[:40], "label": label,
+                   "idx": list(range(40))}  # fmt: skip
+        path = tmp_path / "glue" / "wnli" / f"{task.splits[split]}-00000-of-00001.parquet"
+        datasets.Dataset.from_dict(columns, features=features).to_parquet(path)
+    config = small(tmp_path / "results", "data=hub", f"data.dir={tmp_path / 'glue'}", "method=lora")
+    assert run(config)["data"]["rows"] == {"train": 40, "dev": 40, "test": 40}
+
+
+def test_a_sweep_runs_every_combination_and_leaves_a_directory_each(tmp_path: Path) -> None:
+    words = small_words(tmp_path, "max_steps=4", "eval_every=4", "method=lora,full", "seed=1,2")
+    done = subprocess.run(
+        [sys.executable, "-m", "dora.run", "-m", *words], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    found = sorted(p.parts[-5] + "/" + p.parts[-2] for p in tmp_path.glob("runs/*/*/*/*/*/*/s*/run.json"))
+    assert found == ["full/s1", "full/s2", "lora/s1", "lora/s2"]
