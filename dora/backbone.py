@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from dora.budget import Matrix
-from dora.data.sources import fetch_hub
+from dora.data.hub import fetch_hub
 from dora.errors import UserError
 from dora.files import sha256_file
 

@@ -17,6 +17,7 @@ from dora.backbone import Folder
 from dora.budget import Budget, Matrix, Plan
 from dora.config import Config, DataConfig, check
 from dora.data import sources
+from dora.data.hub import fetch_hub
 from dora.data.mini import mini
 from dora.data.tasks import AX, Rows, Task
 from dora.errors import UserError
@@ -151,7 +152,7 @@ def read_rows(data: DataConfig, task: Task) -> tuple[dict[str, Rows], str | None
             wanted = [f"{task.name}/{split}-*" for split in task.splits.values()]
             wanted += ["ax/test-*"] if task.name == "mnli" else []
             instead = "data=dir data.dir=FOLDER (an official GLUE download), or data=mini (embedded)"
-            folder = sources.fetch_hub(sources.GLUE_REPO, sources.GLUE_REVISION, wanted, "dataset", instead)
+            folder = fetch_hub(sources.GLUE_REPO, sources.GLUE_REVISION, wanted, "dataset", instead)
     rows = read(task, folder)
     if task.name == "mnli":
         rows |= read(AX, folder)

@@ -45,6 +45,7 @@ def job(cfg: DictConfig) -> float | None:
         raise UserError(f"{prepared.folder} is done but kept no model; add force=true to train it again")
     if result is not None:
         print(f"already done: {prepared.folder} ({scores(result)}); force=true trains it again")
+        print(*filter(None, (result["embedded"], result["note"])), sep="\n")
     else:
         from dora.experiment import run
 

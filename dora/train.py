@@ -10,7 +10,6 @@ integer, and evaluating more or less often does not change training.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -20,11 +19,10 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dora import checkpoint, lowrank, parallel
-from dora.budget import Plan, steps_of
+from dora.budget import Plan
 from dora.checkpoint import StopSignals
 from dora.config import Config
 from dora.data.tasks import Task
@@ -34,57 +32,11 @@ from dora.methods.protocol import Allocation, Method
 from dora.metrics import degenerate, score
 from dora.parallel import World
 from dora.record import Record
+from dora.step import lr_factor, parameter_groups, step_seed, task_loss
 
 LOG_EVERY = 10  # steps between training lines; reading the loss waits for the device
 CHECKPOINT_S = 300.0
 EVAL_ROWS = 64  # rows of an evaluation batch over all processes: nothing is kept for a backward
-
-
-def lr_factor(schedule: str, warmup_steps: int, total_steps: int, step: int) -> float:
-    """The learning rate of optimizer step `step` (from 1) as a share of its peak.
-
-    Linear from 0 over the warm-up, then linear or cosine to 0, or constant; as Transformers' schedules
-    have it, where the first step of a warm-up has rate 0.
-    """
-    done = step - 1
-    if done < warmup_steps:
-        return done / warmup_steps
-    if schedule == "constant":
-        return 1.0
-    left = (total_steps - done) / max(1, total_steps - warmup_steps)
-    return left if schedule == "linear" else 0.5 * (1 - math.cos(math.pi * left))
-
-
-def step_seed(seed: int, step: int, part: int, rank: int) -> int:
-    """Seeds dropout of one micro-batch on one process: a function of where it is, so nothing need be saved."""
-    digest = hashlib.sha256(f"{seed} {step} {part} {rank}".encode()).digest()
-    return int.from_bytes(digest[:8], "little") >> 1
-
-
-def task_loss(task: Task, logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy or squared error, summed over examples. logits: (n, outputs), labels: (n,)."""
-    if task.regression:
-        return F.mse_loss(logits.float().squeeze(-1), labels.float(), reduction="sum")
-    return F.cross_entropy(logits.float(), labels, reduction="sum")
-
-
-def parameter_groups(model: nn.Module, head: set[str], config: Config, lr: float) -> list[dict[str, Any]]:
-    """Trainable parameters by (in the head, decayed). Biases and LayerNorm are not decayed, as in the Trainer."""
-    spared = {
-        f"{name}.{own}" if name else own
-        for name, module in model.named_modules()
-        for own, _ in module.named_parameters(recurse=False)
-        if own == "bias" or isinstance(module, nn.LayerNorm)
-    }
-    groups: dict[tuple[bool, bool], dict[str, Any]] = {}
-    for name, p in model.named_parameters():
-        if p.requires_grad:
-            in_head, decayed = name in head, name not in spared
-            peak = config.head_lr if in_head and config.head_lr is not None else lr
-            decay = config.weight_decay if decayed else 0.0
-            group = groups.setdefault((in_head, decayed), {"params": [], "peak": peak, "weight_decay": decay})
-            group["params"].append(p)
-    return list(groups.values())
 
 
 @dataclass
@@ -357,14 +309,6 @@ class Loop:
         self.evaluations, self.seconds = about["evaluations"], about["seconds"]
 
 
-def total_steps_of(config: Config, rows: int) -> int:
-    """Optimizer steps of the whole run on `rows` training rows."""
-    return config.max_steps or config.epochs * math.ceil(rows / config.batch_size)
-
-
 def live_ranks(method: Method) -> dict[str, int]:
     """Components that are not masked, by matrix."""
     return {name: int(layer.live().sum()) for name, layer in method.layers.items()}
-
-
-__all__ = ["Loop", "Setup", "live_ranks", "lr_factor", "steps_of", "task_loss", "total_steps_of"]

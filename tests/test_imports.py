@@ -10,10 +10,20 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "dora"
 # Lower may not import higher. Modules on one line stand beside each other.
 ORDER = [
-    ["errors", "files", "data.tasks", "data.mini", "data.sources", "data.tokens", "budget", "lowrank"],
+    [
+        "errors",
+        "files",
+        "data.tasks",
+        "data.mini",
+        "data.hub",
+        "data.sources",
+        "data.tokens",
+        "budget",
+        "lowrank",
+    ],
     ["metrics", "methods", "backbone"],
     ["config"],
-    ["parallel", "checkpoint", "record", "export"],
+    ["parallel", "checkpoint", "record", "export", "step"],
     ["train", "prepare", "tracking"],
     ["experiment"],
     ["run", "tables"],

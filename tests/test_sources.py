@@ -13,8 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from dora.data import sources
-from dora.data.sources import fetch_hub, fingerprint, read_dir, read_hub
+from dora.data import hub
+from dora.data.hub import fetch_hub
+from dora.data.sources import fingerprint, read_dir, read_hub
 from dora.data.tasks import AX, TASKS, Rows
 from dora.errors import UserError
 
@@ -342,7 +343,7 @@ def test_unreachable_hub_is_told_within_10_s_with_the_way_out(no_network):
 def test_look_up_that_hangs_is_given_up(no_network, monkeypatch):
     import huggingface_hub
 
-    monkeypatch.setattr(sources, "_PROBE_S", 0.2)
+    monkeypatch.setattr(hub, "_PROBE_S", 0.2)
     monkeypatch.setattr(huggingface_hub.HfApi, "repo_info", lambda *a, **k: time.sleep(3))
     start = time.perf_counter()
     (found,) = problems(fetch_hub, "nyu-mll/glue", "0" * 40, ["rte/*"], "dataset", "data=mini")

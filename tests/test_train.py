@@ -13,7 +13,7 @@ import transformers
 
 from dora.data.mini import mini
 from dora.data.tasks import TASKS
-from dora.train import lr_factor
+from dora.step import lr_factor
 from runs import only_run, run, small, small_words
 
 
