@@ -37,7 +37,7 @@ class ModelConfig:
     `embedded`: a folder of this package. `package`: a Python package that carries a model. `hub`,
     `revision`: a hub repository at a pinned commit. `random_weights`: draw the weights from a fixed seed
     instead of reading them, to see what pretraining is worth. `lr`: the learning rates found for this model,
-    by method. `note`: shown wherever scores are.
+    by method. `threads`: CPU threads that serve it best. `note`: shown wherever scores are.
     """
 
     name: str = MISSING
@@ -48,6 +48,7 @@ class ModelConfig:
     revision: str = "main"
     random_weights: bool = False
     lr: dict[str, float] = field(default_factory=dict)
+    threads: int = 2
     note: str | None = None
 
 
@@ -74,7 +75,7 @@ class Config:
     rows), held out. `patience`: evaluations without a better score after which to stop, None for never.
     `limit_train`: train on this many rows, the same for every seed.
 
-    The run. `threads`: CPU threads, fixed because it changes the last bits. `checkpoint_every`: steps, in
+    The run. `threads`: CPU threads, where None the model's own number; fixed because it changes the last bits. `checkpoint_every`: steps, in
     addition to every evaluation and every 5 minutes. `results`: the folder for everything written.
     """
 
@@ -84,7 +85,7 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     budget: str = "r8"
     seed: int = 1
-    epochs: int = 10
+    epochs: int = 5
     max_steps: int | None = None
     max_length: int = 128
     batch_size: int = 32
@@ -98,7 +99,7 @@ class Config:
     head_dropout: float | None = None
     precision: str = "fp32"
     device: str = "auto"
-    threads: int = 2
+    threads: int | None = None
     eval_every: int | None = None
     select: str = "dev"
     patience: int | None = None
@@ -145,6 +146,11 @@ class Config:
             raise ValueError(f"target={self.target} must be all or some of {', '.join(KINDS)}, such as q,v")
         return tuple(k for k in KINDS if k in given)
 
+    @property
+    def cpu_threads(self) -> int:
+        """`threads`, or the number that serves this model best."""
+        return self.threads or self.model.threads
+
     def learning_rate(self) -> float:
         """`lr`, else what was found for this model and method, else the method's at base size."""
         found = {} if self.model.path and self.model.embedded else self.model.lr
@@ -163,6 +169,7 @@ class Config:
             budget=None if full else str(Budget.parse(self.budget)),
             target=None if full else list(self.targets()),
             lr=lr,
+            threads=self.cpu_threads,
             head_lr=lr if self.head_lr is None else self.head_lr,
         )
         del flat["method"]["base_lr"], flat["init_from"]

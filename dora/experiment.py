@@ -41,7 +41,7 @@ def run(prepared: Prepared) -> dict[str, Any]:
     """
     config = prepared.config
     world = parallel.start(config.device)
-    torch.set_num_threads(config.threads)
+    torch.set_num_threads(config.cpu_threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
     record = Record(prepared.folder)
     try:

@@ -80,9 +80,8 @@ def notes(grouped: dict[Cell, list[dict[str, Any]]]) -> list[str]:
     runs = [run for members in grouped.values() for run in members]
     found = sorted({text for run in runs for text in (run["embedded"], run["note"]) if text})
     counted = {run["evaluations"]["counted"] for run in runs}
-    found.append(
-        f"best: the best of {min(counted)} to {max(counted)} development evaluations in a run's second half"
-    )
+    number = " to ".join(str(n) for n in sorted({min(counted), max(counted)}))
+    found.append(f"best: the best of {number} development evaluations in the second half of a run")
     if any(run["results"]["best"]["degenerate"] for run in runs):
         found.append("* at least one run predicts a single class")
     if any((run["git"] or {}).get("dirty") for run in runs):
