@@ -249,9 +249,6 @@ def check(config: Config) -> list[str]:
     rule(known, f"device={device} must be auto, cpu, cuda or cuda:N")
     rule(config.batch_size >= config.grad_accum,
          f"grad_accum={config.grad_accum} cuts a batch of batch_size={config.batch_size} into empty parts")  # fmt: skip
-    start = config.init_from
-    rule(start is None or (Path(start) / "run.json").is_file(),
-         f"init_from={start} is not the directory of a run (it has no run.json)")  # fmt: skip
     parent = next(
         p for p in (Path(config.results).absolute(), *Path(config.results).absolute().parents) if p.exists()
     )

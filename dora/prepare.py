@@ -19,7 +19,7 @@ from dora.config import Config, DataConfig, check
 from dora.data import sources
 from dora.data.hub import fetch_hub
 from dora.data.mini import mini
-from dora.data.tasks import AX, Rows, Task
+from dora.data.tasks import AX, TASKS, Rows, Task
 from dora.errors import UserError
 from dora.files import sha256_file
 from dora.methods import METHODS
@@ -92,7 +92,8 @@ def prepare(config: Config) -> Prepared:
         locating = pool.submit(
             backbone.locate, m.path, m.embedded, m.package, m.hub, m.revision, m.random_weights
         )
-        reading = None if problems else pool.submit(read_rows, config.data, config.kind)
+        readable = config.task.name in TASKS and (config.data.name in ("mini", "hub") or config.data.dir)
+        reading = pool.submit(read_rows, config.data, config.kind) if readable else None
         folder = attempt(locating.result)
         read = None if reading is None else attempt(reading.result)
     architecture = None if folder is None else attempt(lambda: backbone.architecture(folder))
@@ -100,7 +101,7 @@ def prepare(config: Config) -> Prepared:
         problems += _length_problems(config, architecture)
     train_rows = heldout = None
     total_steps = 0
-    if read is not None:
+    if read is not None and not problems:
         train_rows, heldout = split_rows(len(read[0]["train"]), config.limit_train, config.select)
         total_steps = config.max_steps or config.epochs * -(-len(train_rows) // config.batch_size)
         problems += [p for p in config.method.problems(total_steps) if p not in problems]
@@ -193,7 +194,10 @@ def make_plan(
 def read_start(config: Config, weights: str) -> Start:
     """The run that `init_from` names. Raises UserError where it does not fit this one."""
     folder = Path(str(config.init_from))
-    run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    try:
+        run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as e:
+        raise UserError(f"init_from={folder} must be the directory of a finished run: {e}") from e
     full = config.method_name == "full"
     file = folder / ("model/model.safetensors" if full else "best.safetensors")
     problems = []

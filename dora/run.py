@@ -134,7 +134,7 @@ def _problem(good: list[str], override: str, groups: list[str]) -> list[str]:
     except (HydraException, OmegaConfBaseException) as e:
         keys = [*groups, *_keys(good)]
         if _key(override) in keys:
-            return [f"{override}: {_first_lines(e)}"]
+            return [f"{override}: {_first_lines(e.__cause__ or e)}"]
         near = difflib.get_close_matches(_key(override), keys, n=2, cutoff=0.6)
         hint = f"did you mean {' or '.join(near)}?" if near else "--help lists the keys"
         return [f"{override}: there is no key {_key(override)}; {hint}"]

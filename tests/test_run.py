@@ -218,3 +218,24 @@ def test_help_and_the_composed_configuration_are_shown(words: list[str]) -> None
     done = command(*words)
     assert done.returncode == 0, done.stderr
     assert "budget: r8" in done.stdout
+
+
+@pytest.mark.parametrize(("words", "parts"), [
+    (["data=dir", "data.dir=nowhere", "lr=-1", "model.path=nomodel"], ["data.dir=nowhere", "lr=-1.0", "nomodel"]),
+    (["data=dir"], ["data=dir needs data.dir=FOLDER"]),
+    (["budget=900M"], ["larger than this model", "at most r85"]),
+    (["budget=0.1k"], ["less than the smallest component of this model (256 parameters)"]),
+    (["method=dora", "max_steps=2"], ["leave no pruning window in a run of 2 steps"]),
+    (["method=adalora", "max_steps=3"], ["do not fit a run of 3 steps"]),
+    (["init_from=nowhere"], ["init_from=nowhere must be the directory of a finished run"]),
+    (["max_length=600"], ["longer than this model's 512 positions"]),
+    (["target=[q,w]", "epochs=0", "clip=-1"], ["target=['q', 'w'] must be all or some of q", "epochs=0", "clip=-1.0"]),
+])  # fmt: skip
+def test_a_mistake_names_the_value_and_the_rule_and_writes_nothing(
+    words: list[str], parts: list[str], tmp_path: Path
+) -> None:
+    with pytest.raises(UserError) as caught:
+        prepare(configure("task=sst2", f"results={tmp_path / 'results'}", *words))
+    for part in parts:
+        assert part in str(caught.value)
+    assert not (tmp_path / "results").exists()
