@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -66,3 +68,14 @@ def test_degenerate_and_dirty_runs_are_marked_and_explained(tmp_path: Path) -> N
     grouped = cells(read_runs(tmp_path))
     assert row(tmp_path, "lora")[9] == "50.0*†"
     assert {"tiny", "* at least one run predicts a single class"} <= set(notes(grouped))
+
+
+@pytest.mark.parametrize("command", [["-m", "dora.tables"], ["scripts/demo.py"], ["scripts/budgets.py"],
+                                     ["scripts/make_tiny.py"]])  # fmt: skip
+def test_every_other_command_has_a_help_that_shows_how_to_call_it(command: list[str]) -> None:
+    root = Path(__file__).parents[1]
+    done = subprocess.run(
+        [sys.executable, *command, "--help"], cwd=root, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "usage:" in done.stdout
