@@ -151,13 +151,14 @@ def find_linears(config: dict[str, Any], target: Sequence[str]) -> tuple[Matrix,
 
 
 def load_model(
-    folder: Folder, outputs: int, head_dropout: float | None, seed: int
+    folder: Folder, outputs: int, head_dropout: float | None, seed: int, output_bias: float | None = None
 ) -> tuple[nn.Module, list[str]]:
     """The sequence classifier in float32, whatever the file holds, and the names of its head's parameters.
 
     The head is what lies outside the backbone (in DeBERTa its pooler too), plus whatever of the backbone
-    the file does not hold, which would otherwise stay random and frozen; it is drawn from `seed`. Random
-    weights of the backbone are always the same ones. Pickled weights are read with weights_only=True.
+    the file does not hold, which would otherwise stay random and frozen; it is drawn from `seed`, with
+    `output_bias`, where given, as the bias of its output. Random weights of the backbone are always the
+    same ones. Pickled weights are read with weights_only=True.
     """
     from transformers import AutoConfig, AutoModelForSequenceClassification
 
@@ -192,6 +193,9 @@ def load_model(
     if len(missing & set(backbone)) > len(backbone) // 2:
         raise UserError(f"the weights in {folder.path} are not this model's: {sorted(missing)[0]} and "
                         f"{len(missing) - 1} more tensors are missing")  # fmt: skip
+    if output_bias is not None:
+        classifier: Any = model.classifier
+        nn.init.constant_(getattr(classifier, "out_proj", classifier).bias, output_bias)
     return model, head
 
 

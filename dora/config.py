@@ -64,6 +64,9 @@ class DataConfig:
 class Config:
     """One run. Keys that take a fraction of the run below 1 take whole steps from 1.
 
+    `rates`: learning rates that a search found, by task and method, where `lr` is None: a study's file
+    holds them.
+
     Training. `batch_size`: examples an optimizer step takes, over all processes and micro-batches;
     `grad_accum`: micro-batches a step is cut into. `epochs` or, where given, `max_steps`. `lr`: where
     None, the model's own for this method (`model.lr`), or the method's `base_lr`. `head_lr`: where None, `lr`. `head_dropout`: where
@@ -91,6 +94,7 @@ class Config:
     batch_size: int = 32
     grad_accum: int = 1
     lr: float | None = None
+    rates: dict[str, dict[str, float]] = field(default_factory=dict)
     head_lr: float | None = None
     weight_decay: float = 0.01
     warmup: float = 0.06
@@ -152,9 +156,12 @@ class Config:
         return self.threads or self.model.threads
 
     def learning_rate(self) -> float:
-        """`lr`, else what was found for this model and method, else the method's at base size."""
+        """`lr`, else the one in `rates`, else the model's for this method, else the method's at base size."""
+        if self.lr is not None:
+            return self.lr
         found = {} if self.model.path and self.model.embedded else self.model.lr
-        return self.lr if self.lr is not None else found.get(self.method_name, self.method.base_lr)
+        own = self.rates.get(self.task.name, {})
+        return own.get(self.method_name) or found.get(self.method_name) or float(self.method.base_lr)
 
     def resolved(self) -> dict[str, Any]:
         """The configuration as a plain dictionary in one spelling a run, paths left out."""
@@ -172,7 +179,7 @@ class Config:
             threads=self.cpu_threads,
             head_lr=lr if self.head_lr is None else self.head_lr,
         )
-        del flat["method"]["base_lr"], flat["init_from"]
+        del flat["method"]["base_lr"], flat["init_from"], flat["rates"]
         if self.max_steps is not None:
             del flat["epochs"]
         return flat
@@ -212,8 +219,12 @@ def check(config: Config) -> list[str]:
         rule(value in allowed, f"{key}={value} must be one of {', '.join(allowed)}")
 
     rule(config.task.name in TASKS, f"task={config.task.name} must be one of {', '.join(TASKS)}")
-    wrong = {m: v for m, v in config.model.lr.items() if m not in METHODS or not 0 < v < math.inf}
-    rule(not wrong, f"model.lr={wrong} must give methods ({', '.join(METHODS)}) rates above 0")
+    tables = {"model.lr": config.model.lr, **{f"rates.{t}": by for t, by in config.rates.items()}}
+    for key, rates in tables.items():
+        wrong = {m: v for m, v in rates.items() if m not in METHODS or not 0 < v < math.inf}
+        rule(not wrong, f"{key}={wrong} must give methods ({', '.join(METHODS)}) rates above 0")
+    strange = [t for t in config.rates if t not in TASKS]
+    rule(not strange, f"rates: {', '.join(strange)} must be among the tasks {', '.join(TASKS)}")
     rule(config.data.name in ("mini", "dir", "hub"), f"data={config.data.name} must be one of mini, dir, hub")
     needs = "data=dir needs data.dir=FOLDER, an official GLUE download (zips or unpacked TSVs)"
     rule(config.data.name != "dir" or config.data.dir is not None, needs)

@@ -144,7 +144,10 @@ def _build(p: Prepared, world: World, record: Record | None, say: Callable[[str]
     """Tokens, model, method and loop, at the newest checkpoint where there is one."""
     c = p.config
     splits = _tokens(p, world)
-    model, head = backbone.load_model(p.model, c.kind.outputs, c.head_dropout, c.seed)
+    # A regression starts from the best constant. From 0, an adapter at its usual rate reaches the labels' mean
+    # sooner through the encoder than through the head, and what the encoder knew is lost on the way (STS-B).
+    mean = float(np.mean(splits["train"].label)) if c.kind.regression else None
+    model, head = backbone.load_model(p.model, c.kind.outputs, c.head_dropout, c.seed, mean)
     generator = torch.Generator().manual_seed(c.seed)
     model.requires_grad_(False)
     method: Method = METHODS[c.method_name][1](c.method, model, p.plan, p.total_steps, generator)
@@ -159,7 +162,7 @@ def _build(p: Prepared, world: World, record: Record | None, say: Callable[[str]
     reported = {k: v for k, v in splits.items() if k not in ("train", "heldout")}
     loop = Loop(Setup(c, c.kind, model, head, method, p.plan, p.lr, splits["train"], scored, reported,
                       p.total_steps, world), record, say)  # fmt: skip
-    _announce(p, loop, world)
+    _announce(p, loop)
     found = None if record is None else checkpoint.load(record.checkpoints, say)
     found = parallel.broadcast(world, found)
     if found is not None:
@@ -200,7 +203,7 @@ def _take_start(model: torch.nn.Module, method: Method, start: Start, head: list
         lowrank.restore(layer.factors(), {k: tensors[f"{name}.{k}"] for k in layer.factors()})
 
 
-def _announce(p: Prepared, loop: Loop, world: World) -> None:
+def _announce(p: Prepared, loop: Loop) -> None:
     """The first lines: what is embedded, what is trained, the plan of its budget."""
     s, c = loop.setup, p.config
     trained = sum(q.numel() for q in loop.parameters.values())
