@@ -98,6 +98,18 @@ def test_random_weights_are_the_same_ones_and_only_the_head_depends_on_the_seed(
 
 
 @pytest.mark.parametrize("name", ASSETS)
+def test_a_regression_starts_at_the_constant_it_is_given(name: str, tmp_path: Path) -> None:
+    folders = [locate(None, name, None, None, "main", True), saved_bert(tmp_path, torch.float32)]
+    for folder in folders:
+        model, _ = load_model(folder, 1, None, seed=1, output_bias=2.5)
+        plain, _ = load_model(folder, 1, None, seed=1)
+        ids = torch.tensor([[0, 6, 5, 2]])
+        with torch.no_grad():
+            shift = model.eval()(ids).logits - plain.eval()(ids).logits
+        assert torch.allclose(shift, torch.tensor(2.5))
+
+
+@pytest.mark.parametrize("name", ASSETS)
 def test_head_dropout_reaches_the_head(name: str) -> None:
     model, _ = load_model(locate(None, name, None, None, "main", True), 2, 0.37, seed=1)
     dropout = model.classifier.dropout if name == "tiny_roberta" else model.dropout

@@ -1,6 +1,7 @@
 """Every YAML composes without a problem, and the experiments carry the papers' numbers, retyped here."""
 
 import functools
+import importlib.util
 import math
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 
+from dora import backbone
 from dora.budget import Budget, Matrix
 from dora.config import Config, check, from_hydra, register
 from dora.methods import METHODS
@@ -19,7 +21,8 @@ EXPERIMENTS = sorted(
     for f in (CONF / "experiment").rglob("*.yaml")
 )
 COMMON = [e for e in EXPERIMENTS if e.endswith("/_common")]
-RUNS = [e for e in EXPERIMENTS if e not in COMMON]
+STUDIES = [e for e in EXPERIMENTS if "study" in e]
+RUNS = [e for e in EXPERIMENTS if e not in (*COMMON, *STUDIES)]
 
 # Training rows of the official GLUE, as the hub has them.
 ROWS = {"cola": 8551, "sst2": 67349, "mrpc": 3668, "stsb": 5749,
@@ -100,7 +103,7 @@ def test_every_experiment_is_in_a_table_here():
 def test_every_yaml_composes_without_a_problem(file):
     group, _, choice = file.relative_to(CONF).with_suffix("").as_posix().partition("/")
     overrides = [f"{group}={choice}"] if choice else []
-    if (group, choice) == ("data", "dir"):
+    if (group, choice) == ("data", "dir") or "study" in choice:
         overrides.append("data.dir=GLUE")
     assert check(composed(*overrides)) == []
 
@@ -181,7 +184,7 @@ def test_adalora_rows_of_table_1(task, budget, factor, start, end):
     assert " ".join(words) in " ".join(header("adalora_deberta_v3_base/_common"))
 
 
-@pytest.mark.parametrize("experiment", EXPERIMENTS)
+@pytest.mark.parametrize("experiment", [*RUNS, *COMMON])
 def test_file_begins_with_its_command(experiment):
     command = f"# python -m dora.run experiment={experiment.replace('_common', 'TASK')}"
     if experiment.startswith("lora_") and experiment.endswith(("/mrpc", "/rte", "/stsb")):
@@ -207,3 +210,25 @@ def test_command_line_wins_over_the_experiment(experiment):
 def test_unknown_experiment_fails(name):
     with pytest.raises(HydraException, match=f"experiment/{name}"):
         composed(f"experiment={name}")
+
+
+@pytest.mark.parametrize("experiment", [e for e in STUDIES if e != "_study"])
+def test_a_study_is_one_command_with_equal_evaluations_and_parameters(experiment):
+    assert header(experiment)[0] == f"# python -m dora.run -m experiment={experiment} data.dir=GLUE"
+    whole = compose(
+        "config", overrides=[f"experiment={experiment}", "data.dir=GLUE"], return_hydra_config=True
+    )
+    swept = {key: str(values).split(",") for key, values in whole.hydra.sweeper.params.items()}
+    assert set(swept["method"]) == set(METHODS)
+    c = composed(f"experiment={experiment}", "data.dir=GLUE")
+    assert set(c.rates) == set(swept["task"])
+    assert all(set(rates) == set(METHODS) for rates in c.rates.values())
+    assert (c.batch_size, c.select, c.results) == (32, "dev", f"results/{experiment}")
+    assert c.max_steps <= 600
+    half = c.max_steps // 2 + 2
+    assert [s for s in range(half, c.max_steps + 1) if s % c.eval_every == 0] == [400, 500, 600]
+    if c.model.package and importlib.util.find_spec(c.model.package) is None:
+        pytest.skip(f"needs {c.model.package}")
+    folder = backbone.locate(None, c.model.embedded, c.model.package, None, "main", False)
+    matrices = backbone.find_linears(backbone.architecture(folder), c.targets())
+    assert [int(b) for b in swept["budget"]] == [sum(m.cost * n for m in matrices) for n in (2, 8)]
