@@ -212,6 +212,17 @@ def start_ranks(budget: Budget, matrices: Sequence[Matrix], factor: Fraction) ->
     return (math.ceil(budget.average_rank(matrices) * factor),) * len(matrices)
 
 
+def shrinking(budget: Budget, matrices: tuple[Matrix, ...], start_factor: float) -> Plan:
+    """The plan of a method that starts at `start_factor` times the budget and prunes down to it.
+
+    Raises ValueError where that does not fit the matrices.
+    """
+    factor = Fraction(str(start_factor))
+    if problem := budget.problem(matrices, factor):
+        raise ValueError(problem)
+    return Plan(budget, matrices, start_ranks(budget, matrices, factor), None, budget.total(matrices))
+
+
 def select(scores: Tensor, costs: Tensor, total: int) -> Tensor:
     """The components that live: best score first, skipping one that no longer fits.
 

@@ -146,7 +146,7 @@ def _build(p: Prepared, world: World, record: Record | None, say: Callable[[str]
     splits = _tokens(p, world)
     # A regression starts from the best constant. From 0, an adapter at its usual rate reaches the labels' mean
     # sooner through the encoder than through the head, and what the encoder knew is lost on the way (STS-B).
-    mean = float(np.mean(splits["train"].label)) if c.kind.regression else None
+    mean = float(np.mean(np.asarray(splits["train"].label))) if c.kind.regression else None
     model, head = backbone.load_model(p.model, c.kind.outputs, c.head_dropout, c.seed, mean)
     generator = torch.Generator().manual_seed(c.seed)
     model.requires_grad_(False)

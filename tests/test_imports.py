@@ -20,6 +20,7 @@ ORDER = [
         "data.tokens",
         "budget",
         "lowrank",
+        "stats",
     ],
     ["metrics", "methods", "backbone"],
     ["config"],

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from fractions import Fraction
 
 import torch
 from torch import Tensor, nn
 
-from dora.budget import Budget, Matrix, Plan, allocate, pruned, start_ranks, steps_of
+from dora.budget import Budget, Matrix, Plan, allocate, pruned, shrinking, steps_of
 from dora.lowrank import LowRankLinear, adapt
 from dora.methods.protocol import Allocation, fraction_or_steps, in_range
 
@@ -94,10 +93,7 @@ class AdaLoRA:
     @staticmethod
     def plan(settings: Settings, budget: Budget, matrices: tuple[Matrix, ...]) -> Plan:
         """ceil(1.5 r) components a matrix at the start, the budget at the end."""
-        factor = Fraction(str(settings.start_factor))
-        if problem := budget.problem(matrices, factor):
-            raise ValueError(problem)
-        return Plan(budget, matrices, start_ranks(budget, matrices, factor), None, budget.total(matrices))
+        return shrinking(budget, matrices, settings.start_factor)
 
     def penalty(self, step: int) -> Tensor | None:
         """The mean over all A and B that still hold components, to the end of training."""

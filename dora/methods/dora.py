@@ -18,7 +18,7 @@ from fractions import Fraction
 import torch
 from torch import Tensor, nn
 
-from dora.budget import SHAPES, Budget, Matrix, Plan, allocate, pruned, start_ranks, steps_of
+from dora.budget import SHAPES, Budget, Matrix, Plan, allocate, pruned, shrinking, steps_of
 from dora.lowrank import LowRankLinear, adapt, component_norms, update_norm
 from dora.methods.protocol import Allocation, fraction_or_steps, in_range
 
@@ -114,10 +114,7 @@ class DoRA:
     @staticmethod
     def plan(settings: Settings, budget: Budget, matrices: tuple[Matrix, ...]) -> Plan:
         """ceil(1.5 r) components a matrix at the start, the budget at the end."""
-        factor = Fraction(str(settings.start_factor))
-        if problem := budget.problem(matrices, factor):
-            raise ValueError(problem)
-        return Plan(budget, matrices, start_ranks(budget, matrices, factor), None, budget.total(matrices))
+        return shrinking(budget, matrices, settings.start_factor)
 
     def penalty(self, step: int) -> Tensor | None:
         """DEM, the mean over matrices; nothing once pruning has ended."""

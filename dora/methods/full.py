@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from dora.budget import Budget, Matrix, Plan
 from dora.lowrank import LowRankLinear
-from dora.methods.protocol import Allocation
+from dora.methods.protocol import Fixed
 
 
 @dataclass
@@ -23,10 +23,8 @@ class Settings:
         return []
 
 
-class Full:
+class Full(Fixed):
     """Trains the whole backbone; the loop finds nothing to allocate."""
-
-    settled = 0
 
     def __init__(
         self,
@@ -43,18 +41,3 @@ class Full:
     def plan(settings: Settings, budget: Budget, matrices: tuple[Matrix, ...]) -> Plan | None:
         """No plan: the budget does not apply."""
         return None
-
-    def penalty(self, step: int) -> Tensor | None:
-        """None."""
-        return None
-
-    def after_step(self, step: int) -> Allocation | None:
-        """None."""
-        return None
-
-    def state(self) -> dict[str, Tensor]:
-        """Empty."""
-        return {}
-
-    def load(self, state: dict[str, Tensor]) -> None:
-        """Nothing to take up."""

@@ -6,11 +6,11 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from dora.budget import Budget, Matrix, Plan, deal
 from dora.lowrank import adapt
-from dora.methods.protocol import Allocation, in_range
+from dora.methods.protocol import Fixed, in_range
 
 
 @dataclass
@@ -29,10 +29,8 @@ class Settings:
         ]
 
 
-class LoRA:
+class LoRA(Fixed):
     """A random, B zero: training starts at the backbone itself."""
-
-    settled = 0
 
     def __init__(
         self, settings: Settings, model: nn.Module, plan: Plan, total_steps: int, generator: torch.Generator
@@ -54,18 +52,3 @@ class LoRA:
             raise ValueError(problem)
         ranks = deal(budget, matrices)
         return Plan(budget, matrices, ranks, ranks, budget.total(matrices))
-
-    def penalty(self, step: int) -> Tensor | None:
-        """None."""
-        return None
-
-    def after_step(self, step: int) -> Allocation | None:
-        """None: the components are fixed."""
-        return None
-
-    def state(self) -> dict[str, Tensor]:
-        """Empty."""
-        return {}
-
-    def load(self, state: dict[str, Tensor]) -> None:
-        """Nothing to take up."""

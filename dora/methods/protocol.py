@@ -83,6 +83,27 @@ class Method(Protocol):
         ...
 
 
+class Fixed:
+    """What a method inherits that decides nothing: no penalty, no allocation, no state."""
+
+    settled = 0
+
+    def penalty(self, step: int) -> Tensor | None:
+        """None."""
+        return None
+
+    def after_step(self, step: int) -> Allocation | None:
+        """None."""
+        return None
+
+    def state(self) -> dict[str, Tensor]:
+        """Empty."""
+        return {}
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Nothing to take up."""
+
+
 def fraction_or_steps(name: str, value: float, zero: bool = True) -> list[str]:
     """The rule for a setting that is a fraction of the run below 1 and whole steps from 1."""
     fine = (0 <= value if zero else 0 < value) and (value < 1 or value == int(value))
