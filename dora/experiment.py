@@ -63,7 +63,10 @@ def embedded_note(config: Config, random_weights: bool) -> str | None:
         parts.append(f"model {config.model_name}{' (random weights)' if random_weights else ''}")
     if config.data.name == "mini":
         parts.append("data mini (generated)")
-    return f"embedded {' and '.join(parts)}: for trying the suite, scores say nothing about GLUE; {REAL}"
+    verdict = "for trying the suite, scores say nothing about GLUE"
+    if config.data.name != "mini":
+        verdict = "small and briefly pretrained, scores are not to be compared with published ones"
+    return f"embedded {' and '.join(parts)}: {verdict}; {REAL}"
 
 
 def _header(p: Prepared, world: World) -> dict[str, Any]:
