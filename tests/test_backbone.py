@@ -7,7 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForSequenceClassification, BertConfig, BertModel
+from transformers import (
+    AutoConfig,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    BertConfig,
+    BertModel,
+)
 
 from dora import backbone
 from dora.backbone import KINDS, Folder, find_linears, load_model, locate
@@ -34,6 +40,46 @@ def saved_bert(folder: Path, dtype: torch.dtype, pooler: bool = True) -> Folder:
     BertModel(config, add_pooling_layer=pooler).to(dtype).save_pretrained(folder)
     (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b"]))
     return Folder(folder, random_weights=False)
+
+
+@pytest.mark.parametrize("name", ASSETS)
+def test_an_embedded_model_is_small_and_whole_and_knows_some_english(name: str) -> None:
+    folder = locate(None, name, None, None, "main", False)
+    assert not folder.random_weights
+    assert sum(f.stat().st_size for f in folder.path.iterdir()) < 12_000_000
+    perplexity = json.loads((folder.path / "training.json").read_text())["heldout_perplexity"]
+    assert f"**{perplexity:.2f}**" in (folder.path / "README.md").read_text()
+    tokenizer = backbone.load_tokenizer(folder)
+    model, report = AutoModelForMaskedLM.from_pretrained(
+        folder.path, dtype=torch.float32, output_loading_info=True
+    )
+    assert not report["missing_keys"]
+    assert model.config.vocab_size == len(tokenizer)
+    ids = torch.tensor(
+        tokenizer(["The plot is dull and the acting is even worse, but my wife liked the film."])["input_ids"]
+    )
+    places = torch.arange(1, ids.shape[1] - 1)
+    masked = ids.repeat(len(places), 1)
+    masked[torch.arange(len(places)), places] = tokenizer.mask_token_id
+    with torch.no_grad():
+        scores = model(masked).logits[torch.arange(len(places)), places]
+    # A guess is log(8000) = 9.0 nats, the frequencies of tokens about 7.
+    assert torch.nn.functional.cross_entropy(scores, ids[0, places]) < 5
+
+
+def test_tiny_deberta_has_the_settings_of_deberta_v3() -> None:
+    config = AutoConfig.from_pretrained(backbone.ASSETS / "tiny_deberta")
+    assert (config.relative_attention, config.share_att_key, config.position_biased_input) == (
+        True,
+        True,
+        False,
+    )
+    assert (sorted(config.pos_att_type), config.norm_rel_ebd, config.type_vocab_size) == (
+        ["c2p", "p2c"],
+        "layer_norm",
+        0,
+    )
+    assert config.position_buckets > 0
 
 
 @pytest.mark.parametrize("name", ASSETS)
