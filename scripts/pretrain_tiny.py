@@ -390,8 +390,9 @@ reviews, not billions of everything. Sequences of {length} tokens are the longes
 
 ## Pretraining
 
-Masked language modelling from scratch on {corpus}. One pass over {available} tokens of packed sequences of
-{length}; the GLUE sentences {times} times. No labels, no development or test sentence, {held} documents held out.
+Masked language modelling from scratch on {corpus}.
+{seen} of {available} tokens ({passes:.2f} passes), packed into sequences of {length}; the GLUE sentences are in there
+{times} times. No labels, no development or test sentence, {held} documents held out.
 {masked:.0%} of the tokens masked (of these 80 % shown as the mask, 10 % as another token), loss and vocabulary scores
 there alone. AdamW, {batch} tokens a step, peak rate {lr:g}, linear warm-up {warmup:.0%} and decay, clip 1, seed {seed}.
 
@@ -450,11 +451,11 @@ def card(loop: Pretraining, facts: dict[str, Any], loss: float) -> str:
         layers=config.num_hidden_layers, hidden=config.hidden_size, heads=config.num_attention_heads,
         vocabulary=config.vocab_size, parameters=sum(p.numel() for p in loop.model.parameters()),
         embeddings=config.vocab_size * config.hidden_size, seen=f"{args.tokens / 1e6:,.0f} million",
-        length=LENGTH, positions=positions[args.kind], corpus=" and ".join(texts),
+        length=LENGTH, passes=args.tokens / facts["tokens_available"], positions=positions[args.kind], corpus=" and ".join(texts),
         available=f"{facts['tokens_available'] / 1e6:,.1f} million", times=GLUE_TIMES, held=HELD_OUT, masked=MASKED,
         batch=f"{args.batch * LENGTH:,}", lr=args.lr, warmup=args.warmup, seed=args.seed, perplexity=math.exp(loss),
         steps=loop.steps, hours=loop.seconds / 3600, machine=device, commit=((facts["git"] or {}).get("commit") or "unknown")[:8],
-        command=f"python scripts/pretrain_tiny.py {args.kind} --text {' '.join(f.name for f in args.text)} --glue GLUE",
+        command=f"python scripts/pretrain_tiny.py {args.kind} --text {' '.join(f.name for f in args.text)} --glue GLUE --tokens {args.tokens:g}",
         curve="\n".join(
             f"| {line['tokens']:,} | {line['train_loss']:.3f} | {line['heldout_loss']:.3f} | {math.exp(line['heldout_loss']):.2f} |"
             for line in shown
