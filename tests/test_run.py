@@ -61,7 +61,7 @@ def test_the_stored_adapter_holds_what_the_budget_allows(method: str, budget: st
     if budget == "r2":
         assert sum(ranks) == 2 * 12
     else:
-        assert 7000 - 640 < stored <= 7000  # a component costs 256 or 640 in this model
+        assert 7000 - 384 < stored <= 7000  # a component costs 384 or 960 in this model
 
 
 def test_the_same_run_typed_two_ways_is_one_directory(tmp_path: Path) -> None:
@@ -223,12 +223,12 @@ def test_help_and_the_composed_configuration_are_shown(words: list[str]) -> None
 @pytest.mark.parametrize(("words", "parts"), [
     (["data=dir", "data.dir=nowhere", "lr=-1", "model.path=nomodel"], ["data.dir=nowhere", "lr=-1.0", "nomodel"]),
     (["data=dir"], ["data=dir needs data.dir=FOLDER"]),
-    (["budget=900M"], ["larger than this model", "at most r85"]),
-    (["budget=0.1k"], ["less than the smallest component of this model (256 parameters)"]),
+    (["budget=900M"], ["larger than this model", "at most r128"]),
+    (["budget=0.1k"], ["less than the smallest component of this model (384 parameters)"]),
     (["method=dora", "max_steps=2"], ["leave no pruning window in a run of 2 steps"]),
     (["method=adalora", "max_steps=3"], ["do not fit a run of 3 steps"]),
     (["init_from=nowhere"], ["init_from=nowhere must be the directory of a finished run"]),
-    (["max_length=600"], ["longer than this model's 512 positions"]),
+    (["max_length=600"], ["longer than this model's 128 positions"]),
     (["target=[q,w]", "epochs=0", "clip=-1"], ["target=['q', 'w'] must be all or some of q", "epochs=0", "clip=-1.0"]),
 ])  # fmt: skip
 def test_a_mistake_names_the_value_and_the_rule_and_writes_nothing(
