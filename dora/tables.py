@@ -56,7 +56,11 @@ class Table:
     @property
     def runs(self) -> list[Run]:
         """Every run of the table."""
-        return [run for row in self.cells.values() for runs in row.values() for run in runs]
+        return [run for row in self.cells for run in self.runs_of(row)]
+
+    def runs_of(self, row: Row) -> list[Run]:
+        """Every run of a row."""
+        return [run for runs in self.cells[row].values() for run in runs]
 
     @property
     def seeds(self) -> set[int]:
@@ -156,7 +160,7 @@ def _budget(row: Row) -> str:
 
 
 def _parameters(table: Table, row: Row) -> str:
-    runs = [run for runs in table.cells[row].values() for run in runs]
+    runs = table.runs_of(row)
     if row[0] == "full":
         return f"all {runs[0]['params']['trainable'] - runs[0]['params']['head']:,}"
     return _range([run["params"]["adapter_end"] for run in runs])
@@ -193,7 +197,7 @@ def costs(table: Table) -> str:
     """Head parameters, training time and peak memory, which scores don't show."""
     lines = [["method", "budget", "runs", "head parameters", "training s a run", "peak memory MiB"]]
     for row in table.rows:
-        runs = [run for runs in table.cells[row].values() for run in runs]
+        runs = table.runs_of(row)
         lines.append([row[0], _budget(row), str(len(runs)), _range([run["params"]["head"] for run in runs]),
                       f"{statistics.mean(run['train_s'] for run in runs):.0f}",
                       f"{max(run['peak_memory_bytes'] for run in runs) / 2**20:,.0f}"])  # fmt: skip

@@ -9,8 +9,8 @@ too. The folder `--work/KIND` holds tokenizer, tokens, log and checkpoints: the 
 the same seed, threads and device give the same weights. The finished model goes to
 `dora/assets/tiny_KIND` in 16 bits.
 
-About 90 minutes on one CPU core for the 30 million tokens and 2 layers of width 192 that are the defaults;
-on a GPU: `--device cuda --bf16 --layers 4 --hidden 256 --tokens 1e9`.
+One to two hours on one CPU core for the 30 million tokens and 2 layers of width 192 that are the defaults;
+meant for a GPU, and not tried on one yet: `--device cuda --bf16 --layers 4 --hidden 256 --tokens 1e9`.
 """
 
 from __future__ import annotations

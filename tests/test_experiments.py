@@ -232,3 +232,16 @@ def test_a_study_is_one_command_with_equal_evaluations_and_parameters(experiment
     folder = backbone.locate(None, c.model.embedded, c.model.package, None, "main", False)
     matrices = backbone.find_linears(backbone.architecture(folder), c.targets())
     assert [int(b) for b in swept["budget"]] == [sum(m.cost * n for m in matrices) for n in (2, 8)]
+
+
+def test_rates_count_for_their_task_and_method_unless_lr_is_given():
+    words = ("task=rte", "method=lora", "model=minilm", "+rates={rte:{lora:7e-4}}")
+    assert composed(*words).learning_rate() == 7e-4
+    assert "rates" not in composed(*words).resolved()
+    assert composed(*words, "method=dora").learning_rate() == 2e-3  # the model's
+    assert composed(*words, "task=cola").learning_rate() == 1e-3
+    assert composed(*words, "lr=5e-3").learning_rate() == 5e-3
+    wrong = check(composed("+rates={rte:{lora:-1.0},sst:{dora:1e-3}}"))
+    assert len(wrong) == 2
+    assert "rates.rte={'lora': -1.0}" in wrong[0]
+    assert "rates: sst must be among the tasks" in wrong[1]
