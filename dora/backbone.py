@@ -72,8 +72,7 @@ def locate(
     Raises UserError where there is no such folder, it lacks files, or the hub cannot be reached.
     """
     if path is None and embedded is not None:
-        folder = ASSETS / embedded
-        return Folder(folder, random_weights or not _has(folder, _WEIGHTS))
+        return _checked(ASSETS / embedded, random_weights)
     if path is None and package is not None:
         spec = importlib.util.find_spec(package)
         if spec is None or not spec.submodule_search_locations:

@@ -128,10 +128,14 @@ class Config:
 
     @property
     def model_name(self) -> str:
-        """The model's name in paths and tables: its YAML's, or the folder's where `model.path` stands alone."""
+        """The model's name in paths and tables: its YAML's, or the folder's where `model.path` stands alone.
+
+        Drawn weights are another model: they must not share a table with the trained ones.
+        """
+        name = self.model.name
         if self.model.path and self.model.embedded:
-            return Path(self.model.path).expanduser().resolve().name
-        return self.model.name
+            name = Path(self.model.path).expanduser().resolve().name
+        return f"{name}-random" if self.model.random_weights else name
 
     @property
     def embedded(self) -> bool:

@@ -54,13 +54,13 @@ def run(prepared: Prepared) -> dict[str, Any]:
         parallel.stop(world)
 
 
-def embedded_note(config: Config, random_weights: bool) -> str | None:
+def embedded_note(config: Config) -> str | None:
     """What must stand wherever scores of the embedded model or data are shown; None for real ones."""
     if not config.embedded:
         return None
     parts = []
     if config.model.embedded and not config.model.path:
-        parts.append(f"model {config.model_name}{' (random weights)' if random_weights else ''}")
+        parts.append(f"model {config.model_name}")
     if config.data.name == "mini":
         parts.append("data mini (generated)")
     verdict = "for trying the suite, scores say nothing about GLUE"
@@ -70,7 +70,7 @@ def embedded_note(config: Config, random_weights: bool) -> str | None:
 
 
 def _header(p: Prepared, world: World) -> dict[str, Any]:
-    note = embedded_note(p.config, p.model.random_weights)
+    note = embedded_note(p.config)
     return {
         "config": p.settings,
         "seed": p.config.seed,
@@ -212,7 +212,7 @@ def _announce(p: Prepared, loop: Loop) -> None:
     trained = sum(q.numel() for q in loop.parameters.values())
     in_head = sum(loop.parameters[n].numel() for n in s.head)
     for line in filter(None, [
-        embedded_note(c, p.model.random_weights), c.model.note,
+        embedded_note(c), c.model.note,
         f"{c.method_name} on {c.model_name}, {c.task.name} ({c.data.name}, {len(p.train_rows):,} rows), seed {c.seed}: "
         f"{p.total_steps} steps of {c.batch_size}, lr {p.lr:g}",
         *(p.plan.describe() if p.plan else ["every weight is trained; the budget does not apply"]),
@@ -270,7 +270,7 @@ def _finish(p: Prepared, loop: Loop, record: Record, say: Callable[[str], None])
     record.finish()
     say(f"done in {loop.seconds:.1f} s of training: {scores(record.data)}; "
         f"adapter {params['adapter_end']:,} parameters; {record.folder}")  # fmt: skip
-    if note := embedded_note(p.config, p.model.random_weights):
+    if note := embedded_note(p.config):
         say(note)
     return record.data
 
