@@ -76,6 +76,13 @@ def test_full_has_one_directory_whatever_the_budget_says(tmp_path: Path) -> None
     assert len(folders) == 1
 
 
+def test_random_weights_are_another_model_in_paths_tables_and_notes(tmp_path: Path) -> None:
+    record = run(small(tmp_path, "method=lora", "model.random_weights=true"))
+    folder = only_run(tmp_path)
+    assert folder.parts[-5] == record["config"]["model"] == "tiny_roberta-random"
+    assert "tiny_roberta-random" in record["embedded"]
+
+
 def test_a_done_run_is_left_as_it_is_and_force_repeats_it(tmp_path: Path) -> None:
     config = small(tmp_path, "method=lora")
     first = run(config)
