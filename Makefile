@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: help setup demo test test-slow check tables clean
+.PHONY: help setup demo test test-slow check tables missing clean
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -30,6 +30,9 @@ check: setup  ## format, lint, types
 
 tables: setup  ## one table of all finished runs under results/runs
 	$(BIN)/python -m dora.tables
+
+missing: setup  ## the commands of what is left to do of the runs under results/runs
+	@$(BIN)/python -m dora.status --missing || test $$? -eq 3
 
 clean:  ## removes runs, caches and the environment; committed results stay
 	rm -rf $(VENV) results/runs results/cache results/multirun results/wandb .pytest_cache .mypy_cache .ruff_cache

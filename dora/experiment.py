@@ -6,7 +6,8 @@ import contextlib
 import io
 import resource
 import sys
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from dora.budget import Plan
 from dora.checkpoint import StopSignals
 from dora.config import Config
 from dora.data.tokens import Tokens, tokenised
-from dora.errors import RunFailed, Stopped
+from dora.errors import RunFailed, Stopped, UserError
 from dora.files import write_atomic
 from dora.methods import METHODS
 from dora.methods.protocol import Method
@@ -33,8 +34,10 @@ SAME_SCORE = 0.005  # a row or two of the smallest development sets
 REAL = "real ones: model=roberta_base (or another) and data=hub, or data=dir data.dir=GLUE"
 
 
-def run(prepared: Prepared) -> dict[str, Any]:
+def run(prepared: Prepared, words: Sequence[str] | None = None) -> dict[str, Any]:
     """Trains what was prepared, or resumes it, or finds it done. Returns run.json.
+
+    `words`: what to type after `python -m dora.run` for this run alone, for whoever reads the record.
 
     Raises UserError where another process is at work on it, RunFailed where it ended without a result,
     Stopped where a signal ended it in good order.
@@ -46,7 +49,8 @@ def run(prepared: Prepared) -> dict[str, Any]:
     record = Record(prepared.folder)
     try:
         if world.main:
-            record.open(_header(prepared, world), force=config.force)
+            header = {**_header(prepared, world), "words": None if words is None else list(words)}
+            record.open(header, force=config.force)
         done = parallel.broadcast(world, record.done)
         return record.data if done else _train_and_finish(prepared, world, record)
     finally:
@@ -129,8 +133,13 @@ def _note_failure(record: Record, error: BaseException, say: Callable[[str], Non
         status, reason = ("diverged" if str(error).startswith("diverged") else "failed"), str(error)
     else:
         status, reason = "failed", f"{type(error).__name__}: {error}"
-    record.update(status=status, reason=reason)
-    say(f"{status}: {reason}")
+    if record.taken_by is None:
+        record.update(status=status, reason=reason)
+    if not isinstance(error, Stopped | KeyboardInterrupt | RunFailed | UserError):
+        say(
+            "".join(traceback.format_exception(error))
+        )  # nobody foresaw it, so whoever mends it needs all of it
+    say(reason if reason.startswith(status) else f"{status}: {reason}")
 
 
 def _bar(loop: Loop, world: World) -> Callable[[int], None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -39,7 +40,13 @@ def to_json(value: Any) -> str:
 
 
 def sha256_file(path: Path) -> str:
-    """The file's sha256 in hex, read in blocks."""
+    """The file's sha256 in hex; read once in a process, and again where its size or time stamp has changed."""
+    about = path.stat()
+    return _sha256(path, about.st_size, about.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=256)
+def _sha256(path: Path, size: int, changed: int) -> str:
     digest = hashlib.sha256()
     with path.open("rb") as f:
         while block := f.read(1 << 20):

@@ -6,10 +6,15 @@ wraps the model, and a component that was removed is simply no longer there to b
 
 from __future__ import annotations
 
+import fcntl
+import getpass
+import itertools
 import os
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import IO, Any
 
 import torch
 import torch.distributed as dist
@@ -18,11 +23,12 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class World:
-    """This process among all: `rank` of `size`, and the device it computes on."""
+    """This process among all: `rank` of `size`, and the device it computes on. `claim`: see `least_used`."""
 
     rank: int
     size: int
     device: torch.device
+    claim: IO[bytes] | None = None
 
     @property
     def main(self) -> bool:
@@ -31,12 +37,20 @@ class World:
 
 
 def start(device: str) -> World:
-    """Joins the processes that torchrun started; a world of one without it. `device`: auto, cpu or cuda[:n]."""
+    """Joins the processes that torchrun started; a world of one without it. `device`: auto, cpu or cuda[:n].
+
+    Of several GPUs a run by itself takes the one that the fewest other runs on this machine are on.
+    """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if size == 1:
-        return World(0, 1, torch.device(device))
+        claim = None
+        if device == "cuda" and (n := torch.cuda.device_count()) > 1:
+            names = [str(torch.cuda.get_device_properties(i).uuid) for i in range(n)]
+            gpu, claim = least_used(names, Path(tempfile.gettempdir()) / f"dora-gpus-{getpass.getuser()}")
+            device = f"cuda:{gpu}"
+        return World(0, 1, torch.device(device), claim)
     if device == "cuda":
         device = f"cuda:{os.environ['LOCAL_RANK']}"
         torch.cuda.set_device(device)
@@ -45,8 +59,26 @@ def start(device: str) -> World:
     return World(dist.get_rank(), size, torch.device(device))
 
 
+def least_used(names: Sequence[str], folder: Path) -> tuple[int, IO[bytes]]:
+    """(index, claim) of the device on which the fewest processes have a claim, the first of equal ones.
+
+    A claim is a locked file in `folder`, so it ends with its process at the latest.
+    """
+    folder.mkdir(exist_ok=True)
+    for turn, (index, name) in ((turn, device) for turn in itertools.count() for device in enumerate(names)):
+        claim = (folder / f"{name}.{turn}").open("ab")
+        try:
+            fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return index, claim
+        except BlockingIOError:
+            claim.close()
+    raise AssertionError("counting has no end")
+
+
 def stop(world: World) -> None:
-    """Leaves the group."""
+    """Leaves the group, and the GPU to others."""
+    if world.claim is not None:
+        world.claim.close()
     if world.size > 1 and dist.is_initialized():
         dist.destroy_process_group()
 

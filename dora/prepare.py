@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -72,8 +73,11 @@ class Prepared:
         return Path(c.results, "runs", *place)
 
 
-def prepare(config: Config) -> Prepared:
-    """Checks the configuration, reads the data, plans the budget. Raises UserError with every problem found."""
+def prepare(config: Config, here: bool = True) -> Prepared:
+    """Checks the configuration, reads the data, plans the budget. Raises UserError with every problem found.
+
+    `here`: the run is to be trained on this machine, so that its device must be there too.
+    """
     problems = check(config)
 
     def attempt(action: Callable[[], T]) -> T | None:
@@ -85,7 +89,7 @@ def prepare(config: Config) -> Prepared:
             problems.extend([] if str(e) in problems else [str(e)])
         return None
 
-    if config.device.startswith("cuda") and not torch.cuda.is_available():
+    if here and config.device.startswith("cuda") and not torch.cuda.is_available():
         problems.append(f"device={config.device}: no CUDA device here; use device=cpu or auto")
     m = config.model
     with ThreadPoolExecutor() as pool:  # both may wait for a hub that does not answer
@@ -116,9 +120,9 @@ def prepare(config: Config) -> Prepared:
         raise UserError(*problems)
     if folder is None or architecture is None or read is None or train_rows is None:
         raise AssertionError("nothing is missing without a problem that says so")
-    rows, revision = read
+    rows, revision, fingerprint = read
     fingerprints = {
-        "data": sources.fingerprint(rows),
+        "data": fingerprint,
         "model": weights,
         "init_from": start.fingerprint if start else None,
     }
@@ -139,16 +143,26 @@ def _length_problems(config: Config, architecture: dict[str, Any]) -> list[str]:
     return [] if fine else [f"max_length={config.max_length} is longer than this model's {most} positions"]
 
 
-def read_rows(data: DataConfig, task: Task) -> tuple[dict[str, Rows], str | None]:
-    """The task's splits, with AX beside MNLI where it is to be had, and the revision of a hub's data."""
-    if data.name == "mini":
-        return {**mini(task), **(mini(AX) if task.name == "mnli" else {})}, None
-    if data.name == "dir":
-        folder, read, revision = Path(str(data.dir)).expanduser(), sources.read_dir, None
+def read_rows(data: DataConfig, task: Task) -> tuple[dict[str, Rows], str | None, str]:
+    """The task's splits, with AX beside MNLI where it is to be had, the revision of a hub's data, and a fingerprint.
+
+    The last data read stay in memory: the runs of a sweep mostly want the same.
+    """
+    return _read_rows(data.name, data.dir, task.name)
+
+
+@functools.lru_cache(maxsize=1)
+def _read_rows(name: str, place: str | None, task_name: str) -> tuple[dict[str, Rows], str | None, str]:
+    task = TASKS[task_name]
+    if name == "mini":
+        rows = {**mini(task), **(mini(AX) if task.name == "mnli" else {})}
+        return rows, None, sources.fingerprint(rows)
+    if name == "dir":
+        folder, read, revision = Path(str(place)).expanduser(), sources.read_dir, None
     else:
-        read, revision = sources.read_hub, None if data.dir else sources.GLUE_REVISION
-        if data.dir:
-            folder = Path(data.dir).expanduser()
+        read, revision = sources.read_hub, None if place else sources.GLUE_REVISION
+        if place:
+            folder = Path(place).expanduser()
         else:
             wanted = [f"{task.name}/{split}-*" for split in task.splits.values()]
             wanted += ["ax/test-*"] if task.name == "mnli" else []
@@ -157,7 +171,7 @@ def read_rows(data: DataConfig, task: Task) -> tuple[dict[str, Rows], str | None
     rows = read(task, folder)
     if task.name == "mnli":
         rows |= read(AX, folder)
-    return rows, revision
+    return rows, revision, sources.fingerprint(rows)
 
 
 def split_rows(n: int, limit: int | None, select: str) -> tuple[np.ndarray, np.ndarray | None]:

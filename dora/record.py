@@ -8,7 +8,6 @@ predictions.npz  log.txt  checkpoint/ (until done)  adapter/ (PEFT format)  best
 from __future__ import annotations
 
 import datetime
-import fcntl
 import hashlib
 import json
 import os
@@ -18,12 +17,14 @@ import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from dora.errors import UserError
+from dora.errors import RunFailed, UserError
 from dora.files import to_json, write_atomic
+from dora.lock import Lock
 
 SCHEMA = 1
 JOURNALS = ("metrics.jsonl", "ranks.jsonl")
@@ -45,6 +46,12 @@ def identity(config: dict[str, Any], fingerprints: dict[str, str | None]) -> str
 def now() -> str:
     """UTC, to the second, ISO 8601."""
     return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+
+
+def seconds_since(stamp: str) -> float:
+    """Seconds from a time that `now` wrote until now, by this host's clock."""
+    then = datetime.datetime.fromisoformat(stamp)
+    return (datetime.datetime.now(datetime.timezone.utc) - then).total_seconds()
 
 
 def provenance() -> dict[str, Any]:
@@ -113,6 +120,15 @@ def scores(data: dict[str, Any]) -> str:
     return f"{text or 'no metric is defined'}, best at step {best['step']}{warning}"
 
 
+def plan(folder: Path, words: Sequence[str], config: dict[str, Any]) -> None:
+    """Notes in an empty run directory that a sweep is going to train this run; any other is left as it is."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "run.json").exists():
+        waiting = {"schema": SCHEMA, "status": "waiting", "reason": None, "config": config, "words": list(words),
+                   "times": {"planned": now()}}  # fmt: skip
+        write_atomic(folder / "run.json", to_json(waiting))
+
+
 class Record:
     """One run directory, held by this process alone while it is open.
 
@@ -122,13 +138,18 @@ class Record:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.data: dict[str, Any] = {}
-        self._lock: Any = None
+        self._lock = Lock(folder)
         self._journals: dict[str, Any] = {}
 
     @property
     def done(self) -> bool:
         """Whether the run has ended with results."""
         return self.data.get("status") == "done"
+
+    @property
+    def taken_by(self) -> str | None:
+        """Who took the directory over while this process was halted; None as it should be."""
+        return self._lock.lost
 
     @property
     def checkpoints(self) -> Path:
@@ -142,7 +163,7 @@ class Record:
         is started afresh. A run that is done is left as it is.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._take_lock()
+        self._lock.take()
         if force:
             for name in ("checkpoint", "adapter", "model"):
                 shutil.rmtree(self.folder / name, ignore_errors=True)
@@ -161,24 +182,16 @@ class Record:
                          "times": {**self.data.get("times", {}), "started": first}}  # fmt: skip
             self.update()
 
-    def _take_lock(self) -> None:
-        path = self.folder / ".lock"
-        self._lock = path.open("a+")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as e:
-            self._lock.seek(0)
-            holder = self._lock.read().strip() or "another process"
-            self._lock.close()
-            raise UserError(
-                f"run directory {self.folder} is in use by {holder}; wait for it or stop it"
-            ) from e
-        self._lock.truncate(0)
-        self._lock.write(f"process {os.getpid()} on {socket.gethostname()}")
-        self._lock.flush()
+    def _check_ours(self) -> None:
+        """Raises RunFailed where another process has taken the directory over: nothing in it is ours to write."""
+        if self.taken_by is not None:
+            raise RunFailed(
+                f"{self.folder} was taken over by {self.taken_by} while this process was halted; it goes on there"
+            )
 
     def update(self, **changes: Any) -> None:
         """Changes keys of run.json and writes it whole. A failed write is fatal."""
+        self._check_ours()
         text = to_json(
             {**self.data, **changes, "times": {**changes.get("times", self.data["times"]), "updated": now()}}
         )
@@ -195,11 +208,13 @@ class Record:
 
     def log(self, journal: str, event: dict[str, Any]) -> None:
         """Appends one line. Lines hold nothing of clock or machine: a resumed run writes the same ones."""
+        self._check_ours()
         self._journals[journal].write((json.dumps(event, allow_nan=False) + "\n").encode())
         self._journals[journal].flush()
 
     def sync(self) -> dict[str, int]:
         """Journals to the disk; their sizes in bytes, for the checkpoint."""
+        self._check_ours()
         sizes = {}
         for name, file in self._journals.items():
             os.fsync(file.fileno())
@@ -211,9 +226,7 @@ class Record:
         for file in self._journals.values():
             file.close()
         self._journals = {}
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+        self._lock.release()
 
     def finish(self) -> None:
         """Marks the run done; its checkpoints have served."""

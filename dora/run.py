@@ -16,6 +16,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import hydra
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
@@ -27,12 +28,17 @@ from dora.errors import RunFailed, Stopped, UserError
 CONF = next(d for d in (Path(__file__).parent / "conf", Path(__file__).parents[1] / "conf") if d.is_dir())
 
 
+_stopped: list[bool] = []
+
+
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def job(cfg: DictConfig) -> float | None:
     """One composed configuration; returns the task's score. Raises: inside a sweep nothing may exit."""
     from dora.prepare import prepare  # late: --help and a typo need no library of models or metrics
     from dora.record import read_done, scores
 
+    if _stopped:
+        raise Stopped("not begun: the sweep was stopped")
     config = from_hydra(cfg)
     prepared = prepare(config)
     result = None if config.force else read_done(prepared.folder)
@@ -49,7 +55,11 @@ def job(cfg: DictConfig) -> float | None:
     else:
         from dora.experiment import run
 
-        result = run(prepared)
+        try:
+            result = run(prepared, list(HydraConfig.get().overrides.task))
+        except Stopped:
+            _stopped.append(True)  # whoever stops a sweep does not mean one run of it
+            raise
     return result.get("results", {}).get("best", {}).get(config.kind.metrics[0])
 
 
@@ -161,4 +171,7 @@ def _keys(overrides: list[str]) -> list[str]:
 
 
 if __name__ == "__main__":
-    main()
+    # Other processes of a sweep import this module by its name, which is not __main__ there.
+    from dora.run import main as _main
+
+    _main()

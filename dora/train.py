@@ -290,7 +290,8 @@ class Loop:
         about = {"journals": self.record.sync(), "best": self.best, "worse": self.worse,
                  "evaluations": self.evaluations, "seconds": self.seconds}  # fmt: skip
         checkpoint.save(self.record.checkpoints, self.step, tensors, about)
-        self.record.update(progress={"step": self.step, "total_steps": self.setup.total_steps})
+        self.record.update(progress={"step": self.step, "total_steps": self.setup.total_steps,
+                                     "seconds": round(self.seconds, 1)})  # fmt: skip
 
     def load(self, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
         """Takes up where a checkpoint left off."""

@@ -13,6 +13,7 @@ ORDER = [
     [
         "errors",
         "files",
+        "lock",
         "data.tasks",
         "data.mini",
         "data.hub",
@@ -26,8 +27,9 @@ ORDER = [
     ["config"],
     ["parallel", "checkpoint", "record", "export", "step"],
     ["train", "prepare", "tracking"],
-    ["experiment"],
-    ["run", "tables"],
+    ["experiment", "study"],
+    ["sweep"],
+    ["run", "tables", "status"],
 ]
 LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}
 

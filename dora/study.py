@@ -1,0 +1,142 @@
+"""Runs seen from outside: the state of each from its directory alone, what is missing, and what to type.
+
+Knows no model and no torch, so that looking at hundreds of runs takes a moment.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from dora.lock import held
+from dora.record import seconds_since
+
+# In the order in which they are shown. waiting: planned by a sweep and not begun. stale: its process is gone
+# without a word. broken: run.json cannot be read. missing: every other run of its row and column is there.
+STATES = ("running", "waiting", "stopped", "stale", "failed", "diverged", "broken", "missing", "done")
+PATTERN = "*/*/*/*/*/*/s*"
+_PARTS = ("data", "task", "model", "method", "budget", "key", "seed")
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One run from outside. `words`: what to type after `python -m dora.run`, None where nobody knows.
+
+    `left_s`: estimated seconds left of a running one. `score`: of a finished one, by metric.
+    """
+
+    place: tuple[str, ...]
+    state: str
+    reason: str | None = None
+    step: int | None = None
+    total_steps: int | None = None
+    left_s: float | None = None
+    words: tuple[str, ...] | None = None
+    score: dict[str, float] | None = None
+
+    @property
+    def name(self) -> str:
+        """Its place under results/runs."""
+        return "/".join(self.place)
+
+    @property
+    def command(self) -> str:
+        """What runs, resumes or repeats it."""
+        if self.words is None:
+            return f"# {self.name}: its run.json does not say what was typed"
+        return f"python -m dora.run {shlex.join(self.words)}"
+
+    def as_json(self) -> dict[str, Any]:
+        """For `--json`."""
+        named = dict(zip(_PARTS, self.place, strict=True))
+        rest = {k: v for k, v in asdict(self).items() if k != "place"}
+        return {**named, **rest, "seed": int(named["seed"][1:]), "command": self.command}
+
+
+def look(folder: Path) -> Seen:
+    """The state of the run in `folder`, which may still be trained by someone."""
+    place = folder.parts[-len(_PARTS) :]
+    try:
+        run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        state, reason = run["status"], run.get("reason")
+    except FileNotFoundError:
+        return Seen(place, "broken", "it has no run.json")
+    except (OSError, ValueError, KeyError, TypeError) as e:
+        return Seen(place, "broken", f"run.json cannot be read ({type(e).__name__}: {e})")
+    progress = run.get("progress") or {}
+    step, total = progress.get("step"), progress.get("total_steps")
+    left = None
+    if state == "running" and (holder := held(folder)) is None:
+        state, reason = "stale", "its process is gone; the command resumes it"
+    elif state == "running":
+        reason = holder
+        if step and progress.get("seconds"):
+            left = progress["seconds"] / step * (total - step) - seconds_since(run["times"]["updated"])
+    best = (run.get("results") or {}).get("best") or {}
+    return Seen(
+        place, state, reason, step, total, None if left is None else max(0.0, round(left, 1)),
+        None if run.get("words") is None else tuple(run["words"]),
+        {k: v for k, v in best.items() if isinstance(v, float)} or None,
+    )  # fmt: skip
+
+
+def scan(results: Path) -> list[Seen]:
+    """Every run under `results`/runs in path order, and after them the missing ones."""
+    seen = [look(folder) for folder in sorted((results / "runs").glob(PATTERN)) if folder.is_dir()]
+    return [*seen, *missing(seen)]
+
+
+def missing(seen: Iterable[Seen]) -> list[Seen]:
+    """The holes: runs whose task, row (method and budget) and seed all occur on a data source and model, but not together.
+
+    Full fine-tuning is a row of its own, whatever budgets the others have. What was typed for a hole is what
+    was typed for a run of its row, of its task where there is one, with the task and seed of the hole.
+    """
+    tables: dict[tuple[str, str], list[Seen]] = defaultdict(list)
+    for s in seen:
+        tables[s.place[0], s.place[2]].append(s)
+    found = []
+    for (data, model), runs in sorted(tables.items()):
+        there = {(r.place[1], r.place[3:5], r.place[6]): r for r in runs}
+        tasks, rows, seeds = (sorted(set(column)) for column in zip(*there, strict=True))
+        for task, row, seed in product(tasks, rows, sorted(seeds, key=lambda s: int(s[1:]))):
+            if (task, row, seed) not in there:
+                siblings = [r for r in runs if r.place[3:5] == row]
+                sibling = max(siblings, key=lambda r: (r.place[1] == task, r.state == "done"))
+                key = sibling.place[5] if sibling.place[1] == task else "?"  # differs from task to task
+                words = _with(sibling.words, task=task, seed=seed[1:])
+                found.append(Seen((data, task, model, *row, key, seed), "missing", words=words))
+    return found
+
+
+def _with(words: Sequence[str] | None, **values: str) -> tuple[str, ...] | None:
+    """`words` with other values of some keys; each key once, at the end where it was not there."""
+    if words is None:
+        return None
+    rest = [w for w in words if w.split("=")[0] not in values]
+    return *rest, *(f"{key}={value}" for key, value in values.items())
+
+
+def count(seen: Iterable[Seen]) -> dict[str, int]:
+    """How many there are in each state that occurs."""
+    states = [s.state for s in seen]
+    return {state: states.count(state) for state in STATES if state in states}
+
+
+def in_words(numbers: dict[str, int]) -> str:
+    """`3 done, 1 failed`, finished ones first."""
+    return ", ".join(f"{n:,} {state}" for state, n in reversed(numbers.items())) or "none"
+
+
+def duration(seconds: float) -> str:
+    """`2 h 05 min`, `12 min`, `40 s`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min"

@@ -1,0 +1,113 @@
+"""A sweep before and after its runs: which there are, what is wrong with them, what became of each."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dora import study
+from dora.config import Config
+from dora.errors import RunFailed, Stopped, UserError
+from dora.prepare import Prepared, prepare
+from dora.record import plan as note_plan
+
+Words = tuple[str, ...]
+
+
+@dataclass
+class Sweep:
+    """The runs of one sweep: what was typed for each, and where it lies."""
+
+    runs: dict[Words, Prepared]
+
+    def begin(self) -> list[list[str]]:
+        """Says how far the study is and notes what is planned; returns the words of every run not done."""
+        states = {words: self._look(p) for words, p in self.runs.items()}
+        pending = [w for w, p in self.runs.items() if p.config.force or states[w] != "done"]
+        for words in pending:
+            p = self.runs[words]
+            note_plan(p.folder, words, p.settings)
+        done = len(self.runs) - len(pending)
+        print(f"{len(self.runs):,} runs: {done:,} done before, {len(pending):,} to train", flush=True)
+        return [list(words) for words in pending]
+
+    def _look(self, prepared: Prepared) -> str | None:
+        return study.look(prepared.folder).state if prepared.folder.is_dir() else None
+
+    def end(self, failures: Mapping[Words, BaseException], lost: BaseException | None) -> None:
+        """Prints what became of the runs, with the command that repeats each that is not done.
+
+        `failures`: what a run raised. `lost`: what the launcher raised, which says nothing of single runs.
+        Raises RunFailed or, where runs were only stopped or others are at work on them, Stopped.
+        """
+        seen = {words: study.look(p.folder) for words, p in self.runs.items()}
+        open_ones = {words: s for words, s in seen.items() if s.state != "done"}
+        print(f"\n{len(self.runs):,} runs: {study.in_words(study.count(seen.values()))}")
+        if lost is not None:
+            print(f"the launcher ended with {type(lost).__name__}: {str(lost).splitlines()[0]}")
+        if not open_ones:
+            return
+        for words, s in open_ones.items():
+            raised = failures.get(words)
+            # A run that was refused, or never got as far as its record, says so only by what it raised.
+            reason = s.reason if s.state in ("failed", "diverged") or raised is None else str(raised)
+            shown = dataclasses.replace(s, words=words)
+            first = (reason or "no reason given").splitlines()[0].removeprefix(f"{s.state}: ")
+            print(f"  {s.state}: {first}\n    {shown.command}")
+        text = f"{len(open_ones)} of {len(self.runs)} runs are not done; the same sweep goes on with them"
+        harmless = {"stopped", "running", "waiting"}
+        if (
+            lost is None
+            and {s.state for s in open_ones.values()} <= harmless
+            and not _wrong(failures, open_ones)
+        ):
+            raise Stopped(text)
+        raise RunFailed(text)
+
+
+def _wrong(failures: Mapping[Words, BaseException], open_ones: Mapping[Words, study.Seen]) -> bool:
+    """Whether a run that did not get to its record raised something else than a stop or a refusal."""
+    return any(
+        open_ones[w].state == "waiting" and not isinstance(e, Stopped)
+        for w, e in failures.items()
+        if w in open_ones
+    )
+
+
+def plan(jobs: Sequence[Sequence[str]], compose: Callable[[Sequence[str]], Config]) -> Sweep:
+    """Checks every run of a sweep before the first begins. Raises UserError with all problems of all of them.
+
+    Runs that differ in their seed alone share everything that takes time to find out. Runs that come to the
+    same directory, such as full fine-tuning at two budgets, are one.
+    """
+    groups: dict[Words, list[tuple[Words, str | None]]] = defaultdict(list)
+    for job in jobs:
+        seed = next((w.removeprefix("seed=") for w in job if w.startswith("seed=")), None)
+        groups[tuple(w for w in job if not w.startswith("seed="))].append((tuple(job), seed))
+    found: dict[Path, tuple[Words, Prepared]] = {}
+    problems: dict[str, list[Words]] = defaultdict(list)
+    for shared, members in groups.items():
+        try:
+            config = compose(shared if len(members) > 1 else members[0][0])
+            first = prepare(config, here=False)
+        except UserError as e:
+            for problem in e.problems:
+                problems[problem].append(shared)
+            continue
+        for words, seed in members:
+            p = first
+            if seed is not None and len(members) > 1:
+                if not seed.isdigit():
+                    problems[f"seed={seed} must be a whole number, at least 0"].append(words)
+                    continue
+                p = dataclasses.replace(first, config=dataclasses.replace(config, seed=int(seed)))
+            found.setdefault(p.folder, (words, p))
+    if problems:
+        raise UserError(*(
+            text if len(where) == len(groups) else f"{text} (in {len(where)} of {len(groups)} combinations, such as {' '.join(where[0])})"
+            for text, where in problems.items()
+        ))  # fmt: skip
+    return Sweep(dict(found.values()))
