@@ -110,12 +110,14 @@ def explain(overrides: list[str]) -> list[str]:
     GlobalHydra.instance().clear()
     problems: list[str] = []
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        groups = [d.name for d in CONF.iterdir() if d.is_dir()]
+        groups = [d.name for d in CONF.iterdir() if d.is_dir() and d.name != "hydra"] + ["hydra/launcher"]
         chosen = [o for o in overrides if _key(o) in groups]
         good = []
         for override in chosen:
             if _composes([override]):
                 good.append(override)
+            elif override in ("hydra/launcher=local", "hydra/launcher=slurm"):
+                problems.append(f"{override} needs Hydra's launcher for it: pip install 'dora-glue[sweep]'")
             else:
                 problems.append(
                     f"{override}: choose {_key(override)} from {', '.join(_choices(_key(override)))}"
@@ -143,7 +145,7 @@ def _problem(good: list[str], override: str, groups: list[str]) -> list[str]:
         from_hydra(compose("config", overrides=[*good, override]))
     except (HydraException, OmegaConfBaseException) as e:
         keys = [*groups, *_keys(good)]
-        if _key(override) in keys:
+        if _key(override) in keys or _key(override).startswith("hydra."):
             return [f"{override}: {_first_lines(e.__cause__ or e)}"]
         near = difflib.get_close_matches(_key(override), keys, n=2, cutoff=0.6)
         hint = f"did you mean {' or '.join(near)}?" if near else "--help lists the keys"

@@ -101,9 +101,10 @@ def test_every_experiment_is_in_a_table_here():
 
 @pytest.mark.parametrize("file", sorted(CONF.rglob("*.yaml")), ids=lambda f: f.relative_to(CONF).as_posix())
 def test_every_yaml_composes_without_a_problem(file):
-    group, _, choice = file.relative_to(CONF).with_suffix("").as_posix().partition("/")
+    whole = file.relative_to(CONF).with_suffix("").as_posix()
+    group, _, choice = whole.rpartition("/") if whole.startswith("hydra/") else whole.partition("/")
     overrides = [f"{group}={choice}"] if choice else []
-    if (group, choice) == ("data", "dir") or "study" in choice:
+    if (group, choice) == ("data", "dir") or (group == "experiment" and "study" in choice):
         overrides.append("data.dir=GLUE")
     assert check(composed(*overrides)) == []
 
