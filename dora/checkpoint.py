@@ -59,7 +59,8 @@ def _steps(folder: Path) -> list[int]:
 class StopSignals:
     """Notes SIGTERM, SIGINT and SIGUSR2 while a run trains, so that it stops between two steps.
 
-    A second SIGINT acts at once. On leaving, the handlers that were there before are put back.
+    A second SIGINT acts at once. On leaving, the handlers that were there before are put back; `hand_over`
+    then passes on what came.
     """
 
     SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
@@ -79,6 +80,12 @@ class StopSignals:
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+
+    def hand_over(self) -> None:
+        """Calls the handler that was there before for the signal that came; Python's own for SIGINT only interrupts."""
+        handler = self._before.get(self.received or 0)
+        if callable(handler) and handler is not signal.default_int_handler:
+            handler(self.received, None)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and self.received == number:

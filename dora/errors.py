@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 
 class UserError(Exception):
     """A mistake in what was asked for. Holds every problem found, not only the first; exit code 2."""
@@ -21,6 +23,10 @@ class RunFailed(Exception):
 
 
 class Stopped(Exception):
-    """A signal asked the run to stop; its checkpoint is written and the same command resumes it; exit code 75."""
+    """A signal asked the run to stop; its checkpoint is written and the same command resumes it; exit code 75.
+
+    `hand_over`: passes the signal on to who handled it before the run, such as a cluster's requeueing.
+    """
 
     exit_code = 75
+    hand_over: Callable[[], None] = staticmethod(lambda: None)

@@ -101,8 +101,9 @@ def _train_and_finish(p: Prepared, world: World, record: Record) -> dict[str, An
             with contextlib.suppress(BrokenPipeError):  # whoever read our output has gone; the run goes on
                 print(text, flush=True)
 
+    signals = StopSignals()
     try:
-        with StopSignals() as signals:
+        with signals:
             loop = _build(p, world, record if world.main else None, say)
             loop.track, tracker = (
                 tracking.start(p.config, record, p.settings) if world.main else (loop.track, None)
@@ -116,6 +117,8 @@ def _train_and_finish(p: Prepared, world: World, record: Record) -> dict[str, An
     except BaseException as e:
         if world.main:
             _note_failure(record, e, say)
+        if isinstance(e, Stopped):
+            e.hand_over = signals.hand_over
         raise
     finally:
         if log is not None:

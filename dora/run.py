@@ -57,8 +57,9 @@ def job(cfg: DictConfig) -> float | None:
 
         try:
             result = run(prepared, list(HydraConfig.get().overrides.task))
-        except Stopped:
+        except Stopped as e:
             _stopped.append(True)  # whoever stops a sweep does not mean one run of it
+            e.hand_over()  # the run's directory is free again, so a requeued job may take it at once
             raise
     return result.get("results", {}).get("best", {}).get(config.kind.metrics[0])
 

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from dora import checkpoint
-from dora.errors import UserError
+from dora.errors import Stopped, UserError
+from dora.lock import held
 from dora.train import Loop
 from runs import only_run, run, small, small_words
 
@@ -107,6 +108,36 @@ def test_a_signal_stops_between_steps_with_exit_code_75_and_the_command_resumes(
     assert json.loads((only_run(tmp_path / "stopped") / "run.json").read_text())["status"] == "stopped"
     subprocess.run(start("stopped"), check=True, capture_output=True)
     same_files(only_run(tmp_path / "alone"), only_run(tmp_path / "stopped"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGTERM])
+def test_a_stopped_run_hands_the_signal_to_who_was_there_before(
+    number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = Loop.train_step
+
+    def signalled(self: Loop, step: int) -> Any:
+        if step == 9:
+            signal.raise_signal(number)
+        return original(self, step)
+
+    monkeypatch.setattr(Loop, "train_step", signalled)
+    heard: list[tuple[int, str]] = []
+    before = signal.signal(number, lambda n, _: heard.append((n, record()["status"])))
+
+    def record() -> dict[str, Any]:
+        return json.loads((only_run(tmp_path) / "run.json").read_text())  # type: ignore[no-any-return]
+
+    try:
+        with pytest.raises(Stopped) as e:
+            run(small(tmp_path, "method=dora"))
+        assert heard == []  # not before the directory is left in good order
+        e.value.hand_over()
+    finally:
+        signal.signal(number, before)
+    assert heard == [(number, "stopped")]
+    assert record()["progress"]["step"] == 9
+    assert held(only_run(tmp_path)) is None
 
 
 def test_a_directory_in_use_is_refused_and_its_holder_named(tmp_path: Path) -> None:
