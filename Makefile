@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: help setup demo test test-slow check tables missing clean
+.PHONY: help setup demo test test-slow test-slurm check tables missing clean
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -24,6 +24,9 @@ test: setup  ## the default tests (no network, no GPU)
 
 test-slow: setup  ## the tests that take minutes
 	$(BIN)/python -m pytest -n 2 -m slow
+
+test-slurm: setup  ## the tests on a real SLURM of one node, set up and torn down (root; skipped where it cannot be had)
+	$(BIN)/python -m pytest -m slurm -rs
 
 check: setup  ## format, lint, types
 	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy

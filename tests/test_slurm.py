@@ -1,0 +1,97 @@
+"""A real SLURM of one node: a study whose jobs are preempted, run out of time and are cancelled ends whole."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dora import study
+
+pytestmark = pytest.mark.slurm
+SCRIPT = Path(__file__).parents[1] / "scripts" / "slurm_one_node.sh"
+FILES = ("metrics.jsonl", "ranks.jsonl", "predictions.npz")
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The environment in which this machine is a cluster."""
+    if os.geteuid() != 0:
+        pytest.skip("a SLURM of our own needs root")
+    if shutil.which("slurmctld") is None:
+        done = subprocess.run([SCRIPT, "install"], capture_output=True, text=True, check=False)
+        if done.returncode:
+            pytest.skip(f"slurm-wlm and munge cannot be installed here: {done.stderr[-200:]}")
+    folder = tmp_path_factory.mktemp("slurm")
+    subprocess.run([SCRIPT, "up", folder], check=True)
+    yield {**os.environ, "SLURM_CONF": f"{folder}/slurm.conf", "PATH": f"{folder}/bin:{os.environ['PATH']}"}
+    subprocess.run([SCRIPT, "down", folder], check=False)
+
+
+def wait(what: str, condition: Callable[[], Any], seconds: float = 240) -> Any:
+    """The first true value of `condition`."""
+    end = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < end, f"waited {seconds} s for {what}"
+        time.sleep(0.2)
+    return value
+
+
+def test_a_study_survives_preemption_a_time_limit_and_a_cancelled_job(
+    cluster: dict[str, str], tmp_path: Path
+) -> None:
+    def launch(results: Path, *more: str) -> list[str]:
+        # Six runs: three short ones, and three that need more than their minute.
+        return [sys.executable, "-m", "dora.run", "-m", "task=rte", "method=lora,adalora,dora", "max_steps=60,900",
+                "eval_every=30", "threads=1", f"results={results}", *more]  # fmt: skip
+
+    def slurm(*words: str) -> str:
+        return subprocess.run(words, env=cluster, capture_output=True, text=True, check=False).stdout
+
+    def jobs(state: str) -> list[str]:
+        return slurm("squeue", "--noheader", "--states", state, "--format", "%i", "--array").split()
+
+    def seen(state: str) -> list[study.Seen]:
+        return [s for s in study.scan(results) if s.state == state]
+
+    results, alone = tmp_path / "cluster", tmp_path / "alone"
+    on_cluster = launch(results, "hydra/launcher=slurm", "hydra.launcher.partition=low",
+                        "hydra.launcher.gpus_per_node=null", "hydra.launcher.cpus_per_task=1",
+                        "hydra.launcher.mem_gb=4", "hydra.launcher.timeout_min=1",
+                        "hydra.launcher.signal_delay_s=25")  # fmt: skip
+    first = subprocess.Popen(
+        on_cluster, env=cluster, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    wait("a run past its first checkpoint", lambda: [s for s in seen("running") if s.step])
+    subprocess.run(["srun", "--partition=high", "--ntasks=2", "sleep", "1"], env=cluster, check=True)
+    wait("a preempted run", lambda: [s for s in seen("stopped") if s.step] or seen("stale"))
+    victim = wait("a requeued job", lambda: jobs("RUNNING"))[0]
+    wait("a run at work again", lambda: [s for s in seen("running") if s.step])
+    slurm("scancel", victim)
+    out, errors = first.communicate(timeout=900)
+    assert first.returncode == 1, out + errors
+    assert "the launcher ended with" in out
+    wait("the other jobs", lambda: not slurm("squeue", "--noheader"), 900)
+    again = subprocess.run(on_cluster, env=cluster, capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "6 runs: 6 done" in again.stdout
+
+    subprocess.run(launch(alone), check=True, capture_output=True)
+    resumed = 0
+    for path in sorted((alone / "runs").glob(study.PATTERN)):
+        there = results / path.relative_to(alone)
+        one, two = (json.loads((folder / "run.json").read_text()) for folder in (path, there))
+        assert one["results"] == two["results"], path.name
+        resumed += bool(two["resumed_from"])
+        for name in FILES:
+            if (path / name).exists():
+                assert (path / name).read_bytes() == (there / name).read_bytes(), name
+    assert resumed >= 3  # every long run met at least its time limit
