@@ -391,7 +391,7 @@ reviews, not billions of everything. Sequences of {length} tokens are the longes
 ## Pretraining
 
 Masked language modelling from scratch on {corpus}.
-{seen} of {available} tokens ({passes:.2f} passes), packed into sequences of {length}; the GLUE sentences are in there
+{seen} tokens, {passes:.2f} passes over {available}, packed into sequences of {length}; the GLUE sentences are in there
 {times} times. No labels, no development or test sentence, {held} documents held out.
 {masked:.0%} of the tokens masked (of these 80 % shown as the mask, 10 % as another token), loss and vocabulary scores
 there alone. AdamW, {batch} tokens a step, peak rate {lr:g}, linear warm-up {warmup:.0%} and decay, clip 1, seed {seed}.

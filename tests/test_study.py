@@ -166,18 +166,25 @@ def test_a_sweep_on_the_command_line_goes_on_after_a_failure_and_repeats_only_th
     assert study.count(study.scan(tmp_path))["done"] == 2
 
 
-def test_a_signal_ends_a_whole_sweep_and_the_same_command_goes_on(tmp_path: Path) -> None:
-    words = small_words(tmp_path, "method=lora,full,dora", "max_steps=20000")
-    process = subprocess.Popen([sys.executable, "-m", "dora.run", "-m", *words], stdout=subprocess.PIPE,
-                               stderr=subprocess.PIPE, text=True)  # fmt: skip
-    assert process.stdout is not None
-    next(line for line in process.stdout if line.startswith("step "))
-    process.terminate()
-    out, errors = process.communicate(timeout=60)
-    assert process.returncode == 75, errors
-    assert "3 runs: 1 stopped, 2 waiting" in out
+def test_a_second_sweep_leaves_the_first_ones_runs_to_it_and_a_signal_ends_a_whole_sweep(
+    tmp_path: Path,
+) -> None:
+    words = ["dora.run", "-m", *small_words(tmp_path, "method=lora,full", "max_steps=20000")]
+    first = subprocess.Popen([sys.executable, "-m", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                             text=True)  # fmt: skip
+    assert first.stdout is not None
+    next(line for line in first.stdout if line.startswith("step "))
+    beside = command(*(word.replace("lora,full", "lora") for word in words))
+    first.terminate()
+    out, errors = first.communicate(timeout=60)
+    assert beside.returncode == 75, beside.stderr
+    assert "1 runs: 1 running" in beside.stdout
+    assert f"in use by process {first.pid}" in beside.stdout
+    assert first.returncode == 75, errors
+    assert "2 runs: 1 stopped, 1 waiting" in out
 
 
+@pytest.mark.slow
 def test_the_local_launcher_trains_two_at_a_time(tmp_path: Path) -> None:
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     done = command(
@@ -296,18 +303,3 @@ def test_who_was_halted_and_taken_over_writes_nothing_more(tmp_path: Path) -> No
     record.close()
     assert (tmp_path / "run.json").read_bytes() == before
     assert json.loads((tmp_path / lock.NAME).read_text()) == other
-
-
-def test_a_sweep_beside_another_leaves_its_runs_to_it(tmp_path: Path) -> None:
-    words = small_words(tmp_path, "method=lora", "max_steps=20000")
-    first = subprocess.Popen([sys.executable, "-m", "dora.run", *words], stdout=subprocess.PIPE, text=True)
-    assert first.stdout is not None
-    next(line for line in first.stdout if line.startswith("step "))
-    try:
-        other = command("dora.run", "-m", *words)
-        assert other.returncode == 75, other.stderr
-        assert "1 runs: 1 running" in other.stdout
-        assert f"in use by process {first.pid}" in other.stdout
-    finally:
-        first.kill()
-        first.communicate()
