@@ -1,6 +1,6 @@
 """The main job on what is embedded: the four methods at one budget, the same with random weights, their tables.
 
-python scripts/demo.py [--results results] [--task rte]
+python scripts/demo.py [--results results] [--task cola]
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--results", default="results", help="the results folder (default: results)")
-    parser.add_argument("--task", default="rte", help="a GLUE task (default: rte)")
+    parser.add_argument("--task", default="cola", help="a GLUE task (default: cola)")
     given = parser.parse_args()
     commands = [
         ["dora.run", "-m", f"task={given.task}", "method=full,lora,adalora,dora", "budget=r8",
