@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 ASSETS = ROOT / "dora" / "assets"
 ALL = [*TASKS.values(), AX]
 PAIRS = [task for task in TASKS.values() if len(task.text) == 2]
-EPOCHS, BATCH, LR = 8, 32, 1e-3
+EPOCHS, BATCH, LR = 8, 32, 5e-4
 
 rows_of = cache(lambda name: mini(AX if name == "ax" else TASKS[name]))
 each = pytest.mark.parametrize("task", ALL, ids=lambda t: t.name)
