@@ -16,7 +16,7 @@ $(VENV)/.ready: requirements.txt pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
 	touch $@
 
-demo: setup  ## all four methods at one budget on the embedded model and data, and their table
+demo: setup  ## all four methods on the embedded data, with pretrained and with random weights, and their tables
 	$(BIN)/python scripts/demo.py
 
 test: setup  ## the default tests (no network, no GPU)

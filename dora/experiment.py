@@ -49,8 +49,7 @@ def run(prepared: Prepared, words: Sequence[str] | None = None) -> dict[str, Any
     record = Record(prepared.folder)
     try:
         if world.main:
-            header = {**_header(prepared, world), "words": None if words is None else list(words)}
-            record.open(header, force=config.force)
+            record.open(_header(prepared, world, words), force=config.force)
         done = parallel.broadcast(world, record.done)
         return record.data if done else _train_and_finish(prepared, world, record)
     finally:
@@ -73,10 +72,11 @@ def embedded_note(config: Config) -> str | None:
     return f"embedded {' and '.join(parts)}: {verdict}; {REAL}"
 
 
-def _header(p: Prepared, world: World) -> dict[str, Any]:
+def _header(p: Prepared, world: World, words: Sequence[str] | None) -> dict[str, Any]:
     note = embedded_note(p.config)
     return {
         "config": p.settings,
+        "words": None if words is None else list(words),
         "seed": p.config.seed,
         "embedded": note,
         "note": p.config.model.note,

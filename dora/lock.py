@@ -46,30 +46,36 @@ class Lock:
         """Raises UserError with the holder's name where somebody else is at work there."""
         self._file = os.fdopen(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666), "r+b", buffering=0)
         try:
-            works = _flock(self._file)
-            holder = _read(self.path)
-            # With flock in hand a holder on this host is dead. Any other may live: its lease tells.
-            other = holder is not None and not (works and holder["host"] == socket.gethostname())
-            if other and _renewed(self.path):
-                raise _Taken
-        except _Taken:
+            self._claim()
+        except BaseException:
             self._file.close()
             self._file = None
-            raise UserError(
-                f"run directory {self.path.parent} is in use by {_name(_read(self.path))}; wait for it or stop it"
-            ) from None
+            raise
+        threading.Thread(target=self._renew, daemon=True).start()
+
+    def _claim(self) -> None:
+        try:
+            works = _flock(self._file)
+        except BlockingIOError:
+            raise self._in_use() from None
+        holder = _read(self.path)
+        # With flock in hand a holder on this host is dead. Any other may live: its lease tells.
+        other = holder is not None and not (works and holder["host"] == socket.gethostname())
+        if other and _renewed(self.path):
+            raise self._in_use()
         self._file.truncate(0)
         self._file.seek(0)
         me = {"host": socket.gethostname(), "pid": os.getpid(), "token": self._token}
         self._file.write(json.dumps(me).encode())
         os.fsync(self._file.fileno())
         if other or not works:  # two hosts may have come to the same end at once: the later writer has it
-            time.sleep(1)
+            time.sleep(1)  # long enough for the other, which looked when we did, to have written
             if (now := _read(self.path)) and now["token"] != self._token:
-                self._file.close()
-                self._file = None
                 raise UserError(f"run directory {self.path.parent} was just taken by {_name(now)}")
-        threading.Thread(target=self._renew, daemon=True).start()
+
+    def _in_use(self) -> UserError:
+        holder = _name(_read(self.path))
+        return UserError(f"run directory {self.path.parent} is in use by {holder}; wait for it or stop it")
 
     def _renew(self) -> None:
         while not self._end.wait(RENEW_S):
@@ -91,10 +97,6 @@ class Lock:
             self._file = None
 
 
-class _Taken(Exception):
-    pass
-
-
 def held(folder: Path) -> str | None:
     """Who is at work in `folder`, such as `process 12 on host`; None where nobody is. Takes no lock."""
     path = folder / NAME
@@ -112,11 +114,9 @@ def held(folder: Path) -> str | None:
 
 
 def _flock(file: Any) -> bool:
-    """Takes the kernel's lock; False where this file system has none. Raises _Taken where it is taken."""
+    """Takes the kernel's lock; False where this file system has none. Raises BlockingIOError where it is taken."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as e:
-        raise _Taken from e
     except OSError as e:
         if e.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL):
             raise

@@ -120,7 +120,7 @@ def scores(data: dict[str, Any]) -> str:
     return f"{text or 'no metric is defined'}, best at step {best['step']}{warning}"
 
 
-def plan(folder: Path, words: Sequence[str], config: dict[str, Any]) -> None:
+def note_planned(folder: Path, words: Sequence[str], config: dict[str, Any]) -> None:
     """Notes in an empty run directory that a sweep is going to train this run; any other is left as it is."""
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "run.json").exists():

@@ -27,8 +27,7 @@ from dora.errors import RunFailed, Stopped, UserError
 # In a wheel conf/ lies inside the package, in a checkout beside it.
 CONF = next(d for d in (Path(__file__).parent / "conf", Path(__file__).parents[1] / "conf") if d.is_dir())
 
-
-_stopped: list[bool] = []
+_stopped: list[bool] = []  # not empty once a signal has stopped a run of this process
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")

@@ -7,35 +7,43 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from dora import study
 from dora.config import Config
 from dora.errors import RunFailed, Stopped, UserError
-from dora.prepare import Prepared, prepare
-from dora.record import plan as note_plan
+from dora.prepare import prepare
+from dora.record import note_planned, read_done
 
 Words = tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Planned:
+    """One run of a sweep: its directory, its configuration as it is recorded, and whether it starts afresh.
+
+    Not its data: those of all runs of a sweep may be more than fit into memory.
+    """
+
+    folder: Path
+    settings: dict[str, Any]
+    force: bool
+
+
 @dataclass
 class Sweep:
-    """The runs of one sweep: what was typed for each, and where it lies."""
+    """The runs of one sweep by what was typed for each."""
 
-    runs: dict[Words, Prepared]
+    runs: dict[Words, Planned]
 
     def begin(self) -> list[list[str]]:
         """Says how far the study is and notes what is planned; returns the words of every run not done."""
-        states = {words: self._look(p) for words, p in self.runs.items()}
-        pending = [w for w, p in self.runs.items() if p.config.force or states[w] != "done"]
-        for words in pending:
-            p = self.runs[words]
-            note_plan(p.folder, words, p.settings)
+        pending = {w: p for w, p in self.runs.items() if p.force or read_done(p.folder) is None}
+        for words, p in pending.items():
+            note_planned(p.folder, words, p.settings)
         done = len(self.runs) - len(pending)
         print(f"{len(self.runs):,} runs: {done:,} done before, {len(pending):,} to train", flush=True)
         return [list(words) for words in pending]
-
-    def _look(self, prepared: Prepared) -> str | None:
-        return study.look(prepared.folder).state if prepared.folder.is_dir() else None
 
     def end(self, failures: Mapping[Words, BaseException], lost: BaseException | None) -> None:
         """Prints what became of the runs, with the command that repeats each that is not done.
@@ -87,27 +95,35 @@ def plan(jobs: Sequence[Sequence[str]], compose: Callable[[Sequence[str]], Confi
     for job in jobs:
         seed = next((w.removeprefix("seed=") for w in job if w.startswith("seed=")), None)
         groups[tuple(w for w in job if not w.startswith("seed="))].append((tuple(job), seed))
-    found: dict[Path, tuple[Words, Prepared]] = {}
+    configs = {g: compose(g if len(members) > 1 else members[0][0]) for g, members in groups.items()}
+
+    def data(group: Words) -> tuple[str, str, str]:
+        c = configs[group]
+        return c.data.name, str(c.data.dir), c.task.name
+
+    planned: dict[Words, Planned] = {}
     problems: dict[str, list[Words]] = defaultdict(list)
-    for shared, members in groups.items():
+    for group in sorted(groups, key=data):  # each task's data are read once
         try:
-            config = compose(shared if len(members) > 1 else members[0][0])
-            first = prepare(config, here=False)
+            first = prepare(configs[group], here=False)
         except UserError as e:
             for problem in e.problems:
-                problems[problem].append(shared)
+                problems[problem].append(group)
             continue
-        for words, seed in members:
+        for words, seed in groups[group]:
             p = first
-            if seed is not None and len(members) > 1:
+            if seed is not None and len(groups[group]) > 1:
                 if not seed.isdigit():
                     problems[f"seed={seed} must be a whole number, at least 0"].append(words)
                     continue
-                p = dataclasses.replace(first, config=dataclasses.replace(config, seed=int(seed)))
-            found.setdefault(p.folder, (words, p))
+                p = dataclasses.replace(first, config=dataclasses.replace(first.config, seed=int(seed)))
+            planned[words] = Planned(p.folder, p.settings, p.config.force)
     if problems:
         raise UserError(*(
             text if len(where) == len(groups) else f"{text} (in {len(where)} of {len(groups)} combinations, such as {' '.join(where[0])})"
             for text, where in problems.items()
         ))  # fmt: skip
-    return Sweep(dict(found.values()))
+    runs: dict[Path, tuple[Words, Planned]] = {}
+    for words in map(tuple, jobs):
+        runs.setdefault(planned[words].folder, (words, planned[words]))
+    return Sweep(dict(runs.values()))

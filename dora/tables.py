@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import signal
 import statistics
 import sys
 from collections.abc import Iterable, Sequence
@@ -253,6 +254,7 @@ def main() -> None:
         help="best development evaluation of the second half (default), or the last one",
     )  # fmt: skip
     given = parser.parse_args()
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends us quietly
     try:
         found = tables(read_runs(given.results))
     except ValueError as e:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import atexit
 import functools
 import json
+import os
 import shutil
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -83,6 +86,12 @@ def small(results: Path, *overrides: str) -> Config:
 def run(config: Config) -> dict[str, Any]:
     """run.json of this configuration, trained here and now."""
     return experiment.run(prepare(config))
+
+
+def command(*words: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """`python -m WORDS` in a process of its own."""
+    return subprocess.run([sys.executable, "-m", *words], capture_output=True, text=True,
+                          env={**os.environ, **env}, check=False)  # fmt: skip
 
 
 def only_run(results: Path) -> Path:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -19,13 +16,7 @@ from dora.data.tasks import TASKS
 from dora.errors import RunFailed, UserError
 from dora.methods import METHODS
 from dora.prepare import prepare
-from runs import configure, lines, only_run, run, small, small_glue, small_words
-
-
-def command(*words: str, **env: str) -> subprocess.CompletedProcess[str]:
-    """`python -m dora.run` in a process of its own."""
-    return subprocess.run([sys.executable, "-m", "dora.run", *words], capture_output=True, text=True,
-                          env={**os.environ, **env}, check=False)  # fmt: skip
+from runs import command, configure, lines, only_run, run, small, small_glue, small_words
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -172,13 +163,13 @@ def test_early_stopping_ends_after_patience_evaluations_without_a_better_score(t
 
 
 def test_wandb_offline_writes_a_run_under_results(tmp_path: Path) -> None:
-    done = command(*small_words(tmp_path, "max_steps=4", "method=lora", "wandb=offline"), WANDB_SILENT="true")  # fmt: skip
+    done = command("dora.run", *small_words(tmp_path, "max_steps=4", "method=lora", "wandb=offline"), WANDB_SILENT="true")  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert list((tmp_path / "wandb").rglob("*.wandb"))
 
 
 def test_the_command_says_first_and_last_that_everything_is_embedded(tmp_path: Path) -> None:
-    done = command("task=wnli", "limit_train=32", "max_steps=4", f"results={tmp_path}")
+    done = command("dora.run", "task=wnli", "limit_train=32", "max_steps=4", f"results={tmp_path}")
     assert done.returncode == 0, done.stderr
     first, *_, last = done.stdout.strip().splitlines()
     for line in (first, last):
@@ -188,7 +179,7 @@ def test_the_command_says_first_and_last_that_everything_is_embedded(tmp_path: P
 
 
 def test_all_mistakes_of_a_command_come_in_one_message_with_exit_code_2(tmp_path: Path) -> None:
-    typos = command("task=sst3", "methd=lora", "lrr=3", "method.bet=1", f"results={tmp_path}")
+    typos = command("dora.run", "task=sst3", "methd=lora", "lrr=3", "method.bet=1", f"results={tmp_path}")
     assert typos.returncode == 2
     for part in (
         "choose task from cola",
@@ -198,7 +189,13 @@ def test_all_mistakes_of_a_command_come_in_one_message_with_exit_code_2(tmp_path
     ):
         assert part in typos.stderr, typos.stderr
     values = command(
-        "method=dora", "method.beta=1.5", "budget=8", "lr=-1", "schedule=cubic", f"results={tmp_path}"
+        "dora.run",
+        "method=dora",
+        "method.beta=1.5",
+        "budget=8",
+        "lr=-1",
+        "schedule=cubic",
+        f"results={tmp_path}",
     )
     assert values.returncode == 2
     for part in ("method.beta=1.5 must lie in [0, 1); the paper uses 0.9", "write r8", "lr=-1.0 must be above 0",
@@ -210,7 +207,7 @@ def test_all_mistakes_of_a_command_come_in_one_message_with_exit_code_2(tmp_path
 
 def test_an_unreachable_hub_is_reported_within_ten_seconds(tmp_path: Path) -> None:
     began = time.monotonic()
-    done = command("model=roberta_base", "data=hub", f"results={tmp_path}",
+    done = command("dora.run", "model=roberta_base", "data=hub", f"results={tmp_path}",
                    HF_ENDPOINT="http://127.0.0.1:9", HF_HOME=str(tmp_path / "hf"))  # fmt: skip
     assert done.returncode == 2
     for part in ("data=dir", "data=mini", "model.path="):
@@ -222,7 +219,7 @@ def test_an_unreachable_hub_is_reported_within_ten_seconds(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("words", [["--help"], ["task=sst2", "--cfg", "job"]])
 def test_help_and_the_composed_configuration_are_shown(words: list[str]) -> None:
-    done = command(*words)
+    done = command("dora.run", *words)
     assert done.returncode == 0, done.stderr
     assert "budget: r8" in done.stdout
 

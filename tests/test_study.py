@@ -20,11 +20,7 @@ from dora.lock import Lock, held
 from dora.parallel import least_used
 from dora.record import Record
 from dora.sweep import plan
-from runs import configure, run, small, small_words
-
-
-def command(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", *words], capture_output=True, text=True, check=False)
+from runs import command, configure, run, small, small_words
 
 
 def directory(results: Path, method: str = "lora", budget: str = "r8", task: str = "rte", seed: int = 1,
