@@ -7,6 +7,7 @@ predictions.npz  log.txt  checkpoint/ (until done)  adapter/ (PEFT format)  best
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import hashlib
 import json
@@ -126,7 +127,8 @@ def note_planned(folder: Path, words: Sequence[str], config: dict[str, Any]) -> 
     if not (folder / "run.json").exists():
         waiting = {"schema": SCHEMA, "status": "waiting", "reason": None, "config": config, "words": list(words),
                    "times": {"planned": now()}}  # fmt: skip
-        write_atomic(folder / "run.json", to_json(waiting))
+        with contextlib.suppress(FileNotFoundError):  # another launch has just begun it, and tidied up
+            write_atomic(folder / "run.json", to_json(waiting))
 
 
 class Record:
@@ -164,6 +166,8 @@ class Record:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         self._lock.take()
+        for left in self.folder.rglob(".*.tmp"):  # of a write that a kill cut short
+            left.unlink(missing_ok=True)
         if force:
             for name in ("checkpoint", "adapter", "model"):
                 shutil.rmtree(self.folder / name, ignore_errors=True)

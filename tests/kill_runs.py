@@ -1,0 +1,190 @@
+"""Kills runs with SIGKILL in chosen places, resumes them and compares with runs left alone.
+
+python tests/kill_runs.py [--kills 40] [--seed 1] [--methods full,lora,adalora,dora] [--folder DIR]
+
+A place is a function of the loop; the kill comes at a line of dora/ that runs in it: a line by chance, then by chance
+one of the times that it runs. Exit 1 where a run was lost or ended otherwise than the one left alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import functools
+import itertools
+import json
+import multiprocessing
+import os
+import random
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from multiprocessing.context import ForkServerContext
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import dora
+from runs import FILES, only_run, small_words
+
+PLACES = ("step", "evaluation", "checkpoint", "allocation", "export")
+ALLOCATING = ("adalora", "dora")
+SOURCES = str(Path(dora.__file__).parent) + os.sep
+Line = tuple[str, int]
+
+
+@dataclass(frozen=True)
+class Kill:
+    """SIGKILL when `line` of a file of dora/ runs for the `turn`-th time inside `place`."""
+
+    place: str
+    line: Line
+    turn: int
+
+
+class Watch:
+    """Sees every line of dora/ that runs inside a place: counts them, or kills at one of them."""
+
+    def __init__(self, kill: Kill | None) -> None:
+        self.kill = kill
+        self.seen: collections.Counter[tuple[str, Line]] = collections.Counter()
+        self._inside: list[str] = []
+
+    def on(self, owner: Any, name: str, place: str) -> None:
+        """Makes the function `name` of `owner` a place."""
+        original = getattr(owner, name)
+
+        @functools.wraps(original)
+        def watched(*args: Any, **more: Any) -> Any:
+            before = sys.gettrace()
+            self._inside.append(place)
+            sys.settrace(self._trace)
+            try:
+                return original(*args, **more)
+            finally:
+                sys.settrace(before)
+                self._inside.pop()
+
+        setattr(owner, name, watched)
+
+    def _trace(self, frame: FrameType, event: str, arg: object) -> Callable[..., Any] | None:
+        file = frame.f_code.co_filename
+        if not file.startswith(SOURCES):
+            return None
+        if event == "line":
+            line = (file.removeprefix(SOURCES), frame.f_lineno)
+            for (
+                place
+            ) in self._inside:  # an allocation is part of a step, the last evaluations are of the export
+                self.seen[place, line] += 1
+                if self.kill == Kill(place, line, self.seen[place, line]):
+                    os.kill(os.getpid(), signal.SIGKILL)
+        return self._trace
+
+
+def train(words: Sequence[str], kill: Kill | None, counts: Path | None) -> None:
+    """What a process does: `python -m dora.run WORDS` under watch; exits as that does."""
+    from dora import experiment, run
+    from dora.train import Loop
+
+    watch = Watch(kill)
+    watch.on(Loop, "train_step", "step")
+    watch.on(Loop, "apply", "allocation")
+    watch.on(Loop, "evaluate_and_select", "evaluation")
+    watch.on(Loop, "save", "checkpoint")
+    watch.on(experiment, "_finish", "export")
+    output = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(output, 1)
+    sys.argv = ["dora.run", *words]
+    run.main()
+    if counts is not None:
+        counts.write_text(json.dumps([[place, *line, n] for (place, line), n in watch.seen.items()]))
+
+
+def start(context: ForkServerContext, words: Sequence[str], kill: Kill | None = None, counts: Path | None = None) -> int:  # fmt: skip
+    """Exit code of one process."""
+    process = context.Process(target=train, args=(words, kill, counts))
+    process.start()
+    process.join()
+    assert process.exitcode is not None
+    return process.exitcode
+
+
+def problems(alone: Path, again: Path) -> list[str]:
+    """How a resumed run differs from the one left alone; empty as it should be."""
+    one, two = (json.loads((folder / "run.json").read_text()) for folder in (alone, again))
+    if two["status"] != "done":
+        return [f"lost: {two['status']}, {two['reason']}"]
+    found = [f"{key} differ" for key in ("results", "ranks", "params") if one[key] != two[key]]
+    for name in FILES:
+        bytes_of = [(folder / name).read_bytes() if (folder / name).exists() else None for folder in (alone, again)]  # fmt: skip
+        if bytes_of[0] != bytes_of[1]:
+            found.append(f"{name} differs")
+    left = [p.name for p in again.rglob("*.tmp")] + [p.name for p in again.glob("checkpoint/*")]
+    return found + ([f"left behind: {', '.join(left)}"] if left else [])
+
+
+def schedule(kills: int, methods: Sequence[str]) -> list[tuple[str, str]]:
+    """(method, place) of every kill: places in turn, and in each of them the methods that can be killed there."""
+    able = {p: [m for m in methods if p != "allocation" or m in ALLOCATING] for p in PLACES}
+    turns = {place: itertools.cycle(able[place]) for place in PLACES if able[place]}
+    places = itertools.cycle(turns)
+    return [(next(turns[place]), place) for place in itertools.islice(places, kills)]
+
+
+def study(
+    kills: int, seed: int, methods: Sequence[str], folder: Path, say: Callable[[str], None]
+) -> list[str]:
+    """Does it all; every problem found, with the kill that led to it."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(
+        ["dora.run", "dora.experiment", "dora.prepare", "transformers.models.roberta.modeling_roberta"]
+    )
+    chance = random.Random(seed)
+    alone: dict[str, Path] = {}
+    ran: dict[str, list[list[Any]]] = {}
+    for method in methods:
+        counts = folder / f"{method}.json"
+        code = start(context, small_words(folder / method, f"method={method}"), counts=counts)
+        if code:
+            raise SystemExit(f"{method} left alone ended with exit code {code}")
+        alone[method], ran[method] = only_run(folder / method), json.loads(counts.read_text())
+    found = []
+    for i, (method, place) in enumerate(schedule(kills, methods)):
+        _, file, number, times = chance.choice([line for line in ran[method] if line[0] == place])
+        kill = Kill(place, (file, number), chance.randint(1, times))
+        results = folder / f"kill-{i}"
+        words = small_words(results, f"method={method}", "checkpoint_every=2")
+        what = f"{i + 1:3}  {method:8} {place:11} {file}:{number}, time {kill.turn} of {times}"
+        code = start(context, words, kill)
+        wrong = [] if code == -signal.SIGKILL else [f"not killed: exit code {code}"]
+        code = start(context, words)
+        wrong += [f"exit code {code} on resuming"] if code else []
+        wrong += problems(alone[method], only_run(results))
+        resumed = json.loads((only_run(results) / "run.json").read_text())["resumed_from"]
+        say(f"{what}; resumed from {resumed}: {'; '.join(wrong) or 'equal'}")
+        found += [f"{what}: {text}" for text in wrong]
+    return found
+
+
+def main() -> None:
+    """Prints a line for every kill; exit 1 where anything was lost or differs."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--kills", type=int, default=40)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--methods", default="full,lora,adalora,dora")
+    parser.add_argument("--folder", type=Path, help="where the runs go (default: a temporary folder)")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="kills-") as temporary:
+        found = study(given.kills, given.seed, given.methods.split(","), given.folder or Path(temporary),
+                      lambda text: print(text, flush=True))  # fmt: skip
+    print(f"{given.kills} kills: {len(found)} problems")
+    sys.exit(1 if found else 0)
+
+
+if __name__ == "__main__":
+    main()

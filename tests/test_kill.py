@@ -1,0 +1,29 @@
+"""Runs killed in the middle of a step, an evaluation, a checkpoint, an allocation or the export lose nothing."""
+
+from __future__ import annotations
+
+import collections
+from pathlib import Path
+
+import pytest
+from kill_runs import ALLOCATING, PLACES, schedule, study
+
+from dora.methods import METHODS
+
+
+@pytest.mark.parametrize(("method", "seed"), [("dora", 11)])
+def test_a_kill_in_every_place_leaves_a_run_that_ends_as_one_left_alone(
+    method: str, seed: int, tmp_path: Path
+) -> None:
+    assert study(len(PLACES), seed, [method], tmp_path, print) == []
+
+
+@pytest.mark.slow
+def test_forty_kills_over_all_methods_leave_runs_that_end_as_ones_left_alone(tmp_path: Path) -> None:
+    assert study(40, 1, list(METHODS), tmp_path, print) == []
+
+
+def test_forty_kills_are_eight_in_every_place_and_reach_every_method() -> None:
+    planned = schedule(40, list(METHODS))
+    assert set(collections.Counter(place for _, place in planned).values()) == {8}
+    assert {(m, p) for m, p in planned} == {(m, p) for m in METHODS for p in PLACES if p != "allocation" or m in ALLOCATING}  # fmt: skip
