@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
+import re
 import resource
 import sys
 import traceback
@@ -30,6 +32,9 @@ from dora.prepare import Prepared, Start
 from dora.record import Record, provenance, scores
 from dora.train import Loop, Setup, live_ranks
 
+# What can befall the disk under a run; any other OSError is one that nobody foresaw.
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE}
+_OUT_OF_MEMORY = re.compile(r"OutOfMemory|out of memory|MemoryError|bad_alloc|can't allocate memory")
 SAME_SCORE = 0.005  # a row or two of the smallest development sets
 REAL = "real ones: model=roberta_base (or another) and data=hub, or data=dir data.dir=GLUE"
 
@@ -97,11 +102,15 @@ def _train_and_finish(p: Prepared, world: World, record: Record) -> dict[str, An
 
     def say(text: str) -> None:
         if log is not None:
-            print(text, file=log, flush=True)
-            with contextlib.suppress(BrokenPipeError):  # whoever read our output has gone; the run goes on
-                print(text, flush=True)
+            for file in (
+                log,
+                sys.stdout,
+            ):  # a full disk, or a reader of our output who has gone: the run goes on
+                with contextlib.suppress(OSError):
+                    print(text, file=file, flush=True)
 
     signals = StopSignals()
+    loop = None
     try:
         with signals:
             loop = _build(p, world, record if world.main else None, say)
@@ -115,14 +124,40 @@ def _train_and_finish(p: Prepared, world: World, record: Record) -> dict[str, An
                 tracker.finish()
             return result
     except BaseException as e:
+        why = _foreseen(e, p.config, loop)
         if world.main:
-            _note_failure(record, e, say)
+            _note_failure(record, why or e, say)
         if isinstance(e, Stopped):
             e.hand_over = signals.hand_over
+        if why is not None:
+            raise why from e
         raise
     finally:
         if log is not None:
-            log.close()
+            with contextlib.suppress(OSError):
+                log.close()
+
+
+def _foreseen(error: BaseException, config: Config, loop: Loop | None) -> RunFailed | None:
+    """What a disk or a memory that is full, and the like, mean to the user; None for any other error."""
+    if isinstance(error, OSError) and error.errno in _DISK:
+        at = f"after step {loop.saved}" if loop and loop.saved else "at its start"
+        where = f" at {error.filename}" if error.filename else ""
+        return RunFailed(
+            f"{error.strerror}{where}; once that is mended, the same command takes the run up {at}"
+        )
+    if isinstance(error, MemoryError | RuntimeError) and _OUT_OF_MEMORY.search(f"{type(error).__name__}: {error}"):  # fmt: skip
+        size, parts = config.batch_size, config.grad_accum
+        rows = -(-size // parts)
+        smaller = f"grad_accum={2 * parts} (the same steps, in parts of {-(-rows // 2)})" if rows > 1 else ""
+        ways = [
+            smaller,
+            f"batch_size={size // 2}" if size > 1 else "",
+            f"max_length={config.max_length // 2}",
+        ]
+        return RunFailed(f"out of memory with {rows} examples of up to {config.max_length} tokens at a time: "
+                         f"try {' or '.join(filter(None, ways))}")  # fmt: skip
+    return None
 
 
 def _note_failure(record: Record, error: BaseException, say: Callable[[str], None]) -> None:
@@ -137,7 +172,10 @@ def _note_failure(record: Record, error: BaseException, say: Callable[[str], Non
     else:
         status, reason = "failed", f"{type(error).__name__}: {error}"
     if record.taken_by is None:
-        record.update(status=status, reason=reason)
+        try:
+            record.update(status=status, reason=reason)
+        except OSError as e:
+            say(f"{record.folder / 'run.json'} could not be written either ({e}) and still says running")
     if not isinstance(error, Stopped | KeyboardInterrupt | RunFailed | UserError):
         say(
             "".join(traceback.format_exception(error))

@@ -18,13 +18,13 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from dora.errors import RunFailed, UserError
-from dora.files import to_json, write_atomic
+from dora.files import named, to_json, write_atomic
 from dora.lock import Lock
 
 SCHEMA = 1
@@ -121,14 +121,24 @@ def scores(data: dict[str, Any]) -> str:
     return f"{text or 'no metric is defined'}, best at step {best['step']}{warning}"
 
 
+@contextlib.contextmanager
+def writable(folder: Path) -> Iterator[None]:
+    """Turns what goes wrong on a disk before a run has begun into UserError."""
+    try:
+        yield
+    except OSError as e:
+        raise UserError(f"run directory {folder} cannot be used: {e.strerror}") from e
+
+
 def note_planned(folder: Path, words: Sequence[str], config: dict[str, Any]) -> None:
     """Notes in an empty run directory that a sweep is going to train this run; any other is left as it is."""
-    folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / "run.json").exists():
-        waiting = {"schema": SCHEMA, "status": "waiting", "reason": None, "config": config, "words": list(words),
-                   "times": {"planned": now()}}  # fmt: skip
-        with contextlib.suppress(FileNotFoundError):  # another launch has just begun it, and tidied up
-            write_atomic(folder / "run.json", to_json(waiting))
+    waiting = {"schema": SCHEMA, "status": "waiting", "reason": None, "config": config, "words": list(words),
+               "times": {"planned": now()}}  # fmt: skip
+    with writable(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        if not (folder / "run.json").exists():
+            with contextlib.suppress(FileNotFoundError):  # another launch has just begun it, and tidied up
+                write_atomic(folder / "run.json", to_json(waiting))
 
 
 class Record:
@@ -161,9 +171,13 @@ class Record:
     def open(self, header: dict[str, Any], force: bool = False) -> None:
         """Takes the directory, makes it if needed, and reads what is there.
 
-        Raises UserError where another process is at work in it. With `force` a finished or unfinished run
-        is started afresh. A run that is done is left as it is.
+        Raises UserError where another process is at work in it or it cannot be written to. With `force` a
+        finished or unfinished run is started afresh. A run that is done is left as it is.
         """
+        with writable(self.folder):
+            self._open(header, force)
+
+    def _open(self, header: dict[str, Any], force: bool) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._lock.take()
         for left in self.folder.rglob(".*.tmp"):  # of a write that a kill cut short
@@ -213,22 +227,25 @@ class Record:
     def log(self, journal: str, event: dict[str, Any]) -> None:
         """Appends one line. Lines hold nothing of clock or machine: a resumed run writes the same ones."""
         self._check_ours()
-        self._journals[journal].write((json.dumps(event, allow_nan=False) + "\n").encode())
-        self._journals[journal].flush()
+        with named(self.folder / journal):
+            self._journals[journal].write((json.dumps(event, allow_nan=False) + "\n").encode())
+            self._journals[journal].flush()
 
     def sync(self) -> dict[str, int]:
         """Journals to the disk; their sizes in bytes, for the checkpoint."""
         self._check_ours()
         sizes = {}
         for name, file in self._journals.items():
-            os.fsync(file.fileno())
+            with named(self.folder / name):
+                os.fsync(file.fileno())
             sizes[name] = file.tell()
         return sizes
 
     def close(self) -> None:
         """Lets go of journals and lock."""
         for file in self._journals.values():
-            file.close()
+            with contextlib.suppress(OSError):  # of a full disk: resuming cuts the journals back anyway
+                file.close()
         self._journals = {}
         self._lock.release()
 

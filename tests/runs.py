@@ -106,3 +106,11 @@ def only_run(results: Path) -> Path:
 def lines(path: Path) -> list[dict[str, Any]]:
     """A .jsonl file's events."""
     return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def same_files(one: Path, two: Path) -> None:
+    """Asserts that two run directories hold the same, byte for byte."""
+    for name in FILES:
+        assert (one / name).exists() == (two / name).exists(), name
+        if (one / name).exists():
+            assert (one / name).read_bytes() == (two / name).read_bytes(), name

@@ -15,7 +15,7 @@ from dora import checkpoint
 from dora.errors import Stopped, UserError
 from dora.lock import held
 from dora.train import Loop
-from runs import FILES, only_run, run, small, small_words
+from runs import only_run, run, same_files, small, small_words
 
 
 def cut(results: Path, step: int, monkeypatch: pytest.MonkeyPatch, *overrides: str) -> None:
@@ -31,13 +31,6 @@ def cut(results: Path, step: int, monkeypatch: pytest.MonkeyPatch, *overrides: s
         patch.setattr(Loop, "train_step", crash)
         with pytest.raises(OSError, match="power cut"):
             run(small(results, *overrides, "checkpoint_every=1"))
-
-
-def same_files(one: Path, two: Path) -> None:
-    for name in FILES:
-        assert (one / name).exists() == (two / name).exists(), name
-        if (one / name).exists():
-            assert (one / name).read_bytes() == (two / name).read_bytes(), name
 
 
 # Of 24 steps the window of dora is 3 to 11, of adalora 3 to 14; an epoch of 96 rows has 12 steps.

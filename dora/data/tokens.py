@@ -6,6 +6,7 @@ Which rows make up a training step is a pure function of (seed, epoch): nothing 
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import shutil
 import tempfile
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from dora.data.tasks import Rows
-from dora.files import sync_folder
+from dora.files import sync_folder, write_atomic
 
 # Batches are cut from pools of this many batches sorted by length: long enough that little is padding,
 # short enough that batches stay mixed in everything but length.
@@ -121,7 +122,9 @@ def tokenised(
         try:
             for split, rows in splits.items():
                 for name, array in tokenise(rows, tokenizer, max_length, segments).items():
-                    np.save(temporary / f"{split}.{name}.npy", array)
+                    content = io.BytesIO()
+                    np.save(content, array)
+                    write_atomic(temporary / f"{split}.{name}.npy", content.getbuffer())
             temporary.chmod(0o755)
             try:
                 os.rename(temporary, folder)

@@ -1,0 +1,201 @@
+"""A disk or a memory that is full, damaged files: each ends in a clear state and message and loses nothing earlier."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dora import study
+from dora.errors import RunFailed, UserError
+from dora.record import Record
+from dora.train import Loop
+from runs import lines, only_run, run, same_files, small, small_words
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own, 32 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", folder], check=False, capture_output=True).returncode:  # fmt: skip
+        pytest.skip("mounting a small file system needs root")
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def fill(folder: Path) -> None:
+    with (folder / "filler").open("wb", buffering=0) as f, contextlib.suppress(OSError):
+        while True:
+            f.write(bytes(4096))
+
+
+def before(owner: type, name: str, when: Callable[..., bool], fault: Callable[[], None], patch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    """Lets `fault` happen just before the call of a method for which `when` is true."""
+    original = getattr(owner, name)
+
+    def faulty(self: Any, *args: Any, **more: Any) -> Any:
+        if when(self, *args, **more):
+            fault()
+        return original(self, *args, **more)
+
+    patch.setattr(owner, name, faulty)
+
+
+# (class, method, at which call the disk is full, the file that then is named, the step of the newest checkpoint)
+WRITES: dict[str, tuple[type, str, Callable[..., bool], str, int]] = {
+    "metrics": (Record, "log", lambda _, name, event: name == "metrics.jsonl", "metrics.jsonl", 0),
+    "checkpoint": (Loop, "save", lambda loop: loop.step == 12, "step-12.safetensors", 6),
+    "run.json": (
+        Record,
+        "update",
+        lambda _, **new: new.get("progress", {}).get("step") == 12,
+        "run.json",
+        12,
+    ),
+}
+
+
+@pytest.mark.parametrize("what", WRITES)
+def test_a_full_disk_fails_the_run_and_the_same_command_goes_on_once_there_is_room(
+    what: str, disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owner, name, when, file, step = WRITES[what]
+    at = f"after step {step}" if step else "at its start"
+    alone = run(small(tmp_path / "alone", "method=dora"))
+    with monkeypatch.context() as patch:
+        before(owner, name, when, lambda: fill(disk), patch)
+        message = rf"No space left on device at .*{file}; once that is mended, the same command takes the run up {at}$"  # fmt: skip
+        with pytest.raises(RunFailed, match=message):
+            run(small(disk / "results", "method=dora"))
+    folder = only_run(disk / "results")
+    assert study.look(folder).state in ("failed", "stale")
+    (disk / "filler").unlink()
+    again = run(small(disk / "results", "method=dora"))
+    assert again["resumed_from"] == ([step] if step else [])
+    assert again["results"] == alone["results"]
+    same_files(only_run(tmp_path / "alone"), folder)
+
+
+def test_a_disk_that_is_full_from_the_start_is_a_message_and_no_traceback(disk: Path) -> None:
+    fill(disk)
+    with pytest.raises(UserError, match=r"run directory .* cannot be used: No space left on device"):
+        run(small(disk / "results", "method=lora"))
+
+
+def test_a_file_system_that_turns_read_only_keeps_the_last_checkpoint(
+    disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def remount(how: str) -> None:
+        subprocess.run(["mount", "-o", f"remount,{how}", disk], check=True)
+
+    # What is open for writing keeps a file system from turning read-only at once, so everything is refused instead.
+    (disk / "results").mkdir()
+    with monkeypatch.context() as patch:
+        before(Loop, "save", lambda loop: loop.step == 12, lambda: patch.setattr("dora.files.os.fsync", refuse), patch)  # fmt: skip
+        with pytest.raises(RunFailed, match=r"Read-only file system at .*metrics.jsonl; .* after step 6$"):
+            run(small(disk / "results", "method=lora"))
+    remount("ro")
+    with pytest.raises(UserError, match=r"results=.* cannot be written to"):
+        run(small(disk / "results", "method=lora"))
+    remount("rw")
+    assert run(small(disk / "results", "method=lora"))["resumed_from"] == [6]
+
+
+def refuse(_: int) -> None:
+    raise OSError(30, "Read-only file system")
+
+
+def test_a_broken_record_is_named_and_without_it_the_checkpoint_still_serves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(Loop, "train_step", stop_after(10, Loop.train_step))
+        with pytest.raises(ZeroDivisionError):
+            run(small(tmp_path, "method=dora"))
+    path = only_run(tmp_path) / "run.json"
+    path.write_text(path.read_text()[:200])
+    with pytest.raises(UserError, match=r"run.json is not JSON .* remove it to resume, or use force=true"):
+        run(small(tmp_path, "method=dora"))
+    assert study.look(only_run(tmp_path)).state == "broken"
+    path.unlink()
+    assert run(small(tmp_path, "method=dora"))["resumed_from"] == [6]
+
+
+def stop_after(last: int, original: Callable[..., Any]) -> Callable[..., Any]:
+    def train_step(self: Loop, step: int) -> Any:
+        return original(self, step) if step <= last else step // 0
+
+    return train_step
+
+
+def test_whatever_nobody_foresaw_is_in_the_log_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Loop, "train_step", stop_after(10, Loop.train_step))
+    with pytest.raises(ZeroDivisionError):
+        run(small(tmp_path, "method=full"))
+    record = json.loads((only_run(tmp_path) / "run.json").read_text())
+    assert (record["status"], record["reason"].split(":")[0]) == ("failed", "ZeroDivisionError")
+    assert "in train_step" in (only_run(tmp_path) / "log.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."), MemoryError()]
+)
+def test_out_of_memory_names_what_to_try(
+    error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(Loop, "train_step", full)
+    with pytest.raises(RunFailed, match=r"with 4 examples of up to 48 .*grad_accum=4 \(the same steps, in parts of 2\) or batch_size=4 or"):  # fmt: skip
+        run(small(tmp_path, "method=lora", "grad_accum=2"))
+    with pytest.raises(RunFailed, match=r"at a time: try max_length=24$"):
+        run(small(tmp_path, "method=lora", "batch_size=1"))
+
+
+def test_a_memory_that_is_really_full_ends_in_that_message(tmp_path: Path) -> None:
+    starved = (
+        "import resource, sys; from pathlib import Path; from dora.train import Loop; from dora.run import main\n"
+        "step = Loop.train_step\n"
+        "def starve(self, n):\n"
+        "    used = int(Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize()\n"
+        "    resource.setrlimit(resource.RLIMIT_AS, (used + (4 << 20),) * 2)\n"
+        "    return step(self, n)\n"
+        "Loop.train_step = starve; main()"
+    )
+    words = small_words(tmp_path, "method=full", "batch_size=96")
+    done = subprocess.run(
+        [sys.executable, "-c", starved, *words], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1, done.stderr
+    assert (
+        "failed: out of memory with 96 examples of up to 48 tokens at a time: try grad_accum=2" in done.stderr
+    )
+    assert json.loads((only_run(tmp_path) / "run.json").read_text())["status"] == "failed"
+
+
+def test_a_truncated_checkpoint_is_noticed_and_the_one_before_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(Loop, "train_step", stop_after(9, Loop.train_step))
+        with pytest.raises(ZeroDivisionError):
+            run(small(tmp_path, "method=adalora", "checkpoint_every=1"))
+    newest = only_run(tmp_path) / "checkpoint" / "step-9.safetensors"
+    newest.write_bytes(newest.read_bytes()[:-100])
+    assert run(small(tmp_path, "method=adalora"))["resumed_from"] == [8]
+    assert (
+        "step-9.safetensors is damaged (its checksum does not match)"
+        in (only_run(tmp_path) / "log.txt").read_text()
+    )
+    steps = [line["step"] for line in lines(only_run(tmp_path) / "metrics.jsonl")]
+    assert steps == sorted(steps)
+    assert len(steps) == len(set(map(str, lines(only_run(tmp_path) / "metrics.jsonl"))))
