@@ -222,7 +222,8 @@ def _build(p: Prepared, world: World, record: Record | None, say: Callable[[str]
         loop.load(*found)
         say(f"resumed after step {loop.step} of {p.total_steps}")
     if record is not None:
-        record.update(resumed_from=record.data["resumed_from"] + ([loop.step] if found else []))
+        if changed := record.start(loop.step):
+            say(f"{changed}: the result will not be, to the bit, that of a run left alone")
         record.start_journals(found[1]["journals"] if found else {})
     return loop
 

@@ -195,8 +195,8 @@ class Record:
                 raise UserError(f"{path} is not JSON ({e}); remove it to resume, or use force=true") from e
         if not self.done:
             first = self.data.get("times", {}).get("started", now())
-            resumed_from = self.data.get("resumed_from", [])
-            self.data = {"schema": SCHEMA, "status": "running", "reason": None, **header, "resumed_from": resumed_from,
+            before = {key: self.data.get(key, []) for key in ("resumed_from", "starts")}
+            self.data = {"schema": SCHEMA, "status": "running", "reason": None, **header, **before,
                          "times": {**self.data.get("times", {}), "started": first}}  # fmt: skip
             self.update()
 
@@ -215,6 +215,21 @@ class Record:
         )
         write_atomic(self.folder / "run.json", text)
         self.data = json.loads(text)
+
+    def start(self, step: int) -> str | None:
+        """Notes that training begins, or goes on, after `step`, and by whom.
+
+        Returns what is not as it was at the start before and changes the result, None where nothing is.
+        """
+        keys = ("host", "device", "world_size", "git")
+        this = {"step": step, "time": now(), **{k: self.data[k] for k in keys}}
+        before = self.data["starts"][-1] if step and self.data["starts"] else this
+        resumed = [step] if step else []
+        self.update(resumed_from=self.data["resumed_from"] + resumed, starts=[*self.data["starts"], this])
+        # The commit alone, since a tree with changes has no name.
+        was, is_now = ({"processes": s["world_size"], "device": s["device"], "commit": (s["git"] or {}).get("commit")}
+                       for s in (before, this))  # fmt: skip
+        return ", ".join(f"{k} {was[k]} before, now {v}" for k, v in is_now.items() if v != was[k]) or None
 
     def start_journals(self, sizes: dict[str, int]) -> None:
         """Opens metrics.jsonl and ranks.jsonl cut back to `sizes` bytes, what the checkpoint knew of them."""

@@ -6,6 +6,7 @@ import hashlib
 import math
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -35,10 +36,14 @@ def step_seed(seed: int, step: int, part: int, rank: int) -> int:
 
 
 def task_loss(task: Task, logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy or squared error, summed over examples. logits: (n, outputs), labels: (n,)."""
+    """Cross-entropy or squared error, summed over examples. logits: (n, outputs), labels: (n,).
+
+    In float32 at least: bfloat16 has no room for a sum.
+    """
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if task.regression:
-        return F.mse_loss(logits.float().squeeze(-1), labels.float(), reduction="sum")
-    return F.cross_entropy(logits.float(), labels, reduction="sum")
+        return F.mse_loss(logits.squeeze(-1), labels.to(logits.dtype), reduction="sum")
+    return F.cross_entropy(logits, labels, reduction="sum")
 
 
 def parameter_groups(model: nn.Module, head: set[str], config: Config, lr: float) -> list[dict[str, Any]]:

@@ -146,7 +146,7 @@ def _score_cell(table: Table, row: Row, task: str, which: str) -> str:
     if len(known) > 1:
         text += f" ± {statistics.stdev(known):.1f}"
     text += "*" if any(run["results"][which]["degenerate"] for run in runs) else ""
-    text += "†" if any((run["git"] or {}).get("dirty") for run in runs) else ""
+    text += "†" if any(map(_dirty, runs)) else ""
     return text if len(known) == len(table.seeds) else f"{text} (n = {len(known)}/{len(table.seeds)})"
 
 
@@ -222,9 +222,14 @@ def notes(table: Table, which: str) -> list[str]:
         found.append("the last development evaluation of a run")
     if any(run["results"][which]["degenerate"] for run in runs):
         found.append("* at least one run predicts a single class or value")
-    if any((run["git"] or {}).get("dirty") for run in runs):
+    if any(map(_dirty, runs)):
         found.append("† at least one run was made with uncommitted changes")
     return found
+
+
+def _dirty(run: Run) -> bool:
+    """Whether any process that trained it ran sources with uncommitted changes."""
+    return any((start["git"] or {}).get("dirty") for start in run.get("starts", [run]))
 
 
 def _markdown(lines: list[list[str]]) -> str:

@@ -31,17 +31,16 @@ COLUMNS = {
     "stsb": ("sentence1", "sentence2", "score"),
     "ax": ("sentence1", "sentence2", ""),
 }
-SIZES = {"train": 97}  # and 40 rows of every other split
 # What a finished run leaves that one which was cut and resumed must equal byte for byte.
 FILES = ("metrics.jsonl", "ranks.jsonl", "best.safetensors", "adapter/adapter_model.safetensors",
          "adapter/adapter_config.json", "predictions.npz")  # fmt: skip
 
 
-def write_tsv(path: Path, task: Task, rows: Rows) -> None:
-    """One split as the official download has it."""
+def write_tsv(path: Path, task: Task, rows: Rows, number: int) -> None:
+    """The first `number` rows of one split as the official download has it."""
     first, second, label = COLUMNS[task.name]
     lines = ["\t".join(["index", first, second, *([label] if rows.label is not None else [])])]
-    for i in range(SIZES.get(path.stem, 40)):
+    for i in range(number):
         assert rows.second is not None
         row = [str(i), rows.first[i], rows.second[i]]
         if rows.label is not None:
@@ -52,16 +51,19 @@ def write_tsv(path: Path, task: Task, rows: Rows) -> None:
 
 
 @functools.cache
-def small_glue() -> Path:
-    """A GLUE download of a hundred rows a task, made once a session, so that a run takes about a second."""
+def small_glue(scored: int = 40) -> Path:
+    """A GLUE download of 97 training rows a task and `scored` of each other split, made once a session.
+
+    A run on it takes about a second.
+    """
     root = Path(tempfile.mkdtemp(prefix="glue-"))
     atexit.register(shutil.rmtree, root, ignore_errors=True)
     for task in (TASKS[name] for name in ("wnli", "rte", "mnli", "stsb")):
         (root / task.folder).mkdir()
         for split, rows in mini(task).items():
             name = task.splits[split].replace("validation", "dev")
-            write_tsv(root / task.folder / f"{name}.tsv", task, rows)
-    write_tsv(root / "AX.tsv", AX, mini(AX)["ax"])
+            write_tsv(root / task.folder / f"{name}.tsv", task, rows, 97 if split == "train" else scored)
+    write_tsv(root / "AX.tsv", AX, mini(AX)["ax"], scored)
     return root
 
 

@@ -141,27 +141,6 @@ def test_a_directory_in_use_is_refused_and_its_holder_named(tmp_path: Path) -> N
         process.communicate()
 
 
-def two_processes(*words: str) -> subprocess.CompletedProcess[str]:
-    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    return subprocess.run([*start, *words], capture_output=True, text=True, check=False)
-
-
-def test_two_processes_resume_bit_for_bit_across_an_allocation(tmp_path: Path) -> None:
-    def words(name: str) -> list[str]:  # the last batch of an epoch is one row: one share is empty
-        return small_words(tmp_path / name, "method=dora", "limit_train=97")
-
-    alone = two_processes("-m", "dora.run", *words("alone"))
-    assert alone.returncode == 0, alone.stderr
-    crashing = str(Path(__file__).with_name("crash_run.py"))
-    assert two_processes(crashing, "10", *words("cut"), "checkpoint_every=1").returncode != 0
-    again = two_processes("-m", "dora.run", *words("cut"))
-    assert again.returncode == 0, again.stderr
-    record = json.loads((only_run(tmp_path / "cut") / "run.json").read_text())
-    assert record["resumed_from"] == [10]
-    assert record["world_size"] == 2
-    same_files(only_run(tmp_path / "alone"), only_run(tmp_path / "cut"))
-
-
 def test_time_between_checkpoints_is_no_part_of_training(tmp_path: Path) -> None:
     one = run(small(tmp_path / "a", "method=dora", "checkpoint_every=1"))
     two = run(small(tmp_path / "b", "method=dora"))

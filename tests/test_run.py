@@ -62,6 +62,11 @@ def test_the_same_run_typed_two_ways_is_one_directory(tmp_path: Path) -> None:
     assert one.folder != prepare(small(tmp_path, "method=lora", "budget=20k", "seed=3")).folder
 
 
+def test_another_number_of_threads_is_another_run(tmp_path: Path) -> None:
+    one, two = (prepare(small(tmp_path, f"threads={n}")).folder for n in (1, 2))
+    assert one != two
+
+
 def test_full_has_one_directory_whatever_the_budget_says(tmp_path: Path) -> None:
     folders = {prepare(small(tmp_path, "method=full", f"budget={b}")).folder for b in ("r2", "r8", "0.3M")}
     assert len(folders) == 1

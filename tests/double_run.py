@@ -1,0 +1,28 @@
+"""`dora.run` in float64 without dropout, the loss of every step in its record: python double_run.py key=value ..."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from dora import backbone, train
+from dora.run import main
+
+load = backbone.load_model
+
+
+def in_double(*args: Any) -> tuple[nn.Module, list[str]]:
+    """The model that the suite loads, in float64, its dropout off."""
+    model, head = load(*args)
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    return model.double(), head
+
+
+torch.set_default_dtype(torch.float64)
+backbone.load_model = in_double
+train.LOG_EVERY = 1
+main()

@@ -1,0 +1,79 @@
+"""One run in two processes (gloo): the same training as in one, each example once, and resuming."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from runs import lines, only_run, same_files, small_glue, small_words
+
+HERE = Path(__file__).parent
+TWO = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
+
+
+def start(*words: str) -> subprocess.CompletedProcess[str]:
+    """`python WORDS`, to its end."""
+    return subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False)
+
+
+def record(results: Path) -> dict[str, Any]:
+    return json.loads((only_run(results) / "run.json").read_text())  # type: ignore[no-any-return]
+
+
+# The last batch of an epoch of 97 is one row, so one share is empty; 7 rows to score are shares of 4 and 3.
+UNEVEN = ("limit_train=97", f"data.dir={small_glue(7)}")
+
+
+@pytest.mark.parametrize("method", ["dora", pytest.param("adalora", marks=pytest.mark.slow)])
+def test_two_processes_have_the_losses_of_one_at_the_same_batch(method: str, tmp_path: Path) -> None:
+    double = str(HERE / "double_run.py")
+    words = [f"method={method}", "method.dropout=0", "head_dropout=0", *UNEVEN]
+    one = start(double, *small_words(tmp_path / "one", *words))
+    assert one.returncode == 0, one.stderr
+    two = start(*TWO, double, *small_words(tmp_path / "two", *words))
+    assert two.returncode == 0, two.stderr
+    events = [lines(only_run(tmp_path / name) / "metrics.jsonl") for name in ("one", "two")]
+    losses = [[(e["step"], e["loss"]) for e in found if e["split"] == "train"] for found in events]
+    assert [step for step, _ in losses[0]] == list(range(1, 25))
+    np.testing.assert_allclose(*losses, rtol=0, atol=1e-6)
+    folders = [only_run(tmp_path / name) for name in ("one", "two")]
+    assert (folders[0] / "ranks.jsonl").read_bytes() == (folders[1] / "ranks.jsonl").read_bytes()
+    assert len(lines(folders[0] / "ranks.jsonl")) > 1
+    stored = [np.load(folder / "predictions.npz") for folder in folders]
+    assert stored[0]["dev/ids"].tolist() == stored[1]["dev/ids"].tolist()
+    assert stored[1]["last/dev/logits"].shape == (7, 2)
+    np.testing.assert_allclose(*(s["last/dev/logits"] for s in stored), rtol=0, atol=1e-5)
+
+
+def test_two_processes_resume_bit_for_bit_across_an_allocation_and_one_says_that_it_was_two(
+    tmp_path: Path,
+) -> None:
+    def words(name: str) -> list[str]:
+        return small_words(tmp_path / name, "method=dora", *UNEVEN)
+
+    alone = start(*TWO, "-m", "dora.run", *words("alone"))
+    assert alone.returncode == 0, alone.stderr
+    cut = start(*TWO, str(HERE / "crash_run.py"), "10", *words("cut"), "checkpoint_every=1")
+    assert cut.returncode != 0
+    shutil.copytree(tmp_path / "cut", tmp_path / "other")
+    again = start(*TWO, "-m", "dora.run", *words("cut"))
+    assert again.returncode == 0, again.stderr
+    assert record(tmp_path / "cut")["resumed_from"] == [10]
+    assert [s["world_size"] for s in record(tmp_path / "cut")["starts"]] == [2, 2]
+    assert "now" not in again.stdout
+    same_files(only_run(tmp_path / "alone"), only_run(tmp_path / "cut"))
+
+    by_one = start("-m", "dora.run", *words("other"))
+    assert by_one.returncode == 0, by_one.stderr
+    assert (
+        "processes 2 before, now 1: the result will not be, to the bit, that of a run left alone"
+        in by_one.stdout
+    )
+    assert [(s["step"], s["world_size"]) for s in record(tmp_path / "other")["starts"]] == [(0, 2), (10, 1)]
