@@ -13,13 +13,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf.errors import OmegaConfBaseException
 
 from dora import lock, study
 from dora.errors import RunFailed, Stopped, UserError
 from dora.lock import Lock, held
 from dora.parallel import least_used
 from dora.record import Record
+from dora.run import CONF
 from dora.sweep import plan
+from hydra_plugins.dora_study import Composer
 from runs import command, configure, run, small, small_words
 
 
@@ -127,6 +134,22 @@ def test_a_sweep_trains_what_is_not_done_and_says_what_became_of_each(
     run(configure(*pending[2]))
     sweep.end({}, None)
     assert capsys.readouterr().out.endswith("4 runs: 4 done\n")
+
+
+@pytest.mark.parametrize("words", [
+    (), ("task=sst2", "budget=r2", "seed=3"), ("model=tiny_deberta", "model.lr.full=1e-3", "method=full"),
+    ("lr=2e-3", "target=[q,v]", "experiment=study_tiny", "data.dir=/tmp"), ("method=dora", "method.beta=0.5", "task=mnli"),
+    ("experiment=study_tiny_deberta", "rates.cola.full=1", "max_steps=null"), ("results=a b", "model=minilm"),
+])  # fmt: skip
+def test_a_sweep_composes_what_hydra_composes(words: tuple[str, ...]) -> None:
+    expected = configure(*words)
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        compose = Composer(loader, loader.load_configuration("config", [], RunMode.MULTIRUN))
+        assert compose(words) == expected
+        assert compose(words) == expected  # the second comes from the first's choices
+        with pytest.raises((HydraException, OmegaConfBaseException)):
+            compose(["lrr=3"])
 
 
 def test_full_at_two_budgets_is_one_run_of_a_sweep(tmp_path: Path) -> None:
