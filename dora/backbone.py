@@ -21,7 +21,7 @@ from torch import nn
 from dora.budget import Matrix
 from dora.data.hub import fetch_hub
 from dora.errors import UserError
-from dora.files import sha256_file
+from dora.files import check_safetensors, sha256_file
 
 ASSETS = Path(__file__).parent / "assets"
 # The linears of one encoder layer by kind, for each `model_type` of the configuration. Paths are exact:
@@ -105,6 +105,9 @@ def _checked(folder: Path, random_weights: bool) -> Folder:
         missing.append("weights (*.safetensors or pytorch_model.bin)")
     if missing:
         raise UserError(f"model folder {folder} has no {' and no '.join(missing)}; {rule}")
+    if not random_weights:
+        for file in sorted(folder.glob(_WEIGHTS[0])):
+            check_safetensors(file)
     return Folder(folder, random_weights)
 
 
@@ -176,10 +179,16 @@ def load_model(
         torch.manual_seed(seed)
         with warnings.catch_warnings(), _quiet():
             warnings.simplefilter("ignore")
-            model, report = AutoModelForSequenceClassification.from_pretrained(
-                folder.path, config=config, dtype=torch.float32, output_loading_info=True, local_files_only=True,
-                weights_only=True, trust_remote_code=False,
-            )  # fmt: skip
+            try:
+                model, report = AutoModelForSequenceClassification.from_pretrained(
+                    folder.path, config=config, dtype=torch.float32, output_loading_info=True, local_files_only=True,
+                    weights_only=True, trust_remote_code=False,
+                )  # fmt: skip
+            except Exception as e:  # every format has its own, and some are of nothing but Exception
+                why = str(e).splitlines()[0] if str(e) else ""
+                raise UserError(
+                    f"the weights in {folder.path} cannot be read ({type(e).__name__}: {why})"
+                ) from e
         missing = set(report["missing_keys"])
     head = [
         name

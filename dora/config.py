@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -223,6 +224,8 @@ def check(config: Config) -> list[str]:
         rule(value in allowed, f"{key}={value} must be one of {', '.join(allowed)}")
 
     rule(config.task.name in TASKS, f"task={config.task.name} must be one of {', '.join(TASKS)}")
+    named = re.fullmatch(r"\w[\w .+-]*", config.model_name) is not None
+    rule(named, f"model.name={config.model_name} names a folder: letters, digits and . _ + - make it up")
     tables = {"model.lr": config.model.lr, **{f"rates.{t}": by for t, by in config.rates.items()}}
     for key, rates in tables.items():
         wrong = {m: v for m, v in rates.items() if m not in METHODS or not 0 < v < math.inf}

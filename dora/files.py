@@ -11,6 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
+
+from dora.errors import UserError
+
 
 def write_atomic(path: Path, content: bytes | memoryview | str) -> None:
     """Writes `path` so that a reader, or a machine that dies, sees the old file or the new one."""
@@ -49,6 +53,15 @@ def sync_folder(folder: Path) -> None:
 def to_json(value: Any) -> str:
     """Readable JSON with a final newline; NaN and infinity are refused, since they are not JSON."""
     return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def check_safetensors(file: Path) -> None:
+    """Reads the file's header. Raises UserError where it is no safetensors file, or cut short."""
+    try:
+        with safe_open(file, "np"):
+            pass
+    except (OSError, SafetensorError) as e:
+        raise UserError(f"{file} cannot be read: {e}; it is cut short or no safetensors file") from e
 
 
 def sha256_file(path: Path) -> str:

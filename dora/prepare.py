@@ -22,7 +22,7 @@ from dora.data.hub import fetch_hub
 from dora.data.mini import mini
 from dora.data.tasks import AX, TASKS, Rows, Task
 from dora.errors import UserError
-from dora.files import sha256_file
+from dora.files import check_safetensors, sha256_file
 from dora.methods import METHODS
 from dora.record import identity
 
@@ -228,4 +228,5 @@ def read_start(config: Config, weights: str) -> Start:
             problems.append(f"init_from={folder} has another {what} ({theirs}); this run has {ours}")
     if problems:
         raise UserError(*problems)
+    check_safetensors(file)
     return Start(folder, run["ranks"]["end"], run["scale"], sha256_file(file))

@@ -1,0 +1,91 @@
+"""Files from someone else run no code, and no configuration writes outside the results folder."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+import pickle
+import shutil
+from pathlib import Path
+
+import pytest
+
+import dora
+from dora import checkpoint
+from dora.backbone import ASSETS
+from dora.errors import UserError
+from dora.prepare import prepare
+from runs import only_run, run, small
+
+SOURCES = sorted(Path(dora.__file__).parent.rglob("*.py"))
+
+
+class Trap:
+    """Unpickled, it leaves a file behind."""
+
+    def __init__(self, sign: Path) -> None:
+        self.sign = sign
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return Path.touch, (self.sign,)  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: p.name)
+def test_no_source_unpickles_evaluates_or_trusts_remote_code(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = {a.name for a in node.names} | {getattr(node, "module", None)}
+            assert not names & {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
+        if isinstance(node, ast.Call):
+            name = ast.unparse(node.func)
+            assert name not in ("eval", "exec", "torch.load"), name
+            given = {k.arg: ast.unparse(k.value) for k in node.keywords}
+            assert given.get("trust_remote_code", "False") == "False"
+            assert given.get("allow_pickle", "False") == "False"
+
+
+def test_a_pickle_in_the_place_of_a_checkpoint_is_refused(tmp_path: Path) -> None:
+    data, said = pickle.dumps(Trap(tmp_path / "sprung")), []
+    (tmp_path / "step-6.safetensors").write_bytes(data)
+    (tmp_path / "step-6.json").write_text(json.dumps({"step": 6, "sha256": hashlib.sha256(data).hexdigest()}))
+    assert checkpoint.load(tmp_path, said.append) is None
+    assert "step-6.safetensors is damaged" in said[0]
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_a_pickle_in_the_place_of_an_adapter_to_start_from_is_refused(tmp_path: Path) -> None:
+    run(small(tmp_path, "method=lora", "max_steps=4"))
+    folder = only_run(tmp_path)
+    (folder / "best.safetensors").write_bytes(pickle.dumps(Trap(tmp_path / "sprung")))
+    with pytest.raises(UserError, match=r"best.safetensors cannot be read: .* no safetensors file"):
+        run(small(tmp_path / "next", "method=lora", "max_steps=4", f"init_from={folder}"))
+    assert not (tmp_path / "sprung").exists()
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.safetensors"])
+def test_a_pickle_in_the_place_of_a_models_weights_is_refused(name: str, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(ASSETS / "tiny_roberta", model)
+    (model / "model.safetensors").unlink()
+    (model / name).write_bytes(pickle.dumps(Trap(tmp_path / "sprung")))
+    with pytest.raises(UserError, match=r"(weights in .*|model.safetensors) cannot be read"):
+        run(small(tmp_path, f"model.path={model}", "max_steps=4"))
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_code_that_comes_with_a_model_is_not_run(tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(ASSETS / "tiny_roberta", model)
+    config = json.loads((model / "config.json").read_text())
+    config["auto_map"] = {"AutoConfig": "trap.C", "AutoModelForSequenceClassification": "trap.M", "AutoTokenizer": "trap.T"}  # fmt: skip
+    (model / "config.json").write_text(json.dumps(config))
+    (model / "trap.py").write_text(f"open({str(tmp_path / 'sprung')!r}, 'w')\nclass C: pass\nclass M: pass\nclass T: pass\n")  # fmt: skip
+    assert run(small(tmp_path, f"model.path={model}", "method=lora", "max_steps=4"))["status"] == "done"
+    assert not (tmp_path / "sprung").exists()
+
+
+@pytest.mark.parametrize("name", ["../../../../elsewhere", "..", "/elsewhere", "a/b", ""])
+def test_no_name_leads_out_of_the_results_folder(name: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"model.name=.* names a folder"):
+        prepare(small(tmp_path, f"model.name='{name}'"))
