@@ -37,10 +37,16 @@ class World:
 
 
 def start(device: str) -> World:
-    """Joins the processes that torchrun started; a world of one without it. `device`: auto, cpu or cuda[:n].
+    """Joins the processes that torchrun or a cluster's job started; a world of one without them.
 
-    Of several GPUs a run by itself takes the one that the fewest other runs on this machine are on.
+    `device`: auto, cpu or cuda[:n]. Of several GPUs a run by itself takes the one that the fewest other runs on this machine are on.
     """
+    if "SUBMITIT_EXECUTOR" in os.environ and "WORLD_SIZE" not in os.environ:
+        from submitit.helpers import TorchDistributedEnvironment
+
+        # Every task of the job (tasks_per_node) is one process. Which GPU it takes is decided below.
+        if (tasks := TorchDistributedEnvironment()).world_size > 1:
+            tasks.export(set_cuda_visible_devices=False)
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -52,7 +58,8 @@ def start(device: str) -> World:
             device = f"cuda:{gpu}"
         return World(0, 1, torch.device(device), claim)
     if device == "cuda":
-        device = f"cuda:{os.environ['LOCAL_RANK']}"
+        # A cluster may show each process its own GPU alone, which then is the first.
+        device = f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"
         torch.cuda.set_device(device)
     if not dist.is_initialized():
         dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")

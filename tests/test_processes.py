@@ -77,3 +77,15 @@ def test_two_processes_resume_bit_for_bit_across_an_allocation_and_one_says_that
         in by_one.stdout
     )
     assert [(s["step"], s["world_size"]) for s in record(tmp_path / "other")["starts"]] == [(0, 2), (10, 1)]
+
+
+@pytest.mark.slow
+def test_the_tasks_of_a_submitted_job_are_one_run_as_torchruns_processes_are(tmp_path: Path) -> None:
+    words = ["method=lora", *UNEVEN]
+    alone = start(*TWO, "-m", "dora.run", *small_words(tmp_path / "alone", *words))
+    assert alone.returncode == 0, alone.stderr
+    job = start("-m", "dora.run", "-m", *small_words(tmp_path / "job", *words), "hydra/launcher=submitit_local",
+                "hydra.launcher.tasks_per_node=2", "hydra.launcher.timeout_min=10")  # fmt: skip
+    assert job.returncode == 0, job.stdout + job.stderr
+    assert record(tmp_path / "job")["world_size"] == 2
+    same_files(only_run(tmp_path / "alone"), only_run(tmp_path / "job"))
