@@ -222,12 +222,12 @@ def test_a_study_is_one_command_with_equal_evaluations_and_parameters(experiment
     swept = {key: str(values).split(",") for key, values in whole.hydra.sweeper.params.items()}
     assert set(swept["method"]) == set(METHODS)
     c = composed(f"experiment={experiment}", "data.dir=GLUE")
-    assert set(c.rates) in (set(), set(swept["task"]))  # none until they have been searched
+    assert set(c.rates) == set(swept["task"])
     assert all(set(rates) == set(METHODS) for rates in c.rates.values())
     assert (c.batch_size, c.select, c.results) == (32, "dev", f"results/{experiment}")
     assert c.max_steps <= 600
-    half = c.max_steps // 2 + 2
-    assert [s for s in range(half, c.max_steps + 1) if s % c.eval_every == 0] == [400, 500, 600]
+    # The evaluations that count, as many for every method.
+    assert len([s for s in range(c.max_steps // 2 + 2, c.max_steps + 1) if s % c.eval_every == 0]) == 3
     if c.model.package and importlib.util.find_spec(c.model.package) is None:
         pytest.skip(f"needs {c.model.package}")
     folder = backbone.locate(None, c.model.embedded, c.model.package, None, "main", False)
