@@ -32,7 +32,14 @@ _stopped: list[bool] = []  # not empty once a signal has stopped a run of this p
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def job(cfg: DictConfig) -> float | None:
-    """One composed configuration; returns the task's score. Raises: inside a sweep nothing may exit."""
+    """One composed configuration. Launchers send this function to other processes, with copies of its globals."""
+    from dora.run import train
+
+    return train(cfg)
+
+
+def train(cfg: DictConfig) -> float | None:
+    """One run; returns the task's score. Raises: inside a sweep nothing may exit."""
     from dora.prepare import prepare  # late: --help and a typo need no library of models or metrics
     from dora.record import read_done, scores
 

@@ -19,7 +19,7 @@ install() {
 up() {
     local host cpus memory
     host=$(hostname)
-    cpus=$(nproc)
+    cpus=$(nproc --all) # without --all it is OMP_NUM_THREADS where that is set
     memory=$(awk '/MemTotal/ {print int($2 / 1024 * 0.8)}' /proc/meminfo)
     mkdir -p "$D"/{munge,state,spool,log,bin}
     chmod 700 "$D/munge"
