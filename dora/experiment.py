@@ -101,13 +101,11 @@ def _train_and_finish(p: Prepared, world: World, record: Record) -> dict[str, An
     log = (record.folder / "log.txt").open("a", encoding="utf-8") if world.main else None
 
     def say(text: str) -> None:
-        if log is not None:
-            for file in (
-                log,
-                sys.stdout,
-            ):  # a full disk, or a reader of our output who has gone: the run goes on
-                with contextlib.suppress(OSError):
-                    print(text, file=file, flush=True)
+        if log is None:
+            return
+        for file in (log, sys.stdout):
+            with contextlib.suppress(OSError):  # the disk is full, or whoever read our output has gone
+                print(text, file=file, flush=True)
 
     signals = StopSignals()
     loop = None
@@ -147,16 +145,16 @@ def _foreseen(error: BaseException, config: Config, loop: Loop | None) -> RunFai
             f"{error.strerror}{where}; once that is mended, the same command takes the run up {at}"
         )
     if isinstance(error, MemoryError | RuntimeError) and _OUT_OF_MEMORY.search(f"{type(error).__name__}: {error}"):  # fmt: skip
-        size, parts = config.batch_size, config.grad_accum
+        size, parts, length = config.batch_size, config.grad_accum, config.max_length
         rows = -(-size // parts)
-        smaller = f"grad_accum={2 * parts} (the same steps, in parts of {-(-rows // 2)})" if rows > 1 else ""
-        ways = [
-            smaller,
-            f"batch_size={size // 2}" if size > 1 else "",
-            f"max_length={config.max_length // 2}",
-        ]
-        return RunFailed(f"out of memory with {rows} examples of up to {config.max_length} tokens at a time: "
-                         f"try {' or '.join(filter(None, ways))}")  # fmt: skip
+        ways = [f"max_length={length // 2}"]
+        if size > 1:
+            ways.insert(0, f"batch_size={size // 2}")
+        if rows > 1:
+            ways.insert(0, f"grad_accum={2 * parts} (the same steps, in parts of {-(-rows // 2)})")
+        return RunFailed(
+            f"out of memory with {rows} examples of up to {length} tokens at a time: try {' or '.join(ways)}"
+        )
     return None
 
 
@@ -177,9 +175,7 @@ def _note_failure(record: Record, error: BaseException, say: Callable[[str], Non
         except OSError as e:
             say(f"{record.folder / 'run.json'} could not be written either ({e}) and still says running")
     if not isinstance(error, Stopped | KeyboardInterrupt | RunFailed | UserError):
-        say(
-            "".join(traceback.format_exception(error))
-        )  # nobody foresaw it, so whoever mends it needs all of it
+        say("".join(traceback.format_exception(error)))  # whoever mends it needs all of it
     say(reason if reason.startswith(status) else f"{status}: {reason}")
 
 
@@ -223,7 +219,7 @@ def _build(p: Prepared, world: World, record: Record | None, say: Callable[[str]
         say(f"resumed after step {loop.step} of {p.total_steps}")
     if record is not None:
         if changed := record.start(loop.step):
-            say(f"{changed}: the result will not be, to the bit, that of a run left alone")
+            say(f"{changed}: the result may not be, to the bit, that of a run left alone")
         record.start_journals(found[1]["journals"] if found else {})
     return loop
 
