@@ -81,14 +81,14 @@ def test_a_damaged_checkpoint_is_noticed_and_the_one_before_is_used(
 
 def test_a_signal_stops_between_steps_with_exit_code_75_and_the_command_resumes(tmp_path: Path) -> None:
     def start(name: str) -> list[str]:
-        words = small_words(tmp_path / name, "method=dora", "max_steps=400", "eval_every=40")
+        words = small_words(tmp_path / name, "method=dora", "max_steps=120", "eval_every=20")
         return [sys.executable, "-m", "dora.run", *words]
 
     subprocess.run(start("alone"), check=True, capture_output=True)
     process = subprocess.Popen(start("stopped"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     for line in process.stdout:
-        if line.startswith("step 40/"):
+        if line.startswith("step 20/"):
             process.send_signal(signal.SIGTERM)
             break
     _, errors = process.communicate(timeout=120)
