@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from runs import lines, only_run, same_files, small_glue, small_words
+from runs import configure, lines, only_run, run, same_files, small_glue, small_words
 
 HERE = Path(__file__).parent
 TWO = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
@@ -70,13 +70,10 @@ def test_two_processes_resume_bit_for_bit_across_an_allocation_and_one_says_that
     assert "now" not in again.stdout
     same_files(only_run(tmp_path / "alone"), only_run(tmp_path / "cut"))
 
-    by_one = start("-m", "dora.run", *words("other"))
-    assert by_one.returncode == 0, by_one.stderr
-    assert (
-        "processes 2 before, now 1: the result may not be, to the bit, that of a run left alone"
-        in by_one.stdout
-    )
-    assert [(s["step"], s["world_size"]) for s in record(tmp_path / "other")["starts"]] == [(0, 2), (10, 1)]
+    by_one = run(configure(*words("other")))
+    assert [(s["step"], s["world_size"]) for s in by_one["starts"]] == [(0, 2), (10, 1)]
+    said = (only_run(tmp_path / "other") / "log.txt").read_text()
+    assert "processes 2 before, now 1: the result may not be, to the bit, that of a run left alone" in said
 
 
 @pytest.mark.slow
