@@ -36,7 +36,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
     subprocess.run([SCRIPT, "down", folder], check=False)
 
 
-def wait(what: str, condition: Callable[[], Any], seconds: float = 240) -> Any:
+def wait(what: str, condition: Callable[[], Any], seconds: float = 600) -> Any:
     """The first true value of `condition`."""
     end = time.monotonic() + seconds
     while not (value := condition()):
@@ -76,11 +76,11 @@ def test_a_study_survives_preemption_a_time_limit_and_a_cancelled_job(
     victim = wait("a requeued job", lambda: jobs("RUNNING"))[0]
     wait("a run at work again", lambda: [s for s in seen("running") if s.step])
     slurm("scancel", victim)
-    out, errors = first.communicate(timeout=900)
+    out, errors = first.communicate(timeout=1800)
     # A job cancelled at work leaves its run stopped in good order; one whose run has not begun never answers.
     assert first.returncode in (1, 75), out + errors
     assert "1 stopped" in out or "the launcher ended with" in out
-    wait("the other jobs", lambda: not slurm("squeue", "--noheader"), 900)
+    wait("the other jobs", lambda: not slurm("squeue", "--noheader"), 1800)
     again = subprocess.run(on_cluster, env=cluster, capture_output=True, text=True, check=False)
     assert again.returncode == 0, again.stdout + again.stderr
     assert "6 runs: 6 done" in again.stdout
