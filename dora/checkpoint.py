@@ -51,6 +51,11 @@ def load(folder: Path, warn: Callable[[str], None]) -> tuple[dict[str, Tensor], 
     return None
 
 
+def newest(folder: Path) -> int:
+    """The step of the newest labelled checkpoint, 0 where there is none."""
+    return max(_steps(folder), default=0)
+
+
 def _steps(folder: Path) -> list[int]:
     """Steps of the labelled checkpoints, newest first."""
     return sorted((int(f.stem.removeprefix("step-")) for f in folder.glob("step-*.json")), reverse=True)

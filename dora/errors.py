@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import re
 from collections.abc import Callable
+
+# What can befall the disk under a run; any other OSError is one that nobody foresaw.
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE}
+_OUT_OF_MEMORY = re.compile(r"OutOfMemory|out of memory|MemoryError|bad_alloc|can't allocate memory")
 
 
 class UserError(Exception):
@@ -30,3 +36,30 @@ class Stopped(Exception):
 
     exit_code = 75
     hand_over: Callable[[], None] = staticmethod(lambda: None)
+
+
+def foreseen(
+    error: BaseException, saved: int, batch_size: int, grad_accum: int, max_length: int
+) -> RunFailed | None:
+    """What a disk or a memory that is full, and the like, mean to the user; None for any other error.
+
+    `saved`: the step of the newest checkpoint, 0 for none.
+    """
+    if isinstance(error, OSError) and error.errno in _DISK:
+        at = f"after step {saved}" if saved else "at its start"
+        where = f" at {error.filename}" if error.filename else ""
+        return RunFailed(
+            f"{error.strerror}{where}; once that is mended, the same command takes the run up {at}"
+        )
+    text = f"{type(error).__name__}: {error}"
+    if isinstance(error, MemoryError | RuntimeError) and _OUT_OF_MEMORY.search(text):
+        rows = -(-batch_size // grad_accum)
+        ways = [f"max_length={max_length // 2}"]
+        if batch_size > 1:
+            ways.insert(0, f"batch_size={batch_size // 2}")
+        if rows > 1:
+            ways.insert(0, f"grad_accum={2 * grad_accum} (the same steps, in parts of {-(-rows // 2)})")
+        return RunFailed(
+            f"out of memory with {rows} examples of up to {max_length} tokens at a time: try {' or '.join(ways)}"
+        )
+    return None

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import io
-import re
 import resource
 import sys
 import traceback
@@ -23,7 +21,7 @@ from dora.budget import Plan
 from dora.checkpoint import StopSignals
 from dora.config import Config
 from dora.data.tokens import Tokens, tokenised
-from dora.errors import RunFailed, Stopped, UserError
+from dora.errors import RunFailed, Stopped, UserError, foreseen
 from dora.files import write_atomic
 from dora.methods import METHODS
 from dora.methods.protocol import Method
@@ -32,9 +30,6 @@ from dora.prepare import Prepared, Start
 from dora.record import Record, provenance, scores
 from dora.train import Loop, Setup, live_ranks
 
-# What can befall the disk under a run; any other OSError is one that nobody foresaw.
-_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE}
-_OUT_OF_MEMORY = re.compile(r"OutOfMemory|out of memory|MemoryError|bad_alloc|can't allocate memory")
 SAME_SCORE = 0.005  # a row or two of the smallest development sets
 REAL = "real ones: model=roberta_base (or another) and data=hub, or data=dir data.dir=GLUE"
 
@@ -108,7 +103,6 @@ def _train_and_finish(p: Prepared, world: World, record: Record) -> dict[str, An
                 print(text, file=file, flush=True)
 
     signals = StopSignals()
-    loop = None
     try:
         with signals:
             loop = _build(p, world, record if world.main else None, say)
@@ -122,7 +116,8 @@ def _train_and_finish(p: Prepared, world: World, record: Record) -> dict[str, An
                 tracker.finish()
             return result
     except BaseException as e:
-        why = _foreseen(e, p.config, loop)
+        c = p.config
+        why = foreseen(e, checkpoint.newest(record.checkpoints), c.batch_size, c.grad_accum, c.max_length)
         if world.main:
             _note_failure(record, why or e, say)
         if isinstance(e, Stopped):
@@ -134,28 +129,6 @@ def _train_and_finish(p: Prepared, world: World, record: Record) -> dict[str, An
         if log is not None:
             with contextlib.suppress(OSError):
                 log.close()
-
-
-def _foreseen(error: BaseException, config: Config, loop: Loop | None) -> RunFailed | None:
-    """What a disk or a memory that is full, and the like, mean to the user; None for any other error."""
-    if isinstance(error, OSError) and error.errno in _DISK:
-        at = f"after step {loop.saved}" if loop and loop.saved else "at its start"
-        where = f" at {error.filename}" if error.filename else ""
-        return RunFailed(
-            f"{error.strerror}{where}; once that is mended, the same command takes the run up {at}"
-        )
-    if isinstance(error, MemoryError | RuntimeError) and _OUT_OF_MEMORY.search(f"{type(error).__name__}: {error}"):  # fmt: skip
-        size, parts, length = config.batch_size, config.grad_accum, config.max_length
-        rows = -(-size // parts)
-        ways = [f"max_length={length // 2}"]
-        if size > 1:
-            ways.insert(0, f"batch_size={size // 2}")
-        if rows > 1:
-            ways.insert(0, f"grad_accum={2 * parts} (the same steps, in parts of {-(-rows // 2)})")
-        return RunFailed(
-            f"out of memory with {rows} examples of up to {length} tokens at a time: try {' or '.join(ways)}"
-        )
-    return None
 
 
 def _note_failure(record: Record, error: BaseException, say: Callable[[str], None]) -> None:

@@ -39,7 +39,8 @@ class World:
 def start(device: str) -> World:
     """Joins the processes that torchrun or a cluster's job started; a world of one without them.
 
-    `device`: auto, cpu or cuda[:n]. Of several GPUs a run by itself takes the one that the fewest other runs on this machine are on.
+    `device`: auto, cpu or cuda[:n]. Of several GPUs a run by itself takes the one that the fewest other runs
+    on this machine are on.
     """
     if "SUBMITIT_EXECUTOR" in os.environ and "WORLD_SIZE" not in os.environ:
         from submitit.helpers import TorchDistributedEnvironment

@@ -60,13 +60,12 @@ class Setup:
 
 @dataclass
 class Loop:
-    """One run's training state. `step`: the last one made; `saved`: the one of the newest checkpoint."""
+    """One run's training state."""
 
     setup: Setup
     record: Record | None
     say: Callable[[str], None]
     step: int = 0
-    saved: int = 0
     best: dict[str, Any] | None = None
     best_tensors: dict[str, Tensor] = field(default_factory=dict)
     worse: int = 0
@@ -291,7 +290,6 @@ class Loop:
         about = {"journals": self.record.sync(), "best": self.best, "worse": self.worse,
                  "evaluations": self.evaluations, "seconds": self.seconds}  # fmt: skip
         checkpoint.save(self.record.checkpoints, self.step, tensors, about)
-        self.saved = self.step
         self.record.update(progress={"step": self.step, "total_steps": self.setup.total_steps,
                                      "seconds": round(self.seconds, 1)})  # fmt: skip
 
@@ -309,7 +307,6 @@ class Loop:
         self.setup.method.load(part("method/"))
         self.best_tensors = part("best/")
         self.step, self.best, self.worse = about["step"], about["best"], about["worse"]
-        self.saved = self.step
         self.evaluations, self.seconds = about["evaluations"], about["seconds"]
 
 

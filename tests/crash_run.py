@@ -3,20 +3,10 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
 
 from dora.run import main
 from dora.train import Loop
+from runs import crash_after
 
-last = int(sys.argv.pop(1))
-original = Loop.train_step
-
-
-def crash(self: Loop, step: int) -> Any:
-    if step == last + 1:
-        raise OSError("power cut")
-    return original(self, step)
-
-
-Loop.train_step = crash  # type: ignore[method-assign]
+Loop.train_step = crash_after(int(sys.argv.pop(1)))  # type: ignore[method-assign]
 main()

@@ -27,7 +27,7 @@ from types import FrameType
 from typing import Any
 
 import dora
-from runs import FILES, only_run, small_words
+from runs import differing, only_run, small_words
 
 PLACES = ("step", "evaluation", "checkpoint", "allocation", "export")
 ALLOCATING = ("adalora", "dora")
@@ -75,9 +75,8 @@ class Watch:
             return None
         if event == "line":
             line = (file.removeprefix(SOURCES), frame.f_lineno)
-            for (
-                place
-            ) in self._inside:  # an allocation is part of a step, the last evaluations are of the export
+            # An allocation is part of a step, and the last evaluations are part of the export.
+            for place in self._inside:
                 self.seen[place, line] += 1
                 if self.kill == Kill(place, line, self.seen[place, line]):
                     os.kill(os.getpid(), signal.SIGKILL)
@@ -118,10 +117,7 @@ def problems(alone: Path, again: Path) -> list[str]:
     if two["status"] != "done":
         return [f"lost: {two['status']}, {two['reason']}"]
     found = [f"{key} differ" for key in ("results", "ranks", "params") if one[key] != two[key]]
-    for name in FILES:
-        bytes_of = [(folder / name).read_bytes() if (folder / name).exists() else None for folder in (alone, again)]  # fmt: skip
-        if bytes_of[0] != bytes_of[1]:
-            found.append(f"{name} differs")
+    found += [f"{name} differs" for name in differing(alone, again)]
     left = [p.name for p in again.rglob("*.tmp")] + [p.name for p in again.glob("checkpoint/*")]
     return found + ([f"left behind: {', '.join(left)}"] if left else [])
 

@@ -10,9 +10,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
@@ -22,6 +24,7 @@ from dora.config import Config, from_hydra, register
 from dora.data.mini import mini
 from dora.data.tasks import AX, TASKS, Rows, Task
 from dora.prepare import prepare
+from dora.train import Loop
 
 # The text columns' names in the official TSVs and the label's, where they are not the hub's and "label".
 COLUMNS = {
@@ -93,10 +96,35 @@ def run(config: Config) -> dict[str, Any]:
     return experiment.run(prepare(config))
 
 
-def command(*words: str, **env: str) -> subprocess.CompletedProcess[str]:
-    """`python -m WORDS` in a process of its own."""
-    return subprocess.run([sys.executable, "-m", *words], capture_output=True, text=True,
+def crash_after(last: int) -> Callable[[Loop, int], Any]:
+    """A `Loop.train_step` that breaks off after step `last`, as a crash would."""
+    original = Loop.train_step
+
+    def train_step(self: Loop, step: int) -> Any:
+        if step > last:
+            raise AssertionError("power cut")
+        return original(self, step)
+
+    return train_step
+
+
+def cut(results: Path, step: int, monkeypatch: pytest.MonkeyPatch, *overrides: str) -> None:
+    """Trains up to `step` with a checkpoint there (unless the overrides say otherwise), then breaks off."""
+    with monkeypatch.context() as patch:
+        patch.setattr(Loop, "train_step", crash_after(step))
+        with pytest.raises(AssertionError, match="power cut"):
+            run(small(results, "checkpoint_every=1", *overrides))
+
+
+def python(*words: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """`python WORDS` in a process of its own, to its end."""
+    return subprocess.run([sys.executable, *words], capture_output=True, text=True,
                           env={**os.environ, **env}, check=False)  # fmt: skip
+
+
+def command(*words: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """`python -m WORDS` in a process of its own, to its end."""
+    return python("-m", *words, **env)
 
 
 def only_run(results: Path) -> Path:
@@ -105,14 +133,25 @@ def only_run(results: Path) -> Path:
     return found
 
 
+def record(results: Path) -> dict[str, Any]:
+    """run.json of the one run under `results`."""
+    return json.loads((only_run(results) / "run.json").read_text())  # type: ignore[no-any-return]
+
+
 def lines(path: Path) -> list[dict[str, Any]]:
     """A .jsonl file's events."""
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+def differing(one: Path, two: Path) -> list[str]:
+    """Names of the files that two run directories do not both hold (or both lack) byte for byte."""
+
+    def content(folder: Path, name: str) -> bytes | None:
+        return (folder / name).read_bytes() if (folder / name).exists() else None
+
+    return [name for name in FILES if content(one, name) != content(two, name)]
+
+
 def same_files(one: Path, two: Path) -> None:
     """Asserts that two run directories hold the same, byte for byte."""
-    for name in FILES:
-        assert (one / name).exists() == (two / name).exists(), name
-        if (one / name).exists():
-            assert (one / name).read_bytes() == (two / name).read_bytes(), name
+    assert differing(one, two) == []

@@ -2,30 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-from runs import configure, lines, only_run, run, same_files, small_glue, small_words
+from runs import configure, lines, only_run, python, record, run, same_files, small_glue, small_words
 
 HERE = Path(__file__).parent
 TWO = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
-
-
-def start(*words: str) -> subprocess.CompletedProcess[str]:
-    """`python WORDS`, to its end."""
-    return subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False)
-
-
-def record(results: Path) -> dict[str, Any]:
-    return json.loads((only_run(results) / "run.json").read_text())  # type: ignore[no-any-return]
-
 
 # The last batch of an epoch of 97 is one row, so one share is empty; 7 rows to score are shares of 4 and 3.
 UNEVEN = ("limit_train=97", f"data.dir={small_glue(7)}")
@@ -35,9 +21,9 @@ UNEVEN = ("limit_train=97", f"data.dir={small_glue(7)}")
 def test_two_processes_have_the_losses_of_one_at_the_same_batch(method: str, tmp_path: Path) -> None:
     double = str(HERE / "double_run.py")
     words = [f"method={method}", "method.dropout=0", "head_dropout=0", *UNEVEN]
-    one = start(double, *small_words(tmp_path / "one", *words))
+    one = python(double, *small_words(tmp_path / "one", *words))
     assert one.returncode == 0, one.stderr
-    two = start(*TWO, double, *small_words(tmp_path / "two", *words))
+    two = python(*TWO, double, *small_words(tmp_path / "two", *words))
     assert two.returncode == 0, two.stderr
     events = [lines(only_run(tmp_path / name) / "metrics.jsonl") for name in ("one", "two")]
     losses = [[(e["step"], e["loss"]) for e in found if e["split"] == "train"] for found in events]
@@ -58,12 +44,12 @@ def test_two_processes_resume_bit_for_bit_across_an_allocation_and_one_says_that
     def words(name: str) -> list[str]:
         return small_words(tmp_path / name, "method=dora", *UNEVEN)
 
-    alone = start(*TWO, "-m", "dora.run", *words("alone"))
+    alone = python(*TWO, "-m", "dora.run", *words("alone"))
     assert alone.returncode == 0, alone.stderr
-    cut = start(*TWO, str(HERE / "crash_run.py"), "10", *words("cut"), "checkpoint_every=1")
+    cut = python(*TWO, str(HERE / "crash_run.py"), "10", *words("cut"), "checkpoint_every=1")
     assert cut.returncode != 0
     shutil.copytree(tmp_path / "cut", tmp_path / "other")
-    again = start(*TWO, "-m", "dora.run", *words("cut"))
+    again = python(*TWO, "-m", "dora.run", *words("cut"))
     assert again.returncode == 0, again.stderr
     assert record(tmp_path / "cut")["resumed_from"] == [10]
     assert [s["world_size"] for s in record(tmp_path / "cut")["starts"]] == [2, 2]
@@ -79,9 +65,9 @@ def test_two_processes_resume_bit_for_bit_across_an_allocation_and_one_says_that
 @pytest.mark.slow
 def test_the_tasks_of_a_submitted_job_are_one_run_as_torchruns_processes_are(tmp_path: Path) -> None:
     words = ["method=lora", *UNEVEN]
-    alone = start(*TWO, "-m", "dora.run", *small_words(tmp_path / "alone", *words))
+    alone = python(*TWO, "-m", "dora.run", *small_words(tmp_path / "alone", *words))
     assert alone.returncode == 0, alone.stderr
-    job = start("-m", "dora.run", "-m", *small_words(tmp_path / "job", *words), "hydra/launcher=submitit_local",
+    job = python("-m", "dora.run", "-m", *small_words(tmp_path / "job", *words), "hydra/launcher=submitit_local",
                 "hydra.launcher.tasks_per_node=2", "hydra.launcher.timeout_min=10")  # fmt: skip
     assert job.returncode == 0, job.stdout + job.stderr
     assert record(tmp_path / "job")["world_size"] == 2

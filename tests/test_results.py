@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from dora.data.tasks import TASKS
 from dora.tables import read_runs, report, tables
+from runs import python
 
 RESULTS = Path(__file__).parents[1] / "results"
 SCRIPT = Path(__file__).parents[1] / "scripts" / "rates.py"
@@ -52,7 +51,8 @@ def test_the_readme_shows_the_tables_that_the_records_give(folder: Path) -> None
     if folder.name == "search":
         if folder.parent.name == "backbones":
             pytest.skip("of this search the page shows only what it chose")
-        done = subprocess.run([sys.executable, SCRIPT, folder], capture_output=True, text=True, check=True)
+        done = python(str(SCRIPT), str(folder))
+        assert done.returncode == 0, done.stderr
         assert done.stdout.split("\n\nrates:")[0] in text
         return
     for table in tables(read_runs(folder)):

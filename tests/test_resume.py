@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +15,7 @@ from dora import checkpoint
 from dora.errors import Stopped, UserError
 from dora.lock import held
 from dora.train import Loop
-from runs import configure, only_run, run, same_files, small, small_words
-
-
-def cut(results: Path, step: int, monkeypatch: pytest.MonkeyPatch, *overrides: str) -> None:
-    """Trains up to `step` with a checkpoint there, then breaks off as a crash would."""
-    original = Loop.train_step
-
-    def crash(self: Loop, now: int) -> Any:
-        if now == step + 1:
-            raise OSError("power cut")
-        return original(self, now)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Loop, "train_step", crash)
-        with pytest.raises(OSError, match="power cut"):
-            run(small(results, *overrides, "checkpoint_every=1"))
+from runs import configure, cut, only_run, record, run, same_files, small, small_words
 
 
 # Of 24 steps the window of dora is 3 to 11, of adalora 3 to 14; an epoch of 96 rows has 12 steps.
@@ -64,19 +49,29 @@ def test_the_checkpoint_itself_is_the_same_after_a_resume(
     assert any(k.startswith("method/") for k in one[0])
 
 
+def flipped(data: bytes) -> bytes:
+    return data[:-1] + bytes([data[-1] ^ 1])
+
+
+def truncated(data: bytes) -> bytes:
+    return data[:-100]
+
+
+@pytest.mark.parametrize(("method", "damaged"), [("dora", flipped), ("adalora", truncated)])
 def test_a_damaged_checkpoint_is_noticed_and_the_one_before_is_used(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    method: str, damaged: Callable[[bytes], bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    alone = run(small(tmp_path / "alone", "method=dora"))
-    cut(tmp_path / "cut", 9, monkeypatch, "method=dora")
-    newest = only_run(tmp_path / "cut") / "checkpoint" / "step-9.safetensors"
-    data = bytearray(newest.read_bytes())
-    data[-1] ^= 1
-    newest.write_bytes(data)
-    again = run(small(tmp_path / "cut", "method=dora"))
+    alone = run(small(tmp_path / "alone", f"method={method}"))
+    cut(tmp_path / "cut", 9, monkeypatch, f"method={method}")
+    folder = only_run(tmp_path / "cut")
+    newest = folder / "checkpoint" / "step-9.safetensors"
+    newest.write_bytes(damaged(newest.read_bytes()))
+    again = run(small(tmp_path / "cut", f"method={method}"))
     assert again["resumed_from"] == [8]
     assert again["results"] == alone["results"]
-    same_files(only_run(tmp_path / "alone"), only_run(tmp_path / "cut"))
+    same_files(only_run(tmp_path / "alone"), folder)
+    said = (folder / "log.txt").read_text()
+    assert "step-9.safetensors is damaged (its checksum does not match)" in said
 
 
 def test_a_signal_stops_between_steps_with_exit_code_75_and_the_run_resumes(tmp_path: Path) -> None:
@@ -93,7 +88,7 @@ def test_a_signal_stops_between_steps_with_exit_code_75_and_the_run_resumes(tmp_
             break
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 75, errors
-    assert json.loads((only_run(tmp_path / "stopped") / "run.json").read_text())["status"] == "stopped"
+    assert record(tmp_path / "stopped")["status"] == "stopped"
     assert run(configure(*words("stopped")))["resumed_from"][0] >= 20
     same_files(only_run(tmp_path / "alone"), only_run(tmp_path / "stopped"))
 
@@ -111,11 +106,7 @@ def test_a_stopped_run_hands_the_signal_to_who_was_there_before(
 
     monkeypatch.setattr(Loop, "train_step", signalled)
     heard: list[tuple[int, str]] = []
-    before = signal.signal(number, lambda n, _: heard.append((n, record()["status"])))
-
-    def record() -> dict[str, Any]:
-        return json.loads((only_run(tmp_path) / "run.json").read_text())  # type: ignore[no-any-return]
-
+    before = signal.signal(number, lambda n, _: heard.append((n, record(tmp_path)["status"])))
     try:
         with pytest.raises(Stopped) as e:
             run(small(tmp_path, "method=dora"))
@@ -124,7 +115,7 @@ def test_a_stopped_run_hands_the_signal_to_who_was_there_before(
     finally:
         signal.signal(number, before)
     assert heard == [(number, "stopped")]
-    assert record()["progress"]["step"] == 9
+    assert record(tmp_path)["progress"]["step"] == 9
     assert held(only_run(tmp_path)) is None
 
 

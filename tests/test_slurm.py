@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 
 from dora import study
+from runs import same_files
 
 pytestmark = pytest.mark.slurm
 SCRIPT = Path(__file__).parents[1] / "scripts" / "slurm_one_node.sh"
-FILES = ("metrics.jsonl", "ranks.jsonl", "predictions.npz")
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +94,5 @@ def test_a_study_survives_preemption_a_time_limit_and_a_cancelled_job(
         one, two = (json.loads((folder / "run.json").read_text()) for folder in (path, there))
         assert one["results"] == two["results"], path.name
         resumed += bool(two["resumed_from"])
-        for name in FILES:
-            if (path / name).exists():
-                assert (path / name).read_bytes() == (there / name).read_bytes(), name
+        same_files(path, there)
     assert resumed >= 3  # every long run met at least its time limit
