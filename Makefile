@@ -1,9 +1,10 @@
 # PYTHON picks the interpreter that makes the environment; everything else runs inside it.
 PYTHON ?= python3
 VENV ?= .venv
+RESULTS ?= results
 BIN = $(VENV)/bin
 
-.PHONY: help setup demo test test-slow test-slurm check tables missing clean
+.PHONY: help setup demo test test-slow test-slurm check tables figures report missing clean
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -31,11 +32,17 @@ test-slurm: setup  ## the tests on a real SLURM of one node, set up and torn dow
 check: setup  ## format, lint, types
 	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy
 
-tables: setup  ## one table of all finished runs under results/runs
-	$(BIN)/python -m dora.tables
+tables: setup  ## tables of all finished runs under RESULTS (results): Markdown, LaTeX, CSV
+	$(BIN)/python -m dora.tables --results $(RESULTS)
+
+figures: setup  ## the figures of the same runs: PDF, PNG, CSV
+	$(BIN)/python -m dora.plots --results $(RESULTS)
+
+report: setup  ## tables, figures and every run's configuration on one page, RESULTS/report.html
+	$(BIN)/python -m dora.report --results $(RESULTS)
 
 missing: setup  ## the commands of what is left to do of the runs under results/runs
-	@$(BIN)/python -m dora.status --missing || test $$? -eq 3
+	@$(BIN)/python -m dora.status --results $(RESULTS) --missing || test $$? -eq 3
 
 clean:  ## removes runs, caches and the environment; committed results stay
-	rm -rf $(VENV) results/runs results/cache results/multirun results/wandb .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) results/runs results/cache results/multirun results/wandb results/tables results/figures results/report.html .pytest_cache .mypy_cache .ruff_cache

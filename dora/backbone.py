@@ -22,26 +22,9 @@ from dora.budget import Matrix
 from dora.data.hub import fetch_hub
 from dora.errors import UserError
 from dora.files import check_safetensors, sha256_file
+from dora.linears import KINDS, LINEARS
 
 ASSETS = Path(__file__).parent / "assets"
-# The linears of one encoder layer by kind, for each `model_type` of the configuration. Paths are exact:
-# "output.dense" as a substring would also find "attention.output.dense".
-_BERT = {
-    "q": "attention.self.query",
-    "k": "attention.self.key",
-    "v": "attention.self.value",
-    "o": "attention.output.dense",
-    "ffn1": "intermediate.dense",
-    "ffn2": "output.dense",
-}
-_DEBERTA = {
-    **_BERT,
-    "q": "attention.self.query_proj",
-    "k": "attention.self.key_proj",
-    "v": "attention.self.value_proj",
-}
-LINEARS = {"bert": _BERT, "roberta": _BERT, "deberta-v2": _DEBERTA}
-KINDS = tuple(_BERT)
 # The configuration key of the dropout before the classifier.
 _HEAD_DROPOUT = {"bert": "classifier_dropout", "roberta": "classifier_dropout", "deberta-v2": "cls_dropout"}
 _WEIGHTS = ("*.safetensors", "pytorch_model.bin")

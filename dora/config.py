@@ -17,9 +17,9 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from dora.backbone import KINDS
 from dora.budget import Budget
 from dora.data.tasks import TASKS, Task
+from dora.linears import KINDS
 from dora.methods import METHODS, name_of
 from dora.methods.protocol import fraction_or_steps
 

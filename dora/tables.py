@@ -1,153 +1,89 @@
-"""`python -m dora.tables`: finished runs as Markdown tables, from their run.json alone."""
+"""`python -m dora.tables`: finished runs as tables for a paper, from their run.json alone.
+
+For each data source and model, under results/tables: Markdown (also printed), LaTeX and CSV.
+"""
 
 from __future__ import annotations
 
 import argparse
-import json
+import csv
+import io
 import math
 import signal
 import statistics
 import sys
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dora import published, study
+from dora.cells import BASELINE, Row, Run, Table, View, read_runs, tables
+from dora.compare import ALPHA, Difference, differences, leaders
 from dora.data.tasks import TASKS
-from dora.stats import Estimate, average
+from dora.errors import UserError
+from dora.files import write_atomic
+from dora.grid import Grid, latex_file, markdown
+from dora.stats import Estimate
 
-Run = dict[str, Any]
-Row = tuple[str, str]  # method, budget
-METRICS = {"accuracy": "acc", "f1": "F1", "matthews_correlation": "Mcc", "pearson": "Pearson"}
-# Its development set contradicts its training set, so the field leaves it out of averages.
-APART = "wnli"
-BASELINE = "lora"
+HOLES_SHOWN = 20
 
 
-@dataclass
-class Table:
-    """All runs on one data source and model. `cells`: row → task → its runs, one configuration each."""
-
-    data: str
-    model: str
-    cells: dict[Row, dict[str, list[Run]]] = field(default_factory=dict)
-
-    @property
-    def rows(self) -> list[Row]:
-        """Full fine-tuning, then budget by budget, LoRA first."""
-        first = {"full": 0, BASELINE: 1}
-
-        def place(row: Row) -> tuple[bool, int, str, int, str]:
-            method, budget = row
-            return method != "full", len(budget), budget, first.get(method, 2), method
-
-        return sorted(self.cells, key=place)
-
-    @property
-    def tasks(self) -> list[str]:
-        """The tasks in GLUE's order, WNLI last."""
-        found = {task for row in self.cells.values() for task in row}
-        return sorted((t for t in TASKS if t in found), key=lambda t: t == APART)
-
-    @property
-    def averaged(self) -> list[str]:
-        """The tasks that the average is over."""
-        return [t for t in self.tasks if t != APART]
-
-    @property
-    def runs(self) -> list[Run]:
-        """Every run of the table."""
-        return [run for row in self.cells for run in self.runs_of(row)]
-
-    def runs_of(self, row: Row) -> list[Run]:
-        """Every run of a row."""
-        return [run for runs in self.cells[row].values() for run in runs]
-
-    @property
-    def seeds(self) -> set[int]:
-        """The seeds that a whole table has in every cell."""
-        return {run["seed"] for run in self.runs}
-
-
-def read_runs(results: Path) -> list[Run]:
-    """run.json of every finished run under `results`/runs, in path order; `folder` is added."""
-    runs = []
-    for path in sorted((results / "runs").glob("*/*/*/*/*/*/s*/run.json")):
-        run = json.loads(path.read_text(encoding="utf-8"))
-        if run["status"] == "done":
-            runs.append({**run, "folder": path.parent})
-    return runs
-
-
-def tables(runs: Iterable[Run]) -> list[Table]:
-    """Runs by what tables tell apart. Raises ValueError where one cell holds two configurations."""
-    found: dict[tuple[str, str], Table] = {}
-    for run in runs:
-        data, task, model, method, budget, _key, _seed = run["folder"].parts[-7:]
-        table = found.setdefault((data, model), Table(data, model))
-        table.cells.setdefault((method, budget), {}).setdefault(task, []).append(run)
-    for table in found.values():
-        for row, by_task in table.cells.items():
-            for task, members in by_task.items():
-                _one_configuration(f"{table.data}/{task}/{table.model}/{'/'.join(row)}", members)
-    return list(found.values())
-
-
-def _one_configuration(cell: str, runs: list[Run]) -> None:
-    folders = sorted({str(run["folder"].parent) for run in runs})
-    if len(folders) > 1:
-        raise ValueError(
-            f"{cell} holds {len(folders)} configurations: {', '.join(folders)}; a table compares one: move the "
-            "others away"
-        )
-
-
-def values(runs: Iterable[Run], task: str, which: str) -> dict[int, float]:
-    """The task's first metric by seed, in points; a run that lacks it is left out. `which`: best or last."""
-    metric = TASKS[task].metrics[0]
-    known = {run["seed"]: run["results"][which].get(metric) for run in runs}
-    return {seed: 100 * value for seed, value in sorted(known.items()) if value is not None}
-
-
-def row_average(table: Table, row: Row, which: str) -> Estimate | None:
-    """The mean over tasks with its error; None unless every task has a value."""
-    groups = [list(values(table.cells[row].get(t, []), t, which).values()) for t in table.averaged]
-    return average(groups) if all(groups) else None
-
-
-def scores(table: Table, which: str) -> str:
+def scores(table: Table) -> Grid:
     """One row a method and budget, one column a task: mean ± standard deviation over seeds, in points.
 
-    The average over tasks comes with its 95 % interval over seeds.
+    The average over tasks comes with its 95 % interval over seeds. Bold: the highest of a budget, and all that the
+    seeds do not tell from it.
     """
-    several = len(table.averaged) > 1
-    heads = [f"{TASKS[t].folder} {METRICS[TASKS[t].metrics[0]]}" for t in table.averaged]
-    apart = [f"{TASKS[t].folder} {METRICS[TASKS[t].metrics[0]]}" for t in table.tasks if t == APART]
-    lines = [
-        ["method", "budget", "adapter parameters", *heads, *(["average [95 %]"] if several else []), *apart]
-    ]
-    for row in table.rows:
-        cells = {t: _score_cell(table, row, t, which) for t in table.tasks}
-        middle = []
-        if several:
-            estimate = row_average(table, row, which)
-            middle = ["–" if estimate is None else _with_interval(estimate)]
-        lines.append([row[0], _budget(row), _parameters(table, row), *(cells[t] for t in table.averaged), *middle,
-                      *(cells[t] for t in table.tasks if t == APART)])  # fmt: skip
-    return _markdown(lines)
+    columns = _columns(table)
+    rows: list[list[str]] = []
+    bold, marks = set(), set()
+    for block in table.blocks:
+        best = {c.head: leaders(table, block, c.tasks) for c in columns}
+        for row in block:
+            texts = [_score(table, row, c) for c in columns]
+            marks |= {mark for text in texts for mark in "*†‡" if mark in text}
+            bold |= {(len(rows), 3 + j) for j, c in enumerate(columns) if row in best[c.head]}
+            rows.append([row[0], _budget(row), _parameters(table, row), *texts])
+    head = ["method", "budget", "adapter parameters", *(c.head for c in columns)]
+    return Grid(
+        _caption(table), head, rows, bold=bold, rules=_rules(table), notes=_notes(table, marks, bool(bold))
+    )
 
 
-def _score_cell(table: Table, row: Row, task: str, which: str) -> str:
-    runs = table.cells[row].get(task, [])
-    known = list(values(runs, task, which).values())
+@dataclass(frozen=True)
+class _Column:
+    head: str
+    tasks: tuple[str, ...]
+
+
+def _columns(table: Table) -> list[_Column]:
+    """The averaged tasks, their average where there are several, the tasks apart."""
+    view = table.view
+    average = [_Column("average [95 %]", tuple(table.averaged))] if len(table.averaged) > 1 else []
+    return [*(_Column(view.title(t), (t,)) for t in table.averaged), *average,
+            *(_Column(view.title(t), (t,)) for t in table.apart)]  # fmt: skip
+
+
+def _score(table: Table, row: Row, column: _Column) -> str:
+    if len(column.tasks) > 1:
+        estimate = table.average(row)
+        return "–" if estimate is None else _with_interval(estimate)
+    (task,) = column.tasks
+    known = list(table.values(row, task).values())
     if not known:
         return "–"
-    text = f"{statistics.mean(known):.1f}"
-    if len(known) > 1:
-        text += f" ± {statistics.stdev(known):.1f}"
-    text += "*" if any(run["results"][which]["degenerate"] for run in runs) else ""
-    text += "†" if any(map(_dirty, runs)) else ""
-    return text if len(known) == len(table.seeds) else f"{text} (n = {len(known)}/{len(table.seeds)})"
+    spread = f" ± {statistics.stdev(known):.1f}" if len(known) > 1 else ""
+    runs = table.runs_of(row, task)
+    marks = [("*", any(run["results"][table.view.score]["degenerate"] for run in runs)),
+             ("†", any(map(dirty, runs))), ("‡", any(published.departures(table, row, task)))]  # fmt: skip
+    number = "" if len(known) == len(table.seeds) else f" (n = {len(known)}/{len(table.seeds)})"
+    return f"{statistics.mean(known):.1f}{spread}{''.join(m for m, yes in marks if yes)}{number}"
+
+
+def dirty(run: Run) -> bool:
+    """Whether any process that trained it ran sources with uncommitted changes."""
+    return any((start["git"] or {}).get("dirty") for start in run.get("starts", [run]))
 
 
 def _with_interval(estimate: Estimate, sign: str = "") -> str:
@@ -172,103 +108,269 @@ def _range(numbers: Sequence[int]) -> str:
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
-def differences(table: Table, which: str) -> str | None:
-    """Each adapter method against LoRA at the same budget, paired by task and seed; None without a pair.
-
-    The last column is what these seeds could have shown at all: the true difference that the test would
-    find in four of five such studies. One comparison at a time, none corrected for the others.
-    """
-    lines = [["method", "budget", f"average − {BASELINE} [95 %]", "shown with 80 % power", "seeds"]]
-    for method, budget in table.rows:
-        if method in ("full", BASELINE) or (BASELINE, budget) not in table.cells:
-            continue
-        ours, theirs = table.cells[method, budget], table.cells[BASELINE, budget]
-        groups = []
-        for task in table.averaged:
-            a, b = values(ours.get(task, []), task, which), values(theirs.get(task, []), task, which)
-            groups.append([a[s] - b[s] for s in a if s in b])
-        if all(len(g) > 1 for g in groups):
-            estimate = average(groups)
-            lines.append([method, _budget((method, budget)), _with_interval(estimate, "+"),
-                          f"{estimate.detectable():.1f}", _range([len(g) for g in groups])])  # fmt: skip
-    return _markdown(lines) if len(lines) > 1 else None
+def _caption(table: Table) -> str:
+    return f"{table.model}, data {table.data}, {table.view.score} evaluation"
 
 
-def costs(table: Table) -> str:
-    """Head parameters, training time and peak memory, which scores don't show."""
-    lines = [["method", "budget", "runs", "head parameters", "training s a run", "peak memory MiB"]]
-    for row in table.rows:
-        runs = table.runs_of(row)
-        lines.append([row[0], _budget(row), str(len(runs)), _range([run["params"]["head"] for run in runs]),
-                      f"{statistics.mean(run['train_s'] for run in runs):.0f}",
-                      f"{max(run['peak_memory_bytes'] for run in runs) / 2**20:,.0f}"])  # fmt: skip
-    return _markdown(lines)
-
-
-def notes(table: Table, which: str) -> list[str]:
-    """What a reader must know of the scores: embedded model or data, a backbone's past, marks."""
-    runs = table.runs
+def _notes(table: Table, marks: set[str], bold: bool) -> list[str]:
+    """What a reader must know of the scores: seeds, embedded model or data, a backbone's past, marks."""
+    runs = list(table.runs)
     found = sorted({text for run in runs for text in (run["embedded"], run["note"]) if text})
-    counted = _range([run["evaluations"]["counted"] for run in runs])
-    if which == "best":
+    seeds = len(table.seeds)
+    found.append(
+        f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "one seed: no spread is known"
+    )
+    if table.view.score == "best":
+        counted = _range([run["evaluations"]["counted"] for run in runs])
         found.append(f"the best of {counted} development evaluations in the second half of a run")
-        by_task = [
-            {run["evaluations"]["counted"] for row in table.cells.values() for run in row.get(t, [])}
-            for t in table.tasks
-        ]
-        if any(len(numbers) > 1 for numbers in by_task):
-            found.append("runs of one task have unequal numbers of evaluations: compare with --score last")
+        if not table.comparable:
+            found.append("runs of one task have unequal evaluations, so that no method is compared with another: "
+                         "see --score last")  # fmt: skip
     else:
         found.append("the last development evaluation of a run")
-    if any(run["results"][which]["degenerate"] for run in runs):
-        found.append("* at least one run predicts a single class or value")
-    if any(map(_dirty, runs)):
-        found.append("† at least one run was made with uncommitted changes")
+    chosen = [t for t in table.tasks if table.view.metric(t) != TASKS[t].metrics[0]]
+    if chosen and table.view.score == "best":
+        found.append(
+            f"the best evaluation is still that by {', '.join(f'{t} {TASKS[t].metrics[0]}' for t in chosen)}"
+        )
+    if bold:
+        found.append(
+            "bold: the highest of a budget and every one that the seeds do not tell from it (paired, Holm)"
+        )
+    explained = {"*": "* at least one run predicts a single class or value",
+                 "†": "† at least one run was made with uncommitted changes",
+                 "‡": "‡ further from the published mean ± spread than the combined error"}  # fmt: skip
+    return found + [explained[mark] for mark in "*†‡" if mark in marks]
+
+
+def medians(table: Table) -> Grid:
+    """The median of each cell, and of how many runs."""
+
+    def cell(row: Row, task: str) -> str:
+        known = table.values(row, task).values()
+        return f"{statistics.median(known):.1f} ({len(known)})" if known else "–"
+
+    tasks = [*table.averaged, *table.apart]
+    rows = [[row[0], _budget(row), *(cell(row, t) for t in tasks)] for row in table.rows]
+    return Grid(f"{_caption(table)}: median (n)", ["method", "budget", *map(table.view.title, tasks)], rows,
+                rules=_rules(table))  # fmt: skip
+
+
+def _rules(table: Table) -> set[int]:
+    ends = [sum(map(len, table.blocks[:i])) for i in range(1, len(table.blocks))]
+    return set(ends)
+
+
+def costs(table: Table) -> Grid:
+    """Head parameters, training time and peak memory, which scores don't show."""
+    rows = []
+    for row in table.rows:
+        runs = table.runs_of(row)
+        rows.append([row[0], _budget(row), str(len(runs)), _parameters(table, row),
+                     _range([run["params"]["head"] for run in runs]),
+                     f"{statistics.mean(run['train_s'] for run in runs):,.0f}",
+                     f"{max(run['peak_memory_bytes'] for run in runs) / 2**20:,.0f}"])  # fmt: skip
+    head = [
+        "method",
+        "budget",
+        "runs",
+        "adapter parameters",
+        "head parameters",
+        "training s a run",
+        "peak memory MiB",
+    ]
+    devices = sorted({run["device"] for run in table.runs})
+    return Grid(f"{_caption(table)}: parameters, time, memory", head, rows, rules=_rules(table),
+                notes=[f"on {', '.join(devices)}; the seconds are of training alone, mean over runs; the memory is the "
+                       "most that any run took"])  # fmt: skip
+
+
+def against(table: Table, by_task: bool) -> Grid | None:
+    """Each adapter method less LoRA at the same budget, paired by seed; None where nothing can be compared.
+
+    `shown with 80 % power` is what these seeds could have shown at all: the true difference that the uncorrected
+    test would find in four of five such studies.
+    """
+    found = differences(table, by_task)
+    if not found:
+        return None
+    what = [table.view.title(d.task) if d.task else "average" for d in found]
+    shown = any(d.examples for d in found)
+    rows = [[d.row[0], _budget(d.row), name, _with_interval(d.estimate, "+"),
+             *(["–" if d.examples is None else f"[{d.examples[0]:+.1f}, {d.examples[1]:+.1f}]"] if shown else []),
+             _p(d.p), f"{d.better:.2f}", f"{d.estimate.detectable():.1f}", _range(d.seeds)]
+            for d, name in zip(found, what, strict=True)]  # fmt: skip
+    head = ["method", "budget", "score", f"− {BASELINE} [95 %, seeds]", *(["[95 %, examples]"] if shown else []),
+            "p (Holm)", "P(better)", "shown with 80 % power", "seeds"]  # fmt: skip
+    bold = {(i, 3) for i, d in enumerate(found) if d.p < ALPHA}
+    notes = [f"points, paired by seed; p corrected for the number of comparisons in this table, {len(found)} (Holm); bold: "
+             f"p < {ALPHA}; P(better): that a run of the method beats one of {BASELINE}"]  # fmt: skip
+    if shown:
+        notes.append("[95 %, examples]: over resamples of the development examples, the seeds as they are")
+    return Grid(f"{_caption(table)}: differences from {BASELINE}{' by task' if by_task else ''}", head, rows,
+                text_columns=3, bold=bold, notes=notes)  # fmt: skip
+
+
+def _p(p: float) -> str:
+    return "–" if math.isnan(p) else "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def beside(table: Table) -> Grid | None:
+    """Published rows for the same backbone, with source and protocol; None where there is none."""
+    groups = published.beside(table.model)
+    if not groups:
+        return None
+    average = [published.AVERAGE] if len(table.averaged) > 1 else []
+    columns = [*table.averaged, *average, *table.apart]
+    sources = list(dict.fromkeys(key[:3] for key in groups))
+    rows = [[key[3], key[4], *(published.shown(group, table, c) for c in columns), f"[{sources.index(key[:3]) + 1}]"]
+            for key, group in groups.items()]  # fmt: skip
+    heads = [c if c == published.AVERAGE else table.view.title(c) for c in columns]
+    notes = [f"[{i}] {'; '.join(filter(None, source))}" for i, source in enumerate(sources, 1)]
+    return Grid(f"{table.model}: published, under the protocols named below; an average is over all tasks of its paper",
+                ["method", "parameters", *heads, "source"], rows, notes=notes)  # fmt: skip
+
+
+def grids(table: Table) -> list[Grid]:
+    """Every table of one data source and model, scores first."""
+    found = [
+        scores(table),
+        against(table, False),
+        against(table, True),
+        medians(table),
+        costs(table),
+        beside(table),
+    ]
+    return [grid for grid in found if grid is not None]
+
+
+def holes(table: Table, seen: Sequence[study.Seen]) -> list[str]:
+    """The commands of the runs that this table lacks."""
+    return [
+        s.command for s in seen if (s.place[0], s.place[2]) == (table.data, table.model) and s.state != "done"
+    ]
+
+
+def report(table: Table, missing: Sequence[str] = ()) -> str:
+    """All of it in Markdown under a heading; `missing`: the commands that fill its holes."""
+    first, *rest = grids(table)
+    parts = [f"## {first.caption}", markdown(first)]
+    for grid in rest:
+        parts += [f"### {grid.caption.partition(': ')[2]}", markdown(grid)]
+    if missing:
+        more = [f"# and {len(missing) - HOLES_SHOWN} more: python -m dora.status --missing"] if len(missing) > HOLES_SHOWN else []  # fmt: skip
+        parts += [f"### missing runs: {len(missing)}", "\n".join(f"    {line}" for line in [*missing[:HOLES_SHOWN], *more])]  # fmt: skip
+    return "\n\n".join(parts)
+
+
+def _lines(table: Table) -> Iterator[dict[str, Any]]:
+    """A line of the CSV for each cell and each average; numbers in full."""
+    for row in table.rows:
+        runs = table.runs_of(row)
+        common = {"data": table.data, "model": table.model, "score": table.view.score, "method": row[0],
+                  "budget": row[1], "adapter_params_min": min(r["params"]["adapter_end"] for r in runs),
+                  "adapter_params_max": max(r["params"]["adapter_end"] for r in runs),
+                  "head_params_max": max(r["params"]["head"] for r in runs)}  # fmt: skip
+        for task in table.tasks:
+            known, of_task = table.values(row, task), table.runs_of(row, task)
+            several = len(known) > 1
+            yield {**common, "task": task, "metric": table.view.metric(task), "n": len(known),
+                   "mean": statistics.mean(known.values()) if known else None,
+                   "std": statistics.stdev(known.values()) if several else None,
+                   "median": statistics.median(known.values()) if known else None,
+                   "values": " ".join(f"{seed}:{value:.4f}" for seed, value in known.items()),
+                   "missing_seeds": " ".join(map(str, sorted(table.seeds - known.keys()))),
+                   "degenerate": sum(bool(r["results"][table.view.score]["degenerate"]) for r in of_task),
+                   "dirty": sum(map(dirty, of_task)),
+                   "train_s_mean": statistics.mean(r["train_s"] for r in of_task) if of_task else None,
+                   "peak_memory_bytes_max": max((r["peak_memory_bytes"] for r in of_task), default=None)}  # fmt: skip
+        if (estimate := table.average(row)) is not None and len(table.averaged) > 1:
+            low, high = estimate.interval()
+            yield {**common, "task": "average", "mean": estimate.mean, "low": low, "high": high}
+
+
+def _difference_lines(found: Sequence[Difference], table: Table) -> Iterator[dict[str, Any]]:
+    for d in found:
+        low, high = d.estimate.interval()
+        of_examples = d.examples or (None, None)
+        yield {"data": table.data, "model": table.model, "score": table.view.score, "method": d.row[0],
+               "budget": d.row[1], "against": BASELINE, "task": d.task or "average", "mean": d.estimate.mean,
+               "low": low, "high": high, "examples_low": of_examples[0], "examples_high": of_examples[1],
+               "p_holm": d.p, "better": d.better, "detectable": d.estimate.detectable(),
+               "seeds": min(d.seeds)}  # fmt: skip
+
+
+def as_csv(lines: Sequence[dict[str, Any]]) -> str:
+    """Lines under the head of all their keys; floats to six digits after the point, nothing where there is none."""
+    names = list(dict.fromkeys(key for line in lines for key in line))
+    file = io.StringIO()
+    writer = csv.DictWriter(file, names, lineterminator="\n", restval="")
+    writer.writeheader()
+    writer.writerows(
+        {k: f"{v:.6f}" if isinstance(v, float) else v for k, v in line.items()} for line in lines
+    )
+    return file.getvalue()
+
+
+def write(table: Table, folder: Path, missing: Sequence[str]) -> str:
+    """The table's files; returns its Markdown."""
+    folder.mkdir(parents=True, exist_ok=True)
+    text = report(table, missing)
+    write_atomic(folder / f"{table.name}.md", text + "\n")
+    write_atomic(folder / f"{table.name}.tex", latex_file(grids(table), "python -m dora.tables"))
+    write_atomic(folder / f"{table.name}.csv", as_csv(list(_lines(table))))
+    compared = [*differences(table), *differences(table, by_task=True)]
+    if compared:
+        write_atomic(
+            folder / f"{table.name}-differences.csv", as_csv(list(_difference_lines(compared, table)))
+        )
+    return text
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What tables, figures and report have in common."""
+    parser.add_argument("--results", type=Path, default=Path("results"),
+                        help="the results folder (default: results)")  # fmt: skip
+    parser.add_argument("--score", choices=["best", "last"], default="best",
+                        help="best development evaluation of the second half (default), or the last one")  # fmt: skip
+    parser.add_argument("--metric", nargs="+", default=[], metavar="TASK=METRIC",
+                        help="another score than a task's first metric: mrpc=f1, stsb=mean (of all its metrics)")  # fmt: skip
+    parser.add_argument("--average", choices=["tasks", "glue"], default="tasks",
+                        help="tasks: one metric a task, WNLI apart (default); glue: as the leaderboard, the mean of a "
+                        "task's metrics and WNLI in")  # fmt: skip
+
+
+def found_tables(given: argparse.Namespace) -> list[Table]:
+    """The tables that the arguments of `add_arguments` ask for. Raises UserError."""
+    split = [word.partition("=") for word in given.metric]
+    if wrong := [word for word, (_, equals, _) in zip(given.metric, split, strict=True) if not equals]:
+        raise UserError(*(f"--metric {word} must be TASK=METRIC, as mrpc=f1" for word in wrong))
+    view = View(given.score, {task: metric for task, _, metric in split}, given.average == "glue")
+    found = tables(read_runs(given.results), view)
+    if not found:
+        raise UserError(
+            f"no finished run under {given.results / 'runs'}; make one with: python -m dora.run task=sst2"
+        )
     return found
 
 
-def _dirty(run: Run) -> bool:
-    """Whether any process that trained it ran sources with uncommitted changes."""
-    return any((start["git"] or {}).get("dirty") for start in run.get("starts", [run]))
-
-
-def _markdown(lines: list[list[str]]) -> str:
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    text = ["| " + " | ".join(v.ljust(w) for v, w in zip(line, widths, strict=True)) + " |" for line in lines]
-    text.insert(1, "| " + " | ".join("-" * w for w in widths) + " |")
-    return "\n".join(text)
-
-
-def report(table: Table, which: str) -> str:
-    """The tables of one data source and model under a heading."""
-    parts = [f"## {table.model}, data {table.data}, {which} evaluation", scores(table, which)]
-    parts += ["\n".join(f"- {line}" for line in notes(table, which))]
-    if (against := differences(table, which)) is not None:
-        parts += [against]
-    return "\n\n".join([*parts, costs(table)])
-
-
 def main() -> None:
-    """Prints the tables; exit 1 where there is nothing to show or a cell is ambiguous."""
-    parser = argparse.ArgumentParser(prog="python -m dora.tables", description=__doc__)
-    parser.add_argument(
-        "--results", type=Path, default=Path("results"), help="the results folder (default: results)"
-    )
-    parser.add_argument(
-        "--score", choices=["best", "last"], default="best",
-        help="best development evaluation of the second half (default), or the last one",
-    )  # fmt: skip
+    """Writes and prints the tables; exit 2 where there is nothing to show or a cell is ambiguous."""
+    parser = argparse.ArgumentParser(prog="python -m dora.tables", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    add_arguments(parser)
     given = parser.parse_args()
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends us quietly
     try:
-        found = tables(read_runs(given.results))
-    except ValueError as e:
-        sys.exit(str(e))
-    if not found:
-        sys.exit(
-            f"no finished run under {given.results / 'runs'}; make one with: python -m dora.run task=sst2"
-        )
-    print("\n\n".join(report(table, given.score) for table in found))
+        found = found_tables(given)
+    except UserError as e:
+        print(e, file=sys.stderr)
+        sys.exit(e.exit_code)
+    seen = study.scan(given.results)
+    folder = given.results / "tables"
+    for table in found:
+        print(write(table, folder, holes(table, seen)), end="\n\n")
+    print(f"written to {folder}: {', '.join(table.name for table in found)}, each as .md, .tex and .csv")
 
 
 if __name__ == "__main__":

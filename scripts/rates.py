@@ -15,8 +15,8 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
+from dora.cells import Run, read_runs
 from dora.data.tasks import TASKS
-from dora.tables import Run, read_runs
 
 Found = dict[tuple[str, str], dict[float, list[float]]]
 

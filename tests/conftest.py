@@ -20,10 +20,11 @@ from transformers import (
     RobertaForSequenceClassification,
 )
 
-from dora.backbone import KINDS, find_linears
+from dora.backbone import find_linears
 from dora.budget import Matrix
 from dora.config import Config, TaskConfig
 from dora.data.tokens import Tokens
+from dora.linears import KINDS
 from dora.methods.protocol import Method
 from dora.parallel import World
 from dora.train import Loop, Setup

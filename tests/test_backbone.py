@@ -17,8 +17,9 @@ from transformers import (
 )
 
 from dora import backbone
-from dora.backbone import KINDS, Folder, find_linears, load_model, locate
+from dora.backbone import Folder, find_linears, load_model, locate
 from dora.errors import UserError
+from dora.linears import KINDS
 
 ASSETS = ("tiny_roberta", "tiny_deberta")
 

@@ -10,8 +10,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from conftest import linears, tiny, train_head_only
-from dora.backbone import KINDS, find_linears
+from dora.backbone import find_linears
 from dora.budget import Budget, Matrix, Plan, allocate, deal, pruned, select, start_ranks, steps_of
+from dora.linears import KINDS
 from dora.lowrank import mask, remove
 from dora.methods import METHODS
 

@@ -22,14 +22,19 @@ ORDER = [
         "budget",
         "lowrank",
         "stats",
+        "linears",
+        "grid",
     ],
     ["metrics", "methods", "backbone"],
     ["config"],
     ["parallel", "checkpoint", "record", "export", "step"],
     ["train", "prepare", "tracking"],
     ["experiment", "study"],
-    ["sweep"],
+    ["sweep", "cells"],
+    ["compare", "published"],
     ["run", "tables", "status"],
+    ["plots"],
+    ["report"],
 ]
 LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from dora.cells import read_runs, tables
 from dora.data.tasks import TASKS
-from dora.tables import read_runs, report, tables
+from dora.tables import report
 from runs import python
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -57,4 +58,4 @@ def test_the_readme_shows_the_tables_that_the_records_give(folder: Path) -> None
         return
     for table in tables(read_runs(folder)):
         assert set(table.tasks) <= set(TASKS)
-        assert report(table, "best") in text
+        assert report(table) in text

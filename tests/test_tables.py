@@ -1,54 +1,63 @@
-"""The tables: finished runs only, one configuration a cell, holes and marks shown, differences paired."""
+"""The tables' texts: golden files in three formats, marks, holes and their commands, options, LaTeX that compiles."""
 
 from __future__ import annotations
 
-import json
+import csv
+import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import pytest
 
-from dora.data.tasks import TASKS
-from dora.tables import Table, costs, differences, notes, read_runs, scores, tables
+from dora.cells import Table, View, read_runs, tables
+from dora.grid import Grid, latex, markdown
+from dora.tables import against, beside, costs, medians, scores, write
+from records import write_run
+from runs import command
+
+GOLDEN = Path(__file__).parent / "golden"
 
 
-def write_run(
-    folder: Path,
-    method: str,
-    seed: int,
-    score: float | None,
-    task: str = "sst2",
-    budget: str = "r8",
-    key: str = "abcd1234",
-    **changes: Any,
-) -> None:
-    """A run.json as a run leaves it, cut to what a table reads."""
-    path = folder / "runs" / "dir" / task / "minilm" / method / budget / key / f"s{seed}"
-    path.mkdir(parents=True)
-    metrics = {} if score is None else {TASKS[task].metrics[0]: score}
-    run = {
-        "status": "done", "seed": seed, "embedded": None, "note": None, "train_s": 10.0 * seed,
-        "git": {"dirty": False}, "params": {"trainable": 1000, "head": 100, "adapter_end": 900},
-        "evaluations": {"counted": 3}, "peak_memory_bytes": 2**20 * 7,
-        "results": {"best": {"step": 5, "degenerate": None, **metrics},
-                    "last": {"step": 9, "degenerate": None, **metrics}},
-        **changes,
-    }  # fmt: skip
-    (path / "run.json").write_text(json.dumps(run))
-
-
-def only_table(results: Path) -> Table:
-    (found,) = tables(read_runs(results))
+def only_table(results: Path, view: View | None = None) -> Table:
+    (found,) = tables(read_runs(results), view)
     return found
 
 
-def fields(text: str, *first: str) -> list[str]:
-    """The fields of the one line that begins with these."""
-    rows = [[v.strip() for v in line.strip("|").split("|")] for line in text.splitlines()]
-    (row,) = [r for r in rows if r[: len(first)] == list(first)]
+def fields(grid: Grid, *first: str) -> list[str]:
+    """The cells of the one line that begins with these."""
+    (row,) = [r for r in [grid.head, *grid.rows] if r[: len(first)] == list(first)]
     return row
+
+
+def study(results: Path) -> None:
+    """A small study with everything in it that a table can show: a hole, WNLI, full fine-tuning, marks, predictions."""
+    labels = np.arange(60) % 2
+    for seed in (1, 2, 3):
+        write_run(results, "full", seed, 0.9 + seed / 100, budget="none", model="roberta_base")
+        write_run(results, "full", seed, 0.7, task="wnli", budget="none", model="roberta_base")
+        for i, method in enumerate(("lora", "adalora", "dora")):
+            changed = (np.arange(60) % (9 + i + seed)) == 0
+            predicted = np.where(changed, 1 - labels, labels)
+            write_run(results, method, seed, float((predicted == labels).mean()), budget="0.3M", params=294_912 - 768 * i,
+                      model="roberta_base", labels=labels, predicted=predicted)  # fmt: skip
+            if (method, seed) != ("dora", 3):
+                degenerate = "all 0" if (method, seed) == ("adalora", 1) else None
+                result = {"step": 5, "accuracy": 0.6 + (seed + i) / 50, "f1": 0.8, "degenerate": degenerate}
+                write_run(results, method, seed, None, task="mrpc", budget="0.3M", model="roberta_base",
+                          params=294_912, results={"best": result, "last": result},
+                          git={"commit": "1" * 40, "dirty": method == "dora"})  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "name", [f"dir-roberta_base-best{end}" for end in (".md", ".tex", ".csv", "-differences.csv")]
+)
+def test_the_tables_bytes_equal_the_golden_files(name: str, tmp_path: Path) -> None:
+    """Made by `python tests/test_tables.py` and then read; what each number is, the other tests work out by hand."""
+    study(tmp_path)
+    write(only_table(tmp_path), tmp_path / "tables", ["python -m dora.run task=mrpc seed=3"])
+    assert (tmp_path / "tables" / name).read_text() == (GOLDEN / name).read_text()
 
 
 def test_a_cell_holds_mean_and_standard_deviation_of_its_seeds(tmp_path: Path) -> None:
@@ -56,8 +65,9 @@ def test_a_cell_holds_mean_and_standard_deviation_of_its_seeds(tmp_path: Path) -
         write_run(tmp_path, "lora", seed, accuracy)
     table = only_table(tmp_path)
     # By hand: deviations -3, -1, 4; sqrt(26 / 2).
-    assert fields(scores(table, "best"), "lora") == ["lora", "r8", "900", "83.0 ± 3.6"]
-    assert fields(costs(table), "lora") == ["lora", "r8", "3", "100", "20", "7"]
+    assert fields(scores(table), "lora") == ["lora", "r8", "900", "83.0 ± 3.6"]
+    assert fields(medians(table), "lora") == ["lora", "r8", "82.0 (3)"]
+    assert fields(costs(table), "lora") == ["lora", "r8", "3", "900", "100", "20", "7"]
 
 
 def test_the_average_has_its_interval_and_leaves_wnli_out(tmp_path: Path) -> None:
@@ -65,46 +75,31 @@ def test_the_average_has_its_interval_and_leaves_wnli_out(tmp_path: Path) -> Non
         write_run(tmp_path, "lora", seed, sst2)
         write_run(tmp_path, "lora", seed, rte, task="rte")
         write_run(tmp_path, "lora", seed, 0.5, task="wnli")
-    text = scores(only_table(tmp_path), "best")
-    assert fields(text, "method")[3:] == ["SST-2 acc", "RTE acc", "average [95 %]", "WNLI acc"]
+    grid = scores(only_table(tmp_path))
+    assert grid.head[3:] == ["SST-2 acc", "RTE acc", "average [95 %]", "WNLI acc"]
     # By hand: sd 2, error 2 / sqrt(3) / 2 tasks, 2 degrees of freedom, t = 4.303: 71 ± 2.484.
-    row = fields(text, "lora")[3:]
-    assert row == ["82.0 ± 2.0", "60.0 ± 0.0", "71.0 [68.5, 73.5]", "50.0 ± 0.0"]
+    assert fields(grid, "lora")[3:] == ["82.0 ± 2.0", "60.0 ± 0.0", "71.0 [68.5, 73.5]", "50.0 ± 0.0"]
 
 
-def test_full_fine_tuning_comes_first_then_budget_by_budget_with_lora_first(tmp_path: Path) -> None:
-    for method, budget in (
-        ("dora", "55296"),
-        ("lora", "55296"),
-        ("dora", "9000"),
-        ("lora", "9000"),
-        ("full", "none"),
-    ):
-        write_run(tmp_path, method, 1, 0.8, budget=budget)
-    assert only_table(tmp_path).rows == [
-        ("full", "none"), ("lora", "9000"), ("dora", "9000"), ("lora", "55296"), ("dora", "55296"),
-    ]  # fmt: skip
-    text = scores(only_table(tmp_path), "best")
-    assert fields(text, "full")[1:3] == ["–", "all 900"]
-    assert fields(text, "lora", "55,296")[3] == "80.0"
-
-
-def test_only_finished_runs_count_and_what_is_missing_is_a_hole(tmp_path: Path) -> None:
+def test_what_is_missing_is_a_hole(tmp_path: Path) -> None:
     write_run(tmp_path, "lora", 1, 0.8)
-    write_run(tmp_path, "lora", 2, 0.9, status="failed")
     write_run(tmp_path, "lora", 3, None)
     write_run(tmp_path, "dora", 1, None)
     write_run(tmp_path, "dora", 1, 0.5, task="rte")
-    text = scores(only_table(tmp_path), "best")
-    assert fields(text, "lora")[3:] == ["80.0 (n = 1/2)", "–", "–"]
-    assert fields(text, "dora")[3:] == ["–", "50.0 (n = 1/2)", "–"]
+    grid = scores(only_table(tmp_path))
+    assert fields(grid, "lora")[3:] == ["80.0 (n = 1/2)", "–", "–"]
+    assert fields(grid, "dora")[3:] == ["–", "50.0 (n = 1/2)", "–"]
 
 
-def test_two_configurations_for_one_cell_are_an_error_that_names_both(tmp_path: Path) -> None:
-    write_run(tmp_path, "lora", 1, 0.8)
-    write_run(tmp_path, "lora", 1, 0.9, key="ffff0000")
-    with pytest.raises(ValueError, match=r"(?s)abcd1234.*ffff0000"):
-        tables(read_runs(tmp_path))
+def test_the_commands_that_fill_the_holes_are_in_the_report(tmp_path: Path) -> None:
+    for task in ("rte", "sst2"):
+        write_run(tmp_path, "lora", 1, 0.8, task=task)
+    write_run(tmp_path, "dora", 1, 0.8)
+    done = command("dora.tables", "--results", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert "### missing runs: 1" in done.stdout
+    assert "    python -m dora.run method=dora budget=r8 model=minilm task=rte seed=1" in done.stdout
+    assert done.stdout.startswith((tmp_path / "tables" / "dir-minilm-best.md").read_text()[:200])
 
 
 def test_degenerate_and_dirty_runs_are_marked_and_explained(tmp_path: Path) -> None:
@@ -112,37 +107,113 @@ def test_degenerate_and_dirty_runs_are_marked_and_explained(tmp_path: Path) -> N
     write_run(
         tmp_path, "lora", 1, 0.5, results={"best": best, "last": best}, git={"dirty": True}, embedded="tiny"
     )
-    table = only_table(tmp_path)
-    assert fields(scores(table, "best"), "lora")[3] == "50.0*†"
-    assert {"tiny", "* at least one run predicts a single class or value"} <= set(notes(table, "best"))
+    grid = scores(only_table(tmp_path))
+    assert fields(grid, "lora")[3] == "50.0*†"
+    assert "tiny" in grid.notes
+    assert [note[0] for note in grid.notes[-2:]] == ["*", "†"]
 
 
-def test_differences_are_paired_by_seed_at_the_same_budget(tmp_path: Path) -> None:
+def test_differences_show_what_the_seeds_could_have_shown(tmp_path: Path) -> None:
     for seed, lora, dora in ((1, 0.80, 0.81), (2, 0.60, 0.62), (3, 0.70, 0.73)):
         write_run(tmp_path, "lora", seed, lora)
         write_run(tmp_path, "dora", seed, dora)
-    write_run(tmp_path, "dora", 4, 0.1)  # no LoRA run of this seed
-    text = differences(only_table(tmp_path), "best")
-    assert text is not None
-    # By hand: differences 1, 2, 3; error 1 / sqrt(3); t(0.975, 2) = 4.303, t(0.8, 2) = 1.061.
-    assert fields(text, "dora") == ["dora", "r8", "+2.0 [-0.5, +4.5]", "3.1", "3"]
-
-
-def test_there_are_no_differences_without_two_seeds(tmp_path: Path) -> None:
-    write_run(tmp_path, "lora", 1, 0.8)
-    write_run(tmp_path, "dora", 1, 0.8)
-    assert differences(only_table(tmp_path), "best") is None
+    grid = against(only_table(tmp_path), by_task=True)
+    assert grid is not None
+    # By hand: differences 1, 2, 3; error 1 / sqrt(3); t(0.975, 2) = 4.303, t(0.8, 2) = 1.061; t = 3.46, p = 0.074;
+    # DoRA's run is the higher in 6 of 9 pairs.
+    assert fields(grid, "dora") == [
+        "dora",
+        "r8",
+        "SST-2 acc",
+        "+2.0 [-0.5, +4.5]",
+        "0.074",
+        "0.67",
+        "3.1",
+        "3",
+    ]
 
 
 def test_best_of_unequal_numbers_of_evaluations_is_said(tmp_path: Path) -> None:
     write_run(tmp_path, "lora", 1, 0.8)
-    write_run(tmp_path, "dora", 1, 0.8, evaluations={"counted": 9})
-    table = only_table(tmp_path)
-    assert any("--score last" in line for line in notes(table, "best"))
-    assert not any("--score last" in line for line in notes(table, "last"))
+    write_run(tmp_path, "dora", 1, 0.8, evaluations={"counted": 9, "from_step": 46})
+    assert any("--score last" in note for note in scores(only_table(tmp_path)).notes)
+    assert not any("--score last" in note for note in scores(only_table(tmp_path, View("last"))).notes)
 
 
-@pytest.mark.parametrize("command", [["-m", "dora.tables"], ["scripts/demo.py"], ["scripts/budgets.py"],
+def test_published_rows_stand_beside_with_source_and_protocol(tmp_path: Path) -> None:
+    study(tmp_path)
+    grid = beside(only_table(tmp_path))
+    assert grid is not None
+    row = next(r for r in grid.rows if r[:2] == ["lora", "0.3M"])
+    assert row[2:5] == ["95.1 ± 0.2", "89.7 ± 0.7 from mnli", "87.2"]
+    assert any("median of 5 seeds, best epoch" in note for note in grid.notes)
+    assert next(r for r in grid.rows if r[0] == "dora")[2:5] == ["–", "–", "–"]
+    write_run(tmp_path / "b", "lora", 1, 0.8)
+    assert beside(only_table(tmp_path / "b")) is None
+
+
+def test_the_csv_holds_every_seed_in_full(tmp_path: Path) -> None:
+    study(tmp_path)
+    write(only_table(tmp_path), tmp_path / "tables", [])
+    with (tmp_path / "tables" / "dir-roberta_base-best.csv").open() as file:
+        found = {(line["method"], line["task"]): line for line in csv.DictReader(file)}
+    line = found["dora", "mrpc"]
+    assert (line["values"], line["missing_seeds"], line["n"], line["dirty"]) == (
+        "1:66.0000 2:68.0000",
+        "3",
+        "2",
+        "2",
+    )
+    assert (line["mean"], line["std"]) == ("67.000000", "1.414214")
+    assert found["lora", "average"]["low"] < found["lora", "average"]["mean"]
+
+
+@pytest.mark.parametrize(("words", "message"), [
+    (["--metric", "mrpc"], "--metric mrpc must be TASK=METRIC"),
+    (["--metric", "mrpc=f2", "x=f1"], "mrpc's metric 'f2' must be one of accuracy, f1, mean"),
+    ([], "no finished run under"),
+])  # fmt: skip
+def test_a_mistake_is_a_message(words: list[str], message: str, tmp_path: Path) -> None:
+    done = command("dora.tables", "--results", str(tmp_path), *words)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_markdown_and_latex_set_what_a_grid_holds() -> None:
+    grid = Grid(
+        "a_b",
+        ["x", "y"],
+        [["m_1", "-0.5 ± 1"], ["–", "2*"]],
+        text_columns=1,
+        bold={(1, 1)},
+        rules={1},
+        notes=["50 %"],
+    )
+    assert markdown(grid).splitlines() == [
+        "| x   | y        |", "| --- | -------- |", "| m_1 | -0.5 ± 1 |", "| –   | **2***   |", "", "- 50 %",
+    ]  # fmt: skip
+    assert latex(grid).splitlines()[2:] == [
+        r"  \caption{a\_b}", r"  \begin{tabular}{lr}", r"  \toprule", r"  x & y \\", r"  \midrule",
+        r"  m\_1 & $-$0.5 $\pm$ 1 \\", r"  \midrule", r"  -- & \textbf{2$^{*}$} \\", r"  \bottomrule", r"  \end{tabular}",
+        r"  \par\smallskip 50 \%", r"\end{table}",
+    ]  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no TeX on this machine")
+def test_the_latex_compiles_as_it_is_and_inside_a_paper(tmp_path: Path) -> None:
+    paper = r"\documentclass{article}\usepackage{booktabs}\begin{document}\input{table}after\end{document}"
+    (tmp_path / "paper.tex").write_text(paper)
+    shutil.copy(GOLDEN / "dir-roberta_base-best.tex", tmp_path / "table.tex")
+    for name in ("table", "paper"):
+        done = subprocess.run(["pdflatex", "-interaction=nonstopmode", "-halt-on-error", name], cwd=tmp_path,
+                              capture_output=True, text=True, check=False)  # fmt: skip
+        assert done.returncode == 0, done.stdout
+        assert (tmp_path / f"{name}.pdf").exists()
+
+
+@pytest.mark.parametrize("command", [["-m", "dora.tables"], ["-m", "dora.plots"], ["-m", "dora.report"], ["scripts/demo.py"], ["scripts/budgets.py"],
                                      ["scripts/pretrain_tiny.py"]])  # fmt: skip
 def test_every_other_command_has_a_help_that_shows_how_to_call_it(command: list[str]) -> None:
     root = Path(__file__).parents[1]
@@ -151,3 +222,11 @@ def test_every_other_command_has_a_help_that_shows_how_to_call_it(command: list[
     )
     assert done.returncode == 0, done.stderr
     assert "usage:" in done.stdout
+
+
+if __name__ == "__main__":
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        study(Path(folder))
+        write(only_table(Path(folder)), GOLDEN, ["python -m dora.run task=mrpc seed=3"])

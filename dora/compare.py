@@ -1,0 +1,103 @@
+"""Methods against each other at one budget: differences paired by seed, and which of them the seeds can bear."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from dora.cells import BASELINE, Row, Table, predictions
+from dora.stats import RESAMPLED, Estimate, average, holm, improvement, resampled
+
+ALPHA = 0.05
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A method less LoRA at the same budget, in points, over one task or, `task` None, averaged over tasks.
+
+    `estimate` is of the differences paired by seed, `seeds` their numbers in each task; `p` is corrected for the number
+    of comparisons made (Holm). `better`: the probability that a run of this method beats one of LoRA's.
+    `examples`: the 95 % interval of the same difference over resamples of the development examples, the seeds
+    as they are; None without stored predictions or for a metric that has none (`dora.stats.resampled`).
+    """
+
+    row: Row
+    task: str | None
+    estimate: Estimate
+    seeds: tuple[int, ...]
+    better: float
+    p: float
+    examples: tuple[float, float] | None = None
+
+
+def pairs(table: Table, row: Row, other: Row, task: str) -> list[float]:
+    """One difference, in points, for each seed that both cells have."""
+    ours, theirs = table.values(row, task), table.values(other, task)
+    return [ours[seed] - theirs[seed] for seed in ours if seed in theirs]
+
+
+def differences(table: Table, by_task: bool = False) -> list[Difference]:
+    """Every adapter method less LoRA at its budget, task by task or averaged; all of them are one family for Holm.
+
+    Where there are not two pairs of seeds in every task there is no difference; none at all where the methods'
+    evaluations cannot be compared (`Table.comparable`).
+    """
+    found = []
+    for row in table.rows if table.comparable else []:
+        other = (BASELINE, row[1])
+        if row[0] in ("full", BASELINE) or other not in table.cells:
+            continue
+        for tasks in [[t] for t in table.tasks] if by_task else [table.averaged]:
+            groups = [pairs(table, row, other, t) for t in tasks]
+            if groups and all(len(g) > 1 for g in groups):
+                found.append(_difference(table, row, other, tasks, groups, by_task))
+    corrected = holm([d.estimate.p_value() for d in found])
+    return [replace(d, p=p) for d, p in zip(found, corrected, strict=True)]
+
+
+def _difference(
+    table: Table, row: Row, other: Row, tasks: Sequence[str], groups: list[list[float]], by_task: bool
+) -> Difference:
+    scores = [[list(table.values(r, t).values()) for t in tasks] for r in (row, other)]
+    estimate = average(groups)
+    return Difference(
+        row, tasks[0] if by_task else None, estimate, tuple(map(len, groups)), improvement(*scores),
+        estimate.p_value(), examples(table, row, other, tasks[0]) if by_task else None,
+    )  # fmt: skip
+
+
+def examples(table: Table, row: Row, other: Row, task: str) -> tuple[float, float] | None:
+    """The 95 % interval of the difference over resamples of the development examples, in points.
+
+    Of the runs with a seed that both cells have, so that the difference is the paired one.
+    """
+    metric = table.view.metric(task)
+    shared = table.values(row, task).keys() & table.values(other, task).keys()
+    sides = [[run for run in table.runs_of(r, task) if run["seed"] in shared] for r in (row, other)]
+    stored = [s for side in sides for run in side if (s := predictions(run, task, table.view.score))]
+    if metric not in RESAMPLED or len(stored) < sum(map(len, sides)):
+        return None
+    drawn = resampled(metric, stored[0][0], np.stack([p for _, p in stored]))
+    ours = len(sides[0])
+    low, high = np.nanpercentile(100 * (drawn[:, :ours].mean(1) - drawn[:, ours:].mean(1)), [2.5, 97.5])
+    return float(low), float(high)
+
+
+def leaders(table: Table, block: Sequence[Row], tasks: Sequence[str]) -> set[Row]:
+    """The row of the block with the highest mean over the tasks, and all that the seeds do not tell from it.
+
+    Each other row is tested against the best, paired by seed; the tests of a block are one family for Holm. A
+    row with fewer than two shared seeds cannot be told apart. None where there is nothing to compare: fewer than
+    two rows with values, a single seed, or evaluations that are not shared.
+    """
+    means = {row: sum(float(np.mean(list(table.values(row, t).values()))) for t in tasks)
+             for row in block if tasks and all(table.values(row, t) for t in tasks)}  # fmt: skip
+    if len(means) < 2 or not table.comparable or len(table.seeds) < 2:
+        return set()
+    best = max(means, key=lambda row: means[row])
+    others = [row for row in means if row != best]
+    groups = [[pairs(table, best, row, t) for t in tasks] for row in others]
+    p_values = holm([average(g).p_value() if all(g) else float("nan") for g in groups])
+    return {best, *(row for row, p in zip(others, p_values, strict=True) if not p < ALPHA)}

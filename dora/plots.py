@@ -1,0 +1,387 @@
+"""`python -m dora.plots`: what tables cannot show, as figures: PDF, PNG and the numbers drawn as CSV.
+
+One function a figure; each takes a table and returns a figure and its numbers, None where there is nothing to draw.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import io
+import json
+import math
+import signal
+import statistics
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dora.cells import BASELINE, Row, Run, Table, View
+from dora.compare import differences
+from dora.data.tasks import TASKS
+from dora.errors import UserError
+from dora.files import write_atomic
+from dora.linears import KINDS, place
+from dora.stats import average
+from dora.tables import add_arguments, as_csv, found_tables
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Lines = list[dict[str, Any]]
+Drawn = tuple["Figure", Lines]
+# Okabe and Ito's colours, which the colour-blind tell apart; in grey print the markers do.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+_MARKERS = ("o", "s", "^", "D", "v", "P")
+_KNOWN = {"lora": 0, "adalora": 1, "dora": 2, "full": 3}
+PNG_DPI = 160
+
+
+def style(method: str) -> dict[str, Any]:
+    """Colour and marker of a method: the same in every figure, and of a new one by its name."""
+    i = _KNOWN.get(method, 4 + sum(map(ord, method)) % 2)
+    return {"color": _COLOURS[i], "marker": _MARKERS[i]}
+
+
+def panels(
+    number: int, columns: int = 4, width: float = 2.1, height: float = 1.6, left: float = 0.65, right: float = 0.15,
+    gap: float = 0.42, same_y: bool = False,
+) -> tuple[Figure, list[Axes]]:  # fmt: skip
+    """A figure of `number` panels in rows of at most `columns`; all lengths in inches.
+
+    Every panel has its place from the start: Matplotlib's own layout takes as long as the drawing.
+    """
+    from matplotlib.figure import Figure
+
+    across, above, below = min(number, columns), 0.55, 0.5
+    down = -(-number // across)
+    pitch = (width + (0.12 if same_y else gap), height + 0.45)
+    whole = (left + pitch[0] * across + right, above + pitch[1] * down - 0.45 + below)
+    figure = Figure(figsize=whole, dpi=PNG_DPI)
+    axes: list[Axes] = []
+    for i in range(number):
+        x, y = left + pitch[0] * (i % across), whole[1] - above - height - pitch[1] * (i // across)
+        place = (x / whole[0], y / whole[1], width / whole[0], height / whole[1])
+        panel = figure.add_axes(place, sharey=axes[0] if same_y and axes else None)
+        panel.tick_params(labelsize=7, labelleft=not same_y or i % across == 0)
+        panel.locator_params(nbins=5)  # labels are what drawing takes longest for
+        panel.spines[["top", "right"]].set_visible(False)
+        axes.append(panel)
+    return figure, axes
+
+
+def titles(figure: Figure, below: str, beside: str = "") -> None:
+    """What the panels' axes mean, once for all."""
+    figure.text(0.5, 0.06 / figure.get_figheight(), below, ha="center", va="bottom", fontsize=8)
+    figure.text(0.06 / figure.get_figwidth(), 0.5, beside, ha="left", va="center", fontsize=8, rotation=90)
+
+
+def legend(figure: Figure, panel: Axes) -> None:
+    """One legend for all panels, above them."""
+    handles, labels = panel.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="upper center", ncols=len(labels), fontsize=8, frameon=False)
+
+
+def methods(table: Table, without: tuple[str, ...] = ()) -> list[str]:
+    """The methods in the order of the table's rows."""
+    return [m for m in dict.fromkeys(row[0] for row in table.rows) if m not in without]
+
+
+def score_by_budget(table: Table) -> Drawn | None:
+    """Score against adapter parameters: mean over seeds with its 95 % interval; full fine-tuning is a line across."""
+    columns = [(table.view.title(t), [t]) for t in table.averaged]
+    if len(columns) > 1:
+        columns.append(("average", table.averaged))
+    lines: Lines = []
+    for title, tasks in columns:
+        for row in table.rows:
+            groups = [list(table.values(row, t).values()) for t in tasks]
+            if groups and all(groups):
+                estimate = average(groups)
+                low, high = estimate.interval()
+                ends = [run["params"]["adapter_end"] for t in tasks for run in table.runs_of(row, t)]
+                lines.append({"score": title, "method": row[0], "budget": row[1],
+                              "adapter_params": statistics.mean(ends), "mean": estimate.mean, "low": low, "high": high})  # fmt: skip
+    if not any(line["method"] != "full" for line in lines):
+        return None
+    figure, axes = panels(len(columns))
+    for panel, (title, _) in zip(axes, columns, strict=True):
+        of_panel = [line for line in lines if line["score"] == title]
+        for i, method in enumerate(methods(table)):
+            points = [line for line in of_panel if line["method"] == method]
+            means = [p["mean"] for p in points]
+            if method == "full":
+                for p in points:
+                    panel.axhline(p["mean"], color=style("full")["color"], linestyle="--", label="full")
+                    if not math.isnan(p["low"]):
+                        panel.axhspan(
+                            p["low"], p["high"], color=style("full")["color"], alpha=0.15, linewidth=0
+                        )
+                continue
+            error = [[p["mean"] - p["low"] for p in points], [p["high"] - p["mean"] for p in points]]
+            aside = 1 + 0.03 * (i - 1)  # so that the bars of one budget don't cover each other
+            panel.errorbar([p["adapter_params"] * aside for p in points], means, yerr=error, capsize=2,
+                           markersize=4, linewidth=1, label=method, **style(method))  # fmt: skip
+        panel.set_xscale("log")
+        budgets = sorted({round(line["adapter_params"]) for line in of_panel if line["method"] == BASELINE})
+        if budgets:
+            panel.set_xticks(budgets, [_short(b) for b in budgets])
+            panel.minorticks_off()
+        panel.set_title(title, fontsize=9)
+    titles(figure, "adapter parameters", f"{table.view.score} score")
+    legend(figure, axes[0])
+    return figure, lines
+
+
+def _short(number: float) -> str:
+    return f"{number / 1e6:.3g}M" if number >= 1e6 else f"{number / 1e3:.3g}k"
+
+
+def adaptive(table: Table) -> list[Row]:
+    """The rows whose runs end with ranks that were found while training."""
+    return [row for row in table.rows if any(_adapted(run) for run in table.runs_of(row))]
+
+
+def _adapted(run: Run) -> bool:
+    return run["ranks"].get("start") != run["ranks"]["end"]
+
+
+def final_ranks(table: Table) -> Drawn | None:
+    """Ranks at the end as a heat map, layer by kind of matrix: the mean over seeds, coloured by its share of the start's.
+
+    A panel for each task, the methods and budgets beside each other in it.
+    """
+    rows, tasks = adaptive(table), [*table.averaged, *table.apart]
+    if not rows:
+        return None
+    lines: Lines = []
+    for task, row in product(tasks, rows):
+        found: dict[tuple[int, str], list[tuple[int, int]]] = defaultdict(list)
+        for run in table.runs_of(row, task):
+            for name, rank in run["ranks"]["end"].items():
+                found[place(name)].append((rank, run["ranks"]["start"][name]))
+        lines += [{"task": task, "method": row[0], "budget": row[1], "layer": layer, "matrix": kind,
+                   "rank": statistics.fmean(end for end, _ in ranks),
+                   "share": sum(end for end, _ in ranks) / sum(start for _, start in ranks), "seeds": len(ranks)}
+                  for (layer, kind), ranks in sorted(found.items())]  # fmt: skip
+    layers = sorted({line["layer"] for line in lines})
+    kinds = [kind for kind in KINDS if any(line["matrix"] == kind for line in lines)]
+    # One image a task, with an empty column between two rows of the table: a panel of its own for each costs seconds.
+    at = {
+        (*row, kind): i * (len(kinds) + 1) + j for i, row in enumerate(rows) for j, kind in enumerate(kinds)
+    }
+    figure, axes = panels(
+        len(tasks), 1, width=1.5 * len(rows), height=0.13 * len(layers) + 0.1, right=0.7, gap=0.1
+    )
+    for panel, task in zip(axes, tasks, strict=True):
+        shares = np.full((len(layers), max(at.values()) + 1), np.nan)
+        for line in (line for line in lines if line["task"] == task):
+            x, y = at[line["method"], line["budget"], line["matrix"]], layers.index(line["layer"])
+            shares[y, x] = line["share"]
+            if len(layers) <= 6:
+                panel.text(x, y, f"{line['rank']:.1f}", fontsize=6, ha="center", va="center",
+                           color="white" if line["share"] < 0.6 else "black")  # fmt: skip
+        image = panel.imshow(shares, vmin=0, vmax=1, cmap="cividis", aspect="auto", origin="lower")
+        panel.set_xticks([])
+        every = 1 if len(layers) <= 6 else 3
+        panel.set_yticks(range(0, len(layers), every), [str(layer) for layer in layers[::every]], fontsize=6)
+        panel.set_ylabel(f"{TASKS[task].folder}\nlayer", fontsize=8)
+        for row in rows:
+            centre = at[row[0], row[1], kinds[0]] + (len(kinds) - 1) / 2
+            panel.text(centre, len(layers) - 0.3, f"{row[0]} {row[1]}", ha="center", va="bottom", fontsize=8)
+    axes[-1].set_xticks(list(at.values()), [key[-1] for key in at], fontsize=6)
+    wide = figure.get_figwidth()
+    bar = figure.colorbar(image, cax=figure.add_axes(((wide - 0.55) / wide, 0.3, 0.12 / wide, 0.4)))
+    bar.set_label("share of the start's components", fontsize=8)
+    bar.ax.tick_params(labelsize=7)
+    return figure, lines
+
+
+def rank_paths(table: Table) -> Drawn | None:
+    """Live components over training by kind of matrix, mean over seeds and layers, each method at its largest budget."""
+    rows = {row[0]: row for row in adaptive(table)}
+    ranks: dict[tuple[str, str, str, int], list[float]] = defaultdict(list)
+    for task, (method, row) in product(table.averaged, rows.items()):
+        for run in table.runs_of(row, task):
+            for event in _journal(run, "ranks.jsonl"):
+                for name, rank in event["ranks"].items():
+                    ranks[task, method, place(name)[1], event["step"]].append(rank)
+    lines = [{"task": task, "method": method, "budget": rows[method][1], "matrix": kind, "step": step,
+              "rank": statistics.fmean(found)} for (task, method, kind, step), found in sorted(ranks.items())]  # fmt: skip
+    shown = [(t, m) for t, m in product(table.averaged, rows) if any((t, m) == key[:2] for key in ranks)]
+    if not shown:
+        return None
+    figure, axes = panels(len(shown), 2 * len(rows), same_y=True)
+    for panel, (task, method) in zip(axes, shown, strict=True):
+        for i, kind in enumerate(KINDS):
+            path = sorted((step, statistics.fmean(found)) for (*key, step), found in ranks.items()
+                          if key == [task, method, kind])  # fmt: skip
+            if path:
+                panel.plot([s for s, _ in path], [r for _, r in path], color=_COLOURS[i], linewidth=1.2, label=kind,
+                           linestyle=("-", "--", ":", "-.", "-", "--")[i])  # fmt: skip
+        panel.set_title(f"{TASKS[task].folder}, {method} {rows[method][1]}", fontsize=8)
+    titles(figure, "step", "live components a matrix")
+    legend(figure, axes[0])
+    return figure, lines
+
+
+def _journal(run: Run, name: str) -> Iterator[dict[str, Any]]:
+    """The lines of a run's journal; none where it is not stored."""
+    path = run["folder"] / name
+    if path.exists():
+        with path.open(encoding="utf-8") as file:
+            yield from map(json.loads, file)
+
+
+def learning_curves(table: Table) -> Drawn | None:
+    """Development score over training, mean over seeds and from lowest to highest, each method at its largest budget."""
+    rows = {row[0]: row for row in table.rows}
+    scores: dict[tuple[str, str, int], list[float]] = defaultdict(list)
+    for task, (method, row) in product(table.averaged, rows.items()):
+        metric = TASKS[task].metrics[0]
+        for run in table.runs_of(row, task):
+            for event in _journal(run, "metrics.jsonl"):
+                if event["split"] == "dev" and metric in event:
+                    scores[task, method, event["step"]].append(100 * event[metric])
+    lines = [{"task": task, "method": method, "budget": rows[method][1], "step": step, "mean": statistics.fmean(found),
+              "lowest": min(found), "highest": max(found), "seeds": len(found)}
+             for (task, method, step), found in sorted(scores.items())]  # fmt: skip
+    tasks = [t for t in table.averaged if any(t == task for task, _, _ in scores)]
+    if not tasks:
+        return None
+    figure, axes = panels(len(tasks))
+    for panel, task in zip(axes, tasks, strict=True):
+        for method in methods(table):
+            curve = sorted((step, found) for (*key, step), found in scores.items() if key == [task, method])
+            if curve:
+                steps = [step for step, _ in curve]
+                panel.plot(steps, [statistics.fmean(found) for _, found in curve], markersize=3, linewidth=1,
+                           label=method, **style(method))  # fmt: skip
+                panel.fill_between(steps, [min(found) for _, found in curve], [max(found) for _, found in curve],
+                                   color=style(method)["color"], alpha=0.12, linewidth=0)  # fmt: skip
+        panel.set_title(View().title(task), fontsize=8)
+    titles(figure, "step", "development score")
+    legend(figure, axes[0])
+    return figure, lines
+
+
+def paired_differences(table: Table) -> Drawn | None:
+    """Each method less LoRA at the same budget with its 95 % interval, task by task and averaged."""
+    averages = differences(table) if len(table.averaged) > 1 else []
+    found = [*differences(table, by_task=True), *averages]
+    if not found:
+        return None
+    names: dict[str | None, str] = {None: "average", **{task: table.view.title(task) for task in table.tasks}}
+    lines: Lines = []
+    for d in found:
+        low, high = d.estimate.interval()
+        lines.append({"method": d.row[0], "budget": d.row[1], "score": names[d.task], "mean": d.estimate.mean,
+                      "low": low, "high": high, "p_holm": d.p})  # fmt: skip
+    scores = [names[t] for t in [*table.averaged, None, *table.apart] if any(line["score"] == names[t] for line in lines)]  # fmt: skip
+    budgets = list(dict.fromkeys(line["budget"] for line in lines))
+    figure, axes = panels(len(budgets), width=2.4, height=0.32 * len(scores), left=1.0, same_y=True)
+    shown = methods(table, without=("full", BASELINE))
+    for panel, budget in zip(axes, budgets, strict=True):
+        panel.axvline(0, color="0.6", linewidth=0.8)
+        for i, method in enumerate(shown):
+            points = [line for line in lines if (line["method"], line["budget"]) == (method, budget)]
+            heights = [scores.index(p["score"]) + 0.25 * (i - (len(shown) - 1) / 2) for p in points]
+            error = [[p["mean"] - p["low"] for p in points], [p["high"] - p["mean"] for p in points]]
+            panel.errorbar([p["mean"] for p in points], heights, xerr=error, linestyle="none", capsize=2,
+                           markersize=4, linewidth=1, label=method, **style(method))  # fmt: skip
+        panel.set_title(f"budget {budget}", fontsize=8)
+        panel.set_yticks(range(len(scores)), scores)
+        panel.set_ylim(len(scores) - 0.5, -0.5)
+    titles(figure, f"points more than {BASELINE}, 95 % interval over seeds (each by itself)")
+    legend(figure, axes[0])
+    return figure, lines
+
+
+FIGURES: dict[str, Callable[[Table], Drawn | None]] = {
+    "score-by-budget": score_by_budget,
+    "differences": paired_differences,
+    "final-ranks": final_ranks,
+    "rank-paths": rank_paths,
+    "learning-curves": learning_curves,
+}
+
+
+def images(figure: Figure) -> dict[str, bytes]:
+    """The figure as pdf and png; the same numbers give the same bytes.
+
+    By each format's own canvas: `savefig` would draw twice for each.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.backends.backend_pdf import FigureCanvasPdf
+
+    png, pdf = io.BytesIO(), io.BytesIO()
+    FigureCanvasAgg(figure).print_png(png, metadata={"Software": None}, pil_kwargs={"compress_level": 2})
+    FigureCanvasPdf(figure).print_pdf(pdf, metadata={"CreationDate": None})
+    return {"png": png.getvalue(), "pdf": pdf.getvalue()}
+
+
+def write(table: Table, folder: Path) -> list[str]:
+    """All figures of a table into `folder`; the names of those that there was something to draw for."""
+    folder.mkdir(parents=True, exist_ok=True)
+    names = []
+    for name, draw in FIGURES.items():
+        if (drawn := draw(table)) is not None:
+            names.append(f"{table.name}-{name}")
+            for kind, data in images(drawn[0]).items():
+                write_atomic(folder / f"{names[-1]}.{kind}", data)
+            write_atomic(folder / f"{names[-1]}.csv", as_csv(drawn[1]))
+    write_atomic(folder / f"{table.name}.json", json.dumps({"drawn_from": _state(table), "figures": names}))
+    return names
+
+
+def written(table: Table, folder: Path) -> list[str]:
+    """The names of the table's figures in `folder`, drawn now unless they were, from these very runs."""
+    try:
+        known = json.loads((folder / f"{table.name}.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return write(table, folder)
+    return known["figures"] if known["drawn_from"] == _state(table) else write(table, folder)
+
+
+def _state(table: Table) -> str:
+    """A hash of which runs the table holds, as they lie on the disk."""
+    paths = sorted(run["folder"] / "run.json" for run in table.runs)
+    stamps = [(str(path), path.stat().st_mtime_ns, path.stat().st_size) for path in paths]
+    return hashlib.sha256(json.dumps(stamps).encode()).hexdigest()
+
+
+def main() -> None:
+    """Writes the figures of every table; exit 2 where there is nothing to draw from."""
+    parser = argparse.ArgumentParser(prog="python -m dora.plots", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    add_arguments(parser)
+    given = parser.parse_args()
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    try:
+        require_matplotlib()
+        found = found_tables(given)
+    except UserError as e:
+        print(e, file=sys.stderr)
+        sys.exit(e.exit_code)
+    folder = given.results / "figures"
+    for table in found:
+        for name in write(table, folder):
+            print(folder / f"{name}.png")
+
+
+def require_matplotlib() -> None:
+    """Raises UserError where it is not installed."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as e:
+        raise UserError("figures need matplotlib: pip install 'dora-glue[figures]'") from e
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""Cells of finished runs: which score counts, one configuration a cell, what may be compared."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dora.cells import Table, View, metrics_of, predictions, read_runs, tables
+from dora.errors import UserError
+from records import write_run
+
+
+def only_table(results: Path, view: View | None = None) -> Table:
+    (found,) = tables(read_runs(results), view)
+    return found
+
+
+def test_rows_are_full_fine_tuning_then_budget_by_budget_with_lora_first(tmp_path: Path) -> None:
+    for method, budget in (
+        ("dora", "55296"),
+        ("lora", "55296"),
+        ("dora", "9000"),
+        ("lora", "9000"),
+        ("full", "none"),
+    ):
+        write_run(tmp_path, method, 1, 0.8, budget=budget)
+    assert only_table(tmp_path).blocks == [
+        [("full", "none")], [("lora", "9000"), ("dora", "9000")], [("lora", "55296"), ("dora", "55296")],
+    ]  # fmt: skip
+
+
+def test_only_finished_runs_and_defined_scores_count(tmp_path: Path) -> None:
+    write_run(tmp_path, "lora", 1, 0.8)
+    write_run(tmp_path, "lora", 2, 0.9, status="failed")
+    write_run(tmp_path, "lora", 3, None)
+    table = only_table(tmp_path)
+    assert table.values(("lora", "r8"), "sst2") == {1: 80.0}
+    assert table.seeds == {1, 3}
+
+
+def test_wnli_is_averaged_only_as_glue_does(tmp_path: Path) -> None:
+    for task in ("wnli", "cola", "rte"):
+        write_run(tmp_path, "lora", 1, 0.5, task=task)
+    assert (only_table(tmp_path).averaged, only_table(tmp_path).apart) == (["cola", "rte"], ["wnli"])
+    glue = only_table(tmp_path, View(glue=True))
+    assert (glue.averaged, glue.apart) == (["cola", "rte", "wnli"], [])
+
+
+@pytest.mark.parametrize(("view", "title", "value"), [
+    (View(), "MRPC acc", 80.0), (View(metrics={"mrpc": "f1"}), "MRPC F1", 86.0),
+    (View(metrics={"mrpc": "mean"}), "MRPC mean", 83.0), (View(glue=True), "MRPC mean", 83.0),
+    (View("last"), "MRPC acc", 70.0),
+])  # fmt: skip
+def test_a_view_says_which_number_counts(view: View, title: str, value: float, tmp_path: Path) -> None:
+    results = {
+        "best": {"step": 5, "accuracy": 0.8, "f1": 0.86},
+        "last": {"step": 9, "accuracy": 0.7, "f1": 0.7},
+    }
+    write_run(tmp_path, "lora", 1, None, task="mrpc", results=results)
+    (run,) = read_runs(tmp_path)
+    assert (view.title("mrpc"), view.value(run, "mrpc")) == (title, pytest.approx(value))
+
+
+def test_mnli_has_both_development_sets_and_their_mean() -> None:
+    assert metrics_of("mnli") == ("accuracy", "accuracy_mm", "mean")
+    assert View(metrics={"mnli": "accuracy_mm"}).title("mnli") == "MNLI-mm acc"
+    assert metrics_of("cola") == ("matthews_correlation",)
+
+
+def test_every_wrong_metric_is_named_at_once() -> None:
+    with pytest.raises(UserError, match=r"(?s)task 'sst3' must be one of.*mrpc's metric 'F1' must be one of accuracy, f1, mean"):  # fmt: skip
+        View(metrics={"sst3": "accuracy", "mrpc": "F1"})
+
+
+def test_two_configurations_for_one_cell_are_an_error_that_shows_the_difference(tmp_path: Path) -> None:
+    write_run(tmp_path, "lora", 1, 0.8)
+    write_run(
+        tmp_path, "lora", 2, 0.9, key="ffff0000", config={"seed": 2, "lr": 0.002, "method": {"name": "lora"}}
+    )
+    write_run(tmp_path, "dora", 1, 0.8)
+    write_run(tmp_path, "dora", 1, 0.9, key="ffff0000", fingerprints={"data": "other"})
+    with pytest.raises(UserError) as e:
+        tables(read_runs(tmp_path))
+    assert len(e.value.problems) == 2
+    lora = next(text for text in e.value.problems if "/lora/" in text)
+    assert "abcd1234" in lora
+    assert "ffff0000" in lora
+    assert "lr 0.001 | 0.002" in lora
+    assert "seed" not in lora
+
+
+def test_best_scores_are_comparable_only_over_evaluations_that_all_share(tmp_path: Path) -> None:
+    write_run(tmp_path, "lora", 1, 0.8)
+    write_run(tmp_path, "dora", 1, 0.8, evaluations={"counted": 9, "from_step": 46})
+    assert not only_table(tmp_path).comparable
+    assert only_table(tmp_path, View("last")).comparable
+    write_run(tmp_path / "b", "lora", 1, 0.8)
+    write_run(tmp_path / "b", "lora", 1, 0.8, task="rte", evaluations={"counted": 9, "from_step": 46})
+    assert only_table(tmp_path / "b").comparable  # each task has its own
+
+
+def test_the_name_of_a_view_holds_every_choice() -> None:
+    assert Table("dir", "m", View("last", {"mrpc": "f1"}, True)).name == "dir-m-last-glue-mrpc-f1"
+
+
+def test_stored_predictions_are_classes_or_the_regressions_score(tmp_path: Path) -> None:
+    labels, predicted = np.array([0, 1, 1]), np.array([1, 1, 0])
+    write_run(tmp_path, "lora", 1, 0.8, labels=labels, predicted=predicted)
+    path = write_run(tmp_path, "lora", 1, 0.8, task="stsb")
+    np.savez(
+        path / "predictions.npz",
+        **{"dev/labels": np.array([1.5, 2]), "best/dev/logits": np.array([[1.2], [3.4]])},
+    )
+    write_run(tmp_path, "lora", 1, 0.8, task="rte")
+    sst2, stsb, rte = (next(r for r in read_runs(tmp_path) if f"/{t}/" in str(r["folder"])) for t in ("sst2", "stsb", "rte"))  # fmt: skip
+    found = predictions(sst2, "sst2", "best")
+    assert found is not None
+    assert [a.tolist() for a in found] == [[0, 1, 1], [1, 1, 0]]
+    found = predictions(stsb, "stsb", "best")
+    assert found is not None
+    assert found[1].tolist() == [1.2, 3.4]
+    assert predictions(rte, "rte", "best") is None
