@@ -27,9 +27,9 @@ ORDER = [
     ["metrics", "config"],
     ["parallel", "checkpoint", "record", "export", "step"],
     ["train", "prepare", "tracking"],
-    ["experiment", "study"],
+    ["experiment", "study", "leaderboard"],
     ["sweep"],
-    ["run", "tables", "status"],
+    ["run", "tables", "status", "submit"],
 ]
 LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}
 
