@@ -25,7 +25,7 @@ ORDER = [
     ],
     ["predictions", "methods", "backbone"],
     ["metrics", "config"],
-    ["parallel", "checkpoint", "record", "export", "step"],
+    ["parallel", "checkpoint", "record", "adapter", "step"],
     ["train", "prepare", "tracking"],
     ["experiment", "study", "leaderboard"],
     ["sweep"],
