@@ -27,9 +27,9 @@ ORDER = [
     ["metrics", "config"],
     ["parallel", "checkpoint", "record", "adapter", "step"],
     ["train", "prepare", "tracking"],
-    ["experiment", "study", "leaderboard"],
+    ["experiment", "study", "card", "whole", "leaderboard"],
     ["sweep"],
-    ["run", "tables", "status", "submit"],
+    ["run", "tables", "status", "export", "submit"],
 ]
 LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}
 
