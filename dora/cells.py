@@ -17,6 +17,7 @@ import numpy as np
 
 from dora.data.tasks import TASKS
 from dora.errors import UserError
+from dora.predictions import predict
 from dora.stats import Estimate, average
 from dora.study import PATTERN
 
@@ -221,8 +222,8 @@ def _flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def predictions(run: Run, task: str, score: str) -> tuple[np.ndarray, np.ndarray] | None:
     """(labels (n,), predictions (n,)) of the run on the development set; None where they are not stored."""
     try:
-        with np.load(run["folder"] / "predictions.npz") as stored:
+        with np.load(run["folder"] / "predictions.npz", allow_pickle=False) as stored:
             logits, labels = stored[f"{score}/dev/logits"], stored["dev/labels"]
     except FileNotFoundError:
         return None
-    return labels, logits.reshape(len(logits)) if TASKS[task].regression else logits.argmax(axis=1)
+    return labels, predict(TASKS[task], logits)

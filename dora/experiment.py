@@ -16,7 +16,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from dora import backbone, checkpoint, export, lowrank, parallel, tracking
+from dora import backbone, checkpoint, lowrank, parallel, tracking
+from dora.adapter import save_adapter
 from dora.budget import Plan
 from dora.checkpoint import StopSignals
 from dora.config import Config
@@ -81,7 +82,7 @@ def _header(p: Prepared, world: World, words: Sequence[str] | None) -> dict[str,
         "embedded": note,
         "note": p.config.model.note,
         "data": {"revision": p.revision, "rows": {k: len(v) for k, v in p.rows.items()}, "train": len(p.train_rows)},
-        "model": {"revision": p.config.model.revision if p.config.model.hub else None,
+        "model": {"hub": _hub(p), "revision": p.config.model.revision if _hub(p) else None,
                   "random_weights": p.model.random_weights},
         "fingerprints": p.fingerprints,
         "init_from": str(p.start.folder) if p.start else None,
@@ -90,6 +91,11 @@ def _header(p: Prepared, world: World, words: Sequence[str] | None) -> dict[str,
         "total_steps": p.total_steps,
         **provenance(),
     }  # fmt: skip
+
+
+def _hub(p: Prepared) -> str | None:
+    """The hub repository that the model was read from; None for a folder, whatever else the model's YAML names."""
+    return None if p.config.model.path else p.config.model.hub
 
 
 def _train_and_finish(p: Prepared, world: World, record: Record) -> dict[str, Any]:
@@ -336,5 +342,5 @@ def _save_weights(p: Prepared, loop: Loop, record: Record) -> None:
         tensors |= {f"{name}.{k}": (t[:, live] if k == "B" else t[live]) for k, t in layer.factors().items()}
     tensors = {k: t.detach().cpu().contiguous() for k, t in sorted(tensors.items())}
     write_atomic(record.folder / "best.safetensors", safetensors.torch.save(tensors, {"format": "pt"}))
-    base = p.config.model.hub or str(p.model.path)
-    export.save_adapter(record.folder / "adapter", s.model, s.method.layers, s.head, base)
+    base = _hub(p) or str(p.model.path)
+    save_adapter(record.folder / "adapter", s.model, s.method.layers, s.head, base)

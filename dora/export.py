@@ -1,75 +1,132 @@
-"""What was trained, in PEFT's file format: plain LoRA with g and the scale folded into B.
+"""`python -m dora.export RUN_DIR`: a finished run's best weights for others, with a model card.
 
-Every matrix has its own rank and alpha = rank, so PEFT's factor alpha / r is 1. A matrix of rank 0 is
-left out, since PEFT refuses it. Names are full module names (in patterns escaped): `output.dense` alone
-would also mean `attention.output.dense`, and layer 1 also layer 11.
+An adapter as stock PEFT loads it, or a whole model as plain Transformers loads it (--merge, and full
+fine-tuning). Nothing here trains, and nothing outside the named folder is written.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+import argparse
+import json
+import math
+import sys
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
-from torch import Tensor, nn
+from safetensors import safe_open
 
-from dora.files import to_json, write_atomic
-from dora.lowrank import LowRankLinear
+from dora.errors import UserError
+from dora.files import check_safetensors, new_folder, taken, to_json, write_atomic
+from dora.record import read_finished
 
-
-def head_modules(head: Sequence[str], prefix: str) -> list[str]:
-    """Modules that hold the head's parameters: `classifier`, in DeBERTa `pooler` too, `bert.pooler` where new."""
-    depth = {name: 2 if name.startswith(prefix + ".") else 1 for name in head}
-    return sorted({".".join(name.split(".")[: depth[name]]) for name in head})
+Run = dict[str, Any]
 
 
-def adapter_tensors(
-    layers: Mapping[str, LowRankLinear], parameters: Mapping[str, Tensor], head: Sequence[str]
-) -> dict[str, Tensor]:
-    """The adapter's tensors by PEFT's names: live components only, and the whole head."""
-    tensors = {}
-    for name, layer in layers.items():
-        A, B = layer.folded()
-        live = layer.live()
-        if live.any():
-            tensors[f"base_model.model.{name}.lora_A.weight"] = A[live]
-            tensors[f"base_model.model.{name}.lora_B.weight"] = B[:, live]
-    tensors |= {f"base_model.model.{name}": parameters[name] for name in head}
-    return {name: t.detach().cpu().contiguous() for name, t in sorted(tensors.items())}
+def stored_params(file: Path) -> int:
+    """Parameters of an adapter file's `lora_` tensors, Σ rank (d_in + d_out), from its header alone."""
+    with safe_open(file, "np") as f:
+        names = [name for name in f.keys() if ".lora_" in name]  # noqa: SIM118  # it is no mapping
+        return sum(math.prod(f.get_slice(name).get_shape()) for name in names)
 
 
-def adapter_config(
-    ranks: Mapping[str, int], base_model: str, modules_to_save: Sequence[str]
-) -> dict[str, Any]:
-    """adapter_config.json for these ranks."""
-    held = {name: r for name, r in ranks.items() if r}
-    pattern = {re.escape(name): r for name, r in held.items()}
-    most = max(held.values())
-    return {
-        "alpha_pattern": pattern,
-        "base_model_name_or_path": base_model,
-        "bias": "none",
-        "inference_mode": True,
-        "lora_alpha": most,
-        "lora_dropout": 0.0,
-        "modules_to_save": list(modules_to_save),
-        "peft_type": "LORA",
-        "r": most,
-        "rank_pattern": pattern,
-        "target_modules": list(held),
-        "task_type": "SEQ_CLS",
-    }
+def unfit(run: Run, folder: Path, merge: bool, base: Path | None) -> list[str]:
+    """All that keeps the finished run in `folder` from being exported in this way."""
+    if run["config"]["method"]["name"] == "full":
+        problems = []
+        if not (folder / "model" / "config.json").is_file():
+            problems.append(f"{folder} trained every weight and kept none: train it again with keep_model=true force=true")  # fmt: skip
+        if merge or base is not None:
+            problems.append("--merge and --base are for adapters: full fine-tuning is a whole model as it is")
+        return problems
+    problems = []
+    if run["model"]["random_weights"]:
+        problems.append(f"{folder} adapts random weights, which are in no file: there is nothing to hand on")
+    again = "train it again with force=true"
+    try:
+        check_safetensors(folder / "adapter" / "adapter_model.safetensors")
+        read_config(folder)
+        stored = stored_params(folder / "adapter" / "adapter_model.safetensors")
+        if stored != run["params"]["adapter_end"]:
+            problems.append(f"{folder / 'adapter'} holds {stored:,} adapter parameters, run.json says "
+                            f"{run['params']['adapter_end']:,}: it is not this run's; {again}")  # fmt: skip
+    except UserError as e:
+        problems += [f"{p}; {again}" for p in e.problems]
+    return problems
 
 
-def save_adapter(
-    folder: Path, model: nn.Module, layers: Mapping[str, LowRankLinear], head: Sequence[str], base_model: str
-) -> None:
-    """Writes adapter_model.safetensors and adapter_config.json; the same weights give the same bytes."""
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors = adapter_tensors(layers, dict(model.named_parameters()), head)
-    ranks = {name: int(layer.live().sum()) for name, layer in layers.items()}
-    config = adapter_config(ranks, base_model, head_modules(head, str(model.base_model_prefix)))
-    write_atomic(folder / "adapter_model.safetensors", safetensors.torch.save(tensors, {"format": "pt"}))
-    write_atomic(folder / "adapter_config.json", to_json(config))
+def read_config(folder: Path) -> dict[str, Any]:
+    """adapter_config.json of the run in `folder`. Raises UserError where it cannot be read."""
+    file = folder / "adapter" / "adapter_config.json"
+    try:
+        config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as e:
+        raise UserError(f"{file} cannot be read: {e}") from e
+    return config
+
+
+def export(folder: Path, to: Path, merge: bool = False, base: Path | None = None) -> None:
+    """Writes the run in `folder` into `to`, which must be absent or empty and appears whole or not at all.
+
+    `merge`: the base model with the adapter added, instead of the adapter. `base`: where the base model's
+    folder is now, if not where it was in training. Raises UserError with every problem before a model is
+    loaded.
+    """
+    problems = taken(to)
+    try:
+        run = read_finished(folder)
+        problems = unfit(run, folder, merge, base) + problems
+    except UserError as e:
+        problems = [*e.problems, *problems]
+    if problems:
+        raise UserError(*problems)
+
+    from dora import card, whole  # late: they import torch
+
+    if run["config"]["method"]["name"] == "full":
+        with new_folder(to) as part:
+            whole.save_tuned(run, folder, part)
+            write_atomic(part / "README.md", card.model_card(run, None))
+        return
+    config = read_config(folder)
+    place = whole.find_base(run, config, base) if merge or base is not None else None
+    if run["model"]["revision"] is not None:
+        config |= {"revision": run["model"]["revision"]}  # PEFT's name for the base model's
+    elif base is not None:
+        config |= {"base_model_name_or_path": str(base.expanduser().resolve())}
+    with new_folder(to) as part:
+        if merge and place is not None:
+            whole.save_merged(run, folder, place, part)
+        else:
+            weights = (folder / "adapter" / "adapter_model.safetensors").read_bytes()
+            write_atomic(part / "adapter_model.safetensors", weights)
+            write_atomic(part / "adapter_config.json", to_json(config))
+        write_atomic(part / "README.md", card.model_card(run, config, merge))
+
+
+def main() -> None:
+    """Exit 0 written, 1 the disk failed, 2 it cannot be exported as asked."""
+    parser = argparse.ArgumentParser(
+        prog="python -m dora.export",
+        description="A finished run's best evaluation as a PEFT adapter or a whole model, with a model card.",
+        epilog="exit code: 0 written, 1 the disk failed, 2 it cannot be exported as asked.",
+    )
+    parser.add_argument(
+        "run", type=Path, metavar="RUN_DIR", help="a run's directory, the one that holds run.json"
+    )
+    parser.add_argument("--to", type=Path, metavar="FOLDER", help="a new folder (default: RUN_DIR/export)")
+    parser.add_argument("--merge", action="store_true", help="a whole model for plain Transformers, the adapter added to its weights")  # fmt: skip
+    parser.add_argument("--base", type=Path, metavar="FOLDER", help="the base model's folder, where it is not found or has moved")  # fmt: skip
+    given = parser.parse_args()
+    to = given.to or given.run / "export"
+    try:
+        export(given.run, to, given.merge, given.base)
+    except UserError as e:
+        print(f"nothing exported:\n{e}" if "\n" in str(e) else f"nothing exported: {e}", file=sys.stderr)
+        sys.exit(e.exit_code)
+    except OSError as e:
+        sys.exit(f"nothing exported: {e.filename or to}: {e.strerror}")
+    print(f"written: {to}; its README.md says what it is and how to load it")
+
+
+if __name__ == "__main__":
+    main()

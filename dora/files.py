@@ -7,6 +7,7 @@ import functools
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,41 @@ def sync_folder(folder: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A folder to fill, which appears at `path` whole or not at all. Nobody's files are ever replaced.
+
+    Raises UserError where `path` is taken, at the start or in the end.
+    """
+    path = path.expanduser().resolve()
+    if problems := taken(path):
+        raise UserError(*problems)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part.mkdir()
+    try:
+        yield part
+        for file in part.iterdir():
+            with file.open("rb") as f:
+                os.fsync(f.fileno())
+        if problems := taken(path):
+            raise UserError(*problems)
+        part.replace(path)  # over an empty folder too
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    sync_folder(path.parent)
+
+
+def taken(path: Path) -> list[str]:
+    """What is wrong with writing something new to `path`; nothing where it is absent or an empty folder."""
+    path = path.expanduser()
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        return []
+    return [
+        f"{path} is there already, and nothing is overwritten: remove it, or name another place with --to"
+    ]
 
 
 def to_json(value: Any) -> str:

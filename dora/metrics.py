@@ -16,6 +16,7 @@ from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
 from dora.data.tasks import TASKS, Task
+from dora.predictions import constant, predict
 
 # (references, predictions) → value; NaN where undefined.
 _METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
@@ -24,15 +25,10 @@ _METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     "f1": lambda y, p: f1_score(y, p, zero_division=np.nan),
     # 0/0 where all predictions are one class. GLUE and scikit-learn call that 0, so a collapsed run counts
     # as 0 in CoLA's mean instead of dropping out of it; `degenerate` says so.
-    "matthews_correlation": lambda y, p: 0.0 if _constant(y) or _constant(p) else matthews_corrcoef(y, p),
-    "pearson": lambda y, p: np.nan if _constant(y) or _constant(p) else pearsonr(y, p).statistic,
-    "spearmanr": lambda y, p: np.nan if _constant(y) or _constant(p) else spearmanr(y, p).statistic,
+    "matthews_correlation": lambda y, p: 0.0 if constant(y) or constant(p) else matthews_corrcoef(y, p),
+    "pearson": lambda y, p: np.nan if constant(y) or constant(p) else pearsonr(y, p).statistic,
+    "spearmanr": lambda y, p: np.nan if constant(y) or constant(p) else spearmanr(y, p).statistic,
 }
-
-
-def _constant(values: np.ndarray) -> bool:
-    """Whether all values are one, up to the rounding that scipy too calls "nearly constant"."""
-    return bool(np.ptp(values) <= 1e-11 * np.abs(values).max())
 
 
 class Glue(evaluate.Metric):
@@ -67,11 +63,6 @@ class Glue(evaluate.Metric):
         return {name: value for name, value in values.items() if not np.isnan(value)}
 
 
-def predict(task: Task, logits: np.ndarray) -> np.ndarray:
-    """(n, outputs) → (n,): the class with the highest logit (the first of equals), or the score itself."""
-    return logits.reshape(len(logits)).astype(np.float64) if task.regression else logits.argmax(axis=1)
-
-
 def score(task: Task, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """The task's metrics in [-1, 1], from logits (n, outputs) and labels (n,); undefined ones left out.
 
@@ -82,17 +73,3 @@ def score(task: Task, logits: np.ndarray, labels: np.ndarray) -> dict[str, float
         return {}
     result: dict[str, float] = Glue(task.name).compute(predictions=predict(task, logits), references=labels)
     return result
-
-
-def degenerate(task: Task, logits: np.ndarray, metrics: dict[str, float]) -> str | None:
-    """Why predictions (n, outputs) say nothing about their rows; None where nothing looks wrong."""
-    if not np.isfinite(logits).all():
-        rows = (~np.isfinite(logits)).reshape(len(logits), -1).any(axis=1)
-        return f"{rows.sum()} of {len(logits)} rows have logits that are not finite"
-    predictions = predict(task, logits)
-    if _constant(predictions):
-        one = f"{predictions[0]:.4g}" if task.regression else repr(task.labels[predictions[0]])
-        return f"all {len(predictions)} predictions are {one}"
-    if metrics.get("matthews_correlation") == 0:
-        return "the Matthews correlation is exactly 0"
-    return None

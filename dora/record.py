@@ -112,6 +112,36 @@ def read_done(folder: Path) -> dict[str, Any] | None:
     return data if data.get("status") == "done" else None
 
 
+def read_finished(folder: Path) -> dict[str, Any]:
+    """run.json of a finished run whose files are wanted. Raises UserError saying what `folder` is instead."""
+    rule = "a run directory is RESULTS/runs/DATA/TASK/MODEL/METHOD/BUDGET/KEY/sSEED"
+    try:
+        data = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    except FileNotFoundError as e:
+        raise UserError(f"{folder} holds no run.json; {rule}") from e
+    except (OSError, ValueError) as e:
+        raise UserError(f"{folder / 'run.json'} cannot be read ({e}); {rule}") from e
+    if not isinstance(data, dict) or data.get("schema") != SCHEMA:
+        raise UserError(f"{folder / 'run.json'} is no run record of schema {SCHEMA}; {rule}")
+    if data.get("status") != "done":
+        words = data.get("words")
+        how = "the command that began it" if words is None else f"python -m dora.run {shlex.join(words)}"
+        raise UserError(f"{folder} is {data.get('status')}, not done; finish it first: {how}")
+    return data
+
+
+def commits(data: dict[str, Any]) -> str:
+    """The commits that trained a run, marked where its sources had uncommitted changes."""
+    starts = [start["git"] for start in data.get("starts") or [data]]
+    names = [
+        f"installed package, version {data['versions']['dora-glue']}"
+        if git is None
+        else f"{git['commit']}{' with uncommitted changes' if git['dirty'] else ''}"
+        for git in starts
+    ]
+    return ", then ".join(dict.fromkeys(names))
+
+
 def scores(data: dict[str, Any]) -> str:
     """Best and last as one phrase: `accuracy 0.8670 (last 0.8567), best at step 252`."""
     best, last = data["results"]["best"], data["results"]["last"]

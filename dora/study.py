@@ -110,12 +110,12 @@ def missing(seen: Iterable[Seen]) -> list[Seen]:
                 siblings = [r for r in runs if r.place[3:5] == row]
                 sibling = max(siblings, key=lambda r: (r.place[1] == task, r.state == "done"))
                 key = sibling.place[5] if sibling.place[1] == task else "?"  # differs from task to task
-                words = _with(sibling.words, task=task, seed=seed[1:])
+                words = with_keys(sibling.words, task=task, seed=seed[1:])
                 found.append(Seen((data, task, model, *row, key, seed), "missing", words=words))
     return found
 
 
-def _with(words: Sequence[str] | None, **values: str) -> tuple[str, ...] | None:
+def with_keys(words: Sequence[str] | None, **values: str) -> tuple[str, ...] | None:
     """`words` with other values of some keys; each key once, at the end where it was not there."""
     if words is None:
         return None

@@ -29,8 +29,9 @@ from dora.data.tasks import Task
 from dora.data.tokens import Tokens, by_length, order
 from dora.errors import RunFailed, Stopped
 from dora.methods.protocol import Allocation, Method
-from dora.metrics import degenerate, score
+from dora.metrics import score
 from dora.parallel import World
+from dora.predictions import degenerate
 from dora.record import Record
 from dora.step import lr_factor, parameter_groups, step_seed, task_loss
 

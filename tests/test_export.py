@@ -1,35 +1,343 @@
-"""An exported adapter is one that stock PEFT loads, with the logits that the run recorded."""
+"""What is exported loads in stock PEFT and plain Transformers, and gives the logits that the run recorded."""
 
 from __future__ import annotations
 
+import functools
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from peft import PeftModel
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from dora import backbone
-from dora.backbone import load_model, locate
-from dora.prepare import prepare
-from runs import only_run, run, small
+from conftest import ARCHITECTURES
+from dora import card
+from dora.adapter import adapter_config
+from dora.backbone import ASSETS, Folder, architecture, find_linears, fingerprint, locate
+from dora.config import Config
+from dora.data.sources import read_dir
+from dora.data.tasks import TASKS, Rows
+from dora.errors import UserError
+from dora.export import export
+from dora.whole import find_base
+from runs import command, only_run, python, run, small, small_glue
+
+# PEFT itself reads it.
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+SCORED = 12  # rows of the development and test sets
+TOKENIZERS = {"roberta": "tiny_roberta", "deberta-v2": "tiny_deberta"}
+# One component in each matrix takes 2,496 parameters. At these budgets some matrices end with none.
+BUDGETS = {"lora": 2_456, "adalora": 2_900, "dora": 2_900}
 
 
-@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # read by PEFT
-@pytest.mark.parametrize(("model", "method"), [("tiny_roberta", "dora"), ("tiny_deberta", "dora"),
-                                               ("tiny_roberta", "adalora"), ("tiny_deberta", "lora")])  # fmt: skip
-def test_pefts_logits_equal_the_recorded_ones(model: str, method: str, tmp_path: Path) -> None:
-    config = small(tmp_path, f"model={model}", f"method={method}", "budget=1500")
-    record = run(config)
-    assert 0 in record["ranks"]["end"].values()  # a matrix without a component, which PEFT would refuse
-    prepared = prepare(config)
-    base, _ = load_model(locate(None, model, None, None, "main", False), 2, None, seed=99)
-    peft = PeftModel.from_pretrained(base, only_run(tmp_path) / "adapter").eval()
-    tokenizer = backbone.load_tokenizer(prepared.model)
-    dev = prepared.rows["dev"]
-    recorded = np.load(only_run(tmp_path) / "predictions.npz")["best/dev/logits"]
-    batch = tokenizer(dev.first[:32], dev.second[:32], truncation=True, max_length=config.max_length,
-                      padding=True, return_tensors="pt", return_token_type_ids=False)  # fmt: skip
-    with torch.no_grad():
-        logits = peft(**batch).logits.numpy()
-    assert np.abs(logits - recorded[:32]).max() < 1e-5
+def twelve_layers(kind: str, folder: Path) -> Path:
+    """A random model of 12 layers with a tokenizer, weights large enough that every layer changes the logits."""
+    config, _, own = ARCHITECTURES[kind]
+    tokens = 8_000
+    if kind == "bert":
+        rows = read_dir(TASKS["wnli"], small_glue())["train"]
+        words = {w for s in rows.first + (rows.second or []) for w in re.findall(r"\w+|[^\w\s]", s.lower())}
+        folder.mkdir()
+        entries = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *sorted(words)]
+        (folder / "vocab.txt").write_text("\n".join(entries))
+        tokens = len(entries)
+    else:
+        shutil.copytree(ASSETS / TOKENIZERS[kind], folder, ignore=shutil.ignore_patterns("*.safetensors", "config.json"))  # fmt: skip
+    torch.manual_seed(0)
+    model = AutoModelForSequenceClassification.from_config(
+        config(vocab_size=tokens, hidden_size=16, num_hidden_layers=12, num_attention_heads=2, intermediate_size=24,
+               max_position_embeddings=64, initializer_range=0.3, **own)
+    )  # fmt: skip
+    getattr(model, model.base_model_prefix).save_pretrained(folder)
+    return folder
+
+
+@dataclass
+class Trained:
+    """A finished run: its directory, run.json, base model and the development rows as text."""
+
+    folder: Path
+    record: dict[str, Any]
+    base: Path
+    rows: Rows = field(default_factory=lambda: read_dir(TASKS["wnli"], small_glue(SCORED))["dev"])
+
+    def recorded(self) -> np.ndarray:
+        """The best evaluation's logits on the development set, as the run stored them."""
+        return np.load(self.folder / "predictions.npz")["best/dev/logits"]
+
+    def logits(self, model: torch.nn.Module, tokenizer: Any) -> np.ndarray:
+        """The model's logits on the development set, tokenised as the tokenizer itself would."""
+        assert self.rows.second is not None
+        batch = tokenizer(self.rows.first, self.rows.second, truncation=True, max_length=48, padding=True, return_tensors="pt")  # fmt: skip
+        with torch.no_grad():
+            return model.eval()(**batch).logits.numpy()
+
+
+SHORT = (f"data.dir={small_glue(SCORED)}", "max_steps=4", "limit_train=32", "lr=1e-2", "warmup=0")
+PAIRS = [(kind, method) for kind in ARCHITECTURES for method in ("lora", "adalora", "dora")]
+
+
+@pytest.fixture(scope="module", params=PAIRS, ids=lambda pair: "-".join(pair))
+def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trained]:
+    """A run of four steps on 12 layers, for each architecture and method."""
+    kind, method = request.param
+    place = tmp_path_factory.mktemp(kind)
+    base = twelve_layers(kind, place / "base")
+    config = composed(method)
+    model = replace(config.model, path=str(base), hub="owner/another")
+    record = run(replace(config, model=model, results=str(place)))
+    yield Trained(only_run(place), record, base)
+    shutil.rmtree(place)
+
+
+@functools.cache
+def composed(method: str) -> Config:
+    """The configuration of a short run; composing it takes as long as training it."""
+    return small(Path("nowhere"), f"method={method}", f"budget={BUDGETS[method]}", *SHORT)
+
+
+def test_stock_peft_gives_our_logits_with_unequal_and_zero_ranks(trained: Trained, tmp_path: Path) -> None:
+    ranks = trained.record["ranks"]["end"]
+    held = {int(m[1]) for n, r in ranks.items() if r and (m := re.search(r"layer\.(\d+)\.", n))}
+    assert {1, 11} <= held
+    assert 0 in ranks.values()
+    assert len(set(ranks.values())) > (1 if trained.record["config"]["method"]["name"] == "lora" else 2)
+    export(trained.folder, tmp_path / "out")
+    base = AutoModelForSequenceClassification.from_pretrained(trained.base, num_labels=2, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(trained.base)
+    peft = PeftModel.from_pretrained(base, tmp_path / "out")
+    assert peft.peft_config["default"].base_model_name_or_path == str(
+        trained.base
+    )  # not the hub's, which was not read
+    ours, theirs = trained.recorded(), trained.logits(peft, tokenizer)
+    assert np.abs(ours - theirs).max() < 1e-5
+    assert np.ptp(ours, axis=0).min() > 1e-2  # rows differ, so equal logits are no accident
+    for name, p in peft.named_parameters():
+        if "lora_B" in name:
+            p.data.zero_()
+    assert np.abs(ours - trained.logits(peft, tokenizer)).max() > 1e-2  # nor is the head all there is
+
+
+def test_plain_transformers_gives_our_logits_of_a_merged_model(trained: Trained, tmp_path: Path) -> None:
+    export(trained.folder, tmp_path / "out", merge=True)
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
+    assert model.dtype == torch.float32
+    theirs = trained.logits(model, AutoTokenizer.from_pretrained(tmp_path / "out"))
+    assert np.abs(trained.recorded() - theirs).max() < 1e-5
+    assert model.config.id2label == {0: "not_entailment", 1: "entailment"}
+    assert model.config.problem_type == "single_label_classification"
+
+
+def test_the_files_lora_tensors_are_what_run_json_counts(trained: Trained, tmp_path: Path) -> None:
+    export(trained.folder, tmp_path / "out")
+    with safe_open(tmp_path / "out" / "adapter_model.safetensors", "np") as f:
+        names = list(f.keys())
+        held = sum(f.get_tensor(n).size for n in names if "lora_" in n)
+        head = sum(f.get_tensor(n).size for n in names if "lora_" not in n)
+    matrices = find_linears(architecture(locate(str(trained.base), None, None, None, "main", False)),
+                            trained.record["config"]["target"])  # fmt: skip
+    ranks = trained.record["ranks"]["end"]
+    assert held == sum(ranks[m.name] * (m.d_in + m.d_out) for m in matrices) > 0
+    assert held == trained.record["params"]["adapter_end"]
+    assert head == trained.record["params"]["head"]
+    saved = json.loads((tmp_path / "out" / "adapter_config.json").read_text())["modules_to_save"]
+    assert saved == (["classifier", "pooler"] if matrices[0].name.startswith("deberta.") else ["classifier"])
+
+
+def test_patterns_name_one_matrix_each() -> None:
+    names = [
+        f"bert.encoder.layer.{i}.{end}" for i in (1, 11) for end in ("attention.output.dense", "output.dense")
+    ]
+    config = adapter_config(dict(zip(names, (1, 2, 3, 0), strict=True)), "base", ["classifier"])
+    assert config["target_modules"] == names[:3]
+    assert config["rank_pattern"] == config["alpha_pattern"]
+    for pattern, rank in config[
+        "rank_pattern"
+    ].items():  # as PEFT matches them, against more than the names there are
+        others = [*names, "bertxencoder.layer.1.output.dense", "bert.encoder.layer.1xoutput.dense"]
+        assert [n for n in others if re.match(rf"(.*\.)?({pattern})$", n)] == [names[rank - 1]]
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """A run of DoRA on a copy of the embedded RoBERTa."""
+    place = tmp_path_factory.mktemp("one")
+    base = shutil.copytree(ASSETS / "tiny_roberta", place / "base")
+    record = run(small(place, f"model.path={base}", "method=dora", "budget=1500", *SHORT))
+    return Trained(only_run(place), record, base)
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """Full fine-tuning on a regression, its model kept."""
+    place = tmp_path_factory.mktemp("full")
+    record = run(small(place, "task=stsb", "method=full", "keep_model=true", "max_steps=4", "limit_train=32"))
+    return Trained(
+        only_run(place), record, ASSETS / "tiny_roberta", read_dir(TASKS["stsb"], small_glue())["dev"]
+    )
+
+
+def test_full_fine_tuning_exports_the_model_it_kept(full: Trained, tmp_path: Path) -> None:
+    export(full.folder, tmp_path / "out")
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert np.abs(full.recorded() - full.logits(model, tokenizer)).max() < 1e-5
+    assert "library_name: transformers\n" in (tmp_path / "out" / "README.md").read_text()
+    assert (model.config.num_labels, model.config.problem_type) == (1, "regression")
+    assert tokenizer.model_max_length == full.record["config"]["max_length"] == 48
+
+
+def test_full_fine_tuning_that_kept_no_model_is_refused(full: Trained, tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text(json.dumps(full.record))
+    with pytest.raises(UserError, match="kept none: train it again with keep_model=true force=true"):
+        export(tmp_path, tmp_path / "out")
+
+
+def test_the_cards_own_code_loads_what_it_describes(
+    one: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert one.rows.second is not None
+    for merge in (False, True):
+        export(one.folder, tmp_path / str(merge), merge)
+        monkeypatch.chdir(tmp_path / str(merge))
+        (code,) = re.findall(r"```python\n(.*?)```", Path("README.md").read_text(), re.DOTALL)
+        first, second = one.rows.first[0], one.rows.second[0]
+        found: dict[str, Any] = {}
+        exec(code.replace('"One sentence.", "Another."', f"{first!r}, {second!r}"), found)
+        assert np.abs(found["logits"].numpy() - one.recorded()[:1]).max() < 1e-5
+
+
+def test_the_card_says_what_run_json_says(one: Trained, tmp_path: Path) -> None:
+    export(one.folder, tmp_path / "out")
+    text, record = (tmp_path / "out" / "README.md").read_text(), one.record
+    best, ranks = record["results"]["best"], record["ranks"]["end"]
+    assert text.startswith("---\nlibrary_name: peft\n")
+    assert f"| best | {best['step']} | {best['accuracy']:.4f} |" in text
+    assert f"| adapter as stored | {record['params']['adapter_end']:,} |" in text
+    for layer in (0, 1):
+        row = [str(r) for name, r in ranks.items() if f".layer.{layer}." in name]
+        assert f"| {layer} | {' | '.join(row)} |" in text
+    for fact in (record["command"], record["git"]["commit"], *filter(None, record["fingerprints"].values())):
+        assert fact in text
+    assert "base_model:" not in text  # a folder of this machine is no model of the hub
+
+
+def test_the_card_names_what_a_reader_must_know(one: Trained) -> None:
+    start = one.record["starts"][0]
+    starts = [
+        {**start, "git": {"commit": "abc", "dirty": True}},
+        {**start, "git": {"commit": "def", "dirty": False}},
+    ]
+    best = {**one.record["results"]["best"], "degenerate": "all 40 predictions are 'entailment'"}
+    record = {**one.record, "embedded": "embedded model x: says nothing", "starts": starts,
+              "model": {"revision": "e2da", "random_weights": False},
+              "results": {**one.record["results"], "best": best}}  # fmt: skip
+    text = card.model_card(record, {"base_model_name_or_path": "owner/name"})
+    assert "**Embedded model x: says nothing.**" in text
+    assert "commit: abc with uncommitted changes, then def" in text
+    assert "Degenerate (best): all 40 predictions are 'entailment'" in text
+    assert 'base_model: "owner/name"' in text
+    assert "from_pretrained(base, revision='e2da')" in text
+    assert "# base on GLUE WNLI: DoRA (dynamic rank), budget 1500" in text
+    record["model"] = {"hub": "owner/tuned", "revision": "e2da", "random_weights": False}
+    assert 'base_model: "owner/tuned"\nbase_model_relation: finetune' in card.model_card(record, None)  # full
+    record["config"] = {**record["config"], "data": "mini"}
+    text = card.model_card(record, {"base_model_name_or_path": "owner/name"})
+    assert "# base on generated sentences in the shape of GLUE's WNLI" in text
+    assert "nyu-mll/glue" not in text
+
+
+def test_a_hub_models_adapter_names_its_revision(one: Trained, tmp_path: Path) -> None:
+    shutil.copytree(one.folder, tmp_path / "run")
+    record = {**one.record, "model": {"revision": "e2da", "random_weights": False}}
+    (tmp_path / "run" / "run.json").write_text(json.dumps(record))
+    export(tmp_path / "run", tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "adapter_config.json").read_text())["revision"] == "e2da"
+
+
+def test_a_base_model_that_moved_is_found_by_name_and_another_is_refused(
+    one: Trained, tmp_path: Path
+) -> None:
+    moved = shutil.move(one.base, tmp_path / "moved")
+    try:
+        with pytest.raises(UserError, match=r"does not exist; .*; or name its folder with --base FOLDER"):
+            export(one.folder, tmp_path / "a", merge=True)
+        with pytest.raises(UserError, match="is not the model this run trained on"):
+            export(one.folder, tmp_path / "a", merge=True, base=ASSETS / "tiny_deberta")
+        assert not (tmp_path / "a").exists()
+        export(one.folder, tmp_path / "a", base=moved)
+        assert json.loads((tmp_path / "a" / "adapter_config.json").read_text())[
+            "base_model_name_or_path"
+        ] == str(moved)
+    finally:
+        shutil.move(moved, one.base)
+
+
+def test_an_embedded_base_is_found_wherever_the_package_lies() -> None:
+    here = Folder(ASSETS / "tiny_deberta", random_weights=False)
+    record = {"config": {"model": "tiny_deberta"}, "model": {"revision": None}, "fingerprints": {"model": fingerprint(here)}}  # fmt: skip
+    assert find_base(record, {"base_model_name_or_path": "/elsewhere/assets/tiny_deberta"}, None) == here
+
+
+def test_an_adapter_that_is_not_the_runs_is_refused(one: Trained, tmp_path: Path) -> None:
+    shutil.copytree(one.folder, tmp_path / "run")
+    file = tmp_path / "run" / "adapter" / "adapter_model.safetensors"
+    tensors = load_file(file)
+    del tensors[next(name for name in tensors if "lora_A" in name)]
+    save_file(tensors, file)
+    with pytest.raises(UserError, match=r"adapter holds [\d,]+ adapter parameters, run.json says 1,"):
+        export(tmp_path / "run", tmp_path / "out")
+    file.write_bytes(b"cut")
+    with pytest.raises(UserError, match=r"adapter_model\.safetensors cannot be read"):
+        export(tmp_path / "run", tmp_path / "out")
+
+
+def test_random_weights_are_not_handed_on(one: Trained, tmp_path: Path) -> None:
+    shutil.copytree(one.folder, tmp_path / "run")
+    record = {**one.record, "model": {"revision": None, "random_weights": True}}
+    (tmp_path / "run" / "run.json").write_text(json.dumps(record))
+    with pytest.raises(UserError, match="adapts random weights, which are in no file"):
+        export(tmp_path / "run", tmp_path / "out", merge=True)
+
+
+def test_an_export_that_breaks_off_leaves_nothing(
+    one: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> str:
+        raise OSError("no space")
+
+    monkeypatch.setattr(card, "model_card", broken)
+    with pytest.raises(OSError, match="no space"):
+        export(one.folder, tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_command_names_every_mistake_and_replaces_nothing(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text(json.dumps({"schema": 1, "status": "stopped", "words": ["task=rte"]}))
+    done = command("dora.export", str(tmp_path))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("nothing exported: ")
+    assert "is stopped, not done; finish it first: python -m dora.run task=rte" in done.stderr
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "mine").touch()
+    done = command("dora.export", str(tmp_path / "no"), "--to", str(tmp_path / "taken"))
+    assert done.returncode == 2
+    assert f"  - {tmp_path / 'no'} holds no run.json; a run directory is" in done.stderr
+    assert f"  - {tmp_path / 'taken'} is there already, and nothing is overwritten" in done.stderr
+    assert [f.name for f in (tmp_path / "taken").iterdir()] == ["mine"]
+
+
+def test_help_and_mistakes_need_no_torch() -> None:
+    done = python(
+        "-c", "import sys, dora.export, dora.submit; assert not {'torch', 'evaluate'} & sys.modules.keys()"
+    )
+    assert done.returncode == 0, done.stderr

@@ -36,7 +36,6 @@ _COLUMNS = {
     "ax": ("sentence1", "sentence2"),
 }
 _COLA_COLUMNS = ["source", "label", "star", "sentence"]  # train and dev have no header, test has one
-_NAMED = {"mnli", "qnli", "rte"}  # their TSVs write a label's name, the others its id
 _ZIPS = {"qnli": ("QNLI.zip", "QNLIv2.zip"), "qqp": ("QQP.zip", "QQP-clean.zip")}
 _AX_FILES, _AX_FOLDERS = ("AX.tsv", "diagnostic.tsv"), ("", "AX", "diagnostic")
 _SHOWN = 3  # broken rows quoted from one file
@@ -192,8 +191,7 @@ def _rows(task: Task, split: str, texts: list[list[str]], labels: Any, idx: Any)
 
 def _label_reader(task: Task) -> Callable[[str], float]:
     """From a TSV's label to a class id or a score; raises `ValueError` with the value and the rule."""
-    written = task.labels if task.name in _NAMED else [str(i) for i in range(len(task.labels))]
-    ids = {text: i for i, text in enumerate(written)}
+    ids = {text: i for i, text in enumerate(task.written)}
 
     def class_id(text: str) -> float:
         if text not in ids:

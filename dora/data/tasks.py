@@ -37,6 +37,12 @@ class Task:
         return not self.labels
 
     @property
+    def written(self) -> tuple[str, ...]:
+        """What GLUE's own files, data and predictions alike, write for each class: a word in some, else its id."""
+        worded = self.name in ("mnli", "ax", "qnli", "rte")
+        return self.labels if worded else tuple(str(i) for i in range(len(self.labels)))
+
+    @property
     def outputs(self) -> int:
         """Width of the head: the number of classes, 1 for a regression."""
         return max(1, len(self.labels))
