@@ -9,7 +9,8 @@ import pytest
 
 from dora.cells import read_runs, tables
 from dora.data.tasks import TASKS
-from dora.tables import report
+from dora.grid import markdown
+from dora.tables import against, scores
 from runs import python
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -58,4 +59,9 @@ def test_the_readme_shows_the_tables_that_the_records_give(folder: Path) -> None
         return
     for table in tables(read_runs(folder)):
         assert set(table.tasks) <= set(TASKS)
-        assert report(table) in text
+        compared = [
+            against(table, by_task=True),
+            *([against(table, by_task=False)] if len(table.averaged) > 1 else []),
+        ]
+        for grid in [scores(table), *compared]:
+            assert grid is None or markdown(grid) in text
