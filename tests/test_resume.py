@@ -76,20 +76,20 @@ def test_a_damaged_checkpoint_is_noticed_and_the_one_before_is_used(
 
 def test_a_signal_stops_between_steps_with_exit_code_75_and_the_run_resumes(tmp_path: Path) -> None:
     def words(name: str) -> list[str]:
-        return small_words(tmp_path / name, "method=dora", "max_steps=120", "eval_every=20")
+        return small_words(tmp_path / name, "method=dora", "max_steps=72", "eval_every=12")
 
     run(configure(*words("alone")))
     process = subprocess.Popen([sys.executable, "-m", "dora.run", *words("stopped")], text=True,
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
     assert process.stdout is not None
     for line in process.stdout:
-        if line.startswith("step 20/"):
+        if line.startswith("step 12/"):
             process.send_signal(signal.SIGTERM)
             break
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 75, errors
     assert record(tmp_path / "stopped")["status"] == "stopped"
-    assert run(configure(*words("stopped")))["resumed_from"][0] >= 20
+    assert run(configure(*words("stopped")))["resumed_from"][0] >= 12
     same_files(only_run(tmp_path / "alone"), only_run(tmp_path / "stopped"))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import time
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from dora.data.tasks import TASKS
 from dora.errors import RunFailed, UserError
 from dora.methods import METHODS
 from dora.prepare import prepare
-from runs import command, configure, lines, only_run, run, small, small_glue, small_words
+from runs import command, configure, lines, only_run, run, small, small_glue
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -167,16 +168,26 @@ def test_early_stopping_ends_after_patience_evaluations_without_a_better_score(t
     assert steps[-1] == 14 + 3  # evaluations count from step 14; nothing is learnt, so none is better
 
 
-def test_wandb_offline_writes_a_run_under_results(tmp_path: Path) -> None:
-    done = command("dora.run", *small_words(tmp_path, "max_steps=4", "method=lora", "wandb=offline"), WANDB_SILENT="true")  # fmt: skip
+@pytest.fixture(scope="module")
+def typed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """The results and the output of a run on what is embedded, as a user types it, with wandb offline."""
+    results = tmp_path_factory.mktemp("typed")
+    done = command("dora.run", "task=wnli", "limit_train=32", "max_steps=4", "wandb=offline", f"results={results}",
+                   WANDB_SILENT="true")  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert list((tmp_path / "wandb").rglob("*.wandb"))
+    return results, done
 
 
-def test_the_command_says_first_and_last_that_everything_is_embedded(tmp_path: Path) -> None:
-    done = command("dora.run", "task=wnli", "limit_train=32", "max_steps=4", f"results={tmp_path}")
-    assert done.returncode == 0, done.stderr
-    first, *_, last = done.stdout.strip().splitlines()
+def test_wandb_offline_writes_a_run_under_results(
+    typed: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    assert list((typed[0] / "wandb").rglob("*.wandb"))
+
+
+def test_the_command_says_first_and_last_that_everything_is_embedded(
+    typed: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    first, *_, last = typed[1].stdout.strip().splitlines()
     for line in (first, last):
         assert "embedded model tiny_roberta" in line
         assert "data mini" in line
