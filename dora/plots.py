@@ -14,7 +14,7 @@ import signal
 import statistics
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,10 +82,15 @@ def titles(figure: Figure, below: str, beside: str = "") -> None:
     figure.text(0.06 / figure.get_figwidth(), 0.5, beside, ha="left", va="center", fontsize=8, rotation=90)
 
 
-def legend(figure: Figure, panel: Axes) -> None:
+def legend(figure: Figure, axes: Sequence[Axes]) -> None:
     """One legend for all panels, above them."""
-    handles, labels = panel.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="upper center", ncols=len(labels), fontsize=8, frameon=False)
+    found: dict[str, Any] = {}
+    for panel in axes:  # a panel may lack what another has
+        for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
+            found.setdefault(label, handle)
+    figure.legend(
+        list(found.values()), list(found), loc="upper center", ncols=len(found), fontsize=8, frameon=False
+    )
 
 
 def methods(table: Table, without: tuple[str, ...] = ()) -> list[str]:
@@ -108,8 +113,12 @@ def score_by_budget(table: Table) -> Drawn | None:
                 ends = [run["params"]["adapter_end"] for t in tasks for run in table.runs_of(row, t)]
                 lines.append({"score": title, "method": row[0], "budget": row[1],
                               "adapter_params": statistics.mean(ends), "mean": estimate.mean, "low": low, "high": high})  # fmt: skip
-    if not any(line["method"] != "full" for line in lines):
+    sizes = [line["adapter_params"] for line in lines if line["method"] != "full"]
+    if not sizes:
         return None
+    ticks = sorted({round(line["adapter_params"]) for line in lines if line["method"] == BASELINE}) or [
+        max(sizes)
+    ]
     figure, axes = panels(len(columns))
     for panel, (title, _) in zip(axes, columns, strict=True):
         of_panel = [line for line in lines if line["score"] == title]
@@ -129,13 +138,12 @@ def score_by_budget(table: Table) -> Drawn | None:
             panel.errorbar([p["adapter_params"] * aside for p in points], means, yerr=error, capsize=2,
                            markersize=4, linewidth=1, label=method, **style(method))  # fmt: skip
         panel.set_xscale("log")
-        budgets = sorted({round(line["adapter_params"]) for line in of_panel if line["method"] == BASELINE})
-        if budgets:
-            panel.set_xticks(budgets, [_short(b) for b in budgets])
-            panel.minorticks_off()
+        panel.set_xlim(0.85 * min(sizes), 1.2 * max(sizes))  # also where a task has no adapters yet
+        panel.set_xticks(ticks, [_short(size) for size in ticks])
+        panel.minorticks_off()
         panel.set_title(title, fontsize=9)
     titles(figure, "adapter parameters", f"{table.view.score} score")
-    legend(figure, axes[0])
+    legend(figure, axes)
     return figure, lines
 
 
@@ -227,7 +235,7 @@ def rank_paths(table: Table) -> Drawn | None:
                            linestyle=("-", "--", ":", "-.", "-", "--")[i])  # fmt: skip
         panel.set_title(f"{TASKS[task].folder}, {method} {rows[method][1]}", fontsize=8)
     titles(figure, "step", "live components a matrix")
-    legend(figure, axes[0])
+    legend(figure, axes)
     return figure, lines
 
 
@@ -267,7 +275,7 @@ def learning_curves(table: Table) -> Drawn | None:
                                    color=style(method)["color"], alpha=0.12, linewidth=0)  # fmt: skip
         panel.set_title(View().title(task), fontsize=8)
     titles(figure, "step", "development score")
-    legend(figure, axes[0])
+    legend(figure, axes)
     return figure, lines
 
 
@@ -299,7 +307,7 @@ def paired_differences(table: Table) -> Drawn | None:
         panel.set_yticks(range(len(scores)), scores)
         panel.set_ylim(len(scores) - 0.5, -0.5)
     titles(figure, f"points more than {BASELINE}, 95 % interval over seeds (each by itself)")
-    legend(figure, axes[0])
+    legend(figure, axes)
     return figure, lines
 
 

@@ -118,6 +118,12 @@ def test_the_same_numbers_give_the_same_bytes(results: Path) -> None:
     assert images(one[0]) == images(two[0])
 
 
+def test_a_study_that_has_only_begun_is_drawn(results: Path) -> None:
+    write_run(results, "full", 1, 0.5, task="cola", budget="none")  # no adapter on this task yet
+    write_run(results, "adalora", 1, 0.5, task="mrpc", budget="9000", params=9000, ranks={names(1)[0]: 2})
+    assert len(write(only_table(results), results / "figures")) == len(FIGURES)
+
+
 def test_what_there_is_nothing_for_is_not_drawn(tmp_path: Path) -> None:
     write_run(tmp_path, "full", 1, 0.9, budget="none")
     table = only_table(tmp_path)
