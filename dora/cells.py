@@ -219,6 +219,11 @@ def _flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def dirty(run: Run) -> bool:
+    """Whether any process that trained it ran sources with uncommitted changes."""
+    return any((start["git"] or {}).get("dirty") for start in run.get("starts", [run]))
+
+
 def predictions(run: Run, task: str, score: str) -> tuple[np.ndarray, np.ndarray] | None:
     """(labels (n,), predictions (n,)) of the run on the development set; None where they are not stored."""
     try:

@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from dora import plots, study
-from dora.cells import Run, Table
+from dora.cells import Run, Table, dirty
 from dora.errors import UserError
 from dora.files import write_atomic
 from dora.grid import Grid
-from dora.tables import add_arguments, dirty, found_tables, grids, holes
+from dora.sheets import grids
+from dora.tables import add_arguments, found_tables, holes
 
 TEMPLATE = Path(__file__).parent / "assets" / "report.html"
 # What of run.json a click shows; the rest is in the tables or in the file.

@@ -32,6 +32,7 @@ ORDER = [
     ["experiment", "study", "card", "whole", "leaderboard"],
     ["sweep", "cells"],
     ["compare", "published"],
+    ["sheets"],
     ["run", "tables", "status", "export", "submit"],
     ["plots"],
     ["report"],

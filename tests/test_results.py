@@ -10,7 +10,7 @@ import pytest
 from dora.cells import read_runs, tables
 from dora.data.tasks import TASKS
 from dora.grid import markdown
-from dora.tables import against, scores
+from dora.sheets import against, scores
 from runs import python
 
 RESULTS = Path(__file__).parents[1] / "results"

@@ -13,7 +13,8 @@ import pytest
 
 from dora.cells import Table, View, read_runs, tables
 from dora.grid import Grid, latex, markdown
-from dora.tables import against, beside, costs, medians, scores, write
+from dora.sheets import against, beside, costs, medians, scores
+from dora.tables import write
 from records import write_run
 from runs import command
 
