@@ -42,6 +42,8 @@ def unfit(run: Run, folder: Path, merge: bool, base: Path | None) -> list[str]:
     if run["model"]["random_weights"]:
         problems.append(f"{folder} adapts random weights, which are in no file: there is nothing to hand on")
     again = "train it again with force=true"
+    if not (folder / "adapter").is_dir():
+        return [*problems, f"{folder} holds no adapter, its record was kept without weights: {again}"]
     try:
         check_safetensors(folder / "adapter" / "adapter_model.safetensors")
         read_config(folder)

@@ -53,6 +53,9 @@ def read_logits(file: File, predictions: Path, which: str) -> np.ndarray | None:
             if f"{which}/{file.split}/logits" not in stored:
                 return None
             logits, ids = stored[f"{which}/{file.split}/logits"], stored[f"{file.split}/ids"]
+    except FileNotFoundError as e:
+        raise UserError(f"{predictions.parent} holds no predictions, its record was kept without them: train it again "
+                        "with force=true") from e  # fmt: skip
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as e:
         raise UserError(f"{predictions} cannot be read: {e}; train that run again with force=true") from e
     if len(logits) != file.rows or not np.array_equal(np.sort(ids), np.arange(file.rows)):

@@ -302,6 +302,11 @@ def test_an_adapter_that_is_not_the_runs_is_refused(one: Trained, tmp_path: Path
     file.write_bytes(b"cut")
     with pytest.raises(UserError, match=r"adapter_model\.safetensors cannot be read"):
         export(tmp_path / "run", tmp_path / "out")
+    shutil.rmtree(file.parent)
+    with pytest.raises(
+        UserError, match=r"holds no adapter, its record was kept without weights: train it again"
+    ):
+        export(tmp_path / "run", tmp_path / "out")
 
 
 def test_random_weights_are_not_handed_on(one: Trained, tmp_path: Path) -> None:

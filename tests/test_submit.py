@@ -163,6 +163,15 @@ def test_pickled_predictions_are_refused(tmp_path: Path) -> None:
         send(folder, to=tmp_path / "s.zip")
 
 
+def test_a_record_without_predictions_says_so(tmp_path: Path) -> None:
+    folder = invented(tmp_path, "wnli")
+    (folder / "predictions.npz").unlink()
+    with pytest.raises(
+        UserError, match=r"holds no predictions, its record was kept without them: train it again"
+    ):
+        send(folder, to=tmp_path / "s.zip")
+
+
 def test_degenerate_predictions_and_mixed_systems_are_said(tmp_path: Path) -> None:
     same = np.tile(np.float32([0, 1]), (146, 1))
     wnli, rte = invented(tmp_path, "wnli", **{"best/test/logits": same}), invented(tmp_path, "rte")
