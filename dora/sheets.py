@@ -213,12 +213,12 @@ def beside(table: Table) -> Grid | None:
 
 
 def grids(table: Table) -> list[Grid]:
-    """Every table of one data source and model, scores first."""
+    """Every table of one data source and model, scores first; none that would repeat another."""
     found = [
         scores(table),
-        against(table, False),
-        against(table, True),
-        medians(table),
+        against(table, by_task=False) if len(table.averaged) > 1 else None,
+        against(table, by_task=True),
+        medians(table) if len(table.seeds) > 1 else None,
         costs(table),
         beside(table),
     ]

@@ -13,7 +13,7 @@ import pytest
 
 from dora.cells import Table, View, read_runs, tables
 from dora.grid import Grid, latex, markdown
-from dora.sheets import against, beside, costs, medians, scores
+from dora.sheets import against, beside, costs, grids, medians, scores
 from dora.tables import write
 from records import write_run
 from runs import command
@@ -132,6 +132,22 @@ def test_differences_show_what_the_seeds_could_have_shown(tmp_path: Path) -> Non
         "3.1",
         "3",
     ]
+
+
+def test_no_table_repeats_another(tmp_path: Path) -> None:
+    def captions() -> list[str]:
+        return [grid.caption.partition(": ")[2] for grid in grids(only_table(tmp_path))]
+
+    write_run(tmp_path, "lora", 1, 0.8)
+    write_run(tmp_path, "dora", 1, 0.8)
+    assert captions() == ["", "parameters, time, memory"]
+    write_run(tmp_path, "lora", 2, 0.8)
+    write_run(tmp_path, "dora", 2, 0.8)
+    assert captions() == ["", "differences from lora by task", "median (n)", "parameters, time, memory"]
+    for method in ("lora", "dora"):
+        for seed in (1, 2):
+            write_run(tmp_path, method, seed, 0.8, task="rte")
+    assert captions()[1:3] == ["differences from lora", "differences from lora by task"]
 
 
 def test_best_of_unequal_numbers_of_evaluations_is_said(tmp_path: Path) -> None:
