@@ -176,7 +176,7 @@ def final_ranks(table: Table) -> Drawn | None:
                 found[place(name)].append((rank, run["ranks"]["start"][name]))
         lines += [{"task": task, "method": row[0], "budget": row[1], "layer": layer, "matrix": kind,
                    "rank": statistics.fmean(end for end, _ in ranks),
-                   "share": sum(end for end, _ in ranks) / sum(start for _, start in ranks), "seeds": len(ranks)}
+                   "share": sum(end for end, _ in ranks) / max(1, sum(start for _, start in ranks)), "seeds": len(ranks)}
                   for (layer, kind), ranks in sorted(found.items())]  # fmt: skip
     layers = sorted({line["layer"] for line in lines})
     kinds = [kind for kind in KINDS if any(line["matrix"] == kind for line in lines)]
