@@ -5,14 +5,11 @@ One function a figure; each takes a table and returns a figure and its numbers, 
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import io
 import json
 import math
-import signal
 import statistics
-import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from itertools import product
@@ -28,7 +25,7 @@ from dora.errors import UserError
 from dora.files import write_atomic
 from dora.linears import KINDS, place
 from dora.stats import average
-from dora.tables import add_arguments, as_csv, found_tables
+from dora.tables import as_csv, asked_for
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -366,21 +363,10 @@ def _state(table: Table) -> str:
 
 def main() -> None:
     """Writes the figures of every table; exit 2 where there is nothing to draw from."""
-    parser = argparse.ArgumentParser(prog="python -m dora.plots", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
-    add_arguments(parser)
-    given = parser.parse_args()
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    try:
-        require_matplotlib()
-        found = found_tables(given)
-    except UserError as e:
-        print(e, file=sys.stderr)
-        sys.exit(e.exit_code)
-    folder = given.results / "figures"
+    results, found = asked_for("dora.plots", __doc__, require_matplotlib)
     for table in found:
-        for name in write(table, folder):
-            print(folder / f"{name}.png")
+        for name in write(table, results / "figures"):
+            print(results / "figures" / f"{name}.png")
 
 
 def require_matplotlib() -> None:

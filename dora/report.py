@@ -5,11 +5,9 @@ Tables to sort and filter, the figures, each run's configuration a click away; i
 
 from __future__ import annotations
 
-import argparse
 import base64
 import json
 import shlex
-import signal
 import sys
 from collections.abc import Sequence
 from html import escape
@@ -18,11 +16,10 @@ from typing import Any
 
 from dora import plots, study
 from dora.cells import Run, Table, dirty
-from dora.errors import UserError
 from dora.files import write_atomic
 from dora.grid import Grid
 from dora.sheets import grids
-from dora.tables import add_arguments, found_tables, holes
+from dora.tables import asked_for, holes
 
 TEMPLATE = Path(__file__).parent / "assets" / "report.html"
 # What of run.json a click shows; the rest is in the tables or in the file.
@@ -122,19 +119,9 @@ def _split(template: str) -> tuple[str, str, str]:
 
 def main() -> None:
     """Writes results/report.html; exit 2 where there is nothing to show."""
-    parser = argparse.ArgumentParser(prog="python -m dora.report", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
-    add_arguments(parser)
-    given = parser.parse_args()
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    try:
-        plots.require_matplotlib()
-        found = found_tables(given)
-    except UserError as e:
-        print(e, file=sys.stderr)
-        sys.exit(e.exit_code)
-    path = given.results / "report.html"
-    write_atomic(path, page(found, study.scan(given.results), given.results / "figures"))
+    results, found = asked_for("dora.report", __doc__, plots.require_matplotlib)
+    path = results / "report.html"
+    write_atomic(path, page(found, study.scan(results), results / "figures"))
     print(path)
 
 

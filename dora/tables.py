@@ -11,7 +11,7 @@ import io
 import signal
 import statistics
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from dora.cells import BASELINE, Table, View, dirty, read_runs, tables
 from dora.compare import Difference, differences
 from dora.errors import UserError
 from dora.files import write_atomic
-from dora.grid import latex_file, markdown
+from dora.grid import Grid, latex_file, markdown
 from dora.sheets import grids
 
 HOLES_SHOWN = 20
@@ -33,9 +33,9 @@ def holes(table: Table, seen: Sequence[study.Seen]) -> list[str]:
     ]
 
 
-def report(table: Table, missing: Sequence[str] = ()) -> str:
-    """All of it in Markdown under a heading; `missing`: the commands that fill its holes."""
-    first, *rest = grids(table)
+def report(sheets: Sequence[Grid], missing: Sequence[str] = ()) -> str:
+    """All tables of one study in Markdown under a heading; `missing`: the commands that fill their holes."""
+    first, *rest = sheets
     parts = [f"## {first.caption}", markdown(first)]
     for grid in rest:
         parts += [f"### {grid.caption.partition(': ')[2]}", markdown(grid)]
@@ -97,9 +97,10 @@ def as_csv(lines: Sequence[dict[str, Any]]) -> str:
 def write(table: Table, folder: Path, missing: Sequence[str]) -> str:
     """The table's files; returns its Markdown."""
     folder.mkdir(parents=True, exist_ok=True)
-    text = report(table, missing)
+    sheets = grids(table)
+    text = report(sheets, missing)
     write_atomic(folder / f"{table.name}.md", text + "\n")
-    write_atomic(folder / f"{table.name}.tex", latex_file(grids(table), "python -m dora.tables"))
+    write_atomic(folder / f"{table.name}.tex", latex_file(sheets, "python -m dora.tables"))
     write_atomic(folder / f"{table.name}.csv", as_csv(list(_lines(table))))
     compared = [*differences(table), *differences(table, by_task=True)]
     if compared:
@@ -136,20 +137,31 @@ def found_tables(given: argparse.Namespace) -> list[Table]:
     return found
 
 
-def main() -> None:
-    """Writes and prints the tables; exit 2 where there is nothing to show or a cell is ambiguous."""
-    parser = argparse.ArgumentParser(prog="python -m dora.tables", description=__doc__,
+def asked_for(
+    prog: str, about: str | None, first: Callable[[], None] = lambda: None
+) -> tuple[Path, list[Table]]:
+    """The results folder and tables that a command line asks for; `first` is checked before they are read.
+
+    A UserError is a message and exit code 2.
+    """
+    parser = argparse.ArgumentParser(prog=f"python -m {prog}", description=about,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     add_arguments(parser)
     given = parser.parse_args()
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends us quietly
     try:
-        found = found_tables(given)
+        first()
+        return given.results, found_tables(given)
     except UserError as e:
         print(e, file=sys.stderr)
         sys.exit(e.exit_code)
-    seen = study.scan(given.results)
-    folder = given.results / "tables"
+
+
+def main() -> None:
+    """Writes and prints the tables; exit 2 where there is nothing to show or a cell is ambiguous."""
+    results, found = asked_for("dora.tables", __doc__)
+    seen = study.scan(results)
+    folder = results / "tables"
     for table in found:
         print(write(table, folder, holes(table, seen)), end="\n\n")
     print(f"written to {folder}: {', '.join(table.name for table in found)}, each as .md, .tex and .csv")
