@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from dora import dropout as cheap
 from dora.budget import Matrix
 from dora.data.hub import fetch_hub
 from dora.errors import UserError
@@ -27,6 +28,7 @@ from dora.linears import KINDS, LINEARS
 ASSETS = Path(__file__).parent / "assets"
 # The configuration key of the dropout before the classifier.
 _HEAD_DROPOUT = {"bert": "classifier_dropout", "roberta": "classifier_dropout", "deberta-v2": "cls_dropout"}
+_ATTENTION = "sdpa_cheap_dropout"
 _WEIGHTS = ("*.safetensors", "pytorch_model.bin")
 _TOKENIZER = ("tokenizer*.json", "vocab.*", "merges.txt", "spm.model", "special_tokens_map.json")
 # What to fetch from the hub: alternatives in order of preference, an empty one where the file is optional.
@@ -188,6 +190,29 @@ def load_model(
         classifier: Any = model.classifier
         nn.init.constant_(getattr(classifier, "out_proj", classifier).bias, output_bias)
     return model, head
+
+
+def cheapen_dropout(model: Any) -> None:
+    """On a CPU: the backbone's own dropout, the attention's too, by `dora.dropout`, which see."""
+    from transformers import AttentionInterface
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+    from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+    def attention(
+        module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float = 0.0,
+        scaling: float | None = None, **rest: Any,
+    ) -> tuple[Tensor, None]:  # fmt: skip
+        if not dropout:
+            return sdpa_attention_forward(module, query, key, value, mask, scaling=scaling, **rest)
+        scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+        out = cheap.attention(query, key, value, mask, dropout, scale)
+        return out.transpose(1, 2).contiguous(), None
+
+    cheap.replace(model)
+    if model.config._attn_implementation == "sdpa":  # DeBERTa's attention has a dropout module instead
+        AttentionInterface.register(_ATTENTION, attention)
+        AttentionMaskInterface.register(_ATTENTION, sdpa_mask)
+        model.set_attn_implementation(_ATTENTION)
 
 
 class _quiet:  # noqa: N801

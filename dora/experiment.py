@@ -47,6 +47,8 @@ def run(prepared: Prepared, words: Sequence[str] | None = None) -> dict[str, Any
     world = parallel.start(config.device)
     torch.set_num_threads(config.cpu_threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
+    # Otherwise all new memory would be written twice.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     record = Record(prepared.folder)
     try:
         if world.main:
@@ -182,6 +184,8 @@ def _build(p: Prepared, world: World, record: Record | None, say: Callable[[str]
     if p.start is not None:
         _take_start(model, method, p.start, head)
     model.to(world.device)
+    if world.device.type == "cpu":
+        backbone.cheapen_dropout(model)
     method.load(method.state())  # its state follows the layers: start values are drawn on the CPU everywhere
     parameters = dict(model.named_parameters())
     for name in head:

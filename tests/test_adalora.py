@@ -59,12 +59,16 @@ def peft_name(matrix, factor):
 
 def averages(method):
     """{PEFT's name: (sensitivity, uncertainty)} of ours."""
-    names = [
-        peft_name(m, f).removeprefix("base_model.model.")
-        for m, layer in method.layers.items()
-        for f in layer.factors()
-    ]
-    return dict(zip(names, zip(method.sensitivity, method.uncertainty, strict=True), strict=True))
+    both = zip(method.averages("sensitivity"), method.averages("uncertainty"), strict=True)
+    return {
+        peft_name(m, f).removeprefix("base_model.model."): (sensitivity[f], uncertainty[f])
+        for m, (sensitivity, uncertainty) in zip(method.layers, both, strict=True)
+        for f in sensitivity
+    }
+
+
+def factors(method):
+    return [p for layer in method.layers.values() for p in layer.factors().values()]
 
 
 @pytest.mark.parametrize("architecture", ["roberta", "deberta-v2"])
@@ -113,7 +117,7 @@ def test_golden_counts_of_12_matrices_from_12_to_8(remove_):
     layers = list(method.layers.values())
     live, scheduled = {}, {}
     for t in range(100):
-        for p in method._factors():
+        for p in factors(method):
             torch.nn.init.normal_(p)  # a masked g revives
             p.grad = torch.randn_like(p)
         decision = method.after_step(t + 1)
@@ -160,7 +164,7 @@ def test_averages_and_scores_equal_the_papers_equations_entry_by_entry():
     mean = {name: np.zeros(p.shape) for name, p in layer.factors().items()}
     spread = copy.deepcopy(mean)
     for step in (1, 2, 3):
-        for p in method._factors():
+        for p in factors(method):
             torch.nn.init.normal_(p)
             p.grad = torch.randn_like(p)
         method.after_step(step)
@@ -200,24 +204,25 @@ def test_a_matrix_that_lost_every_component_no_longer_counts_in_the_penalty():
     assert math.isfinite(want.item())
 
 
-def test_a_matrix_without_gradients_is_scored_by_its_past():
-    method = attach(tiny("roberta"))
-    for p in method._factors():
-        torch.nn.init.ones_(p)
-        p.grad = torch.ones_like(p)
-    method.after_step(1)
-    before = [t.clone() for t in method.sensitivity]
-    for p in method._factors():
-        p.grad = None
-    method.after_step(2)
-    assert all(torch.equal(a, b) for a, b in zip(before, method.sensitivity, strict=True))
+def test_a_matrix_without_gradients_counts_as_one_whose_gradients_are_zero():
+    states = []
+    for second in (None, torch.zeros_like):
+        method = attach(tiny("roberta"))
+        for gradient in (torch.ones_like, second):
+            for p in factors(method):
+                torch.nn.init.ones_(p)
+                p.grad = gradient and gradient(p)
+            method.after_step(len(states) + 1)
+        states.append(method.state()["sensitivity"])
+    assert torch.equal(*states)
+    assert 0 < states[0].max() < 0.15
 
 
 def test_scores_freeze_when_the_final_phase_begins():
     method = attach(tiny("roberta"))
     frozen = None
     for t in range(TOTAL):
-        for p in method._factors():
+        for p in factors(method):
             p.grad = torch.randn_like(p)
         method.after_step(t + 1)
         if t == TOTAL - T_F - 1:

@@ -123,7 +123,7 @@ def test_stock_peft_gives_our_logits_with_unequal_and_zero_ranks(trained: Traine
     )  # not the hub's, which was not read
     ours, theirs = trained.recorded(), trained.logits(peft, tokenizer)
     assert np.abs(ours - theirs).max() < 1e-5
-    assert np.ptp(ours, axis=0).min() > 1e-2  # rows differ, so equal logits are no accident
+    assert np.ptp(ours, axis=0).min() > 1e-3  # rows differ, so equal logits are no accident
     for name, p in peft.named_parameters():
         if "lora_B" in name:
             p.data.zero_()

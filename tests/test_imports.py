@@ -20,6 +20,7 @@ ORDER = [
         "data.sources",
         "data.tokens",
         "budget",
+        "dropout",
         "lowrank",
         "stats",
         "linears",
@@ -33,7 +34,7 @@ ORDER = [
     ["sweep", "cells"],
     ["compare", "published"],
     ["sheets"],
-    ["run", "tables", "status", "export", "submit"],
+    ["run", "tables", "status", "export", "submit", "bench"],
     ["plots"],
     ["report"],
 ]
@@ -68,7 +69,7 @@ def test_imports_point_down_the_path(path: Path) -> None:
     assert not higher
 
 
-@pytest.mark.parametrize("path", [*(PACKAGE / "methods").glob("*.py"), PACKAGE / "lowrank.py", PACKAGE / "budget.py"],
+@pytest.mark.parametrize("path", [*(PACKAGE / "methods").glob("*.py"), PACKAGE / "lowrank.py", PACKAGE / "dropout.py", PACKAGE / "budget.py"],
                          ids=lambda p: p.name)  # fmt: skip
 def test_the_mathematics_needs_torch_alone(path: Path) -> None:
     allowed = {
@@ -78,6 +79,7 @@ def test_the_mathematics_needs_torch_alone(path: Path) -> None:
         "collections",
         "dataclasses",
         "fractions",
+        "itertools",
         "math",
         "re",
         "typing",

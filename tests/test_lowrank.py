@@ -4,12 +4,25 @@ import copy
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from dora import lowrank
 from dora.budget import Matrix
-from dora.lowrank import LowRankLinear, adapt, component_norms, mask, remove, restore, update_norm
+from dora.lowrank import (
+    LowRankLinear,
+    Siblings,
+    adapt,
+    component_norms,
+    in_order,
+    mask,
+    remove,
+    restore,
+    stacks,
+    update_norm,
+)
 
 
 def layer_of(d_in, d_out, rank, scale=1.0, dropout=0.0, gated=True, seed=0):
@@ -110,6 +123,128 @@ def test_two_calls_with_different_batch_sizes_have_the_gradients_of_both():
     torch.testing.assert_close(layer.A.grad, g[:, None] * (B.T @ G), rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(layer.B.grad, (G @ A.T) * g, rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(layer.g.grad, ((B.T @ G) * A).sum(1), rtol=1e-10, atol=1e-10)
+
+
+def reference(x, layer, dropped):
+    """The layer's output by plain differentiable operations; `dropped` (like x) is 1 where x stays."""
+    gate = layer.scale if layer.g is None else layer.scale * layer.g
+    inside = x * dropped / (1 - layer.dropout)
+    return F.linear(x, layer.base.weight, layer.base.bias) + ((inside @ layer.A.T) * gate) @ layer.B.T
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_outputs_and_gradients_equal_plain_autograds_and_finite_differences(gated, dropout, monkeypatch):
+    layer = layer_of(4, 3, 2, scale=0.7, dropout=dropout, gated=gated).train()
+    x = torch.randn(5, 2, 4, requires_grad=True)
+    stays = torch.ones(5, 2, 4)
+    if dropout:
+        positions = torch.tensor([0, 3, 7, 8, 30, 39])
+        stays.view(-1)[positions] = 0
+        monkeypatch.setattr(lowrank, "draw", lambda x, p: positions)
+    inputs = (x, *layer.factors().values())
+    weight = torch.randn(5, 2, 3)
+    got, want = layer(x), reference(x, layer, stays)
+    torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12)
+    grads = [torch.autograd.grad((y * weight).sum(), inputs) for y in (got, want)]
+    for one, other in zip(*grads, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+    assert torch.autograd.gradcheck(lambda x, *_: layer(x), inputs)
+
+
+class Trio(nn.Module):
+    """Attention's projections, as RoBERTa and as DeBERTa call them."""
+
+    def __init__(self, d):
+        super().__init__()
+        self.q, self.k, self.v = (nn.Linear(d, d) for _ in range(3))
+
+    def forward(self, x, positions=None):
+        parts = [self.q(x), self.k(x), self.v(x)]
+        if positions is not None:
+            parts += [self.q(positions), self.k(positions)]
+        return torch.cat([p.flatten() for p in parts])
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("dropout", [0.0, 1e-300])  # the second goes the way of dropout and drops nothing
+@pytest.mark.parametrize("ranks", [(2, 2, 2), (2, 0, 1), (0, 0, 3), (0, 0, 0)])
+def test_q_k_and_v_together_have_the_outputs_and_gradients_of_each_alone(ranks, dropout):
+    torch.manual_seed(0)
+    model = nn.Sequential(Trio(4))
+    matrices = [Matrix(f"0.{name}", 4, 4) for name in "qkv"]
+    layers = adapt(model, matrices, ranks, 0.7, dropout, gated=True)
+    for layer in layers.values():
+        for p in layer.factors().values():
+            nn.init.normal_(p)
+    alone = copy.deepcopy(model)
+    alone[0]._forward_pre_hooks.clear()
+    together = copy.deepcopy(model)  # a copy's hook must be about the copy's layers
+    results = []
+    for one in (alone, together):
+        x = torch.randn(5, 6, 4, generator=torch.Generator().manual_seed(1)).requires_grad_()
+        positions = torch.randn(1, 9, 4, generator=torch.Generator().manual_seed(2))
+        for inputs in ((x,), (x, positions)):
+            y = one[0](*inputs)
+            weight = torch.linspace(-1, 1, len(y))
+            (y * weight).sum().backward()
+            results.append(y.detach())
+        results += [x.grad, *(p.grad for p in one.parameters() if p.requires_grad and p.numel())]
+    half = len(results) // 2
+    for a, b in zip(results[:half], results[half:], strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+    assert all(layer.ready is None for layer in together.modules() if isinstance(layer, LowRankLinear))
+    assert half == 3 + 3 * sum(r > 0 for r in ranks)
+
+
+def test_outputs_made_for_another_input_are_not_handed_out():
+    model = nn.Sequential(Trio(4))
+    layers = list(adapt(model, [Matrix(f"0.{n}", 4, 4) for n in "qkv"], (2,) * 3, 1.0, 0.0, False).values())
+    for layer in layers:
+        nn.init.normal_(layer.B)
+    x, other = torch.randn(3, 4), torch.randn(3, 4)
+    Siblings(layers)(model[0], (x,))
+    torch.testing.assert_close(layers[1](other), reference(other, layers[1], 1))
+    torch.testing.assert_close(layers[1](x), reference(x, layers[1], 1))
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_under_bfloat16_autocast_factors_get_float32_gradients_close_to_float32s(dropout):
+    layer = layer_of(64, 48, 4, scale=0.5, dropout=dropout).train()
+    x, weight = torch.randn(32, 64, requires_grad=True), torch.randn(32, 48)
+    grads = []
+    for enabled in (False, True):
+        torch.manual_seed(1)
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            y = layer(x)
+        assert y.dtype == (torch.bfloat16 if enabled else torch.float32)
+        grads.append(torch.autograd.grad((y * weight).sum(), (x, *layer.factors().values())))
+    for full, half in zip(*grads, strict=True):
+        assert half.dtype == torch.float32
+        assert (full - half).norm() < 0.02 * full.norm()
+
+
+@pytest.mark.usefixtures("float64")
+def test_stacked_factors_are_the_layers_padded_and_in_their_order():
+    layers = [
+        layer_of(4, 3, 2, seed=1),
+        layer_of(5, 3, 2, seed=2),
+        layer_of(4, 3, 0),
+        layer_of(4, 3, 5, seed=3),
+    ]
+    one, two = stacks(layers)
+    assert (one.layers, two.layers) == ([layers[0], layers[3]], [layers[1]])
+    assert one.real.tolist() == [[1, 1, 0, 0, 0], [1, 1, 1, 1, 1]]
+    assert torch.equal(one.of("B")[0, :2], layers[0].B.T)
+    assert one.of("A")[0, 2:].eq(0).all()
+    one.of("A").sum().backward()
+    assert torch.equal(layers[0].A.grad, torch.ones(2, 4))
+    assert torch.equal(one.gradient_of("A")[0, :2], layers[0].A.grad)
+    assert one.gradient_of("g").eq(0).all()
+    back = in_order(layers, [(one, one.of("g")), (two, two.of("g"))])
+    for g, layer in zip(back, layers, strict=True):
+        assert torch.equal(g, layer.g)
 
 
 def test_adapt_replaces_the_named_linears_and_no_other():

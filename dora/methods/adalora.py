@@ -13,8 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from dora.budget import Budget, Matrix, Plan, allocate, pruned, shrinking, steps_of
-from dora.lowrank import LowRankLinear, adapt
+from dora.lowrank import Stack, adapt, in_order, stacks
 from dora.methods.protocol import Allocation, fraction_or_steps, in_range
+
+FACTORS = ("A", "B", "g")
 
 
 @dataclass
@@ -60,10 +62,11 @@ class Settings:
         return found
 
 
-def orthogonality(layer: LowRankLinear) -> list[Tensor]:
-    """[‖A Aᵀ − I‖_F, ‖Bᵀ B − I‖_F] (eq. 4 has them squared; the released code, and we, do not)."""
-    eye = torch.eye(layer.rank, device=layer.A.device)
-    return [torch.linalg.matrix_norm(gram - eye) for gram in (layer.A @ layer.A.mT, layer.B.mT @ layer.B)]
+def orthogonality(stack: Stack) -> Tensor:
+    """‖A Aᵀ − I‖_F and ‖Bᵀ B − I‖_F of each matrix, (2m,) (eq. 4 has them squared; the released code, and we, do not)."""
+    factors = torch.cat([f @ f.mT for f in (stack.of("A"), stack.of("B"))])
+    eye = torch.diag_embed(stack.real).repeat(2, 1, 1)
+    return torch.linalg.matrix_norm(factors - eye)
 
 
 class AdaLoRA:
@@ -83,12 +86,12 @@ class AdaLoRA:
         self.interval = max(1, steps_of(settings.mask_interval, total_steps))
         # The final phase begins at t = t_end + 1, which is step t_end + 2 counted from 1.
         self.settled = self.t_end + 2 if plan.start_total > plan.target else 0
-        self.sensitivity = [torch.zeros_like(p) for p in self._factors()]
-        self.uncertainty = [torch.zeros_like(p) for p in self._factors()]
+        self.stacks = stacks(self.layers.values())
+        self._penalised = self.stacks  # those of the ranks that there are now
+        # Ī and Ū of each stack's A, Bᵀ and g.
+        self._sensitivity = [[torch.zeros_like(stack.of(f)) for f in FACTORS] for stack in self.stacks]
+        self._uncertainty = [[torch.zeros_like(stack.of(f)) for f in FACTORS] for stack in self.stacks]
         self.final: list[Tensor] | None = None
-
-    def _factors(self) -> list[nn.Parameter]:
-        return [p for layer in self.layers.values() for p in layer.factors().values()]
 
     @staticmethod
     def plan(settings: Settings, budget: Budget, matrices: tuple[Matrix, ...]) -> Plan:
@@ -97,10 +100,13 @@ class AdaLoRA:
 
     def penalty(self, step: int) -> Tensor | None:
         """The mean over all A and B that still hold components, to the end of training."""
-        terms = [term for layer in self.layers.values() if layer.rank for term in orthogonality(layer)]
-        if self.settings.orthogonality == 0 or not terms:
+        if any(
+            layer.rank != rank for s in self._penalised for layer, rank in zip(s.layers, s.ranks, strict=True)
+        ):
+            self._penalised = stacks(self.layers.values())  # after a removal
+        if self.settings.orthogonality == 0 or not self._penalised:
             return None
-        return self.settings.orthogonality * torch.stack(terms).mean()
+        return self.settings.orthogonality * torch.cat([orthogonality(s) for s in self._penalised]).mean()
 
     def budget_at(self, t: int) -> int:
         """b(t) in the budget's unit, rounded down (eq. 14 as the code has it; as printed it is a misprint)."""
@@ -130,34 +136,48 @@ class AdaLoRA:
 
     def _average(self) -> None:
         """Eqs. 9 to 11: Ī and Ū of I = |w ∂L/∂w|, this step's gradient and the weight after the step."""
-        s = self.settings
-        for p, mean, spread in zip(self._factors(), self.sensitivity, self.uncertainty, strict=True):
-            if p.grad is None:
-                continue
-            now = (p * p.grad).abs()
-            mean.lerp_(now, 1 - s.beta1)
-            spread.lerp_((now - mean).abs(), 1 - s.beta2)  # with the new mean
+        beta1, beta2 = self.settings.beta1, self.settings.beta2
+        for stack, means, spreads in zip(self.stacks, self._sensitivity, self._uncertainty, strict=True):
+            for factor, mean, spread in zip(FACTORS, means, spreads, strict=True):
+                now = stack.of(factor).mul_(stack.gradient_of(factor)).abs_()
+                mean.lerp_(now, 1 - beta1)
+                spread.lerp_(now.sub_(mean).abs_(), 1 - beta2)  # with the new mean
 
     def scores(self) -> list[Tensor]:
         """S_i = s(g_i) + mean_j s(A_ij) + mean_j s(B_ji), s = Ī Ū (eqs. 12, 13): (r,) per layer."""
-        s = [mean * spread for mean, spread in zip(self.sensitivity, self.uncertainty, strict=True)]
-        return [g + A.mean(1) + B.mean(0) for A, B, g in zip(s[0::3], s[1::3], s[2::3], strict=True)]
+        found = []
+        for means, spreads in zip(self._sensitivity, self._uncertainty, strict=True):
+            A, B, g = (mean * spread for mean, spread in zip(means, spreads, strict=True))
+            found.append(g + A.mean(-1) + B.mean(-1))
+        return in_order(self.layers.values(), zip(self.stacks, found, strict=True))
+
+    def averages(self, which: str) -> list[dict[str, Tensor]]:
+        """ "sensitivity" Ī or "uncertainty" Ū of every entry of A, B and g: a dictionary per layer, of views."""
+        stored = getattr(self, f"_{which}")
+        columns = [
+            in_order(self.layers.values(), zip(self.stacks, (of[i] for of in stored), strict=True))
+            for i in range(len(FACTORS))
+        ]
+        return [{"A": A, "B": B.mT if B.dim() > 1 else B, "g": g} for A, B, g in zip(*columns, strict=True)]
 
     def state(self) -> dict[str, Tensor]:
         """Both averages of every entry, flat, and the final set where components stay masked to the end."""
         state = {
-            name: torch.cat([t.flatten() for t in getattr(self, name)])
+            name: torch.cat([t.flatten() for of in self.averages(name) for t in of.values()])
             for name in ("sensitivity", "uncertainty")
         }
         return state if self.final is None else {**state, "final": torch.cat(self.final)}
 
     def load(self, state: dict[str, Tensor]) -> None:
         """Takes up averages and final set, on the device where the layers are."""
-        layers = list(self.layers.values())
-        device = layers[0].A.device
+        device = next(iter(self.layers.values())).A.device
+        self._sensitivity = [[t.to(device) for t in of] for of in self._sensitivity]
+        self._uncertainty = [[t.to(device) for t in of] for of in self._uncertainty]
         for name in ("sensitivity", "uncertainty"):
-            shapes = [t.shape for t in getattr(self, name)]
-            parts = state[name].to(device).split([math.prod(shape) for shape in shapes])
-            setattr(self, name, [part.view(shape) for part, shape in zip(parts, shapes, strict=True)])
+            mine = [t for of in self.averages(name) for t in of.values()]
+            parts = state[name].to(device).split([t.numel() for t in mine])
+            for t, part in zip(mine, parts, strict=True):
+                t.copy_(part.view(t.shape))
         if "final" in state:
-            self.final = list(state["final"].to(device).split([layer.rank for layer in layers]))
+            ranks = [len(score) for score in self.scores()]
+            self.final = list(state["final"].to(device).split(ranks))

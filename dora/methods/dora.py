@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from dora.budget import SHAPES, Budget, Matrix, Plan, allocate, pruned, shrinking, steps_of
-from dora.lowrank import LowRankLinear, adapt, component_norms, update_norm
+from dora.lowrank import Stack, adapt, component_norms, in_order, stacks, update_norm
 from dora.methods.protocol import Allocation, fraction_or_steps, in_range
 
 
@@ -77,16 +77,17 @@ class Settings:
         return start, steps_of(self.prune_end, total_steps) - start
 
 
-def shares(layer: LowRankLinear) -> Tensor:
-    """Each component's share of its matrix's update, (r,), ≥ 0 (eq. 5; eps 1e-8 as in the released code)."""
-    assert layer.g is not None
-    norms = component_norms(layer.A, layer.g, layer.B)
-    return norms / (update_norm(layer.A, layer.g, layer.B) + 1e-8)
+def shares(stack: Stack) -> Tensor:
+    """Each component's share of its matrix's update, (m, R), ≥ 0 (eq. 5; eps 1e-8 as in the released code)."""
+    A, g, B = stack.of("A"), stack.of("g"), stack.of("B").mT
+    return component_norms(A, g, B) / (update_norm(A, g, B) + 1e-8).unsqueeze(-1)
 
 
-def equilibrium(layer: LowRankLinear) -> Tensor:
-    """Mean variance of the 2r vectors A[i, :] and B[:, i] (dimensional equilibrium modulator), unbiased."""
-    return torch.cat([layer.A.var(dim=1), layer.B.var(dim=0)]).mean()
+def equilibrium(stack: Stack) -> Tensor:
+    """Of each matrix the mean variance of the 2r vectors A[i, :] and B[:, i] (dimensional equilibrium
+    modulator), unbiased: (m,)."""
+    variances = stack.of("A").var(-1) + stack.of("B").var(-1)
+    return variances.sum(-1) / (2 * stack.real.sum(-1))
 
 
 class DoRA:
@@ -108,7 +109,8 @@ class DoRA:
         self.start, self.length = settings.window(total_steps)
         self.interval = max(1, steps_of(settings.prune_interval, total_steps))
         self.settled = self.start + self.length if plan.start_total > plan.target else 0
-        self.scores = [torch.zeros_like(layer.A[:, 0]) for layer in self.layers.values()]
+        self.stacks = stacks(self.layers.values())
+        self._scores = [torch.zeros_like(stack.of("g")) for stack in self.stacks]
         self.final: list[Tensor] | None = None
 
     @staticmethod
@@ -120,7 +122,7 @@ class DoRA:
         """DEM, the mean over matrices; nothing once pruning has ended."""
         if step > self.settled or self.settings.dem == 0:
             return None
-        return self.settings.dem * torch.stack([equilibrium(layer) for layer in self.layers.values()]).mean()
+        return self.settings.dem * torch.cat([equilibrium(stack) for stack in self.stacks]).mean()
 
     def budget_at(self, step: int) -> int:
         """What may live after step `step`, in the budget's unit, inside the window."""
@@ -133,8 +135,8 @@ class DoRA:
         """Scores every step up to the window's end; allocates every `interval` steps inside and at its end."""
         if step > self.settled:
             return Allocation(self.final, new=False) if self.final is not None else None
-        for score, layer in zip(self.scores, self.layers.values(), strict=True):
-            score.lerp_(shares(layer), 1 - self.settings.beta)  # S ← β S + (1 − β) share, no bias correction
+        for score, stack in zip(self._scores, self.stacks, strict=True):
+            score.lerp_(shares(stack), 1 - self.settings.beta)  # S ← β S + (1 − β) share, no bias correction
         into = step - self.start
         if into < 0 or (into % self.interval and into != self.length):
             return None
@@ -144,6 +146,11 @@ class DoRA:
             self.final = keep
         return Allocation(keep, remove=last and self.settings.remove)
 
+    @property
+    def scores(self) -> list[Tensor]:
+        """The smoothed scores, (r,) per layer."""
+        return in_order(self.layers.values(), zip(self.stacks, self._scores, strict=True))
+
     def state(self) -> dict[str, Tensor]:
         """The smoothed scores, and the final set where components stay masked to the end."""
         state = {"scores": torch.cat(self.scores)}
@@ -151,8 +158,10 @@ class DoRA:
 
     def load(self, state: dict[str, Tensor]) -> None:
         """Takes up scores and final set, on the device where the layers are."""
-        layers = list(self.layers.values())
-        ranks = [len(s) for s in self.scores]
-        self.scores = list(state["scores"].to(layers[0].A.device).split(ranks))
+        device = next(iter(self.layers.values())).A.device
+        self._scores = [score.to(device) for score in self._scores]
+        ranks = [len(score) for score in self.scores]
+        for score, part in zip(self.scores, state["scores"].to(device).split(ranks), strict=True):
+            score.copy_(part)
         if "final" in state:
-            self.final = list(state["final"].to(layers[0].A.device).split(ranks))
+            self.final = list(state["final"].to(device).split(ranks))
