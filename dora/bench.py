@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -298,7 +298,7 @@ def ratio(times: dict[str, list[Times]], name: str, to: str, what: str) -> float
 SHARES = {"before": 0.47, "allocating": 0.03, "after": 0.5}
 
 
-def measure(s: Setting, names: list[str], rounds: int, steps: int, repeats: int) -> dict[str, Any]:
+def measure(s: Setting, names: Sequence[str], rounds: int, steps: int, repeats: int) -> dict[str, Any]:
     """{contender: its figures}: seconds a step, tokens a second, and ratios, the median of `repeats` series.
 
     `spread`: how far the series' wall ratios lie apart, (largest − smallest) / median.

@@ -186,6 +186,8 @@ def _build(p: Prepared, world: World, record: Record | None, say: Callable[[str]
     model.to(world.device)
     if world.device.type == "cpu":
         backbone.cheapen_dropout(model)
+    if c.compile:
+        model.compile(dynamic=True)
     method.load(method.state())  # its state follows the layers: start values are drawn on the CPU everywhere
     parameters = dict(model.named_parameters())
     for name in head:
@@ -277,7 +279,11 @@ def _finish(p: Prepared, loop: Loop, record: Record, say: Callable[[str], None])
     results = {"last": _report(loop, "last", loop.step, arrays)}
     _check_budget(plan, s.method, "at the end")
     with loop.weights(loop.best_tensors):
-        results["best"] = _report(loop, "best", loop.best["step"], arrays)
+        if loop.best["step"] == loop.step:  # the same weights: nothing to compute again
+            results["best"] = {**results["last"]}
+            arrays |= {k.replace("last/", "best/"): v for k, v in arrays.items() if k.startswith("last/")}
+        else:
+            results["best"] = _report(loop, "best", loop.best["step"], arrays)
         _check_budget(plan, s.method, "in the best evaluation")
         _compare(results["best"], loop.best["metrics"])
         results["best"] |= {k: v for k, v in loop.best["metrics"].items() if k.endswith("_heldout")}

@@ -30,7 +30,7 @@ from dora.lock import Lock
 SCHEMA = 1
 JOURNALS = ("metrics.jsonl", "ranks.jsonl")
 # What a run's weights do not depend on, or what has a place of its own in the path.
-NOT_IDENTITY = ("seed", "results", "device", "wandb", "force", "checkpoint_every", "keep_model")
+NOT_IDENTITY = ("seed", "results", "device", "compile", "wandb", "force", "checkpoint_every", "keep_model")
 
 
 def identity(config: dict[str, Any], fingerprints: dict[str, str | None]) -> str:
