@@ -78,6 +78,9 @@ class Loop:
     def __post_init__(self) -> None:
         s = self.setup
         self.parameters = {n: p for n, p in s.model.named_parameters() if p.requires_grad}
+        if s.config.precision == "bf16":  # autocast would round the frozen weights anew in every step
+            for layer in s.method.layers.values():
+                layer.base.to(torch.bfloat16)
         self.optimizer = torch.optim.AdamW(
             parameter_groups(s.model, set(s.head), s.config, s.lr), lr=s.lr, fused=True
         )
