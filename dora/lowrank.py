@@ -230,7 +230,7 @@ class Siblings:
     def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         """A forward pre-hook. An object rather than a function, so that a copied model's hook is its own."""
         layers = [layer for layer in self.layers if layer.rank]
-        if len(layers) > 1:
+        if args and len(layers) > 1:
             for layer, y in zip(layers, _apply(args[0], layers), strict=True):
                 layer.ready = args[0], y
 
