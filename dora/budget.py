@@ -19,8 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-import torch
-from torch import Tensor
+from dora.late import torch
 
 
 @dataclass(frozen=True)
@@ -223,7 +222,7 @@ def shrinking(budget: Budget, matrices: tuple[Matrix, ...], start_factor: float)
     return Plan(budget, matrices, start_ranks(budget, matrices, factor), None, budget.total(matrices))
 
 
-def select(scores: Tensor, costs: Tensor, total: int) -> Tensor:
+def select(scores: torch.Tensor, costs: torch.Tensor, total: int) -> torch.Tensor:
     """The components that live: best score first, skipping one that no longer fits.
 
     `scores`: (n,), higher is better, ties go to the lower index. `costs`: (n,), int64 ≥ 1 in the budget's
@@ -246,7 +245,7 @@ def select(scores: Tensor, costs: Tensor, total: int) -> Tensor:
     return keep
 
 
-def allocate(scores: Sequence[Tensor], costs: Sequence[int], total: int) -> list[Tensor]:
+def allocate(scores: Sequence[torch.Tensor], costs: Sequence[int], total: int) -> list[torch.Tensor]:
     """`select` over all matrices at once: scores (r,) per matrix, one cost a matrix → (r,) bool per matrix."""
     ranks = [len(s) for s in scores]
     flat = torch.cat(list(scores))

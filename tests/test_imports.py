@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "dora"
 ORDER = [
     [
         "errors",
+        "late",
         "files",
         "lock",
         "data.tasks",

@@ -9,11 +9,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor, nn
-
 from dora.budget import Budget, Matrix, Plan, allocate, pruned, shrinking, steps_of
-from dora.lowrank import Stack, adapt, in_order, stacks
+from dora.late import lowrank, nn, torch
 from dora.methods.protocol import Allocation, fraction_or_steps, in_range
 
 FACTORS = ("A", "B", "g")
@@ -62,7 +59,7 @@ class Settings:
         return found
 
 
-def orthogonality(stack: Stack) -> Tensor:
+def orthogonality(stack: lowrank.Stack) -> torch.Tensor:
     """‖A Aᵀ − I‖_F and ‖Bᵀ B − I‖_F of each matrix, (2m,) (eq. 4 has them squared; the released code, and we, do not)."""
     factors = torch.cat([f @ f.mT for f in (stack.of("A"), stack.of("B"))])
     eye = torch.diag_embed(stack.real).repeat(2, 1, 1)
@@ -77,7 +74,7 @@ class AdaLoRA:
     ) -> None:
         self.settings, self.plan_ = settings, plan
         scale = settings.alpha / (max(plan.start) + 1e-5)  # the initial rank, to the end: adjusting it hurt
-        self.layers = adapt(model, plan.matrices, plan.start, scale, settings.dropout, gated=True)
+        self.layers = lowrank.adapt(model, plan.matrices, plan.start, scale, settings.dropout, gated=True)
         for layer in self.layers.values():
             nn.init.normal_(layer.A, std=0.02, generator=generator)
             nn.init.normal_(layer.B, std=0.02, generator=generator)
@@ -86,24 +83,24 @@ class AdaLoRA:
         self.interval = max(1, steps_of(settings.mask_interval, total_steps))
         # The final phase begins at t = t_end + 1, which is step t_end + 2 counted from 1.
         self.settled = self.t_end + 2 if plan.start_total > plan.target else 0
-        self.stacks = stacks(self.layers.values())
+        self.stacks = lowrank.stacks(self.layers.values())
         self._penalised = self.stacks  # those of the ranks that there are now
         # Ī and Ū of each stack's A, Bᵀ and g.
         self._sensitivity = [[torch.zeros_like(stack.of(f)) for f in FACTORS] for stack in self.stacks]
         self._uncertainty = [[torch.zeros_like(stack.of(f)) for f in FACTORS] for stack in self.stacks]
-        self.final: list[Tensor] | None = None
+        self.final: list[torch.Tensor] | None = None
 
     @staticmethod
     def plan(settings: Settings, budget: Budget, matrices: tuple[Matrix, ...]) -> Plan:
         """ceil(1.5 r) components a matrix at the start, the budget at the end."""
         return shrinking(budget, matrices, settings.start_factor)
 
-    def penalty(self, step: int) -> Tensor | None:
+    def penalty(self, step: int) -> torch.Tensor | None:
         """The mean over all A and B that still hold components, to the end of training."""
         if any(
             layer.rank != rank for s in self._penalised for layer, rank in zip(s.layers, s.ranks, strict=True)
         ):
-            self._penalised = stacks(self.layers.values())  # after a removal
+            self._penalised = lowrank.stacks(self.layers.values())  # after a removal
         if self.settings.orthogonality == 0 or not self._penalised:
             return None
         return self.settings.orthogonality * torch.cat([orthogonality(s) for s in self._penalised]).mean()
@@ -118,14 +115,14 @@ class AdaLoRA:
         gone, whole = pruned("cubic_early", b0 - b_end, t - self.t_i, self.t_end - self.t_i)
         return b0 - -(-gone // whole)
 
-    @torch.no_grad()
     def after_step(self, step: int) -> Allocation | None:
         """Averages until the final phase; masks every Δ-th t inside the window; then the set is final."""
         t = step - 1
         if step > self.settled:
             return Allocation(self.final, new=False) if self.final is not None else None
         if t < self.t_end:
-            self._average()
+            with torch.no_grad():
+                self._average()
         if step == self.settled:
             keep = allocate(self.scores(), self.plan_.costs, self.budget_at(t))
             self.final = None if self.settings.remove else keep
@@ -143,24 +140,24 @@ class AdaLoRA:
                 mean.lerp_(now, 1 - beta1)
                 spread.lerp_(now.sub_(mean).abs_(), 1 - beta2)  # with the new mean
 
-    def scores(self) -> list[Tensor]:
+    def scores(self) -> list[torch.Tensor]:
         """S_i = s(g_i) + mean_j s(A_ij) + mean_j s(B_ji), s = Ī Ū (eqs. 12, 13): (r,) per layer."""
         found = []
         for means, spreads in zip(self._sensitivity, self._uncertainty, strict=True):
             A, B, g = (mean * spread for mean, spread in zip(means, spreads, strict=True))
             found.append(g + A.mean(-1) + B.mean(-1))
-        return in_order(self.layers.values(), zip(self.stacks, found, strict=True))
+        return lowrank.in_order(self.layers.values(), zip(self.stacks, found, strict=True))
 
-    def averages(self, which: str) -> list[dict[str, Tensor]]:
+    def averages(self, which: str) -> list[dict[str, torch.Tensor]]:
         """ "sensitivity" Ī or "uncertainty" Ū of every entry of A, B and g: a dictionary per layer, of views."""
         stored = getattr(self, f"_{which}")
         columns = [
-            in_order(self.layers.values(), zip(self.stacks, (of[i] for of in stored), strict=True))
+            lowrank.in_order(self.layers.values(), zip(self.stacks, (of[i] for of in stored), strict=True))
             for i in range(len(FACTORS))
         ]
         return [{"A": A, "B": B.mT if B.dim() > 1 else B, "g": g} for A, B, g in zip(*columns, strict=True)]
 
-    def state(self) -> dict[str, Tensor]:
+    def state(self) -> dict[str, torch.Tensor]:
         """Both averages of every entry, flat, and the final set where components stay masked to the end."""
         state = {
             name: torch.cat([t.flatten() for of in self.averages(name) for t in of.values()])
@@ -168,7 +165,7 @@ class AdaLoRA:
         }
         return state if self.final is None else {**state, "final": torch.cat(self.final)}
 
-    def load(self, state: dict[str, Tensor]) -> None:
+    def load(self, state: dict[str, torch.Tensor]) -> None:
         """Takes up averages and final set, on the device where the layers are."""
         device = next(iter(self.layers.values())).A.device
         self._sensitivity = [[t.to(device) for t in of] for of in self._sensitivity]

@@ -15,11 +15,8 @@ import math
 from dataclasses import dataclass
 from fractions import Fraction
 
-import torch
-from torch import Tensor, nn
-
 from dora.budget import SHAPES, Budget, Matrix, Plan, allocate, pruned, shrinking, steps_of
-from dora.lowrank import Stack, adapt, component_norms, in_order, stacks, update_norm
+from dora.late import lowrank, nn, torch
 from dora.methods.protocol import Allocation, fraction_or_steps, in_range
 
 
@@ -77,13 +74,13 @@ class Settings:
         return start, steps_of(self.prune_end, total_steps) - start
 
 
-def shares(stack: Stack) -> Tensor:
+def shares(stack: lowrank.Stack) -> torch.Tensor:
     """Each component's share of its matrix's update, (m, R), ≥ 0 (eq. 5; eps 1e-8 as in the released code)."""
     A, g, B = stack.of("A"), stack.of("g"), stack.of("B").mT
-    return component_norms(A, g, B) / (update_norm(A, g, B) + 1e-8).unsqueeze(-1)
+    return lowrank.component_norms(A, g, B) / (lowrank.update_norm(A, g, B) + 1e-8).unsqueeze(-1)
 
 
-def equilibrium(stack: Stack) -> Tensor:
+def equilibrium(stack: lowrank.Stack) -> torch.Tensor:
     """Of each matrix the mean variance of the 2r vectors A[i, :] and B[:, i] (dimensional equilibrium
     modulator), unbiased: (m,)."""
     variances = stack.of("A").var(-1) + stack.of("B").var(-1)
@@ -98,7 +95,7 @@ class DoRA:
     ) -> None:
         self.settings, self.plan_ = settings, plan
         r0 = max(plan.start)
-        self.layers = adapt(
+        self.layers = lowrank.adapt(
             model, plan.matrices, plan.start, settings.alpha / r0, settings.dropout, gated=True
         )
         for layer in self.layers.values():
@@ -109,16 +106,16 @@ class DoRA:
         self.start, self.length = settings.window(total_steps)
         self.interval = max(1, steps_of(settings.prune_interval, total_steps))
         self.settled = self.start + self.length if plan.start_total > plan.target else 0
-        self.stacks = stacks(self.layers.values())
+        self.stacks = lowrank.stacks(self.layers.values())
         self._scores = [torch.zeros_like(stack.of("g")) for stack in self.stacks]
-        self.final: list[Tensor] | None = None
+        self.final: list[torch.Tensor] | None = None
 
     @staticmethod
     def plan(settings: Settings, budget: Budget, matrices: tuple[Matrix, ...]) -> Plan:
         """ceil(1.5 r) components a matrix at the start, the budget at the end."""
         return shrinking(budget, matrices, settings.start_factor)
 
-    def penalty(self, step: int) -> Tensor | None:
+    def penalty(self, step: int) -> torch.Tensor | None:
         """DEM, the mean over matrices; nothing once pruning has ended."""
         if step > self.settled or self.settings.dem == 0:
             return None
@@ -130,13 +127,14 @@ class DoRA:
         gone, whole = pruned(self.settings.shape, surplus, step - self.start, self.length)
         return self.plan_.start_total - gone // whole
 
-    @torch.no_grad()
     def after_step(self, step: int) -> Allocation | None:
         """Scores every step up to the window's end; allocates every `interval` steps inside and at its end."""
         if step > self.settled:
             return Allocation(self.final, new=False) if self.final is not None else None
-        for score, stack in zip(self._scores, self.stacks, strict=True):
-            score.lerp_(shares(stack), 1 - self.settings.beta)  # S ← β S + (1 − β) share, no bias correction
+        with torch.no_grad():
+            for score, stack in zip(self._scores, self.stacks, strict=True):
+                # S ← β S + (1 − β) share, no bias correction
+                score.lerp_(shares(stack), 1 - self.settings.beta)
         into = step - self.start
         if into < 0 or (into % self.interval and into != self.length):
             return None
@@ -147,16 +145,16 @@ class DoRA:
         return Allocation(keep, remove=last and self.settings.remove)
 
     @property
-    def scores(self) -> list[Tensor]:
+    def scores(self) -> list[torch.Tensor]:
         """The smoothed scores, (r,) per layer."""
-        return in_order(self.layers.values(), zip(self.stacks, self._scores, strict=True))
+        return lowrank.in_order(self.layers.values(), zip(self.stacks, self._scores, strict=True))
 
-    def state(self) -> dict[str, Tensor]:
+    def state(self) -> dict[str, torch.Tensor]:
         """The smoothed scores, and the final set where components stay masked to the end."""
         state = {"scores": torch.cat(self.scores)}
         return state if self.final is None else {**state, "final": torch.cat(self.final)}
 
-    def load(self, state: dict[str, Tensor]) -> None:
+    def load(self, state: dict[str, torch.Tensor]) -> None:
         """Takes up scores and final set, on the device where the layers are."""
         device = next(iter(self.layers.values())).A.device
         self._scores = [score.to(device) for score in self._scores]

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-from torch import nn
-
 from dora.budget import Budget, Matrix, Plan
-from dora.lowrank import LowRankLinear
+from dora.late import lowrank, nn, torch
 from dora.methods.protocol import Fixed
 
 
@@ -34,7 +31,7 @@ class Full(Fixed):
         total_steps: int,
         generator: torch.Generator,
     ) -> None:
-        self.layers: dict[str, LowRankLinear] = {}
+        self.layers: dict[str, lowrank.LowRankLinear] = {}
         model.requires_grad_(True)
 
     @staticmethod

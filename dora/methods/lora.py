@@ -5,11 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import torch
-from torch import nn
-
 from dora.budget import Budget, Matrix, Plan, deal
-from dora.lowrank import adapt
+from dora.late import lowrank, nn, torch
 from dora.methods.protocol import Fixed, in_range
 
 
@@ -38,7 +35,7 @@ class LoRA(Fixed):
         # Below an average of 1, where some matrices have none, a matrix that has one is still of rank 1.
         average_rank = max(1.0, sum(plan.start) / len(plan.start))
         scale = settings.alpha / average_rank
-        self.layers = adapt(model, plan.matrices, plan.start, scale, settings.dropout, gated=False)
+        self.layers = lowrank.adapt(model, plan.matrices, plan.start, scale, settings.dropout, gated=False)
         for layer in self.layers.values():
             if layer.rank:  # a small budget leaves some matrices without a component
                 nn.init.kaiming_uniform_(

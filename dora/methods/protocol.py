@@ -11,11 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import torch
-from torch import Tensor, nn
-
 from dora.budget import Budget, Matrix, Plan
-from dora.lowrank import LowRankLinear
+from dora.late import lowrank, nn, torch
 
 
 @dataclass(frozen=True)
@@ -27,7 +24,7 @@ class Allocation:
     again, which is not worth a line in ranks.jsonl.
     """
 
-    keep: Sequence[Tensor]
+    keep: Sequence[torch.Tensor]
     remove: bool = False
     new: bool = True
 
@@ -49,7 +46,7 @@ class Method(Protocol):
     from 1) after which the set of components no longer changes, 0 where it never does.
     """
 
-    layers: dict[str, LowRankLinear]
+    layers: dict[str, lowrank.LowRankLinear]
     settled: int
 
     def __init__(
@@ -66,7 +63,7 @@ class Method(Protocol):
         """Start ranks and end under this budget, None for full; raises ValueError if the budget does not fit."""
         ...
 
-    def penalty(self, step: int) -> Tensor | None:
+    def penalty(self, step: int) -> torch.Tensor | None:
         """The method's term in the loss of training step `step` (from 1); None or a scalar."""
         ...
 
@@ -74,11 +71,11 @@ class Method(Protocol):
         """Called after the optimizer's step `step`, gradients (as clipped) still in place."""
         ...
 
-    def state(self) -> dict[str, Tensor]:
+    def state(self) -> dict[str, torch.Tensor]:
         """What a checkpoint needs beyond weights and moments."""
         ...
 
-    def load(self, state: dict[str, Tensor]) -> None:
+    def load(self, state: dict[str, torch.Tensor]) -> None:
         """Takes up a state() again, on the device where the layers are now."""
         ...
 
@@ -88,7 +85,7 @@ class Fixed:
 
     settled = 0
 
-    def penalty(self, step: int) -> Tensor | None:
+    def penalty(self, step: int) -> torch.Tensor | None:
         """None."""
         return None
 
@@ -96,11 +93,11 @@ class Fixed:
         """None."""
         return None
 
-    def state(self) -> dict[str, Tensor]:
+    def state(self) -> dict[str, torch.Tensor]:
         """Empty."""
         return {}
 
-    def load(self, state: dict[str, Tensor]) -> None:
+    def load(self, state: dict[str, torch.Tensor]) -> None:
         """Nothing to take up."""
 
 
