@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from pathlib import Path
+from string import Template
 from typing import Any
 
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # before CUDA starts, so that its bits repeat
@@ -18,7 +19,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dora.config import from_hydra, register
@@ -76,7 +77,10 @@ def main() -> None:
     sys.argv[1:] = [_list_value(word) for word in sys.argv[1:]]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach us instead of ending in Hydra's exit code 1
     try:
-        job()
+        if {"-h", "--help"} & set(sys.argv):
+            print(usage(_overrides(sys.argv[1:])))
+        else:
+            job()
     except (UserError, RunFailed, Stopped) as e:
         what = {UserError: "bad configuration", RunFailed: "failed", Stopped: "stopped"}[type(e)]
         print(f"{what}:\n{e}" if "\n" in str(e) else f"{what}: {e}", file=sys.stderr)
@@ -109,6 +113,17 @@ def _first_lines(error: BaseException) -> str:
     return " ".join(kept[:4])
 
 
+def usage(overrides: list[str]) -> str:
+    """What --help prints: hydra.help.template, filled in. Hydra's own takes a second longer to list the choices."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("config", overrides=overrides, return_hydra_config=True)
+    shown = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    choices = "".join(f"{group}: {', '.join(_choices(group))}\n" for group in _groups())
+    return Template(config.hydra.help.template).substitute(
+        APP_CONFIG_GROUPS=choices, CONFIG=OmegaConf.to_yaml(shown)
+    )
+
+
 def explain(overrides: list[str]) -> list[str]:
     """What is wrong with each override alone, all of them at once; Hydra itself stops at the first.
 
@@ -117,7 +132,7 @@ def explain(overrides: list[str]) -> list[str]:
     GlobalHydra.instance().clear()
     problems: list[str] = []
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        groups = [d.name for d in CONF.iterdir() if d.is_dir() and d.name != "hydra"] + ["hydra/launcher"]
+        groups = [*_groups(), "hydra/launcher"]
         chosen = [o for o in overrides if _key(o) in groups]
         good = []
         for override in chosen:
@@ -158,6 +173,11 @@ def _problem(good: list[str], override: str, groups: list[str]) -> list[str]:
         hint = f"did you mean {' or '.join(near)}?" if near else "--help lists the keys"
         return [f"{override}: there is no key {_key(override)}; {hint}"]
     return []
+
+
+def _groups() -> list[str]:
+    """The keys that choose a file: task, method and so on."""
+    return sorted(d.name for d in CONF.iterdir() if d.is_dir() and d.name != "hydra")
 
 
 def _choices(group: str) -> list[str]:
