@@ -15,14 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-
-from dora import dropout as cheap
 from dora.budget import Matrix
 from dora.data.hub import fetch_hub
 from dora.errors import UserError
 from dora.files import check_safetensors, sha256_file
+from dora.late import nn, torch
 from dora.linears import KINDS, LINEARS
 
 ASSETS = Path(__file__).parent / "assets"
@@ -198,10 +195,12 @@ def cheapen_dropout(model: Any) -> None:
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
     from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
+    from dora import dropout as cheap
+
     def attention(
-        module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float = 0.0,
-        scaling: float | None = None, **rest: Any,
-    ) -> tuple[Tensor, None]:  # fmt: skip
+        module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
+        mask: torch.Tensor | None, dropout: float = 0.0, scaling: float | None = None, **rest: Any,
+    ) -> tuple[torch.Tensor, None]:  # fmt: skip
         if not dropout:
             return sdpa_attention_forward(module, query, key, value, mask, scaling=scaling, **rest)
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import torch
 
 from dora import backbone
 from dora.backbone import Folder
@@ -23,6 +22,7 @@ from dora.data.mini import mini
 from dora.data.tasks import AX, TASKS, Rows, Task
 from dora.errors import UserError
 from dora.files import check_safetensors, sha256_file
+from dora.late import torch
 from dora.methods import METHODS
 from dora.record import identity
 

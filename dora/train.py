@@ -29,7 +29,6 @@ from dora.data.tasks import Task
 from dora.data.tokens import Tokens, by_length, order
 from dora.errors import RunFailed, Stopped
 from dora.methods.protocol import Allocation, Method
-from dora.metrics import score
 from dora.parallel import World
 from dora.predictions import degenerate
 from dora.record import Record
@@ -180,6 +179,10 @@ class Loop:
 
     def evaluate(self, splits: dict[str, Tokens]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """({metric: value, …, degenerate: why or None}, logits by split). Splits beyond dev add a suffix."""
+        from dora.metrics import (
+            score,
+        )  # late: its libraries take two seconds that the first step need not wait
+
         metrics: dict[str, Any] = {}
         logits = {split: self.predict(tokens) for split, tokens in splits.items()}
         why = None
