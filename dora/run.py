@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import gc
 import os
 import re
 import sys
+from importlib import import_module
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -24,6 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from dora.config import from_hydra, register
 from dora.errors import RunFailed, Stopped, UserError
+from dora.late import uncollected
 
 # In a wheel conf/ lies inside the package, in a checkout beside it.
 CONF = next(d for d in (Path(__file__).parent / "conf", Path(__file__).parents[1] / "conf") if d.is_dir())
@@ -60,7 +63,10 @@ def train(cfg: DictConfig) -> float | None:
         print(f"already done: {prepared.folder} ({scores(result)}); force=true trains it again")
         print(*filter(None, (result["embedded"], result["note"])), sep="\n")
     else:
-        from dora.experiment import run
+        with uncollected():
+            from dora.experiment import run
+
+            import_module("transformers.modeling_utils")  # nearly all that loading any model imports
 
         try:
             result = run(prepared, list(HydraConfig.get().overrides.task))
@@ -203,4 +209,7 @@ if __name__ == "__main__":
     # Other processes of a sweep import this module by its name, which is not __main__ there.
     from dora.run import main as _main
 
-    _main()
+    try:
+        _main()
+    finally:
+        gc.freeze()  # nothing is worth collecting any more: the search would take a second

@@ -28,6 +28,7 @@ from dora.config import Config
 from dora.data.tasks import Task
 from dora.data.tokens import Tokens, by_length, order
 from dora.errors import RunFailed, Stopped
+from dora.late import uncollected
 from dora.methods.protocol import Allocation, Method
 from dora.parallel import World
 from dora.predictions import degenerate
@@ -179,9 +180,9 @@ class Loop:
 
     def evaluate(self, splits: dict[str, Tokens]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """({metric: value, …, degenerate: why or None}, logits by split). Splits beyond dev add a suffix."""
-        from dora.metrics import (
-            score,
-        )  # late: its libraries take two seconds that the first step need not wait
+        # Late: its libraries take two seconds, for which the first step does not wait.
+        with uncollected():
+            from dora.metrics import score
 
         metrics: dict[str, Any] = {}
         logits = {split: self.predict(tokens) for split, tokens in splits.items()}
