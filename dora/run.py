@@ -67,6 +67,8 @@ def train(cfg: DictConfig) -> float | None:
             from dora.experiment import run
 
             import_module("transformers.modeling_utils")  # nearly all that loading any model imports
+            if not gc.get_freeze_count():
+                gc.freeze()  # once, before the first model: nothing that is there will ever be garbage
 
         try:
             result = run(prepared, list(HydraConfig.get().overrides.task))
