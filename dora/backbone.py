@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from dora.budget import Matrix
 from dora.data.hub import fetch_hub
 from dora.errors import UserError
@@ -212,6 +214,17 @@ def cheapen_dropout(model: Any) -> None:
         AttentionInterface.register(_ATTENTION, attention)
         AttentionMaskInterface.register(_ATTENTION, sdpa_mask)
         model.set_attn_implementation(_ATTENTION)
+
+
+def attention_mask(model: Any, inside: np.ndarray) -> np.ndarray | None:
+    """What this model takes as its attention_mask. inside: (rows, length), 1 for a token and 0 for padding.
+
+    Of two axes Transformers asks the device whether there is padding at all, and the host waits for the answer.
+    The host knows: None where there is none, else (rows, 1, 1, length) bool, which Transformers takes as it is.
+    """
+    if model.config._attn_implementation not in ("sdpa", _ATTENTION):
+        return inside
+    return None if inside.all() else inside.astype(bool)[:, None, None]
 
 
 class _quiet:  # noqa: N801

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dora import checkpoint, lowrank, parallel
+from dora import backbone, checkpoint, lowrank, parallel
 from dora.budget import Plan
 from dora.checkpoint import StopSignals
 from dora.config import Config
@@ -118,7 +118,7 @@ class Loop:
             mine = rows[world.rank :: world.size]
             objective = None
             if len(mine):
-                labels = torch.from_numpy(np.asarray(s.train.label)[mine]).to(world.device)
+                labels = self.to_device(np.asarray(s.train.label)[mine])
                 objective = task_loss(s.task, self.forward(s.train, mine), labels) / len(batch)
                 loss += objective.detach()
             if part == 0 and (term := s.method.penalty(step)) is not None:
@@ -143,9 +143,20 @@ class Loop:
     def forward(self, tokens: Tokens, rows: np.ndarray) -> Tensor:
         """Logits, (len(rows), outputs)."""
         s = self.setup
-        inputs = {k: torch.from_numpy(v).to(s.world.device) for k, v in tokens.batch(rows).items()}
+        batch = tokens.batch(rows)
+        mask = backbone.attention_mask(s.model, batch.pop("attention_mask"))
+        inputs = {k: self.to_device(v) for k, v in batch.items()}
+        if mask is not None:
+            inputs["attention_mask"] = self.to_device(mask)
         with torch.autocast(s.world.device.type, torch.bfloat16, enabled=s.config.precision == "bf16"):
             return s.model(**inputs).logits
+
+    def to_device(self, array: np.ndarray) -> Tensor:
+        """The array where the model is. To a GPU the copy is only begun: from pinned memory no one waits for it."""
+        tensor, device = torch.from_numpy(array), self.setup.world.device
+        if device.type == "cuda":
+            tensor = tensor.pin_memory()
+        return tensor.to(device, non_blocking=True)
 
     def apply(self, decision: Allocation, step: int) -> None:
         """Masks or removes what the method decided, and notes new allocations in ranks.jsonl."""
@@ -155,7 +166,9 @@ class Loop:
         else:
             lowrank.mask(layers.values(), decision.keep)
         if decision.new and self.record is not None:
-            ranks = {name: int(keep.sum()) for name, keep in zip(layers, decision.keep, strict=True)}
+            # One transfer for all matrices: every one waits for the device.
+            kept = torch.cat(list(decision.keep)).cpu().split([len(k) for k in decision.keep])
+            ranks = {name: int(k.sum()) for name, k in zip(layers, kept, strict=True)}
             self.record.log("ranks.jsonl", {"step": step, "total": sum(ranks.values()), "ranks": ranks})
         self.observe("applied")
 
