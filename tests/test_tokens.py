@@ -1,19 +1,37 @@
-"""Batches: every row once, the same for the same seed, little padding; token arrays cached once."""
+"""Batches: every row once, the same for the same seed, little padding; token arrays cached once, whoever starts."""
 
 from __future__ import annotations
 
+import importlib.util
+import sys
+import threading
+import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dora.backbone import load_tokenizer, locate
+from dora import experiment
+from dora.backbone import attention_mask, load_tokenizer, locate
 from dora.data.mini import mini
 from dora.data.tasks import TASKS
 from dora.data.tokens import by_length, order, tokenised
+from dora.parallel import World
+from dora.prepare import prepare
+from runs import small
+
+FILE = Path(__file__).parents[1] / "scripts" / "padding.py"
+SPEC = importlib.util.spec_from_file_location("padding", FILE)
+assert SPEC is not None
+assert SPEC.loader is not None
+script = importlib.util.module_from_spec(SPEC)
+sys.modules["padding"] = script
+SPEC.loader.exec_module(script)
 
 
 @settings(max_examples=50, deadline=None)
@@ -48,6 +66,21 @@ def test_grouping_by_length_leaves_little_padding() -> None:
     assert padding(order(1, 0, lengths, 32)) < 0.06
 
 
+def test_padding_counts_every_row_at_its_batch_s_longest() -> None:
+    lengths = np.array([1, 2, 3, 4])
+    assert script.padding(lengths, [np.array([0, 1]), np.array([2, 3])]) == pytest.approx(1 - 10 / 12)
+    assert script.padding(lengths, [np.array([0, 3]), np.array([], int), np.array([1, 2])]) == pytest.approx(
+        1 - 10 / 14
+    )
+
+
+@pytest.mark.parametrize("size", [16, 32])
+def test_each_of_two_processes_has_no_more_padding_than_one(size: int) -> None:
+    lengths = np.random.default_rng(0).lognormal(3, 0.6, 4_000).astype(int) + 3
+    ours, halves, random, everything = script.shares(lengths, size, int(lengths.max()))
+    assert halves <= ours < 6 < random < everything
+
+
 def test_evaluation_batches_cover_the_rows_longest_first() -> None:
     lengths = np.array([3, 9, 5, 9, 1])
     assert [b.tolist() for b in by_length(lengths, 2)] == [[1, 3], [2, 0], [4]]
@@ -69,6 +102,19 @@ def test_a_batch_equals_the_tokenizers_own_padding(model: str, task: str, tmp_pa
         tokens.take(index).batch(np.array([1]))["input_ids"].tolist()
         == tokens.batch(np.array([0]))["input_ids"].tolist()
     )
+
+
+def test_a_model_of_scaled_dot_products_gets_a_mask_only_where_there_is_padding() -> None:
+    def model(attention: str) -> Any:
+        return SimpleNamespace(config=SimpleNamespace(_attn_implementation=attention))
+
+    inside = np.array([[1, 1, 1], [1, 1, 0]])
+    assert attention_mask(model("sdpa"), inside[:1]) is None
+    mask = attention_mask(model("sdpa"), inside)
+    assert mask is not None
+    assert mask.dtype == bool
+    assert mask.tolist() == [[[[True, True, True]]], [[[True, True, False]]]]
+    assert attention_mask(model("eager"), inside[:1]) is not None
 
 
 def test_segment_ids_are_kept_where_the_model_has_them(tmp_path: Path) -> None:
@@ -108,3 +154,46 @@ def test_tokens_are_made_once_and_read_from_the_cache_after(tmp_path: Path) -> N
     with pytest.raises(AssertionError, match="a second time"):
         tokenised(tmp_path, "other data", splits, Unusable(), 24, segments=False)
     assert not list(tmp_path.glob(".*"))
+
+
+def test_another_start_seed_method_or_budget_tokenises_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+    whole = experiment.tokenised.__globals__["tokenise"]
+    monkeypatch.setitem(
+        experiment.tokenised.__globals__, "tokenise", lambda *given: made.append(given) or whole(*given)
+    )
+    world = World(0, 1, torch.device("cpu"))
+
+    def start(*overrides: str) -> int:
+        experiment._tokens(prepare(small(tmp_path, *overrides)), world)
+        return len(made)
+
+    first = start()
+    assert first == 3  # train, dev, test
+    assert start() == first
+    assert start("seed=2", "method=dora", "budget=20k", "select=heldout") == first
+    assert start("max_length=32") == 2 * first
+
+
+def test_of_processes_that_start_together_one_tokenises(tmp_path: Path) -> None:
+    made = []
+
+    class Slow:
+        pad_token_id = 0
+
+        def __call__(self, first: list[str], *_: Any, **__: Any) -> dict[str, Any]:
+            made.append(first)
+            time.sleep(0.2)
+            return {"input_ids": [[1] for _ in first]}
+
+    splits = {"dev": mini(TASKS["sst2"])["dev"]}
+    starts = [
+        threading.Thread(target=tokenised, args=(tmp_path, "id", splits, Slow(), 24, False)) for _ in range(3)
+    ]
+    for thread in starts:
+        thread.start()
+    for thread in starts:
+        thread.join()
+    assert len(made) == 1

