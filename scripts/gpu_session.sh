@@ -1,0 +1,130 @@
+#!/usr/bin/env bash
+# Everything that takes a GPU, in one call of at most nine minutes, run in the repository root.
+#
+#   scripts/gpu_session.sh [WHEELS] [OUT]
+#
+# WHEELS: a folder of wheels to install first, without an index; "" installs requirements.txt without torch, none
+# installs nothing. OUT (results/bench/gpu): where every part leaves its log and its figures.
+#
+# Parts: where it runs and with what; the GPU tests; steps against the bare backbone, PEFT and the Trainer in bf16 and
+# fp32; a profile of single steps; a run that is stopped half-way and resumed, beside one left alone. A part that fails
+# or runs out of its time leaves the others alone; the exit code says whether any did.
+#
+# DEVICE=cpu runs the same parts on the CPU with small models and few steps.
+set -uo pipefail
+
+WHEELS=${1-}
+OUT=${2-results/bench/gpu}
+DEVICE=${DEVICE-cuda}
+TOTAL_S=${TOTAL_S-540}
+export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH} TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
+export CUBLAS_WORKSPACE_CONFIG=:4096:8 DORA_TEST_DEVICE=$DEVICE
+
+if [ "$DEVICE" = cpu ]; then
+    SIZES=(tiny) BATCH=4 LENGTHS=(8 16) ROUNDS="--rounds 1 --steps 1 --repeats 1"
+    PROFILED=(--size tiny --steps 1) STEPS=60 TESTS=(-k "layer or dropout")
+else
+    SIZES=(base deberta_base) BATCH=32 LENGTHS=(64 128) ROUNDS="--rounds 5 --steps 2 --repeats 2"
+    PROFILED=(--size base --steps 10) STEPS=600 TESTS=()
+fi
+
+mkdir -p "$OUT"
+declare -a SUMMARY=()
+FAILED=0
+
+# part NAME SECONDS COMMAND...: runs it with its output in OUT/NAME.log too, within its time and the whole's.
+part() {
+    local name=$1 limit=$2 left=$((TOTAL_S - SECONDS)) began=$SECONDS code
+    shift 2
+    [ "$left" -lt "$limit" ] && limit=$left
+    echo "== $name (at most $limit s)"
+    if [ "$limit" -le 0 ]; then
+        code=124
+    else
+        timeout --kill-after=5 "$limit" "$@" 2>&1 | tee "$OUT/$name.log"
+        code=${PIPESTATUS[0]}
+    fi
+    SUMMARY+=("$(printf '%-20s exit %3d  %4d s' "$name" "$code" $((SECONDS - began)))")
+    [ "$code" -eq 0 ] || FAILED=1
+}
+
+install() {
+    case $WHEELS in
+        none) ;;
+        "") python -m pip install --quiet --requirement <(grep -v '^torch==' requirements.txt) ;;
+        *) python -m pip install --quiet --no-index --no-deps --find-links "$WHEELS" "$WHEELS"/*.whl ;;
+    esac
+}
+
+where() {
+    [ "$DEVICE" = cpu ] || nvidia-smi || return
+    git rev-parse HEAD || echo "not a git checkout"
+    git status --short
+    python -c '
+import torch
+from dora.files import to_json
+from dora.record import provenance
+gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+print(to_json({**provenance(), "cuda": torch.version.cuda, "gpu": gpu}))'
+}
+
+bench() { # NAME PRECISION LENGTH WORDS...
+    local rounds
+    read -ra rounds <<< "$ROUNDS"
+    python -m dora.bench --device "$DEVICE" --precision "$2" --batch "$BATCH" --length "$3" "${rounds[@]}" \
+        --to "$OUT/$1.json" "${@:4}"
+}
+
+run() { # FOLDER: the run of which two must be equal
+    exec python -m dora.run task=sst2 data=mini model=tiny_roberta method=dora device="$DEVICE" max_steps="$STEPS" \
+        results="$OUT/runs/$1"
+}
+
+resume() {
+    rm -rf "$OUT/runs"
+    (run whole) || return
+    (run cut) &
+    local pid=$! code=0 file
+    until [ "$(cat "$OUT"/runs/cut/runs/*/*/*/*/*/*/s*/metrics.jsonl 2> /dev/null | grep -c '"train"')" -ge $((STEPS / 20)) ]; do
+        kill -0 "$pid" 2> /dev/null || break
+        sleep 0.05
+    done
+    kill -TERM "$pid" 2> /dev/null
+    wait "$pid" || code=$?
+    [ "$code" -eq 75 ] || { echo "stopped with exit $code instead of 75"; return 1; }
+    (run cut) || return
+    code=0
+    cd "$OUT/runs/whole/runs/" || return
+    for file in */*/*/*/*/*/s*/{metrics,ranks}.jsonl */*/*/*/*/*/s*/best.safetensors; do
+        if cmp "$file" "../../cut/runs/$file"; then echo "same: $file"; else code=1; fi
+    done
+    return "$code"
+}
+
+# `timeout` starts commands, not functions of this shell.
+export WHEELS OUT DEVICE BATCH ROUNDS STEPS
+export -f install where bench run resume
+call() { # NAME SECONDS FUNCTION WORDS...: a part that is a function
+    part "$1" "$2" bash -c '"$@"' - "${@:3}"
+}
+
+SHORT=${LENGTHS[0]} LONG=${LENGTHS[1]}
+SOME=(lora "adalora before" "dora before" "dora after" "PEFT LoRA")
+call install 90 install
+call where 30 where
+part tests 120 python -m pytest -m gpu tests/test_gpu.py -rs "${TESTS[@]}"
+call "bench-bf16-${SIZES[0]}" 120 bench "bench-bf16-${SIZES[0]}" bf16 "$SHORT" --size "${SIZES[0]}" --dropout 0.1
+part profile 60 python scripts/profile_step.py --device "$DEVICE" --precision bf16 --batch "$BATCH" --length "$LONG" \
+    --only lora "dora before" "${PROFILED[@]}" --to "$OUT/profile.txt"
+call resume 110 resume
+for size in "${SIZES[@]:1}"; do # a call of its own for each: what is cut off by the time writes no figures
+    call "bench-bf16-$size" 120 bench "bench-bf16-$size" bf16 "$SHORT" --size "$size" --dropout 0.1
+done
+for size in "${SIZES[@]}"; do
+    call "bench-bf16-$size-long" 80 bench "bench-bf16-$size-long" bf16 "$LONG" --size "$size" --dropout 0 --only "${SOME[@]}"
+done
+call "bench-fp32-${SIZES[0]}" 70 bench "bench-fp32-${SIZES[0]}" fp32 "$SHORT" --size "${SIZES[0]}" --dropout 0 --only "${SOME[@]}"
+call memory 90 bench memory bf16 "$LONG" --size "${SIZES[0]}" --dropout 0 --only lora "dora before" --memory
+
+printf '%s\n' "== summary" "${SUMMARY[@]}" | tee "$OUT/summary.txt"
+exit "$FAILED"

@@ -1,0 +1,123 @@
+"""Where the time of a training step goes: matrix products, other kernels, launches, waiting.
+
+    python scripts/profile_step.py --device cuda --precision bf16 --size base
+    python scripts/profile_step.py --size tiny --batch 8 --length 16 --steps 2
+
+For each contender of `dora.bench`: its seconds a step without the profiler, then under it the share of each kind of
+kernel (on a CPU, of operation), the number of launches and of waits for the device, and the longest rows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity, profile
+
+from dora.bench import OURS, SIZES, Setting, loop_of, timed
+from dora.files import to_json, write_atomic
+from dora.record import provenance
+
+# The first that matches, of a kernel's or an operation's name.
+KINDS = {
+    "attention": "fmha|flash|attention|sdp|softmax",
+    "matrix products": r"gemm|gemv|nvjet|cutlass|xmma|mkldnn_linear|aten::(addmm_?|mm|bmm|baddbmm|linear|matmul)$",
+    "copies": "memcpy|memset|aten::(copy_|cat|stack|clone|fill_|zero_|index_select|gather)$|copy_kernel|CatArray",
+    "optimizer and clip": "adam|foreach|multi_tensor",
+}
+REST = "elementwise, reductions, random numbers"
+LAUNCH = re.compile(r"(cuda|cu)(Launch|Graph)\w*$")
+WAIT = re.compile(r"cuda\w*Synchronize$")
+
+
+def kind(name: str) -> str:
+    """What sort of work a kernel or an operation of this name does."""
+    return next((k for k, pattern in KINDS.items() if re.search(pattern, name, re.IGNORECASE)), REST)
+
+
+def summary(rows: list[Any], steps: int, cpu: bool) -> Iterator[str]:
+    """Lines of milliseconds a step by kind, from the profiler's averages."""
+    ours = DeviceType.CPU if cpu else DeviceType.CUDA
+    spent: dict[str, list[float]] = defaultdict(lambda: [0.0, 0])
+    host: dict[str, list[float]] = defaultdict(lambda: [0.0, 0])
+    for row in rows:
+        if getattr(row, "is_user_annotation", False) or row.key.startswith(("Optimizer.", "ProfilerStep")):
+            continue  # they span what is listed beside them
+        if row.device_type == ours:
+            time = row.self_cpu_time_total if cpu else row.self_device_time_total
+            found = spent[kind(row.key)]
+            found[0], found[1] = found[0] + time / 1e3 / steps, found[1] + row.count / steps
+        if row.device_type == DeviceType.CPU and (LAUNCH.match(row.key) or WAIT.match(row.key)):
+            found = host["launches" if LAUNCH.match(row.key) else "waits for the device"]
+            found[0], found[1] = (
+                found[0] + row.self_cpu_time_total / 1e3 / steps,
+                found[1] + row.count / steps,
+            )
+    total = sum(time for time, _ in spent.values()) or 1
+    for name, (time, count) in sorted(spent.items(), key=lambda item: -item[1][0]):
+        yield f"  {time:9.3f} ms  {100 * time / total:5.1f} %  {count:8.1f} times  {name}"
+    yield f"  {total:9.3f} ms  in all, {'the operations themselves' if cpu else 'the device at work'}"
+    for name, (time, count) in host.items():
+        yield f"  {time:9.3f} ms           {count:8.1f} times  {name} (the host's time)"
+
+
+def profiled(s: Setting, name: str, steps: int, top: int) -> Iterator[str]:
+    """The lines of one contender."""
+    loop, at = loop_of(s, name)
+
+    def step() -> None:
+        nonlocal at
+        at += 1
+        loop.train_step(at)
+
+    timed(s, step)(3)  # caches, allocator, autotuning
+    wall = timed(s, step)(steps).wall
+    cpu = s.device == "cpu"
+    activities = [ProfilerActivity.CPU] if cpu else [ProfilerActivity.CPU, ProfilerActivity.CUDA]
+    with profile(activities=activities, acc_events=True) as profiler:
+        timed(s, step)(steps)
+    averages = profiler.key_averages()
+    yield f"## {name}: {s.size}, batch {s.batch} x {s.length}, {s.precision}, {s.device}: {1e3 * wall:.2f} ms a step"
+    yield from summary(list(averages), steps, cpu)
+    order = "self_cpu_time_total" if cpu else "self_device_time_total"
+    yield averages.table(sort_by=order, row_limit=top, max_name_column_width=70)
+
+
+def main() -> None:
+    """Prints the summaries; writes them with where they were measured."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", nargs="+", choices=OURS, default=["lora", "dora before", "dora allocating"])
+    parser.add_argument("--size", choices=SIZES, default="base")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--length", type=int, default=128)
+    parser.add_argument("--dropout", type=float, default=0.0, help="of the adapters' input")
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--top", type=int, default=25, help="rows of the profiler's own table")
+    parser.add_argument("--to", type=Path, metavar="FILE", help="text")
+    given = parser.parse_args()
+    s = Setting(
+        given.size, given.dropout, given.batch, given.length, given.device, given.precision, threads=1
+    )
+    torch.set_num_threads(s.threads)
+    lines = []
+    for name in given.only:
+        for line in profiled(s, name, given.steps, given.top):
+            print(line, flush=True)
+            lines.append(line)
+    if given.to is not None:
+        given.to.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(given.to, "\n".join([*lines, to_json(provenance())]))
+
+
+if __name__ == "__main__":
+    main()
