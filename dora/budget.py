@@ -246,11 +246,18 @@ def select(scores: torch.Tensor, costs: torch.Tensor, total: int) -> torch.Tenso
 
 
 def allocate(scores: Sequence[torch.Tensor], costs: Sequence[int], total: int) -> list[torch.Tensor]:
-    """`select` over all matrices at once: scores (r,) per matrix, one cost a matrix → (r,) bool per matrix."""
+    """`select` over all matrices at once: scores (r,) per matrix, one cost a matrix → (r,) bool per matrix.
+
+    On the host, whatever the device: a thousand scores are sorted there sooner than a GPU has been asked to,
+    and the host waits for the device once.
+    """
     ranks = [len(s) for s in scores]
     flat = torch.cat(list(scores))
-    each = torch.tensor([c for c, r in zip(costs, ranks, strict=True) for _ in range(r)], device=flat.device)
-    return list(select(flat, each, total).split(ranks))
+    each = torch.tensor([c for c, r in zip(costs, ranks, strict=True) for _ in range(r)])
+    keep = select(flat.cpu(), each, total)
+    if flat.is_cuda:  # from pinned memory the copy back is not waited for
+        keep = keep.pin_memory().to(flat.device, non_blocking=True)
+    return list(keep.split(ranks))
 
 
 def steps_of(value: float, total_steps: int) -> int:
