@@ -113,9 +113,11 @@ def main() -> None:
         lines.append(line)
     if given.to is not None:
         p = provenance()
-        where = f"`{p['command']}`, commit {(p['git'] or {}).get('commit')}, {p['platform']}, {p['cpus']} CPUs, {p['versions']}"
+        versions = ", ".join(f"{k} {v}" for k, v in p["versions"].items())
+        where = f"`{p['command']}`, commit {(p['git'] or {}).get('commit')}, {p['cpus']} CPUs; {versions}"
+        about = __doc__.split("\n\n")[2]  # the columns
         given.to.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(given.to, "\n".join([*lines, "", where, ""]))
+        write_atomic(given.to, "\n".join(["# Padding in training batches", "", about, *lines, "", where, ""]))
 
 
 if __name__ == "__main__":
