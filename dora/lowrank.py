@@ -273,8 +273,10 @@ class Stack:
     def _padded(self, tensors: list[Tensor], name: str) -> Tensor:
         if name == "B":
             tensors = [t.t() for t in tensors]
-        same = len(set(self.ranks)) == 1
-        return torch.stack(tensors) if same else nn.utils.rnn.pad_sequence(tensors, batch_first=True)
+        most = max(self.ranks)
+        # F.pad takes the last axis first. (pad_sequence would copy all of it once for each matrix in backward.)
+        sides = (0, 0, 0) if tensors[0].dim() > 1 else (0,)
+        return torch.stack([t if len(t) == most else F.pad(t, (*sides, most - len(t))) for t in tensors])
 
 
 def stacks(layers: Iterable[LowRankLinear]) -> list[Stack]:
