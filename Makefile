@@ -4,7 +4,7 @@ VENV ?= .venv
 RESULTS ?= results
 BIN = $(VENV)/bin
 
-.PHONY: help setup demo test test-slow test-slurm check tables figures report missing clean
+.PHONY: help setup demo test test-slow test-slurm check bench tables figures report missing clean
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -31,6 +31,9 @@ test-slurm: setup  ## the tests on a real SLURM of one node, set up and torn dow
 
 check: setup  ## format, lint, types
 	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy
+
+bench: setup  ## what a training step costs here, beside the bare backbone, PEFT and the Trainer (a quarter of an hour)
+	$(BIN)/python -m dora.bench
 
 tables: setup  ## tables of all finished runs under RESULTS (results): Markdown, LaTeX, CSV
 	$(BIN)/python -m dora.tables --results $(RESULTS)

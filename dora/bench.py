@@ -14,6 +14,7 @@ a second floor that has it too; with --backbone-dropout 0 no one gains by it.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import resource
 import subprocess
@@ -23,6 +24,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from importlib import metadata
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -430,7 +432,8 @@ def main() -> None:
         print(memory_here(settings[0], given.memory_of))
         return
     names = list(dict.fromkeys(["floor", *(given.only or CONTENDERS)]))
-    found: dict[str, Any] = {**provenance(), "load_before": os.getloadavg(), "tables": []}  # fmt: skip
+    versions = {p: metadata.version(p) for p in ("peft", "accelerate") if importlib.util.find_spec(p)}
+    found: dict[str, Any] = {**provenance(), "compared": versions, "load_before": os.getloadavg(), "tables": []}  # fmt: skip
     for s in settings:
         figures = measure(s, names, given.rounds, given.steps, given.repeats)
         if given.memory:
