@@ -1,10 +1,10 @@
 """What a training step costs: ours beside the floor, PEFT and the Trainer, measured in one process in turn.
 
 The *floor* is what every adapter must pay: forward through the frozen backbone and backward through its
-activations, with the head trained, all in plain PyTorch and Transformers. All else is given as a multiple of it. The contenders take turns, a few
-steps each, round after round, so that a change of the machine's speed meets all of them; a series' ratio is
-the median over its rounds of (contender / floor within the round). The series are repeated, the median of
-them counts, and how far they lie apart is said beside it.
+activations, with the head trained, all in plain PyTorch and Transformers. All else is given as a multiple of
+it. The contenders take turns, a few steps each, round after round, so that a change of the machine's speed
+meets all of them; a series' ratio is the median over its rounds of (contender / floor within the round). The
+series are repeated, the median of them counts, and how far they lie apart is said beside it.
 
 Models have random weights and rows are all of one length: neither changes what a step costs. The backbone's
 own dropout is 0.1, as in training. On a CPU ours is cheaper than PyTorch's (`dora.dropout`), so that there is
@@ -24,10 +24,11 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -44,6 +45,8 @@ from dora.methods.protocol import Fixed
 from dora.parallel import World
 from dora.record import provenance
 from dora.train import Loop, Setup
+
+T = TypeVar("T")
 
 # name → (architecture, layers, hidden width, feed-forward width, heads, vocabulary)
 SIZES = {
@@ -84,7 +87,7 @@ class Floor(Fixed):
 
 
 def backbone(s: Setting) -> Any:
-    """A sequence classifier with random weights, all frozen but the head."""
+    """A sequence classifier with random weights, all frozen but the head, on the CPU: adapters are drawn there."""
     from transformers import (
         DebertaV2Config,
         DebertaV2ForSequenceClassification,
@@ -109,7 +112,7 @@ def backbone(s: Setting) -> Any:
         model = DebertaV2ForSequenceClassification(DebertaV2Config(**shape))
     for name, p in model.named_parameters():
         p.requires_grad_(not name.startswith(model.base_model_prefix + "."))
-    return model.to(s.device)
+    return model
 
 
 def rows(s: Setting) -> Tokens:
@@ -218,6 +221,7 @@ def pefts(s: Setting, name: str) -> Contender:
     )  # fmt: skip
     for p in head:
         p.requires_grad_(True)
+    model.to(s.device)
     if name.startswith("Trainer"):
         return trainers(s, model)
     trained = [p for p in model.parameters() if p.requires_grad]
@@ -332,7 +336,7 @@ def peak_memory(s: Setting, name: str) -> int:
     """Bytes that a process of its own needs at most for some steps of one contender."""
     words = ["--memory-of", name, "--size", s.size, "--dropout", str(s.dropout), "--device", s.device,
              "--precision", s.precision, "--batch", str(s.batch), "--length", str(s.length),
-             "--threads", str(s.threads)]  # fmt: skip
+             "--threads", str(s.threads), "--backbone-dropout", str(s.backbone_dropout)]  # fmt: skip
     done = subprocess.run(
         [sys.executable, "-m", "dora.bench", *words], capture_output=True, text=True, check=True
     )
@@ -348,13 +352,21 @@ def memory_here(s: Setting, name: str) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
+def of_processes(action: Callable[[], T]) -> tuple[T, dict[str, float]]:
+    """(what `action` returns, wall seconds and the CPU seconds of the processes that it started and awaited)."""
+    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    result = action()
+    wall, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return result, {"wall_s": wall, "cpu_s": cpu}
+
+
 FIRST_STEP = """
-import os, sys, time
+import os
 from dora import run, train
 whole = train.Loop.train_step
 def first(self, step):
     whole(self, step)
-    print("first step after", time.time() - float(os.environ["DORA_BEGAN"]), flush=True)
     os._exit(0)
 train.Loop.train_step = first
 run.main()
@@ -373,12 +385,7 @@ def startup(results: Path) -> dict[str, dict[str, float]]:
     }
     found = {}
     for name, words in commands.items():
-        before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.time()
-        env = {**os.environ, "DORA_BEGAN": str(began)}
-        subprocess.run(words, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-        found[name] = {"wall_s": time.time() - began, "cpu_s": cpu}
+        _, found[name] = of_processes(partial(subprocess.run, words, capture_output=True, check=True))
     return found
 
 
@@ -415,7 +422,7 @@ def main() -> None:
     parser.add_argument("--backbone-dropout", type=float, default=0.1)
     parser.add_argument("--only", nargs="+", choices=CONTENDERS, help="default: all of them")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--steps", type=int, default=2, help="a contender's in one round")
+    parser.add_argument("--steps", type=int, default=1, help="a contender's in one round")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--memory", action="store_true", help="peak memory too, each in a process of its own")
     parser.add_argument("--startup", action="store_true", help="start-up times too")

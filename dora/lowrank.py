@@ -63,6 +63,7 @@ class _Merged(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *dys: Tensor) -> tuple[Tensor | None, ...]:
+        """dys: (..., d_out) of each linear → gradients in the order of forward's arguments."""
         x, *saved = ctx.saved_tensors
         flat = x.reshape(-1, x.shape[-1])
         parts = [saved[i : i + 5] for i in range(0, len(saved), 5)]
@@ -95,7 +96,7 @@ class _Beside(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, p: float, *given: Any) -> tuple[Tensor, ...]:
         """As `_Merged`; p: the share dropped. Under autocast all products are in its type."""
-        ctx.shape, ctx.dtypes, ctx.p = x.shape, (x.dtype, given[2].dtype), p
+        ctx.shape, ctx.dtypes = x.shape, (x.dtype, given[2].dtype)
         dtype = (
             torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
         )
@@ -118,6 +119,7 @@ class _Beside(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *dys: Tensor) -> tuple[Tensor | None, ...]:
+        """As `_Merged`'s."""
         saved = ctx.saved_tensors
         of_input, of_factors = ctx.dtypes
         dx = None

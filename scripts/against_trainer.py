@@ -11,11 +11,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
-import time
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -117,16 +116,16 @@ def main() -> None:
     if given.trainer:
         train_with_trainer(given, int(given.trainer[0]), Path(given.trainer[1]))
         return
+    from dora.bench import of_processes  # late: the Trainer's process, which is timed, has no use for it
+
     times: dict[str, list[dict[str, float]]] = {"ours": [], "trainer": []}
     for seed in range(1, given.repeats + 1):
         for name, action in (("ours", ours), ("trainer", theirs)):
             with tempfile.TemporaryDirectory() as folder:
-                before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-                scored = action(given, seed, Path(folder))
-                wall, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
-            cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-            times[name].append({"wall_s": wall, "cpu_s": cpu, "score": scored})
-            print(f"{name}, seed {seed}: {wall:.1f} s, {cpu:.1f} CPU-seconds, score {scored:.4f}", flush=True)
+                scored, took = of_processes(partial(action, given, seed, Path(folder)))
+            times[name].append({**took, "score": scored})
+            print(f"{name}, seed {seed}: {took['wall_s']:.1f} s, {took['cpu_s']:.1f} CPU-seconds, "
+                  f"score {scored:.4f}", flush=True)  # fmt: skip
     ratios = {what: median(t[what] / o[what] for o, t in zip(times["ours"], times["trainer"], strict=True))
               for what in ("wall_s", "cpu_s")}  # fmt: skip
     print(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import functools
+import importlib.util
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -125,6 +127,18 @@ def python(*words: str, **env: str) -> subprocess.CompletedProcess[str]:
 def command(*words: str, **env: str) -> subprocess.CompletedProcess[str]:
     """`python -m WORDS` in a process of its own, to its end."""
     return python("-m", *words, **env)
+
+
+def load_script(name: str) -> ModuleType:
+    """scripts/NAME.py as a module, which is no part of the package."""
+    file = Path(__file__).parents[1] / "scripts" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
 
 
 def only_run(results: Path) -> Path:

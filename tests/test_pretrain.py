@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +15,9 @@ from dora.checkpoint import StopSignals
 from dora.data.mini import mini
 from dora.data.sources import read_dir
 from dora.data.tasks import TASKS
-from runs import small_glue
+from runs import load_script, small_glue
 
-FILE = Path(__file__).parents[1] / "scripts" / "pretrain_tiny.py"
-SPEC = importlib.util.spec_from_file_location("pretrain_tiny", FILE)
-assert SPEC is not None
-assert SPEC.loader is not None
-script = importlib.util.module_from_spec(SPEC)
-sys.modules["pretrain_tiny"] = script
-SPEC.loader.exec_module(script)
+script = load_script("pretrain_tiny")
 
 KINDS = ("roberta", "deberta")
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 import threading
 import time
 from pathlib import Path
@@ -23,15 +21,9 @@ from dora.data.tasks import TASKS
 from dora.data.tokens import by_length, order, tokenised
 from dora.parallel import World
 from dora.prepare import prepare
-from runs import small
+from runs import load_script, small
 
-FILE = Path(__file__).parents[1] / "scripts" / "padding.py"
-SPEC = importlib.util.spec_from_file_location("padding", FILE)
-assert SPEC is not None
-assert SPEC.loader is not None
-script = importlib.util.module_from_spec(SPEC)
-sys.modules["padding"] = script
-SPEC.loader.exec_module(script)
+script = load_script("padding")
 
 
 @settings(max_examples=50, deadline=None)

@@ -11,6 +11,7 @@ import transformers
 
 from dora.data.mini import mini
 from dora.data.tasks import TASKS
+from dora.prepare import prepare
 from dora.step import lr_factor
 from runs import only_run, run, small
 
@@ -52,3 +53,17 @@ def test_a_local_copy_of_the_hub_repository_trains_as_the_hub_would(tmp_path: Pa
         datasets.Dataset.from_dict(columns, features=features).to_parquet(path)
     config = small(tmp_path / "results", "data=hub", f"data.dir={tmp_path / 'glue'}", "method=lora")
     assert run(config)["data"]["rows"] == {"train": 40, "dev": 40, "test": 40}
+
+
+def test_compile_compiles_the_model_and_is_no_part_of_a_run_s_identity(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled = []
+    monkeypatch.setattr(
+        torch.nn.Module, "compile", lambda self, **how: compiled.append((type(self).__name__, how))
+    )
+    record = run(small(tmp_path, "compile=true", "method=lora"))
+    assert compiled == [("RobertaForSequenceClassification", {"dynamic": True})]
+    folder = only_run(tmp_path)
+    assert record["config"]["compile"] is True
+    assert prepare(small(tmp_path, "method=lora")).folder == folder
