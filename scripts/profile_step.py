@@ -20,7 +20,7 @@ import torch
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
-from dora.bench import OURS, SIZES, Setting, loop_of, timed
+from dora.contenders import OURS, SIZES, Setting, loop_of, timed
 from dora.files import to_json, write_atomic
 from dora.record import provenance
 

@@ -7,15 +7,16 @@ import sys
 import pytest
 import torch
 
-from dora import bench
-from dora.bench import CONTENDERS, Setting, Times, contender, loop_of, measure, ratio, series
+from dora import bench, contenders
+from dora.bench import measure, ratio, series
+from dora.contenders import CONTENDERS, PHASES, TOTAL, Setting, Times, contender, loop_of
 
 SMALL = Setting("small", 0.1, batch=4, length=8, threads=1)
 
 
 @pytest.fixture(autouse=True)
 def _small_size(monkeypatch):
-    monkeypatch.setitem(bench.SIZES, "small", ("roberta", 1, 32, 64, 2, 60))
+    monkeypatch.setitem(contenders.SIZES, "small", ("roberta", 1, 32, 64, 2, 60))
 
 
 def test_the_floor_trains_the_head_alone_and_its_gradient_passes_the_whole_backbone():
@@ -37,7 +38,7 @@ def test_the_floor_trains_the_head_alone_and_its_gradient_passes_the_whole_backb
 @pytest.mark.parametrize("method", ["adalora", "dora"])
 def test_the_phases_of_a_method_are_those_of_its_run(method):
     ranks = {}
-    for phase in bench.PHASES:
+    for phase in PHASES:
         loop, at = loop_of(SMALL, f"{method} {phase}")
         decisions = []
         after_step = loop.setup.method.after_step
@@ -52,11 +53,11 @@ def test_the_phases_of_a_method_are_those_of_its_run(method):
 def test_a_run_s_phases_have_the_shares_that_its_schedule_gives():
     for method in ("adalora", "dora"):
         loop, _ = loop_of(SMALL, f"{method} before")
-        m, steps = loop.setup.method, range(1, bench.TOTAL + 1)
+        m, steps = loop.setup.method, range(1, TOTAL + 1)
         begin = getattr(m, "start", None) or m.t_i
         inside = [s for s in steps if begin < s <= m.settled]
-        allocating = len(inside) // m.interval / bench.TOTAL
-        after = sum(s > m.settled for s in steps) / bench.TOTAL
+        allocating = len(inside) // m.interval / TOTAL
+        after = sum(s > m.settled for s in steps) / TOTAL
         assert bench.SHARES["allocating"] == pytest.approx(allocating, abs=0.003)
         assert bench.SHARES["after"] == pytest.approx(after, abs=0.003)
     assert sum(bench.SHARES.values()) == pytest.approx(1)
@@ -82,14 +83,14 @@ def test_contenders_take_turns_and_the_first_changes():
 @pytest.mark.parametrize(
     "names",
     [
-        ("floor", "full", "lora", *(f"dora {phase}" for phase in bench.PHASES), "PEFT LoRA"),
+        ("floor", "full", "lora", *(f"dora {phase}" for phase in PHASES), "PEFT LoRA"),
         pytest.param(CONTENDERS, marks=pytest.mark.slow),
     ],
 )
 def test_every_contender_runs_and_is_measured(names):
     figures = measure(SMALL, names, rounds=1, steps=1, repeats=1)
     assert figures["floor"]["wall_ratio"] == 1
-    phases = [figures[f"dora {phase}"]["wall_s"] for phase in bench.PHASES]
+    phases = [figures[f"dora {phase}"]["wall_s"] for phase in PHASES]
     assert min(phases) <= figures["dora run"]["wall_s"] <= max(phases)
     for f in figures.values():
         assert 0 < f["wall_s"] < 10

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from conftest import tokens
-from dora.bench import Setting, loop_of
+from dora.contenders import Setting, loop_of
 from dora.dropout import Dropout
 from dora.lowrank import LowRankLinear, Siblings
 from dora.train import Loop

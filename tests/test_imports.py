@@ -22,6 +22,7 @@ ORDER = [
         "data.tokens",
         "budget",
         "dropout",
+        "updates",
         "lowrank",
         "stats",
         "linears",
@@ -31,7 +32,7 @@ ORDER = [
     ["metrics", "config"],
     ["parallel", "checkpoint", "record", "adapter", "step"],
     ["train", "prepare", "tracking"],
-    ["experiment", "study", "card", "whole", "leaderboard"],
+    ["experiment", "study", "card", "whole", "leaderboard", "contenders"],
     ["sweep", "cells"],
     ["compare", "published"],
     ["sheets"],
@@ -70,7 +71,7 @@ def test_imports_point_down_the_path(path: Path) -> None:
     assert not higher
 
 
-@pytest.mark.parametrize("path", [*(PACKAGE / "methods").glob("*.py"), PACKAGE / "lowrank.py", PACKAGE / "dropout.py", PACKAGE / "budget.py"],
+@pytest.mark.parametrize("path", [*(PACKAGE / "methods").glob("*.py"), PACKAGE / "lowrank.py", PACKAGE / "updates.py", PACKAGE / "dropout.py", PACKAGE / "budget.py"],
                          ids=lambda p: p.name)  # fmt: skip
 def test_the_mathematics_needs_torch_alone(path: Path) -> None:
     allowed = {

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from dora import lowrank
+from dora import updates
 from dora.budget import Matrix
 from dora.lowrank import (
     LowRankLinear,
@@ -142,7 +142,7 @@ def test_outputs_and_gradients_equal_plain_autograds_and_finite_differences(gate
     if dropout:
         positions = torch.tensor([0, 3, 7, 8, 30, 39])
         stays.view(-1)[positions] = 0
-        monkeypatch.setattr(lowrank, "draw", lambda x, p: positions)
+        monkeypatch.setattr(updates, "draw", lambda x, p: positions)
     inputs = (x, *layer.factors().values())
     weight = torch.randn(5, 2, 3)
     got, want = layer(x), reference(x, layer, stays)
