@@ -7,14 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from dora.cells import read_runs, tables
-from dora.data.tasks import TASKS
-from dora.grid import markdown
-from dora.sheets import against, scores
-from runs import python
+from dora.cells import read_runs
+from runs import load_script, python
 
 RESULTS = Path(__file__).parents[1] / "results"
-SCRIPT = Path(__file__).parents[1] / "scripts" / "rates.py"
+SCRIPT = str(Path(__file__).parents[1] / "scripts" / "results_page.py")
 # Folders of runs: results/NAME, and beside a study its search of rates.
 FOLDERS = sorted(path.parent for path in RESULTS.glob("*/**/runs") if path.parent != RESULTS)
 each = pytest.mark.parametrize("folder", FOLDERS, ids=lambda f: f.relative_to(RESULTS).as_posix())
@@ -36,7 +33,7 @@ def test_every_record_is_done_and_names_commit_machine_and_data(folder: Path) ->
 
 @each
 def test_adapters_of_one_budget_differ_by_less_than_one_component(folder: Path) -> None:
-    """A component of the tiny models costs 384 (attention) or 960 parameters; the budgets are given as numbers."""
+    """A component costs 384 (attention) or 960 parameters on the tiny models; the budgets are given as numbers."""
     by_budget: dict[tuple[str, str], list[int]] = {}
     for run in read_runs(folder):
         if run["config"]["budget"] is not None:
@@ -47,21 +44,25 @@ def test_adapters_of_one_budget_differ_by_less_than_one_component(folder: Path) 
         assert int(budget) - min(numbers) < 960
 
 
-@each
-def test_the_readme_shows_the_tables_that_the_records_give(folder: Path) -> None:
+def test_the_pages_show_every_folder_as_its_records_have_it() -> None:
     text = (RESULTS / "README.md").read_text()
-    if folder.name == "search":
-        if folder.parent.name == "backbones":
-            pytest.skip("of this search the page shows only what it chose")
-        done = python(str(SCRIPT), str(folder))
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.split("\n\nrates:")[0] in text
-        return
-    for table in tables(read_runs(folder)):
-        assert set(table.tasks) <= set(TASKS)
-        compared = [
-            against(table, by_task=True),
-            *([against(table, by_task=False)] if len(table.averaged) > 1 else []),
-        ]
-        for grid in [scores(table), *compared]:
-            assert grid is None or markdown(grid) in text
+    script = load_script("results_page")
+    found = {folder for _, _, folder, _ in script.BLOCK.findall(text)}
+    # Of the search of `backbones` the page shows only what it chose.
+    assert found == {f.relative_to(RESULTS).as_posix() for f in FOLDERS} - {"backbones/search"}
+    for page in script.PAGES:
+        assert script.page(page) == page.read_text()
+
+
+def test_a_page_that_says_something_else_is_told_and_mended(tmp_path: Path) -> None:
+    folder = RESULTS / "study_tiny" / "search"
+    stale = tmp_path / "README.md"
+    stale.write_text(f"before\n<!-- search {folder} -->\n| cola | 99.9 |\n<!-- end -->\nafter\n")
+    assert python(SCRIPT, "--check", str(stale)).returncode == 1
+    assert python(SCRIPT, str(stale)).returncode == 0
+    assert python(SCRIPT, "--check", str(stale)).returncode == 0
+    text = stale.read_text()
+    assert text.startswith("before\n")
+    assert text.endswith("\nafter\n")
+    assert "99.9" not in text
+    assert "| cola | lora |" in text

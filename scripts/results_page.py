@@ -1,0 +1,101 @@
+"""Puts what the committed records say into the pages that show it.
+
+    python scripts/results_page.py [PAGE ...]            # results/README.md, results/bench/README.md
+    python scripts/results_page.py --check [PAGE ...]    # exit code 1 where one says something else
+
+Between `<!-- tables FOLDER -->` and `<!-- end -->` stand the scores of a folder of runs and the differences from LoRA
+that their seeds show; between `<!-- search FOLDER -->` and `<!-- end -->` what a search of rates saw; between
+`<!-- bench FILE -->` and `<!-- end -->` a file of `python -m dora.bench`. FOLDER and FILE are relative to the page. All
+else on the page is its author's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from dora.cells import read_runs, tables
+from dora.files import write_atomic
+from dora.grid import Grid, markdown
+from dora.sheets import against, scores
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "results" / "README.md", ROOT / "results" / "bench" / "README.md"]
+BLOCK = re.compile(r"(<!-- (tables|search|bench) (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def shown(folder: Path) -> str:
+    """Scores and differences of every table that the runs under `folder` make."""
+    parts = []
+    for table in tables(read_runs(folder)):
+        main = scores(table)
+        overall = against(table, by_task=False) if len(table.averaged) > 1 else None
+        compared: list[Grid | None] = [overall, against(table, by_task=True)]
+        parts += [f"## {main.caption}", markdown(main)]
+        for grid in compared:
+            if grid is not None:
+                parts += [f"### {grid.caption.partition(': ')[2]}", markdown(grid)]
+    return "\n\n".join(parts)
+
+
+def searched(folder: Path) -> str:
+    """The table of `scripts/rates.py`."""
+    words = [sys.executable, str(ROOT / "scripts" / "rates.py"), str(folder)]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    return done.stdout.split("\n\nrates:")[0].strip()
+
+
+def measured(file: Path) -> str:
+    """The command and where it ran, the tables of a step's time, and start-up where it was measured."""
+    from dora.bench import table  # late: it needs PyTorch
+    from dora.contenders import Setting
+
+    found = json.loads(file.read_text(encoding="utf-8"))
+    v, git = found["versions"], found["git"]
+    where = f"commit {git['commit'][:7]}{' (changed)' * git['dirty']}, {found['cpus']} CPU cores, Python {v['python']}"
+    versions = ", ".join(f"{name} {v[name]}" for name in ("torch", "transformers"))
+    peft = f", PEFT {found['compared']['peft']}" if "peft" in found["compared"] else ""
+    loads = " and ".join(f"{found[when][0]:.1f}" for when in ("load_before", "load_after"))
+    parts = [f"    {found['command']}", f"{where}, {versions}{peft}; load average before and after: {loads}."]
+    parts += ["\n".join(table(Setting(**t["setting"]), t["figures"])) for t in found["tables"]]
+    if "startup" in found:
+        rows = [f"| {name} | {f['wall_s']:.1f} | {f['cpu_s']:.1f} |" for name, f in found["startup"].items()]
+        parts.append("\n".join(["| start-up | seconds | CPU-seconds |", "|---|---|---|", *rows]))
+    return "\n\n".join(parts)
+
+
+MAKERS = {"tables": shown, "search": searched, "bench": measured}
+
+
+def page(path: Path) -> str:
+    """The page's text with every block made anew."""
+
+    def block(found: re.Match[str]) -> str:
+        begin, kind, folder, end = found.groups()
+        return f"{begin}\n{MAKERS[kind](path.parent / folder)}\n\n{end}"
+
+    return BLOCK.sub(block, path.read_text(encoding="utf-8"))
+
+
+def main() -> None:
+    """Writes the pages, or says whether they are as they would be written."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("pages", type=Path, nargs="*", default=PAGES)
+    parser.add_argument("--check", action="store_true")
+    given = parser.parse_args()
+    for file in given.pages:
+        text = page(file)
+        if not given.check:
+            write_atomic(file, text)
+        elif text != file.read_text(encoding="utf-8"):
+            sys.exit(f"{file} does not show what the records say: python scripts/results_page.py")
+
+
+if __name__ == "__main__":
+    main()
