@@ -32,7 +32,7 @@ test-slurm: setup  ## the tests on a real SLURM of one node, set up and torn dow
 check: setup  ## format, lint, types
 	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy
 
-bench: setup  ## what a training step costs here, beside the bare backbone, PEFT and the Trainer (ten minutes on two cores)
+bench: setup  ## what a training step costs here, beside the bare backbone, PEFT and the Trainer (25 minutes on two cores)
 	$(BIN)/python -m dora.bench
 
 tables: setup  ## tables of all finished runs under RESULTS (results): Markdown, LaTeX, CSV

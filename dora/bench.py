@@ -156,7 +156,7 @@ def table(s: Setting, figures: dict[str, Any]) -> list[str]:
     for name, f in figures.items():
         to_peft = f"{f['wall_ratio'] / peft:.2f}" if peft else ""
         tokens = f"{f['tokens_s']:,.0f}" if "tokens_s" in f else ""
-        spread = f"{100 * f['spread']:.0f} %" if "spread" in f else ""
+        spread = f"{100 * f['spread']:.0f} %" if f.get("spread") else ""  # 0: the floor's, or of one series
         memory = f"{f['peak_bytes'] / 1e6:,.0f}" if "peak_bytes" in f else ""
         lines.append(f"| {name} | {1e3 * f['wall_s']:.1f} | {1e3 * f['cpu_s']:.1f} | {tokens} | {f['wall_ratio']:.3f} "
                      f"| {f['cpu_ratio']:.3f} | {to_peft} | {spread} | {memory} |")  # fmt: skip
@@ -180,7 +180,7 @@ def main() -> None:
         choices=[*CONTENDERS, *COMPILED],
         help="default: all but the compiled ones, which take minutes to begin",
     )
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--steps", type=int, default=1, help="a contender's in one round")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--memory", action="store_true", help="peak memory too, each in a process of its own")

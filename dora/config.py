@@ -79,8 +79,8 @@ class Config:
     rows), held out. `patience`: evaluations without a better score after which to stop, None for never.
     `limit_train`: train on this many rows, the same for every seed.
 
-    The run. `compile`: have torch.compile make the model's kernels, which takes minutes before the first step
-    and again after a removal. `threads`: CPU threads, where None the model's own number; fixed because it
+    The run. `compile`: have torch.compile make the model's kernels, which takes a while before the first
+    step and again after a removal, and is slower on a CPU. `threads`: CPU threads, where None the model's own number; fixed because it
     changes the last bits. `checkpoint_every`: steps, in addition to every evaluation and every 5 minutes.
     `results`: the folder for everything written.
     """

@@ -229,7 +229,7 @@ def pefts(s: Setting, name: str) -> Contender:
 
 def trainers(s: Setting, model: nn.Module) -> Contender:
     """Steps of the Transformers Trainer with its defaults, its start-up left out."""
-    from transformers import Trainer, TrainerCallback, TrainingArguments
+    from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
     class Began(TrainerCallback):
         """Notes when the second step begins: by then the Trainer has started up."""
@@ -254,6 +254,7 @@ def trainers(s: Setting, model: nn.Module) -> Contender:
         report_to=[], disable_tqdm=True, bf16=s.precision == "bf16", use_cpu=s.device == "cpu",
     )  # fmt: skip
     trainer = Trainer(model, arguments, train_dataset=examples, callbacks=[began])
+    trainer.remove_callback(PrinterCallback)  # a line for every few steps, between the tables
 
     def run(count: int) -> Times:
         arguments.max_steps = count + 1
