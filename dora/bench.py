@@ -6,8 +6,8 @@ it. The contenders take turns, a few steps each, round after round, so that a ch
 meets all of them; a series' ratio is the median over its rounds of (contender / floor within the round). The
 series are repeated, the median of them counts, and how far they lie apart is said beside it.
 
-The backbone's own dropout is 0.1, as in training. On a CPU ours is cheaper than PyTorch's (`dora.dropout`), so that there is
-a second floor that has it too; with --backbone-dropout 0 no one gains by it.
+The backbone's own dropout is 0.1, as in training. On a CPU ours is cheaper than PyTorch's (`dora.dropout`), so
+that there is a second floor that has it too; with --backbone-dropout 0 no one gains by it.
 """
 
 from __future__ import annotations

@@ -80,9 +80,9 @@ class Config:
     `limit_train`: train on this many rows, the same for every seed.
 
     The run. `compile`: have torch.compile make the model's kernels, which takes a while before the first
-    step and again after a removal, and is slower on a CPU. `threads`: CPU threads, where None the model's own number; fixed because it
-    changes the last bits. `checkpoint_every`: steps, in addition to every evaluation and every 5 minutes.
-    `results`: the folder for everything written.
+    step and again after a removal, and is slower on a CPU. `threads`: CPU threads, where None the model's
+    own number; fixed because it changes the last bits. `checkpoint_every`: steps, in addition to every
+    evaluation and every 5 minutes. `results`: the folder for everything written.
     """
 
     task: TaskConfig = field(default_factory=TaskConfig)

@@ -212,14 +212,17 @@ def beside(table: Table) -> Grid | None:
                 ["method", "parameters", *heads, "source"], rows, notes=notes)  # fmt: skip
 
 
-def grids(table: Table) -> list[Grid]:
-    """Every table of one data source and model, scores first; none that would repeat another."""
+def findings(table: Table) -> list[Grid]:
+    """The scores and what the seeds tell apart; none that would repeat another."""
     found = [
         scores(table),
         against(table, by_task=False) if len(table.averaged) > 1 else None,
         against(table, by_task=True),
-        medians(table) if len(table.seeds) > 1 else None,
-        costs(table),
-        beside(table),
     ]
     return [grid for grid in found if grid is not None]
+
+
+def grids(table: Table) -> list[Grid]:
+    """Every table of one data source and model, scores first."""
+    rest = [medians(table) if len(table.seeds) > 1 else None, costs(table), beside(table)]
+    return [*findings(table), *(grid for grid in rest if grid is not None)]

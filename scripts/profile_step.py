@@ -20,7 +20,7 @@ import torch
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
-from dora.contenders import OURS, SIZES, Setting, loop_of, timed
+from dora.contenders import OURS, SIZES, Setting, contender
 from dora.files import to_json, write_atomic
 from dora.record import provenance
 
@@ -69,19 +69,13 @@ def summary(rows: list[Any], steps: int, cpu: bool) -> Iterator[str]:
 
 def profiled(s: Setting, name: str, steps: int, top: int) -> Iterator[str]:
     """The lines of one contender."""
-    loop, at = loop_of(s, name)
-
-    def step() -> None:
-        nonlocal at
-        at += 1
-        loop.train_step(at)
-
-    timed(s, step)(3)  # caches, allocator, autotuning
-    wall = timed(s, step)(steps).wall
+    run = contender(s, name)
+    run(3)  # caches, allocator, autotuning
+    wall = run(steps).wall
     cpu = s.device == "cpu"
     activities = [ProfilerActivity.CPU] if cpu else [ProfilerActivity.CPU, ProfilerActivity.CUDA]
     with profile(activities=activities, acc_events=True) as profiler:
-        timed(s, step)(steps)
+        run(steps)
     averages = profiler.key_averages()
     yield f"## {name}: {s.size}, batch {s.batch} x {s.length}, {s.precision}, {s.device}: {1e3 * wall:.2f} ms a step"
     yield from summary(list(averages), steps, cpu)

@@ -20,8 +20,8 @@ from pathlib import Path
 
 from dora.cells import read_runs, tables
 from dora.files import write_atomic
-from dora.grid import Grid, markdown
-from dora.sheets import against, scores
+from dora.sheets import findings
+from dora.tables import report
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "results" / "README.md", ROOT / "results" / "bench" / "README.md"]
@@ -30,16 +30,7 @@ BLOCK = re.compile(r"(<!-- (tables|search|bench) (\S+) -->\n).*?(<!-- end -->)",
 
 def shown(folder: Path) -> str:
     """Scores and differences of every table that the runs under `folder` make."""
-    parts = []
-    for table in tables(read_runs(folder)):
-        main = scores(table)
-        overall = against(table, by_task=False) if len(table.averaged) > 1 else None
-        compared: list[Grid | None] = [overall, against(table, by_task=True)]
-        parts += [f"## {main.caption}", markdown(main)]
-        for grid in compared:
-            if grid is not None:
-                parts += [f"### {grid.caption.partition(': ')[2]}", markdown(grid)]
-    return "\n\n".join(parts)
+    return "\n\n".join(report(findings(table)) for table in tables(read_runs(folder)))
 
 
 def searched(folder: Path) -> str:
