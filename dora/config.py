@@ -11,6 +11,7 @@ import math
 import os
 import re
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from dora.data.tasks import TASKS, Task
 from dora.linears import KINDS
 from dora.methods import METHODS, name_of
 from dora.methods.protocol import fraction_or_steps
+
+MAX_SEED = 2**63 - 1  # PyTorch's
 
 
 @dataclass
@@ -82,7 +85,8 @@ class Config:
     The run. `compile`: have torch.compile make the model's kernels, which takes a while before the first
     step and again after a removal, and is slower on a CPU. `threads`: CPU threads, where None the model's
     own number; fixed because it changes the last bits. `checkpoint_every`: steps, in addition to every
-    evaluation and every 5 minutes. `results`: the folder for everything written.
+    evaluation and every 5 minutes. `results`: the folder for everything written. `force`: train a run that is
+    done once more, from the start; one that is not done goes on.
     """
 
     task: TaskConfig = field(default_factory=TaskConfig)
@@ -237,9 +241,9 @@ def check(config: Config) -> list[str]:
     rule(not strange, f"rates: {', '.join(strange)} must be among the tasks {', '.join(TASKS)}")
     rule(config.data.name in ("mini", "dir", "hub"), f"data={config.data.name} must be one of mini, dir, hub")
     needs = "data=dir needs data.dir=FOLDER, an official GLUE download (zips or unpacked TSVs)"
-    rule(config.data.name != "dir" or config.data.dir is not None, needs)
+    rule(config.data.name != "dir" or bool(config.data.dir), needs)
     rule(
-        config.data.name != "mini" or config.data.dir is None,
+        config.data.name != "mini" or not config.data.dir,
         "data.dir is given but data=mini: write data=dir too",
     )
     found += config.method.problems(None)
@@ -252,11 +256,14 @@ def check(config: Config) -> list[str]:
     for key in ("epochs", "max_steps", "batch_size", "grad_accum", "threads", "eval_every", "patience",
                 "limit_train", "checkpoint_every"):  # fmt: skip
         whole(key)
-    whole("seed", 0)
+    rule(0 <= config.seed <= MAX_SEED, f"seed={config.seed} must lie between 0 and {MAX_SEED}")
     whole("max_length", 8)
     for key in ("lr", "head_lr"):
         positive(key)
-    rule(config.weight_decay >= 0, f"weight_decay={config.weight_decay} must be at least 0")
+    rule(
+        0 <= config.weight_decay < math.inf,
+        f"weight_decay={config.weight_decay} must be finite and at least 0",
+    )
     rule(config.clip >= 0, f"clip={config.clip} must be at least 0 (0: no clipping)")
     found += fraction_or_steps("warmup", config.warmup)
     dropout = config.head_dropout
@@ -265,11 +272,14 @@ def check(config: Config) -> list[str]:
     choice("precision", "fp32", "bf16")
     choice("select", "dev", "heldout")
     choice("wandb", "off", "offline", "online")
+    tracked = config.wandb == "off" or find_spec("wandb") is not None
+    rule(tracked, f"wandb={config.wandb} needs its package: pip install wandb")
     device = config.device
     known = device in ("auto", "cpu", "cuda") or (device.startswith("cuda:") and device[5:].isdigit())
     rule(known, f"device={device} must be auto, cpu, cuda or cuda:N")
     rule(config.batch_size >= config.grad_accum,
          f"grad_accum={config.grad_accum} cuts a batch of batch_size={config.batch_size} into empty parts")  # fmt: skip
+    rule(bool(config.results), "results= must name a folder")
     parent = next(
         p for p in (Path(config.results).absolute(), *Path(config.results).absolute().parents) if p.exists()
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import re
 from collections.abc import Callable
+from typing import Any
 
 # What can befall the disk under a run; any other OSError is one that nobody foresaw.
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE}
@@ -32,10 +33,12 @@ class Stopped(Exception):
     """A signal asked the run to stop; its checkpoint is written and the same command resumes it; exit code 75.
 
     `hand_over`: passes the signal on to who handled it before the run, such as a cluster's requeueing.
+    `result`: run.json of a run that had no step left to train when the signal came, and is done; else None.
     """
 
     exit_code = 75
     hand_over: Callable[[], None] = staticmethod(lambda: None)
+    result: dict[str, Any] | None = None
 
 
 def foreseen(

@@ -16,7 +16,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from dora import backbone, checkpoint, lowrank, parallel, tracking
+from dora import backbone, checkpoint, lowrank, parallel
 from dora.adapter import save_adapter
 from dora.budget import Plan
 from dora.checkpoint import StopSignals
@@ -29,9 +29,9 @@ from dora.methods.protocol import Method
 from dora.parallel import World
 from dora.prepare import Prepared, Start
 from dora.record import Record, provenance, scores
+from dora.tracking import Tracker
 from dora.train import Loop, Setup, live_ranks
 
-SAME_SCORE = 0.005  # a row or two of the smallest development sets
 REAL = "real ones: model=roberta_base (or another) and data=hub, or data=dir data.dir=GLUE"
 
 
@@ -41,7 +41,7 @@ def run(prepared: Prepared, words: Sequence[str] | None = None) -> dict[str, Any
     `words`: what to type after `python -m dora.run` for this run alone, for whoever reads the record.
 
     Raises UserError where another process is at work on it, RunFailed where it ended without a result,
-    Stopped where a signal ended it in good order.
+    Stopped where a signal ended it in good order, or came when no step was left to train.
     """
     config = prepared.config
     world = parallel.start(config.device)
@@ -111,32 +111,41 @@ def _train_and_finish(p: Prepared, world: World, record: Record) -> dict[str, An
                 print(text, file=file, flush=True)
 
     signals = StopSignals()
+    tracker = None
     try:
         with signals:
+            _reset_peak_memory(world)
             loop = _build(p, world, record if world.main else None, say)
-            loop.track, tracker = (
-                tracking.start(p.config, record, p.settings) if world.main else (loop.track, None)
-            )
+            if world.main:
+                tracker = Tracker(p.config, record, p.settings)
+                loop.track = tracker.log
             loop.run(signals, _bar(loop, world))
-            result = _finish(p, loop, record, say)
-            if tracker is not None:
-                tracker.summary.update({k: v for k, v in result["results"]["best"].items() if k != "step"})
-                tracker.finish()
-            return result
+            _finish(p, loop, record, say)
     except BaseException as e:
         c = p.config
         why = foreseen(e, checkpoint.newest(record.checkpoints), c.batch_size, c.grad_accum, c.max_length)
         if world.main:
             _note_failure(record, why or e, say)
+        if isinstance(e, Stopped | KeyboardInterrupt):
+            tracker = None  # the process ends, and wandb with it: a cluster does not wait for an upload
         if isinstance(e, Stopped):
             e.hand_over = signals.hand_over
         if why is not None:
             raise why from e
         raise
     finally:
-        if log is not None:
-            with contextlib.suppress(OSError):
-                log.close()
+        try:
+            if tracker is not None:
+                tracker.finish(record, say)
+        finally:
+            if log is not None:
+                with contextlib.suppress(OSError):
+                    log.close()
+    if signals.received is not None:  # too late to stop this run, not too late to stop its sweep
+        stopped = Stopped("done; the signal came after its last step")
+        stopped.hand_over, stopped.result = signals.hand_over, record.data
+        raise stopped
+    return record.data
 
 
 def _note_failure(record: Record, error: BaseException, say: Callable[[str], None]) -> None:
@@ -150,7 +159,7 @@ def _note_failure(record: Record, error: BaseException, say: Callable[[str], Non
         status, reason = ("diverged" if str(error).startswith("diverged") else "failed"), str(error)
     else:
         status, reason = "failed", f"{type(error).__name__}: {error}"
-    if record.taken_by is None:
+    if record.taken_by is None and not record.done:  # what is done stays done, whatever comes after
         try:
             record.update(status=status, reason=reason)
         except OSError as e:
@@ -271,7 +280,16 @@ def _scale(method: Method) -> float | None:
     return next((layer.scale for layer in method.layers.values()), None)
 
 
-def _finish(p: Prepared, loop: Loop, record: Record, say: Callable[[str], None]) -> dict[str, Any]:
+def _reset_peak_memory(world: World) -> None:
+    """Peak memory is the process's, and a sweep trains many runs in one. What it still holds counts all the same."""
+    if world.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(world.device)
+    else:
+        with contextlib.suppress(OSError):  # Linux alone has it
+            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
+def _finish(p: Prepared, loop: Loop, record: Record, say: Callable[[str], None]) -> None:
     """Last and best predictions, the budget's check, weights and adapter, and the record's end."""
     s, plan = loop.setup, p.plan
     assert loop.best is not None  # the last step is always evaluated and counts
@@ -285,10 +303,11 @@ def _finish(p: Prepared, loop: Loop, record: Record, say: Callable[[str], None])
         else:
             results["best"] = _report(loop, "best", loop.best["step"], arrays)
         _check_budget(plan, s.method, "in the best evaluation")
-        _compare(results["best"], loop.best["metrics"])
+        rows = min(len(s.reported[k]) for k in p.config.kind.dev_splits)
+        _compare(results["best"], loop.best["metrics"], rows)
         results["best"] |= {k: v for k, v in loop.best["metrics"].items() if k.endswith("_heldout")}
         if not s.world.main:
-            return {}
+            return
         _save_weights(p, loop, record)
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)  # type: ignore[arg-type]  # NumPy types the keywords as its own
@@ -308,13 +327,15 @@ def _finish(p: Prepared, loop: Loop, record: Record, say: Callable[[str], None])
         f"adapter {params['adapter_end']:,} parameters; {record.folder}")  # fmt: skip
     if note := embedded_note(p.config):
         say(note)
-    return record.data
 
 
-def _compare(now: dict[str, Any], then: dict[str, Any]) -> None:
-    """The restored best weights must score as they did in training, up to a device's last bits."""
+def _compare(now: dict[str, Any], then: dict[str, Any], rows: int) -> None:
+    """The restored best weights must score as they did in training, up to a device's last bits.
+
+    These may turn a prediction or two of the `rows`, where another device or another number of processes resumed.
+    """
     for name in now.keys() & then.keys() - {"degenerate"}:
-        if abs(now[name] - then[name]) > SAME_SCORE:
+        if abs(now[name] - then[name]) > max(0.005, 2.5 / rows):
             raise RunFailed(
                 f"the best evaluation's weights give {name} {now[name]}, in training it was {then[name]}"
             )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -24,7 +23,7 @@ from dora.errors import UserError
 from dora.files import check_safetensors, sha256_file
 from dora.late import torch
 from dora.methods import METHODS
-from dora.record import identity
+from dora.record import identity, read_finished
 
 HELDOUT_SHARE, HELDOUT_MOST = 10, 2_000
 T = TypeVar("T")
@@ -109,6 +108,9 @@ def prepare(config: Config, here: bool = True) -> Prepared:
         train_rows, heldout = split_rows(len(read[0]["train"]), config.limit_train, config.select)
         total_steps = config.max_steps or config.epochs * -(-len(train_rows) // config.batch_size)
         problems += [p for p in config.method.problems(total_steps) if p not in problems]
+        if config.warmup >= total_steps:
+            problems.append(f"warmup={config.warmup:g} must be less than the run's {total_steps} steps, or its rate "
+                            "never reaches lr: give a fraction, or fewer steps")  # fmt: skip
     matrices: tuple[Matrix, ...] = ()
     plan = start = None
     if architecture is not None and folder is not None:
@@ -209,15 +211,13 @@ def read_start(config: Config, weights: str) -> Start:
     """The run that `init_from` names. Raises UserError where it does not fit this one."""
     folder = Path(str(config.init_from))
     try:
-        run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as e:
-        raise UserError(f"init_from={folder} must be the directory of a finished run: {e}") from e
+        run = read_finished(folder)
+    except UserError as e:
+        raise UserError(f"init_from must be the directory of a finished run: {e}") from e
     full = config.method_name == "full"
     file = folder / ("model/model.safetensors" if full else "best.safetensors")
     problems = []
-    if run.get("status") != "done":
-        problems.append(f"init_from={folder} is {run.get('status')}, not done; finish it first")
-    elif not file.is_file():
+    if not file.is_file():
         problems.append(f"init_from={folder} kept no weights ({file.name}); rerun it with keep_model=true")
     for what, theirs, ours in (
         ("method", run["config"]["method"]["name"], config.method_name),

@@ -167,8 +167,14 @@ def note_planned(folder: Path, words: Sequence[str], config: dict[str, Any]) -> 
     with writable(folder):
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / "run.json").exists():
-            with contextlib.suppress(FileNotFoundError):  # another launch has just begun it, and tidied up
+            try:
                 write_atomic(folder / "run.json", to_json(waiting))
+            except FileNotFoundError:  # another launch has just begun it, and tidied up
+                pass
+            except OSError:
+                with contextlib.suppress(OSError):  # not empty: somebody has begun it
+                    folder.rmdir()
+                raise
 
 
 class Record:
@@ -201,8 +207,9 @@ class Record:
     def open(self, header: dict[str, Any], force: bool = False) -> None:
         """Takes the directory, makes it if needed, and reads what is there.
 
-        Raises UserError where another process is at work in it or it cannot be written to. With `force` a
-        finished or unfinished run is started afresh. A run that is done is left as it is.
+        Raises UserError where another process is at work in it or it cannot be written to. A run that is done is
+        left as it is, or with `force` started afresh. An unfinished one goes on either way, so that a forced run
+        which was stopped is resumed by the same command.
         """
         with writable(self.folder):
             self._open(header, force)
@@ -212,23 +219,31 @@ class Record:
         self._lock.take()
         for left in self.folder.rglob(".*.tmp"):  # of a write that a kill cut short
             left.unlink(missing_ok=True)
-        if force:
-            for name in ("checkpoint", "adapter", "model"):
-                shutil.rmtree(self.folder / name, ignore_errors=True)
-            for name in ("run.json", *JOURNALS, "predictions.npz", "best.safetensors"):
-                (self.folder / name).unlink(missing_ok=True)
         path = self.folder / "run.json"
+        broken = None
         if path.exists():
             try:
                 self.data = json.loads(path.read_text(encoding="utf-8"))
             except ValueError as e:
-                raise UserError(f"{path} is not JSON ({e}); remove it to resume, or use force=true") from e
+                broken = e
+        if force and (self.done or broken):
+            self._clear()
+        elif broken:
+            raise UserError(f"{path} is not JSON ({broken}); remove it to resume, or use force=true")
         if not self.done:
             first = self.data.get("times", {}).get("started", now())
             before = {key: self.data.get(key, []) for key in ("resumed_from", "starts")}
             self.data = {"schema": SCHEMA, "status": "running", "reason": None, **header, **before,
                          "times": {**self.data.get("times", {}), "started": first}}  # fmt: skip
             self.update()
+
+    def _clear(self) -> None:
+        """Removes all that a run leaves, run.json first: without it nothing else counts."""
+        for name in ("run.json", *JOURNALS, "predictions.npz", "best.safetensors"):
+            (self.folder / name).unlink(missing_ok=True)
+        for name in ("checkpoint", "adapter", "model"):
+            shutil.rmtree(self.folder / name, ignore_errors=True)
+        self.data = {}
 
     def _check_ours(self) -> None:
         """Raises RunFailed where another process has taken the directory over: nothing in it is ours to write."""

@@ -20,6 +20,7 @@ import hydra
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -75,7 +76,9 @@ def train(cfg: DictConfig) -> float | None:
         except Stopped as e:
             _stopped.append(True)  # whoever stops a sweep does not mean one run of it
             e.hand_over()  # the run's directory is free again, so a requeued job may take it at once
-            raise
+            if e.result is None:
+                raise
+            result = e.result
     return result.get("results", {}).get("best", {}).get(config.kind.metrics[0])
 
 
@@ -94,16 +97,19 @@ def main() -> None:
         print(f"{what}:\n{e}" if "\n" in str(e) else f"{what}: {e}", file=sys.stderr)
         sys.exit(e.exit_code)
     except (HydraException, OmegaConfBaseException) as e:
-        problems = explain(_overrides(sys.argv[1:])) or [_first_lines(e)]
+        problems = explain(_overrides(sys.argv[1:]), _sweeping()) or [_first_lines(e)]
         print("bad configuration:\n" + "\n".join(f"  - {p}" for p in problems), file=sys.stderr)
         sys.exit(2)
 
 
 def _list_value(word: str) -> str:
     """`target=q,v` is one value with two parts, except in a sweep, where Hydra's comma means two runs."""
-    sweeping = any(w in ("-m", "--multirun") for w in sys.argv)
     match = re.fullmatch(r"target=([a-z0-9]+(?:,[a-z0-9]+)+)", word)
-    return f"target=[{match[1]}]" if match and not sweeping else word
+    return f"target=[{match[1]}]" if match and not _sweeping() else word
+
+
+def _sweeping() -> bool:
+    return any(w in ("-m", "--multirun") for w in sys.argv)
 
 
 def _overrides(words: list[str]) -> list[str]:
@@ -132,20 +138,26 @@ def usage(overrides: list[str]) -> str:
     )
 
 
-def explain(overrides: list[str]) -> list[str]:
+def explain(overrides: list[str], sweeping: bool = False) -> list[str]:
     """What is wrong with each override alone, all of them at once; Hydra itself stops at the first.
 
-    Choices (task=…) are tried first, then each value with the choices that were right.
+    Choices (task=…) are tried first, then each value with the choices that were right. When `sweeping`, each of an
+    override's values by itself.
     """
     GlobalHydra.instance().clear()
     problems: list[str] = []
+    if sweeping:
+        overrides = list(dict.fromkeys(single for o in overrides for single in _values(o)))
+    elif several := [o for o in overrides if len(_values(o)) > 1]:
+        problems = [f"{o}: several values make a sweep, which needs -m" for o in several]
+        overrides = [o for o in overrides if o not in several]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         groups = [*_groups(), "hydra/launcher"]
         chosen = [o for o in overrides if _key(o) in groups]
-        good = []
+        right: dict[str, str] = {}
         for override in chosen:
             if _composes([override]):
-                good.append(override)
+                right[_key(override)] = override
             elif override in ("hydra/launcher=local", "hydra/launcher=slurm"):
                 problems.append(f"{override} needs Hydra's launcher for it: pip install 'dora-glue[sweep]'")
             else:
@@ -153,8 +165,17 @@ def explain(overrides: list[str]) -> list[str]:
                     f"{override}: choose {_key(override)} from {', '.join(_choices(_key(override)))}"
                 )
         for override in (o for o in overrides if o not in chosen):
-            problems += _problem(good, override, groups)
+            problems += _problem(list(right.values()), override, groups)
     return problems
+
+
+def _values(override: str) -> list[str]:
+    """`seed=1,2` as seed=1 and seed=2; anything else as it is."""
+    try:
+        parsed = OverridesParser.create().parse_override(override)
+        return [f"{_key(override)}={v}" for v in parsed.sweep_string_iterator()] if parsed.is_sweep_override() else [override]  # fmt: skip
+    except HydraException:
+        return [override]
 
 
 def _key(override: str) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dora import study
-from dora.config import Config
+from dora.config import MAX_SEED, Config
 from dora.errors import RunFailed, Stopped, UserError
 from dora.prepare import prepare
 from dora.record import note_planned, read_done
@@ -66,6 +66,8 @@ class Sweep:
             first = (reason or "no reason given").splitlines()[0].removeprefix(f"{s.state}: ")
             print(f"  {s.state}: {first}\n    {shown.command}")
         text = f"{len(open_ones)} of {len(self.runs)} runs are not done; the same sweep goes on with them"
+        if any(p.force for p in self.runs.values()):
+            text += ", and with force=true trains the others once more"
         harmless = {"stopped", "running", "waiting"}
         if (
             lost is None
@@ -113,8 +115,8 @@ def plan(jobs: Sequence[Sequence[str]], compose: Callable[[Sequence[str]], Confi
         for words, seed in groups[group]:
             p = first
             if seed is not None and len(groups[group]) > 1:
-                if not seed.isdigit():
-                    problems[f"seed={seed} must be a whole number, at least 0"].append(words)
+                if not seed.isdigit() or int(seed) > MAX_SEED:
+                    problems[f"seed={seed} must be a whole number from 0 to {MAX_SEED}"].append(words)
                     continue
                 p = dataclasses.replace(first, config=dataclasses.replace(first.config, seed=int(seed)))
             planned[words] = Planned(p.folder, p.settings, p.config.force)

@@ -15,7 +15,7 @@ from dora import study
 from dora.errors import RunFailed, UserError
 from dora.record import Record
 from dora.train import Loop
-from runs import cut, only_run, python, record, run, same_files, small, small_words
+from runs import command, cut, only_run, python, record, run, same_files, small, small_words
 
 
 @pytest.fixture
@@ -86,6 +86,10 @@ def test_a_disk_that_is_full_from_the_start_is_a_message_and_no_traceback(disk: 
     fill(disk)
     with pytest.raises(UserError, match=r"run directory .* cannot be used: No space left on device"):
         run(small(disk / "results", "method=lora"))
+    sweep = command("dora.run", "-m", *small_words(disk / "results", "method=lora", "seed=8,9"))
+    assert "cannot be used: No space left on device" in sweep.stderr
+    assert "Traceback" not in sweep.stderr
+    assert not list(disk.glob("results/runs/*/*/*/*/*/*/s9"))  # an empty folder would look like a broken run
 
 
 def test_a_file_system_that_turns_read_only_keeps_the_last_checkpoint(

@@ -15,7 +15,7 @@ from dora import checkpoint
 from dora.errors import Stopped, UserError
 from dora.lock import held
 from dora.train import Loop
-from runs import configure, cut, only_run, record, run, same_files, small, small_words
+from runs import configure, cut, only_run, python, record, run, same_files, small, small_words
 
 
 # Of 24 steps the window of dora is 3 to 11, of adalora 3 to 14; an epoch of 96 rows has 12 steps.
@@ -117,6 +117,30 @@ def test_a_stopped_run_hands_the_signal_to_who_was_there_before(
     assert heard == [(number, "stopped")]
     assert record(tmp_path)["progress"]["step"] == 9
     assert held(only_run(tmp_path)) is None
+
+
+def test_a_signal_after_the_last_step_lets_the_run_end_and_stops_the_sweep(tmp_path: Path) -> None:
+    late = (
+        "import signal; from dora import experiment; from dora.run import main\n"
+        "save = experiment._save_weights\n"
+        "experiment._save_weights = lambda *a: (signal.raise_signal(signal.SIGTERM), save(*a))[1]; main()"
+    )
+    alone = python("-c", late, *small_words(tmp_path / "alone", "method=lora"))
+    assert alone.returncode == 0, alone.stderr
+    assert record(tmp_path / "alone")["status"] == "done"
+    sweep = python("-c", late, "-m", *small_words(tmp_path / "sweep", "method=lora", "seed=1,2"))
+    assert sweep.returncode == 75, sweep.stderr
+    assert "2 runs: 1 done, 1 waiting" in sweep.stdout
+
+
+def test_a_forced_run_that_was_cut_goes_on_by_the_same_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = run(small(tmp_path, "method=dora", "checkpoint_every=1"))
+    cut(tmp_path, 10, monkeypatch, "method=dora", "force=true")
+    again = run(small(tmp_path, "method=dora", "checkpoint_every=1", "force=true"))
+    assert again["resumed_from"] == [10]
+    assert again["results"] == first["results"]
 
 
 def test_a_directory_in_use_is_refused_and_its_holder_named(tmp_path: Path) -> None:

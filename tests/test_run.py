@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import subprocess
 import time
 from pathlib import Path
@@ -91,6 +92,13 @@ def test_a_done_run_is_left_as_it_is_and_force_repeats_it(tmp_path: Path) -> Non
     again = run(config)
     assert again["results"] == first["results"]
     assert again["times"] != first["times"] or path.read_bytes() != before
+
+
+def test_peak_memory_is_that_of_the_run_and_not_of_what_the_process_did_before(tmp_path: Path) -> None:
+    big = np.ones(1 << 27)  # 1 GiB
+    before = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    del big
+    assert run(small(tmp_path, "method=lora"))["peak_memory_bytes"] < before - (1 << 28)
 
 
 def test_evaluating_more_often_does_not_change_training(tmp_path: Path) -> None:
@@ -217,7 +225,15 @@ def test_all_mistakes_of_a_command_come_in_one_message_with_exit_code_2(tmp_path
     for part in ("method.beta=1.5 must lie in [0, 1); the paper uses 0.9", "write r8", "lr=-1.0 must be above 0",
                  "schedule=cubic must be one of linear"):  # fmt: skip
         assert part in values.stderr, values.stderr
-    assert "Traceback" not in typos.stderr + values.stderr
+    sweep = command("dora.run", "-m", "task=rte,sst3", "seed=1,2", "lr=1e-3,fast", f"results={tmp_path}")
+    assert sweep.returncode == 2
+    assert "choose task from cola" in sweep.stderr
+    assert "lr=fast" in sweep.stderr
+    assert "task=rte" not in sweep.stderr, "what is right is not called wrong"
+    assert "seed" not in sweep.stderr.replace("'seed=1,2'", "")
+    single = command("dora.run", "task=rte,sst2", f"results={tmp_path}")
+    assert "task=rte,sst2: several values make a sweep, which needs -m" in single.stderr
+    assert "Traceback" not in typos.stderr + values.stderr + sweep.stderr + single.stderr
     assert not list(tmp_path.iterdir())
 
 
@@ -247,7 +263,10 @@ def test_help_and_the_composed_configuration_are_shown(words: list[str]) -> None
     (["budget=0.1k"], ["less than the smallest component of this model (384 parameters)"]),
     (["method=dora", "max_steps=2"], ["leave no pruning window in a run of 2 steps"]),
     (["method=adalora", "max_steps=3"], ["do not fit a run of 3 steps"]),
-    (["init_from=nowhere"], ["init_from=nowhere must be the directory of a finished run"]),
+    (["init_from=nowhere"], ["init_from must be the directory of a finished run: nowhere holds no run.json"]),
+    (["warmup=24", "max_steps=24"], ["warmup=24 must be less than the run's 24 steps"]),
+    (["warmup=inf", "weight_decay=inf", "seed=9223372036854775808"], ["warmup=inf", "weight_decay=inf", "seed=92"]),
+    (["data=dir", "data.dir=", "results="], ["data=dir needs data.dir=FOLDER", "results= must name a folder"]),
     (["max_length=600"], ["longer than this model's 128 positions"]),
     (["target=[q,w]", "epochs=0", "clip=-1"], ["target=['q', 'w'] must be all or some of q", "epochs=0", "clip=-1.0"]),
 ])  # fmt: skip

@@ -103,7 +103,7 @@ class Fixed:
 
 def fraction_or_steps(name: str, value: float, zero: bool = True) -> list[str]:
     """The rule for a setting that is a fraction of the run below 1 and whole steps from 1."""
-    fine = (0 <= value if zero else 0 < value) and (value < 1 or value == int(value))
+    fine = (0 <= value if zero else 0 < value) and (value < 1 or float(value).is_integer())
     low = "at least 0" if zero else "above 0"
     return [] if fine else [f"{name}={value} must be {low}: a fraction of the run below 1, or whole steps"]
 
