@@ -144,6 +144,7 @@ def submit(folders: Sequence[Path], to: Path, which: str, best: bool, fill: bool
             lines.append(
                 f"  in its place {file.rows:,} times {placeholder(file)[0]}: its score will mean nothing"
             )
+    to.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(to, zipped(texts))
     return lines, len(texts)
 

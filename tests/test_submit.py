@@ -186,14 +186,16 @@ def test_degenerate_predictions_and_mixed_systems_are_said(tmp_path: Path) -> No
 def test_a_trained_runs_predictions_pass_through_the_command(tmp_path: Path) -> None:
     glue = f"data.dir={small_glue(146)}"  # as many test rows as WNLI has
     run(small(tmp_path, "method=lora", "max_steps=2", glue))
-    done = command("dora.submit", str(only_run(tmp_path)), "--to", str(tmp_path / "s.zip"))
+    done = command("dora.submit", str(only_run(tmp_path)), "--to", str(tmp_path / "new" / "s.zip"))
     assert done.returncode == 3, done.stderr
     assert "WNLI.tsv" in done.stdout
     assert "embedded model tiny_roberta" in done.stdout
-    assert f"written: {tmp_path / 's.zip'}, 1 of 11 files" in done.stdout
+    assert f"written: {tmp_path / 'new' / 's.zip'}, 1 of 11 files" in done.stdout
     logits = np.load(only_run(tmp_path) / "predictions.npz")["best/test/logits"]
-    assert [line[1] for line in read(tmp_path / "s.zip")["WNLI"][1:]] == [str(i) for i in logits.argmax(1)]
-    done = command("dora.submit", str(only_run(tmp_path)), "--to", str(tmp_path / "s.zip"))
+    assert [line[1] for line in read(tmp_path / "new" / "s.zip")["WNLI"][1:]] == [
+        str(i) for i in logits.argmax(1)
+    ]
+    done = command("dora.submit", str(only_run(tmp_path)), "--to", str(tmp_path / "new" / "s.zip"))
     assert done.returncode == 2
     assert "nothing written:" in done.stderr
     assert "is there already" in done.stderr

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -146,6 +148,16 @@ def test_tokens_are_made_once_and_read_from_the_cache_after(tmp_path: Path) -> N
     with pytest.raises(AssertionError, match="a second time"):
         tokenised(tmp_path, "other data", splits, Unusable(), 24, segments=False)
     assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda f: os.truncate(f, 200), lambda f: f.write_bytes(b"")])
+def test_a_damaged_cache_is_made_anew(damage: Callable[[Path], Any], tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(locate(None, "tiny_roberta", None, None, "main", True))
+    splits = {"dev": mini(TASKS["sst2"])["dev"]}
+    one = np.array(tokenised(tmp_path, "id", splits, tokenizer, 24, segments=False)["dev"].ids)
+    for file in sorted(tmp_path.rglob("*.npy")):
+        damage(file)
+        assert (tokenised(tmp_path, "id", splits, tokenizer, 24, segments=False)["dev"].ids == one).all()
 
 
 def test_another_start_seed_method_or_budget_tokenises_nothing(

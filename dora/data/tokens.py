@@ -118,14 +118,20 @@ def tokenised(
     """
     key = hashlib.sha256(f"{identity} {max_length} {segments}".encode()).hexdigest()[:16]
     folder = cache / key
-    if not folder.is_dir():
-        cache.mkdir(parents=True, exist_ok=True)
-        with _alone(cache):  # of processes that start together, one tokenises
-            if not folder.is_dir():
-                _fill(folder, splits, tokenizer, max_length, segments)
-    return {
-        split: _open(folder, split, rows, segments, tokenizer.pad_token_id) for split, rows in splits.items()
-    }
+    cache.mkdir(parents=True, exist_ok=True)
+
+    def opened() -> dict[str, Tokens]:
+        pad = tokenizer.pad_token_id
+        return {split: _open(folder, split, rows, segments, pad) for split, rows in splits.items()}
+
+    with contextlib.suppress(OSError, ValueError, EOFError):  # it is not there, or somebody has damaged it
+        return opened()
+    with _alone(cache):  # of processes that start together, one tokenises
+        with contextlib.suppress(OSError, ValueError, EOFError):
+            return opened()
+        shutil.rmtree(folder, ignore_errors=True)
+        _fill(folder, splits, tokenizer, max_length, segments)
+    return opened()
 
 
 def _fill(folder: Path, splits: dict[str, Rows], tokenizer: Any, max_length: int, segments: bool) -> None:
@@ -164,6 +170,8 @@ def _open(folder: Path, split: str, rows: Rows, segments: bool, pad: int) -> Tok
     def read(name: str) -> np.ndarray:
         return np.load(folder / f"{split}.{name}.npy", mmap_mode="r")
 
-    lengths = np.array(read("lengths"))
+    lengths, ids = np.array(read("lengths")), read("ids")
     types = read("types") if segments else None
-    return Tokens(read("ids"), types, np.cumsum(lengths) - lengths, lengths, rows.label, rows.idx, pad)
+    if len(lengths) != len(rows.idx) or len(ids) != lengths.sum():
+        raise ValueError(f"{folder} does not hold the {len(rows.idx)} rows of {split}")
+    return Tokens(ids, types, np.cumsum(lengths) - lengths, lengths, rows.label, rows.idx, pad)
