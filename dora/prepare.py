@@ -88,8 +88,8 @@ def prepare(config: Config, here: bool = True) -> Prepared:
             problems.extend([] if str(e) in problems else [str(e)])
         return None
 
-    if here and config.device.startswith("cuda") and not torch.cuda.is_available():
-        problems.append(f"device={config.device}: no CUDA device here; use device=cpu or auto")
+    if here and config.device.startswith("cuda"):
+        problems += _device_problems(config.device)
     m = config.model
     with ThreadPoolExecutor() as pool:  # both may wait for a hub that does not answer
         locating = pool.submit(
@@ -134,6 +134,16 @@ def prepare(config: Config, here: bool = True) -> Prepared:
         total_steps=total_steps, fingerprints=fingerprints, start=start,
         segments=architecture.get("type_vocab_size", 0) > 1,
     )  # fmt: skip
+
+
+def _device_problems(device: str) -> list[str]:
+    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if there == 0:
+        return [f"device={device}: no CUDA device here; use device=cpu or auto"]
+    number = device.removeprefix("cuda").removeprefix(":")
+    if number.isdigit() and int(number) >= there:
+        return [f"device={device}: there are {there} CUDA devices here, cuda:0 to cuda:{there - 1}"]
+    return []
 
 
 def _length_problems(config: Config, architecture: dict[str, Any]) -> list[str]:

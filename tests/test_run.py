@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.torch
+import torch
 from sklearn.metrics import accuracy_score
 
 from dora.data.sources import read_dir
@@ -278,3 +279,15 @@ def test_a_mistake_names_the_value_and_the_rule_and_writes_nothing(
     for part in parts:
         assert part in str(caught.value)
     assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize(("devices", "device", "message"), [
+    (0, "cuda:0", "no CUDA device here"), (2, "cuda:2", "2 CUDA devices here, cuda:0 to cuda:1")
+])  # fmt: skip
+def test_a_device_that_is_not_there_is_told_before_anything_is_loaded(
+    devices: int, device: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: devices > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: devices)
+    with pytest.raises(UserError, match=message):
+        prepare(small(tmp_path, f"device={device}"))
