@@ -65,7 +65,8 @@ def average(groups: Sequence[Sequence[float]]) -> Estimate:
     if sum(v) == 0:
         return Estimate(mean, 0.0, math.nan)
     df = sum(v) ** 2 / sum(x * x / f for x, f in zip(v, freedom, strict=True))
-    return Estimate(mean, math.sqrt(sum(v)) / len(groups), df)
+    # It is never below the smallest group's, but where that group has nearly all the variance rounding puts it there.
+    return Estimate(mean, math.sqrt(sum(v)) / len(groups), max(df, min(freedom)))
 
 
 def t_quantile(p: float, df: float) -> float:

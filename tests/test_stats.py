@@ -43,6 +43,13 @@ def test_two_groups_have_welchs_degrees_of_freedom() -> None:
     assert (high + low) / 2 == pytest.approx((np.mean(a) + np.mean(b)) / 2)
 
 
+def test_rounding_never_takes_the_degrees_of_freedom_below_the_smallest_groups() -> None:
+    estimate = average([[41.898370086289546, 59.827420901246406]])
+    assert estimate.df == 1
+    # By hand: t(0.975, 1) = 12.706, the error half the distance.
+    assert estimate.interval()[1] == pytest.approx(50.8628955 + 12.7062 * 8.9645254, rel=1e-5)
+
+
 def coverage(seeds: int, variances: np.ndarray, draws: int) -> float:
     random = np.random.default_rng(len(variances) * 1000 + seeds)
     scale = np.sqrt(variances)[:, None]
