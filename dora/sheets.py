@@ -179,17 +179,26 @@ def against(table: Table, by_task: bool) -> Grid | None:
     shown = any(d.examples for d in found)
     rows = [[d.row[0], _budget(d.row), name, _with_interval(d.estimate, "+"),
              *(["–" if d.examples is None else f"[{d.examples[0]:+.1f}, {d.examples[1]:+.1f}]"] if shown else []),
-             _p(d.p), f"{d.better:.2f}", f"{d.estimate.detectable():.1f}", _range(d.seeds)]
+             _p(d.p), f"{d.better:.2f}", _points(d.estimate.detectable()), _range(d.seeds)]
             for d, name in zip(found, what, strict=True)]  # fmt: skip
     head = ["method", "budget", "score", f"− {BASELINE} [95 %, seeds]", *(["[95 %, examples]"] if shown else []),
             "p (Holm)", "P(better)", "shown with 80 % power", "seeds"]  # fmt: skip
     bold = {(i, 3) for i, d in enumerate(found) if d.p < ALPHA}
-    notes = [f"points, paired by seed; p corrected for the number of comparisons in this table, {len(found)} (Holm); bold: "
+    tested = sum(not math.isnan(d.p) for d in found)
+    notes = [f"points, paired by seed; p corrected for the number of comparisons in this table, {tested} (Holm); bold: "
              f"p < {ALPHA}; P(better): that a run of the method beats one of {BASELINE}"]  # fmt: skip
+    if any(d.estimate.error == 0 for d in found):
+        notes.append(
+            "no interval: every seed gives the same difference, which leaves its error unknown; p –, and 1 for a difference of 0"
+        )
     if shown:
         notes.append("[95 %, examples]: over resamples of the development examples, the seeds as they are")
     return Grid(f"{_caption(table)}: differences from {BASELINE}{' by task' if by_task else ''}", head, rows,
                 text_columns=3, bold=bold, notes=notes)  # fmt: skip
+
+
+def _points(number: float) -> str:
+    return "–" if math.isnan(number) else f"{number:.1f}"
 
 
 def _p(p: float) -> str:

@@ -14,37 +14,43 @@ from dataclasses import dataclass
 
 import numpy as np
 
+# Of scores in points, which come in steps of 1e-4 and more: less than this between equal ones is arithmetic's.
+ROUNDING = 1e-9
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(100)
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean, its standard error and the degrees of freedom of that. With one value a group, error and df are NaN."""
+    """A mean, its standard error and the degrees of freedom of that.
+
+    With one value a group, error and df are NaN. An error of 0, of values that are all alike, says that these few
+    seeds don't show the error, not that there is none: nothing follows from it, an interval no more than a p value.
+    """
 
     mean: float
     error: float
     df: float
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
-        """(low, high) of the two-sided t interval; NaN where the error is."""
-        half = t_quantile(0.5 + level / 2, self.df) * self.error if self.error > 0 else self.error
+        """(low, high) of the two-sided t interval; NaN where the error is, or is 0."""
+        half = t_quantile(0.5 + level / 2, self.df) * self.error if self.error > 0 else math.nan
         return self.mean - half, self.mean + half
 
     def detectable(self, alpha: float = 0.05, power: float = 0.8) -> float:
         """The true difference from 0 that a two-sided t test at `alpha` would find with probability `power`.
 
         By the usual approximation of the non-central t, (t(1 - alpha/2) + t(power)) x error: at n = 5
-        within 3 % of the exact value.
+        within 3 % of the exact value. NaN where the error is, or is 0.
         """
         if not self.error > 0:
-            return self.error
+            return math.nan
         return (t_quantile(1 - alpha / 2, self.df) + t_quantile(power, self.df)) * self.error
 
     def p_value(self) -> float:
-        """Of the two-sided t test against 0; NaN where the error is. Without any spread 1 at 0, elsewhere 0."""
-        if self.error == 0:
-            return float(self.mean == 0)
-        return math.nan if math.isnan(self.error) else 1 - t_inside(abs(self.mean) / self.error, self.df)
+        """Of the two-sided t test against 0; NaN where the error is, or is 0: then 1 at a mean of 0, which is no difference."""
+        if self.error > 0:
+            return 1 - t_inside(abs(self.mean) / self.error, self.df)
+        return 1.0 if self.error == 0 and abs(self.mean) < ROUNDING else math.nan
 
 
 def average(groups: Sequence[Sequence[float]]) -> Estimate:
@@ -59,7 +65,7 @@ def average(groups: Sequence[Sequence[float]]) -> Estimate:
         return Estimate(mean, math.nan, math.nan)
     freedom = [len(g) - 1 for g in groups]
     v = [
-        math.fsum((x - m) ** 2 for x in g) / f / len(g)
+        math.fsum((x - m) ** 2 for x in g) / f / len(g) if max(g) - min(g) > ROUNDING else 0.0
         for g, m, f in zip(groups, means, freedom, strict=True)
     ]
     if sum(v) == 0:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import csv
 import io
+import math
 import signal
 import statistics
 import sys
@@ -83,14 +84,14 @@ def _difference_lines(found: Sequence[Difference], table: Table) -> Iterator[dic
 
 
 def as_csv(lines: Sequence[dict[str, Any]]) -> str:
-    """Lines under the head of all their keys; floats to six digits after the point, nothing where there is none."""
+    """Lines under the head of all their keys; floats to six digits after the point, nothing where there is none (NaN)."""
     names = list(dict.fromkeys(key for line in lines for key in line))
     file = io.StringIO()
     writer = csv.DictWriter(file, names, lineterminator="\n", restval="")
     writer.writeheader()
-    writer.writerows(
-        {k: f"{v:.6f}" if isinstance(v, float) else v for k, v in line.items()} for line in lines
-    )
+    for line in lines:
+        known = {k: v for k, v in line.items() if not (isinstance(v, float) and math.isnan(v))}
+        writer.writerow({k: f"{v:.6f}" if isinstance(v, float) else v for k, v in known.items()})
     return file.getvalue()
 
 

@@ -134,6 +134,22 @@ def test_differences_show_what_the_seeds_could_have_shown(tmp_path: Path) -> Non
     ]
 
 
+def test_differences_that_are_alike_on_every_seed_are_not_tested(tmp_path: Path) -> None:
+    for seed in (1, 2):  # as on WNLI, where every run predicts one class
+        for method, wnli in (("lora", 0.563), ("adalora", 0.563), ("dora", 0.436)):
+            write_run(tmp_path, method, seed, wnli, task="wnli")
+    table = only_table(tmp_path)
+    grid = against(table, by_task=True)
+    assert grid is not None
+    assert fields(grid, "adalora")[3:] == ["+0.0", "1.000", "0.50", "–", "2"]
+    assert fields(grid, "dora")[3:] == ["-12.7", "–", "0.00", "–", "2"]
+    assert grid.bold == set()
+    assert "number of comparisons in this table, 1 (Holm)" in grid.notes[0]
+    assert grid.notes[1].startswith("no interval: every seed gives the same difference")
+    write(table, tmp_path / "tables", [])
+    assert "nan" not in (tmp_path / "tables" / "dir-minilm-best-differences.csv").read_text()
+
+
 def test_no_table_repeats_another(tmp_path: Path) -> None:
     def captions() -> list[str]:
         return [grid.caption.partition(": ")[2] for grid in grids(only_table(tmp_path))]
