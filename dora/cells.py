@@ -181,7 +181,10 @@ def read_runs(results: Path) -> list[Run]:
 
 
 def tables(runs: Iterable[Run], view: View | None = None) -> list[Table]:
-    """Runs by what tables tell apart. Raises UserError where one cell holds two configurations."""
+    """Runs by what tables tell apart.
+
+    Raises UserError where one cell holds two configurations, one table two backbones, or one task two sets of data.
+    """
     found: dict[tuple[str, str], Table] = {}
     for run in runs:
         data, task, model, method, budget, _key, _seed = run["folder"].parts[-7:]
@@ -189,6 +192,7 @@ def tables(runs: Iterable[Run], view: View | None = None) -> list[Table]:
         table.cells.setdefault((method, budget), {}).setdefault(task, []).append(run)
     wrong = [problem for table in found.values() for row in table.cells.values() for members in row.values()
              if (problem := _two_configurations(members))]  # fmt: skip
+    wrong = wrong or [problem for table in found.values() for problem in _unlike_sources(table)]
     if wrong:
         raise UserError(*wrong)
     return list(found.values())
@@ -212,6 +216,35 @@ def _two_configurations(runs: list[Run]) -> str | None:
     )
 
 
+def _unlike_sources(table: Table) -> Iterator[str]:
+    """What is wrong where runs that only share a name, of the backbone or of the data, would be compared."""
+    runs = list(table.runs)
+    yield from _differing(
+        runs,
+        "model",
+        f"the weights of model {table.model}",
+        "train them again with a model.name= of their own",
+    )
+    for task in table.tasks:
+        of_task = [run for row in table.rows for run in table.runs_of(row, task)]
+        yield from _differing(
+            of_task, "data", f"{task}'s rows of data {table.data}", "train them again on the same rows"
+        )
+
+
+def _differing(runs: Iterable[Run], key: str, what: str, way_out: str) -> Iterator[str]:
+    """The problem, if any: fingerprints that differ, the folders of all but the most frequent one by name."""
+    folders: dict[str, list[Path]] = {}
+    for run in runs:
+        if mark := run["fingerprints"].get(key):
+            folders.setdefault(mark, []).append(run["folder"].parent)
+    if len(folders) > 1:
+        (most, _), *others = sorted(folders.items(), key=lambda item: -len(item[1]))
+        named = [f"{mark[:8]} in {', '.join(map(str, dict.fromkeys(members)))}" for mark, members in others]
+        yield (f"{what} are not the same in all runs (fingerprints.{key}: {'; '.join(named)}; {most[:8]} in the rest): "
+               f"a table compares methods on the same ones; move these runs away, or {way_out}")  # fmt: skip
+
+
 def _flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in nested.items():
@@ -221,7 +254,12 @@ def _flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def dirty(run: Run) -> bool:
     """Whether any process that trained it ran sources with uncommitted changes."""
-    return any((start["git"] or {}).get("dirty") for start in run.get("starts", [run]))
+    return any((start["git"] or {}).get("dirty") for start in starts(run))
+
+
+def starts(run: Run) -> list[dict[str, Any]]:
+    """What is known of each process that trained it; records of before that was written have only the first."""
+    return run.get("starts") or [run]
 
 
 def predictions(run: Run, task: str, score: str) -> tuple[np.ndarray, np.ndarray] | None:

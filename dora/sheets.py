@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dora import published
+from dora.alike import sources, unlike
 from dora.cells import BASELINE, Row, Table, dirty
 from dora.compare import ALPHA, differences, leaders
 from dora.data.tasks import TASKS
@@ -118,6 +119,7 @@ def _notes(table: Table, marks: set[str], bold: bool) -> list[str]:
         found.append(
             "bold: the highest of a budget and every one that the seeds do not tell from it (paired, Holm)"
         )
+    found += [*unlike(table), *sources(table)]
     explained = {"*": "* at least one run predicts a single class or value",
                  "†": "† at least one run was made with uncommitted changes",
                  "‡": "‡ further from the published mean ± spread than the combined error"}  # fmt: skip

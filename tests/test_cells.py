@@ -91,6 +91,26 @@ def test_two_configurations_for_one_cell_are_an_error_that_shows_the_difference(
     assert "seed" not in lora
 
 
+def test_runs_that_only_share_the_name_of_backbone_or_data_are_an_error_that_names_their_folders(
+    tmp_path: Path,
+) -> None:
+    for method, changed in (("lora", {}), ("adalora", {"model": "f" * 64}), ("dora", {"data": "c" * 64})):
+        for task in ("sst2", "rte"):
+            marks = {"data": task * 9, "model": "e" * 64, "init_from": None, **changed}
+            write_run(tmp_path, method, 1, 0.8, task=task, fingerprints=marks)
+    with pytest.raises(UserError) as e:
+        tables(read_runs(tmp_path))
+    model, sst2, rte = e.value.problems
+    runs = tmp_path / "runs" / "dir"
+    for task in ("sst2", "rte"):
+        assert str(runs / task / "minilm" / "adalora" / "r8" / "abcd1234") in model
+    assert "/lora/" not in model
+    assert "model.name=" in model
+    assert "eeeeeeee in the rest" in model
+    for problem, task in ((sst2, "sst2"), (rte, "rte")):
+        assert f"cccccccc in {runs / task / 'minilm' / 'dora' / 'r8' / 'abcd1234'}" in problem
+
+
 def test_best_scores_are_comparable_only_over_evaluations_that_all_share(tmp_path: Path) -> None:
     write_run(tmp_path, "lora", 1, 0.8)
     write_run(tmp_path, "dora", 1, 0.8, evaluations={"counted": 9, "from_step": 46})

@@ -34,7 +34,7 @@ ORDER = [
     ["train", "prepare", "tracking"],
     ["experiment", "study", "card", "whole", "leaderboard", "contenders"],
     ["sweep", "cells"],
-    ["compare", "published"],
+    ["alike", "compare", "published"],
     ["sheets"],
     ["run", "tables", "status", "export", "submit", "bench"],
     ["plots"],

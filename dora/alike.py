@@ -1,0 +1,65 @@
+"""What else but the method differs between the rows of a table, as notes to stand under it."""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import Any
+
+from dora.cells import Row, Run, Table, starts
+from dora.data.tasks import TASKS
+
+# What a comparison of methods should hold fixed, with the word for a null. Not here: rates, schedule and weight decay,
+# which a method's paper chooses, and `eval_every`, which tables speak of as the number of evaluations.
+FIXED = {"limit_train": "all", "batch_size": "", "total_steps": "", "patience": "none", "max_length": "", "select": "",
+         "precision": "", "target": "", "init_from": "none"}  # fmt: skip
+
+
+def unlike(table: Table) -> list[str]:
+    """Settings of FIXED in which the rows of a task differ: `RTE: limit_train differs: 64 (adalora), all (the rest)`."""
+    tasks: dict[str, list[str]] = {}
+    for task, key in product(table.tasks, FIXED):
+        rows: dict[str, list[Row]] = {}
+        for row in table.rows:
+            for run in table.runs_of(row, task)[:1]:  # a cell is of one configuration
+                if (value := _setting(run, key)) is not None:
+                    rows.setdefault(value, []).append(row)
+        if len(rows) > 1:
+            *few, (rest, _) = sorted(rows.items(), key=lambda item: len(item[1]))
+            named = [f"{value} ({_names(members, table)})" for value, members in few]
+            text = f"{key} differs: {', '.join(named)}, {rest} (the rest)"
+            tasks.setdefault(text, []).append(TASKS[task].folder)
+    return [f"{', '.join(names)}: {text}" for text, names in tasks.items()]
+
+
+def _setting(run: Run, key: str) -> str | None:
+    """A setting of FIXED in words; None where the run has none, as full fine-tuning has no target."""
+    config: dict[str, Any] = run["config"]
+    known = {
+        **config,
+        "total_steps": run["total_steps"],
+        "init_from": (run["fingerprints"].get("init_from") or "")[:8],
+    }
+    value = known.get(key)
+    if key not in known or (key == "target" and config["method"]["name"] == "full"):
+        return None
+    return "+".join(value) if isinstance(value, list) else str(value or FIXED[key])
+
+
+def _names(rows: list[Row], table: Table) -> str:
+    """`dora`, or `dora 13824` where the table has other rows of DoRA beside."""
+    methods = [method for method, _ in rows]
+    whole = {m for m in methods if methods.count(m) == sum(method == m for method, _ in table.rows)}
+    return ", ".join(
+        dict.fromkeys(method if method in whole else f"{method} {budget}" for method, budget in rows)
+    )
+
+
+def sources(table: Table) -> list[str]:
+    """The commits of this package that made the runs, and the versions of torch, where there are several."""
+    made, torch = set(), set()
+    for run in table.runs:
+        commits = [(start["git"] or {}).get("commit") for start in starts(run)]
+        made |= {commit[:7] if commit else "an installed package" for commit in commits}
+        torch |= {run.get("versions", {}).get("torch")}
+    found = {"commits of this package": made, "versions of torch": torch - {None}}
+    return [f"made by {len(of)} {what}: {', '.join(sorted(of))}" for what, of in found.items() if len(of) > 1]
