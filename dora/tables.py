@@ -117,7 +117,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="the results folder (default: results)")  # fmt: skip
     parser.add_argument("--score", choices=["best", "last"], default="best",
                         help="best development evaluation of the second half (default), or the last one")  # fmt: skip
-    parser.add_argument("--metric", nargs="+", default=[], metavar="TASK=METRIC",
+    parser.add_argument("--metric", nargs="+", action="extend", default=[], metavar="TASK=METRIC",
                         help="another score than a task's first metric: mrpc=f1, stsb=mean (of all its metrics)")  # fmt: skip
     parser.add_argument("--average", choices=["tasks", "glue"], default="tasks",
                         help="tasks: one metric a task, WNLI apart (default); glue: as the leaderboard, the mean of a "

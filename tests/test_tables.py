@@ -201,6 +201,16 @@ def test_the_csv_holds_every_seed_in_full(tmp_path: Path) -> None:
     assert found["lora", "average"]["low"] < found["lora", "average"]["mean"]
 
 
+def test_metrics_asked_for_one_by_one_all_count(tmp_path: Path) -> None:
+    for task in ("mrpc", "rte"):
+        write_run(tmp_path, "lora", 1, 0.8, task=task, metrics={"f1": 0.9})
+    done = command(
+        "dora.tables", "--results", str(tmp_path), "--metric", "mrpc=f1", "--metric", "rte=accuracy"
+    )
+    assert done.returncode == 0, done.stderr
+    assert "MRPC F1" in done.stdout
+
+
 @pytest.mark.parametrize(("words", "message"), [
     (["--metric", "mrpc"], "--metric mrpc must be TASK=METRIC"),
     (["--metric", "mrpc=f2", "x=f1"], "mrpc's metric 'f2' must be one of accuracy, f1, mean"),
