@@ -14,12 +14,15 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from dora.data.tasks import TASKS
 from dora.lock import held
 from dora.record import seconds_since
 
 # In the order in which they are shown. waiting: planned by a sweep and not begun. stale: its process is gone
 # without a word. broken: run.json cannot be read. missing: every other run of its row and column is there.
 STATES = ("running", "waiting", "stopped", "stale", "failed", "diverged", "broken", "missing", "done")
+# Installed, the configuration lies in the package.
+CONF = next(d for d in (Path(__file__).parent / "conf", Path(__file__).parents[1] / "conf") if d.is_dir())
 PATTERN = "*/*/*/*/*/*/s*"
 _PARTS = ("data", "task", "model", "method", "budget", "key", "seed")
 
@@ -49,7 +52,7 @@ class Seen:
     def command(self) -> str:
         """What runs, resumes or repeats it."""
         if self.words is None:
-            return f"# {self.name}: its run.json does not say what was typed"
+            return f"# {self.name}: no run.json says what to type for it"
         return f"python -m dora.run {shlex.join(self.words)}"
 
     def as_json(self) -> dict[str, Any]:
@@ -96,7 +99,8 @@ def missing(seen: Iterable[Seen]) -> list[Seen]:
     """The holes: runs whose task, row (method and budget) and seed all occur on a data source and model, but not together.
 
     Full fine-tuning is a row of its own, whatever budgets the others have. What was typed for a hole is what
-    was typed for a run of its row, of its task where there is one, with the task and seed of the hole.
+    was typed for a run of its row, of its task where there is one, with the task and seed of the hole; None where that
+    named an experiment which is another task's own.
     """
     tables: dict[tuple[str, str], list[Seen]] = defaultdict(list)
     for s in seen:
@@ -110,9 +114,26 @@ def missing(seen: Iterable[Seen]) -> list[Seen]:
                 siblings = [r for r in runs if r.place[3:5] == row]
                 sibling = max(siblings, key=lambda r: (r.place[1] == task, r.state == "done"))
                 key = sibling.place[5] if sibling.place[1] == task else "?"  # differs from task to task
-                words = with_keys(sibling.words, task=task, seed=seed[1:])
+                words = with_keys(for_task(sibling.words, sibling.place[1], task), seed=seed[1:])
                 found.append(Seen((data, task, model, *row, key, seed), "missing", words=words))
     return found
+
+
+def for_task(words: Sequence[str] | None, old: str, new: str) -> tuple[str, ...] | None:
+    """What was typed for a task as it is typed for another; None where nobody knows.
+
+    `experiment=lora_roberta_base/sst2` holds a paper's settings for SST-2, so that another task needs its own file.
+    """
+    experiment = next((w for w in words or () if w.startswith("experiment=")), "")
+    family, _, task = experiment.rpartition("/")
+    if words is None or task not in TASKS:
+        return with_keys(words, task=new)
+    if old == new:
+        return tuple(words)
+    other = f"{family}/{new}"
+    if task != old or not (CONF / "experiment" / f"{other.removeprefix('experiment=')}.yaml").is_file():
+        return None
+    return tuple(other if w == experiment else w for w in words if not w.startswith("task="))
 
 
 def with_keys(words: Sequence[str] | None, **values: str) -> tuple[str, ...] | None:

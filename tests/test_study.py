@@ -89,6 +89,24 @@ def test_holes_are_named_with_the_command_that_fills_them(tmp_path: Path) -> Non
     assert study.count(seen) == {"missing": 6, "done": 6}
 
 
+@pytest.mark.parametrize(("typed", "hole"), [
+    (("experiment=lora_roberta_base/sst2", "lr=1"), ("experiment=lora_roberta_base/rte", "lr=1")),
+    (("experiment=lora_roberta_base/sst2", "task=sst2"), ("experiment=lora_roberta_base/rte",)),
+    (("experiment=nobody_knows/sst2",), None),  # there is no such file for RTE
+    (("experiment=lora_roberta_base/mrpc", "task=sst2"), None),  # MRPC's settings on SST-2
+    (("experiment=study_tiny", "task=sst2"), ("experiment=study_tiny", "task=rte")),  # a file for all tasks
+    (None, None),
+])  # fmt: skip
+def test_a_hole_never_has_the_experiment_of_another_task(
+    typed: tuple[str, ...] | None, hole: tuple[str, ...] | None, tmp_path: Path
+) -> None:
+    assert study.for_task(typed, "sst2", "rte") == hole
+    directory(tmp_path, task="sst2", words=None if typed is None else [*typed, "seed=1"])
+    directory(tmp_path, task="rte", method="dora")
+    (missing,) = (s for s in study.scan(tmp_path) if s.state == "missing" and s.place[3] == "lora")
+    assert missing.words == (None if hole is None else (*hole, "seed=1"))
+
+
 def test_status_as_table_json_and_commands(tmp_path: Path) -> None:
     results = f"--results={tmp_path}"
     assert command("dora.status", results).returncode == 1
