@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,9 @@ import numpy as np
 
 from dora.data.tasks import TASKS
 from dora.errors import UserError
-from dora.predictions import predict
+from dora.predictions import UNREADABLE, predict
 from dora.stats import Estimate, average
-from dora.study import PATTERN
+from dora.study import directories
 
 Run = dict[str, Any]
 Row = tuple[str, str]  # method, budget
@@ -171,13 +172,31 @@ class Table:
 
 
 def read_runs(results: Path) -> list[Run]:
-    """run.json of every finished run under `results`/runs, in path order; `folder` is added."""
+    """run.json of every finished run under `results`/runs, in path order; `folder` is added.
+
+    One that cannot be read is left out and said, as `dora.status` calls it broken.
+    """
     runs = []
-    for path in sorted((results / "runs").glob(f"{PATTERN}/run.json")):
-        run = json.loads(path.read_text(encoding="utf-8"))
-        if run["status"] == "done":
-            runs.append({**run, "folder": path.parent})
+    for folder in directories(results):
+        path = folder / "run.json"
+        try:
+            run = json.loads(path.read_text(encoding="utf-8"))
+            done = run["status"] == "done"
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError, KeyError, TypeError) as e:
+            left_out(path, f"{type(e).__name__}: {e}")
+            continue
+        if done:
+            runs.append({**run, "folder": folder})
     return runs
+
+
+@cache  # once a file, however often it is asked for
+def left_out(path: Path, why: str) -> None:
+    """Says that a file of a run is damaged and not counted, and what mends it."""
+    print(f"left out: {path} cannot be read ({why}); train that run again with force=true, or move it away",
+          file=sys.stderr)  # fmt: skip
 
 
 def tables(runs: Iterable[Run], view: View | None = None) -> list[Table]:
@@ -263,10 +282,15 @@ def starts(run: Run) -> list[dict[str, Any]]:
 
 
 def predictions(run: Run, task: str, score: str) -> tuple[np.ndarray, np.ndarray] | None:
-    """(labels (n,), predictions (n,)) of the run on the development set; None where they are not stored."""
+    """(labels (n,), predictions (n,)) of the run on the development set; None where they are not stored, or damaged."""
+    path = run["folder"] / "predictions.npz"
     try:
-        with np.load(run["folder"] / "predictions.npz", allow_pickle=False) as stored:
+        # Opened here, since NumPy leaves a file open that is no whole zip.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             logits, labels = stored[f"{score}/dev/logits"], stored["dev/labels"]
     except FileNotFoundError:
+        return None
+    except UNREADABLE as e:
+        left_out(path, f"{type(e).__name__}: {e}")
         return None
     return labels, predict(TASKS[task], logits)

@@ -12,7 +12,7 @@ import numpy as np
 
 from dora.data.tasks import AX, TASKS, Task
 from dora.errors import UserError
-from dora.predictions import degenerate, predict
+from dora.predictions import UNREADABLE, degenerate, predict
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def read_logits(file: File, predictions: Path, which: str) -> np.ndarray | None:
     except FileNotFoundError as e:
         raise UserError(f"{predictions.parent} holds no predictions, its record was kept without them: train it again "
                         "with force=true") from e  # fmt: skip
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as e:
+    except UNREADABLE as e:
         raise UserError(f"{predictions} cannot be read: {e}; train that run again with force=true") from e
     if len(logits) != file.rows or not np.array_equal(np.sort(ids), np.arange(file.rows)):
         raise UserError(

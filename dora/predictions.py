@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import zipfile
+import zlib
+
 import numpy as np
 
 from dora.data.tasks import Task
+
+# What NumPy raises for a predictions.npz that is empty, cut short, overwritten or without an array.
+UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
 def constant(values: np.ndarray) -> bool:

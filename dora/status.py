@@ -76,7 +76,7 @@ def main() -> None:
         print("\n".join(["", *details(seen)]))
         print(f"{len(seen):,} runs: {study.in_words(study.count(seen))}")
         if any(s.state in TO_DO for s in seen):
-            print("what is left to do, as commands: python -m dora.status --missing")
+            print(f"what is left to do, as commands: {study.missing_command(given.results)}")
     sys.exit(0 if all(s.state == "done" for s in seen) else 3)
 
 

@@ -6,6 +6,7 @@ Knows no model and no torch, so that looking at hundreds of runs takes a moment.
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -23,7 +24,6 @@ from dora.record import seconds_since
 STATES = ("running", "waiting", "stopped", "stale", "failed", "diverged", "broken", "missing", "done")
 # Installed, the configuration lies in the package.
 CONF = next(d for d in (Path(__file__).parent / "conf", Path(__file__).parents[1] / "conf") if d.is_dir())
-PATTERN = "*/*/*/*/*/*/s*"
 _PARTS = ("data", "task", "model", "method", "budget", "key", "seed")
 
 
@@ -62,6 +62,12 @@ class Seen:
         return {**named, **rest, "seed": int(named["seed"][1:]), "command": self.command}
 
 
+def directories(results: Path) -> list[Path]:
+    """Every run directory under `results`/runs in path order; a copy put beside one (`s1_old`) is none."""
+    found = sorted((results / "runs").glob("*/*/*/*/*/*/s*"))
+    return [path for path in found if re.fullmatch("s[0-9]+", path.name) and path.is_dir()]
+
+
 def look(folder: Path) -> Seen:
     """The state of the run in `folder`, which may still be trained by someone."""
     place = folder.parts[-len(_PARTS) :]
@@ -91,7 +97,7 @@ def look(folder: Path) -> Seen:
 
 def scan(results: Path) -> list[Seen]:
     """Every run under `results`/runs in path order, and after them the missing ones."""
-    seen = [look(folder) for folder in sorted((results / "runs").glob(PATTERN)) if folder.is_dir()]
+    seen = [look(folder) for folder in directories(results)]
     return [*seen, *missing(seen)]
 
 
@@ -142,6 +148,12 @@ def with_keys(words: Sequence[str] | None, **values: str) -> tuple[str, ...] | N
         return None
     rest = [w for w in words if w.split("=")[0] not in values]
     return *rest, *(f"{key}={value}" for key, value in values.items())
+
+
+def missing_command(results: Path) -> str:
+    """What prints the commands of all that is left to do under `results`."""
+    where = [] if results == Path("results") else ["--results", str(results)]
+    return shlex.join(["python", "-m", "dora.status", *where, "--missing"])
 
 
 def count(seen: Iterable[Seen]) -> dict[str, int]:

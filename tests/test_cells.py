@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,36 @@ def test_only_finished_runs_and_defined_scores_count(tmp_path: Path) -> None:
     table = only_table(tmp_path)
     assert table.values(("lora", "r8"), "sst2") == {1: 80.0}
     assert table.seeds == {1, 3}
+
+
+@pytest.mark.parametrize("content", ["", '{"status": "do', "{}", "[1]"])
+def test_a_damaged_record_is_left_out_and_said(
+    content: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_run(tmp_path, "lora", 1, 0.8)
+    path = write_run(tmp_path, "lora", 2, 0.9) / "run.json"
+    path.write_text(content)
+    assert [run["seed"] for run in read_runs(tmp_path)] == [1]
+    assert f"left out: {path} cannot be read" in capsys.readouterr().err
+
+
+def test_a_copy_beside_a_run_is_not_counted(tmp_path: Path) -> None:
+    path = write_run(tmp_path, "lora", 1, 0.8)
+    shutil.copytree(path, path.with_name("s1_old"))
+    assert [run["folder"] for run in read_runs(tmp_path)] == [path]
+
+
+@pytest.mark.parametrize("kept", [0, 10, 300])
+def test_damaged_predictions_are_left_out_and_said_once(
+    kept: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labels = np.arange(60) % 2
+    path = write_run(tmp_path, "lora", 1, 0.8, labels=labels, predicted=labels) / "predictions.npz"
+    path.write_bytes(path.read_bytes()[:kept])
+    (run,) = read_runs(tmp_path)
+    assert predictions(run, "sst2", "best") is None
+    assert predictions(run, "sst2", "best") is None
+    assert capsys.readouterr().err.count(f"left out: {path} cannot be read") == 1
 
 
 def test_wnli_is_averaged_only_as_glue_does(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -71,6 +72,14 @@ def test_a_directory_without_a_readable_record_is_broken(
     assert reason in str(seen.reason)
 
 
+def test_a_copy_beside_a_run_is_no_run(tmp_path: Path) -> None:
+    folder = directory(tmp_path)
+    for name in ("s1_old", "s1.bak", "s", "seed"):
+        shutil.copytree(folder, folder.with_name(name))
+    assert study.directories(tmp_path) == [folder]
+    assert [s.place[6] for s in study.scan(tmp_path)] == ["s1"]
+
+
 # --- holes ---------------------------------------------------------------------------------------------------
 
 
@@ -117,6 +126,8 @@ def test_status_as_table_json_and_commands(tmp_path: Path) -> None:
     assert shown.returncode == 3
     assert "OSError: disk full\n" in shown.stdout
     assert "2 runs: 1 done, 1 failed" in shown.stdout
+    assert shown.stdout.endswith(f"python -m dora.status --results {tmp_path} --missing\n")
+    assert study.missing_command(Path("results")) == "python -m dora.status --missing"
     said = json.loads(command("dora.status", results, "--json").stdout)
     assert said["count"] == {"failed": 1, "done": 1}
     assert [r["seed"] for r in said["runs"]] == [1, 2]
