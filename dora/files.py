@@ -18,17 +18,23 @@ from dora.errors import UserError
 
 
 def write_atomic(path: Path, content: bytes | memoryview | str) -> None:
-    """Writes `path` so that a reader, or a machine that dies, sees the old file or the new one."""
+    """Writes `path` so that a reader, or a machine that dies, sees the old file or the new one.
+
+    An OSError names `path`, which somebody asked for, not the temporary file.
+    """
     data = content.encode() if isinstance(content, str) else content
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with named(path), temporary.open("wb") as f:
+        with temporary.open("wb") as f:
             f.write(data)
             f.flush()
             os.fsync(f.fileno())
         temporary.replace(path)
+    except OSError as e:
+        raise OSError(e.errno, e.strerror, str(path)) from e
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # what kept us from writing may keep us from this too
+            temporary.unlink(missing_ok=True)
     sync_folder(path.parent)
 
 

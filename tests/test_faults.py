@@ -13,6 +13,7 @@ import torch
 
 from dora import study
 from dora.errors import RunFailed, UserError
+from dora.files import write_atomic
 from dora.record import Record
 from dora.train import Loop
 from runs import command, cut, only_run, python, record, run, same_files, small, small_words
@@ -167,3 +168,16 @@ def test_a_memory_that_is_really_full_ends_in_that_message(tmp_path: Path) -> No
         "failed: out of memory with 96 examples of up to 48 tokens at a time: try grad_accum=2" in done.stderr
     )
     assert record(tmp_path)["status"] == "failed"
+
+
+def test_a_failed_write_names_the_file_that_was_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    for path in (
+        tmp_path / "file" / "x",
+        tmp_path / "folder",
+    ):  # nothing can lie there; nothing can replace it
+        with pytest.raises(OSError, match="irectory") as e:
+            write_atomic(path, "text")
+        assert (e.value.filename, e.value.filename2) == (str(path), None)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder"]
