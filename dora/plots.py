@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dora.cells import BASELINE, Row, Run, Table, View
+from dora.cells import BASELINE, Row, Run, Table, View, left_out
 from dora.compare import differences
 from dora.data.tasks import TASKS
 from dora.errors import UserError
 from dora.files import write_atomic
 from dora.linears import KINDS, place
 from dora.stats import average
-from dora.tables import as_csv, asked_for
+from dora.tables import as_csv, asked_for, writing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -203,8 +203,11 @@ def final_ranks(table: Table) -> Drawn | None:
     axes[-1].set_xticks(list(at.values()), [key[-1] for key in at], fontsize=6)
     wide = figure.get_figwidth()
     bar = figure.colorbar(image, cax=figure.add_axes(((wide - 0.55) / wide, 0.3, 0.12 / wide, 0.4)))
-    bar.set_label("share of the start's components", fontsize=8)
+    bar.set_ticks([0, 0.5, 1])
     bar.ax.tick_params(labelsize=7)
+    titles(
+        figure, "colour: share of the start's components"
+    )  # beside the bar a figure of one task is too low for it
     return figure, lines
 
 
@@ -237,11 +240,14 @@ def rank_paths(table: Table) -> Drawn | None:
 
 
 def _journal(run: Run, name: str) -> Iterator[dict[str, Any]]:
-    """The lines of a run's journal; none where it is not stored."""
+    """The lines of a run's journal up to one that is damaged; none where it is not stored."""
     path = run["folder"] / name
     if path.exists():
         with path.open(encoding="utf-8") as file:
-            yield from map(json.loads, file)
+            try:
+                yield from map(json.loads, file)
+            except ValueError as e:
+                left_out(path, f"from a damaged line on: {e}")
 
 
 def learning_curves(table: Table) -> Drawn | None:
@@ -346,12 +352,14 @@ def write(table: Table, folder: Path) -> list[str]:
 
 
 def written(table: Table, folder: Path) -> list[str]:
-    """The names of the table's figures in `folder`, drawn now unless they were, from these very runs."""
+    """The names of the table's figures in `folder`, drawn now unless they are there, from these very runs."""
     try:
         known = json.loads((folder / f"{table.name}.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        names, same = known["figures"], known["drawn_from"] == _state(table)
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
         return write(table, folder)
-    return known["figures"] if known["drawn_from"] == _state(table) else write(table, folder)
+    there = all((folder / f"{name}.{kind}").is_file() for name in names for kind in ("png", "pdf", "csv"))
+    return names if same and there else write(table, folder)
 
 
 def _state(table: Table) -> str:
@@ -362,10 +370,12 @@ def _state(table: Table) -> str:
 
 
 def main() -> None:
-    """Writes the figures of every table; exit 2 where there is nothing to draw from."""
+    """Writes the figures of every table; exit 2 where there is nothing to draw from, 1 where the disk failed."""
     results, found = asked_for("dora.plots", __doc__, require_matplotlib)
     for table in found:
-        for name in write(table, results / "figures"):
+        with writing():
+            names = write(table, results / "figures")
+        for name in names:
             print(results / "figures" / f"{name}.png")
 
 

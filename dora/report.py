@@ -19,7 +19,7 @@ from dora.cells import Run, Table, dirty
 from dora.files import write_atomic
 from dora.grid import Grid
 from dora.sheets import grids
-from dora.tables import asked_for, holes
+from dora.tables import asked_for, holes, writing
 
 TEMPLATE = Path(__file__).parent / "assets" / "report.html"
 # What of run.json a click shows; the rest is in the tables or in the file.
@@ -118,10 +118,12 @@ def _split(template: str) -> tuple[str, str, str]:
 
 
 def main() -> None:
-    """Writes results/report.html; exit 2 where there is nothing to show."""
+    """Writes results/report.html; exit 2 where there is nothing to show, 1 where the disk failed."""
     results, found = asked_for("dora.report", __doc__, plots.require_matplotlib)
     path = results / "report.html"
-    write_atomic(path, page(found, study.scan(results), results / "figures"))
+    seen = study.scan(results)
+    with writing():
+        write_atomic(path, page(found, seen, results / "figures"))
     print(path)
 
 

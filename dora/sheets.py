@@ -165,7 +165,8 @@ def costs(table: Table) -> Grid:
     devices = sorted({run["device"] for run in table.runs})
     return Grid(f"{_caption(table)}: parameters, time, memory", head, rows, rules=_rules(table),
                 notes=[f"on {', '.join(devices)}; the seconds are of training alone, mean over runs; the memory is the "
-                       "most that any run took"])  # fmt: skip
+                       "most that any run's process took: where one process trained several runs, what it still held of "
+                       "those before is in it"])  # fmt: skip
 
 
 def against(table: Table, by_task: bool) -> Grid | None:

@@ -6,6 +6,7 @@ For each data source and model, under results/tables: Markdown (also printed), L
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import io
 import math
@@ -34,14 +35,14 @@ def holes(table: Table, seen: Sequence[study.Seen]) -> list[str]:
     ]
 
 
-def report(sheets: Sequence[Grid], missing: Sequence[str] = ()) -> str:
-    """All tables of one study in Markdown under a heading; `missing`: the commands that fill their holes."""
+def report(sheets: Sequence[Grid], missing: Sequence[str] = (), results: Path = Path("results")) -> str:
+    """All tables of one study in Markdown under a heading; `missing`: the commands that fill their holes in `results`."""
     first, *rest = sheets
     parts = [f"## {first.caption}", markdown(first)]
     for grid in rest:
         parts += [f"### {grid.caption.partition(': ')[2]}", markdown(grid)]
     if missing:
-        more = [f"# and {len(missing) - HOLES_SHOWN} more: python -m dora.status --missing"] if len(missing) > HOLES_SHOWN else []  # fmt: skip
+        more = [f"# and {len(missing) - HOLES_SHOWN} more: {study.missing_command(results)}"] if len(missing) > HOLES_SHOWN else []  # fmt: skip
         parts += [f"### missing runs: {len(missing)}", "\n".join(f"    {line}" for line in [*missing[:HOLES_SHOWN], *more])]  # fmt: skip
     return "\n\n".join(parts)
 
@@ -95,20 +96,17 @@ def as_csv(lines: Sequence[dict[str, Any]]) -> str:
     return file.getvalue()
 
 
-def write(table: Table, folder: Path, missing: Sequence[str]) -> str:
-    """The table's files; returns its Markdown."""
-    folder.mkdir(parents=True, exist_ok=True)
+def files(table: Table, results: Path, missing: Sequence[str]) -> dict[str, str]:
+    """The table's files, name → text, the Markdown first."""
     sheets = grids(table)
-    text = report(sheets, missing)
-    write_atomic(folder / f"{table.name}.md", text + "\n")
-    write_atomic(folder / f"{table.name}.tex", latex_file(sheets, "python -m dora.tables"))
-    write_atomic(folder / f"{table.name}.csv", as_csv(list(_lines(table))))
-    compared = [*differences(table), *differences(table, by_task=True)]
-    if compared:
-        write_atomic(
-            folder / f"{table.name}-differences.csv", as_csv(list(_difference_lines(compared, table)))
-        )
-    return text
+    found = {
+        f"{table.name}.md": report(sheets, missing, results) + "\n",
+        f"{table.name}.tex": latex_file(sheets, "python -m dora.tables"),
+        f"{table.name}.csv": as_csv(list(_lines(table))),
+    }
+    if compared := [*differences(table), *differences(table, by_task=True)]:
+        found[f"{table.name}-differences.csv"] = as_csv(list(_difference_lines(compared, table)))
+    return found
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -158,13 +156,32 @@ def asked_for(
         sys.exit(e.exit_code)
 
 
+@contextlib.contextmanager
+def writing() -> Iterator[None]:
+    """Makes a message with exit code 1 of what goes wrong on a disk, which names the file."""
+    try:
+        yield
+    except OSError as e:
+        sys.stdout.flush()  # what is on it comes before the message
+        sys.exit(
+            f"{e.filename} cannot be written: {e.strerror}; once that is mended, the same command writes it"
+        )
+
+
 def main() -> None:
-    """Writes and prints the tables; exit 2 where there is nothing to show or a cell is ambiguous."""
+    """Prints and writes the tables; exit 2 where there is nothing to show or a cell is ambiguous, 1 where the disk failed."""
     results, found = asked_for("dora.tables", __doc__)
     seen = study.scan(results)
     folder = results / "tables"
+    whole: dict[str, str] = {}
     for table in found:
-        print(write(table, folder, holes(table, seen)), end="\n\n")
+        made = files(table, results, holes(table, seen))
+        print(next(iter(made.values())))
+        whole |= made
+    with writing():
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in whole.items():
+            write_atomic(folder / name, text)
     print(f"written to {folder}: {', '.join(table.name for table in found)}, each as .md, .tex and .csv")
 
 

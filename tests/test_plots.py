@@ -71,6 +71,17 @@ def test_final_ranks_are_means_over_seeds_of_the_methods_that_change_them(result
     assert (line["rank"], line["share"], line["seeds"]) == (2, 0.5, 2)
 
 
+def test_every_label_of_the_final_ranks_is_on_the_page_for_one_task_and_few_layers(tmp_path: Path) -> None:
+    write_run(tmp_path, "dora", 1, 0.8, ranks=dict.fromkeys(names(2), 2))
+    drawn = final_ranks(only_table(tmp_path))
+    assert drawn is not None
+    box, (width, height) = drawn[0].get_tightbbox(), drawn[0].get_size_inches()  # both in inches
+    assert box.x0 >= 0
+    assert box.y0 >= 0
+    assert box.x1 <= width
+    assert box.y1 <= height
+
+
 def test_rank_paths_and_curves_are_of_the_largest_budget(results: Path) -> None:
     table = only_table(results)
     path = lines(rank_paths(table), task="sst2", method="dora", matrix="q")
@@ -84,6 +95,16 @@ def test_rank_paths_and_curves_are_of_the_largest_budget(results: Path) -> None:
         (30, pytest.approx(45), pytest.approx(40), pytest.approx(50)),
         (60, pytest.approx(75), pytest.approx(70), pytest.approx(80)),
     ]
+
+
+def test_a_journal_that_is_cut_short_is_drawn_up_to_there(
+    results: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = next(results.rglob("sst2/minilm/dora/55296/*/s2/metrics.jsonl"))
+    path.write_text(path.read_text()[:-20])
+    curve = lines(learning_curves(only_table(results)), task="sst2", method="dora")
+    assert [(c["step"], c["seeds"]) for c in curve] == [(30, 2), (60, 1)]
+    assert f"left out: {path} cannot be read (from a damaged line on" in capsys.readouterr().err
 
 
 def test_differences_are_drawn_with_their_average(results: Path) -> None:
@@ -106,6 +127,14 @@ def test_every_figure_is_written_with_its_numbers_and_again_only_for_other_runs(
     (folder / f"{found[0]}.png").write_bytes(b"untouched")
     assert written(table, folder) == found
     assert (folder / f"{found[0]}.png").read_bytes() == b"untouched"
+    (folder / f"{found[1]}.png").unlink()
+    assert written(table, folder) == found
+    assert (folder / f"{found[1]}.png").is_file()
+    (folder / f"{table.name}.json").write_text("{")
+    (folder / f"{found[0]}.png").write_bytes(b"untouched")
+    assert written(table, folder) == found
+    assert (folder / f"{found[0]}.png").read_bytes() != b"untouched"
+    (folder / f"{found[0]}.png").write_bytes(b"untouched")
     write_run(results, "lora", 3, 0.9, budget="9000", params=9000)
     assert written(only_table(results), folder) == found
     assert (folder / f"{found[0]}.png").read_bytes() != b"untouched"

@@ -14,7 +14,7 @@ import pytest
 from dora.cells import Table, View, read_runs, tables
 from dora.grid import Grid, latex, markdown
 from dora.sheets import against, beside, costs, grids, medians, scores
-from dora.tables import write
+from dora.tables import files
 from records import write_run
 from runs import command
 
@@ -57,8 +57,8 @@ def study(results: Path) -> None:
 def test_the_tables_bytes_equal_the_golden_files(name: str, tmp_path: Path) -> None:
     """Made by `python tests/test_tables.py` and then read; what each number is, the other tests work out by hand."""
     study(tmp_path)
-    write(only_table(tmp_path), tmp_path / "tables", ["python -m dora.run task=mrpc seed=3"])
-    assert (tmp_path / "tables" / name).read_text() == (GOLDEN / name).read_text()
+    made = files(only_table(tmp_path), tmp_path, ["python -m dora.run task=mrpc seed=3"])
+    assert made[name] == (GOLDEN / name).read_text()
 
 
 def test_a_cell_holds_mean_and_standard_deviation_of_its_seeds(tmp_path: Path) -> None:
@@ -146,8 +146,7 @@ def test_differences_that_are_alike_on_every_seed_are_not_tested(tmp_path: Path)
     assert grid.bold == set()
     assert "number of comparisons in this table, 1 (Holm)" in grid.notes[0]
     assert grid.notes[1].startswith("no interval: every seed gives the same difference")
-    write(table, tmp_path / "tables", [])
-    assert "nan" not in (tmp_path / "tables" / "dir-minilm-best-differences.csv").read_text()
+    assert "nan" not in files(table, tmp_path, [])["dir-minilm-best-differences.csv"]
 
 
 def test_no_table_repeats_another(tmp_path: Path) -> None:
@@ -187,9 +186,8 @@ def test_published_rows_stand_beside_with_source_and_protocol(tmp_path: Path) ->
 
 def test_the_csv_holds_every_seed_in_full(tmp_path: Path) -> None:
     study(tmp_path)
-    write(only_table(tmp_path), tmp_path / "tables", [])
-    with (tmp_path / "tables" / "dir-roberta_base-best.csv").open() as file:
-        found = {(line["method"], line["task"]): line for line in csv.DictReader(file)}
+    text = files(only_table(tmp_path), tmp_path, [])["dir-roberta_base-best.csv"]
+    found = {(line["method"], line["task"]): line for line in csv.DictReader(text.splitlines())}
     line = found["dora", "mrpc"]
     assert (line["values"], line["missing_seeds"], line["n"], line["dirty"]) == (
         "1:66.0000 2:68.0000",
@@ -199,6 +197,28 @@ def test_the_csv_holds_every_seed_in_full(tmp_path: Path) -> None:
     )
     assert (line["mean"], line["std"]) == ("67.000000", "1.414214")
     assert found["lora", "average"]["low"] < found["lora", "average"]["mean"]
+
+
+def test_of_many_holes_the_rest_is_a_command_for_this_folder(tmp_path: Path) -> None:
+    write_run(tmp_path, "lora", 1, 0.8)
+    text = files(only_table(tmp_path), tmp_path, ["x"] * 25)["dir-minilm-best.md"]
+    assert f"# and 5 more: python -m dora.status --results {tmp_path} --missing\n" in text
+
+
+@pytest.mark.parametrize(("what", "taken"), [("tables", "tables"), ("plots", "figures"), ("report", "report.html")])  # fmt: skip
+def test_what_cannot_be_written_is_a_message_after_what_can_be_printed(
+    what: str, taken: str, tmp_path: Path
+) -> None:
+    write_run(tmp_path, "lora", 1, 0.8)
+    if what == "report":
+        (tmp_path / taken).mkdir()
+    else:
+        (tmp_path / taken).write_text("a file where a folder should be")
+    done = command(f"dora.{what}", "--results", str(tmp_path))
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"{tmp_path / taken} cannot be written: ")
+    assert "Traceback" not in done.stderr
+    assert ("| lora   | r8     |" in done.stdout) == (what == "tables")
 
 
 def test_metrics_asked_for_one_by_one_all_count(tmp_path: Path) -> None:
@@ -272,4 +292,6 @@ if __name__ == "__main__":
 
     with tempfile.TemporaryDirectory() as folder:
         study(Path(folder))
-        write(only_table(Path(folder)), GOLDEN, ["python -m dora.run task=mrpc seed=3"])
+        made = files(only_table(Path(folder)), Path("results"), ["python -m dora.run task=mrpc seed=3"])
+        for name, text in made.items():
+            (GOLDEN / name).write_text(text)
