@@ -4,4 +4,8 @@ DoRA here is *dynamic rank distribution* (Mao et al., ACL 2024, arXiv 2405.17357
 weight-decomposed DoRA of Liu et al. (arXiv 2402.09353) that PEFT calls `use_dora`.
 """
 
+from pathlib import Path
+
 __version__ = "0.1.0"
+# In a wheel conf/ lies inside the package, in a checkout beside it.
+CONF = next(d for d in (Path(__file__).parent / "conf", Path(__file__).parents[1] / "conf") if d.is_dir())

@@ -8,7 +8,6 @@ import os
 import re
 import sys
 from importlib import import_module
-from pathlib import Path
 from string import Template
 from typing import Any
 
@@ -25,12 +24,10 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from dora import CONF
 from dora.config import from_hydra, register
 from dora.errors import RunFailed, Stopped, UserError
 from dora.late import uncollected
-
-# In a wheel conf/ lies inside the package, in a checkout beside it.
-CONF = next(d for d in (Path(__file__).parent / "conf", Path(__file__).parents[1] / "conf") if d.is_dir())
 
 _stopped: list[bool] = []  # not empty once a signal has stopped a run of this process
 

@@ -15,6 +15,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from dora import CONF
 from dora.data.tasks import TASKS
 from dora.lock import held
 from dora.record import seconds_since
@@ -22,8 +23,6 @@ from dora.record import seconds_since
 # In the order in which they are shown. waiting: planned by a sweep and not begun. stale: its process is gone
 # without a word. broken: run.json cannot be read. missing: every other run of its row and column is there.
 STATES = ("running", "waiting", "stopped", "stale", "failed", "diverged", "broken", "missing", "done")
-# Installed, the configuration lies in the package.
-CONF = next(d for d in (Path(__file__).parent / "conf", Path(__file__).parents[1] / "conf") if d.is_dir())
 _PARTS = ("data", "task", "model", "method", "budget", "key", "seed")
 
 

@@ -20,7 +20,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
-import dora.run
+import dora
 from dora import experiment
 from dora.config import Config, from_hydra, register
 from dora.data.mini import mini
@@ -84,7 +84,7 @@ def configure(*overrides: str) -> Config:
     """The configuration that these command-line words give."""
     register()
     GlobalHydra.instance().clear()
-    with initialize_config_dir(str(dora.run.CONF), version_base="1.3"):
+    with initialize_config_dir(str(dora.CONF), version_base="1.3"):
         return from_hydra(compose("config", overrides=list(overrides)))
 
 

@@ -20,12 +20,11 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf.errors import OmegaConfBaseException
 
-from dora import lock, study
+from dora import CONF, lock, study
 from dora.errors import RunFailed, Stopped, UserError
 from dora.lock import Lock, held
 from dora.parallel import least_used
 from dora.record import Record
-from dora.run import CONF
 from dora.sweep import plan
 from hydra_plugins.dora_study import Composer
 from runs import command, configure, run, small, small_words
