@@ -22,7 +22,7 @@ from dora.files import taken, write_atomic
 from dora.leaderboard import FILES, File, answers, placeholder, read_logits, tsv, zipped
 from dora.predictions import degenerate, predict
 from dora.record import read_finished, scores
-from dora.study import with_keys
+from dora.study import for_task
 
 
 @dataclass(frozen=True)
@@ -92,13 +92,11 @@ def absent(file: File, runs: Mapping[str, Run]) -> str:
     """Why the file has no predictions, and how to get them."""
     if file.trained in runs:
         return f"the data of {runs[file.trained].folder} lacked its test file: add that, and train again"
-    words = next((run.data["words"] for run in runs.values() if run.data["words"]), None)
-    if words is None or any(
-        word.startswith("experiment=") for word in words
-    ):  # an experiment may be a task's own
-        return f"no run of {file.trained} among these: python -m dora.run task={file.trained} …"
-    like = with_keys(words, task=file.trained) or ()
-    return f"no run of {file.trained} among these: python -m dora.run {shlex.join(like)}"
+    typed = ((task, run.data["words"]) for task, run in runs.items() if run.data["words"])
+    task, words = next(typed, ("", None))
+    like = for_task(words, task, file.trained)
+    command = f"task={file.trained} …" if like is None else shlex.join(like)
+    return f"no run of {file.trained} among these: python -m dora.run {command}"
 
 
 def notes(runs: Mapping[str, Run]) -> list[str]:
