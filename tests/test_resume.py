@@ -125,21 +125,23 @@ def test_a_signal_after_the_last_step_lets_the_run_end_and_stops_the_sweep(tmp_p
         "save = experiment._save_weights\n"
         "experiment._save_weights = lambda *a: (signal.raise_signal(signal.SIGTERM), save(*a))[1]; main()"
     )
-    alone = python("-c", late, *small_words(tmp_path / "alone", "method=lora"))
+    words = small_words(tmp_path, "method=lora", "max_steps=4")
+    alone = python("-c", late, *words)
     assert alone.returncode == 0, alone.stderr
-    assert record(tmp_path / "alone")["status"] == "done"
-    sweep = python("-c", late, "-m", *small_words(tmp_path / "sweep", "method=lora", "seed=1,2"))
+    assert record(tmp_path)["status"] == "done"
+    sweep = python("-c", late, "-m", *words, "seed=1,2,3")
     assert sweep.returncode == 75, sweep.stderr
-    assert "2 runs: 1 done, 1 waiting" in sweep.stdout
+    assert "3 runs: 1 done before, 2 to train" in sweep.stdout
+    assert "3 runs: 2 done, 1 waiting" in sweep.stdout
 
 
 def test_a_forced_run_that_was_cut_goes_on_by_the_same_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = run(small(tmp_path, "method=dora", "checkpoint_every=1"))
-    cut(tmp_path, 10, monkeypatch, "method=dora", "force=true")
-    again = run(small(tmp_path, "method=dora", "checkpoint_every=1", "force=true"))
-    assert again["resumed_from"] == [10]
+    first = run(small(tmp_path, "method=dora", "max_steps=12", "checkpoint_every=1"))
+    cut(tmp_path, 5, monkeypatch, "method=dora", "max_steps=12", "force=true")
+    again = run(small(tmp_path, "method=dora", "max_steps=12", "force=true"))
+    assert again["resumed_from"] == [5]
     assert again["results"] == first["results"]
 
 

@@ -30,12 +30,12 @@ def test_whatever_happens_to_wandb_a_run_that_is_done_stays_done(
 ) -> None:
     errors = iter([OSError("no network"), KeyboardInterrupt()])
     monkeypatch.setattr(tracking, "_begin", lambda *_: BrokenTracker(next(errors)))
-    assert run(small(tmp_path / "a", "method=lora", "wandb=online"))["status"] == "done"
+    assert run(small(tmp_path / "a", "method=lora", "max_steps=4", "wandb=online"))["status"] == "done"
     assert (
         "wandb did not end well (OSError: no network)" in (only_run(tmp_path / "a") / "log.txt").read_text()
     )
     with pytest.raises(KeyboardInterrupt):
-        run(small(tmp_path / "b", "method=lora", "wandb=online"))
+        run(small(tmp_path / "b", "method=lora", "max_steps=4", "wandb=online"))
     assert record(tmp_path / "b")["status"] == "done"
 
 
