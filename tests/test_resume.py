@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import signal
 import subprocess
 import sys
@@ -18,19 +19,36 @@ from dora.train import Loop
 from runs import configure, cut, only_run, python, record, run, same_files, small, small_words
 
 
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path, dict[str, Any]]]:
+    """A method's folder and record of a run left alone, trained once."""
+
+    @functools.cache
+    def of(method: str) -> tuple[Path, dict[str, Any]]:
+        results = tmp_path_factory.mktemp(method)
+        found = run(small(results, f"method={method}"))
+        return only_run(results), found
+
+    return of
+
+
 # Of 24 steps the window of dora is 3 to 11, of adalora 3 to 14; an epoch of 96 rows has 12 steps.
 @pytest.mark.parametrize(("method", "step"), [("full", 5), ("lora", 7), ("dora", 5), ("dora", 10), ("dora", 11),
                                               ("dora", 17), ("adalora", 4), ("adalora", 13), ("adalora", 14)])  # fmt: skip
 def test_a_run_cut_at_any_point_ends_as_one_left_alone(
-    method: str, step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    method: str,
+    step: int,
+    alone: Callable[[str], tuple[Path, dict[str, Any]]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    alone = run(small(tmp_path / "alone", f"method={method}"))
-    cut(tmp_path / "cut", step, monkeypatch, f"method={method}")
-    again = run(small(tmp_path / "cut", f"method={method}"))
+    folder, whole = alone(method)
+    cut(tmp_path, step, monkeypatch, f"method={method}")
+    again = run(small(tmp_path, f"method={method}"))
     assert again["resumed_from"] == [step]
-    assert again["results"] == alone["results"]
-    assert again["ranks"] == alone["ranks"]
-    same_files(only_run(tmp_path / "alone"), only_run(tmp_path / "cut"))
+    assert again["results"] == whole["results"]
+    assert again["ranks"] == whole["ranks"]
+    same_files(folder, only_run(tmp_path))
 
 
 @pytest.mark.parametrize("method", ["dora", "adalora"])
