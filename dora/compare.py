@@ -89,8 +89,9 @@ def leaders(table: Table, block: Sequence[Row], tasks: Sequence[str]) -> set[Row
     """The row of the block with the highest mean over the tasks, and all that the seeds do not tell from it.
 
     Each other row is tested against the best, paired by seed; the tests of a block are one family for Holm. A
-    row with fewer than two shared seeds, or less than the best by the same on every seed, cannot be told apart. None where there is nothing to compare: fewer than
-    two rows with values, a single seed, or evaluations that are not shared.
+    row with fewer than two shared seeds, or less than the best by the same on every seed, cannot be told apart.
+    None where there is nothing to compare: fewer than two rows with values, a single seed, or evaluations that
+    are not shared.
     """
     means = {row: sum(float(np.mean(list(table.values(row, t).values()))) for t in tasks)
              for row in block if tasks and all(table.values(row, t) for t in tasks)}  # fmt: skip

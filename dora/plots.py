@@ -205,9 +205,8 @@ def final_ranks(table: Table) -> Drawn | None:
     bar = figure.colorbar(image, cax=figure.add_axes(((wide - 0.55) / wide, 0.3, 0.12 / wide, 0.4)))
     bar.set_ticks([0, 0.5, 1])
     bar.ax.tick_params(labelsize=7)
-    titles(
-        figure, "colour: share of the start's components"
-    )  # beside the bar a figure of one task is too low for it
+    # Below the panels: beside the bar a figure of one task is too low for it.
+    titles(figure, "colour: share of the start's components")
     return figure, lines
 
 

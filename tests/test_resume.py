@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from dora import checkpoint
+from dora import checkpoint, experiment
 from dora.errors import Stopped, UserError
 from dora.lock import held
 from dora.train import Loop
@@ -146,6 +146,19 @@ def test_a_signal_after_the_last_step_lets_the_run_end_and_stops_the_sweep(tmp_p
     sweep = python("-c", late, "-m", *small_words(tmp_path, "method=lora", "max_steps=4", "seed=1,2"))
     assert sweep.returncode == 75, sweep.stderr
     assert "2 runs: 1 done, 1 waiting" in sweep.stdout
+
+
+def test_a_signal_after_the_last_step_leaves_a_single_run_with_its_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = experiment._save_weights
+    monkeypatch.setattr(
+        experiment, "_save_weights", lambda *a: (signal.raise_signal(signal.SIGTERM), save(*a))
+    )
+    with pytest.raises(Stopped) as e:
+        run(small(tmp_path, "method=lora", "max_steps=4"))
+    assert e.value.result == record(tmp_path)
+    assert record(tmp_path)["status"] == "done"
 
 
 def test_a_forced_run_that_was_cut_goes_on_by_the_same_command(
