@@ -89,7 +89,7 @@ def test_a_study_survives_preemption_a_time_limit_and_a_cancelled_job(
         launch(alone, "hydra/launcher=local", "hydra.launcher.n_jobs=2"), check=True, capture_output=True
     )
     resumed = 0
-    for path in sorted((alone / "runs").glob(study.PATTERN)):
+    for path in study.directories(alone):
         there = results / path.relative_to(alone)
         one, two = (json.loads((folder / "run.json").read_text()) for folder in (path, there))
         assert one["results"] == two["results"], path.name
