@@ -198,12 +198,13 @@ def build(kind: str, layers: int, hidden: int, tokenizer: Any) -> tuple[nn.Modul
         see_neighbours(model)
         return model, model.roberta, model.lm_head
     # DeBERTaV3's settings but for the buckets: 256 of them would be most of a small model's work.
-    model = DebertaV2ForMaskedLM(DebertaV2Config(
+    v3: dict[str, Any] = dict(
         relative_attention=True, pos_att_type=["p2c", "c2p"], share_att_key=True, position_buckets=32,
         norm_rel_ebd="layer_norm", max_relative_positions=-1, max_position_embeddings=512,
         position_biased_input=False, type_vocab_size=0, pooler_hidden_size=hidden, pooler_dropout=0,
-        pooler_hidden_act="gelu", **shape,
-    ))  # fmt: skip
+        pooler_hidden_act="gelu",
+    )  # fmt: skip
+    model = DebertaV2ForMaskedLM(DebertaV2Config(**v3, **shape))
     return model, model.deberta, model.cls
 
 

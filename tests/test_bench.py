@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -53,7 +54,8 @@ def test_the_phases_of_a_method_are_those_of_its_run(method):
 def test_a_run_s_phases_have_the_shares_that_its_schedule_gives():
     for method in ("adalora", "dora"):
         loop, _ = loop_of(SMALL, f"{method} before")
-        m, steps = loop.setup.method, range(1, TOTAL + 1)
+        m: Any = loop.setup.method
+        steps = range(1, TOTAL + 1)
         begin = getattr(m, "start", None) or m.t_i
         inside = [s for s in steps if begin < s <= m.settled]
         allocating = len(inside) // m.interval / TOTAL
