@@ -25,6 +25,7 @@ from dora.methods import METHODS, name_of
 from dora.methods.protocol import fraction_or_steps
 
 MAX_SEED = 2**63 - 1  # PyTorch's
+GROUPS = ("task", "method", "model", "data")  # the keys of `Config` that are dataclasses themselves
 
 
 @dataclass
@@ -230,6 +231,9 @@ def check(config: Config) -> list[str]:
         value = getattr(config, key)
         rule(value in allowed, f"{key}={value} must be one of {', '.join(allowed)}")
 
+    for prefix, part in {"": config, **{f"{k}.": getattr(config, k) for k in GROUPS}}.items():
+        added = sorted(vars(part).keys() - {f.name for f in dataclasses.fields(part)})
+        found += [f"+{prefix}{key}: there is no key {prefix}{key}; --help lists the keys" for key in added]
     rule(config.task.name in TASKS, f"task={config.task.name} must be one of {', '.join(TASKS)}")
     named = re.fullmatch(r"\w[\w .+-]*", config.model_name) is not None
     rule(named, f"model.name={config.model_name} names a folder: letters, digits and . _ + - make it up")
@@ -277,7 +281,7 @@ def check(config: Config) -> list[str]:
     device = config.device
     known = device in ("auto", "cpu", "cuda") or (device.startswith("cuda:") and device[5:].isdigit())
     rule(known, f"device={device} must be auto, cpu, cuda or cuda:N")
-    rule(config.batch_size >= config.grad_accum,
+    rule(config.batch_size >= config.grad_accum or config.batch_size < 1,
          f"grad_accum={config.grad_accum} cuts a batch of batch_size={config.batch_size} into empty parts")  # fmt: skip
     rule(bool(config.results), "results= must name a folder")
     parent = next(

@@ -21,23 +21,43 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dora import CONF
-from dora.config import from_hydra, register
+from dora.config import check, from_hydra, register
 from dora.errors import RunFailed, Stopped, UserError
 from dora.late import uncollected
 
 _stopped: list[bool] = []  # not empty once a signal has stopped a run of this process
+_ended: list[UserError | RunFailed | Stopped] = []  # how a run by itself ended, where not with a result
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def job(cfg: DictConfig) -> float | None:
     """One composed configuration. Launchers send this function to other processes, with copies of its globals."""
-    from dora.run import train
+    from dora.run import _ended, check_grid, train
 
-    return train(cfg)
+    try:
+        check_grid(HydraConfig.get())
+        return train(cfg)
+    except (UserError, RunFailed, Stopped) as e:
+        if HydraConfig.get().mode != RunMode.RUN:
+            raise  # a sweep counts it
+        _ended.append(e)  # for `main`: Hydra would print a line of its own before the message
+        return None
+
+
+def check_grid(hydra: Any) -> None:
+    """Raises UserError where an experiment that is a grid of runs would be one run of it, and nobody said which."""
+    grid = hydra.sweeper.params or {}
+    given = {_key(word) for word in hydra.overrides.task}
+    if hydra.mode == RunMode.RUN and (left := [key for key in grid if key not in given]):
+        raise UserError(
+            f"experiment={hydra.runtime.choices.experiment} is a grid of runs over {', '.join(grid)}: add -m for all of "
+            f"them, or say which one with {' '.join(f'{key}=…' for key in left)}"
+        )
 
 
 def train(cfg: DictConfig) -> float | None:
@@ -89,6 +109,8 @@ def main() -> None:
             print(usage(_overrides(sys.argv[1:])))
         else:
             job()
+        if _ended:
+            raise _ended.pop()
     except (UserError, RunFailed, Stopped) as e:
         what = {UserError: "bad configuration", RunFailed: "failed", Stopped: "stopped"}[type(e)]
         print(f"{what}:\n{e}" if "\n" in str(e) else f"{what}: {e}", file=sys.stderr)
@@ -136,10 +158,11 @@ def usage(overrides: list[str]) -> str:
 
 
 def explain(overrides: list[str], sweeping: bool = False) -> list[str]:
-    """What is wrong with each override alone, all of them at once; Hydra itself stops at the first.
+    """What is wrong with each override, all of it at once; Hydra itself stops at the first.
 
-    Choices (task=…) are tried first, then each value with the choices that were right. When `sweeping`, each of an
-    override's values by itself.
+    Choices (task=…) are tried first, then each value by itself with the choices that were right, then what is left
+    together, for what `check` finds. A setting of a choice that was wrong (method.… after method=…) is not judged. When
+    `sweeping`, each of an override's values is tried.
     """
     GlobalHydra.instance().clear()
     problems: list[str] = []
@@ -151,19 +174,29 @@ def explain(overrides: list[str], sweeping: bool = False) -> list[str]:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         groups = [*_groups(), "hydra/launcher"]
         chosen = [o for o in overrides if _key(o) in groups]
-        right: dict[str, str] = {}
+        right: dict[str, list[str]] = {}
         for override in chosen:
             if _composes([override]):
-                right[_key(override)] = override
+                right.setdefault(_key(override), []).append(override)
             elif override in ("hydra/launcher=local", "hydra/launcher=slurm"):
                 problems.append(f"{override} needs Hydra's launcher for it: pip install 'dora-glue[sweep]'")
             else:
                 problems.append(
                     f"{override}: choose {_key(override)} from {', '.join(_choices(_key(override)))}"
                 )
+        wrong = {_key(o).replace("/", ".") for o in chosen} - {key.replace("/", ".") for key in right}
+        choices = [values[-1] for values in right.values()]
         for override in (o for o in overrides if o not in chosen):
-            problems += _problem(list(right.values()), override, groups)
-    return problems
+            if _key(override).rpartition(".")[0] in wrong:
+                continue
+            found = _problem(choices, override, groups)
+            problems += found
+            if not found:
+                right.setdefault(_key(override), []).append(override)
+        for n in range(max(map(len, right.values()), default=0)):
+            one = compose("config", overrides=[values[min(n, len(values) - 1)] for values in right.values()])
+            problems += check(from_hydra(one))
+    return list(dict.fromkeys(problems))
 
 
 def _values(override: str) -> list[str]:

@@ -204,15 +204,13 @@ def test_the_command_says_first_and_last_that_everything_is_embedded(
 
 
 def test_all_mistakes_of_a_command_come_in_one_message_with_exit_code_2(tmp_path: Path) -> None:
-    typos = command("dora.run", "task=sst3", "methd=lora", "lrr=3", "method.bet=1", f"results={tmp_path}")
+    typos = command("dora.run", "task=sst3", "methd=lora", "lrr=3", "method.bet=1", "data=dirr", "data.dir=GLUE", "clip=-1",
+                    "budget=8", f"results={tmp_path}")  # fmt: skip
     assert typos.returncode == 2
-    for part in (
-        "choose task from cola",
-        "did you mean method",
-        "did you mean lr?",
-        "did you mean method.beta",
-    ):
+    for part in ("choose task from cola", "did you mean method", "did you mean lr?", "did you mean method.beta",
+                 "choose data from dir", "clip=-1.0 must be at least 0", "write r8"):  # fmt: skip
         assert part in typos.stderr, typos.stderr
+    assert "data.dir" not in typos.stderr, "a setting of a choice that is not known is not judged"
     values = command(
         "dora.run",
         "method=dora",
@@ -234,8 +232,20 @@ def test_all_mistakes_of_a_command_come_in_one_message_with_exit_code_2(tmp_path
     assert "seed" not in sweep.stderr.replace("'seed=1,2'", "")
     single = command("dora.run", "task=rte,sst2", f"results={tmp_path}")
     assert "task=rte,sst2: several values make a sweep, which needs -m" in single.stderr
-    assert "Traceback" not in typos.stderr + values.stderr + sweep.stderr + single.stderr
+    for done in (typos, values, sweep, single):
+        assert done.stderr.startswith("bad configuration:"), "the message is all there is"
+        assert "Traceback" not in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_a_grid_is_not_taken_for_one_run_of_it(tmp_path: Path) -> None:
+    words = ["experiment=study_tiny", "data.dir=GLUE", f"results={tmp_path}", "task=rte", "method=lora"]
+    done = command("dora.run", *words)
+    assert done.returncode == 2
+    assert "experiment=study_tiny is a grid of runs over task, method, budget, seed: add -m" in done.stderr
+    assert "say which one with budget=… seed=…" in done.stderr
+    one = command("dora.run", *words, "budget=r2", "seed=1")
+    assert one.stderr.startswith("bad configuration: data.dir=GLUE"), one.stderr
 
 
 def test_an_unreachable_hub_is_reported_within_ten_seconds(tmp_path: Path) -> None:
@@ -259,6 +269,7 @@ def test_help_and_the_composed_configuration_are_shown(words: list[str]) -> None
 
 @pytest.mark.parametrize(("words", "parts"), [
     (["data=dir", "data.dir=nowhere", "lr=-1", "model.path=nomodel"], ["data.dir=nowhere", "lr=-1.0", "nomodel"]),
+    (["+lrr=1", "++method.zeta=2"], ["+lrr: there is no key lrr", "+method.zeta: there is no key method.zeta"]),
     (["data=dir"], ["data=dir needs data.dir=FOLDER"]),
     (["budget=900M"], ["larger than this model", "at most r128"]),
     (["budget=0.1k"], ["less than the smallest component of this model (384 parameters)"]),
