@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from dora import plots, study
+from dora.canvas import require_matplotlib
 from dora.cells import Run, Table, dirty
 from dora.files import write_atomic
 from dora.grid import Grid
@@ -119,7 +120,7 @@ def _split(template: str) -> tuple[str, str, str]:
 
 def main() -> None:
     """Writes results/report.html; exit 2 where there is nothing to show, 1 where the disk failed."""
-    results, found = asked_for("dora.report", __doc__, plots.require_matplotlib)
+    results, found = asked_for("dora.report", __doc__, require_matplotlib)
     path = results / "report.html"
     seen = study.scan(results)
     with writing():

@@ -93,7 +93,7 @@ def train(words: Sequence[str], kill: Kill | None, counts: Path | None) -> None:
     watch.on(Loop, "apply", "allocation")
     watch.on(Loop, "evaluate_and_select", "evaluation")
     watch.on(Loop, "save", "checkpoint")
-    watch.on(experiment, "_finish", "export")
+    watch.on(experiment, "finish", "export")
     output = os.open(os.devnull, os.O_WRONLY)
     os.dup2(output, 1)
     sys.argv = ["dora.run", *words]

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from dora.canvas import images
 from dora.cells import Table, read_runs, tables
 from dora.linears import place
 from dora.plots import (
     FIGURES,
     final_ranks,
-    images,
     learning_curves,
     paired_differences,
     rank_paths,

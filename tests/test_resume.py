@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from dora import checkpoint, experiment
+from dora import checkpoint, finish
 from dora.errors import Stopped, UserError
 from dora.lock import held
 from dora.train import Loop
@@ -139,9 +139,9 @@ def test_a_stopped_run_hands_the_signal_to_who_was_there_before(
 
 def test_a_signal_after_the_last_step_lets_the_run_end_and_stops_the_sweep(tmp_path: Path) -> None:
     late = (
-        "import signal; from dora import experiment; from dora.run import main\n"
-        "save = experiment._save_weights\n"
-        "experiment._save_weights = lambda *a: (signal.raise_signal(signal.SIGTERM), save(*a))[1]; main()"
+        "import signal; from dora import finish; from dora.run import main\n"
+        "save = finish._save_weights\n"
+        "finish._save_weights = lambda *a: (signal.raise_signal(signal.SIGTERM), save(*a))[1]; main()"
     )
     sweep = python("-c", late, "-m", *small_words(tmp_path, "method=lora", "max_steps=4", "seed=1,2"))
     assert sweep.returncode == 75, sweep.stderr
@@ -151,10 +151,8 @@ def test_a_signal_after_the_last_step_lets_the_run_end_and_stops_the_sweep(tmp_p
 def test_a_signal_after_the_last_step_leaves_a_single_run_with_its_result(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    save = experiment._save_weights
-    monkeypatch.setattr(
-        experiment, "_save_weights", lambda *a: (signal.raise_signal(signal.SIGTERM), save(*a))
-    )
+    save = finish._save_weights
+    monkeypatch.setattr(finish, "_save_weights", lambda *a: (signal.raise_signal(signal.SIGTERM), save(*a)))
     with pytest.raises(Stopped) as e:
         run(small(tmp_path, "method=lora", "max_steps=4"))
     assert e.value.result == record(tmp_path)
