@@ -45,7 +45,10 @@ class Kill:
 
 
 class Watch:
-    """Sees every line of dora/ that runs inside a place: counts them, or kills at one of them."""
+    """Sees every line of dora/ that runs inside a place: counts them, or kills at one of them.
+
+    Where it is to kill, it sees that one's place and file alone, since to be watched takes time.
+    """
 
     def __init__(self, kill: Kill | None) -> None:
         self.kill = kill
@@ -54,6 +57,8 @@ class Watch:
 
     def on(self, owner: Any, name: str, place: str) -> None:
         """Makes the function `name` of `owner` a place."""
+        if self.kill is not None and self.kill.place != place:
+            return
         original = getattr(owner, name)
 
         @functools.wraps(original)
@@ -71,7 +76,7 @@ class Watch:
 
     def _trace(self, frame: FrameType, event: str, arg: object) -> Callable[..., Any] | None:
         file = frame.f_code.co_filename
-        if not file.startswith(SOURCES):
+        if not file.startswith(SOURCES if self.kill is None else SOURCES + self.kill.line[0]):
             return None
         if event == "line":
             line = (file.removeprefix(SOURCES), frame.f_lineno)
@@ -89,11 +94,12 @@ def train(words: Sequence[str], kill: Kill | None, counts: Path | None) -> None:
     from dora.train import Loop
 
     watch = Watch(kill)
-    watch.on(Loop, "train_step", "step")
-    watch.on(Loop, "apply", "allocation")
-    watch.on(Loop, "evaluate_and_select", "evaluation")
-    watch.on(Loop, "save", "checkpoint")
-    watch.on(experiment, "finish", "export")
+    if kill is not None or counts is not None:
+        watch.on(Loop, "train_step", "step")
+        watch.on(Loop, "apply", "allocation")
+        watch.on(Loop, "evaluate_and_select", "evaluation")
+        watch.on(Loop, "save", "checkpoint")
+        watch.on(experiment, "finish", "export")
     output = os.open(os.devnull, os.O_WRONLY)
     os.dup2(output, 1)
     sys.argv = ["dora.run", *words]
@@ -136,7 +142,13 @@ def study(
     """Does it all; every problem found, with the kill that led to it."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
-        ["dora.run", "dora.experiment", "dora.prepare", "transformers.models.roberta.modeling_roberta"]
+        [
+            "dora.run",
+            "dora.experiment",
+            "dora.metrics",
+            "transformers.models.roberta.modeling_roberta",
+            "transformers.models.roberta.tokenization_roberta",
+        ]
     )
     chance = random.Random(seed)
     alone: dict[str, Path] = {}

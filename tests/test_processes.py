@@ -13,14 +13,16 @@ from runs import configure, lines, only_run, python, record, run, same_files, sm
 HERE = Path(__file__).parent
 TWO = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
 
-# The last batch of an epoch of 97 is one row, so one share is empty; 7 rows to score are shares of 4 and 3.
-UNEVEN = ("limit_train=97", f"data.dir={small_glue(7)}")
+
+def uneven() -> tuple[str, ...]:
+    """The last batch of an epoch of 97 is one row, so one share is empty; 7 rows to score are shares of 4 and 3."""
+    return "limit_train=97", f"data.dir={small_glue(7)}"
 
 
 @pytest.mark.parametrize("method", ["dora", pytest.param("adalora", marks=pytest.mark.slow)])
 def test_two_processes_have_the_losses_of_one_at_the_same_batch(method: str, tmp_path: Path) -> None:
     double = str(HERE / "double_run.py")
-    words = [f"method={method}", "method.dropout=0", "head_dropout=0", *UNEVEN]
+    words = [f"method={method}", "method.dropout=0", "head_dropout=0", *uneven()]
     one = python(double, *small_words(tmp_path / "one", *words))
     assert one.returncode == 0, one.stderr
     two = python(*TWO, double, *small_words(tmp_path / "two", *words))
@@ -42,7 +44,7 @@ def test_two_processes_resume_bit_for_bit_across_an_allocation_and_one_says_that
     tmp_path: Path,
 ) -> None:
     def words(name: str) -> list[str]:
-        return small_words(tmp_path / name, "method=dora", *UNEVEN)
+        return small_words(tmp_path / name, "method=dora", *uneven())
 
     alone = python(*TWO, "-m", "dora.run", *words("alone"))
     assert alone.returncode == 0, alone.stderr
@@ -64,7 +66,7 @@ def test_two_processes_resume_bit_for_bit_across_an_allocation_and_one_says_that
 
 @pytest.mark.slow
 def test_the_tasks_of_a_submitted_job_are_one_run_as_torchruns_processes_are(tmp_path: Path) -> None:
-    words = ["method=lora", *UNEVEN]
+    words = ["method=lora", *uneven()]
     alone = python(*TWO, "-m", "dora.run", *small_words(tmp_path / "alone", *words))
     assert alone.returncode == 0, alone.stderr
     job = python("-m", "dora.run", "-m", *small_words(tmp_path / "job", *words), "hydra/launcher=submitit_local",
