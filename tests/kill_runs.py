@@ -13,7 +13,6 @@ import collections
 import functools
 import itertools
 import json
-import multiprocessing
 import os
 import random
 import signal
@@ -27,7 +26,7 @@ from types import FrameType
 from typing import Any
 
 import dora
-from runs import differing, only_run, small_words
+from runs import differing, forkserver, only_run, small_words
 
 PLACES = ("step", "evaluation", "checkpoint", "allocation", "export")
 ALLOCATING = ("adalora", "dora")
@@ -140,16 +139,7 @@ def study(
     kills: int, seed: int, methods: Sequence[str], folder: Path, say: Callable[[str], None]
 ) -> list[str]:
     """Does it all; every problem found, with the kill that led to it."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        [
-            "dora.run",
-            "dora.experiment",
-            "dora.metrics",
-            "transformers.models.roberta.modeling_roberta",
-            "transformers.models.roberta.tokenization_roberta",
-        ]
-    )
+    context = forkserver()
     chance = random.Random(seed)
     alone: dict[str, Path] = {}
     ran: dict[str, list[list[Any]]] = {}

@@ -8,7 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from runs import configure, lines, only_run, python, record, run, same_files, small_glue, small_words
+from runs import (
+    configure,
+    lines,
+    only_run,
+    python,
+    record,
+    run,
+    same_files,
+    small_glue,
+    small_words,
+    together,
+)
 
 HERE = Path(__file__).parent
 TWO = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
@@ -21,12 +32,11 @@ def uneven() -> tuple[str, ...]:
 
 @pytest.mark.parametrize("method", ["dora", pytest.param("adalora", marks=pytest.mark.slow)])
 def test_two_processes_have_the_losses_of_one_at_the_same_batch(method: str, tmp_path: Path) -> None:
-    double = str(HERE / "double_run.py")
+    double = HERE / "double_run.py"
     words = [f"method={method}", "method.dropout=0", "head_dropout=0", *uneven()]
-    one = python(double, *small_words(tmp_path / "one", *words))
-    assert one.returncode == 0, one.stderr
-    two = python(*TWO, double, *small_words(tmp_path / "two", *words))
-    assert two.returncode == 0, two.stderr
+    for size, name in ((1, "one"), (2, "two")):
+        done = together(tmp_path, *small_words(tmp_path / name, *words), script=double, size=size)
+        assert done.returncode == 0, done.stdout
     events = [lines(only_run(tmp_path / name) / "metrics.jsonl") for name in ("one", "two")]
     losses = [[(e["step"], e["loss"]) for e in found if e["split"] == "train"] for found in events]
     assert [step for step, _ in losses[0]] == list(range(1, 25))
@@ -48,11 +58,12 @@ def test_two_processes_resume_bit_for_bit_across_an_allocation_and_one_says_that
 
     alone = python(*TWO, "-m", "dora.run", *words("alone"))
     assert alone.returncode == 0, alone.stderr
-    cut = python(*TWO, str(HERE / "crash_run.py"), "10", *words("cut"), "checkpoint_every=1")
-    assert cut.returncode != 0
+    cut = together(tmp_path, "10", *words("cut"), "checkpoint_every=1", script=HERE / "crash_run.py")
+    assert cut.returncode == 1
+    assert "power cut" in cut.stdout
     shutil.copytree(tmp_path / "cut", tmp_path / "other")
-    again = python(*TWO, "-m", "dora.run", *words("cut"))
-    assert again.returncode == 0, again.stderr
+    again = together(tmp_path, *words("cut"))
+    assert again.returncode == 0, again.stdout
     assert record(tmp_path / "cut")["resumed_from"] == [10]
     assert [s["world_size"] for s in record(tmp_path / "cut")["starts"]] == [2, 2]
     assert "now" not in again.stdout
