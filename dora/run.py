@@ -113,7 +113,8 @@ def main() -> None:
             raise _ended.pop()
     except (UserError, RunFailed, Stopped) as e:
         what = {UserError: "bad configuration", RunFailed: "failed", Stopped: "stopped"}[type(e)]
-        print(f"{what}:\n{e}" if "\n" in str(e) else f"{what}: {e}", file=sys.stderr)
+        text = str(e).removeprefix(f"{what} ")  # "stopped by a signal"
+        print(f"{what}:\n{text}" if "\n" in text else f"{what}: {text}", file=sys.stderr)
         sys.exit(e.exit_code)
     except (HydraException, OmegaConfBaseException) as e:
         problems = explain(_overrides(sys.argv[1:]), _sweeping()) or [_first_lines(e)]

@@ -74,7 +74,7 @@ def main() -> None:
     else:
         print(table(seen))
         print("\n".join(["", *details(seen)]))
-        print(f"{len(seen):,} runs: {study.in_words(study.count(seen))}")
+        print(f"{study.runs_in_words(len(seen))}: {study.in_words(study.count(seen))}")
         if any(s.state in TO_DO for s in seen):
             print(f"what is left to do, as commands: {study.missing_command(given.results)}")
     sys.exit(0 if all(s.state == "done" for s in seen) else 3)

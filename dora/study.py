@@ -161,6 +161,11 @@ def count(seen: Iterable[Seen]) -> dict[str, int]:
     return {state: states.count(state) for state in STATES if state in states}
 
 
+def runs_in_words(number: int) -> str:
+    """`1 run`, `1,040 runs`."""
+    return f"{number:,} run{'s' * (number != 1)}"
+
+
 def in_words(numbers: dict[str, int]) -> str:
     """`3 done, 1 failed`, finished ones first."""
     return ", ".join(f"{n:,} {state}" for state, n in reversed(numbers.items())) or "none"

@@ -42,7 +42,10 @@ class Sweep:
         for words, p in pending.items():
             note_planned(p.folder, words, p.settings)
         done = len(self.runs) - len(pending)
-        print(f"{len(self.runs):,} runs: {done:,} done before, {len(pending):,} to train", flush=True)
+        print(
+            f"{study.runs_in_words(len(self.runs))}: {done:,} done before, {len(pending):,} to train",
+            flush=True,
+        )
         return [list(words) for words in pending]
 
     def end(self, failures: Mapping[Words, BaseException], lost: BaseException | None) -> None:
@@ -53,7 +56,7 @@ class Sweep:
         """
         seen = {words: study.look(p.folder) for words, p in self.runs.items()}
         open_ones = {words: s for words, s in seen.items() if s.state != "done"}
-        print(f"\n{len(self.runs):,} runs: {study.in_words(study.count(seen.values()))}")
+        print(f"\n{study.runs_in_words(len(self.runs))}: {study.in_words(study.count(seen.values()))}")
         if lost is not None:
             print(f"the launcher ended with {type(lost).__name__}: {str(lost).splitlines()[0]}")
         if not open_ones:

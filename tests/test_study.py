@@ -225,7 +225,7 @@ def test_a_second_sweep_leaves_the_first_ones_runs_to_it_and_a_signal_ends_a_who
     first.terminate()
     out, errors = first.communicate(timeout=60)
     assert beside.returncode == 75, beside.stderr
-    assert "1 runs: 1 running" in beside.stdout
+    assert "1 run: 1 running" in beside.stdout
     assert f"in use by process {first.pid}" in beside.stdout
     assert first.returncode == 75, errors
     assert "2 runs: 1 stopped, 1 waiting" in out
