@@ -213,82 +213,102 @@ def from_hydra(cfg: DictConfig) -> Config:
 
 def check(config: Config) -> list[str]:
     """Every problem that shows without opening a file, each with value, rule and way out."""
-    found: list[str] = []
+    return [
+        *_keys_added(config),
+        *_of_choices(config),
+        *config.method.problems(None),
+        *_of_budget(config),
+        *_of_training(config),
+        *_of_place(config),
+    ]
 
-    def rule(fine: bool, message: str) -> None:
-        if not fine:
-            found.append(message)
 
-    def whole(key: str, low: int = 1) -> None:
-        value = getattr(config, key)
-        rule(value is None or value >= low, f"{key}={value} must be at least {low}")
+def _broken(*rules: tuple[bool, str]) -> list[str]:
+    """The messages of those rules, (whether it is kept, message), that are not kept."""
+    return [message for kept, message in rules if not kept]
 
-    def positive(key: str) -> None:
-        value = getattr(config, key)
-        rule(value is None or 0 < value < math.inf, f"{key}={value} must be above 0")
 
-    def choice(key: str, *allowed: str) -> None:
-        value = getattr(config, key)
-        rule(value in allowed, f"{key}={value} must be one of {', '.join(allowed)}")
+def _choice(config: Config, key: str, *allowed: str) -> tuple[bool, str]:
+    value = getattr(config, key)
+    return value in allowed, f"{key}={value} must be one of {', '.join(allowed)}"
 
-    for prefix, part in {"": config, **{f"{k}.": getattr(config, k) for k in GROUPS}}.items():
-        added = sorted(vars(part).keys() - {f.name for f in dataclasses.fields(part)})
-        found += [f"+{prefix}{key}: there is no key {prefix}{key}; --help lists the keys" for key in added]
-    rule(config.task.name in TASKS, f"task={config.task.name} must be one of {', '.join(TASKS)}")
+
+def _keys_added(config: Config) -> list[str]:
+    """What `+key=value` added beside the keys that there are, and nothing would read."""
+    parts = {"": config, **{f"{key}.": getattr(config, key) for key in GROUPS}}
+    return [
+        f"+{prefix}{key}: there is no key {prefix}{key}; --help lists the keys"
+        for prefix, part in parts.items()
+        for key in sorted(vars(part).keys() - {f.name for f in dataclasses.fields(part)})
+    ]
+
+
+def _of_choices(config: Config) -> list[str]:
+    """Task, model and data, and the rates given for them."""
+    task, data = config.task.name, config.data
     named = re.fullmatch(r"\w[\w .+-]*", config.model_name) is not None
-    rule(named, f"model.name={config.model_name} names a folder: letters, digits and . _ + - make it up")
-    tables = {"model.lr": config.model.lr, **{f"rates.{t}": by for t, by in config.rates.items()}}
-    for key, rates in tables.items():
-        wrong = {m: v for m, v in rates.items() if m not in METHODS or not 0 < v < math.inf}
-        rule(not wrong, f"{key}={wrong} must give methods ({', '.join(METHODS)}) rates above 0")
     strange = [t for t in config.rates if t not in TASKS]
-    rule(not strange, f"rates: {', '.join(strange)} must be among the tasks {', '.join(TASKS)}")
-    rule(config.data.name in ("mini", "dir", "hub"), f"data={config.data.name} must be one of mini, dir, hub")
-    needs = "data=dir needs data.dir=FOLDER, an official GLUE download (zips or unpacked TSVs)"
-    rule(config.data.name != "dir" or bool(config.data.dir), needs)
-    rule(
-        config.data.name != "mini" or not config.data.dir,
-        "data.dir is given but data=mini: write data=dir too",
-    )
-    found += config.method.problems(None)
+    tables = {"model.lr": config.model.lr, **{f"rates.{t}": by for t, by in config.rates.items()}}
+    wrong = {key: {m: v for m, v in rates.items() if m not in METHODS or not 0 < v < math.inf}
+             for key, rates in tables.items()}  # fmt: skip
+    return _broken(
+        (task in TASKS, f"task={task} must be one of {', '.join(TASKS)}"),
+        (named, f"model.name={config.model_name} names a folder: letters, digits and . _ + - make it up"),
+        *((not of, f"{key}={of} must give methods ({', '.join(METHODS)}) rates above 0") for key, of in wrong.items()),
+        (not strange, f"rates: {', '.join(strange)} must be among the tasks {', '.join(TASKS)}"),
+        (data.name in ("mini", "dir", "hub"), f"data={data.name} must be one of mini, dir, hub"),
+        (data.name != "dir" or bool(data.dir),
+         "data=dir needs data.dir=FOLDER, an official GLUE download (zips or unpacked TSVs)"),
+        (data.name != "mini" or not data.dir, "data.dir is given but data=mini: write data=dir too"),
+    )  # fmt: skip
+
+
+def _of_budget(config: Config) -> list[str]:
+    """Budget and target, which full fine-tuning has none of."""
+    found = []
     if config.method_name != "full":
         for parse in (lambda: Budget.parse(config.budget), config.targets):
             try:
                 parse()
             except ValueError as e:
                 found.append(str(e))
-    for key in ("epochs", "max_steps", "batch_size", "grad_accum", "threads", "eval_every", "patience",
-                "limit_train", "checkpoint_every"):  # fmt: skip
-        whole(key)
-    rule(0 <= config.seed <= MAX_SEED, f"seed={config.seed} must lie between 0 and {MAX_SEED}")
-    whole("max_length", 8)
-    for key in ("lr", "head_lr"):
-        positive(key)
-    rule(
-        0 <= config.weight_decay < math.inf,
-        f"weight_decay={config.weight_decay} must be finite and at least 0",
-    )
-    rule(config.clip >= 0, f"clip={config.clip} must be at least 0 (0: no clipping)")
-    found += fraction_or_steps("warmup", config.warmup)
-    dropout = config.head_dropout
-    rule(dropout is None or 0 <= dropout < 1, f"head_dropout={dropout} must lie in [0, 1)")
-    choice("schedule", "linear", "cosine", "constant")
-    choice("precision", "fp32", "bf16")
-    choice("select", "dev", "heldout")
-    choice("wandb", "off", "offline", "online")
-    tracked = config.wandb == "off" or find_spec("wandb") is not None
-    rule(tracked, f"wandb={config.wandb} needs its package: pip install wandb")
-    device = config.device
-    known = device in ("auto", "cpu", "cuda") or (device.startswith("cuda:") and device[5:].isdigit())
-    rule(known, f"device={device} must be auto, cpu, cuda or cuda:N")
-    rule(config.batch_size >= config.grad_accum or config.batch_size < 1,
-         f"grad_accum={config.grad_accum} cuts a batch of batch_size={config.batch_size} into empty parts")  # fmt: skip
-    rule(bool(config.results), "results= must name a folder")
-    parent = next(
-        p for p in (Path(config.results).absolute(), *Path(config.results).absolute().parents) if p.exists()
-    )
-    rule(
-        parent.is_dir() and os.access(parent, os.W_OK),
-        f"results={config.results}: {parent} cannot be written to",
-    )
     return found
+
+
+def _of_training(config: Config) -> list[str]:
+    """Seed, lengths, rates, regularisation."""
+    counts = ("epochs", "max_steps", "batch_size", "grad_accum", "threads", "eval_every", "patience", "limit_train",
+              "checkpoint_every")  # fmt: skip
+    lowest = {**dict.fromkeys(counts, 1), "max_length": 8}
+    numbers = {key: getattr(config, key) for key in (*lowest, "lr", "head_lr")}
+    dropout, batch, parts = config.head_dropout, config.batch_size, config.grad_accum
+    return _broken(
+        *((numbers[key] is None or numbers[key] >= low, f"{key}={numbers[key]} must be at least {low}")
+          for key, low in lowest.items()),
+        (0 <= config.seed <= MAX_SEED, f"seed={config.seed} must lie between 0 and {MAX_SEED}"),
+        *((numbers[key] is None or 0 < numbers[key] < math.inf, f"{key}={numbers[key]} must be above 0")
+          for key in ("lr", "head_lr")),
+        (0 <= config.weight_decay < math.inf, f"weight_decay={config.weight_decay} must be finite and at least 0"),
+        (config.clip >= 0, f"clip={config.clip} must be at least 0 (0: no clipping)"),
+        *((False, problem) for problem in fraction_or_steps("warmup", config.warmup)),
+        (dropout is None or 0 <= dropout < 1, f"head_dropout={dropout} must lie in [0, 1)"),
+        (batch >= parts or batch < 1, f"grad_accum={parts} cuts a batch of batch_size={batch} into empty parts"),
+        _choice(config, "schedule", "linear", "cosine", "constant"),
+        _choice(config, "precision", "fp32", "bf16"),
+        _choice(config, "select", "dev", "heldout"),
+    )  # fmt: skip
+
+
+def _of_place(config: Config) -> list[str]:
+    """Device, tracking and the folder for results."""
+    device, results = config.device, Path(config.results).absolute()
+    known = device in ("auto", "cpu", "cuda") or (device.startswith("cuda:") and device[5:].isdigit())
+    tracked = config.wandb == "off" or find_spec("wandb") is not None
+    parent = next(p for p in (results, *results.parents) if p.exists())
+    return _broken(
+        (known, f"device={device} must be auto, cpu, cuda or cuda:N"),
+        _choice(config, "wandb", "off", "offline", "online"),
+        (tracked, f"wandb={config.wandb} needs its package: pip install wandb"),
+        (bool(config.results), "results= must name a folder"),
+        (parent.is_dir() and os.access(parent, os.W_OK), f"results={config.results}: {parent} cannot be written to"),
+    )  # fmt: skip

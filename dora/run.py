@@ -186,18 +186,32 @@ def explain(overrides: list[str], sweeping: bool = False) -> list[str]:
                     f"{override}: choose {_key(override)} from {', '.join(_choices(_key(override)))}"
                 )
         wrong = {_key(o).replace("/", ".") for o in chosen} - {key.replace("/", ".") for key in right}
-        choices = [values[-1] for values in right.values()]
+        choices = _rows(right)
         for override in (o for o in overrides if o not in chosen):
-            if _key(override).rpartition(".")[0] in wrong:
+            group = _key(override).rpartition(".")[0]
+            if group in wrong:
                 continue
-            found = _problem(choices, override, groups)
-            problems += found
-            if not found:
+            by_row = [_problem(row, override, groups) for row in choices]
+            if not any(by_row):
                 right.setdefault(_key(override), []).append(override)
-        for n in range(max(map(len, right.values()), default=0)):
-            one = compose("config", overrides=[values[min(n, len(values) - 1)] for values in right.values()])
-            problems += check(from_hydra(one))
+            elif all(by_row):
+                problems += by_row[0]
+            else:  # of a sweep over method=…, say, a setting that not every method has
+                which = [o for row, found in zip(choices, by_row, strict=True) if found
+                         for o in row if _key(o).replace("/", ".") == group]  # fmt: skip
+                problems.append(f"{next(filter(None, by_row))[0]} (with {', '.join(which)})")
+        for row in _rows(right):
+            try:
+                problems += check(from_hydra(compose("config", overrides=row)))
+            except (HydraException, OmegaConfBaseException) as e:
+                problems.append(_first_lines(e))
     return list(dict.fromkeys(problems))
+
+
+def _rows(by_key: dict[str, list[str]]) -> list[list[str]]:
+    """Overrides with one value of each key, so many that every value is in one of them."""
+    longest = max(map(len, by_key.values()), default=1)
+    return [[values[min(n, len(values) - 1)] for values in by_key.values()] for n in range(longest)]
 
 
 def _values(override: str) -> list[str]:

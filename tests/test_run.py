@@ -14,11 +14,13 @@ import safetensors.torch
 import torch
 from sklearn.metrics import accuracy_score
 
+from dora.config import register
 from dora.data.sources import read_dir
 from dora.data.tasks import TASKS
 from dora.errors import RunFailed, UserError
 from dora.methods import METHODS
 from dora.prepare import prepare
+from dora.run import explain
 from runs import command, configure, lines, only_run, run, small, small_glue
 
 
@@ -236,6 +238,15 @@ def test_all_mistakes_of_a_command_come_in_one_message_with_exit_code_2(tmp_path
         assert done.stderr.startswith("bad configuration:"), "the message is all there is"
         assert "Traceback" not in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_a_setting_that_not_every_method_of_a_sweep_has_is_named_with_those_that_lack_it() -> None:
+    register()
+    problems = explain(["method=lora,dora,full", "method.dem=0.1", "lr=-1,1e-3"], sweeping=True)
+    assert len(problems) == 2
+    assert problems[0].startswith("method.dem=0.1: there is no key method.dem")
+    assert problems[0].endswith("(with method=lora, method=full)")
+    assert problems[1].startswith("lr=-1.0 must be above 0")
 
 
 def test_a_grid_is_not_taken_for_one_run_of_it(tmp_path: Path) -> None:
