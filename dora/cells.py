@@ -80,6 +80,11 @@ class View:
         return None if None in values else 100 * math.fsum(values) / len(values)
 
 
+def budget_in_words(row: Row) -> str:
+    """`13,824`, `r8`; a dash for full fine-tuning."""
+    return "–" if row[0] == "full" else f"{int(row[1]):,}" if row[1].isdigit() else row[1]
+
+
 @dataclass
 class Table:
     """All runs on one data source and model. `cells`: row → task → its runs, one configuration each."""

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dora.canvas import COLOURS, images, legend, panels, require_matplotlib, style, titles
-from dora.cells import BASELINE, Row, Run, Table, View, left_out
+from dora.cells import BASELINE, Row, Run, Table, View, budget_in_words, left_out
 from dora.compare import differences
 from dora.data.tasks import TASKS
 from dora.files import write_atomic
@@ -142,7 +142,14 @@ def final_ranks(table: Table) -> Drawn | None:
         panel.set_ylabel(f"{TASKS[task].folder}\nlayer", fontsize=8)
         for row in rows:
             centre = at[row[0], row[1], kinds[0]] + (len(kinds) - 1) / 2
-            panel.text(centre, len(layers) - 0.3, f"{row[0]} {row[1]}", ha="center", va="bottom", fontsize=8)
+            panel.text(
+                centre,
+                len(layers) - 0.3,
+                f"{row[0]} {budget_in_words(row)}",
+                ha="center",
+                va="bottom",
+                fontsize=8,
+            )
     axes[-1].set_xticks(list(at.values()), [key[-1] for key in at], fontsize=6)
     wide = figure.get_figwidth()
     bar = figure.colorbar(image, cax=figure.add_axes(((wide - 0.55) / wide, 0.3, 0.12 / wide, 0.4)))
@@ -175,7 +182,7 @@ def rank_paths(table: Table) -> Drawn | None:
             if path:
                 panel.plot([s for s, _ in path], [r for _, r in path], color=COLOURS[i], linewidth=1.2, label=kind,
                            linestyle=("-", "--", ":", "-.", "-", "--")[i])  # fmt: skip
-        panel.set_title(f"{TASKS[task].folder}, {method} {rows[method][1]}", fontsize=8)
+        panel.set_title(f"{TASKS[task].folder}, {method} {budget_in_words(rows[method])}", fontsize=8)
     titles(figure, "step", "live components a matrix")
     legend(figure, axes)
     return figure, lines
@@ -248,7 +255,7 @@ def paired_differences(table: Table) -> Drawn | None:
             error = [[p["mean"] - p["low"] for p in points], [p["high"] - p["mean"] for p in points]]
             panel.errorbar([p["mean"] for p in points], heights, xerr=error, linestyle="none", capsize=2,
                            markersize=4, linewidth=1, label=method, **style(method))  # fmt: skip
-        panel.set_title(f"budget {budget}", fontsize=8)
+        panel.set_title(f"budget {budget_in_words((BASELINE, budget))}", fontsize=8)
         panel.set_yticks(range(len(scores)), scores)
         panel.set_ylim(len(scores) - 0.5, -0.5)
     titles(figure, f"points more than {BASELINE}, 95 % interval over seeds (each by itself)")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from dora import published
 from dora.alike import sources, unlike
-from dora.cells import BASELINE, Row, Table, dirty
+from dora.cells import BASELINE, Row, Table, budget_in_words, dirty
 from dora.compare import ALPHA, differences, leaders
 from dora.data.tasks import TASKS
 from dora.grid import Grid
@@ -31,7 +31,7 @@ def scores(table: Table) -> Grid:
             texts = [_score(table, row, c) for c in columns]
             marks |= {mark for text in texts for mark in "*†‡" if mark in text}
             bold |= {(len(rows), 3 + j) for j, c in enumerate(columns) if row in best[c.head]}
-            rows.append([row[0], _budget(row), _parameters(table, row), *texts])
+            rows.append([row[0], budget_in_words(row), _parameters(table, row), *texts])
     head = ["method", "budget", "adapter parameters", *(c.head for c in columns)]
     return Grid(
         _caption(table), head, rows, bold=bold, rules=_rules(table), notes=_notes(table, marks, bool(bold))
@@ -72,10 +72,6 @@ def _with_interval(estimate: Estimate, sign: str = "") -> str:
     low, high = estimate.interval()
     text = f"{estimate.mean:{sign}.1f}"
     return text if math.isnan(low) else f"{text} [{low:{sign}.1f}, {high:{sign}.1f}]"
-
-
-def _budget(row: Row) -> str:
-    return "–" if row[0] == "full" else f"{int(row[1]):,}" if row[1].isdigit() else row[1]
 
 
 def _parameters(table: Table, row: Row) -> str:
@@ -134,7 +130,7 @@ def medians(table: Table) -> Grid:
         return f"{statistics.median(known):.1f} ({len(known)})" if known else "–"
 
     tasks = [*table.averaged, *table.apart]
-    rows = [[row[0], _budget(row), *(cell(row, t) for t in tasks)] for row in table.rows]
+    rows = [[row[0], budget_in_words(row), *(cell(row, t) for t in tasks)] for row in table.rows]
     return Grid(f"{_caption(table)}: median (n)", ["method", "budget", *map(table.view.title, tasks)], rows,
                 rules=_rules(table))  # fmt: skip
 
@@ -149,7 +145,7 @@ def costs(table: Table) -> Grid:
     rows = []
     for row in table.rows:
         runs = table.runs_of(row)
-        rows.append([row[0], _budget(row), str(len(runs)), _parameters(table, row),
+        rows.append([row[0], budget_in_words(row), str(len(runs)), _parameters(table, row),
                      _range([run["params"]["head"] for run in runs]),
                      f"{statistics.mean(run['train_s'] for run in runs):,.0f}",
                      f"{max(run['peak_memory_bytes'] for run in runs) / 2**20:,.0f}"])  # fmt: skip
@@ -180,7 +176,7 @@ def against(table: Table, by_task: bool) -> Grid | None:
         return None
     what = [table.view.title(d.task) if d.task else "average" for d in found]
     shown = any(d.examples for d in found)
-    rows = [[d.row[0], _budget(d.row), name, _with_interval(d.estimate, "+"),
+    rows = [[d.row[0], budget_in_words(d.row), name, _with_interval(d.estimate, "+"),
              *(["–" if d.examples is None else f"[{d.examples[0]:+.1f}, {d.examples[1]:+.1f}]"] if shown else []),
              _p(d.p), f"{d.better:.2f}", _points(d.estimate.detectable()), _range(d.seeds)]
             for d, name in zip(found, what, strict=True)]  # fmt: skip
