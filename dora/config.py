@@ -25,7 +25,6 @@ from dora.methods import METHODS, name_of
 from dora.methods.protocol import fraction_or_steps
 
 MAX_SEED = 2**63 - 1  # PyTorch's
-GROUPS = ("task", "method", "model", "data")  # the keys of `Config` that are dataclasses themselves
 
 
 @dataclass
@@ -235,7 +234,8 @@ def _choice(config: Config, key: str, *allowed: str) -> tuple[bool, str]:
 
 def _keys_added(config: Config) -> list[str]:
     """What `+key=value` added beside the keys that there are, and nothing would read."""
-    parts = {"": config, **{f"{key}.": getattr(config, key) for key in GROUPS}}
+    groups = {f"{key}.": value for key, value in vars(config).items() if dataclasses.is_dataclass(value)}
+    parts: dict[str, Any] = {"": config, **groups}
     return [
         f"+{prefix}{key}: there is no key {prefix}{key}; --help lists the keys"
         for prefix, part in parts.items()
@@ -282,7 +282,7 @@ def _of_training(config: Config) -> list[str]:
     lowest = {**dict.fromkeys(counts, 1), "max_length": 8}
     numbers = {key: getattr(config, key) for key in (*lowest, "lr", "head_lr")}
     dropout, batch, parts = config.head_dropout, config.batch_size, config.grad_accum
-    return _broken(
+    return fraction_or_steps("warmup", config.warmup) + _broken(
         *((numbers[key] is None or numbers[key] >= low, f"{key}={numbers[key]} must be at least {low}")
           for key, low in lowest.items()),
         (0 <= config.seed <= MAX_SEED, f"seed={config.seed} must lie between 0 and {MAX_SEED}"),
@@ -290,7 +290,6 @@ def _of_training(config: Config) -> list[str]:
           for key in ("lr", "head_lr")),
         (0 <= config.weight_decay < math.inf, f"weight_decay={config.weight_decay} must be finite and at least 0"),
         (config.clip >= 0, f"clip={config.clip} must be at least 0 (0: no clipping)"),
-        *((False, problem) for problem in fraction_or_steps("warmup", config.warmup)),
         (dropout is None or 0 <= dropout < 1, f"head_dropout={dropout} must lie in [0, 1)"),
         (batch >= parts or batch < 1, f"grad_accum={parts} cuts a batch of batch_size={batch} into empty parts"),
         _choice(config, "schedule", "linear", "cosine", "constant"),

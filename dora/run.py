@@ -185,21 +185,14 @@ def explain(overrides: list[str], sweeping: bool = False) -> list[str]:
                 problems.append(
                     f"{override}: choose {_key(override)} from {', '.join(_choices(_key(override)))}"
                 )
-        wrong = {_key(o).replace("/", ".") for o in chosen} - {key.replace("/", ".") for key in right}
-        choices = _rows(right)
+        choices, unknown = dict(right), {_key(o) for o in chosen} - right.keys()
         for override in (o for o in overrides if o not in chosen):
-            group = _key(override).rpartition(".")[0]
-            if group in wrong:
+            if _group(override) in unknown:
                 continue
-            by_row = [_problem(row, override, groups) for row in choices]
-            if not any(by_row):
+            if problem := _with_choices(choices, override, groups):
+                problems.append(problem)
+            else:
                 right.setdefault(_key(override), []).append(override)
-            elif all(by_row):
-                problems += by_row[0]
-            else:  # of a sweep over method=…, say, a setting that not every method has
-                which = [o for row, found in zip(choices, by_row, strict=True) if found
-                         for o in row if _key(o).replace("/", ".") == group]  # fmt: skip
-                problems.append(f"{next(filter(None, by_row))[0]} (with {', '.join(which)})")
         for row in _rows(right):
             try:
                 problems += check(from_hydra(compose("config", overrides=row)))
@@ -235,18 +228,39 @@ def _composes(overrides: list[str]) -> bool:
     return True
 
 
-def _problem(good: list[str], override: str, groups: list[str]) -> list[str]:
+def _group(override: str) -> str:
+    """The choice that a setting belongs to: `method` of method.dem=0.1, nothing of lr=1e-3."""
+    return _key(override).rpartition(".")[0].replace("hydra.", "hydra/")
+
+
+def _with_choices(choices: dict[str, list[str]], override: str, groups: list[str]) -> str | None:
+    """Why `override` fails with the choices that were right, if it does.
+
+    In a sweep over method=…, say, a setting may be one that not every method has: then with which it fails.
+    """
+    group = _group(override)
+    others = [values[-1] for key, values in choices.items() if key != group]
+    rows = [[*others, own] for own in choices.get(group, [])] or [others]
+    problems = [_problem(row, override, groups) for row in rows]
+    first = next(filter(None, problems), None)
+    if first is None or all(problems):
+        return first
+    failing = [own for own, problem in zip(choices[group], problems, strict=True) if problem]
+    return f"{first} (with {', '.join(failing)})"
+
+
+def _problem(good: list[str], override: str, groups: list[str]) -> str | None:
     """Why composing with `override` fails, if it does."""
     try:
         from_hydra(compose("config", overrides=[*good, override]))
     except (HydraException, OmegaConfBaseException) as e:
         keys = [*groups, *_keys(good)]
         if _key(override) in keys or _key(override).startswith("hydra."):
-            return [f"{override}: {_first_lines(e.__cause__ or e)}"]
+            return f"{override}: {_first_lines(e.__cause__ or e)}"
         near = difflib.get_close_matches(_key(override), keys, n=2, cutoff=0.6)
         hint = f"did you mean {' or '.join(near)}?" if near else "--help lists the keys"
-        return [f"{override}: there is no key {_key(override)}; {hint}"]
-    return []
+        return f"{override}: there is no key {_key(override)}; {hint}"
+    return None
 
 
 def _groups() -> list[str]:
