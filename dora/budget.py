@@ -249,12 +249,16 @@ def allocate(scores: Sequence[torch.Tensor], costs: Sequence[int], total: int) -
     """`select` over all matrices at once: scores (r,) per matrix, one cost a matrix → (r,) bool per matrix.
 
     On the host, whatever the device: a thousand scores are sorted there sooner than a GPU has been asked to,
-    and the host waits for the device once.
+    and the host waits for the device once. Raises FloatingPointError where a score is not finite: an order of
+    such scores would be one by chance.
     """
     ranks = [len(s) for s in scores]
     flat = torch.cat(list(scores))
     each = torch.tensor([c for c, r in zip(costs, ranks, strict=True) for _ in range(r)])
-    keep = select(flat.cpu(), each, total)
+    on_host = flat.cpu()
+    if bad := int((~on_host.isfinite()).sum()):
+        raise FloatingPointError(f"importance scores not finite ({bad} of {len(flat)})")
+    keep = select(on_host, each, total)
     if flat.is_cuda:  # from pinned memory the copy back is not waited for
         keep = keep.pin_memory().to(flat.device, non_blocking=True)
     return list(keep.split(ranks))

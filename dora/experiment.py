@@ -19,6 +19,7 @@ from dora.config import Config
 from dora.data.tokens import Tokens, tokenised
 from dora.errors import RunFailed, Stopped, UserError, foreseen
 from dora.finish import finish
+from dora.finite import not_finite
 from dora.methods import METHODS
 from dora.methods.protocol import Method
 from dora.parallel import World
@@ -182,11 +183,13 @@ def _build(p: Prepared, world: World, record: Record | None, say: Callable[[str]
     # sooner through the encoder than through the head, and what the encoder knew is lost on the way (STS-B).
     mean = float(np.mean(np.asarray(splits["train"].label))) if c.kind.regression else None
     model, head = backbone.load_model(p.model, c.kind.outputs, c.head_dropout, c.seed, mean)
+    _refuse_not_finite(model, p.model.path)
     generator = torch.Generator().manual_seed(c.seed)
     model.requires_grad_(False)
     method: Method = METHODS[c.method_name][1](c.method, model, p.plan, p.total_steps, generator)
     if p.start is not None:
         _take_start(model, method, p.start, head)
+        _refuse_not_finite(model, p.start.folder)
     model.to(world.device)
     if world.device.type == "cpu":
         backbone.cheapen_dropout(model)
@@ -211,6 +214,14 @@ def _build(p: Prepared, world: World, record: Record | None, say: Callable[[str]
             say(f"{changed}: the result may not be, to the bit, that of a run left alone")
         record.start_journals(found[1]["journals"] if found else {})
     return loop
+
+
+def _refuse_not_finite(model: torch.nn.Module, folder: Path) -> None:
+    if (bad := not_finite(dict(model.named_parameters()))) is not None:
+        raise UserError(
+            f"the weights in {folder} hold NaN or infinity: {bad}; they are damaged, or were saved by a run that "
+            "had diverged: fetch or make them again"
+        )
 
 
 def _dev(p: Prepared, splits: dict[str, Tokens]) -> dict[str, Tokens]:

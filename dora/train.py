@@ -28,6 +28,7 @@ from dora.config import Config
 from dora.data.tasks import Task
 from dora.data.tokens import Tokens, by_length, order
 from dora.errors import RunFailed, Stopped
+from dora.finite import Watch, not_finite
 from dora.late import uncollected
 from dora.methods.protocol import Allocation, Method
 from dora.parallel import World
@@ -91,6 +92,7 @@ class Loop:
         # Evaluations count for `best` in the second half of the run and once the set of components is final,
         # the same ones for every method: AdaLoRA's last allocation is two steps past half.
         self.counts_from = min(s.total_steps, max((s.total_steps + 1) // 2 + 2, s.method.settled))
+        self.watch = Watch(s.world.device)
         self._epoch: tuple[int, list[np.ndarray]] = (-1, [])
 
     # --- one step -------------------------------------------------------------------------------------
@@ -129,16 +131,32 @@ class Loop:
                 objective.backward()
         self.observe("backward")
         parallel.sum_gradients(world, self.parameters.values())
-        if s.config.clip:
-            nn.utils.clip_grad_norm_(self.parameters.values(), s.config.clip)
-            self.observe("clip")
+        self.watch.see(step, loss, penalty, self.clip())
         self.optimizer.step()
         self.observe("optimizer")
-        if (decision := s.method.after_step(step)) is not None:
+        if (decision := self.decide(step)) is not None:
             self.apply(decision, step)
         self.optimizer.zero_grad(set_to_none=True)
         self.observe("clear")
         return loss, penalty
+
+    def clip(self) -> Tensor:
+        """Clips the gradients where the configuration says so; returns their norm before, a scalar."""
+        limit = self.setup.config.clip
+        if not limit:
+            return nn.utils.get_total_norm([p.grad for p in self.parameters.values() if p.grad is not None])
+        norm = nn.utils.clip_grad_norm_(self.parameters.values(), limit)
+        self.observe("clip")
+        return norm
+
+    def decide(self, step: int) -> Allocation | None:
+        """What the method decides after the optimizer's step. Raises RunFailed where its scores are not finite."""
+        try:
+            return self.setup.method.after_step(step)
+        except FloatingPointError as e:
+            self.step = step
+            self.check_finite()  # a loss that was not finite before is the cause
+            raise RunFailed(f"diverged: {e} at step {step}; {self._remedy}") from e
 
     def forward(self, tokens: Tokens, rows: np.ndarray) -> Tensor:
         """Logits, (len(rows), outputs)."""
@@ -254,6 +272,7 @@ class Loop:
                 self._log_training(loss, penalty)
             evaluated = step % self.eval_every == 0 or step == s.total_steps
             if evaluated:
+                self.check_finite()
                 self.evaluate_and_select()
             self.seconds = time.monotonic() - began
             stop = self._agreed(signals.received is not None)
@@ -270,12 +289,29 @@ class Loop:
     def _log_training(self, loss: Tensor, penalty: Tensor | None) -> None:
         s = self.setup
         value = parallel.sum_scalar(s.world, loss.clone()).item()
-        if not math.isfinite(value):
-            raise RunFailed(
-                f"diverged: the training loss is {value} at step {self.step}; lower lr (now {s.lr:g})"
-            )
+        self.check_finite()
         event = {"split": "train", "loss": value, "lr": self.optimizer.param_groups[0]["lr"]}
         self._log(event if penalty is None else {**event, "penalty": penalty.item()})
+
+    @property
+    def _remedy(self) -> str:
+        return f"lower lr (now {self.setup.lr:g})"
+
+    def _sound(self) -> bool:
+        """Whether all is finite as far as this process knows, which may ask alone."""
+        return self.watch.found() is None and not_finite(self.parameters) is None
+
+    def check_finite(self) -> None:
+        """Raises RunFailed where loss, penalty or gradients of any step so far, or the weights, are not finite.
+
+        All processes call it at the same steps.
+        """
+        firsts = parallel.gather(self.setup.world, self.watch.found())
+        if found := [first for first in firsts if first is not None]:
+            step, which = min(found)
+            raise RunFailed(f"diverged: {Watch.NAMES[which]} not finite at step {step}; {self._remedy}")
+        if (weights := not_finite(self.parameters)) is not None:
+            raise RunFailed(f"diverged: weights not finite after step {self.step}: {weights}; {self._remedy}")
 
     def _patience_out(self) -> bool:
         patience = self.setup.config.patience
@@ -300,8 +336,11 @@ class Loop:
     # --- checkpoints ----------------------------------------------------------------------------------
 
     def save(self) -> None:
-        """Weights, moments, the method's state and the best so far, in one file, by the main process."""
-        if self.record is None:
+        """Weights, moments, the method's state and the best so far, in one file, by the main process.
+
+        Where something is not finite the checkpoint before is kept; the next line of the log ends the run.
+        """
+        if self.record is None or not self._sound():
             return
         tensors: dict[str, Tensor] = {f"weights/{n}": p for n, p in self.parameters.items()}
         for name, p in self.parameters.items():

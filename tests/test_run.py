@@ -169,7 +169,7 @@ def test_divergence_is_stopped_and_recorded(tmp_path: Path) -> None:
         run(small(tmp_path, "task=stsb", "method=full", "lr=1e30", "clip=0", "warmup=0"))
     record = json.loads((only_run(tmp_path) / "run.json").read_text())
     assert record["status"] == "diverged"
-    assert "step 10" in record["reason"]
+    assert "loss not finite at step 2" in record["reason"]
     assert "results" not in record
 
 
