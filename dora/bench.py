@@ -33,7 +33,7 @@ import torch
 
 from dora.contenders import COMPILED, CONTENDERS, PHASES, SIZES, Contender, Setting, Times, contender
 from dora.files import to_json, write_atomic
-from dora.record import provenance
+from dora.provenance import provenance
 
 T = TypeVar("T")
 

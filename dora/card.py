@@ -8,7 +8,7 @@ from typing import Any
 
 from dora.data.tasks import TASKS, Task
 from dora.linears import KINDS, place
-from dora.record import commits
+from dora.provenance import commits
 
 Run = dict[str, Any]
 # The hub's names of metrics, where they are not GLUE's.

@@ -74,7 +74,9 @@ class Config:
     Training. `batch_size`: examples an optimizer step takes, over all processes and micro-batches;
     `grad_accum`: micro-batches a step is cut into. `epochs` or, where given, `max_steps`. `lr`: where
     None, the model's own for this method (`model.lr`), or the method's `base_lr`. `head_lr`: where None, `lr`. `head_dropout`: where
-    None, the model's own. `clip`: gradient norm, 0 for none. `target`: the linears to adapt, "all" or
+    None, the model's own. `clip`: gradient norm, 0 for none. `warmup`: a fraction is rounded up, as in the
+    Transformers Trainer. `decay_all`: weight decay on biases and LayerNorm too. `group_by_length`: batches of
+    rows of about one length, which leaves little padding; false cuts shuffled rows into batches as they come. `target`: the linears to adapt, "all" or
     some of q, k, v, o, ffn1, ffn2 (q,v). `init_from`: the directory of a finished run to start from.
 
     Evaluation. `eval_every`: steps, where None each epoch. `select`: "dev" reports the best development
@@ -99,11 +101,13 @@ class Config:
     max_steps: int | None = None
     max_length: int = 128
     batch_size: int = 32
+    group_by_length: bool = True
     grad_accum: int = 1
     lr: float | None = None
     rates: dict[str, dict[str, float]] = field(default_factory=dict)
     head_lr: float | None = None
     weight_decay: float = 0.01
+    decay_all: bool = False
     warmup: float = 0.06
     schedule: str = "linear"
     clip: float = 1.0

@@ -24,7 +24,8 @@ from dora.methods import METHODS
 from dora.methods.protocol import Method
 from dora.parallel import World
 from dora.prepare import Prepared, Start
-from dora.record import Record, provenance
+from dora.provenance import processor, provenance
+from dora.record import Record
 from dora.tracking import Tracker
 from dora.train import Loop, Setup
 
@@ -85,6 +86,7 @@ def _header(p: Prepared, world: World, words: Sequence[str] | None) -> dict[str,
         "fingerprints": p.fingerprints,
         "init_from": str(p.start.folder) if p.start else None,
         "device": torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else "cpu",
+        "processor": processor(),
         "world_size": world.size,
         "total_steps": p.total_steps,
         **provenance(),

@@ -12,14 +12,9 @@ import datetime
 import hashlib
 import json
 import os
-import platform
 import shlex
 import shutil
-import socket
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -28,20 +23,30 @@ from dora.files import named, to_json, write_atomic
 from dora.lock import Lock
 
 SCHEMA = 1
+# Raised whenever the same configuration trains to other bits than before, so that old and new runs are two
+# directories and tables do not mix them. tests/test_arithmetic.py tells when; results/README.md says which number
+# means what.
+ARITHMETIC = 3
 JOURNALS = ("metrics.jsonl", "ranks.jsonl")
 # What a run's weights do not depend on, or what has a place of its own in the path.
 NOT_IDENTITY = ("seed", "results", "device", "compile", "wandb", "force", "checkpoint_every", "keep_model")
 
 
 def identity(config: dict[str, Any], fingerprints: dict[str, str | None]) -> str:
-    """The first 8 hex digits of a hash of what determines a run's result but for its seed.
+    """The first 8 hex digits of a hash of what determines a run's result but for its seed, ARITHMETIC included.
 
     `config` is resolved; paths are left out in favour of `fingerprints` of what they hold (data, model,
     init_from), so that the same run typed two ways, or from a moved folder, is the same directory.
     """
     kept = {k: v for k, v in config.items() if k not in NOT_IDENTITY}
-    text = json.dumps({"config": kept, "fingerprints": fingerprints}, sort_keys=True)
+    about = {"config": kept, "fingerprints": fingerprints, "arithmetic": ARITHMETIC}
+    text = json.dumps(about, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def arithmetic(run: dict[str, Any]) -> int:
+    """The number of the arithmetic that trained a run; 1 for records of before there were numbers."""
+    return int(run.get("arithmetic", 1))
 
 
 def now() -> str:
@@ -53,54 +58,6 @@ def seconds_since(stamp: str) -> float:
     """Seconds from a time that `now` wrote until now, by this host's clock."""
     then = datetime.datetime.fromisoformat(stamp)
     return (datetime.datetime.now(datetime.timezone.utc) - then).total_seconds()
-
-
-def provenance() -> dict[str, Any]:
-    """Where and with what: host, platform, Python, package versions, the package's git commit."""
-    packages = ("torch", "transformers", "datasets", "evaluate", "numpy", "safetensors", "hydra-core")
-    return {
-        "command": shlex.join([os.path.basename(sys.executable), *_argv()]),
-        "host": socket.gethostname(),
-        "platform": platform.platform(),
-        "cpus": os.cpu_count(),
-        "versions": {
-            "dora-glue": _version("dora-glue"),
-            "python": platform.python_version(),
-            **{p: _version(p) for p in packages},
-        },
-        "git": _git(),
-    }
-
-
-def _argv() -> list[str]:
-    main = sys.modules.get("__main__")
-    spec = getattr(main, "__spec__", None)
-    return ["-m", spec.name.removesuffix(".__main__"), *sys.argv[1:]] if spec is not None else sys.argv
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def _git() -> dict[str, Any] | None:
-    """Commit of the checkout this package runs from and whether dora/ or conf/ differ from it; None if installed."""
-    root = Path(__file__).parents[1]
-
-    def git(*words: str) -> str:
-        return subprocess.run(
-            ["git", "-C", str(root), *words], capture_output=True, text=True, check=True
-        ).stdout
-
-    try:
-        if Path(git("rev-parse", "--show-toplevel").strip()) != root:
-            return None
-        dirty = git("status", "--porcelain", "--", "dora", "conf").strip()
-        return {"commit": git("rev-parse", "HEAD").strip(), "dirty": bool(dirty)}
-    except (OSError, subprocess.CalledProcessError):
-        return None
 
 
 def read_done(folder: Path) -> dict[str, Any] | None:
@@ -128,18 +85,6 @@ def read_finished(folder: Path) -> dict[str, Any]:
         how = "the command that began it" if words is None else f"python -m dora.run {shlex.join(words)}"
         raise UserError(f"{folder} is {data.get('status')}, not done; finish it first: {how}")
     return data
-
-
-def commits(data: dict[str, Any]) -> str:
-    """The commits that trained a run, marked where its sources had uncommitted changes."""
-    starts = [start["git"] for start in data.get("starts") or [data]]
-    names = [
-        f"installed package, version {data['versions']['dora-glue']}"
-        if git is None
-        else f"{git['commit']}{' with uncommitted changes' if git['dirty'] else ''}"
-        for git in starts
-    ]
-    return ", then ".join(dict.fromkeys(names))
 
 
 def scores(data: dict[str, Any]) -> str:
@@ -175,6 +120,16 @@ def note_planned(folder: Path, words: Sequence[str], config: dict[str, Any]) -> 
                 with contextlib.suppress(OSError):  # not empty: somebody has begun it
                     folder.rmdir()
                 raise
+
+
+def _bits_depend_on(start: dict[str, Any]) -> dict[str, Any]:
+    """What of a start changes the last bits of a result. A tree with changes has no name but its commit."""
+    return {
+        "processes": start["world_size"],
+        "device": start["device"],
+        "processor": start.get("processor") if start["device"] == "cpu" else None,
+        "commit": (start["git"] or {}).get("commit"),
+    }
 
 
 class Record:
@@ -232,9 +187,19 @@ class Record:
             raise UserError(f"{path} is not JSON ({broken}); remove it to resume, or use force=true")
         if not self.done:
             first = self.data.get("times", {}).get("started", now())
-            before = {key: self.data.get(key, []) for key in ("resumed_from", "starts")}
-            self.data = {"schema": SCHEMA, "status": "running", "reason": None, **header, **before,
-                         "times": {**self.data.get("times", {}), "started": first}}  # fmt: skip
+            before = {
+                key: self.data[key] for key in ("resumed_from", "starts", "progress") if key in self.data
+            }
+            times = {**self.data.get("times", {}), "started": first}
+            self.data = {
+                "schema": SCHEMA,
+                "status": "running",
+                "reason": None,
+                "arithmetic": ARITHMETIC,
+                **header,
+                **{"resumed_from": [], "starts": [], **before},
+                "times": times,
+            }
             self.update()
 
     def _clear(self) -> None:
@@ -266,14 +231,14 @@ class Record:
 
         Returns what is not as it was at the start before and changes the result, None where nothing is.
         """
-        keys = ("host", "device", "world_size", "git")
+        keys = ("host", "device", "processor", "world_size", "git")
         this = {"step": step, "time": now(), **{k: self.data[k] for k in keys}}
         before = self.data["starts"][-1] if step and self.data["starts"] else this
         resumed = [step] if step else []
+        if not step:  # whatever progress was noted, no checkpoint of it is left
+            self.data.pop("progress", None)
         self.update(resumed_from=self.data["resumed_from"] + resumed, starts=[*self.data["starts"], this])
-        # The commit alone, since a tree with changes has no name.
-        was, is_now = ({"processes": s["world_size"], "device": s["device"], "commit": (s["git"] or {}).get("commit")}
-                       for s in (before, this))  # fmt: skip
+        was, is_now = (_bits_depend_on(start) for start in (before, this))
         return ", ".join(f"{k} {was[k]} before, now {v}" for k, v in is_now.items() if v != was[k]) or None
 
     def start_journals(self, sizes: dict[str, int]) -> None:

@@ -47,13 +47,11 @@ def task_loss(task: Task, logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def parameter_groups(model: nn.Module, head: set[str], config: Config, lr: float) -> list[dict[str, Any]]:
-    """Trainable parameters by (in the head, decayed). Biases and LayerNorm are not decayed, as in the Trainer."""
-    spared = {
-        f"{name}.{own}" if name else own
-        for name, module in model.named_modules()
-        for own, _ in module.named_parameters(recurse=False)
-        if own == "bias" or isinstance(module, nn.LayerNorm)
-    }
+    """Trainable parameters by (in the head, decayed).
+
+    Biases and LayerNorm are not decayed, as in the Trainer, unless `decay_all` says so.
+    """
+    spared = set() if config.decay_all else _biases_and_norms(model)
     groups: dict[tuple[bool, bool], dict[str, Any]] = {}
     for name, p in model.named_parameters():
         if p.requires_grad:
@@ -63,3 +61,13 @@ def parameter_groups(model: nn.Module, head: set[str], config: Config, lr: float
             group = groups.setdefault((in_head, decayed), {"params": [], "peak": peak, "weight_decay": decay})
             group["params"].append(p)
     return list(groups.values())
+
+
+def _biases_and_norms(model: nn.Module) -> set[str]:
+    """Names of parameters that weight decay usually spares."""
+    return {
+        f"{name}.{own}" if name else own
+        for name, module in model.named_modules()
+        for own, _ in module.named_parameters(recurse=False)
+        if own == "bias" or isinstance(module, nn.LayerNorm)
+    }

@@ -102,7 +102,8 @@ class Loop:
         epoch, at = divmod(step - 1, self.steps_an_epoch)
         if self._epoch[0] != epoch:
             s = self.setup
-            self._epoch = epoch, order(s.config.seed, epoch, s.train.lengths, s.config.batch_size)
+            c = s.config
+            self._epoch = epoch, order(c.seed, epoch, s.train.lengths, c.batch_size, c.group_by_length)
         return self._epoch[1][at]
 
     def train_step(self, step: int) -> tuple[Tensor, Tensor | None]:

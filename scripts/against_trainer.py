@@ -133,7 +133,7 @@ def main() -> None:
     )
     if given.to is not None:
         from dora.files import to_json, write_atomic
-        from dora.record import provenance
+        from dora.provenance import provenance
 
         given.to.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(given.to, to_json({**provenance(), "times": times, "trainer_over_ours": ratios}))

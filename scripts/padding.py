@@ -29,7 +29,7 @@ from dora.data.tokens import Tokens, order, tokenised
 from dora.errors import UserError
 from dora.files import write_atomic
 from dora.prepare import read_rows
-from dora.record import provenance
+from dora.provenance import provenance
 
 EPOCHS = [(seed, epoch) for seed in (1, 2, 3) for epoch in range(3)]
 

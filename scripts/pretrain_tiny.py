@@ -51,7 +51,7 @@ from dora.data.sources import read_dir
 from dora.data.tasks import TASKS, Task
 from dora.errors import UserError
 from dora.files import to_json, write_atomic
-from dora.record import provenance
+from dora.provenance import provenance
 from dora.step import lr_factor
 
 Text = tuple[str, str | None]

@@ -22,7 +22,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from dora.contenders import OURS, SIZES, Setting, contender
 from dora.files import to_json, write_atomic
-from dora.record import provenance
+from dora.provenance import provenance
 
 # The first that matches, of a kernel's or an operation's name.
 KINDS = {

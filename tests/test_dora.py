@@ -128,11 +128,15 @@ def test_the_end_is_the_budget_to_the_component_at_every_rank(matrices):
         assert method.budget_at(500) == rank * matrices
 
 
-@pytest.mark.parametrize("total_steps", [7, 180, 1000, 8025])
-def test_the_window_is_15_to_50_percent_of_the_run_rounded_toward_zero(total_steps):
+@pytest.mark.parametrize("total_steps", [7, 130, 180, 1000, 8025])
+def test_the_window_begins_at_15_percent_rounded_up_and_spans_35_percent_rounded_toward_zero(total_steps):
     method = attach(tiny("roberta"), total_steps=total_steps)
-    assert (method.start, method.length) == (total_steps * 15 // 100, total_steps * 35 // 100)
-    assert method.settled == total_steps * 15 // 100 + total_steps * 35 // 100
+    start, length = -(-total_steps * 15 // 100), total_steps * 35 // 100
+    assert (method.start, method.length, method.settled) == (start, length, start + length)
+
+
+def test_colas_window_is_the_released_codes():
+    assert Settings().window(8025) == (1204, 4012 - 1204)
 
 
 def test_start_values_are_uniform_within_sqrt_6_over_fan_in_and_g_zero():

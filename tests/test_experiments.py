@@ -144,7 +144,8 @@ def test_dora_has_the_released_numbers():
     m = c.method
     assert (c.task.name, c.method_name, c.model.name, c.data.name) == ("cola", "dora", "roberta_base", "hub")
     assert (c.budget, c.lr, c.epochs, c.batch_size, c.max_length) == ("r8", 1.48e-4, 15, 16, 128)
-    assert (c.warmup, c.weight_decay, c.clip, c.target, c.seed) == (0.06, 0.01, 1, "all", 1)
+    assert (c.warmup, c.weight_decay, c.clip, c.target, c.seed) == (int(0.06 * 8025), 0.01, 1, "all", 1)
+    assert (c.decay_all, c.group_by_length, steps(c)) == (True, False, 8025)
     assert (m.alpha, m.dropout, m.dem, m.beta, m.start_factor) == (8, 0.1, 0.1, 0.9, 1.5)
     assert (m.prune_start, m.prune_end, m.prune_interval, m.shape) == (0.15, 0.5, 100, "cubic_late")
     assert not m.remove

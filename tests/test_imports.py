@@ -25,6 +25,8 @@ ORDER = [
         "updates",
         "lowrank",
         "stats",
+        "finite",
+        "provenance",
         "linears",
         "grid",
         "canvas",

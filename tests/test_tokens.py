@@ -29,12 +29,12 @@ script = load_script("padding")
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.integers(1, 500), st.integers(1, 40), st.integers(0, 5), st.integers(0, 3))
+@given(st.integers(1, 500), st.integers(1, 40), st.integers(0, 5), st.integers(0, 3), st.booleans())
 def test_an_epoch_takes_every_row_once_in_batches_of_the_given_size(
-    n: int, size: int, seed: int, epoch: int
+    n: int, size: int, seed: int, epoch: int, grouped: bool
 ) -> None:
     lengths = np.random.default_rng(n).integers(3, 60, n)
-    batches = order(seed, epoch, lengths, size)
+    batches = order(seed, epoch, lengths, size, grouped)
     assert sorted(np.concatenate(batches).tolist()) == list(range(n))
     assert len(batches) == -(-n // size)
     assert sorted(len(b) for b in batches)[1:] == [size] * (len(batches) - 1)
@@ -58,6 +58,7 @@ def test_grouping_by_length_leaves_little_padding() -> None:
     shuffled = np.random.default_rng(1).permutation(len(lengths))
     assert padding([shuffled[i : i + 32] for i in range(0, 4_000, 32)]) > 0.4
     assert padding(order(1, 0, lengths, 32)) < 0.06
+    assert padding(order(1, 0, lengths, 32, grouped=False)) > 0.4
 
 
 def test_padding_counts_every_row_at_its_batch_s_longest() -> None:

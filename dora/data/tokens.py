@@ -68,14 +68,19 @@ class Tokens:
         return batch
 
 
-def order(seed: int, epoch: int, lengths: np.ndarray, batch_size: int) -> list[np.ndarray]:
+def order(
+    seed: int, epoch: int, lengths: np.ndarray, batch_size: int, grouped: bool = True
+) -> list[np.ndarray]:
     """The batches of an epoch, each an array of row numbers; every row once, the one short batch anywhere.
 
     Rows are shuffled, cut into pools, sorted by length within a pool and cut into batches, which are
-    shuffled again. The same for any number of processes, which share a batch between them.
+    shuffled again. Where not `grouped`, the shuffled rows are cut into batches as they are, the short one last.
+    The same for any number of processes, which share a batch between them.
     """
     random = np.random.default_rng([seed, epoch])
     shuffled = random.permutation(len(lengths))
+    if not grouped:
+        return [shuffled[at : at + batch_size] for at in range(0, len(shuffled), batch_size)]
     batches = []
     for at in range(0, len(shuffled), POOL * batch_size):
         pool = shuffled[at : at + POOL * batch_size]

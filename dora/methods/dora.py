@@ -66,8 +66,14 @@ class Settings:
         return found
 
     def window(self, total_steps: int) -> tuple[int, int]:
-        """(step before the window, its length T'): 0.15 T and 0.35 T, each rounded toward zero."""
-        start = steps_of(self.prune_start, total_steps)
+        """(step at which t' = 0, length T'): 0.15 T rounded up and 0.35 T rounded toward zero.
+
+        The released code has t' = int(step - 0.15 T), which is 0 for the first time at ceil(0.15 T).
+        """
+        if self.prune_start >= 1:
+            start = int(self.prune_start)
+        else:
+            start = math.ceil(Fraction(str(self.prune_start)) * total_steps)
         if self.prune_start < 1 and self.prune_end < 1:
             width = Fraction(str(self.prune_end)) - Fraction(str(self.prune_start))
             return start, int(width * total_steps)

@@ -1,0 +1,74 @@
+"""What a run's record keeps from one start to the next, and what it says has changed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dora import study
+from dora.provenance import processor
+from dora.record import ARITHMETIC, Record, arithmetic
+from runs import cut, only_run, record
+
+
+def opened(folder: Path, **header: Any) -> Record:
+    """A record held by this process, of a run on a CPU unless the header says otherwise."""
+    found = Record(folder)
+    about = {"host": "a", "device": "cpu", "processor": "one, AVX2", "world_size": 1, "git": None, **header}
+    found.open(about)
+    return found
+
+
+def start_again(folder: Path, step: int, **header: Any) -> str | None:
+    """What a second start after `step` says has changed, the first one having been at the beginning."""
+    first = opened(folder)
+    first.start(0)
+    first.close()
+    second = opened(folder, **header)
+    try:
+        return second.start(step)
+    finally:
+        second.close()
+
+
+def test_another_processor_is_said_since_its_bits_are_others(tmp_path: Path) -> None:
+    said = start_again(tmp_path, 5, processor="two, AVX512")
+    assert said == "processor one, AVX2 before, now two, AVX512"
+
+
+def test_the_processor_beside_a_gpu_changes_nothing(tmp_path: Path) -> None:
+    assert start_again(tmp_path / "a", 5) is None
+    assert "processor two" not in (start_again(tmp_path / "b", 5, device="H100", processor="two") or "")
+
+
+def test_the_processor_is_named_with_its_instructions() -> None:
+    name, _, instructions = processor().rpartition(", ")
+    assert name
+    assert instructions
+
+
+def test_a_resumed_run_shows_the_progress_of_its_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut(tmp_path, 10, monkeypatch, "method=lora")
+    cut(tmp_path, 11, monkeypatch, "method=lora", "checkpoint_every=null")
+    assert record(tmp_path)["resumed_from"] == [10]
+    assert study.look(only_run(tmp_path)).step == 10
+
+
+def test_a_run_without_a_checkpoint_shows_no_progress(tmp_path: Path) -> None:
+    opened(tmp_path).close()
+    found = opened(tmp_path)
+    found.update(progress={"step": 7, "total_steps": 10, "seconds": 1.0})
+    found.start(0)
+    found.close()
+    assert study.look(tmp_path).step is None
+
+
+def test_records_name_their_arithmetic_and_those_without_have_the_first(tmp_path: Path) -> None:
+    held = opened(tmp_path)
+    held.close()
+    assert arithmetic(held.data) == ARITHMETIC
+    assert arithmetic({}) == 1
