@@ -57,7 +57,7 @@ def test_nothing_is_compared_over_unequal_evaluations_or_without_two_pairs(tmp_p
     write_run(tmp_path / "a", "dora", 2, 0.9)
     (table,) = tables(read_runs(tmp_path / "a"))
     assert differences(table) == []
-    assert leaders(table, [LORA, DORA], ["sst2"]) == set()
+    assert leaders(table, [LORA, DORA], "sst2") == set()
     (last,) = tables(read_runs(tmp_path / "a"), View("last"))
     assert len(differences(last)) == 1
     scored(tmp_path / "b", "lora", {1: 80, 2: 81})
@@ -65,7 +65,7 @@ def test_nothing_is_compared_over_unequal_evaluations_or_without_two_pairs(tmp_p
     (table,) = tables(read_runs(tmp_path / "b"))
     assert differences(table) == []
     # One shared seed tells nothing apart, so both lead.
-    assert leaders(table, [LORA, DORA], ["sst2"]) == {LORA, DORA}
+    assert leaders(table, [LORA, DORA], "sst2") == {LORA, DORA}
 
 
 def test_the_best_leads_and_whatever_the_seeds_do_not_tell_from_it(tmp_path: Path) -> None:
@@ -73,15 +73,15 @@ def test_the_best_leads_and_whatever_the_seeds_do_not_tell_from_it(tmp_path: Pat
     scored(tmp_path, "adalora", {1: 79.0, 2: 83.0, 3: 80.0})  # differences 1, -1, 1: p = 0.42
     scored(tmp_path, "dora", {1: 75.0, 2: 77.1, 3: 76.0})  # differences 5, 4.9, 5: p < 0.001
     (table,) = tables(read_runs(tmp_path))
-    assert leaders(table, [LORA, ADALORA, DORA], ["sst2"]) == {LORA, ADALORA}
-    assert leaders(table, [LORA], ["sst2"]) == set()
+    assert leaders(table, [LORA, ADALORA, DORA], "sst2") == {LORA, ADALORA}
+    assert leaders(table, [LORA], "sst2") == set()
 
 
 def test_one_seed_has_no_leader(tmp_path: Path) -> None:
     scored(tmp_path, "lora", {1: 80})
     scored(tmp_path, "dora", {1: 70})
     (table,) = tables(read_runs(tmp_path))
-    assert leaders(table, [LORA, DORA], ["sst2"]) == set()
+    assert leaders(table, [LORA, DORA], "sst2") == set()
 
 
 def test_the_examples_interval_is_of_the_same_paired_difference(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from dora.cells import View, read_runs, tables
 from dora.published import beside, departures, numbers, shown
 from records import write_run
 
-LORA = ("lora", "0.3M")
+LORA = ("lora", "300000")
 
 
 def test_the_facts_are_read_whole() -> None:

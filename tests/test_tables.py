@@ -177,9 +177,9 @@ def test_published_rows_stand_beside_with_source_and_protocol(tmp_path: Path) ->
     grid = beside(only_table(tmp_path))
     assert grid is not None
     row = next(r for r in grid.rows if r[:2] == ["lora", "0.3M"])
-    assert row[2:5] == ["95.1 ± 0.2", "89.7 ± 0.7 from mnli", "87.2"]
+    assert row[2:6] == ["q+v", "95.1 ± 0.2", "89.7 ± 0.7 from mnli", "87.2"]
     assert any("median of 5 seeds, best epoch" in note for note in grid.notes)
-    assert next(r for r in grid.rows if r[0] == "dora")[2:5] == ["–", "–", "–"]
+    assert next(r for r in grid.rows if r[0] == "dora")[3:6] == ["–", "–", "–"]
     write_run(tmp_path / "b", "lora", 1, 0.8)
     assert beside(only_table(tmp_path / "b")) is None
 
