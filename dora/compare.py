@@ -97,12 +97,12 @@ def examples(table: Table, row: Row, other: Row, task: str) -> tuple[float, floa
 
 
 def leaders(table: Table, block: Sequence[Row], task: str | None = None) -> set[Row]:
-    """The rows of a budget that are better than LoRA on a task, or on average (`task` None).
+    """The rows of a budget that are shown to be better than LoRA on a task, or on average (`task` None).
 
-    Where no row is, LoRA and every row that is not worse. Better and worse is what `differences` shows with
-    p < 0.05 after its correction, so that no mark says another thing than a p value: the highest of a column
-    is not tested by itself, since it was chosen by these very scores. A row whose seeds cannot be paired with
-    LoRA's is not told from it. None where there is nothing to compare: no LoRA, fewer than two rows with
+    Where no row is, LoRA and every row that is not shown to be worse. A difference is shown where `differences` has
+    p < 0.05 after its correction, so that no mark contradicts a p value. The highest of a column has no test of
+    its own, since it is these scores that made it the highest. A row whose seeds cannot be paired with LoRA's is
+    not told from it. None where there is nothing to compare: no LoRA, fewer than two rows with
     values, a single seed, or evaluations that are not shared.
     """
     tasks = table.averaged if task is None else [task]

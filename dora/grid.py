@@ -47,7 +47,7 @@ _LATEX = str.maketrans({
 
 def escaped(text: str) -> str:
     """Any text as LaTeX sets it; the sign of a number is a minus, not a hyphen."""
-    return re.sub(r"(?<![\w.])-(?=\d)", "$-$", text.translate(_LATEX))
+    return re.sub(r"(?<![\w.-])-(?=\d)", "$-$", text.translate(_LATEX))
 
 
 # A float cannot be longer than a page: 40 rows leave room for the caption and the notes.
@@ -103,7 +103,7 @@ def _float(grid: Grid, label: str) -> str:
     below += [rf"  {escaped(note)}\par" for note in grid.notes]
     return "\n".join([
         r"\begin{table*}[tbp]", r"  \centering",
-        rf"  \caption{{{escaped(grid.caption)}}}" + (rf"\label{{{label}}}" if label else ""),
+        rf"  \caption{{{escaped(grid.caption)}}}" + (rf"\label{{{label}}}" if label else "") + r"\smallskip",
         rf"  \def\tablerows{{\setlength{{\tabcolsep}}{{.4em}}\begin{{tabular}}{{@{{}}{align}@{{}}}}", r"  \toprule",
         _line([_head(v, align[j]) for j, v in enumerate(grid.head)]), r"  \midrule", *body, r"  \bottomrule",
         r"  \end{tabular}}", *_FITTED,
@@ -125,8 +125,9 @@ def _cell(text: str, bold: bool) -> str:
     elif found := _INTERVAL.fullmatch(text):
         text, below = found.groups()
     number = escaped(re.sub(r"(\d) to (\d)", r"\1–\2", text))
-    small = (f"_{{{below}}}" if below else "") + (f"^{{{above}}}" if above else "")
-    return (rf"\textbf{{{number}}}" if bold else number) + (f"${small}$" if small else "")
+    # The empty superscript keeps every subscript of a row on one line, with marks above it or without.
+    small = f"$_{{{below}}}^{{{above}}}$" if below else ""
+    return (rf"\textbf{{{number}}}" if bold else number) + small
 
 
 def _upright(words: str) -> str:
@@ -134,8 +135,9 @@ def _upright(words: str) -> str:
 
 
 def _head(text: str, align: str) -> str:
-    """A head in two lines of about equal length, so that it is no wider than its column needs."""
-    gaps = [found.start() for found in re.finditer(" ", text)]
+    """A head in two lines, the second its bracket or about half of it, so that it is no wider than its column needs."""
+    brackets, spaces = ([m.start() for m in re.finditer(p, text)] for p in (r" (?=[\[(])", " "))
+    gaps = brackets or spaces
     if not gaps:
         return escaped(text)
     middle = min(gaps, key=lambda gap: abs(2 * gap - len(text) + 1))

@@ -115,9 +115,10 @@ def _notes(table: Table, marks: set[str], bold: bool) -> list[str]:
             f"the best evaluation is still that by {', '.join(f'{t} {TASKS[t].metrics[0]}' for t in chosen)}"
         )
     if bold:
-        found.append(f"bold: better than {BASELINE} at its budget; where no method is, {BASELINE} and every one that "
-                     f"is not worse (paired by seed, p < {ALPHA} after Holm's correction, as in the tables of "
-                     "differences)")  # fmt: skip
+        found.append(
+            f"bold: shown to be better than {BASELINE} at its budget; where no method is, {BASELINE} and every one that is "
+            f"not shown to be worse (p < {ALPHA} in the tables of differences)"
+        )
     found += [f"left out: {text}" for text in table.left_out]
     found += [*unlike(table), *sources(table)]
     explained = {"*": "* at least one run predicts a single class or value",

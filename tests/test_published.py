@@ -59,6 +59,42 @@ def test_the_median_is_compared_with_a_median(tmp_path: Path) -> None:
     assert not list(departures(table, LORA, "sst2"))
 
 
+@pytest.mark.parametrize(
+    ("changed", "departs"),
+    [
+        ({}, True),
+        ({"target": ["v", "q"]}, True),
+        ({"target": ["q", "k", "v", "o", "ffn1", "ffn2"]}, False),
+        ({"target": ["q"]}, False),
+        ({"limit_train": 64}, False),
+        ({"max_steps": 100}, False),
+        ({"select": "heldout"}, False),
+    ],
+)
+def test_only_a_cell_of_the_papers_target_matrices_and_training_departs(
+    changed: dict[str, object], departs: bool, tmp_path: Path
+) -> None:
+    config = {"method": {"name": "lora"}, "target": ["q", "v"], "select": "dev", **changed}
+    median_runs(tmp_path, (50.0, 50.1, 50.2), config=config)
+    (table,) = tables(read_runs(tmp_path))
+    assert bool(list(departures(table, LORA, "sst2"))) is departs
+
+
+def test_a_start_from_another_run_is_no_departure(tmp_path: Path) -> None:
+    marks = {"data": "d" * 64, "model": "e" * 64, "init_from": "a" * 64}
+    median_runs(tmp_path, (50.0, 50.1, 50.2), fingerprints=marks)
+    (table,) = tables(read_runs(tmp_path))
+    assert not list(departures(table, LORA, "sst2"))
+
+
+def test_every_published_adapter_of_a_backbone_of_ours_has_known_targets() -> None:
+    found = {(n.source[:4], n.method): n.target for n in numbers() if n.method in ("full", "lora", "adalora")}
+    assert found == {
+        ("LoRA", "full"): "none", ("LoRA", "lora"): "q+v", ("AdaL", "full"): "none", ("AdaL", "lora"): "all",
+        ("AdaL", "adalora"): "all", ("SoRA", "full"): "none", ("SoRA", "lora"): "all", ("SoRA", "adalora"): "all",
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize("case", ["no spread", "noted", "other size", "generated data", "last"])
 def test_what_was_not_measured_alike_is_never_contradicted(case: str, tmp_path: Path) -> None:
     changes: dict[str, object] = {"other size": {"params": 900_000}, "generated data": {"data": "mini"}}.get(

@@ -11,11 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dora.cells import Table, View, read_runs, tables
+from dora import status
+from dora import study as study_of_runs
+from dora.cells import Table, View, read_runs, showable, tables
 from dora.grid import Grid, latex, markdown
+from dora.report import runs_html
 from dora.sheets import against, beside, costs, grids, medians, scores
 from dora.tables import files
-from records import write_run
+from records import large_study, write_run
 from runs import command
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -243,29 +246,154 @@ def test_a_mistake_is_a_message(words: list[str], message: str, tmp_path: Path) 
     assert "Traceback" not in done.stderr
 
 
+@pytest.fixture
+def searched(tmp_path: Path) -> Path:
+    """A study of two tasks with a search of rates beside it in one cell."""
+    for task, method in (("rte", "lora"), ("rte", "dora"), ("sst2", "dora"), ("sst2", "lora")):
+        write_run(tmp_path, method, 1, 0.6, task=task)
+    config = {"task": "sst2", "method": {"name": "lora"}, "lr": 0.002, "seed": 1}
+    write_run(tmp_path, "lora", 1, 0.9, task="sst2", key="ffff0000", config=config)
+    return tmp_path
+
+
+def test_what_cannot_be_shown_is_a_hole_a_note_a_message_and_an_exit_code(searched: Path) -> None:
+    done = command("dora.tables", "--results", str(searched))
+    assert done.returncode == 3
+    assert "| lora   | r8     | 900                | –         | 60.0    | –" in done.stdout
+    assert "- left out: SST-2 of lora r8: its runs are of several configurations" in done.stdout
+    assert done.stderr.startswith("left out:\n  - SST-2 of lora r8 on minilm, data dir: one cell holds 2")
+    assert (searched / "tables" / "dir-minilm-best.md").exists()
+
+
+@pytest.mark.parametrize("what", ["tables", "plots", "report"])
+def test_a_choice_of_runs_is_shown_under_a_name_of_its_own(what: str, searched: Path) -> None:
+    done = command(f"dora.{what}", "--results", str(searched), "--where", "lr=1e-3")
+    assert done.returncode == 0, done.stderr
+    made = [p for p in searched.rglob("*") if p.is_file() and "runs" not in p.relative_to(searched).parts]
+    assert made
+    assert all("-lr=0.001" in path.name for path in made)
+    if what == "tables":
+        assert "## minilm, data dir, best evaluation, lr=0.001" in done.stdout
+        assert "| lora   | r8     | 900                | 60.0" in done.stdout
+
+
+def test_where_nothing_can_be_shown_the_exit_code_is_2(searched: Path) -> None:
+    for path in (searched / "runs" / "dir").glob("*/*/*"):
+        if path.parts[-3:] != ("sst2", "minilm", "lora"):
+            shutil.rmtree(path)
+    done = command("dora.tables", "--results", str(searched))
+    assert done.returncode == 2
+    assert done.stderr.startswith("SST-2 of lora r8 on minilm, data dir: one cell holds 2 configurations")
+    assert not (searched / "tables").exists()
+
+
+def test_a_row_that_lost_its_only_cell_is_all_dashes(searched: Path) -> None:
+    shutil.rmtree(searched / "runs" / "dir" / "rte")
+    (table,), _ = showable(read_runs(searched))
+    made = files(table, searched, [])
+    assert "| lora   | r8     | –                  | –         |" in made["dir-minilm-best.md"]
+    assert "dir,minilm,best,lora,r8,,,,sst2,accuracy,0," in made["dir-minilm-best.csv"]
+
+
+def test_budgets_are_printed_alike_in_tables_page_and_status(tmp_path: Path) -> None:
+    for method in ("lora", "dora"):
+        for seed in (1, 2):
+            write_run(tmp_path, method, seed, 0.8 + seed / 100, budget="0.3M", params=299_520)
+    table = only_table(tmp_path)
+    assert all(row[1] == "0.3M" for grid in grids(table) for row in grid.rows)
+    assert "<td>0.3M</td>" in runs_html([table])
+    assert "300,000" not in runs_html([table])
+    shown = status.table(study_of_runs.scan(tmp_path))
+    assert [line.split()[4] for line in shown.splitlines()] == ["budget", "0.3M", "0.3M"]
+
+
+def test_published_rows_say_which_matrices_they_adapted(tmp_path: Path) -> None:
+    write_run(tmp_path, "lora", 1, 0.9, model="deberta_v3_base")
+    grid = beside(only_table(tmp_path))
+    assert grid is not None
+    found = {row[0]: row[2] for row in grid.rows}
+    assert (grid.head[2], found["lora"], found["full"], found["aflora"]) == ("target", "all", "–", "?")
+
+
 def test_markdown_and_latex_set_what_a_grid_holds() -> None:
     grid = Grid(
         "a_b",
-        ["x", "y"],
-        [["m_1", "-0.5 ± 1"], ["–", "2*"]],
+        ["x", "y [95 %]"],
+        [["m_1", "-0.5 ± 1"], ["–", "82.5 ± 1.0*† (n = 2/3)"], ["1,200 to 2,000", "-3.6 [-6.5, +0.8]"]],
         text_columns=1,
         bold={(1, 1)},
         rules={1},
         notes=["50 %"],
     )
-    assert markdown(grid).splitlines() == [
-        "| x   | y        |", "| --- | -------- |", "| m_1 | -0.5 ± 1 |", "| –   | **2***   |", "", "- 50 %",
+    assert markdown(grid).splitlines()[2:4] == [
+        "| m_1            | -0.5 ± 1                   |", "| –              | **82.5 ± 1.0*† (n = 2/3)** |",
     ]  # fmt: skip
-    assert latex(grid).splitlines()[2:] == [
-        r"  \caption{a\_b}", r"  \begin{tabular}{lr}", r"  \toprule", r"  x & y \\", r"  \midrule",
-        r"  m\_1 & $-$0.5 $\pm$ 1 \\", r"  \midrule", r"  -- & \textbf{2$^{*}$} \\", r"  \bottomrule", r"  \end{tabular}",
-        r"  \par\smallskip 50 \%", r"\end{table}",
+    lines = latex(grid, "dir-m").splitlines()
+    assert lines[:2] == [r"\begin{table*}[tbp]", r"  \centering"]
+    assert lines[2] == r"  \caption{a\_b}\label{tab:dir-m}\smallskip"
+    assert lines[4:12] == [
+        r"  \toprule", r"  x & \begin{tabular}[b]{@{}r@{}}y\\{}[95 \%]\end{tabular} \\", r"  \midrule",
+        r"  m\_1 & $-$0.5 $\pm$ 1 \\", r"  \midrule",
+        r"  -- & \textbf{82.5}$_{\pm 1.0}^{{*}{\dagger}\mathrm{n{=}2/3}}$ \\",
+        r"  1,200--2,000 & $-$3.6$_{[-6.5, +0.8]}^{}$ \\", r"  \bottomrule",
     ]  # fmt: skip
+    assert lines[-4:] == [r"  \par\smallskip\begin{minipage}{\textwidth}\scriptsize\raggedright", r"  50 \%\par",
+                          r"  \end{minipage}", r"\end{table*}"]  # fmt: skip
+
+
+def test_a_table_longer_than_a_page_is_set_in_parts(tmp_path: Path) -> None:
+    rows = [[str(i), "1"] for i in range(90)]
+    text = latex(Grid("c", ["x", "y"], rows, bold={(31, 0)}, rules={30, 45}, notes=["said once"]), "l")
+    parts = text.split(r"\end{table*}")[:-1]
+    assert [part.count(r"& 1 \\") for part in parts] == [30, 30, 30]
+    assert [part.count(r"\midrule") for part in parts] == [1, 2, 1]  # one below the head
+    assert [part.count("said once") for part in parts] == [0, 0, 1]
+    assert r"\caption{c (2 of 3)}\smallskip" in parts[1]
+    assert r"\textbf{31}" in parts[1]
+    assert text.count(r"\label{tab:l}") == 1
+
+
+def test_every_table_is_a_latex_file_with_one_float_and_a_label_of_its_own(tmp_path: Path) -> None:
+    study(tmp_path)
+    made = {k: v for k, v in files(only_table(tmp_path), tmp_path, []).items() if k.endswith(".tex")}
+    assert [name.removeprefix("dir-roberta_base-best") for name in made] == [
+        ".tex", "-differences.tex", "-differences-by-task.tex", "-medians.tex", "-costs.tex", "-published.tex",
+    ]  # fmt: skip
+    for name, text in made.items():
+        assert text.count(r"\begin{table*}") == 1
+        assert text.count(rf"\label{{tab:{name.removesuffix('.tex')}}}") == 1
+
+
+PAPERS = {
+    "one column": r"\documentclass{article}",
+    "two columns": r"\documentclass[twocolumn]{article}",
+    "ACL": r"\documentclass[11pt,twocolumn]{article}\usepackage[textwidth=455pt,textheight=700pt]{geometry}",
+}
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no TeX on this machine")
-def test_the_latex_compiles_as_it_is_and_inside_a_paper(tmp_path: Path) -> None:
+def test_the_latex_compiles_as_it_is_and_inside_a_paper_that_it_does_not_overprint(tmp_path: Path) -> None:
+    large_study(tmp_path, 100)  # eight tasks, four budgets, published rows
+    made = files(only_table(tmp_path), tmp_path, [])
+    names = [name.removesuffix(".tex") for name in made if name.endswith(".tex")]
+    for name in names:
+        (tmp_path / f"{name}.tex").write_text(made[f"{name}.tex"])
+    for i, start in enumerate(PAPERS.values()):
+        inputs = "".join(rf"\input{{{name}}}text\clearpage " for name in names)
+        begin = r"\usepackage{booktabs,graphicx}\begin{document}"
+        (tmp_path / f"paper{i}.tex").write_text(f"{start}{begin}{inputs}\\end{{document}}")
+    for name in [*names, *(f"paper{i}" for i in range(len(PAPERS)))]:
+        done = subprocess.run(["pdflatex", "-interaction=nonstopmode", "-halt-on-error", name], cwd=tmp_path,
+                              capture_output=True, text=True, check=False)  # fmt: skip
+        assert done.returncode == 0, done.stdout
+        assert "Overfull" not in done.stdout, name
+        assert "too large" not in done.stdout, name
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no TeX on this machine")
+def test_booktabs_alone_is_enough_for_a_paper(tmp_path: Path) -> None:
     paper = r"\documentclass{article}\usepackage{booktabs}\begin{document}\input{table}after\end{document}"
     (tmp_path / "paper.tex").write_text(paper)
     shutil.copy(GOLDEN / "dir-roberta_base-best.tex", tmp_path / "table.tex")
@@ -273,6 +401,7 @@ def test_the_latex_compiles_as_it_is_and_inside_a_paper(tmp_path: Path) -> None:
         done = subprocess.run(["pdflatex", "-interaction=nonstopmode", "-halt-on-error", name], cwd=tmp_path,
                               capture_output=True, text=True, check=False)  # fmt: skip
         assert done.returncode == 0, done.stdout
+        assert "Overfull" not in done.stdout
         assert (tmp_path / f"{name}.pdf").exists()
 
 
@@ -293,5 +422,5 @@ if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
         study(Path(folder))
         made = files(only_table(Path(folder)), Path("results"), ["python -m dora.run task=mrpc seed=3"])
-        for name, text in made.items():
-            (GOLDEN / name).write_text(text)
+        for path in GOLDEN.iterdir():
+            path.write_text(made[path.name])
