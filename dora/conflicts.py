@@ -36,12 +36,13 @@ def one_configuration(runs: Sequence[Run], mix: bool = False) -> tuple[list[Run]
     folders = [str(folder) for folder, _ in kinds]
     differing = _differing_settings(list(kinds.values()))
     if set(differing) != {"arithmetic"} or len(set(differing["arithmetic"])) < len(kinds):
-        return [], _several_configurations(folders, differing)
+        numbers = [sum(run["folder"].parent == folder for run in runs) for folder, _ in kinds]
+        return [], _several_configurations(folders, differing, numbers.index(max(numbers)))
     if mix:
         newest = {run["seed"]: run for run in sorted(runs, key=arithmetic)}
         return [newest[seed] for seed in sorted(newest)], None
     numbers = differing["arithmetic"]
-    where = " | ".join(f"{number} in {folder}" for number, folder in zip(numbers, folders, strict=True))
+    where = " | ".join(f"{n} in {folder}" for n, folder in zip(numbers, folders, strict=True))
     return [], (f"one cell holds runs of {len(kinds)} arithmetics of this package, which give one configuration other "
                 f"bits: {where}: a table compares one; choose it by --where arithmetic={max(numbers)}, or take all by "
                 "--mix-arithmetic (of a seed that is there twice, the newer)")  # fmt: skip
@@ -55,18 +56,19 @@ def _differing_settings(runs: Sequence[Run]) -> dict[str, list[Any]]:
     return {key: found for key, found in values.items() if len(set(map(json.dumps, found))) > 1}
 
 
-def _several_configurations(folders: Sequence[str], differing: Mapping[str, list[Any]]) -> str:
-    named = [f"{key} {' | '.join(map(in_words, values))}" for key, values in differing.items()]
-    choices = [(key, values) for key, values in differing.items() if not key.startswith("fingerprints.")]
-    way_out = "move the others away"
-    if choices:
-        # The setting that tells most of them apart, such as the rates of a search.
-        key, values = max(choices, key=lambda choice: len(set(map(in_words, choice[1]))))
-        of_these = " or ".join(f"{key}={value}" for value in dict.fromkeys(map(in_words, values)))
-        way_out = f"choose it by --where {of_these}, or {way_out}"
+def _several_configurations(folders: Sequence[str], differing: Mapping[str, list[Any]], largest: int) -> str:
+    """The message for a cell of several configurations, which shows how to choose the `largest`-th of `folders`."""
+    words = {key: list(map(in_words, values)) for key, values in differing.items()}
+    named = [f"{key} {' | '.join(values)}" for key, values in words.items()]
+    typed = {key: values for key, values in words.items() if not key.startswith("fingerprints.")}
+    # One setting that no other configuration shares, the rate first, or else all of them together.
+    alone = [key for key, values in typed.items() if values.count(values[largest]) == 1]
+    keys = sorted(alone, key=lambda key: key != "lr")[:1] or list(typed)
+    choice = " ".join(f"{key}={typed[key][largest]}" for key in keys)
     return (
         f"one cell holds {len(folders)} configurations: {' | '.join(folders)}, which differ in "
-        f"{'; '.join(named) or 'nothing that run.json says'}: a table compares one; {way_out}"
+        f"{'; '.join(named) or 'nothing that run.json says'}: a table compares one; "
+        f"{f'choose it, as by --where {choice}, or ' if choice else ''}move the others away"
     )
 
 

@@ -41,8 +41,19 @@ def test_a_search_beside_a_study_leaves_every_other_cell_shown(tmp_path: Path) -
     for i in range(3):
         assert str(tmp_path / "runs/dir/cola/minilm/lora/r8" / (f"{i}" * 8)) in problem
     assert "lr 0.001 | 0.004 | 0.002; select heldout | heldout | dev" in problem
-    assert "--where lr=0.001 or lr=0.004 or lr=0.002" in problem
+    assert problem.endswith("choose it, as by --where lr=0.001, or move the others away")
     assert found[0].left_out == ["CoLA of lora r8: its runs are of several configurations"]
+
+
+def test_the_choice_that_is_shown_singles_the_largest_configuration_out(tmp_path: Path) -> None:
+    searched(tmp_path)
+    config = {"task": "cola", "method": {"name": "lora"}, "lr": 0.001, "select": "dev"}
+    for seed in (2, 3):  # no rate of its own, nor a way to select
+        write_run(tmp_path, "lora", seed, 0.5, task="cola", key="9" * 8, config={**config, "seed": seed})
+    (problem,) = showable(read_runs(tmp_path))[1]
+    assert "as by --where lr=0.001 select=dev, or" in problem
+    (table,), problems = showable(read_runs(tmp_path), View(where=("lr=0.001", "select=dev")))
+    assert (problems, table.values(("lora", "r8"), "cola")) == ([], {2: 50, 3: 50})
 
 
 def test_a_choice_fills_the_cell_again(tmp_path: Path) -> None:
