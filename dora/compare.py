@@ -75,8 +75,14 @@ def _difference(
 ) -> Difference:
     scores = [[list(table.values(r, t).values()) for t in tasks] for r in (row, other)]
     estimate = average(groups)
-    return Difference(row, tasks[0] if by_task else None, estimate, tuple(map(len, groups)),
-                      improvement(*scores), estimate.p_value())  # fmt: skip
+    return Difference(
+        row,
+        tasks[0] if by_task else None,
+        estimate,
+        tuple(map(len, groups)),
+        improvement(*scores),
+        estimate.p_value(),
+    )
 
 
 def examples(table: Table, row: Row, other: Row, task: str) -> tuple[float, float] | None:
@@ -97,7 +103,7 @@ def examples(table: Table, row: Row, other: Row, task: str) -> tuple[float, floa
 
 
 def leaders(table: Table, block: Sequence[Row], task: str | None = None) -> set[Row]:
-    """The rows of a budget that are shown to be better than LoRA on a task, or on average (`task` None).
+    """Finds the rows of a budget that are shown to be better than LoRA on a task, or on average (`task` None).
 
     Where no row is, LoRA and every row that is not shown to be worse. A difference is shown where `differences` has
     p < 0.05 after its correction, so that no mark contradicts a p value. The highest of a column has no test of
@@ -110,7 +116,10 @@ def leaders(table: Table, block: Sequence[Row], task: str | None = None) -> set[
     baseline = (BASELINE, block[0][1])
     if baseline not in valued or len(valued) < 2 or not table.comparable or len(table.seeds) < 2:
         return set()
-    shown = {d.row: d.estimate.mean for d in _tested(table, by_task=task is not None)
-             if d.row in valued and d.task == task and d.p < ALPHA}  # fmt: skip
+    shown = {
+        d.row: d.estimate.mean
+        for d in _tested(table, by_task=task is not None)
+        if d.row in valued and d.task == task and d.p < ALPHA
+    }
     better = {row for row, mean in shown.items() if mean > 0}
     return better or valued - shown.keys()

@@ -1,4 +1,7 @@
-"""What keeps finished runs from being compared: several configurations in one cell, other weights or rows under one name."""
+"""What keeps finished runs from being compared.
+
+Several configurations or arithmetics in one cell, other weights or rows under one name.
+"""
 
 from __future__ import annotations
 
@@ -26,9 +29,10 @@ def settings(run: Run) -> dict[str, Any]:
 
 
 def one_configuration(runs: Sequence[Run], mix: bool = False) -> tuple[list[Run], str | None]:
-    """The runs of a cell that a table can show, and why it can show none where they are of several configurations.
+    """Returns the runs of a cell that a table can show, and why it can show none.
 
-    Runs that differ in their arithmetic alone are taken together if `mix`: of a seed that is there twice, the newer.
+    It can show none where they are of several configurations. Runs that differ in their arithmetic alone are
+    taken together if `mix`: of a seed that is there twice, the newer.
     """
     kinds = {(run["folder"].parent, arithmetic(run)): run for run in runs}
     if len(kinds) == 1:
@@ -43,9 +47,11 @@ def one_configuration(runs: Sequence[Run], mix: bool = False) -> tuple[list[Run]
         return [newest[seed] for seed in sorted(newest)], None
     numbers = differing["arithmetic"]
     where = " | ".join(f"{n} in {folder}" for n, folder in zip(numbers, folders, strict=True))
-    return [], (f"one cell holds runs of {len(kinds)} arithmetics of this package, which give one configuration other "
-                f"bits: {where}: a table compares one; choose it by --where arithmetic={max(numbers)}, or take all by "
-                "--mix-arithmetic (of a seed that is there twice, the newer)")  # fmt: skip
+    return [], (
+        f"one cell holds runs of {len(kinds)} arithmetics of this package, which give one configuration other "
+        f"bits: {where}: a table compares one; choose it by --where arithmetic={max(numbers)}, or take all by "
+        "--mix-arithmetic (of a seed that is there twice, the newer)"
+    )
 
 
 def _differing_settings(runs: Sequence[Run]) -> dict[str, list[Any]]:
@@ -57,7 +63,7 @@ def _differing_settings(runs: Sequence[Run]) -> dict[str, list[Any]]:
 
 
 def _several_configurations(folders: Sequence[str], differing: Mapping[str, list[Any]], largest: int) -> str:
-    """The message for a cell of several configurations, which shows how to choose the `largest`-th of `folders`."""
+    """The message for a cell of several configurations; it shows how to choose the `largest`-th of `folders`."""
     words = {key: list(map(in_words, values)) for key, values in differing.items()}
     named = [f"{key} {' | '.join(values)}" for key, values in words.items()]
     typed = {key: values for key, values in words.items() if not key.startswith("fingerprints.")}
@@ -102,8 +108,10 @@ def _unlike(runs: Iterable[Run], key: str, what: str, way_out: str) -> str | Non
         return None
     (most, _), *others = sorted(folders.items(), key=lambda item: -len(item[1]))
     named = [f"{mark[:8]} in {', '.join(map(str, dict.fromkeys(members)))}" for mark, members in others]
-    return (f"{what} are not the same in all runs (fingerprints.{key}: {'; '.join(named)}; {most[:8]} in the rest): "
-            f"a table compares methods on the same ones; move these runs away, or {way_out}")  # fmt: skip
+    return (
+        f"{what} are not the same in all runs (fingerprints.{key}: {'; '.join(named)}; {most[:8]} in the rest): "
+        f"a table compares methods on the same ones; move these runs away, or {way_out}"
+    )
 
 
 def _flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -116,7 +116,7 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def _cell(text: str, bold: bool) -> str:
-    """A cell with what belongs to its number set small: a spread or an interval below, marks and remarks above."""
+    """Sets what belongs to a number small: a spread or an interval below, marks and remarks above."""
     below = above = ""
     if found := _SCORE.fullmatch(text):
         text, spread, marks, *remarks = found.groups(default="")
@@ -135,7 +135,7 @@ def _upright(words: str) -> str:
 
 
 def _head(text: str, align: str) -> str:
-    """A head in two lines, the second its bracket or about half of it, so that it is no wider than its column needs."""
+    """Sets a head in two lines, the second its bracket or about half of it, to keep its column narrow."""
     brackets, spaces = ([m.start() for m in re.finditer(p, text)] for p in (r" (?=[\[(])", " "))
     gaps = brackets or spaces
     if not gaps:

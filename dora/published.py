@@ -65,8 +65,20 @@ def numbers() -> tuple[Number, ...]:
     def number(line: dict[str, str]) -> Number:
         value, spread = (float(line[key]) if line[key] else None for key in ("value", "spread"))
         metric = _METRICS.get(line["metric"], line["metric"])
-        return Number(line["source"], line["protocol"], line["model"], line["method"], line["params"],
-                      line["target"], line["task"], metric, value, spread, line["start"], line["note"])  # fmt: skip
+        return Number(
+            line["source"],
+            line["protocol"],
+            line["model"],
+            line["method"],
+            line["params"],
+            line["target"],
+            line["task"],
+            metric,
+            value,
+            spread,
+            line["start"],
+            line["note"],
+        )
 
     with FILE.open(encoding="utf-8", newline="") as file:
         return tuple(map(number, csv.DictReader(file)))

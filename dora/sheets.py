@@ -136,8 +136,13 @@ def medians(table: Table) -> Grid:
 
     tasks = [*table.averaged, *table.apart]
     rows = [[row[0], budget_in_words(row), *(cell(row, t) for t in tasks)] for row in table.rows]
-    return Grid(f"{_caption(table)}: median (n)", ["method", "budget", *map(table.view.title, tasks)], rows,
-                rules=_rules(table), name="medians")  # fmt: skip
+    return Grid(
+        f"{_caption(table)}: median (n)",
+        ["method", "budget", *map(table.view.title, tasks)],
+        rows,
+        rules=_rules(table),
+        name="medians",
+    )
 
 
 def _rules(table: Table) -> set[int]:
@@ -198,8 +203,15 @@ def against(table: Table, by_task: bool) -> Grid | None:
         )
     if shown:
         notes.append("[95 %, examples]: over resamples of the development examples, the seeds as they are")
-    return Grid(f"{_caption(table)}: differences from {BASELINE}{' by task' if by_task else ''}", head, rows,
-                text_columns=3, bold=bold, notes=notes, name=f"differences{'-by-task' if by_task else ''}")  # fmt: skip
+    return Grid(
+        f"{_caption(table)}: differences from {BASELINE}{' by task' if by_task else ''}",
+        head,
+        rows,
+        text_columns=3,
+        bold=bold,
+        notes=notes,
+        name=f"differences{'-by-task' if by_task else ''}",
+    )
 
 
 def _points(number: float) -> str:
@@ -225,9 +237,14 @@ def beside(table: Table) -> Grid | None:
     notes.insert(
         0, "target: the matrices that are adapted; – where a method adapts none, ? where it is not known"
     )
-    return Grid(f"{table.model}: published, under the protocols named below; an average is over all tasks of its paper",
-                ["method", "parameters", "target", *heads, "source"], rows, text_columns=3, notes=notes,
-                name="published")  # fmt: skip
+    return Grid(
+        f"{table.model}: published, under the protocols named below; an average is over all tasks of its paper",
+        ["method", "parameters", "target", *heads, "source"],
+        rows,
+        text_columns=3,
+        notes=notes,
+        name="published",
+    )
 
 
 def _target(published: str) -> str:

@@ -56,10 +56,16 @@ def _lines(table: Table) -> Iterator[dict[str, Any]]:
     """A line of the CSV for each cell and each average; numbers in full."""
     for row in table.rows:
         runs = table.runs_of(row)
-        common = {"data": table.data, "model": table.model, "score": table.view.score, "method": row[0],
-                  "budget": row[1], "adapter_params_min": min((r["params"]["adapter_end"] for r in runs), default=None),
-                  "adapter_params_max": max((r["params"]["adapter_end"] for r in runs), default=None),
-                  "head_params_max": max((r["params"]["head"] for r in runs), default=None)}  # fmt: skip
+        common = {
+            "data": table.data,
+            "model": table.model,
+            "score": table.view.score,
+            "method": row[0],
+            "budget": row[1],
+            "adapter_params_min": min((r["params"]["adapter_end"] for r in runs), default=None),
+            "adapter_params_max": max((r["params"]["adapter_end"] for r in runs), default=None),
+            "head_params_max": max((r["params"]["head"] for r in runs), default=None),
+        }
         for task in table.tasks:
             known, of_task = table.values(row, task), table.runs_of(row, task)
             several = len(known) > 1
@@ -126,12 +132,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--average", choices=["tasks", "glue"], default="tasks",
                         help="tasks: one metric a task, WNLI apart (default); glue: as the leaderboard, the mean of a "
                         "task's metrics and WNLI in")  # fmt: skip
-    parser.add_argument("--where", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
-                        help="runs with these settings alone: lr=2e-3 method.alpha=16 seed=1 (any key of run.json's "
-                        "config, and arithmetic); a key given twice: either value")  # fmt: skip
-    parser.add_argument("--mix-arithmetic", action="store_true",
-                        help="take runs together that differ in the arithmetic of this package alone; of a seed that "
-                        "is there twice, the newer")  # fmt: skip
+    parser.add_argument(
+        "--where",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="runs with these settings alone: lr=2e-3 method.alpha=16 seed=1 (any key of run.json's "
+        "config, and arithmetic); a key given twice: either value",
+    )
+    parser.add_argument(
+        "--mix-arithmetic",
+        action="store_true",
+        help="take runs together that differ in the arithmetic of this package alone; of a seed that "
+        "is there twice, the newer",
+    )
     parser.epilog = f"exit code: 0 all shown, {LEFT_OUT} something was left out and named, 2 nothing can be shown, 1 the disk failed"
 
 
@@ -155,8 +170,13 @@ def found_tables(given: argparse.Namespace) -> Asked:
     split = [word.partition("=") for word in given.metric]
     if wrong := [word for word, (_, equals, _) in zip(given.metric, split, strict=True) if not equals]:
         raise UserError(*(f"--metric {word} must be TASK=METRIC, as mrpc=f1" for word in wrong))
-    view = View(given.score, {task: metric for task, _, metric in split}, given.average == "glue",
-                tuple(given.where), given.mix_arithmetic)  # fmt: skip
+    view = View(
+        given.score,
+        {task: metric for task, _, metric in split},
+        given.average == "glue",
+        tuple(given.where),
+        given.mix_arithmetic,
+    )
     found, left_out = showable(read_runs(given.results), view)
     if left_out and not found:
         raise UserError(*left_out)

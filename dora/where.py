@@ -14,10 +14,11 @@ from dora.errors import UserError
 
 
 def chosen(runs: Sequence[Run], words: Sequence[str]) -> list[Run]:
-    """The runs that have every setting of `words` (KEY=VALUE); of a key that is given again, any of its values.
+    """Picks the runs that have every setting of `words` (KEY=VALUE); of a key given again, any of its values.
 
-    Keys are those of run.json's configuration (`method` stands for `method.name`) and `arithmetic`; numbers are
-    compared as numbers, budgets as budgets. Raises UserError for a key that no run has and where no run is left.
+    Keys are those of run.json's configuration (`method` stands for `method.name`) and `arithmetic`. Numbers are
+    compared as numbers, budgets as budgets. Raises UserError for a key that no run has, and where no run is
+    left.
     """
     if not words or not runs:
         return list(runs)
