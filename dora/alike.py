@@ -5,7 +5,8 @@ from __future__ import annotations
 from itertools import product
 from typing import Any
 
-from dora.cells import Row, Run, Table, starts
+from dora.cells import Row, Run, Table, budget_in_words, starts
+from dora.conflicts import arithmetic
 from dora.data.tasks import TASKS
 
 # What a comparison of methods should hold fixed, with the word for a null. Not here: rates, schedule and weight decay,
@@ -46,20 +47,47 @@ def _setting(run: Run, key: str) -> str | None:
 
 
 def _names(rows: list[Row], table: Table) -> str:
-    """`dora`, or `dora 13824` where the table has other rows of DoRA beside."""
+    """`dora`, or `dora 13,824` where the table has other rows of DoRA beside."""
     methods = [method for method, _ in rows]
     whole = {m for m in methods if methods.count(m) == sum(method == m for method, _ in table.rows)}
     return ", ".join(
-        dict.fromkeys(method if method in whole else f"{method} {budget}" for method, budget in rows)
+        dict.fromkeys(row[0] if row[0] in whole else f"{row[0]} {budget_in_words(row)}" for row in rows)
     )
 
 
 def sources(table: Table) -> list[str]:
-    """The commits of this package that made the runs, and the versions of torch, where there are several."""
+    """The commits and arithmetics of this package that made the runs, and the versions of torch, where there are several."""
     made, torch = set(), set()
     for run in table.runs:
         commits = [(start["git"] or {}).get("commit") for start in starts(run)]
         made |= {commit[:7] if commit else "an installed package" for commit in commits}
         torch |= {run.get("versions", {}).get("torch")}
     found = {"commits of this package": made, "versions of torch": torch - {None}}
-    return [f"made by {len(of)} {what}: {', '.join(sorted(of))}" for what, of in found.items() if len(of) > 1]
+    made_by = [
+        f"made by {len(of)} {what}: {', '.join(sorted(of))}" for what, of in found.items() if len(of) > 1
+    ]
+    return [*made_by, *_arithmetics(table)]
+
+
+def _arithmetics(table: Table) -> list[str]:
+    """Which cells were made by which arithmetic, where a table has several.
+
+    `arithmetic 1 of this package made dora on CoLA; arithmetic 2 the rest: one configuration gives other bits under each`.
+    """
+    rows: dict[tuple[int, str], list[Row]] = {}
+    for task, row in product(table.tasks, table.rows):
+        for number in {arithmetic(run) for run in table.runs_of(row, task)}:
+            rows.setdefault((number, task), []).append(row)
+    made: dict[int, dict[str, list[str]]] = {}
+    for (number, task), members in rows.items():
+        made.setdefault(number, {}).setdefault(_names(members, table), []).append(TASKS[task].folder)
+    if len(made) < 2:
+        return []
+    rest = max(made, key=lambda number: sum(len(of) for (n, _), of in rows.items() if n == number))
+    named = [
+        f"arithmetic {number} of this package made "
+        + "; ".join(f"{names} on {', '.join(tasks)}" for names, tasks in by_rows.items())
+        for number, by_rows in sorted(made.items())
+        if number != rest
+    ]
+    return [f"{'; '.join(named)}; arithmetic {rest} the rest: one configuration gives other bits under each"]

@@ -103,6 +103,20 @@ class Budget:
         return None
 
 
+def in_words(budget: str) -> str:
+    """A budget as tables and figures print it: `0.3M` and `9k` where that is exact, else `13,824`; `r8` as it is.
+
+    At most three digits before M or k, from 0.1M on M; `budget` is spelled as `str(Budget)` does, or `none`.
+    """
+    if not budget.isdigit():
+        return budget
+    number = int(budget)
+    unit, name = (1_000_000, "M") if number >= 100_000 else (1_000, "k")
+    short = f"{number / unit:.3g}"
+    exact = 1_000 <= number < 1_000_000_000 and Fraction(short) * unit == number
+    return f"{short}{name}" if exact else f"{number:,}"
+
+
 @dataclass(frozen=True)
 class Plan:
     """Where a run starts and what it may hold when it ends.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -16,13 +17,15 @@ from typing import Any
 
 import numpy as np
 
+from dora import budget, conflicts
+from dora.conflicts import Run as Run
 from dora.data.tasks import TASKS
 from dora.errors import UserError
 from dora.predictions import UNREADABLE, predict
 from dora.stats import Estimate, average
 from dora.study import directories
+from dora.where import chosen, short
 
-Run = dict[str, Any]
 Row = tuple[str, str]  # method, budget
 MEAN = "mean"  # of all of a task's metrics, as GLUE's leaderboard counts them
 _SHORT = {"accuracy": "acc", "f1": "F1", "matthews_correlation": "Mcc", "pearson": "Pearson",
@@ -41,16 +44,19 @@ def metrics_of(task: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class View:
-    """Which number of a run counts.
+    """Which runs count, and which number of each.
 
     `score`: the best or the last development evaluation. `metrics`: task → one of `metrics_of`, the task's
     first where nothing is said. `glue`: as GLUE's leaderboard averages, the mean of each task's metrics, and WNLI in.
+    `where`: settings that runs must have (`dora.where`). `mix`: runs of a cell may differ in their arithmetic.
     Raises UserError for a task or a metric that there is not.
     """
 
     score: str = "best"
     metrics: Mapping[str, str] = field(default_factory=dict)
     glue: bool = False
+    where: tuple[str, ...] = ()
+    mix: bool = False
 
     def __post_init__(self) -> None:
         wrong = []
@@ -61,6 +67,16 @@ class View:
                 wrong.append(f"{task}'s metric {metric!r} must be one of {', '.join(metrics_of(task))}")
         if wrong:
             raise UserError(*wrong)
+
+    @property
+    def choice(self) -> list[str]:
+        """Which runs were chosen, in words: `lr=0.002`; empty where all were."""
+        return [*short(self.where), *(["mixed arithmetic"] if self.mix else [])]
+
+    @property
+    def suffix(self) -> str:
+        """What the choice of runs adds to the names of files: `-lr=0.002`."""
+        return "".join("-" + re.sub(r"[^\w.=+-]", "_", word) for word in self.choice)
 
     def metric(self, task: str) -> str:
         """The name of the task's score."""
@@ -81,24 +97,29 @@ class View:
 
 
 def budget_in_words(row: Row) -> str:
-    """`13,824`, `r8`; a dash for full fine-tuning."""
-    return "–" if row[0] == "full" else f"{int(row[1]):,}" if row[1].isdigit() else row[1]
+    """`0.3M`, `13,824`, `r8`; a dash for full fine-tuning."""
+    return "–" if row[0] == "full" else budget.in_words(row[1])
 
 
 @dataclass
 class Table:
-    """All runs on one data source and model. `cells`: row → task → its runs, one configuration each."""
+    """All runs on one data source and model.
+
+    `cells`: row → task → its runs, one configuration each; none in a cell that had to be left out, which
+    `left_out` names.
+    """
 
     data: str
     model: str
     view: View
     cells: dict[Row, dict[str, list[Run]]] = field(default_factory=dict)
+    left_out: list[str] = field(default_factory=list)
 
     @property
     def name(self) -> str:
         """`hub-roberta_base-best`: what its files are called; every choice of the view but the defaults is in it."""
-        chosen = [f"-{task}-{metric}" for task, metric in sorted(self.view.metrics.items())]
-        return f"{self.data}-{self.model}-{self.view.score}{'-glue' * self.view.glue}{''.join(chosen)}"
+        metrics = [f"-{task}-{metric}" for task, metric in sorted(self.view.metrics.items())]
+        return f"{self.data}-{self.model}-{self.view.score}{'-glue' * self.view.glue}{''.join(metrics)}{self.view.suffix}"
 
     @cached_property
     def rows(self) -> list[Row]:
@@ -106,8 +127,8 @@ class Table:
         first = {"full": 0, BASELINE: 1}
 
         def place(row: Row) -> tuple[bool, int, str, int, str]:
-            method, budget = row
-            return method != "full", len(budget), budget, first.get(method, 2), method
+            method, spent = row
+            return method != "full", len(spent), spent, first.get(method, 2), method
 
         return sorted(self.cells, key=place)
 
@@ -173,7 +194,7 @@ class Table:
     @cached_property
     def comparable(self) -> bool:
         """Whether methods may be compared: on `last` always, on `best` over evaluations that all of a task share."""
-        return self.view.score == "last" or all(len(self.evaluations(task)) == 1 for task in self.tasks)
+        return self.view.score == "last" or all(len(self.evaluations(task)) <= 1 for task in self.tasks)
 
 
 def read_runs(results: Path) -> list[Run]:
@@ -209,71 +230,48 @@ def tables(runs: Iterable[Run], view: View | None = None) -> list[Table]:
 
     Raises UserError where one cell holds two configurations, one table two backbones, or one task two sets of data.
     """
+    found, problems = showable(runs, view)
+    if problems:
+        raise UserError(*problems)
+    return found
+
+
+def showable(runs: Iterable[Run], view: View | None = None) -> tuple[list[Table], list[str]]:
+    """The tables that can be made, and why cells, tasks or whole tables are left out."""
+    view = view or View()
     found: dict[tuple[str, str], Table] = {}
-    for run in runs:
-        data, task, model, method, budget, _key, _seed = run["folder"].parts[-7:]
-        table = found.setdefault((data, model), Table(data, model, view or View()))
-        table.cells.setdefault((method, budget), {}).setdefault(task, []).append(run)
-    wrong = [problem for table in found.values() for row in table.cells.values() for members in row.values()
-             if (problem := _two_configurations(members))]  # fmt: skip
-    wrong = wrong or [problem for table in found.values() for problem in _unlike_sources(table)]
-    if wrong:
-        raise UserError(*wrong)
-    return list(found.values())
+    for run in chosen(list(runs), view.where):
+        data, task, model, method, spent, _key, _seed = run["folder"].parts[-7:]
+        table = found.setdefault((data, model), Table(data, model, view))
+        table.cells.setdefault((method, spent), {}).setdefault(task, []).append(run)
+    problems = [problem for table in found.values() for problem in _keep_one_configuration(table)]
+    problems += [problem for table in found.values() for problem in _keep_one_source(table)]
+    return [table for table in found.values() if any(table.runs)], problems
 
 
-def _two_configurations(runs: list[Run]) -> str | None:
-    """What differs where the runs of a cell are not of one configuration."""
-    first = {run["folder"].parent: run for run in runs}
-    if len(first) == 1:
-        return None
-    settings = [_flat({k: run.get(k) for k in ("config", "fingerprints")}) for run in first.values()]
-    keys = sorted({key for one in settings for key in one} - {"config.seed", "config.results"})
-    differing = [
-        f"{key.removeprefix('config.')} {' | '.join(str(one.get(key)) for one in settings)}"
-        for key in keys
-        if len({json.dumps(one.get(key)) for one in settings}) > 1
-    ]
-    return (
-        f"one cell holds {len(first)} configurations: {' | '.join(map(str, first))}, which differ in "
-        f"{'; '.join(differing) or 'nothing that run.json says'}: a table compares one; move the others away"
-    )
+def _keep_one_configuration(table: Table) -> Iterator[str]:
+    """Empties every cell of several configurations; why."""
+    for row, by_task in table.cells.items():
+        for task, members in by_task.items():
+            by_task[task], problem = conflicts.one_configuration(members, table.view.mix)
+            if problem:
+                name = f"{TASKS[task].folder} of {row[0]} {budget_in_words(row)}"
+                table.left_out.append(f"{name}: its runs are of several configurations")
+                yield f"{name} on {table.model}, data {table.data}: {problem}"
 
 
-def _unlike_sources(table: Table) -> Iterator[str]:
-    """What is wrong where runs that only share a name, of the backbone or of the data, would be compared."""
-    runs = list(table.runs)
-    yield from _differing(
-        runs,
-        "model",
-        f"the weights of model {table.model}",
-        "train them again with a model.name= of their own",
-    )
+def _keep_one_source(table: Table) -> Iterator[str]:
+    """Empties a table of several backbones, and every task of several sets of rows; why."""
+    problems = [conflicts.other_weights(table.runs, table.model)]
     for task in table.tasks:
         of_task = [run for row in table.rows for run in table.runs_of(row, task)]
-        yield from _differing(
-            of_task, "data", f"{task}'s rows of data {table.data}", "train them again on the same rows"
-        )
-
-
-def _differing(runs: Iterable[Run], key: str, what: str, way_out: str) -> Iterator[str]:
-    """The problem, if any: fingerprints that differ, the folders of all but the most frequent one by name."""
-    folders: dict[str, list[Path]] = {}
-    for run in runs:
-        if mark := run["fingerprints"].get(key):
-            folders.setdefault(mark, []).append(run["folder"].parent)
-    if len(folders) > 1:
-        (most, _), *others = sorted(folders.items(), key=lambda item: -len(item[1]))
-        named = [f"{mark[:8]} in {', '.join(map(str, dict.fromkeys(members)))}" for mark, members in others]
-        yield (f"{what} are not the same in all runs (fingerprints.{key}: {'; '.join(named)}; {most[:8]} in the rest): "
-               f"a table compares methods on the same ones; move these runs away, or {way_out}")  # fmt: skip
-
-
-def _flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in nested.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
+        if problem := conflicts.other_rows(of_task, task, table.data):
+            table.cells = {row: {**by_task, task: []} for row, by_task in table.cells.items()}
+            table.left_out.append(f"{TASKS[task].folder}: its rows are not the same in all runs")
+            problems.append(problem)
+    if problems[0]:
+        table.cells = {}
+    yield from filter(None, problems)
 
 
 def dirty(run: Run) -> bool:

@@ -1,4 +1,9 @@
-"""Methods against each other at one budget: differences paired by seed, and which of them the seeds can bear."""
+"""Methods against LoRA at one budget: differences paired by seed, and which of them the seeds can bear.
+
+Each method is tested against LoRA alone, not against every other: a study with three methods at two budgets makes four
+comparisons rather than six, and Holm's correction leaves more standing. The averages over tasks are one family of
+tests, the single tasks another. Bold in the scores and p in the differences are read off the same tests.
+"""
 
 from __future__ import annotations
 
@@ -44,6 +49,14 @@ def differences(table: Table, by_task: bool = False) -> list[Difference]:
     Where there are not two pairs of seeds in every task there is no difference; none at all where the methods'
     evaluations cannot be compared (`Table.comparable`).
     """
+    return [
+        replace(d, examples=examples(table, d.row, (BASELINE, d.row[1]), d.task)) if d.task else d
+        for d in _tested(table, by_task)
+    ]
+
+
+def _tested(table: Table, by_task: bool) -> list[Difference]:
+    """The differences without their intervals over examples, which take longest and no verdict needs."""
     found = []
     for row in table.rows if table.comparable else []:
         other = (BASELINE, row[1])
@@ -63,9 +76,13 @@ def _difference(
     scores = [[list(table.values(r, t).values()) for t in tasks] for r in (row, other)]
     estimate = average(groups)
     return Difference(
-        row, tasks[0] if by_task else None, estimate, tuple(map(len, groups)), improvement(*scores),
-        estimate.p_value(), examples(table, row, other, tasks[0]) if by_task else None,
-    )  # fmt: skip
+        row,
+        tasks[0] if by_task else None,
+        estimate,
+        tuple(map(len, groups)),
+        improvement(*scores),
+        estimate.p_value(),
+    )
 
 
 def examples(table: Table, row: Row, other: Row, task: str) -> tuple[float, float] | None:
@@ -85,20 +102,24 @@ def examples(table: Table, row: Row, other: Row, task: str) -> tuple[float, floa
     return float(low), float(high)
 
 
-def leaders(table: Table, block: Sequence[Row], tasks: Sequence[str]) -> set[Row]:
-    """The row of the block with the highest mean over the tasks, and all that the seeds do not tell from it.
+def leaders(table: Table, block: Sequence[Row], task: str | None = None) -> set[Row]:
+    """Finds the rows of a budget that are shown to be better than LoRA on a task, or on average (`task` None).
 
-    Each other row is tested against the best, paired by seed; the tests of a block are one family for Holm. A
-    row with fewer than two shared seeds, or less than the best by the same on every seed, cannot be told apart.
-    None where there is nothing to compare: fewer than two rows with values, a single seed, or evaluations that
-    are not shared.
+    Where no row is, LoRA and every row that is not shown to be worse. A difference is shown where `differences` has
+    p < 0.05 after its correction, so that no mark contradicts a p value. The highest of a column has no test of
+    its own, since it is these scores that made it the highest. A row whose seeds cannot be paired with LoRA's is
+    not told from it. None where there is nothing to compare: no LoRA, fewer than two rows with
+    values, a single seed, or evaluations that are not shared.
     """
-    means = {row: sum(float(np.mean(list(table.values(row, t).values()))) for t in tasks)
-             for row in block if tasks and all(table.values(row, t) for t in tasks)}  # fmt: skip
-    if len(means) < 2 or not table.comparable or len(table.seeds) < 2:
+    tasks = table.averaged if task is None else [task]
+    valued = {row for row in block if tasks and all(table.values(row, t) for t in tasks)}
+    baseline = (BASELINE, block[0][1])
+    if baseline not in valued or len(valued) < 2 or not table.comparable or len(table.seeds) < 2:
         return set()
-    best = max(means, key=lambda row: means[row])
-    others = [row for row in means if row != best]
-    groups = [[pairs(table, best, row, t) for t in tasks] for row in others]
-    p_values = holm([average(g).p_value() if all(g) else float("nan") for g in groups])
-    return {best, *(row for row, p in zip(others, p_values, strict=True) if not p < ALPHA)}
+    shown = {
+        d.row: d.estimate.mean
+        for d in _tested(table, by_task=task is not None)
+        if d.row in valued and d.task == task and d.p < ALPHA
+    }
+    better = {row for row, mean in shown.items() if mean > 0}
+    return better or valued - shown.keys()

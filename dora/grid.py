@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 
 @dataclass
 class Grid:
     """Rows of cells under a head. `bold` and `rules`: (row, column) of cells in bold, rows with a rule above them.
 
-    `text_columns`: how many columns from the left are words rather than numbers. `notes` stand below.
+    `text_columns`: how many columns from the left are words rather than numbers. `notes` stand below. `name`: what
+    tells its file from those of the other tables of a study, empty for the main one.
     """
 
     caption: str
@@ -21,6 +23,7 @@ class Grid:
     bold: set[tuple[int, int]] = field(default_factory=set)
     rules: set[int] = field(default_factory=set)
     notes: list[str] = field(default_factory=list)
+    name: str = ""
 
 
 def markdown(grid: Grid) -> str:
@@ -44,40 +47,117 @@ _LATEX = str.maketrans({
 
 def escaped(text: str) -> str:
     """Any text as LaTeX sets it; the sign of a number is a minus, not a hyphen."""
-    return re.sub(r"(?<![\w.])-(?=\d)", "$-$", text.translate(_LATEX))
+    return re.sub(r"(?<![\w.-])-(?=\d)", "$-$", text.translate(_LATEX))
 
 
-def latex(grid: Grid) -> str:
-    """A `table` of booktabs, caption above and notes below."""
+# A float cannot be longer than a page: 40 rows leave room for the caption and the notes.
+_ROWS_A_PAGE = 40
+_FITTED = [
+    r"  \footnotesize\sbox0{\tablerows}",
+    r"  \ifdim\wd0>\textwidth\scriptsize\sbox0{\tablerows}\fi",
+    r"  \ifdim\wd0>\textwidth",
+    r"    \ifdefined\resizebox\sbox0{\resizebox{\textwidth}{!}{\tablerows}}\else\tiny\sbox0{\tablerows}\fi",
+    r"  \fi\usebox0",
+]
+_SCORE = re.compile(r"([+-]?\d+\.\d) ± (\d+\.\d)([*†‡]*)(?: (from \w+)| \((n = \d+/\d+|\D[\w ]*)\))?")
+_INTERVAL = re.compile(r"([+-]?\d+\.\d) (\[.+\])")
 
-    def line(cells: Sequence[str]) -> str:
-        return "  " + " & ".join(cells) + r" \\"
 
+def latex(grid: Grid, label: str) -> str:
+    r"""Floats of booktabs across both columns of a page, one unless it would be longer than the page.
+
+    The caption and `\label{tab:LABEL}` above, the notes below the last. Rows that are wider than the text in
+    \footnotesize are set in \scriptsize, and made smaller still where that is not enough.
+    """
+    parts = _parts(grid)
+    return "\n".join(_float(part, f"tab:{label}" if i == 0 else "") for i, part in enumerate(parts))
+
+
+def _parts(grid: Grid) -> list[Grid]:
+    """The grid in parts that fit on a page, of about equal length."""
+    number = -(-len(grid.rows) // _ROWS_A_PAGE)
+    if number < 2:
+        return [grid]
+    ends = [len(grid.rows) * i // number for i in range(number + 1)]
+    return [
+        replace(
+            grid,
+            caption=f"{grid.caption} ({i} of {number})",
+            rows=grid.rows[start:end],
+            bold={(row - start, column) for row, column in grid.bold},
+            rules={row - start for row in grid.rules if row > start},
+            notes=grid.notes if i == number else [],
+        )
+        for i, (start, end) in enumerate(pairwise(ends), 1)
+    ]
+
+
+def _float(grid: Grid, label: str) -> str:
     words = grid.text_columns
+    align = "l" * words + "r" * (len(grid.head) - words)
     body = []
     for i, row in enumerate(grid.rows):
         body += [r"  \midrule"] if i in grid.rules else []
-        body.append(line([rf"\textbf{{{escaped(v)}}}" if (i, j) in grid.bold else escaped(v) for j, v in enumerate(row)]))  # fmt: skip
-    notes = [rf"  \par\smallskip {escaped(note)}" for note in grid.notes]
+        body.append(_line([_cell(v, (i, j) in grid.bold) for j, v in enumerate(row)]))
+    below = [r"  \par\smallskip\begin{minipage}{\textwidth}\scriptsize\raggedright"]
+    below += [rf"  {escaped(note)}\par" for note in grid.notes]
     return "\n".join([
-        r"\begin{table}[htbp]", r"  \centering\footnotesize", rf"  \caption{{{escaped(grid.caption)}}}",
-        rf"  \begin{{tabular}}{{{'l' * words}{'r' * (len(grid.head) - words)}}}", r"  \toprule",
-        line([escaped(v) for v in grid.head]), r"  \midrule", *body, r"  \bottomrule", r"  \end{tabular}",
-        *notes, r"\end{table}",
+        r"\begin{table*}[tbp]", r"  \centering",
+        rf"  \caption{{{escaped(grid.caption)}}}" + (rf"\label{{{label}}}" if label else "") + r"\smallskip",
+        rf"  \def\tablerows{{\setlength{{\tabcolsep}}{{.4em}}\begin{{tabular}}{{@{{}}{align}@{{}}}}", r"  \toprule",
+        _line([_head(v, align[j]) for j, v in enumerate(grid.head)]), r"  \midrule", *body, r"  \bottomrule",
+        r"  \end{tabular}}", *_FITTED,
+        *([*below, r"  \end{minipage}"] if grid.notes else []), r"\end{table*}",
     ])  # fmt: skip
 
 
-def latex_file(grids: Sequence[Grid], made_by: str) -> str:
-    r"""The tables as a file that compiles as it is and that a paper can \input (it needs booktabs alone).
+def _line(cells: Sequence[str]) -> str:
+    return "  " + " & ".join(cells) + r" \\"
+
+
+def _cell(text: str, bold: bool) -> str:
+    """Sets what belongs to a number small: a spread or an interval below, marks and remarks above."""
+    below = above = ""
+    if found := _SCORE.fullmatch(text):
+        text, spread, marks, *remarks = found.groups(default="")
+        below = rf"\pm {spread}"
+        above = escaped(marks).replace("$", "").replace("^", "") + _upright("".join(remarks))
+    elif found := _INTERVAL.fullmatch(text):
+        text, below = found.groups()
+    number = escaped(re.sub(r"(\d) to (\d)", r"\1–\2", text))
+    # The empty superscript keeps every subscript of a row on one line, with marks above it or without.
+    small = f"$_{{{below}}}^{{{above}}}$" if below else ""
+    return (rf"\textbf{{{number}}}" if bold else number) + small
+
+
+def _upright(words: str) -> str:
+    return rf"\mathrm{{{escaped(words).replace(' = ', '{=}').replace(' ', '~')}}}" if words else ""
+
+
+def _head(text: str, align: str) -> str:
+    """Sets a head in two lines, the second its bracket or about half of it, to keep its column narrow."""
+    brackets, spaces = ([m.start() for m in re.finditer(p, text)] for p in (r" (?=[\[(])", " "))
+    gaps = brackets or spaces
+    if not gaps:
+        return escaped(text)
+    middle = min(gaps, key=lambda gap: abs(2 * gap - len(text) + 1))
+    first, second = escaped(text[:middle]), escaped(text[middle + 1 :])
+    # The empty group keeps a second line that begins with [ from being read as the first one's option.
+    return rf"\begin{{tabular}}[b]{{@{{}}{align}@{{}}}}{first}\\{{}}{second}\end{{tabular}}"
+
+
+def latex_file(grid: Grid, label: str, made_by: str) -> str:
+    r"""The table as a file that compiles as it is and that a paper can \input (it needs booktabs; graphicx
+    makes a table as narrow as the text whatever it holds).
 
     A document that has begun has no \@nodocument left, by which the file tells the two apart.
     """
     alone = [
-        rf"% {made_by}; \input it in a document with \usepackage{{booktabs}}, or compile it as it is.",
+        rf"% {made_by}; \input it in a document with \usepackage{{booktabs,graphicx}}, or compile it as it is.",
         r"\expandafter\ifx\csname @nodocument\endcsname\relax\else",
-        r"  \documentclass{article}\usepackage{booktabs}",
+        r"  \documentclass{article}\usepackage{booktabs,graphicx}",
         r"  \usepackage[landscape,margin=1cm]{geometry}\def\alonestanding{}\begin{document}",
         r"\fi",
     ]
     end = [r"\ifdefined\alonestanding\end{document}\fi"]
-    return "\n".join([*alone, *map(latex, grids), *end]) + "\n"
+    return "\n".join([*alone, latex(grid, label), *end]) + "\n"

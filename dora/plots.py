@@ -305,13 +305,15 @@ def _state(table: Table) -> str:
 
 
 def main() -> None:
-    """Writes the figures of every table; exit 2 where there is nothing to draw from, 1 where the disk failed."""
-    results, found = asked_for("dora.plots", __doc__, require_matplotlib)
-    for table in found:
+    """Writes the figures of every table; exit 2 where there is nothing to draw from, 3 where cells are left out, 1 where the disk failed."""
+    asked = asked_for("dora.plots", __doc__, require_matplotlib)
+    folder = asked.results / "figures"
+    for table in asked.tables:
         with writing():
-            names = write(table, results / "figures")
+            names = write(table, folder)
         for name in names:
-            print(results / "figures" / f"{name}.png")
+            print(folder / f"{name}.png")
+    asked.end()
 
 
 if __name__ == "__main__":

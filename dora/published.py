@@ -15,7 +15,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from dora.cells import MEAN, Row, Table
+from dora.cells import MEAN, Row, Run, Table
+from dora.linears import KINDS
 
 FILE = Path(__file__).parent / "assets" / "published.csv"
 AVERAGE = "average"
@@ -27,7 +28,9 @@ _METRICS = {"accuracy_m": "accuracy", "pearson_spearman_mean": MEAN}
 class Number:
     """One published score in points. `spread`: what they print after ±, None where they print none.
 
-    `start`: the task whose adapter the runs started from, empty for the pretrained backbone alone.
+    `target`: the matrices that were adapted, `all` or as `q+v`; `none` of a method that adapts no matrix, empty
+    where it is not known. `start`: the task whose adapter the runs started from, empty for the pretrained
+    backbone alone.
     """
 
     source: str
@@ -35,6 +38,7 @@ class Number:
     model: str
     method: str
     params: str
+    target: str
     task: str
     metric: str
     value: float | None
@@ -61,8 +65,20 @@ def numbers() -> tuple[Number, ...]:
     def number(line: dict[str, str]) -> Number:
         value, spread = (float(line[key]) if line[key] else None for key in ("value", "spread"))
         metric = _METRICS.get(line["metric"], line["metric"])
-        return Number(line["source"], line["protocol"], line["model"], line["method"], line["params"],
-                      line["task"], metric, value, spread, line["start"], line["note"])  # fmt: skip
+        return Number(
+            line["source"],
+            line["protocol"],
+            line["model"],
+            line["method"],
+            line["params"],
+            line["target"],
+            line["task"],
+            metric,
+            value,
+            spread,
+            line["start"],
+            line["note"],
+        )
 
     with FILE.open(encoding="utf-8", newline="") as file:
         return tuple(map(number, csv.DictReader(file)))
@@ -81,24 +97,24 @@ def departures(table: Table, row: Row, task: str) -> Iterator[Number]:
     """The published numbers that our cell contradicts: outside their mean ± spread by more than the combined error.
 
     That is hypot(their spread / √seeds, our standard deviation / √seeds). Only where both are measured alike: the same
-    backbone, method, parameters and metric, real data, the best evaluation on the development set, our
-    median beside a median. Never against a number without a spread, with another start or a note on its
-    set-up, or under another protocol.
+    backbone, method, target matrices, parameters and metric, real data and all of it, whole epochs, the best
+    evaluation on the development set, our median beside a median. Never against a number without a spread, with
+    another start or a note on its set-up, or under another protocol.
     """
-    ours = list(table.values(row, task).values())
-    if len(ours) < 2 or table.data == "mini" or table.view.score != "best":
+    ours, runs = list(table.values(row, task).values()), table.runs_of(row, task)
+    if (
+        len(ours) < 2
+        or table.data == "mini"
+        or table.view.score != "best"
+        or not all(map(_as_papers_do, runs))
+    ):
         return
     for number in (n for group in beside(table.model).values() for n in group):
         alike = (number.method, number.task, number.metric) == (row[0], task, table.view.metric(task))
-        if not (
-            alike
-            and number.spread is not None
-            and not (number.note or number.start)
-            and "best" in number.protocol
-        ):
+        if not (alike and _can_be_contradicted(number) and all(_adapts_alike(run, number) for run in runs)):
             continue
-        if number.value is None or not _same_parameters(table, row, number.params):
-            continue
+        assert number.value is not None
+        assert number.spread is not None
         middle = statistics.median(ours) if number.protocol.startswith("median") else statistics.mean(ours)
         error = math.hypot(
             number.spread / math.sqrt(number.seeds), statistics.stdev(ours) / math.sqrt(len(ours))
@@ -107,13 +123,32 @@ def departures(table: Table, row: Row, task: str) -> Iterator[Number]:
             yield number
 
 
-def _same_parameters(table: Table, row: Row, printed: str) -> bool:
-    """Whether our adapters are as large as `0.3M` says, up to its rounding; full fine-tuning always is."""
-    if row[0] == "full":
-        return True
-    text = printed.removesuffix("M")
+def _as_papers_do(run: Run) -> bool:
+    """Whether a run trained on all rows for whole epochs, from the backbone alone, and was chosen on the development set."""
+    config = run["config"]
+    whole = config.get("limit_train") is None and config.get("max_steps") is None
+    return whole and config.get("select", "dev") == "dev" and not run["fingerprints"].get("init_from")
+
+
+def _can_be_contradicted(number: Number) -> bool:
+    """Whether a number has a spread, its own measurement and the protocol that ours has."""
+    known = number.value is not None and number.spread is not None
+    return known and not (number.note or number.start) and "best" in number.protocol
+
+
+def _adapts_alike(run: Run, number: Number) -> bool:
+    """Whether the adapter is on the same matrices and as large as `0.3M` says, up to its rounding.
+
+    Full fine-tuning adapts no matrix and is always as large as the backbone.
+    """
+    target = run["config"].get("target")
+    if number.method == "full":
+        return target is None and number.target == "none"
+    kinds = KINDS if number.target == "all" else number.target.split("+")
+    text = number.params.removesuffix("M")
     half = 0.5 * 10.0 ** -len(text.partition(".")[2])
-    return all(abs(run["params"]["adapter_end"] / 1e6 - float(text)) <= half for run in table.runs_of(row))
+    same_size = abs(run["params"]["adapter_end"] / 1e6 - float(text)) <= half
+    return target is not None and set(target) == set(kinds) and same_size
 
 
 def shown(group: list[Number], table: Table, task: str) -> str:

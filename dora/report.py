@@ -16,7 +16,7 @@ from typing import Any
 
 from dora import plots, study
 from dora.canvas import require_matplotlib
-from dora.cells import Run, Table, dirty
+from dora.cells import Run, Table, budget_in_words, dirty
 from dora.files import write_atomic
 from dora.grid import Grid
 from dora.sheets import grids
@@ -24,7 +24,7 @@ from dora.tables import asked_for, holes, writing
 
 TEMPLATE = Path(__file__).parent / "assets" / "report.html"
 # What of run.json a click shows; the rest is in the tables or in the file.
-_SHOWN = ("words", "command", "config", "results", "params", "plan", "evaluations", "data", "model", "fingerprints", "starts",
+_SHOWN = ("words", "command", "config", "arithmetic", "results", "params", "plan", "evaluations", "data", "model", "fingerprints", "starts",
           "versions", "host", "platform", "times", "train_s", "peak_memory_bytes")  # fmt: skip
 
 
@@ -80,7 +80,7 @@ def runs_html(found: Sequence[Table]) -> str:
         for run in sorted(table.runs, key=lambda run: run["folder"]):
             data, task, model, method, budget, _, seed = run["folder"].parts[-7:]
             value = table.view.value(run, task)
-            cells = [data, task, model, method, budget, seed[1:], table.view.title(task),
+            cells = [data, task, model, method, budget_in_words((method, budget)), seed[1:], table.view.title(task),
                      "–" if value is None else f"{value:.2f}", str(run["results"][table.view.score]["step"]),
                      f"{run['params']['adapter_end']:,}", f"{run['train_s']:.0f}",
                      ((run["git"] or {}).get("commit") or "–")[:7] + "†" * dirty(run)]  # fmt: skip
@@ -119,13 +119,17 @@ def _split(template: str) -> tuple[str, str, str]:
 
 
 def main() -> None:
-    """Writes results/report.html; exit 2 where there is nothing to show, 1 where the disk failed."""
-    results, found = asked_for("dora.report", __doc__, require_matplotlib)
-    path = results / "report.html"
-    seen = study.scan(results)
+    """Writes results/report.html; exit 2 where there is nothing to show, 3 where cells are left out, 1 where the disk failed.
+
+    A page of chosen runs has the choice in its name: `report-lr=0.002.html`.
+    """
+    asked = asked_for("dora.report", __doc__, require_matplotlib)
+    path = asked.results / f"report{asked.tables[0].view.suffix}.html"
+    seen = study.scan(asked.results)
     with writing():
-        write_atomic(path, page(found, seen, results / "figures"))
+        write_atomic(path, page(asked.tables, seen, asked.results / "figures"))
     print(path)
+    asked.end()
 
 
 if __name__ == "__main__":

@@ -19,14 +19,13 @@ from dora.stats import Estimate
 def scores(table: Table) -> Grid:
     """One row a method and budget, one column a task: mean ± standard deviation over seeds, in points.
 
-    The average over tasks comes with its 95 % interval over seeds. Bold: the highest of a budget, and all that the
-    seeds do not tell from it.
+    The average over tasks comes with its 95 % interval over seeds. Bold: `dora.compare.leaders`.
     """
     columns = _columns(table)
     rows: list[list[str]] = []
     bold, marks = set(), set()
     for block in table.blocks:
-        best = {c.head: leaders(table, block, c.tasks) for c in columns}
+        best = {c.head: leaders(table, block, c.task) for c in columns}
         for row in block:
             texts = [_score(table, row, c) for c in columns]
             marks |= {mark for text in texts for mark in "*†‡" if mark in text}
@@ -41,22 +40,22 @@ def scores(table: Table) -> Grid:
 @dataclass(frozen=True)
 class _Column:
     head: str
-    tasks: tuple[str, ...]
+    task: str | None  # None: the average
 
 
 def _columns(table: Table) -> list[_Column]:
     """The averaged tasks, their average where there are several, the tasks apart."""
     view = table.view
-    average = [_Column("average [95 %]", tuple(table.averaged))] if len(table.averaged) > 1 else []
-    return [*(_Column(view.title(t), (t,)) for t in table.averaged), *average,
-            *(_Column(view.title(t), (t,)) for t in table.apart)]  # fmt: skip
+    average = [_Column("average [95 %]", None)] if len(table.averaged) > 1 else []
+    averaged, apart = ([_Column(view.title(t), t) for t in tasks] for tasks in (table.averaged, table.apart))
+    return [*averaged, *average, *apart]
 
 
 def _score(table: Table, row: Row, column: _Column) -> str:
-    if len(column.tasks) > 1:
+    task = column.task
+    if task is None:
         estimate = table.average(row)
         return "–" if estimate is None else _with_interval(estimate)
-    (task,) = column.tasks
     known = list(table.values(row, task).values())
     if not known:
         return "–"
@@ -76,6 +75,8 @@ def _with_interval(estimate: Estimate, sign: str = "") -> str:
 
 def _parameters(table: Table, row: Row) -> str:
     runs = table.runs_of(row)
+    if not runs:
+        return "–"
     if row[0] == "full":
         return f"all {runs[0]['params']['trainable'] - runs[0]['params']['head']:,}"
     return _range([run["params"]["adapter_end"] for run in runs])
@@ -87,7 +88,9 @@ def _range(numbers: Sequence[int]) -> str:
 
 
 def _caption(table: Table) -> str:
-    return f"{table.model}, data {table.data}, {table.view.score} evaluation"
+    return ", ".join(
+        [table.model, f"data {table.data}", f"{table.view.score} evaluation", *table.view.choice]
+    )
 
 
 def _notes(table: Table, marks: set[str], bold: bool) -> list[str]:
@@ -113,8 +116,10 @@ def _notes(table: Table, marks: set[str], bold: bool) -> list[str]:
         )
     if bold:
         found.append(
-            "bold: the highest of a budget and every one that the seeds do not tell from it (paired, Holm)"
+            f"bold: shown to be better than {BASELINE} at its budget; where no method is, {BASELINE} and every one that is "
+            f"not shown to be worse (p < {ALPHA} in the tables of differences)"
         )
+    found += [f"left out: {text}" for text in table.left_out]
     found += [*unlike(table), *sources(table)]
     explained = {"*": "* at least one run predicts a single class or value",
                  "†": "† at least one run was made with uncommitted changes",
@@ -131,8 +136,13 @@ def medians(table: Table) -> Grid:
 
     tasks = [*table.averaged, *table.apart]
     rows = [[row[0], budget_in_words(row), *(cell(row, t) for t in tasks)] for row in table.rows]
-    return Grid(f"{_caption(table)}: median (n)", ["method", "budget", *map(table.view.title, tasks)], rows,
-                rules=_rules(table))  # fmt: skip
+    return Grid(
+        f"{_caption(table)}: median (n)",
+        ["method", "budget", *map(table.view.title, tasks)],
+        rows,
+        rules=_rules(table),
+        name="medians",
+    )
 
 
 def _rules(table: Table) -> set[int]:
@@ -144,7 +154,8 @@ def costs(table: Table) -> Grid:
     """Head parameters, training time and peak memory, which scores don't show."""
     rows = []
     for row in table.rows:
-        runs = table.runs_of(row)
+        if not (runs := table.runs_of(row)):
+            continue
         rows.append([row[0], budget_in_words(row), str(len(runs)), _parameters(table, row),
                      _range([run["params"]["head"] for run in runs]),
                      f"{statistics.mean(run['train_s'] for run in runs):,.0f}",
@@ -159,7 +170,7 @@ def costs(table: Table) -> Grid:
         "peak memory MiB",
     ]
     devices = sorted({run["device"] for run in table.runs})
-    return Grid(f"{_caption(table)}: parameters, time, memory", head, rows, rules=_rules(table),
+    return Grid(f"{_caption(table)}: parameters, time, memory", head, rows, rules=_rules(table), name="costs",
                 notes=[f"on {', '.join(devices)}; the seconds are of training alone, mean over runs; the memory is the "
                        "most that any run's process took: where one process trained several runs, what it still held of "
                        "those before is in it"])  # fmt: skip
@@ -192,8 +203,15 @@ def against(table: Table, by_task: bool) -> Grid | None:
         )
     if shown:
         notes.append("[95 %, examples]: over resamples of the development examples, the seeds as they are")
-    return Grid(f"{_caption(table)}: differences from {BASELINE}{' by task' if by_task else ''}", head, rows,
-                text_columns=3, bold=bold, notes=notes)  # fmt: skip
+    return Grid(
+        f"{_caption(table)}: differences from {BASELINE}{' by task' if by_task else ''}",
+        head,
+        rows,
+        text_columns=3,
+        bold=bold,
+        notes=notes,
+        name=f"differences{'-by-task' if by_task else ''}",
+    )
 
 
 def _points(number: float) -> str:
@@ -212,12 +230,25 @@ def beside(table: Table) -> Grid | None:
     average = [published.AVERAGE] if len(table.averaged) > 1 else []
     columns = [*table.averaged, *average, *table.apart]
     sources = list(dict.fromkeys(key[:3] for key in groups))
-    rows = [[key[3], key[4], *(published.shown(group, table, c) for c in columns), f"[{sources.index(key[:3]) + 1}]"]
+    rows = [[key[3], key[4], _target(group[0].target), *(published.shown(group, table, c) for c in columns), f"[{sources.index(key[:3]) + 1}]"]
             for key, group in groups.items()]  # fmt: skip
     heads = [c if c == published.AVERAGE else table.view.title(c) for c in columns]
     notes = [f"[{i}] {'; '.join(filter(None, source))}" for i, source in enumerate(sources, 1)]
-    return Grid(f"{table.model}: published, under the protocols named below; an average is over all tasks of its paper",
-                ["method", "parameters", *heads, "source"], rows, notes=notes)  # fmt: skip
+    notes.insert(
+        0, "target: the matrices that are adapted; – where a method adapts none, ? where it is not known"
+    )
+    return Grid(
+        f"{table.model}: published, under the protocols named below; an average is over all tasks of its paper",
+        ["method", "parameters", "target", *heads, "source"],
+        rows,
+        text_columns=3,
+        notes=notes,
+        name="published",
+    )
+
+
+def _target(published: str) -> str:
+    return {"none": "–", "": "?"}.get(published, published)
 
 
 def findings(table: Table) -> list[Grid]:

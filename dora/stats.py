@@ -39,8 +39,9 @@ class Estimate:
     def detectable(self, alpha: float = 0.05, power: float = 0.8) -> float:
         """The true difference from 0 that a two-sided t test at `alpha` would find with probability `power`.
 
-        By the usual approximation of the non-central t, (t(1 - alpha/2) + t(power)) x error: at n = 5
-        within 3 % of the exact value. NaN where the error is, or is 0.
+        By the usual approximation of the non-central t, (t(1 - alpha/2) + t(power)) x error, which is below the exact
+        value by 14 % at two seeds, 5 % at three, 2.2 % at four, 1.2 % at five and 0.1 % at ten. NaN where the error
+        is, or is 0.
         """
         if not self.error > 0:
             return math.nan

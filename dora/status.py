@@ -10,6 +10,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from dora import study
+from dora.budget import in_words
 from dora.study import Seen
 
 # What has to be typed, or typed again, for the study to be whole.
@@ -25,7 +26,7 @@ def table(seen: list[Seen]) -> str:
     lines = [["data", "task", "model", "method", "budget", *states]]
     for place, runs in sorted(cells.items()):
         numbers = [sum(s.state == state for s in runs) for state in states]
-        lines.append([*place, *(str(n) if n else "" for n in numbers)])
+        lines.append([*place[:4], in_words(place[4]), *(str(n) if n else "" for n in numbers)])
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     return "\n".join(
         "  ".join(v.ljust(w) for v, w in zip(line, widths, strict=True)).rstrip() for line in lines

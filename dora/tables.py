@@ -1,6 +1,7 @@
 """`python -m dora.tables`: finished runs as tables for a paper, from their run.json alone.
 
-For each data source and model, under results/tables: Markdown (also printed), LaTeX and CSV.
+For each data source and model, under results/tables: Markdown (also printed), LaTeX (a file a table) and CSV.
+A cell that holds several configurations, such as a search of rates, is left out and named; --where chooses one.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ import signal
 import statistics
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dora import study
-from dora.cells import BASELINE, Table, View, dirty, read_runs, tables
+from dora.cells import BASELINE, Table, View, dirty, read_runs, showable
 from dora.compare import Difference, differences
 from dora.errors import UserError
 from dora.files import write_atomic
@@ -26,10 +28,13 @@ from dora.grid import Grid, latex_file, markdown
 from dora.sheets import grids
 
 HOLES_SHOWN = 20
+LEFT_OUT = 3  # exit code, as `dora.status` has it for a study that is not whole
 
 
 def holes(table: Table, seen: Sequence[study.Seen]) -> list[str]:
-    """The commands of the runs that this table lacks."""
+    """The commands of the runs that this table lacks; none where it shows a choice of runs."""
+    if table.view.where:
+        return []
     return [
         s.command for s in seen if (s.place[0], s.place[2]) == (table.data, table.model) and s.state != "done"
     ]
@@ -51,10 +56,16 @@ def _lines(table: Table) -> Iterator[dict[str, Any]]:
     """A line of the CSV for each cell and each average; numbers in full."""
     for row in table.rows:
         runs = table.runs_of(row)
-        common = {"data": table.data, "model": table.model, "score": table.view.score, "method": row[0],
-                  "budget": row[1], "adapter_params_min": min(r["params"]["adapter_end"] for r in runs),
-                  "adapter_params_max": max(r["params"]["adapter_end"] for r in runs),
-                  "head_params_max": max(r["params"]["head"] for r in runs)}  # fmt: skip
+        common = {
+            "data": table.data,
+            "model": table.model,
+            "score": table.view.score,
+            "method": row[0],
+            "budget": row[1],
+            "adapter_params_min": min((r["params"]["adapter_end"] for r in runs), default=None),
+            "adapter_params_max": max((r["params"]["adapter_end"] for r in runs), default=None),
+            "head_params_max": max((r["params"]["head"] for r in runs), default=None),
+        }
         for task in table.tasks:
             known, of_task = table.values(row, task), table.runs_of(row, task)
             several = len(known) > 1
@@ -99,12 +110,13 @@ def as_csv(lines: Sequence[dict[str, Any]]) -> str:
 def files(table: Table, results: Path, missing: Sequence[str]) -> dict[str, str]:
     """The table's files, name → text, the Markdown first."""
     sheets = grids(table)
-    found = {
-        f"{table.name}.md": report(sheets, missing, results) + "\n",
-        f"{table.name}.tex": latex_file(sheets, "python -m dora.tables"),
-        f"{table.name}.csv": as_csv(list(_lines(table))),
-    }
-    if compared := [*differences(table), *differences(table, by_task=True)]:
+    found = {f"{table.name}.md": report(sheets, missing, results) + "\n"}
+    for grid in sheets:
+        name = f"{table.name}{f'-{grid.name}' if grid.name else ''}"
+        found[f"{name}.tex"] = latex_file(grid, name, "python -m dora.tables")
+    found[f"{table.name}.csv"] = as_csv(list(_lines(table)))
+    averages = differences(table) if len(table.averaged) > 1 else []
+    if compared := [*averages, *differences(table, by_task=True)]:
         found[f"{table.name}-differences.csv"] = as_csv(list(_difference_lines(compared, table)))
     return found
 
@@ -120,26 +132,63 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--average", choices=["tasks", "glue"], default="tasks",
                         help="tasks: one metric a task, WNLI apart (default); glue: as the leaderboard, the mean of a "
                         "task's metrics and WNLI in")  # fmt: skip
+    parser.add_argument(
+        "--where",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="runs with these settings alone: lr=2e-3 method.alpha=16 seed=1 (any key of run.json's "
+        "config, and arithmetic); a key given twice: either value",
+    )
+    parser.add_argument(
+        "--mix-arithmetic",
+        action="store_true",
+        help="take runs together that differ in the arithmetic of this package alone; of a seed that "
+        "is there twice, the newer",
+    )
+    parser.epilog = f"exit code: 0 all shown, {LEFT_OUT} something was left out and named, 2 nothing can be shown, 1 the disk failed"
 
 
-def found_tables(given: argparse.Namespace) -> list[Table]:
-    """The tables that the arguments of `add_arguments` ask for. Raises UserError."""
+@dataclass(frozen=True)
+class Asked:
+    """What a command line asks for: the tables that can be made, and why anything is left out of them."""
+
+    results: Path
+    tables: list[Table]
+    left_out: list[str]
+
+    def end(self) -> None:
+        """Says what was left out and exits with `LEFT_OUT`, where anything was."""
+        if self.left_out:
+            print("left out:", *(f"  - {problem}" for problem in self.left_out), sep="\n", file=sys.stderr)
+            sys.exit(LEFT_OUT)
+
+
+def found_tables(given: argparse.Namespace) -> Asked:
+    """The tables that the arguments of `add_arguments` ask for. Raises UserError where none can be made."""
     split = [word.partition("=") for word in given.metric]
     if wrong := [word for word, (_, equals, _) in zip(given.metric, split, strict=True) if not equals]:
         raise UserError(*(f"--metric {word} must be TASK=METRIC, as mrpc=f1" for word in wrong))
-    view = View(given.score, {task: metric for task, _, metric in split}, given.average == "glue")
-    found = tables(read_runs(given.results), view)
+    view = View(
+        given.score,
+        {task: metric for task, _, metric in split},
+        given.average == "glue",
+        tuple(given.where),
+        given.mix_arithmetic,
+    )
+    found, left_out = showable(read_runs(given.results), view)
+    if left_out and not found:
+        raise UserError(*left_out)
     if not found:
         raise UserError(
             f"no finished run under {given.results / 'runs'}; make one with: python -m dora.run task=sst2"
         )
-    return found
+    return Asked(given.results, found, left_out)
 
 
-def asked_for(
-    prog: str, about: str | None, first: Callable[[], None] = lambda: None
-) -> tuple[Path, list[Table]]:
-    """The results folder and tables that a command line asks for; `first` is checked before they are read.
+def asked_for(prog: str, about: str | None, first: Callable[[], None] = lambda: None) -> Asked:
+    """What a command line asks for; `first` is checked before runs are read.
 
     A UserError is a message and exit code 2.
     """
@@ -150,7 +199,7 @@ def asked_for(
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends us quietly
     try:
         first()
-        return given.results, found_tables(given)
+        return found_tables(given)
     except UserError as e:
         print(e, file=sys.stderr)
         sys.exit(e.exit_code)
@@ -169,20 +218,22 @@ def writing() -> Iterator[None]:
 
 
 def main() -> None:
-    """Prints and writes the tables; exit 2 where there is nothing to show or a cell is ambiguous, 1 where the disk failed."""
-    results, found = asked_for("dora.tables", __doc__)
-    seen = study.scan(results)
-    folder = results / "tables"
+    """Prints and writes the tables; exit 2 where there is nothing to show, 3 where cells are left out, 1 where the disk failed."""
+    asked = asked_for("dora.tables", __doc__)
+    seen = study.scan(asked.results)
+    folder = asked.results / "tables"
     whole: dict[str, str] = {}
-    for table in found:
-        made = files(table, results, holes(table, seen))
+    for table in asked.tables:
+        made = files(table, asked.results, holes(table, seen))
         print(next(iter(made.values())))
         whole |= made
     with writing():
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in whole.items():
             write_atomic(folder / name, text)
-    print(f"written to {folder}: {', '.join(table.name for table in found)}, each as .md, .tex and .csv")
+    names = ", ".join(table.name for table in asked.tables)
+    print(f"written to {folder}: {names}, each as .md and .csv, and a .tex for each of its tables")
+    asked.end()
 
 
 if __name__ == "__main__":

@@ -3,8 +3,9 @@
     python scripts/rates.py results/study_tiny/search
 
 Reads the finished runs with `select=heldout` under the folder. The score is the task's first metric on the held-out
-part of the training set, at the best evaluation of the second half; the development set plays no part. Exit 1 where
-the methods of a task had unequal numbers of rates to choose from, or unequal numbers of seeds.
+part of the training set, at the best evaluation of the second half; the development set plays no part. A rate that was
+chosen at an edge of its grid is marked: one beyond might be better still. Exit 1 where the methods of a task had
+unequal numbers of rates to choose from, or unequal numbers of seeds.
 """
 
 from __future__ import annotations
@@ -18,31 +19,58 @@ from pathlib import Path
 from dora.cells import Run, read_runs
 from dora.data.tasks import TASKS
 
-Found = dict[tuple[str, str], dict[float, list[float]]]
+Key = tuple[str, str, str]  # model, task, method
+Found = dict[Key, dict[float, list[float]]]
 
 
 def collect(runs: list[Run]) -> Found:
-    """(task, method) → rate → held-out scores in points, one a seed; a score that is not defined counts as 0."""
+    """(model, task, method) → rate → held-out scores in points, one a seed; a score that is not defined counts as 0."""
     found: Found = defaultdict(lambda: defaultdict(list))
     for run in runs:
         task, config = run["config"]["task"], run["config"]
         if config["select"] == "heldout":
             score = run["results"]["best"].get(f"{TASKS[task].metrics[0]}_heldout", 0.0)
-            found[task, config["method"]["name"]][config["lr"]].append(100 * score)
-    return found
+            found[run["folder"].parts[-5], task, config["method"]["name"]][config["lr"]].append(100 * score)
+    return dict(sorted(found.items()))
 
 
 def unequal(found: Found) -> list[str]:
     """Tasks whose methods were not searched with the same effort."""
     effort = defaultdict(set)
-    for (task, _), by_rate in found.items():
-        effort[task].add(tuple(sorted(len(scores) for scores in by_rate.values())))
-    return [task for task, kinds in effort.items() if len(kinds) > 1]
+    for (model, task, _), by_rate in found.items():
+        effort[model, task].add(tuple(sorted(len(scores) for scores in by_rate.values())))
+    return sorted({task for (_, task), kinds in effort.items() if len(kinds) > 1})
 
 
 def best(by_rate: dict[float, list[float]]) -> float:
     """The rate with the highest mean; of equal ones the lowest."""
     return max(sorted(by_rate), key=lambda rate: statistics.mean(by_rate[rate]))
+
+
+def at_edge(by_rate: dict[float, list[float]]) -> bool:
+    """Whether the best rate is the lowest or highest that was tried, so that one beyond might be better still."""
+    return best(by_rate) in (min(by_rate), max(by_rate))
+
+
+def table(found: Found) -> list[str]:
+    """A Markdown table of the searches, a line each, and how many chose a rate at an edge of their grid."""
+    models = len({model for model, _, _ in found}) > 1
+    names = ["model"] * models + ["task", "method", "rate: held-out score"]
+    lines = [f"| {' | '.join(names)} |", f"|{' --- |' * len(names)}"]
+    for key, by_rate in found.items():
+        cells = [_cell(by_rate, rate) for rate in sorted(by_rate)]
+        lines.append(f"| {' | '.join([*(key if models else key[1:]), ', '.join(cells)])} |")
+    edges = [" ".join(key if models else key[1:]) for key, by_rate in found.items() if at_edge(by_rate)]
+    summary = f"{len(edges)} of {len(found)} searches chose a rate at an edge of their grid"
+    return [*lines, "", summary + (f": {', '.join(edges)}" if edges else "")]
+
+
+def _cell(by_rate: dict[float, list[float]], rate: float) -> str:
+    """`0.002: 7.6`, in bold where it was chosen, and marked where it was chosen at an edge."""
+    text = f"{rate:g}: {statistics.mean(by_rate[rate]):.1f}"
+    if rate != best(by_rate):
+        return text
+    return f"**{text}** (edge)" if at_edge(by_rate) else f"**{text}**"
 
 
 def main() -> None:
@@ -54,19 +82,16 @@ def main() -> None:
     found = collect(read_runs(parser.parse_args().results))
     if not found:
         sys.exit("no finished run with select=heldout there")
-    print("| task | method | rate: held-out score |\n| --- | --- | --- |")
-    for (task, method), by_rate in sorted(found.items()):
-        chosen = best(by_rate)
-        scores = (
-            f"{'**' if rate == chosen else ''}{rate:g}: {statistics.mean(by_rate[rate]):.1f}{'**' if rate == chosen else ''}"
-            for rate in sorted(by_rate)
-        )
-        print(f"| {task} | {method} | {', '.join(scores)} |")
-    print("\nrates:")
-    for task in TASKS:
-        rates = {m: best(by_rate) for (t, m), by_rate in sorted(found.items()) if t == task}
-        if rates:
-            print(f"  {task}: {{{', '.join(f'{m}: {rate:g}' for m, rate in rates.items())}}}")
+    print("\n".join(table(found)))
+    models = list(dict.fromkeys(model for model, _, _ in found))
+    for model in models:
+        print("\nrates:" if len(models) == 1 else f"\nrates:  # {model}")
+        for task in TASKS:
+            rates = {
+                method: best(by_rate) for (m, t, method), by_rate in found.items() if (m, t) == (model, task)
+            }
+            if rates:
+                print(f"  {task}: {{{', '.join(f'{m}: {rate:g}' for m, rate in rates.items())}}}")
     if odd := unequal(found):
         sys.exit(f"unequal effort in {', '.join(odd)}: search on before choosing")
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from dora.budget import Budget
 from dora.data.tasks import TASKS
 from dora.linears import LINEARS
 
@@ -45,8 +46,9 @@ def write_run(
 ) -> Path:
     """A run's directory. `score`: of the task's first metric, best and last; `metrics`: others.
 
-    `labels`, `predicted` (n,): class ids for predictions.npz. `changes`: other keys of run.json.
+    `budget` as it is typed: the directory is named as a run names it, `300000` for `0.3M`. `labels`, `predicted` (n,): class ids for predictions.npz. `changes`: other keys of run.json.
     """
+    budget = budget if budget == "none" else str(Budget.parse(budget))
     path = into / "runs" / data / task / model / method / budget / key / f"s{seed}"
     path.mkdir(parents=True)
     first = {} if score is None else {TASKS[task].metrics[0]: score}
@@ -54,7 +56,7 @@ def write_run(
     run = {
         "schema": 1, "status": "done", "reason": None, "seed": seed, "embedded": None, "note": None,
         "config": {"task": task, "method": {"name": method}, "model": model, "data": data, "budget": budget,
-                   "seed": seed, "lr": 0.001},
+                   "seed": seed, "lr": 0.001, "target": None if method == "full" else ["q", "v"]},
         "fingerprints": {"data": "d" * 64, "model": "e" * 64, "init_from": None},
         "words": [f"task={task}", f"method={method}", f"budget={budget}", f"seed={seed}", f"model={model}"],
         "git": {"commit": "0" * 40, "dirty": False}, "device": "cpu", "total_steps": 90,
@@ -82,11 +84,11 @@ def large_study(results: Path, number: int = 1000) -> int:
     tasks = [t for t in TASKS if t != "wnli"]
     seeds = max(2, round(number / (len(tasks) * (1 + 3 * 4))))
     start = dict.fromkeys(modules, 12)
-    sizes = {"r2": 331_776, "r4": 663_552, "r8": 1_327_104, "300k": 299_520}
+    sizes = {"r2": 331_776, "r4": 663_552, "r8": 1_327_104, "0.3M": 299_520}
     written = 0
     for method, budget in [
         ("full", "none"),
-        *product(("lora", "adalora", "dora"), ("r2", "r4", "r8", "300k")),
+        *product(("lora", "adalora", "dora"), ("r2", "r4", "r8", "0.3M")),
     ]:
         for task, seed in product(tasks, range(1, seeds + 1)):
             end = {n: chance.randint(0, 12) if method in ("adalora", "dora") else 8 for n in modules}

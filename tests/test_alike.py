@@ -55,6 +55,23 @@ def test_a_start_from_another_run_is_a_difference(tmp_path: Path) -> None:
     assert unlike(only_table(tmp_path)) == ["RTE: init_from differs: aaaaaaaa (lora), none (the rest)"]
 
 
+def test_which_cells_are_of_which_arithmetic_is_said(tmp_path: Path) -> None:
+    for task in ("rte", "mrpc"):
+        run_of(tmp_path, "lora", task=task)
+        run_of(tmp_path, "dora", task=task)
+    write_run(tmp_path, "adalora", 1, 0.8, task="rte")
+    table = only_table(tmp_path)
+    assert sources(table) == []
+    for row, task in ((("dora", "r8"), "rte"), (("dora", "r8"), "mrpc"), (("adalora", "r8"), "rte")):
+        table.runs_of(row, task)[0]["arithmetic"] = 2 if row[0] == "dora" else 3
+    assert sources(table) == [
+        "arithmetic 2 of this package made dora on MRPC, RTE; arithmetic 3 of this package made adalora on RTE; "
+        "arithmetic 1 the rest: one configuration gives other bits under each"
+    ]
+    table.runs_of(("lora", "r8"), "rte")[0]["arithmetic"] = 1  # as records from before the number was written
+    assert len(sources(table)) == 1
+
+
 def test_several_commits_and_versions_of_torch_are_said(tmp_path: Path) -> None:
     write_run(tmp_path, "lora", 1, 0.8, versions={"torch": "2.8.0"})
     resumed = [{"git": {"commit": c * 40, "dirty": False}} for c in "12"]

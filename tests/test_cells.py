@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dora.cells import Table, View, metrics_of, predictions, read_runs, tables
+from dora.budget import Budget
+from dora.cells import Table, View, budget_in_words, metrics_of, predictions, read_runs, tables
 from dora.errors import UserError
 from records import write_run
 
@@ -152,7 +153,18 @@ def test_best_scores_are_comparable_only_over_evaluations_that_all_share(tmp_pat
     assert only_table(tmp_path / "b").comparable  # each task has its own
 
 
+@pytest.mark.parametrize(("typed", "printed"), [
+    ("0.3M", "0.3M"), ("300k", "0.3M"), ("300_000", "0.3M"), ("13824", "13,824"), ("55296", "55,296"), ("9k", "9k"),
+    ("99.9k", "99.9k"), ("0.1M", "0.1M"), ("1.33M", "1.33M"), ("1327104", "1,327,104"), ("1.234M", "1,234,000"),
+    ("12M", "12M"), ("1000M", "1,000,000,000"), ("r8", "r8"),
+])  # fmt: skip
+def test_a_budget_is_printed_short_where_three_digits_say_it(typed: str, printed: str) -> None:
+    assert budget_in_words(("lora", str(Budget.parse(typed)))) == printed
+
+
 def test_the_name_of_a_view_holds_every_choice() -> None:
+    chosen = View("last", {"mrpc": "f1"}, True, ("lr=2e-3",), True)
+    assert Table("dir", "m", chosen).name == "dir-m-last-glue-mrpc-f1-lr=0.002-mixed_arithmetic"
     assert Table("dir", "m", View("last", {"mrpc": "f1"}, True)).name == "dir-m-last-glue-mrpc-f1"
 
 

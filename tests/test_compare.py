@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,9 @@ import pytest
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from dora.cells import View, read_runs, tables
+from dora.cells import Table, View, read_runs, tables
 from dora.compare import differences, leaders, pairs
+from dora.sheets import scores
 from records import write_run
 
 LORA, DORA, ADALORA = (("lora", "r8"), ("dora", "r8"), ("adalora", "r8"))
@@ -57,7 +59,7 @@ def test_nothing_is_compared_over_unequal_evaluations_or_without_two_pairs(tmp_p
     write_run(tmp_path / "a", "dora", 2, 0.9)
     (table,) = tables(read_runs(tmp_path / "a"))
     assert differences(table) == []
-    assert leaders(table, [LORA, DORA], ["sst2"]) == set()
+    assert leaders(table, [LORA, DORA], "sst2") == set()
     (last,) = tables(read_runs(tmp_path / "a"), View("last"))
     assert len(differences(last)) == 1
     scored(tmp_path / "b", "lora", {1: 80, 2: 81})
@@ -65,7 +67,7 @@ def test_nothing_is_compared_over_unequal_evaluations_or_without_two_pairs(tmp_p
     (table,) = tables(read_runs(tmp_path / "b"))
     assert differences(table) == []
     # One shared seed tells nothing apart, so both lead.
-    assert leaders(table, [LORA, DORA], ["sst2"]) == {LORA, DORA}
+    assert leaders(table, [LORA, DORA], "sst2") == {LORA, DORA}
 
 
 def test_the_best_leads_and_whatever_the_seeds_do_not_tell_from_it(tmp_path: Path) -> None:
@@ -73,15 +75,63 @@ def test_the_best_leads_and_whatever_the_seeds_do_not_tell_from_it(tmp_path: Pat
     scored(tmp_path, "adalora", {1: 79.0, 2: 83.0, 3: 80.0})  # differences 1, -1, 1: p = 0.42
     scored(tmp_path, "dora", {1: 75.0, 2: 77.1, 3: 76.0})  # differences 5, 4.9, 5: p < 0.001
     (table,) = tables(read_runs(tmp_path))
-    assert leaders(table, [LORA, ADALORA, DORA], ["sst2"]) == {LORA, ADALORA}
-    assert leaders(table, [LORA], ["sst2"]) == set()
+    assert leaders(table, [LORA, ADALORA, DORA], "sst2") == {LORA, ADALORA}
+    assert leaders(table, [LORA], "sst2") == set()
+
+
+@pytest.mark.parametrize(("dora", "expected"), [
+    ({1: 85.0, 2: 87.1, 3: 86.0}, {DORA}), ({1: 83.0, 2: 80.0, 3: 90.0}, {LORA, DORA, ADALORA}),
+])  # fmt: skip
+def test_only_what_is_better_than_lora_leads_where_anything_is(
+    dora: dict[int, float], expected: set[tuple[str, str]], tmp_path: Path
+) -> None:
+    scored(tmp_path, "lora", {1: 80.0, 2: 82.0, 3: 81.0})
+    scored(tmp_path, "dora", dora)
+    # The highest mean, with seeds that tell nothing.
+    scored(tmp_path, "adalora", {1: 70.0, 2: 99.0, 3: 98.0})
+    (table,) = tables(read_runs(tmp_path))
+    assert leaders(table, [LORA, ADALORA, DORA], "sst2") == expected
+
+
+def marks_against_p_values(table: Table) -> int:
+    """Asserts that bold and p of every comparison say the same; how many there are."""
+    grid = scores(table)
+    bold = {(table.rows[i], grid.head[j]) for i, j in grid.bold}
+    found = [*(differences(table) if len(table.averaged) > 1 else []), *differences(table, by_task=True)]
+    for d in found:
+        head = table.view.title(d.task) if d.task else "average [95 %]"
+        ours, loras = ((row, head) in bold for row in (d.row, ("lora", d.row[1])))
+        told = d.p < 0.05
+        worse, better = (loras, ours) if d.estimate.mean > 0 else (ours, loras)
+        assert not (told and worse), (d, "told to be worse, and bold")
+        assert told or ours == loras, (d, "not told apart, and one of them bold")
+        assert better or worse or any((row, head) in bold for row in table.rows if row[1] == d.row[1])
+    return len(found)
+
+
+@pytest.mark.parametrize("seed", [0, 2, 4])
+def test_no_mark_contradicts_a_p_value_in_random_tables(seed: int, tmp_path: Path) -> None:
+    random = np.random.default_rng(seed)
+    for method, task in product(("lora", "dora", "adalora"), ("sst2", "rte", "cola", "wnli")):
+        for budget, run in product(("r2", "r8"), range(1, 5)):
+            shift = 0 if method == "lora" else random.choice([0, 0, 1, -1, 3])
+            score = (70 + shift + random.normal(0, 0.6)) / 100
+            write_run(tmp_path, method, run, score, task=task, budget=budget)
+    (table,) = tables(read_runs(tmp_path))
+    assert marks_against_p_values(table) == 4 + 16
+
+
+@pytest.mark.parametrize("name", ["study_tiny", "study_tiny_deberta", "study_minilm"])
+def test_no_mark_contradicts_a_p_value_in_the_committed_studies(name: str) -> None:
+    for table in tables(read_runs(Path(__file__).parents[1] / "results" / name)):
+        assert marks_against_p_values(table) > 0
 
 
 def test_one_seed_has_no_leader(tmp_path: Path) -> None:
     scored(tmp_path, "lora", {1: 80})
     scored(tmp_path, "dora", {1: 70})
     (table,) = tables(read_runs(tmp_path))
-    assert leaders(table, [LORA, DORA], ["sst2"]) == set()
+    assert leaders(table, [LORA, DORA], "sst2") == set()
 
 
 def test_the_examples_interval_is_of_the_same_paired_difference(tmp_path: Path) -> None:

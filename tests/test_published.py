@@ -10,7 +10,7 @@ from dora.cells import View, read_runs, tables
 from dora.published import beside, departures, numbers, shown
 from records import write_run
 
-LORA = ("lora", "0.3M")
+LORA = ("lora", "300000")
 
 
 def test_the_facts_are_read_whole() -> None:
@@ -57,6 +57,42 @@ def test_the_median_is_compared_with_a_median(tmp_path: Path) -> None:
     median_runs(tmp_path, (95.1, 95.1, 95.1, 90.0, 90.0))  # mean 93.1, error 1.25
     (table,) = tables(read_runs(tmp_path))
     assert not list(departures(table, LORA, "sst2"))
+
+
+@pytest.mark.parametrize(
+    ("changed", "departs"),
+    [
+        ({}, True),
+        ({"target": ["v", "q"]}, True),
+        ({"target": ["q", "k", "v", "o", "ffn1", "ffn2"]}, False),
+        ({"target": ["q"]}, False),
+        ({"limit_train": 64}, False),
+        ({"max_steps": 100}, False),
+        ({"select": "heldout"}, False),
+    ],
+)
+def test_only_a_cell_of_the_papers_target_matrices_and_training_departs(
+    changed: dict[str, object], departs: bool, tmp_path: Path
+) -> None:
+    config = {"method": {"name": "lora"}, "target": ["q", "v"], "select": "dev", **changed}
+    median_runs(tmp_path, (50.0, 50.1, 50.2), config=config)
+    (table,) = tables(read_runs(tmp_path))
+    assert bool(list(departures(table, LORA, "sst2"))) is departs
+
+
+def test_a_start_from_another_run_is_no_departure(tmp_path: Path) -> None:
+    marks = {"data": "d" * 64, "model": "e" * 64, "init_from": "a" * 64}
+    median_runs(tmp_path, (50.0, 50.1, 50.2), fingerprints=marks)
+    (table,) = tables(read_runs(tmp_path))
+    assert not list(departures(table, LORA, "sst2"))
+
+
+def test_every_published_adapter_of_a_backbone_of_ours_has_known_targets() -> None:
+    found = {(n.source[:4], n.method): n.target for n in numbers() if n.method in ("full", "lora", "adalora")}
+    assert found == {
+        ("LoRA", "full"): "none", ("LoRA", "lora"): "q+v", ("AdaL", "full"): "none", ("AdaL", "lora"): "all",
+        ("AdaL", "adalora"): "all", ("SoRA", "full"): "none", ("SoRA", "lora"): "all", ("SoRA", "adalora"): "all",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("case", ["no spread", "noted", "other size", "generated data", "last"])

@@ -10,8 +10,10 @@ from pathlib import Path
 SCRIPT = Path(__file__).parents[1] / "scripts" / "rates.py"
 
 
-def write_run(folder: Path, method: str, lr: float, heldout: float | None, dev: float, seed: int = 1) -> None:
-    path = folder / "runs" / "dir" / "rte" / "m" / method / "r8" / f"{lr}" / f"s{seed}"
+def write_run(
+    folder: Path, method: str, lr: float, heldout: float | None, dev: float, seed: int = 1, model: str = "m"
+) -> None:
+    path = folder / "runs" / "dir" / "rte" / model / method / "r8" / f"{lr}" / f"s{seed}"
     path.mkdir(parents=True)
     best = {"step": 400, "accuracy": dev, **({} if heldout is None else {"accuracy_heldout": heldout})}
     config = {"task": "rte", "method": {"name": method}, "lr": lr, "select": "heldout"}
@@ -33,7 +35,35 @@ def test_the_rate_with_the_best_heldout_mean_wins_whatever_the_development_set_s
     done = chosen(tmp_path)
     assert done.returncode == 0, done.stderr
     assert "rte: {dora: 0.001, lora: 0.003}" in done.stdout
-    assert "| rte | lora | 0.001: 61.0, **0.003: 63.0** |" in done.stdout
+    assert "| rte | lora | 0.001: 61.0, **0.003: 63.0** (edge) |" in done.stdout
+
+
+def test_every_rate_chosen_at_an_edge_is_marked_and_counted(tmp_path: Path) -> None:
+    scores = {
+        "lora": (0.5, 0.6, 0.5),
+        "dora": (0.7, 0.6, 0.5),
+        "adalora": (0.4, 0.5, 0.6),
+        "full": (0.5, 0.5, 0.4),
+    }
+    for method, of_rates in scores.items():
+        for lr, heldout in zip((1e-3, 2e-3, 4e-3), of_rates, strict=True):
+            write_run(tmp_path, method, lr, heldout, dev=0.5)
+    text = chosen(tmp_path).stdout
+    assert "| rte | lora | 0.001: 50.0, **0.002: 60.0**, 0.004: 50.0 |" in text
+    assert "| rte | dora | **0.001: 70.0** (edge), 0.002: 60.0, 0.004: 50.0 |" in text
+    assert "| rte | adalora | 0.001: 40.0, 0.002: 50.0, **0.004: 60.0** (edge) |" in text
+    edges = "rte adalora, rte dora, rte full"
+    assert f"3 of 4 searches chose a rate at an edge of their grid: {edges}\n" in text
+
+
+def test_searches_on_two_backbones_are_apart(tmp_path: Path) -> None:
+    for lr, heldout in ((1e-3, 0.5), (2e-3, 0.6), (4e-3, 0.4)):
+        write_run(tmp_path, "lora", lr, heldout, dev=0.5)
+        write_run(tmp_path, "lora", lr, 1 - heldout, dev=0.5, model="other")
+    done = chosen(tmp_path)
+    assert done.returncode == 0
+    assert "1 of 2 searches chose a rate at an edge of their grid: other rte lora\n" in done.stdout
+    assert "rates:  # m\n  rte: {lora: 0.002}\n\nrates:  # other\n  rte: {lora: 0.004}" in done.stdout
 
 
 def test_a_score_that_is_not_defined_loses_and_unequal_effort_is_refused(tmp_path: Path) -> None:

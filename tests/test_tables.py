@@ -1,4 +1,4 @@
-"""The tables' texts: golden files in three formats, marks, holes and their commands, options, LaTeX that compiles."""
+"""The tables' texts: golden files in three formats, marks, holes and their commands, options."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dora.cells import Table, View, read_runs, tables
-from dora.grid import Grid, latex, markdown
+from dora import status
+from dora import study as study_of_runs
+from dora.cells import Table, View, read_runs, showable, tables
+from dora.grid import Grid
+from dora.report import runs_html
 from dora.sheets import against, beside, costs, grids, medians, scores
 from dora.tables import files
 from records import write_run
@@ -177,9 +180,9 @@ def test_published_rows_stand_beside_with_source_and_protocol(tmp_path: Path) ->
     grid = beside(only_table(tmp_path))
     assert grid is not None
     row = next(r for r in grid.rows if r[:2] == ["lora", "0.3M"])
-    assert row[2:5] == ["95.1 ± 0.2", "89.7 ± 0.7 from mnli", "87.2"]
+    assert row[2:6] == ["q+v", "95.1 ± 0.2", "89.7 ± 0.7 from mnli", "87.2"]
     assert any("median of 5 seeds, best epoch" in note for note in grid.notes)
-    assert next(r for r in grid.rows if r[0] == "dora")[2:5] == ["–", "–", "–"]
+    assert next(r for r in grid.rows if r[0] == "dora")[3:6] == ["–", "–", "–"]
     write_run(tmp_path / "b", "lora", 1, 0.8)
     assert beside(only_table(tmp_path / "b")) is None
 
@@ -243,37 +246,84 @@ def test_a_mistake_is_a_message(words: list[str], message: str, tmp_path: Path) 
     assert "Traceback" not in done.stderr
 
 
-def test_markdown_and_latex_set_what_a_grid_holds() -> None:
-    grid = Grid(
-        "a_b",
-        ["x", "y"],
-        [["m_1", "-0.5 ± 1"], ["–", "2*"]],
-        text_columns=1,
-        bold={(1, 1)},
-        rules={1},
-        notes=["50 %"],
-    )
-    assert markdown(grid).splitlines() == [
-        "| x   | y        |", "| --- | -------- |", "| m_1 | -0.5 ± 1 |", "| –   | **2***   |", "", "- 50 %",
-    ]  # fmt: skip
-    assert latex(grid).splitlines()[2:] == [
-        r"  \caption{a\_b}", r"  \begin{tabular}{lr}", r"  \toprule", r"  x & y \\", r"  \midrule",
-        r"  m\_1 & $-$0.5 $\pm$ 1 \\", r"  \midrule", r"  -- & \textbf{2$^{*}$} \\", r"  \bottomrule", r"  \end{tabular}",
-        r"  \par\smallskip 50 \%", r"\end{table}",
-    ]  # fmt: skip
+@pytest.fixture
+def searched(tmp_path: Path) -> Path:
+    """A study of two tasks with a search of rates beside it in one cell."""
+    for task, method in (("rte", "lora"), ("rte", "dora"), ("sst2", "dora"), ("sst2", "lora")):
+        write_run(tmp_path, method, 1, 0.6, task=task)
+    config = {"task": "sst2", "method": {"name": "lora"}, "lr": 0.002, "seed": 1}
+    write_run(tmp_path, "lora", 1, 0.9, task="sst2", key="ffff0000", config=config)
+    return tmp_path
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no TeX on this machine")
-def test_the_latex_compiles_as_it_is_and_inside_a_paper(tmp_path: Path) -> None:
-    paper = r"\documentclass{article}\usepackage{booktabs}\begin{document}\input{table}after\end{document}"
-    (tmp_path / "paper.tex").write_text(paper)
-    shutil.copy(GOLDEN / "dir-roberta_base-best.tex", tmp_path / "table.tex")
-    for name in ("table", "paper"):
-        done = subprocess.run(["pdflatex", "-interaction=nonstopmode", "-halt-on-error", name], cwd=tmp_path,
-                              capture_output=True, text=True, check=False)  # fmt: skip
-        assert done.returncode == 0, done.stdout
-        assert (tmp_path / f"{name}.pdf").exists()
+def test_what_cannot_be_shown_is_a_hole_a_note_a_message_and_an_exit_code(searched: Path) -> None:
+    done = command("dora.tables", "--results", str(searched))
+    assert done.returncode == 3
+    assert "| lora   | r8     | 900                | –         | 60.0    | –" in done.stdout
+    assert "- left out: SST-2 of lora r8: its runs are of several configurations" in done.stdout
+    assert done.stderr.startswith("left out:\n  - SST-2 of lora r8 on minilm, data dir: one cell holds 2")
+    assert (searched / "tables" / "dir-minilm-best.md").exists()
+
+
+@pytest.mark.parametrize("what", ["tables", "plots", "report"])
+def test_a_choice_of_runs_is_shown_under_a_name_of_its_own(what: str, searched: Path) -> None:
+    done = command(f"dora.{what}", "--results", str(searched), "--where", "lr=1e-3")
+    assert done.returncode == 0, done.stderr
+    made = [p for p in searched.rglob("*") if p.is_file() and "runs" not in p.relative_to(searched).parts]
+    assert made
+    assert all("-lr=0.001" in path.name for path in made)
+    if what == "tables":
+        assert "## minilm, data dir, best evaluation, lr=0.001" in done.stdout
+        assert "| lora   | r8     | 900                | 60.0" in done.stdout
+
+
+def test_where_nothing_can_be_shown_the_exit_code_is_2(searched: Path) -> None:
+    for path in (searched / "runs" / "dir").glob("*/*/*"):
+        if path.parts[-3:] != ("sst2", "minilm", "lora"):
+            shutil.rmtree(path)
+    done = command("dora.tables", "--results", str(searched))
+    assert done.returncode == 2
+    assert done.stderr.startswith("SST-2 of lora r8 on minilm, data dir: one cell holds 2 configurations")
+    assert not (searched / "tables").exists()
+
+
+def test_a_row_that_lost_its_only_cell_is_all_dashes(searched: Path) -> None:
+    shutil.rmtree(searched / "runs" / "dir" / "rte")
+    (table,), _ = showable(read_runs(searched))
+    made = files(table, searched, [])
+    assert "| lora   | r8     | –                  | –         |" in made["dir-minilm-best.md"]
+    assert "dir,minilm,best,lora,r8,,,,sst2,accuracy,0," in made["dir-minilm-best.csv"]
+
+
+def test_budgets_are_printed_alike_in_tables_page_and_status(tmp_path: Path) -> None:
+    for method in ("lora", "dora"):
+        for seed in (1, 2):
+            write_run(tmp_path, method, seed, 0.8 + seed / 100, budget="0.3M", params=299_520)
+    table = only_table(tmp_path)
+    assert all(row[1] == "0.3M" for grid in grids(table) for row in grid.rows)
+    assert "<td>0.3M</td>" in runs_html([table])
+    assert "300,000" not in runs_html([table])
+    shown = status.table(study_of_runs.scan(tmp_path))
+    assert [line.split()[4] for line in shown.splitlines()] == ["budget", "0.3M", "0.3M"]
+
+
+def test_published_rows_say_which_matrices_they_adapted(tmp_path: Path) -> None:
+    write_run(tmp_path, "lora", 1, 0.9, model="deberta_v3_base")
+    grid = beside(only_table(tmp_path))
+    assert grid is not None
+    found = {row[0]: row[2] for row in grid.rows}
+    assert (grid.head[2], found["lora"], found["full"], found["aflora"]) == ("target", "all", "–", "?")
+
+
+def test_every_table_is_a_latex_file_with_one_float_and_a_label_of_its_own(tmp_path: Path) -> None:
+    study(tmp_path)
+    made = {k: v for k, v in files(only_table(tmp_path), tmp_path, []).items() if k.endswith(".tex")}
+    assert [name.removeprefix("dir-roberta_base-best") for name in made] == [
+        ".tex", "-differences.tex", "-differences-by-task.tex", "-medians.tex", "-costs.tex", "-published.tex",
+    ]  # fmt: skip
+    for name, text in made.items():
+        assert text.count(r"\begin{table*}") == 1
+        assert text.count(rf"\label{{tab:{name.removesuffix('.tex')}}}") == 1
 
 
 @pytest.mark.parametrize("command", [["-m", "dora.tables"], ["-m", "dora.plots"], ["-m", "dora.report"], ["scripts/demo.py"], ["scripts/budgets.py"],
@@ -293,5 +343,5 @@ if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
         study(Path(folder))
         made = files(only_table(Path(folder)), Path("results"), ["python -m dora.run task=mrpc seed=3"])
-        for name, text in made.items():
-            (GOLDEN / name).write_text(text)
+        for path in GOLDEN.iterdir():
+            path.write_text(made[path.name])
