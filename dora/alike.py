@@ -57,12 +57,18 @@ def _names(rows: list[Row], table: Table) -> str:
 
 def sources(table: Table) -> list[str]:
     """The commits and arithmetics of this package that made the runs, and the versions of torch, where there are several."""
-    made, torch = set(), set()
+    made, torch, processors = set(), set(), set()
     for run in table.runs:
         commits = [(start["git"] or {}).get("commit") for start in starts(run)]
         made |= {commit[:7] if commit else "an installed package" for commit in commits}
         torch |= {run.get("versions", {}).get("torch")}
-    found = {"commits of this package": made, "versions of torch": torch - {None}}
+        # A GPU's results do not depend on the processor beside it.
+        processors |= {start.get("processor") for start in starts(run) if run["device"] == "cpu"}
+    found = {
+        "commits of this package": made,
+        "versions of torch": torch - {None},
+        "kinds of processors, whose last bits differ": processors - {None},
+    }
     made_by = [
         f"made by {len(of)} {what}: {', '.join(sorted(of))}" for what, of in found.items() if len(of) > 1
     ]

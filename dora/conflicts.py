@@ -10,17 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dora.record import NOT_IDENTITY
+from dora.record import NOT_IDENTITY, arithmetic
 
 Run = dict[str, Any]  # run.json and its `folder`
-
-
-def arithmetic(run: Run) -> int:
-    """The number of the arithmetic that made the run, raised whenever one configuration gives other bits.
-
-    Records from before the number was written count as 1.
-    """
-    return int(run.get("arithmetic", 1))
 
 
 def settings(run: Run) -> dict[str, Any]:
@@ -55,10 +47,16 @@ def one_configuration(runs: Sequence[Run], mix: bool = False) -> tuple[list[Run]
 
 
 def _differing_settings(runs: Sequence[Run]) -> dict[str, list[Any]]:
-    """Setting → its value in each run, of those that belong to a run's identity and differ."""
+    """Setting → its value in each run, of those that belong to a run's identity and differ.
+
+    A setting that records of an earlier arithmetic lack did not exist then, which is no difference.
+    """
+    newest = max(map(arithmetic, runs))
     known = [{**settings(run), **_flat(run.get("fingerprints", {}), "fingerprints.")} for run in runs]
     keys = sorted({key for one in known for key in one if key.split(".")[0] not in NOT_IDENTITY})
-    values = {key: [one.get(key) for one in known] for key in keys}
+    values = {
+        key: [one.get(key) for one in known if key in one or one["arithmetic"] == newest] for key in keys
+    }
     return {key: found for key, found in values.items() if len(set(map(json.dumps, found))) > 1}
 
 

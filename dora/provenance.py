@@ -32,14 +32,14 @@ def provenance() -> dict[str, Any]:
 
 
 def processor() -> str:
-    """The processor's name and the widest vector instructions that PyTorch uses on it: `AMD EPYC, AVX512`.
+    """The processor's name and the widest vector instructions that PyTorch uses on it: `AMD EPYC (AVX512)`.
 
     With other instructions sums come in another order, and the same run ends in other bits.
     """
     import torch  # late: whoever asks has it
 
     names = re.findall(r"model name\s*: (.+)", _cpuinfo())
-    return f"{(names or [platform.machine()])[0].strip()}, {torch.backends.cpu.get_cpu_capability()}"
+    return f"{(names or [platform.machine()])[0].strip()} ({torch.backends.cpu.get_cpu_capability()})"
 
 
 def _cpuinfo() -> str:

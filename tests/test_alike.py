@@ -79,3 +79,11 @@ def test_several_commits_and_versions_of_torch_are_said(tmp_path: Path) -> None:
     assert sources(only_table(tmp_path)) == [
         "made by 3 commits of this package: 0000000, 1111111, 2222222", "made by 2 versions of torch: 2.8.0, 2.9.1",
     ]  # fmt: skip
+
+
+def test_several_kinds_of_processors_are_said_unless_a_gpu_did_the_work(tmp_path: Path) -> None:
+    write_run(tmp_path, "lora", 1, 0.8, processor="one (AVX2)")
+    write_run(tmp_path, "dora", 1, 0.8, processor="two (AVX512)")
+    write_run(tmp_path, "adalora", 1, 0.8, processor="three (AVX2)", device="H100")
+    (said,) = sources(only_table(tmp_path))
+    assert said == "made by 2 kinds of processors, whose last bits differ: one (AVX2), two (AVX512)"

@@ -131,3 +131,12 @@ def test_runs_of_one_arithmetic_are_one_cell(numbers: tuple[int, int], tmp_path:
         write_run(tmp_path, "dora", seed, 0.5, arithmetic=number)
     runs = read_runs(tmp_path)
     assert one_configuration(runs) == (runs, None)
+
+
+def test_a_setting_that_an_earlier_arithmetic_did_not_have_is_no_difference(tmp_path: Path) -> None:
+    two_arithmetics(tmp_path, decay_all=False)
+    for run in (runs := read_runs(tmp_path)):
+        if run.get("arithmetic", 1) == 1:
+            del run["config"]["decay_all"]
+    kept, problem = one_configuration(runs, mix=True)
+    assert ([run["seed"] for run in kept], problem) == ([1, 2, 3], None)
