@@ -38,7 +38,7 @@ ORDER = [
     ["metrics", "config"],
     ["parallel", "checkpoint", "record", "adapter", "step"],
     ["train", "prepare", "tracking"],
-    ["finish"],
+    ["finish", "added"],
     ["experiment", "study", "card", "whole", "leaderboard", "contenders"],
     ["sweep", "cells"],
     ["alike", "compare", "published"],
