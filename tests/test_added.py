@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import json
+import errno
+import os
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from dora import experiment, prepare
+from dora import prepare
+from dora.config import DataConfig
+from dora.data.sources import fingerprint
+from dora.data.tasks import TASKS
 from dora.lock import Lock
 from dora.run import main
-from dora.submit import absent
 from dora.train import Loop
 from runs import only_run, record, run, small, small_glue, small_words
 
-WORDS = ("task=mnli", "max_steps=12", "eval_every=2", "batch_size=4")
+WORDS = ("task=mnli", "max_steps=8", "eval_every=4", "batch_size=4", "limit_train=32")
 
 
 def glue(folder: Path, ax: bool) -> str:
@@ -37,12 +40,14 @@ def again(monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
     main()
 
 
-@pytest.mark.parametrize("method", [["method=adalora"], ["method=dora", "precision=bf16"], ["method=full", "keep_model=true"]],
-                         ids=["adalora", "dora-bf16", "full"])  # fmt: skip
+@pytest.mark.parametrize("words", [("method=adalora", "budget=r2"), ("method=full", "keep_model=true")])
 def test_ax_added_later_gives_the_bits_of_a_run_that_had_it(
-    method: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    words: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    words = [*WORDS, *method]
+    words = (*WORDS, *words)
     run(small(tmp_path / "first", *words, glue(tmp_path / "whole", ax=True)))
     run(small(tmp_path / "later", *words, glue(tmp_path / "glue", ax=False)))
     before = np.load(only_run(tmp_path / "later") / "predictions.npz")
@@ -63,42 +68,50 @@ def test_ax_added_later_gives_the_bits_of_a_run_that_had_it(
     assert all(f.read_bytes() == content for f, content in weights.items())
 
 
-def done_without_ax(tmp_path: Path, *words: str) -> list[str]:
-    """A short run that is done and lacks AX, which is there now; its command."""
-    run(small(tmp_path, *WORDS, "max_steps=1", *words, glue(tmp_path / "glue", ax=False)))
-    return small_words(tmp_path, *WORDS, "max_steps=1", *words, glue(tmp_path / "glue", ax=True))
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Method → the results of a run of one step without AX."""
+    root = tmp_path_factory.mktemp("done")
+    for method in ("lora", "full"):
+        run(small(root / method, *WORDS, "max_steps=1", f"method={method}", glue(root / "glue", ax=False)))
+    return {method: root / method for method in ("lora", "full")}
 
 
-def test_weights_that_were_not_kept_are_said_and_the_run_stays_done(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    words = done_without_ax(tmp_path, "method=full")
-    again(monkeypatch, *words)
-    assert "AX not predicted" in (said := capsys.readouterr().out)
-    assert "kept no weights; keep_model=true force=true trains it again" in said
-    assert record(tmp_path)["status"] == "done"
-
-
-@pytest.mark.parametrize("kind", ["damaged", "another's", "disk", "in use"])
+@pytest.mark.parametrize(("kind", "said"), [
+    ("not kept", "kept no weights; keep_model=true force=true trains it again"),
+    ("damaged", "deserializing"),
+    ("another's", "the kept weights lack "),
+    ("disk", "No space left on device"),
+    ("in use", "is in use by process"),
+])  # fmt: skip
 def test_a_done_run_stays_done_whatever_keeps_ax_from_being_predicted(
-    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    words = done_without_ax(tmp_path, "method=lora", "budget=r1")
-    folder = only_run(tmp_path)
+    kind: str, said: str, done: dict[str, Path], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    method = "full" if kind == "not kept" else "lora"
+    results = shutil.copytree(done[method], tmp_path / "results")
+    folder, weights = only_run(results), only_run(results) / "best.safetensors"
     before, lock = (folder / "predictions.npz").read_bytes(), Lock(folder)
     if kind == "damaged":
-        (folder / "best.safetensors").write_bytes((folder / "best.safetensors").read_bytes()[:999])
+        weights.write_bytes(weights.read_bytes()[:999])
     elif kind == "another's":
-        shutil.copy(folder / "adapter" / "adapter_model.safetensors", folder / "best.safetensors")
+        shutil.copy(folder / "adapter" / "adapter_model.safetensors", weights)
     elif kind == "disk":
-        monkeypatch.setattr("dora.added.save", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))  # fmt: skip
-    else:
+        monkeypatch.setattr("dora.added.save", no_space)
+    elif kind == "in use":
         lock.take()
-    again(monkeypatch, *words)
+    words = (*WORDS, "max_steps=1", f"method={method}", glue(tmp_path / "glue", ax=True))
+    again(monkeypatch, *small_words(results, *words))
     lock.release()
-    assert capsys.readouterr().out.count("AX not predicted: ") == 1
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "not predicted" in line]
+    assert line.startswith("AX not predicted: ")
+    assert said in line
     assert (folder / "predictions.npz").read_bytes() == before
-    assert record(tmp_path)["status"] == "done"
+    assert record(results)["status"] == "done"
+
+
+def no_space(path: Path, arrays: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
 
 def test_ax_is_no_part_of_what_a_run_of_mnli_is(tmp_path: Path) -> None:
@@ -108,19 +121,19 @@ def test_ax_is_no_part_of_what_a_run_of_mnli_is(tmp_path: Path) -> None:
     with_ax = prepare.prepare(small(tmp_path, *words, glue(tmp_path / "glue", ax=True)))
     assert len(with_ax.rows["ax"]) == 40
     assert with_ax.folder == without.folder
-    mini = prepare.prepare(small(tmp_path, *words, "data=mini"))
-    rows = {k: v for k, v in mini.rows.items() if k != "ax"}
-    assert mini.fingerprints["data"] == prepare.sources.fingerprint(rows)
+    rows, _, mini = prepare.read_rows(DataConfig("mini"), TASKS["mnli"])
+    assert len(rows.pop("ax")) == 300
+    assert mini == fingerprint(rows)
 
 
 def test_another_ax_is_tokenised_anew(tmp_path: Path) -> None:
-    words = (*WORDS, "method=lora", "max_steps=1")
-    run(small(tmp_path, *words, glue(tmp_path / "glue", ax=True)))
+    words = (*WORDS, "method=lora", "max_steps=1", glue(tmp_path / "glue", ax=True))
+    run(small(tmp_path, *words))
     text = (tmp_path / "glue" / "AX.tsv").read_text().splitlines()
     (tmp_path / "glue" / "AX.tsv").write_text("\n".join([*text[:1], *reversed(text[1:])]) + "\n")
     prepare._read_rows.cache_clear()
     before = np.load(only_run(tmp_path) / "predictions.npz")
-    experiment.run(prepare.prepare(small(tmp_path, *words, f"data.dir={tmp_path / 'glue'}", "force=true")))
+    run(small(tmp_path, *words, "force=true"))
     after = np.load(only_run(tmp_path) / "predictions.npz")
     assert (after["ax/ids"] == before["ax/ids"][::-1]).all()
     assert (after["best/ax/logits"] == before["best/ax/logits"][::-1]).all()
