@@ -106,10 +106,10 @@ def prepare(config: Config, here: bool = True) -> Prepared:
     train_rows = heldout = None
     total_steps = 0
     split = None
-    if read is not None and not problems:
+    if read is not None:
         rows_there = len(read[0]["train"])
         split = attempt(lambda: split_rows(rows_there, config.limit_train, config.select))
-    if split is not None:
+    if split is not None and not problems:
         train_rows, heldout = split
         total_steps = config.max_steps or config.epochs * -(-len(train_rows) // config.batch_size)
         problems += [p for p in config.method.problems(total_steps) if p not in problems]

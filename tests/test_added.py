@@ -77,17 +77,24 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {method: root / method for method in ("lora", "full")}
 
 
-@pytest.mark.parametrize(("kind", "said"), [
-    ("not kept", "kept no weights; keep_model=true force=true trains it again"),
-    ("damaged", "deserializing"),
-    ("another's", "the kept weights lack "),
-    ("disk", "No space left on device"),
-    ("in use", "is in use by process"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("not kept", "kept no weights; keep_model=true force=true trains it again"),
+        ("damaged", "deserializing"),
+        ("another's", "the kept weights lack "),
+        ("disk", "No space left on device"),
+        ("in use", "is in use by process"),
+    ],
+)
 def test_a_done_run_stays_done_whatever_keeps_ax_from_being_predicted(
-    kind: str, said: str, done: dict[str, Path], tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+    kind: str,
+    said: str,
+    done: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     method = "full" if kind == "not kept" else "lora"
     results = shutil.copytree(done[method], tmp_path / "results")
     folder, weights = only_run(results), only_run(results) / "best.safetensors"

@@ -1,10 +1,12 @@
 """A TSV of the official download: what its lines mean, and what a user hears when they are wrong."""
 
+import re
+
 import numpy as np
 import pytest
 from glue_files import RTE, SST2, problems, write, write_zip
 
-from dora.data.sources import read_dir
+from dora.data.sources import fingerprint, read_dir
 from dora.data.tasks import TASKS
 
 
@@ -126,3 +128,71 @@ def test_mnli_matched_and_mismatched(tmp_path):
         "train": [1], "dev": [0], "dev_mm": [2], "test_mm": None
     }  # fmt: skip
     assert splits["dev_mm"].first == ["p dev_mismatched"]
+
+
+BLANK = ["\n", "\r\n", "\n\n\n", "\r\n\r\n", "\n\r\n"]
+
+
+@pytest.mark.parametrize("blank", BLANK)
+def test_blank_lines_at_the_end_carry_no_row(tmp_path, blank):
+    files = {name: text + blank for name, text in (SST2 | RTE).items()}
+    folder, plain = write(tmp_path / "blank", files), write(tmp_path / "plain", SST2 | RTE)
+    for task in (TASKS["sst2"], TASKS["rte"]):
+        assert fingerprint(read_dir(task, folder)) == fingerprint(read_dir(task, plain))
+
+
+@pytest.mark.parametrize("blank", BLANK)
+def test_a_blank_line_in_the_middle_is_a_broken_row(tmp_path, blank):
+    text = RTE["RTE/train.tsv"].replace("\n1\tc", f"\n{blank}1\tc")
+    found = problems(read_dir, TASKS["rte"], write(tmp_path, {**RTE, "RTE/train.tsv": text}))
+    assert len(found) == blank.count("\n")
+    assert "train.tsv, line 3: 1 tab-separated fields where 4 are due" in found[0]
+
+
+def test_a_file_of_blank_lines_is_no_table(tmp_path):
+    cola = "gj04\t1\t\tIt rained.\n"
+    folder = write(
+        tmp_path, {"CoLA/train.tsv": "\n\n\n", "CoLA/dev.tsv": cola, **SST2, "SST-2/dev.tsv": "\n\n"}
+    )
+    assert "train.tsv has no rows" in problems(read_dir, TASKS["cola"], folder)[0]
+    assert "dev.tsv, line 1: no column 'sentence'" in problems(read_dir, TASKS["sst2"], folder)[0]
+
+
+LARGE = "9223372036854775808"
+
+
+@pytest.mark.parametrize(
+    "index", [LARGE, "9" * 5000, "１", "٣", "²", "-1", "1.0", "1e3", "1_0", " 1", "", "0x1"]
+)
+def test_an_index_that_is_no_number_of_64_bits_is_refused(tmp_path, index):
+    text = f"index\tsentence1\tsentence2\tlabel\n{index}\ta\tb\tentailment\n"
+    (found,) = problems(read_dir, TASKS["rte"], write(tmp_path, {**RTE, "RTE/dev.tsv": text}))
+    assert "dev.tsv, line 2: index " in found
+    assert "must be a whole number from 0 to 9223372036854775807 in the digits 0 to 9" in found
+    assert len(found) < 400
+
+
+@pytest.mark.parametrize(
+    ("index", "number"), [("9223372036854775807", 2**63 - 1), ("007", 7), ("0" * 5000 + "1", 1)]
+)
+def test_an_index_of_64_bits_is_taken(tmp_path, index, number):
+    text = f"index\tsentence1\tsentence2\tlabel\n{index}\ta\tb\tentailment\n"
+    splits = read_dir(TASKS["rte"], write(tmp_path, {**RTE, "RTE/dev.tsv": text}))
+    assert splits["dev"].idx.tolist() == [number]
+
+
+@pytest.mark.parametrize("score", ["1e999", "-inf", "NaN", "１", "٣.٢", "0_1", "1,5", "", "9" * 5000])
+def test_a_score_that_is_no_number_from_0_to_5_is_refused(tmp_path, score):
+    head = "index\tsentence1\tsentence2\tscore\n0\ta\tb\t"
+    files = {"STS-B/train.tsv": f"{head}2.5\n", "STS-B/dev.tsv": f"{head}{score}\n"}
+    (found,) = problems(read_dir, TASKS["stsb"], write(tmp_path, files))
+    assert re.search(r"dev.tsv, line 2: score '.* must be a number from 0 to 5$", found)
+    assert len(found) < 400
+
+
+@pytest.mark.parametrize("label", ["１", "1.0", "01", "1e999", "nan", " 1", "9" * 5000])
+def test_a_label_is_taken_as_glue_writes_it_alone(tmp_path, label):
+    text = f"sentence\tlabel\nso so\t{label}\n"
+    (found,) = problems(read_dir, TASKS["sst2"], write(tmp_path, {**SST2, "SST-2/dev.tsv": text}))
+    assert re.search(r"dev.tsv, line 2: label '.* must be one of 0, 1$", found)
+    assert len(found) < 400

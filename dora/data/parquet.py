@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,55 +23,59 @@ _BATCH = 1024  # rows read at a time: between two batches the size of what came 
 
 def read_parquet(task: Task, split: str, shards: Sequence[Path]) -> Rows:
     """The rows of one split from its files in order. Raises UserError with the file, what is wrong and the way out."""
-    import pyarrow as pa
-
-    wanted = [*task.text, "label", "idx"]
-    try:
-        with readable(shards[0]):
-            if not shards[0].stem.endswith(f"-{len(shards):05}"):
+    tables = []
+    for shard in shards:
+        with _named(task, shard):
+            if not shard.stem.endswith(f"-{len(shards):05}"):
                 raise ValueError(
                     f"the name tells of more or fewer shards than the {len(shards)} found; fetch it again"
                 )
-            tables = [_read(shard, wanted) for shard in shards]
-            _check_names(task, tables[0].schema.metadata or {})
-            columns = {
-                name: np.concatenate([_column(table[name], name, task) for table in tables])
-                for name in wanted
-            }
-            labels, top = columns["label"], 5 if task.regression else len(task.labels) - 1
-            if not len(labels):
-                raise ValueError("it has no rows")
-            if labelled(split) and not ((labels >= 0) & (labels <= top)).all():
-                raise ValueError(
-                    f"labels run from {labels.min()} to {labels.max()}; they must lie in 0..{top}"
-                )
-            texts = [columns[name].tolist() for name in task.text]
-    except (pa.ArrowException, ValueError) as error:
-        raise UserError(f"{shards[0]}: {error} (wanted: {task.name} as {GLUE_REPO} has it)") from error
-    return to_rows(task, split, texts, labels, columns["idx"])
+            tables.append(_read(task, shard))
+    with _named(task, shards[0]):
+        columns = {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
+        labels, top = columns["label"], 5 if task.regression else len(task.labels) - 1
+        if not len(labels):
+            raise ValueError("it has no rows")
+        if labelled(split) and not ((labels >= 0) & (labels <= top)).all():
+            raise ValueError(f"labels run from {labels.min()} to {labels.max()}; they must lie in 0..{top}")
+    return to_rows(task, split, [columns[name].tolist() for name in task.text], labels, columns["idx"])
 
 
-def _read(shard: Path, wanted: list[str]) -> Any:
-    """The wanted columns as a table, read in pieces, so that no more than GLUE's size ever comes out."""
+@contextmanager
+def _named(task: Task, shard: Path) -> Iterator[None]:
+    """Turns what is wrong with a file, or keeps it from being read, into UserError."""
+    import pyarrow as pa
+
+    with readable(shard):
+        try:
+            yield
+        except (pa.ArrowException, ValueError) as error:
+            raise UserError(f"{shard}: {error} (wanted: {task.name} as {GLUE_REPO} has it)") from error
+
+
+def _read(task: Task, shard: Path) -> dict[str, np.ndarray]:
+    """The task's columns by name, read in pieces, so that no more than GLUE's size ever comes out."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    with shard.open("rb") as file:
-        if file.read(64).startswith((b"<", b"version https://git-lfs")):
+    with shard.open("rb") as start:
+        if start.read(64).startswith((b"<", b"version https://git-lfs")):
             raise ValueError("it is a web page or a Git LFS pointer; fetch it again (git lfs pull)")
+    wanted = [*task.text, "label", "idx"]
     with pq.ParquetFile(shard) as file:
-        if missing := [name for name in wanted if name not in file.schema_arrow.names]:
-            raise ValueError(f"no column {', '.join(missing)} among {', '.join(file.schema_arrow.names)}")
-        meta = file.metadata
+        schema, meta = file.schema_arrow, file.metadata
+        if missing := [name for name in wanted if name not in schema.names]:
+            raise ValueError(f"no column {', '.join(missing)} among {', '.join(schema.names)}")
+        _check_names(task, schema.metadata or {})
         check_size(shard, sum(meta.row_group(i).total_byte_size for i in range(meta.num_row_groups)))
         batches, size = [], 0
         for batch in file.iter_batches(_BATCH, columns=wanted):
             batches.append(batch)
             check_size(shard, size := size + batch.nbytes)
-        if any(batch.column(name).null_count for batch in batches for name in wanted):
-            raise ValueError("it has rows with an empty cell")
-        schema = pa.schema([file.schema_arrow.field(name) for name in wanted], file.schema_arrow.metadata)
-        return pa.Table.from_batches(batches, schema)
+        table = pa.Table.from_batches(batches, pa.schema([schema.field(name) for name in wanted]))
+    if any(table[name].null_count for name in wanted):
+        raise ValueError("it has rows with an empty cell")
+    return {name: _column(table[name], name, task) for name in wanted}
 
 
 def _column(column: Any, name: str, task: Task) -> np.ndarray:

@@ -72,15 +72,16 @@ def _holding(task: Task, root: Location, official: Location, wanted: Collection[
     """`official` where it holds a wanted file, else the only folder under `root` that does."""
     if any(is_file(official / name) for name in wanted):
         return official
-    paths = [PurePosixPath(name) for name in _names(root)]
-    found = {path.parent for path in paths if path.name in wanted}
-    own = {p for p in found if plain(p.name) == task.name} or {p for p in found if plain(p.name) not in TASKS}
+    parts = [name.rpartition("/") for name in _names(root)]
+    found = {parent + slash for parent, slash, name in parts if name in wanted}
+    named = {place: plain(PurePosixPath(place).name) for place in found}
+    own = [p for p in found if named[p] == task.name] or [p for p in found if named[p] not in TASKS]
     if len(own) > 1:
         raise UserError(
-            f"{root} holds {task.folder} files in {len(own)} folders ({shown(sorted(map(str, own)))}): leave one "
-            f"of them, named {task.folder}"
+            f"{root} holds {task.folder} files in {len(own)} folders ({shown([p or '.' for p in sorted(own)])}): "
+            f"leave one of them, named {task.folder}"
         )
-    return root.joinpath(*own.pop().parts) if own else None
+    return root / own[0] if own else None
 
 
 def _names(root: Location) -> list[str]:
