@@ -144,3 +144,10 @@ def test_a_bomb_is_refused_by_what_it_declares_or_by_what_comes_out(tmp_path, mo
     (found,) = problems(read_hub, TASKS["rte"], tmp_path)
     assert f"{tmp_path / DEV} holds " in found
     assert "more than the 1,000,000 that a file of GLUE may have" in found
+
+
+def test_categories_count_once_however_often_they_are_sent(tmp_path, monkeypatch):
+    monkeypatch.setattr(reading, "FILE_BYTES", 3_000_000)
+    texts = pa.array([f"{i:0200}" for i in range(5000)]).dictionary_encode()
+    columns = {"sentence1": texts, "sentence2": texts, "label": [0] * 5000, "idx": list(range(5000))}
+    assert len(read_hub(TASKS["rte"], write_hub(hub_rte(tmp_path), DEV, columns))["dev"]) == 5000

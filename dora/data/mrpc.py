@@ -60,7 +60,7 @@ def read_raw(task: Task, place: Location, split: str) -> Rows:
 
 def _dev_pairs(path: Location) -> set[tuple[str, ...]]:
     """The pairs of ids that belong to dev. Raises UserError at the first line that is none."""
-    pairs = set()
+    pairs: set[tuple[str, ...]] = set()
     with readable(path):
         for number, raw in lines(path):
             pair = tuple(_stripped(raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw))

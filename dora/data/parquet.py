@@ -68,30 +68,31 @@ def _read(task: Task, shard: Path) -> dict[str, np.ndarray]:
             raise ValueError(f"no column {', '.join(missing)} among {', '.join(schema.names)}")
         _check_names(task, schema.metadata or {})
         check_size(shard, sum(meta.row_group(i).total_byte_size for i in range(meta.num_row_groups)))
-        batches, size = [], 0
+        pieces: dict[str, list[np.ndarray]] = {name: [np.empty(0, object)] for name in wanted}
+        size = 0
         for batch in file.iter_batches(_BATCH, columns=wanted):
-            batches.append(batch)
-            check_size(shard, size := size + batch.nbytes)
-        table = pa.Table.from_batches(batches, pa.schema([schema.field(name) for name in wanted]))
-    if any(table[name].null_count for name in wanted):
-        raise ValueError("it has rows with an empty cell")
-    return {name: _column(table[name], name, task) for name in wanted}
+            for name in wanted:
+                column = batch.column(name)
+                if pa.types.is_dictionary(column.type):
+                    column = column.dictionary_decode()  # a dictionary repeats a text for next to nothing
+                check_size(shard, size := size + column.nbytes)
+                pieces[name].append(_values(column, name, task))
+    return {name: np.concatenate(found[len(found) > 1 :]) for name, found in pieces.items()}
 
 
-def _column(column: Any, name: str, task: Task) -> np.ndarray:
-    """A column as texts, class ids, scores or row numbers; ValueError where it holds anything else."""
+def _values(column: Any, name: str, task: Task) -> np.ndarray:
+    """A column as texts, class ids, scores or row numbers; raises where it holds anything else."""
     import pyarrow as pa
 
+    if column.null_count:
+        raise ValueError(f"column {name} has rows with an empty cell")
     if name not in task.text:
         # Raises where a value would not stay what it is: 0.5 as a class, or an id beyond 64 bits.
         number = pa.float64() if name == "label" and task.regression else pa.int64()
         return np.asarray(column.cast(number))
-    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
-    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-        raise ValueError(f"column {name} holds {kind}, not text")
-    texts = np.empty(len(column), object)
-    texts[:] = column.to_pylist()
-    return texts
+    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+        raise ValueError(f"column {name} holds {column.type}, not text")
+    return np.array(column.to_pylist(), object)
 
 
 def _check_names(task: Task, metadata: dict[bytes, bytes]) -> None:

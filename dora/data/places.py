@@ -33,10 +33,10 @@ def find(
     if task.name == "ax" and any(is_file(folder / name) for name in wanted):
         return folder
     for name in ("AX", "diagnostic") if task.name == "ax" else (task.folder,):
-        root = _spelled(folder, name)
-        if (place := _holding(task, root, root, wanted)) is not None:
+        unpacked = _spelled(folder, name)
+        if (place := _holding(task, unpacked, unpacked, wanted)) is not None:
             return place
-        looked[str(root)] = _names(root)
+        looked[str(unpacked)] = _names(unpacked)
     for name in _ZIPS.get(task.name, (f"{task.folder}.zip",)):
         path = _spelled(folder, name)
         if not is_file(path):
