@@ -135,7 +135,7 @@ def test_a_note_of_columns_in_another_shape_is_named(tmp_path, note):
 
 @pytest.mark.parametrize("rows", [1, 5000])
 def test_a_bomb_is_refused_by_what_it_declares_or_by_what_comes_out(tmp_path, monkeypatch, rows):
-    """Of one large text by its size, of one text repeated by a dictionary as soon as too much has come out."""
+    # One large text declares its size; a dictionary that repeats a text is stopped once too much has come out.
     monkeypatch.setattr(reading, "FILE_BYTES", 1_000_000)
     long = ["x" * (2_000_000 if rows == 1 else 1000)] * rows
     columns = {"sentence1": long, "sentence2": long, "label": [0] * rows, "idx": list(range(rows))}
