@@ -21,7 +21,7 @@ from dora.errors import UserError
 
 Location = Path | zipfile.Path
 
-# GLUE's largest file, MNLI's train.tsv with its parse trees, has less than half of this.
+# GLUE's largest file, MNLI's train.tsv with its parse trees, has some hundred megabytes.
 FILE_BYTES = 1 << 30
 # GLUE's longest texts are some thousand characters, and a line of MNLI repeats them in two parse trees each.
 LINE_BYTES = 1 << 20
@@ -46,7 +46,9 @@ def readable(place: object) -> Iterator[None]:
 def _way_out(error: OSError) -> str:
     if error.errno in (errno.EACCES, errno.EPERM):
         return "its owner lets others read a folder and all that it holds with chmod -R a+rX FOLDER"
-    if error.errno in (errno.ELOOP, errno.ENOTDIR, errno.ENAMETOOLONG):
+    if error.errno == errno.ELOOP:
+        return "put the file itself in the place of the link"
+    if error.errno in (errno.ENOTDIR, errno.ENAMETOOLONG):
         return "give data.dir=FOLDER as it is spelled on the disk"
     return "fetch it again, or copy it to another disk and name that folder with data.dir=FOLDER"
 

@@ -37,10 +37,10 @@ def read_dir(task: Task, folder: Path) -> dict[str, Rows]:
         for files, read in _ways(task) if there else ():
             if (place := find(task, folder, files, stack, looked)) is not None:
                 return _every_split(task, partial(read, task, place))
+        if task.name == "ax" and not any(name.lower().endswith(".zip") for name in looked):
+            return {}
         if there:
             looked[str(folder)] = sorted(os.listdir(folder))
-    if task.name == "ax" and not any(name.endswith(".zip") for name in looked):
-        return {}
     held = [f"{name}, which holds {shown(names)}" if names else name for name, names in looked.items()]
     raise UserError(
         f"data.dir={folder} holds no {task.folder} data "
