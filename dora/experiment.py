@@ -14,8 +14,10 @@ import safetensors.torch
 import torch
 
 from dora import backbone, checkpoint, lowrank, parallel
+from dora.added import predict_added
 from dora.checkpoint import StopSignals
 from dora.config import Config
+from dora.data.sources import fingerprint
 from dora.data.tokens import Tokens, tokenised
 from dora.errors import RunFailed, Stopped, UserError, foreseen
 from dora.finish import finish
@@ -33,7 +35,7 @@ REAL = "real ones: model=roberta_base (or another) and data=hub, or data=dir dat
 
 
 def run(prepared: Prepared, words: Sequence[str] | None = None) -> dict[str, Any]:
-    """Trains what was prepared, or resumes it, or finds it done. Returns run.json.
+    """Trains what was prepared, or resumes it, or finds it done and predicts what came later. Returns run.json.
 
     `words`: what to type after `python -m dora.run` for this run alone, for whoever reads the record.
 
@@ -51,6 +53,10 @@ def run(prepared: Prepared, words: Sequence[str] | None = None) -> dict[str, Any
         if world.main:
             record.open(_header(prepared, world, words), force=config.force)
         done = parallel.broadcast(world, record.done)
+        if done:
+            predict_added(
+                prepared, world, record, lambda: _build(prepared, world, None, lambda _: None), print
+            )
         return record.data if done else _train_and_finish(prepared, world, record)
     finally:
         record.close()
@@ -234,8 +240,13 @@ def _tokens(p: Prepared, world: World) -> dict[str, Tokens]:
     """Every split tokenised once into the cache; the training rows cut to those this run uses."""
     tokenizer = backbone.load_tokenizer(p.model)
     cache = Path(p.config.results) / "cache"
-    name = f"{p.fingerprints['data']} {backbone.fingerprint(p.model, tokenizer_only=True)}"
-    splits = tokenised(cache, name, p.rows, tokenizer, p.config.max_length, p.segments)
+    words = backbone.fingerprint(p.model, tokenizer_only=True)
+    # AX is no part of the data's fingerprint, so it has a place of its own in the cache.
+    own = {k: v for k, v in p.rows.items() if k in p.config.kind.splits}
+    added = {k: v for k, v in p.rows.items() if k not in own}
+    splits: dict[str, Tokens] = {}
+    for name, rows in ((p.fingerprints["data"], own), (fingerprint(added), added)):
+        splits |= tokenised(cache, f"{name} {words}", rows, tokenizer, p.config.max_length, p.segments)
     whole = splits["train"]
     splits["train"] = whole.take(p.train_rows)
     if p.heldout_rows is not None:

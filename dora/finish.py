@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import resource
 from collections.abc import Callable
 from typing import Any
@@ -18,6 +17,7 @@ from dora.budget import Plan
 from dora.errors import RunFailed
 from dora.files import write_atomic
 from dora.methods.protocol import Method
+from dora.predictions import save
 from dora.prepare import Prepared
 from dora.record import Record, scores
 from dora.train import Loop, live_ranks
@@ -46,9 +46,7 @@ def finish(p: Prepared, loop: Loop, record: Record, say: Callable[[str], None]) 
         if not s.world.main:
             return
         _save_weights(p, loop, record)
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)  # type: ignore[arg-type]  # NumPy types the keywords as its own
-    write_atomic(record.folder / "predictions.npz", buffer.getvalue())
+    save(record.folder / "predictions.npz", arrays)
     ranks = live_ranks(s.method)
     params = {**record.data["params"], "adapter_end": plan.params(list(ranks.values())) if plan else 0}
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

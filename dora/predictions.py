@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import zipfile
 import zlib
+from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 
-from dora.data.tasks import Task
+from dora.data.tasks import Rows, Task
+from dora.files import write_atomic
 
 # What NumPy raises for a predictions.npz that is empty, cut short, overwritten or without an array.
 UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
@@ -35,3 +39,24 @@ def degenerate(task: Task, logits: np.ndarray, metrics: dict[str, float]) -> str
     if metrics.get("matthews_correlation") == 0:
         return "the Matthews correlation is exactly 0"
     return None
+
+
+def save(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes predictions.npz, whole or not at all."""
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)  # type: ignore[arg-type]  # NumPy types the keywords as its own
+    write_atomic(path, buffer.getvalue())
+
+
+def unpredicted(folder: Path, rows: Mapping[str, Rows]) -> list[str]:
+    """The unlabelled splits of `rows` that a done run's predictions.npz lacks.
+
+    None where the run keeps no predictions that can be read: there is nothing to add to.
+    """
+    try:
+        with np.load(folder / "predictions.npz", allow_pickle=False) as stored:
+            return [
+                k for k, split in rows.items() if split.label is None and f"best/{k}/logits" not in stored
+            ]
+    except UNREADABLE:
+        return []

@@ -18,6 +18,7 @@ from dora.config import Config, DataConfig, check
 from dora.data import sources
 from dora.data.hub import fetch_hub
 from dora.data.mini import mini
+from dora.data.parquet import GLUE_REPO, GLUE_REVISION
 from dora.data.tasks import AX, TASKS, Rows, Task
 from dora.errors import UserError
 from dora.files import check_safetensors, sha256_file
@@ -104,8 +105,12 @@ def prepare(config: Config, here: bool = True) -> Prepared:
         problems += _length_problems(config, architecture)
     train_rows = heldout = None
     total_steps = 0
-    if read is not None and not problems:
-        train_rows, heldout = split_rows(len(read[0]["train"]), config.limit_train, config.select)
+    split = None
+    if read is not None:
+        rows_there = len(read[0]["train"])
+        split = attempt(lambda: split_rows(rows_there, config.limit_train, config.select))
+    if split is not None and not problems:
+        train_rows, heldout = split
         total_steps = config.max_steps or config.epochs * -(-len(train_rows) // config.batch_size)
         problems += [p for p in config.method.problems(total_steps) if p not in problems]
         if config.warmup >= total_steps:
@@ -158,7 +163,8 @@ def _length_problems(config: Config, architecture: dict[str, Any]) -> list[str]:
 def read_rows(data: DataConfig, task: Task) -> tuple[dict[str, Rows], str | None, str]:
     """The task's splits, with AX beside MNLI where it is to be had, the revision of a hub's data, and a fingerprint.
 
-    The last data read stay in memory: the runs of a sweep mostly want the same.
+    AX is no part of the fingerprint: a run is the same whether it is there or comes later. The last data read stay in
+    memory: the runs of a sweep mostly want the same.
     """
     return _read_rows(data.name, data.dir, task.name)
 
@@ -166,32 +172,46 @@ def read_rows(data: DataConfig, task: Task) -> tuple[dict[str, Rows], str | None
 @functools.lru_cache(maxsize=1)
 def _read_rows(name: str, place: str | None, task_name: str) -> tuple[dict[str, Rows], str | None, str]:
     task = TASKS[task_name]
-    if name == "mini":
-        rows = {**mini(task), **(mini(AX) if task.name == "mnli" else {})}
-        return rows, None, sources.fingerprint(rows)
-    if name == "dir":
-        folder, read, revision = Path(str(place)).expanduser(), sources.read_dir, None
-    else:
-        read, revision = sources.read_hub, None if place else sources.GLUE_REVISION
-        if place:
-            folder = Path(place).expanduser()
-        else:
-            wanted = [f"{task.name}/{split}-*" for split in task.splits.values()]
-            wanted += ["ax/test-*"] if task.name == "mnli" else []
-            instead = "data=dir data.dir=FOLDER (an official GLUE download), or data=mini (embedded)"
-            folder = fetch_hub(sources.GLUE_REPO, sources.GLUE_REVISION, wanted, "dataset", instead)
-    rows = read(task, folder)
+    read, revision = _source(name, place, task)
+    rows = read(task)
+    fingerprint = sources.fingerprint(rows)
     if task.name == "mnli":
-        rows |= read(AX, folder)
-    return rows, revision, sources.fingerprint(rows)
+        rows |= read(AX)
+    return rows, revision, fingerprint
+
+
+def _source(name: str, place: str | None, task: Task) -> tuple[Callable[[Task], dict[str, Rows]], str | None]:
+    """What reads a task's splits, and the revision of a hub's data; these are fetched here."""
+    if name == "mini":
+        return mini, None
+    if place:
+        try:
+            folder = Path(place).expanduser()
+        except RuntimeError as e:  # ~NAME of a user who is not there
+            raise UserError(f"data.dir={place}: {e}; give the folder's whole path") from e
+        read = sources.read_dir if name == "dir" else sources.read_hub
+        return functools.partial(read, folder=folder), None
+    wanted = [f"{task.name}/{split}-*" for split in task.splits.values()]
+    wanted += ["ax/test-*"] if task.name == "mnli" else []
+    instead = "data=dir data.dir=FOLDER (an official GLUE download), or data=mini (embedded)"
+    folder = fetch_hub(GLUE_REPO, GLUE_REVISION, wanted, "dataset", instead)
+    return functools.partial(sources.read_hub, folder=folder), GLUE_REVISION
 
 
 def split_rows(n: int, limit: int | None, select: str) -> tuple[np.ndarray, np.ndarray | None]:
-    """(rows to train on, rows held out to select on or None), the same for every seed."""
+    """(rows to train on, rows held out to select on or None), the same for every seed.
+
+    Raises UserError where the share to hold out would be no row.
+    """
     shuffled = np.random.default_rng(0).permutation(n)
     heldout = None
     if select == "heldout":
         size = min(n // HELDOUT_SHARE, HELDOUT_MOST)
+        if not size:
+            raise UserError(
+                f"select=heldout needs at least {HELDOUT_SHARE} training rows, of which it holds out one in "
+                f"{HELDOUT_SHARE} before limit_train counts, and there are {n}: use select=dev"
+            )
         heldout, shuffled = np.sort(shuffled[:size]), shuffled[size:]
     return np.sort(shuffled[:limit]), heldout
 

@@ -62,6 +62,7 @@ def check_grid(hydra: Any) -> None:
 
 def train(cfg: DictConfig) -> float | None:
     """One run; returns the task's score. Raises: inside a sweep nothing may exit."""
+    from dora.predictions import unpredicted
     from dora.prepare import prepare  # late: --help and a typo need no library of models or metrics
     from dora.record import read_done, scores
 
@@ -80,7 +81,7 @@ def train(cfg: DictConfig) -> float | None:
     if result is not None:
         print(f"already done: {prepared.folder} ({scores(result)}); force=true trains it again")
         print(*filter(None, (result["embedded"], result["note"])), sep="\n")
-    else:
+    if result is None or (added := unpredicted(prepared.folder, prepared.rows)):
         with uncollected():
             from dora.experiment import run
 
@@ -90,6 +91,10 @@ def train(cfg: DictConfig) -> float | None:
 
         try:
             result = run(prepared, list(HydraConfig.get().overrides.task))
+        except UserError as e:  # another process is at work in the directory, or it cannot be written to
+            if result is None:
+                raise
+            print(f"{' and '.join(added).upper()} not predicted: {e}")
         except Stopped as e:
             _stopped.append(True)  # whoever stops a sweep does not mean one run of it
             e.hand_over()  # the run's directory is free again, so a requeued job may take it at once

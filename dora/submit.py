@@ -88,10 +88,18 @@ def describe(file: File, logits: np.ndarray, folder: Path) -> str:
     return f"{file.name:<12}{len(logits):>8,} rows: {says}; {folder}{warning}"
 
 
-def absent(file: File, runs: Mapping[str, Run]) -> str:
-    """Why the file has no predictions, and how to get them."""
+def absent(file: File, runs: Mapping[str, Run], which: str) -> str:
+    """Why the file has no `which` (best or last) predictions, and how to get them."""
     if file.trained in runs:
-        return f"the data of {runs[file.trained].folder} lacked its test file: add that, and train again"
+        folder = runs[file.trained].folder
+        if which == "last" and read_logits(file, folder / "predictions.npz", "best") is not None:
+            return (
+                f"the data of {folder} got it after training, and of the weights only the best evaluation's are kept: "
+                "use --score best"
+            )
+        # AX is no part of what identifies a run; another test file makes another run.
+        ax = "give the run's command again: it is predicted from the kept weights, without training"
+        return f"the data of {folder} lacked its test file: add that, and {ax if file.split == 'ax' else 'train again'}"
     typed = ((task, run.data["words"]) for task, run in runs.items() if run.data["words"])
     task, words = next(typed, ("", None))
     like = for_task(words, task, file.trained)
@@ -136,7 +144,7 @@ def submit(folders: Sequence[Path], to: Path, which: str, best: bool, fill: bool
             texts[file.name] = tsv(answers(file.task, found))
             lines.append(describe(file, found, runs[file.trained].folder))
             continue
-        lines.append(f"MISSING {file.name}: {absent(file, runs)}")
+        lines.append(f"MISSING {file.name}: {absent(file, runs, which)}")
         if fill:
             texts[file.name] = tsv(placeholder(file))
             lines.append(

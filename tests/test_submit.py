@@ -119,6 +119,18 @@ def test_what_no_run_predicts_is_named_with_its_command_and_left_out(tmp_path: P
     assert f"MISSING AX.tsv: the data of {mnli} lacked its test file" in said
 
 
+def test_ax_that_is_missing_says_how_to_get_it(tmp_path: Path) -> None:
+    none = invented(tmp_path / "none", "mnli", **{"best/ax/logits": None, "last/ax/logits": None})
+    later = invented(tmp_path / "later", "mnli", **{"last/ax/logits": None})
+    said = "\n".join(send(none, to=tmp_path / "none.zip"))
+    assert "give the run's command again: it is predicted from the kept weights, without training" in said
+    said = "\n".join(send(later, to=tmp_path / "last.zip", which="last"))
+    assert f"MISSING AX.tsv: the data of {later} got it after training" in said
+    assert "only the best evaluation's are kept: use --score best" in said
+    send(later, to=tmp_path / "best.zip")
+    assert "AX" in read(tmp_path / "best.zip")
+
+
 def test_placeholders_stand_only_where_asked_and_say_so(tmp_path: Path) -> None:
     rte = invented(tmp_path, "rte")
     said = send(rte, to=tmp_path / "s.zip", fill=True)

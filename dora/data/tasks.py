@@ -79,6 +79,11 @@ class Rows:
         )
 
 
+def labelled(split: str) -> bool:
+    """Whether GLUE publishes the labels of a split, by our name of it."""
+    return split.startswith(("train", "dev"))
+
+
 _TWO = ("not_entailment", "entailment")
 _MNLI_SPLITS = {
     "train": "train",

@@ -1,0 +1,74 @@
+"""Splits that came after a run was done, such as AX beside MNLI: predicted from its kept weights, without training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import safetensors.torch
+from torch import Tensor
+
+from dora import lowrank, parallel
+from dora.errors import UserError
+from dora.parallel import World
+from dora.predictions import save, unpredicted
+from dora.prepare import Prepared
+from dora.record import Record, now, provenance
+from dora.train import Loop
+
+
+def predict_added(
+    p: Prepared, world: World, record: Record, build: Callable[[], Loop], say: Callable[[str], None]
+) -> None:
+    """Adds to a done run's predictions.npz the unlabelled splits that it lacks and the data hold by now.
+
+    `record` is open, and `build` makes the run's loop as it was before its first step. Says in one line what was
+    added, or why nothing was: whatever goes wrong, the run stays done.
+    """
+    missing = parallel.broadcast(world, unpredicted(p.folder, p.rows))
+    if not missing:
+        return
+    names = " and ".join(split.upper() for split in missing)
+    try:
+        tensors = _kept_weights(p)
+        logits = _predict(build(), tensors, missing)
+        if world.main:
+            _store(p, world, record, logits)
+        text = f"{names} predicted from the kept weights, without training: {p.folder / 'predictions.npz'}"
+    except Exception as e:  # the results that are there do not depend on it
+        text = f"{names} not predicted: {e}"
+    if world.main:
+        say(text)
+
+
+def _kept_weights(p: Prepared) -> dict[str, Tensor]:
+    """The best evaluation's trained tensors by name. Raises UserError where the run kept none."""
+    full = p.plan is None
+    file = p.folder / ("model/model.safetensors" if full else "best.safetensors")
+    if not file.is_file():
+        again = "keep_model=true force=true" if full else "force=true"
+        raise UserError(f"{p.folder} kept no weights; {again} trains it again and predicts all there is")
+    return safetensors.torch.load_file(file)
+
+
+def _predict(loop: Loop, tensors: dict[str, Tensor], splits: list[str]) -> dict[str, np.ndarray]:
+    if strange := loop.parameters.keys() - tensors.keys():
+        raise UserError(f"the kept weights lack {', '.join(sorted(strange)[:3])}; force=true trains again")
+    lowrank.restore(loop.parameters, tensors)
+    return {split: loop.predict(loop.setup.reported[split]) for split in splits}
+
+
+def _store(p: Prepared, world: World, record: Record, logits: dict[str, np.ndarray]) -> None:
+    """Record first, predictions last: a write that fails leaves the split missing, so the command tries again."""
+    with np.load(p.folder / "predictions.npz", allow_pickle=False) as stored:
+        arrays = dict(stored)
+    results, here = record.data["results"], provenance()
+    whose = [w for w in ("last", "best") if results[w]["step"] == results["best"]["step"]]
+    for split, values in logits.items():
+        arrays |= {f"{which}/{split}/logits": values for which in whose}
+        arrays[f"{split}/ids"] = p.rows[split].idx
+    rows = {**record.data["data"]["rows"], **{split: len(values) for split, values in logits.items()}}
+    about = {"host": here["host"], "git": here["git"], "device": str(world.device), "world_size": world.size}
+    note = {"splits": list(logits), "time": now(), **about}
+    record.update(data={**record.data["data"], "rows": rows}, added=[*record.data.get("added", []), note])
+    save(p.folder / "predictions.npz", arrays)

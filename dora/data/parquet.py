@@ -1,0 +1,108 @@
+"""One split in the hub's layout: Parquet files whose columns, types and sizes are checked before they are rows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dora.data.reading import check_size, readable
+from dora.data.tasks import Rows, Task, labelled
+from dora.data.tsv import to_rows
+from dora.errors import UserError
+
+GLUE_REPO = "nyu-mll/glue"
+GLUE_REVISION = "bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c"
+
+_BATCH = 1024  # rows read at a time: between two batches the size of what came out is checked
+
+
+def read_parquet(task: Task, split: str, shards: Sequence[Path]) -> Rows:
+    """The rows of one split from its files in order. Raises UserError with the file, what is wrong and the way out."""
+    tables = []
+    for shard in shards:
+        with _named(task, shard):
+            if not shard.stem.endswith(f"-{len(shards):05}"):
+                raise ValueError(
+                    f"the name tells of more or fewer shards than the {len(shards)} found; fetch it again"
+                )
+            tables.append(_read(task, shard))
+    with _named(task, shards[0]):
+        columns = {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
+        labels, top = columns["label"], 5 if task.regression else len(task.labels) - 1
+        if not len(labels):
+            raise ValueError("it has no rows")
+        if labelled(split) and not ((labels >= 0) & (labels <= top)).all():
+            raise ValueError(f"labels run from {labels.min()} to {labels.max()}; they must lie in 0..{top}")
+    return to_rows(task, split, [columns[name].tolist() for name in task.text], labels, columns["idx"])
+
+
+@contextmanager
+def _named(task: Task, shard: Path) -> Iterator[None]:
+    """Turns what is wrong with a file, or keeps it from being read, into UserError."""
+    import pyarrow as pa
+
+    with readable(shard):
+        try:
+            yield
+        except (pa.ArrowException, ValueError) as error:
+            raise UserError(f"{shard}: {error} (wanted: {task.name} as {GLUE_REPO} has it)") from error
+
+
+def _read(task: Task, shard: Path) -> dict[str, np.ndarray]:
+    """The task's columns by name, read in pieces, so that no more than GLUE's size ever comes out."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with shard.open("rb") as start:
+        if start.read(64).startswith((b"<", b"version https://git-lfs")):
+            raise ValueError("it is a web page or a Git LFS pointer; fetch it again (git lfs pull)")
+    wanted = [*task.text, "label", "idx"]
+    with pq.ParquetFile(shard) as file:
+        schema, meta = file.schema_arrow, file.metadata
+        if missing := [name for name in wanted if name not in schema.names]:
+            raise ValueError(f"no column {', '.join(missing)} among {', '.join(schema.names)}")
+        _check_names(task, schema.metadata or {})
+        check_size(shard, sum(meta.row_group(i).total_byte_size for i in range(meta.num_row_groups)))
+        pieces: dict[str, list[np.ndarray]] = {name: [np.empty(0, object)] for name in wanted}
+        size = 0
+        for batch in file.iter_batches(_BATCH, columns=wanted):
+            for name in wanted:
+                column = batch.column(name)
+                if pa.types.is_dictionary(column.type):
+                    column = column.dictionary_decode()  # a dictionary repeats a text for next to nothing
+                check_size(shard, size := size + column.nbytes)
+                pieces[name].append(_values(column, name, task))
+    return {name: np.concatenate(found[len(found) > 1 :]) for name, found in pieces.items()}
+
+
+def _values(column: Any, name: str, task: Task) -> np.ndarray:
+    """A column as texts, class ids, scores or row numbers; raises where it holds anything else."""
+    import pyarrow as pa
+
+    if column.null_count:
+        raise ValueError(f"column {name} has rows with an empty cell")
+    if name not in task.text:
+        # Raises where a value would not stay what it is: 0.5 as a class, or an id beyond 64 bits.
+        number = pa.float64() if name == "label" and task.regression else pa.int64()
+        return np.asarray(column.cast(number))
+    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+        raise ValueError(f"column {name} holds {column.type}, not text")
+    return np.array(column.to_pylist(), object)
+
+
+def _check_names(task: Task, metadata: dict[bytes, bytes]) -> None:
+    """Raises ValueError where the file's own label names are not `Task.labels`, in that order."""
+    try:
+        features = json.loads(metadata.get(b"huggingface", b"{}")).get("info", {}).get("features", {})
+        names = tuple(features.get("label", {}).get("names", task.labels))
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f"its own note of its columns cannot be read ({error})") from error
+    if names != task.labels:
+        raise ValueError(
+            f"its labels are {', '.join(map(str, names))}; they must be {', '.join(task.labels)}"
+        )

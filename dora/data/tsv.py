@@ -1,0 +1,158 @@
+"""One TSV of the official download as rows: columns by name, labels and numbers checked value by value.
+
+Strict by choice. A row with a field too few or too many, an unknown label, a missing column or an empty
+file is an error that names file and line; nothing is skipped, so a count of rows can be trusted. The
+official QQP holds a few such rows (questions with a line break inside), which the hub's copy leaves out:
+the message says how to leave them out too. An empty text is not an error. Labels in a test file are
+ignored (the hub's MRPC has them): GLUE publishes none.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from itertools import chain
+from typing import Any
+
+import numpy as np
+
+from dora.data.reading import Location, is_file, lines, readable
+from dora.data.tasks import Rows, Task, labelled
+from dora.errors import UserError
+
+# Header names of the official TSVs, texts then label, where they are not the hub's (`Task.text`, "label").
+_COLUMNS = {
+    "mrpc": ("#1 String", "#2 String", "Quality"),
+    "qqp": ("question1", "question2", "is_duplicate"),
+    "stsb": ("sentence1", "sentence2", "score"),
+    "mnli": ("sentence1", "sentence2", "gold_label"),
+    "ax": ("sentence1", "sentence2"),
+}
+_COLA_COLUMNS = ["source", "label", "star", "sentence"]  # train and dev have no header, test has one
+_SHOWN = 3  # broken rows quoted from one file
+_MOST = 2**63 - 1  # ids are kept in 64 bits
+
+
+def fields(raw: bytes) -> list[str]:
+    """A line's fields. Quotes are ordinary characters; the line's end is \\n or \\r\\n."""
+    return raw.decode().removesuffix("\n").removesuffix("\r").split("\t")
+
+
+def read_tsv(
+    task: Task, split: str, path: Location, split_line: Callable[[bytes], list[str]] = fields
+) -> Rows:
+    """The rows of one split; `idx` is the file's `index` column, else the row's number from 0.
+
+    `split_line` makes fields of a line. Raises FileNotFoundError where there is no such file, UserError with the
+    first broken rows or whatever else keeps it from being read.
+    """
+    with readable(path):
+        there = is_file(path)
+    if not there:
+        raise FileNotFoundError(path)
+    with readable(path):
+        numbered = lines(path)
+        number, first = next(numbered, (1, b""))
+        first = first.removeprefix(b"\xef\xbb\xbf")  # MRPC: a byte order mark
+        if first.startswith((b"<", b"version https://git-lfs")):
+            raise UserError(f"{path} is a web page or a Git LFS pointer, not a table; fetch it again")
+        if task.name == "cola" and labelled(split):
+            numbered = chain([(number, first)] if first else [], numbered)
+            return _parse(task, split, path, _COLA_COLUMNS, numbered, split_line)
+        return _parse(task, split, path, split_line(first), numbered, split_line)
+
+
+def _parse(
+    task: Task,
+    split: str,
+    path: Location,
+    columns: list[str],
+    numbered: Iterable[tuple[int, bytes]],
+    split_line: Callable[[bytes], list[str]],
+) -> Rows:
+    """The numbered lines as rows; raises `UserError` with the first broken ones."""
+    wanted = list(_COLUMNS.get(task.name, (*task.text, "label")))[: len(task.text) + labelled(split)]
+    if missing := [name for name in wanted if name not in columns]:
+        raise UserError(
+            f"{path}, line 1: no column {', '.join(map(repr, missing))} among {', '.join(columns)[:200]!r}; "
+            f"{task.name} {split} needs {', '.join(map(repr, wanted))} in its header"
+        )
+    at = [columns.index(name) for name in wanted]
+    index_at = columns.index("index") if "index" in columns else None
+    to_label = _label_reader(task)
+    texts: list[list[str]] = [[] for _ in task.text]
+    labels: list[float] = []
+    idx: list[int] = []
+    broken: list[str] = []
+    count = 0
+    for number, raw in numbered:
+        try:
+            values = split_line(raw)
+            if len(values) != len(columns):
+                raise ValueError(
+                    f"{len(values)} tab-separated fields where {len(columns)} are due; fetch the file again "
+                    f"or, as the hub's QQP does, leave such rows out: awk -F'\\t' 'NF=={len(columns)}'"
+                )
+            if labelled(split):
+                labels.append(to_label(values[at[-1]]))
+            idx.append(len(idx) if index_at is None else _index(values[index_at]))
+        except ValueError as error:  # also bytes that are not UTF-8
+            count += 1
+            if count <= _SHOWN:
+                broken.append(f"{path}, line {number}: {error}")
+            continue
+        for column, i in zip(texts, at, strict=False):  # `at` ends with the label's
+            column.append(values[i])
+    if count > _SHOWN:
+        broken.append(f"{path}: {count - _SHOWN} more broken rows")
+    if broken or not idx:
+        raise UserError(*(broken or [f"{path} has no rows; fetch it again"]))
+    return to_rows(task, split, texts, labels, idx)
+
+
+def to_rows(task: Task, split: str, texts: list[list[str]], labels: Any, idx: Any) -> Rows:
+    """Columns as the task's `Rows`; the labels of a split for which GLUE publishes none are dropped."""
+    kind = np.float64 if task.regression else np.int64
+    return Rows(
+        first=texts[0],
+        second=texts[1] if len(texts) > 1 else None,
+        label=np.asarray(labels).astype(kind) if labelled(split) else None,
+        idx=np.asarray(idx).astype(np.int64),
+    )
+
+
+def _index(text: str) -> int:
+    digits = re.fullmatch(r"0*([0-9]{1,19})", text)  # \d and isdecimal() take every script's digits
+    if digits is None or int(digits[1]) > _MOST:
+        raise ValueError(
+            f"index {_quoted(text)} must be a whole number from 0 to {_MOST} in the digits 0 to 9"
+        )
+    return int(digits[1])
+
+
+def _label_reader(task: Task) -> Callable[[str], float]:
+    """From a TSV's label to a class id or a score; raises `ValueError` with the value and the rule."""
+    ids = {text: i for i, text in enumerate(task.written)}
+
+    def class_id(text: str) -> float:
+        if text not in ids:
+            raise ValueError(f"label {_quoted(text)} must be one of {', '.join(ids)}")
+        return ids[text]
+
+    def score(text: str) -> float:
+        try:
+            # float() takes every script's digits too, and 1_0 for 10.
+            value = float(text) if text.isascii() and "_" not in text else np.nan
+        except ValueError:
+            value = np.nan
+        if not 0 <= value <= 5:
+            raise ValueError(f"score {_quoted(text)} must be a number from 0 to 5")
+        # The hub stores float32: rounded alike here, so that both sources are the same bit for bit.
+        return float(np.float32(value))
+
+    return score if task.regression else class_id
+
+
+def _quoted(text: str) -> str:
+    """The value as the message shows it; a long one is cut, since it may be a whole sentence or worse."""
+    return repr(text) if len(text) <= 80 else f"{text[:80]!r}…"

@@ -1,0 +1,62 @@
+"""What is found before a model is loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dora.data.mini import mini
+from dora.data.tasks import TASKS
+from dora.errors import UserError
+from dora.prepare import prepare, split_rows
+from runs import configure, small_glue, write_tsv
+
+
+@pytest.mark.parametrize("limit", [None, 1, 5])
+@pytest.mark.parametrize("n", [1, 2, 9])
+def test_fewer_rows_than_can_be_held_out_from_are_refused(n: int, limit: int | None) -> None:
+    with pytest.raises(
+        UserError, match=rf"needs at least 10 training rows, .*, and there are {n}: use select=dev"
+    ):
+        split_rows(n, limit, "heldout")
+    assert len(split_rows(n, limit, "dev")[0]) == min(n, limit or n)
+
+
+@pytest.mark.parametrize(("n", "limit", "sizes"), [(10, None, (9, 1)), (19, None, (18, 1)), (20, 3, (3, 2))])
+def test_a_tenth_of_enough_rows_is_held_out(n: int, limit: int | None, sizes: tuple[int, int]) -> None:
+    train, heldout = split_rows(n, limit, "heldout")
+    assert heldout is not None
+    assert (len(train), len(heldout)) == sizes
+    assert not set(train) & set(heldout)
+
+
+def test_too_few_rows_to_hold_out_from_come_with_every_other_problem(tmp_path: Path) -> None:
+    folder = tmp_path / "RTE"
+    folder.mkdir()
+    for split in ("train", "dev"):
+        write_tsv(folder / f"{split}.tsv", TASKS["rte"], mini(TASKS["rte"])[split], 9)
+    words = ("task=rte", "data=dir", f"data.dir={tmp_path}", "select=heldout", "method=lora", "budget=7")
+    with pytest.raises(UserError) as caught:
+        prepare(configure(*words))
+    assert [("there are 9: use select=dev" in p, "budget=7" in p) for p in caught.value.problems] == [
+        (False, True),
+        (True, False),
+    ]
+
+
+@pytest.mark.parametrize("data", ["dir", "hub"])
+def test_the_home_of_a_user_who_is_not_there_is_named(data: str) -> None:
+    with pytest.raises(
+        UserError, match=r"data.dir=~nobody-of-this-name/glue: .*; give the folder's whole path"
+    ):
+        prepare(configure("task=rte", "method=lora", f"data={data}", "data.dir='~nobody-of-this-name/glue'"))
+
+
+def test_a_data_folder_that_cannot_be_read_is_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "RTE").mkdir()
+    for name in ("train.tsv", "test.tsv"):
+        (tmp_path / "RTE" / name).symlink_to(small_glue() / "RTE" / name)
+    (tmp_path / "RTE" / "dev.tsv").symlink_to("dev.tsv")
+    with pytest.raises(UserError, match=r"RTE/dev.tsv cannot be read \(Too many levels of symbolic links\)"):
+        prepare(configure("task=rte", "method=lora", "data=dir", f"data.dir={tmp_path}"))
