@@ -13,7 +13,8 @@ from dora.errors import UserError
 from dora.parallel import World
 from dora.predictions import save, unpredicted
 from dora.prepare import Prepared
-from dora.record import Record, now, provenance
+from dora.provenance import provenance
+from dora.record import Record, now
 from dora.train import Loop
 
 
