@@ -14,7 +14,8 @@ import numpy as np
 from dora import backbone
 from dora.backbone import Folder
 from dora.budget import Budget, Matrix, Plan
-from dora.config import Config, DataConfig, check
+from dora.check import check
+from dora.config import Config, DataConfig
 from dora.data import sources
 from dora.data.hub import fetch_hub
 from dora.data.mini import mini
@@ -97,7 +98,7 @@ def prepare(config: Config, here: bool = True) -> Prepared:
         )
         readable = config.task.name in TASKS and (config.data.name in ("mini", "hub") or config.data.dir)
         reading = pool.submit(read_rows, config.data, config.kind) if readable else None
-        folder = attempt(locating.result)
+        folder = None if m.path == "" else attempt(locating.result)  # `check` has named the empty path
         read = None if reading is None else attempt(reading.result)
     architecture = None if folder is None else attempt(lambda: backbone.architecture(folder))
     if architecture is not None:

@@ -26,7 +26,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dora import CONF
-from dora.config import check, from_hydra, register
+from dora.check import check
+from dora.config import from_hydra, register
 from dora.errors import RunFailed, Stopped, UserError
 from dora.late import uncollected
 
