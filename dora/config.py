@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -154,7 +155,8 @@ class Config:
         m = self.model
         name = m.name
         if name is None:
-            name = os.path.basename(os.path.abspath(m.path)) if m.path else m.embedded
+            folder = os.path.basename(os.path.abspath(m.path or ""))
+            name = re.sub(r"[^\w .+-]", "_", folder) if m.path else m.embedded
         return f"{name}-random" if m.random_weights else name
 
     @property

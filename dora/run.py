@@ -14,19 +14,20 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from dora import CONF, __version__
 from dora.cli.choices import usage
-from dora.cli.line import Line, is_sweep, options_of, read
+from dora.cli.line import Line, is_setting, is_sweep, options_of, read
 from dora.cli.mistakes import MISTAKES, explain, first_lines
 from dora.config import from_hydra, register
 from dora.errors import RunFailed, Stopped, UserError
 from dora.late import uncollected
 
 _stopped: list[bool] = []  # not empty once a signal has stopped a run of this process
-_ended: list[UserError | RunFailed | Stopped] = []  # how a run by itself ended, where not with a result
+_ended: list[Exception] = []  # how a run by itself ended, where not with a result
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
@@ -37,7 +38,7 @@ def job(cfg: DictConfig) -> float | None:
     try:
         check_grid(HydraConfig.get())
         return train(cfg)
-    except (UserError, RunFailed, Stopped) as e:
+    except (UserError, RunFailed, Stopped, *MISTAKES) as e:
         if HydraConfig.get().mode != RunMode.RUN:
             raise  # a sweep counts it
         _ended.append(e)  # for `main`: Hydra would print a line of its own before the message
@@ -123,6 +124,8 @@ def _do(line: Line) -> None:
     elif line.help:
         shown = [word for word in line.overrides if "=" in word and not is_sweep(word)]
         print(usage(shown, line.config_dir))
+    elif not all(map(is_setting, line.overrides)):
+        raise HydraException("a word is no setting")  # `explain` names it, and what else is wrong
     else:
         sys.argv[1:] = line.words()
         job()

@@ -75,11 +75,12 @@ def read(words: Sequence[str]) -> Line:
     }
     commands = [] if given.help else [option for option, value in shown.items() if value]
     if len(commands) > 1:
-        problems.append(
-            f"{' and '.join(commands)} cannot go together; --cfg shows one configuration, without -m"
-        )
+        why = "; --cfg shows one configuration, without -m" if given.cfg else ""
+        problems.append(f"{' and '.join(commands)} cannot go together{why}")
     if given.resolve and not given.cfg:
         problems.append("--resolve goes with --cfg job")
+    if given.shell_completion and not any(re.match("(un)?install=|query=", w) for w in given.overrides):
+        problems.append("--shell-completion wants install=bash (or zsh, fish), or uninstall=bash")
     overrides = tuple(in_grammar(word, given.multirun) for word in given.overrides)
     if given.cfg and not given.multirun:
         several = [word for word in overrides if is_sweep(word)]
@@ -151,27 +152,25 @@ def in_grammar(word: str, sweeping: bool) -> str:
 
 
 def _path(text: str) -> str:
-    """One path in Hydra's quotes; nothing and null, which name none, as they are."""
+    """One path, in Hydra's quotes where it needs them; nothing and null, which name none, as they are."""
     if text == "" or text.lower() == "null":
         return text
-    return quoted(os.path.expanduser(_unquoted(text)))
+    given = _value(text)
+    path = os.path.expanduser(given.text if isinstance(given, QuotedString) else text)
+    return path if _value(path) == path else quoted(path)
 
 
 def quoted(text: str) -> str:
-    """Spells a text as one value in Hydra's quotes."""
-    return QuotedString(text, Quote.single).with_quotes()
+    """Spells a text as one value in Hydra's quotes: double ones, since a shell's are single."""
+    return QuotedString(text, Quote.double).with_quotes()
 
 
-def _unquoted(text: str) -> str:
-    """What Hydra's quotes hold; any other text as it is."""
-    if text[0] in "'\"":
-        try:
-            value = OverridesParser.create().parse_override(f"path={text}")._value
-        except HydraException:
-            return text
-        if isinstance(value, QuotedString):
-            return value.text
-    return text
+def _value(text: str) -> Any:
+    """What Hydra reads in a value; None where it reads nothing."""
+    try:
+        return OverridesParser.create().parse_override(f"path={text}")._value
+    except HydraException:
+        return None
 
 
 def is_sweep(word: str) -> bool:
@@ -180,3 +179,9 @@ def is_sweep(word: str) -> bool:
         return OverridesParser.create().parse_override(word).is_sweep_override()
     except HydraException:
         return False
+
+
+def is_setting(word: str) -> bool:
+    """Whether a word has a key and a value, or deletes a key as `~key` does."""
+    key, equals, _ = word.partition("=")
+    return key.lstrip("+~") != "" and (equals != "" or key.startswith("~"))

@@ -13,11 +13,11 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import GrammarParseError, OmegaConfBaseException
 
 from dora.check import check
 from dora.cli.choices import choices, composing, group_names, keys
-from dora.cli.line import quoted
+from dora.cli.line import is_setting, quoted
 from dora.config import from_hydra
 
 # What Hydra raises where a word, or a file of --config-dir, does not fit.
@@ -60,16 +60,15 @@ def first_lines(error: BaseException) -> str:
 def _parsed(word: str) -> Override:
     """A word as Hydra reads it. Raises HydraException. `glob()` asks the loader which choices there are."""
     loader = GlobalHydra.instance().config_loader()
-    return OverridesParser.create(config_loader=loader).parse_override(word)
+    (override,) = OverridesParser.create(config_loader=loader).parse_overrides([word])
+    return override
 
 
 def _malformed(word: str) -> str | None:
     """Why a word is no setting at all, if it is none."""
-    key, equals, value = word.partition("=")
-    if not equals and not key.startswith("~"):
+    key, _, value = word.partition("=")
+    if not is_setting(word):
         return f"{word}: settings are written key=value, such as task=sst2"
-    if not _key(word):
-        return f"{word}: there is no key before the ="
     try:
         override = _parsed(word)
     except HydraException:
@@ -78,10 +77,16 @@ def _malformed(word: str) -> str | None:
         if re.search(r"(^|,)\s*(,|$)", value):
             return f"{word}: a value is missing beside a comma"
         whole = shlex.quote(f"{key}={quoted(value)}")
-        return f"{word}: Hydra reads brackets, quotes and signs in it as its own grammar; as one value write {whole}"
-    if override.is_sweep_override() and not override.is_discrete_sweep():
+        return f"{word}: brackets, quotes and some other signs mean something to Hydra; as one value write {whole}"
+    if not override.is_sweep_override():
+        return None
+    if not override.is_discrete_sweep():
         return f"{word}: this sweeper takes lists (1,2), range() and choice(), no interval()"
-    return None
+    try:
+        none = not list(override.sweep_iterator())
+    except (HydraException, ValueError) as e:  # ValueError: Python's own range() with a step of 0
+        return f"{word}: {first_lines(e)}"
+    return f"{word}: there is no value in it" if none else None
 
 
 def _parses(word: str) -> bool:
@@ -174,6 +179,8 @@ class _Judge:
         if error is None:
             return None
         names = [*self._groups, *keys(good)]
+        if isinstance(error.__cause__ or error, GrammarParseError):
+            return f"{word}: ${{ begins an interpolation such as ${{oc.env:HOME}}; write \\${{ for the signs themselves"
         if _key(word) in names or _key(word).startswith("hydra."):
             return f"{word}: {first_lines(error.__cause__ or error)}"
         near = difflib.get_close_matches(_key(word), names, n=2, cutoff=0.6)
