@@ -28,6 +28,9 @@ PATHS = (
     "init_from",
 )  # the keys whose value is a file's or folder's path
 
+# conf/config.yaml asks for the home that `results` may name; here, since every process of a sweep imports this module.
+OmegaConf.register_new_resolver("expanduser", os.path.expanduser, replace=True)
+
 
 @dataclass
 class TaskConfig:
