@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -98,7 +99,8 @@ def prepare(config: Config, here: bool = True) -> Prepared:
         )
         readable = config.task.name in TASKS and (config.data.name in ("mini", "hub") or config.data.dir)
         reading = pool.submit(read_rows, config.data, config.kind) if readable else None
-        folder = None if m.path == "" else attempt(locating.result)  # `check` has named the empty path
+        lost = m.path is not None and (not m.path.strip() or m.path.startswith("~"))  # `check` has said so
+        folder = None if lost else attempt(locating.result)
         read = None if reading is None else attempt(reading.result)
     architecture = None if folder is None else attempt(lambda: backbone.architecture(folder))
     if architecture is not None:
@@ -117,7 +119,8 @@ def prepare(config: Config, here: bool = True) -> Prepared:
     if architecture is not None and folder is not None:
         weights = backbone.fingerprint(folder)
         start = attempt(lambda: read_start(config, weights)) if config.init_from else None
-        planned = attempt(lambda: make_plan(config, architecture, start))
+        finite = all(math.isfinite(v) for v in vars(config.method).values() if isinstance(v, float))
+        planned = attempt(lambda: make_plan(config, architecture, start)) if finite else None
         matrices, plan = planned if planned is not None else ((), None)
     if problems:
         raise UserError(*problems)
@@ -171,11 +174,11 @@ def _read_rows(name: str, place: str | None, task_name: str) -> tuple[dict[str, 
         rows = {**mini(task), **(mini(AX) if task.name == "mnli" else {})}
         return rows, None, sources.fingerprint(rows)
     if name == "dir":
-        folder, read, revision = Path(str(place)).expanduser(), sources.read_dir, None
+        folder, read, revision = Path(str(place)), sources.read_dir, None
     else:
         read, revision = sources.read_hub, None if place else sources.GLUE_REVISION
         if place:
-            folder = Path(place).expanduser()
+            folder = Path(place)
         else:
             wanted = [f"{task.name}/{split}-*" for split in task.splits.values()]
             wanted += ["ax/test-*"] if task.name == "mnli" else []
