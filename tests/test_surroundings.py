@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.machinery
 import sys
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
+from dora.config import Config
 from dora.errors import UserError
 from dora.prepare import prepare
 from runs import configure, refused
@@ -41,6 +43,18 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Simple
     forget()
 
 
+@functools.cache
+def online() -> Config:
+    """A run tracked online."""
+    return configure("wandb=online", "task=wnli")
+
+
+@functools.cache
+def untracked() -> Config:
+    """A run that is not tracked."""
+    return configure("task=wnli")
+
+
 def forget() -> None:
     """Forgets whether there is a key: a process looks once."""
     surroundings = sys.modules.get("dora.surroundings")
@@ -57,7 +71,7 @@ def test_a_key_is_found_where_wandb_finds_it(
     place: str, settings: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(UserError, match="finds no API key"):
-        prepare(configure("wandb=online", "task=wnli"))
+        prepare(online())
     forget()
     if place == "environment":
         monkeypatch.setenv("WANDB_API_KEY", "key")
@@ -69,7 +83,7 @@ def test_a_key_is_found_where_wandb_finds_it(
         file.chmod(0o600)
         if place == "another netrc":
             monkeypatch.setenv("NETRC", str(file))
-    prepare(configure("wandb=online", "task=wnli"))
+    prepare(online())
 
 
 @pytest.mark.parametrize(("left", "said"), [
@@ -87,7 +101,7 @@ def test_what_another_job_left_in_the_environment_is_refused(
     for name, value in left.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match="unset WORLD_SIZE") as caught:
-        prepare(configure("task=wnli"))
+        prepare(untracked())
     (problem,) = caught.value.problems
     assert said in problem
 
@@ -98,4 +112,4 @@ def test_what_another_job_left_in_the_environment_is_refused(
 def test_what_torchrun_sets_is_taken(set_by: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in set_by.items():
         monkeypatch.setenv(name, value)
-    prepare(configure("task=wnli"))
+    prepare(untracked())
