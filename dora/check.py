@@ -73,7 +73,10 @@ def _of_choices(config: Config) -> list[str]:
     name = config.model_name
     named = re.fullmatch(r"\w[\w .+-]*", name) is not None
     strange = [t for t in config.rates if t not in TASKS]
-    tables = {"model.lr": config.model.lr, **{f"rates.{t}": by for t, by in config.rates.items()}}
+    tables: dict[str, Any] = {
+        "model.lr": config.model.lr,
+        **{f"rates.{t}": by for t, by in config.rates.items()},
+    }
     given = {key: {m: rate for m, rate in by.items() if rate is not None} for key, by in tables.items()}
     wrong = {
         key: by

@@ -159,7 +159,7 @@ class Config:
         name = m.name
         if name is None:
             folder = os.path.basename(os.path.abspath(m.path or ""))
-            name = re.sub(r"[^\w .+-]", "_", folder) if m.path else m.embedded
+            name = re.sub(r"[^\w .+-]", "_", folder) if m.path else str(m.embedded)
         return f"{name}-random" if m.random_weights else name
 
     @property

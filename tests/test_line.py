@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from hydra import compose
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -86,6 +87,16 @@ def test_a_printed_command_pasted_into_bash_means_the_same(path: str, tmp_path: 
     again = read(subprocess.run(bash, capture_output=True, text=True, check=True).stdout.splitlines())
     assert again == line
     assert configure(*again.overrides) == config
+
+
+def test_a_run_knows_the_options_that_its_command_needs(tmp_path: Path) -> None:
+    from dora.cli.choices import composing
+    from dora.cli.line import options_of
+
+    for folder, options in ((str(tmp_path), (f"--config-dir={tmp_path}",)), (None, ())):
+        with composing(folder):
+            hydra = compose("config", return_hydra_config=True).hydra
+        assert options_of(hydra) == options
 
 
 @settings(max_examples=50, deadline=None)

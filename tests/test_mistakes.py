@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
+
+import dora
 
 from runs import refused, typed
 
@@ -27,6 +30,13 @@ def test_a_word_that_cannot_be_read_gets_one_message(words: list[str], said: lis
     assert len(problems) == len(said)
     for problem, part in zip(problems, said, strict=True):
         assert part in problem
+
+
+def test_no_message_names_a_package_that_the_registry_lacks() -> None:
+    root = Path(dora.__file__).parents[1]
+    files = [root / "README.md", *dora.CONF.rglob("*.yaml"), *(root / "dora").rglob("*.py")]
+    assert len(files) > 50
+    assert not [f for f in files if re.search("install .?dora-glue", f.read_text(encoding="utf-8"))]
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -23,7 +24,7 @@ NO_KEY = "wandb=online finds no API key: run `wandb login`, set WANDB_API_KEY, o
 def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
     """A home without keys, and the settings of a wandb that takes no second to import."""
     own = SimpleNamespace(api_key=None, base_url="https://wandb.example")
-    wandb = ModuleType("wandb")
+    wandb: Any = ModuleType("wandb")
     wandb.__spec__ = importlib.machinery.ModuleSpec("wandb", None)
     wandb.setup = lambda: SimpleNamespace(settings=own)
     monkeypatch.setitem(sys.modules, "wandb", wandb)
@@ -62,8 +63,10 @@ def forget() -> None:
         surroundings._has_wandb_key.cache_clear()
 
 
-def test_tracking_online_without_a_key_is_refused_once_a_sweep() -> None:
-    assert refused("-m", "wandb=online", "task=wnli", "method=lora,full", "seed=1,2") == [NO_KEY]
+def test_tracking_online_without_a_key_is_refused_once_a_sweep(tmp_path: Path) -> None:
+    assert refused(
+        "-m", "wandb=online", "task=wnli", "method=lora,full", "seed=1,2", f"results={tmp_path}"
+    ) == [NO_KEY]
 
 
 @pytest.mark.parametrize("place", ["environment", "netrc", "another netrc", "settings"])
