@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 import dora
-
 from runs import refused, typed
 
 
