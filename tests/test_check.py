@@ -14,11 +14,15 @@ from runs import configure
 
 FLOATS = [
     *((f.name, "dora") for f in dataclasses.fields(Config) if "float" in str(f.type) and f.name != "rates"),
-    *((f"method.{f.name}", name) for name, (settings, _) in METHODS.items()
-      for f in dataclasses.fields(settings) if f.type == "float"),
+    *(
+        (f"method.{f.name}", name)
+        for name, (settings, _) in METHODS.items()
+        for f in dataclasses.fields(settings)
+        if f.type == "float"
+    ),
     *((f"model.lr.{name}", name) for name in METHODS),
     ("+rates.sst2.dora", "dora"),
-]  # fmt: skip
+]
 
 
 def problems(*words: str) -> list[str]:
@@ -40,8 +44,17 @@ def test_every_number_must_be_finite(value: str, methods: list[str]) -> None:
 
 
 def test_a_count_has_a_highest_value() -> None:
-    counts = ["epochs", "max_steps", "batch_size", "max_length", "limit_train", "eval_every", "patience",
-              "checkpoint_every", "threads"]  # fmt: skip
+    counts = [
+        "epochs",
+        "max_steps",
+        "batch_size",
+        "max_length",
+        "limit_train",
+        "eval_every",
+        "patience",
+        "checkpoint_every",
+        "threads",
+    ]
     found = problems(*(f"{key}={10**12}" for key in counts))
     for key in counts:
         assert any(p.startswith(f"{key}={10**12} must be at most ") for p in found)

@@ -17,8 +17,28 @@ from dora import __version__, study
 from dora.sweep import plan
 from runs import configure, refused, typed
 
-ODD = ["a b", "a=1e-4", "run #3", "(a)", "[b]", "{c}", "a,b", "a:b", "$HOME", "it's", 'say "so"', "back\\slash",
-       "end\\", "jörg", "日本", "123", "1e3", "true", "a\\=b", "choice(a)"]  # fmt: skip
+ODD = [
+    "a b",
+    "a=1e-4",
+    "run #3",
+    "(a)",
+    "[b]",
+    "{c}",
+    "a,b",
+    "a:b",
+    "$HOME",
+    "it's",
+    'say "so"',
+    "back\\slash",
+    "end\\",
+    "jörg",
+    "日本",
+    "123",
+    "1e3",
+    "true",
+    "a\\=b",
+    "choice(a)",
+]
 
 
 def shown(*words: str) -> dict:
@@ -62,10 +82,15 @@ def test_a_home_in_a_users_yaml_is_expanded_too(tmp_path: Path) -> None:
     assert any("there is no home ~nobody_here" in p for p in problems)
 
 
-@pytest.mark.parametrize(("value", "folders"), [
-    ("~/a,~/b", ["/h/a", "/h/b"]), ("'~/a,b',c=d", ["/h/a,b", "c=d"]), ("${oc.env:NO,x}/(a), b", ["x/(a)", "b"]),
-    ("choice(a,b)", ["a", "b"]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("value", "folders"),
+    [
+        ("~/a,~/b", ["/h/a", "/h/b"]),
+        ("'~/a,b',c=d", ["/h/a,b", "c=d"]),
+        ("${oc.env:NO,x}/(a), b", ["x/(a)", "b"]),
+        ("choice(a,b)", ["a", "b"]),
+    ],
+)
 def test_in_a_sweep_a_comma_separates_paths_unless_it_is_quoted(value: str, folders: list[str]) -> None:
     problems = refused("-m", f"model.path={value}", HOME="/h")
     assert [p.partition(" does not exist")[0] for p in problems] == [f"model folder {f}" for f in folders]
@@ -113,9 +138,13 @@ def test_whatever_a_path_is_hydra_reads_it_whole(path: str) -> None:
         assert parser.parse_override(in_grammar(f"results={path}", False)).value() == expected
 
 
-@pytest.mark.parametrize("words", [
-    ["task=x,rte", "-m"], ["seed=1", "--multirun", "task=x,rte"],
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["task=x,rte", "-m"],
+        ["seed=1", "--multirun", "task=x,rte"],
+    ],
+)
 def test_m_stands_anywhere_on_the_line(words: list[str]) -> None:
     (problem,) = refused(*words)
     assert problem.startswith("task=x: choose task from cola")
@@ -125,29 +154,37 @@ def test_the_version_is_ours() -> None:
     assert typed("--version") == (0, f"dora-glue {__version__}\n", "")
 
 
-@pytest.mark.parametrize(("words", "part"), [
-    (["--foo"], "unrecognized arguments: --foo; settings are written key=value"),
-    (["--task", "sst2"], "unrecognized arguments: --task"),
-    (["--cfg"], "--cfg: expected one argument"),
-    (["--cfg", "me"], "invalid choice: 'me'"),
-    (["--config-dir", "/no/where"], "--config-dir=/no/where is no folder"),
-    (["--config-path", "x"], "--config-dir FOLDER adds your own files"),
-    (["-cn", "x"], "--config-dir FOLDER experiment=mine"),
-    (["--experimental-rerun", "x"], "reads a pickle"),
-    (["--cfg", "job", "-m"], "--cfg and -m cannot go together; --cfg shows one configuration"),
-    (["-m", "--info"], "--info and -m cannot go together"),
-    (["--cfg", "job", "seed=1,2"], "seed=1,2: --cfg shows one configuration, so give one value"),
-    (["--resolve"], "--resolve goes with --cfg job"),
-    (["--shell-completion"], "wants install=bash"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (["--foo"], "unrecognized arguments: --foo; settings are written key=value"),
+        (["--task", "sst2"], "unrecognized arguments: --task"),
+        (["--cfg"], "--cfg: expected one argument"),
+        (["--cfg", "me"], "invalid choice: 'me'"),
+        (["--config-dir", "/no/where"], "--config-dir=/no/where is no folder"),
+        (["--config-path", "x"], "--config-dir FOLDER adds your own files"),
+        (["-cn", "x"], "--config-dir FOLDER experiment=mine"),
+        (["--experimental-rerun", "x"], "reads a pickle"),
+        (["--cfg", "job", "-m"], "--cfg and -m cannot go together; --cfg shows one configuration"),
+        (["-m", "--info"], "--info and -m cannot go together"),
+        (["--cfg", "job", "seed=1,2"], "seed=1,2: --cfg shows one configuration, so give one value"),
+        (["--resolve"], "--resolve goes with --cfg job"),
+        (["--shell-completion"], "wants install=bash"),
+    ],
+)
 def test_an_option_that_cannot_be_had_gets_one_message(words: list[str], part: str) -> None:
     (problem,) = refused(*words)
     assert part in problem
 
 
-@pytest.mark.parametrize(("words", "part"), [
-    (["--hydra-help"], "Hydra"), (["--info", "searchpath"], "conf"), (["--cfg", "hydra", "-p", "hydra.sweep"], "multirun"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (["--hydra-help"], "Hydra"),
+        (["--info", "searchpath"], "conf"),
+        (["--cfg", "hydra", "-p", "hydra.sweep"], "multirun"),
+    ],
+)
 def test_what_hydra_shows_is_still_shown(words: list[str], part: str) -> None:
     code, out, err = typed(*words)
     assert code == 0, err

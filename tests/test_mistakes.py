@@ -11,19 +11,31 @@ import dora
 from runs import refused, typed
 
 
-@pytest.mark.parametrize(("words", "said"), [
-    (["seed=1,"], ["seed=1,: a value is missing beside a comma"]),
-    (["-m", "task=,rte"], ["task=,rte: a value is missing beside a comma"]),
-    (["sst2"], ["sst2: settings are written key=value, such as task=sst2"]),
-    (["+=3", "lr=fast"], ["+=3: settings are written key=value, such as task=sst2", "lr=fast: Value 'fast'"]),
-    (["jörg=1"], ["jörg=1: jörg is no key; --help lists the keys"]),
-    (["budget=a(b"], ["""as one value write 'budget="a(b"'"""]),
-    (["-m", "head_lr=interval(0, 1)"], ["this sweeper takes lists (1,2), range() and choice(), no interval()"]),
-    (["-m", "seed=range(1, 3, 0)"], ["seed=range(1, 3, 0): range() arg 3 must not be zero"]),
-    (["-m", "seed=range(2, 2)", "task=glob(rt*)", "lr=slow"], ["seed=range(2, 2): there is no value in it", "lr=slow: Value"]),
-    (["model.path=a${b"], [r"write \${ for the signs themselves"]),
-    (["epochs=1e40"], ["epochs=1e40: Value '1e+40' of type 'float' could not be converted to Integer"]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["seed=1,"], ["seed=1,: a value is missing beside a comma"]),
+        (["-m", "task=,rte"], ["task=,rte: a value is missing beside a comma"]),
+        (["sst2"], ["sst2: settings are written key=value, such as task=sst2"]),
+        (
+            ["+=3", "lr=fast"],
+            ["+=3: settings are written key=value, such as task=sst2", "lr=fast: Value 'fast'"],
+        ),
+        (["jörg=1"], ["jörg=1: jörg is no key; --help lists the keys"]),
+        (["budget=a(b"], ["""as one value write 'budget="a(b"'"""]),
+        (
+            ["-m", "head_lr=interval(0, 1)"],
+            ["this sweeper takes lists (1,2), range() and choice(), no interval()"],
+        ),
+        (["-m", "seed=range(1, 3, 0)"], ["seed=range(1, 3, 0): range() arg 3 must not be zero"]),
+        (
+            ["-m", "seed=range(2, 2)", "task=glob(rt*)", "lr=slow"],
+            ["seed=range(2, 2): there is no value in it", "lr=slow: Value"],
+        ),
+        (["model.path=a${b"], [r"write \${ for the signs themselves"]),
+        (["epochs=1e40"], ["epochs=1e40: Value '1e+40' of type 'float' could not be converted to Integer"]),
+    ],
+)
 def test_a_word_that_cannot_be_read_gets_one_message(words: list[str], said: list[str]) -> None:
     problems = refused(*words)
     assert len(problems) == len(said)

@@ -89,15 +89,21 @@ def test_a_key_is_found_where_wandb_finds_it(
     prepare(online())
 
 
-@pytest.mark.parametrize(("left", "said"), [
-    ({"WORLD_SIZE": "4"}, "WORLD_SIZE=4 is in the environment without RANK, MASTER_ADDR, MASTER_PORT"),
-    ({"WORLD_SIZE": "2", "RANK": "0"}, "without MASTER_ADDR, MASTER_PORT"),
-    ({"WORLD_SIZE": "2", "RANK": "2", "MASTER_ADDR": "a", "MASTER_PORT": "1"}, "RANK=2 in the environment must lie"),
-    ({"WORLD_SIZE": "2", "RANK": "first", "MASTER_ADDR": "a", "MASTER_PORT": "1"}, "RANK=first"),
-    ({"WORLD_SIZE": "two"}, "WORLD_SIZE=two in the environment must be a number of processes"),
-    ({"WORLD_SIZE": ""}, "WORLD_SIZE= in the environment must be a number of processes"),
-    ({"WORLD_SIZE": "0"}, "WORLD_SIZE=0 in the environment must be a number of processes"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("left", "said"),
+    [
+        ({"WORLD_SIZE": "4"}, "WORLD_SIZE=4 is in the environment without RANK, MASTER_ADDR, MASTER_PORT"),
+        ({"WORLD_SIZE": "2", "RANK": "0"}, "without MASTER_ADDR, MASTER_PORT"),
+        (
+            {"WORLD_SIZE": "2", "RANK": "2", "MASTER_ADDR": "a", "MASTER_PORT": "1"},
+            "RANK=2 in the environment must lie",
+        ),
+        ({"WORLD_SIZE": "2", "RANK": "first", "MASTER_ADDR": "a", "MASTER_PORT": "1"}, "RANK=first"),
+        ({"WORLD_SIZE": "two"}, "WORLD_SIZE=two in the environment must be a number of processes"),
+        ({"WORLD_SIZE": ""}, "WORLD_SIZE= in the environment must be a number of processes"),
+        ({"WORLD_SIZE": "0"}, "WORLD_SIZE=0 in the environment must be a number of processes"),
+    ],
+)
 def test_what_another_job_left_in_the_environment_is_refused(
     left: dict[str, str], said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -109,9 +115,14 @@ def test_what_another_job_left_in_the_environment_is_refused(
     assert said in problem
 
 
-@pytest.mark.parametrize("set_by", [
-    {}, {"WORLD_SIZE": "1"}, {"WORLD_SIZE": "2", "RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "set_by",
+    [
+        {},
+        {"WORLD_SIZE": "1"},
+        {"WORLD_SIZE": "2", "RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"},
+    ],
+)
 def test_what_torchrun_sets_is_taken(set_by: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in set_by.items():
         monkeypatch.setenv(name, value)

@@ -112,11 +112,23 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(add_help=False, prog="python -m dora.run")
     add = parser.add_argument
     add("overrides", nargs="*")
-    for flags in (("-h", "--help"), ("--version",), ("-m", "--multirun"), ("-r", "--run"), ("--resolve",),
-                  ("--hydra-help",), ("-sc", "--shell-completion")):  # fmt: skip
+    for flags in (
+        ("-h", "--help"),
+        ("--version",),
+        ("-m", "--multirun"),
+        ("-r", "--run"),
+        ("--resolve",),
+        ("--hydra-help",),
+        ("-sc", "--shell-completion"),
+    ):
         add(*flags, action="store_true")
-    for flags in (("-cd", "--config-dir"), ("-cp", "--config-path"), ("-cn", "--config-name"),
-                  ("-p", "--package"), ("--experimental-rerun",)):  # fmt: skip
+    for flags in (
+        ("-cd", "--config-dir"),
+        ("-cp", "--config-path"),
+        ("-cn", "--config-name"),
+        ("-p", "--package"),
+        ("--experimental-rerun",),
+    ):
         add(*flags)
     add("-c", "--cfg", choices=["job", "hydra", "all"])
     add(

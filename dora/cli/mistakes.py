@@ -22,7 +22,10 @@ from dora.config import from_hydra
 
 # What Hydra raises where a word, or a file of --config-dir, does not fit.
 MISTAKES = (HydraException, OmegaConfBaseException, yaml.YAMLError)
-_LAUNCHERS = {"hydra/launcher=local": "hydra-joblib-launcher", "hydra/launcher=slurm": "hydra-submitit-launcher"}  # fmt: skip
+_LAUNCHERS = {
+    "hydra/launcher=local": "hydra-joblib-launcher",
+    "hydra/launcher=slurm": "hydra-submitit-launcher",
+}
 
 
 def explain(overrides: Sequence[str], sweeping: bool = False, config_dir: str | None = None) -> list[str]:
