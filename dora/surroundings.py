@@ -1,4 +1,4 @@
-"""What a run needs of the machine and the shell it is started in: a device, a place to write, W&B's key, processes."""
+"""What a run needs of its machine and shell: a device, a place to write, W&B's key, processes."""
 
 from __future__ import annotations
 

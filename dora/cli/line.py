@@ -156,7 +156,7 @@ def in_grammar(word: str, sweeping: bool) -> str:
     if not equals:
         return word
     if key == "target" and not sweeping and re.fullmatch("[a-z0-9]+(,[a-z0-9]+)+", value):
-        return f"target=[{value}]"  # one value with several parts, except in a sweep, where it means several runs
+        return f"target=[{value}]"  # one value of several parts; in a sweep, several runs
     if key.lstrip("+") not in PATHS or (sweeping and _FUNCTION.fullmatch(value)):
         return word
     values = [part.strip() for part in _VALUE.findall(value)] if sweeping else [value]

@@ -1,4 +1,4 @@
-"""Mistakes on the command line explained: all of them at once, each with its value, the rule and the way out."""
+"""Mistakes on the command line explained, all at once: each with its value, rule and way out."""
 
 from __future__ import annotations
 
@@ -31,9 +31,10 @@ _LAUNCHERS = {
 def explain(overrides: Sequence[str], sweeping: bool = False, config_dir: str | None = None) -> list[str]:
     """Names all that is wrong with each override; Hydra itself stops at the first.
 
-    Words that are no settings are sorted out first. Then choices (task=…) are tried, then each value by itself
-    with the choices that were right, then what is left together, for what `check` finds. A setting of a choice that was
-    wrong (method.… after method=…) is not judged. When `sweeping`, each of an override's values is tried.
+    Words that are no settings are sorted out first. Then choices (task=…) are tried, then each value by
+    itself with the choices that were right, then what is left together, for what `check` finds. A setting
+    of a choice that was wrong (method.… after method=…) is not judged. When `sweeping`, each of an
+    override's values is tried.
     """
     GlobalHydra.instance().clear()
     with composing(config_dir):
@@ -164,7 +165,7 @@ class _Judge:
     def _with_choices(self, known: dict[str, list[str]], word: str) -> str | None:
         """Why `word` fails with the choices that were right, if it does.
 
-        In a sweep over method=…, say, a setting may be one that not every method has: then with which it fails.
+        In a sweep over method=…, say, not every method may have the setting: then with which it fails.
         """
         group = _group(word)
         others = [values[-1] for key, values in known.items() if key != group]
