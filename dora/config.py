@@ -1,18 +1,15 @@
-"""The configuration: its keys with their types and defaults, and the check that finds every problem.
+"""The configuration: its keys with their types and defaults, and what follows from them.
 
 Every default stands here or in a method's `Settings`, once; a YAML under conf/ holds only what differs.
-Hydra is known to this module and to run.py; everything else takes these dataclasses.
+Hydra is known to this module, to run.py and to cli/; everything else takes these dataclasses.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 import re
 from dataclasses import dataclass, field
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -22,9 +19,17 @@ from dora.budget import Budget
 from dora.data.tasks import TASKS, Task
 from dora.linears import KINDS
 from dora.methods import METHODS, name_of
-from dora.methods.protocol import fraction_or_steps
 
 MAX_SEED = 2**63 - 1  # PyTorch's
+PATHS = (
+    "results",
+    "data.dir",
+    "model.path",
+    "init_from",
+)  # the keys whose value is a file's or folder's path
+
+# conf/config.yaml asks for the home that `results` may name; here, since every process of a sweep imports this module.
+OmegaConf.register_new_resolver("expanduser", os.path.expanduser, replace=True)
 
 
 @dataclass
@@ -35,25 +40,35 @@ class TaskConfig:
 
 
 @dataclass
+class OwnConfig:
+    """Describes what serves one model best: `lr`, learning rates by method, and `threads` on a CPU."""
+
+    lr: dict[str, float] = field(default_factory=dict)
+    threads: int = 2
+
+
+@dataclass
 class ModelConfig:
     """`model=`: where the backbone comes from. `path`, any local folder, wins over the other three.
 
-    `embedded`: a folder of this package. `package`: a Python package that carries a model. `hub`,
-    `revision`: a hub repository at a pinned commit. `random_weights`: draw the weights from a fixed seed
-    instead of reading them, to see what pretraining is worth. `lr`: the learning rates found for this model,
-    by method. `threads`: CPU threads that serve it best. `note`: shown wherever scores are.
+    `name`: in paths and tables, where None the folder's. `embedded`: a folder of this package. `package`: a
+    Python package that carries a model. `hub`, `revision`: a hub repository at a pinned commit.
+    `random_weights`: draw the weights from a fixed seed instead of reading them, to see what pretraining is
+    worth. `lr`: learning rates by method. `threads`: on a CPU. `note`: shown wherever scores are. `own`: an
+    embedded model's `lr` and `threads`, which do not hold for another that `path` names.
     """
 
-    name: str = MISSING
+    name: str | None = None
     path: str | None = None
     embedded: str | None = None
     package: str | None = None
     hub: str | None = None
     revision: str = "main"
     random_weights: bool = False
-    lr: dict[str, float] = field(default_factory=dict)
-    threads: int = 2
+    lr: dict[str, float | None] = field(default_factory=lambda: dict.fromkeys(METHODS))
+    threads: int | None = None
     note: str | None = None
+    own: OwnConfig = field(default_factory=OwnConfig)
 
 
 @dataclass
@@ -140,14 +155,16 @@ class Config:
 
     @property
     def model_name(self) -> str:
-        """The model's name in paths and tables: its YAML's, or the folder's where `model.path` stands alone.
+        """The model's name in paths and tables: the one given, else the folder's, a link's own where it is one.
 
         Drawn weights are another model: they must not share a table with the trained ones.
         """
-        name = self.model.name
-        if self.model.path and self.model.embedded:
-            name = Path(self.model.path).expanduser().resolve().name
-        return f"{name}-random" if self.model.random_weights else name
+        m = self.model
+        name = m.name
+        if name is None:
+            folder = os.path.basename(os.path.abspath(m.path or ""))
+            name = re.sub(r"[^\w .+-]", "_", folder) if m.path else str(m.embedded)
+        return f"{name}-random" if m.random_weights else name
 
     @property
     def embedded(self) -> bool:
@@ -167,17 +184,23 @@ class Config:
         return tuple(k for k in KINDS if k in given)
 
     @property
+    def own(self) -> OwnConfig:
+        """What serves the embedded model best; where `model.path` names another, nothing is known of it."""
+        return OwnConfig() if self.model.path else self.model.own
+
+    @property
     def cpu_threads(self) -> int:
         """`threads`, or the number that serves this model best."""
-        return self.threads or self.model.threads
+        return self.threads or self.model.threads or self.own.threads
 
     def learning_rate(self) -> float:
         """`lr`, else the one in `rates`, else the model's for this method, else the method's at base size."""
         if self.lr is not None:
             return self.lr
-        found = {} if self.model.path and self.model.embedded else self.model.lr
-        own = self.rates.get(self.task.name, {})
-        return own.get(self.method_name) or found.get(self.method_name) or float(self.method.base_lr)
+        for rates in (self.rates.get(self.task.name, {}), self.model.lr, self.own.lr):
+            if (rate := rates.get(self.method_name)) is not None:
+                return rate
+        return float(self.method.base_lr)
 
     def resolved(self) -> dict[str, Any]:
         """The configuration as a plain dictionary in one spelling a run, paths left out."""
@@ -210,108 +233,16 @@ def register() -> None:
 
 
 def from_hydra(cfg: DictConfig) -> Config:
-    """The composed configuration as dataclasses."""
-    return OmegaConf.to_object(cfg)  # type: ignore[return-value]
+    """Reads the composed configuration into dataclasses; `~` in a path becomes the home it stands for."""
+    config: Config = OmegaConf.to_object(cfg)  # type: ignore[assignment]
+    for key in PATHS:
+        part, name = place(config, key)
+        if path := getattr(part, name):
+            setattr(part, name, os.path.expanduser(path))
+    return config
 
 
-def check(config: Config) -> list[str]:
-    """Every problem that shows without opening a file, each with value, rule and way out."""
-    return [
-        *_keys_added(config),
-        *_of_choices(config),
-        *config.method.problems(None),
-        *_of_budget(config),
-        *_of_training(config),
-        *_of_place(config),
-    ]
-
-
-def _broken(*rules: tuple[bool, str]) -> list[str]:
-    """The messages of those rules, (whether it is kept, message), that are not kept."""
-    return [message for kept, message in rules if not kept]
-
-
-def _choice(config: Config, key: str, *allowed: str) -> tuple[bool, str]:
-    value = getattr(config, key)
-    return value in allowed, f"{key}={value} must be one of {', '.join(allowed)}"
-
-
-def _keys_added(config: Config) -> list[str]:
-    """What `+key=value` added beside the keys that there are, and nothing would read."""
-    groups = {f"{key}.": value for key, value in vars(config).items() if dataclasses.is_dataclass(value)}
-    parts: dict[str, Any] = {"": config, **groups}
-    return [
-        f"+{prefix}{key}: there is no key {prefix}{key}; --help lists the keys"
-        for prefix, part in parts.items()
-        for key in sorted(vars(part).keys() - {f.name for f in dataclasses.fields(part)})
-    ]
-
-
-def _of_choices(config: Config) -> list[str]:
-    """Task, model and data, and the rates given for them."""
-    task, data = config.task.name, config.data
-    named = re.fullmatch(r"\w[\w .+-]*", config.model_name) is not None
-    strange = [t for t in config.rates if t not in TASKS]
-    tables = {"model.lr": config.model.lr, **{f"rates.{t}": by for t, by in config.rates.items()}}
-    wrong = {key: {m: v for m, v in rates.items() if m not in METHODS or not 0 < v < math.inf}
-             for key, rates in tables.items()}  # fmt: skip
-    return _broken(
-        (task in TASKS, f"task={task} must be one of {', '.join(TASKS)}"),
-        (named, f"model.name={config.model_name} names a folder: letters, digits and . _ + - make it up"),
-        *((not of, f"{key}={of} must give methods ({', '.join(METHODS)}) rates above 0") for key, of in wrong.items()),
-        (not strange, f"rates: {', '.join(strange)} must be among the tasks {', '.join(TASKS)}"),
-        (data.name in ("mini", "dir", "hub"), f"data={data.name} must be one of mini, dir, hub"),
-        (data.name != "dir" or bool(data.dir),
-         "data=dir needs data.dir=FOLDER, an official GLUE download (zips or unpacked TSVs)"),
-        (data.name != "mini" or not data.dir, "data.dir is given but data=mini: write data=dir too"),
-    )  # fmt: skip
-
-
-def _of_budget(config: Config) -> list[str]:
-    """Budget and target, which full fine-tuning has none of."""
-    found = []
-    if config.method_name != "full":
-        for parse in (lambda: Budget.parse(config.budget), config.targets):
-            try:
-                parse()
-            except ValueError as e:
-                found.append(str(e))
-    return found
-
-
-def _of_training(config: Config) -> list[str]:
-    """Seed, lengths, rates, regularisation."""
-    counts = ("epochs", "max_steps", "batch_size", "grad_accum", "threads", "eval_every", "patience", "limit_train",
-              "checkpoint_every")  # fmt: skip
-    lowest = {**dict.fromkeys(counts, 1), "max_length": 8}
-    numbers = {key: getattr(config, key) for key in (*lowest, "lr", "head_lr")}
-    dropout, batch, parts = config.head_dropout, config.batch_size, config.grad_accum
-    return fraction_or_steps("warmup", config.warmup) + _broken(
-        *((numbers[key] is None or numbers[key] >= low, f"{key}={numbers[key]} must be at least {low}")
-          for key, low in lowest.items()),
-        (0 <= config.seed <= MAX_SEED, f"seed={config.seed} must lie between 0 and {MAX_SEED}"),
-        *((numbers[key] is None or 0 < numbers[key] < math.inf, f"{key}={numbers[key]} must be above 0")
-          for key in ("lr", "head_lr")),
-        (0 <= config.weight_decay < math.inf, f"weight_decay={config.weight_decay} must be finite and at least 0"),
-        (config.clip >= 0, f"clip={config.clip} must be at least 0 (0: no clipping)"),
-        (dropout is None or 0 <= dropout < 1, f"head_dropout={dropout} must lie in [0, 1)"),
-        (batch >= parts or batch < 1, f"grad_accum={parts} cuts a batch of batch_size={batch} into empty parts"),
-        _choice(config, "schedule", "linear", "cosine", "constant"),
-        _choice(config, "precision", "fp32", "bf16"),
-        _choice(config, "select", "dev", "heldout"),
-    )  # fmt: skip
-
-
-def _of_place(config: Config) -> list[str]:
-    """Device, tracking and the folder for results."""
-    device, results = config.device, Path(config.results).absolute()
-    known = device in ("auto", "cpu", "cuda") or (device.startswith("cuda:") and device[5:].isdigit())
-    tracked = config.wandb == "off" or find_spec("wandb") is not None
-    parent = next(p for p in (results, *results.parents) if p.exists())
-    return _broken(
-        (known, f"device={device} must be auto, cpu, cuda or cuda:N"),
-        _choice(config, "wandb", "off", "offline", "online"),
-        (tracked, f"wandb={config.wandb} needs its package: pip install wandb"),
-        (bool(config.results), "results= must name a folder"),
-        (parent.is_dir() and os.access(parent, os.W_OK), f"results={config.results}: {parent} cannot be written to"),
-    )  # fmt: skip
+def place(config: Config, key: str) -> tuple[Any, str]:
+    """Finds the dataclass that holds a dotted key, and its field: (config.data, "dir") for data.dir."""
+    group, _, name = key.rpartition(".")
+    return (getattr(config, group) if group else config), name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -14,7 +15,8 @@ import numpy as np
 from dora import backbone
 from dora.backbone import Folder
 from dora.budget import Budget, Matrix, Plan
-from dora.config import Config, DataConfig, check
+from dora.check import check
+from dora.config import Config, DataConfig
 from dora.data import sources
 from dora.data.hub import fetch_hub
 from dora.data.mini import mini
@@ -98,7 +100,8 @@ def prepare(config: Config, here: bool = True) -> Prepared:
         )
         readable = config.task.name in TASKS and (config.data.name in ("mini", "hub") or config.data.dir)
         reading = pool.submit(read_rows, config.data, config.kind) if readable else None
-        folder = attempt(locating.result)
+        lost = m.path is not None and (not m.path.strip() or m.path.startswith("~"))  # `check` has said so
+        folder = None if lost else attempt(locating.result)
         read = None if reading is None else attempt(reading.result)
     architecture = None if folder is None else attempt(lambda: backbone.architecture(folder))
     if architecture is not None:
@@ -121,7 +124,8 @@ def prepare(config: Config, here: bool = True) -> Prepared:
     if architecture is not None and folder is not None:
         weights = backbone.fingerprint(folder)
         start = attempt(lambda: read_start(config, weights)) if config.init_from else None
-        planned = attempt(lambda: make_plan(config, architecture, start))
+        finite = all(math.isfinite(v) for v in vars(config.method).values() if isinstance(v, float))
+        planned = attempt(lambda: make_plan(config, architecture, start)) if finite else None
         matrices, plan = planned if planned is not None else ((), None)
     if problems:
         raise UserError(*problems)
@@ -185,12 +189,8 @@ def _source(name: str, place: str | None, task: Task) -> tuple[Callable[[Task], 
     if name == "mini":
         return mini, None
     if place:
-        try:
-            folder = Path(place).expanduser()
-        except RuntimeError as e:  # ~NAME of a user who is not there
-            raise UserError(f"data.dir={place}: {e}; give the folder's whole path") from e
         read = sources.read_dir if name == "dir" else sources.read_hub
-        return functools.partial(read, folder=folder), None
+        return functools.partial(read, folder=Path(place)), None
     wanted = [f"{task.name}/{split}-*" for split in task.splits.values()]
     wanted += ["ax/test-*"] if task.name == "mnli" else []
     instead = "data=dir data.dir=FOLDER (an official GLUE download), or data=mini (embedded)"

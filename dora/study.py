@@ -136,7 +136,9 @@ def for_task(words: Sequence[str] | None, old: str, new: str) -> tuple[str, ...]
     if old == new:
         return tuple(words)
     other = f"{family}/{new}"
-    if task != old or not (CONF / "experiment" / f"{other.removeprefix('experiment=')}.yaml").is_file():
+    own = [Path(w.partition("=")[2]) for w in words if w.startswith("--config-dir=")]
+    file = Path("experiment", f"{other.removeprefix('experiment=')}.yaml")
+    if task != old or not any((folder / file).is_file() for folder in (CONF, *own)):
         return None
     return tuple(other if w == experiment else w for w in words if not w.startswith("task="))
 

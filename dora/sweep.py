@@ -32,15 +32,16 @@ class Planned:
 
 @dataclass
 class Sweep:
-    """The runs of one sweep by what was typed for each."""
+    """The runs of one sweep by what was typed for each. `options`: what each of their commands begins with."""
 
     runs: dict[Words, Planned]
+    options: Words = ()
 
     def begin(self) -> list[list[str]]:
         """Says how far the study is and notes what is planned; returns the words of every run not done."""
         pending = {w: p for w, p in self.runs.items() if p.force or read_done(p.folder) is None}
         for words, p in pending.items():
-            note_planned(p.folder, words, p.settings)
+            note_planned(p.folder, (*self.options, *words), p.settings)
         done = len(self.runs) - len(pending)
         print(
             f"{study.runs_in_words(len(self.runs))}: {done:,} done before, {len(pending):,} to train",
@@ -65,7 +66,7 @@ class Sweep:
             raised = failures.get(words)
             # A run that was refused, or never got as far as its record, says so only by what it raised.
             reason = s.reason if s.state in ("failed", "diverged") or raised is None else str(raised)
-            shown = dataclasses.replace(s, words=words)
+            shown = dataclasses.replace(s, words=(*self.options, *words))
             first = (reason or "no reason given").splitlines()[0].removeprefix(f"{s.state}: ")
             print(f"  {s.state}: {first}\n    {shown.command}")
         text = f"{len(open_ones)} of {len(self.runs)} runs are not done; the same sweep goes on with them"
@@ -90,7 +91,9 @@ def _wrong(failures: Mapping[Words, BaseException], open_ones: Mapping[Words, st
     )
 
 
-def plan(jobs: Sequence[Sequence[str]], compose: Callable[[Sequence[str]], Config]) -> Sweep:
+def plan(
+    jobs: Sequence[Sequence[str]], compose: Callable[[Sequence[str]], Config], options: Words = ()
+) -> Sweep:
     """Checks every run of a sweep before the first begins. Raises UserError with all problems of all of them.
 
     Runs that differ in their seed alone share everything that takes time to find out. Runs that come to the
@@ -131,4 +134,4 @@ def plan(jobs: Sequence[Sequence[str]], compose: Callable[[Sequence[str]], Confi
     runs: dict[Path, tuple[Words, Planned]] = {}
     for words in map(tuple, jobs):
         runs.setdefault(planned[words].folder, (words, planned[words]))
-    return Sweep(dict(runs.values()))
+    return Sweep(dict(runs.values()), options)

@@ -15,6 +15,7 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import OverrideType
 from hydra.core.utils import JobStatus
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ class StudySweeper(BasicSweeper):
     def sweep(self, arguments: list[str]) -> Any:
         """Trains the grid that `arguments`, and the sweeper's own `params`, span."""
         from dora import sweep
+        from dora.cli.line import options_of
 
         assert self.hydra_context is not None
         assert self.launcher is not None
@@ -37,8 +39,14 @@ class StudySweeper(BasicSweeper):
         params = [f"{key}={value}" for key, value in self.params.items()]
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         overrides = parser.parse_overrides([*params, *arguments])  # of one key the last counts
-        (jobs,) = self.split_arguments(overrides, None)
-        study = sweep.plan(jobs, Composer(self.hydra_context.config_loader, self.config))
+        try:
+            (jobs,) = self.split_arguments(overrides, None)
+        except ValueError as e:  # Python's own range() with a step of 0
+            raise HydraException(str(e)) from e
+        if not jobs:
+            raise HydraException("a setting of this sweep has no value")
+        compose = Composer(self.hydra_context.config_loader, self.config)
+        study = sweep.plan(jobs, compose, options_of(self.config.hydra))
         pending = study.begin()
         failures: dict[tuple[str, ...], BaseException] = {}
         lost = None

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import importlib.util
+import io
 import json
 import multiprocessing
 import os
@@ -14,7 +16,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from types import ModuleType
@@ -120,6 +122,36 @@ def cut(results: Path, step: int, monkeypatch: pytest.MonkeyPatch, *overrides: s
         patch.setattr(Loop, "train_step", crash_after(step))
         with pytest.raises(AssertionError, match="power cut"):
             run(small(results, "checkpoint_every=1", *overrides))
+
+
+def typed(*words: str, env: Mapping[str, str] | None = None) -> tuple[int, str, str]:
+    """(exit code, stdout, stderr) of `python -m dora.run WORDS` in this process, for what trains nothing.
+
+    `env`: environment variables set meanwhile.
+    """
+    from dora.run import main
+
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["dora.run", *words])
+        patch.setenv("HYDRA_FULL_ERROR", "1")
+        for name, value in (env or {}).items():
+            patch.setenv(name, value)
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            try:
+                main()
+            except SystemExit as end:
+                code = int(end.code or 0)
+    return code, out.getvalue(), err.getvalue()
+
+
+def refused(*words: str, **env: str) -> list[str]:
+    """The problems that `python -m dora.run WORDS` names before anything begins."""
+    code, _, said = typed(*words, env=env)
+    assert code == 2, said
+    first, *rest = said.strip().splitlines()
+    assert first.startswith("bad configuration:"), said
+    return [line.removeprefix("  - ") for line in rest] or [first.removeprefix("bad configuration: ")]
 
 
 def python(*words: str, **env: str) -> subprocess.CompletedProcess[str]:

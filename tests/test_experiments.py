@@ -12,7 +12,8 @@ from hydra.errors import HydraException
 
 from dora import backbone
 from dora.budget import Budget, Matrix
-from dora.config import Config, check, from_hydra, register
+from dora.check import check
+from dora.config import Config, from_hydra, register
 from dora.methods import METHODS
 
 CONF = Path(__file__).parents[1] / "conf"

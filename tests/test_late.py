@@ -14,9 +14,9 @@ from dora.late import Late, uncollected
 PROBE = """
 import sys
 from runpy import run_module
-code = 0
+code, module = 0, sys.argv.pop(1)
 try:
-    run_module(sys.argv[1], run_name="__main__", alter_sys=True)
+    run_module(module, run_name="__main__", alter_sys=True)
 except SystemExit as end:
     code = end.code or 0
 print(code, *{name.partition(".")[0] for name in sys.modules}, file=sys.stderr)

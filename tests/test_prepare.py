@@ -45,14 +45,6 @@ def test_too_few_rows_to_hold_out_from_come_with_every_other_problem(tmp_path: P
     ]
 
 
-@pytest.mark.parametrize("data", ["dir", "hub"])
-def test_the_home_of_a_user_who_is_not_there_is_named(data: str) -> None:
-    with pytest.raises(
-        UserError, match=r"data.dir=~nobody-of-this-name/glue: .*; give the folder's whole path"
-    ):
-        prepare(configure("task=rte", "method=lora", f"data={data}", "data.dir='~nobody-of-this-name/glue'"))
-
-
 def test_a_data_folder_that_cannot_be_read_is_no_traceback(tmp_path: Path) -> None:
     (tmp_path / "RTE").mkdir()
     for name in ("train.tsv", "test.tsv"):

@@ -115,6 +115,14 @@ def test_a_hole_never_has_the_experiment_of_another_task(
     assert missing.words == (None if hole is None else (*hole, "seed=1"))
 
 
+def test_a_hole_of_a_users_own_experiment_has_its_file_for_the_task(tmp_path: Path) -> None:
+    (tmp_path / "experiment" / "mine").mkdir(parents=True)
+    (tmp_path / "experiment" / "mine" / "rte.yaml").touch()
+    typed = (f"--config-dir={tmp_path}", "experiment=mine/sst2", "seed=1")
+    assert study.for_task(typed, "sst2", "rte") == (typed[0], "experiment=mine/rte", "seed=1")
+    assert study.for_task(typed, "sst2", "cola") is None
+
+
 def test_status_as_table_json_and_commands(tmp_path: Path) -> None:
     results = f"--results={tmp_path}"
     assert command("dora.status", results).returncode == 1

@@ -28,6 +28,7 @@ class BrokenTracker:
 def test_whatever_happens_to_wandb_a_run_that_is_done_stays_done(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "of nobody")
     errors = iter([OSError("no network"), KeyboardInterrupt()])
     monkeypatch.setattr(tracking, "_begin", lambda *_: BrokenTracker(next(errors)))
     assert run(small(tmp_path / "a", "method=lora", "max_steps=4", "wandb=online"))["status"] == "done"

@@ -1,0 +1,73 @@
+"""What there is to choose from: the files of conf/ and of --config-dir, every key, and the text of --help."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path
+from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig, OmegaConf
+
+from dora import CONF
+
+
+@contextmanager
+def composing(config_dir: str | None) -> Iterator[None]:
+    """Lets Hydra compose here what it composes for a command line with this --config-dir."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        if config_dir is not None:
+            path = create_config_search_path(str(CONF))
+            path.prepend("command-line", f"file://{config_dir}", SearchPathQuery(provider="schema"))
+            GlobalHydra.instance().clear()
+            Hydra.create_main_hydra2("dora", path)
+        yield
+
+
+def usage(overrides: Sequence[str], config_dir: str | None = None) -> str:
+    """Fills in hydra.help.template, for --help. Hydra's own takes a second longer to list the choices."""
+    with composing(config_dir):
+        config = compose("config", overrides=list(overrides), return_hydra_config=True)
+    shown = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    groups = "".join(f"{g}: {', '.join(choices(g, config_dir))}\n" for g in group_names(config_dir))
+    return Template(config.hydra.help.template).substitute(
+        APP_CONFIG_GROUPS=groups, CONFIG=OmegaConf.to_yaml(shown)
+    )
+
+
+def group_names(config_dir: str | None) -> list[str]:
+    """Lists the keys that choose a file: task, method and so on."""
+    found = {d.name for folder in _folders(config_dir) for d in folder.iterdir() if d.is_dir()}
+    return sorted(name for name in found if name != "hydra" and not name.startswith((".", "_")))
+
+
+def choices(group: str, config_dir: str | None) -> list[str]:
+    """Lists the names that `group=` takes, those in folders included."""
+    found = {
+        file.relative_to(folder / group).with_suffix("").as_posix()
+        for folder in _folders(config_dir)
+        for file in (folder / group).rglob("*.yaml")
+        if not file.name.startswith("_")
+    }
+    return sorted(found)
+
+
+def _folders(config_dir: str | None) -> list[Path]:
+    return [CONF] if config_dir is None else [CONF, Path(config_dir)]
+
+
+def keys(overrides: Sequence[str]) -> list[str]:
+    """Lists every key of the configuration that these overrides give, dotted. Needs `composing`."""
+
+    def walk(node: Any, prefix: str) -> list[str]:
+        if not isinstance(node, DictConfig):
+            return [prefix]
+        return [k for name in node for k in walk(node._get_node(name), f"{prefix}.{name!s}".lstrip("."))]
+
+    return walk(compose("config", overrides=list(overrides)), "")

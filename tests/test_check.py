@@ -1,0 +1,79 @@
+"""The check of a configuration, by kinds: numbers that are none, numbers too large, paths that name nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from dora.config import Config
+from dora.errors import UserError
+from dora.methods import METHODS
+from dora.prepare import prepare
+from runs import configure
+
+FLOATS = [
+    *((f.name, "dora") for f in dataclasses.fields(Config) if "float" in str(f.type) and f.name != "rates"),
+    *(
+        (f"method.{f.name}", name)
+        for name, (settings, _) in METHODS.items()
+        for f in dataclasses.fields(settings)
+        if f.type == "float"
+    ),
+    *((f"model.lr.{name}", name) for name in METHODS),
+    ("+rates.sst2.dora", "dora"),
+]
+
+
+def problems(*words: str) -> list[str]:
+    with pytest.raises(UserError) as caught:
+        prepare(configure(*words))
+    return list(caught.value.problems)
+
+
+@pytest.mark.parametrize(
+    ("value", "methods"), [("inf", list(METHODS)), ("-inf", ["lora"]), ("nan", ["dora"])]
+)
+def test_every_number_must_be_finite(value: str, methods: list[str]) -> None:
+    assert {"lr", "head_lr", "weight_decay", "warmup", "clip", "head_dropout"} <= {key for key, _ in FLOATS}
+    for method in methods:
+        mine = [key for key, name in FLOATS if name == method]
+        found = problems(f"method={method}", *(f"{key}={value}" for key in mine))
+        said = [f"{key.lstrip('+')}={value} must be a finite number" for key in mine]
+        assert sorted(p.removesuffix(" (0: no clipping)") for p in found) == sorted(said)
+
+
+def test_a_count_has_a_highest_value() -> None:
+    counts = [
+        "epochs",
+        "max_steps",
+        "batch_size",
+        "max_length",
+        "limit_train",
+        "eval_every",
+        "patience",
+        "checkpoint_every",
+        "threads",
+    ]
+    found = problems(*(f"{key}={10**12}" for key in counts))
+    for key in counts:
+        assert any(p.startswith(f"{key}={10**12} must be at most ") for p in found)
+
+
+@pytest.mark.parametrize("threads", [0, 10**6])
+def test_a_models_threads_are_a_number_of_threads(threads: int) -> None:
+    (problem,) = problems(f"model.threads={threads}")
+    assert problem == f"model.threads={threads} must lie between 1 and 1024"
+
+
+@pytest.mark.parametrize("value", ["", "'  '"])
+def test_a_path_that_names_nothing_is_refused(value: str) -> None:
+    keys = ["init_from", "model.path", "data.dir", "results"]
+    found = problems(*(f"{key}={value}" for key in keys))
+    for key in keys:
+        (said,) = (p for p in found if p.startswith(f"{key}= must name a folder"))
+        assert ("null" in said) is (key != "results")
+
+
+def test_null_says_that_there_is_no_path() -> None:
+    assert prepare(configure("init_from=null", "model.path=null", "data.dir=null")).start is None
