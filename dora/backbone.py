@@ -145,8 +145,8 @@ def load_model(
     head_dropout: float | None,
     seed: int,
     output_bias: float | None = None,
-    keep_head: bool = False,
     say: Callable[[str], None] = lambda text: None,
+    keep_head: bool = False,
 ) -> tuple[nn.Module, list[str]]:
     """The sequence classifier in float32, whatever the file holds, and the names of its head's parameters.
 

@@ -13,7 +13,7 @@ import numpy as np
 import safetensors.torch
 import torch
 
-from dora import backbone, checkpoint, lowrank, parallel
+from dora import backbone, checkpoint, lowrank, parallel, vocabulary
 from dora.checkpoint import StopSignals
 from dora.config import Config
 from dora.data.tokens import Tokens, tokenised
@@ -22,8 +22,9 @@ from dora.finish import finish
 from dora.methods import METHODS
 from dora.methods.protocol import Method
 from dora.parallel import World
-from dora.prepare import Prepared, Start
+from dora.prepare import Prepared
 from dora.record import Record, provenance
+from dora.start import Start
 from dora.tracking import Tracker
 from dora.train import Loop, Setup
 
@@ -80,7 +81,7 @@ def _header(p: Prepared, world: World, words: Sequence[str] | None) -> dict[str,
         "note": p.config.model.note,
         "data": {"revision": p.revision, "rows": {k: len(v) for k, v in p.rows.items()}, "train": len(p.train_rows)},
         "model": {"hub": _hub(p), "revision": p.config.model.revision if _hub(p) else None,
-                  "random_weights": p.model.random_weights},
+                  "path": None if _hub(p) else str(p.model.path), "random_weights": p.model.random_weights},
         "fingerprints": p.fingerprints,
         "init_from": str(p.start.folder) if p.start else None,
         "device": torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else "cpu",
@@ -181,7 +182,7 @@ def _build(p: Prepared, world: World, record: Record | None, say: Callable[[str]
     # A regression starts from the best constant. From 0, an adapter at its usual rate reaches the labels' mean
     # sooner through the encoder than through the head, and what the encoder knew is lost on the way (STS-B).
     mean = float(np.mean(np.asarray(splits["train"].label))) if c.kind.regression else None
-    model, head = backbone.load_model(p.model, c.kind.outputs, c.head_dropout, c.seed, mean)
+    model, head = backbone.load_model(p.model, c.kind.outputs, c.head_dropout, c.seed, mean, say)
     generator = torch.Generator().manual_seed(c.seed)
     model.requires_grad_(False)
     method: Method = METHODS[c.method_name][1](c.method, model, p.plan, p.total_steps, generator)
@@ -223,6 +224,8 @@ def _tokens(p: Prepared, world: World) -> dict[str, Tokens]:
     cache = Path(p.config.results) / "cache"
     name = f"{p.fingerprints['data']} {backbone.fingerprint(p.model, tokenizer_only=True)}"
     splits = tokenised(cache, name, p.rows, tokenizer, p.config.max_length, p.segments)
+    for split, tokens in splits.items():
+        vocabulary.check_known(tokens.ids, len(tokens), tokenizer, f"{p.config.task.name}'s {split}")
     whole = splits["train"]
     splits["train"] = whole.take(p.train_rows)
     if p.heldout_rows is not None:

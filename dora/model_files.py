@@ -5,12 +5,14 @@ Reads names, JSON and the first bytes of files, so that a folder is judged witho
 
 from __future__ import annotations
 
+import functools
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from dora.errors import UserError
 from dora.files import check_readable, check_safetensors, read_object
+from dora.model_config import read_config
 
 # What a fingerprint covers. Chat templates are left out: no task here has a chat.
 WEIGHTS = ("*.safetensors", "pytorch_model.bin", "pytorch_model-*.bin",
@@ -151,10 +153,14 @@ def _is_adapter(folder: Path) -> bool:
 
 def _damaged(folder: Path, random_weights: bool) -> list[str]:
     patterns = TOKENIZER if random_weights else (*TOKENIZER, *WEIGHTS)
-    problems: list[str] = []
+    checks: list[Callable[[], object]] = [lambda: read_config(folder)]
     for file in found(folder, patterns).values():
+        check_one = {".safetensors": check_safetensors, ".bin": _check_bin}.get(file.suffix, check_readable)
+        checks.append(functools.partial(check_one, file))
+    problems: list[str] = []
+    for each in checks:
         try:
-            {".safetensors": check_safetensors, ".bin": _check_bin}.get(file.suffix, check_readable)(file)
+            each()
         except UserError as e:
             problems += e.problems
     return problems

@@ -62,11 +62,13 @@ def misfits(config: Mapping[str, Any], shapes: Mapping[str, Shape], where: str) 
     if lacking:
         problems.append(
             f"{where} lack {len(lacking)} of the {len(expected)} tensors that config.json asks for: {_some(lacking)}; "
-            "only a head and its pooler may be new"
+            "only a head and its pooler may be new; download the folder again, or take the config.json that belongs to it"
         )
     if wrong:
         told = [f"{name} is {_size(own[name])}, not {_size(expected[name])}" for name in wrong]
-        problems.append(f"{where} do not fit config.json: {_some(told)}")
+        problems.append(
+            f"{where} do not fit config.json: {_some(told)}; take the config.json that belongs to them"
+        )
     return problems
 
 
