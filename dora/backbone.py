@@ -6,10 +6,11 @@ package, given by path, brought by a Python package, or a pinned revision from t
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -158,7 +159,8 @@ def load_model(
     config = _configured(folder, outputs, head_dropout)
     missing: set[str] = set()
     if folder.random_weights:
-        model = _drawn(config, seed)
+        with _making(folder):
+            model = _drawn(config, seed)
     else:
         held = _read_weights(folder, config.model_type)
         unused = [name for name in held if tensors.in_head(name, config.model_type)]
@@ -191,6 +193,16 @@ def _configured(folder: Folder, outputs: int, head_dropout: float | None) -> Any
     if head_dropout is not None:
         setattr(config, _HEAD_DROPOUT[config.model_type], head_dropout)
     return config
+
+
+@contextlib.contextmanager
+def _making(folder: Folder) -> Iterator[None]:
+    """Turns an error of Transformers into a UserError: an activation may be unknown, a kept head of another width."""
+    try:
+        yield
+    except Exception as e:
+        why = f"{type(e).__name__}: {' '.join(str(e).split())[:200]}"
+        raise UserError(f"no model can be made of config.json and weights in {folder.path} ({why})") from e
 
 
 def _drawn(config: Any, seed: int) -> Any:
@@ -231,15 +243,11 @@ def _filled(folder: Folder, config: Any, held: dict[str, torch.Tensor], seed: in
     from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING as MODELS
 
     torch.manual_seed(seed)
-    with warnings.catch_warnings(), _quiet():
+    with warnings.catch_warnings(), _quiet(), _making(folder):
         warnings.simplefilter("ignore")
-        try:
-            model, report = MODELS[type(config)].from_pretrained(
-                None, config=config, state_dict=held, dtype=torch.float32, output_loading_info=True
-            )
-        except Exception as e:  # a head that is kept may have another width, an activation may be unknown
-            why = f"{type(e).__name__}: {' '.join(str(e).split())[:200]}"
-            raise UserError(f"the weights in {folder.path} cannot be read ({why})") from e
+        model, report = MODELS[type(config)].from_pretrained(
+            None, config=config, state_dict=held, dtype=torch.float32, output_loading_info=True
+        )
     model.config.name_or_path = model.name_or_path = str(folder.path)
     missing = set(report["missing_keys"])
     inside, pooler = tensors.prefix(config.model_type), tensors.prefix(config.model_type) + "pooler."

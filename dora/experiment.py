@@ -151,7 +151,7 @@ def _note_failure(record: Record, error: BaseException, say: Callable[[str], Non
             "stopped",
             str(error) or "interrupted; the same command resumes from the last checkpoint",
         )
-    elif isinstance(error, RunFailed):
+    elif isinstance(error, RunFailed | UserError):
         status, reason = ("diverged" if str(error).startswith("diverged") else "failed"), str(error)
     else:
         status, reason = "failed", f"{type(error).__name__}: {error}"
