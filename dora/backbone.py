@@ -200,6 +200,8 @@ def _making(folder: Folder) -> Iterator[None]:
     """Turns an error of Transformers into a UserError: an activation may be unknown, a kept head of another width."""
     try:
         yield
+    except MemoryError:
+        raise
     except Exception as e:
         why = f"{type(e).__name__}: {' '.join(str(e).split())[:200]}"
         raise UserError(f"no model can be made of config.json and weights in {folder.path} ({why})") from e
