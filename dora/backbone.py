@@ -244,10 +244,11 @@ def _filled(folder: Folder, config: Any, held: dict[str, torch.Tensor], seed: in
     """A model with the weights `held` and the rest drawn from `seed`, and the names of what was drawn."""
     from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING as MODELS
 
+    classifier: Any = MODELS[type(config)]
     torch.manual_seed(seed)
     with warnings.catch_warnings(), _quiet(), _making(folder):
         warnings.simplefilter("ignore")
-        model, report = MODELS[type(config)].from_pretrained(
+        model, report = classifier.from_pretrained(
             None, config=config, state_dict=held, dtype=torch.float32, output_loading_info=True
         )
     model.config.name_or_path = model.name_or_path = str(folder.path)

@@ -81,7 +81,7 @@ def _numbers(config: dict[str, Any]) -> list[str]:
     wrong = [f"{key}={config[key]!r} must lie in [0, 1]" for key in _SHARES if not fits(key, 1)]
     if not fits("layer_norm_eps", 1):
         wrong.append(f"layer_norm_eps={config['layer_norm_eps']!r} must be a small positive number")
-    pad, rows = config.get("pad_token_id", 1), config.get("vocab_size")
+    pad, rows = config.get("pad_token_id", 1), config.get("vocab_size", 0)
     # RoBERTa counts its positions from the padding's id.
     optional = config["model_type"] != "roberta"
     if (

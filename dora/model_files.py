@@ -136,7 +136,8 @@ def check(folder: Path, random_weights: bool) -> None:
     rule = "a model folder holds config.json, a tokenizer and weights, as save_pretrained writes it"
     try:
         if not folder.is_dir():
-            raise UserError(f"model folder {folder} does not exist; {rule}")
+            what = "is no folder" if folder.exists() else "does not exist"
+            raise UserError(f"model folder {folder} {what}; {rule}")
         if lacking := missing(folder, random_weights):
             whose = "; it is an adapter: merge it into its model first" if _is_adapter(folder) else ""
             raise UserError(f"model folder {folder} has no {' and no '.join(lacking)}; {rule}{whose}")

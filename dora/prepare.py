@@ -92,7 +92,7 @@ def prepare(config: Config, here: bool = True) -> Prepared:
     architecture = None if folder is None else attempt(lambda: backbone.architecture(folder))
     if folder is not None and architecture is not None:
         problems += _length_problems(config, architecture)
-        problems += backbone.problems(folder, architecture)
+        problems += attempt(lambda: backbone.problems(folder, architecture)) or []
     train_rows = heldout = None
     total_steps = 0
     if read is not None and not problems:

@@ -38,7 +38,11 @@ def read_start(config: Config, weights: str, architecture: dict[str, Any]) -> St
     full = config.method_name == "full"
     file = folder / ("model/model.safetensors" if full else "best.safetensors")
     problems = []
-    if not file.is_file():
+    try:
+        there = file.is_file()
+    except OSError as e:
+        raise UserError(f"init_from={folder}: {file} cannot be read: {e.strerror}") from e
+    if not there:
         problems.append(f"init_from={folder} kept no weights ({file.name}); rerun it with keep_model=true")
     for what, theirs, ours in (
         ("method", _recorded(run, "config", "method", "name"), config.method_name),

@@ -45,11 +45,8 @@ def problems(folder: Path, config_type: str, rows: int, pad: int | None, fingerp
             found.extend(e.problems)
         return None
 
-    held = {
-        name: attempt(lambda file=folder / name: read_object(file))
-        for name in _JSON
-        if (folder / name).is_file()
-    }
+    files = [folder / name for name in _JSON if (folder / name).is_file()]
+    held = {file.name: attempt(functools.partial(read_object, file)) for file in files}
     if found:
         return tuple(found)
     config, special = held.get("tokenizer_config.json", {}), held.get("special_tokens_map.json", {})
