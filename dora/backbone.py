@@ -185,9 +185,14 @@ def _configured(folder: Folder, outputs: int, head_dropout: float | None) -> Any
 
     file = folder.path / "config.json"
     try:
-        config = AutoConfig.from_pretrained(
-            folder.path, num_labels=outputs, return_dict=True, output_hidden_states=False, output_attentions=False,
-        )  # fmt: skip
+        with _quiet():  # it warns of other labels than config.json's
+            config = AutoConfig.from_pretrained(
+                folder.path,
+                num_labels=outputs,
+                return_dict=True,
+                output_hidden_states=False,
+                output_attentions=False,
+            )
     except Exception as e:  # of a value that Transformers checks and we do not
         raise UserError(f"{file} cannot be used ({type(e).__name__}: {' '.join(str(e).split())})") from e
     if head_dropout is not None:

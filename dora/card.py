@@ -143,13 +143,17 @@ def _usage(run: Run, task: Task, hub: str | None, adapter: bool) -> str:
     """Python that loads what was exported, from inside its folder, and for an adapter where its base model is."""
     pair = '"One sentence.", "Another."' if len(task.text) == 2 else '"One sentence."'
     length = run["config"]["max_length"]
-    lines = _load_adapter(run, task, hub) if adapter else [
-        "import torch",
-        "from transformers import AutoModelForSequenceClassification, AutoTokenizer",
-        "",
-        'tokenizer = AutoTokenizer.from_pretrained(".")  # this folder',
-        'model = AutoModelForSequenceClassification.from_pretrained(".", dtype=torch.float32).eval()',
-    ]  # fmt: skip
+    lines = (
+        _load_adapter(run, task, hub)
+        if adapter
+        else [
+            "import torch",
+            "from transformers import AutoModelForSequenceClassification, AutoTokenizer",
+            "",
+            'tokenizer = AutoTokenizer.from_pretrained(".")  # this folder',
+            'model = AutoModelForSequenceClassification.from_pretrained(".", dtype=torch.float32).eval()',
+        ]
+    )
     lines += [
         f'batch = tokenizer({pair}, truncation=True, max_length={length}, return_tensors="pt")',
         "with torch.no_grad():",

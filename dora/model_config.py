@@ -29,7 +29,13 @@ _OPTIONAL = {
     "embedding_size": (1, 65_536),
     "pooler_hidden_size": (1, 65_536),
 }
-_SHARES = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout", "cls_dropout", "pooler_dropout")  # fmt: skip
+_SHARES = (
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "classifier_dropout",
+    "cls_dropout",
+    "pooler_dropout",
+)
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -15,8 +15,13 @@ from dora.files import check_readable, check_safetensors, read_object
 from dora.model_config import read_config
 
 # What a fingerprint covers. Chat templates are left out: no task here has a chat.
-WEIGHTS = ("*.safetensors", "pytorch_model.bin", "pytorch_model-*.bin",
-           "model.safetensors.index.json", "pytorch_model.bin.index.json")  # fmt: skip
+WEIGHTS = (
+    "*.safetensors",
+    "pytorch_model.bin",
+    "pytorch_model-*.bin",
+    "model.safetensors.index.json",
+    "pytorch_model.bin.index.json",
+)
 TOKENIZER = (
     "tokenizer*.json",
     "vocab.*",
