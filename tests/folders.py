@@ -19,7 +19,13 @@ from dora.config import Config
 from dora.prepare import Prepared, prepare
 from runs import small
 
-SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24, "max_position_embeddings": 64}  # fmt: skip
+SIZES = {
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 24,
+    "max_position_embeddings": 64,
+}
 MARKS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 WORDS = ["the", "a", "film", "was", "good", "bad", "##s", "."]
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393\nsize 12345\n"
@@ -48,10 +54,20 @@ def _pieces() -> bytes:
     folder = Path(tempfile.mkdtemp())
     sentences = [" ".join(WORDS[:6]), "films are seen by many people", "my quiz box just grew very odd"] * 20
     SentencePieceTrainer.train(
-        sentence_iterator=iter(sentences), model_prefix=str(folder / "spm"), vocab_size=40, pad_id=0, unk_id=3,
-        bos_id=1, eos_id=2, pad_piece="[PAD]", unk_piece="[UNK]", bos_piece="[CLS]", eos_piece="[SEP]",
-        minloglevel=2, hard_vocab_limit=False,
-    )  # fmt: skip
+        sentence_iterator=iter(sentences),
+        model_prefix=str(folder / "spm"),
+        vocab_size=40,
+        pad_id=0,
+        unk_id=3,
+        bos_id=1,
+        eos_id=2,
+        pad_piece="[PAD]",
+        unk_piece="[UNK]",
+        bos_piece="[CLS]",
+        eos_piece="[SEP]",
+        minloglevel=2,
+        hard_vocab_limit=False,
+    )
     return (folder / "spm.model").read_bytes()
 
 

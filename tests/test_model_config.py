@@ -31,7 +31,9 @@ def test_a_model_type_that_is_no_name_is_refused(kind: object, tmp_path: Path) -
         prepared(folder, tmp_path)
 
 
-@pytest.mark.parametrize("key", ["hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size"])  # fmt: skip
+@pytest.mark.parametrize(
+    "key", ["hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size"]
+)
 def test_a_size_that_is_missing_or_absurd_is_refused(key: str, tmp_path: Path) -> None:
     folder = model_folder(tmp_path / "m", "bert")
     for value in (0, -1, 10**9, "16", 16.5, None, True, [16]):
@@ -59,7 +61,9 @@ def test_a_size_that_is_missing_or_absurd_is_refused(key: str, tmp_path: Path) -
         ("bert", {"hidden_act": None}, "hidden_act=None must be a name"),
     ],
 )
-def test_a_value_that_no_model_has_is_refused_with_its_rule(kind: str, changes: dict[str, object], rule: str, tmp_path: Path) -> None:  # fmt: skip
+def test_a_value_that_no_model_has_is_refused_with_its_rule(
+    kind: str, changes: dict[str, object], rule: str, tmp_path: Path
+) -> None:
     folder = model_folder(tmp_path / "m", kind)
     edit(folder / "config.json", **changes)
     with pytest.raises(UserError, match=rule):

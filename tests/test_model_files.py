@@ -32,10 +32,16 @@ def found(path: Path) -> Folder:
         ("roberta", ["merges.txt"], {}),
         ("roberta", ["vocab.json"], {"tokenizer_config.json": "{}"}),
         ("roberta", ["vocab.json", "merges.txt"], {"vocab.txt": "a\nb\n"}),
-        ("deberta-v2", ["spm.model"], {"tokenizer_config.json": '{"tokenizer_class": "DebertaV2TokenizerFast"}'}),
+        (
+            "deberta-v2",
+            ["spm.model"],
+            {"tokenizer_config.json": '{"tokenizer_class": "DebertaV2TokenizerFast"}'},
+        ),
     ],
-)  # fmt: skip
-def test_a_folder_without_a_vocabulary_is_refused(kind: str, gone: list[str], left: dict[str, str], tmp_path: Path) -> None:  # fmt: skip
+)
+def test_a_folder_without_a_vocabulary_is_refused(
+    kind: str, gone: list[str], left: dict[str, str], tmp_path: Path
+) -> None:
     folder = model_folder(tmp_path / "m", kind)
     for name in gone:
         (folder / name).unlink()
@@ -68,7 +74,9 @@ def test_every_file_of_a_tokenizer_is_in_the_fingerprint(name: str, tmp_path: Pa
         ("tiny_deberta", False, "34c6fc7932660508d5b474ca6240b1c1cf0d115714f215edeb7d61f67b6b4a7d"),
     ],
 )
-def test_the_fingerprints_in_committed_records_still_hold(name: str, random_weights: bool, expected: str) -> None:  # fmt: skip
+def test_the_fingerprints_in_committed_records_still_hold(
+    name: str, random_weights: bool, expected: str
+) -> None:
     assert fingerprint(locate(None, name, None, None, "main", random_weights)) == expected
 
 
@@ -81,7 +89,9 @@ def test_the_fingerprints_in_committed_records_still_hold(name: str, random_weig
         ["config.json", "tokenizer.json", "model.safetensors.index.json", "model-00001-of-00002.safetensors"],
     ],
 )
-def test_a_part_of_a_model_in_the_hubs_cache_is_not_whole(names: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+def test_a_part_of_a_model_in_the_hubs_cache_is_not_whole(
+    names: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
@@ -146,8 +156,12 @@ def test_an_index_that_names_no_files_of_the_folder_is_refused(map: str, tmp_pat
         prepared(folder, tmp_path)
 
 
-@pytest.mark.parametrize("name", ["tf_model.h5", "flax_model.msgpack", "model.fp16.safetensors", "model.gguf", "weights.pt"])  # fmt: skip
-def test_weights_of_another_format_or_name_are_refused_with_those_that_are_read(name: str, tmp_path: Path) -> None:  # fmt: skip
+@pytest.mark.parametrize(
+    "name", ["tf_model.h5", "flax_model.msgpack", "model.fp16.safetensors", "model.gguf", "weights.pt"]
+)
+def test_weights_of_another_format_or_name_are_refused_with_those_that_are_read(
+    name: str, tmp_path: Path
+) -> None:
     folder = model_folder(tmp_path / "m", "bert")
     (folder / "model.safetensors").rename(folder / name)
     rule = rf"no weights \(model.safetensors or pytorch_model.bin, .*; {name} is not read\)"
@@ -155,8 +169,18 @@ def test_weights_of_another_format_or_name_are_refused_with_those_that_are_read(
         prepared(folder, tmp_path)
 
 
-NAMES = [("bert", "config.json"), ("bert", "vocab.txt"), ("roberta", "vocab.json"), ("roberta", "merges.txt"), ("bert", "added_tokens.json"),
-         ("deberta-v2", "spm.model"), ("bert", "tokenizer.json"), ("bert", "tokenizer_config.json"), ("bert", "model.safetensors"), ("bert", "pytorch_model.bin")]  # fmt: skip
+NAMES = [
+    ("bert", "config.json"),
+    ("bert", "vocab.txt"),
+    ("roberta", "vocab.json"),
+    ("roberta", "merges.txt"),
+    ("bert", "added_tokens.json"),
+    ("deberta-v2", "spm.model"),
+    ("bert", "tokenizer.json"),
+    ("bert", "tokenizer_config.json"),
+    ("bert", "model.safetensors"),
+    ("bert", "pytorch_model.bin"),
+]
 
 
 @pytest.mark.parametrize(("kind", "name"), NAMES)
@@ -173,7 +197,9 @@ def test_a_git_lfs_pointer_is_named_whatever_it_stands_for(kind: str, name: str,
 
 
 @pytest.mark.parametrize(("kind", "name"), NAMES)
-def test_a_file_that_one_may_not_read_is_named(kind: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+def test_a_file_that_one_may_not_read_is_named(
+    kind: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = model_folder(tmp_path / "m", kind)
     if name == "pytorch_model.bin":
         (folder / "model.safetensors").rename(folder / name)
@@ -203,7 +229,9 @@ def test_a_bin_file_that_is_cut_short_or_none_of_pytorchs_is_refused(legacy: boo
     for damaged in (whole[: len(whole) // 2], b"<!DOCTYPE html>", b""):
         file.write_bytes(damaged)
         with pytest.raises(UserError, match=r"cannot be read: pytorch_model\.bin") as e:
-            load_model(Folder(folder, False), 2, None, 1) if legacy and damaged[:2] == b"\x80\x02" else prepared(folder, tmp_path)  # fmt: skip
+            load_model(Folder(folder, False), 2, None, 1) if legacy and damaged[
+                :2
+            ] == b"\x80\x02" else prepared(folder, tmp_path)
         assert "weights_only" not in str(e.value)
 
 

@@ -35,7 +35,12 @@ def finished(place: Path, method: str, **changes: Any) -> tuple[Path, Path]:
         "budget": "r2",
         "target": target,
     }
-    run = {"scale": None if method == "full" else 1.0, "fingerprints": {"model": fingerprint(base)}, "config": config, **changes}  # fmt: skip
+    run = {
+        "scale": None if method == "full" else 1.0,
+        "fingerprints": {"model": fingerprint(base)},
+        "config": config,
+        **changes,
+    }
     folder = write_run(place, method, 1, 0.5, ranks=ranks, **run)
     if method == "full":
         (folder / "model").mkdir()
@@ -100,7 +105,9 @@ def test_a_record_without_a_part_of_itself_is_refused(key: str, tmp_path: Path) 
 
 @pytest.mark.parametrize(("method", "factor"), [("lora", "A"), ("lora", "B"), ("dora", "g"), ("dora", "A")])
 @pytest.mark.parametrize("damage", ["missing", "another shape"])
-def test_a_tensor_of_the_adapter_that_does_not_fit_is_named(method: str, factor: str, damage: str, tmp_path: Path) -> None:  # fmt: skip
+def test_a_tensor_of_the_adapter_that_does_not_fit_is_named(
+    method: str, factor: str, damage: str, tmp_path: Path
+) -> None:
     base, folder = finished(tmp_path, method)
     tensors = load_file(folder / "best.safetensors")
     name = f"bert.encoder.layer.1.output.dense.{factor}"

@@ -32,13 +32,27 @@ def change(folder: Path, keep: Any = lambda name: True, rename: Any = lambda nam
         {"model_type": "roberta", "pad_token_id": 1},
         DEBERTA,
         DEBERTA | {"relative_attention": True, "pos_att_type": "c2p|p2c", "norm_rel_ebd": "layer_norm"},
-        DEBERTA | {"relative_attention": True, "pos_att_type": ["p2c"], "position_buckets": 8, "type_vocab_size": 2},
-        DEBERTA | {"relative_attention": True, "share_att_key": True, "pos_att_type": ["c2p"], "position_biased_input": False},
+        DEBERTA
+        | {"relative_attention": True, "pos_att_type": ["p2c"], "position_buckets": 8, "type_vocab_size": 2},
+        DEBERTA
+        | {
+            "relative_attention": True,
+            "share_att_key": True,
+            "pos_att_type": ["c2p"],
+            "position_biased_input": False,
+        },
         DEBERTA | {"embedding_size": 8, "conv_kernel_size": 3, "conv_groups": 2, "max_relative_positions": 9},
     ],
-)  # fmt: skip
+)
 def test_the_tensors_asked_for_are_those_that_transformers_builds(own: dict[str, Any]) -> None:
-    config = {"vocab_size": 30, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, **own}  # fmt: skip
+    config = {
+        "vocab_size": 30,
+        "hidden_size": 16,
+        "intermediate_size": 24,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        **own,
+    }
     with torch.device("meta"):
         model = AutoModel.from_config(AutoConfig.for_model(**config))
     shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
@@ -63,7 +77,9 @@ def test_the_tensors_asked_for_are_those_that_transformers_builds(own: dict[str,
     ],
 )
 @pytest.mark.parametrize("method", ["lora", "full"])
-def test_a_tensor_of_the_backbone_that_the_file_lacks_is_refused(kind: str, gone: str, method: str, tmp_path: Path) -> None:  # fmt: skip
+def test_a_tensor_of_the_backbone_that_the_file_lacks_is_refused(
+    kind: str, gone: str, method: str, tmp_path: Path
+) -> None:
     folder = model_folder(tmp_path / "m", kind)
     change(folder, keep=lambda name: not name.startswith(gone))
     lack = rf"the weights in .* lack \d+ of the \d+ tensors that config.json asks for: {gone}.*only a head"
@@ -84,7 +100,9 @@ def test_a_tensor_of_the_backbone_that_the_file_lacks_is_refused(kind: str, gone
         ({"max_position_embeddings": 128}, "embeddings.position_embeddings.weight is 64 x 16, not 128 x 16"),
     ],
 )
-def test_weights_of_another_shape_than_the_config_are_refused(changes: dict[str, int], told: str, tmp_path: Path) -> None:  # fmt: skip
+def test_weights_of_another_shape_than_the_config_are_refused(
+    changes: dict[str, int], told: str, tmp_path: Path
+) -> None:
     folder = model_folder(tmp_path / "m", "bert")
     edit(folder / "config.json", **changes)
     with pytest.raises(UserError, match=f"do not fit config.json: {told}"):
@@ -95,7 +113,13 @@ def test_weights_of_another_shape_than_the_config_are_refused(changes: dict[str,
 def test_names_with_a_prefix_and_those_of_old_files_are_known(kind: str, tmp_path: Path) -> None:
     folder = Folder(model_folder(tmp_path / "m", kind), False)
     before, _ = load_model(folder, 2, None, 1)
-    change(folder.path, rename=lambda name: tensors.prefix(kind) + name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"))  # fmt: skip
+    change(
+        folder.path,
+        rename=lambda name: (
+            tensors.prefix(kind)
+            + name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
+        ),
+    )
     assert backbone.problems(folder, backbone.architecture(folder)) == []
     after, _ = load_model(folder, 2, None, 1)
     assert all(torch.equal(a, b) for a, b in zip(before.parameters(), after.parameters(), strict=True))

@@ -14,7 +14,14 @@ from dora.errors import UserError
 from folders import MARKS, WORDS, edit, model_folder, prepared
 from runs import run, small
 
-ADDED = {"content": "<new>", "lstrip": False, "rstrip": False, "normalized": False, "single_word": False, "special": False}  # fmt: skip
+ADDED = {
+    "content": "<new>",
+    "lstrip": False,
+    "rstrip": False,
+    "normalized": False,
+    "single_word": False,
+    "special": False,
+}
 
 
 def tokenizer_json(folder: Path, tokens: list[str]) -> None:
@@ -80,7 +87,9 @@ def test_a_token_that_only_transformers_adds_counts_too(tmp_path: Path) -> None:
         ("deberta-v2", "spm.model", ""),
     ],
 )
-def test_a_file_of_the_tokenizer_that_is_damaged_is_named(kind: str, name: str, text: str, tmp_path: Path) -> None:  # fmt: skip
+def test_a_file_of_the_tokenizer_that_is_damaged_is_named(
+    kind: str, name: str, text: str, tmp_path: Path
+) -> None:
     folder = model_folder(tmp_path / "m", kind)
     (folder / name).write_text(text)
     with pytest.raises(
@@ -113,7 +122,9 @@ def test_the_configs_padding_stands_in_for_a_tokenizers(tmp_path: Path) -> None:
     prepared(folder, tmp_path)
     assert load_tokenizer(Folder(folder, False)).pad_token_id == 7
     edit(folder / "config.json", pad_token_id=None)
-    with pytest.raises(UserError, match=r"no padding token \(pad_token is null\), and config.json's pad_token_id names none"):  # fmt: skip
+    with pytest.raises(
+        UserError, match=r"no padding token \(pad_token is null\), and config.json's pad_token_id names none"
+    ):
         prepared(folder, tmp_path)
     edit(folder / "config.json", pad_token_id=50)  # a row of the embedding that no token has
     with pytest.raises(UserError, match="no padding token"):
@@ -122,13 +133,17 @@ def test_the_configs_padding_stands_in_for_a_tokenizers(tmp_path: Path) -> None:
 
 def test_a_split_of_unknown_tokens_is_refused(tmp_path: Path) -> None:
     folder = model_folder(tmp_path / "m", "bert")
-    with pytest.raises(UserError, match=rf"7\d % of the tokens of wnli's train are unknown to the tokenizer of {folder}"):  # fmt: skip
+    with pytest.raises(
+        UserError, match=rf"7\d % of the tokens of wnli's train are unknown to the tokenizer of {folder}"
+    ):
         run(small(tmp_path, f"model.path={folder}", "method=lora", "budget=r1", "max_steps=4"))
 
 
 def test_a_tokenizer_that_drops_what_it_does_not_know_is_refused(tmp_path: Path) -> None:
     folder = model_folder(tmp_path / "m", "roberta")
-    (folder / "vocab.json").write_text(json.dumps({t: i for i, t in enumerate(["<s>", "<pad>", "</s>", "<unk>", "<mask>", "☃"])}))  # fmt: skip
+    (folder / "vocab.json").write_text(
+        json.dumps({t: i for i, t in enumerate(["<s>", "<pad>", "</s>", "<unk>", "<mask>", "☃"])})
+    )
     (folder / "merges.txt").write_text("#version: 0.2\n")
     with pytest.raises(UserError, match=r"0 are left for \d+ rows"):
         run(small(tmp_path, f"model.path={folder}", "method=lora", "budget=r1", "max_steps=4"))
