@@ -6,33 +6,30 @@ package, given by path, brought by a Python package, or a pinned revision from t
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
-import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from dora import model_files, tensors, vocabulary
 from dora.budget import Matrix
 from dora.data.hub import fetch_hub
 from dora.errors import UserError
-from dora.files import check_safetensors, sha256_file
+from dora.files import sha256_file
 from dora.late import nn, torch
 from dora.linears import KINDS, LINEARS
+from dora.model_config import read_config
 
 ASSETS = Path(__file__).parent / "assets"
 # The configuration key of the dropout before the classifier.
 _HEAD_DROPOUT = {"bert": "classifier_dropout", "roberta": "classifier_dropout", "deberta-v2": "cls_dropout"}
 _ATTENTION = "sdpa_cheap_dropout"
-_WEIGHTS = ("*.safetensors", "pytorch_model.bin")
-_TOKENIZER = ("tokenizer*.json", "vocab.*", "merges.txt", "spm.model", "special_tokens_map.json")
-# What to fetch from the hub: alternatives in order of preference, an empty one where the file is optional.
-_FETCHED = ["config.json", "*.safetensors|pytorch_model.bin", "tokenizer.json|", "tokenizer_config.json|",
-            "vocab.*|", "merges.txt|", "spm.model|", "special_tokens_map.json|"]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -66,46 +63,53 @@ def locate(
         return _checked(Path(spec.submodule_search_locations[0]) / "model", random_weights)
     if path is None and hub is not None:
         instead = "model.path=FOLDER (a downloaded model), or model=tiny_roberta (embedded)"
-        return _checked(fetch_hub(hub, revision, _FETCHED, "model", instead), random_weights)
+        return _checked(
+            fetch_hub(hub, revision, model_files.FETCHED, "model", instead, _whole), random_weights
+        )
     if path is None:
         raise UserError("no model: give model=NAME or model.path=FOLDER")
-    return _checked(Path(path).expanduser(), random_weights)
+    return _checked(Path(path).expanduser().absolute(), random_weights)
 
 
-def _has(folder: Path, patterns: Sequence[str]) -> bool:
-    return any(True for pattern in patterns for _ in folder.glob(pattern))
+def _whole(folder: Path) -> bool:
+    """Whether a snapshot in the hub's cache lacks nothing; another program may have left a part of it there."""
+    try:
+        return not model_files.missing(folder, random_weights=False)
+    except UserError:
+        return True  # damaged: fetching what is there already mends nothing
 
 
 def _checked(folder: Path, random_weights: bool) -> Folder:
-    rule = "a model folder holds config.json, a tokenizer and weights, as save_pretrained writes it"
-    if not folder.is_dir():
-        raise UserError(f"model folder {folder} does not exist; {rule}")
-    missing = []
-    if not (folder / "config.json").is_file():
-        missing.append("config.json")
-    if not _has(folder, _TOKENIZER):
-        missing.append("tokenizer")
-    if not random_weights and not _has(folder, _WEIGHTS):
-        missing.append("weights (*.safetensors or pytorch_model.bin)")
-    if missing:
-        raise UserError(f"model folder {folder} has no {' and no '.join(missing)}; {rule}")
-    if not random_weights:
-        for file in sorted(folder.glob(_WEIGHTS[0])):
-            check_safetensors(file)
+    model_files.check(folder, random_weights)
     return Folder(folder, random_weights)
 
 
 def architecture(folder: Folder) -> dict[str, Any]:
     """config.json as a dictionary, its `model_type` being one we know. Raises UserError otherwise."""
-    try:
-        config = json.loads((folder.path / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as e:
-        raise UserError(f"{folder.path / 'config.json'} cannot be read: {e}") from e
-    if config.get("model_type") not in LINEARS:
-        raise UserError(
-            f"{folder.path} is a {config.get('model_type')!r} model; this suite adapts {', '.join(LINEARS)}"
+    return read_config(folder.path)
+
+
+def problems(folder: Folder, config: Mapping[str, Any]) -> list[str]:
+    """What keeps tokenizer, weights and `config` from being of one model, as far as their files tell unloaded."""
+    found = list(
+        vocabulary.problems(
+            folder.path,
+            config["model_type"],
+            config["vocab_size"],
+            _padding(config),
+            fingerprint(folder, True),
         )
-    return config
+    )
+    shapes = None if folder.random_weights else tensors.of_files(model_files.weight_files(folder.path))
+    return (
+        found if shapes is None else found + tensors.misfits(config, shapes, f"the weights in {folder.path}")
+    )
+
+
+def _padding(config: Mapping[str, Any]) -> int | None:
+    """config.json's padding; where it names none, what Transformers takes for this kind of model."""
+    pad: int | None = config.get("pad_token_id", 1 if config["model_type"] == "roberta" else 0)
+    return pad
 
 
 def fingerprint(folder: Folder, tokenizer_only: bool = False) -> str:
@@ -113,8 +117,8 @@ def fingerprint(folder: Folder, tokenizer_only: bool = False) -> str:
 
     `tokenizer_only` leaves the weights out: what tokenised data depends on.
     """
-    patterns = ("config.json", *_TOKENIZER, *(() if folder.random_weights or tokenizer_only else _WEIGHTS))
-    files = sorted({f.name: f for pattern in patterns for f in folder.path.glob(pattern)}.items())
+    weights = () if folder.random_weights or tokenizer_only else model_files.WEIGHTS
+    files = sorted(model_files.found(folder.path, ("config.json", *model_files.TOKENIZER, *weights)).items())
     whole = hashlib.sha256(b"random" if folder.random_weights else b"")
     for name, file in files:
         whole.update(f"{name} {sha256_file(file)}\n".encode())
@@ -127,9 +131,9 @@ def find_linears(config: dict[str, Any], target: Sequence[str]) -> tuple[Matrix,
     hidden, inner = config["hidden_size"], config["intermediate_size"]
     shapes = {"ffn1": (hidden, inner), "ffn2": (inner, hidden)}
     names = LINEARS[config["model_type"]]
-    prefix = {"deberta-v2": "deberta"}.get(config["model_type"], config["model_type"])
+    prefix = tensors.prefix(config["model_type"])
     return tuple(
-        Matrix(f"{prefix}.encoder.layer.{i}.{names[kind]}", *shapes.get(kind, (hidden, hidden)))
+        Matrix(f"{prefix}encoder.layer.{i}.{names[kind]}", *shapes.get(kind, (hidden, hidden)))
         for i in range(config["num_hidden_layers"])
         for kind in KINDS
         if kind in target
@@ -137,58 +141,129 @@ def find_linears(config: dict[str, Any], target: Sequence[str]) -> tuple[Matrix,
 
 
 def load_model(
-    folder: Folder, outputs: int, head_dropout: float | None, seed: int, output_bias: float | None = None
+    folder: Folder,
+    outputs: int,
+    head_dropout: float | None,
+    seed: int,
+    output_bias: float | None = None,
+    say: Callable[[str], None] = lambda text: None,
+    keep_head: bool = False,
 ) -> tuple[nn.Module, list[str]]:
     """The sequence classifier in float32, whatever the file holds, and the names of its head's parameters.
 
-    The head is what lies outside the backbone (in DeBERTa its pooler too), plus whatever of the backbone
-    the file does not hold, which would otherwise stay random and frozen; it is drawn from `seed`, with
-    `output_bias`, where given, as the bias of its output. Random weights of the backbone are always the
-    same ones. Pickled weights are read with weights_only=True.
+    The head is what lies outside the backbone (in DeBERTa its pooler too), and a pooler that the file does not
+    hold. It is drawn from `seed`, whether or not the file holds one, with `output_bias`, where given, as the bias
+    of its output; `keep_head` takes the file's instead. `say` is told of a file's head that is left alone. Random
+    weights of the backbone are always the same ones. Pickled weights are read with weights_only=True.
     """
-    from transformers import AutoConfig, AutoModelForSequenceClassification
-
-    config = AutoConfig.from_pretrained(folder.path, num_labels=outputs)
-    if head_dropout is not None:
-        setattr(config, _HEAD_DROPOUT[config.model_type], head_dropout)
+    config = _configured(folder, outputs, head_dropout)
     missing: set[str] = set()
     if folder.random_weights:
-        torch.manual_seed(0)
-        model = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
-        torch.manual_seed(seed)
-        fresh = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32).state_dict()
-        prefix = model.base_model_prefix + "."
-        model.load_state_dict({k: v for k, v in fresh.items() if not k.startswith(prefix)}, strict=False)
+        with _making(folder):
+            model = _drawn(config, seed)
     else:
-        torch.manual_seed(seed)
-        with warnings.catch_warnings(), _quiet():
-            warnings.simplefilter("ignore")
-            try:
-                model, report = AutoModelForSequenceClassification.from_pretrained(
-                    folder.path, config=config, dtype=torch.float32, output_loading_info=True, local_files_only=True,
-                    weights_only=True, trust_remote_code=False,
-                )  # fmt: skip
-            except Exception as e:  # every format has its own, and some are of nothing but Exception
-                why = str(e).splitlines()[0] if str(e) else ""
-                raise UserError(
-                    f"the weights in {folder.path} cannot be read ({type(e).__name__}: {why})"
-                ) from e
-        missing = set(report["missing_keys"])
-    head = [
-        name
-        for name, _ in model.named_parameters()
-        if not name.startswith(model.base_model_prefix + ".") or name in missing
-    ]
-    backbone = [
-        name for name, _ in model.named_parameters() if name.startswith(model.base_model_prefix + ".")
-    ]
-    if len(missing & set(backbone)) > len(backbone) // 2:
-        raise UserError(f"the weights in {folder.path} are not this model's: {sorted(missing)[0]} and "
-                        f"{len(missing) - 1} more tensors are missing")  # fmt: skip
+        held = _read_weights(folder, config.model_type)
+        unused = [name for name in held if tensors.in_head(name, config.model_type)]
+        if unused and not keep_head:
+            held = {name: tensor for name, tensor in held.items() if name not in unused}
+            say(
+                f"the weights in {folder.path} hold a head ({', '.join(unused)}), which is not used: this run's is "
+                "drawn from its seed"
+            )
+        model, missing = _filled(folder, config, held, seed)
+    outside = tensors.prefix(config.model_type)
+    head = [n for n, _ in model.named_parameters() if not n.startswith(outside) or n in missing]
     if output_bias is not None:
         classifier: Any = model.classifier
         nn.init.constant_(getattr(classifier, "out_proj", classifier).bias, output_bias)
     return model, head
+
+
+def _configured(folder: Folder, outputs: int, head_dropout: float | None) -> Any:
+    """Transformers' configuration of the classifier. Outputs that the loop does not read are switched off."""
+    from transformers import AutoConfig
+
+    file = folder.path / "config.json"
+    try:
+        with _quiet():  # it warns of other labels than config.json's
+            config = AutoConfig.from_pretrained(
+                folder.path,
+                num_labels=outputs,
+                return_dict=True,
+                output_hidden_states=False,
+                output_attentions=False,
+            )
+    except Exception as e:  # of a value that Transformers checks and we do not
+        raise UserError(f"{file} cannot be used ({type(e).__name__}: {' '.join(str(e).split())})") from e
+    if head_dropout is not None:
+        setattr(config, _HEAD_DROPOUT[config.model_type], head_dropout)
+    return config
+
+
+@contextlib.contextmanager
+def _making(folder: Folder) -> Iterator[None]:
+    """Turns an error of Transformers into a UserError: an activation may be unknown, a kept head of another width."""
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as e:
+        why = f"{type(e).__name__}: {' '.join(str(e).split())[:200]}"
+        raise UserError(f"no model can be made of config.json and weights in {folder.path} ({why})") from e
+
+
+def _drawn(config: Any, seed: int) -> Any:
+    """A model of random weights: the backbone's always the same, the head's from `seed`."""
+    from transformers import AutoModelForSequenceClassification
+
+    torch.manual_seed(0)
+    model = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
+    torch.manual_seed(seed)
+    fresh = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32).state_dict()
+    outside = tensors.prefix(config.model_type)
+    model.load_state_dict({k: v for k, v in fresh.items() if not k.startswith(outside)}, strict=False)
+    return model
+
+
+def _read_weights(folder: Folder, model_type: str) -> dict[str, torch.Tensor]:
+    """Every tensor of the folder's weights, by the file's names. Raises UserError where they do not fit config.json."""
+    from transformers.modeling_utils import load_state_dict
+
+    where = f"the weights in {folder.path}"
+    held: dict[str, torch.Tensor] = {}
+    for file in model_files.weight_files(folder.path):
+        try:
+            held |= load_state_dict(file, weights_only=True)
+        except Exception as e:  # every format has its own, and some are of nothing but Exception
+            why = " ".join(str(e).split())[:200]
+            if file.suffix == ".bin":  # PyTorch's own words recommend to run whatever the file says
+                why = "damaged, or it holds Python objects beside tensors, which are unsupported"
+            raise UserError(f"{where} cannot be read: {file.name} ({type(e).__name__}: {why})") from e
+    shapes = {name: tuple(t.shape) for name, t in held.items() if isinstance(t, torch.Tensor)}
+    if wrong := tensors.misfits(architecture(folder), shapes, where):
+        raise UserError(*wrong)
+    return {name: held[name] for name in shapes}
+
+
+def _filled(folder: Folder, config: Any, held: dict[str, torch.Tensor], seed: int) -> tuple[Any, set[str]]:
+    """A model with the weights `held` and the rest drawn from `seed`, and the names of what was drawn."""
+    from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING as MODELS
+
+    classifier: Any = MODELS[type(config)]
+    torch.manual_seed(seed)
+    with warnings.catch_warnings(), _quiet(), _making(folder):
+        warnings.simplefilter("ignore")
+        model, report = classifier.from_pretrained(
+            None, config=config, state_dict=held, dtype=torch.float32, output_loading_info=True
+        )
+    model.config.name_or_path = model.name_or_path = str(folder.path)
+    missing = set(report["missing_keys"])
+    inside, pooler = tensors.prefix(config.model_type), tensors.prefix(config.model_type) + "pooler."
+    if new := sorted(n for n in missing if n.startswith(inside) and not n.startswith(pooler)):
+        raise UserError(
+            f"the weights in {folder.path} lack {', '.join(new)}; only a head and its pooler may be new"
+        )
+    return model, missing
 
 
 def cheapen_dropout(model: Any) -> None:
@@ -244,8 +319,17 @@ class _quiet:  # noqa: N801
 
 
 def load_tokenizer(folder: Folder) -> Any:
-    """The fast tokenizer of the folder."""
+    """The fast tokenizer of the folder. Raises UserError where it cannot be read, or is not this model's."""
     from transformers import AutoTokenizer
 
     with _quiet():
-        return AutoTokenizer.from_pretrained(folder.path, local_files_only=True, trust_remote_code=False)
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(
+                folder.path, local_files_only=True, trust_remote_code=False
+            )
+        except Exception as e:  # each of the classes has its own
+            why = f"{type(e).__name__}: {' '.join(str(e).split())[:200]}"
+            raise UserError(f"the tokenizer in {folder.path} cannot be read ({why})") from e
+    config = architecture(folder)
+    vocabulary.check_loaded(tokenizer, folder.path, config["vocab_size"], _padding(config))
+    return tokenizer

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
+from pathlib import PurePath
 from typing import Any
 
 from dora.data.tasks import TASKS, Task
@@ -13,6 +15,16 @@ from dora.provenance import commits
 Run = dict[str, Any]
 # The hub's names of metrics, where they are not GLUE's.
 _HUB_METRICS = {"pearson": "pearsonr"}
+# Keys whose values are places on the machine of training.
+_PLACES = (
+    "model.path=",
+    "data.dir=",
+    "results=",
+    "init_from=",
+    "hydra.searchpath=",
+    "--config-dir=",
+    "hydra.run.dir=",
+)
 
 
 def model_card(run: Run, config: Mapping[str, Any] | None, merged: bool = False) -> str:
@@ -36,7 +48,7 @@ def model_card(run: Run, config: Mapping[str, Any] | None, merged: bool = False)
         _results(run),
         _parameters(run),
         _ranks(run["ranks"]["end"]),
-        _usage(run, task, str(config["base_model_name_or_path"]) if config else "", adapter),
+        _usage(run, task, hub, adapter),
         _made(run),
     ]
     return "\n\n".join(p for p in parts if p) + "\n"
@@ -127,38 +139,55 @@ def _ranks(ranks: Mapping[str, int]) -> str:
     return f"## Ranks\n\n{_table([['layer', *kinds], *rows])}"
 
 
-def _usage(run: Run, task: Task, base: str, adapter: bool) -> str:
-    """Python that loads what was exported, from inside its folder."""
+def _usage(run: Run, task: Task, hub: str | None, adapter: bool) -> str:
+    """Python that loads what was exported, from inside its folder, and for an adapter where its base model is."""
     pair = '"One sentence.", "Another."' if len(task.text) == 2 else '"One sentence."'
-    revision = f", revision={run['model']['revision']!r}" if run["model"]["revision"] else ""
     length = run["config"]["max_length"]
-    if adapter:
-        lines = [
-            "import torch",
-            "from peft import PeftModel",
-            "from transformers import AutoModelForSequenceClassification, AutoTokenizer",
-            "",
-            f"base = {base!r}",
-            f"tokenizer = AutoTokenizer.from_pretrained(base{revision})",
-            "model = AutoModelForSequenceClassification.from_pretrained(",
-            f"    base{revision}, num_labels={task.outputs}, dtype=torch.float32",
-            ")",
-            'model = PeftModel.from_pretrained(model, ".").eval()  # this folder',
-        ]
-    else:
-        lines = [
+    lines = (
+        _load_adapter(run, task, hub)
+        if adapter
+        else [
             "import torch",
             "from transformers import AutoModelForSequenceClassification, AutoTokenizer",
             "",
             'tokenizer = AutoTokenizer.from_pretrained(".")  # this folder',
             'model = AutoModelForSequenceClassification.from_pretrained(".", dtype=torch.float32).eval()',
         ]
+    )
     lines += [
         f'batch = tokenizer({pair}, truncation=True, max_length={length}, return_tensors="pt")',
         "with torch.no_grad():",
         "    logits = model(**batch).logits",
     ]
-    return "\n".join(["## Use", "", "```python", *lines, "```"])
+    where = [_base(run), ""] if adapter and hub is None else []
+    return "\n".join(["## Use", "", *where, "```python", *lines, "```"])
+
+
+def _base(run: Run) -> str:
+    """What the base model is where no hub has it. A path on the machine of training would help nobody."""
+    return (
+        f"The base model is `{run['config']['model']}`, a local folder whose configuration, tokenizer and weights have "
+        f"the fingerprint `{run['fingerprints']['model']}`. adapter_config.json names where it lay in training; "
+        'elsewhere, set `base = "FOLDER"` to your copy of it.'
+    )
+
+
+def _load_adapter(run: Run, task: Task, hub: str | None) -> list[str]:
+    """Python that loads the base model and puts the adapter on it. The base's own head, if any, gives way to ours."""
+    revision = f", revision={run['model']['revision']!r}" if run["model"]["revision"] else ""
+    own = 'PeftConfig.from_pretrained(".").base_model_name_or_path'
+    return [
+        "import torch",
+        f"from peft import {'PeftModel' if hub else 'PeftConfig, PeftModel'}",
+        "from transformers import AutoModelForSequenceClassification, AutoTokenizer",
+        "",
+        f"base = {repr(hub) if hub else own}",
+        f"tokenizer = AutoTokenizer.from_pretrained(base{revision})",
+        "model = AutoModelForSequenceClassification.from_pretrained(",
+        f"    base{revision}, num_labels={task.outputs}, dtype=torch.float32, ignore_mismatched_sizes=True",
+        ")",
+        'model = PeftModel.from_pretrained(model, ".").eval()  # this folder, its head included',
+    ]
 
 
 def _made(run: Run) -> str:
@@ -177,8 +206,26 @@ def _made(run: Run) -> str:
         f"commit: {commits(run)}",
         "versions: " + ", ".join(f"{k} {v}" for k, v in run["versions"].items() if v),
     ]
-    command = "\n".join(f"    {line}" for line in run["command"].splitlines())
+    command = "\n".join(f"    {line}" for line in _without_paths(run["command"]).splitlines())
     return "\n".join(["## How it was made", "", command, "", *(f"- {fact}" for fact in facts)])
+
+
+def _without_paths(command: str) -> str:
+    """A command with FOLDER for the value of every key that names one, and scripts by their names alone."""
+    try:
+        words = shlex.split(command)
+    except ValueError:  # a command that somebody has edited
+        words = command.split()
+    if not any("/" in word or "~" in word or word.startswith(_PLACES) for word in words):
+        return command
+    return " ".join(map(_without_path, words))
+
+
+def _without_path(word: str) -> str:
+    key, equals, value = word.partition("=")
+    if equals and (word.startswith(_PLACES) or value.strip("'\"").startswith(("/", "~", "."))):
+        return f"{key}=FOLDER"
+    return PurePath(word).name if word.startswith(("/", "~")) else shlex.quote(word)
 
 
 def _table(lines: Sequence[Sequence[str]]) -> str:

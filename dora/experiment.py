@@ -13,7 +13,7 @@ import numpy as np
 import safetensors.torch
 import torch
 
-from dora import backbone, checkpoint, lowrank, parallel
+from dora import backbone, checkpoint, lowrank, parallel, vocabulary
 from dora.added import predict_added
 from dora.checkpoint import StopSignals
 from dora.config import Config
@@ -25,9 +25,10 @@ from dora.finite import not_finite
 from dora.methods import METHODS
 from dora.methods.protocol import Method
 from dora.parallel import World
-from dora.prepare import Prepared, Start
+from dora.prepare import Prepared
 from dora.provenance import processor, provenance
 from dora.record import Record
+from dora.start import Start
 from dora.tracking import Tracker
 from dora.train import Loop, Setup
 
@@ -88,7 +89,7 @@ def _header(p: Prepared, world: World, words: Sequence[str] | None) -> dict[str,
         "note": p.config.model.note,
         "data": {"revision": p.revision, "rows": {k: len(v) for k, v in p.rows.items()}, "train": len(p.train_rows)},
         "model": {"hub": _hub(p), "revision": p.config.model.revision if _hub(p) else None,
-                  "random_weights": p.model.random_weights},
+                  "path": None if _hub(p) else str(p.model.path), "random_weights": p.model.random_weights},
         "fingerprints": p.fingerprints,
         "init_from": str(p.start.folder) if p.start else None,
         "device": torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else "cpu",
@@ -159,7 +160,7 @@ def _note_failure(record: Record, error: BaseException, say: Callable[[str], Non
             "stopped",
             str(error) or "interrupted; the same command resumes from the last checkpoint",
         )
-    elif isinstance(error, RunFailed):
+    elif isinstance(error, RunFailed | UserError):
         status, reason = ("diverged" if str(error).startswith("diverged") else "failed"), str(error)
     else:
         status, reason = "failed", f"{type(error).__name__}: {error}"
@@ -190,7 +191,7 @@ def _build(p: Prepared, world: World, record: Record | None, say: Callable[[str]
     # A regression starts from the best constant. From 0, an adapter at its usual rate reaches the labels' mean
     # sooner through the encoder than through the head, and what the encoder knew is lost on the way (STS-B).
     mean = float(np.mean(np.asarray(splits["train"].label))) if c.kind.regression else None
-    model, head = backbone.load_model(p.model, c.kind.outputs, c.head_dropout, c.seed, mean)
+    model, head = backbone.load_model(p.model, c.kind.outputs, c.head_dropout, c.seed, mean, say)
     _refuse_not_finite(model, p.model.path)
     generator = torch.Generator().manual_seed(c.seed)
     model.requires_grad_(False)
@@ -247,6 +248,8 @@ def _tokens(p: Prepared, world: World) -> dict[str, Tokens]:
     splits: dict[str, Tokens] = {}
     for name, rows in ((p.fingerprints["data"], own), (fingerprint(added), added)):
         splits |= tokenised(cache, f"{name} {words}", rows, tokenizer, p.config.max_length, p.segments)
+    for split, tokens in splits.items():
+        vocabulary.check_known(tokens.ids, len(tokens), tokenizer, f"{p.config.task.name}'s {split}")
     whole = splits["train"]
     splits["train"] = whole.take(p.train_rows)
     if p.heldout_rows is not None:

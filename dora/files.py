@@ -16,6 +16,8 @@ from safetensors import SafetensorError, safe_open
 
 from dora.errors import UserError
 
+_LFS = b"version https://git-lfs"  # how a pointer begins
+
 
 def write_atomic(path: Path, content: bytes | memoryview | str) -> None:
     """Writes `path` so that a reader, or a machine that dies, sees the old file or the new one.
@@ -97,8 +99,35 @@ def to_json(value: Any) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
+def check_readable(file: Path) -> None:
+    """Reads the file's first bytes. Raises UserError where that fails, or where Git LFS has left a pointer."""
+    try:
+        with file.open("rb") as f:
+            start = f.read(len(_LFS))
+    except OSError as e:
+        raise UserError(f"{file} cannot be read: {e.strerror}") from e
+    if start == _LFS:
+        raise UserError(
+            f"{file} cannot be read: it is a Git LFS pointer, a few lines that stand for the file itself; "
+            "run git lfs pull where it was cloned, or download it again"
+        )
+
+
+def read_object(file: Path) -> dict[str, Any]:
+    """Reads a file that holds one JSON object. Raises UserError where it cannot be read or holds anything else."""
+    check_readable(file)
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as e:
+        raise UserError(f"{file} cannot be read: {e}; it is cut short or no JSON file") from e
+    if not isinstance(value, dict):
+        raise UserError(f"{file} holds a {type(value).__name__}; it must be a JSON object, {{…}}")
+    return value
+
+
 def check_safetensors(file: Path) -> None:
     """Reads the file's header. Raises UserError where it is no safetensors file, or cut short."""
+    check_readable(file)
     try:
         with safe_open(file, "np"):
             pass

@@ -23,23 +23,13 @@ from dora.data.mini import mini
 from dora.data.parquet import GLUE_REPO, GLUE_REVISION
 from dora.data.tasks import AX, TASKS, Rows, Task
 from dora.errors import UserError
-from dora.files import check_safetensors, sha256_file
 from dora.late import torch
 from dora.methods import METHODS
-from dora.record import identity, read_finished
+from dora.record import identity
+from dora.start import Start, read_start
 
 HELDOUT_SHARE, HELDOUT_MOST = 10, 2_000
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Start:
-    """A finished run to start from: its directory, ranks by matrix and scale (none for full), and hash."""
-
-    folder: Path
-    ranks: dict[str, int]
-    scale: float | None
-    fingerprint: str
 
 
 @dataclass(frozen=True)
@@ -104,8 +94,9 @@ def prepare(config: Config, here: bool = True) -> Prepared:
         folder = None if lost else attempt(locating.result)
         read = None if reading is None else attempt(reading.result)
     architecture = None if folder is None else attempt(lambda: backbone.architecture(folder))
-    if architecture is not None:
+    if folder is not None and architecture is not None:
         problems += _length_problems(config, architecture)
+        problems += attempt(lambda: backbone.problems(folder, architecture)) or []
     train_rows = heldout = None
     total_steps = 0
     split = None
@@ -123,7 +114,7 @@ def prepare(config: Config, here: bool = True) -> Prepared:
     plan = start = None
     if architecture is not None and folder is not None:
         weights = backbone.fingerprint(folder)
-        start = attempt(lambda: read_start(config, weights)) if config.init_from else None
+        start = attempt(lambda: read_start(config, weights, architecture)) if config.init_from else None
         finite = all(math.isfinite(v) for v in vars(config.method).values() if isinstance(v, float))
         planned = attempt(lambda: make_plan(config, architecture, start)) if finite else None
         matrices, plan = planned if planned is not None else ((), None)
@@ -235,28 +226,3 @@ def make_plan(
                          f"{config.method_name} removes nothing")  # fmt: skip
     end = None if plan.end is None and total > plan.target else ranks
     return matrices, replace(plan, start=ranks, end=end, target=min(plan.target, total))
-
-
-def read_start(config: Config, weights: str) -> Start:
-    """The run that `init_from` names. Raises UserError where it does not fit this one."""
-    folder = Path(str(config.init_from))
-    try:
-        run = read_finished(folder)
-    except UserError as e:
-        raise UserError(f"init_from must be the directory of a finished run: {e}") from e
-    full = config.method_name == "full"
-    file = folder / ("model/model.safetensors" if full else "best.safetensors")
-    problems = []
-    if not file.is_file():
-        problems.append(f"init_from={folder} kept no weights ({file.name}); rerun it with keep_model=true")
-    for what, theirs, ours in (
-        ("method", run["config"]["method"]["name"], config.method_name),
-        ("model", run["fingerprints"]["model"], weights),
-        ("target", run["config"]["target"], None if full else list(config.targets())),
-    ):
-        if theirs != ours:
-            problems.append(f"init_from={folder} has another {what} ({theirs}); this run has {ours}")
-    if problems:
-        raise UserError(*problems)
-    check_safetensors(file)
-    return Start(folder, run["ranks"]["end"], run["scale"], sha256_file(file))

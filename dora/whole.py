@@ -56,7 +56,7 @@ def merge(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 
 def save_merged(run: Run, folder: Path, base: Folder, to: Path) -> None:
     """The base model with the adapter and head of the run in `folder`, in float32."""
-    model = _load(run, base)
+    model = _load(run, base, keep_head=False)
     merge(model, safetensors.torch.load_file(folder / "adapter" / "adapter_model.safetensors"))
     _save(run, model, base, to)
 
@@ -64,12 +64,13 @@ def save_merged(run: Run, folder: Path, base: Folder, to: Path) -> None:
 def save_tuned(run: Run, folder: Path, to: Path) -> None:
     """The model that full fine-tuning kept in the run's model/."""
     kept = backbone.locate(str(folder / "model"), None, None, None, "main", False)
-    _save(run, _load(run, kept), kept, to)
+    _save(run, _load(run, kept, keep_head=True), kept, to)
 
 
-def _load(run: Run, place: Folder) -> nn.Module:
-    outputs = TASKS[run["config"]["task"]].outputs
-    return backbone.load_model(place, outputs, run["config"]["head_dropout"], run["seed"])[0]
+def _load(run: Run, place: Folder, keep_head: bool) -> nn.Module:
+    c = run["config"]
+    outputs = TASKS[c["task"]].outputs
+    return backbone.load_model(place, outputs, c["head_dropout"], run["seed"], keep_head=keep_head)[0]
 
 
 def _save(run: Run, model: Any, place: Folder, to: Path) -> None:

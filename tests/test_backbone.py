@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -20,6 +21,7 @@ from dora import backbone
 from dora.backbone import Folder, find_linears, load_model, locate
 from dora.errors import UserError
 from dora.linears import KINDS
+from folders import model_folder
 
 ASSETS = ("tiny_roberta", "tiny_deberta")
 
@@ -174,6 +176,61 @@ def test_a_folder_without_weights_or_of_another_kind_is_refused_by_name(tmp_path
         locate(str(tmp_path), None, None, None, "main", False)
     with pytest.raises(UserError, match="'gpt2' model; this suite adapts bert, roberta, deberta-v2"):
         backbone.architecture(Folder(tmp_path, False))
+
+
+def with_head(folder: Path, kind: str, outputs: int, suffix: str) -> Folder:
+    """A model saved with a head for another task, its numbers unlike any that are drawn."""
+    model_folder(folder, kind)
+    model, _ = load_model(Folder(folder, False), outputs, None, seed=9)
+    for name, p in model.named_parameters():
+        if not name.startswith(model.base_model_prefix + "."):
+            torch.nn.init.constant_(p, 7.0)
+    model.save_pretrained(folder)
+    if suffix == "bin":
+        torch.save(model.state_dict(), folder / "pytorch_model.bin")
+        (folder / "model.safetensors").unlink()
+    return Folder(folder, False)
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "bin"])
+@pytest.mark.parametrize("outputs", [2, 3])
+@pytest.mark.parametrize("kind", ["bert", "roberta", "deberta-v2"])
+def test_the_head_is_drawn_from_the_seed_whatever_the_file_holds(
+    kind: str, outputs: int, suffix: str, tmp_path: Path
+) -> None:
+    tuned = with_head(tmp_path / "tuned", kind, outputs, suffix)
+    plain = Folder(model_folder(tmp_path / "plain", kind), False)
+    said: list[str] = []
+    for seed in (1, 2):
+        ours, head = load_model(tuned, 2, None, seed, say=said.append)
+        wanted, names = load_model(plain, 2, None, seed, say=said.append)
+        assert head == names
+        assert all(torch.equal(p, wanted.state_dict()[n]) for n, p in ours.state_dict().items())
+    assert [line.split(" (")[0] for line in said] == [f"the weights in {tuned.path} hold a head"] * 2
+    assert "which is not used: this run's is drawn from its seed" in said[0]
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta", "deberta-v2"])
+def test_a_head_that_is_kept_is_the_files(kind: str, tmp_path: Path) -> None:
+    model, head = load_model(with_head(tmp_path / "m", kind, 2, "safetensors"), 2, None, 1, keep_head=True)
+    assert {p.mean().item() for n, p in model.named_parameters() if n in head} == {7.0}
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("tiny_roberta", "84f7c6ff568bdb25"), ("tiny_deberta", "638378cb46a56ba8")]
+)
+def test_the_head_of_an_embedded_model_has_the_bits_of_committed_records(name: str, expected: str) -> None:
+    model, head = load_model(locate(None, name, None, None, "main", False), 2, None, seed=1)
+    bits = b"".join(model.state_dict()[n].numpy().tobytes() for n in sorted(head))
+    assert hashlib.sha256(bits).hexdigest().startswith(expected)
+
+
+def test_a_relative_path_is_found_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = model_folder(tmp_path / "m", "bert")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for given in ("m", "./m", "~/m"):
+        assert locate(given, None, None, None, "main", False).path == folder
 
 
 def test_a_missing_package_is_named_as_pip_knows_it() -> None:

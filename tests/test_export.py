@@ -223,6 +223,69 @@ def test_the_cards_own_code_loads_what_it_describes(
         assert np.abs(found["logits"].numpy() - one.recorded()[:1]).max() < 1e-5
 
 
+@pytest.fixture(scope="module")
+def stranger(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """A run on a folder named by a relative path, whose weights come with a head for three classes."""
+    place = tmp_path_factory.mktemp("stranger")
+    base = shutil.copytree(ASSETS / "tiny_roberta", place / "base")
+    tuned = AutoModelForSequenceClassification.from_pretrained(base, num_labels=3, dtype=torch.float32)
+    tuned.save_pretrained(base)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        config = small(place, "model.path=base", "method=lora", "budget=1500", *short())
+        record = run(replace(config, results=str(place / "results")))
+    return Trained(only_run(place / "results"), record, base)
+
+
+def test_a_relative_model_path_is_absolute_wherever_it_is_recorded(stranger: Trained, tmp_path: Path) -> None:
+    export(stranger.folder, tmp_path / "out")
+    for folder in (stranger.folder / "adapter", tmp_path / "out"):
+        config = json.loads((folder / "adapter_config.json").read_text())
+        assert config["base_model_name_or_path"] == str(stranger.base)
+    assert stranger.record["model"]["path"] == str(stranger.base)
+
+
+@pytest.mark.parametrize("merge", [False, True])
+def test_a_card_shows_no_path_and_its_code_runs_on_a_base_with_a_head_of_its_own(
+    merge: bool, stranger: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export(stranger.folder, tmp_path / "out", merge)
+    monkeypatch.chdir(tmp_path / "out")
+    text = Path("README.md").read_text()
+    assert str(stranger.base.parent) not in text
+    assert stranger.record["fingerprints"]["model"] in text
+    assert merge or 'set `base = "FOLDER"` to your copy of it' in text
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert stranger.rows.second is not None
+    first, second = stranger.rows.first[0], stranger.rows.second[0]
+    found: dict[str, Any] = {}
+    exec(code.replace('"One sentence.", "Another."', f"{first!r}, {second!r}"), found)
+    assert np.abs(found["logits"].numpy() - stranger.recorded()[:1]).max() < 1e-5
+
+
+def test_a_run_says_that_the_files_head_is_not_used(stranger: Trained) -> None:
+    log = (stranger.folder / "log.txt").read_text()
+    (line,) = (line for line in log.splitlines() if "hold a head" in line)
+    assert "classifier.out_proj.weight" in line
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["model.path=/home/me/model"],
+        ["model.path=model", "data.dir=glue"],
+        ["'model.path=\"/home/me/my model\"'", "results=~/runs"],
+        ["init_from=../runs/rte/s1"],
+        ["+own=/home/me/x"],
+    ],
+)
+def test_a_command_is_shown_without_places_of_the_machine(words: list[str], one: Trained) -> None:
+    record = {**one.record, "command": " ".join(["python -m dora.run task=rte", *words])}
+    (line,) = re.findall(r"    (python -m dora.run .*)", card.model_card(record, None))
+    keys = [word.strip("'").split("=")[0] for word in words]
+    assert line == "python -m dora.run task=rte " + " ".join(f"{key}=FOLDER" for key in keys)
+
+
 def test_the_card_says_what_run_json_says(one: Trained, tmp_path: Path) -> None:
     export(one.folder, tmp_path / "out")
     text, record = (tmp_path / "out" / "README.md").read_text(), one.record

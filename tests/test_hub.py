@@ -71,6 +71,23 @@ def test_half_a_cached_snapshot_is_not_taken_for_whole(no_network):
     assert "not whole" in found
 
 
+def test_a_cached_snapshot_that_is_not_whole_to_its_reader_is_fetched_again(no_network, monkeypatch):
+    import huggingface_hub
+
+    folder, asked = cached(no_network, "config.json", "model.bin"), []
+
+    def snapshot_download(repo, *, repo_type, revision, allow_patterns, local_files_only):
+        asked.append(local_files_only)
+        return str(folder)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    monkeypatch.setattr(huggingface_hub.HfApi, "repo_info", lambda *a, **k: None)
+    for whole, fetched in ((True, [True]), (False, [True, False])):
+        asked.clear()
+        fetch_hub("a/b", "0" * 40, ["config.json"], "model", "-", lambda found, whole=whole: whole)
+        assert asked == fetched
+
+
 def test_download_takes_the_first_alternative_the_repository_has(no_network, monkeypatch):
     import huggingface_hub
 

@@ -14,13 +14,19 @@ _PROBE_S = 6.0
 
 
 def fetch_hub(
-    repo: str, revision: str, patterns: list[str], kind: Literal["model", "dataset"], instead: str
+    repo: str,
+    revision: str,
+    patterns: list[str],
+    kind: Literal["model", "dataset"],
+    instead: str,
+    whole: Callable[[Path], bool] = lambda folder: True,
 ) -> Path:
     """The local snapshot of a hub repository's files, from the cache or, failing that, downloaded.
 
     Every pattern must match a file. A pattern may name alternatives in order of preference,
     "*.safetensors|*.bin": a later one is fetched only where the repository has none of the earlier;
-    an empty one ("merges.txt|") makes the file optional. `instead` tells the user what else works.
+    an empty one ("merges.txt|") makes the file optional. `whole` says more of what is in the cache than names can.
+    `instead` tells the user what else works.
 
     Raises `UserError` within seconds where the hub cannot be reached: huggingface_hub by itself retries
     for most of a minute.
@@ -39,7 +45,7 @@ def fetch_hub(
     name = f"{kind} {repo} at {revision[:8]}"
     try:
         found = snapshot(0, choices, cached=True)
-        if not _lacking(found, choices):
+        if not _lacking(found, choices) and whole(found):
             return found
     except FileNotFoundError:  # not in the cache, or known to be incomplete there
         pass

@@ -1,0 +1,119 @@
+"""The finished run that another one starts from: found, and checked before anything is loaded."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dora import backbone, tensors
+from dora.budget import Matrix
+from dora.config import Config
+from dora.errors import UserError
+from dora.files import check_safetensors, sha256_file
+from dora.record import read_finished
+
+
+@dataclass(frozen=True)
+class Start:
+    """A finished run to start from: its directory, ranks by matrix and scale (none for full), and hash."""
+
+    folder: Path
+    ranks: dict[str, int]
+    scale: float | None
+    fingerprint: str
+
+
+def read_start(config: Config, weights: str, architecture: dict[str, Any]) -> Start:
+    """The run that `init_from` names. Raises UserError where it does not fit this one, or is damaged.
+
+    `weights`: the fingerprint of this run's model; `architecture`: its config.json.
+    """
+    folder = Path(str(config.init_from)).expanduser()
+    try:
+        run = read_finished(folder)
+    except UserError as e:
+        raise UserError(f"init_from must be the directory of a finished run: {e}") from e
+    full = config.method_name == "full"
+    file = folder / ("model/model.safetensors" if full else "best.safetensors")
+    problems = []
+    try:
+        there = file.is_file()
+    except OSError as e:
+        raise UserError(f"init_from={folder}: {file} cannot be read: {e.strerror}") from e
+    if not there:
+        problems.append(f"init_from={folder} kept no weights ({file.name}); rerun it with keep_model=true")
+    for what, theirs, ours in (
+        ("method", _recorded(run, "config", "method", "name"), config.method_name),
+        ("model", _recorded(run, "fingerprints", "model"), weights),
+        ("target", _recorded(run, "config", "target"), None if full else list(config.targets())),
+    ):
+        if theirs != ours:
+            problems.append(f"init_from={folder} has another {what} ({theirs}); this run has {ours}")
+    if problems:
+        raise UserError(*problems)
+    check_safetensors(file)
+    ranks, scale = _recorded(run, "ranks", "end"), run.get("scale")
+    shapes = tensors.of_files([file]) or {}
+    if full:
+        ranks, scale = {}, None
+        problems = tensors.misfits(architecture, shapes, f"the weights of init_from, in {file},")
+    else:
+        matrices = backbone.find_linears(architecture, config.targets())
+        problems = _start_problems(folder / "run.json", ranks, scale, matrices)
+        gated = bool(_recorded(run, "params", "gates")) or any(name.endswith(".g") for name in shapes)
+        problems = problems or _factor_problems(file, shapes, matrices, ranks, gated)
+    if problems:
+        raise UserError(
+            *(f"{p}; name another run, or train this one again with force=true" for p in problems)
+        )
+    return Start(folder, ranks, scale, sha256_file(file))
+
+
+def _recorded(run: dict[str, Any], *keys: str) -> Any:
+    """A value inside run.json, None where it is not there."""
+    value: Any = run
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
+
+
+def _start_problems(file: Path, ranks: Any, scale: Any, matrices: tuple[Matrix, ...]) -> list[str]:
+    """What is wrong with a record's scale and ranks, which its weights are read by."""
+    problems = []
+    number = isinstance(scale, int | float) and not isinstance(scale, bool)
+    if not number or not math.isfinite(scale):
+        problems.append(f"{file} is damaged: scale={scale!r} must be a finite number")
+    if not isinstance(ranks, dict):
+        return [*problems, f"{file} is damaged: ranks.end={ranks!r} must be a rank for each matrix"]
+    shapes = {m.name: m.full_rank for m in matrices}
+    for name, rank in ranks.items():
+        if name not in shapes:
+            problems.append(f"{file} is damaged: ranks.end names {name}, which is no matrix of this run")
+        elif not isinstance(rank, int) or isinstance(rank, bool) or rank < 0:
+            problems.append(
+                f"{file} is damaged: ranks.end of {name}, {rank!r}, must be a whole number from 0"
+            )
+    return problems
+
+
+def _factor_problems(
+    file: Path,
+    shapes: dict[str, tensors.Shape],
+    matrices: tuple[Matrix, ...],
+    ranks: dict[str, int],
+    gated: bool,
+) -> list[str]:
+    """The adapter's tensors that are missing from `file`, or are not of the ranks in the record."""
+    problems = []
+    for m in matrices:
+        rank = ranks.get(m.name, 0)
+        wanted = {"A": (rank, m.d_in), "B": (m.d_out, rank), **({"g": (rank,)} if gated else {})}
+        for factor, shape in wanted.items():
+            name = f"{m.name}.{factor}"
+            if shapes.get(name) != shape:
+                held = f"is {shapes[name]}" if name in shapes else "is missing"
+                problems.append(f"{file} is damaged: {name} {held}, run.json makes it {shape}")
+    more = f"; {len(problems) - 3} more tensors are not as they should be"
+    return problems if len(problems) <= 3 else [*problems[:2], problems[2] + more]
