@@ -10,7 +10,6 @@ import contextlib
 import csv
 import io
 import math
-import signal
 import statistics
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +18,7 @@ from typing import Any
 
 from dora import study
 from dora.cells import BASELINE, Table, View, dirty, read_runs, tables
+from dora.command import command
 from dora.compare import Difference, differences
 from dora.errors import UserError
 from dora.files import write_atomic
@@ -147,7 +147,6 @@ def asked_for(
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     add_arguments(parser)
     given = parser.parse_args()
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends us quietly
     try:
         first()
         return given.results, found_tables(given)
@@ -186,4 +185,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

@@ -1,0 +1,182 @@
+"""A command line taken apart: options in one spelling, settings as Hydra's grammar wants them."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.errors import HydraException
+
+from dora.config import PATHS
+from dora.errors import UserError
+
+_OPTIONS = (
+    "-m (a sweep), --config-dir FOLDER (your own files beside conf/), --cfg job, --info, --help, --version"
+)
+# Options that Hydra has, each with the reason why it cannot work here and the way out.
+_REFUSED = {
+    "config_path": "--config-path would take the place of conf/: --config-dir FOLDER adds your own files to it",
+    "config_name": "--config-name would take the place of conf/config.yaml: write what differs into "
+    "FOLDER/experiment/mine.yaml, and give --config-dir FOLDER experiment=mine",
+    "experimental_rerun": "--experimental-rerun reads a pickle, which may run anything; run.json has the command to repeat",
+}
+# One value of a sweep. A comma in quotes around the whole value, or in ${...}, does not separate.
+_VALUE = re.compile(
+    r"""
+    \s* (?: '(?:\\.|[^'\\])*' | "(?:\\.|[^"\\])*" ) \s* (?=,|$)
+    | (?: \$\{[^}]*\} | [^,] )+
+    | (?<=,)(?=,|$) | ^(?=,|$)  # nothing, beside a comma or alone
+""",
+    re.VERBOSE | re.DOTALL,
+)
+_FUNCTION = re.compile(r"(?:choice|range|interval|glob|sort|shuffle|tag)\(.*\)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Line:
+    """What was typed. `sweeping`: -m. `config_dir`: absolute. `options`: what else Hydra is given.
+
+    `overrides`: the settings, in the order typed.
+    """
+
+    overrides: tuple[str, ...]
+    sweeping: bool = False
+    config_dir: str | None = None
+    options: tuple[str, ...] = ()
+    help: bool = False
+    version: bool = False
+
+    def words(self) -> list[str]:
+        """Spells the line in the way that Hydra's own parser takes, options first."""
+        sweep = ["--multirun"] if self.sweeping else []
+        folder = [] if self.config_dir is None else [f"--config-dir={self.config_dir}"]
+        return [*self.options, *sweep, *folder, *self.overrides]
+
+
+def read(words: Sequence[str]) -> Line:
+    """Takes a command line apart. Raises UserError with every option that is unknown or cannot be had."""
+    given = _parser().parse_intermixed_args(list(words))
+    problems = [text for name, text in _REFUSED.items() if getattr(given, name) is not None]
+    folder = None if given.config_dir is None else os.path.abspath(os.path.expanduser(given.config_dir))
+    if folder is not None and not os.path.isdir(folder):
+        problems.append(f"--config-dir={given.config_dir} is no folder")
+    shown = {
+        "--cfg": given.cfg,
+        "--info": given.info,
+        "--shell-completion": given.shell_completion,
+        "-r": given.run,
+        "-m": given.multirun,
+    }
+    commands = [] if given.help else [option for option, value in shown.items() if value]
+    if len(commands) > 1:
+        problems.append(
+            f"{' and '.join(commands)} cannot go together; --cfg shows one configuration, without -m"
+        )
+    if given.resolve and not given.cfg:
+        problems.append("--resolve goes with --cfg job")
+    overrides = tuple(in_grammar(word, given.multirun) for word in given.overrides)
+    if given.cfg and not given.multirun:
+        several = [word for word in overrides if is_sweep(word)]
+        problems += [f"{word}: --cfg shows one configuration, so give one value" for word in several]
+    if problems:
+        raise UserError(*problems)
+    return Line(overrides, given.multirun, folder, _for_hydra(given), given.help, given.version)
+
+
+def _for_hydra(given: argparse.Namespace) -> tuple[str, ...]:
+    """The options that Hydra acts upon."""
+    named = {"--cfg": given.cfg, "--info": given.info, "--package": given.package}
+    flags = {
+        "--resolve": given.resolve,
+        "--hydra-help": given.hydra_help,
+        "--run": given.run,
+        "--shell-completion": given.shell_completion,
+    }
+    valued = [f"{option}={value}" for option, value in named.items() if value is not None]
+    return *valued, *(option for option, value in flags.items() if value)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; settings are written key=value, and the options are {_OPTIONS}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(add_help=False, prog="python -m dora.run")
+    add = parser.add_argument
+    add("overrides", nargs="*")
+    for flags in (("-h", "--help"), ("--version",), ("-m", "--multirun"), ("-r", "--run"), ("--resolve",),
+                  ("--hydra-help",), ("-sc", "--shell-completion")):  # fmt: skip
+        add(*flags, action="store_true")
+    for flags in (("-cd", "--config-dir"), ("-cp", "--config-path"), ("-cn", "--config-name"),
+                  ("-p", "--package"), ("--experimental-rerun",)):  # fmt: skip
+        add(*flags)
+    add("-c", "--cfg", choices=["job", "hydra", "all"])
+    add(
+        "-i",
+        "--info",
+        nargs="?",
+        const="all",
+        choices=["all", "config", "defaults", "defaults-tree", "plugins", "searchpath"],
+    )
+    return parser
+
+
+def options_of(hydra: Any) -> tuple[str, ...]:
+    """The options without which a run's settings mean something else, from Hydra's own configuration."""
+    sources = hydra.runtime.config_sources
+    return tuple(f"--config-dir={s.path}" for s in sources if s.provider == "command-line")
+
+
+def in_grammar(word: str, sweeping: bool) -> str:
+    """Spells a setting as Hydra's grammar takes it: a path in quotes and with its home, a list in brackets.
+
+    In a sweep commas separate paths, unless in quotes, and a function such as choice() is left to Hydra.
+    """
+    key, equals, value = word.partition("=")
+    if not equals:
+        return word
+    if key == "target" and not sweeping and re.fullmatch("[a-z0-9]+(,[a-z0-9]+)+", value):
+        return f"target=[{value}]"  # one value with several parts, except in a sweep, where it means several runs
+    if key.lstrip("+") not in PATHS or (sweeping and _FUNCTION.fullmatch(value)):
+        return word
+    values = [part.strip() for part in _VALUE.findall(value)] if sweeping else [value]
+    return f"{key}={','.join(map(_path, values))}"
+
+
+def _path(text: str) -> str:
+    """One path in Hydra's quotes; nothing and null, which name none, as they are."""
+    if text == "" or text.lower() == "null":
+        return text
+    return quoted(os.path.expanduser(_unquoted(text)))
+
+
+def quoted(text: str) -> str:
+    """Spells a text as one value in Hydra's quotes."""
+    return QuotedString(text, Quote.single).with_quotes()
+
+
+def _unquoted(text: str) -> str:
+    """What Hydra's quotes hold; any other text as it is."""
+    if text[0] in "'\"":
+        try:
+            value = OverridesParser.create().parse_override(f"path={text}")._value
+        except HydraException:
+            return text
+        if isinstance(value, QuotedString):
+            return value.text
+    return text
+
+
+def is_sweep(word: str) -> bool:
+    """Whether a setting has several values."""
+    try:
+        return OverridesParser.create().parse_override(word).is_sweep_override()
+    except HydraException:
+        return False
