@@ -28,7 +28,7 @@ def command(main: Callable[[], None], prints_only: bool = True) -> None:
     outside.end()
     if (error := streams.lost()) is not None:
         print(f"standard output could not be written to: {error.strerror}", file=sys.stderr)
-        if prints_only and ended is None:
+        if prints_only and (ended is None or not ended.code):
             ended = SystemExit(1)
     if ended is not None:
         raise ended

@@ -92,6 +92,7 @@ def _train_and_finish(p: Prepared, world: World, record: Record, label: str, bar
     with Lines(record.folder if world.main else None, label, bar) as lines:
         try:
             with signals:
+                signals.begin()
                 _reset_peak_memory(world)
                 loop = _build(p, world, record if world.main else None, lines)
                 loop.still = lines.still

@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
+from multiprocessing import resource_tracker
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -35,7 +36,6 @@ class Outside:
         self.watching = False
         self._noting = False  # a signal is for the runs that a sweep launches, not for the process
         self._ending = False  # the process is about to end, and what it still writes is not to be torn
-        self._pass_on = False
         self._then = ""
 
     def watch(self, then: str = "", noting: bool = False) -> None:
@@ -54,21 +54,49 @@ class Outside:
     def end(self) -> None:
         """Ignores further signals, since the process is ending."""
         self._ending = True
+        for number in EXITS:
+            if (
+                signal.getsignal(number) == self.heard
+            ):  # the interpreter's last act would be to put its own back
+                signal.signal(number, signal.SIG_IGN)
 
     @contextlib.contextmanager
     def launching(self, workers: bool) -> Iterator[None]:
         """Lets a signal stop the runs that are launched, and the sweep say what became of them. A second SIGINT
         raises KeyboardInterrupt.
 
-        `workers`: the runs are in other processes, which start with both signals blocked: they wait for the handler
-        of `watch(noting=True)`, where Python's own would print a traceback.
+        `workers`: the runs are in other processes, which all are told, those that start later among them.
         """
-        self._noting, self._pass_on = True, workers
+        self._noting = True
         try:
-            with _blocked_here() if workers else contextlib.nullcontext():
+            with self._telling() if workers else contextlib.nullcontext():
                 yield
         finally:
-            self._noting = self._pass_on = False
+            self._noting = False
+
+    @contextlib.contextmanager
+    def _telling(self) -> Iterator[None]:
+        """Passes a signal that was noted on to every process that this one starts.
+
+        They start with the signals blocked, until `watch` takes them: Python's own handler would print a traceback.
+        A thread with another mask takes the signals for this process, and tells the others.
+        """
+        end = threading.Event()
+
+        def tell() -> None:
+            told: set[int] = set()
+            while not end.wait(0.2):
+                if self.stopping:
+                    told |= _terminate(_children() - told)
+
+        threading.Thread(target=tell, daemon=True).start()  # a thread begins with the mask of its maker
+        resource_tracker.ensure_running()  # now, since it unblocks the signals when it starts
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, EXITS)
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            end.set()
 
     def heard(self, number: int, frame: FrameType | None = None) -> None:
         """The handler."""
@@ -76,8 +104,6 @@ class Outside:
             return
         if not self._noting:
             _leave(number, self._then)
-        if self._pass_on and number == signal.SIGTERM:
-            _to_children(number)  # a terminal sends its SIGINT to all of them, `kill` to this process alone
         if self.stopping and number == signal.SIGINT:
             self._ending = True
             raise KeyboardInterrupt("interrupted; the same sweep goes on with what is not done")
@@ -117,6 +143,11 @@ class StopSignals:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
+    def begin(self) -> None:
+        """Takes up a signal that came after the sweep's last look, and before there were these handlers."""
+        if outside.stopping:
+            self._note(signal.SIGTERM, None)
+
     def hand_over(self) -> None:
         """Calls the handler that was there before for the signal that came, unless it only ends this process."""
         handler = self._before.get(self.received or 0)
@@ -145,25 +176,17 @@ def _leave(number: int, then: str) -> None:
     os._exit(code)
 
 
-@contextlib.contextmanager
-def _blocked_here() -> Iterator[None]:
-    """Blocks the signals in this thread and for processes that it starts; another thread takes them for us."""
-    end = threading.Event()
-    threading.Thread(
-        target=end.wait, daemon=True
-    ).start()  # before: a thread begins with the mask of its maker
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, EXITS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        end.set()
-
-
-def _to_children(number: int) -> None:
-    """Sends a signal to the processes that this one has started (Linux alone lists them)."""
+def _children() -> set[int]:
+    """The processes that this one has started, where the system lists them (Linux)."""
+    found: set[int] = set()
     for listed in Path("/proc/self/task").glob("*/children"):
         with contextlib.suppress(OSError):
-            for pid in listed.read_text(encoding="ascii").split():
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(int(pid), number)
+            found |= {int(pid) for pid in listed.read_text(encoding="ascii").split()}
+    return found
+
+
+def _terminate(processes: set[int]) -> set[int]:
+    for pid in processes:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+    return processes

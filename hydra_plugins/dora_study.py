@@ -30,6 +30,7 @@ class StudySweeper(BasicSweeper):
     def sweep(self, arguments: list[str]) -> Any:
         """Trains the grid that `arguments`, and the sweeper's own `params`, span."""
         from dora import sweep
+        from dora.signals import outside
 
         assert self.hydra_context is not None
         assert self.launcher is not None
@@ -49,7 +50,7 @@ class StudySweeper(BasicSweeper):
         try:
             returns = self._launch(named) if pending else []
         except Exception as e:  # a worker or a cluster's job that ended without an answer
-            returns, lost = [], e
+            returns, lost = [], None if outside.stopping else e
         for words, job in zip(pending, returns, strict=False):
             if (
                 job.status == JobStatus.FAILED
@@ -64,12 +65,10 @@ class StudySweeper(BasicSweeper):
 
         assert self.launcher is not None
         kind = type(self.launcher).__name__
-        if kind not in (
-            "BasicLauncher",
-            "JoblibLauncher",
-        ):  # a cluster's jobs hear of signals from the cluster
+        local = kind == "JoblibLauncher"
+        if kind != "BasicLauncher" and not local:  # a cluster's jobs hear of signals from the cluster
             return self.launcher.launch(jobs, initial_job_idx=0)
-        with outside.launching(workers=kind == "JoblibLauncher"):
+        with outside.launching(workers=local):
             return self.launcher.launch(jobs, initial_job_idx=0)
 
 
