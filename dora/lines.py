@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -92,9 +93,10 @@ class Lines:
         if self._shows_bar and self._log is not None:
             from tqdm import tqdm
 
-            self._bar = tqdm(
-                total=total_steps, initial=step, unit="step", leave=False, desc=self.label or None
-            )
+            # Where a terminal does not know its size, as in many containers, tqdm by itself would show nothing.
+            columns, rows = shutil.get_terminal_size()
+            about = {"total": total_steps, "initial": step, "desc": self.label or None}
+            self._bar = tqdm(**about, unit="step", leave=False, ncols=columns, nrows=rows)
 
     def progress(self, step: int, line: Callable[[], str]) -> None:
         """Moves the bar to `step`. Without one, says `line()` if nothing was said for half a minute."""
