@@ -48,7 +48,7 @@ def lost() -> OSError | None:
     """Why something that was written to standard output is not there, though its reader is."""
     with contextlib.suppress(AttributeError):
         sys.stdout.flush()
-        return sys.stdout.buffer.raw.failed  # type: ignore[attr-defined]
+        return getattr(sys.stdout.buffer, "raw").failed  # noqa: B009
     return None
 
 

@@ -72,7 +72,7 @@ def test_three_times_ctrl_c_leaves_a_record_in_order(tmp_path: Path, monkeypatch
     monkeypatch.setattr(Loop, "train_step", twice)
     monkeypatch.setattr(Record, "update", third)
     signal.signal(signal.SIGINT, outside.heard)  # as a command has it
-    with pytest.raises(KeyboardInterrupt, match="^interrupted; the same command resumes"):
+    with pytest.raises(KeyboardInterrupt, match=r"^interrupted; the same command resumes"):
         run(small(tmp_path, "method=lora", "max_steps=4"))
     assert record(tmp_path)["status"] == "stopped"
 

@@ -226,7 +226,7 @@ def test_a_second_sweep_leaves_the_first_ones_runs_to_it_and_a_signal_ends_a_who
     first = subprocess.Popen([sys.executable, "-m", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                              text=True)  # fmt: skip
     assert first.stdout is not None
-    next(line for line in first.stdout if line.startswith("step "))
+    next(line for line in first.stdout if line.startswith("[1/2 wnli lora s1] step "))
     beside = command(*(word.replace("lora,full", "lora") for word in words))
     first.terminate()
     out, errors = first.communicate(timeout=60)
