@@ -31,6 +31,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from dora.command import command
 from dora.contenders import COMPILED, CONTENDERS, PHASES, SIZES, Contender, Setting, Times, contender
 from dora.files import to_json, write_atomic
 from dora.provenance import provenance
@@ -220,4 +221,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

@@ -1,4 +1,4 @@
-"""The whole state of a run in one file, and the signals that ask a run to stop.
+"""The whole state of a run in one file.
 
 A checkpoint is tensors and a little JSON: `step-N.safetensors` and `step-N.json`, which names the first
 one's checksum and is written after it. The one before is kept until the new one is whole, and is used
@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import signal
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import safetensors.torch
@@ -59,40 +57,3 @@ def newest(folder: Path) -> int:
 def _steps(folder: Path) -> list[int]:
     """Steps of the labelled checkpoints, newest first."""
     return sorted((int(f.stem.removeprefix("step-")) for f in folder.glob("step-*.json")), reverse=True)
-
-
-class StopSignals:
-    """Notes SIGTERM, SIGINT and SIGUSR2 while a run trains, so that it stops between two steps.
-
-    A second SIGINT acts at once. On leaving, the handlers that were there before are put back; `hand_over`
-    then passes on what came.
-    """
-
-    SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
-
-    def __init__(self) -> None:
-        self.received: int | None = None
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> StopSignals:
-        try:
-            for number in self.SIGNALS:
-                self._before[number] = signal.signal(number, self._note)
-        except ValueError:  # not the main thread: whoever runs us there handles signals
-            pass
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def hand_over(self) -> None:
-        """Calls the handler that was there before for the signal that came; Python's own for SIGINT only interrupts."""
-        handler = self._before.get(self.received or 0)
-        if callable(handler) and handler is not signal.default_int_handler:
-            handler(self.received, None)
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT and self.received == number:
-            raise KeyboardInterrupt
-        self.received = number

@@ -8,7 +8,16 @@ from collections.abc import Callable
 from typing import Any
 
 # What can befall the disk under a run; any other OSError is one that nobody foresaw.
-_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE}
+_DISK = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EIO,
+    errno.ESTALE,
+}
 _OUT_OF_MEMORY = re.compile(r"OutOfMemory|out of memory|MemoryError|bad_alloc|can't allocate memory")
 
 

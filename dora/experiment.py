@@ -3,42 +3,45 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import safetensors.torch
 import torch
+from torch import Tensor
 
 from dora import backbone, checkpoint, lowrank, parallel, vocabulary
 from dora.added import predict_added
-from dora.checkpoint import StopSignals
-from dora.config import Config
 from dora.data.sources import fingerprint
 from dora.data.tokens import Tokens, tokenised
 from dora.errors import RunFailed, Stopped, UserError, foreseen
 from dora.finish import finish
 from dora.finite import not_finite
+from dora.lines import Lines, Pace, embedded_note, on_terminal
 from dora.methods import METHODS
 from dora.methods.protocol import Method
 from dora.parallel import World
 from dora.prepare import Prepared
 from dora.provenance import processor, provenance
 from dora.record import Record
+from dora.signals import StopSignals
 from dora.start import Start
 from dora.tracking import Tracker
 from dora.train import Loop, Setup
 
-REAL = "real ones: model=roberta_base (or another) and data=hub, or data=dir data.dir=GLUE"
+MANY_ROWS = 50_000  # from here on tokenising takes so long that it is said
 
 
-def run(prepared: Prepared, words: Sequence[str] | None = None) -> dict[str, Any]:
+def run(
+    prepared: Prepared, words: Sequence[str] | None = None, label: str = "", bar: bool = True
+) -> dict[str, Any]:
     """Trains what was prepared, or resumes it, or finds it done and predicts what came later. Returns run.json.
 
-    `words`: what to type after `python -m dora.run` for this run alone, for whoever reads the record.
+    `words`: what to type after `python -m dora.run` for this run alone, for whoever reads the record. `label`: what
+    each of its lines begins with, where it is one of a sweep. `bar`: whether it may show a progress bar, on a terminal.
 
     Raises UserError where another process is at work on it, RunFailed where it ended without a result,
     Stopped where a signal ended it in good order, or came when no step was left to train.
@@ -53,30 +56,14 @@ def run(prepared: Prepared, words: Sequence[str] | None = None) -> dict[str, Any
     try:
         if world.main:
             record.open(_header(prepared, world, words), force=config.force)
-        done = parallel.broadcast(world, record.done)
-        if done:
-            predict_added(
-                prepared, world, record, lambda: _build(prepared, world, None, lambda _: None), print
-            )
-        return record.data if done else _train_and_finish(prepared, world, record)
+        if not parallel.broadcast(world, record.done):
+            return _train_and_finish(prepared, world, record, label, bar and on_terminal())
+        with Lines(prepared.folder if world.main else None, label) as say:
+            predict_added(prepared, world, record, lambda: _build(prepared, world, None, Lines(None)), say)
+        return record.data
     finally:
         record.close()
         parallel.stop(world)
-
-
-def embedded_note(config: Config) -> str | None:
-    """What must stand wherever scores of the embedded model or data are shown; None for real ones."""
-    if not config.embedded:
-        return None
-    parts = []
-    if config.model.embedded and not config.model.path:
-        parts.append(f"model {config.model_name}")
-    if config.data.name == "mini":
-        parts.append("data mini (generated)")
-    verdict = "for trying the suite, scores say nothing about GLUE"
-    if config.data.name != "mini":
-        verdict = "small and briefly pretrained, scores are not to be compared with published ones"
-    return f"embedded {' and '.join(parts)}: {verdict}; {REAL}"
 
 
 def _header(p: Prepared, world: World, words: Sequence[str] | None) -> dict[str, Any]:
@@ -105,47 +92,38 @@ def _hub(p: Prepared) -> str | None:
     return None if p.config.model.path else p.config.model.hub
 
 
-def _train_and_finish(p: Prepared, world: World, record: Record) -> dict[str, Any]:
-    log = (record.folder / "log.txt").open("a", encoding="utf-8") if world.main else None
-
-    def say(text: str) -> None:
-        if log is None:
-            return
-        for file in (log, sys.stdout):
-            with contextlib.suppress(OSError):  # the disk is full, or whoever read our output has gone
-                print(text, file=file, flush=True)
-
-    signals = StopSignals()
+def _train_and_finish(p: Prepared, world: World, record: Record, label: str, bar: bool) -> dict[str, Any]:
+    # One of several processes must not leave the others waiting for it, so that all of them first train a step.
+    signals = StopSignals(waits=world.size > 1)
     tracker = None
-    try:
-        with signals:
-            _reset_peak_memory(world)
-            loop = _build(p, world, record if world.main else None, say)
-            if world.main:
-                tracker = Tracker(p.config, record, p.settings)
-                loop.track = tracker.log
-            loop.run(signals, _bar(loop, world))
-            finish(p, loop, record, say)
-    except BaseException as e:
-        c = p.config
-        why = foreseen(e, checkpoint.newest(record.checkpoints), c.batch_size, c.grad_accum, c.max_length)
-        if world.main:
-            _note_failure(record, why or e, say)
-        if isinstance(e, Stopped | KeyboardInterrupt):
-            tracker = None  # the process ends, and wandb with it: a cluster does not wait for an upload
-        if isinstance(e, Stopped):
-            e.hand_over = signals.hand_over
-        if why is not None:
-            raise why from e
-        raise
-    finally:
+    with Lines(record.folder if world.main else None, label, bar) as lines:
         try:
-            if tracker is not None:
-                tracker.finish(record, say)
+            with signals:
+                signals.begin()
+                _reset_peak_memory(world)
+                loop = _build(p, world, record if world.main else None, lines)
+                loop.still = lines.still
+                if world.main:
+                    tracker = Tracker(p.config, record, p.settings)
+                    loop.track = tracker.log
+                _train(loop, signals, lines)
+                finish(p, loop, record, lines)
+        except BaseException as e:
+            lines.end_bar()
+            c = p.config
+            why = foreseen(e, checkpoint.newest(record.checkpoints), c.batch_size, c.grad_accum, c.max_length)
+            if world.main:
+                _note_failure(record, why or e, lines)
+            if isinstance(e, Stopped | KeyboardInterrupt):
+                tracker = None  # the process ends, and wandb with it: a cluster does not wait for an upload
+            if isinstance(e, Stopped):
+                e.hand_over = signals.hand_over
+            if why is not None:
+                raise why from e
+            raise
         finally:
-            if log is not None:
-                with contextlib.suppress(OSError):
-                    log.close()
+            if tracker is not None:
+                tracker.finish(record, lines)
     if signals.received is not None:  # too late to stop this run, not too late to stop its sweep
         stopped = Stopped("done; the signal came after its last step")
         stopped.hand_over, stopped.result = signals.hand_over, record.data
@@ -153,7 +131,7 @@ def _train_and_finish(p: Prepared, world: World, record: Record) -> dict[str, An
     return record.data
 
 
-def _note_failure(record: Record, error: BaseException, say: Callable[[str], None]) -> None:
+def _note_failure(record: Record, error: BaseException, say: Lines) -> None:
     """Says in run.json why the run ended; a run that was stopped or failed keeps its checkpoint."""
     if isinstance(error, Stopped | KeyboardInterrupt):
         status, reason = (
@@ -171,23 +149,32 @@ def _note_failure(record: Record, error: BaseException, say: Callable[[str], Non
             say(f"{record.folder / 'run.json'} could not be written either ({e}) and still says running")
     if not isinstance(error, Stopped | KeyboardInterrupt | RunFailed | UserError):
         say("".join(traceback.format_exception(error)))  # whoever mends it needs all of it
-    say(reason if reason.startswith(status) else f"{status}: {reason}")
+    # What Ctrl-C means is said by the command, once.
+    last = say.note if isinstance(error, KeyboardInterrupt) else say
+    last(reason if reason.startswith(status) else f"{status}: {reason}")
 
 
-def _bar(loop: Loop, world: World) -> Callable[[int], None]:
-    """A progress bar on a terminal; elsewhere the lines of each evaluation are enough."""
-    if not (world.main and sys.stderr.isatty()):
-        return lambda step: None
-    from tqdm import tqdm
+def _train(loop: Loop, signals: StopSignals, lines: Lines) -> None:
+    """Trains to the end, and shows how far it is."""
+    s, pace = loop.setup, Pace(loop.step, loop.setup.total_steps)
+    lines.begin_bar(s.total_steps, loop.step)
 
-    bar = tqdm(total=loop.setup.total_steps, initial=loop.step, unit="step", leave=False)
-    return lambda step: bar.update(step - bar.n) and None
+    def progress(step: int, loss: Tensor) -> None:
+        # Reading the loss waits for the device, and is done for a line alone. Of several processes the first one's
+        # rows, its share of the mean, stand for all.
+        lines.progress(
+            step, lambda: pace.line(step, loss.item() * s.world.size, loop.optimizer.param_groups[0]["lr"])
+        )
+
+    signals.waits = True
+    loop.run(signals, progress)
+    lines.end_bar()
 
 
-def _build(p: Prepared, world: World, record: Record | None, say: Callable[[str], None]) -> Loop:
+def _build(p: Prepared, world: World, record: Record | None, say: Lines) -> Loop:
     """Tokens, model, method and loop, at the newest checkpoint where there is one."""
     c = p.config
-    splits = _tokens(p, world)
+    splits = _tokens(p, say)
     # A regression starts from the best constant. From 0, an adapter at its usual rate reaches the labels' mean
     # sooner through the encoder than through the head, and what the encoder knew is lost on the way (STS-B).
     mean = float(np.mean(np.asarray(splits["train"].label))) if c.kind.regression else None
@@ -212,7 +199,7 @@ def _build(p: Prepared, world: World, record: Record | None, say: Callable[[str]
     reported = {k: v for k, v in splits.items() if k not in ("train", "heldout")}
     loop = Loop(Setup(c, c.kind, model, head, method, p.plan, p.lr, splits["train"], scored, reported,
                       p.total_steps, world), record, say)  # fmt: skip
-    _announce(p, loop)
+    _announce(p, loop, say)
     found = None if record is None else checkpoint.load(record.checkpoints, say)
     found = parallel.broadcast(world, found)
     if found is not None:
@@ -237,17 +224,24 @@ def _dev(p: Prepared, splits: dict[str, Tokens]) -> dict[str, Tokens]:
     return {k: splits[k] for k in p.config.kind.dev_splits}
 
 
-def _tokens(p: Prepared, world: World) -> dict[str, Tokens]:
+def _tokens(p: Prepared, say: Lines) -> dict[str, Tokens]:
     """Every split tokenised once into the cache; the training rows cut to those this run uses."""
     tokenizer = backbone.load_tokenizer(p.model)
     cache = Path(p.config.results) / "cache"
     words = backbone.fingerprint(p.model, tokenizer_only=True)
+    number = sum(len(rows.idx) for rows in p.rows.values())
+
+    def begin() -> None:
+        if number >= MANY_ROWS:
+            say(f"tokenising {number:,} rows, once for all runs on them")
+
     # AX is no part of the data's fingerprint, so it has a place of its own in the cache.
     own = {k: v for k, v in p.rows.items() if k in p.config.kind.splits}
     added = {k: v for k, v in p.rows.items() if k not in own}
     splits: dict[str, Tokens] = {}
     for name, rows in ((p.fingerprints["data"], own), (fingerprint(added), added)):
-        splits |= tokenised(cache, f"{name} {words}", rows, tokenizer, p.config.max_length, p.segments)
+        place = f"{name} {words}"
+        splits |= tokenised(cache, place, rows, tokenizer, p.config.max_length, p.segments, begin)
     for split, tokens in splits.items():
         vocabulary.check_known(tokens.ids, len(tokens), tokenizer, f"{p.config.task.name}'s {split}")
     whole = splits["train"]
@@ -269,19 +263,20 @@ def _take_start(model: torch.nn.Module, method: Method, start: Start, head: list
         lowrank.restore(layer.factors(), {k: tensors[f"{name}.{k}"] for k in layer.factors()})
 
 
-def _announce(p: Prepared, loop: Loop) -> None:
+def _announce(p: Prepared, loop: Loop, say: Lines) -> None:
     """The first lines: what is embedded, what is trained, the plan of its budget."""
     s, c = loop.setup, p.config
     trained = sum(q.numel() for q in loop.parameters.values())
     in_head = sum(loop.parameters[n].numel() for n in s.head)
-    for line in filter(None, [
-        embedded_note(c), c.model.note,
+    for note in filter(None, (embedded_note(c), c.model.note)):
+        say.once(note)
+    for line in [
         f"{c.method_name} on {c.model_name}, {c.task.name} ({c.data.name}, {len(p.train_rows):,} rows), seed {c.seed}: "
         f"{p.total_steps} steps of {c.batch_size}, lr {p.lr:g}",
         *(p.plan.describe() if p.plan else ["every weight is trained; the budget does not apply"]),
         f"trained: {trained:,} parameters, {in_head:,} of them the head, which no budget counts",
-    ]):  # fmt: skip
-        loop.say(line)
+    ]:  # fmt: skip
+        say(line)
     if loop.record is not None:
         adapter = p.plan.start_params if p.plan else 0
         gates = sum(q.numel() for n, q in loop.parameters.items() if n.endswith(".g"))

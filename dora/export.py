@@ -15,6 +15,7 @@ from typing import Any
 
 from safetensors import safe_open
 
+from dora.command import command
 from dora.errors import UserError
 from dora.files import check_safetensors, new_folder, taken, to_json, write_atomic
 from dora.record import read_finished
@@ -131,4 +132,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

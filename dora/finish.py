@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import resource
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from dora.adapter import save_adapter
 from dora.budget import Plan
 from dora.errors import RunFailed
 from dora.files import write_atomic
+from dora.lines import Lines
 from dora.methods.protocol import Method
 from dora.predictions import save
 from dora.prepare import Prepared
@@ -23,7 +23,7 @@ from dora.record import Record, scores
 from dora.train import Loop, live_ranks
 
 
-def finish(p: Prepared, loop: Loop, record: Record, say: Callable[[str], None]) -> None:
+def finish(p: Prepared, loop: Loop, record: Record, say: Lines) -> None:
     """Scores and predictions of the last and of the best evaluation, the budget's check, weights, the record's end.
 
     Raises RunFailed where the budget was missed, or the kept weights don't score as they did in training.
@@ -61,7 +61,7 @@ def finish(p: Prepared, loop: Loop, record: Record, say: Callable[[str], None]) 
     say(f"done in {loop.seconds:.1f} s of training: {scores(record.data)}; "
         f"adapter {params['adapter_end']:,} parameters; {record.folder}")  # fmt: skip
     if note := record.data["embedded"]:
-        say(note)
+        say.once(note)
 
 
 def _compare(now: dict[str, Any], then: dict[str, Any], rows: int) -> None:

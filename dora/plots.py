@@ -19,6 +19,7 @@ import numpy as np
 
 from dora.canvas import COLOURS, images, legend, panels, require_matplotlib, style, titles
 from dora.cells import BASELINE, Row, Run, Table, View, budget_in_words, left_out
+from dora.command import command
 from dora.compare import differences
 from dora.data.tasks import TASKS
 from dora.files import write_atomic
@@ -317,4 +318,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

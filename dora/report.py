@@ -17,6 +17,7 @@ from typing import Any
 from dora import plots, study
 from dora.canvas import require_matplotlib
 from dora.cells import Run, Table, budget_in_words, dirty
+from dora.command import command
 from dora.files import write_atomic
 from dora.grid import Grid
 from dora.sheets import grids
@@ -133,4 +134,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

@@ -12,6 +12,11 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # before CUDA start
 # Idle OpenMP threads sleep: spinning ones make a step 4 times slower where another process wants the cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+from dora.signals import outside
+
+if __name__ == "__main__":
+    outside.watch(" while nothing was trained; the same command goes on from here")  # imports take a second
+
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
@@ -26,15 +31,19 @@ from dora.config import from_hydra, register
 from dora.errors import RunFailed, Stopped, UserError
 from dora.late import uncollected
 
-_stopped: list[bool] = []  # not empty once a signal has stopped a run of this process
 _ended: list[Exception] = []  # how a run by itself ended, where not with a result
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def job(cfg: DictConfig) -> float | None:
     """One composed configuration. Launchers send this function to other processes, with copies of its globals."""
+    from dora import streams
     from dora.run import _ended, check_grid, train
+    from dora.signals import outside
 
+    if not outside.watching:  # a launcher's worker
+        streams.keep_open()
+        outside.watch(noting=True)
     try:
         check_grid(HydraConfig.get())
         return train(cfg)
@@ -58,14 +67,17 @@ def check_grid(hydra: Any) -> None:
 
 def train(cfg: DictConfig) -> float | None:
     """One run; returns the task's score. Raises: inside a sweep nothing may exit."""
+    from dora.lines import labelled
     from dora.predictions import unpredicted
     from dora.prepare import prepare  # late: --help and a typo need no library of models or metrics
     from dora.record import read_done, scores
 
-    if _stopped:
-        raise Stopped("not begun: the sweep was stopped")
+    begin_unless_stopped()
     config = from_hydra(cfg)
     prepared = prepare(config)
+    begin_unless_stopped()
+    sweep = HydraConfig.get().mode == RunMode.MULTIRUN
+    label = HydraConfig.get().job.name if sweep else ""
     result = None if config.force else read_done(prepared.folder)
     if (
         result is not None
@@ -75,8 +87,11 @@ def train(cfg: DictConfig) -> float | None:
     ):
         raise UserError(f"{prepared.folder} is done but kept no model; add force=true to train it again")
     if result is not None:
-        print(f"already done: {prepared.folder} ({scores(result)}); force=true trains it again")
-        print(*filter(None, (result["embedded"], result["note"])), sep="\n")
+        print(
+            labelled(label, f"already done: {prepared.folder} ({scores(result)}); force=true trains it again")
+        )
+        if not sweep:
+            print(*filter(None, (result["embedded"], result["note"])), sep="\n")
     if result is None or (added := unpredicted(prepared.folder, prepared.rows)):
         with uncollected():
             from dora.experiment import run
@@ -87,18 +102,30 @@ def train(cfg: DictConfig) -> float | None:
 
         try:
             hydra = HydraConfig.get()
-            result = run(prepared, [*options_of(hydra), *hydra.overrides.task])
+            words = [*options_of(hydra), *hydra.overrides.task]
+            result = run(prepared, words, label, bar=not in_workers(hydra))
         except UserError as e:  # another process is at work in the directory, or it cannot be written to
             if result is None:
                 raise
-            print(f"{' and '.join(added).upper()} not predicted: {e}")
+            print(labelled(label, f"{' and '.join(added).upper()} not predicted: {e}"))
         except Stopped as e:
-            _stopped.append(True)  # whoever stops a sweep does not mean one run of it
+            outside.stopping = True  # whoever stops a sweep does not mean one run of it
             e.hand_over()  # the run's directory is free again, so a requeued job may take it at once
             if e.result is None:
                 raise
             result = e.result
     return result.get("results", {}).get("best", {}).get(config.kind.metrics[0])
+
+
+def begin_unless_stopped() -> None:
+    """Raises Stopped where a signal has ended an earlier run of this sweep, or came between two."""
+    if outside.stopping:
+        raise Stopped("not begun: the sweep was stopped")
+
+
+def in_workers(hydra: Any) -> bool:
+    """Whether a sweep's runs are in other processes than the sweep, whose bars would share one line of a terminal."""
+    return hydra.mode == RunMode.MULTIRUN and not hydra.launcher["_target_"].endswith(".BasicLauncher")
 
 
 def main() -> None:
@@ -138,9 +165,10 @@ def _do(line: Line) -> None:
 
 if __name__ == "__main__":
     # Other processes of a sweep import this module by its name, which is not __main__ there.
+    from dora.command import command
     from dora.run import main as _main
 
     try:
-        _main()
+        command(_main, prints_only=False)
     finally:
         gc.freeze()  # nothing is worth collecting any more: the search would take a second

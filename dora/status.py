@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import signal
 import sys
 from collections import defaultdict
 from pathlib import Path
 
 from dora import study
 from dora.budget import in_words
+from dora.command import command
 from dora.study import Seen
 
 # What has to be typed, or typed again, for the study to be whole.
@@ -64,7 +64,6 @@ def main() -> None:
     shown.add_argument("--json", action="store_true", help="every run as JSON")
     shown.add_argument("--missing", action="store_true", help="the commands of all runs that are to be done, and nothing else")  # fmt: skip
     given = parser.parse_args()
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends us quietly
     seen = study.scan(given.results)
     if not seen:
         sys.exit(f"no run under {given.results / 'runs'}; make one with: python -m dora.run task=sst2")
@@ -82,4 +81,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

@@ -69,14 +69,14 @@ def directories(results: Path) -> list[Path]:
 
 def look(folder: Path) -> Seen:
     """The state of the run in `folder`, which may still be trained by someone."""
-    place = folder.parts[-len(_PARTS) :]
+    here = place(folder)
     try:
         run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
         state, reason = run["status"], run.get("reason")
     except FileNotFoundError:
-        return Seen(place, "broken", "it has no run.json")
+        return Seen(here, "broken", "it has no run.json")
     except (OSError, ValueError, KeyError, TypeError) as e:
-        return Seen(place, "broken", f"run.json cannot be read ({type(e).__name__}: {e})")
+        return Seen(here, "broken", f"run.json cannot be read ({type(e).__name__}: {e})")
     progress = run.get("progress") or {}
     step, total = progress.get("step"), progress.get("total_steps")
     left = None
@@ -88,7 +88,7 @@ def look(folder: Path) -> Seen:
             left = progress["seconds"] / step * (total - step) - seconds_since(run["times"]["updated"])
     best = (run.get("results") or {}).get("best") or {}
     return Seen(
-        place, state, reason, step, total, None if left is None else max(0.0, round(left, 1)),
+        here, state, reason, step, total, None if left is None else max(0.0, round(left, 1)),
         None if run.get("words") is None else tuple(run["words"]),
         {k: v for k, v in best.items() if isinstance(v, float)} or None,
     )  # fmt: skip
@@ -151,10 +151,23 @@ def with_keys(words: Sequence[str] | None, **values: str) -> tuple[str, ...] | N
     return *rest, *(f"{key}={value}" for key, value in values.items())
 
 
+def place(folder: Path) -> tuple[str, ...]:
+    """A run directory's place under results/runs: data, task, model, method, budget, key, seed."""
+    return folder.parts[-len(_PARTS) :]
+
+
 def missing_command(results: Path) -> str:
     """What prints the commands of all that is left to do under `results`."""
-    where = [] if results == Path("results") else ["--results", str(results)]
-    return shlex.join(["python", "-m", "dora.status", *where, "--missing"])
+    return shlex.join(["python", "-m", "dora.status", *_where(results), "--missing"])
+
+
+def tables_command(results: Path) -> str:
+    """What prints and writes the tables of the runs under `results`."""
+    return shlex.join(["python", "-m", "dora.tables", *_where(results)])
+
+
+def _where(results: Path) -> list[str]:
+    return [] if results == Path("results") else ["--results", str(results)]
 
 
 def count(seen: Iterable[Seen]) -> dict[str, int]:

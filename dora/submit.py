@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from dora.command import command
 from dora.data.tasks import TASKS
 from dora.errors import UserError
 from dora.files import taken, write_atomic
@@ -184,4 +185,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

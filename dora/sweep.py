@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from dora import study
 from dora.config import MAX_SEED, Config
 from dora.errors import RunFailed, Stopped, UserError
+from dora.lines import embedded_note
 from dora.prepare import prepare
 from dora.record import note_planned, read_done
+from dora.summary import labels, score_table
 
 Words = tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Planned:
-    """One run of a sweep: its directory, its configuration as it is recorded, and whether it starts afresh.
+    """One run of a sweep: its directory, its configuration as it is recorded, whether it starts afresh, and what must
+    be said of it.
 
     Not its data: those of all runs of a sweep may be more than fit into memory.
     """
@@ -28,6 +32,7 @@ class Planned:
     folder: Path
     settings: dict[str, Any]
     force: bool
+    notes: tuple[str, ...]
 
 
 @dataclass
@@ -36,9 +41,12 @@ class Sweep:
 
     runs: dict[Words, Planned]
     options: Words = ()
+    began: float = field(default_factory=time.monotonic)
 
     def begin(self) -> list[list[str]]:
         """Says how far the study is and notes what is planned; returns the words of every run not done."""
+        for note in dict.fromkeys(note for p in self.runs.values() for note in p.notes):
+            print(note)
         pending = {w: p for w, p in self.runs.items() if p.force or read_done(p.folder) is None}
         for words, p in pending.items():
             note_planned(p.folder, (*self.options, *words), p.settings)
@@ -49,6 +57,10 @@ class Sweep:
         )
         return [list(words) for words in pending]
 
+    def labels(self, pending: Sequence[Sequence[str]]) -> list[str]:
+        """What each run to be trained is called in its lines."""
+        return labels({w: study.place(p.folder) for w, p in self.runs.items()}, [tuple(w) for w in pending])
+
     def end(self, failures: Mapping[Words, BaseException], lost: BaseException | None) -> None:
         """Prints what became of the runs, with the command that repeats each that is not done.
 
@@ -57,7 +69,11 @@ class Sweep:
         """
         seen = {words: study.look(p.folder) for words, p in self.runs.items()}
         open_ones = {words: s for words, s in seen.items() if s.state != "done"}
-        print(f"\n{study.runs_in_words(len(self.runs))}: {study.in_words(study.count(seen.values()))}")
+        self._print_scores(seen)
+        took = study.duration(time.monotonic() - self.began)
+        print(
+            f"\nafter {took}, {study.runs_in_words(len(self.runs))}: {study.in_words(study.count(seen.values()))}"
+        )
         if lost is not None:
             print(f"the launcher ended with {type(lost).__name__}: {str(lost).splitlines()[0]}")
         if not open_ones:
@@ -80,6 +96,20 @@ class Sweep:
         ):
             raise Stopped(text)
         raise RunFailed(text)
+
+    def _print_scores(self, seen: Mapping[Words, study.Seen]) -> None:
+        """Prints the scores that there are and the command for all that can be said of them."""
+        rows = score_table(seen)
+        if not rows:
+            return
+        embedded = " (embedded model or data)" if any(p.notes for p in self.runs.values()) else ""
+        print(f"\nbest scores in points, mean over seeds (runs){embedded}", *rows, sep="\n")
+        results = next(iter(self.runs.values())).settings["results"]
+        print(f"with deviations and differences: {study.tables_command(Path(results))}")
+
+
+def _notes(config: Config) -> tuple[str, ...]:
+    return tuple(filter(None, (embedded_note(config), config.model.note)))
 
 
 def _wrong(failures: Mapping[Words, BaseException], open_ones: Mapping[Words, study.Seen]) -> bool:
@@ -125,7 +155,7 @@ def plan(
                     problems[f"seed={seed} must be a whole number from 0 to {MAX_SEED}"].append(words)
                     continue
                 p = dataclasses.replace(first, config=dataclasses.replace(first.config, seed=int(seed)))
-            planned[words] = Planned(p.folder, p.settings, p.config.force)
+            planned[words] = Planned(p.folder, p.settings, p.config.force, _notes(p.config))
     if problems:
         raise UserError(*(
             text if len(where) == len(groups) else f"{text} (in {len(where)} of {len(groups)} combinations, such as {' '.join(where[0])})"

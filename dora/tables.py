@@ -11,7 +11,6 @@ import contextlib
 import csv
 import io
 import math
-import signal
 import statistics
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +20,7 @@ from typing import Any
 
 from dora import study
 from dora.cells import BASELINE, Table, View, dirty, read_runs, showable
+from dora.command import command
 from dora.compare import Difference, differences
 from dora.errors import UserError
 from dora.files import write_atomic
@@ -196,7 +196,6 @@ def asked_for(prog: str, about: str | None, first: Callable[[], None] = lambda: 
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     add_arguments(parser)
     given = parser.parse_args()
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends us quietly
     try:
         first()
         return found_tables(given)
@@ -237,4 +236,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

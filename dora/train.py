@@ -23,7 +23,6 @@ from torch import Tensor, nn
 
 from dora import backbone, checkpoint, lowrank, parallel
 from dora.budget import Plan
-from dora.checkpoint import StopSignals
 from dora.config import Config
 from dora.data.tasks import Task
 from dora.data.tokens import Tokens, by_length, order
@@ -34,6 +33,7 @@ from dora.methods.protocol import Allocation, Method
 from dora.parallel import World
 from dora.predictions import degenerate
 from dora.record import Record
+from dora.signals import StopSignals
 from dora.step import lr_factor, parameter_groups, step_seed, task_loss
 
 LOG_EVERY = 10  # steps between training lines; reading the loss waits for the device
@@ -75,6 +75,7 @@ class Loop:
     seconds: float = 0.0
     observe: Callable[[str], Any] = lambda *_: None
     track: Callable[[dict[str, Any]], None] = lambda *_: None
+    still: Callable[[str], None] = lambda *_: None  # how far what takes long has come
 
     def __post_init__(self) -> None:
         s = self.setup
@@ -200,10 +201,11 @@ class Loop:
         s.model.eval()
         size = max(1, EVAL_ROWS // s.world.size)
         mine = np.arange(len(tokens))[s.world.rank :: s.world.size]
-        pieces = [
-            (mine[rows], self.forward(tokens, mine[rows]).float().cpu().numpy())
-            for rows in by_length(tokens.lengths[mine], size)
-        ]
+        pieces, done = [], 0
+        for rows in by_length(tokens.lengths[mine], size):
+            pieces.append((mine[rows], self.forward(tokens, mine[rows]).float().cpu().numpy()))
+            done += len(rows)
+            self.still(f"step {self.step}/{s.total_steps}  evaluating, {done:,} of {len(mine):,} rows")
         logits = np.empty((len(tokens), s.task.outputs), np.float32)
         for piece in parallel.gather(s.world, pieces):
             for rows, values in piece:
@@ -257,8 +259,8 @@ class Loop:
 
     # --- the whole run --------------------------------------------------------------------------------
 
-    def run(self, signals: StopSignals, bar: Callable[[int], None] = lambda _: None) -> None:
-        """Trains to the last step, or to where `patience` ends it.
+    def run(self, signals: StopSignals, progress: Callable[[int, Tensor], None] = lambda *_: None) -> None:
+        """Trains to the last step, or to where `patience` ends it. `progress` gets each step and its loss, not read.
 
         Raises RunFailed where the loss is no longer finite, Stopped where a signal came; the checkpoint is
         written before.
@@ -281,7 +283,7 @@ class Loop:
             if evaluated or stop or (every and step % every == 0) or time.monotonic() - saved > CHECKPOINT_S:
                 self.save()
                 saved = time.monotonic()
-            bar(step)
+            progress(step, loss)
             if stop:
                 raise Stopped(
                     f"stopped by a signal after step {step} of {s.total_steps}; the same command resumes"

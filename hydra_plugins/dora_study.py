@@ -32,6 +32,7 @@ class StudySweeper(BasicSweeper):
         """Trains the grid that `arguments`, and the sweeper's own `params`, span."""
         from dora import sweep
         from dora.cli.line import options_of
+        from dora.signals import outside
 
         assert self.hydra_context is not None
         assert self.launcher is not None
@@ -50,10 +51,14 @@ class StudySweeper(BasicSweeper):
         pending = study.begin()
         failures: dict[tuple[str, ...], BaseException] = {}
         lost = None
+        named = [
+            [*words, f"hydra.job.name={quoted(label)}"]
+            for words, label in zip(pending, study.labels(pending), strict=True)
+        ]
         try:
-            returns = self.launcher.launch(pending, initial_job_idx=0) if pending else []
+            returns = self._launch(named) if pending else []
         except Exception as e:  # a worker or a cluster's job that ended without an answer
-            returns, lost = [], e
+            returns, lost = [], None if outside.stopping else e
         for words, job in zip(pending, returns, strict=False):
             if (
                 job.status == JobStatus.FAILED
@@ -61,6 +66,24 @@ class StudySweeper(BasicSweeper):
                 failures[tuple(words)] = job._return_value
         study.end(failures, lost)
         return returns
+
+    def _launch(self, jobs: list[list[str]]) -> Any:
+        """Has the launcher run the jobs; a signal lets those that train end their step, and no other begins."""
+        from dora.signals import outside
+
+        assert self.launcher is not None
+        kind = type(self.launcher).__name__
+        local = kind == "JoblibLauncher"
+        if kind != "BasicLauncher" and not local:  # a cluster's jobs hear of signals from the cluster
+            return self.launcher.launch(jobs, initial_job_idx=0)
+        with outside.launching(workers=local):
+            return self.launcher.launch(jobs, initial_job_idx=0)
+
+
+def quoted(text: str) -> str:
+    """`text` as one value of Hydra's grammar."""
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
 
 
 class Composer:

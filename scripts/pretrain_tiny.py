@@ -46,12 +46,12 @@ from transformers import (
 )
 
 from dora import checkpoint
-from dora.checkpoint import StopSignals
 from dora.data.sources import read_dir
 from dora.data.tasks import TASKS, Task
 from dora.errors import UserError
 from dora.files import to_json, write_atomic
 from dora.provenance import provenance
+from dora.signals import StopSignals
 from dora.step import lr_factor
 
 Text = tuple[str, str | None]

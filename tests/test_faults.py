@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
+import resource
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +15,7 @@ import pytest
 import torch
 
 from dora import study
-from dora.errors import RunFailed, UserError
+from dora.errors import RunFailed, UserError, foreseen
 from dora.files import write_atomic
 from dora.record import Record
 from dora.train import Loop
@@ -109,6 +112,34 @@ def test_a_file_system_that_turns_read_only_keeps_the_last_checkpoint(
         run(small(disk / "results", "method=lora"))
     remount("rw")
     assert run(small(disk / "results", "method=lora"))["resumed_from"] == [6]
+
+
+def test_a_limit_on_the_size_of_files_is_told_as_a_full_disk_is_and_the_run_goes_on_without_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch, small_files(20_000) as limit:
+        before(Loop, "save", lambda loop: loop.step == 12, limit, patch)
+        message = r"^File too large at .*step-12.safetensors; once that is mended, .* after step 6$"
+        with pytest.raises(RunFailed, match=message):
+            run(small(tmp_path, "method=lora"))
+    assert study.look(only_run(tmp_path)).state == "failed"
+    assert run(small(tmp_path, "method=lora"))["resumed_from"] == [6]
+
+
+@pytest.mark.parametrize("number", [errno.EFBIG, errno.EDQUOT, errno.ENOSPC])
+def test_a_limit_a_quota_and_a_full_disk_are_told_alike(number: int) -> None:
+    told = foreseen(OSError(number, os.strerror(number), "there"), 6, 8, 1, 48)
+    assert str(told) == f"{os.strerror(number)} at there; once that is mended, the same command takes the run up after step 6"  # fmt: skip
+
+
+@contextlib.contextmanager
+def small_files(size: int) -> Iterator[Callable[[], None]]:
+    """What limits this process to files of `size` bytes from its call to the end of the context."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def refuse(_: int) -> None:

@@ -11,10 +11,10 @@ import pytest
 import torch
 from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer
 
-from dora.checkpoint import StopSignals
 from dora.data.mini import mini
 from dora.data.sources import read_dir
 from dora.data.tasks import TASKS
+from dora.signals import StopSignals
 from runs import load_script, small_glue
 
 script = load_script("pretrain_tiny")

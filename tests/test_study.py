@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -213,6 +214,11 @@ def test_a_sweep_on_the_command_line_goes_on_after_a_failure_and_repeats_only_th
     assert "seed=2\n" in first.stdout[first.stdout.index("4 runs: 2 done") :]
     assert "Traceback" not in first.stderr
     assert "2 of 4 runs are not done" in first.stderr
+    assert "\n[3/4 wnli lora s1 lr=0.001] done in " in first.stdout
+    assert first.stdout.count("embedded model tiny_roberta") == 1
+    assert re.search(
+        r"\nlora    r8      lr=0.001  \d+\.\d\d \(2\)\n.*python -m dora.tables --results", first.stdout
+    )
     done = [s for s in study.scan(tmp_path) if s.state == "done"]
     assert [s.words[-2:] for s in done if s.words] == [("lr=0.001", "seed=1"), ("lr=0.001", "seed=2")]
     assert all(s.score is not None and 0 <= s.score["accuracy"] <= 1 for s in done)
@@ -228,7 +234,7 @@ def test_a_second_sweep_leaves_the_first_ones_runs_to_it_and_a_signal_ends_a_who
     first = subprocess.Popen([sys.executable, "-m", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                              text=True)  # fmt: skip
     assert first.stdout is not None
-    next(line for line in first.stdout if line.startswith("step "))
+    next(line for line in first.stdout if line.startswith("[1/2 wnli lora s1] step "))
     beside = command(*(word.replace("lora,full", "lora") for word in words))
     first.terminate()
     out, errors = first.communicate(timeout=60)
@@ -247,6 +253,7 @@ def test_the_local_launcher_trains_two_at_a_time(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "2 runs: 2 done" in done.stdout
+    assert all(f"\n[{n}/2 wnli lora s{n}] done in " in done.stdout for n in (1, 2))
     typed = {json.loads(p.read_text())["words"][-1] for p in tmp_path.glob("runs/**/run.json")}
     assert typed == {"seed=1", "seed=2"}
 

@@ -12,7 +12,7 @@ import io
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -115,11 +115,18 @@ def tokenise(rows: Rows, tokenizer: Any, max_length: int, segments: bool) -> dic
 
 
 def tokenised(
-    cache: Path, identity: str, splits: dict[str, Rows], tokenizer: Any, max_length: int, segments: bool
+    cache: Path,
+    identity: str,
+    splits: dict[str, Rows],
+    tokenizer: Any,
+    max_length: int,
+    segments: bool,
+    begin: Callable[[], None] = lambda: None,
 ) -> dict[str, Tokens]:
     """Every split tokenised, from `cache` where the same data, tokenizer and length have been there before.
 
-    `identity` names data and tokenizer by content. The folder appears whole, by one rename.
+    `identity` names data and tokenizer by content. The folder appears whole, by one rename. `begin` is called before
+    it is filled, which may take long.
     """
     key = hashlib.sha256(f"{identity} {max_length} {segments}".encode()).hexdigest()[:16]
     folder = cache / key
@@ -135,6 +142,7 @@ def tokenised(
         with contextlib.suppress(OSError, ValueError, EOFError):
             return opened()
         shutil.rmtree(folder, ignore_errors=True)
+        begin()
         _fill(folder, splits, tokenizer, max_length, segments)
     return opened()
 

@@ -1,0 +1,150 @@
+"""Signals: at once where nothing is trained, between two steps where a run trains, and never a traceback."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dora import backbone
+from dora.errors import Stopped
+from dora.record import Record
+from dora.signals import Outside, StopSignals, outside
+from dora.train import Loop
+from runs import only_run, python, record, run, small, small_words
+
+# Runs `python -m dora.run` and has a signal come when it first imports a module.
+AT_IMPORT = """
+import os, runpy, sys
+number, module, *words = sys.argv[1:]
+class Sender:
+    def find_spec(self, name, *_):
+        if name == module:
+            os.kill(os.getpid(), int(number))
+sys.meta_path.insert(0, Sender())
+sys.argv = ["dora.run", *words]
+runpy.run_module("dora.run", run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.fixture(autouse=True)
+def _as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+    monkeypatch.setattr(outside, "_ending", False)
+    monkeypatch.setattr(outside, "stopping", False)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize(("number", "code", "word"), [
+    (signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 75, "stopped"),
+])  # fmt: skip
+@pytest.mark.parametrize("module", ["hydra", "dora.prepare"])
+def test_a_signal_in_the_first_seconds_is_one_line(
+    number: signal.Signals, code: int, word: str, module: str, tmp_path: Path
+) -> None:
+    done = python("-c", AT_IMPORT, str(int(number)), module, *small_words(tmp_path, "method=lora"))
+    line = f"{word} while nothing was trained; the same command goes on from here\n"
+    assert (done.returncode, done.stdout, done.stderr) == (code, "", line)
+
+
+def test_three_times_ctrl_c_leaves_a_record_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    step, update = Loop.train_step, Record.update
+
+    def twice(self: Loop, n: int) -> Any:
+        if n == 3:
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+        return step(self, n)
+
+    def third(self: Record, **changes: Any) -> None:
+        if changes.get("status") == "stopped":
+            signal.raise_signal(signal.SIGINT)
+        update(self, **changes)
+
+    monkeypatch.setattr(Loop, "train_step", twice)
+    monkeypatch.setattr(Record, "update", third)
+    signal.signal(signal.SIGINT, outside.heard)  # as a command has it
+    with pytest.raises(KeyboardInterrupt, match=r"^interrupted; the same command resumes"):
+        run(small(tmp_path, "method=lora", "max_steps=4"))
+    assert record(tmp_path)["status"] == "stopped"
+
+
+def test_a_command_that_is_interrupted_says_one_line_and_is_deaf_to_its_end() -> None:
+    code = (
+        "import atexit, os; from dora.command import command\n"
+        "atexit.register(lambda: os.kill(os.getpid(), 2))\n"
+        "def main(): raise KeyboardInterrupt('interrupted; go on')\n"
+        "command(main)"
+    )
+    done = python("-c", code)
+    assert (done.returncode, done.stderr) == (130, "interrupted; go on\n")
+
+
+@pytest.mark.parametrize(("number", "error"), [
+    (signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Stopped), (signal.SIGUSR2, Stopped),
+])  # fmt: skip
+def test_a_signal_while_a_model_is_loaded_waits_for_no_step(
+    number: signal.Signals, error: type[BaseException], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backbone, "load_model", lambda *_: signal.raise_signal(number))
+    with pytest.raises(error, match="before training began; the same command takes it up"):
+        run(small(tmp_path, "method=lora", "max_steps=4"))
+    found = record(tmp_path)
+    assert (found["status"], found.get("progress")) == ("stopped", None)
+    assert "before training began" in (only_run(tmp_path) / "log.txt").read_text()
+
+
+def test_a_signal_between_two_runs_of_a_sweep_stops_the_next_before_it_loads_a_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outside, "stopping", True)
+    with pytest.raises(Stopped, match="before training began"):
+        run(small(tmp_path, "method=lora", "max_steps=4"))
+
+
+def test_a_sweep_hears_a_first_signal_and_is_interrupted_by_a_second_and_deaf_to_a_third() -> None:
+    heard = Outside()
+    with heard.launching(workers=False):
+        heard.heard(signal.SIGINT)
+        assert heard.stopping
+        with pytest.raises(KeyboardInterrupt, match="the same sweep goes on"):
+            heard.heard(signal.SIGINT)
+        heard.heard(signal.SIGINT)
+
+
+def test_a_signal_handed_over_ends_no_process_that_only_watches() -> None:
+    signal.signal(signal.SIGTERM, outside.heard)
+    with StopSignals() as signals:
+        signal.raise_signal(signal.SIGTERM)
+    signals.hand_over()  # would be the end of these tests
+    assert signals.received == signal.SIGTERM
+
+
+WORKER = """
+import json, signal, sys, time
+print(json.dumps(sorted(signal.pthread_sigmask(signal.SIG_BLOCK, []))), flush=True)
+from dora.signals import outside
+outside.watch(noting=True)
+end = time.monotonic() + 20
+while not outside.stopping and time.monotonic() < end:
+    time.sleep(0.02)
+print(outside.stopping)
+"""
+
+
+def test_workers_start_with_signals_blocked_and_are_told_even_if_they_start_after_the_signal() -> None:
+    told = Outside()
+    with told.launching(workers=True):
+        told.heard(signal.SIGTERM)
+        worker: Any = subprocess.Popen([sys.executable, "-c", WORKER], stdout=subprocess.PIPE, text=True)
+        blocked = json.loads(worker.stdout.readline())
+        assert {signal.SIGINT, signal.SIGTERM} <= set(blocked)
+        assert worker.communicate(timeout=30)[0] == "True\n"
