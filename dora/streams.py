@@ -36,9 +36,8 @@ def keep_open() -> None:
     for number in (0, 1, 2):
         try:
             os.fstat(number)
-        except (
-            OSError
-        ):  # closed (`>&-`): the next file to be opened would take its number, and what others print
+        except OSError:
+            # Closed (`>&-`): the next file to be opened would take its number, and what others print.
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
     sys.stdout = _lasting(sys.stdout, sys.__stdout__, 1)
     sys.stderr = _lasting(sys.stderr, sys.__stderr__, 2)
@@ -48,8 +47,8 @@ def lost() -> OSError | None:
     """Why something that was written to standard output is not there, though its reader is."""
     with contextlib.suppress(AttributeError):
         sys.stdout.flush()
-        return getattr(sys.stdout.buffer, "raw").failed  # noqa: B009
-    return None
+    raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
+    return raw.failed if isinstance(raw, Lasting) else None
 
 
 def _lasting(stream: TextIO | None, original: TextIO | None, number: int) -> TextIO:

@@ -29,10 +29,15 @@ def into_closed_pipe(*words: str) -> subprocess.CompletedProcess[str]:
         os.close(writer)
 
 
-@pytest.mark.parametrize("name", ["status", "tables", "export", "submit", "run"])
-def test_the_help_of_a_command_goes_into_a_closed_pipe_without_a_word(name: str) -> None:
-    done = into_closed_pipe(f"dora.{name}", "--help")
+def test_help_goes_into_a_closed_pipe_without_a_word() -> None:
+    done = into_closed_pipe("dora.run", "--help")
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_status_that_nobody_reads_is_still_its_exit_code(tmp_path: Path) -> None:
+    write_run(tmp_path, "lora", 1, 0.9, status="failed")
+    done = into_closed_pipe("dora.status", "--results", str(tmp_path))
+    assert (done.returncode, done.stderr) == (3, "")
 
 
 @pytest.mark.parametrize("name", COMMANDS)
