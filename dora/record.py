@@ -187,9 +187,8 @@ class Record:
             raise UserError(f"{path} is not JSON ({broken}); remove it to resume, or use force=true")
         if not self.done:
             first = self.data.get("times", {}).get("started", now())
-            before = {
-                key: self.data[key] for key in ("resumed_from", "starts", "progress") if key in self.data
-            }
+            kept = ("resumed_from", "starts", "progress")
+            before: dict[str, Any] = {key: self.data[key] for key in kept if key in self.data}
             times = {**self.data.get("times", {}), "started": first}
             self.data = {
                 "schema": SCHEMA,
@@ -197,7 +196,9 @@ class Record:
                 "reason": None,
                 "arithmetic": ARITHMETIC,
                 **header,
-                **{"resumed_from": [], "starts": [], **before},
+                "resumed_from": [],
+                "starts": [],
+                **before,
                 "times": times,
             }
             self.update()

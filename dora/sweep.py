@@ -14,6 +14,7 @@ from dora import study
 from dora.config import MAX_SEED, Config
 from dora.errors import RunFailed, Stopped, UserError
 from dora.lines import embedded_note
+from dora.predictions import unpredicted
 from dora.prepare import prepare
 from dora.record import note_planned, read_done
 from dora.summary import labels, score_table
@@ -23,8 +24,8 @@ Words = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Planned:
-    """One run of a sweep: its directory, its configuration as it is recorded, whether it starts afresh, and what must
-    be said of it.
+    """One run of a sweep: its directory, its configuration as it is recorded, whether it starts afresh, what must be
+    said of it, and whether a done one lacks predictions of rows that came later, such as AX.
 
     Not its data: those of all runs of a sweep may be more than fit into memory.
     """
@@ -33,6 +34,12 @@ class Planned:
     settings: dict[str, Any]
     force: bool
     notes: tuple[str, ...]
+    lacks: bool = False
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing is left to do for it."""
+        return not self.force and not self.lacks and read_done(self.folder) is not None
 
 
 @dataclass
@@ -47,12 +54,14 @@ class Sweep:
         """Says how far the study is and notes what is planned; returns the words of every run not done."""
         for note in dict.fromkeys(note for p in self.runs.values() for note in p.notes):
             print(note)
-        pending = {w: p for w, p in self.runs.items() if p.force or read_done(p.folder) is None}
+        pending = {w: p for w, p in self.runs.items() if not p.done}
         for words, p in pending.items():
             note_planned(p.folder, (*self.options, *words), p.settings)
-        done = len(self.runs) - len(pending)
+        lacking = sum(p.lacks for p in pending.values())
+        more = f", {lacking:,} done before and to predict rows that came later" if lacking else ""
         print(
-            f"{study.runs_in_words(len(self.runs))}: {done:,} done before, {len(pending):,} to train",
+            f"{study.runs_in_words(len(self.runs))}: {len(self.runs) - len(pending):,} done before, "
+            f"{len(pending) - lacking:,} to train{more}",
             flush=True,
         )
         return [list(words) for words in pending]
@@ -155,7 +164,10 @@ def plan(
                     problems[f"seed={seed} must be a whole number from 0 to {MAX_SEED}"].append(words)
                     continue
                 p = dataclasses.replace(first, config=dataclasses.replace(first.config, seed=int(seed)))
-            planned[words] = Planned(p.folder, p.settings, p.config.force, _notes(p.config))
+            lacks = (
+                not p.config.force and bool(unpredicted(p.folder, p.rows)) and read_done(p.folder) is not None
+            )
+            planned[words] = Planned(p.folder, p.settings, p.config.force, _notes(p.config), lacks)
     if problems:
         raise UserError(*(
             text if len(where) == len(groups) else f"{text} (in {len(where)} of {len(groups)} combinations, such as {' '.join(where[0])})"

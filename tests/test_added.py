@@ -16,8 +16,9 @@ from dora.data.sources import fingerprint
 from dora.data.tasks import TASKS
 from dora.lock import Lock
 from dora.run import main
+from dora.sweep import plan
 from dora.train import Loop
-from runs import only_run, record, run, small, small_glue, small_words
+from runs import configure, only_run, record, run, small, small_glue, small_words
 
 WORDS = ("task=mnli", "max_steps=10", "eval_every=5", "batch_size=4", "limit_train=32")
 
@@ -66,7 +67,12 @@ def test_ax_added_later_gives_the_bits_of_a_run_that_had_it(
     assert "ax/ids" not in before
     weights = {f: f.read_bytes() for f in only_run(tmp_path / "later").rglob("*.safetensors")}
 
-    again(monkeypatch, *small_words(tmp_path / "later", *words, glue(tmp_path / "glue", ax=True)))
+    typed = small_words(tmp_path / "later", *words, glue(tmp_path / "glue", ax=True))
+    assert plan([typed], lambda words: configure(*words)).begin() == [typed]
+    said = "1 run: 0 done before, 0 to train, 1 done before and to predict rows that came later"
+    assert said in capsys.readouterr().out
+    again(monkeypatch, *typed)
+    assert plan([typed], lambda words: configure(*words)).begin() == []
 
     assert "AX predicted from the kept weights, without training" in capsys.readouterr().out
     first, later = (np.load(only_run(tmp_path / name) / "predictions.npz") for name in ("first", "later"))
