@@ -20,7 +20,7 @@ from dora.methods.protocol import Method
 from dora.predictions import save
 from dora.prepare import Prepared
 from dora.record import Record, scores
-from dora.train import Loop, live_ranks
+from dora.train import Loop
 
 
 def finish(p: Prepared, loop: Loop, record: Record, say: Lines) -> None:
@@ -110,3 +110,8 @@ def _save_weights(p: Prepared, loop: Loop, record: Record) -> None:
     write_atomic(record.folder / "best.safetensors", safetensors.torch.save(tensors, {"format": "pt"}))
     base = record.data["model"]["hub"] or str(p.model.path)
     save_adapter(record.folder / "adapter", s.model, s.method.layers, s.head, base)
+
+
+def live_ranks(method: Method) -> dict[str, int]:
+    """Components that are not masked, by matrix."""
+    return {name: int(layer.live().sum()) for name, layer in method.layers.items()}

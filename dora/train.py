@@ -21,24 +21,21 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dora import backbone, checkpoint, lowrank, parallel
+from dora import backbone, checkpoint, evaluation, lowrank, parallel
 from dora.budget import Plan
 from dora.config import Config
 from dora.data.tasks import Task
-from dora.data.tokens import Tokens, by_length, order
+from dora.data.tokens import Tokens, order
 from dora.errors import RunFailed, Stopped
 from dora.finite import Watch, not_finite
-from dora.late import uncollected
 from dora.methods.protocol import Allocation, Method
 from dora.parallel import World
-from dora.predictions import degenerate
 from dora.record import Record
 from dora.signals import StopSignals
 from dora.step import lr_factor, parameter_groups, step_seed, task_loss
 
 LOG_EVERY = 10  # steps between training lines; reading the loss waits for the device
 CHECKPOINT_S = 300.0
-EVAL_ROWS = 64  # rows of an evaluation batch over all processes: nothing is kept for a backward
 
 
 @dataclass
@@ -194,41 +191,19 @@ class Loop:
 
     # --- evaluation -----------------------------------------------------------------------------------
 
-    @torch.inference_mode()
     def predict(self, tokens: Tokens) -> np.ndarray:
         """Logits of a split in row order, (rows, outputs) float32; each row computed by one process."""
         s = self.setup
         s.model.eval()
-        size = max(1, EVAL_ROWS // s.world.size)
-        mine = np.arange(len(tokens))[s.world.rank :: s.world.size]
-        pieces, done = [], 0
-        for rows in by_length(tokens.lengths[mine], size):
-            pieces.append((mine[rows], self.forward(tokens, mine[rows]).float().cpu().numpy()))
-            done += len(rows)
-            self.still(f"step {self.step}/{s.total_steps}  evaluating, {done:,} of {len(mine):,} rows")
-        logits = np.empty((len(tokens), s.task.outputs), np.float32)
-        for piece in parallel.gather(s.world, pieces):
-            for rows, values in piece:
-                logits[rows] = values
-        return logits
+        where = f"step {self.step}/{s.total_steps}  evaluating"
+        return evaluation.predict(
+            tokens, s.task.outputs, s.world, self.forward, lambda text: self.still(f"{where}, {text}")
+        )
 
     def evaluate(self, splits: dict[str, Tokens]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """({metric: value, …, degenerate: why or None}, logits by split). Splits beyond dev add a suffix."""
-        # Late: its libraries take two seconds, for which the first step does not wait.
-        with uncollected():
-            from dora.metrics import score
-
-        metrics: dict[str, Any] = {}
+        """({metric: value, …, degenerate: why or None}, logits by split)."""
         logits = {split: self.predict(tokens) for split, tokens in splits.items()}
-        why = None
-        for split, tokens in splits.items():
-            if tokens.label is None or split == "train":
-                continue
-            suffix = split.removeprefix("dev")  # dev, dev_mm, heldout
-            values = score(self.setup.task, logits[split], tokens.label)
-            metrics |= {f"{name}{suffix and '_' + suffix.lstrip('_')}": v for name, v in values.items()}
-            why = why or degenerate(self.setup.task, logits[split], values)
-        return {**metrics, "degenerate": why}, logits
+        return evaluation.scores(self.setup.task, logits, splits), logits
 
     def evaluate_and_select(self) -> None:
         """One evaluation of the run: logs it, and keeps weights that score best where evaluations count."""
@@ -371,8 +346,3 @@ class Loop:
         self.best_tensors = part("best/")
         self.step, self.best, self.worse = about["step"], about["best"], about["worse"]
         self.evaluations, self.seconds = about["evaluations"], about["seconds"]
-
-
-def live_ranks(method: Method) -> dict[str, int]:
-    """Components that are not masked, by matrix."""
-    return {name: int(layer.live().sum()) for name, layer in method.layers.items()}

@@ -49,6 +49,7 @@ ORDER = [
     ["check"],
     ["parallel", "checkpoint", "record", "adapter", "step"],
     ["start"],
+    ["evaluation"],
     ["train", "prepare", "tracking", "study"],
     ["lines"],
     ["finish", "added"],
