@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from dora.config import Config
+from dora.errors import UserError
 from dora.record import Record
 
 
@@ -50,11 +51,24 @@ def _begin(config: Config, record: Record, settings: dict[str, Any]) -> Any:
     born = record.data["times"]["started"]
     folder = os.path.join(config.results, "wandb")
     os.makedirs(folder, exist_ok=True)
-    # Without finish_previous wandb would hand out the run before, where a sweep's run before could not be ended.
-    return wandb.init(
-        project="dora-glue", mode=config.wandb,  # type: ignore[arg-type]  # checked by config.check
-        dir=folder, resume="allow", reinit="finish_previous",
-        id=hashlib.sha256(f"{record.folder.parts[-7:]} {born}".encode()).hexdigest()[:16],
-        name="/".join([*group, seed]), group="/".join(group), job_type=config.method_name,
-        tags=[config.task.name, config.method_name, config.model_name, config.data.name], config=settings,
-    )  # fmt: skip
+    try:
+        # Without finish_previous wandb would hand out the run before, where a sweep's run before could not be ended.
+        return wandb.init(
+            project="dora-glue",
+            mode=config.wandb,  # type: ignore[arg-type]  # checked by dora.check
+            dir=folder,
+            resume="allow",
+            reinit="finish_previous",
+            id=hashlib.sha256(f"{record.folder.parts[-7:]} {born}".encode()).hexdigest()[:16],
+            name="/".join([*group, seed]),
+            group="/".join(group),
+            job_type=config.method_name,
+            tags=[config.task.name, config.method_name, config.model_name, config.data.name],
+            config=settings,
+        )
+    except wandb.Error as e:  # no network, or a key that the server does not know
+        why = " ".join(str(e).split())[:200]
+        raise UserError(
+            f"wandb={config.wandb} cannot begin ({type(e).__name__}: {why}); see to the network and the key, or write "
+            "wandb=offline, which `wandb sync` uploads later"
+        ) from e

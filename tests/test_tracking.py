@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import wandb
 
 from dora import tracking
+from dora.errors import UserError
 from runs import only_run, python, record, run, small
 
 
@@ -38,6 +40,22 @@ def test_whatever_happens_to_wandb_a_run_that_is_done_stays_done(
     with pytest.raises(KeyboardInterrupt):
         run(small(tmp_path / "b", "method=lora", "max_steps=4", "wandb=online"))
     assert record(tmp_path / "b")["status"] == "done"
+
+
+def test_wandb_that_cannot_begin_is_one_message_before_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def init(**_: object) -> None:
+        raise wandb.errors.CommError("context deadline exceeded\n  while retrying")
+
+    monkeypatch.setenv("WANDB_API_KEY", "of nobody")
+    monkeypatch.setattr(wandb, "init", init)
+    said = (
+        r"^wandb=online cannot begin \(CommError: context deadline exceeded while retrying\); .*wandb=offline"
+    )
+    with pytest.raises(UserError, match=said):
+        run(small(tmp_path, "method=lora", "wandb=online"))
+    assert not (only_run(tmp_path) / "metrics.jsonl").read_text()
 
 
 def test_a_run_after_one_that_broke_off_has_a_curve_of_its_own(tmp_path: Path) -> None:
