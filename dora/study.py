@@ -30,7 +30,8 @@ _PARTS = ("data", "task", "model", "method", "budget", "key", "seed")
 class Seen:
     """One run from outside. `words`: what to type after `python -m dora.run`, None where nobody knows.
 
-    `left_s`: estimated seconds left of a running one. `score`: of a finished one, by metric.
+    `left_s`: estimated seconds left of a running one. `score`: of a finished one, by metric. `degenerate`: why its
+    predictions say nothing, None where they do.
     """
 
     place: tuple[str, ...]
@@ -41,6 +42,7 @@ class Seen:
     left_s: float | None = None
     words: tuple[str, ...] | None = None
     score: dict[str, float] | None = None
+    degenerate: str | None = None
 
     @property
     def name(self) -> str:
@@ -90,7 +92,7 @@ def look(folder: Path) -> Seen:
     return Seen(
         here, state, reason, step, total, None if left is None else max(0.0, round(left, 1)),
         None if run.get("words") is None else tuple(run["words"]),
-        {k: v for k, v in best.items() if isinstance(v, float)} or None,
+        {k: v for k, v in best.items() if isinstance(v, float)} or None, best.get("degenerate"),
     )  # fmt: skip
 
 

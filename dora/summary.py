@@ -64,20 +64,28 @@ def _short(key: str, value: str) -> str:
 def score_table(seen: Mapping[Words, Seen]) -> list[str]:
     """Lines of method and budget by task: the mean over seeds of the best scores in points, and of how many runs.
 
-    Empty where no run has a score.
+    A cell is marked with * where one of its runs predicts a single class or value. Empty where no run has a score.
     """
     others, view = differing(list(seen)), View()
     cells: dict[tuple[str, ...], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    marked = set()
     for words, s in seen.items():
         _, task, _, method, budget, _, _ = s.place
         value = view.value({"results": {"best": s.score or {}}}, task)
         if value is not None:
-            cells[method, budget_in_words((method, budget)), " ".join(others[words])][task].append(value)
+            row = method, budget_in_words((method, budget)), " ".join(others[words])
+            cells[row][task].append(value)
+            marked |= {(row, task)} if s.degenerate else set()
     tasks = [task for task in TASKS if any(task in row for row in cells.values())]
     lines = [["method", "budget", "", *map(view.title, tasks)]]
     for row, scores in cells.items():
-        means = [f"{math.fsum(v) / len(v):.2f} ({len(v)})" if (v := scores.get(t)) else "–" for t in tasks]
-        lines.append([*row, *means])
+        lines.append([*row, *(_mean(scores.get(t, []), (row, t) in marked) for t in tasks)])
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     shown = [i for i, width in enumerate(widths) if width]
-    return ["  ".join(line[i].ljust(widths[i]) for i in shown).rstrip() for line in lines] if tasks else []
+    table = ["  ".join(line[i].ljust(widths[i]) for i in shown).rstrip() for line in lines]
+    notes = ["* at least one run predicts a single class or value"] if marked else []
+    return [*table, *notes] if tasks else []
+
+
+def _mean(scores: Sequence[float], marked: bool) -> str:
+    return f"{math.fsum(scores) / len(scores):.2f}{'*' if marked else ''} ({len(scores)})" if scores else "–"

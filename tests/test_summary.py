@@ -68,3 +68,16 @@ def test_runs_that_differ_in_a_setting_are_not_averaged() -> None:
         for lr, score in (("1e-3", 0.5), ("2e-3", 0.7))
     })  # fmt: skip
     assert table[1:] == ["lora    r8      lr=1e-3  50.00 (1)", "lora    r8      lr=2e-3  70.00 (1)"]
+
+
+def test_scores_of_runs_that_predict_one_class_are_marked() -> None:
+    found = {
+        words(seed=seed): Seen(
+            place("rte", "lora", "r8", seed), "done", score={"accuracy": 0.5}, degenerate=why
+        )
+        for seed, why in ((1, None), (2, "all 277 predictions are 'entailment'"))
+    }
+    assert score_table(found)[1:] == [
+        "lora    r8      50.00* (2)",
+        "* at least one run predicts a single class or value",
+    ]
