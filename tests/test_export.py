@@ -109,7 +109,9 @@ def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 @functools.cache
 def composed(method: str) -> Config:
     """The configuration of a short run; composing it takes as long as training it."""
-    return small(Path("nowhere"), f"method={method}", f"budget={BUDGETS[method]}", *short())
+    # DoRA prunes after its first step, while components are still unlike enough for some matrices to lose all.
+    window = ("method.prune_start=0", "method.prune_end=0.35") if method == "dora" else ()
+    return small(Path("nowhere"), f"method={method}", f"budget={BUDGETS[method]}", *window, *short())
 
 
 def test_stock_peft_gives_our_logits_with_unequal_and_zero_ranks(trained: Trained, tmp_path: Path) -> None:
