@@ -200,7 +200,7 @@ def _build(p: Prepared, world: World, record: Record | None, say: Lines) -> Loop
     loop = Loop(Setup(c, c.kind, model, head, method, p.plan, p.lr, splits["train"], scored, reported,
                       p.total_steps, world), record, say)  # fmt: skip
     _announce(p, loop, say)
-    found = None if record is None else checkpoint.load(record.checkpoints, say)
+    found = None if record is None else checkpoint.load(record.checkpoints, say, record.journals_differ)
     found = parallel.broadcast(world, found)
     if found is not None:
         loop.load(*found)

@@ -19,16 +19,16 @@ from dora.errors import UserError
 _LFS = b"version https://git-lfs"  # how a pointer begins
 
 
-def write_atomic(path: Path, content: bytes | memoryview | str) -> None:
-    """Writes `path` so that a reader, or a machine that dies, sees the old file or the new one.
+def write_atomic(path: Path, *content: bytes | memoryview | str) -> None:
+    """Writes `path`, of one or more parts, so that a reader, or a machine that dies, sees the old file or the new one.
 
     An OSError names `path`, which somebody asked for, not the temporary file.
     """
-    data = content.encode() if isinstance(content, str) else content
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as f:
-            f.write(data)
+            for part in content:
+                f.write(part.encode() if isinstance(part, str) else part)
             f.flush()
             os.fsync(f.fileno())
         temporary.replace(path)

@@ -143,6 +143,7 @@ class Record:
         self.data: dict[str, Any] = {}
         self._lock = Lock(folder)
         self._journals: dict[str, Any] = {}
+        self._seals: dict[str, Any] = {}  # a running sha256 of each journal
 
     @property
     def done(self) -> bool:
@@ -242,30 +243,42 @@ class Record:
         was, is_now = (_bits_depend_on(start) for start in (before, this))
         return ", ".join(f"{k} {was[k]} before, now {v}" for k, v in is_now.items() if v != was[k]) or None
 
-    def start_journals(self, sizes: dict[str, int]) -> None:
-        """Opens metrics.jsonl and ranks.jsonl cut back to `sizes` bytes, what the checkpoint knew of them."""
+    def start_journals(self, sealed: dict[str, Any]) -> None:
+        """Opens metrics.jsonl and ranks.jsonl cut back to what the checkpoint knew of them, as `sync` gave it."""
         for name in JOURNALS:
             path = self.folder / name
             path.touch()
-            os.truncate(path, min(sizes.get(name, 0), path.stat().st_size))
+            os.truncate(path, sealed[name]["bytes"] if name in sealed else 0)
+            self._seals[name] = hashlib.sha256(path.read_bytes())
             self._journals[name] = path.open("ab")
+
+    def journals_differ(self, about: dict[str, Any]) -> str | None:
+        """Which journal no longer begins with the lines that a checkpoint's label knows; None where all do."""
+        for name, sealed in about["journals"].items():
+            path = self.folder / name
+            begin = path.read_bytes()[: sealed["bytes"]] if path.exists() else b""
+            if len(begin) != sealed["bytes"] or hashlib.sha256(begin).hexdigest() != sealed["sha256"]:
+                return f"{name} is not as it was when the checkpoint was written"
+        return None
 
     def log(self, journal: str, event: dict[str, Any]) -> None:
         """Appends one line. Lines hold nothing of clock or machine: a resumed run writes the same ones."""
         self._check_ours()
+        line = (json.dumps(event, allow_nan=False) + "\n").encode()
         with named(self.folder / journal):
-            self._journals[journal].write((json.dumps(event, allow_nan=False) + "\n").encode())
+            self._journals[journal].write(line)
             self._journals[journal].flush()
+        self._seals[journal].update(line)
 
-    def sync(self) -> dict[str, int]:
-        """Journals to the disk; their sizes in bytes, for the checkpoint."""
+    def sync(self) -> dict[str, Any]:
+        """Journals to the disk; their sizes in bytes and their sha256, for the checkpoint."""
         self._check_ours()
-        sizes = {}
+        sealed = {}
         for name, file in self._journals.items():
             with named(self.folder / name):
                 os.fsync(file.fileno())
-            sizes[name] = file.tell()
-        return sizes
+            sealed[name] = {"bytes": file.tell(), "sha256": self._seals[name].hexdigest()}
+        return sealed
 
     def close(self) -> None:
         """Lets go of journals and lock."""

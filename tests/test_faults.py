@@ -54,7 +54,7 @@ def before(owner: type, name: str, when: Callable[..., bool], fault: Callable[[]
 # (class, method, at which call the disk is full, the file that then is named, the step of the newest checkpoint)
 WRITES: dict[str, tuple[type, str, Callable[..., bool], str, int]] = {
     "metrics": (Record, "log", lambda _, name, event: name == "metrics.jsonl", "metrics.jsonl", 0),
-    "checkpoint": (Loop, "save", lambda loop: loop.step == 12, "step-12.safetensors", 6),
+    "checkpoint": (Loop, "save", lambda loop: loop.step == 12, "step-12.checkpoint", 6),
     "run.json": (
         Record,
         "update",
@@ -119,7 +119,7 @@ def test_a_limit_on_the_size_of_files_is_told_as_a_full_disk_is_and_the_run_goes
 ) -> None:
     with monkeypatch.context() as patch, small_files(20_000) as limit:
         before(Loop, "save", lambda loop: loop.step == 12, limit, patch)
-        message = r"^File too large at .*step-12.safetensors; once that is mended, .* after step 6$"
+        message = r"^File too large at .*step-12.checkpoint; once that is mended, .* after step 6$"
         with pytest.raises(RunFailed, match=message):
             run(small(tmp_path, "method=lora"))
     assert study.look(only_run(tmp_path)).state == "failed"

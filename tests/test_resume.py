@@ -82,14 +82,14 @@ def test_a_damaged_checkpoint_is_noticed_and_the_one_before_is_used(
     alone = run(small(tmp_path / "alone", f"method={method}"))
     cut(tmp_path / "cut", 9, monkeypatch, f"method={method}")
     folder = only_run(tmp_path / "cut")
-    newest = folder / "checkpoint" / "step-9.safetensors"
+    newest = folder / "checkpoint" / "step-9.checkpoint"
     newest.write_bytes(damaged(newest.read_bytes()))
     again = run(small(tmp_path / "cut", f"method={method}"))
     assert again["resumed_from"] == [8]
     assert again["results"] == alone["results"]
     same_files(only_run(tmp_path / "alone"), folder)
     said = (folder / "log.txt").read_text()
-    assert "step-9.safetensors is damaged (its checksum does not match)" in said
+    assert "step-9.checkpoint is damaged (its checksum does not match)" in said
 
 
 def test_a_signal_stops_between_steps_with_exit_code_75_and_the_run_resumes(tmp_path: Path) -> None:

@@ -47,10 +47,9 @@ def test_no_source_unpickles_evaluates_or_trusts_remote_code(path: Path) -> None
 
 def test_a_pickle_in_the_place_of_a_checkpoint_is_refused(tmp_path: Path) -> None:
     data, said = pickle.dumps(Trap(tmp_path / "sprung")), []
-    (tmp_path / "step-6.safetensors").write_bytes(data)
-    (tmp_path / "step-6.json").write_text(json.dumps({"step": 6, "sha256": hashlib.sha256(data).hexdigest()}))
+    (tmp_path / "step-6.checkpoint").write_bytes(hashlib.sha256(data).digest() + data)
     assert checkpoint.load(tmp_path, said.append) is None
-    assert "step-6.safetensors is damaged" in said[0]
+    assert "step-6.checkpoint is damaged" in said[0]
     assert not (tmp_path / "sprung").exists()
 
 
