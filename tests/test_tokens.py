@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,7 +21,7 @@ from dora import experiment
 from dora.backbone import attention_mask, load_tokenizer, locate
 from dora.data.mini import mini
 from dora.data.tasks import TASKS
-from dora.data.tokens import by_length, order, tokenised
+from dora.data.tokens import by_length, order, tokenise, tokenised
 from dora.parallel import World
 from dora.prepare import prepare
 from runs import load_script, small
@@ -159,6 +160,75 @@ def test_a_damaged_cache_is_made_anew(damage: Callable[[Path], Any], tmp_path: P
     for file in sorted(tmp_path.rglob("*.npy")):
         damage(file)
         assert (tokenised(tmp_path, "id", splits, tokenizer, 24, segments=False)["dev"].ids == one).all()
+
+
+def test_every_flipped_bit_of_the_cache_is_noticed(tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(locate(None, "tiny_roberta", None, None, "main", True))
+    rows = mini(TASKS["rte"])["dev"].take(np.arange(40))
+    made: list[int] = []
+
+    def arrays() -> dict[str, Any]:
+        return vars(
+            tokenised(tmp_path, "id", {"dev": rows}, tokenizer, 24, False, lambda: made.append(1))["dev"]
+        )
+
+    whole = {name: np.array(value) for name, value in arrays().items()}
+    files, chance = sorted(tmp_path.rglob("*.*")), Random(0)
+    assert [file.name for file in files] == ["dev.ids.npy", "dev.lengths.npy", "manifest.json"]
+    for number in range(100):
+        file = files[number % 3]
+        data = bytearray(file.read_bytes())
+        data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
+        file.write_bytes(data)
+        again = arrays()
+        assert all(np.array_equal(np.array(again[name]), value) for name, value in whole.items()), file
+    # White space between two keys of the manifest may be another one.
+    assert 95 <= len(made) - 1 <= 100
+
+
+def test_rows_are_tokenised_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = load_tokenizer(locate(None, "tiny_roberta", None, None, "main", True))
+    rows = mini(TASKS["rte"])["dev"].take(np.arange(50))
+    whole = tokenise(rows, tokenizer, 24, segments=False)
+    monkeypatch.setattr("dora.data.tokens.PIECE", 16)
+    sizes: list[int] = []
+
+    def counted(first: list[str], second: list[str], **how: Any) -> Any:
+        sizes.append(len(first))
+        return tokenizer(first, second, **how)
+
+    pieces = tokenise(rows, counted, 24, segments=False)
+    assert sizes == [16, 16, 16, 2]
+    assert all(np.array_equal(pieces[name], whole[name]) for name in whole)
+
+
+def test_the_cache_is_read_where_files_cannot_be_mapped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = load_tokenizer(locate(None, "tiny_roberta", None, None, "main", True))
+    splits = {"dev": mini(TASKS["sst2"])["dev"]}
+    mapped = np.array(tokenised(tmp_path, "id", splits, tokenizer, 24, segments=False)["dev"].ids)
+    load = np.load
+
+    def without_mmap(file: Path, mmap_mode: str | None = None) -> np.ndarray:
+        if mmap_mode is not None:
+            raise OSError(19, "No such device")
+        return load(file)
+
+    monkeypatch.setattr(np, "load", without_mmap)
+    assert (tokenised(tmp_path, "id", splits, tokenizer, 24, segments=False)["dev"].ids == mapped).all()
+
+
+@pytest.mark.parametrize("package", ["tokenizers", "transformers"])
+def test_another_version_of_what_tokenises_has_a_cache_of_its_own(
+    package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = load_tokenizer(locate(None, "tiny_roberta", None, None, "main", True))
+    splits = {"dev": mini(TASKS["sst2"])["dev"].take(np.arange(8))}
+    tokenised(tmp_path, "id", splits, tokenizer, 24, segments=False)
+    monkeypatch.setattr("dora.data.tokens.version", lambda name: "9.9" if name == package else "1.0")
+    tokenised(tmp_path, "id", splits, tokenizer, 24, segments=False)
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_another_start_seed_method_or_budget_tokenises_nothing(

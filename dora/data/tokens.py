@@ -9,22 +9,27 @@ import contextlib
 import fcntl
 import hashlib
 import io
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dora.data.tasks import Rows
-from dora.files import sync_folder, write_atomic
+from dora.files import sync_folder, to_json, write_atomic
 
 # Batches are cut from pools of this many batches sorted by length: long enough that little is padding,
 # short enough that batches stay mixed in everything but length.
 POOL = 64
+PIECE = 20_000  # rows that are tokenised at a time
+FORMAT = 2  # of the cache's folders
+MANIFEST = "manifest.json"  # the sha256 of each array's file
 
 
 @dataclass(frozen=True)
@@ -97,21 +102,33 @@ def by_length(lengths: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
 
 
 def tokenise(rows: Rows, tokenizer: Any, max_length: int, segments: bool) -> dict[str, np.ndarray]:
-    """ids, lengths and, where the model has `segments`, types of a split; the longer sentence is cut first."""
+    """ids, lengths and, where the model has `segments`, types of a split; the longer sentence is cut first.
+
+    In pieces, since a tokenizer's own lists take a hundred times the memory of the arrays.
+    """
+    pieces = [
+        _piece(rows, slice(at, at + PIECE), tokenizer, max_length, segments)
+        for at in range(0, len(rows), PIECE)
+    ]
+    return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+
+
+def _piece(rows: Rows, part: slice, tokenizer: Any, max_length: int, segments: bool) -> dict[str, np.ndarray]:
     encoded = tokenizer(
-        rows.first, rows.second, truncation=True, max_length=max_length,
-        return_attention_mask=False, return_token_type_ids=segments,
-    )  # fmt: skip
+        rows.first[part],
+        None if rows.second is None else rows.second[part],
+        truncation=True,
+        max_length=max_length,
+        return_attention_mask=False,
+        return_token_type_ids=segments,
+    )
     lengths = [len(ids) for ids in encoded["input_ids"]]
-    arrays: dict[str, np.ndarray] = {
-        "ids": np.fromiter((t for ids in encoded["input_ids"] for t in ids), np.int32, sum(lengths)),
-        "lengths": np.array(lengths, np.int64),
-    }
-    if segments:
-        arrays["types"] = np.fromiter(
-            (t for ids in encoded["token_type_ids"] for t in ids), np.uint8, sum(lengths)
-        )
-    return arrays
+
+    def flat(name: str, kind: type) -> np.ndarray:
+        return np.fromiter((t for ids in encoded[name] for t in ids), kind, sum(lengths))
+
+    arrays = {"ids": flat("input_ids", np.int32), "lengths": np.array(lengths, np.int64)}
+    return {**arrays, "types": flat("token_type_ids", np.uint8)} if segments else arrays
 
 
 def tokenised(
@@ -125,15 +142,17 @@ def tokenised(
 ) -> dict[str, Tokens]:
     """Every split tokenised, from `cache` where the same data, tokenizer and length have been there before.
 
-    `identity` names data and tokenizer by content. The folder appears whole, by one rename. `begin` is called before
-    it is filled, which may take long.
+    `identity` names data and tokenizer by content. The folder appears whole, by one rename, and is made again where
+    it is not what was written. `begin` is called before it is filled, which may take long.
     """
-    key = hashlib.sha256(f"{identity} {max_length} {segments}".encode()).hexdigest()[:16]
+    made_by = f"{FORMAT} {version('tokenizers')} {version('transformers')}"
+    key = hashlib.sha256(f"{identity} {max_length} {segments} {made_by}".encode()).hexdigest()[:16]
     folder = cache / key
     cache.mkdir(parents=True, exist_ok=True)
 
     def opened() -> dict[str, Tokens]:
         pad = tokenizer.pad_token_id
+        _check(folder)
         return {split: _open(folder, split, rows, segments, pad) for split, rows in splits.items()}
 
     with contextlib.suppress(OSError, ValueError, EOFError):  # it is not there, or somebody has damaged it
@@ -150,12 +169,16 @@ def tokenised(
 def _fill(folder: Path, splits: dict[str, Rows], tokenizer: Any, max_length: int, segments: bool) -> None:
     """Tokenises into `folder`, which must not be there yet."""
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    manifest = {}
     try:
         for split, rows in splits.items():
             for name, array in tokenise(rows, tokenizer, max_length, segments).items():
                 content = io.BytesIO()
                 np.save(content, array)
-                write_atomic(temporary / f"{split}.{name}.npy", content.getbuffer())
+                file = f"{split}.{name}.npy"
+                manifest[file] = hashlib.sha256(content.getbuffer()).hexdigest()
+                write_atomic(temporary / file, content.getbuffer())
+        write_atomic(temporary / MANIFEST, to_json(manifest))
         temporary.chmod(0o755)
         try:
             os.rename(temporary, folder)
@@ -179,9 +202,21 @@ def _alone(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+def _check(folder: Path) -> None:
+    """Raises OSError or ValueError where a file of the folder is not as its manifest has it: 10 ms for SST-2."""
+    manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    there = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in folder.glob("*.npy")}
+    if manifest != there:
+        raise ValueError(f"{folder} is damaged")
+
+
 def _open(folder: Path, split: str, rows: Rows, segments: bool, pad: int) -> Tokens:
     def read(name: str) -> np.ndarray:
-        return np.load(folder / f"{split}.{name}.npy", mmap_mode="r")
+        file = folder / f"{split}.{name}.npy"
+        try:
+            return np.load(file, mmap_mode="r")
+        except OSError:  # not every file system can map files into memory
+            return np.load(file)
 
     lengths, ids = np.array(read("lengths")), read("ids")
     types = read("types") if segments else None
