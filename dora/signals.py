@@ -19,13 +19,17 @@ from typing import Any
 from dora.errors import Stopped
 
 # 75 is the code of whatever the same command takes up again, so that a cluster's script need not tell two stops apart.
-EXITS = {signal.SIGINT: (130, "interrupted"), signal.SIGTERM: (Stopped.exit_code, "stopped")}
+EXITS = {
+    signal.SIGINT: (130, "interrupted"),
+    signal.SIGTERM: (Stopped.exit_code, "stopped"),
+    signal.SIGHUP: (Stopped.exit_code, "stopped"),  # the terminal was closed, or the connection to it
+}
 AGAIN = "interrupted; the same command resumes from the last checkpoint"
 BEGUN = "before training began; the same command takes it up"
 
 
 class Outside:
-    """Handles SIGINT and SIGTERM of this process while no run of it is trained.
+    """Handles SIGINT, SIGTERM and SIGHUP of this process while no run of it is trained.
 
     `stopping`: whether a signal asks the runs of this process to stop, those that have not begun among them.
     `watching`: whether `watch` was called.
@@ -114,14 +118,16 @@ outside = Outside()
 
 
 class StopSignals:
-    """Notes SIGTERM, SIGINT and SIGUSR2 while a run trains, so that it stops between two steps.
+    """Notes SIGTERM, SIGHUP, SIGINT and SIGUSR2 while a run trains, so that it stops between two steps.
+
+    A SIGHUP that is ignored stays so, which is what `nohup` asks for.
 
     A second SIGINT acts at once, and no later one tears what then is written. With `waits` False, as before the first
     step, every one of the signals acts at once. On leaving, the handlers that were there before are put back;
     `hand_over` then passes on what came.
     """
 
-    SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
+    SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGUSR2)
 
     def __init__(self, waits: bool = True) -> None:
         self.received: int | None = None
@@ -132,7 +138,8 @@ class StopSignals:
     def __enter__(self) -> StopSignals:
         try:
             for number in self.SIGNALS:
-                self._before[number] = signal.signal(number, self._note)
+                if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                    self._before[number] = signal.signal(number, self._note)
         except ValueError:  # not the main thread: whoever runs us there handles signals
             pass
         return self

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -35,7 +36,7 @@ runpy.run_module("dora.run", run_name="__main__", alter_sys=True)
 
 @pytest.fixture(autouse=True)
 def _as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+    before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     monkeypatch.setattr(outside, "_ending", False)
     monkeypatch.setattr(outside, "stopping", False)
     yield
@@ -44,7 +45,7 @@ def _as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.parametrize(("number", "code", "word"), [
-    (signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 75, "stopped"),
+    (signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 75, "stopped"), (signal.SIGHUP, 75, "stopped"),
 ])  # fmt: skip
 @pytest.mark.parametrize("module", ["hydra", "dora.prepare"])
 def test_a_signal_in_the_first_seconds_is_one_line(
@@ -148,3 +149,13 @@ def test_workers_start_with_signals_blocked_and_are_told_even_if_they_start_afte
         blocked = json.loads(worker.stdout.readline())
         assert {signal.SIGINT, signal.SIGTERM} <= set(blocked)
         assert worker.communicate(timeout=30)[0] == "True\n"
+
+
+def test_a_terminal_that_is_closed_stops_a_run_unless_nohup_says_otherwise() -> None:
+    with StopSignals() as signals:
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert signals.received == signal.SIGHUP
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with StopSignals() as signals:
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert signals.received is None
