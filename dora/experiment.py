@@ -100,7 +100,6 @@ def _train_and_finish(p: Prepared, world: World, record: Record, label: str, bar
         try:
             with signals:
                 signals.begin()
-                _reset_peak_memory(world)
                 loop = _build(p, world, record if world.main else None, lines)
                 loop.still = lines.still
                 if world.main:
@@ -175,6 +174,7 @@ def _build(p: Prepared, world: World, record: Record | None, say: Lines) -> Loop
     """Tokens, model, method and loop, at the newest checkpoint where there is one."""
     c = p.config
     splits = _tokens(p, say)
+    _reset_peak_memory(world)  # tokenising, which the first of equal runs does for all, is not the run's
     # A regression starts from the best constant. From 0, an adapter at its usual rate reaches the labels' mean
     # sooner through the encoder than through the head, and what the encoder knew is lost on the way (STS-B).
     mean = float(np.mean(np.asarray(splits["train"].label))) if c.kind.regression else None

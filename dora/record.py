@@ -129,6 +129,7 @@ def _bits_depend_on(start: dict[str, Any]) -> dict[str, Any]:
         "device": start["device"],
         "processor": start.get("processor") if start["device"] == "cpu" else None,
         "commit": (start["git"] or {}).get("commit"),
+        "torch": (start.get("versions") or {}).get("torch"),
     }
 
 
@@ -233,7 +234,7 @@ class Record:
 
         Returns what is not as it was at the start before and changes the result, None where nothing is.
         """
-        keys = ("host", "device", "processor", "world_size", "git")
+        keys = ("host", "device", "processor", "world_size", "git", "versions")
         this = {"step": step, "time": now(), **{k: self.data[k] for k in keys}}
         before = self.data["starts"][-1] if step and self.data["starts"] else this
         resumed = [step] if step else []

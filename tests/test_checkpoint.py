@@ -90,7 +90,9 @@ def test_a_journal_that_was_changed_is_not_gone_on_with(
 def test_journals_are_sealed_over_restarts(tmp_path: Path) -> None:
     def opened() -> Record:
         found = Record(tmp_path)
-        found.open({"host": "a", "device": "cpu", "processor": "one", "world_size": 1, "git": None})
+        found.open(
+            {"host": "a", "device": "cpu", "processor": "one", "world_size": 1, "git": None, "versions": {}}
+        )
         return found
 
     first = opened()

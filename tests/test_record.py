@@ -17,7 +17,8 @@ from runs import cut, only_run, record
 def opened(folder: Path, **header: Any) -> Record:
     """A record held by this process, of a run on a CPU unless the header says otherwise."""
     found = Record(folder)
-    about = {"host": "a", "device": "cpu", "processor": "one (AVX2)", "world_size": 1, "git": None, **header}
+    about = {"host": "a", "device": "cpu", "processor": "one (AVX2)", "world_size": 1, "git": None,
+             "versions": {"torch": "2.8"}, **header}  # fmt: skip
     found.open(about)
     return found
 
@@ -37,6 +38,10 @@ def start_again(folder: Path, step: int, **header: Any) -> str | None:
 def test_another_processor_is_said_since_its_bits_are_others(tmp_path: Path) -> None:
     said = start_again(tmp_path, 5, processor="two (AVX512)")
     assert said == "processor one (AVX2) before, now two (AVX512)"
+
+
+def test_another_version_of_torch_is_said(tmp_path: Path) -> None:
+    assert start_again(tmp_path, 5, versions={"torch": "2.9"}) == "torch 2.8 before, now 2.9"
 
 
 def test_the_processor_beside_a_gpu_changes_nothing(tmp_path: Path) -> None:
