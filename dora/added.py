@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dora import lowrank, parallel
 from dora.errors import UserError
+from dora.finite import not_finite
 from dora.parallel import World
 from dora.predictions import save, unpredicted
 from dora.prepare import Prepared
@@ -36,8 +37,13 @@ def predict_added(
         if world.main:
             _store(p, world, record, logits)
         text = f"{names} predicted from the kept weights, without training: {p.folder / 'predictions.npz'}"
-    except Exception as e:  # the results that are there do not depend on it
+    except (UserError, OSError) as e:
         text = f"{names} not predicted: {e}"
+    except Exception as e:  # the results that are there do not depend on it
+        text = (
+            f"{names} not predicted: {p.folder} holds weights or predictions that cannot be used "
+            f"({type(e).__name__}: {e}); force=true trains it again and predicts all there is"
+        )
     if world.main:
         say(text)
 
@@ -55,6 +61,8 @@ def _kept_weights(p: Prepared) -> dict[str, Tensor]:
 def _predict(loop: Loop, tensors: dict[str, Tensor], splits: list[str]) -> dict[str, np.ndarray]:
     if strange := loop.parameters.keys() - tensors.keys():
         raise UserError(f"the kept weights lack {', '.join(sorted(strange)[:3])}; force=true trains again")
+    if (bad := not_finite(tensors)) is not None:
+        raise UserError(f"the kept weights hold NaN or infinity: {bad}; force=true trains again")
     lowrank.restore(loop.parameters, tensors)
     return {split: loop.predict(loop.setup.reported[split]) for split in splits}
 

@@ -171,12 +171,22 @@ def load_model(
                 "drawn from its seed"
             )
         model, missing = _filled(folder, config, held, seed)
+    with _making(folder):
+        _try(model)
     outside = tensors.prefix(config.model_type)
     head = [n for n, _ in model.named_parameters() if not n.startswith(outside) or n in missing]
     if output_bias is not None:
         classifier: Any = model.classifier
         nn.init.constant_(getattr(classifier, "out_proj", classifier).bias, output_bias)
     return model, head
+
+
+def _try(model: Any) -> None:
+    """Computes one output, so that whatever config.json has wrong and no check foresaw shows before training."""
+    training = model.training
+    with torch.inference_mode():
+        model.eval()(input_ids=torch.zeros(1, 2, dtype=torch.long))
+    model.train(training)
 
 
 def _configured(folder: Folder, outputs: int, head_dropout: float | None) -> Any:
@@ -239,7 +249,15 @@ def _read_weights(folder: Folder, model_type: str) -> dict[str, torch.Tensor]:
             if file.suffix == ".bin":  # PyTorch's own words recommend to run whatever the file says
                 why = "damaged, or it holds Python objects beside tensors, which are unsupported"
             raise UserError(f"{where} cannot be read: {file.name} ({type(e).__name__}: {why})") from e
+    if strange := [name for name in held if not isinstance(name, str)]:
+        raise UserError(f"{where} cannot be read: a tensor is called {strange[0]!r}, which is no name")
     shapes = {name: tuple(t.shape) for name, t in held.items() if isinstance(t, torch.Tensor)}
+    numbers = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+    if odd := [n for n in shapes if n.endswith((".weight", ".bias")) and held[n].dtype not in numbers]:
+        raise UserError(
+            f"{where} cannot be trained on: {odd[0]} is of {held[odd[0]].dtype}; take weights in floating-point numbers "
+            "of 16 or more bits"
+        )
     if wrong := tensors.misfits(architecture(folder), shapes, where):
         raise UserError(*wrong)
     return {name: held[name] for name in shapes}
@@ -322,6 +340,7 @@ def load_tokenizer(folder: Folder) -> Any:
     """The fast tokenizer of the folder. Raises UserError where it cannot be read, or is not this model's."""
     from transformers import AutoTokenizer
 
+    _configured(folder, 2, None)  # what config.json has wrong is not the tokenizer's fault
     with _quiet():
         try:
             tokenizer = AutoTokenizer.from_pretrained(
@@ -331,5 +350,10 @@ def load_tokenizer(folder: Folder) -> Any:
             why = f"{type(e).__name__}: {' '.join(str(e).split())[:200]}"
             raise UserError(f"the tokenizer in {folder.path} cannot be read ({why})") from e
     config = architecture(folder)
+    if config["model_type"] == "roberta" and tokenizer.pad_token_id not in (None, _padding(config)):
+        raise UserError(  # RoBERTa counts its positions from the padding's id
+            f"the tokenizer in {folder.path} pads with id {tokenizer.pad_token_id}, config.json says "
+            f"pad_token_id={_padding(config)}: they are not of one model"
+        )
     vocabulary.check_loaded(tokenizer, folder.path, config["vocab_size"], _padding(config))
     return tokenizer

@@ -82,9 +82,9 @@ def _numbers(config: dict[str, Any]) -> list[str]:
     def fits(key: str, most: float) -> bool:
         value = config.get(key)
         number = isinstance(value, int | float) and not isinstance(value, bool)
-        return value is None or (number and math.isfinite(value) and 0 <= value <= most)
+        return value is None or (number and math.isfinite(value) and 0 <= value < most)
 
-    wrong = [f"{key}={config[key]!r} must lie in [0, 1]" for key in _SHARES if not fits(key, 1)]
+    wrong = [f"{key}={config[key]!r} must lie in [0, 1)" for key in _SHARES if not fits(key, 1)]
     if not fits("layer_norm_eps", 1):
         wrong.append(f"layer_norm_eps={config['layer_norm_eps']!r} must be a small positive number")
     pad, rows = config.get("pad_token_id", 1), config.get("vocab_size", 0)

@@ -37,6 +37,8 @@ FETCHED = [
     "tokenizer.json|vocab.*|*.model",
     *(f"{name}|" for name in ("model.safetensors.index.json", *TOKENIZER)),
 ]
+# What a tokenizer reads beside its vocabulary.
+_BESIDE = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 # The vocabulary that a tokenizer's class reads where there is no tokenizer.json.
 _VOCABULARIES = {
     "Bert": (("vocab.txt",),),
@@ -157,10 +159,16 @@ def _is_adapter(folder: Path) -> bool:
     return (folder / "adapter_config.json").is_file()
 
 
+def read_by_tokenizer(folder: Path) -> list[Path]:
+    """The files of the folder that its tokenizer is made of; others of such names lie there unread."""
+    model_type = read_object(folder / "config.json").get("model_type")
+    beside = (folder / name for name in _BESIDE if (folder / name).is_file())
+    return [*vocabulary(folder, model_type), *beside]
+
+
 def _damaged(folder: Path, random_weights: bool) -> list[str]:
-    patterns = TOKENIZER if random_weights else (*TOKENIZER, *WEIGHTS)
     checks: list[Callable[[], object]] = [lambda: read_config(folder)]
-    for file in found(folder, patterns).values():
+    for file in [*read_by_tokenizer(folder), *([] if random_weights else weight_files(folder))]:
         check_one = {".safetensors": check_safetensors, ".bin": _check_bin}.get(file.suffix, check_readable)
         checks.append(functools.partial(check_one, file))
     problems: list[str] = []

@@ -6,12 +6,14 @@ wraps the model, and a component that was removed is simply no longer there to b
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import getpass
 import itertools
 import os
+import signal
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -63,8 +65,23 @@ def start(device: str) -> World:
         device = f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"
         torch.cuda.set_device(device)
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+        with _ended_by_signals():
+            dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
     return World(dist.get_rank(), size, torch.device(device))
+
+
+@contextlib.contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Lets signals end the process in the system's own way: Python's handlers wait until the others have come."""
+    before: dict[int, Any] = {}
+    with contextlib.suppress(ValueError):  # not the main thread: whoever runs us there handles signals
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            before[number] = signal.signal(number, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler or signal.SIG_DFL)
 
 
 def least_used(names: Sequence[str], folder: Path) -> tuple[int, IO[bytes]]:

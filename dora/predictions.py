@@ -14,7 +14,16 @@ from dora.data.tasks import Rows, Task
 from dora.files import write_atomic
 
 # What NumPy raises for a predictions.npz that is empty, cut short, overwritten or without an array.
-UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
+UNREADABLE = (
+    OSError,
+    ValueError,
+    KeyError,
+    EOFError,
+    TypeError,
+    AttributeError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 def constant(values: np.ndarray) -> bool:
@@ -53,6 +62,8 @@ def unpredicted(folder: Path, rows: Mapping[str, Rows]) -> list[str]:
 
     None where the run keeps no predictions that can be read: there is nothing to add to.
     """
+    if not (folder / "predictions.npz").is_file():  # a pipe would be waited for
+        return []
     try:
         with np.load(folder / "predictions.npz", allow_pickle=False) as stored:
             return [

@@ -103,8 +103,10 @@ def prepare(config: Config, here: bool = True) -> Prepared:
     if read is not None:
         rows_there = len(read[0]["train"])
         split = attempt(lambda: split_rows(rows_there, config.limit_train, config.select))
-    if split is not None and not problems:
+    if split is not None and read is not None and not problems:
         train_rows, heldout = split
+        problems += _heldout_problems(config, read[0]["train"], heldout)
+    if split is not None and not problems:
         total_steps = config.max_steps or config.epochs * -(-len(train_rows) // config.batch_size)
         problems += [p for p in config.method.problems(total_steps) if p not in problems]
         if config.warmup >= total_steps:
@@ -146,11 +148,23 @@ def _device_problems(device: str) -> list[str]:
     return []
 
 
+def _heldout_problems(config: Config, train: Rows, heldout: np.ndarray | None) -> list[str]:
+    """A correlation needs two rows with unlike labels, or no evaluation is better than another."""
+    metric = config.kind.metrics[0]
+    if heldout is None or train.label is None or metric not in ("matthews_correlation", "pearson"):
+        return []
+    if len(np.unique(train.label[heldout])) > 1:
+        return []
+    return [
+        f"select=heldout holds out {len(heldout)} rows here, whose labels are all alike: {config.task.name}'s {metric} "
+        "cannot be had on them; use select=dev"
+    ]
+
+
 def _length_problems(config: Config, architecture: dict[str, Any]) -> list[str]:
-    # RoBERTa's positions begin after the padding index, so two of them are never used.
-    most = architecture.get("max_position_embeddings", 512) - (
-        2 if architecture["model_type"] == "roberta" else 0
-    )
+    # RoBERTa counts its positions from the one after the padding's id, which is 1 in all that it was published as.
+    unused = architecture.get("pad_token_id", 1) + 1 if architecture["model_type"] == "roberta" else 0
+    most = architecture.get("max_position_embeddings", 512) - unused
     fine = config.max_length <= most or architecture.get("relative_attention", False)
     return [] if fine else [f"max_length={config.max_length} is longer than this model's {most} positions"]
 

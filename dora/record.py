@@ -64,25 +64,28 @@ def read_done(folder: Path) -> dict[str, Any] | None:
     """run.json of a run that is done; None where it is not, or is not there."""
     try:
         data = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
-    return data if data.get("status") == "done" else None
+    return data if isinstance(data, dict) and data.get("status") == "done" and "results" in data else None
 
 
 def read_finished(folder: Path) -> dict[str, Any]:
     """run.json of a finished run whose files are wanted. Raises UserError saying what `folder` is instead."""
     rule = "a run directory is RESULTS/runs/DATA/TASK/MODEL/METHOD/BUDGET/KEY/sSEED"
+    if (folder / "run.json").is_fifo():  # opening one waits for whoever writes into it
+        raise UserError(f"{folder / 'run.json'} is a pipe, not a file; {rule}")
     try:
         data = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     except FileNotFoundError as e:
         raise UserError(f"{folder} holds no run.json; {rule}") from e
-    except (OSError, ValueError) as e:
+    except (OSError, ValueError, RecursionError) as e:
         raise UserError(f"{folder / 'run.json'} cannot be read ({e}); {rule}") from e
     if not isinstance(data, dict) or data.get("schema") != SCHEMA:
         raise UserError(f"{folder / 'run.json'} is no run record of schema {SCHEMA}; {rule}")
     if data.get("status") != "done":
         words = data.get("words")
-        how = "the command that began it" if words is None else f"python -m dora.run {shlex.join(words)}"
+        typed = isinstance(words, list) and all(isinstance(word, str) for word in words)
+        how = f"python -m dora.run {shlex.join(words)}" if typed else "the command that began it"
         raise UserError(f"{folder} is {data.get('status')}, not done; finish it first: {how}")
     return data
 

@@ -5,6 +5,7 @@ Names are those inside the backbone, without "roberta." and the like: a file may
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,12 @@ def misfits(config: Mapping[str, Any], shapes: Mapping[str, Shape], where: str) 
     lacking = [name for name in expected if name not in own]
     wrong = [name for name, shape in expected.items() if name in own and own[name] != shape]
     problems = []
+    layers = {int(found[1]) for name in own if (found := re.match(r"encoder\.layer\.(\d+)\.", name))}
+    if layers and max(layers) >= config["num_hidden_layers"]:
+        problems.append(
+            f"{where} hold {max(layers) + 1} layers, config.json says num_hidden_layers={config['num_hidden_layers']}: the "
+            "others would be left out; take the config.json that belongs to them"
+        )
     if lacking:
         problems.append(
             f"{where} lack {len(lacking)} of the {len(expected)} tensors that config.json asks for: {_some(lacking)}; "

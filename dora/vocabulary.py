@@ -16,16 +16,9 @@ import numpy as np
 
 from dora.errors import UserError
 from dora.files import read_object
-from dora.model_files import vocabulary
+from dora.model_files import read_by_tokenizer, vocabulary
 
 _MARK = re.compile(r"[\[<][^\s\[\]<>]+[\]>]")  # [CLS], <mask> and the like
-_JSON = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-)
 _WAYS = "use the tokenizer that the model was saved with, or download the folder again"
 
 
@@ -45,18 +38,56 @@ def problems(folder: Path, config_type: str, rows: int, pad: int | None, fingerp
             found.extend(e.problems)
         return None
 
-    files = [folder / name for name in _JSON if (folder / name).is_file()]
+    files = [file for file in read_by_tokenizer(folder) if file.suffix == ".json"]
     held = {file.name: attempt(functools.partial(read_object, file)) for file in files}
     if found:
         return tuple(found)
     config, special = held.get("tokenizer_config.json", {}), held.get("special_tokens_map.json", {})
     ids = attempt(lambda: _ids(vocabulary(folder, config_type)))
     if ids is not None:
+        found += _half_there(ids, vocabulary(folder, config_type), held, folder)
         added = {**held.get("added_tokens.json", {}), **_added(config)}
         found += _misfit({**ids, **added}, rows, folder)
     if "pad_token" in config and config["pad_token"] is None and not special.get("pad_token") and pad is None:
         found.append(_no_padding(folder))
     return tuple(found)
+
+
+def _half_there(
+    ids: Mapping[str, Any], files: tuple[Path, ...], held: Mapping[str, Any], folder: Path
+) -> list[str]:
+    """What a vocabulary lacks that reads as a whole one: special tokens, which would get new ids, or its merges."""
+    first, config = files[0], held.get("tokenizer_config.json", {})
+    if first.name == "vocab.txt":
+        names = (("unk_token", "[UNK]"), ("cls_token", "[CLS]"), ("sep_token", "[SEP]"))
+        lacking = [t for key, usual in names if (t := _token(config.get(key), usual)) not in ids]
+        if lacking:
+            return [f"{first} has no {' and no '.join(lacking)}: it is cut short or another model's; {_WAYS}"]
+    merges = _merges(files, held)
+    several = sum(len(token) > 1 and not _MARK.fullmatch(token) for token in ids)
+    if merges is not None and merges < 0.9 * several:
+        return [
+            f"the tokenizer in {folder} has {merges:,} merges for {several:,} tokens of several letters: they are cut "
+            f"short or another model's; {_WAYS}"
+        ]
+    return []
+
+
+def _token(given: object, usual: str) -> str:
+    value = given.get("content") if isinstance(given, dict) else given
+    return value if isinstance(value, str) else usual
+
+
+def _merges(files: tuple[Path, ...], held: Mapping[str, Any]) -> int | None:
+    """How many merges a byte-pair encoding has; None for a vocabulary of another kind."""
+    from tokenizers.models import BPE
+
+    if len(files) == 2:
+        return len(BPE.read_file(*map(str, files))[1])
+    model = held.get("tokenizer.json", {}).get("model")
+    if not isinstance(model, dict) or model.get("type", "BPE") != "BPE" or "merges" not in model:
+        return None
+    return len(model["merges"])
 
 
 def _added(config: Mapping[str, Any]) -> dict[str, int]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 
 from dora import prepare
 from dora.config import DataConfig
@@ -103,6 +104,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         ("not kept", "kept no weights; keep_model=true force=true trains it again"),
         ("damaged", "deserializing"),
         ("another's", "the kept weights lack "),
+        ("not finite", "the kept weights hold NaN or infinity: classifier.dense.bias"),
         ("disk", "No space left on device"),
         ("in use", "is in use by process"),
     ],
@@ -123,6 +125,10 @@ def test_a_done_run_stays_done_whatever_keeps_ax_from_being_predicted(
         weights.write_bytes(weights.read_bytes()[:999])
     elif kind == "another's":
         shutil.copy(folder / "adapter" / "adapter_model.safetensors", weights)
+    elif kind == "not finite":
+        tensors = safetensors.torch.load_file(weights)
+        tensors["classifier.dense.bias"].fill_(float("nan"))
+        safetensors.torch.save_file(tensors, weights)
     elif kind == "disk":
         monkeypatch.setattr("dora.added.save", no_space)
     elif kind == "in use":

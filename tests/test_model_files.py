@@ -249,3 +249,13 @@ def test_all_that_is_wrong_with_a_folder_comes_in_one_message(tmp_path: Path) ->
         prepared(folder, tmp_path)
     assert "model.safetensors cannot be read" in str(e.value)
     assert "hidden_size=0 must be" in str(e.value)
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "optimizer.safetensors", "vocab.json", "spiece.model"])
+@pytest.mark.parametrize("content", [POINTER, ""])
+def test_a_damaged_file_that_nothing_reads_keeps_nobody_from_training(
+    name: str, content: str, tmp_path: Path
+) -> None:
+    folder = model_folder(tmp_path / "m", "bert")
+    (folder / name).write_text(content)
+    prepared(folder, tmp_path)

@@ -1,5 +1,7 @@
 """The hub's Parquet files: what is read from them, and what a user hears when they are wrong."""
 
+import os
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -151,3 +153,11 @@ def test_categories_count_once_however_often_they_are_sent(tmp_path, monkeypatch
     texts = pa.array([f"{i:0200}" for i in range(5000)]).dictionary_encode()
     columns = {"sentence1": texts, "sentence2": texts, "label": [0] * 5000, "idx": list(range(5000))}
     assert len(read_hub(TASKS["rte"], write_hub(hub_rte(tmp_path), DEV, columns))["dev"]) == 5000
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    path = hub_rte(tmp_path) / "rte/validation-00000-of-00001.parquet"
+    path.unlink()
+    os.mkfifo(path)
+    (found,) = problems(read_hub, TASKS["rte"], tmp_path)
+    assert f"{path}: it is a pipe, not a file" in found

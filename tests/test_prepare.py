@@ -10,6 +10,7 @@ from dora.data.mini import mini
 from dora.data.tasks import TASKS
 from dora.errors import UserError
 from dora.prepare import prepare, split_rows
+from folders import edit, model_folder, prepared
 from runs import configure, small_glue, write_tsv
 
 
@@ -52,3 +53,25 @@ def test_a_data_folder_that_cannot_be_read_is_no_traceback(tmp_path: Path) -> No
     (tmp_path / "RTE" / "dev.tsv").symlink_to("dev.tsv")
     with pytest.raises(UserError, match=r"RTE/dev.tsv cannot be read \(Too many levels of symbolic links\)"):
         prepare(configure("task=rte", "method=lora", "data=dir", f"data.dir={tmp_path}"))
+
+
+def test_positions_of_a_roberta_begin_after_its_padding(tmp_path: Path) -> None:
+    folder = model_folder(tmp_path / "m", "roberta")
+    prepared(folder, tmp_path, ("method=lora", "budget=r1", "max_length=62"))  # of 64, two before the first
+    edit(folder / "config.json", pad_token_id=20)
+    with pytest.raises(UserError, match="max_length=62 is longer than this model's 43 positions"):
+        prepared(folder, tmp_path, ("method=lora", "budget=r1", "max_length=62"))
+
+
+@pytest.mark.parametrize(("task", "alike"), [("stsb", True), ("rte", False)])
+def test_rows_that_no_score_can_be_had_on_are_not_held_out(task: str, alike: bool, tmp_path: Path) -> None:
+    (tmp_path / TASKS[task].folder).mkdir()
+    for split, rows in mini(TASKS[task]).items():
+        name = TASKS[task].splits[split].replace("validation", "dev")
+        write_tsv(tmp_path / TASKS[task].folder / f"{name}.tsv", TASKS[task], rows, 12)
+    config = configure(f"task={task}", "method=lora", "select=heldout", "max_steps=6", "data=dir", f"data.dir={tmp_path}")  # fmt: skip
+    if not alike:  # one row has an accuracy
+        prepare(config)
+        return
+    with pytest.raises(UserError, match=r"holds out 1 rows here, whose labels are all alike: stsb's pearson"):
+        prepare(config)

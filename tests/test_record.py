@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -9,8 +11,9 @@ from typing import Any
 import pytest
 
 from dora import study
+from dora.errors import UserError
 from dora.provenance import processor
-from dora.record import ARITHMETIC, Record, arithmetic
+from dora.record import ARITHMETIC, Record, arithmetic, read_done, read_finished
 from runs import cut, only_run, record
 
 
@@ -76,3 +79,26 @@ def test_records_name_their_arithmetic_and_those_without_have_the_first(tmp_path
     held.close()
     assert arithmetic(held.data) == ARITHMETIC
     assert arithmetic({}) == 1
+
+
+@pytest.mark.parametrize("words", [[1, 2], 5, {"a": 1}])
+def test_words_that_are_none_do_not_keep_a_message_from_its_user(words: object, tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text(json.dumps({"schema": 1, "status": "failed", "words": words}))
+    with pytest.raises(UserError, match="is failed, not done; finish it first: the command that began it"):
+        read_finished(tmp_path)
+
+
+def test_a_record_that_is_a_pipe_or_too_deep_is_named(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text("[" * 100_000)
+    with pytest.raises(UserError, match=r"run.json cannot be read \(maximum recursion"):
+        read_finished(tmp_path)
+    assert read_done(tmp_path) is None
+    (tmp_path / "run.json").unlink()
+    os.mkfifo(tmp_path / "run.json")
+    with pytest.raises(UserError, match=r"run.json is a pipe"):
+        read_finished(tmp_path)
+
+
+def test_a_done_record_without_results_is_not_taken_for_done(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text(json.dumps({"schema": 1, "status": "done"}))
+    assert read_done(tmp_path) is None

@@ -136,3 +136,43 @@ def test_a_pooler_may_be_new_and_is_trained_with_the_head(tmp_path: Path) -> Non
         "classifier.weight",
         "classifier.bias",
     ]
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta", "deberta-v2"])
+def test_more_layers_than_the_configuration_has_are_not_left_out(kind: str, tmp_path: Path) -> None:
+    folder = model_folder(tmp_path / "m", kind)
+    edit(folder / "config.json", num_hidden_layers=1)
+    with pytest.raises(UserError, match=r"hold 2 layers, config.json says num_hidden_layers=1"):
+        prepared(folder, tmp_path)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.bool, torch.int64, torch.complex64])
+def test_weights_that_are_no_floating_point_numbers_are_refused(dtype: torch.dtype, tmp_path: Path) -> None:
+    folder = model_folder(tmp_path / "m", "bert")
+    held = load_file(folder / "model.safetensors")
+    name = "encoder.layer.0.output.dense.weight"
+    held[name] = held[name].to(dtype)
+    save_file(held, folder / "model.safetensors")
+    with pytest.raises(UserError, match=rf"cannot be trained on: {name} is of {dtype}"):
+        load_model(Folder(folder, False), 2, None, 1)
+
+
+def test_tensors_without_names_are_refused(tmp_path: Path) -> None:
+    folder = model_folder(tmp_path / "m", "bert")
+    (folder / "model.safetensors").unlink()
+    torch.save({1: torch.zeros(2)}, folder / "pytorch_model.bin")
+    with pytest.raises(UserError, match="a tensor is called 1, which is no name"):
+        load_model(Folder(folder, False), 2, None, 1)
+
+
+@pytest.mark.parametrize(("kind", "wrong"), [
+    ("bert", {"chunk_size_feed_forward": "x"}), ("deberta-v2", {"pooler_hidden_act": "zz"}),
+    ("deberta-v2", {"pooler_hidden_size": 7}),
+])  # fmt: skip
+def test_a_value_that_no_check_foresaw_shows_before_training(
+    kind: str, wrong: dict[str, Any], tmp_path: Path
+) -> None:
+    folder = model_folder(tmp_path / "m", kind)
+    edit(folder / "config.json", **wrong)
+    with pytest.raises(UserError, match=r"no model can be made of config.json and weights in|cannot be used"):
+        load_model(Folder(folder, False), 2, None, 1)

@@ -196,3 +196,9 @@ def test_a_label_is_taken_as_glue_writes_it_alone(tmp_path, label):
     (found,) = problems(read_dir, TASKS["sst2"], write(tmp_path, {**SST2, "SST-2/dev.tsv": text}))
     assert re.search(r"dev.tsv, line 2: label '.* must be one of 0, 1$", found)
     assert len(found) < 400
+
+
+def test_a_column_that_stands_twice_in_the_header_is_refused(tmp_path):
+    files = {**SST2, "SST-2/dev.tsv": "sentence\tlabel\tlabel\nx\t1\t0\n"}
+    (found,) = problems(read_dir, TASKS["sst2"], write(tmp_path, files))
+    assert f"{tmp_path / 'SST-2' / 'dev.tsv'}, line 1: 'label' stands twice in the header" in found

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from tokenizers import Tokenizer
-from tokenizers.models import WordPiece
+from tokenizers.models import BPE, WordPiece
 
 from dora.backbone import Folder, load_tokenizer
 from dora.errors import UserError
@@ -147,3 +147,43 @@ def test_a_tokenizer_that_drops_what_it_does_not_know_is_refused(tmp_path: Path)
     (folder / "merges.txt").write_text("#version: 0.2\n")
     with pytest.raises(UserError, match=r"0 are left for \d+ rows"):
         run(small(tmp_path, f"model.path={folder}", "method=lora", "budget=r1", "max_steps=4"))
+
+
+@pytest.mark.parametrize("mark", ["[UNK]", "[CLS]", "[SEP]"])
+def test_a_vocabulary_without_a_special_token_is_refused(mark: str, tmp_path: Path) -> None:
+    folder = model_folder(tmp_path / "m", "bert")
+    (folder / "vocab.txt").write_text("\n".join(t for t in [*MARKS, *WORDS] if t != mark))
+    with pytest.raises(UserError, match=rf"vocab.txt has no \{mark[:-1]}\]: it is cut short"):
+        prepared(folder, tmp_path)
+
+
+def test_a_special_token_of_another_name_is_looked_for_by_it(tmp_path: Path) -> None:
+    folder = model_folder(tmp_path / "m", "bert")
+    (folder / "vocab.txt").write_text("\n".join(["<u>" if t == "[UNK]" else t for t in [*MARKS, *WORDS]]))
+    edit(folder / "tokenizer_config.json", unk_token={"content": "<u>", "__type": "AddedToken"})
+    prepared(folder, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["merges.txt", "tokenizer.json"])
+def test_a_byte_pair_encoding_without_its_merges_is_refused(name: str, tmp_path: Path) -> None:
+    folder = model_folder(tmp_path / "m", "roberta")
+    tokens = ["<s>", "<pad>", "</s>", "<unk>", *"abcdefgh", "ab", "abc", "ef", "efg", "<mask>"]
+    ids = {token: i for i, token in enumerate(tokens)}
+    merges = [("a", "b"), ("ab", "c"), ("e", "f"), ("ef", "g")]
+    for held in (merges, merges[:2]):
+        if name == "merges.txt":
+            (folder / "vocab.json").write_text(json.dumps(ids))
+            (folder / name).write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in held))
+        else:
+            Tokenizer(BPE(ids, held)).save(str(folder / name))
+        if held == merges:
+            prepared(folder, tmp_path)
+    with pytest.raises(UserError, match=r"has 2 merges for 4 tokens of several letters: they are cut short"):
+        prepared(folder, tmp_path)
+
+
+def test_a_roberta_that_counts_positions_from_another_id_is_refused(tmp_path: Path) -> None:
+    folder = model_folder(tmp_path / "m", "roberta")
+    edit(folder / "config.json", pad_token_id=0)
+    with pytest.raises(UserError, match=r"pads with id 1, config.json says pad_token_id=0"):
+        load_tokenizer(Folder(folder, False))

@@ -58,6 +58,8 @@ def _read(task: Task, shard: Path) -> dict[str, np.ndarray]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    if shard.is_fifo():  # opening one waits for whoever writes into it
+        raise ValueError("it is a pipe, not a file")
     with shard.open("rb") as start:
         if start.read(64).startswith((b"<", b"version https://git-lfs")):
             raise ValueError("it is a web page or a Git LFS pointer; fetch it again (git lfs pull)")

@@ -77,6 +77,10 @@ def _parse(
             f"{path}, line 1: no column {', '.join(map(repr, missing))} among {', '.join(columns)[:200]!r}; "
             f"{task.name} {split} needs {', '.join(map(repr, wanted))} in its header"
         )
+    if twice := [name for name in wanted if columns.count(name) > 1]:
+        raise UserError(
+            f"{path}, line 1: {', '.join(map(repr, twice))} stands twice in the header; fetch it again"
+        )
     at = [columns.index(name) for name in wanted]
     index_at = columns.index("index") if "index" in columns else None
     to_label = _label_reader(task)
