@@ -208,14 +208,41 @@ def read_runs(results: Path) -> list[Run]:
         try:
             run = json.loads(path.read_text(encoding="utf-8"))
             done = run["status"] == "done"
+            if done:
+                _check(run)
         except FileNotFoundError:
             continue
-        except (OSError, ValueError, KeyError, TypeError) as e:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as e:
             left_out(path, f"{type(e).__name__}: {e}")
             continue
         if done:
             runs.append({**run, "folder": folder})
     return runs
+
+
+# What tables, figures and the page read of a finished run, and of what kind it is.
+_NEEDED: dict[str, type | tuple[type, ...]] = {
+    "config": dict, "fingerprints": dict, "params": dict, "ranks": dict, "evaluations": dict, "results": dict,
+    "seed": int, "total_steps": int, "train_s": (int, float), "peak_memory_bytes": int,
+}  # fmt: skip
+
+
+def _check(run: Run) -> None:
+    """Raises KeyError, TypeError or ValueError where a finished run's record is not one."""
+    for key, kind in _NEEDED.items():
+        if not isinstance(run[key], kind) or isinstance(run[key], bool):
+            raise TypeError(f"{key} is {run[key]!r:.40}")
+    if not isinstance(run.get("arithmetic", 1), int):
+        raise TypeError(f"arithmetic is {run['arithmetic']!r:.40}")
+    for which in ("best", "last"):
+        for name, value in run["results"][which].items():
+            wrong = name not in ("degenerate", "step") and not isinstance(value, int | float)
+            if wrong or (isinstance(value, float) and not math.isfinite(value)):
+                raise ValueError(f"{which} {name} is {value!r:.40}")
+    for key in ("trainable", "head", "adapter_end"):
+        int(run["params"][key])
+    if not run.get("starts"):
+        run["git"]
 
 
 @cache  # once a file, however often it is asked for

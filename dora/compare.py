@@ -107,19 +107,16 @@ def leaders(table: Table, block: Sequence[Row], task: str | None = None) -> set[
 
     Where no row is, LoRA and every row that is not shown to be worse. A difference is shown where `differences` has
     p < 0.05 after its correction, so that no mark contradicts a p value. The highest of a column has no test of
-    its own, since it is these scores that made it the highest. A row whose seeds cannot be paired with LoRA's is
-    not told from it. None where there is nothing to compare: no LoRA, fewer than two rows with
-    values, a single seed, or evaluations that are not shared.
+    its own, since it is these scores that made it the highest. A row whose seeds cannot be paired with LoRA's is not
+    tested, and never marked. None where there is nothing to compare: no LoRA, no row that can be tested, a
+    single seed, or evaluations that are not shared.
     """
     tasks = table.averaged if task is None else [task]
     valued = {row for row in block if tasks and all(table.values(row, t) for t in tasks)}
     baseline = (BASELINE, block[0][1])
     if baseline not in valued or len(valued) < 2 or not table.comparable or len(table.seeds) < 2:
         return set()
-    shown = {
-        d.row: d.estimate.mean
-        for d in _tested(table, by_task=task is not None)
-        if d.row in valued and d.task == task and d.p < ALPHA
-    }
+    tested = [d for d in _tested(table, by_task=task is not None) if d.row in valued and d.task == task]
+    shown = {d.row: d.estimate.mean for d in tested if d.p < ALPHA}
     better = {row for row, mean in shown.items() if mean > 0}
-    return better or valued - shown.keys()
+    return better or ({baseline, *(d.row for d in tested)} - shown.keys() if tested else set())

@@ -12,7 +12,9 @@ import getpass
 import itertools
 import os
 import signal
+import sys
 import tempfile
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,9 +67,28 @@ def start(device: str) -> World:
         device = f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"
         torch.cuda.set_device(device)
     if not dist.is_initialized():
-        with _ended_by_signals():
+        with _ended_by_signals(), _saying_what_is_waited_for():
             dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
     return World(dist.get_rank(), size, torch.device(device))
+
+
+@contextlib.contextmanager
+def _saying_what_is_waited_for() -> Iterator[None]:
+    """Says after 10 s for whom this process waits: the variables may be left over from another job."""
+    size, rank, *place = (
+        os.environ.get(name, "") for name in ("WORLD_SIZE", "RANK", "MASTER_ADDR", "MASTER_PORT")
+    )
+    text = (
+        f"process {rank} of {size} waits for the others at {':'.join(place)}; unset WORLD_SIZE and RANK for a run by "
+        "itself"
+    )
+    timer = threading.Timer(10, print, [text], {"file": sys.stderr, "flush": True})
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 @contextlib.contextmanager
@@ -75,8 +96,8 @@ def _ended_by_signals() -> Iterator[None]:
     """Lets signals end the process in the system's own way: Python's handlers wait until the others have come."""
     before: dict[int, Any] = {}
     with contextlib.suppress(ValueError):  # not the main thread: whoever runs us there handles signals
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            before[number] = signal.signal(number, signal.SIG_DFL)
+        for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            before[each] = signal.signal(each, signal.SIG_DFL)
     try:
         yield
     finally:

@@ -106,7 +106,7 @@ def prepare(config: Config, here: bool = True) -> Prepared:
     if split is not None and read is not None and not problems:
         train_rows, heldout = split
         problems += _heldout_problems(config, read[0]["train"], heldout)
-    if split is not None and not problems:
+    if train_rows is not None and not problems:
         total_steps = config.max_steps or config.epochs * -(-len(train_rows) // config.batch_size)
         problems += [p for p in config.method.problems(total_steps) if p not in problems]
         if config.warmup >= total_steps:

@@ -84,8 +84,9 @@ def read_finished(folder: Path) -> dict[str, Any]:
         raise UserError(f"{folder / 'run.json'} is no run record of schema {SCHEMA}; {rule}")
     if data.get("status") != "done":
         words = data.get("words")
-        typed = isinstance(words, list) and all(isinstance(word, str) for word in words)
-        how = f"python -m dora.run {shlex.join(words)}" if typed else "the command that began it"
+        how = "the command that began it"
+        if isinstance(words, list) and all(isinstance(word, str) for word in words):
+            how = f"python -m dora.run {shlex.join(words)}"
         raise UserError(f"{folder} is {data.get('status')}, not done; finish it first: {how}")
     return data
 

@@ -78,8 +78,8 @@ def score_table(seen: Mapping[Words, Seen]) -> list[str]:
             marked |= {(row, task)} if s.degenerate else set()
     tasks = [task for task in TASKS if any(task in row for row in cells.values())]
     lines = [["method", "budget", "", *map(view.title, tasks)]]
-    for row, scores in cells.items():
-        lines.append([*row, *(_mean(scores.get(t, []), (row, t) in marked) for t in tasks)])
+    for named, scores in cells.items():
+        lines.append([*named, *(_mean(scores.get(t, []), (named, t) in marked) for t in tasks)])
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     shown = [i for i, width in enumerate(widths) if width]
     table = ["  ".join(line[i].ljust(widths[i]) for i in shown).rstrip() for line in lines]

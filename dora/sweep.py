@@ -141,6 +141,9 @@ def plan(
     groups: dict[Words, list[tuple[Words, str | None]]] = defaultdict(list)
     for job in jobs:
         seed = next((w.removeprefix("seed=") for w in job if w.startswith("seed=")), None)
+        if any("${" in word for word in job):  # what follows from the seed differs with it: a group by itself
+            groups[tuple(job)].append((tuple(job), None))
+            continue
         groups[tuple(w for w in job if not w.startswith("seed="))].append((tuple(job), seed))
     configs = {g: compose(g if len(members) > 1 else members[0][0]) for g, members in groups.items()}
 

@@ -31,7 +31,7 @@ class StudySweeper(BasicSweeper):
     def sweep(self, arguments: list[str]) -> Any:
         """Trains the grid that `arguments`, and the sweeper's own `params`, span."""
         from dora import sweep
-        from dora.cli.line import options_of
+        from dora.cli.line import options_of, plain
         from dora.signals import outside
 
         assert self.hydra_context is not None
@@ -46,6 +46,7 @@ class StudySweeper(BasicSweeper):
             raise HydraException(str(e)) from e
         if not jobs:
             raise HydraException("a setting of this sweep has no value")
+        jobs = [[plain(word) for word in job] for job in jobs]
         compose = Composer(self.hydra_context.config_loader, self.config)
         study = sweep.plan(jobs, compose, options_of(self.config.hydra))
         pending = study.begin()

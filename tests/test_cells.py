@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -185,3 +187,18 @@ def test_stored_predictions_are_classes_or_the_regressions_score(tmp_path: Path)
     assert found is not None
     assert found[1].tolist() == [1.2, 3.4]
     assert predictions(rte, "rte", "best") is None
+
+
+@pytest.mark.parametrize("damage", [
+    {"results": None}, {"seed": "1"}, {"config": None}, {"params": {}}, {"arithmetic": "x"}, {"evaluations": 3},
+    {"results": {"best": {"accuracy": "high"}, "last": {}}}, {"results": {"best": {"accuracy": float("nan")}, "last": {}}},
+])  # fmt: skip
+def test_a_damaged_record_is_left_out_and_the_rest_is_read(
+    damage: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seed in (1, 2):
+        folder = write_run(tmp_path, "lora", seed, 0.5)
+    path = folder / "run.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **damage}))
+    assert [run["seed"] for run in read_runs(tmp_path)] == [1]
+    assert f"left out: {path} cannot be read" in capsys.readouterr().err

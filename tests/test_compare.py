@@ -66,8 +66,8 @@ def test_nothing_is_compared_over_unequal_evaluations_or_without_two_pairs(tmp_p
     scored(tmp_path / "b", "dora", {2: 80, 3: 81})
     (table,) = tables(read_runs(tmp_path / "b"))
     assert differences(table) == []
-    # One shared seed tells nothing apart, so both lead.
-    assert leaders(table, [LORA, DORA], "sst2") == {LORA, DORA}
+    # One shared seed tests nothing, so nothing is marked.
+    assert leaders(table, [LORA, DORA], "sst2") == set()
 
 
 def test_the_best_leads_and_whatever_the_seeds_do_not_tell_from_it(tmp_path: Path) -> None:
@@ -156,3 +156,11 @@ def test_spearman_and_runs_without_predictions_have_no_examples_interval(tmp_pat
     scored(tmp_path, "dora", {1: 80, 2: 82})
     (table,) = tables(read_runs(tmp_path))
     assert differences(table, by_task=True)[0].examples is None
+
+
+def test_a_row_without_a_seed_in_common_with_lora_is_not_marked(tmp_path: Path) -> None:
+    for seed in (1, 2, 3):
+        write_run(tmp_path, "lora", seed, 0.5 + seed / 100)
+        write_run(tmp_path, "dora", seed + 3, 0.7 + seed / 100)
+    (table,) = tables(read_runs(tmp_path))
+    assert leaders(table, table.blocks[0], "sst2") == set()

@@ -10,10 +10,14 @@ from pathlib import Path
 import pytest
 import yaml
 from hydra import compose
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dora import __version__, study
+from dora.cli.line import in_grammar, plain, quoted, read
+from dora.errors import UserError
 from dora.sweep import plan
 from runs import configure, refused, typed
 
@@ -191,3 +195,20 @@ def test_what_hydra_shows_is_still_shown(words: list[str], part: str) -> None:
     code, out, err = typed(*words)
     assert code == 0, err
     assert part in out
+
+
+@pytest.mark.parametrize("folder", ["/t/a b", "/t/a\\b\\", "/t/${seed}", '/t/q"q', "/t/(x)[1]=#", "/t/it's"])
+def test_what_hydras_sweeper_writes_of_a_path_is_spelled_as_it_is_typed(folder: str) -> None:
+    typed = in_grammar(f"results={quoted(folder)}", sweeping=True)
+    (override,) = OverridesParser.create().parse_overrides([typed])
+    (written,) = BasicSweeper.split_arguments([override], None)[0]
+    again = plain(written[0])
+    assert in_grammar(again, sweeping=False) == in_grammar(f"results={folder}", sweeping=False)
+    assert plain(again) == again
+
+
+def test_a_config_dir_that_is_empty_or_given_twice_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--config-dir= is no folder"):
+        read(["--config-dir=", "task=rte"])
+    with pytest.raises(UserError, match="--config-dir is given 2 times"):
+        read(["--config-dir", str(tmp_path), "-cd", str(tmp_path), "task=rte"])

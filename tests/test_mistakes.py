@@ -57,6 +57,7 @@ def mine(tmp_path: Path) -> str:
     folder.mkdir(parents=True)
     (folder / "mine.yaml").write_text("# @package _global_\nepochs: 2\n")
     (folder / "broken.yaml").write_text("# @package _global_\nepochs: [\n")
+    (folder / "bytes.yaml").write_bytes("# @package _global_\nepochs: 2\n".encode("utf-16"))
     (folder / "typo.yaml").write_text("# @package _global_\nepoch: 2\n")
     return f"--config-dir={folder.parent}"
 
@@ -68,7 +69,7 @@ def test_explanations_know_the_users_own_files(mine: str) -> None:
     assert problem.endswith(", mine, study_minilm, study_tiny, study_tiny_deberta, typo")
 
 
-@pytest.mark.parametrize("name", ["broken", "typo"])
+@pytest.mark.parametrize("name", ["broken", "bytes", "typo"])
 def test_a_users_file_that_cannot_be_used_is_not_called_unknown(name: str, mine: str) -> None:
     (problem,) = refused(mine, f"experiment={name}")
     assert problem.startswith(f"experiment={name}: ")

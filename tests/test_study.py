@@ -365,3 +365,8 @@ def test_who_was_halted_and_taken_over_writes_nothing_more(tmp_path: Path) -> No
     record.close()
     assert (tmp_path / "run.json").read_bytes() == before
     assert json.loads((tmp_path / lock.NAME).read_text()) == other
+
+
+def test_what_follows_from_the_seed_is_planned_for_each_seed(tmp_path: Path) -> None:
+    sweep = planned(tmp_path, *([f"results={tmp_path}/${{seed}}", f"seed={s}"] for s in (1, 2)))
+    assert [p.folder.relative_to(tmp_path).parts[0] for p in sweep.runs.values()] == ["1", "2"]

@@ -63,9 +63,12 @@ def read(words: Sequence[str]) -> Line:
     """Takes a command line apart. Raises UserError with every option that is unknown or cannot be had."""
     given = _parser().parse_intermixed_args(list(words))
     problems = [text for name, text in _REFUSED.items() if getattr(given, name) is not None]
-    folder = None if given.config_dir is None else os.path.abspath(os.path.expanduser(given.config_dir))
-    if folder is not None and not os.path.isdir(folder):
-        problems.append(f"--config-dir={given.config_dir} is no folder")
+    folders = given.config_dir or []
+    folder = os.path.abspath(os.path.expanduser(folders[-1])) if folders else None
+    if len(folders) > 1:
+        problems.append(f"--config-dir is given {len(folders)} times; put your files into one folder")
+    elif folder is not None and not (folders[0].strip() and os.path.isdir(folder)):
+        problems.append(f"--config-dir={folders[0]} is no folder")
     shown = {
         "--cfg": given.cfg,
         "--info": given.info,
@@ -123,13 +126,13 @@ def _parser() -> argparse.ArgumentParser:
     ):
         add(*flags, action="store_true")
     for flags in (
-        ("-cd", "--config-dir"),
         ("-cp", "--config-path"),
         ("-cn", "--config-name"),
         ("-p", "--package"),
         ("--experimental-rerun",),
     ):
         add(*flags)
+    add("-cd", "--config-dir", action="append")
     add("-c", "--cfg", choices=["job", "hydra", "all"])
     add(
         "-i",
@@ -170,6 +173,16 @@ def _path(text: str) -> str:
     given = _value(text)
     path = os.path.expanduser(given.text if isinstance(given, QuotedString) else text)
     return path if _value(path) == path else quoted(path)
+
+
+def plain(word: str) -> str:
+    """Spells a setting that Hydra's sweeper wrote as one would type it: it escapes what it has read from a path."""
+    key, _, value = word.partition("=")
+    given = _value(value) if key.lstrip("+") in PATHS else None
+    text = given.text if isinstance(given, QuotedString) else given
+    if not isinstance(text, str):
+        return word
+    return f"{key}={text if _value(text) == text else quoted(text)}"
 
 
 def quoted(text: str) -> str:

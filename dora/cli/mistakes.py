@@ -21,7 +21,7 @@ from dora.cli.line import is_setting, quoted
 from dora.config import from_hydra
 
 # What Hydra raises where a word, or a file of --config-dir, does not fit.
-MISTAKES = (HydraException, OmegaConfBaseException, yaml.YAMLError)
+MISTAKES = (HydraException, OmegaConfBaseException, yaml.YAMLError, UnicodeDecodeError)
 _LAUNCHERS = {
     "hydra/launcher=local": "hydra-joblib-launcher",
     "hydra/launcher=slurm": "hydra-submitit-launcher",
