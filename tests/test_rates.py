@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
+
+import records
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "rates.py"
 
@@ -13,12 +14,11 @@ SCRIPT = Path(__file__).parents[1] / "scripts" / "rates.py"
 def write_run(
     folder: Path, method: str, lr: float, heldout: float | None, dev: float, seed: int = 1, model: str = "m"
 ) -> None:
-    path = folder / "runs" / "dir" / "rte" / model / method / "r8" / f"{lr}" / f"s{seed}"
-    path.mkdir(parents=True)
     best = {"step": 400, "accuracy": dev, **({} if heldout is None else {"accuracy_heldout": heldout})}
     config = {"task": "rte", "method": {"name": method}, "lr": lr, "select": "heldout"}
-    (path / "run.json").write_text(
-        json.dumps({"status": "done", "config": config, "results": {"best": best}})
+    results = {which: {**best, "degenerate": None} for which in ("best", "last")}
+    records.write_run(
+        folder, method, seed, dev, task="rte", key=f"{lr}", model=model, config=config, results=results
     )
 
 

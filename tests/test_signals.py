@@ -22,8 +22,9 @@ from runs import only_run, python, record, run, small, small_words
 
 # Runs `python -m dora.run` and has a signal come when it first imports a module.
 AT_IMPORT = """
-import os, runpy, sys
+import os, runpy, signal, sys
 number, module, *words = sys.argv[1:]
+signal.signal(int(number), signal.SIG_DFL)  # a script's background jobs begin with SIGINT ignored
 class Sender:
     def find_spec(self, name, *_):
         if name == module:
