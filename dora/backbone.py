@@ -15,8 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from dora import model_files, tensors, vocabulary
 from dora.budget import Matrix
 from dora.data.hub import fetch_hub
@@ -29,7 +27,6 @@ from dora.model_config import read_config
 ASSETS = Path(__file__).parent / "assets"
 # The configuration key of the dropout before the classifier.
 _HEAD_DROPOUT = {"bert": "classifier_dropout", "roberta": "classifier_dropout", "deberta-v2": "cls_dropout"}
-_ATTENTION = "sdpa_cheap_dropout"
 
 
 @dataclass(frozen=True)
@@ -282,42 +279,6 @@ def _filled(folder: Folder, config: Any, held: dict[str, torch.Tensor], seed: in
             f"the weights in {folder.path} lack {', '.join(new)}; only a head and its pooler may be new"
         )
     return model, missing
-
-
-def cheapen_dropout(model: Any) -> None:
-    """On a CPU: the backbone's own dropout, the attention's too, by `dora.dropout`, which see."""
-    from transformers import AttentionInterface
-    from transformers.integrations.sdpa_attention import sdpa_attention_forward
-    from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
-
-    from dora import dropout as cheap
-
-    def attention(
-        module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
-        mask: torch.Tensor | None, dropout: float = 0.0, scaling: float | None = None, **rest: Any,
-    ) -> tuple[torch.Tensor, None]:  # fmt: skip
-        if not dropout:
-            return sdpa_attention_forward(module, query, key, value, mask, scaling=scaling, **rest)
-        scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-        out = cheap.attention(query, key, value, mask, dropout, scale)
-        return out.transpose(1, 2).contiguous(), None
-
-    cheap.replace(model)
-    if model.config._attn_implementation == "sdpa":  # DeBERTa's attention has a dropout module instead
-        AttentionInterface.register(_ATTENTION, attention)
-        AttentionMaskInterface.register(_ATTENTION, sdpa_mask)
-        model.set_attn_implementation(_ATTENTION)
-
-
-def attention_mask(model: Any, inside: np.ndarray) -> np.ndarray | None:
-    """What this model takes as its attention_mask. inside: (rows, length), 1 for a token and 0 for padding.
-
-    Of two axes Transformers asks the device whether there is padding at all, and the host waits for the answer.
-    The host knows: None where there is none, else (rows, 1, 1, length) bool, which Transformers takes as it is.
-    """
-    if model.config._attn_implementation not in ("sdpa", _ATTENTION):
-        return inside
-    return None if inside.all() else inside.astype(bool)[:, None, None]
 
 
 class _quiet:  # noqa: N801

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from dora.backbone import cheapen_dropout, find_linears
+from dora.attention import cheapen_dropout
+from dora.backbone import find_linears
 from dora.budget import Budget, Plan
 from dora.config import Config, TaskConfig
 from dora.data.tokens import Tokens

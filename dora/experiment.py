@@ -15,6 +15,7 @@ from torch import Tensor
 
 from dora import backbone, checkpoint, lowrank, parallel, vocabulary
 from dora.added import predict_added
+from dora.attention import cheapen_dropout
 from dora.data.sources import fingerprint
 from dora.data.tokens import Tokens, tokenised
 from dora.errors import RunFailed, Stopped, UserError, foreseen
@@ -188,7 +189,7 @@ def _build(p: Prepared, world: World, record: Record | None, say: Lines) -> Loop
         _refuse_not_finite(model, p.start.folder)
     model.to(world.device)
     if world.device.type == "cpu":
-        backbone.cheapen_dropout(model)
+        cheapen_dropout(model)
     if c.compile:
         model.compile(dynamic=True)
     method.load(method.state())  # its state follows the layers: start values are drawn on the CPU everywhere

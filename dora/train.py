@@ -21,7 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dora import backbone, checkpoint, evaluation, lowrank, parallel
+from dora import checkpoint, evaluation, lowrank, parallel
+from dora.attention import attention_mask
 from dora.budget import Plan
 from dora.config import Config
 from dora.data.tasks import Task
@@ -161,7 +162,7 @@ class Loop:
         """Logits, (len(rows), outputs)."""
         s = self.setup
         batch = tokens.batch(rows)
-        mask = backbone.attention_mask(s.model, batch.pop("attention_mask"))
+        mask = attention_mask(s.model, batch.pop("attention_mask"))
         inputs = {k: self.to_device(v) for k, v in batch.items()}
         if mask is not None:
             inputs["attention_mask"] = self.to_device(mask)

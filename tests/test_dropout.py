@@ -9,7 +9,7 @@ from torch import nn
 
 from conftest import batches, tiny
 from dora import dropout
-from dora.backbone import cheapen_dropout
+from dora.attention import cheapen_dropout
 from dora.dropout import Dropout
 
 

@@ -44,7 +44,7 @@ ORDER = [
     ["model_config"],
     ["model_files"],
     ["vocabulary"],
-    ["predictions", "methods", "backbone"],
+    ["predictions", "methods", "backbone", "attention"],
     ["metrics", "config"],
     ["check"],
     ["parallel", "checkpoint", "record", "adapter", "step"],

@@ -18,7 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dora import experiment
-from dora.backbone import attention_mask, load_tokenizer, locate
+from dora.attention import attention_mask
+from dora.backbone import load_tokenizer, locate
 from dora.data.mini import mini
 from dora.data.tasks import TASKS
 from dora.data.tokens import by_length, order, tokenise, tokenised
