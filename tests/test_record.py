@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from dora import study
+from dora.backbone import ASSETS
 from dora.errors import UserError
 from dora.provenance import processor
 from dora.record import ARITHMETIC, Record, arithmetic, read_done, read_finished
-from runs import cut, only_run, record
+from runs import cut, only_run, record, run, small
 
 
 def opened(folder: Path, **header: Any) -> Record:
@@ -97,6 +98,12 @@ def test_a_record_that_is_a_pipe_or_too_deep_is_named(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "run.json")
     with pytest.raises(UserError, match=r"run.json is a pipe"):
         read_finished(tmp_path)
+
+
+def test_a_record_names_a_models_folder_only_where_the_user_did(tmp_path: Path) -> None:
+    given = small(tmp_path / "given", "method=lora", "max_steps=4", f"model.path={ASSETS / 'tiny_roberta'}")
+    assert run(given)["model"]["path"] == str(ASSETS / "tiny_roberta")
+    assert run(small(tmp_path / "own", "method=lora", "max_steps=4"))["model"]["path"] is None
 
 
 def test_a_done_record_without_results_is_not_taken_for_done(tmp_path: Path) -> None:
