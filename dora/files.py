@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import hashlib
 import json
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from safetensors import SafetensorError, safe_open
 
@@ -92,6 +94,31 @@ def taken(path: Path) -> list[str]:
     return [
         f"{path} is there already, and nothing is overwritten: remove it, or name another place with --to"
     ]
+
+
+def open_own(folder: Path, name: str, at_most: int | None = None) -> IO[bytes]:
+    """Opens `folder`/`name`, a file that a run left in its directory, for reading; never waits.
+
+    Raises FileNotFoundError where it is not there, and OSError saying why where it is a link or lies behind one (a
+    directory from somebody else may point at any file of ours), is no regular file (a pipe would be waited for), or
+    has more than `at_most` bytes.
+    """
+    path = folder / name
+    for part in (path, *path.parents[: len(Path(name).parts) - 1]):
+        if part.is_symlink():
+            raise OSError(errno.ELOOP, f"{part.name} is a link, and no run leaves one", str(path))
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    about = os.fstat(fd)
+    problem = None
+    if not stat.S_ISREG(about.st_mode):
+        problem = OSError(errno.EINVAL, "it is no regular file", str(path))
+    elif at_most is not None and about.st_size > at_most:
+        text = f"it has {about.st_size:,} bytes, and at most {at_most:,} are read"
+        problem = OSError(errno.EFBIG, text, str(path))
+    if problem is not None:
+        os.close(fd)
+        raise problem
+    return os.fdopen(fd, "rb")
 
 
 def to_json(value: Any) -> str:

@@ -1,0 +1,70 @@
+"""Files of a run directory that may be somebody else's: opened without waiting, following or reading too much."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from dora.files import open_own
+
+
+def test_a_regular_file_of_a_run_is_opened(tmp_path: Path) -> None:
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "weights").write_bytes(b"12345")
+    with open_own(tmp_path, "adapter/weights", at_most=5) as file:
+        assert file.read() == b"12345"
+
+
+def test_a_run_directory_behind_a_link_is_as_good_as_any(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "file").write_bytes(b"1")
+    (tmp_path / "link").symlink_to(tmp_path / "run")
+    with open_own(tmp_path / "link", "file") as file:
+        assert file.read() == b"1"
+
+
+def linked(folder: Path) -> None:
+    (folder / "secret").write_bytes(b"key")
+    (folder / "run" / "file").symlink_to(folder / "secret")
+
+
+def piped(folder: Path) -> None:
+    os.mkfifo(folder / "run" / "file")
+
+
+def large(folder: Path) -> None:
+    (folder / "run" / "file").write_bytes(b"0" * 11)
+
+
+def directory(folder: Path) -> None:
+    (folder / "run" / "file").mkdir()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [(linked, "a link"), (piped, "no regular file"), (large, "11 bytes"), (directory, "no regular file")],
+)
+def test_what_no_run_leaves_is_refused_at_once(
+    spoil: Callable[[Path], None], says: str, tmp_path: Path
+) -> None:
+    (tmp_path / "run").mkdir()
+    spoil(tmp_path)
+    with pytest.raises(OSError, match=says):
+        open_own(tmp_path / "run", "file", at_most=10)
+
+
+def test_a_file_in_a_linked_folder_of_a_run_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "file").write_bytes(b"key")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "adapter").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OSError, match="adapter is a link"):
+        open_own(tmp_path / "run", "adapter/file")
+
+
+def test_an_absent_file_is_said_to_be_absent(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        open_own(tmp_path, "file")
