@@ -5,13 +5,12 @@ Read from run.json alone; only runs that are done. Knows no model and no torch.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +21,9 @@ from dora.conflicts import Run as Run
 from dora.data.tasks import TASKS
 from dora.errors import UserError
 from dora.predictions import UNREADABLE, predict
+from dora.run_json import NotARecord, misplaced, read
 from dora.stats import Estimate, average
-from dora.study import directories
+from dora.study import directories, place
 from dora.where import chosen, short
 
 Row = tuple[str, str]  # method, budget
@@ -200,56 +200,40 @@ class Table:
 def read_runs(results: Path) -> list[Run]:
     """run.json of every finished run under `results`/runs, in path order; `folder` is added.
 
-    One that cannot be read is left out and said, as `dora.status` calls it broken.
+    One that cannot be believed is left out and said, as `dora.status` calls it broken.
     """
     runs = []
     for folder in directories(results):
-        path = folder / "run.json"
         try:
-            run = json.loads(path.read_text(encoding="utf-8"))
-            done = run["status"] == "done"
-            if done:
-                _check(run)
+            run = read(folder)
         except FileNotFoundError:
             continue
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as e:
-            left_out(path, f"{type(e).__name__}: {e}")
+        except NotARecord as e:
+            left_out(folder / "run.json", str(e))
             continue
-        if done:
-            runs.append({**run, "folder": folder})
+        if run["status"] != "done":
+            continue
+        if (problem := misplaced(run, place(folder))) is not None:
+            left_out(folder / "run.json", problem)
+            continue
+        runs.append({**run, "folder": folder})
     return runs
 
 
-# What tables, figures and the page read of a finished run, and of what kind it is.
-_NEEDED: dict[str, type | tuple[type, ...]] = {
-    "config": dict, "fingerprints": dict, "params": dict, "ranks": dict, "evaluations": dict, "results": dict,
-    "seed": int, "total_steps": int, "train_s": (int, float), "peak_memory_bytes": int,
-}  # fmt: skip
+_said: dict[Path, str] = {}
 
 
-def _check(run: Run) -> None:
-    """Raises KeyError, TypeError or ValueError where a finished run's record is not one."""
-    for key, kind in _NEEDED.items():
-        if not isinstance(run[key], kind) or isinstance(run[key], bool):
-            raise TypeError(f"{key} is {run[key]!r:.40}")
-    if not isinstance(run.get("arithmetic", 1), int):
-        raise TypeError(f"arithmetic is {run['arithmetic']!r:.40}")
-    for which in ("best", "last"):
-        for name, value in run["results"][which].items():
-            wrong = name not in ("degenerate", "step") and not isinstance(value, int | float)
-            if wrong or (isinstance(value, float) and not math.isfinite(value)):
-                raise ValueError(f"{which} {name} is {value!r:.40}")
-    for key in ("trainable", "head", "adapter_end"):
-        int(run["params"][key])
-    if not run.get("starts"):
-        run["git"]
-
-
-@cache  # once a file, however often it is asked for
 def left_out(path: Path, why: str) -> None:
-    """Says that a file of a run is damaged and not counted, and what mends it."""
-    print(f"left out: {path} cannot be read ({why}); train that run again with force=true, or move it away",
-          file=sys.stderr)  # fmt: skip
+    """Says once that a file of a run is damaged and not counted, and what mends it."""
+    if path not in _said:
+        _said[path] = why
+        print(f"left out: {path} cannot be read ({why}); train that run again with force=true, or move it away",
+              file=sys.stderr)  # fmt: skip
+
+
+def anything_left_out(results: Path) -> bool:
+    """Whether `left_out` has named a file under `results`."""
+    return any(path.is_relative_to(results) for path in _said)
 
 
 def tables(runs: Iterable[Run], view: View | None = None) -> list[Table]:

@@ -18,11 +18,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from dora import run_json
 from dora.errors import RunFailed, UserError
 from dora.files import named, to_json, write_atomic
 from dora.lock import Lock
+from dora.run_json import SCHEMA, NotARecord, Run
 
-SCHEMA = 1
 # Raised whenever the same configuration trains to other bits than before, so that old and new runs are two
 # directories and tables do not mix them. tests/test_arithmetic.py tells when; results/README.md says which number
 # means what.
@@ -60,35 +61,29 @@ def seconds_since(stamp: str) -> float:
     return (datetime.datetime.now(datetime.timezone.utc) - then).total_seconds()
 
 
-def read_done(folder: Path) -> dict[str, Any] | None:
-    """run.json of a run that is done; None where it is not, or is not there."""
+def read_done(folder: Path) -> Run | None:
+    """run.json of a run that is done; None where it is not, is not there, or cannot be believed."""
     try:
-        data = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        run = run_json.read(folder)
+    except (FileNotFoundError, NotARecord):
         return None
-    return data if isinstance(data, dict) and data.get("status") == "done" and "results" in data else None
+    return run if run["status"] == "done" else None
 
 
-def read_finished(folder: Path) -> dict[str, Any]:
+def read_finished(folder: Path) -> Run:
     """run.json of a finished run whose files are wanted. Raises UserError saying what `folder` is instead."""
     rule = "a run directory is RESULTS/runs/DATA/TASK/MODEL/METHOD/BUDGET/KEY/sSEED"
-    if (folder / "run.json").is_fifo():  # opening one waits for whoever writes into it
-        raise UserError(f"{folder / 'run.json'} is a pipe, not a file; {rule}")
     try:
-        data = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        run = run_json.read(folder)
     except FileNotFoundError as e:
         raise UserError(f"{folder} holds no run.json; {rule}") from e
-    except (OSError, ValueError, RecursionError) as e:
+    except NotARecord as e:
         raise UserError(f"{folder / 'run.json'} cannot be read ({e}); {rule}") from e
-    if not isinstance(data, dict) or data.get("schema") != SCHEMA:
-        raise UserError(f"{folder / 'run.json'} is no run record of schema {SCHEMA}; {rule}")
-    if data.get("status") != "done":
-        words = data.get("words")
-        how = "the command that began it"
-        if isinstance(words, list) and all(isinstance(word, str) for word in words):
-            how = f"python -m dora.run {shlex.join(words)}"
-        raise UserError(f"{folder} is {data.get('status')}, not done; finish it first: {how}")
-    return data
+    if run["status"] != "done":
+        words = run.get("words")
+        typed = "the command that began it" if words is None else f"python -m dora.run {shlex.join(words)}"
+        raise UserError(f"{folder} is {run['status']}, not done; finish it first: {typed}")
+    return run
 
 
 def scores(data: dict[str, Any]) -> str:
@@ -182,15 +177,16 @@ class Record:
             left.unlink(missing_ok=True)
         path = self.folder / "run.json"
         broken = None
-        if path.exists():
-            try:
-                self.data = json.loads(path.read_text(encoding="utf-8"))
-            except ValueError as e:
-                broken = e
+        try:
+            self.data = run_json.read(self.folder)
+        except FileNotFoundError:
+            pass
+        except NotARecord as e:
+            broken = e
         if force and (self.done or broken):
             self._clear()
         elif broken:
-            raise UserError(f"{path} is not JSON ({broken}); remove it to resume, or use force=true")
+            raise UserError(f"{path} cannot be read ({broken}); remove it to resume, or use force=true")
         if not self.done:
             first = self.data.get("times", {}).get("started", now())
             kept = ("resumed_from", "starts", "progress")

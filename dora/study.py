@@ -5,7 +5,6 @@ Knows no model and no torch, so that looking at hundreds of runs takes a moment.
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 from collections import defaultdict
@@ -19,6 +18,7 @@ from dora import CONF
 from dora.data.tasks import TASKS
 from dora.lock import held
 from dora.record import seconds_since
+from dora.run_json import NotARecord, misplaced, read
 
 # In the order in which they are shown. waiting: planned by a sweep and not begun. stale: its process is gone
 # without a word. broken: run.json cannot be read. missing: every other run of its row and column is there.
@@ -73,12 +73,14 @@ def look(folder: Path) -> Seen:
     """The state of the run in `folder`, which may still be trained by someone."""
     here = place(folder)
     try:
-        run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        state, reason = run["status"], run.get("reason")
+        run = read(folder)
     except FileNotFoundError:
         return Seen(here, "broken", "it has no run.json")
-    except (OSError, ValueError, KeyError, TypeError) as e:
-        return Seen(here, "broken", f"run.json cannot be read ({type(e).__name__}: {e})")
+    except NotARecord as e:
+        return Seen(here, "broken", f"run.json cannot be read ({e})")
+    if (problem := misplaced(run, here)) is not None:
+        return Seen(here, "broken", f"run.json cannot be read ({problem})")
+    state, reason = run["status"], run.get("reason")
     progress = run.get("progress") or {}
     step, total = progress.get("step"), progress.get("total_steps")
     left = None
@@ -86,8 +88,9 @@ def look(folder: Path) -> Seen:
         state, reason = "stale", "its process is gone; the command resumes it"
     elif state == "running":
         reason = holder
-        if step and progress.get("seconds"):
-            left = progress["seconds"] / step * (total - step) - seconds_since(run["times"]["updated"])
+        updated = run.get("times", {}).get("updated")
+        if step and updated and progress.get("seconds"):
+            left = progress["seconds"] / step * (total - step) - seconds_since(updated)
     best = (run.get("results") or {}).get("best") or {}
     return Seen(
         here, state, reason, step, total, None if left is None else max(0.0, round(left, 1)),

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from dora import study
-from dora.cells import BASELINE, Table, View, dirty, read_runs, showable
+from dora.cells import BASELINE, Table, View, anything_left_out, dirty, read_runs, showable
 from dora.command import command
 from dora.compare import Difference, differences
 from dora.errors import UserError
@@ -162,6 +162,7 @@ class Asked:
         """Says what was left out and exits with `LEFT_OUT`, where anything was."""
         if self.left_out:
             print("left out:", *(f"  - {problem}" for problem in self.left_out), sep="\n", file=sys.stderr)
+        if self.left_out or anything_left_out(self.results):
             sys.exit(LEFT_OUT)
 
 

@@ -46,22 +46,35 @@ def write_run(
 ) -> Path:
     """A run's directory. `score`: of the task's first metric, best and last; `metrics`: others.
 
-    `budget` as it is typed: the directory is named as a run names it, `300000` for `0.3M`. `labels`, `predicted` (n,): class ids for predictions.npz. `changes`: other keys of run.json.
+    `budget` as it is typed: the directory is named as a run names it, `300000` for `0.3M`. `labels`, `predicted` (n,): class ids for predictions.npz. `changes`: other keys of run.json; config and fingerprints have what every record has beside.
     """
     budget = budget if budget == "none" else str(Budget.parse(budget))
     path = into / "runs" / data / task / model / method / budget / key / f"s{seed}"
     path.mkdir(parents=True)
     first = {} if score is None else {TASKS[task].metrics[0]: score}
     result = {**first, **(metrics or {}), "degenerate": None}
+    named = {
+        "task": task,
+        "method": {"name": method},
+        "model": model,
+        "data": data,
+        "budget": budget,
+        "seed": seed,
+    }
+    marks = {"data": "d" * 64, "model": "e" * 64, "init_from": None}
+    whole = {"lr": 0.001, "target": None if method == "full" else ["q", "v"]}
+    more = {"batch_size": 16, "max_length": 128, "head_dropout": None, "select": "dev", "precision": "fp32"}
+    changes["config"] = {**more, **named, **whole, **changes.get("config", {})}
+    changes["fingerprints"] = {**marks, **changes.get("fingerprints", {})}
     run = {
         "schema": 1, "status": "done", "reason": None, "seed": seed, "embedded": None, "note": None,
-        "config": {"task": task, "method": {"name": method}, "model": model, "data": data, "budget": budget,
-                   "seed": seed, "lr": 0.001, "target": None if method == "full" else ["q", "v"]},
-        "fingerprints": {"data": "d" * 64, "model": "e" * 64, "init_from": None},
         "words": [f"task={task}", f"method={method}", f"budget={budget}", f"seed={seed}", f"model={model}"],
+        "command": f"python -m dora.run task={task}", "host": "node", "versions": {"dora-glue": "0"},
+        "data": {"revision": None, "rows": {"train": 9, "dev": 4}, "train": 9},
+        "model": {"hub": None, "revision": None, "path": None, "random_weights": False},
         "git": {"commit": "0" * 40, "dirty": False}, "device": "cpu", "total_steps": 90,
         "times": {"updated": "2026-01-01T00:00:00+00:00"},
-        "params": {"trainable": 1000, "head": 100, "adapter_end": 0 if method == "full" else params},
+        "params": {"trainable": 1000, "head": 100, "budget": budget, "adapter_start": params, "adapter_end": 0 if method == "full" else params},
         "ranks": {"start": dict.fromkeys(ranks or {}, start), "end": ranks or {}},
         "evaluations": {"counted": 3, "from_step": 46}, "train_s": 10.0 * seed, "peak_memory_bytes": 2**20 * 7,
         "results": {"best": {"step": 5, **result}, "last": {"step": 9, **result}},

@@ -49,9 +49,8 @@ def test_nothing_is_said_of_what_is_alike_or_only_differs_from_task_to_task(tmp_
 
 
 def test_a_start_from_another_run_is_a_difference(tmp_path: Path) -> None:
-    run_of(tmp_path, "dora")
-    marks = {"data": "d" * 64, "model": "e" * 64, "init_from": "a" * 64}
-    write_run(tmp_path, "lora", 1, 0.8, task="rte", fingerprints=marks)
+    write_run(tmp_path, "dora", 1, 0.8, task="rte")
+    write_run(tmp_path, "lora", 1, 0.8, task="rte", fingerprints={"init_from": "a" * 64})
     assert unlike(only_table(tmp_path)) == ["RTE: init_from differs: aaaaaaaa (lora), none (the rest)"]
 
 
@@ -74,7 +73,8 @@ def test_which_cells_are_of_which_arithmetic_is_said(tmp_path: Path) -> None:
 
 def test_several_commits_and_versions_of_torch_are_said(tmp_path: Path) -> None:
     write_run(tmp_path, "lora", 1, 0.8, versions={"torch": "2.8.0"})
-    resumed = [{"git": {"commit": c * 40, "dirty": False}} for c in "12"]
+    about = {"step": 0, "time": "2026-01-01T00:00:00+00:00", "host": "node", "device": "cpu", "world_size": 1}
+    resumed = [{**about, "git": {"commit": c * 40, "dirty": False}} for c in "12"]
     write_run(tmp_path, "dora", 1, 0.8, versions={"torch": "2.9.1"}, starts=resumed)
     assert sources(only_table(tmp_path)) == [
         "made by 3 commits of this package: 0000000, 1111111, 2222222", "made by 2 versions of torch: 2.8.0, 2.9.1",

@@ -89,8 +89,8 @@ def test_wnli_is_averaged_only_as_glue_does(tmp_path: Path) -> None:
 ])  # fmt: skip
 def test_a_view_says_which_number_counts(view: View, title: str, value: float, tmp_path: Path) -> None:
     results = {
-        "best": {"step": 5, "accuracy": 0.8, "f1": 0.86},
-        "last": {"step": 9, "accuracy": 0.7, "f1": 0.7},
+        "best": {"step": 5, "accuracy": 0.8, "f1": 0.86, "degenerate": None},
+        "last": {"step": 9, "accuracy": 0.7, "f1": 0.7, "degenerate": None},
     }
     write_run(tmp_path, "lora", 1, None, task="mrpc", results=results)
     (run,) = read_runs(tmp_path)

@@ -152,7 +152,7 @@ def test_a_broken_record_is_named_and_without_it_the_checkpoint_still_serves(
     cut(tmp_path, 10, monkeypatch, "method=dora", "checkpoint_every=null")
     path = only_run(tmp_path) / "run.json"
     path.write_text(path.read_text()[:200])
-    with pytest.raises(UserError, match=r"run.json is not JSON .* remove it to resume, or use force=true"):
+    with pytest.raises(UserError, match=r"run.json cannot be read .* remove it to resume, or use force=true"):
         run(small(tmp_path, "method=dora"))
     assert study.look(only_run(tmp_path)).state == "broken"
     path.unlink()

@@ -19,6 +19,7 @@ ORDER = [
         "files",
         "lock",
         "data.tasks",
+        "run_json",
         "data.mini",
         "data.hub",
         "data.reading",

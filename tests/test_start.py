@@ -70,7 +70,10 @@ def test_a_whole_run_is_taken(method: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("scale", [math.nan, math.inf, "1.0", None, True, [1.0]])
 def test_a_scale_that_is_no_number_is_refused(scale: object, tmp_path: Path) -> None:
     base, folder = finished(tmp_path, "lora", scale=scale)
-    with pytest.raises(UserError, match=r"run\.json is damaged: scale=.* must be a finite number"):
+    with pytest.raises(
+        UserError,
+        match=r"run\.json (is damaged: scale=None must be|cannot be read \((scale is .* must be a|\w+: (NaN|Infinity) is no JSON))",
+    ):
         started(tmp_path, base, folder, "lora")
 
 
@@ -81,7 +84,9 @@ def test_a_rank_that_is_no_whole_number_is_refused(rank: object, tmp_path: Path)
     name = next(iter(run["ranks"]["end"]))
     run["ranks"]["end"][name] = rank
     (folder / "run.json").write_text(json.dumps(run))
-    with pytest.raises(UserError, match=rf"ranks\.end of {name}, .* must be a whole number from 0"):
+    with pytest.raises(
+        UserError, match=rf"ranks\.end\.{name} is {rank!r}, which must be a whole number from 0"
+    ):
         started(tmp_path, base, folder, "lora")
 
 
@@ -90,7 +95,7 @@ def test_ranks_of_another_form_are_refused(ranks: object, tmp_path: Path) -> Non
     base, folder = finished(tmp_path, "lora")
     run = json.loads((folder / "run.json").read_text())
     (folder / "run.json").write_text(json.dumps({**run, "ranks": ranks}))
-    with pytest.raises(UserError, match=r"run\.json is damaged: ranks\.end"):
+    with pytest.raises(UserError, match=r"run\.json (is damaged: ranks\.end|cannot be read \(.*ranks)"):
         started(tmp_path, base, folder, "lora")
 
 
@@ -99,7 +104,7 @@ def test_a_record_without_a_part_of_itself_is_refused(key: str, tmp_path: Path) 
     base, folder = finished(tmp_path, "lora")
     run = json.loads((folder / "run.json").read_text())
     (folder / "run.json").write_text(json.dumps({**run, key: None}))
-    with pytest.raises(UserError, match=r"has another (method|model) \(None\)"):
+    with pytest.raises(UserError, match=rf"cannot be read \({key} is None, which must be an object"):
         started(tmp_path, base, folder, "lora")
 
 

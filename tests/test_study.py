@@ -28,17 +28,15 @@ from dora.parallel import least_used
 from dora.record import Record
 from dora.sweep import plan
 from hydra_plugins.dora_study import Composer
+from records import write_run
 from runs import command, configure, run, small, small_words
 
 
 def directory(results: Path, method: str = "lora", budget: str = "r8", task: str = "rte", seed: int = 1,
               **data: Any) -> Path:  # fmt: skip
-    folder = results / "runs" / "mini" / task / "tiny" / method / budget / f"{task}0000" / f"s{seed}"
-    folder.mkdir(parents=True)
     words = [f"task={task}", f"method={method}", f"budget={budget}", f"seed={seed}"]
-    whole = {"status": "done", "reason": None, "words": words, **data}
-    (folder / "run.json").write_text(json.dumps(whole))
-    return folder
+    key, data = f"{task}0000", {"words": words, **data}
+    return write_run(results, method, seed, None, task, budget, key, "tiny", "mini", **data)
 
 
 # --- the state of one run ------------------------------------------------------------------------------------
@@ -59,8 +57,8 @@ def test_a_run_is_running_while_its_process_lives_and_stale_after(tmp_path: Path
 
 
 @pytest.mark.parametrize(("content", "reason"), [
-    (None, "no run.json"), ("", "JSONDecodeError"), ('{"status": "do', "JSONDecodeError"), ("[1]", "TypeError"),
-    ("{}", "KeyError"),
+    (None, "no run.json"), ("", "JSONDecodeError"), ('{"status": "do', "JSONDecodeError"), ("[1]", "it holds a list"),
+    ("{}", "no schema"),
 ])  # fmt: skip
 def test_a_directory_without_a_readable_record_is_broken(
     content: str | None, reason: str, tmp_path: Path

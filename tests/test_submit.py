@@ -15,6 +15,7 @@ from dora.data.tasks import TASKS
 from dora.errors import UserError
 from dora.leaderboard import FILES
 from dora.submit import submit
+from records import write_run
 from runs import command, configure, only_run, run, small, small_glue
 
 # The lines of a whole submission's files, headers not counted.
@@ -35,12 +36,10 @@ def invented(
             logits = random.normal(2.5, 3, (file.rows, file.task.outputs)).astype(np.float32)
             stored[f"{which}/{file.split}/logits"] = logits
     results = {"step": 1, TASKS[task].metrics[0]: score, "degenerate": None}
-    config = {"task": task, "data": data, "model": "m", "method": {"name": "lora"}, "budget": "r8"}
-    record = {"schema": 1, "status": "done", "config": config, "seed": seed, "embedded": None, "note": None,
-              "words": [f"task={task}", "data=hub"], "results": {"best": results, "last": results}}  # fmt: skip
-    place = folder / task / f"s{seed}"
-    place.mkdir(parents=True)
-    (place / "run.json").write_text(json.dumps(record))
+    place = write_run(
+        folder, "lora", seed, None, task, model="m", data=data,
+        results={"best": results, "last": results}, words=[f"task={task}", "data=hub"],
+    )  # fmt: skip
     kept = {k: v for k, v in {**stored, **arrays}.items() if v is not None}
     np.savez(place / "predictions.npz", **kept)  # type: ignore[arg-type]
     return place
@@ -91,7 +90,7 @@ def test_nine_runs_make_the_eleven_official_files(nine: list[Path], tmp_path: Pa
 def test_each_row_holds_the_label_of_its_own_highest_logit(
     task: str, split: str, name: str, which: str, nine: list[Path], tmp_path: Path
 ) -> None:
-    folder = next(f for f in nine if f.parent.name == task)
+    folder = next(f for f in nine if task in f.parts)
     send(folder, to=tmp_path / "s.zip", which=which)
     stored = np.load(folder / "predictions.npz")
     labels = {"rte": ["entailment", "not_entailment"], "mnli": ["entailment", "neutral", "contradiction"],

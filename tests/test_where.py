@@ -48,7 +48,7 @@ def test_runs_with_these_settings_are_chosen(words: list[str], number: int, runs
 
 @pytest.mark.parametrize(("words", "message"), [
     (["lr"], "--where lr must be KEY=VALUE, as lr=2e-3"),
-    (["rate=1e-3"], "no finished run has a setting rate; there are arithmetic, budget, limit_train, lr, method.alpha"),
+    (["rate=1e-3"], "no finished run has a setting rate; there are arithmetic, batch_size, budget, data,"),
     (["lr=3e-3"], "--where lr=3e-3: no finished run has it; there lr is 1e-05, 0.001, 0.002"),
     (["method.alpha=large"], "there method.alpha is 8, 16"),
     (["target=q"], "there target is null, q+v"),
