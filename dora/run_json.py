@@ -172,7 +172,7 @@ _MACHINE = {
     "world_size": WHOLE,
     "versions": Kind("an object of versions", _object, TEXT | None),
 }
-_START_KEYS = {"step", "time", "host", "device", "world_size", "git"}
+_START_KEYS: set[str] = {"step", "time", "host", "device", "world_size", "git"}
 _START = {"step": WHOLE, "time": TIME, **_MACHINE, **_GIT}
 RECORD: Mapping[str, Kind] = {
     "reason": TEXT | None,
@@ -324,5 +324,5 @@ def _wrong(record: Mapping[str, Any], tree: Tree, at: str = "") -> Iterator[str]
                 yield from _wrong(value, inside, f"{at}{key}.")
 
 
-_TREE = _tree(RECORD)
-_START_TREE = _tree(_START)
+_TREE: Tree = _tree(RECORD)
+_START_TREE: Tree = _tree(_START)
