@@ -18,7 +18,9 @@ from typing import Any
 from dora import CONF
 from dora.data.tasks import TASKS
 from dora.lock import held
+from dora.plain import printable
 from dora.record import seconds_since
+from dora.words import Foreign, as_command, typed
 
 # In the order in which they are shown. waiting: planned by a sweep and not begun. stale: its process is gone
 # without a word. broken: run.json cannot be read. missing: every other run of its row and column is there.
@@ -28,7 +30,8 @@ _PARTS = ("data", "task", "model", "method", "budget", "key", "seed")
 
 @dataclass(frozen=True)
 class Seen:
-    """One run from outside. `words`: what to type after `python -m dora.run`, None where nobody knows.
+    """One run from outside. `words`: what to type after `python -m dora.run`, None where nobody knows, or where the record
+    holds words that no run has: `foreign` says which.
 
     `left_s`: estimated seconds left of a running one. `score`: of a finished one, by metric. `degenerate`: why its
     predictions say nothing, None where they do.
@@ -43,18 +46,19 @@ class Seen:
     words: tuple[str, ...] | None = None
     score: dict[str, float] | None = None
     degenerate: str | None = None
+    foreign: str | None = None
 
     @property
     def name(self) -> str:
-        """Its place under results/runs."""
-        return "/".join(self.place)
+        """Its place under results/runs, on one line whatever its folders are called."""
+        return printable("/".join(self.place))
 
     @property
     def command(self) -> str:
         """What runs, resumes or repeats it."""
         if self.words is None:
-            return f"# {self.name}: no run.json says what to type for it"
-        return f"python -m dora.run {shlex.join(self.words)}"
+            return f"# {self.name}: {self.foreign or 'no run.json says what to type for it'}"
+        return as_command(self.words)
 
     def as_json(self) -> dict[str, Any]:
         """For `--json`."""
@@ -89,11 +93,19 @@ def look(folder: Path) -> Seen:
         if step and progress.get("seconds"):
             left = progress["seconds"] / step * (total - step) - seconds_since(run["times"]["updated"])
     best = (run.get("results") or {}).get("best") or {}
+    words, foreign = _words(run.get("words"), folder)
     return Seen(
         here, state, reason, step, total, None if left is None else max(0.0, round(left, 1)),
-        None if run.get("words") is None else tuple(run["words"]),
-        {k: v for k, v in best.items() if isinstance(v, float)} or None, best.get("degenerate"),
+        words, {k: v for k, v in best.items() if isinstance(v, float)} or None, best.get("degenerate"), foreign,
     )  # fmt: skip
+
+
+def _words(found: Any, folder: Path | None = None) -> tuple[tuple[str, ...] | None, str | None]:
+    """What to type, and why not: the words of a record become a command only if they could have been one."""
+    try:
+        return None if found is None else typed(found, folder), None
+    except Foreign as e:
+        return None, str(e)
 
 
 def scan(results: Path) -> list[Seen]:
@@ -121,8 +133,10 @@ def missing(seen: Iterable[Seen]) -> list[Seen]:
                 siblings = [r for r in runs if r.place[3:5] == row]
                 sibling = max(siblings, key=lambda r: (r.place[1] == task, r.state == "done"))
                 key = sibling.place[5] if sibling.place[1] == task else "?"  # differs from task to task
-                words = with_keys(for_task(sibling.words, sibling.place[1], task), seed=seed[1:])
-                found.append(Seen((data, task, model, *row, key, seed), "missing", words=words))
+                like = with_keys(for_task(sibling.words, sibling.place[1], task), seed=seed[1:])
+                words, foreign = _words(like)  # a folder's name is in them now, as the task
+                here = (data, task, model, *row, key, seed)
+                found.append(Seen(here, "missing", words=words, foreign=foreign or sibling.foreign))
     return found
 
 
