@@ -45,7 +45,9 @@ def markdown(grid: Grid) -> str:
 
 
 # What ends a cell, begins code or a tag, or makes a link of the brackets before it (those of an interval stay).
-_MARKDOWN = re.compile(r"""([\\|`] | <(?=[A-Za-z/!?]) | (?<=\])[(\[] | (?<=\]):(?=\s*\S*\s*(?:["'(]|$)))""", re.VERBOSE)
+_MARKDOWN = re.compile(
+    r"""([\\|`] | <(?=[A-Za-z/!?]) | (?<=\])[(\[] | (?<=\]):(?=\s*\S*\s*(?:["'(]|$)))""", re.VERBOSE
+)
 
 
 def in_markdown(text: object) -> str:
