@@ -18,6 +18,7 @@ ORDER = [
         "late",
         "files",
         "plain",
+        "adapter_config",
         "npz",
         "lock",
         "data.tasks",
