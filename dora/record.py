@@ -12,15 +12,16 @@ import datetime
 import hashlib
 import json
 import os
-import shlex
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from dora.errors import RunFailed, UserError
-from dora.files import named, to_json, write_atomic
+from dora.files import named, strange, to_json, write_atomic
 from dora.lock import Lock
+from dora.plain import cut
+from dora.words import command_of
 
 SCHEMA = 1
 # Raised whenever the same configuration trains to other bits than before, so that old and new runs are two
@@ -83,11 +84,8 @@ def read_finished(folder: Path) -> dict[str, Any]:
     if not isinstance(data, dict) or data.get("schema") != SCHEMA:
         raise UserError(f"{folder / 'run.json'} is no run record of schema {SCHEMA}; {rule}")
     if data.get("status") != "done":
-        words = data.get("words")
-        how = "the command that began it"
-        if isinstance(words, list) and all(isinstance(word, str) for word in words):
-            how = f"python -m dora.run {shlex.join(words)}"
-        raise UserError(f"{folder} is {data.get('status')}, not done; finish it first: {how}")
+        how = command_of(data.get("words"), folder, "the command that began it")
+        raise UserError(f"{folder} is {cut(data.get('status'))}, not done; finish it first: {how}")
     return data
 
 
@@ -177,6 +175,11 @@ class Record:
 
     def _open(self, header: dict[str, Any], force: bool) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
+        if found := strange(self.folder):
+            raise UserError(
+                f"run directory {self.folder} holds links or pipes, and no run leaves any: {', '.join(map(cut, found[:5]))}; "
+                "remove them, or move the directory away"
+            )
         self._lock.take()
         for left in self.folder.rglob(".*.tmp"):  # of a write that a kill cut short
             left.unlink(missing_ok=True)
