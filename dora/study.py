@@ -30,8 +30,9 @@ _PARTS = ("data", "task", "model", "method", "budget", "key", "seed")
 
 @dataclass(frozen=True)
 class Seen:
-    """One run from outside. `words`: what to type after `python -m dora.run`, None where nobody knows, or where the record
-    holds words that no run has: `foreign` says which.
+    """One run from outside. `words`: what its record says was typed after `python -m dora.run`, None where nobody knows;
+    `command` holds them only where a run may have them. `folder`: its directory, of a missing one
+    that of the run whose words it has.
 
     `left_s`: estimated seconds left of a running one. `score`: of a finished one, by metric. `degenerate`: why its
     predictions say nothing, None where they do.
@@ -46,7 +47,7 @@ class Seen:
     words: tuple[str, ...] | None = None
     score: dict[str, float] | None = None
     degenerate: str | None = None
-    foreign: str | None = None
+    folder: Path | None = None
 
     @property
     def name(self) -> str:
@@ -57,13 +58,16 @@ class Seen:
     def command(self) -> str:
         """What runs, resumes or repeats it."""
         if self.words is None:
-            return f"# {self.name}: {self.foreign or 'no run.json says what to type for it'}"
-        return as_command(self.words)
+            return f"# {self.name}: no run.json says what to type for it"
+        try:
+            return as_command(typed(self.words, self.folder))
+        except Foreign as e:
+            return f"# {self.name}: {e}"
 
     def as_json(self) -> dict[str, Any]:
         """For `--json`."""
         named = dict(zip(_PARTS, self.place, strict=True))
-        rest = {k: v for k, v in asdict(self).items() if k != "place"}
+        rest = {k: v for k, v in asdict(self).items() if k not in ("place", "folder")}
         return {**named, **rest, "seed": int(named["seed"][1:]), "command": self.command}
 
 
@@ -93,19 +97,11 @@ def look(folder: Path) -> Seen:
         if step and progress.get("seconds"):
             left = progress["seconds"] / step * (total - step) - seconds_since(run["times"]["updated"])
     best = (run.get("results") or {}).get("best") or {}
-    words, foreign = _words(run.get("words"), folder)
     return Seen(
         here, state, reason, step, total, None if left is None else max(0.0, round(left, 1)),
-        words, {k: v for k, v in best.items() if isinstance(v, float)} or None, best.get("degenerate"), foreign,
+        None if run.get("words") is None else tuple(run["words"]),
+        {k: v for k, v in best.items() if isinstance(v, float)} or None, best.get("degenerate"), folder,
     )  # fmt: skip
-
-
-def _words(found: Any, folder: Path | None = None) -> tuple[tuple[str, ...] | None, str | None]:
-    """What to type, and why not: the words of a record become a command only if they could have been one."""
-    try:
-        return None if found is None else typed(found, folder), None
-    except Foreign as e:
-        return None, str(e)
 
 
 def scan(results: Path) -> list[Seen]:
@@ -133,10 +129,9 @@ def missing(seen: Iterable[Seen]) -> list[Seen]:
                 siblings = [r for r in runs if r.place[3:5] == row]
                 sibling = max(siblings, key=lambda r: (r.place[1] == task, r.state == "done"))
                 key = sibling.place[5] if sibling.place[1] == task else "?"  # differs from task to task
-                like = with_keys(for_task(sibling.words, sibling.place[1], task), seed=seed[1:])
-                words, foreign = _words(like)  # a folder's name is in them now, as the task
+                words = with_keys(for_task(sibling.words, sibling.place[1], task), seed=seed[1:])
                 here = (data, task, model, *row, key, seed)
-                found.append(Seen(here, "missing", words=words, foreign=foreign or sibling.foreign))
+                found.append(Seen(here, "missing", words=words, folder=sibling.folder))
     return found
 
 

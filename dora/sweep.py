@@ -92,7 +92,7 @@ class Sweep:
             raised = failures.get(words)
             # A run that was refused, or never got as far as its record, says so only by what it raised.
             reason = s.reason if s.state in ("failed", "diverged") or raised is None else str(raised)
-            shown = dataclasses.replace(s, words=(*self.options, *words))
+            shown = dataclasses.replace(s, words=(*self.options, *words), folder=None)  # typed by the user
             first = printable((reason or "no reason given").splitlines()[0].removeprefix(f"{s.state}: "))
             print(f"  {s.state}: {first}\n    {shown.command}")
         text = f"{len(open_ones)} of {len(self.runs)} runs are not done; the same sweep goes on with them"

@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dora.config import Config, DataConfig, ModelConfig, TaskConfig
-from dora.methods import METHODS
 from dora.plain import cut
 
 _MOST_WORDS, _MOST_LETTERS = 200, 4096
@@ -60,6 +58,11 @@ def _problem(word: Any, folder: Path | None) -> str | None:
         return "control characters"
     if word.startswith("--config-dir="):
         return _of_config_dir(Path(word.partition("=")[2]), folder)
+    return _of_setting(word)
+
+
+@functools.lru_cache(maxsize=4096)  # a study's runs share most of their words
+def _of_setting(word: str) -> str | None:
     found = _WORD.fullmatch(word)
     if found is None:
         return "no setting"
@@ -100,6 +103,9 @@ def _known(key: str) -> bool:
 @functools.cache
 def _keys() -> dict[str, frozenset[str] | None]:
     """Every first part of a key, and what may stand behind its dot; None where nothing may."""
+    from dora.config import Config, DataConfig, ModelConfig, TaskConfig  # late: importing Hydra takes 0.2 s
+    from dora.methods import METHODS
+
     own: dict[str, frozenset[str] | None] = {name: None for name in [*_names(Config), "experiment"]}
     methods = frozenset(name for settings, _ in METHODS.values() for name in _names(settings))
     below = {"task": _names(TaskConfig), "model": _names(ModelConfig), "data": _names(DataConfig)}
