@@ -120,7 +120,9 @@ def page(found: Sequence[Table], seen: Sequence[study.Seen], figures: Path) -> s
 
 def _clicked(run: Run) -> dict[str, Any]:
     """What a click on a run shows, its command as a shell takes it among it."""
-    command = command_of(run.get("words"), run["folder"], f"# {printable(place_of(run))}: no command is known")
+    command = command_of(
+        run.get("words"), run["folder"], f"# {printable(place_of(run))}: no command is known"
+    )
     return {**{k: run[k] for k in _SHOWN if k in run}, "typed": command}
 
 
