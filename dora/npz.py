@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import zipfile
 import zlib
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -21,6 +22,15 @@ _MOST_LISTED = 2**18  # bytes of the archive's table of contents
 _END = 22  # bytes that close an archive without a comment
 
 
+class Refused(ValueError):
+    """A predictions.npz that no run wrote; says why."""
+
+
+# What zipfile, zlib and NumPy's reader of headers raise on other bytes than they wrote.
+_DAMAGED = (ValueError, zipfile.BadZipFile, zlib.error, EOFError, KeyError, TypeError, AttributeError, IndexError,
+            OverflowError, SyntaxError, RuntimeError, MemoryError, OSError)  # fmt: skip
+
+
 def load(
     folder: Path, names: Collection[str] | None = None, outputs: int | None = None
 ) -> dict[str, np.ndarray]:
@@ -28,20 +38,14 @@ def load(
 
     Logits are floats (rows, outputs), `outputs` of them where that is given; ids and labels are numbers (rows,), labels
     of several classes below `outputs`; all of one split are of one length. Raises FileNotFoundError where there is no
-    file, OSError where it is a link or a pipe, ValueError for anything else, within a second.
+    file, OSError where it is a link or a pipe, Refused for anything else, within a second.
     """
-    with open_own(folder, NAME, MOST_BYTES) as file:
-        try:
-            with _archive(file) as archive:
-                infos = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
-                wanted = [name for name in infos if names is None or name in names]
-                if sum(infos[name].file_size for name in wanted) > MOST_BYTES:
-                    raise ValueError(f"its arrays claim more than {MOST_BYTES:,} bytes")
-                found = {name: _array(archive, infos[name], name) for name in wanted}
-        except ValueError:
-            raise
-        except _DAMAGED as e:
-            raise ValueError(f"it is no whole archive of arrays ({type(e).__name__}: {e})") from e
+    with _opened(folder) as archive:
+        infos = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+        wanted = [name for name in infos if names is None or name in names]
+        if sum(infos[name].file_size for name in wanted) > MOST_BYTES:
+            raise Refused(f"its arrays claim more than {MOST_BYTES:,} bytes")
+        found = {name: _array(archive, infos[name], name) for name in wanted}
     _check_rows(found)
     _check_outputs(found, outputs)
     return found
@@ -49,19 +53,20 @@ def load(
 
 def names(folder: Path) -> set[str]:
     """The names of a run's stored predictions, without reading them. Raises as `load` does."""
+    with _opened(folder) as archive:
+        return {name.removesuffix(".npy") for name in archive.namelist()}
+
+
+@contextlib.contextmanager
+def _opened(folder: Path) -> Iterator[zipfile.ZipFile]:
     with open_own(folder, NAME, MOST_BYTES) as file:
         try:
             with _archive(file) as archive:
-                return {name.removesuffix(".npy") for name in archive.namelist()}
-        except ValueError:
+                yield archive
+        except Refused:
             raise
         except _DAMAGED as e:
-            raise ValueError(f"it is no whole archive of arrays ({type(e).__name__}: {e})") from e
-
-
-# What zipfile, zlib and NumPy's reader of headers raise on other bytes than they wrote.
-_DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, KeyError, TypeError, AttributeError, IndexError, OverflowError,
-            SyntaxError, RuntimeError, RecursionError, MemoryError, OSError)  # fmt: skip
+            raise Refused(f"it is no whole archive of arrays ({type(e).__name__}: {cut(e)})") from e
 
 
 def _archive(file: IO[bytes]) -> zipfile.ZipFile:
@@ -70,9 +75,9 @@ def _archive(file: IO[bytes]) -> zipfile.ZipFile:
     file.seek(max(0, size - _END - 20))
     locator, end = file.read(20 if size >= _END + 20 else max(0, size - _END)), file.read(_END)
     if len(end) < _END or end[:4] != b"PK\x05\x06" or end[-2:] != b"\0\0":
-        raise ValueError("it is no whole archive of arrays: its end is missing")
+        raise Refused("it is no whole archive of arrays: its end is missing")
     if int.from_bytes(end[12:16], "little") > _MOST_LISTED or locator.startswith(b"PK\x06\x07"):
-        raise ValueError("its table of contents is longer than any run's")
+        raise Refused("its table of contents is longer than any run's")
     return zipfile.ZipFile(file)
 
 
@@ -81,25 +86,25 @@ def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> np.nda
     with archive.open(info) as member:
         version = np.lib.format.read_magic(member)
         if version != (1, 0):  # later ones are for headers of up to 4 GB
-            raise ValueError(
+            raise Refused(
                 f"{cut(name)} is stored in version {version[0]}.{version[1]} of NumPy's format, not 1.0"
             )
         shape, by_column, dtype = np.lib.format.read_array_header_1_0(member)
         begin = member.tell()
         if dtype.hasobject:
-            raise ValueError(
+            raise Refused(
                 f"Object arrays cannot be loaded, and {cut(name)} is one: a pickle may run anything"
             )
         if problem := _unfit(name, shape, dtype):
-            raise ValueError(f"{cut(name)} {problem}")
+            raise Refused(f"{cut(name)} {problem}")
         number = math.prod(shape)
         claimed = number * dtype.itemsize
         if claimed != info.file_size - begin:
-            raise ValueError(f"{cut(name)} claims {claimed:,} bytes and has {info.file_size - begin:,}")
+            raise Refused(f"{cut(name)} claims {claimed:,} bytes and has {info.file_size - begin:,}")
         values = member.read(claimed)
         member.read(1)  # its end, where zipfile compares the checksum
     if len(values) != claimed:
-        raise ValueError(f"{cut(name)} is cut short")
+        raise Refused(f"{cut(name)} is cut short")
     return np.frombuffer(values, dtype).reshape(shape, order="F" if by_column else "C").copy()
 
 
@@ -116,22 +121,22 @@ def _unfit(name: str, shape: tuple[int, ...], dtype: np.dtype) -> str | None:
 
 
 def _check_rows(found: dict[str, np.ndarray]) -> None:
-    """Raises ValueError where a split's logits, labels and ids are of unequal numbers of rows."""
+    """Raises Refused where a split's logits, labels and ids are of unequal numbers of rows."""
     rows: dict[str, tuple[str, int]] = {}
     for name, array in found.items():
         split = name.rpartition("/")[0].rpartition("/")[2]
         first, number = rows.setdefault(split, (name, len(array)))
         if len(array) != number:
-            raise ValueError(f"{cut(first)} has {number:,} rows, {cut(name)} {len(array):,}")
+            raise Refused(f"{cut(first)} has {number:,} rows, {cut(name)} {len(array):,}")
 
 
 def _check_outputs(found: dict[str, np.ndarray], outputs: int | None) -> None:
-    """Raises ValueError for logits of another number of classes, and for labels that are none of them."""
+    """Raises Refused for logits of another number of classes, and for labels that are none of them."""
     if outputs is None:
         return
     for name, array in found.items():
         if name.endswith("/logits") and array.shape[1] != outputs:
-            raise ValueError(f"{cut(name)} has {array.shape[1]:,} columns, and the task has {outputs}")
+            raise Refused(f"{cut(name)} has {array.shape[1]:,} columns, and the task has {outputs}")
         classes = name.endswith("/labels") and outputs > 1 and array.size
         if classes and not (array.dtype.kind in "iu" and 0 <= array.min() and array.max() < outputs):
-            raise ValueError(f"{cut(name)} holds labels that the task has not")
+            raise Refused(f"{cut(name)} holds labels that the task has not")
