@@ -130,7 +130,9 @@ def _float(grid: Grid, label: str) -> str:
 
 
 def _line(cells: Sequence[str]) -> str:
-    return "  " + " & ".join(cells) + r" \\"
+    # The row before would read a bracket as an option of its end.
+    first = "{}" if cells[0].startswith("[") else ""
+    return "  " + first + " & ".join(cells) + r" \\"
 
 
 def _cell(text: str, bold: bool) -> str:
