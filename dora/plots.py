@@ -292,7 +292,7 @@ def written(table: Table, folder: Path) -> list[str]:
         with open_own(folder, f"{table.name}.json", _MOST_NOTED) as file:
             known = json.load(file)
         names, same = known["figures"], known["drawn_from"] == _state(table)
-        ours = set(names) <= {f"{table.name}-{name}" for name in FIGURES}
+        ours = isinstance(names, list) and set(names) <= {f"{table.name}-{name}" for name in FIGURES}
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return write(table, folder)
     files = [folder / f"{name}.{kind}" for name in names for kind in ("png", "pdf", "csv")] if ours else []
