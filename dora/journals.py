@@ -76,4 +76,4 @@ def _step(event: dict[str, Any]) -> int:
     step = event.get("step")
     if not _whole(step):
         raise ValueError(f"step is {cut(step)}")
-    return int(step)
+    return int(event["step"])
