@@ -7,14 +7,13 @@ would also mean `attention.output.dense`, and layer 1 also layer 11.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import safetensors.torch
 from torch import Tensor, nn
 
+from dora.adapter_config import adapter_config as adapter_config
 from dora.files import to_json, write_atomic
 from dora.lowrank import LowRankLinear
 
@@ -38,29 +37,6 @@ def adapter_tensors(
             tensors[f"base_model.model.{name}.lora_B.weight"] = B[:, live]
     tensors |= {f"base_model.model.{name}": parameters[name] for name in head}
     return {name: t.detach().cpu().contiguous() for name, t in sorted(tensors.items())}
-
-
-def adapter_config(
-    ranks: Mapping[str, int], base_model: str, modules_to_save: Sequence[str]
-) -> dict[str, Any]:
-    """adapter_config.json for these ranks."""
-    held = {name: r for name, r in ranks.items() if r}
-    pattern = {re.escape(name): r for name, r in held.items()}
-    most = max(held.values())
-    return {
-        "alpha_pattern": pattern,
-        "base_model_name_or_path": base_model,
-        "bias": "none",
-        "inference_mode": True,
-        "lora_alpha": most,
-        "lora_dropout": 0.0,
-        "modules_to_save": list(modules_to_save),
-        "peft_type": "LORA",
-        "r": most,
-        "rank_pattern": pattern,
-        "target_modules": list(held),
-        "task_type": "SEQ_CLS",
-    }
 
 
 def save_adapter(

@@ -8,7 +8,7 @@ import numpy as np
 import safetensors.torch
 from torch import Tensor
 
-from dora import lowrank, parallel
+from dora import lowrank, npz, parallel
 from dora.errors import UserError
 from dora.finite import not_finite
 from dora.parallel import World
@@ -69,8 +69,7 @@ def _predict(loop: Loop, tensors: dict[str, Tensor], splits: list[str]) -> dict[
 
 def _store(p: Prepared, world: World, record: Record, logits: dict[str, np.ndarray]) -> None:
     """Record first, predictions last: a write that fails leaves the split missing, so the command tries again."""
-    with np.load(p.folder / "predictions.npz", allow_pickle=False) as stored:
-        arrays = dict(stored)
+    arrays = npz.load(p.folder)
     results, here = record.data["results"], provenance()
     whose = [w for w in ("last", "best") if results[w]["step"] == results["best"]["step"]]
     for split, values in logits.items():

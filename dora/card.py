@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
+from dora.adapter_config import hub_name, hub_revision
 from dora.data.tasks import TASKS, Task
+from dora.grid import in_markdown
 from dora.linears import KINDS, place
+from dora.plain import printable
 from dora.provenance import commits
 
 Run = dict[str, Any]
@@ -29,10 +33,11 @@ _PLACES = (
 
 def model_card(run: Run, config: Mapping[str, Any] | None, merged: bool = False) -> str:
     """README.md. `config`: adapter_config.json as exported, None for full fine-tuning."""
+    command, run = run["command"], _in_markdown(run)
     c, task = run["config"], TASKS[run["config"]["task"]]
     # Records made before the hub's name was in them have it in the adapter's configuration alone.
     recorded = config["base_model_name_or_path"] if config and run["model"]["revision"] else None
-    hub = run["model"].get("hub", recorded)
+    hub = hub_name(run["model"].get("hub", recorded))
     data = (
         f"generated sentences in the shape of GLUE's {task.folder}"
         if c["data"] == "mini"
@@ -49,9 +54,18 @@ def model_card(run: Run, config: Mapping[str, Any] | None, merged: bool = False)
         _parameters(run),
         _ranks(run["ranks"]["end"]),
         _usage(run, task, hub, adapter),
-        _made(run),
+        _made(run, command),
     ]
     return "\n\n".join(p for p in parts if p) + "\n"
+
+
+def _in_markdown(value: Any) -> Any:
+    """A record with each of its texts as Markdown shows it: it may be somebody else's."""
+    if isinstance(value, dict):
+        return {in_markdown(key): _in_markdown(v) for key, v in value.items()}
+    if isinstance(value, list):
+        return list(map(_in_markdown, value))
+    return in_markdown(value) if isinstance(value, str) else value
 
 
 def _method(run: Run) -> str:
@@ -69,10 +83,15 @@ def _front_matter(run: Run, task: Task, hub: str | None, adapter: bool) -> str:
             f"base_model: {json.dumps(hub)}",
             f"base_model_relation: {'adapter' if adapter else 'finetune'}",
         ]
-    lines += ["tags:", f"- {run['config']['method']['name']}"]
+    lines += ["tags:", f"- {_yaml(run['config']['method']['name'])}"]
     lines += [f"- {task.name}", "- glue", "datasets:", "- nyu-mll/glue"] if real else []
     lines += ["metrics:", *(f"- {_HUB_METRICS.get(name, name)}" for name in task.metrics)]
     return "\n".join(["---", *lines, "---"])
+
+
+def _yaml(text: str) -> str:
+    """A text as YAML reads it: bare where that is one word, else as JSON."""
+    return text if re.fullmatch("[a-z][a-z0-9_]*", text) else json.dumps(text)
 
 
 def _what(run: Run, task: Task, adapter: bool, merged: bool) -> str:
@@ -142,7 +161,7 @@ def _ranks(ranks: Mapping[str, int]) -> str:
 def _usage(run: Run, task: Task, hub: str | None, adapter: bool) -> str:
     """Python that loads what was exported, from inside its folder, and for an adapter where its base model is."""
     pair = '"One sentence.", "Another."' if len(task.text) == 2 else '"One sentence."'
-    length = run["config"]["max_length"]
+    length = repr(run["config"]["max_length"])  # whatever it is, it is no code
     lines = (
         _load_adapter(run, task, hub)
         if adapter
@@ -174,7 +193,8 @@ def _base(run: Run) -> str:
 
 def _load_adapter(run: Run, task: Task, hub: str | None) -> list[str]:
     """Python that loads the base model and puts the adapter on it. The base's own head, if any, gives way to ours."""
-    revision = f", revision={run['model']['revision']!r}" if run["model"]["revision"] else ""
+    named = hub_revision(run["model"]["revision"])
+    revision = f", revision={named!r}" if named else ""
     own = 'PeftConfig.from_pretrained(".").base_model_name_or_path'
     return [
         "import torch",
@@ -190,7 +210,7 @@ def _load_adapter(run: Run, task: Task, hub: str | None) -> list[str]:
     ]
 
 
-def _made(run: Run) -> str:
+def _made(run: Run, typed: str) -> str:
     c, marks = run["config"], run["fingerprints"]
     revision = f", revision {run['data']['revision']}" if run["data"]["revision"] else ""
     facts = [
@@ -206,7 +226,7 @@ def _made(run: Run) -> str:
         f"commit: {commits(run)}",
         "versions: " + ", ".join(f"{k} {v}" for k, v in run["versions"].items() if v),
     ]
-    command = "\n".join(f"    {line}" for line in _without_paths(run["command"]).splitlines())
+    command = "\n".join(f"    {printable(line)}" for line in _without_paths(typed).splitlines())
     return "\n".join(["## How it was made", "", command, "", *(f"- {fact}" for fact in facts)])
 
 

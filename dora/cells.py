@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from dora import budget, conflicts
+from dora import budget, conflicts, npz
 from dora.conflicts import Run as Run
 from dora.data.tasks import TASKS
 from dora.errors import UserError
@@ -297,11 +297,10 @@ def starts(run: Run) -> list[dict[str, Any]]:
 
 def predictions(run: Run, task: str, score: str) -> tuple[np.ndarray, np.ndarray] | None:
     """(labels (n,), predictions (n,)) of the run on the development set; None where they are not stored, or damaged."""
-    path = run["folder"] / "predictions.npz"
+    path, names = run["folder"] / npz.NAME, (f"{score}/dev/logits", "dev/labels")
     try:
-        # Opened here, since NumPy leaves a file open that is no whole zip.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            logits, labels = stored[f"{score}/dev/logits"], stored["dev/labels"]
+        stored = npz.load(run["folder"], names, TASKS[task].outputs)
+        logits, labels = (stored[name] for name in names)
     except FileNotFoundError:
         return None
     except UNREADABLE as e:

@@ -6,10 +6,12 @@ Several configurations or arithmetics in one cell, other weights or rows under o
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dora.plain import printable
 from dora.record import NOT_IDENTITY, arithmetic
 
 Run = dict[str, Any]  # run.json and its `folder`
@@ -68,7 +70,7 @@ def _several_configurations(folders: Sequence[str], differing: Mapping[str, list
     # One setting that no other configuration shares, the rate first, or else all of them together.
     alone = [key for key, values in typed.items() if values.count(values[largest]) == 1]
     keys = sorted(alone, key=lambda key: key != "lr")[:1] or list(typed)
-    choice = " ".join(f"{key}={typed[key][largest]}" for key in keys)
+    choice = shlex.join(printable(f"{key}={typed[key][largest]}") for key in keys)
     return (
         f"one cell holds {len(folders)} configurations: {' | '.join(folders)}, which differ in "
         f"{'; '.join(named) or 'nothing that run.json says'}: a table compares one; "

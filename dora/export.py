@@ -15,12 +15,14 @@ from typing import Any
 
 from safetensors import safe_open
 
+from dora.adapter_config import rebuilt
 from dora.command import command
 from dora.errors import UserError
-from dora.files import check_safetensors, new_folder, taken, to_json, write_atomic
+from dora.files import check_safetensors, new_folder, open_own, taken, to_json, write_atomic
 from dora.record import read_finished
 
 Run = dict[str, Any]
+_MOST_CONFIGURED = 2**22  # bytes of adapter_config.json
 
 
 def stored_params(file: Path) -> int:
@@ -47,7 +49,7 @@ def unfit(run: Run, folder: Path, merge: bool, base: Path | None) -> list[str]:
         return [*problems, f"{folder} holds no adapter, its record was kept without weights: {again}"]
     try:
         check_safetensors(folder / "adapter" / "adapter_model.safetensors")
-        read_config(folder)
+        read_config(run, folder)
         stored = stored_params(folder / "adapter" / "adapter_model.safetensors")
         if stored != run["params"]["adapter_end"]:
             problems.append(f"{folder / 'adapter'} holds {stored:,} adapter parameters, run.json says "
@@ -57,14 +59,18 @@ def unfit(run: Run, folder: Path, merge: bool, base: Path | None) -> list[str]:
     return problems
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """adapter_config.json of the run in `folder`. Raises UserError where it cannot be read."""
-    file = folder / "adapter" / "adapter_config.json"
+def read_config(run: Run, folder: Path) -> dict[str, Any]:
+    """adapter_config.json of the run in `folder`, made anew. Raises UserError where what lies there is not equal to it."""
+    file = "adapter/adapter_config.json"
     try:
-        config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as e:
-        raise UserError(f"{file} cannot be read: {e}") from e
-    return config
+        with open_own(folder, file, _MOST_CONFIGURED) as f:
+            found = json.load(f)
+    except (OSError, ValueError, RecursionError) as e:
+        raise UserError(f"{folder / file} cannot be read: {e}") from e
+    try:
+        return rebuilt(run, found)
+    except UserError as e:
+        raise UserError(*(f"{folder / file} is not as the run wrote it: {p}" for p in e.problems)) from e
 
 
 def export(folder: Path, to: Path, merge: bool = False, base: Path | None = None) -> None:
@@ -90,7 +96,7 @@ def export(folder: Path, to: Path, merge: bool = False, base: Path | None = None
             whole.save_tuned(run, folder, part)
             write_atomic(part / "README.md", card.model_card(run, None))
         return
-    config = read_config(folder)
+    config = read_config(run, folder)
     place = whole.find_base(run, config, base) if merge or base is not None else None
     if run["model"]["revision"] is not None:
         config |= {"revision": run["model"]["revision"]}  # PEFT's name for the base model's

@@ -121,6 +121,21 @@ def open_own(folder: Path, name: str, at_most: int | None = None) -> IO[bytes]:
     return os.fdopen(fd, "rb")
 
 
+def strange(folder: Path) -> list[str]:
+    """What `folder` holds that is neither a file nor a folder, by its path inside: links, pipes, devices.
+
+    A run that goes on in a directory from somebody else would write through a link, and wait for a pipe.
+    """
+    found = []
+    for place, folders, files in os.walk(folder):
+        for path in (Path(place, name) for name in (*folders, *files)):
+            with contextlib.suppress(FileNotFoundError):  # a temporary one of another process at work there
+                mode = path.lstat().st_mode
+                if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                    found.append(str(path.relative_to(folder)))
+    return sorted(found)
+
+
 def to_json(value: Any) -> str:
     """Readable JSON with a final newline; NaN and infinity are refused, since they are not JSON."""
     return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"

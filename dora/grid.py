@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
+from dora.plain import printable
+
 
 @dataclass
 class Grid:
@@ -28,14 +30,29 @@ class Grid:
 
 def markdown(grid: Grid) -> str:
     """A pipe table with its notes as a list."""
-    rows = [[f"**{v}**" if (i, j) in grid.bold else v for j, v in enumerate(r)] for i, r in enumerate(grid.rows)]  # fmt: skip
-    widths = [max(map(len, column)) for column in zip(grid.head, *rows, strict=True)]
+    head = list(map(in_markdown, grid.head))
+    rows = [list(map(in_markdown, row)) for row in grid.rows]
+    for i, j in grid.bold:
+        rows[i][j] = f"**{rows[i][j]}**"
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
 
     def line(cells: Sequence[str]) -> str:
         return "| " + " | ".join(v.ljust(w) for v, w in zip(cells, widths, strict=True)) + " |"
 
-    text = "\n".join([line(grid.head), line(["-" * w for w in widths]), *map(line, rows)])
-    return "\n\n".join([text, *(["\n".join(f"- {note}" for note in grid.notes)] if grid.notes else [])])
+    text = "\n".join([line(head), line(["-" * w for w in widths]), *map(line, rows)])
+    notes = "\n".join(f"- {in_markdown(note)}" for note in grid.notes)
+    return "\n\n".join([text, notes] if notes else [text])
+
+
+# What ends a cell, begins code or a tag, or makes a link of the brackets before it (those of an interval stay).
+_MARKDOWN = re.compile(
+    r"""([\\|`] | <(?=[A-Za-z/!?]) | (?<=\])[(\[] | (?<=\]):(?=\s*\S*\s*(?:["'(]|$)))""", re.VERBOSE
+)
+
+
+def in_markdown(text: object) -> str:
+    """Any text as one line of Markdown that shows it: no cell, code, link or HTML begins or ends in it."""
+    return _MARKDOWN.sub(r"\\\1", printable(text))
 
 
 _LATEX = str.maketrans({
@@ -47,7 +64,7 @@ _LATEX = str.maketrans({
 
 def escaped(text: str) -> str:
     """Any text as LaTeX sets it; the sign of a number is a minus, not a hyphen."""
-    return re.sub(r"(?<![\w.-])-(?=\d)", "$-$", text.translate(_LATEX))
+    return re.sub(r"(?<![\w.-])-(?=\d)", "$-$", printable(text).translate(_LATEX))
 
 
 # A float cannot be longer than a page: 40 rows leave room for the caption and the notes.
@@ -60,7 +77,7 @@ _FITTED = [
     r"  \fi\usebox0",
 ]
 _SCORE = re.compile(r"([+-]?\d+\.\d) ± (\d+\.\d)([*†‡]*)(?: (from \w+)| \((n = \d+/\d+|\D[\w ]*)\))?")
-_INTERVAL = re.compile(r"([+-]?\d+\.\d) (\[.+\])")
+_INTERVAL = re.compile(r"([+-]?\d+\.\d) (\[[+-]?\d+\.\d, [+-]?\d+\.\d\])")
 
 
 def latex(grid: Grid, label: str) -> str:
@@ -70,6 +87,7 @@ def latex(grid: Grid, label: str) -> str:
     \footnotesize are set in \scriptsize, and made smaller still where that is not enough.
     """
     parts = _parts(grid)
+    label = re.sub(r"[^\w .=+-]", "_", label)  # LaTeX reads commands in it
     return "\n".join(_float(part, f"tab:{label}" if i == 0 else "") for i, part in enumerate(parts))
 
 
@@ -112,7 +130,9 @@ def _float(grid: Grid, label: str) -> str:
 
 
 def _line(cells: Sequence[str]) -> str:
-    return "  " + " & ".join(cells) + r" \\"
+    # The row before would read a bracket as an option of its end.
+    first = "{}" if cells[0].startswith("[") else ""
+    return "  " + first + " & ".join(cells) + r" \\"
 
 
 def _cell(text: str, bold: bool) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dora import npz
 from dora.data.tasks import AX, TASKS, Task
 from dora.errors import UserError
 from dora.predictions import UNREADABLE, degenerate, predict
@@ -49,10 +50,11 @@ def read_logits(file: File, predictions: Path, which: str) -> np.ndarray | None:
     official rows, each once, or are not finite.
     """
     try:
-        with np.load(predictions, allow_pickle=False) as stored:
-            if f"{which}/{file.split}/logits" not in stored:
-                return None
-            logits, ids = stored[f"{which}/{file.split}/logits"], stored[f"{file.split}/ids"]
+        names = f"{which}/{file.split}/logits", f"{file.split}/ids"
+        stored = npz.load(predictions.parent, names, file.task.outputs)
+        if names[0] not in stored:
+            return None
+        logits, ids = (stored[name] for name in names)
     except FileNotFoundError as e:
         raise UserError(f"{predictions.parent} holds no predictions, its record was kept without them: train it again "
                         "with force=true") from e  # fmt: skip

@@ -10,19 +10,20 @@ import json
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from dora import journals
 from dora.canvas import COLOURS, images, legend, panels, require_matplotlib, style, titles
 from dora.cells import BASELINE, Row, Run, Table, View, budget_in_words, left_out
 from dora.command import command
 from dora.compare import differences
 from dora.data.tasks import TASKS
-from dora.files import write_atomic
+from dora.files import open_own, write_atomic
 from dora.linears import KINDS, place
 from dora.stats import average
 from dora.tables import as_csv, asked_for, writing
@@ -30,8 +31,10 @@ from dora.tables import as_csv, asked_for, writing
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+T = TypeVar("T")
 Lines = list[dict[str, Any]]
 Drawn = tuple["Figure", Lines]
+_MOST_NOTED = 2**20  # bytes of the file that names a table's figures
 
 
 def methods(table: Table, without: tuple[str, ...] = ()) -> list[str]:
@@ -167,18 +170,18 @@ def rank_paths(table: Table) -> Drawn | None:
     ranks: dict[tuple[str, str, str, int], list[float]] = defaultdict(list)
     for task, (method, row) in product(table.averaged, rows.items()):
         for run in table.runs_of(row, task):
-            for event in _journal(run, "ranks.jsonl"):
-                for name, rank in event["ranks"].items():
-                    ranks[task, method, place(name)[1], event["step"]].append(rank)
+            for step, found in _known(run, "ranks.jsonl", journals.ranks(run["folder"])):
+                for (_, kind), rank in found.items():
+                    ranks[task, method, kind, step].append(rank)
     lines = [{"task": task, "method": method, "budget": rows[method][1], "matrix": kind, "step": step,
-              "rank": statistics.fmean(found)} for (task, method, kind, step), found in sorted(ranks.items())]  # fmt: skip
+              "rank": statistics.fmean(live)} for (task, method, kind, step), live in sorted(ranks.items())]  # fmt: skip
     shown = [(t, m) for t, m in product(table.averaged, rows) if any((t, m) == key[:2] for key in ranks)]
     if not shown:
         return None
     figure, axes = panels(len(shown), 2 * len(rows), same_y=True)
     for panel, (task, method) in zip(axes, shown, strict=True):
         for i, kind in enumerate(KINDS):
-            path = sorted((step, statistics.fmean(found)) for (*key, step), found in ranks.items()
+            path = sorted((step, statistics.fmean(live)) for (*key, step), live in ranks.items()
                           if key == [task, method, kind])  # fmt: skip
             if path:
                 panel.plot([s for s, _ in path], [r for _, r in path], color=COLOURS[i], linewidth=1.2, label=kind,
@@ -189,15 +192,12 @@ def rank_paths(table: Table) -> Drawn | None:
     return figure, lines
 
 
-def _journal(run: Run, name: str) -> Iterator[dict[str, Any]]:
-    """The lines of a run's journal up to one that is damaged; none where it is not stored."""
-    path = run["folder"] / name
-    if path.exists():
-        with path.open(encoding="utf-8") as file:
-            try:
-                yield from map(json.loads, file)
-            except ValueError as e:
-                left_out(path, f"from a damaged line on: {e}")
+def _known(run: Run, name: str, lines: Iterable[T]) -> Iterator[T]:
+    """What is read of a run's journal, up to the first line that is damaged, which is said."""
+    try:
+        yield from lines
+    except (OSError, ValueError) as e:
+        left_out(run["folder"] / name, f"from a damaged line on: {e}")
 
 
 def learning_curves(table: Table) -> Drawn | None:
@@ -207,9 +207,8 @@ def learning_curves(table: Table) -> Drawn | None:
     for task, (method, row) in product(table.averaged, rows.items()):
         metric = TASKS[task].metrics[0]
         for run in table.runs_of(row, task):
-            for event in _journal(run, "metrics.jsonl"):
-                if event["split"] == "dev" and metric in event:
-                    scores[task, method, event["step"]].append(100 * event[metric])
+            for step, score in _known(run, "metrics.jsonl", journals.scores(run["folder"], metric)):
+                scores[task, method, step].append(100 * score)
     lines = [{"task": task, "method": method, "budget": rows[method][1], "step": step, "mean": statistics.fmean(found),
               "lowest": min(found), "highest": max(found), "seeds": len(found)}
              for (task, method, step), found in sorted(scores.items())]  # fmt: skip
@@ -290,12 +289,15 @@ def write(table: Table, folder: Path) -> list[str]:
 def written(table: Table, folder: Path) -> list[str]:
     """The names of the table's figures in `folder`, drawn now unless they are there, from these very runs."""
     try:
-        known = json.loads((folder / f"{table.name}.json").read_text(encoding="utf-8"))
+        with open_own(folder, f"{table.name}.json", _MOST_NOTED) as file:
+            known = json.load(file)
         names, same = known["figures"], known["drawn_from"] == _state(table)
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        ours = isinstance(names, list) and set(names) <= {f"{table.name}-{name}" for name in FIGURES}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return write(table, folder)
-    there = all((folder / f"{name}.{kind}").is_file() for name in names for kind in ("png", "pdf", "csv"))
-    return names if same and there else write(table, folder)
+    files = [folder / f"{name}.{kind}" for name in names for kind in ("png", "pdf", "csv")] if ours else []
+    there = all(file.is_file() and not file.is_symlink() for file in files)
+    return names if same and ours and there else write(table, folder)
 
 
 def _state(table: Table) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dora import npz
 from dora.data.tasks import Rows, Task
 from dora.files import write_atomic
 
@@ -62,12 +63,8 @@ def unpredicted(folder: Path, rows: Mapping[str, Rows]) -> list[str]:
 
     None where the run keeps no predictions that can be read: there is nothing to add to.
     """
-    if not (folder / "predictions.npz").is_file():  # a pipe would be waited for
-        return []
     try:
-        with np.load(folder / "predictions.npz", allow_pickle=False) as stored:
-            return [
-                k for k, split in rows.items() if split.label is None and f"best/{k}/logits" not in stored
-            ]
+        stored = npz.names(folder)
     except UNREADABLE:
         return []
+    return [k for k, split in rows.items() if split.label is None and f"best/{k}/logits" not in stored]

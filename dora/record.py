@@ -12,7 +12,6 @@ import datetime
 import hashlib
 import json
 import os
-import shlex
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,9 +19,11 @@ from typing import Any
 
 from dora import run_json
 from dora.errors import RunFailed, UserError
-from dora.files import named, to_json, write_atomic
+from dora.files import named, strange, to_json, write_atomic
 from dora.lock import Lock
+from dora.plain import cut
 from dora.run_json import SCHEMA, NotARecord, Run
+from dora.words import command_of
 
 # Raised whenever the same configuration trains to other bits than before, so that old and new runs are two
 # directories and tables do not mix them. tests/test_arithmetic.py tells when; results/README.md says which number
@@ -80,9 +81,8 @@ def read_finished(folder: Path) -> Run:
     except NotARecord as e:
         raise UserError(f"{folder / 'run.json'} cannot be read ({e}); {rule}") from e
     if run["status"] != "done":
-        words = run.get("words")
-        typed = "the command that began it" if words is None else f"python -m dora.run {shlex.join(words)}"
-        raise UserError(f"{folder} is {run['status']}, not done; finish it first: {typed}")
+        how = command_of(run.get("words"), folder, "the command that began it")
+        raise UserError(f"{folder} is {run['status']}, not done; finish it first: {how}")
     return run
 
 
@@ -172,6 +172,11 @@ class Record:
 
     def _open(self, header: dict[str, Any], force: bool) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
+        if found := strange(self.folder):
+            raise UserError(
+                f"run directory {self.folder} holds links or pipes, and no run leaves any: {', '.join(map(cut, found[:5]))}; "
+                "remove them, or move the directory away"
+            )
         self._lock.take()
         for left in self.folder.rglob(".*.tmp"):  # of a write that a kill cut short
             left.unlink(missing_ok=True)

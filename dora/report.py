@@ -10,7 +10,7 @@ import json
 import shlex
 import sys
 from collections.abc import Sequence
-from html import escape
+from html import escape as escaped
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,20 @@ from dora.cells import Run, Table, budget_in_words, dirty
 from dora.command import command
 from dora.files import write_atomic
 from dora.grid import Grid
+from dora.plain import printable
 from dora.sheets import grids
 from dora.tables import asked_for, holes, writing
+from dora.words import command_of
 
 TEMPLATE = Path(__file__).parent / "assets" / "report.html"
 # What of run.json a click shows; the rest is in the tables or in the file.
 _SHOWN = ("words", "command", "config", "arithmetic", "results", "params", "plan", "evaluations", "data", "model", "fingerprints", "starts",
           "versions", "host", "platform", "times", "train_s", "peak_memory_bytes")  # fmt: skip
+
+
+def escape(text: str) -> str:
+    """Any text as HTML shows it, marks that turn its direction included."""
+    return escaped(printable(text, kept="\n"))
 
 
 def table_html(grid: Grid, name: str) -> str:
@@ -104,13 +111,19 @@ def page(found: Sequence[Table], seen: Sequence[study.Seen], figures: Path) -> s
     body = [f"<h1>GLUE results</h1><p>{total:,} finished runs; made by <code>{made_by}</code></p>",
             f'<nav>{links}<a href="#runs">runs</a></nav>',
             *(section(t, name, seen, figures) for name, t in zip(names, found, strict=True)), runs_html(found)]  # fmt: skip
-    records: dict[str, Any] = {
-        place_of(run): {k: run[k] for k in _SHOWN if k in run} for table in found for run in table.runs
-    }
+    records: dict[str, Any] = {place_of(run): _clicked(run) for table in found for run in table.runs}
     # A "<" could end the script element that the records stand in.
     data = json.dumps(records, allow_nan=False).replace("<", "\\u003c")
     before, middle, after = _split(TEMPLATE.read_text(encoding="utf-8"))
     return "".join([before, *body, middle, data, after])
+
+
+def _clicked(run: Run) -> dict[str, Any]:
+    """What a click on a run shows, its command as a shell takes it among it."""
+    command = command_of(
+        run.get("words"), run["folder"], f"# {printable(place_of(run))}: no command is known"
+    )
+    return {**{k: run[k] for k in _SHOWN if k in run}, "typed": command}
 
 
 def _split(template: str) -> tuple[str, str, str]:

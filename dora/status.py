@@ -11,6 +11,7 @@ from pathlib import Path
 from dora import study
 from dora.budget import in_words
 from dora.command import command
+from dora.plain import printable
 from dora.study import Seen
 
 # What has to be typed, or typed again, for the study to be whole.
@@ -26,7 +27,8 @@ def table(seen: list[Seen]) -> str:
     lines = [["data", "task", "model", "method", "budget", *states]]
     for place, runs in sorted(cells.items()):
         numbers = [sum(s.state == state for s in runs) for state in states]
-        lines.append([*place[:4], in_words(place[4]), *(str(n) if n else "" for n in numbers)])
+        named = map(printable, [*place[:4], in_words(place[4])])
+        lines.append([*named, *(str(n) if n else "" for n in numbers)])
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     return "\n".join(
         "  ".join(v.ljust(w) for v, w in zip(line, widths, strict=True)).rstrip() for line in lines
@@ -42,11 +44,16 @@ def details(seen: list[Seen]) -> list[str]:
                 "not at its first checkpoint" if s.step is None else f"step {s.step:,} of {s.total_steps:,}"
             )
             left = "" if s.left_s is None else f", about {study.duration(s.left_s)} left"
-            lines.append(f"running   {s.name}: {step}{left}, {s.reason}")
+            lines.append(f"running   {s.name}: {step}{left}, {printable(s.reason)}")
         elif s.state in ("stopped", "stale", "failed", "diverged", "broken"):
-            reason = (s.reason or "no reason given").splitlines()[0]
-            lines.append(f"{s.state:<9} {s.name}: {reason.removeprefix(f'{s.state}: ')}")
+            lines.append(f"{s.state:<9} {s.name}: {first_line(s)}")
     return lines
+
+
+def first_line(seen: Seen) -> str:
+    """Why a run is not done, in one line."""
+    reason = (str(seen.reason or "").splitlines() or ["no reason given"])[0]
+    return printable(reason.removeprefix(f"{seen.state}: "))
 
 
 def main() -> None:

@@ -9,11 +9,15 @@ import contextlib
 import errno
 import io
 import os
+import re
 import sys
 from typing import Any, TextIO
 
+from dora.plain import printable
+
 # A reader that has gone (`| head`) wants no more and is told nothing; a terminal that was closed gives EIO.
 _GONE = {errno.EPIPE, errno.EIO}
+_OBEYED = re.compile(r"[^\n\t -~]")  # of ASCII
 
 
 class Lasting(io.FileIO):
@@ -31,16 +35,29 @@ class Lasting(io.FileIO):
             return memoryview(data).nbytes
 
 
-def keep_open() -> None:
-    """Makes standard output and error such streams. Does nothing to a stream that somebody has put in their place."""
+class Plain(io.TextIOWrapper):
+    """A stream that shows control characters instead of sending them: names and messages may be somebody else's."""
+
+    def write(self, text: str) -> int:
+        """Writes `text`, as it is but for what a terminal would obey."""
+        super().write(text if text.isascii() and not _OBEYED.search(text) else printable(text, kept="\n\t"))
+        return len(text)
+
+
+def keep_open(plain: bool = False) -> None:
+    """Makes standard output and error such streams. Does nothing to a stream that somebody has put in their place.
+
+    `plain`: make them `Plain` too, for a program that sends a terminal text alone, no bar.
+    """
     for number in (0, 1, 2):
         try:
             os.fstat(number)
         except OSError:
             # Closed (`>&-`): the next file to be opened would take its number, and what others print.
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
-    sys.stdout = _lasting(sys.stdout, sys.__stdout__, 1)
-    sys.stderr = _lasting(sys.stderr, sys.__stderr__, 2)
+    kind = Plain if plain else io.TextIOWrapper
+    sys.stdout = _lasting(sys.stdout, sys.__stdout__, 1, kind)
+    sys.stderr = _lasting(sys.stderr, sys.__stderr__, 2, kind)
 
 
 def lost() -> OSError | None:
@@ -51,13 +68,15 @@ def lost() -> OSError | None:
     return raw.failed if isinstance(raw, Lasting) else None
 
 
-def _lasting(stream: TextIO | None, original: TextIO | None, number: int) -> TextIO:
+def _lasting(
+    stream: TextIO | None, original: TextIO | None, number: int, kind: type[io.TextIOWrapper]
+) -> TextIO:
     if stream is not original:
         return stream  # type: ignore[return-value]  # only the original is None
     raw = io.BufferedWriter(Lasting(number, "wb", closefd=False))
     if stream is None:
-        return io.TextIOWrapper(raw, "utf-8")
+        return kind(raw, "utf-8")
     with contextlib.suppress(OSError):
         stream.flush()
     at_once = stream.isatty() or getattr(stream, "write_through", False) or number == 2
-    return io.TextIOWrapper(raw, stream.encoding, stream.errors, line_buffering=at_once)
+    return kind(raw, stream.encoding, stream.errors, line_buffering=at_once)

@@ -17,8 +17,10 @@ from typing import Any
 from dora import CONF
 from dora.data.tasks import TASKS
 from dora.lock import held
+from dora.plain import printable
 from dora.record import seconds_since
 from dora.run_json import NotARecord, misplaced, read
+from dora.words import Foreign, as_command, typed
 
 # In the order in which they are shown. waiting: planned by a sweep and not begun. stale: its process is gone
 # without a word. broken: run.json cannot be read. missing: every other run of its row and column is there.
@@ -28,7 +30,9 @@ _PARTS = ("data", "task", "model", "method", "budget", "key", "seed")
 
 @dataclass(frozen=True)
 class Seen:
-    """One run from outside. `words`: what to type after `python -m dora.run`, None where nobody knows.
+    """One run from outside. `words`: what its record says was typed after `python -m dora.run`, None where nobody knows;
+    `command` holds them only where a run may have them. `folder`: its directory, of a missing one
+    that of the run whose words it has.
 
     `left_s`: estimated seconds left of a running one. `score`: of a finished one, by metric. `degenerate`: why its
     predictions say nothing, None where they do.
@@ -43,23 +47,27 @@ class Seen:
     words: tuple[str, ...] | None = None
     score: dict[str, float] | None = None
     degenerate: str | None = None
+    folder: Path | None = None
 
     @property
     def name(self) -> str:
-        """Its place under results/runs."""
-        return "/".join(self.place)
+        """Its place under results/runs, on one line whatever its folders are called."""
+        return printable("/".join(self.place))
 
     @property
     def command(self) -> str:
         """What runs, resumes or repeats it."""
         if self.words is None:
             return f"# {self.name}: no run.json says what to type for it"
-        return f"python -m dora.run {shlex.join(self.words)}"
+        try:
+            return as_command(typed(self.words, self.folder))
+        except Foreign as e:
+            return f"# {self.name}: {e}"
 
     def as_json(self) -> dict[str, Any]:
         """For `--json`."""
         named = dict(zip(_PARTS, self.place, strict=True))
-        rest = {k: v for k, v in asdict(self).items() if k != "place"}
+        rest = {k: v for k, v in asdict(self).items() if k not in ("place", "folder")}
         return {**named, **rest, "seed": int(named["seed"][1:]), "command": self.command}
 
 
@@ -95,7 +103,7 @@ def look(folder: Path) -> Seen:
     return Seen(
         here, state, reason, step, total, None if left is None else max(0.0, round(left, 1)),
         None if run.get("words") is None else tuple(run["words"]),
-        {k: v for k, v in best.items() if isinstance(v, float)} or None, best.get("degenerate"),
+        {k: v for k, v in best.items() if isinstance(v, float)} or None, best.get("degenerate"), folder,
     )  # fmt: skip
 
 
@@ -125,7 +133,8 @@ def missing(seen: Iterable[Seen]) -> list[Seen]:
                 sibling = max(siblings, key=lambda r: (r.place[1] == task, r.state == "done"))
                 key = sibling.place[5] if sibling.place[1] == task else "?"  # differs from task to task
                 words = with_keys(for_task(sibling.words, sibling.place[1], task), seed=seed[1:])
-                found.append(Seen((data, task, model, *row, key, seed), "missing", words=words))
+                here = (data, task, model, *row, key, seed)
+                found.append(Seen(here, "missing", words=words, folder=sibling.folder))
     return found
 
 

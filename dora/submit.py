@@ -6,7 +6,7 @@ A file that no run predicts is left out and named; --fill puts a placeholder in 
 from __future__ import annotations
 
 import argparse
-import shlex
+import contextlib
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -24,6 +24,7 @@ from dora.leaderboard import FILES, File, answers, placeholder, read_logits, tsv
 from dora.predictions import degenerate, predict
 from dora.record import read_finished, scores
 from dora.study import for_task
+from dora.words import Foreign, as_command, typed
 
 
 @dataclass(frozen=True)
@@ -101,11 +102,14 @@ def absent(file: File, runs: Mapping[str, Run], which: str) -> str:
         # AX is no part of what identifies a run; another test file makes another run.
         ax = "give the run's command again: it is predicted from the kept weights, without training"
         return f"the data of {folder} lacked its test file: add that, and {ax if file.split == 'ax' else 'train again'}"
-    typed = ((task, run.data["words"]) for task, run in runs.items() if run.data["words"])
-    task, words = next(typed, ("", None))
-    like = for_task(words, task, file.trained)
-    command = f"task={file.trained} …" if like is None else shlex.join(like)
-    return f"no run of {file.trained} among these: python -m dora.run {command}"
+    known = ((task, run) for task, run in runs.items() if run.data.get("words"))
+    task, run = next(known, ("", None))
+    like = None
+    if run is not None:
+        with contextlib.suppress(Foreign):
+            like = for_task(typed(run.data["words"], run.folder), task, file.trained)
+    command = f"python -m dora.run task={file.trained} …" if like is None else as_command(like)
+    return f"no run of {file.trained} among these: {command}"
 
 
 def notes(runs: Mapping[str, Run]) -> list[str]:

@@ -14,6 +14,7 @@ from dora import study
 from dora.config import MAX_SEED, Config
 from dora.errors import RunFailed, Stopped, UserError
 from dora.lines import embedded_note
+from dora.plain import printable
 from dora.predictions import unpredicted
 from dora.prepare import prepare
 from dora.record import note_planned, read_done
@@ -91,8 +92,8 @@ class Sweep:
             raised = failures.get(words)
             # A run that was refused, or never got as far as its record, says so only by what it raised.
             reason = s.reason if s.state in ("failed", "diverged") or raised is None else str(raised)
-            shown = dataclasses.replace(s, words=(*self.options, *words))
-            first = (reason or "no reason given").splitlines()[0].removeprefix(f"{s.state}: ")
+            shown = dataclasses.replace(s, words=(*self.options, *words), folder=None)  # typed by the user
+            first = printable((reason or "no reason given").splitlines()[0].removeprefix(f"{s.state}: "))
             print(f"  {s.state}: {first}\n    {shown.command}")
         text = f"{len(open_ones)} of {len(self.runs)} runs are not done; the same sweep goes on with them"
         if any(p.force for p in self.runs.values()):

@@ -24,7 +24,8 @@ from dora.command import command
 from dora.compare import Difference, differences
 from dora.errors import UserError
 from dora.files import write_atomic
-from dora.grid import Grid, latex_file, markdown
+from dora.grid import Grid, in_markdown, latex_file, markdown
+from dora.plain import printable
 from dora.sheets import grids
 
 HOLES_SHOWN = 20
@@ -43,9 +44,9 @@ def holes(table: Table, seen: Sequence[study.Seen]) -> list[str]:
 def report(sheets: Sequence[Grid], missing: Sequence[str] = (), results: Path = Path("results")) -> str:
     """All tables of one study in Markdown under a heading; `missing`: the commands that fill their holes in `results`."""
     first, *rest = sheets
-    parts = [f"## {first.caption}", markdown(first)]
+    parts = [f"## {in_markdown(first.caption)}", markdown(first)]
     for grid in rest:
-        parts += [f"### {grid.caption.partition(': ')[2]}", markdown(grid)]
+        parts += [f"### {in_markdown(grid.caption.partition(': ')[2])}", markdown(grid)]
     if missing:
         more = [f"# and {len(missing) - HOLES_SHOWN} more: {study.missing_command(results)}"] if len(missing) > HOLES_SHOWN else []  # fmt: skip
         parts += [f"### missing runs: {len(missing)}", "\n".join(f"    {line}" for line in [*missing[:HOLES_SHOWN], *more])]  # fmt: skip
@@ -96,15 +97,25 @@ def _difference_lines(found: Sequence[Difference], table: Table) -> Iterator[dic
 
 
 def as_csv(lines: Sequence[dict[str, Any]]) -> str:
-    """Lines under the head of all their keys; floats to six digits after the point, nothing where there is none (NaN)."""
+    """Lines under the head of all their keys; floats to six digits after the point, nothing where there is none (NaN).
+
+    A text that a spreadsheet would compute, such as a model called `=cmd()`, begins with an apostrophe.
+    """
     names = list(dict.fromkeys(key for line in lines for key in line))
     file = io.StringIO()
     writer = csv.DictWriter(file, names, lineterminator="\n", restval="")
     writer.writeheader()
     for line in lines:
         known = {k: v for k, v in line.items() if not (isinstance(v, float) and math.isnan(v))}
-        writer.writerow({k: f"{v:.6f}" if isinstance(v, float) else v for k, v in known.items()})
+        writer.writerow({k: _csv_cell(v) for k, v in known.items()})
     return file.getvalue()
+
+
+def _csv_cell(value: Any) -> Any:
+    if isinstance(value, str):
+        text = printable(value)
+        return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
+    return f"{value:.6f}" if isinstance(value, float) else value
 
 
 def files(table: Table, results: Path, missing: Sequence[str]) -> dict[str, str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dora.files import open_own
+from dora.files import open_own, strange
 
 
 def test_a_regular_file_of_a_run_is_opened(tmp_path: Path) -> None:
@@ -68,3 +68,15 @@ def test_a_file_in_a_linked_folder_of_a_run_is_refused(tmp_path: Path) -> None:
 def test_an_absent_file_is_said_to_be_absent(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         open_own(tmp_path, "file")
+
+
+def test_links_pipes_and_devices_inside_a_directory_are_named(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    (run / "checkpoint").mkdir(parents=True)
+    (run / "checkpoint" / "state").touch()
+    assert strange(run) == []
+    (run / "log.txt").symlink_to("/etc/passwd")
+    (run / "model").symlink_to(tmp_path)
+    (run / "gone").symlink_to("nowhere")
+    os.mkfifo(run / "checkpoint" / "pipe")
+    assert strange(run) == ["checkpoint/pipe", "gone", "log.txt", "model"]

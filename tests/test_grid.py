@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from dora.cells import read_runs, tables
-from dora.grid import Grid, latex, markdown
+from dora.grid import Grid, latex, latex_file, markdown
 from dora.tables import files
 from records import large_study
 
@@ -94,3 +96,43 @@ def test_booktabs_alone_is_enough_for_a_paper(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stdout
         assert "Overfull" not in done.stdout
         assert (tmp_path / f"{name}.pdf").exists()
+
+
+EVIL = (
+    "<script>x</script>", "[x](javascript:x)", "![x](http://evil/x.png)", "a|b", "`x`", "x\n\n# y", "a\x1b[2J", "a\u202eb", "\\|",
+    "[x]: javascript:x", "\\input{/etc/passwd}", "\\write18{x}", "1.0 [\\input{x}]", "1.0 [}]", "}$\\def\\x{", "%", "^^5cinput{x}",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("text", EVIL)
+def test_nothing_in_a_cell_is_obeyed_by_markdown_or_latex(text: str) -> None:
+    grid = Grid(
+        text, [text, "y"], [[text, text], ["a", "b"]], text_columns=1, bold={(0, 1)}, notes=[text, "said"]
+    )
+    lines = markdown(grid).split("\n")
+    assert all(line.isprintable() for line in lines)
+    assert len(lines) == 7
+    rendered = (
+        pytest.importorskip("markdown_it").MarkdownIt("commonmark").enable("table").render(markdown(grid))
+    )
+    assert [rendered.count(tag) for tag in ("<td", "<th>", "<li", "<strong")] == [4, 2, 2, 1]
+    assert not any(tag in rendered for tag in ("<script", "<a ", "<img", "<h1", "<code"))
+    made, plain = (
+        latex(grid, text),
+        latex(replace(grid, caption="x", head=["x", "y"], rows=[["x", "x"]], notes=["x"]), "x"),
+    )
+    commands, harmless = (set(re.findall(r"\\[A-Za-z]+", found)) for found in (made, plain))
+    assert commands - harmless <= {r"\textbackslash", r"\textasciicircum", r"\textbf"}
+    assert "^^" not in made
+    assert all(line.isprintable() for line in made.split("\n"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no TeX on this machine")
+def test_latex_of_any_text_compiles(tmp_path: Path) -> None:
+    rows = [[text, text] for text in EVIL if text.isascii()]
+    grid = Grid("c", [rows[0][0], "y"], rows, text_columns=1, notes=[text for text, _ in rows])
+    (tmp_path / "t.tex").write_text(latex_file(grid, "a\\input{x}", "test"))
+    done = subprocess.run(["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "t"], cwd=tmp_path,
+                          capture_output=True, text=True, check=False)  # fmt: skip
+    assert done.returncode == 0, done.stdout

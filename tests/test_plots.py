@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from dora import plots
 from dora.canvas import images
 from dora.cells import Table, read_runs, tables
 from dora.linears import place
@@ -166,3 +168,27 @@ def test_a_matrix_has_its_place_by_its_whole_name() -> None:
     assert place("deberta.encoder.layer.0.attention.self.query_proj") == (0, "q")
     with pytest.raises(ValueError, match="is no linear of an encoder layer"):
         place("classifier.dense")
+
+
+@pytest.mark.parametrize("known", [
+    {"figures": ["../secret"]}, {"figures": ["dir-minilm-best-evil"]}, {"figures": "dir"}, {"figures": [7]}, {"figures": {}},
+    {"figures": None}, [], None,
+], ids=str)  # fmt: skip
+def test_figures_that_a_note_from_elsewhere_names_are_drawn_anew(
+    known: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_run(tmp_path, "lora", 1, 0.9)
+    table, folder = only_table(tmp_path), tmp_path / "figures"
+    monkeypatch.setattr(plots, "write", lambda *_: ["drawn"])
+    folder.mkdir()
+    for kind in ("png", "pdf", "csv"):
+        (tmp_path / f"secret.{kind}").write_text("secret")
+        (folder / f"{table.name}-final-ranks.{kind}").write_text("ours")
+    note, state = folder / f"{table.name}.json", plots._state(table)
+    note.write_text(json.dumps({**known, "drawn_from": state} if isinstance(known, dict) else known))
+    assert written(table, folder) == ["drawn"]
+    note.write_text(json.dumps({"figures": [f"{table.name}-final-ranks"], "drawn_from": state}))
+    assert written(table, folder) == [f"{table.name}-final-ranks"]
+    (folder / f"{table.name}-final-ranks.png").unlink()
+    (folder / f"{table.name}-final-ranks.png").symlink_to(tmp_path / "secret.png")
+    assert written(table, folder) == ["drawn"]

@@ -109,3 +109,26 @@ def test_a_record_names_a_models_folder_only_where_the_user_did(tmp_path: Path) 
 def test_a_done_record_without_results_is_not_taken_for_done(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text(json.dumps({"schema": 1, "status": "done"}))
     assert read_done(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    "name", ["log.txt", ".lock", "metrics.jsonl", "run.json", "checkpoint", "checkpoint/state", "adapter"]
+)
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+def test_a_directory_that_leads_elsewhere_is_not_opened_and_nothing_is_written(
+    name: str, kind: str, tmp_path: Path
+) -> None:
+    folder, precious = tmp_path / "run", tmp_path / "precious"
+    precious.write_text("mine")
+    path = folder / name
+    path.parent.mkdir(parents=True)
+    path.symlink_to(precious) if kind == "link" else os.mkfifo(path)
+    for force in (False, True):
+        found = Record(folder)
+        with pytest.raises(
+            UserError, match=rf"holds links or pipes, and no run leaves any: {re.escape(name)}; remove them"
+        ):
+            found.open({}, force=force)
+        found.close()
+    assert precious.read_text() == "mine"
+    assert [p.name for p in folder.rglob("*") if p.is_file() and not p.is_symlink()] == []

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from dora import study
+from dora import report, study
 from dora.cells import read_runs, tables
 from dora.report import page
 from records import large_study, write_run
@@ -70,6 +70,20 @@ class Reader(HTMLParser):
         self.records += data if self._inside else ""
 
 
+class Shape(HTMLParser):
+    """Which elements a page has, each with the names of its attributes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: set[tuple[str, ...]] = set()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.add((tag, *(name for name, _ in attrs)))
+
+    def handle_comment(self, data: str) -> None:
+        self.found.add(("comment", data))
+
+
 def test_nothing_is_fetched_and_every_run_is_inside(results: Path) -> None:
     reader = Reader()
     reader.feed(whole(results))
@@ -114,3 +128,29 @@ def test_a_thousand_records_become_tables_figures_and_a_page(tmp_path: Path) -> 
         assert done.returncode == 0, done.stderr
     assert len(list((tmp_path / "figures").glob("*.png"))) == 5
     assert (tmp_path / "report.html").read_text().count('<button data-run="') >= 1000
+
+
+@pytest.mark.parametrize(
+    "text", [BREAKING, "\u202eevil", "<!--", "$(touch x)", "x\n$(touch x)", "' onclick='x"]
+)
+def test_every_text_of_a_record_stays_text(text: str, results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report, "figures_html", lambda *_: "")  # drawing takes a second
+    plain = Shape()
+    plain.feed(whole(results))
+    for path in results.rglob("run.json"):
+        run = json.loads(path.read_text())
+        run |= dict.fromkeys(("embedded", "note", "device", "command", "host"), text)
+        run |= {
+            "words": ["task=rte", text],
+            "versions": {"torch": text},
+            "git": {"commit": text, "dirty": False},
+        }
+        path.write_text(json.dumps(run))
+    page, spoiled, reader = whole(results), Shape(), Reader()
+    spoiled.feed(page)
+    reader.feed(page)
+    assert spoiled.found == plain.found
+    assert "\u202e" not in page
+    for record in json.loads(reader.records).values():
+        assert record["typed"].startswith("# ")
+        assert record["typed"].isprintable()

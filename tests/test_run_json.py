@@ -185,7 +185,8 @@ def test_an_odd_record_is_neither_exported_nor_submitted_nor_resumed(
     record = Record(run)
     try:
         with pytest.raises(
-            UserError, match=r"run.json cannot be read .* remove it to resume, or use force=true"
+            UserError,
+            match=r"run.json cannot be read .* remove it to resume, or use force=true|links or pipes",
         ):
             record.open({})
     finally:

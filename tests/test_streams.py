@@ -84,3 +84,18 @@ def test_closed_streams_are_no_mistake_and_their_numbers_go_to_no_file(tmp_path:
     )
     assert done.returncode == 7
     assert (tmp_path / "kept").read_bytes() == b""
+
+
+def test_a_command_that_prints_shows_control_characters_and_never_sends_them(tmp_path: Path) -> None:
+    write_run(tmp_path, "lora", 1, 0.9, model="a\x1b[2J\u202e\udcff")
+    write_run(tmp_path, "lora", 1, 0.9, task="rte", status="failed", reason="\x1b]0;x\x07")
+    (damaged := write_run(tmp_path, "lora", 2, 0.9, model="b\x1b[2J") / "run.json").write_text("{")
+    for name in ("dora.status", "dora.tables", "dora.export", "dora.submit"):
+        given = (
+            [str(damaged.parent)] if name in ("dora.export", "dora.submit") else ["--results", str(tmp_path)]
+        )
+        done = subprocess.run([sys.executable, "-m", name, *given], capture_output=True, check=False)
+        said = (done.stdout + done.stderr).decode()
+        assert all(line.isprintable() for line in said.split("\n")), said
+        assert r"\x1b[2J" in said
+        assert "Traceback" not in said

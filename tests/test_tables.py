@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import shutil
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from dora.cells import Table, View, read_runs, showable, tables
 from dora.grid import Grid
 from dora.report import runs_html
 from dora.sheets import against, beside, costs, grids, medians, scores
-from dora.tables import files
+from dora.tables import as_csv, files
 from records import write_run
 from runs import command
 
@@ -351,3 +352,11 @@ if __name__ == "__main__":
         made = files(only_table(Path(folder)), Path("results"), ["python -m dora.run task=mrpc seed=3"])
         for path in GOLDEN.iterdir():
             path.write_text(made[path.name])
+
+
+@pytest.mark.parametrize("text", ["=cmd()", "+1", "-1", "@x", "\t=x", "a\r=x"])
+def test_no_text_of_a_csv_is_a_formula(text: str) -> None:
+    (_, row) = csv.reader(io.StringIO(as_csv([{"model": text, "mean": -0.5, "n": -1}])))
+    assert row[1:] == ["-0.500000", "-1"]
+    assert row[0].startswith(("'", "\\", "a"))
+    assert row[0].isprintable()

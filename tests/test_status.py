@@ -1,0 +1,106 @@
+"""What `python -m dora.status` prints of folders and records that are somebody else's."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dora import status, study
+from dora.errors import UserError
+from dora.record import read_finished
+from dora.submit import submit
+from records import write_run
+
+NAMES = (
+    "$(touch x)",
+    "`touch x`",
+    "a;touch x",
+    "a\x1b[2J",
+    "a\nrm -rf x",
+    "a\u202eb",
+    "'; touch x; '",
+    "-rf",
+    "|x|",
+)
+
+
+def printed(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, results: Path, *options: str
+) -> str:
+    monkeypatch.setattr(sys, "argv", ["status", "--results", str(results), *options])
+    with pytest.raises(SystemExit) as e:
+        status.main()
+    assert e.value.code == 3
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", NAMES, ids=repr)
+def test_a_folders_name_reaches_no_shell_and_no_terminal(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results, empty = tmp_path / "results", tmp_path / "empty"
+    empty.mkdir()
+    for at in ({"model": name}, {"task": name}, {"budget": name}, {"data": name}):
+        folder = write_run(results, "lora", 1, 0.9, key="k", status="failed", reason=f"it broke {name}")
+        for part, other in at.items():
+            place = list(folder.parts[-7:])
+            place[("data", "task", "model", "method", "budget").index(part)] = other
+            (new := results.joinpath("runs", *place)).parent.mkdir(parents=True, exist_ok=True)
+            shutil.move(folder, new)
+    write_run(results, "dora", 2, 0.9, task="rte", words=["task=rte", f"results={name}"], status="stopped")
+    for options in ((), ("--missing",)):
+        lines = printed(capsys, monkeypatch, results, *options).splitlines()
+        assert all(line.isprintable() for line in lines)
+    assert lines
+    assert all(line.startswith(("python -m dora.run ", "# ")) for line in lines)
+    ran = subprocess.run(["bash", "-c", "python() { :; }; . /dev/stdin"], input="\n".join(lines), text=True, cwd=empty,
+                         capture_output=True, check=False)  # fmt: skip
+    assert (ran.returncode, ran.stderr, list(empty.iterdir())) == (0, "", [])
+    for run in json.loads(printed(capsys, monkeypatch, results, "--json"))["runs"]:
+        assert run["command"].isprintable()
+
+
+def test_words_that_no_run_has_become_no_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["task=sst2", "hydra.sweeper._target_=os.system", "seed=1"]
+    folder = write_run(tmp_path, "lora", 1, 0.9, words=words, status="stopped")
+    write_run(tmp_path, "dora", 2, 0.9)
+    lines = printed(capsys, monkeypatch, tmp_path, "--missing").splitlines()
+    assert len(lines) == 3
+    hint = "its record holds words that no run has (hydra.sweeper._target_=os.system: no key of this suite)"
+    assert sum(hint in line for line in lines) == 2  # it, and the hole that would be filled as it was
+    assert [line.split()[0] for line in lines].count("python") == 1
+    with pytest.raises(
+        UserError, match=r"finish it first: the command that began it \(its record holds words"
+    ):
+        read_finished(folder)
+
+
+def test_a_submission_names_no_command_from_words_that_no_run_has(tmp_path: Path) -> None:
+    import numpy as np
+
+    folder = write_run(
+        tmp_path, "lora", 1, 0.9, task="wnli", words=["task=wnli", "hydra/launcher=evil", "seed=1"]
+    )
+    np.savez(
+        folder / "predictions.npz", **{"best/test/logits": np.zeros((146, 2)), "test/ids": np.arange(146)}
+    )
+    lines, _ = submit([folder], tmp_path / "s.zip", "best", best=False, fill=False)
+    assert any("no run of rte among these: python -m dora.run task=rte …" in line for line in lines)
+    assert "evil" not in "\n".join(lines)
+
+
+def test_a_hole_has_the_words_of_its_row(tmp_path: Path) -> None:
+    write_run(tmp_path, "lora", 1, 0.9)
+    write_run(tmp_path, "dora", 2, 0.9)
+    commands = [s.command for s in study.scan(tmp_path) if s.state == "missing"]
+    assert commands == [
+        f"python -m dora.run method={m} budget=r8 model=minilm task=sst2 seed={s}"
+        for m, s in (("dora", 1), ("lora", 2))
+    ]
