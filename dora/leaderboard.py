@@ -12,7 +12,7 @@ import numpy as np
 
 from dora.data.tasks import AX, TASKS, Task
 from dora.errors import UserError
-from dora.predictions import UNREADABLE, degenerate, predict
+from dora.predictions import UNREADABLE, degenerate, load, predict
 
 
 @dataclass(frozen=True)
@@ -49,10 +49,11 @@ def read_logits(file: File, predictions: Path, which: str) -> np.ndarray | None:
     official rows, each once, or are not finite.
     """
     try:
-        with np.load(predictions, allow_pickle=False) as stored:
-            if f"{which}/{file.split}/logits" not in stored:
-                return None
-            logits, ids = stored[f"{which}/{file.split}/logits"], stored[f"{file.split}/ids"]
+        logits_name, ids_name = f"{which}/{file.split}/logits", f"{file.split}/ids"
+        stored = load(predictions.parent, (logits_name, ids_name))
+        if logits_name not in stored:
+            return None
+        logits, ids = stored[logits_name], stored[ids_name]
     except FileNotFoundError as e:
         raise UserError(f"{predictions.parent} holds no predictions, its record was kept without them: train it again "
                         "with force=true") from e  # fmt: skip

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import io
+import math
+import struct
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
 
 from dora.data.tasks import Rows, Task
-from dora.files import write_atomic
+from dora.files import open_own, write_atomic
 
-# What NumPy raises for a predictions.npz that is empty, cut short, overwritten or without an array.
+AT_MOST = 1 << 30  # bytes of a predictions.npz: QQP's has 10 MB
+# What NumPy and zipfile raise for a predictions.npz that is empty, cut short, overwritten or without an array.
 UNREADABLE = (
     OSError,
     ValueError,
@@ -21,6 +24,9 @@ UNREADABLE = (
     EOFError,
     TypeError,
     AttributeError,
+    RuntimeError,  # a bit that says a member is encrypted
+    OverflowError,
+    struct.error,
     zipfile.BadZipFile,
     zlib.error,
 )
@@ -50,11 +56,42 @@ def degenerate(task: Task, logits: np.ndarray, metrics: dict[str, float]) -> str
     return None
 
 
-def save(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes predictions.npz, whole or not at all."""
+def packed(arrays: Mapping[str, np.ndarray]) -> bytes:
+    """The bytes of a predictions.npz; the same arrays give the same ones."""
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)  # type: ignore[arg-type]  # NumPy types the keywords as its own
-    write_atomic(path, buffer.getvalue())
+    return buffer.getvalue()
+
+
+def save(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes predictions.npz, whole or not at all."""
+    write_atomic(path, packed(arrays))
+
+
+def load(folder: Path, names: Collection[str] | None = None) -> dict[str, np.ndarray]:
+    """The arrays of a run's predictions.npz by name: those of `names` that it holds, or all. They are read-only.
+
+    Takes no more memory than the file has bytes, whatever its headers claim. Raises one of UNREADABLE.
+    """
+    with open_own(folder, "predictions.npz", AT_MOST) as file, zipfile.ZipFile(file) as archive:
+        held = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
+        wanted = {name: member for name, member in held.items() if names is None or name in names}
+        if sum(member.file_size for member in wanted.values()) > AT_MOST:
+            raise ValueError(f"its arrays have more than {AT_MOST:,} bytes")
+        return {name: _array(archive.read(member)) for name, member in wanted.items()}
+
+
+def _array(data: bytes) -> np.ndarray:
+    """The array in a .npy file's bytes. `numpy.load` would allocate all that the header claims before it reads."""
+    file = io.BytesIO(data)
+    if (version := np.lib.format.read_magic(file)) != (1, 0):
+        raise ValueError(f"an array is of NumPy's format {version}, and runs write (1, 0)")
+    shape, by_column, dtype = np.lib.format.read_array_header_1_0(file)
+    if dtype.hasobject:
+        raise ValueError("Object arrays cannot be loaded: they are pickles")
+    if math.prod(shape) * dtype.itemsize != len(data) - file.tell():
+        raise ValueError(f"an array of {shape} does not fit its {len(data):,} bytes")
+    return np.ndarray(shape, dtype, data, file.tell(), order="F" if by_column else "C")
 
 
 def unpredicted(folder: Path, rows: Mapping[str, Rows]) -> list[str]:

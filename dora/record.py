@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from dora import artefacts
 from dora.errors import RunFailed, UserError
 from dora.files import named, to_json, write_atomic
 from dora.lock import Lock
@@ -66,6 +67,8 @@ def read_done(folder: Path) -> dict[str, Any] | None:
         data = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return None
+    if isinstance(data, dict) and artefacts.seal_problem(data) is not None:
+        return None
     return data if isinstance(data, dict) and data.get("status") == "done" and "results" in data else None
 
 
@@ -82,6 +85,8 @@ def read_finished(folder: Path) -> dict[str, Any]:
         raise UserError(f"{folder / 'run.json'} cannot be read ({e}); {rule}") from e
     if not isinstance(data, dict) or data.get("schema") != SCHEMA:
         raise UserError(f"{folder / 'run.json'} is no run record of schema {SCHEMA}; {rule}")
+    if (wrong := artefacts.seal_problem(data)) is not None:
+        raise UserError(f"{folder / 'run.json'} {wrong}; fetch it again, or train again with force=true")
     if data.get("status") != "done":
         words = data.get("words")
         how = "the command that began it"
@@ -117,7 +122,7 @@ def note_planned(folder: Path, words: Sequence[str], config: dict[str, Any]) -> 
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / "run.json").exists():
             try:
-                write_atomic(folder / "run.json", to_json(waiting))
+                write_atomic(folder / "run.json", to_json(artefacts.sealed(waiting)))
             except FileNotFoundError:  # another launch has just begun it, and tidied up
                 pass
             except OSError:
@@ -185,12 +190,13 @@ class Record:
         if path.exists():
             try:
                 self.data = json.loads(path.read_text(encoding="utf-8"))
+                broken = artefacts.seal_problem(self.data)
             except ValueError as e:
-                broken = e
+                broken = f"is not JSON ({e})"
         if force and (self.done or broken):
             self._clear()
         elif broken:
-            raise UserError(f"{path} is not JSON ({broken}); remove it to resume, or use force=true")
+            raise UserError(f"{path} {broken}; remove it to resume, or use force=true")
         if not self.done:
             first = self.data.get("times", {}).get("started", now())
             kept = ("resumed_from", "starts", "progress")
@@ -227,9 +233,8 @@ class Record:
     def update(self, **changes: Any) -> None:
         """Changes keys of run.json and writes it whole. A failed write is fatal."""
         self._check_ours()
-        text = to_json(
-            {**self.data, **changes, "times": {**changes.get("times", self.data["times"]), "updated": now()}}
-        )
+        times = {**changes.get("times", self.data["times"]), "updated": now()}
+        text = to_json(artefacts.sealed({**self.data, **changes, "times": times}))
         write_atomic(self.folder / "run.json", text)
         self.data = json.loads(text)
 

@@ -19,7 +19,7 @@ from dora.lock import Lock
 from dora.run import main
 from dora.sweep import plan
 from dora.train import Loop
-from runs import configure, only_run, record, run, small, small_glue, small_words
+from runs import change_record, configure, only_run, record, run, small, small_glue, small_words
 
 WORDS = ("task=mnli", "max_steps=10", "eval_every=5", "batch_size=4", "limit_train=32")
 
@@ -102,9 +102,13 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     ("kind", "said"),
     [
         ("not kept", "kept no weights; keep_model=true force=true trains it again"),
-        ("damaged", "deserializing"),
-        ("another's", "the kept weights lack "),
-        ("not finite", "the kept weights hold NaN or infinity: classifier.dense.bias"),
+        ("damaged", "best.safetensors is damaged or another's: it has 999 bytes, run.json says "),
+        ("another's", "best.safetensors is damaged or another's: it has "),
+        ("not finite", "best.safetensors is damaged or another's: "),
+        ("damaged, no checksums", "deserializing"),
+        ("another's, no checksums", "the kept weights lack "),
+        ("not finite, no checksums", "the kept weights hold NaN or infinity: classifier.dense.bias"),
+        ("predictions", "predictions.npz is damaged or another's: its sha256 is not the one in run.json"),
         ("disk", "No space left on device"),
         ("in use", "is in use by process"),
     ],
@@ -120,7 +124,14 @@ def test_a_done_run_stays_done_whatever_keeps_ax_from_being_predicted(
     method = "full" if kind == "not kept" else "lora"
     results = shutil.copytree(done[method], tmp_path / "results")
     folder, weights = only_run(results), only_run(results) / "best.safetensors"
+    if kind.endswith("no checksums"):
+        change_record(folder, "files")
+    if kind == "predictions":
+        content = bytearray((folder / "predictions.npz").read_bytes())
+        content[len(content) // 2] ^= 1
+        (folder / "predictions.npz").write_bytes(content)
     before, lock = (folder / "predictions.npz").read_bytes(), Lock(folder)
+    kind = kind.removesuffix(", no checksums")
     if kind == "damaged":
         weights.write_bytes(weights.read_bytes()[:999])
     elif kind == "another's":

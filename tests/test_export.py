@@ -29,7 +29,7 @@ from dora.data.tasks import TASKS, Rows
 from dora.errors import UserError
 from dora.export import export
 from dora.whole import find_base
-from runs import command, only_run, python, run, small, small_glue
+from runs import change_record, command, only_run, python, run, small, small_glue
 
 # PEFT itself reads it.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
@@ -330,8 +330,7 @@ def test_the_card_names_what_a_reader_must_know(one: Trained) -> None:
 
 def test_a_hub_models_adapter_names_its_revision(one: Trained, tmp_path: Path) -> None:
     shutil.copytree(one.folder, tmp_path / "run")
-    record = {**one.record, "model": {"revision": "e2da", "random_weights": False}}
-    (tmp_path / "run" / "run.json").write_text(json.dumps(record))
+    change_record(tmp_path / "run", model={"revision": "e2da", "random_weights": False})
     export(tmp_path / "run", tmp_path / "out")
     assert json.loads((tmp_path / "out" / "adapter_config.json").read_text())["revision"] == "e2da"
 
@@ -380,8 +379,7 @@ def test_an_adapter_that_is_not_the_runs_is_refused(one: Trained, tmp_path: Path
 
 def test_random_weights_are_not_handed_on(one: Trained, tmp_path: Path) -> None:
     shutil.copytree(one.folder, tmp_path / "run")
-    record = {**one.record, "model": {"revision": None, "random_weights": True}}
-    (tmp_path / "run" / "run.json").write_text(json.dumps(record))
+    change_record(tmp_path / "run", model={"revision": None, "random_weights": True})
     with pytest.raises(UserError, match="adapts random weights, which are in no file"):
         export(tmp_path / "run", tmp_path / "out", merge=True)
 

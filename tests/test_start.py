@@ -67,7 +67,7 @@ def test_a_whole_run_is_taken(method: str, tmp_path: Path) -> None:
     assert set(start.ranks.values()) == (set() if method == "full" else {RANK})
 
 
-@pytest.mark.parametrize("scale", [math.nan, math.inf, "1.0", None, True, [1.0]])
+@pytest.mark.parametrize("scale", [math.nan, math.inf, "1.0", None, True, [1.0], 0, 0.0, -1.0])
 def test_a_scale_that_is_no_number_is_refused(scale: object, tmp_path: Path) -> None:
     base, folder = finished(tmp_path, "lora", scale=scale)
     with pytest.raises(UserError, match=r"run\.json is damaged: scale=.* must be a finite number"):
