@@ -53,6 +53,8 @@ def verify(folder: Path) -> Found:
         run = _record(folder)
         if (wrong := artefacts.seal_problem(run)) is not None:
             found.problems.append(f"run.json {wrong}")
+        elif run.get("status") not in study.STATES:
+            raise ValueError(f"its status is {run.get('status')!r:.40}")
         elif run.get("status") == "done":
             _finished(folder, run, found)
         else:
@@ -84,7 +86,8 @@ def _finished(folder: Path, run: dict[str, Any], found: Found) -> None:
         found.verified = sum(text is None for text in wrong.values())
         there = [name for name in there if wrong[name] is None]
     else:
-        found.absent = artefacts.WEIGHTS not in there and run["config"]["method"]["name"] != "full"
+        weights = {artefacts.WEIGHTS} if run["config"]["method"]["name"] != "full" else set()
+        found.absent = not {artefacts.PREDICTIONS, *weights} <= set(there)
         for name in (name for name in JOURNALS if name in there):
             found.problems += _journal_problems(folder, name)
     if artefacts.PREDICTIONS in there:
