@@ -156,7 +156,7 @@ def check(folder: Path, random_weights: bool) -> None:
             whose = "; it is an adapter: merge it into its model first" if _is_adapter(folder) else ""
             raise UserError(f"model folder {folder} has no {' and no '.join(lacking)}; {rule}{whose}")
         problems = _damaged(folder, random_weights)
-        if _is_adapter(folder):
+        if _is_adapter(folder) and not random_weights:
             problems.append(_ADAPTER.format(folder))
     except OSError as e:
         raise UserError(f"model folder {folder} cannot be read: {e.strerror}") from e

@@ -19,6 +19,7 @@ from dora.lock import Lock
 from dora.run import main
 from dora.sweep import plan
 from dora.train import Loop
+from dora.verify import verify
 from runs import change_record, configure, only_run, record, run, small, small_glue, small_words
 
 WORDS = ("task=mnli", "max_steps=10", "eval_every=5", "batch_size=4", "limit_train=32")
@@ -152,6 +153,23 @@ def test_a_done_run_stays_done_whatever_keeps_ax_from_being_predicted(
     assert said in line
     assert (folder / "predictions.npz").read_bytes() == before
     assert record(results)["status"] == "done"
+
+
+def test_a_kill_between_record_and_predictions_leaves_a_run_that_is_sound_and_is_taken_up(
+    done: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results = shutil.copytree(done["lora"], tmp_path / "results")
+    folder = only_run(results)
+    words = (*WORDS, "max_steps=1", "method=lora", glue(tmp_path / "glue", ax=True))
+    for time in (1, 2):  # of which the second has a record of the first
+        with monkeypatch.context() as patch:
+            patch.setattr("dora.added.save", no_space)
+            again(patch, *small_words(results, *words))
+        assert len(record(results)["added"]) == time
+        assert verify(folder).problems == []
+    again(monkeypatch, *small_words(results, *words))
+    assert "best/ax/logits" in np.load(folder / "predictions.npz")
+    assert verify(folder).problems == []
 
 
 def no_space(path: Path, arrays: object) -> None:
