@@ -16,7 +16,6 @@ from dora.data.tasks import TASKS, Task
 from dora.predictions import UNREADABLE, constant, load, predict
 
 TOLERANCE = 1e-9  # of rounding; one prediction of QQP's 40,430 is 2.5e-5
-_SHOWN = "{:.10g}".format
 
 
 def _f1(y: np.ndarray, p: np.ndarray) -> float:
@@ -103,6 +102,9 @@ def _difference(
         told, value = recorded.get(name), found.get(metric)
         same = told is value or (told is not None and value is not None and abs(told - value) <= TOLERANCE)
         if not same:
-            told, value = ("undefined" if v is None else _SHOWN(v) for v in (told, value))
-            return f"{name} is {told} in run.json, its predictions.npz gives {value}"
+            return f"{name} is {_shown(told)} in run.json, its predictions.npz gives {_shown(value)}"
     return None
+
+
+def _shown(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.10g}"

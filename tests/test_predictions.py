@@ -12,7 +12,7 @@ import pytest
 
 from dora.predictions import UNREADABLE, load, save
 
-ARRAYS = {
+ARRAYS: dict[str, np.ndarray] = {
     "best/dev/logits": np.arange(12, dtype=np.float32).reshape(6, 2),
     "dev/ids": np.arange(6),
     "test/labels": np.zeros(0),
