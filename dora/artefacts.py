@@ -51,7 +51,8 @@ def _digest(rest: dict[str, Any]) -> str:
 def left(folder: Path) -> list[str]:
     """The names of the files there that a finished run leaves for others to use, journals not among them."""
     names = [name for name in (PREDICTIONS, WEIGHTS, *ADAPTER) if os.path.lexists(folder / name)]
-    return [*names, *sorted(f"{MODEL}{file.name}" for file in (folder / MODEL).glob("*"))]
+    model = [file for file in (folder / MODEL).glob("*") if file.is_symlink() or not file.is_dir()]
+    return [*names, *sorted(f"{MODEL}{file.name}" for file in model)]
 
 
 def sums(folder: Path, names: Iterable[str]) -> Files:

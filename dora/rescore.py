@@ -6,7 +6,9 @@ the same numbers, in 0.1 ms.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import numpy as np
 from dora.data.tasks import TASKS, Task
 from dora.predictions import UNREADABLE, constant, load, predict
 
+WHICH = ("best", "last")
 TOLERANCE = 1e-9  # of rounding; one prediction of QQP's 40,430 is 2.5e-5
 
 
@@ -73,20 +76,21 @@ def disagreement(folder: Path, run: dict[str, Any]) -> str | None:
     """Where the scores of a finished run are not those of the predictions stored in its `folder`.
 
     None where they agree, and where no predictions are stored or can be read: then there is nothing to compare.
-    Takes 1 ms, and 4 ms for QQP's 40,430 rows.
+    Takes 0.5 ms, and 3 ms for QQP's 40,430 rows.
     """
-    task = TASKS[run["config"]["task"]]
-    names = [f"{split}/labels" for split in task.dev_splits]
-    names += [f"{which}/{split}/logits" for which in ("best", "last") for split in task.dev_splits]
+    if not os.path.lexists(folder / "predictions.npz"):  # as in most studies of somebody else
+        return None
     try:
+        task = TASKS[run["config"]["task"]]
+        names = [f"{split}/labels" for split in task.dev_splits]
+        names += [f"{which}/{split}/logits" for which in WHICH for split in task.dev_splits]
         arrays = load(folder, names)
-        for which in ("best", "last"):
-            for split in task.dev_splits:
-                logits, labels = arrays.get(f"{which}/{split}/logits"), arrays.get(f"{split}/labels")
-                if logits is None or labels is None:
-                    continue
-                if wrong := _difference(task, run["results"][which], split, logits, labels):
-                    return f"its {which} {wrong}"
+        for which, split in product(WHICH, task.dev_splits):
+            logits, labels = arrays.get(f"{which}/{split}/logits"), arrays.get(f"{split}/labels")
+            if logits is None or labels is None:
+                continue
+            if wrong := _difference(task, run["results"][which], split, logits, labels):
+                return f"its {which} {wrong}"
     except UNREADABLE:
         return None
     return None
