@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import safetensors.torch
 from torch import Tensor
 
-from dora import lowrank, npz, parallel
+from dora import artefacts, lowrank, npz, parallel
 from dora.errors import UserError
 from dora.finite import not_finite
 from dora.parallel import World
-from dora.predictions import save, unpredicted
+from dora.predictions import packed, save, unpredicted
 from dora.prepare import Prepared
 from dora.provenance import provenance
 from dora.record import Record, now
@@ -32,7 +33,7 @@ def predict_added(
         return
     names = " and ".join(split.upper() for split in missing)
     try:
-        tensors = _kept_weights(p)
+        tensors = _kept_weights(p, record.data)
         logits = _predict(build(), tensors, missing)
         if world.main:
             _store(p, world, record, logits)
@@ -48,13 +49,15 @@ def predict_added(
         say(text)
 
 
-def _kept_weights(p: Prepared) -> dict[str, Tensor]:
-    """The best evaluation's trained tensors by name. Raises UserError where the run kept none."""
+def _kept_weights(p: Prepared, run: dict[str, Any]) -> dict[str, Tensor]:
+    """The best evaluation's trained tensors by name. Raises UserError where the run kept none, or they are damaged."""
     full = p.plan is None
-    file = p.folder / ("model/model.safetensors" if full else "best.safetensors")
+    name = artefacts.FULL_WEIGHTS if full else artefacts.WEIGHTS
+    file = p.folder / name
     if not file.is_file():
         again = "keep_model=true force=true" if full else "force=true"
         raise UserError(f"{p.folder} kept no weights; {again} trains it again and predicts all there is")
+    artefacts.check(p.folder, run, name, artefacts.PREDICTIONS)
     return safetensors.torch.load_file(file)
 
 
@@ -68,7 +71,10 @@ def _predict(loop: Loop, tensors: dict[str, Tensor], splits: list[str]) -> dict[
 
 
 def _store(p: Prepared, world: World, record: Record, logits: dict[str, np.ndarray]) -> None:
-    """Record first, predictions last: a write that fails leaves the split missing, so the command tries again."""
+    """Record first, predictions last: a write that fails leaves the split missing, so the command tries again.
+
+    The record then names the sums of both files, those that were there and those to come.
+    """
     arrays = npz.load(p.folder)
     results, here = record.data["results"], provenance()
     whose = [w for w in ("last", "best") if results[w]["step"] == results["best"]["step"]]
@@ -78,5 +84,17 @@ def _store(p: Prepared, world: World, record: Record, logits: dict[str, np.ndarr
     rows = {**record.data["data"]["rows"], **{split: len(values) for split, values in logits.items()}}
     about = {"host": here["host"], "git": here["git"], "device": str(world.device), "world_size": world.size}
     note = {"splits": list(logits), "time": now(), **about}
-    record.update(data={**record.data["data"], "rows": rows}, added=[*record.data.get("added", []), note])
+    files = _files(p, record.data, packed(arrays))
+    record.update(
+        data={**record.data["data"], "rows": rows}, added=[*record.data.get("added", []), note], **files
+    )
     save(p.folder / "predictions.npz", arrays)
+
+
+def _files(p: Prepared, run: dict[str, Any], content: bytes) -> dict[str, Any]:
+    """`files` of the record with the new predictions' sums; nothing where the record has no checksums."""
+    if "files" not in run:
+        return {}
+    name = artefacts.PREDICTIONS
+    before = artefacts.sums(p.folder, [name])[name]
+    return {"files": {**run["files"], name: {**artefacts.sum_of(content), artefacts.BEFORE: before}}}

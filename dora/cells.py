@@ -16,11 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from dora import budget, conflicts, npz
+from dora import artefacts, budget, conflicts, npz
 from dora.conflicts import Run as Run
 from dora.data.tasks import TASKS
 from dora.errors import UserError
 from dora.predictions import UNREADABLE, predict
+from dora.rescore import disagreement
 from dora.run_json import NotARecord, misplaced, read
 from dora.stats import Estimate, average
 from dora.study import directories, place
@@ -216,6 +217,9 @@ def read_runs(results: Path) -> list[Run]:
         if (problem := misplaced(run, place(folder))) is not None:
             left_out(folder / "run.json", problem)
             continue
+        if (problem := disagreement(folder, run)) is not None:
+            left_out(folder / "run.json", problem)
+            continue
         runs.append({**run, "folder": folder})
     return runs
 
@@ -298,6 +302,9 @@ def starts(run: Run) -> list[dict[str, Any]]:
 def predictions(run: Run, task: str, score: str) -> tuple[np.ndarray, np.ndarray] | None:
     """(labels (n,), predictions (n,)) of the run on the development set; None where they are not stored, or damaged."""
     path, names = run["folder"] / npz.NAME, (f"{score}/dev/logits", "dev/labels")
+    if "files" in run and path.exists() and (problem := artefacts.problem(run["folder"], run, npz.NAME)):
+        left_out(path, problem.removeprefix(f"{path} "))
+        return None
     try:
         stored = npz.load(run["folder"], names, TASKS[task].outputs)
         logits, labels = (stored[name] for name in names)

@@ -15,11 +15,13 @@ from typing import Any
 
 from safetensors import safe_open
 
+from dora import artefacts
 from dora.adapter_config import rebuilt
 from dora.command import command
 from dora.errors import UserError
 from dora.files import check_safetensors, new_folder, open_own, taken, to_json, write_atomic
 from dora.record import read_finished
+from dora.rescore import disagreement
 
 Run = dict[str, Any]
 _MOST_CONFIGURED = 2**22  # bytes of adapter_config.json
@@ -34,6 +36,18 @@ def stored_params(file: Path) -> int:
 
 def unfit(run: Run, folder: Path, merge: bool, base: Path | None) -> list[str]:
     """All that keeps the finished run in `folder` from being exported in this way."""
+    problems = _unexportable(run, folder, merge, base)
+    if not problems:
+        full = run["config"]["method"]["name"] == "full"
+        names = artefacts.of_model(run) or [artefacts.FULL_WEIGHTS] if full else artefacts.ADAPTER
+        problems = artefacts.damaged(folder, run, names)
+    if (wrong := disagreement(folder, run)) is not None:  # the card shows the scores
+        problems.append(f"{folder}: {wrong}; train it again with force=true")
+    return problems
+
+
+def _unexportable(run: Run, folder: Path, merge: bool, base: Path | None) -> list[str]:
+    """What is missing for such an export, or cannot be read, or is not the run's."""
     if run["config"]["method"]["name"] == "full":
         problems = []
         if not (folder / "model" / "config.json").is_file():

@@ -10,7 +10,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from dora import backbone
+from dora import artefacts, backbone
 from dora.adapter import save_adapter
 from dora.budget import Plan
 from dora.errors import RunFailed
@@ -56,6 +56,7 @@ def finish(p: Prepared, loop: Loop, record: Record, say: Lines) -> None:
         results=results, params=params, ranks={**record.data["ranks"], "end": ranks},
         evaluations={"counted": loop.evaluations, "from_step": loop.counts_from},
         train_s=round(loop.seconds, 2), peak_memory_bytes=peak,
+        files={**artefacts.sums(p.folder, artefacts.left(p.folder)), **record.sync()},
     )  # fmt: skip
     record.finish()
     say(f"done in {loop.seconds:.1f} s of training: {scores(record.data)}; "

@@ -65,6 +65,13 @@ _OTHER_WEIGHTS = (
 )
 _LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # how torch.save began a file before it wrote zips
 
+# Transformers would attach the adapter, or load another model that it names, and say nothing.
+_ADAPTER = (
+    "model folder {0} holds an adapter beside its weights (adapter_config.json), and which of them is meant is not said: "
+    "merge the adapter into its model (python -m dora.export RUN_DIR --merge, or PEFT's merge_and_unload), start from a "
+    "run of this suite with init_from=RUN_DIR, or remove adapter_config.json for the weights alone"
+)
+
 
 def found(folder: Path, patterns: Sequence[str]) -> dict[str, Path]:
     """The folder's files that match one of the `patterns`, by name."""
@@ -149,6 +156,8 @@ def check(folder: Path, random_weights: bool) -> None:
             whose = "; it is an adapter: merge it into its model first" if _is_adapter(folder) else ""
             raise UserError(f"model folder {folder} has no {' and no '.join(lacking)}; {rule}{whose}")
         problems = _damaged(folder, random_weights)
+        if _is_adapter(folder) and not random_weights:
+            problems.append(_ADAPTER.format(folder))
     except OSError as e:
         raise UserError(f"model folder {folder} cannot be read: {e.strerror}") from e
     if problems:

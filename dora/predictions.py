@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,17 +12,8 @@ from dora import npz
 from dora.data.tasks import Rows, Task
 from dora.files import write_atomic
 
-# What NumPy raises for a predictions.npz that is empty, cut short, overwritten or without an array.
-UNREADABLE = (
-    OSError,
-    ValueError,
-    KeyError,
-    EOFError,
-    TypeError,
-    AttributeError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
+# What `npz.load` raises for a predictions.npz that is damaged or another's, and a look at an array that it lacks.
+UNREADABLE = (OSError, npz.Refused, KeyError)
 
 
 def constant(values: np.ndarray) -> bool:
@@ -51,11 +40,16 @@ def degenerate(task: Task, logits: np.ndarray, metrics: dict[str, float]) -> str
     return None
 
 
-def save(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes predictions.npz, whole or not at all."""
+def packed(arrays: Mapping[str, np.ndarray]) -> bytes:
+    """The bytes of a predictions.npz; the same arrays give the same ones."""
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)  # type: ignore[arg-type]  # NumPy types the keywords as its own
-    write_atomic(path, buffer.getvalue())
+    return buffer.getvalue()
+
+
+def save(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes predictions.npz, whole or not at all."""
+    write_atomic(path, packed(arrays))
 
 
 def unpredicted(folder: Path, rows: Mapping[str, Rows]) -> list[str]:

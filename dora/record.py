@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from dora import run_json
+from dora import artefacts, run_json
 from dora.errors import RunFailed, UserError
 from dora.files import named, strange, to_json, write_atomic
 from dora.lock import Lock
@@ -112,7 +112,7 @@ def note_planned(folder: Path, words: Sequence[str], config: dict[str, Any]) -> 
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / "run.json").exists():
             try:
-                write_atomic(folder / "run.json", to_json(waiting))
+                write_atomic(folder / "run.json", to_json(artefacts.sealed(waiting)))
             except FileNotFoundError:  # another launch has just begun it, and tidied up
                 pass
             except OSError:
@@ -228,9 +228,8 @@ class Record:
     def update(self, **changes: Any) -> None:
         """Changes keys of run.json and writes it whole. A failed write is fatal."""
         self._check_ours()
-        text = to_json(
-            {**self.data, **changes, "times": {**changes.get("times", self.data["times"]), "updated": now()}}
-        )
+        times = {**changes.get("times", self.data["times"]), "updated": now()}
+        text = to_json(artefacts.sealed({**self.data, **changes, "times": times}))
         write_atomic(self.folder / "run.json", text)
         self.data = json.loads(text)
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dora.artefacts import BEFORE, seal_problem
 from dora.data.tasks import TASKS
 from dora.files import open_own
 
@@ -132,6 +133,14 @@ def _result(value: Any) -> bool:
     return (text is None or isinstance(text, str)) and all(_number(v) and abs(v) <= 1.000001 for v in metrics)
 
 
+def _sums(value: Any) -> bool:
+    """Whether it is a file's size and sha256, and perhaps those of the file before."""
+    if not isinstance(value, dict) or not {"bytes", "sha256"} <= value.keys() <= {"bytes", "sha256", BEFORE}:
+        return False
+    known = _whole(value["bytes"]) and isinstance(value["sha256"], str)
+    return known and (BEFORE not in value or _sums(value[BEFORE]))
+
+
 def _object(value: Any) -> bool:
     return isinstance(value, dict)
 
@@ -234,6 +243,7 @@ RECORD: Mapping[str, Kind] = {
     "ranks": Kind("an object of ranks by matrix", _object, COUNTS),
     "evaluations": COUNTS,
     "results": Kind("an object of the results best and last", _object, RESULT),
+    "files": Kind("an object of checksums", _object, Kind("bytes and sha256 of a file", _sums)),
     "train_s": NUMBER,
     "peak_memory_bytes": WHOLE,
     **_MACHINE,
@@ -271,6 +281,8 @@ def _problems(run: Any) -> Iterator[str]:
         yield f"it has {said}, and this version reads schema {SCHEMA}: {which}"
     if run.get("status") not in STATUSES:
         yield f"status is {run.get('status')!r:.40}, which must be one of {', '.join(STATUSES)}"
+    if (problem := seal_problem(run)) is not None:
+        yield problem
     yield from _wrong(run, _TREE)
     if run["status"] == "done":
         for name, keys in FINISHED.items():

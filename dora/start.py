@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dora import backbone, tensors
+from dora import artefacts, backbone, tensors
 from dora.budget import Matrix
 from dora.config import Config
 from dora.errors import UserError
@@ -36,7 +36,8 @@ def read_start(config: Config, weights: str, architecture: dict[str, Any]) -> St
     except UserError as e:
         raise UserError(f"init_from must be the directory of a finished run: {e}") from e
     full = config.method_name == "full"
-    file = folder / ("model/model.safetensors" if full else "best.safetensors")
+    name = artefacts.FULL_WEIGHTS if full else artefacts.WEIGHTS
+    file = folder / name
     problems = []
     try:
         there = file.is_file()
@@ -54,6 +55,7 @@ def read_start(config: Config, weights: str, architecture: dict[str, Any]) -> St
     if problems:
         raise UserError(*problems)
     check_safetensors(file)
+    artefacts.check(folder, run, name)
     ranks, scale = _recorded(run, "ranks", "end"), run.get("scale")
     shapes = tensors.of_files([file]) or {}
     if full:
@@ -64,6 +66,11 @@ def read_start(config: Config, weights: str, architecture: dict[str, Any]) -> St
         problems = _start_problems(folder / "run.json", ranks, scale, matrices)
         gated = bool(_recorded(run, "params", "gates")) or any(name.endswith(".g") for name in shapes)
         problems = problems or _factor_problems(file, shapes, matrices, ranks, gated)
+        problems += _strange(file, shapes, matrices, gated, str(architecture["model_type"]))
+    problems += [
+        f"{file} is damaged: {tensor} holds {kind}, and weights are floating-point numbers"
+        for tensor, kind in tensors.not_floating(file).items()
+    ]
     if problems:
         raise UserError(
             *(f"{p}; name another run, or train this one again with force=true" for p in problems)
@@ -83,8 +90,8 @@ def _start_problems(file: Path, ranks: Any, scale: Any, matrices: tuple[Matrix, 
     """What is wrong with a record's scale and ranks, which its weights are read by."""
     problems = []
     number = isinstance(scale, int | float) and not isinstance(scale, bool)
-    if not number or not math.isfinite(scale):
-        problems.append(f"{file} is damaged: scale={scale!r} must be a finite number")
+    if not number or not math.isfinite(scale) or scale <= 0:
+        problems.append(f"{file} is damaged: scale={scale!r} must be a finite number above 0")
     if not isinstance(ranks, dict):
         return [*problems, f"{file} is damaged: ranks.end={ranks!r} must be a rank for each matrix"]
     shapes = {m.name: m.full_rank for m in matrices}
@@ -115,5 +122,24 @@ def _factor_problems(
             if shapes.get(name) != shape:
                 held = f"is {shapes[name]}" if name in shapes else "is missing"
                 problems.append(f"{file} is damaged: {name} {held}, run.json makes it {shape}")
+    return _some(problems)
+
+
+def _strange(
+    file: Path, shapes: dict[str, tensors.Shape], matrices: tuple[Matrix, ...], gated: bool, kind: str
+) -> list[str]:
+    """The tensors of `file` that are neither the adapter's nor a head's. The head itself is left there: it stays new."""
+    factors = ("A", "B", "g") if gated else ("A", "B")
+    own = {f"{m.name}.{factor}" for m in matrices for factor in factors}
+    problems = [
+        f"{file} is not this run's: it holds {name}, which is no part of its adapter or head"
+        for name in sorted(shapes.keys() - own)
+        if not tensors.in_head(name, kind) and tensors.bare(name, kind) not in tensors.POOLER
+    ]
+    return _some(problems)
+
+
+def _some(problems: list[str]) -> list[str]:
+    """The first three, and how many more there are."""
     more = f"; {len(problems) - 3} more tensors are not as they should be"
     return problems if len(problems) <= 3 else [*problems[:2], problems[2] + more]

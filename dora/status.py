@@ -7,6 +7,7 @@ import json
 import sys
 from collections import defaultdict
 from pathlib import Path
+from typing import NoReturn
 
 from dora import study
 from dora.budget import in_words
@@ -56,6 +57,22 @@ def first_line(seen: Seen) -> str:
     return printable(reason.removeprefix(f"{seen.state}: "))
 
 
+def verified(results: Path) -> NoReturn:
+    """Prints what is damaged; exit 0 where nothing is, 3 where something is, 1 where there is no run."""
+    if not study.directories(results):
+        sys.exit(no_run(results))
+    from dora.verify import report  # late: the rest needs none of what it needs
+
+    lines, sound = report(results)
+    print(*lines, sep="\n")
+    sys.exit(0 if sound else 3)
+
+
+def no_run(results: Path) -> str:
+    """Says that there is nothing to look at, and how to make something."""
+    return f"no run under {results / 'runs'}; make one with: python -m dora.run task=sst2"
+
+
 def main() -> None:
     """Prints the table, JSON or commands; exit 0 where every run is done, 3 where not, 1 where there is none."""
     parser = argparse.ArgumentParser(
@@ -70,10 +87,13 @@ def main() -> None:
     shown = parser.add_mutually_exclusive_group()
     shown.add_argument("--json", action="store_true", help="every run as JSON")
     shown.add_argument("--missing", action="store_true", help="the commands of all runs that are to be done, and nothing else")  # fmt: skip
+    shown.add_argument("--verify", action="store_true", help="whether every run's record, files and scores are as it wrote them; exit code 0 all sound, 3 something is damaged")  # fmt: skip
     given = parser.parse_args()
+    if given.verify:
+        verified(given.results)
     seen = study.scan(given.results)
     if not seen:
-        sys.exit(f"no run under {given.results / 'runs'}; make one with: python -m dora.run task=sst2")
+        sys.exit(no_run(given.results))
     if given.json:
         print(json.dumps({"count": study.count(seen), "runs": [s.as_json() for s in seen]}, indent=1))
     elif given.missing:

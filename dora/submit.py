@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from dora import artefacts
 from dora.command import command
 from dora.data.tasks import TASKS
 from dora.errors import UserError
@@ -23,6 +25,7 @@ from dora.files import taken, write_atomic
 from dora.leaderboard import FILES, File, answers, placeholder, read_logits, tsv, zipped
 from dora.predictions import degenerate, predict
 from dora.record import read_finished, scores
+from dora.rescore import disagreement
 from dora.study import for_task
 from dora.words import Foreign, as_command, typed
 
@@ -75,6 +78,16 @@ def choose(folders: Sequence[Path], which: str, best: bool) -> dict[str, Run]:
     if problems:
         raise UserError(*problems)
     return {task: max(runs, key=lambda run: run.score(which)) for task, runs in found.items()}
+
+
+def unsound(run: Run) -> list[str]:
+    """Why the predictions of a run are not to be believed; none where it kept no predictions."""
+    if not os.path.lexists(run.folder / artefacts.PREDICTIONS):
+        return []  # which is said where they are read
+    if problems := artefacts.damaged(run.folder, run.data, [artefacts.PREDICTIONS]):
+        return problems
+    wrong = disagreement(run.folder, run.data)
+    return [] if wrong is None else [f"{run.folder}: {wrong}; train it again with force=true"]
 
 
 def describe(file: File, logits: np.ndarray, folder: Path) -> str:
@@ -133,7 +146,9 @@ def submit(folders: Sequence[Path], to: Path, which: str, best: bool, fill: bool
         runs = choose(folders, which, best)
     except UserError as e:
         problems += e.problems
-    for file in (f for f in FILES if f.trained in runs):
+    wrong = {task: unsound(run) for task, run in runs.items()}
+    problems += [problem for found in wrong.values() for problem in found]
+    for file in (f for f in FILES if f.trained in runs and not wrong[f.trained]):
         try:
             logits[file.name] = read_logits(file, runs[file.trained].folder / "predictions.npz", which)
         except UserError as e:

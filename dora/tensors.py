@@ -47,6 +47,17 @@ def of_files(files: list[Path]) -> dict[str, Shape] | None:
     return shapes
 
 
+def not_floating(file: Path) -> dict[str, str]:
+    """Name → type of the tensors in a safetensors file that hold no floating-point numbers, by its header alone.
+
+    The numbers of positions, which models of earlier Transformers hold beside their weights, are none of them.
+    """
+    with safe_open(file, "np") as f:
+        kinds = {name: f.get_slice(name).get_dtype() for name in f.keys()}  # noqa: SIM118
+    known = ("F64", "F32", "F16", "BF16")
+    return {n: k for n, k in kinds.items() if k not in known and not n.endswith("position_ids")}
+
+
 def misfits(config: Mapping[str, Any], shapes: Mapping[str, Shape], where: str) -> list[str]:
     """What keeps the tensors of `where` from being this backbone's: some that are missing, or have another shape.
 

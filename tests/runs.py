@@ -27,7 +27,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
 import dora
-from dora import experiment
+from dora import artefacts, experiment
 from dora.config import Config, from_hydra, register
 from dora.data.mini import mini
 from dora.data.tasks import AX, TASKS, Rows, Task
@@ -230,6 +230,12 @@ def only_run(results: Path) -> Path:
 def record(results: Path) -> dict[str, Any]:
     """run.json of the one run under `results`."""
     return json.loads((only_run(results) / "run.json").read_text())  # type: ignore[no-any-return]
+
+
+def change_record(folder: Path, *without: str, **changes: Any) -> None:
+    """Writes run.json with other values, or without some keys, as a run that has these would have sealed it."""
+    kept = {k: v for k, v in json.loads((folder / "run.json").read_text()).items() if k not in without}
+    (folder / "run.json").write_text(json.dumps(artefacts.sealed({**kept, **changes})))
 
 
 def lines(path: Path) -> list[dict[str, Any]]:

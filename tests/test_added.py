@@ -19,7 +19,8 @@ from dora.lock import Lock
 from dora.run import main
 from dora.sweep import plan
 from dora.train import Loop
-from runs import configure, only_run, record, run, small, small_glue, small_words
+from dora.verify import verify
+from runs import change_record, configure, only_run, record, run, small, small_glue, small_words
 
 WORDS = ("task=mnli", "max_steps=10", "eval_every=5", "batch_size=4", "limit_train=32")
 
@@ -102,9 +103,13 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     ("kind", "said"),
     [
         ("not kept", "kept no weights; keep_model=true force=true trains it again"),
-        ("damaged", "deserializing"),
-        ("another's", "the kept weights lack "),
-        ("not finite", "the kept weights hold NaN or infinity: classifier.dense.bias"),
+        ("damaged", "best.safetensors is damaged or another's: it has 999 bytes, run.json says "),
+        ("another's", "best.safetensors is damaged or another's: it has "),
+        ("not finite", "best.safetensors is damaged or another's: "),
+        ("damaged, no checksums", "deserializing"),
+        ("another's, no checksums", "the kept weights lack "),
+        ("not finite, no checksums", "the kept weights hold NaN or infinity: classifier.dense.bias"),
+        ("predictions", "predictions.npz is damaged or another's: its sha256 is not the one in run.json"),
         ("disk", "No space left on device"),
         ("in use", "is in use by process"),
     ],
@@ -120,7 +125,14 @@ def test_a_done_run_stays_done_whatever_keeps_ax_from_being_predicted(
     method = "full" if kind == "not kept" else "lora"
     results = shutil.copytree(done[method], tmp_path / "results")
     folder, weights = only_run(results), only_run(results) / "best.safetensors"
+    if kind.endswith("no checksums"):
+        change_record(folder, "files")
+    if kind == "predictions":
+        content = bytearray((folder / "predictions.npz").read_bytes())
+        content[len(content) // 2] ^= 1
+        (folder / "predictions.npz").write_bytes(content)
     before, lock = (folder / "predictions.npz").read_bytes(), Lock(folder)
+    kind = kind.removesuffix(", no checksums")
     if kind == "damaged":
         weights.write_bytes(weights.read_bytes()[:999])
     elif kind == "another's":
@@ -141,6 +153,23 @@ def test_a_done_run_stays_done_whatever_keeps_ax_from_being_predicted(
     assert said in line
     assert (folder / "predictions.npz").read_bytes() == before
     assert record(results)["status"] == "done"
+
+
+def test_a_kill_between_record_and_predictions_leaves_a_run_that_is_sound_and_is_taken_up(
+    done: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results = shutil.copytree(done["lora"], tmp_path / "results")
+    folder = only_run(results)
+    words = (*WORDS, "max_steps=1", "method=lora", glue(tmp_path / "glue", ax=True))
+    for time in (1, 2):  # of which the second has a record of the first
+        with monkeypatch.context() as patch:
+            patch.setattr("dora.added.save", no_space)
+            again(patch, *small_words(results, *words))
+        assert len(record(results)["added"]) == time
+        assert verify(folder).problems == []
+    again(monkeypatch, *small_words(results, *words))
+    assert "best/ax/logits" in np.load(folder / "predictions.npz")
+    assert verify(folder).problems == []
 
 
 def no_space(path: Path, arrays: object) -> None:

@@ -172,8 +172,8 @@ def test_the_name_of_a_view_holds_every_choice() -> None:
 
 def test_stored_predictions_are_classes_or_the_regressions_score(tmp_path: Path) -> None:
     labels, predicted = np.array([0, 1, 1]), np.array([1, 1, 0])
-    write_run(tmp_path, "lora", 1, 0.8, labels=labels, predicted=predicted)
-    path = write_run(tmp_path, "lora", 1, 0.8, task="stsb")
+    write_run(tmp_path, "lora", 1, 1 / 3, labels=labels, predicted=predicted)
+    path = write_run(tmp_path, "lora", 1, 1.0, task="stsb", metrics={"spearmanr": 1.0})
     np.savez(
         path / "predictions.npz",
         **{"dev/labels": np.array([1.5, 2]), "best/dev/logits": np.array([[1.2], [3.4]])},

@@ -29,7 +29,7 @@ from dora.data.tasks import TASKS, Rows
 from dora.errors import UserError
 from dora.export import export
 from dora.whole import find_base
-from runs import command, only_run, python, run, small, small_glue
+from runs import change_record, command, only_run, python, run, small, small_glue
 
 # PEFT itself reads it.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
@@ -330,8 +330,7 @@ def test_the_card_names_what_a_reader_must_know(one: Trained) -> None:
 
 def test_a_hub_models_adapter_names_its_revision(one: Trained, tmp_path: Path) -> None:
     shutil.copytree(one.folder, tmp_path / "run")
-    record = {**one.record, "model": {"revision": "e2da", "random_weights": False}}
-    (tmp_path / "run" / "run.json").write_text(json.dumps(record))
+    change_record(tmp_path / "run", model={"revision": "e2da", "random_weights": False})
     export(tmp_path / "run", tmp_path / "out")
     assert json.loads((tmp_path / "out" / "adapter_config.json").read_text())["revision"] == "e2da"
 
@@ -378,10 +377,54 @@ def test_an_adapter_that_is_not_the_runs_is_refused(one: Trained, tmp_path: Path
         export(tmp_path / "run", tmp_path / "out")
 
 
+def flip(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[-9] ^= 0x40
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", ["adapter/adapter_model.safetensors", "adapter/adapter_config.json"])
+@pytest.mark.parametrize("merge", [False, True])
+def test_an_adapter_with_a_flipped_bit_is_refused(
+    name: str, merge: bool, one: Trained, tmp_path: Path
+) -> None:
+    shutil.copytree(one.folder, tmp_path / "run")
+    flip(tmp_path / "run" / name)
+    with pytest.raises(UserError, match=rf"{name} (is damaged or another's|cannot be read).*force=true"):
+        export(tmp_path / "run", tmp_path / "out", merge)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
+def test_a_whole_model_with_a_flipped_bit_is_refused(name: str, full: Trained, tmp_path: Path) -> None:
+    shutil.copytree(full.folder, tmp_path / "run")
+    flip(tmp_path / "run" / "model" / name)
+    with pytest.raises(UserError, match=rf"model/{name} is damaged or another's: its sha256 is not the one"):
+        export(tmp_path / "run", tmp_path / "out")
+
+
+def test_a_card_shows_no_score_that_the_predictions_do_not_give(one: Trained, tmp_path: Path) -> None:
+    shutil.copytree(one.folder, tmp_path / "run")
+    results = one.record["results"]
+    change_record(tmp_path / "run", results={**results, "best": {**results["best"], "accuracy": 0.999}})
+    with pytest.raises(
+        UserError, match=r"its best accuracy is 0\.999 in run\.json, its predictions\.npz gives 0\."
+    ):
+        export(tmp_path / "run", tmp_path / "out")
+
+
+def test_a_run_of_before_there_were_checksums_is_exported_and_it_is_said(
+    one: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(one.folder, tmp_path / "run")
+    change_record(tmp_path / "run", "files")
+    export(tmp_path / "run", tmp_path / "out")
+    assert capsys.readouterr().err.startswith(f"{tmp_path / 'run'}: its record has no checksums")
+
+
 def test_random_weights_are_not_handed_on(one: Trained, tmp_path: Path) -> None:
     shutil.copytree(one.folder, tmp_path / "run")
-    record = {**one.record, "model": {"revision": None, "random_weights": True}}
-    (tmp_path / "run" / "run.json").write_text(json.dumps(record))
+    change_record(tmp_path / "run", model={"revision": None, "random_weights": True})
     with pytest.raises(UserError, match="adapts random weights, which are in no file"):
         export(tmp_path / "run", tmp_path / "out", merge=True)
 

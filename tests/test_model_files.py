@@ -241,6 +241,21 @@ def test_an_adapters_folder_is_told_from_a_models(tmp_path: Path) -> None:
         prepared(tmp_path, tmp_path)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "text", ['{"peft_type": "LORA", "base_model_name_or_path": "/another/model"}', "{}", "no JSON"]
+)
+def test_an_adapter_beside_a_models_weights_is_refused(kind: str, text: str, tmp_path: Path) -> None:
+    """Transformers would attach it, or load the model that it names, in silence."""
+    folder = model_folder(tmp_path / "m", kind)
+    (folder / "adapter_config.json").write_text(text)
+    with pytest.raises(UserError) as e:
+        prepared(folder, tmp_path)
+    assert f"model folder {folder} holds an adapter beside its weights (adapter_config.json)" in str(e.value)
+    for way in ("dora.export RUN_DIR --merge", "init_from=RUN_DIR", "remove adapter_config.json"):
+        assert way in str(e.value)
+
+
 def test_all_that_is_wrong_with_a_folder_comes_in_one_message(tmp_path: Path) -> None:
     folder = shutil.copytree(ASSETS / "tiny_roberta", tmp_path / "m")
     (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:200])

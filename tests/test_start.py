@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from dora import artefacts
 from dora.backbone import architecture, find_linears, fingerprint, locate
 from dora.errors import UserError
 from dora.linears import KINDS
 from dora.prepare import Prepared
 from folders import model_folder, prepared
 from records import write_run
+from runs import change_record
 
 RANK = 2
 
@@ -67,12 +69,12 @@ def test_a_whole_run_is_taken(method: str, tmp_path: Path) -> None:
     assert set(start.ranks.values()) == (set() if method == "full" else {RANK})
 
 
-@pytest.mark.parametrize("scale", [math.nan, math.inf, "1.0", None, True, [1.0]])
+@pytest.mark.parametrize("scale", [math.nan, math.inf, "1.0", None, True, [1.0], 0, 0.0, -1.0])
 def test_a_scale_that_is_no_number_is_refused(scale: object, tmp_path: Path) -> None:
     base, folder = finished(tmp_path, "lora", scale=scale)
     with pytest.raises(
         UserError,
-        match=r"run\.json (is damaged: scale=None must be|cannot be read \((scale is .* must be a|\w+: (NaN|Infinity) is no JSON))",
+        match=r"run\.json (is damaged: scale=.* must be a finite number above 0|cannot be read \((scale is .* must be a|\w+: (NaN|Infinity) is no JSON))",
     ):
         started(tmp_path, base, folder, "lora")
 
@@ -137,3 +139,64 @@ def test_a_tensor_of_the_fine_tuned_model_that_does_not_fit_is_named(damage: str
         UserError, match=r"init_from.*model\.safetensors.*encoder\.layer\.0\.output\.dense\.weight"
     ):
         started(tmp_path, base, folder, "full")
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+@pytest.mark.parametrize("kind", ["i1", "i4", "u1", "?"])
+def test_weights_that_are_no_floating_point_numbers_are_refused(
+    method: str, kind: str, tmp_path: Path
+) -> None:
+    base, folder = finished(tmp_path, method)
+    file = folder / ("model/model.safetensors" if method == "full" else "best.safetensors")
+    tensors = load_file(file)
+    name = sorted(
+        name for name in tensors if name.endswith(("layer.0.output.dense.B", "layer.0.output.dense.weight"))
+    )[0]
+    save_file({**tensors, name: tensors[name].astype(kind)}, file)
+    with pytest.raises(
+        UserError, match=rf"is damaged: {name} holds \w+, and weights are floating-point numbers"
+    ):
+        started(tmp_path, base, folder, method)
+
+
+@pytest.mark.parametrize("kind", ["f2", "f4", "f8"])
+def test_weights_of_another_precision_are_taken(kind: str, tmp_path: Path) -> None:
+    base, folder = finished(tmp_path, "lora")
+    file = folder / "best.safetensors"
+    save_file({name: tensor.astype(kind) for name, tensor in load_file(file).items()}, file)
+    assert started(tmp_path, base, folder, "lora").start is not None
+
+
+@pytest.mark.parametrize("name", ["bert.encoder.layer.2.output.dense.A", "bert.encoder.layer.0.output.dense.C",
+                                  "bert.embeddings.word_embeddings.weight", "x"])  # fmt: skip
+def test_a_tensor_of_no_adapter_or_head_is_refused(name: str, tmp_path: Path) -> None:
+    base, folder = finished(tmp_path, "adalora")
+    file = folder / "best.safetensors"
+    save_file({**load_file(file), name: np.ones(RANK, "f")}, file)
+    with pytest.raises(
+        UserError, match=rf"best\.safetensors is not this run's: it holds {name}, which is no part"
+    ):
+        started(tmp_path, base, folder, "adalora")
+
+
+@pytest.mark.parametrize("name", ["classifier.weight", "classifier.bias", "bert.pooler.dense.weight"])
+def test_a_head_of_any_shape_is_left_where_it_is(name: str, tmp_path: Path) -> None:
+    base, folder = finished(tmp_path, "lora")
+    file = folder / "best.safetensors"
+    save_file({**load_file(file), name: np.ones((7, 5), "f")}, file)
+    assert started(tmp_path, base, folder, "lora").start is not None
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_weights_that_are_not_as_the_record_has_them_are_refused(method: str, tmp_path: Path) -> None:
+    base, folder = finished(tmp_path, method)
+    name = "model/model.safetensors" if method == "full" else "best.safetensors"
+    change_record(folder, files=artefacts.sums(folder, [name]))
+    assert started(tmp_path, base, folder, method).start is not None
+    content = bytearray((folder / name).read_bytes())
+    content[-1] ^= 0x40
+    (folder / name).write_bytes(content)
+    with pytest.raises(
+        UserError, match=rf"{name} is damaged or another's: its sha256 is not the one in run\.json"
+    ):
+        started(tmp_path, base, folder, method)

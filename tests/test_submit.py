@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from dora import artefacts
 from dora.data.tasks import TASKS
 from dora.errors import UserError
 from dora.leaderboard import FILES
 from dora.submit import submit
 from records import write_run
-from runs import command, configure, only_run, run, small, small_glue
+from runs import change_record, command, configure, only_run, run, small, small_glue
 
 # The lines of a whole submission's files, headers not counted.
 OFFICIAL = {"AX": 1104, "CoLA": 1063, "MNLI-m": 9796, "MNLI-mm": 9847, "MRPC": 1725, "QNLI": 5463, "QQP": 390965,
@@ -181,6 +182,31 @@ def test_a_record_without_predictions_says_so(tmp_path: Path) -> None:
         UserError, match=r"holds no predictions, its record was kept without them: train it again"
     ):
         send(folder, to=tmp_path / "s.zip")
+
+
+def test_predictions_that_are_not_as_the_record_has_them_are_refused(tmp_path: Path) -> None:
+    """A flipped bit in the name of an array made it one that is not there: its file was missing from the zip."""
+    wnli, rte = invented(tmp_path, "wnli"), invented(tmp_path, "rte")
+    for folder in (wnli, rte):
+        change_record(folder, files=artefacts.sums(folder, ["predictions.npz"]))
+    content = bytearray((rte / "predictions.npz").read_bytes())
+    content[content.rindex(b"best/test/logits")] ^= 1
+    (rte / "predictions.npz").write_bytes(content)
+    with pytest.raises(UserError, match=r"predictions\.npz is damaged or another's") as caught:
+        send(wnli, rte, to=tmp_path / "s.zip")
+    assert len(caught.value.problems) == 1
+    send(wnli, to=tmp_path / "s.zip")
+
+
+def test_a_run_whose_record_says_another_score_is_refused(tmp_path: Path) -> None:
+    labels = np.array([0, 1, 1, 1])
+    dev = {"dev/labels": labels, "best/dev/logits": np.eye(2)[[0, 1, 1, 0]]}
+    right, wrong = (invented(tmp_path / str(score), "rte", score=score, **dev) for score in (0.75, 0.5))
+    send(right, to=tmp_path / "s.zip")
+    with pytest.raises(
+        UserError, match=r"its best accuracy is 0\.5 in run\.json, its predictions\.npz gives 0\.75"
+    ):
+        send(wrong, to=tmp_path / "t.zip")
 
 
 def test_degenerate_predictions_and_mixed_systems_are_said(tmp_path: Path) -> None:
