@@ -31,9 +31,11 @@ def predict_added(
     missing = parallel.broadcast(world, unpredicted(p.folder, p.rows))
     if not missing:
         return
+    # Every process checks the same files: one that gave up alone would leave the others waiting for it.
+    run = parallel.broadcast(world, record.data)
     names = " and ".join(split.upper() for split in missing)
     try:
-        tensors = _kept_weights(p, record.data)
+        tensors = _kept_weights(p, run)
         logits = _predict(build(), tensors, missing)
         if world.main:
             _store(p, world, record, logits)

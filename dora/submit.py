@@ -56,7 +56,8 @@ class Run:
 def choose(folders: Sequence[Path], which: str, best: bool) -> dict[str, Run]:
     """Task → its run; with `best` the one of several that scores best on the development set, the first of equals.
 
-    Raises UserError with every folder that is no finished run on GLUE, and every task with several runs.
+    Raises UserError with every folder that is no finished run on GLUE or whose predictions are not as its record has
+    them, and every task with several runs.
     """
     problems: list[str] = []
     found: dict[str, list[Run]] = {}
@@ -66,6 +67,7 @@ def choose(folders: Sequence[Path], which: str, best: bool) -> dict[str, Run]:
         except UserError as e:
             problems += e.problems
             continue
+        problems += unsound(run)
         if run.data["config"]["data"] == "mini":
             problems.append(f"{folder} was trained on data=mini, generated sentences that are not GLUE's; train "
                             "on the real ones: data=hub, or data=dir data.dir=GLUE")  # fmt: skip
@@ -146,9 +148,7 @@ def submit(folders: Sequence[Path], to: Path, which: str, best: bool, fill: bool
         runs = choose(folders, which, best)
     except UserError as e:
         problems += e.problems
-    wrong = {task: unsound(run) for task, run in runs.items()}
-    problems += [problem for found in wrong.values() for problem in found]
-    for file in (f for f in FILES if f.trained in runs and not wrong[f.trained]):
+    for file in (f for f in FILES if f.trained in runs):
         try:
             logits[file.name] = read_logits(file, runs[file.trained].folder / "predictions.npz", which)
         except UserError as e:

@@ -10,12 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.torch
+import torch
 
 from dora import prepare
+from dora.added import predict_added
 from dora.config import DataConfig
 from dora.data.sources import fingerprint
 from dora.data.tasks import TASKS
 from dora.lock import Lock
+from dora.parallel import World
+from dora.record import Record
 from dora.run import main
 from dora.sweep import plan
 from dora.train import Loop
@@ -153,6 +157,21 @@ def test_a_done_run_stays_done_whatever_keeps_ax_from_being_predicted(
     assert said in line
     assert (folder / "predictions.npz").read_bytes() == before
     assert record(results)["status"] == "done"
+
+
+def test_a_process_that_holds_no_record_gives_up_where_the_first_one_does(
+    done: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise it would wait for the first one's share of the predictions."""
+    folder = only_run(shutil.copytree(done["lora"], tmp_path / "results"))
+    (folder / "best.safetensors").write_bytes(b"damaged")
+    words = (*WORDS, "max_steps=1", "method=lora", glue(tmp_path / "glue", ax=True))
+    prepared = prepare.prepare(small(tmp_path / "results", *words))
+    first = iter([["ax"], record(tmp_path / "results")])
+    monkeypatch.setattr("dora.parallel.broadcast", lambda world, value: next(first))
+    second = World(1, 2, torch.device("cpu"))
+    predict_added(prepared, second, Record(folder), lambda: pytest.fail("predicts"), lambda text: None)
+    assert next(first, None) is None
 
 
 def test_a_kill_between_record_and_predictions_leaves_a_run_that_is_sound_and_is_taken_up(
