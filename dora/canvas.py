@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from dora.errors import UserError
+from dora.plain import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -76,7 +77,12 @@ def images(figure: Figure) -> dict[str, bytes]:
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.backends.backend_pdf import FigureCanvasPdf
+    from matplotlib.text import Text
 
+    for text in figure.findobj(Text):  # a name between dollar signs is no formula
+        text.set_parse_math(False)
+        if not (said := text.get_text()).isprintable():
+            text.set_text(printable(said, kept="\n"))
     png, pdf = io.BytesIO(), io.BytesIO()
     FigureCanvasAgg(figure).print_png(png, metadata={"Software": None}, pil_kwargs={"compress_level": 2})
     FigureCanvasPdf(figure).print_pdf(pdf, metadata={"CreationDate": None})

@@ -13,7 +13,7 @@ def command(main: Callable[[], None], prints_only: bool = True) -> None:
     """Calls `main` as a program of its own.
 
     Exit code 130 with one line after Ctrl-C, 1 where standard output could not be written to, as on a full disk. Control
-    characters are shown, not sent: what is printed comes from records. With `prints_only` False they are sent, what is printed only tells what is kept elsewhere, and the exit code says nothing of it.
+    characters are shown, not sent: what is printed comes from records. With `prints_only` False standard error may have a bar, what is printed only tells what is kept elsewhere, and the exit code says nothing of it.
     """
     streams.keep_open(plain=prints_only)
     outside.watch()

@@ -30,6 +30,7 @@ from dora.cli.mistakes import MISTAKES, explain, first_lines
 from dora.config import from_hydra, register
 from dora.errors import RunFailed, Stopped, UserError
 from dora.late import uncollected
+from dora.plain import printable
 
 _ended: list[Exception] = []  # how a run by itself ended, where not with a result
 
@@ -140,7 +141,7 @@ def main() -> None:
             raise _ended.pop()
     except (UserError, RunFailed, Stopped) as e:
         what = {UserError: "bad configuration", RunFailed: "failed", Stopped: "stopped"}[type(e)]
-        text = str(e).removeprefix(f"{what} ")  # "stopped by a signal"
+        text = printable(str(e).removeprefix(f"{what} "), kept="\n")  # "stopped by a signal"
         print(f"{what}:\n{text}" if "\n" in text else f"{what}: {text}", file=sys.stderr)
         sys.exit(e.exit_code)
     except MISTAKES as e:

@@ -47,7 +47,7 @@ class Plain(io.TextIOWrapper):
 def keep_open(plain: bool = False) -> None:
     """Makes standard output and error such streams. Does nothing to a stream that somebody has put in their place.
 
-    `plain`: make them `Plain` too, for a program that sends a terminal text alone, no bar.
+    Standard output is `Plain` too, and with `plain` standard error, for a program that shows no bar there.
     """
     for number in (0, 1, 2):
         try:
@@ -55,9 +55,8 @@ def keep_open(plain: bool = False) -> None:
         except OSError:
             # Closed (`>&-`): the next file to be opened would take its number, and what others print.
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
-    kind = Plain if plain else io.TextIOWrapper
-    sys.stdout = _lasting(sys.stdout, sys.__stdout__, 1, kind)
-    sys.stderr = _lasting(sys.stderr, sys.__stderr__, 2, kind)
+    sys.stdout = _lasting(sys.stdout, sys.__stdout__, 1, Plain)
+    sys.stderr = _lasting(sys.stderr, sys.__stderr__, 2, Plain if plain else io.TextIOWrapper)
 
 
 def lost() -> OSError | None:

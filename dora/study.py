@@ -5,10 +5,13 @@ Knows no model and no torch, so that looking at hundreds of runs takes a moment.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 import shlex
+import stat
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
@@ -73,8 +76,23 @@ class Seen:
 
 def directories(results: Path) -> list[Path]:
     """Every run directory under `results`/runs in path order; a copy put beside one (`s1_old`) is none."""
-    found = sorted((results / "runs").glob("*/*/*/*/*/*/s*"))
-    return [path for path in found if re.fullmatch("s[0-9]+", path.name) and path.is_dir()]
+    level = [results / "runs"]
+    for _ in _PARTS:
+        level = list(_inside(level))
+    return sorted(path for path in level if re.fullmatch("s[0-9]+", path.name))
+
+
+def _inside(folders: Iterable[Path]) -> Iterator[Path]:
+    """The folders in these, each once: links that lead in circles would make as many paths as one has patience for."""
+    seen = set()
+    for folder in folders:
+        with contextlib.suppress(OSError), os.scandir(folder) as entries:
+            for entry in sorted(entries, key=lambda e: (e.is_symlink(), e.name)):
+                with contextlib.suppress(OSError):  # a link to nowhere, or to itself
+                    about = entry.stat()
+                    if stat.S_ISDIR(about.st_mode) and (about.st_dev, about.st_ino) not in seen:
+                        seen.add((about.st_dev, about.st_ino))
+                        yield Path(entry.path)
 
 
 def look(folder: Path) -> Seen:

@@ -13,6 +13,7 @@ from dora import plots
 from dora.canvas import images
 from dora.cells import Table, read_runs, tables
 from dora.linears import place
+from dora.plain import printable
 from dora.plots import (
     FIGURES,
     final_ranks,
@@ -192,3 +193,17 @@ def test_figures_that_a_note_from_elsewhere_names_are_drawn_anew(
     (folder / f"{table.name}-final-ranks.png").unlink()
     (folder / f"{table.name}-final-ranks.png").symlink_to(tmp_path / "secret.png")
     assert written(table, folder) == ["drawn"]
+
+
+@pytest.mark.parametrize("name", [r"a$\foo$", "$", "a\x1b[2J", "a\u202eb", "_x", "x^2_y"])
+def test_a_name_is_no_formula_in_a_figure(name: str, tmp_path: Path) -> None:
+    write_run(tmp_path, "lora", 1, 0.8)
+    write_run(tmp_path, name, 1, 0.9)
+    drawn = score_by_budget(only_table(tmp_path))
+    assert drawn is not None
+    assert images(drawn[0])["png"].startswith(b"\x89PNG")
+    labels = [text.get_text() for text in drawn[0].legends[0].get_texts()]
+    assert labels == [
+        "lora",
+        *([printable(name)] if name != "_x" else []),
+    ]  # Matplotlib leaves such a label out

@@ -78,6 +78,22 @@ def test_a_copy_beside_a_run_is_no_run(tmp_path: Path) -> None:
     assert [s.place[6] for s in study.scan(tmp_path)] == ["s1"]
 
 
+def test_links_in_circles_end_and_a_run_counts_once(tmp_path: Path) -> None:
+    folder = directory(tmp_path)
+    for place in (tmp_path / "runs", folder.parents[2], folder.parent):
+        for i in range(20):
+            (place / f"s{100 + i}").symlink_to(place)
+    (folder.parent / "s2").symlink_to(folder)
+    (folder.parent / "s3").symlink_to("s3")
+    (tmp_path / "runs" / "nowhere").symlink_to("gone")
+    assert [path for path in study.directories(tmp_path) if (path / "run.json").exists()] == [folder]
+    moved = tmp_path / "elsewhere"
+    shutil.move(folder.parents[4], moved)
+    (tmp_path / "runs" / "mini").mkdir(exist_ok=True)
+    (tmp_path / "runs" / "mini" / "rte").symlink_to(moved)  # a part of the results on another disk
+    assert [path for path in study.directories(tmp_path) if (path / "run.json").exists()] == [folder]
+
+
 # --- holes ---------------------------------------------------------------------------------------------------
 
 
