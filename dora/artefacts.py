@@ -78,8 +78,7 @@ def _sum(file: IO[bytes]) -> dict[str, Any]:
 
 def problem(folder: Path, run: dict[str, Any], name: str) -> str | None:
     """What is wrong with a file of a run whose record has checksums; None where it is as the run wrote it."""
-    files = run["files"] if isinstance(run["files"], dict) else {}
-    known = _known(files.get(name))
+    known = _known(run["files"].get(name))
     path = folder / name
     if not known:
         return f"{path} is not among the files that run.json names: it is not this run's"
@@ -97,17 +96,24 @@ def problem(folder: Path, run: dict[str, Any], name: str) -> str | None:
     return None
 
 
-def _known(entry: Any) -> list[dict[str, Any]]:
+def changed(folder: Path, run: dict[str, Any], name: str) -> str | None:
+    """Why a file that is there is not as the run wrote it; None where it is, or its record has no checksums."""
+    if "files" not in run or not os.path.lexists(folder / name):
+        return None
+    found = problem(folder, run, name)
+    return None if found is None else found.removeprefix(f"{folder / name} ")
+
+
+def _known(entry: dict[str, Any] | None) -> list[dict[str, Any]]:
     """The sums that a file may have: what run.json names, and the one before it."""
-    if not isinstance(entry, dict) or not isinstance(entry.get("bytes"), int):
+    if entry is None:
         return []
     return [{k: entry.get(k) for k in ("bytes", "sha256")}, *_known(entry.get(BEFORE))]
 
 
 def of_model(run: dict[str, Any]) -> list[str]:
     """The files of the model that full fine-tuning kept, as run.json names them."""
-    files = run.get("files")
-    return [name for name in files if name.startswith(MODEL)] if isinstance(files, dict) else []
+    return [name for name in run.get("files", {}) if name.startswith(MODEL)]
 
 
 def damaged(folder: Path, run: dict[str, Any], names: Iterable[str]) -> list[str]:

@@ -302,8 +302,8 @@ def starts(run: Run) -> list[dict[str, Any]]:
 def predictions(run: Run, task: str, score: str) -> tuple[np.ndarray, np.ndarray] | None:
     """(labels (n,), predictions (n,)) of the run on the development set; None where they are not stored, or damaged."""
     path, names = run["folder"] / npz.NAME, (f"{score}/dev/logits", "dev/labels")
-    if "files" in run and path.exists() and (problem := artefacts.problem(run["folder"], run, npz.NAME)):
-        left_out(path, problem.removeprefix(f"{path} "))
+    if (problem := artefacts.changed(run["folder"], run, npz.NAME)) is not None:
+        left_out(path, problem)
         return None
     try:
         stored = npz.load(run["folder"], names, TASKS[task].outputs)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from dora import journals
+from dora import artefacts, journals
 from dora.canvas import COLOURS, images, legend, panels, require_matplotlib, style, titles
 from dora.cells import BASELINE, Row, Run, Table, View, budget_in_words, left_out
 from dora.command import command
@@ -193,7 +193,13 @@ def rank_paths(table: Table) -> Drawn | None:
 
 
 def _known(run: Run, name: str, lines: Iterable[T]) -> Iterator[T]:
-    """What is read of a run's journal, up to the first line that is damaged, which is said."""
+    """What is read of a run's journal, up to the first line that is damaged, which is said.
+
+    Nothing where its record has checksums and the journal is another.
+    """
+    if (problem := artefacts.changed(run["folder"], run, name)) is not None:
+        left_out(run["folder"] / name, problem)
+        return
     try:
         yield from lines
     except (OSError, ValueError) as e:

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dora import backbone, cells, checkpoint, experiment, export, submit
+from dora import backbone, cells, checkpoint, experiment, export, plots, submit
 from dora.added import _kept_weights
 from dora.data import tokens
 from dora.errors import UserError
@@ -101,7 +101,9 @@ def finished(prepared: Prepared) -> Iterator[Kind]:
     started = refused(lambda: read_start(config, weights, architecture))
     predicted = refused(lambda: _kept_weights(prepared, run))
     tools = {
-        "run.json": (verified, refused(lambda: read_finished(folder), lambda found: bool(found == run))),
+        "run.json": (verified, refused(lambda: read_finished(folder), lambda found: bool(found == run)), tabled(folder, run)),
+        "metrics.jsonl": (verified, drawn(folder, run, "metrics.jsonl")),
+        "ranks.jsonl": (verified, drawn(folder, run, "ranks.jsonl")),
         "predictions.npz": (
             verified, predicted, listed(lambda: submit.unsound(submit.Run(folder, run))), compared(folder, run),
         ),
@@ -131,6 +133,33 @@ def compared(folder: Path, run: dict[str, Any]) -> Callable[[], str]:
         if found is None:
             return NOTICED
         return HARMLESS if all(map(np.array_equal, found, whole)) else SILENT
+
+    return tool
+
+
+def tabled(folder: Path, run: dict[str, Any]) -> Callable[[], str]:
+    """What tables do with a record: they show it, or leave it out and say so."""
+
+    def tool() -> str:
+        with contextlib.redirect_stderr(io.StringIO()):
+            found = cells.read_runs(folder.parents[7])
+        return (HARMLESS if found == [{**run, "folder": folder}] else SILENT) if found else NOTICED
+
+    return tool
+
+
+def drawn(folder: Path, run: dict[str, Any], name: str) -> Callable[[], str]:
+    """What figures do with a journal: they draw it whole, or say what they leave out."""
+    lines = (folder / name).read_bytes().splitlines() if (folder / name).exists() else []
+
+    def tool() -> str:
+        with contextlib.redirect_stderr(io.StringIO()):
+            found = list(plots._known({**run, "folder": folder}, name, lines))
+        return (
+            HARMLESS
+            if found and (folder / name).read_bytes().splitlines() == lines
+            else (SILENT if found else NOTICED)
+        )
 
     return tool
 

@@ -129,15 +129,6 @@ def test_a_file_that_is_not_what_the_run_wrote_is_named(
     assert len(caught.value.problems) == 1
 
 
-@pytest.mark.parametrize(
-    "entry", [None, "x", [], {}, {"bytes": "7"}, {"bytes": 7}, {"bytes": 7, "sha256": 3}], ids=str
-)
-def test_a_sum_that_is_none_is_no_files_sum(entry: object, tmp_path: Path) -> None:
-    run = finished(tmp_path)
-    run["files"]["best.safetensors"] = entry
-    assert artefacts.problem(tmp_path, run, "best.safetensors") is not None
-
-
 def test_the_file_that_was_there_before_counts_beside_the_one_to_come(tmp_path: Path) -> None:
     """A kill between the record, which is written first, and the file."""
     run = finished(tmp_path)

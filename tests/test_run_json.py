@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from dora import plots, report, status, tables
+from dora.artefacts import sealed
 from dora.errors import UserError
 from dora.export import export
 from dora.record import Record
@@ -103,6 +104,7 @@ ODD: dict[str, tuple[Spoil, str]] = {
     "a start with odd git": (changed(starts=[{"git": "x"}]), "starts.0 is .*, which must be"),
     "a time of no zone": (changed(times__updated="2026-01-01T00:00:00"), "times.updated is"),
     "memory of 1e400": (changed(peak_memory_bytes=float("inf")), "Infinity is no JSON"),
+    "checksums that are none": (changed(files={"a": {"bytes": 7}}), "it has lost its checksum|files.a is"),
     "a version that is a list": (changed(versions=["torch"]), "versions is"),
 }  # fmt: skip
 
@@ -122,6 +124,23 @@ def test_the_records_of_every_version_so_far_are_read(path: Path) -> None:
     run = read(path.parent)
     assert run["status"] == "done"
     assert misplaced(run, place(path.parent)) is None
+
+
+@pytest.mark.parametrize(
+    "entry", [None, "x", [], {}, {"bytes": "7"}, {"bytes": 7}, {"bytes": 7, "sha256": 3}], ids=str
+)
+def test_a_sum_that_is_none_is_refused(entry: object, tmp_path: Path) -> None:
+    run = json.loads((write_run(tmp_path, "lora", 1, 0.5) / "run.json").read_text())
+    for name in ("first", "second"):
+        sum_ = {"bytes": 1, "sha256": "0" * 64}
+        held = sealed(
+            {**run, "files": {"best.safetensors": entry if name == "first" else {**sum_, "before": entry}}}
+        )
+        (tmp_path / "run.json").write_text(json.dumps(held))
+        with pytest.raises(
+            NotARecord, match=r"files.best.safetensors is .* must be bytes and sha256 of a file"
+        ):
+            read(tmp_path)
 
 
 def test_an_unfinished_run_needs_no_results_and_may_not_have_odd_ones(tmp_path: Path) -> None:
