@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from dora import study
-from dora.errors import RunFailed, UserError, foreseen
+from dora.errors import NotNow, RunFailed, UserError, foreseen
 from dora.files import write_atomic
 from dora.record import Record
 from dora.train import Loop
@@ -66,7 +66,7 @@ WRITES: dict[str, tuple[type, str, Callable[..., bool], str, int]] = {
 
 
 @pytest.mark.parametrize("what", WRITES)
-def test_a_full_disk_fails_the_run_and_the_same_command_goes_on_once_there_is_room(
+def test_a_full_disk_stops_the_run_and_the_same_command_goes_on_once_there_is_room(
     what: str, disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     owner, name, when, file, step = WRITES[what]
@@ -75,10 +75,10 @@ def test_a_full_disk_fails_the_run_and_the_same_command_goes_on_once_there_is_ro
     with monkeypatch.context() as patch:
         before(owner, name, when, lambda: fill(disk), patch)
         message = rf"No space left on device at .*{file}; once that is mended, the same command takes the run up {at}$"  # fmt: skip
-        with pytest.raises(RunFailed, match=message):
+        with pytest.raises(NotNow, match=message):
             run(small(disk / "results", "method=dora"))
     folder = only_run(disk / "results")
-    assert study.look(folder).state in ("failed", "stale")
+    assert study.look(folder).state in ("stopped", "stale")
     (disk / "filler").unlink()
     again = run(small(disk / "results", "method=dora"))
     assert again["resumed_from"] == ([step] if step else [])
@@ -88,11 +88,14 @@ def test_a_full_disk_fails_the_run_and_the_same_command_goes_on_once_there_is_ro
 
 def test_a_disk_that_is_full_from_the_start_is_a_message_and_no_traceback(disk: Path) -> None:
     fill(disk)
-    with pytest.raises(UserError, match=r"run directory .* cannot be used: No space left on device"):
+    with pytest.raises(
+        NotNow, match=r"run directory .* cannot be used: No space left on device; once that is"
+    ):
         run(small(disk / "results", "method=lora"))
     sweep = command("dora.run", "-m", *small_words(disk / "results", "method=lora", "seed=8,9"))
     assert "cannot be used: No space left on device" in sweep.stderr
     assert "Traceback" not in sweep.stderr
+    assert sweep.returncode == 75
     assert not list(disk.glob("results/runs/*/*/*/*/*/*/s9"))  # an empty folder would look like a broken run
 
 
