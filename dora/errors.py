@@ -12,7 +12,10 @@ from typing import Any
 # but a broken disk must not have a cluster repeat the job for ever.
 TEMPORARY = {errno.ENOSPC, errno.EDQUOT, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN}
 _LASTING = {errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
-_OUT_OF_MEMORY = re.compile(r"OutOfMemory|out of memory|MemoryError|bad_alloc|can't allocate memory")
+_OUT_OF_MEMORY = re.compile(
+    r"OutOfMemory|out of memory|MemoryError|bad_alloc|can't allocate memory"
+    r"|could not create a (primitive|memory)"  # oneDNN's, on a CPU
+)
 
 
 class UserError(Exception):

@@ -29,8 +29,10 @@ _NO_FOLDER_SYNC = _NO_SYNC | {errno.EISDIR, errno.EACCES, errno.EPERM}
 def write_atomic(path: Path, *content: bytes | memoryview | str) -> None:
     """Writes `path`, of one or more parts, so that a reader, or a machine that dies, sees the old file or the new one.
 
-    An OSError names `path`, which somebody asked for, not the temporary file.
+    An OSError names `path`, which somebody asked for, not the temporary file. Those that killed processes left of it
+    are removed.
     """
+    machine.sweep(path.parent, f".{glob.escape(path.name)}.*.tmp")
     temporary = path.with_name(f".{path.name}.{machine.mark()}.tmp")
     try:
         with temporary.open("wb") as f:

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 STRANGE_S = 86_400.0  # how old a half-made file of another machine is before it counts as left behind
-_MARKED = re.compile(r"\.([0-9]{1,10})-([0-9a-f]{8})\.[a-z]+")
+_MARKED = re.compile(r"\.([0-9]{1,10})-([0-9a-f]{8})\.(tmp|part|now)$")
 
 
 @functools.cache
@@ -59,14 +59,15 @@ def _machine() -> str:
     return hashlib.sha256(about.encode()).hexdigest()[:8]
 
 
-def sweep(folder: Path, pattern: str) -> None:
+def sweep(folder: Path, pattern: str, ours: bool = False) -> None:
     """Removes the half-made files and folders of `pattern` in `folder` whose maker is gone; what fails is left.
 
-    One from elsewhere, or without a mark, is left alone for a day: it may be filled just now.
+    One from elsewhere is left alone for a day: it may be filled just now. So is one without a mark, as older versions
+    left them, and where the folder is not `ours` alone it is never touched.
     """
     with contextlib.suppress(OSError):
         for path in list(folder.glob(pattern)):
-            if _left_behind(path):
+            if _left_behind(path, ours):
                 discard(path)
 
 
@@ -84,10 +85,10 @@ def discard(path: Path) -> None:
         remove(path)
 
 
-def _left_behind(path: Path) -> bool:
+def _left_behind(path: Path, ours: bool) -> bool:
     made_by = _MARKED.search(path.name)
     if made_by is not None and made_by[2] == _machine():
         return not lives(int(made_by[1]))
     with contextlib.suppress(OSError):
-        return time.time() - path.lstat().st_mtime > STRANGE_S
+        return (ours or made_by is not None) and time.time() - path.lstat().st_mtime > STRANGE_S
     return False

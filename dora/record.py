@@ -228,7 +228,7 @@ class Record:
             ".*.now",
             ".now.*",
         ):  # others' exports and looks at the clock; of an older version
-            machine.sweep(self.folder, pattern)
+            machine.sweep(self.folder, pattern, ours=True)
 
     def _refuse_diverged(self) -> None:
         """Raises RunFailed where a run diverged, was taken up at its last sound checkpoint and diverged again."""

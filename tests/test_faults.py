@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
+import json
+import mmap
 import os
+import pickle
+import re
 import resource
+import socket
+import stat
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,11 +22,14 @@ import pytest
 import torch
 
 from dora import study
-from dora.errors import NotNow, RunFailed, UserError, foreseen
-from dora.files import write_atomic
+from dora.errors import NotNow, RunFailed, Stopped, UserError, foreseen
+from dora.files import new_folder, write_atomic
+from dora.lock import Lock
+from dora.prepare import prepare
 from dora.record import Record
+from dora.sweep import plan
 from dora.train import Loop
-from runs import command, cut, only_run, python, record, run, same_files, small, small_words
+from runs import command, configure, cut, only_run, python, record, run, same_files, small, small_words, typed
 
 
 @pytest.fixture
@@ -129,9 +139,14 @@ def test_a_limit_on_the_size_of_files_is_told_as_a_full_disk_is_and_the_run_goes
     assert run(small(tmp_path, "method=lora"))["resumed_from"] == [6]
 
 
-@pytest.mark.parametrize("number", [errno.EFBIG, errno.EDQUOT, errno.ENOSPC])
-def test_a_limit_a_quota_and_a_full_disk_are_told_alike(number: int) -> None:
+PASSES = (errno.ENOSPC, errno.EDQUOT, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN)
+LASTS = (errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+
+
+@pytest.mark.parametrize("number", [*PASSES, *LASTS])
+def test_whatever_befalls_a_disk_is_told_alike_and_is_temporary_where_it_passes(number: int) -> None:
     told = foreseen(OSError(number, os.strerror(number), "there"), 6, 8, 1, 48)
+    assert getattr(told, "exit_code", None) == (75 if number in PASSES else 1)
     assert str(told) == f"{os.strerror(number)} at there; once that is mended, the same command takes the run up after step 6"  # fmt: skip
 
 
@@ -215,3 +230,110 @@ def test_a_failed_write_names_the_file_that_was_asked_for(tmp_path: Path) -> Non
             write_atomic(path, "text")
         assert (e.value.filename, e.value.filename2) == (str(path), None)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder"]
+
+
+@pytest.mark.parametrize("number", [*PASSES, *LASTS])
+@pytest.mark.parametrize("call", ["mkdir", "open", "replace"])
+def test_what_keeps_a_directory_from_being_opened_is_temporary_where_it_passes(
+    number: int, call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    patched = {"mkdir": (Path, "mkdir"), "open": (os, "open"), "replace": (Path, "replace")}[call]
+    record = Record(tmp_path / "run")
+    with monkeypatch.context() as patch:
+        patch.setattr(*patched, fail)
+        with pytest.raises((UserError, NotNow), match=r"cannot be used: ") as e:
+            record.open({})
+    record.close()
+    assert (type(e.value), e.value.exit_code) == ((NotNow, 75) if number in PASSES else (UserError, 2))
+    assert f"run directory {tmp_path / 'run'} cannot be used: {os.strerror(number)}" in str(e.value)
+
+
+def test_what_will_pass_comes_back_whole_from_another_process_and_ends_with_75(tmp_path: Path) -> None:
+    error = pickle.loads(pickle.dumps(NotNow("no room")))
+    assert (type(error), str(error), error.result) == (NotNow, "no room", None)
+    words = small_words(tmp_path, "method=lora")
+    folder = prepare(configure(*words)).folder
+    folder.mkdir(parents=True)
+    other = Lock(folder)
+    other.take()
+    code, _, said = typed(*words)
+    other.release()
+    assert code == 75
+    assert said == f"stopped: run directory {folder} is in use by process {os.getpid()} on {socket.gethostname()}; try again when that has ended, or stop it\n"  # fmt: skip
+
+
+def test_a_sweep_counts_a_run_that_a_full_disk_stopped_as_one_to_resume_whatever_its_record_says(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    jobs = [small_words(tmp_path, "method=lora", f"seed={seed}") for seed in (1, 2)]
+    sweep = plan(jobs, lambda words: configure(*words))
+    pending = sweep.begin()
+    for p, status in zip(sweep.runs.values(), ("running", "failed"), strict=True):  # neither could be written
+        found = json.loads((p.folder / "run.json").read_text())
+        (p.folder / "run.json").write_text(json.dumps({**found, "status": status, "reason": "of before"}))
+    no_room = NotNow("No space left on device at run.json; once that is mended")
+    with pytest.raises(Stopped, match="2 of 2 runs are not done; the same sweep goes on with them"):
+        sweep.end({tuple(words): no_room for words in pending}, None)
+    assert "  stale: No space left on device" in capsys.readouterr().out
+    with pytest.raises(RunFailed):
+        sweep.end({tuple(pending[0]): no_room}, None)
+
+
+# --- file systems that cannot do what most can ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.ENOSYS])
+@pytest.mark.parametrize("of", ["folders", "all"])
+def test_files_are_written_where_nothing_can_be_synced(
+    of: str, number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "fsync", no_sync(number, of))
+    write_atomic(tmp_path / "text", "x")
+    with new_folder(tmp_path / "new") as part:
+        (part / "file").write_text("x")
+    held = Record(tmp_path / "run")
+    held.open({})
+    held.start_journals({})
+    held.log("metrics.jsonl", {"step": 1})
+    assert held.sync()["metrics.jsonl"]["bytes"] == 12
+    held.close()
+    assert ((tmp_path / "text").read_text(), (tmp_path / "new" / "file").read_text()) == ("x", "x")
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC, errno.EDQUOT])
+def test_a_sync_that_fails_for_another_reason_is_an_error(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "fsync", no_sync(number, "folders"))
+    with pytest.raises(OSError, match=re.escape(os.strerror(number))):
+        write_atomic(tmp_path / "text", "x")
+
+
+def no_sync(number: int, of: str) -> Callable[[int], None]:
+    """An fsync that fails with this errno, of folders or of everything."""
+
+    def fsync(fd: int) -> None:
+        if of == "all" or stat.S_ISDIR(os.fstat(fd).st_mode):
+            raise OSError(number, os.strerror(number))
+
+    return fsync
+
+
+def test_a_run_where_nothing_can_be_locked_synced_mapped_or_given_rights_is_one_like_any(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+
+    words = "method=dora", "max_steps=12"
+    alone = run(small(tmp_path / "alone", *words))
+    with monkeypatch.context() as patch:
+        for owner, name in ((os, "chmod"), (os, "fchmod"), (fcntl, "flock"), (mmap, "mmap"), (os, "link")):
+            patch.setattr(owner, name, none)
+        patch.setattr(os, "fsync", no_sync(errno.ENOTSUP, "all"))
+        odd = run(small(tmp_path / "odd", *words))
+    assert odd["results"] == alone["results"]
+    same_files(only_run(tmp_path / "alone"), only_run(tmp_path / "odd"))

@@ -149,7 +149,7 @@ def tokenised(
     key = hashlib.sha256(f"{identity} {max_length} {segments} {made_by}".encode()).hexdigest()[:16]
     folder = cache / key
     cache.mkdir(parents=True, exist_ok=True)
-    machine.sweep(cache, f".{'[0-9a-f]' * 16}.*")  # folders that killed processes were filling
+    machine.sweep(cache, f".{'[0-9a-f]' * 16}.*", ours=True)  # folders that killed processes filled
 
     def opened() -> dict[str, Tokens]:
         pad = tokenizer.pad_token_id
