@@ -247,7 +247,8 @@ def test_what_keeps_a_directory_from_being_opened_is_temporary_where_it_passes(
         with pytest.raises((UserError, NotNow), match=r"cannot be used: ") as e:
             record.open({})
     record.close()
-    assert (type(e.value), e.value.exit_code) == ((NotNow, 75) if number in PASSES else (UserError, 2))
+    kind = NotNow if number in PASSES else UserError
+    assert (type(e.value), kind.exit_code) == (kind, 75 if number in PASSES else 2)
     assert f"run directory {tmp_path / 'run'} cannot be used: {os.strerror(number)}" in str(e.value)
 
 

@@ -133,7 +133,8 @@ def test_without_flock_the_lease_alone_serves(
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(lock, "RENEW_S", 0.05)
-    monkeypatch.setattr(lock.time, "sleep", lambda s: first._end.wait(min(s, 0.02)))
+    wait = lock.time.sleep
+    monkeypatch.setattr(lock.time, "sleep", lambda seconds: wait(min(seconds, 0.02)))
     monkeypatch.setattr(fcntl, "flock", none)
     first = Lock(tmp_path)
     first.take()

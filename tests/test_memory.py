@@ -12,7 +12,7 @@ CPU = torch.device("cpu")
 
 
 def test_a_large_process_that_starts_another_does_not_count_as_its_memory() -> None:
-    large = np.ones(1 << 27)  # 1 GiB, and on Linux a child's ru_maxrss begins at it
+    large = np.ones(1 << 25)  # 256 MiB, and on Linux a child's ru_maxrss begins at it
     no_torch = (
         "import sys, types; sys.modules['torch'] = types.ModuleType('torch')"  # which takes seconds to import
     )
