@@ -195,10 +195,8 @@ class Record:
         elif broken:
             raise UserError(f"{path} is not JSON ({broken}); remove it to resume, or use force=true")
         self._refuse_diverged()
-        if self.done:
-            machine.discard(
-                self.checkpoints
-            )  # of a process that was killed just after it had marked the run done
+        if self.done:  # a kill between its last two acts left the checkpoint
+            machine.discard(self.checkpoints)
         else:
             first = self.data.get("times", {}).get("started", now())
             kept = ("resumed_from", "starts", "progress")
@@ -220,14 +218,11 @@ class Record:
 
     def _sweep(self) -> None:
         """Removes what killed processes were writing here: nobody else writes a run's own files while it is held."""
-        for place in (self.folder, *(self.folder / name for name in FOLDERS)):
-            for left in place.glob(".*.tmp"):
-                machine.discard(left)
-        for pattern in (
-            ".*.part",
-            ".*.now",
-            ".now.*",
-        ):  # others' exports and looks at the clock; of an older version
+        own = [folder for name in FOLDERS if not (folder := self.folder / name).is_symlink()]
+        for left in (left for folder in (self.folder, *own) for left in folder.glob(".*.tmp")):
+            machine.discard(left)
+        # Others may export the run, or look at the file server's clock (.now.* of an older version).
+        for pattern in (".*.part", ".*.now", ".now.*"):
             machine.sweep(self.folder, pattern, ours=True)
 
     def _refuse_diverged(self) -> None:

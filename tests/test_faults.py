@@ -27,6 +27,7 @@ from dora.files import new_folder, write_atomic
 from dora.lock import Lock
 from dora.prepare import prepare
 from dora.record import Record
+from dora.signals import outside
 from dora.sweep import plan
 from dora.train import Loop
 from runs import command, configure, cut, only_run, python, record, run, same_files, small, small_words, typed
@@ -264,6 +265,22 @@ def test_what_will_pass_comes_back_whole_from_another_process_and_ends_with_75(t
     other.release()
     assert code == 75
     assert said == f"stopped: run directory {folder} is in use by process {os.getpid()} on {socket.gethostname()}; try again when that has ended, or stop it\n"  # fmt: skip
+
+
+def test_a_run_in_use_does_not_stop_the_sweep_that_it_is_one_of(tmp_path: Path) -> None:
+    words = small_words(tmp_path, "method=lora")
+    locks = []
+    for seed in (1, 2):
+        folder = prepare(configure(*words, f"seed={seed}")).folder
+        folder.mkdir(parents=True)
+        locks.append(Lock(folder))
+        locks[-1].take()
+    code, out, _ = typed("-m", *words, "seed=1,2")
+    for held in locks:
+        held.release()
+    assert code == 75
+    assert out.count(f"is in use by process {os.getpid()}") == 2  # not "the sweep was stopped"
+    assert not outside.stopping
 
 
 def test_a_sweep_counts_a_run_that_a_full_disk_stopped_as_one_to_resume_whatever_its_record_says(
