@@ -31,6 +31,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from dora import memory
 from dora.command import command
 from dora.contenders import COMPILED, CONTENDERS, PHASES, SIZES, Contender, Setting, Times, contender
 from dora.files import to_json, write_atomic
@@ -102,9 +103,7 @@ def memory_here(s: Setting, name: str) -> int:
     """What `peak_memory` asks of its process."""
     torch.set_num_threads(s.threads)
     contender(s, name)(3)
-    if s.device != "cpu":
-        return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return memory.peak(torch.device(s.device))
 
 
 def of_processes(action: Callable[[], T]) -> tuple[T, dict[str, float]]:

@@ -103,7 +103,7 @@ class Config:
     step and again after a removal, and is slower on a CPU. `threads`: CPU threads, where None the model's
     own number; fixed because it changes the last bits. `checkpoint_every`: steps, in addition to every
     evaluation and every 5 minutes. `results`: the folder for everything written. `force`: train a run that is
-    done once more, from the start; one that is not done goes on.
+    done, has failed or diverged once more, from the start; one that was stopped or killed goes on, a forced one too.
     """
 
     task: TaskConfig = field(default_factory=TaskConfig)

@@ -7,18 +7,15 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-# What can befall the disk under a run; any other OSError is one that nobody foresaw.
-_DISK = {
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EFBIG,
-    errno.EROFS,
-    errno.EACCES,
-    errno.EPERM,
-    errno.EIO,
-    errno.ESTALE,
-}
-_OUT_OF_MEMORY = re.compile(r"OutOfMemory|out of memory|MemoryError|bad_alloc|can't allocate memory")
+# What can befall the disk under a run; any other OSError is one that nobody foresaw. The first ones pass: somebody makes
+# room, a server comes back. The others stay until a setting, a right or a disk is changed. EIO may be a server's too,
+# but a broken disk must not have a cluster repeat the job for ever.
+TEMPORARY = {errno.ENOSPC, errno.EDQUOT, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN}
+_LASTING = {errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
+_OUT_OF_MEMORY = re.compile(
+    r"OutOfMemory|out of memory|MemoryError|bad_alloc|can't allocate memory"
+    r"|could not create a (primitive|memory)"  # oneDNN's, on a CPU
+)
 
 
 class UserError(Exception):
@@ -50,19 +47,24 @@ class Stopped(Exception):
     result: dict[str, Any] | None = None
 
 
+class NotNow(Stopped):
+    """Something outside stands in the way and will pass, such as a full disk or another process at work in the run's
+    directory; the same command later takes the run up. It ends this run, not the sweep it is one of.
+    """
+
+
 def foreseen(
     error: BaseException, saved: int, batch_size: int, grad_accum: int, max_length: int
-) -> RunFailed | None:
+) -> RunFailed | NotNow | None:
     """What a disk or a memory that is full, and the like, mean to the user; None for any other error.
 
     `saved`: the step of the newest checkpoint, 0 for none.
     """
-    if isinstance(error, OSError) and error.errno in _DISK:
+    if isinstance(error, OSError) and error.errno in TEMPORARY | _LASTING:
         at = f"after step {saved}" if saved else "at its start"
         where = f" at {error.filename}" if error.filename else ""
-        return RunFailed(
-            f"{error.strerror}{where}; once that is mended, the same command takes the run up {at}"
-        )
+        kind = NotNow if error.errno in TEMPORARY else RunFailed
+        return kind(f"{error.strerror}{where}; once that is mended, the same command takes the run up {at}")
     text = f"{type(error).__name__}: {error}"
     if isinstance(error, MemoryError | RuntimeError) and _OUT_OF_MEMORY.search(text):
         rows = -(-batch_size // grad_accum)

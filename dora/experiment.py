@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from dora import backbone, checkpoint, lowrank, parallel, vocabulary
+from dora import backbone, checkpoint, lowrank, memory, parallel, vocabulary
 from dora.added import predict_added
 from dora.attention import cheapen_dropout
 from dora.data.sources import fingerprint
@@ -27,7 +26,7 @@ from dora.methods.protocol import Method
 from dora.parallel import World
 from dora.prepare import Prepared
 from dora.provenance import processor, provenance
-from dora.record import Record
+from dora.record import Record, writable
 from dora.signals import StopSignals
 from dora.start import Start
 from dora.tracking import Tracker
@@ -44,8 +43,9 @@ def run(
     `words`: what to type after `python -m dora.run` for this run alone, for whoever reads the record. `label`: what
     each of its lines begins with, where it is one of a sweep. `bar`: whether it may show a progress bar, on a terminal.
 
-    Raises UserError where another process is at work on it, RunFailed where it ended without a result,
-    Stopped where a signal ended it in good order, or came when no step was left to train.
+    Raises UserError where its directory cannot be written to, RunFailed where it ended without a result, Stopped where
+    a signal ended it in good order, or came when no step was left to train, and NotNow, which is a Stopped too, where
+    another process is at work on it or a disk is full.
     """
     config = prepared.config
     world = parallel.start(config.device)
@@ -97,7 +97,9 @@ def _train_and_finish(p: Prepared, world: World, record: Record, label: str, bar
     # One of several processes must not leave the others waiting for it, so that all of them first train a step.
     signals = StopSignals(waits=world.size > 1)
     tracker = None
-    with Lines(record.folder if world.main else None, label, bar) as lines:
+    with writable(record.folder):
+        said = Lines(record.folder if world.main else None, label, bar)
+    with said as lines:
         try:
             with signals:
                 signals.begin()
@@ -144,7 +146,8 @@ def _note_failure(record: Record, error: BaseException, say: Lines) -> None:
         status, reason = "failed", f"{type(error).__name__}: {error}"
     if record.taken_by is None and not record.done:  # what is done stays done, whatever comes after
         try:
-            record.update(status=status, reason=reason)
+            more = {"divergences": record.divergences + 1} if status == "diverged" else {}
+            record.update(status=status, reason=reason, **more)
         except OSError as e:
             say(f"{record.folder / 'run.json'} could not be written either ({e}) and still says running")
     if not isinstance(error, Stopped | KeyboardInterrupt | RunFailed | UserError):
@@ -175,7 +178,9 @@ def _build(p: Prepared, world: World, record: Record | None, say: Lines) -> Loop
     """Tokens, model, method and loop, at the newest checkpoint where there is one."""
     c = p.config
     splits = _tokens(p, say)
-    _reset_peak_memory(world)  # tokenising, which the first of equal runs does for all, is not the run's
+    memory.reset_peak(
+        world.device
+    )  # tokenising, which the first of equal runs does for all, is not the run's
     # A regression starts from the best constant. From 0, an adapter at its usual rate reaches the labels' mean
     # sooner through the encoder than through the head, and what the encoder knew is lost on the way (STS-B).
     mean = float(np.mean(np.asarray(splits["train"].label))) if c.kind.regression else None
@@ -296,12 +301,3 @@ def _announce(p: Prepared, loop: Loop, say: Lines) -> None:
 
 def _scale(method: Method) -> float | None:
     return next((layer.scale for layer in method.layers.values()), None)
-
-
-def _reset_peak_memory(world: World) -> None:
-    """Peak memory is the process's, and a sweep trains many runs in one. What it still holds counts all the same."""
-    if world.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(world.device)
-    else:
-        with contextlib.suppress(OSError):  # Linux alone has it
-            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import glob
 import hashlib
 import json
 import os
@@ -16,23 +17,29 @@ from typing import IO, Any
 
 from safetensors import SafetensorError, safe_open
 
+from dora import machine
 from dora.errors import UserError
 
 _LFS = b"version https://git-lfs"  # how a pointer begins
+# What file systems say that cannot sync a file or, more often, a folder: nothing is lost but by a power cut.
+_NO_SYNC = {errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.ENOSYS}
+_NO_FOLDER_SYNC = _NO_SYNC | {errno.EISDIR, errno.EACCES, errno.EPERM}
 
 
 def write_atomic(path: Path, *content: bytes | memoryview | str) -> None:
     """Writes `path`, of one or more parts, so that a reader, or a machine that dies, sees the old file or the new one.
 
-    An OSError names `path`, which somebody asked for, not the temporary file.
+    An OSError names `path`, which somebody asked for, not the temporary file. Those that killed processes left of it
+    are removed.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    machine.sweep(path.parent, f".{glob.escape(path.name)}.*.tmp")
+    temporary = path.with_name(f".{path.name}.{machine.mark()}.tmp")
     try:
         with temporary.open("wb") as f:
             for part in content:
                 f.write(part.encode() if isinstance(part, str) else part)
             f.flush()
-            os.fsync(f.fileno())
+            sync(f)
         temporary.replace(path)
     except OSError as e:
         raise OSError(e.errno, e.strerror, str(path)) from e
@@ -52,32 +59,48 @@ def named(path: Path) -> Iterator[None]:
         raise
 
 
-def sync_folder(folder: Path) -> None:
-    """Makes a rename in `folder` last through a power cut."""
-    fd = os.open(folder, os.O_RDONLY)
+def sync(file: IO[bytes]) -> None:
+    """Brings what was written to the disk, where the file system can do that."""
     try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+        os.fsync(file.fileno())
+    except OSError as e:
+        if e.errno not in _NO_SYNC:
+            raise
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes a rename in `folder` last through a power cut, where the file system can do that."""
+    try:
+        fd = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+    except OSError as e:
+        if e.errno not in _NO_FOLDER_SYNC:
+            raise
 
 
 @contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """A folder to fill, which appears at `path` whole or not at all. Nobody's files are ever replaced.
 
-    Raises UserError where `path` is taken, at the start or in the end.
+    Raises UserError where `path` is taken, at the start or in the end. Those that killed processes left half-filled
+    are removed.
     """
     path = path.expanduser().resolve()
     if problems := taken(path):
         raise UserError(*problems)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    machine.sweep(path.parent, f".{glob.escape(path.name)}.*.part")
+    part = path.with_name(f".{path.name}.{machine.mark()}.part")
+    machine.discard(part)  # of a process that was killed and had our number
     part.mkdir()
     try:
         yield part
         for file in part.iterdir():
             with file.open("rb") as f:
-                os.fsync(f.fileno())
+                sync(f)
         if problems := taken(path):
             raise UserError(*problems)
         part.replace(path)  # over an empty folder too

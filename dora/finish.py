@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import resource
 from typing import Any
 
 import numpy as np
 import safetensors.torch
-import torch
 from torch import Tensor
 
-from dora import artefacts, backbone
+from dora import artefacts, backbone, memory
 from dora.adapter import save_adapter
 from dora.budget import Plan
 from dora.errors import RunFailed
@@ -49,13 +47,10 @@ def finish(p: Prepared, loop: Loop, record: Record, say: Lines) -> None:
     save(record.folder / "predictions.npz", arrays)
     ranks = live_ranks(s.method)
     params = {**record.data["params"], "adapter_end": plan.params(list(ranks.values())) if plan else 0}
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    if s.world.device.type == "cuda":
-        peak = torch.cuda.max_memory_allocated(s.world.device)
     record.update(
         results=results, params=params, ranks={**record.data["ranks"], "end": ranks},
         evaluations={"counted": loop.evaluations, "from_step": loop.counts_from},
-        train_s=round(loop.seconds, 2), peak_memory_bytes=peak,
+        train_s=round(loop.seconds, 2), peak_memory_bytes=memory.peak(s.world.device),
         files={**artefacts.sums(p.folder, artefacts.left(p.folder)), **record.sync()},
     )  # fmt: skip
     record.finish()

@@ -5,7 +5,8 @@ process never stands in the way. And a lease, since flock does not reach every s
 names its holder, who renews its time stamp; one that is not renewed for a while has expired.
 
 A clock may jump, and hosts' clocks differ, so whoever wants a directory with another host's lease does not
-compare times: it watches whether the lease is renewed.
+compare times: it watches whether the lease is renewed. A host is a name and a start of its kernel: two machines may
+have one name, and on a folder that they share flock then reaches neither of them from the other.
 """
 
 from __future__ import annotations
@@ -17,15 +18,21 @@ import json
 import os
 import secrets
 import socket
+import sys
 import threading
 import time
 from pathlib import Path
 from typing import Any
 
-from dora.errors import UserError
+from dora import machine
+from dora.errors import NotNow
+from dora.files import open_own, sync
 
 NAME = ".lock"
+LARGEST = 4096  # bytes of a lock file that are read
 RENEW_S = 15.0
+SOON_S = 1.0  # after which a holder first looks whether it is the holder still
+_NO_FLOCK = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EBADF}
 EXPIRES_S = 120.0  # for `held`, which only looks once; above the minute that NFS may show an old time stamp
 
 
@@ -43,8 +50,9 @@ class Lock:
         self._end = threading.Event()
 
     def take(self) -> None:
-        """Raises UserError with the holder's name where somebody else is at work there."""
-        self._file = os.fdopen(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666), "r+b", buffering=0)
+        """Raises NotNow with the holder's name where somebody else is at work there."""
+        how = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        self._file = os.fdopen(os.open(self.path, how, 0o666), "r+b", buffering=0)
         try:
             self._claim()
         except BaseException:
@@ -59,26 +67,30 @@ class Lock:
         except BlockingIOError:
             raise self._in_use() from None
         holder = _read(self.path)
-        # With flock in hand a holder on this host is dead. Any other may live: its lease tells.
-        other = holder is not None and not (works and holder["host"] == socket.gethostname())
-        if other and _renewed(self.path):
+        # With flock in hand a holder under this kernel is dead. Any other may live: its lease tells.
+        other = holder is not None and not (works and _here(holder))
+        if other and _renewed(self.path, holder):
             raise self._in_use()
         self._file.truncate(0)
         self._file.seek(0)
-        me = {"host": socket.gethostname(), "pid": os.getpid(), "token": self._token}
-        self._file.write(json.dumps(me).encode())
-        os.fsync(self._file.fileno())
+        where = {"host": socket.gethostname(), "boot": machine.boot(), "numbering": machine.numbering()}
+        self._file.write(json.dumps({**where, "pid": os.getpid(), "token": self._token}).encode())
+        sync(self._file)
         if other or not works:  # two hosts may have come to the same end at once: the later writer has it
             time.sleep(1)  # long enough for the other, which looked when we did, to have written
             if (now := _read(self.path)) and now["token"] != self._token:
-                raise UserError(f"run directory {self.path.parent} was just taken by {_name(now)}")
+                raise self._in_use()
 
-    def _in_use(self) -> UserError:
+    def _in_use(self) -> NotNow:
         holder = _name(_read(self.path))
-        return UserError(f"run directory {self.path.parent} is in use by {holder}; wait for it or stop it")
+        return NotNow(
+            f"run directory {self.path.parent} is in use by {holder}; try again when that has ended, or stop it"
+        )
 
     def _renew(self) -> None:
-        while not self._end.wait(RENEW_S):
+        wait = min(SOON_S, RENEW_S)  # two that flock keeps from none may have begun at once
+        while not self._end.wait(wait):
+            wait = RENEW_S
             with contextlib.suppress(OSError):  # a server that is away for a moment
                 holder = _read(self.path)
                 if holder is not None and holder["token"] != self._token:
@@ -103,14 +115,8 @@ def held(folder: Path) -> str | None:
     holder = _read(path)
     if holder is None or not _fresh(path):
         return None
-    if holder["host"] == socket.gethostname():
-        try:
-            os.kill(holder["pid"], 0)
-        except ProcessLookupError:
-            return None
-        except PermissionError:  # another user's
-            pass
-    return _name(holder)
+    same = _here(holder) and holder.get("numbering", machine.numbering()) == machine.numbering()
+    return None if same and not machine.lives(holder["pid"]) else _name(holder)
 
 
 def _flock(file: Any) -> bool:
@@ -118,18 +124,27 @@ def _flock(file: Any) -> bool:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as e:
-        if e.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL):
+        if e.errno not in _NO_FLOCK:
             raise
         return False
     return True
 
 
 def _read(path: Path) -> dict[str, Any] | None:
+    """Who holds the lock; None for a file that is empty, or that no lock wrote."""
     try:
-        holder = json.loads(path.read_text(encoding="utf-8"))
-        return holder if {"host", "pid", "token"} <= holder.keys() else None
-    except (OSError, ValueError, AttributeError):
+        with open_own(path.parent, path.name, LARGEST) as f:
+            holder = json.loads(f.read())
+        host, pid, token = (holder[key] for key in ("host", "pid", "token"))
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None
+    named = all(isinstance(text, str) and text.isprintable() for text in (host, token))
+    return holder if named and type(pid) is int and 0 < pid < 2**31 else None
+
+
+def _here(holder: dict[str, Any]) -> bool:
+    """Whether the holder runs, or ran, under this very kernel; a lock of an older version names its host alone."""
+    return holder["host"] == socket.gethostname() and holder.get("boot", machine.boot()) == machine.boot()
 
 
 def _name(holder: dict[str, Any] | None) -> str:
@@ -145,7 +160,7 @@ def _fresh(path: Path) -> bool:
 
 
 def _server_time(folder: Path) -> float:
-    probe = folder / f".now.{socket.gethostname()}.{os.getpid()}.{threading.get_ident()}"
+    probe = folder / f".{threading.get_ident()}.{machine.mark()}.now"
     try:
         probe.touch()
         return probe.stat().st_mtime
@@ -156,8 +171,8 @@ def _server_time(folder: Path) -> float:
             probe.unlink(missing_ok=True)
 
 
-def _renewed(path: Path) -> bool:
-    """Watches a lease for as long as its holder would need to renew it three times."""
+def _renewed(path: Path, holder: dict[str, Any] | None) -> bool:
+    """Watches a lease for as long as its holder would need to renew it three times, and says so."""
 
     def stamp() -> int | None:
         try:
@@ -168,10 +183,18 @@ def _renewed(path: Path) -> bool:
 
     before = stamp()
     end = time.monotonic() + 3 * RENEW_S
+    said = False
     while time.monotonic() < end:
         time.sleep(RENEW_S / 10)
         if (now := stamp()) is None:  # let go in the meantime
             return False
         if now != before:
             return True
+        if not said:
+            said = True
+            print(
+                f"waits up to {3 * RENEW_S:.0f} s to see whether {_name(holder)} is still at work in {path.parent}",
+                file=sys.stderr,
+                flush=True,
+            )
     return False

@@ -13,10 +13,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+# The packages whose version changes the last bits of a result: of what is computed, drawn, tokenised or scored.
+BIT_PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "scipy", "scikit-learn", "dora-glue")
+
 
 def provenance() -> dict[str, Any]:
     """Where and with what: host, platform, Python, package versions, the package's git commit."""
-    packages = ("torch", "transformers", "datasets", "evaluate", "numpy", "safetensors", "hydra-core")
+    packages = ("torch", "transformers", "tokenizers", "datasets", "evaluate", "numpy", "scipy", "scikit-learn",
+                "safetensors", "hydra-core")  # fmt: skip
     return {
         "command": shlex.join([os.path.basename(sys.executable), *_argv()]),
         "host": socket.gethostname(),
@@ -26,6 +30,7 @@ def provenance() -> dict[str, Any]:
             "dora-glue": _version("dora-glue"),
             "python": platform.python_version(),
             **{p: _version(p) for p in packages},
+            **cuda_versions(),
         },
         "git": _git(),
     }
@@ -40,6 +45,16 @@ def processor() -> str:
 
     names = re.findall(r"model name\s*: (.+)", _cpuinfo())
     return f"{(names or [platform.machine()])[0].strip()} ({torch.backends.cpu.get_cpu_capability()})"
+
+
+def cuda_versions() -> dict[str, str]:
+    """CUDA's and cuDNN's versions that PyTorch was built with; none where it computes on CPUs alone."""
+    import torch  # late: whoever asks has it
+
+    found = {"cuda": torch.version.cuda}
+    if torch.version.cuda is not None and torch.backends.cudnn.is_available():
+        found["cudnn"] = str(torch.backends.cudnn.version())
+    return {name: version for name, version in found.items() if version}
 
 
 def _cpuinfo() -> str:
@@ -78,6 +93,31 @@ def _git() -> dict[str, Any] | None:
         return {"commit": git("rev-parse", "HEAD").strip(), "dirty": bool(dirty)}
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+def changes(before: dict[str, Any], this: dict[str, Any]) -> str | None:
+    """How this start of a run differs from the one before in what changes the last bits of its result.
+
+    None where it does not. What an older record does not hold, such as a package's version, is not compared.
+    """
+    was, is_now = _bits_depend_on(before), _bits_depend_on(this)
+    changed = [key for key in is_now if key in was and was[key] != is_now[key]]
+    return ", ".join(f"{key} {was[key]} before, now {is_now[key]}" for key in changed) or None
+
+
+def _bits_depend_on(start: dict[str, Any]) -> dict[str, Any]:
+    """What of a start changes the last bits of a result. A tree with changes has no name but its commit."""
+    versions = start.get("versions") or {}
+    on_cpu = start["device"] == "cpu"
+    # Beside a GPU the processor only loads and writes; without one CUDA's libraries compute nothing.
+    packages = BIT_PACKAGES if on_cpu else (*BIT_PACKAGES, "cuda", "cudnn")
+    return {
+        "processes": start["world_size"],
+        "device": start["device"],
+        "processor": start.get("processor") if on_cpu else None,
+        "commit": (start["git"] or {}).get("commit"),
+        **{name: versions[name] for name in packages if name in versions},
+    }
 
 
 def commits(data: dict[str, Any]) -> str:

@@ -12,16 +12,16 @@ import datetime
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from dora import artefacts, run_json
-from dora.errors import RunFailed, UserError
-from dora.files import named, strange, to_json, write_atomic
-from dora.lock import Lock
+from dora import artefacts, machine, run_json
+from dora.errors import TEMPORARY, NotNow, RunFailed, UserError
+from dora.files import named, strange, sync, to_json, write_atomic
+from dora.lock import Lock, held
 from dora.plain import cut
+from dora.provenance import changes
 from dora.run_json import SCHEMA, NotARecord, Run
 from dora.words import command_of
 
@@ -30,6 +30,9 @@ from dora.words import command_of
 # means what.
 ARITHMETIC = 3
 JOURNALS = ("metrics.jsonl", "ranks.jsonl")
+FOLDERS = ("checkpoint", "adapter", "model")
+TRIES = 2  # how often a run may diverge before only force=true begins it again
+_CLEARING = "force=true was about to begin it anew; the same command does"
 # What a run's weights do not depend on, or what has a place of its own in the path.
 NOT_IDENTITY = ("seed", "results", "device", "compile", "wandb", "force", "checkpoint_every", "keep_model")
 
@@ -97,11 +100,14 @@ def scores(data: dict[str, Any]) -> str:
 
 @contextlib.contextmanager
 def writable(folder: Path) -> Iterator[None]:
-    """Turns what goes wrong on a disk before a run has begun into UserError."""
+    """Turns what goes wrong on a disk before a run has begun into UserError, or NotNow where it will pass."""
     try:
         yield
     except OSError as e:
-        raise UserError(f"run directory {folder} cannot be used: {e.strerror}") from e
+        text = f"run directory {folder} cannot be used: {e.strerror or e}"
+        if e.errno in TEMPORARY:
+            raise NotNow(f"{text}; once that is mended, the same command goes on") from e
+        raise UserError(text) from e
 
 
 def note_planned(folder: Path, words: Sequence[str], config: dict[str, Any]) -> None:
@@ -121,15 +127,10 @@ def note_planned(folder: Path, words: Sequence[str], config: dict[str, Any]) -> 
                 raise
 
 
-def _bits_depend_on(start: dict[str, Any]) -> dict[str, Any]:
-    """What of a start changes the last bits of a result. A tree with changes has no name but its commit."""
-    return {
-        "processes": start["world_size"],
-        "device": start["device"],
-        "processor": start.get("processor") if start["device"] == "cpu" else None,
-        "commit": (start["git"] or {}).get("commit"),
-        "torch": (start.get("versions") or {}).get("torch"),
-    }
+def tidy(folder: Path) -> None:
+    """Removes the checkpoint of a run that is done, where a kill has left it; never while somebody is at work there."""
+    if (folder / "checkpoint").exists() and held(folder) is None and read_done(folder) is not None:
+        machine.discard(folder / "checkpoint")
 
 
 class Record:
@@ -163,9 +164,10 @@ class Record:
     def open(self, header: dict[str, Any], force: bool = False) -> None:
         """Takes the directory, makes it if needed, and reads what is there.
 
-        Raises UserError where another process is at work in it or it cannot be written to. A run that is done is
-        left as it is, or with `force` started afresh. An unfinished one goes on either way, so that a forced run
-        which was stopped is resumed by the same command.
+        Raises NotNow where another process is at work in it or the disk is full, UserError where it cannot be
+        written to, RunFailed for a run that diverged, was taken up again and diverged once more. With `force` a run
+        that is done, has failed or diverged is started afresh. One that was stopped or killed goes on either way, so
+        that a forced run which was stopped is resumed by the same command.
         """
         with writable(self.folder):
             self._open(header, force)
@@ -178,8 +180,7 @@ class Record:
                 "remove them, or move the directory away"
             )
         self._lock.take()
-        for left in self.folder.rglob(".*.tmp"):  # of a write that a kill cut short
-            left.unlink(missing_ok=True)
+        self._sweep()
         path = self.folder / "run.json"
         broken = None
         try:
@@ -188,14 +189,19 @@ class Record:
             pass
         except NotARecord as e:
             broken = e
-        if force and (self.done or broken):
+        ended = self.data.get("status") in ("done", "failed", "diverged")
+        if self.data.get("clearing") or (force and (ended or broken)):
             self._clear()
         elif broken:
             raise UserError(f"{path} cannot be read ({broken}); remove it to resume, or use force=true")
-        if not self.done:
+        self._refuse_diverged()
+        if self.done:  # a kill between its last two acts left the checkpoint
+            machine.discard(self.checkpoints)
+        else:
             first = self.data.get("times", {}).get("started", now())
             kept = ("resumed_from", "starts", "progress")
             before: dict[str, Any] = {key: self.data[key] for key in kept if key in self.data}
+            before |= {"divergences": self.divergences} if self.divergences else {}
             times = {**self.data.get("times", {}), "started": first}
             self.data = {
                 "schema": SCHEMA,
@@ -210,19 +216,48 @@ class Record:
             }
             self.update()
 
+    def _sweep(self) -> None:
+        """Removes what killed processes were writing here: nobody else writes a run's own files while it is held."""
+        own = [folder for name in FOLDERS if not (folder := self.folder / name).is_symlink()]
+        for left in (left for folder in (self.folder, *own) for left in folder.glob(".*.tmp")):
+            machine.discard(left)
+        # Others may export the run, or look at the file server's clock (.now.* of an older version).
+        for pattern in (".*.part", ".*.now", ".now.*"):
+            machine.sweep(self.folder, pattern, ours=True)
+
+    def _refuse_diverged(self) -> None:
+        """Raises RunFailed where a run diverged, was taken up at its last sound checkpoint and diverged again."""
+        if self.data.get("status") == "diverged" and self.divergences >= TRIES:
+            raise RunFailed(
+                f"{self.data.get('reason')}, or add force=true to start it anew: it diverged {self.divergences} times, "
+                "and a run is taken up only once after it diverged"
+            )
+
+    @property
+    def divergences(self) -> int:
+        """How often the run has diverged since it was begun; at least once where its state says so."""
+        return int(self.data.get("divergences", self.data.get("status") == "diverged"))
+
     def _clear(self) -> None:
-        """Removes all that a run leaves, run.json first: without it nothing else counts."""
-        for name in ("run.json", *JOURNALS, "predictions.npz", "best.safetensors"):
-            (self.folder / name).unlink(missing_ok=True)
-        for name in ("checkpoint", "adapter", "model"):
-            shutil.rmtree(self.folder / name, ignore_errors=True)
+        """Removes all that a run leaves.
+
+        A kill may come between any two of the removals. So the record first says what is going on: no longer a result
+        to anybody, and to whoever opens it next, with force=true or without, an order to clear the rest. The
+        checkpoint goes before all else, since alone it would be trained on, and the record last.
+        """
+        kept = {key: value for key, value in self.data.items() if key not in ("results", "progress")}
+        self.data = {"schema": SCHEMA, "times": {}, **kept}
+        self.update(status="stopped", reason=_CLEARING, clearing=True)
+        for name in (*FOLDERS, *JOURNALS, "predictions.npz", "best.safetensors", "run.json"):
+            machine.remove(self.folder / name)
         self.data = {}
 
     def _check_ours(self) -> None:
         """Raises RunFailed where another process has taken the directory over: nothing in it is ours to write."""
         if self.taken_by is not None:
             raise RunFailed(
-                f"{self.folder} was taken over by {self.taken_by} while this process was halted; it goes on there"
+                f"{self.folder} was taken over by {self.taken_by}, which began while this process was halted, or with it; it "
+                "goes on there"
             )
 
     def update(self, **changes: Any) -> None:
@@ -245,8 +280,7 @@ class Record:
         if not step:  # whatever progress was noted, no checkpoint of it is left
             self.data.pop("progress", None)
         self.update(resumed_from=self.data["resumed_from"] + resumed, starts=[*self.data["starts"], this])
-        was, is_now = (_bits_depend_on(start) for start in (before, this))
-        return ", ".join(f"{k} {was[k]} before, now {v}" for k, v in is_now.items() if v != was[k]) or None
+        return changes(before, this)
 
     def start_journals(self, sealed: dict[str, Any]) -> None:
         """Opens metrics.jsonl and ranks.jsonl cut back to what the checkpoint knew of them, as `sync` gave it."""
@@ -281,7 +315,7 @@ class Record:
         sealed = {}
         for name, file in self._journals.items():
             with named(self.folder / name):
-                os.fsync(file.fileno())
+                sync(file)
             sealed[name] = {"bytes": file.tell(), "sha256": self._seals[name].hexdigest()}
         return sealed
 
@@ -298,4 +332,4 @@ class Record:
         self.sync()
         times = {**self.data["times"], "finished": now()}
         self.update(status="done", reason=None, times=times)
-        shutil.rmtree(self.checkpoints, ignore_errors=True)
+        machine.discard(self.checkpoints)

@@ -28,7 +28,7 @@ from dora.cli.choices import usage
 from dora.cli.line import Line, is_setting, is_sweep, options_of, read
 from dora.cli.mistakes import MISTAKES, explain, first_lines
 from dora.config import from_hydra, register
-from dora.errors import RunFailed, Stopped, UserError
+from dora.errors import NotNow, RunFailed, Stopped, UserError
 from dora.late import uncollected
 from dora.plain import printable
 
@@ -71,7 +71,7 @@ def train(cfg: DictConfig) -> float | None:
     from dora.lines import labelled
     from dora.predictions import unpredicted
     from dora.prepare import prepare  # late: --help and a typo need no library of models or metrics
-    from dora.record import read_done, scores
+    from dora.record import read_done, scores, tidy
 
     begin_unless_stopped()
     config = from_hydra(cfg)
@@ -88,6 +88,7 @@ def train(cfg: DictConfig) -> float | None:
     ):
         raise UserError(f"{prepared.folder} is done but kept no model; add force=true to train it again")
     if result is not None:
+        tidy(prepared.folder)
         print(
             labelled(label, f"already done: {prepared.folder} ({scores(result)}); force=true trains it again")
         )
@@ -105,7 +106,7 @@ def train(cfg: DictConfig) -> float | None:
             hydra = HydraConfig.get()
             words = [*options_of(hydra), *hydra.overrides.task]
             result = run(prepared, words, label, bar=not in_workers(hydra))
-        except UserError as e:  # another process is at work in the directory, or it cannot be written to
+        except (UserError, NotNow) as e:  # it cannot be written to, or another process is at work there
             if result is None:
                 raise
             print(labelled(label, f"{' and '.join(added).upper()} not predicted: {e}"))
@@ -140,7 +141,8 @@ def main() -> None:
         if _ended:
             raise _ended.pop()
     except (UserError, RunFailed, Stopped) as e:
-        what = {UserError: "bad configuration", RunFailed: "failed", Stopped: "stopped"}[type(e)]
+        words = {UserError: "bad configuration", RunFailed: "failed", Stopped: "stopped", NotNow: "stopped"}
+        what = words[type(e)]
         text = printable(str(e).removeprefix(f"{what} "), kept="\n")  # "stopped by a signal"
         print(f"{what}:\n{text}" if "\n" in text else f"{what}: {text}", file=sys.stderr)
         sys.exit(e.exit_code)

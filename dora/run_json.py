@@ -215,6 +215,8 @@ RECORD: Mapping[str, Kind] = {
     "progress.step": WHOLE,
     "progress.total_steps": WHOLE,
     "progress.seconds": NUMBER,
+    "clearing": YES_NO,
+    "divergences": WHOLE,
     "starts": Kind("a list of starts", _list, START),
     "resumed_from": Kind("a list of steps", _list, WHOLE),
     "total_steps": WHOLE,

@@ -12,12 +12,12 @@ from typing import Any
 
 from dora import study
 from dora.config import MAX_SEED, Config
-from dora.errors import RunFailed, Stopped, UserError
+from dora.errors import NotNow, RunFailed, Stopped, UserError
 from dora.lines import embedded_note
 from dora.plain import printable
 from dora.predictions import unpredicted
 from dora.prepare import prepare
-from dora.record import note_planned, read_done
+from dora.record import note_planned, read_done, tidy
 from dora.summary import labels, score_table
 
 Words = tuple[str, ...]
@@ -56,6 +56,8 @@ class Sweep:
         for note in dict.fromkeys(note for p in self.runs.values() for note in p.notes):
             print(note)
         pending = {w: p for w, p in self.runs.items() if not p.done}
+        for p in (p for w, p in self.runs.items() if w not in pending):
+            tidy(p.folder)
         for words, p in pending.items():
             note_planned(p.folder, (*self.options, *words), p.settings)
         lacking = sum(p.lacks for p in pending.values())
@@ -101,7 +103,7 @@ class Sweep:
         harmless = {"stopped", "running", "waiting"}
         if (
             lost is None
-            and {s.state for s in open_ones.values()} <= harmless
+            and all(s.state in harmless or isinstance(failures.get(w), NotNow) for w, s in open_ones.items())
             and not _wrong(failures, open_ones)
         ):
             raise Stopped(text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -82,7 +83,8 @@ def _save(run: Run, model: Any, place: Folder, to: Path) -> None:
     model.config.problem_type = "regression" if task.regression else "single_label_classification"
     model.save_pretrained(to)
     for file in to.glob("*.safetensors"):
-        file.chmod(0o644)  # written for their owner's eyes only
+        with contextlib.suppress(OSError):  # not every file system has rights
+            file.chmod(0o644)  # written for their owner's eyes only
     tokenizer = backbone.load_tokenizer(place)
     tokenizer.init_kwargs.pop("local_files_only", None)  # how we read it, not what it is
     tokenizer.model_max_length = run["config"]["max_length"]  # what truncation=True cuts to, as in training

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
+import pickle
 import resource
+import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,11 +18,15 @@ import pytest
 import torch
 
 from dora import study
-from dora.errors import RunFailed, UserError, foreseen
+from dora.errors import NotNow, RunFailed, Stopped, UserError, foreseen
 from dora.files import write_atomic
+from dora.lock import Lock
+from dora.prepare import prepare
 from dora.record import Record
+from dora.signals import outside
+from dora.sweep import plan
 from dora.train import Loop
-from runs import command, cut, only_run, python, record, run, same_files, small, small_words
+from runs import command, configure, cut, only_run, python, record, run, same_files, small, small_words, typed
 
 
 @pytest.fixture
@@ -66,7 +73,7 @@ WRITES: dict[str, tuple[type, str, Callable[..., bool], str, int]] = {
 
 
 @pytest.mark.parametrize("what", WRITES)
-def test_a_full_disk_fails_the_run_and_the_same_command_goes_on_once_there_is_room(
+def test_a_full_disk_stops_the_run_and_the_same_command_goes_on_once_there_is_room(
     what: str, disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     owner, name, when, file, step = WRITES[what]
@@ -75,10 +82,10 @@ def test_a_full_disk_fails_the_run_and_the_same_command_goes_on_once_there_is_ro
     with monkeypatch.context() as patch:
         before(owner, name, when, lambda: fill(disk), patch)
         message = rf"No space left on device at .*{file}; once that is mended, the same command takes the run up {at}$"  # fmt: skip
-        with pytest.raises(RunFailed, match=message):
+        with pytest.raises(NotNow, match=message):
             run(small(disk / "results", "method=dora"))
     folder = only_run(disk / "results")
-    assert study.look(folder).state in ("failed", "stale")
+    assert study.look(folder).state in ("stopped", "stale")
     (disk / "filler").unlink()
     again = run(small(disk / "results", "method=dora"))
     assert again["resumed_from"] == ([step] if step else [])
@@ -88,11 +95,14 @@ def test_a_full_disk_fails_the_run_and_the_same_command_goes_on_once_there_is_ro
 
 def test_a_disk_that_is_full_from_the_start_is_a_message_and_no_traceback(disk: Path) -> None:
     fill(disk)
-    with pytest.raises(UserError, match=r"run directory .* cannot be used: No space left on device"):
+    with pytest.raises(
+        NotNow, match=r"run directory .* cannot be used: No space left on device; once that is"
+    ):
         run(small(disk / "results", "method=lora"))
     sweep = command("dora.run", "-m", *small_words(disk / "results", "method=lora", "seed=8,9"))
     assert "cannot be used: No space left on device" in sweep.stderr
     assert "Traceback" not in sweep.stderr
+    assert sweep.returncode == 75
     assert not list(disk.glob("results/runs/*/*/*/*/*/*/s9"))  # an empty folder would look like a broken run
 
 
@@ -126,9 +136,14 @@ def test_a_limit_on_the_size_of_files_is_told_as_a_full_disk_is_and_the_run_goes
     assert run(small(tmp_path, "method=lora"))["resumed_from"] == [6]
 
 
-@pytest.mark.parametrize("number", [errno.EFBIG, errno.EDQUOT, errno.ENOSPC])
-def test_a_limit_a_quota_and_a_full_disk_are_told_alike(number: int) -> None:
+PASSES = (errno.ENOSPC, errno.EDQUOT, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN)
+LASTS = (errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+
+
+@pytest.mark.parametrize("number", [*PASSES, *LASTS])
+def test_whatever_befalls_a_disk_is_told_alike_and_is_temporary_where_it_passes(number: int) -> None:
     told = foreseen(OSError(number, os.strerror(number), "there"), 6, 8, 1, 48)
+    assert getattr(told, "exit_code", None) == (75 if number in PASSES else 1)
     assert str(told) == f"{os.strerror(number)} at there; once that is mended, the same command takes the run up after step 6"  # fmt: skip
 
 
@@ -212,3 +227,70 @@ def test_a_failed_write_names_the_file_that_was_asked_for(tmp_path: Path) -> Non
             write_atomic(path, "text")
         assert (e.value.filename, e.value.filename2) == (str(path), None)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder"]
+
+
+@pytest.mark.parametrize("number", [*PASSES, *LASTS])
+@pytest.mark.parametrize("call", ["mkdir", "open", "replace"])
+def test_what_keeps_a_directory_from_being_opened_is_temporary_where_it_passes(
+    number: int, call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    patched = {"mkdir": (Path, "mkdir"), "open": (os, "open"), "replace": (Path, "replace")}[call]
+    record = Record(tmp_path / "run")
+    with monkeypatch.context() as patch:
+        patch.setattr(*patched, fail)
+        with pytest.raises((UserError, NotNow), match=r"cannot be used: ") as e:
+            record.open({})
+    record.close()
+    kind = NotNow if number in PASSES else UserError
+    assert (type(e.value), kind.exit_code) == (kind, 75 if number in PASSES else 2)
+    assert f"run directory {tmp_path / 'run'} cannot be used: {os.strerror(number)}" in str(e.value)
+
+
+def test_what_will_pass_comes_back_whole_from_another_process_and_ends_with_75(tmp_path: Path) -> None:
+    error = pickle.loads(pickle.dumps(NotNow("no room")))
+    assert (type(error), str(error), error.result) == (NotNow, "no room", None)
+    words = small_words(tmp_path, "method=lora")
+    folder = prepare(configure(*words)).folder
+    folder.mkdir(parents=True)
+    other = Lock(folder)
+    other.take()
+    code, _, said = typed(*words)
+    other.release()
+    assert code == 75
+    assert said == f"stopped: run directory {folder} is in use by process {os.getpid()} on {socket.gethostname()}; try again when that has ended, or stop it\n"  # fmt: skip
+
+
+def test_a_run_in_use_does_not_stop_the_sweep_that_it_is_one_of(tmp_path: Path) -> None:
+    words = small_words(tmp_path, "method=lora")
+    locks = []
+    for seed in (1, 2):
+        folder = prepare(configure(*words, f"seed={seed}")).folder
+        folder.mkdir(parents=True)
+        locks.append(Lock(folder))
+        locks[-1].take()
+    code, out, _ = typed("-m", *words, "seed=1,2")
+    for held in locks:
+        held.release()
+    assert code == 75
+    assert out.count(f"is in use by process {os.getpid()}") == 2  # not "the sweep was stopped"
+    assert not outside.stopping
+
+
+def test_a_sweep_counts_a_run_that_a_full_disk_stopped_as_one_to_resume_whatever_its_record_says(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    jobs = [small_words(tmp_path, "method=lora", f"seed={seed}") for seed in (1, 2)]
+    sweep = plan(jobs, lambda words: configure(*words))
+    pending = sweep.begin()
+    for p, status in zip(sweep.runs.values(), ("running", "failed"), strict=True):  # neither could be written
+        found = json.loads((p.folder / "run.json").read_text())
+        (p.folder / "run.json").write_text(json.dumps({**found, "status": status, "reason": "of before"}))
+    no_room = NotNow("No space left on device at run.json; once that is mended")
+    with pytest.raises(Stopped, match="2 of 2 runs are not done; the same sweep goes on with them"):
+        sweep.end({tuple(words): no_room for words in pending}, None)
+    assert "  stale: No space left on device" in capsys.readouterr().out
+    with pytest.raises(RunFailed):
+        sweep.end({tuple(pending[0]): no_room}, None)

@@ -14,7 +14,7 @@ from dora.errors import RunFailed, UserError
 from dora.finite import Watch, not_finite
 from dora.methods import METHODS
 from dora.train import Loop
-from runs import only_run, record, run, small
+from runs import only_run, record, run, same_files, small
 
 NAN = float("nan")
 
@@ -135,16 +135,40 @@ def test_weights_that_hold_nan_are_named_and_no_learning_rate_is_blamed(method, 
     assert record(tmp_path)["status"] == "failed"
 
 
-def test_a_run_that_diverges_keeps_its_last_sound_checkpoint(tmp_path, monkeypatch):
+def spoiled_at(step):
+    """A `Loop.train_step` before whose step `step` the weights are lost."""
     original = Loop.train_step
 
-    def train_step(self, step):
-        if step == 13:
+    def train_step(self, number):
+        if number == step:
             spoil_weights(self, None)
-        return original(self, step)
+        return original(self, number)
 
-    monkeypatch.setattr(Loop, "train_step", train_step)
-    with pytest.raises(RunFailed, match="diverged: loss not finite at step 13"):
-        run(small(tmp_path, "method=lora", "checkpoint_every=1"))
-    assert record(tmp_path)["status"] == "diverged"
-    assert checkpoint.newest(only_run(tmp_path) / "checkpoint") == 12
+    return train_step
+
+
+def test_a_run_that_diverged_goes_on_once_from_its_last_sound_checkpoint(tmp_path, monkeypatch):
+    words = "method=lora", "checkpoint_every=4", "max_steps=14", "eval_every=14"
+    alone = run(small(tmp_path / "alone", *words))
+    for number, from_step in ((1, []), (2, [12])):
+        with monkeypatch.context() as patch:
+            patch.setattr(Loop, "train_step", spoiled_at(13))
+            with pytest.raises(RunFailed, match="diverged: loss not finite at step 13"):
+                run(small(tmp_path / "twice", *words))
+        found = record(tmp_path / "twice")
+        assert (found["status"], found["divergences"], found["resumed_from"]) == (
+            "diverged",
+            number,
+            from_step,
+        )
+        assert checkpoint.newest(only_run(tmp_path / "twice") / "checkpoint") == 12
+        if number == 1:
+            shutil.copytree(tmp_path / "twice", tmp_path / "once")
+    with pytest.raises(
+        RunFailed, match=r"at step 13; lower lr .*force=true to start it anew: it diverged 2 times"
+    ):
+        run(small(tmp_path / "twice", *words))
+    again = run(small(tmp_path / "once", *words))
+    assert again["resumed_from"] == [12]
+    assert again["results"] == alone["results"]
+    same_files(only_run(tmp_path / "alone"), only_run(tmp_path / "once"))

@@ -13,7 +13,7 @@ import pytest
 from dora import study
 from dora.backbone import ASSETS
 from dora.errors import UserError
-from dora.provenance import processor
+from dora.provenance import processor, provenance
 from dora.record import ARITHMETIC, Record, arithmetic, read_done, read_finished
 from runs import cut, only_run, record, run, small
 
@@ -44,8 +44,35 @@ def test_another_processor_is_said_since_its_bits_are_others(tmp_path: Path) -> 
     assert said == "processor one (AVX2) before, now two (AVX512)"
 
 
-def test_another_version_of_torch_is_said(tmp_path: Path) -> None:
-    assert start_again(tmp_path, 5, versions={"torch": "2.9"}) == "torch 2.8 before, now 2.9"
+@pytest.mark.parametrize("package", ["torch", "transformers", "tokenizers", "numpy", "scipy", "scikit-learn", "dora-glue"])  # fmt: skip
+def test_another_version_of_what_the_bits_depend_on_is_said(package: str, tmp_path: Path) -> None:
+    assert package in provenance()["versions"]
+    first = opened(tmp_path, versions={package: "2.8"})
+    first.start(0)
+    first.close()
+    second = opened(tmp_path, versions={package: "2.9"})
+    assert second.start(5) == f"{package} 2.8 before, now 2.9"
+    second.close()
+
+
+@pytest.mark.parametrize("package", ["safetensors", "hydra-core", "datasets", "python"])
+def test_another_version_of_what_no_bit_depends_on_is_not_said(package: str, tmp_path: Path) -> None:
+    assert start_again(tmp_path, 5, versions={"torch": "2.8", package: "9"}) is None
+
+
+def test_a_version_that_an_older_record_does_not_hold_is_not_called_changed(tmp_path: Path) -> None:
+    assert start_again(tmp_path, 5, versions={"torch": "2.8", "scipy": "1.2"}) is None
+
+
+@pytest.mark.parametrize("library", ["cuda", "cudnn"])
+def test_another_cuda_is_said_where_it_computes(library: str, tmp_path: Path) -> None:
+    for name, device, said in (("cpu", "cpu", None), ("gpu", "H100", f"{library} 12 before, now 13")):
+        first = opened(tmp_path / name, device=device, versions={library: "12"})
+        first.start(0)
+        first.close()
+        second = opened(tmp_path / name, device=device, versions={library: "13"})
+        assert second.start(5) == said
+        second.close()
 
 
 def test_the_processor_beside_a_gpu_changes_nothing(tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from dora import checkpoint, finish
-from dora.errors import Stopped, UserError
+from dora import checkpoint, experiment, finish
+from dora.errors import NotNow, Stopped
 from dora.lock import held
 from dora.train import Loop
 from runs import configure, cut, only_run, python, record, run, same_files, small, small_words
@@ -159,13 +159,19 @@ def test_a_signal_after_the_last_step_leaves_a_single_run_with_its_result(
     assert record(tmp_path)["status"] == "done"
 
 
-def test_a_forced_run_that_was_cut_goes_on_by_the_same_command(
+def test_a_forced_run_that_was_killed_goes_on_by_the_same_command_and_one_that_failed_starts_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = run(small(tmp_path, "method=dora", "max_steps=12", "checkpoint_every=1"))
-    cut(tmp_path, 5, monkeypatch, "method=dora", "max_steps=12", "force=true")
-    again = run(small(tmp_path, "method=dora", "max_steps=12", "force=true"))
-    assert again["resumed_from"] == [5]
+    words = "method=dora", "max_steps=12"
+    first = run(small(tmp_path, *words, "checkpoint_every=1"))
+    with monkeypatch.context() as patch:
+        patch.setattr(experiment, "_note_failure", lambda *_: None)  # as a kill leaves it: without a word
+        cut(tmp_path, 5, monkeypatch, *words, "force=true")
+    cut(tmp_path, 7, monkeypatch, *words, "force=true")
+    assert record(tmp_path)["resumed_from"] == [5]
+    assert record(tmp_path)["status"] == "failed"
+    again = run(small(tmp_path, *words, "force=true"))
+    assert again["resumed_from"] == []
     assert again["results"] == first["results"]
 
 
@@ -175,7 +181,7 @@ def test_a_directory_in_use_is_refused_and_its_holder_named(tmp_path: Path) -> N
     assert process.stdout is not None
     next(line for line in process.stdout if line.startswith("step "))
     try:
-        with pytest.raises(UserError, match=f"in use by process {process.pid} on"):
+        with pytest.raises(NotNow, match=f"in use by process {process.pid} on"):
             run(small(tmp_path, "max_steps=20000"))
     finally:
         process.kill()

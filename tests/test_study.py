@@ -22,7 +22,7 @@ from hydra.types import RunMode
 from omegaconf.errors import OmegaConfBaseException
 
 from dora import CONF, lock, study
-from dora.errors import RunFailed, Stopped, UserError
+from dora.errors import NotNow, RunFailed, Stopped, UserError
 from dora.lock import Lock, held
 from dora.parallel import least_used
 from dora.record import Record
@@ -289,7 +289,7 @@ def test_the_second_on_one_host_is_refused_and_told_who_is_first(tmp_path: Path)
     first, second = Lock(tmp_path), Lock(tmp_path)
     first.take()
     assert held(tmp_path) == f"process {os.getpid()} on {socket.gethostname()}"
-    with pytest.raises(UserError, match=f"in use by process {os.getpid()} on"):
+    with pytest.raises(NotNow, match=f"in use by process {os.getpid()} on"):
         second.take()
     first.release()
     assert held(tmp_path) is None
@@ -334,7 +334,7 @@ def test_another_hosts_lease_is_respected_while_it_is_renewed(
     with monkeypatch.context() as elsewhere:
         elsewhere.setattr(socket, "gethostname", lambda: "elsewhere")
         there.take()
-    with pytest.raises(UserError, match="on elsewhere"):
+    with pytest.raises(NotNow, match="on elsewhere"):
         Lock(tmp_path).take()
     die(there)
     mine = Lock(tmp_path)
@@ -354,7 +354,7 @@ def test_a_clock_that_jumps_neither_takes_nor_keeps_a_lease(
         there.take()
     then = time.time() + 3600 * hours
     os.utime(tmp_path / lock.NAME, (then, then))
-    with pytest.raises(UserError, match="on elsewhere"):  # it lives: it is renewed while we watch
+    with pytest.raises(NotNow, match="on elsewhere"):  # it lives: it is renewed while we watch
         Lock(tmp_path).take()
     die(there)
     os.utime(tmp_path / lock.NAME, (then, then))

@@ -12,7 +12,6 @@ import io
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -21,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from dora import machine
 from dora.data.tasks import Rows
 from dora.files import sync_folder, to_json, write_atomic
 
@@ -149,6 +149,7 @@ def tokenised(
     key = hashlib.sha256(f"{identity} {max_length} {segments} {made_by}".encode()).hexdigest()[:16]
     folder = cache / key
     cache.mkdir(parents=True, exist_ok=True)
+    machine.sweep(cache, f".{'[0-9a-f]' * 16}.*", ours=True)  # folders that killed processes filled
 
     def opened() -> dict[str, Tokens]:
         pad = tokenizer.pad_token_id
@@ -168,7 +169,9 @@ def tokenised(
 
 def _fill(folder: Path, splits: dict[str, Rows], tokenizer: Any, max_length: int, segments: bool) -> None:
     """Tokenises into `folder`, which must not be there yet."""
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    temporary = folder.with_name(f".{folder.name}.{machine.mark()}.part")
+    machine.discard(temporary)  # of a process that was killed and had our number
+    temporary.mkdir()
     manifest = {}
     try:
         for split, rows in splits.items():
@@ -179,7 +182,6 @@ def _fill(folder: Path, splits: dict[str, Rows], tokenizer: Any, max_length: int
                 manifest[file] = hashlib.sha256(content.getbuffer()).hexdigest()
                 write_atomic(temporary / file, content.getbuffer())
         write_atomic(temporary / MANIFEST, to_json(manifest))
-        temporary.chmod(0o755)
         try:
             os.rename(temporary, folder)
         except OSError:  # another process was first; its folder holds the same
@@ -193,13 +195,12 @@ def _fill(folder: Path, splits: dict[str, Rows], tokenizer: Any, max_length: int
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Holds the folder's lock. Not every shared file system has one: there several may do the same work."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
+    with contextlib.ExitStack() as held:
         with contextlib.suppress(OSError):
+            descriptor = os.open(folder, os.O_RDONLY)
+            held.callback(os.close, descriptor)
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
-    finally:
-        os.close(descriptor)
 
 
 def _check(folder: Path) -> None:
