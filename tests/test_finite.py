@@ -148,7 +148,7 @@ def spoiled_at(step):
 
 
 def test_a_run_that_diverged_goes_on_once_from_its_last_sound_checkpoint(tmp_path, monkeypatch):
-    words = "method=lora", "checkpoint_every=4", "max_steps=14", "eval_every=14"
+    words = "method=lora", "checkpoint_every=1", "max_steps=14", "eval_every=14"
     alone = run(small(tmp_path / "alone", *words))
     for number, from_step in ((1, []), (2, [12])):
         with monkeypatch.context() as patch:
