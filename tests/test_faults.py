@@ -26,7 +26,7 @@ from dora.record import Record
 from dora.signals import outside
 from dora.sweep import plan
 from dora.train import Loop
-from runs import command, configure, cut, only_run, python, record, run, same_files, small, small_words, typed
+from runs import change_record, command, configure, cut, only_run, python, record, run, same_files, small, small_words, typed
 
 
 @pytest.fixture
@@ -286,8 +286,7 @@ def test_a_sweep_counts_a_run_that_a_full_disk_stopped_as_one_to_resume_whatever
     sweep = plan(jobs, lambda words: configure(*words))
     pending = sweep.begin()
     for p, status in zip(sweep.runs.values(), ("running", "failed"), strict=True):  # neither could be written
-        found = json.loads((p.folder / "run.json").read_text())
-        (p.folder / "run.json").write_text(json.dumps({**found, "status": status, "reason": "of before"}))
+        change_record(p.folder, status=status, reason="of before")
     no_room = NotNow("No space left on device at run.json; once that is mended")
     with pytest.raises(Stopped, match="2 of 2 runs are not done; the same sweep goes on with them"):
         sweep.end({tuple(words): no_room for words in pending}, None)
