@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import os
 import pickle
 import resource
@@ -26,7 +25,20 @@ from dora.record import Record
 from dora.signals import outside
 from dora.sweep import plan
 from dora.train import Loop
-from runs import change_record, command, configure, cut, only_run, python, record, run, same_files, small, small_words, typed
+from runs import (
+    change_record,
+    command,
+    configure,
+    cut,
+    only_run,
+    python,
+    record,
+    run,
+    same_files,
+    small,
+    small_words,
+    typed,
+)
 
 
 @pytest.fixture
