@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 import os
 import sys
 from collections.abc import Iterable
@@ -16,9 +15,10 @@ from pathlib import Path
 from typing import IO, Any
 
 from dora.errors import UserError
-from dora.files import open_own
+from dora.files import open_own, to_json
 
 SEAL = "sha256"
+_TAIL = f',\n  "{SEAL}": "'  # as `to_json` writes a last key
 # A file that is replaced after the run was done may be the one `before`: a kill can come between record and file.
 BEFORE = "before"
 ADAPTER = ("adapter/adapter_model.safetensors", "adapter/adapter_config.json")
@@ -29,23 +29,25 @@ FULL_WEIGHTS = "model/model.safetensors"
 Files = dict[str, dict[str, Any]]
 
 
-def sealed(record: dict[str, Any]) -> dict[str, Any]:
-    """The record, JSON throughout, with the sha256 of all the rest of it as its last key."""
+def sealed(record: dict[str, Any]) -> str:
+    """run.json's text: the record, and as its last key the sha256 of all that stands before that.
+
+    `sealed`, one of its other keys, says that there is one, so that no bit can hide it.
+    """
     rest = {key: value for key, value in record.items() if key != SEAL}
-    return {**rest, SEAL: _digest(rest)}
+    text = to_json({**rest, "sealed": True}).removesuffix("\n}\n")
+    return f'{text}{_TAIL}{hashlib.sha256(text.encode()).hexdigest()}"\n}}\n'
 
 
-def seal_problem(record: dict[str, Any]) -> str | None:
-    """Why a record is not to be believed; None where it is as a run wrote it, or was made before there were seals."""
-    if SEAL not in record:
-        return "it has lost its checksum: edited or damaged" if "files" in record else None
-    rest = {key: value for key, value in record.items() if key != SEAL}
-    return None if record[SEAL] == _digest(rest) else "it does not match its checksum: edited or damaged"
-
-
-def _digest(rest: dict[str, Any]) -> str:
-    """The sha256 of a record in one spelling, whatever the order of its keys or the blanks between them."""
-    return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+def seal_problem(text: bytes, record: dict[str, Any]) -> str | None:
+    """Why run.json is not to be believed; None where it is as a run wrote it, or was made before there were seals."""
+    if "sealed" not in record and SEAL not in record and "files" not in record:
+        return None
+    body, tail, end = text.rpartition(_TAIL.encode())
+    if not tail:
+        return "it has lost its checksum: edited or damaged"
+    whole = f'{hashlib.sha256(body).hexdigest()}"\n}}\n'.encode() == end
+    return None if whole else "it does not match its checksum: edited or damaged"
 
 
 def left(folder: Path) -> list[str]:

@@ -115,6 +115,7 @@ class Table:
     view: View
     cells: dict[Row, dict[str, list[Run]]] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
+    _values: dict[tuple[Row, str], dict[int, float]] = field(default_factory=dict, repr=False)
 
     @property
     def name(self) -> str:
@@ -175,8 +176,10 @@ class Table:
 
     def values(self, row: Row, task: str) -> dict[int, float]:
         """The cell's scores by seed, in points; a run whose score is undefined is left out."""
-        known = {run["seed"]: self.view.value(run, task) for run in self.runs_of(row, task)}
-        return {seed: value for seed, value in sorted(known.items()) if value is not None}
+        if (row, task) not in self._values:  # tables ask some thirty times
+            known = {run["seed"]: self.view.value(run, task) for run in self.runs_of(row, task)}
+            self._values[row, task] = {seed: v for seed, v in sorted(known.items()) if v is not None}
+        return dict(self._values[row, task])
 
     def average(self, row: Row) -> Estimate | None:
         """The mean over tasks with its error over seeds; None unless every task has a value."""

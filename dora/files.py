@@ -127,10 +127,15 @@ def open_own(folder: Path, name: str, at_most: int | None = None) -> IO[bytes]:
     has more than `at_most` bytes.
     """
     path = folder / name
-    for part in (path, *path.parents[: len(Path(name).parts) - 1]):
+    for part in path.parents[: len(name.split("/")) - 1]:
         if part.is_symlink():
             raise OSError(errno.ELOOP, f"{part.name} is a link, and no run leaves one", str(path))
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as e:
+        if e.errno == errno.ELOOP:
+            raise OSError(errno.ELOOP, f"{path.name} is a link, and no run leaves one", str(path)) from e
+        raise
     about = os.fstat(fd)
     problem = None
     if not stat.S_ISREG(about.st_mode):

@@ -18,7 +18,7 @@ from typing import Any
 
 from dora import artefacts, machine, run_json
 from dora.errors import TEMPORARY, NotNow, RunFailed, UserError
-from dora.files import named, strange, sync, to_json, write_atomic
+from dora.files import named, strange, sync, write_atomic
 from dora.lock import Lock, held
 from dora.plain import cut
 from dora.provenance import changes
@@ -118,7 +118,7 @@ def note_planned(folder: Path, words: Sequence[str], config: dict[str, Any]) -> 
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / "run.json").exists():
             try:
-                write_atomic(folder / "run.json", to_json(artefacts.sealed(waiting)))
+                write_atomic(folder / "run.json", artefacts.sealed(waiting))
             except FileNotFoundError:  # another launch has just begun it, and tidied up
                 pass
             except OSError:
@@ -264,7 +264,7 @@ class Record:
         """Changes keys of run.json and writes it whole. A failed write is fatal."""
         self._check_ours()
         times = {**changes.get("times", self.data["times"]), "updated": now()}
-        text = to_json(artefacts.sealed({**self.data, **changes, "times": times}))
+        text = artefacts.sealed({**self.data, **changes, "times": times})
         write_atomic(self.folder / "run.json", text)
         self.data = json.loads(text)
 

@@ -139,7 +139,7 @@ def main() -> None:
     """
     asked = asked_for("dora.report", __doc__, require_matplotlib)
     path = asked.results / f"report{asked.tables[0].view.suffix}.html"
-    seen = study.scan(asked.results)
+    seen = study.scan(asked.results, asked.known)
     with writing():
         write_atomic(path, page(asked.tables, seen, asked.results / "figures"))
     print(path)

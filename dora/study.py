@@ -11,7 +11,7 @@ import re
 import shlex
 import stat
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
@@ -22,7 +22,7 @@ from dora.data.tasks import TASKS
 from dora.lock import held
 from dora.plain import printable
 from dora.record import seconds_since
-from dora.run_json import NotARecord, misplaced, read
+from dora.run_json import NotARecord, Run, misplaced, read
 from dora.words import Foreign, as_command, typed
 
 # In the order in which they are shown. waiting: planned by a sweep and not begun. stale: its process is gone
@@ -95,11 +95,11 @@ def _inside(folders: Iterable[Path]) -> Iterator[Path]:
                         yield Path(entry.path)
 
 
-def look(folder: Path) -> Seen:
-    """The state of the run in `folder`, which may still be trained by someone."""
+def look(folder: Path, run: Run | None = None) -> Seen:
+    """The state of the run in `folder`, which may still be trained by someone. `run`: its run.json, where it is read."""
     here = place(folder)
     try:
-        run = read(folder)
+        run = read(folder) if run is None else run
     except FileNotFoundError:
         return Seen(here, "broken", "it has no run.json")
     except NotARecord as e:
@@ -125,9 +125,12 @@ def look(folder: Path) -> Seen:
     )  # fmt: skip
 
 
-def scan(results: Path) -> list[Seen]:
-    """Every run under `results`/runs in path order, and after them the missing ones."""
-    seen = [look(folder) for folder in directories(results)]
+def scan(results: Path, known: Mapping[Path, Run] | None = None) -> list[Seen]:
+    """Every run under `results`/runs in path order, and after them the missing ones.
+
+    `known`: the run.json of finished runs by their directories, which are not read again.
+    """
+    seen = [look(folder, (known or {}).get(folder)) for folder in directories(results)]
     return [*seen, *missing(seen)]
 
 

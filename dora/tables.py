@@ -14,12 +14,12 @@ import math
 import statistics
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from dora import study
-from dora.cells import BASELINE, Table, View, anything_left_out, dirty, read_runs, showable
+from dora.cells import BASELINE, Run, Table, View, anything_left_out, dirty, read_runs, showable
 from dora.command import command
 from dora.compare import Difference, differences
 from dora.errors import UserError
@@ -163,11 +163,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 @dataclass(frozen=True)
 class Asked:
-    """What a command line asks for: the tables that can be made, and why anything is left out of them."""
+    """What a command line asks for: the tables that can be made, why anything is left out of them, and all runs read."""
 
     results: Path
     tables: list[Table]
     left_out: list[str]
+    known: dict[Path, Run] = field(default_factory=dict)
 
     def end(self) -> None:
         """Says what was left out and exits with `LEFT_OUT`, where anything was."""
@@ -189,14 +190,15 @@ def found_tables(given: argparse.Namespace) -> Asked:
         tuple(given.where),
         given.mix_arithmetic,
     )
-    found, left_out = showable(read_runs(given.results), view)
+    runs = read_runs(given.results)
+    found, left_out = showable(runs, view)
     if left_out and not found:
         raise UserError(*left_out)
     if not found:
         raise UserError(
             f"no finished run under {given.results / 'runs'}; make one with: python -m dora.run task=sst2"
         )
-    return Asked(given.results, found, left_out)
+    return Asked(given.results, found, left_out, {run["folder"]: run for run in runs})
 
 
 def asked_for(prog: str, about: str | None, first: Callable[[], None] = lambda: None) -> Asked:
@@ -231,7 +233,7 @@ def writing() -> Iterator[None]:
 def main() -> None:
     """Prints and writes the tables; exit 2 where there is nothing to show, 3 where cells are left out, 1 where the disk failed."""
     asked = asked_for("dora.tables", __doc__)
-    seen = study.scan(asked.results)
+    seen = study.scan(asked.results, asked.known)
     folder = asked.results / "tables"
     whole: dict[str, str] = {}
     for table in asked.tables:

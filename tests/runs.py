@@ -235,7 +235,7 @@ def record(results: Path) -> dict[str, Any]:
 def change_record(folder: Path, *without: str, **changes: Any) -> None:
     """Writes run.json with other values, or without some keys, as a run that has these would have sealed it."""
     kept = {k: v for k, v in json.loads((folder / "run.json").read_text()).items() if k not in without}
-    (folder / "run.json").write_text(json.dumps(artefacts.sealed({**kept, **changes})))
+    (folder / "run.json").write_text(artefacts.sealed({**kept, **changes}))
 
 
 def lines(path: Path) -> list[dict[str, Any]]:

@@ -24,6 +24,7 @@ ORDER = [
         "npz",
         "lock",
         "data.tasks",
+        "kinds",
         "run_json",
         "data.mini",
         "data.hub",

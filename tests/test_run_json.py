@@ -136,7 +136,7 @@ def test_a_sum_that_is_none_is_refused(entry: object, tmp_path: Path) -> None:
         held = sealed(
             {**run, "files": {"best.safetensors": entry if name == "first" else {**sum_, "before": entry}}}
         )
-        (tmp_path / "run.json").write_text(json.dumps(held))
+        (tmp_path / "run.json").write_text(held)
         with pytest.raises(
             NotARecord, match=r"files.best.safetensors is .* must be bytes and sha256 of a file"
         ):
