@@ -11,7 +11,6 @@ import fcntl
 import getpass
 import itertools
 import os
-import signal
 import sys
 import tempfile
 import threading
@@ -23,6 +22,8 @@ from typing import IO, Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+from dora.signals import outside
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def start(device: str) -> World:
         device = f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"
         torch.cuda.set_device(device)
     if not dist.is_initialized():
-        with _ended_by_signals(), _saying_what_is_waited_for():
+        with outside.at_once(), _saying_what_is_waited_for():
             dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
     return World(dist.get_rank(), size, torch.device(device))
 
@@ -89,20 +90,6 @@ def _saying_what_is_waited_for() -> Iterator[None]:
         yield
     finally:
         timer.cancel()
-
-
-@contextlib.contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """Lets signals end the process in the system's own way: Python's handlers wait until the others have come."""
-    before: dict[int, Any] = {}
-    with contextlib.suppress(ValueError):  # not the main thread: whoever runs us there handles signals
-        for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            before[each] = signal.signal(each, signal.SIG_DFL)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler or signal.SIG_DFL)
 
 
 def least_used(names: Sequence[str], folder: Path) -> tuple[int, IO[bytes]]:

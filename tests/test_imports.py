@@ -14,6 +14,7 @@ ORDER = [
         "errors",
         "signals",
         "streams",
+        "orphan",
         "command",
         "late",
         "files",
