@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 from dora import streams
-from dora.signals import BEGUN, leave, outside
+from dora.signals import leave, outside
 
 LOOK_S = 0.5
 at_work = threading.Lock()  # held while a worker has a run in hand: one without ends at once
@@ -45,9 +45,11 @@ def _outlive(launcher: int | None) -> None:
     """Waits for the launcher's end; None: it has ended already."""
     while os.getppid() == launcher:
         time.sleep(LOOK_S)
-    os.kill(os.getpid(), signal.SIGTERM)
-    at_work.acquire()  # for good: no run begins any more
-    leave(signal.SIGTERM, f" {BEGUN}")
+    if not at_work.acquire(blocking=False):
+        os.kill(os.getpid(), signal.SIGTERM)
+        at_work.acquire()  # for good: no run begins any more
+        time.sleep(LOOK_S)  # a process with a single run is about to end by itself
+    leave(signal.SIGTERM, ", since its launcher has ended; the same command goes on from here")
 
 
 def _runs_python(process: int) -> bool:

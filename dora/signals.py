@@ -11,7 +11,6 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from multiprocessing import resource_tracker
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -116,6 +115,8 @@ class Outside:
         They start with the signals blocked, until `watch` takes them: Python's own handler would print a traceback.
         A thread with another mask takes the signals for this process, and tells the others.
         """
+        from multiprocessing import resource_tracker  # late: `watch` is to stand within milliseconds
+
         end = threading.Event()
 
         def tell() -> None:

@@ -63,7 +63,7 @@ ORDER = [
     ["sheets"],
     ["cli.line", "cli.choices"],
     ["cli.mistakes"],
-    ["run", "tables", "status", "export", "submit", "bench"],
+    ["run", "tables", "status", "export", "submit", "bench", "torchrun"],
     ["plots"],
     ["report"],
 ]
