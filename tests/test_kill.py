@@ -6,6 +6,7 @@ import collections
 from pathlib import Path
 
 import pytest
+from kill_groups import KINDS, kill_groups
 from kill_runs import ALLOCATING, PLACES, schedule, study
 
 from dora.methods import METHODS
@@ -27,3 +28,15 @@ def test_forty_kills_are_eight_in_every_place_and_reach_every_method() -> None:
     planned = schedule(40, list(METHODS))
     assert set(collections.Counter(place for _, place in planned).values()) == {8}
     assert {(m, p) for m, p in planned} == {(m, p) for m in METHODS for p in PLACES if p != "allocation" or m in ALLOCATING}  # fmt: skip
+
+
+def test_kills_at_random_times_leave_runs_that_end_as_ones_left_alone(tmp_path: Path) -> None:
+    assert kill_groups("random", 4, 3, ["lora", "dora"], tmp_path, print) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "methods"), [("joblib", list(METHODS)), ("torchrun", ["dora"])])
+def test_a_killed_worker_launcher_or_both_leave_no_process_behind_and_runs_that_end_as_ones_left_alone(
+    kind: str, methods: list[str], tmp_path: Path
+) -> None:
+    assert kill_groups(kind, 2 * len(KINDS[kind]), 1, methods, tmp_path, print) == []
