@@ -205,8 +205,13 @@ class StopSignals:
             raise Stopped(f"stopped by a signal {BEGUN}")
 
 
+_leaving = threading.Lock()
+
+
 def leave(number: int, then: str = "") -> None:
     """Ends the process here and now: no thread that waits for a hub is waited for, and no import is torn open."""
+    if not _leaving.acquire(blocking=False):
+        return  # it is being done, by another thread or by what this signal interrupted
     code, what = EXITS[signal.Signals(number)]
     with contextlib.suppress(Exception):  # the signal may have come in the middle of a write
         sys.stdout.flush()

@@ -35,19 +35,23 @@ MARK = "KILLED_GROUP"  # a variable that the launcher's processes inherit, whate
 
 @dataclass(frozen=True)
 class Group:
-    """Processes that one command starts. `method`: of its run, or of each run of a sweep, with commas between."""
+    """Processes that one command starts. `method`: of its run, or of each run of a sweep, with commas between.
+
+    `jobs`: how many processes train at once.
+    """
 
     kind: str
     method: str
+    jobs: int = 2
 
     def words(self, results: Path) -> list[str]:
         """The command line of its launcher, program first."""
         words = small_words(results, f"method={self.method}", "checkpoint_every=2")
         if self.kind == "joblib":
-            return ["dora.run", "-m", "hydra/launcher=local", "hydra.launcher.n_jobs=2", *words]
+            return ["dora.run", "-m", "hydra/launcher=local", f"hydra.launcher.n_jobs={self.jobs}", *words]
         if self.kind == "random":
             return ["dora.run", *words]
-        return ["dora.torchrun", "--standalone", "--nproc_per_node=2", "-m", "dora.run", *words]
+        return ["dora.torchrun", "--standalone", f"--nproc_per_node={self.jobs}", "-m", "dora.run", *words]
 
 
 def launch(words: Sequence[str], mark: str) -> None:
@@ -152,6 +156,17 @@ def leave_alone(context: ForkServerContext, group: Group, results: Path) -> dict
     return {"start": trains - started.began, "training": time.monotonic() - trains}
 
 
+def differences(begun: Callable[[Path], Started], alone: Path, results: Path) -> list[str]:
+    """How runs that were ended, taken up by the same command again, differ from those left alone."""
+    again = begun(results)
+    again.process.join()
+    wrong = [f"exit code {again.process.exitcode} on resuming"] if again.process.exitcode else []
+    for run in study.directories(alone):
+        place = run.relative_to(alone)
+        wrong += [f"{place}: {problem}" for problem in problems(run, results / place)]
+    return wrong
+
+
 def strike(
     begun: Callable[[Path], Started],
     victim: str,
@@ -190,14 +205,7 @@ def kill_groups(
         results, after, wrong = strike(
             begun, victim, phase, took[group][phase], folder / f"{kind}-{i}", chance
         )
-        again = begun(results)
-        again.process.join()
-        wrong += [f"exit code {again.process.exitcode} on resuming"] if again.process.exitcode else []
-        runs = study.directories(alone)
-        for run in runs:
-            wrong += [
-                f"{run.relative_to(alone)}: {p}" for p in problems(run, results / run.relative_to(alone))
-            ]
+        wrong += differences(begun, alone, results)
         what = f"{i + 1:3}  {kind:8} {group.method:8} {victim:8} {1000 * after:5.0f} ms into its {phase}"
         say(f"{what}: {'; '.join(wrong) or 'equal'}")
         found += [f"{what}: {text}" for text in wrong]
