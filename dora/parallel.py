@@ -23,6 +23,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from dora.errors import Stopped
 from dora.signals import outside
 
 
@@ -42,7 +43,8 @@ class World:
 
 
 def start(device: str) -> World:
-    """Joins the processes that torchrun or a cluster's job started; a world of one without them.
+    """Joins the processes that torchrun or a cluster's job started; a world of one without them. Raises Stopped where
+    whom they meet at is no longer there.
 
     `device`: auto, cpu or cuda[:n]. Of several GPUs a run by itself takes the one that the fewest other runs
     on this machine are on.
@@ -68,8 +70,12 @@ def start(device: str) -> World:
         device = f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"
         torch.cuda.set_device(device)
     if not dist.is_initialized():
-        with outside.at_once(), _saying_what_is_waited_for():
-            dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+        try:
+            with outside.at_once(), _saying_what_is_waited_for():
+                dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+        except (dist.DistNetworkError, dist.DistStoreError) as e:  # such as after torchrun was killed
+            why = str(e).splitlines()[0]
+            raise Stopped(f"before the run's processes had met ({why}); the same command takes it up") from e
     return World(dist.get_rank(), size, torch.device(device))
 
 

@@ -79,7 +79,7 @@ class StudySweeper(BasicSweeper):
         if kind != "BasicLauncher" and not local:  # a cluster's jobs hear of signals from the cluster
             return self.launcher.launch(jobs, initial_job_idx=0)
         if local:
-            self.launcher.joblib["initializer"] = begin_worker
+            self.launcher.joblib["initializer"] = begin_worker  # type: ignore[attr-defined]  # joblib.Parallel's
         with outside.launching(workers=local):
             return self.launcher.launch(jobs, initial_job_idx=0)
 
