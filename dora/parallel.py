@@ -11,7 +11,6 @@ import fcntl
 import getpass
 import itertools
 import os
-import signal
 import sys
 import tempfile
 import threading
@@ -23,6 +22,9 @@ from typing import IO, Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+from dora.errors import Stopped
+from dora.signals import outside
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,8 @@ class World:
 
 
 def start(device: str) -> World:
-    """Joins the processes that torchrun or a cluster's job started; a world of one without them.
+    """Joins the processes that torchrun or a cluster's job started; a world of one without them. Raises Stopped where
+    whom they meet at is no longer there.
 
     `device`: auto, cpu or cuda[:n]. Of several GPUs a run by itself takes the one that the fewest other runs
     on this machine are on.
@@ -67,8 +70,12 @@ def start(device: str) -> World:
         device = f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"
         torch.cuda.set_device(device)
     if not dist.is_initialized():
-        with _ended_by_signals(), _saying_what_is_waited_for():
-            dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+        try:
+            with outside.at_once(), _saying_what_is_waited_for():
+                dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+        except (dist.DistNetworkError, dist.DistStoreError) as e:  # such as after torchrun was killed
+            why = str(e).splitlines()[0]
+            raise Stopped(f"before the run's processes had met ({why}); the same command takes it up") from e
     return World(dist.get_rank(), size, torch.device(device))
 
 
@@ -89,20 +96,6 @@ def _saying_what_is_waited_for() -> Iterator[None]:
         yield
     finally:
         timer.cancel()
-
-
-@contextlib.contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """Lets signals end the process in the system's own way: Python's handlers wait until the others have come."""
-    before: dict[int, Any] = {}
-    with contextlib.suppress(ValueError):  # not the main thread: whoever runs us there handles signals
-        for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            before[each] = signal.signal(each, signal.SIG_DFL)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler or signal.SIG_DFL)
 
 
 def least_used(names: Sequence[str], folder: Path) -> tuple[int, IO[bytes]]:

@@ -16,6 +16,9 @@ from dora.signals import outside
 
 if __name__ == "__main__":
     outside.watch(" while nothing was trained; the same command goes on from here")  # imports take a second
+    from dora.orphan import end_with_torchrun
+
+    end_with_torchrun()
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -32,6 +35,8 @@ from dora.errors import NotNow, RunFailed, Stopped, UserError
 from dora.late import uncollected
 from dora.plain import printable
 
+# What a run imports beyond its preparation. The last is nearly all that loading any model imports.
+HEAVY = ("torch", "transformers", "dora.experiment", "transformers.modeling_utils")
 _ended: list[Exception] = []  # how a run by itself ended, where not with a result
 
 
@@ -42,7 +47,7 @@ def job(cfg: DictConfig) -> float | None:
     from dora.run import _ended, check_grid, train
     from dora.signals import outside
 
-    if not outside.watching:  # a launcher's worker
+    if not outside.watching:  # a cluster's job
         streams.keep_open()
         outside.watch(noting=True)
     try:
@@ -69,6 +74,7 @@ def check_grid(hydra: Any) -> None:
 def train(cfg: DictConfig) -> float | None:
     """One run; returns the task's score. Raises: inside a sweep nothing may exit."""
     from dora.lines import labelled
+    from dora.orphan import at_work
     from dora.predictions import unpredicted
     from dora.prepare import prepare  # late: --help and a typo need no library of models or metrics
     from dora.record import read_done, scores, tidy
@@ -95,17 +101,14 @@ def train(cfg: DictConfig) -> float | None:
         if not sweep:
             print(*filter(None, (result["embedded"], result["note"])), sep="\n")
     if result is None or (added := unpredicted(prepared.folder, prepared.rows)):
-        with uncollected():
-            from dora.experiment import run
-
-            import_module("transformers.modeling_utils")  # nearly all that loading any model imports
-            if not gc.get_freeze_count():
-                gc.freeze()  # once, before the first model: nothing that is there will ever be garbage
+        _import_heavy()
+        from dora.experiment import run
 
         try:
             hydra = HydraConfig.get()
             words = [*options_of(hydra), *hydra.overrides.task]
-            result = run(prepared, words, label, bar=not in_workers(hydra))
+            with at_work:
+                result = run(prepared, words, label, bar=not in_workers(hydra))
         except (UserError, NotNow) as e:  # it cannot be written to, or another process is at work there
             if result is None:
                 raise
@@ -117,6 +120,16 @@ def train(cfg: DictConfig) -> float | None:
                 raise
             result = e.result
     return result.get("results", {}).get("best", {}).get(config.kind.metrics[0])
+
+
+def _import_heavy() -> None:
+    """Imports what a run needs; the seconds that it takes are cut into pieces, after each of which a sweep may stop."""
+    with uncollected():
+        for module in HEAVY:
+            import_module(module)
+            begin_unless_stopped()
+        if not gc.get_freeze_count():
+            gc.freeze()  # once, before the first model: nothing that is there will ever be garbage
 
 
 def begin_unless_stopped() -> None:

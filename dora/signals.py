@@ -11,7 +11,6 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from multiprocessing import resource_tracker
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -23,13 +22,14 @@ EXITS = {
     signal.SIGINT: (130, "interrupted"),
     signal.SIGTERM: (Stopped.exit_code, "stopped"),
     signal.SIGHUP: (Stopped.exit_code, "stopped"),  # the terminal was closed, or the connection to it
+    signal.SIGUSR2: (Stopped.exit_code, "stopped"),  # a cluster's time limit is near
 }
 AGAIN = "interrupted; the same command resumes from the last checkpoint"
 BEGUN = "before training began; the same command takes it up"
 
 
 class Outside:
-    """Handles SIGINT, SIGTERM and SIGHUP of this process while no run of it is trained.
+    """Handles SIGINT, SIGTERM, SIGHUP and SIGUSR2 of this process while no run of it is trained.
 
     `stopping`: whether a signal asks the runs of this process to stop, those that have not begun among them.
     `watching`: whether `watch` was called.
@@ -59,9 +59,7 @@ class Outside:
         """Ignores further signals, since the process is ending."""
         self._ending = True
         for number in EXITS:
-            if (
-                signal.getsignal(number) == self.heard
-            ):  # the interpreter's last act would be to put its own back
+            if self._ours(number):  # the interpreter's last act would be to put its own back
                 signal.signal(number, signal.SIG_IGN)
 
     @contextlib.contextmanager
@@ -79,12 +77,46 @@ class Outside:
             self._noting = False
 
     @contextlib.contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Lets a signal end the process while the main thread is in code that Python's handlers have to wait for.
+
+        The interpreter writes the number of each signal that it handles into a pipe; a thread reads it there.
+        """
+        reader, writer = os.pipe()
+        os.set_blocking(writer, False)
+        try:
+            before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        except ValueError:  # not the main thread: whoever runs us there handles signals
+            before = None
+        thread = threading.Thread(target=self._leave_on, args=(reader,), daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            if before is not None:
+                signal.set_wakeup_fd(before)
+            os.close(writer)
+            thread.join()
+            os.close(reader)
+
+    def _leave_on(self, reader: int) -> None:
+        while number := os.read(reader, 1):
+            # A cluster's own handler of SIGUSR2 queues the job again, and comes to it afterwards.
+            if number[0] in EXITS and (number[0] != signal.SIGUSR2 or self._ours(number[0])):
+                leave(number[0], self._then)
+
+    def _ours(self, number: int) -> bool:
+        return signal.getsignal(number) == self.heard
+
+    @contextlib.contextmanager
     def _telling(self) -> Iterator[None]:
         """Passes a signal that was noted on to every process that this one starts.
 
         They start with the signals blocked, until `watch` takes them: Python's own handler would print a traceback.
         A thread with another mask takes the signals for this process, and tells the others.
         """
+        from multiprocessing import resource_tracker  # late: `watch` is to stand within milliseconds
+
         end = threading.Event()
 
         def tell() -> None:
@@ -107,7 +139,7 @@ class Outside:
         if self._ending:
             return
         if not self._noting:
-            _leave(number, self._then)
+            leave(number, self._then)
         if self.stopping and number == signal.SIGINT:
             self._ending = True
             raise KeyboardInterrupt("interrupted; the same sweep goes on with what is not done")
@@ -173,8 +205,13 @@ class StopSignals:
             raise Stopped(f"stopped by a signal {BEGUN}")
 
 
-def _leave(number: int, then: str) -> None:
+_leaving = threading.Lock()
+
+
+def leave(number: int, then: str = "") -> None:
     """Ends the process here and now: no thread that waits for a hub is waited for, and no import is torn open."""
+    if not _leaving.acquire(blocking=False):
+        return  # it is being done, by another thread or by what this signal interrupted
     code, what = EXITS[signal.Signals(number)]
     with contextlib.suppress(Exception):  # the signal may have come in the middle of a write
         sys.stdout.flush()

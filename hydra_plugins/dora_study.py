@@ -70,6 +70,7 @@ class StudySweeper(BasicSweeper):
 
     def _launch(self, jobs: list[list[str]]) -> Any:
         """Has the launcher run the jobs; a signal lets those that train end their step, and no other begins."""
+        from dora.orphan import begin_worker
         from dora.signals import outside
 
         assert self.launcher is not None
@@ -77,6 +78,8 @@ class StudySweeper(BasicSweeper):
         local = kind == "JoblibLauncher"
         if kind != "BasicLauncher" and not local:  # a cluster's jobs hear of signals from the cluster
             return self.launcher.launch(jobs, initial_job_idx=0)
+        if local:
+            self.launcher.joblib["initializer"] = begin_worker  # type: ignore[attr-defined]  # joblib.Parallel's
         with outside.launching(workers=local):
             return self.launcher.launch(jobs, initial_job_idx=0)
 

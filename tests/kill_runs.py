@@ -1,9 +1,12 @@
-"""Kills runs with SIGKILL in chosen places, resumes them and compares with runs left alone.
+"""Kills runs with SIGKILL, resumes them and compares with runs left alone.
 
-python tests/kill_runs.py [--kills 40] [--seed 1] [--methods full,lora,adalora,dora] [--folder DIR]
+python tests/kill_runs.py [--kills 40] [--random 0] [--joblib 0] [--torchrun 0] [--seed 1]
+                          [--methods full,lora,adalora,dora] [--folder DIR]
 
-A place is a function of the loop; the kill comes at a line of dora/ that runs in it: a line by chance, then by chance
-one of the times that it runs. Exit 1 where a run was lost or ended otherwise than the one left alone.
+--kills: in chosen places. A place is a function of the loop; the kill comes at a line of dora/ that runs in it: a line
+by chance, then by chance one of the times that it runs. The others: at random times, of runs by themselves, of sweeps
+of all methods with two workers, and of runs of two processes (see kill_groups.py).
+Exit 1 where a run was lost or ended otherwise than the one left alone.
 """
 
 from __future__ import annotations
@@ -25,8 +28,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from kill_groups import KINDS, kill_groups
+
 import dora
-from runs import differing, forkserver, only_run, small_words
+from runs import forkserver, only_run, problems, small_words
 
 PLACES = ("step", "evaluation", "checkpoint", "allocation", "export")
 ALLOCATING = ("adalora", "dora")
@@ -116,17 +121,6 @@ def start(context: ForkServerContext, words: Sequence[str], kill: Kill | None = 
     return process.exitcode
 
 
-def problems(alone: Path, again: Path) -> list[str]:
-    """How a resumed run differs from the one left alone; empty as it should be."""
-    one, two = (json.loads((folder / "run.json").read_text()) for folder in (alone, again))
-    if two["status"] != "done":
-        return [f"lost: {two['status']}, {two['reason']}"]
-    found = [f"{key} differ" for key in ("results", "ranks", "params") if one[key] != two[key]]
-    found += [f"{name} differs" for name in differing(alone, again)]
-    left = [p.name for p in again.rglob("*.tmp")] + [p.name for p in again.glob("checkpoint/*")]
-    return found + ([f"left behind: {', '.join(left)}"] if left else [])
-
-
 def schedule(kills: int, methods: Sequence[str]) -> list[tuple[str, str]]:
     """(method, place) of every kill: places in turn, and in each of them the methods that can be killed there."""
     able = {p: [m for m in methods if p != "allocation" or m in ALLOCATING] for p in PLACES}
@@ -173,15 +167,25 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--kills", type=int, default=40)
+    for name in KINDS:
+        parser.add_argument(f"--{name}", type=int, default=0)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--methods", default="full,lora,adalora,dora")
     parser.add_argument("--folder", type=Path, help="where the runs go (default: a temporary folder)")
     given = parser.parse_args()
+    methods = given.methods.split(",")
     with tempfile.TemporaryDirectory(prefix="kills-") as temporary:
-        found = study(given.kills, given.seed, given.methods.split(","), given.folder or Path(temporary),
-                      lambda text: print(text, flush=True))  # fmt: skip
-    print(f"{given.kills} kills: {len(found)} problems")
+        folder = given.folder or Path(temporary)
+        found = study(given.kills, given.seed, methods, folder, _say) if given.kills else []
+        for kind in KINDS:
+            found += kill_groups(kind, getattr(given, kind), given.seed, methods, folder, _say)
+    kills = given.kills + sum(getattr(given, kind) for kind in KINDS)
+    print(f"{kills} kills: {len(found)} problems")
     sys.exit(1 if found else 0)
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
 
 
 if __name__ == "__main__":

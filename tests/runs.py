@@ -255,3 +255,16 @@ def differing(one: Path, two: Path) -> list[str]:
 def same_files(one: Path, two: Path) -> None:
     """Asserts that two run directories hold the same, byte for byte."""
     assert differing(one, two) == []
+
+
+def problems(alone: Path, again: Path) -> list[str]:
+    """How a run that was killed and taken up again differs from the one left alone; empty as it should be."""
+    if not (again / "run.json").exists():
+        return ["lost: no run.json"]
+    one, two = (json.loads((folder / "run.json").read_text()) for folder in (alone, again))
+    if two["status"] != "done":
+        return [f"lost: {two['status']}, {two['reason']}"]
+    found = [f"{key} differ" for key in ("results", "ranks", "params") if one[key] != two[key]]
+    found += [f"{name} differs" for name in differing(alone, again)]
+    left = [p.name for p in again.rglob("*.tmp")] + [p.name for p in again.glob("checkpoint/*")]
+    return found + ([f"left behind: {', '.join(left)}"] if left else [])

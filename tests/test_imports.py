@@ -14,6 +14,7 @@ ORDER = [
         "errors",
         "signals",
         "streams",
+        "orphan",
         "command",
         "late",
         "machine",
@@ -70,7 +71,7 @@ ORDER = [
     ["sheets"],
     ["cli.line", "cli.choices"],
     ["cli.mistakes"],
-    ["run", "tables", "status", "verify", "export", "submit", "bench"],
+    ["run", "tables", "status", "verify", "export", "submit", "bench", "torchrun"],
     ["plots"],
     ["report"],
 ]

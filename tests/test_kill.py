@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import collections
+import functools
+import os
+import signal
 from pathlib import Path
 
 import pytest
+from kill_groups import KINDS, Group, begin, differences, kill_groups, leave_alone
 from kill_runs import ALLOCATING, PLACES, schedule, study
 
 from dora.methods import METHODS
+from runs import forkserver
 
 
 @pytest.mark.parametrize(("method", "seed"), [("dora", 11)])
@@ -27,3 +32,38 @@ def test_forty_kills_are_eight_in_every_place_and_reach_every_method() -> None:
     planned = schedule(40, list(METHODS))
     assert set(collections.Counter(place for _, place in planned).values()) == {8}
     assert {(m, p) for m, p in planned} == {(m, p) for m in METHODS for p in PLACES if p != "allocation" or m in ALLOCATING}  # fmt: skip
+
+
+def test_kills_at_random_times_leave_runs_that_end_as_ones_left_alone(tmp_path: Path) -> None:
+    assert kill_groups("random", 4, 3, ["lora", "dora"], tmp_path, print) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "methods"), [("joblib", list(METHODS)), ("torchrun", ["dora"])])
+def test_a_killed_worker_launcher_or_both_leave_no_process_behind_and_runs_that_end_as_ones_left_alone(
+    kind: str, methods: list[str], tmp_path: Path
+) -> None:
+    assert kill_groups(kind, 2 * len(KINDS[kind]), 1, methods, tmp_path, print) == []
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sweep of four runs that nobody disturbed."""
+    results = tmp_path_factory.mktemp("sweep") / "alone"
+    leave_alone(forkserver(), Group("joblib", ",".join(METHODS)), results)
+    return results
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("jobs", [2, 4])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2])
+def test_a_signal_to_a_sweep_stops_its_workers_and_the_same_sweep_ends_as_one_left_alone(
+    number: signal.Signals, jobs: int, alone: Path, tmp_path: Path
+) -> None:
+    begun = functools.partial(begin, forkserver(), Group("joblib", ",".join(METHODS), jobs))
+    started = begun(tmp_path)
+    started.wait_for("training")
+    os.kill(started.process.pid, number)
+    assert started.left() == []
+    assert started.process.exitcode == 75
+    assert differences(begun, alone, tmp_path) == []

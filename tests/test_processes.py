@@ -7,7 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch.distributed as dist
 
+from dora import parallel
+from dora.errors import Stopped
 from runs import (
     configure,
     lines,
@@ -73,6 +76,21 @@ def test_two_processes_resume_bit_for_bit_across_an_allocation_and_one_says_that
     assert [(s["step"], s["world_size"]) for s in by_one["starts"]] == [(0, 2), (10, 1)]
     said = (only_run(tmp_path / "other") / "log.txt").read_text()
     assert "processes 2 before, now 1: the result may not be, to the bit, that of a run left alone" in said
+
+
+@pytest.mark.parametrize("error", [dist.DistNetworkError, dist.DistStoreError])
+def test_a_process_whose_launcher_dies_while_it_waits_for_the_others_is_stopped_not_failed(
+    error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(*_: object) -> None:
+        raise error("Connection was likely closed\nframe #1")
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(dist, "init_process_group", lost)
+    with pytest.raises(
+        Stopped, match=r"had met \(Connection was likely closed\); the same command takes it up"
+    ):
+        parallel.start("cpu")
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ import pytest
 from dora import backbone
 from dora.errors import Stopped
 from dora.record import Record
-from dora.signals import Outside, StopSignals, outside
+from dora.signals import EXITS, Outside, StopSignals, outside
 from dora.train import Loop
 from runs import only_run, python, record, run, small, small_words
 
@@ -37,7 +37,7 @@ runpy.run_module("dora.run", run_name="__main__", alter_sys=True)
 
 @pytest.fixture(autouse=True)
 def _as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    before = {n: signal.getsignal(n) for n in EXITS}
     monkeypatch.setattr(outside, "_ending", False)
     monkeypatch.setattr(outside, "stopping", False)
     yield
@@ -47,6 +47,7 @@ def _as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.parametrize(("number", "code", "word"), [
     (signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 75, "stopped"), (signal.SIGHUP, 75, "stopped"),
+    (signal.SIGUSR2, 75, "stopped"),
 ])  # fmt: skip
 @pytest.mark.parametrize("module", ["hydra", "dora.prepare"])
 def test_a_signal_in_the_first_seconds_is_one_line(
@@ -160,3 +161,42 @@ def test_a_terminal_that_is_closed_stops_a_run_unless_nohup_says_otherwise() -> 
     with StopSignals() as signals:
         os.kill(os.getpid(), signal.SIGHUP)
         assert signals.received is None
+
+
+# The main thread waits in C, where no signal interrupts it, as it does for the other processes of a run.
+WAITER = """
+import ctypes, signal, sys, threading
+from dora.signals import outside
+if len(sys.argv) > 2:
+    signal.signal(signal.SIGUSR2, lambda *_: print("queued again", flush=True))
+outside.watch(" early")
+c, mutex = ctypes.CDLL(None), ctypes.create_string_buffer(64)
+c.pthread_mutex_lock(mutex)
+unlock = threading.Timer(float(sys.argv[1]), c.pthread_mutex_unlock, [mutex])
+unlock.daemon = True
+unlock.start()
+with outside.at_once():
+    print("waits", flush=True)
+    c.pthread_mutex_lock(mutex)
+"""
+
+
+def waiting(*words: str) -> Any:
+    process: Any = subprocess.Popen([sys.executable, "-c", WAITER, *words], text=True,
+                                    stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
+    assert process.stdout.readline() == "waits\n"
+    return process
+
+
+@pytest.mark.parametrize("number", [n for n in EXITS if n != signal.SIGINT])
+def test_a_signal_ends_a_process_that_waits_for_others_with_the_code_of_a_stop(number: int) -> None:
+    process = waiting("20")
+    process.send_signal(number)
+    assert process.communicate(timeout=10) == ("", "stopped early\n")
+    assert process.returncode == 75
+
+
+def test_a_clusters_own_handler_of_a_signal_has_its_turn_after_the_wait() -> None:
+    process = waiting("0.5", "requeues")
+    process.send_signal(signal.SIGUSR2)
+    assert process.communicate(timeout=10) == ("queued again\n", "")

@@ -1,0 +1,50 @@
+"""Starts several processes of one run as `torchrun` does, and ends with their exit code where torchrun ends with 1.
+
+python -m dora.torchrun --nproc_per_node=2 -m dora.run task=… method=…
+
+Every option of torchrun works. Exit 0 done, 1 failed, 2 bad configuration, 75 stopped and resumable, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+from dora.signals import outside
+
+if __name__ == "__main__":
+    outside.watch(
+        " while nothing was trained; the same command goes on from here"
+    )  # importing torch takes seconds
+
+import os
+import signal
+import sys
+
+from dora.command import command
+from dora.errors import RunFailed, Stopped, UserError
+from dora.signals import EXITS
+
+
+def main() -> None:
+    """Hands the command line to torchrun."""
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import main as torchrun
+
+    # Torchrun passes SIGTERM, SIGHUP and SIGINT on to its processes and waits for them, but not this one.
+    signal.signal(signal.SIGUSR2, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    try:
+        torchrun()
+    except SignalException as e:
+        sys.exit(EXITS.get(e.sigval, (RunFailed.exit_code,))[0])
+    except ChildFailedError as e:
+        sys.exit(together({failure.exitcode for failure in e.failures.values()}))
+
+
+def together(codes: set[int]) -> int:
+    """The exit code of processes that ended with these: one that stopped may have made the others fail."""
+    return next(
+        (code for code in (Stopped.exit_code, UserError.exit_code) if code in codes), RunFailed.exit_code
+    )
+
+
+if __name__ == "__main__":
+    command(main, prints_only=False)

@@ -1,0 +1,52 @@
+"""`python -m dora.torchrun`: torchrun's options and processes, and an exit code that says how they ended."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+import torch.distributed.run
+from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+
+from dora import torchrun
+from runs import python
+
+
+@pytest.mark.parametrize(("codes", "code"), [({75}, 75), ({1, 75}, 75), ({2}, 2), ({1}, 1), ({-9, 75}, 75), ({-9}, 1)])  # fmt: skip
+def test_processes_that_stopped_or_were_refused_say_so_for_all(codes: set[int], code: int) -> None:
+    assert torchrun.together(codes) == code
+
+
+@pytest.mark.parametrize(("ends", "code"), [
+    (SignalException("told", signal.SIGTERM), 75),
+    (SignalException("told", signal.SIGHUP), 75),
+    (SignalException("told", signal.SIGINT), 130),
+    (SignalException("told", signal.SIGQUIT), 1),
+    (ChildFailedError("dora.run", {0: ProcessFailure(0, 1, 75, ""), 1: ProcessFailure(1, 2, 1, "")}), 75),
+    (ChildFailedError("dora.run", {0: ProcessFailure(0, 1, 1, "")}), 1),
+])  # fmt: skip
+def test_a_launcher_that_was_told_to_stop_ends_as_a_run_does(
+    ends: Exception, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run() -> None:
+        raise ends
+
+    before = signal.getsignal(signal.SIGUSR2)
+    monkeypatch.setattr(torch.distributed.run, "main", run)
+    try:
+        with pytest.raises(SystemExit) as end:
+            torchrun.main()
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+    assert end.value.code == code
+
+
+@pytest.mark.slow
+def test_the_exit_code_of_processes_is_that_of_their_launcher(tmp_path: Path) -> None:
+    script = tmp_path / "worker.py"
+    script.write_text("import sys; sys.exit(75)")
+    done = python("-m", "dora.torchrun", "--standalone", "--nproc_per_node=2", str(script))
+    assert done.returncode == 75
+    assert "Traceback" not in done.stderr
