@@ -22,6 +22,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from conftest import ARCHITECTURES
 from dora import card
 from dora.adapter import adapter_config
+from dora.artefacts import sealed
 from dora.backbone import ASSETS, Folder, architecture, find_linears, fingerprint, locate
 from dora.config import Config
 from dora.data.sources import read_dir
@@ -206,7 +207,7 @@ def test_full_fine_tuning_exports_the_model_it_kept(full: Trained, tmp_path: Pat
 
 
 def test_full_fine_tuning_that_kept_no_model_is_refused(full: Trained, tmp_path: Path) -> None:
-    (tmp_path / "run.json").write_text(json.dumps(full.record))
+    (tmp_path / "run.json").write_text(sealed(full.record))
     with pytest.raises(UserError, match="kept none: train it again with keep_model=true force=true"):
         export(tmp_path, tmp_path / "out")
 

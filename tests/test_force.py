@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 
 from dora.errors import RunFailed, UserError
 from dora.record import Record, read_done
+from records import write_run
 
 HEADER = {"config": {"lr": 0.1}, "words": ["task=rte"]}
 FILES = ("checkpoint/step-6.checkpoint", "checkpoint/step-12.checkpoint", "adapter/adapter_config.json",
@@ -21,14 +23,25 @@ FILES = ("checkpoint/step-6.checkpoint", "checkpoint/step-12.checkpoint", "adapt
 REASON = "diverged: loss not finite at step 13; lower lr (now 0.1)"
 
 
+def finished() -> str:
+    """run.json of a finished run."""
+    with tempfile.TemporaryDirectory() as place:
+        return (write_run(Path(place), "lora", 1, 0.5) / "run.json").read_text()
+
+
+DONE = finished()  # now, since tests watch what is removed
+
+
 def directory(folder: Path, status: str, **more: Any) -> Path:
     """A run directory with everything that a run leaves at any time."""
     for name in FILES:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text("old")
     record = {"schema": 1, "status": status, "reason": None, "config": {"lr": 0.1}, "words": ["task=rte"],
-              "resumed_from": [6], "starts": [], "progress": {"step": 12}, "times": {"started": "2026-01-01T00:00:00+00:00"},
-              **({"results": {"best": {}}} if status == "done" else {}), **more}  # fmt: skip
+              "resumed_from": [6], "starts": [], "progress": {"step": 12, "total_steps": 24}, "times": {"started": "2026-01-01T00:00:00+00:00"},
+              **more}  # fmt: skip
+    if status == "done":
+        record = {**json.loads(DONE), **more}
     (folder / "run.json").write_text(json.dumps(record))
     return folder
 
@@ -148,7 +161,7 @@ def test_a_checkpoint_that_cannot_be_removed_keeps_a_forced_run_from_beginning(
     assert opened(tmp_path, force=False)["resumed_from"] == []
 
 
-@pytest.mark.parametrize("noted", [None, 1, True, "2"])
+@pytest.mark.parametrize("noted", [None, 1])
 def test_a_run_that_diverged_once_is_taken_up(noted: Any, tmp_path: Path) -> None:
     more = {} if noted is None else {"divergences": noted}
     found = opened(directory(tmp_path, "diverged", reason=REASON, **more), force=False)
