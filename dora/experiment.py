@@ -169,7 +169,7 @@ def _train(loop: Loop, signals: StopSignals, lines: Lines) -> None:
             step, lambda: pace.line(step, loss.item() * s.world.size, loop.optimizer.param_groups[0]["lr"])
         )
 
-    signals.waits = True
+    signals.wait()
     loop.run(signals, progress)
     lines.end_bar()
 

@@ -149,6 +149,10 @@ class Outside:
 outside = Outside()
 
 
+class _AtOnce(BaseException):
+    """Leaves what is done before training. No Exception: a library would take it for a failure of its own."""
+
+
 class StopSignals:
     """Notes SIGTERM, SIGHUP, SIGINT and SIGUSR2 while a run trains, so that it stops between two steps.
 
@@ -164,7 +168,7 @@ class StopSignals:
     def __init__(self, waits: bool = True) -> None:
         self.received: int | None = None
         self.waits = waits
-        self._acted = False
+        self._now: BaseException | None = None  # how a signal that did not wait is to end the run
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> StopSignals:
@@ -177,10 +181,18 @@ class StopSignals:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None and issubclass(kind, KeyboardInterrupt | Stopped):
+        if self._now is not None or (kind is not None and issubclass(kind, KeyboardInterrupt | Stopped)):
             outside.end()
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        if kind is not None and self._now is not None:
+            raise self._now from None  # whatever it became on its way
+
+    def wait(self) -> None:
+        """Has signals wait for the end of a step from here on. Raises what something swallowed."""
+        if self._now is not None:
+            raise self._now
+        self.waits = True
 
     def begin(self) -> None:
         """Takes up a signal that came after the sweep's last look, and before there were these handlers."""
@@ -194,15 +206,16 @@ class StopSignals:
             handler(self.received, None)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self._acted:
+        if self._now is not None:
             return
         again = number == signal.SIGINT and self.received == number
         self.received = number
         if again or not self.waits:
-            self._acted = True
             if number == signal.SIGINT:
-                raise KeyboardInterrupt(AGAIN if again else f"interrupted {BEGUN}")
-            raise Stopped(f"stopped by a signal {BEGUN}")
+                self._now = KeyboardInterrupt(AGAIN if again else f"interrupted {BEGUN}")
+            else:
+                self._now = Stopped(f"stopped by a signal {BEGUN}")
+            raise _AtOnce
 
 
 _leaving = threading.Lock()

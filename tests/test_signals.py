@@ -105,6 +105,27 @@ def test_a_signal_while_a_model_is_loaded_waits_for_no_step(
     assert "before training began" in (only_run(tmp_path) / "log.txt").read_text()
 
 
+@pytest.mark.parametrize("swallowed", [Exception, BaseException])
+def test_a_library_that_takes_a_signal_for_its_own_failure_neither_hides_nor_renames_the_stop(
+    swallowed: type[BaseException], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = backbone.load_model
+
+    def load_model(*given: Any) -> Any:
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except Exception as e:
+            raise ValueError("no such model") from e
+        except swallowed:
+            return load(*given)
+
+    monkeypatch.setattr(backbone, "load_model", load_model)
+    with pytest.raises(Stopped, match="before training began; the same command takes it up"):
+        run(small(tmp_path, "method=lora", "max_steps=4"))
+    assert record(tmp_path)["status"] == "stopped"
+    assert not list(only_run(tmp_path).glob("checkpoint/*"))
+
+
 def test_a_signal_between_two_runs_of_a_sweep_stops_the_next_before_it_loads_a_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
