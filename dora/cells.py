@@ -220,7 +220,12 @@ def read_runs(results: Path) -> list[Run]:
         if (problem := misplaced(run, place(folder))) is not None:
             left_out(folder / "run.json", problem)
             continue
-        if (problem := disagreement(folder, run)) is not None:
+        try:
+            problem = disagreement(folder, run)
+        except UNREADABLE as e:  # the record may be sound for all that
+            problem = None
+            left_out(folder / npz.NAME, f"{type(e).__name__}: {e}")
+        if problem is not None:
             left_out(folder / "run.json", problem)
             continue
         runs.append({**run, "folder": folder})

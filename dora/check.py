@@ -22,6 +22,7 @@ def check(config: Config) -> list[str]:
     """Every problem that shows without opening a file, each with value, rule and way out."""
     infinite = _not_finite("", dataclasses.asdict(config))
     problems = [
+        *_no_text("", dataclasses.asdict(config)),
         *_keys_added(config),
         *_of_choices(config),
         *config.method.problems(None),
@@ -44,6 +45,16 @@ def _not_finite(key: str, value: Any) -> list[str]:
         return []
     way_out = " (0: no clipping)" if key == "clip" else ""
     return [f"{key}={value} must be a finite number{way_out}"]
+
+
+def _no_text(key: str, value: Any) -> list[str]:
+    """Names every text that is not UTF-8, such as a path typed in another encoding: no record could hold it."""
+    if isinstance(value, dict):
+        inner = f"{key}." if key else ""
+        return [text for name, part in value.items() for text in _no_text(f"{inner}{name}", part)]
+    if not isinstance(value, str) or value.isascii() or not any("\ud800" <= c <= "\udfff" for c in value):
+        return []
+    return [f"{key}={ascii(value)[1:-1]} must be UTF-8; rename it, or set the terminal's encoding"]
 
 
 def _broken(*rules: tuple[bool, str]) -> list[str]:

@@ -12,6 +12,8 @@ from typing import Any
 # but a broken disk must not have a cluster repeat the job for ever.
 TEMPORARY = {errno.ENOSPC, errno.EDQUOT, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN}
 _LASTING = {errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
+# Gloo's and NCCL's words for a process of the group that was killed, or has failed.
+_PEER_ENDED = re.compile(r"Connection (closed|reset) by peer|remote process exited")
 _OUT_OF_MEMORY = re.compile(
     r"OutOfMemory|out of memory|MemoryError|bad_alloc|can't allocate memory"
     r"|could not create a (primitive|memory)"  # oneDNN's, on a CPU
@@ -66,6 +68,11 @@ def foreseen(
         kind = NotNow if error.errno in TEMPORARY else RunFailed
         return kind(f"{error.strerror}{where}; once that is mended, the same command takes the run up {at}")
     text = f"{type(error).__name__}: {error}"
+    if isinstance(error, RuntimeError) and _PEER_ENDED.search(text):
+        at = f"after step {saved}" if saved else "at its start"
+        return NotNow(
+            f"another process of this run ended before its time; the same command takes the run up {at}"
+        )
     if isinstance(error, MemoryError | RuntimeError) and _OUT_OF_MEMORY.search(text):
         rows = -(-batch_size // grad_accum)
         ways = [f"max_length={max_length // 2}"]

@@ -20,6 +20,7 @@ from dora.adapter_config import rebuilt
 from dora.command import command
 from dora.errors import UserError
 from dora.files import check_safetensors, new_folder, open_own, taken, to_json, write_atomic
+from dora.predictions import UNREADABLE
 from dora.record import read_finished
 from dora.rescore import disagreement
 
@@ -41,9 +42,11 @@ def unfit(run: Run, folder: Path, merge: bool, base: Path | None) -> list[str]:
         full = run["config"]["method"]["name"] == "full"
         names = artefacts.of_model(run) or [artefacts.FULL_WEIGHTS] if full else artefacts.ADAPTER
         problems = artefacts.damaged(folder, run, names)
-    if (wrong := disagreement(folder, run)) is not None:  # the card shows the scores
-        problems.append(f"{folder}: {wrong}; train it again with force=true")
-    return problems
+    try:
+        wrong = disagreement(folder, run)  # the card shows the scores
+    except UNREADABLE as e:
+        wrong = f"its predictions.npz cannot be read ({e})"
+    return problems if wrong is None else [*problems, f"{folder}: {wrong}; train it again with force=true"]
 
 
 def _unexportable(run: Run, folder: Path, merge: bool, base: Path | None) -> list[str]:

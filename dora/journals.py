@@ -21,7 +21,7 @@ def ranks(folder: Path) -> Iterator[tuple[int, dict[tuple[int, str], int]]]:
 
     Raises ValueError or OSError at the first line that no run wrote.
     """
-    for event in _events(folder, "ranks.jsonl"):
+    for event in events(folder, "ranks.jsonl"):
         found = event.get("ranks")
         if not isinstance(found, dict) or not all(_whole(rank) for rank in found.values()):
             raise ValueError(f"ranks are {cut(found)}")
@@ -33,7 +33,7 @@ def scores(folder: Path, metric: str) -> Iterator[tuple[int, float]]:
 
     Raises ValueError or OSError at the first line that no run wrote.
     """
-    for event in _events(folder, "metrics.jsonl"):
+    for event in events(folder, "metrics.jsonl"):
         if event.get("split") == "dev" and metric in event:
             value = event[metric]
             if (
@@ -43,7 +43,8 @@ def scores(folder: Path, metric: str) -> Iterator[tuple[int, float]]:
             yield _step(event), float(value)
 
 
-def _events(folder: Path, name: str) -> Iterator[dict[str, Any]]:
+def events(folder: Path, name: str) -> Iterator[dict[str, Any]]:
+    """The lines of a journal, each an object; none where it is not stored. Raises ValueError for any other line."""
     try:
         file = open_own(folder, name, MOST_BYTES)
     except FileNotFoundError:

@@ -25,8 +25,9 @@ from pathlib import Path
 from typing import Any
 
 from dora import machine
-from dora.errors import NotNow
+from dora.errors import NotNow, Stopped
 from dora.files import open_own, sync
+from dora.signals import outside
 
 NAME = ".lock"
 LARGEST = 4096  # bytes of a lock file that are read
@@ -92,11 +93,21 @@ class Lock:
         while not self._end.wait(wait):
             wait = RENEW_S
             with contextlib.suppress(OSError):  # a server that is away for a moment
-                holder = _read(self.path)
-                if holder is not None and holder["token"] != self._token:
-                    self.lost = _name(holder)
+                self.look()
+                if self.lost is not None:
                     return
                 os.utime(self.path)
+
+    @property
+    def gone(self) -> bool:
+        """Whether its file, and with it the directory, was removed or moved away since it was taken."""
+        return self._file is not None and not os.path.lexists(self.path)
+
+    def look(self) -> None:
+        """Notes in `lost` where another process holds the directory, as `_renew` does from time to time."""
+        holder = _read(self.path) if self._file is not None else None
+        if holder is not None and holder["token"] != self._token:
+            self.lost = _name(holder)
 
     def release(self) -> None:
         """Lets go; does nothing where nothing is held."""
@@ -186,6 +197,8 @@ def _renewed(path: Path, holder: dict[str, Any] | None) -> bool:
     said = False
     while time.monotonic() < end:
         time.sleep(RENEW_S / 10)
+        if outside.stopping:
+            raise Stopped("while it waited for another host's lease; the same command takes it up")
         if (now := stamp()) is None:  # let go in the meantime
             return False
         if now != before:

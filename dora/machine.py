@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 STRANGE_S = 86_400.0  # how old a half-made file of another machine is before it counts as left behind
+UNFINISHED = re.compile(r"\.[0-9]{1,10}(-[0-9a-f]{8})?\.tmp$")  # without a mark: of an older version
 _MARKED = re.compile(r"\.([0-9]{1,10})-([0-9a-f]{8})\.(tmp|part|now)$")
 
 

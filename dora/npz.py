@@ -19,6 +19,7 @@ NAME = "predictions.npz"
 # The largest real one, of QQP, takes 20 MB: 390,965 test rows and 40,430 of development.
 MOST_BYTES = 256 * 2**20
 _MOST_LISTED = 2**18  # bytes of the archive's table of contents
+_PACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _END = 22  # bytes that close an archive without a comment
 
 
@@ -42,6 +43,8 @@ def load(
     """
     with _opened(folder) as archive:
         infos = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+        if odd := [name for name, info in infos.items() if info.compress_type not in _PACKED]:
+            raise Refused(f"{cut(odd[0])} is packed as no run packs it")
         wanted = [name for name in infos if names is None or name in names]
         if sum(infos[name].file_size for name in wanted) > MOST_BYTES:
             raise Refused(f"its arrays claim more than {MOST_BYTES:,} bytes")

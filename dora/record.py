@@ -154,7 +154,7 @@ class Record:
     @property
     def taken_by(self) -> str | None:
         """Who took the directory over while this process was halted; None as it should be."""
-        return self._lock.lost
+        return self._lock.lost or ("nobody, it is gone" if self._lock.gone else None)
 
     @property
     def checkpoints(self) -> Path:
@@ -220,7 +220,8 @@ class Record:
         """Removes what killed processes were writing here: nobody else writes a run's own files while it is held."""
         own = [folder for name in FOLDERS if not (folder := self.folder / name).is_symlink()]
         for left in (left for folder in (self.folder, *own) for left in folder.glob(".*.tmp")):
-            machine.discard(left)
+            if machine.UNFINISHED.search(left.name):  # others' hidden files may be called so too
+                machine.discard(left)
         # Others may export the run, or look at the file server's clock (.now.* of an older version).
         for pattern in (".*.part", ".*.now", ".now.*"):
             machine.sweep(self.folder, pattern, ours=True)
@@ -253,7 +254,15 @@ class Record:
         self.data = {}
 
     def _check_ours(self) -> None:
-        """Raises RunFailed where another process has taken the directory over: nothing in it is ours to write."""
+        """Raises RunFailed where another process has taken the directory over: nothing in it is ours to write. So too
+        where the directory is gone: what is written would begin another one, without what was there.
+        """
+        if self._lock.gone:
+            raise RunFailed(
+                f"{self.folder} was removed or moved away while this process was at work in it; where it was moved, its "
+                "last checkpoint went along"
+            )
+        self._lock.look()
         if self.taken_by is not None:
             raise RunFailed(
                 f"{self.folder} was taken over by {self.taken_by}, which began while this process was halted, or with it; it "

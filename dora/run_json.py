@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dora.artefacts import BEFORE, seal_problem
+from dora.budget import Budget
 from dora.data.tasks import TASKS
 from dora.files import open_own
 from dora.kinds import (
@@ -74,12 +75,20 @@ def misplaced(run: Run, place: tuple[str, ...]) -> str | None:
     """
     if "config" not in run:
         return None
-    data, task, model, method, _, _, seed = place
+    data, task, model, method, budget, _, seed = place
     c = run["config"]
     told = {"data": (c.get("data"), data), "task": (c.get("task"), task), "model": (c.get("model"), model),
-            "method": (c.get("method", {}).get("name"), method), "seed": (f"s{c.get('seed')}", seed)}  # fmt: skip
+            "method": (c.get("method", {}).get("name"), method), "budget": (_spelled(c.get("budget")), budget), "seed": (f"s{c.get('seed')}", seed)}  # fmt: skip
     wrong = [f"{key} {is_!r:.40}" for key, (is_, folder) in told.items() if is_ != folder]
     return f"it is the record of {' and '.join(wrong)}, in another's place" if wrong else None
+
+
+def _spelled(budget: str | None) -> str:
+    """A budget as its folder is named; as it is where it is none."""
+    try:
+        return "none" if budget is None else str(Budget.parse(budget))
+    except ValueError:
+        return str(budget)
 
 
 def _refuse(constant: str) -> None:

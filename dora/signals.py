@@ -156,7 +156,7 @@ class _AtOnce(BaseException):
 class StopSignals:
     """Notes SIGTERM, SIGHUP, SIGINT and SIGUSR2 while a run trains, so that it stops between two steps.
 
-    A SIGHUP that is ignored stays so, which is what `nohup` asks for.
+    A SIGHUP or SIGINT that is ignored stays so, which is what `nohup`, and a shell for its background jobs, ask for.
 
     A second SIGINT acts at once, and no later one tears what then is written. With `waits` False, as before the first
     step, every one of the signals acts at once. On leaving, the handlers that were there before are put back;
@@ -174,7 +174,8 @@ class StopSignals:
     def __enter__(self) -> StopSignals:
         try:
             for number in self.SIGNALS:
-                if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                ignored = signal.getsignal(number) == signal.SIG_IGN
+                if not ignored or number not in (signal.SIGHUP, signal.SIGINT):
                     self._before[number] = signal.signal(number, self._note)
         except ValueError:  # not the main thread: whoever runs us there handles signals
             pass

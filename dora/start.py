@@ -12,6 +12,7 @@ from dora.budget import Matrix
 from dora.config import Config
 from dora.errors import UserError
 from dora.files import check_safetensors, sha256_file
+from dora.plain import cut
 from dora.record import read_finished
 
 
@@ -44,7 +45,8 @@ def read_start(config: Config, weights: str, architecture: dict[str, Any]) -> St
     except OSError as e:
         raise UserError(f"init_from={folder}: {file} cannot be read: {e.strerror}") from e
     if not there:
-        problems.append(f"init_from={folder} kept no weights ({file.name}); rerun it with keep_model=true")
+        again = "rerun it with keep_model=true force=true" if full else "train it again with force=true"
+        problems.append(f"init_from={folder} kept no weights ({file.name}); {again}")
     for what, theirs, ours in (
         ("method", _recorded(run, "config", "method", "name"), config.method_name),
         ("model", _recorded(run, "fingerprints", "model"), weights),
@@ -132,7 +134,7 @@ def _strange(
     factors = ("A", "B", "g") if gated else ("A", "B")
     own = {f"{m.name}.{factor}" for m in matrices for factor in factors}
     problems = [
-        f"{file} is not this run's: it holds {name}, which is no part of its adapter or head"
+        f"{file} is not this run's: it holds {cut(name)}, which is no part of its adapter or head"
         for name in sorted(shapes.keys() - own)
         if not tensors.in_head(name, kind) and tensors.bare(name, kind) not in tensors.POOLER
     ]

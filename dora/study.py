@@ -28,6 +28,7 @@ from dora.words import Foreign, as_command, typed
 # In the order in which they are shown. waiting: planned by a sweep and not begun. stale: its process is gone
 # without a word. broken: run.json cannot be read. missing: every other run of its row and column is there.
 STATES = ("running", "waiting", "stopped", "stale", "failed", "diverged", "broken", "missing", "done")
+_LONGEST_S = 10 * 365 * 86_400.0  # no estimate is worth more
 _PARTS = ("data", "task", "model", "method", "budget", "key", "seed")
 
 
@@ -84,15 +85,19 @@ def directories(results: Path) -> list[Path]:
 
 def _inside(folders: Iterable[Path]) -> Iterator[Path]:
     """The folders in these, each once: links that lead in circles would make as many paths as one has patience for."""
-    seen = set()
+    entries: list[os.DirEntry[str]] = []
     for folder in folders:
-        with contextlib.suppress(OSError), os.scandir(folder) as entries:
-            for entry in sorted(entries, key=lambda e: (e.is_symlink(), e.name)):
-                with contextlib.suppress(OSError):  # a link to nowhere, or to itself
-                    about = entry.stat()
-                    if stat.S_ISDIR(about.st_mode) and (about.st_dev, about.st_ino) not in seen:
-                        seen.add((about.st_dev, about.st_ino))
-                        yield Path(entry.path)
+        with contextlib.suppress(OSError), os.scandir(folder) as found:
+            entries += found
+    seen = set()
+    for entry in sorted(
+        entries, key=lambda e: (e.is_symlink(), e.path)
+    ):  # a folder itself before links to it
+        with contextlib.suppress(OSError):  # a link to nowhere, or to itself
+            about = entry.stat()
+            if stat.S_ISDIR(about.st_mode) and (about.st_dev, about.st_ino) not in seen:
+                seen.add((about.st_dev, about.st_ino))
+                yield Path(entry.path)
 
 
 def look(folder: Path, run: Run | None = None) -> Seen:
@@ -119,7 +124,7 @@ def look(folder: Path, run: Run | None = None) -> Seen:
             left = progress["seconds"] / step * (total - step) - seconds_since(updated)
     best = (run.get("results") or {}).get("best") or {}
     return Seen(
-        here, state, reason, step, total, None if left is None else max(0.0, round(left, 1)),
+        here, state, reason, step, total, None if left is None or left > _LONGEST_S else max(0.0, round(left, 1)),
         None if run.get("words") is None else tuple(run["words"]),
         {k: v for k, v in best.items() if isinstance(v, float)} or None, best.get("degenerate"), folder,
     )  # fmt: skip
@@ -143,7 +148,8 @@ def missing(seen: Iterable[Seen]) -> list[Seen]:
     """
     tables: dict[tuple[str, str], list[Seen]] = defaultdict(list)
     for s in seen:
-        tables[s.place[0], s.place[2]].append(s)
+        if s.state != "broken":  # a folder without a record says nothing of what a study was to hold
+            tables[s.place[0], s.place[2]].append(s)
     found = []
     for (data, model), runs in sorted(tables.items()):
         there = {(r.place[1], r.place[3:5], r.place[6]): r for r in runs}

@@ -23,7 +23,7 @@ from dora.data.tasks import TASKS
 from dora.errors import UserError
 from dora.files import taken, write_atomic
 from dora.leaderboard import FILES, File, answers, placeholder, read_logits, tsv, zipped
-from dora.predictions import degenerate, predict
+from dora.predictions import UNREADABLE, degenerate, predict
 from dora.record import read_finished, scores
 from dora.rescore import disagreement
 from dora.study import for_task
@@ -88,7 +88,10 @@ def unsound(run: Run) -> list[str]:
         return []  # which is said where they are read
     if problems := artefacts.damaged(run.folder, run.data, [artefacts.PREDICTIONS]):
         return problems
-    wrong = disagreement(run.folder, run.data)
+    try:
+        wrong = disagreement(run.folder, run.data)
+    except UNREADABLE as e:
+        wrong = f"its predictions.npz cannot be read ({e})"
     return [] if wrong is None else [f"{run.folder}: {wrong}; train it again with force=true"]
 
 

@@ -18,6 +18,7 @@ from dora.plain import printable
 from dora.predictions import unpredicted
 from dora.prepare import prepare
 from dora.record import note_planned, read_done, tidy
+from dora.signals import outside
 from dora.summary import labels, score_table
 
 Words = tuple[str, ...]
@@ -94,14 +95,16 @@ class Sweep:
             raised = failures.get(words)
             # A run that was refused, or never got as far as its record, says so only by what it raised.
             reason = s.reason if s.state in ("failed", "diverged") or raised is None else str(raised)
-            shown = dataclasses.replace(s, words=(*self.options, *words), folder=None)  # typed by the user
+            again = ("force=true",) if s.state == "broken" and "force=true" not in words else ()
+            typed = (*self.options, *words, *again)
+            shown = dataclasses.replace(s, words=typed, folder=None)  # typed by the user
             first = printable((reason or "no reason given").splitlines()[0].removeprefix(f"{s.state}: "))
             print(f"  {s.state}: {first}\n    {shown.command}")
         text = f"{len(open_ones)} of {len(self.runs)} runs are not done; the same sweep goes on with them"
         if any(p.force for p in self.runs.values()):
             text += ", and with force=true trains the others once more"
         harmless = {"stopped", "running", "waiting"}
-        if (
+        if outside.stopping or (
             lost is None
             and all(s.state in harmless or isinstance(failures.get(w), NotNow) for w, s in open_ones.items())
             and not _wrong(failures, open_ones)

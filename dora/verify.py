@@ -21,6 +21,7 @@ from dora.data.tasks import TASKS
 from dora.errors import UserError
 from dora.export import stored_params
 from dora.files import open_own
+from dora.journals import events
 from dora.predictions import UNREADABLE
 from dora.record import JOURNALS
 from dora.rescore import disagreement
@@ -95,9 +96,9 @@ def _finished(folder: Path, run: dict[str, Any], found: Found) -> None:
 def _prediction_problems(folder: Path, run: dict[str, Any]) -> list[str]:
     try:
         npz.load(folder, outputs=TASKS[run["config"]["task"]].outputs)
+        wrong = disagreement(folder, run)
     except UNREADABLE as e:
         return [f"predictions.npz cannot be read ({type(e).__name__}: {e})"]
-    wrong = disagreement(folder, run)
     return [] if wrong is None else [wrong]
 
 
@@ -114,12 +115,12 @@ def _adapter_problems(folder: Path, run: dict[str, Any]) -> list[str]:
 
 def _journal_problems(folder: Path, name: str) -> list[str]:
     """The first line of a journal that is no JSON."""
-    with open_own(folder, name, JOURNAL_AT_MOST) as file:
-        for number, line in enumerate(file, 1):
-            try:
-                json.loads(line)
-            except (ValueError, RecursionError):
-                return [f"line {number} of {name} is no JSON"]
+    read = 0
+    try:
+        for _ in events(folder, name):
+            read += 1
+    except ValueError as e:
+        return [f"line {read + 1} of {name} cannot be read ({e})"]
     return []
 
 
@@ -157,6 +158,8 @@ def _begin(folder: Path, name: str, size: int) -> str:
     if name not in JOURNALS:
         raise ValueError(f"{name!r:.40} is no journal")
     with open_own(folder, name, JOURNAL_AT_MOST) as file:
+        if type(size) is not int or not 0 <= size <= os.fstat(file.fileno()).st_size:
+            return ""
         return hashlib.sha256(file.read(size)).hexdigest()
 
 

@@ -305,3 +305,31 @@ def test_a_sweep_counts_a_run_that_a_full_disk_stopped_as_one_to_resume_whatever
     assert "  stale: No space left on device" in capsys.readouterr().out
     with pytest.raises(RunFailed):
         sweep.end({tuple(pending[0]): no_room}, None)
+
+
+def test_a_process_that_was_killed_beside_this_one_is_no_failure_of_the_run() -> None:
+    gloo = RuntimeError("[/a/pair.cc:553] Connection closed by peer [127.0.0.1]:39121")
+    found = foreseen(gloo, 8, 16, 1, 128)
+    assert isinstance(found, NotNow)
+    assert (
+        str(found)
+        == "another process of this run ended before its time; the same command takes the run up after step 8"
+    )
+    assert foreseen(RuntimeError("shapes do not fit"), 8, 16, 1, 128) is None
+
+
+def test_a_sweep_that_a_signal_ended_can_be_taken_up_though_a_run_of_it_had_failed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = [small_words(tmp_path, "method=lora", f"seed={seed}") for seed in (1, 2)]
+    sweep = plan(jobs, lambda words: configure(*words))
+    sweep.begin()
+    broken, failed = (p.folder for p in sweep.runs.values())
+    (broken / "run.json").write_text("{")
+    change_record(failed, status="failed", reason="out of memory")
+    with pytest.raises(RunFailed):
+        sweep.end({}, None)
+    assert "method=lora seed=1 force=true" in capsys.readouterr().out
+    monkeypatch.setattr(outside, "stopping", True)
+    with pytest.raises(Stopped):
+        sweep.end({}, None)

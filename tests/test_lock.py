@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from dora import lock, machine
-from dora.errors import NotNow
+from dora.errors import NotNow, Stopped
 from dora.lock import Lock, held
 
 
@@ -141,3 +141,15 @@ def test_without_flock_the_lease_alone_serves(
     with pytest.raises(NotNow, match="in use by process"):
         Lock(tmp_path).take()
     first.release()
+
+
+def test_a_signal_ends_the_wait_for_another_hosts_lease(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = {"host": "elsewhere", "boot": "b", "numbering": "n", "pid": 7, "token": "0"}
+    (tmp_path / lock.NAME).write_text(json.dumps(other))
+    monkeypatch.setattr(lock, "RENEW_S", 0.5)
+    monkeypatch.setattr(lock.outside, "stopping", True)
+    with pytest.raises(Stopped, match="while it waited for another host's lease"):
+        Lock(tmp_path).take()
+    assert json.loads((tmp_path / lock.NAME).read_text()) == other

@@ -87,6 +87,7 @@ BOMBS = {
     "labels between the classes": stored(**{"dev/labels": np.array([0, 1, 0.5])}),
     "no such class": stored(**{LOGITS: np.ones((3, 3))}),
     "no array": archive(b"hello"),
+    "packed by LZMA": archive(header("(1, 2)") + bytes(16), zipfile.ZIP_LZMA),
     "no zip": b"PK\x03\x04 and so on",
     "nothing": b"",
     "cut short": stored()[:-40],

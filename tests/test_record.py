@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 
 from dora import study
 from dora.backbone import ASSETS
-from dora.errors import UserError
+from dora.errors import RunFailed, UserError
 from dora.provenance import processor, provenance
 from dora.record import ARITHMETIC, Record, arithmetic, read_done, read_finished
 from runs import cut, only_run, record, run, small
@@ -159,3 +160,33 @@ def test_a_directory_that_leads_elsewhere_is_not_opened_and_nothing_is_written(
         found.close()
     assert precious.read_text() == "mine"
     assert [p.name for p in folder.rglob("*") if p.is_file() and not p.is_symlink()] == []
+
+
+@pytest.mark.parametrize("how", ["removed", "moved", "taken by another"])
+def test_a_run_whose_directory_is_gone_writes_no_other(how: str, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    found = Record(folder)
+    found.open({"config": {}})
+    try:
+        shutil.rmtree(folder) if how == "removed" else folder.rename(tmp_path / "elsewhere")
+        if how == "taken by another":
+            folder.mkdir()
+            (folder / ".lock").write_text(json.dumps({"host": "h", "pid": 7, "token": "t"}))
+        with pytest.raises(
+            RunFailed, match="taken over by process 7 on h" if "taken" in how else "moved away"
+        ):
+            found.update(status="done")
+        assert found.taken_by is not None
+    finally:
+        found.close()
+    assert not (folder / "run.json").exists()
+
+
+def test_a_hidden_file_of_the_users_own_stays_where_leftovers_are_swept(tmp_path: Path) -> None:
+    names = [".mine.tmp", ".notes.2.tmp.txt", ".run.json.12.tmp", ".run.json.12-0a1b2c3d.tmp"]
+    for name in names:
+        (tmp_path / name).touch()
+    found = Record(tmp_path)
+    found.open({"config": {}})
+    found.close()
+    assert [name for name in names if (tmp_path / name).exists()] == names[:2]

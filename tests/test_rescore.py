@@ -10,7 +10,7 @@ import pytest
 
 from dora.data.tasks import TASKS, Task
 from dora.metrics import score
-from dora.predictions import save
+from dora.predictions import UNREADABLE, save
 from dora.rescore import disagreement, rescore
 
 
@@ -95,7 +95,7 @@ def test_a_flipped_bit_of_a_digit_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [None, b"", b"PK", b"PK\x03\x04" + bytes(100)])
-def test_there_is_nothing_to_compare_without_predictions_that_can_be_read(
+def test_there_is_nothing_to_compare_without_predictions_and_damaged_ones_are_said(
     content: bytes | None, tmp_path: Path
 ) -> None:
     run = stored(tmp_path, "rte")
@@ -103,4 +103,7 @@ def test_there_is_nothing_to_compare_without_predictions_that_can_be_read(
     (tmp_path / "predictions.npz").unlink()
     if content is not None:
         (tmp_path / "predictions.npz").write_bytes(content)
-    assert disagreement(tmp_path, run) is None
+        with pytest.raises(UNREADABLE):
+            disagreement(tmp_path, run)
+    else:
+        assert disagreement(tmp_path, run) is None

@@ -227,3 +227,18 @@ def test_an_odd_lock_stops_no_look(content: str | bytes, tmp_path: Path) -> None
     else:
         lock.write_bytes(content if isinstance(content, bytes) else content.encode())
     assert look(run).state == "stale"
+
+
+@pytest.mark.parametrize(("typed", "folder"), [("r8", "r8"), ("20k", "20000"), ("0.3M", "300000")])
+def test_a_record_in_the_folder_of_another_budget_is_in_anothers_place(
+    typed: str, folder: str, tmp_path: Path
+) -> None:
+    run = write_run(tmp_path, "lora", 1, 0.5, budget=typed)
+    here = (*place(run)[:4], folder, *place(run)[5:])
+    assert place(run) == here
+    assert misplaced({**read(run), "config": {**read(run)["config"], "budget": typed}}, here) is None
+    assert "budget" in str(misplaced(read(run), (*here[:4], "r9", *here[5:])))
+
+
+def test_a_number_as_large_as_a_run_may_have_is_a_setting(tmp_path: Path) -> None:
+    assert read(write_run(tmp_path, "lora", 1, 0.5, config={"lr": 1e300}))["config"]["lr"] == 1e300

@@ -221,3 +221,15 @@ def test_a_clusters_own_handler_of_a_signal_has_its_turn_after_the_wait() -> Non
     process = waiting("0.5", "requeues")
     process.send_signal(signal.SIGUSR2)
     assert process.communicate(timeout=10) == ("queued again\n", "")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_a_signal_that_was_ignored_stays_so_while_a_run_trains(number: int) -> None:
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        with StopSignals() as signals:
+            os.kill(os.getpid(), number)
+            assert signal.getsignal(number) == signal.SIG_IGN
+        assert signals.received is None
+    finally:
+        signal.signal(number, before)

@@ -384,3 +384,27 @@ def test_who_was_halted_and_taken_over_writes_nothing_more(tmp_path: Path) -> No
 def test_what_follows_from_the_seed_is_planned_for_each_seed(tmp_path: Path) -> None:
     sweep = planned(tmp_path, *([f"results={tmp_path}/${{seed}}", f"seed={s}"] for s in (1, 2)))
     assert [p.folder.relative_to(tmp_path).parts[0] for p in sweep.runs.values()] == ["1", "2"]
+
+
+def test_a_folder_comes_before_a_link_to_it_wherever_that_lies(tmp_path: Path) -> None:
+    folder = directory(tmp_path, task="wnli")
+    elsewhere = tmp_path / "runs" / "mini" / "aaa"
+    elsewhere.mkdir()
+    (elsewhere / "tiny").symlink_to(tmp_path / "runs" / "mini" / "wnli" / "tiny")
+    assert study.directories(tmp_path) == [folder]
+
+
+def test_folders_without_records_make_no_holes(tmp_path: Path) -> None:
+    for i in range(150):
+        (tmp_path / "runs" / "d" / f"t{i}" / "m" / f"me{i}" / "r1" / "k" / f"s{i}").mkdir(parents=True)
+    assert study.count(study.scan(tmp_path)) == {"broken": 150}
+
+
+def test_time_left_that_is_no_estimate_is_not_shown(tmp_path: Path) -> None:
+    progress = {"step": 1, "total_steps": 2**62, "seconds": 1e299}
+    times = {"updated": time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime())}
+    folder = directory(tmp_path, status="running", progress=progress, times=times)
+    mine = Lock(folder)
+    mine.take()
+    assert study.look(folder).left_s is None
+    mine.release()

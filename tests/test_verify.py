@@ -7,9 +7,11 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import save_file
 
 from dora import artefacts, checkpoint, status
@@ -100,7 +102,7 @@ def half_a_line(folder: Path) -> None:
         (another_score, "its last accuracy is 0.85 in run.json, its predictions.npz gives 0.75"),
         (fewer_parameters, "adapter/adapter_model.safetensors holds 891 parameters, run.json says 900"),
         (cut_short, "predictions.npz cannot be read (Refused: it is no whole archive"),
-        (half_a_line, "line 2 of ranks.jsonl is no JSON"),
+        (half_a_line, "line 2 of ranks.jsonl cannot be read (Expecting value"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
@@ -240,3 +242,14 @@ def test_the_command_exits_0_for_a_sound_study_and_3_for_a_damaged_one(
     flip(folder / "best.safetensors")
     assert code() == 3
     assert capsys.readouterr().out.endswith("1 run, 5 files verified, 1 damaged, 0 without checksums\n")
+
+
+@pytest.mark.parametrize("claimed", [1 << 62, -1, "9", None])
+def test_a_checkpoint_whose_label_claims_an_odd_journal_is_damaged(claimed: Any, tmp_path: Path) -> None:
+    folder = write_run(tmp_path, "lora", 1, None, status="stopped")
+    (folder / "metrics.jsonl").write_text("{}\n")
+    label = {"journals": {"metrics.jsonl": {"bytes": claimed, "sha256": "0" * 64}}}
+    checkpoint.save(folder / "checkpoint", 4, {"a": torch.zeros(1)}, label)
+    assert verify(folder).problems == [
+        "metrics.jsonl does not begin with the lines that step-4.checkpoint knows"
+    ]
