@@ -220,16 +220,23 @@ def read_runs(results: Path) -> list[Run]:
         if (problem := misplaced(run, place(folder))) is not None:
             left_out(folder / "run.json", problem)
             continue
-        try:
-            problem = disagreement(folder, run)
-        except UNREADABLE as e:  # the record may be sound for all that
-            problem = None
-            left_out(folder / npz.NAME, f"{type(e).__name__}: {e}")
-        if problem is not None:
+        if (problem := _contradicted(folder, run)) is not None:
             left_out(folder / "run.json", problem)
             continue
         runs.append({**run, "folder": folder})
     return runs
+
+
+def _contradicted(folder: Path, run: Run) -> str | None:
+    """Where the stored predictions give other scores than the record. Damaged ones say nothing of it, and that is said."""
+    problem = artefacts.changed(folder, run, npz.NAME)
+    if problem is None:
+        try:
+            return disagreement(folder, run)
+        except UNREADABLE as e:
+            problem = f"{type(e).__name__}: {e}"
+    left_out(folder / npz.NAME, problem)
+    return None
 
 
 _said: dict[Path, str] = {}

@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from dora import artefacts
 from dora.budget import Budget
 from dora.cells import Table, View, budget_in_words, metrics_of, predictions, read_runs, tables
 from dora.errors import UserError
 from records import write_run
+from runs import change_record
 
 
 def only_table(results: Path, view: View | None = None) -> Table:
@@ -213,3 +215,19 @@ def test_a_record_whose_predictions_are_damaged_is_shown_and_that_is_said(
     path.write_bytes(path.read_bytes()[:kept])
     assert [run["seed"] for run in read_runs(tmp_path)] == [1]
     assert f"left out: {path} cannot be read" in capsys.readouterr().err
+
+
+def test_predictions_that_are_not_as_the_run_wrote_them_are_said_whatever_they_say(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labels = np.arange(60) % 2
+    folder = write_run(tmp_path, "lora", 1, 1.0, labels=labels, predicted=labels)
+    change_record(folder, files=artefacts.sums(folder, ["predictions.npz"]))
+    assert read_runs(tmp_path)[0]["seed"] == 1
+    assert capsys.readouterr().err == ""
+    np.savez(folder / "predictions.npz", **{"dev/labels": labels, "best/dev/logits": 2 * np.eye(2)[labels]})
+    assert read_runs(tmp_path)[0]["seed"] == 1
+    assert (
+        f"left out: {folder / 'predictions.npz'} cannot be read (is damaged or another's"
+        in capsys.readouterr().err
+    )
