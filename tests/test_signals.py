@@ -38,6 +38,9 @@ runpy.run_module("dora.run", run_name="__main__", alter_sys=True)
 @pytest.fixture(autouse=True)
 def _as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     before = {n: signal.getsignal(n) for n in EXITS}
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a background job begins with it ignored, and it stays so
     monkeypatch.setattr(outside, "_ending", False)
     monkeypatch.setattr(outside, "stopping", False)
     yield
