@@ -59,9 +59,9 @@ def launch(words: Sequence[str], mark: str) -> None:
     from dora import run, torchrun
     from dora.command import command
 
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job begins with it ignored
     from dora.signals import outside
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job begins with it ignored
     outside.watch()
     os.environ[MARK] = mark
     nowhere = os.open(os.devnull, os.O_WRONLY)
