@@ -58,7 +58,6 @@ def launch(words: Sequence[str], mark: str) -> None:
     """What a launcher's process does: `python -m WORDS`, its output thrown away."""
     from dora import run, torchrun
     from dora.command import command
-
     from dora.signals import outside
 
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job begins with it ignored
