@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from dora.errors import UserError
-from dora.files import open_own, to_json
+from dora.files import open_own, sha256_of, to_json
 
 SEAL = "sha256"
 _TAIL = f',\n  "{SEAL}": "'  # as `to_json` writes a last key
@@ -72,10 +72,8 @@ def sum_of(content: bytes) -> dict[str, Any]:
 
 
 def _sum(file: IO[bytes]) -> dict[str, Any]:
-    digest = hashlib.sha256()
-    while block := file.read(1 << 20):
-        digest.update(block)
-    return {"bytes": file.tell(), "sha256": digest.hexdigest()}
+    digest = sha256_of(file)
+    return {"bytes": file.tell(), "sha256": digest}
 
 
 def problem(folder: Path, run: dict[str, Any], name: str) -> str | None:

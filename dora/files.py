@@ -213,8 +213,13 @@ def sha256_file(path: Path) -> str:
 
 @functools.lru_cache(maxsize=256)
 def _sha256(path: Path, size: int, changed: int) -> str:
-    digest = hashlib.sha256()
     with path.open("rb") as f:
-        while block := f.read(1 << 20):
-            digest.update(block)
+        return sha256_of(f)
+
+
+def sha256_of(file: IO[bytes]) -> str:
+    """The sha256 in hex of the rest of an open file, read in pieces."""
+    digest = hashlib.sha256()
+    while block := file.read(1 << 20):
+        digest.update(block)
     return digest.hexdigest()

@@ -68,6 +68,16 @@ def read(folder: Path) -> Run:
     return dict(run)
 
 
+def read_placed(folder: Path) -> Run:
+    """`read` of a run directory under results/runs, by whose folders tables name it. Raises NotARecord for a record of
+    another place too.
+    """
+    run = read(folder)
+    if (problem := misplaced(run, folder.parts[-7:])) is not None:
+        raise NotARecord(problem)
+    return run
+
+
 def misplaced(run: Run, place: tuple[str, ...]) -> str | None:
     """How a record differs from its place under results/runs, by which tables name it; None where it does not.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,9 +47,9 @@ def read_start(config: Config, weights: str, architecture: dict[str, Any]) -> St
         again = "rerun it with keep_model=true force=true" if full else "train it again with force=true"
         problems.append(f"init_from={folder} kept no weights ({file.name}); {again}")
     for what, theirs, ours in (
-        ("method", _recorded(run, "config", "method", "name"), config.method_name),
-        ("model", _recorded(run, "fingerprints", "model"), weights),
-        ("target", _recorded(run, "config", "target"), None if full else list(config.targets())),
+        ("method", run["config"]["method"]["name"], config.method_name),
+        ("model", run["fingerprints"]["model"], weights),
+        ("target", run["config"]["target"], None if full else list(config.targets())),
     ):
         if theirs != ours:
             problems.append(f"init_from={folder} has another {what} ({theirs}); this run has {ours}")
@@ -58,7 +57,7 @@ def read_start(config: Config, weights: str, architecture: dict[str, Any]) -> St
         raise UserError(*problems)
     check_safetensors(file)
     artefacts.check(folder, run, name)
-    ranks, scale = _recorded(run, "ranks", "end"), run.get("scale")
+    ranks, scale = run["ranks"]["end"], run.get("scale")
     shapes = tensors.of_files([file]) or {}
     if full:
         ranks, scale = {}, None
@@ -66,7 +65,7 @@ def read_start(config: Config, weights: str, architecture: dict[str, Any]) -> St
     else:
         matrices = backbone.find_linears(architecture, config.targets())
         problems = _start_problems(folder / "run.json", ranks, scale, matrices)
-        gated = bool(_recorded(run, "params", "gates")) or any(name.endswith(".g") for name in shapes)
+        gated = bool(run["params"].get("gates")) or any(name.endswith(".g") for name in shapes)
         problems = problems or _factor_problems(file, shapes, matrices, ranks, gated)
         problems += _strange(file, shapes, matrices, gated, str(architecture["model_type"]))
     problems += [
@@ -80,31 +79,18 @@ def read_start(config: Config, weights: str, architecture: dict[str, Any]) -> St
     return Start(folder, ranks, scale, sha256_file(file))
 
 
-def _recorded(run: dict[str, Any], *keys: str) -> Any:
-    """A value inside run.json, None where it is not there."""
-    value: Any = run
-    for key in keys:
-        value = value.get(key) if isinstance(value, dict) else None
-    return value
-
-
-def _start_problems(file: Path, ranks: Any, scale: Any, matrices: tuple[Matrix, ...]) -> list[str]:
+def _start_problems(
+    file: Path, ranks: dict[str, int], scale: float | None, matrices: tuple[Matrix, ...]
+) -> list[str]:
     """What is wrong with a record's scale and ranks, which its weights are read by."""
     problems = []
-    number = isinstance(scale, int | float) and not isinstance(scale, bool)
-    if not number or not math.isfinite(scale) or scale <= 0:
+    if scale is None or scale <= 0:
         problems.append(f"{file} is damaged: scale={scale!r} must be a finite number above 0")
-    if not isinstance(ranks, dict):
-        return [*problems, f"{file} is damaged: ranks.end={ranks!r} must be a rank for each matrix"]
-    shapes = {m.name: m.full_rank for m in matrices}
-    for name, rank in ranks.items():
-        if name not in shapes:
-            problems.append(f"{file} is damaged: ranks.end names {name}, which is no matrix of this run")
-        elif not isinstance(rank, int) or isinstance(rank, bool) or rank < 0:
-            problems.append(
-                f"{file} is damaged: ranks.end of {name}, {rank!r}, must be a whole number from 0"
-            )
-    return problems
+    strange = ranks.keys() - {m.name for m in matrices}
+    return problems + [
+        f"{file} is damaged: ranks.end names {cut(name)}, which is no matrix of this run"
+        for name in sorted(strange)
+    ]
 
 
 def _factor_problems(

@@ -22,7 +22,7 @@ from dora.data.tasks import TASKS
 from dora.lock import held
 from dora.plain import printable
 from dora.record import seconds_since
-from dora.run_json import NotARecord, Run, misplaced, read
+from dora.run_json import NotARecord, Run, read_placed
 from dora.words import Foreign, as_command, typed
 
 # In the order in which they are shown. waiting: planned by a sweep and not begun. stale: its process is gone
@@ -90,9 +90,8 @@ def _inside(folders: Iterable[Path]) -> Iterator[Path]:
         with contextlib.suppress(OSError), os.scandir(folder) as found:
             entries += found
     seen = set()
-    for entry in sorted(
-        entries, key=lambda e: (e.is_symlink(), e.path)
-    ):  # a folder itself before links to it
+    # A folder itself comes before links to it.
+    for entry in sorted(entries, key=lambda e: (e.is_symlink(), e.path)):
         with contextlib.suppress(OSError):  # a link to nowhere, or to itself
             about = entry.stat()
             if stat.S_ISDIR(about.st_mode) and (about.st_dev, about.st_ino) not in seen:
@@ -104,13 +103,11 @@ def look(folder: Path, run: Run | None = None) -> Seen:
     """The state of the run in `folder`, which may still be trained by someone. `run`: its run.json, where it is read."""
     here = place(folder)
     try:
-        run = read(folder) if run is None else run
+        run = read_placed(folder) if run is None else run
     except FileNotFoundError:
         return Seen(here, "broken", "it has no run.json")
     except NotARecord as e:
         return Seen(here, "broken", f"run.json cannot be read ({e})")
-    if (problem := misplaced(run, here)) is not None:
-        return Seen(here, "broken", f"run.json cannot be read ({problem})")
     state, reason = run["status"], run.get("reason")
     progress = run.get("progress") or {}
     step, total = progress.get("step"), progress.get("total_steps")

@@ -25,7 +25,7 @@ from dora.journals import events
 from dora.predictions import UNREADABLE
 from dora.record import JOURNALS
 from dora.rescore import disagreement
-from dora.run_json import NotARecord, misplaced, read
+from dora.run_json import NotARecord, read_placed
 
 JOURNAL_AT_MOST = 1 << 30
 CHECKPOINT_AT_MOST = 1 << 36
@@ -52,9 +52,7 @@ def verify(folder: Path) -> Found:
     """Looks at the run in `folder`, finished or not. Raises nothing, whatever lies there."""
     found = Found()
     try:
-        run = read(folder)
-        if (wrong := misplaced(run, study.place(folder))) is not None:
-            raise NotARecord(wrong)
+        run = read_placed(folder)
     except FileNotFoundError:
         found.problems.append("it has no run.json")
         return found
