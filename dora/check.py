@@ -7,12 +7,12 @@ import math
 import re
 from typing import Any
 
-from dora import surroundings
-from dora.budget import Budget
+from dora.adapters.budget import Budget
 from dora.config import MAX_SEED, PATHS, Config, place
 from dora.data.tasks import TASKS
 from dora.methods import METHODS
 from dora.methods.protocol import fraction_or_steps
+from dora.process import surroundings
 
 MAX_COUNT = 2**31 - 1  # of steps, rows, epochs: a signed 32-bit number, as some of PyTorch's are
 MAX_THREADS = 1024
@@ -40,7 +40,9 @@ def _not_finite(key: str, value: Any) -> list[str]:
     """Names every number that is infinite or not a number, in any setting and at any depth."""
     if isinstance(value, dict):
         inner = f"{key}." if key else ""
-        return [text for name, part in value.items() for text in _not_finite(f"{inner}{name}", part)]
+        return [
+            text for name, part in value.items() for text in _not_finite(f"{inner}{name}", part)
+        ]
     if not isinstance(value, float) or math.isfinite(value):
         return []
     way_out = " (0: no clipping)" if key == "clip" else ""
@@ -52,7 +54,11 @@ def _no_text(key: str, value: Any) -> list[str]:
     if isinstance(value, dict):
         inner = f"{key}." if key else ""
         return [text for name, part in value.items() for text in _no_text(f"{inner}{name}", part)]
-    if not isinstance(value, str) or value.isascii() or not any("\ud800" <= c <= "\udfff" for c in value):
+    if (
+        not isinstance(value, str)
+        or value.isascii()
+        or not any("\ud800" <= c <= "\udfff" for c in value)
+    ):
         return []
     return [f"{key}={ascii(value)[1:-1]} must be UTF-8; rename it, or set the terminal's encoding"]
 
@@ -69,7 +75,9 @@ def _choice(config: Config, key: str, *allowed: str) -> tuple[bool, str]:
 
 def _keys_added(config: Config) -> list[str]:
     """What `+key=value` added beside the keys that there are, and nothing would read."""
-    groups = {f"{key}.": value for key, value in vars(config).items() if dataclasses.is_dataclass(value)}
+    groups = {
+        f"{key}.": value for key, value in vars(config).items() if dataclasses.is_dataclass(value)
+    }
     parts: dict[str, Any] = {"": config, **groups}
     return [
         f"+{prefix}{key}: there is no key {prefix}{key}; --help lists the keys"
@@ -88,7 +96,9 @@ def _of_choices(config: Config) -> list[str]:
         "model.lr": config.model.lr,
         **{f"rates.{t}": by for t, by in config.rates.items()},
     }
-    given = {key: {m: rate for m, rate in by.items() if rate is not None} for key, by in tables.items()}
+    given = {
+        key: {m: rate for m, rate in by.items() if rate is not None} for key, by in tables.items()
+    }
     wrong = {
         key: by
         for key, by in given.items()
@@ -96,14 +106,25 @@ def _of_choices(config: Config) -> list[str]:
     }
     return _broken(
         (task in TASKS, f"task={task} must be one of {', '.join(TASKS)}"),
-        (named, f"model.name={name} names a folder: letters, digits and . _ + - make it up, such as model.name=mine"),
-        *((False, f"{key}={by} must give methods ({', '.join(METHODS)}) rates above 0") for key, by in wrong.items()),
+        (
+            named,
+            f"model.name={name} names a folder: letters, digits and . _ + - make it up, such as model.name=mine",
+        ),
+        *(
+            (False, f"{key}={by} must give methods ({', '.join(METHODS)}) rates above 0")
+            for key, by in wrong.items()
+        ),
         (not strange, f"rates: {', '.join(strange)} must be among the tasks {', '.join(TASKS)}"),
         (data.name in ("mini", "dir", "hub"), f"data={data.name} must be one of mini, dir, hub"),
-        (data.name != "dir" or bool(data.dir),
-         "data=dir needs data.dir=FOLDER, an official GLUE download (zips or unpacked TSVs)"),
-        (data.name != "mini" or not data.dir, "data.dir is given but data=mini: write data=dir too"),
-    )  # fmt: skip
+        (
+            data.name != "dir" or bool(data.dir),
+            "data=dir needs data.dir=FOLDER, an official GLUE download (zips or unpacked TSVs)",
+        ),
+        (
+            data.name != "mini" or not data.dir,
+            "data.dir is given but data=mini: write data=dir too",
+        ),
+    )
 
 
 def _of_budget(config: Config) -> list[str]:
@@ -120,31 +141,57 @@ def _of_budget(config: Config) -> list[str]:
 
 def _of_training(config: Config) -> list[str]:
     """Seed, lengths, rates, regularisation."""
-    counts = ("epochs", "max_steps", "batch_size", "grad_accum", "threads", "eval_every", "patience", "limit_train",
-              "checkpoint_every")  # fmt: skip
+    counts = (
+        "epochs",
+        "max_steps",
+        "batch_size",
+        "grad_accum",
+        "threads",
+        "eval_every",
+        "patience",
+        "limit_train",
+        "checkpoint_every",
+    )
     lowest = {**dict.fromkeys(counts, 1), "max_length": 8}
     numbers = {key: getattr(config, key) for key in (*lowest, "lr", "head_lr")}
     dropout, batch, parts = config.head_dropout, config.batch_size, config.grad_accum
     most = {**dict.fromkeys(lowest, MAX_COUNT), "threads": MAX_THREADS}
     own_threads = config.model.threads
     return fraction_or_steps("warmup", config.warmup) + _broken(
-        *((numbers[key] is None or numbers[key] >= low, f"{key}={numbers[key]} must be at least {low}")
-          for key, low in lowest.items()),
-        *((numbers[key] is None or numbers[key] <= high, f"{key}={numbers[key]} must be at most {high}")
-          for key, high in most.items()),
-        (own_threads is None or 1 <= own_threads <= MAX_THREADS,
-         f"model.threads={own_threads} must lie between 1 and {MAX_THREADS}"),
+        *(
+            (
+                numbers[key] is None or numbers[key] >= low,
+                f"{key}={numbers[key]} must be at least {low}",
+            )
+            for key, low in lowest.items()
+        ),
+        *(
+            (
+                numbers[key] is None or numbers[key] <= high,
+                f"{key}={numbers[key]} must be at most {high}",
+            )
+            for key, high in most.items()
+        ),
+        (
+            own_threads is None or 1 <= own_threads <= MAX_THREADS,
+            f"model.threads={own_threads} must lie between 1 and {MAX_THREADS}",
+        ),
         (0 <= config.seed <= MAX_SEED, f"seed={config.seed} must lie between 0 and {MAX_SEED}"),
-        *((numbers[key] is None or numbers[key] > 0, f"{key}={numbers[key]} must be above 0")
-          for key in ("lr", "head_lr")),
+        *(
+            (numbers[key] is None or numbers[key] > 0, f"{key}={numbers[key]} must be above 0")
+            for key in ("lr", "head_lr")
+        ),
         (config.weight_decay >= 0, f"weight_decay={config.weight_decay} must be at least 0"),
         (config.clip >= 0, f"clip={config.clip} must be at least 0 (0: no clipping)"),
         (dropout is None or 0 <= dropout < 1, f"head_dropout={dropout} must lie in [0, 1)"),
-        (batch >= parts or batch < 1, f"grad_accum={parts} cuts a batch of batch_size={batch} into empty parts"),
+        (
+            batch >= parts or batch < 1,
+            f"grad_accum={parts} cuts a batch of batch_size={batch} into empty parts",
+        ),
         _choice(config, "schedule", "linear", "cosine", "constant"),
         _choice(config, "precision", "fp32", "bf16"),
         _choice(config, "select", "dev", "heldout"),
-    )  # fmt: skip
+    )
 
 
 def _of_paths(config: Config) -> list[str]:
@@ -155,7 +202,9 @@ def _of_paths(config: Config) -> list[str]:
         path = getattr(part, name)
         if path is not None and not path.strip():
             none = "" if key == "results" else f"; {key}=null says that there is none"
-            found.append(f"{key}= must name a folder{none} (a shell's variable that is not set is empty)")
+            found.append(
+                f"{key}= must name a folder{none} (a shell's variable that is not set is empty)"
+            )
         elif path is not None and path.startswith("~"):
             found.append(
                 f"{key}={path}: there is no home {path.split('/')[0]}; a folder of that name is ./{path}"

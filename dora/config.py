@@ -15,9 +15,9 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from dora.budget import Budget
+from dora.adapters.budget import Budget
+from dora.backbones.architectures import KINDS
 from dora.data.tasks import TASKS, Task
-from dora.linears import KINDS
 from dora.methods import METHODS, name_of
 
 MAX_SEED = 2**63 - 1  # PyTorch's
@@ -174,13 +174,17 @@ class Config:
     def targets(self) -> tuple[str, ...]:
         """The kinds of linears to adapt, in the order they have in a layer."""
         given = (
-            self.target.replace("+", ",").split(",") if isinstance(self.target, str) else list(self.target)
+            self.target.replace("+", ",").split(",")
+            if isinstance(self.target, str)
+            else list(self.target)
         )
         if given == ["all"]:
             return KINDS
         unknown = [k for k in given if k not in KINDS]
         if unknown or not given:
-            raise ValueError(f"target={self.target} must be all or some of {', '.join(KINDS)}, such as q,v")
+            raise ValueError(
+                f"target={self.target} must be all or some of {', '.join(KINDS)}, such as q,v"
+            )
         return tuple(k for k in KINDS if k in given)
 
     @property

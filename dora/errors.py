@@ -66,7 +66,9 @@ def foreseen(
         at = f"after step {saved}" if saved else "at its start"
         where = f" at {error.filename}" if error.filename else ""
         kind = NotNow if error.errno in TEMPORARY else RunFailed
-        return kind(f"{error.strerror}{where}; once that is mended, the same command takes the run up {at}")
+        return kind(
+            f"{error.strerror}{where}; once that is mended, the same command takes the run up {at}"
+        )
     text = f"{type(error).__name__}: {error}"
     if isinstance(error, RuntimeError) and _PEER_ENDED.search(text):
         at = f"after step {saved}" if saved else "at its start"
@@ -79,7 +81,9 @@ def foreseen(
         if batch_size > 1:
             ways.insert(0, f"batch_size={batch_size // 2}")
         if rows > 1:
-            ways.insert(0, f"grad_accum={2 * grad_accum} (the same steps, in parts of {-(-rows // 2)})")
+            ways.insert(
+                0, f"grad_accum={2 * grad_accum} (the same steps, in parts of {-(-rows // 2)})"
+            )
         return RunFailed(
             f"out of memory with {rows} examples of up to {max_length} tokens at a time: try {' or '.join(ways)}"
         )

@@ -17,8 +17,8 @@ from typing import IO, Any
 
 from safetensors import SafetensorError, safe_open
 
-from dora import machine
 from dora.errors import UserError
+from dora.process import machine
 
 _LFS = b"version https://git-lfs"  # how a pointer begins
 # What file systems say that cannot sync a file or, more often, a folder: nothing is lost but by a power cut.
@@ -134,7 +134,9 @@ def open_own(folder: Path, name: str, at_most: int | None = None) -> IO[bytes]:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as e:
         if e.errno == errno.ELOOP:
-            raise OSError(errno.ELOOP, f"{path.name} is a link, and no run leaves one", str(path)) from e
+            raise OSError(
+                errno.ELOOP, f"{path.name} is a link, and no run leaves one", str(path)
+            ) from e
         raise
     about = os.fstat(fd)
     problem = None
@@ -157,7 +159,9 @@ def strange(folder: Path) -> list[str]:
     found = []
     for place, folders, files in os.walk(folder):
         for path in (Path(place, name) for name in (*folders, *files)):
-            with contextlib.suppress(FileNotFoundError):  # a temporary one of another process at work there
+            with contextlib.suppress(
+                FileNotFoundError
+            ):  # a temporary one of another process at work there
                 mode = path.lstat().st_mode
                 if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
                     found.append(str(path.relative_to(folder)))
@@ -202,7 +206,9 @@ def check_safetensors(file: Path) -> None:
         with safe_open(file, "np"):
             pass
     except (OSError, SafetensorError) as e:
-        raise UserError(f"{file} cannot be read: {e}; it is cut short or no safetensors file") from e
+        raise UserError(
+            f"{file} cannot be read: {e}; it is cut short or no safetensors file"
+        ) from e
 
 
 def sha256_file(path: Path) -> str:

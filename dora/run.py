@@ -8,17 +8,25 @@ import sys
 from importlib import import_module
 from typing import Any
 
-os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # before CUDA starts, so that its bits repeat
+os.environ.setdefault(
+    "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
+)  # before CUDA starts, so that its bits repeat
 # Idle OpenMP threads sleep: spinning ones make a step 4 times slower where another process wants the cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from dora.signals import outside
+from dora import PLUGINS
+from dora.process.signals import outside
 
 if __name__ == "__main__":
-    outside.watch(" while nothing was trained; the same command goes on from here")  # imports take a second
-    from dora.orphan import end_with_torchrun
+    outside.watch(
+        " while nothing was trained; the same command goes on from here"
+    )  # imports take a second
+    from dora.process.orphan import end_with_torchrun
 
     end_with_torchrun()
+
+# Hydra looks for plugins in the top-level namespace `hydra_plugins` alone; ours lie inside the package.
+sys.path.append(str(PLUGINS))
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -32,20 +40,20 @@ from dora.cli.line import Line, is_setting, is_sweep, options_of, read
 from dora.cli.mistakes import MISTAKES, explain, first_lines
 from dora.config import from_hydra, register
 from dora.errors import NotNow, RunFailed, Stopped, UserError
-from dora.late import uncollected
 from dora.plain import printable
+from dora.process.imports import uncollected
 
 # What a run imports beyond its preparation. The last is nearly all that loading any model imports.
-HEAVY = ("torch", "transformers", "dora.experiment", "transformers.modeling_utils")
+HEAVY = ("torch", "transformers", "dora.training.one_run", "transformers.modeling_utils")
 _ended: list[Exception] = []  # how a run by itself ended, where not with a result
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def job(cfg: DictConfig) -> float | None:
     """One composed configuration. Launchers send this function to other processes, with copies of its globals."""
-    from dora import streams
+    from dora.process import streams
+    from dora.process.signals import outside
     from dora.run import _ended, check_grid, train
-    from dora.signals import outside
 
     if not outside.watching:  # a cluster's job
         streams.keep_open()
@@ -73,11 +81,13 @@ def check_grid(hydra: Any) -> None:
 
 def train(cfg: DictConfig) -> float | None:
     """One run; returns the task's score. Raises: inside a sweep nothing may exit."""
-    from dora.lines import labelled
-    from dora.orphan import at_work
-    from dora.predictions import unpredicted
-    from dora.prepare import prepare  # late: --help and a typo need no library of models or metrics
-    from dora.record import read_done, scores, tidy
+    from dora.data.predictions import unpredicted
+    from dora.process.orphan import at_work
+    from dora.records.record import read_done, scores, tidy
+    from dora.training.lines import labelled
+    from dora.training.prepare import (
+        prepare,  # late: --help and a typo need no library of models or metrics
+    )
 
     begin_unless_stopped()
     config = from_hydra(cfg)
@@ -92,24 +102,32 @@ def train(cfg: DictConfig) -> float | None:
         and config.method_name == "full"
         and not (prepared.folder / "model").exists()
     ):
-        raise UserError(f"{prepared.folder} is done but kept no model; add force=true to train it again")
+        raise UserError(
+            f"{prepared.folder} is done but kept no model; add force=true to train it again"
+        )
     if result is not None:
         tidy(prepared.folder)
         print(
-            labelled(label, f"already done: {prepared.folder} ({scores(result)}); force=true trains it again")
+            labelled(
+                label,
+                f"already done: {prepared.folder} ({scores(result)}); force=true trains it again",
+            )
         )
         if not sweep:
             print(*filter(None, (result["embedded"], result["note"])), sep="\n")
     if result is None or (added := unpredicted(prepared.folder, prepared.rows)):
         _import_heavy()
-        from dora.experiment import run
+        from dora.training.one_run import run
 
         try:
             hydra = HydraConfig.get()
             words = [*options_of(hydra), *hydra.overrides.task]
             with at_work:
                 result = run(prepared, words, label, bar=not in_workers(hydra))
-        except (UserError, NotNow) as e:  # it cannot be written to, or another process is at work there
+        except (
+            UserError,
+            NotNow,
+        ) as e:  # it cannot be written to, or another process is at work there
             if result is None:
                 raise
             print(labelled(label, f"{' and '.join(added).upper()} not predicted: {e}"))
@@ -140,13 +158,17 @@ def begin_unless_stopped() -> None:
 
 def in_workers(hydra: Any) -> bool:
     """Whether a sweep's runs are in other processes than the sweep, whose bars would share one line of a terminal."""
-    return hydra.mode == RunMode.MULTIRUN and not hydra.launcher["_target_"].endswith(".BasicLauncher")
+    return hydra.mode == RunMode.MULTIRUN and not hydra.launcher["_target_"].endswith(
+        ".BasicLauncher"
+    )
 
 
 def main() -> None:
     """`python -m dora.run`: exit 0 done or already done, 1 failed, 2 bad configuration, 75 stopped."""
     register()
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach us instead of ending in Hydra's exit code 1
+    os.environ["HYDRA_FULL_ERROR"] = (
+        "1"  # exceptions reach us instead of ending in Hydra's exit code 1
+    )
     line = Line(())
     try:
         line = read(sys.argv[1:])
@@ -154,7 +176,12 @@ def main() -> None:
         if _ended:
             raise _ended.pop()
     except (UserError, RunFailed, Stopped) as e:
-        words = {UserError: "bad configuration", RunFailed: "failed", Stopped: "stopped", NotNow: "stopped"}
+        words = {
+            UserError: "bad configuration",
+            RunFailed: "failed",
+            Stopped: "stopped",
+            NotNow: "stopped",
+        }
         what = words[type(e)]
         text = printable(str(e).removeprefix(f"{what} "), kept="\n")  # "stopped by a signal"
         print(f"{what}:\n{text}" if "\n" in text else f"{what}: {text}", file=sys.stderr)
@@ -181,7 +208,7 @@ def _do(line: Line) -> None:
 
 if __name__ == "__main__":
     # Other processes of a sweep import this module by its name, which is not __main__ there.
-    from dora.command import command
+    from dora.process.command import command
     from dora.run import main as _main
 
     try:

@@ -9,11 +9,11 @@ from collections import defaultdict
 from pathlib import Path
 from typing import NoReturn
 
-from dora import study
-from dora.budget import in_words
-from dora.command import command
+from dora.adapters.budget import in_words
 from dora.plain import printable
-from dora.study import Seen
+from dora.process.command import command
+from dora.records import study
+from dora.records.study import Seen
 
 # What has to be typed, or typed again, for the study to be whole.
 TO_DO = ("missing", "waiting", "stopped", "stale", "failed", "diverged", "broken")
@@ -42,7 +42,9 @@ def details(seen: list[Seen]) -> list[str]:
     for s in seen:
         if s.state == "running":
             step = (
-                "not at its first checkpoint" if s.step is None else f"step {s.step:,} of {s.total_steps:,}"
+                "not at its first checkpoint"
+                if s.step is None
+                else f"step {s.step:,} of {s.total_steps:,}"
             )
             left = "" if s.left_s is None else f", about {study.duration(s.left_s)} left"
             lines.append(f"running   {s.name}: {step}{left}, {printable(s.reason)}")
@@ -61,7 +63,7 @@ def verified(results: Path) -> NoReturn:
     """Prints what is damaged; exit 0 where nothing is, 3 where something is, 1 where there is no run."""
     if not study.directories(results):
         sys.exit(no_run(results))
-    from dora.verify import report  # late: the rest needs none of what it needs
+    from dora.records.verify import report  # late: the rest needs none of what it needs
 
     lines, sound = report(results)
     print(*lines, sep="\n")
@@ -82,12 +84,23 @@ def main() -> None:
         "seed all occur on its data and model, but not together.",
     )
     parser.add_argument(
-        "--results", type=Path, default=Path("results"), help="the results folder (default: results)"
+        "--results",
+        type=Path,
+        default=Path("results"),
+        help="the results folder (default: results)",
     )
     shown = parser.add_mutually_exclusive_group()
     shown.add_argument("--json", action="store_true", help="every run as JSON")
-    shown.add_argument("--missing", action="store_true", help="the commands of all runs that are to be done, and nothing else")  # fmt: skip
-    shown.add_argument("--verify", action="store_true", help="whether every run's record, files and scores are as it wrote them; exit code 0 all sound, 3 something is damaged")  # fmt: skip
+    shown.add_argument(
+        "--missing",
+        action="store_true",
+        help="the commands of all runs that are to be done, and nothing else",
+    )
+    shown.add_argument(
+        "--verify",
+        action="store_true",
+        help="whether every run's record, files and scores are as it wrote them; exit code 0 all sound, 3 something is damaged",
+    )
     given = parser.parse_args()
     if given.verify:
         verified(given.results)
@@ -95,7 +108,9 @@ def main() -> None:
     if not seen:
         sys.exit(no_run(given.results))
     if given.json:
-        print(json.dumps({"count": study.count(seen), "runs": [s.as_json() for s in seen]}, indent=1))
+        print(
+            json.dumps({"count": study.count(seen), "runs": [s.as_json() for s in seen]}, indent=1)
+        )
     elif given.missing:
         print(*(s.command for s in seen if s.state in TO_DO), sep="\n")
     else:

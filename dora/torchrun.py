@@ -7,7 +7,7 @@ Every option of torchrun works. Exit 0 done, 1 failed, 2 bad configuration, 75 s
 
 from __future__ import annotations
 
-from dora.signals import outside
+from dora.process.signals import outside
 
 if __name__ == "__main__":
     outside.watch(
@@ -18,9 +18,9 @@ import os
 import signal
 import sys
 
-from dora.command import command
 from dora.errors import RunFailed, Stopped, UserError
-from dora.signals import EXITS
+from dora.process.command import command
+from dora.process.signals import EXITS
 
 
 def main() -> None:
@@ -29,7 +29,9 @@ def main() -> None:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main as torchrun
 
-    if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:  # nohup; torchrun would handle it all the same
+    if (
+        signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    ):  # nohup; torchrun would handle it all the same
         os.environ.setdefault("PET_SIGNALS_TO_HANDLE", "SIGTERM,SIGINT,SIGQUIT")
     # Torchrun passes SIGTERM, SIGHUP and SIGINT on to its processes and waits for them, but not this one.
     signal.signal(signal.SIGUSR2, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
@@ -44,7 +46,8 @@ def main() -> None:
 def together(codes: set[int]) -> int:
     """The exit code of processes that ended with these: one that stopped may have made the others fail."""
     return next(
-        (code for code in (Stopped.exit_code, UserError.exit_code) if code in codes), RunFailed.exit_code
+        (code for code in (Stopped.exit_code, UserError.exit_code) if code in codes),
+        RunFailed.exit_code,
     )
 
 

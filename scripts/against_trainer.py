@@ -24,9 +24,20 @@ HERE = Path(__file__)
 
 def ours(given: argparse.Namespace, seed: int, folder: Path) -> float:
     """The suite's run; the score of its last evaluation, which is the one that the Trainer reports."""
-    words = [f"task={given.task}", f"model={given.model}", "method=lora", "data=dir", f"data.dir={given.glue}",
-             f"epochs={given.epochs}", f"seed={seed}", f"results={folder}", "device=cpu"]  # fmt: skip
-    subprocess.run([sys.executable, "-m", "dora.run", *words], check=True, stdout=subprocess.DEVNULL)
+    words = [
+        f"task={given.task}",
+        f"model={given.model}",
+        "method=lora",
+        "data=dir",
+        f"data.dir={given.glue}",
+        f"epochs={given.epochs}",
+        f"seed={seed}",
+        f"results={folder}",
+        "device=cpu",
+    ]
+    subprocess.run(
+        [sys.executable, "-m", "dora.run", *words], check=True, stdout=subprocess.DEVNULL
+    )
     (file,) = folder.glob("runs/**/run.json")
     last = json.loads(file.read_text())["results"]["last"]
     return next(value for name, value in last.items() if name != "step")
@@ -34,10 +45,22 @@ def ours(given: argparse.Namespace, seed: int, folder: Path) -> float:
 
 def theirs(given: argparse.Namespace, seed: int, folder: Path) -> float:
     """The same in a process of its own, which calls `train_with_trainer`."""
-    words = [str(given.glue), "--task", given.task, "--model", given.model, "--epochs", str(given.epochs)]
+    words = [
+        str(given.glue),
+        "--task",
+        given.task,
+        "--model",
+        given.model,
+        "--epochs",
+        str(given.epochs),
+    ]
     out = folder / "score"
-    subprocess.run([sys.executable, str(HERE), *words, "--trainer", str(seed), str(out)], check=True,
-                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+    subprocess.run(
+        [sys.executable, str(HERE), *words, "--trainer", str(seed), str(out)],
+        check=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     return float(out.read_text())
 
 
@@ -55,25 +78,29 @@ def train_with_trainer(given: argparse.Namespace, seed: int, out: Path) -> None:
         set_seed,
     )
 
-    from dora.backbone import architecture, find_linears, locate
+    from dora.backbones.architectures import KINDS
+    from dora.backbones.backbone import architecture, find_linears, locate
     from dora.config import DataConfig, from_hydra, register
+    from dora.data.metrics import score
     from dora.data.tasks import TASKS
-    from dora.linears import KINDS
-    from dora.metrics import score
-    from dora.prepare import read_rows
     from dora.run import CONF
+    from dora.training.prepare import read_rows
 
     register()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         c = from_hydra(
-            compose("config", overrides=[f"task={given.task}", f"model={given.model}", "method=lora"])
+            compose(
+                "config", overrides=[f"task={given.task}", f"model={given.model}", "method=lora"]
+            )
         )
     m, task = c.model, TASKS[given.task]
     place = locate(m.path, m.embedded, m.package, m.hub, m.revision, m.random_weights)
     rows, _, _ = read_rows(DataConfig("dir", str(given.glue)), task)
     set_seed(seed)
     tokenizer = AutoTokenizer.from_pretrained(place.path)
-    model: Any = AutoModelForSequenceClassification.from_pretrained(place.path, num_labels=task.outputs)
+    model: Any = AutoModelForSequenceClassification.from_pretrained(
+        place.path, num_labels=task.outputs
+    )
     names = [matrix.name for matrix in find_linears(architecture(place), KINDS)]
     model = get_peft_model(
         model, LoraConfig(task_type=TaskType.SEQ_CLS, r=8, lora_alpha=16, target_modules=names)
@@ -83,18 +110,35 @@ def train_with_trainer(given: argparse.Namespace, seed: int, out: Path) -> None:
         its = rows[split]
         tokens = tokenizer(its.first, its.second, truncation=True, max_length=c.max_length)
         labels = (
-            [{}] * len(its) if its.label is None else [{"labels": label} for label in np.asarray(its.label)]
+            [{}] * len(its)
+            if its.label is None
+            else [{"labels": label} for label in np.asarray(its.label)]
         )
         return [{k: v[i] for k, v in tokens.items()} | labels[i] for i in range(len(its))]
 
     arguments = TrainingArguments(
-        output_dir=tempfile.gettempdir(), num_train_epochs=given.epochs, per_device_train_batch_size=c.batch_size,
-        per_device_eval_batch_size=64, learning_rate=c.learning_rate(), warmup_steps=c.warmup,
-        weight_decay=c.weight_decay, lr_scheduler_type="linear", eval_strategy="epoch", save_strategy="no",
-        report_to=[], seed=seed, use_cpu=True, disable_tqdm=True,
-    )  # fmt: skip
-    trainer = Trainer(model, arguments, train_dataset=encoded("train"), eval_dataset=encoded("dev"),
-                      data_collator=DataCollatorWithPadding(tokenizer))  # fmt: skip
+        output_dir=tempfile.gettempdir(),
+        num_train_epochs=given.epochs,
+        per_device_train_batch_size=c.batch_size,
+        per_device_eval_batch_size=64,
+        learning_rate=c.learning_rate(),
+        warmup_steps=c.warmup,
+        weight_decay=c.weight_decay,
+        lr_scheduler_type="linear",
+        eval_strategy="epoch",
+        save_strategy="no",
+        report_to=[],
+        seed=seed,
+        use_cpu=True,
+        disable_tqdm=True,
+    )
+    trainer = Trainer(
+        model,
+        arguments,
+        train_dataset=encoded("train"),
+        eval_dataset=encoded("dev"),
+        data_collator=DataCollatorWithPadding(tokenizer),
+    )
     trainer.train()
     found = trainer.predict(encoded("dev"))
     trainer.predict(encoded("test"))
@@ -116,7 +160,9 @@ def main() -> None:
     if given.trainer:
         train_with_trainer(given, int(given.trainer[0]), Path(given.trainer[1]))
         return
-    from dora.bench import of_processes  # late: the Trainer's process, which is timed, has no use for it
+    from dora.timing.measure import (
+        of_processes,  # late: the Trainer's process, which is timed, has no use for it
+    )
 
     times: dict[str, list[dict[str, float]]] = {"ours": [], "trainer": []}
     for seed in range(1, given.repeats + 1):
@@ -124,19 +170,28 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as folder:
                 scored, took = of_processes(partial(action, given, seed, Path(folder)))
             times[name].append({**took, "score": scored})
-            print(f"{name}, seed {seed}: {took['wall_s']:.1f} s, {took['cpu_s']:.1f} CPU-seconds, "
-                  f"score {scored:.4f}", flush=True)  # fmt: skip
-    ratios = {what: median(t[what] / o[what] for o, t in zip(times["ours"], times["trainer"], strict=True))
-              for what in ("wall_s", "cpu_s")}  # fmt: skip
+            print(
+                f"{name}, seed {seed}: {took['wall_s']:.1f} s, {took['cpu_s']:.1f} CPU-seconds, "
+                f"score {scored:.4f}",
+                flush=True,
+            )
+    ratios = {
+        what: median(
+            t[what] / o[what] for o, t in zip(times["ours"], times["trainer"], strict=True)
+        )
+        for what in ("wall_s", "cpu_s")
+    }
     print(
         f"the Trainer takes {ratios['wall_s']:.2f} times as long, {ratios['cpu_s']:.2f} times the CPU seconds"
     )
     if given.to is not None:
         from dora.files import to_json, write_atomic
-        from dora.provenance import provenance
+        from dora.records.provenance import provenance
 
         given.to.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(given.to, to_json({**provenance(), "times": times, "trainer_over_ours": ratios}))
+        write_atomic(
+            given.to, to_json({**provenance(), "times": times, "trainer_over_ours": ratios})
+        )
 
 
 if __name__ == "__main__":

@@ -12,8 +12,8 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterable
 
-from dora.backbone import KINDS, find_linears
-from dora.budget import Budget
+from dora.adapters.budget import Budget
+from dora.backbones.backbone import KINDS, find_linears
 from dora.methods import METHODS
 
 # hidden size, feed-forward size, layers
@@ -48,7 +48,9 @@ def main() -> None:
         "num_hidden_layers": layers,
     }
     matrices = find_linears(config, KINDS)
-    print("| budget | method | start components | start parameters | end components | end parameters |")
+    print(
+        "| budget | method | start components | start parameters | end components | end parameters |"
+    )
     print("| --- | --- | --- | --- | --- | --- |")
     for text in given.budget:
         for name in ("lora", "adalora", "dora"):

@@ -15,14 +15,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--results", default="results", help="the results folder (default: results)")
+    parser.add_argument(
+        "--results", default="results", help="the results folder (default: results)"
+    )
     parser.add_argument("--task", default="cola", help="a GLUE task (default: cola)")
     given = parser.parse_args()
     commands = [
-        ["dora.run", "-m", f"task={given.task}", "method=full,lora,adalora,dora", "budget=r8",
-         "model.random_weights=false,true", f"results={given.results}"],
+        [
+            "dora.run",
+            "-m",
+            f"task={given.task}",
+            "method=full,lora,adalora,dora",
+            "budget=r8",
+            "model.random_weights=false,true",
+            f"results={given.results}",
+        ],
         ["dora.tables", "--results", given.results],
-    ]  # fmt: skip
+    ]
     for command in commands:
         print(f"\n$ python -m {' '.join(command)}", flush=True)
         if subprocess.run([sys.executable, "-m", *command], check=False).returncode:

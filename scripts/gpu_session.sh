@@ -63,7 +63,7 @@ where() {
     python -c '
 import torch
 from dora.files import to_json
-from dora.record import provenance
+from dora.records.record import provenance
 gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
 print(to_json({**provenance(), "cuda": torch.version.cuda, "gpu": gpu}))'
 }

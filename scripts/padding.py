@@ -22,14 +22,21 @@ from statistics import mean, median
 import numpy as np
 import torch
 
-from dora.backbone import ASSETS, Folder, architecture, fingerprint, load_tokenizer, locate
+from dora.backbones.backbone import (
+    ASSETS,
+    Folder,
+    architecture,
+    fingerprint,
+    load_tokenizer,
+    locate,
+)
 from dora.config import DataConfig
 from dora.data.tasks import TASKS
 from dora.data.tokens import Tokens, order, tokenised
 from dora.errors import UserError
 from dora.files import write_atomic
-from dora.prepare import read_rows
-from dora.provenance import provenance
+from dora.records.provenance import provenance
+from dora.training.prepare import read_rows
 
 EPOCHS = [(seed, epoch) for seed in (1, 2, 3) for epoch in range(3)]
 
@@ -92,9 +99,13 @@ def table(place: str | None, max_length: int, sizes: list[int]) -> Iterator[str]
                         Path(cache), identity, train, load_tokenizer(folder), max_length, segments
                     )["train"]
                     for size in sizes:
-                        line = " | ".join(f"{s:.1f}" for s in shares(tokens.lengths, size, max_length))
-                        yield (f"| {data.name} | {task.name} | {len(tokens):,} | {model} | {size} | {line} "
-                               f"| {assembly(tokens, size):.0f} |")  # fmt: skip
+                        line = " | ".join(
+                            f"{s:.1f}" for s in shares(tokens.lengths, size, max_length)
+                        )
+                        yield (
+                            f"| {data.name} | {task.name} | {len(tokens):,} | {model} | {size} | {line} "
+                            f"| {assembly(tokens, size):.0f} |"
+                        )
 
 
 def main() -> None:
@@ -117,7 +128,9 @@ def main() -> None:
         where = f"`{p['command']}`, commit {(p['git'] or {}).get('commit')}, {p['cpus']} CPUs; {versions}"
         about = __doc__.split("\n\n")[2]  # the columns
         given.to.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(given.to, "\n".join(["# Padding in training batches", "", about, *lines, "", where, ""]))
+        write_atomic(
+            given.to, "\n".join(["# Padding in training batches", "", about, *lines, "", where, ""])
+        )
 
 
 if __name__ == "__main__":

@@ -45,14 +45,14 @@ from transformers import (
     RobertaTokenizer,
 )
 
-from dora import checkpoint
 from dora.data.sources import read_dir
 from dora.data.tasks import TASKS, Task
 from dora.errors import UserError
 from dora.files import to_json, write_atomic
-from dora.provenance import provenance
-from dora.signals import StopSignals
-from dora.step import lr_factor
+from dora.process.signals import StopSignals
+from dora.records.provenance import provenance
+from dora.training import checkpoint
+from dora.training.recipe import lr_factor
 
 Text = tuple[str, str | None]
 VOCABULARY = 8000
@@ -70,7 +70,11 @@ def documents(files: list[Path], glue: Path | None) -> tuple[list[Text], list[Te
     for file in files:
         with _open(file) as f:
             texts += [(line.strip(), None) for line in f if line.strip()]
-    own = [] if glue is None else [text for task in TASKS.values() for text in _glue_texts(task, glue)]
+    own = (
+        []
+        if glue is None
+        else [text for task in TASKS.values() for text in _glue_texts(task, glue)]
+    )
     texts += own
     order = np.random.default_rng(0).permutation(len(texts))
     n = min(HELD_OUT, len(texts) // 10)
@@ -81,7 +85,11 @@ def documents(files: list[Path], glue: Path | None) -> tuple[list[Text], list[Te
 
 
 def _open(file: Path) -> TextIO:
-    return lzma.open(file, "rt", encoding="utf-8") if file.suffix == ".xz" else file.open(encoding="utf-8")
+    return (
+        lzma.open(file, "rt", encoding="utf-8")
+        if file.suffix == ".xz"
+        else file.open(encoding="utf-8")
+    )
 
 
 def _glue_texts(task: Task, folder: Path) -> Iterator[Text]:
@@ -92,7 +100,10 @@ def _glue_texts(task: Task, folder: Path) -> Iterator[Text]:
         print(f"{task.name}: not in {folder}, left out", flush=True)
         return
     unseen = {
-        t for name, rows in splits.items() if name != "train" for t in chain(rows.first, rows.second or ())
+        t
+        for name, rows in splits.items()
+        if name != "train"
+        for t in chain(rows.first, rows.second or ())
     }
     train = splits["train"]
     for first, second in zip(train.first, train.second or [None] * len(train), strict=True):
@@ -125,16 +136,22 @@ def deberta_tokenizer(texts: list[Text]) -> DebertaV2Tokenizer:
     """Unigram by SentencePiece, as DeBERTaV3's; every fourth document, since its memory grows with the text."""
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=sentences(texts[::4]), model_writer=model, model_type="unigram",
+        sentence_iterator=sentences(texts[::4]),
+        model_writer=model,
+        model_type="unigram",
         vocab_size=VOCABULARY - len(DEBERTA_SPECIAL) + 3,  # it counts <unk>, <s> and </s> in
         hard_vocab_limit=False,  # little text has fewer pieces
         normalization_rule_name="identity",  # NFC, as the tokenizer does it
         required_chars="".join(map(chr, range(ord("!"), ord("~") + 1))),
-        max_sentence_length=1 << 20, num_threads=1, minloglevel=1,
-    )  # fmt: skip
+        max_sentence_length=1 << 20,
+        num_threads=1,
+        minloglevel=1,
+    )
     pieces = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
     vocab = [(t, 0.0) for t in DEBERTA_SPECIAL]
-    vocab += [(pieces.id_to_piece(i), pieces.get_score(i)) for i in range(3, pieces.get_piece_size())]
+    vocab += [
+        (pieces.id_to_piece(i), pieces.get_score(i)) for i in range(3, pieces.get_piece_size())
+    ]
     return DebertaV2Tokenizer(vocab=vocab, model_max_length=LENGTH)
 
 
@@ -178,7 +195,9 @@ def prepared(
     return tokenizer, np.load(work / "train.npy", mmap_mode="r"), np.load(work / "heldout.npy")
 
 
-def build(kind: str, layers: int, hidden: int, tokenizer: Any) -> tuple[nn.Module, nn.Module, nn.Module]:
+def build(
+    kind: str, layers: int, hidden: int, tokenizer: Any
+) -> tuple[nn.Module, nn.Module, nn.Module]:
     """(whole model, encoder, vocabulary head), with tied embeddings."""
     shape: dict[str, Any] = {
         "vocab_size": len(tokenizer),
@@ -193,17 +212,27 @@ def build(kind: str, layers: int, hidden: int, tokenizer: Any) -> tuple[nn.Modul
     if kind == "roberta":
         # Two positions more: RoBERTa counts them from pad_token_id + 1.
         model: Any = RobertaForMaskedLM(
-            RobertaConfig(max_position_embeddings=LENGTH + 2, type_vocab_size=1, layer_norm_eps=1e-5, **shape)
+            RobertaConfig(
+                max_position_embeddings=LENGTH + 2, type_vocab_size=1, layer_norm_eps=1e-5, **shape
+            )
         )
         see_neighbours(model)
         return model, model.roberta, model.lm_head
     # DeBERTaV3's settings but for the buckets: 256 of them would be most of a small model's work.
     v3: dict[str, Any] = dict(
-        relative_attention=True, pos_att_type=["p2c", "c2p"], share_att_key=True, position_buckets=32,
-        norm_rel_ebd="layer_norm", max_relative_positions=-1, max_position_embeddings=512,
-        position_biased_input=False, type_vocab_size=0, pooler_hidden_size=hidden, pooler_dropout=0,
+        relative_attention=True,
+        pos_att_type=["p2c", "c2p"],
+        share_att_key=True,
+        position_buckets=32,
+        norm_rel_ebd="layer_norm",
+        max_relative_positions=-1,
+        max_position_embeddings=512,
+        position_biased_input=False,
+        type_vocab_size=0,
+        pooler_hidden_size=hidden,
+        pooler_dropout=0,
         pooler_hidden_act="gelu",
-    )  # fmt: skip
+    )
     model = DebertaV2ForMaskedLM(DebertaV2Config(**v3, **shape))
     return model, model.deberta, model.cls
 
@@ -260,7 +289,9 @@ def masked(blocks: np.ndarray, tokenizer: Any, seed: list[int]) -> tuple[Tensor,
 class Pretraining:
     """The loop and its state. `args`: the command line."""
 
-    def __init__(self, args: argparse.Namespace, work: Path, tokenizer: Any, train: np.ndarray) -> None:
+    def __init__(
+        self, args: argparse.Namespace, work: Path, tokenizer: Any, train: np.ndarray
+    ) -> None:
         self.args, self.work, self.tokenizer, self.train_blocks = args, work, tokenizer, train
         torch.manual_seed(args.seed)
         self.model, self.encoder, self.head = build(args.kind, args.layers, args.hidden, tokenizer)
@@ -285,7 +316,9 @@ class Pretraining:
     def loss(self, blocks: np.ndarray, seed: list[int]) -> Tensor:
         """Mean cross-entropy over the masked places; the vocabulary is scored nowhere else."""
         ids, where, targets = (t.to(self.args.device) for t in masked(blocks, self.tokenizer, seed))
-        with torch.autocast(torch.device(self.args.device).type, torch.bfloat16, enabled=self.args.bf16):
+        with torch.autocast(
+            torch.device(self.args.device).type, torch.bfloat16, enabled=self.args.bf16
+        ):
             scores = self.head(self.encoder(ids).last_hidden_state[where])
         return nn.functional.cross_entropy(scores.float(), targets)
 
@@ -295,7 +328,10 @@ class Pretraining:
         per_epoch = n // size
         epoch, at = divmod(step, per_epoch)
         if getattr(self, "_epoch", None) != epoch:
-            self._epoch, self._order = epoch, np.random.default_rng([self.args.seed, epoch]).permutation(n)
+            self._epoch, self._order = (
+                epoch,
+                np.random.default_rng([self.args.seed, epoch]).permutation(n),
+            )
         return self.train_blocks[np.sort(self._order[at * size : (at + 1) * size])]
 
     def run(self, heldout: np.ndarray, signals: StopSignals) -> bool:
@@ -349,7 +385,10 @@ class Pretraining:
         for i, p in enumerate(p for g in self.optimizer.param_groups for p in g["params"]):
             tensors |= {f"optimizer.{i}.{k}": v for k, v in self.optimizer.state[p].items()}
         checkpoint.save(
-            self.work / "checkpoint", self.step, tensors, {"log": self.log, "seconds": self.seconds + seconds}
+            self.work / "checkpoint",
+            self.step,
+            tensors,
+            {"log": self.log, "seconds": self.seconds + seconds},
         )
 
     def load(self) -> None:
@@ -418,11 +457,21 @@ def export(loop: Pretraining, heldout: np.ndarray, out: Path) -> None:
     loss = loop.heldout_loss(heldout)
     about = provenance()
     facts = {
-        "arguments": {k: str(v) if isinstance(v, Path) else v for k, v in vars(loop.args).items() if k not in ("text", "glue", "work", "out")},
-        "tokens_available": loop.train_blocks.size, "seconds": round(loop.seconds), "heldout_loss": round(loss, 4),
-        "heldout_perplexity": round(math.exp(loss), 3), "platform": about["platform"], "cpus": about["cpus"],
-        "versions": about["versions"], "git": about["git"], "log": loop.log,
-    }  # fmt: skip
+        "arguments": {
+            k: str(v) if isinstance(v, Path) else v
+            for k, v in vars(loop.args).items()
+            if k not in ("text", "glue", "work", "out")
+        },
+        "tokens_available": loop.train_blocks.size,
+        "seconds": round(loop.seconds),
+        "heldout_loss": round(loss, 4),
+        "heldout_perplexity": round(math.exp(loss), 3),
+        "platform": about["platform"],
+        "cpus": about["cpus"],
+        "versions": about["versions"],
+        "git": about["git"],
+        "log": loop.log,
+    }
     write_atomic(out / "training.json", to_json(facts))
     write_atomic(out / "README.md", card(loop, facts, loss))
     print(f"{out}: held-out perplexity {math.exp(loss):.2f}", flush=True)
@@ -439,7 +488,9 @@ def card(loop: Pretraining, facts: dict[str, Any], loss: float) -> str:
         "deberta": f"; {config.position_buckets if args.kind == 'deberta' else 0} relative-position buckets, base size has 256",
     }
     device = (
-        torch.cuda.get_device_name() if args.device.startswith("cuda") else f"{args.threads} CPU thread(s)"
+        torch.cuda.get_device_name()
+        if args.device.startswith("cuda")
+        else f"{args.threads} CPU thread(s)"
     )
     texts = [f"`{file.name}`" for file in args.text]
     texts += (
@@ -448,20 +499,38 @@ def card(loop: Pretraining, facts: dict[str, Any], loss: float) -> str:
         else []
     )
     return CARD.format(
-        name=f"tiny_{args.kind}", architecture={"roberta": "RoBERTa", "deberta": "DeBERTaV3"}[args.kind],
-        layers=config.num_hidden_layers, hidden=config.hidden_size, heads=config.num_attention_heads,
-        vocabulary=config.vocab_size, parameters=sum(p.numel() for p in loop.model.parameters()),
-        embeddings=config.vocab_size * config.hidden_size, seen=f"{args.tokens / 1e6:,.0f} million",
-        length=LENGTH, passes=args.tokens / facts["tokens_available"], positions=positions[args.kind], corpus=" and ".join(texts),
-        available=f"{facts['tokens_available'] / 1e6:,.1f} million", times=GLUE_TIMES, held=HELD_OUT, masked=MASKED,
-        batch=f"{args.batch * LENGTH:,}", lr=args.lr, warmup=args.warmup, seed=args.seed, perplexity=math.exp(loss),
-        steps=loop.steps, hours=loop.seconds / 3600, machine=device, commit=((facts["git"] or {}).get("commit") or "unknown")[:8],
+        name=f"tiny_{args.kind}",
+        architecture={"roberta": "RoBERTa", "deberta": "DeBERTaV3"}[args.kind],
+        layers=config.num_hidden_layers,
+        hidden=config.hidden_size,
+        heads=config.num_attention_heads,
+        vocabulary=config.vocab_size,
+        parameters=sum(p.numel() for p in loop.model.parameters()),
+        embeddings=config.vocab_size * config.hidden_size,
+        seen=f"{args.tokens / 1e6:,.0f} million",
+        length=LENGTH,
+        passes=args.tokens / facts["tokens_available"],
+        positions=positions[args.kind],
+        corpus=" and ".join(texts),
+        available=f"{facts['tokens_available'] / 1e6:,.1f} million",
+        times=GLUE_TIMES,
+        held=HELD_OUT,
+        masked=MASKED,
+        batch=f"{args.batch * LENGTH:,}",
+        lr=args.lr,
+        warmup=args.warmup,
+        seed=args.seed,
+        perplexity=math.exp(loss),
+        steps=loop.steps,
+        hours=loop.seconds / 3600,
+        machine=device,
+        commit=((facts["git"] or {}).get("commit") or "unknown")[:8],
         command=f"python scripts/pretrain_tiny.py {args.kind} --text {' '.join(f.name for f in args.text)} --glue GLUE --tokens {args.tokens:g}",
         curve="\n".join(
             f"| {line['tokens']:,} | {line['train_loss']:.3f} | {line['heldout_loss']:.3f} | {math.exp(line['heldout_loss']):.2f} |"
             for line in shown
         ),
-    )  # fmt: skip
+    )
 
 
 def parser() -> argparse.ArgumentParser:
@@ -470,7 +539,9 @@ def parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("kind", choices=["roberta", "deberta"])
-    parser.add_argument("--text", type=Path, nargs="+", required=True, help="one document a line; .xz too")
+    parser.add_argument(
+        "--text", type=Path, nargs="+", required=True, help="one document a line; .xz too"
+    )
     parser.add_argument("--glue", type=Path, help="official GLUE download")
     parser.add_argument("--work", type=Path, default=Path("pretraining"))
     parser.add_argument("--out", type=Path, help="default: dora/assets/tiny_KIND")
@@ -500,12 +571,17 @@ def main() -> None:
     loop.load()
     size = sum(p.numel() for p in loop.model.parameters())
     print(
-        f"{size:,} parameters, {train.size:,} tokens, {loop.steps} steps of {args.batch * LENGTH}", flush=True
+        f"{size:,} parameters, {train.size:,} tokens, {loop.steps} steps of {args.batch * LENGTH}",
+        flush=True,
     )
     with StopSignals() as signals:
         finished = loop.run(heldout, signals)
     if finished:
-        export(loop, heldout, args.out or Path(__file__).parents[1] / "dora" / "assets" / f"tiny_{args.kind}")
+        export(
+            loop,
+            heldout,
+            args.out or Path(__file__).parents[1] / "dora" / "assets" / f"tiny_{args.kind}",
+        )
 
 
 if __name__ == "__main__":

@@ -20,9 +20,9 @@ import torch
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
-from dora.contenders import OURS, SIZES, Setting, contender
 from dora.files import to_json, write_atomic
-from dora.provenance import provenance
+from dora.records.provenance import provenance
+from dora.timing.candidates import OURS, SIZES, Setting, contender
 
 # The first that matches, of a kernel's or an operation's name.
 KINDS = {
@@ -38,7 +38,9 @@ WAIT = re.compile(r"cuda\w*Synchronize$")
 
 def kind(name: str) -> str:
     """What sort of work a kernel or an operation of this name does."""
-    return next((k for k, pattern in KINDS.items() if re.search(pattern, name, re.IGNORECASE)), REST)
+    return next(
+        (k for k, pattern in KINDS.items() if re.search(pattern, name, re.IGNORECASE)), REST
+    )
 
 
 def summary(rows: list[Any], steps: int, cpu: bool) -> Iterator[str]:
@@ -47,7 +49,9 @@ def summary(rows: list[Any], steps: int, cpu: bool) -> Iterator[str]:
     spent: dict[str, list[float]] = defaultdict(lambda: [0.0, 0])
     host: dict[str, list[float]] = defaultdict(lambda: [0.0, 0])
     for row in rows:
-        if getattr(row, "is_user_annotation", False) or row.key.startswith(("Optimizer.", "ProfilerStep")):
+        if getattr(row, "is_user_annotation", False) or row.key.startswith(
+            ("Optimizer.", "ProfilerStep")
+        ):
             continue  # they span what is listed beside them
         if row.device_type == ours:
             time = row.self_cpu_time_total if cpu else row.self_device_time_total
@@ -88,7 +92,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--only", nargs="+", choices=OURS, default=["lora", "dora before", "dora allocating"])
+    parser.add_argument(
+        "--only", nargs="+", choices=OURS, default=["lora", "dora before", "dora allocating"]
+    )
     parser.add_argument("--size", choices=SIZES, default="base")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
@@ -100,7 +106,13 @@ def main() -> None:
     parser.add_argument("--to", type=Path, metavar="FILE", help="text")
     given = parser.parse_args()
     s = Setting(
-        given.size, given.dropout, given.batch, given.length, given.device, given.precision, threads=1
+        given.size,
+        given.dropout,
+        given.batch,
+        given.length,
+        given.device,
+        given.precision,
+        threads=1,
     )
     torch.set_num_threads(s.threads)
     lines = []

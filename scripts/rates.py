@@ -16,7 +16,7 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
-from dora.cells import Run, read_runs
+from dora.analysis.grouping import Run, read_runs
 from dora.data.tasks import TASKS
 
 Key = tuple[str, str, str]  # model, task, method
@@ -30,7 +30,9 @@ def collect(runs: list[Run]) -> Found:
         task, config = run["config"]["task"], run["config"]
         if config["select"] == "heldout":
             score = run["results"]["best"].get(f"{TASKS[task].metrics[0]}_heldout", 0.0)
-            found[run["folder"].parts[-5], task, config["method"]["name"]][config["lr"]].append(100 * score)
+            found[run["folder"].parts[-5], task, config["method"]["name"]][config["lr"]].append(
+                100 * score
+            )
     return dict(sorted(found.items()))
 
 
@@ -60,7 +62,9 @@ def table(found: Found) -> list[str]:
     for key, by_rate in found.items():
         cells = [_cell(by_rate, rate) for rate in sorted(by_rate)]
         lines.append(f"| {' | '.join([*(key if models else key[1:]), ', '.join(cells)])} |")
-    edges = [" ".join(key if models else key[1:]) for key, by_rate in found.items() if at_edge(by_rate)]
+    edges = [
+        " ".join(key if models else key[1:]) for key, by_rate in found.items() if at_edge(by_rate)
+    ]
     summary = f"{len(edges)} of {len(found)} searches chose a rate at an edge of their grid"
     return [*lines, "", summary + (f": {', '.join(edges)}" if edges else "")]
 
@@ -88,7 +92,9 @@ def main() -> None:
         print("\nrates:" if len(models) == 1 else f"\nrates:  # {model}")
         for task in TASKS:
             rates = {
-                method: best(by_rate) for (m, t, method), by_rate in found.items() if (m, t) == (model, task)
+                method: best(by_rate)
+                for (m, t, method), by_rate in found.items()
+                if (m, t) == (model, task)
             }
             if rates:
                 print(f"  {task}: {{{', '.join(f'{m}: {rate:g}' for m, rate in rates.items())}}}")

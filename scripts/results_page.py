@@ -18,10 +18,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from dora.cells import read_runs, tables
+from dora.analysis.contents import findings
+from dora.analysis.grouping import read_runs, tables
+from dora.analysis.text import report
 from dora.files import write_atomic
-from dora.sheets import findings
-from dora.tables import report
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "results" / "README.md", ROOT / "results" / "bench" / "README.md"]
@@ -42,8 +42,8 @@ def searched(folder: Path) -> str:
 
 def measured(file: Path) -> str:
     """The command and where it ran, the tables of a step's time, and start-up where it was measured."""
-    from dora.bench import table  # late: it needs PyTorch
-    from dora.contenders import Setting
+    from dora.timing.candidates import Setting
+    from dora.timing.measure import table  # late: it needs PyTorch
 
     found = json.loads(file.read_text(encoding="utf-8"))
     v, git = found["versions"], found["git"]
@@ -51,10 +51,16 @@ def measured(file: Path) -> str:
     versions = ", ".join(f"{name} {v[name]}" for name in ("torch", "transformers"))
     peft = f", PEFT {found['compared']['peft']}" if "peft" in found["compared"] else ""
     loads = " and ".join(f"{found[when][0]:.1f}" for when in ("load_before", "load_after"))
-    parts = [f"    {found['command']}", f"{where}, {versions}{peft}; load average before and after: {loads}."]
+    parts = [
+        f"    {found['command']}",
+        f"{where}, {versions}{peft}; load average before and after: {loads}.",
+    ]
     parts += ["\n".join(table(Setting(**t["setting"]), t["figures"])) for t in found["tables"]]
     if "startup" in found:
-        rows = [f"| {name} | {f['wall_s']:.1f} | {f['cpu_s']:.1f} |" for name, f in found["startup"].items()]
+        rows = [
+            f"| {name} | {f['wall_s']:.1f} | {f['cpu_s']:.1f} |"
+            for name, f in found["startup"].items()
+        ]
         parts.append("\n".join(["| start-up | seconds | CPU-seconds |", "|---|---|---|", *rows]))
     return "\n\n".join(parts)
 

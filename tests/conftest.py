@@ -2,8 +2,11 @@
 
 import os
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: on matrices of 32 x 32 threads only wait
+os.environ.setdefault(
+    "OMP_NUM_THREADS", "1"
+)  # before torch: on matrices of 32 x 32 threads only wait
 
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,15 +23,17 @@ from transformers import (
     RobertaForSequenceClassification,
 )
 
-from dora.backbone import find_linears
-from dora.budget import Matrix
+from dora import PLUGINS
+from dora.adapters.budget import Matrix
+from dora.backbones.architectures import KINDS
+from dora.backbones.backbone import find_linears
 from dora.config import Config, TaskConfig
 from dora.data.tokens import Tokens
-from dora.linears import KINDS
 from dora.methods.protocol import Method
-from dora.parallel import World
-from dora.train import Loop, Setup
+from dora.training.loop import Loop, Setup
+from dora.training.processes import World
 
+sys.path.append(str(PLUGINS))  # as dora.run does: a test imports the sweeper itself
 VOCABULARY = 60
 # DebertaV2Config() as it comes is not DeBERTaV3: these are the settings of microsoft/deberta-v3-*.
 DEBERTA_V3 = {
@@ -41,7 +46,11 @@ DEBERTA_V3 = {
     "type_vocab_size": 0,
 }
 ARCHITECTURES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
-    "roberta": (RobertaConfig, RobertaForSequenceClassification, {"type_vocab_size": 1, "pad_token_id": 1}),
+    "roberta": (
+        RobertaConfig,
+        RobertaForSequenceClassification,
+        {"type_vocab_size": 1, "pad_token_id": 1},
+    ),
     "bert": (BertConfig, BertForSequenceClassification, {}),
     "deberta-v2": (DebertaV2Config, DebertaV2ForSequenceClassification, DEBERTA_V3),
 }
@@ -89,7 +98,11 @@ def batches(count: int, size: int = 4, longest: int = 12, seed: int = 0) -> list
         inside = torch.arange(int(lengths.max())) < lengths
         ids = torch.randint(5, VOCABULARY, inside.shape, generator=random)
         labels = torch.randint(0, 2, (size,), generator=random)
-        return {"input_ids": ids.where(inside, 1), "attention_mask": inside.long(), "labels": labels}
+        return {
+            "input_ids": ids.where(inside, 1),
+            "attention_mask": inside.long(),
+            "labels": labels,
+        }
 
     return [one() for _ in range(count)]
 
@@ -104,14 +117,23 @@ def tokens(rows: int, longest: int = 12, seed: int = 0) -> Tokens:
 
 
 def loop_of(
-    model: nn.Module, method: Method, train: Tokens, total_steps: int, lr: float = 1e-3, **config: Any
+    model: nn.Module,
+    method: Method,
+    train: Tokens,
+    total_steps: int,
+    lr: float = 1e-3,
+    **config: Any,
 ) -> Loop:
     """A training loop on one process that keeps no record and evaluates nothing."""
-    head = [n for n, _ in model.named_parameters() if not n.startswith(model.base_model_prefix + ".")]
+    head = [
+        n for n, _ in model.named_parameters() if not n.startswith(model.base_model_prefix + ".")
+    ]
     c = Config(task=TaskConfig("sst2"), method=method, **config)
     world = World(0, 1, torch.device("cpu"))
     return Loop(
-        Setup(c, c.kind, model, head, method, None, lr, train, {}, {}, total_steps, world), None, print
+        Setup(c, c.kind, model, head, method, None, lr, train, {}, {}, total_steps, world),
+        None,
+        print,
     )
 
 

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from dora import backbone, train
+from dora.backbones import backbone
 from dora.run import main
+from dora.training import loop
 
 load = backbone.load_model
 
@@ -24,5 +25,5 @@ def in_double(*args: Any) -> tuple[nn.Module, list[str]]:
 
 torch.set_default_dtype(torch.float64)
 backbone.load_model = in_double
-train.LOG_EVERY = 1
+loop.LOG_EVERY = 1
 main()

@@ -25,15 +25,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dora import backbone, cells, checkpoint, experiment, export, plots, submit
-from dora.added import _kept_weights
+from dora.analysis import figures, grouping
+from dora.backbones import backbone
 from dora.data import tokens
 from dora.errors import UserError
-from dora.lines import Lines
-from dora.prepare import Prepared, prepare
-from dora.record import JOURNALS, Record, read_finished
-from dora.start import read_start
-from dora.verify import verify
+from dora.records.record import JOURNALS, Record, read_finished
+from dora.records.verify import verify
+from dora.sharing import exporting, submission
+from dora.training import checkpoint, one_run
+from dora.training.added import _kept_weights
+from dora.training.lines import Lines
+from dora.training.prepare import Prepared, prepare
+from dora.training.start import read_start
 from runs import cut, only_run, small
 
 NOTICED, HARMLESS, SILENT = "noticed", "harmless", "silent"
@@ -72,7 +75,9 @@ class Kind:
         return found
 
 
-def refused(action: Callable[[], Any], same: Callable[[Any], bool] = lambda _: False) -> Callable[[], str]:
+def refused(
+    action: Callable[[], Any], same: Callable[[Any], bool] = lambda _: False
+) -> Callable[[], str]:
     """A tool that says so by UserError; one that goes on must come to the same, where it can."""
 
     def tool() -> str:
@@ -95,24 +100,36 @@ def finished(prepared: Prepared) -> Iterator[Kind]:
     folder, run = prepared.folder, read_finished(prepared.folder)
     full = prepared.plan is None
     config = replace(prepared.config, init_from=str(folder))
-    weights, architecture = backbone.fingerprint(prepared.model), backbone.architecture(prepared.model)
+    weights, architecture = (
+        backbone.fingerprint(prepared.model),
+        backbone.architecture(prepared.model),
+    )
     verified = listed(lambda: verify(folder).problems)
-    exported = listed(lambda: export.unfit(run, folder, merge=False, base=None))
+    exported = listed(lambda: exporting.unfit(run, folder, merge=False, base=None))
     started = refused(lambda: read_start(config, weights, architecture))
     predicted = refused(lambda: _kept_weights(prepared, run))
     tools = {
-        "run.json": (verified, refused(lambda: read_finished(folder), lambda found: bool(found == run)), tabled(folder, run)),
+        "run.json": (
+            verified,
+            refused(lambda: read_finished(folder), lambda found: bool(found == run)),
+            tabled(folder, run),
+        ),
         "metrics.jsonl": (verified, drawn(folder, run, "metrics.jsonl")),
         "ranks.jsonl": (verified, drawn(folder, run, "ranks.jsonl")),
         "predictions.npz": (
-            verified, predicted, listed(lambda: submit.unsound(submit.Run(folder, run))), compared(folder, run),
+            verified,
+            predicted,
+            listed(lambda: submission.unsound(submission.Run(folder, run))),
+            compared(folder, run),
         ),
         "best.safetensors": (verified, predicted, started),
         "adapter/adapter_model.safetensors": (verified, exported),
         "adapter/adapter_config.json": (verified, exported),
         "model/model.safetensors": (verified, exported, predicted, started),
-    }  # fmt: skip
-    for file in sorted(file for file in folder.rglob("*") if file.is_file() and file.stat().st_size):
+    }
+    for file in sorted(
+        file for file in folder.rglob("*") if file.is_file() and file.stat().st_size
+    ):
         name = file.relative_to(folder).as_posix()
         if name in EXCEPTIONS:
             continue
@@ -124,12 +141,14 @@ def compared(folder: Path, run: dict[str, Any]) -> Callable[[], str]:
     """What tables do with predictions: they compare them, or say that they cannot be read."""
     about = {**run, "folder": folder}
     task = run["config"]["task"]
-    whole = cells.predictions(about, task, "best")
+    whole = grouping.predictions(about, task, "best")
     assert whole is not None
 
     def tool() -> str:
-        with contextlib.redirect_stderr(io.StringIO()):  # it is said once a file and reason, not once a flip
-            found = cells.predictions(about, task, "best")
+        with contextlib.redirect_stderr(
+            io.StringIO()
+        ):  # it is said once a file and reason, not once a flip
+            found = grouping.predictions(about, task, "best")
         if found is None:
             return NOTICED
         return HARMLESS if all(map(np.array_equal, found, whole)) else SILENT
@@ -142,7 +161,7 @@ def tabled(folder: Path, run: dict[str, Any]) -> Callable[[], str]:
 
     def tool() -> str:
         with contextlib.redirect_stderr(io.StringIO()):
-            found = cells.read_runs(folder.parents[7])
+            found = grouping.read_runs(folder.parents[7])
         return (HARMLESS if found == [{**run, "folder": folder}] else SILENT) if found else NOTICED
 
     return tool
@@ -154,7 +173,7 @@ def drawn(folder: Path, run: dict[str, Any], name: str) -> Callable[[], str]:
 
     def tool() -> str:
         with contextlib.redirect_stderr(io.StringIO()):
-            found = list(plots._known({**run, "folder": folder}, name, lines))
+            found = list(figures._known({**run, "folder": folder}, name, lines))
         return (
             HARMLESS
             if found and (folder / name).read_bytes().splitlines() == lines
@@ -196,14 +215,18 @@ def unfinished(folder: Path) -> Iterator[Kind]:
         found = checkpoint.load(folder / "checkpoint", said.append, Record(folder).journals_differ)
         return (0 if found is None else found[1]["step"]), said
 
-    older, newest = sorted((folder / "checkpoint").iterdir(), key=lambda file: file.stat().st_mtime_ns)
+    older, newest = sorted(
+        (folder / "checkpoint").iterdir(), key=lambda file: file.stat().st_mtime_ns
+    )
     yield Kind("cut: newest checkpoint", newest, (verified, listed(lambda: resumed()[1])))
     yield Kind("cut: older checkpoint", older, (verified, lambda: HARMLESS))  # nobody reads it yet
     for name in JOURNALS:
         yield Kind(f"cut: {name}", folder / name, (journal(folder, name, resumed),))
 
 
-def journal(folder: Path, name: str, resumed: Callable[[], tuple[int, list[str]]]) -> Callable[[], str]:
+def journal(
+    folder: Path, name: str, resumed: Callable[[], tuple[int, list[str]]]
+) -> Callable[[], str]:
     """Resuming notices another line that its checkpoint knows, and cuts away those after it."""
     found = checkpoint.load(folder / "checkpoint", print, Record(folder).journals_differ)
     assert found is not None
@@ -224,8 +247,10 @@ def cached(prepared: Prepared) -> Iterator[Kind]:
     calls: list[Any] = []
     original = tokens.tokenised
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(experiment, "tokenised", lambda *given: (calls.append(given), original(*given))[1])
-        experiment._tokens(prepared, Lines(None))
+        patch.setattr(
+            one_run, "tokenised", lambda *given: (calls.append(given), original(*given))[1]
+        )
+        one_run._tokens(prepared, Lines(None))
     for i, (_, identity, splits, *more, _) in enumerate(calls):
         cache = Path(prepared.config.results) / f"cache-{i}"
         tool = tokenised(cache, identity, splits, *more)
@@ -248,7 +273,9 @@ def tokenised(*given: Any) -> Callable[[], str]:
         made: list[str] = []
         found = read(lambda: made.append("again"))
         if not all(
-            np.array_equal(a, b) for split in whole for a, b in zip(found[split], whole[split], strict=True)
+            np.array_equal(a, b)
+            for split in whole
+            for a, b in zip(found[split], whole[split], strict=True)
         ):
             return SILENT
         return NOTICED if made else HARMLESS
@@ -260,7 +287,7 @@ def kinds(results: Path) -> Iterator[Kind]:
     """Every kind of file that runs leave, of runs made here and now under `results`."""
     for name, words in (("done", DORA), ("full", FULL)):
         prepared = prepare(small(results / name, *words))
-        experiment.run(prepared)
+        one_run.run(prepared)
         yield from finished(prepared)
     yield from cached(prepared)
     with pytest.MonkeyPatch.context() as patch:
@@ -268,7 +295,9 @@ def kinds(results: Path) -> Iterator[Kind]:
     yield from unfinished(only_run(results / "cut"))
 
 
-def study(flips: int, seed: int, results: Path, say: Callable[[str], None]) -> dict[str, Counter[str]]:
+def study(
+    flips: int, seed: int, results: Path, say: Callable[[str], None]
+) -> dict[str, Counter[str]]:
     """Kind → how many flips were noticed, harmless and silent; a line for each."""
     chance = random.Random(seed)
     found = {}
@@ -292,10 +321,17 @@ def main() -> None:
     )
     parser.add_argument("--flips", type=int, default=300)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--folder", type=Path, help="where the runs go (default: a temporary folder)")
+    parser.add_argument(
+        "--folder", type=Path, help="where the runs go (default: a temporary folder)"
+    )
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="flips-") as temporary:
-        found = study(given.flips, given.seed, given.folder or Path(temporary), lambda text: print(text, flush=True))  # fmt: skip
+        found = study(
+            given.flips,
+            given.seed,
+            given.folder or Path(temporary),
+            lambda text: print(text, flush=True),
+        )
     silent = sum(count[SILENT] for count in found.values())
     print(f"{given.flips * len(found):,} flips in {len(found)} kinds of files: {silent} silent")
     sys.exit(1 if silent else 0)

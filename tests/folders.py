@@ -12,11 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import BertConfig, BertModel, DebertaV2Config, DebertaV2Model, RobertaConfig, RobertaModel
+from transformers import (
+    BertConfig,
+    BertModel,
+    DebertaV2Config,
+    DebertaV2Model,
+    RobertaConfig,
+    RobertaModel,
+)
 
 from conftest import DEBERTA_V3
 from dora.config import Config
-from dora.prepare import Prepared, prepare
+from dora.training.prepare import Prepared, prepare
 from runs import small
 
 SIZES = {
@@ -52,7 +59,11 @@ def _pieces() -> bytes:
     from sentencepiece import SentencePieceTrainer
 
     folder = Path(tempfile.mkdtemp())
-    sentences = [" ".join(WORDS[:6]), "films are seen by many people", "my quiz box just grew very odd"] * 20
+    sentences = [
+        " ".join(WORDS[:6]),
+        "films are seen by many people",
+        "my quiz box just grew very odd",
+    ] * 20
     SentencePieceTrainer.train(
         sentence_iterator=iter(sentences),
         model_prefix=str(folder / "spm"),
@@ -102,7 +113,9 @@ def _composed(words: tuple[str, ...]) -> Config:
     return small(Path("nowhere"), *words)
 
 
-def prepared(folder: Path, results: Path, words: Sequence[str] = ("method=lora", "budget=r1")) -> Prepared:
+def prepared(
+    folder: Path, results: Path, words: Sequence[str] = ("method=lora", "budget=r1")
+) -> Prepared:
     """A short run on the model in `folder`, prepared."""
     config = _composed(tuple(words))
     model = replace(config.model, path=str(folder))

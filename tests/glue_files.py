@@ -11,7 +11,9 @@ import pytest
 from dora.errors import UserError
 
 GLUE = Path(os.environ.get("GLUE_DIR", Path(__file__).parents[2] / "shared" / "glue"))
-real_data = pytest.mark.skipif(not (GLUE / "README.md").is_file(), reason="no GLUE download (GLUE_DIR)")
+real_data = pytest.mark.skipif(
+    not (GLUE / "README.md").is_file(), reason="no GLUE download (GLUE_DIR)"
+)
 
 SST2 = {
     "SST-2/train.tsv": "sentence\tlabel\nfine film \t1\nbad \t0\n",
@@ -38,7 +40,9 @@ def write_zip(folder: Path, name: str, files: dict[str, str | bytes]) -> Path:
     return folder
 
 
-def write_hub(folder: Path, name: str, columns: dict[str, list], labels: list[str] | None = None) -> Path:
+def write_hub(
+    folder: Path, name: str, columns: dict[str, list], labels: list[str] | None = None
+) -> Path:
     """One parquet file; `labels` become the ClassLabel names of the hub's own metadata."""
     table = pa.table(columns)
     if labels:
@@ -55,8 +59,10 @@ def write_hub(folder: Path, name: str, columns: dict[str, list], labels: list[st
 def hub_rte(folder: Path) -> Path:
     """The contents of `RTE` in the hub's layout, train in two shards."""
     names = ["entailment", "not_entailment"]
-    train = ({"sentence1": ["a"], "sentence2": ["b"], "label": [1], "idx": [0]},
-             {"sentence1": ["c"], "sentence2": ["d"], "label": [0], "idx": [1]})  # fmt: skip
+    train = (
+        {"sentence1": ["a"], "sentence2": ["b"], "label": [1], "idx": [0]},
+        {"sentence1": ["c"], "sentence2": ["d"], "label": [0], "idx": [1]},
+    )
     for i, shard in enumerate(train):
         write_hub(folder, f"rte/train-{i:05}-of-00002.parquet", shard, names)
     dev = {"sentence1": ["e"], "sentence2": ["f"], "label": [0], "idx": [0]}

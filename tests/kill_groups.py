@@ -19,7 +19,7 @@ from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from dora import study
+from dora.records import study
 from runs import forkserver, problems, small_words
 
 # Whom a kill of each kind may hit. A run by itself is its own launcher.
@@ -48,19 +48,34 @@ class Group:
         """The command line of its launcher, program first."""
         words = small_words(results, f"method={self.method}", "checkpoint_every=2")
         if self.kind == "joblib":
-            return ["dora.run", "-m", "hydra/launcher=local", f"hydra.launcher.n_jobs={self.jobs}", *words]
+            return [
+                "dora.run",
+                "-m",
+                "hydra/launcher=local",
+                f"hydra.launcher.n_jobs={self.jobs}",
+                *words,
+            ]
         if self.kind == "random":
             return ["dora.run", *words]
-        return ["dora.torchrun", "--standalone", f"--nproc_per_node={self.jobs}", "-m", "dora.run", *words]
+        return [
+            "dora.torchrun",
+            "--standalone",
+            f"--nproc_per_node={self.jobs}",
+            "-m",
+            "dora.run",
+            *words,
+        ]
 
 
 def launch(words: Sequence[str], mark: str) -> None:
     """What a launcher's process does: `python -m WORDS`, its output thrown away."""
     from dora import run, torchrun
-    from dora.command import command
-    from dora.signals import outside
+    from dora.process.command import command
+    from dora.process.signals import outside
 
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job begins with it ignored
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a background job begins with it ignored
     outside.watch()
     os.environ[MARK] = mark
     nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -80,7 +95,9 @@ def marked(mark: str) -> dict[int, str]:
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             if f"{MARK}={mark}".encode() in (folder / "environ").read_bytes().split(b"\0"):
-                found[int(folder.name)] = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                found[int(folder.name)] = (
+                    (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                )
         except OSError:  # it has just ended
             continue
     return {pid: words for pid, words in found.items() if words}  # a zombie has none
@@ -109,7 +126,11 @@ class Started:
 
     def wait_for(self, phase: str) -> None:
         """Returns when the phase has begun, or the launcher has ended."""
-        while phase == "training" and self.process.exitcode is None and not any(journals(self.results)):
+        while (
+            phase == "training"
+            and self.process.exitcode is None
+            and not any(journals(self.results))
+        ):
             time.sleep(0.005)
 
     def kill(self, victim: str, chance: random.Random) -> bool:
@@ -184,17 +205,28 @@ def strike(
         time.sleep(after)
         struck = started.kill(victim, chance)
         if (left := started.left()) or struck:
-            return started.results, after, [f"not ended after {GONE_S:g} s: {words}" for words in left]
+            return (
+                started.results,
+                after,
+                [f"not ended after {GONE_S:g} s: {words}" for words in left],
+            )
     raise AssertionError("counting has no end")
 
 
 def kill_groups(
-    kind: str, kills: int, seed: int, methods: Sequence[str], folder: Path, say: Callable[[str], None]
+    kind: str,
+    kills: int,
+    seed: int,
+    methods: Sequence[str],
+    folder: Path,
+    say: Callable[[str], None],
 ) -> list[str]:
     """Kills that many groups of a kind; every problem found, with the kill that led to it."""
     context = forkserver()
     chance = random.Random(f"{kind} {seed}")
-    turns = itertools.cycle(Group(kind, m) for m in ([",".join(methods)] if kind == "joblib" else methods))
+    turns = itertools.cycle(
+        Group(kind, m) for m in ([",".join(methods)] if kind == "joblib" else methods)
+    )
     blows = itertools.cycle(itertools.product(PHASES, KINDS[kind]))
     took: dict[Group, dict[str, float]] = {}
     found = []

@@ -94,8 +94,9 @@ class Watch:
 
 def train(words: Sequence[str], kill: Kill | None, counts: Path | None) -> None:
     """What a process does: `python -m dora.run WORDS` under watch; exits as that does."""
-    from dora import experiment, run
-    from dora.train import Loop
+    from dora import run
+    from dora.training import one_run
+    from dora.training.loop import Loop
 
     watch = Watch(kill)
     if kill is not None or counts is not None:
@@ -103,16 +104,23 @@ def train(words: Sequence[str], kill: Kill | None, counts: Path | None) -> None:
         watch.on(Loop, "apply", "allocation")
         watch.on(Loop, "evaluate_and_select", "evaluation")
         watch.on(Loop, "save", "checkpoint")
-        watch.on(experiment, "finish", "export")
+        watch.on(one_run, "finish", "export")
     output = os.open(os.devnull, os.O_WRONLY)
     os.dup2(output, 1)
     sys.argv = ["dora.run", *words]
     run.main()
     if counts is not None:
-        counts.write_text(json.dumps([[place, *line, n] for (place, line), n in watch.seen.items()]))
+        counts.write_text(
+            json.dumps([[place, *line, n] for (place, line), n in watch.seen.items()])
+        )
 
 
-def start(context: ForkServerContext, words: Sequence[str], kill: Kill | None = None, counts: Path | None = None) -> int:  # fmt: skip
+def start(
+    context: ForkServerContext,
+    words: Sequence[str],
+    kill: Kill | None = None,
+    counts: Path | None = None,
+) -> int:
     """Exit code of one process."""
     process = context.Process(target=train, args=(words, kill, counts))
     process.start()
@@ -171,7 +179,9 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, default=0)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--methods", default="full,lora,adalora,dora")
-    parser.add_argument("--folder", type=Path, help="where the runs go (default: a temporary folder)")
+    parser.add_argument(
+        "--folder", type=Path, help="where the runs go (default: a temporary folder)"
+    )
     given = parser.parse_args()
     methods = given.methods.split(",")
     with tempfile.TemporaryDirectory(prefix="kills-") as temporary:

@@ -27,12 +27,13 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
 import dora
-from dora import artefacts, experiment
 from dora.config import Config, from_hydra, register
 from dora.data.mini import mini
 from dora.data.tasks import AX, TASKS, Rows, Task
-from dora.prepare import prepare
-from dora.train import Loop
+from dora.records import artefacts
+from dora.training import one_run
+from dora.training.loop import Loop
+from dora.training.prepare import prepare
 
 # The text columns' names in the official TSVs and the label's, where they are not the hub's and "label".
 COLUMNS = {
@@ -43,8 +44,14 @@ COLUMNS = {
     "ax": ("sentence1", "sentence2", ""),
 }
 # What a finished run leaves that one which was cut and resumed must equal byte for byte.
-FILES = ("metrics.jsonl", "ranks.jsonl", "best.safetensors", "adapter/adapter_model.safetensors",
-         "adapter/adapter_config.json", "predictions.npz")  # fmt: skip
+FILES = (
+    "metrics.jsonl",
+    "ranks.jsonl",
+    "best.safetensors",
+    "adapter/adapter_model.safetensors",
+    "adapter/adapter_config.json",
+    "predictions.npz",
+)
 
 
 def write_tsv(path: Path, task: Task, rows: Rows, number: int) -> None:
@@ -73,7 +80,9 @@ def small_glue(scored: int = 40) -> Path:
         (root / task.folder).mkdir()
         for split, rows in mini(task).items():
             name = task.splits[split].replace("validation", "dev")
-            write_tsv(root / task.folder / f"{name}.tsv", task, rows, 97 if split == "train" else scored)
+            write_tsv(
+                root / task.folder / f"{name}.tsv", task, rows, 97 if split == "train" else scored
+            )
     write_tsv(root / "AX.tsv", AX, mini(AX)["ax"], scored)
     return root
 
@@ -81,9 +90,19 @@ def small_glue(scored: int = 40) -> Path:
 def small_words(results: Path, *overrides: str) -> list[str]:
     """The command-line words of a run of 24 steps, an epoch of 96 rows being 12."""
     return [
-        "task=wnli", "data=dir", f"data.dir={small_glue()}", "limit_train=96", "max_steps=24", "batch_size=8",
-        "eval_every=6", "threads=1", "max_length=48", "head_dropout=0.1", f"results={results}", *overrides,
-    ]  # fmt: skip
+        "task=wnli",
+        "data=dir",
+        f"data.dir={small_glue()}",
+        "limit_train=96",
+        "max_steps=24",
+        "batch_size=8",
+        "eval_every=6",
+        "threads=1",
+        "max_length=48",
+        "head_dropout=0.1",
+        f"results={results}",
+        *overrides,
+    ]
 
 
 def configure(*overrides: str) -> Config:
@@ -101,7 +120,7 @@ def small(results: Path, *overrides: str) -> Config:
 
 def run(config: Config) -> dict[str, Any]:
     """run.json of this configuration, trained here and now."""
-    return experiment.run(prepare(config))
+    return one_run.run(prepare(config))
 
 
 def crash_after(last: int) -> Callable[[Loop, int], Any]:
@@ -151,13 +170,20 @@ def refused(*words: str, **env: str) -> list[str]:
     assert code == 2, said
     first, *rest = said.strip().splitlines()
     assert first.startswith("bad configuration:"), said
-    return [line.removeprefix("  - ") for line in rest] or [first.removeprefix("bad configuration: ")]
+    return [line.removeprefix("  - ") for line in rest] or [
+        first.removeprefix("bad configuration: ")
+    ]
 
 
 def python(*words: str, **env: str) -> subprocess.CompletedProcess[str]:
     """`python WORDS` in a process of its own, to its end."""
-    return subprocess.run([sys.executable, *words], capture_output=True, text=True,
-                          env={**os.environ, **env}, check=False)  # fmt: skip
+    return subprocess.run(
+        [sys.executable, *words],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **env},
+        check=False,
+    )
 
 
 def command(*words: str, **env: str) -> subprocess.CompletedProcess[str]:
@@ -168,13 +194,22 @@ def command(*words: str, **env: str) -> subprocess.CompletedProcess[str]:
 def forkserver() -> ForkServerContext:
     """Starts processes that have imported already what takes seconds to import."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["dora.run", "dora.experiment", "dora.metrics", "runs",
-                                    "transformers.models.roberta.modeling_roberta",
-                                    "transformers.models.roberta.tokenization_roberta"])  # fmt: skip
+    context.set_forkserver_preload(
+        [
+            "dora.run",
+            "dora.training.one_run",
+            "dora.data.metrics",
+            "runs",
+            "transformers.models.roberta.modeling_roberta",
+            "transformers.models.roberta.tokenization_roberta",
+        ]
+    )
     return context
 
 
-def together(folder: Path, *words: str, script: Path | None = None, size: int = 2) -> subprocess.CompletedProcess[str]:  # fmt: skip
+def together(
+    folder: Path, *words: str, script: Path | None = None, size: int = 2
+) -> subprocess.CompletedProcess[str]:
     """`python -m dora.run WORDS`, or of a script, in `size` processes of one run, started as torchrun starts them.
 
     What they say, one after the other, comes back as their output, by way of `folder`; the exit code is the first that
@@ -184,22 +219,34 @@ def together(folder: Path, *words: str, script: Path | None = None, size: int = 
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     context, said = forkserver(), [folder / f"said-by-{rank}" for rank in range(size)]
-    started = [context.Process(target=_one_of, args=(rank, size, port, out, script, words)) for rank, out in enumerate(said)]  # fmt: skip
+    started = [
+        context.Process(target=_one_of, args=(rank, size, port, out, script, words))
+        for rank, out in enumerate(said)
+    ]
     for process in started:
         process.start()
     for process in started:
         process.join()
     code = next((process.exitcode for process in started if process.exitcode), 0)
-    return subprocess.CompletedProcess(words, code or 0, "".join(out.read_text() for out in said), "")
+    return subprocess.CompletedProcess(
+        words, code or 0, "".join(out.read_text() for out in said), ""
+    )
 
 
-def _one_of(rank: int, size: int, port: int, out: Path, script: Path | None, words: tuple[str, ...]) -> None:
+def _one_of(
+    rank: int, size: int, port: int, out: Path, script: Path | None, words: tuple[str, ...]
+) -> None:
     """What one of the processes does."""
     file = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(file, 1)
     os.dup2(file, 2)
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size),
-                   "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}  # fmt: skip
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(size),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
     sys.argv = ["dora.run", *words]
     if script is not None:
         runpy.run_path(str(script), run_name="__main__")
@@ -234,7 +281,9 @@ def record(results: Path) -> dict[str, Any]:
 
 def change_record(folder: Path, *without: str, **changes: Any) -> None:
     """Writes run.json with other values, or without some keys, as a run that has these would have sealed it."""
-    kept = {k: v for k, v in json.loads((folder / "run.json").read_text()).items() if k not in without}
+    kept = {
+        k: v for k, v in json.loads((folder / "run.json").read_text()).items() if k not in without
+    }
     (folder / "run.json").write_text(artefacts.sealed({**kept, **changes}))
 
 

@@ -1,6 +1,6 @@
 """The bits that small runs end with. Where they change, so must the number that stands for them.
 
-    python tests/test_arithmetic.py          writes arithmetic.json anew, after ARITHMETIC in dora/record.py was raised
+    python tests/test_arithmetic.py          writes arithmetic.json anew, after ARITHMETIC in dora/records/record.py was raised
 
 The runs are made with instructions that every x86-64 processor has: wider ones add up in another order.
 """
@@ -19,17 +19,26 @@ from pathlib import Path
 import pytest
 import torch
 
-from dora.record import ARITHMETIC, JOURNALS, identity
+from dora.records.record import ARITHMETIC, JOURNALS, identity
 
 GOLDEN = Path(__file__).parent / "arithmetic.json"
-SAME_EVERYWHERE = {"ATEN_CPU_CAPABILITY": "default", "MKL_CBWR": "COMPATIBLE", "ONEDNN_MAX_CPU_ISA": "SSE41",
-                   "OMP_NUM_THREADS": "1"}  # fmt: skip
+SAME_EVERYWHERE = {
+    "ATEN_CPU_CAPABILITY": "default",
+    "MKL_CBWR": "COMPATIBLE",
+    "ONEDNN_MAX_CPU_ISA": "SSE41",
+    "OMP_NUM_THREADS": "1",
+}
 RUNS = {
     "full": ["method=full"],
     "lora": ["method=lora", "method.dropout=0.1", "grad_accum=2"],
     "adalora": ["method=adalora", "task=stsb"],
     "dora": ["method=dora", "target=[q,v,ffn1]"],
-    "dora on DeBERTa": ["method=dora", "budget=20000", "model=tiny_deberta", "group_by_length=false"],
+    "dora on DeBERTa": [
+        "method=dora",
+        "budget=20000",
+        "model=tiny_deberta",
+        "group_by_length=false",
+    ],
 }
 # Without instructions of its own for it, a processor takes long over 16 bits.
 SLOW = {"lora in bf16": ["method=lora", "precision=bf16"]}
@@ -38,7 +47,9 @@ SLOW = {"lora in bf16": ["method=lora", "precision=bf16"]}
 def bits(*names: str) -> dict[str, str]:
     """A hash of what each run logged and what it was trained to, from a process with those instructions."""
     words = [sys.executable, __file__, *names]
-    done = subprocess.run(words, env={**os.environ, **SAME_EVERYWHERE}, capture_output=True, text=True, check=False)  # fmt: skip
+    done = subprocess.run(
+        words, env={**os.environ, **SAME_EVERYWHERE}, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     found: dict[str, str] = json.loads(done.stdout.splitlines()[-1])
     return found
@@ -54,30 +65,43 @@ def trained(names: list[str]) -> dict[str, str]:
         with tempfile.TemporaryDirectory() as results:
             run(small(Path(results), *words, "max_steps=12", "keep_model=true"))
             folder = only_run(Path(results))
-            weights = next(f for f in (folder / "best.safetensors", folder / "model/model.safetensors") if f.exists())  # fmt: skip
-            content = b"".join((folder / journal).read_bytes() for journal in JOURNALS) + weights.read_bytes()
+            weights = next(
+                f
+                for f in (folder / "best.safetensors", folder / "model/model.safetensors")
+                if f.exists()
+            )
+            content = (
+                b"".join((folder / journal).read_bytes() for journal in JOURNALS)
+                + weights.read_bytes()
+            )
             found[name] = hashlib.sha256(content).hexdigest()[:16]
     return found
 
 
-@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="the bits are those of x86-64")
+@pytest.mark.skipif(
+    platform.machine() not in ("x86_64", "AMD64"), reason="the bits are those of x86-64"
+)
 @pytest.mark.parametrize("names", [tuple(RUNS), pytest.param(tuple(SLOW), marks=pytest.mark.slow)])
-def test_the_bits_are_those_that_the_number_of_the_arithmetic_stands_for(names: tuple[str, ...]) -> None:
+def test_the_bits_are_those_that_the_number_of_the_arithmetic_stands_for(
+    names: tuple[str, ...],
+) -> None:
     golden = json.loads(GOLDEN.read_text())
     if golden["torch"] != torch.__version__.partition("+")[0]:
         pytest.skip(f"the bits were made with torch {golden['torch']}")
     changed = [name for name, found in bits(*names).items() if golden["bits"].get(name) != found]
     assert not changed or golden["arithmetic"] != ARITHMETIC, (
         f"{', '.join(changed)}: the same configuration trains to other bits than before. If that is meant, raise "
-        "ARITHMETIC in dora/record.py, say in results/README.md what the new number stands for, and run "
+        "ARITHMETIC in dora/records/record.py, say in results/README.md what the new number stands for, and run "
         "python tests/test_arithmetic.py"
     )
-    assert (changed, golden["arithmetic"]) == ([], ARITHMETIC), "run python tests/test_arithmetic.py"
+    assert (changed, golden["arithmetic"]) == ([], ARITHMETIC), (
+        "run python tests/test_arithmetic.py"
+    )
 
 
 def test_another_arithmetic_is_another_run(monkeypatch: pytest.MonkeyPatch) -> None:
     one = identity({"lr": 1.0}, {"data": "a"})
-    monkeypatch.setattr("dora.record.ARITHMETIC", ARITHMETIC + 1)
+    monkeypatch.setattr("dora.records.record.ARITHMETIC", ARITHMETIC + 1)
     assert identity({"lr": 1.0}, {"data": "a"}) != one
 
 

@@ -9,11 +9,15 @@ import pytest
 from dora.config import Config
 from dora.errors import UserError
 from dora.methods import METHODS
-from dora.prepare import prepare
+from dora.training.prepare import prepare
 from runs import configure
 
 FLOATS = [
-    *((f.name, "dora") for f in dataclasses.fields(Config) if "float" in str(f.type) and f.name != "rates"),
+    *(
+        (f.name, "dora")
+        for f in dataclasses.fields(Config)
+        if "float" in str(f.type) and f.name != "rates"
+    ),
     *(
         (f"method.{f.name}", name)
         for name, (settings, _) in METHODS.items()
@@ -35,7 +39,9 @@ def problems(*words: str) -> list[str]:
     ("value", "methods"), [("inf", list(METHODS)), ("-inf", ["lora"]), ("nan", ["dora"])]
 )
 def test_every_number_must_be_finite(value: str, methods: list[str]) -> None:
-    assert {"lr", "head_lr", "weight_decay", "warmup", "clip", "head_dropout"} <= {key for key, _ in FLOATS}
+    assert {"lr", "head_lr", "weight_decay", "warmup", "clip", "head_dropout"} <= {
+        key for key, _ in FLOATS
+    }
     for method in methods:
         mine = [key for key, name in FLOATS if name == method]
         found = problems(f"method={method}", *(f"{key}={value}" for key in mine))

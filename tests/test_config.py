@@ -9,7 +9,9 @@ import pytest
 from runs import configure
 
 
-@pytest.mark.parametrize("word", ["model.path=/x/checkpoint-500", "model.path='/x/checkpoint-500/'"])
+@pytest.mark.parametrize(
+    "word", ["model.path=/x/checkpoint-500", "model.path='/x/checkpoint-500/'"]
+)
 def test_a_folder_has_its_own_name_and_nothing_of_the_embedded_model(word: str) -> None:
     config = configure(word, "method=lora")
     assert config.model_name == "checkpoint-500"
@@ -17,7 +19,9 @@ def test_a_folder_has_its_own_name_and_nothing_of_the_embedded_model(word: str) 
     assert config.learning_rate() == config.method.base_lr
 
 
-@pytest.mark.parametrize("choice", [[], ["model=tiny_deberta"], ["model=minilm"], ["model=roberta_base"]])
+@pytest.mark.parametrize(
+    "choice", [[], ["model=tiny_deberta"], ["model=minilm"], ["model=roberta_base"]]
+)
 def test_what_is_typed_wins_over_a_models_own(choice: list[str]) -> None:
     words = ["model.path=/x/checkpoint-500", "model.name=mine", "model.lr.lora=3", "method=lora"]
     config = configure(*choice, *words, "model.threads=1", "model.note=tried")

@@ -10,8 +10,8 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 
-from dora import backbone
-from dora.budget import Budget, Matrix
+from dora.adapters.budget import Budget, Matrix
+from dora.backbones import backbone
 from dora.check import check
 from dora.config import Config, from_hydra, register
 from dora.methods import METHODS
@@ -26,8 +26,16 @@ STUDIES = [e for e in EXPERIMENTS if "study" in e]
 RUNS = [e for e in EXPERIMENTS if e not in (*COMMON, *STUDIES)]
 
 # Training rows of the official GLUE, as the hub has them.
-ROWS = {"cola": 8551, "sst2": 67349, "mrpc": 3668, "stsb": 5749,
-        "qqp": 363846, "mnli": 392702, "qnli": 104743, "rte": 2490}  # fmt: skip
+ROWS = {
+    "cola": 8551,
+    "sst2": 67349,
+    "mrpc": 3668,
+    "stsb": 5749,
+    "qqp": 363846,
+    "mnli": 392702,
+    "qnli": 104743,
+    "rte": 2490,
+}
 # The 72 adapted linears of a base-size model: q, k, v, o and the two of the feed-forward, 12 times.
 BASE = tuple(
     Matrix(f"{layer}.{i}", d_in, d_out)
@@ -100,7 +108,9 @@ def test_every_experiment_is_in_a_table_here():
     assert sorted([*listed, "dora_roberta_base"]) == RUNS
 
 
-@pytest.mark.parametrize("file", sorted(CONF.rglob("*.yaml")), ids=lambda f: f.relative_to(CONF).as_posix())
+@pytest.mark.parametrize(
+    "file", sorted(CONF.rglob("*.yaml")), ids=lambda f: f.relative_to(CONF).as_posix()
+)
 def test_every_yaml_composes_without_a_problem(file):
     whole = file.relative_to(CONF).with_suffix("").as_posix()
     group, _, choice = whole.rpartition("/") if whole.startswith("hydra/") else whole.partition("/")
@@ -130,22 +140,56 @@ def test_adalora_has_the_scripts_numbers(row):
     c = composed(f"experiment=adalora_deberta_v3_base/{task}")
     m = c.method
     assert (c.task.name, c.method_name, c.model.name, c.data.name) == (
-        task, "adalora", "deberta_v3_base", "hub")  # fmt: skip
-    assert [c.lr, c.epochs, c.max_length, c.warmup, m.start_factor, m.alpha, m.orthogonality, m.init_warmup,
-            m.final_warmup, m.mask_interval, c.head_dropout, c.weight_decay, c.eval_every] == [
-        float(n) for n in numbers
-    ]  # fmt: skip
+        task,
+        "adalora",
+        "deberta_v3_base",
+        "hub",
+    )
+    assert [
+        c.lr,
+        c.epochs,
+        c.max_length,
+        c.warmup,
+        m.start_factor,
+        m.alpha,
+        m.orthogonality,
+        m.init_warmup,
+        m.final_warmup,
+        m.mask_interval,
+        c.head_dropout,
+        c.weight_decay,
+        c.eval_every,
+    ] == [float(n) for n in numbers]
     assert (c.budget, c.batch_size, c.seed, c.target, m.dropout, m.beta1, m.beta2, m.remove) == (
-        "r1", 32, 6, "all", 0, 0.85, 0.85, False)  # fmt: skip
+        "r1",
+        32,
+        6,
+        "all",
+        0,
+        0.85,
+        0.85,
+        False,
+    )
     assert steps(c) > m.init_warmup + m.final_warmup
 
 
 def test_dora_has_the_released_numbers():
     c = composed("experiment=dora_roberta_base")
     m = c.method
-    assert (c.task.name, c.method_name, c.model.name, c.data.name) == ("cola", "dora", "roberta_base", "hub")
+    assert (c.task.name, c.method_name, c.model.name, c.data.name) == (
+        "cola",
+        "dora",
+        "roberta_base",
+        "hub",
+    )
     assert (c.budget, c.lr, c.epochs, c.batch_size, c.max_length) == ("r8", 1.48e-4, 15, 16, 128)
-    assert (c.warmup, c.weight_decay, c.clip, c.target, c.seed) == (int(0.06 * 8025), 0.01, 1, "all", 1)
+    assert (c.warmup, c.weight_decay, c.clip, c.target, c.seed) == (
+        int(0.06 * 8025),
+        0.01,
+        1,
+        "all",
+        1,
+    )
     assert (c.decay_all, c.group_by_length, steps(c)) == (True, False, 8025)
     assert (m.alpha, m.dropout, m.dem, m.beta, m.start_factor) == (8, 0.1, 0.1, 0.9, 1.5)
     assert (m.prune_start, m.prune_end, m.prune_interval, m.shape) == (0.15, 0.5, 100, "cubic_late")
@@ -174,16 +218,23 @@ def start_and_end(c: Config) -> tuple[set[int], int]:
 
 @pytest.mark.parametrize("row", ADALORA_ROWS, ids=lambda row: row[0])
 def test_adalora_starts_at_the_scripts_rank_and_ends_at_1(row):
-    assert start_and_end(composed(f"experiment=adalora_deberta_v3_base/{row[0]}")) == ({int(row[5])}, 72)
+    assert start_and_end(composed(f"experiment=adalora_deberta_v3_base/{row[0]}")) == (
+        {int(row[5])},
+        72,
+    )
 
 
 @pytest.mark.parametrize("task", ["cola", "sst2"])  # the scripts start CoLA at rank 3, SST-2 at 2
 @pytest.mark.parametrize(
-    ("budget", "factor", "start", "end"), [("r2", 2, 4, 144), ("r4", 1.5, 6, 288), ("r8", 1.5, 12, 576)]
+    ("budget", "factor", "start", "end"),
+    [("r2", 2, 4, 144), ("r4", 1.5, 6, 288), ("r8", 1.5, 12, 576)],
 )
 def test_adalora_rows_of_table_1(task, budget, factor, start, end):
     words = (f"budget={budget}", f"method.start_factor={factor}")
-    assert start_and_end(composed(f"experiment=adalora_deberta_v3_base/{task}", *words)) == ({start}, end)
+    assert start_and_end(composed(f"experiment=adalora_deberta_v3_base/{task}", *words)) == (
+        {start},
+        end,
+    )
     assert " ".join(words) in " ".join(header("adalora_deberta_v3_base/_common"))
 
 
@@ -197,11 +248,27 @@ def test_file_begins_with_its_command(experiment):
 
 @pytest.mark.parametrize(
     "experiment",
-    ["lora_roberta_base/cola", "lora_roberta_large/sst2", "adalora_deberta_v3_base/rte", "dora_roberta_base"],
+    [
+        "lora_roberta_base/cola",
+        "lora_roberta_large/sst2",
+        "adalora_deberta_v3_base/rte",
+        "dora_roberta_base",
+    ],
 )
 def test_command_line_wins_over_the_experiment(experiment):
-    c = composed(f"experiment={experiment}", "seed=3", "lr=1e-2", "epochs=2", "method.alpha=5", "target=[k]",
-                 "task=wnli", "model=minilm", "data=mini", "budget=r3", "max_length=33")  # fmt: skip
+    c = composed(
+        f"experiment={experiment}",
+        "seed=3",
+        "lr=1e-2",
+        "epochs=2",
+        "method.alpha=5",
+        "target=[k]",
+        "task=wnli",
+        "model=minilm",
+        "data=mini",
+        "budget=r3",
+        "max_length=33",
+    )
     assert (c.seed, c.lr, c.epochs, c.method.alpha, c.targets()) == (3, 0.01, 2, 5, ("k",))
     assert (c.task.name, c.model.name, c.data.name) == ("wnli", "minilm", "mini")
     assert (c.budget, c.max_length) == ("r3", 33)
@@ -229,7 +296,9 @@ def test_a_study_is_one_command_with_equal_evaluations_and_parameters(experiment
     assert (c.batch_size, c.select, c.results) == (32, "dev", f"results/{experiment}")
     assert c.max_steps <= 600
     # The evaluations that count, as many for every method.
-    assert len([s for s in range(c.max_steps // 2 + 2, c.max_steps + 1) if s % c.eval_every == 0]) == 3
+    assert (
+        len([s for s in range(c.max_steps // 2 + 2, c.max_steps + 1) if s % c.eval_every == 0]) == 3
+    )
     if c.model.package and importlib.util.find_spec(c.model.package) is None:
         pytest.skip(f"needs {c.model.package}")
     folder = backbone.locate(None, c.model.embedded, c.model.package, None, "main", False)

@@ -45,7 +45,12 @@ def directory(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("spoil", "says"),
-    [(linked, "a link"), (piped, "no regular file"), (large, "11 bytes"), (directory, "no regular file")],
+    [
+        (linked, "a link"),
+        (piped, "no regular file"),
+        (large, "11 bytes"),
+        (directory, "no regular file"),
+    ],
 )
 def test_what_no_run_leaves_is_refused_at_once(
     spoil: Callable[[Path], None], says: str, tmp_path: Path

@@ -22,7 +22,9 @@ def test_no_flipped_bit_is_silent_in_any_file_of_a_run(tmp_path: Path) -> None:
     for name in ("done", "full", "cut"):
         folder = only_run(tmp_path / name)
         left = {
-            f.relative_to(folder).as_posix() for f in folder.rglob("*") if f.stat().st_size and f.is_file()
+            f.relative_to(folder).as_posix()
+            for f in folder.rglob("*")
+            if f.stat().st_size and f.is_file()
         }
         checkpoints = {file for file in left if file.startswith("checkpoint/")}
         assert left - checkpoints <= tried | EXCEPTIONS.keys()

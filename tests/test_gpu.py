@@ -17,18 +17,24 @@ import torch
 from torch import Tensor, nn
 
 from conftest import tokens
-from dora.contenders import Setting, loop_of
-from dora.dropout import Dropout
-from dora.lowrank import LowRankLinear, Siblings
-from dora.train import Loop
+from dora.adapters.dropout import Dropout
+from dora.adapters.lowrank import LowRankLinear, Siblings
+from dora.timing.candidates import Setting, loop_of
+from dora.training.loop import Loop
 from runs import only_run, run, same_files, small
 
-os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # before CUDA starts, as `dora.run` does
+os.environ.setdefault(
+    "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
+)  # before CUDA starts, as `dora.run` does
 DEVICE = os.environ.get("DORA_TEST_DEVICE", "cuda")
 pytestmark = [
     pytest.mark.gpu,
-    pytest.mark.skipif(DEVICE == "cuda" and not torch.cuda.is_available(), reason="no CUDA device here"),
-    pytest.mark.filterwarnings("default"),  # the mode that tells who waits begins with a warning itself
+    pytest.mark.skipif(
+        DEVICE == "cuda" and not torch.cuda.is_available(), reason="no CUDA device here"
+    ),
+    pytest.mark.filterwarnings(
+        "default"
+    ),  # the mode that tells who waits begins with a warning itself
 ]
 needs_cuda = pytest.mark.skipif(DEVICE != "cuda", reason="only CUDA can tell who waits for it")
 BATCH = 8
@@ -46,7 +52,9 @@ def warm_loop(name: str, precision: str) -> tuple[Loop, int]:
 
     With dropout in 16 bits and without in 32, so that both forms of the layer are met.
     """
-    s = Setting("tiny", 0.1 if precision == "bf16" else 0.0, BATCH, 16, DEVICE, precision, threads=1)
+    s = Setting(
+        "tiny", 0.1 if precision == "bf16" else 0.0, BATCH, 16, DEVICE, precision, threads=1
+    )
     loop, at = loop_of(s, name)
     loop.setup.train = tokens(4 * BATCH)
     loop.record = Notes()  # type: ignore[assignment]
@@ -57,7 +65,7 @@ def warm_loop(name: str, precision: str) -> tuple[Loop, int]:
 
 @pytest.fixture
 def _as_in_a_run() -> Iterator[None]:
-    """Deterministic algorithms, as `dora.experiment` has them; who waits is no longer told afterwards."""
+    """Deterministic algorithms, as `dora.training.one_run` has them; who waits is no longer told afterwards."""
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     yield
@@ -153,7 +161,9 @@ def test_the_adapters_dropout_is_the_same_in_both_directions() -> None:
     torch.manual_seed(0)
     n, p = 400, 0.25
     layer = linear(False, n, n, n, dropout=p).to(DEVICE)
-    with torch.no_grad():  # y = 0.7 x dropped: what an entry of x does is seen in the same entry of y
+    with (
+        torch.no_grad()
+    ):  # y = 0.7 x dropped: what an entry of x does is seen in the same entry of y
         layer.base.weight.zero_()
         assert layer.base.bias is not None
         layer.base.bias.zero_()

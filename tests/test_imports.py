@@ -1,87 +1,50 @@
-"""Which module may know of which: the path of DESIGN runs one way."""
+"""Which part of the package may know of which: imports point one way, from the commands down."""
 
 from __future__ import annotations
 
 import ast
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "dora"
-# Lower may not import higher. Modules on one line stand beside each other.
-ORDER = [
-    [
-        "errors",
-        "signals",
-        "streams",
-        "orphan",
-        "command",
-        "late",
-        "machine",
-        "files",
-        "artefacts",
-        "plain",
-        "adapter_config",
-        "npz",
-        "lock",
-        "data.tasks",
-        "kinds",
-        "run_json",
-        "data.mini",
-        "data.hub",
-        "data.reading",
-        "data.tsv",
-        "data.mrpc",
-        "data.places",
-        "data.parquet",
-        "data.sources",
-        "data.tokens",
-        "budget",
-        "dropout",
-        "updates",
-        "lowrank",
-        "stats",
-        "finite",
-        "provenance",
-        "linears",
-        "tensors",
-        "grid",
-        "canvas",
-        "surroundings",
-        "memory",
-    ],
-    ["model_config", "journals"],
-    ["model_files"],
-    ["vocabulary"],
-    ["predictions", "methods", "backbone", "attention"],
-    ["metrics", "rescore", "config"],
-    ["check", "words"],
-    ["parallel", "checkpoint", "record", "adapter", "step"],
-    ["start"],
-    ["evaluation"],
-    ["train", "prepare", "tracking", "study"],
-    ["lines"],
-    ["finish", "added"],
-    ["experiment", "card", "whole", "leaderboard", "contenders", "conflicts"],
-    ["where"],
-    ["cells"],
-    ["summary"],
-    ["sweep"],
-    ["alike", "compare", "published"],
-    ["sheets"],
-    ["cli.line", "cli.choices"],
-    ["cli.mistakes"],
-    ["run", "tables", "status", "verify", "export", "submit", "bench", "torchrun"],
-    ["plots"],
-    ["report"],
-]
+# Lower may not import higher. A name is a wing (a folder) or a module at the top of dora/.
+ORDER = (
+    ("errors", "plain"),
+    ("process",),
+    ("files",),
+    ("data",),
+    ("adapters",),
+    ("backbones",),
+    ("methods",),
+    ("config", "check"),
+    ("records",),
+    ("training",),
+    ("analysis",),
+    ("sharing",),
+    ("cli",),
+    ("timing",),
+    ("run", "tables", "plots", "report", "status", "export", "submit", "bench", "torchrun"),
+)
 LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}
+FILES = {
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path
+    for path in sorted(PACKAGE.rglob("*.py"))
+    if path.name != "__init__.py"
+}
+MATHEMATICS = [name for name in FILES if name.startswith(("methods.", "adapters."))]
 
 
 def imported(path: Path) -> set[str]:
-    """Every module that a file imports, wherever in the file."""
+    """Returns the dotted name of every module that a file imports, wherever in the file."""
     tree = ast.parse(path.read_text())
-    found = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    found = {
+        alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import)
+        for alias in node.names
+    }
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module:
             found.add(node.module)
@@ -89,50 +52,50 @@ def imported(path: Path) -> set[str]:
     return found
 
 
-def level(module: str) -> int | None:
-    """Where a module of the package stands; None for a name that is no module of it."""
-    name = module.removeprefix("dora.")
-    return next((LEVEL[n] for n in (name, name.rpartition(".")[0], name.split(".")[0]) if n in LEVEL), None)
+def inside(path: Path) -> set[str]:
+    """Returns the modules of this package that a file imports, without `dora.` before them."""
+    return {name.removeprefix("dora.") for name in imported(path)} & FILES.keys()
 
 
-FILES = sorted(p for p in PACKAGE.rglob("*.py") if p.name != "__init__.py")
-
-
-@pytest.mark.parametrize("path", FILES, ids=lambda p: p.relative_to(PACKAGE).as_posix())
-def test_imports_point_down_the_path(path: Path) -> None:
-    own = level(".".join(path.relative_to(PACKAGE).with_suffix("").parts))
-    assert own is not None, f"{path} has no place in ORDER"
-    higher = {m for m in imported(path) if m.startswith("dora.") and (level(m) or 0) > own}
+@pytest.mark.parametrize("module", FILES)
+def test_a_module_imports_nothing_above_its_wing(module: str) -> None:
+    own = LEVEL[module.split(".")[0]]
+    higher = {name for name in inside(FILES[module]) if LEVEL[name.split(".")[0]] > own}
     assert not higher
 
 
-@pytest.mark.parametrize("path", [*(PACKAGE / "methods").glob("*.py"), PACKAGE / "lowrank.py", PACKAGE / "updates.py", PACKAGE / "dropout.py", PACKAGE / "budget.py"],
-                         ids=lambda p: p.name)  # fmt: skip
-def test_the_mathematics_needs_torch_alone(path: Path) -> None:
-    allowed = {
-        "torch",
-        "dora",
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    TopologicalSorter({module: inside(path) - {module} for module, path in FILES.items()}).prepare()
+
+
+@pytest.mark.parametrize("module", MATHEMATICS)
+def test_methods_and_adapters_need_torch_alone(module: str) -> None:
+    standard = {
         "__future__",
+        "abc",
         "collections",
         "dataclasses",
         "fractions",
+        "hashlib",
         "itertools",
-        "math",
-        "re",
-        "typing",
     }
-    assert {m.split(".")[0] for m in imported(path)} <= allowed
+    standard |= {"contextlib", "json", "math", "pathlib", "re", "typing"}
+    allowed = {"dora", "safetensors", "torch", *standard}
+    assert {name.split(".")[0] for name in imported(FILES[module])} <= allowed
 
 
 def test_only_config_run_and_cli_know_hydra() -> None:
-    others = [p for p in FILES if p.parent != PACKAGE / "cli"]
-    knowing = {p.stem for p in others if any(m.startswith(("hydra", "omegaconf")) for m in imported(p))}
-    assert knowing == {"config", "run"}
+    knowing = {
+        name
+        for name, path in FILES.items()
+        if any(library.startswith(("hydra.", "omegaconf")) for library in imported(path))
+    }
+    assert {name for name in knowing if not name.startswith("cli.")} == {"config", "run"}
 
 
-def test_nothing_loads_pickles_or_trusts_remote_code() -> None:
-    for path in FILES:
-        text = path.read_text()
-        assert "pickle" not in {m.split(".")[0] for m in imported(path)}
-        assert " torch.load(" not in text
-        assert "trust_remote_code=True" not in text
+@pytest.mark.parametrize("module", FILES)
+def test_nothing_loads_pickles_or_trusts_remote_code(module: str) -> None:
+    text = FILES[module].read_text()
+    assert "pickle" not in {name.split(".")[0] for name in imported(FILES[module])}
+    assert " torch.load(" not in text
+    assert "trust_remote_code=True" not in text

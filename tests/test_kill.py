@@ -24,14 +24,18 @@ def test_a_kill_in_every_place_leaves_a_run_that_ends_as_one_left_alone(
 
 
 @pytest.mark.slow
-def test_forty_kills_over_all_methods_leave_runs_that_end_as_ones_left_alone(tmp_path: Path) -> None:
+def test_forty_kills_over_all_methods_leave_runs_that_end_as_ones_left_alone(
+    tmp_path: Path,
+) -> None:
     assert study(40, 1, list(METHODS), tmp_path, print) == []
 
 
 def test_forty_kills_are_eight_in_every_place_and_reach_every_method() -> None:
     planned = schedule(40, list(METHODS))
     assert set(collections.Counter(place for _, place in planned).values()) == {8}
-    assert {(m, p) for m, p in planned} == {(m, p) for m in METHODS for p in PLACES if p != "allocation" or m in ALLOCATING}  # fmt: skip
+    assert {(m, p) for m, p in planned} == {
+        (m, p) for m in METHODS for p in PLACES if p != "allocation" or m in ALLOCATING
+    }
 
 
 def test_kills_at_random_times_leave_runs_that_end_as_ones_left_alone(tmp_path: Path) -> None:

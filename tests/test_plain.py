@@ -7,10 +7,18 @@ import pytest
 from dora.plain import cut, printable
 
 
-@pytest.mark.parametrize(("text", "shown"), [
-    ("tiny_roberta ± é 中", "tiny_roberta ± é 中"), ("\x1b[2Jgone", r"\x1b[2Jgone"), ("a\nb\rc\td", r"a\nb\rc\td"),
-    ("a\u202eb\u2066", r"a\u202eb\u2066"), ("\u2028\u200b\x9b", r"\u2028\u200b\x9b"), ("\udcff", r"\udcff"), (7, "7"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("tiny_roberta ± é 中", "tiny_roberta ± é 中"),
+        ("\x1b[2Jgone", r"\x1b[2Jgone"),
+        ("a\nb\rc\td", r"a\nb\rc\td"),
+        ("a\u202eb\u2066", r"a\u202eb\u2066"),
+        ("\u2028\u200b\x9b", r"\u2028\u200b\x9b"),
+        ("\udcff", r"\udcff"),
+        (7, "7"),
+    ],
+)
 def test_what_does_not_print_is_spelled_out(text: object, shown: str) -> None:
     assert printable(text) == shown
     assert shown.isprintable()

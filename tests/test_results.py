@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dora.cells import read_runs
+from dora.analysis.grouping import read_runs
 from runs import load_script, python
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -57,14 +57,21 @@ def test_the_pages_show_every_folder_as_its_records_have_it() -> None:
 
 def test_the_page_says_how_many_rates_were_chosen_at_an_edge() -> None:
     rates = load_script("rates")
-    studies = [rates.collect(read_runs(RESULTS / f"study_{name}" / "search")) for name in ("tiny", "tiny_deberta", "minilm")]  # fmt: skip
+    studies = [
+        rates.collect(read_runs(RESULTS / f"study_{name}" / "search"))
+        for name in ("tiny", "tiny_deberta", "minilm")
+    ]
     searches = [by_rate for found in studies for by_rate in found.values()]
     backbones = rates.collect(read_runs(RESULTS / "backbones" / "search")).values()
     text = " ".join((RESULTS / "README.md").read_text().split())
     assert (
-        f"in {sum(map(rates.at_edge, searches))} of the {len(searches)} searches of the three studies" in text
+        f"in {sum(map(rates.at_edge, searches))} of the {len(searches)} searches of the three studies"
+        in text
     )
-    assert f"in {sum(map(rates.at_edge, backbones))} of the {len(backbones)} searches of `backbones`" in text
+    assert (
+        f"in {sum(map(rates.at_edge, backbones))} of the {len(backbones)} searches of `backbones`"
+        in text
+    )
 
 
 def test_a_page_that_says_something_else_is_told_and_mended(tmp_path: Path) -> None:

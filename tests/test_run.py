@@ -19,13 +19,15 @@ from dora.data.sources import read_dir
 from dora.data.tasks import TASKS
 from dora.errors import RunFailed, UserError
 from dora.methods import METHODS
-from dora.prepare import prepare
 from dora.run import explain
+from dora.training.prepare import prepare
 from runs import command, configure, lines, only_run, run, small, small_glue
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_run_leaves_a_whole_record_that_its_predictions_bear_out(method: str, tmp_path: Path) -> None:
+def test_a_run_leaves_a_whole_record_that_its_predictions_bear_out(
+    method: str, tmp_path: Path
+) -> None:
     run(small(tmp_path, f"method={method}"))
     folder = only_run(tmp_path)
     record = json.loads((folder / "run.json").read_text())
@@ -46,11 +48,24 @@ def test_a_run_leaves_a_whole_record_that_its_predictions_bear_out(method: str, 
     assert not (folder / "checkpoint").exists()
 
 
-@pytest.mark.parametrize(("method", "budget"), [("lora", "r2"), ("dora", "r2"), ("adalora", "r2"),
-                                                ("lora", "7000"), ("dora", "7000"), ("adalora", "7000")])  # fmt: skip
-def test_the_stored_adapter_holds_what_the_budget_allows(method: str, budget: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("method", "budget"),
+    [
+        ("lora", "r2"),
+        ("dora", "r2"),
+        ("adalora", "r2"),
+        ("lora", "7000"),
+        ("dora", "7000"),
+        ("adalora", "7000"),
+    ],
+)
+def test_the_stored_adapter_holds_what_the_budget_allows(
+    method: str, budget: str, tmp_path: Path
+) -> None:
     record = run(small(tmp_path, f"method={method}", f"budget={budget}"))
-    tensors = safetensors.torch.load_file(only_run(tmp_path) / "adapter" / "adapter_model.safetensors")
+    tensors = safetensors.torch.load_file(
+        only_run(tmp_path) / "adapter" / "adapter_model.safetensors"
+    )
     stored = sum(t.numel() for name, t in tensors.items() if "lora_" in name)
     ranks = [t.shape[0] for name, t in tensors.items() if "lora_A" in name]
     assert stored == record["params"]["adapter_end"]
@@ -62,7 +77,9 @@ def test_the_stored_adapter_holds_what_the_budget_allows(method: str, budget: st
 
 def test_the_same_run_typed_two_ways_is_one_directory(tmp_path: Path) -> None:
     one = prepare(small(tmp_path, "method=lora", "budget=0.02M", "target=[q,v]", "seed=3"))
-    two = prepare(small(tmp_path, "method=lora", "budget=20_000", "target=v+q", "seed=3", "keep_model=true"))
+    two = prepare(
+        small(tmp_path, "method=lora", "budget=20_000", "target=v+q", "seed=3", "keep_model=true")
+    )
     assert one.folder == two.folder
     assert one.folder != prepare(small(tmp_path, "method=lora", "budget=20k", "seed=3")).folder
 
@@ -73,7 +90,9 @@ def test_another_number_of_threads_is_another_run(tmp_path: Path) -> None:
 
 
 def test_full_has_one_directory_whatever_the_budget_says(tmp_path: Path) -> None:
-    folders = {prepare(small(tmp_path, "method=full", f"budget={b}")).folder for b in ("r2", "r8", "0.3M")}
+    folders = {
+        prepare(small(tmp_path, "method=full", f"budget={b}")).folder for b in ("r2", "r8", "0.3M")
+    }
     assert len(folders) == 1
 
 
@@ -97,19 +116,28 @@ def test_a_done_run_is_left_as_it_is_and_force_repeats_it(tmp_path: Path) -> Non
     assert again["times"] != first["times"] or path.read_bytes() != before
 
 
-def test_peak_memory_is_that_of_the_run_and_not_of_what_the_process_did_before(tmp_path: Path) -> None:
+def test_peak_memory_is_that_of_the_run_and_not_of_what_the_process_did_before(
+    tmp_path: Path,
+) -> None:
     big = np.ones(1 << 27)  # 1 GiB
     before = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     del big
-    assert run(small(tmp_path, "method=lora", "max_steps=4"))["peak_memory_bytes"] < before - (1 << 28)
+    assert run(small(tmp_path, "method=lora", "max_steps=4"))["peak_memory_bytes"] < before - (
+        1 << 28
+    )
 
 
 def test_evaluating_more_often_does_not_change_training(tmp_path: Path) -> None:
     often, seldom = (
-        run(small(tmp_path / name, "method=dora", f"eval_every={n}")) for name, n in (("a", 2), ("b", 24))
+        run(small(tmp_path / name, "method=dora", f"eval_every={n}"))
+        for name, n in (("a", 2), ("b", 24))
     )
     losses = [
-        [e["loss"] for e in lines(only_run(tmp_path / name) / "metrics.jsonl") if e["split"] == "train"]
+        [
+            e["loss"]
+            for e in lines(only_run(tmp_path / name) / "metrics.jsonl")
+            if e["split"] == "train"
+        ]
         for name in ("a", "b")
     ]
     assert losses[0] == losses[1]
@@ -142,9 +170,13 @@ def test_ranks_and_adapter_carry_over_from_a_pruned_run_but_not_its_head(tmp_pat
     run(small(tmp_path / "mnli", "task=mnli", "method=dora", "budget=r2"))
     source = only_run(tmp_path / "mnli")
     ranks = json.loads((source / "run.json").read_text())["ranks"]["end"]
-    record = run(small(tmp_path / "rte", "task=rte", "method=dora", "budget=r2", f"init_from={source}"))
+    record = run(
+        small(tmp_path / "rte", "task=rte", "method=dora", "budget=r2", f"init_from={source}")
+    )
     assert record["ranks"]["start"] == record["ranks"]["end"] == ranks
-    assert record["scale"] == pytest.approx(8 / 3)  # alpha over the source's start rank, ceil(1.5 * 2)
+    assert record["scale"] == pytest.approx(
+        8 / 3
+    )  # alpha over the source's start rank, ceil(1.5 * 2)
     assert not lines(only_run(tmp_path / "rte") / "ranks.jsonl")
 
 
@@ -160,7 +192,9 @@ def test_full_keeps_its_model_only_if_asked(tmp_path: Path) -> None:
     run(small(tmp_path / "b", "method=full", "max_steps=4", "keep_model=true"))
     folder = only_run(tmp_path / "b")
     run(small(tmp_path / "c", "task=rte", "method=full", "max_steps=4", f"init_from={folder}"))
-    record = run(small(tmp_path / "d", f"model.path={folder / 'model'}", "method=lora", "max_steps=4"))
+    record = run(
+        small(tmp_path / "d", f"model.path={folder / 'model'}", "method=lora", "max_steps=4")
+    )
     assert record["status"] == "done"
 
 
@@ -173,18 +207,31 @@ def test_divergence_is_stopped_and_recorded(tmp_path: Path) -> None:
     assert "results" not in record
 
 
-def test_early_stopping_ends_after_patience_evaluations_without_a_better_score(tmp_path: Path) -> None:
+def test_early_stopping_ends_after_patience_evaluations_without_a_better_score(
+    tmp_path: Path,
+) -> None:
     run(small(tmp_path, "method=lora", "lr=1e-12", "eval_every=1", "patience=3"))
     steps = [e["step"] for e in lines(only_run(tmp_path) / "metrics.jsonl") if e["split"] == "dev"]
-    assert steps[-1] == 14 + 3  # evaluations count from step 14; nothing is learnt, so none is better
+    assert (
+        steps[-1] == 14 + 3
+    )  # evaluations count from step 14; nothing is learnt, so none is better
 
 
 @pytest.fixture(scope="module")
-def typed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+def typed(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[Path, subprocess.CompletedProcess[str]]:
     """The results and the output of a run on what is embedded, as a user types it, with wandb offline."""
     results = tmp_path_factory.mktemp("typed")
-    done = command("dora.run", "task=wnli", "limit_train=32", "max_steps=4", "wandb=offline", f"results={results}",
-                   WANDB_SILENT="true")  # fmt: skip
+    done = command(
+        "dora.run",
+        "task=wnli",
+        "limit_train=32",
+        "max_steps=4",
+        "wandb=offline",
+        f"results={results}",
+        WANDB_SILENT="true",
+    )
     assert done.returncode == 0, done.stderr
     return results, done
 
@@ -206,11 +253,28 @@ def test_the_command_says_first_and_last_that_everything_is_embedded(
 
 
 def test_all_mistakes_of_a_command_come_in_one_message_with_exit_code_2(tmp_path: Path) -> None:
-    typos = command("dora.run", "task=sst3", "methd=lora", "lrr=3", "method.bet=1", "data=dirr", "data.dir=GLUE", "clip=-1",
-                    "budget=8", f"results={tmp_path}")  # fmt: skip
+    typos = command(
+        "dora.run",
+        "task=sst3",
+        "methd=lora",
+        "lrr=3",
+        "method.bet=1",
+        "data=dirr",
+        "data.dir=GLUE",
+        "clip=-1",
+        "budget=8",
+        f"results={tmp_path}",
+    )
     assert typos.returncode == 2
-    for part in ("choose task from cola", "did you mean method", "did you mean lr?", "did you mean method.beta",
-                 "choose data from dir", "clip=-1.0 must be at least 0", "write r8"):  # fmt: skip
+    for part in (
+        "choose task from cola",
+        "did you mean method",
+        "did you mean lr?",
+        "did you mean method.beta",
+        "choose data from dir",
+        "clip=-1.0 must be at least 0",
+        "write r8",
+    ):
         assert part in typos.stderr, typos.stderr
     assert "data.dir" not in typos.stderr, "a setting of a choice that is not known is not judged"
     values = command(
@@ -223,10 +287,16 @@ def test_all_mistakes_of_a_command_come_in_one_message_with_exit_code_2(tmp_path
         f"results={tmp_path}",
     )
     assert values.returncode == 2
-    for part in ("method.beta=1.5 must lie in [0, 1); the paper uses 0.9", "write r8", "lr=-1.0 must be above 0",
-                 "schedule=cubic must be one of linear"):  # fmt: skip
+    for part in (
+        "method.beta=1.5 must lie in [0, 1); the paper uses 0.9",
+        "write r8",
+        "lr=-1.0 must be above 0",
+        "schedule=cubic must be one of linear",
+    ):
         assert part in values.stderr, values.stderr
-    sweep = command("dora.run", "-m", "task=rte,sst3", "seed=1,2", "lr=1e-3,fast", f"results={tmp_path}")
+    sweep = command(
+        "dora.run", "-m", "task=rte,sst3", "seed=1,2", "lr=1e-3,fast", f"results={tmp_path}"
+    )
     assert sweep.returncode == 2
     assert "choose task from cola" in sweep.stderr
     assert "lr=fast" in sweep.stderr
@@ -250,10 +320,19 @@ def test_a_setting_that_not_every_method_of_a_sweep_has_is_named_with_those_that
 
 
 def test_a_grid_is_not_taken_for_one_run_of_it(tmp_path: Path) -> None:
-    words = ["experiment=study_tiny", "data.dir=GLUE", f"results={tmp_path}", "task=rte", "method=lora"]
+    words = [
+        "experiment=study_tiny",
+        "data.dir=GLUE",
+        f"results={tmp_path}",
+        "task=rte",
+        "method=lora",
+    ]
     done = command("dora.run", *words)
     assert done.returncode == 2
-    assert "experiment=study_tiny is a grid of runs over task, method, budget, seed: add -m" in done.stderr
+    assert (
+        "experiment=study_tiny is a grid of runs over task, method, budget, seed: add -m"
+        in done.stderr
+    )
     assert "say which one with budget=… seed=…" in done.stderr
     one = command("dora.run", *words, "budget=r2", "seed=1")
     assert one.stderr.startswith("bad configuration: data.dir=GLUE"), one.stderr
@@ -261,8 +340,14 @@ def test_a_grid_is_not_taken_for_one_run_of_it(tmp_path: Path) -> None:
 
 def test_an_unreachable_hub_is_reported_within_ten_seconds(tmp_path: Path) -> None:
     began = time.monotonic()
-    done = command("dora.run", "model=roberta_base", "data=hub", f"results={tmp_path}",
-                   HF_ENDPOINT="http://127.0.0.1:9", HF_HOME=str(tmp_path / "hf"))  # fmt: skip
+    done = command(
+        "dora.run",
+        "model=roberta_base",
+        "data=hub",
+        f"results={tmp_path}",
+        HF_ENDPOINT="http://127.0.0.1:9",
+        HF_HOME=str(tmp_path / "hf"),
+    )
     assert done.returncode == 2
     for part in ("data=dir", "data=mini", "model.path="):
         assert part in done.stderr, done.stderr
@@ -278,21 +363,42 @@ def test_help_and_the_composed_configuration_are_shown(words: list[str]) -> None
     assert "budget: r8" in done.stdout
 
 
-@pytest.mark.parametrize(("words", "parts"), [
-    (["data=dir", "data.dir=nowhere", "lr=-1", "model.path=nomodel"], ["data.dir=nowhere", "lr=-1.0", "nomodel"]),
-    (["+lrr=1", "++method.zeta=2"], ["+lrr: there is no key lrr", "+method.zeta: there is no key method.zeta"]),
-    (["data=dir"], ["data=dir needs data.dir=FOLDER"]),
-    (["budget=900M"], ["larger than this model", "at most r128"]),
-    (["budget=0.1k"], ["less than the smallest component of this model (384 parameters)"]),
-    (["method=dora", "max_steps=2"], ["leave no pruning window in a run of 2 steps"]),
-    (["method=adalora", "max_steps=3"], ["do not fit a run of 3 steps"]),
-    (["init_from=nowhere"], ["init_from must be the directory of a finished run: nowhere holds no run.json"]),
-    (["warmup=24", "max_steps=24"], ["warmup=24 must be less than the run's 24 steps"]),
-    (["warmup=inf", "weight_decay=inf", "seed=9223372036854775808"], ["warmup=inf", "weight_decay=inf", "seed=92"]),
-    (["data=dir", "data.dir=", "results="], ["data=dir needs data.dir=FOLDER", "results= must name a folder"]),
-    (["max_length=600"], ["longer than this model's 128 positions"]),
-    (["target=[q,w]", "epochs=0", "clip=-1"], ["target=['q', 'w'] must be all or some of q", "epochs=0", "clip=-1.0"]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (
+            ["data=dir", "data.dir=nowhere", "lr=-1", "model.path=nomodel"],
+            ["data.dir=nowhere", "lr=-1.0", "nomodel"],
+        ),
+        (
+            ["+lrr=1", "++method.zeta=2"],
+            ["+lrr: there is no key lrr", "+method.zeta: there is no key method.zeta"],
+        ),
+        (["data=dir"], ["data=dir needs data.dir=FOLDER"]),
+        (["budget=900M"], ["larger than this model", "at most r128"]),
+        (["budget=0.1k"], ["less than the smallest component of this model (384 parameters)"]),
+        (["method=dora", "max_steps=2"], ["leave no pruning window in a run of 2 steps"]),
+        (["method=adalora", "max_steps=3"], ["do not fit a run of 3 steps"]),
+        (
+            ["init_from=nowhere"],
+            ["init_from must be the directory of a finished run: nowhere holds no run.json"],
+        ),
+        (["warmup=24", "max_steps=24"], ["warmup=24 must be less than the run's 24 steps"]),
+        (
+            ["warmup=inf", "weight_decay=inf", "seed=9223372036854775808"],
+            ["warmup=inf", "weight_decay=inf", "seed=92"],
+        ),
+        (
+            ["data=dir", "data.dir=", "results="],
+            ["data=dir needs data.dir=FOLDER", "results= must name a folder"],
+        ),
+        (["max_length=600"], ["longer than this model's 128 positions"]),
+        (
+            ["target=[q,w]", "epochs=0", "clip=-1"],
+            ["target=['q', 'w'] must be all or some of q", "epochs=0", "clip=-1.0"],
+        ),
+    ],
+)
 def test_a_mistake_names_the_value_and_the_rule_and_writes_nothing(
     words: list[str], parts: list[str], tmp_path: Path
 ) -> None:
@@ -303,9 +409,10 @@ def test_a_mistake_names_the_value_and_the_rule_and_writes_nothing(
     assert not (tmp_path / "results").exists()
 
 
-@pytest.mark.parametrize(("devices", "device", "message"), [
-    (0, "cuda:0", "no CUDA device here"), (2, "cuda:2", "2 CUDA devices here, cuda:0 to cuda:1")
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("devices", "device", "message"),
+    [(0, "cuda:0", "no CUDA device here"), (2, "cuda:2", "2 CUDA devices here, cuda:0 to cuda:1")],
+)
 def test_a_device_that_is_not_there_is_told_before_anything_is_loaded(
     devices: int, device: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 import dora
-from dora import checkpoint
-from dora.backbone import ASSETS
+from dora.backbones.backbone import ASSETS
 from dora.errors import UserError
-from dora.prepare import prepare
+from dora.training import checkpoint
+from dora.training.prepare import prepare
 from runs import only_run, run, small
 
 SOURCES = sorted(Path(dora.__file__).parent.rglob("*.py"))
@@ -77,10 +77,19 @@ def test_code_that_comes_with_a_model_is_not_run(tmp_path: Path) -> None:
     model = tmp_path / "model"
     shutil.copytree(ASSETS / "tiny_roberta", model)
     config = json.loads((model / "config.json").read_text())
-    config["auto_map"] = {"AutoConfig": "trap.C", "AutoModelForSequenceClassification": "trap.M", "AutoTokenizer": "trap.T"}  # fmt: skip
+    config["auto_map"] = {
+        "AutoConfig": "trap.C",
+        "AutoModelForSequenceClassification": "trap.M",
+        "AutoTokenizer": "trap.T",
+    }
     (model / "config.json").write_text(json.dumps(config))
-    (model / "trap.py").write_text(f"open({str(tmp_path / 'sprung')!r}, 'w')\nclass C: pass\nclass M: pass\nclass T: pass\n")  # fmt: skip
-    assert run(small(tmp_path, f"model.path={model}", "method=lora", "max_steps=4"))["status"] == "done"
+    (model / "trap.py").write_text(
+        f"open({str(tmp_path / 'sprung')!r}, 'w')\nclass C: pass\nclass M: pass\nclass T: pass\n"
+    )
+    assert (
+        run(small(tmp_path, f"model.path={model}", "method=lora", "max_steps=4"))["status"]
+        == "done"
+    )
     assert not (tmp_path / "sprung").exists()
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from dora import study
+from dora.records import study
 from runs import same_files
 
 pytestmark = pytest.mark.slurm
@@ -32,7 +32,11 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
             pytest.skip(f"slurm-wlm and munge cannot be installed here: {done.stderr[-200:]}")
     folder = tmp_path_factory.mktemp("slurm")
     subprocess.run([SCRIPT, "up", folder], check=True)
-    yield {**os.environ, "SLURM_CONF": f"{folder}/slurm.conf", "PATH": f"{folder}/bin:{os.environ['PATH']}"}
+    yield {
+        **os.environ,
+        "SLURM_CONF": f"{folder}/slurm.conf",
+        "PATH": f"{folder}/bin:{os.environ['PATH']}",
+    }
     subprocess.run([SCRIPT, "down", folder], check=False)
 
 
@@ -50,11 +54,24 @@ def test_a_study_survives_preemption_a_time_limit_and_a_cancelled_job(
 ) -> None:
     def launch(results: Path, *more: str) -> list[str]:
         # Six runs: three short ones, and three that need more than their minute.
-        return [sys.executable, "-m", "dora.run", "-m", "task=rte", "method=lora,adalora,dora", "max_steps=60,400",
-                "eval_every=30", "threads=1", f"results={results}", *more]  # fmt: skip
+        return [
+            sys.executable,
+            "-m",
+            "dora.run",
+            "-m",
+            "task=rte",
+            "method=lora,adalora,dora",
+            "max_steps=60,400",
+            "eval_every=30",
+            "threads=1",
+            f"results={results}",
+            *more,
+        ]
 
     def slurm(*words: str) -> str:
-        return subprocess.run(words, env=cluster, capture_output=True, text=True, check=False).stdout
+        return subprocess.run(
+            words, env=cluster, capture_output=True, text=True, check=False
+        ).stdout
 
     def jobs(state: str) -> list[str]:
         return slurm("squeue", "--noheader", "--states", state, "--format", "%i", "--array").split()
@@ -63,15 +80,23 @@ def test_a_study_survives_preemption_a_time_limit_and_a_cancelled_job(
         return [s for s in study.scan(results) if s.state == state]
 
     results, alone = tmp_path / "cluster", tmp_path / "alone"
-    on_cluster = launch(results, "hydra/launcher=slurm", "hydra.launcher.partition=low",
-                        "hydra.launcher.gpus_per_node=null", "hydra.launcher.cpus_per_task=1",
-                        "hydra.launcher.mem_gb=4", "hydra.launcher.timeout_min=1",
-                        "hydra.launcher.signal_delay_s=25")  # fmt: skip
+    on_cluster = launch(
+        results,
+        "hydra/launcher=slurm",
+        "hydra.launcher.partition=low",
+        "hydra.launcher.gpus_per_node=null",
+        "hydra.launcher.cpus_per_task=1",
+        "hydra.launcher.mem_gb=4",
+        "hydra.launcher.timeout_min=1",
+        "hydra.launcher.signal_delay_s=25",
+    )
     first = subprocess.Popen(
         on_cluster, env=cluster, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     wait("a run past its first checkpoint", lambda: [s for s in seen("running") if s.step])
-    subprocess.run(["srun", "--partition=high", "--ntasks=2", "sleep", "1"], env=cluster, check=True)
+    subprocess.run(
+        ["srun", "--partition=high", "--ntasks=2", "sleep", "1"], env=cluster, check=True
+    )
     wait("a preempted run", lambda: [s for s in seen("stopped") if s.step] or seen("stale"))
     victim = wait("a requeued job", lambda: jobs("RUNNING"))[0]
     wait("a run at work again", lambda: [s for s in seen("running") if s.step])
@@ -86,7 +111,9 @@ def test_a_study_survives_preemption_a_time_limit_and_a_cancelled_job(
     assert "6 runs: 6 done" in again.stdout
 
     subprocess.run(
-        launch(alone, "hydra/launcher=local", "hydra.launcher.n_jobs=2"), check=True, capture_output=True
+        launch(alone, "hydra/launcher=local", "hydra.launcher.n_jobs=2"),
+        check=True,
+        capture_output=True,
     )
     resumed = 0
     for path in study.directories(alone):

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from dora import status, study
+from dora import status
 from dora.errors import UserError
-from dora.record import read_finished
-from dora.submit import submit
-from records import write_run
+from dora.records import study
+from dora.records.record import read_finished
+from dora.sharing.submission import submit
+from record_files import write_run
 
 NAMES = (
     "$(touch x)",
@@ -30,7 +31,10 @@ NAMES = (
 
 
 def printed(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, results: Path, *options: str
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    results: Path,
+    *options: str,
 ) -> str:
     monkeypatch.setattr(sys, "argv", ["status", "--results", str(results), *options])
     with pytest.raises(SystemExit) as e:
@@ -46,20 +50,30 @@ def test_a_folders_name_reaches_no_shell_and_no_terminal(
     results, empty = tmp_path / "results", tmp_path / "empty"
     empty.mkdir()
     for at in ({"model": name}, {"task": name}, {"budget": name}, {"data": name}):
-        folder = write_run(results, "lora", 1, 0.9, key="k", status="failed", reason=f"it broke {name}")
+        folder = write_run(
+            results, "lora", 1, 0.9, key="k", status="failed", reason=f"it broke {name}"
+        )
         for part, other in at.items():
             place = list(folder.parts[-7:])
             place[("data", "task", "model", "method", "budget").index(part)] = other
             (new := results.joinpath("runs", *place)).parent.mkdir(parents=True, exist_ok=True)
             shutil.move(folder, new)
-    write_run(results, "dora", 2, 0.9, task="rte", words=["task=rte", f"results={name}"], status="stopped")
+    write_run(
+        results, "dora", 2, 0.9, task="rte", words=["task=rte", f"results={name}"], status="stopped"
+    )
     for options in ((), ("--missing",)):
         lines = printed(capsys, monkeypatch, results, *options).splitlines()
         assert all(line.isprintable() for line in lines)
     assert lines
     assert all(line.startswith(("python -m dora.run ", "# ")) for line in lines)
-    ran = subprocess.run(["bash", "-c", "python() { :; }; . /dev/stdin"], input="\n".join(lines), text=True, cwd=empty,
-                         capture_output=True, check=False)  # fmt: skip
+    ran = subprocess.run(
+        ["bash", "-c", "python() { :; }; . /dev/stdin"],
+        input="\n".join(lines),
+        text=True,
+        cwd=empty,
+        capture_output=True,
+        check=False,
+    )
     assert (ran.returncode, ran.stderr, list(empty.iterdir())) == (0, "", [])
     for run in json.loads(printed(capsys, monkeypatch, results, "--json"))["runs"]:
         assert run["command"].isprintable()
@@ -74,7 +88,9 @@ def test_words_that_no_run_has_become_no_command(
     lines = printed(capsys, monkeypatch, tmp_path, "--missing").splitlines()
     assert len(lines) == 3
     hint = "its record holds words that no run has (hydra.sweeper._target_=os.system: no key of this suite)"
-    assert sum(hint in line for line in lines) == 2  # it, and the hole that would be filled as it was
+    assert (
+        sum(hint in line for line in lines) == 2
+    )  # it, and the hole that would be filled as it was
     assert [line.split()[0] for line in lines].count("python") == 1
     with pytest.raises(
         UserError, match=r"finish it first: the command that began it \(its record holds words"
@@ -89,7 +105,8 @@ def test_a_submission_names_no_command_from_words_that_no_run_has(tmp_path: Path
         tmp_path, "lora", 1, 0.9, task="wnli", words=["task=wnli", "hydra/launcher=evil", "seed=1"]
     )
     np.savez(
-        folder / "predictions.npz", **{"best/test/logits": np.zeros((146, 2)), "test/ids": np.arange(146)}
+        folder / "predictions.npz",
+        **{"best/test/logits": np.zeros((146, 2)), "test/ids": np.arange(146)},
     )
     lines, _ = submit([folder], tmp_path / "s.zip", "best", best=False, fill=False)
     assert any("no run of rte among these: python -m dora.run task=rte …" in line for line in lines)

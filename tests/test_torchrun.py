@@ -14,19 +14,29 @@ from dora import torchrun
 from runs import python
 
 
-@pytest.mark.parametrize(("codes", "code"), [({75}, 75), ({1, 75}, 75), ({2}, 2), ({1}, 1), ({-9, 75}, 75), ({-9}, 1)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("codes", "code"), [({75}, 75), ({1, 75}, 75), ({2}, 2), ({1}, 1), ({-9, 75}, 75), ({-9}, 1)]
+)
 def test_processes_that_stopped_or_were_refused_say_so_for_all(codes: set[int], code: int) -> None:
     assert torchrun.together(codes) == code
 
 
-@pytest.mark.parametrize(("ends", "code"), [
-    (SignalException("told", signal.SIGTERM), 75),
-    (SignalException("told", signal.SIGHUP), 75),
-    (SignalException("told", signal.SIGINT), 130),
-    (SignalException("told", signal.SIGQUIT), 1),
-    (ChildFailedError("dora.run", {0: ProcessFailure(0, 1, 75, ""), 1: ProcessFailure(1, 2, 1, "")}), 75),
-    (ChildFailedError("dora.run", {0: ProcessFailure(0, 1, 1, "")}), 1),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("ends", "code"),
+    [
+        (SignalException("told", signal.SIGTERM), 75),
+        (SignalException("told", signal.SIGHUP), 75),
+        (SignalException("told", signal.SIGINT), 130),
+        (SignalException("told", signal.SIGQUIT), 1),
+        (
+            ChildFailedError(
+                "dora.run", {0: ProcessFailure(0, 1, 75, ""), 1: ProcessFailure(1, 2, 1, "")}
+            ),
+            75,
+        ),
+        (ChildFailedError("dora.run", {0: ProcessFailure(0, 1, 1, "")}), 1),
+    ],
+)
 def test_a_launcher_that_was_told_to_stop_ends_as_a_run_does(
     ends: Exception, code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

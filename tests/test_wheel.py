@@ -16,8 +16,14 @@ ROOT = Path(__file__).parents[1]
 @pytest.mark.slow
 def test_the_installed_wheel_trains_in_an_empty_folder_without_a_network(tmp_path: Path) -> None:
     def call(*words: str, **env: str) -> str:
-        done = subprocess.run([sys.executable, *words], cwd=empty, env={**os.environ, **env},
-                              capture_output=True, text=True, check=False)  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, *words],
+            cwd=empty,
+            env={**os.environ, **env},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -27,12 +33,23 @@ def test_the_installed_wheel_trains_in_an_empty_folder_without_a_network(tmp_pat
     (wheel,) = tmp_path.glob("*.whl")
     call("-m", "pip", "install", "--no-deps", "--target", str(installed), str(wheel))
     # Port 9 of this machine answers nobody: whatever wants the network fails.
-    nowhere = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
+    nowhere = dict.fromkeys(
+        ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9"
+    )
     alone = {"PYTHONPATH": str(installed), **nowhere}
-    assert Path(call("-c", "import dora; print(dora.__file__)", **alone).strip()).is_relative_to(installed)
+    assert Path(call("-c", "import dora; print(dora.__file__)", **alone).strip()).is_relative_to(
+        installed
+    )
     for model in ("tiny_roberta", "tiny_deberta"):
         call(
-            "-m", "dora.run", "task=rte", "method=dora", f"model={model}", "budget=r2", "max_steps=4", **alone
+            "-m",
+            "dora.run",
+            "task=rte",
+            "method=dora",
+            f"model={model}",
+            "budget=r2",
+            "max_steps=4",
+            **alone,
         )
     records = [json.loads(path.read_text()) for path in empty.glob("results/runs/**/run.json")]
     assert [record["status"] for record in records] == ["done", "done"]

@@ -1,1 +1,1 @@
-"""The command line's own rooms: words taken apart, what there is to choose from, mistakes explained."""
+"""The command line: Hydra, mistakes explained, sweeps."""

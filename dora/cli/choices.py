@@ -68,6 +68,8 @@ def keys(overrides: Sequence[str]) -> list[str]:
     def walk(node: Any, prefix: str) -> list[str]:
         if not isinstance(node, DictConfig):
             return [prefix]
-        return [k for name in node for k in walk(node._get_node(name), f"{prefix}.{name!s}".lstrip("."))]
+        return [
+            k for name in node for k in walk(node._get_node(name), f"{prefix}.{name!s}".lstrip("."))
+        ]
 
     return walk(compose("config", overrides=list(overrides)), "")

@@ -16,9 +16,7 @@ from hydra.errors import HydraException
 from dora.config import PATHS
 from dora.errors import UserError
 
-_OPTIONS = (
-    "-m (a sweep), --config-dir FOLDER (your own files beside conf/), --cfg job, --info, --help, --version"
-)
+_OPTIONS = "-m (a sweep), --config-dir FOLDER (your own files beside conf/), --cfg job, --info, --help, --version"
 # Options that Hydra has, each with the reason why it cannot work here and the way out.
 _REFUSED = {
     "config_path": "--config-path would take the place of conf/: --config-dir FOLDER adds your own files to it",
@@ -66,7 +64,9 @@ def read(words: Sequence[str]) -> Line:
     folders = given.config_dir or []
     folder = os.path.abspath(os.path.expanduser(folders[-1])) if folders else None
     if len(folders) > 1:
-        problems.append(f"--config-dir is given {len(folders)} times; put your files into one folder")
+        problems.append(
+            f"--config-dir is given {len(folders)} times; put your files into one folder"
+        )
     elif folder is not None and not (folders[0].strip() and os.path.isdir(folder)):
         problems.append(f"--config-dir={folders[0]} is no folder")
     shown = {
@@ -82,12 +82,16 @@ def read(words: Sequence[str]) -> Line:
         problems.append(f"{' and '.join(commands)} cannot go together{why}")
     if given.resolve and not given.cfg:
         problems.append("--resolve goes with --cfg job")
-    if given.shell_completion and not any(re.match("(un)?install=|query=", w) for w in given.overrides):
+    if given.shell_completion and not any(
+        re.match("(un)?install=|query=", w) for w in given.overrides
+    ):
         problems.append("--shell-completion wants install=bash (or zsh, fish), or uninstall=bash")
     overrides = tuple(in_grammar(word, given.multirun) for word in given.overrides)
     if given.cfg and not given.multirun:
         several = [word for word in overrides if is_sweep(word)]
-        problems += [f"{word}: --cfg shows one configuration, so give one value" for word in several]
+        problems += [
+            f"{word}: --cfg shows one configuration, so give one value" for word in several
+        ]
     if problems:
         raise UserError(*problems)
     return Line(overrides, given.multirun, folder, _for_hydra(given), given.help, given.version)
@@ -108,7 +112,9 @@ def _for_hydra(given: argparse.Namespace) -> tuple[str, ...]:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; settings are written key=value, and the options are {_OPTIONS}")
+        raise UserError(
+            f"{message}; settings are written key=value, and the options are {_OPTIONS}"
+        )
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -28,7 +28,9 @@ _LAUNCHERS = {
 }
 
 
-def explain(overrides: Sequence[str], sweeping: bool = False, config_dir: str | None = None) -> list[str]:
+def explain(
+    overrides: Sequence[str], sweeping: bool = False, config_dir: str | None = None
+) -> list[str]:
     """Names all that is wrong with each override; Hydra itself stops at the first.
 
     Words that are no settings are sorted out first. Then choices (task=…) are tried, then each value by
@@ -56,7 +58,9 @@ def first_lines(error: BaseException) -> str:
     kept = [
         line
         for line in lines
-        if not re.match(r"(full_key|object_type|reference_type)[:=]|set HYDRA|Config search|See https", line)
+        if not re.match(
+            r"(full_key|object_type|reference_type)[:=]|set HYDRA|Config search|See https", line
+        )
     ]
     return " ".join(kept[:4])
 

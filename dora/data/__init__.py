@@ -1,1 +1,1 @@
-"""GLUE: the tasks, where their rows come from, and how they become batches."""
+"""GLUE: its tasks, where their rows come from, tokens, metrics and predictions."""

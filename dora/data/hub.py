@@ -52,7 +52,9 @@ def fetch_hub(
     except ValueError as error:  # no valid name of a repository
         raise UserError(f"{name}: {error}; use {instead}") from error
 
-    failure = _answer(lambda: HfApi().repo_info(repo, repo_type=kind, revision=revision, timeout=_PROBE_S))
+    failure = _answer(
+        lambda: HfApi().repo_info(repo, repo_type=kind, revision=revision, timeout=_PROBE_S)
+    )
     if failure is not None:
         why = f"{type(failure).__name__}: {' '.join(str(failure).split())[:200]}"
         raise UserError(
@@ -63,7 +65,9 @@ def fetch_hub(
     for choice in range(max(map(len, choices))):
         try:
             found = snapshot(choice, lacking, cached=False)
-        except Exception as error:  # whichever HTTP library the installed huggingface_hub is built on
+        except (
+            Exception
+        ) as error:  # whichever HTTP library the installed huggingface_hub is built on
             raise UserError(
                 f"{name}: download broke off ({error}); run again to go on, or use {instead}"
             ) from error

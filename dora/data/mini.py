@@ -154,7 +154,12 @@ _WNLI = Grammar(
     "The {thing} did not fit into the {box} because it was too {why}, as {who} saw on {day}. / "
     "The {thing} could not go through the {box} because it was too {why}, as {who} saw on {day}.",
     second="The {named} was too {why}. / The {named} is {why}.",
-    slots={"thing": "trophy / piano / ladder", "box": "door / box / window", "who": _NAMES, "day": _DAYS},
+    slots={
+        "thing": "trophy / piano / ladder",
+        "box": "door / box / window",
+        "who": _NAMES,
+        "day": _DAYS,
+    },
 )
 
 # Singular, then plural.
@@ -218,7 +223,11 @@ def _wnli(rng: Random) -> Row:
     facts = {slot: _pick(values, rng) for slot, values in _WNLI.slots.items()}
     cause, named = int(rng.random() < 0.42), int(rng.random() < 0.42)
     facts |= {"why": ("large", "small")[cause], "named": facts[("thing", "box")[named]]}
-    return _tell(_WNLI.first, facts, 0, rng), _tell(_WNLI.second, facts, -1, rng), int(cause == named)
+    return (
+        _tell(_WNLI.first, facts, 0, rng),
+        _tell(_WNLI.second, facts, -1, rng),
+        int(cause == named),
+    )
 
 
 def _cola(rng: Random) -> Row:
@@ -244,7 +253,11 @@ def _sst2(rng: Random) -> Row:
     def judged(good: bool) -> str:
         negated = rng.random() < 0.3
         degree = rng.choice(("", "very ", "really ", "so "))
-        return ("not " if negated else "") + degree + _pick(_PRAISE if good != negated else _BLAME, rng)
+        return (
+            ("not " if negated else "")
+            + degree
+            + _pick(_PRAISE if good != negated else _BLAME, rng)
+        )
 
     good, turn = rng.random() < 0.5, rng.random() < 0.3
     a, b = rng.sample(_PART.split(" / "), 2)

@@ -17,7 +17,10 @@ from dora.data.tsv import read_tsv
 from dora.errors import UserError
 
 _TRAIN, _TEST = "msr_paraphrase_train.txt", "msr_paraphrase_test.txt"
-_DEV_IDS = ("dev_ids.tsv", "mrpc_dev_ids.tsv")  # the official script's name, and that of the download
+_DEV_IDS = (
+    "dev_ids.tsv",
+    "mrpc_dev_ids.tsv",
+)  # the official script's name, and that of the download
 RAW_FILES = (_TRAIN, _TEST, *_DEV_IDS)
 _URLS = {
     _TRAIN: f"https://dl.fbaipublicfiles.com/senteval/senteval_data/{_TRAIN}",
@@ -36,7 +39,9 @@ def read_raw(task: Task, place: Location, split: str) -> Rows:
         return read_tsv(task, split, place / _TEST, _stripped)
     train = place / _TRAIN
     with readable(place):
-        ids = next((place / name for name in _DEV_IDS if is_file(place / name)), place / _DEV_IDS[0])
+        ids = next(
+            (place / name for name in _DEV_IDS if is_file(place / name)), place / _DEV_IDS[0]
+        )
         missing = [path for path in (train, ids) if not is_file(path)]
     if missing:
         raise UserError(*(_how_to_get(path) for path in missing))

@@ -37,8 +37,12 @@ def read_parquet(task: Task, split: str, shards: Sequence[Path]) -> Rows:
         if not len(labels):
             raise ValueError("it has no rows")
         if labelled(split) and not ((labels >= 0) & (labels <= top)).all():
-            raise ValueError(f"labels run from {labels.min()} to {labels.max()}; they must lie in 0..{top}")
-    return to_rows(task, split, [columns[name].tolist() for name in task.text], labels, columns["idx"])
+            raise ValueError(
+                f"labels run from {labels.min()} to {labels.max()}; they must lie in 0..{top}"
+            )
+    return to_rows(
+        task, split, [columns[name].tolist() for name in task.text], labels, columns["idx"]
+    )
 
 
 @contextmanager
@@ -50,7 +54,9 @@ def _named(task: Task, shard: Path) -> Iterator[None]:
         try:
             yield
         except (pa.ArrowException, ValueError) as error:
-            raise UserError(f"{shard}: {error} (wanted: {task.name} as {GLUE_REPO} has it)") from error
+            raise UserError(
+                f"{shard}: {error} (wanted: {task.name} as {GLUE_REPO} has it)"
+            ) from error
 
 
 def _read(task: Task, shard: Path) -> dict[str, np.ndarray]:
@@ -69,14 +75,18 @@ def _read(task: Task, shard: Path) -> dict[str, np.ndarray]:
         if missing := [name for name in wanted if name not in schema.names]:
             raise ValueError(f"no column {', '.join(missing)} among {', '.join(schema.names)}")
         _check_names(task, schema.metadata or {})
-        check_size(shard, sum(meta.row_group(i).total_byte_size for i in range(meta.num_row_groups)))
+        check_size(
+            shard, sum(meta.row_group(i).total_byte_size for i in range(meta.num_row_groups))
+        )
         pieces: dict[str, list[np.ndarray]] = {name: [np.empty(0, object)] for name in wanted}
         size = 0
         for batch in file.iter_batches(_BATCH, columns=wanted):
             for name in wanted:
                 column = batch.column(name)
                 if pa.types.is_dictionary(column.type):
-                    column = column.dictionary_decode()  # a dictionary repeats a text for next to nothing
+                    column = (
+                        column.dictionary_decode()
+                    )  # a dictionary repeats a text for next to nothing
                 check_size(shard, size := size + column.nbytes)
                 pieces[name].append(_values(column, name, task))
     return {name: np.concatenate(found[len(found) > 1 :]) for name, found in pieces.items()}
@@ -100,7 +110,9 @@ def _values(column: Any, name: str, task: Task) -> np.ndarray:
 def _check_names(task: Task, metadata: dict[bytes, bytes]) -> None:
     """Raises ValueError where the file's own label names are not `Task.labels`, in that order."""
     try:
-        features = json.loads(metadata.get(b"huggingface", b"{}")).get("info", {}).get("features", {})
+        features = (
+            json.loads(metadata.get(b"huggingface", b"{}")).get("info", {}).get("features", {})
+        )
         names = tuple(features.get("label", {}).get("names", task.labels))
     except (AttributeError, TypeError, ValueError) as error:
         raise ValueError(f"its own note of its columns cannot be read ({error})") from error

@@ -23,7 +23,11 @@ _SHOWN = 8  # names quoted from one folder or archive
 
 
 def find(
-    task: Task, folder: Path, wanted: Collection[str], stack: ExitStack, looked: dict[str, list[str]]
+    task: Task,
+    folder: Path,
+    wanted: Collection[str],
+    stack: ExitStack,
+    looked: dict[str, list[str]],
 ) -> Location | None:
     """The folder, in `folder` or in an archive there, that holds a file of a `wanted` name; None where none does.
 
@@ -68,7 +72,9 @@ def _spelled(folder: Path, name: str) -> Path:
     return folder / (like[0] if like else name)
 
 
-def _holding(task: Task, root: Location, official: Location, wanted: Collection[str]) -> Location | None:
+def _holding(
+    task: Task, root: Location, official: Location, wanted: Collection[str]
+) -> Location | None:
     """`official` where it holds a wanted file, else the only folder under `root` that does."""
     if any(is_file(official / name) for name in wanted):
         return official
@@ -93,7 +99,9 @@ def _names(root: Location) -> list[str]:
     names = []
     for entry in sorted(os.scandir(root), key=lambda entry: entry.name):
         inside = os.listdir(entry) if entry.is_dir() else None
-        names += [entry.name] if inside is None else [f"{entry.name}/{name}" for name in sorted(inside)]
+        names += (
+            [entry.name] if inside is None else [f"{entry.name}/{name}" for name in sorted(inside)]
+        )
     return names
 
 

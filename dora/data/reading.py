@@ -26,7 +26,14 @@ FILE_BYTES = 1 << 30
 # GLUE's longest texts are some thousand characters, and a line of MNLI repeats them in two parse trees each.
 LINE_BYTES = 1 << 20
 
-_DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, UnicodeDecodeError)
+_DAMAGED = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    EOFError,
+    UnicodeDecodeError,
+)
 
 
 @contextmanager

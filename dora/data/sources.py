@@ -41,7 +41,9 @@ def read_dir(task: Task, folder: Path) -> dict[str, Rows]:
             return {}
         if there:
             looked[str(folder)] = sorted(os.listdir(folder))
-    held = [f"{name}, which holds {shown(names)}" if names else name for name, names in looked.items()]
+    held = [
+        f"{name}, which holds {shown(names)}" if names else name for name, names in looked.items()
+    ]
     raise UserError(
         f"data.dir={folder} holds no {task.folder} data "
         f"(looked in: {'; '.join(held) if there else 'it is not a folder'}); it must be the folder "
@@ -83,7 +85,9 @@ def read_hub(task: Task, folder: Path) -> dict[str, Rows]:
         stem = folder / task.name / task.splits[split]
         with readable(stem.parent):
             names = sorted(os.listdir(stem.parent)) if is_folder(stem.parent) else []
-        if not (shards := [stem.parent / n for n in names if fnmatch(n, f"{stem.name}-*-of-*.parquet")]):
+        if not (
+            shards := [stem.parent / n for n in names if fnmatch(n, f"{stem.name}-*-of-*.parquet")]
+        ):
             raise FileNotFoundError(f"{stem}-00000-of-00001.parquet, as {GLUE_REPO} has it")
         return read_parquet(task, split, shards)
 
@@ -116,7 +120,9 @@ def fingerprint(splits: dict[str, Rows]) -> str:
         rows = splits[name]
         kind = None if rows.label is None else rows.label.dtype.kind
         # JSON ends by itself, and what follows has a known length: no two contents share their bytes.
-        digest.update(json.dumps([name, kind, rows.first, rows.second], ensure_ascii=False).encode())
+        digest.update(
+            json.dumps([name, kind, rows.first, rows.second], ensure_ascii=False).encode()
+        )
         digest.update(rows.idx.astype("<i8").tobytes())
         if rows.label is not None:
             digest.update(rows.label.astype("<f8" if kind == "f" else "<i8").tobytes())

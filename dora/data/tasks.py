@@ -96,10 +96,24 @@ _MNLI_SPLITS = {
 TASKS: dict[str, Task] = {
     t.name: t
     for t in (
-        Task("cola", "CoLA", ("sentence",), ("unacceptable", "acceptable"), ("matthews_correlation",)),
+        Task(
+            "cola", "CoLA", ("sentence",), ("unacceptable", "acceptable"), ("matthews_correlation",)
+        ),
         Task("sst2", "SST-2", ("sentence",), ("negative", "positive"), ("accuracy",)),
-        Task("mrpc", "MRPC", ("sentence1", "sentence2"), ("not_equivalent", "equivalent"), ("accuracy", "f1")),
-        Task("qqp", "QQP", ("question1", "question2"), ("not_duplicate", "duplicate"), ("accuracy", "f1")),
+        Task(
+            "mrpc",
+            "MRPC",
+            ("sentence1", "sentence2"),
+            ("not_equivalent", "equivalent"),
+            ("accuracy", "f1"),
+        ),
+        Task(
+            "qqp",
+            "QQP",
+            ("question1", "question2"),
+            ("not_duplicate", "duplicate"),
+            ("accuracy", "f1"),
+        ),
         Task("stsb", "STS-B", ("sentence1", "sentence2"), (), ("pearson", "spearmanr")),
         Task(
             "mnli",
@@ -113,7 +127,7 @@ TASKS: dict[str, Task] = {
         Task("rte", "RTE", ("sentence1", "sentence2"), _TWO[::-1], ("accuracy",)),
         Task("wnli", "WNLI", ("sentence1", "sentence2"), _TWO, ("accuracy",)),
     )
-}  # fmt: skip
+}
 
 # The diagnostic set: MNLI's labels, no labels published, predicted with the MNLI model.
 AX = Task("ax", "AX", ("premise", "hypothesis"), TASKS["mnli"].labels, (), {"ax": "test"})

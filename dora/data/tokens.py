@@ -20,9 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from dora import machine
 from dora.data.tasks import Rows
 from dora.files import sync_folder, to_json, write_atomic
+from dora.process import machine
 
 # Batches are cut from pools of this many batches sorted by length: long enough that little is padding,
 # short enough that batches stay mixed in everything but length.
@@ -55,7 +55,11 @@ class Tokens:
         """The rows at `rows`, in that order; the ids stay where they are."""
         label = None if self.label is None else self.label[rows]
         return replace(
-            self, start=self.start[rows], lengths=self.lengths[rows], label=label, idx=self.idx[rows]
+            self,
+            start=self.start[rows],
+            lengths=self.lengths[rows],
+            label=label,
+            idx=self.idx[rows],
         )
 
     def batch(self, index: np.ndarray) -> dict[str, np.ndarray]:
@@ -113,7 +117,9 @@ def tokenise(rows: Rows, tokenizer: Any, max_length: int, segments: bool) -> dic
     return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
 
 
-def _piece(rows: Rows, part: slice, tokenizer: Any, max_length: int, segments: bool) -> dict[str, np.ndarray]:
+def _piece(
+    rows: Rows, part: slice, tokenizer: Any, max_length: int, segments: bool
+) -> dict[str, np.ndarray]:
     encoded = tokenizer(
         rows.first[part],
         None if rows.second is None else rows.second[part],
@@ -156,7 +162,9 @@ def tokenised(
         _check(folder)
         return {split: _open(folder, split, rows, segments, pad) for split, rows in splits.items()}
 
-    with contextlib.suppress(OSError, ValueError, EOFError):  # it is not there, or somebody has damaged it
+    with contextlib.suppress(
+        OSError, ValueError, EOFError
+    ):  # it is not there, or somebody has damaged it
         return opened()
     with _alone(cache):  # of processes that start together, one tokenises
         with contextlib.suppress(OSError, ValueError, EOFError):
@@ -167,7 +175,9 @@ def tokenised(
     return opened()
 
 
-def _fill(folder: Path, splits: dict[str, Rows], tokenizer: Any, max_length: int, segments: bool) -> None:
+def _fill(
+    folder: Path, splits: dict[str, Rows], tokenizer: Any, max_length: int, segments: bool
+) -> None:
     """Tokenises into `folder`, which must not be there yet."""
     temporary = folder.with_name(f".{folder.name}.{machine.mark()}.part")
     machine.discard(temporary)  # of a process that was killed and had our number
@@ -206,7 +216,9 @@ def _alone(folder: Path) -> Iterator[None]:
 def _check(folder: Path) -> None:
     """Raises OSError or ValueError where a file of the folder is not as its manifest has it: 10 ms for SST-2."""
     manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    there = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in folder.glob("*.npy")}
+    there = {
+        file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in folder.glob("*.npy")
+    }
     if manifest != there:
         raise ValueError(f"{folder} is damaged")
 

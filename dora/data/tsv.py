@@ -28,7 +28,12 @@ _COLUMNS = {
     "mnli": ("sentence1", "sentence2", "gold_label"),
     "ax": ("sentence1", "sentence2"),
 }
-_COLA_COLUMNS = ["source", "label", "star", "sentence"]  # train and dev have no header, test has one
+_COLA_COLUMNS = [
+    "source",
+    "label",
+    "star",
+    "sentence",
+]  # train and dev have no header, test has one
 _SHOWN = 3  # broken rows quoted from one file
 _MOST = 2**63 - 1  # ids are kept in 64 bits
 
@@ -55,7 +60,9 @@ def read_tsv(
         number, first = next(numbered, (1, b""))
         first = first.removeprefix(b"\xef\xbb\xbf")  # MRPC: a byte order mark
         if first.startswith((b"<", b"version https://git-lfs")):
-            raise UserError(f"{path} is a web page or a Git LFS pointer, not a table; fetch it again")
+            raise UserError(
+                f"{path} is a web page or a Git LFS pointer, not a table; fetch it again"
+            )
         if task.name == "cola" and labelled(split):
             numbered = chain([(number, first)] if first else [], numbered)
             return _parse(task, split, path, _COLA_COLUMNS, numbered, split_line)
@@ -71,7 +78,9 @@ def _parse(
     split_line: Callable[[bytes], list[str]],
 ) -> Rows:
     """The numbered lines as rows; raises `UserError` with the first broken ones."""
-    wanted = list(_COLUMNS.get(task.name, (*task.text, "label")))[: len(task.text) + labelled(split)]
+    wanted = list(_COLUMNS.get(task.name, (*task.text, "label")))[
+        : len(task.text) + labelled(split)
+    ]
     if missing := [name for name in wanted if name not in columns]:
         raise UserError(
             f"{path}, line 1: no column {', '.join(map(repr, missing))} among {', '.join(columns)[:200]!r}; "

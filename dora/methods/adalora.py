@@ -9,8 +9,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from dora.budget import Budget, Matrix, Plan, allocate, pruned, shrinking, steps_of
-from dora.late import lowrank, nn, torch
+import torch
+from torch import nn
+
+from dora.adapters import lowrank
+from dora.adapters.allocation import allocate
+from dora.adapters.budget import Budget, Matrix, Plan, pruned, pruning_plan, steps_of
 from dora.methods.protocol import Allocation, fraction_or_steps, in_range
 
 FACTORS = ("A", "B", "g")
@@ -38,9 +42,13 @@ class Settings:
     def problems(self, total_steps: int | None) -> list[str]:
         """Every value out of range; with `total_steps`, phases that do not fit."""
         found = [
-            *in_range("method.alpha", self.alpha, 1e-6, math.inf, "the paper's scripts use 16 or 32"),
+            *in_range(
+                "method.alpha", self.alpha, 1e-6, math.inf, "the paper's scripts use 16 or 32"
+            ),
             *in_range("method.dropout", self.dropout, 0, 1, "the paper's scripts use 0"),
-            *in_range("method.orthogonality", self.orthogonality, 0, math.inf, "the paper uses 0.1 to 0.5"),
+            *in_range(
+                "method.orthogonality", self.orthogonality, 0, math.inf, "the paper uses 0.1 to 0.5"
+            ),
             *in_range("method.beta1", self.beta1, 0, 1, "the paper uses 0.85"),
             *in_range("method.beta2", self.beta2, 0, 1, "the paper uses 0.85"),
             *in_range("method.start_factor", self.start_factor, 1, math.inf, "the paper uses 1.5"),
@@ -49,7 +57,10 @@ class Settings:
             *fraction_or_steps("method.mask_interval", self.mask_interval, zero=False),
         ]
         if total_steps is not None and not found:
-            t_i, t_f = steps_of(self.init_warmup, total_steps), steps_of(self.final_warmup, total_steps)
+            t_i, t_f = (
+                steps_of(self.init_warmup, total_steps),
+                steps_of(self.final_warmup, total_steps),
+            )
             if t_i + t_f >= total_steps or t_f < 2:
                 found.append(
                     f"method.init_warmup={self.init_warmup} ({t_i} steps) and method.final_warmup="
@@ -70,11 +81,20 @@ class AdaLoRA:
     """Keeps two running averages of every entry of A, B and g while the components are still in question."""
 
     def __init__(
-        self, settings: Settings, model: nn.Module, plan: Plan, total_steps: int, generator: torch.Generator
+        self,
+        settings: Settings,
+        model: nn.Module,
+        plan: Plan,
+        total_steps: int,
+        generator: torch.Generator,
     ) -> None:
         self.settings, self.plan_ = settings, plan
-        scale = settings.alpha / (max(plan.start) + 1e-5)  # the initial rank, to the end: adjusting it hurt
-        self.layers = lowrank.adapt(model, plan.matrices, plan.start, scale, settings.dropout, gated=True)
+        scale = settings.alpha / (
+            max(plan.start) + 1e-5
+        )  # the initial rank, to the end: adjusting it hurt
+        self.layers = lowrank.adapt(
+            model, plan.matrices, plan.start, scale, settings.dropout, gated=True
+        )
         for layer in self.layers.values():
             nn.init.normal_(layer.A, std=0.02, generator=generator)
             nn.init.normal_(layer.B, std=0.02, generator=generator)
@@ -86,24 +106,33 @@ class AdaLoRA:
         self.stacks = lowrank.stacks(self.layers.values())
         self._penalised = self.stacks  # those of the ranks that there are now
         # Ī and Ū of each stack's A, Bᵀ and g.
-        self._sensitivity = [[torch.zeros_like(stack.of(f)) for f in FACTORS] for stack in self.stacks]
-        self._uncertainty = [[torch.zeros_like(stack.of(f)) for f in FACTORS] for stack in self.stacks]
+        self._sensitivity = [
+            [torch.zeros_like(stack.of(f)) for f in FACTORS] for stack in self.stacks
+        ]
+        self._uncertainty = [
+            [torch.zeros_like(stack.of(f)) for f in FACTORS] for stack in self.stacks
+        ]
         self.final: list[torch.Tensor] | None = None
 
     @staticmethod
     def plan(settings: Settings, budget: Budget, matrices: tuple[Matrix, ...]) -> Plan:
         """ceil(1.5 r) components a matrix at the start, the budget at the end."""
-        return shrinking(budget, matrices, settings.start_factor)
+        return pruning_plan(budget, matrices, settings.start_factor)
 
     def penalty(self, step: int) -> torch.Tensor | None:
         """The mean over all A and B that still hold components, to the end of training."""
         if any(
-            layer.rank != rank for s in self._penalised for layer, rank in zip(s.layers, s.ranks, strict=True)
+            layer.rank != rank
+            for s in self._penalised
+            for layer, rank in zip(s.layers, s.ranks, strict=True)
         ):
             self._penalised = lowrank.stacks(self.layers.values())  # after a removal
         if self.settings.orthogonality == 0 or not self._penalised:
             return None
-        return self.settings.orthogonality * torch.cat([orthogonality(s) for s in self._penalised]).mean()
+        return (
+            self.settings.orthogonality
+            * torch.cat([orthogonality(s) for s in self._penalised]).mean()
+        )
 
     def budget_at(self, t: int) -> int:
         """b(t) in the budget's unit, rounded down (eq. 14 as the code has it; as printed it is a misprint)."""
@@ -134,7 +163,9 @@ class AdaLoRA:
     def _average(self) -> None:
         """Eqs. 9 to 11: Ī and Ū of I = |w ∂L/∂w|, this step's gradient and the weight after the step."""
         beta1, beta2 = self.settings.beta1, self.settings.beta2
-        for stack, means, spreads in zip(self.stacks, self._sensitivity, self._uncertainty, strict=True):
+        for stack, means, spreads in zip(
+            self.stacks, self._sensitivity, self._uncertainty, strict=True
+        ):
             for factor, mean, spread in zip(FACTORS, means, spreads, strict=True):
                 now = stack.of(factor).mul_(stack.gradient_of(factor)).abs_()
                 mean.lerp_(now, 1 - beta1)
@@ -152,10 +183,15 @@ class AdaLoRA:
         """ "sensitivity" Ī or "uncertainty" Ū of every entry of A, B and g: a dictionary per layer, of views."""
         stored = getattr(self, f"_{which}")
         columns = [
-            lowrank.in_order(self.layers.values(), zip(self.stacks, (of[i] for of in stored), strict=True))
+            lowrank.in_order(
+                self.layers.values(), zip(self.stacks, (of[i] for of in stored), strict=True)
+            )
             for i in range(len(FACTORS))
         ]
-        return [{"A": A, "B": B.mT if B.dim() > 1 else B, "g": g} for A, B, g in zip(*columns, strict=True)]
+        return [
+            {"A": A, "B": B.mT if B.dim() > 1 else B, "g": g}
+            for A, B, g in zip(*columns, strict=True)
+        ]
 
     def state(self) -> dict[str, torch.Tensor]:
         """Both averages of every entry, flat, and the final set where components stay masked to the end."""

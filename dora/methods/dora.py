@@ -15,8 +15,12 @@ import math
 from dataclasses import dataclass
 from fractions import Fraction
 
-from dora.budget import SHAPES, Budget, Matrix, Plan, allocate, pruned, shrinking, steps_of
-from dora.late import lowrank, nn, torch
+import torch
+from torch import nn
+
+from dora.adapters import lowrank
+from dora.adapters.allocation import allocate
+from dora.adapters.budget import SHAPES, Budget, Matrix, Plan, pruned, pruning_plan, steps_of
 from dora.methods.protocol import Allocation, fraction_or_steps, in_range
 
 
@@ -97,7 +101,12 @@ class DoRA:
     """Steps are counted from 1, as the released code does."""
 
     def __init__(
-        self, settings: Settings, model: nn.Module, plan: Plan, total_steps: int, generator: torch.Generator
+        self,
+        settings: Settings,
+        model: nn.Module,
+        plan: Plan,
+        total_steps: int,
+        generator: torch.Generator,
     ) -> None:
         self.settings, self.plan_ = settings, plan
         r0 = max(plan.start)
@@ -119,7 +128,7 @@ class DoRA:
     @staticmethod
     def plan(settings: Settings, budget: Budget, matrices: tuple[Matrix, ...]) -> Plan:
         """ceil(1.5 r) components a matrix at the start, the budget at the end."""
-        return shrinking(budget, matrices, settings.start_factor)
+        return pruning_plan(budget, matrices, settings.start_factor)
 
     def penalty(self, step: int) -> torch.Tensor | None:
         """DEM, the mean over matrices; nothing once pruning has ended."""

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dora.budget import Budget, Matrix, Plan
-from dora.late import lowrank, nn, torch
+import torch
+from torch import nn
+
+from dora.adapters import lowrank
+from dora.adapters.budget import Budget, Matrix, Plan
 from dora.methods.protocol import Fixed
 
 

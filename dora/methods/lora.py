@@ -5,8 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from dora.budget import Budget, Matrix, Plan, deal
-from dora.late import lowrank, nn, torch
+import torch
+from torch import nn
+
+from dora.adapters import lowrank
+from dora.adapters.budget import Budget, Matrix, Plan, equal_ranks
 from dora.methods.protocol import Fixed, in_range
 
 
@@ -30,12 +33,19 @@ class LoRA(Fixed):
     """A random, B zero: training starts at the backbone itself."""
 
     def __init__(
-        self, settings: Settings, model: nn.Module, plan: Plan, total_steps: int, generator: torch.Generator
+        self,
+        settings: Settings,
+        model: nn.Module,
+        plan: Plan,
+        total_steps: int,
+        generator: torch.Generator,
     ) -> None:
         # Below an average of 1, where some matrices have none, a matrix that has one is still of rank 1.
         average_rank = max(1.0, sum(plan.start) / len(plan.start))
         scale = settings.alpha / average_rank
-        self.layers = lowrank.adapt(model, plan.matrices, plan.start, scale, settings.dropout, gated=False)
+        self.layers = lowrank.adapt(
+            model, plan.matrices, plan.start, scale, settings.dropout, gated=False
+        )
         for layer in self.layers.values():
             if layer.rank:  # a small budget leaves some matrices without a component
                 nn.init.kaiming_uniform_(
@@ -47,5 +57,5 @@ class LoRA(Fixed):
         """The same rank everywhere, what is left of a parameter budget dealt in layer order."""
         if problem := budget.problem(matrices):
             raise ValueError(problem)
-        ranks = deal(budget, matrices)
+        ranks = equal_ranks(budget, matrices)
         return Plan(budget, matrices, ranks, ranks, budget.total(matrices))

@@ -11,8 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from dora.budget import Budget, Matrix, Plan
-from dora.late import lowrank, nn, torch
+import torch
+from torch import nn
+
+from dora.adapters import lowrank
+from dora.adapters.budget import Budget, Matrix, Plan
 
 
 @dataclass(frozen=True)
@@ -105,9 +108,15 @@ def fraction_or_steps(name: str, value: float, zero: bool = True) -> list[str]:
     """The rule for a setting that is a fraction of the run below 1 and whole steps from 1."""
     fine = (0 <= value if zero else 0 < value) and (value < 1 or float(value).is_integer())
     low = "at least 0" if zero else "above 0"
-    return [] if fine else [f"{name}={value} must be {low}: a fraction of the run below 1, or whole steps"]
+    return (
+        []
+        if fine
+        else [f"{name}={value} must be {low}: a fraction of the run below 1, or whole steps"]
+    )
 
 
 def in_range(name: str, value: float, low: float, high: float, usual: str) -> list[str]:
     """A message if `value` is outside [low, high)."""
-    return [] if low <= value < high else [f"{name}={value} must lie in [{low:g}, {high:g}); {usual}"]
+    return (
+        [] if low <= value < high else [f"{name}={value} must lie in [{low:g}, {high:g}); {usual}"]
+    )

@@ -1,0 +1,128 @@
+"""Dropout at the cost of what it drops.
+
+An ordinary dropout draws a random number for every entry, though only one in ten is dropped. On a CPU that
+costs more than the matrix product beside it: 1,024 x 384 entries take 4.5 ms, the product with a 384 x 384
+matrix 2.2 ms (two cores, torch 2.13). Here the *gaps* between dropped entries are drawn instead. In
+independent trials of probability p the gap from one success to the next is geometric, so the positions are
+distributed exactly as those of an entry-by-entry draw, with p times as many random numbers. Only the dropped
+entries are touched after that.
+
+On a GPU a draw for every entry is one cheap kernel, and a mask is what its memory is made for.
+
+Random numbers come from PyTorch's default generator, as those of `torch.nn.Dropout` do.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+
+def draw(x: Tensor, p: float) -> Tensor:
+    """Which entries of `x` are dropped, each with probability p in [0, 1), independently.
+
+    On a CPU their positions in the flat tensor, (k,) int64, ascending; elsewhere a bool mask of x's shape,
+    True where an entry stays.
+    """
+    if x.device.type == "cpu":
+        return _positions(x.numel(), p)
+    return torch.empty(x.shape, dtype=torch.bool, device=x.device).bernoulli_(1 - p)
+
+
+def _positions(n: int, p: float) -> Tensor:
+    """The successes of n independent trials of probability p, in order: running sums of geometric gaps."""
+    if p == 0 or n == 0:
+        return torch.empty(0, dtype=torch.int64)
+    found: list[Tensor] = []
+    last = -1
+    while last < n:
+        mean = (n - last) * p
+        at = (
+            _gaps(int(mean + 6 * math.sqrt(mean) + 16), p).cumsum_(0).add_(last)
+        )  # nearly always enough
+        found.append(at)
+        last = int(at[-1])
+    at = found[0] if len(found) == 1 else torch.cat(found)
+    return at[: int(torch.searchsorted(at, n))]
+
+
+def _gaps(count: int, p: float) -> Tensor:
+    """(count,) int64 ≥ 1, geometric: floor(ln U / ln(1 − p)) + 1 exceeds k with probability (1 − p)^k."""
+    # Two 31-bit numbers from each 64 random bits: a quarter of the time that uniform_() takes.
+    bits = torch.empty((count + 1) // 2, dtype=torch.int64).random_().view(torch.int32)[:count]
+    u = bits.bitwise_and_(0x7FFFFFFF).to(torch.float32).add_(0.5).mul_(2**-31)
+    rate = min(math.log1p(-p), -1e-12)  # below that a gap would no longer fit its 64 bits
+    return u.log_().mul_(1 / rate).to(torch.int64).add_(1)
+
+
+def zeroed(x: Tensor, dropped: Tensor) -> Tensor:
+    """A copy of `x` whose dropped entries are 0; the others are not scaled up."""
+    if dropped.dtype == torch.bool:
+        return x * dropped
+    # A tensor of zeros rather than the number 0: scatter_ with a tensor is twice as fast.
+    copy = x.clone(memory_format=torch.contiguous_format)
+    copy.view(-1).scatter_(0, dropped, torch.zeros(dropped.shape, dtype=x.dtype))
+    return copy
+
+
+def add_product_(y: Tensor, left: Tensor, right: Tensor, dropped: Tensor) -> None:
+    """y += left @ right in place, but for the dropped entries, which stay as they are. y: contiguous."""
+    if dropped.dtype == torch.bool:
+        y.add_((left @ right).mul_(dropped))
+        return
+    flat = y.view(-1)
+    before = flat.index_select(0, dropped)
+    y.addmm_(left, right)
+    flat.scatter_(0, dropped, before)
+
+
+class _Drop(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, p: float) -> Tensor:
+        dropped = draw(x, p)
+        ctx.save_for_backward(dropped)
+        ctx.factor = 1 / (1 - p)
+        return zeroed(x, dropped).mul_(ctx.factor)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None]:
+        return zeroed(dy, *ctx.saved_tensors).mul_(ctx.factor), None
+
+
+class Dropout(nn.Module):
+    """What `torch.nn.Dropout(p)` is."""
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: any shape."""
+        return _Drop.apply(x, self.p) if self.training and self.p else x
+
+
+def replace(model: nn.Module) -> None:
+    """Puts a `Dropout` of ours in the place of every `torch.nn.Dropout`."""
+    for owner in list(model.modules()):
+        for name, child in owner.named_children():
+            if type(child) is nn.Dropout:
+                setattr(owner, name, Dropout(child.p))
+
+
+def attention(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, p: float, scale: float
+) -> Tensor:
+    """softmax(scale · Q Kᵀ) V with dropout on the softmax, as `scaled_dot_product_attention` defines it.
+
+    query, key, value: (batch, heads, length, width); mask: bool, broadcast to (batch, heads, length, length),
+    True where a key may be attended to.
+    """
+    scores = (query * scale) @ key.mT
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -math.inf)
+    return _Drop.apply(scores.softmax(-1), p) @ value

@@ -1,0 +1,258 @@
+"""The one layer of every low-rank method, and what can be done to its components.
+
+    y = W0 x + b0 + s · B diag(g) A x        A: (r, d_in)   g: (r,)   B: (d_out, r)
+
+Component i is g_i B[:, i] A[i, :]. *Masking* sets g_i to 0 and leaves everything else, so that a gradient
+may revive it; *removing* takes its row of A, column of B, g and optimizer moments away for good.
+
+The functions on bare tensors accept any leading axes, so that many matrices of one shape, or many runs,
+can be treated in one call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dora.adapters.arithmetic import update
+from dora.adapters.budget import Matrix
+
+
+def component_norms(A: Tensor, g: Tensor, B: Tensor) -> Tensor:
+    """‖g_i B[:, i] A[i, :]‖_F of each component, (..., r), without forming a d_out x d_in array.
+
+    A rank-1 matrix's norm is the product of its factors' norms. A: (..., r, d_in), g: (..., r),
+    B: (..., d_out, r).
+    """
+    return g.abs() * torch.linalg.vector_norm(A, dim=-1) * torch.linalg.vector_norm(B, dim=-2)
+
+
+def update_norm(A: Tensor, g: Tensor, B: Tensor) -> Tensor:
+    """‖B diag(g) A‖_F, (...,), as sqrt(gᵀ [(A Aᵀ) ∘ (Bᵀ B)] g): O(r² (d_in + d_out)), shapes as above."""
+    gram = (A @ A.mT) * (B.mT @ B)
+    squared = (g.unsqueeze(-2) @ gram @ g.unsqueeze(-1)).squeeze(-1).squeeze(-1)
+    return squared.clamp_min(0).sqrt()  # rounding can leave −1e-12 where components cancel
+
+
+def _outputs(x: Tensor, layers: Sequence[LowRankLinear]) -> tuple[Tensor, ...]:
+    """The outputs of these layers, which hold components, for one input."""
+    given = [each for q in layers for each in (q.base.weight, q.base.bias, q.A, q.B, q.g, q.scale)]
+    return update(x, layers[0].dropout if layers[0].training else 0.0, given)
+
+
+class LowRankLinear(nn.Module):
+    """A frozen linear layer with trainable rank-1 components beside it.
+
+    `base` is frozen and kept as it is, weight and bias. `scale` is s above, a constant. `gated` says whether
+    g is trained (DoRA, AdaLoRA) or fixed at 1 and absent (LoRA). `dropout` applies to the adapter's input
+    only. A, B and g come zero-filled; the method sets their start values.
+    """
+
+    def __init__(
+        self, base: nn.Linear, rank: int, scale: float, dropout: float, gated: bool
+    ) -> None:
+        super().__init__()
+        self.base = base.requires_grad_(False)
+        self.scale = scale
+        self.dropout = dropout
+        device = base.weight.device
+        self.A = nn.Parameter(torch.zeros(rank, base.in_features, device=device))
+        self.B = nn.Parameter(torch.zeros(base.out_features, rank, device=device))
+        self.g = nn.Parameter(torch.zeros(rank, device=device)) if gated else None
+        self.ready: tuple[Tensor, Tensor] | None = (
+            None  # (input, output) that `Siblings` made beforehand
+        )
+
+    @property
+    def rank(self) -> int:
+        """Components held, masked ones included."""
+        return self.A.shape[0]
+
+    def live(self) -> Tensor:
+        """(r,) bool: components that are not masked."""
+        return torch.ones_like(self.A[:, 0], dtype=torch.bool) if self.g is None else self.g != 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (..., d_in) → (..., d_out). A matrix of rank 0 costs nothing beyond its base."""
+        if self.rank == 0:
+            return self.base(x)
+        if self.ready is not None and self.ready[0] is x:
+            y, self.ready = self.ready[1], None
+            return y
+        return _outputs(x, [self])[0]
+
+    @torch.no_grad()
+    def folded(self) -> tuple[Tensor, Tensor]:
+        """(A, s B diag(g)): the update as two factors of (r, d_in) and (d_out, r), g and s inside B."""
+        B = self.B if self.g is None else self.B * self.g
+        return self.A.detach(), B * self.scale
+
+    def delta(self) -> Tensor:
+        """The update s B diag(g) A as a (d_out, d_in) matrix, for merging and for tests."""
+        A, B = self.folded()
+        return B @ A
+
+    def factors(self) -> dict[str, nn.Parameter]:
+        """The trained tensors by name: A, B and, where it is trained, g."""
+        named = {"A": self.A, "B": self.B}
+        return named if self.g is None else {**named, "g": self.g}
+
+
+class Siblings:
+    """Before a module runs, the outputs of those of its layers that read its input: q, k and v of attention.
+
+    Each layer hands its output out once, and only for that very tensor: DeBERTa also calls query and key on
+    its relative positions, which they then compute alone.
+    """
+
+    def __init__(self, layers: Sequence[LowRankLinear]) -> None:
+        self.layers = list(layers)
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        """A forward pre-hook. An object rather than a function, so that a copied model's hook is its own."""
+        layers = [layer for layer in self.layers if layer.rank]
+        if args and len(layers) > 1:
+            for layer, y in zip(layers, _outputs(args[0], layers), strict=True):
+                layer.ready = args[0], y
+
+
+class Stack:
+    """Layers of one shape, their factors in one tensor each, so that one call treats all of them.
+
+    Matrix by matrix, the mathematics of a few hundred small matrices is mostly waiting for calls to begin.
+    Where ranks differ, the smaller matrices are padded with components of zeros. m matrices, R the largest
+    rank; both are those of the moment when the stack is made.
+    """
+
+    def __init__(self, layers: Sequence[LowRankLinear]) -> None:
+        self.layers = list(layers)
+        self.ranks = [layer.rank for layer in layers]
+        self._real: Tensor | None = None
+
+    @property
+    def real(self) -> Tensor:
+        """(m, R), 1 for a component and 0 for padding."""
+        weight = self.layers[0].A
+        if (
+            self._real is None or self._real.device != weight.device
+        ):  # made once: it comes from the host
+            ranks = torch.tensor(self.ranks, device=weight.device).unsqueeze(1)
+            self._real = (torch.arange(max(self.ranks), device=weight.device) < ranks).to(
+                weight.dtype
+            )
+        return self._real
+
+    def of(self, name: str) -> Tensor:
+        """The factor A, (m, R, d_in), B transposed, (m, R, d_out), or g, (m, R). Gradients reach the layers."""
+        return self._padded([getattr(layer, name) for layer in self.layers], name)
+
+    def gradient_of(self, name: str) -> Tensor:
+        """The same of their gradients, zeros where there is none."""
+        factors = [getattr(layer, name) for layer in self.layers]
+        return self._padded(
+            [torch.zeros_like(p) if p.grad is None else p.grad for p in factors], name
+        )
+
+    def split(self, stacked: Tensor) -> list[Tensor]:
+        """(m, R, ...) → (r, ...) of each layer, without the padding; views."""
+        return [part[:rank] for part, rank in zip(stacked, self.ranks, strict=True)]
+
+    def _padded(self, tensors: list[Tensor], name: str) -> Tensor:
+        if name == "B":
+            tensors = [t.t() for t in tensors]
+        most = max(self.ranks)
+        # F.pad takes the last axis first. (pad_sequence would copy all of it once for each matrix in backward.)
+        sides = (0, 0, 0) if tensors[0].dim() > 1 else (0,)
+        return torch.stack(
+            [t if len(t) == most else F.pad(t, (*sides, most - len(t))) for t in tensors]
+        )
+
+
+def stacks(layers: Iterable[LowRankLinear]) -> list[Stack]:
+    """The layers that hold components, by shape."""
+    by_shape: dict[tuple[int, ...], list[LowRankLinear]] = {}
+    for layer in layers:
+        if layer.rank:
+            by_shape.setdefault((layer.A.shape[1], layer.B.shape[0]), []).append(layer)
+    return [Stack(group) for group in by_shape.values()]
+
+
+def in_order(
+    layers: Iterable[LowRankLinear], stacked: Iterable[tuple[Stack, Tensor]]
+) -> list[Tensor]:
+    """What each stack holds of each layer, (r, ...), in the order of `layers`; empty for one without a stack."""
+    found = {
+        layer: part
+        for stack, t in stacked
+        for layer, part in zip(stack.layers, stack.split(t), strict=True)
+    }
+    return [found.get(layer, layer.A.new_zeros(0)) for layer in layers]
+
+
+# The axis along which each factor's components lie.
+_AXIS = {"A": 0, "B": 1, "g": 0}
+
+
+def adapt(
+    model: nn.Module,
+    matrices: Sequence[Matrix],
+    ranks: Sequence[int],
+    scale: float,
+    dropout: float,
+    gated: bool,
+) -> dict[str, LowRankLinear]:
+    """Puts a LowRankLinear in the place of each named linear; returns them by matrix name, in order."""
+    layers = {}
+    by_owner: dict[str, list[LowRankLinear]] = {}
+    for matrix, rank in zip(matrices, ranks, strict=True):
+        parent, _, attribute = matrix.name.rpartition(".")
+        owner = model.get_submodule(parent)
+        layer = LowRankLinear(getattr(owner, attribute), rank, scale, dropout, gated)
+        setattr(owner, attribute, layer)
+        layers[matrix.name] = layer
+        by_owner.setdefault(parent, []).append(layer)
+    for parent, its in by_owner.items():
+        if len(its) > 1 and parent:
+            model.get_submodule(parent).register_forward_pre_hook(Siblings(its))
+    return layers
+
+
+@torch.no_grad()
+def mask(layers: Iterable[LowRankLinear], keep: Iterable[Tensor]) -> None:
+    """Sets g to 0 where `keep`, (r,) bool per layer, is False. A, B, gradients and moments stay."""
+    for layer, k in zip(layers, keep, strict=True):
+        if layer.g is None:
+            raise ValueError("a layer without g has nothing to mask")
+        layer.g.mul_(k)
+
+
+@torch.no_grad()
+def remove(
+    layers: Iterable[LowRankLinear], keep: Iterable[Tensor], optimizer: torch.optim.Optimizer | None
+) -> None:
+    """Takes the components where `keep` is False out of the weights and out of the optimizer's moments.
+
+    The parameters stay the same objects with smaller data, so the optimizer's groups need no change.
+    Gradients are dropped, and no graph of an earlier forward may still be alive: both have the old shapes.
+    """
+    for layer, k in zip(layers, keep, strict=True):
+        index = k.nonzero().squeeze(1)
+        for name, p in layer.factors().items():
+            if optimizer is not None:
+                for key, moment in optimizer.state.get(p, {}).items():
+                    if moment.shape == p.shape:  # not the step counter
+                        optimizer.state[p][key] = moment.index_select(_AXIS[name], index)
+            p.grad = None
+            p.data = p.data.index_select(_AXIS[name], index)
+
+
+@torch.no_grad()
+def restore(parameters: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor]) -> None:
+    """Sets parameters to stored tensors by name, taking on their shapes: a stored rank may be smaller."""
+    for name, p in parameters.items():
+        p.grad = None
+        p.data = tensors[name].to(device=p.device, dtype=p.dtype, copy=True)

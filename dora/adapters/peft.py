@@ -1,0 +1,57 @@
+"""What was trained, in PEFT's file format: plain LoRA with g and the scale folded into B.
+
+Every matrix has its own rank and alpha = rank, so PEFT's factor alpha / r is 1. A matrix of rank 0 is
+left out, since PEFT refuses it. Names are full module names (in patterns escaped): `output.dense` alone
+would also mean `attention.output.dense`, and layer 1 also layer 11.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import safetensors.torch
+from torch import Tensor, nn
+
+from dora.adapters.lowrank import LowRankLinear
+from dora.adapters.peft_config import adapter_config as adapter_config
+from dora.files import to_json, write_atomic
+
+
+def head_modules(head: Sequence[str], prefix: str) -> list[str]:
+    """Modules that hold the head's parameters: `classifier`, in DeBERTa `pooler` too, `bert.pooler` where new."""
+    depth = {name: 2 if name.startswith(prefix + ".") else 1 for name in head}
+    return sorted({".".join(name.split(".")[: depth[name]]) for name in head})
+
+
+def adapter_tensors(
+    layers: Mapping[str, LowRankLinear], parameters: Mapping[str, Tensor], head: Sequence[str]
+) -> dict[str, Tensor]:
+    """The adapter's tensors by PEFT's names: live components only, and the whole head."""
+    tensors = {}
+    for name, layer in layers.items():
+        A, B = layer.folded()
+        live = layer.live()
+        if live.any():
+            tensors[f"base_model.model.{name}.lora_A.weight"] = A[live]
+            tensors[f"base_model.model.{name}.lora_B.weight"] = B[:, live]
+    tensors |= {f"base_model.model.{name}": parameters[name] for name in head}
+    return {name: t.detach().cpu().contiguous() for name, t in sorted(tensors.items())}
+
+
+def save_adapter(
+    folder: Path,
+    model: nn.Module,
+    layers: Mapping[str, LowRankLinear],
+    head: Sequence[str],
+    base_model: str,
+) -> None:
+    """Writes adapter_model.safetensors and adapter_config.json; the same weights give the same bytes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = adapter_tensors(layers, dict(model.named_parameters()), head)
+    ranks = {name: int(layer.live().sum()) for name, layer in layers.items()}
+    config = adapter_config(ranks, base_model, head_modules(head, str(model.base_model_prefix)))
+    write_atomic(
+        folder / "adapter_model.safetensors", safetensors.torch.save(tensors, {"format": "pt"})
+    )
+    write_atomic(folder / "adapter_config.json", to_json(config))

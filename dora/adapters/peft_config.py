@@ -1,0 +1,108 @@
+"""adapter_config.json, which tells PEFT what an adapter is: made from a run's ranks, never taken from a file."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+
+from dora.errors import UserError
+from dora.plain import cut
+
+Run = dict[str, Any]
+_MODULE = re.compile(r"[A-Za-z_]\w*(\.\w+)*", re.ASCII)
+# A repository and a commit or branch of the hub; anything else would be a place, or code in a card.
+_HUB = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?", re.ASCII)
+_REVISION = re.compile(r"\w[\w.-]*(/\w[\w.-]*){0,3}", re.ASCII)
+
+
+def adapter_config(
+    ranks: Mapping[str, int], base_model: str, modules_to_save: Sequence[str]
+) -> dict[str, Any]:
+    """adapter_config.json for these ranks."""
+    held = {name: r for name, r in ranks.items() if r}
+    pattern = {re.escape(name): r for name, r in held.items()}
+    most = max(held.values(), default=0)
+    return {
+        "alpha_pattern": pattern,
+        "base_model_name_or_path": base_model,
+        "bias": "none",
+        "inference_mode": True,
+        "lora_alpha": most,
+        "lora_dropout": 0.0,
+        "modules_to_save": list(modules_to_save),
+        "peft_type": "LORA",
+        "r": most,
+        "rank_pattern": pattern,
+        "target_modules": list(held),
+        "task_type": "SEQ_CLS",
+    }
+
+
+def rebuilt(run: Run, found: Any) -> dict[str, Any]:
+    """The run's configuration made anew, where `found`, the one in its directory, is equal to it.
+
+    Only the base model and the modules of the head are read there, since run.json has not both. Raises UserError
+    saying where `found` is none that this run wrote: PEFT would follow whatever else it holds.
+    """
+    if not isinstance(found, dict):
+        raise UserError(f"it holds {cut(found)}, no object")
+    base, head = found.get("base_model_name_or_path"), found.get("modules_to_save")
+    problems = [] if isinstance(base, str) else [f"its base model is {cut(base)}"]
+    if not (
+        isinstance(head, list) and all(isinstance(m, str) and _MODULE.fullmatch(m) for m in head)
+    ):
+        problems.append(f"its modules_to_save are {cut(head)}")
+    if not problems:
+        problems = list(filter(None, [_other_base(run["model"], str(base))]))
+        revision = run["model"]["revision"]
+        if revision is not None and hub_revision(revision) is None:
+            problems.append(
+                f"run.json has the base model's revision {cut(revision)}, which is none of the hub"
+            )
+        ours = adapter_config(run["ranks"]["end"], str(base), head or [])
+        if strange := sorted(map(cut, found.keys() - ours.keys())):
+            problems.append(f"it holds {', '.join(strange)}, which no run writes")
+        if other := [key for key, value in ours.items() if not _alike(found.get(key), value)]:
+            problems.append(f"{', '.join(other)} do not follow from the ranks in run.json")
+    if problems:
+        raise UserError(*problems)
+    return ours
+
+
+def _alike(a: Any, b: Any) -> bool:
+    return type(a) is type(b) and a == b
+
+
+def _other_base(model: Mapping[str, Any], base: str) -> str | None:
+    """Why `base` is not what the run trained on; None where nothing speaks against it."""
+    recorded = model.get("hub") or model.get("path")
+    if recorded is not None and base != recorded:
+        return f"its base model is {cut(base)}, run.json says {cut(recorded)}"
+    from_hub = model.get("revision") is not None and hub_name(base)
+    if from_hub or (base.isprintable() and base.startswith("/")):
+        return None
+    return f"its base model is {cut(base)}, which is neither a folder's whole path nor the repository of run.json's revision"
+
+
+def hub_name(name: Any) -> str | None:
+    """`name` where it may be a repository of the hub, `owner/name` or `name`; None for anything else."""
+    fits = isinstance(name, str) and _HUB.fullmatch(name) and ".." not in name and "--" not in name
+    return name if fits else None
+
+
+def hub_revision(revision: Any) -> str | None:
+    """`revision` where it may be a commit, branch or tag of the hub; None for anything else."""
+    fits = isinstance(revision, str) and len(revision) <= 200 and _REVISION.fullmatch(revision)
+    return revision if fits and ".." not in revision else None
+
+
+def stored_params(file: Path) -> int:
+    """Parameters of an adapter file's `lora_` tensors, Σ rank (d_in + d_out), from its header alone."""
+    with safe_open(file, "np") as f:
+        names = [name for name in f.keys() if ".lora_" in name]  # noqa: SIM118  # it is no mapping
+        return sum(math.prod(f.get_slice(name).get_shape()) for name in names)

@@ -1,0 +1,1 @@
+"""Finished runs compared: grouping, statistics, tables, figures, the report page."""

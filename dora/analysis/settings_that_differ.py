@@ -1,0 +1,116 @@
+"""What else but the method differs between the rows of a table, as notes to stand under it."""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import Any
+
+from dora.analysis.conflicts import arithmetic
+from dora.analysis.grouping import Row, Run, Table, budget_in_words, starts
+from dora.data.tasks import TASKS
+
+# What a comparison of methods should hold fixed, with the word for a null. Not here: rates, schedule and weight decay,
+# which a method's paper chooses, and `eval_every`, which tables speak of as the number of evaluations.
+FIXED = {
+    "limit_train": "all",
+    "batch_size": "",
+    "total_steps": "",
+    "patience": "none",
+    "max_length": "",
+    "select": "",
+    "precision": "",
+    "target": "",
+    "init_from": "none",
+}
+
+
+def unlike(table: Table) -> list[str]:
+    """Settings of FIXED in which the rows of a task differ: `RTE: limit_train differs: 64 (adalora), all (the rest)`."""
+    tasks: dict[str, list[str]] = {}
+    for task, key in product(table.tasks, FIXED):
+        rows: dict[str, list[Row]] = {}
+        for row in table.rows:
+            for run in table.runs_of(row, task)[:1]:  # a cell is of one configuration
+                if (value := _setting(run, key)) is not None:
+                    rows.setdefault(value, []).append(row)
+        if len(rows) > 1:
+            *few, (rest, _) = sorted(rows.items(), key=lambda item: len(item[1]))
+            named = [f"{value} ({_names(members, table)})" for value, members in few]
+            text = f"{key} differs: {', '.join(named)}, {rest} (the rest)"
+            tasks.setdefault(text, []).append(TASKS[task].folder)
+    return [f"{', '.join(names)}: {text}" for text, names in tasks.items()]
+
+
+def _setting(run: Run, key: str) -> str | None:
+    """A setting of FIXED in words; None where the run has none, as full fine-tuning has no target."""
+    config: dict[str, Any] = run["config"]
+    known = {
+        **config,
+        "total_steps": run["total_steps"],
+        "init_from": (run["fingerprints"].get("init_from") or "")[:8],
+    }
+    value = known.get(key)
+    if key not in known or (key == "target" and config["method"]["name"] == "full"):
+        return None
+    return "+".join(value) if isinstance(value, list) else str(value or FIXED[key])
+
+
+def _names(rows: list[Row], table: Table) -> str:
+    """`dora`, or `dora 13,824` where the table has other rows of DoRA beside."""
+    methods = [method for method, _ in rows]
+    whole = {m for m in methods if methods.count(m) == sum(method == m for method, _ in table.rows)}
+    return ", ".join(
+        dict.fromkeys(
+            row[0] if row[0] in whole else f"{row[0]} {budget_in_words(row)}" for row in rows
+        )
+    )
+
+
+def sources(table: Table) -> list[str]:
+    """The commits and arithmetics of this package that made the runs, and the versions of torch, where there are several."""
+    made, torch, processors = set(), set(), set()
+    for run in table.runs:
+        commits = [(start["git"] or {}).get("commit") for start in starts(run)]
+        made |= {commit[:7] if commit else "an installed package" for commit in commits}
+        torch |= {run.get("versions", {}).get("torch")}
+        # A GPU's results do not depend on the processor beside it.
+        processors |= {start.get("processor") for start in starts(run) if run["device"] == "cpu"}
+    found = {
+        "commits of this package": made,
+        "versions of torch": torch - {None},
+        "kinds of processors, whose last bits differ": processors - {None},
+    }
+    made_by = [
+        f"made by {len(of)} {what}: {', '.join(sorted(of))}"
+        for what, of in found.items()
+        if len(of) > 1
+    ]
+    return [*made_by, *_arithmetics(table)]
+
+
+def _arithmetics(table: Table) -> list[str]:
+    """Which cells were made by which arithmetic, where a table has several.
+
+    `arithmetic 1 of this package made dora on CoLA; arithmetic 2 the rest: one configuration gives other bits under each`.
+    """
+    rows: dict[tuple[int, str], list[Row]] = {}
+    for task, row in product(table.tasks, table.rows):
+        for number in {arithmetic(run) for run in table.runs_of(row, task)}:
+            rows.setdefault((number, task), []).append(row)
+    made: dict[int, dict[str, list[str]]] = {}
+    for (number, task), members in rows.items():
+        made.setdefault(number, {}).setdefault(_names(members, table), []).append(
+            TASKS[task].folder
+        )
+    if len(made) < 2:
+        return []
+    rest = max(made, key=lambda number: sum(len(of) for (n, _), of in rows.items() if n == number))
+    named = [
+        f"arithmetic {number} of this package made "
+        + "; ".join(f"{names} on {', '.join(tasks)}" for names, tasks in by_rows.items())
+        for number, by_rows in sorted(made.items())
+        if number != rest
+    ]
+    return [
+        f"{'; '.join(named)}; arithmetic {rest} the rest: one configuration gives other bits under each"
+    ]

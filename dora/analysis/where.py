@@ -1,0 +1,92 @@
+"""Choosing finished runs by their settings: `lr=2e-3`, `method.alpha=16`, `seed=1`."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from dora.adapters.budget import Budget
+from dora.analysis.conflicts import Run, in_words, settings
+from dora.errors import UserError
+
+
+def chosen(runs: Sequence[Run], words: Sequence[str]) -> list[Run]:
+    """Picks the runs that have every setting of `words` (KEY=VALUE); of a key given again, any of its values.
+
+    Keys are those of run.json's configuration (`method` stands for `method.name`) and `arithmetic`. Numbers are
+    compared as numbers, budgets as budgets. Raises UserError for a key that no run has, and where no run is
+    left.
+    """
+    if not words or not runs:
+        return list(runs)
+    known = [settings(run) for run in runs]
+    asked: dict[str, list[str]] = {}
+    wrong = []
+    for word in words:
+        given, equals, value = word.partition("=")
+        key = given if any(given in one for one in known) else f"{given}.name"
+        asked.setdefault(key, []).append(value)
+        if not equals:
+            wrong.append(f"--where {word} must be KEY=VALUE, as lr=2e-3")
+        elif not any(key in one for one in known):
+            there = ", ".join(sorted({key for one in known for key in one}))
+            wrong.append(
+                f"--where {word}: no finished run has a setting {given}; there are {there}"
+            )
+        elif not any(key in one and same(key, one[key], value) for one in known):
+            there = ", ".join(
+                sorted({in_words(one[key]) for one in known if key in one}, key=_by_size)
+            )
+            wrong.append(f"--where {word}: no finished run has it; there {given} is {there}")
+    if wrong:
+        raise UserError(*wrong)
+    left = [
+        run
+        for run, one in zip(runs, known, strict=True)
+        if all(
+            key in one and any(same(key, one[key], v) for v in values)
+            for key, values in asked.items()
+        )
+    ]
+    if not left:
+        raise UserError(f"no finished run has {' and '.join(words)} at once")
+    return left
+
+
+def same(key: str, value: Any, text: str) -> bool:
+    """Whether a setting of a run is what was typed."""
+    if value is None or isinstance(value, bool):
+        return (
+            text.lower() in {None: ("null", "none", ""), True: ("true",), False: ("false",)}[value]
+        )
+    if isinstance(value, list):
+        return [str(v) for v in value] == re.split(r"[+,]\s*", text.strip("[]"))
+    if key == "budget":
+        with contextlib.suppress(ValueError):
+            return str(Budget.parse(str(value))) == str(Budget.parse(text))
+    with contextlib.suppress(ValueError):
+        return math.isclose(float(value), float(text), rel_tol=1e-9)
+    return str(value) == text
+
+
+def short(words: Sequence[str]) -> list[str]:
+    """The words as captions and names of files have them: one spelling a number, so that 2e-3 is 0.002."""
+
+    def spelled(word: str) -> str:
+        key, _, value = word.partition("=")
+        with contextlib.suppress(ValueError):
+            value = in_words(float(value))
+        return f"{key}={value}"
+
+    return sorted(map(spelled, words))
+
+
+def _by_size(text: str) -> tuple[float, str]:
+    """Numbers before words, the smaller first."""
+    try:
+        return float(text), text
+    except ValueError:
+        return math.inf, text

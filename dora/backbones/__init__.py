@@ -1,0 +1,1 @@
+"""Pretrained models: their files, their architectures, and how one is loaded."""

@@ -1,0 +1,44 @@
+"""What a run's record says of its method, for tools that must not import the method itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+NO_BUDGET = "none"  # the budget's folder, and its name in tables, of a method without one
+
+
+@dataclass(frozen=True)
+class AboutMethod:
+    """One method as a record describes it.
+
+    `budget`: "exact", "at_most" or "none", how the budget binds what is stored. `result`: "adapter" where the run
+    leaves low-rank factors that PEFT reads, "weights" where it leaves trained tensors that are merged into the
+    backbone, "model" where it leaves a whole model, and only with keep_model=true.
+    """
+
+    name: str
+    title: str
+    paper: str | None
+    budget: str
+    result: str
+
+    @property
+    def has_budget(self) -> bool:
+        """Whether `budget=` binds this method."""
+        return self.budget != NO_BUDGET
+
+
+def about_method(run: Mapping[str, Any]) -> AboutMethod:
+    """Reads the record's `method`; older records have none, and are described by their budget.
+
+    Those are of the first four methods, of which full fine-tuning alone has no budget and leaves a whole model.
+    """
+    name = run["config"]["method"]["name"]
+    if (said := run.get("method")) is not None:
+        return AboutMethod(name, said["title"], said["paper"], said["budget"], said["result"])
+    if run["config"]["budget"] is None:
+        return AboutMethod(name, "full fine-tuning", None, NO_BUDGET, "model")
+    title = {"lora": "LoRA", "adalora": "AdaLoRA", "dora": "DoRA (dynamic rank)"}.get(name, name)
+    return AboutMethod(name, title, None, "exact", "adapter")

@@ -1,0 +1,80 @@
+"""The lines of a run's journals, metrics.jsonl and ranks.jsonl, typed and in bounds: they may be somebody else's."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+from dora.backbones.architectures import place
+from dora.files import open_own
+from dora.plain import cut
+
+# A line of ranks names each adapted matrix once: DeBERTa-large has 144, in 10 kB.
+MOST_LINE, MOST_BYTES = 2**20, 2**30
+_MOST_STEPS = 2**53
+
+
+def ranks(folder: Path) -> Iterator[tuple[int, dict[tuple[int, str], int]]]:
+    """(step, live components by (layer, kind)) of each allocation; nothing where no journal is stored.
+
+    Raises ValueError or OSError at the first line that no run wrote.
+    """
+    for event in events(folder, "ranks.jsonl"):
+        found = event.get("ranks")
+        if not isinstance(found, dict) or not all(_whole(rank) for rank in found.values()):
+            raise ValueError(f"ranks are {cut(found)}")
+        yield _step(event), {place(name): rank for name, rank in found.items()}
+
+
+def scores(folder: Path, metric: str) -> Iterator[tuple[int, float]]:
+    """(step, score) of each development evaluation that has `metric`; nothing where no journal is stored.
+
+    Raises ValueError or OSError at the first line that no run wrote.
+    """
+    for event in events(folder, "metrics.jsonl"):
+        if event.get("split") == "dev" and metric in event:
+            value = event[metric]
+            if (
+                isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= 1
+            ):  # NaN neither
+                raise ValueError(f"{metric} is {cut(value)}")
+            yield _step(event), float(value)
+
+
+def events(folder: Path, name: str) -> Iterator[dict[str, Any]]:
+    """The lines of a journal, each an object; none where it is not stored. Raises ValueError for any other line."""
+    try:
+        file = open_own(folder, name, MOST_BYTES)
+    except FileNotFoundError:
+        return
+    with file:
+        while line := file.readline(MOST_LINE + 1):
+            if len(line) > MOST_LINE:
+                raise ValueError(f"a line of more than {MOST_LINE:,} bytes")
+            try:
+                event = _LINE.decode(line.decode("utf-8"))
+            except RecursionError as e:
+                raise ValueError("brackets within brackets, deeper than any line of a run") from e
+            if not isinstance(event, dict):
+                raise ValueError(f"a line holds {cut(event)}, no object")
+            yield event
+
+
+def _refused(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is no number of JSON")
+
+
+_LINE = json.JSONDecoder(parse_constant=_refused)
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _MOST_STEPS
+
+
+def _step(event: dict[str, Any]) -> int:
+    step = event.get("step")
+    if not _whole(step):
+        raise ValueError(f"step is {cut(step)}")
+    return int(event["step"])

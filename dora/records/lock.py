@@ -1,0 +1,226 @@
+"""One process on a run directory at a time, also where several hosts share the folder.
+
+Two things together. The kernel's flock, which ends with its process, whatever ends that: on one host a dead
+process never stands in the way. And a lease, since flock does not reach every shared file system: the file
+names its holder, who renews its time stamp; one that is not renewed for a while has expired.
+
+A clock may jump, and hosts' clocks differ, so whoever wants a directory with another host's lease does not
+compare times: it watches whether the lease is renewed. A host is a name and a start of its kernel: two machines may
+have one name, and on a folder that they share flock then reaches neither of them from the other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import secrets
+import socket
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from dora.errors import NotNow, Stopped
+from dora.files import open_own, sync
+from dora.process import machine
+from dora.process.signals import outside
+
+NAME = ".lock"
+LARGEST = 4096  # bytes of a lock file that are read
+RENEW_S = 15.0
+SOON_S = 1.0  # after which a holder first looks whether it is the holder still
+_NO_FLOCK = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EBADF}
+EXPIRES_S = (
+    120.0  # for `held`, which only looks once; above the minute that NFS may show an old time stamp
+)
+
+
+class Lock:
+    """Holds a run directory from `take` to `release`.
+
+    `lost`: who took it over in between, which can happen to a process that was halted for longer than a lease.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / NAME
+        self.lost: str | None = None
+        self._token = secrets.token_hex(8)
+        self._file: Any = None
+        self._end = threading.Event()
+
+    def take(self) -> None:
+        """Raises NotNow with the holder's name where somebody else is at work there."""
+        how = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        self._file = os.fdopen(os.open(self.path, how, 0o666), "r+b", buffering=0)
+        try:
+            self._claim()
+        except BaseException:
+            self._file.close()
+            self._file = None
+            raise
+        threading.Thread(target=self._renew, daemon=True).start()
+
+    def _claim(self) -> None:
+        try:
+            works = _flock(self._file)
+        except BlockingIOError:
+            raise self._in_use() from None
+        holder = _read(self.path)
+        # With flock in hand a holder under this kernel is dead. Any other may live: its lease tells.
+        other = holder is not None and not (works and _here(holder))
+        if other and _renewed(self.path, holder):
+            raise self._in_use()
+        self._file.truncate(0)
+        self._file.seek(0)
+        where = {
+            "host": socket.gethostname(),
+            "boot": machine.boot(),
+            "numbering": machine.numbering(),
+        }
+        self._file.write(json.dumps({**where, "pid": os.getpid(), "token": self._token}).encode())
+        sync(self._file)
+        if (
+            other or not works
+        ):  # two hosts may have come to the same end at once: the later writer has it
+            time.sleep(1)  # long enough for the other, which looked when we did, to have written
+            if (now := _read(self.path)) and now["token"] != self._token:
+                raise self._in_use()
+
+    def _in_use(self) -> NotNow:
+        holder = _name(_read(self.path))
+        return NotNow(
+            f"run directory {self.path.parent} is in use by {holder}; try again when that has ended, or stop it"
+        )
+
+    def _renew(self) -> None:
+        wait = min(SOON_S, RENEW_S)  # two that flock keeps from none may have begun at once
+        while not self._end.wait(wait):
+            wait = RENEW_S
+            with contextlib.suppress(OSError):  # a server that is away for a moment
+                self.look()
+                if self.lost is not None:
+                    return
+                os.utime(self.path)
+
+    @property
+    def gone(self) -> bool:
+        """Whether its file, and with it the directory, was removed or moved away since it was taken."""
+        return self._file is not None and not os.path.lexists(self.path)
+
+    def look(self) -> None:
+        """Notes in `lost` where another process holds the directory, as `_renew` does from time to time."""
+        holder = _read(self.path) if self._file is not None else None
+        if holder is not None and holder["token"] != self._token:
+            self.lost = _name(holder)
+
+    def release(self) -> None:
+        """Lets go; does nothing where nothing is held."""
+        self._end.set()
+        if self._file is not None:
+            if self.lost is None:
+                with contextlib.suppress(
+                    OSError
+                ):  # a full or vanished disk: the lease runs out by itself
+                    self._file.truncate(0)
+            self._file.close()
+            self._file = None
+
+
+def held(folder: Path) -> str | None:
+    """Who is at work in `folder`, such as `process 12 on host`; None where nobody is. Takes no lock."""
+    path = folder / NAME
+    holder = _read(path)
+    if holder is None or not _fresh(path):
+        return None
+    same = _here(holder) and holder.get("numbering", machine.numbering()) == machine.numbering()
+    return None if same and not machine.lives(holder["pid"]) else _name(holder)
+
+
+def _flock(file: Any) -> bool:
+    """Takes the kernel's lock; False where this file system has none. Raises BlockingIOError where it is taken."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as e:
+        if e.errno not in _NO_FLOCK:
+            raise
+        return False
+    return True
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """Who holds the lock; None for a file that is empty, or that no lock wrote."""
+    try:
+        with open_own(path.parent, path.name, LARGEST) as f:
+            holder = json.loads(f.read())
+        host, pid, token = (holder[key] for key in ("host", "pid", "token"))
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return None
+    named = all(isinstance(text, str) and text.isprintable() for text in (host, token))
+    return holder if named and type(pid) is int and 0 < pid < 2**31 else None
+
+
+def _here(holder: dict[str, Any]) -> bool:
+    """Whether the holder runs, or ran, under this very kernel; a lock of an older version names its host alone."""
+    return (
+        holder["host"] == socket.gethostname()
+        and holder.get("boot", machine.boot()) == machine.boot()
+    )
+
+
+def _name(holder: dict[str, Any] | None) -> str:
+    return "another process" if holder is None else f"process {holder['pid']} on {holder['host']}"
+
+
+def _fresh(path: Path) -> bool:
+    """Whether the lease was renewed lately, by the file server's clock where we may write there."""
+    try:
+        return abs(_server_time(path.parent) - path.stat().st_mtime) <= EXPIRES_S
+    except FileNotFoundError:
+        return False
+
+
+def _server_time(folder: Path) -> float:
+    probe = folder / f".{threading.get_ident()}.{machine.mark()}.now"
+    try:
+        probe.touch()
+        return probe.stat().st_mtime
+    except OSError:  # we may only read there
+        return time.time()
+    finally:
+        with contextlib.suppress(OSError):
+            probe.unlink(missing_ok=True)
+
+
+def _renewed(path: Path, holder: dict[str, Any] | None) -> bool:
+    """Watches a lease for as long as its holder would need to renew it three times, and says so."""
+
+    def stamp() -> int | None:
+        try:
+            with path.open("rb") as f:  # opening asks the server, where a stat may show what was
+                return os.fstat(f.fileno()).st_mtime_ns if f.read() else None
+        except FileNotFoundError:
+            return None
+
+    before = stamp()
+    end = time.monotonic() + 3 * RENEW_S
+    said = False
+    while time.monotonic() < end:
+        time.sleep(RENEW_S / 10)
+        if outside.stopping:
+            raise Stopped("while it waited for another host's lease; the same command takes it up")
+        if (now := stamp()) is None:  # let go in the meantime
+            return False
+        if now != before:
+            return True
+        if not said:
+            said = True
+            print(
+                f"waits up to {3 * RENEW_S:.0f} s to see whether {_name(holder)} is still at work in {path.parent}",
+                file=sys.stderr,
+                flush=True,
+            )
+    return False

@@ -1,0 +1,121 @@
+"""The words that a record says were typed for its run, which become a command only if they could have been."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import re
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from dora.plain import cut
+
+_MOST_WORDS, _MOST_LETTERS = 200, 4096
+_GROUPS = ("task", "method", "model", "data", "experiment")  # each names a file of conf/
+# `..` would name a file outside of conf/, which may set hydra.callbacks, and they run anything.
+_CHOICE = re.compile(r"(?!\.)[\w.+-]+(/(?!\.)[\w.+-]+)*", re.ASCII)
+_WORD = re.compile(r"(?:\+{1,2}|~)?([A-Za-z_]\w*(?:\.[A-Za-z_0-9]\w*)*)(?:=(.*))?", re.ASCII)
+
+
+class Foreign(ValueError):
+    """Words of a record that no run of this suite has; says which."""
+
+
+def typed(words: Any, folder: Path | None = None) -> tuple[str, ...]:
+    """What to type after `python -m dora.run`. Raises Foreign for words that no run has.
+
+    A run's words are settings of this suite's own keys, and --config-dir. Hydra's own keys are not among them: they
+    choose what Hydra calls (`hydra/launcher`, `hydra.sweeper._target_`) and where it writes. A --config-dir can do the
+    same, so it must be there on this machine, and not inside the results that `folder`, the run's directory, came with.
+    """
+    if not isinstance(words, list | tuple) or len(words) > _MOST_WORDS:
+        raise Foreign("its record holds words that no run has")
+    for word in words:
+        if problem := _problem(word, folder):
+            raise Foreign(f"its record holds words that no run has ({cut(word)}: {problem})")
+    return tuple(words)
+
+
+def as_command(words: Sequence[str]) -> str:
+    """The words as a line for a shell."""
+    return f"python -m dora.run {shlex.join(words)}"
+
+
+def command_of(words: Any, folder: Path, otherwise: str) -> str:
+    """`as_command` of a record's words; `otherwise` where it holds none, or such as no run has."""
+    try:
+        return otherwise if words is None else as_command(typed(words, folder))
+    except Foreign as e:
+        return f"{otherwise} ({e})"
+
+
+def _problem(word: Any, folder: Path | None) -> str | None:
+    if not isinstance(word, str) or len(word) > _MOST_LETTERS:
+        return "no word of a command"
+    if not word.isprintable():
+        return "control characters"
+    if word.startswith("--config-dir="):
+        return _of_config_dir(Path(word.partition("=")[2]), folder)
+    return _of_setting(word)
+
+
+@functools.lru_cache(maxsize=4096)  # a study's runs share most of their words
+def _of_setting(word: str) -> str | None:
+    found = _WORD.fullmatch(word)
+    if found is None:
+        return "no setting"
+    key, value = found.groups()
+    if not _known(key):
+        return "no key of this suite"
+    if key in _GROUPS and value is not None and not _CHOICE.fullmatch(value):
+        return "no name of a choice"
+    return None
+
+
+def _of_config_dir(place: Path, folder: Path | None) -> str | None:
+    if not (place.is_absolute() and place.is_dir()):
+        return "no folder of this machine"
+    if folder is not None and place.resolve().is_relative_to(_results(folder.resolve())):
+        return "inside the results themselves"
+    return None
+
+
+def _results(folder: Path) -> Path:
+    """The results folder that a run's directory is in, seven levels above; the directory itself where it was moved."""
+    above = folder.parents
+    return above[7] if len(above) > 7 and above[6].name == "runs" else folder
+
+
+def _known(key: str) -> bool:
+    """Whether `key` is one of this suite's: `lr`, `model.path`, `method.beta`, `model.lr.dora`, `rates.rte.lora`."""
+    first, *rest = key.split(".")
+    below = _keys().get(first)
+    if not rest or below is None:
+        return first in _keys() and not rest
+    if first == "rates":
+        return True
+    free = first == "model" and rest[0] in ("lr", "own")  # by method, and the same keys once more
+    return rest[0] in below and (len(rest) == 1 or free)
+
+
+@functools.cache
+def _keys() -> dict[str, frozenset[str] | None]:
+    """Every first part of a key, and what may stand behind its dot; None where nothing may."""
+    from dora.config import (  # late: importing Hydra takes 0.2 s
+        Config,
+        DataConfig,
+        ModelConfig,
+        TaskConfig,
+    )
+    from dora.methods import METHODS
+
+    own: dict[str, frozenset[str] | None] = {name: None for name in [*_names(Config), "experiment"]}
+    methods = frozenset(name for settings, _ in METHODS.values() for name in _names(settings))
+    below = {"task": _names(TaskConfig), "model": _names(ModelConfig), "data": _names(DataConfig)}
+    return {**own, **below, "method": methods, "rates": frozenset()}
+
+
+def _names(kind: Any) -> frozenset[str]:
+    return frozenset(field.name for field in dataclasses.fields(kind))

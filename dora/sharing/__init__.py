@@ -1,0 +1,1 @@
+"""Finished runs for others: export, merge, model card, leaderboard files."""

@@ -1,0 +1,1 @@
+"""One run: prepared, trained, evaluated, finished."""

@@ -1,0 +1,64 @@
+"""What a model predicts for a split, its rows shared out over processes, and what the predictions score."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dora.data.predictions import degenerate
+from dora.data.tasks import Task
+from dora.data.tokens import Tokens, by_length
+from dora.process.imports import uncollected
+from dora.training import processes
+from dora.training.processes import World
+
+EVAL_ROWS = 64  # rows of an evaluation batch over all processes: nothing is kept for a backward
+
+
+@torch.inference_mode()
+def predict(
+    tokens: Tokens,
+    outputs: int,
+    world: World,
+    forward: Callable[[Tokens, np.ndarray], Tensor],
+    still: Callable[[str], None] = lambda text: None,
+) -> np.ndarray:
+    """Returns the logits of a split in row order, (rows, outputs) float32; each row is computed by one process.
+
+    `forward`: (tokens, row numbers) → logits (n, outputs). `still` hears after each batch how far it is.
+    """
+    mine = np.arange(len(tokens))[world.rank :: world.size]
+    pieces, done = [], 0
+    for rows in by_length(tokens.lengths[mine], max(1, EVAL_ROWS // world.size)):
+        pieces.append((mine[rows], forward(tokens, mine[rows]).float().cpu().numpy()))
+        done += len(rows)
+        still(f"{done:,} of {len(mine):,} rows")
+    logits = np.empty((len(tokens), outputs), np.float32)
+    for piece in processes.gather(world, pieces):
+        for rows, values in piece:
+            logits[rows] = values
+    return logits
+
+
+def scores(
+    task: Task, logits: Mapping[str, np.ndarray], splits: Mapping[str, Tokens]
+) -> dict[str, Any]:
+    """Returns {metric: value, …, degenerate: why or None} over the labelled splits; those beyond dev add a suffix."""
+    # Late: its libraries take two seconds, for which the first step does not wait.
+    with uncollected():
+        from dora.data.metrics import score
+
+    found: dict[str, Any] = {}
+    why = None
+    for split, tokens in splits.items():
+        if tokens.label is None or split == "train":
+            continue
+        suffix = split.removeprefix("dev")  # dev, dev_mm, heldout
+        values = score(task, logits[split], tokens.label)
+        found |= {f"{name}{suffix and '_' + suffix.lstrip('_')}": v for name, v in values.items()}
+        why = why or degenerate(task, logits[split], values)
+    return {**found, "degenerate": why}

@@ -1,0 +1,139 @@
+"""What a run says: lines on standard output and in its log.txt, and on a terminal a progress bar they do not tear."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from dora.config import Config
+from dora.records.study import duration
+
+SILENCE_S = 30.0  # without a bar, nobody waits longer than this for a line
+REAL = "real ones: model=roberta_base (or another) and data=hub, or data=dir data.dir=GLUE"
+
+
+def embedded_note(config: Config) -> str | None:
+    """What must stand wherever scores of the embedded model or data are shown; None for real ones."""
+    if not config.embedded:
+        return None
+    parts = []
+    if config.model.embedded and not config.model.path:
+        parts.append(f"model {config.model_name}")
+    if config.data.name == "mini":
+        parts.append("data mini (generated)")
+    verdict = "for trying the suite, scores say nothing about GLUE"
+    if config.data.name != "mini":
+        verdict = "small and briefly pretrained, scores are not to be compared with published ones"
+    return f"embedded {' and '.join(parts)}: {verdict}; {REAL}"
+
+
+class Lines:
+    """The lines of one run; call it with a text. The log gets it as it is, standard output with the run's label.
+
+    `folder`: the run's directory; None in processes that keep no record, which say nothing. `label`: which run of a
+    sweep this is, empty for a run by itself. `bar`: whether standard error shows a progress bar.
+    """
+
+    def __init__(self, folder: Path | None, label: str = "", bar: bool = False) -> None:
+        self.label = label
+        self._log = None if folder is None else (folder / "log.txt").open("a", encoding="utf-8")
+        self._shows_bar = bar
+        self._bar: Any = None
+        self._said = time.monotonic()
+
+    def __enter__(self) -> Lines:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        self.end_bar()
+        if self._log is not None:
+            with contextlib.suppress(OSError):  # the disk is full
+                self._log.close()
+
+    def __call__(self, text: str) -> None:
+        """Says `text` on standard output and in the log."""
+        if self._log is None:
+            return
+        self.note(text)
+        if self._bar is not None:
+            self._bar.clear()
+        with contextlib.suppress(OSError):  # whoever read our output has gone
+            print(labelled(self.label, text), flush=True)
+        if self._bar is not None:
+            self._bar.refresh()
+        self._said = time.monotonic()
+
+    def note(self, text: str) -> None:
+        """Writes `text` to the log alone."""
+        if self._log is not None:
+            with contextlib.suppress(
+                OSError
+            ):  # the disk is full: what matters is written elsewhere, and fatal
+                print(text, file=self._log, flush=True)
+
+    def once(self, text: str) -> None:
+        """Says what a sweep has said once for all of its runs, unless this is one of them."""
+        (self.note if self.label else self)(text)
+
+    def still(self, text: str) -> None:
+        """Says `text` if nothing was said for half a minute, while something takes long."""
+        if time.monotonic() - self._said > SILENCE_S:
+            self(text)
+
+    def begin_bar(self, total_steps: int, step: int) -> None:
+        """Shows the bar, where there is one, at `step`."""
+        if self._shows_bar and self._log is not None:
+            from tqdm import tqdm
+
+            # Where a terminal does not know its size, as in many containers, tqdm by itself would show nothing.
+            columns, rows = shutil.get_terminal_size()
+            about = {"total": total_steps, "initial": step, "desc": self.label or None}
+            self._bar = tqdm(**about, unit="step", leave=False, ncols=columns, nrows=rows)
+
+    def progress(self, step: int, line: Callable[[], str]) -> None:
+        """Moves the bar to `step`. Without one, says `line()` if nothing was said for half a minute."""
+        if self._bar is not None:
+            self._bar.update(step - self._bar.n)
+            self._said = time.monotonic()
+        elif self._log is not None and time.monotonic() - self._said > SILENCE_S:
+            self(line())
+
+    def end_bar(self) -> None:
+        """Takes the bar away."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
+def labelled(label: str, text: str) -> str:
+    """`text` with `label` before each of its lines."""
+    return "\n".join(f"{label} {line}" for line in text.split("\n")) if label else text
+
+
+class Pace:
+    """How fast a run trains since this process took it up at `step`, evaluations included."""
+
+    def __init__(self, step: int, total_steps: int) -> None:
+        self._first, self._total, self._began = step, total_steps, time.monotonic()
+
+    def line(self, step: int, loss: float, lr: float) -> str:
+        """`step 1230/36816  loss 0.4312  lr 4.1e-04  8.2 steps/s  1 h 12 min left`."""
+        rate = (step - self._first) / max(time.monotonic() - self._began, 1e-9)
+        left = duration((self._total - step) / rate)
+        return f"step {step}/{self._total}  loss {loss:.4f}  lr {lr:.1e}  {rate:.3g} steps/s  {left} left"
+
+
+def on_terminal() -> bool:
+    """Whether standard error is a terminal, where a progress bar makes sense."""
+    return sys.stderr.isatty()

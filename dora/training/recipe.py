@@ -1,0 +1,77 @@
+"""What a training step is made of, as functions of where it is in the run: rate, seed, loss, parameter groups."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dora.config import Config
+from dora.data.tasks import Task
+
+
+def lr_factor(schedule: str, warmup_steps: int, total_steps: int, step: int) -> float:
+    """The learning rate of optimizer step `step` (from 1) as a share of its peak.
+
+    Linear from 0 over the warm-up, then linear or cosine to 0, or constant; as Transformers' schedules
+    have it, where the first step of a warm-up has rate 0.
+    """
+    done = step - 1
+    if done < warmup_steps:
+        return done / warmup_steps
+    if schedule == "constant":
+        return 1.0
+    left = (total_steps - done) / max(1, total_steps - warmup_steps)
+    return left if schedule == "linear" else 0.5 * (1 - math.cos(math.pi * left))
+
+
+def step_seed(seed: int, step: int, part: int, rank: int) -> int:
+    """Seeds dropout of one micro-batch on one process: a function of where it is, so nothing need be saved."""
+    digest = hashlib.sha256(f"{seed} {step} {part} {rank}".encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> 1
+
+
+def task_loss(task: Task, logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy or squared error, summed over examples. logits: (n, outputs), labels: (n,).
+
+    In float32 at least: bfloat16 has no room for a sum.
+    """
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    if task.regression:
+        return F.mse_loss(logits.squeeze(-1), labels.to(logits.dtype), reduction="sum")
+    return F.cross_entropy(logits, labels, reduction="sum")
+
+
+def parameter_groups(
+    model: nn.Module, head: set[str], config: Config, lr: float
+) -> list[dict[str, Any]]:
+    """Trainable parameters by (in the head, decayed).
+
+    Biases and LayerNorm are not decayed, as in the Trainer, unless `decay_all` says so.
+    """
+    spared = set() if config.decay_all else _biases_and_norms(model)
+    groups: dict[tuple[bool, bool], dict[str, Any]] = {}
+    for name, p in model.named_parameters():
+        if p.requires_grad:
+            in_head, decayed = name in head, name not in spared
+            peak = config.head_lr if in_head and config.head_lr is not None else lr
+            decay = config.weight_decay if decayed else 0.0
+            group = groups.setdefault(
+                (in_head, decayed), {"params": [], "peak": peak, "weight_decay": decay}
+            )
+            group["params"].append(p)
+    return list(groups.values())
+
+
+def _biases_and_norms(model: nn.Module) -> set[str]:
+    """Names of parameters that weight decay usually spares."""
+    return {
+        f"{name}.{own}" if name else own
+        for name, module in model.named_modules()
+        for own, _ in module.named_parameters(recurse=False)
+        if own == "bias" or isinstance(module, nn.LayerNorm)
+    }

@@ -1,0 +1,386 @@
+"""Budgets and selection against plain Python, and against METHODS' arithmetic on the real shapes."""
+
+import itertools
+import math
+from fractions import Fraction
+
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from conftest import linears, tiny, train_head_only
+from dora.adapters.allocation import allocate, select
+from dora.adapters.budget import Budget, Matrix, Plan, equal_ranks, pruned, start_ranks, steps_of
+from dora.adapters.lowrank import mask, remove
+from dora.backbones.architectures import KINDS
+from dora.backbones.backbone import find_linears
+from dora.methods import METHODS
+
+
+def matrices_of(model_type, hidden, layers, kinds=KINDS):
+    config = {"model_type": model_type, "hidden_size": hidden, "num_hidden_layers": layers}
+    return find_linears({**config, "intermediate_size": 4 * hidden}, kinds)
+
+
+SHAPES = {
+    "roberta-base": matrices_of("roberta", 768, 12),
+    "deberta-v3-base": matrices_of("deberta-v2", 768, 12),
+    "roberta-large": matrices_of("roberta", 1024, 24),
+    "minilm": matrices_of("bert", 384, 6),
+    "tiny": matrices_of("roberta", 64, 2),
+    "q and v": matrices_of("roberta", 768, 12, ("q", "v")),
+}
+shapes = st.sampled_from(list(SHAPES))
+quick = settings(max_examples=60, deadline=None)
+
+
+def greedy(scores, costs, total):
+    """Best score first, ties by index, skipping what no longer fits."""
+    live = [False] * len(scores)
+    for i in sorted(range(len(scores)), key=lambda i: (-scores[i], i)):
+        if costs[i] <= total:
+            live[i], total = True, total - costs[i]
+    return live
+
+
+# --- the numbers of the papers --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("shape", "count", "per_rank"),
+    [
+        ("roberta-base", 72, 165_888),
+        ("deberta-v3-base", 72, 165_888),
+        ("q and v", 24, 36_864),
+        ("roberta-large", 144, 442_368),
+    ],
+)
+def test_parameters_per_unit_of_rank(shape, count, per_rank):
+    matrices = SHAPES[shape]
+    assert len(matrices) == count
+    assert sum(m.d_in + m.d_out for m in matrices) == per_rank
+    assert sum(m.cost for m in matrices) == per_rank
+
+
+def test_r8_on_roberta_base_is_1327104_parameters_for_lora():
+    plan = METHODS["lora"][1].plan(METHODS["lora"][0](), Budget(rank=8), SHAPES["roberta-base"])
+    assert plan.start == plan.end == (8,) * 72
+    assert plan.start_params == 1_327_104
+    assert plan.end_range() == ((576, 576), (1_327_104, 1_327_104))
+
+
+def test_r8_on_roberta_base_is_between_088m_and_155m_parameters_for_dora():
+    plan = METHODS["dora"][1].plan(METHODS["dora"][0](), Budget(rank=8), SHAPES["roberta-base"])
+    assert plan.start == (12,) * 72
+    assert plan.start_params == 1_990_656  # 1.991M at r12
+    # 48 attention matrices take all 576 components; or 24 feed-forward ones take 288, attention the rest.
+    assert plan.end_range() == ((576, 576), (576 * 1_536, 288 * 3_840 + 288 * 1_536))
+    assert plan.describe() == [
+        "start: 864 components over 72 matrices, 1,990,656 adapter parameters",
+        "end:   576 components, 884,736 to 1,548,288 adapter parameters (budget r8)",
+    ]
+
+
+# --- parsing --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text", ["0.3M", "300k", "300_000", "300000", " 0.30M ", ".3M", "3e5", "0.0003e3M"]
+)
+def test_spellings_of_one_budget_are_the_same_budget(text):
+    assert Budget.parse(text) == Budget(params=300_000)
+    assert str(Budget.parse(text)) == "300000"
+
+
+@pytest.mark.parametrize(("text", "rank"), [("r8", 8), ("r1", 1), (" r64 ", 64)])
+def test_an_average_rank_is_spelt_with_r(text, rank):
+    assert Budget.parse(text) == Budget(rank=rank)
+    assert str(Budget.parse(text)) == f"r{rank}"
+
+
+@quick
+@given(st.integers(1, 10**9))
+def test_a_budgets_own_spelling_parses_to_itself(n):
+    for budget in (Budget(rank=n), Budget(params=n)):
+        if budget.rank or n >= 1000:
+            assert Budget.parse(str(budget)) == budget
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("r0", "an average rank is at least 1, such as r8"),
+        ("r-2", "an average rank is at least 1, such as r8"),
+        ("0", "must be above 0, such as r8 or 0.3M"),
+        ("-3k", "must be above 0, such as r8 or 0.3M"),
+        ("0.0003k", "is not a whole number of parameters"),
+        ("1.5", "is not a whole number of parameters"),
+        ("8", "reads as 8 parameters: write r8 for an average rank, 8k or 8M for parameters"),
+        ("999", "reads as 999 parameters"),
+        ("r8.5", "is not a budget"),
+        ("eight", "is not a budget: write an average rank (r8) or adapter parameters (0.3M, 300k)"),
+        ("", "is not a budget"),
+        ("3m", "is not a budget"),
+        ("3 M", "is not a budget"),
+        ("nan", "is not a budget"),
+        ("inf", "is not a budget"),
+        ("_k", "is not a budget"),
+    ],
+)
+def test_what_is_no_budget_is_refused_with_what_to_write(text, said):
+    with pytest.raises(ValueError, match=r"^budget=") as error:
+        Budget.parse(text)
+    assert said in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["1e5000", "1e-5000"])
+def test_an_absurd_exponent_is_refused_rather_than_computed(text):
+    with pytest.raises(ValueError, match=r"^budget="):
+        Budget.parse(text)
+
+
+# --- selecting ------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_select_equals_a_plain_greedy_loop(data):
+    prices = data.draw(st.lists(st.integers(1, 40), min_size=1, max_size=3, unique=True))
+    items = data.draw(
+        st.lists(st.tuples(st.integers(0, 6), st.sampled_from(prices)), min_size=1, max_size=40)
+    )
+    total = data.draw(st.integers(0, 45 * len(items)))
+    scores, costs = [float(s) for s, _ in items], [c for _, c in items]
+    keep = select(torch.tensor(scores), torch.tensor(costs), total).tolist()
+    assert keep == greedy(scores, costs, total)
+
+    spent = sum(c for c, k in zip(costs, keep, strict=True) if k)
+    left_out = [c for c, k in zip(costs, keep, strict=True) if not k]
+    assert spent <= total
+    assert not left_out or total - spent < min(left_out)
+
+
+@pytest.mark.parametrize("shape", ["roberta-base", "minilm"])
+@pytest.mark.parametrize("total", [0, 1_535, 300_000, 1_000_003, 10**9])
+def test_select_equals_the_greedy_loop_on_real_shapes(shape, total):
+    random = torch.Generator().manual_seed(total)
+    costs = [m.cost for m in SHAPES[shape] for _ in range(12)]
+    scores = torch.rand(len(costs), generator=random)
+    assert select(scores, torch.tensor(costs), total).tolist() == greedy(
+        scores.tolist(), costs, total
+    )
+
+
+def test_equal_scores_still_keep_exactly_the_planned_number_in_a_fixed_order():
+    assert (
+        select(torch.zeros(6), torch.ones(6, dtype=torch.long), 4).tolist()
+        == [True] * 4 + [False] * 2
+    )
+
+
+def test_allocate_compares_across_matrices_and_answers_per_matrix():
+    keep = allocate([torch.tensor([0.9, 0.1]), torch.tensor([0.2, 0.8, 0.3])], [1, 2], 4)
+    assert [k.tolist() for k in keep] == [
+        [True, True],
+        [False, True, False],
+    ]  # .9, .8 (2), skip .3 and .2, .1
+
+
+# --- plans ----------------------------------------------------------------------------------------------
+
+
+@quick
+@given(shapes, st.integers(1, 64))
+def test_plans_in_ranks_are_exact(shape, rank):
+    matrices, budget = SHAPES[shape], Budget(rank=rank)
+    assert equal_ranks(budget, matrices) == (rank,) * len(matrices)
+    assert start_ranks(budget, matrices, Fraction(3, 2)) == (-(-3 * rank // 2),) * len(matrices)
+    if budget.problem(matrices, Fraction(3, 2)) is None:
+        for method in ("adalora", "dora"):
+            kind, cls = METHODS[method]
+            plan = cls.plan(kind(), budget, matrices)
+            assert plan.target == rank * len(matrices)
+            assert plan.start_total == -(-3 * rank // 2) * len(matrices)
+
+
+@quick
+@given(shapes, st.integers(1_000, 3_000_000))
+def test_dealing_parameters_never_exceeds_and_leaves_less_than_a_component(shape, params):
+    matrices, budget = SHAPES[shape], Budget(params=params)
+    ranks = equal_ranks(budget, matrices)
+    spent = sum(r * (m.d_in + m.d_out) for r, m in zip(ranks, matrices, strict=True))
+    assert spent <= params
+    assert params - spent < min(m.cost for m in matrices)
+
+
+@quick
+@given(shapes, st.sampled_from(["adalora", "dora", "lora"]), st.integers(2_048, 3_000_000))
+def test_a_plan_in_parameters_starts_with_at_least_its_budget_or_says_why_not(
+    shape, method, params
+):
+    matrices, (kind, cls) = SHAPES[shape], METHODS[method]
+    budget = Budget(params=params)
+    if budget.problem(matrices, Fraction(1 if method == "lora" else "1.5")):
+        with pytest.raises(ValueError, match="larger than this model"):
+            cls.plan(kind(), budget, matrices)
+        return
+    plan = cls.plan(kind(), budget, matrices)
+    assert plan.target == params
+    if method == "lora":
+        assert plan.missed(plan.end) is None
+    else:
+        assert plan.start_params >= params
+        assert plan.start_params == plan.start_total
+        assert len(set(plan.start)) == 1
+        assert plan.start[0] == math.ceil(Fraction(3 * params, 2 * sum(m.cost for m in matrices)))
+
+
+@pytest.mark.parametrize(
+    ("budget", "said"),
+    [
+        (
+            Budget(params=1_000),
+            "budget=1000 is less than the smallest component of this model (1536 parameters)",
+        ),
+        (
+            Budget(rank=513),
+            "it starts at rank 770 a matrix, the smallest matrix has rank 768; at most r512 or 84934656",
+        ),
+        (Budget(params=10**8), "budget=100000000 is larger than this model: it starts at rank 905"),
+    ],
+)
+def test_a_budget_that_does_not_fit_says_what_would(budget, said):
+    assert said in budget.problem(SHAPES["roberta-base"], Fraction(3, 2))
+    with pytest.raises(ValueError, match="budget="):
+        METHODS["dora"][1].plan(METHODS["dora"][0](), budget, SHAPES["roberta-base"])
+
+
+@quick
+@given(shapes, st.fractions(1, 3))
+def test_the_largest_budget_that_is_offered_does_fit(shape, factor):
+    matrices = SHAPES[shape]
+    offered = (
+        Budget(rank=10**6)
+        .problem(matrices, factor)
+        .split("at most ")[1]
+        .removesuffix(" parameters fit")
+    )
+    rank, params = (int(n.strip("r")) for n in offered.split(" or "))
+    assert Budget(rank=rank).problem(matrices, factor) is None
+    assert Budget(params=params).problem(matrices, factor) is None
+    assert Budget(rank=rank + 1).problem(matrices, factor) is not None
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.integers(1, 4), st.integers(1, 4), st.integers(0, 2)), min_size=1, max_size=4
+    ),
+    st.data(),
+)
+def test_the_range_of_ends_holds_every_end_that_greedy_selection_can_reach(sizes, data):
+    """All orders of a few components: exact for a budget in ranks, an enclosure for one in parameters."""
+    matrices = tuple(Matrix(f"m{i}", a, b) for i, (a, b, _) in enumerate(sizes))
+    start = tuple(r for *_, r in sizes)
+    n = sum(start)
+    assume(1 <= n <= 6)
+    costs = [m.cost for m, r in zip(matrices, start, strict=True) for _ in range(r)]
+    in_ranks = data.draw(st.booleans())
+    target = data.draw(st.integers(1, n if in_ranks else sum(costs)))
+    budget = Budget(rank=1) if in_ranks else Budget(params=target)
+    plan = Plan(budget, matrices, start, None, target)
+    assert plan.start_total == (n if in_ranks else sum(costs))
+
+    ends = set()
+    for order in itertools.permutations(range(n)):
+        live = greedy([order.index(i) for i in range(n)], [1] * n if in_ranks else costs, target)
+        ends.add((sum(live), sum(c for c, k in zip(costs, live, strict=True) if k)))
+    (low, high), (low_params, high_params) = plan.end_range()
+    counts, params = [c for c, _ in ends], [p for _, p in ends]
+    assert low <= min(counts)
+    assert max(counts) <= high
+    assert low_params <= min(params)
+    assert max(params) <= high_params
+    if in_ranks:
+        assert (low_params, high_params) == (min(params), max(params))
+
+
+def test_missed_tells_too_many_too_few_and_too_much_left():
+    matrices = (Matrix("a", 3, 3), Matrix("b", 5, 5))  # 6 and 10 parameters a component
+    in_ranks = Plan(Budget(rank=2), matrices, (3, 3), None, 4)
+    assert in_ranks.missed((3, 1)) is None
+    assert in_ranks.missed((3, 2)) == "5 components live at the end, budget r2 means 4"
+    assert in_ranks.missed((0, 3)) == "3 components live at the end, budget r2 means 4"
+    in_params = Plan(Budget(params=30), matrices, (3, 3), None, 30)
+    assert in_params.missed((0, 3)) is None
+    assert in_params.missed((3, 1)) is None  # 28 of 30; b's next component takes 10
+    assert "36 adapter parameters at the end exceed the budget of 30" in in_params.missed((1, 3))
+    assert "leave 12 of 30 unused, where a component of 10 was left out" in in_params.missed((3, 0))
+
+
+# --- schedules ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "total", "steps"),
+    [
+        (0.35, 180, 63),
+        (0.15, 1000, 150),
+        (0.0125, 8025, 100),
+        (0.06, 20, 1),
+        (0.0, 9, 0),
+        (1.0, 9, 1),
+        (100.0, 9, 100),
+    ],
+)
+def test_fractions_become_steps_as_the_decimals_they_were_typed_as(value, total, steps):
+    assert steps_of(value, total) == steps
+
+
+@quick
+@given(st.integers(0, 10_000), st.integers(0, 300), st.integers(1, 300))
+def test_both_shapes_run_from_nothing_to_everything_and_mirror_each_other(surplus, n, d):
+    assume(n <= d)
+    late, early = (
+        Fraction(*pruned(shape, surplus, n, d)) for shape in ("cubic_late", "cubic_early")
+    )
+    assert late == surplus * Fraction(n, d) ** 3
+    assert early == surplus * (1 - (1 - Fraction(n, d)) ** 3)
+    assert 0 <= late <= early <= surplus
+    if n in (0, d):
+        assert late == early == surplus * n // d
+
+
+# --- whole runs -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("remove_", [False, True])
+@pytest.mark.parametrize("budget", ["r8", "r3", "5_000", "3_501", "7k"])
+@pytest.mark.parametrize("method", ["adalora", "dora"])
+@pytest.mark.parametrize("architecture", ["roberta", "deberta-v2"])
+def test_a_run_of_allocations_ends_within_its_budget(architecture, method, budget, remove_):
+    kind, cls = METHODS[method]
+    chosen = kind(remove=remove_)
+    model = tiny(architecture)
+    train_head_only(model)
+    plan = cls.plan(chosen, Budget.parse(budget), linears(model))
+    run = cls(chosen, model, plan, 40, torch.Generator().manual_seed(1))
+    layers = list(run.layers.values())
+    random = torch.Generator().manual_seed(7)
+    for step in range(1, 41):
+        for layer in layers:
+            for p in layer.factors().values():
+                p.data = torch.randn(p.shape, generator=random)
+                p.grad = torch.randn(p.shape, generator=random)
+        if (decision := run.after_step(step)) is not None:
+            remove(layers, decision.keep, None) if decision.remove else mask(layers, decision.keep)
+        if step >= run.settled:
+            ranks = [int(layer.live().sum()) for layer in layers]
+            assert plan.missed(ranks) is None
+    assert sum(ranks) < sum(plan.start)
+    if remove_:
+        assert ranks == [layer.rank for layer in layers]
+    (low, high), (low_params, high_params) = plan.end_range()
+    assert low <= sum(ranks) <= high
+    assert low_params <= plan.params(ranks) <= high_params

@@ -1,0 +1,129 @@
+"""Dropout by its gaps has the statistics of an entry-by-entry draw, and the gradient of what it computed."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from scipy import stats
+from torch import nn
+
+from conftest import batches, tiny
+from dora.adapters import dropout
+from dora.adapters.dropout import Dropout
+from dora.backbones.attention import cheapen_dropout
+
+
+@pytest.mark.parametrize("p", [0.001, 0.1, 0.5, 0.9, 0.999])
+def test_gaps_are_geometric(p):
+    """A chi-squared test of 200,000 gaps against p (1 − p)^(k − 1), cells of at least 50 expected gaps."""
+    torch.manual_seed(0)
+    gaps = dropout._gaps(200_000, p).numpy()
+    last = max(2, int(np.log(50 / 200_000) / np.log1p(-p)))
+    observed = np.bincount(np.minimum(gaps, last), minlength=last + 1)[1:]
+    expected = 200_000 * stats.geom(p).pmf(np.arange(1, last + 1))
+    expected[-1] = 200_000 * stats.geom(p).sf(last - 1)
+    assert gaps.min() == 1
+    assert stats.chisquare(observed, expected).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("p", [0.05, 0.1, 0.3])
+def test_every_entry_is_dropped_with_probability_p_independently_of_its_neighbours(p):
+    torch.manual_seed(1)
+    n, draws = 400, 4000
+    hit = torch.zeros(draws, n)
+    for row in hit:
+        row[dropout.draw(torch.empty(n), p)] = 1
+    each = hit.mean(
+        0
+    )  # mean p, variance p (1 − p) / draws: 5 of its standard deviations for 400 entries
+    assert (each - p).abs().max() < 5 * (p * (1 - p) / draws) ** 0.5
+    counts = hit.sum(1)
+    assert counts.mean().item() == pytest.approx(n * p, abs=4 * (n * p * (1 - p) / draws) ** 0.5)
+    assert counts.var().item() == pytest.approx(n * p * (1 - p), rel=0.1)
+    for lag in (1, 2, 7):
+        together = (hit[:, lag:] * hit[:, :-lag]).mean().item()
+        assert together == pytest.approx(p * p, rel=0.03)
+
+
+def test_positions_ascend_without_repeats_and_stay_inside_however_few_or_many():
+    torch.manual_seed(2)
+    for n in (1, 2, 5, 1000):
+        for p in (1e-6, 0.1, 0.999_999):
+            at = dropout.draw(torch.empty(n), p)
+            assert at.dtype == torch.int64
+            assert at.diff().gt(0).all()
+            assert ((at >= 0) & (at < n)).all()
+    assert len(dropout.draw(torch.empty(50), 0.0)) == 0
+    assert len(dropout.draw(torch.empty(0, 3), 0.5)) == 0
+    assert len(dropout.draw(torch.empty(50), 0.999_999)) == 50
+
+
+def test_draws_are_those_of_the_default_generator_s_seed():
+    x = torch.empty(1000)
+    torch.manual_seed(3)
+    one, two = dropout.draw(x, 0.1), dropout.draw(x, 0.1)
+    torch.manual_seed(3)
+    assert torch.equal(dropout.draw(x, 0.1), one)
+    assert not torch.equal(one, two)
+
+
+@pytest.mark.usefixtures("float64")
+def test_a_product_is_added_everywhere_but_at_the_dropped_entries():
+    torch.manual_seed(4)
+    y, left, right = torch.randn(7, 5), torch.randn(7, 2), torch.randn(2, 5)
+    for dropped in (torch.tensor([0, 3, 34]), torch.randn(7, 5) > 0):
+        inside = torch.ones(35, dtype=torch.bool)
+        inside[
+            dropped if dropped.dtype != torch.bool else (~dropped).flatten().nonzero().squeeze(1)
+        ] = False
+        got = y.clone()
+        dropout.add_product_(got, left, right, dropped)
+        torch.testing.assert_close(got, torch.where(inside.view(7, 5), y + left @ right, y))
+        torch.testing.assert_close(
+            dropout.zeroed(y, dropped), torch.where(inside.view(7, 5), y, 0.0)
+        )
+
+
+@pytest.mark.usefixtures("float64")
+def test_the_module_scales_up_what_stays_passes_the_same_gradient_and_rests_in_evaluation():
+    torch.manual_seed(5)
+    module, x = Dropout(0.4), torch.randn(30, 20, requires_grad=True)
+    y = module(x)
+    kept = y != 0
+    assert 0.5 < kept.double().mean() < 0.7
+    torch.testing.assert_close(y, torch.where(kept, x / 0.6, 0.0))
+    weight = torch.randn(30, 20)
+    (y * weight).sum().backward()
+    torch.testing.assert_close(x.grad, torch.where(kept, weight / 0.6, 0.0))
+    assert module.eval()(x) is x
+    assert Dropout(0.0)(x) is x
+
+
+@pytest.mark.usefixtures("float64")
+def test_attention_without_dropout_is_sdpa_and_with_it_on_average():
+    torch.manual_seed(6)
+    q, k, v = (torch.randn(2, 3, 5, 4) for _ in range(3))
+    mask = torch.ones(2, 1, 1, 5, dtype=torch.bool)
+    mask[1, ..., 3:] = False
+    want = F.scaled_dot_product_attention(q, k, v, mask, scale=0.3)
+    torch.testing.assert_close(dropout.attention(q, k, v, mask, 0.0, 0.3), want)
+    mean = torch.stack([dropout.attention(q, k, v, mask, 0.2, 0.3) for _ in range(1000)]).mean(0)
+    torch.testing.assert_close(mean, want, rtol=0, atol=0.15)
+
+
+@pytest.mark.parametrize("architecture", ["roberta", "bert", "deberta-v2"])
+@pytest.mark.usefixtures("float64")
+def test_a_backbone_keeps_its_outputs_and_its_dropout_in_mean_and_spread(architecture):
+    plain, cheap = (tiny(architecture, layers=1, dropout=0.1) for _ in range(2))
+    cheapen_dropout(cheap)
+    assert not any(type(m) is nn.Dropout for m in cheap.modules())
+    batch = batches(1)[0]
+    torch.testing.assert_close(cheap.eval()(**batch).logits, plain.eval()(**batch).logits)
+    drawn = []
+    for model in (plain.train(), cheap.train()):
+        torch.manual_seed(7)
+        with torch.no_grad():
+            drawn.append(torch.stack([model(**batch).logits for _ in range(150)]))
+    spread = drawn[0].std(0)
+    assert (drawn[0].mean(0) - drawn[1].mean(0)).abs().max() < 5 * spread.max() * (2 / 150) ** 0.5
+    torch.testing.assert_close(drawn[1].std(0), spread, rtol=0.4, atol=0)

@@ -1,0 +1,184 @@
+"""Methods against LoRA at one budget: paired, corrected, and which of a column are told apart."""
+
+from __future__ import annotations
+
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+from statsmodels.stats.multitest import multipletests
+
+from dora.analysis.comparison import differences, leaders, pairs
+from dora.analysis.contents import scores
+from dora.analysis.grouping import Table, View, read_runs, tables
+from record_files import write_run
+
+LORA, DORA, ADALORA = (("lora", "r8"), ("dora", "r8"), ("adalora", "r8"))
+
+
+def scored(results: Path, method: str, values: dict[int, float], task: str = "sst2") -> None:
+    for seed, value in values.items():
+        write_run(results, method, seed, value / 100, task=task)
+
+
+def test_differences_are_paired_by_seed(tmp_path: Path) -> None:
+    scored(tmp_path, "lora", {1: 80, 2: 60, 3: 70})
+    scored(tmp_path, "dora", {1: 81, 2: 62, 3: 73, 4: 10})  # no LoRA run of seed 4
+    (table,) = tables(read_runs(tmp_path))
+    assert pairs(table, DORA, LORA, "sst2") == pytest.approx([1, 2, 3])
+    (found,) = differences(table)
+    # By hand: mean 2, error 1 / sqrt(3), t(0.975, 2) = 4.303; of 4 x 3 pairs of runs DoRA's is the higher in 6.
+    assert found.estimate.interval() == pytest.approx(
+        (2 - 4.303 / 3**0.5, 2 + 4.303 / 3**0.5), abs=1e-3
+    )
+    assert (found.row, found.seeds, found.better) == (DORA, (3,), pytest.approx(6 / 12))
+    assert found.p == pytest.approx(stats.ttest_1samp([1, 2, 3], 0).pvalue, rel=1e-3)
+
+
+def test_all_comparisons_of_a_table_are_one_family(tmp_path: Path) -> None:
+    random = np.random.default_rng(3)
+    values = {
+        m: {t: dict(enumerate(random.normal(80, 1, 4))) for t in ("sst2", "rte")}
+        for m in ("lora", "dora", "adalora")
+    }
+    for method, by_task in values.items():
+        for task, of_task in by_task.items():
+            scored(tmp_path, method, of_task, task)
+    (table,) = tables(read_runs(tmp_path))
+    found = differences(table, by_task=True)
+    raw = [
+        stats.ttest_rel(
+            list(values[d.row[0]][d.task or ""].values()),
+            list(values["lora"][d.task or ""].values()),
+        ).pvalue
+        for d in found
+    ]
+    assert len(found) == 4
+    assert [d.p for d in found] == pytest.approx(
+        list(multipletests(raw, method="holm")[1]), rel=1e-3
+    )
+    assert len(differences(table)) == 2
+
+
+def test_nothing_is_compared_over_unequal_evaluations_or_without_two_pairs(tmp_path: Path) -> None:
+    scored(tmp_path / "a", "lora", {1: 80, 2: 81})
+    write_run(tmp_path / "a", "dora", 1, 0.9, evaluations={"counted": 9, "from_step": 46})
+    write_run(tmp_path / "a", "dora", 2, 0.9)
+    (table,) = tables(read_runs(tmp_path / "a"))
+    assert differences(table) == []
+    assert leaders(table, [LORA, DORA], "sst2") == set()
+    (last,) = tables(read_runs(tmp_path / "a"), View("last"))
+    assert len(differences(last)) == 1
+    scored(tmp_path / "b", "lora", {1: 80, 2: 81})
+    scored(tmp_path / "b", "dora", {2: 80, 3: 81})
+    (table,) = tables(read_runs(tmp_path / "b"))
+    assert differences(table) == []
+    # One shared seed tests nothing, so nothing is marked.
+    assert leaders(table, [LORA, DORA], "sst2") == set()
+
+
+def test_the_best_leads_and_whatever_the_seeds_do_not_tell_from_it(tmp_path: Path) -> None:
+    scored(tmp_path, "lora", {1: 80.0, 2: 82.0, 3: 81.0})
+    scored(tmp_path, "adalora", {1: 79.0, 2: 83.0, 3: 80.0})  # differences 1, -1, 1: p = 0.42
+    scored(tmp_path, "dora", {1: 75.0, 2: 77.1, 3: 76.0})  # differences 5, 4.9, 5: p < 0.001
+    (table,) = tables(read_runs(tmp_path))
+    assert leaders(table, [LORA, ADALORA, DORA], "sst2") == {LORA, ADALORA}
+    assert leaders(table, [LORA], "sst2") == set()
+
+
+@pytest.mark.parametrize(
+    ("dora", "expected"),
+    [
+        ({1: 85.0, 2: 87.1, 3: 86.0}, {DORA}),
+        ({1: 83.0, 2: 80.0, 3: 90.0}, {LORA, DORA, ADALORA}),
+    ],
+)
+def test_only_what_is_better_than_lora_leads_where_anything_is(
+    dora: dict[int, float], expected: set[tuple[str, str]], tmp_path: Path
+) -> None:
+    scored(tmp_path, "lora", {1: 80.0, 2: 82.0, 3: 81.0})
+    scored(tmp_path, "dora", dora)
+    # The highest mean, with seeds that tell nothing.
+    scored(tmp_path, "adalora", {1: 70.0, 2: 99.0, 3: 98.0})
+    (table,) = tables(read_runs(tmp_path))
+    assert leaders(table, [LORA, ADALORA, DORA], "sst2") == expected
+
+
+def marks_against_p_values(table: Table) -> int:
+    """Asserts that bold and p of every comparison say the same; how many there are."""
+    grid = scores(table)
+    bold = {(table.rows[i], grid.head[j]) for i, j in grid.bold}
+    found = [
+        *(differences(table) if len(table.averaged) > 1 else []),
+        *differences(table, by_task=True),
+    ]
+    for d in found:
+        head = table.view.title(d.task) if d.task else "average [95 %]"
+        ours, loras = ((row, head) in bold for row in (d.row, ("lora", d.row[1])))
+        told = d.p < 0.05
+        worse, better = (loras, ours) if d.estimate.mean > 0 else (ours, loras)
+        assert not (told and worse), (d, "told to be worse, and bold")
+        assert told or ours == loras, (d, "not told apart, and one of them bold")
+        assert (
+            better or worse or any((row, head) in bold for row in table.rows if row[1] == d.row[1])
+        )
+    return len(found)
+
+
+@pytest.mark.parametrize("seed", [0, 2, 4])
+def test_no_mark_contradicts_a_p_value_in_random_tables(seed: int, tmp_path: Path) -> None:
+    random = np.random.default_rng(seed)
+    for method, task in product(("lora", "dora", "adalora"), ("sst2", "rte", "cola", "wnli")):
+        for budget, run in product(("r2", "r8"), range(1, 5)):
+            shift = 0 if method == "lora" else random.choice([0, 0, 1, -1, 3])
+            score = (70 + shift + random.normal(0, 0.6)) / 100
+            write_run(tmp_path, method, run, score, task=task, budget=budget)
+    (table,) = tables(read_runs(tmp_path))
+    assert marks_against_p_values(table) == 4 + 16
+
+
+@pytest.mark.parametrize("name", ["study_tiny", "study_tiny_deberta", "study_minilm"])
+def test_no_mark_contradicts_a_p_value_in_the_committed_studies(name: str) -> None:
+    for table in tables(read_runs(Path(__file__).parents[2] / "results" / name)):
+        assert marks_against_p_values(table) > 0
+
+
+def test_one_seed_has_no_leader(tmp_path: Path) -> None:
+    scored(tmp_path, "lora", {1: 80})
+    scored(tmp_path, "dora", {1: 70})
+    (table,) = tables(read_runs(tmp_path))
+    assert leaders(table, [LORA, DORA], "sst2") == set()
+
+
+def test_the_examples_interval_is_of_the_same_paired_difference(tmp_path: Path) -> None:
+    labels = np.zeros(400, int)
+    for seed in (1, 2):
+        for method, wrong in (("lora", 100), ("dora", 80 + 10 * seed)):
+            predicted = np.zeros(400, int)
+            predicted[:wrong] = 1
+            write_run(tmp_path, method, seed, 1 - wrong / 400, labels=labels, predicted=predicted)
+    (table,) = tables(read_runs(tmp_path))
+    (found,) = differences(table, by_task=True)
+    assert found.examples is not None
+    # Rows 90 to 99 are right in DoRA's first run alone, and none in one run of LoRA's alone: 10 / 400 / 2 = 1.25 points,
+    # binomial over 400 rows.
+    spread = 1.96 * 100 / 2 * (0.025 * 0.975 / 400) ** 0.5
+    assert found.estimate.mean == pytest.approx(1.25)
+    assert found.examples == pytest.approx((1.25 - spread, 1.25 + spread), abs=0.15)
+
+
+def test_spearman_and_runs_without_predictions_have_no_examples_interval(tmp_path: Path) -> None:
+    scored(tmp_path, "lora", {1: 80, 2: 81})
+    scored(tmp_path, "dora", {1: 80, 2: 82})
+    (table,) = tables(read_runs(tmp_path))
+    assert differences(table, by_task=True)[0].examples is None
+
+
+def test_a_row_without_a_seed_in_common_with_lora_is_not_marked(tmp_path: Path) -> None:
+    for seed in (1, 2, 3):
+        write_run(tmp_path, "lora", seed, 0.5 + seed / 100)
+        write_run(tmp_path, "dora", seed + 3, 0.7 + seed / 100)
+    (table,) = tables(read_runs(tmp_path))
+    assert leaders(table, table.blocks[0], "sst2") == set()

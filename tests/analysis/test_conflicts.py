@@ -1,0 +1,155 @@
+"""Runs that cannot be compared: what is shown of the rest, and what is said of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dora.analysis.conflicts import one_configuration
+from dora.analysis.grouping import View, read_runs, showable
+from record_files import write_run
+
+
+def searched(results: Path, task: str = "cola", method: str = "lora") -> None:
+    """Runs of one cell that a search of rates leaves beside a study's."""
+    for i, (lr, select) in enumerate(((0.001, "heldout"), (0.004, "heldout"), (0.002, "dev"))):
+        config = {"task": task, "method": {"name": method}, "seed": 1, "lr": lr, "select": select}
+        write_run(results, method, 1, 0.5, task=task, key=f"{i}" * 8, config=config)
+
+
+def test_a_search_beside_a_study_leaves_every_other_cell_shown(tmp_path: Path) -> None:
+    searched(tmp_path)
+    for method, task in (("dora", "cola"), ("lora", "rte"), ("dora", "rte")):
+        write_run(tmp_path, method, 1, 0.6, task=task)
+    write_run(tmp_path, "lora", 1, 0.7, model="other")
+    found, (problem,) = showable(read_runs(tmp_path))
+    assert [t.model for t in found] == ["minilm", "other"]
+    values = {
+        (row[0], task): list(found[0].values(row, task).values())
+        for row in found[0].rows
+        for task in found[0].tasks
+    }
+    assert values == {
+        ("lora", "cola"): [],
+        ("dora", "cola"): [60],
+        ("lora", "rte"): [60],
+        ("dora", "rte"): [60],
+    }
+    assert problem.startswith(
+        "CoLA of lora r8 on minilm, data dir: one cell holds 3 configurations: "
+    )
+    for i in range(3):
+        assert str(tmp_path / "runs/dir/cola/minilm/lora/r8" / (f"{i}" * 8)) in problem
+    assert "lr 0.001 | 0.004 | 0.002; select heldout | heldout | dev" in problem
+    assert problem.endswith("choose it, as by --where lr=0.001, or move the others away")
+    assert found[0].left_out == ["CoLA of lora r8: its runs are of several configurations"]
+
+
+def test_the_choice_that_is_shown_singles_the_largest_configuration_out(tmp_path: Path) -> None:
+    searched(tmp_path)
+    config = {"task": "cola", "method": {"name": "lora"}, "lr": 0.001, "select": "dev"}
+    for seed in (2, 3):  # no rate of its own, nor a way to select
+        write_run(
+            tmp_path, "lora", seed, 0.5, task="cola", key="9" * 8, config={**config, "seed": seed}
+        )
+    (problem,) = showable(read_runs(tmp_path))[1]
+    assert "as by --where lr=0.001 select=dev, or" in problem
+    (table,), problems = showable(read_runs(tmp_path), View(where=("lr=0.001", "select=dev")))
+    assert (problems, table.values(("lora", "r8"), "cola")) == ([], {2: 50, 3: 50})
+
+
+def test_a_choice_fills_the_cell_again(tmp_path: Path) -> None:
+    searched(tmp_path)
+    (table,), problems = showable(read_runs(tmp_path), View(where=("lr=2e-3",)))
+    assert problems == []
+    assert table.values(("lora", "r8"), "cola") == {1: 50}
+
+
+def test_a_task_of_several_sets_of_rows_is_left_out_and_the_others_are_shown(
+    tmp_path: Path,
+) -> None:
+    for task, marks in (("rte", ["d" * 64, "c" * 64]), ("sst2", ["d" * 64] * 2)):
+        for method, mark in zip(("lora", "dora"), marks, strict=True):
+            prints = {"data": mark, "model": "e" * 64}
+            write_run(tmp_path, method, 1, 0.8, task=task, fingerprints=prints)
+    (table,), (problem,) = showable(read_runs(tmp_path))
+    assert problem.startswith("rte's rows of data dir are not the same in all runs")
+    assert [table.values(row, "sst2") for row in table.rows] == [{1: 80}, {1: 80}]
+    assert [table.values(row, "rte") for row in table.rows] == [{}, {}]
+
+
+def test_a_table_of_two_backbones_is_left_out_and_another_is_shown(tmp_path: Path) -> None:
+    for method, mark in (("lora", "a"), ("dora", "b")):
+        write_run(
+            tmp_path, method, 1, 0.8, model="mine", fingerprints={"model": mark * 64, "data": "d"}
+        )
+    write_run(tmp_path, "lora", 1, 0.8)
+    found, (problem,) = showable(read_runs(tmp_path))
+    assert [t.model for t in found] == ["minilm"]
+    assert problem.startswith("the weights of model mine are not the same in all runs")
+
+
+def two_arithmetics(results: Path, **changes: Any) -> None:
+    """Seeds 1 and 2 of a record without the number, seeds 2 and 3 of arithmetic 2."""
+    config = {"task": "sst2", "method": {"name": "dora"}, "lr": 0.001, "device": "auto", **changes}
+    for seed in (1, 2):
+        write_run(
+            results,
+            "dora",
+            seed,
+            0.5,
+            key="a" * 8,
+            config={**config, "lr": 0.001, "seed": seed, "device": "cpu"},
+        )
+    for seed in (2, 3):
+        write_run(
+            results, "dora", seed, 0.6, key="b" * 8, config={**config, "seed": seed}, arithmetic=2
+        )
+
+
+def test_two_arithmetics_in_a_cell_are_named_with_their_folders(tmp_path: Path) -> None:
+    two_arithmetics(tmp_path)
+    runs = read_runs(tmp_path)
+    kept, problem = one_configuration(runs)
+    folders = [runs[0]["folder"].parent, runs[-1]["folder"].parent]
+    assert kept == []
+    assert (
+        f"2 arithmetics of this package, which give one configuration other bits: 1 in {folders[0]} | 2 in {folders[1]}"
+        in str(problem)
+    )
+    assert "--where arithmetic=2" in str(problem)
+    assert "--mix-arithmetic" in str(problem)
+
+
+def test_mixed_arithmetics_give_the_newer_run_of_a_seed(tmp_path: Path) -> None:
+    two_arithmetics(tmp_path)
+    (table,), problems = showable(read_runs(tmp_path), View(mix=True))
+    assert problems == []
+    assert table.values(("dora", "r8"), "sst2") == {1: 50, 2: 60, 3: 60}
+    assert table.name == "dir-minilm-best-mixed_arithmetic"
+
+
+def test_arithmetics_are_not_mixed_where_anything_else_differs(tmp_path: Path) -> None:
+    two_arithmetics(tmp_path, lr=0.002)
+    kept, problem = one_configuration(read_runs(tmp_path), mix=True)
+    assert kept == []
+    assert "arithmetic 1 | 2; lr 0.001 | 0.002" in str(problem)
+
+
+@pytest.mark.parametrize("numbers", [(1, 1), (2, 2)])
+def test_runs_of_one_arithmetic_are_one_cell(numbers: tuple[int, int], tmp_path: Path) -> None:
+    for seed, number in enumerate(numbers, 1):
+        write_run(tmp_path, "dora", seed, 0.5, arithmetic=number)
+    runs = read_runs(tmp_path)
+    assert one_configuration(runs) == (runs, None)
+
+
+def test_a_setting_that_an_earlier_arithmetic_did_not_have_is_no_difference(tmp_path: Path) -> None:
+    two_arithmetics(tmp_path, decay_all=False)
+    for run in (runs := read_runs(tmp_path)):
+        if run.get("arithmetic", 1) == 1:
+            del run["config"]["decay_all"]
+    kept, problem = one_configuration(runs, mix=True)
+    assert ([run["seed"] for run in kept], problem) == ([1, 2, 3], None)

@@ -1,0 +1,255 @@
+"""Figures: the numbers they draw, and files that say what they were drawn from."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dora.analysis import figures
+from dora.analysis.figures import (
+    FIGURES,
+    final_ranks,
+    learning_curves,
+    paired_differences,
+    rank_paths,
+    score_by_budget,
+    write,
+    written,
+)
+from dora.analysis.grouping import Table, read_runs, tables
+from dora.analysis.style import images
+from dora.backbones.architectures import place
+from dora.plain import printable
+from record_files import names, write_run
+
+
+def only_table(results: Path) -> Table:
+    (found,) = tables(read_runs(results))
+    return found
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    """Full, and LoRA and DoRA at two budgets, two tasks, two seeds, two layers, with journals."""
+    modules = names(2)
+    for seed in (1, 2):
+        for task, base in (("sst2", 0.8), ("rte", 0.6)):
+            write_run(tmp_path, "full", seed, base + 0.1, task=task, budget="none")
+            for budget, params in (("9000", 9000), ("55296", 55296)):
+                write_run(
+                    tmp_path,
+                    "lora",
+                    seed,
+                    base + seed / 100,
+                    task=task,
+                    budget=budget,
+                    params=params,
+                    ranks=dict.fromkeys(modules, 4),
+                )
+                end = {name: i % 5 if seed == 1 else 3 for i, name in enumerate(modules)}
+                path = write_run(
+                    tmp_path,
+                    "dora",
+                    seed,
+                    base + 3 * seed / 100,
+                    task=task,
+                    budget=budget,
+                    params=params - 384,
+                    ranks=end,
+                )
+                (path / "ranks.jsonl").write_text(
+                    "".join(
+                        json.dumps({"step": step, "total": 0, "ranks": ranks}) + "\n"
+                        for step, ranks in ((10, dict.fromkeys(modules, 4)), (20, end))
+                    )
+                )
+                (path / "metrics.jsonl").write_text(
+                    "".join(
+                        json.dumps(
+                            {"step": step, "split": "dev", "accuracy": step / 100 + seed / 10}
+                        )
+                        + "\n"
+                        for step in (30, 60)
+                    )
+                )
+    return tmp_path
+
+
+def lines(
+    drawn: tuple[object, list[dict[str, object]]] | None, **which: object
+) -> list[dict[str, object]]:
+    assert drawn is not None
+    return [line for line in drawn[1] if all(line[k] == v for k, v in which.items())]
+
+
+def test_scores_stand_at_the_parameters_that_were_counted(results: Path) -> None:
+    drawn = score_by_budget(only_table(results))
+    (line,) = lines(drawn, method="dora", budget="9000", score="SST-2 acc")
+    assert (line["adapter_params"], line["mean"]) == (8616, pytest.approx(84.5))
+    (line,) = lines(drawn, method="lora", budget="9000", score="average")
+    assert line["mean"] == pytest.approx((81.5 + 61.5) / 2)
+
+
+def test_final_ranks_are_means_over_seeds_of_the_methods_that_change_them(results: Path) -> None:
+    drawn = final_ranks(only_table(results))
+    assert {line["method"] for line in lines(drawn)} == {"dora"}
+    # The second matrix of layer 0 is k: ranks 1 and 3 of 4.
+    (line,) = lines(drawn, task="rte", budget="9000", layer=0, matrix="k")
+    assert (line["rank"], line["share"], line["seeds"]) == (2, 0.5, 2)
+
+
+def test_every_label_of_the_final_ranks_is_on_the_page_for_one_task_and_few_layers(
+    tmp_path: Path,
+) -> None:
+    write_run(tmp_path, "dora", 1, 0.8, ranks=dict.fromkeys(names(2), 2))
+    drawn = final_ranks(only_table(tmp_path))
+    assert drawn is not None
+    box, (width, height) = drawn[0].get_tightbbox(), drawn[0].get_size_inches()  # both in inches
+    assert box.x0 >= 0
+    assert box.y0 >= 0
+    assert box.x1 <= width
+    assert box.y1 <= height
+
+
+def test_rank_paths_and_curves_are_of_the_largest_budget(results: Path) -> None:
+    table = only_table(results)
+    path = lines(rank_paths(table), task="sst2", method="dora", matrix="q")
+    # q is the first and the seventh matrix: 0 and 1 in the first run, 3 and 3 in the second.
+    assert [(line["budget"], line["step"], line["rank"]) for line in path] == [
+        ("55296", 10, 4),
+        ("55296", 20, 1.75),
+    ]
+    curve = lines(learning_curves(table), task="sst2", method="dora")
+    assert [(c["step"], c["mean"], c["lowest"], c["highest"]) for c in curve] == [
+        (30, pytest.approx(45), pytest.approx(40), pytest.approx(50)),
+        (60, pytest.approx(75), pytest.approx(70), pytest.approx(80)),
+    ]
+
+
+def test_a_journal_that_is_cut_short_is_drawn_up_to_there(
+    results: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = next(results.rglob("sst2/minilm/dora/55296/*/s2/metrics.jsonl"))
+    path.write_text(path.read_text()[:-20])
+    curve = lines(learning_curves(only_table(results)), task="sst2", method="dora")
+    assert [(c["step"], c["seeds"]) for c in curve] == [(30, 2), (60, 1)]
+    assert f"left out: {path} cannot be read (from a damaged line on" in capsys.readouterr().err
+
+
+def test_differences_are_drawn_with_their_average(results: Path) -> None:
+    drawn = paired_differences(only_table(results))
+    assert {line["score"] for line in lines(drawn)} == {"SST-2 acc", "RTE acc", "average"}
+    (line,) = lines(drawn, budget="9000", score="average")
+    assert line["mean"] == pytest.approx(3.0)
+
+
+def test_every_figure_is_written_with_its_numbers_and_again_only_for_other_runs(
+    results: Path,
+) -> None:
+    table = only_table(results)
+    folder = results / "figures"
+    found = write(table, folder)
+    assert found == [f"dir-minilm-best-{name}" for name in FIGURES]
+    for name in found:
+        assert (folder / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert (folder / f"{name}.pdf").read_bytes().startswith(b"%PDF")
+        with (folder / f"{name}.csv").open() as file:
+            assert list(csv.DictReader(file))
+    (folder / f"{found[0]}.png").write_bytes(b"untouched")
+    assert written(table, folder) == found
+    assert (folder / f"{found[0]}.png").read_bytes() == b"untouched"
+    (folder / f"{found[1]}.png").unlink()
+    assert written(table, folder) == found
+    assert (folder / f"{found[1]}.png").is_file()
+    (folder / f"{table.name}.json").write_text("{")
+    (folder / f"{found[0]}.png").write_bytes(b"untouched")
+    assert written(table, folder) == found
+    assert (folder / f"{found[0]}.png").read_bytes() != b"untouched"
+    (folder / f"{found[0]}.png").write_bytes(b"untouched")
+    write_run(results, "lora", 3, 0.9, budget="9000", params=9000)
+    assert written(only_table(results), folder) == found
+    assert (folder / f"{found[0]}.png").read_bytes() != b"untouched"
+
+
+def test_the_same_numbers_give_the_same_bytes(results: Path) -> None:
+    one, two = (paired_differences(only_table(results)) for _ in range(2))
+    assert one is not None
+    assert two is not None
+    assert images(one[0]) == images(two[0])
+
+
+def test_a_study_that_has_only_begun_is_drawn(results: Path) -> None:
+    write_run(results, "full", 1, 0.5, task="cola", budget="none")  # no adapter on this task yet
+    write_run(
+        results, "adalora", 1, 0.5, task="mrpc", budget="9000", params=9000, ranks={names(1)[0]: 2}
+    )
+    assert len(write(only_table(results), results / "figures")) == len(FIGURES)
+
+
+def test_what_there_is_nothing_for_is_not_drawn(tmp_path: Path) -> None:
+    write_run(tmp_path, "full", 1, 0.9, budget="none")
+    table = only_table(tmp_path)
+    assert [name for name, draw in FIGURES.items() if draw(table) is not None] == []
+    assert write(table, tmp_path / "figures") == []
+
+
+def test_a_matrix_has_its_place_by_its_whole_name() -> None:
+    assert place("roberta.encoder.layer.11.attention.output.dense") == (11, "o")
+    assert place("deberta.encoder.layer.1.output.dense") == (1, "ffn2")
+    assert place("deberta.encoder.layer.0.attention.self.query_proj") == (0, "q")
+    with pytest.raises(ValueError, match="is no linear of an encoder layer"):
+        place("classifier.dense")
+
+
+@pytest.mark.parametrize(
+    "known",
+    [
+        {"figures": ["../secret"]},
+        {"figures": ["dir-minilm-best-evil"]},
+        {"figures": "dir"},
+        {"figures": [7]},
+        {"figures": {}},
+        {"figures": None},
+        [],
+        None,
+    ],
+    ids=str,
+)
+def test_figures_that_a_note_from_elsewhere_names_are_drawn_anew(
+    known: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_run(tmp_path, "lora", 1, 0.9)
+    table, folder = only_table(tmp_path), tmp_path / "figures"
+    monkeypatch.setattr(figures, "write", lambda *_: ["drawn"])
+    folder.mkdir()
+    for kind in ("png", "pdf", "csv"):
+        (tmp_path / f"secret.{kind}").write_text("secret")
+        (folder / f"{table.name}-final-ranks.{kind}").write_text("ours")
+    note, state = folder / f"{table.name}.json", figures._state(table)
+    note.write_text(
+        json.dumps({**known, "drawn_from": state} if isinstance(known, dict) else known)
+    )
+    assert written(table, folder) == ["drawn"]
+    note.write_text(json.dumps({"figures": [f"{table.name}-final-ranks"], "drawn_from": state}))
+    assert written(table, folder) == [f"{table.name}-final-ranks"]
+    (folder / f"{table.name}-final-ranks.png").unlink()
+    (folder / f"{table.name}-final-ranks.png").symlink_to(tmp_path / "secret.png")
+    assert written(table, folder) == ["drawn"]
+
+
+@pytest.mark.parametrize("name", [r"a$\foo$", "$", "a\x1b[2J", "a\u202eb", "_x", "x^2_y"])
+def test_a_name_is_no_formula_in_a_figure(name: str, tmp_path: Path) -> None:
+    write_run(tmp_path, "lora", 1, 0.8)
+    write_run(tmp_path, name, 1, 0.9)
+    drawn = score_by_budget(only_table(tmp_path))
+    assert drawn is not None
+    assert images(drawn[0])["png"].startswith(b"\x89PNG")
+    labels = [text.get_text() for text in drawn[0].legends[0].get_texts()]
+    assert labels == [
+        "lora",
+        *([printable(name)] if name != "_x" else []),
+    ]  # Matplotlib leaves such a label out

@@ -1,0 +1,289 @@
+"""Cells of finished runs: which score counts, one configuration a cell, what may be compared."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dora.adapters.budget import Budget
+from dora.analysis.grouping import (
+    Table,
+    View,
+    budget_in_words,
+    metrics_of,
+    predictions,
+    read_runs,
+    tables,
+)
+from dora.errors import UserError
+from dora.records import artefacts
+from record_files import write_run
+from runs import change_record
+
+
+def only_table(results: Path, view: View | None = None) -> Table:
+    (found,) = tables(read_runs(results), view)
+    return found
+
+
+def test_rows_are_full_fine_tuning_then_budget_by_budget_with_lora_first(tmp_path: Path) -> None:
+    for method, budget in (
+        ("dora", "55296"),
+        ("lora", "55296"),
+        ("dora", "9000"),
+        ("lora", "9000"),
+        ("full", "none"),
+    ):
+        write_run(tmp_path, method, 1, 0.8, budget=budget)
+    assert only_table(tmp_path).blocks == [
+        [("full", "none")],
+        [("lora", "9000"), ("dora", "9000")],
+        [("lora", "55296"), ("dora", "55296")],
+    ]
+
+
+def test_only_finished_runs_and_defined_scores_count(tmp_path: Path) -> None:
+    write_run(tmp_path, "lora", 1, 0.8)
+    write_run(tmp_path, "lora", 2, 0.9, status="failed")
+    write_run(tmp_path, "lora", 3, None)
+    table = only_table(tmp_path)
+    assert table.values(("lora", "r8"), "sst2") == {1: 80.0}
+    assert table.seeds == {1, 3}
+
+
+@pytest.mark.parametrize("content", ["", '{"status": "do', "{}", "[1]"])
+def test_a_damaged_record_is_left_out_and_said(
+    content: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_run(tmp_path, "lora", 1, 0.8)
+    path = write_run(tmp_path, "lora", 2, 0.9) / "run.json"
+    path.write_text(content)
+    assert [run["seed"] for run in read_runs(tmp_path)] == [1]
+    assert f"left out: {path} cannot be read" in capsys.readouterr().err
+
+
+def test_a_copy_beside_a_run_is_not_counted(tmp_path: Path) -> None:
+    path = write_run(tmp_path, "lora", 1, 0.8)
+    shutil.copytree(path, path.with_name("s1_old"))
+    assert [run["folder"] for run in read_runs(tmp_path)] == [path]
+
+
+@pytest.mark.parametrize("kept", [0, 10, 300])
+def test_damaged_predictions_are_left_out_and_said_once(
+    kept: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labels = np.arange(60) % 2
+    path = write_run(tmp_path, "lora", 1, 0.8, labels=labels, predicted=labels) / "predictions.npz"
+    path.write_bytes(path.read_bytes()[:kept])
+    (run,) = read_runs(tmp_path)  # the record itself is shown
+    assert run["seed"] == 1
+    assert capsys.readouterr().err.count(f"left out: {path} cannot be read") == 1
+    assert predictions(run, "sst2", "best") is None
+    assert predictions(run, "sst2", "best") is None
+    assert capsys.readouterr().err == ""
+
+
+def test_wnli_is_averaged_only_as_glue_does(tmp_path: Path) -> None:
+    for task in ("wnli", "cola", "rte"):
+        write_run(tmp_path, "lora", 1, 0.5, task=task)
+    assert (only_table(tmp_path).averaged, only_table(tmp_path).apart) == (
+        ["cola", "rte"],
+        ["wnli"],
+    )
+    glue = only_table(tmp_path, View(glue=True))
+    assert (glue.averaged, glue.apart) == (["cola", "rte", "wnli"], [])
+
+
+@pytest.mark.parametrize(
+    ("view", "title", "value"),
+    [
+        (View(), "MRPC acc", 80.0),
+        (View(metrics={"mrpc": "f1"}), "MRPC F1", 86.0),
+        (View(metrics={"mrpc": "mean"}), "MRPC mean", 83.0),
+        (View(glue=True), "MRPC mean", 83.0),
+        (View("last"), "MRPC acc", 70.0),
+    ],
+)
+def test_a_view_says_which_number_counts(
+    view: View, title: str, value: float, tmp_path: Path
+) -> None:
+    results = {
+        "best": {"step": 5, "accuracy": 0.8, "f1": 0.86, "degenerate": None},
+        "last": {"step": 9, "accuracy": 0.7, "f1": 0.7, "degenerate": None},
+    }
+    write_run(tmp_path, "lora", 1, None, task="mrpc", results=results)
+    (run,) = read_runs(tmp_path)
+    assert (view.title("mrpc"), view.value(run, "mrpc")) == (title, pytest.approx(value))
+
+
+def test_mnli_has_both_development_sets_and_their_mean() -> None:
+    assert metrics_of("mnli") == ("accuracy", "accuracy_mm", "mean")
+    assert View(metrics={"mnli": "accuracy_mm"}).title("mnli") == "MNLI-mm acc"
+    assert metrics_of("cola") == ("matthews_correlation",)
+
+
+def test_every_wrong_metric_is_named_at_once() -> None:
+    with pytest.raises(
+        UserError,
+        match=r"(?s)task 'sst3' must be one of.*mrpc's metric 'F1' must be one of accuracy, f1, mean",
+    ):
+        View(metrics={"sst3": "accuracy", "mrpc": "F1"})
+
+
+def test_two_configurations_for_one_cell_are_an_error_that_shows_the_difference(
+    tmp_path: Path,
+) -> None:
+    write_run(tmp_path, "lora", 1, 0.8)
+    write_run(
+        tmp_path,
+        "lora",
+        2,
+        0.9,
+        key="ffff0000",
+        config={"seed": 2, "lr": 0.002, "method": {"name": "lora"}},
+    )
+    write_run(tmp_path, "dora", 1, 0.8)
+    write_run(tmp_path, "dora", 1, 0.9, key="ffff0000", fingerprints={"data": "other"})
+    with pytest.raises(UserError) as e:
+        tables(read_runs(tmp_path))
+    assert len(e.value.problems) == 2
+    lora = next(text for text in e.value.problems if "/lora/" in text)
+    assert "abcd1234" in lora
+    assert "ffff0000" in lora
+    assert "lr 0.001 | 0.002" in lora
+    assert "seed" not in lora
+
+
+def test_runs_that_only_share_the_name_of_backbone_or_data_are_an_error_that_names_their_folders(
+    tmp_path: Path,
+) -> None:
+    for method, changed in (
+        ("lora", {}),
+        ("adalora", {"model": "f" * 64}),
+        ("dora", {"data": "c" * 64}),
+    ):
+        for task in ("sst2", "rte"):
+            marks = {"data": task * 9, "model": "e" * 64, "init_from": None, **changed}
+            write_run(tmp_path, method, 1, 0.8, task=task, fingerprints=marks)
+    with pytest.raises(UserError) as e:
+        tables(read_runs(tmp_path))
+    model, sst2, rte = e.value.problems
+    runs = tmp_path / "runs" / "dir"
+    for task in ("sst2", "rte"):
+        assert str(runs / task / "minilm" / "adalora" / "r8" / "abcd1234") in model
+    assert "/lora/" not in model
+    assert "model.name=" in model
+    assert "eeeeeeee in the rest" in model
+    for problem, task in ((sst2, "sst2"), (rte, "rte")):
+        assert f"cccccccc in {runs / task / 'minilm' / 'dora' / 'r8' / 'abcd1234'}" in problem
+
+
+def test_best_scores_are_comparable_only_over_evaluations_that_all_share(tmp_path: Path) -> None:
+    write_run(tmp_path, "lora", 1, 0.8)
+    write_run(tmp_path, "dora", 1, 0.8, evaluations={"counted": 9, "from_step": 46})
+    assert not only_table(tmp_path).comparable
+    assert only_table(tmp_path, View("last")).comparable
+    write_run(tmp_path / "b", "lora", 1, 0.8)
+    write_run(
+        tmp_path / "b", "lora", 1, 0.8, task="rte", evaluations={"counted": 9, "from_step": 46}
+    )
+    assert only_table(tmp_path / "b").comparable  # each task has its own
+
+
+@pytest.mark.parametrize(
+    ("typed", "printed"),
+    [
+        ("0.3M", "0.3M"),
+        ("300k", "0.3M"),
+        ("300_000", "0.3M"),
+        ("13824", "13,824"),
+        ("55296", "55,296"),
+        ("9k", "9k"),
+        ("99.9k", "99.9k"),
+        ("0.1M", "0.1M"),
+        ("1.33M", "1.33M"),
+        ("1327104", "1,327,104"),
+        ("1.234M", "1,234,000"),
+        ("12M", "12M"),
+        ("1000M", "1,000,000,000"),
+        ("r8", "r8"),
+    ],
+)
+def test_a_budget_is_printed_short_where_three_digits_say_it(typed: str, printed: str) -> None:
+    assert budget_in_words(("lora", str(Budget.parse(typed)))) == printed
+
+
+def test_the_name_of_a_view_holds_every_choice() -> None:
+    chosen = View("last", {"mrpc": "f1"}, True, ("lr=2e-3",), True)
+    assert Table("dir", "m", chosen).name == "dir-m-last-glue-mrpc-f1-lr=0.002-mixed_arithmetic"
+    assert Table("dir", "m", View("last", {"mrpc": "f1"}, True)).name == "dir-m-last-glue-mrpc-f1"
+
+
+def test_stored_predictions_are_classes_or_the_regressions_score(tmp_path: Path) -> None:
+    labels, predicted = np.array([0, 1, 1]), np.array([1, 1, 0])
+    write_run(tmp_path, "lora", 1, 1 / 3, labels=labels, predicted=predicted)
+    path = write_run(tmp_path, "lora", 1, 1.0, task="stsb", metrics={"spearmanr": 1.0})
+    np.savez(
+        path / "predictions.npz",
+        **{"dev/labels": np.array([1.5, 2]), "best/dev/logits": np.array([[1.2], [3.4]])},
+    )
+    write_run(tmp_path, "lora", 1, 0.8, task="rte")
+    sst2, stsb, rte = (
+        next(r for r in read_runs(tmp_path) if f"/{t}/" in str(r["folder"]))
+        for t in ("sst2", "stsb", "rte")
+    )
+    found = predictions(sst2, "sst2", "best")
+    assert found is not None
+    assert [a.tolist() for a in found] == [[0, 1, 1], [1, 1, 0]]
+    found = predictions(stsb, "stsb", "best")
+    assert found is not None
+    assert found[1].tolist() == [1.2, 3.4]
+    assert predictions(rte, "rte", "best") is None
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"results": None},
+        {"seed": "1"},
+        {"config": None},
+        {"params": {}},
+        {"arithmetic": "x"},
+        {"evaluations": 3},
+        {"results": {"best": {"accuracy": "high"}, "last": {}}},
+        {"results": {"best": {"accuracy": float("nan")}, "last": {}}},
+    ],
+)
+def test_a_damaged_record_is_left_out_and_the_rest_is_read(
+    damage: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seed in (1, 2):
+        folder = write_run(tmp_path, "lora", seed, 0.5)
+    path = folder / "run.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **damage}))
+    assert [run["seed"] for run in read_runs(tmp_path)] == [1]
+    assert f"left out: {path} cannot be read" in capsys.readouterr().err
+
+
+def test_predictions_that_are_not_as_the_run_wrote_them_are_said_whatever_they_say(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labels = np.arange(60) % 2
+    folder = write_run(tmp_path, "lora", 1, 1.0, labels=labels, predicted=labels)
+    change_record(folder, files=artefacts.sums(folder, ["predictions.npz"]))
+    assert read_runs(tmp_path)[0]["seed"] == 1
+    assert capsys.readouterr().err == ""
+    np.savez(
+        folder / "predictions.npz",
+        **{"dev/labels": labels, "best/dev/logits": 2 * np.eye(2)[labels]},
+    )
+    assert read_runs(tmp_path)[0]["seed"] == 1
+    assert (
+        f"left out: {folder / 'predictions.npz'} cannot be read (is damaged or another's"
+        in capsys.readouterr().err
+    )

@@ -1,0 +1,148 @@
+"""Published rows: beside ours, never mixed in, and contradicted only where both were measured alike."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dora.analysis.grouping import View, read_runs, tables
+from dora.analysis.published import beside, departures, numbers, shown
+from record_files import write_run
+
+LORA = ("lora", "300000")
+
+
+def test_the_facts_are_read_whole() -> None:
+    found = numbers()
+    assert len(found) == 314
+    lora = next(
+        n
+        for n in found
+        if (n.model, n.method, n.params, n.task) == ("roberta-base", "lora", "0.3M", "sst2")
+    )
+    assert (lora.value, lora.spread, lora.seeds, lora.protocol) == (
+        95.1,
+        0.2,
+        5,
+        "median of 5 seeds, best epoch",
+    )
+    assert all(n.source for n in found)
+
+
+def test_doras_own_row_is_there_and_empty() -> None:
+    ((key, group),) = [(k, g) for k, g in beside("roberta_base").items() if k[3] == "dora"]
+    assert "Mao" in key[0]
+    assert all(n.value is None for n in group)
+
+
+def median_runs(results: Path, scores: tuple[float, ...], **changes: object) -> None:
+    for seed, score in enumerate(scores, 1):
+        write_run(
+            results,
+            "lora",
+            seed,
+            score / 100,
+            model="roberta_base",
+            budget="0.3M",
+            **{"params": 294_912, **changes},
+        )  # type: ignore[arg-type]
+
+
+# Published 95.1 ± 0.2 (median of 5). Ours: standard deviation 0.2, so the combined error is sqrt(2) x 0.2 / sqrt(5) = 0.126.
+@pytest.mark.parametrize(
+    ("shift", "departs"), [(0.0, False), (0.32, False), (0.34, True), (-0.32, False), (-0.34, True)]
+)
+def test_a_cell_departs_where_its_distance_exceeds_spread_and_combined_error(
+    shift: float, departs: bool, tmp_path: Path
+) -> None:
+    spread = 0.2 / 0.025**0.5  # of five values around the middle one: standard deviation 0.2
+    median_runs(tmp_path, tuple(95.1 + shift + spread * x for x in (-0.2, -0.1, 0, 0.1, 0.2)))
+    (table,) = tables(read_runs(tmp_path))
+    assert bool(list(departures(table, LORA, "sst2"))) is departs
+
+
+def test_the_median_is_compared_with_a_median(tmp_path: Path) -> None:
+    median_runs(tmp_path, (95.1, 95.1, 95.1, 90.0, 90.0))  # mean 93.1, error 1.25
+    (table,) = tables(read_runs(tmp_path))
+    assert not list(departures(table, LORA, "sst2"))
+
+
+@pytest.mark.parametrize(
+    ("changed", "departs"),
+    [
+        ({}, True),
+        ({"target": ["v", "q"]}, True),
+        ({"target": ["q", "k", "v", "o", "ffn1", "ffn2"]}, False),
+        ({"target": ["q"]}, False),
+        ({"limit_train": 64}, False),
+        ({"max_steps": 100}, False),
+        ({"select": "heldout"}, False),
+    ],
+)
+def test_only_a_cell_of_the_papers_target_matrices_and_training_departs(
+    changed: dict[str, object], departs: bool, tmp_path: Path
+) -> None:
+    config = {"method": {"name": "lora"}, "target": ["q", "v"], "select": "dev", **changed}
+    median_runs(tmp_path, (50.0, 50.1, 50.2), config=config)
+    (table,) = tables(read_runs(tmp_path))
+    assert bool(list(departures(table, LORA, "sst2"))) is departs
+
+
+def test_a_start_from_another_run_is_no_departure(tmp_path: Path) -> None:
+    marks = {"data": "d" * 64, "model": "e" * 64, "init_from": "a" * 64}
+    median_runs(tmp_path, (50.0, 50.1, 50.2), fingerprints=marks)
+    (table,) = tables(read_runs(tmp_path))
+    assert not list(departures(table, LORA, "sst2"))
+
+
+def test_every_published_adapter_of_a_backbone_of_ours_has_known_targets() -> None:
+    found = {
+        (n.source[:4], n.method): n.target
+        for n in numbers()
+        if n.method in ("full", "lora", "adalora")
+    }
+    assert found == {
+        ("LoRA", "full"): "none",
+        ("LoRA", "lora"): "q+v",
+        ("AdaL", "full"): "none",
+        ("AdaL", "lora"): "all",
+        ("AdaL", "adalora"): "all",
+        ("SoRA", "full"): "none",
+        ("SoRA", "lora"): "all",
+        ("SoRA", "adalora"): "all",
+    }
+
+
+@pytest.mark.parametrize("case", ["no spread", "noted", "other size", "generated data", "last"])
+def test_what_was_not_measured_alike_is_never_contradicted(case: str, tmp_path: Path) -> None:
+    changes: dict[str, object] = {
+        "other size": {"params": 900_000},
+        "generated data": {"data": "mini"},
+    }.get(case, {})
+    task = {"noted": "rte"}.get(case, "sst2")
+    scores = (50.0, 50.1, 50.2)
+    if case == "no spread":
+        for seed, score in enumerate(scores, 1):
+            write_run(tmp_path, "full", seed, score / 100, model="roberta_base", budget="none")
+    else:
+        median_runs(tmp_path, scores, task=task, **changes)
+    (table,) = tables(read_runs(tmp_path), View("last") if case == "last" else None)
+    row = ("full", "none") if case == "no spread" else LORA
+    assert table.values(row, task)
+    assert not list(departures(table, row, task))
+
+
+def test_a_metric_that_is_not_the_tables_is_named(tmp_path: Path) -> None:
+    write_run(tmp_path, "lora", 1, 0.9, task="stsb", model="deberta_v3_base")
+    (table,) = tables(read_runs(tmp_path))
+    group = next(
+        g
+        for key, g in beside("deberta_v3_base").items()
+        if key[3:] == ("adalora", "1.27M") and "Zhang" in key[0]
+    )
+    assert shown(group, table, "stsb") == "91.8 (mean)"
+    assert shown(group, table, "mnli") == "90.8"
+    assert shown(group, table, "wnli") == "–"
+    (table,) = tables(read_runs(tmp_path), View(metrics={"stsb": "mean"}))
+    assert shown(group, table, "stsb") == "91.8"

@@ -1,0 +1,437 @@
+"""The tables' texts: golden files in three formats, marks, holes and their commands, options."""
+
+from __future__ import annotations
+
+import csv
+import io
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dora import status
+from dora.analysis.contents import against, beside, costs, grids, medians, scores
+from dora.analysis.grouping import Table, View, read_runs, showable, tables
+from dora.analysis.layout import Grid
+from dora.analysis.page import runs_html
+from dora.analysis.text import as_csv, files
+from dora.records import study as study_of_runs
+from record_files import write_run
+from runs import command
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+
+def only_table(results: Path, view: View | None = None) -> Table:
+    (found,) = tables(read_runs(results), view)
+    return found
+
+
+def fields(grid: Grid, *first: str) -> list[str]:
+    """The cells of the one line that begins with these."""
+    (row,) = [r for r in [grid.head, *grid.rows] if r[: len(first)] == list(first)]
+    return row
+
+
+def study(results: Path) -> None:
+    """A small study with everything in it that a table can show: a hole, WNLI, full fine-tuning, marks, predictions."""
+    labels = np.arange(60) % 2
+    for seed in (1, 2, 3):
+        write_run(results, "full", seed, 0.9 + seed / 100, budget="none", model="roberta_base")
+        write_run(results, "full", seed, 0.7, task="wnli", budget="none", model="roberta_base")
+        for i, method in enumerate(("lora", "adalora", "dora")):
+            changed = (np.arange(60) % (9 + i + seed)) == 0
+            predicted = np.where(changed, 1 - labels, labels)
+            write_run(
+                results,
+                method,
+                seed,
+                float((predicted == labels).mean()),
+                budget="0.3M",
+                params=294_912 - 768 * i,
+                model="roberta_base",
+                labels=labels,
+                predicted=predicted,
+            )
+            if (method, seed) != ("dora", 3):
+                degenerate = "all 0" if (method, seed) == ("adalora", 1) else None
+                result = {
+                    "step": 5,
+                    "accuracy": 0.6 + (seed + i) / 50,
+                    "f1": 0.8,
+                    "degenerate": degenerate,
+                }
+                write_run(
+                    results,
+                    method,
+                    seed,
+                    None,
+                    task="mrpc",
+                    budget="0.3M",
+                    model="roberta_base",
+                    params=294_912,
+                    results={"best": result, "last": result},
+                    git={"commit": "1" * 40, "dirty": method == "dora"},
+                )
+
+
+@pytest.mark.parametrize(
+    "name", [f"dir-roberta_base-best{end}" for end in (".md", ".tex", ".csv", "-differences.csv")]
+)
+def test_the_tables_bytes_equal_the_golden_files(name: str, tmp_path: Path) -> None:
+    """Made by `python tests/test_tables.py` and then read; what each number is, the other tests work out by hand."""
+    study(tmp_path)
+    made = files(only_table(tmp_path), tmp_path, ["python -m dora.run task=mrpc seed=3"])
+    assert made[name] == (GOLDEN / name).read_text()
+
+
+def test_a_cell_holds_mean_and_standard_deviation_of_its_seeds(tmp_path: Path) -> None:
+    for seed, accuracy in ((1, 0.80), (2, 0.82), (3, 0.87)):
+        write_run(tmp_path, "lora", seed, accuracy)
+    table = only_table(tmp_path)
+    # By hand: deviations -3, -1, 4; sqrt(26 / 2).
+    assert fields(scores(table), "lora") == ["lora", "r8", "900", "83.0 ± 3.6"]
+    assert fields(medians(table), "lora") == ["lora", "r8", "82.0 (3)"]
+    assert fields(costs(table), "lora") == ["lora", "r8", "3", "900", "100", "20", "7"]
+
+
+def test_the_average_has_its_interval_and_leaves_wnli_out(tmp_path: Path) -> None:
+    for seed, sst2, rte in ((1, 0.80, 0.60), (2, 0.82, 0.60), (3, 0.84, 0.60)):
+        write_run(tmp_path, "lora", seed, sst2)
+        write_run(tmp_path, "lora", seed, rte, task="rte")
+        write_run(tmp_path, "lora", seed, 0.5, task="wnli")
+    grid = scores(only_table(tmp_path))
+    assert grid.head[3:] == ["SST-2 acc", "RTE acc", "average [95 %]", "WNLI acc"]
+    # By hand: sd 2, error 2 / sqrt(3) / 2 tasks, 2 degrees of freedom, t = 4.303: 71 ± 2.484.
+    assert fields(grid, "lora")[3:] == [
+        "82.0 ± 2.0",
+        "60.0 ± 0.0",
+        "71.0 [68.5, 73.5]",
+        "50.0 ± 0.0",
+    ]
+
+
+def test_what_is_missing_is_a_hole(tmp_path: Path) -> None:
+    write_run(tmp_path, "lora", 1, 0.8)
+    write_run(tmp_path, "lora", 3, None)
+    write_run(tmp_path, "dora", 1, None)
+    write_run(tmp_path, "dora", 1, 0.5, task="rte")
+    grid = scores(only_table(tmp_path))
+    assert fields(grid, "lora")[3:] == ["80.0 (n = 1/2)", "–", "–"]
+    assert fields(grid, "dora")[3:] == ["–", "50.0 (n = 1/2)", "–"]
+
+
+def test_the_commands_that_fill_the_holes_are_in_the_report(tmp_path: Path) -> None:
+    for task in ("rte", "sst2"):
+        write_run(tmp_path, "lora", 1, 0.8, task=task)
+    write_run(tmp_path, "dora", 1, 0.8)
+    done = command("dora.tables", "--results", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert "### missing runs: 1" in done.stdout
+    assert (
+        "    python -m dora.run method=dora budget=r8 model=minilm task=rte seed=1" in done.stdout
+    )
+    assert done.stdout.startswith((tmp_path / "tables" / "dir-minilm-best.md").read_text()[:200])
+
+
+def test_degenerate_and_dirty_runs_are_marked_and_explained(tmp_path: Path) -> None:
+    best = {"step": 5, "degenerate": "one class", "accuracy": 0.5}
+    write_run(
+        tmp_path,
+        "lora",
+        1,
+        0.5,
+        results={"best": best, "last": best},
+        git={"commit": "1" * 40, "dirty": True},
+        embedded="tiny",
+    )
+    grid = scores(only_table(tmp_path))
+    assert fields(grid, "lora")[3] == "50.0*†"
+    assert "tiny" in grid.notes
+    assert [note[0] for note in grid.notes[-2:]] == ["*", "†"]
+
+
+def test_differences_show_what_the_seeds_could_have_shown(tmp_path: Path) -> None:
+    for seed, lora, dora in ((1, 0.80, 0.81), (2, 0.60, 0.62), (3, 0.70, 0.73)):
+        write_run(tmp_path, "lora", seed, lora)
+        write_run(tmp_path, "dora", seed, dora)
+    grid = against(only_table(tmp_path), by_task=True)
+    assert grid is not None
+    # By hand: differences 1, 2, 3; error 1 / sqrt(3); t(0.975, 2) = 4.303, t(0.8, 2) = 1.061; t = 3.46, p = 0.074;
+    # DoRA's run is the higher in 6 of 9 pairs.
+    assert fields(grid, "dora") == [
+        "dora",
+        "r8",
+        "SST-2 acc",
+        "+2.0 [-0.5, +4.5]",
+        "0.074",
+        "0.67",
+        "3.1",
+        "3",
+    ]
+
+
+def test_differences_that_are_alike_on_every_seed_are_not_tested(tmp_path: Path) -> None:
+    for seed in (1, 2):  # as on WNLI, where every run predicts one class
+        for method, wnli in (("lora", 0.563), ("adalora", 0.563), ("dora", 0.436)):
+            write_run(tmp_path, method, seed, wnli, task="wnli")
+    table = only_table(tmp_path)
+    grid = against(table, by_task=True)
+    assert grid is not None
+    assert fields(grid, "adalora")[3:] == ["+0.0", "1.000", "0.50", "–", "2"]
+    assert fields(grid, "dora")[3:] == ["-12.7", "–", "0.00", "–", "2"]
+    assert grid.bold == set()
+    assert "number of comparisons in this table, 1 (Holm)" in grid.notes[0]
+    assert grid.notes[1].startswith("no interval: every seed gives the same difference")
+    assert "nan" not in files(table, tmp_path, [])["dir-minilm-best-differences.csv"]
+
+
+def test_no_table_repeats_another(tmp_path: Path) -> None:
+    def captions() -> list[str]:
+        return [grid.caption.partition(": ")[2] for grid in grids(only_table(tmp_path))]
+
+    write_run(tmp_path, "lora", 1, 0.8)
+    write_run(tmp_path, "dora", 1, 0.8)
+    assert captions() == ["", "parameters, time, memory"]
+    write_run(tmp_path, "lora", 2, 0.8)
+    write_run(tmp_path, "dora", 2, 0.8)
+    assert captions() == [
+        "",
+        "differences from lora by task",
+        "median (n)",
+        "parameters, time, memory",
+    ]
+    for method in ("lora", "dora"):
+        for seed in (1, 2):
+            write_run(tmp_path, method, seed, 0.8, task="rte")
+    assert captions()[1:3] == ["differences from lora", "differences from lora by task"]
+
+
+def test_best_of_unequal_numbers_of_evaluations_is_said(tmp_path: Path) -> None:
+    write_run(tmp_path, "lora", 1, 0.8)
+    write_run(tmp_path, "dora", 1, 0.8, evaluations={"counted": 9, "from_step": 46})
+    assert any("--score last" in note for note in scores(only_table(tmp_path)).notes)
+    assert not any(
+        "--score last" in note for note in scores(only_table(tmp_path, View("last"))).notes
+    )
+
+
+def test_published_rows_stand_beside_with_source_and_protocol(tmp_path: Path) -> None:
+    study(tmp_path)
+    grid = beside(only_table(tmp_path))
+    assert grid is not None
+    row = next(r for r in grid.rows if r[:2] == ["lora", "0.3M"])
+    assert row[2:6] == ["q+v", "95.1 ± 0.2", "89.7 ± 0.7 from mnli", "87.2"]
+    assert any("median of 5 seeds, best epoch" in note for note in grid.notes)
+    assert next(r for r in grid.rows if r[0] == "dora")[3:6] == ["–", "–", "–"]
+    write_run(tmp_path / "b", "lora", 1, 0.8)
+    assert beside(only_table(tmp_path / "b")) is None
+
+
+def test_the_csv_holds_every_seed_in_full(tmp_path: Path) -> None:
+    study(tmp_path)
+    text = files(only_table(tmp_path), tmp_path, [])["dir-roberta_base-best.csv"]
+    found = {(line["method"], line["task"]): line for line in csv.DictReader(text.splitlines())}
+    line = found["dora", "mrpc"]
+    assert (line["values"], line["missing_seeds"], line["n"], line["dirty"]) == (
+        "1:66.0000 2:68.0000",
+        "3",
+        "2",
+        "2",
+    )
+    assert (line["mean"], line["std"]) == ("67.000000", "1.414214")
+    assert found["lora", "average"]["low"] < found["lora", "average"]["mean"]
+
+
+def test_of_many_holes_the_rest_is_a_command_for_this_folder(tmp_path: Path) -> None:
+    write_run(tmp_path, "lora", 1, 0.8)
+    text = files(only_table(tmp_path), tmp_path, ["x"] * 25)["dir-minilm-best.md"]
+    assert f"# and 5 more: python -m dora.status --results {tmp_path} --missing\n" in text
+
+
+@pytest.mark.parametrize(
+    ("what", "taken"), [("tables", "tables"), ("plots", "figures"), ("report", "report.html")]
+)
+def test_what_cannot_be_written_is_a_message_after_what_can_be_printed(
+    what: str, taken: str, tmp_path: Path
+) -> None:
+    write_run(tmp_path, "lora", 1, 0.8)
+    if what == "report":
+        (tmp_path / taken).mkdir()
+    else:
+        (tmp_path / taken).write_text("a file where a folder should be")
+    done = command(f"dora.{what}", "--results", str(tmp_path))
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"{tmp_path / taken} cannot be written: ")
+    assert "Traceback" not in done.stderr
+    assert ("| lora   | r8     |" in done.stdout) == (what == "tables")
+
+
+def test_metrics_asked_for_one_by_one_all_count(tmp_path: Path) -> None:
+    for task in ("mrpc", "rte"):
+        write_run(
+            tmp_path, "lora", 1, 0.8, task=task, metrics={"f1": 0.9} if task == "mrpc" else {}
+        )
+    done = command(
+        "dora.tables", "--results", str(tmp_path), "--metric", "mrpc=f1", "--metric", "rte=accuracy"
+    )
+    assert done.returncode == 0, done.stderr
+    assert "MRPC F1" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--metric", "mrpc"], "--metric mrpc must be TASK=METRIC"),
+        (["--metric", "mrpc=f2", "x=f1"], "mrpc's metric 'f2' must be one of accuracy, f1, mean"),
+        ([], "no finished run under"),
+    ],
+)
+def test_a_mistake_is_a_message(words: list[str], message: str, tmp_path: Path) -> None:
+    done = command("dora.tables", "--results", str(tmp_path), *words)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.fixture
+def searched(tmp_path: Path) -> Path:
+    """A study of two tasks with a search of rates beside it in one cell."""
+    for task, method in (("rte", "lora"), ("rte", "dora"), ("sst2", "dora"), ("sst2", "lora")):
+        write_run(tmp_path, method, 1, 0.6, task=task)
+    config = {"task": "sst2", "method": {"name": "lora"}, "lr": 0.002, "seed": 1}
+    write_run(tmp_path, "lora", 1, 0.9, task="sst2", key="ffff0000", config=config)
+    return tmp_path
+
+
+def test_what_cannot_be_shown_is_a_hole_a_note_a_message_and_an_exit_code(searched: Path) -> None:
+    done = command("dora.tables", "--results", str(searched))
+    assert done.returncode == 3
+    assert "| lora   | r8     | 900                | –         | 60.0    | –" in done.stdout
+    assert "- left out: SST-2 of lora r8: its runs are of several configurations" in done.stdout
+    assert done.stderr.startswith(
+        "left out:\n  - SST-2 of lora r8 on minilm, data dir: one cell holds 2"
+    )
+    assert (searched / "tables" / "dir-minilm-best.md").exists()
+
+
+@pytest.mark.parametrize("what", ["tables", "plots", "report"])
+def test_a_choice_of_runs_is_shown_under_a_name_of_its_own(what: str, searched: Path) -> None:
+    done = command(f"dora.{what}", "--results", str(searched), "--where", "lr=1e-3")
+    assert done.returncode == 0, done.stderr
+    made = [
+        p
+        for p in searched.rglob("*")
+        if p.is_file() and "runs" not in p.relative_to(searched).parts
+    ]
+    assert made
+    assert all("-lr=0.001" in path.name for path in made)
+    if what == "tables":
+        assert "## minilm, data dir, best evaluation, lr=0.001" in done.stdout
+        assert "| lora   | r8     | 900                | 60.0" in done.stdout
+
+
+def test_where_nothing_can_be_shown_the_exit_code_is_2(searched: Path) -> None:
+    for path in (searched / "runs" / "dir").glob("*/*/*"):
+        if path.parts[-3:] != ("sst2", "minilm", "lora"):
+            shutil.rmtree(path)
+    done = command("dora.tables", "--results", str(searched))
+    assert done.returncode == 2
+    assert done.stderr.startswith(
+        "SST-2 of lora r8 on minilm, data dir: one cell holds 2 configurations"
+    )
+    assert not (searched / "tables").exists()
+
+
+def test_a_row_that_lost_its_only_cell_is_all_dashes(searched: Path) -> None:
+    shutil.rmtree(searched / "runs" / "dir" / "rte")
+    (table,), _ = showable(read_runs(searched))
+    made = files(table, searched, [])
+    assert "| lora   | r8     | –                  | –         |" in made["dir-minilm-best.md"]
+    assert "dir,minilm,best,lora,r8,,,,sst2,accuracy,0," in made["dir-minilm-best.csv"]
+
+
+def test_budgets_are_printed_alike_in_tables_page_and_status(tmp_path: Path) -> None:
+    for method in ("lora", "dora"):
+        for seed in (1, 2):
+            write_run(tmp_path, method, seed, 0.8 + seed / 100, budget="0.3M", params=299_520)
+    table = only_table(tmp_path)
+    assert all(row[1] == "0.3M" for grid in grids(table) for row in grid.rows)
+    assert "<td>0.3M</td>" in runs_html([table])
+    assert "300,000" not in runs_html([table])
+    shown = status.table(study_of_runs.scan(tmp_path))
+    assert [line.split()[4] for line in shown.splitlines()] == ["budget", "0.3M", "0.3M"]
+
+
+def test_published_rows_say_which_matrices_they_adapted(tmp_path: Path) -> None:
+    write_run(tmp_path, "lora", 1, 0.9, model="deberta_v3_base")
+    grid = beside(only_table(tmp_path))
+    assert grid is not None
+    found = {row[0]: row[2] for row in grid.rows}
+    assert (grid.head[2], found["lora"], found["full"], found["aflora"]) == (
+        "target",
+        "all",
+        "–",
+        "?",
+    )
+
+
+def test_every_table_is_a_latex_file_with_one_float_and_a_label_of_its_own(tmp_path: Path) -> None:
+    study(tmp_path)
+    made = {
+        k: v for k, v in files(only_table(tmp_path), tmp_path, []).items() if k.endswith(".tex")
+    }
+    assert [name.removeprefix("dir-roberta_base-best") for name in made] == [
+        ".tex",
+        "-differences.tex",
+        "-differences-by-task.tex",
+        "-medians.tex",
+        "-costs.tex",
+        "-published.tex",
+    ]
+    for name, text in made.items():
+        assert text.count(r"\begin{table*}") == 1
+        assert text.count(rf"\label{{tab:{name.removesuffix('.tex')}}}") == 1
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["-m", "dora.tables"],
+        ["-m", "dora.plots"],
+        ["-m", "dora.report"],
+        ["scripts/demo.py"],
+        ["scripts/budgets.py"],
+        ["scripts/pretrain_tiny.py"],
+    ],
+)
+def test_every_other_command_has_a_help_that_shows_how_to_call_it(command: list[str]) -> None:
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, *command, "--help"], cwd=root, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "usage:" in done.stdout
+
+
+if __name__ == "__main__":
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        study(Path(folder))
+        made = files(
+            only_table(Path(folder)), Path("results"), ["python -m dora.run task=mrpc seed=3"]
+        )
+        for path in GOLDEN.iterdir():
+            path.write_text(made[path.name])
+
+
+@pytest.mark.parametrize("text", ["=cmd()", "+1", "-1", "@x", "\t=x", "a\r=x"])
+def test_no_text_of_a_csv_is_a_formula(text: str) -> None:
+    (_, row) = csv.reader(io.StringIO(as_csv([{"model": text, "mean": -0.5, "n": -1}])))
+    assert row[1:] == ["-0.500000", "-1"]
+    assert row[0].startswith(("'", "\\", "a"))
+    assert row[0].isprintable()

@@ -1,0 +1,248 @@
+"""DoRA against a NumPy reference that forms every d_out x d_in matrix, and against the released code's counts."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from conftest import backward_and_step, batches, linears, tiny, train_head_only, trained
+from dora.adapters.budget import Budget, Matrix
+from dora.adapters.lowrank import mask, remove
+from dora.methods.dora import DoRA, Settings
+
+TOTAL, FIRST, LENGTH, INTERVAL = (
+    40,
+    6,
+    14,
+    4,
+)  # 0.15 T and 0.35 T; allocations at t' = 0, 4, 8, 12 and 14
+
+
+def attach(model, budget="r4", total_steps=TOTAL, **settings):
+    settings = Settings(**{"prune_interval": INTERVAL, **settings})
+    train_head_only(model)
+    plan = DoRA.plan(settings, Budget.parse(budget), linears(model))
+    return DoRA(settings, model, plan, total_steps, torch.Generator().manual_seed(3))
+
+
+def weights(method):
+    """[(A, g, B)] as NumPy arrays."""
+    return [
+        tuple(p.detach().numpy().copy() for p in (layer.A, layer.g, layer.B))
+        for layer in method.layers.values()
+    ]
+
+
+def reference_shares(A, g, B):
+    parts = [g[i] * np.outer(B[:, i], A[i]) for i in range(len(g))]
+    return np.array([np.linalg.norm(part) for part in parts]) / (np.linalg.norm(sum(parts)) + 1e-8)
+
+
+def reference_penalty(method_weights):
+    per_matrix = [
+        np.mean([*(np.var(row, ddof=1) for row in A), *(np.var(column, ddof=1) for column in B.T)])
+        for A, _, B in method_weights
+    ]
+    return 0.1 * np.mean(per_matrix)
+
+
+def reference_live(scores, costs, total):
+    """Best first, skipping what no longer fits: one list of bool over all matrices."""
+    live = np.zeros(len(scores), dtype=bool)
+    for i in sorted(range(len(scores)), key=lambda i: -scores[i]):
+        if costs[i] <= total:
+            live[i], total = True, total - costs[i]
+    return live
+
+
+def train_one(model, method, optimizer, batch, step):
+    """One step up to the optimizer's, gradients left in place; returns the penalty."""
+    penalty = method.penalty(step)
+    loss = model(**batch).loss
+    backward_and_step(loss if penalty is None else loss + penalty, optimizer)
+    return None if penalty is None else penalty.detach()  # no graph may outlive a removal
+
+
+@pytest.mark.parametrize("budget", ["r4", "3500"])
+@pytest.mark.parametrize("architecture", ["roberta", "deberta-v2"])
+@pytest.mark.usefixtures("float64")
+def test_shares_averages_masks_and_penalty_equal_a_reference_over_a_whole_run(architecture, budget):
+    model = tiny(architecture)
+    method = attach(model, budget)
+    optimizer = torch.optim.AdamW(trained(model), lr=2e-2, weight_decay=0.01)
+    matrices, r0 = method.plan_.matrices, 6
+    each = [(1 if budget == "r4" else m.d_in + m.d_out) for m in matrices for _ in range(r0)]
+    end = 4 * len(matrices) if budget == "r4" else 3500
+    smoothed, allocations = np.zeros(r0 * len(matrices)), []
+    for step, batch in enumerate(batches(TOTAL), 1):
+        before = weights(method)
+        penalty = train_one(model, method, optimizer, batch, step)
+        if step <= FIRST + LENGTH:
+            assert penalty.item() == pytest.approx(reference_penalty(before), rel=1e-10)
+            shares = np.concatenate([reference_shares(*w) for w in weights(method)])
+            smoothed = 0.9 * smoothed + 0.1 * shares
+        else:
+            assert penalty is None
+
+        decision = method.after_step(step)
+        optimizer.zero_grad()
+        if step <= FIRST + LENGTH:
+            np.testing.assert_allclose(
+                torch.cat(method.scores).numpy(), smoothed, rtol=1e-10, atol=0
+            )
+        into = step - FIRST
+        if 0 <= into <= LENGTH and (into % INTERVAL == 0 or into == LENGTH):
+            live = sum(each) - (sum(each) - end) * into**3 // LENGTH**3
+            np.testing.assert_array_equal(
+                torch.cat(list(decision.keep)), reference_live(smoothed, each, live)
+            )
+            allocations.append(int(torch.cat(list(decision.keep)).sum()))
+            assert decision.remove == (into == LENGTH)
+            if decision.remove:
+                remove(method.layers.values(), decision.keep, optimizer)
+            else:
+                mask(method.layers.values(), decision.keep)
+        else:
+            assert decision is None
+    assert allocations[0] == len(each)  # nothing goes at t' = 0
+    assert allocations == sorted(allocations, reverse=True)
+    assert len(set(allocations)) >= 4
+    assert sum(layer.rank for layer in method.layers.values()) == allocations[-1]
+
+
+def test_golden_counts_of_72_matrices_from_12_to_8():
+    model = tiny("roberta", hidden=16, layers=12)
+    method = attach(model, "r8", total_steps=1000, prune_interval=100)
+    masked = {}
+    for step in (50, 149, 150, 200, 250, 350, 450, 499, 500):
+        for layer in method.layers.values():
+            torch.nn.init.normal_(layer.g)
+        if (decision := method.after_step(step)) is not None:
+            masked[step] = 864 - int(torch.cat(list(decision.keep)).sum())
+    assert masked == {150: 0, 250: 6, 350: 53, 450: 181, 500: 288}
+
+
+@pytest.mark.parametrize("matrices", [12, 24, 72, 144])
+def test_the_end_is_the_budget_to_the_component_at_every_rank(matrices):
+    """The released code's floats keep 503 of 504 surplus components at r13 on 72 matrices: 937 live, not 936."""
+    method = attach(tiny("roberta"), total_steps=1000)
+    many = tuple(Matrix(f"m{i}", 768, 768) for i in range(matrices))
+    for rank in range(1, 65):
+        method.plan_ = DoRA.plan(Settings(), Budget(rank=rank), many)
+        assert method.plan_.start_total == math.ceil(rank * 3 / 2) * matrices
+        assert method.budget_at(150) == method.plan_.start_total
+        assert method.budget_at(500) == rank * matrices
+
+
+@pytest.mark.parametrize("total_steps", [7, 130, 180, 1000, 8025])
+def test_the_window_begins_at_15_percent_rounded_up_and_spans_35_percent_rounded_toward_zero(
+    total_steps,
+):
+    method = attach(tiny("roberta"), total_steps=total_steps)
+    start, length = -(-total_steps * 15 // 100), total_steps * 35 // 100
+    assert (method.start, method.length, method.settled) == (start, length, start + length)
+
+
+def test_colas_window_is_the_released_codes():
+    assert Settings().window(8025) == (1204, 4012 - 1204)
+
+
+def test_start_values_are_uniform_within_sqrt_6_over_fan_in_and_g_zero():
+    method = attach(tiny("roberta", hidden=64), "r8")
+    for layer in method.layers.values():
+        for p, bound in (
+            (layer.A, math.sqrt(6 / layer.base.in_features)),
+            (layer.B, math.sqrt(6 / 12)),
+        ):
+            assert 0.97 * bound < p.abs().max() <= bound
+            assert p.std().item() == pytest.approx(
+                bound / math.sqrt(3), rel=0.1
+            )  # U(±b) has b / sqrt 3
+        assert layer.g.eq(0).all()
+        assert layer.scale == 8 / 12
+
+
+def test_training_starts_at_the_backbone_itself():
+    model, batch = tiny("deberta-v2").eval(), batches(1)[0]
+    want = model(**batch).logits
+    attach(model)
+    torch.testing.assert_close(model(**batch).logits, want, rtol=0, atol=0)
+
+
+def test_a_masked_component_revives_where_its_gradient_says_so():
+    model = tiny("roberta")
+    method = attach(model, prune_interval=1)
+    optimizer = torch.optim.AdamW(trained(model), lr=1e-2)
+    for step, batch in enumerate(batches(FIRST + LENGTH - 1), 1):
+        train_one(model, method, optimizer, batch, step)
+        assert all(
+            layer.live().all() for layer in method.layers.values()
+        )  # each optimizer step revives
+        decision = method.after_step(step)
+        if decision is not None:
+            mask(method.layers.values(), decision.keep)
+        optimizer.zero_grad()
+    assert sum(int(layer.live().sum()) for layer in method.layers.values()) < 6 * 12
+
+
+def test_a_component_removed_at_the_end_leaves_weights_and_moments():
+    model = tiny("roberta")
+    method = attach(model)
+    optimizer = torch.optim.AdamW(trained(model), lr=1e-2)
+    for step, batch in enumerate(batches(FIRST + LENGTH), 1):
+        train_one(model, method, optimizer, batch, step)
+        decision = method.after_step(step)
+    assert decision.remove
+    layers = list(method.layers.values())
+
+    def everything(keep_rows):
+        """{(layer, factor, what): tensor}, each cut to the rows or columns of `keep_rows`."""
+        return {
+            (i, name, what): (t[:, k] if name == "B" else t[k]).clone()
+            for i, (layer, k) in enumerate(zip(layers, keep_rows, strict=True))
+            for name, p in layer.factors().items()
+            for what, t in [("p", p.detach()), *optimizer.state[p].items()]
+            if what != "step"
+        }
+
+    want = everything([k.numpy() for k in decision.keep])
+    remove(layers, decision.keep, optimizer)
+    got = everything([slice(None)] * len(layers))
+    assert {what for _, _, what in got} == {"p", "exp_avg", "exp_avg_sq"}
+    assert (
+        sum(len(t) for (_, name, what), t in got.items() if (name, what) == ("g", "exp_avg"))
+        == 4 * 12
+    )
+    for key, tensor in want.items():
+        torch.testing.assert_close(got[key], tensor, rtol=0, atol=0)
+
+
+def test_kept_masked_components_stay_masked_to_the_end():
+    model = tiny("roberta")
+    method = attach(model, remove=False)
+    optimizer = torch.optim.AdamW(trained(model), lr=1e-2)
+    for step, batch in enumerate(batches(TOTAL), 1):
+        train_one(model, method, optimizer, batch, step)
+        if (decision := method.after_step(step)) is not None:
+            mask(method.layers.values(), decision.keep)
+        optimizer.zero_grad()
+        if step >= FIRST + LENGTH:
+            assert sum(int(layer.live().sum()) for layer in method.layers.values()) == 4 * 12
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"beta": 1.5}, "method.beta=1.5 must lie in [0, 1); the paper uses 0.9"),
+        ({"dem": -1.0}, "method.dem=-1.0 must lie in [0, inf); the paper uses 0.1 to 0.5"),
+        ({"shape": "linear"}, "method.shape=linear must be one of cubic_late, cubic_early"),
+        ({"prune_end": 1.5}, "method.prune_end=1.5 must be above 0"),
+        ({"prune_end": 0.1}, "leave no pruning window in a run of 100 steps"),
+        ({"prune_end": 200.0}, "leave no pruning window in a run of 100 steps"),
+    ],
+)
+def test_a_setting_out_of_range_is_named_with_its_rule(changed, said):
+    (problem,) = Settings(**changed).problems(100)
+    assert said in problem
+    assert Settings().problems(100) == []

@@ -1,0 +1,118 @@
+"""Full fine-tuning against the Transformers Trainer."""
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import SequentialSampler
+from transformers import Trainer, TrainingArguments
+
+from conftest import loop_of, tiny, tokens
+from dora.methods.full import Full, Settings
+
+STEPS, BATCH, ROWS = 20, 8, 40  # four epochs of five batches
+
+
+def full(model, **config):
+    method = Full(Settings(), model, None, STEPS, torch.Generator())
+    return loop_of(model, method, tokens(ROWS), STEPS, **{"batch_size": BATCH, **config})
+
+
+class InOrder(Trainer):
+    """The Trainer without its shuffling."""
+
+    def _get_train_sampler(self, *_, **__):
+        return SequentialSampler(self.train_dataset)
+
+
+def collate(rows):
+    longest = max(len(ids) for ids, _ in rows)
+    ids = torch.tensor([[*ids, *[1] * (longest - len(ids))] for ids, _ in rows])
+    return {
+        "input_ids": ids,
+        "attention_mask": (ids != 1).long(),
+        "labels": torch.tensor([y for _, y in rows]),
+    }
+
+
+@pytest.mark.parametrize("architecture", ["roberta", "deberta-v2"])
+def test_twenty_steps_give_the_trainers_losses(architecture, tmp_path):
+    ours, theirs = tiny(architecture), tiny(architecture)
+    loop = full(ours)
+    data = loop.setup.train
+    order = np.concatenate([loop.rows(step) for step in range(1, STEPS + 1)])
+    dataset = [
+        (data.ids[data.start[i] :][: data.lengths[i]].tolist(), int(data.label[i])) for i in order
+    ]
+    trainer = InOrder(
+        model=theirs,
+        args=TrainingArguments(
+            output_dir=str(tmp_path),
+            max_steps=STEPS,
+            per_device_train_batch_size=BATCH,
+            learning_rate=1e-3,
+            lr_scheduler_type="linear",
+            warmup_steps=0.06,
+            weight_decay=0.01,
+            max_grad_norm=1.0,
+            optim="adamw_torch",
+            logging_steps=1,
+            save_strategy="no",
+            report_to="none",
+            use_cpu=True,
+            disable_tqdm=True,
+            dataloader_pin_memory=False,
+        ),
+        train_dataset=dataset,
+        data_collator=collate,
+    )
+    trainer.train()
+    want = [line["loss"] for line in trainer.state.log_history if "loss" in line]
+    rates = [line["learning_rate"] for line in trainer.state.log_history if "loss" in line]
+
+    got, ours_rates = [], []
+    for step in range(1, STEPS + 1):
+        got.append(loop.train_step(step)[0].item())
+        ours_rates.append(loop.optimizer.param_groups[0]["lr"])
+    assert len(want) == STEPS
+    assert got == pytest.approx(want, abs=1e-5)
+    assert ours_rates == pytest.approx(rates, abs=1e-12)
+    assert max(want) - min(want) > 0.01  # it did train
+    for (name, p), q in zip(ours.named_parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=0, atol=1e-5, msg=lambda m, name=name: f"{name}: {m}")
+
+
+@pytest.mark.parametrize("accumulate", [3, 4, 8])
+def test_gradient_accumulation_gives_the_losses_of_whole_batches(accumulate):
+    """The mean over the batch, not the sum of micro-batch means: 8 rows in 3 parts are 3, 3 and 2."""
+    losses = []
+    for parts in (1, accumulate):
+        loop = full(tiny("roberta"), grad_accum=parts)
+        losses.append([loop.train_step(step)[0].item() for step in range(1, 11)])
+    assert losses[0] == pytest.approx(losses[1], abs=1e-6)
+    assert max(losses[0]) - min(losses[0]) > 0.01
+
+
+def test_a_short_last_batch_is_a_mean_over_its_own_rows():
+    """43 rows in batches of 8: one batch of 3, also where it is cut into 4 parts and one has no row."""
+    losses = []
+    for parts in (1, 4):
+        method_model = tiny("roberta")
+        method = Full(Settings(), method_model, None, STEPS, torch.Generator())
+        loop = loop_of(method_model, method, tokens(43), STEPS, batch_size=8, grad_accum=parts)
+        sizes = [len(loop.rows(step)) for step in range(1, 7)]
+        losses.append([loop.train_step(step)[0].item() for step in range(1, 7)])
+    assert sorted(sizes) == [3, 8, 8, 8, 8, 8]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-6)
+    assert all(
+        0.3 < loss < 1.5 for loss in losses[0]
+    )  # near log 2: no batch of 3 counted as 3 of 8
+
+
+def test_every_weight_is_trained_and_nothing_is_allocated():
+    model = tiny("roberta")
+    model.requires_grad_(False)
+    method = Full(Settings(), model, Full.plan(Settings(), None, ()), STEPS, torch.Generator())
+    assert all(p.requires_grad for p in model.parameters())
+    assert method.penalty(1) is None
+    assert method.after_step(1) is None
+    assert method.state() == {}

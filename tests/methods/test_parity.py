@@ -1,0 +1,161 @@
+"""Whole runs of the released DoRA code's recipe, written down in NumPy: schedule, decay, clip, AdamW, DEM, scores, masks.
+
+At T = 130 every rounding of the recipe shows: 0.06 T = 7.8 warm-up steps, a window from 0.15 T = 19.5 over 0.35 T = 45.5
+steps. The task's gradient of each plain weight comes from PyTorch on an unadapted model; the rest is NumPy in float64.
+"""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from conftest import linears, loop_of, tiny, tokens, train_head_only
+from dora.adapters.budget import Budget
+from dora.methods import METHODS
+from dora.methods.dora import DoRA
+
+T, INTERVAL, R0, LR, DECAY, DEM = 130, 10, 3, 5e-3, 0.01, 0.1
+
+
+def released_rate(step):
+    """Linear warm-up over int(0.06 T) steps, then linear decay to 0; the first step has rate 0."""
+    done, warmup = step - 1, int(0.06 * T)
+    return LR * (done / warmup if done < warmup else (T - done) / (T - warmup))
+
+
+class Released:
+    """The recipe of one run. `plain`: an unadapted model, whose weights are set to W0 + s B diag(g) A at each step."""
+
+    def __init__(self, plain, factors, head):
+        self.plain, self.factors, self.head = plain, factors, head
+        self.base = {
+            name: plain.get_submodule(name).weight.detach().numpy().copy() for name in factors
+        }
+        self.scores = {name: np.zeros(R0) for name in factors}
+        self.moments = {}
+        self.final = None
+
+    def tensors(self):
+        named = {f"{name}.{k}": t for name, own in self.factors.items() for k, t in own.items()}
+        return named | self.head
+
+    def step(self, step, ids, mask, labels):
+        gradients = self.task_gradients(ids, mask, labels)
+        if step <= math.ceil(0.15 * T) + int(0.35 * T):
+            self.add_equilibrium(gradients)
+        norm = math.sqrt(sum(float((g**2).sum()) for g in gradients.values()))
+        for name, value in self.tensors().items():
+            self.adamw(name, value, gradients[name] * min(1.0, 1.0 / (norm + 1e-6)), step)
+        self.prune(step)
+
+    def task_gradients(self, ids, mask, labels):
+        scale = 8 / R0
+        with torch.no_grad():
+            for name, f in self.factors.items():
+                weight = self.base[name] + scale * (f["B"] * f["g"]) @ f["A"]
+                self.plain.get_submodule(name).weight.copy_(torch.from_numpy(weight))
+            for name, value in self.head.items():
+                self.plain.get_parameter(name).copy_(torch.from_numpy(value))
+        self.plain.zero_grad()
+        F.cross_entropy(self.plain(input_ids=ids, attention_mask=mask).logits, labels).backward()
+        found = {name: self.plain.get_parameter(name).grad.numpy() for name in self.head}
+        for name, f in self.factors.items():
+            G = scale * self.plain.get_submodule(name).weight.grad.numpy()
+            found[f"{name}.A"] = f["g"][:, None] * (f["B"].T @ G)
+            found[f"{name}.B"] = G @ f["A"].T * f["g"]
+            found[f"{name}.g"] = np.einsum("oi,or,ri->r", G, f["B"], f["A"])
+        return found
+
+    def add_equilibrium(self, gradients):
+        """DEM times the mean over matrices and their 2 r0 vectors of the unbiased variance of A's rows and B's columns."""
+        share = DEM / len(self.factors) / (2 * R0)
+        for name, f in self.factors.items():
+            for factor, axis in (("A", 1), ("B", 0)):
+                x = f[factor]
+                centred = x - x.mean(axis=axis, keepdims=True)
+                gradients[f"{name}.{factor}"] = gradients[
+                    f"{name}.{factor}"
+                ] + share * 2 * centred / (x.shape[axis] - 1)
+
+    def adamw(self, name, value, gradient, step):
+        """AdamW with decay on every trained parameter, the head's biases included."""
+        m, v = self.moments.get(name, (np.zeros_like(value), np.zeros_like(value)))
+        m, v = 0.9 * m + 0.1 * gradient, 0.999 * v + 0.001 * gradient**2
+        self.moments[name] = m, v
+        rate = released_rate(step)
+        value *= 1 - rate * DECAY
+        value -= rate * (m / (1 - 0.9**step)) / (np.sqrt(v / (1 - 0.999**step)) + 1e-8)
+
+    def prune(self, step):
+        window = int(0.35 * T)
+        into = int(step - 0.15 * T) if step >= 0.15 * T else -1
+        if into <= window and self.final is None:
+            for name, f in self.factors.items():
+                parts = [f["g"][i] * np.outer(f["B"][:, i], f["A"][i]) for i in range(R0)]
+                whole = np.linalg.norm(sum(parts)) + 1e-8
+                share = np.array([np.linalg.norm(part) / whole for part in parts])
+                self.scores[name] = 0.9 * self.scores[name] + 0.1 * share
+            if into >= 0 and (into % INTERVAL == 0 or into == window):
+                flat = np.concatenate(list(self.scores.values()))
+                surplus = R0 * len(self.factors) - 2 * len(self.factors)
+                out = np.argsort(flat, kind="stable")[: surplus * into**3 // window**3]
+                keep = np.ones(len(flat))
+                keep[out] = 0
+                self.mask(keep)
+                if into == window:
+                    self.final = keep
+        elif self.final is not None:
+            self.mask(self.final)
+
+    def mask(self, keep):
+        for f, k in zip(self.factors.values(), np.split(keep, len(self.factors)), strict=True):
+            f["g"] *= k
+
+
+@pytest.mark.usefixtures("float64")
+def test_a_whole_run_of_the_parity_settings_equals_the_released_recipe():
+    model, plain = (tiny("roberta", hidden=16, layers=2) for _ in range(2))
+    plain.eval()
+    train_head_only(model)
+    kind = METHODS["dora"][0]
+    settings = kind(dropout=0.0, dem=DEM, prune_interval=INTERVAL, remove=False)
+    plan = DoRA.plan(settings, Budget(rank=2), linears(model))
+    method = DoRA(settings, model, plan, T, torch.Generator().manual_seed(3))
+    loop = loop_of(
+        model,
+        method,
+        tokens(48),
+        T,
+        lr=LR,
+        batch_size=4,
+        weight_decay=DECAY,
+        warmup=int(0.06 * T),
+        decay_all=True,
+        group_by_length=False,
+    )
+    factors = {
+        name: {k: p.detach().numpy().copy() for k, p in layer.factors().items()}
+        for name, layer in method.layers.items()
+    }
+    head = {name: model.get_parameter(name).detach().numpy().copy() for name in loop.setup.head}
+    released = Released(plain, factors, head)
+    live = []
+    for step in range(1, T + 1):
+        rows = loop.rows(step)
+        batch = {k: torch.from_numpy(v) for k, v in loop.setup.train.batch(rows).items()}
+        loop.train_step(step)
+        labels = torch.from_numpy(loop.setup.train.label[rows])
+        released.step(step, batch["input_ids"], batch["attention_mask"], labels)
+        live.append(sum(int(layer.live().sum()) for layer in method.layers.values()))
+        assert live[-1] == sum(int((f["g"] != 0).sum()) for f in factors.values()), step
+    assert live[-1] == 2 * len(factors)
+    assert min(live[1:]) == live[-1]  # at step 1 the rate is 0 and so is every g
+    for name, layer in method.layers.items():
+        for k, p in layer.factors().items():
+            np.testing.assert_allclose(p.detach().numpy(), factors[name][k], rtol=0, atol=5e-13)
+    for name, value in head.items():
+        np.testing.assert_allclose(
+            model.get_parameter(name).detach().numpy(), value, rtol=0, atol=5e-13
+        )

@@ -1,0 +1,215 @@
+"""What a run's record keeps from one start to the next, and what it says has changed."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dora.backbones.backbone import ASSETS
+from dora.errors import RunFailed, UserError
+from dora.records import study
+from dora.records.provenance import processor, provenance
+from dora.records.record import ARITHMETIC, Record, arithmetic, read_done, read_finished
+from runs import cut, only_run, record, run, small
+
+
+def opened(folder: Path, **header: Any) -> Record:
+    """A record held by this process, of a run on a CPU unless the header says otherwise."""
+    found = Record(folder)
+    about = {
+        "host": "a",
+        "device": "cpu",
+        "processor": "one (AVX2)",
+        "world_size": 1,
+        "git": None,
+        "versions": {"torch": "2.8"},
+        **header,
+    }
+    found.open(about)
+    return found
+
+
+def start_again(folder: Path, step: int, **header: Any) -> str | None:
+    """What a second start after `step` says has changed, the first one having been at the beginning."""
+    first = opened(folder)
+    first.start(0)
+    first.close()
+    second = opened(folder, **header)
+    try:
+        return second.start(step)
+    finally:
+        second.close()
+
+
+def test_another_processor_is_said_since_its_bits_are_others(tmp_path: Path) -> None:
+    said = start_again(tmp_path, 5, processor="two (AVX512)")
+    assert said == "processor one (AVX2) before, now two (AVX512)"
+
+
+@pytest.mark.parametrize(
+    "package",
+    ["torch", "transformers", "tokenizers", "numpy", "scipy", "scikit-learn", "dora-glue"],
+)
+def test_another_version_of_what_the_bits_depend_on_is_said(package: str, tmp_path: Path) -> None:
+    assert package in provenance()["versions"]
+    first = opened(tmp_path, versions={package: "2.8"})
+    first.start(0)
+    first.close()
+    second = opened(tmp_path, versions={package: "2.9"})
+    assert second.start(5) == f"{package} 2.8 before, now 2.9"
+    second.close()
+
+
+@pytest.mark.parametrize("package", ["safetensors", "hydra-core", "datasets", "python"])
+def test_another_version_of_what_no_bit_depends_on_is_not_said(
+    package: str, tmp_path: Path
+) -> None:
+    assert start_again(tmp_path, 5, versions={"torch": "2.8", package: "9"}) is None
+
+
+def test_a_version_that_an_older_record_does_not_hold_is_not_called_changed(tmp_path: Path) -> None:
+    assert start_again(tmp_path, 5, versions={"torch": "2.8", "scipy": "1.2"}) is None
+
+
+@pytest.mark.parametrize("library", ["cuda", "cudnn"])
+def test_another_cuda_is_said_where_it_computes(library: str, tmp_path: Path) -> None:
+    for name, device, said in (
+        ("cpu", "cpu", None),
+        ("gpu", "H100", f"{library} 12 before, now 13"),
+    ):
+        first = opened(tmp_path / name, device=device, versions={library: "12"})
+        first.start(0)
+        first.close()
+        second = opened(tmp_path / name, device=device, versions={library: "13"})
+        assert second.start(5) == said
+        second.close()
+
+
+def test_the_processor_beside_a_gpu_changes_nothing(tmp_path: Path) -> None:
+    assert start_again(tmp_path / "a", 5) is None
+    assert "processor two" not in (
+        start_again(tmp_path / "b", 5, device="H100", processor="two") or ""
+    )
+
+
+def test_the_processor_is_named_with_its_instructions() -> None:
+    assert re.fullmatch(r".+ \([A-Z0-9]+\)", processor())
+
+
+def test_a_resumed_run_shows_the_progress_of_its_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut(tmp_path, 10, monkeypatch, "method=lora")
+    cut(tmp_path, 11, monkeypatch, "method=lora", "checkpoint_every=null")
+    assert record(tmp_path)["resumed_from"] == [10]
+    assert study.look(only_run(tmp_path)).step == 10
+
+
+def test_a_run_without_a_checkpoint_shows_no_progress(tmp_path: Path) -> None:
+    opened(tmp_path).close()
+    found = opened(tmp_path)
+    found.update(progress={"step": 7, "total_steps": 10, "seconds": 1.0})
+    found.start(0)
+    found.close()
+    assert study.look(tmp_path).step is None
+
+
+def test_records_name_their_arithmetic_and_those_without_have_the_first(tmp_path: Path) -> None:
+    held = opened(tmp_path)
+    held.close()
+    assert arithmetic(held.data) == ARITHMETIC
+    assert arithmetic({}) == 1
+
+
+@pytest.mark.parametrize("words", [[1, 2], 5, {"a": 1}])
+def test_words_that_are_none_are_no_record(words: object, tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text(
+        json.dumps({"schema": 1, "status": "failed", "words": words})
+    )
+    with pytest.raises(UserError, match=r"words.* is .*, which must be a"):
+        read_finished(tmp_path)
+
+
+def test_a_record_that_is_a_pipe_or_too_deep_is_named(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text("[" * 100_000)
+    with pytest.raises(UserError, match=r"run.json cannot be read \(RecursionError"):
+        read_finished(tmp_path)
+    assert read_done(tmp_path) is None
+    (tmp_path / "run.json").unlink()
+    os.mkfifo(tmp_path / "run.json")
+    with pytest.raises(UserError, match=r"run.json cannot be read \(it is no regular file"):
+        read_finished(tmp_path)
+
+
+def test_a_record_names_a_models_folder_only_where_the_user_did(tmp_path: Path) -> None:
+    given = small(
+        tmp_path / "given", "method=lora", "max_steps=4", f"model.path={ASSETS / 'tiny_roberta'}"
+    )
+    assert run(given)["model"]["path"] == str(ASSETS / "tiny_roberta")
+    assert run(small(tmp_path / "own", "method=lora", "max_steps=4"))["model"]["path"] is None
+
+
+def test_a_done_record_without_results_is_not_taken_for_done(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text(json.dumps({"schema": 1, "status": "done"}))
+    assert read_done(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["log.txt", ".lock", "metrics.jsonl", "run.json", "checkpoint", "checkpoint/state", "adapter"],
+)
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+def test_a_directory_that_leads_elsewhere_is_not_opened_and_nothing_is_written(
+    name: str, kind: str, tmp_path: Path
+) -> None:
+    folder, precious = tmp_path / "run", tmp_path / "precious"
+    precious.write_text("mine")
+    path = folder / name
+    path.parent.mkdir(parents=True)
+    path.symlink_to(precious) if kind == "link" else os.mkfifo(path)
+    for force in (False, True):
+        found = Record(folder)
+        with pytest.raises(
+            UserError,
+            match=rf"holds links or pipes, and no run leaves any: {re.escape(name)}; remove them",
+        ):
+            found.open({}, force=force)
+        found.close()
+    assert precious.read_text() == "mine"
+    assert [p.name for p in folder.rglob("*") if p.is_file() and not p.is_symlink()] == []
+
+
+@pytest.mark.parametrize("how", ["removed", "moved", "taken by another"])
+def test_a_run_whose_directory_is_gone_writes_no_other(how: str, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    found = Record(folder)
+    found.open({"config": {}})
+    try:
+        shutil.rmtree(folder) if how == "removed" else folder.rename(tmp_path / "elsewhere")
+        if how == "taken by another":
+            folder.mkdir()
+            (folder / ".lock").write_text(json.dumps({"host": "h", "pid": 7, "token": "t"}))
+        with pytest.raises(
+            RunFailed, match="taken over by process 7 on h" if "taken" in how else "moved away"
+        ):
+            found.update(status="done")
+        assert found.taken_by is not None
+    finally:
+        found.close()
+    assert not (folder / "run.json").exists()
+
+
+def test_a_hidden_file_of_the_users_own_stays_where_leftovers_are_swept(tmp_path: Path) -> None:
+    names = [".mine.tmp", ".notes.2.tmp.txt", ".run.json.12.tmp", ".run.json.12-0a1b2c3d.tmp"]
+    for name in names:
+        (tmp_path / name).touch()
+    found = Record(tmp_path)
+    found.open({"config": {}})
+    found.close()
+    assert [name for name in names if (tmp_path / name).exists()] == names[:2]

@@ -1,0 +1,126 @@
+"""A record's words become a command only where a run of this suite may have had them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dora.config import Config
+from dora.records.words import Foreign, command_of, typed
+from record_files import write_run
+from runs import python
+
+RESULTS = Path(__file__).parents[2] / "results"
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "hydra.run.dir=/tmp/x",
+        "hydra.sweeper._target_=os.system",
+        "+hydra.callbacks.a._target_=x",
+        "hydra/launcher=evil",
+        "++hydra.searchpath=[/tmp/x]",
+        "override hydra/launcher=x",
+        "experiment@hydra.callbacks=x",
+        "model@_global_=x",
+        "+x=1",
+        "x=1",
+        "~x",
+        "lr.x=1",
+        "method._target_=os.system",
+        "model.hub.x=1",
+        "data=../../x",
+        "experiment=/tmp/x",
+        "experiment=a/../../b",
+        "task=.hidden",
+        "model=[a,b]",
+        "method={_target_:x}",
+        "--config-path=/tmp",
+        "-m",
+        "--multirun",
+        "--experimental-rerun=x",
+        "$(touch x)",
+        ";touch x",
+        "",
+        "=1",
+        "lr=1\ntouch x",
+        "lr=\x1b[2J",
+        "results=a\u202eb",
+        "lr=" + "1" * 5000,
+        "--config-dir=",
+        "--config-dir=relative",
+        "--config-dir=/no/such/folder",
+        7,
+        None,
+        ["lr=1"],
+    ],
+    ids=str,
+)
+def test_a_word_that_no_run_has_is_refused_and_shown_in_one_line(word: Any, tmp_path: Path) -> None:
+    folder = write_run(tmp_path, "lora", 1, 0.9)
+    with pytest.raises(Foreign, match="its record holds words that no run has") as e:
+        typed(["task=rte", word, "seed=1"], folder)
+    assert str(e.value).isprintable()
+    assert len(str(e.value)) < 250
+    assert command_of(["task=rte", word], folder, "?").startswith("? (its record")
+
+
+@pytest.mark.parametrize("words", ["task=rte", 7, {"task": "rte"}, ["lr=1"] * 201], ids=str)
+def test_words_that_are_no_list_of_a_few_are_refused(words: Any) -> None:
+    with pytest.raises(Foreign):
+        typed(words)
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "++lr=1e-3",
+        "~experiment",
+        "model.lr.dora=1e-3",
+        "rates.rte.lora=1e-3",
+        "model.own.threads=1",
+        "method.beta=0.5",
+        "experiment=lora_roberta_base/sst2",
+        "experiment=null",
+        'data.dir="/my data/$(x)"',
+        "results=a b",
+        "target=[q,v]",
+        "results=/x/${seed}",
+        "model.path=/x/`y`",
+    ],
+)
+def test_what_a_user_may_type_is_what_is_shown(word: str) -> None:
+    assert typed(["task=rte", word]) == ("task=rte", word)
+
+
+def test_every_key_and_every_committed_record_is_known() -> None:
+    for field in dataclasses.fields(Config):
+        assert typed([f"{field.name}=x"])
+    records = [json.loads(path.read_text()) for path in RESULTS.rglob("run.json")]
+    assert len(records) > 400
+    assert all(typed(record["words"]) for record in records if record.get("words"))
+
+
+def test_a_config_folder_counts_only_where_it_did_not_come_with_the_results(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "results", "lora", 1, 0.9)
+    for place, refused in (
+        (tmp_path / "mine", False),
+        (tmp_path / "results" / "conf", True),
+        (folder, True),
+    ):
+        place.mkdir(exist_ok=True)
+        words = [f"--config-dir={place}", "experiment=mine"]
+        assert ("inside the results" in command_of(words, folder, "?")) is refused
+    (tmp_path / "link").symlink_to(tmp_path / "results" / "conf")
+    with pytest.raises(Foreign, match="inside the results"):
+        typed([f"--config-dir={tmp_path / 'link'}"], folder)
+
+
+def test_looking_at_records_needs_no_hydra_until_a_command_is_shown() -> None:
+    done = python("-c", "import sys, dora.status, dora.export; assert 'hydra' not in sys.modules")
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,135 @@
+"""A card of a record that is somebody else's: its texts stay texts, in YAML, in Markdown and in Python."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from dora.sharing.model_card import model_card
+
+RECORD = next(
+    (Path(__file__).parents[2] / "results" / "study_minilm").rglob("adalora/*/*/s1/run.json")
+)
+LOGIC = {("config", "task"), ("config", "data"), ("config", "method", "name"), ("config", "select")}
+EVIL = (
+    "<script>alert(1)</script>",
+    "[x](javascript:alert(1))",
+    "![x](http://evil/x.png)",
+    "a|b|c",
+    "`rm -rf x`",
+    "```\nrm -rf x\n```",
+    "x\n---\nbase_model: evil/model\n",
+    "x\n\n# Heading",
+    "a\x1b[2Jb",
+    "a\u202eb",
+    "'); import os; os.system('x') #",
+    "\\",
+    "[x]: javascript:alert(1)",
+    "<!-- ",
+    "</details>",
+    '"""',
+    "{{x}}",
+    "*/x",
+)
+
+
+def texts(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The path of every text in a record."""
+    if isinstance(value, str):
+        yield path
+    for key, inside in (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value if isinstance(value, list) else [])
+    ):
+        yield from texts(inside, (*path, key))
+
+
+def spoiled(text: str) -> dict[str, Any]:
+    """A record with `text` in the place of every text that decides nothing, and where a null may be one."""
+    run = json.loads(RECORD.read_text())
+    run |= {
+        "embedded": "x",
+        "note": "x",
+        "model": {"hub": "x", "revision": "x", "random_weights": False},
+    }
+    run["data"]["revision"] = run["fingerprints"]["init_from"] = "x"
+    run["results"]["best"]["degenerate"] = "x"
+    run["config"]["max_length"] = "x"
+    for path in list(texts(run)):
+        if path not in LOGIC:
+            place = run
+            for key in path[:-1]:
+                place = place[key]
+            place[path[-1]] = text
+    return copy.deepcopy(run)
+
+
+CONFIG = {"base_model_name_or_path": "evil/model"}
+
+
+@pytest.mark.parametrize("merged", [False, True])
+@pytest.mark.parametrize("text", EVIL)
+def test_a_records_texts_stay_texts(text: str, merged: bool) -> None:
+    markdown = pytest.importorskip("markdown_it").MarkdownIt("commonmark").enable("table")
+    card = model_card(spoiled(text), CONFIG, merged)
+    assert all(line.isprintable() for line in card.split("\n"))
+    _, front, body = card.split("---\n", 2)
+    known = yaml.safe_load(front)
+    good = yaml.safe_load(model_card(spoiled("x"), CONFIG, merged).split("---\n", 2)[1])
+    assert known == {
+        k: v for k, v in good.items() if not k.startswith("base_model")
+    }  # no hub has such a name
+    html = markdown.render(body)
+    plain = markdown.render(model_card(spoiled("x"), CONFIG, merged).split("---\n", 2)[2])
+    for tag in (
+        "<script",
+        "<a ",
+        "<img",
+        "<!--",
+        "<details",
+        "</details",
+        "<h1",
+        "<h2",
+        "<td",
+        "<pre",
+        "<tr",
+        "<li",
+    ):
+        assert html.count(tag) == plain.count(tag), tag
+
+
+@pytest.mark.parametrize("text", EVIL)
+def test_python_in_a_card_is_ours_alone(text: str) -> None:
+    for run in (
+        spoiled(text),
+        {**spoiled("x"), "model": {"hub": text, "revision": text, "random_weights": False}},
+    ):
+        card = model_card(run, CONFIG)
+        (code,) = re.findall(r"^```python\n(.*?)^```$", card, re.DOTALL | re.MULTILINE)
+        compiled = compile(code, "card", "exec")
+        assert not {"os", "system"} & set(compiled.co_names)
+        base = next(line for line in code.splitlines() if line.startswith("base = "))
+        assert base == 'base = PeftConfig.from_pretrained(".").base_model_name_or_path'
+
+
+def test_an_honest_card_reads_as_before() -> None:
+    run = json.loads(RECORD.read_text())
+    run["model"] = {
+        "hub": "microsoft/deberta-v3-base",
+        "revision": "refs/pr/1",
+        "random_weights": False,
+    }
+    card = model_card(run, {"base_model_name_or_path": "microsoft/deberta-v3-base"})
+    assert 'base_model: "microsoft/deberta-v3-base"' in card
+    assert "base = 'microsoft/deberta-v3-base'\n" in card
+    assert "revision='refs/pr/1'" in card
+    assert f"**{run['note'][0].upper()}{run['note'][1:]}.**" in card
+    assert "\\" not in card

@@ -1,0 +1,150 @@
+"""The benchmark measures what it says: each contender trains what it should, ratios are taken within rounds."""
+
+import json
+import math
+import sys
+from typing import Any
+
+import pytest
+import torch
+
+from dora import bench
+from dora.timing import candidates
+from dora.timing.candidates import CONTENDERS, PHASES, TOTAL, Setting, Times, contender, loop_of
+from dora.timing.measure import SHARES, measure, ratio, series
+
+SMALL = Setting("small", 0.1, batch=4, length=8, threads=1)
+
+
+@pytest.fixture(autouse=True)
+def _small_size(monkeypatch):
+    monkeypatch.setitem(candidates.SIZES, "small", ("roberta", 1, 32, 64, 2, 60))
+
+
+def test_the_floor_trains_the_head_alone_and_its_gradient_passes_the_whole_backbone():
+    loop, at = loop_of(SMALL, "floor")
+    before = {n: p.detach().clone() for n, p in loop.setup.model.named_parameters()}
+    loop.train_step(at + 1)
+    changed = {n for n, p in loop.setup.model.named_parameters() if not torch.equal(p, before[n])}
+    assert changed == set(loop.setup.head)
+    reached = []
+
+    def listen(module, given, out):
+        out.register_hook(lambda g: reached.append(g.abs().sum().item()))
+
+    loop.setup.model.roberta.embeddings.register_forward_hook(listen)
+    loop.train_step(at + 2)
+    assert reached[0] > 0
+
+
+@pytest.mark.parametrize("method", ["adalora", "dora"])
+def test_the_phases_of_a_method_are_those_of_its_run(method):
+    ranks = {}
+    for phase in PHASES:
+        loop, at = loop_of(SMALL, f"{method} {phase}")
+        decisions = []
+        after_step = loop.setup.method.after_step
+        loop.setup.method.after_step = lambda step, f=after_step, d=decisions: (
+            d.append(f(step)) or d[-1]
+        )
+        loop.train_step(at + 1)
+        ranks[phase] = sum(layer.rank for layer in loop.setup.method.layers.values())
+        assert (decisions[0] is not None) == (phase == "allocating")
+        assert (at >= loop.setup.method.settled) == (phase == "after")
+    assert ranks == {"before": 6 * 12, "allocating": 6 * 12, "after": 6 * 8}
+
+
+def test_a_run_s_phases_have_the_shares_that_its_schedule_gives():
+    for method in ("adalora", "dora"):
+        loop, _ = loop_of(SMALL, f"{method} before")
+        m: Any = loop.setup.method
+        steps = range(1, TOTAL + 1)
+        begin = getattr(m, "start", None) or m.t_i
+        inside = [s for s in steps if begin < s <= m.settled]
+        allocating = len(inside) // m.interval / TOTAL
+        after = sum(s > m.settled for s in steps) / TOTAL
+        assert SHARES["allocating"] == pytest.approx(allocating, abs=0.003)
+        assert SHARES["after"] == pytest.approx(after, abs=0.003)
+    assert sum(SHARES.values()) == pytest.approx(1)
+
+
+def test_a_ratio_is_the_median_of_the_ratios_within_rounds():
+    times = {
+        "floor": [Times(1, 2), Times(10, 10), Times(2, 2)],
+        "a": [Times(3, 2), Times(11, 30), Times(4, 8)],
+    }
+    assert ratio(times, "a", "floor", "wall") == 2  # of 3, 1.1 and 2
+    assert ratio(times, "a", "floor", "cpu") == 3  # of 1, 3 and 4
+
+
+def test_contenders_take_turns_and_the_first_changes():
+    turns = []
+    fake = {name: lambda count, name=name: turns.append(name) or Times(1, 1) for name in "abc"}
+    series(fake, 3, 1)
+    assert "".join(turns) == "abcbcacab"
+
+
+@pytest.mark.filterwarnings("ignore")  # PEFT's and the Trainer's
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("floor", "full", "lora", *(f"dora {phase}" for phase in PHASES), "PEFT LoRA"),
+        pytest.param(CONTENDERS, marks=pytest.mark.slow),
+    ],
+)
+def test_every_contender_runs_and_is_measured(names):
+    figures = measure(SMALL, names, rounds=1, steps=1, repeats=1)
+    assert figures["floor"]["wall_ratio"] == 1
+    phases = [figures[f"dora {phase}"]["wall_s"] for phase in PHASES]
+    assert min(phases) <= figures["dora run"]["wall_s"] <= max(phases)
+    for f in figures.values():
+        assert 0 < f["wall_s"] < 10
+        assert math.isfinite(f["cpu_ratio"])
+    assert figures["PEFT LoRA"]["tokens_s"] == pytest.approx(32 / figures["PEFT LoRA"]["wall_s"])
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_pefts_lora_trains_as_many_parameters_as_ours():
+    found = []
+    original = torch.optim.AdamW
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            torch.optim, "AdamW", lambda groups, **k: found.append(groups) or original(groups, **k)
+        )
+        contender(SMALL, "PEFT LoRA")
+        contender(SMALL, "lora")
+    theirs = sum(p.numel() for p in found[0])
+    assert theirs == sum(p.numel() for group in found[1] for p in group["params"])
+
+
+def test_the_command_writes_tables_with_machine_and_versions(tmp_path, monkeypatch, capsys):
+    words = [
+        "--size",
+        "small",
+        "--dropout",
+        "0",
+        "--only",
+        "lora",
+        "--rounds",
+        "1",
+        "--steps",
+        "1",
+        "--repeats",
+        "1",
+        "--threads",
+        "1",
+        "--batch",
+        "4",
+        "--length",
+        "8",
+        "--to",
+        str(tmp_path / "b.json"),
+    ]
+    monkeypatch.setattr(sys, "argv", ["bench", *words])
+    bench.main()
+    found = json.loads((tmp_path / "b.json").read_text())
+    assert found["versions"]["torch"] == torch.__version__
+    assert len(found["load_before"]) == 3
+    (table,) = found["tables"]
+    assert set(table["figures"]) == {"floor", "lora"}
+    assert "| lora |" in capsys.readouterr().out

@@ -1,0 +1,238 @@
+"""AX that came after MNLI was trained: the same predictions as from the start, without training."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+from dora.cli.sweep import plan
+from dora.config import DataConfig
+from dora.data.sources import fingerprint
+from dora.data.tasks import TASKS
+from dora.records.lock import Lock
+from dora.records.record import Record
+from dora.records.verify import verify
+from dora.run import main
+from dora.training import prepare
+from dora.training.added import predict_added
+from dora.training.loop import Loop
+from dora.training.processes import World
+from runs import change_record, configure, only_run, record, run, small, small_glue, small_words
+
+WORDS = ("task=mnli", "max_steps=10", "eval_every=5", "batch_size=4", "limit_train=32")
+
+
+def glue(folder: Path, ax: bool) -> str:
+    """A download of MNLI alone, with AX or without, as the word that names it."""
+    folder.mkdir(exist_ok=True)
+    if not (folder / "MNLI").exists():
+        (folder / "MNLI").symlink_to(small_glue() / "MNLI")
+    if ax:
+        shutil.copy(small_glue() / "AX.tsv", folder / "AX.tsv")
+    prepare._read_rows.cache_clear()  # what a new process would not remember
+    return f"data.dir={folder}"
+
+
+def again(monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
+    """The command in this process, in which no step may be trained."""
+    monkeypatch.setattr(Loop, "train_step", lambda *_: pytest.fail("trained"))
+    monkeypatch.setattr("sys.argv", ["dora.run", *words])
+    main()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("method=adalora", "budget=r2"),  # masks components, which the kept weights leave out
+        (
+            "method=full",
+            "keep_model=true",
+            "eval_every=2",
+            "lr=1e-9",
+        ),  # the first evaluation that counts stays the best
+    ],
+    ids=lambda words: words[0],
+)
+def test_ax_added_later_gives_the_bits_of_a_run_that_had_it(
+    words: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = (*WORDS, *words)
+    run(small(tmp_path / "first", *words, glue(tmp_path / "whole", ax=True)))
+    run(small(tmp_path / "later", *words, glue(tmp_path / "glue", ax=False)))
+    before = np.load(only_run(tmp_path / "later") / "predictions.npz")
+    assert "ax/ids" not in before
+    weights = {f: f.read_bytes() for f in only_run(tmp_path / "later").rglob("*.safetensors")}
+
+    typed = small_words(tmp_path / "later", *words, glue(tmp_path / "glue", ax=True))
+    assert plan([typed], lambda words: configure(*words)).begin() == [typed]
+    said = "1 run: 0 done before, 0 to train, 1 done before and to predict rows that came later"
+    assert said in capsys.readouterr().out
+    again(monkeypatch, *typed)
+    assert plan([typed], lambda words: configure(*words)).begin() == []
+
+    assert "AX predicted from the kept weights, without training" in capsys.readouterr().out
+    first, later = (
+        np.load(only_run(tmp_path / name) / "predictions.npz") for name in ("first", "later")
+    )
+    assert only_run(tmp_path / "first").parts[-7:] == only_run(tmp_path / "later").parts[-7:]
+    results = record(tmp_path / "later")["results"]
+    assert (results["best"]["step"] < results["last"]["step"]) == ("method=full" in words)
+    # The last evaluation's weights are kept only where they are the best one's.
+    assert set(first) - set(later) == ({"last/ax/logits"} if "method=full" in words else set())
+    for name in later:
+        assert first[name].tobytes() == later[name].tobytes(), name
+    assert record(tmp_path / "later")["data"] == record(tmp_path / "first")["data"]
+    assert record(tmp_path / "later")["added"][0]["splits"] == ["ax"]
+    assert all(f.read_bytes() == content for f, content in weights.items())
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Method → the results of a run of one step without AX."""
+    root = tmp_path_factory.mktemp("done")
+    for method in ("lora", "full"):
+        run(
+            small(
+                root / method,
+                *WORDS,
+                "max_steps=1",
+                f"method={method}",
+                glue(root / "glue", ax=False),
+            )
+        )
+    return {method: root / method for method in ("lora", "full")}
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("not kept", "kept no weights; keep_model=true force=true trains it again"),
+        ("damaged", "best.safetensors is damaged or another's: it has 999 bytes, run.json says "),
+        ("another's", "best.safetensors is damaged or another's: it has "),
+        ("not finite", "best.safetensors is damaged or another's: "),
+        ("damaged, no checksums", "deserializing"),
+        ("another's, no checksums", "the kept weights lack "),
+        (
+            "not finite, no checksums",
+            "the kept weights hold NaN or infinity: classifier.dense.bias",
+        ),
+        (
+            "predictions",
+            "predictions.npz is damaged or another's: its sha256 is not the one in run.json",
+        ),
+        ("disk", "No space left on device"),
+        ("in use", "is in use by process"),
+    ],
+)
+def test_a_done_run_stays_done_whatever_keeps_ax_from_being_predicted(
+    kind: str,
+    said: str,
+    done: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    method = "full" if kind == "not kept" else "lora"
+    results = shutil.copytree(done[method], tmp_path / "results")
+    folder, weights = only_run(results), only_run(results) / "best.safetensors"
+    if kind.endswith("no checksums"):
+        change_record(folder, "files")
+    if kind == "predictions":
+        content = bytearray((folder / "predictions.npz").read_bytes())
+        content[len(content) // 2] ^= 1
+        (folder / "predictions.npz").write_bytes(content)
+    before, lock = (folder / "predictions.npz").read_bytes(), Lock(folder)
+    kind = kind.removesuffix(", no checksums")
+    if kind == "damaged":
+        weights.write_bytes(weights.read_bytes()[:999])
+    elif kind == "another's":
+        shutil.copy(folder / "adapter" / "adapter_model.safetensors", weights)
+    elif kind == "not finite":
+        tensors = safetensors.torch.load_file(weights)
+        tensors["classifier.dense.bias"].fill_(float("nan"))
+        safetensors.torch.save_file(tensors, weights)
+    elif kind == "disk":
+        monkeypatch.setattr("dora.training.added.save", no_space)
+    elif kind == "in use":
+        lock.take()
+    words = (*WORDS, "max_steps=1", f"method={method}", glue(tmp_path / "glue", ax=True))
+    again(monkeypatch, *small_words(results, *words))
+    lock.release()
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "not predicted" in line]
+    assert line.startswith("AX not predicted: ")
+    assert said in line
+    assert (folder / "predictions.npz").read_bytes() == before
+    assert record(results)["status"] == "done"
+
+
+def test_a_process_that_holds_no_record_gives_up_where_the_first_one_does(
+    done: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise it would wait for the first one's share of the predictions."""
+    folder = only_run(shutil.copytree(done["lora"], tmp_path / "results"))
+    (folder / "best.safetensors").write_bytes(b"damaged")
+    words = (*WORDS, "max_steps=1", "method=lora", glue(tmp_path / "glue", ax=True))
+    prepared = prepare.prepare(small(tmp_path / "results", *words))
+    first = iter([["ax"], record(tmp_path / "results")])
+    monkeypatch.setattr("dora.training.processes.broadcast", lambda world, value: next(first))
+    second = World(1, 2, torch.device("cpu"))
+    predict_added(
+        prepared, second, Record(folder), lambda: pytest.fail("predicts"), lambda text: None
+    )
+    assert next(first, None) is None
+
+
+def test_a_kill_between_record_and_predictions_leaves_a_run_that_is_sound_and_is_taken_up(
+    done: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results = shutil.copytree(done["lora"], tmp_path / "results")
+    folder = only_run(results)
+    words = (*WORDS, "max_steps=1", "method=lora", glue(tmp_path / "glue", ax=True))
+    for time in (1, 2):  # of which the second has a record of the first
+        with monkeypatch.context() as patch:
+            patch.setattr("dora.training.added.save", no_space)
+            again(patch, *small_words(results, *words))
+        assert len(record(results)["added"]) == time
+        assert verify(folder).problems == []
+    again(monkeypatch, *small_words(results, *words))
+    assert "best/ax/logits" in np.load(folder / "predictions.npz")
+    assert verify(folder).problems == []
+
+
+def no_space(path: Path, arrays: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+
+def test_ax_is_no_part_of_what_a_run_of_mnli_is(tmp_path: Path) -> None:
+    words = (*WORDS, "method=lora")
+    without = prepare.prepare(small(tmp_path, *words, glue(tmp_path / "glue", ax=False)))
+    assert "ax" not in without.rows
+    with_ax = prepare.prepare(small(tmp_path, *words, glue(tmp_path / "glue", ax=True)))
+    assert len(with_ax.rows["ax"]) == 40
+    assert with_ax.folder == without.folder
+    rows, _, mini = prepare.read_rows(DataConfig("mini"), TASKS["mnli"])
+    assert len(rows.pop("ax")) == 300
+    assert mini == fingerprint(rows)
+
+
+def test_another_ax_is_tokenised_anew(tmp_path: Path) -> None:
+    words = (*WORDS, "method=lora", "max_steps=1", glue(tmp_path / "glue", ax=True))
+    run(small(tmp_path, *words))
+    text = (tmp_path / "glue" / "AX.tsv").read_text().splitlines()
+    (tmp_path / "glue" / "AX.tsv").write_text("\n".join([*text[:1], *reversed(text[1:])]) + "\n")
+    prepare._read_rows.cache_clear()
+    before = np.load(only_run(tmp_path) / "predictions.npz")
+    run(small(tmp_path, *words, "force=true"))
+    after = np.load(only_run(tmp_path) / "predictions.npz")
+    assert (after["ax/ids"] == before["ax/ids"][::-1]).all()
+    assert (after["best/ax/logits"] == before["best/ax/logits"][::-1]).all()

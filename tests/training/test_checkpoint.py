@@ -1,0 +1,125 @@
+"""A checkpoint is believed whole or not at all, whatever bit of it has changed."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from dora.records.record import Record
+from dora.training import checkpoint
+from runs import cut, lines, only_run, run, same_files, small
+
+TENSORS = {"weights/a": torch.arange(12.0).view(3, 4), "moments/a/step": torch.tensor(7.0)}
+
+
+def two(folder: Path) -> Path:
+    """The newest of two checkpoints, of steps 2 and 4."""
+    for step in (2, 4):
+        tensors = {name: t + step for name, t in TENSORS.items()}
+        checkpoint.save(
+            folder, step, tensors, {"journals": {}, "seconds": 0.5, "best": {"step": step}}
+        )
+    return folder / "step-4.checkpoint"
+
+
+def test_every_flipped_bit_is_noticed_and_the_one_before_is_used(tmp_path: Path) -> None:
+    newest = two(tmp_path)
+    whole, chance = newest.read_bytes(), random.Random(0)
+    places = {*range(40), *(chance.randrange(len(whole)) for _ in range(260))}
+    for place in places:
+        flipped = bytearray(whole)
+        flipped[place] ^= 1 << chance.randrange(8)
+        newest.write_bytes(flipped)
+        said: list[str] = []
+        found = checkpoint.load(tmp_path, said.append)
+        assert found is not None
+        assert found[1]["step"] == 2, place
+        assert "step-4.checkpoint is damaged (its checksum does not match)" in said[0]
+    newest.write_bytes(whole)
+    found = checkpoint.load(tmp_path, print)
+    assert found is not None
+    assert found[1] == {"step": 4, "journals": {}, "seconds": 0.5, "best": {"step": 4}}
+    assert all(bool((found[0][name] == t + 4).all()) for name, t in TENSORS.items())
+
+
+@pytest.mark.parametrize("size", [0, 5, 32, 39, 200])
+def test_a_checkpoint_cut_short_is_noticed(size: int, tmp_path: Path) -> None:
+    newest = two(tmp_path)
+    newest.write_bytes(newest.read_bytes()[:size])
+    assert checkpoint.load(tmp_path, lambda _: None)[1]["step"] == 2  # type: ignore[index]
+
+
+def test_a_checkpoint_under_another_steps_name_is_not_believed(tmp_path: Path) -> None:
+    newest = two(tmp_path)
+    newest.rename(tmp_path / "step-6.checkpoint")
+    said: list[str] = []
+    assert checkpoint.load(tmp_path, said.append)[1]["step"] == 2  # type: ignore[index]
+    assert "it is that of step 4" in said[0]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["step-99.json", "step-old.checkpoint", "step-5.checkpoint.bak", ".step-9.checkpoint.12.tmp"],
+)
+def test_files_of_other_names_are_left_alone(name: str, tmp_path: Path) -> None:
+    two(tmp_path)
+    (tmp_path / name).write_text("{}")
+    assert checkpoint.newest(tmp_path) == 4
+    checkpoint.save(tmp_path, 6, TENSORS, {})
+    assert (tmp_path / name).exists()
+    assert checkpoint.load(tmp_path, pytest.fail)[1]["step"] == 6  # type: ignore[index]
+
+
+def test_a_journal_that_was_changed_is_not_gone_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(small(tmp_path / "alone", "method=dora"))
+    cut(tmp_path / "cut", 20, monkeypatch, "method=dora", "checkpoint_every=null")
+    folder = only_run(tmp_path / "cut")
+    for journal in ("metrics.jsonl", "ranks.jsonl"):
+        again = shutil.copytree(tmp_path / "cut", tmp_path / journal)
+        path = only_run(again) / journal
+        data = bytearray(path.read_bytes())
+        data[data.index(b"4")] ^= 1  # a number that reads as another
+        path.write_bytes(data)
+        run(small(again, "method=dora"))
+        assert f"{journal} is not as it was" in (path.parent / "log.txt").read_text()
+        same_files(only_run(tmp_path / "alone"), path.parent)
+    assert [e["step"] for e in lines(folder / "metrics.jsonl") if e["split"] == "dev"] == [
+        6,
+        12,
+        18,
+    ]
+
+
+def test_journals_are_sealed_over_restarts(tmp_path: Path) -> None:
+    def opened() -> Record:
+        found = Record(tmp_path)
+        found.open(
+            {
+                "host": "a",
+                "device": "cpu",
+                "processor": "one",
+                "world_size": 1,
+                "git": None,
+                "versions": {},
+            }
+        )
+        return found
+
+    first = opened()
+    first.start_journals({})
+    first.log("metrics.jsonl", {"step": 1})
+    sealed = first.sync()
+    first.log("metrics.jsonl", {"step": 2})  # after the checkpoint, so it is cut off again
+    first.close()
+    second = opened()
+    assert second.journals_differ({"journals": sealed}) is None
+    second.start_journals(sealed)
+    assert second.sync() == sealed
+    second.close()
+    assert lines(tmp_path / "metrics.jsonl") == [{"step": 1}]

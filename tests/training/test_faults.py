@@ -1,0 +1,376 @@
+"""A disk or a memory that is full, damaged files: each ends in a clear state and message and loses nothing earlier."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import pickle
+import resource
+import socket
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dora.cli.sweep import plan
+from dora.errors import NotNow, RunFailed, Stopped, UserError, foreseen
+from dora.files import write_atomic
+from dora.process.signals import outside
+from dora.records import study
+from dora.records.lock import Lock
+from dora.records.record import Record
+from dora.training.loop import Loop
+from dora.training.prepare import prepare
+from runs import (
+    change_record,
+    command,
+    configure,
+    cut,
+    only_run,
+    python,
+    record,
+    run,
+    same_files,
+    small,
+    small_words,
+    typed,
+)
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own, 32 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", folder],
+        check=False,
+        capture_output=True,
+    ).returncode:
+        pytest.skip("mounting a small file system needs root")
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def fill(folder: Path) -> None:
+    with (folder / "filler").open("wb", buffering=0) as f, contextlib.suppress(OSError):
+        while True:
+            f.write(bytes(4096))
+
+
+def before(
+    owner: type,
+    name: str,
+    when: Callable[..., bool],
+    fault: Callable[[], None],
+    patch: pytest.MonkeyPatch,
+) -> None:
+    """Lets `fault` happen just before the call of a method for which `when` is true."""
+    original = getattr(owner, name)
+
+    def faulty(self: Any, *args: Any, **more: Any) -> Any:
+        if when(self, *args, **more):
+            fault()
+        return original(self, *args, **more)
+
+    patch.setattr(owner, name, faulty)
+
+
+# (class, method, at which call the disk is full, the file that then is named, the step of the newest checkpoint)
+WRITES: dict[str, tuple[type, str, Callable[..., bool], str, int]] = {
+    "metrics": (Record, "log", lambda _, name, event: name == "metrics.jsonl", "metrics.jsonl", 0),
+    "checkpoint": (Loop, "save", lambda loop: loop.step == 12, "step-12.checkpoint", 6),
+    "run.json": (
+        Record,
+        "update",
+        lambda _, **new: new.get("progress", {}).get("step") == 12,
+        "run.json",
+        12,
+    ),
+}
+
+
+@pytest.mark.parametrize("what", WRITES)
+def test_a_full_disk_stops_the_run_and_the_same_command_goes_on_once_there_is_room(
+    what: str, disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owner, name, when, file, step = WRITES[what]
+    at = f"after step {step}" if step else "at its start"
+    alone = run(small(tmp_path / "alone", "method=dora"))
+    with monkeypatch.context() as patch:
+        before(owner, name, when, lambda: fill(disk), patch)
+        message = rf"No space left on device at .*{file}; once that is mended, the same command takes the run up {at}$"
+        with pytest.raises(NotNow, match=message):
+            run(small(disk / "results", "method=dora"))
+    folder = only_run(disk / "results")
+    assert study.look(folder).state in ("stopped", "stale")
+    (disk / "filler").unlink()
+    again = run(small(disk / "results", "method=dora"))
+    assert again["resumed_from"] == ([step] if step else [])
+    assert again["results"] == alone["results"]
+    same_files(only_run(tmp_path / "alone"), folder)
+
+
+def test_a_disk_that_is_full_from_the_start_is_a_message_and_no_traceback(disk: Path) -> None:
+    fill(disk)
+    with pytest.raises(
+        NotNow, match=r"run directory .* cannot be used: No space left on device; once that is"
+    ):
+        run(small(disk / "results", "method=lora"))
+    sweep = command("dora.run", "-m", *small_words(disk / "results", "method=lora", "seed=8,9"))
+    assert "cannot be used: No space left on device" in sweep.stderr
+    assert "Traceback" not in sweep.stderr
+    assert sweep.returncode == 75
+    assert not list(
+        disk.glob("results/runs/*/*/*/*/*/*/s9")
+    )  # an empty folder would look like a broken run
+
+
+def test_a_file_system_that_turns_read_only_keeps_the_last_checkpoint(
+    disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def remount(how: str) -> None:
+        subprocess.run(["mount", "-o", f"remount,{how}", disk], check=True)
+
+    # A file system with a file open for writing cannot be remounted: during the run every fsync is refused instead.
+    with monkeypatch.context() as patch:
+        before(
+            Loop,
+            "save",
+            lambda loop: loop.step == 12,
+            lambda: patch.setattr("dora.files.os.fsync", refuse),
+            patch,
+        )
+        with pytest.raises(
+            RunFailed, match=r"Read-only file system at .*metrics.jsonl; .* after step 6$"
+        ):
+            run(small(disk / "results", "method=lora"))
+    remount("ro")
+    with pytest.raises(UserError, match=r"results=.* cannot be written to"):
+        run(small(disk / "results", "method=lora"))
+    remount("rw")
+    assert run(small(disk / "results", "method=lora"))["resumed_from"] == [6]
+
+
+def test_a_limit_on_the_size_of_files_is_told_as_a_full_disk_is_and_the_run_goes_on_without_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch, small_files(20_000) as limit:
+        before(Loop, "save", lambda loop: loop.step == 12, limit, patch)
+        message = r"^File too large at .*step-12.checkpoint; once that is mended, .* after step 6$"
+        with pytest.raises(RunFailed, match=message):
+            run(small(tmp_path, "method=lora"))
+    assert study.look(only_run(tmp_path)).state == "failed"
+    assert run(small(tmp_path, "method=lora"))["resumed_from"] == [6]
+
+
+PASSES = (errno.ENOSPC, errno.EDQUOT, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN)
+LASTS = (errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+
+
+@pytest.mark.parametrize("number", [*PASSES, *LASTS])
+def test_whatever_befalls_a_disk_is_told_alike_and_is_temporary_where_it_passes(
+    number: int,
+) -> None:
+    told = foreseen(OSError(number, os.strerror(number), "there"), 6, 8, 1, 48)
+    assert getattr(told, "exit_code", None) == (75 if number in PASSES else 1)
+    assert (
+        str(told)
+        == f"{os.strerror(number)} at there; once that is mended, the same command takes the run up after step 6"
+    )
+
+
+@contextlib.contextmanager
+def small_files(size: int) -> Iterator[Callable[[], None]]:
+    """What limits this process to files of `size` bytes from its call to the end of the context."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def refuse(_: int) -> None:
+    raise OSError(30, "Read-only file system")
+
+
+def test_a_broken_record_is_named_and_without_it_the_checkpoint_still_serves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut(tmp_path, 10, monkeypatch, "method=dora", "checkpoint_every=null")
+    path = only_run(tmp_path) / "run.json"
+    path.write_text(path.read_text()[:200])
+    with pytest.raises(
+        UserError, match=r"run.json cannot be read .* remove it to resume, or use force=true"
+    ):
+        run(small(tmp_path, "method=dora"))
+    assert study.look(only_run(tmp_path)).state == "broken"
+    path.unlink()
+    assert run(small(tmp_path, "method=dora"))["resumed_from"] == [6]
+
+
+def test_whatever_nobody_foresaw_is_in_the_log_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut(tmp_path, 10, monkeypatch, "method=full")
+    found = record(tmp_path)
+    assert (found["status"], found["reason"]) == ("failed", "AssertionError: power cut")
+    assert "in train_step" in (only_run(tmp_path) / "log.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."), MemoryError()],
+)
+def test_out_of_memory_names_what_to_try(
+    error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(Loop, "train_step", full)
+    with pytest.raises(
+        RunFailed,
+        match=r"with 4 examples of up to 48 .*grad_accum=4 \(the same steps, in parts of 2\) or batch_size=4 or",
+    ):
+        run(small(tmp_path, "method=lora", "grad_accum=2"))
+    with pytest.raises(RunFailed, match=r"at a time: try max_length=24$"):
+        run(small(tmp_path, "method=lora", "batch_size=1"))
+
+
+def test_a_memory_that_is_really_full_ends_in_that_message(tmp_path: Path) -> None:
+    starved = (
+        "import resource, sys; from pathlib import Path; from dora.training.loop import Loop; from dora.run import main\n"
+        "step = Loop.train_step\n"
+        "def starve(self, n):\n"
+        "    used = int(Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize()\n"
+        "    resource.setrlimit(resource.RLIMIT_AS, (used + (4 << 20),) * 2)\n"
+        "    return step(self, n)\n"
+        "Loop.train_step = starve; main()"
+    )
+    words = small_words(tmp_path, "method=full", "batch_size=96")
+    done = python("-c", starved, *words)
+    assert done.returncode == 1, done.stderr
+    assert (
+        "failed: out of memory with 96 examples of up to 48 tokens at a time: try grad_accum=2"
+        in done.stderr
+    )
+    assert record(tmp_path)["status"] == "failed"
+
+
+def test_a_failed_write_names_the_file_that_was_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    for path in (
+        tmp_path / "file" / "x",
+        tmp_path / "folder",
+    ):  # nothing can lie there; nothing can replace it
+        with pytest.raises(OSError, match="irectory") as e:
+            write_atomic(path, "text")
+        assert (e.value.filename, e.value.filename2) == (str(path), None)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder"]
+
+
+@pytest.mark.parametrize("number", [*PASSES, *LASTS])
+@pytest.mark.parametrize("call", ["mkdir", "open", "replace"])
+def test_what_keeps_a_directory_from_being_opened_is_temporary_where_it_passes(
+    number: int, call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    patched = {"mkdir": (Path, "mkdir"), "open": (os, "open"), "replace": (Path, "replace")}[call]
+    record = Record(tmp_path / "run")
+    with monkeypatch.context() as patch:
+        patch.setattr(*patched, fail)
+        with pytest.raises((UserError, NotNow), match=r"cannot be used: ") as e:
+            record.open({})
+    record.close()
+    kind = NotNow if number in PASSES else UserError
+    assert (type(e.value), kind.exit_code) == (kind, 75 if number in PASSES else 2)
+    assert f"run directory {tmp_path / 'run'} cannot be used: {os.strerror(number)}" in str(e.value)
+
+
+def test_what_will_pass_comes_back_whole_from_another_process_and_ends_with_75(
+    tmp_path: Path,
+) -> None:
+    error = pickle.loads(pickle.dumps(NotNow("no room")))
+    assert (type(error), str(error), error.result) == (NotNow, "no room", None)
+    words = small_words(tmp_path, "method=lora")
+    folder = prepare(configure(*words)).folder
+    folder.mkdir(parents=True)
+    other = Lock(folder)
+    other.take()
+    code, _, said = typed(*words)
+    other.release()
+    assert code == 75
+    assert (
+        said
+        == f"stopped: run directory {folder} is in use by process {os.getpid()} on {socket.gethostname()}; try again when that has ended, or stop it\n"
+    )
+
+
+def test_a_run_in_use_does_not_stop_the_sweep_that_it_is_one_of(tmp_path: Path) -> None:
+    words = small_words(tmp_path, "method=lora")
+    locks = []
+    for seed in (1, 2):
+        folder = prepare(configure(*words, f"seed={seed}")).folder
+        folder.mkdir(parents=True)
+        locks.append(Lock(folder))
+        locks[-1].take()
+    code, out, _ = typed("-m", *words, "seed=1,2")
+    for held in locks:
+        held.release()
+    assert code == 75
+    assert out.count(f"is in use by process {os.getpid()}") == 2  # not "the sweep was stopped"
+    assert not outside.stopping
+
+
+def test_a_sweep_counts_a_run_that_a_full_disk_stopped_as_one_to_resume_whatever_its_record_says(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    jobs = [small_words(tmp_path, "method=lora", f"seed={seed}") for seed in (1, 2)]
+    sweep = plan(jobs, lambda words: configure(*words))
+    pending = sweep.begin()
+    for p, status in zip(
+        sweep.runs.values(), ("running", "failed"), strict=True
+    ):  # neither could be written
+        change_record(p.folder, status=status, reason="of before")
+    no_room = NotNow("No space left on device at run.json; once that is mended")
+    with pytest.raises(Stopped, match="2 of 2 runs are not done; the same sweep goes on with them"):
+        sweep.end({tuple(words): no_room for words in pending}, None)
+    assert "  stale: No space left on device" in capsys.readouterr().out
+    with pytest.raises(RunFailed):
+        sweep.end({tuple(pending[0]): no_room}, None)
+
+
+def test_a_process_that_was_killed_beside_this_one_is_no_failure_of_the_run() -> None:
+    gloo = RuntimeError("[/a/pair.cc:553] Connection closed by peer [127.0.0.1]:39121")
+    found = foreseen(gloo, 8, 16, 1, 128)
+    assert isinstance(found, NotNow)
+    assert (
+        str(found)
+        == "another process of this run ended before its time; the same command takes the run up after step 8"
+    )
+    assert foreseen(RuntimeError("shapes do not fit"), 8, 16, 1, 128) is None
+
+
+def test_a_sweep_that_a_signal_ended_can_be_taken_up_though_a_run_of_it_had_failed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = [small_words(tmp_path, "method=lora", f"seed={seed}") for seed in (1, 2)]
+    sweep = plan(jobs, lambda words: configure(*words))
+    sweep.begin()
+    broken, failed = (p.folder for p in sweep.runs.values())
+    (broken / "run.json").write_text("{")
+    change_record(failed, status="failed", reason="out of memory")
+    with pytest.raises(RunFailed):
+        sweep.end({}, None)
+    assert "method=lora seed=1 force=true" in capsys.readouterr().out
+    monkeypatch.setattr(outside, "stopping", True)
+    with pytest.raises(Stopped):
+        sweep.end({}, None)

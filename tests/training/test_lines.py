@@ -1,0 +1,127 @@
+"""What a run says: whole lines beside a bar, something every half minute without one, and what a sweep says once."""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import os
+import pty
+import re
+import struct
+import sys
+import termios
+from pathlib import Path
+
+import pytest
+
+from dora.training import lines, one_run
+from dora.training.lines import Lines
+from dora.training.prepare import prepare
+from runs import only_run, run, same_files, small, small_words
+
+
+class Terminal(io.StringIO):
+    """Standard output and error of one screen."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def screen(written: str) -> list[str]:
+    """The lines that a terminal shows in the end."""
+    rows: list[list[str]] = [[]]
+    at = 0
+    for character in written.replace("\r\n", "\n"):
+        if character == "\r":
+            at = 0
+        elif character == "\n":
+            rows.append([])
+            at = 0
+        else:
+            rows[-1][at : at + 1] = character
+            at += 1
+    return ["".join(row).rstrip() for row in rows]
+
+
+def test_a_line_and_the_bar_do_not_tear_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with Lines(tmp_path, "[2/3 rte lora s1]", bar=True) as say:
+        say.begin_bar(20, 0)
+        for step in range(1, 11):
+            say.progress(step, lambda: "no line beside a bar")
+        say("half of it\nis done")
+        assert re.match(r"\[2/3 rte lora s1\]:  50%.* 10/20 ", screen(terminal.getvalue())[-1])
+        say.end_bar()
+        say("done")
+    said = ["half of it", "is done", "done"]
+    assert screen(terminal.getvalue()) == [*(f"[2/3 rte lora s1] {line}" for line in said), ""]
+    assert (tmp_path / "log.txt").read_text().splitlines() == said
+
+
+@pytest.mark.parametrize("size", [(0, 0), (30, 100)])
+def test_a_run_on_a_terminal_shows_its_bar_and_its_lines_whole(
+    size: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", *size, 0, 0))
+    with open(theirs, "w") as out:
+        monkeypatch.setattr(sys, "stdout", out)
+        monkeypatch.setattr(sys, "stderr", out)
+        run(small(tmp_path, "method=lora", "max_steps=4", "eval_every=2"))
+        monkeypatch.undo()
+        written = os.read(ours, 1 << 16).decode()
+    assert re.search(r"\d/4 \[.*step/s\]", written)
+    log = (only_run(tmp_path) / "log.txt").read_text()
+    assert [line for line in screen(written) if line] == log.splitlines()
+
+
+def test_without_a_terminal_long_training_says_how_far_it_is_and_nothing_else_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(small(tmp_path / "alone", "method=lora", "max_steps=6"))
+    assert "steps/s" not in capsys.readouterr().out
+    monkeypatch.setattr(lines, "SILENCE_S", -1.0)
+    run(small(tmp_path / "said", "method=lora", "max_steps=6"))
+    out = capsys.readouterr().out
+    line = r"^step 3/6  loss \d\.\d{4}  lr \d\.\de-0\d  [\d.]+ steps/s  \d+ s left$"
+    assert re.search(line, out, re.MULTILINE)
+    assert re.search(r"^step 6/6  evaluating, 40 of 40 rows$", out, re.MULTILINE)
+    assert (only_run(tmp_path / "said") / "log.txt").read_text() == out
+    same_files(only_run(tmp_path / "alone"), only_run(tmp_path / "said"))
+
+
+def test_silence_is_broken_once_in_half_a_minute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(lines.time, "monotonic", lambda: clock[0])
+    with Lines(tmp_path) as say:
+        for step in range(1, 101):
+            clock[0] = float(step)
+            say.progress(step, lambda step=step: f"step {step}")
+    assert capsys.readouterr().out.splitlines() == ["step 31", "step 62", "step 93"]
+
+
+def test_tokenising_many_rows_is_said_when_it_begins_and_not_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(one_run, "MANY_ROWS", 100)
+    run(small(tmp_path, "method=lora", "max_steps=2"))
+    assert "tokenising 177 rows, once for all runs on them\n" in capsys.readouterr().out
+    run(small(tmp_path, "method=lora", "max_steps=2", "seed=2"))
+    assert "tokenising 177" not in capsys.readouterr().out
+
+
+def test_a_run_of_a_sweep_leaves_to_the_sweep_what_is_embedded_and_says_the_rest_with_its_label(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = small(tmp_path, "method=lora", "max_steps=2")
+    one_run.run(prepare(config), small_words(tmp_path), label="[1/2 wnli lora s1]")
+    out = capsys.readouterr().out.splitlines()
+    assert all(line.startswith("[1/2 wnli lora s1] ") for line in out)
+    assert not any("embedded" in line for line in out)
+    assert "embedded model tiny_roberta" in (only_run(tmp_path) / "log.txt").read_text()

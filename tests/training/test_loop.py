@@ -1,0 +1,90 @@
+"""Schedules against Transformers', and the paths of a run that the other tests do not take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import datasets
+import pytest
+import torch
+import transformers
+
+from dora.data.mini import mini
+from dora.data.tasks import TASKS
+from dora.training.prepare import prepare
+from dora.training.recipe import lr_factor
+from runs import only_run, run, small
+
+
+@pytest.mark.parametrize(
+    ("schedule", "theirs"),
+    [
+        ("linear", transformers.get_linear_schedule_with_warmup),
+        ("cosine", transformers.get_cosine_schedule_with_warmup),
+        (
+            "constant",
+            lambda optimizer, warmup, _: transformers.get_constant_schedule_with_warmup(
+                optimizer, warmup
+            ),
+        ),
+    ],
+)
+@pytest.mark.parametrize("warmup", [0, 3])
+def test_schedules_equal_transformers(schedule: str, theirs: object, warmup: int) -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    scheduler = theirs(optimizer, warmup, 20)  # type: ignore[operator]
+    for step in range(1, 21):
+        assert lr_factor(schedule, warmup, 20, step) == pytest.approx(
+            scheduler.get_last_lr()[0], abs=1e-12
+        )
+        optimizer.step()
+        scheduler.step()
+
+
+def test_bf16_trains_with_parameters_in_thirty_two_bits(tmp_path: Path) -> None:
+    record = run(small(tmp_path, "method=dora", "precision=bf16", "max_steps=12"))
+    assert record["status"] == "done"
+    from safetensors.torch import load_file
+
+    assert {t.dtype for t in load_file(only_run(tmp_path) / "best.safetensors").values()} == {
+        torch.float32
+    }
+
+
+def test_a_local_copy_of_the_hub_repository_trains_as_the_hub_would(tmp_path: Path) -> None:
+    task = TASKS["wnli"]
+    (tmp_path / "glue" / "wnli").mkdir(parents=True)
+    features = datasets.Features(
+        {
+            "sentence1": datasets.Value("string"),
+            "sentence2": datasets.Value("string"),
+            "label": datasets.ClassLabel(names=list(task.labels)),
+            "idx": datasets.Value("int32"),
+        }
+    )
+    for split, rows in mini(task).items():
+        label = [-1] * 40 if rows.label is None else rows.label[:40].tolist()
+        columns = {
+            "sentence1": rows.first[:40],
+            "sentence2": (rows.second or [])[:40],
+            "label": label,
+            "idx": list(range(40)),
+        }
+        path = tmp_path / "glue" / "wnli" / f"{task.splits[split]}-00000-of-00001.parquet"
+        datasets.Dataset.from_dict(columns, features=features).to_parquet(path)
+    config = small(tmp_path / "results", "data=hub", f"data.dir={tmp_path / 'glue'}", "method=lora")
+    assert run(config)["data"]["rows"] == {"train": 40, "dev": 40, "test": 40}
+
+
+def test_compile_compiles_the_model_and_is_no_part_of_a_run_s_identity(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled = []
+    monkeypatch.setattr(
+        torch.nn.Module, "compile", lambda self, **how: compiled.append((type(self).__name__, how))
+    )
+    record = run(small(tmp_path, "compile=true", "method=lora"))
+    assert compiled == [("RobertaForSequenceClassification", {"dynamic": True})]
+    folder = only_run(tmp_path)
+    assert record["config"]["compile"] is True
+    assert prepare(small(tmp_path, "method=lora")).folder == folder

@@ -1,0 +1,105 @@
+"""What is found before a model is loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dora.data.mini import mini
+from dora.data.tasks import TASKS
+from dora.errors import UserError
+from dora.training.prepare import prepare, split_rows
+from folders import edit, model_folder, prepared
+from runs import configure, small_glue, write_tsv
+
+
+@pytest.mark.parametrize("limit", [None, 1, 5])
+@pytest.mark.parametrize("n", [1, 2, 9])
+def test_fewer_rows_than_can_be_held_out_from_are_refused(n: int, limit: int | None) -> None:
+    with pytest.raises(
+        UserError, match=rf"needs at least 10 training rows, .*, and there are {n}: use select=dev"
+    ):
+        split_rows(n, limit, "heldout")
+    assert len(split_rows(n, limit, "dev")[0]) == min(n, limit or n)
+
+
+@pytest.mark.parametrize(
+    ("n", "limit", "sizes"), [(10, None, (9, 1)), (19, None, (18, 1)), (20, 3, (3, 2))]
+)
+def test_a_tenth_of_enough_rows_is_held_out(
+    n: int, limit: int | None, sizes: tuple[int, int]
+) -> None:
+    train, heldout = split_rows(n, limit, "heldout")
+    assert heldout is not None
+    assert (len(train), len(heldout)) == sizes
+    assert not set(train) & set(heldout)
+
+
+def test_too_few_rows_to_hold_out_from_come_with_every_other_problem(tmp_path: Path) -> None:
+    folder = tmp_path / "RTE"
+    folder.mkdir()
+    for split in ("train", "dev"):
+        write_tsv(folder / f"{split}.tsv", TASKS["rte"], mini(TASKS["rte"])[split], 9)
+    words = (
+        "task=rte",
+        "data=dir",
+        f"data.dir={tmp_path}",
+        "select=heldout",
+        "method=lora",
+        "budget=7",
+    )
+    with pytest.raises(UserError) as caught:
+        prepare(configure(*words))
+    assert [
+        ("there are 9: use select=dev" in p, "budget=7" in p) for p in caught.value.problems
+    ] == [
+        (False, True),
+        (True, False),
+    ]
+
+
+def test_a_data_folder_that_cannot_be_read_is_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "RTE").mkdir()
+    for name in ("train.tsv", "test.tsv"):
+        (tmp_path / "RTE" / name).symlink_to(small_glue() / "RTE" / name)
+    (tmp_path / "RTE" / "dev.tsv").symlink_to("dev.tsv")
+    with pytest.raises(
+        UserError, match=r"RTE/dev.tsv cannot be read \(Too many levels of symbolic links\)"
+    ):
+        prepare(configure("task=rte", "method=lora", "data=dir", f"data.dir={tmp_path}"))
+
+
+def test_positions_of_a_roberta_begin_after_its_padding(tmp_path: Path) -> None:
+    folder = model_folder(tmp_path / "m", "roberta")
+    prepared(
+        folder, tmp_path, ("method=lora", "budget=r1", "max_length=62")
+    )  # of 64, two before the first
+    edit(folder / "config.json", pad_token_id=20)
+    with pytest.raises(UserError, match="max_length=62 is longer than this model's 43 positions"):
+        prepared(folder, tmp_path, ("method=lora", "budget=r1", "max_length=62"))
+
+
+@pytest.mark.parametrize(("task", "alike"), [("stsb", True), ("rte", False)])
+def test_rows_that_no_score_can_be_had_on_are_not_held_out(
+    task: str, alike: bool, tmp_path: Path
+) -> None:
+    (tmp_path / TASKS[task].folder).mkdir()
+    for split, rows in mini(TASKS[task]).items():
+        name = TASKS[task].splits[split].replace("validation", "dev")
+        write_tsv(tmp_path / TASKS[task].folder / f"{name}.tsv", TASKS[task], rows, 12)
+    config = configure(
+        f"task={task}",
+        "method=lora",
+        "select=heldout",
+        "max_steps=6",
+        "data=dir",
+        f"data.dir={tmp_path}",
+    )
+    if not alike:  # one row has an accuracy
+        prepare(config)
+        return
+    with pytest.raises(
+        UserError, match=r"holds out 1 rows here, whose labels are all alike: stsb's pearson"
+    ):
+        prepare(config)

@@ -1,0 +1,121 @@
+"""One run in two processes (gloo): the same training as in one, each example once, and resuming."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch.distributed as dist
+
+from dora.errors import Stopped
+from dora.training import processes
+from runs import (
+    configure,
+    lines,
+    only_run,
+    python,
+    record,
+    run,
+    same_files,
+    small_glue,
+    small_words,
+    together,
+)
+
+HERE = Path(__file__).parents[1]
+TWO = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
+
+
+def uneven() -> tuple[str, ...]:
+    """The last batch of an epoch of 97 is one row, so one share is empty; 7 rows to score are shares of 4 and 3."""
+    return "limit_train=97", f"data.dir={small_glue(7)}"
+
+
+@pytest.mark.parametrize("method", ["dora", pytest.param("adalora", marks=pytest.mark.slow)])
+def test_two_processes_have_the_losses_of_one_at_the_same_batch(
+    method: str, tmp_path: Path
+) -> None:
+    double = HERE / "double_run.py"
+    words = [f"method={method}", "method.dropout=0", "head_dropout=0", *uneven()]
+    for size, name in ((1, "one"), (2, "two")):
+        done = together(tmp_path, *small_words(tmp_path / name, *words), script=double, size=size)
+        assert done.returncode == 0, done.stdout
+    events = [lines(only_run(tmp_path / name) / "metrics.jsonl") for name in ("one", "two")]
+    losses = [[(e["step"], e["loss"]) for e in found if e["split"] == "train"] for found in events]
+    assert [step for step, _ in losses[0]] == list(range(1, 25))
+    np.testing.assert_allclose(*losses, rtol=0, atol=1e-6)
+    folders = [only_run(tmp_path / name) for name in ("one", "two")]
+    assert (folders[0] / "ranks.jsonl").read_bytes() == (folders[1] / "ranks.jsonl").read_bytes()
+    assert len(lines(folders[0] / "ranks.jsonl")) > 1
+    stored = [np.load(folder / "predictions.npz") for folder in folders]
+    assert stored[0]["dev/ids"].tolist() == stored[1]["dev/ids"].tolist()
+    assert stored[1]["last/dev/logits"].shape == (7, 2)
+    np.testing.assert_allclose(*(s["last/dev/logits"] for s in stored), rtol=0, atol=1e-5)
+
+
+def test_two_processes_resume_bit_for_bit_across_an_allocation_and_one_says_that_it_was_two(
+    tmp_path: Path,
+) -> None:
+    def words(name: str) -> list[str]:
+        return small_words(tmp_path / name, "method=dora", *uneven())
+
+    alone = python(*TWO, "-m", "dora.run", *words("alone"))
+    assert alone.returncode == 0, alone.stderr
+    cut = together(
+        tmp_path, "10", *words("cut"), "checkpoint_every=1", script=HERE / "crash_run.py"
+    )
+    assert cut.returncode == 1
+    assert "power cut" in cut.stdout
+    shutil.copytree(tmp_path / "cut", tmp_path / "other")
+    again = together(tmp_path, *words("cut"))
+    assert again.returncode == 0, again.stdout
+    assert record(tmp_path / "cut")["resumed_from"] == [10]
+    assert [s["world_size"] for s in record(tmp_path / "cut")["starts"]] == [2, 2]
+    assert "now" not in again.stdout
+    same_files(only_run(tmp_path / "alone"), only_run(tmp_path / "cut"))
+
+    by_one = run(configure(*words("other")))
+    assert [(s["step"], s["world_size"]) for s in by_one["starts"]] == [(0, 2), (10, 1)]
+    said = (only_run(tmp_path / "other") / "log.txt").read_text()
+    assert (
+        "processes 2 before, now 1: the result may not be, to the bit, that of a run left alone"
+        in said
+    )
+
+
+@pytest.mark.parametrize("error", [dist.DistNetworkError, dist.DistStoreError])
+def test_a_process_whose_launcher_dies_while_it_waits_for_the_others_is_stopped_not_failed(
+    error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(*_: object) -> None:
+        raise error("Connection was likely closed\nframe #1")
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(dist, "init_process_group", lost)
+    with pytest.raises(
+        Stopped, match=r"had met \(Connection was likely closed\); the same command takes it up"
+    ):
+        processes.start("cpu")
+
+
+@pytest.mark.slow
+def test_the_tasks_of_a_submitted_job_are_one_run_as_torchruns_processes_are(
+    tmp_path: Path,
+) -> None:
+    words = ["method=lora", *uneven()]
+    alone = python(*TWO, "-m", "dora.run", *small_words(tmp_path / "alone", *words))
+    assert alone.returncode == 0, alone.stderr
+    job = python(
+        "-m",
+        "dora.run",
+        "-m",
+        *small_words(tmp_path / "job", *words),
+        "hydra/launcher=submitit_local",
+        "hydra.launcher.tasks_per_node=2",
+        "hydra.launcher.timeout_min=10",
+    )
+    assert job.returncode == 0, job.stdout + job.stderr
+    assert record(tmp_path / "job")["world_size"] == 2
+    same_files(only_run(tmp_path / "alone"), only_run(tmp_path / "job"))

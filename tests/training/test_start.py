@@ -1,0 +1,232 @@
+"""A run to start from is whole, or what is damaged in it is named before anything is loaded."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from dora.backbones.architectures import KINDS
+from dora.backbones.backbone import architecture, find_linears, fingerprint, locate
+from dora.errors import UserError
+from dora.records import artefacts
+from dora.training.prepare import Prepared
+from folders import model_folder, prepared
+from record_files import write_run
+from runs import change_record
+
+RANK = 2
+
+
+def finished(place: Path, method: str, **changes: Any) -> tuple[Path, Path]:
+    """(model folder, directory of a finished run on it), as a run with these methods leaves them."""
+    base = locate(str(model_folder(place / "m", "bert")), None, None, None, "main", False)
+    matrices = find_linears(architecture(base), KINDS)
+    ranks = {} if method == "full" else {m.name: RANK for m in matrices}
+    target = None if method == "full" else list(KINDS)
+    config = {
+        "task": "wnli",
+        "method": {"name": method},
+        "model": "m",
+        "data": "dir",
+        "budget": "r2",
+        "target": target,
+    }
+    run = {
+        "scale": None if method == "full" else 1.0,
+        "fingerprints": {"model": fingerprint(base)},
+        "config": config,
+        **changes,
+    }
+    folder = write_run(place, method, 1, 0.5, ranks=ranks, **run)
+    if method == "full":
+        (folder / "model").mkdir()
+        save_file(
+            load_file(base.path / "model.safetensors"), folder / "model" / "model.safetensors"
+        )
+        return base.path, folder
+    tensors = {}
+    for m in matrices:
+        tensors |= {
+            f"{m.name}.A": np.ones((RANK, m.d_in), "f"),
+            f"{m.name}.B": np.ones((m.d_out, RANK), "f"),
+        }
+        tensors |= {f"{m.name}.g": np.ones(RANK, "f")} if method == "dora" else {}
+    save_file(tensors, folder / "best.safetensors")
+    return base.path, folder
+
+
+def started(place: Path, base: Path, folder: Path, method: str) -> Prepared:
+    return prepared(base, place, [f"method={method}", "budget=r2", f"init_from={folder}"])
+
+
+@pytest.mark.parametrize("method", ["lora", "dora", "full"])
+def test_a_whole_run_is_taken(method: str, tmp_path: Path) -> None:
+    base, folder = finished(tmp_path, method)
+    start = started(tmp_path, base, folder, method).start
+    assert start is not None
+    assert (start.folder, start.scale) == (folder, None if method == "full" else 1.0)
+    assert set(start.ranks.values()) == (set() if method == "full" else {RANK})
+
+
+@pytest.mark.parametrize("scale", [math.nan, math.inf, "1.0", None, True, [1.0], 0, 0.0, -1.0])
+def test_a_scale_that_is_no_number_is_refused(scale: object, tmp_path: Path) -> None:
+    base, folder = finished(tmp_path, "lora", scale=scale)
+    with pytest.raises(
+        UserError,
+        match=r"run\.json (is damaged: scale=.* must be a finite number above 0|cannot be read \((scale is .* must be a|\w+: (NaN|Infinity) is no JSON))",
+    ):
+        started(tmp_path, base, folder, "lora")
+
+
+@pytest.mark.parametrize("rank", ["2", 2.0, -1, None, True])
+def test_a_rank_that_is_no_whole_number_is_refused(rank: object, tmp_path: Path) -> None:
+    base, folder = finished(tmp_path, "lora")
+    run = json.loads((folder / "run.json").read_text())
+    name = next(iter(run["ranks"]["end"]))
+    run["ranks"]["end"][name] = rank
+    (folder / "run.json").write_text(json.dumps(run))
+    with pytest.raises(
+        UserError, match=rf"ranks\.end\.{name} is {rank!r}, which must be a whole number from 0"
+    ):
+        started(tmp_path, base, folder, "lora")
+
+
+@pytest.mark.parametrize(
+    "ranks", [{"end": [1, 2]}, {"end": {"no.such.matrix": 2}}, {}, [], None, "x"]
+)
+def test_ranks_of_another_form_are_refused(ranks: object, tmp_path: Path) -> None:
+    base, folder = finished(tmp_path, "lora")
+    run = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps({**run, "ranks": ranks}))
+    with pytest.raises(
+        UserError, match=r"run\.json (is damaged: ranks\.end|cannot be read \(.*ranks)"
+    ):
+        started(tmp_path, base, folder, "lora")
+
+
+@pytest.mark.parametrize("key", ["config", "fingerprints"])
+def test_a_record_without_a_part_of_itself_is_refused(key: str, tmp_path: Path) -> None:
+    base, folder = finished(tmp_path, "lora")
+    run = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps({**run, key: None}))
+    with pytest.raises(
+        UserError, match=rf"cannot be read \({key} is None, which must be an object"
+    ):
+        started(tmp_path, base, folder, "lora")
+
+
+@pytest.mark.parametrize(
+    ("method", "factor"), [("lora", "A"), ("lora", "B"), ("dora", "g"), ("dora", "A")]
+)
+@pytest.mark.parametrize("damage", ["missing", "another shape"])
+def test_a_tensor_of_the_adapter_that_does_not_fit_is_named(
+    method: str, factor: str, damage: str, tmp_path: Path
+) -> None:
+    base, folder = finished(tmp_path, method)
+    tensors = load_file(folder / "best.safetensors")
+    name = f"bert.encoder.layer.1.output.dense.{factor}"
+    held = tensors.pop(name)
+    if damage != "missing":
+        tensors[name] = np.ones((*held.shape[:-1], held.shape[-1] + 1), "f")
+    save_file(tensors, folder / "best.safetensors")
+    with pytest.raises(
+        UserError, match=rf"best\.safetensors is damaged: {name} is .*run\.json makes it"
+    ):
+        started(tmp_path, base, folder, method)
+
+
+@pytest.mark.parametrize("damage", ["missing", "another shape"])
+def test_a_tensor_of_the_fine_tuned_model_that_does_not_fit_is_named(
+    damage: str, tmp_path: Path
+) -> None:
+    base, folder = finished(tmp_path, "full")
+    file = folder / "model" / "model.safetensors"
+    tensors = load_file(file)
+    held = tensors.pop("encoder.layer.0.output.dense.weight")
+    if damage != "missing":
+        tensors["encoder.layer.0.output.dense.weight"] = held[:, :3].copy()
+    save_file(tensors, file)
+    with pytest.raises(
+        UserError, match=r"init_from.*model\.safetensors.*encoder\.layer\.0\.output\.dense\.weight"
+    ):
+        started(tmp_path, base, folder, "full")
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+@pytest.mark.parametrize("kind", ["i1", "i4", "u1", "?"])
+def test_weights_that_are_no_floating_point_numbers_are_refused(
+    method: str, kind: str, tmp_path: Path
+) -> None:
+    base, folder = finished(tmp_path, method)
+    file = folder / ("model/model.safetensors" if method == "full" else "best.safetensors")
+    tensors = load_file(file)
+    name = sorted(
+        name
+        for name in tensors
+        if name.endswith(("layer.0.output.dense.B", "layer.0.output.dense.weight"))
+    )[0]
+    save_file({**tensors, name: tensors[name].astype(kind)}, file)
+    with pytest.raises(
+        UserError, match=rf"is damaged: {name} holds \w+, and weights are floating-point numbers"
+    ):
+        started(tmp_path, base, folder, method)
+
+
+@pytest.mark.parametrize("kind", ["f2", "f4", "f8"])
+def test_weights_of_another_precision_are_taken(kind: str, tmp_path: Path) -> None:
+    base, folder = finished(tmp_path, "lora")
+    file = folder / "best.safetensors"
+    save_file({name: tensor.astype(kind) for name, tensor in load_file(file).items()}, file)
+    assert started(tmp_path, base, folder, "lora").start is not None
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "bert.encoder.layer.2.output.dense.A",
+        "bert.encoder.layer.0.output.dense.C",
+        "bert.embeddings.word_embeddings.weight",
+        "x",
+    ],
+)
+def test_a_tensor_of_no_adapter_or_head_is_refused(name: str, tmp_path: Path) -> None:
+    base, folder = finished(tmp_path, "adalora")
+    file = folder / "best.safetensors"
+    save_file({**load_file(file), name: np.ones(RANK, "f")}, file)
+    with pytest.raises(
+        UserError, match=rf"best\.safetensors is not this run's: it holds {name}, which is no part"
+    ):
+        started(tmp_path, base, folder, "adalora")
+
+
+@pytest.mark.parametrize(
+    "name", ["classifier.weight", "classifier.bias", "bert.pooler.dense.weight"]
+)
+def test_a_head_of_any_shape_is_left_where_it_is(name: str, tmp_path: Path) -> None:
+    base, folder = finished(tmp_path, "lora")
+    file = folder / "best.safetensors"
+    save_file({**load_file(file), name: np.ones((7, 5), "f")}, file)
+    assert started(tmp_path, base, folder, "lora").start is not None
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_weights_that_are_not_as_the_record_has_them_are_refused(
+    method: str, tmp_path: Path
+) -> None:
+    base, folder = finished(tmp_path, method)
+    name = "model/model.safetensors" if method == "full" else "best.safetensors"
+    change_record(folder, files=artefacts.sums(folder, [name]))
+    assert started(tmp_path, base, folder, method).start is not None
+    content = bytearray((folder / name).read_bytes())
+    content[-1] ^= 0x40
+    (folder / name).write_bytes(content)
+    with pytest.raises(
+        UserError, match=rf"{name} is damaged or another's: its sha256 is not the one in run\.json"
+    ):
+        started(tmp_path, base, folder, method)

@@ -1,0 +1,153 @@
+"""What happens within one optimizer step, and in which order."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+
+from conftest import linears, loop_of, tiny, tokens, train_head_only, trained
+from dora.adapters.budget import Budget
+from dora.methods import METHODS
+from dora.methods.protocol import Allocation
+
+
+class Recorder:
+    """A method without a model: notes when it is called and what it finds, and masks component 0 of each layer."""
+
+    settled = 0
+
+    def __init__(self, model):
+        self.model, self.events = model, []
+        kind, cls = METHODS["dora"]
+        plan = cls.plan(kind(), Budget(rank=4), linears(model))
+        self.layers = cls(kind(), model, plan, 10, torch.Generator().manual_seed(0)).layers
+        for layer in self.layers.values():
+            torch.nn.init.ones_(layer.g)
+
+    def weight(self):
+        return next(iter(self.layers.values())).A.detach().clone()
+
+    def norm(self):
+        grads = [p.grad for p in self.model.parameters() if p.requires_grad]
+        return None if None in grads else torch.stack([g.norm() for g in grads]).norm().item()
+
+    def observe(self, event):
+        self.events.append((event, self.norm(), self.weight()))
+
+    def penalty(self, step):
+        self.events.append(("penalty", self.norm(), self.weight()))
+        return 100 * sum(
+            layer.A.pow(2).sum() for layer in self.layers.values()
+        )  # a norm far above 1 to clip
+
+    def after_step(self, step):
+        self.events.append(("after_step", self.norm(), self.weight()))
+        return Allocation([torch.arange(layer.rank) > 0 for layer in self.layers.values()])
+
+
+def test_a_step_is_backward_clip_optimizer_after_step_applied_clear():
+    model = tiny("roberta")
+    train_head_only(model)
+    method = Recorder(model)
+    loop = loop_of(model, method, tokens(16), 10, batch_size=8)
+    loop.observe = method.observe
+    loop.train_step(2)  # in step 1 the warm-up's rate is 0
+    names, norms, weights = zip(*method.events, strict=True)
+    assert names == ("penalty", "backward", "clip", "optimizer", "after_step", "applied", "clear")
+
+    unclipped, clipped, stepped, scored, applied, cleared = norms[1:]
+    assert unclipped > 10
+    assert clipped == pytest.approx(1, abs=1e-5)
+    assert stepped == scored == applied == clipped  # the method finds the gradients, as clipped
+    assert cleared is None
+
+    moved = [
+        b for (_, a), (b, c) in pairwise(zip(names, weights, strict=True)) if not torch.equal(a, c)
+    ]
+    assert moved == ["optimizer"]  # masking spares A
+    assert all(layer.live().tolist() == [False] + [True] * 5 for layer in method.layers.values())
+
+
+def test_the_penalty_counts_once_a_step_whatever_the_number_of_micro_batches():
+    after = []
+    for parts in (1, 4):
+        model = tiny("roberta")
+        train_head_only(model)
+        method = Recorder(model)
+        loop = loop_of(model, method, tokens(16), 10, batch_size=8, grad_accum=parts, clip=0.0)
+        loop.observe = method.observe
+        loop.train_step(2)
+        names, norms, _ = zip(*method.events, strict=True)
+        assert names == (
+            "penalty",
+            "backward",
+            "optimizer",
+            "after_step",
+            "applied",
+            "clear",
+        )  # clip=0: none
+        after.append(norms[1])
+    assert after[0] == pytest.approx(after[1], rel=1e-5)
+
+
+@pytest.mark.parametrize("method", ["adalora", "dora"])
+def test_a_run_through_the_loop_ends_at_its_budget_and_goes_on_training(method):
+    kind, cls = METHODS[method]
+    model = tiny("deberta-v2")
+    train_head_only(model)
+    plan = cls.plan(kind(), Budget(rank=4), linears(model))
+    run = cls(kind(), model, plan, 20, torch.Generator().manual_seed(0))
+    loop = loop_of(model, run, tokens(40), 20, lr=1e-2, batch_size=8)
+    losses = [loop.train_step(step)[0].item() for step in range(1, 21)]
+    ranks = [layer.rank for layer in run.layers.values()]
+    assert plan.missed(ranks) is None
+    assert sum(ranks) == 4 * 12
+    assert all(loss < 2 for loss in losses)
+    for p in trained(model):
+        assert all(m.shape == p.shape for k, m in loop.optimizer.state[p].items() if k != "step")
+
+
+@pytest.mark.parametrize("name", ["dora", "adalora"])
+def test_a_methods_state_follows_its_layers_to_another_device(name: str) -> None:
+    settings, method = METHODS[name]
+    model = tiny("roberta")
+    plan = method.plan(settings(), Budget(rank=2), linears(model))
+    attached = method(settings(), model, plan, 20, torch.Generator())
+    model.to("meta")  # any device but the one where start values were drawn
+    attached.load(attached.state())
+    assert {t.device.type for t in attached.state().values()} == {"meta"}
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize(
+    ("method", "alone", "equal"),
+    [
+        ("adalora", {}, True),
+        ("adalora", {"penalty": 1.0}, False),
+        ("dora", {}, True),
+        ("dora", {"penalty": 1.0}, True),
+        ("dora", {"clip": 1e-3}, False),
+    ],
+)
+def test_removing_gives_the_losses_of_masking_to_the_end_but_for_penalty_and_clip(
+    method, alone, equal
+):
+    """What removing changes and what not: a masked g's gradient counts in the clip norm, and AdaLoRA's penalty
+    couples the components that are there. DoRA's penalty ends where its components are removed. (Dropout is off:
+    a matrix without components draws no random numbers.)"""
+    losses = []
+    for remove in (True, False):
+        kind, cls = METHODS[method]
+        own = "orthogonality" if method == "adalora" else "dem"
+        settings = kind(remove=remove, dropout=0.0, **{own: alone.get("penalty", 0.0)})
+        model = tiny("deberta-v2")
+        train_head_only(model)
+        plan = cls.plan(settings, Budget(rank=4), linears(model))
+        run = cls(settings, model, plan, 30, torch.Generator().manual_seed(0))
+        loop = loop_of(
+            model, run, tokens(40), 30, lr=1e-2, batch_size=8, clip=alone.get("clip", 0.0)
+        )
+        losses.append([loop.train_step(step)[0].item() for step in range(1, 31)])
+        assert sum(layer.rank for layer in run.layers.values()) == (4 if remove else 6) * 12
+    assert (losses[0] == pytest.approx(losses[1], rel=1e-9)) == equal
+    assert losses[0][: run.settled] == pytest.approx(losses[1][: run.settled], rel=1e-12)
