@@ -10,8 +10,8 @@ from typing import Any
 from dora.adapters.budget import Budget
 from dora.config import MAX_SEED, PATHS, Config, place
 from dora.data.tasks import TASKS
-from dora.methods import METHODS
-from dora.methods.protocol import fraction_or_steps
+from dora.method_choice import method_names
+from dora.methods.base import fraction_or_steps
 from dora.process import surroundings
 
 MAX_COUNT = 2**31 - 1  # of steps, rows, epochs: a signed 32-bit number, as some of PyTorch's are
@@ -20,12 +20,12 @@ MAX_THREADS = 1024
 
 def check(config: Config) -> list[str]:
     """Every problem that shows without opening a file, each with value, rule and way out."""
-    infinite = _not_finite("", dataclasses.asdict(config))
+    infinite = _not_finite("", config.flat())
     problems = [
-        *_no_text("", dataclasses.asdict(config)),
+        *_no_text("", config.flat()),
         *_keys_added(config),
         *_of_choices(config),
-        *config.method.problems(None),
+        *config.chosen.settings.problems(None),
         *_of_budget(config),
         *_of_training(config),
         *_of_paths(config),
@@ -78,11 +78,17 @@ def _keys_added(config: Config) -> list[str]:
     groups = {
         f"{key}.": value for key, value in vars(config).items() if dataclasses.is_dataclass(value)
     }
-    parts: dict[str, Any] = {"": config, **groups}
+    parts: dict[str, Any] = {"": config, **{k: v for k, v in groups.items() if k != "method."}}
     return [
-        f"+{prefix}{key}: there is no key {prefix}{key}; --help lists the keys"
-        for prefix, part in parts.items()
-        for key in sorted(vars(part).keys() - {f.name for f in dataclasses.fields(part)})
+        *(
+            f"+method.{key}: there is no key method.{key}; --help lists the keys"
+            for key in config.chosen.unknown
+        ),
+        *(
+            f"+{prefix}{key}: there is no key {prefix}{key}; --help lists the keys"
+            for prefix, part in parts.items()
+            for key in sorted(vars(part).keys() - {f.name for f in dataclasses.fields(part)})
+        ),
     ]
 
 
@@ -99,10 +105,11 @@ def _of_choices(config: Config) -> list[str]:
     given = {
         key: {m: rate for m, rate in by.items() if rate is not None} for key, by in tables.items()
     }
+    methods = method_names()
     wrong = {
         key: by
         for key, by in given.items()
-        if any(m not in METHODS or -math.inf < v <= 0 for m, v in by.items())
+        if any(m not in methods or -math.inf < v <= 0 for m, v in by.items())
     }
     return _broken(
         (task in TASKS, f"task={task} must be one of {', '.join(TASKS)}"),
@@ -111,7 +118,7 @@ def _of_choices(config: Config) -> list[str]:
             f"model.name={name} names a folder: letters, digits and . _ + - make it up, such as model.name=mine",
         ),
         *(
-            (False, f"{key}={by} must give methods ({', '.join(METHODS)}) rates above 0")
+            (False, f"{key}={by} must give methods ({', '.join(methods)}) rates above 0")
             for key, by in wrong.items()
         ),
         (not strange, f"rates: {', '.join(strange)} must be among the tasks {', '.join(TASKS)}"),
@@ -130,7 +137,7 @@ def _of_choices(config: Config) -> list[str]:
 def _of_budget(config: Config) -> list[str]:
     """Budget and target, which full fine-tuning has none of."""
     found = []
-    if config.method_name != "full":
+    if config.chosen.has_budget:
         for parse in (lambda: Budget.parse(config.budget), config.targets):
             try:
                 parse()

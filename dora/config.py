@@ -10,7 +10,7 @@ import dataclasses
 import os
 import re
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
@@ -18,7 +18,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from dora.adapters.budget import Budget
 from dora.backbones.architectures import KINDS
 from dora.data.tasks import TASKS, Task
-from dora.methods import METHODS, name_of
+from dora.method_choice import MethodChoice, choose, method_names, spelled
 
 MAX_SEED = 2**63 - 1  # PyTorch's
 PATHS = (
@@ -65,7 +65,7 @@ class ModelConfig:
     hub: str | None = None
     revision: str = "main"
     random_weights: bool = False
-    lr: dict[str, float | None] = field(default_factory=lambda: dict.fromkeys(METHODS))
+    lr: dict[str, float | None] = field(default_factory=lambda: dict.fromkeys(method_names()))
     threads: int | None = None
     note: str | None = None
     own: OwnConfig = field(default_factory=OwnConfig)
@@ -150,8 +150,13 @@ class Config:
 
     @property
     def method_name(self) -> str:
-        """The method's name in the registry."""
-        return name_of(self.method)
+        """The method's name, which its YAML states."""
+        return self.chosen.name
+
+    @property
+    def chosen(self) -> MethodChoice:
+        """The method: its name, class and typed settings."""
+        return cast(MethodChoice, self.method)
 
     @property
     def model_name(self) -> str:
@@ -204,20 +209,25 @@ class Config:
         for rates in (self.rates.get(self.task.name, {}), self.model.lr, self.own.lr):
             if (rate := rates.get(self.method_name)) is not None:
                 return rate
-        return float(self.method.base_lr)
+        return float(self.chosen.settings.base_lr)
+
+    def flat(self) -> dict[str, Any]:
+        """Returns every key with its value as nested plain dictionaries."""
+        rest = dataclasses.replace(self, method=None)
+        return {**dataclasses.asdict(rest), "method": dataclasses.asdict(self.chosen.settings)}
 
     def resolved(self) -> dict[str, Any]:
         """The configuration as a plain dictionary in one spelling a run, paths left out."""
-        flat = dataclasses.asdict(self)
+        flat = self.flat()
         lr = self.learning_rate()
-        full = self.method_name == "full"
+        bound = self.chosen.has_budget
         flat.update(
             task=self.task.name,
             model=self.model_name,
             data=self.data.name,
-            method={"name": self.method_name, **flat["method"]},
-            budget=None if full else str(Budget.parse(self.budget)),
-            target=None if full else list(self.targets()),
+            method=spelled(self.chosen),
+            budget=str(Budget.parse(self.budget)) if bound else None,
+            target=list(self.targets()) if bound else None,
             lr=lr,
             threads=self.cpu_threads,
             head_lr=lr if self.head_lr is None else self.head_lr,
@@ -229,16 +239,14 @@ class Config:
 
 
 def register() -> None:
-    """Tells Hydra the schemas; a method's own lie in a group apart, so that they are no `method=` choice."""
-    store = ConfigStore.instance()
-    store.store(name="schema", node=Config)
-    for name, (settings, _) in METHODS.items():
-        store.store(group="schema/method", name=name, node=settings)
+    """Tells Hydra the types and defaults of every key but a method's, which its YAML holds."""
+    ConfigStore.instance().store(name="schema", node=Config)
 
 
 def from_hydra(cfg: DictConfig) -> Config:
     """Reads the composed configuration into dataclasses; `~` in a path becomes the home it stands for."""
     config: Config = OmegaConf.to_object(cfg)  # type: ignore[assignment]
+    config.method = choose(cfg.method)
     for key in PATHS:
         part, name = place(config, key)
         if path := getattr(part, name):

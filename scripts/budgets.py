@@ -14,7 +14,7 @@ from collections.abc import Iterable
 
 from dora.adapters.budget import Budget
 from dora.backbones.backbone import KINDS, find_linears
-from dora.methods import METHODS
+from dora.method_choice import packaged
 
 # hidden size, feed-forward size, layers
 SHAPES = {
@@ -54,8 +54,9 @@ def main() -> None:
     print("| --- | --- | --- | --- | --- | --- |")
     for text in given.budget:
         for name in ("lora", "adalora", "dora"):
-            settings, method = METHODS[name]
-            plan = method.plan(settings(), Budget.parse(text), matrices)
+            method = packaged(name)
+            plan = method.kind.plan(method.settings, Budget.parse(text), matrices)
+            assert plan is not None
             components, params = plan.end_range()
             start = f"{sum(plan.start):,} | {plan.start_params:,}"
             print(f"| {text} | {name} | {start} | {span(components)} | {span(params)} |")

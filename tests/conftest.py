@@ -29,7 +29,7 @@ from dora.backbones.architectures import KINDS
 from dora.backbones.backbone import find_linears
 from dora.config import Config, TaskConfig
 from dora.data.tokens import Tokens
-from dora.methods.protocol import Method
+from dora.methods.base import Method
 from dora.training.loop import Loop, Setup
 from dora.training.processes import World
 

@@ -10,12 +10,12 @@ import torch
 def select(scores: torch.Tensor, costs: torch.Tensor, total: int) -> torch.Tensor:
     """The components that live: best score first, skipping one that no longer fits.
 
-    `scores`: (n,), higher is better, ties go to the lower index. `costs`: (n,), int64 ≥ 1 in the budget's
-    unit. Returns (n,) bool whose kept cost is at most `total` and falls short of it by less than the
-    cheapest component left out. With unit costs this is exactly the `total` best.
+    `scores`: (n,), higher is better, ties go to the lower index. `costs`: (n,), int64 ≥ 1 in the
+    budget's unit. Returns (n,) bool whose kept cost is at most `total` and falls short of it by
+    less than the cheapest component left out. With unit costs this is exactly the `total` best.
 
-    Once a component of cost c is skipped, what is left only shrinks, so every later one of cost ≥ c is
-    skipped too: one pass of cumulative sums per distinct cost gives the greedy choice.
+    Once a component of cost c is skipped, what is left only shrinks, so every later one of cost ≥ c
+    is skipped too: one pass of cumulative sums per distinct cost gives the greedy choice.
     """
     order = torch.sort(scores, descending=True, stable=True).indices
     cost = costs[order]
@@ -33,11 +33,12 @@ def select(scores: torch.Tensor, costs: torch.Tensor, total: int) -> torch.Tenso
 def allocate(
     scores: Sequence[torch.Tensor], costs: Sequence[int], total: int
 ) -> list[torch.Tensor]:
-    """`select` over all matrices at once: scores (r,) per matrix, one cost a matrix → (r,) bool per matrix.
+    """`select` over all matrices at once: scores (r,) per matrix, one cost a matrix → (r,) bool per
+    matrix.
 
-    On the host, whatever the device: a thousand scores are sorted there sooner than a GPU has been asked to,
-    and the host waits for the device once. Raises FloatingPointError where a score is not finite: an order of
-    such scores would be one by chance.
+    On the host, whatever the device: a thousand scores are sorted there sooner than a GPU has been
+    asked to, and the host waits for the device once. Raises FloatingPointError where a score is not
+    finite: an order of such scores would be one by chance.
     """
     ranks = [len(s) for s in scores]
     flat = torch.cat(list(scores))

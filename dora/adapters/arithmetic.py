@@ -1,8 +1,9 @@
-"""Linears with low-rank updates as single autograd functions: y_i = W_i x + b_i + s_i B_i diag(g_i) A_i D_i x.
+"""Linears with low-rank updates as single autograd functions: y_i = W_i x + b_i + s_i B_i diag(g_i)
+A_i D_i x.
 
-Several linears that read one x (the q, k and v of attention) are one call. What is written here is what autograd
-would find, with the least traffic: no update of its own size beside x and y, nothing kept that is cheap to
-make again. Each linear is given as the six W, b, A, B, g (or None) and s.
+Several linears that read one x (the q, k and v of attention) are one call. What is written here is
+what autograd would find, with the least traffic: no update of its own size beside x and y, nothing
+kept that is cheap to make again. Each linear is given as the six W, b, A, B, g (or None) and s.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from dora.adapters.dropout import add_product_, draw, zeroed
 def update(x: Tensor, p: float, given: Sequence[Any]) -> tuple[Tensor, ...]:
     """The outputs, (..., d_out) each, for x of (..., d_in).
 
-    p: the share of x's entries dropped before A, for each linear anew; `given`: the six of each linear.
+    p: the share of x's entries dropped before A, for each linear anew; `given`: the six of each
+    linear.
     """
     if p or x.dtype.itemsize < 4 or torch.is_autocast_enabled(x.device.type):
         return _Beside.apply(x, p, *given)
@@ -30,10 +32,12 @@ def update(x: Tensor, p: float, given: Sequence[Any]) -> tuple[Tensor, ...]:
 
 
 class _Merged(torch.autograd.Function):
-    """The linears that read one x, without dropout: each update is added to its weight, W + s B diag(g) A.
+    """The linears that read one x, without dropout: each update is added to its weight, W + s B
+    diag(g) A.
 
-    That is less to write than another pass over x and y, and y and dx then come from one product each, as
-    those of the bare backbone do. The merged weights are not kept for backward but made again.
+    That is less to write than another pass over x and y, and y and dx then come from one product
+    each, as those of the bare backbone do. The merged weights are not kept for backward but made
+    again.
     """
 
     @staticmethod
@@ -58,7 +62,8 @@ class _Merged(torch.autograd.Function):
         flat = x.reshape(-1, x.shape[-1])
         parts = [saved[i : i + 5] for i in range(0, len(saved), 5)]
         ranks = [A.shape[0] for _, A, *_ in parts]
-        # One product over x for all linears together; what has r rows is (r, n), where it is fastest on a CPU.
+        # One product over x for all linears together; what has r rows is (r, n), where it is
+        # fastest on a CPU.
         As = torch.cat([A for _, A, *_ in parts]) if len(parts) > 1 else parts[0][1]
         hs = (As @ flat.t()).split(ranks)
         dhs = torch.empty(sum(ranks), flat.shape[0], dtype=x.dtype, device=x.device)
@@ -79,10 +84,11 @@ class _Merged(torch.autograd.Function):
 
 
 class _Beside(torch.autograd.Function):
-    """The same with dropout D on the adapters' input, y = W x + b + s B diag(g) A D x, or in 16 bits.
+    """The same with dropout D on the adapters' input, y = W x + b + s B diag(g) A D x, or in 16
+    bits.
 
-    There an update would be lost in the weight's rounding. The low-rank products are accumulated into y and
-    dx by the matrix products themselves; every linear has a dropout of its own.
+    There an update would be lost in the weight's rounding. The low-rank products are accumulated
+    into y and dx by the matrix products themselves; every linear has a dropout of its own.
     """
 
     @staticmethod

@@ -1,14 +1,15 @@
-"""What a method may spend, and which components it spends it on.
+"""Budgets: how much a method may store, in which unit, and the plan that follows for a model's
+matrices.
 
-A *component* is one rank-1 term B[:, i] g_i A[i, :] of a matrix of shape (d_out, d_in); storing it takes
-d_in + d_out parameters (g is folded into B). A budget is given in one of two units:
+A *component* is one rank-1 term B[:, i] g_i A[i, :] of a matrix of shape (d_out, d_in); storing it
+takes d_in + d_out parameters, since g is folded into B. A budget has one of two units:
 
-* `r8`: the papers' convention, an average of 8 components a matrix when training ends. Not equal
-  parameters: a component of a feed-forward matrix costs more than one of an attention matrix.
+* `r8`: the papers' convention, 8 components a matrix on average when training ends. That is not
+  equal parameters: a component of a feed-forward matrix costs more than one of an attention matrix.
 * `0.3M`, `300k`, `300_000`: adapter parameters stored when training ends, never exceeded.
 
-Both are the same problem, to keep components up to a total cost; only the cost of one differs (1, or
-d_in + d_out). Everything here counts in whole numbers, so nothing is lost to rounding.
+Both pose one problem: keep components up to a total cost. Only the cost of a component differs (1,
+or d_in + d_out). All counts are whole numbers, so nothing is lost to rounding.
 """
 
 from __future__ import annotations
@@ -22,33 +23,43 @@ from fractions import Fraction
 
 @dataclass(frozen=True)
 class Matrix:
-    """A linear layer that is adapted: its module name and shape (d_out, d_in)."""
+    """A linear layer that is adapted: its module name, its shape (d_out, d_in), and what a
+    component of it costs.
+
+    `component_cost`: parameters that one component stores, where the method's are not plain rank-1
+    terms.
+    """
 
     name: str
     d_in: int
     d_out: int
+    component_cost: int | None = None
 
     @property
     def cost(self) -> int:
-        """Parameters one component takes."""
-        return self.d_in + self.d_out
+        """Parameters that one component stores: d_in + d_out unless the method says otherwise."""
+        return self.d_in + self.d_out if self.component_cost is None else self.component_cost
 
     @property
     def full_rank(self) -> int:
-        """Components beyond this many add nothing."""
+        """The most components that add anything: the smaller of the two dimensions."""
         return min(self.d_in, self.d_out)
 
 
 @dataclass(frozen=True)
 class Budget:
-    """An average rank (`r8`) or a number of adapter parameters; exactly one of the two is set."""
+    """A budget: an average rank (`r8`) or a number of adapter parameters. Exactly one of the two is
+    set.
+    """
 
     rank: int | None = None
     params: int | None = None
 
     @staticmethod
     def parse(text: str) -> Budget:
-        """Reads `r8`, `0.3M`, `300k`, `300_000`. Raises ValueError saying what is wrong and what to write."""
+        """Reads `r8`, `0.3M`, `300k` or `300_000`. Raises ValueError that says what to write
+        instead.
+        """
         given = text.strip()
         if match := re.fullmatch(r"r(-?\d+)", given):
             rank = int(match[1])
@@ -73,25 +84,33 @@ class Budget:
         return Budget(params=int(exact))
 
     def __str__(self) -> str:
-        """One spelling a budget, so that 0.3M and 300k are the same run."""
+        """Returns the one spelling of this budget, so that 0.3M and 300k are the same run."""
         return f"r{self.rank}" if self.rank is not None else str(self.params)
 
     def costs(self, matrices: Sequence[Matrix]) -> list[int]:
-        """What a component of each matrix takes from this budget, in the budget's own unit."""
+        """Returns the cost of one component of each matrix, in the budget's unit."""
         return [1 if self.rank is not None else m.cost for m in matrices]
 
     def total(self, matrices: Sequence[Matrix]) -> int:
-        """The whole budget in its own unit: components, or parameters."""
+        """Returns the whole budget in its unit: components, or parameters."""
         return self.rank * len(matrices) if self.rank is not None else int(self.params or 0)
 
+    def spent(self, ranks: Sequence[int], matrices: Sequence[Matrix]) -> int:
+        """Returns what these ranks take of the budget, in its unit."""
+        return sum(r * cost for r, cost in zip(ranks, self.costs(matrices), strict=True))
+
     def average_rank(self, matrices: Sequence[Matrix]) -> Fraction:
-        """Components a matrix that the budget pays for if all matrices get the same, exactly."""
+        """Returns the exact number of components per matrix if every matrix gets equally many."""
         return Fraction(self.total(matrices), sum(self.costs(matrices)))
 
     def problem(
         self, matrices: Sequence[Matrix], start_factor: Fraction = Fraction(1)
     ) -> str | None:
-        """Why these matrices cannot hold this budget when training starts at `start_factor` times its rank."""
+        """Says why these matrices cannot hold this budget; None where they can.
+
+        `start_factor`: the ranks at the start over the budget's average rank; 1 unless the method
+        prunes.
+        """
         cheapest = min(m.cost for m in matrices)
         if self.params is not None and self.params < cheapest:
             return f"budget={self} is less than the smallest component of this model ({cheapest} parameters)"
@@ -108,9 +127,11 @@ class Budget:
 
 
 def in_words(budget: str) -> str:
-    """A budget as tables and figures print it: `0.3M` and `9k` where that is exact, else `13,824`; `r8` as it is.
+    """Spells a budget for tables and figures: `0.3M` or `9k` where that is exact, else `13,824`;
+    `r8` as it is.
 
-    At most three digits before M or k, from 0.1M on M; `budget` is spelled as `str(Budget)` does, or `none`.
+    At most three digits stand before M or k; M begins at 0.1M. `budget`: as `str(Budget)` spells
+    it, or `none`.
     """
     if not budget.isdigit():
         return budget
@@ -123,11 +144,12 @@ def in_words(budget: str) -> str:
 
 @dataclass(frozen=True)
 class Plan:
-    """Where a run starts and what it may hold when it ends.
+    """The ranks at which a run starts, and what it may hold when it ends.
 
-    `start`: rank of each matrix when training begins. `end`: the rank of each matrix at the end where that
-    is known beforehand (LoRA), None where training decides it. `target`: the total at the end, in the
-    budget's unit; less than the budget's own total only when `init_from` starts with less.
+    `start`: rank of each matrix when training begins. `end`: rank of each matrix at the end where
+    that is fixed beforehand (LoRA), None where training decides it. `target`: the total at the end,
+    in the budget's unit; it is less than the budget's own total only when `init_from` starts with
+    less. `at_most`: the run may end below the target.
     """
 
     budget: Budget
@@ -135,28 +157,33 @@ class Plan:
     start: tuple[int, ...]
     end: tuple[int, ...] | None
     target: int
+    at_most: bool = False
 
     @property
     def costs(self) -> list[int]:
-        """Cost of one component of each matrix in the budget's unit."""
+        """The cost of one component of each matrix, in the budget's unit."""
         return self.budget.costs(self.matrices)
 
     @property
     def start_total(self) -> int:
-        """What the start ranks take, in the budget's unit."""
-        return sum(r * c for r, c in zip(self.start, self.costs, strict=True))
+        """The cost of the start ranks, in the budget's unit."""
+        return self.budget.spent(self.start, self.matrices)
 
     @property
     def start_params(self) -> int:
-        """Adapter parameters when training begins."""
+        """The number of adapter parameters when training begins."""
         return self.params(self.start)
 
     def params(self, ranks: Sequence[int]) -> int:
-        """Adapter parameters stored at these ranks: the sum of rank (d_in + d_out)."""
+        """Returns the adapter parameters stored at these ranks: the sum of rank times a component's
+        cost.
+        """
         return sum(r * m.cost for r, m in zip(ranks, self.matrices, strict=True))
 
     def end_range(self) -> tuple[tuple[int, int], tuple[int, int]]:
-        """(fewest, most) components and (fewest, most) parameters the end may have."""
+        """Returns (fewest, most) components and (fewest, most) parameters that the run may end
+        with.
+        """
         if self.end is not None:
             total, params = sum(self.end), self.params(self.end)
             return (total, total), (params, params)
@@ -164,41 +191,46 @@ class Plan:
         cheap.sort()
         if self.budget.rank is not None:
             low, high = sum(cheap[: self.target]), sum(cheap[len(cheap) - self.target :])
-            return (self.target, self.target), (low, high)
-        most, least = _fill(cheap, self.target), _fill(cheap[::-1], self.target)
-        return (least, most), (max(0, self.target - max(cheap) + 1), self.target)
+            components = (self.target, self.target)
+        else:
+            low, high = max(0, self.target - max(cheap) + 1), self.target
+            components = (_fill(cheap[::-1], self.target), _fill(cheap, self.target))
+        return ((0, components[1]), (0, high)) if self.at_most else (components, (low, high))
 
     def missed(self, ranks: Sequence[int]) -> str | None:
-        """Why a run that ended at `ranks` did not keep its budget; None if it did."""
-        components = sum(ranks)
+        """Says how a run that ended at `ranks` missed its budget; None where it kept it."""
         if self.budget.rank is not None:
-            if components != self.target:
-                return f"{components} components live at the end, budget {self.budget} means {self.target}"
-            return None
+            return self._missed_components(sum(ranks))
         params = self.params(ranks)
         if params > self.target:
             return f"{params} adapter parameters at the end exceed the budget of {self.target}"
         left = [m.cost for m, r, r0 in zip(self.matrices, ranks, self.start, strict=True) if r < r0]
-        if left and self.target - params >= min(left):
+        # A gap is allowed only if it is too small for any component that was given up.
+        if not self.at_most and left and self.target - params >= min(left):
             return (
                 f"{params} adapter parameters at the end leave {self.target - params} of {self.target} "
                 f"unused, where a component of {min(left)} was left out"
             )
         return None
 
+    def _missed_components(self, components: int) -> str | None:
+        if components == self.target or (self.at_most and components < self.target):
+            return None
+        return f"{components} components live at the end, budget {self.budget} means {self.target}"
+
     def describe(self) -> list[str]:
-        """The plan in plain lines, printed before training."""
+        """Returns the plan in plain lines, which are printed before training."""
         (low, high), (low_params, high_params) = self.end_range()
-        n = len(self.matrices)
         return [
-            f"start: {sum(self.start)} components over {n} matrices, {self.start_params:,} adapter parameters",
-            f"end:   {_span(low, high)} components, {_span(low_params, high_params)} adapter parameters "
-            f"(budget {self.budget})",
+            f"start: {sum(self.start)} components over {len(self.matrices)} matrices, "
+            f"{self.start_params:,} adapter parameters",
+            f"end:   {_span(low, high)} components, {_span(low_params, high_params)} adapter "
+            f"parameters (budget {self.budget})",
         ]
 
 
 def _fill(costs: Sequence[int], total: int) -> int:
-    """How many of `costs`, taken in order while they fit, stay within `total`."""
+    """Counts how many of `costs`, taken in order while they fit, stay within `total`."""
     count = 0
     for cost in costs:
         if cost <= total:
@@ -211,9 +243,10 @@ def _span(low: int, high: int) -> str:
 
 
 def equal_ranks(budget: Budget, matrices: Sequence[Matrix]) -> tuple[int, ...]:
-    """Fixed ranks for LoRA: the whole-number rank that fits everywhere, the rest dealt in layer order.
+    """Returns fixed ranks: the whole-number rank that every matrix can have, the rest dealt in
+    layer order.
 
-    Dealing goes round until no component fits, so the gap is below the cheapest component of the model.
+    Dealing goes round until no component fits, so the gap is below the model's cheapest component.
     """
     costs, left = budget.costs(matrices), budget.total(matrices)
     base = left // sum(costs)
@@ -226,43 +259,64 @@ def equal_ranks(budget: Budget, matrices: Sequence[Matrix]) -> tuple[int, ...]:
     return tuple(ranks)
 
 
+def equal_plan(budget: Budget, matrices: tuple[Matrix, ...]) -> Plan:
+    """Returns the plan of a method whose ranks are `equal_ranks` from start to end.
+
+    Raises ValueError where the budget does not fit the matrices.
+    """
+    if problem := budget.problem(matrices):
+        raise ValueError(problem)
+    ranks = equal_ranks(budget, matrices)
+    return Plan(budget, matrices, ranks, ranks, budget.total(matrices))
+
+
 def start_ranks(budget: Budget, matrices: Sequence[Matrix], factor: Fraction) -> tuple[int, ...]:
-    """The same start rank for every matrix: ceil(factor · average rank), 12 for r8 at factor 1.5."""
+    """Returns one start rank for every matrix: ceil(factor x average rank), 12 for r8 at factor
+    1.5.
+    """
     return (math.ceil(budget.average_rank(matrices) * factor),) * len(matrices)
 
 
 def pruning_plan(budget: Budget, matrices: tuple[Matrix, ...], start_factor: float) -> Plan:
-    """The plan of a method that starts at `start_factor` times the budget and prunes down to it.
+    """Returns the plan of a method that starts at `start_factor` times the budget and prunes down
+    to it.
 
     Raises ValueError where that does not fit the matrices.
     """
     factor = Fraction(str(start_factor))
     if problem := budget.problem(matrices, factor):
         raise ValueError(problem)
-    return Plan(
-        budget, matrices, start_ranks(budget, matrices, factor), None, budget.total(matrices)
-    )
+    start = start_ranks(budget, matrices, factor)
+    return Plan(budget, matrices, start, None, budget.total(matrices))
 
 
 def steps_of(value: float, total_steps: int) -> int:
-    """A setting as steps: below 1 a fraction of the run (rounded toward zero), from 1 whole steps.
+    """Returns a setting in steps: below 1 it is a fraction of the run (rounded down), from 1 whole
+    steps.
 
-    The fraction is read as the decimal it was typed as: 0.35 of 180 steps is 63, where floats give 62.
+    The fraction is read as the decimal that was typed: 0.35 of 180 steps is 63, where floats give
+    62.
     """
     return int(Fraction(str(value)) * total_steps) if value < 1 else int(value)
 
 
-# u = n / d runs over the pruning window from 0 to 1; each gives the pruned share as (numerator, denominator).
-SHAPES = {
-    "cubic_late": lambda n, d: (n**3, d**3),  # u³: DoRA's released code
-    "cubic_early": lambda n, d: (
-        d**3 - (d - n) ** 3,
-        d**3,
-    ),  # 1 − (1 − u)³: AdaLoRA, eq. 14 as its code has it
-}
+def _cubic_late(n: int, d: int) -> tuple[int, int]:
+    """Returns u³ as (numerator, denominator): DoRA's released code. Few components go early."""
+    return n**3, d**3
+
+
+def _cubic_early(n: int, d: int) -> tuple[int, int]:
+    """Returns 1 − (1 − u)³ as (numerator, denominator): AdaLoRA, eq. 14 as its code has it."""
+    return d**3 - (d - n) ** 3, d**3
+
+
+# u = n / d runs over the pruning window from 0 to 1; each shape gives the share pruned so far.
+SHAPES = {"cubic_late": _cubic_late, "cubic_early": _cubic_early}
 
 
 def pruned(shape: str, surplus: int, n: int, d: int) -> tuple[int, int]:
-    """How much of `surplus` is gone n steps into a window of d, as an exact fraction (numerator, denominator)."""
-    num, den = SHAPES[shape](n, d)
-    return surplus * num, den
+    """Returns how much of `surplus` is gone n steps into a window of d, as (numerator,
+    denominator).
+    """
+    numerator, denominator = SHAPES[shape](n, d)
+    return surplus * numerator, denominator

@@ -1,11 +1,11 @@
 """Dropout at the cost of what it drops.
 
-An ordinary dropout draws a random number for every entry, though only one in ten is dropped. On a CPU that
-costs more than the matrix product beside it: 1,024 x 384 entries take 4.5 ms, the product with a 384 x 384
-matrix 2.2 ms (two cores, torch 2.13). Here the *gaps* between dropped entries are drawn instead. In
-independent trials of probability p the gap from one success to the next is geometric, so the positions are
-distributed exactly as those of an entry-by-entry draw, with p times as many random numbers. Only the dropped
-entries are touched after that.
+An ordinary dropout draws a random number for every entry, though only one in ten is dropped. On a
+CPU that costs more than the matrix product beside it: 1,024 x 384 entries take 4.5 ms, the product
+with a 384 x 384 matrix 2.2 ms (two cores, torch 2.13). Here the *gaps* between dropped entries are
+drawn instead. In independent trials of probability p the gap from one success to the next is
+geometric, so the positions are distributed exactly as those of an entry-by-entry draw, with p times
+as many random numbers. Only the dropped entries are touched after that.
 
 On a GPU a draw for every entry is one cheap kernel, and a mask is what its memory is made for.
 
@@ -25,8 +25,8 @@ from torch.autograd.function import once_differentiable
 def draw(x: Tensor, p: float) -> Tensor:
     """Which entries of `x` are dropped, each with probability p in [0, 1), independently.
 
-    On a CPU their positions in the flat tensor, (k,) int64, ascending; elsewhere a bool mask of x's shape,
-    True where an entry stays.
+    On a CPU their positions in the flat tensor, (k,) int64, ascending; elsewhere a bool mask of x's
+    shape, True where an entry stays.
     """
     if x.device.type == "cpu":
         return _positions(x.numel(), p)
@@ -34,7 +34,9 @@ def draw(x: Tensor, p: float) -> Tensor:
 
 
 def _positions(n: int, p: float) -> Tensor:
-    """The successes of n independent trials of probability p, in order: running sums of geometric gaps."""
+    """The successes of n independent trials of probability p, in order: running sums of geometric
+    gaps.
+    """
     if p == 0 or n == 0:
         return torch.empty(0, dtype=torch.int64)
     found: list[Tensor] = []
@@ -51,7 +53,9 @@ def _positions(n: int, p: float) -> Tensor:
 
 
 def _gaps(count: int, p: float) -> Tensor:
-    """(count,) int64 ≥ 1, geometric: floor(ln U / ln(1 − p)) + 1 exceeds k with probability (1 − p)^k."""
+    """(count,) int64 ≥ 1, geometric: floor(ln U / ln(1 − p)) + 1 exceeds k with probability (1 −
+    p)^k.
+    """
     # Two 31-bit numbers from each 64 random bits: a quarter of the time that uniform_() takes.
     bits = torch.empty((count + 1) // 2, dtype=torch.int64).random_().view(torch.int32)[:count]
     u = bits.bitwise_and_(0x7FFFFFFF).to(torch.float32).add_(0.5).mul_(2**-31)
@@ -70,7 +74,9 @@ def zeroed(x: Tensor, dropped: Tensor) -> Tensor:
 
 
 def add_product_(y: Tensor, left: Tensor, right: Tensor, dropped: Tensor) -> None:
-    """y += left @ right in place, but for the dropped entries, which stay as they are. y: contiguous."""
+    """y += left @ right in place, but for the dropped entries, which stay as they are. y:
+    contiguous.
+    """
     if dropped.dtype == torch.bool:
         y.add_((left @ right).mul_(dropped))
         return
@@ -117,10 +123,11 @@ def replace(model: nn.Module) -> None:
 def attention(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, p: float, scale: float
 ) -> Tensor:
-    """softmax(scale · Q Kᵀ) V with dropout on the softmax, as `scaled_dot_product_attention` defines it.
+    """softmax(scale · Q Kᵀ) V with dropout on the softmax, as `scaled_dot_product_attention`
+    defines it.
 
-    query, key, value: (batch, heads, length, width); mask: bool, broadcast to (batch, heads, length, length),
-    True where a key may be attended to.
+    query, key, value: (batch, heads, length, width); mask: bool, broadcast to (batch, heads,
+    length, length), True where a key may be attended to.
     """
     scores = (query * scale) @ key.mT
     if mask is not None:

@@ -2,11 +2,12 @@
 
     y = W0 x + b0 + s · B diag(g) A x        A: (r, d_in)   g: (r,)   B: (d_out, r)
 
-Component i is g_i B[:, i] A[i, :]. *Masking* sets g_i to 0 and leaves everything else, so that a gradient
-may revive it; *removing* takes its row of A, column of B, g and optimizer moments away for good.
+Component i is g_i B[:, i] A[i, :]. *Masking* sets g_i to 0 and leaves everything else, so that a
+gradient may revive it; *removing* takes its row of A, column of B, g and optimizer moments away for
+good.
 
-The functions on bare tensors accept any leading axes, so that many matrices of one shape, or many runs,
-can be treated in one call.
+The functions on bare tensors accept any leading axes, so that many matrices of one shape, or many
+runs, can be treated in one call.
 """
 
 from __future__ import annotations
@@ -32,14 +33,16 @@ def component_norms(A: Tensor, g: Tensor, B: Tensor) -> Tensor:
 
 
 def update_norm(A: Tensor, g: Tensor, B: Tensor) -> Tensor:
-    """‖B diag(g) A‖_F, (...,), as sqrt(gᵀ [(A Aᵀ) ∘ (Bᵀ B)] g): O(r² (d_in + d_out)), shapes as above."""
+    """‖B diag(g) A‖_F, (...,), as sqrt(gᵀ [(A Aᵀ) ∘ (Bᵀ B)] g): O(r² (d_in + d_out)), shapes as
+    above.
+    """
     gram = (A @ A.mT) * (B.mT @ B)
     squared = (g.unsqueeze(-2) @ gram @ g.unsqueeze(-1)).squeeze(-1).squeeze(-1)
     return squared.clamp_min(0).sqrt()  # rounding can leave −1e-12 where components cancel
 
 
 def _outputs(x: Tensor, layers: Sequence[LowRankLinear]) -> tuple[Tensor, ...]:
-    """The outputs of these layers, which hold components, for one input."""
+    """Returns the outputs of these layers, each of which holds components, for one input."""
     given = [each for q in layers for each in (q.base.weight, q.base.bias, q.A, q.B, q.g, q.scale)]
     return update(x, layers[0].dropout if layers[0].training else 0.0, given)
 
@@ -47,10 +50,17 @@ def _outputs(x: Tensor, layers: Sequence[LowRankLinear]) -> tuple[Tensor, ...]:
 class LowRankLinear(nn.Module):
     """A frozen linear layer with trainable rank-1 components beside it.
 
-    `base` is frozen and kept as it is, weight and bias. `scale` is s above, a constant. `gated` says whether
-    g is trained (DoRA, AdaLoRA) or fixed at 1 and absent (LoRA). `dropout` applies to the adapter's input
-    only. A, B and g come zero-filled; the method sets their start values.
+    `base` is frozen and kept as it is, weight and bias. `scale`: s above, a constant. `gated`:
+    whether g is trained (DoRA, AdaLoRA), or fixed at 1 and absent (LoRA). `dropout`: the share of
+    the adapter's input that is dropped in training. A, B and g come zero-filled; the method sets
+    their start values.
+
+    `kept_A` (k, d_in) and `kept_B` (d_out, k) are frozen factors of earlier components, g and s
+    folded into `kept_B`; None until a method renews its factors.
     """
+
+    kept_A: Tensor | None
+    kept_B: Tensor | None
 
     def __init__(
         self, base: nn.Linear, rank: int, scale: float, dropout: float, gated: bool
@@ -63,69 +73,102 @@ class LowRankLinear(nn.Module):
         self.A = nn.Parameter(torch.zeros(rank, base.in_features, device=device))
         self.B = nn.Parameter(torch.zeros(base.out_features, rank, device=device))
         self.g = nn.Parameter(torch.zeros(rank, device=device)) if gated else None
-        self.ready: tuple[Tensor, Tensor] | None = (
-            None  # (input, output) that `Siblings` made beforehand
-        )
+        self.register_buffer("kept_A", None)
+        self.register_buffer("kept_B", None)
+        # (input, output) that `Siblings` computed beforehand.
+        self.ready: tuple[Tensor, Tensor] | None = None
 
     @property
     def rank(self) -> int:
-        """Components held, masked ones included."""
+        """The number of trained components, masked ones included."""
         return self.A.shape[0]
 
+    @property
+    def kept_rank(self) -> int:
+        """The number of frozen components kept beside the trained ones."""
+        return 0 if self.kept_A is None else self.kept_A.shape[0]
+
     def live(self) -> Tensor:
-        """(r,) bool: components that are not masked."""
+        """Returns (r,) bool: the trained components that are not masked."""
         return torch.ones_like(self.A[:, 0], dtype=torch.bool) if self.g is None else self.g != 0
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (..., d_in) → (..., d_out). A matrix of rank 0 costs nothing beyond its base."""
         if self.rank == 0:
-            return self.base(x)
+            return self.beside_kept(x, self.base(x))
         if self.ready is not None and self.ready[0] is x:
             y, self.ready = self.ready[1], None
             return y
-        return _outputs(x, [self])[0]
+        return self.beside_kept(x, _outputs(x, [self])[0])
+
+    def beside_kept(self, x: Tensor, y: Tensor) -> Tensor:
+        """Returns y plus what the kept components give for x; y itself where there are none."""
+        if self.kept_A is None or self.kept_B is None:
+            return y
+        return y + F.linear(F.linear(x, self.kept_A), self.kept_B)
 
     @torch.no_grad()
     def folded(self) -> tuple[Tensor, Tensor]:
-        """(A, s B diag(g)): the update as two factors of (r, d_in) and (d_out, r), g and s inside B."""
+        """Returns the trained update as (A, s B diag(g)): (r, d_in) and (d_out, r)."""
         B = self.B if self.g is None else self.B * self.g
         return self.A.detach(), B * self.scale
 
-    def delta(self) -> Tensor:
-        """The update s B diag(g) A as a (d_out, d_in) matrix, for merging and for tests."""
+    @torch.no_grad()
+    def stored(self) -> tuple[Tensor, Tensor]:
+        """Returns the whole update as two factors, (k, d_in) and (d_out, k): kept ones, then live
+        ones, folded.
+        """
         A, B = self.folded()
+        live = self.live()
+        A, B = A[live], B[:, live]
+        if self.kept_A is None or self.kept_B is None:
+            return A, B
+        return torch.cat([self.kept_A, A]), torch.cat([self.kept_B, B], dim=1)
+
+    def delta(self) -> Tensor:
+        """Returns the whole update as a (d_out, d_in) matrix, for tests."""
+        A, B = self.stored()
         return B @ A
 
     def factors(self) -> dict[str, nn.Parameter]:
-        """The trained tensors by name: A, B and, where it is trained, g."""
+        """Returns the trained tensors by name: A, B and, where it is trained, g."""
         named = {"A": self.A, "B": self.B}
         return named if self.g is None else {**named, "g": self.g}
 
+    def kept(self) -> dict[str, Tensor]:
+        """Returns the frozen factors by name; empty where there are none."""
+        if self.kept_A is None or self.kept_B is None:
+            return {}
+        return {"kept_A": self.kept_A, "kept_B": self.kept_B}
+
 
 class Siblings:
-    """Before a module runs, the outputs of those of its layers that read its input: q, k and v of attention.
+    """Before a module runs, the outputs of those of its layers that read its input: q, k and v of
+    attention.
 
-    Each layer hands its output out once, and only for that very tensor: DeBERTa also calls query and key on
-    its relative positions, which they then compute alone.
+    Each layer hands its output out once, and only for that very tensor: DeBERTa also calls query
+    and key on its relative positions, which they then compute alone.
     """
 
     def __init__(self, layers: Sequence[LowRankLinear]) -> None:
         self.layers = list(layers)
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        """A forward pre-hook. An object rather than a function, so that a copied model's hook is its own."""
+        """A forward pre-hook. An object rather than a function, so that a copied model's hook is
+        its own.
+        """
         layers = [layer for layer in self.layers if layer.rank]
         if args and len(layers) > 1:
             for layer, y in zip(layers, _outputs(args[0], layers), strict=True):
-                layer.ready = args[0], y
+                layer.ready = args[0], layer.beside_kept(args[0], y)
 
 
 class Stack:
     """Layers of one shape, their factors in one tensor each, so that one call treats all of them.
 
-    Matrix by matrix, the mathematics of a few hundred small matrices is mostly waiting for calls to begin.
-    Where ranks differ, the smaller matrices are padded with components of zeros. m matrices, R the largest
-    rank; both are those of the moment when the stack is made.
+    Matrix by matrix, the mathematics of a few hundred small matrices is mostly waiting for calls to
+    begin. Where ranks differ, the smaller matrices are padded with components of zeros. m matrices,
+    R the largest rank; both are those of the moment when the stack is made.
     """
 
     def __init__(self, layers: Sequence[LowRankLinear]) -> None:
@@ -147,7 +190,9 @@ class Stack:
         return self._real
 
     def of(self, name: str) -> Tensor:
-        """The factor A, (m, R, d_in), B transposed, (m, R, d_out), or g, (m, R). Gradients reach the layers."""
+        """The factor A, (m, R, d_in), B transposed, (m, R, d_out), or g, (m, R). Gradients reach
+        the layers.
+        """
         return self._padded([getattr(layer, name) for layer in self.layers], name)
 
     def gradient_of(self, name: str) -> Tensor:
@@ -165,7 +210,8 @@ class Stack:
         if name == "B":
             tensors = [t.t() for t in tensors]
         most = max(self.ranks)
-        # F.pad takes the last axis first. (pad_sequence would copy all of it once for each matrix in backward.)
+        # F.pad takes the last axis first. (pad_sequence would copy all of it once for each matrix
+        # in backward.)
         sides = (0, 0, 0) if tensors[0].dim() > 1 else (0,)
         return torch.stack(
             [t if len(t) == most else F.pad(t, (*sides, most - len(t))) for t in tensors]
@@ -184,7 +230,9 @@ def stacks(layers: Iterable[LowRankLinear]) -> list[Stack]:
 def in_order(
     layers: Iterable[LowRankLinear], stacked: Iterable[tuple[Stack, Tensor]]
 ) -> list[Tensor]:
-    """What each stack holds of each layer, (r, ...), in the order of `layers`; empty for one without a stack."""
+    """What each stack holds of each layer, (r, ...), in the order of `layers`; empty for one
+    without a stack.
+    """
     found = {
         layer: part
         for stack, t in stacked
@@ -205,7 +253,9 @@ def adapt(
     dropout: float,
     gated: bool,
 ) -> dict[str, LowRankLinear]:
-    """Puts a LowRankLinear in the place of each named linear; returns them by matrix name, in order."""
+    """Puts a LowRankLinear in the place of each named linear; returns them by matrix name, in
+    order.
+    """
     layers = {}
     by_owner: dict[str, list[LowRankLinear]] = {}
     for matrix, rank in zip(matrices, ranks, strict=True):
@@ -234,10 +284,12 @@ def mask(layers: Iterable[LowRankLinear], keep: Iterable[Tensor]) -> None:
 def remove(
     layers: Iterable[LowRankLinear], keep: Iterable[Tensor], optimizer: torch.optim.Optimizer | None
 ) -> None:
-    """Takes the components where `keep` is False out of the weights and out of the optimizer's moments.
+    """Takes the components where `keep` is False out of the weights and out of the optimizer's
+    moments.
 
-    The parameters stay the same objects with smaller data, so the optimizer's groups need no change.
-    Gradients are dropped, and no graph of an earlier forward may still be alive: both have the old shapes.
+    The parameters stay the same objects with smaller data, so the optimizer's groups need no
+    change. Gradients are dropped, and no graph of an earlier forward may still be alive: both have
+    the old shapes.
     """
     for layer, k in zip(layers, keep, strict=True):
         index = k.nonzero().squeeze(1)
@@ -251,8 +303,29 @@ def remove(
 
 
 @torch.no_grad()
-def restore(parameters: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor]) -> None:
-    """Sets parameters to stored tensors by name, taking on their shapes: a stored rank may be smaller."""
-    for name, p in parameters.items():
-        p.grad = None
-        p.data = tensors[name].to(device=p.device, dtype=p.dtype, copy=True)
+def renew(
+    layers: Iterable[LowRankLinear],
+    start: Iterable[Mapping[str, Tensor]],
+    optimizer: torch.optim.Optimizer | None,
+) -> None:
+    """Moves each layer's live components to its kept ones, and begins new ones from `start`,
+    without moments.
+
+    `start`: the new factors by name, in the layers' order; ranks may differ from the old ones.
+    """
+    for layer, factors in zip(layers, start, strict=True):
+        layer.kept_A, layer.kept_B = layer.stored()
+        for name, p in layer.factors().items():
+            if optimizer is not None:
+                optimizer.state.pop(p, None)
+            p.grad = None
+            p.data = factors[name].to(device=p.device, dtype=p.dtype, copy=True)
+
+
+def drop_masked(layers: Iterable[LowRankLinear]) -> None:
+    """Removes the components that are masked, once training is over: what is stored are the live
+    ones.
+    """
+    layers = list(layers)
+    if any(layer.g is not None for layer in layers):
+        remove(layers, [layer.live() for layer in layers], None)

@@ -1,8 +1,8 @@
 """What was trained, in PEFT's file format: plain LoRA with g and the scale folded into B.
 
-Every matrix has its own rank and alpha = rank, so PEFT's factor alpha / r is 1. A matrix of rank 0 is
-left out, since PEFT refuses it. Names are full module names (in patterns escaped): `output.dense` alone
-would also mean `attention.output.dense`, and layer 1 also layer 11.
+Every matrix has its own rank and alpha = rank, so PEFT's factor alpha / r is 1. A matrix of rank 0
+is left out, since PEFT refuses it. Names are full module names (in patterns escaped):
+`output.dense` alone would also mean `attention.output.dense`, and layer 1 also layer 11.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from dora.files import to_json, write_atomic
 
 
 def head_modules(head: Sequence[str], prefix: str) -> list[str]:
-    """Modules that hold the head's parameters: `classifier`, in DeBERTa `pooler` too, `bert.pooler` where new."""
+    """Modules that hold the head's parameters: `classifier`, in DeBERTa `pooler` too, `bert.pooler`
+    where new.
+    """
     depth = {name: 2 if name.startswith(prefix + ".") else 1 for name in head}
     return sorted({".".join(name.split(".")[: depth[name]]) for name in head})
 
@@ -27,16 +29,20 @@ def head_modules(head: Sequence[str], prefix: str) -> list[str]:
 def adapter_tensors(
     layers: Mapping[str, LowRankLinear], parameters: Mapping[str, Tensor], head: Sequence[str]
 ) -> dict[str, Tensor]:
-    """The adapter's tensors by PEFT's names: live components only, and the whole head."""
+    """Returns the adapter's tensors by PEFT's names: stored components only, and the whole head."""
     tensors = {}
     for name, layer in layers.items():
-        A, B = layer.folded()
-        live = layer.live()
-        if live.any():
-            tensors[f"base_model.model.{name}.lora_A.weight"] = A[live]
-            tensors[f"base_model.model.{name}.lora_B.weight"] = B[:, live]
+        A, B = layer.stored()
+        if len(A):
+            tensors[f"base_model.model.{name}.lora_A.weight"] = A
+            tensors[f"base_model.model.{name}.lora_B.weight"] = B
     tensors |= {f"base_model.model.{name}": parameters[name] for name in head}
     return {name: t.detach().cpu().contiguous() for name, t in sorted(tensors.items())}
+
+
+def stored_ranks(layers: Mapping[str, LowRankLinear]) -> dict[str, int]:
+    """Returns the number of stored components of each matrix: those not masked, and the kept ones."""
+    return {name: int(layer.live().sum()) + layer.kept_rank for name, layer in layers.items()}
 
 
 def save_adapter(
@@ -46,11 +52,12 @@ def save_adapter(
     head: Sequence[str],
     base_model: str,
 ) -> None:
-    """Writes adapter_model.safetensors and adapter_config.json; the same weights give the same bytes."""
+    """Writes adapter_model.safetensors and adapter_config.json; equal weights give equal bytes."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = adapter_tensors(layers, dict(model.named_parameters()), head)
-    ranks = {name: int(layer.live().sum()) for name, layer in layers.items()}
-    config = adapter_config(ranks, base_model, head_modules(head, str(model.base_model_prefix)))
+    config = adapter_config(
+        stored_ranks(layers), base_model, head_modules(head, str(model.base_model_prefix))
+    )
     write_atomic(
         folder / "adapter_model.safetensors", safetensors.torch.save(tensors, {"format": "pt"})
     )

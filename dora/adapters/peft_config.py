@@ -1,4 +1,6 @@
-"""adapter_config.json, which tells PEFT what an adapter is: made from a run's ranks, never taken from a file."""
+"""adapter_config.json, which tells PEFT what an adapter is: made from a run's ranks, never taken
+from a file.
+"""
 
 from __future__ import annotations
 
@@ -46,8 +48,9 @@ def adapter_config(
 def rebuilt(run: Run, found: Any) -> dict[str, Any]:
     """The run's configuration made anew, where `found`, the one in its directory, is equal to it.
 
-    Only the base model and the modules of the head are read there, since run.json has not both. Raises UserError
-    saying where `found` is none that this run wrote: PEFT would follow whatever else it holds.
+    Only the base model and the modules of the head are read there, since run.json has not both.
+    Raises UserError saying where `found` is none that this run wrote: PEFT would follow whatever
+    else it holds.
     """
     if not isinstance(found, dict):
         raise UserError(f"it holds {cut(found)}, no object")
@@ -90,7 +93,9 @@ def _other_base(model: Mapping[str, Any], base: str) -> str | None:
 
 
 def hub_name(name: Any) -> str | None:
-    """`name` where it may be a repository of the hub, `owner/name` or `name`; None for anything else."""
+    """`name` where it may be a repository of the hub, `owner/name` or `name`; None for anything
+    else.
+    """
     fits = isinstance(name, str) and _HUB.fullmatch(name) and ".." not in name and "--" not in name
     return name if fits else None
 
@@ -102,7 +107,9 @@ def hub_revision(revision: Any) -> str | None:
 
 
 def stored_params(file: Path) -> int:
-    """Parameters of an adapter file's `lora_` tensors, Σ rank (d_in + d_out), from its header alone."""
+    """Parameters of an adapter file's `lora_` tensors, Σ rank (d_in + d_out), from its header
+    alone.
+    """
     with safe_open(file, "np") as f:
         names = [name for name in f.keys() if ".lora_" in name]  # noqa: SIM118  # it is no mapping
         return sum(math.prod(f.get_slice(name).get_shape()) for name in names)

@@ -64,6 +64,11 @@ def not_floating(file: Path) -> dict[str, str]:
     return {n: k for n, k in kinds.items() if k not in known and not n.endswith("position_ids")}
 
 
+def names(config: Mapping[str, Any]) -> set[str]:
+    """Returns the bare name of every tensor of the backbone that this config.json describes."""
+    return {name for name, _ in _expected(config)}
+
+
 def misfits(config: Mapping[str, Any], shapes: Mapping[str, Shape], where: str) -> list[str]:
     """What keeps the tensors of `where` from being this backbone's: some that are missing, or have another shape.
 

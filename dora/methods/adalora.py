@@ -1,5 +1,7 @@
-"""AdaLoRA (Zhang et al., ICLR 2023, arXiv 2303.10512): an SVD-like update B diag(g) A with A and B kept near
-orthogonal, whose components are masked by smoothed sensitivity times its uncertainty.
+"""AdaLoRA (Zhang et al., ICLR 2023, arXiv 2303.10512): adaptive ranks by importance scores.
+
+The update is B diag(g) A with A and B kept near orthogonal, as in an SVD. A component is masked by
+the smoothed sensitivity of its entries times the uncertainty of that sensitivity.
 
 Steps t are counted from 0, as in the paper and its code.
 """
@@ -15,32 +17,32 @@ from torch import nn
 from dora.adapters import lowrank
 from dora.adapters.allocation import allocate
 from dora.adapters.budget import Budget, Matrix, Plan, pruned, pruning_plan, steps_of
-from dora.methods.protocol import Allocation, fraction_or_steps, in_range
+from dora.adapters.changes import Mask, Remove
+from dora.methods import base
+from dora.methods.base import RunInfo, fraction_or_steps, in_range
 
 FACTORS = ("A", "B", "g")
 
 
 @dataclass
-class Settings:
-    """`orthogonality`: weight of the penalty. `init_warmup` (t_i), `final_warmup` (t_f), `mask_interval` (Δ):
-    fractions of the run below 1, steps from 1. `start_factor`: start rank over average end rank (the
-    paper's Table 1 uses 1.5, and 2 at r2). `remove`: whether components leave for good when the final
-    phase begins, or stay masked as in the released code."""
+class Settings(base.Settings):
+    """The settings in conf/method/adalora.yaml."""
 
-    base_lr: float = 8e-4
-    alpha: float = 32.0
-    dropout: float = 0.0
-    orthogonality: float = 0.1
-    beta1: float = 0.85
-    beta2: float = 0.85
-    start_factor: float = 1.5
-    init_warmup: float = 0.15
-    final_warmup: float = 0.5
-    mask_interval: float = 0.0125
-    remove: bool = True
+    alpha: float
+    dropout: float
+    orthogonality: float
+    beta1: float
+    beta2: float
+    start_factor: float
+    init_warmup: float
+    final_warmup: float
+    mask_interval: float
+    remove: bool
 
     def problems(self, total_steps: int | None) -> list[str]:
-        """Every value out of range; with `total_steps`, phases that do not fit."""
+        """Returns a message for each value out of range; with `total_steps`, for phases that do not
+        fit.
+        """
         found = [
             *in_range(
                 "method.alpha", self.alpha, 1e-6, math.inf, "the paper's scripts use 16 or 32"
@@ -64,142 +66,100 @@ class Settings:
             if t_i + t_f >= total_steps or t_f < 2:
                 found.append(
                     f"method.init_warmup={self.init_warmup} ({t_i} steps) and method.final_warmup="
-                    f"{self.final_warmup} ({t_f} steps) do not fit a run of {total_steps} steps: together they must "
-                    f"be shorter than the run, the final phase at least 2 steps"
+                    f"{self.final_warmup} ({t_f} steps) do not fit a run of {total_steps} steps: together "
+                    "they must be shorter than the run, the final phase at least 2 steps"
                 )
         return found
 
 
 def orthogonality(stack: lowrank.Stack) -> torch.Tensor:
-    """‖A Aᵀ − I‖_F and ‖Bᵀ B − I‖_F of each matrix, (2m,) (eq. 4 has them squared; the released code, and we, do not)."""
+    """Returns ‖A Aᵀ − I‖_F and ‖Bᵀ B − I‖_F of each of the m matrices, (2m,).
+
+    Eq. 4 squares the norms; the released code does not, and neither do we.
+    """
     factors = torch.cat([f @ f.mT for f in (stack.of("A"), stack.of("B"))])
     eye = torch.diag_embed(stack.real).repeat(2, 1, 1)
     return torch.linalg.matrix_norm(factors - eye)
 
 
-class AdaLoRA:
-    """Keeps two running averages of every entry of A, B and g while the components are still in question."""
+class AdaLoRA(base.Method):
+    """Keeps two running averages of every entry of A, B and g until the set of components is final."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        model: nn.Module,
-        plan: Plan,
-        total_steps: int,
-        generator: torch.Generator,
-    ) -> None:
-        self.settings, self.plan_ = settings, plan
-        scale = settings.alpha / (
-            max(plan.start) + 1e-5
-        )  # the initial rank, to the end: adjusting it hurt
+    title = "AdaLoRA"
+    paper = "Zhang et al., AdaLoRA, ICLR 2023, arXiv 2303.10512"
+    settings_type = Settings
+
+    def __init__(self, settings: Settings, model: nn.Module, plan: Plan, run: RunInfo) -> None:
+        self.settings, self.budget_plan = settings, plan
+        # By the initial rank, to the end of training: adjusting it hurt (AdaLoRA's issue 12).
+        scale = settings.alpha / (max(plan.start) + 1e-5)
         self.layers = lowrank.adapt(
             model, plan.matrices, plan.start, scale, settings.dropout, gated=True
         )
+        generator = run.generator("start")
         for layer in self.layers.values():
             nn.init.normal_(layer.A, std=0.02, generator=generator)
             nn.init.normal_(layer.B, std=0.02, generator=generator)
+        total_steps = run.total_steps
         self.t_i = steps_of(settings.init_warmup, total_steps)
         self.t_end = total_steps - steps_of(settings.final_warmup, total_steps)  # T − t_f
         self.interval = max(1, steps_of(settings.mask_interval, total_steps))
-        # The final phase begins at t = t_end + 1, which is step t_end + 2 counted from 1.
-        self.settled = self.t_end + 2 if plan.start_total > plan.target else 0
+        # The final phase begins at t = t_end + 1, which is step t_end + 2 counted from 1. Ranks
+        # that are within the budget from the start are final from the start.
+        self.ranks_final_at = self.t_end + 2 if plan.start_total > plan.target else 0
         self.stacks = lowrank.stacks(self.layers.values())
-        self._penalised = self.stacks  # those of the ranks that there are now
+        self._penalised = self.stacks  # those of the present ranks
         # Ī and Ū of each stack's A, Bᵀ and g.
-        self._sensitivity = [
-            [torch.zeros_like(stack.of(f)) for f in FACTORS] for stack in self.stacks
-        ]
-        self._uncertainty = [
-            [torch.zeros_like(stack.of(f)) for f in FACTORS] for stack in self.stacks
-        ]
-        self.final: list[torch.Tensor] | None = None
+        self._sensitivity = [[torch.zeros_like(s.of(f)) for f in FACTORS] for s in self.stacks]
+        self._uncertainty = [[torch.zeros_like(s.of(f)) for f in FACTORS] for s in self.stacks]
+        # The final set, where components stay masked to the end (remove=false).
+        self._final: list[torch.Tensor] | None = None
 
-    @staticmethod
-    def plan(settings: Settings, budget: Budget, matrices: tuple[Matrix, ...]) -> Plan:
-        """ceil(1.5 r) components a matrix at the start, the budget at the end."""
+    @classmethod
+    def plan(cls, settings: Settings, budget: Budget, matrices: tuple[Matrix, ...]) -> Plan:
+        """Starts with ceil(start_factor x r) components a matrix and ends at the budget."""
         return pruning_plan(budget, matrices, settings.start_factor)
 
     def penalty(self, step: int) -> torch.Tensor | None:
-        """The mean over all A and B that still hold components, to the end of training."""
-        if any(
-            layer.rank != rank
-            for s in self._penalised
-            for layer, rank in zip(s.layers, s.ranks, strict=True)
-        ):
-            self._penalised = lowrank.stacks(self.layers.values())  # after a removal
-        if self.settings.orthogonality == 0 or not self._penalised:
+        """Returns the mean of `orthogonality` over all A and B that hold components, to the end of
+        training.
+        """
+        if self.settings.orthogonality == 0:
             return None
-        return (
-            self.settings.orthogonality
-            * torch.cat([orthogonality(s) for s in self._penalised]).mean()
-        )
+        if _outdated(self._penalised):  # after a removal
+            self._penalised = lowrank.stacks(self.layers.values())
+        if not self._penalised:
+            return None
+        norms = torch.cat([orthogonality(stack) for stack in self._penalised])
+        return self.settings.orthogonality * norms.mean()
 
-    def budget_at(self, t: int) -> int:
-        """b(t) in the budget's unit, rounded down (eq. 14 as the code has it; as printed it is a misprint)."""
-        b0, b_end = self.plan_.start_total, self.plan_.target
-        if t <= self.t_i:
-            return b0
-        if t > self.t_end:
-            return b_end
-        gone, whole = pruned("cubic_early", b0 - b_end, t - self.t_i, self.t_end - self.t_i)
-        return b0 - -(-gone // whole)
-
-    def after_step(self, step: int) -> Allocation | None:
-        """Averages until the final phase; masks every Δ-th t inside the window; then the set is final."""
+    def after_step(self, step: int) -> Mask | Remove | None:
+        """Averages until the final phase, masks every Δ-th t inside the window, then fixes the set."""
         t = step - 1
-        if step > self.settled:
-            return Allocation(self.final, new=False) if self.final is not None else None
+        if step > self.ranks_final_at:
+            return None if self._final is None else Mask(self._final, new=False)
         if t < self.t_end:
             with torch.no_grad():
                 self._average()
-        if step == self.settled:
-            keep = allocate(self.scores(), self.plan_.costs, self.budget_at(t))
-            self.final = None if self.settings.remove else keep
-            return Allocation(keep, remove=self.settings.remove)
+        if step == self.ranks_final_at:
+            keep = allocate(self._scores(), self.budget_plan.costs, self._budget_at(t))
+            if self.settings.remove:
+                return Remove(keep)
+            self._final = keep
+            return Mask(keep)
         if t > self.t_i and t % self.interval == 0:
-            return Allocation(allocate(self.scores(), self.plan_.costs, self.budget_at(t)))
+            return Mask(allocate(self._scores(), self.budget_plan.costs, self._budget_at(t)))
         return None
 
-    def _average(self) -> None:
-        """Eqs. 9 to 11: Ī and Ū of I = |w ∂L/∂w|, this step's gradient and the weight after the step."""
-        beta1, beta2 = self.settings.beta1, self.settings.beta2
-        for stack, means, spreads in zip(
-            self.stacks, self._sensitivity, self._uncertainty, strict=True
-        ):
-            for factor, mean, spread in zip(FACTORS, means, spreads, strict=True):
-                now = stack.of(factor).mul_(stack.gradient_of(factor)).abs_()
-                mean.lerp_(now, 1 - beta1)
-                spread.lerp_(now.sub_(mean).abs_(), 1 - beta2)  # with the new mean
-
-    def scores(self) -> list[torch.Tensor]:
-        """S_i = s(g_i) + mean_j s(A_ij) + mean_j s(B_ji), s = Ī Ū (eqs. 12, 13): (r,) per layer."""
-        found = []
-        for means, spreads in zip(self._sensitivity, self._uncertainty, strict=True):
-            A, B, g = (mean * spread for mean, spread in zip(means, spreads, strict=True))
-            found.append(g + A.mean(-1) + B.mean(-1))
-        return lowrank.in_order(self.layers.values(), zip(self.stacks, found, strict=True))
-
-    def averages(self, which: str) -> list[dict[str, torch.Tensor]]:
-        """ "sensitivity" Ī or "uncertainty" Ū of every entry of A, B and g: a dictionary per layer, of views."""
-        stored = getattr(self, f"_{which}")
-        columns = [
-            lowrank.in_order(
-                self.layers.values(), zip(self.stacks, (of[i] for of in stored), strict=True)
-            )
-            for i in range(len(FACTORS))
-        ]
-        return [
-            {"A": A, "B": B.mT if B.dim() > 1 else B, "g": g}
-            for A, B, g in zip(*columns, strict=True)
-        ]
-
     def state(self) -> dict[str, torch.Tensor]:
-        """Both averages of every entry, flat, and the final set where components stay masked to the end."""
+        """Returns both averages of every entry, flat, and the final set where components stay
+        masked.
+        """
         state = {
-            name: torch.cat([t.flatten() for of in self.averages(name) for t in of.values()])
+            name: torch.cat([t.flatten() for of in self._averages(name) for t in of.values()])
             for name in ("sensitivity", "uncertainty")
         }
-        return state if self.final is None else {**state, "final": torch.cat(self.final)}
+        return state if self._final is None else {**state, "final": torch.cat(self._final)}
 
     def load(self, state: dict[str, torch.Tensor]) -> None:
         """Takes up averages and final set, on the device where the layers are."""
@@ -207,10 +167,70 @@ class AdaLoRA:
         self._sensitivity = [[t.to(device) for t in of] for of in self._sensitivity]
         self._uncertainty = [[t.to(device) for t in of] for of in self._uncertainty]
         for name in ("sensitivity", "uncertainty"):
-            mine = [t for of in self.averages(name) for t in of.values()]
+            mine = [t for of in self._averages(name) for t in of.values()]
             parts = state[name].to(device).split([t.numel() for t in mine])
             for t, part in zip(mine, parts, strict=True):
                 t.copy_(part.view(t.shape))
         if "final" in state:
-            ranks = [len(score) for score in self.scores()]
-            self.final = list(state["final"].to(device).split(ranks))
+            ranks = [len(score) for score in self._scores()]
+            self._final = list(state["final"].to(device).split(ranks))
+
+    def _budget_at(self, t: int) -> int:
+        """Returns b(t) in the budget's unit, rounded down: eq. 14 as the code has it (misprinted)."""
+        b0, b_end = self.budget_plan.start_total, self.budget_plan.target
+        if t <= self.t_i:
+            return b0
+        if t > self.t_end:
+            return b_end
+        gone, whole = pruned("cubic_early", b0 - b_end, t - self.t_i, self.t_end - self.t_i)
+        return b0 - -(-gone // whole)
+
+    def _average(self) -> None:
+        """Updates Ī and Ū of I = |w ∂L/∂w| (eqs. 9 to 11).
+
+        The gradient is this step's as clipped, the weight the one after the step, as in the
+        released trainer.
+        """
+        beta1, beta2 = self.settings.beta1, self.settings.beta2
+        for stack, means, spreads in zip(
+            self.stacks, self._sensitivity, self._uncertainty, strict=True
+        ):
+            for factor, mean, spread in zip(FACTORS, means, spreads, strict=True):
+                now = stack.of(factor).mul_(stack.gradient_of(factor)).abs_()
+                mean.lerp_(now, 1 - beta1)
+                # |I − Ī| with the Ī just updated.
+                spread.lerp_(now.sub_(mean).abs_(), 1 - beta2)
+
+    def _scores(self) -> list[torch.Tensor]:
+        """Returns S_i = s(g_i) + mean_j s(A_ij) + mean_j s(B_ji), s = Ī Ū (eqs. 12, 13): (r,) per
+        layer.
+        """
+        found = []
+        for means, spreads in zip(self._sensitivity, self._uncertainty, strict=True):
+            A, B, g = (mean * spread for mean, spread in zip(means, spreads, strict=True))
+            found.append(g + A.mean(-1) + B.mean(-1))
+        return lowrank.in_order(self.layers.values(), zip(self.stacks, found, strict=True))
+
+    def _averages(self, which: str) -> list[dict[str, torch.Tensor]]:
+        """Returns views of "sensitivity" Ī or "uncertainty" Ū of A, B and g: one dictionary per
+        layer.
+        """
+        stored = getattr(self, f"_{which}")
+        layers = self.layers.values()
+        columns = [
+            lowrank.in_order(layers, zip(self.stacks, (of[i] for of in stored), strict=True))
+            for i in range(len(FACTORS))
+        ]
+        return [
+            {"A": A, "B": B.mT if B.dim() > 1 else B, "g": g}
+            for A, B, g in zip(*columns, strict=True)
+        ]
+
+
+def _outdated(stacks: list[lowrank.Stack]) -> bool:
+    """Says whether layers have lost components since the stacks were made."""
+    return any(
+        layer.rank != rank
+        for stack in stacks
+        for layer, rank in zip(stack.layers, stack.ranks, strict=True)
+    )

@@ -5,57 +5,52 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import torch
 from torch import nn
 
 from dora.adapters import lowrank
-from dora.adapters.budget import Budget, Matrix, Plan, equal_ranks
-from dora.methods.protocol import Fixed, in_range
+from dora.adapters.budget import Budget, Matrix, Plan, equal_plan
+from dora.methods import base
+from dora.methods.base import RunInfo, in_range
 
 
 @dataclass
-class Settings:
-    """`base_lr`: learning rate for models of base size. `alpha`: s = alpha / (average rank), for all matrices."""
+class Settings(base.Settings):
+    """The settings in conf/method/lora.yaml."""
 
-    base_lr: float = 4e-4
-    alpha: float = 16.0
-    dropout: float = 0.0
+    alpha: float
+    dropout: float
 
     def problems(self, total_steps: int | None) -> list[str]:
-        """Every value out of range."""
+        """Returns a message for each value out of range."""
         return [
             *in_range("method.alpha", self.alpha, 1e-6, math.inf, "the paper's code uses 16"),
             *in_range("method.dropout", self.dropout, 0, 1, "the paper's GLUE runs use 0"),
         ]
 
 
-class LoRA(Fixed):
-    """A random, B zero: training starts at the backbone itself."""
+class LoRA(base.Method):
+    """Draws A and leaves B at zero, so that training starts at the backbone itself."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        model: nn.Module,
-        plan: Plan,
-        total_steps: int,
-        generator: torch.Generator,
-    ) -> None:
-        # Below an average of 1, where some matrices have none, a matrix that has one is still of rank 1.
+    title = "LoRA"
+    paper = "Hu et al., LoRA, ICLR 2022, arXiv 2106.09685"
+    settings_type = Settings
+
+    def __init__(self, settings: Settings, model: nn.Module, plan: Plan, run: RunInfo) -> None:
+        # One scale for all matrices, alpha over the average rank. A small budget leaves some
+        # matrices without a component; the average may then fall below 1, the rank of those that
+        # have one.
         average_rank = max(1.0, sum(plan.start) / len(plan.start))
         scale = settings.alpha / average_rank
         self.layers = lowrank.adapt(
             model, plan.matrices, plan.start, scale, settings.dropout, gated=False
         )
+        generator = run.generator("start")
         for layer in self.layers.values():
-            if layer.rank:  # a small budget leaves some matrices without a component
-                nn.init.kaiming_uniform_(
-                    layer.A, a=math.sqrt(5), generator=generator
-                )  # microsoft/LoRA's choice
+            if layer.rank:
+                # a = √5 as in microsoft/LoRA: uniform on ±1/√d_in.
+                nn.init.kaiming_uniform_(layer.A, a=math.sqrt(5), generator=generator)
 
-    @staticmethod
-    def plan(settings: Settings, budget: Budget, matrices: tuple[Matrix, ...]) -> Plan:
-        """The same rank everywhere, what is left of a parameter budget dealt in layer order."""
-        if problem := budget.problem(matrices):
-            raise ValueError(problem)
-        ranks = equal_ranks(budget, matrices)
-        return Plan(budget, matrices, ranks, ranks, budget.total(matrices))
+    @classmethod
+    def plan(cls, settings: Settings, budget: Budget, matrices: tuple[Matrix, ...]) -> Plan:
+        """Gives every matrix one rank; the rest of a parameter budget is dealt in layer order."""
+        return equal_plan(budget, matrices)

@@ -175,6 +175,7 @@ RECORD: Mapping[str, Kind] = {
     "method": with_keys("an object with title, paper, budget and result", *METHOD),
     "method.title": TEXT,
     "method.paper": TEXT | None,
+    "method.note": TEXT | None,
     "method.budget": one_of(("exact", "at_most", "none")),
     "method.result": one_of(("adapter", "weights", "model")),
     "config.target": TEXTS | None,

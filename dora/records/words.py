@@ -109,10 +109,10 @@ def _keys() -> dict[str, frozenset[str] | None]:
         ModelConfig,
         TaskConfig,
     )
-    from dora.methods import METHODS
+    from dora.method_choice import packaged_settings
 
     own: dict[str, frozenset[str] | None] = {name: None for name in [*_names(Config), "experiment"]}
-    methods = frozenset(name for settings, _ in METHODS.values() for name in _names(settings))
+    methods = frozenset[str]().union(*packaged_settings().values())
     below = {"task": _names(TaskConfig), "model": _names(ModelConfig), "data": _names(DataConfig)}
     return {**own, **below, "method": methods, "rates": frozenset()}
 

@@ -21,10 +21,11 @@ from dora.backbones.attention import cheapen_dropout
 from dora.backbones.backbone import find_linears
 from dora.config import Config, TaskConfig
 from dora.data.tokens import Tokens
-from dora.methods import METHODS
-from dora.methods.protocol import Fixed
-from dora.training.loop import Loop, Setup
+from dora.method_choice import MethodChoice, packaged
+from dora.methods.base import Method, RunInfo
+from dora.training.loop import Loop
 from dora.training.processes import World
+from dora.training.step import Setup
 
 # name → (architecture, layers, hidden width, feed-forward width, heads, vocabulary)
 SIZES = {
@@ -60,7 +61,7 @@ class Setting:
     backbone_dropout: float = 0.1
 
 
-class Floor(Fixed):
+class Floor(Method):
     """No adapter at all, but an input that asks for a gradient, as the first adapter's does."""
 
     def __init__(self, model: nn.Module) -> None:
@@ -176,22 +177,23 @@ def loop_of(s: Setting, name: str) -> tuple[Loop, int]:
     """(the real loop, a step of the phase of the run that `name` says)."""
     model = backbone(s)
     method_name, _, phase = name.partition(" ")
-    settings: Any = METHODS["lora"][0]()
-    method: Any
+    chosen: MethodChoice = packaged("lora")
+    method: Method
     plan: Plan | None = None
     if name.startswith("floor"):
         method = Floor(model)
     else:
-        kind, cls = METHODS[method_name]
-        settings = kind() if method_name == "full" else kind(dropout=s.dropout)
+        chosen = packaged(method_name)
+        if hasattr(chosen.settings, "dropout"):
+            chosen.settings.dropout = s.dropout
         if phase == "allocating":  # every step does
-            settings.mask_interval = settings.prune_interval = 1
-        matrices = find_linears(model.config.to_dict(), KINDS)
-        # LoRA keeps the rank it has; the others begin at 12 and end at 8 on average.
-        plan = cls.plan(
-            settings, Budget.parse(f"r{START}" if method_name == "lora" else BUDGET), matrices
-        )
-        method = cls(settings, model, plan, TOTAL, torch.Generator().manual_seed(0))
+            chosen.settings.mask_interval = chosen.settings.prune_interval = 1
+        if chosen.has_budget:
+            matrices = find_linears(model.config.to_dict(), KINDS)
+            # LoRA keeps the rank it has; the others begin at 12 and end at 8 on average.
+            budget = Budget.parse(f"r{START}" if method_name == "lora" else BUDGET)
+            plan = chosen.kind.plan(chosen.settings, budget, matrices)
+        method = chosen.kind(chosen.settings, model, plan, RunInfo(TOTAL, seed=0))
     model.to(s.device)
     if name != "floor" and s.device == "cpu":
         cheapen_dropout(model)
@@ -202,7 +204,7 @@ def loop_of(s: Setting, name: str) -> tuple[Loop, int]:
         n for n, _ in model.named_parameters() if not n.startswith(f"{model.base_model_prefix}.")
     ]
     config = Config(
-        task=TaskConfig("sst2"), method=settings, batch_size=s.batch, precision=s.precision
+        task=TaskConfig("sst2"), method=chosen, batch_size=s.batch, precision=s.precision
     )
     world = World(0, 1, torch.device(s.device))
     loop = Loop(
@@ -211,11 +213,11 @@ def loop_of(s: Setting, name: str) -> tuple[Loop, int]:
         lambda _: None,
     )
     loop.train_step(1)  # the optimizer's moments exist from here on
-    at = {"allocating": TOTAL // 5, "after": method.settled}.get(
+    at = {"allocating": TOTAL // 5, "after": method.ranks_final_at}.get(
         phase, 100
     )  # 100: past the warm-up
     if phase == "after":
-        loop.train_step(method.settled)
+        loop.train_step(method.ranks_final_at)
     return loop, at
 
 

@@ -1,4 +1,6 @@
-"""Splits that came after a run was done, such as AX beside MNLI: predicted from its kept weights, without training."""
+"""Splits that came after a run was done, such as AX beside MNLI: predicted from its kept weights,
+without training.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,6 @@ import numpy as np
 import safetensors.torch
 from torch import Tensor
 
-from dora.adapters import lowrank
 from dora.data import npz
 from dora.data.predictions import packed, save, unpredicted
 from dora.errors import UserError
@@ -26,15 +27,17 @@ from dora.training.processes import World
 def predict_added(
     p: Prepared, world: World, record: Record, build: Callable[[], Loop], say: Callable[[str], None]
 ) -> None:
-    """Adds to a done run's predictions.npz the unlabelled splits that it lacks and the data hold by now.
+    """Adds to a done run's predictions.npz the unlabelled splits that it lacks and the data hold by
+    now.
 
-    `record` is open, and `build` makes the run's loop as it was before its first step. Says in one line what was
-    added, or why nothing was: whatever goes wrong, the run stays done.
+    `record` is open, and `build` makes the run's loop as it was before its first step. Says in one
+    line what was added, or why nothing was: whatever goes wrong, the run stays done.
     """
     missing = processes.broadcast(world, unpredicted(p.folder, p.rows))
     if not missing:
         return
-    # Every process checks the same files: one that gave up alone would leave the others waiting for it.
+    # Every process checks the same files: one that gave up alone would leave the others waiting for
+    # it.
     run = processes.broadcast(world, record.data)
     names = " and ".join(split.upper() for split in missing)
     try:
@@ -55,12 +58,14 @@ def predict_added(
 
 
 def _kept_weights(p: Prepared, run: dict[str, Any]) -> dict[str, Tensor]:
-    """The best evaluation's trained tensors by name. Raises UserError where the run kept none, or they are damaged."""
-    full = p.plan is None
-    name = artefacts.FULL_WEIGHTS if full else artefacts.WEIGHTS
+    """Returns the best evaluation's tensors by name. Raises UserError where they are absent or
+    damaged.
+    """
+    whole = p.config.chosen.kind.result == "model"
+    name = artefacts.FULL_WEIGHTS if whole else artefacts.WEIGHTS
     file = p.folder / name
     if not file.is_file():
-        again = "keep_model=true force=true" if full else "force=true"
+        again = "keep_model=true force=true" if whole else "force=true"
         raise UserError(
             f"{p.folder} kept no weights; {again} trains it again and predicts all there is"
         )
@@ -69,18 +74,25 @@ def _kept_weights(p: Prepared, run: dict[str, Any]) -> dict[str, Tensor]:
 
 
 def _predict(loop: Loop, tensors: dict[str, Tensor], splits: list[str]) -> dict[str, np.ndarray]:
-    if strange := loop.parameters.keys() - tensors.keys():
+    """Returns logits by split, from these weights. Raises UserError where they do not fit the
+    model.
+    """
+    trained = loop.result().keys()
+    if lacking := trained - tensors.keys():
         raise UserError(
-            f"the kept weights lack {', '.join(sorted(strange)[:3])}; force=true trains again"
+            f"the kept weights lack {', '.join(sorted(lacking)[:3])}; force=true trains again"
         )
     if (bad := not_finite(tensors)) is not None:
         raise UserError(f"the kept weights hold NaN or infinity: {bad}; force=true trains again")
-    lowrank.restore(loop.parameters, tensors)
+    if loop.setup.method.result == "model":  # its file may hold buffers, too
+        tensors = {name: tensors[name] for name in trained}
+    loop.put(tensors)
     return {split: loop.predict(loop.setup.reported[split]) for split in splits}
 
 
 def _store(p: Prepared, world: World, record: Record, logits: dict[str, np.ndarray]) -> None:
-    """Record first, predictions last: a write that fails leaves the split missing, so the command tries again.
+    """Record first, predictions last: a write that fails leaves the split missing, so the command
+    tries again.
 
     The record then names the sums of both files, those that were there and those to come.
     """
@@ -111,7 +123,9 @@ def _store(p: Prepared, world: World, record: Record, logits: dict[str, np.ndarr
 
 
 def _files(p: Prepared, run: dict[str, Any], content: bytes) -> dict[str, Any]:
-    """`files` of the record with the new predictions' sums; nothing where the record has no checksums."""
+    """`files` of the record with the new predictions' sums; nothing where the record has no
+    checksums.
+    """
     if "files" not in run:
         return {}
     name = artefacts.PREDICTIONS

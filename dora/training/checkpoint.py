@@ -1,8 +1,8 @@
 """The whole state of a run in one sealed file.
 
-A checkpoint is `step-N.checkpoint`: the sha256 of all that follows, and a safetensors file whose header holds a
-little JSON, the label. No bit of it can change unnoticed. The one before is kept until the new one is whole, and
-is used where anything is wrong with the newest.
+A checkpoint is `step-N.checkpoint`: the sha256 of all that follows, and a safetensors file whose
+header holds a little JSON, the label. No bit of it can change unnoticed. The one before is kept
+until the new one is whole, and is used where anything is wrong with the newest.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""What a model predicts for a split, its rows shared out over processes, and what the predictions score."""
+"""What a model predicts for a split, its rows shared out over processes, and what the predictions
+score.
+"""
 
 from __future__ import annotations
 
@@ -27,9 +29,11 @@ def predict(
     forward: Callable[[Tokens, np.ndarray], Tensor],
     still: Callable[[str], None] = lambda text: None,
 ) -> np.ndarray:
-    """Returns the logits of a split in row order, (rows, outputs) float32; each row is computed by one process.
+    """Returns the logits of a split in row order, (rows, outputs) float32; each row is computed by
+    one process.
 
-    `forward`: (tokens, row numbers) → logits (n, outputs). `still` hears after each batch how far it is.
+    `forward`: (tokens, row numbers) → logits (n, outputs). `still` hears after each batch how far
+    it is.
     """
     mine = np.arange(len(tokens))[world.rank :: world.size]
     pieces, done = [], 0
@@ -47,7 +51,9 @@ def predict(
 def scores(
     task: Task, logits: Mapping[str, np.ndarray], splits: Mapping[str, Tokens]
 ) -> dict[str, Any]:
-    """Returns {metric: value, …, degenerate: why or None} over the labelled splits; those beyond dev add a suffix."""
+    """Returns {metric: value, …, degenerate: why or None} over the labelled splits; those beyond
+    dev add a suffix.
+    """
     # Late: its libraries take two seconds, for which the first step does not wait.
     with uncollected():
         from dora.data.metrics import score

@@ -1,20 +1,24 @@
-"""How a run that is trained ends: what it scored and predicts, its weights, and the rest of its record."""
+"""The end of a trained run: what it scored and predicts, its weights, and the rest of its record."""
 
 from __future__ import annotations
 
+import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import safetensors.torch
+from safetensors import safe_open
 from torch import Tensor
 
+from dora.adapters import lowrank
 from dora.adapters.budget import Plan
-from dora.adapters.peft import save_adapter
+from dora.adapters.peft import save_adapter, stored_ranks
+from dora.adapters.peft_config import stored_params
 from dora.backbones import backbone
 from dora.data.predictions import save
 from dora.errors import RunFailed
 from dora.files import write_atomic
-from dora.methods.protocol import Method
 from dora.process import memory
 from dora.records import artefacts
 from dora.records.record import Record, scores
@@ -24,41 +28,47 @@ from dora.training.prepare import Prepared
 
 
 def finish(p: Prepared, loop: Loop, record: Record, say: Lines) -> None:
-    """Scores and predictions of the last and of the best evaluation, the budget's check, weights, the record's end.
+    """Scores the last and the best weights, checks the budget of both, saves the best, ends the
+    record.
 
-    Raises RunFailed where the budget was missed, or the kept weights don't score as they did in training.
+    Ranks and counts in the record are those of the weights they stand beside. Raises RunFailed
+    where a budget was missed, or the kept weights don't score as they did in training.
     """
-    s, plan = loop.setup, p.plan
-    assert loop.best is not None  # the last step is always evaluated and counts
+    s, plan, best = loop.setup, p.plan, loop.selection.best
+    assert best is not None  # the last step is always evaluated and counts
     arrays: dict[str, np.ndarray] = {}
     results = {"last": _report(loop, "last", loop.step, arrays)}
-    _check_budget(plan, s.method, "at the end")
-    with loop.weights(loop.best_tensors):
-        if loop.best["step"] == loop.step:  # the same weights: nothing to compute again
+    ranks = {"last": stored_ranks(s.method.layers)}
+    _check_budget(plan, ranks["last"], "at the end")
+    with loop.weights(loop.selection.tensors):
+        if best["step"] == loop.step:  # the same weights: nothing to compute again
             results["best"] = {**results["last"]}
             arrays |= {
                 k.replace("last/", "best/"): v for k, v in arrays.items() if k.startswith("last/")
             }
         else:
-            results["best"] = _report(loop, "best", loop.best["step"], arrays)
-        _check_budget(plan, s.method, "in the best evaluation")
+            results["best"] = _report(loop, "best", best["step"], arrays)
+        ranks["end"] = stored_ranks(s.method.layers)
+        _check_budget(plan, ranks["end"], "in the best evaluation")
         rows = min(len(s.reported[k]) for k in p.config.kind.dev_splits)
-        _compare(results["best"], loop.best["metrics"], rows)
-        results["best"] |= {k: v for k, v in loop.best["metrics"].items() if k.endswith("_heldout")}
+        _compare(results["best"], best["metrics"], rows)
+        heldout = {k: v for k, v in best["metrics"].items() if k.endswith("_heldout")}
+        results["best"] |= heldout
         if not s.world.main:
             return
-        _save_weights(p, loop, record)
-    save(record.folder / "predictions.npz", arrays)
-    ranks = live_ranks(s.method)
-    params = {
-        **record.data["params"],
-        "adapter_end": plan.params(list(ranks.values())) if plan else 0,
-    }
+        counts = _save_weights(p, loop, record)
+    save(record.folder / artefacts.PREDICTIONS, arrays)
+    if plan is not None:
+        counts["adapter_last"] = plan.params(list(ranks["last"].values()))
+    params = {**record.data["params"], **counts}
     record.update(
         results=results,
         params=params,
-        ranks={**record.data["ranks"], "end": ranks},
-        evaluations={"counted": loop.evaluations, "from_step": loop.counts_from},
+        ranks={**record.data["ranks"], **ranks},
+        evaluations={
+            "counted": loop.selection.evaluations,
+            "from_step": loop.selection.counts_from,
+        },
         train_s=round(loop.seconds, 2),
         peak_memory_bytes=memory.peak(s.world.device),
         files={**artefacts.sums(p.folder, artefacts.left(p.folder)), **record.sync()},
@@ -68,14 +78,19 @@ def finish(p: Prepared, loop: Loop, record: Record, say: Lines) -> None:
         f"done in {loop.seconds:.1f} s of training: {scores(record.data)}; "
         f"adapter {params['adapter_end']:,} parameters; {record.folder}"
     )
+    if plan is not None and plan.at_most:
+        left = plan.target - plan.budget.spent(list(ranks["end"].values()), plan.matrices)
+        say(f"{left:,} of the budget {plan.budget} are left, which this method may leave")
     if note := record.data["embedded"]:
         say.once(note)
 
 
 def _compare(now: dict[str, Any], then: dict[str, Any], rows: int) -> None:
-    """The restored best weights must score as they did in training, up to a device's last bits.
+    """Raises RunFailed unless the restored best weights score as in training, up to a device's last
+    bits.
 
-    These may turn a prediction or two of the `rows`, where another device or another number of processes resumed.
+    These may turn a prediction or two of the `rows`, where another device or another number of
+    processes resumed the run.
     """
     for name in now.keys() & then.keys() - {"degenerate"}:
         if abs(now[name] - then[name]) > max(0.005, 2.5 / rows):
@@ -85,7 +100,9 @@ def _compare(now: dict[str, Any], then: dict[str, Any], rows: int) -> None:
 
 
 def _report(loop: Loop, which: str, step: int, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Metrics of the weights in place on the development splits; logits, labels and ids of all into `arrays`."""
+    """Returns the metrics of the weights in place; adds logits, and once labels and ids, to
+    `arrays`.
+    """
     metrics, logits = loop.evaluate(loop.setup.reported)
     for split, tokens in loop.setup.reported.items():
         arrays[f"{which}/{split}/logits"] = logits[split]
@@ -96,34 +113,53 @@ def _report(loop: Loop, which: str, step: int, arrays: dict[str, np.ndarray]) ->
     return {"step": step, **metrics}
 
 
-def _check_budget(plan: Plan | None, method: Method, where: str) -> None:
-    if plan is not None and (missed := plan.missed(list(live_ranks(method).values()))):
+def _check_budget(plan: Plan | None, ranks: dict[str, int], where: str) -> None:
+    if plan is not None and (missed := plan.missed(list(ranks.values()))):
         raise RunFailed(f"the budget was missed {where}: {missed}")
 
 
-def _save_weights(p: Prepared, loop: Loop, record: Record) -> None:
-    """best.safetensors (for init_from) and adapter/ (PEFT), or, for full with keep_model, the model."""
+def _save_weights(p: Prepared, loop: Loop, record: Record) -> dict[str, Any]:
+    """Writes the weights in place, in the form that the method's result has; returns parameter
+    counts.
+
+    "adapter" and "weights" leave best.safetensors, "adapter" also adapter/ for PEFT; "model" leaves
+    the whole model with keep_model=true. The counts are checked against the files.
+    """
     s = loop.setup
-    if not s.method.layers:
+    form = p.config.chosen.kind.result
+    if form == "model":
         if p.config.keep_model:
             s.model.save_pretrained(record.folder / "model")  # type: ignore[operator]
             backbone.load_tokenizer(p.model).save_pretrained(record.folder / "model")
-        return
-    parameters = dict(s.model.named_parameters())
-    tensors: dict[str, Tensor] = {name: parameters[name] for name in s.head}
-    for name, layer in s.method.layers.items():
-        live = layer.live()
-        tensors |= {
-            f"{name}.{k}": (t[:, live] if k == "B" else t[live]) for k, t in layer.factors().items()
-        }
-    tensors = {k: t.detach().cpu().contiguous() for k, t in sorted(tensors.items())}
-    write_atomic(
-        record.folder / "best.safetensors", safetensors.torch.save(tensors, {"format": "pt"})
-    )
+        return {"adapter_end": 0, "in_peft_file": None}
+    lowrank.drop_masked(s.method.layers.values())
+    tensors: dict[str, Tensor] = {
+        name: t.detach().cpu().contiguous() for name, t in sorted(loop.result().items())
+    }
+    file = record.folder / artefacts.WEIGHTS
+    write_atomic(file, safetensors.torch.save(tensors, {"format": "pt"}))
+    held = _held_params(file, s.head)
+    if form == "weights":
+        return {"adapter_end": held, "in_peft_file": None}
     base = record.data["model"]["hub"] or str(p.model.path)
     save_adapter(record.folder / "adapter", s.model, s.method.layers, s.head, base)
+    ranks = list(stored_ranks(s.method.layers).values())
+    planned = held if p.plan is None else p.plan.params(ranks)
+    if held != planned:
+        raise RunFailed(
+            f"{file.name} holds {held:,} adapter parameters, the plan counts {planned:,} at these ranks: "
+            f"{type(s.method).__name__}.component_cost must say what a component stores"
+        )
+    return {
+        "adapter_end": held,
+        "in_peft_file": stored_params(record.folder / artefacts.ADAPTER[0]),
+    }
 
 
-def live_ranks(method: Method) -> dict[str, int]:
-    """Components that are not masked, by matrix."""
-    return {name: int(layer.live().sum()) for name, layer in method.layers.items()}
+def _held_params(file: Path, head: list[str]) -> int:
+    """Counts the parameters in a safetensors file but for the head, and for gates, which an export
+    folds.
+    """
+    with safe_open(file, "np") as f:
+        names = [name for name in f.keys() if name not in head and not name.endswith(".g")]  # noqa: SIM118
+        return sum(math.prod(f.get_slice(name).get_shape()) for name in names)

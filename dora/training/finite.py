@@ -1,4 +1,6 @@
-"""What is not finite is found and named: weights before training, loss, penalty and gradients while it goes on."""
+"""What is not finite is found and named: weights before training, loss, penalty and gradients while
+it goes on.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ class Watch:
 
 
 def not_finite(tensors: Mapping[str, Tensor]) -> str | None:
-    """Names the first tensor that holds NaN or infinity and counts the others; None where all are finite."""
+    """Names the first tensor that holds NaN or infinity and counts the others; None where all are
+    finite.
+    """
     # One answer for all tensors: each question to a GPU waits for it.
     floating = {
         name: t.detach() for name, t in tensors.items() if t.is_floating_point() and t.numel()

@@ -1,4 +1,6 @@
-"""What a run says: lines on standard output and in its log.txt, and on a terminal a progress bar they do not tear."""
+"""What a run says: lines on standard output and in its log.txt, and on a terminal a progress bar
+they do not tear.
+"""
 
 from __future__ import annotations
 
@@ -34,10 +36,12 @@ def embedded_note(config: Config) -> str | None:
 
 
 class Lines:
-    """The lines of one run; call it with a text. The log gets it as it is, standard output with the run's label.
+    """The lines of one run; call it with a text. The log gets it as it is, standard output with the
+    run's label.
 
-    `folder`: the run's directory; None in processes that keep no record, which say nothing. `label`: which run of a
-    sweep this is, empty for a run by itself. `bar`: whether standard error shows a progress bar.
+    `folder`: the run's directory; None in processes that keep no record, which say nothing.
+    `label`: which run of a sweep this is, empty for a run by itself. `bar`: whether standard error
+    shows a progress bar.
     """
 
     def __init__(self, folder: Path | None, label: str = "", bar: bool = False) -> None:
@@ -96,13 +100,16 @@ class Lines:
         if self._shows_bar and self._log is not None:
             from tqdm import tqdm
 
-            # Where a terminal does not know its size, as in many containers, tqdm by itself would show nothing.
+            # Where a terminal does not know its size, as in many containers, tqdm by itself would
+            # show nothing.
             columns, rows = shutil.get_terminal_size()
             about = {"total": total_steps, "initial": step, "desc": self.label or None}
             self._bar = tqdm(**about, unit="step", leave=False, ncols=columns, nrows=rows)
 
     def progress(self, step: int, line: Callable[[], str]) -> None:
-        """Moves the bar to `step`. Without one, says `line()` if nothing was said for half a minute."""
+        """Moves the bar to `step`. Without one, says `line()` if nothing was said for half a
+        minute.
+        """
         if self._bar is not None:
             self._bar.update(step - self._bar.n)
             self._said = time.monotonic()

@@ -1,7 +1,7 @@
 """Several processes on one run, started by torchrun: each takes a share of every batch.
 
-Adapters and head are a few megabytes, so their gradients travel as one flat sum after backward. Nothing
-wraps the model, and a component that was removed is simply no longer there to be sent.
+Adapters and head are a few megabytes, so their gradients travel as one flat sum after backward.
+Nothing wraps the model, and a component that was removed is simply no longer there to be sent.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ from dora.process.signals import outside
 
 @dataclass(frozen=True)
 class World:
-    """This process among all: `rank` of `size`, and the device it computes on. `claim`: see `least_used`."""
+    """This process among all: `rank` of `size`, and the device it computes on. `claim`: see
+    `least_used`.
+    """
 
     rank: int
     size: int
@@ -43,16 +45,17 @@ class World:
 
 
 def start(device: str) -> World:
-    """Joins the processes that torchrun or a cluster's job started; a world of one without them. Raises Stopped where
-    whom they meet at is no longer there.
+    """Joins the processes that torchrun or a cluster's job started; a world of one without them.
+    Raises Stopped where whom they meet at is no longer there.
 
-    `device`: auto, cpu or cuda[:n]. Of several GPUs a run by itself takes the one that the fewest other runs
-    on this machine are on.
+    `device`: auto, cpu or cuda[:n]. Of several GPUs a run by itself takes the one that the fewest
+    other runs on this machine are on.
     """
     if "SUBMITIT_EXECUTOR" in os.environ and "WORLD_SIZE" not in os.environ:
         from submitit.helpers import TorchDistributedEnvironment
 
-        # Every task of the job (tasks_per_node) is one process. Which GPU it takes is decided below.
+        # Every task of the job (tasks_per_node) is one process. Which GPU it takes is decided
+        # below.
         if (tasks := TorchDistributedEnvironment()).world_size > 1:
             tasks.export(set_cuda_visible_devices=False)
     size = int(os.environ.get("WORLD_SIZE", "1"))
@@ -106,7 +109,8 @@ def _saying_what_is_waited_for() -> Iterator[None]:
 
 
 def least_used(names: Sequence[str], folder: Path) -> tuple[int, IO[bytes]]:
-    """(index, claim) of the device on which the fewest processes have a claim, the first of equal ones.
+    """(index, claim) of the device on which the fewest processes have a claim, the first of equal
+    ones.
 
     A claim is a locked file in `folder`, so it ends with its process at the latest.
     """

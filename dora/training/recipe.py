@@ -1,9 +1,12 @@
-"""What a training step is made of, as functions of where it is in the run: rate, seed, loss, parameter groups."""
+"""The recipe of training as functions of the step: learning rate, dropout's seed, loss, parameter
+groups.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,13 +15,14 @@ from torch import Tensor, nn
 
 from dora.config import Config
 from dora.data.tasks import Task
+from dora.methods.base import ParameterGroup
 
 
 def lr_factor(schedule: str, warmup_steps: int, total_steps: int, step: int) -> float:
-    """The learning rate of optimizer step `step` (from 1) as a share of its peak.
+    """Returns the learning rate of optimizer step `step` (from 1) as a share of its peak.
 
-    Linear from 0 over the warm-up, then linear or cosine to 0, or constant; as Transformers' schedules
-    have it, where the first step of a warm-up has rate 0.
+    Linear from 0 over the warm-up, then linear or cosine to 0, or constant; as Transformers'
+    schedules have it, where the first step of a warm-up has rate 0.
     """
     done = step - 1
     if done < warmup_steps:
@@ -30,15 +34,18 @@ def lr_factor(schedule: str, warmup_steps: int, total_steps: int, step: int) -> 
 
 
 def step_seed(seed: int, step: int, part: int, rank: int) -> int:
-    """Seeds dropout of one micro-batch on one process: a function of where it is, so nothing need be saved."""
+    """Returns the seed of one micro-batch's dropout on one process, so that no generator needs
+    saving.
+    """
     digest = hashlib.sha256(f"{seed} {step} {part} {rank}".encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1
 
 
 def task_loss(task: Task, logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy or squared error, summed over examples. logits: (n, outputs), labels: (n,).
+    """Returns cross-entropy or squared error, summed over examples. logits: (n, outputs), labels:
+    (n,).
 
-    In float32 at least: bfloat16 has no room for a sum.
+    Computed in float32 at least: bfloat16 has no room for a sum.
     """
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if task.regression:
@@ -47,28 +54,41 @@ def task_loss(task: Task, logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def parameter_groups(
-    model: nn.Module, head: set[str], config: Config, lr: float
+    model: nn.Module,
+    head: set[str],
+    config: Config,
+    lr: float,
+    own: Sequence[ParameterGroup] = (),
 ) -> list[dict[str, Any]]:
-    """Trainable parameters by (in the head, decayed).
+    """Returns the optimizer's groups: trainable parameters by (in the head, decayed, a group of
+    `own`).
 
-    Biases and LayerNorm are not decayed, as in the Trainer, unless `decay_all` says so.
+    Biases and LayerNorm are not decayed, as in the Transformers Trainer, unless `decay_all` says
+    so. `own`: the method's groups, whose rates and decays win. Each group has its `peak`, the
+    learning rate at the schedule's height.
     """
     spared = set() if config.decay_all else _biases_and_norms(model)
-    groups: dict[tuple[bool, bool], dict[str, Any]] = {}
+    owner = {p: (i, group) for i, group in enumerate(own) for p in group.parameters}
+    groups: dict[tuple[bool, bool, int | None], dict[str, Any]] = {}
     for name, p in model.named_parameters():
-        if p.requires_grad:
-            in_head, decayed = name in head, name not in spared
-            peak = config.head_lr if in_head and config.head_lr is not None else lr
-            decay = config.weight_decay if decayed else 0.0
-            group = groups.setdefault(
-                (in_head, decayed), {"params": [], "peak": peak, "weight_decay": decay}
-            )
-            group["params"].append(p)
+        if not p.requires_grad:
+            continue
+        in_head, decayed = name in head, name not in spared
+        peak = config.head_lr if in_head and config.head_lr is not None else lr
+        decay = config.weight_decay if decayed else 0.0
+        which = None
+        if p in owner:
+            which, mine = owner[p]
+            peak *= mine.rate
+            decay = decay if mine.weight_decay is None else mine.weight_decay
+        key = (in_head, decayed, which)
+        groups.setdefault(key, {"params": [], "peak": peak, "weight_decay": decay})
+        groups[key]["params"].append(p)
     return list(groups.values())
 
 
 def _biases_and_norms(model: nn.Module) -> set[str]:
-    """Names of parameters that weight decay usually spares."""
+    """Returns the names of parameters that weight decay usually spares."""
     return {
         f"{name}.{own}" if name else own
         for name, module in model.named_modules()

@@ -1,4 +1,6 @@
-"""The finished run that another one starts from: found, and checked before anything is loaded."""
+"""The finished run that another one starts from (`init_from`): found, and checked before anything
+is loaded.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
+from torch import Tensor, nn
+
+from dora.adapters import result
 from dora.adapters.budget import Matrix
 from dora.backbones import backbone, tensors
 from dora.config import Config
 from dora.errors import UserError
 from dora.files import check_safetensors, sha256_file
+from dora.methods.base import Method
 from dora.plain import cut
 from dora.records import artefacts
 from dora.records.record import read_finished
@@ -18,16 +25,22 @@ from dora.records.record import read_finished
 
 @dataclass(frozen=True)
 class Start:
-    """A finished run to start from: its directory, ranks by matrix and scale (none for full), and hash."""
+    """A finished run to start from.
+
+    `file`: its weights. `ranks`: by matrix; none without low-rank layers. `scale`: of its layers,
+    None without them. `fingerprint`: the sha256 of `file`.
+    """
 
     folder: Path
+    file: Path
     ranks: dict[str, int]
     scale: float | None
     fingerprint: str
 
 
 def read_start(config: Config, weights: str, architecture: dict[str, Any]) -> Start:
-    """The run that `init_from` names. Raises UserError where it does not fit this one, or is damaged.
+    """Finds the run that `init_from` names. Raises UserError where it does not fit this one, or is
+    damaged.
 
     `weights`: the fingerprint of this run's model; `architecture`: its config.json.
     """
@@ -36,43 +49,28 @@ def read_start(config: Config, weights: str, architecture: dict[str, Any]) -> St
         run = read_finished(folder)
     except UserError as e:
         raise UserError(f"init_from must be the directory of a finished run: {e}") from e
-    full = config.method_name == "full"
-    name = artefacts.FULL_WEIGHTS if full else artefacts.WEIGHTS
+    form = config.chosen.kind.result
+    name = artefacts.FULL_WEIGHTS if form == "model" else artefacts.WEIGHTS
     file = folder / name
-    problems = []
-    try:
-        there = file.is_file()
-    except OSError as e:
-        raise UserError(f"init_from={folder}: {file} cannot be read: {e.strerror}") from e
-    if not there:
-        again = (
-            "rerun it with keep_model=true force=true" if full else "train it again with force=true"
-        )
-        problems.append(f"init_from={folder} kept no weights ({file.name}); {again}")
-    for what, theirs, ours in (
-        ("method", run["config"]["method"]["name"], config.method_name),
-        ("model", run["fingerprints"]["model"], weights),
-        ("target", run["config"]["target"], None if full else list(config.targets())),
-    ):
-        if theirs != ours:
-            problems.append(
-                f"init_from={folder} has another {what} ({theirs}); this run has {ours}"
-            )
+    problems = [*_absent(folder, file, form), *_unlike(folder, run, config, weights)]
     if problems:
         raise UserError(*problems)
     check_safetensors(file)
     artefacts.check(folder, run, name)
     ranks, scale = run["ranks"]["end"], run.get("scale")
     shapes = tensors.of_files([file]) or {}
-    if full:
+    if form == "model":
         ranks, scale = {}, None
         problems = tensors.misfits(architecture, shapes, f"the weights of init_from, in {file},")
+    elif form == "weights":
+        ranks, scale = {}, None
+        problems = _strange(file, shapes, (), architecture)
     else:
         matrices = backbone.find_linears(architecture, config.targets())
         problems = _start_problems(folder / "run.json", ranks, scale, matrices)
         gated = bool(run["params"].get("gates")) or any(name.endswith(".g") for name in shapes)
         problems = problems or _factor_problems(file, shapes, matrices, ranks, gated)
-        problems += _strange(file, shapes, matrices, gated, str(architecture["model_type"]))
+        problems += _strange(file, shapes, matrices, architecture)
     problems += [
         f"{file} is damaged: {tensor} holds {kind}, and weights are floating-point numbers"
         for tensor, kind in tensors.not_floating(file).items()
@@ -81,13 +79,69 @@ def read_start(config: Config, weights: str, architecture: dict[str, Any]) -> St
         raise UserError(
             *(f"{p}; name another run, or train this one again with force=true" for p in problems)
         )
-    return Start(folder, ranks, scale, sha256_file(file))
+    return Start(folder, file, ranks, scale, sha256_file(file))
+
+
+def take_up(start: Start, model: nn.Module, method: Method, head: list[str]) -> None:
+    """Puts the start's weights and scale in place. The head stays as it was drawn.
+
+    Raises UserError where the weights are not those of this method.
+    """
+    held: dict[str, Tensor] = safetensors.torch.load_file(start.file)
+    own = result.tensors_of(model, method.frozen()).keys() - set(head)
+    if lacking := own - held.keys():
+        raise UserError(f"{start.file} lacks {', '.join(sorted(lacking)[:3])}")
+    if method.result == "model":  # its file may hold buffers, too
+        given = {name: held[name] for name in own}
+    else:
+        given = {name: tensor for name, tensor in held.items() if name not in head}
+    if start.scale is not None:
+        for layer in method.layers.values():
+            layer.scale = start.scale
+    try:
+        result.restore(model, {}, given)
+    except KeyError as e:
+        raise UserError(
+            f"{start.file} holds {cut(e.args[0])}, which this run's method has not"
+        ) from e
+
+
+def _absent(folder: Path, file: Path, form: str) -> list[str]:
+    """Says that the run kept no weights. Raises UserError where the file cannot be looked at."""
+    try:
+        there = file.is_file()
+    except OSError as e:
+        raise UserError(f"init_from={folder}: {file} cannot be read: {e.strerror}") from e
+    if there:
+        return []
+    whole = form == "model"
+    again = (
+        "rerun it with keep_model=true force=true" if whole else "train it again with force=true"
+    )
+    return [f"init_from={folder} kept no weights ({file.name}); {again}"]
+
+
+def _unlike(folder: Path, run: dict[str, Any], config: Config, weights: str) -> list[str]:
+    """Names what keeps one run from starting where the other ended: another method, model or
+    target.
+    """
+    target = list(config.targets()) if config.chosen.has_budget else None
+    pairs = (
+        ("method", run["config"]["method"]["name"], config.method_name),
+        ("model", run["fingerprints"]["model"], weights),
+        ("target", run["config"]["target"], target),
+    )
+    return [
+        f"init_from={folder} has another {what} ({theirs}); this run has {ours}"
+        for what, theirs, ours in pairs
+        if theirs != ours
+    ]
 
 
 def _start_problems(
     file: Path, ranks: dict[str, int], scale: float | None, matrices: tuple[Matrix, ...]
 ) -> list[str]:
-    """What is wrong with a record's scale and ranks, which its weights are read by."""
+    """Names what is wrong with a record's scale and ranks, by which its weights are read."""
     problems = []
     if scale is None or scale <= 0:
         problems.append(f"{file} is damaged: scale={scale!r} must be a finite number above 0")
@@ -105,10 +159,11 @@ def _factor_problems(
     ranks: dict[str, int],
     gated: bool,
 ) -> list[str]:
-    """The adapter's tensors that are missing from `file`, or are not of the ranks in the record."""
+    """Names the factors that are missing from `file`, or are not of the ranks in the record."""
     problems = []
     for m in matrices:
-        rank = ranks.get(m.name, 0)
+        kept = shapes.get(f"{m.name}.kept_A", (0,))[0]
+        rank = ranks.get(m.name, 0) - kept
         wanted = {"A": (rank, m.d_in), "B": (m.d_out, rank), **({"g": (rank,)} if gated else {})}
         for factor, shape in wanted.items():
             name = f"{m.name}.{factor}"
@@ -122,21 +177,28 @@ def _strange(
     file: Path,
     shapes: dict[str, tensors.Shape],
     matrices: tuple[Matrix, ...],
-    gated: bool,
-    kind: str,
+    architecture: dict[str, Any],
 ) -> list[str]:
-    """The tensors of `file` that are neither the adapter's nor a head's. The head itself is left there: it stays new."""
-    factors = ("A", "B", "g") if gated else ("A", "B")
-    own = {f"{m.name}.{factor}" for m in matrices for factor in factors}
+    """Names the tensors of `file` that are neither an adapter's, nor the backbone's, nor a head's.
+
+    The head itself may be there: it is left alone. Tensors under a matrix's name may be a method's
+    own; whether this method has them shows once it is attached.
+    """
+    kind = str(architecture["model_type"])
+    names = {m.name for m in matrices}
+    backbones = set() if matrices else tensors.names(architecture)
     problems = [
         f"{file} is not this run's: it holds {cut(name)}, which is no part of its adapter or head"
-        for name in sorted(shapes.keys() - own)
-        if not tensors.in_head(name, kind) and tensors.bare(name, kind) not in tensors.POOLER
+        for name in sorted(shapes)
+        if name.rpartition(".")[0] not in names
+        and tensors.bare(name, kind) not in backbones
+        and not tensors.in_head(name, kind)
+        and tensors.bare(name, kind) not in tensors.POOLER
     ]
     return _some(problems)
 
 
 def _some(problems: list[str]) -> list[str]:
-    """The first three, and how many more there are."""
+    """Returns the first three, and how many more there are."""
     more = f"; {len(problems) - 3} more tensors are not as they should be"
     return problems if len(problems) <= 3 else [*problems[:2], problems[2] + more]

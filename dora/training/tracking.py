@@ -15,8 +15,8 @@ from dora.records.record import Record
 class Tracker:
     """One run's curve on Weights & Biases; with `wandb=off` nothing.
 
-    Seeds of one configuration share a group. A resumed run goes on with its own curve, found by an id made of
-    its directory and first start.
+    Seeds of one configuration share a group. A resumed run goes on with its own curve, found by an
+    id made of its directory and first start.
     """
 
     def __init__(self, config: Config, record: Record, settings: dict[str, Any]) -> None:
@@ -34,7 +34,9 @@ class Tracker:
             self.run.log(values, step=event["step"])
 
     def finish(self, record: Record, say: Callable[[str], None]) -> None:
-        """Ends the curve, as failed unless the run is done. What goes wrong here takes nothing from the run."""
+        """Ends the curve, as failed unless the run is done. What goes wrong here takes nothing from
+        the run.
+        """
         if self.run is None:
             return
         try:
@@ -56,7 +58,8 @@ def _begin(config: Config, record: Record, settings: dict[str, Any]) -> Any:
     folder = os.path.join(config.results, "wandb")
     os.makedirs(folder, exist_ok=True)
     try:
-        # Without finish_previous wandb would hand out the run before, where a sweep's run before could not be ended.
+        # Without finish_previous wandb would hand out the run before, where a sweep's run before
+        # could not be ended.
         return wandb.init(
             project="dora-glue",
             mode=config.wandb,  # type: ignore[arg-type]  # checked by dora.check

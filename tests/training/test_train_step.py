@@ -8,7 +8,7 @@ import torch
 from conftest import linears, loop_of, tiny, tokens, train_head_only, trained
 from dora.adapters.budget import Budget
 from dora.methods import METHODS
-from dora.methods.protocol import Allocation
+from dora.methods.base import Allocation
 
 
 class Recorder:

@@ -1,0 +1,210 @@
+"""The base class of every method: the moments of a training step at which a method may speak.
+
+A method *decides*, the training loop *applies*. Each moment does nothing unless a method overrides
+it; they stand below in the order in which the loop comes to them. `lora.py` is the shortest example
+of an adapter. How to add a method of your own, in this package or outside it: CONTRIBUTING.md.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from dora.adapters.budget import Budget, Matrix, Plan
+from dora.adapters.changes import Change
+from dora.adapters.lowrank import LowRankLinear
+
+
+@dataclass
+class Settings:
+    """The settings that every method has; a method's own class adds its fields.
+
+    Fields have types and no defaults: names and defaults stand in conf/method/NAME.yaml, each with
+    a comment. `base_lr`: the learning rate where neither the command line nor the model's YAML
+    gives one.
+    """
+
+    base_lr: float
+
+    def problems(self, total_steps: int | None) -> list[str]:
+        """Returns a message for each value out of range, with its rule and a way out.
+
+        `total_steps`: the run's length once it is known, so that a run too short for the settings
+        shows too.
+        """
+        return []
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """What a method is told of its run: the number of optimizer steps, and the seed of all that it
+    draws.
+    """
+
+    total_steps: int
+    seed: int
+
+    def generator(self, name: str, index: int = 0) -> torch.Generator:
+        """Returns a CPU generator that is a function of (seed, name, index), so that no state needs
+        saving.
+
+        "start" with index 0, for start values, is seeded with the run's seed itself.
+        """
+        if (name, index) == ("start", 0):
+            return torch.Generator().manual_seed(self.seed)
+        digest = hashlib.sha256(f"{self.seed} {name} {index}".encode()).digest()
+        return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+
+@dataclass(frozen=True)
+class ParameterGroup:
+    """Trained tensors with a learning rate or a weight decay of their own.
+
+    `rate`: multiplies the run's learning rate in every step. `weight_decay`: None for the run's.
+    """
+
+    parameters: Sequence[nn.Parameter]
+    rate: float = 1.0
+    weight_decay: float | None = None
+
+
+class Method:
+    """One method, attached to one backbone.
+
+    A method states as class attributes: `title`, its name in cards and papers; `paper`, its
+    reference; `note`, a sentence that readers of its results need; `budget`, how the budget binds
+    what is stored at the end: "exact" (up to the cheapest component left out), "at_most" (may end
+    below) or "none" (it does not apply); `result`, the form of what a run leaves: "adapter"
+    (low-rank factors, which PEFT reads), "weights" (trained tensors of the backbone, which an
+    export merges into it) or "model" (the whole model, kept only with keep_model=true); `Settings`,
+    its dataclass.
+
+    `layers`: its low-rank layers by matrix name; empty where it has none. `ranks_final_at`: the
+    step (counted from 1) after which the set of components no longer changes, 0 where it never
+    does.
+    """
+
+    title: ClassVar[str]
+    paper: ClassVar[str | None] = None
+    note: ClassVar[str | None] = None
+    budget: ClassVar[Literal["exact", "at_most", "none"]] = "exact"
+    result: ClassVar[Literal["adapter", "weights", "model"]] = "adapter"
+    settings_type: ClassVar[type[Settings]] = Settings
+
+    layers: Mapping[str, LowRankLinear]
+    ranks_final_at: int = 0
+
+    def __init__(self, settings: Any, model: nn.Module, plan: Plan | None, run: RunInfo) -> None:
+        """Attaches the method to a frozen `model`, on the CPU, and marks what it trains as
+        requiring gradients.
+
+        `plan`: what `plan` made of the budget, start ranks of another run's adapter put in; None
+        without a budget.
+        """
+        self.layers = {}
+
+    # --- before anything is loaded
+    # --------------------------------------------------------------------
+
+    @classmethod
+    def component_cost(cls, matrix: Matrix) -> int:
+        """Returns the parameters that one component of this matrix stores in the exported result."""
+        return matrix.d_in + matrix.d_out
+
+    @classmethod
+    def plan(cls, settings: Any, budget: Budget, matrices: tuple[Matrix, ...]) -> Plan | None:
+        """Returns the ranks at the start and the end under this budget; None where no budget
+        applies.
+
+        Raises ValueError where the budget does not fit these matrices.
+        """
+        return None
+
+    # --- once, when training begins
+    # -------------------------------------------------------------------
+
+    def parameter_groups(self) -> Sequence[ParameterGroup]:
+        """Returns those of its trained tensors that have a learning rate or weight decay of their
+        own.
+        """
+        return ()
+
+    # --- the moments of a step, in their order; `step` counts from 1
+    # ----------------------------------
+
+    def learning_rate(self, step: int, usual: float) -> float:
+        """Returns this step's learning rate as a share of its peak; `usual`: the share the schedule
+        gives.
+        """
+        return usual
+
+    def noise(self, step: int) -> None:
+        """Called in training before the step's first forward: draws what the layers add to their
+        merged weights.
+        """
+
+    def penalty(self, step: int) -> Tensor | None:
+        """Returns the method's term in the training loss, a scalar, counted once a step; None for
+        no term.
+        """
+        return None
+
+    def adjust_gradients(self, step: int) -> None:
+        """Rewrites `.grad` of its own tensors, summed over micro-batches and processes, before the
+        clip.
+        """
+
+    def adjust_clipped_gradients(self, step: int) -> None:
+        """Rewrites `.grad` of its own tensors after the clip, before the optimizer."""
+
+    def after_step(self, step: int) -> Change | None:
+        """Called after the optimizer, gradients as clipped still in place.
+
+        May set values of its own trained tensors. Returns a change to shapes, moments or frozen
+        tensors (mask, remove, renew) for the loop to apply; None for no change. Raises
+        FloatingPointError where its scores are not finite.
+        """
+        return None
+
+    # --- what is saved
+    # --------------------------------------------------------------------------------
+
+    def frozen(self) -> dict[str, Tensor]:
+        """Returns the frozen tensors that belong to the result, by their names in the model.
+
+        A trained tensor belongs to it anyway. The backbone's own, frozen as they were loaded, do
+        not.
+        """
+        return {
+            f"{name}.{kept}": tensor
+            for name, layer in self.layers.items()
+            for kept, tensor in layer.kept().items()
+        }
+
+    def state(self) -> dict[str, Tensor]:
+        """Returns what a checkpoint needs beyond the result and the optimizer's moments."""
+        return {}
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Takes up a `state()` again, on the device where the layers are now."""
+
+
+def fraction_or_steps(name: str, value: float, zero: bool = True) -> list[str]:
+    """Returns a message unless `value` is a fraction of the run below 1, or whole steps from 1."""
+    fine = (0 <= value if zero else 0 < value) and (value < 1 or float(value).is_integer())
+    low = "at least 0" if zero else "above 0"
+    rule = f"{name}={value} must be {low}: a fraction of the run below 1, or whole steps"
+    return [] if fine else [rule]
+
+
+def in_range(name: str, value: float, low: float, high: float, usual: str) -> list[str]:
+    """Returns a message unless `value` lies in [low, high); `usual`: what the paper or its code
+    uses.
+    """
+    fine = low <= value < high
+    return [] if fine else [f"{name}={value} must lie in [{low:g}, {high:g}); {usual}"]

@@ -1,0 +1,219 @@
+"""Builds a run's training loop: tokens, model, method, and the newest checkpoint where there is
+one.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from dora.backbones import backbone, vocabulary
+from dora.backbones.attention import cheapen_dropout
+from dora.data.sources import fingerprint
+from dora.data.tokens import Tokens, tokenised
+from dora.errors import UserError
+from dora.methods.base import Method, RunInfo
+from dora.process import memory
+from dora.records.record import Record
+from dora.training import checkpoint, processes
+from dora.training.finite import not_finite
+from dora.training.lines import Lines, embedded_note
+from dora.training.loop import Loop
+from dora.training.prepare import Prepared
+from dora.training.processes import World
+from dora.training.start import take_up
+from dora.training.step import Setup
+
+MANY_ROWS = 50_000  # from here on tokenising takes so long that it is said
+
+
+def build(p: Prepared, world: World, record: Record | None, say: Lines) -> Loop:
+    """Returns the run's loop at its newest checkpoint, or before its first step where there is
+    none.
+
+    `record`: where the loop keeps its state; None in a process that keeps none, or for a look at
+    finished weights.
+    """
+    splits = _tokens(p, say)
+    # Tokenising, which the first of equal runs does for all, is not counted as this run's memory.
+    memory.reset_peak(world.device)
+    model, head = _model(p, splits, say)
+    method = attach(p, model, head)
+    _place(p, world, model, method)
+    loop = Loop(_setup(p, world, splits, model, head, method), record, say)
+    _announce(p, loop, say)
+    found = None
+    if record is not None:
+        found = checkpoint.load(record.checkpoints, say, record.journals_differ)
+    found = processes.broadcast(world, found)
+    if found is not None:
+        loop.load(*found)
+        say(f"resumed after step {loop.step} of {p.total_steps}")
+    if record is not None:
+        if changed := record.start(loop.step):
+            say(f"{changed}: the result may not be, to the bit, that of a run left alone")
+        record.start_journals(found[1]["journals"] if found else {})
+    return loop
+
+
+def attach(p: Prepared, model: nn.Module, head: list[str]) -> Method:
+    """Attaches the run's method to `model`, at the start that `init_from` names if any; the head is
+    trained.
+    """
+    model.requires_grad_(False)
+    chosen = p.config.chosen
+    info = RunInfo(p.total_steps, p.config.seed)
+    method = chosen.kind(chosen.settings, model, p.plan, info)
+    parameters = dict(model.named_parameters())
+    for name in head:
+        parameters[name].requires_grad_(True)
+    if p.start is not None:
+        take_up(p.start, model, method, head)
+        _refuse_not_finite(model, p.start.folder)
+    return method
+
+
+def _model(p: Prepared, splits: dict[str, Tokens], say: Lines) -> tuple[nn.Module, list[str]]:
+    """Returns the classifier and the names of its head's parameters."""
+    c = p.config
+    # A regression starts from the best constant. From 0, an adapter at its usual rate reaches the
+    # labels' mean sooner through the encoder than through the head, and what the encoder knew is
+    # lost on the way (STS-B).
+    mean = float(np.mean(np.asarray(splits["train"].label))) if c.kind.regression else None
+    model, head = backbone.load_model(p.model, c.kind.outputs, c.head_dropout, c.seed, mean, say)
+    _refuse_not_finite(model, p.model.path)
+    return model, head
+
+
+def _place(p: Prepared, world: World, model: nn.Module, method: Method) -> None:
+    """Moves the model to its device, the method's state with it: start values are drawn on the CPU
+    everywhere.
+    """
+    model.to(world.device)
+    if world.device.type == "cpu":
+        cheapen_dropout(model)
+    if p.config.compile:
+        model.compile(dynamic=True)
+    method.load(method.state())
+
+
+def _setup(
+    p: Prepared,
+    world: World,
+    splits: dict[str, Tokens],
+    model: nn.Module,
+    head: list[str],
+    method: Method,
+) -> Setup:
+    c = p.config
+    if p.heldout_rows is not None:
+        scored = {"heldout": splits["heldout"]}
+    else:
+        scored = {k: splits[k] for k in c.kind.dev_splits}
+    return Setup(
+        config=c,
+        task=c.kind,
+        model=model,
+        head=head,
+        method=method,
+        plan=p.plan,
+        lr=p.lr,
+        train=splits["train"],
+        scored=scored,
+        reported={k: v for k, v in splits.items() if k not in ("train", "heldout")},
+        total_steps=p.total_steps,
+        world=world,
+    )
+
+
+def _refuse_not_finite(model: nn.Module, folder: Path) -> None:
+    if (bad := not_finite(dict(model.named_parameters()))) is not None:
+        raise UserError(
+            f"the weights in {folder} hold NaN or infinity: {bad}; they are damaged, or were saved by "
+            "a run that had diverged: fetch or make them again"
+        )
+
+
+def _tokens(p: Prepared, say: Lines) -> dict[str, Tokens]:
+    """Tokenises every split once into the cache, and cuts the training rows to those this run uses."""
+    tokenizer = backbone.load_tokenizer(p.model)
+    cache = Path(p.config.results) / "cache"
+    words = backbone.fingerprint(p.model, tokenizer_only=True)
+    number = sum(len(rows.idx) for rows in p.rows.values())
+
+    def begin() -> None:
+        if number >= MANY_ROWS:
+            say(f"tokenising {number:,} rows, once for all runs on them")
+
+    # AX is no part of the data's fingerprint, so it has a place in the cache for itself.
+    own = {k: v for k, v in p.rows.items() if k in p.config.kind.splits}
+    added = {k: v for k, v in p.rows.items() if k not in own}
+    splits: dict[str, Tokens] = {}
+    for name, rows in ((p.fingerprints["data"], own), (fingerprint(added), added)):
+        place = f"{name} {words}"
+        splits |= tokenised(cache, place, rows, tokenizer, p.config.max_length, p.segments, begin)
+    for split, tokens in splits.items():
+        where = f"{p.config.task.name}'s {split}"
+        vocabulary.check_known(tokens.ids, len(tokens), tokenizer, where)
+    whole = splits["train"]
+    splits["train"] = whole.take(p.train_rows)
+    if p.heldout_rows is not None:
+        splits["heldout"] = whole.take(p.heldout_rows)
+    return splits
+
+
+def _announce(p: Prepared, loop: Loop, say: Lines) -> None:
+    """Says what is embedded, what is trained and the plan of its budget; records the counts."""
+    s, c = loop.setup, p.config
+    trained = sum(q.numel() for q in loop.stepper.parameters.values())
+    in_head = sum(loop.stepper.parameters[n].numel() for n in s.head)
+    for note in filter(None, (embedded_note(c), c.model.note)):
+        say.once(note)
+    none = ["every weight is trained; the budget does not apply"]
+    if s.method.result != "model":
+        none = ["the budget does not apply"]
+    for line in [
+        f"{c.method_name} on {c.model_name}, {c.task.name} ({c.data.name}, {len(p.train_rows):,} "
+        f"rows), seed {c.seed}: {p.total_steps} steps of {c.batch_size}, lr {p.lr:g}",
+        *(p.plan.describe() if p.plan else none),
+        f"trained: {trained:,} parameters, {in_head:,} of them the head, which no budget counts",
+    ]:
+        say(line)
+    if loop.record is not None:
+        loop.record.update(**_planned(p, loop, trained, in_head))
+
+
+def _planned(p: Prepared, loop: Loop, trained: int, in_head: int) -> dict[str, Any]:
+    """Returns what run.json says of parameters, plan and ranks before training.
+
+    `trained_at_once`: parameters trained in the first step, head and gates (folded by an export)
+    left out.
+    """
+    layers = loop.setup.method.layers
+    gates = sum(q.numel() for n, q in loop.stepper.parameters.items() if n.endswith(".g"))
+    plan = None
+    if p.plan:
+        components, params = p.plan.end_range()
+        plan = {
+            "start_components": sum(p.plan.start),
+            "start_params": p.plan.start_params,
+            "end_components": components,
+            "end_params": params,
+        }
+    return {
+        "params": {
+            "trainable": trained,
+            "head": in_head,
+            "gates": gates,
+            "trained_at_once": trained - in_head - gates,
+            "adapter_start": p.plan.start_params if p.plan else 0,
+            "budget": str(p.plan.budget) if p.plan else None,
+        },
+        "plan": plan,
+        "scale": next((layer.scale for layer in layers.values()), None),
+        "counts_from": loop.selection.counts_from,
+        "ranks": {"start": {name: layer.rank for name, layer in layers.items()}},
+    }

@@ -1,0 +1,95 @@
+"""The rows of a run: read from their source, and split into those trained on and those held out."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from dora.config import Config, DataConfig
+from dora.data import sources
+from dora.data.hub import fetch_hub
+from dora.data.mini import mini
+from dora.data.parquet import GLUE_REPO, GLUE_REVISION
+from dora.data.tasks import AX, TASKS, Rows, Task
+from dora.errors import UserError
+
+# select=heldout holds out one training row in ten, at most 2,000.
+HELDOUT_SHARE, HELDOUT_MOST = 10, 2_000
+# A task's splits, the revision of a hub's data, and a fingerprint.
+# A task's splits, the revision of a hub's data, and a fingerprint.
+Read = tuple[dict[str, Rows], str | None, str]
+
+
+def read_rows(data: DataConfig, task: Task) -> Read:
+    """Returns the task's splits, the revision of a hub's data, and a fingerprint.
+
+    AX stands beside MNLI where it is to be had. It is no part of the fingerprint: a run is the same
+    whether AX is there or comes later. The last data read stay in memory, since the runs of a sweep
+    mostly want the same.
+    """
+    return _read_rows(data.name, data.dir, task.name)
+
+
+@functools.lru_cache(maxsize=1)
+def _read_rows(
+    name: str, place: str | None, task_name: str
+) -> tuple[dict[str, Rows], str | None, str]:
+    task = TASKS[task_name]
+    read, revision = _source(name, place, task)
+    rows = read(task)
+    fingerprint = sources.fingerprint(rows)
+    if task.name == "mnli":
+        rows |= read(AX)
+    return rows, revision, fingerprint
+
+
+def _source(
+    name: str, place: str | None, task: Task
+) -> tuple[Callable[[Task], dict[str, Rows]], str | None]:
+    """Returns a function that reads a task's splits, and the revision of a hub's data, fetched
+    here.
+    """
+    if name == "mini":
+        return mini, None
+    if place:
+        read = sources.read_dir if name == "dir" else sources.read_hub
+        return functools.partial(read, folder=Path(place)), None
+    wanted = [f"{task.name}/{split}-*" for split in task.splits.values()]
+    wanted += ["ax/test-*"] if task.name == "mnli" else []
+    instead = "data=dir data.dir=FOLDER (an official GLUE download), or data=mini (embedded)"
+    folder = fetch_hub(GLUE_REPO, GLUE_REVISION, wanted, "dataset", instead)
+    return functools.partial(sources.read_hub, folder=folder), GLUE_REVISION
+
+
+def split_rows(n: int, limit: int | None, select: str) -> tuple[np.ndarray, np.ndarray | None]:
+    """Returns (rows to train on, rows held out to select on or None), equal for every seed.
+
+    Raises UserError where the share to hold out would be no row.
+    """
+    shuffled = np.random.default_rng(0).permutation(n)
+    heldout = None
+    if select == "heldout":
+        size = min(n // HELDOUT_SHARE, HELDOUT_MOST)
+        if not size:
+            raise UserError(
+                f"select=heldout needs at least {HELDOUT_SHARE} training rows, of which it holds out one in "
+                f"{HELDOUT_SHARE} before limit_train counts, and there are {n}: use select=dev"
+            )
+        heldout, shuffled = np.sort(shuffled[:size]), shuffled[size:]
+    return np.sort(shuffled[:limit]), heldout
+
+
+def heldout_problems(config: Config, train: Rows, heldout: np.ndarray | None) -> list[str]:
+    """Says where a correlation cannot be had on the rows held out: it needs two unlike labels."""
+    metric = config.kind.metrics[0]
+    if heldout is None or train.label is None or metric not in ("matthews_correlation", "pearson"):
+        return []
+    if len(np.unique(train.label[heldout])) > 1:
+        return []
+    return [
+        f"select=heldout holds out {len(heldout)} rows here, whose labels are all alike: {config.task.name}'s {metric} "
+        "cannot be had on them; use select=dev"
+    ]

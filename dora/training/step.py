@@ -1,0 +1,223 @@
+"""One optimizer step, from the batch to cleared gradients. Everything here is in the order of a
+step.
+
+rate → batch → noise → forward (bf16 by autocast where asked) → task loss + penalty → backward → sum
+over processes → adjust gradients → clip → adjust clipped gradients → optimizer → after step
+(gradients still there) → apply the change → clear gradients
+
+Learning rate, batch and dropout are functions of the step, so a checkpoint is tensors and an
+integer, and evaluating more or less often does not change training.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dora.adapters import changes
+from dora.adapters.budget import Plan
+from dora.adapters.changes import Change, Mask
+from dora.backbones.attention import attention_mask
+from dora.config import Config
+from dora.data.tasks import Task
+from dora.data.tokens import Tokens, order
+from dora.errors import RunFailed
+from dora.methods.base import Method
+from dora.training import processes
+from dora.training.finite import Watch, not_finite
+from dora.training.processes import World
+from dora.training.recipe import lr_factor, parameter_groups, step_seed, task_loss
+
+
+@dataclass
+class Setup:
+    """Everything that a training loop needs.
+
+    `scored`: the splits evaluated during training, the one that selects first. `reported`: the
+    splits whose predictions are kept at the end. `head`: names of the head's parameters.
+    """
+
+    config: Config
+    task: Task
+    model: nn.Module
+    head: list[str]
+    method: Method
+    plan: Plan | None
+    lr: float
+    train: Tokens
+    scored: dict[str, Tokens]
+    reported: dict[str, Tokens]
+    total_steps: int
+    world: World
+
+
+class Stepper:
+    """Takes optimizer steps: holds the optimizer, and watches for values that are not finite.
+
+    `log`: gets the event of each new allocation, for ranks.jsonl. `observe`: called with the name
+    of each moment of a step as it has passed; it is for tests.
+    """
+
+    def __init__(self, setup: Setup, log: Callable[[dict[str, Any]], None]) -> None:
+        self.setup = setup
+        self.log = log
+        self.observe: Callable[[str], Any] = lambda moment: None
+        self.parameters = {n: p for n, p in setup.model.named_parameters() if p.requires_grad}
+        if setup.config.precision == "bf16":
+            # Rounded once: autocast would round the frozen weights anew in every step.
+            for layer in setup.method.layers.values():
+                layer.base.to(torch.bfloat16)
+        groups = parameter_groups(
+            setup.model, set(setup.head), setup.config, setup.lr, setup.method.parameter_groups()
+        )
+        self.optimizer = torch.optim.AdamW(groups, lr=setup.lr, fused=True)
+        warmup = setup.config.warmup
+        self.warmup = math.ceil(warmup * setup.total_steps) if warmup < 1 else int(warmup)
+        self.steps_an_epoch = math.ceil(len(setup.train) / setup.config.batch_size)
+        self.watch = Watch(setup.world.device)
+        self._epoch: tuple[int, list[np.ndarray]] = (-1, [])
+
+    @property
+    def rate(self) -> float:
+        """The learning rate of the last step, of the first parameter group."""
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    def rows(self, step: int) -> np.ndarray:
+        """Returns the training rows of step `step` (from 1), over all processes."""
+        epoch, at = divmod(step - 1, self.steps_an_epoch)
+        if self._epoch[0] != epoch:  # one epoch's order is kept: it takes longer than a step
+            c, lengths = self.setup.config, self.setup.train.lengths
+            self._epoch = epoch, order(c.seed, epoch, lengths, c.batch_size, c.group_by_length)
+        return self._epoch[1][at]
+
+    def take(self, step: int) -> tuple[Tensor, Tensor | None]:
+        """Takes step `step`. Returns (mean task loss over the batch, penalty or None), still on the
+        device.
+        """
+        s = self.setup
+        self._set_rate(step)
+        s.model.train()
+        s.method.noise(step)
+        loss, penalty = self._backward(step)
+        self.observe("backward")
+        processes.sum_gradients(s.world, self.parameters.values())
+        s.method.adjust_gradients(step)
+        norm = self._clip()
+        s.method.adjust_clipped_gradients(step)
+        self.watch.see(step, loss, penalty, norm)
+        self.optimizer.step()
+        self.observe("optimizer")
+        if (change := self._decide(step)) is not None:
+            self.apply(change, step)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.observe("clear")
+        return loss, penalty
+
+    def _set_rate(self, step: int) -> None:
+        s = self.setup
+        usual = lr_factor(s.config.schedule, self.warmup, s.total_steps, step)
+        factor = s.method.learning_rate(step, usual)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["peak"] * factor
+
+    def _backward(self, step: int) -> tuple[Tensor, Tensor | None]:
+        """Forward and backward through all micro-batches of this process; returns loss and penalty."""
+        s, world = self.setup, self.setup.world
+        batch = self.rows(step)
+        loss = torch.zeros((), device=world.device)
+        penalty = None
+        for part, rows in enumerate(np.array_split(batch, s.config.grad_accum)):
+            torch.manual_seed(step_seed(s.config.seed, step, part, world.rank))
+            mine = rows[world.rank :: world.size]
+            objective = None
+            if len(mine):
+                labels = self.to_device(np.asarray(s.train.label)[mine])
+                # By the whole batch, whatever this process's share of it: shards may be unequal.
+                objective = task_loss(s.task, self.forward(s.train, mine), labels) / len(batch)
+                loss += objective.detach()
+            if part == 0 and (term := s.method.penalty(step)) is not None:
+                penalty = term.detach()
+                share = term / world.size  # counted once a step, whatever the number of processes
+                objective = share if objective is None else objective + share
+            if objective is not None:
+                objective.backward()
+        return loss, penalty
+
+    def forward(self, tokens: Tokens, rows: np.ndarray) -> Tensor:
+        """Returns logits, (len(rows), outputs)."""
+        s = self.setup
+        batch = tokens.batch(rows)
+        mask = attention_mask(s.model, batch.pop("attention_mask"))
+        inputs = {k: self.to_device(v) for k, v in batch.items()}
+        if mask is not None:
+            inputs["attention_mask"] = self.to_device(mask)
+        bf16 = s.config.precision == "bf16"
+        with torch.autocast(s.world.device.type, torch.bfloat16, enabled=bf16):
+            return s.model(**inputs).logits
+
+    def to_device(self, array: np.ndarray) -> Tensor:
+        """Moves an array to the model's device; to a GPU the copy only begins, from pinned memory."""
+        tensor, device = torch.from_numpy(array), self.setup.world.device
+        if device.type == "cuda":
+            tensor = tensor.pin_memory()
+        return tensor.to(device, non_blocking=True)
+
+    def _clip(self) -> Tensor:
+        """Clips the gradients where the configuration says so; returns their norm before, a scalar."""
+        limit = self.setup.config.clip
+        if not limit:
+            grads = [p.grad for p in self.parameters.values() if p.grad is not None]
+            return nn.utils.get_total_norm(grads)
+        norm = nn.utils.clip_grad_norm_(self.parameters.values(), limit)
+        self.observe("clip")
+        return norm
+
+    def _decide(self, step: int) -> Change | None:
+        """Asks the method after the optimizer's step. Raises RunFailed where its scores are not
+        finite.
+        """
+        try:
+            return self.setup.method.after_step(step)
+        except FloatingPointError as e:
+            self.check_finite(step)  # a loss that was not finite before is the cause
+            raise RunFailed(f"diverged: {e} at step {step}; {self._remedy}") from e
+
+    def apply(self, change: Change, step: int) -> None:
+        """Carries out what the method decided, and logs a new allocation."""
+        layers = self.setup.method.layers
+        changes.apply(change, layers.values(), self.optimizer)
+        if not isinstance(change, Mask) or change.new:
+            ranks = changes.stored_ranks(change, layers)
+            self.log({"step": step, "total": sum(ranks.values()), "ranks": ranks})
+        self.observe("applied")
+
+    @property
+    def _remedy(self) -> str:
+        return f"lower lr (now {self.setup.lr:g})"
+
+    def sound(self) -> bool:
+        """Whether all is finite as far as this process knows, which may ask alone."""
+        return self.watch.found() is None and not_finite(self.parameters) is None
+
+    def check_finite(self, step: int) -> None:
+        """Raises RunFailed where loss, penalty or gradients of a step so far, or the weights, are
+        not finite.
+
+        All processes call it at the same steps.
+        """
+        firsts = processes.gather(self.setup.world, self.watch.found())
+        if found := [first for first in firsts if first is not None]:
+            first, which = min(found)
+            raise RunFailed(
+                f"diverged: {Watch.NAMES[which]} not finite at step {first}; {self._remedy}"
+            )
+        if (weights := not_finite(self.parameters)) is not None:
+            raise RunFailed(
+                f"diverged: weights not finite after step {step}: {weights}; {self._remedy}"
+            )
