@@ -14,11 +14,8 @@ from record_files import write_run
 from runs import small_words
 
 PACKAGE = Path(__file__).parents[2] / "dora"
-COMMANDS = sorted(
-    f.stem
-    for f in PACKAGE.glob("*.py")
-    if '__name__ == "__main__"' in f.read_text(encoding="utf-8")
-)
+MAIN = '__name__ == "__main__"'
+COMMANDS = sorted(f.stem for f in PACKAGE.glob("*.py") if MAIN in f.read_text(encoding="utf-8"))
 
 
 def into_closed_pipe(*words: str) -> subprocess.CompletedProcess[str]:
