@@ -20,7 +20,7 @@ from dora.data.tasks import Rows, Task
 Row = tuple[str, str | None, float]  # first sentence, second or None, label
 Draw = Callable[[Random], Row]
 
-# Rows of each split. A tiny model learns from so few rows in seconds on a CPU.
+# Rows of each split: enough for a tiny model to learn from, and few enough for a CPU.
 SIZES = {"train": 2400, "dev": 400, "dev_mm": 400, "test": 300, "test_mm": 300, "ax": 300}
 
 

@@ -65,7 +65,7 @@ def load(
     """
     with _opened(folder) as archive:
         infos = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
-        # Other methods of packing are slower, and their readers are less well tested.
+        # np.savez stores, np.savez_compressed deflates; NumPy writes nothing else.
         if odd := [name for name, info in infos.items() if info.compress_type not in _PACKED]:
             raise Refused(f"{cut(odd[0])} is packed as no run packs it")
         wanted = [name for name in infos if names is None or name in names]
