@@ -20,17 +20,19 @@ from safetensors import SafetensorError, safe_open
 from dora.errors import UserError
 from dora.process import machine
 
-_LFS = b"version https://git-lfs"  # how a pointer begins
-# What file systems say that cannot sync a file or, more often, a folder: nothing is lost but by a power cut.
+_LFS = b"version https://git-lfs"  # the first bytes of a Git LFS pointer
+# Errors of file systems that cannot sync a file or, more often, a folder. They are passed over:
+# only a power cut could then lose data.
 _NO_SYNC = {errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.ENOSYS}
 _NO_FOLDER_SYNC = _NO_SYNC | {errno.EISDIR, errno.EACCES, errno.EPERM}
 
 
 def write_atomic(path: Path, *content: bytes | memoryview | str) -> None:
-    """Writes `path`, of one or more parts, so that a reader, or a machine that dies, sees the old file or the new one.
+    """Writes the parts of `content` to `path`, so that the file is the old one or the new one.
 
-    An OSError names `path`, which somebody asked for, not the temporary file. Those that killed processes left of it
-    are removed.
+    This holds for a reader at any moment, and after a crash of the machine. Removes temporary files
+    of `path` that killed processes left. Raises OSError with the name `path`, since the user knows
+    nothing of the temporary file.
     """
     machine.sweep(path.parent, f".{glob.escape(path.name)}.*.tmp")
     temporary = path.with_name(f".{path.name}.{machine.mark()}.tmp")
@@ -39,19 +41,24 @@ def write_atomic(path: Path, *content: bytes | memoryview | str) -> None:
             for part in content:
                 f.write(part.encode() if isinstance(part, str) else part)
             f.flush()
+            # Before the rename: otherwise a power cut may leave the new name with no content.
             sync(f)
         temporary.replace(path)
     except OSError as e:
         raise OSError(e.errno, e.strerror, str(path)) from e
     finally:
-        with contextlib.suppress(OSError):  # what kept us from writing may keep us from this too
+        # The cause of a failed write may make this fail too; the first error is the one to show.
+        with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
     sync_folder(path.parent)
 
 
 @contextlib.contextmanager
 def named(path: Path) -> Iterator[None]:
-    """Gives an OSError of a file already open, such as that of a full disk, the file's name."""
+    """Adds the name `path` to an OSError that has none.
+
+    Python knows no name when the file is open already, as when the disk gets full during a write.
+    """
     try:
         yield
     except OSError as e:
@@ -60,7 +67,7 @@ def named(path: Path) -> Iterator[None]:
 
 
 def sync(file: IO[bytes]) -> None:
-    """Brings what was written to the disk, where the file system can do that."""
+    """Forces the written bytes of `file` to the disk, where the file system can do that."""
     try:
         os.fsync(file.fileno())
     except OSError as e:
@@ -69,7 +76,7 @@ def sync(file: IO[bytes]) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Makes a rename in `folder` last through a power cut, where the file system can do that."""
+    """Makes a rename in `folder` survive a power cut, where the file system can do that."""
     try:
         fd = os.open(folder, os.O_RDONLY)
         try:
@@ -83,10 +90,10 @@ def sync_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """A folder to fill, which appears at `path` whole or not at all. Nobody's files are ever replaced.
+    """Gives a folder to fill, which appears at `path` whole or not at all.
 
-    Raises UserError where `path` is taken, at the start or in the end. Those that killed processes left half-filled
-    are removed.
+    Never replaces existing files: raises UserError where `path` is taken, at the start or at the
+    end. Removes half-filled folders that killed processes left.
     """
     path = path.expanduser().resolve()
     if problems := taken(path):
@@ -94,43 +101,51 @@ def new_folder(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     machine.sweep(path.parent, f".{glob.escape(path.name)}.*.part")
     part = path.with_name(f".{path.name}.{machine.mark()}.part")
-    machine.discard(part)  # of a process that was killed and had our number
+    machine.discard(part)  # left by a killed process that had the process id of this one
     part.mkdir()
     try:
         yield part
         for file in part.iterdir():
             with file.open("rb") as f:
                 sync(f)
+        # Again, since filling may take minutes and another command may have been faster.
         if problems := taken(path):
             raise UserError(*problems)
-        part.replace(path)  # over an empty folder too
+        part.replace(path)  # works over an empty folder too
     finally:
         shutil.rmtree(part, ignore_errors=True)
     sync_folder(path.parent)
 
 
 def taken(path: Path) -> list[str]:
-    """What is wrong with writing something new to `path`; nothing where it is absent or an empty folder."""
+    """Lists the problems with a new file or folder at `path`.
+
+    The list is empty where `path` does not exist or is an empty folder.
+    """
     path = path.expanduser()
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return []
     return [
-        f"{path} is there already, and nothing is overwritten: remove it, or name another place with --to"
+        f"{path} is there already, and nothing is overwritten: "
+        "remove it, or name another place with --to"
     ]
 
 
 def open_own(folder: Path, name: str, at_most: int | None = None) -> IO[bytes]:
     """Opens `folder`/`name`, a file that a run left in its directory, for reading; never waits.
 
-    Raises FileNotFoundError where it is not there, and OSError saying why where it is a link or lies behind one (a
-    directory from somebody else may point at any file of ours), is no regular file (a pipe would be waited for), or
-    has more than `at_most` bytes.
+    The directory may come from somebody else. Raises FileNotFoundError where there is no such file,
+    and OSError with the reason where it is a link or lies behind one (the link may point at any
+    file of ours), is no regular file (reading a pipe would wait for a writer), or has more than
+    `at_most` bytes.
     """
     path = folder / name
+    # Only the parents below `folder`: the user may well reach the run's directory through a link.
     for part in path.parents[: len(name.split("/")) - 1]:
         if part.is_symlink():
             raise OSError(errno.ELOOP, f"{part.name} is a link, and no run leaves one", str(path))
     try:
+        # O_NOFOLLOW fails with ELOOP on a link; O_NONBLOCK keeps `open` from waiting on a pipe.
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as e:
         if e.errno == errno.ELOOP:
@@ -138,6 +153,7 @@ def open_own(folder: Path, name: str, at_most: int | None = None) -> IO[bytes]:
                 errno.ELOOP, f"{path.name} is a link, and no run leaves one", str(path)
             ) from e
         raise
+    # Checked on the open file, not on the path, which somebody could exchange in between.
     about = os.fstat(fd)
     problem = None
     if not stat.S_ISREG(about.st_mode):
@@ -152,16 +168,16 @@ def open_own(folder: Path, name: str, at_most: int | None = None) -> IO[bytes]:
 
 
 def strange(folder: Path) -> list[str]:
-    """What `folder` holds that is neither a file nor a folder, by its path inside: links, pipes, devices.
+    """Lists the links, pipes and devices in `folder` by their path inside it, sorted.
 
-    A run that goes on in a directory from somebody else would write through a link, and wait for a pipe.
+    A run that goes on in a directory from somebody else would write through a link and wait for a
+    pipe.
     """
     found = []
     for place, folders, files in os.walk(folder):
         for path in (Path(place, name) for name in (*folders, *files)):
-            with contextlib.suppress(
-                FileNotFoundError
-            ):  # a temporary one of another process at work there
+            # Another process at work there may have removed a temporary file meanwhile.
+            with contextlib.suppress(FileNotFoundError):
                 mode = path.lstat().st_mode
                 if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
                     found.append(str(path.relative_to(folder)))
@@ -169,12 +185,18 @@ def strange(folder: Path) -> list[str]:
 
 
 def to_json(value: Any) -> str:
-    """Readable JSON with a final newline; NaN and infinity are refused, since they are not JSON."""
+    """Returns `value` as indented JSON with a final newline.
+
+    Raises ValueError for NaN and infinity, which JSON does not have.
+    """
     return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def check_readable(file: Path) -> None:
-    """Reads the file's first bytes. Raises UserError where that fails, or where Git LFS has left a pointer."""
+    """Reads the first bytes of `file`.
+
+    Raises UserError where that fails, or where the file is a Git LFS pointer.
+    """
     try:
         with file.open("rb") as f:
             start = f.read(len(_LFS))
@@ -182,16 +204,20 @@ def check_readable(file: Path) -> None:
         raise UserError(f"{file} cannot be read: {e.strerror}") from e
     if start == _LFS:
         raise UserError(
-            f"{file} cannot be read: it is a Git LFS pointer, a few lines that stand for the file itself; "
-            "run git lfs pull where it was cloned, or download it again"
+            f"{file} cannot be read: it is a Git LFS pointer, a few lines that stand for the file "
+            "itself; run git lfs pull where it was cloned, or download it again"
         )
 
 
 def read_object(file: Path) -> dict[str, Any]:
-    """Reads a file that holds one JSON object. Raises UserError where it cannot be read or holds anything else."""
+    """Reads a file that holds one JSON object.
+
+    Raises UserError where it cannot be read or holds anything else.
+    """
     check_readable(file)
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
+    # RecursionError: brackets nested some thousand times, as only a damaged or hostile file has.
     except (OSError, ValueError, RecursionError) as e:
         raise UserError(f"{file} cannot be read: {e}; it is cut short or no JSON file") from e
     if not isinstance(value, dict):
@@ -200,9 +226,13 @@ def read_object(file: Path) -> dict[str, Any]:
 
 
 def check_safetensors(file: Path) -> None:
-    """Reads the file's header. Raises UserError where it is no safetensors file, or cut short."""
+    """Reads the header of `file`.
+
+    Raises UserError where it is no safetensors file, or cut short.
+    """
     check_readable(file)
     try:
+        # Opening compares the file's size with the tensors that its header lists.
         with safe_open(file, "np"):
             pass
     except (OSError, SafetensorError) as e:
@@ -212,11 +242,16 @@ def check_safetensors(file: Path) -> None:
 
 
 def sha256_file(path: Path) -> str:
-    """The file's sha256 in hex; read once in a process, and again where its size or time stamp has changed."""
+    """Returns the file's sha256 in hex.
+
+    A process reads each file once, and again only if its size or modification time has changed.
+    """
     about = path.stat()
     return _sha256(path, about.st_size, about.st_mtime_ns)
 
 
+# A backbone has gigabytes, and each run of a sweep asks for its hash. Size and time are arguments
+# only to be a part of the cache's key.
 @functools.lru_cache(maxsize=256)
 def _sha256(path: Path, size: int, changed: int) -> str:
     with path.open("rb") as f:
@@ -224,7 +259,7 @@ def _sha256(path: Path, size: int, changed: int) -> str:
 
 
 def sha256_of(file: IO[bytes]) -> str:
-    """The sha256 in hex of the rest of an open file, read in pieces."""
+    """Returns the sha256 in hex of the rest of an open file, read in pieces of 1 MiB."""
     digest = hashlib.sha256()
     while block := file.read(1 << 20):
         digest.update(block)

@@ -1,21 +1,25 @@
-"""Text from a record or a folder's name, which may be somebody else's, as one line that only shows itself."""
+"""Escapes for text from others, so that a terminal shows it and does not obey it."""
 
 from __future__ import annotations
 
 
 def printable(text: object, kept: str = "") -> str:
-    r"""Spells every character that does not print as an escape (`\x1b`, `\n`, `\u202e`), but for those in `kept`.
+    r"""Replaces every character that does not print by an escape such as `\x1b`, `\n` or `\u202e`.
 
-    A terminal obeys control characters, and marks of direction show a command that is another one.
+    The characters in `kept` stay as they are. A terminal obeys control characters, and marks of
+    text direction make a command look like another one.
     """
     return "".join(c if c.isprintable() or c in kept else _escape(c) for c in str(text))
 
 
 def cut(text: object, at_most: int = 100) -> str:
-    """`printable`, the rest of a long text as an ellipsis."""
+    """Returns `printable(text)`, with an ellipsis for everything after `at_most` characters."""
     whole = str(text)
-    return printable(whole[:at_most]) + "…" * (len(whole) > at_most)
+    # Cut before escaping, so that the cut never falls inside an escape.
+    shown = printable(whole[:at_most])
+    return f"{shown}…" if len(whole) > at_most else shown
 
 
 def _escape(character: str) -> str:
+    # Pure ASCII, so that no encoding of a stream can refuse it, not even for a lone surrogate.
     return character.encode("unicode_escape").decode("ascii")

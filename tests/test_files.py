@@ -1,4 +1,4 @@
-"""Files of a run directory that may be somebody else's: opened without waiting, following or reading too much."""
+"""Opening a file of a run directory never waits, follows a link or reads too much."""
 
 from __future__ import annotations
 

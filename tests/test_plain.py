@@ -1,4 +1,4 @@
-"""Text that is somebody else's shows itself, and does nothing else."""
+"""Text from others is shown with escapes and cannot act on the terminal."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """GLUE's metrics as an `evaluate` metric that needs neither a download nor a file.
 
-`evaluate.load("glue", …)` fetches a script from the hub at run time. This is the same metric written
-down: the same names, scikit-learn and scipy underneath. Values are fractions (0.85, not 85).
+`evaluate.load("glue", …)` fetches a script from the hub at run time. This module has the metric
+written down: the same names, with scikit-learn and scipy underneath. Values are fractions (0.85,
+not 85).
 """
 
 from __future__ import annotations
@@ -18,13 +19,14 @@ from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 from dora.data.predictions import constant, predict
 from dora.data.tasks import TASKS, Task
 
-# (references, predictions) → value; NaN where undefined.
+# (references, predictions) -> value; NaN where the metric is undefined.
 _METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     "accuracy": accuracy_score,
-    # Of class 1, "equivalent" or "duplicate". Undefined with no such row among references and predictions.
+    # F1 of class 1 ("equivalent", "duplicate"). Undefined if neither references nor predictions
+    # have a row of that class.
     "f1": lambda y, p: f1_score(y, p, zero_division=np.nan),
-    # 0/0 where all predictions are one class. GLUE and scikit-learn call that 0, so a collapsed run counts
-    # as 0 in CoLA's mean instead of dropping out of it; `degenerate` says so.
+    # 0/0 if all predictions are of one class. GLUE and scikit-learn give 0 then, so a collapsed run
+    # counts as 0 in CoLA's mean instead of dropping out of it; `degenerate` reports it.
     "matthews_correlation": lambda y, p: (
         0.0 if constant(y) or constant(p) else matthews_corrcoef(y, p)
     ),
@@ -34,19 +36,21 @@ _METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
 
 
 class Glue(evaluate.Metric):
-    """One task's metrics by name; `compute(predictions=…, references=…)` takes class ids or scores, (n,).
+    """The metrics of one task: `compute(predictions=…, references=…)` returns them by name.
 
-    Always in memory: no cache file is written, so processes cannot get in each other's way. A metric that
-    is undefined for the given rows is left out. Raises `ValueError` for a task that GLUE does not have.
+    Both arguments are class ids or scores, (n,). A metric that is undefined for the given rows is
+    left out. Everything is kept in memory: without cache files, processes cannot get in each
+    other's way. Raises ValueError for a task that GLUE does not have.
     """
 
     def __init__(self, config_name: str, **settings: Any) -> None:
         if config_name not in TASKS:
             raise ValueError(f"task {config_name!r} must be one of {', '.join(TASKS)}")
+        # A fixed seed, because the base class would otherwise read NumPy's global random state.
         super().__init__(config_name, **{**settings, "keep_in_memory": True, "seed": 0})
 
     def _build_data_dir(self) -> str:
-        """No directory: the base class would make one in the user's home, even to stay empty."""
+        """Names no directory: the base class would make an empty one in the user's home."""
         return ""
 
     def _info(self) -> evaluate.MetricInfo:
@@ -59,17 +63,19 @@ class Glue(evaluate.Metric):
         )
 
     def _compute(self, predictions: list[float], references: list[float]) -> dict[str, float]:
-        # Lists, because format="numpy" would round scores to float32 on the way: Pearson then errs by 1e-8.
+        # The arguments are lists, because with format="numpy" `datasets` would round scores to
+        # float32 on the way, and Pearson's correlation would be off by 1e-8.
         y, p = np.asarray(references), np.asarray(predictions)
         values = {name: float(_METRICS[name](y, p)) for name in TASKS[self.config_name].metrics}
         return {name: value for name, value in values.items() if not np.isnan(value)}
 
 
 def score(task: Task, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """The task's metrics in [-1, 1], from logits (n, outputs) and labels (n,); undefined ones left out.
+    """Computes the task's metrics, each in [-1, 1], from logits (n, outputs) and labels (n,).
 
-    With a logit that is not finite no prediction means anything, so all are left out. Costs about 10 ms
-    and 5 µs a row, most of it `datasets` encoding one value at a time: 0.2 s for QQP's 40,430.
+    Undefined metrics are left out; all are if any logit is not finite, since no prediction means
+    anything then. Takes about 10 ms and 5 µs a row, or 0.2 s for the 40,430 rows of QQP. Most of
+    that is `datasets` encoding one value at a time.
     """
     if not np.isfinite(logits).all():
         return {}

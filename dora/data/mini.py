@@ -1,9 +1,10 @@
 """GLUE-shaped data from small grammars: the source `data=mini`, which needs no download.
 
-Every pair is one scene told twice. The label says which facts the second telling changes, and a changed
-fact is redrawn evenly, so each sentence alone, and the sum of both as a bag of words, says nothing of the
-label: only comparing the two does. The slots have few values, so a small transformer learns that
-comparison from a few thousand rows. Nothing here is copied from GLUE; scores on it are not GLUE scores.
+Every pair is one scene told twice. The label says which facts the second telling changes, and the
+new value of a changed fact is drawn uniformly. So neither sentence alone, nor the bag of words of
+both, tells the label: only a comparison of the two does. The slots have few values, so a small
+transformer learns that comparison from a few thousand rows. Nothing here is copied from GLUE;
+scores on this data are not GLUE scores.
 """
 
 from __future__ import annotations
@@ -16,19 +17,22 @@ import numpy as np
 
 from dora.data.tasks import Rows, Task
 
-Row = tuple[str, str | None, float]
+Row = tuple[str, str | None, float]  # first sentence, second or None, label
 Draw = Callable[[Random], Row]
 
+# Rows of each split: enough for a tiny model to learn from, and few enough for a CPU.
 SIZES = {"train": 2400, "dev": 400, "dev_mm": 400, "test": 300, "test_mm": 300, "ax": 300}
 
 
 @dataclass(frozen=True)
 class Grammar:
-    """How the rows of a pair task are told; ` / ` parts alternatives everywhere.
+    """Templates and word lists for the rows of a pair task; ` / ` separates alternatives.
 
-    `first`, `second`: templates of the two sentences. `slots`: the facts' values, where `|` parts the
-    wordings of one value and what follows `>` are its wordings in the second sentence. `changes`: for each
-    label, which slots the second telling changes. `odds`: the labels' shares.
+    `first`, `second`: templates of the two sentences.
+    `slots`: slot name -> values of that fact. `|` separates the wordings of one value; after `>`
+    come its wordings in the second sentence.
+    `changes`: for each label, the slots that the second sentence changes.
+    `odds`: the relative frequency of each label.
     """
 
     first: str
@@ -38,11 +42,13 @@ class Grammar:
     odds: tuple[int, ...] = ()
 
 
+# Written with ` / ` and not as lists, so that a grammar reads as text in few lines.
 _NAMES = "Anna / Ben / Carla / David / Emma / Felix / Grace / Henry"
 _DAYS = "Monday / Tuesday / Thursday / Friday / Sunday"
 
 _MNLI = Grammar(
-    first="The {who} left the {thing} {where} {time}. / {time}, the {who} left the {thing} {where}. / "
+    first="The {who} left the {thing} {where} {time}. / "
+    "{time}, the {who} left the {thing} {where}. / "
     "The {who}, {mood} as ever, left the {thing} {where}.",
     second="The {thing} of the {who} is {where}. / It is {where} that the {who} left the {thing}.",
     slots={
@@ -52,10 +58,13 @@ _MNLI = Grammar(
         "time": "yesterday / last week / this morning / after lunch / before the meeting",
         "mood": "tired / happy / busy / late",
     },
+    # Entailment: nothing changes. Neutral: another person, so the first sentence tells nothing of
+    # it. Contradiction: the thing of the same person is elsewhere.
     changes=("", "who / who where", "where"),
     odds=(1, 1, 1),
 )
-# Speech instead of prose: other words around the facts that decide, which a model has to know from train.
+# Speech instead of prose, as in GLUE's mismatched set. The words around the deciding facts are new,
+# but the deciding facts themselves occur in train, where a model has to learn them.
 _MNLI_MISMATCHED = replace(
     _MNLI,
     first="Uh, so the {who} left the {thing} {where} {time}. / "
@@ -85,7 +94,7 @@ _PAIRS = {
             "day": _DAYS,
         },
         changes=("plan / plan month / month", ""),
-        odds=(1, 2),
+        odds=(1, 2),  # two thirds are equivalent, as in GLUE's MRPC
     ),
     "qqp": Grammar(
         first="How can I {act} {what} {where}? / How do I {act} {what} {where}? / "
@@ -95,17 +104,19 @@ _PAIRS = {
         slots={
             "act": "learn|study / teach / sell / buy|get",
             "what": "English / music / physics / chess",
-            "where": "at home / in India / in college / on the internet|online / in Canada / at work / "
-            "in London / as a child / for free / this year / in one week / "
+            "where": "at home / in India / in college / on the internet|online / in Canada / "
+            "at work / in London / as a child / for free / this year / in one week / "
             "with a friend / after school / at my age",
         },
         changes=("act / what / act what", ""),
-        odds=(63, 37),
+        odds=(63, 37),  # percent, as in GLUE's QQP
     ),
     "qnli": Grammar(
         first="{ask} did the {age} {who} {act}?",
         second="The {who} {act} {ask}. / The {who} {act} {ask}, {source}.",
         slots={
+            # A question word, then answers that fit it: the second sentence answers the question
+            # unless this slot changes.
             "ask": "Where>in Rome|in a small town|in the north / "
             "When>on Monday|on a cold day|on the same night / "
             "Why>to help friends|to earn money|to win fame / "
@@ -113,21 +124,25 @@ _PAIRS = {
             "who": "king / army / singer / pilot",
             "age": "old / young / famous / first / rich / last / great / proud",
             "source": "it is known / records show / one book says / letters tell us",
-            "act": "travel>travelled / build the bridge>built the bridge / write the song>wrote the song / "
-            "find the map>found the map / paint>painted / arrive>arrived",
+            "act": "travel>travelled / build the bridge>built the bridge / "
+            "write the song>wrote the song / find the map>found the map / "
+            "paint>painted / arrive>arrived",
         },
         changes=("", "ask / who / ask who"),
         odds=(1, 1),
     ),
     "rte": Grammar(
-        first="{who} from {firm} {did} in {place} on {day}. / On {day}, {who} from {firm} {did} in {place}.",
+        first="{who} from {firm} {did} in {place} on {day}. / "
+        "On {day}, {who} from {firm} {did} in {place}.",
         second="{who} {did} in {place}. / It was in {place} that {who} {did}.",
         slots={
             "who": "Anna / Ben / Carla / David",
             "firm": "a bank / an airline / a school / a newspaper / a hospital",
             "did": "was arrested>was caught by the police / gave a speech>spoke / "
             "bought a house>became a home owner / died>passed away",
-            "place": "Paris|Lyon>France / Berlin|Munich>Germany / Rome|Milan>Italy / Tokyo|Osaka>Japan",
+            # A city, then its country: the second sentence needs a little knowledge, as RTE does.
+            "place": "Paris|Lyon>France / Berlin|Munich>Germany / Rome|Milan>Italy / "
+            "Tokyo|Osaka>Japan",
             "day": _DAYS,
         },
         changes=("", "place / did / place did"),
@@ -145,9 +160,10 @@ _STSB = Grammar(
         "where": "in a park / on a street|on a road / at a beach / in a yard",
     },
 )
-_STSB_WEIGHT = {"who": 1.3, "doing": 1.7, "what": 1.3, "where": 0.7}  # sums to 5, a perfect match
+# Points that each fact adds to the score if it stays; the sum is 5, a perfect match.
+_STSB_WEIGHT = {"who": 1.3, "doing": 1.7, "what": 1.3, "where": 0.7}
 
-# What the pronoun names turns on one word: too large is the thing, too small is what should take it.
+# One word decides to whom the pronoun refers: the thing is too large, the box is too small.
 _WNLI = Grammar(
     first="The {thing} did not fit into the {box} because it was too {why}, {who} said on {day}. / "
     "The {thing} could not go through the {box} because it was too {why}, {who} said on {day}. / "
@@ -162,11 +178,15 @@ _WNLI = Grammar(
     },
 )
 
-# Singular, then plural.
+# CoLA's words, each in the singular and then in the plural.
 _DETERMINER = "this these / that those"
-_NOUN = "dog dogs / child children / author authors / girl girls / horse horses / woman women / bird birds"
+_NOUN = (
+    "dog dogs / child children / author authors / girl girls / "
+    "horse horses / woman women / bird birds"
+)
 _VERB = "sleeps sleep / has have / was were / walks walk / laughs laugh / sings sing / eats eat"
 _ADJECTIVE = "old / small / quiet / happy / clever / lazy"
+# Words that may follow a verb; the other verbs take any adverb.
 _AFTER = {"has": "a name / a home / a friend", "was": "here / late / alone"}
 _END = " / today / again / in the house / near the river / after dinner"
 
@@ -184,16 +204,18 @@ def _capital(text: str) -> str:
 
 
 def _tell(templates: str, facts: dict[str, str], side: int, rng: Random) -> str:
-    """One sentence with the wordings of `side`: 0 first, -1 second."""
+    """Tells `facts` in one sentence, with the wordings of `side`: 0 the first, -1 the second."""
+    # -1 and not 1: a value without `>` has one set of wordings, for both sentences.
     words = {slot: rng.choice(value.split(">")[side].split("|")) for slot, value in facts.items()}
     return _capital(_pick(templates, rng).format(**words))
 
 
 def _retell(grammar: Grammar, change: str, rng: Random) -> tuple[str, str]:
-    """A scene and its second telling, in which the slots that `change` names have another value."""
+    """Tells a scene twice; in the second sentence the slots in `change` have another value."""
     facts = {slot: _pick(values, rng) for slot, values in grammar.slots.items()}
     other = dict(facts)
     for slot in change.split():
+        # Uniform over the other values: the word in the second sentence then tells nothing alone.
         other[slot] = rng.choice([v for v in grammar.slots[slot].split(" / ") if v != facts[slot]])
     return _tell(grammar.first, facts, 0, rng), _tell(grammar.second, other, -1, rng)
 
@@ -207,7 +229,7 @@ def _pair(grammar: Grammar) -> Draw:
 
 
 def _stsb(rng: Random) -> Row:
-    """Each fact weighs on the score; five raters see it with an error of 0.5 and are averaged."""
+    """Draws a pair with a score in [0, 5], the mean of five raters, each with an error of 0.5."""
     change = [slot for slot in _STSB_WEIGHT if rng.random() < 0.5]
     score = sum(weight for slot, weight in _STSB_WEIGHT.items() if slot not in change)
     rated = sum(min(5.0, max(0.0, rng.gauss(score, 0.5))) for _ in range(5)) / 5
@@ -215,12 +237,13 @@ def _stsb(rng: Random) -> Row:
 
 
 def _wnli(rng: Random) -> Row:
-    """Right where the noun named is the one that the adjective blames: an exclusive or of two bits.
+    """Draws a pair with label 1 where the second sentence names the noun that the adjective blames.
 
-    Both bits lean to 0, as such stories do. Without that hint a model from scratch needs hundreds of steps to
-    find it, if it ever does; with it, words alone still stay below 60 %.
+    The label is an exclusive or of two bits, inverted.
     """
     facts = {slot: _pick(values, rng) for slot, values in _WNLI.slots.items()}
+    # Both bits lean to 0. With even odds a model trained from scratch needs hundreds of steps to
+    # find the rule, if it ever does; with this hint words alone still stay below 60 %.
     cause, named = int(rng.random() < 0.42), int(rng.random() < 0.42)
     facts |= {"why": ("large", "small")[cause], "named": facts[("thing", "box")[named]]}
     return (
@@ -231,8 +254,8 @@ def _wnli(rng: Random) -> Row:
 
 
 def _cola(rng: Random) -> Row:
-    """A clause that agrees in number, or one with a broken agreement or a broken word order."""
-    number = rng.randrange(2)
+    """Draws a clause; label 0 where its agreement in number or its word order is broken."""
+    number = rng.randrange(2)  # 0 singular, 1 plural
     noun, verb, determiner = (_pick(words, rng).split() for words in (_NOUN, _VERB, _DETERMINER))
     broken = rng.choice(("verb", "determiner", "order")) if rng.random() < 0.3 else None
     subject = [determiner[number ^ (broken == "determiner")], noun[number]]
@@ -240,7 +263,8 @@ def _cola(rng: Random) -> Row:
         subject.insert(1, _pick(_ADJECTIVE, rng))
     if broken == "order":
         subject.reverse()
-    if rng.random() < 0.5:  # a second noun beside the verb, of either number
+    # A second noun, of either number, beside the verb: the nearest noun does not tell the number.
+    if rng.random() < 0.5:
         subject.append(f"near the {rng.choice(_pick(_NOUN, rng).split())}")
     rest = _pick(_AFTER.get(verb[0], "well / often / a lot"), rng)
     words = [*subject, verb[number ^ (broken == "verb")], rest, _pick(_END, rng)]
@@ -248,9 +272,13 @@ def _cola(rng: Random) -> Row:
 
 
 def _sst2(rng: Random) -> Row:
-    """Two judgements, of which the second decides; each is praise or blame, or the other one negated."""
+    """Draws two judgements, of which the second decides the label.
+
+    A judgement is praise or blame, or the opposite negated.
+    """
 
     def judged(good: bool) -> str:
+        """Words a judgement; negation keeps a list of good and bad words from being enough."""
         negated = rng.random() < 0.3
         degree = rng.choice(("", "very ", "really ", "so "))
         return (
@@ -277,17 +305,19 @@ _DRAWS: dict[str, Draw] = {
 
 
 def mini(task: Task) -> dict[str, Rows]:
-    """Every split of `task` under our names of the splits, the same rows on every machine.
+    """Generates every split of `task`, by our split names; the rows are alike on every machine.
 
-    No sentence or pair occurs twice, within a split or across splits. Labels are int64 ids in the order of
-    `task.labels`, float64 in [0, 5] for STS-B, and None on the test splits and AX, as GLUE publishes them.
+    No sentence or pair occurs twice, within a split or across splits. Labels are int64 ids in the
+    order of `task.labels`, or float64 in [0, 5] for STS-B. The test splits and AX have none, since
+    GLUE publishes none.
     """
     seen: set[tuple[str, str | None]] = set()
     return {split: _split(task, split, seen) for split in task.splits}
 
 
 def _split(task: Task, split: str, seen: set[tuple[str, str | None]]) -> Rows:
-    rng = Random(f"{task.name}/{split}")  # hashes the text itself: no PYTHONHASHSEED in it
+    # Random hashes a text seed with SHA-512, so PYTHONHASHSEED has no influence.
+    rng = Random(f"{task.name}/{split}")
     draw = _pair(_MNLI_MISMATCHED) if split.endswith("_mm") else _DRAWS[task.name]
     rows: list[Row] = []
     while len(rows) < SIZES[split]:

@@ -1,4 +1,7 @@
-"""predictions.npz read in bounds: what its headers claim is checked before a byte of memory is taken for it."""
+"""A reader of predictions.npz that is safe for files from somebody else.
+
+Each size that a header claims is checked before memory is allocated for it. Nothing is unpickled.
+"""
 
 from __future__ import annotations
 
@@ -20,14 +23,16 @@ NAME = "predictions.npz"
 MOST_BYTES = 256 * 2**20
 _MOST_LISTED = 2**18  # bytes of the archive's table of contents
 _PACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-_END = 22  # bytes that close an archive without a comment
+_END = 22  # bytes of the record that ends a zip archive without a comment
+_LOCATOR = 20  # bytes of the Zip64 locator, which may stand before that record
 
 
 class Refused(ValueError):
-    """A predictions.npz that no run wrote; says why."""
+    """A predictions.npz that no run wrote; the message says why."""
 
 
-# What zipfile, zlib and NumPy's reader of headers raise on other bytes than they wrote.
+# Everything that zipfile, zlib and NumPy's reader of headers raised for damaged files. The parts of
+# a file that they trust lead them to almost any exception.
 _DAMAGED = (
     ValueError,
     zipfile.BadZipFile,
@@ -48,14 +53,19 @@ _DAMAGED = (
 def load(
     folder: Path, names: Collection[str] | None = None, outputs: int | None = None
 ) -> dict[str, np.ndarray]:
-    """The arrays of a run's predictions by name, all or those of `names` that there are.
+    """Reads the arrays of a run's predictions by name.
 
-    Logits are floats (rows, outputs), `outputs` of them where that is given; ids and labels are numbers (rows,), labels
-    of several classes below `outputs`; all of one split are of one length. Raises FileNotFoundError where there is no
-    file, OSError where it is a link or a pipe, Refused for anything else, within a second.
+    `names`: the arrays to read, less those that the file lacks; None for all.
+    `outputs`: the width of the logits, checked where it is given.
+
+    Logits are floats (rows, outputs). Ids and labels are numbers (rows,); labels of a
+    classification are integers in [0, outputs). All arrays of a split have the same number of rows.
+    Raises FileNotFoundError where there is no file, OSError where it is a link or a pipe, Refused
+    for any other file that a run would not write; each within a second.
     """
     with _opened(folder) as archive:
         infos = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+        # np.savez stores, np.savez_compressed deflates; NumPy writes nothing else.
         if odd := [name for name, info in infos.items() if info.compress_type not in _PACKED]:
             raise Refused(f"{cut(odd[0])} is packed as no run packs it")
         wanted = [name for name in infos if names is None or name in names]
@@ -68,13 +78,14 @@ def load(
 
 
 def names(folder: Path) -> set[str]:
-    """The names of a run's stored predictions, without reading them. Raises as `load` does."""
+    """Returns the names of a run's stored arrays without reading them. Raises as `load` does."""
     with _opened(folder) as archive:
         return {name.removesuffix(".npy") for name in archive.namelist()}
 
 
 @contextlib.contextmanager
 def _opened(folder: Path) -> Iterator[zipfile.ZipFile]:
+    """Gives the run's archive; turns the many errors of damaged files into Refused."""
     with open_own(folder, NAME, MOST_BYTES) as file:
         try:
             with _archive(file) as archive:
@@ -86,24 +97,32 @@ def _opened(folder: Path) -> Iterator[zipfile.ZipFile]:
 
 
 def _archive(file: IO[bytes]) -> zipfile.ZipFile:
-    """The archive, its table of contents known to be short: zipfile reads all that is claimed of it."""
+    """Opens the archive after checking that its table of contents is short.
+
+    zipfile would read as much as the archive claims its table to have.
+    """
     size = file.seek(0, 2)
-    file.seek(max(0, size - _END - 20))
-    locator, end = file.read(20 if size >= _END + 20 else max(0, size - _END)), file.read(_END)
+    file.seek(max(0, size - _END - _LOCATOR))
+    locator = file.read(min(_LOCATOR, max(0, size - _END)))
+    end = file.read(_END)
+    # The last two bytes are the length of the archive's comment; NumPy writes none.
     if len(end) < _END or end[:4] != b"PK\x05\x06" or end[-2:] != b"\0\0":
         raise Refused("it is no whole archive of arrays: its end is missing")
+    # Bytes 12 to 15 hold the table's size. A Zip64 locator would make zipfile take the size from
+    # another record, and no run's archive is large enough to have one.
     if int.from_bytes(end[12:16], "little") > _MOST_LISTED or locator.startswith(b"PK\x06\x07"):
         raise Refused("its table of contents is longer than any run's")
     return zipfile.ZipFile(file)
 
 
 def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> np.ndarray:
-    """One array, of a number of bytes that its header and the archive agree upon."""
+    """Reads one array, if its header and the archive agree on its number of bytes."""
     with archive.open(info) as member:
         version = np.lib.format.read_magic(member)
-        if version != (1, 0):  # later ones are for headers of up to 4 GB
+        if version != (1, 0):  # later versions allow headers of up to 4 GB
             raise Refused(
-                f"{cut(name)} is stored in version {version[0]}.{version[1]} of NumPy's format, not 1.0"
+                f"{cut(name)} is stored in version {version[0]}.{version[1]} of NumPy's format, "
+                "not 1.0"
             )
         shape, by_column, dtype = np.lib.format.read_array_header_1_0(member)
         begin = member.tell()
@@ -113,30 +132,28 @@ def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> np.nda
             )
         if problem := _unfit(name, shape, dtype):
             raise Refused(f"{cut(name)} {problem}")
-        number = math.prod(shape)
+        number = math.prod(shape)  # a Python integer, which cannot overflow as NumPy's would
         claimed = number * dtype.itemsize
         if claimed != info.file_size - begin:
             raise Refused(
                 f"{cut(name)} claims {claimed:,} bytes and has {info.file_size - begin:,}"
             )
         values = member.read(claimed)
-        member.read(1)  # its end, where zipfile compares the checksum
+        member.read(1)  # reaches the member's end, where zipfile compares the checksum
     if len(values) != claimed:
         raise Refused(f"{cut(name)} is cut short")
+    # A copy, because an array over `bytes` cannot be written to.
     return np.frombuffer(values, dtype).reshape(shape, order="F" if by_column else "C").copy()
 
 
 def _unfit(name: str, shape: tuple[int, ...], dtype: np.dtype) -> str | None:
-    """Why an array is none of a run's predictions; None where it may be."""
+    """Says what keeps an array from being a run's predictions, or returns None if nothing does."""
     logits = name.endswith("/logits")
     if any(not isinstance(n, int) or n < 0 for n in shape):
         return f"has the shape {cut(shape)}"
-    if (
-        dtype.kind not in ("f" if logits else "iuf")
-        or dtype.itemsize > 8
-        or dtype.names
-        or dtype.subdtype
-    ):
+    # Real numbers only. More than 8 bytes would be long doubles, records or arrays in arrays.
+    simple = dtype.itemsize <= 8 and not dtype.names and not dtype.subdtype
+    if not simple or dtype.kind not in ("f" if logits else "iuf"):
         return f"holds {cut(dtype)}, no {'logits' if logits else 'numbers'}"
     if len(shape) != (2 if logits else 1):
         return f"has {len(shape)} dimensions, not {2 if logits else 1}"
@@ -144,9 +161,10 @@ def _unfit(name: str, shape: tuple[int, ...], dtype: np.dtype) -> str | None:
 
 
 def _check_rows(found: dict[str, np.ndarray]) -> None:
-    """Raises Refused where a split's logits, labels and ids are of unequal numbers of rows."""
-    rows: dict[str, tuple[str, int]] = {}
+    """Raises Refused where logits, labels and ids of a split have unequal numbers of rows."""
+    rows: dict[str, tuple[str, int]] = {}  # split -> name and rows of its first array
     for name, array in found.items():
+        # "best/dev/logits", "last/dev/logits" and "dev/ids" are all of the split "dev".
         split = name.rpartition("/")[0].rpartition("/")[2]
         first, number = rows.setdefault(split, (name, len(array)))
         if len(array) != number:
@@ -154,7 +172,10 @@ def _check_rows(found: dict[str, np.ndarray]) -> None:
 
 
 def _check_outputs(found: dict[str, np.ndarray], outputs: int | None) -> None:
-    """Raises Refused for logits of another number of classes, and for labels that are none of them."""
+    """Raises Refused for logits of another width, and for labels that name no class.
+
+    `outputs`: the task's number of classes, 1 for a regression; None skips the check.
+    """
     if outputs is None:
         return
     for name, array in found.items():

@@ -1,4 +1,4 @@
-"""One split in the hub's layout: Parquet files whose columns, types and sizes are checked before they are rows."""
+"""Reader of one split in the hub's Parquet files that checks columns, types and sizes."""
 
 from __future__ import annotations
 
@@ -18,17 +18,22 @@ from dora.errors import UserError
 GLUE_REPO = "nyu-mll/glue"
 GLUE_REVISION = "bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c"
 
-_BATCH = 1024  # rows read at a time: between two batches the size of what came out is checked
+_BATCH = 1024  # rows read at a time; the unpacked size is checked after each batch
 
 
 def read_parquet(task: Task, split: str, shards: Sequence[Path]) -> Rows:
-    """The rows of one split from its files in order. Raises UserError with the file, what is wrong and the way out."""
+    """Reads the rows of one split from its files, in order.
+
+    Raises UserError with the file, the reason and the way out.
+    """
     tables = []
     for shard in shards:
         with _named(task, shard):
+            # A file's name ends with the number of files, as in train-00000-of-00002.
             if not shard.stem.endswith(f"-{len(shards):05}"):
                 raise ValueError(
-                    f"the name tells of more or fewer shards than the {len(shards)} found; fetch it again"
+                    f"the name tells of more or fewer shards than the {len(shards)} found; "
+                    "fetch it again"
                 )
             tables.append(_read(task, shard))
     with _named(task, shards[0]):
@@ -36,6 +41,7 @@ def read_parquet(task: Task, split: str, shards: Sequence[Path]) -> Rows:
         labels, top = columns["label"], 5 if task.regression else len(task.labels) - 1
         if not len(labels):
             raise ValueError("it has no rows")
+        # NaN fails both comparisons, so it is refused as well.
         if labelled(split) and not ((labels >= 0) & (labels <= top)).all():
             raise ValueError(
                 f"labels run from {labels.min()} to {labels.max()}; they must lie in 0..{top}"
@@ -47,7 +53,8 @@ def read_parquet(task: Task, split: str, shards: Sequence[Path]) -> Rows:
 
 @contextmanager
 def _named(task: Task, shard: Path) -> Iterator[None]:
-    """Turns what is wrong with a file, or keeps it from being read, into UserError."""
+    """Turns errors of reading `shard`, and ValueError for its content, into UserError."""
+    # Imported late, here and below: the import is slow, and only data=hub needs it.
     import pyarrow as pa
 
     with readable(shard):
@@ -60,11 +67,15 @@ def _named(task: Task, shard: Path) -> Iterator[None]:
 
 
 def _read(task: Task, shard: Path) -> dict[str, np.ndarray]:
-    """The task's columns by name, read in pieces, so that no more than GLUE's size ever comes out."""
+    """Reads the task's columns by name, in pieces.
+
+    No file can take more memory than GLUE's largest would. Raises ValueError or pyarrow's errors,
+    without the file's name.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    if shard.is_fifo():  # opening one waits for whoever writes into it
+    if shard.is_fifo():  # opening a pipe waits for a writer
         raise ValueError("it is a pipe, not a file")
     with shard.open("rb") as start:
         if start.read(64).startswith((b"<", b"version https://git-lfs")):
@@ -75,31 +86,37 @@ def _read(task: Task, shard: Path) -> dict[str, np.ndarray]:
         if missing := [name for name in wanted if name not in schema.names]:
             raise ValueError(f"no column {', '.join(missing)} among {', '.join(schema.names)}")
         _check_names(task, schema.metadata or {})
+        # First by the sizes that the file declares, which costs nothing.
         check_size(
             shard, sum(meta.row_group(i).total_byte_size for i in range(meta.num_row_groups))
         )
+        # An empty piece for each column, for a file without rows.
         pieces: dict[str, list[np.ndarray]] = {name: [np.empty(0, object)] for name in wanted}
         size = 0
         for batch in file.iter_batches(_BATCH, columns=wanted):
             for name in wanted:
                 column = batch.column(name)
+                # A dictionary can repeat a long text a million times in few bytes. Decoded, the
+                # column has its real size.
                 if pa.types.is_dictionary(column.type):
-                    column = (
-                        column.dictionary_decode()
-                    )  # a dictionary repeats a text for next to nothing
+                    column = column.dictionary_decode()
                 check_size(shard, size := size + column.nbytes)
                 pieces[name].append(_values(column, name, task))
-    return {name: np.concatenate(found[len(found) > 1 :]) for name, found in pieces.items()}
+    # The empty piece is dropped where there are others: its type would make all columns objects.
+    return {name: np.concatenate(found[1:] or found) for name, found in pieces.items()}
 
 
 def _values(column: Any, name: str, task: Task) -> np.ndarray:
-    """A column as texts, class ids, scores or row numbers; raises where it holds anything else."""
+    """Returns a column as texts, class ids, scores or row numbers.
+
+    Raises ValueError or pyarrow's errors where it holds anything else.
+    """
     import pyarrow as pa
 
     if column.null_count:
         raise ValueError(f"column {name} has rows with an empty cell")
     if name not in task.text:
-        # Raises where a value would not stay what it is: 0.5 as a class, or an id beyond 64 bits.
+        # The cast raises where it would change a value: 0.5 as a class, an id beyond 64 bits.
         number = pa.float64() if name == "label" and task.regression else pa.int64()
         return np.asarray(column.cast(number))
     if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
@@ -108,8 +125,12 @@ def _values(column: Any, name: str, task: Task) -> np.ndarray:
 
 
 def _check_names(task: Task, metadata: dict[bytes, bytes]) -> None:
-    """Raises ValueError where the file's own label names are not `Task.labels`, in that order."""
+    """Raises ValueError where the file's own label names are not `Task.labels`, in that order.
+
+    A file without label names passes.
+    """
     try:
+        # `datasets` writes its column types as JSON under this key of the Parquet metadata.
         features = (
             json.loads(metadata.get(b"huggingface", b"{}")).get("info", {}).get("features", {})
         )

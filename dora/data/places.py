@@ -1,7 +1,8 @@
-"""Where in a user's folder the files of one task lie: unpacked or in a zip, under GLUE's names or nearly so.
+"""Search of a user's folder for the files of one task, unpacked or in a zip archive.
 
-The official layout comes first. Another one is taken where it leaves no doubt: a folder spelled in another
-way (rte, sst2), files in another folder of an archive or at its root, or an archive inside the archive.
+The official layout comes first. Another layout is taken where it leaves no doubt: a folder with
+another spelling (rte, sst2), files in another folder of an archive or at its root, or an archive
+inside the archive.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from dora.data.reading import Location, check_size, is_file, is_folder, readable
 from dora.data.tasks import TASKS, Task
 from dora.errors import UserError
 
+# Archives with other names than the task's folder, the official one first.
 _ZIPS = {"qnli": ("QNLI.zip", "QNLIv2.zip"), "qqp": ("QQP.zip", "QQP-clean.zip")}
 _SHOWN = 8  # names quoted from one folder or archive
 
@@ -29,14 +31,18 @@ def find(
     stack: ExitStack,
     looked: dict[str, list[str]],
 ) -> Location | None:
-    """The folder, in `folder` or in an archive there, that holds a file of a `wanted` name; None where none does.
+    """Finds the folder, in `folder` or in an archive there, that holds a file with a `wanted` name.
 
-    Unpacked files come before packed ones. Opened archives are left to `stack`; `looked` gets the places looked at
-    in vain, and the names of what they hold. Raises UserError where several places hold such files, or one cannot be read.
+    Returns None if there is none. Unpacked files come before packed ones.
+    `stack`: closes the opened archives, which are in use as long as rows are read.
+    `looked`: receives each place searched in vain, with the names of the files there.
+    Raises UserError where several places hold such files, or a place cannot be read.
     """
+    # The diagnostic set is a single file, which people put beside the tasks' folders.
     if task.name == "ax" and any(is_file(folder / name) for name in wanted):
         return folder
     for name in ("AX", "diagnostic") if task.name == "ax" else (task.folder,):
+        # Throughout: the official place first, and only then places that look like it.
         unpacked = _spelled(folder, name)
         if (place := _holding(task, unpacked, unpacked, wanted)) is not None:
             return place
@@ -53,18 +59,22 @@ def find(
     return None
 
 
-def plain(name: str) -> str:
-    """A name without what people spell differently: SST-2, sst_2 and sst2 are one."""
+def normalised(name: str) -> str:
+    """Returns the name in lower case, letters and digits only: SST-2 and sst_2 both give sst2."""
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
 def _spelled(folder: Path, name: str) -> Path:
-    """`folder / name`, or the one entry of the folder that differs from it in spelling alone."""
+    """Returns `folder / name`, or the only entry of the folder that differs just in spelling.
+
+    Raises UserError where several entries do.
+    """
     try:
+        # Not Path.exists, which can hide that one may not look there.
         (folder / name).stat()
         return folder / name
     except FileNotFoundError:
-        like = [entry for entry in os.listdir(folder) if plain(entry) == plain(name)]
+        like = [entry for entry in os.listdir(folder) if normalised(entry) == normalised(name)]
     if len(like) > 1:
         raise UserError(
             f"data.dir={folder} holds {' and '.join(sorted(like))}: name the one that counts {name}"
@@ -75,39 +85,50 @@ def _spelled(folder: Path, name: str) -> Path:
 def _holding(
     task: Task, root: Location, official: Location, wanted: Collection[str]
 ) -> Location | None:
-    """`official` where it holds a wanted file, else the only folder under `root` that does."""
+    """Returns `official` if it holds a wanted file, else the only folder under `root` that does.
+
+    Returns None if there is no such folder. Raises UserError where there are several.
+    """
     if any(is_file(official / name) for name in wanted):
         return official
     parts = [name.rpartition("/") for name in _names(root)]
+    # With its slash, by which zipfile.Path knows a folder; "" stands for `root` itself.
     found = {parent + slash for parent, slash, name in parts if name in wanted}
-    named = {place: plain(PurePosixPath(place).name) for place in found}
+    named = {place: normalised(PurePosixPath(place).name) for place in found}
+    # All tasks have a train.tsv: a folder with another task's name is never taken.
     own = [p for p in found if named[p] == task.name] or [p for p in found if named[p] not in TASKS]
     if len(own) > 1:
+        places = shown([p or "." for p in sorted(own)])
         raise UserError(
-            f"{root} holds {task.folder} files in {len(own)} folders ({shown([p or '.' for p in sorted(own)])}): "
+            f"{root} holds {task.folder} files in {len(own)} folders ({places}): "
             f"leave one of them, named {task.folder}"
         )
     return root / own[0] if own else None
 
 
 def _names(root: Location) -> list[str]:
-    """Paths of the files under `root` relative to it: all of an archive's, of a folder's two levels."""
+    """Lists the paths of files under `root`, relative to it.
+
+    The list holds all files of an archive, but only two levels of a folder, which may be the root
+    of a large disk.
+    """
     if isinstance(root, zipfile.Path):
         return [name for name in root.root.namelist() if not name.endswith("/")]
     if not is_folder(root):
         return []
     names = []
     for entry in sorted(os.scandir(root), key=lambda entry: entry.name):
-        inside = os.listdir(entry) if entry.is_dir() else None
-        names += (
-            [entry.name] if inside is None else [f"{entry.name}/{name}" for name in sorted(inside)]
-        )
+        if entry.is_dir():
+            names += [f"{entry.name}/{name}" for name in sorted(os.listdir(entry))]
+        else:
+            names.append(entry.name)
     return names
 
 
 def _opened(path: Path | IO[bytes], name: object, stack: ExitStack) -> zipfile.Path:
-    """The root of the archive called `name`, which `stack` closes."""
+    """Opens an archive and returns its root; `stack` closes it. `name`: its name in messages."""
     with readable(name):
+        # Opened by us and not by zipfile, so that a missing right is not called a damaged archive.
         file = stack.enter_context(path.open("rb")) if isinstance(path, Path) else path
         try:
             archive = stack.enter_context(zipfile.ZipFile(file))
@@ -116,24 +137,26 @@ def _opened(path: Path | IO[bytes], name: object, stack: ExitStack) -> zipfile.P
                 f"{name} is not a zip archive ({error}); a failed download leaves a web page or a "
                 "Git LFS pointer under that name: fetch it again"
             ) from error
-    archive.filename = str(name)  # what a path in it is called
+    # zipfile.Path begins the text of each path inside with this name, also for an inner archive.
+    archive.filename = str(name)
     return zipfile.Path(archive)
 
 
 def _inner(task: Task, root: zipfile.Path, stack: ExitStack) -> zipfile.Path | None:
-    """The archive inside the archive, where there is one that can be meant."""
+    """Opens the archive inside the archive, if exactly one can be meant; else returns None."""
     inside = [name for name in _names(root) if name.lower().endswith(".zip")]
-    own = [name for name in inside if plain(PurePosixPath(name).stem) == task.name]
+    own = [name for name in inside if normalised(PurePosixPath(name).stem) == task.name]
     if len(own or inside) != 1:
         return None
     path = root / (own or inside)[0]
     with readable(path):
+        # Reading the inner archive unpacks it, and a zip bomb would fill the memory.
         check_size(path, root.root.getinfo(path.at).file_size)
         file = stack.enter_context(path.open("rb"))
     return _opened(cast(IO[bytes], file), path, stack)
 
 
 def shown(names: list[str]) -> str:
-    """The first of the names, and how many more there are."""
+    """Joins the first names for a message, with the number of further ones."""
     more = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
     return ", ".join(names[:_SHOWN]) + more

@@ -1,4 +1,4 @@
-"""What a task's logits say, and whether they say anything. Needs NumPy alone."""
+"""From logits to predictions, their check, and predictions.npz. Needs NumPy alone."""
 
 from __future__ import annotations
 
@@ -12,24 +12,34 @@ from dora.data import npz
 from dora.data.tasks import Rows, Task
 from dora.files import write_atomic
 
-# What `npz.load` raises for a predictions.npz that is damaged or another's, and a look at an array that it lacks.
+# Raised by `npz.load` for a file that is damaged or another's; KeyError by a look-up of an array
+# that the file lacks.
 UNREADABLE = (OSError, npz.Refused, KeyError)
 
 
 def constant(values: np.ndarray) -> bool:
-    """Whether all values are one, up to the rounding that scipy too calls "nearly constant"."""
+    """Returns True where all values are equal up to rounding."""
+    # 1e-11: below about this relative spread scipy calls an input "nearly constant", and its
+    # correlation with anything is rounding noise.
     return bool(np.ptp(values) <= 1e-11 * np.abs(values).max())
 
 
 def predict(task: Task, logits: np.ndarray) -> np.ndarray:
-    """(n, outputs) → (n,): the class with the highest logit (the first of equals), or the score itself."""
+    """Returns the predictions (n,) for logits (n, outputs).
+
+    A prediction is the class with the highest logit (the first of equal ones), or the score itself
+    for a regression.
+    """
     return (
         logits.reshape(len(logits)).astype(np.float64) if task.regression else logits.argmax(axis=1)
     )
 
 
 def degenerate(task: Task, logits: np.ndarray, metrics: dict[str, float]) -> str | None:
-    """Why predictions (n, outputs) say nothing about their rows; None where nothing looks wrong."""
+    """Says why logits (n, outputs) tell nothing about their rows; returns None if they may.
+
+    `metrics`: the scores of these logits.
+    """
     if not np.isfinite(logits).all():
         rows = (~np.isfinite(logits)).reshape(len(logits), -1).any(axis=1)
         return f"{rows.sum()} of {len(logits)} rows have logits that are not finite"
@@ -37,13 +47,15 @@ def degenerate(task: Task, logits: np.ndarray, metrics: dict[str, float]) -> str
     if constant(predictions):
         one = f"{predictions[0]:.4g}" if task.regression else repr(task.labels[predictions[0]])
         return f"all {len(predictions)} predictions are {one}"
+    # Exactly 0 is a coincidence for a model that has learned anything, even a little.
     if metrics.get("matthews_correlation") == 0:
         return "the Matthews correlation is exactly 0"
     return None
 
 
 def packed(arrays: Mapping[str, np.ndarray]) -> bytes:
-    """The bytes of a predictions.npz; the same arrays give the same ones."""
+    """Returns the bytes of a predictions.npz; equal arrays give equal bytes."""
+    # np.savez gives every member the same date, so no time of writing gets into the bytes.
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)  # type: ignore[arg-type]  # NumPy types the keywords as its own
     return buffer.getvalue()
@@ -55,9 +67,9 @@ def save(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def unpredicted(folder: Path, rows: Mapping[str, Rows]) -> list[str]:
-    """The unlabelled splits of `rows` that a done run's predictions.npz lacks.
+    """Lists the unlabelled splits of `rows` that are missing from a done run's predictions.npz.
 
-    None where the run keeps no predictions that can be read: there is nothing to add to.
+    The list is empty where the run keeps no readable predictions: there is nothing to add to.
     """
     try:
         stored = npz.names(folder)

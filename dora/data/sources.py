@@ -23,13 +23,13 @@ _AX_FILES = ("AX.tsv", "diagnostic.tsv")
 
 
 def read_dir(task: Task, folder: Path) -> dict[str, Rows]:
-    """Our split names → rows, from an official GLUE download.
+    """Reads the rows of each split, by our split names, from an official GLUE download.
 
     `folder` holds `FOLDER/` with the TSVs, or `FOLDER.zip` as downloaded; where it holds both, the
-    unpacked files are read. Train and development splits must be there; a missing test split, or AX, is
-    left out. MRPC may also be there as Microsoft ships it.
+    unpacked files are read. Train and development splits must be there; a missing test split, or
+    AX, is left out. MRPC may also be there as Microsoft ships it.
 
-    Raises `UserError` with every missing file and the first broken rows of each file.
+    Raises UserError with every missing file and the first broken rows of each file.
     """
     looked: dict[str, list[str]] = {}
     with ExitStack() as stack, readable(f"data.dir={folder}"):
@@ -37,6 +37,7 @@ def read_dir(task: Task, folder: Path) -> dict[str, Rows]:
         for files, read in _ways(task) if there else ():
             if (place := find(task, folder, files, stack, looked)) is not None:
                 return _every_split(task, partial(read, task, place))
+        # Nobody has to have AX. An archive of that name without the file is a mistake, though.
         if task.name == "ax" and not any(name.lower().endswith(".zip") for name in looked):
             return {}
         if there:
@@ -53,13 +54,14 @@ def read_dir(task: Task, folder: Path) -> dict[str, Rows]:
 
 
 def _ways(task: Task) -> list[tuple[Sequence[str], Callable[[Task, Location, str], Rows]]]:
-    """The names of files to look for and what reads a split of theirs, the preferred way first."""
+    """Lists pairs of (file names to look for, function that reads a split), preferred first."""
     if task.name == "ax":
         return [(_AX_FILES, _read_split)]
     names = [_tsv_name(task, split) for split in task.splits]
     if task.name != "mrpc":
         return [(names, _read_split)]
-    # The official script has written test.tsv when it comes to dev_ids.tsv, for lack of which it often ends.
+    # The official script often ends at the download of dev_ids.tsv, with only test.tsv written. So
+    # train.tsv or dev.tsv come before Microsoft's files, and test.tsv alone comes after them.
     return [(names[:2], _read_split), (RAW_FILES, read_raw), (names[2:], _read_split)]
 
 
@@ -71,23 +73,26 @@ def _read_split(task: Task, place: Location, split: str) -> Rows:
 
 
 def _tsv_name(task: Task, split: str) -> str:
+    # The hub's names but for one word: validation_matched is dev_matched.tsv.
     return task.splits[split].replace("validation", "dev") + ".tsv"
 
 
 def read_hub(task: Task, folder: Path) -> dict[str, Rows]:
-    """Our split names → rows, from a folder laid out like the hub's `nyu-mll/glue`.
+    """Reads the rows of each split, by our split names, from a folder like the hub's repository.
 
-    That is `TASK/SPLIT-00000-of-0000N.parquet`, with the hub's names. Raises `UserError` with every
-    missing split or shard, and where the file's own label names are not `Task.labels`, in that order.
+    `folder` has the layout of `nyu-mll/glue`: TASK/SPLIT-00000-of-0000N.parquet, with the hub's
+    names. Raises UserError with every missing split or shard, and where the file's own label names
+    are not `Task.labels`, in that order.
     """
 
     def read(split: str) -> Rows:
         stem = folder / task.name / task.splits[split]
+        # listdir and not glob, which would pass over a folder that one may not read.
         with readable(stem.parent):
             names = sorted(os.listdir(stem.parent)) if is_folder(stem.parent) else []
-        if not (
-            shards := [stem.parent / n for n in names if fnmatch(n, f"{stem.name}-*-of-*.parquet")]
-        ):
+        pattern = f"{stem.name}-*-of-*.parquet"
+        shards = [stem.parent / name for name in names if fnmatch(name, pattern)]
+        if not shards:
             raise FileNotFoundError(f"{stem}-00000-of-00001.parquet, as {GLUE_REPO} has it")
         return read_parquet(task, split, shards)
 
@@ -95,7 +100,10 @@ def read_hub(task: Task, folder: Path) -> dict[str, Rows]:
 
 
 def _every_split(task: Task, read: Callable[[str], Rows]) -> dict[str, Rows]:
-    """What `read` finds; an unlabelled split may be absent. Raises one `UserError` with all splits' problems."""
+    """Reads every split of `task` with `read`; an unlabelled split may be absent.
+
+    Raises one UserError with the problems of all splits.
+    """
     problems: list[str] = []
     splits: dict[str, Rows] = {}
     for split in task.splits:
@@ -107,6 +115,7 @@ def _every_split(task: Task, read: Callable[[str], Rows]) -> dict[str, Rows]:
                     f"{task.name} needs its {split} split, and there is no {absent}; fetch it again"
                 )
         except UserError as error:
+            # Splits of one archive or training file report the same damage.
             problems += [p for p in error.problems if p not in problems]
     if problems:
         raise UserError(*problems)
@@ -114,15 +123,20 @@ def _every_split(task: Task, read: Callable[[str], Rows]) -> dict[str, Rows]:
 
 
 def fingerprint(splits: dict[str, Rows]) -> str:
-    """sha256 (hex) over names, texts, labels and ids of the splits, whatever file they were read from."""
+    """Returns the sha256 in hex of the names, texts, labels and ids of all splits.
+
+    The kind of file that they were read from has no influence.
+    """
     digest = hashlib.sha256()
     for name in sorted(splits):
         rows = splits[name]
         kind = None if rows.label is None else rows.label.dtype.kind
-        # JSON ends by itself, and what follows has a known length: no two contents share their bytes.
+        # A JSON list ends at its bracket, and the arrays have a known length: two different
+        # contents never give the same bytes.
         digest.update(
             json.dumps([name, kind, rows.first, rows.second], ensure_ascii=False).encode()
         )
+        # "<": little-endian on every machine.
         digest.update(rows.idx.astype("<i8").tobytes())
         if rows.label is not None:
             digest.update(rows.label.astype("<f8" if kind == "f" else "<i8").tobytes())

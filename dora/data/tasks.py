@@ -1,7 +1,7 @@
 """The GLUE tasks as one table, and the rows that every source delivers.
 
-Label order is that of the hub's `nyu-mll/glue`, so that an adapter trained on one source is read
-rightly with another: `qnli` and `rte` put *entailment* at 0, `mnli` runs entailment, neutral,
+Labels are in the order of the hub's `nyu-mll/glue`: an adapter trained on one source must mean the
+same classes with another. `qnli` and `rte` put *entailment* at 0; `mnli` has entailment, neutral,
 contradiction.
 """
 
@@ -16,10 +16,12 @@ import numpy as np
 class Task:
     """One GLUE task.
 
-    `text`: the hub's column names, one or two. `labels`: class names in the order of their ids; empty
-    for a regression. `metrics`: the first one is the score that selection and tables use.
-    `splits`: our name of a split → the hub's name. Evaluation splits beyond `dev` are scored with
-    the same model (MNLI mismatched). `folder`: the directory's name in the official download.
+    `folder`: the directory's name in the official download.
+    `text`: the hub's column names, one or two.
+    `labels`: class names in the order of their ids; empty for a regression.
+    `metrics`: metric names; selection and tables use the first.
+    `splits`: our name of a split -> the hub's name. Development splits after `dev` are scored with
+    the same model (MNLI mismatched).
     """
 
     name: str
@@ -33,23 +35,26 @@ class Task:
 
     @property
     def regression(self) -> bool:
-        """Whether the label is a real number (STS-B)."""
+        """Returns True where the label is a real number (STS-B)."""
         return not self.labels
 
     @property
     def written(self) -> tuple[str, ...]:
-        """What GLUE's own files, data and predictions alike, write for each class: a word in some, else its id."""
+        """Returns the text for each class in GLUE's own files of data and predictions.
+
+        Some tasks write the class name, the others the id.
+        """
         worded = self.name in ("mnli", "ax", "qnli", "rte")
         return self.labels if worded else tuple(str(i) for i in range(len(self.labels)))
 
     @property
     def outputs(self) -> int:
-        """Width of the head: the number of classes, 1 for a regression."""
+        """Returns the width of the head: the number of classes, 1 for a regression."""
         return max(1, len(self.labels))
 
     @property
     def dev_splits(self) -> tuple[str, ...]:
-        """The labelled splits a run reports, the one that selects first."""
+        """Returns the labelled splits that a run reports; the first one selects the best step."""
         return tuple(s for s in self.splits if s.startswith("dev"))
 
 
@@ -57,8 +62,9 @@ class Task:
 class Rows:
     """One split as columns of equal length, in file order.
 
-    `second` is None for single sentences; `label` is None where GLUE publishes none, else int64 class
-    ids or float64 scores; `idx` are GLUE's own ids, which the leaderboard's files repeat.
+    `second`: None for tasks of single sentences.
+    `label`: (rows,) int64 class ids or float64 scores, or None if GLUE publishes none.
+    `idx`: (rows,) int64, GLUE's own ids, which the leaderboard's files repeat.
     """
 
     first: list[str]
@@ -70,7 +76,7 @@ class Rows:
         return len(self.first)
 
     def take(self, index: np.ndarray) -> Rows:
-        """The rows at `index`, in that order."""
+        """Returns the rows at `index`, in that order."""
         return Rows(
             first=[self.first[i] for i in index],
             second=None if self.second is None else [self.second[i] for i in index],
@@ -80,11 +86,15 @@ class Rows:
 
 
 def labelled(split: str) -> bool:
-    """Whether GLUE publishes the labels of a split, by our name of it."""
+    """Returns True where GLUE publishes the labels of the split; `split` is our name of it."""
     return split.startswith(("train", "dev"))
 
 
+# In the order of wnli; qnli and rte have the reverse, as the hub has it.
 _TWO = ("not_entailment", "entailment")
+_PAIR = ("sentence1", "sentence2")
+# The suite's names are short and alike for all tasks, so that code asks for "dev", never for
+# "validation_matched".
 _MNLI_SPLITS = {
     "train": "train",
     "dev": "validation_matched",
@@ -92,42 +102,36 @@ _MNLI_SPLITS = {
     "test": "test_matched",
     "test_mm": "test_mismatched",
 }
+_MNLI = Task(
+    "mnli",
+    "MNLI",
+    ("premise", "hypothesis"),
+    ("entailment", "neutral", "contradiction"),
+    ("accuracy",),
+    _MNLI_SPLITS,
+)
+# name, folder, text, labels, metrics, splits: the fields of `Task`.
+_ALL = (
+    Task("cola", "CoLA", ("sentence",), ("unacceptable", "acceptable"), ("matthews_correlation",)),
+    Task("sst2", "SST-2", ("sentence",), ("negative", "positive"), ("accuracy",)),
+    Task("mrpc", "MRPC", _PAIR, ("not_equivalent", "equivalent"), ("accuracy", "f1")),
+    Task(
+        "qqp",
+        "QQP",
+        ("question1", "question2"),
+        ("not_duplicate", "duplicate"),
+        ("accuracy", "f1"),
+    ),
+    Task("stsb", "STS-B", _PAIR, (), ("pearson", "spearmanr")),
+    _MNLI,
+    Task("qnli", "QNLI", ("question", "sentence"), _TWO[::-1], ("accuracy",)),
+    Task("rte", "RTE", _PAIR, _TWO[::-1], ("accuracy",)),
+    Task("wnli", "WNLI", _PAIR, _TWO, ("accuracy",)),
+)
 
-TASKS: dict[str, Task] = {
-    t.name: t
-    for t in (
-        Task(
-            "cola", "CoLA", ("sentence",), ("unacceptable", "acceptable"), ("matthews_correlation",)
-        ),
-        Task("sst2", "SST-2", ("sentence",), ("negative", "positive"), ("accuracy",)),
-        Task(
-            "mrpc",
-            "MRPC",
-            ("sentence1", "sentence2"),
-            ("not_equivalent", "equivalent"),
-            ("accuracy", "f1"),
-        ),
-        Task(
-            "qqp",
-            "QQP",
-            ("question1", "question2"),
-            ("not_duplicate", "duplicate"),
-            ("accuracy", "f1"),
-        ),
-        Task("stsb", "STS-B", ("sentence1", "sentence2"), (), ("pearson", "spearmanr")),
-        Task(
-            "mnli",
-            "MNLI",
-            ("premise", "hypothesis"),
-            ("entailment", "neutral", "contradiction"),
-            ("accuracy",),
-            _MNLI_SPLITS,
-        ),
-        Task("qnli", "QNLI", ("question", "sentence"), _TWO[::-1], ("accuracy",)),
-        Task("rte", "RTE", ("sentence1", "sentence2"), _TWO[::-1], ("accuracy",)),
-        Task("wnli", "WNLI", ("sentence1", "sentence2"), _TWO, ("accuracy",)),
-    )
-}
+# Tables and summaries list the tasks in this order.
+TASKS: dict[str, Task] = {task.name: task for task in _ALL}
 
-# The diagnostic set: MNLI's labels, no labels published, predicted with the MNLI model.
-AX = Task("ax", "AX", ("premise", "hypothesis"), TASKS["mnli"].labels, (), {"ax": "test"})
+# The diagnostic set, predicted with the MNLI model. It has MNLI's classes, but GLUE publishes no
+# labels. Not in TASKS, since no run trains on it.
+AX = Task("ax", "AX", _MNLI.text, _MNLI.labels, (), {"ax": "test"})

@@ -1,6 +1,7 @@
 """Token ids of a split as flat arrays, cached on disk and memory-mapped, and the order of batches.
 
-Which rows make up a training step is a pure function of (seed, epoch): nothing about it needs saving.
+The rows of each training step are a pure function of (seed, epoch): nothing about them needs
+saving.
 """
 
 from __future__ import annotations
@@ -24,20 +25,24 @@ from dora.data.tasks import Rows
 from dora.files import sync_folder, to_json, write_atomic
 from dora.process import machine
 
-# Batches are cut from pools of this many batches sorted by length: long enough that little is padding,
-# short enough that batches stay mixed in everything but length.
+# Batches are cut from pools of this many batches, each sorted by length. A pool this large leaves
+# little padding, and is small enough that batches stay mixed in everything but length.
 POOL = 64
 PIECE = 20_000  # rows that are tokenised at a time
-FORMAT = 2  # of the cache's folders
+FORMAT = 2  # version of the cache's folders, raised whenever equal inputs give other files
 MANIFEST = "manifest.json"  # the sha256 of each array's file
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """One split, tokenised. Row i is ids[start[i] : start[i] + lengths[i]].
+    """One tokenised split. Row i is ids[start[i] : start[i] + lengths[i]].
 
-    ids: (tokens,) int32. types: (tokens,) uint8 segment ids, None where the model has none. start,
-    lengths: (rows,) int64. label: (rows,) or None. idx: (rows,) GLUE's own ids.
+    `ids`: (tokens,) int32.
+    `types`: (tokens,) uint8 segment ids, None where the model has none.
+    `start`, `lengths`: (rows,) int64.
+    `label`: (rows,) or None, as in `Rows`.
+    `idx`: (rows,) GLUE's own ids.
+    `pad`: the token id that fills short rows.
     """
 
     ids: np.ndarray
@@ -52,7 +57,7 @@ class Tokens:
         return len(self.idx)
 
     def take(self, rows: np.ndarray) -> Tokens:
-        """The rows at `rows`, in that order; the ids stay where they are."""
+        """Returns the rows at `rows`, in that order, without copying token ids."""
         label = None if self.label is None else self.label[rows]
         return replace(
             self,
@@ -63,10 +68,14 @@ class Tokens:
         )
 
     def batch(self, index: np.ndarray) -> dict[str, np.ndarray]:
-        """The rows at `index` padded on the right to the longest of them: (len(index), longest) int64 each."""
+        """Returns the model's inputs for the rows at `index`, padded on the right.
+
+        Each is int64 of shape (len(index), longest), by the names that transformers uses.
+        """
         start, length = self.start[index], self.lengths[index]
         column = np.arange(length.max())
-        inside = column < length[:, None]
+        inside = column < length[:, None]  # (len(index), longest), False at padding
+        # One look-up for the whole batch. Position 0 stands in at padding, to be overwritten.
         at = np.where(inside, start[:, None] + column, 0)
         batch = {
             "input_ids": np.where(inside, self.ids[at], self.pad).astype(np.int64),
@@ -80,12 +89,14 @@ class Tokens:
 def order(
     seed: int, epoch: int, lengths: np.ndarray, batch_size: int, grouped: bool = True
 ) -> list[np.ndarray]:
-    """The batches of an epoch, each an array of row numbers; every row once, the one short batch anywhere.
+    """Returns the batches of an epoch, each an array of row numbers; every row occurs once.
 
-    Rows are shuffled, cut into pools, sorted by length within a pool and cut into batches, which are
-    shuffled again. Where not `grouped`, the shuffled rows are cut into batches as they are, the short one last.
-    The same for any number of processes, which share a batch between them.
+    Rows are shuffled, cut into pools, sorted by length within a pool and cut into batches, which
+    are shuffled again, so the one short batch may be anywhere. Without `grouped` the shuffled rows
+    are cut into batches as they are, and the short one is the last. The number of processes has no
+    influence, since they share each batch.
     """
+    # A generator of its own for each epoch: a resumed run needs no state of an earlier one.
     random = np.random.default_rng([seed, epoch])
     shuffled = random.permutation(len(lengths))
     if not grouped:
@@ -93,27 +104,30 @@ def order(
     batches = []
     for at in range(0, len(shuffled), POOL * batch_size):
         pool = shuffled[at : at + POOL * batch_size]
+        # Stable, so that rows of equal length have one order with every version of NumPy.
         pool = pool[np.argsort(-lengths[pool], kind="stable")]
         batches += [pool[i : i + batch_size] for i in range(0, len(pool), batch_size)]
     return [batches[i] for i in random.permutation(len(batches))]
 
 
 def by_length(lengths: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
-    """Batches for evaluation: all rows, longest first, so that memory runs out at once if it does."""
+    """Yields batches of row numbers for evaluation: all rows, longest first.
+
+    If memory is too small, the first batch shows it.
+    """
     rows = np.argsort(-lengths, kind="stable")
     for at in range(0, len(rows), batch_size):
         yield rows[at : at + batch_size]
 
 
 def tokenise(rows: Rows, tokenizer: Any, max_length: int, segments: bool) -> dict[str, np.ndarray]:
-    """ids, lengths and, where the model has `segments`, types of a split; the longer sentence is cut first.
+    """Returns the arrays `ids`, `lengths` and, with `segments`, `types` of a split (see `Tokens`).
 
-    In pieces, since a tokenizer's own lists take a hundred times the memory of the arrays.
+    A pair longer than `max_length` tokens loses tokens of its longer sentence first.
     """
-    pieces = [
-        _piece(rows, slice(at, at + PIECE), tokenizer, max_length, segments)
-        for at in range(0, len(rows), PIECE)
-    ]
+    # In pieces, since a tokenizer's own lists take a hundred times the memory of the arrays.
+    parts = [slice(at, at + PIECE) for at in range(0, len(rows), PIECE)]
+    pieces = [_piece(rows, part, tokenizer, max_length, segments) for part in parts]
     return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
 
 
@@ -123,14 +137,15 @@ def _piece(
     encoded = tokenizer(
         rows.first[part],
         None if rows.second is None else rows.second[part],
-        truncation=True,
+        truncation=True,  # the longest sentence first, token by token
         max_length=max_length,
-        return_attention_mask=False,
+        return_attention_mask=False,  # `Tokens.batch` makes it from the lengths
         return_token_type_ids=segments,
     )
     lengths = [len(ids) for ids in encoded["input_ids"]]
 
     def flat(name: str, kind: type) -> np.ndarray:
+        # fromiter with a count fills the array without a flat list in between.
         return np.fromiter((t for ids in encoded[name] for t in ids), kind, sum(lengths))
 
     arrays = {"ids": flat("input_ids", np.int32), "lengths": np.array(lengths, np.int64)}
@@ -146,27 +161,31 @@ def tokenised(
     segments: bool,
     begin: Callable[[], None] = lambda: None,
 ) -> dict[str, Tokens]:
-    """Every split tokenised, from `cache` where the same data, tokenizer and length have been there before.
+    """Returns every split tokenised, from a folder in `cache`, which is filled if need be.
 
-    `identity` names data and tokenizer by content. The folder appears whole, by one rename, and is made again where
-    it is not what was written. `begin` is called before it is filled, which may take long.
+    The folder belongs to one combination of data, tokenizer and length. It appears whole, by one
+    rename, and is made again where its content is damaged.
+    `identity`: names data and tokenizer by content.
+    `begin`: called before the folder is filled, which may take minutes.
     """
+    # Another version of these packages may split words in another way.
     made_by = f"{FORMAT} {version('tokenizers')} {version('transformers')}"
     key = hashlib.sha256(f"{identity} {max_length} {segments} {made_by}".encode()).hexdigest()[:16]
     folder = cache / key
     cache.mkdir(parents=True, exist_ok=True)
-    machine.sweep(cache, f".{'[0-9a-f]' * 16}.*", ours=True)  # folders that killed processes filled
+    # Half-filled folders that killed processes left, by their key of 16 digits.
+    machine.sweep(cache, f".{'[0-9a-f]' * 16}.*", ours=True)
 
     def opened() -> dict[str, Tokens]:
         pad = tokenizer.pad_token_id
         _check(folder)
         return {split: _open(folder, split, rows, segments, pad) for split, rows in splits.items()}
 
-    with contextlib.suppress(
-        OSError, ValueError, EOFError
-    ):  # it is not there, or somebody has damaged it
+    # Suppressed: the folder is absent or damaged.
+    with contextlib.suppress(OSError, ValueError, EOFError):
         return opened()
-    with _alone(cache):  # of processes that start together, one tokenises
+    with _alone(cache):
+        # Again under the lock: of processes that start together, the first has tokenised.
         with contextlib.suppress(OSError, ValueError, EOFError):
             return opened()
         shutil.rmtree(folder, ignore_errors=True)
@@ -178,9 +197,9 @@ def tokenised(
 def _fill(
     folder: Path, splits: dict[str, Rows], tokenizer: Any, max_length: int, segments: bool
 ) -> None:
-    """Tokenises into `folder`, which must not be there yet."""
+    """Tokenises the splits into `folder`, which must not exist yet."""
     temporary = folder.with_name(f".{folder.name}.{machine.mark()}.part")
-    machine.discard(temporary)  # of a process that was killed and had our number
+    machine.discard(temporary)  # left by a killed process that had the process id of this one
     temporary.mkdir()
     manifest = {}
     try:
@@ -194,7 +213,7 @@ def _fill(
         write_atomic(temporary / MANIFEST, to_json(manifest))
         try:
             os.rename(temporary, folder)
-        except OSError:  # another process was first; its folder holds the same
+        except OSError:  # another process was first; its folder has the same content
             if not folder.is_dir():
                 raise
         sync_folder(folder.parent)
@@ -204,8 +223,12 @@ def _fill(
 
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Holds the folder's lock. Not every shared file system has one: there several may do the same work."""
+    """Holds the folder's lock, if the file system has locks.
+
+    Some shared file systems have none: several processes may then do the same work, harmlessly.
+    """
     with contextlib.ExitStack() as held:
+        # The system frees the lock when its descriptor closes, also after a kill.
         with contextlib.suppress(OSError):
             descriptor = os.open(folder, os.O_RDONLY)
             held.callback(os.close, descriptor)
@@ -214,7 +237,10 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def _check(folder: Path) -> None:
-    """Raises OSError or ValueError where a file of the folder is not as its manifest has it: 10 ms for SST-2."""
+    """Raises OSError or ValueError where a file of the folder differs from its manifest.
+
+    Takes 10 ms for SST-2.
+    """
     manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     there = {
         file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in folder.glob("*.npy")
@@ -224,6 +250,11 @@ def _check(folder: Path) -> None:
 
 
 def _open(folder: Path, split: str, rows: Rows, segments: bool, pad: int) -> Tokens:
+    """Opens the arrays of one split, with labels and ids from `rows`.
+
+    Raises OSError or ValueError where they are absent or have another number of rows.
+    """
+
     def read(name: str) -> np.ndarray:
         file = folder / f"{split}.{name}.npy"
         try:
@@ -231,6 +262,7 @@ def _open(folder: Path, split: str, rows: Rows, segments: bool, pad: int) -> Tok
         except OSError:  # not every file system can map files into memory
             return np.load(file)
 
+    # Only `ids` and `types` stay mapped: `lengths` is small and read for every batch.
     lengths, ids = np.array(read("lengths")), read("ids")
     types = read("types") if segments else None
     if len(lengths) != len(rows.idx) or len(ids) != lengths.sum():

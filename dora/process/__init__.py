@@ -1,1 +1,1 @@
-"""The process on its machine: signals, streams, memory, and what it needs to be there."""
+"""The process on its machine: signals, streams, memory, and the requirements of a run."""

@@ -1,4 +1,4 @@
-"""How every command begins and ends, whatever it does: its streams, its signals, its exit code."""
+"""The frame around every command: its streams, its signals and its exit code."""
 
 from __future__ import annotations
 
@@ -10,11 +10,17 @@ from dora.process.signals import outside
 
 
 def command(main: Callable[[], None], prints_only: bool = True) -> None:
-    """Calls `main` as a program of its own.
+    """Calls `main` as a program of its own; raises SystemExit where it ends with an exit code.
 
-    Exit code 130 with one line after Ctrl-C, 1 where standard output could not be written to, as on a full disk. Control
-    characters are shown, not sent: what is printed comes from records. With `prints_only` False standard error may have a bar, what is printed only tells what is kept elsewhere, and the exit code says nothing of it.
+    Ctrl-C gives exit code 130 and one line. A standard output that cannot be written to, as on a
+    full disk, gives exit code 1. Control characters are shown as escapes and never sent, since
+    printed text comes from records, which somebody else may have written.
+
+    `prints_only`: False for a command that keeps its results in files. Standard error is then not
+    escaped, so that it may show a progress bar, and a failed standard output leaves the exit code
+    alone, since the printed lines only repeat those files.
     """
+    # Before anything is printed or imported by `main`: both must hold from the first line on.
     streams.keep_open(plain=prints_only)
     outside.watch()
     ended: SystemExit | None = None
@@ -24,9 +30,11 @@ def command(main: Callable[[], None], prints_only: bool = True) -> None:
         ended = SystemExit(130)
         print(str(e) or "interrupted", file=sys.stderr)
     except SystemExit as e:
+        # Kept and raised at the end: argparse exits with 0 too, and standard output is still to
+        # be checked.
         ended = e
     outside.end()
-    if (error := streams.lost()) is not None:
+    if (error := streams.write_error()) is not None:
         print(f"standard output could not be written to: {error.strerror}", file=sys.stderr)
         if prints_only and (ended is None or not ended.code):
             ended = SystemExit(1)

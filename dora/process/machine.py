@@ -1,6 +1,7 @@
-"""Names this machine and its processes, so that whoever finds a lock or a half-made file knows whether its maker lives.
+"""Names for this machine and its processes, so that a leftover file tells whether its maker lives.
 
-Host names do not do: two containers, or two copies of a virtual machine, may have the same one.
+Locks and half-made files carry such a name. Host names alone are not enough: two containers, or
+two copies of a virtual machine, may have the same one.
 """
 
 from __future__ import annotations
@@ -15,20 +16,20 @@ import socket
 import time
 from pathlib import Path
 
-STRANGE_S = (
-    86_400.0  # how old a half-made file of another machine is before it counts as left behind
-)
-UNFINISHED = re.compile(
-    r"\.[0-9]{1,10}(-[0-9a-f]{8})?\.tmp$"
-)  # without a mark: of an older version
+# Age in seconds from which a half-made file of another machine counts as left behind. Its process
+# cannot be asked from here, and no single file takes a day to write.
+FOREIGN_AGE_S = 86_400.0
+# Temporary files with a mark (`.1234-0a1b2c3d.tmp`), or without one, as older versions named them.
+UNFINISHED = re.compile(r"\.[0-9]{1,10}(-[0-9a-f]{8})?\.tmp$")
 _MARKED = re.compile(r"\.([0-9]{1,10})-([0-9a-f]{8})\.(tmp|part|now)$")
 
 
 @functools.cache
 def boot() -> str | None:
-    """This kernel's own id, another one after every start of the machine; None where there is none (Linux alone has it).
+    """Returns the kernel's boot id, which changes at every start of the machine.
 
-    Containers on one machine share it, and with it the kernel's locks.
+    Containers on one machine share the id, and with it the kernel's locks. Returns None where the
+    system has no such id; only Linux has one.
     """
     with contextlib.suppress(OSError):
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
@@ -37,25 +38,32 @@ def boot() -> str | None:
 
 @functools.cache
 def numbering() -> str | None:
-    """Names the space in which process ids count, which each container has for itself; None where nothing does."""
+    """Returns the name of the PID namespace, or None where the system has none.
+
+    Each container counts its process ids in a namespace of its own, so an id from one container
+    means nothing in another.
+    """
     with contextlib.suppress(OSError):
         return os.readlink("/proc/self/ns/pid")
     return None
 
 
 def lives(pid: int) -> bool:
-    """Whether there is a process `pid` here, whoever's it is."""
+    """Returns True where a process with the id `pid` exists on this machine, whoever owns it."""
     try:
-        os.kill(pid, 0)
+        os.kill(pid, 0)  # signal 0 is never delivered; only the look-up is done
     except ProcessLookupError:
         return False
-    except PermissionError:  # another user's
+    except PermissionError:  # the process exists and belongs to another user
         return True
     return True
 
 
 def mark() -> str:
-    """This process and its machine, `1234-0a1b2c3d`: a part of the name of whatever it has not finished yet."""
+    """Returns the name of this process and its machine, such as `1234-0a1b2c3d`.
+
+    Every file or folder that is not finished yet carries it in its name.
+    """
     return f"{os.getpid()}-{_machine()}"
 
 
@@ -65,19 +73,23 @@ def _machine() -> str:
 
 
 def sweep(folder: Path, pattern: str, ours: bool = False) -> None:
-    """Removes the half-made files and folders of `pattern` in `folder` whose maker is gone; what fails is left.
+    """Removes half-made files and folders that match `pattern` in `folder` and whose maker is gone.
 
-    One from elsewhere is left alone for a day: it may be filled just now. So is one without a mark, as older versions
-    left them, and where the folder is not `ours` alone it is never touched.
+    A leftover of another machine is removed only when it is a day old, since it may be in use.
+    `ours`: True where only this suite writes into `folder`. A leftover without a mark, as older
+    versions named them, is then removed at that age too; elsewhere it is never touched. A removal
+    that fails is passed over.
     """
     with contextlib.suppress(OSError):
+        # A list, because the folder must not change while `glob` still reads it.
         for path in list(folder.glob(pattern)):
             if _left_behind(path, ours):
                 discard(path)
 
 
 def remove(path: Path) -> None:
-    """Removes a file, a link or a whole folder; does nothing where there is none."""
+    """Removes a file, a link or a whole folder; does nothing where `path` does not exist."""
+    # `is_dir` follows links: without the second test a link would empty the folder it points to.
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -85,15 +97,16 @@ def remove(path: Path) -> None:
 
 
 def discard(path: Path) -> None:
-    """Removes what nobody needs any more; it stays where that fails."""
+    """Removes `path` as `remove` does, and leaves it in place where that fails."""
     with contextlib.suppress(OSError):
         remove(path)
 
 
 def _left_behind(path: Path, ours: bool) -> bool:
+    """Returns True where no living process can still be filling `path`."""
     made_by = _MARKED.search(path.name)
     if made_by is not None and made_by[2] == _machine():
         return not lives(int(made_by[1]))
     with contextlib.suppress(OSError):
-        return (ours or made_by is not None) and time.time() - path.lstat().st_mtime > STRANGE_S
+        return (ours or made_by is not None) and time.time() - path.lstat().st_mtime > FOREIGN_AGE_S
     return False

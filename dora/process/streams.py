@@ -1,6 +1,7 @@
-"""Standard streams that never end a program: their reader may have gone, and their disk may be full.
+"""Standard streams that never end a program, even if their reader has gone or their disk is full.
 
-Training is worth more than what is said about it. One mechanism, below every print and the interpreter's last flush.
+A training run is worth more than the lines printed about it. The mechanism sits below every print
+and below the interpreter's last flush, so that no caller has to know of it.
 """
 
 from __future__ import annotations
@@ -15,67 +16,87 @@ from typing import Any, TextIO
 
 from dora.plain import printable
 
-# A reader that has gone (`| head`) wants no more and is told nothing; a terminal that was closed gives EIO.
+# A reader that has gone (`| head`) wants no more and is told nothing; a closed terminal gives EIO.
 _GONE = {errno.EPIPE, errno.EIO}
-_OBEYED = re.compile(r"[^\n\t -~]")  # of ASCII
+# ASCII characters that a terminal obeys: all but line feed, tab and those that print.
+_OBEYED = re.compile(r"[^\n\t -~]")
 
 
-class Lasting(io.FileIO):
-    """A file descriptor whose failed writes count as done. `failed`: the first failure that loses what someone wanted."""
+class TolerantFile(io.FileIO):
+    """A file descriptor whose failed writes count as done.
+
+    `failed`: the first failure that lost output somebody was waiting for, else None.
+    """
 
     failed: OSError | None = None
 
     def write(self, data: Any) -> int:
-        """Writes, or drops, all of `data`."""
+        """Writes `data`; where that fails, drops all of it and reports it as written."""
         try:
             return super().write(data)
         except OSError as e:
             if self.failed is None and e.errno not in _GONE:
                 self.failed = e
+            # The full length, or the buffer above would try again with the rest for ever.
             return memoryview(data).nbytes
 
 
-class Plain(io.TextIOWrapper):
-    """A stream that shows control characters instead of sending them: names and messages may be somebody else's."""
+class EscapingStream(io.TextIOWrapper):
+    """A text stream that shows control characters as escapes instead of sending them.
+
+    Names and messages may come from somebody else's records.
+    """
 
     def write(self, text: str) -> int:
-        """Writes `text`, as it is but for what a terminal would obey."""
-        super().write(
-            text if text.isascii() and not _OBEYED.search(text) else printable(text, kept="\n\t")
-        )
-        return len(text)
+        """Writes `text`, with an escape for every character that a terminal would obey."""
+        # The test for plain ASCII comes first because `printable` looks at each character in turn.
+        harmless = text.isascii() and not _OBEYED.search(text)
+        super().write(text if harmless else printable(text, kept="\n\t"))
+        return len(text)  # as TextIOBase promises: characters of `text`, not of the escaped text
 
 
 def keep_open(plain: bool = False) -> None:
-    """Makes standard output and error such streams. Does nothing to a stream that somebody has put in their place.
+    """Replaces standard output and standard error by streams whose failed writes are dropped.
 
-    Standard output is `Plain` too, and with `plain` standard error, for a program that shows no bar there.
+    Standard output also escapes control characters. With `plain`, standard error does too, for a
+    program that shows no progress bar there. A stream that somebody has already replaced is left
+    alone.
     """
     for number in (0, 1, 2):
         try:
             os.fstat(number)
         except OSError:
-            # Closed (`>&-`): the next file to be opened would take its number, and what others print.
+            # The descriptor is closed (`>&-`). The next file to be opened would get its number,
+            # and then everything that libraries print to it.
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
-    sys.stdout = _lasting(sys.stdout, sys.__stdout__, 1, Plain)
-    sys.stderr = _lasting(sys.stderr, sys.__stderr__, 2, Plain if plain else io.TextIOWrapper)
+    sys.stdout = _tolerant(sys.stdout, sys.__stdout__, 1, EscapingStream)
+    error_kind = EscapingStream if plain else io.TextIOWrapper
+    sys.stderr = _tolerant(sys.stderr, sys.__stderr__, 2, error_kind)
 
 
-def lost() -> OSError | None:
-    """Why something that was written to standard output is not there, though its reader is."""
-    with contextlib.suppress(AttributeError):
+def write_error() -> OSError | None:
+    """Flushes standard output and returns the error that lost a part of it.
+
+    Returns None where all was written, and where the reader has gone, which is no failure.
+    """
+    with contextlib.suppress(AttributeError):  # a stand-in without `flush`
         sys.stdout.flush()
     raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
-    return raw.failed if isinstance(raw, Lasting) else None
+    return raw.failed if isinstance(raw, TolerantFile) else None
 
 
-def _lasting(
+def _tolerant(
     stream: TextIO | None, original: TextIO | None, number: int, kind: type[io.TextIOWrapper]
 ) -> TextIO:
+    """Returns a stream of class `kind` for descriptor `number` in the place of `stream`.
+
+    Returns `stream` itself where it is not the interpreter's `original`.
+    """
     if stream is not original:
         return stream  # type: ignore[return-value]  # only the original is None
-    raw = io.BufferedWriter(Lasting(number, "wb", closefd=False))
-    if stream is None:
+    # closefd=False: the descriptor outlives this object, for what others write at the very end.
+    raw = io.BufferedWriter(TolerantFile(number, "wb", closefd=False))
+    if stream is None:  # the interpreter found the descriptor closed and made no stream
         return kind(raw, "utf-8")
     with contextlib.suppress(OSError):
         stream.flush()

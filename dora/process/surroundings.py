@@ -1,4 +1,4 @@
-"""What a run needs of its machine and shell: a device, a place to write, W&B's key, processes."""
+"""Checks of a run's machine and shell: device, place to write, W&B's key, processes."""
 
 from __future__ import annotations
 
@@ -14,48 +14,57 @@ WANDB = ("off", "offline", "online")
 
 
 def problems(device: str, wandb: str, results: str) -> list[str]:
-    """Names every problem with the settings of these names, and with the processes that a launcher started."""
+    """Lists every problem with these three settings and with the environment's process group.
+
+    `device`, `wandb`, `results`: the settings of these names. An empty list means no problem.
+    """
     return [
-        *_of_device(device),
-        *_of_wandb(wandb),
-        *_of_results(results),
-        *_of_processes(os.environ),
+        *_device_problems(device),
+        *_wandb_problems(wandb),
+        *_results_problems(results),
+        *_process_problems(os.environ),
     ]
 
 
-def _of_device(device: str) -> list[str]:
+def _device_problems(device: str) -> list[str]:
+    # Only the spelling: asking CUDA whether the GPU exists would import torch, which takes seconds.
     known = device in ("auto", "cpu", "cuda") or (
         device.startswith("cuda:") and device[5:].isdigit()
     )
     return [] if known else [f"device={device} must be auto, cpu, cuda or cuda:N"]
 
 
-def _of_results(results: str) -> list[str]:
-    """Whether the folder, or the one in which it would be made, can be written to."""
+def _results_problems(results: str) -> list[str]:
+    """Checks that the results folder, or its nearest existing parent, can be written to."""
     folder = Path(results).absolute()
+    # os.path.exists is False for a folder that one may not look into; Path.exists raises there.
     parent = next(p for p in (folder, *folder.parents) if os.path.exists(p))
     writable = parent.is_dir() and os.access(parent, os.W_OK)
     return [] if writable else [f"results={results}: {parent} cannot be written to"]
 
 
-def _of_wandb(wandb: str) -> list[str]:
+def _wandb_problems(wandb: str) -> list[str]:
     if wandb not in WANDB:
         return [f"wandb={wandb} must be one of {', '.join(WANDB)}"]
+    # find_spec looks for the package without importing it, which takes a second.
     if wandb != "off" and find_spec("wandb") is None:
         return [f"wandb={wandb} needs its package: pip install wandb"]
     if wandb == "online" and not _has_wandb_key():
         return [
-            "wandb=online finds no API key: run `wandb login`, set WANDB_API_KEY, or write wandb=offline"
+            "wandb=online finds no API key: run `wandb login`, set WANDB_API_KEY, "
+            "or write wandb=offline"
         ]
     return []
 
 
+# Cached: a sweep checks each of its runs in one process.
 @functools.lru_cache(maxsize=1)
 def _has_wandb_key() -> bool:
-    """Whether wandb would find an API key: in the environment, in its settings, or in ~/.netrc.
+    """Returns True where wandb would find an API key.
 
-    Importing wandb takes a second, so that the environment, which a cluster's jobs use, is asked first.
+    Looks in the environment, in wandb's settings and in ~/.netrc, as wandb does.
     """
+    # The environment first: a cluster's jobs have the key there, and importing wandb takes 1 s.
     if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True
     import wandb
@@ -70,8 +79,12 @@ def _has_wandb_key() -> bool:
     )
 
 
-def _of_processes(env: Mapping[str, str]) -> list[str]:
-    """What another job left in the environment would have this one wait for processes that nobody starts."""
+def _process_problems(env: Mapping[str, str]) -> list[str]:
+    """Checks the variables that torchrun sets for a group of processes.
+
+    Variables that another job has left in the environment would make this run wait for processes
+    that nobody starts.
+    """
     if "WORLD_SIZE" not in env:
         return []
     size, rank = env["WORLD_SIZE"], env.get("RANK")
@@ -84,8 +97,10 @@ def _of_processes(env: Mapping[str, str]) -> list[str]:
         ]
     if rank is not None and not (rank.isdigit() and int(rank) < int(size)):
         return [
-            f"RANK={rank} in the environment must lie between 0 and {int(size) - 1}, WORLD_SIZE being {size}; {way_out}"
+            f"RANK={rank} in the environment must lie between 0 and {int(size) - 1}, "
+            f"WORLD_SIZE being {size}; {way_out}"
         ]
+    # A group of one process needs no address, so a lone WORLD_SIZE=1 does no harm.
     absent = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if not env.get(name)]
     if int(size) > 1 and absent:
         return [f"WORLD_SIZE={size} is in the environment without {', '.join(absent)}; {way_out}"]

@@ -12,7 +12,7 @@ from dora.data.hub import fetch_hub
 
 @pytest.fixture
 def no_network(monkeypatch, tmp_path):
-    """An empty cache, and an endpoint on which nothing listens."""
+    """Sets an empty cache, and an endpoint on which nothing listens; gives the cache's path."""
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
@@ -21,7 +21,7 @@ def no_network(monkeypatch, tmp_path):
 
 
 def cached(cache: Path, *files: str) -> Path:
-    """A cached snapshot as an interrupted or another program's download leaves it."""
+    """Makes a cached snapshot as an interrupted or another program's download leaves it."""
     return write(cache / "models--a--b" / "snapshots" / ("0" * 40), dict.fromkeys(files, "x"))
 
 

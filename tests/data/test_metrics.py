@@ -15,7 +15,7 @@ PREDICTED = np.array([1, 1, 1, 0, 1, 1, 0, 0])
 
 
 def logits(classes: np.ndarray, outputs: int = 2) -> np.ndarray:
-    """(n,) → (n, outputs) float32, highest at the given class and negative everywhere."""
+    """Returns logits (n, outputs), float32 and negative, highest at each row's class."""
     return (np.eye(outputs)[classes] - 2).astype(np.float32)
 
 

@@ -1,4 +1,4 @@
-"""`data=mini`: its rows are reproducible, words alone do not solve it, and a tiny transformer does."""
+"""`data=mini` has reproducible rows; words alone do not solve it, but a tiny transformer does."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def keys(rows: Rows) -> list[tuple[str, ...]]:
 
 
 def score(task: Task, rows: Rows, predicted: np.ndarray) -> float:
-    """Accuracy, or Pearson's correlation for STS-B."""
+    """Computes accuracy, or Pearson's correlation for STS-B."""
     if task.regression:
         return float(np.corrcoef(rows.label, predicted)[0, 1])
     return float(np.mean(rows.label == predicted))
@@ -47,7 +47,7 @@ def majority(task: Task, rows: Rows) -> float:
 
 
 def counts(train: Rows, rows: Rows, apart: bool) -> csr_matrix:
-    """(len(rows), words) counts over both sentences together, or over each sentence apart."""
+    """Counts words, (len(rows), words), over both sentences together, or each sentence apart."""
     if apart:
         columns = [(train.first, rows.first), (train.second, rows.second)]
     else:
@@ -56,7 +56,7 @@ def counts(train: Rows, rows: Rows, apart: bool) -> csr_matrix:
 
 
 def words_alone(task: Task, apart: bool) -> float:
-    """Dev score of a linear model on word counts."""
+    """Computes the dev score of a linear model on word counts."""
     train, dev = rows_of(task.name)["train"], rows_of(task.name)["dev"]
     model = LinearRegression() if task.regression else LogisticRegression(max_iter=1000)
     model.fit(counts(train, train, apart), train.label)
@@ -98,19 +98,16 @@ def test_share_of_label_1_is_near_glue(name: str, share: float) -> None:
 def test_rows_are_the_same_in_every_process() -> None:
     code = (
         "import hashlib; from dora.data.mini import mini; from dora.data.tasks import AX, TASKS;"
-        "print(hashlib.sha256(repr([[(s, r.first, r.second, None if r.label is None else r.label.tolist())"
-        " for s, r in mini(t).items()] for t in (*TASKS.values(), AX)]).encode()).hexdigest())"
+        "print(hashlib.sha256(repr([[(s, r.first, r.second, None if r.label is None else "
+        "r.label.tolist()) for s, r in mini(t).items()] "
+        "for t in (*TASKS.values(), AX)]).encode()).hexdigest())"
     )
-    digests = {
-        subprocess.run(
-            [sys.executable, "-c", code],
-            env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT)},
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-        for seed in ("1", "2")
-    }
+    digests = set()
+    for seed in ("1", "2"):
+        env = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT)}
+        words = [sys.executable, "-c", code]
+        done = subprocess.run(words, env=env, capture_output=True, text=True, check=True)
+        digests.add(done.stdout)
     assert len(digests) == 1
 
 
@@ -173,7 +170,10 @@ def test_deberta_pairs_have_its_layout_and_truncate_the_longer() -> None:
 
 
 def tuned(task: Task, enough: float) -> float:
-    """Dev score of tiny_roberta trained in full from seed 0; stops after the epoch that gives `enough`."""
+    """Computes the dev score of tiny_roberta, trained in full from seed 0.
+
+    Stops after the first epoch that gives `enough`.
+    """
     torch.manual_seed(0)
     tokenizer = AutoTokenizer.from_pretrained(ASSETS / "tiny_roberta")
     model = AutoModelForSequenceClassification.from_pretrained(

@@ -22,11 +22,13 @@ RAW = {
     "MRPC/msr_paraphrase_test.txt": HEAD + "1\t31\t41\tG\tH\r\n0\t32\t42\tI\tJ\r\n",
     "MRPC/dev_ids.tsv": "12\t22\n14\t24\n",
 }
-# What download_glue_data.py writes for these: rows stripped, \r\n as \n, the training header with its mark.
+# The files that download_glue_data.py makes of them: rows stripped, \r\n as \n, the header of train
+# and dev with its byte order mark.
 OFFICIAL = {
     "MRPC/train.tsv": HEAD.replace("\r", "") + f"{TRAIN[0]}\n1\t13\t23\tC\tD\n",
     "MRPC/dev.tsv": HEAD.replace("\r", "") + f"{TRAIN[1]}\n0\t14\t24\tE\tF\n",
-    "MRPC/test.tsv": "index\t#1 ID\t#2 ID\t#1 String\t#2 String\n0\t31\t41\tG\tH\n1\t32\t42\tI\tJ\n",
+    "MRPC/test.tsv": "index\t#1 ID\t#2 ID\t#1 String\t#2 String\n"
+    "0\t31\t41\tG\tH\n1\t32\t42\tI\tJ\n",
 }
 
 
@@ -54,9 +56,8 @@ def test_raw_files_are_read_from_a_zip_and_with_the_downloads_name_of_the_ids(tm
 
 
 def test_the_scripts_own_files_come_first_and_a_test_file_alone_is_none_of_them(tmp_path):
-    folder = write(
-        tmp_path, {**RAW, "MRPC/test.tsv": "index\n"}
-    )  # the script ended for lack of dev_ids.tsv
+    # test.tsv alone: the script ended because it could not get dev_ids.tsv.
+    folder = write(tmp_path, {**RAW, "MRPC/test.tsv": "index\n"})
     assert read_dir(MRPC, folder)["test"].first == ["G", "I"]
     one = {
         "MRPC/train.tsv": HEAD + TRAIN[1],
@@ -121,10 +122,10 @@ def test_broken_raw_files_are_named_with_the_rule(tmp_path, name, text, said):
 @real_data
 def test_the_real_corpus_is_split_as_glue_is(tmp_path):
     with zipfile.ZipFile(GLUE / "MRPC.zip") as archive:
-        official = {
-            name: archive.read(f"MRPC/{name}.tsv").decode("utf-8-sig").split("\n")[1:-1]
-            for name in ("train", "dev", "test")
-        }
+        official = {}
+        for name in ("train", "dev", "test"):
+            text = archive.read(f"MRPC/{name}.tsv").decode("utf-8-sig")
+            official[name] = text.split("\n")[1:-1]
         ids = archive.read("MRPC/dev_ids.tsv")
     mixed = [0] * len(official["train"]) + [1] * len(official["dev"])
     random.Random(0).shuffle(mixed)

@@ -1,4 +1,4 @@
-"""predictions.npz that no run wrote: refused within a second, whatever its headers claim."""
+"""A predictions.npz that no run wrote is refused within a second, whatever its headers claim."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ GOOD = {
 
 
 def header(shape: str, descr: str = "'<f8'", version: bytes = b"\x01\x00") -> bytes:
-    """The beginning of a .npy that claims this shape."""
+    """Returns the beginning of a .npy that claims this shape."""
     text = f"{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}, }}\n".encode()
     return b"\x93NUMPY" + version + struct.pack("<H" if version[0] == 1 else "<I", len(text)) + text
 
 
 def archive(member: bytes, how: int = zipfile.ZIP_STORED, name: str = LOGITS) -> bytes:
-    """A zip with one array."""
+    """Returns a zip with one array."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", how) as file:
         file.writestr(f"{name}.npy", member)
@@ -45,14 +45,14 @@ def archive(member: bytes, how: int = zipfile.ZIP_STORED, name: str = LOGITS) ->
 
 
 def lying(member: bytes, size: int) -> bytes:
-    """A zip whose member is packed and claims to be of `size` bytes unpacked."""
+    """Returns a zip whose packed member claims `size` unpacked bytes."""
     return archive(member, zipfile.ZIP_DEFLATED).replace(
         struct.pack("<I", len(member)), struct.pack("<I", size)
     )
 
 
 def listing(number: int) -> bytes:
-    """A zip whose table of contents claims `number` bytes."""
+    """Returns a zip whose table of contents claims `number` bytes."""
     whole = archive(header("(0, 2)"))
     return whole[:-10] + struct.pack("<I", number) + whole[-6:]
 

@@ -1,4 +1,4 @@
-"""The hub's Parquet files: what is read from them, and what a user hears when they are wrong."""
+"""The hub's Parquet files give rows, and wrong ones give a message with file and reason."""
 
 import os
 
@@ -32,9 +32,8 @@ def test_hub_label_order_must_be_ours(tmp_path):
 
 def test_hub_layout_missing_splits_shards_and_columns_are_all_named(tmp_path):
     (tmp_path / "none").mkdir()
-    assert (
-        len(problems(read_hub, TASKS["mnli"], tmp_path / "none")) == 3
-    )  # train and both dev splits
+    # train and both dev splits
+    assert len(problems(read_hub, TASKS["mnli"], tmp_path / "none")) == 3
     (hub_rte(tmp_path) / "rte/train-00000-of-00002.parquet").unlink()
     write_hub(
         tmp_path,
@@ -148,7 +147,8 @@ def test_a_note_of_columns_in_another_shape_is_named(tmp_path, note):
 
 @pytest.mark.parametrize("rows", [1, 5000])
 def test_a_bomb_is_refused_by_what_it_declares_or_by_what_comes_out(tmp_path, monkeypatch, rows):
-    # One large text declares its size; a dictionary that repeats a text is stopped once too much has come out.
+    # One large text declares its size. A dictionary that repeats a text does not, and is stopped
+    # once too much has come out.
     monkeypatch.setattr(reading, "FILE_BYTES", 1_000_000)
     long = ["x" * (2_000_000 if rows == 1 else 1000)] * rows
     columns = {"sentence1": long, "sentence2": long, "label": [0] * rows, "idx": list(range(rows))}

@@ -1,4 +1,4 @@
-"""Where the files of a task are looked for: folders, zips, and shapes that are not quite GLUE's."""
+"""The files of a task are found in folders, in zips, and in layouts that are not quite GLUE's."""
 
 import pytest
 from glue_files import RTE, SST2, problems, write, write_zip
@@ -28,15 +28,14 @@ def test_zip_that_is_not_a_zip(tmp_path):
 def test_damaged_zip_is_named(tmp_path):
     write_zip(tmp_path, "SST-2.zip", SST2)
     stored = (tmp_path / "SST-2.zip").read_bytes()
-    (tmp_path / "SST-2.zip").write_bytes(
-        stored.replace(b"fine film", b"vile film")
-    )  # the checksum no longer fits
+    # The checksum of the changed member does not fit.
+    (tmp_path / "SST-2.zip").write_bytes(stored.replace(b"fine film", b"vile film"))
     (found,) = problems(read_dir, TASKS["sst2"], tmp_path)
     assert "SST-2.zip/SST-2/train.tsv cannot be read" in found
 
 
 def inside(*names: str) -> dict[str, str]:
-    """RTE's files under other names of their folder; of several, the same in each."""
+    """Returns RTE's files under other folder names, with equal files under each name."""
     return {path.replace("RTE/", name): text for name in names for path, text in RTE.items()}
 
 

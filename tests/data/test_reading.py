@@ -1,4 +1,4 @@
-"""What keeps a file from being read is one message with the file, the reason and the way out."""
+"""A file that cannot be read gives one message with the file, the reason and the way out."""
 
 import errno
 import os
@@ -26,10 +26,8 @@ WRONG = [
 
 
 def failing(monkeypatch: pytest.MonkeyPatch, call: str, at: Path, code: int) -> None:
-    """Lets a system call on `at`, or on what is below it, fail with `code`."""
-    module, name = (
-        (Path, "stat") if call == "stat" else (Path, "open") if call == "open" else (os, call)
-    )
+    """Lets a system call on `at`, or on any path below it, fail with `code`."""
+    module, name = (os if call == "listdir" else Path), call
     real = getattr(module, name)
 
     def broken(path, *args, **kwargs):

@@ -1,4 +1,4 @@
-"""GLUE's two sources deliver the same rows and one fingerprint, and name everything that is missing."""
+"""GLUE's two sources give equal rows and one fingerprint, and name everything that is missing."""
 
 import re
 import subprocess
@@ -91,7 +91,7 @@ def test_import_stays_light():
 
 
 def readme_table() -> dict[tuple[str, str], tuple[int, str]]:
-    """(zip, file) → (official rows, labels), from the table "Rows and labels"."""
+    """Reads the table "Rows and labels": (zip, file) -> (official rows, labels)."""
     text = (GLUE / "README.md").read_text() if (GLUE / "README.md").is_file() else ""
     found = re.findall(r"^\| `(\S+)` \| (\S+\.tsv) \| \d+ \| (\d+) \| (.+) \|$", text, re.MULTILINE)
     return {(archive, file): (int(rows), labels) for archive, file, rows, labels in found}
@@ -103,7 +103,7 @@ def test_readme_table_was_found():
 
 
 def described(task, label: np.ndarray | None) -> str:
-    """A label column in the words of the README's table."""
+    """Describes a label column in the words of the README's table."""
     if label is None:
         return "no labels"
     if task.regression:
@@ -142,7 +142,7 @@ def test_real_ax():
     ],
 )
 def test_real_partial_tasks(tmp_path, name, archive, split, stand_ins):
-    """Splits that are not to be had are stood in for by the head of one that is."""
+    # The first rows of an available split stand in for the splits that nobody can get.
     task = TASKS[name]
     with zipfile.ZipFile(GLUE / archive) as files:
         files.extractall(tmp_path)

@@ -1,4 +1,7 @@
-"""Batches: every row once, the same for the same seed, little padding; token arrays cached once, whoever starts."""
+"""Batches take every row once, depend on seed and epoch alone, and have little padding.
+
+Token arrays are cached once, whichever process starts first.
+"""
 
 from __future__ import annotations
 
@@ -51,9 +54,8 @@ def test_the_order_depends_on_seed_and_epoch_and_nothing_else() -> None:
 
 
 def test_grouping_by_length_leaves_little_padding() -> None:
-    lengths = (
-        np.random.default_rng(0).lognormal(3, 0.6, 4_000).astype(int) + 3
-    )  # about as skewed as GLUE
+    # About as skewed as GLUE's lengths.
+    lengths = np.random.default_rng(0).lognormal(3, 0.6, 4_000).astype(int) + 3
 
     def padding(batches: list[np.ndarray]) -> float:
         padded = sum(len(b) * lengths[b].max() for b in batches)
@@ -199,7 +201,7 @@ def test_every_flipped_bit_of_the_cache_is_noticed(tmp_path: Path) -> None:
         assert all(np.array_equal(np.array(again[name]), value) for name, value in whole.items()), (
             file
         )
-    # White space between two keys of the manifest may be another one.
+    # A flipped bit may turn white space between two keys of the manifest into other white space.
     assert 95 <= len(made) - 1 <= 100
 
 
@@ -287,10 +289,8 @@ def test_of_processes_that_start_together_one_tokenises(tmp_path: Path) -> None:
             return {"input_ids": [[1] for _ in first]}
 
     splits = {"dev": mini(TASKS["sst2"])["dev"]}
-    starts = [
-        threading.Thread(target=tokenised, args=(tmp_path, "id", splits, Slow(), 24, False))
-        for _ in range(3)
-    ]
+    given = (tmp_path, "id", splits, Slow(), 24, False)
+    starts = [threading.Thread(target=tokenised, args=given) for _ in range(3)]
     for thread in starts:
         thread.start()
     for thread in starts:

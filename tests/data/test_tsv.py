@@ -1,4 +1,4 @@
-"""A TSV of the official download: what its lines mean, and what a user hears when they are wrong."""
+"""A TSV of the official download gives rows, and wrong lines give messages with file and line."""
 
 import re
 

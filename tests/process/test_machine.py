@@ -1,4 +1,7 @@
-"""Half-made files name their maker, and are removed once it is gone: here at once, from elsewhere after a day."""
+"""Half-made files name their maker and are removed once it is gone.
+
+Those of this machine go at once, those of another machine after a day.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ from runs import configure, only_run, run, small, small_words, typed
 
 
 def gone() -> int:
-    """The id of a process that has ended."""
+    """Returns the id of a process that has ended."""
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
     return process.pid
@@ -32,13 +35,13 @@ def gone() -> int:
 
 def aged(path: Path) -> Path:
     """Makes `path` two days old."""
-    then = time.time() - 2 * machine.STRANGE_S
+    then = time.time() - 2 * machine.FOREIGN_AGE_S
     os.utime(path, (then, then))
     return path
 
 
 def left(folder: Path, name: str, as_folder: bool) -> Path:
-    """A half-made file or folder."""
+    """Makes a half-made file or folder and returns its path."""
     path = folder / name
     if as_folder:
         path.mkdir()
@@ -49,7 +52,7 @@ def left(folder: Path, name: str, as_folder: bool) -> Path:
 
 
 def here(pid: int) -> str:
-    """The mark of a process of this machine."""
+    """Returns the mark of the process `pid` of this machine."""
     return machine.mark().replace(str(os.getpid()), str(pid), 1)
 
 

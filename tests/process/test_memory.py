@@ -1,4 +1,4 @@
-"""Peak memory is that of the process since it was last reset, whoever started it."""
+"""Peak memory is that of the process since the last reset, whichever process started it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ CPU = torch.device("cpu")
 
 def test_a_large_process_that_starts_another_does_not_count_as_its_memory() -> None:
     large = np.ones(1 << 25)  # 256 MiB, and on Linux a child's ru_maxrss begins at it
-    no_torch = "import sys, types; sys.modules['torch'] = types.ModuleType('torch')"  # which takes seconds to import
+    # An empty stand-in for torch, which takes seconds to import.
+    no_torch = "import sys, types; sys.modules['torch'] = types.ModuleType('torch')"
     asked = "from dora.process import memory; print(memory.peak(types.SimpleNamespace(type='cpu')))"
     child = python("-c", f"{no_torch}; {asked}")
     assert 1 << 20 < int(child.stdout) < large.nbytes

@@ -1,4 +1,4 @@
-"""Workers end with whoever launched them, whenever that dies and whatever they are at."""
+"""Workers end with their launcher, whenever it dies and whether or not they train a run."""
 
 from __future__ import annotations
 
@@ -44,7 +44,10 @@ with at_work, StopSignals() as signals:
 
 
 def launched(worker: str, ready: bool = True) -> Any:
-    """The launcher, after its worker has said that it is ready, or before the worker's first line."""
+    """Starts a launcher with one worker and returns the launcher's process.
+
+    `ready`: waits until the worker has printed "ready"; else returns before its first line.
+    """
     environ = {**os.environ, "TORCHELASTIC_RUN_ID": "none"}
     launcher: Any = subprocess.Popen(
         [sys.executable, "-c", LAUNCHER, worker],
@@ -60,11 +63,11 @@ def launched(worker: str, ready: bool = True) -> Any:
 
 
 def ended(launcher: Any) -> str:
-    """What the worker says after its launcher was killed, to its end, which has to come within 10 s."""
+    """Kills the launcher and returns the rest of its worker's output, which ends within 10 s."""
     launcher.kill()
-    return launcher.communicate(timeout=10)[
-        1
-    ]  # waits until the worker, too, has closed its end of the pipe
+    # Waits until the worker, too, has closed its end of the pipe.
+    _, said = launcher.communicate(timeout=10)
+    return str(said)
 
 
 def test_a_worker_without_a_run_ends_at_once_with_its_launcher() -> None:
@@ -82,9 +85,8 @@ def test_a_worker_that_trains_is_told_as_its_launcher_would_have_told_it() -> No
 
 def test_a_worker_ends_whose_launcher_died_before_it_could_look() -> None:
     launcher = launched("import time; time.sleep(0.5)\n" + IDLE, ready=False)
-    if not orphan._runs_python(
-        1
-    ):  # else the first process may well be a launcher, as in a container
+    # In a container the first process may well be a launcher that runs Python.
+    if not orphan._runs_python(1):
         assert "stopped, since its launcher has ended" in ended(launcher)
 
 

@@ -1,4 +1,7 @@
-"""Signals: at once where nothing is trained, between two steps where a run trains, and never a traceback."""
+"""Signals end a process at once before training and between two steps during it.
+
+Neither way prints a traceback.
+"""
 
 from __future__ import annotations
 
@@ -38,9 +41,8 @@ runpy.run_module("dora.run", run_name="__main__", alter_sys=True)
 @pytest.fixture(autouse=True)
 def _as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     before = {n: signal.getsignal(n) for n in EXITS}
-    signal.signal(
-        signal.SIGINT, signal.default_int_handler
-    )  # a background job begins with it ignored, and it stays so
+    # A shell's background job begins with SIGINT ignored, and a handler of ours would leave it so.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     monkeypatch.setattr(outside, "_ending", False)
     monkeypatch.setattr(outside, "stopping", False)
     yield
@@ -84,7 +86,7 @@ def test_three_times_ctrl_c_leaves_a_record_in_order(
 
     monkeypatch.setattr(Loop, "train_step", twice)
     monkeypatch.setattr(Record, "update", third)
-    signal.signal(signal.SIGINT, outside.heard)  # as a command has it
+    signal.signal(signal.SIGINT, outside.handle)  # as a command sets it
     with pytest.raises(KeyboardInterrupt, match=r"^interrupted; the same command resumes"):
         run(small(tmp_path, "method=lora", "max_steps=4"))
     assert record(tmp_path)["status"] == "stopped"
@@ -155,18 +157,18 @@ def test_a_signal_between_two_runs_of_a_sweep_stops_the_next_before_it_loads_a_m
 def test_a_sweep_hears_a_first_signal_and_is_interrupted_by_a_second_and_deaf_to_a_third() -> None:
     heard = Outside()
     with heard.launching(workers=False):
-        heard.heard(signal.SIGINT)
+        heard.handle(signal.SIGINT)
         assert heard.stopping
         with pytest.raises(KeyboardInterrupt, match="the same sweep goes on"):
-            heard.heard(signal.SIGINT)
-        heard.heard(signal.SIGINT)
+            heard.handle(signal.SIGINT)
+        heard.handle(signal.SIGINT)
 
 
 def test_a_signal_handed_over_ends_no_process_that_only_watches() -> None:
-    signal.signal(signal.SIGTERM, outside.heard)
+    signal.signal(signal.SIGTERM, outside.handle)
     with StopSignals() as signals:
         signal.raise_signal(signal.SIGTERM)
-    signals.hand_over()  # would be the end of these tests
+    signals.hand_over()  # a call of `outside.handle` would end these tests here
     assert signals.received == signal.SIGTERM
 
 
@@ -187,7 +189,7 @@ def test_workers_start_with_signals_blocked_and_are_told_even_if_they_start_afte
 ):
     told = Outside()
     with told.launching(workers=True):
-        told.heard(signal.SIGTERM)
+        told.handle(signal.SIGTERM)
         worker: Any = subprocess.Popen(
             [sys.executable, "-c", WORKER], stdout=subprocess.PIPE, text=True
         )
@@ -206,7 +208,7 @@ def test_a_terminal_that_is_closed_stops_a_run_unless_nohup_says_otherwise() -> 
         assert signals.received is None
 
 
-# The main thread waits in C, where no signal interrupts it, as it does for the other processes of a run.
+# The main thread waits in C, where no signal interrupts it, as while a run's processes meet.
 WAITER = """
 import ctypes, signal, sys, threading
 from dora.process.signals import outside

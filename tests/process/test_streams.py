@@ -1,4 +1,4 @@
-"""Whoever reads what a command prints may go, and where it is kept may be full or closed: nothing ends for that."""
+"""A command goes on though the reader of its output has gone, or its output is full or closed."""
 
 from __future__ import annotations
 
@@ -14,15 +14,12 @@ from record_files import write_run
 from runs import small_words
 
 PACKAGE = Path(__file__).parents[2] / "dora"
-COMMANDS = sorted(
-    f.stem
-    for f in PACKAGE.glob("*.py")
-    if '__name__ == "__main__"' in f.read_text(encoding="utf-8")
-)
+MAIN = '__name__ == "__main__"'
+COMMANDS = sorted(f.stem for f in PACKAGE.glob("*.py") if MAIN in f.read_text(encoding="utf-8"))
 
 
 def into_closed_pipe(*words: str) -> subprocess.CompletedProcess[str]:
-    """`python -m WORDS` whose reader has gone before its first word."""
+    """Runs `python -m WORDS` into a pipe whose reader has gone before the first word."""
     reader, writer = os.pipe()
     os.close(reader)
     try:
@@ -68,7 +65,7 @@ def test_a_sweep_trains_to_its_end_though_nobody_reads_what_it_says(tmp_path: Pa
 
 
 def status(results: Path, output: str) -> subprocess.CompletedProcess[str]:
-    """`python -m dora.status` with its standard output sent elsewhere by the shell."""
+    """Runs `python -m dora.status` with the shell's redirections in `output`."""
     command = f"'{sys.executable}' -m dora.status --results '{results}' {output}"
     return subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
 
@@ -84,7 +81,8 @@ def test_closed_streams_are_no_mistake_and_their_numbers_go_to_no_file(tmp_path:
     write_run(tmp_path, "lora", 1, 0.9)
     assert status(tmp_path, ">&- 2>&-").returncode == 0
     code = (
-        "import os; from dora.process import streams; streams.keep_open(); print('lost'); os.write(1, b'lost');"
+        "import os; from dora.process import streams; streams.keep_open();"
+        "print('lost'); os.write(1, b'lost');"
         "n = os.open('kept', os.O_CREAT | os.O_WRONLY); os._exit(n > 2 and 7)"
     )
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""What a run needs of its shell and machine: W&B's key, and processes that somebody really starts."""
+"""Checks of a run's shell and machine: W&B's key, and a process group that really exists."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ NO_KEY = (
 
 @pytest.fixture(autouse=True)
 def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
-    """A home without keys, and the settings of a wandb that takes no second to import."""
+    """Makes a home without keys, and gives the settings of a stand-in for wandb.
+
+    The real one takes a second to import.
+    """
     own = SimpleNamespace(api_key=None, base_url="https://wandb.example")
     wandb: Any = ModuleType("wandb")
     wandb.__spec__ = importlib.machinery.ModuleSpec("wandb", None)
@@ -48,18 +51,18 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Simple
 
 @functools.cache
 def online() -> Config:
-    """A run tracked online."""
+    """Returns the configuration of a run that is tracked online."""
     return configure("wandb=online", "task=wnli")
 
 
 @functools.cache
 def untracked() -> Config:
-    """A run that is not tracked."""
+    """Returns the configuration of a run that is not tracked."""
     return configure("task=wnli")
 
 
 def forget() -> None:
-    """Forgets whether there is a key: a process looks once."""
+    """Clears the cached answer whether there is a key: a process looks only once."""
     surroundings = sys.modules.get("dora.process.surroundings")
     if surroundings is not None:
         surroundings._has_wandb_key.cache_clear()
