@@ -11,7 +11,7 @@ from dora.adapters.budget import Budget
 from dora.config import MAX_SEED, PATHS, Config, place
 from dora.data.tasks import TASKS
 from dora.method_choice import method_names
-from dora.methods.base import fraction_or_steps
+from dora.methods.rules import fraction_or_steps
 from dora.process import surroundings
 
 MAX_COUNT = 2**31 - 1  # of steps, rows, epochs: a signed 32-bit number, as some of PyTorch's are

@@ -7,7 +7,8 @@ os.environ.setdefault(
 )  # before torch: on matrices of 32 x 32 threads only wait
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -29,9 +30,11 @@ from dora.backbones.architectures import KINDS
 from dora.backbones.backbone import find_linears
 from dora.config import Config, TaskConfig
 from dora.data.tokens import Tokens
+from dora.method_choice import MethodChoice, method_names, packaged
 from dora.methods.base import Method
-from dora.training.loop import Loop, Setup
+from dora.training.loop import Loop
 from dora.training.processes import World
+from dora.training.step import Setup
 
 sys.path.append(str(PLUGINS))  # as dora.run does: a test imports the sweeper itself
 VOCABULARY = 60
@@ -53,6 +56,17 @@ ARCHITECTURES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     ),
     "bert": (BertConfig, BertForSequenceClassification, {}),
     "deberta-v2": (DebertaV2Config, DebertaV2ForSequenceClassification, DEBERTA_V3),
+}
+
+
+def settings_of(name: str, **changes: Any) -> Any:
+    """The method's settings as its YAML has them, but for `changes`."""
+    return packaged(name, **changes).settings
+
+
+# name → (a function that gives its settings, its class)
+METHODS: dict[str, tuple[Callable[..., Any], Any]] = {
+    name: (partial(settings_of, name), packaged(name).kind) for name in method_names()
 }
 
 
@@ -128,7 +142,7 @@ def loop_of(
     head = [
         n for n, _ in model.named_parameters() if not n.startswith(model.base_model_prefix + ".")
     ]
-    c = Config(task=TaskConfig("sst2"), method=method, **config)
+    c = Config(task=TaskConfig("sst2"), method=MethodChoice("any", type(method), None), **config)
     world = World(0, 1, torch.device("cpu"))
     return Loop(
         Setup(c, c.kind, model, head, method, None, lr, train, {}, {}, total_steps, world),

@@ -32,7 +32,7 @@ from dora.errors import UserError
 from dora.records.record import JOURNALS, Record, read_finished
 from dora.records.verify import verify
 from dora.sharing import exporting, submission
-from dora.training import checkpoint, one_run
+from dora.training import build, checkpoint, one_run
 from dora.training.added import _kept_weights
 from dora.training.lines import Lines
 from dora.training.prepare import Prepared, prepare
@@ -247,10 +247,8 @@ def cached(prepared: Prepared) -> Iterator[Kind]:
     calls: list[Any] = []
     original = tokens.tokenised
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            one_run, "tokenised", lambda *given: (calls.append(given), original(*given))[1]
-        )
-        one_run._tokens(prepared, Lines(None))
+        patch.setattr(build, "tokenised", lambda *given: (calls.append(given), original(*given))[1])
+        build._tokens(prepared, Lines(None))
     for i, (_, identity, splits, *more, _) in enumerate(calls):
         cache = Path(prepared.config.results) / f"cache-{i}"
         tool = tokenised(cache, identity, splits, *more)

@@ -6,9 +6,9 @@ import dataclasses
 
 import pytest
 
+from conftest import METHODS
 from dora.config import Config
 from dora.errors import UserError
-from dora.methods import METHODS
 from dora.training.prepare import prepare
 from runs import configure
 
@@ -20,8 +20,8 @@ FLOATS = [
     ),
     *(
         (f"method.{f.name}", name)
-        for name, (settings, _) in METHODS.items()
-        for f in dataclasses.fields(settings)
+        for name, (_, method) in METHODS.items()
+        for f in dataclasses.fields(method.settings_type)
         if f.type == "float"
     ),
     *((f"model.lr.{name}", name) for name in METHODS),

@@ -16,7 +16,7 @@ def test_a_folder_has_its_own_name_and_nothing_of_the_embedded_model(word: str) 
     config = configure(word, "method=lora")
     assert config.model_name == "checkpoint-500"
     assert config.cpu_threads == 2
-    assert config.learning_rate() == config.method.base_lr
+    assert config.learning_rate() == config.chosen.settings.base_lr
 
 
 @pytest.mark.parametrize(

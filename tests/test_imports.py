@@ -18,6 +18,7 @@ ORDER = (
     ("adapters",),
     ("backbones",),
     ("methods",),
+    ("method_choice",),
     ("config", "check"),
     ("records",),
     ("training",),
@@ -90,7 +91,11 @@ def test_only_config_run_and_cli_know_hydra() -> None:
         for name, path in FILES.items()
         if any(library.startswith(("hydra.", "omegaconf")) for library in imported(path))
     }
-    assert {name for name in knowing if not name.startswith("cli.")} == {"config", "run"}
+    assert {name for name in knowing if not name.startswith("cli.")} == {
+        "config",
+        "method_choice",
+        "run",
+    }
 
 
 @pytest.mark.parametrize("module", FILES)

@@ -12,7 +12,7 @@ import pytest
 from kill_groups import KINDS, Group, begin, differences, kill_groups, leave_alone
 from kill_runs import ALLOCATING, PLACES, schedule, study
 
-from dora.methods import METHODS
+from conftest import METHODS
 from runs import forkserver
 
 

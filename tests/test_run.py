@@ -14,11 +14,11 @@ import safetensors.torch
 import torch
 from sklearn.metrics import accuracy_score
 
+from conftest import METHODS
 from dora.config import register
 from dora.data.sources import read_dir
 from dora.data.tasks import TASKS
 from dora.errors import RunFailed, UserError
-from dora.methods import METHODS
 from dora.run import explain
 from dora.training.prepare import prepare
 from runs import command, configure, lines, only_run, run, small, small_glue

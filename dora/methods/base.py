@@ -192,19 +192,3 @@ class Method:
 
     def load(self, state: dict[str, Tensor]) -> None:
         """Takes up a `state()` again, on the device where the layers are now."""
-
-
-def fraction_or_steps(name: str, value: float, zero: bool = True) -> list[str]:
-    """Returns a message unless `value` is a fraction of the run below 1, or whole steps from 1."""
-    fine = (0 <= value if zero else 0 < value) and (value < 1 or float(value).is_integer())
-    low = "at least 0" if zero else "above 0"
-    rule = f"{name}={value} must be {low}: a fraction of the run below 1, or whole steps"
-    return [] if fine else [rule]
-
-
-def in_range(name: str, value: float, low: float, high: float, usual: str) -> list[str]:
-    """Returns a message unless `value` lies in [low, high); `usual`: what the paper or its code
-    uses.
-    """
-    fine = low <= value < high
-    return [] if fine else [f"{name}={value} must lie in [{low:g}, {high:g}); {usual}"]

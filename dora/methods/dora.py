@@ -24,7 +24,8 @@ from dora.adapters.allocation import allocate
 from dora.adapters.budget import SHAPES, Budget, Matrix, Plan, pruned, pruning_plan, steps_of
 from dora.adapters.changes import Mask, Remove
 from dora.methods import base
-from dora.methods.base import RunInfo, fraction_or_steps, in_range
+from dora.methods.base import RunInfo
+from dora.methods.rules import fraction_or_steps, in_range
 
 
 @dataclass

@@ -10,7 +10,8 @@ from torch import nn
 from dora.adapters import lowrank
 from dora.adapters.budget import Budget, Matrix, Plan, equal_plan
 from dora.methods import base
-from dora.methods.base import RunInfo, in_range
+from dora.methods.base import RunInfo
+from dora.methods.rules import in_range
 
 
 @dataclass

@@ -9,13 +9,13 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from conftest import linears, tiny, train_head_only
+from conftest import METHODS, linears, tiny, train_head_only
 from dora.adapters.allocation import allocate, select
 from dora.adapters.budget import Budget, Matrix, Plan, equal_ranks, pruned, start_ranks, steps_of
-from dora.adapters.lowrank import mask, remove
+from dora.adapters.changes import apply
 from dora.backbones.architectures import KINDS
 from dora.backbones.backbone import find_linears
-from dora.methods import METHODS
+from dora.methods.base import RunInfo
 
 
 def matrices_of(model_type, hidden, layers, kinds=KINDS):
@@ -365,7 +365,7 @@ def test_a_run_of_allocations_ends_within_its_budget(architecture, method, budge
     model = tiny(architecture)
     train_head_only(model)
     plan = cls.plan(chosen, Budget.parse(budget), linears(model))
-    run = cls(chosen, model, plan, 40, torch.Generator().manual_seed(1))
+    run = cls(chosen, model, plan, RunInfo(40, 1))
     layers = list(run.layers.values())
     random = torch.Generator().manual_seed(7)
     for step in range(1, 41):
@@ -374,8 +374,8 @@ def test_a_run_of_allocations_ends_within_its_budget(architecture, method, budge
                 p.data = torch.randn(p.shape, generator=random)
                 p.grad = torch.randn(p.shape, generator=random)
         if (decision := run.after_step(step)) is not None:
-            remove(layers, decision.keep, None) if decision.remove else mask(layers, decision.keep)
-        if step >= run.settled:
+            apply(decision, layers, None)
+        if step >= run.ranks_final_at:
             ranks = [int(layer.live().sum()) for layer in layers]
             assert plan.missed(ranks) is None
     assert sum(ranks) < sum(plan.start)

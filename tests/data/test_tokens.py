@@ -25,7 +25,7 @@ from dora.backbones.backbone import load_tokenizer, locate
 from dora.data.mini import mini
 from dora.data.tasks import TASKS
 from dora.data.tokens import by_length, order, tokenise, tokenised
-from dora.training import one_run
+from dora.training import build
 from dora.training.prepare import prepare
 from dora.training.processes import World
 from runs import load_script, small
@@ -258,16 +258,16 @@ def test_another_start_seed_method_or_budget_tokenises_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = []
-    whole = one_run.tokenised.__globals__["tokenise"]
+    whole = build.tokenised.__globals__["tokenise"]
     monkeypatch.setitem(
-        one_run.tokenised.__globals__,
+        build.tokenised.__globals__,
         "tokenise",
         lambda *given: made.append(given) or whole(*given),
     )
     world = World(0, 1, torch.device("cpu"))
 
     def start(*overrides: str) -> int:
-        one_run._tokens(prepare(small(tmp_path, *overrides)), world)
+        build._tokens(prepare(small(tmp_path, *overrides)), world)
         return len(made)
 
     first = start()

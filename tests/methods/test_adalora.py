@@ -12,17 +12,27 @@ import pytest
 import torch
 from peft import AdaLoraConfig, get_peft_model
 
-from conftest import backward_and_step, batches, linears, tiny, train_head_only, trained
+from conftest import (
+    backward_and_step,
+    batches,
+    linears,
+    settings_of,
+    tiny,
+    train_head_only,
+    trained,
+)
 from dora.adapters.budget import Budget
 from dora.adapters.lowrank import mask, remove
-from dora.methods.adalora import AdaLoRA, Settings
+from dora.methods.adalora import AdaLoRA
+from dora.methods.base import RunInfo
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"
 )  # PEFT
 
 TOTAL, T_I, T_F, INTERVAL = 36, 5, 10, 3
-SETTINGS = Settings(
+SETTINGS = settings_of(
+    "adalora",
     alpha=32,
     orthogonality=0.1,
     init_warmup=T_I,
@@ -36,7 +46,7 @@ OURS_TO_PEFT = {"A": "lora_A", "B": "lora_B", "g": "lora_E"}
 def attach(model, settings=SETTINGS, budget="r4", total_steps=TOTAL):
     train_head_only(model)
     plan = AdaLoRA.plan(settings, Budget.parse(budget), linears(model))
-    return AdaLoRA(settings, model, plan, total_steps, torch.Generator().manual_seed(3))
+    return AdaLoRA(settings, model, plan, RunInfo(total_steps, 3))
 
 
 def attach_pefts(model, method):
@@ -74,7 +84,7 @@ def peft_name(matrix, factor):
 
 def averages(method):
     """{PEFT's name: (sensitivity, uncertainty)} of ours."""
-    both = zip(method.averages("sensitivity"), method.averages("uncertainty"), strict=True)
+    both = zip(method._averages("sensitivity"), method._averages("uncertainty"), strict=True)
     return {
         peft_name(m, f).removeprefix("base_model.model."): (sensitivity[f], uncertainty[f])
         for m, (sensitivity, uncertainty) in zip(method.layers, both, strict=True)
@@ -134,7 +144,9 @@ def test_losses_averages_and_survivors_equal_pefts_adalora_until_the_final_phase
 @pytest.mark.parametrize("remove_", [False, True])
 def test_golden_counts_of_12_matrices_from_12_to_8(remove_):
     """T = 100, t_i = 10, t_f = 30, an allocation every 10: the paper's schedule, masked by random scores."""
-    settings = Settings(init_warmup=10, final_warmup=30, mask_interval=10, remove=remove_)
+    settings = settings_of(
+        "adalora", init_warmup=10, final_warmup=30, mask_interval=10, remove=remove_
+    )
     method = attach(tiny("roberta"), settings, "r8", total_steps=100)
     layers = list(method.layers.values())
     live, scheduled = {}, {}
@@ -143,7 +155,7 @@ def test_golden_counts_of_12_matrices_from_12_to_8(remove_):
             torch.nn.init.normal_(p)  # a masked g revives
             p.grad = torch.randn_like(p)
         decision = method.after_step(t + 1)
-        scheduled[t] = method.budget_at(t)
+        scheduled[t] = method._budget_at(t)
         if decision is None:
             continue
         remove(layers, decision.keep, None) if decision.remove else mask(layers, decision.keep)
@@ -197,7 +209,7 @@ def test_averages_and_scores_equal_the_papers_equations_entry_by_entry():
                 spread[name][at] = 0.85 * spread[name][at] + 0.15 * abs(now - mean[name][at])
     s = {name: mean[name] * spread[name] for name in mean}
     want = [s["g"][i] + s["A"][i, :].mean() + s["B"][:, i].mean() for i in range(layer.rank)]
-    np.testing.assert_allclose(method.scores()[0].numpy(), want, rtol=1e-10)
+    np.testing.assert_allclose(method._scores()[0].numpy(), want, rtol=1e-10)
 
 
 @pytest.mark.usefixtures("float64")
@@ -252,8 +264,8 @@ def test_scores_freeze_when_the_final_phase_begins():
             p.grad = torch.randn_like(p)
         method.after_step(t + 1)
         if t == TOTAL - T_F - 1:
-            frozen = [s.clone() for s in method.scores()]
-    assert all(torch.equal(a, b) for a, b in zip(frozen, method.scores(), strict=True))
+            frozen = [s.clone() for s in method._scores()]
+    assert all(torch.equal(a, b) for a, b in zip(frozen, method._scores(), strict=True))
 
 
 @pytest.mark.parametrize(
@@ -268,6 +280,6 @@ def test_scores_freeze_when_the_final_phase_begins():
     ],
 )
 def test_a_setting_out_of_range_is_named_with_its_rule(changed, said):
-    (problem,) = Settings(**changed).problems(100)
+    (problem,) = settings_of("adalora", **changed).problems(100)
     assert said in problem
-    assert Settings().problems(100) == []
+    assert settings_of("adalora").problems(100) == []

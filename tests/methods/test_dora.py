@@ -6,10 +6,20 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import backward_and_step, batches, linears, tiny, train_head_only, trained
+from conftest import (
+    backward_and_step,
+    batches,
+    linears,
+    settings_of,
+    tiny,
+    train_head_only,
+    trained,
+)
 from dora.adapters.budget import Budget, Matrix
+from dora.adapters.changes import Remove
 from dora.adapters.lowrank import mask, remove
-from dora.methods.dora import DoRA, Settings
+from dora.methods.base import RunInfo
+from dora.methods.dora import DoRA
 
 TOTAL, FIRST, LENGTH, INTERVAL = (
     40,
@@ -20,10 +30,10 @@ TOTAL, FIRST, LENGTH, INTERVAL = (
 
 
 def attach(model, budget="r4", total_steps=TOTAL, **settings):
-    settings = Settings(**{"prune_interval": INTERVAL, **settings})
+    settings = settings_of("dora", **{"prune_interval": INTERVAL, **settings})
     train_head_only(model)
     plan = DoRA.plan(settings, Budget.parse(budget), linears(model))
-    return DoRA(settings, model, plan, total_steps, torch.Generator().manual_seed(3))
+    return DoRA(settings, model, plan, RunInfo(total_steps, 3))
 
 
 def weights(method):
@@ -71,7 +81,7 @@ def test_shares_averages_masks_and_penalty_equal_a_reference_over_a_whole_run(ar
     model = tiny(architecture)
     method = attach(model, budget)
     optimizer = torch.optim.AdamW(trained(model), lr=2e-2, weight_decay=0.01)
-    matrices, r0 = method.plan_.matrices, 6
+    matrices, r0 = method.budget_plan.matrices, 6
     each = [(1 if budget == "r4" else m.d_in + m.d_out) for m in matrices for _ in range(r0)]
     end = 4 * len(matrices) if budget == "r4" else 3500
     smoothed, allocations = np.zeros(r0 * len(matrices)), []
@@ -89,7 +99,7 @@ def test_shares_averages_masks_and_penalty_equal_a_reference_over_a_whole_run(ar
         optimizer.zero_grad()
         if step <= FIRST + LENGTH:
             np.testing.assert_allclose(
-                torch.cat(method.scores).numpy(), smoothed, rtol=1e-10, atol=0
+                torch.cat(method._scores()).numpy(), smoothed, rtol=1e-10, atol=0
             )
         into = step - FIRST
         if 0 <= into <= LENGTH and (into % INTERVAL == 0 or into == LENGTH):
@@ -98,8 +108,8 @@ def test_shares_averages_masks_and_penalty_equal_a_reference_over_a_whole_run(ar
                 torch.cat(list(decision.keep)), reference_live(smoothed, each, live)
             )
             allocations.append(int(torch.cat(list(decision.keep)).sum()))
-            assert decision.remove == (into == LENGTH)
-            if decision.remove:
+            assert isinstance(decision, Remove) == (into == LENGTH)
+            if isinstance(decision, Remove):
                 remove(method.layers.values(), decision.keep, optimizer)
             else:
                 mask(method.layers.values(), decision.keep)
@@ -129,10 +139,10 @@ def test_the_end_is_the_budget_to_the_component_at_every_rank(matrices):
     method = attach(tiny("roberta"), total_steps=1000)
     many = tuple(Matrix(f"m{i}", 768, 768) for i in range(matrices))
     for rank in range(1, 65):
-        method.plan_ = DoRA.plan(Settings(), Budget(rank=rank), many)
-        assert method.plan_.start_total == math.ceil(rank * 3 / 2) * matrices
-        assert method.budget_at(150) == method.plan_.start_total
-        assert method.budget_at(500) == rank * matrices
+        method.budget_plan = DoRA.plan(settings_of("dora"), Budget(rank=rank), many)
+        assert method.budget_plan.start_total == math.ceil(rank * 3 / 2) * matrices
+        assert method._budget_at(150) == method.budget_plan.start_total
+        assert method._budget_at(500) == rank * matrices
 
 
 @pytest.mark.parametrize("total_steps", [7, 130, 180, 1000, 8025])
@@ -141,11 +151,11 @@ def test_the_window_begins_at_15_percent_rounded_up_and_spans_35_percent_rounded
 ):
     method = attach(tiny("roberta"), total_steps=total_steps)
     start, length = -(-total_steps * 15 // 100), total_steps * 35 // 100
-    assert (method.start, method.length, method.settled) == (start, length, start + length)
+    assert (method.start, method.length, method.ranks_final_at) == (start, length, start + length)
 
 
 def test_colas_window_is_the_released_codes():
-    assert Settings().window(8025) == (1204, 4012 - 1204)
+    assert settings_of("dora").window(8025) == (1204, 4012 - 1204)
 
 
 def test_start_values_are_uniform_within_sqrt_6_over_fan_in_and_g_zero():
@@ -193,7 +203,7 @@ def test_a_component_removed_at_the_end_leaves_weights_and_moments():
     for step, batch in enumerate(batches(FIRST + LENGTH), 1):
         train_one(model, method, optimizer, batch, step)
         decision = method.after_step(step)
-    assert decision.remove
+    assert isinstance(decision, Remove)
     layers = list(method.layers.values())
 
     def everything(keep_rows):
@@ -243,6 +253,6 @@ def test_kept_masked_components_stay_masked_to_the_end():
     ],
 )
 def test_a_setting_out_of_range_is_named_with_its_rule(changed, said):
-    (problem,) = Settings(**changed).problems(100)
+    (problem,) = settings_of("dora", **changed).problems(100)
     assert said in problem
-    assert Settings().problems(100) == []
+    assert settings_of("dora").problems(100) == []

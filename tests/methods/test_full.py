@@ -1,4 +1,4 @@
-"""Full fine-tuning against the Transformers Trainer."""
+"""FullFineTuning fine-tuning against the Transformers Trainer."""
 
 import numpy as np
 import pytest
@@ -6,14 +6,15 @@ import torch
 from torch.utils.data import SequentialSampler
 from transformers import Trainer, TrainingArguments
 
-from conftest import loop_of, tiny, tokens
-from dora.methods.full import Full, Settings
+from conftest import loop_of, settings_of, tiny, tokens
+from dora.methods.base import RunInfo
+from dora.methods.full import FullFineTuning
 
 STEPS, BATCH, ROWS = 20, 8, 40  # four epochs of five batches
 
 
 def full(model, **config):
-    method = Full(Settings(), model, None, STEPS, torch.Generator())
+    method = FullFineTuning(settings_of("full"), model, None, RunInfo(STEPS, 0))
     return loop_of(model, method, tokens(ROWS), STEPS, **{"batch_size": BATCH, **config})
 
 
@@ -39,7 +40,7 @@ def test_twenty_steps_give_the_trainers_losses(architecture, tmp_path):
     ours, theirs = tiny(architecture), tiny(architecture)
     loop = full(ours)
     data = loop.setup.train
-    order = np.concatenate([loop.rows(step) for step in range(1, STEPS + 1)])
+    order = np.concatenate([loop.stepper.rows(step) for step in range(1, STEPS + 1)])
     dataset = [
         (data.ids[data.start[i] :][: data.lengths[i]].tolist(), int(data.label[i])) for i in order
     ]
@@ -72,7 +73,7 @@ def test_twenty_steps_give_the_trainers_losses(architecture, tmp_path):
     got, ours_rates = [], []
     for step in range(1, STEPS + 1):
         got.append(loop.train_step(step)[0].item())
-        ours_rates.append(loop.optimizer.param_groups[0]["lr"])
+        ours_rates.append(loop.stepper.optimizer.param_groups[0]["lr"])
     assert len(want) == STEPS
     assert got == pytest.approx(want, abs=1e-5)
     assert ours_rates == pytest.approx(rates, abs=1e-12)
@@ -97,9 +98,9 @@ def test_a_short_last_batch_is_a_mean_over_its_own_rows():
     losses = []
     for parts in (1, 4):
         method_model = tiny("roberta")
-        method = Full(Settings(), method_model, None, STEPS, torch.Generator())
+        method = FullFineTuning(settings_of("full"), method_model, None, RunInfo(STEPS, 0))
         loop = loop_of(method_model, method, tokens(43), STEPS, batch_size=8, grad_accum=parts)
-        sizes = [len(loop.rows(step)) for step in range(1, 7)]
+        sizes = [len(loop.stepper.rows(step)) for step in range(1, 7)]
         losses.append([loop.train_step(step)[0].item() for step in range(1, 7)])
     assert sorted(sizes) == [3, 8, 8, 8, 8, 8]
     assert losses[0] == pytest.approx(losses[1], abs=1e-6)
@@ -111,7 +112,12 @@ def test_a_short_last_batch_is_a_mean_over_its_own_rows():
 def test_every_weight_is_trained_and_nothing_is_allocated():
     model = tiny("roberta")
     model.requires_grad_(False)
-    method = Full(Settings(), model, Full.plan(Settings(), None, ()), STEPS, torch.Generator())
+    method = FullFineTuning(
+        settings_of("full"),
+        model,
+        FullFineTuning.plan(settings_of("full"), None, ()),
+        RunInfo(STEPS, 0),
+    )
     assert all(p.requires_grad for p in model.parameters())
     assert method.penalty(1) is None
     assert method.after_step(1) is None

@@ -11,12 +11,14 @@ from conftest import (
     backward_and_step,
     batches,
     linears,
+    settings_of,
     tiny,
     train_head_only,
     trained,
 )
 from dora.adapters.budget import Budget
-from dora.methods.lora import LoRA, Settings
+from dora.methods.base import RunInfo
+from dora.methods.lora import LoRA
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"
@@ -25,8 +27,8 @@ pytestmark = pytest.mark.filterwarnings(
 
 def attach(model, budget="r4", **settings):
     train_head_only(model)
-    plan = LoRA.plan(Settings(), Budget.parse(budget), linears(model))
-    return LoRA(Settings(**settings), model, plan, 100, torch.Generator().manual_seed(3))
+    plan = LoRA.plan(settings_of("lora"), Budget.parse(budget), linears(model))
+    return LoRA(settings_of("lora", **settings), model, plan, RunInfo(100, 3))
 
 
 def attach_pefts(model, method):

@@ -11,9 +11,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from conftest import linears, loop_of, tiny, tokens, train_head_only
+from conftest import METHODS, linears, loop_of, tiny, tokens, train_head_only
 from dora.adapters.budget import Budget
-from dora.methods import METHODS
+from dora.methods.base import RunInfo
 from dora.methods.dora import DoRA
 
 T, INTERVAL, R0, LR, DECAY, DEM = 130, 10, 3, 5e-3, 0.01, 0.1
@@ -122,7 +122,7 @@ def test_a_whole_run_of_the_parity_settings_equals_the_released_recipe():
     kind = METHODS["dora"][0]
     settings = kind(dropout=0.0, dem=DEM, prune_interval=INTERVAL, remove=False)
     plan = DoRA.plan(settings, Budget(rank=2), linears(model))
-    method = DoRA(settings, model, plan, T, torch.Generator().manual_seed(3))
+    method = DoRA(settings, model, plan, RunInfo(T, 3))
     loop = loop_of(
         model,
         method,
@@ -143,7 +143,7 @@ def test_a_whole_run_of_the_parity_settings_equals_the_released_recipe():
     released = Released(plain, factors, head)
     live = []
     for step in range(1, T + 1):
-        rows = loop.rows(step)
+        rows = loop.stepper.rows(step)
         batch = {k: torch.from_numpy(v) for k, v in loop.setup.train.batch(rows).items()}
         loop.train_step(step)
         labels = torch.from_numpy(loop.setup.train.label[rows])

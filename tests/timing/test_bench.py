@@ -50,7 +50,7 @@ def test_the_phases_of_a_method_are_those_of_its_run(method):
         loop.train_step(at + 1)
         ranks[phase] = sum(layer.rank for layer in loop.setup.method.layers.values())
         assert (decisions[0] is not None) == (phase == "allocating")
-        assert (at >= loop.setup.method.settled) == (phase == "after")
+        assert (at >= loop.setup.method.ranks_final_at) == (phase == "after")
     assert ranks == {"before": 6 * 12, "allocating": 6 * 12, "after": 6 * 8}
 
 
@@ -60,9 +60,9 @@ def test_a_run_s_phases_have_the_shares_that_its_schedule_gives():
         m: Any = loop.setup.method
         steps = range(1, TOTAL + 1)
         begin = getattr(m, "start", None) or m.t_i
-        inside = [s for s in steps if begin < s <= m.settled]
+        inside = [s for s in steps if begin < s <= m.ranks_final_at]
         allocating = len(inside) // m.interval / TOTAL
-        after = sum(s > m.settled for s in steps) / TOTAL
+        after = sum(s > m.ranks_final_at for s in steps) / TOTAL
         assert SHARES["allocating"] == pytest.approx(allocating, abs=0.003)
         assert SHARES["after"] == pytest.approx(after, abs=0.003)
     assert sum(SHARES.values()) == pytest.approx(1)

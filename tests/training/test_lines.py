@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from dora.training import lines, one_run
+from dora.training import build, lines, one_run
 from dora.training.lines import Lines
 from dora.training.prepare import prepare
 from runs import only_run, run, same_files, small, small_words
@@ -109,7 +109,7 @@ def test_silence_is_broken_once_in_half_a_minute(
 def test_tokenising_many_rows_is_said_when_it_begins_and_not_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(one_run, "MANY_ROWS", 100)
+    monkeypatch.setattr(build, "MANY_ROWS", 100)
     run(small(tmp_path, "method=lora", "max_steps=2"))
     assert "tokenising 177 rows, once for all runs on them\n" in capsys.readouterr().out
     run(small(tmp_path, "method=lora", "max_steps=2", "seed=2"))

@@ -5,22 +5,22 @@ from itertools import pairwise
 import pytest
 import torch
 
-from conftest import linears, loop_of, tiny, tokens, train_head_only, trained
+from conftest import METHODS, linears, loop_of, tiny, tokens, train_head_only, trained
 from dora.adapters.budget import Budget
-from dora.methods import METHODS
-from dora.methods.base import Allocation
+from dora.adapters.changes import Mask
+from dora.methods.base import Method, RunInfo
 
 
-class Recorder:
+class Recorder(Method):
     """A method without a model: notes when it is called and what it finds, and masks component 0 of each layer."""
 
-    settled = 0
+    ranks_final_at = 0
 
     def __init__(self, model):
         self.model, self.events = model, []
         kind, cls = METHODS["dora"]
         plan = cls.plan(kind(), Budget(rank=4), linears(model))
-        self.layers = cls(kind(), model, plan, 10, torch.Generator().manual_seed(0)).layers
+        self.layers = cls(kind(), model, plan, RunInfo(10, 0)).layers
         for layer in self.layers.values():
             torch.nn.init.ones_(layer.g)
 
@@ -42,7 +42,7 @@ class Recorder:
 
     def after_step(self, step):
         self.events.append(("after_step", self.norm(), self.weight()))
-        return Allocation([torch.arange(layer.rank) > 0 for layer in self.layers.values()])
+        return Mask([torch.arange(layer.rank) > 0 for layer in self.layers.values()])
 
 
 def test_a_step_is_backward_clip_optimizer_after_step_applied_clear():
@@ -50,7 +50,7 @@ def test_a_step_is_backward_clip_optimizer_after_step_applied_clear():
     train_head_only(model)
     method = Recorder(model)
     loop = loop_of(model, method, tokens(16), 10, batch_size=8)
-    loop.observe = method.observe
+    loop.stepper.observe = method.observe
     loop.train_step(2)  # in step 1 the warm-up's rate is 0
     names, norms, weights = zip(*method.events, strict=True)
     assert names == ("penalty", "backward", "clip", "optimizer", "after_step", "applied", "clear")
@@ -75,7 +75,7 @@ def test_the_penalty_counts_once_a_step_whatever_the_number_of_micro_batches():
         train_head_only(model)
         method = Recorder(model)
         loop = loop_of(model, method, tokens(16), 10, batch_size=8, grad_accum=parts, clip=0.0)
-        loop.observe = method.observe
+        loop.stepper.observe = method.observe
         loop.train_step(2)
         names, norms, _ = zip(*method.events, strict=True)
         assert names == (
@@ -96,7 +96,7 @@ def test_a_run_through_the_loop_ends_at_its_budget_and_goes_on_training(method):
     model = tiny("deberta-v2")
     train_head_only(model)
     plan = cls.plan(kind(), Budget(rank=4), linears(model))
-    run = cls(kind(), model, plan, 20, torch.Generator().manual_seed(0))
+    run = cls(kind(), model, plan, RunInfo(20, 0))
     loop = loop_of(model, run, tokens(40), 20, lr=1e-2, batch_size=8)
     losses = [loop.train_step(step)[0].item() for step in range(1, 21)]
     ranks = [layer.rank for layer in run.layers.values()]
@@ -104,7 +104,9 @@ def test_a_run_through_the_loop_ends_at_its_budget_and_goes_on_training(method):
     assert sum(ranks) == 4 * 12
     assert all(loss < 2 for loss in losses)
     for p in trained(model):
-        assert all(m.shape == p.shape for k, m in loop.optimizer.state[p].items() if k != "step")
+        assert all(
+            m.shape == p.shape for k, m in loop.stepper.optimizer.state[p].items() if k != "step"
+        )
 
 
 @pytest.mark.parametrize("name", ["dora", "adalora"])
@@ -112,7 +114,7 @@ def test_a_methods_state_follows_its_layers_to_another_device(name: str) -> None
     settings, method = METHODS[name]
     model = tiny("roberta")
     plan = method.plan(settings(), Budget(rank=2), linears(model))
-    attached = method(settings(), model, plan, 20, torch.Generator())
+    attached = method(settings(), model, plan, RunInfo(20, 0))
     model.to("meta")  # any device but the one where start values were drawn
     attached.load(attached.state())
     assert {t.device.type for t in attached.state().values()} == {"meta"}
@@ -143,11 +145,13 @@ def test_removing_gives_the_losses_of_masking_to_the_end_but_for_penalty_and_cli
         model = tiny("deberta-v2")
         train_head_only(model)
         plan = cls.plan(settings, Budget(rank=4), linears(model))
-        run = cls(settings, model, plan, 30, torch.Generator().manual_seed(0))
+        run = cls(settings, model, plan, RunInfo(30, 0))
         loop = loop_of(
             model, run, tokens(40), 30, lr=1e-2, batch_size=8, clip=alone.get("clip", 0.0)
         )
         losses.append([loop.train_step(step)[0].item() for step in range(1, 31)])
         assert sum(layer.rank for layer in run.layers.values()) == (4 if remove else 6) * 12
     assert (losses[0] == pytest.approx(losses[1], rel=1e-9)) == equal
-    assert losses[0][: run.settled] == pytest.approx(losses[1][: run.settled], rel=1e-12)
+    assert losses[0][: run.ranks_final_at] == pytest.approx(
+        losses[1][: run.ranks_final_at], rel=1e-12
+    )
