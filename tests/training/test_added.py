@@ -20,7 +20,7 @@ from dora.records.lock import Lock
 from dora.records.record import Record
 from dora.records.verify import verify
 from dora.run import main
-from dora.training import prepare
+from dora.training import prepare, rows
 from dora.training.added import predict_added
 from dora.training.loop import Loop
 from dora.training.processes import World
@@ -36,7 +36,7 @@ def glue(folder: Path, ax: bool) -> str:
         (folder / "MNLI").symlink_to(small_glue() / "MNLI")
     if ax:
         shutil.copy(small_glue() / "AX.tsv", folder / "AX.tsv")
-    prepare._read_rows.cache_clear()  # what a new process would not remember
+    rows._read_rows.cache_clear()  # what a new process would not remember
     return f"data.dir={folder}"
 
 
@@ -230,7 +230,7 @@ def test_another_ax_is_tokenised_anew(tmp_path: Path) -> None:
     run(small(tmp_path, *words))
     text = (tmp_path / "glue" / "AX.tsv").read_text().splitlines()
     (tmp_path / "glue" / "AX.tsv").write_text("\n".join([*text[:1], *reversed(text[1:])]) + "\n")
-    prepare._read_rows.cache_clear()
+    rows._read_rows.cache_clear()
     before = np.load(only_run(tmp_path) / "predictions.npz")
     run(small(tmp_path, *words, "force=true"))
     after = np.load(only_run(tmp_path) / "predictions.npz")

@@ -173,7 +173,7 @@ def test_a_signal_after_the_last_step_leaves_a_single_run_with_its_result(
 ) -> None:
     save = finish._save_weights
     monkeypatch.setattr(
-        finish, "_save_weights", lambda *a: (signal.raise_signal(signal.SIGTERM), save(*a))
+        finish, "_save_weights", lambda *a: (signal.raise_signal(signal.SIGTERM), save(*a))[1]
     )
     with pytest.raises(Stopped) as e:
         run(small(tmp_path, "method=lora", "max_steps=4"))

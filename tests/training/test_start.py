@@ -12,9 +12,10 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from dora.backbones.architectures import KINDS
-from dora.backbones.backbone import architecture, find_linears, fingerprint, locate
+from dora.backbones.backbone import architecture, find_linears, fingerprint, load_model, locate
 from dora.errors import UserError
 from dora.records import artefacts
+from dora.training.build import attach
 from dora.training.prepare import Prepared
 from folders import model_folder, prepared
 from record_files import write_run
@@ -190,7 +191,6 @@ def test_weights_of_another_precision_are_taken(kind: str, tmp_path: Path) -> No
     "name",
     [
         "bert.encoder.layer.2.output.dense.A",
-        "bert.encoder.layer.0.output.dense.C",
         "bert.embeddings.word_embeddings.weight",
         "x",
     ],
@@ -203,6 +203,17 @@ def test_a_tensor_of_no_adapter_or_head_is_refused(name: str, tmp_path: Path) ->
         UserError, match=rf"best\.safetensors is not this run's: it holds {name}, which is no part"
     ):
         started(tmp_path, base, folder, "adalora")
+
+
+def test_a_tensor_that_the_method_has_not_is_refused_once_it_is_attached(tmp_path: Path) -> None:
+    base, folder = finished(tmp_path, "lora")
+    file = folder / "best.safetensors"
+    name = "bert.encoder.layer.0.output.dense.C"
+    save_file({**load_file(file), name: np.ones(RANK, "f")}, file)
+    prepared = started(tmp_path, base, folder, "lora")
+    model, head = load_model(prepared.model, 2, None, 1)
+    with pytest.raises(UserError, match=f"holds {name}, which this run's method has not"):
+        attach(prepared, model, head)
 
 
 @pytest.mark.parametrize(
