@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from dora.analysis.comparison import differences
-from dora.analysis.grouping import BASELINE, Row, Run, Table, View, budget_in_words, left_out
+from dora.analysis.grouping import Run, Table, View, left_out
+from dora.analysis.layout import as_csv
+from dora.analysis.rows import BASELINE, Row, budget_in_words
 from dora.analysis.stats import average
 from dora.analysis.style import COLOURS, images, legend, panels, style, titles
-from dora.analysis.text import as_csv
 from dora.backbones.architectures import KINDS, place
 from dora.data.tasks import TASKS
 from dora.files import open_own, write_atomic

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from dora.analysis.grouping import read_runs, tables
-from dora.analysis.layout import Grid, latex, latex_file, markdown
+from dora.analysis.latex import latex, latex_file
+from dora.analysis.layout import Grid, markdown
 from dora.analysis.text import files
 from record_files import large_study
 

@@ -15,9 +15,9 @@ import pytest
 from dora import status
 from dora.analysis.contents import against, beside, costs, grids, medians, scores
 from dora.analysis.grouping import Table, View, read_runs, showable, tables
-from dora.analysis.layout import Grid
+from dora.analysis.layout import Grid, as_csv
 from dora.analysis.page import runs_html
-from dora.analysis.text import as_csv, files
+from dora.analysis.text import files
 from dora.records import study as study_of_runs
 from record_files import write_run
 from runs import command
