@@ -10,18 +10,11 @@ from typing import Any
 import pytest
 
 from dora.analysis import figures
-from dora.analysis.figures import (
-    FIGURES,
-    final_ranks,
-    learning_curves,
-    paired_differences,
-    rank_paths,
-    score_by_budget,
-    write,
-    written,
-)
+from dora.analysis.figures import FIGURES, write, written
 from dora.analysis.grouping import Table, read_runs, tables
+from dora.analysis.score_figures import paired_differences, score_by_budget
 from dora.analysis.style import images
+from dora.analysis.training_figures import final_ranks, learning_curves, rank_paths
 from dora.backbones.architectures import place
 from dora.plain import printable
 from record_files import names, write_run
@@ -193,7 +186,7 @@ def test_a_study_that_has_only_begun_is_drawn(results: Path) -> None:
 def test_what_there_is_nothing_for_is_not_drawn(tmp_path: Path) -> None:
     write_run(tmp_path, "full", 1, 0.9, budget="none")
     table = only_table(tmp_path)
-    assert [name for name, draw in FIGURES.items() if draw(table) is not None] == []
+    assert [name for name, kind in FIGURES.items() if kind.draw(table) is not None] == []
     assert write(table, tmp_path / "figures") == []
 
 
