@@ -1,4 +1,4 @@
-"""What `python -m dora.status` prints of folders and records that are somebody else's."""
+"""The lines that `python -m dora.status` prints, also of folders and records of somebody else."""
 
 from __future__ import annotations
 
@@ -79,6 +79,14 @@ def test_a_folders_name_reaches_no_shell_and_no_terminal(
         assert run["command"].isprintable()
 
 
+def test_budgets_stand_by_kind_and_size(tmp_path: Path) -> None:
+    for budget in ("0.3M", "9k", "r16", "r8"):
+        write_run(tmp_path, "lora", 1, 0.9, budget=budget)
+    lines = status.table(study.scan(tmp_path)).splitlines()
+    done = [line.split()[4] for line in lines if line.split()[5:] == ["1"]]
+    assert done == ["r8", "r16", "9k", "0.3M"]
+
+
 def test_words_that_no_run_has_become_no_command(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -87,10 +95,12 @@ def test_words_that_no_run_has_become_no_command(
     write_run(tmp_path, "dora", 2, 0.9)
     lines = printed(capsys, monkeypatch, tmp_path, "--missing").splitlines()
     assert len(lines) == 3
-    hint = "its record holds words that no run has (hydra.sweeper._target_=os.system: no key of this suite)"
-    assert (
-        sum(hint in line for line in lines) == 2
-    )  # it, and the hole that would be filled as it was
+    hint = (
+        "its record holds words that no run has "
+        "(hydra.sweeper._target_=os.system: no key of this suite)"
+    )
+    # The run itself, and the hole that would be filled as it was.
+    assert sum(hint in line for line in lines) == 2
     assert [line.split()[0] for line in lines].count("python") == 1
     with pytest.raises(
         UserError, match=r"finish it first: the command that began it \(its record holds words"

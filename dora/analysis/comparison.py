@@ -110,6 +110,7 @@ def examples(table: Table, row: Row, other: Row, task: str) -> tuple[float, floa
     # The runs with a seed that both cells have, so that the difference is the paired one.
     shared = table.values(row, task).keys() & table.values(other, task).keys()
     sides = [[run for run in table.runs_of(r, task) if run["seed"] in shared] for r in (row, other)]
+    # Damaged predictions count as none, so that the interval is of all seeds or absent.
     stored = [
         s for side in sides for run in side if (s := predictions(run, task, table.view.score))
     ]

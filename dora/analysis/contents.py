@@ -85,21 +85,22 @@ def _marks_of(table: Table, row: Row, task: str) -> str:
 
 
 def _with_interval(estimate: Estimate, sign: str = "") -> str:
-    """Returns `71.0 [68.5, 73.5]`, without the interval where it is unknown; `sign`: "+" or none."""
+    """Returns `71.0 [68.5, 73.5]`, the interval only where it is known; `sign`: "+" or ""."""
     low, high = estimate.interval()
     text = f"{estimate.mean:{sign}.1f}"
     return text if math.isnan(low) else f"{text} [{low:{sign}.1f}, {high:{sign}.1f}]"
 
 
 def _parameters(table: Table, row: Row) -> str:
-    """Returns the trained parameters of a row without the head: stored in an adapter, or all."""
+    """Returns the parameters that a row's runs store beside the head, or that they are `all`."""
     runs = table.runs_of(row)
     if not runs:
         return "–"
-    if has_budget(row):
+    if has_budget(row) or not all(map(_trains_all, runs)):
         return number_range([run["params"]["adapter_end"] for run in runs])
+    # A whole model stores no adapter: its adapter_end is 0.
     trained = number_range([run["params"]["trainable"] - run["params"]["head"] for run in runs])
-    return f"all {trained}" if all(map(_trains_all, runs)) else trained
+    return f"all {trained}"
 
 
 def _trains_all(run: Run) -> bool:
@@ -121,6 +122,7 @@ def medians(table: Table) -> Grid:
     """Returns the median of each cell, and the number of its runs."""
 
     def cell(row: Row, task: str) -> str:
+        """Returns `82.0 (3)`, a dash without a score."""
         known = table.values(row, task).values()
         return f"{statistics.median(known):.1f} ({len(known)})" if known else "–"
 
@@ -140,6 +142,7 @@ def costs(table: Table) -> Grid:
     """Returns head parameters, training time and peak memory, which scores don't show."""
     rows = []
     for row in table.rows:
+        # A row that lost its only cell has no costs, but stays among the scores as a hole.
         if not (runs := table.runs_of(row)):
             continue
         rows.append(

@@ -283,7 +283,7 @@ def starts(run: Run) -> list[dict[str, Any]]:
 def predictions(run: Run, task: str, score: str) -> tuple[np.ndarray, np.ndarray] | None:
     """Returns (labels (n,), predictions (n,)) of the run on the development set.
 
-    None where they are not stored, or are damaged, which is said.
+    Returns None where they are not stored, and where they are damaged, which is said.
     """
     path, names = run["folder"] / npz.NAME, (f"{score}/dev/logits", "dev/labels")
     if (problem := artefacts.changed(run["folder"], run, npz.NAME)) is not None:

@@ -143,7 +143,7 @@ def _cell(text: str, bold: bool) -> str:
         text, below = found.groups()
     # `1,200 to 2,000` with a dash, which is narrower.
     number = escaped(re.sub(r"(\d) to (\d)", r"\1–\2", text))
-    # The empty superscript keeps every subscript of a row on one line, with marks above it or without.
+    # The empty superscript keeps every subscript of a row on one line, also of cells without marks.
     small = f"$_{{{below}}}^{{{above}}}$" if below else ""
     return (rf"\textbf{{{number}}}" if bold else number) + small
 
@@ -163,7 +163,7 @@ def _head(text: str, align: str) -> str:
         return escaped(text)
     middle = min(gaps, key=lambda gap: abs(2 * gap - len(text) + 1))
     first, second = escaped(text[:middle]), escaped(text[middle + 1 :])
-    # The empty group keeps a second line that begins with [ from being read as the first one's option.
+    # The empty group keeps a second line that begins with [ from being an option of the first.
     return rf"\begin{{tabular}}[b]{{@{{}}{align}@{{}}}}{first}\\{{}}{second}\end{{tabular}}"
 
 

@@ -70,7 +70,11 @@ def _shown(value: Any) -> Any:
 
     Markup that the template itself has made stays as it is.
     """
-    return value if isinstance(value, Markup) else printable(value, kept="\n")
+    if isinstance(value, Markup):
+        return value
+    text = str(value)
+    # Nearly every text is printable, and an image is a megabyte: looked at once, not by character.
+    return text if text.isprintable() else printable(text, kept="\n")
 
 
 @functools.cache

@@ -70,6 +70,7 @@ def numbers() -> tuple[Number, ...]:
     """Returns every published number, in file order."""
 
     def number(line: dict[str, str]) -> Number:
+        """Returns one line of the file."""
         # The columns have the fields' names; only these three are no texts as they stand.
         parsed: dict[str, Any] = dict(line)
         parsed["metric"] = _METRICS.get(line["metric"], line["metric"])

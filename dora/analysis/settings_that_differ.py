@@ -56,7 +56,7 @@ def _setting(run: Run, key: str) -> str | None:
         "init_from": (run["fingerprints"].get("init_from") or "")[:8],
     }
     value = known.get(key)
-    # A method that adapts no matrices has no target, as full fine-tuning: no difference from others.
+    # A method that adapts no matrices, as full fine-tuning, has no target that could differ.
     if key not in known or (key == "target" and value is None):
         return None
     return "+".join(value) if isinstance(value, list) else str(value or FIXED[key])

@@ -42,8 +42,8 @@ class View:
     """A choice of runs, and of one score for each.
 
     `score`: "best" or "last" development evaluation. `metrics`: task → one of `metrics_of`; a task
-    that is not named is scored by its first metric. `glue`: average as GLUE's leaderboard does, over
-    the mean of each task's metrics, WNLI included. `where`: settings that runs must have
+    that is not named is scored by its first metric. `glue`: average as GLUE's leaderboard does,
+    over the mean of each task's metrics, WNLI included. `where`: settings that runs must have
     (`dora.analysis.where`). `mix`: runs of a cell may differ in their arithmetic. Raises UserError
     for an unknown task or metric.
     """

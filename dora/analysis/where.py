@@ -24,6 +24,7 @@ def chosen(runs: Sequence[Run], words: Sequence[str]) -> list[Run]:
         return list(runs)
     known = [settings(run) for run in runs]
     asked: dict[str, list[str]] = {}
+    # All mistakes at once: a command line is often wrong in more than one word.
     wrong = []
     for word in words:
         given, equals, value = word.partition("=")
@@ -84,6 +85,7 @@ def short(words: Sequence[str]) -> list[str]:
     """
 
     def spelled(word: str) -> str:
+        """Returns a word with its number in one spelling."""
         key, _, value = word.partition("=")
         with contextlib.suppress(ValueError):
             value = in_words(float(value))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from dora.analysis import figures
 from dora.analysis.figures import FIGURES, write, written
 from dora.analysis.grouping import Table, read_runs, tables
 from dora.analysis.score_figures import paired_differences, score_by_budget
-from dora.analysis.style import images
+from dora.analysis.style import images, styles
 from dora.analysis.training_figures import final_ranks, learning_curves, rank_paths
 from dora.backbones.architectures import place
 from dora.plain import printable
@@ -131,6 +132,37 @@ def test_a_journal_that_is_cut_short_is_drawn_up_to_there(
     curve = lines(learning_curves(only_table(results)), task="sst2", method="dora")
     assert [(c["step"], c["seeds"]) for c in curve] == [(30, 2), (60, 1)]
     assert f"left out: {path} cannot be read (from a damaged line on" in capsys.readouterr().err
+
+
+def test_methods_that_nobody_has_heard_of_are_drawn(results: Path) -> None:
+    for seed, task in product((1, 2), ("sst2", "rte")):
+        write_run(results, "bias", seed, 0.7 + seed / 50, task=task, budget="none")
+        write_run(results, "zeta", seed, 0.7 + seed / 50, task=task, budget="9000", params=8000)
+    table = only_table(results)
+    drawn = score_by_budget(table)
+    assert drawn is not None
+    panel = drawn[0].axes[0]
+    # A line across for each method without a budget, at its mean, in a colour of its own.
+    across = {line.get_label(): line for line in panel.lines if len(set(line.get_ydata())) == 1}
+    assert {name: line.get_ydata()[0] for name, line in across.items() if name[0] != "_"} == {
+        "bias": pytest.approx(73),
+        "full": pytest.approx(90),
+    }
+    names = [text.get_text() for text in drawn[0].legends[0].get_texts()]
+    assert sorted(names) == ["bias", "dora", "full", "lora", "zeta"]
+    assert {line["method"] for line in lines(paired_differences(table))} == {"dora", "zeta"}
+    assert len(write(table, results / "figures")) == len(FIGURES)
+
+
+def test_known_methods_keep_their_looks_and_no_two_others_are_alike() -> None:
+    others = [f"method{i}" for i in range(30)]
+    alone, together = styles(["lora", "zeta"]), styles(["full", "dora", "lora", *others])
+    assert alone["lora"] == together["lora"] == {"color": "#0072B2", "marker": "o"}
+    assert len({tuple(look.values()) for look in together.values()}) == len(together)
+    # The first two get the colours that no known method has, in whichever order they are named.
+    two = styles(["zeta", "bias"])
+    assert two == styles(["bias", "zeta"])
+    assert {look["color"] for look in two.values()} == {"#E69F00", "#56B4E9"}
 
 
 def test_differences_are_drawn_with_their_average(results: Path) -> None:

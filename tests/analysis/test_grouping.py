@@ -47,6 +47,14 @@ def test_rows_are_full_fine_tuning_then_budget_by_budget_with_lora_first(tmp_pat
     ]
 
 
+def test_budgets_stand_by_kind_and_size(tmp_path: Path) -> None:
+    # As text, 9k would stand after 0.3M, and r16 before r8.
+    for budget in ("0.3M", "9k", "r16", "r8", "none"):
+        write_run(tmp_path, "a", 1, 0.8, budget=budget)
+    spent = [budget for _, budget in only_table(tmp_path).rows]
+    assert spent == ["none", "r8", "r16", "9000", "300000"]
+
+
 def test_only_finished_runs_and_defined_scores_count(tmp_path: Path) -> None:
     write_run(tmp_path, "lora", 1, 0.8)
     write_run(tmp_path, "lora", 2, 0.9, status="failed")

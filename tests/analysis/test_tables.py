@@ -20,7 +20,7 @@ from dora.analysis.page import run_lines
 from dora.analysis.text import files
 from dora.records import study as study_of_runs
 from record_files import write_run
-from runs import command
+from runs import change_record, command
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -37,7 +37,10 @@ def fields(grid: Grid, *first: str) -> list[str]:
 
 
 def study(results: Path) -> None:
-    """A small study with everything in it that a table can show: a hole, WNLI, full fine-tuning, marks, predictions."""
+    """Writes a small study with everything in it that a table can show.
+
+    That is a hole, WNLI, full fine-tuning, marks and predictions.
+    """
     labels = np.arange(60) % 2
     for seed in (1, 2, 3):
         write_run(results, "full", seed, 0.9 + seed / 100, budget="none", model="roberta_base")
@@ -82,7 +85,10 @@ def study(results: Path) -> None:
     "name", [f"dir-roberta_base-best{end}" for end in (".md", ".tex", ".csv", "-differences.csv")]
 )
 def test_the_tables_bytes_equal_the_golden_files(name: str, tmp_path: Path) -> None:
-    """Made by `python tests/test_tables.py` and then read; what each number is, the other tests work out by hand."""
+    """Compares with files made by `python tests/analysis/test_tables.py` and then read.
+
+    The other tests work out by hand what the numbers have to be.
+    """
     study(tmp_path)
     made = files(only_table(tmp_path), tmp_path, ["python -m dora.run task=mrpc seed=3"])
     assert made[name] == (GOLDEN / name).read_text()
@@ -160,8 +166,8 @@ def test_differences_show_what_the_seeds_could_have_shown(tmp_path: Path) -> Non
         write_run(tmp_path, "dora", seed, dora)
     grid = against(only_table(tmp_path), by_task=True)
     assert grid is not None
-    # By hand: differences 1, 2, 3; error 1 / sqrt(3); t(0.975, 2) = 4.303, t(0.8, 2) = 1.061; t = 3.46, p = 0.074;
-    # DoRA's run is the higher in 6 of 9 pairs.
+    # By hand: differences 1, 2, 3; error 1 / sqrt(3); t(0.975, 2) = 4.303, t(0.8, 2) = 1.061;
+    # t = 3.46, p = 0.074; DoRA's run is the higher in 6 of 9 pairs.
     assert fields(grid, "dora") == [
         "dora",
         "r8",
@@ -376,6 +382,38 @@ def test_published_rows_say_which_matrices_they_adapted(tmp_path: Path) -> None:
         "–",
         "?",
     )
+
+
+def test_methods_that_nobody_has_heard_of_have_rows_like_any_other(tmp_path: Path) -> None:
+    for seed in (1, 2):
+        write_run(tmp_path, "full", seed, 0.9, budget="none")
+        bias = write_run(tmp_path, "bias", seed, 0.7, budget="none", config={"target": None})
+        said = {"title": "Bias", "paper": None, "budget": "none", "result": "weights"}
+        change_record(bias, method=said)
+        for method, score in (("zeta", 0.84), ("lora", 0.8)):
+            write_run(tmp_path, method, seed, score + seed / 100)
+    table = only_table(tmp_path)
+    # Without a budget first and by name, then the budget with LoRA first.
+    assert [row[:3] for row in scores(table).rows] == [
+        ["bias", "–", "900"],
+        ["full", "–", "all 900"],
+        ["lora", "r8", "900"],
+        ["zeta", "r8", "900"],
+    ]
+    assert scores(table).rules == {2}
+    grid = against(table, by_task=True)
+    assert grid is not None
+    assert [row[0] for row in grid.rows] == ["zeta"]  # nothing of equal size is beside the others
+    # "target" is a setting of zeta and LoRA alone, so that it does not differ.
+    assert not any("differs" in note for note in scores(table).notes)
+    made = files(table, tmp_path, [])
+    assert "dir,minilm,best,bias,none,900,900,100,sst2,accuracy,2," in made["dir-minilm-best.csv"]
+    assert [cells[3:5] for _, cells in run_lines([table])][::2] == [
+        ["bias", "–"],
+        ["full", "–"],
+        ["lora", "r8"],
+        ["zeta", "r8"],
+    ]
 
 
 def test_every_table_is_a_latex_file_with_one_float_and_a_label_of_its_own(tmp_path: Path) -> None:
