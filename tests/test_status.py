@@ -17,6 +17,7 @@ from dora.records.record import read_finished
 from dora.sharing.submission import submit
 from record_files import write_run
 
+# Names that a shell would run, a terminal obey, or an option parser take.
 NAMES = (
     "$(touch x)",
     "`touch x`",
@@ -39,6 +40,7 @@ def printed(
     monkeypatch.setattr(sys, "argv", ["status", "--results", str(results), *options])
     with pytest.raises(SystemExit) as e:
         status.main()
+    # Not all done, as in every study here.
     assert e.value.code == 3
     return capsys.readouterr().out
 
@@ -49,6 +51,7 @@ def test_a_folders_name_reaches_no_shell_and_no_terminal(
 ) -> None:
     results, empty = tmp_path / "results", tmp_path / "empty"
     empty.mkdir()
+    # The name in each part of a run's place, whose folder a run never named so.
     for at in ({"model": name}, {"task": name}, {"budget": name}, {"data": name}):
         folder = write_run(
             results, "lora", 1, 0.9, key="k", status="failed", reason=f"it broke {name}"
@@ -66,6 +69,7 @@ def test_a_folders_name_reaches_no_shell_and_no_terminal(
         assert all(line.isprintable() for line in lines)
     assert lines
     assert all(line.startswith(("python -m dora.run ", "# ")) for line in lines)
+    # Pasted into a shell they start our command, which does nothing here, and nothing else.
     ran = subprocess.run(
         ["bash", "-c", "python() { :; }; . /dev/stdin"],
         input="\n".join(lines),
@@ -114,6 +118,7 @@ def test_a_submission_names_no_command_from_words_that_no_run_has(tmp_path: Path
     folder = write_run(
         tmp_path, "lora", 1, 0.9, task="wnli", words=["task=wnli", "hydra/launcher=evil", "seed=1"]
     )
+    # Predictions of WNLI's test set, which has 146 rows.
     np.savez(
         folder / "predictions.npz",
         **{"best/test/logits": np.zeros((146, 2)), "test/ids": np.arange(146)},

@@ -37,6 +37,7 @@ def test_markdown_and_latex_set_what_a_grid_holds() -> None:
         "| m_1            | -0.5 ± 1                   |",
         "| –              | **82.5 ± 1.0*† (n = 2/3)** |",
     ]
+    # LaTeX sets what belongs to a number small, so that eight tasks fit on a page.
     lines = latex(grid, "dir-m").splitlines()
     assert lines[:2] == [r"\begin{table*}[tbp]", r"  \centering"]
     assert lines[2] == r"  \caption{a\_b}\label{tab:dir-m}\smallskip"
@@ -72,15 +73,18 @@ def test_a_table_longer_than_a_page_is_set_in_parts() -> None:
     text = latex(
         Grid("c", ["x", "y"], rows, bold={(31, 0)}, rules={30, 45}, notes=["said once"]), "l"
     )
+    # A page holds 40 rows; 90 are three parts of equal length, not 40, 40 and 10.
     parts = text.split(r"\end{table*}")[:-1]
     assert [part.count(r"& 1 \\") for part in parts] == [30, 30, 30]
     assert [part.count(r"\midrule") for part in parts] == [1, 2, 1]  # one below the head
     assert [part.count("said once") for part in parts] == [0, 0, 1]
     assert r"\caption{c (2 of 3)}\smallskip" in parts[1]
     assert r"\textbf{31}" in parts[1]
+    # LaTeX warns of a label that is given twice.
     assert text.count(r"\label{tab:l}") == 1
 
 
+# Documents with the widths of text that papers have.
 PAPERS = {
     "one column": r"\documentclass{article}",
     "two columns": r"\documentclass[twocolumn]{article}",
@@ -139,6 +143,7 @@ def test_booktabs_alone_is_enough_for_a_paper(tmp_path: Path) -> None:
         assert (tmp_path / f"{name}.pdf").exists()
 
 
+# Names of models, devices and notes come from records, which may be somebody else's.
 EVIL = (
     "<script>x</script>",
     "[x](javascript:x)",
@@ -173,6 +178,7 @@ def test_nothing_in_a_cell_is_obeyed_by_markdown_or_latex(text: str) -> None:
     lines = markdown(grid).split("\n")
     assert all(line.isprintable() for line in lines)
     assert len(lines) == 7
+    # A real renderer says what the text becomes: four cells, two heads, two notes, one bold.
     rendered = (
         pytest.importorskip("markdown_it")
         .MarkdownIt("commonmark")
@@ -181,10 +187,12 @@ def test_nothing_in_a_cell_is_obeyed_by_markdown_or_latex(text: str) -> None:
     )
     assert [rendered.count(tag) for tag in ("<td", "<th>", "<li", "<strong")] == [4, 2, 2, 1]
     assert not any(tag in rendered for tag in ("<script", "<a ", "<img", "<h1", "<code"))
+    # LaTeX may hold the commands of a harmless table, and those that spell a character.
     dull = replace(grid, caption="x", head=["x", "y"], rows=[["x", "x"]], notes=["x"])
     made, harmless = latex(grid, text), set(re.findall(r"\\[A-Za-z]+", latex(dull, "x")))
     commands = set(re.findall(r"\\[A-Za-z]+", made))
     assert commands - harmless <= {r"\textbackslash", r"\textasciicircum", r"\textbf"}
+    # TeX reads ^^5c as a backslash before anything else.
     assert "^^" not in made
     assert all(line.isprintable() for line in made.split("\n"))
 

@@ -47,7 +47,8 @@ def test_one_group_is_the_textbook_interval() -> None:
 
 def test_two_groups_have_welchs_degrees_of_freedom() -> None:
     a, b = [3.0, 4.5, 3.6, 5.2], [10.0, 30.0, 22.0]
-    # A difference of two means has the same error and degrees of freedom as their sum; the average is half of that.
+    # A difference of two means has the error and degrees of freedom of their sum; the average is
+    # half of that.
     welch = stats.ttest_ind(a, b, equal_var=False)
     low, high = average([a, b]).interval()
     half = (welch.confidence_interval().high - welch.confidence_interval().low) / 2
@@ -65,6 +66,7 @@ def test_rounding_never_takes_the_degrees_of_freedom_below_the_smallest_groups()
 
 def coverage(seeds: int, variances: np.ndarray, draws: int) -> float:
     random = np.random.default_rng(len(variances) * 1000 + seeds)
+    # All draws at once; the true mean is 0, which an interval covers where p is 0.05 or more.
     scale = np.sqrt(variances)[:, None]
     samples = random.standard_normal((draws, len(variances), seeds)) * scale
     return sum(average(sample).p_value() >= 0.05 for sample in samples.tolist()) / draws
@@ -81,8 +83,8 @@ QUICK = [(3, 5, 1), (3, 5, 100)]
 def test_the_interval_covers_what_it_says(seeds: int, tasks: int, ratio: float) -> None:
     """Variances spread evenly, on a log scale, from 1 to the ratio.
 
-    20,000 draws know a coverage with a standard error of 0.15 points, of which two are allowed for: equal variances at
-    3 seeds and 5 tasks are 96.48 % by two million draws.
+    20,000 draws know a coverage with a standard error of 0.15 points, of which two are allowed for:
+    equal variances at 3 seeds and 5 tasks are 96.48 % by two million draws.
     """
     assert 0.94 - 0.003 <= coverage(seeds, np.geomspace(1, ratio, tasks), 20_000) <= 0.965 + 0.003
 
@@ -94,7 +96,7 @@ def test_the_interval_covers_what_it_says(seeds: int, tasks: int, ratio: float) 
 def test_where_one_task_varies_a_hundred_times_as_much_as_all_others_it_covers_less(
     seeds: int, tasks: int, least: float
 ) -> None:
-    """What the module's first lines say of the case that Satterthwaite's approximation is worst in."""
+    """Checks the figures of the module's docstring for Satterthwaite's worst case."""
     assert least <= coverage(seeds, np.array([100.0] + [1.0] * (tasks - 1)), 20_000) <= 0.955
 
 
@@ -124,6 +126,7 @@ def test_the_detectable_difference_is_as_near_the_exact_one_as_it_says(
             -critical, n - 1, noncentral
         )
 
+    # The exact difference by the non-central t, which the module approximates.
     exact = optimize.brentq(lambda d: power(d) - 0.8, 0.01, 6 / math.sqrt(n))
     found = Estimate(0.0, 1 / math.sqrt(n), n - 1).detectable()
     assert 1 - found / exact == pytest.approx(below, abs=0.001)
@@ -140,6 +143,7 @@ def test_the_p_value_of_one_group_is_that_of_the_textbook_test() -> None:
     values = [0.4, 1.2, -0.3, 0.9, 0.8]
     assert average([values]).p_value() == pytest.approx(stats.ttest_1samp(values, 0).pvalue)
     assert math.isnan(average([[1.0]]).p_value())
+    # No difference at all is known to be none.
     assert average([[0.0, 0.0]]).p_value() == 1
 
 
@@ -147,6 +151,7 @@ def test_the_p_value_of_one_group_is_that_of_the_textbook_test() -> None:
 def test_holms_correction_equals_statsmodels(seed: int) -> None:
     p = list(np.random.default_rng(seed).uniform(0, 0.2, 7))
     assert holm(p) == pytest.approx(multipletests(p, method="holm")[1])
+    # A test that could not be made changes no other.
     with_gaps = [p[0], math.nan, *p[1:]]
     corrected = holm(with_gaps)
     assert math.isnan(corrected[1])
@@ -178,6 +183,7 @@ def test_a_resample_scores_as_the_metric_does_on_its_rows(metric: str) -> None:
     predictions = (
         labels + noise if metric == "pearson" else np.where(noise > 0.7, 1 - labels, labels)
     )
+    # The same generator draws the same rows, on which scikit-learn and SciPy score one by one.
     found = resampled(metric, labels, predictions, draws=4, seed=9)
     picked = np.random.default_rng(9).integers(0, 50, (4, 50))
     expected = [
@@ -199,6 +205,7 @@ def test_the_spread_over_resamples_is_the_binomial_one() -> None:
     right = np.zeros((1, 277), int)
     right[0, :90] = 1
     spread = resampled("accuracy", labels, right, draws=4000).std()
+    # 4,000 draws know a standard deviation to about 1 %.
     share = 187 / 277
     assert spread == pytest.approx(math.sqrt(share * (1 - share) / 277), rel=0.04)
     assert (
