@@ -38,13 +38,13 @@ def holes(table: Table, seen: Sequence[study.Seen]) -> list[str]:
 
 
 def report(
-    sheets: Sequence[Grid], missing: Sequence[str] = (), results: Path = Path("results")
+    shown: Sequence[Grid], missing: Sequence[str] = (), results: Path = Path("results")
 ) -> str:
     """Returns all tables of one study in Markdown, each under a heading.
 
     `missing`: the commands that fill their holes in `results`.
     """
-    first, *rest = sheets
+    first, *rest = shown
     parts = [f"## {in_markdown(first.caption)}", markdown(first)]
     for grid in rest:
         parts += [f"### {in_markdown(grid.caption.partition(': ')[2])}", markdown(grid)]
@@ -128,9 +128,9 @@ def _difference_lines(found: Sequence[Difference], table: Table) -> Iterator[dic
 
 def files(table: Table, results: Path, missing: Sequence[str]) -> dict[str, str]:
     """Returns the table's files, name → text, the Markdown first."""
-    sheets = grids(table)
-    found = {f"{table.name}.md": report(sheets, missing, results) + "\n"}
-    for grid in sheets:
+    shown = grids(table)
+    found = {f"{table.name}.md": report(shown, missing, results) + "\n"}
+    for grid in shown:
         name = f"{table.name}{f'-{grid.name}' if grid.name else ''}"
         found[f"{name}.tex"] = latex_file(grid, name, "python -m dora.tables")
     found[f"{table.name}.csv"] = as_csv(list(_lines(table)))

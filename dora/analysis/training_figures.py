@@ -140,7 +140,7 @@ def rank_paths(table: Table) -> Drawn | None:
     ranks: dict[tuple[str, str, str, int], list[float]] = defaultdict(list)
     for task, (method, row) in product(table.averaged, rows.items()):
         for run in table.runs_of(row, task):
-            for step, found in _known(run, "ranks.jsonl", journals.ranks(run["folder"])):
+            for step, found in undamaged(run, "ranks.jsonl", journals.ranks(run["folder"])):
                 for (_, kind), rank in found.items():
                     ranks[task, method, kind, step].append(rank)
     lines: Lines = [
@@ -179,7 +179,7 @@ def rank_paths(table: Table) -> Drawn | None:
     return figure, lines
 
 
-def _known(run: Run, name: str, lines: Iterable[T]) -> Iterator[T]:
+def undamaged(run: Run, name: str, lines: Iterable[T]) -> Iterator[T]:
     """Yields the lines of a run's journal up to the first damaged one, which is said.
 
     Yields nothing where the record has checksums and the journal is another.
@@ -204,7 +204,9 @@ def learning_curves(table: Table) -> Drawn | None:
     for task, (method, row) in product(table.averaged, rows.items()):
         metric = TASKS[task].metrics[0]
         for run in table.runs_of(row, task):
-            for step, score in _known(run, "metrics.jsonl", journals.scores(run["folder"], metric)):
+            for step, score in undamaged(
+                run, "metrics.jsonl", journals.scores(run["folder"], metric)
+            ):
                 scores[task, method, step].append(100 * score)
     lines: Lines = [
         {
