@@ -9,7 +9,11 @@ from dora.process.command import command
 
 
 def main() -> None:
-    """Writes the figures of every table; exit 2 where there is nothing to draw from, 3 where cells are left out, 1 where the disk failed."""
+    """Writes the figures of every table.
+
+    Exit 2 where there is nothing to draw from, 3 where cells are left out, 1 where the disk failed.
+    """
+    # Matplotlib is an optional dependency: it is missed before runs are read, not after.
     asked = asked_for("dora.plots", __doc__, require_matplotlib)
     folder = asked.results / "figures"
     for table in asked.tables:

@@ -11,12 +11,14 @@ from dora.records import study
 
 
 def main() -> None:
-    """Writes results/report.html; exit 2 where there is nothing to show, 3 where cells are left out, 1 where the disk failed.
+    """Writes results/report.html.
 
-    A page of chosen runs has the choice in its name: `report-lr=0.002.html`.
+    Exit 2 where there is nothing to show, 3 where cells are left out, 1 where the disk failed. A
+    page of chosen runs has the choice in its name: `report-lr=0.002.html`.
     """
     asked = asked_for("dora.report", __doc__, require_matplotlib)
     path = asked.results / f"report{asked.tables[0].view.suffix}.html"
+    # The records that were read are passed on, so that no file is read twice.
     seen = study.scan(asked.results, asked.known)
     with writing():
         write_atomic(path, page(asked.tables, seen, asked.results / "figures"))

@@ -10,41 +10,43 @@ from pathlib import Path
 from typing import NoReturn
 
 from dora.adapters.budget import in_words
+from dora.analysis.layout import Grid, plain
+from dora.analysis.rows import budget_order
 from dora.plain import printable
 from dora.process.command import command
 from dora.records import study
 from dora.records.study import Seen
 
-# What has to be typed, or typed again, for the study to be whole.
+# States of runs that have to be started, or started again, to complete the study. A running one is
+# somebody's already.
 TO_DO = ("missing", "waiting", "stopped", "stale", "failed", "diverged", "broken")
 
 
 def table(seen: list[Seen]) -> str:
-    """A line for each data, task, model, method and budget with the number of its runs in each state."""
+    """Returns a line for each data, task, model, method and budget: its runs in each state."""
+    # Only states that occur, the finished ones first.
     states = [state for state in study.STATES[::-1] if any(s.state == state for s in seen)]
     cells: dict[tuple[str, ...], list[Seen]] = defaultdict(list)
     for s in seen:
         cells[s.place[:5]].append(s)
-    lines = [["data", "task", "model", "method", "budget", *states]]
-    for place, runs in sorted(cells.items()):
-        numbers = [sum(s.state == state for s in runs) for state in states]
-        named = map(printable, [*place[:4], in_words(place[4])])
-        lines.append([*named, *(str(n) if n else "" for n in numbers)])
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    return "\n".join(
-        "  ".join(v.ljust(w) for v, w in zip(line, widths, strict=True)).rstrip() for line in lines
-    )
+    rows = []
+    for place in sorted(cells, key=lambda place: (place[:4], budget_order(place[4]))):
+        numbers = [sum(s.state == state for s in cells[place]) for state in states]
+        # An empty cell, not a 0: what is left to do should stand out.
+        counted = [str(n) if n else "" for n in numbers]
+        rows.append([*place[:4], in_words(place[4]), *counted])
+    return plain(Grid("", ["data", "task", "model", "method", "budget", *states], rows))
 
 
 def details(seen: list[Seen]) -> list[str]:
-    """A line for each run at work, and for each that ended without a result."""
+    """Returns a line for each run at work, and for each that ended without a result."""
     lines = []
     for s in seen:
         if s.state == "running":
+            # The step of its last checkpoint, from which it would resume.
+            begun = s.step is not None
             step = (
-                "not at its first checkpoint"
-                if s.step is None
-                else f"step {s.step:,} of {s.total_steps:,}"
+                f"step {s.step:,} of {s.total_steps:,}" if begun else "not at its first checkpoint"
             )
             left = "" if s.left_s is None else f", about {study.duration(s.left_s)} left"
             lines.append(f"running   {s.name}: {step}{left}, {printable(s.reason)}")
@@ -54,16 +56,18 @@ def details(seen: list[Seen]) -> list[str]:
 
 
 def first_line(seen: Seen) -> str:
-    """Why a run is not done, in one line."""
+    """Returns the reason why a run is not done, in one line."""
+    # A record's reason begins with its status, which the line shows already.
     reason = (str(seen.reason or "").splitlines() or ["no reason given"])[0]
     return printable(reason.removeprefix(f"{seen.state}: "))
 
 
 def verified(results: Path) -> NoReturn:
-    """Prints what is damaged; exit 0 where nothing is, 3 where something is, 1 where there is no run."""
+    """Prints which files are damaged; exit 0 where none is, 3 where one is, 1 without any run."""
     if not study.directories(results):
         sys.exit(no_run(results))
-    from dora.records.verify import report  # late: the rest needs none of what it needs
+    # Late: it reads tensors and predictions, for which nothing else here waits.
+    from dora.records.verify import report
 
     lines, sound = report(results)
     print(*lines, sep="\n")
@@ -71,17 +75,20 @@ def verified(results: Path) -> NoReturn:
 
 
 def no_run(results: Path) -> str:
-    """Says that there is nothing to look at, and how to make something."""
+    """Returns the message that there is no run, and how to make one."""
     return f"no run under {results / 'runs'}; make one with: python -m dora.run task=sst2"
 
 
 def main() -> None:
-    """Prints the table, JSON or commands; exit 0 where every run is done, 3 where not, 1 where there is none."""
+    """Prints the table, JSON or commands.
+
+    Exit 0 where every run is done, 3 where one is not, 1 where there is none.
+    """
     parser = argparse.ArgumentParser(
         prog="python -m dora.status",
         description=__doc__,
-        epilog="exit code: 0 all done, 3 not all, 1 no run there. missing: a run whose task, method, budget and "
-        "seed all occur on its data and model, but not together.",
+        epilog="exit code: 0 all done, 3 not all, 1 no run there. missing: a run whose task, "
+        "method, budget and seed all occur on its data and model, but not together.",
     )
     parser.add_argument(
         "--results",
@@ -99,7 +106,8 @@ def main() -> None:
     shown.add_argument(
         "--verify",
         action="store_true",
-        help="whether every run's record, files and scores are as it wrote them; exit code 0 all sound, 3 something is damaged",
+        help="whether every run's record, files and scores are as it wrote them; exit code 0 all "
+        "sound, 3 something is damaged",
     )
     given = parser.parse_args()
     if given.verify:
@@ -107,6 +115,7 @@ def main() -> None:
     seen = study.scan(given.results)
     if not seen:
         sys.exit(no_run(given.results))
+    # --json and --missing print for programs and shells: nothing but JSON or commands.
     if given.json:
         print(
             json.dumps({"count": study.count(seen), "runs": [s.as_json() for s in seen]}, indent=1)
@@ -119,6 +128,7 @@ def main() -> None:
         print(f"{study.runs_in_words(len(seen))}: {study.in_words(study.count(seen))}")
         if any(s.state in TO_DO for s in seen):
             print(f"what is left to do, as commands: {study.missing_command(given.results)}")
+    # A study that is not whole is no failure: 3, so that a script tells the two apart.
     sys.exit(0 if all(s.state == "done" for s in seen) else 3)
 
 

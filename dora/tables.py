@@ -10,13 +10,17 @@ from dora.records import study
 
 
 def main() -> None:
-    """Prints and writes the tables; exit 2 where there is nothing to show, 3 where cells are left out, 1 where the disk failed."""
+    """Prints and writes the tables.
+
+    Exit 2 where there is nothing to show, 3 where cells are left out, 1 where the disk failed.
+    """
     asked = asked_for("dora.tables", __doc__)
     seen = study.scan(asked.results, asked.known)
     folder = asked.results / "tables"
     whole: dict[str, str] = {}
     for table in asked.tables:
         made = files(table, asked.results, holes(table, seen))
+        # Printed before anything is written: a full disk costs the files, not the result.
         print(next(iter(made.values())))
         whole |= made
     with writing():

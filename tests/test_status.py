@@ -1,4 +1,4 @@
-"""What `python -m dora.status` prints of folders and records that are somebody else's."""
+"""The lines that `python -m dora.status` prints, also of folders and records of somebody else."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from dora.records.record import read_finished
 from dora.sharing.submission import submit
 from record_files import write_run
 
+# Names that a shell would run, a terminal obey, or an option parser take.
 NAMES = (
     "$(touch x)",
     "`touch x`",
@@ -39,6 +40,7 @@ def printed(
     monkeypatch.setattr(sys, "argv", ["status", "--results", str(results), *options])
     with pytest.raises(SystemExit) as e:
         status.main()
+    # Not all done, as in every study here.
     assert e.value.code == 3
     return capsys.readouterr().out
 
@@ -49,6 +51,7 @@ def test_a_folders_name_reaches_no_shell_and_no_terminal(
 ) -> None:
     results, empty = tmp_path / "results", tmp_path / "empty"
     empty.mkdir()
+    # The name in each part of a run's place, whose folder a run never named so.
     for at in ({"model": name}, {"task": name}, {"budget": name}, {"data": name}):
         folder = write_run(
             results, "lora", 1, 0.9, key="k", status="failed", reason=f"it broke {name}"
@@ -66,6 +69,7 @@ def test_a_folders_name_reaches_no_shell_and_no_terminal(
         assert all(line.isprintable() for line in lines)
     assert lines
     assert all(line.startswith(("python -m dora.run ", "# ")) for line in lines)
+    # Pasted into a shell they start our command, which does nothing here, and nothing else.
     ran = subprocess.run(
         ["bash", "-c", "python() { :; }; . /dev/stdin"],
         input="\n".join(lines),
@@ -79,6 +83,14 @@ def test_a_folders_name_reaches_no_shell_and_no_terminal(
         assert run["command"].isprintable()
 
 
+def test_budgets_stand_by_kind_and_size(tmp_path: Path) -> None:
+    for budget in ("0.3M", "9k", "r16", "r8"):
+        write_run(tmp_path, "lora", 1, 0.9, budget=budget)
+    lines = status.table(study.scan(tmp_path)).splitlines()
+    done = [line.split()[4] for line in lines if line.split()[5:] == ["1"]]
+    assert done == ["r8", "r16", "9k", "0.3M"]
+
+
 def test_words_that_no_run_has_become_no_command(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -87,10 +99,12 @@ def test_words_that_no_run_has_become_no_command(
     write_run(tmp_path, "dora", 2, 0.9)
     lines = printed(capsys, monkeypatch, tmp_path, "--missing").splitlines()
     assert len(lines) == 3
-    hint = "its record holds words that no run has (hydra.sweeper._target_=os.system: no key of this suite)"
-    assert (
-        sum(hint in line for line in lines) == 2
-    )  # it, and the hole that would be filled as it was
+    hint = (
+        "its record holds words that no run has "
+        "(hydra.sweeper._target_=os.system: no key of this suite)"
+    )
+    # The run itself, and the hole that would be filled as it was.
+    assert sum(hint in line for line in lines) == 2
     assert [line.split()[0] for line in lines].count("python") == 1
     with pytest.raises(
         UserError, match=r"finish it first: the command that began it \(its record holds words"
@@ -104,6 +118,7 @@ def test_a_submission_names_no_command_from_words_that_no_run_has(tmp_path: Path
     folder = write_run(
         tmp_path, "lora", 1, 0.9, task="wnli", words=["task=wnli", "hydra/launcher=evil", "seed=1"]
     )
+    # Predictions of WNLI's test set, which has 146 rows.
     np.savez(
         folder / "predictions.npz",
         **{"best/test/logits": np.zeros((146, 2)), "test/ids": np.arange(146)},

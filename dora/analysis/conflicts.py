@@ -1,6 +1,6 @@
-"""What keeps finished runs from being compared.
+"""Conflicts that keep finished runs from being compared.
 
-Several configurations or arithmetics in one cell, other weights or rows under one name.
+They are several configurations or arithmetics in one cell, other weights or rows under one name.
 """
 
 from __future__ import annotations
@@ -18,16 +18,17 @@ Run = dict[str, Any]  # run.json and its `folder`
 
 
 def settings(run: Run) -> dict[str, Any]:
-    """The configuration under dotted keys (`method.alpha`), and the number of the arithmetic."""
+    """Returns the configuration under dotted keys (`method.alpha`), and the arithmetic's number."""
     return {**_flat(run["config"]), "arithmetic": arithmetic(run)}
 
 
 def one_configuration(runs: Sequence[Run], mix: bool = False) -> tuple[list[Run], str | None]:
-    """Returns the runs of a cell that a table can show, and why it can show none.
+    """Returns the runs of a cell that a table can show, and the problem where it can show none.
 
-    It can show none where they are of several configurations. Runs that differ in their arithmetic alone are
-    taken together if `mix`: of a seed that is there twice, the newer.
+    A table can show none of several configurations. Runs that differ in their arithmetic alone are
+    taken together if `mix`; where a seed occurs twice, the newer run counts.
     """
+    # The folder's name holds a hash of the configuration, so that no record has to be compared.
     kinds = {(run["folder"].parent, arithmetic(run)): run for run in runs}
     if len(kinds) == 1:
         return list(runs), None
@@ -39,40 +40,45 @@ def one_configuration(runs: Sequence[Run], mix: bool = False) -> tuple[list[Run]
     if mix:
         newest = {run["seed"]: run for run in sorted(runs, key=arithmetic)}
         return [newest[seed] for seed in sorted(newest)], None
+    # The suite's arithmetic is all that differs, so the way out is not the general one.
     numbers = differing["arithmetic"]
     where = " | ".join(f"{n} in {folder}" for n, folder in zip(numbers, folders, strict=True))
     return [], (
-        f"one cell holds runs of {len(kinds)} arithmetics of this package, which give one configuration other "
-        f"bits: {where}: a table compares one; choose it by --where arithmetic={max(numbers)}, or take all by "
-        "--mix-arithmetic (of a seed that is there twice, the newer)"
+        f"one cell holds runs of {len(kinds)} arithmetics of this package, which give one "
+        f"configuration other bits: {where}: a table compares one; choose it by --where "
+        f"arithmetic={max(numbers)}, or take all by --mix-arithmetic (of a seed that is there "
+        "twice, the newer)"
     )
 
 
 def _differing_settings(runs: Sequence[Run]) -> dict[str, list[Any]]:
-    """Setting → its value in each run, of those that belong to a run's identity and differ.
-
-    A setting that records of an earlier arithmetic lack did not exist then, which is no difference.
-    """
+    """Returns setting → its value in each run, for settings of a run's identity that differ."""
     newest = max(map(arithmetic, runs))
     known = [
         {**settings(run), **_flat(run.get("fingerprints", {}), "fingerprints.")} for run in runs
     ]
     keys = sorted({key for one in known for key in one if key.split(".")[0] not in NOT_IDENTITY})
+    # A setting that records of an earlier arithmetic lack did not exist then: no difference.
     values = {
         key: [one.get(key) for one in known if key in one or one["arithmetic"] == newest]
         for key in keys
     }
+    # As JSON, because lists cannot be in a set.
     return {key: found for key, found in values.items() if len(set(map(json.dumps, found))) > 1}
 
 
 def _several_configurations(
     folders: Sequence[str], differing: Mapping[str, list[Any]], largest: int
 ) -> str:
-    """The message for a cell of several configurations; it shows how to choose the `largest`-th of `folders`."""
+    """Returns the message for a cell of several configurations.
+
+    It shows how to choose the one in the `largest`-th of `folders`, which has most runs.
+    """
     words = {key: list(map(in_words, values)) for key, values in differing.items()}
     named = [f"{key} {' | '.join(values)}" for key, values in words.items()]
+    # Nobody can type a fingerprint: runs are chosen by settings alone.
     typed = {key: values for key, values in words.items() if not key.startswith("fingerprints.")}
-    # One setting that no other configuration shares, the rate first, or else all of them together.
+    # One setting that no other configuration shares, preferably the rate, or else all together.
     alone = [key for key, values in typed.items() if values.count(values[largest]) == 1]
     keys = sorted(alone, key=lambda key: key != "lr")[:1] or list(typed)
     choice = shlex.join(printable(f"{key}={typed[key][largest]}") for key in keys)
@@ -84,29 +90,33 @@ def _several_configurations(
 
 
 def in_words(value: Any) -> str:
-    """A setting as it is typed: `0.002`, `q+v`, `null`."""
+    """Returns a setting as it is typed: `0.002`, `q+v`, `null`."""
     if isinstance(value, list):
         return "+".join(map(in_words, value))
     if value is None or isinstance(value, bool):
         return json.dumps(value)
+    # The short spelling only where it is exact: six digits of 1/3 would name another setting.
     return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)
 
 
 def other_weights(runs: Iterable[Run], model: str) -> str | None:
-    """What is wrong where the backbones of runs share a name and nothing else."""
+    """Returns the problem where runs have backbones of one name with other weights."""
     way_out = "train them again with a model.name= of their own"
     return _unlike(runs, "model", f"the weights of model {model}", way_out)
 
 
 def other_rows(runs: Iterable[Run], task: str, data: str) -> str | None:
-    """What is wrong where the rows of a task share the name of their source and nothing else."""
+    """Returns the problem where a task has other rows under one name of their source."""
     return _unlike(
         runs, "data", f"{task}'s rows of data {data}", "train them again on the same rows"
     )
 
 
 def _unlike(runs: Iterable[Run], key: str, what: str, way_out: str) -> str | None:
-    """The problem, if any: fingerprints that differ, the folders of all but the most frequent one by name."""
+    """Returns the problem with fingerprints that differ, None where all are equal.
+
+    It names the folders of all runs but those with the most frequent fingerprint.
+    """
     folders: dict[str, list[Path]] = {}
     for run in runs:
         if mark := run["fingerprints"].get(key):
@@ -118,17 +128,18 @@ def _unlike(runs: Iterable[Run], key: str, what: str, way_out: str) -> str | Non
         f"{mark[:8]} in {', '.join(map(str, dict.fromkeys(members)))}" for mark, members in others
     ]
     return (
-        f"{what} are not the same in all runs (fingerprints.{key}: {'; '.join(named)}; {most[:8]} in the rest): "
-        f"a table compares methods on the same ones; move these runs away, or {way_out}"
+        f"{what} are not the same in all runs (fingerprints.{key}: {'; '.join(named)}; "
+        f"{most[:8]} in the rest): a table compares methods on the same ones; "
+        f"move these runs away, or {way_out}"
     )
 
 
 def _flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns nested settings under dotted keys."""
     flat: dict[str, Any] = {}
     for key, value in nested.items():
-        flat |= (
-            _flat(value, f"{prefix}{key}.")
-            if isinstance(value, dict)
-            else {f"{prefix}{key}": value}
-        )
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
     return flat

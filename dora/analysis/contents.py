@@ -1,25 +1,27 @@
-"""The tables of a study as text: scores, differences, medians, costs, and published rows beside them."""
+"""The contents of a study's tables: scores, differences, medians, costs, published rows beside."""
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dora.analysis import published
-from dora.analysis.comparison import ALPHA, differences, leaders
-from dora.analysis.grouping import BASELINE, Row, Table, budget_in_words, dirty
-from dora.analysis.layout import Grid
-from dora.analysis.settings_that_differ import sources, unlike
+from dora.analysis.comparison import ALPHA, Difference, differences, leaders
+from dora.analysis.grouping import Run, Table, dirty
+from dora.analysis.layout import Grid, number_range
+from dora.analysis.notes import COSTS_NOTE, MARKS, difference_notes, score_notes
+from dora.analysis.rows import BASELINE, Row, budget_in_words, has_budget
 from dora.analysis.stats import Estimate
-from dora.data.tasks import TASKS
+
+_FIRST_SCORE = 3  # the columns before are method, budget, parameters
 
 
 def scores(table: Table) -> Grid:
-    """One row a method and budget, one column a task: mean ± standard deviation over seeds, in points.
+    """Returns one row a method and budget, one column a task: mean ± standard deviation in points.
 
-    The average over tasks comes with its 95 % interval over seeds. Bold: `dora.analysis.comparison.leaders`.
+    Means are over seeds. The average over tasks comes with its 95 % interval over seeds. Bold:
+    `dora.analysis.comparison.leaders`.
     """
     columns = _columns(table)
     rows: list[list[str]] = []
@@ -28,18 +30,15 @@ def scores(table: Table) -> Grid:
         best = {c.head: leaders(table, block, c.task) for c in columns}
         for row in block:
             texts = [_score(table, row, c) for c in columns]
-            marks |= {mark for text in texts for mark in "*†‡" if mark in text}
-            bold |= {(len(rows), 3 + j) for j, c in enumerate(columns) if row in best[c.head]}
+            # Only marks that occur are explained below the table.
+            marks |= {mark for text in texts for mark in MARKS if mark in text}
+            bold |= {
+                (len(rows), _FIRST_SCORE + j) for j, c in enumerate(columns) if row in best[c.head]
+            }
             rows.append([row[0], budget_in_words(row), _parameters(table, row), *texts])
     head = ["method", "budget", "adapter parameters", *(c.head for c in columns)]
-    return Grid(
-        _caption(table),
-        head,
-        rows,
-        bold=bold,
-        rules=_rules(table),
-        notes=_notes(table, marks, bool(bold)),
-    )
+    notes = score_notes(table, marks, bool(bold))
+    return Grid(_caption(table), head, rows, bold=bold, rules=_rules(table), notes=notes)
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ class _Column:
 
 
 def _columns(table: Table) -> list[_Column]:
-    """The averaged tasks, their average where there are several, the tasks apart."""
+    """Returns the averaged tasks, their average where there are several, then the tasks apart."""
     view = table.view
     average = [_Column("average [95 %]", None)] if len(table.averaged) > 1 else []
     averaged, apart = (
@@ -59,6 +58,7 @@ def _columns(table: Table) -> list[_Column]:
 
 
 def _score(table: Table, row: Row, column: _Column) -> str:
+    """Returns a cell: `83.0 ± 3.6*† (n = 2/3)`, a dash without a defined score."""
     task = column.task
     if task is None:
         estimate = table.average(row)
@@ -66,110 +66,83 @@ def _score(table: Table, row: Row, column: _Column) -> str:
     known = list(table.values(row, task).values())
     if not known:
         return "–"
+    # One seed has no spread: nothing is shown, rather than ± 0.0.
     spread = f" ± {statistics.stdev(known):.1f}" if len(known) > 1 else ""
-    runs = table.runs_of(row, task)
-    marks = [
-        ("*", any(run["results"][table.view.score]["degenerate"] for run in runs)),
-        ("†", any(map(dirty, runs))),
-        ("‡", any(published.departures(table, row, task))),
-    ]
+    # The number of seeds only where it is not the whole table's.
     number = "" if len(known) == len(table.seeds) else f" (n = {len(known)}/{len(table.seeds)})"
-    return f"{statistics.mean(known):.1f}{spread}{''.join(m for m, yes in marks if yes)}{number}"
+    return f"{statistics.mean(known):.1f}{spread}{_marks_of(table, row, task)}{number}"
+
+
+def _marks_of(table: Table, row: Row, task: str) -> str:
+    """Returns the marks of a cell, in the order of MARKS."""
+    runs = table.runs_of(row, task)
+    holds = {
+        "*": any(run["results"][table.view.score]["degenerate"] for run in runs),
+        "†": any(map(dirty, runs)),
+        "‡": any(published.departures(table, row, task)),
+    }
+    return "".join(mark for mark in MARKS if holds[mark])
 
 
 def _with_interval(estimate: Estimate, sign: str = "") -> str:
+    """Returns `71.0 [68.5, 73.5]`, the interval only where it is known; `sign`: "+" or ""."""
     low, high = estimate.interval()
     text = f"{estimate.mean:{sign}.1f}"
     return text if math.isnan(low) else f"{text} [{low:{sign}.1f}, {high:{sign}.1f}]"
 
 
 def _parameters(table: Table, row: Row) -> str:
+    """Returns the parameters that a row's runs store beside the head, or that they are `all`."""
     runs = table.runs_of(row)
     if not runs:
         return "–"
-    if row[0] == "full":
-        return f"all {runs[0]['params']['trainable'] - runs[0]['params']['head']:,}"
-    return _range([run["params"]["adapter_end"] for run in runs])
+    if has_budget(row) or not all(map(_trains_all, runs)):
+        return number_range([run["params"]["adapter_end"] for run in runs])
+    # A whole model stores no adapter: its adapter_end is 0.
+    trained = number_range([run["params"]["trainable"] - run["params"]["head"] for run in runs])
+    return f"all {trained}"
 
 
-def _range(numbers: Sequence[int]) -> str:
-    low, high = min(numbers), max(numbers)
-    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+def _trains_all(run: Run) -> bool:
+    """Returns whether a run without a budget trains the whole model.
+
+    Records from before `method` was written are of full fine-tuning, the one method without a
+    budget at that time.
+    """
+    described = run.get("method")
+    return described is None or described["result"] == "model"
 
 
 def _caption(table: Table) -> str:
-    return ", ".join(
-        [table.model, f"data {table.data}", f"{table.view.score} evaluation", *table.view.choice]
-    )
-
-
-def _notes(table: Table, marks: set[str], bold: bool) -> list[str]:
-    """What a reader must know of the scores: seeds, embedded model or data, a backbone's past, marks."""
-    runs = list(table.runs)
-    found = sorted({text for run in runs for text in (run["embedded"], run["note"]) if text})
-    seeds = len(table.seeds)
-    found.append(
-        f"mean ± standard deviation over {seeds} seeds"
-        if seeds > 1
-        else "one seed: no spread is known"
-    )
-    if table.view.score == "best":
-        counted = _range([run["evaluations"]["counted"] for run in runs])
-        found.append(f"the best of {counted} development evaluations in the second half of a run")
-        if not table.comparable:
-            found.append(
-                "runs of one task have unequal evaluations, so that no method is compared with another: "
-                "see --score last"
-            )
-    else:
-        found.append("the last development evaluation of a run")
-    chosen = [t for t in table.tasks if table.view.metric(t) != TASKS[t].metrics[0]]
-    if chosen and table.view.score == "best":
-        found.append(
-            f"the best evaluation is still that by {', '.join(f'{t} {TASKS[t].metrics[0]}' for t in chosen)}"
-        )
-    if bold:
-        found.append(
-            f"bold: shown to be better than {BASELINE} at its budget; where no method is, {BASELINE} and every one that is "
-            f"not shown to be worse (p < {ALPHA} in the tables of differences)"
-        )
-    found += [f"left out: {text}" for text in table.left_out]
-    found += [*unlike(table), *sources(table)]
-    explained = {
-        "*": "* at least one run predicts a single class or value",
-        "†": "† at least one run was made with uncommitted changes",
-        "‡": "‡ further from the published mean ± spread than the combined error",
-    }
-    return found + [explained[mark] for mark in "*†‡" if mark in marks]
+    view = table.view
+    return ", ".join([table.model, f"data {table.data}", f"{view.score} evaluation", *view.choice])
 
 
 def medians(table: Table) -> Grid:
-    """The median of each cell, and of how many runs."""
+    """Returns the median of each cell, and the number of its runs."""
 
     def cell(row: Row, task: str) -> str:
+        """Returns `82.0 (3)`, a dash without a score."""
         known = table.values(row, task).values()
         return f"{statistics.median(known):.1f} ({len(known)})" if known else "–"
 
     tasks = [*table.averaged, *table.apart]
     rows = [[row[0], budget_in_words(row), *(cell(row, t) for t in tasks)] for row in table.rows]
-    return Grid(
-        f"{_caption(table)}: median (n)",
-        ["method", "budget", *map(table.view.title, tasks)],
-        rows,
-        rules=_rules(table),
-        name="medians",
-    )
+    head = ["method", "budget", *map(table.view.title, tasks)]
+    caption = f"{_caption(table)}: median (n)"
+    return Grid(caption, head, rows, rules=_rules(table), name="medians")
 
 
 def _rules(table: Table) -> set[int]:
-    ends = [sum(map(len, table.blocks[:i])) for i in range(1, len(table.blocks))]
-    return set(ends)
+    """Returns the rows that begin a budget, which have a rule above them."""
+    return {sum(map(len, table.blocks[:i])) for i in range(1, len(table.blocks))}
 
 
 def costs(table: Table) -> Grid:
-    """Head parameters, training time and peak memory, which scores don't show."""
+    """Returns head parameters, training time and peak memory, which scores don't show."""
     rows = []
     for row in table.rows:
+        # A row that lost its only cell has no costs, but stays among the scores as a hole.
         if not (runs := table.runs_of(row)):
             continue
         rows.append(
@@ -178,7 +151,7 @@ def costs(table: Table) -> Grid:
                 budget_in_words(row),
                 str(len(runs)),
                 _parameters(table, row),
-                _range([run["params"]["head"] for run in runs]),
+                number_range([run["params"]["head"] for run in runs]),
                 f"{statistics.mean(run['train_s'] for run in runs):,.0f}",
                 f"{max(run['peak_memory_bytes'] for run in runs) / 2**20:,.0f}",
             ]
@@ -193,49 +166,22 @@ def costs(table: Table) -> Grid:
         "peak memory MiB",
     ]
     devices = sorted({run["device"] for run in table.runs})
-    return Grid(
-        f"{_caption(table)}: parameters, time, memory",
-        head,
-        rows,
-        rules=_rules(table),
-        name="costs",
-        notes=[
-            f"on {', '.join(devices)}; the seconds are of training alone, mean over runs; the memory is the "
-            "most that any run's process took: where one process trained several runs, what it still held of "
-            "those before is in it"
-        ],
-    )
+    notes = [f"on {', '.join(devices)}; {COSTS_NOTE}"]
+    caption = f"{_caption(table)}: parameters, time, memory"
+    return Grid(caption, head, rows, rules=_rules(table), name="costs", notes=notes)
 
 
 def against(table: Table, by_task: bool) -> Grid | None:
-    """Each adapter method less LoRA at the same budget, paired by seed; None where nothing can be compared.
+    """Returns each method less LoRA at the same budget, paired by seed; None without any.
 
-    `shown with 80 % power` is what these seeds could have shown at all: the true difference that the uncorrected
-    test would find in four of five such studies.
+    `shown with 80 % power` is the true difference that the uncorrected test would find in four of
+    five studies with these seeds, so the least that they could have shown.
     """
     found = differences(table, by_task)
     if not found:
         return None
-    what = [table.view.title(d.task) if d.task else "average" for d in found]
+    # The column of intervals over examples only where any run has stored predictions.
     shown = any(d.examples for d in found)
-    rows = [
-        [
-            d.row[0],
-            budget_in_words(d.row),
-            name,
-            _with_interval(d.estimate, "+"),
-            *(
-                ["–" if d.examples is None else f"[{d.examples[0]:+.1f}, {d.examples[1]:+.1f}]"]
-                if shown
-                else []
-            ),
-            _p(d.p),
-            f"{d.better:.2f}",
-            _points(d.estimate.detectable()),
-            _range(d.seeds),
-        ]
-        for d, name in zip(found, what, strict=True)
-    ]
     head = [
         "method",
         "budget",
@@ -247,29 +193,31 @@ def against(table: Table, by_task: bool) -> Grid | None:
         "shown with 80 % power",
         "seeds",
     ]
-    bold = {(i, 3) for i, d in enumerate(found) if d.p < ALPHA}
-    tested = sum(not math.isnan(d.p) for d in found)
-    notes = [
-        f"points, paired by seed; p corrected for the number of comparisons in this table, {tested} (Holm); bold: "
-        f"p < {ALPHA}; P(better): that a run of the method beats one of {BASELINE}"
-    ]
-    if any(d.estimate.error == 0 for d in found):
-        notes.append(
-            "no interval: every seed gives the same difference, which leaves its error unknown; p –, and 1 for a difference of 0"
-        )
-    if shown:
-        notes.append(
-            "[95 %, examples]: over resamples of the development examples, the seeds as they are"
-        )
     return Grid(
         f"{_caption(table)}: differences from {BASELINE}{' by task' if by_task else ''}",
         head,
-        rows,
+        [_difference(table, d, shown) for d in found],
         text_columns=3,
-        bold=bold,
-        notes=notes,
-        name=f"differences{'-by-task' if by_task else ''}",
+        bold={(i, 3) for i, d in enumerate(found) if d.p < ALPHA},
+        notes=difference_notes(found, shown),
+        name="differences-by-task" if by_task else "differences",
     )
+
+
+def _difference(table: Table, d: Difference, shown: bool) -> list[str]:
+    """Returns the line of a difference; `shown`: with its interval over examples."""
+    of_examples = "–" if d.examples is None else f"[{d.examples[0]:+.1f}, {d.examples[1]:+.1f}]"
+    return [
+        d.row[0],
+        budget_in_words(d.row),
+        table.view.title(d.task) if d.task else "average",
+        _with_interval(d.estimate, "+"),
+        *([of_examples] if shown else []),
+        _p(d.p),
+        f"{d.better:.2f}",
+        _points(d.estimate.detectable()),
+        number_range(d.seeds),
+    ]
 
 
 def _points(number: float) -> str:
@@ -277,16 +225,19 @@ def _points(number: float) -> str:
 
 
 def _p(p: float) -> str:
-    return "–" if math.isnan(p) else "<0.001" if p < 0.001 else f"{p:.3f}"
+    if math.isnan(p):
+        return "–"
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def beside(table: Table) -> Grid | None:
-    """Published rows for the same backbone, with source and protocol; None where there is none."""
+    """Returns the published rows for the backbone, with source and protocol; None without any."""
     groups = published.beside(table.model)
     if not groups:
         return None
     average = [published.AVERAGE] if len(table.averaged) > 1 else []
     columns = [*table.averaged, *average, *table.apart]
+    # Numbered like references: each names source, protocol and note once.
     sources = list(dict.fromkeys(key[:3] for key in groups))
     rows = [
         [
@@ -299,13 +250,14 @@ def beside(table: Table) -> Grid | None:
         for key, group in groups.items()
     ]
     heads = [c if c == published.AVERAGE else table.view.title(c) for c in columns]
-    notes = [f"[{i}] {'; '.join(filter(None, source))}" for i, source in enumerate(sources, 1)]
-    notes.insert(
-        0,
-        "target: the matrices that are adapted; – where a method adapts none, ? where it is not known",
-    )
+    notes = [
+        "target: the matrices that are adapted; – where a method adapts none, ? where it is not "
+        "known"
+    ]
+    notes += [f"[{i}] {'; '.join(filter(None, source))}" for i, source in enumerate(sources, 1)]
     return Grid(
-        f"{table.model}: published, under the protocols named below; an average is over all tasks of its paper",
+        f"{table.model}: published, under the protocols named below; an average is over all tasks "
+        "of its paper",
         ["method", "parameters", "target", *heads, "source"],
         rows,
         text_columns=3,
@@ -314,14 +266,15 @@ def beside(table: Table) -> Grid | None:
     )
 
 
-def _target(published: str) -> str:
-    return {"none": "–", "": "?"}.get(published, published)
+def _target(target: str) -> str:
+    return {published.NO_TARGET: "–", "": "?"}.get(target, target)
 
 
 def findings(table: Table) -> list[Grid]:
-    """The scores and what the seeds tell apart; none that would repeat another."""
+    """Returns the scores and the differences that the seeds show; none that repeats another."""
     found = [
         scores(table),
+        # The average of one task is that task.
         against(table, by_task=False) if len(table.averaged) > 1 else None,
         against(table, by_task=True),
     ]
@@ -329,6 +282,6 @@ def findings(table: Table) -> list[Grid]:
 
 
 def grids(table: Table) -> list[Grid]:
-    """Every table of one data source and model, scores first."""
+    """Returns every table of one data source and model, scores first."""
     rest = [medians(table) if len(table.seeds) > 1 else None, costs(table), beside(table)]
     return [*findings(table), *(grid for grid in rest if grid is not None)]

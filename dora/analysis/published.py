@@ -1,7 +1,7 @@
 """Published GLUE rows to set beside ours, each with its source and protocol; never mixed in.
 
-The facts are in assets/published.csv, one line a number. DoRA's own row there is empty until someone who has
-the paper's table before them enters it.
+The facts are in assets/published.csv, one line a number. DoRA's own row there is empty until
+someone who has the paper's table before them enters it.
 """
 
 from __future__ import annotations
@@ -13,24 +13,31 @@ import re
 import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from dora import ASSETS
-from dora.analysis.grouping import MEAN, Row, Run, Table
+from dora.analysis.grouping import Run, Table
+from dora.analysis.rows import Row, has_budget
+from dora.analysis.view import MEAN
 from dora.backbones.architectures import KINDS
 
 FILE = ASSETS / "published.csv"
+# A paper's average over tasks, as the column `task` names it.
 AVERAGE = "average"
-# Their names of metrics → ours. Any other is its own name, which no view of ours asks for.
+# `target` of a published row whose method adapts no matrices, such as full fine-tuning and BitFit.
+NO_TARGET = "none"
+# Their names of metrics → ours. Any other keeps its name, which no view of ours asks for.
 _METRICS = {"accuracy_m": "accuracy", "pearson_spearman_mean": MEAN}
 
 
 @dataclass(frozen=True)
 class Number:
-    """One published score in points. `spread`: what they print after ±, None where they print none.
+    """One published score in points.
 
-    `target`: the matrices that were adapted, `all` or as `q+v`; `none` of a method that adapts no matrix, empty
-    where it is not known. `start`: the task whose adapter the runs started from, empty for the pretrained
-    backbone alone.
+    `spread`: the number printed after ±, None where none is. `target`: the matrices that were
+    adapted, `all` or as `q+v`; `none` for a method that adapts no matrices, empty where it is not
+    known. `start`: the task whose adapter the runs started from, empty for the pretrained backbone
+    alone.
     """
 
     source: str
@@ -48,44 +55,35 @@ class Number:
 
     @property
     def row(self) -> tuple[str, str, str, str, str]:
-        """What one line of a table holds: (source, protocol, note, method, params)."""
+        """The line of a table that it stands in: (source, protocol, note, method, params)."""
         return self.source, self.protocol, self.note, self.method, self.params
 
     @property
     def seeds(self) -> int:
-        """How many runs it is a mean or median of; 1 where the protocol does not say."""
+        """The number of runs that it is a mean or median of; 1 where the protocol does not say."""
         found = re.search(r"(\d+) seeds", self.protocol)
         return int(found[1]) if found else 1
 
 
 @functools.cache
 def numbers() -> tuple[Number, ...]:
-    """Every published number, in file order."""
+    """Returns every published number, in file order."""
 
     def number(line: dict[str, str]) -> Number:
-        value, spread = (float(line[key]) if line[key] else None for key in ("value", "spread"))
-        metric = _METRICS.get(line["metric"], line["metric"])
-        return Number(
-            line["source"],
-            line["protocol"],
-            line["model"],
-            line["method"],
-            line["params"],
-            line["target"],
-            line["task"],
-            metric,
-            value,
-            spread,
-            line["start"],
-            line["note"],
-        )
+        """Returns one line of the file."""
+        # The columns have the fields' names; only these three are no texts as they stand.
+        parsed: dict[str, Any] = dict(line)
+        parsed["metric"] = _METRICS.get(line["metric"], line["metric"])
+        for key in ("value", "spread"):
+            parsed[key] = float(line[key]) if line[key] else None
+        return Number(**parsed)
 
     with FILE.open(encoding="utf-8", newline="") as file:
         return tuple(map(number, csv.DictReader(file)))
 
 
 def beside(model: str) -> dict[tuple[str, str, str, str, str], list[Number]]:
-    """The published rows for one of our backbones (`roberta_base`), by `Number.row`."""
+    """Returns the published rows for one of our backbones (`roberta_base`), by `Number.row`."""
     rows: dict[tuple[str, str, str, str, str], list[Number]] = {}
     for number in numbers():
         if number.model == model.replace("_", "-"):
@@ -94,12 +92,14 @@ def beside(model: str) -> dict[tuple[str, str, str, str, str], list[Number]]:
 
 
 def departures(table: Table, row: Row, task: str) -> Iterator[Number]:
-    """The published numbers that our cell contradicts: outside their mean ± spread by more than the combined error.
+    """Yields the published numbers that our cell contradicts.
 
-    That is hypot(their spread / √seeds, our standard deviation / √seeds). Only where both are measured alike: the same
-    backbone, method, target matrices, parameters and metric, real data and all of it, whole epochs, the best
-    evaluation on the development set, our median beside a median. Never against a number without a spread, with
-    another start or a note on its set-up, or under another protocol.
+    Our score then lies outside their mean ± spread by more than the combined error,
+    hypot(their spread / √seeds, our standard deviation / √seeds). Both must be measured alike: the
+    same backbone, method, target matrices, parameters and metric, real data and all of it, whole
+    epochs, the best evaluation on the development set, our median beside a median. A number without
+    a spread, with another start or a note on its set-up, or under another protocol is never
+    contradicted.
     """
     ours, runs = list(table.values(row, task).values()), table.runs_of(row, task)
     if (
@@ -109,25 +109,19 @@ def departures(table: Table, row: Row, task: str) -> Iterator[Number]:
         or not all(map(_as_papers_do, runs))
     ):
         return
+    measured = (row[0], task, table.view.metric(task))
     for number in (n for group in beside(table.model).values() for n in group):
-        alike = (number.method, number.task, number.metric) == (
-            row[0],
-            task,
-            table.view.metric(task),
-        )
+        if (number.method, number.task, number.metric) != measured:
+            continue
         if not (
-            alike
-            and _can_be_contradicted(number)
-            and all(_adapts_alike(run, number) for run in runs)
+            _can_be_contradicted(number) and all(_adapts_alike(row, run, number) for run in runs)
         ):
             continue
         assert number.value is not None
         assert number.spread is not None
-        middle = (
-            statistics.median(ours)
-            if number.protocol.startswith("median")
-            else statistics.mean(ours)
-        )
+        # One failed seed moves a mean and hardly a median, so alike is compared with alike.
+        of_median = number.protocol.startswith("median")
+        middle = statistics.median(ours) if of_median else statistics.mean(ours)
         error = math.hypot(
             number.spread / math.sqrt(number.seeds), statistics.stdev(ours) / math.sqrt(len(ours))
         )
@@ -136,7 +130,11 @@ def departures(table: Table, row: Row, task: str) -> Iterator[Number]:
 
 
 def _as_papers_do(run: Run) -> bool:
-    """Whether a run trained on all rows for whole epochs, from the backbone alone, and was chosen on the development set."""
+    """Returns whether a run trained and was chosen as papers do.
+
+    They train on all rows for whole epochs, from the backbone alone, and choose on the development
+    set.
+    """
     config = run["config"]
     whole = config.get("limit_train") is None and config.get("max_steps") is None
     return (
@@ -145,30 +143,34 @@ def _as_papers_do(run: Run) -> bool:
 
 
 def _can_be_contradicted(number: Number) -> bool:
-    """Whether a number has a spread, its own measurement and the protocol that ours has."""
+    """Returns whether a number has a spread and was measured there under our protocol."""
+    # A note says that it was copied or set up otherwise. `best`: of several evaluations, as ours.
     known = number.value is not None and number.spread is not None
     return known and not (number.note or number.start) and "best" in number.protocol
 
 
-def _adapts_alike(run: Run, number: Number) -> bool:
-    """Whether the adapter is on the same matrices and as large as `0.3M` says, up to its rounding.
-
-    Full fine-tuning adapts no matrix and is always as large as the backbone.
-    """
+def _adapts_alike(row: Row, run: Run, number: Number) -> bool:
+    """Returns whether the adapter is on the same matrices and as large, up to rounding (`0.3M`)."""
     target = run["config"].get("target")
-    if number.method == "full":
-        return target is None and number.target == "none"
+    # Without a budget there is no size to choose: the backbone sets it, as in full fine-tuning.
+    if not has_budget(row):
+        return target is None and number.target == NO_TARGET
     kinds = KINDS if number.target == "all" else number.target.split("+")
     text = number.params.removesuffix("M")
+    # Half a unit of the last digit that they print.
     half = 0.5 * 10.0 ** -len(text.partition(".")[2])
     same_size = abs(run["params"]["adapter_end"] / 1e6 - float(text)) <= half
     return target is not None and set(target) == set(kinds) and same_size
 
 
 def shown(group: list[Number], table: Table, task: str) -> str:
-    """What a line of published numbers has for a task: `86.6 ± 0.7`, with its metric where that is not the table's."""
+    """Returns the cell of a published line for a task: `86.6 ± 0.7`, a dash where it has none.
+
+    The metric follows where it is not the table's, and the start where it is another adapter.
+    """
     of_task = [n for n in group if n.task == task and n.value is not None]
     metric = "score" if task == AVERAGE else table.view.metric(task)
+    # A number by another metric is still worth showing, with its name.
     best = next((n for n in of_task if n.metric == metric), of_task[0] if of_task else None)
     if best is None:
         return "–"

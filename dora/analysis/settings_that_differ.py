@@ -1,4 +1,4 @@
-"""What else but the method differs between the rows of a table, as notes to stand under it."""
+"""Differences between the rows of a table beside their methods, as notes to stand under it."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ from itertools import product
 from typing import Any
 
 from dora.analysis.conflicts import arithmetic
-from dora.analysis.grouping import Row, Run, Table, budget_in_words, starts
+from dora.analysis.grouping import Run, Table, starts
+from dora.analysis.rows import Row, budget_in_words
 from dora.data.tasks import TASKS
 
-# What a comparison of methods should hold fixed, with the word for a null. Not here: rates, schedule and weight decay,
-# which a method's paper chooses, and `eval_every`, which tables speak of as the number of evaluations.
+# Settings that a comparison of methods should hold fixed, with the word for a null. Not here are
+# rates, schedule and weight decay, which a method's paper chooses, and `eval_every`, which tables
+# report as the number of evaluations.
 FIXED = {
     "limit_train": "all",
     "batch_size": "",
@@ -25,7 +27,10 @@ FIXED = {
 
 
 def unlike(table: Table) -> list[str]:
-    """Settings of FIXED in which the rows of a task differ: `RTE: limit_train differs: 64 (adalora), all (the rest)`."""
+    """Returns a note for each setting of FIXED in which the rows of a task differ.
+
+    `RTE: limit_train differs: 64 (adalora), all (the rest)`; tasks with the same note share it.
+    """
     tasks: dict[str, list[str]] = {}
     for task, key in product(table.tasks, FIXED):
         rows: dict[str, list[Row]] = {}
@@ -34,6 +39,7 @@ def unlike(table: Table) -> list[str]:
                 if (value := _setting(run, key)) is not None:
                     rows.setdefault(value, []).append(row)
         if len(rows) > 1:
+            # The value that most rows have is the rest, so that the exceptions are named.
             *few, (rest, _) = sorted(rows.items(), key=lambda item: len(item[1]))
             named = [f"{value} ({_names(members, table)})" for value, members in few]
             text = f"{key} differs: {', '.join(named)}, {rest} (the rest)"
@@ -42,7 +48,7 @@ def unlike(table: Table) -> list[str]:
 
 
 def _setting(run: Run, key: str) -> str | None:
-    """A setting of FIXED in words; None where the run has none, as full fine-tuning has no target."""
+    """Returns a setting of FIXED in words, None where the run has no such setting."""
     config: dict[str, Any] = run["config"]
     known = {
         **config,
@@ -50,28 +56,30 @@ def _setting(run: Run, key: str) -> str | None:
         "init_from": (run["fingerprints"].get("init_from") or "")[:8],
     }
     value = known.get(key)
-    if key not in known or (key == "target" and config["method"]["name"] == "full"):
+    # A method that adapts no matrices, as full fine-tuning, has no target that could differ.
+    if key not in known or (key == "target" and value is None):
         return None
     return "+".join(value) if isinstance(value, list) else str(value or FIXED[key])
 
 
 def _names(rows: list[Row], table: Table) -> str:
-    """`dora`, or `dora 13,824` where the table has other rows of DoRA beside."""
+    """Returns the rows' names: `dora`, or `dora 13,824` where not all rows of DoRA are meant."""
     methods = [method for method, _ in rows]
     whole = {m for m in methods if methods.count(m) == sum(method == m for method, _ in table.rows)}
-    return ", ".join(
-        dict.fromkeys(
-            row[0] if row[0] in whole else f"{row[0]} {budget_in_words(row)}" for row in rows
-        )
-    )
+    names = [row[0] if row[0] in whole else f"{row[0]} {budget_in_words(row)}" for row in rows]
+    return ", ".join(dict.fromkeys(names))
 
 
 def sources(table: Table) -> list[str]:
-    """The commits and arithmetics of this package that made the runs, and the versions of torch, where there are several."""
+    """Returns a note for each kind of source that differs between the runs of the table.
+
+    The kinds are commits and arithmetics of this package, versions of torch, processors.
+    """
     made, torch, processors = set(), set(), set()
     for run in table.runs:
         commits = [(start["git"] or {}).get("commit") for start in starts(run)]
         made |= {commit[:7] if commit else "an installed package" for commit in commits}
+        # Records from before the versions were written say nothing of torch.
         torch |= {run.get("versions", {}).get("torch")}
         # A GPU's results do not depend on the processor beside it.
         processors |= {start.get("processor") for start in starts(run) if run["device"] == "cpu"}
@@ -89,11 +97,13 @@ def sources(table: Table) -> list[str]:
 
 
 def _arithmetics(table: Table) -> list[str]:
-    """Which cells were made by which arithmetic, where a table has several.
+    """Returns a note of which cells were made by which arithmetic, where a table has several.
 
-    `arithmetic 1 of this package made dora on CoLA; arithmetic 2 the rest: one configuration gives other bits under each`.
+    `arithmetic 1 of this package made dora on CoLA; arithmetic 2 the rest: one configuration gives
+    other bits under each`.
     """
     rows: dict[tuple[int, str], list[Row]] = {}
+    # A cell may hold several, with --mix-arithmetic; it is then named for each.
     for task, row in product(table.tasks, table.rows):
         for number in {arithmetic(run) for run in table.runs_of(row, task)}:
             rows.setdefault((number, task), []).append(row)
@@ -104,6 +114,7 @@ def _arithmetics(table: Table) -> list[str]:
         )
     if len(made) < 2:
         return []
+    # The arithmetic of most cells is the rest, and goes without a list of them.
     rest = max(made, key=lambda number: sum(len(of) for (n, _), of in rows.items() if n == number))
     named = [
         f"arithmetic {number} of this package made "
@@ -112,5 +123,6 @@ def _arithmetics(table: Table) -> list[str]:
         if number != rest
     ]
     return [
-        f"{'; '.join(named)}; arithmetic {rest} the rest: one configuration gives other bits under each"
+        f"{'; '.join(named)}; arithmetic {rest} the rest: "
+        "one configuration gives other bits under each"
     ]

@@ -1,9 +1,13 @@
-"""How every figure looks: colours, panels, titles, legend, and its files. All that is Matplotlib's own."""
+"""The look of every figure: colours, panels, titles, legend, and its files.
+
+Only this module calls Matplotlib for anything but drawing in a panel.
+"""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dora.errors import UserError
@@ -13,17 +17,43 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, which the colour-blind tell apart; in grey print the markers do.
+# Okabe and Ito's colours, which the colour-blind tell apart; in grey print the markers differ.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _MARKERS = ("o", "s", "^", "D", "v", "P")
+# Methods whose colour and marker stay as in figures that are already printed. No other needs an
+# entry here.
 _KNOWN = {"lora": 0, "adalora": 1, "dora": 2, "full": 3}
+# (colour, marker) for all other methods: the two colours that no known method has, then every
+# colour with each of the markers that are not its own.
+_OTHERS = [(4, 4), (5, 5)] + [(i, (i + shift) % 6) for shift in range(1, 6) for i in range(6)]
 PNG_DPI = 160
 
 
-def style(method: str) -> dict[str, Any]:
-    """Colour and marker of a method: the same in every figure, and of a new one by its name."""
-    i = _KNOWN.get(method, 4 + sum(map(ord, method)) % 2)
-    return {"color": COLOURS[i], "marker": _MARKERS[i]}
+def styles(methods: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Returns colour and marker of each method of a table.
+
+    No two are alike among the known methods and 32 others. A method that is not known goes by its
+    name and keeps its look from table to table unless another one there has it.
+    """
+    found = {method: (_KNOWN[method],) * 2 for method in methods if method in _KNOWN}
+    # Known methods that are absent keep their colours, so that no colour changes its meaning.
+    used = Counter(range(len(_KNOWN)))
+    free = list(_OTHERS)
+    # By name, so that the order of the rows does not matter.
+    for method in sorted(set(methods) - _KNOWN.keys()):
+        # The characters' sum, not hash(), which differs from process to process.
+        start = sum(map(ord, method)) % len(_OTHERS)
+        free = free or list(_OTHERS)
+        least = min(used[colour] for colour, _ in free)
+        turned = sorted(free, key=lambda pair: (_OTHERS.index(pair) - start) % len(_OTHERS))
+        pair = next(pair for pair in turned if used[pair[0]] == least)
+        free.remove(pair)
+        used[pair[0]] += 1
+        found[method] = pair
+    return {
+        method: {"color": COLOURS[colour], "marker": _MARKERS[marker]}
+        for method, (colour, marker) in found.items()
+    }
 
 
 def panels(
@@ -36,12 +66,11 @@ def panels(
     gap: float = 0.42,
     same_y: bool = False,
 ) -> tuple[Figure, list[Axes]]:
-    """A figure of `number` panels in rows of at most `columns`; all lengths in inches.
-
-    Every panel has its place from the start: Matplotlib's own layout takes as long as the drawing.
-    """
+    """Returns a figure of `number` panels in rows of at most `columns`; all lengths in inches."""
+    # Late: importing Matplotlib takes half a second. Not pyplot, which keeps figures alive.
     from matplotlib.figure import Figure
 
+    # Every panel gets its place here: Matplotlib's own layout takes as long as the drawing.
     across, above, below = min(number, columns), 0.55, 0.5
     down = -(-number // across)
     pitch = (width + (0.12 if same_y else gap), height + 0.45)
@@ -53,14 +82,14 @@ def panels(
         place = (x / whole[0], y / whole[1], width / whole[0], height / whole[1])
         panel = figure.add_axes(place, sharey=axes[0] if same_y and axes else None)
         panel.tick_params(labelsize=7, labelleft=not same_y or i % across == 0)
-        panel.locator_params(nbins=5)  # labels are what drawing takes longest for
+        panel.locator_params(nbins=5)  # labels take most of the drawing's time
         panel.spines[["top", "right"]].set_visible(False)
         axes.append(panel)
     return figure, axes
 
 
 def titles(figure: Figure, below: str, beside: str = "") -> None:
-    """What the panels' axes mean, once for all."""
+    """Writes the meaning of the panels' axes once for all of them."""
     figure.text(0.5, 0.06 / figure.get_figheight(), below, ha="center", va="bottom", fontsize=8)
     figure.text(
         0.06 / figure.get_figwidth(), 0.5, beside, ha="left", va="center", fontsize=8, rotation=90
@@ -68,9 +97,10 @@ def titles(figure: Figure, below: str, beside: str = "") -> None:
 
 
 def legend(figure: Figure, axes: Sequence[Axes]) -> None:
-    """One legend for all panels, above them."""
+    """Draws one legend for all panels, above them."""
     found: dict[str, Any] = {}
-    for panel in axes:  # a panel may lack what another has
+    # Over all panels, because one may lack a method that another has.
+    for panel in axes:
         for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
             found.setdefault(label, handle)
     figure.legend(
@@ -84,19 +114,19 @@ def legend(figure: Figure, axes: Sequence[Axes]) -> None:
 
 
 def images(figure: Figure) -> dict[str, bytes]:
-    """The figure as pdf and png; the same numbers give the same bytes.
-
-    By each format's own canvas: `savefig` would draw twice for each.
-    """
+    """Returns the figure as {"png": …, "pdf": …}; equal numbers give equal bytes."""
+    # By each format's own canvas: `savefig` would draw twice for each.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.backends.backend_pdf import FigureCanvasPdf
     from matplotlib.text import Text
 
-    for text in figure.findobj(Text):  # a name between dollar signs is no formula
+    # Names come from records: between dollar signs they are no formula, and they are printable.
+    for text in figure.findobj(Text):
         text.set_parse_math(False)
         if not (said := text.get_text()).isprintable():
             text.set_text(printable(said, kept="\n"))
     png, pdf = io.BytesIO(), io.BytesIO()
+    # No version and no date in the files, which would differ from day to day.
     FigureCanvasAgg(figure).print_png(
         png, metadata={"Software": None}, pil_kwargs={"compress_level": 2}
     )
@@ -105,7 +135,7 @@ def images(figure: Figure) -> dict[str, bytes]:
 
 
 def require_matplotlib() -> None:
-    """Raises UserError where it is not installed."""
+    """Raises UserError where Matplotlib is not installed."""
     try:
         import matplotlib  # noqa: F401
     except ImportError as e:

@@ -1,14 +1,12 @@
 """`python -m dora.tables`: finished runs as tables for a paper, from their run.json alone.
 
-For each data source and model, under results/tables: Markdown (also printed), LaTeX (a file a table) and CSV.
-A cell that holds several configurations, such as a search of rates, is left out and named; --where chooses one.
+For each data source and model it writes results/tables: Markdown (also printed), LaTeX (a file a
+table) and CSV. A cell that holds several configurations, such as a search of rates, is left out and
+named; --where chooses one.
 """
 
 from __future__ import annotations
 
-import csv
-import io
-import math
 import statistics
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,20 +14,20 @@ from typing import Any
 
 from dora.analysis.comparison import Difference, differences
 from dora.analysis.contents import grids
-from dora.analysis.grouping import (
-    BASELINE,
-    Table,
-    dirty,
-)
-from dora.analysis.layout import Grid, in_markdown, latex_file, markdown
-from dora.plain import printable
+from dora.analysis.grouping import Table, dirty
+from dora.analysis.latex import latex_file
+from dora.analysis.layout import Grid, as_csv, in_markdown, markdown
+from dora.analysis.rows import BASELINE, Row
 from dora.records import study
 
-HOLES_SHOWN = 20
+HOLES_SHOWN = 20  # commands of missing runs in a report; a study that has begun lacks hundreds
 
 
 def holes(table: Table, seen: Sequence[study.Seen]) -> list[str]:
-    """The commands of the runs that this table lacks; none where it shows a choice of runs."""
+    """Returns the commands of the runs that this table lacks.
+
+    None are named where it shows a choice of runs: the rest is absent by intent.
+    """
     if table.view.where:
         return []
     return [
@@ -40,28 +38,27 @@ def holes(table: Table, seen: Sequence[study.Seen]) -> list[str]:
 
 
 def report(
-    sheets: Sequence[Grid], missing: Sequence[str] = (), results: Path = Path("results")
+    shown: Sequence[Grid], missing: Sequence[str] = (), results: Path = Path("results")
 ) -> str:
-    """All tables of one study in Markdown under a heading; `missing`: the commands that fill their holes in `results`."""
-    first, *rest = sheets
+    """Returns all tables of one study in Markdown, each under a heading.
+
+    `missing`: the commands that fill their holes in `results`.
+    """
+    first, *rest = shown
     parts = [f"## {in_markdown(first.caption)}", markdown(first)]
     for grid in rest:
         parts += [f"### {in_markdown(grid.caption.partition(': ')[2])}", markdown(grid)]
     if missing:
-        more = (
-            [f"# and {len(missing) - HOLES_SHOWN} more: {study.missing_command(results)}"]
-            if len(missing) > HOLES_SHOWN
-            else []
-        )
-        parts += [
-            f"### missing runs: {len(missing)}",
-            "\n".join(f"    {line}" for line in [*missing[:HOLES_SHOWN], *more]),
-        ]
+        lines = list(missing[:HOLES_SHOWN])
+        if (more := len(missing) - HOLES_SHOWN) > 0:
+            # As a comment, so that the whole block can be pasted into a shell.
+            lines.append(f"# and {more} more: {study.missing_command(results)}")
+        parts += [f"### missing runs: {len(missing)}", "\n".join(f"    {line}" for line in lines)]
     return "\n\n".join(parts)
 
 
 def _lines(table: Table) -> Iterator[dict[str, Any]]:
-    """A line of the CSV for each cell and each average; numbers in full."""
+    """Yields a line of the CSV for each cell and each average; numbers are not rounded."""
     for row in table.rows:
         runs = table.runs_of(row)
         common = {
@@ -75,33 +72,36 @@ def _lines(table: Table) -> Iterator[dict[str, Any]]:
             "head_params_max": max((r["params"]["head"] for r in runs), default=None),
         }
         for task in table.tasks:
-            known, of_task = table.values(row, task), table.runs_of(row, task)
-            several = len(known) > 1
-            yield {
-                **common,
-                "task": task,
-                "metric": table.view.metric(task),
-                "n": len(known),
-                "mean": statistics.mean(known.values()) if known else None,
-                "std": statistics.stdev(known.values()) if several else None,
-                "median": statistics.median(known.values()) if known else None,
-                "values": " ".join(f"{seed}:{value:.4f}" for seed, value in known.items()),
-                "missing_seeds": " ".join(map(str, sorted(table.seeds - known.keys()))),
-                "degenerate": sum(
-                    bool(r["results"][table.view.score]["degenerate"]) for r in of_task
-                ),
-                "dirty": sum(map(dirty, of_task)),
-                "train_s_mean": statistics.mean(r["train_s"] for r in of_task) if of_task else None,
-                "peak_memory_bytes_max": max(
-                    (r["peak_memory_bytes"] for r in of_task), default=None
-                ),
-            }
+            yield {**common, **_cell(table, row, task)}
+        # Columns `low` and `high` are the averages' own; the average of one task is that task.
         if (estimate := table.average(row)) is not None and len(table.averaged) > 1:
             low, high = estimate.interval()
             yield {**common, "task": "average", "mean": estimate.mean, "low": low, "high": high}
 
 
+def _cell(table: Table, row: Row, task: str) -> dict[str, Any]:
+    """Returns the columns of the CSV that are a cell's own."""
+    known, runs = table.values(row, task), table.runs_of(row, task)
+    result = table.view.score
+    return {
+        "task": task,
+        "metric": table.view.metric(task),
+        "n": len(known),
+        "mean": statistics.mean(known.values()) if known else None,
+        "std": statistics.stdev(known.values()) if len(known) > 1 else None,
+        "median": statistics.median(known.values()) if known else None,
+        # Every seed, so that anyone can test differences in another way.
+        "values": " ".join(f"{seed}:{value:.4f}" for seed, value in known.items()),
+        "missing_seeds": " ".join(map(str, sorted(table.seeds - known.keys()))),
+        "degenerate": sum(bool(run["results"][result]["degenerate"]) for run in runs),
+        "dirty": sum(map(dirty, runs)),
+        "train_s_mean": statistics.mean(run["train_s"] for run in runs) if runs else None,
+        "peak_memory_bytes_max": max((run["peak_memory_bytes"] for run in runs), default=None),
+    }
+
+
 def _difference_lines(found: Sequence[Difference], table: Table) -> Iterator[dict[str, Any]]:
+    """Yields a line of the CSV of differences for each of them; numbers are not rounded."""
     for d in found:
         low, high = d.estimate.interval()
         of_examples = d.examples or (None, None)
@@ -121,37 +121,16 @@ def _difference_lines(found: Sequence[Difference], table: Table) -> Iterator[dic
             "p_holm": d.p,
             "better": d.better,
             "detectable": d.estimate.detectable(),
+            # Of an average, the task with fewest pairs.
             "seeds": min(d.seeds),
         }
 
 
-def as_csv(lines: Sequence[dict[str, Any]]) -> str:
-    """Lines under the head of all their keys; floats to six digits after the point, nothing where there is none (NaN).
-
-    A text that a spreadsheet would compute, such as a model called `=cmd()`, begins with an apostrophe.
-    """
-    names = list(dict.fromkeys(key for line in lines for key in line))
-    file = io.StringIO()
-    writer = csv.DictWriter(file, names, lineterminator="\n", restval="")
-    writer.writeheader()
-    for line in lines:
-        known = {k: v for k, v in line.items() if not (isinstance(v, float) and math.isnan(v))}
-        writer.writerow({k: _csv_cell(v) for k, v in known.items()})
-    return file.getvalue()
-
-
-def _csv_cell(value: Any) -> Any:
-    if isinstance(value, str):
-        text = printable(value)
-        return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
-    return f"{value:.6f}" if isinstance(value, float) else value
-
-
 def files(table: Table, results: Path, missing: Sequence[str]) -> dict[str, str]:
-    """The table's files, name → text, the Markdown first."""
-    sheets = grids(table)
-    found = {f"{table.name}.md": report(sheets, missing, results) + "\n"}
-    for grid in sheets:
+    """Returns the table's files, name → text, the Markdown first."""
+    shown = grids(table)
+    found = {f"{table.name}.md": report(shown, missing, results) + "\n"}
+    for grid in shown:
         name = f"{table.name}{f'-{grid.name}' if grid.name else ''}"
         found[f"{name}.tex"] = latex_file(grid, name, "python -m dora.tables")
     found[f"{table.name}.csv"] = as_csv(list(_lines(table)))

@@ -19,6 +19,7 @@ LORA, DORA, ADALORA = (("lora", "r8"), ("dora", "r8"), ("adalora", "r8"))
 
 
 def scored(results: Path, method: str, values: dict[int, float], task: str = "sst2") -> None:
+    # `values` in points, as tables show them; records hold fractions.
     for seed, value in values.items():
         write_run(results, method, seed, value / 100, task=task)
 
@@ -29,7 +30,8 @@ def test_differences_are_paired_by_seed(tmp_path: Path) -> None:
     (table,) = tables(read_runs(tmp_path))
     assert pairs(table, DORA, LORA, "sst2") == pytest.approx([1, 2, 3])
     (found,) = differences(table)
-    # By hand: mean 2, error 1 / sqrt(3), t(0.975, 2) = 4.303; of 4 x 3 pairs of runs DoRA's is the higher in 6.
+    # By hand: mean 2, error 1 / sqrt(3), t(0.975, 2) = 4.303; of 4 x 3 pairs of runs DoRA's is the
+    # higher in 6.
     assert found.estimate.interval() == pytest.approx(
         (2 - 4.303 / 3**0.5, 2 + 4.303 / 3**0.5), abs=1e-3
     )
@@ -48,6 +50,7 @@ def test_all_comparisons_of_a_table_are_one_family(tmp_path: Path) -> None:
             scored(tmp_path, method, of_task, task)
     (table,) = tables(read_runs(tmp_path))
     found = differences(table, by_task=True)
+    # Two methods on two tasks: four tests, which SciPy and statsmodels make here.
     raw = [
         stats.ttest_rel(
             list(values[d.row[0]][d.task or ""].values()),
@@ -59,6 +62,7 @@ def test_all_comparisons_of_a_table_are_one_family(tmp_path: Path) -> None:
     assert [d.p for d in found] == pytest.approx(
         list(multipletests(raw, method="holm")[1]), rel=1e-3
     )
+    # The averages are a family of their own.
     assert len(differences(table)) == 2
 
 
@@ -69,6 +73,7 @@ def test_nothing_is_compared_over_unequal_evaluations_or_without_two_pairs(tmp_p
     (table,) = tables(read_runs(tmp_path / "a"))
     assert differences(table) == []
     assert leaders(table, [LORA, DORA], "sst2") == set()
+    # The last evaluation is not chosen, so that their number does not matter.
     (last,) = tables(read_runs(tmp_path / "a"), View("last"))
     assert len(differences(last)) == 1
     scored(tmp_path / "b", "lora", {1: 80, 2: 81})
@@ -85,6 +90,7 @@ def test_the_best_leads_and_whatever_the_seeds_do_not_tell_from_it(tmp_path: Pat
     scored(tmp_path, "dora", {1: 75.0, 2: 77.1, 3: 76.0})  # differences 5, 4.9, 5: p < 0.001
     (table,) = tables(read_runs(tmp_path))
     assert leaders(table, [LORA, ADALORA, DORA], "sst2") == {LORA, ADALORA}
+    # A row alone has nobody to lead.
     assert leaders(table, [LORA], "sst2") == set()
 
 
@@ -107,7 +113,7 @@ def test_only_what_is_better_than_lora_leads_where_anything_is(
 
 
 def marks_against_p_values(table: Table) -> int:
-    """Asserts that bold and p of every comparison say the same; how many there are."""
+    """Asserts that bold and p of every comparison agree. Returns the number of comparisons."""
     grid = scores(table)
     bold = {(table.rows[i], grid.head[j]) for i, j in grid.bold}
     found = [
@@ -117,6 +123,7 @@ def marks_against_p_values(table: Table) -> int:
     for d in found:
         head = table.view.title(d.task) if d.task else "average [95 %]"
         ours, loras = ((row, head) in bold for row in (d.row, ("lora", d.row[1])))
+        # NaN is not below: a difference that was not tested is not told.
         told = d.p < 0.05
         worse, better = (loras, ours) if d.estimate.mean > 0 else (ours, loras)
         assert not (told and worse), (d, "told to be worse, and bold")
@@ -132,10 +139,12 @@ def test_no_mark_contradicts_a_p_value_in_random_tables(seed: int, tmp_path: Pat
     random = np.random.default_rng(seed)
     for method, task in product(("lora", "dora", "adalora"), ("sst2", "rte", "cola", "wnli")):
         for budget, run in product(("r2", "r8"), range(1, 5)):
+            # Equal methods mostly, so that near and clear differences both occur.
             shift = 0 if method == "lora" else random.choice([0, 0, 1, -1, 3])
             score = (70 + shift + random.normal(0, 0.6)) / 100
             write_run(tmp_path, method, run, score, task=task, budget=budget)
     (table,) = tables(read_runs(tmp_path))
+    # Two methods and two budgets: averaged, and on four tasks.
     assert marks_against_p_values(table) == 4 + 16
 
 
@@ -162,8 +171,8 @@ def test_the_examples_interval_is_of_the_same_paired_difference(tmp_path: Path) 
     (table,) = tables(read_runs(tmp_path))
     (found,) = differences(table, by_task=True)
     assert found.examples is not None
-    # Rows 90 to 99 are right in DoRA's first run alone, and none in one run of LoRA's alone: 10 / 400 / 2 = 1.25 points,
-    # binomial over 400 rows.
+    # Rows 90 to 99 are right in DoRA's first run alone, and none in one run of LoRA's alone:
+    # 10 / 400 / 2 = 1.25 points, binomial over 400 rows.
     spread = 1.96 * 100 / 2 * (0.025 * 0.975 / 400) ** 0.5
     assert found.estimate.mean == pytest.approx(1.25)
     assert found.examples == pytest.approx((1.25 - spread, 1.25 + spread), abs=0.15)

@@ -13,7 +13,7 @@ from record_files import write_run
 
 
 def searched(results: Path, task: str = "cola", method: str = "lora") -> None:
-    """Runs of one cell that a search of rates leaves beside a study's."""
+    """Writes the runs that a search of rates leaves beside a study's, all in one cell."""
     for i, (lr, select) in enumerate(((0.001, "heldout"), (0.004, "heldout"), (0.002, "dev"))):
         config = {"task": task, "method": {"name": method}, "seed": 1, "lr": lr, "select": select}
         write_run(results, method, 1, 0.5, task=task, key=f"{i}" * 8, config=config)
@@ -25,6 +25,7 @@ def test_a_search_beside_a_study_leaves_every_other_cell_shown(tmp_path: Path) -
         write_run(tmp_path, method, 1, 0.6, task=task)
     write_run(tmp_path, "lora", 1, 0.7, model="other")
     found, (problem,) = showable(read_runs(tmp_path))
+    # One cell is empty; the other three, and the other table, are as they would be without it.
     assert [t.model for t in found] == ["minilm", "other"]
     values = {
         (row[0], task): list(found[0].values(row, task).values())
@@ -42,6 +43,7 @@ def test_a_search_beside_a_study_leaves_every_other_cell_shown(tmp_path: Path) -
     )
     for i in range(3):
         assert str(tmp_path / "runs/dir/cola/minilm/lora/r8" / (f"{i}" * 8)) in problem
+    # Values in the order of the folders, so that a reader can tell which is where.
     assert "lr 0.001 | 0.004 | 0.002; select heldout | heldout | dev" in problem
     assert problem.endswith("choose it, as by --where lr=0.001, or move the others away")
     assert found[0].left_out == ["CoLA of lora r8: its runs are of several configurations"]
@@ -50,12 +52,14 @@ def test_a_search_beside_a_study_leaves_every_other_cell_shown(tmp_path: Path) -
 def test_the_choice_that_is_shown_singles_the_largest_configuration_out(tmp_path: Path) -> None:
     searched(tmp_path)
     config = {"task": "cola", "method": {"name": "lora"}, "lr": 0.001, "select": "dev"}
-    for seed in (2, 3):  # no rate of its own, nor a way to select
+    # Neither the rate nor the way to select is this configuration's alone.
+    for seed in (2, 3):
         write_run(
             tmp_path, "lora", seed, 0.5, task="cola", key="9" * 8, config={**config, "seed": seed}
         )
     (problem,) = showable(read_runs(tmp_path))[1]
     assert "as by --where lr=0.001 select=dev, or" in problem
+    # The way out that the message names works.
     (table,), problems = showable(read_runs(tmp_path), View(where=("lr=0.001", "select=dev")))
     assert (problems, table.values(("lora", "r8"), "cola")) == ([], {2: 50, 3: 50})
 
@@ -70,6 +74,7 @@ def test_a_choice_fills_the_cell_again(tmp_path: Path) -> None:
 def test_a_task_of_several_sets_of_rows_is_left_out_and_the_others_are_shown(
     tmp_path: Path,
 ) -> None:
+    # RTE was prepared twice; SST-2 is the same for both methods.
     for task, marks in (("rte", ["d" * 64, "c" * 64]), ("sst2", ["d" * 64] * 2)):
         for method, mark in zip(("lora", "dora"), marks, strict=True):
             prints = {"data": mark, "model": "e" * 64}
@@ -92,7 +97,7 @@ def test_a_table_of_two_backbones_is_left_out_and_another_is_shown(tmp_path: Pat
 
 
 def two_arithmetics(results: Path, **changes: Any) -> None:
-    """Seeds 1 and 2 of a record without the number, seeds 2 and 3 of arithmetic 2."""
+    """Writes seeds 1 and 2 without an arithmetic's number, seeds 2 and 3 of arithmetic 2."""
     config = {"task": "sst2", "method": {"name": "dora"}, "lr": 0.001, "device": "auto", **changes}
     for seed in (1, 2):
         write_run(
@@ -115,10 +120,8 @@ def test_two_arithmetics_in_a_cell_are_named_with_their_folders(tmp_path: Path) 
     kept, problem = one_configuration(runs)
     folders = [runs[0]["folder"].parent, runs[-1]["folder"].parent]
     assert kept == []
-    assert (
-        f"2 arithmetics of this package, which give one configuration other bits: 1 in {folders[0]} | 2 in {folders[1]}"
-        in str(problem)
-    )
+    said = "2 arithmetics of this package, which give one configuration other bits: "
+    assert f"{said}1 in {folders[0]} | 2 in {folders[1]}" in str(problem)
     assert "--where arithmetic=2" in str(problem)
     assert "--mix-arithmetic" in str(problem)
 
@@ -128,6 +131,7 @@ def test_mixed_arithmetics_give_the_newer_run_of_a_seed(tmp_path: Path) -> None:
     (table,), problems = showable(read_runs(tmp_path), View(mix=True))
     assert problems == []
     assert table.values(("dora", "r8"), "sst2") == {1: 50, 2: 60, 3: 60}
+    # A table of mixed runs never overwrites one of a single arithmetic.
     assert table.name == "dir-minilm-best-mixed_arithmetic"
 
 

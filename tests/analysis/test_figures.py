@@ -4,24 +4,18 @@ from __future__ import annotations
 
 import csv
 import json
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dora.analysis import figures
-from dora.analysis.figures import (
-    FIGURES,
-    final_ranks,
-    learning_curves,
-    paired_differences,
-    rank_paths,
-    score_by_budget,
-    write,
-    written,
-)
+from dora.analysis.figures import FIGURES, write, written
 from dora.analysis.grouping import Table, read_runs, tables
-from dora.analysis.style import images
+from dora.analysis.score_figures import paired_differences, score_by_budget
+from dora.analysis.style import images, styles
+from dora.analysis.training_figures import final_ranks, learning_curves, rank_paths
 from dora.backbones.architectures import place
 from dora.plain import printable
 from record_files import names, write_run
@@ -34,7 +28,10 @@ def only_table(results: Path) -> Table:
 
 @pytest.fixture
 def results(tmp_path: Path) -> Path:
-    """Full, and LoRA and DoRA at two budgets, two tasks, two seeds, two layers, with journals."""
+    """Writes full fine-tuning, and LoRA and DoRA at two budgets, with journals.
+
+    Two tasks, two seeds, two layers.
+    """
     modules = names(2)
     for seed in (1, 2):
         for task, base in (("sst2", 0.8), ("rte", 0.6)):
@@ -50,6 +47,7 @@ def results(tmp_path: Path) -> Path:
                     params=params,
                     ranks=dict.fromkeys(modules, 4),
                 )
+                # Known ranks for the means below: 0, 1, 2, 3, 4, 0, … and 3 everywhere.
                 end = {name: i % 5 if seed == 1 else 3 for i, name in enumerate(modules)}
                 path = write_run(
                     tmp_path,
@@ -89,6 +87,7 @@ def lines(
 def test_scores_stand_at_the_parameters_that_were_counted(results: Path) -> None:
     drawn = score_by_budget(only_table(results))
     (line,) = lines(drawn, method="dora", budget="9000", score="SST-2 acc")
+    # 9,000 less 384: DoRA stays below its budget, and is drawn where it ended.
     assert (line["adapter_params"], line["mean"]) == (8616, pytest.approx(84.5))
     (line,) = lines(drawn, method="lora", budget="9000", score="average")
     assert line["mean"] == pytest.approx((81.5 + 61.5) / 2)
@@ -96,6 +95,7 @@ def test_scores_stand_at_the_parameters_that_were_counted(results: Path) -> None
 
 def test_final_ranks_are_means_over_seeds_of_the_methods_that_change_them(results: Path) -> None:
     drawn = final_ranks(only_table(results))
+    # LoRA ends with the ranks that it began with.
     assert {line["method"] for line in lines(drawn)} == {"dora"}
     # The second matrix of layer 0 is k: ranks 1 and 3 of 4.
     (line,) = lines(drawn, task="rte", budget="9000", layer=0, matrix="k")
@@ -108,7 +108,8 @@ def test_every_label_of_the_final_ranks_is_on_the_page_for_one_task_and_few_laye
     write_run(tmp_path, "dora", 1, 0.8, ranks=dict.fromkeys(names(2), 2))
     drawn = final_ranks(only_table(tmp_path))
     assert drawn is not None
-    box, (width, height) = drawn[0].get_tightbbox(), drawn[0].get_size_inches()  # both in inches
+    # Both in inches. Such a figure is low, which leaves least room for labels and colour bar.
+    box, (width, height) = drawn[0].get_tightbbox(), drawn[0].get_size_inches()
     assert box.x0 >= 0
     assert box.y0 >= 0
     assert box.x1 <= width
@@ -134,10 +135,42 @@ def test_a_journal_that_is_cut_short_is_drawn_up_to_there(
     results: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = next(results.rglob("sst2/minilm/dora/55296/*/s2/metrics.jsonl"))
+    # As a kill leaves it: the last line is not whole.
     path.write_text(path.read_text()[:-20])
     curve = lines(learning_curves(only_table(results)), task="sst2", method="dora")
     assert [(c["step"], c["seeds"]) for c in curve] == [(30, 2), (60, 1)]
     assert f"left out: {path} cannot be read (from a damaged line on" in capsys.readouterr().err
+
+
+def test_methods_that_nobody_has_heard_of_are_drawn(results: Path) -> None:
+    for seed, task in product((1, 2), ("sst2", "rte")):
+        write_run(results, "bias", seed, 0.7 + seed / 50, task=task, budget="none")
+        write_run(results, "zeta", seed, 0.7 + seed / 50, task=task, budget="9000", params=8000)
+    table = only_table(results)
+    drawn = score_by_budget(table)
+    assert drawn is not None
+    panel = drawn[0].axes[0]
+    # A line across for each method without a budget, at its mean, in a colour of its own.
+    across = {line.get_label(): line for line in panel.lines if len(set(line.get_ydata())) == 1}
+    assert {name: line.get_ydata()[0] for name, line in across.items() if name[0] != "_"} == {
+        "bias": pytest.approx(73),
+        "full": pytest.approx(90),
+    }
+    names = [text.get_text() for text in drawn[0].legends[0].get_texts()]
+    assert sorted(names) == ["bias", "dora", "full", "lora", "zeta"]
+    assert {line["method"] for line in lines(paired_differences(table))} == {"dora", "zeta"}
+    assert len(write(table, results / "figures")) == len(FIGURES)
+
+
+def test_known_methods_keep_their_looks_and_no_two_others_are_alike() -> None:
+    others = [f"method{i}" for i in range(30)]
+    alone, together = styles(["lora", "zeta"]), styles(["full", "dora", "lora", *others])
+    assert alone["lora"] == together["lora"] == {"color": "#0072B2", "marker": "o"}
+    assert len({tuple(look.values()) for look in together.values()}) == len(together)
+    # The first two get the colours that no known method has, in whichever order they are named.
+    two = styles(["zeta", "bias"])
+    assert two == styles(["bias", "zeta"])
+    assert {look["color"] for look in two.values()} == {"#E69F00", "#56B4E9"}
 
 
 def test_differences_are_drawn_with_their_average(results: Path) -> None:
@@ -159,17 +192,21 @@ def test_every_figure_is_written_with_its_numbers_and_again_only_for_other_runs(
         assert (folder / f"{name}.pdf").read_bytes().startswith(b"%PDF")
         with (folder / f"{name}.csv").open() as file:
             assert list(csv.DictReader(file))
+    # A marked file shows whether it is drawn again. From the same runs it is not.
     (folder / f"{found[0]}.png").write_bytes(b"untouched")
     assert written(table, folder) == found
     assert (folder / f"{found[0]}.png").read_bytes() == b"untouched"
+    # One that is gone is.
     (folder / f"{found[1]}.png").unlink()
     assert written(table, folder) == found
     assert (folder / f"{found[1]}.png").is_file()
+    # So are all where the note of what they were drawn from is damaged.
     (folder / f"{table.name}.json").write_text("{")
     (folder / f"{found[0]}.png").write_bytes(b"untouched")
     assert written(table, folder) == found
     assert (folder / f"{found[0]}.png").read_bytes() != b"untouched"
     (folder / f"{found[0]}.png").write_bytes(b"untouched")
+    # Or where there is another run.
     write_run(results, "lora", 3, 0.9, budget="9000", params=9000)
     assert written(only_table(results), folder) == found
     assert (folder / f"{found[0]}.png").read_bytes() != b"untouched"
@@ -183,7 +220,8 @@ def test_the_same_numbers_give_the_same_bytes(results: Path) -> None:
 
 
 def test_a_study_that_has_only_begun_is_drawn(results: Path) -> None:
-    write_run(results, "full", 1, 0.5, task="cola", budget="none")  # no adapter on this task yet
+    # CoLA has no adapter yet, MRPC a single run on a single matrix.
+    write_run(results, "full", 1, 0.5, task="cola", budget="none")
     write_run(
         results, "adalora", 1, 0.5, task="mrpc", budget="9000", params=9000, ranks={names(1)[0]: 2}
     )
@@ -193,7 +231,7 @@ def test_a_study_that_has_only_begun_is_drawn(results: Path) -> None:
 def test_what_there_is_nothing_for_is_not_drawn(tmp_path: Path) -> None:
     write_run(tmp_path, "full", 1, 0.9, budget="none")
     table = only_table(tmp_path)
-    assert [name for name, draw in FIGURES.items() if draw(table) is not None] == []
+    assert [name for name, kind in FIGURES.items() if kind.draw(table) is not None] == []
     assert write(table, tmp_path / "figures") == []
 
 
@@ -224,6 +262,7 @@ def test_figures_that_a_note_from_elsewhere_names_are_drawn_anew(
 ) -> None:
     write_run(tmp_path, "lora", 1, 0.9)
     table, folder = only_table(tmp_path), tmp_path / "figures"
+    # Results folders are shared: a note could name any file, which would end up on the page.
     monkeypatch.setattr(figures, "write", lambda *_: ["drawn"])
     folder.mkdir()
     for kind in ("png", "pdf", "csv"):
@@ -234,6 +273,7 @@ def test_figures_that_a_note_from_elsewhere_names_are_drawn_anew(
         json.dumps({**known, "drawn_from": state} if isinstance(known, dict) else known)
     )
     assert written(table, folder) == ["drawn"]
+    # An honest note is believed, but no link is followed.
     note.write_text(json.dumps({"figures": [f"{table.name}-final-ranks"], "drawn_from": state}))
     assert written(table, folder) == [f"{table.name}-final-ranks"]
     (folder / f"{table.name}-final-ranks.png").unlink()

@@ -47,9 +47,18 @@ def test_rows_are_full_fine_tuning_then_budget_by_budget_with_lora_first(tmp_pat
     ]
 
 
+def test_budgets_stand_by_kind_and_size(tmp_path: Path) -> None:
+    # As text, 9k would stand after 0.3M, and r16 before r8.
+    for budget in ("0.3M", "9k", "r16", "r8", "none"):
+        write_run(tmp_path, "a", 1, 0.8, budget=budget)
+    spent = [budget for _, budget in only_table(tmp_path).rows]
+    assert spent == ["none", "r8", "r16", "9000", "300000"]
+
+
 def test_only_finished_runs_and_defined_scores_count(tmp_path: Path) -> None:
     write_run(tmp_path, "lora", 1, 0.8)
     write_run(tmp_path, "lora", 2, 0.9, status="failed")
+    # A finished run whose score is undefined has a seed, but no value.
     write_run(tmp_path, "lora", 3, None)
     table = only_table(tmp_path)
     assert table.values(("lora", "r8"), "sst2") == {1: 80.0}
@@ -69,6 +78,7 @@ def test_a_damaged_record_is_left_out_and_said(
 
 def test_a_copy_beside_a_run_is_not_counted(tmp_path: Path) -> None:
     path = write_run(tmp_path, "lora", 1, 0.8)
+    # As somebody makes before trying something; it would count as another seed.
     shutil.copytree(path, path.with_name("s1_old"))
     assert [run["folder"] for run in read_runs(tmp_path)] == [path]
 
@@ -83,6 +93,7 @@ def test_damaged_predictions_are_left_out_and_said_once(
     (run,) = read_runs(tmp_path)  # the record itself is shown
     assert run["seed"] == 1
     assert capsys.readouterr().err.count(f"left out: {path} cannot be read") == 1
+    # Asked for twice, as tables and figures of one command do, and said once.
     assert predictions(run, "sst2", "best") is None
     assert predictions(run, "sst2", "best") is None
     assert capsys.readouterr().err == ""
@@ -112,6 +123,7 @@ def test_wnli_is_averaged_only_as_glue_does(tmp_path: Path) -> None:
 def test_a_view_says_which_number_counts(
     view: View, title: str, value: float, tmp_path: Path
 ) -> None:
+    # Four numbers that differ, so that each view can be told by its own.
     results = {
         "best": {"step": 5, "accuracy": 0.8, "f1": 0.86, "degenerate": None},
         "last": {"step": 9, "accuracy": 0.7, "f1": 0.7, "degenerate": None},
@@ -128,10 +140,11 @@ def test_mnli_has_both_development_sets_and_their_mean() -> None:
 
 
 def test_every_wrong_metric_is_named_at_once() -> None:
-    with pytest.raises(
-        UserError,
-        match=r"(?s)task 'sst3' must be one of.*mrpc's metric 'F1' must be one of accuracy, f1, mean",
-    ):
+    sst3, mrpc = (
+        "task 'sst3' must be one of",
+        "mrpc's metric 'F1' must be one of accuracy, f1, mean",
+    )
+    with pytest.raises(UserError, match=f"(?s){sst3}.*{mrpc}"):
         View(metrics={"sst3": "accuracy", "mrpc": "F1"})
 
 
@@ -151,6 +164,7 @@ def test_two_configurations_for_one_cell_are_an_error_that_shows_the_difference(
     write_run(tmp_path, "dora", 1, 0.9, key="ffff0000", fingerprints={"data": "other"})
     with pytest.raises(UserError) as e:
         tables(read_runs(tmp_path))
+    # LoRA's differ in a rate, DoRA's in their data; seeds differ in every cell and are no conflict.
     assert len(e.value.problems) == 2
     lora = next(text for text in e.value.problems if "/lora/" in text)
     assert "abcd1234" in lora
@@ -172,6 +186,7 @@ def test_runs_that_only_share_the_name_of_backbone_or_data_are_an_error_that_nam
             write_run(tmp_path, method, 1, 0.8, task=task, fingerprints=marks)
     with pytest.raises(UserError) as e:
         tables(read_runs(tmp_path))
+    # One problem for the table's backbone, and one for each task's rows.
     model, sst2, rte = e.value.problems
     runs = tmp_path / "runs" / "dir"
     for task in ("sst2", "rte"):
@@ -192,7 +207,8 @@ def test_best_scores_are_comparable_only_over_evaluations_that_all_share(tmp_pat
     write_run(
         tmp_path / "b", "lora", 1, 0.8, task="rte", evaluations={"counted": 9, "from_step": 46}
     )
-    assert only_table(tmp_path / "b").comparable  # each task has its own
+    # Tasks may differ in their evaluations: no comparison is across tasks.
+    assert only_table(tmp_path / "b").comparable
 
 
 @pytest.mark.parametrize(
@@ -227,6 +243,7 @@ def test_the_name_of_a_view_holds_every_choice() -> None:
 def test_stored_predictions_are_classes_or_the_regressions_score(tmp_path: Path) -> None:
     labels, predicted = np.array([0, 1, 1]), np.array([1, 1, 0])
     write_run(tmp_path, "lora", 1, 1 / 3, labels=labels, predicted=predicted)
+    # STS-B is a regression: one output, which is the prediction itself.
     path = write_run(tmp_path, "lora", 1, 1.0, task="stsb", metrics={"spearmanr": 1.0})
     np.savez(
         path / "predictions.npz",
@@ -275,9 +292,11 @@ def test_predictions_that_are_not_as_the_run_wrote_them_are_said_whatever_they_s
 ) -> None:
     labels = np.arange(60) % 2
     folder = write_run(tmp_path, "lora", 1, 1.0, labels=labels, predicted=labels)
+    # The record now knows the file's checksum.
     change_record(folder, files=artefacts.sums(folder, ["predictions.npz"]))
     assert read_runs(tmp_path)[0]["seed"] == 1
     assert capsys.readouterr().err == ""
+    # Other logits with the same classes, so that no score contradicts the record.
     np.savez(
         folder / "predictions.npz",
         **{"dev/labels": labels, "best/dev/logits": 2 * np.eye(2)[labels]},

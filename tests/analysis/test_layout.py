@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from dora.analysis.grouping import read_runs, tables
-from dora.analysis.layout import Grid, latex, latex_file, markdown
+from dora.analysis.latex import latex, latex_file
+from dora.analysis.layout import Grid, markdown, plain
 from dora.analysis.text import files
 from record_files import large_study
 
@@ -36,6 +37,7 @@ def test_markdown_and_latex_set_what_a_grid_holds() -> None:
         "| m_1            | -0.5 ± 1                   |",
         "| –              | **82.5 ± 1.0*† (n = 2/3)** |",
     ]
+    # LaTeX sets what belongs to a number small, so that eight tasks fit on a page.
     lines = latex(grid, "dir-m").splitlines()
     assert lines[:2] == [r"\begin{table*}[tbp]", r"  \centering"]
     assert lines[2] == r"  \caption{a\_b}\label{tab:dir-m}\smallskip"
@@ -57,24 +59,37 @@ def test_markdown_and_latex_set_what_a_grid_holds() -> None:
     ]
 
 
+def test_plain_text_is_aligned_and_shows_what_it_holds() -> None:
+    grid = Grid("", ["name", "n", "of"], [["a", "1,200", ""], ["b\x1b[2J", "3", "4"]])
+    assert plain(grid).split("\n") == [
+        "name      n      of",
+        "a         1,200",
+        "b\\x1b[2J  3      4",
+    ]
+
+
 def test_a_table_longer_than_a_page_is_set_in_parts() -> None:
     rows = [[str(i), "1"] for i in range(90)]
     text = latex(
         Grid("c", ["x", "y"], rows, bold={(31, 0)}, rules={30, 45}, notes=["said once"]), "l"
     )
+    # A page holds 40 rows; 90 are three parts of equal length, not 40, 40 and 10.
     parts = text.split(r"\end{table*}")[:-1]
     assert [part.count(r"& 1 \\") for part in parts] == [30, 30, 30]
     assert [part.count(r"\midrule") for part in parts] == [1, 2, 1]  # one below the head
     assert [part.count("said once") for part in parts] == [0, 0, 1]
     assert r"\caption{c (2 of 3)}\smallskip" in parts[1]
     assert r"\textbf{31}" in parts[1]
+    # LaTeX warns of a label that is given twice.
     assert text.count(r"\label{tab:l}") == 1
 
 
+# Documents with the widths of text that papers have.
 PAPERS = {
     "one column": r"\documentclass{article}",
     "two columns": r"\documentclass[twocolumn]{article}",
-    "ACL": r"\documentclass[11pt,twocolumn]{article}\usepackage[textwidth=455pt,textheight=700pt]{geometry}",
+    "ACL": r"\documentclass[11pt,twocolumn]{article}"
+    r"\usepackage[textwidth=455pt,textheight=700pt]{geometry}",
 }
 
 
@@ -109,7 +124,10 @@ def test_the_latex_compiles_as_it_is_and_inside_a_paper_that_it_does_not_overpri
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no TeX on this machine")
 def test_booktabs_alone_is_enough_for_a_paper(tmp_path: Path) -> None:
-    paper = r"\documentclass{article}\usepackage{booktabs}\begin{document}\input{table}after\end{document}"
+    paper = (
+        r"\documentclass{article}\usepackage{booktabs}"
+        r"\begin{document}\input{table}after\end{document}"
+    )
     (tmp_path / "paper.tex").write_text(paper)
     shutil.copy(GOLDEN / "dir-roberta_base-best.tex", tmp_path / "table.tex")
     for name in ("table", "paper"):
@@ -125,6 +143,7 @@ def test_booktabs_alone_is_enough_for_a_paper(tmp_path: Path) -> None:
         assert (tmp_path / f"{name}.pdf").exists()
 
 
+# Names of models, devices and notes come from records, which may be somebody else's.
 EVIL = (
     "<script>x</script>",
     "[x](javascript:x)",
@@ -159,6 +178,7 @@ def test_nothing_in_a_cell_is_obeyed_by_markdown_or_latex(text: str) -> None:
     lines = markdown(grid).split("\n")
     assert all(line.isprintable() for line in lines)
     assert len(lines) == 7
+    # A real renderer says what the text becomes: four cells, two heads, two notes, one bold.
     rendered = (
         pytest.importorskip("markdown_it")
         .MarkdownIt("commonmark")
@@ -167,12 +187,12 @@ def test_nothing_in_a_cell_is_obeyed_by_markdown_or_latex(text: str) -> None:
     )
     assert [rendered.count(tag) for tag in ("<td", "<th>", "<li", "<strong")] == [4, 2, 2, 1]
     assert not any(tag in rendered for tag in ("<script", "<a ", "<img", "<h1", "<code"))
-    made, plain = (
-        latex(grid, text),
-        latex(replace(grid, caption="x", head=["x", "y"], rows=[["x", "x"]], notes=["x"]), "x"),
-    )
-    commands, harmless = (set(re.findall(r"\\[A-Za-z]+", found)) for found in (made, plain))
+    # LaTeX may hold the commands of a harmless table, and those that spell a character.
+    dull = replace(grid, caption="x", head=["x", "y"], rows=[["x", "x"]], notes=["x"])
+    made, harmless = latex(grid, text), set(re.findall(r"\\[A-Za-z]+", latex(dull, "x")))
+    commands = set(re.findall(r"\\[A-Za-z]+", made))
     assert commands - harmless <= {r"\textbackslash", r"\textasciicircum", r"\textbf"}
+    # TeX reads ^^5c as a backslash before anything else.
     assert "^^" not in made
     assert all(line.isprintable() for line in made.split("\n"))
 

@@ -1,4 +1,4 @@
-"""The page: whole in one file, with every run's configuration in it, and nothing of a record can break out."""
+"""The page: one file with every run's configuration, where text from records stays text."""
 
 from __future__ import annotations
 
@@ -19,11 +19,13 @@ from dora.records import study
 from record_files import large_study, write_run
 from runs import command
 
+# Ends a script element, begins an element and an entity, ends an attribute.
 BREAKING = "</script><b>&\"'"
 # Clicks, types and opens as a reader would, and writes what it saw into the page.
 PROBE = """<script>addEventListener("load", () => {
-  const column = n => [...document.querySelector("#table-0-0").tBodies[0].rows].map(r => r.cells[n].textContent);
-  const head = document.querySelector("#table-0-0").tHead.rows[0].cells[3].firstElementChild;
+  const first = document.querySelector("#table-0-0");
+  const column = n => [...first.tBodies[0].rows].map(r => r.cells[n].textContent);
+  const head = first.tHead.rows[0].cells[3].firstElementChild;
   head.click(); const up = column(3); head.click(); const down = column(3);
   const filter = document.querySelector("input[type=search]");
   filter.value = "SST2 dora"; filter.dispatchEvent(new Event("input"));
@@ -31,8 +33,9 @@ PROBE = """<script>addEventListener("load", () => {
   const shown = [...document.querySelectorAll("#all-runs tbody tr")].find(row => !row.hidden);
   shown.querySelector("button").click();
   const out = document.createElement("pre"); out.id = "seen";
+  const record = JSON.parse(document.getElementById("run-record").textContent);
   out.textContent = JSON.stringify([up, down, count, document.querySelector("dialog").open,
-    document.getElementById("run-name").textContent, JSON.parse(document.getElementById("run-record").textContent).config.lr]);
+    document.getElementById("run-name").textContent, record.config.lr]);
   document.body.append(out); });</script>"""
 
 
@@ -51,7 +54,7 @@ def whole(results: Path) -> str:
 
 
 class Reader(HTMLParser):
-    """What a browser would fetch, and the text of one element."""
+    """Collects the addresses that a browser would fetch, and the text of the records' element."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -72,7 +75,7 @@ class Reader(HTMLParser):
 
 
 class Shape(HTMLParser):
-    """Which elements a page has, each with the names of its attributes."""
+    """Collects the elements of a page, each with the names of its attributes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -88,6 +91,7 @@ class Shape(HTMLParser):
 def test_nothing_is_fetched_and_every_run_is_inside(results: Path) -> None:
     reader = Reader()
     reader.feed(whole(results))
+    # The page is sent by mail and opened from a file: no address outside it.
     assert all(link.startswith(("data:", "#")) for link in reader.fetched)
     images = [link for link in reader.fetched if link.startswith("data:image/png;base64,")]
     assert images
@@ -101,6 +105,7 @@ def test_what_a_record_holds_stays_text(results: Path) -> None:
     text = whole(results)
     assert BREAKING not in text
     assert "&lt;/script&gt;&lt;b&gt;&amp;" in text
+    # The page's own two: the records and the script.
     assert text.count("</script>") == 2
 
 
@@ -127,6 +132,7 @@ def test_in_a_browser_tables_sort_runs_filter_and_configurations_open(
         check=True,
         timeout=120,
     )
+    # Chromium writes every error of a script to its console.
     assert "CONSOLE" not in done.stderr
     found = re.search(r'<pre id="seen">(.*?)</pre>', done.stdout)
     assert found
@@ -157,7 +163,8 @@ def test_a_thousand_records_become_tables_figures_and_a_page(tmp_path: Path) -> 
 def test_every_text_of_a_record_stays_text(
     text: str, results: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dora.analysis.page, "figures_html", lambda *_: "")  # drawing takes a second
+    monkeypatch.setattr(dora.analysis.page, "drawn", lambda *_: [])  # drawing takes a second
+    # A page of harmless records has the same elements and attributes as a spoiled one.
     plain = Shape()
     plain.feed(whole(results))
     for path in results.rglob("run.json"):
@@ -173,6 +180,7 @@ def test_every_text_of_a_record_stays_text(
     spoiled.feed(page)
     reader.feed(page)
     assert spoiled.found == plain.found
+    # HTML's own escapes leave this mark of direction, which shows a command that is another one.
     assert "\u202e" not in page
     for record in json.loads(reader.records).values():
         assert record["typed"].startswith("# ")

@@ -1,4 +1,4 @@
-"""Published rows: beside ours, never mixed in, and contradicted only where both were measured alike."""
+"""Published rows: beside ours, never mixed in, contradicted only by what was measured alike."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ def test_the_facts_are_read_whole() -> None:
 def test_doras_own_row_is_there_and_empty() -> None:
     ((key, group),) = [(k, g) for k, g in beside("roberta_base").items() if k[3] == "dora"]
     assert "Mao" in key[0]
+    # Nobody enters numbers from memory: dashes until someone has the paper's table.
     assert all(n.value is None for n in group)
 
 
@@ -49,7 +50,8 @@ def median_runs(results: Path, scores: tuple[float, ...], **changes: object) -> 
         )  # type: ignore[arg-type]
 
 
-# Published 95.1 ± 0.2 (median of 5). Ours: standard deviation 0.2, so the combined error is sqrt(2) x 0.2 / sqrt(5) = 0.126.
+# Published 95.1 ± 0.2 (median of 5). Ours: standard deviation 0.2, so the combined error is
+# sqrt(2) x 0.2 / sqrt(5) = 0.126.
 @pytest.mark.parametrize(
     ("shift", "departs"), [(0.0, False), (0.32, False), (0.34, True), (-0.32, False), (-0.34, True)]
 )
@@ -83,6 +85,7 @@ def test_the_median_is_compared_with_a_median(tmp_path: Path) -> None:
 def test_only_a_cell_of_the_papers_target_matrices_and_training_departs(
     changed: dict[str, object], departs: bool, tmp_path: Path
 ) -> None:
+    # 50 points, far from any published number: only the set-up decides.
     config = {"method": {"name": "lora"}, "target": ["q", "v"], "select": "dev", **changed}
     median_runs(tmp_path, (50.0, 50.1, 50.2), config=config)
     (table,) = tables(read_runs(tmp_path))
@@ -97,6 +100,7 @@ def test_a_start_from_another_run_is_no_departure(tmp_path: Path) -> None:
 
 
 def test_every_published_adapter_of_a_backbone_of_ours_has_known_targets() -> None:
+    # A row without its target matrices would be compared with other matrices of ours.
     found = {
         (n.source[:4], n.method): n.target
         for n in numbers()
@@ -129,6 +133,7 @@ def test_what_was_not_measured_alike_is_never_contradicted(case: str, tmp_path: 
         median_runs(tmp_path, scores, task=task, **changes)
     (table,) = tables(read_runs(tmp_path), View("last") if case == "last" else None)
     row = ("full", "none") if case == "no spread" else LORA
+    # The cell is there: it is not for want of scores.
     assert table.values(row, task)
     assert not list(departures(table, row, task))
 

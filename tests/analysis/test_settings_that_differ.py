@@ -56,6 +56,7 @@ def test_settings_that_differ_between_the_rows_of_a_task_are_named_with_their_va
         "MRPC, RTE: target differs: q (dora r4), q+v (the rest)",
         "RTE: total_steps differs: 20 (adalora), 90 (the rest)",
     ]
+    # Weight decay differs as well, but is a part of AdaLoRA's recipe. The notes stand below scores.
     assert set(notes) <= set(scores(only_table(tmp_path)).notes)
 
 
@@ -89,7 +90,8 @@ def test_which_cells_are_of_which_arithmetic_is_said(tmp_path: Path) -> None:
     ):
         table.runs_of(row, task)[0]["arithmetic"] = 2 if row[0] == "dora" else 3
     assert sources(table) == [
-        "arithmetic 2 of this package made dora on MRPC, RTE; arithmetic 3 of this package made adalora on RTE; "
+        "arithmetic 2 of this package made dora on MRPC, RTE; "
+        "arithmetic 3 of this package made adalora on RTE; "
         "arithmetic 1 the rest: one configuration gives other bits under each"
     ]
     table.runs_of(("lora", "r8"), "rte")[0]["arithmetic"] = (
@@ -107,6 +109,7 @@ def test_several_commits_and_versions_of_torch_are_said(tmp_path: Path) -> None:
         "device": "cpu",
         "world_size": 1,
     }
+    # A run that was resumed under another commit was made by both.
     resumed = [{**about, "git": {"commit": c * 40, "dirty": False}} for c in "12"]
     write_run(tmp_path, "dora", 1, 0.8, versions={"torch": "2.9.1"}, starts=resumed)
     assert sources(only_table(tmp_path)) == [
@@ -119,5 +122,6 @@ def test_several_kinds_of_processors_are_said_unless_a_gpu_did_the_work(tmp_path
     write_run(tmp_path, "lora", 1, 0.8, processor="one (AVX2)")
     write_run(tmp_path, "dora", 1, 0.8, processor="two (AVX512)")
     write_run(tmp_path, "adalora", 1, 0.8, processor="three (AVX2)", device="H100")
+    # The third processor stands beside a GPU, which did the arithmetic.
     (said,) = sources(only_table(tmp_path))
     assert said == "made by 2 kinds of processors, whose last bits differ: one (AVX2), two (AVX512)"

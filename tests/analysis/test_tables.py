@@ -1,12 +1,9 @@
-"""The tables' texts: golden files in three formats, marks, holes and their commands, options."""
+"""The tables' texts: golden files in three formats, marks, holes, notes."""
 
 from __future__ import annotations
 
 import csv
 import io
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +11,13 @@ import pytest
 
 from dora import status
 from dora.analysis.contents import against, beside, costs, grids, medians, scores
-from dora.analysis.grouping import Table, View, read_runs, showable, tables
-from dora.analysis.layout import Grid
-from dora.analysis.page import runs_html
-from dora.analysis.text import as_csv, files
+from dora.analysis.grouping import Table, View, read_runs, tables
+from dora.analysis.layout import Grid, as_csv
+from dora.analysis.page import run_lines
+from dora.analysis.text import files
 from dora.records import study as study_of_runs
 from record_files import write_run
-from runs import command
+from runs import change_record
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -31,18 +28,22 @@ def only_table(results: Path, view: View | None = None) -> Table:
 
 
 def fields(grid: Grid, *first: str) -> list[str]:
-    """The cells of the one line that begins with these."""
+    """Returns the cells of the one line that begins with `first`."""
     (row,) = [r for r in [grid.head, *grid.rows] if r[: len(first)] == list(first)]
     return row
 
 
 def study(results: Path) -> None:
-    """A small study with everything in it that a table can show: a hole, WNLI, full fine-tuning, marks, predictions."""
+    """Writes a small study with everything in it that a table can show.
+
+    It has a hole, WNLI, full fine-tuning, marks and predictions.
+    """
     labels = np.arange(60) % 2
     for seed in (1, 2, 3):
         write_run(results, "full", seed, 0.9 + seed / 100, budget="none", model="roberta_base")
         write_run(results, "full", seed, 0.7, task="wnli", budget="none", model="roberta_base")
         for i, method in enumerate(("lora", "adalora", "dora")):
+            # Another share of wrong rows for each method and seed.
             changed = (np.arange(60) % (9 + i + seed)) == 0
             predicted = np.where(changed, 1 - labels, labels)
             write_run(
@@ -56,6 +57,7 @@ def study(results: Path) -> None:
                 labels=labels,
                 predicted=predicted,
             )
+            # The hole of the study; a run that predicts one class; runs of changed sources.
             if (method, seed) != ("dora", 3):
                 degenerate = "all 0" if (method, seed) == ("adalora", 1) else None
                 result = {
@@ -82,7 +84,10 @@ def study(results: Path) -> None:
     "name", [f"dir-roberta_base-best{end}" for end in (".md", ".tex", ".csv", "-differences.csv")]
 )
 def test_the_tables_bytes_equal_the_golden_files(name: str, tmp_path: Path) -> None:
-    """Made by `python tests/test_tables.py` and then read; what each number is, the other tests work out by hand."""
+    """Compares with files made by `python tests/analysis/test_tables.py` and then read.
+
+    The other tests work out by hand what the numbers have to be.
+    """
     study(tmp_path)
     made = files(only_table(tmp_path), tmp_path, ["python -m dora.run task=mrpc seed=3"])
     assert made[name] == (GOLDEN / name).read_text()
@@ -120,21 +125,9 @@ def test_what_is_missing_is_a_hole(tmp_path: Path) -> None:
     write_run(tmp_path, "dora", 1, None)
     write_run(tmp_path, "dora", 1, 0.5, task="rte")
     grid = scores(only_table(tmp_path))
+    # Seeds 1 and 3 occur. An undefined score is no value, and no average is over other tasks.
     assert fields(grid, "lora")[3:] == ["80.0 (n = 1/2)", "–", "–"]
     assert fields(grid, "dora")[3:] == ["–", "50.0 (n = 1/2)", "–"]
-
-
-def test_the_commands_that_fill_the_holes_are_in_the_report(tmp_path: Path) -> None:
-    for task in ("rte", "sst2"):
-        write_run(tmp_path, "lora", 1, 0.8, task=task)
-    write_run(tmp_path, "dora", 1, 0.8)
-    done = command("dora.tables", "--results", str(tmp_path))
-    assert done.returncode == 0, done.stderr
-    assert "### missing runs: 1" in done.stdout
-    assert (
-        "    python -m dora.run method=dora budget=r8 model=minilm task=rte seed=1" in done.stdout
-    )
-    assert done.stdout.startswith((tmp_path / "tables" / "dir-minilm-best.md").read_text()[:200])
 
 
 def test_degenerate_and_dirty_runs_are_marked_and_explained(tmp_path: Path) -> None:
@@ -151,6 +144,7 @@ def test_degenerate_and_dirty_runs_are_marked_and_explained(tmp_path: Path) -> N
     grid = scores(only_table(tmp_path))
     assert fields(grid, "lora")[3] == "50.0*†"
     assert "tiny" in grid.notes
+    # Only the marks that occur are explained.
     assert [note[0] for note in grid.notes[-2:]] == ["*", "†"]
 
 
@@ -160,8 +154,8 @@ def test_differences_show_what_the_seeds_could_have_shown(tmp_path: Path) -> Non
         write_run(tmp_path, "dora", seed, dora)
     grid = against(only_table(tmp_path), by_task=True)
     assert grid is not None
-    # By hand: differences 1, 2, 3; error 1 / sqrt(3); t(0.975, 2) = 4.303, t(0.8, 2) = 1.061; t = 3.46, p = 0.074;
-    # DoRA's run is the higher in 6 of 9 pairs.
+    # By hand: differences 1, 2, 3; error 1 / sqrt(3); t(0.975, 2) = 4.303, t(0.8, 2) = 1.061;
+    # t = 3.46, p = 0.074; DoRA's run is the higher in 6 of 9 pairs.
     assert fields(grid, "dora") == [
         "dora",
         "r8",
@@ -175,7 +169,8 @@ def test_differences_show_what_the_seeds_could_have_shown(tmp_path: Path) -> Non
 
 
 def test_differences_that_are_alike_on_every_seed_are_not_tested(tmp_path: Path) -> None:
-    for seed in (1, 2):  # as on WNLI, where every run predicts one class
+    # As on WNLI, where every run predicts one class: no spread, and so no error.
+    for seed in (1, 2):
         for method, wnli in (("lora", 0.563), ("adalora", 0.563), ("dora", 0.436)):
             write_run(tmp_path, method, seed, wnli, task="wnli")
     table = only_table(tmp_path)
@@ -186,6 +181,7 @@ def test_differences_that_are_alike_on_every_seed_are_not_tested(tmp_path: Path)
     assert grid.bold == set()
     assert "number of comparisons in this table, 1 (Holm)" in grid.notes[0]
     assert grid.notes[1].startswith("no interval: every seed gives the same difference")
+    # An empty cell: a spreadsheet reads nan as a text.
     assert "nan" not in files(table, tmp_path, [])["dir-minilm-best-differences.csv"]
 
 
@@ -196,6 +192,7 @@ def test_no_table_repeats_another(tmp_path: Path) -> None:
     write_run(tmp_path, "lora", 1, 0.8)
     write_run(tmp_path, "dora", 1, 0.8)
     assert captions() == ["", "parameters, time, memory"]
+    # Two seeds have medians and differences; two tasks an average.
     write_run(tmp_path, "lora", 2, 0.8)
     write_run(tmp_path, "dora", 2, 0.8)
     assert captions() == [
@@ -223,6 +220,7 @@ def test_published_rows_stand_beside_with_source_and_protocol(tmp_path: Path) ->
     study(tmp_path)
     grid = beside(only_table(tmp_path))
     assert grid is not None
+    # LoRA's Table 2: MRPC started from the MNLI adapter there.
     row = next(r for r in grid.rows if r[:2] == ["lora", "0.3M"])
     assert row[2:6] == ["q+v", "95.1 ± 0.2", "89.7 ± 0.7 from mnli", "87.2"]
     assert any("median of 5 seeds, best epoch" in note for note in grid.notes)
@@ -242,6 +240,7 @@ def test_the_csv_holds_every_seed_in_full(tmp_path: Path) -> None:
         "2",
         "2",
     )
+    # By hand: 66 and 68.
     assert (line["mean"], line["std"]) == ("67.000000", "1.414214")
     assert found["lora", "average"]["low"] < found["lora", "average"]["mean"]
 
@@ -252,116 +251,13 @@ def test_of_many_holes_the_rest_is_a_command_for_this_folder(tmp_path: Path) -> 
     assert f"# and 5 more: python -m dora.status --results {tmp_path} --missing\n" in text
 
 
-@pytest.mark.parametrize(
-    ("what", "taken"), [("tables", "tables"), ("plots", "figures"), ("report", "report.html")]
-)
-def test_what_cannot_be_written_is_a_message_after_what_can_be_printed(
-    what: str, taken: str, tmp_path: Path
-) -> None:
-    write_run(tmp_path, "lora", 1, 0.8)
-    if what == "report":
-        (tmp_path / taken).mkdir()
-    else:
-        (tmp_path / taken).write_text("a file where a folder should be")
-    done = command(f"dora.{what}", "--results", str(tmp_path))
-    assert done.returncode == 1
-    assert done.stderr.startswith(f"{tmp_path / taken} cannot be written: ")
-    assert "Traceback" not in done.stderr
-    assert ("| lora   | r8     |" in done.stdout) == (what == "tables")
-
-
-def test_metrics_asked_for_one_by_one_all_count(tmp_path: Path) -> None:
-    for task in ("mrpc", "rte"):
-        write_run(
-            tmp_path, "lora", 1, 0.8, task=task, metrics={"f1": 0.9} if task == "mrpc" else {}
-        )
-    done = command(
-        "dora.tables", "--results", str(tmp_path), "--metric", "mrpc=f1", "--metric", "rte=accuracy"
-    )
-    assert done.returncode == 0, done.stderr
-    assert "MRPC F1" in done.stdout
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["--metric", "mrpc"], "--metric mrpc must be TASK=METRIC"),
-        (["--metric", "mrpc=f2", "x=f1"], "mrpc's metric 'f2' must be one of accuracy, f1, mean"),
-        ([], "no finished run under"),
-    ],
-)
-def test_a_mistake_is_a_message(words: list[str], message: str, tmp_path: Path) -> None:
-    done = command("dora.tables", "--results", str(tmp_path), *words)
-    assert done.returncode == 2
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
-
-
-@pytest.fixture
-def searched(tmp_path: Path) -> Path:
-    """A study of two tasks with a search of rates beside it in one cell."""
-    for task, method in (("rte", "lora"), ("rte", "dora"), ("sst2", "dora"), ("sst2", "lora")):
-        write_run(tmp_path, method, 1, 0.6, task=task)
-    config = {"task": "sst2", "method": {"name": "lora"}, "lr": 0.002, "seed": 1}
-    write_run(tmp_path, "lora", 1, 0.9, task="sst2", key="ffff0000", config=config)
-    return tmp_path
-
-
-def test_what_cannot_be_shown_is_a_hole_a_note_a_message_and_an_exit_code(searched: Path) -> None:
-    done = command("dora.tables", "--results", str(searched))
-    assert done.returncode == 3
-    assert "| lora   | r8     | 900                | –         | 60.0    | –" in done.stdout
-    assert "- left out: SST-2 of lora r8: its runs are of several configurations" in done.stdout
-    assert done.stderr.startswith(
-        "left out:\n  - SST-2 of lora r8 on minilm, data dir: one cell holds 2"
-    )
-    assert (searched / "tables" / "dir-minilm-best.md").exists()
-
-
-@pytest.mark.parametrize("what", ["tables", "plots", "report"])
-def test_a_choice_of_runs_is_shown_under_a_name_of_its_own(what: str, searched: Path) -> None:
-    done = command(f"dora.{what}", "--results", str(searched), "--where", "lr=1e-3")
-    assert done.returncode == 0, done.stderr
-    made = [
-        p
-        for p in searched.rglob("*")
-        if p.is_file() and "runs" not in p.relative_to(searched).parts
-    ]
-    assert made
-    assert all("-lr=0.001" in path.name for path in made)
-    if what == "tables":
-        assert "## minilm, data dir, best evaluation, lr=0.001" in done.stdout
-        assert "| lora   | r8     | 900                | 60.0" in done.stdout
-
-
-def test_where_nothing_can_be_shown_the_exit_code_is_2(searched: Path) -> None:
-    for path in (searched / "runs" / "dir").glob("*/*/*"):
-        if path.parts[-3:] != ("sst2", "minilm", "lora"):
-            shutil.rmtree(path)
-    done = command("dora.tables", "--results", str(searched))
-    assert done.returncode == 2
-    assert done.stderr.startswith(
-        "SST-2 of lora r8 on minilm, data dir: one cell holds 2 configurations"
-    )
-    assert not (searched / "tables").exists()
-
-
-def test_a_row_that_lost_its_only_cell_is_all_dashes(searched: Path) -> None:
-    shutil.rmtree(searched / "runs" / "dir" / "rte")
-    (table,), _ = showable(read_runs(searched))
-    made = files(table, searched, [])
-    assert "| lora   | r8     | –                  | –         |" in made["dir-minilm-best.md"]
-    assert "dir,minilm,best,lora,r8,,,,sst2,accuracy,0," in made["dir-minilm-best.csv"]
-
-
 def test_budgets_are_printed_alike_in_tables_page_and_status(tmp_path: Path) -> None:
     for method in ("lora", "dora"):
         for seed in (1, 2):
             write_run(tmp_path, method, seed, 0.8 + seed / 100, budget="0.3M", params=299_520)
     table = only_table(tmp_path)
     assert all(row[1] == "0.3M" for grid in grids(table) for row in grid.rows)
-    assert "<td>0.3M</td>" in runs_html([table])
-    assert "300,000" not in runs_html([table])
+    assert {cells[4] for _, cells in run_lines([table])} == {"0.3M"}
     shown = status.table(study_of_runs.scan(tmp_path))
     assert [line.split()[4] for line in shown.splitlines()] == ["budget", "0.3M", "0.3M"]
 
@@ -377,6 +273,38 @@ def test_published_rows_say_which_matrices_they_adapted(tmp_path: Path) -> None:
         "–",
         "?",
     )
+
+
+def test_methods_that_nobody_has_heard_of_have_rows_like_any_other(tmp_path: Path) -> None:
+    for seed in (1, 2):
+        write_run(tmp_path, "full", seed, 0.9, budget="none")
+        bias = write_run(tmp_path, "bias", seed, 0.7, budget="none", config={"target": None})
+        said = {"title": "Bias", "paper": None, "budget": "none", "result": "weights"}
+        change_record(bias, method=said)
+        for method, score in (("zeta", 0.84), ("lora", 0.8)):
+            write_run(tmp_path, method, seed, score + seed / 100)
+    table = only_table(tmp_path)
+    # Without a budget first and by name, then the budget with LoRA first.
+    assert [row[:3] for row in scores(table).rows] == [
+        ["bias", "–", "900"],
+        ["full", "–", "all 900"],
+        ["lora", "r8", "900"],
+        ["zeta", "r8", "900"],
+    ]
+    assert scores(table).rules == {2}
+    grid = against(table, by_task=True)
+    assert grid is not None
+    assert [row[0] for row in grid.rows] == ["zeta"]  # nothing of equal size is beside the others
+    # "target" is a setting of zeta and LoRA alone, so that it does not differ.
+    assert not any("differs" in note for note in scores(table).notes)
+    made = files(table, tmp_path, [])
+    assert "dir,minilm,best,bias,none,900,900,100,sst2,accuracy,2," in made["dir-minilm-best.csv"]
+    assert [cells[3:5] for _, cells in run_lines([table])][::2] == [
+        ["bias", "–"],
+        ["full", "–"],
+        ["lora", "r8"],
+        ["zeta", "r8"],
+    ]
 
 
 def test_every_table_is_a_latex_file_with_one_float_and_a_label_of_its_own(tmp_path: Path) -> None:
@@ -397,24 +325,13 @@ def test_every_table_is_a_latex_file_with_one_float_and_a_label_of_its_own(tmp_p
         assert text.count(rf"\label{{tab:{name.removesuffix('.tex')}}}") == 1
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        ["-m", "dora.tables"],
-        ["-m", "dora.plots"],
-        ["-m", "dora.report"],
-        ["scripts/demo.py"],
-        ["scripts/budgets.py"],
-        ["scripts/pretrain_tiny.py"],
-    ],
-)
-def test_every_other_command_has_a_help_that_shows_how_to_call_it(command: list[str]) -> None:
-    root = Path(__file__).parents[2]
-    done = subprocess.run(
-        [sys.executable, *command, "--help"], cwd=root, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert "usage:" in done.stdout
+@pytest.mark.parametrize("text", ["=cmd()", "+1", "-1", "@x", "\t=x", "a\r=x"])
+def test_no_text_of_a_csv_is_a_formula(text: str) -> None:
+    (_, row) = csv.reader(io.StringIO(as_csv([{"model": text, "mean": -0.5, "n": -1}])))
+    assert row[1:] == ["-0.500000", "-1"]
+    # The numbers are as they were; only a text is guarded.
+    assert row[0].startswith(("'", "\\", "a"))
+    assert row[0].isprintable()
 
 
 if __name__ == "__main__":
@@ -427,11 +344,3 @@ if __name__ == "__main__":
         )
         for path in GOLDEN.iterdir():
             path.write_text(made[path.name])
-
-
-@pytest.mark.parametrize("text", ["=cmd()", "+1", "-1", "@x", "\t=x", "a\r=x"])
-def test_no_text_of_a_csv_is_a_formula(text: str) -> None:
-    (_, row) = csv.reader(io.StringIO(as_csv([{"model": text, "mean": -0.5, "n": -1}])))
-    assert row[1:] == ["-0.500000", "-1"]
-    assert row[0].startswith(("'", "\\", "a"))
-    assert row[0].isprintable()

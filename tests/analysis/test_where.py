@@ -15,7 +15,10 @@ from record_files import write_run
 
 @pytest.fixture
 def runs(tmp_path: Path) -> list[Run]:
-    """LoRA at two rates, DoRA and full fine-tuning, seeds 1 and 2; DoRA's second run of a newer arithmetic."""
+    """Writes LoRA at two rates, DoRA and full fine-tuning, seeds 1 and 2.
+
+    DoRA's second run is of a newer arithmetic.
+    """
     common: dict[str, Any] = {
         "task": "sst2",
         "target": ["q", "v"],
@@ -45,6 +48,7 @@ def runs(tmp_path: Path) -> list[Run]:
     [
         ([], 8),
         (["lr=2e-3"], 4),
+        # One number in other spellings.
         (["lr=0.0020"], 4),
         (["lr=1e-5"], 2),
         (["seed=1"], 4),
@@ -53,11 +57,13 @@ def runs(tmp_path: Path) -> list[Run]:
         (["method=dora"], 2),
         (["method.name=dora"], 2),
         (["budget=0.3M"], 6),
+        # As budgets, not as text; full fine-tuning has none.
         (["budget=300k"], 6),
         (["budget=null"], 2),
         (["target=q+v"], 6),
         (["target=[q,v]"], 6),
         (["target=null"], 2),
+        # A key given twice: either value. Two keys: both.
         (["lr=1e-3", "lr=2e-3"], 6),
         (["lr=1e-3", "lr=2e-3", "seed=2"], 3),
         (["limit_train=null"], 8),
@@ -81,6 +87,7 @@ def test_runs_with_these_settings_are_chosen(
         (["lr=3e-3"], "--where lr=3e-3: no finished run has it; there lr is 1e-05, 0.001, 0.002"),
         (["method.alpha=large"], "there method.alpha is 8, 16"),
         (["target=q"], "there target is null, q+v"),
+        # Each alone is there, so that no value is to blame.
         (["method=full", "lr=1e-3"], "no finished run has method=full and lr=1e-3 at once"),
     ],
 )
@@ -103,6 +110,7 @@ def test_every_mistake_is_told_at_once(runs: list[Run]) -> None:
         (("lr=2e-3",), "-lr=0.002"),
         (("lr=0.002",), "-lr=0.002"),
         (("seed=1", "lr=2e-3"), "-lr=0.002-seed=1"),
+        # Only characters that any file system takes.
         (("target=[q,v]",), "-target=_q_v_"),
         (("init_from=/a/b c",), "-init_from=_a_b_c"),
     ],

@@ -1,0 +1,87 @@
+"""Notes that stand below tables and say what a reader must know of their numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from dora.analysis.comparison import ALPHA, Difference
+from dora.analysis.grouping import Table
+from dora.analysis.layout import number_range
+from dora.analysis.rows import BASELINE
+from dora.analysis.settings_that_differ import sources, unlike
+from dora.data.tasks import TASKS
+
+# Marks of a score with their explanations, in the order in which they stand.
+MARKS = {
+    "*": "* at least one run predicts a single class or value",
+    "†": "† at least one run was made with uncommitted changes",
+    "‡": "‡ further from the published mean ± spread than the combined error",
+}
+
+COSTS_NOTE = (
+    "the seconds are of training alone, mean over runs; the memory is the most that any run's "
+    "process took: where one process trained several runs, what it still held of those before is "
+    "in it"
+)
+
+
+def score_notes(table: Table, marks: set[str], bold: bool) -> list[str]:
+    """Returns the notes below the scores: sources, seeds, evaluations, bold, gaps, marks."""
+    # First what makes a number no result at all: embedded data or model, random weights.
+    said = {text for run in table.runs for text in (run["embedded"], run["note"]) if text}
+    seeds = len(table.seeds)
+    if seeds > 1:
+        of_seeds = f"mean ± standard deviation over {seeds} seeds"
+    else:
+        of_seeds = "one seed: no spread is known"
+    found = [*sorted(said), of_seeds, *_evaluation_notes(table)]
+    if bold:
+        found.append(
+            f"bold: shown to be better than {BASELINE} at its budget; where no method is, "
+            f"{BASELINE} and every one that is not shown to be worse (p < {ALPHA} in the tables of "
+            "differences)"
+        )
+    found += [f"left out: {text}" for text in table.left_out]
+    found += [*unlike(table), *sources(table)]
+    return found + [text for mark, text in MARKS.items() if mark in marks]
+
+
+def _evaluation_notes(table: Table) -> list[str]:
+    """Returns the notes on which evaluation of a run counts."""
+    if table.view.score != "best":
+        return ["the last development evaluation of a run"]
+    counted = number_range([run["evaluations"]["counted"] for run in table.runs])
+    found = [f"the best of {counted} development evaluations in the second half of a run"]
+    if not table.comparable:
+        found.append(
+            "runs of one task have unequal evaluations, so that no method is compared with "
+            "another: see --score last"
+        )
+    # A run keeps one best evaluation; another metric is read from it, and may have been better.
+    chosen = [t for t in table.tasks if table.view.metric(t) != TASKS[t].metrics[0]]
+    if chosen:
+        named = ", ".join(f"{t} {TASKS[t].metrics[0]}" for t in chosen)
+        found.append(f"the best evaluation is still that by {named}")
+    return found
+
+
+def difference_notes(found: Sequence[Difference], shown: bool) -> list[str]:
+    """Returns the notes below a table of differences; `shown`: with intervals over examples."""
+    # A difference that could not be tested is none of Holm's family.
+    tested = sum(not math.isnan(d.p) for d in found)
+    notes = [
+        "points, paired by seed; p corrected for the number of comparisons in this table, "
+        f"{tested} (Holm); bold: p < {ALPHA}; P(better): that a run of the method beats one of "
+        f"{BASELINE}"
+    ]
+    if any(d.estimate.error == 0 for d in found):
+        notes.append(
+            "no interval: every seed gives the same difference, which leaves its error unknown; "
+            "p –, and 1 for a difference of 0"
+        )
+    if shown:
+        notes.append(
+            "[95 %, examples]: over resamples of the development examples, the seeds as they are"
+        )
+    return notes

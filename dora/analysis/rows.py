@@ -1,0 +1,50 @@
+"""Rows of a table, each a method and a budget: their names, and the order in which they stand.
+
+`dora.status` uses this module too, so it needs neither NumPy nor anything larger.
+"""
+
+from __future__ import annotations
+
+from dora.adapters import budget
+from dora.records.about_method import NO_BUDGET
+
+# (method, budget), each as its folder of a run directory is named.
+Row = tuple[str, str]
+
+# Every method is compared with this one. A choice of comparison: the papers compare with LoRA.
+# Nothing else in the analysis depends on this method's properties.
+BASELINE = "lora"
+
+
+def has_budget(row: Row) -> bool:
+    """Returns whether a budget binds the row's method.
+
+    The folder's name says it, not the method's: full fine-tuning is one such method, others follow.
+    """
+    return row[1] != NO_BUDGET
+
+
+def budget_in_words(row: Row) -> str:
+    """Returns the budget as tables print it: `0.3M`, `13,824`, `r8`, a dash for none."""
+    return budget.in_words(row[1]) if has_budget(row) else "–"
+
+
+def budget_order(text: str) -> tuple[int, int, str]:
+    """Returns a key that sorts budgets by kind and then by size.
+
+    First no budget, then average ranks, then numbers of parameters, each from the smallest.
+    """
+    if text == NO_BUDGET:
+        return 0, 0, ""
+    try:
+        parsed = budget.Budget.parse(text)
+    except ValueError:
+        # A folder that no run named: status shows it as it is, after all others.
+        return 3, 0, text
+    return (1, parsed.rank, "") if parsed.rank is not None else (2, parsed.params or 0, "")
+
+
+def row_order(row: Row) -> tuple[tuple[int, int, str], bool, str]:
+    """Returns a key that sorts rows by budget, `BASELINE` first in each, then by method."""
+    method, spent = row
+    return budget_order(spent), method != BASELINE, method

@@ -1,0 +1,174 @@
+"""Figures of scores: against the budget, and as differences from LoRA.
+
+Each function takes a table and returns a figure and the numbers drawn, or None where there is
+nothing to draw.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from typing import TYPE_CHECKING, Any
+
+from dora.analysis.comparison import Difference, differences
+from dora.analysis.grouping import Table
+from dora.analysis.rows import BASELINE, Row, budget_in_words, has_budget
+from dora.analysis.stats import average
+from dora.analysis.style import legend, panels, styles, titles
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Lines = list[dict[str, Any]]  # the numbers of a figure, as lines of its CSV
+Drawn = tuple["Figure", Lines]
+
+
+def methods(rows: list[Row]) -> list[str]:
+    """Returns the methods of some rows, each once, in the order of the rows."""
+    return list(dict.fromkeys(method for method, _ in rows))
+
+
+def score_by_budget(table: Table) -> Drawn | None:
+    """Draws scores against adapter parameters: means over seeds with their 95 % intervals.
+
+    A method without a budget is a line across.
+    """
+    columns = [(table.view.title(t), [t]) for t in table.averaged]
+    if len(columns) > 1:
+        columns.append(("average", table.averaged))
+    lines = [
+        line
+        for title, tasks in columns
+        for row in table.rows
+        if (line := _mean(table, row, title, tasks)) is not None
+    ]
+    across, adapted = ([row for row in table.rows if has_budget(row) is b] for b in (False, True))
+    with_budget = [line for line in lines if (line["method"], line["budget"]) in adapted]
+    sizes = [line["adapter_params"] for line in with_budget]
+    if not sizes:
+        return None
+    # A tick at each of LoRA's sizes: the other methods end beside them, by a component or two.
+    loras = {round(line["adapter_params"]) for line in with_budget if line["method"] == BASELINE}
+    ticks = sorted(loras) or [max(sizes)]
+    look = styles(methods(table.rows))
+    figure, axes = panels(len(columns))
+    for panel, (title, _) in zip(axes, columns, strict=True):
+        of_panel = [line for line in lines if line["score"] == title]
+        for line in of_panel:
+            if (line["method"], line["budget"]) in across:
+                _across(panel, line, look[line["method"]]["color"])
+        for i, method in enumerate(methods(adapted)):
+            points = [p for p in of_panel if p["method"] == method and p in with_budget]
+            _points(panel, points, method, i, look[method])
+        panel.set_xscale("log")
+        # The same limits in every panel, also where a task has no adapters yet.
+        panel.set_xlim(0.85 * min(sizes), 1.2 * max(sizes))
+        panel.set_xticks(ticks, [_short(size) for size in ticks])
+        panel.minorticks_off()
+        panel.set_title(title, fontsize=9)
+    titles(figure, "adapter parameters", f"{table.view.score} score")
+    legend(figure, axes)
+    return figure, lines
+
+
+def _mean(table: Table, row: Row, title: str, tasks: list[str]) -> dict[str, Any] | None:
+    """Returns the row's score over the tasks, None unless each of them has a value."""
+    groups = [list(table.values(row, t).values()) for t in tasks]
+    if not groups or not all(groups):
+        return None
+    estimate = average(groups)
+    low, high = estimate.interval()
+    ends = [run["params"]["adapter_end"] for t in tasks for run in table.runs_of(row, t)]
+    return {
+        "score": title,
+        "method": row[0],
+        "budget": row[1],
+        "adapter_params": statistics.mean(ends),
+        "mean": estimate.mean,
+        "low": low,
+        "high": high,
+    }
+
+
+def _across(panel: Axes, line: dict[str, Any], colour: str) -> None:
+    """Draws a score without a budget as a line across the panel, its interval as a band."""
+    panel.axhline(line["mean"], color=colour, linestyle="--", label=line["method"])
+    if not math.isnan(line["low"]):
+        panel.axhspan(line["low"], line["high"], color=colour, alpha=0.15, linewidth=0)
+
+
+def _points(panel: Axes, points: Lines, method: str, i: int, look: dict[str, Any]) -> None:
+    """Draws the scores of the `i`-th method at each of its sizes."""
+    error = [[p["mean"] - p["low"] for p in points], [p["high"] - p["mean"] for p in points]]
+    aside = 1 + 0.03 * i  # so that the bars of one budget don't cover each other
+    panel.errorbar(
+        [p["adapter_params"] * aside for p in points],
+        [p["mean"] for p in points],
+        yerr=error,
+        capsize=2,
+        markersize=4,
+        linewidth=1,
+        label=method,
+        **look,
+    )
+
+
+def _short(number: float) -> str:
+    return f"{number / 1e6:.3g}M" if number >= 1e6 else f"{number / 1e3:.3g}k"
+
+
+def paired_differences(table: Table) -> Drawn | None:
+    """Draws each method less LoRA at the same budget with its 95 % interval, a panel a budget."""
+    averages = differences(table) if len(table.averaged) > 1 else []
+    found = [*differences(table, by_task=True), *averages]
+    if not found:
+        return None
+    names: dict[str | None, str] = {None: "average"}
+    names |= {task: table.view.title(task) for task in table.tasks}
+    lines = [_difference(d, names[d.task]) for d in found]
+    there = {line["score"] for line in lines}
+    # The average between the tasks that are in it and those that are not.
+    order = [names[t] for t in [*table.averaged, None, *table.apart]]
+    scores = [name for name in order if name in there]
+    budgets = list(dict.fromkeys(line["budget"] for line in lines))
+    shown = methods([row for row in table.rows if has_budget(row) and row[0] != BASELINE])
+    look = styles(methods(table.rows))
+    figure, axes = panels(len(budgets), width=2.4, height=0.32 * len(scores), left=1.0, same_y=True)
+    for panel, budget in zip(axes, budgets, strict=True):
+        panel.axvline(0, color="0.6", linewidth=0.8)
+        for i, method in enumerate(shown):
+            here = [p for p in lines if (p["method"], p["budget"]) == (method, budget)]
+            # The methods of a score side by side around its height, within three quarters.
+            shift = min(0.25, 0.75 / len(shown)) * (i - (len(shown) - 1) / 2)
+            error = [[p["mean"] - p["low"] for p in here], [p["high"] - p["mean"] for p in here]]
+            panel.errorbar(
+                [p["mean"] for p in here],
+                [scores.index(p["score"]) + shift for p in here],
+                xerr=error,
+                linestyle="none",
+                capsize=2,
+                markersize=4,
+                linewidth=1,
+                label=method,
+                **look[method],
+            )
+        panel.set_title(f"budget {budget_in_words((BASELINE, budget))}", fontsize=8)
+        panel.set_yticks(range(len(scores)), scores)
+        panel.set_ylim(len(scores) - 0.5, -0.5)  # downwards, in the order of the tables
+    titles(figure, f"points more than {BASELINE}, 95 % interval over seeds (each by itself)")
+    legend(figure, axes)
+    return figure, lines
+
+
+def _difference(d: Difference, name: str) -> dict[str, Any]:
+    low, high = d.estimate.interval()
+    return {
+        "method": d.row[0],
+        "budget": d.row[1],
+        "score": name,
+        "mean": d.estimate.mean,
+        "low": low,
+        "high": high,
+        "p_holm": d.p,
+    }

@@ -1,0 +1,97 @@
+"""A view of finished runs: which of them count, and which of their scores."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from dora.analysis.conflicts import Run
+from dora.analysis.where import short
+from dora.data.tasks import TASKS
+from dora.errors import UserError
+
+MEAN = "mean"  # of all of a task's metrics, as GLUE's leaderboard counts them
+# The metrics' names in the heads of tables, which have to be narrow.
+_SHORT = {
+    "accuracy": "acc",
+    "f1": "F1",
+    "matthews_correlation": "Mcc",
+    "pearson": "Pearson",
+    "spearmanr": "Spearman",
+    MEAN: "mean",
+}
+
+
+def metrics_of(task: str) -> tuple[str, ...]:
+    """Returns the names of a task's scores.
+
+    These are its metrics on every development split (`accuracy_mm` on MNLI's mismatched one), and
+    `MEAN` where there are several.
+    """
+    splits = TASKS[task].dev_splits
+    names = [
+        f"{metric}{split.removeprefix('dev')}" for split in splits for metric in TASKS[task].metrics
+    ]
+    return (*names, MEAN) if len(names) > 1 else tuple(names)
+
+
+@dataclass(frozen=True)
+class View:
+    """A choice of runs, and of one score for each.
+
+    `score`: "best" or "last" development evaluation. `metrics`: task → one of `metrics_of`; a task
+    that is not named is scored by its first metric. `glue`: average as GLUE's leaderboard does,
+    over the mean of each task's metrics, WNLI included. `where`: settings that runs must have
+    (`dora.analysis.where`). `mix`: runs of a cell may differ in their arithmetic. Raises UserError
+    for an unknown task or metric.
+    """
+
+    score: str = "best"
+    metrics: Mapping[str, str] = field(default_factory=dict)
+    glue: bool = False
+    where: tuple[str, ...] = ()
+    mix: bool = False
+
+    def __post_init__(self) -> None:
+        wrong = []
+        for task, metric in self.metrics.items():
+            if task not in TASKS:
+                wrong.append(f"task {task!r} must be one of {', '.join(TASKS)}")
+            elif metric not in metrics_of(task):
+                known = ", ".join(metrics_of(task))
+                wrong.append(f"{task}'s metric {metric!r} must be one of {known}")
+        if wrong:
+            raise UserError(*wrong)
+
+    @property
+    def choice(self) -> list[str]:
+        """The choice of runs in words: `lr=0.002`; empty where all runs count."""
+        return [*short(self.where), *(["mixed arithmetic"] if self.mix else [])]
+
+    @property
+    def suffix(self) -> str:
+        """The choice of runs as a part of a file's name: `-lr=0.002`."""
+        # A value may hold a path or a space: only characters that every file system takes are kept.
+        return "".join("-" + re.sub(r"[^\w.=+-]", "_", word) for word in self.choice)
+
+    def metric(self, task: str) -> str:
+        """Returns the name of the task's score."""
+        names = metrics_of(task)
+        return self.metrics.get(task, MEAN if self.glue and MEAN in names else names[0])
+
+    def title(self, task: str) -> str:
+        """Returns the task with its score, as a table's head has it: `MRPC F1`."""
+        name = self.metric(task).removesuffix("_mm")
+        # Which of MNLI's two development sets it is belongs to the task's name, not the metric's.
+        mismatched = "-mm" if name != self.metric(task) else ""
+        return f"{TASKS[task].folder}{mismatched} {_SHORT[name]}"
+
+    def value(self, run: Run, task: str) -> float | None:
+        """Returns the score in points, or None where the run's predictions leave it undefined."""
+        result, metric = run["results"][self.score], self.metric(task)
+        names = metrics_of(task)[:-1] if metric == MEAN else (metric,)
+        values = [result.get(name) for name in names]
+        # The mean of what is left would be the score of another metric.
+        return None if None in values else 100 * math.fsum(values) / len(values)

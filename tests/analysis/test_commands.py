@@ -1,0 +1,158 @@
+"""The commands over finished runs: their messages, exit codes, and the names of their files."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dora.analysis.grouping import read_runs, showable
+from dora.analysis.text import files
+from record_files import write_run
+from runs import command
+
+
+def test_the_commands_that_fill_the_holes_are_in_the_report(tmp_path: Path) -> None:
+    for task in ("rte", "sst2"):
+        write_run(tmp_path, "lora", 1, 0.8, task=task)
+    write_run(tmp_path, "dora", 1, 0.8)
+    done = command("dora.tables", "--results", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert "### missing runs: 1" in done.stdout
+    assert (
+        "    python -m dora.run method=dora budget=r8 model=minilm task=rte seed=1" in done.stdout
+    )
+    # The Markdown that is written is also what is printed.
+    assert done.stdout.startswith((tmp_path / "tables" / "dir-minilm-best.md").read_text()[:200])
+
+
+@pytest.mark.parametrize(
+    ("what", "taken"), [("tables", "tables"), ("plots", "figures"), ("report", "report.html")]
+)
+def test_what_cannot_be_written_is_a_message_after_what_can_be_printed(
+    what: str, taken: str, tmp_path: Path
+) -> None:
+    write_run(tmp_path, "lora", 1, 0.8)
+    # A name that is taken by the wrong kind of thing fails for root as well, unlike permissions.
+    if what == "report":
+        (tmp_path / taken).mkdir()
+    else:
+        (tmp_path / taken).write_text("a file where a folder should be")
+    done = command(f"dora.{what}", "--results", str(tmp_path))
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"{tmp_path / taken} cannot be written: ")
+    assert "Traceback" not in done.stderr
+    # The tables are on the terminal already; figures and the page have nothing to print.
+    assert ("| lora   | r8     |" in done.stdout) == (what == "tables")
+
+
+def test_metrics_asked_for_one_by_one_all_count(tmp_path: Path) -> None:
+    for task in ("mrpc", "rte"):
+        write_run(
+            tmp_path, "lora", 1, 0.8, task=task, metrics={"f1": 0.9} if task == "mrpc" else {}
+        )
+    # argparse would keep the last --metric alone, were it not told to extend.
+    done = command(
+        "dora.tables", "--results", str(tmp_path), "--metric", "mrpc=f1", "--metric", "rte=accuracy"
+    )
+    assert done.returncode == 0, done.stderr
+    assert "MRPC F1" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--metric", "mrpc"], "--metric mrpc must be TASK=METRIC"),
+        (["--metric", "mrpc=f2", "x=f1"], "mrpc's metric 'f2' must be one of accuracy, f1, mean"),
+        ([], "no finished run under"),
+    ],
+)
+def test_a_mistake_is_a_message(words: list[str], message: str, tmp_path: Path) -> None:
+    done = command("dora.tables", "--results", str(tmp_path), *words)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.fixture
+def searched(tmp_path: Path) -> Path:
+    """Writes a study of two tasks with a search of rates beside it in one cell."""
+    for task, method in (("rte", "lora"), ("rte", "dora"), ("sst2", "dora"), ("sst2", "lora")):
+        write_run(tmp_path, method, 1, 0.6, task=task)
+    # The second rate of one cell, which no table can show beside the first.
+    config = {"task": "sst2", "method": {"name": "lora"}, "lr": 0.002, "seed": 1}
+    write_run(tmp_path, "lora", 1, 0.9, task="sst2", key="ffff0000", config=config)
+    return tmp_path
+
+
+def test_what_cannot_be_shown_is_a_hole_a_note_a_message_and_an_exit_code(searched: Path) -> None:
+    done = command("dora.tables", "--results", str(searched))
+    assert done.returncode == 3
+    assert "| lora   | r8     | 900                | –         | 60.0    | –" in done.stdout
+    assert "- left out: SST-2 of lora r8: its runs are of several configurations" in done.stdout
+    assert done.stderr.startswith(
+        "left out:\n  - SST-2 of lora r8 on minilm, data dir: one cell holds 2"
+    )
+    assert (searched / "tables" / "dir-minilm-best.md").exists()
+
+
+@pytest.mark.parametrize("what", ["tables", "plots", "report"])
+def test_a_choice_of_runs_is_shown_under_a_name_of_its_own(what: str, searched: Path) -> None:
+    done = command(f"dora.{what}", "--results", str(searched), "--where", "lr=1e-3")
+    assert done.returncode == 0, done.stderr
+    # Every file that the command wrote; a file without the choice would replace the whole study's.
+    made = [
+        p
+        for p in searched.rglob("*")
+        if p.is_file() and "runs" not in p.relative_to(searched).parts
+    ]
+    assert made
+    assert all("-lr=0.001" in path.name for path in made)
+    if what == "tables":
+        assert "## minilm, data dir, best evaluation, lr=0.001" in done.stdout
+        assert "| lora   | r8     | 900                | 60.0" in done.stdout
+
+
+def test_where_nothing_can_be_shown_the_exit_code_is_2(searched: Path) -> None:
+    # Only the cell of two configurations stays.
+    for path in (searched / "runs" / "dir").glob("*/*/*"):
+        if path.parts[-3:] != ("sst2", "minilm", "lora"):
+            shutil.rmtree(path)
+    done = command("dora.tables", "--results", str(searched))
+    assert done.returncode == 2
+    assert done.stderr.startswith(
+        "SST-2 of lora r8 on minilm, data dir: one cell holds 2 configurations"
+    )
+    assert not (searched / "tables").exists()
+
+
+def test_a_row_that_lost_its_only_cell_is_all_dashes(searched: Path) -> None:
+    # LoRA has no run but those of SST-2, which are of two configurations.
+    shutil.rmtree(searched / "runs" / "dir" / "rte")
+    (table,), _ = showable(read_runs(searched))
+    made = files(table, searched, [])
+    assert "| lora   | r8     | –                  | –         |" in made["dir-minilm-best.md"]
+    assert "dir,minilm,best,lora,r8,,,,sst2,accuracy,0," in made["dir-minilm-best.csv"]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["-m", "dora.tables"],
+        ["-m", "dora.plots"],
+        ["-m", "dora.report"],
+        ["scripts/demo.py"],
+        ["scripts/budgets.py"],
+        ["scripts/pretrain_tiny.py"],
+    ],
+)
+def test_every_other_command_has_a_help_that_shows_how_to_call_it(command: list[str]) -> None:
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, *command, "--help"], cwd=root, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "usage:" in done.stdout
