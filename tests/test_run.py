@@ -1,4 +1,4 @@
-"""Whole runs on the embedded model and data: what they leave behind, and what they refuse."""
+"""Whole runs on the embedded model and data: the files they leave, and when they end."""
 
 from __future__ import annotations
 
@@ -40,6 +40,7 @@ def test_a_run_leaves_a_whole_record_that_its_predictions_bear_out(
     assert [e["step"] for e in evaluations] == [6, 12, 18, 24]
     counted = [e for e in evaluations if e["step"] >= record["counts_from"]]
     assert record["results"]["best"]["accuracy"] == max(e["accuracy"] for e in counted)
+    # The second half alone counts: an early score is not what the run's end is worth.
     assert record["evaluations"]["counted"] == len(counted) == 2
     assert not (folder / "checkpoint").exists()
 
@@ -105,7 +106,7 @@ def test_a_done_run_is_left_as_it_is_and_force_repeats_it(tmp_path: Path) -> Non
     path = only_run(tmp_path) / "run.json"
     before = path.read_bytes()
     assert run(config) == first
-    assert path.read_bytes() == before
+    assert path.read_bytes() == before  # not even a time in it
     config.force = True
     again = run(config)
     assert again["results"] == first["results"]
@@ -170,9 +171,8 @@ def test_ranks_and_adapter_carry_over_from_a_pruned_run_but_not_its_head(tmp_pat
         small(tmp_path / "rte", "task=rte", "method=dora", "budget=r2", f"init_from={source}")
     )
     assert record["ranks"]["start"] == record["ranks"]["end"] == ranks
-    assert record["scale"] == pytest.approx(
-        8 / 3
-    )  # alpha over the source's start rank, ceil(1.5 * 2)
+    # alpha over the source's start rank, ceil(1.5 * 2)
+    assert record["scale"] == pytest.approx(8 / 3)
     assert not lines(only_run(tmp_path / "rte") / "ranks.jsonl")
 
 
@@ -208,16 +208,15 @@ def test_early_stopping_ends_after_patience_evaluations_without_a_better_score(
 ) -> None:
     run(small(tmp_path, "method=lora", "lr=1e-12", "eval_every=1", "patience=3"))
     steps = [e["step"] for e in lines(only_run(tmp_path) / "metrics.jsonl") if e["split"] == "dev"]
-    assert (
-        steps[-1] == 14 + 3
-    )  # evaluations count from step 14; nothing is learnt, so none is better
+    # Evaluations count from step 14; nothing is learnt, so none is better.
+    assert steps[-1] == 14 + 3
 
 
 @pytest.fixture(scope="module")
 def typed(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> tuple[Path, subprocess.CompletedProcess[str]]:
-    """The results and the output of a run on what is embedded, as a user types it, with wandb offline."""
+    """Returns results and output of a run as a user types it, all embedded, wandb offline."""
     results = tmp_path_factory.mktemp("typed")
     done = command(
         "dora.run",

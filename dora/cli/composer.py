@@ -42,6 +42,7 @@ class Composer:
         choices = tuple(str(o.input_line) for o in overrides if o not in values)
         if choices not in self._composed:
             cfg = self._loader.load_sweep_config(self._base, list(choices))
+            # Nobody reads this node of a run, and every copy would take longer with it.
             with open_dict(cfg):
                 del cfg["hydra"]
             self._composed[choices] = cfg
@@ -52,6 +53,8 @@ class Composer:
 
     def _sets_a_value(self, override: Override) -> bool:
         """Tells `lr=1e-3` from a choice, from `+key`, `~key`, and from settings of Hydra's own."""
+        # +key and ~key may name a file or a value, and Hydra has rules of its own for both.
+        # Settings of Hydra's own lie in the node that `composed` cuts off.
         key = override.key_or_group
         if override.type != OverrideType.CHANGE or key.startswith("hydra."):
             return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from itertools import takewhile
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -12,7 +13,7 @@ from hydra.errors import HydraException
 
 from dora.cli.line import is_setting, quoted
 
-# Lines of Hydra's and OmegaConf's messages that speak of their internals.
+# The first line of that part of Hydra's and OmegaConf's messages which speaks of internals.
 _INTERNAL = re.compile(
     r"(full_key|object_type|reference_type)[:=]|set HYDRA|Config search|See https"
 )
@@ -43,6 +44,7 @@ def malformed(word: str) -> str | None:
 
 def _unread(key: str, value: str) -> str:
     """Says why Hydra's grammar cannot read `key=value`."""
+    # A value that is surely right: if this fails as well, the key is wrong.
     try:
         _parsed(f"{key}=1")
     except HydraException:
@@ -71,11 +73,13 @@ def key_of(word: str) -> str:
 def first_lines(error: BaseException) -> str:
     """Returns Hydra's message without its traceback and its trailing hints about internals."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return " ".join([line for line in lines if not _INTERNAL.match(line)][:4])
+    # Names of types, and every folder that Hydra has searched, stand last.
+    return " ".join(takewhile(lambda line: not _INTERNAL.match(line), lines))
 
 
 def _parsed(word: str) -> Override:
     """Returns a word as Hydra reads it. Raises HydraException."""
+    # Several at once would be no faster, and an error would not say which word it is about.
     loader = GlobalHydra.instance().config_loader()
     (override,) = OverridesParser.create(config_loader=loader).parse_overrides([word])
     return override

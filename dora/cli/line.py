@@ -67,6 +67,7 @@ class Line:
 
 def read(words: Sequence[str]) -> Line:
     """Reads a command line. Raises UserError that names every option unknown or refused."""
+    # Intermixed: argparse otherwise takes no settings after an option that follows settings.
     given = _parser().parse_intermixed_args(list(words))
     folders = given.config_dir or []
     # Absolute, since the command is recorded and may be repeated from another folder.
@@ -77,6 +78,7 @@ def read(words: Sequence[str]) -> Line:
         problems.append(
             f"--config-dir is given {len(folders)} times; put your files into one folder"
         )
+    # abspath("") is the folder where one stands, which nobody means by an empty variable.
     elif folder is not None and not (folders[0].strip() and os.path.isdir(folder)):
         problems.append(f"--config-dir={folders[0]} is no folder")
     problems += _unfit(given, overrides)
@@ -136,6 +138,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
+    # argparse's own --help would list options alone; `usage` also shows every key and choice.
     parser = _Parser(add_help=False, prog="python -m dora.run")
     add = parser.add_argument
     add("overrides", nargs="*")
@@ -156,7 +159,7 @@ def _parser() -> argparse.ArgumentParser:
         ("--experimental-rerun",),
     ):
         add(*flags)
-    add("-cd", "--config-dir", action="append")
+    add("-cd", "--config-dir", action="append")  # all of them, to refuse a second one
     add("-c", "--cfg", choices=["job", "hydra", "all"])
     add(
         "-i",
@@ -173,6 +176,7 @@ def options_of(hydra: Any) -> tuple[str, ...]:
 
     Read from Hydra's configuration, since a job of a cluster sees no command line.
     """
+    # Hydra itself marks folders of --config-dir with this provider.
     sources = hydra.runtime.config_sources
     return tuple(f"--config-dir={s.path}" for s in sources if s.provider == "command-line")
 
@@ -202,6 +206,7 @@ def _path(text: str) -> str:
     if text == "" or text.lower() == "null":
         return text
     given = _value(text)
+    # No shell expands `~` in quotes, and not every shell does after `=`.
     path = os.path.expanduser(given.text if isinstance(given, QuotedString) else text)
     return path if _value(path) == path else quoted(path)
 

@@ -7,6 +7,7 @@ composed are checked together.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 from itertools import product
 
@@ -47,6 +48,7 @@ def explain(
 
     If `sweeping`, each value of an override is tried; otherwise several values are a mistake.
     """
+    # Hydra is still set up for the command that failed, and refuses to be set up twice.
     GlobalHydra.instance().clear()
     with composing(config_dir):
         problems = {word: text for word in overrides if (text := malformed(word))}
@@ -59,6 +61,7 @@ def explain(
             else:
                 problems[word] = f"{word}: several values make a sweep, which needs -m"
         found = [*problems.values(), *_of_single_values(list(dict.fromkeys(single)), config_dir)]
+    # The same problem of several runs of a sweep is one message; a set would lose the order.
     return list(dict.fromkeys(found))
 
 
@@ -74,6 +77,7 @@ def _of_single_values(words: Sequence[str], config_dir: str | None) -> list[str]
     chosen = [word for word in words if key_of(word) in groups]
     wrong = {w: text for w in chosen if (text := _of_choice(compose, w, config_dir))}
     right = _by_key(word for word in chosen if word not in wrong)
+    # In a sweep over method=dora,dorra the settings are those of the choice that is right.
     unknown = {key_of(word) for word in wrong} - right.keys()
     settings = [w for w in words if w not in chosen and _group_of(w) not in unknown]
     wrong |= {w: text for w in settings if (text := _of_setting(compose, w, right, groups))}
@@ -87,6 +91,7 @@ def _of_choice(compose: Composer, word: str, config_dir: str | None) -> str | No
     error = _error(compose, [word])
     if error is None:
         return None
+    # Its file in conf/ is there, but the configuration that it extends comes with the launcher.
     if word in _LAUNCHERS:
         return f"{word} needs Hydra's launcher for it: pip install {_LAUNCHERS[word]}"
     names = choices(key_of(word), config_dir)
@@ -106,7 +111,9 @@ def _of_setting(
     # The own group's choice and the experiment decide alone which settings there are.
     deciding = (_group_of(word), "experiment")
     kept = [words if group in deciding else words[-1:] for group, words in right.items()]
-    errors = {row: _error(compose, [*row, word]) for row in product(*kept)}
+    # Choices may contradict each other; trying the whole run says so, once.
+    rows = [row for row in product(*kept) if _error(compose, row) is None]
+    errors = {row: _error(compose, [*row, word]) for row in rows}
     failing = {row: error for row, error in errors.items() if error is not None}
     if not failing:
         return None
@@ -114,6 +121,7 @@ def _of_setting(
     text = _told(word, error, [*groups, *keys(compose.composed(row))])
     if len(failing) == len(errors):
         return text
+    # Each row has several choices; those to blame are in none of the rows that fit.
     fine = {choice for row in errors if row not in failing for choice in row}
     never = [choice for row in failing for choice in row if choice not in fine]
     return f"{text} (with {', '.join(dict.fromkeys(never or row))})"
@@ -121,12 +129,14 @@ def _of_setting(
 
 def _told(word: str, error: BaseException, known: Sequence[str]) -> str:
     """Returns the message for a setting that raised `error`; `known` are the keys there are."""
+    # Hydra wraps the errors of OmegaConf in "Error merging override …", which says nothing more.
     cause, key = error.__cause__ or error, key_of(word)
     if isinstance(cause, GrammarParseError):
         return (
             f"{word}: ${{ begins an interpolation such as ${{oc.env:HOME}}; "
             "write \\${ for the signs themselves"
         )
+    # A key or the beginning of one, such as model.own: then the value is wrong.
     if key.startswith("hydra.") or any(f"{name}.".startswith(f"{key}.") for name in known):
         return f"{word}: {first_lines(cause)}"
     return f"{word}: there is no key {key}; {_hint(key, known)}"
@@ -141,13 +151,16 @@ def _in_file(error: BaseException) -> str:
         cause = error.__context__ or error
     if not isinstance(cause, ConfigKeyError | ConfigAttributeError):
         return first_lines(error.__cause__ or error)
-    where, key = str(error).partition(":")[0], str(cause.full_key)
+    where = re.match(r"In '[^']*': ", str(error))  # the file, which may be one of several
+    key = str(cause.full_key)
     parent = key.rpartition(".")[0]
+    # Nothing composes with this file, so the keys to choose from are those beside the wrong one.
     known = [f"{parent}.{name}".lstrip(".") for name in cause.parent_node or ()]
-    return f"{where}: there is no key {key}; {_hint(key, known)}"
+    return f"{where[0] if where else ''}there is no key {key}; {_hint(key, known)}"
 
 
 def _hint(key: str, known: Sequence[str]) -> str:
+    # With 0.6, difflib's own default, `data_dir` finds data.dir, and `foo` nothing.
     near = difflib.get_close_matches(key, known, n=2, cutoff=0.6)
     return f"did you mean {' or '.join(near)}?" if near else "--help lists the keys"
 
@@ -164,14 +177,15 @@ def _error(compose: Composer, words: Sequence[str]) -> BaseException | None:
     """Returns the error that composing these words raises, None if they fit."""
     try:
         compose(words)
-    except (*MISTAKES, UserError, ValueError) as e:
+    except (*MISTAKES, UserError, ValueError) as e:  # ValueError: see `is_mistake`
         return e
     return None
 
 
 def _group_of(word: str) -> str:
     """Returns the choice that a setting belongs to: `method` for method.dem=0.1, "" for lr=1e-3."""
-    return key_of(word).rpartition(".")[0].replace("hydra.", "hydra/")
+    group = key_of(word).rpartition(".")[0]
+    return group.replace("hydra.", "hydra/")  # hydra.launcher.x is a setting of hydra/launcher=…
 
 
 def _by_key(words: Iterable[str]) -> dict[str, list[str]]:
@@ -183,5 +197,7 @@ def _by_key(words: Iterable[str]) -> dict[str, list[str]]:
 
 def _rows(by_key: dict[str, list[str]]) -> list[list[str]]:
     """Returns rows with one word of each key, the fewest that contain every word."""
+    # Not the whole grid, which may have thousands of runs. A problem that only two values together
+    # have may stay unseen: `sweep.plan` finds it as soon as each value is right by itself.
     longest = max(map(len, by_key.values()), default=1)
     return [[words[min(n, len(words) - 1)] for words in by_key.values()] for n in range(longest)]

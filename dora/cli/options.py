@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--metric",
         nargs="+",
-        action="extend",
+        action="extend",  # both `--metric a b` and `--metric a --metric b`
         default=[],
         metavar="TASK=METRIC",
         help="another score than a task's first metric: mrpc=f1, stsb=mean (of all its metrics)",
@@ -59,6 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="take runs together that differ in the arithmetic of this package alone; "
         "of a seed that is there twice, the newer",
     )
+    # The exit codes stand in --help, since scripts depend on them.
     parser.epilog = (
         f"exit code: 0 all shown, {LEFT_OUT} something was left out and named, "
         "2 nothing can be shown, 1 the disk failed"
@@ -111,6 +112,7 @@ def found_tables(given: argparse.Namespace) -> Asked:
     )
     runs = read_runs(given.results)
     found, left_out = showable(runs, view)
+    # With no table at all the reasons are the message; beside a table `end` prints them after it.
     if left_out and not found:
         raise UserError(*left_out)
     if not found:
@@ -130,6 +132,7 @@ def asked_for(prog: str, about: str | None, first: Callable[[], None] = lambda: 
     parser = argparse.ArgumentParser(
         prog=f"python -m {prog}",
         description=about,
+        # The description is a module's docstring, shown with the line breaks it has.
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_arguments(parser)
@@ -147,6 +150,7 @@ def writing() -> Iterator[None]:
     """Turns an OSError into a message that names the file, and exit code 1."""
     try:
         yield
+    # A full disk or a right that is missing is no bug: it gets no traceback.
     except OSError as e:
         sys.stdout.flush()  # tables printed so far come before the message
         sys.exit(

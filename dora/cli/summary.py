@@ -28,6 +28,7 @@ def labels(runs: Mapping[Words, Place], pending: Sequence[Words]) -> list[str]:
     others = differing(list(runs))
     # A method without a budget has NO_BUDGET in its place, whatever the others have.
     budgets = len({place[4] for place in runs.values()} - {NO_BUDGET}) > 1
+    # Seeds follow each other in a grid, so the number says more than a name how far a sweep is.
     found = []
     for number, words in enumerate(pending, 1):
         _, task, _, method, budget, _, seed = runs[words]
@@ -44,6 +45,7 @@ def differing(runs: Sequence[Words]) -> dict[Words, list[str]]:
     Leaves out task, method, budget and seed. A choice is its name alone (`roberta_base`), a
     setting has the last part of its key (`lr=1e-3`).
     """
+    # Words alone are compared, not configurations: an experiment's name says more than its keys.
     typed = {words: dict(_typed(word) for word in words if "=" in word) for words in runs}
     keys = dict.fromkeys(key for values in typed.values() for key in values)
     named = {"task", "method", "budget", "seed"}

@@ -30,8 +30,11 @@ def test_a_sweep_composes_what_hydra_composes(words: tuple[str, ...]) -> None:
     expected = configure(*words)
     with initialize_config_dir(str(CONF), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
-        compose = Composer(loader, loader.load_configuration("config", [], RunMode.MULTIRUN))
-        assert compose(words) == expected
-        assert compose(words) == expected  # the second comes from the first's choices
-        with pytest.raises((HydraException, OmegaConfBaseException)):
-            compose(["lrr=3"])
+        # A sweep has a base, explaining a mistake has none.
+        for base in (loader.load_configuration("config", [], RunMode.MULTIRUN), None):
+            compose = Composer(loader, base)
+            assert compose(words) == expected
+            # The second comes from the first's choices, which the first must not have changed.
+            assert compose(words) == expected
+            with pytest.raises((HydraException, OmegaConfBaseException)):
+                compose(["lrr=3"])

@@ -141,6 +141,7 @@ def test_all_mistakes_of_a_command_come_in_one_message_with_exit_code_2(tmp_path
         "write r8",
     ):
         assert part in typos.stderr, typos.stderr
+    # Every part of the message comes from another stage: choices, keys, types, the check.
     assert "data.dir" not in typos.stderr, "a setting of a choice that is not known is not judged"
     values = command(
         "dora.run",
@@ -184,9 +185,7 @@ def test_a_setting_that_not_every_method_of_a_sweep_has_is_named_with_those_that
     assert problems[1].startswith("lr=-1.0 must be above 0")
 
 
-def test_a_setting_that_not_every_experiment_of_a_sweep_has_is_named_with_those_that_lack_it() -> (
-    None
-):
+def test_a_setting_that_not_every_experiment_has_is_named_with_those_that_lack_it() -> None:
     register()
     words = ["experiment=lora_roberta_base/rte,dora_roberta_base", "method.dem=3", "data.dir=GLUE"]
     first, *_ = explain(words, sweeping=True)
@@ -219,6 +218,7 @@ def test_a_grid_is_not_taken_for_one_run_of_it(tmp_path: Path) -> None:
         "experiment=study_tiny is a grid of runs over task, method, budget, seed: add -m"
         in done.stderr
     )
+    # Task and method are typed, so they need not be said again.
     assert "say which one with budget=… seed=…" in done.stderr
     one = command("dora.run", *words, "budget=r2", "seed=1")
     assert one.stderr.startswith("bad configuration: data.dir=GLUE"), one.stderr
@@ -231,15 +231,14 @@ def test_an_unreachable_hub_is_reported_within_ten_seconds(tmp_path: Path) -> No
         "model=roberta_base",
         "data=hub",
         f"results={tmp_path}",
-        HF_ENDPOINT="http://127.0.0.1:9",
+        HF_ENDPOINT="http://127.0.0.1:9",  # the discard port: nobody listens
         HF_HOME=str(tmp_path / "hf"),
     )
     assert done.returncode == 2
     for part in ("data=dir", "data=mini", "model.path="):
         assert part in done.stderr, done.stderr
-    assert (
-        time.monotonic() - began < 60
-    )  # 10 s on two free cores; the hub client alone would retry for 47 s after start-up
+    # 10 s on two free cores; the hub client alone would retry for 47 s after start-up.
+    assert time.monotonic() - began < 60
 
 
 @pytest.mark.parametrize(

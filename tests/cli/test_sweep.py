@@ -41,6 +41,7 @@ def test_a_sweep_trains_what_is_not_done_and_says_what_became_of_each(
     assert study.count(study.scan(tmp_path)) == {"waiting": 3, "done": 1}
     for words in pending[:2]:
         run(configure(*words))
+    # A run that never began was stopped, unless it raised something else.
     with pytest.raises(Stopped, match="1 of 4 runs are not done"):
         sweep.end({}, None)
     with pytest.raises(RunFailed, match="1 of 4"):
@@ -82,10 +83,12 @@ def test_a_sweep_on_the_command_line_goes_on_after_a_failure_and_repeats_only_th
     first = command(*words)
     assert first.returncode == 1, first.stderr
     assert "4 runs: 2 done, 2 diverged" in first.stdout
+    # After the count come the commands that repeat those not done, ready to be pasted.
     assert "seed=2\n" in first.stdout[first.stdout.index("4 runs: 2 done") :]
     assert "Traceback" not in first.stderr
     assert "2 of 4 runs are not done" in first.stderr
     assert "\n[3/4 wnli lora s1 lr=0.001] done in " in first.stdout
+    # Said once for all runs, not by each.
     assert first.stdout.count("embedded model tiny_roberta") == 1
     assert re.search(
         r"\nlora    r8      lr=0.001  \d+\.\d\d \(2\)\n.*python -m dora.tables --results",
@@ -106,6 +109,7 @@ def test_a_second_sweep_leaves_the_first_ones_runs_to_it_and_a_signal_ends_a_who
     tmp_path: Path,
 ) -> None:
     words = ["dora.run", "-m", *small_words(tmp_path, "method=lora,full", "max_steps=20000")]
+    # So many steps that the first sweep is still at its first run while the second one looks on.
     first = subprocess.Popen(
         [sys.executable, "-m", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -137,7 +141,7 @@ def test_the_local_launcher_trains_two_at_a_time(tmp_path: Path) -> None:
 def test_devices_are_shared_out_evenly_and_given_back(tmp_path: Path) -> None:
     taken = [least_used(["a", "b"], tmp_path / "gpus") for _ in range(5)]
     assert [index for index, _ in taken] == [0, 1, 0, 1, 0]
-    taken[1][1].close()
+    taken[1][1].close()  # as the end of its process would
     taken.append(least_used(["a", "b"], tmp_path / "gpus"))
     assert taken[-1][0] == 1
     for _, claim in taken:
@@ -145,5 +149,6 @@ def test_devices_are_shared_out_evenly_and_given_back(tmp_path: Path) -> None:
 
 
 def test_what_follows_from_the_seed_is_planned_for_each_seed(tmp_path: Path) -> None:
+    # Planned by its first seed alone, a group would put both runs into one folder.
     sweep = planned(tmp_path, *([f"results={tmp_path}/${{seed}}", f"seed={s}"] for s in (1, 2)))
     assert [p.folder.relative_to(tmp_path).parts[0] for p in sweep.runs.values()] == ["1", "2"]

@@ -33,7 +33,10 @@ def test_the_second_on_one_host_is_refused_and_told_who_is_first(tmp_path: Path)
 
 
 def test_a_dead_process_on_this_host_never_stands_in_the_way(tmp_path: Path) -> None:
-    code = "import os, sys; from pathlib import Path; from dora.records.lock import Lock; Lock(Path(sys.argv[1])).take(); os._exit(9)"
+    code = (
+        "import os, sys; from pathlib import Path; from dora.records.lock import Lock; "
+        "Lock(Path(sys.argv[1])).take(); os._exit(9)"
+    )
     subprocess.run([sys.executable, "-c", code, tmp_path], check=False)
     assert held(tmp_path) is None  # its lease is fresh, its process is gone
     began = time.monotonic()
@@ -45,7 +48,7 @@ def test_a_dead_process_on_this_host_never_stands_in_the_way(tmp_path: Path) -> 
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leases that are renewed ten times a second; a file system without flock."""
+    """Renews leases ten times a second, and takes flock away, as some file systems lack it."""
 
     def refused(*_: Any) -> None:
         raise OSError(95, "Operation not supported")
@@ -55,7 +58,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def die(there: Lock) -> None:
-    """Ends a lock as a SIGKILL of its process does: without a word."""
+    """Ends a lock as a SIGKILL of its process does: the lease stays, and is not renewed."""
     there._end.set()
     there._file.close()
     time.sleep(0.2)  # longer than a renewal
@@ -87,6 +90,7 @@ def test_a_clock_that_jumps_neither_takes_nor_keeps_a_lease(
     with monkeypatch.context() as elsewhere:
         elsewhere.setattr(socket, "gethostname", lambda: "elsewhere")
         there.take()
+    # The two hosts' clocks differ, so a lease's age means nothing; only its changes do.
     then = time.time() + 3600 * hours
     os.utime(tmp_path / lock.NAME, (then, then))
     with pytest.raises(NotNow, match="on elsewhere"):  # it lives: it is renewed while we watch
@@ -103,6 +107,7 @@ def test_who_was_halted_and_taken_over_writes_nothing_more(tmp_path: Path) -> No
     record = Record(tmp_path)
     record.open({})
     before = (tmp_path / "run.json").read_bytes()
+    # As another host leaves it that took over while this one was suspended.
     other = {"host": "elsewhere", "pid": 7, "token": "0"}
     (tmp_path / lock.NAME).write_text(json.dumps(other))
     end = time.monotonic() + 5

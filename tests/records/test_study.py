@@ -70,6 +70,7 @@ def test_a_copy_beside_a_run_is_no_run(tmp_path: Path) -> None:
     for name in ("s1_old", "s1.bak", "s", "seed"):
         shutil.copytree(folder, folder.with_name(name))
     assert study.directories(tmp_path) == [folder]
+    # Nor is it a hole's reason: s1_old is no seed that other methods lack.
     assert [s.place[6] for s in study.scan(tmp_path)] == ["s1"]
 
 
@@ -97,11 +98,13 @@ def test_a_folder_comes_before_a_link_to_it_wherever_that_lies(tmp_path: Path) -
     folder = directory(tmp_path, task="wnli")
     elsewhere = tmp_path / "runs" / "mini" / "aaa"
     elsewhere.mkdir()
+    # "aaa" is looked at before "wnli", and the run must not be counted under it.
     (elsewhere / "tiny").symlink_to(tmp_path / "runs" / "mini" / "wnli" / "tiny")
     assert study.directories(tmp_path) == [folder]
 
 
 def test_time_left_that_is_no_estimate_is_not_shown(tmp_path: Path) -> None:
+    # An infinite number of seconds would not fit into any date.
     progress = {"step": 1, "total_steps": 2**62, "seconds": 1e299}
     times = {"updated": time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime())}
     folder = directory(tmp_path, status="running", progress=progress, times=times)
@@ -140,10 +143,8 @@ def test_holes_are_named_with_the_command_that_fills_them(tmp_path: Path) -> Non
         (("experiment=lora_roberta_base/sst2", "task=sst2"), ("experiment=lora_roberta_base/rte",)),
         (("experiment=nobody_knows/sst2",), None),  # there is no such file for RTE
         (("experiment=lora_roberta_base/mrpc", "task=sst2"), None),  # MRPC's settings on SST-2
-        (
-            ("experiment=study_tiny", "task=sst2"),
-            ("experiment=study_tiny", "task=rte"),
-        ),  # a file for all tasks
+        # A file for all tasks.
+        (("experiment=study_tiny", "task=sst2"), ("experiment=study_tiny", "task=rte")),
         (None, None),
     ],
 )
@@ -166,6 +167,7 @@ def test_a_hole_of_a_users_own_experiment_has_its_file_for_the_task(tmp_path: Pa
 
 
 def test_folders_without_records_make_no_holes(tmp_path: Path) -> None:
+    # Every pair of task and method would be a hole otherwise: 150 x 150 x 150 with the seeds.
     for i in range(150):
         (tmp_path / "runs" / "d" / f"t{i}" / "m" / f"me{i}" / "r1" / "k" / f"s{i}").mkdir(
             parents=True
