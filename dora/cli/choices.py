@@ -71,6 +71,8 @@ def keys(node: DictConfig, prefix: str = "") -> list[str]:
     """Returns the dotted key of every value in a configuration, depth first."""
     found = []
     for name in node:
+        if str(name).startswith("_"):  # such as `_target_`: no setting
+            continue
         # `_get_node` neither resolves an interpolation nor raises for a value that is missing.
         inner, key = node._get_node(name), f"{prefix}{name!s}"
         found += keys(inner, f"{key}.") if isinstance(inner, DictConfig) else [key]
