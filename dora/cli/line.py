@@ -130,8 +130,8 @@ def _for_hydra(given: argparse.Namespace) -> tuple[str, ...]:
 
 
 class _Parser(argparse.ArgumentParser):
-    # argparse would print its own message and exit; this one comes with all other problems.
     def error(self, message: str) -> NoReturn:
+        """Raises UserError; argparse itself would print its message and exit."""
         raise UserError(
             f"{message}; settings are written key=value, and the options are {_OPTIONS}"
         )
