@@ -1,8 +1,9 @@
-"""Starts several processes of one run as `torchrun` does, and ends with their exit code where torchrun ends with 1.
+"""Starts several processes of one run as `torchrun` does, and ends with the exit code of these.
 
 python -m dora.torchrun --nproc_per_node=2 -m dora.run task=… method=…
 
-Every option of torchrun works. Exit 0 done, 1 failed, 2 bad configuration, 75 stopped and resumable, 130 interrupted.
+Every option of torchrun works; torchrun itself ends with 1 however its processes end.
+Exit 0 done, 1 failed, 2 bad configuration, 75 stopped and resumable, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -10,9 +11,8 @@ from __future__ import annotations
 from dora.process.signals import outside
 
 if __name__ == "__main__":
-    outside.watch(
-        " while nothing was trained; the same command goes on from here"
-    )  # importing torch takes seconds
+    # Before the other imports: importing torch takes seconds.
+    outside.watch(" while nothing was trained; the same command goes on from here")
 
 import os
 import signal
@@ -24,16 +24,16 @@ from dora.process.signals import EXITS
 
 
 def main() -> None:
-    """Hands the command line to torchrun."""
+    """Hands the command line to torchrun, and exits as its processes ended."""
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main as torchrun
 
-    if (
-        signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
-    ):  # nohup; torchrun would handle it all the same
+    # Under nohup SIGHUP is ignored, which torchrun would undo.
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
         os.environ.setdefault("PET_SIGNALS_TO_HANDLE", "SIGTERM,SIGINT,SIGQUIT")
-    # Torchrun passes SIGTERM, SIGHUP and SIGINT on to its processes and waits for them, but not this one.
+    # Torchrun passes SIGTERM, SIGHUP and SIGINT on to its processes and waits for them. It does not
+    # know SIGUSR2, with which a cluster announces its time limit.
     signal.signal(signal.SIGUSR2, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     try:
         torchrun()
@@ -44,7 +44,10 @@ def main() -> None:
 
 
 def together(codes: set[int]) -> int:
-    """The exit code of processes that ended with these: one that stopped may have made the others fail."""
+    """Returns one exit code for processes that ended with `codes`.
+
+    A process that stopped, or was refused, may have made the others fail; so these codes win.
+    """
     return next(
         (code for code in (Stopped.exit_code, UserError.exit_code) if code in codes),
         RunFailed.exit_code,

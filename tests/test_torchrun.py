@@ -1,4 +1,4 @@
-"""`python -m dora.torchrun`: torchrun's options and processes, and an exit code that says how they ended."""
+"""`python -m dora.torchrun`: the exit code of processes that torchrun started."""
 
 from __future__ import annotations
 
@@ -43,6 +43,7 @@ def test_a_launcher_that_was_told_to_stop_ends_as_a_run_does(
     def run() -> None:
         raise ends
 
+    # `main` sets a handler for SIGUSR2 and never takes it off: its process ends with it.
     before = signal.getsignal(signal.SIGUSR2)
     monkeypatch.setattr(torch.distributed.run, "main", run)
     try:

@@ -1,4 +1,4 @@
-"""What there is to choose from: the files of conf/ and of --config-dir, every key, and the text of --help."""
+"""Lists the choices: files of conf/ and of --config-dir, every key, and the text of --help."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from string import Template
-from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra._internal.hydra import Hydra
@@ -20,9 +19,11 @@ from dora import CONF
 
 @contextmanager
 def composing(config_dir: str | None) -> Iterator[None]:
-    """Lets Hydra compose here what it composes for a command line with this --config-dir."""
+    """Lets Hydra compose in this process, as for a command line with this --config-dir."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         if config_dir is not None:
+            # `initialize_config_dir` takes one folder. So Hydra is set up a second time, with the
+            # user's folder before the suite's own, as its own --config-dir has it.
             path = create_config_search_path(str(CONF))
             path.prepend("command-line", f"file://{config_dir}", SearchPathQuery(provider="schema"))
             GlobalHydra.instance().clear()
@@ -31,7 +32,10 @@ def composing(config_dir: str | None) -> Iterator[None]:
 
 
 def usage(overrides: Sequence[str], config_dir: str | None = None) -> str:
-    """Fills in hydra.help.template, for --help. Hydra's own takes a second longer to list the choices."""
+    """Returns the text of --help: hydra.help.template, filled in.
+
+    Hydra's own --help composes the list of choices too, which takes a second longer.
+    """
     with composing(config_dir):
         config = compose("config", overrides=list(overrides), return_hydra_config=True)
     shown = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
@@ -42,18 +46,19 @@ def usage(overrides: Sequence[str], config_dir: str | None = None) -> str:
 
 
 def group_names(config_dir: str | None) -> list[str]:
-    """Lists the keys that choose a file: task, method and so on."""
+    """Returns the keys that choose a file, sorted: task, method and so on."""
     found = {d.name for folder in _folders(config_dir) for d in folder.iterdir() if d.is_dir()}
+    # Settings of Hydra's own are no choice of a run's; hidden folders belong to editors and git.
     return sorted(name for name in found if name != "hydra" and not name.startswith((".", "_")))
 
 
 def choices(group: str, config_dir: str | None) -> list[str]:
-    """Lists the names that `group=` takes, those in folders included."""
+    """Returns the names that `group=` takes, sorted; those in folders as `folder/name`."""
     found = {
         file.relative_to(folder / group).with_suffix("").as_posix()
         for folder in _folders(config_dir)
         for file in (folder / group).rglob("*.yaml")
-        if not file.name.startswith("_")
+        if not file.name.startswith("_")  # shared parts of other files, such as _common.yaml
     }
     return sorted(found)
 
@@ -62,14 +67,13 @@ def _folders(config_dir: str | None) -> list[Path]:
     return [CONF] if config_dir is None else [CONF, Path(config_dir)]
 
 
-def keys(overrides: Sequence[str]) -> list[str]:
-    """Lists every key of the configuration that these overrides give, dotted. Needs `composing`."""
-
-    def walk(node: Any, prefix: str) -> list[str]:
-        if not isinstance(node, DictConfig):
-            return [prefix]
-        return [
-            k for name in node for k in walk(node._get_node(name), f"{prefix}.{name!s}".lstrip("."))
-        ]
-
-    return walk(compose("config", overrides=list(overrides)), "")
+def keys(node: DictConfig, prefix: str = "") -> list[str]:
+    """Returns the dotted key of every value in a configuration, depth first."""
+    found = []
+    for name in node:
+        if str(name).startswith("_"):  # such as `_target_`: no setting
+            continue
+        # `_get_node` neither resolves an interpolation nor raises for a value that is missing.
+        inner, key = node._get_node(name), f"{prefix}{name!s}"
+        found += keys(inner, f"{key}.") if isinstance(inner, DictConfig) else [key]
+    return found

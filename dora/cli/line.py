@@ -1,4 +1,4 @@
-"""A command line taken apart: options in one spelling, settings as Hydra's grammar wants them."""
+"""Reads a command line: options in one spelling, settings as Hydra's grammar wants them."""
 
 from __future__ import annotations
 
@@ -16,15 +16,21 @@ from hydra.errors import HydraException
 from dora.config import PATHS
 from dora.errors import UserError
 
-_OPTIONS = "-m (a sweep), --config-dir FOLDER (your own files beside conf/), --cfg job, --info, --help, --version"
+_OPTIONS = (
+    "-m (a sweep), --config-dir FOLDER (your own files beside conf/), "
+    "--cfg job, --info, --help, --version"
+)
 # Options that Hydra has, each with the reason why it cannot work here and the way out.
 _REFUSED = {
-    "config_path": "--config-path would take the place of conf/: --config-dir FOLDER adds your own files to it",
-    "config_name": "--config-name would take the place of conf/config.yaml: write what differs into "
-    "FOLDER/experiment/mine.yaml, and give --config-dir FOLDER experiment=mine",
-    "experimental_rerun": "--experimental-rerun reads a pickle, which may run anything; run.json has the command to repeat",
+    "config_path": "--config-path would take the place of conf/: "
+    "--config-dir FOLDER adds your own files to it",
+    "config_name": "--config-name would take the place of conf/config.yaml: write what differs "
+    "into FOLDER/experiment/mine.yaml, and give --config-dir FOLDER experiment=mine",
+    "experimental_rerun": "--experimental-rerun reads a pickle, which may run anything; "
+    "run.json has the command to repeat",
 }
-# One value of a sweep. A comma in quotes around the whole value, or in ${...}, does not separate.
+# One value of a sweep. A comma separates values, unless it stands in quotes around the whole value
+# or in ${...}. Hydra's own parser cannot split them: a path such as "a (1)" is no value to it.
 _VALUE = re.compile(
     r"""
     \s* (?: '(?:\\.|[^'\\])*' | "(?:\\.|[^"\\])*" ) \s* (?=,|$)
@@ -33,14 +39,16 @@ _VALUE = re.compile(
 """,
     re.VERBOSE | re.DOTALL,
 )
+# Hydra's functions for the values of a sweep.
 _FUNCTION = re.compile(r"(?:choice|range|interval|glob|sort|shuffle|tag)\(.*\)", re.DOTALL)
 
 
 @dataclass(frozen=True)
 class Line:
-    """What was typed. `sweeping`: -m. `config_dir`: absolute. `options`: what else Hydra is given.
+    """Holds a command line as it was typed.
 
-    `overrides`: the settings, in the order typed.
+    `overrides`: the settings, in the order typed. `sweeping`: -m. `config_dir`: an absolute path.
+    `options`: the other options that Hydra gets.
     """
 
     overrides: tuple[str, ...]
@@ -51,24 +59,37 @@ class Line:
     version: bool = False
 
     def words(self) -> list[str]:
-        """Spells the line in the way that Hydra's own parser takes, options first."""
+        """Returns the line as Hydra's own parser takes it, options first."""
         sweep = ["--multirun"] if self.sweeping else []
         folder = [] if self.config_dir is None else [f"--config-dir={self.config_dir}"]
         return [*self.options, *sweep, *folder, *self.overrides]
 
 
 def read(words: Sequence[str]) -> Line:
-    """Takes a command line apart. Raises UserError with every option that is unknown or cannot be had."""
+    """Reads a command line. Raises UserError that names every option unknown or refused."""
+    # Intermixed: argparse otherwise takes no settings after an option that follows settings.
     given = _parser().parse_intermixed_args(list(words))
-    problems = [text for name, text in _REFUSED.items() if getattr(given, name) is not None]
     folders = given.config_dir or []
+    # Absolute, since the command is recorded and may be repeated from another folder.
     folder = os.path.abspath(os.path.expanduser(folders[-1])) if folders else None
+    overrides = tuple(in_grammar(word, given.multirun) for word in given.overrides)
+    problems = [text for name, text in _REFUSED.items() if getattr(given, name) is not None]
     if len(folders) > 1:
         problems.append(
             f"--config-dir is given {len(folders)} times; put your files into one folder"
         )
+    # abspath("") is the folder where one stands, which nobody means by an empty variable.
     elif folder is not None and not (folders[0].strip() and os.path.isdir(folder)):
         problems.append(f"--config-dir={folders[0]} is no folder")
+    problems += _unfit(given, overrides)
+    if problems:
+        raise UserError(*problems)
+    return Line(overrides, given.multirun, folder, _for_hydra(given), given.help, given.version)
+
+
+def _unfit(given: argparse.Namespace, overrides: Sequence[str]) -> list[str]:
+    """Returns the messages for options that do not fit together, or lack what they need."""
+    problems = []
     shown = {
         "--cfg": given.cfg,
         "--info": given.info,
@@ -76,6 +97,7 @@ def read(words: Sequence[str]) -> Line:
         "-r": given.run,
         "-m": given.multirun,
     }
+    # --help wins over all of them, as in Hydra.
     commands = [] if given.help else [option for option, value in shown.items() if value]
     if len(commands) > 1:
         why = "; --cfg shows one configuration, without -m" if given.cfg else ""
@@ -86,19 +108,16 @@ def read(words: Sequence[str]) -> Line:
         re.match("(un)?install=|query=", w) for w in given.overrides
     ):
         problems.append("--shell-completion wants install=bash (or zsh, fish), or uninstall=bash")
-    overrides = tuple(in_grammar(word, given.multirun) for word in given.overrides)
     if given.cfg and not given.multirun:
         several = [word for word in overrides if is_sweep(word)]
         problems += [
             f"{word}: --cfg shows one configuration, so give one value" for word in several
         ]
-    if problems:
-        raise UserError(*problems)
-    return Line(overrides, given.multirun, folder, _for_hydra(given), given.help, given.version)
+    return problems
 
 
 def _for_hydra(given: argparse.Namespace) -> tuple[str, ...]:
-    """The options that Hydra acts upon."""
+    """Returns the options that Hydra acts upon, in its spelling."""
     named = {"--cfg": given.cfg, "--info": given.info, "--package": given.package}
     flags = {
         "--resolve": given.resolve,
@@ -112,12 +131,14 @@ def _for_hydra(given: argparse.Namespace) -> tuple[str, ...]:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
+        """Raises UserError; argparse itself would print its message and exit."""
         raise UserError(
             f"{message}; settings are written key=value, and the options are {_OPTIONS}"
         )
 
 
 def _parser() -> argparse.ArgumentParser:
+    # argparse's own --help would list options alone; `usage` also shows every key and choice.
     parser = _Parser(add_help=False, prog="python -m dora.run")
     add = parser.add_argument
     add("overrides", nargs="*")
@@ -138,7 +159,7 @@ def _parser() -> argparse.ArgumentParser:
         ("--experimental-rerun",),
     ):
         add(*flags)
-    add("-cd", "--config-dir", action="append")
+    add("-cd", "--config-dir", action="append")  # all of them, to refuse a second one
     add("-c", "--cfg", choices=["job", "hydra", "all"])
     add(
         "-i",
@@ -151,15 +172,20 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def options_of(hydra: Any) -> tuple[str, ...]:
-    """The options without which a run's settings mean something else, from Hydra's own configuration."""
+    """Returns the options without which a run's settings mean something else: --config-dir.
+
+    Read from Hydra's configuration, since a job of a cluster sees no command line.
+    """
+    # Hydra itself marks folders of --config-dir with this provider.
     sources = hydra.runtime.config_sources
     return tuple(f"--config-dir={s.path}" for s in sources if s.provider == "command-line")
 
 
 def in_grammar(word: str, sweeping: bool) -> str:
-    """Spells a setting as Hydra's grammar takes it: a path in quotes and with its home, a list in brackets.
+    """Returns a setting as Hydra's grammar takes it.
 
-    In a sweep commas separate paths, unless in quotes, and a function such as choice() is left to Hydra.
+    Puts a path in quotes and expands its `~`; puts a list in brackets. In a sweep commas separate
+    paths, unless they stand in quotes, and a function such as choice() is left to Hydra.
     """
     key, equals, value = word.partition("=")
     if not equals:
@@ -173,16 +199,23 @@ def in_grammar(word: str, sweeping: bool) -> str:
 
 
 def _path(text: str) -> str:
-    """One path, in Hydra's quotes where it needs them; nothing and null, which name none, as they are."""
+    """Returns one path, in Hydra's quotes if it needs them.
+
+    Nothing and null name no path, and stay as they are.
+    """
     if text == "" or text.lower() == "null":
         return text
     given = _value(text)
+    # No shell expands `~` in quotes, and not every shell does after `=`.
     path = os.path.expanduser(given.text if isinstance(given, QuotedString) else text)
     return path if _value(path) == path else quoted(path)
 
 
 def plain(word: str) -> str:
-    """Spells a setting that Hydra's sweeper wrote as one would type it: it escapes what it has read from a path."""
+    """Returns a setting that Hydra's sweeper wrote as a user would type it.
+
+    The sweeper puts a backslash before each special character of a path that it has read.
+    """
     key, _, value = word.partition("=")
     given = _value(value) if key.lstrip("+") in PATHS else None
     text = given.text if isinstance(given, QuotedString) else given
@@ -192,20 +225,21 @@ def plain(word: str) -> str:
 
 
 def quoted(text: str) -> str:
-    """Spells a text as one value in Hydra's quotes: double ones, since a shell's are single."""
+    """Returns a text as one value in Hydra's double quotes; single ones are for the shell."""
     return QuotedString(text, Quote.double).with_quotes()
 
 
 def _value(text: str) -> Any:
-    """What Hydra reads in a value; None where it reads nothing."""
+    """Returns the value that Hydra reads in a text, None if its grammar cannot read it."""
     try:
+        # `value()` would remove the quotes, and with them the difference between 1 and "1".
         return OverridesParser.create().parse_override(f"path={text}")._value
     except HydraException:
         return None
 
 
 def is_sweep(word: str) -> bool:
-    """Whether a setting has several values."""
+    """Tells whether a setting has several values; False for a word that Hydra cannot read."""
     try:
         return OverridesParser.create().parse_override(word).is_sweep_override()
     except HydraException:
@@ -213,6 +247,6 @@ def is_sweep(word: str) -> bool:
 
 
 def is_setting(word: str) -> bool:
-    """Whether a word has a key and a value, or deletes a key as `~key` does."""
+    """Tells whether a word has a key and a value, or deletes a key as `~key` does."""
     key, equals, _ = word.partition("=")
     return key.lstrip("+~") != "" and (equals != "" or key.startswith("~"))

@@ -1,26 +1,33 @@
-"""Mistakes on the command line explained, all at once: each with its value, rule and way out."""
+"""Explains mistakes on the command line, all at once: each with its value, rule and way out.
+
+Hydra itself stops at the first mistake. So every setting is composed by itself, and those that
+composed are checked together.
+"""
 
 from __future__ import annotations
 
 import difflib
 import re
-import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import product
 
 import yaml
-from hydra import compose
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException
-from omegaconf.errors import GrammarParseError, OmegaConfBaseException
+from hydra.errors import ConfigCompositionException, HydraException
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    GrammarParseError,
+    OmegaConfBaseException,
+)
 
 from dora.check import check
 from dora.cli.choices import choices, composing, group_names, keys
-from dora.cli.line import is_setting, quoted
-from dora.config import from_hydra
+from dora.cli.composer import Composer
+from dora.cli.grammar import first_lines, key_of, malformed, single_values
+from dora.errors import UserError
 
-# What Hydra raises where a word, or a file of --config-dir, does not fit.
+# Hydra raises these if a word, or a file of --config-dir, does not fit.
 MISTAKES = (HydraException, OmegaConfBaseException, yaml.YAMLError, UnicodeDecodeError)
 _LAUNCHERS = {
     "hydra/launcher=local": "hydra-joblib-launcher",
@@ -28,186 +35,169 @@ _LAUNCHERS = {
 }
 
 
+def is_mistake(error: BaseException) -> bool:
+    """Tells a mistake of the user's from a bug of ours."""
+    # Hydra raises a plain ValueError for `task=null`. Every ValueError would hide bugs.
+    return isinstance(error, MISTAKES) or str(error).startswith("Config group override must be")
+
+
 def explain(
     overrides: Sequence[str], sweeping: bool = False, config_dir: str | None = None
 ) -> list[str]:
-    """Names all that is wrong with each override; Hydra itself stops at the first.
+    """Returns one message for each mistake in the overrides, empty if there is none.
 
-    Words that are no settings are sorted out first. Then choices (task=…) are tried, then each value by
-    itself with the choices that were right, then what is left together, for what `check` finds. A setting
-    of a choice that was wrong (method.… after method=…) is not judged. When `sweeping`, each of an
-    override's values is tried.
+    If `sweeping`, each value of an override is tried; otherwise several values are a mistake.
     """
+    # Hydra is still set up for the command that failed, and refuses to be set up twice.
     GlobalHydra.instance().clear()
     with composing(config_dir):
-        problems = {word: text for word in overrides if (text := _malformed(word))}
-        whole = [word for word in overrides if word not in problems]
-        if sweeping:
-            single = list(dict.fromkeys(value for word in whole for value in _values(word)))
-        else:
-            several = [word for word in whole if len(_values(word)) > 1]
-            problems |= {w: f"{w}: several values make a sweep, which needs -m" for w in several}
-            single = [word for word in whole if word not in several]
-        found = [*problems.values(), *_Judge(config_dir).problems(single)]
+        problems = {word: text for word in overrides if (text := malformed(word))}
+        words = [word for word in overrides if word not in problems]
+        single = []
+        for word in words:
+            values = single_values(word)
+            if sweeping or len(values) == 1:
+                single += values
+            else:
+                problems[word] = f"{word}: several values make a sweep, which needs -m"
+        found = [*problems.values(), *_of_single_values(list(dict.fromkeys(single)), config_dir)]
+    # The same problem of several runs of a sweep is one message; a set would lose the order.
     return list(dict.fromkeys(found))
 
 
-def first_lines(error: BaseException) -> str:
-    """Hydra's message without its traceback and its trailing hints about internals."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    kept = [
-        line
-        for line in lines
-        if not re.match(
-            r"(full_key|object_type|reference_type)[:=]|set HYDRA|Config search|See https", line
-        )
-    ]
-    return " ".join(kept[:4])
+def _of_single_values(words: Sequence[str], config_dir: str | None) -> list[str]:
+    """Returns the messages for settings that have one value each. Needs `composing`.
+
+    Choices of a file (`task=…`) are tried first, then any other setting, with the choices that
+    were right. A setting of a choice that was wrong (`method.…` after `method=…`) is not judged:
+    nobody knows which settings there are.
+    """
+    compose = Composer(GlobalHydra.instance().config_loader())
+    groups = [*group_names(config_dir), "hydra/launcher"]
+    chosen = [word for word in words if key_of(word) in groups]
+    wrong = {w: text for w in chosen if (text := _of_choice(compose, w, config_dir))}
+    right = _by_key(word for word in chosen if word not in wrong)
+    # In a sweep over method=dora,dorra the settings are those of the choice that is right.
+    unknown = {key_of(word) for word in wrong} - right.keys()
+    settings = [w for w in words if w not in chosen and _group_of(w) not in unknown]
+    wrong |= {w: text for w in settings if (text := _of_setting(compose, w, right, groups))}
+    fitting = _by_key(word for word in [*chosen, *settings] if word not in wrong)
+    together = [text for row in _rows(fitting) for text in _of_run(compose, row)]
+    return [*wrong.values(), *together]
 
 
-def _parsed(word: str) -> Override:
-    """A word as Hydra reads it. Raises HydraException. `glob()` asks the loader which choices there are."""
-    loader = GlobalHydra.instance().config_loader()
-    (override,) = OverridesParser.create(config_loader=loader).parse_overrides([word])
-    return override
-
-
-def _malformed(word: str) -> str | None:
-    """Why a word is no setting at all, if it is none."""
-    key, _, value = word.partition("=")
-    if not is_setting(word):
-        return f"{word}: settings are written key=value, such as task=sst2"
-    try:
-        override = _parsed(word)
-    except HydraException:
-        if not _parses(f"{key}=1"):
-            return f"{word}: {key} is no key; --help lists the keys"
-        if re.search(r"(^|,)\s*(,|$)", value):
-            return f"{word}: a value is missing beside a comma"
-        whole = shlex.quote(f"{key}={quoted(value)}")
-        return f"{word}: brackets, quotes and some other signs mean something to Hydra; as one value write {whole}"
-    if not override.is_sweep_override():
+def _of_choice(compose: Composer, word: str, config_dir: str | None) -> str | None:
+    """Returns the message for `task=…` and the like, tried alone; None if it is right."""
+    error = _error(compose, [word])
+    if error is None:
         return None
-    if not override.is_discrete_sweep():
-        return f"{word}: this sweeper takes lists (1,2), range() and choice(), no interval()"
+    # Its file in conf/ is there, but the configuration that it extends comes with the launcher.
+    if word in _LAUNCHERS:
+        return f"{word} needs Hydra's launcher for it: pip install {_LAUNCHERS[word]}"
+    names = choices(key_of(word), config_dir)
+    if word.partition("=")[2] in names:  # the file is there, and something in it is wrong
+        return f"{word}: {_in_file(error)}"
+    return f"{word}: choose {key_of(word)} from {', '.join(names)}"
+
+
+def _of_setting(
+    compose: Composer, word: str, right: dict[str, list[str]], groups: Sequence[str]
+) -> str | None:
+    """Returns the message for a setting, tried with the choices that are right; None if it fits.
+
+    In a sweep over `method=…` or `experiment=…` a setting may fit with some choices only: the
+    message then says with which it does not.
+    """
+    # The own group's choice and the experiment decide alone which settings there are.
+    deciding = (_group_of(word), "experiment")
+    kept = [words if group in deciding else words[-1:] for group, words in right.items()]
+    # Choices may contradict each other; trying the whole run says so, once.
+    rows = [row for row in product(*kept) if _error(compose, row) is None]
+    errors = {row: _error(compose, [*row, word]) for row in rows}
+    failing = {row: error for row, error in errors.items() if error is not None}
+    if not failing:
+        return None
+    row, error = next(iter(failing.items()))
+    text = _told(word, error, [*groups, *keys(compose.composed(row))])
+    if len(failing) == len(errors):
+        return text
+    # Each row has several choices; those to blame are in none of the rows that fit.
+    fine = {choice for row in errors if row not in failing for choice in row}
+    never = [choice for row in failing for choice in row if choice not in fine]
+    return f"{text} (with {', '.join(dict.fromkeys(never or row))})"
+
+
+def _told(word: str, error: BaseException, known: Sequence[str]) -> str:
+    """Returns the message for a setting that raised `error`; `known` are the keys there are."""
+    # Hydra wraps the errors of OmegaConf in "Error merging override …", which says nothing more.
+    cause, key = error.__cause__ or error, key_of(word)
+    if isinstance(cause, GrammarParseError):
+        return (
+            f"{word}: ${{ begins an interpolation such as ${{oc.env:HOME}}; "
+            "write \\${ for the signs themselves"
+        )
+    # A key or the beginning of one, such as model.own: then the value is wrong.
+    if key.startswith("hydra.") or any(f"{name}.".startswith(f"{key}.") for name in known):
+        return f"{word}: {first_lines(cause)}"
+    return f"{word}: there is no key {key}; {_hint(key, known)}"
+
+
+def _in_file(error: BaseException) -> str:
+    """Returns the message for a file of --config-dir that cannot be used."""
+    cause = error.__cause__ or error
+    # Hydra raises its own error here without `from`. Elsewhere `__context__` may be any error
+    # that was being handled when composing began.
+    if isinstance(error, ConfigCompositionException) and "while composing" in str(error):
+        cause = error.__context__ or error
+    if not isinstance(cause, ConfigKeyError | ConfigAttributeError):
+        return first_lines(error.__cause__ or error)
+    where = re.match(r"In '[^']*': ", str(error))  # the file, which may be one of several
+    key = str(cause.full_key)
+    parent = key.rpartition(".")[0]
+    # Nothing composes with this file, so the keys to choose from are those beside the wrong one.
+    known = [f"{parent}.{name}".lstrip(".") for name in cause.parent_node or ()]
+    return f"{where[0] if where else ''}there is no key {key}; {_hint(key, known)}"
+
+
+def _hint(key: str, known: Sequence[str]) -> str:
+    # With 0.6, difflib's own default, `data_dir` finds data.dir, and `foo` nothing.
+    near = difflib.get_close_matches(key, known, n=2, cutoff=0.6)
+    return f"did you mean {' or '.join(near)}?" if near else "--help lists the keys"
+
+
+def _of_run(compose: Composer, row: list[str]) -> list[str]:
+    """Returns the problems of one whole configuration."""
     try:
-        none = not list(override.sweep_iterator())
-    except (HydraException, ValueError) as e:  # ValueError: Python's own range() with a step of 0
-        return f"{word}: {first_lines(e)}"
-    return f"{word}: there is no value in it" if none else None
+        return check(compose(row))
+    except (*MISTAKES, UserError) as e:
+        return [first_lines(e)]
 
 
-def _parses(word: str) -> bool:
+def _error(compose: Composer, words: Sequence[str]) -> BaseException | None:
+    """Returns the error that composing these words raises, None if they fit."""
     try:
-        _parsed(word)
-    except HydraException:
-        return False
-    return True
-
-
-def _values(word: str) -> list[str]:
-    """`seed=1,2` as seed=1 and seed=2; anything else as it is."""
-    override = _parsed(word)
-    if not override.is_sweep_override():
-        return [word]
-    return [f"{_key(word)}={value}" for value in override.sweep_string_iterator()]
-
-
-def _key(override: str) -> str:
-    return override.split("=")[0].lstrip("+~")
-
-
-def _group(override: str) -> str:
-    """The choice that a setting belongs to: `method` of method.dem=0.1, nothing of lr=1e-3."""
-    return _key(override).rpartition(".")[0].replace("hydra.", "hydra/")
-
-
-def _rows(by_key: dict[str, list[str]]) -> list[list[str]]:
-    """Overrides with one value of each key, so many that every value is in one of them."""
-    longest = max(map(len, by_key.values()), default=1)
-    return [[values[min(n, len(values) - 1)] for values in by_key.values()] for n in range(longest)]
-
-
-class _Judge:
-    """Tries single values, those of choices first; needs `composing`."""
-
-    def __init__(self, config_dir: str | None) -> None:
-        self._config_dir = config_dir
-        self._groups = [*group_names(config_dir), "hydra/launcher"]
-
-    def problems(self, overrides: Sequence[str]) -> list[str]:
-        """What is wrong with each, and with those that are right by themselves together."""
-        chosen = [word for word in overrides if _key(word) in self._groups]
-        found = {word: text for word in chosen if (text := self._of_choice(word))}
-        right: dict[str, list[str]] = {}
-        for word in chosen:
-            if word not in found:
-                right.setdefault(_key(word), []).append(word)
-        known, unknown = dict(right), {_key(word) for word in chosen} - right.keys()
-        for word in overrides:
-            if word in chosen or _group(word) in unknown:
-                continue
-            if text := self._with_choices(known, word):
-                found[word] = text
-            else:
-                right.setdefault(_key(word), []).append(word)
-        together = [text for row in _rows(right) for text in _check(row)]
-        return [*found.values(), *together]
-
-    def _of_choice(self, word: str) -> str | None:
-        """Why a choice fails by itself, if it does."""
-        error = _error([word])
-        if error is None:
-            return None
-        if word in _LAUNCHERS:
-            return f"{word} needs Hydra's launcher for it: pip install {_LAUNCHERS[word]}"
-        names = choices(_key(word), self._config_dir)
-        if word.partition("=")[2] in names:  # the file is there, and something in it is wrong
-            return f"{word}: {first_lines(error.__cause__ or error)}"
-        return f"{word}: choose {_key(word)} from {', '.join(names)}"
-
-    def _with_choices(self, known: dict[str, list[str]], word: str) -> str | None:
-        """Why `word` fails with the choices that were right, if it does.
-
-        In a sweep over method=…, say, not every method may have the setting: then with which it fails.
-        """
-        group = _group(word)
-        others = [values[-1] for key, values in known.items() if key != group]
-        rows = [[*others, own] for own in known.get(group, [])] or [others]
-        problems = [self._of_value(row, word) for row in rows]
-        first = next(filter(None, problems), None)
-        if first is None or all(problems):
-            return first
-        failing = [own for own, problem in zip(known[group], problems, strict=True) if problem]
-        return f"{first} (with {', '.join(failing)})"
-
-    def _of_value(self, good: list[str], word: str) -> str | None:
-        """Why composing with `word` fails, if it does."""
-        error = _error([*good, word])
-        if error is None:
-            return None
-        names = [*self._groups, *keys(good)]
-        if isinstance(error.__cause__ or error, GrammarParseError):
-            return f"{word}: ${{ begins an interpolation such as ${{oc.env:HOME}}; write \\${{ for the signs themselves"
-        if _key(word) in names or _key(word).startswith("hydra."):
-            return f"{word}: {first_lines(error.__cause__ or error)}"
-        near = difflib.get_close_matches(_key(word), names, n=2, cutoff=0.6)
-        hint = f"did you mean {' or '.join(near)}?" if near else "--help lists the keys"
-        return f"{word}: there is no key {_key(word)}; {hint}"
-
-
-def _error(overrides: list[str]) -> BaseException | None:
-    """What composing with these raises; None where they fit."""
-    try:
-        from_hydra(compose("config", overrides=overrides))
-    except MISTAKES as e:
+        compose(words)
+    except (*MISTAKES, UserError, ValueError) as e:  # ValueError: see `is_mistake`
         return e
     return None
 
 
-def _check(row: list[str]) -> list[str]:
-    """The problems of one configuration."""
-    try:
-        return check(from_hydra(compose("config", overrides=row)))
-    except MISTAKES as e:
-        return [first_lines(e)]
+def _group_of(word: str) -> str:
+    """Returns the choice that a setting belongs to: `method` for method.dem=0.1, "" for lr=1e-3."""
+    group = key_of(word).rpartition(".")[0]
+    return group.replace("hydra.", "hydra/")  # hydra.launcher.x is a setting of hydra/launcher=…
+
+
+def _by_key(words: Iterable[str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for word in words:
+        found.setdefault(key_of(word), []).append(word)
+    return found
+
+
+def _rows(by_key: dict[str, list[str]]) -> list[list[str]]:
+    """Returns rows with one word of each key, the fewest that contain every word."""
+    # Not the whole grid, which may have thousands of runs. A problem that only two values together
+    # have may stay unseen: `sweep.plan` finds it as soon as each value is right by itself.
+    longest = max(map(len, by_key.values()), default=1)
+    return [[words[min(n, len(words) - 1)] for words in by_key.values()] for n in range(longest)]

@@ -1,4 +1,4 @@
-"""Options that the commands over finished runs share, and how they end."""
+"""Options that the commands over finished runs share, and the exit codes of these commands."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LEFT_OUT = 3  # exit code, as `dora.status` has it for a study that is not whole
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What tables, figures and report have in common."""
+    """Adds the options that tables, figures and report share."""
     parser.add_argument(
         "--results",
         type=Path,
@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--metric",
         nargs="+",
-        action="extend",
+        action="extend",  # both `--metric a b` and `--metric a --metric b`
         default=[],
         metavar="TASK=METRIC",
         help="another score than a task's first metric: mrpc=f1, stsb=mean (of all its metrics)",
@@ -41,8 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--average",
         choices=["tasks", "glue"],
         default="tasks",
-        help="tasks: one metric a task, WNLI apart (default); glue: as the leaderboard, the mean of a "
-        "task's metrics and WNLI in",
+        help="tasks: one metric a task, WNLI apart (default); glue: as the leaderboard, "
+        "the mean of a task's metrics and WNLI in",
     )
     parser.add_argument(
         "--where",
@@ -50,21 +50,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="extend",
         default=[],
         metavar="KEY=VALUE",
-        help="runs with these settings alone: lr=2e-3 method.alpha=16 seed=1 (any key of run.json's "
-        "config, and arithmetic); a key given twice: either value",
+        help="runs with these settings alone: lr=2e-3 method.alpha=16 seed=1 (any key of "
+        "run.json's config, and arithmetic); a key given twice: either value",
     )
     parser.add_argument(
         "--mix-arithmetic",
         action="store_true",
-        help="take runs together that differ in the arithmetic of this package alone; of a seed that "
-        "is there twice, the newer",
+        help="take runs together that differ in the arithmetic of this package alone; "
+        "of a seed that is there twice, the newer",
     )
-    parser.epilog = f"exit code: 0 all shown, {LEFT_OUT} something was left out and named, 2 nothing can be shown, 1 the disk failed"
+    # The exit codes stand in --help, since scripts depend on them.
+    parser.epilog = (
+        f"exit code: 0 all shown, {LEFT_OUT} something was left out and named, "
+        "2 nothing can be shown, 1 the disk failed"
+    )
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What a command line asks for: the tables that can be made, why anything is left out of them, and all runs read."""
+    """Holds the tables that a command line asks for.
+
+    `left_out`: one reason for each run or table that cannot be shown. `known`: all runs that were
+    read, by their folder.
+    """
 
     results: Path
     tables: list[Table]
@@ -72,7 +80,7 @@ class Asked:
     known: dict[Path, Run] = field(default_factory=dict)
 
     def end(self) -> None:
-        """Says what was left out and exits with `LEFT_OUT`, where anything was."""
+        """Prints what was left out and exits with `LEFT_OUT`; returns if nothing was."""
         if self.left_out:
             print(
                 "left out:",
@@ -80,12 +88,16 @@ class Asked:
                 sep="\n",
                 file=sys.stderr,
             )
+        # A file of a run that could not be read is named at once, not in this list.
         if self.left_out or anything_left_out(self.results):
             sys.exit(LEFT_OUT)
 
 
 def found_tables(given: argparse.Namespace) -> Asked:
-    """The tables that the arguments of `add_arguments` ask for. Raises UserError where none can be made."""
+    """Returns the tables that the arguments of `add_arguments` ask for.
+
+    Raises UserError if none can be made.
+    """
     split = [word.partition("=") for word in given.metric]
     if wrong := [
         word for word, (_, equals, _) in zip(given.metric, split, strict=True) if not equals
@@ -100,23 +112,27 @@ def found_tables(given: argparse.Namespace) -> Asked:
     )
     runs = read_runs(given.results)
     found, left_out = showable(runs, view)
+    # With no table at all the reasons are the message; beside a table `end` prints them after it.
     if left_out and not found:
         raise UserError(*left_out)
     if not found:
         raise UserError(
-            f"no finished run under {given.results / 'runs'}; make one with: python -m dora.run task=sst2"
+            f"no finished run under {given.results / 'runs'}; "
+            "make one with: python -m dora.run task=sst2"
         )
     return Asked(given.results, found, left_out, {run["folder"]: run for run in runs})
 
 
 def asked_for(prog: str, about: str | None, first: Callable[[], None] = lambda: None) -> Asked:
-    """What a command line asks for; `first` is checked before runs are read.
+    """Parses the command line of `python -m PROG` and returns the tables that it asks for.
 
-    A UserError is a message and exit code 2.
+    `first` is called before runs are read, which may take a while, and raises UserError for a
+    library that is missing. A UserError becomes a message and exit code 2.
     """
     parser = argparse.ArgumentParser(
         prog=f"python -m {prog}",
         description=about,
+        # The description is a module's docstring, shown with the line breaks it has.
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_arguments(parser)
@@ -131,11 +147,13 @@ def asked_for(prog: str, about: str | None, first: Callable[[], None] = lambda: 
 
 @contextlib.contextmanager
 def writing() -> Iterator[None]:
-    """Makes a message with exit code 1 of what goes wrong on a disk, which names the file."""
+    """Turns an OSError into a message that names the file, and exit code 1."""
     try:
         yield
+    # A full disk or a right that is missing is no bug: it gets no traceback.
     except OSError as e:
-        sys.stdout.flush()  # what is on it comes before the message
+        sys.stdout.flush()  # tables printed so far come before the message
         sys.exit(
-            f"{e.filename} cannot be written: {e.strerror}; once that is mended, the same command writes it"
+            f"{e.filename} cannot be written: {e.strerror}; "
+            "once that is mended, the same command writes it"
         )

@@ -1,4 +1,4 @@
-"""What a sweep calls its runs, and the small table of their scores at its end."""
+"""Names the runs of a sweep in its lines, and makes the table of scores at its end."""
 
 from __future__ import annotations
 
@@ -8,38 +8,44 @@ from collections.abc import Mapping, Sequence
 
 from dora.analysis.grouping import View, budget_in_words
 from dora.data.tasks import TASKS
+from dora.records.about_method import NO_BUDGET
 from dora.records.study import Seen
 
 Words = tuple[str, ...]
-Place = tuple[
-    str, ...
-]  # a run's place under results/runs: data, task, model, method, budget, key, seed
+# The folders of a run under results/runs: data, task, model, method, budget, key, seed.
+Place = tuple[str, ...]
 
-LABEL_WIDTH = 24  # what varies and is longer stands in the table alone
+# Characters of a setting in a label; a longer one, such as a path, stands in the table alone.
+LABEL_WIDTH = 24
 
 
 def labels(runs: Mapping[Words, Place], pending: Sequence[Words]) -> list[str]:
-    """`[3/12 rte lora s2]` for each of the `pending` runs: its number among them, task, method and seed.
+    """Returns a label such as `[3/12 rte lora s2]` for each of the `pending` runs.
 
-    The budget, and whatever else differs between `runs`, follow where they differ.
+    It has the run's number among them, its task, method and seed, then the budget and other
+    settings if they differ between `runs`.
     """
     others = differing(list(runs))
-    budgets = len({place[4] for place in runs.values()} - {"none"}) > 1
+    # A method without a budget has NO_BUDGET in its place, whatever the others have.
+    budgets = len({place[4] for place in runs.values()} - {NO_BUDGET}) > 1
+    # Seeds follow each other in a grid, so the number says more than a name how far a sweep is.
     found = []
     for number, words in enumerate(pending, 1):
         _, task, _, method, budget, _, seed = runs[words]
         parts = [task, method, seed]
-        parts += [budget_in_words((method, budget))] if budgets and budget != "none" else []
+        parts += [budget_in_words((method, budget))] if budgets and budget != NO_BUDGET else []
         parts += [text for text in others[words] if len(text) <= LABEL_WIDTH]
         found.append(f"[{number}/{len(pending)} {' '.join(parts)}]")
     return found
 
 
 def differing(runs: Sequence[Words]) -> dict[Words, list[str]]:
-    """What was typed for each run that was not typed for all, apart from task, method, budget and seed.
+    """Returns the settings of each run that were not typed alike for all runs.
 
-    A choice is its name alone (`roberta_base`), a setting goes by the last part of its key (`lr=1e-3`).
+    Leaves out task, method, budget and seed. A choice is its name alone (`roberta_base`), a
+    setting has the last part of its key (`lr=1e-3`).
     """
+    # Words alone are compared, not configurations: an experiment's name says more than its keys.
     typed = {words: dict(_typed(word) for word in words if "=" in word) for words in runs}
     keys = dict.fromkeys(key for values in typed.values() for key in values)
     named = {"task", "method", "budget", "seed"}
@@ -55,7 +61,10 @@ def differing(runs: Sequence[Words]) -> dict[Words, list[str]]:
 
 
 def _typed(word: str) -> tuple[str, str]:
-    """The key and value of `key=value`; of an experiment that is one task's own (`lora/sst2`) without the task."""
+    """Splits `key=value`, and cuts the task off an experiment for one task (`lora/sst2`).
+
+    Otherwise each task of a sweep would have another experiment, and an own row in the table.
+    """
     key, value = word.split("=", 1)
     family, _, task = value.rpartition("/")
     return key, family if key == "experiment" and task in TASKS else value
@@ -66,9 +75,10 @@ def _short(key: str, value: str) -> str:
 
 
 def score_table(seen: Mapping[Words, Seen]) -> list[str]:
-    """Lines of method and budget by task: the mean over seeds of the best scores in points, and of how many runs.
+    """Returns the lines of a table: a row for each method and budget, a column for each task.
 
-    A cell is marked with * where one of its runs predicts a single class or value. Empty where no run has a score.
+    A cell is the mean over seeds of the best scores in points, and the number of runs. A * marks
+    it if one of these runs predicts a single class or value. No lines if no run has a score.
     """
     others, view = differing(list(seen)), View()
     cells: dict[tuple[str, ...], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
@@ -81,6 +91,7 @@ def score_table(seen: Mapping[Words, Seen]) -> list[str]:
             cells[row][task].append(value)
             marked |= {(row, task)} if s.degenerate else set()
     tasks = [task for task in TASKS if any(task in row for row in cells.values())]
+    # The third column holds other settings that differ; it has no title, and is cut if empty.
     lines = [["method", "budget", "", *map(view.title, tasks)]]
     for named, scores in cells.items():
         lines.append([*named, *(_mean(scores.get(t, []), (named, t) in marked) for t in tasks)])
@@ -92,8 +103,8 @@ def score_table(seen: Mapping[Words, Seen]) -> list[str]:
 
 
 def _mean(scores: Sequence[float], marked: bool) -> str:
-    return (
-        f"{math.fsum(scores) / len(scores):.2f}{'*' if marked else ''} ({len(scores)})"
-        if scores
-        else "–"
-    )
+    if not scores:
+        return "–"
+    # `fsum` rounds once, so that the mean does not depend on the order of the runs.
+    mean = math.fsum(scores) / len(scores)
+    return f"{mean:.2f}{'*' if marked else ''} ({len(scores)})"

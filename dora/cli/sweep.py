@@ -1,11 +1,11 @@
-"""A sweep before and after its runs: which there are, what is wrong with them, what became of each."""
+"""Plans a sweep before its first run, and reports at its end how each run ended."""
 
 from __future__ import annotations
 
 import dataclasses
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,17 +19,20 @@ from dora.process.signals import outside
 from dora.records import study
 from dora.records.record import note_planned, read_done, tidy
 from dora.training.lines import embedded_note
-from dora.training.prepare import prepare
+from dora.training.prepare import Prepared, prepare
 
 Words = tuple[str, ...]
+# States of a run that is not done and did not go wrong: the same sweep goes on with it.
+_HARMLESS = {"stopped", "running", "waiting"}
 
 
 @dataclass(frozen=True)
 class Planned:
-    """One run of a sweep: its directory, its configuration as it is recorded, whether it starts afresh, what must be
-    said of it, and whether a done one lacks predictions of rows that came later, such as AX.
+    """Describes one run of a sweep without its data, which for all runs may not fit into memory.
 
-    Not its data: those of all runs of a sweep may be more than fit into memory.
+    `settings`: its configuration as it is recorded. `force`: whether it starts afresh. `notes`:
+    lines to show before the sweep begins. `lacks`: whether it is done but lacks predictions of
+    rows that came later, such as AX.
     """
 
     folder: Path
@@ -40,89 +43,79 @@ class Planned:
 
     @property
     def done(self) -> bool:
-        """Whether nothing is left to do for it."""
+        """Tells whether nothing is left to do for this run."""
         return not self.force and not self.lacks and read_done(self.folder) is not None
 
 
 @dataclass
 class Sweep:
-    """The runs of one sweep by what was typed for each. `options`: what each of their commands begins with."""
+    """Holds the runs of one sweep, by their words.
+
+    `options`: options that the command of each of them begins with. `began`: by the monotonic
+    clock, in seconds.
+    """
 
     runs: dict[Words, Planned]
     options: Words = ()
     began: float = field(default_factory=time.monotonic)
 
     def begin(self) -> list[list[str]]:
-        """Says how far the study is and notes what is planned; returns the words of every run not done."""
+        """Prints how far the study is, notes the planned runs, and returns the words of each."""
         for note in dict.fromkeys(note for p in self.runs.values() for note in p.notes):
             print(note)
-        pending = {w: p for w, p in self.runs.items() if not p.done}
-        for p in (p for w, p in self.runs.items() if w not in pending):
-            tidy(p.folder)
-        for words, p in pending.items():
-            note_planned(p.folder, (*self.options, *words), p.settings)
+        pending = {words: p for words, p in self.runs.items() if not p.done}
+        for words, p in self.runs.items():
+            if words in pending:
+                # From here on `dora.status` knows the run, and with which command to train it.
+                note_planned(p.folder, (*self.options, *words), p.settings)
+            else:
+                tidy(p.folder)
         lacking = sum(p.lacks for p in pending.values())
         more = f", {lacking:,} done before and to predict rows that came later" if lacking else ""
+        done, to_train = len(self.runs) - len(pending), len(pending) - lacking
         print(
-            f"{study.runs_in_words(len(self.runs))}: {len(self.runs) - len(pending):,} done before, "
-            f"{len(pending) - lacking:,} to train{more}",
-            flush=True,
+            f"{study.runs_in_words(len(self.runs))}: {done:,} done before, "
+            f"{to_train:,} to train{more}",
+            flush=True,  # launchers start processes, which write to the same stream
         )
         return [list(words) for words in pending]
 
     def labels(self, pending: Sequence[Sequence[str]]) -> list[str]:
-        """What each run to be trained is called in its lines."""
-        return labels(
-            {w: study.place(p.folder) for w, p in self.runs.items()}, [tuple(w) for w in pending]
-        )
+        """Returns the name that each run to be trained has in its lines."""
+        places = {words: study.place(p.folder) for words, p in self.runs.items()}
+        return labels(places, [tuple(words) for words in pending])
 
     def end(self, failures: Mapping[Words, BaseException], lost: BaseException | None) -> None:
-        """Prints what became of the runs, with the command that repeats each that is not done.
+        """Prints how each run ended, with the command that repeats each that is not done.
 
-        `failures`: what a run raised. `lost`: what the launcher raised, which says nothing of single runs.
-        Raises RunFailed or, where runs were only stopped or others are at work on them, Stopped.
+        `failures`: the errors that runs raised. `lost`: the error that the launcher raised, which
+        says nothing about single runs. Raises Stopped if runs were only stopped or others are at
+        work on them, and RunFailed if anything else kept one from its end.
         """
         seen = {words: study.look(p.folder) for words, p in self.runs.items()}
-        open_ones = {words: s for words, s in seen.items() if s.state != "done"}
+        left = {words: s for words, s in seen.items() if s.state != "done"}
         self._print_scores(seen)
         took = study.duration(time.monotonic() - self.began)
-        print(
-            f"\nafter {took}, {study.runs_in_words(len(self.runs))}: {study.in_words(study.count(seen.values()))}"
-        )
+        counts = study.in_words(study.count(seen.values()))
+        print(f"\nafter {took}, {study.runs_in_words(len(self.runs))}: {counts}")
         if lost is not None:
             print(f"the launcher ended with {type(lost).__name__}: {str(lost).splitlines()[0]}")
-        if not open_ones:
+        if not left:
             return
-        for words, s in open_ones.items():
-            raised = failures.get(words)
-            # A run that was refused, or never got as far as its record, says so only by what it raised.
-            reason = (
-                s.reason if s.state in ("failed", "diverged") or raised is None else str(raised)
-            )
-            again = ("force=true",) if s.state == "broken" and "force=true" not in words else ()
-            typed = (*self.options, *words, *again)
-            shown = dataclasses.replace(s, words=typed, folder=None)  # typed by the user
-            first = printable(
-                (reason or "no reason given").splitlines()[0].removeprefix(f"{s.state}: ")
-            )
-            print(f"  {s.state}: {first}\n    {shown.command}")
-        text = f"{len(open_ones)} of {len(self.runs)} runs are not done; the same sweep goes on with them"
+        for words, s in left.items():
+            self._print_left(words, s, failures.get(words))
+        text = (
+            f"{len(left)} of {len(self.runs)} runs are not done; the same sweep goes on with them"
+        )
         if any(p.force for p in self.runs.values()):
             text += ", and with force=true trains the others once more"
-        harmless = {"stopped", "running", "waiting"}
-        if outside.stopping or (
-            lost is None
-            and all(
-                s.state in harmless or isinstance(failures.get(w), NotNow)
-                for w, s in open_ones.items()
-            )
-            and not _wrong(failures, open_ones)
-        ):
-            raise Stopped(text)
-        raise RunFailed(text)
+        only_stopped = lost is None and all(
+            _only_stopped(s, failures.get(words)) for words, s in left.items()
+        )
+        raise Stopped(text) if outside.stopping or only_stopped else RunFailed(text)
 
     def _print_scores(self, seen: Mapping[Words, study.Seen]) -> None:
-        """Prints the scores that there are and the command for all that can be said of them."""
+        """Prints the scores of all runs that have one, and the command that shows more of them."""
         rows = score_table(seen)
         if not rows:
             return
@@ -131,48 +124,48 @@ class Sweep:
         results = next(iter(self.runs.values())).settings["results"]
         print(f"with deviations and differences: {study.tables_command(Path(results))}")
 
+    def _print_left(self, words: Words, s: study.Seen, raised: BaseException | None) -> None:
+        """Prints why a run is not done, and the command that repeats it."""
+        # A run that was refused, or never got as far as its record, has no reason of this sweep
+        # in its record, only the error that it raised.
+        recorded = s.state in ("failed", "diverged") or raised is None
+        reason = (s.reason if recorded else str(raised)) or "no reason given"
+        first = printable(reason.splitlines()[0].removeprefix(f"{s.state}: "))
+        # A record that cannot be read is not overwritten unless the user says so.
+        forced = s.state == "broken" and "force=true" not in words
+        again = (*words, "force=true") if forced else words
+        shown = dataclasses.replace(s, words=(*self.options, *again), folder=None)
+        print(f"  {s.state}: {first}\n    {shown.command}")
 
-def _notes(config: Config) -> tuple[str, ...]:
-    return tuple(filter(None, (embedded_note(config), config.model.note)))
 
-
-def _wrong(failures: Mapping[Words, BaseException], open_ones: Mapping[Words, study.Seen]) -> bool:
-    """Whether a run that did not get to its record raised something else than a stop or a refusal."""
-    return any(
-        open_ones[w].state == "waiting" and not isinstance(e, Stopped)
-        for w, e in failures.items()
-        if w in open_ones
-    )
+def _only_stopped(s: study.Seen, raised: BaseException | None) -> bool:
+    """Tells whether the same sweep, started again, may get this run done without any change."""
+    if isinstance(raised, NotNow):
+        return True
+    # A run that still waits got no record: it raised Stopped or nothing, else it went wrong.
+    if s.state == "waiting" and raised is not None and not isinstance(raised, Stopped):
+        return False
+    return s.state in _HARMLESS
 
 
 def plan(
     jobs: Sequence[Sequence[str]], compose: Callable[[Sequence[str]], Config], options: Words = ()
 ) -> Sweep:
-    """Checks every run of a sweep before the first begins. Raises UserError with all problems of all of them.
+    """Checks every run of a sweep before the first begins.
 
-    Runs that differ in their seed alone share everything that takes time to find out. Runs that come to the
-    same directory, such as full fine-tuning at two budgets, are one.
+    Raises UserError with all problems of all runs. Runs that differ in their seed alone share
+    everything that takes time to find out. Runs with one directory, such as full fine-tuning at
+    two budgets, are one run.
     """
-    groups: dict[Words, list[tuple[Words, str | None]]] = defaultdict(list)
-    for job in jobs:
-        seed = next((w.removeprefix("seed=") for w in job if w.startswith("seed=")), None)
-        if any(
-            "${" in word for word in job
-        ):  # what follows from the seed differs with it: a group by itself
-            groups[tuple(job)].append((tuple(job), None))
-            continue
-        groups[tuple(w for w in job if not w.startswith("seed="))].append((tuple(job), seed))
+    groups = _by_all_but_seed(jobs)
     configs = {
-        g: compose(g if len(members) > 1 else members[0][0]) for g, members in groups.items()
+        group: compose(group if len(members) > 1 else members[0][0])
+        for group, members in groups.items()
     }
-
-    def data(group: Words) -> tuple[str, str, str]:
-        c = configs[group]
-        return c.data.name, str(c.data.dir), c.task.name
-
     planned: dict[Words, Planned] = {}
     problems: dict[str, list[Words]] = defaultdict(list)
-    for group in sorted(groups, key=data):  # each task's data are read once
+    # Sorted by data: each task's data are read once, since `prepare` keeps the last ones alone.
+    for group in sorted(groups, key=lambda group: _data_of(configs[group])):
         try:
             first = prepare(configs[group], here=False)
         except UserError as e:
@@ -180,32 +173,62 @@ def plan(
                 problems[problem].append(group)
             continue
         for words, seed in groups[group]:
-            p = first
-            if seed is not None and len(groups[group]) > 1:
-                if not seed.isdigit() or int(seed) > MAX_SEED:
-                    problems[f"seed={seed} must be a whole number from 0 to {MAX_SEED}"].append(
-                        words
-                    )
-                    continue
-                p = dataclasses.replace(
-                    first, config=dataclasses.replace(first.config, seed=int(seed))
-                )
-            lacks = (
-                not p.config.force
-                and bool(unpredicted(p.folder, p.rows))
-                and read_done(p.folder) is not None
-            )
-            planned[words] = Planned(p.folder, p.settings, p.config.force, _notes(p.config), lacks)
+            if seed is None or len(groups[group]) == 1:  # composed with the seed, if it has one
+                planned[words] = _planned(first)
+            elif seed.isdigit() and int(seed) <= MAX_SEED:
+                planned[words] = _planned(_with_seed(first, int(seed)))
+            else:
+                text = f"seed={seed} must be a whole number from 0 to {MAX_SEED}"
+                problems[text].append(words)
     if problems:
-        raise UserError(
-            *(
-                text
-                if len(where) == len(groups)
-                else f"{text} (in {len(where)} of {len(groups)} combinations, such as {' '.join(where[0])})"
-                for text, where in problems.items()
-            )
-        )
+        raise UserError(*_with_places(problems, len(groups)))
     runs: dict[Path, tuple[Words, Planned]] = {}
     for words in map(tuple, jobs):
         runs.setdefault(planned[words].folder, (words, planned[words]))
     return Sweep(dict(runs.values()), options)
+
+
+def _by_all_but_seed(
+    jobs: Sequence[Sequence[str]],
+) -> dict[Words, list[tuple[Words, str | None]]]:
+    """Groups runs that differ in their seed alone: their other words → (all words, seed).
+
+    The seed is None if the group has no other: then it is part of the group's words, if anywhere.
+    """
+    groups: dict[Words, list[tuple[Words, str | None]]] = defaultdict(list)
+    for job in jobs:
+        seed = next((w.removeprefix("seed=") for w in job if w.startswith("seed=")), None)
+        # The value of an interpolation may follow from the seed, and differ with it.
+        if seed is None or any("${" in word for word in job):
+            groups[tuple(job)].append((tuple(job), None))
+        else:
+            group = tuple(word for word in job if not word.startswith("seed="))
+            groups[group].append((tuple(job), seed))
+    return groups
+
+
+def _data_of(config: Config) -> tuple[str, str, str]:
+    return config.data.name, str(config.data.dir), config.task.name
+
+
+def _with_seed(p: Prepared, seed: int) -> Prepared:
+    return dataclasses.replace(p, config=dataclasses.replace(p.config, seed=seed))
+
+
+def _planned(p: Prepared) -> Planned:
+    """Returns the description of a prepared run; reads its record, if it is done."""
+    c = p.config
+    notes = tuple(filter(None, (embedded_note(c), c.model.note)))
+    # In this order: looking for rows without predictions is cheap if the run has no record.
+    lacks = not c.force and bool(unpredicted(p.folder, p.rows)) and read_done(p.folder) is not None
+    return Planned(p.folder, p.settings, c.force, notes, lacks)
+
+
+def _with_places(problems: Mapping[str, list[Words]], total: int) -> Iterator[str]:
+    """Yields each problem, with an example of a combination if not all of them have it."""
+    for text, where in problems.items():
+        if len(where) == total:
+            yield text
+        else:
+            example = " ".join(where[0])
+            yield f"{text} (in {len(where)} of {total} combinations, such as {example})"

@@ -1,4 +1,4 @@
-"""Options wherever they stand, paths as they are typed, and commands that mean the same when they are pasted."""
+"""Options wherever they stand, paths as they are typed, commands that mean the same when pasted."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from dora.errors import UserError
 from dora.records import study
 from runs import configure, refused, typed
 
+# Each means something else to Hydra's grammar than its letters, or to a shell, or to YAML.
 ODD = [
     "a b",
     "a=1e-4",
@@ -47,7 +48,7 @@ ODD = [
 
 
 def shown(*words: str) -> dict:
-    """The configuration that a command line gives."""
+    """Returns the configuration that a command line gives."""
     code, out, err = typed("--cfg", "job", *words)
     assert code == 0, err
     return yaml.safe_load(out)
@@ -84,6 +85,7 @@ def test_a_home_in_a_users_yaml_is_expanded_too(tmp_path: Path) -> None:
     (tmp_path / "experiment" / "mine.yaml").write_text(
         "# @package _global_\nmodel:\n  path: ~/nobody's\ndata:\n  dir: ~nobody_here/x\n"
     )
+    # Hydra reads the file, so no path of it comes through `in_grammar`.
     problems = refused(f"--config-dir={tmp_path}", "experiment=mine", "data=dir", HOME="/home/jörg")
     assert any(p.startswith("model folder /home/jörg/nobody's does not exist") for p in problems)
     assert any("there is no home ~nobody_here" in p for p in problems)
@@ -101,6 +103,7 @@ def test_a_home_in_a_users_yaml_is_expanded_too(tmp_path: Path) -> None:
 def test_in_a_sweep_a_comma_separates_paths_unless_it_is_quoted(
     value: str, folders: list[str]
 ) -> None:
+    # No such folder is there: each message names one path that the sweep was split into.
     problems = refused("-m", f"model.path={value}", HOME="/h")
     assert [p.partition(" does not exist")[0] for p in problems] == [
         f"model folder {os.path.abspath(f)}" for f in folders
@@ -121,6 +124,7 @@ def test_a_printed_command_pasted_into_bash_means_the_same(path: str, tmp_path: 
     (folder,) = study.directories(tmp_path / path)
     assert json.loads((folder / "run.json").read_text())["words"] == line.words()
     command = study.look(folder).command
+    # bash itself takes the quotes off, one argument a line: no path here has a line break.
     bash = ["bash", "-c", command.replace("python -m dora.run", r"printf '%s\n'")]
     again = read(
         subprocess.run(bash, capture_output=True, text=True, check=True).stdout.splitlines()
@@ -213,6 +217,7 @@ def test_what_hydra_shows_is_still_shown(words: list[str], part: str) -> None:
     "folder", ["/t/a b", "/t/a\\b\\", "/t/${seed}", '/t/q"q', "/t/(x)[1]=#", "/t/it's"]
 )
 def test_what_hydras_sweeper_writes_of_a_path_is_spelled_as_it_is_typed(folder: str) -> None:
+    # Hydra's own splitting is the oracle: its escapes are an implementation's, not documented.
     typed = in_grammar(f"results={quoted(folder)}", sweeping=True)
     (override,) = OverridesParser.create().parse_overrides([typed])
     (written,) = BasicSweeper.split_arguments([override], None)[0]

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import re
+import time
 from pathlib import Path
 
 import pytest
+import torch
 
 import dora
-from runs import refused, typed
+from dora.cli.mistakes import explain
+from dora.config import register
+from dora.errors import UserError
+from dora.training.prepare import prepare
+from runs import command, configure, refused, small, typed
 
 
 @pytest.mark.parametrize(
@@ -55,13 +61,14 @@ def test_no_message_names_a_package_that_the_registry_lacks() -> None:
 
 @pytest.fixture
 def mine(tmp_path: Path) -> str:
-    """--config-dir with an experiment of a user's own, one that is broken, and a task's settings."""
+    """Returns the option for a user's own experiments: one that is right, the others broken."""
     folder = tmp_path / "my conf" / "experiment"
     folder.mkdir(parents=True)
     (folder / "mine.yaml").write_text("# @package _global_\nepochs: 2\n")
     (folder / "broken.yaml").write_text("# @package _global_\nepochs: [\n")
     (folder / "bytes.yaml").write_bytes("# @package _global_\nepochs: 2\n".encode("utf-16"))
     (folder / "typo.yaml").write_text("# @package _global_\nepoch: 2\n")
+    (folder / "deeper.yaml").write_text("# @package _global_\nmodel:\n  pathh: x\n")
     return f"--config-dir={folder.parent}"
 
 
@@ -79,8 +86,215 @@ def test_a_users_file_that_cannot_be_used_is_not_called_unknown(name: str, mine:
     assert "choose experiment from" not in problem
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("typo", "there is no key epoch; did you mean epochs?"),
+        ("deeper", "there is no key model.pathh; did you mean model.path or model.hub?"),
+    ],
+)
+def test_a_key_of_a_users_file_that_is_unknown_gets_the_nearest_ones(
+    name: str, said: str, mine: str
+) -> None:
+    # Other mistakes of the command are named beside it, and do not change what is said of it.
+    first, second = refused(mine, f"experiment={name}", "lrr=1")
+    assert first == f"experiment={name}: In 'experiment/{name}': {said}"
+    assert second == "lrr=1: there is no key lrr; did you mean lr?"
+
+
+@pytest.mark.parametrize("word", ["task=null", "task=5"])
+def test_a_choice_that_is_no_name_gets_the_names(word: str) -> None:
+    # Hydra itself raises a bare ValueError for these.
+    choice, value = refused(word, "lr=x")
+    assert choice.startswith(f"{word}: choose task from cola, mnli")
+    assert value.startswith("lr=x: Value 'x'")
+
+
 def test_help_lists_the_users_own_files(mine: str) -> None:
     code, out, err = typed(mine, "--help", "-m", "seed=1,2")
     assert code == 0, err
     assert "\nexperiment: adalora_deberta_v3_base/cola" in out
     assert ", mine, " in out
+
+
+def test_all_mistakes_of_a_command_come_in_one_message_with_exit_code_2(tmp_path: Path) -> None:
+    typos = command(
+        "dora.run",
+        "task=sst3",
+        "methd=lora",
+        "lrr=3",
+        "method.bet=1",
+        "data=dirr",
+        "data.dir=GLUE",
+        "clip=-1",
+        "budget=8",
+        f"results={tmp_path}",
+    )
+    assert typos.returncode == 2
+    for part in (
+        "choose task from cola",
+        "did you mean method",
+        "did you mean lr?",
+        "did you mean method.beta",
+        "choose data from dir",
+        "clip=-1.0 must be at least 0",
+        "write r8",
+    ):
+        assert part in typos.stderr, typos.stderr
+    # Every part of the message comes from another stage: choices, keys, types, the check.
+    assert "data.dir" not in typos.stderr, "a setting of a choice that is not known is not judged"
+    values = command(
+        "dora.run",
+        "method=dora",
+        "method.beta=1.5",
+        "budget=8",
+        "lr=-1",
+        "schedule=cubic",
+        f"results={tmp_path}",
+    )
+    assert values.returncode == 2
+    for part in (
+        "method.beta=1.5 must lie in [0, 1); the paper uses 0.9",
+        "write r8",
+        "lr=-1.0 must be above 0",
+        "schedule=cubic must be one of linear",
+    ):
+        assert part in values.stderr, values.stderr
+    sweep = command(
+        "dora.run", "-m", "task=rte,sst3", "seed=1,2", "lr=1e-3,fast", f"results={tmp_path}"
+    )
+    assert sweep.returncode == 2
+    assert "choose task from cola" in sweep.stderr
+    assert "lr=fast" in sweep.stderr
+    assert "task=rte" not in sweep.stderr, "what is right is not called wrong"
+    assert "seed" not in sweep.stderr.replace("'seed=1,2'", "")
+    single = command("dora.run", "task=rte,sst2", f"results={tmp_path}")
+    assert "task=rte,sst2: several values make a sweep, which needs -m" in single.stderr
+    for done in (typos, values, sweep, single):
+        assert done.stderr.startswith("bad configuration:"), "the message is all there is"
+        assert "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_setting_that_not_every_method_of_a_sweep_has_is_named_with_those_that_lack_it() -> None:
+    register()
+    problems = explain(["method=lora,dora,full", "method.dem=0.1", "lr=-1,1e-3"], sweeping=True)
+    assert len(problems) == 2
+    assert problems[0].startswith("method.dem=0.1: there is no key method.dem")
+    assert problems[0].endswith("(with method=lora, method=full)")
+    assert problems[1].startswith("lr=-1.0 must be above 0")
+
+
+def test_a_setting_that_not_every_experiment_has_is_named_with_those_that_lack_it() -> None:
+    register()
+    words = ["experiment=lora_roberta_base/rte,dora_roberta_base", "method.dem=3", "data.dir=GLUE"]
+    first, *_ = explain(words, sweeping=True)
+    assert first.startswith("method.dem=3: there is no key method.dem")
+    assert first.endswith("(with experiment=lora_roberta_base/rte)")
+
+
+def test_every_value_of_a_sweep_is_judged_wherever_it_stands() -> None:
+    register()
+    # One row a value would try alpha=abc with the wrong method alone, and not judge it.
+    problems = explain(["method=methd,lora", "method.alpha=abc,8", "seed=1,x"], sweeping=True)
+    assert [problem.partition(":")[0] for problem in problems] == [
+        "method=methd",
+        "method.alpha=abc",
+        "seed=x",
+    ]
+
+
+def test_a_grid_is_not_taken_for_one_run_of_it(tmp_path: Path) -> None:
+    words = [
+        "experiment=study_tiny",
+        "data.dir=GLUE",
+        f"results={tmp_path}",
+        "task=rte",
+        "method=lora",
+    ]
+    done = command("dora.run", *words)
+    assert done.returncode == 2
+    assert (
+        "experiment=study_tiny is a grid of runs over task, method, budget, seed: add -m"
+        in done.stderr
+    )
+    # Task and method are typed, so they need not be said again.
+    assert "say which one with budget=… seed=…" in done.stderr
+    one = command("dora.run", *words, "budget=r2", "seed=1")
+    assert one.stderr.startswith("bad configuration: data.dir=GLUE"), one.stderr
+
+
+def test_an_unreachable_hub_is_reported_within_ten_seconds(tmp_path: Path) -> None:
+    began = time.monotonic()
+    done = command(
+        "dora.run",
+        "model=roberta_base",
+        "data=hub",
+        f"results={tmp_path}",
+        HF_ENDPOINT="http://127.0.0.1:9",  # the discard port: nobody listens
+        HF_HOME=str(tmp_path / "hf"),
+    )
+    assert done.returncode == 2
+    for part in ("data=dir", "data=mini", "model.path="):
+        assert part in done.stderr, done.stderr
+    # 10 s on two free cores; the hub client alone would retry for 47 s after start-up.
+    assert time.monotonic() - began < 60
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (
+            ["data=dir", "data.dir=nowhere", "lr=-1", "model.path=nomodel"],
+            ["data.dir=nowhere", "lr=-1.0", "nomodel"],
+        ),
+        (
+            ["+lrr=1", "++method.zeta=2"],
+            ["+lrr: there is no key lrr", "+method.zeta: there is no key method.zeta"],
+        ),
+        (["data=dir"], ["data=dir needs data.dir=FOLDER"]),
+        (["budget=900M"], ["larger than this model", "at most r128"]),
+        (["budget=0.1k"], ["less than the smallest component of this model (384 parameters)"]),
+        (["method=dora", "max_steps=2"], ["leave no pruning window in a run of 2 steps"]),
+        (["method=adalora", "max_steps=3"], ["do not fit a run of 3 steps"]),
+        (
+            ["init_from=nowhere"],
+            ["init_from must be the directory of a finished run: nowhere holds no run.json"],
+        ),
+        (["warmup=24", "max_steps=24"], ["warmup=24 must be less than the run's 24 steps"]),
+        (
+            ["warmup=inf", "weight_decay=inf", "seed=9223372036854775808"],
+            ["warmup=inf", "weight_decay=inf", "seed=92"],
+        ),
+        (
+            ["data=dir", "data.dir=", "results="],
+            ["data=dir needs data.dir=FOLDER", "results= must name a folder"],
+        ),
+        (["max_length=600"], ["longer than this model's 128 positions"]),
+        (
+            ["target=[q,w]", "epochs=0", "clip=-1"],
+            ["target=['q', 'w'] must be all or some of q", "epochs=0", "clip=-1.0"],
+        ),
+    ],
+)
+def test_a_mistake_names_the_value_and_the_rule_and_writes_nothing(
+    words: list[str], parts: list[str], tmp_path: Path
+) -> None:
+    with pytest.raises(UserError) as caught:
+        prepare(configure("task=sst2", f"results={tmp_path / 'results'}", *words))
+    for part in parts:
+        assert part in str(caught.value)
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize(
+    ("devices", "device", "message"),
+    [(0, "cuda:0", "no CUDA device here"), (2, "cuda:2", "2 CUDA devices here, cuda:0 to cuda:1")],
+)
+def test_a_device_that_is_not_there_is_told_before_anything_is_loaded(
+    devices: int, device: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: devices > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: devices)
+    with pytest.raises(UserError, match=message):
+        prepare(small(tmp_path, f"device={device}"))

@@ -1,4 +1,4 @@
-"""How a sweep names its runs, and the table of scores at its end."""
+"""The names of a sweep's runs in its lines, and the table of scores at its end."""
 
 from __future__ import annotations
 
@@ -36,6 +36,7 @@ def test_what_else_differs_stands_in_the_label_where_it_is_short() -> None:
         for method, budget in (("lora", "r2"), ("lora", "r4"), ("full", "none"))
         for lr in ("1e-3", "2e-3")
     }
+    # The path of `init_from` differs too, and is too long for a label.
     assert labels(runs, list(runs)) == [
         "[1/6 rte lora s1 r2 lr=1e-3]",
         "[2/6 rte lora s1 r2 lr=2e-3]",
@@ -53,9 +54,7 @@ def test_an_experiment_is_named_by_its_family_and_only_where_families_differ() -
     assert list(differing(two).values()) == [["dora_x"], ["lora_x"]]
 
 
-def test_the_table_has_means_over_seeds_by_method_budget_and_task_and_a_dash_for_what_is_not_there() -> (
-    None
-):
+def test_the_table_has_means_over_seeds_and_a_dash_for_a_score_that_is_missing() -> None:
     def seen(task: str, method: str, budget: str, seed: int, score: float | None) -> Seen:
         metric = "accuracy" if task == "rte" else "matthews_correlation"
         found = None if score is None else {metric: score}
@@ -67,6 +66,7 @@ def test_the_table_has_means_over_seeds_by_method_budget_and_task_and_a_dash_for
         seen("cola", "lora", "r8", 1, 0.125),
         seen("rte", "lora", "r8", 1, None),
     ]
+    # `n` is alike for all runs, so it is no column; means are exact in binary, so is the text.
     table = score_table({words(n=0, seed=i): s for i, s in enumerate(runs)})
     assert table == [
         "method  budget  CoLA Mcc   RTE acc",

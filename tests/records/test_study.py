@@ -1,0 +1,194 @@
+"""A study seen from outside: the states of its runs, holes, and the commands that fill them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dora.records import study
+from dora.records.lock import Lock
+from record_files import write_run
+from runs import command
+
+
+def directory(
+    results: Path,
+    method: str = "lora",
+    budget: str = "r8",
+    task: str = "rte",
+    seed: int = 1,
+    **data: Any,
+) -> Path:
+    words = [f"task={task}", f"method={method}", f"budget={budget}", f"seed={seed}"]
+    key, data = f"{task}0000", {"words": words, **data}
+    return write_run(results, method, seed, None, task, budget, key, "tiny", "mini", **data)
+
+
+def test_a_run_is_running_while_its_process_lives_and_stale_after(tmp_path: Path) -> None:
+    progress = {"step": 30, "total_steps": 90, "seconds": 60.0}
+    times = {"updated": time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime())}
+    folder = directory(tmp_path, status="running", progress=progress, times=times)
+    mine = Lock(folder)
+    mine.take()
+    seen = study.look(folder)
+    assert (seen.state, seen.step, seen.total_steps) == ("running", 30, 90)
+    assert seen.reason == f"process {os.getpid()} on {socket.gethostname()}"
+    assert seen.left_s == pytest.approx(120, abs=5)
+    mine.release()
+    assert study.look(folder).state == "stale"
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (None, "no run.json"),
+        ("", "JSONDecodeError"),
+        ('{"status": "do', "JSONDecodeError"),
+        ("[1]", "it holds a list"),
+        ("{}", "no schema"),
+    ],
+)
+def test_a_directory_without_a_readable_record_is_broken(
+    content: str | None, reason: str, tmp_path: Path
+) -> None:
+    folder = directory(tmp_path)
+    (folder / "run.json").unlink() if content is None else (folder / "run.json").write_text(content)
+    seen = study.look(folder)
+    assert seen.state == "broken"
+    assert reason in str(seen.reason)
+
+
+def test_a_copy_beside_a_run_is_no_run(tmp_path: Path) -> None:
+    folder = directory(tmp_path)
+    for name in ("s1_old", "s1.bak", "s", "seed"):
+        shutil.copytree(folder, folder.with_name(name))
+    assert study.directories(tmp_path) == [folder]
+    # Nor is it a hole's reason: s1_old is no seed that other methods lack.
+    assert [s.place[6] for s in study.scan(tmp_path)] == ["s1"]
+
+
+def test_links_in_circles_end_and_a_run_counts_once(tmp_path: Path) -> None:
+    folder = directory(tmp_path)
+    for place in (tmp_path / "runs", folder.parents[2], folder.parent):
+        for i in range(20):
+            (place / f"s{100 + i}").symlink_to(place)
+    (folder.parent / "s2").symlink_to(folder)
+    (folder.parent / "s3").symlink_to("s3")
+    (tmp_path / "runs" / "nowhere").symlink_to("gone")
+    assert [path for path in study.directories(tmp_path) if (path / "run.json").exists()] == [
+        folder
+    ]
+    moved = tmp_path / "elsewhere"
+    shutil.move(folder.parents[4], moved)
+    (tmp_path / "runs" / "mini").mkdir(exist_ok=True)
+    (tmp_path / "runs" / "mini" / "rte").symlink_to(moved)  # a part of the results on another disk
+    assert [path for path in study.directories(tmp_path) if (path / "run.json").exists()] == [
+        folder
+    ]
+
+
+def test_a_folder_comes_before_a_link_to_it_wherever_that_lies(tmp_path: Path) -> None:
+    folder = directory(tmp_path, task="wnli")
+    elsewhere = tmp_path / "runs" / "mini" / "aaa"
+    elsewhere.mkdir()
+    # "aaa" is looked at before "wnli", and the run must not be counted under it.
+    (elsewhere / "tiny").symlink_to(tmp_path / "runs" / "mini" / "wnli" / "tiny")
+    assert study.directories(tmp_path) == [folder]
+
+
+def test_time_left_that_is_no_estimate_is_not_shown(tmp_path: Path) -> None:
+    # An infinite number of seconds would not fit into any date.
+    progress = {"step": 1, "total_steps": 2**62, "seconds": 1e299}
+    times = {"updated": time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime())}
+    folder = directory(tmp_path, status="running", progress=progress, times=times)
+    mine = Lock(folder)
+    mine.take()
+    assert study.look(folder).left_s is None
+    mine.release()
+
+
+def test_holes_are_named_with_the_command_that_fills_them(tmp_path: Path) -> None:
+    for task, seeds in (("rte", (1, 2, 10)), ("wnli", (1, 2))):
+        for seed in seeds:
+            directory(tmp_path, task=task, seed=seed)
+    directory(tmp_path, task="rte", method="full", budget="none")
+    seen = study.scan(tmp_path)
+    holes = [s for s in seen if s.state == "missing"]
+    assert [(s.place[1], s.place[3], s.place[6]) for s in holes] == [
+        ("rte", "full", "s2"),
+        ("rte", "full", "s10"),
+        ("wnli", "full", "s1"),
+        ("wnli", "full", "s2"),
+        ("wnli", "full", "s10"),
+        ("wnli", "lora", "s10"),
+    ]
+    assert holes[-1].command == "python -m dora.run method=lora budget=r8 task=wnli seed=10"
+    assert study.count(seen) == {"missing": 6, "done": 6}
+
+
+@pytest.mark.parametrize(
+    ("typed", "hole"),
+    [
+        (
+            ("experiment=lora_roberta_base/sst2", "lr=1"),
+            ("experiment=lora_roberta_base/rte", "lr=1"),
+        ),
+        (("experiment=lora_roberta_base/sst2", "task=sst2"), ("experiment=lora_roberta_base/rte",)),
+        (("experiment=nobody_knows/sst2",), None),  # there is no such file for RTE
+        (("experiment=lora_roberta_base/mrpc", "task=sst2"), None),  # MRPC's settings on SST-2
+        # A file for all tasks.
+        (("experiment=study_tiny", "task=sst2"), ("experiment=study_tiny", "task=rte")),
+        (None, None),
+    ],
+)
+def test_a_hole_never_has_the_experiment_of_another_task(
+    typed: tuple[str, ...] | None, hole: tuple[str, ...] | None, tmp_path: Path
+) -> None:
+    assert study.for_task(typed, "sst2", "rte") == hole
+    directory(tmp_path, task="sst2", words=None if typed is None else [*typed, "seed=1"])
+    directory(tmp_path, task="rte", method="dora")
+    (missing,) = (s for s in study.scan(tmp_path) if s.state == "missing" and s.place[3] == "lora")
+    assert missing.words == (None if hole is None else (*hole, "seed=1"))
+
+
+def test_a_hole_of_a_users_own_experiment_has_its_file_for_the_task(tmp_path: Path) -> None:
+    (tmp_path / "experiment" / "mine").mkdir(parents=True)
+    (tmp_path / "experiment" / "mine" / "rte.yaml").touch()
+    typed = (f"--config-dir={tmp_path}", "experiment=mine/sst2", "seed=1")
+    assert study.for_task(typed, "sst2", "rte") == (typed[0], "experiment=mine/rte", "seed=1")
+    assert study.for_task(typed, "sst2", "cola") is None
+
+
+def test_folders_without_records_make_no_holes(tmp_path: Path) -> None:
+    # Every pair of task and method would be a hole otherwise: 150 x 150 x 150 with the seeds.
+    for i in range(150):
+        (tmp_path / "runs" / "d" / f"t{i}" / "m" / f"me{i}" / "r1" / "k" / f"s{i}").mkdir(
+            parents=True
+        )
+    assert study.count(study.scan(tmp_path)) == {"broken": 150}
+
+
+def test_status_as_table_json_and_commands(tmp_path: Path) -> None:
+    results = f"--results={tmp_path}"
+    assert command("dora.status", results).returncode == 1
+    directory(tmp_path)
+    assert command("dora.status", results).returncode == 0
+    directory(tmp_path, seed=2, status="failed", reason="OSError: disk full\nand more")
+    shown = command("dora.status", results)
+    assert shown.returncode == 3
+    assert "OSError: disk full\n" in shown.stdout
+    assert "2 runs: 1 done, 1 failed" in shown.stdout
+    assert shown.stdout.endswith(f"python -m dora.status --results {tmp_path} --missing\n")
+    assert study.missing_command(Path("results")) == "python -m dora.status --missing"
+    said = json.loads(command("dora.status", results, "--json").stdout)
+    assert said["count"] == {"failed": 1, "done": 1}
+    assert [r["seed"] for r in said["runs"]] == [1, 2]
+    only = command("dora.status", results, "--missing").stdout
+    assert only == "python -m dora.run task=rte method=lora budget=r8 seed=2\n"
