@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Callable
-from typing import Any
 
 # Failures of the disk under a run; any other OSError is unforeseen. TEMPORARY ones pass: somebody
 # makes room, a server comes back. _LASTING ones stay until a setting, a right or a disk is changed.
@@ -33,23 +31,29 @@ class UserError(Exception):
 
 
 class RunFailed(Exception):
-    """A run that ended without a result to report (divergence, a missed budget); exit code 1."""
+    """A run that ended without a result to report, such as one that missed its budget; exit code 1.
+
+    `status`: what run.json says of a run that ended with this error.
+    """
 
     exit_code = 1
+    status = "failed"
+
+
+class Diverged(RunFailed):
+    """A run whose loss, gradients, weights or scores are no longer finite."""
+
+    status = "diverged"
 
 
 class Stopped(Exception):
     """A run stopped by a signal, with its checkpoint written; exit code 75.
 
-    The same command resumes the run. `hand_over`: passes the signal on to its handler from before
-    the run, such as a cluster's, which queues the job again. `result`: the content of run.json if
-    the run had no step left to train when the signal came, and so is done; else None.
+    The same command resumes the run.
     """
 
     exit_code = 75
-    # staticmethod: as a plain function of the class it would be called with `self`.
-    hand_over: Callable[[], None] = staticmethod(lambda: None)
-    result: dict[str, Any] | None = None
+    status = "stopped"
 
 
 class NotNow(Stopped):

@@ -44,6 +44,7 @@ from dora.config import from_hydra, register
 from dora.errors import NotNow, RunFailed, Stopped, UserError
 from dora.plain import printable
 from dora.process.imports import uncollected
+from dora.process.signals import StopSignals
 
 if TYPE_CHECKING:
     from dora.records.run_json import Run
@@ -159,19 +160,25 @@ def _run(prepared: Prepared) -> Run:
 
     hydra = HydraConfig.get()
     words = [*options_of(hydra), *hydra.overrides.task]
+    signals = StopSignals()
     try:
         with at_work:
-            return run(prepared, words, _label(), bar=not in_workers(hydra))
+            result = run(prepared, words, _label(), bar=not in_workers(hydra), signals=signals)
     except NotNow:  # ends this run alone
         raise
-    except Stopped as e:
-        # Whoever stops a sweep does not mean one run of it.
-        outside.stopping = True
-        # Now the run's directory is free again, so a job that is requeued may take it at once.
-        e.hand_over()
-        if e.result is None:
-            raise
-        return e.result
+    except Stopped:
+        _stop_sweep(signals)
+        raise
+    if signals.received is not None:  # too late to stop this run, not too late to stop its sweep
+        _stop_sweep(signals)
+    return result
+
+
+def _stop_sweep(signals: StopSignals) -> None:
+    """Ends the sweep with this run: whoever stops a sweep does not mean one run of it."""
+    outside.stopping = True
+    # The run's directory is free again by now, so a job that is requeued may take it at once.
+    signals.hand_over()
 
 
 def _import_heavy() -> None:

@@ -30,6 +30,7 @@ import dora
 from dora.config import Config, from_hydra, register
 from dora.data.mini import mini
 from dora.data.tasks import AX, TASKS, Rows, Task
+from dora.process.signals import StopSignals
 from dora.records import artefacts
 from dora.training import one_run
 from dora.training.loop import Loop
@@ -118,9 +119,9 @@ def small(results: Path, *overrides: str) -> Config:
     return configure(*small_words(results, *overrides))
 
 
-def run(config: Config) -> dict[str, Any]:
+def run(config: Config, signals: StopSignals | None = None) -> dict[str, Any]:
     """run.json of this configuration, trained here and now."""
-    return one_run.run(prepare(config))
+    return one_run.run(prepare(config), signals=signals)
 
 
 def crash_after(last: int) -> Callable[[Loop, int], Any]:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dora.errors import RunFailed, Stopped, UserError, foreseen
+from dora.errors import Diverged, RunFailed, Stopped, UserError, foreseen
 from dora.methods.base import Method
 from dora.process.signals import StopSignals
 from dora.records.provenance import processor, provenance
@@ -26,18 +26,24 @@ from dora.training.tracking import Tracker
 
 
 def run(
-    prepared: Prepared, words: Sequence[str] | None = None, label: str = "", bar: bool = True
+    prepared: Prepared,
+    words: Sequence[str] | None = None,
+    label: str = "",
+    bar: bool = True,
+    signals: StopSignals | None = None,
 ) -> dict[str, Any]:
-    """Trains what was prepared, or resumes it, or finds it done and predicts what came later.
-    Returns run.json.
+    """Trains what was prepared, or resumes it, or predicts what came after it was done. Returns
+    run.json.
 
     `words`: what to type after `python -m dora.run` for this run alone, for whoever reads the
-    record. `label`: what each of its lines begins with, where it is one of a sweep. `bar`: whether
-    it may show a progress bar, on a terminal.
+    record. `label`: the beginning of each of its lines, where it is one of a sweep. `bar`: whether
+    it may show a progress bar on a terminal. `signals`: hears what stops the run; the caller may
+    ask it afterwards what came.
 
     Raises UserError where its directory cannot be written to, RunFailed where it ended without a
-    result, Stopped where a signal ended it in good order, or came when no step was left to train,
-    and NotNow, which is a Stopped too, where another process is at work on it or a disk is full.
+    result, Stopped where a signal ended it in good order, and NotNow, which is a Stopped too, where
+    another process is at work on it or a disk is full. A signal that came after the last step
+    raises nothing.
     """
     config = prepared.config
     world = processes.start(config.device)
@@ -45,16 +51,24 @@ def run(
     torch.use_deterministic_algorithms(True, warn_only=True)
     # Otherwise all new memory would be written twice.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    signals = StopSignals() if signals is None else signals
+    # One of several processes must not leave the others waiting for it: all of them first train a
+    # step.
+    signals.waits = world.size > 1
     record = Record(prepared.folder)
     try:
         if world.main:
             record.open(_header(prepared, world, words), force=config.force)
-        if not processes.broadcast(world, record.done):
-            return _train_and_finish(prepared, world, record, label, bar and on_terminal())
-        with Lines(prepared.folder if world.main else None, label) as say:
-            predict_added(
-                prepared, world, record, lambda: build(prepared, world, None, Lines(None)), say
-            )
+        if processes.broadcast(world, record.done):
+            with Lines(prepared.folder if world.main else None, label) as say:
+                predict_added(
+                    prepared, world, record, lambda: build(prepared, world, None, Lines(None)), say
+                )
+        else:
+            with writable(record.folder):
+                lines = Lines(record.folder if world.main else None, label, bar and on_terminal())
+            with lines:
+                _train_and_finish(prepared, world, record, signals, lines)
         return record.data
     finally:
         record.close()
@@ -112,74 +126,66 @@ def _hub(p: Prepared) -> str | None:
 
 
 def _train_and_finish(
-    p: Prepared, world: World, record: Record, label: str, bar: bool
-) -> dict[str, Any]:
-    # One of several processes must not leave the others waiting for it, so that all of them first
-    # train a step.
-    signals = StopSignals(waits=world.size > 1)
+    p: Prepared, world: World, record: Record, signals: StopSignals, lines: Lines
+) -> None:
+    """Trains to the end and finishes the record; whatever ends the run earlier is noted there."""
     tracker = None
-    with writable(record.folder):
-        said = Lines(record.folder if world.main else None, label, bar)
-    with said as lines:
-        try:
-            with signals:
-                signals.begin()
-                loop = build(p, world, record if world.main else None, lines)
-                loop.still = lines.still
-                if world.main:
-                    tracker = Tracker(p.config, record, p.settings)
-                    loop.track = tracker.log
-                _train(loop, signals, lines)
-                finish(p, loop, record, lines)
-        except BaseException as e:
-            lines.end_bar()
-            c = p.config
-            why = foreseen(
-                e, checkpoint.newest(record.checkpoints), c.batch_size, c.grad_accum, c.max_length
-            )
+    try:
+        with signals:
+            signals.begin()
+            loop = build(p, world, record if world.main else None, lines)
+            loop.still = lines.still
             if world.main:
-                _note_failure(record, why or e, lines)
-            if isinstance(e, Stopped | KeyboardInterrupt):
-                tracker = None  # the process ends, and wandb with it: a cluster does not wait for an upload
-            if isinstance(e, Stopped):
-                e.hand_over = signals.hand_over
-            if why is not None:
-                raise why from e
-            raise
-        finally:
-            if tracker is not None:
-                tracker.finish(record, lines)
-    if signals.received is not None:  # too late to stop this run, not too late to stop its sweep
-        stopped = Stopped("done; the signal came after its last step")
-        stopped.hand_over, stopped.result = signals.hand_over, record.data
-        raise stopped
-    return record.data
+                tracker = Tracker(p.config, record, p.settings)
+                loop.track = tracker.log
+            _train(loop, signals, lines)
+            finish(p, loop, record, lines)
+    except BaseException as e:
+        lines.end_bar()
+        c = p.config
+        saved = checkpoint.newest(record.checkpoints)
+        why = foreseen(e, saved, c.batch_size, c.grad_accum, c.max_length)
+        if world.main:
+            _note_end(record, why or e, lines)
+        if isinstance(e, Stopped | KeyboardInterrupt):
+            # The process ends, and wandb with it: a cluster does not wait for an upload.
+            tracker = None
+        if why is not None:
+            raise why from e
+        raise
+    finally:
+        if tracker is not None:
+            tracker.finish(record, lines)
 
 
-def _note_failure(record: Record, error: BaseException, say: Lines) -> None:
+def _note_end(record: Record, error: BaseException, say: Lines) -> None:
     """Says in run.json why the run ended; a run that was stopped or failed keeps its checkpoint."""
-    if isinstance(error, Stopped | KeyboardInterrupt):
-        status, reason = (
-            "stopped",
-            str(error) or "interrupted; the same command resumes from the last checkpoint",
-        )
-    elif isinstance(error, RunFailed | UserError):
-        status, reason = ("diverged" if str(error).startswith("diverged") else "failed"), str(error)
-    else:
-        status, reason = "failed", f"{type(error).__name__}: {error}"
+    known = isinstance(error, Stopped | RunFailed | UserError | KeyboardInterrupt)
+    status, reason = _status_and_reason(error)
     if record.taken_by is None and not record.done:  # what is done stays done, whatever comes after
         try:
-            more = {"divergences": record.divergences + 1} if status == "diverged" else {}
+            more = {"divergences": record.divergences + 1} if status == Diverged.status else {}
             record.update(status=status, reason=reason, **more)
         except OSError as e:
-            say(
-                f"{record.folder / 'run.json'} could not be written either ({e}) and still says running"
-            )
-    if not isinstance(error, Stopped | KeyboardInterrupt | RunFailed | UserError):
+            file = record.folder / "run.json"
+            say(f"{file} could not be written either ({e}) and still says running")
+    if not known:
         say("".join(traceback.format_exception(error)))  # whoever mends it needs all of it
-    # What Ctrl-C means is said by the command, once.
+    # A command says itself, once, what Ctrl-C means.
     last = say.note if isinstance(error, KeyboardInterrupt) else say
     last(reason if reason.startswith(status) else f"{status}: {reason}")
+
+
+def _status_and_reason(error: BaseException) -> tuple[str, str]:
+    """Returns the status and the reason that run.json gives for a run that this error ended."""
+    if isinstance(error, KeyboardInterrupt):
+        again = "interrupted; the same command resumes from the last checkpoint"
+        return Stopped.status, str(error) or again
+    if isinstance(error, Stopped | RunFailed):
+        return error.status, str(error)
+    if isinstance(error, UserError):
+        return RunFailed.status, str(error)
+    return RunFailed.status, f"{type(error).__name__}: {error}"
 
 
 def _train(loop: Loop, signals: StopSignals, lines: Lines) -> None:

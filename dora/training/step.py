@@ -27,7 +27,7 @@ from dora.backbones.attention import attention_mask
 from dora.config import Config
 from dora.data.tasks import Task
 from dora.data.tokens import Tokens, order
-from dora.errors import RunFailed
+from dora.errors import Diverged
 from dora.methods.base import Method
 from dora.training import processes
 from dora.training.finite import Watch, not_finite
@@ -179,14 +179,14 @@ class Stepper:
         return norm
 
     def _decide(self, step: int) -> Change | None:
-        """Asks the method after the optimizer's step. Raises RunFailed where its scores are not
+        """Asks the method after the optimizer's step. Raises Diverged where its scores are not
         finite.
         """
         try:
             return self.setup.method.after_step(step)
         except FloatingPointError as e:
             self.check_finite(step)  # a loss that was not finite before is the cause
-            raise RunFailed(f"diverged: {e} at step {step}; {self._remedy}") from e
+            raise Diverged(f"diverged: {e} at step {step}; {self._remedy}") from e
 
     def apply(self, change: Change, step: int) -> None:
         """Carries out what the method decided, and logs a new allocation."""
@@ -206,7 +206,7 @@ class Stepper:
         return self.watch.found() is None and not_finite(self.parameters) is None
 
     def check_finite(self, step: int) -> None:
-        """Raises RunFailed where loss, penalty or gradients of a step so far, or the weights, are
+        """Raises Diverged where loss, penalty or gradients of a step so far, or the weights, are
         not finite.
 
         All processes call it at the same steps.
@@ -214,10 +214,10 @@ class Stepper:
         firsts = processes.gather(self.setup.world, self.watch.found())
         if found := [first for first in firsts if first is not None]:
             first, which = min(found)
-            raise RunFailed(
+            raise Diverged(
                 f"diverged: {Watch.NAMES[which]} not finite at step {first}; {self._remedy}"
             )
         if (weights := not_finite(self.parameters)) is not None:
-            raise RunFailed(
+            raise Diverged(
                 f"diverged: weights not finite after step {step}: {weights}; {self._remedy}"
             )

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from dora.errors import NotNow, Stopped
+from dora.process.signals import StopSignals
 from dora.records.lock import held
 from dora.training import checkpoint, finish, one_run
 from dora.training.loop import Loop
@@ -144,10 +145,11 @@ def test_a_stopped_run_hands_the_signal_to_who_was_there_before(
     heard: list[tuple[int, str]] = []
     before = signal.signal(number, lambda n, _: heard.append((n, record(tmp_path)["status"])))
     try:
-        with pytest.raises(Stopped) as e:
-            run(small(tmp_path, "method=dora"))
+        signals = StopSignals()
+        with pytest.raises(Stopped):
+            run(small(tmp_path, "method=dora"), signals)
         assert heard == []  # not before the directory is left in good order
-        e.value.hand_over()
+        signals.hand_over()
     finally:
         signal.signal(number, before)
     assert heard == [(number, "stopped")]
@@ -175,10 +177,10 @@ def test_a_signal_after_the_last_step_leaves_a_single_run_with_its_result(
     monkeypatch.setattr(
         finish, "_save_weights", lambda *a: (signal.raise_signal(signal.SIGTERM), save(*a))[1]
     )
-    with pytest.raises(Stopped) as e:
-        run(small(tmp_path, "method=lora", "max_steps=4"))
-    assert e.value.result == record(tmp_path)
+    signals = StopSignals()
+    assert run(small(tmp_path, "method=lora", "max_steps=4"), signals) == record(tmp_path)
     assert record(tmp_path)["status"] == "done"
+    assert signals.received == signal.SIGTERM
 
 
 def test_a_forced_run_that_was_killed_goes_on_by_the_same_command_and_one_that_failed_starts_anew(
@@ -187,9 +189,7 @@ def test_a_forced_run_that_was_killed_goes_on_by_the_same_command_and_one_that_f
     words = "method=dora", "max_steps=12"
     first = run(small(tmp_path, *words, "checkpoint_every=1"))
     with monkeypatch.context() as patch:
-        patch.setattr(
-            one_run, "_note_failure", lambda *_: None
-        )  # as a kill leaves it: without a word
+        patch.setattr(one_run, "_note_end", lambda *_: None)  # as a kill leaves it: without a word
         cut(tmp_path, 5, monkeypatch, *words, "force=true")
     cut(tmp_path, 7, monkeypatch, *words, "force=true")
     assert record(tmp_path)["resumed_from"] == [5]
