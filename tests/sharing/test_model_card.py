@@ -14,10 +14,17 @@ import yaml
 
 from dora.sharing.model_card import model_card
 
-RECORD = next(
-    (Path(__file__).parents[2] / "results" / "study_minilm").rglob("adalora/*/*/s1/run.json")
-)
-LOGIC = {("config", "task"), ("config", "data"), ("config", "method", "name"), ("config", "select")}
+STUDY = Path(__file__).parents[2] / "results" / "study_minilm" / "runs"
+RECORD = min(STUDY.glob("*/sst2/minilm/adalora/*/*/s1/run.json"))
+# Texts that decide what the card says; each is checked against a list when the record is read.
+LOGIC = {
+    ("config", "task"),
+    ("config", "data"),
+    ("config", "method", "name"),
+    ("config", "select"),
+    ("method", "budget"),
+    ("method", "result"),
+}
 EVIL = (
     "<script>alert(1)</script>",
     "[x](javascript:alert(1))",
@@ -52,14 +59,20 @@ def texts(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
         yield from texts(inside, (*path, key))
 
 
-def spoiled(text: str) -> dict[str, Any]:
-    """A record with `text` in the place of every text that decides nothing, and where a null may be one."""
+def spoiled(text: str, result: str | None = None) -> dict[str, Any]:
+    """Puts `text` in the place of every text of a record that decides nothing, and of nulls.
+
+    `result`: of the method, which the record then describes; None for an older record.
+    """
     run = json.loads(RECORD.read_text())
     run |= {
         "embedded": "x",
         "note": "x",
         "model": {"hub": "x", "revision": "x", "random_weights": False},
     }
+    if result is not None:
+        about = {"title": "x", "paper": "x", "note": "x", "budget": "exact", "result": result}
+        run["method"] = about
     run["data"]["revision"] = run["fingerprints"]["init_from"] = "x"
     run["results"]["best"]["degenerate"] = "x"
     run["config"]["max_length"] = "x"
@@ -75,20 +88,28 @@ def spoiled(text: str) -> dict[str, Any]:
 CONFIG = {"base_model_name_or_path": "evil/model"}
 
 
+def front(card: str) -> dict[str, Any]:
+    """The card's front matter as the hub reads it."""
+    known: dict[str, Any] = yaml.safe_load(card.split("---\n", 2)[1])
+    return known
+
+
 @pytest.mark.parametrize("merged", [False, True])
+@pytest.mark.parametrize("result", [None, "adapter", "weights", "model"])
 @pytest.mark.parametrize("text", EVIL)
-def test_a_records_texts_stay_texts(text: str, merged: bool) -> None:
+def test_a_records_texts_stay_texts(text: str, result: str | None, merged: bool) -> None:
     markdown = pytest.importorskip("markdown_it").MarkdownIt("commonmark").enable("table")
-    card = model_card(spoiled(text), CONFIG, merged)
+    config = CONFIG if result in (None, "adapter") else None
+    card = model_card(spoiled(text, result), config, merged)
+    honest = model_card(spoiled("x", result), config, merged)
     assert all(line.isprintable() for line in card.split("\n"))
-    _, front, body = card.split("---\n", 2)
-    known = yaml.safe_load(front)
-    good = yaml.safe_load(model_card(spoiled("x"), CONFIG, merged).split("---\n", 2)[1])
-    assert known == {
-        k: v for k, v in good.items() if not k.startswith("base_model")
-    }  # no hub has such a name
-    html = markdown.render(body)
-    plain = markdown.render(model_card(spoiled("x"), CONFIG, merged).split("---\n", 2)[2])
+    known, good = front(card), front(honest)
+    assert good["model-index"][0].pop("name") == "x adalora x sst2"
+    assert known["model-index"][0].pop("name") == "adalora sst2"
+    # Without the base model: no hub has a repository of such a name.
+    assert known == {k: v for k, v in good.items() if not k.startswith("base_model")}
+    html = markdown.render(card.split("---\n", 2)[2])
+    plain = markdown.render(honest.split("---\n", 2)[2])
     for tag in (
         "<script",
         "<a ",
@@ -128,8 +149,22 @@ def test_an_honest_card_reads_as_before() -> None:
         "random_weights": False,
     }
     card = model_card(run, {"base_model_name_or_path": "microsoft/deberta-v3-base"})
-    assert 'base_model: "microsoft/deberta-v3-base"' in card
+    assert front(card)["base_model"] == "microsoft/deberta-v3-base"
     assert "base = 'microsoft/deberta-v3-base'\n" in card
     assert "revision='refs/pr/1'" in card
     assert f"**{run['note'][0].upper()}{run['note'][1:]}.**" in card
     assert "\\" not in card
+
+
+def test_what_a_method_is_not_is_said_where_its_record_or_its_name_says_so() -> None:
+    run = json.loads(RECORD.read_text())
+    assert "use_dora" not in model_card(run, CONFIG)
+    run["config"]["method"]["name"] = "dora"
+    assert "not weight-decomposed DoRA: PEFT's `use_dora` is off." in model_card(run, CONFIG)
+    about = {"title": "T", "paper": "A 2024", "budget": "exact", "result": "adapter"}
+    run["method"] = about
+    card = model_card(run, CONFIG)
+    assert "use_dora" not in card
+    assert "method: T, A 2024" in card
+    run["method"] = {**about, "note": "T is not U."}
+    assert "T is not U." in model_card(run, CONFIG)
