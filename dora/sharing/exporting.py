@@ -21,7 +21,7 @@ from dora.records.record import read_finished
 from dora.records.rescore import disagreement
 
 Run = dict[str, Any]
-_MOST_CONFIGURED = 2**22  # bytes of adapter_config.json; 400 matrices by name take 50,000
+_MOST_CONFIGURED = 2**22  # bytes of adapter_config.json; 24 layers take 30,000
 _AGAIN = "train it again with force=true"
 
 
@@ -47,6 +47,7 @@ def unfit(run: Run, folder: Path, merge: bool, base: Path | None) -> list[str]:
 def _model_problems(folder: Path, merge: bool, base: Path | None) -> list[str]:
     """Returns the reasons against the export of a method that trains a whole model."""
     problems = []
+    # keep_model is off by default: RoBERTa-base would take 500 MB a run.
     if not (folder / "model" / "config.json").is_file():
         problems.append(
             f"{folder} trained every weight and kept none: train it again with keep_model=true "
@@ -83,6 +84,7 @@ def _adapter_problems(run: Run, folder: Path) -> list[str]:
     try:
         check_safetensors(file)
         read_config(run, folder)
+        # In records made before checksums only this count tells whose adapter it is.
         stored = stored_params(file)
         if stored != run["params"]["adapter_end"]:
             problems.append(
@@ -132,7 +134,7 @@ def export(folder: Path, to: Path, merge: bool = False, base: Path | None = None
     problems = taken(to)
     try:
         run = read_finished(folder)
-        problems = unfit(run, folder, merge, base) + problems
+        problems = unfit(run, folder, merge, base) + problems  # the run's before the target's
     except UserError as e:
         problems = [*e.problems, *problems]
     if problems:
@@ -167,6 +169,7 @@ def _export_adapter(run: Run, folder: Path, to: Path, merge: bool, base: Path | 
     if run["model"]["revision"] is not None:
         config |= {"revision": run["model"]["revision"]}  # PEFT's name for the base model's
     elif base is not None:
+        # A hub's name stays right wherever the files lie; a folder's path does not.
         config |= {"base_model_name_or_path": str(base.expanduser().resolve())}
     with new_folder(to) as part:
         if merge and place is not None:

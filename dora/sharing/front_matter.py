@@ -47,6 +47,7 @@ def front_matter(run: Run, task: Task, hub: str | None, adapter: bool) -> str:
         "metrics": [_HUB_METRICS.get(name, name) for name in task.metrics],
     }
     if hub is not None:
+        # For the hub a merged adapter is a fine-tuned model.
         keys["base_model_relation"] = "adapter" if adapter else "finetune"
     if on_glue:
         keys["tags"] += [task.name, "glue"]
@@ -84,5 +85,6 @@ def _results(run: Run, task: Task) -> list[EvalResult]:
         )
         for split in task.dev_splits
         for metric in task.metrics
+        # dev_mm's accuracy is recorded as accuracy_mm
         if (name := f"{metric}{split.removeprefix('dev')}") in best
     ]

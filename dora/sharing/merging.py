@@ -30,8 +30,8 @@ def recorded_base(run: Run) -> str:
     """Returns the base model's hub repository or folder as run.json has it.
 
     Serves runs without an adapter_config.json. Returns an empty string where the record names
-    neither, as for a model that came with a Python package. Raises UserError where the record, which
-    may be somebody else's, names a repository or revision that no hub has.
+    neither, as for a model that came with a Python package. Raises UserError where the record,
+    which may be somebody else's, names a repository or revision that no hub has.
     """
     model = run["model"]
     if (name := model.get("hub")) is not None:
@@ -52,6 +52,7 @@ def find_base(run: Run, recorded: str, base: Path | None) -> Folder:
     """
     revision = run["model"]["revision"]
     embedded = ASSETS / run["config"]["model"]
+    # A revision is recorded for models of the hub alone.
     hub = recorded if base is None and revision is not None else None
     # An embedded model is found by name: the package may lie elsewhere than in training.
     moved = embedded.is_dir() and not (recorded and Path(recorded).is_dir())
@@ -65,6 +66,7 @@ def find_base(run: Run, recorded: str, base: Path | None) -> Folder:
         folder = backbone.locate(place, None, None, hub, revision or "main", False)
     except UserError as e:
         raise UserError(*(f"{p}; or name its folder with --base FOLDER" for p in e.problems)) from e
+    # A folder's name proves nothing: another checkpoint may lie there since.
     found, expected = backbone.fingerprint(folder), run["fingerprints"]["model"]
     if found != expected:
         raise UserError(
@@ -79,8 +81,8 @@ def find_base(run: Run, recorded: str, base: Path | None) -> Folder:
 def merge(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Adds B A to each adapted weight and copies the trained head.
 
-    `tensors` by the names of PEFT's file: `lora_A.weight` (r, d_in) and `lora_B.weight` (d_out, r) of
-    each matrix, and the head's own. alpha = r in our files, so that the product is not scaled.
+    `tensors` by the names of PEFT's file: `lora_A.weight` (r, d_in) and `lora_B.weight` (d_out, r)
+    of each matrix, and the head's own. alpha = r in our files, so that the product is not scaled.
     """
     parameters = dict(model.named_parameters())
     for name, tensor in tensors.items():
@@ -148,6 +150,7 @@ def _load(run: Run, place: Folder, keep_head: bool) -> tuple[nn.Module, list[str
     """Returns the classifier in float32 and the names of its head's parameters."""
     c = run["config"]
     outputs = TASKS[c["task"]].outputs
+    # The head that the seed draws is overwritten at once; its dropout goes into config.json.
     return backbone.load_model(place, outputs, c["head_dropout"], run["seed"], keep_head=keep_head)
 
 

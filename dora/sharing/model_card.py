@@ -39,10 +39,12 @@ def model_card(run: Run, config: Mapping[str, Any] | None, merged: bool = False)
     `config`: adapter_config.json as exported; None for a method that leaves no adapter. `merged`:
     the adapter was added to the base model's weights.
     """
+    # Escaped once, here, so that no part of the card can forget to.
     raw, run = run, _in_markdown(run)
     c, task, about = run["config"], TASKS[run["config"]["task"]], about_method(run)
     # Records made before the hub's name was in them have it in the adapter's configuration alone.
     recorded = config["base_model_name_or_path"] if config and run["model"]["revision"] else None
+    # None for a name that no hub can have: the card links to nothing else.
     hub = hub_name(run["model"].get("hub", recorded))
     data = f"GLUE {task.folder}"
     if c["data"] == "mini":
@@ -87,8 +89,8 @@ def _contents(run: Run, task: Task, about: AboutMethod, merged: bool) -> str:
     elif about.result == "weights":
         form = (
             f"The whole model, with the weights that {about.title} trained in the place of the "
-            "base model's, the trained head included (there is no adapter: an export with and without "
-            "--merge is the same)"
+            "base model's, the trained head included (there is no adapter: an export with and "
+            "without --merge is the same)"
         )
     elif merged:
         form = "The whole model, the trained adapter added to its weights"
@@ -156,6 +158,7 @@ def _ranks(ranks: Mapping[str, int]) -> str:
     if not cells:
         return ""
     kinds = [kind for kind in KINDS if any(kind == k for _, k in cells)]
+    # A dash: this kind of matrix was not adapted, which `target` may say.
     rows = [
         [str(i), *(str(cells.get((i, k), "–")) for k in kinds)]
         for i in sorted({i for i, _ in cells})
@@ -181,6 +184,7 @@ def _usage(run: Run, task: Task, hub: str | None, adapter: bool) -> str:
     return "\n".join(["## Use", "", *where, "```python", *lines, "```"])
 
 
+# float32: the recorded logits were computed in it, and Transformers would take the file's dtype.
 _LOAD_WHOLE = [
     "import torch",
     "from transformers import AutoModelForSequenceClassification, AutoTokenizer",
@@ -255,6 +259,7 @@ def _without_paths(command: str) -> str:
         words = shlex.split(command)
     except ValueError:  # a quote that is never closed: somebody has edited the record
         words = command.split()
+    # Shown as typed, quotes and all, if nothing has to be hidden.
     if not any("/" in word or "~" in word or word.startswith(_PLACES) for word in words):
         return command
     return " ".join(map(_without_path, words))
