@@ -16,8 +16,9 @@ from typing import Any
 from dora.files import to_json, write_atomic
 from dora.process.command import command
 from dora.records.provenance import provenance
-from dora.timing.candidates import COMPILED, CONTENDERS, SIZES, Setting
+from dora.timing.candidates import COMPILED, CONTENDERS
 from dora.timing.measure import measure, memory_here, peak_memory, startup, table
+from dora.timing.setting import SIZES, Setting
 
 
 def _parser() -> argparse.ArgumentParser:

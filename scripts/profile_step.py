@@ -22,7 +22,8 @@ from torch.profiler import ProfilerActivity, profile
 
 from dora.files import to_json, write_atomic
 from dora.records.provenance import provenance
-from dora.timing.candidates import OURS, SIZES, Setting, contender
+from dora.timing.candidates import OURS, contender
+from dora.timing.setting import SIZES, Setting
 
 # The first that matches, of a kernel's or an operation's name.
 KINDS = {

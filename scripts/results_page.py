@@ -42,8 +42,8 @@ def searched(folder: Path) -> str:
 
 def measured(file: Path) -> str:
     """The command and where it ran, the tables of a step's time, and start-up where it was measured."""
-    from dora.timing.candidates import Setting
     from dora.timing.measure import table  # late: it needs PyTorch
+    from dora.timing.setting import Setting
 
     found = json.loads(file.read_text(encoding="utf-8"))
     v, git = found["versions"], found["git"]

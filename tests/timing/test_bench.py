@@ -1,4 +1,4 @@
-"""The benchmark measures what it says: each contender trains what it should, ratios are taken within rounds."""
+"""Each contender trains what it should, and ratios are taken within rounds."""
 
 import json
 import math
@@ -9,16 +9,17 @@ import pytest
 import torch
 
 from dora import bench
-from dora.timing import candidates
-from dora.timing.candidates import CONTENDERS, PHASES, TOTAL, Setting, Times, contender, loop_of
+from dora.timing import setting
+from dora.timing.candidates import CONTENDERS, PHASES, contender, loop_of
 from dora.timing.measure import SHARES, measure, ratio, series
+from dora.timing.setting import TOTAL, Setting, Times
 
 SMALL = Setting("small", 0.1, batch=4, length=8, threads=1)
 
 
 @pytest.fixture(autouse=True)
 def _small_size(monkeypatch):
-    monkeypatch.setitem(candidates.SIZES, "small", ("roberta", 1, 32, 64, 2, 60))
+    monkeypatch.setitem(setting.SIZES, "small", ("roberta", 1, 32, 64, 2, 60))
 
 
 def test_the_floor_trains_the_head_alone_and_its_gradient_passes_the_whole_backbone():
