@@ -3,14 +3,15 @@
     python scripts/pretrain_tiny.py roberta --text reviews.txt.xz --glue GLUE --work pretraining
     python scripts/pretrain_tiny.py deberta --text reviews.txt.xz --glue GLUE --work pretraining
 
-`--text`: files with one document a line, plain or .xz. `--glue`: an official GLUE download, of which only
-the texts of the training splits are read, without labels, and none that a development or test split has
-too. The folder `--work/KIND` holds tokenizer, tokens, log and checkpoints: the same command resumes, and
-the same seed, threads and device give the same weights. The finished model goes to
-`dora/assets/tiny_KIND` in 16 bits.
+`--text`: files with one document a line, plain or .xz. `--glue`: an official GLUE download, of
+which only the texts of the training splits are read, without labels, and none that a development or
+test split has too. The folder `--work/KIND` holds tokenizer, tokens, log and checkpoints: the same
+command resumes, and the same seed, threads and device give the same weights. The finished model
+goes to `dora/assets/tiny_KIND` in 16 bits.
 
-One to two hours on one CPU core for the 30 million tokens and 2 layers of width 192 that are the defaults;
-meant for a GPU, and not tried on one yet: `--device cuda --bf16 --layers 4 --hidden 256 --tokens 1e9`.
+One to two hours on one CPU core for the 30 million tokens and 2 layers of width 192 that are the
+defaults; meant for a GPU, and not tried on one yet:
+`--device cuda --bf16 --layers 4 --hidden 256 --tokens 1e9`.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from dora.process.signals import StopSignals
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Returns the command line's parser."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -61,6 +62,7 @@ def main() -> None:
     """Prepares, trains or resumes, and writes the finished model."""
     args = parser().parse_args()
     torch.set_num_threads(args.threads)
+    # Warnings only: some of CUDA's kernels have no deterministic form.
     torch.use_deterministic_algorithms(True, warn_only=True)
     work = args.work / args.kind
     work.mkdir(parents=True, exist_ok=True)
@@ -72,14 +74,12 @@ def main() -> None:
         f"{size:,} parameters, {train.size:,} tokens, {loop.steps} steps of {args.batch * LENGTH}",
         flush=True,
     )
+    # A signal ends the loop after its step, with a checkpoint: the same command goes on from there.
     with StopSignals() as signals:
         finished = loop.run(heldout, signals)
     if finished:
-        export(
-            loop,
-            heldout,
-            args.out or Path(__file__).parents[1] / "dora" / "assets" / f"tiny_{args.kind}",
-        )
+        assets = Path(__file__).parents[1] / "dora" / "assets"
+        export(loop, heldout, args.out or assets / f"tiny_{args.kind}")
 
 
 if __name__ == "__main__":

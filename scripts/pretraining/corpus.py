@@ -31,26 +31,29 @@ DEBERTA_SPECIAL = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"]
 
 
 def documents(files: list[Path], glue: Path | None) -> tuple[list[Text], list[Text]]:
-    """(training, held-out) documents in a fixed mixed order, pairs of sentences as pairs, GLUE's GLUE_TIMES."""
+    """Returns (training, held-out) documents in a fixed mixed order.
+
+    A pair of sentences is one document. GLUE's are among the training documents GLUE_TIMES.
+    """
     texts: list[Text] = []
     for file in files:
         with _open(file) as f:
             texts += [(line.strip(), None) for line in f if line.strip()]
-    own = (
-        []
-        if glue is None
-        else [text for task in TASKS.values() for text in _glue_texts(task, glue)]
-    )
+    own: list[Text] = []
+    if glue is not None:
+        own = [text for task in TASKS.values() for text in _glue_texts(task, glue)]
     texts += own
     order = np.random.default_rng(0).permutation(len(texts))
     n = min(HELD_OUT, len(texts) // 10)
     held = [texts[i] for i in order[:n]]
     unseen = set(held)
     train = [texts[i] for i in order[n:]] + own * (GLUE_TIMES - 1)
+    # The copies hold the held-out ones of GLUE's too, and a review may be there twice.
     return [text for text in train if text not in unseen], held
 
 
 def _open(file: Path) -> TextIO:
+    """Opens a plain or xz-compressed text."""
     return (
         lzma.open(file, "rt", encoding="utf-8")
         if file.suffix == ".xz"
@@ -59,7 +62,7 @@ def _open(file: Path) -> TextIO:
 
 
 def _glue_texts(task: Task, folder: Path) -> Iterator[Text]:
-    """The training texts of a task, less those with a sentence that is in another split too."""
+    """Yields a task's training texts, less those with a sentence that another split has too."""
     try:
         splits = read_dir(task, folder)
     except UserError:
@@ -78,12 +81,12 @@ def _glue_texts(task: Task, folder: Path) -> Iterator[Text]:
 
 
 def sentences(texts: list[Text]) -> Iterator[str]:
-    """The texts as single strings."""
+    """Yields the texts as single strings, in Unicode's composed form."""
     return (unicodedata.normalize("NFC", s) for pair in texts for s in pair if s)
 
 
 def roberta_tokenizer(texts: list[Text]) -> RobertaTokenizer:
-    """Byte-level BPE with RoBERTa's special tokens at RoBERTa's ids 0 to 3."""
+    """Trains byte-level BPE, with RoBERTa's special tokens at RoBERTa's ids 0 to 3."""
     trained = Tokenizer(models.BPE())
     trained.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     trainer = trainers.BpeTrainer(
@@ -93,13 +96,17 @@ def roberta_tokenizer(texts: list[Text]) -> RobertaTokenizer:
         show_progress=False,
     )
     trained.train_from_iterator(sentences(texts), trainer)
+    # Through JSON: the trained object shows its vocabulary, but not its merges.
     model = json.loads(trained.to_str())["model"]
     merges = [tuple(pair) for pair in model["merges"]]
     return RobertaTokenizer(vocab=model["vocab"], merges=merges, model_max_length=LENGTH)
 
 
 def deberta_tokenizer(texts: list[Text]) -> DebertaV2Tokenizer:
-    """Unigram by SentencePiece, as DeBERTaV3's; every fourth document, since its memory grows with the text."""
+    """Trains a unigram model by SentencePiece, as DeBERTaV3's is.
+
+    It sees every fourth document: its memory grows with the text.
+    """
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=sentences(texts[::4]),
@@ -110,7 +117,7 @@ def deberta_tokenizer(texts: list[Text]) -> DebertaV2Tokenizer:
         normalization_rule_name="identity",  # NFC, as the tokenizer does it
         required_chars="".join(map(chr, range(ord("!"), ord("~") + 1))),
         max_sentence_length=1 << 20,
-        num_threads=1,
+        num_threads=1,  # so that no vocabulary depends on how threads are scheduled
         minloglevel=1,
     )
     pieces = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
@@ -122,20 +129,23 @@ def deberta_tokenizer(texts: list[Text]) -> DebertaV2Tokenizer:
 
 
 def pack(texts: list[Text], tokenizer: Any) -> np.ndarray:
-    """(blocks, LENGTH) uint16: [CLS] and the next LENGTH - 1 tokens of all documents end to end.
+    """Returns (blocks, LENGTH) uint16: [CLS] and the next LENGTH - 1 tokens of the documents.
 
-    Documents end in the separator, and attention runs across it; the tail that fills no block is dropped.
+    Documents lie end to end in a mixed order. Each ends in the separator, and attention runs across
+    it; the tail that fills no block is dropped.
     """
     stream: list[np.ndarray] = []
+    # In parts: the tokenizer's lists take eight bytes a token and more, an array of uint16 two.
     for at in range(0, len(texts), 4096):
         part = texts[at : at + 4096]
-        # Singles and pairs apart: a batch is one or the other. Their order within a part is fixed too.
+        # Singles and pairs apart: a batch is one or the other. Their order within a part is fixed
+        # too.
         for pairs in (False, True):
             chosen = [t for t in part if (t[1] is not None) == pairs]
             if chosen:
                 second = [str(b) for _, b in chosen] if pairs else None
                 ids = tokenizer([a for a, _ in chosen], second, verbose=False)["input_ids"]
-                stream += [np.array(row[1:], np.uint16) for row in ids]
+                stream += [np.array(row[1:], np.uint16) for row in ids]  # without its [CLS]
     order = np.random.default_rng(1).permutation(len(stream))
     flat = np.concatenate([stream[i] for i in order])
     rows = len(flat) // (LENGTH - 1)
@@ -146,7 +156,8 @@ def pack(texts: list[Text], tokenizer: Any) -> np.ndarray:
 def prepared(
     kind: str, work: Path, files: list[Path], glue: Path | None
 ) -> tuple[Any, np.ndarray, np.ndarray]:
-    """(tokenizer, training blocks, held-out blocks), made once in `work`."""
+    """Returns (tokenizer, training blocks, held-out blocks), made once in `work`."""
+    # The held-out blocks are written last: where they are, the rest is.
     family = {"roberta": RobertaTokenizer, "deberta": DebertaV2Tokenizer}[kind]
     if not (work / "heldout.npy").exists():
         train, held = documents(files, glue)

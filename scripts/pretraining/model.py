@@ -20,15 +20,17 @@ from pretraining.corpus import LENGTH
 def build(
     kind: str, layers: int, hidden: int, tokenizer: Any
 ) -> tuple[nn.Module, nn.Module, nn.Module]:
-    """(whole model, encoder, vocabulary head), with tied embeddings."""
+    """Returns (whole model, encoder, vocabulary head), with tied embeddings."""
     shape: dict[str, Any] = {
         "vocab_size": len(tokenizer),
         "hidden_size": hidden,
         "num_hidden_layers": layers,
         "num_attention_heads": hidden // 32,
         "intermediate_size": 4 * hidden,
-        "initializer_range": 0.05,  # about 1/sqrt(width); base size's 0.02 makes a narrow model start slowly
-        "hidden_dropout_prob": 0.0,  # one pass over the text: nothing to overfit, and dropout costs time
+        # About 1/sqrt(width); base size's 0.02 makes a narrow model start slowly.
+        "initializer_range": 0.05,
+        # One pass over the text: there is nothing to overfit, and dropout costs time.
+        "hidden_dropout_prob": 0.0,
         "attention_probs_dropout_prob": 0.0,
     }
     if kind == "roberta":
@@ -59,22 +61,23 @@ def build(
     return model, model.deberta, model.cls
 
 
-NEIGHBOURS = (-1, 1, -2, 2)  # what the first heads of the first layer look at when training starts
-# Learnt at a tenth of the rate: Adam moves a weight by the rate however small its gradient is, and at the full
-# one the positions' structure is gone before anything has made use of it.
+# Distances to the tokens that the first layer's first heads attend to when training starts.
+NEIGHBOURS = (-1, 1, -2, 2)
+# Learnt at a tenth of the rate: Adam moves a weight by the rate however small its gradient is, and
+# at the full rate the positions' structure is gone before anything has made use of it.
 SLOW = ("position_embeddings", "layer.0.attention.self.query", "layer.0.attention.self.key")
 
 
 @torch.no_grad()
 def see_neighbours(model: Any) -> None:
-    """Start values with which RoBERTa's first layer attends to neighbouring tokens.
+    """Sets start values with which RoBERTa's first layer attends to neighbouring tokens.
 
-    Positions that are learnt from random vectors cost a small model with few steps most of them: from the
-    usual start the loss was still that of unigrams (6.6 nats) after 500 steps of 4,096 tokens, where
-    DeBERTa's relative positions had left it (5.0). Positions are sinusoids in the first 2f dimensions, with f
-    frequencies between π and π/64; for a head that looks d tokens on, the key picks these dimensions and the
-    query turns them by d, so that their product is Σ cos(ω (i + d - j)), largest at j = i + d. Everything is
-    trained from there.
+    A small model spends most of its few steps on learning positions from random vectors: from the
+    usual start the loss was still that of unigrams (6.6 nats) after 500 steps of 4,096 tokens,
+    which DeBERTa's relative positions had left behind by then (5.0). Here positions are sinusoids
+    in the first 2f dimensions, with f frequencies between π and π/64. For a head that looks d
+    tokens on, the key picks these dimensions and the query turns them by d, so that their product
+    is Σ cos(ω (i + d - j)), largest at j = i + d. Everything is trained from there.
     """
     embeddings, attention = model.roberta.embeddings, model.roberta.encoder.layer[0].attention.self
     size = attention.attention_head_size
@@ -83,10 +86,11 @@ def see_neighbours(model: Any) -> None:
     angles = torch.arange(len(positions))[:, None] * frequencies
     positions.zero_()
     positions[:, 0:size:2], positions[:, 1:size:2] = 0.1 * angles.sin(), 0.1 * angles.cos()
-    embeddings.token_type_embeddings.weight.zero_()  # there is one type: a constant beside every word
+    embeddings.token_type_embeddings.weight.zero_()  # of the one type: a constant for every word
     for head, distance in enumerate(NEIGHBOURS[: attention.num_attention_heads]):
         rows = slice(head * size, (head + 1) * size)
         turn = distance * frequencies
+        # One rotation of 2 x 2 for each frequency's sine and cosine.
         blocks = torch.stack([turn.cos(), turn.sin(), -turn.sin(), turn.cos()], 1).view(-1, 2, 2)
         for weight, value in (
             (attention.key.weight, torch.eye(size)),

@@ -1,8 +1,9 @@
-"""The pretraining script on a few sentences: what is masked, packed and held out, resuming, the folder it writes."""
+"""Pretraining on a few sentences: masks, blocks, held-out texts, resuming, the model's folder."""
 
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,11 @@ from dora.data.tasks import TASKS
 from dora.process.signals import StopSignals
 from runs import load_script, small_glue
 
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+sys.path.append(str(SCRIPTS))  # as Python does for a script: the parts are found there
 script = load_script("pretrain_tiny")
+from pretraining import card, corpus  # noqa: E402
+from pretraining import loop as pretraining_loop  # noqa: E402
 
 KINDS = ("roberta", "deberta")
 
@@ -43,7 +48,7 @@ def arguments(kind: str, folder: Path, *more: str) -> argparse.Namespace:
         "--batch",
         "4",
         "--tokens",
-        str(8 * 4 * script.LENGTH),
+        str(8 * 4 * corpus.LENGTH),
         "--log-every",
         "4",
     ]
@@ -52,10 +57,10 @@ def arguments(kind: str, folder: Path, *more: str) -> argparse.Namespace:
 
 def loop_of(args: argparse.Namespace) -> tuple[Any, np.ndarray]:
     """(the loop at its newest checkpoint, held-out blocks)."""
-    tokenizer, train, heldout = script.prepared(
+    tokenizer, train, heldout = corpus.prepared(
         args.kind, args.work / args.kind, args.text, args.glue
     )
-    loop = script.Pretraining(args, args.work / args.kind, tokenizer, train)
+    loop = pretraining_loop.Pretraining(args, args.work / args.kind, tokenizer, train)
     loop.load()
     return loop, heldout
 
@@ -87,7 +92,7 @@ def test_a_stopped_pretraining_resumes_bit_for_bit_and_its_folder_is_a_plain_mod
     assert whole.log[-1]["heldout_loss"] == second.log[-1]["heldout_loss"]
 
     out = tmp_path / "out"
-    script.export(whole, heldout, out)
+    card.export(whole, heldout, out)
     assert f"tiny_{kind}" in (out / "README.md").read_text()
     model = AutoModelForMaskedLM.from_pretrained(out, dtype=torch.float32)
     named = dict(model.named_parameters())
@@ -102,17 +107,17 @@ def test_masks_are_a_function_of_the_seed_and_touch_no_special_token(tmp_path: P
     loop, _ = loop_of(arguments("roberta", tmp_path))
     blocks = (
         np.random.default_rng(0)
-        .integers(0, len(loop.tokenizer), (400, script.LENGTH))
+        .integers(0, len(loop.tokenizer), (400, corpus.LENGTH))
         .astype(np.uint16)
     )
-    ids, where, targets = script.masked(blocks, loop.tokenizer, [1, 2])
-    again = script.masked(blocks, loop.tokenizer, [1, 2])
+    ids, where, targets = pretraining_loop.masked(blocks, loop.tokenizer, [1, 2])
+    again = pretraining_loop.masked(blocks, loop.tokenizer, [1, 2])
     assert all(torch.equal(a, b) for a, b in zip((ids, where, targets), again, strict=True))
     original = torch.from_numpy(blocks.astype(np.int64))
     assert torch.equal(original[where], targets)
     assert torch.equal(original[~where], ids[~where])
     assert (targets >= 5).all()
-    assert where.float().mean().item() == pytest.approx(script.MASKED, abs=0.01)
+    assert where.float().mean().item() == pytest.approx(pretraining_loop.MASKED, abs=0.01)
     shown = ids[where]
     assert (shown == loop.tokenizer.mask_token_id).float().mean().item() == pytest.approx(
         0.8, abs=0.02
@@ -123,7 +128,7 @@ def test_masks_are_a_function_of_the_seed_and_touch_no_special_token(tmp_path: P
 def test_blocks_hold_the_documents_end_to_end(tmp_path: Path) -> None:
     loop, _ = loop_of(arguments("deberta", tmp_path))
     pairs = [("a film", "the film"), ("it is dull", None), ("a bad one", "not good")] * 40
-    blocks = script.pack(pairs, loop.tokenizer)
+    blocks = corpus.pack(pairs, loop.tokenizer)
     assert (blocks[:, 0] == loop.tokenizer.cls_token_id).all()
     text = loop.tokenizer.decode(blocks[:, 1:].reshape(-1)).replace(" ", "")
     assert "afilm[SEP]thefilm[SEP]" in text
@@ -134,7 +139,7 @@ def test_the_glue_texts_are_the_training_sets_less_what_other_splits_hold() -> N
     task = TASKS["wnli"]
     splits = read_dir(task, small_glue())
     unseen = {t for s in ("dev", "test") for t in (*splits[s].first, *(splits[s].second or ()))}
-    texts = list(script._glue_texts(task, small_glue()))
+    texts = list(corpus._glue_texts(task, small_glue()))
     assert texts
     assert not unseen & {t for pair in texts for t in pair}
     assert len(texts) == sum(
@@ -145,6 +150,6 @@ def test_the_glue_texts_are_the_training_sets_less_what_other_splits_hold() -> N
 
 def test_no_document_is_both_trained_on_and_held_out(tmp_path: Path) -> None:
     args = arguments("roberta", tmp_path)
-    train, held = script.documents(args.text, small_glue())
+    train, held = corpus.documents(args.text, small_glue())
     assert held
     assert not set(train) & set(held)

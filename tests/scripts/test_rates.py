@@ -1,4 +1,4 @@
-"""Choosing learning rates from a search: held-out scores alone, the same effort for every method."""
+"""Learning rates are chosen by held-out scores alone, with the same effort for every method."""
 
 from __future__ import annotations
 
