@@ -50,7 +50,7 @@ def ours(given: argparse.Namespace, seed: int, folder: Path) -> float:
 def theirs(given: argparse.Namespace, seed: int, folder: Path) -> float:
     """Calls `train_with_trainer` in a process of its own, as `ours` has one. Returns its score."""
     words = ["--task", given.task, "--model", given.model, "--epochs", str(given.epochs)]
-    out = folder / "score"
+    out = folder / "score"  # a file: both libraries print to standard output
     command = [sys.executable, str(HERE), str(given.glue), *words, "--trainer", str(seed), str(out)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     return float(out.read_text())
@@ -170,6 +170,7 @@ def main() -> None:
     from dora.timing.measure import of_processes
 
     times: dict[str, list[dict[str, float]]] = {"ours": [], "trainer": []}
+    # In turn, seed by seed, so that a change of the machine's speed meets both.
     for seed in range(1, given.repeats + 1):
         for name, action in (("ours", ours), ("trainer", theirs)):
             with tempfile.TemporaryDirectory() as folder:

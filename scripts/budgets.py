@@ -17,7 +17,7 @@ from dora.backbones.architectures import KINDS
 from dora.backbones.backbone import find_linears
 from dora.methods import METHODS
 
-# model_type, hidden size, feed-forward size, layers
+# model_type, hidden size, feed-forward size, layers: as in the models' config.json
 SHAPES = {
     "minilm": ("bert", 384, 1536, 6),
     "roberta_base": ("roberta", 768, 3072, 12),
@@ -48,9 +48,11 @@ def main() -> None:
         "intermediate_size": inner,
         "num_hidden_layers": layers,
     }
+    # The keys that say which matrices there are, and their shapes.
     matrices = find_linears(config, KINDS)
     print(
-        "| budget | method | start components | start parameters | end components | end parameters |"
+        "| budget | method | start components | start parameters | end components "
+        "| end parameters |"
     )
     print("| --- | --- | --- | --- | --- | --- |")
     for text in given.budget:

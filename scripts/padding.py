@@ -39,6 +39,7 @@ from dora.files import write_atomic
 from dora.records.provenance import provenance
 from dora.training.prepare import read_rows
 
+# An epoch's share depends on its order, so that it is averaged over several.
 EPOCHS = [(seed, epoch) for seed in (1, 2, 3) for epoch in range(3)]
 
 

@@ -86,6 +86,7 @@ def profiled(s: Setting, name: str, steps: int, top: int) -> Iterator[str]:
     wall = run(steps).wall
     cpu = s.device == "cpu"
     activities = [ProfilerActivity.CPU] if cpu else [ProfilerActivity.CPU, ProfilerActivity.CUDA]
+    # acc_events: without it the profiler warns that it clears its events.
     with profile(activities=activities, acc_events=True) as profiler:
         run(steps)
     averages = profiler.key_averages()
@@ -123,6 +124,7 @@ def main() -> None:
         given.precision,
         threads=1,
     )
+    # One: an operation's time is then the CPU's, not that of the slowest of several threads.
     torch.set_num_threads(s.threads)
     lines = []
     for name in given.only:

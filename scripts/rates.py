@@ -33,7 +33,7 @@ def collect(runs: list[Run]) -> Found:
     for run in runs:
         task, config = run["config"]["task"], run["config"]
         if config["select"] == "heldout":
-            # Undefined where every prediction is one class, which a rate too high brings about.
+            # Undefined for STS-B where all predictions are equal, as after a rate far too high.
             score = run["results"]["best"].get(f"{TASKS[task].metrics[0]}_heldout", 0.0)
             model = run["folder"].parts[-5]
             found[model, task, config["method"]["name"]][config["lr"]].append(100 * score)
@@ -94,6 +94,7 @@ def main() -> None:
         sys.exit("no finished run with select=heldout there")
     print("\n".join(table(found)))
     models = list(dict.fromkeys(model for model, _, _ in found))
+    # One block for each model: a study's YAML holds the rates of one.
     for model in models:
         print("\nrates:" if len(models) == 1 else f"\nrates:  # {model}")
         for task in TASKS:
@@ -104,6 +105,7 @@ def main() -> None:
             }
             if rates:
                 print(f"  {task}: {{{', '.join(f'{m}: {rate:g}' for m, rate in rates.items())}}}")
+    # Last: the table above shows where a search is missing.
     if odd := unequal(found):
         sys.exit(f"unequal effort in {', '.join(odd)}: search on before choosing")
 

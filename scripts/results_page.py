@@ -26,6 +26,7 @@ from dora.files import write_atomic
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "results" / "README.md", ROOT / "results" / "bench" / "README.md"]
+# `.*?`: up to the nearest end, or the first block would reach to the last.
 BLOCK = re.compile(r"(<!-- (tables|search|bench) (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -36,6 +37,7 @@ def shown(folder: Path) -> str:
 
 def searched(folder: Path) -> str:
     """Returns the table of `scripts/rates.py`, without the YAML below it."""
+    # In a process of its own: scripts are no modules of the package.
     words = [sys.executable, str(ROOT / "scripts" / "rates.py"), str(folder)]
     done = subprocess.run(words, capture_output=True, text=True, check=True)
     return done.stdout.split("\n\nrates:")[0].strip()

@@ -15,6 +15,7 @@ from dora.records.provenance import provenance
 from pretraining.corpus import GLUE_TIMES, HELD_OUT, LENGTH
 from pretraining.loop import MASKED, Pretraining
 
+# Scores on tasks follow below it, by hand: they come from runs that the model must exist for.
 CARD = """\
 ---
 language: en
@@ -104,7 +105,9 @@ def card(loop: Pretraining, facts: dict[str, Any], loss: float) -> str:
         steps=loop.steps,
         hours=loop.seconds / 3600,
         machine=_machine(loop.args),
+        # Unknown in an installed package.
         commit=((facts["git"] or {}).get("commit") or "unknown")[:8],
+        # File names alone: folders are of this machine.
         command=f"python scripts/pretrain_tiny.py {loop.args.kind} "
         f"--text {' '.join(f.name for f in loop.args.text)} --glue GLUE "
         f"--tokens {loop.args.tokens:g}",
@@ -156,6 +159,7 @@ def _machine(args: argparse.Namespace) -> str:
 
 def _curve(log: list[dict[str, float]]) -> list[str]:
     """Returns about twelve rows of the log, the last among them, as a Markdown table's."""
+    # A table that a reader takes in; training.json has every line.
     every = max(1, len(log) // 12)
     shown = log[every - 1 :: every]
     if shown[-1] is not log[-1]:

@@ -43,6 +43,7 @@ def documents(files: list[Path], glue: Path | None) -> tuple[list[Text], list[Te
     if glue is not None:
         own = [text for task in TASKS.values() for text in _glue_texts(task, glue)]
     texts += own
+    # Not --seed's: models of several seeds share a tokenizer and the held-out documents.
     order = np.random.default_rng(0).permutation(len(texts))
     n = min(HELD_OUT, len(texts) // 10)
     held = [texts[i] for i in order[:n]]
@@ -68,6 +69,7 @@ def _glue_texts(task: Task, folder: Path) -> Iterator[Text]:
     except UserError:
         print(f"{task.name}: not in {folder}, left out", flush=True)
         return
+    # The test splits' sentences are published without labels, and belong to the tests all the same.
     unseen = {
         t
         for name, rows in splits.items()
@@ -92,6 +94,7 @@ def roberta_tokenizer(texts: list[Text]) -> RobertaTokenizer:
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY,
         special_tokens=ROBERTA_SPECIAL,
+        # All 256 bytes, seen or not, so that no text holds an unknown token.
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
@@ -115,8 +118,10 @@ def deberta_tokenizer(texts: list[Text]) -> DebertaV2Tokenizer:
         vocab_size=VOCABULARY - len(DEBERTA_SPECIAL) + 3,  # it counts <unk>, <s> and </s> in
         hard_vocab_limit=False,  # little text has fewer pieces
         normalization_rule_name="identity",  # NFC, as the tokenizer does it
+        # ASCII, seen or not.
         required_chars="".join(map(chr, range(ord("!"), ord("~") + 1))),
-        max_sentence_length=1 << 20,
+        max_sentence_length=1
+        << 20,  # longer ones are dropped silently, by default from 4,192 bytes
         num_threads=1,  # so that no vocabulary depends on how threads are scheduled
         minloglevel=1,
     )

@@ -45,6 +45,7 @@ class Pretraining:
         self, args: argparse.Namespace, work: Path, tokenizer: Any, train: np.ndarray
     ) -> None:
         self.args, self.work, self.tokenizer, self.train_blocks = args, work, tokenizer, train
+        # For the start values alone: order and masks have generators of their own.
         torch.manual_seed(args.seed)
         self.model, self.encoder, self.head = build(args.kind, args.layers, args.hidden, tokenizer)
         self.model.to(args.device)
@@ -58,6 +59,7 @@ class Pretraining:
                 "peak": args.lr * (0.1 if slow else 1.0),
             }
             groups.setdefault((decayed, slow), of_its_kind)["params"].append(p)
+        # Betas, epsilon and decay are RoBERTa's (Liu et al., 2019, Table 9).
         self.optimizer = torch.optim.AdamW(
             list(groups.values()), lr=args.lr, betas=(0.9, 0.98), eps=1e-6, fused=True
         )
@@ -93,6 +95,7 @@ class Pretraining:
         while self.step < self.steps and signals.received is None:
             for group in self.optimizer.param_groups:
                 group["lr"] = group["peak"] * lr_factor("linear", warmup, self.steps, self.step + 1)
+            # 1 in the seed: training's masks; 2: those of the held-out blocks.
             loss = self.loss(self.blocks(self.step), [self.args.seed, 1, self.step])
             loss.backward()
             nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -116,7 +119,7 @@ class Pretraining:
             if end or time.monotonic() - saved > 300:
                 self.save(time.monotonic() - started)
                 saved = time.monotonic()
-        if self.step < self.steps:
+        if self.step < self.steps:  # a signal came
             self.save(time.monotonic() - started)
         self.seconds += time.monotonic() - started
         return self.step == self.steps
