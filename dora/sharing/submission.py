@@ -156,7 +156,9 @@ def _command_like(runs: Mapping[str, Run], task: str) -> str:
     if run is not None:
         # Foreign: words of a record that this suite would not have written are not repeated.
         with contextlib.suppress(Foreign):
-            return as_command(for_task(typed(run.data["words"], run.folder), trained, task))
+            like = for_task(typed(run.data["words"], run.folder), trained, task)
+            if like is not None:  # None: their experiment has no file for this task
+                return as_command(like)
     return f"python -m dora.run task={task} …"
 
 

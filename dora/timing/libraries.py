@@ -41,7 +41,12 @@ def pefts(s: Setting, name: str) -> Contender:
     config: Any = LoraConfig(r=START, **common)
     if adalora:
         # deltaT = the whole run: no timed step masks, so that its rank is the start's throughout.
-        schedule = {"tinit": 50, "tfinal": TOTAL // 2, "deltaT": TOTAL, "total_step": TOTAL}
+        schedule: dict[str, Any] = {
+            "tinit": 50,
+            "tfinal": TOTAL // 2,
+            "deltaT": TOTAL,
+            "total_step": TOTAL,
+        }
         config = AdaLoraConfig(init_r=START, target_r=8, **schedule, **common)
     model = get_peft_model(model, config)
     for p in head:  # get_peft_model has frozen it

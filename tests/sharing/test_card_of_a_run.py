@@ -16,7 +16,7 @@ from dora.sharing import model_card
 from dora.sharing.exporting import export
 from runs import change_record
 
-# PEFT itself reads it.
+# PEFT itself reads the attribute.
 pytestmark = pytest.mark.filterwarnings(
     "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"
 )
@@ -32,24 +32,31 @@ def stranger() -> Trained:
     return stranger_run()
 
 
+def shown_code(card: Path, trained: Trained) -> np.ndarray:
+    """Runs the Python of a card on the first development row. Returns its logits (1, outputs)."""
+    (code,) = re.findall(r"```python\n(.*?)```", card.read_text(), re.DOTALL)
+    assert trained.rows.second is not None
+    first, second = trained.rows.first[0], trained.rows.second[0]
+    found: dict[str, Any] = {}
+    exec(code.replace('"One sentence.", "Another."', f"{first!r}, {second!r}"), found)
+    logits: np.ndarray = found["logits"].numpy()
+    return logits
+
+
 def test_the_cards_own_code_loads_what_it_describes(
     one: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert one.rows.second is not None
     for merge in (False, True):
         export(one.folder, tmp_path / str(merge), merge)
-        monkeypatch.chdir(tmp_path / str(merge))
-        (code,) = re.findall(r"```python\n(.*?)```", Path("README.md").read_text(), re.DOTALL)
-        first, second = one.rows.first[0], one.rows.second[0]
-        found: dict[str, Any] = {}
-        exec(code.replace('"One sentence.", "Another."', f"{first!r}, {second!r}"), found)
-        assert np.abs(found["logits"].numpy() - one.recorded()[:1]).max() < 1e-5
+        monkeypatch.chdir(tmp_path / str(merge))  # the code says "."
+        assert np.abs(shown_code(Path("README.md"), one) - one.recorded()[:1]).max() < 1e-5
 
 
 def test_a_relative_model_path_is_absolute_wherever_it_is_recorded(
     stranger: Trained, tmp_path: Path
 ) -> None:
     export(stranger.folder, tmp_path / "out")
+    # PEFT would look for a relative path from wherever the adapter is loaded.
     for folder in (stranger.folder / "adapter", tmp_path / "out"):
         config = json.loads((folder / "adapter_config.json").read_text())
         assert config["base_model_name_or_path"] == str(stranger.base)
@@ -66,12 +73,8 @@ def test_a_card_shows_no_path_and_its_code_runs_on_a_base_with_a_head_of_its_own
     assert str(stranger.base.parent) not in text
     assert stranger.record["fingerprints"]["model"] in text
     assert merge or 'set `base = "FOLDER"` to your copy of it' in text
-    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    assert stranger.rows.second is not None
-    first, second = stranger.rows.first[0], stranger.rows.second[0]
-    found: dict[str, Any] = {}
-    exec(code.replace('"One sentence.", "Another."', f"{first!r}, {second!r}"), found)
-    assert np.abs(found["logits"].numpy() - stranger.recorded()[:1]).max() < 1e-5
+    logits = shown_code(Path("README.md"), stranger)
+    assert np.abs(logits - stranger.recorded()[:1]).max() < 1e-5
 
 
 def test_a_run_says_that_the_files_head_is_not_used(stranger: Trained) -> None:
@@ -92,12 +95,14 @@ def test_a_run_says_that_the_files_head_is_not_used(stranger: Trained) -> None:
 )
 def test_a_command_is_shown_without_places_of_the_machine(words: list[str], one: Trained) -> None:
     record = {**one.record, "command": " ".join(["python -m dora.run task=rte", *words])}
+    # Quotes are the shell's: the key before them is shown all the same.
     (line,) = re.findall(r"    (python -m dora.run .*)", model_card.model_card(record, None))
     keys = [word.strip("'").split("=")[0] for word in words]
     assert line == "python -m dora.run task=rte " + " ".join(f"{key}=FOLDER" for key in keys)
 
 
 def test_the_card_says_what_run_json_says(one: Trained, tmp_path: Path) -> None:
+    # Its own command is that of the test's process, which may hold a folder.
     shutil.copytree(one.folder, tmp_path / "run")
     change_record(tmp_path / "run", command="python -m dora.run task=wnli")
     export(tmp_path / "run", tmp_path / "out")
@@ -119,6 +124,7 @@ def test_the_card_says_what_run_json_says(one: Trained, tmp_path: Path) -> None:
 
 
 def test_the_card_names_what_a_reader_must_know(one: Trained) -> None:
+    # A run that was resumed after a commit, on a model of the hub, with degenerate predictions.
     start = one.record["starts"][0]
     starts = [
         {**start, "git": {"commit": "abc", "dirty": True}},
@@ -132,6 +138,7 @@ def test_the_card_names_what_a_reader_must_know(one: Trained) -> None:
         "model": {"revision": "e2da", "random_weights": False},
         "results": {**one.record["results"], "best": best},
     }
+    # An older record: the hub's name stands in the adapter's configuration alone.
     text = model_card.model_card(record, {"base_model_name_or_path": "owner/name"})
     assert "**Embedded model x: says nothing.**" in text
     assert "commit: abc with uncommitted changes, then def" in text
@@ -142,6 +149,7 @@ def test_the_card_names_what_a_reader_must_know(one: Trained) -> None:
     record["model"] = {"hub": "owner/tuned", "revision": "e2da", "random_weights": False}
     text = model_card.model_card(record, None, merged=True)
     assert "base_model: owner/tuned\nbase_model_relation: finetune" in text
+    # Generated sentences: nothing in the card may pass for a result on GLUE.
     record["config"] = {**record["config"], "data": "mini"}
     text = model_card.model_card(record, {"base_model_name_or_path": "owner/name"})
     assert "# base on generated sentences in the shape of GLUE's WNLI" in text

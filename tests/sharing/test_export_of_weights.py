@@ -27,7 +27,8 @@ ABOUT = {"title": "Biases", "paper": "A 2022", "budget": "none", "result": "weig
 
 
 def trained() -> dict[str, Tensor]:
-    """Every bias of the backbone, and the head, at values that no base model has."""
+    """Returns every bias of the backbone, and the head, at values that no base model has."""
+    # Another seed than the run's: an exported head must not be one that was drawn again.
     model, head = load_model(BASE, 2, None, seed=7)
     torch.manual_seed(1)
     return {
@@ -96,7 +97,7 @@ def test_a_base_that_moved_is_named_with_base(tmp_path: Path) -> None:
     rename_model(run)
     with pytest.raises(UserError, match=r"/nowhere/model does not exist.*--base FOLDER"):
         export(run, tmp_path / "out")
-    export(run, tmp_path / "out", base=BASE.path)
+    export(run, tmp_path / "out", base=BASE.path)  # found by its fingerprint, not by a name
     assert (tmp_path / "out" / "model.safetensors").is_file()
 
 
@@ -119,6 +120,7 @@ def test_a_base_that_no_hub_can_have_is_not_asked_for(
 def test_tensors_that_the_base_does_not_have_are_named_all_at_once(tmp_path: Path) -> None:
     tensors = trained()
     del tensors["classifier.out_proj.weight"]
+    # One number, which would be broadcast over the whole bias.
     first = "roberta.encoder.layer.0.attention.output.dense.bias"
     tensors |= {"roberta.encoder.layer.99.bias": torch.zeros(3), first: torch.zeros(1)}
     with pytest.raises(UserError) as caught:
@@ -134,6 +136,7 @@ def test_tensors_that_the_base_does_not_have_are_named_all_at_once(tmp_path: Pat
 def test_weights_that_are_absent_damaged_or_of_random_models_are_refused(tmp_path: Path) -> None:
     run = write(tmp_path, trained())
     file = run / "best.safetensors"
+    # A flipped bit first: a checksum alone tells of it. Then a file that is no file of tensors.
     content = bytearray(file.read_bytes())
     content[-9] ^= 0x40
     file.write_bytes(content)

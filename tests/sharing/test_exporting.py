@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors.torch import load_file, save_file
@@ -28,24 +29,32 @@ def full() -> Trained:
 
 
 def test_full_fine_tuning_that_kept_no_model_is_refused(full: Trained, tmp_path: Path) -> None:
+    # The record alone, as it is without keep_model=true.
     (tmp_path / "run.json").write_text(sealed(full.record))
-    with pytest.raises(
-        UserError, match="kept none: train it again with keep_model=true force=true"
-    ):
+    with pytest.raises(UserError, match="kept none: train it again with keep_model=true force=tr"):
         export(tmp_path, tmp_path / "out")
+
+
+@pytest.mark.parametrize("how", [{"merge": True}, {"base": Path("/nowhere")}])
+def test_a_whole_model_is_neither_merged_nor_put_on_another_base(
+    how: dict[str, Any], full: Trained, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match="--merge and --base are for adapters: this run kept a wh"):
+        export(full.folder, tmp_path / "out", **how)
 
 
 def test_an_adapter_that_is_not_the_runs_is_refused(one: Trained, tmp_path: Path) -> None:
     shutil.copytree(one.folder, tmp_path / "run")
     file = tmp_path / "run" / "adapter" / "adapter_model.safetensors"
     tensors = load_file(file)
+    # A whole file, as of a run that pruned one matrix more.
     del tensors[next(name for name in tensors if "lora_A" in name)]
     save_file(tensors, file)
     with pytest.raises(
         UserError, match=r"adapter holds [\d,]+ adapter parameters, run.json says 1,"
     ):
         export(tmp_path / "run", tmp_path / "out")
-    file.write_bytes(b"cut")
+    file.write_bytes(b"cut")  # shorter than a header
     with pytest.raises(UserError, match=r"adapter_model\.safetensors cannot be read"):
         export(tmp_path / "run", tmp_path / "out")
     shutil.rmtree(file.parent)
@@ -56,6 +65,7 @@ def test_an_adapter_that_is_not_the_runs_is_refused(one: Trained, tmp_path: Path
 
 
 def flip(file: Path) -> None:
+    """Flips one bit near the end, where every format here holds values, not its structure."""
     content = bytearray(file.read_bytes())
     content[-9] ^= 0x40
     file.write_bytes(content)
@@ -70,6 +80,7 @@ def test_an_adapter_with_a_flipped_bit_is_refused(
 ) -> None:
     shutil.copytree(one.folder, tmp_path / "run")
     flip(tmp_path / "run" / name)
+    # The configuration may be no JSON any more, which is found first.
     with pytest.raises(
         UserError, match=rf"{name} (is damaged or another's|cannot be read).*force=true"
     ):
@@ -93,6 +104,7 @@ def test_a_card_shows_no_score_that_the_predictions_do_not_give(
     one: Trained, tmp_path: Path
 ) -> None:
     shutil.copytree(one.folder, tmp_path / "run")
+    # Sealed anew, so that only the predictions tell.
     results = one.record["results"]
     change_record(
         tmp_path / "run", results={**results, "best": {**results["best"], "accuracy": 0.999}}
@@ -107,7 +119,7 @@ def test_a_run_of_before_there_were_checksums_is_exported_and_it_is_said(
     one: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(one.folder, tmp_path / "run")
-    change_record(tmp_path / "run", "files")
+    change_record(tmp_path / "run", "files")  # they came with the checksums
     export(tmp_path / "run", tmp_path / "out")
     assert capsys.readouterr().err.startswith(f"{tmp_path / 'run'}: its record has no checksums")
 
@@ -122,6 +134,7 @@ def test_random_weights_are_not_handed_on(one: Trained, tmp_path: Path) -> None:
 def test_an_export_that_breaks_off_leaves_nothing(
     one: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # The card is written last, when the weights are in the folder.
     def broken(*_: object) -> str:
         raise OSError("no space")
 
@@ -139,6 +152,7 @@ def test_the_command_names_every_mistake_and_replaces_nothing(tmp_path: Path) ->
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("nothing exported: ")
     assert "is stopped, not done; finish it first: python -m dora.run task=rte" in done.stderr
+    # Both problems at once, each in a line.
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "mine").touch()
     done = command("dora.export", str(tmp_path / "no"), "--to", str(tmp_path / "taken"))
@@ -149,8 +163,8 @@ def test_the_command_names_every_mistake_and_replaces_nothing(tmp_path: Path) ->
 
 
 def test_help_and_mistakes_need_no_torch() -> None:
-    done = python(
-        "-c",
-        "import sys, dora.export, dora.submit; assert not {'torch', 'evaluate', 'huggingface_hub'} & sys.modules.keys()",
-    )
+    # Each of them takes a second or more to import.
+    late = "{'torch', 'transformers', 'evaluate', 'huggingface_hub'}"
+    code = f"import sys, dora.export, dora.submit; assert not {late} & sys.modules.keys()"
+    done = python("-c", code)
     assert done.returncode == 0, done.stderr

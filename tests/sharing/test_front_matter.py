@@ -14,7 +14,7 @@ from dora.sharing.front_matter import front_matter
 
 
 def made(task: str, method: str = "lora", data: str = "dir", **best: float) -> dict[str, Any]:
-    """The front matter of a run with these best metrics, as the hub reads it."""
+    """Returns the front matter of a run with these best metrics, as the hub reads it."""
     config = {"model": "m", "data": data, "budget": "r8", "method": {"name": method}}
     run = {"config": config, "results": {"best": {"step": 9, "degenerate": None, **best}}}
     text = front_matter(run, TASKS[task], None, adapter=True)
@@ -29,10 +29,11 @@ def made(task: str, method: str = "lora", data: str = "dir", **best: float) -> d
 def test_a_methods_name_stays_one_tag(text: str) -> None:
     known = made("sst2", method=text, accuracy=0.5)
     assert known["tags"] == [printable(text), "sst2", "glue"]
-    assert known["model-index"][0]["name"] == "m r8 sst2"
+    assert known["model-index"][0]["name"] == "m r8 sst2"  # a name of other signs is left out
 
 
 def test_the_model_index_holds_the_best_metrics_of_every_development_split() -> None:
+    # The held-out score chose the evaluation; it is no result on GLUE's development set.
     known = made("mnli", accuracy=0.81, accuracy_mm=0.79, accuracy_heldout=0.7)
     matched, mismatched = known["model-index"][0]["results"]
     dataset = {"name": "GLUE MNLI", "type": "nyu-mll/glue", "config": "mnli"}
@@ -47,6 +48,7 @@ def test_the_model_index_holds_the_best_metrics_of_every_development_split() -> 
 
 
 def test_the_model_index_names_metrics_as_the_hub_does_and_leaves_undefined_ones_out() -> None:
+    # Spearman's correlation is undefined for constant predictions.
     known = made("stsb", pearson=0.5)
     (results,) = known["model-index"][0]["results"]
     assert results["dataset"]["split"] == "validation"

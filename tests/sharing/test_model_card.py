@@ -1,4 +1,4 @@
-"""A card of a record that is somebody else's: its texts stay texts, in YAML, in Markdown and in Python."""
+"""Texts of somebody else's record stay texts in a card: in its YAML, Markdown and Python."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ LOGIC = {
     ("method", "budget"),
     ("method", "result"),
 }
+# What might begin a tag, a link, a cell, code, a block of YAML, a heading or a statement.
 EVIL = (
     "<script>alert(1)</script>",
     "[x](javascript:alert(1))",
@@ -47,15 +48,18 @@ EVIL = (
 )
 
 
+TAGS = ("<script", "<a ", "<img", "<!--", "<details", "</details")
+TAGS += ("<h1", "<h2", "<td", "<pre", "<tr", "<li")
+
+
 def texts(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """The path of every text in a record."""
+    """Yields the path of every text in a record."""
     if isinstance(value, str):
         yield path
-    for key, inside in (
-        value.items()
-        if isinstance(value, dict)
-        else enumerate(value if isinstance(value, list) else [])
-    ):
+    items: Any = value.items() if isinstance(value, dict) else ()
+    if isinstance(value, list):
+        items = enumerate(value)
+    for key, inside in items:
         yield from texts(inside, (*path, key))
 
 
@@ -73,6 +77,7 @@ def spoiled(text: str, result: str | None = None) -> dict[str, Any]:
     if result is not None:
         about = {"title": "x", "paper": "x", "note": "x", "budget": "exact", "result": result}
         run["method"] = about
+    # Nulls, and a number: a card must not rely on the checks of whoever read the record.
     run["data"]["revision"] = run["fingerprints"]["init_from"] = "x"
     run["results"]["best"]["degenerate"] = "x"
     run["config"]["max_length"] = "x"
@@ -89,7 +94,7 @@ CONFIG = {"base_model_name_or_path": "evil/model"}
 
 
 def front(card: str) -> dict[str, Any]:
-    """The card's front matter as the hub reads it."""
+    """Returns the card's front matter as the hub reads it."""
     known: dict[str, Any] = yaml.safe_load(card.split("---\n", 2)[1])
     return known
 
@@ -108,33 +113,21 @@ def test_a_records_texts_stay_texts(text: str, result: str | None, merged: bool)
     assert known["model-index"][0].pop("name") == "adalora sst2"
     # Without the base model: no hub has a repository of such a name.
     assert known == {k: v for k, v in good.items() if not k.startswith("base_model")}
+    # As many tags of each kind as in the honest card: none is added, and none is hidden.
     html = markdown.render(card.split("---\n", 2)[2])
     plain = markdown.render(honest.split("---\n", 2)[2])
-    for tag in (
-        "<script",
-        "<a ",
-        "<img",
-        "<!--",
-        "<details",
-        "</details",
-        "<h1",
-        "<h2",
-        "<td",
-        "<pre",
-        "<tr",
-        "<li",
-    ):
+    for tag in TAGS:
         assert html.count(tag) == plain.count(tag), tag
 
 
 @pytest.mark.parametrize("text", EVIL)
 def test_python_in_a_card_is_ours_alone(text: str) -> None:
-    for run in (
-        spoiled(text),
-        {**spoiled("x"), "model": {"hub": text, "revision": text, "random_weights": False}},
-    ):
+    # In a record that is spoiled everywhere, and in one that only names an evil base model.
+    model = {"hub": text, "revision": text, "random_weights": False}
+    for run in (spoiled(text), {**spoiled("x"), "model": model}):
         card = model_card(run, CONFIG)
         (code,) = re.findall(r"^```python\n(.*?)^```$", card, re.DOTALL | re.MULTILINE)
+        # Compiled, not run: names that it would use are all in one list.
         compiled = compile(code, "card", "exec")
         assert not {"os", "system"} & set(compiled.co_names)
         base = next(line for line in code.splitlines() if line.startswith("base = "))
@@ -143,25 +136,25 @@ def test_python_in_a_card_is_ours_alone(text: str) -> None:
 
 def test_an_honest_card_reads_as_before() -> None:
     run = json.loads(RECORD.read_text())
-    run["model"] = {
-        "hub": "microsoft/deberta-v3-base",
-        "revision": "refs/pr/1",
-        "random_weights": False,
-    }
-    card = model_card(run, {"base_model_name_or_path": "microsoft/deberta-v3-base"})
-    assert front(card)["base_model"] == "microsoft/deberta-v3-base"
-    assert "base = 'microsoft/deberta-v3-base'\n" in card
+    hub = "microsoft/deberta-v3-base"
+    # A revision may hold slashes, a repository one.
+    run["model"] = {"hub": hub, "revision": "refs/pr/1", "random_weights": False}
+    card = model_card(run, {"base_model_name_or_path": hub})
+    assert front(card)["base_model"] == hub
+    assert f"base = '{hub}'\n" in card
     assert "revision='refs/pr/1'" in card
     assert f"**{run['note'][0].upper()}{run['note'][1:]}.**" in card
-    assert "\\" not in card
+    assert "\\" not in card  # nothing in it needs an escape
 
 
 def test_what_a_method_is_not_is_said_where_its_record_or_its_name_says_so() -> None:
     run = json.loads(RECORD.read_text())
     assert "use_dora" not in model_card(run, CONFIG)
+    # An older record, of the suite's own method.
     run["config"]["method"]["name"] = "dora"
     assert "not weight-decomposed DoRA: PEFT's `use_dora` is off." in model_card(run, CONFIG)
     about = {"title": "T", "paper": "A 2024", "budget": "exact", "result": "adapter"}
+    # A record that describes its method speaks for itself, whatever the method's name.
     run["method"] = about
     card = model_card(run, CONFIG)
     assert "use_dora" not in card
