@@ -1,4 +1,4 @@
-"""`python -m dora.bench`: what a training step costs: ours beside the floor, PEFT and the Trainer."""
+"""`python -m dora.bench`: a training step's cost, beside the floor, PEFT and the Trainer."""
 
 from __future__ import annotations
 
@@ -9,91 +9,111 @@ import tempfile
 import warnings
 from dataclasses import asdict
 from importlib import metadata
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from dora.files import to_json, write_atomic
 from dora.process.command import command
 from dora.records.provenance import provenance
-from dora.timing.candidates import COMPILED, CONTENDERS, SIZES, Setting
+from dora.timing.candidates import COMPILED, CONTENDERS
 from dora.timing.measure import measure, memory_here, peak_memory, startup, table
+from dora.timing.setting import SIZES, Setting
 
 
-def main() -> None:
-    """Measures, prints the tables and writes them with machine and versions as JSON."""
+def _parser() -> argparse.ArgumentParser:
+    """Returns the command line's parser."""
     parser = argparse.ArgumentParser(
         prog="python -m dora.bench",
-        description="What a training step costs: ours beside the floor, PEFT and the Trainer.",
+        description="The cost of a training step: ours beside the floor, PEFT and the Trainer.",
     )
-    parser.add_argument("--size", nargs="+", choices=SIZES, default=["tiny", "minilm"])
-    parser.add_argument(
-        "--dropout", nargs="+", type=float, default=[0.0, 0.1], help="of the adapters' input"
-    )
-    parser.add_argument("--threads", nargs="+", type=int, default=[2])
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--length", type=int, default=64)
-    parser.add_argument("--backbone-dropout", type=float, default=0.1)
-    parser.add_argument(
+    add = parser.add_argument
+    add("--size", nargs="+", choices=SIZES, default=["tiny", "minilm"])
+    add("--dropout", nargs="+", type=float, default=[0.0, 0.1], help="of the adapters' input")
+    add("--threads", nargs="+", type=int, default=[2])
+    add("--device", default="cpu")
+    add("--precision", choices=["fp32", "bf16"], default="fp32")
+    add("--batch", type=int, default=16)
+    add("--length", type=int, default=64)
+    add("--backbone-dropout", type=float, default=0.1)
+    add(
         "--only",
         nargs="+",
         choices=[*CONTENDERS, *COMPILED],
         help="default: all but the compiled ones, which take minutes to begin",
     )
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--steps", type=int, default=1, help="a contender's in one round")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument(
-        "--memory", action="store_true", help="peak memory too, each in a process of its own"
-    )
-    parser.add_argument("--startup", action="store_true", help="start-up times too")
-    parser.add_argument(
+    add("--rounds", type=int, default=15)
+    add("--steps", type=int, default=1, help="a contender's in one round")
+    add("--repeats", type=int, default=3)
+    add("--memory", action="store_true", help="peak memory too, each in a process of its own")
+    add("--startup", action="store_true", help="start-up times too")
+    add(
         "--to",
         type=Path,
         metavar="FILE",
         help="JSON (default: results/bench/DEVICE-PRECISION.json)",
     )
-    parser.add_argument("--memory-of", choices=[*CONTENDERS, *COMPILED], help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    warnings.filterwarnings("ignore")  # PEFT's and the Trainer's own, between the tables
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    settings = [
+    # Hidden from the help: it is how `peak_memory` asks a process of its own.
+    add("--memory-of", choices=[*CONTENDERS, *COMPILED], help=argparse.SUPPRESS)
+    return parser
+
+
+def _settings(given: argparse.Namespace) -> list[Setting]:
+    """Returns every combination of size, dropout and threads."""
+    return [
         Setting(
-            size,
-            dropout,
-            given.batch,
-            given.length,
-            given.device,
-            given.precision,
-            threads,
-            given.backbone_dropout,
+            size=size,
+            dropout=dropout,
+            batch=given.batch,
+            length=given.length,
+            device=given.device,
+            precision=given.precision,
+            threads=threads,
+            backbone_dropout=given.backbone_dropout,
         )
-        for size in given.size
-        for dropout in given.dropout
-        for threads in given.threads
+        for size, dropout, threads in product(given.size, given.dropout, given.threads)
     ]
-    if given.memory_of:
-        print(memory_here(settings[0], given.memory_of))
-        return
+
+
+def _tables(given: argparse.Namespace, settings: list[Setting]) -> list[dict[str, Any]]:
+    """Measures and prints a table for each setting; returns their figures."""
+    # The floor first and always: every ratio is to it.
     names = list(dict.fromkeys(["floor", *(given.only or CONTENDERS)]))
-    versions = {
-        p: metadata.version(p) for p in ("peft", "accelerate") if importlib.util.find_spec(p)
-    }
-    found: dict[str, Any] = {
-        **provenance(),
-        "compared": versions,
-        "load_before": os.getloadavg(),
-        "tables": [],
-    }
+    tables = []
     for s in settings:
         figures = measure(s, names, given.rounds, given.steps, given.repeats)
         if given.memory:
             for name in names:
                 figures[name]["peak_bytes"] = peak_memory(s, name)
+        # Printed as it is measured: all settings together take an hour.
         print("\n".join(table(s, figures)), end="\n\n", flush=True)
-        found["tables"].append({"setting": asdict(s), "figures": figures})
+        tables.append({"setting": asdict(s), "figures": figures})
+    return tables
+
+
+def main() -> None:
+    """Measures, prints the tables and writes them with machine and versions as JSON."""
+    given = _parser().parse_args()
+    warnings.filterwarnings("ignore")  # PEFT's and the Trainer's own, between the tables
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    settings = _settings(given)
+    # `peak_memory` gives one value for each option, so that there is one setting.
+    if given.memory_of:
+        print(memory_here(settings[0], given.memory_of))
+        return
+    # The two that we are compared with: `provenance` names what a run of ours needs.
+    versions = {
+        p: metadata.version(p) for p in ("peft", "accelerate") if importlib.util.find_spec(p)
+    }
+    # The load tells a reader whether the machine was busy with something else.
+    found: dict[str, Any] = {
+        **provenance(),
+        "compared": versions,
+        "load_before": os.getloadavg(),
+    }
+    found["tables"] = _tables(given, settings)
     if given.startup:
+        # A new results folder: the first start finds nothing in it, the second what was left.
         with tempfile.TemporaryDirectory() as folder:
             found["startup"] = startup(Path(folder))
         for name, f in found["startup"].items():

@@ -12,13 +12,15 @@ from dora.sharing.leaderboard import FILES
 from dora.sharing.submission import submit
 
 
-def main() -> None:
-    """Exit 0 with all eleven files, 3 with some missing, 1 where the disk failed, 2 with nothing written."""
+def _parser() -> argparse.ArgumentParser:
+    """Returns the command line's parser."""
     parser = argparse.ArgumentParser(
         prog="python -m dora.submit",
-        description="The runs' test predictions as one zip for the GLUE server: eleven TSVs, AX from the MNLI run. "
-        "A pattern of the shell chooses runs: python -m dora.submit results/runs/hub/*/roberta_base/dora/r8/*/s1",
-        epilog="exit code: 0 all eleven files, 3 some are missing, 1 the disk failed, 2 nothing was written.",
+        description="The runs' test predictions as one zip for the GLUE server: eleven TSVs, AX "
+        "from the MNLI run. A pattern of the shell chooses runs: "
+        "python -m dora.submit results/runs/hub/*/roberta_base/dora/r8/*/s1",
+        epilog="exit code: 0 all eleven files, 3 some are missing, 1 the disk failed, 2 nothing "
+        "was written.",
     )
     add = parser.add_argument
     add(
@@ -51,17 +53,29 @@ def main() -> None:
         action="store_true",
         help="a constant placeholder for each missing file: the server wants all eleven",
     )
-    given = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Writes one zip of the runs' test predictions.
+
+    Exits 0 with all eleven files, 3 with some missing, 1 if the disk failed, 2 with nothing
+    written.
+    """
+    # Shells expand the pattern in the help; one that matches nothing arrives as it was typed and
+    # is reported as a folder without a run.
+    given = _parser().parse_args()
     try:
         lines, held = submit(given.runs, given.to, given.score, given.best, given.fill)
     except UserError as e:
-        print(
-            f"nothing written:\n{e}" if "\n" in str(e) else f"nothing written: {e}", file=sys.stderr
-        )
+        # Several problems are a list, which begins on a line of its own.
+        print("nothing written:", e, sep="\n" if "\n" in str(e) else " ", file=sys.stderr)
         sys.exit(e.exit_code)
     except OSError as e:
+        # An OSError of a file already open has no name; a text as exit code means 1.
         sys.exit(f"nothing written: {e.filename or given.to}: {e.strerror}")
     print(*lines, f"written: {given.to}, {held} of {len(FILES)} files", sep="\n")
+    # Neither success nor failure: the zip is right as far as it goes, and the server refuses it.
     if held < len(FILES):
         print("the server wants all of them: train what is missing, or add --fill for placeholders")
         sys.exit(3)

@@ -1,10 +1,11 @@
-"""One real run beside the same by the Transformers Trainer and PEFT, from command to result.
+"""Times a real run, from command to result, beside an equal one by the Trainer and PEFT.
 
     python scripts/against_trainer.py GLUE [--task rte] [--model minilm] [--epochs 3] [--repeats 3]
 
-LoRA r8 on all six linears, batch 32, the same rate and schedule, the development set scored after each epoch,
-the test set predicted at the end, for seeds 1 to `repeats`. The Trainer pads each random batch to its longest
-row, as its documentation says to. The two take turns; times are those of whole processes.
+LoRA r8 on all six linears, batch 32, one rate and schedule for both; the development set is scored
+after each epoch and the test set predicted at the end, for seeds 1 to `repeats`. The Trainer pads
+each random batch to its longest row, as its documentation says to. The two take turns; times are
+those of whole processes.
 """
 
 from __future__ import annotations
@@ -23,7 +24,10 @@ HERE = Path(__file__)
 
 
 def ours(given: argparse.Namespace, seed: int, folder: Path) -> float:
-    """The suite's run; the score of its last evaluation, which is the one that the Trainer reports."""
+    """Trains the suite's run. Returns the score of its last evaluation.
+
+    The Trainer's script reports its last one too.
+    """
     words = [
         f"task={given.task}",
         f"model={given.model}",
@@ -35,51 +39,34 @@ def ours(given: argparse.Namespace, seed: int, folder: Path) -> float:
         f"results={folder}",
         "device=cpu",
     ]
-    subprocess.run(
-        [sys.executable, "-m", "dora.run", *words], check=True, stdout=subprocess.DEVNULL
-    )
+    command = [sys.executable, "-m", "dora.run", *words]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     (file,) = folder.glob("runs/**/run.json")
     last = json.loads(file.read_text())["results"]["last"]
+    # The first value that is no step is the task's first metric.
     return next(value for name, value in last.items() if name != "step")
 
 
 def theirs(given: argparse.Namespace, seed: int, folder: Path) -> float:
-    """The same in a process of its own, which calls `train_with_trainer`."""
-    words = [
-        str(given.glue),
-        "--task",
-        given.task,
-        "--model",
-        given.model,
-        "--epochs",
-        str(given.epochs),
-    ]
-    out = folder / "score"
-    subprocess.run(
-        [sys.executable, str(HERE), *words, "--trainer", str(seed), str(out)],
-        check=True,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    """Calls `train_with_trainer` in a process of its own, as `ours` has one. Returns its score."""
+    words = ["--task", given.task, "--model", given.model, "--epochs", str(given.epochs)]
+    out = folder / "score"  # a file: both libraries print to standard output
+    command = [sys.executable, str(HERE), str(given.glue), *words, "--trainer", str(seed), str(out)]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     return float(out.read_text())
 
 
 def train_with_trainer(given: argparse.Namespace, seed: int, out: Path) -> None:
-    """What a user of the two libraries writes, data read by the suite's reader."""
+    """Trains as a user of the two libraries would, and writes the score to `out`.
+
+    The data are read by the suite's reader, and its configuration gives the settings.
+    """
+    # Late, like every import of a library here: the parent process is not timed by them.
     import numpy as np
     from hydra import compose, initialize_config_dir
-    from peft import LoraConfig, TaskType, get_peft_model
-    from transformers import (
-        AutoModelForSequenceClassification,
-        AutoTokenizer,
-        DataCollatorWithPadding,
-        Trainer,
-        TrainingArguments,
-        set_seed,
-    )
+    from transformers import AutoTokenizer, set_seed
 
-    from dora.backbones.architectures import KINDS
-    from dora.backbones.backbone import architecture, find_linears, locate
+    from dora.backbones.backbone import locate
     from dora.config import DataConfig, from_hydra, register
     from dora.data.metrics import score
     from dora.data.tasks import TASKS
@@ -88,41 +75,65 @@ def train_with_trainer(given: argparse.Namespace, seed: int, out: Path) -> None:
 
     register()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        c = from_hydra(
-            compose(
-                "config", overrides=[f"task={given.task}", f"model={given.model}", "method=lora"]
-            )
-        )
+        overrides = [f"task={given.task}", f"model={given.model}", "method=lora"]
+        c = from_hydra(compose("config", overrides=overrides))
     m, task = c.model, TASKS[given.task]
     place = locate(m.path, m.embedded, m.package, m.hub, m.revision, m.random_weights)
     rows, _, _ = read_rows(DataConfig("dir", str(given.glue)), task)
     set_seed(seed)
     tokenizer = AutoTokenizer.from_pretrained(place.path)
-    model: Any = AutoModelForSequenceClassification.from_pretrained(
-        place.path, num_labels=task.outputs
-    )
-    names = [matrix.name for matrix in find_linears(architecture(place), KINDS)]
-    model = get_peft_model(
-        model, LoraConfig(task_type=TaskType.SEQ_CLS, r=8, lora_alpha=16, target_modules=names)
-    )
+    model = _with_adapter(place, task.outputs)
+    encoded = {
+        split: _encoded(rows[split], tokenizer, c.max_length) for split in ("train", "dev", "test")
+    }
+    trainer = _trainer(c, given.epochs, seed, model, tokenizer, encoded)
+    trainer.train()
+    found = trainer.predict(encoded["dev"])
+    trainer.predict(encoded["test"])  # a run of ours does
+    values = score(task, found.predictions, np.asarray(rows["dev"].label))
+    out.write_text(str(next(iter(values.values()))))
 
-    def encoded(split: str) -> list[dict[str, Any]]:
-        its = rows[split]
-        tokens = tokenizer(its.first, its.second, truncation=True, max_length=c.max_length)
-        labels = (
-            [{}] * len(its)
-            if its.label is None
-            else [{"labels": label} for label in np.asarray(its.label)]
-        )
-        return [{k: v[i] for k, v in tokens.items()} | labels[i] for i in range(len(its))]
+
+def _with_adapter(place: Any, outputs: int) -> Any:
+    """Returns the model in `place` with PEFT's LoRA of rank 8 on all six linears."""
+    from peft import LoraConfig, TaskType, get_peft_model
+    from transformers import AutoModelForSequenceClassification
+
+    from dora.backbones.architectures import KINDS
+    from dora.backbones.backbone import architecture, find_linears
+
+    model: Any = AutoModelForSequenceClassification.from_pretrained(place.path, num_labels=outputs)
+    names = [matrix.name for matrix in find_linears(architecture(place), KINDS)]
+    # alpha 16 is the default of the suite's LoRA too, and scales by alpha / r in both.
+    config = LoraConfig(task_type=TaskType.SEQ_CLS, r=8, lora_alpha=16, target_modules=names)
+    return get_peft_model(model, config)
+
+
+def _encoded(rows: Any, tokenizer: Any, max_length: int) -> list[dict[str, Any]]:
+    """Returns a split as the Trainer takes it: a dictionary for each row, not yet padded."""
+    import numpy as np
+
+    tokens = tokenizer(rows.first, rows.second, truncation=True, max_length=max_length)
+    encoded = [{k: v[i] for k, v in tokens.items()} for i in range(len(rows))]
+    if rows.label is not None:
+        for row, label in zip(encoded, np.asarray(rows.label), strict=True):
+            row["labels"] = label
+    return encoded
+
+
+def _trainer(
+    c: Any, epochs: int, seed: int, model: Any, tokenizer: Any, encoded: dict[str, Any]
+) -> Any:
+    """Returns a Trainer with the settings of the suite's configuration `c`."""
+    from transformers import DataCollatorWithPadding, Trainer, TrainingArguments
 
     arguments = TrainingArguments(
         output_dir=tempfile.gettempdir(),
-        num_train_epochs=given.epochs,
+        num_train_epochs=epochs,
         per_device_train_batch_size=c.batch_size,
         per_device_eval_batch_size=64,
         learning_rate=c.learning_rate(),
-        warmup_steps=c.warmup,
+        warmup_steps=c.warmup,  # below 1 it is a fraction for both
         weight_decay=c.weight_decay,
         lr_scheduler_type="linear",
         eval_strategy="epoch",
@@ -132,18 +143,13 @@ def train_with_trainer(given: argparse.Namespace, seed: int, out: Path) -> None:
         use_cpu=True,
         disable_tqdm=True,
     )
-    trainer = Trainer(
+    return Trainer(
         model,
         arguments,
-        train_dataset=encoded("train"),
-        eval_dataset=encoded("dev"),
+        train_dataset=encoded["train"],
+        eval_dataset=encoded["dev"],
         data_collator=DataCollatorWithPadding(tokenizer),
     )
-    trainer.train()
-    found = trainer.predict(encoded("dev"))
-    trainer.predict(encoded("test"))
-    values = score(task, found.predictions, np.asarray(rows["dev"].label))
-    out.write_text(str(next(iter(values.values()))))
 
 
 def main() -> None:
@@ -160,11 +166,11 @@ def main() -> None:
     if given.trainer:
         train_with_trainer(given, int(given.trainer[0]), Path(given.trainer[1]))
         return
-    from dora.timing.measure import (
-        of_processes,  # late: the Trainer's process, which is timed, has no use for it
-    )
+    # Late: the Trainer's process, which is timed, has no use for it.
+    from dora.timing.measure import of_processes
 
     times: dict[str, list[dict[str, float]]] = {"ours": [], "trainer": []}
+    # In turn, seed by seed, so that a change of the machine's speed meets both.
     for seed in range(1, given.repeats + 1):
         for name, action in (("ours", ours), ("trainer", theirs)):
             with tempfile.TemporaryDirectory() as folder:
@@ -175,14 +181,12 @@ def main() -> None:
                 f"score {scored:.4f}",
                 flush=True,
             )
-    ratios = {
-        what: median(
-            t[what] / o[what] for o, t in zip(times["ours"], times["trainer"], strict=True)
-        )
-        for what in ("wall_s", "cpu_s")
-    }
+    # Within a seed first: the two ran one after the other, on an equally busy machine.
+    pairs = list(zip(times["ours"], times["trainer"], strict=True))
+    ratios = {what: median(t[what] / o[what] for o, t in pairs) for what in ("wall_s", "cpu_s")}
     print(
-        f"the Trainer takes {ratios['wall_s']:.2f} times as long, {ratios['cpu_s']:.2f} times the CPU seconds"
+        f"the Trainer takes {ratios['wall_s']:.2f} times as long, {ratios['cpu_s']:.2f} times the "
+        "CPU seconds"
     )
     if given.to is not None:
         from dora.files import to_json, write_atomic

@@ -1,10 +1,10 @@
-"""What a budget means for each adapter method: components and parameters at the start and at the end.
+"""Tabulates a budget's components and parameters, at the start and at the end, for each method.
 
     python scripts/budgets.py r8 331776 --shape minilm
     python scripts/budgets.py r8 0.3M --shape roberta_base
 
-Planned from the shapes alone, all six linears of every layer; no model is loaded. An end that training
-decides is a range.
+The methods' own plans for all six linears of every layer, from the shapes alone: no model is
+loaded. An end that training decides is a range. Methods without a budget are left out.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ import argparse
 from collections.abc import Iterable
 
 from dora.adapters.budget import Budget
-from dora.backbones.backbone import KINDS, find_linears
-from dora.method_choice import packaged
+from dora.backbones.architectures import KINDS
+from dora.backbones.backbone import find_linears
+from dora.method_choice import method_names, packaged
 
-# hidden size, feed-forward size, layers
+# model_type, hidden size, feed-forward size, layers: as in the models' config.json
 SHAPES = {
     "minilm": ("bert", 384, 1536, 6),
     "roberta_base": ("roberta", 768, 3072, 12),
@@ -27,7 +28,7 @@ SHAPES = {
 
 
 def span(values: Iterable[int]) -> str:
-    """`8` or `5 to 9`."""
+    """Returns `8` for equal ends, `5 to 9` for others."""
     low, high = values
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
@@ -47,16 +48,19 @@ def main() -> None:
         "intermediate_size": inner,
         "num_hidden_layers": layers,
     }
+    # The keys that say which matrices there are, and their shapes.
     matrices = find_linears(config, KINDS)
     print(
-        "| budget | method | start components | start parameters | end components | end parameters |"
+        "| budget | method | start components | start parameters | end components "
+        "| end parameters |"
     )
     print("| --- | --- | --- | --- | --- | --- |")
     for text in given.budget:
-        for name in ("lora", "adalora", "dora"):
+        for name in method_names():
             method = packaged(name)
             plan = method.kind.plan(method.settings, Budget.parse(text), matrices)
-            assert plan is not None
+            if plan is None:  # it has no budget
+                continue
             components, params = plan.end_range()
             start = f"{sum(plan.start):,} | {plan.start_params:,}"
             print(f"| {text} | {name} | {start} | {span(components)} | {span(params)} |")

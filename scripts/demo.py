@@ -1,6 +1,8 @@
-"""The main job on what is embedded: the four methods at one budget, the same with random weights, their tables.
+"""Shows the main job on the embedded model and data: a study of four methods, and its tables.
 
-python scripts/demo.py [--results results] [--task cola]
+    python scripts/demo.py [--results results] [--task cola]
+
+The methods train at one budget, from pretrained weights and from random ones.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import sys
 
 
 def main() -> None:
-    """Runs what a user would type, one command after the other; exit 1 where one fails."""
+    """Runs the commands that a user would type, one after the other. Exits 1 where one fails."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -27,11 +29,12 @@ def main() -> None:
             f"task={given.task}",
             "method=full,lora,adalora,dora",
             "budget=r8",
-            "model.random_weights=false,true",
+            "model.random_weights=false,true",  # the difference is what pretraining gives
             f"results={given.results}",
         ],
         ["dora.tables", "--results", given.results],
     ]
+    # In processes of their own, so that the demo shows what the commands themselves say.
     for command in commands:
         print(f"\n$ python -m {' '.join(command)}", flush=True)
         if subprocess.run([sys.executable, "-m", *command], check=False).returncode:

@@ -3,12 +3,14 @@
 #
 #   scripts/gpu_session.sh [WHEELS] [OUT]
 #
-# WHEELS: a folder of wheels to install first, without an index; "" installs requirements.txt without torch, none
-# installs nothing. OUT (results/bench/gpu): where every part leaves its log and its figures.
+# WHEELS: a folder of wheels to install first, without an index; "" installs requirements.txt
+# without torch, none installs nothing. OUT (results/bench/gpu): every part leaves its log and
+# figures there.
 #
-# Parts: where it runs and with what; the GPU tests; steps against the bare backbone, PEFT and the Trainer in bf16 and
-# fp32; a profile of single steps; a run that is stopped half-way and resumed, beside one left alone. A part that fails
-# or runs out of its time leaves the others alone; the exit code says whether any did.
+# Parts: machine and versions; the GPU tests; steps against the bare backbone, PEFT and the Trainer
+# in bf16 and fp32; a profile of single steps; a run that is stopped half-way and resumed, beside
+# one left alone. A part that fails or runs out of its time leaves the others alone; the exit code
+# is 1 if any did.
 #
 # DEVICE=cpu runs the same parts on the CPU with small models and few steps.
 set -uo pipefail
@@ -32,7 +34,8 @@ mkdir -p "$OUT"
 declare -a SUMMARY=()
 FAILED=0
 
-# part NAME SECONDS COMMAND...: runs it with its output in OUT/NAME.log too, within its time and the whole's.
+# part NAME SECONDS COMMAND...: runs the command within its time and the whole's. Its output goes to
+# OUT/NAME.log too.
 part() {
     local name=$1 limit=$2 left=$((TOTAL_S - SECONDS)) began=$SECONDS code
     shift 2
@@ -63,7 +66,7 @@ where() {
     python -c '
 import torch
 from dora.files import to_json
-from dora.records.record import provenance
+from dora.records.provenance import provenance
 gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
 print(to_json({**provenance(), "cuda": torch.version.cuda, "gpu": gpu}))'
 }
@@ -71,21 +74,25 @@ print(to_json({**provenance(), "cuda": torch.version.cuda, "gpu": gpu}))'
 bench() { # NAME PRECISION LENGTH WORDS...
     local rounds
     read -ra rounds <<< "$ROUNDS"
-    python -m dora.bench --device "$DEVICE" --precision "$2" --batch "$BATCH" --length "$3" "${rounds[@]}" \
-        --to "$OUT/$1.json" "${@:4}"
+    python -m dora.bench --device "$DEVICE" --precision "$2" --batch "$BATCH" --length "$3" \
+        "${rounds[@]}" --to "$OUT/$1.json" "${@:4}"
 }
 
-run() { # FOLDER: the run of which two must be equal
-    exec python -m dora.run task=sst2 data=mini model=tiny_roberta method=dora device="$DEVICE" max_steps="$STEPS" \
-        results="$OUT/runs/$1"
+# run FOLDER: a run with its results there; two of them must be equal. exec: a signal reaches Python.
+run() {
+    exec python -m dora.run task=sst2 data=mini model=tiny_roberta method=dora \
+        device="$DEVICE" max_steps="$STEPS" results="$OUT/runs/$1"
 }
 
+# Lets one run alone, stops another half-way, resumes it, and compares all their files.
 resume() {
     rm -rf "$OUT/runs"
     (run whole) || return
     (run cut) &
     local pid=$! code=0 file
-    until [ "$(cat "$OUT"/runs/cut/runs/*/*/*/*/*/*/s*/metrics.jsonl 2> /dev/null | grep -c '"train"')" -ge $((STEPS / 20)) ]; do
+    # A line of training loss comes every 10 steps: STEPS / 20 of them are half the run.
+    until [ "$(cat "$OUT"/runs/cut/runs/*/*/*/*/*/*/s*/metrics.jsonl 2> /dev/null \
+        | grep -c '"train"')" -ge $((STEPS / 20)) ]; do
         kill -0 "$pid" 2> /dev/null || break
         sleep 0.05
     done
@@ -113,18 +120,24 @@ SOME=(lora "adalora before" "dora before" "dora after" "PEFT LoRA")
 call install 90 install
 call where 30 where
 part tests 120 python -m pytest -m gpu tests/test_gpu.py -rs "${TESTS[@]}"
-call "bench-bf16-${SIZES[0]}" 120 bench "bench-bf16-${SIZES[0]}" bf16 "$SHORT" --size "${SIZES[0]}" --dropout 0.1
-part profile 60 python scripts/profile_step.py --device "$DEVICE" --precision bf16 --batch "$BATCH" --length "$LONG" \
-    --only lora "dora before" "${PROFILED[@]}" --to "$OUT/profile.txt"
+call "bench-bf16-${SIZES[0]}" 120 bench "bench-bf16-${SIZES[0]}" bf16 "$SHORT" \
+    --size "${SIZES[0]}" --dropout 0.1
+part profile 60 python scripts/profile_step.py --device "$DEVICE" --precision bf16 \
+    --batch "$BATCH" --length "$LONG" --only lora "dora before" "${PROFILED[@]}" \
+    --to "$OUT/profile.txt"
 call resume 110 resume
-for size in "${SIZES[@]:1}"; do # a call of its own for each: what is cut off by the time writes no figures
+# Each size in a call of its own: a call that runs out of its time writes no figures.
+for size in "${SIZES[@]:1}"; do
     call "bench-bf16-$size" 120 bench "bench-bf16-$size" bf16 "$SHORT" --size "$size" --dropout 0.1
 done
 for size in "${SIZES[@]}"; do
-    call "bench-bf16-$size-long" 80 bench "bench-bf16-$size-long" bf16 "$LONG" --size "$size" --dropout 0 --only "${SOME[@]}"
+    call "bench-bf16-$size-long" 80 bench "bench-bf16-$size-long" bf16 "$LONG" \
+        --size "$size" --dropout 0 --only "${SOME[@]}"
 done
-call "bench-fp32-${SIZES[0]}" 70 bench "bench-fp32-${SIZES[0]}" fp32 "$SHORT" --size "${SIZES[0]}" --dropout 0 --only "${SOME[@]}"
-call memory 90 bench memory bf16 "$LONG" --size "${SIZES[0]}" --dropout 0 --only lora "dora before" --memory
+call "bench-fp32-${SIZES[0]}" 70 bench "bench-fp32-${SIZES[0]}" fp32 "$SHORT" \
+    --size "${SIZES[0]}" --dropout 0 --only "${SOME[@]}"
+call memory 90 bench memory bf16 "$LONG" --size "${SIZES[0]}" --dropout 0 \
+    --only lora "dora before" --memory
 
 printf '%s\n' "== summary" "${SUMMARY[@]}" | tee "$OUT/summary.txt"
 exit "$FAILED"

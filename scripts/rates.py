@@ -1,11 +1,12 @@
-"""The learning rates that a search found best, as the `rates:` of a study's YAML, and every score it saw.
+"""Shows the learning rates that a search found best, and every score that it saw.
 
     python scripts/rates.py results/study_tiny/search
 
-Reads the finished runs with `select=heldout` under the folder. The score is the task's first metric on the held-out
-part of the training set, at the best evaluation of the second half; the development set plays no part. A rate that was
-chosen at an edge of its grid is marked: one beyond might be better still. Exit 1 where the methods of a task had
-unequal numbers of rates to choose from, or unequal numbers of seeds.
+The best ones are written as the `rates:` of a study's YAML. Reads the finished runs with
+`select=heldout` under the folder. The score is the task's first metric on the held-out part of the
+training set, at the best evaluation of the second half; the development set plays no part. A rate
+that was chosen at an edge of its grid is marked: one beyond might be better still. Exits 1 where
+the methods of a task had unequal numbers of rates to choose from, or unequal numbers of seeds.
 """
 
 from __future__ import annotations
@@ -24,40 +25,45 @@ Found = dict[Key, dict[float, list[float]]]
 
 
 def collect(runs: list[Run]) -> Found:
-    """(model, task, method) → rate → held-out scores in points, one a seed; a score that is not defined counts as 0."""
+    """Returns (model, task, method) → rate → held-out scores in points, one for each seed.
+
+    An undefined score counts as 0.
+    """
     found: Found = defaultdict(lambda: defaultdict(list))
     for run in runs:
         task, config = run["config"]["task"], run["config"]
         if config["select"] == "heldout":
+            # Undefined for STS-B where all predictions are equal, as after a rate far too high.
             score = run["results"]["best"].get(f"{TASKS[task].metrics[0]}_heldout", 0.0)
-            found[run["folder"].parts[-5], task, config["method"]["name"]][config["lr"]].append(
-                100 * score
-            )
+            model = run["folder"].parts[-5]
+            found[model, task, config["method"]["name"]][config["lr"]].append(100 * score)
     return dict(sorted(found.items()))
 
 
 def unequal(found: Found) -> list[str]:
-    """Tasks whose methods were not searched with the same effort."""
+    """Returns the tasks whose methods were searched with unequal effort."""
     effort = defaultdict(set)
     for (model, task, _), by_rate in found.items():
+        # The numbers of seeds, a number for each rate, whichever the rates are.
         effort[model, task].add(tuple(sorted(len(scores) for scores in by_rate.values())))
     return sorted({task for (_, task), kinds in effort.items() if len(kinds) > 1})
 
 
 def best(by_rate: dict[float, list[float]]) -> float:
-    """The rate with the highest mean; of equal ones the lowest."""
+    """Returns the rate with the highest mean, the lowest of equal ones."""
+    # `max` takes the first of equals.
     return max(sorted(by_rate), key=lambda rate: statistics.mean(by_rate[rate]))
 
 
 def at_edge(by_rate: dict[float, list[float]]) -> bool:
-    """Whether the best rate is the lowest or highest that was tried, so that one beyond might be better still."""
+    """Returns True if the best rate is the lowest or highest that was tried."""
     return best(by_rate) in (min(by_rate), max(by_rate))
 
 
 def table(found: Found) -> list[str]:
-    """A Markdown table of the searches, a line each, and how many chose a rate at an edge of their grid."""
-    models = len({model for model, _, _ in found}) > 1
-    names = ["model"] * models + ["task", "method", "rate: held-out score"]
+    """Returns a Markdown table with a line for each search, and a summary of the edges chosen."""
+    models = len({model for model, _, _ in found}) > 1  # one model needs no column
+    names = [*(["model"] if models else []), "task", "method", "rate: held-out score"]
     lines = [f"| {' | '.join(names)} |", f"|{' --- |' * len(names)}"]
     for key, by_rate in found.items():
         cells = [_cell(by_rate, rate) for rate in sorted(by_rate)]
@@ -70,7 +76,7 @@ def table(found: Found) -> list[str]:
 
 
 def _cell(by_rate: dict[float, list[float]], rate: float) -> str:
-    """`0.002: 7.6`, in bold where it was chosen, and marked where it was chosen at an edge."""
+    """Returns `0.002: 7.6`, in bold if it was chosen, and marked if that was at an edge."""
     text = f"{rate:g}: {statistics.mean(by_rate[rate]):.1f}"
     if rate != best(by_rate):
         return text
@@ -88,6 +94,7 @@ def main() -> None:
         sys.exit("no finished run with select=heldout there")
     print("\n".join(table(found)))
     models = list(dict.fromkeys(model for model, _, _ in found))
+    # One block for each model: a study's YAML holds the rates of one.
     for model in models:
         print("\nrates:" if len(models) == 1 else f"\nrates:  # {model}")
         for task in TASKS:
@@ -98,6 +105,7 @@ def main() -> None:
             }
             if rates:
                 print(f"  {task}: {{{', '.join(f'{m}: {rate:g}' for m, rate in rates.items())}}}")
+    # Last: the table above shows where a search is missing.
     if odd := unequal(found):
         sys.exit(f"unequal effort in {', '.join(odd)}: search on before choosing")
 

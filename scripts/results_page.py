@@ -1,12 +1,13 @@
-"""Puts what the committed records say into the pages that show it.
+"""Writes the tables of the committed records into the pages that show them.
 
-    python scripts/results_page.py [PAGE ...]            # results/README.md, results/bench/README.md
-    python scripts/results_page.py --check [PAGE ...]    # exit code 1 where one says something else
+    python scripts/results_page.py [PAGE ...]            # results/README.md,
+    results/bench/README.md python scripts/results_page.py --check [PAGE ...]    # exit code 1 if a
+    page is out of date
 
-Between `<!-- tables FOLDER -->` and `<!-- end -->` stand the scores of a folder of runs and the differences from LoRA
-that their seeds show; between `<!-- search FOLDER -->` and `<!-- end -->` what a search of rates saw; between
-`<!-- bench FILE -->` and `<!-- end -->` a file of `python -m dora.bench`. FOLDER and FILE are relative to the page. All
-else on the page is its author's.
+Between `<!-- tables FOLDER -->` and `<!-- end -->` stand the scores of a folder of runs and the
+differences from LoRA that their seeds show; between `<!-- search FOLDER -->` and `<!-- end -->` the
+table of a search of rates; between `<!-- bench FILE -->` and `<!-- end -->` a file of `python -m
+dora.bench`. FOLDER and FILE are relative to the page. All else on the page is its author's.
 """
 
 from __future__ import annotations
@@ -25,31 +26,36 @@ from dora.files import write_atomic
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "results" / "README.md", ROOT / "results" / "bench" / "README.md"]
+# `.*?`: up to the nearest end, or the first block would reach to the last.
 BLOCK = re.compile(r"(<!-- (tables|search|bench) (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def shown(folder: Path) -> str:
-    """Scores and differences of every table that the runs under `folder` make."""
+    """Returns scores and differences of every table that the runs under `folder` make."""
     return "\n\n".join(report(findings(table)) for table in tables(read_runs(folder)))
 
 
 def searched(folder: Path) -> str:
-    """The table of `scripts/rates.py`."""
+    """Returns the table of `scripts/rates.py`, without the YAML below it."""
+    # In a process of its own: scripts are no modules of the package.
     words = [sys.executable, str(ROOT / "scripts" / "rates.py"), str(folder)]
     done = subprocess.run(words, capture_output=True, text=True, check=True)
     return done.stdout.split("\n\nrates:")[0].strip()
 
 
 def measured(file: Path) -> str:
-    """The command and where it ran, the tables of a step's time, and start-up where it was measured."""
-    from dora.timing.candidates import Setting
-    from dora.timing.measure import table  # late: it needs PyTorch
+    """Returns the command, its place, the tables of a step's time, and start-up if measured."""
+    # Late: they need PyTorch, and most pages hold no benchmark.
+    from dora.timing.measure import table
+    from dora.timing.setting import Setting
 
     found = json.loads(file.read_text(encoding="utf-8"))
     v, git = found["versions"], found["git"]
-    where = f"commit {git['commit'][:7]}{' (changed)' * git['dirty']}, {found['cpus']} CPU cores, Python {v['python']}"
+    changed = " (changed)" if git["dirty"] else ""
+    where = f"commit {git['commit'][:7]}{changed}, {found['cpus']} CPU cores, Python {v['python']}"
     versions = ", ".join(f"{name} {v[name]}" for name in ("torch", "transformers"))
     peft = f", PEFT {found['compared']['peft']}" if "peft" in found["compared"] else ""
+    # A load far above the candidates' threads: something else was at work, and times are too long.
     loads = " and ".join(f"{found[when][0]:.1f}" for when in ("load_before", "load_after"))
     parts = [
         f"    {found['command']}",
@@ -69,7 +75,7 @@ MAKERS = {"tables": shown, "search": searched, "bench": measured}
 
 
 def page(path: Path) -> str:
-    """The page's text with every block made anew."""
+    """Returns the page's text with every block made anew."""
 
     def block(found: re.Match[str]) -> str:
         begin, kind, folder, end = found.groups()
@@ -79,7 +85,7 @@ def page(path: Path) -> str:
 
 
 def main() -> None:
-    """Writes the pages, or says whether they are as they would be written."""
+    """Writes the pages; with --check compares them instead, and exits 1 if one is out of date."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -5,15 +5,16 @@
 #   scripts/slurm_one_node.sh up FOLDER        starts it, everything it writes under FOLDER
 #   scripts/slurm_one_node.sh down FOLDER      stops it
 #
-# After `up`: export SLURM_CONF=FOLDER/slurm.conf PATH=FOLDER/bin:$PATH. Partitions: debug, low, and high, which
-# preempts low and requeues it. FOLDER/bin/sacct answers submitit's question for job states, which SLURM itself
-# answers only with an accounting database.
+# After `up`: export SLURM_CONF=FOLDER/slurm.conf PATH=FOLDER/bin:$PATH. Partitions: debug, low, and
+# high, which preempts low and requeues it. FOLDER/bin/sacct answers submitit's question for job
+# states, which SLURM itself answers only with an accounting database.
 set -euo pipefail
 
 install() {
     command -v slurmctld munged > /dev/null && return
     apt-get update -qq
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends slurm-wlm munge > /dev/null
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+        slurm-wlm munge > /dev/null
 }
 
 up() {
@@ -25,7 +26,7 @@ up() {
     chmod 700 "$D/munge"
     head -c 1024 /dev/urandom > "$D/munge/munge.key"
     chmod 600 "$D/munge/munge.key"
-    # The time a requeued job waits is set by how long a credential lives: 2 minutes unless told otherwise.
+    # A requeued job waits for as long as a credential lives: 2 minutes unless told otherwise.
     cat > "$D/slurm.conf" << EOF
 ClusterName=dora
 SlurmctldHost=localhost(127.0.0.1)
@@ -72,7 +73,10 @@ while [ $# -gt 0 ]; do
     if [ "$1" = -j ]; then
         scontrol --oneliner show job "$2" 2> /dev/null | awk '{
             split("", v)
-            for (i = 1; i <= NF; i++) { at = index($i, "="); v[substr($i, 1, at - 1)] = substr($i, at + 1) }
+            for (i = 1; i <= NF; i++) {
+                at = index($i, "=")
+                v[substr($i, 1, at - 1)] = substr($i, at + 1)
+            }
             id = ("ArrayJobId" in v) ? v["ArrayJobId"] "_" v["ArrayTaskId"] : v["JobId"]
             print id "|" v["JobState"] "|" v["NodeList"]
         }'
@@ -82,8 +86,9 @@ while [ $# -gt 0 ]; do
 done
 EOF
     chmod +x "$D/bin/sacct"
-    munged --force --num-threads=2 --key-file="$D/munge/munge.key" --socket="$D/munge/munge.socket" \
-        --pid-file="$D/munge/munged.pid" --log-file="$D/log/munged.log" --seed-file="$D/munge/munged.seed"
+    munged --force --num-threads=2 --key-file="$D/munge/munge.key" \
+        --socket="$D/munge/munge.socket" --pid-file="$D/munge/munged.pid" \
+        --log-file="$D/log/munged.log" --seed-file="$D/munge/munged.seed"
     slurmctld -f "$D/slurm.conf"
     slurmd -f "$D/slurm.conf" -N localhost
     for _ in $(seq 100); do

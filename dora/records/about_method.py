@@ -9,6 +9,13 @@ from typing import Any
 NO_BUDGET = "none"  # the budget's folder, and its name in tables, of a method without one
 
 
+# For records made before a record described its method.
+_OLD_NOTES = {
+    "dora": "DoRA is dynamic rank distribution (Mao et al., ACL 2024, arXiv 2405.17357), not "
+    "weight-decomposed DoRA: PEFT's `use_dora` is off."
+}
+
+
 @dataclass(frozen=True)
 class AboutMethod:
     """One method as a record describes it.
@@ -23,6 +30,7 @@ class AboutMethod:
     paper: str | None
     budget: str
     result: str
+    note: str | None = None  # what a reader of the model card must not confuse the method with
 
     @property
     def has_budget(self) -> bool:
@@ -37,8 +45,9 @@ def about_method(run: Mapping[str, Any]) -> AboutMethod:
     """
     name = run["config"]["method"]["name"]
     if (said := run.get("method")) is not None:
-        return AboutMethod(name, said["title"], said["paper"], said["budget"], said["result"])
+        kind, note = (said["budget"], said["result"]), said.get("note")
+        return AboutMethod(name, said["title"], said["paper"], *kind, note)
     if run["config"]["budget"] is None:
         return AboutMethod(name, "full fine-tuning", None, NO_BUDGET, "model")
     title = {"lora": "LoRA", "adalora": "AdaLoRA", "dora": "DoRA (dynamic rank)"}.get(name, name)
-    return AboutMethod(name, title, None, "exact", "adapter")
+    return AboutMethod(name, title, None, "exact", "adapter", _OLD_NOTES.get(name))

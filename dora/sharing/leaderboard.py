@@ -1,4 +1,4 @@
-"""The files that the GLUE server scores: names, numbers of rows, and how a prediction is written."""
+"""The files that the GLUE server scores: their names, rows and format."""
 
 from __future__ import annotations
 
@@ -18,8 +18,12 @@ from dora.errors import UserError
 
 @dataclass(frozen=True)
 class File:
-    """One file of a submission. `rows`: of GLUE's test set. `trained`: the task whose run predicts it, from
-    `split` of its predictions. `task`: whose labels it holds (AX has its own)."""
+    """One file of a submission.
+
+    `rows`: how many GLUE's test set has. `trained`: the task whose run predicts the file, and
+    `split`: the split of that run's predictions. `task`: the task whose labels it holds (AX has its
+    own).
+    """
 
     name: str
     rows: int
@@ -28,6 +32,8 @@ class File:
     task: Task
 
 
+# Names as the server's submission page lists them; rows as in the official download's test files.
+# One MNLI model fills three files: matched, mismatched and the diagnostic set AX.
 FILES = (
     File("CoLA.tsv", 1_063, "cola", "test", TASKS["cola"]),
     File("SST-2.tsv", 1_821, "sst2", "test", TASKS["sst2"]),
@@ -44,10 +50,11 @@ FILES = (
 
 
 def read_logits(file: File, predictions: Path, which: str) -> np.ndarray | None:
-    """The logits for the file in the order of its index, (rows, outputs); None where there are none.
+    """Returns the logits for the file, (rows, outputs), in the order of GLUE's index.
 
-    `predictions`: a run's predictions.npz. `which`: best or last. Raises UserError where they are not the
-    official rows, each once, or are not finite.
+    `predictions`: a run's predictions.npz. `which`: best or last. Returns None if the run predicted
+    no such split. Raises UserError where the rows are not the official ones, each once, or a logit
+    is not finite.
     """
     try:
         names = f"{which}/{file.split}/logits", f"{file.split}/ids"
@@ -57,49 +64,56 @@ def read_logits(file: File, predictions: Path, which: str) -> np.ndarray | None:
         logits, ids = (stored[name] for name in names)
     except FileNotFoundError as e:
         raise UserError(
-            f"{predictions.parent} holds no predictions, its record was kept without them: train it again "
-            "with force=true"
+            f"{predictions.parent} holds no predictions, its record was kept without them: "
+            "train it again with force=true"
         ) from e
     except UNREADABLE as e:
         raise UserError(
             f"{predictions} cannot be read: {e}; train that run again with force=true"
         ) from e
+    # The server pairs predictions with its labels by index: a row missing or twice shifts nothing
+    # there, it only scores wrong, so the rows must be exactly 0 to n - 1.
     if len(logits) != file.rows or not np.array_equal(np.sort(ids), np.arange(file.rows)):
         raise UserError(
-            f"{predictions}: {file.name} takes {file.rows:,} rows, numbered from 0, each once; these are "
-            f"{len(logits):,} from {ids.min()} to {ids.max()}: train on the test file of the official download"
+            f"{predictions}: {file.name} takes {file.rows:,} rows, numbered from 0, each once; "
+            f"these are {len(logits):,} from {ids.min()} to {ids.max()}: train on the test file of "
+            "the official download"
         )
     if not np.isfinite(logits).all():
-        raise UserError(
-            f"{predictions}, {file.name}: {degenerate(file.task, logits, {})}, and no label follows from them"
-        )
+        why = degenerate(file.task, logits, {})
+        raise UserError(f"{predictions}, {file.name}: {why}, and no label follows from them")
     ordered: np.ndarray = logits[np.argsort(ids)]
     return ordered
 
 
 def answers(task: Task, logits: np.ndarray) -> list[str]:
-    """What the server reads for each row of logits (rows, outputs): a label as GLUE writes it, or a score in 0..5."""
+    """Returns one answer for each row of logits (rows, outputs), as the server reads it.
+
+    An answer is a label as GLUE writes it, or a score from 0 to 5.
+    """
     if task.regression:
+        # STS-B's scale is 0 to 5; a regression may predict beyond it.
         return [f"{score:.4f}" for score in predict(task, logits).clip(0, 5)]
     return [task.written[i] for i in predict(task, logits)]
 
 
 def placeholder(file: File) -> list[str]:
-    """One and the same answer for every row, where there are no predictions: the server wants a file all the same."""
+    """Returns a constant answer for every row: the server wants a file for each task."""
     return [file.task.written[0] if file.task.written else "0.0000"] * file.rows
 
 
 def tsv(predictions: Sequence[str]) -> str:
-    """A file's text: the header, then a line a prediction, numbered from 0."""
+    """Returns a file's text: the header, then a line for each prediction, numbered from 0."""
     return "".join(["index\tprediction\n", *(f"{i}\t{p}\n" for i, p in enumerate(predictions))])
 
 
 def zipped(texts: Mapping[str, str]) -> bytes:
-    """The files side by side in a zip; the same texts give the same bytes."""
+    """Returns a zip of the files, all at its top; equal texts give equal bytes."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for name, text in texts.items():
-            # ZipInfo by itself has the date 1980-01-01, and a mode that lets nobody read what is unpacked.
+            # ZipInfo by itself has the date 1980-01-01, which makes the bytes a function of the
+            # texts, and a mode that lets nobody read what is unpacked.
             entry = zipfile.ZipInfo(name)
             entry.external_attr = 0o644 << 16
             archive.writestr(entry, text, zipfile.ZIP_DEFLATED)

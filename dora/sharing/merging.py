@@ -1,9 +1,13 @@
-"""A finished run as one whole model for plain Transformers: the adapter merged, or as fine-tuned."""
+"""A finished run as one whole model for plain Transformers.
+
+Three ways lead there: an adapter merged into its base model, trained backbone tensors put in the
+place of the base model's, and a whole model that full fine-tuning kept.
+"""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,33 +15,63 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from dora.adapters.peft_config import hub_name, hub_revision
 from dora.backbones import backbone
 from dora.backbones.backbone import ASSETS, Folder
 from dora.data.tasks import TASKS
 from dora.errors import UserError
+from dora.plain import cut
+from dora.records.artefacts import WEIGHTS
 
 Run = dict[str, Any]
 
 
-def find_base(run: Run, config: Mapping[str, Any], base: Path | None) -> Folder:
-    """The folder of the base model that the run trained on: `base`, else where adapter_config.json says.
+def recorded_base(run: Run) -> str:
+    """Returns the base model's hub repository or folder as run.json has it.
 
-    Raises UserError where there is none, or where it holds another model than the run's fingerprint.
+    Serves runs without an adapter_config.json. Returns an empty string where the record names
+    neither, as for a model that came with a Python package. Raises UserError where the record,
+    which may be somebody else's, names a repository or revision that no hub has.
     """
-    recorded, revision = str(config["base_model_name_or_path"]), run["model"]["revision"]
-    embedded = ASSETS / run["config"]["model"]  # the package may lie elsewhere by now
+    model = run["model"]
+    if (name := model.get("hub")) is not None:
+        if hub_name(name) is None or hub_revision(model["revision"]) is None:
+            raise UserError(
+                f"run.json names {cut(name)} at revision {cut(model['revision'])} as the base "
+                "model, which is none of the hub; name the model's folder with --base FOLDER"
+            )
+        return str(name)
+    return str(model.get("path") or "")
+
+
+def find_base(run: Run, recorded: str, base: Path | None) -> Folder:
+    """Returns the folder of the base model that the run trained on.
+
+    `base`: where the user says it is; else it is looked for at `recorded`, a hub repository or a
+    folder. Raises UserError where there is none, or its fingerprint is not the run's.
+    """
+    revision = run["model"]["revision"]
+    embedded = ASSETS / run["config"]["model"]
+    # A revision is recorded for models of the hub alone.
     hub = recorded if base is None and revision is not None else None
-    path = str(
-        base or (embedded if embedded.is_dir() and not Path(recorded).is_dir() else recorded)
-    )
+    # An embedded model is found by name: the package may lie elsewhere than in training.
+    moved = embedded.is_dir() and not (recorded and Path(recorded).is_dir())
+    path = base or (embedded if moved else recorded)
+    if not path:
+        raise UserError(
+            "run.json does not say where the base model lies; name its folder with --base FOLDER"
+        )
     try:
-        folder = backbone.locate(None if hub else path, None, None, hub, revision or "main", False)
+        place = None if hub else str(path)
+        folder = backbone.locate(place, None, None, hub, revision or "main", False)
     except UserError as e:
         raise UserError(*(f"{p}; or name its folder with --base FOLDER" for p in e.problems)) from e
-    if backbone.fingerprint(folder) != run["fingerprints"]["model"]:
+    # A folder's name proves nothing: another checkpoint may lie there since.
+    found, expected = backbone.fingerprint(folder), run["fingerprints"]["model"]
+    if found != expected:
         raise UserError(
-            f"{folder.path} is not the model this run trained on: configuration, tokenizer and weights have the "
-            f"fingerprint {backbone.fingerprint(folder)[:12]}, run.json says {run['fingerprints']['model'][:12]}; "
+            f"{folder.path} is not the model this run trained on: configuration, tokenizer and "
+            f"weights have the fingerprint {found[:12]}, run.json says {expected[:12]}; "
             "name the right folder with --base FOLDER"
         )
     return folder
@@ -45,53 +79,96 @@ def find_base(run: Run, config: Mapping[str, Any], base: Path | None) -> Folder:
 
 @torch.no_grad()
 def merge(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Adds B A to each adapted weight and puts the trained head in place; `tensors` as in PEFT's file, alpha = r."""
+    """Adds B A to each adapted weight and copies the trained head.
+
+    `tensors` by the names of PEFT's file: `lora_A.weight` (r, d_in) and `lora_B.weight` (d_out, r)
+    of each matrix, and the head's own. alpha = r in our files, so that the product is not scaled.
+    """
     parameters = dict(model.named_parameters())
     for name, tensor in tensors.items():
         own = name.removeprefix("base_model.model.")
         if own.endswith(".lora_A.weight"):
             B = tensors[name.replace(".lora_A.", ".lora_B.")]
             weight = parameters[own.replace(".lora_A.", ".")]
-            weight.copy_(weight.double() + B.double() @ tensor.double())  # rounded to float32 once
+            # In float64, so that the sum is rounded to float32 once.
+            weight.copy_(weight.double() + B.double() @ tensor.double())
         elif not own.endswith(".lora_B.weight"):
             parameters[own].copy_(tensor)
 
 
+@torch.no_grad()
+def replace(model: nn.Module, head: Collection[str], tensors: Mapping[str, Tensor]) -> None:
+    """Copies each tensor onto the model's parameter of the same name.
+
+    `head`: names that must be among them, since the model's own values there are only drawn.
+    Raises UserError naming every tensor that the model does not have, or has in another shape, and
+    every missing tensor of the head; the model is then left as it is.
+    """
+    parameters = dict(model.named_parameters())
+    problems = []
+    for name, tensor in tensors.items():
+        if name not in parameters:
+            problems.append(f"{WEIGHTS} holds {cut(name)}, which the base model does not have")
+        # `copy_` would broadcast a bias of one number over the whole parameter.
+        elif tensor.shape != parameters[name].shape:
+            problems.append(
+                f"{WEIGHTS} holds {name} of shape {tuple(tensor.shape)}, in the base model it has "
+                f"{tuple(parameters[name].shape)}"
+            )
+    problems += [f"{WEIGHTS} lacks the head's {name}" for name in head if name not in tensors]
+    if problems:
+        raise UserError(*problems)
+    for name, tensor in tensors.items():
+        parameters[name].copy_(tensor)
+
+
 def save_merged(run: Run, folder: Path, base: Folder, to: Path) -> None:
-    """The base model with the adapter and head of the run in `folder`, in float32."""
-    model = _load(run, base, keep_head=False)
+    """Writes the base model with the adapter and head of the run in `folder`, in float32."""
+    model, _ = _load(run, base, keep_head=False)
     merge(model, safetensors.torch.load_file(folder / "adapter" / "adapter_model.safetensors"))
     _save(run, model, base, to)
 
 
+def save_with_weights(run: Run, folder: Path, base: Folder, to: Path) -> None:
+    """Writes the base model with the trained tensors of the run in `folder`, in float32.
+
+    Raises UserError where best.safetensors does not fit the base model.
+    """
+    model, head = _load(run, base, keep_head=False)
+    replace(model, head, safetensors.torch.load_file(folder / WEIGHTS))
+    _save(run, model, base, to)
+
+
 def save_tuned(run: Run, folder: Path, to: Path) -> None:
-    """The model that full fine-tuning kept in the run's model/."""
+    """Writes the whole model that the run in `folder` kept in its model/."""
     kept = backbone.locate(str(folder / "model"), None, None, None, "main", False)
-    _save(run, _load(run, kept, keep_head=True), kept, to)
+    model, _ = _load(run, kept, keep_head=True)
+    _save(run, model, kept, to)
 
 
-def _load(run: Run, place: Folder, keep_head: bool) -> nn.Module:
+def _load(run: Run, place: Folder, keep_head: bool) -> tuple[nn.Module, list[str]]:
+    """Returns the classifier in float32 and the names of its head's parameters."""
     c = run["config"]
     outputs = TASKS[c["task"]].outputs
-    return backbone.load_model(place, outputs, c["head_dropout"], run["seed"], keep_head=keep_head)[
-        0
-    ]
+    # The head that the seed draws is overwritten at once; its dropout goes into config.json.
+    return backbone.load_model(place, outputs, c["head_dropout"], run["seed"], keep_head=keep_head)
 
 
 def _save(run: Run, model: Any, place: Folder, to: Path) -> None:
-    """Weights, tokenizer, and a configuration that names the task's labels."""
+    """Writes weights, tokenizer, and a configuration that names the task's labels."""
     task = TASKS[run["config"]["task"]]
     labels = task.labels or ("score",)
     model.config.id2label = dict(enumerate(labels))
     model.config.label2id = {label: i for i, label in enumerate(labels)}
+    # Without it Transformers guesses the loss from the labels' dtype when somebody trains on.
     model.config.problem_type = "regression" if task.regression else "single_label_classification"
     model.save_pretrained(to)
     for file in to.glob("*.safetensors"):
-        with contextlib.suppress(OSError):  # not every file system has rights
-            file.chmod(0o644)  # written for their owner's eyes only
+        # safetensors writes for the owner's eyes only. Not every file system has rights.
+        with contextlib.suppress(OSError):
+            file.chmod(0o644)
     tokenizer = backbone.load_tokenizer(place)
-    tokenizer.init_kwargs.pop("local_files_only", None)  # how we read it, not what it is
-    tokenizer.model_max_length = run["config"][
-        "max_length"
-    ]  # what truncation=True cuts to, as in training
+    tokenizer.init_kwargs.pop("local_files_only", None)  # how we read it is no part of it
+    # truncation=True then cuts to the length of training.
+    tokenizer.model_max_length = run["config"]["max_length"]
     tokenizer.save_pretrained(to)

@@ -1,9 +1,11 @@
-"""The model card of an exported run: results, budget, ranks and how it was made, from run.json alone."""
+"""The model card of an exported run: results, budget, ranks and how it was made.
+
+Everything is from run.json and the adapter's configuration, which may be somebody else's: every
+text of theirs is escaped before it enters the card, and none becomes code in the Python shown.
+"""
 
 from __future__ import annotations
 
-import json
-import re
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import PurePath
@@ -14,11 +16,11 @@ from dora.analysis.layout import in_markdown
 from dora.backbones.architectures import KINDS, place
 from dora.data.tasks import TASKS, Task
 from dora.plain import printable
+from dora.records.about_method import AboutMethod, about_method
 from dora.records.provenance import commits
+from dora.sharing.front_matter import front_matter
 
 Run = dict[str, Any]
-# The hub's names of metrics, where they are not GLUE's.
-_HUB_METRICS = {"pearson": "pearsonr"}
 # Keys whose values are places on the machine of training.
 _PLACES = (
     "model.path=",
@@ -32,35 +34,38 @@ _PLACES = (
 
 
 def model_card(run: Run, config: Mapping[str, Any] | None, merged: bool = False) -> str:
-    """README.md. `config`: adapter_config.json as exported, None for full fine-tuning."""
-    command, run = run["command"], _in_markdown(run)
-    c, task = run["config"], TASKS[run["config"]["task"]]
+    """Writes README.md.
+
+    `config`: adapter_config.json as exported; None for a method that leaves no adapter. `merged`:
+    the adapter was added to the base model's weights.
+    """
+    # Escaped once, here, so that no part of the card can forget to.
+    raw, run = run, _in_markdown(run)
+    c, task, about = run["config"], TASKS[run["config"]["task"]], about_method(run)
     # Records made before the hub's name was in them have it in the adapter's configuration alone.
     recorded = config["base_model_name_or_path"] if config and run["model"]["revision"] else None
+    # None for a name that no hub can have: the card links to nothing else.
     hub = hub_name(run["model"].get("hub", recorded))
-    data = (
-        f"generated sentences in the shape of GLUE's {task.folder}"
-        if c["data"] == "mini"
-        else f"GLUE {task.folder}"
-    )
-    adapter = config is not None and not merged
-    spent = "every weight trained" if config is None else f"budget {c['budget']}"
+    data = f"GLUE {task.folder}"
+    if c["data"] == "mini":
+        data = f"generated sentences in the shape of GLUE's {task.folder}"
+    adapter = about.result == "adapter" and not merged
     parts = [
-        _front_matter(run, task, hub, adapter),
-        f"# {c['model']} on {data}: {_method(run)}, {spent}",
-        _what(run, task, adapter, merged),
+        front_matter(raw, task, hub, adapter),
+        f"# {c['model']} on {data}: {about.title}, {_spent(run, about)}",
+        _contents(run, task, about, merged),
         *(f"**{text[0].upper()}{text[1:]}.**" for text in (run["embedded"], run["note"]) if text),
         _results(run),
-        _parameters(run),
+        _parameters(run, about),
         _ranks(run["ranks"]["end"]),
         _usage(run, task, hub, adapter),
-        _made(run, command),
+        _made(run, about, raw["command"]),
     ]
     return "\n\n".join(p for p in parts if p) + "\n"
 
 
 def _in_markdown(value: Any) -> Any:
-    """A record with each of its texts as Markdown shows it: it may be somebody else's."""
+    """Returns a record with each of its texts, keys included, as Markdown that only shows it."""
     if isinstance(value, dict):
         return {in_markdown(key): _in_markdown(v) for key, v in value.items()}
     if isinstance(value, list):
@@ -68,115 +73,92 @@ def _in_markdown(value: Any) -> Any:
     return in_markdown(value) if isinstance(value, str) else value
 
 
-def _method(run: Run) -> str:
-    name: str = run["config"]["method"]["name"]
-    names = {
-        "lora": "LoRA",
-        "adalora": "AdaLoRA",
-        "dora": "DoRA (dynamic rank)",
-        "full": "full fine-tuning",
-    }
-    return names.get(name, name)
+def _spent(run: Run, about: AboutMethod) -> str:
+    """Returns the budget as the heading names it."""
+    if about.has_budget:
+        return f"budget {run['config']['budget']}"
+    if about.result == "model":
+        return "every weight trained"
+    return f"{run['params']['trainable']:,} parameters trained"
 
 
-def _front_matter(run: Run, task: Task, hub: str | None, adapter: bool) -> str:
-    """YAML for the hub. Strings from the run are written as JSON, which YAML reads."""
-    real = run["config"]["data"] != "mini"
-    lines = [
-        f"library_name: {'peft' if adapter else 'transformers'}",
-        "pipeline_tag: text-classification",
-    ]
-    if hub is not None:  # a local folder's name would link to a stranger's model
-        lines += [
-            f"base_model: {json.dumps(hub)}",
-            f"base_model_relation: {'adapter' if adapter else 'finetune'}",
-        ]
-    lines += ["tags:", f"- {_yaml(run['config']['method']['name'])}"]
-    lines += [f"- {task.name}", "- glue", "datasets:", "- nyu-mll/glue"] if real else []
-    lines += ["metrics:", *(f"- {_HUB_METRICS.get(name, name)}" for name in task.metrics)]
-    return "\n".join(["---", *lines, "---"])
-
-
-def _yaml(text: str) -> str:
-    """A text as YAML reads it: bare where that is one word, else as JSON."""
-    return text if re.fullmatch("[a-z][a-z0-9_]*", text) else json.dumps(text)
-
-
-def _what(run: Run, task: Task, adapter: bool, merged: bool) -> str:
-    form = (
-        "A LoRA adapter in PEFT's format, the trained head included"
-        if adapter
-        else (
-            "The whole model, the trained adapter added to its weights"
-            if merged
-            else "The whole fine-tuned model"
+def _contents(run: Run, task: Task, about: AboutMethod, merged: bool) -> str:
+    """Says in a paragraph which weights the folder holds and how to read the outputs."""
+    if about.result == "model":
+        form = "The whole fine-tuned model"
+    elif about.result == "weights":
+        form = (
+            f"The whole model, with the weights that {about.title} trained in the place of the "
+            "base model's, the trained head included (there is no adapter: an export with and "
+            "without --merge is the same)"
         )
-    )
+    elif merged:
+        form = "The whole model, the trained adapter added to its weights"
+    else:
+        form = "A LoRA adapter in PEFT's format, the trained head included"
     labels = ", ".join(f"{i} = {label}" for i, label in enumerate(task.labels))
     says = f"Classes: {labels}." if labels else "One output, a score from 0 to 5."
-    dora = run["config"]["method"]["name"] == "dora"
-    which = (
-        " DoRA is dynamic rank distribution (Mao et al., ACL 2024, arXiv 2405.17357), not weight-decomposed DoRA: "
-        "PEFT's `use_dora` is off."
-    )
-    return f"{form}: the weights of the best evaluation, step {run['results']['best']['step']}. {says}{which if dora else ''}"
+    step = run["results"]["best"]["step"]
+    note = f" {about.note}" if isinstance(about.note, str) else ""  # a record may hold anything
+    return f"{form}: the weights of the best evaluation, step {step}. {says}{note}"
 
 
 def _results(run: Run) -> str:
-    """Best and last on the development set, as fractions."""
+    """Shows best and last on the development set, as fractions, and degenerate ones by name."""
     best, last = run["results"]["best"], run["results"]["last"]
     metrics = [name for name, value in {**last, **best}.items() if isinstance(value, float)]
-    rows = [
-        [which, str(found["step"]), *(f"{found[m]:.4f}" if m in found else "–" for m in metrics)]
-        for which, found in (("best", best), ("last", last))
-    ]
+    rows = []
+    for which, found in (("best", best), ("last", last)):
+        # A metric that is undefined is absent from the record.
+        values = (f"{found[m]:.4f}" if m in found else "–" for m in metrics)
+        rows.append([which, str(found["step"]), *values])
     n = run["evaluations"]["counted"]
-    chosen = (
-        "on a held-out part of the training set"
-        if run["config"]["select"] == "heldout"
-        else "on this set"
-    )
+    chosen = "on this set"
+    if run["config"]["select"] == "heldout":
+        chosen = "on a held-out part of the training set"
     text = (
-        f"`best`, exported here, is the best of {n} evaluation{'s' if n > 1 else ''} in the second half of the run, chosen {chosen}; "
-        "`last` is the final one. Fractions of 1; one run, one seed."
+        f"`best`, exported here, is the best of {n} evaluation{'s' if n > 1 else ''} in the second "
+        f"half of the run, chosen {chosen}; `last` is the final one. Fractions of 1; one run, one "
+        "seed."
     )
-    why = "".join(
-        f"\n\nDegenerate ({which}): {found['degenerate']}."
-        for which, found in (("best", best), ("last", last))
-        if found["degenerate"]
-    )
+    for which, found in (("best", best), ("last", last)):
+        if found["degenerate"]:
+            text += f"\n\nDegenerate ({which}): {found['degenerate']}."
     heading = f"## Results on the development set ({run['data']['rows']['dev']:,} rows)"
-    return f"{heading}\n\n{_table([['', 'step', *metrics], *rows])}\n\n{text}{why}"
+    return f"{heading}\n\n{_table([['', 'step', *metrics], *rows])}\n\n{text}"
 
 
-def _parameters(run: Run) -> str:
+def _parameters(run: Run, about: AboutMethod) -> str:
+    """Shows the counts: trained, in the head, and under the budget if there is one."""
     p = run["params"]
     lines = [
         ["", "parameters"],
         ["trained", f"{p['trainable']:,}"],
         ["of these the head, in no budget", f"{p['head']:,}"],
     ]
+    text = ""
     if p["budget"] is not None:
+        noun = "adapter" if about.result == "adapter" else "in the budget"
         lines += [
-            ["adapter at the start", f"{p['adapter_start']:,}"],
-            ["adapter as stored", f"{p['adapter_end']:,}"],
+            [f"{noun} at the start", f"{p['adapter_start']:,}"],
+            [f"{noun} as stored", f"{p['adapter_end']:,}"],
         ]
-    budget = (
-        ""
-        if p["budget"] is None
-        else (
-            f"\n\nBudget: {p['budget']}. A component stores d_in + d_out parameters; its gate is folded in."
-        )
-    )
-    return f"## Parameters\n\n{_table(lines)}{budget}"
+        text = f"\n\nBudget: {p['budget']}."
+        if about.result == "adapter":
+            text += " A component stores d_in + d_out parameters; its gate is folded in."
+    return f"## Parameters\n\n{_table(lines)}{text}"
 
 
 def _ranks(ranks: Mapping[str, int]) -> str:
-    """Components of each matrix, a row a layer and a column a kind of matrix; empty for full fine-tuning."""
+    """Shows the components of each matrix: a row for a layer, a column for a kind of matrix.
+
+    Returns an empty text for a run without components.
+    """
     cells = {place(name): rank for name, rank in ranks.items()}
     if not cells:
         return ""
     kinds = [kind for kind in KINDS if any(kind == k for _, k in cells)]
+    # A dash: this kind of matrix was not adapted, which `target` may say.
     rows = [
         [str(i), *(str(cells.get((i, k), "–")) for k in kinds)]
         for i in sorted({i for i, _ in cells})
@@ -185,21 +167,15 @@ def _ranks(ranks: Mapping[str, int]) -> str:
 
 
 def _usage(run: Run, task: Task, hub: str | None, adapter: bool) -> str:
-    """Python that loads what was exported, from inside its folder, and for an adapter where its base model is."""
+    """Shows Python that loads the export from inside its folder.
+
+    For an adapter on a local base model a paragraph before it says which model that is.
+    """
     pair = '"One sentence.", "Another."' if len(task.text) == 2 else '"One sentence."'
-    length = repr(run["config"]["max_length"])  # whatever it is, it is no code
-    lines = (
-        _load_adapter(run, task, hub)
-        if adapter
-        else [
-            "import torch",
-            "from transformers import AutoModelForSequenceClassification, AutoTokenizer",
-            "",
-            'tokenizer = AutoTokenizer.from_pretrained(".")  # this folder',
-            'model = AutoModelForSequenceClassification.from_pretrained(".", dtype=torch.float32).eval()',
-        ]
-    )
-    lines += [
+    length = repr(run["config"]["max_length"])  # repr: whatever the record holds, it is no code
+    lines = _load_adapter(run, task, hub) if adapter else _LOAD_WHOLE
+    lines = [
+        *lines,
         f'batch = tokenizer({pair}, truncation=True, max_length={length}, return_tensors="pt")',
         "with torch.no_grad():",
         "    logits = model(**batch).logits",
@@ -208,20 +184,35 @@ def _usage(run: Run, task: Task, hub: str | None, adapter: bool) -> str:
     return "\n".join(["## Use", "", *where, "```python", *lines, "```"])
 
 
+# float32: the recorded logits were computed in it, and Transformers would take the file's dtype.
+_LOAD_WHOLE = [
+    "import torch",
+    "from transformers import AutoModelForSequenceClassification, AutoTokenizer",
+    "",
+    'tokenizer = AutoTokenizer.from_pretrained(".")  # this folder',
+    'model = AutoModelForSequenceClassification.from_pretrained(".", dtype=torch.float32).eval()',
+]
+
+
 def _base(run: Run) -> str:
-    """What the base model is where no hub has it. A path on the machine of training would help nobody."""
+    """Says by name and fingerprint which local folder the base model is.
+
+    Its path is left out: a place on the machine of training helps nobody.
+    """
     return (
-        f"The base model is `{run['config']['model']}`, a local folder whose configuration, tokenizer and weights have "
-        f"the fingerprint `{run['fingerprints']['model']}`. adapter_config.json names where it lay in training; "
+        f"The base model is `{run['config']['model']}`, a local folder whose configuration, "
+        f"tokenizer and weights have the fingerprint `{run['fingerprints']['model']}`. "
+        "adapter_config.json names where it lay in training; "
         'elsewhere, set `base = "FOLDER"` to your copy of it.'
     )
 
 
 def _load_adapter(run: Run, task: Task, hub: str | None) -> list[str]:
-    """Python that loads the base model and puts the adapter on it. The base's own head, if any, gives way to ours."""
+    """Returns Python that loads the base model and puts the adapter on it."""
     named = hub_revision(run["model"]["revision"])
     revision = f", revision={named!r}" if named else ""
     own = 'PeftConfig.from_pretrained(".").base_model_name_or_path'
+    # ignore_mismatched_sizes: a head of the base's own, of any width, gives way to ours.
     return [
         "import torch",
         f"from peft import {'PeftModel' if hub else 'PeftConfig, PeftModel'}",
@@ -230,44 +221,52 @@ def _load_adapter(run: Run, task: Task, hub: str | None) -> list[str]:
         f"base = {repr(hub) if hub else own}",
         f"tokenizer = AutoTokenizer.from_pretrained(base{revision})",
         "model = AutoModelForSequenceClassification.from_pretrained(",
-        f"    base{revision}, num_labels={task.outputs}, dtype=torch.float32, ignore_mismatched_sizes=True",
+        f"    base{revision}, num_labels={task.outputs}, dtype=torch.float32, "
+        "ignore_mismatched_sizes=True",
         ")",
         'model = PeftModel.from_pretrained(model, ".").eval()  # this folder, its head included',
     ]
 
 
-def _made(run: Run, typed: str) -> str:
+def _made(run: Run, about: AboutMethod, command: str) -> str:
+    """Lists how the run was made; `command` is the typed one, not yet escaped."""
     c, marks = run["config"], run["fingerprints"]
     revision = f", revision {run['data']['revision']}" if run["data"]["revision"] else ""
     facts = [
-        f"{run['total_steps']:,} steps of {c['batch_size']}, learning rate {c['lr']:g}, seed {c['seed']}, "
-        f"{c['precision']}, {run['train_s']:.0f} s on {run['device']}",
-        f"data: {c['data']}{revision}, {run['data']['train']:,} training rows, fingerprint `{marks['data']}`",
-        f"base model: {c['model']}, fingerprint of configuration, tokenizer and weights `{marks['model']}`",
-        *(
-            [f"started from another run's weights, sha256 `{marks['init_from']}`"]
-            if marks["init_from"]
-            else []
-        ),
+        f"{run['total_steps']:,} steps of {c['batch_size']}, learning rate {c['lr']:g}, "
+        f"seed {c['seed']}, {c['precision']}, {run['train_s']:.0f} s on {run['device']}",
+        f"data: {c['data']}{revision}, {run['data']['train']:,} training rows, "
+        f"fingerprint `{marks['data']}`",
+        f"base model: {c['model']}, fingerprint of configuration, tokenizer and weights "
+        f"`{marks['model']}`",
+    ]
+    if about.paper:
+        facts.insert(0, f"method: {about.title}, {about.paper}")
+    if marks["init_from"]:
+        facts.append(f"started from another run's weights, sha256 `{marks['init_from']}`")
+    facts += [
         f"commit: {commits(run)}",
         "versions: " + ", ".join(f"{k} {v}" for k, v in run["versions"].items() if v),
     ]
-    command = "\n".join(f"    {printable(line)}" for line in _without_paths(typed).splitlines())
-    return "\n".join(["## How it was made", "", command, "", *(f"- {fact}" for fact in facts)])
+    # Four spaces make a code block, in which Markdown escapes would show: control characters alone.
+    shown = "\n".join(f"    {printable(line)}" for line in _without_paths(command).splitlines())
+    return "\n".join(["## How it was made", "", shown, "", *(f"- {fact}" for fact in facts)])
 
 
 def _without_paths(command: str) -> str:
-    """A command with FOLDER for the value of every key that names one, and scripts by their names alone."""
+    """Returns a command with FOLDER for every value that names one, and scripts by name alone."""
     try:
         words = shlex.split(command)
-    except ValueError:  # a command that somebody has edited
+    except ValueError:  # a quote that is never closed: somebody has edited the record
         words = command.split()
+    # Shown as typed, quotes and all, if nothing has to be hidden.
     if not any("/" in word or "~" in word or word.startswith(_PLACES) for word in words):
         return command
     return " ".join(map(_without_path, words))
 
 
 def _without_path(word: str) -> str:
+    """Returns one word of a command without the machine's folders."""
     key, equals, value = word.partition("=")
     if equals and (word.startswith(_PLACES) or value.strip("'\"").startswith(("/", "~", "."))):
         return f"{key}=FOLDER"
@@ -275,5 +274,6 @@ def _without_path(word: str) -> str:
 
 
 def _table(lines: Sequence[Sequence[str]]) -> str:
+    """Returns a pipe table, the first line its head. The cells are escaped already."""
     text = ["| " + " | ".join(line) + " |" for line in lines]
     return "\n".join([text[0], "|" + "---|" * len(lines[0]), *text[1:]])

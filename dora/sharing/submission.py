@@ -1,6 +1,7 @@
 """`python -m dora.submit RUN_DIR…`: the runs' test predictions as one zip for the GLUE server.
 
-A file that no run predicts is left out and named; --fill puts a placeholder in its place, and says so.
+A file that no run predicts is left out and named; --fill puts a placeholder in its place and says
+so.
 """
 
 from __future__ import annotations
@@ -20,11 +21,14 @@ from dora.data.tasks import TASKS
 from dora.errors import UserError
 from dora.files import taken, write_atomic
 from dora.records import artefacts
+from dora.records.about_method import about_method
 from dora.records.record import read_finished, scores
 from dora.records.rescore import disagreement
 from dora.records.study import for_task
 from dora.records.words import Foreign, as_command, typed
 from dora.sharing.leaderboard import FILES, File, answers, placeholder, read_logits, tsv, zipped
+
+_BELOW_EVERY_SCORE = -2.0  # correlations go down to -1
 
 
 @dataclass(frozen=True)
@@ -41,23 +45,31 @@ class Run:
 
     @property
     def system(self) -> str:
-        """What a submission is a submission of: model, method and budget."""
+        """Model, method and budget: the system that a submission reports on."""
         c = self.data["config"]
-        return " ".join(filter(None, (c["model"], c["method"]["name"], c["budget"])))
+        budget = c["budget"] if about_method(self.data).has_budget else None
+        return " ".join(filter(None, (c["model"], c["method"]["name"], budget)))
 
     def score(self, which: str) -> float:
-        """The task's first metric on the development set; where it is undefined, what is below every score."""
-        return float(self.data["results"][which].get(TASKS[self.task].metrics[0], -2))
+        """Returns the task's first metric on the development set.
+
+        An undefined metric counts as less than every score.
+        """
+        first = TASKS[self.task].metrics[0]
+        return float(self.data["results"][which].get(first, _BELOW_EVERY_SCORE))
 
 
 def choose(folders: Sequence[Path], which: str, best: bool) -> dict[str, Run]:
-    """Task → its run; with `best` the one of several that scores best on the development set, the first of equals.
+    """Returns the run for each task by the task's name.
 
-    Raises UserError with every folder that is no finished run on GLUE or whose predictions are not as its record has
-    them, and every task with several runs.
+    `best`: take the run that scores best on the development set, the first of equals, where a task
+    has several. Raises UserError with every folder that is no finished run on GLUE, every run whose
+    predictions are not as its record has them, and every task with several runs.
     """
+    # All problems together: there are up to nine runs, and one message a try would take nine tries.
     problems: list[str] = []
     found: dict[str, list[Run]] = {}
+    # By resolved path: a folder named twice is one run, not two of one task.
     for folder in {f.resolve(): f for f in folders}.values():
         try:
             run = Run(folder, read_finished(folder))
@@ -67,26 +79,31 @@ def choose(folders: Sequence[Path], which: str, best: bool) -> dict[str, Run]:
         problems += unsound(run)
         if run.data["config"]["data"] == "mini":
             problems.append(
-                f"{folder} was trained on data=mini, generated sentences that are not GLUE's; train "
-                "on the real ones: data=hub, or data=dir data.dir=GLUE"
+                f"{folder} was trained on data=mini, generated sentences that are not GLUE's; "
+                "train on the real ones: data=hub, or data=dir data.dir=GLUE"
             )
         found.setdefault(run.task, []).append(run)
     for task, runs in found.items():
         if len(runs) > 1 and not best:
             several = ", ".join(str(run.folder) for run in runs)
             problems.append(
-                f"{len(runs)} runs of {task} ({several}): name one of them, or take the best on the "
-                "development set with --best"
+                f"{len(runs)} runs of {task} ({several}): name one of them, or take the best on "
+                "the development set with --best"
             )
     if problems:
         raise UserError(*problems)
+    # `max` takes the first of equals, so that the same command gives the same zip.
     return {task: max(runs, key=lambda run: run.score(which)) for task, runs in found.items()}
 
 
 def unsound(run: Run) -> list[str]:
-    """Why the predictions of a run are not to be believed; none where it kept no predictions."""
+    """Returns the reasons against a run's predictions: damaged, or not what its record scores.
+
+    Predictions that are absent are no reason here: `read_logits` tells of them.
+    """
+    # lexists: a link is there, if only to be refused.
     if not os.path.lexists(run.folder / artefacts.PREDICTIONS):
-        return []  # which is said where they are read
+        return []
     if problems := artefacts.damaged(run.folder, run.data, [artefacts.PREDICTIONS]):
         return problems
     try:
@@ -97,7 +114,7 @@ def unsound(run: Run) -> list[str]:
 
 
 def describe(file: File, logits: np.ndarray, folder: Path) -> str:
-    """What the file says and where it is from; a warning below it where all its predictions are one."""
+    """Returns a line on a file's predictions and their run; a second one warns if all are equal."""
     if file.task.regression:
         values = predict(file.task, logits)
         clipped = int(((values < 0) | (values > 5)).sum())
@@ -105,60 +122,70 @@ def describe(file: File, logits: np.ndarray, folder: Path) -> str:
             f"scores {values.min():.2f} to {values.max():.2f}, {clipped:,} of them clipped to 0..5"
         )
     else:
-        says = ", ".join(
-            f"{a}: {n:,}" for a, n in sorted(Counter(answers(file.task, logits)).items())
-        )
+        counts = sorted(Counter(answers(file.task, logits)).items())
+        says = ", ".join(f"{label}: {n:,}" for label, n in counts)
     why = degenerate(file.task, logits, {})
     warning = "" if why is None else f"\n  DEGENERATE: {why}"
     return f"{file.name:<12}{len(logits):>8,} rows: {says}; {folder}{warning}"
 
 
 def absent(file: File, runs: Mapping[str, Run], which: str) -> str:
-    """Why the file has no `which` (best or last) predictions, and how to get them."""
+    """Says why no run gives the file's `which` (best or last) predictions, and how to get them."""
     if file.trained in runs:
         folder = runs[file.trained].folder
         if which == "last" and read_logits(file, folder / "predictions.npz", "best") is not None:
             return (
-                f"the data of {folder} got it after training, and of the weights only the best evaluation's are kept: "
-                "use --score best"
+                f"the data of {folder} got it after training, and of the weights only the best "
+                "evaluation's are kept: use --score best"
             )
+        how = "train again"
         # AX is no part of what identifies a run; another test file makes another run.
-        ax = "give the run's command again: it is predicted from the kept weights, without training"
-        return f"the data of {folder} lacked its test file: add that, and {ax if file.split == 'ax' else 'train again'}"
-    known = ((task, run) for task, run in runs.items() if run.data.get("words"))
-    task, run = next(known, ("", None))
-    like = None
+        if file.split == "ax":
+            how = (
+                "give the run's command again: it is predicted from the kept weights, without "
+                "training"
+            )
+        return f"the data of {folder} lacked its test file: add that, and {how}"
+    return f"no run of {file.trained} among these: {_command_like(runs, file.trained)}"
+
+
+def _command_like(runs: Mapping[str, Run], task: str) -> str:
+    """Returns the command that trains `task` as one of `runs` was trained, or its beginning."""
+    known = ((trained, run) for trained, run in runs.items() if run.data.get("words"))
+    trained, run = next(known, ("", None))
     if run is not None:
+        # Foreign: words of a record that this suite would not have written are not repeated.
         with contextlib.suppress(Foreign):
-            like = for_task(typed(run.data["words"], run.folder), task, file.trained)
-    command = f"python -m dora.run task={file.trained} …" if like is None else as_command(like)
-    return f"no run of {file.trained} among these: {command}"
+            like = for_task(typed(run.data["words"], run.folder), trained, task)
+            if like is not None:  # None: their experiment has no file for this task
+                return as_command(like)
+    return f"python -m dora.run task={task} …"
 
 
 def notes(runs: Mapping[str, Run]) -> list[str]:
-    """Each run's development scores, embedded models, and whether the runs are one system."""
+    """Returns lines on each run's development scores, on their models, and on mixed systems."""
     lines = [
         f"{task}: {run.system}, seed {run.data['seed']}, {scores(run.data)}"
         for task, run in runs.items()
     ]
+    # A set: runs on one model share their note.
     known = {
         text for run in runs.values() for text in (run.data["embedded"], run.data["note"]) if text
     }
+    lines += sorted(known)
     systems = sorted({run.system for run in runs.values()})
-    mixed = (
-        [f"these are {len(systems)} systems, not one: {', '.join(systems)}"]
-        if len(systems) > 1
-        else []
-    )
-    return [*lines, *sorted(known), *mixed]
+    if len(systems) > 1:  # the leaderboard's average is of one system
+        lines.append(f"these are {len(systems)} systems, not one: {', '.join(systems)}")
+    return lines
 
 
 def submit(
     folders: Sequence[Path], to: Path, which: str, best: bool, fill: bool
 ) -> tuple[list[str], int]:
-    """Writes the zip; returns lines that say what is in it and what is not, and how many files it holds.
+    """Writes the zip. Returns lines on its contents and gaps, and the number of files in it.
 
-    `which`: a run's best or last predictions. Raises UserError with every problem; nothing is written then.
+    `which`: a run's best or last predictions. `best`: see `choose`. `fill`: write placeholders for
+    missing files. Raises UserError with every problem; nothing is written then.
     """
     problems = taken(to)
     runs: dict[str, Run] = {}
@@ -169,15 +196,16 @@ def submit(
         problems += e.problems
     for file in (f for f in FILES if f.trained in runs):
         try:
-            logits[file.name] = read_logits(
-                file, runs[file.trained].folder / "predictions.npz", which
-            )
+            predictions = runs[file.trained].folder / "predictions.npz"
+            logits[file.name] = read_logits(file, predictions, which)
         except UserError as e:
             problems += e.problems
+    # Refused even with --fill: a zip of placeholders alone is nobody's wish.
     if runs and not problems and all(found is None for found in logits.values()):
         problems.append("none of these runs has test predictions: their data lacked the test files")
     if problems:
         raise UserError(*problems)
+    # In the order of FILES, so that equal predictions give equal bytes.
     lines, texts = notes(runs), {}
     for file in FILES:
         found = logits.get(file.name)
@@ -187,9 +215,10 @@ def submit(
             continue
         lines.append(f"MISSING {file.name}: {absent(file, runs, which)}")
         if fill:
-            texts[file.name] = tsv(placeholder(file))
+            answer = placeholder(file)
+            texts[file.name] = tsv(answer)
             lines.append(
-                f"  in its place {file.rows:,} times {placeholder(file)[0]}: its score will mean nothing"
+                f"  in its place {file.rows:,} times {answer[0]}: its score will mean nothing"
             )
     to.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(to, zipped(texts))

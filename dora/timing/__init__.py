@@ -1,1 +1,1 @@
-"""What the benchmark times, and how."""
+"""The benchmark: its candidates and its measurements."""

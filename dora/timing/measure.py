@@ -1,13 +1,15 @@
-"""What a training step costs: ours beside the floor, PEFT and the Trainer, measured in one process in turn.
+"""Measures a training step: ours beside the floor, PEFT and the Trainer, in one process in turn.
 
-The *floor* is what every adapter must pay: forward through the frozen backbone and backward through its
-activations, with the head trained, all in plain PyTorch and Transformers. All else is given as a multiple of
-it. The contenders take turns, a few steps each, round after round, so that a change of the machine's speed
-meets all of them; a series' ratio is the median over its rounds of (contender / floor within the round). The
-series are repeated, the median of them counts, and how far they lie apart is said beside it.
+The *floor* is the part that every adapter must pay: forward through the frozen backbone and
+backward through its activations, with the head trained, all in plain PyTorch and Transformers.
+Every other candidate is given as a multiple of it. They take turns, a few steps each, round after
+round, so that a change of the machine's speed meets all of them. A series' ratio is the median over
+its rounds of (candidate / floor within the round). The series are repeated; their median counts,
+and their spread is shown beside it.
 
-The backbone's own dropout is 0.1, as in training. On a CPU ours is cheaper than PyTorch's (`dora.adapters.dropout`), so
-that there is a second floor that has it too; with --backbone-dropout 0 no one gains by it.
+The backbone's own dropout is 0.1, as in training. On a CPU ours is cheaper than PyTorch's
+(`dora.adapters.dropout`), so that there is a second floor that has it too; with --backbone-dropout
+0 no candidate gains by it.
 """
 
 from __future__ import annotations
@@ -25,107 +27,109 @@ from typing import Any, TypeVar
 import torch
 
 from dora.process import memory
-from dora.timing.candidates import (
-    PHASES,
-    Contender,
-    Setting,
-    Times,
-    contender,
-)
+from dora.timing.candidates import PHASES, contender
+from dora.timing.setting import Contender, Setting, Times
 
 T = TypeVar("T")
+# A run of 1,000 steps prunes over 350 of them, every 12th; scores are kept from the first step on.
+SHARES = {"before": 0.47, "allocating": 0.03, "after": 0.5}
 
 
 def series(contenders: dict[str, Contender], rounds: int, steps: int) -> dict[str, list[Times]]:
-    """Every contender's times, one a round; who comes first changes from round to round."""
+    """Returns every contender's times, one a round, each the mean over `steps`."""
     names = list(contenders)
     times: dict[str, list[Times]] = {name: [] for name in names}
     for i in range(rounds):
+        # The first of a round changes: whoever follows finds the caches as its neighbour left them.
         for name in names[i % len(names) :] + names[: i % len(names)]:
             times[name].append(contenders[name](steps))
     return times
 
 
 def ratio(times: dict[str, list[Times]], name: str, to: str, what: str) -> float:
-    """The median over rounds of name / to within the round; `what`: wall or cpu."""
+    """Returns the median over rounds of name / to within the round; `what`: wall or cpu."""
     pairs = zip(times[name], times[to], strict=True)
     return median(getattr(one, what) / getattr(other, what) for one, other in pairs)
-
-
-# A run of 1,000 steps prunes over 350 of them, every 12th; scores are kept from the first step on.
-SHARES = {"before": 0.47, "allocating": 0.03, "after": 0.5}
 
 
 def measure(
     s: Setting, names: Sequence[str], rounds: int, steps: int, repeats: int
 ) -> dict[str, Any]:
-    """{contender: its figures}: seconds a step, tokens a second, and ratios, the median of `repeats` series.
+    """Returns {contender: its figures}: seconds a step, tokens a second, and ratios to the floor.
 
-    `spread`: how far the series' wall ratios lie apart, (largest − smallest) / median.
+    Ratios are medians of `repeats` series. `spread`: how far the series' wall ratios lie apart,
+    (largest - smallest) / median. A method with phases gets a line for its whole run too.
     """
     torch.set_num_threads(s.threads)
     contenders = {name: contender(s, name) for name in names}
-    series(contenders, 1, steps)  # caches, allocator, autotuning
+    series(contenders, 1, steps)  # not counted: caches, allocator, autotuning
     runs = [series(contenders, rounds, steps) for _ in range(repeats)]
     figures: dict[str, Any] = {}
     for name in names:
         wall = median(t.wall for times in runs for t in times[name])
+        ratios = [ratio(times, name, "floor", "wall") for times in runs]
         figures[name] = {
             "wall_s": wall,
             "cpu_s": median(t.cpu for times in runs for t in times[name]),
             "tokens_s": s.batch * s.length / wall,
+            "wall_ratio": median(ratios),
+            "spread": (max(ratios) - min(ratios)) / median(ratios),
+            "cpu_ratio": median(ratio(times, name, "floor", "cpu") for times in runs),
         }
-        for what in ("wall", "cpu"):
-            all_of_it = [ratio(times, name, "floor", what) for times in runs]
-            figures[name][f"{what}_ratio"] = median(all_of_it)
-            if what == "wall":
-                figures[name]["spread"] = (max(all_of_it) - min(all_of_it)) / median(all_of_it)
-    for method in ("adalora", "dora"):
-        if all(f"{method} {phase}" in figures for phase in PHASES):
-            figures[f"{method} run"] = {
-                key: sum(SHARES[phase] * figures[f"{method} {phase}"][key] for phase in PHASES)
+    return figures | _whole_runs(figures)
+
+
+def _whole_runs(figures: dict[str, Any]) -> dict[str, Any]:
+    """Returns a `METHOD run` line for each method of which every phase was measured.
+
+    Its figures are the phases' means, weighted by their shares of a run's steps.
+    """
+    lines = {}
+    for method in dict.fromkeys(name.removesuffix(f" {PHASES[0]}") for name in figures):
+        phases = {phase: f"{method} {phase}" for phase in PHASES}
+        if figures.keys() >= set(phases.values()):
+            lines[f"{method} run"] = {
+                key: sum(SHARES[phase] * figures[name][key] for phase, name in phases.items())
                 for key in ("wall_s", "cpu_s", "wall_ratio", "cpu_ratio")
             }
-    return figures
+    return lines
 
 
 def peak_memory(s: Setting, name: str) -> int:
-    """Bytes that a process of its own needs at most for some steps of one contender."""
-    words = [
-        "--memory-of",
-        name,
-        "--size",
-        s.size,
-        "--dropout",
-        str(s.dropout),
-        "--device",
-        s.device,
-        "--precision",
-        s.precision,
-        "--batch",
-        str(s.batch),
-        "--length",
-        str(s.length),
-        "--threads",
-        str(s.threads),
-        "--backbone-dropout",
-        str(s.backbone_dropout),
-    ]
+    """Returns the peak bytes of some steps of one contender, in a process of its own.
+
+    A peak never falls again within a process, so that each contender needs a new one.
+    """
+    options = {
+        "--memory-of": name,
+        "--size": s.size,
+        "--dropout": s.dropout,
+        "--device": s.device,
+        "--precision": s.precision,
+        "--batch": s.batch,
+        "--length": s.length,
+        "--threads": s.threads,
+        "--backbone-dropout": s.backbone_dropout,
+    }
+    words = [str(word) for option in options.items() for word in option]
     done = subprocess.run(
         [sys.executable, "-m", "dora.bench", *words], capture_output=True, text=True, check=True
     )
-    return int(done.stdout.splitlines()[-1])
+    return int(done.stdout.splitlines()[-1])  # libraries may have printed before
 
 
 def memory_here(s: Setting, name: str) -> int:
-    """What `peak_memory` asks of its process."""
+    """Returns this process's peak bytes after some steps: the other side of `peak_memory`."""
     torch.set_num_threads(s.threads)
-    contender(s, name)(3)
+    contender(s, name)(3)  # three: PEFT's first step begins without the optimizer's moments
     return memory.peak(torch.device(s.device))
 
 
 def of_processes(action: Callable[[], T]) -> tuple[T, dict[str, float]]:
-    """(what `action` returns, wall seconds and the CPU seconds of the processes that it started and awaited)."""
+    """Returns the result of `action`, and the seconds of the processes that it started.
+
+    Wall seconds are those of `action`; CPU seconds those of children that it has awaited.
+    """
     before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     result = action()
     wall, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -133,6 +137,7 @@ def of_processes(action: Callable[[], T]) -> tuple[T, dict[str, float]]:
     return result, {"wall_s": wall, "cpu_s": cpu}
 
 
+# The command dora.run, but the process ends at once when its first step is done.
 FIRST_STEP = """
 import os
 from dora import run
@@ -147,7 +152,11 @@ run.main()
 
 
 def startup(results: Path) -> dict[str, dict[str, float]]:
-    """Wall and CPU seconds of commands that only begin: help texts, and a known run's way to its first step."""
+    """Returns wall and CPU seconds of commands that only begin.
+
+    They are help texts, and the way to a run's first step: once in a new results folder, and once
+    with the tokenised data that the first start left there.
+    """
     run = ["task=rte", "method=lora", f"results={results}"]
     module = [sys.executable, "-m"]
     commands = {
@@ -158,31 +167,36 @@ def startup(results: Path) -> dict[str, dict[str, float]]:
     }
     found = {}
     for name, words in commands.items():
-        _, found[name] = of_processes(
-            partial(subprocess.run, words, capture_output=True, check=True)
-        )
+        action = partial(subprocess.run, words, capture_output=True, check=True)
+        _, found[name] = of_processes(action)
     return found
 
 
 def table(s: Setting, figures: dict[str, Any]) -> list[str]:
-    """The figures as a Markdown table under a line that says what was measured."""
-    where = s.device if s.device != "cpu" else f"cpu, {s.threads} thread{'s' * (s.threads > 1)}"
+    """Returns the figures as a Markdown table under a line that says what was measured."""
+    where = s.device
+    if s.device == "cpu":
+        where = f"cpu, {s.threads} thread{'s' if s.threads > 1 else ''}"
     lines = [
         f"{s.size}, batch {s.batch} x {s.length}, dropout {s.dropout:g}, {s.precision}, {where}",
         "",
-        "| | ms a step | CPU ms | tokens/s | x floor | x floor, CPU | x PEFT LoRA | spread | peak MB |",
+        "| | ms a step | CPU ms | tokens/s | x floor | x floor, CPU | x PEFT LoRA | spread "
+        "| peak MB |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     peft = figures.get("PEFT LoRA", {}).get("wall_ratio")
     for name, f in figures.items():
-        to_peft = f"{f['wall_ratio'] / peft:.2f}" if peft else ""
-        tokens = f"{f['tokens_s']:,.0f}" if "tokens_s" in f else ""
-        spread = (
-            f"{100 * f['spread']:.0f} %" if f.get("spread") else ""
-        )  # 0: the floor's, or of one series
-        memory = f"{f['peak_bytes'] / 1e6:,.0f}" if "peak_bytes" in f else ""
-        lines.append(
-            f"| {name} | {1e3 * f['wall_s']:.1f} | {1e3 * f['cpu_s']:.1f} | {tokens} | {f['wall_ratio']:.3f} "
-            f"| {f['cpu_ratio']:.3f} | {to_peft} | {spread} | {memory} |"
-        )
+        cells = [
+            name,
+            f"{1e3 * f['wall_s']:.1f}",
+            f"{1e3 * f['cpu_s']:.1f}",
+            f"{f['tokens_s']:,.0f}" if "tokens_s" in f else "",
+            f"{f['wall_ratio']:.3f}",
+            f"{f['cpu_ratio']:.3f}",
+            f"{f['wall_ratio'] / peft:.2f}" if peft else "",
+            # Empty where it is 0: the floor's own, or the one of a single series.
+            f"{100 * f['spread']:.0f} %" if f.get("spread") else "",
+            f"{f['peak_bytes'] / 1e6:,.0f}" if "peak_bytes" in f else "",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
     return lines

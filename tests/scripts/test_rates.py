@@ -1,4 +1,4 @@
-"""Choosing learning rates from a search: held-out scores alone, the same effort for every method."""
+"""Learning rates are chosen by held-out scores alone, with the same effort for every method."""
 
 from __future__ import annotations
 
@@ -20,35 +20,27 @@ def write_run(
     seed: int = 1,
     model: str = "m",
 ) -> None:
-    best = {
-        "step": 400,
-        "accuracy": dev,
-        **({} if heldout is None else {"accuracy_heldout": heldout}),
-    }
+    """Writes a run's record; `heldout`: its score on the held-out part, None if undefined."""
+    best = {"step": 400, "accuracy": dev}
+    if heldout is not None:
+        best["accuracy_heldout"] = heldout
     config = {"task": "rte", "method": {"name": method}, "lr": lr, "select": "heldout"}
     results = {which: {**best, "degenerate": None} for which in ("best", "last")}
-    record_files.write_run(
-        folder,
-        method,
-        seed,
-        dev,
-        task="rte",
-        key=f"{lr}",
-        model=model,
-        config=config,
-        results=results,
-    )
+    more = {"config": config, "results": results}
+    # The rate stands for the hash that a configuration would have in a real directory's name.
+    record_files.write_run(folder, method, seed, dev, task="rte", key=f"{lr}", model=model, **more)
 
 
 def chosen(folder: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, SCRIPT, folder], capture_output=True, text=True, check=False
-    )
+    """Runs the script on a folder of runs."""
+    words = [sys.executable, SCRIPT, folder]
+    return subprocess.run(words, capture_output=True, text=True, check=False)
 
 
 def test_the_rate_with_the_best_heldout_mean_wins_whatever_the_development_set_says(
     tmp_path: Path,
 ) -> None:
+    # The development set would choose 0.001 for both, with 0.9 against 0.1.
     for method in ("lora", "dora"):
         write_run(tmp_path, method, 1e-3, 0.60, dev=0.9)
         write_run(tmp_path, method, 1e-3, 0.62, dev=0.9, seed=2)
@@ -56,11 +48,12 @@ def test_the_rate_with_the_best_heldout_mean_wins_whatever_the_development_set_s
         write_run(tmp_path, method, 3e-3, 0.61 if method == "lora" else 0.7, dev=0.1, seed=2)
     done = chosen(tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "rte: {dora: 0.001, lora: 0.003}" in done.stdout
+    assert "rte: {dora: 0.001, lora: 0.003}" in done.stdout  # as a study's YAML takes it
     assert "| rte | lora | 0.001: 61.0, **0.003: 63.0** (edge) |" in done.stdout
 
 
 def test_every_rate_chosen_at_an_edge_is_marked_and_counted(tmp_path: Path) -> None:
+    # Held-out scores at rates of 0.001, 0.002 and 0.004; full's best two are equal, the lower wins.
     scores = {
         "lora": (0.5, 0.6, 0.5),
         "dora": (0.7, 0.6, 0.5),
@@ -79,6 +72,7 @@ def test_every_rate_chosen_at_an_edge_is_marked_and_counted(tmp_path: Path) -> N
 
 
 def test_searches_on_two_backbones_are_apart(tmp_path: Path) -> None:
+    # 0.002 wins on the one, and 0.004, at the edge, on the other.
     for lr, heldout in ((1e-3, 0.5), (2e-3, 0.6), (4e-3, 0.4)):
         write_run(tmp_path, "lora", lr, heldout, dev=0.5)
         write_run(tmp_path, "lora", lr, 1 - heldout, dev=0.5, model="other")
@@ -93,6 +87,7 @@ def test_searches_on_two_backbones_are_apart(tmp_path: Path) -> None:
 def test_a_score_that_is_not_defined_loses_and_unequal_effort_is_refused(tmp_path: Path) -> None:
     write_run(tmp_path, "lora", 1e-3, 0.5, dev=0.5)
     write_run(tmp_path, "lora", 3e-3, None, dev=0.5)
+    # One rate for DoRA, two for LoRA.
     write_run(tmp_path, "dora", 1e-3, 0.5, dev=0.5)
     done = chosen(tmp_path)
     assert done.returncode == 1

@@ -1,4 +1,4 @@
-"""A card of a record that is somebody else's: its texts stay texts, in YAML, in Markdown and in Python."""
+"""Texts of somebody else's record stay texts in a card: in its YAML, Markdown and Python."""
 
 from __future__ import annotations
 
@@ -14,10 +14,18 @@ import yaml
 
 from dora.sharing.model_card import model_card
 
-RECORD = next(
-    (Path(__file__).parents[2] / "results" / "study_minilm").rglob("adalora/*/*/s1/run.json")
-)
-LOGIC = {("config", "task"), ("config", "data"), ("config", "method", "name"), ("config", "select")}
+STUDY = Path(__file__).parents[2] / "results" / "study_minilm" / "runs"
+RECORD = min(STUDY.glob("*/sst2/minilm/adalora/*/*/s1/run.json"))
+# Texts that decide what the card says; each is checked against a list when the record is read.
+LOGIC = {
+    ("config", "task"),
+    ("config", "data"),
+    ("config", "method", "name"),
+    ("config", "select"),
+    ("method", "budget"),
+    ("method", "result"),
+}
+# What might begin a tag, a link, a cell, code, a block of YAML, a heading or a statement.
 EVIL = (
     "<script>alert(1)</script>",
     "[x](javascript:alert(1))",
@@ -40,26 +48,36 @@ EVIL = (
 )
 
 
+TAGS = ("<script", "<a ", "<img", "<!--", "<details", "</details")
+TAGS += ("<h1", "<h2", "<td", "<pre", "<tr", "<li")
+
+
 def texts(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """The path of every text in a record."""
+    """Yields the path of every text in a record."""
     if isinstance(value, str):
         yield path
-    for key, inside in (
-        value.items()
-        if isinstance(value, dict)
-        else enumerate(value if isinstance(value, list) else [])
-    ):
+    items: Any = value.items() if isinstance(value, dict) else ()
+    if isinstance(value, list):
+        items = enumerate(value)
+    for key, inside in items:
         yield from texts(inside, (*path, key))
 
 
-def spoiled(text: str) -> dict[str, Any]:
-    """A record with `text` in the place of every text that decides nothing, and where a null may be one."""
+def spoiled(text: str, result: str | None = None) -> dict[str, Any]:
+    """Puts `text` in the place of every text of a record that decides nothing, and of nulls.
+
+    `result`: of the method, which the record then describes; None for an older record.
+    """
     run = json.loads(RECORD.read_text())
     run |= {
         "embedded": "x",
         "note": "x",
         "model": {"hub": "x", "revision": "x", "random_weights": False},
     }
+    if result is not None:
+        about = {"title": "x", "paper": "x", "note": "x", "budget": "exact", "result": result}
+        run["method"] = about
+    # Nulls, and a number: a card must not rely on the checks of whoever read the record.
     run["data"]["revision"] = run["fingerprints"]["init_from"] = "x"
     run["results"]["best"]["degenerate"] = "x"
     run["config"]["max_length"] = "x"
@@ -75,45 +93,41 @@ def spoiled(text: str) -> dict[str, Any]:
 CONFIG = {"base_model_name_or_path": "evil/model"}
 
 
+def front(card: str) -> dict[str, Any]:
+    """Returns the card's front matter as the hub reads it."""
+    known: dict[str, Any] = yaml.safe_load(card.split("---\n", 2)[1])
+    return known
+
+
 @pytest.mark.parametrize("merged", [False, True])
+@pytest.mark.parametrize("result", [None, "adapter", "weights", "model"])
 @pytest.mark.parametrize("text", EVIL)
-def test_a_records_texts_stay_texts(text: str, merged: bool) -> None:
+def test_a_records_texts_stay_texts(text: str, result: str | None, merged: bool) -> None:
     markdown = pytest.importorskip("markdown_it").MarkdownIt("commonmark").enable("table")
-    card = model_card(spoiled(text), CONFIG, merged)
+    config = CONFIG if result in (None, "adapter") else None
+    card = model_card(spoiled(text, result), config, merged)
+    honest = model_card(spoiled("x", result), config, merged)
     assert all(line.isprintable() for line in card.split("\n"))
-    _, front, body = card.split("---\n", 2)
-    known = yaml.safe_load(front)
-    good = yaml.safe_load(model_card(spoiled("x"), CONFIG, merged).split("---\n", 2)[1])
-    assert known == {
-        k: v for k, v in good.items() if not k.startswith("base_model")
-    }  # no hub has such a name
-    html = markdown.render(body)
-    plain = markdown.render(model_card(spoiled("x"), CONFIG, merged).split("---\n", 2)[2])
-    for tag in (
-        "<script",
-        "<a ",
-        "<img",
-        "<!--",
-        "<details",
-        "</details",
-        "<h1",
-        "<h2",
-        "<td",
-        "<pre",
-        "<tr",
-        "<li",
-    ):
+    known, good = front(card), front(honest)
+    assert good["model-index"][0].pop("name") == "x adalora x sst2"
+    assert known["model-index"][0].pop("name") == "adalora sst2"
+    # Without the base model: no hub has a repository of such a name.
+    assert known == {k: v for k, v in good.items() if not k.startswith("base_model")}
+    # As many tags of each kind as in the honest card: none is added, and none is hidden.
+    html = markdown.render(card.split("---\n", 2)[2])
+    plain = markdown.render(honest.split("---\n", 2)[2])
+    for tag in TAGS:
         assert html.count(tag) == plain.count(tag), tag
 
 
 @pytest.mark.parametrize("text", EVIL)
 def test_python_in_a_card_is_ours_alone(text: str) -> None:
-    for run in (
-        spoiled(text),
-        {**spoiled("x"), "model": {"hub": text, "revision": text, "random_weights": False}},
-    ):
+    # In a record that is spoiled everywhere, and in one that only names an evil base model.
+    model = {"hub": text, "revision": text, "random_weights": False}
+    for run in (spoiled(text), {**spoiled("x"), "model": model}):
         card = model_card(run, CONFIG)
         (code,) = re.findall(r"^```python\n(.*?)^```$", card, re.DOTALL | re.MULTILINE)
+        # Compiled, not run: names that it would use are all in one list.
         compiled = compile(code, "card", "exec")
         assert not {"os", "system"} & set(compiled.co_names)
         base = next(line for line in code.splitlines() if line.startswith("base = "))
@@ -122,14 +136,28 @@ def test_python_in_a_card_is_ours_alone(text: str) -> None:
 
 def test_an_honest_card_reads_as_before() -> None:
     run = json.loads(RECORD.read_text())
-    run["model"] = {
-        "hub": "microsoft/deberta-v3-base",
-        "revision": "refs/pr/1",
-        "random_weights": False,
-    }
-    card = model_card(run, {"base_model_name_or_path": "microsoft/deberta-v3-base"})
-    assert 'base_model: "microsoft/deberta-v3-base"' in card
-    assert "base = 'microsoft/deberta-v3-base'\n" in card
+    hub = "microsoft/deberta-v3-base"
+    # A revision may hold slashes, a repository one.
+    run["model"] = {"hub": hub, "revision": "refs/pr/1", "random_weights": False}
+    card = model_card(run, {"base_model_name_or_path": hub})
+    assert front(card)["base_model"] == hub
+    assert f"base = '{hub}'\n" in card
     assert "revision='refs/pr/1'" in card
     assert f"**{run['note'][0].upper()}{run['note'][1:]}.**" in card
-    assert "\\" not in card
+    assert "\\" not in card  # nothing in it needs an escape
+
+
+def test_what_a_method_is_not_is_said_where_its_record_or_its_name_says_so() -> None:
+    run = json.loads(RECORD.read_text())
+    assert "use_dora" not in model_card(run, CONFIG)
+    # An older record, of the suite's own method.
+    run["config"]["method"]["name"] = "dora"
+    assert "not weight-decomposed DoRA: PEFT's `use_dora` is off." in model_card(run, CONFIG)
+    about = {"title": "T", "paper": "A 2024", "budget": "exact", "result": "adapter"}
+    # A record that describes its method speaks for itself, whatever the method's name.
+    run["method"] = about
+    card = model_card(run, CONFIG)
+    assert "use_dora" not in card
+    assert "method: T, A 2024" in card
+    run["method"] = {**about, "note": "T is not U."}
+    assert "T is not U." in model_card(run, CONFIG)

@@ -1,4 +1,4 @@
-"""A submission holds what the GLUE server reads, from the runs' own test predictions, and names what it lacks."""
+"""A submission holds the runs' own test predictions as the GLUE server reads them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from dora.sharing.submission import submit
 from record_files import write_run
 from runs import change_record, command, configure, only_run, run, small, small_glue
 
-# The lines of a whole submission's files, headers not counted.
+# The lines of a whole submission's files, headers not counted; from GLUE's test sets, not from
+# FILES, so that a number changed there is found.
 OFFICIAL = {
     "AX": 1104,
     "CoLA": 1063,
@@ -33,31 +34,31 @@ OFFICIAL = {
     "STS-B": 1379,
     "WNLI": 146,
 }
+# The three files that the one MNLI model predicts.
 NLI = {"MNLI-m", "MNLI-mm", "AX"}
 
 
 def invented(
     folder: Path, task: str, seed: int = 1, score: float = 0.5, data: str = "dir", **arrays: Any
 ) -> Path:
-    """A finished run's directory with random test logits of the official sizes, rows in a random order."""
+    """Writes a finished run's directory with random test logits of the official sizes.
+
+    Rows are in a random order. `arrays`: others of predictions.npz, None to leave one out.
+    """
     random = np.random.default_rng(seed)
     stored: dict[str, np.ndarray] = {}
     for file in (f for f in FILES if f.trained == task):
+        # A random order: the zip must be sorted by index, whatever the order of predictions.
         stored[f"{file.split}/ids"] = random.permutation(file.rows)
         for which in ("best", "last"):
+            # Around the middle of STS-B's scale and beyond both ends; any class may win elsewhere.
             logits = random.normal(2.5, 3, (file.rows, file.task.outputs)).astype(np.float32)
             stored[f"{which}/{file.split}/logits"] = logits
     results = {"step": 1, TASKS[task].metrics[0]: score, "degenerate": None}
+    both = {"best": results, "last": results}
+    words = [f"task={task}", "data=hub"]
     place = write_run(
-        folder,
-        "lora",
-        seed,
-        None,
-        task,
-        model="m",
-        data=data,
-        results={"best": results, "last": results},
-        words=[f"task={task}", "data=hub"],
+        folder, "lora", seed, None, task, model="m", data=data, results=both, words=words
     )
     kept = {k: v for k, v in {**stored, **arrays}.items() if v is not None}
     np.savez(place / "predictions.npz", **kept)  # type: ignore[arg-type]
@@ -65,7 +66,7 @@ def invented(
 
 
 def read(path: Path) -> dict[str, list[list[str]]]:
-    """Name without .tsv → lines as fields, the header's first."""
+    """Returns the lines of each file of a zip as fields, by its name without .tsv."""
     with zipfile.ZipFile(path) as archive:
         texts = {name: archive.read(name).decode() for name in archive.namelist()}
     assert all(name.endswith(".tsv") and text.endswith("\n") for name, text in texts.items())
@@ -78,13 +79,13 @@ def read(path: Path) -> dict[str, list[list[str]]]:
 def send(
     *folders: Path, to: Path, which: str = "best", best: bool = False, fill: bool = False
 ) -> list[str]:
-    """The lines that say what was written to `to`."""
+    """Writes the zip `to`; returns the lines that tell of it."""
     return submit(folders, to, which, best, fill)[0]
 
 
 @pytest.fixture(scope="module")
 def nine(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """A run of each task."""
+    """Writes a run of each task, once for the module: QQP's logits take a second."""
     return [invented(tmp_path_factory.mktemp("nine"), task) for task in TASKS]
 
 
@@ -96,6 +97,7 @@ def test_nine_runs_make_the_eleven_official_files(nine: list[Path], tmp_path: Pa
         assert lines[0] == ["index", "prediction"]
         assert [line[0] for line in lines[1:]] == [str(i) for i in range(len(lines) - 1)]
         words = {line[1] for line in lines[1:]}
+        # Every label at least once among random logits, and none but GLUE's own.
         if name == "STS-B":
             assert {"0.0000", "5.0000"} < words
             assert all(0 <= float(word) <= 5 for word in words)
@@ -124,6 +126,7 @@ def test_each_row_holds_the_label_of_its_own_highest_logit(
     folder = next(f for f in nine if task in f.parts)
     send(folder, to=tmp_path / "s.zip", which=which)
     stored = np.load(folder / "predictions.npz")
+    # Written out once more: the class ids are the hub's, and WNLI's own files write ids.
     labels = {
         "rte": ["entailment", "not_entailment"],
         "mnli": ["entailment", "neutral", "contradiction"],
@@ -137,6 +140,7 @@ def test_each_row_holds_the_label_of_its_own_highest_logit(
 
 
 def test_scores_are_clipped_and_otherwise_as_predicted(tmp_path: Path) -> None:
+    # From below the scale to above it, in the order of the index.
     logits = np.linspace(-1, 6, 1379, dtype=np.float32)[:, None]
     folder = invented(tmp_path, "stsb", **{"best/test/logits": logits, "test/ids": np.arange(1379)})
     said = send(folder, to=tmp_path / "s.zip")
@@ -158,7 +162,17 @@ def test_what_no_run_predicts_is_named_with_its_command_and_left_out(tmp_path: P
     assert f"MISSING AX.tsv: the data of {mnli} lacked its test file" in said
 
 
+def test_a_command_is_not_made_up_where_an_experiment_has_no_file_for_the_task(
+    tmp_path: Path,
+) -> None:
+    rte = invented(tmp_path, "rte")
+    change_record(rte, words=["experiment=of_somebody/rte"])
+    said = "\n".join(send(rte, to=tmp_path / "s.zip"))
+    assert "no run of qqp among these: python -m dora.run task=qqp …" in said
+
+
 def test_ax_that_is_missing_says_how_to_get_it(tmp_path: Path) -> None:
+    # AX came after training to `later`: only the best weights were kept to predict it.
     none = invented(tmp_path / "none", "mnli", **{"best/ax/logits": None, "last/ax/logits": None})
     later = invented(tmp_path / "later", "mnli", **{"last/ax/logits": None})
     said = "\n".join(send(none, to=tmp_path / "none.zip"))
@@ -180,7 +194,7 @@ def test_placeholders_stand_only_where_asked_and_say_so(tmp_path: Path) -> None:
     assert {name: len(lines) - 1 for name, lines in files.items()} == OFFICIAL
     assert {line[1] for line in files["QNLI"][1:]} == {"entailment"}
     assert {line[1] for line in files["STS-B"][1:]} == {"0.0000"}
-    assert len({line[1] for line in files["RTE"][1:]}) == 2
+    assert len({line[1] for line in files["RTE"][1:]}) == 2  # predicted, not filled
     assert sum("its score will mean nothing" in line for line in said) == 10
 
 
@@ -191,18 +205,20 @@ def test_of_several_seeds_the_best_on_the_development_set_is_taken_only_when_ask
     with pytest.raises(UserError, match=r"2 runs of rte .*: name one of them, or .* --best"):
         send(one, two, to=tmp_path / "s.zip")
     send(one, two, to=tmp_path / "s.zip", best=True)
-    send(two, two, to=tmp_path / "two.zip")  # the same folder twice is one run
+    send(two, two, to=tmp_path / "two.zip")  # a folder named twice is one run
     assert (tmp_path / "s.zip").read_bytes() == (tmp_path / "two.zip").read_bytes()
 
 
 def test_predictions_that_cannot_count_are_refused_all_at_once(tmp_path: Path) -> None:
+    # Too few rows, one row again and again, values that are no numbers, sentences that are not
+    # GLUE's.
     short = invented(
         tmp_path, "rte", **{"best/test/logits": np.zeros((40, 2)), "test/ids": np.arange(40)}
     )
     twice = invented(tmp_path, "wnli", **{"test/ids": np.zeros(146, int)})
     broken = invented(tmp_path, "cola", **{"best/test/logits": np.full((1063, 2), np.nan)})
     mini = invented(tmp_path, "sst2", data="mini")
-    (tmp_path / "s.zip").touch()
+    (tmp_path / "s.zip").touch()  # a fourth problem: nothing is overwritten
     with pytest.raises(UserError) as caught:
         send(short, twice, broken, to=tmp_path / "s.zip")
     said = "\n".join(caught.value.problems)
@@ -218,6 +234,7 @@ def test_predictions_that_cannot_count_are_refused_all_at_once(tmp_path: Path) -
 
 
 def test_pickled_predictions_are_refused(tmp_path: Path) -> None:
+    # Objects are stored as pickles, and unpickling runs code.
     folder = invented(tmp_path, "wnli", **{"best/test/logits": np.array([{}] * 146, dtype=object)})
     with pytest.raises(
         UserError, match=r"predictions.npz cannot be read: Object arrays cannot be loaded"
@@ -235,11 +252,12 @@ def test_a_record_without_predictions_says_so(tmp_path: Path) -> None:
 
 
 def test_predictions_that_are_not_as_the_record_has_them_are_refused(tmp_path: Path) -> None:
-    """A flipped bit in the name of an array made it one that is not there: its file was missing from the zip."""
+    """A bit flipped in an array's name must not make its file one that nobody predicted."""
     wnli, rte = invented(tmp_path, "wnli"), invented(tmp_path, "rte")
     for folder in (wnli, rte):
         change_record(folder, files=artefacts.sums(folder, ["predictions.npz"]))
     content = bytearray((rte / "predictions.npz").read_bytes())
+    # The last mention is in the archive's directory, by which arrays are found.
     content[content.rindex(b"best/test/logits")] ^= 1
     (rte / "predictions.npz").write_bytes(content)
     with pytest.raises(UserError, match=r"predictions\.npz is damaged or another's") as caught:
@@ -249,6 +267,7 @@ def test_predictions_that_are_not_as_the_record_has_them_are_refused(tmp_path: P
 
 
 def test_a_run_whose_record_says_another_score_is_refused(tmp_path: Path) -> None:
+    # Three of four predictions are right.
     labels = np.array([0, 1, 1, 1])
     dev = {"dev/labels": labels, "best/dev/logits": np.eye(2)[[0, 1, 1, 0]]}
     right, wrong = (
@@ -262,8 +281,10 @@ def test_a_run_whose_record_says_another_score_is_refused(tmp_path: Path) -> Non
 
 
 def test_degenerate_predictions_and_mixed_systems_are_said(tmp_path: Path) -> None:
+    # Two runs at two budgets, one of them with class 1 in every row.
     same = np.tile(np.float32([0, 1]), (146, 1))
     wnli, rte = invented(tmp_path, "wnli", **{"best/test/logits": same}), invented(tmp_path, "rte")
+    # Without checksums, as older records are, so that it may be edited.
     record = json.loads((rte / "run.json").read_text())
     record["config"]["budget"] = "r2"
     (rte / "run.json").write_text(json.dumps(record))
@@ -293,27 +314,12 @@ def test_a_trained_runs_predictions_pass_through_the_command(tmp_path: Path) -> 
 @pytest.mark.slow
 @pytest.mark.skipif("GLUE_DIR" not in os.environ, reason="GLUE_DIR names an official GLUE download")
 def test_the_real_test_files_give_the_official_rows(tmp_path: Path) -> None:
-    tasks = {
-        "sst2": "SST-2",
-        "mrpc": "MRPC",
-        "stsb": "STS-B",
-        "rte": "RTE",
-        "cola": "CoLA",
-        "wnli": "WNLI",
-    }
+    # Without MNLI, QNLI and QQP, whose test sets take minutes to predict on a CPU.
+    tasks = [TASKS[name] for name in ("sst2", "mrpc", "stsb", "rte", "cola", "wnli")]
+    words = ["method=lora", "data=dir", f"data.dir={os.environ['GLUE_DIR']}", "max_steps=3"]
     for task in tasks:
-        run(
-            configure(
-                f"task={task}",
-                "method=lora",
-                "data=dir",
-                f"data.dir={os.environ['GLUE_DIR']}",
-                "max_steps=3",
-                "threads=1",
-                f"results={tmp_path}",
-            )
-        )
+        run(configure(f"task={task.name}", *words, "threads=1", f"results={tmp_path}"))
     said = send(*sorted(tmp_path.glob("runs/*/*/*/*/*/*/s1")), to=tmp_path / "s.zip")
     found = {name: len(lines) - 1 for name, lines in read(tmp_path / "s.zip").items()}
-    assert found == {name: OFFICIAL[name] for name in tasks.values()}
+    assert found == {task.folder: OFFICIAL[task.folder] for task in tasks}
     assert sum(line.startswith("MISSING") for line in said) == 5

@@ -1,4 +1,4 @@
-"""The benchmark measures what it says: each contender trains what it should, ratios are taken within rounds."""
+"""Each contender trains what it should, and ratios are taken within rounds."""
 
 import json
 import math
@@ -9,19 +9,22 @@ import pytest
 import torch
 
 from dora import bench
-from dora.timing import candidates
-from dora.timing.candidates import CONTENDERS, PHASES, TOTAL, Setting, Times, contender, loop_of
+from dora.timing import setting
+from dora.timing.candidates import CONTENDERS, PHASES, contender, loop_of
 from dora.timing.measure import SHARES, measure, ratio, series
+from dora.timing.setting import TOTAL, Setting, Times
 
+# One layer: a step takes milliseconds, and all that is asserted holds for it too.
 SMALL = Setting("small", 0.1, batch=4, length=8, threads=1)
 
 
 @pytest.fixture(autouse=True)
 def _small_size(monkeypatch):
-    monkeypatch.setitem(candidates.SIZES, "small", ("roberta", 1, 32, 64, 2, 60))
+    monkeypatch.setitem(setting.SIZES, "small", ("roberta", 1, 32, 64, 2, 60))
 
 
 def test_the_floor_trains_the_head_alone_and_its_gradient_passes_the_whole_backbone():
+    # As far as an adapter in the first layer needs it, or ours would be compared with too little.
     loop, at = loop_of(SMALL, "floor")
     before = {n: p.detach().clone() for n, p in loop.setup.model.named_parameters()}
     loop.train_step(at + 1)
@@ -42,7 +45,7 @@ def test_the_phases_of_a_method_are_those_of_its_run(method):
     ranks = {}
     for phase in PHASES:
         loop, at = loop_of(SMALL, f"{method} {phase}")
-        decisions = []
+        decisions = []  # of the one step below
         after_step = loop.setup.method.after_step
         loop.setup.method.after_step = lambda step, f=after_step, d=decisions: (
             d.append(f(step)) or d[-1]
@@ -51,6 +54,7 @@ def test_the_phases_of_a_method_are_those_of_its_run(method):
         ranks[phase] = sum(layer.rank for layer in loop.setup.method.layers.values())
         assert (decisions[0] is not None) == (phase == "allocating")
         assert (at >= loop.setup.method.ranks_final_at) == (phase == "after")
+    # Six matrices in the one layer. Allocation masks components first, and removes them in the end.
     assert ranks == {"before": 6 * 12, "allocating": 6 * 12, "after": 6 * 8}
 
 
@@ -59,6 +63,7 @@ def test_a_run_s_phases_have_the_shares_that_its_schedule_gives():
         loop, _ = loop_of(SMALL, f"{method} before")
         m: Any = loop.setup.method
         steps = range(1, TOTAL + 1)
+        # The step that allocation begins after, by the two methods' names for it.
         begin = getattr(m, "start", None) or m.t_i
         inside = [s for s in steps if begin < s <= m.ranks_final_at]
         allocating = len(inside) // m.interval / TOTAL
@@ -69,6 +74,7 @@ def test_a_run_s_phases_have_the_shares_that_its_schedule_gives():
 
 
 def test_a_ratio_is_the_median_of_the_ratios_within_rounds():
+    # The second round is slow for both: the ratio of medians would be another.
     times = {
         "floor": [Times(1, 2), Times(10, 10), Times(2, 2)],
         "a": [Times(3, 2), Times(11, 30), Times(4, 8)],
@@ -94,17 +100,18 @@ def test_contenders_take_turns_and_the_first_changes():
 )
 def test_every_contender_runs_and_is_measured(names):
     figures = measure(SMALL, names, rounds=1, steps=1, repeats=1)
-    assert figures["floor"]["wall_ratio"] == 1
+    assert figures["floor"]["wall_ratio"] == 1  # by itself, in every round
     phases = [figures[f"dora {phase}"]["wall_s"] for phase in PHASES]
     assert min(phases) <= figures["dora run"]["wall_s"] <= max(phases)
     for f in figures.values():
-        assert 0 < f["wall_s"] < 10
+        assert 0 < f["wall_s"] < 10  # seconds, not milliseconds
         assert math.isfinite(f["cpu_ratio"])
     assert figures["PEFT LoRA"]["tokens_s"] == pytest.approx(32 / figures["PEFT LoRA"]["wall_s"])
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_pefts_lora_trains_as_many_parameters_as_ours():
+    # Both hand what they train to AdamW, ours in groups.
     found = []
     original = torch.optim.AdamW
     with pytest.MonkeyPatch.context() as patch:
@@ -118,33 +125,13 @@ def test_pefts_lora_trains_as_many_parameters_as_ours():
 
 
 def test_the_command_writes_tables_with_machine_and_versions(tmp_path, monkeypatch, capsys):
-    words = [
-        "--size",
-        "small",
-        "--dropout",
-        "0",
-        "--only",
-        "lora",
-        "--rounds",
-        "1",
-        "--steps",
-        "1",
-        "--repeats",
-        "1",
-        "--threads",
-        "1",
-        "--batch",
-        "4",
-        "--length",
-        "8",
-        "--to",
-        str(tmp_path / "b.json"),
-    ]
-    monkeypatch.setattr(sys, "argv", ["bench", *words])
+    words = "--size small --dropout 0 --only lora --rounds 1 --steps 1 --repeats 1 --threads 1"
+    words += f" --batch 4 --length 8 --to {tmp_path / 'b.json'}"
+    monkeypatch.setattr(sys, "argv", ["bench", *words.split()])
     bench.main()
     found = json.loads((tmp_path / "b.json").read_text())
     assert found["versions"]["torch"] == torch.__version__
     assert len(found["load_before"]) == 3
     (table,) = found["tables"]
-    assert set(table["figures"]) == {"floor", "lora"}
+    assert set(table["figures"]) == {"floor", "lora"}  # the floor without being asked for
     assert "| lora |" in capsys.readouterr().out

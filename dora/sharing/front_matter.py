@@ -1,0 +1,90 @@
+"""The YAML at the head of a model card, which the hub reads: tags, base model and results."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from dora.data.tasks import Task
+from dora.plain import cut
+
+if TYPE_CHECKING:
+    from huggingface_hub import EvalResult
+
+Run = dict[str, Any]
+DATASET = "nyu-mll/glue"
+# The hub's names of metrics that differ from GLUE's.
+_HUB_METRICS = {"pearson": "pearsonr"}
+_NAME = re.compile(r"[\w.-]+", re.ASCII)
+# The order of the keys; a model-index comes last by itself.
+_ORDER = [
+    "library_name",
+    "pipeline_tag",
+    "base_model",
+    "base_model_relation",
+    "tags",
+    "datasets",
+    "metrics",
+]
+
+
+def front_matter(run: Run, task: Task, hub: str | None, adapter: bool) -> str:
+    """Writes the block between two lines of dashes.
+
+    `hub`: the base model's repository; None for a local folder, whose name would link to a
+    stranger's model. `adapter`: the card describes an adapter, not a whole model. The library
+    quotes the record's texts, and characters that do not print are escaped before.
+    """
+    # Late: it takes 0.1 s, and only an export needs it. It comes with Transformers.
+    from huggingface_hub import ModelCardData
+
+    on_glue = run["config"]["data"] != "mini"  # mini's generated sentences are not GLUE's
+    keys: dict[str, Any] = {
+        "library_name": "peft" if adapter else "transformers",
+        "pipeline_tag": "text-classification",
+        "base_model": hub,
+        "tags": [cut(run["config"]["method"]["name"])],
+        "metrics": [_HUB_METRICS.get(name, name) for name in task.metrics],
+    }
+    if hub is not None:
+        # For the hub a merged adapter is a fine-tuned model.
+        keys["base_model_relation"] = "adapter" if adapter else "finetune"
+    if on_glue:
+        keys["tags"] += [task.name, "glue"]
+        keys["datasets"] = [DATASET]
+        if results := _results(run, task):
+            keys |= {"model_name": _name(run, task), "eval_results": results}
+    return f"---\n{ModelCardData(**keys).to_yaml(original_order=_ORDER)}\n---"
+
+
+def _name(run: Run, task: Task) -> str:
+    """Returns the model's name in its model-index, such as `roberta_base dora r8 rte`."""
+    c = run["config"]
+    words = (c["model"], c["method"]["name"], c["budget"], task.name)
+    # A text that is no plain name is somebody's edit: left out rather than escaped.
+    return " ".join(word for word in words if word and _NAME.fullmatch(word))
+
+
+def _results(run: Run, task: Task) -> list[EvalResult]:
+    """Returns the best evaluation's metrics, as fractions, on every development split.
+
+    A metric that is undefined is absent from the record, and from the index.
+    """
+    from huggingface_hub import EvalResult
+
+    best = run["results"]["best"]
+    return [
+        EvalResult(
+            task_type="text-classification",  # STS-B too: the hub has no task for regression
+            dataset_type=DATASET,
+            dataset_name=f"GLUE {task.folder}",
+            dataset_config=task.name,
+            dataset_split=task.splits[split],
+            metric_type=_HUB_METRICS.get(metric, metric),
+            metric_value=best[name],
+        )
+        for split in task.dev_splits
+        for metric in task.metrics
+        # dev_mm's accuracy is recorded as accuracy_mm
+        if (name := f"{metric}{split.removeprefix('dev')}") in best
+    ]
