@@ -83,7 +83,9 @@ def train(cfg: DictConfig) -> float | None:
     """One run; returns the task's score. Raises: inside a sweep nothing may exit."""
     from dora.data.predictions import unpredicted
     from dora.process.orphan import at_work
-    from dora.records.record import read_done, scores, tidy
+    from dora.records.cleaning import tidy
+    from dora.records.record import scores
+    from dora.records.run_json import read_done
     from dora.training.lines import labelled
     from dora.training.prepare import (
         prepare,  # late: --help and a typo need no library of models or metrics

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from dora.analysis.comparison import differences
-from dora.analysis.grouping import BASELINE, Row, Run, Table, View, budget_in_words, left_out
+from dora.analysis.grouping import BASELINE, Row, Table, View, budget_in_words, left_out
 from dora.analysis.stats import average
 from dora.analysis.style import COLOURS, images, legend, panels, style, titles
 from dora.analysis.text import as_csv
@@ -26,6 +26,7 @@ from dora.backbones.architectures import KINDS, place
 from dora.data.tasks import TASKS
 from dora.files import open_own, write_atomic
 from dora.records import artefacts, journals
+from dora.records.schema import Run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

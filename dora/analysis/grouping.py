@@ -18,7 +18,6 @@ import numpy as np
 
 from dora.adapters import budget
 from dora.analysis import conflicts
-from dora.analysis.conflicts import Run as Run
 from dora.analysis.stats import Estimate, average
 from dora.analysis.where import chosen, short
 from dora.data import npz
@@ -28,6 +27,7 @@ from dora.errors import UserError
 from dora.records import artefacts
 from dora.records.rescore import disagreement
 from dora.records.run_json import NotARecord, read_placed
+from dora.records.schema import Run
 from dora.records.study import directories
 
 Row = tuple[str, str]  # method, budget

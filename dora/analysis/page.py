@@ -17,11 +17,12 @@ from typing import Any
 from dora import ASSETS
 from dora.analysis import figures
 from dora.analysis.contents import grids
-from dora.analysis.grouping import Run, Table, budget_in_words, dirty
+from dora.analysis.grouping import Table, budget_in_words, dirty
 from dora.analysis.layout import Grid
 from dora.analysis.text import holes
 from dora.plain import printable
 from dora.records import study
+from dora.records.schema import Run
 from dora.records.words import command_of
 
 TEMPLATE = ASSETS / "report.html"

@@ -15,8 +15,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from dora import ASSETS
-from dora.analysis.grouping import MEAN, Row, Run, Table
+from dora.analysis.grouping import MEAN, Row, Table
 from dora.backbones.architectures import KINDS
+from dora.records.schema import Run
 
 FILE = ASSETS / "published.csv"
 AVERAGE = "average"

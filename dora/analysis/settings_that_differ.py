@@ -6,8 +6,9 @@ from itertools import product
 from typing import Any
 
 from dora.analysis.conflicts import arithmetic
-from dora.analysis.grouping import Row, Run, Table, budget_in_words, starts
+from dora.analysis.grouping import Row, Table, budget_in_words, starts
 from dora.data.tasks import TASKS
+from dora.records.schema import Run
 
 # What a comparison of methods should hold fixed, with the word for a null. Not here: rates, schedule and weight decay,
 # which a method's paper chooses, and `eval_every`, which tables speak of as the number of evaluations.

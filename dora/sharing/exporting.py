@@ -17,8 +17,8 @@ from dora.files import check_safetensors, new_folder, open_own, taken, to_json, 
 from dora.records import artefacts
 from dora.records.record import read_finished
 from dora.records.rescore import disagreement
+from dora.records.schema import Run
 
-Run = dict[str, Any]
 _MOST_CONFIGURED = 2**22  # bytes of adapter_config.json
 
 

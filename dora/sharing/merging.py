@@ -15,8 +15,7 @@ from dora.backbones import backbone
 from dora.backbones.backbone import ASSETS, Folder
 from dora.data.tasks import TASKS
 from dora.errors import UserError
-
-Run = dict[str, Any]
+from dora.records.schema import Run
 
 
 def find_base(run: Run, config: Mapping[str, Any], base: Path | None) -> Folder:

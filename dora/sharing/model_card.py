@@ -15,8 +15,8 @@ from dora.backbones.architectures import KINDS, place
 from dora.data.tasks import TASKS, Task
 from dora.plain import printable
 from dora.records.provenance import commits
+from dora.records.schema import Run
 
-Run = dict[str, Any]
 # The hub's names of metrics, where they are not GLUE's.
 _HUB_METRICS = {"pearson": "pearsonr"}
 # Keys whose values are places on the machine of training.

@@ -12,7 +12,8 @@ import pytest
 
 from dora.errors import UserError
 from dora.records import artefacts
-from dora.records.record import Record, read_done, read_finished
+from dora.records.record import Record, read_finished
+from dora.records.run_json import read_done
 from record_files import write_run
 from runs import change_record
 

@@ -15,7 +15,8 @@ from dora.backbones.backbone import ASSETS
 from dora.errors import RunFailed, UserError
 from dora.records import study
 from dora.records.provenance import processor, provenance
-from dora.records.record import ARITHMETIC, Record, arithmetic, read_done, read_finished
+from dora.records.record import ARITHMETIC, Record, arithmetic, read_finished
+from dora.records.run_json import read_done
 from runs import cut, only_run, record, run, small
 
 
