@@ -101,10 +101,11 @@ RECORD: Mapping[str, Kind] = {
     "config.method.name": TEXT,
     "config.budget": TEXT | None,
     "config.seed": WHOLE,
-    # Methods of a user's own may have any name and title, so these two are not checked further.
+    # A method of a user's own may have any name and title.
     "method": with_keys("an object with title, paper, budget and result", *METHOD),
     "method.title": TEXT,
     "method.paper": TEXT | None,
+    "method.note": TEXT | None,
     "method.budget": one_of(("exact", "at_most", "none")),
     "method.result": one_of(("adapter", "weights", "model")),
     "config.target": TEXTS | None,

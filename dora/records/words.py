@@ -120,8 +120,12 @@ def _known(key: str) -> bool:
 @functools.cache
 def _keys() -> dict[str, frozenset[str] | None]:
     """Returns every first part of a key with the parts that may follow its dot, None for none."""
-    # Late: these import Hydra, which takes 0.2 s, and only a command that is shown needs them.
-    from dora.config import Config, DataConfig, ModelConfig, TaskConfig
+    from dora.config import (  # late: importing Hydra takes 0.2 s
+        Config,
+        DataConfig,
+        ModelConfig,
+        TaskConfig,
+    )
     from dora.methods import METHODS
 
     own: dict[str, frozenset[str] | None] = {name: None for name in [*_names(Config), "experiment"]}
