@@ -129,8 +129,8 @@ class Lock:
         """Releases the directory; does nothing if it is not held."""
         self._end.set()
         if self._file is not None:
-            # Emptied, not removed: another process may have opened the file and wait for its flock,
-            # and would then hold a lock on a file that nobody else can find.
+            # Emptied, not removed: another process may have opened the file already, and would then
+            # hold a lock on a file that nobody else can find.
             if self.lost is None:
                 with contextlib.suppress(OSError):  # on a full or vanished disk the lease runs out
                     self._file.truncate(0)

@@ -155,7 +155,9 @@ class Record:
         return int(self.data.get("divergences", self.data.get("status") == "diverged"))
 
     def open(self, header: dict[str, Any], force: bool = False) -> None:
-        """Takes the directory, makes it if needed, and reads its record. `header`: new keys of it.
+        """Takes the directory, makes it if needed, and reads its record.
+
+        `header`: keys of the record that this start knows, such as configuration and machine.
 
         Raises NotNow if another process is at work in it or the disk is full, UserError if it
         cannot be written to, RunFailed for a run that diverged, was taken up again and diverged
@@ -203,7 +205,7 @@ class Record:
     def _refuse_diverged(self) -> None:
         """Raises RunFailed for a run that was resumed after it diverged, and diverged again.
 
-        It resumes at its last sound checkpoint: a third try would do as the second.
+        It resumes at its last sound checkpoint, so a third try would end as the second did.
         """
         if self.data.get("status") == "diverged" and self.divergences >= TRIES:
             raise RunFailed(
@@ -253,15 +255,16 @@ class Record:
         directory, without the files of this one.
         """
         # Reads the lock file at every line of a journal, in 0.1 ms: lines come every few steps.
-        if self._lock.gone:
+        self._lock.look()
+        taker = self.taken_by
+        if taker == REMOVED:
             raise RunFailed(
                 f"{self.folder} was removed or moved away while this process was at work in it; "
                 "where it was moved, its last checkpoint went along"
             )
-        self._lock.look()
-        if self.taken_by is not None:
+        if taker is not None:
             raise RunFailed(
-                f"{self.folder} was taken over by {self.taken_by}, which began while this process "
+                f"{self.folder} was taken over by {taker}, which began while this process "
                 "was halted, or with it; it goes on there"
             )
 

@@ -134,30 +134,37 @@ def look(folder: Path, run: Run | None = None) -> Seen:
         return Seen(here, "broken", f"run.json cannot be read ({e})")
     state, reason = run["status"], run.get("reason")
     progress = run.get("progress") or {}
-    step, total = progress.get("step"), progress.get("total_steps")
     left = None
     # The record says "running" until the process that wrote it says otherwise; the lock tells
-    # whether it still lives.
+    # whether that process still lives.
     if state == "running" and (holder := held(folder)) is None:
         state, reason = "stale", "its process is gone; the command resumes it"
     elif state == "running":
         reason = holder
-        updated = run.get("times", {}).get("updated")
-        if step and updated and progress.get("seconds"):
-            left = progress["seconds"] / step * (total - step) - _seconds_since(updated)
+        left = _seconds_left(progress, run.get("times", {}).get("updated"))
     best = (run.get("results") or {}).get("best") or {}
     return Seen(
         here,
         state,
         reason,
-        step,
-        total,
-        None if left is None or left > _LONGEST_S else max(0.0, round(left, 1)),
-        None if run.get("words") is None else tuple(run["words"]),
-        {k: v for k, v in best.items() if isinstance(v, float)} or None,
-        best.get("degenerate"),
-        folder,
+        step=progress.get("step"),
+        total_steps=progress.get("total_steps"),
+        left_s=left,
+        words=None if run.get("words") is None else tuple(run["words"]),
+        # Metrics are floats; the step and the reason of a degenerate result are not.
+        score={k: v for k, v in best.items() if isinstance(v, float)} or None,
+        degenerate=best.get("degenerate"),
+        folder=folder,
     )
+
+
+def _seconds_left(progress: Mapping[str, Any], updated: str | None) -> float | None:
+    """Returns the estimated seconds left of a running run, or None if nothing can be told yet."""
+    step, seconds = progress.get("step"), progress.get("seconds")
+    if not step or not seconds or updated is None:
+        return None
+    left = seconds / step * (progress["total_steps"] - step) - _seconds_since(updated)
+    return None if left > _LONGEST_S else max(0.0, round(left, 1))
 
 
 def _seconds_since(stamp: str) -> float:
@@ -179,7 +186,7 @@ def missing(seen: Iterable[Seen]) -> list[Seen]:
     """Returns the holes of a study.
 
     On one data source and model, a run is missing whose task, row (method and budget) and seed all
-    occur, but not together. Full fine-tuning is a row of its own, whatever budgets the others have.
+    occur, but not together. A method without a budget is one row, whatever budgets others have.
     A hole's words are those of a run of its row, if possible of its task, with the hole's task and
     seed; None if they named an experiment that belongs to another task alone.
     """
