@@ -104,7 +104,7 @@ def train(cfg: DictConfig) -> float | None:
     """
     # Imported late: --help and a typo need neither models nor metrics.
     from dora.data.predictions import unpredicted
-    from dora.records.record import read_done
+    from dora.records.run_json import read_done
     from dora.training.lines import labelled
     from dora.training.prepare import prepare
 
@@ -136,7 +136,8 @@ def _label() -> str:
 def _say_done(prepared: Prepared, result: Run) -> None:
     """Prints that the run is done. Raises UserError if it lacks the model that is to be kept."""
     from dora.records.about_method import about_method
-    from dora.records.record import scores, tidy
+    from dora.records.cleaning import tidy
+    from dora.records.record import scores
     from dora.training.lines import labelled
 
     leaves_model = about_method(result).result == "model"

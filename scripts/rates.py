@@ -17,8 +17,9 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
-from dora.analysis.grouping import Run, read_runs
+from dora.analysis.grouping import read_runs
 from dora.data.tasks import TASKS
+from dora.records.schema import Run
 
 Key = tuple[str, str, str]  # model, task, method
 Found = dict[Key, dict[float, list[float]]]

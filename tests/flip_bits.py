@@ -29,7 +29,8 @@ from dora.analysis import figures, grouping
 from dora.backbones import backbone
 from dora.data import tokens
 from dora.errors import UserError
-from dora.records.record import JOURNALS, Record, read_finished
+from dora.records.journals import JOURNALS
+from dora.records.record import Record, read_finished
 from dora.records.verify import verify
 from dora.sharing import exporting, submission
 from dora.training import build, checkpoint, one_run

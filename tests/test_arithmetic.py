@@ -19,7 +19,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from dora.records.record import ARITHMETIC, JOURNALS, identity
+from dora.records.journals import JOURNALS
+from dora.records.record import ARITHMETIC, identity
 
 GOLDEN = Path(__file__).parent / "arithmetic.json"
 SAME_EVERYWHERE = {

@@ -13,8 +13,7 @@ from typing import Any
 
 from dora.plain import printable
 from dora.records.record import NOT_IDENTITY, arithmetic
-
-Run = dict[str, Any]  # run.json and its `folder`
+from dora.records.schema import Run
 
 
 def settings(run: Run) -> dict[str, Any]:

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 
 from dora.analysis import published
 from dora.analysis.comparison import ALPHA, Difference, differences, leaders
-from dora.analysis.grouping import Run, Table, dirty
+from dora.analysis.grouping import Table, dirty
 from dora.analysis.layout import Grid, number_range
 from dora.analysis.notes import COSTS_NOTE, MARKS, difference_notes, score_notes
 from dora.analysis.rows import BASELINE, Row, budget_in_words, has_budget
 from dora.analysis.stats import Estimate
+from dora.records.schema import Run
 
 _FIRST_SCORE = 3  # the columns before are method, budget, parameters
 

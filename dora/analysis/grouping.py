@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from dora.analysis import conflicts
-from dora.analysis.conflicts import Run as Run
 from dora.analysis.rows import Row as Row
 from dora.analysis.rows import budget_in_words as budget_in_words
 from dora.analysis.rows import row_order
@@ -30,6 +29,7 @@ from dora.errors import UserError
 from dora.records import artefacts
 from dora.records.rescore import disagreement
 from dora.records.run_json import NotARecord, read_placed
+from dora.records.schema import Run
 from dora.records.study import directories
 
 # WNLI's development set contradicts its training set, so the field leaves it out of averages.

@@ -20,11 +20,12 @@ from markupsafe import Markup
 from dora import ASSETS
 from dora.analysis import figures
 from dora.analysis.contents import grids
-from dora.analysis.grouping import Run, Table, dirty
+from dora.analysis.grouping import Table, dirty
 from dora.analysis.rows import budget_in_words
 from dora.analysis.text import holes
 from dora.plain import printable
 from dora.records import study
+from dora.records.schema import Run
 from dora.records.words import command_of
 
 TEMPLATE = "report.html"

@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from dora import ASSETS
-from dora.analysis.grouping import Run, Table
+from dora.analysis.grouping import Table
 from dora.analysis.rows import Row, has_budget
 from dora.analysis.view import MEAN
 from dora.backbones.architectures import KINDS
+from dora.records.schema import Run
 
 FILE = ASSETS / "published.csv"
 # A paper's average over tasks, as the column `task` names it.

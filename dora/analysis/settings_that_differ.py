@@ -6,9 +6,10 @@ from itertools import product
 from typing import Any
 
 from dora.analysis.conflicts import arithmetic
-from dora.analysis.grouping import Run, Table, starts
+from dora.analysis.grouping import Table, starts
 from dora.analysis.rows import Row, budget_in_words
 from dora.data.tasks import TASKS
+from dora.records.schema import Run
 
 # Settings that a comparison of methods should hold fixed, with the word for a null. Not here are
 # rates, schedule and weight decay, which a method's paper chooses, and `eval_every`, which tables

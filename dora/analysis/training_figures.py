@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from dora.analysis.grouping import Run, Table, left_out
+from dora.analysis.grouping import Table, left_out
 from dora.analysis.rows import Row, budget_in_words
 from dora.analysis.score_figures import Drawn, Lines, methods
 from dora.analysis.style import COLOURS, legend, panels, styles, titles
@@ -22,6 +22,7 @@ from dora.analysis.view import View
 from dora.backbones.architectures import KINDS, place
 from dora.data.tasks import TASKS
 from dora.records import artefacts, journals
+from dora.records.schema import Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dora.adapters.budget import Budget
-from dora.analysis.conflicts import Run, in_words, settings
+from dora.analysis.conflicts import in_words, settings
 from dora.errors import UserError
+from dora.records.schema import Run
 
 
 def chosen(runs: Sequence[Run], words: Sequence[str]) -> list[Run]:

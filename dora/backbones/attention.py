@@ -1,4 +1,4 @@
-"""What this suite changes in a backbone's attention: cheaper dropout on a CPU, and a mask that no device is asked for."""
+"""Changes to a backbone's attention: cheaper dropout on a CPU, and a mask prepared by the host."""
 
 from __future__ import annotations
 
@@ -7,11 +7,15 @@ from typing import Any
 import numpy as np
 import torch
 
+# The name under which our attention is registered with Transformers.
 _ATTENTION = "sdpa_cheap_dropout"
 
 
 def cheapen_dropout(model: Any) -> None:
-    """On a CPU: the backbone's own dropout, the attention's too, by `dora.adapters.dropout`, which see."""
+    """Replaces the backbone's dropout, the attention's included, by `dora.adapters.dropout`.
+
+    For training on a CPU; that module says what it saves.
+    """
     from transformers import AttentionInterface
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
     from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
@@ -28,26 +32,30 @@ def cheapen_dropout(model: Any) -> None:
         scaling: float | None = None,
         **rest: Any,
     ) -> tuple[torch.Tensor, None]:
+        # Without dropout, as in every evaluation, PyTorch's fused kernel is the faster one.
         if not dropout:
             return sdpa_attention_forward(module, query, key, value, mask, scaling=scaling, **rest)
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
         out = cheap.attention(query, key, value, mask, dropout, scale)
+        # Transformers expects (rows, length, heads, width); the kernel gives (rows, heads, …).
         return out.transpose(1, 2).contiguous(), None
 
     cheap.replace(model)
-    if (
-        model.config._attn_implementation == "sdpa"
-    ):  # DeBERTa's attention has a dropout module instead
+    # DeBERTa computes its attention itself, with a dropout module that `replace` has found.
+    if model.config._attn_implementation == "sdpa":
         AttentionInterface.register(_ATTENTION, attention)
+        # The mask goes by the implementation's name: without this entry there would be none.
         AttentionMaskInterface.register(_ATTENTION, sdpa_mask)
         model.set_attn_implementation(_ATTENTION)
 
 
 def attention_mask(model: Any, inside: np.ndarray) -> np.ndarray | None:
-    """What this model takes as its attention_mask. inside: (rows, length), 1 for a token and 0 for padding.
+    """Returns the attention_mask that this model takes without asking its device anything.
 
-    Of two axes Transformers asks the device whether there is padding at all, and the host waits for the answer.
-    The host knows: None where there is none, else (rows, 1, 1, length) bool, which Transformers takes as it is.
+    inside: (rows, length), 1 for a token and 0 for padding. Given a mask of two axes, Transformers
+    asks the device whether there is padding at all, and the host waits for the answer. The host
+    knows: the result is None where there is no padding, else (rows, 1, 1, length) bool, which
+    Transformers passes on unchanged. A model with another attention gets `inside` itself.
     """
     if model.config._attn_implementation not in ("sdpa", _ATTENTION):
         return inside

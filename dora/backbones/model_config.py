@@ -1,4 +1,7 @@
-"""config.json of a model folder: read, and every value checked on which a plan, a tensor's shape or the loop depends."""
+"""config.json of a model folder, read and checked.
+
+Every value is checked on which a plan, a tensor's shape or the loop depends.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,8 @@ from dora.backbones.architectures import LINEARS
 from dora.errors import UserError
 from dora.files import read_object
 
-# The largest that a key may be, far beyond any model of these kinds: larger is a damaged file.
+# The largest value of each required key, far beyond any model of these kinds: a larger one means a
+# damaged file, and would ask for more memory than there is.
 _NEEDED = {
     "hidden_size": 65_536,
     "intermediate_size": 1_048_576,
@@ -18,7 +22,8 @@ _NEEDED = {
     "num_attention_heads": 1_024,
     "vocab_size": 10_000_000,
 }
-# (smallest, largest) of whole numbers that may be left out; pad_token_id and embedding_size have rules of their own.
+# (smallest, largest) value of optional keys. -1 is how DeBERTa's configuration says "not given".
+# pad_token_id, which may be null, is checked in `_numbers`.
 _OPTIONAL = {
     "max_position_embeddings": (1, 10_000_000),
     "type_vocab_size": (0, 1_000),
@@ -29,6 +34,7 @@ _OPTIONAL = {
     "embedding_size": (1, 65_536),
     "pooler_hidden_size": (1, 65_536),
 }
+# Probabilities of dropout, each in [0, 1): with 1 nothing would be left.
 _SHARES = (
     "hidden_dropout_prob",
     "attention_probs_dropout_prob",
@@ -39,7 +45,10 @@ _SHARES = (
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """config.json as a dictionary, its `model_type` being one we know. Raises UserError with every problem found."""
+    """Returns config.json as a dictionary whose `model_type` is one of LINEARS.
+
+    Raises UserError with every problem found.
+    """
     file = folder / "config.json"
     config = read_object(file)
     kind = config.get("model_type")
@@ -51,11 +60,12 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def _whole(value: object, least: int, most: int) -> bool:
+    # JSON's true is an int to Python.
     return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
 
 
 def _sizes(config: dict[str, Any]) -> list[str]:
-    """What is wrong with the whole numbers that make the tensors' shapes."""
+    """Returns the problems of the whole numbers from which the tensors' shapes follow."""
     wrong = [
         f"{key}={config[key]!r} must be a whole number from 1 to {most:,}"
         if key in config
@@ -68,6 +78,7 @@ def _sizes(config: dict[str, Any]) -> list[str]:
         for key, (least, most) in _OPTIONAL.items()
         if key in config and not _whole(config[key], least, most)
     ]
+    # Only between two sound numbers: a remainder of something else would be a second message.
     if not wrong and config["hidden_size"] % config["num_attention_heads"]:
         wrong.append(
             f"hidden_size={config['hidden_size']} must be a multiple of "
@@ -77,10 +88,11 @@ def _sizes(config: dict[str, Any]) -> list[str]:
 
 
 def _numbers(config: dict[str, Any]) -> list[str]:
-    """What is wrong with dropouts, the layer norm's epsilon and the padding's id."""
+    """Returns the problems of dropouts, the layer norm's epsilon and the padding's id."""
 
     def fits(key: str, most: float) -> bool:
         value = config.get(key)
+        # Python's JSON reads NaN and Infinity.
         number = isinstance(value, int | float) and not isinstance(value, bool)
         return value is None or (number and math.isfinite(value) and 0 <= value < most)
 
@@ -88,7 +100,7 @@ def _numbers(config: dict[str, Any]) -> list[str]:
     if not fits("layer_norm_eps", 1):
         wrong.append(f"layer_norm_eps={config['layer_norm_eps']!r} must be a small positive number")
     pad, rows = config.get("pad_token_id", 1), config.get("vocab_size", 0)
-    # RoBERTa counts its positions from the padding's id.
+    # RoBERTa counts its positions from the padding's id, so it needs one; the others do without.
     optional = config["model_type"] != "roberta"
     if (
         not (pad is None and optional)
@@ -102,7 +114,7 @@ def _numbers(config: dict[str, Any]) -> list[str]:
 
 
 def _text(config: dict[str, Any]) -> list[str]:
-    """What is wrong with the values that are names."""
+    """Returns the problems of values that are names; which there are is Transformers' to say."""
     return [
         f"{key}={config[key]!r} must be a name, such as {such!r}"
         for key, such in (("hidden_act", "gelu"), ("norm_rel_ebd", "layer_norm"))

@@ -1,6 +1,7 @@
-"""The files of a model folder: which of them Transformers reads, and whether these are there, whole and readable.
+"""The files of a model folder: those that Transformers reads must be there, whole and readable.
 
-Reads names, JSON and the first bytes of files, so that a folder is judged without PyTorch or Transformers.
+Only names, JSON and the first bytes of files are read, so that a folder is judged without PyTorch
+or Transformers.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dora.backbones.model_config import read_config
 from dora.errors import UserError
 from dora.files import check_readable, check_safetensors, read_object
 
-# What a fingerprint covers. Chat templates are left out: no task here has a chat.
+# The files that a fingerprint covers. Chat templates are left out: no task here has a chat.
 WEIGHTS = (
     "*.safetensors",
     "pytorch_model.bin",
@@ -30,14 +31,15 @@ TOKENIZER = (
     "special_tokens_map.json",
     "added_tokens.json",
 )
-# What to fetch from the hub: alternatives in order of preference, an empty one where the file is optional.
+# The files to fetch from the hub. `|` separates alternatives in order of preference; an empty last
+# one makes the file optional.
 FETCHED = [
     "config.json",
     "*.safetensors|pytorch_model.bin|pytorch_model*.bin*",
     "tokenizer.json|vocab.*|*.model",
     *(f"{name}|" for name in ("model.safetensors.index.json", *TOKENIZER)),
 ]
-# What a tokenizer reads beside its vocabulary.
+# The files that a tokenizer reads beside its vocabulary.
 _BESIDE = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 # The vocabulary that a tokenizer's class reads where there is no tokenizer.json.
 _VOCABULARIES = {
@@ -45,7 +47,9 @@ _VOCABULARIES = {
     "Roberta": (("vocab.json", "merges.txt"),),
     "DebertaV2": (("spm.model",), ("tokenizer.model",)),
 }
+# The tokenizer class of a model whose tokenizer_config.json names none.
 _CLASSES = {"bert": "Bert", "roberta": "Roberta", "deberta-v2": "DebertaV2"}
+# For a tokenizer of another class: any vocabulary is accepted here, and loading it decides.
 _ANY = (
     *(v for kinds in _VOCABULARIES.values() for v in kinds),
     ("sentencepiece.bpe.model",),
@@ -63,28 +67,29 @@ _OTHER_WEIGHTS = (
     "*.pt",
     "*.pth",
 )
-_LEGACY = (
-    b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # how torch.save began a file before it wrote zips
-)
+# The first bytes of a file by torch.save of PyTorch before 1.6, which did not write zip archives.
+_LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 
 # Transformers would attach the adapter, or load another model that it names, and say nothing.
 _ADAPTER = (
-    "model folder {0} holds an adapter beside its weights (adapter_config.json), and which of them is meant is not said: "
-    "merge the adapter into its model (python -m dora.export RUN_DIR --merge, or PEFT's merge_and_unload), start from a "
-    "run of this suite with init_from=RUN_DIR, or remove adapter_config.json for the weights alone"
+    "model folder {0} holds an adapter beside its weights (adapter_config.json), and which of them "
+    "is meant is not said: merge the adapter into its model (python -m dora.export RUN_DIR "
+    "--merge, or PEFT's merge_and_unload), start from a run of this suite with "
+    "init_from=RUN_DIR, or remove adapter_config.json for the weights alone"
 )
 
 
 def found(folder: Path, patterns: Sequence[str]) -> dict[str, Path]:
-    """The folder's files that match one of the `patterns`, by name."""
+    """Returns the folder's files that match one of the `patterns`, by name."""
     return {f.name: f for pattern in patterns for f in sorted(folder.glob(pattern)) if f.is_file()}
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The files that Transformers reads the weights from, in its order of preference; empty where there are none.
+    """Returns the files from which Transformers reads the weights; empty if there are none.
 
     Raises UserError where an index is damaged.
     """
+    # Transformers' order of preference: safetensors before pickles, one file before shards.
     for name in ("model.safetensors", "pytorch_model.bin"):
         if (folder / name).is_file():
             return [folder / name]
@@ -101,15 +106,16 @@ def _shards(index: Path) -> list[Path]:
         or not all(isinstance(n, str) for n in names.values())
     ):
         raise UserError(f"{index} has no weight_map from the tensors' names to their files")
+    # An index of somebody else's could name any file of this machine, such as ../../x.bin.
     if outside := [n for n in names.values() if Path(n).name != n]:
         raise UserError(f"{index} names a file outside of its folder: {outside[0]}")
     return [index.parent / name for name in sorted(set(names.values()))]
 
 
 def vocabulary(folder: Path, model_type: object) -> tuple[Path, ...]:
-    """The files of the tokenizer's vocabulary, tokenizer.json where it is there; empty where it lacks one.
+    """Returns the files of the tokenizer's vocabulary, preferably tokenizer.json; () without one.
 
-    Without one, Transformers makes a tokenizer of its special tokens alone, and says nothing.
+    Without a vocabulary, Transformers makes a tokenizer of its special tokens alone, in silence.
     """
     for names in _vocabularies(folder, model_type):
         if all((folder / name).is_file() for name in names):
@@ -118,19 +124,21 @@ def vocabulary(folder: Path, model_type: object) -> tuple[Path, ...]:
 
 
 def _vocabularies(folder: Path, model_type: object) -> tuple[tuple[str, ...], ...]:
-    """The names of the files that may hold the vocabulary, in the order in which the tokenizer's class reads them."""
+    """Returns the names of the files that may hold the vocabulary, most preferred first."""
     config = folder / "tokenizer_config.json"
     given = read_object(config).get("tokenizer_class") if config.is_file() else None
-    kind = (
-        str(given).removesuffix("Fast").removesuffix("Tokenizer")
-        if given
-        else _CLASSES.get(str(model_type))
-    )
+    kind = _CLASSES.get(str(model_type))
+    # `BertTokenizerFast` and `BertTokenizer` read the same files.
+    if given:
+        kind = str(given).removesuffix("Fast").removesuffix("Tokenizer")
     return (("tokenizer.json",), *_VOCABULARIES.get(str(kind), _ANY))
 
 
 def missing(folder: Path, random_weights: bool) -> list[str]:
-    """What a model folder lacks, in words. Raises UserError where a file that says so cannot be read."""
+    """Returns the files that a model folder lacks, in words.
+
+    Raises UserError where config.json or an index, which name the others, cannot be read.
+    """
     lacking = []
     model_type = None
     if (folder / "config.json").is_file():
@@ -142,7 +150,7 @@ def missing(folder: Path, random_weights: bool) -> list[str]:
         lacking.append(
             f"tokenizer vocabulary ({names})" if found(folder, TOKENIZER) else "tokenizer"
         )
-    if random_weights:
+    if random_weights:  # such a folder needs no weights at all
         return lacking
     files = weight_files(folder)
     lacking += [f"shard {f.name}, which its index names" for f in files if not f.is_file()]
@@ -150,13 +158,14 @@ def missing(folder: Path, random_weights: bool) -> list[str]:
         others = found(folder, _OTHER_WEIGHTS)
         held = f"; {', '.join(others)} is not read" if others else ""
         lacking.append(
-            f"weights (model.safetensors or pytorch_model.bin, whole or in shards with their index{held})"
+            "weights (model.safetensors or pytorch_model.bin, whole or in shards with their index"
+            f"{held})"
         )
     return lacking
 
 
 def check(folder: Path, random_weights: bool) -> None:
-    """Raises UserError, with every problem found, where a file is missing, damaged or may not be read."""
+    """Raises UserError with every problem found: files missing, damaged or unreadable."""
     rule = "a model folder holds config.json, a tokenizer and weights, as save_pretrained writes it"
     try:
         if not folder.is_dir():
@@ -170,6 +179,7 @@ def check(folder: Path, random_weights: bool) -> None:
                 f"model folder {folder} has no {' and no '.join(lacking)}; {rule}{whose}"
             )
         problems = _damaged(folder, random_weights)
+        # Random weights take only config.json and the tokenizer: there is nothing to attach to.
         if _is_adapter(folder) and not random_weights:
             problems.append(_ADAPTER.format(folder))
     except OSError as e:
@@ -183,7 +193,10 @@ def _is_adapter(folder: Path) -> bool:
 
 
 def read_by_tokenizer(folder: Path) -> list[Path]:
-    """The files of the folder that its tokenizer is made of; others of such names lie there unread."""
+    """Returns the files of which the folder's tokenizer is made.
+
+    Files that a tokenizer of another class would read are not among them, damaged or not.
+    """
     model_type = read_object(folder / "config.json").get("model_type")
     beside = (folder / name for name in _BESIDE if (folder / name).is_file())
     return [*vocabulary(folder, model_type), *beside]
@@ -197,7 +210,7 @@ def _damaged(folder: Path, random_weights: bool) -> list[str]:
         )
         checks.append(functools.partial(check_one, file))
     problems: list[str] = []
-    for each in checks:
+    for each in checks:  # every one, so that all problems come in one message
         try:
             each()
         except UserError as e:
@@ -206,11 +219,17 @@ def _damaged(folder: Path, random_weights: bool) -> list[str]:
 
 
 def _check_bin(file: Path) -> None:
-    """Raises UserError where the file is not what torch.save writes, or is cut short; unpickles nothing."""
+    """Raises UserError where torch.save did not write the file, or it is cut short.
+
+    Unpickles nothing: a pickle may run any code.
+    """
     check_readable(file)
     with file.open("rb") as f:
         start = f.read(len(_LEGACY))
+    # A zip's table of contents stands at its end, so a file that was cut short has none. The legacy
+    # format shows it only when it is loaded.
     if not zipfile.is_zipfile(file) and start != _LEGACY:
         raise UserError(
-            f"the weights in {file.parent} cannot be read: {file.name} is cut short or no file of PyTorch's"
+            f"the weights in {file.parent} cannot be read: {file.name} is cut short or no file of "
+            "PyTorch's"
         )

@@ -1,6 +1,7 @@
-"""The tensors that a backbone has, by config.json, and how a file's differ from them.
+"""The tensors that a backbone has by its config.json, and how those of a file differ from them.
 
-Names are those inside the backbone, without "roberta." and the like: a file may hold either. The head is no part of it.
+Names are those inside the backbone, without its prefix such as "roberta."; files hold names with or
+without it. The head is not part of the backbone.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ from safetensors import safe_open
 from dora.backbones.architectures import KINDS, LINEARS
 
 Shape = tuple[int, ...]
+# May be missing from a file: the heads of some tasks, such as masked language modelling, have none.
 POOLER = ("pooler.dense.weight", "pooler.dense.bias")
-# The modules of a classification head, by `model_type`. DeBERTa's pooler stands outside of its backbone.
+# The modules of a classification head. DeBERTa's pooler stands outside its backbone, BERT's inside;
+# RoBERTa's classifier has none.
 _HEAD = {
     "bert": ("classifier.",),
     "roberta": ("classifier.",),
@@ -25,17 +28,20 @@ _HEAD = {
 
 
 def prefix(model_type: str) -> str:
-    """The name of the backbone in a whole model, with its dot."""
+    """Returns the name of the backbone in a whole model, with its dot: `roberta.`."""
     return {"deberta-v2": "deberta"}.get(model_type, model_type) + "."
 
 
 def in_head(name: str, model_type: str) -> bool:
-    """Whether a file's tensor of this name belongs to a head for classification."""
+    """Tells whether a tensor of this name in a file belongs to a classification head."""
     return name.startswith(_HEAD[model_type])
 
 
 def bare(name: str, model_type: str) -> str:
-    """A file's name for a tensor without the backbone's prefix, and with today's names of a layer norm's tensors."""
+    """Returns a file's name for a tensor without the backbone's prefix and in today's spelling.
+
+    Files converted from TensorFlow call a layer norm's weight and bias gamma and beta.
+    """
     short = name.removeprefix(prefix(model_type))
     return short.replace("LayerNorm.gamma", "LayerNorm.weight").replace(
         "LayerNorm.beta", "LayerNorm.bias"
@@ -43,20 +49,26 @@ def bare(name: str, model_type: str) -> str:
 
 
 def of_files(files: list[Path]) -> dict[str, Shape] | None:
-    """Names and shapes from the headers of safetensors files; None for other formats, which must be loaded for it."""
+    """Returns names and shapes from the headers of safetensors files.
+
+    Returns None if one is of another format, which must be loaded to know its shapes.
+    """
     if any(file.suffix != ".safetensors" for file in files):
         return None
     shapes: dict[str, Shape] = {}
     for file in files:
         with safe_open(file, "np") as f:
-            shapes |= {name: tuple(f.get_slice(name).get_shape()) for name in f.keys()}  # noqa: SIM118
+            # `f` is no mapping: it has keys(), and cannot be iterated.
+            for name in f.keys():  # noqa: SIM118
+                shapes[name] = tuple(f.get_slice(name).get_shape())
     return shapes
 
 
 def not_floating(file: Path) -> dict[str, str]:
-    """Name → type of the tensors in a safetensors file that hold no floating-point numbers, by its header alone.
+    """Returns the types of the tensors in a safetensors file that are not floating point, by name.
 
-    The numbers of positions, which models of earlier Transformers hold beside their weights, are none of them.
+    Reads the header alone. `position_ids`, which models of earlier Transformers hold beside their
+    weights, are integers by right and left out.
     """
     with safe_open(file, "np") as f:
         kinds = {name: f.get_slice(name).get_dtype() for name in f.keys()}  # noqa: SIM118
@@ -70,13 +82,15 @@ def names(config: Mapping[str, Any]) -> set[str]:
 
 
 def misfits(config: Mapping[str, Any], shapes: Mapping[str, Shape], where: str) -> list[str]:
-    """What keeps the tensors of `where` from being this backbone's: some that are missing, or have another shape.
+    """Returns the reasons why the tensors of `where` are not this backbone's.
 
-    A pooler may be missing, since the heads of some tasks have none: it is drawn with the head. Random weights
-    anywhere else would be frozen under an adapter.
+    Tensors are missing or have another shape. A pooler may be missing, since the heads of some
+    tasks have none: it is drawn with the head. Random weights anywhere else would be frozen under
+    an adapter, and the run would learn little, in silence.
     """
     own = {bare(name, config["model_type"]): shape for name, shape in shapes.items()}
     expected = dict(_expected(config))
+    # Half a pooler is no pooler that may be missing, but a damaged file.
     if not set(POOLER) & own.keys():
         expected = {name: shape for name, shape in expected.items() if name not in POOLER}
     lacking = [name for name in expected if name not in own]
@@ -85,20 +99,23 @@ def misfits(config: Mapping[str, Any], shapes: Mapping[str, Shape], where: str) 
     layers = {
         int(found[1]) for name in own if (found := re.match(r"encoder\.layer\.(\d+)\.", name))
     }
-    if layers and max(layers) >= config["num_hidden_layers"]:
+    # Other tensors that the backbone lacks are no problem: a head, or buffers of old versions.
+    if layers and max(layers) >= (count := config["num_hidden_layers"]):
         problems.append(
-            f"{where} hold {max(layers) + 1} layers, config.json says num_hidden_layers={config['num_hidden_layers']}: the "
-            "others would be left out; take the config.json that belongs to them"
+            f"{where} hold {max(layers) + 1} layers, config.json says num_hidden_layers={count}: "
+            "the others would be left out; take the config.json that belongs to them"
         )
     if lacking:
         problems.append(
-            f"{where} lack {len(lacking)} of the {len(expected)} tensors that config.json asks for: {_some(lacking)}; "
-            "only a head and its pooler may be new; download the folder again, or take the config.json that belongs to it"
+            f"{where} lack {len(lacking)} of the {len(expected)} tensors that config.json asks "
+            f"for: {_some(lacking)}; only a head and its pooler may be new; download the folder "
+            "again, or take the config.json that belongs to it"
         )
     if wrong:
         told = [f"{name} is {_size(own[name])}, not {_size(expected[name])}" for name in wrong]
         problems.append(
-            f"{where} do not fit config.json: {_some(told)}; take the config.json that belongs to them"
+            f"{where} do not fit config.json: {_some(told)}; take the config.json that "
+            "belongs to them"
         )
     return problems
 
@@ -123,7 +140,11 @@ def _norm(name: str, size: int) -> Iterator[tuple[str, Shape]]:
 
 
 def _expected(config: Mapping[str, Any]) -> Iterator[tuple[str, Shape]]:
-    """Every tensor of the backbone with its shape, as Transformers builds it from this configuration."""
+    """Yields every tensor of the backbone with its shape, as Transformers builds it.
+
+    Written down here, since to ask Transformers takes seconds, and a sweep asks once a run. A test
+    compares both for every architecture.
+    """
     deberta = config["model_type"] == "deberta-v2"
     yield from _embeddings(config, deberta)
     for i in range(config["num_hidden_layers"]):
@@ -131,6 +152,7 @@ def _expected(config: Mapping[str, Any]) -> Iterator[tuple[str, Shape]]:
     if deberta:
         yield from _relative(config)
     elif config["model_type"] == "bert":
+        # RoBERTa's classifier is built without a pooler.
         yield from _dense("pooler.dense", config["hidden_size"], config["hidden_size"])
 
 
@@ -140,6 +162,7 @@ def _embeddings(config: Mapping[str, Any], deberta: bool) -> Iterator[tuple[str,
     rows = {"word": config["vocab_size"]}
     if not deberta or config.get("position_biased_input", True):
         rows["position"] = config.get("max_position_embeddings", 512)
+    # Transformers' defaults: configurations leave out the keys that have them.
     rows["token_type"] = config.get("type_vocab_size", 0 if deberta else 2)
     for kind, count in rows.items():
         if count or not deberta:
@@ -158,20 +181,20 @@ def _layer(config: Mapping[str, Any], name: str, deberta: bool) -> Iterator[tupl
         )
     yield from _norm(f"{name}.attention.output", hidden)
     yield from _norm(f"{name}.output", hidden)
-    if (
-        deberta
-        and config.get("relative_attention", False)
-        and not config.get("share_att_key", False)
-    ):
+    relative = deberta and config.get("relative_attention", False)
+    # With share_att_key, as DeBERTaV3 has it, positions go through the layer's own q and k.
+    if relative and not config.get("share_att_key", False):
         for way, matrix in (("c2p", "pos_key_proj"), ("p2c", "pos_query_proj")):
+            # A list of names, or one text such as "c2p|p2c": `in` serves both.
             if way in (config.get("pos_att_type") or ()):
                 yield from _dense(f"{name}.attention.self.{matrix}", hidden, hidden)
 
 
 def _relative(config: Mapping[str, Any]) -> Iterator[tuple[str, Shape]]:
-    """DeBERTa's relative positions, the norm over them, and the convolution that the largest ones have."""
+    """Yields DeBERTa's relative positions, their norm, and the largest models' convolution."""
     hidden = config["hidden_size"]
     if config.get("relative_attention", False):
+        # -1 stands for the number of absolute positions; buckets, where there are any, win.
         most = config.get("max_relative_positions", -1)
         most = most if most > 0 else config.get("max_position_embeddings", 512)
         buckets = config.get("position_buckets", -1)

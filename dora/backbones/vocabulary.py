@@ -1,7 +1,8 @@
-"""Whether a tokenizer is whole and belongs to its model: found from its files at first, then from what was loaded.
+"""Checks that a tokenizer is whole and belongs to its model: by its files, then once loaded.
 
-The files tell most of it within a tenth of a second and without Transformers, so before a sweep begins. What
-Transformers itself adds to a vocabulary is known only when it has loaded it, which still is before any training.
+The files tell most of it within a tenth of a second and without Transformers, so before a sweep
+begins. Tokens that Transformers itself adds are known only when it has loaded the tokenizer, which
+still is before any training.
 """
 
 from __future__ import annotations
@@ -19,18 +20,21 @@ from dora.errors import UserError
 from dora.files import read_object
 
 _MARK = re.compile(r"[\[<][^\s\[\]<>]+[\]>]")  # [CLS], <mask> and the like
+# The end of every message: the two ways out.
 _WAYS = "use the tokenizer that the model was saved with, or download the folder again"
 
 
+# The runs of a sweep ask again and again, of a handful of models.
 @functools.lru_cache(maxsize=16)
 def problems(
     folder: Path, config_type: str, rows: int, pad: int | None, fingerprint: str
 ) -> tuple[str, ...]:
-    """What is wrong with the tokenizer's files, `rows` being those of the embedding and `pad` config.json's padding.
+    """Returns the problems of the tokenizer's files.
 
-    The runs of a sweep ask again and again: `fingerprint`, of the files, says whether anything has changed.
+    rows: the number of rows of the embedding. pad: config.json's padding id. fingerprint: a hash of
+    the files, by which the cache notices that one has changed.
     """
-    del fingerprint
+    del fingerprint  # part of the cache's key alone
     found: list[str] = []
 
     def attempt(read: Callable[[], Any]) -> Any:
@@ -42,20 +46,18 @@ def problems(
 
     files = [file for file in read_by_tokenizer(folder) if file.suffix == ".json"]
     held = {file.name: attempt(functools.partial(read_object, file)) for file in files}
-    if found:
+    if found:  # with a damaged file nothing else can be told
         return tuple(found)
     config, special = held.get("tokenizer_config.json", {}), held.get("special_tokens_map.json", {})
     ids = attempt(lambda: _ids(vocabulary(folder, config_type)))
     if ids is not None:
         found += _half_there(ids, vocabulary(folder, config_type), held, folder)
+        # Tokens that are added after training have ids too, and need rows of the embedding.
         added = {**held.get("added_tokens.json", {}), **_added(config)}
         found += _misfit({**ids, **added}, rows, folder)
-    if (
-        "pad_token" in config
-        and config["pad_token"] is None
-        and not special.get("pad_token")
-        and pad is None
-    ):
+    # Without the key, the tokenizer's class has a padding token; null takes it away.
+    taken_away = "pad_token" in config and config["pad_token"] is None
+    if taken_away and not special.get("pad_token") and pad is None:
         found.append(_no_padding(folder))
     return tuple(found)
 
@@ -63,35 +65,43 @@ def problems(
 def _half_there(
     ids: Mapping[str, Any], files: tuple[Path, ...], held: Mapping[str, Any], folder: Path
 ) -> list[str]:
-    """What a vocabulary lacks that reads as a whole one: special tokens, which would get new ids, or its merges."""
+    """Returns the gaps of a vocabulary that can be read: special tokens or merges are missing.
+
+    Transformers would give missing special tokens new ids, whose rows of the embedding belong to
+    other tokens, and would spell words in letters where merges are missing.
+    """
     first, config = files[0], held.get("tokenizer_config.json", {})
     if first.name == "vocab.txt":
         names = (("unk_token", "[UNK]"), ("cls_token", "[CLS]"), ("sep_token", "[SEP]"))
         lacking = [t for key, usual in names if (t := _token(config.get(key), usual)) not in ids]
         if lacking:
             return [
-                f"{first} has no {' and no '.join(lacking)}: it is cut short or another model's; {_WAYS}"
+                f"{first} has no {' and no '.join(lacking)}: it is cut short or another model's; "
+                f"{_WAYS}"
             ]
     merges = _merges(files, held)
+    # Every token of several letters comes from a merge. A tenth of tolerance is for tokens that
+    # were added by hand; a file that was cut short misses far more.
     several = sum(len(token) > 1 and not _MARK.fullmatch(token) for token in ids)
     if merges is not None and merges < 0.9 * several:
         return [
-            f"the tokenizer in {folder} has {merges:,} merges for {several:,} tokens of several letters: they are cut "
-            f"short or another model's; {_WAYS}"
+            f"the tokenizer in {folder} has {merges:,} merges for {several:,} tokens of several "
+            f"letters: they are cut short or another model's; {_WAYS}"
         ]
     return []
 
 
 def _token(given: object, usual: str) -> str:
+    # A token is its text, or an object of an AddedToken's settings.
     value = given.get("content") if isinstance(given, dict) else given
     return value if isinstance(value, str) else usual
 
 
 def _merges(files: tuple[Path, ...], held: Mapping[str, Any]) -> int | None:
-    """How many merges a byte-pair encoding has; None for a vocabulary of another kind."""
+    """Returns the number of merges of a byte-pair encoding; None for another kind of vocabulary."""
     from tokenizers.models import BPE
 
-    if len(files) == 2:
+    if len(files) == 2:  # vocab.json with merges.txt
         return len(BPE.read_file(*map(str, files))[1])
     model = held.get("tokenizer.json", {}).get("model")
     if not isinstance(model, dict) or model.get("type", "BPE") != "BPE" or "merges" not in model:
@@ -100,17 +110,18 @@ def _merges(files: tuple[Path, ...], held: Mapping[str, Any]) -> int | None:
 
 
 def _added(config: Mapping[str, Any]) -> dict[str, int]:
-    """Tokens by id that tokenizer_config.json adds, by a name of their own each."""
+    """Returns the ids that tokenizer_config.json adds, each under a made-up name, `added 50264`.
+
+    Only the ids matter here; their texts may repeat those of the vocabulary.
+    """
     decoder = config.get("added_tokens_decoder")
-    return (
-        {f"added {i}": int(i) for i in decoder if i.isdecimal()}
-        if isinstance(decoder, dict)
-        else {}
-    )
+    if not isinstance(decoder, dict):
+        return {}
+    return {f"added {i}": int(i) for i in decoder if i.isdecimal()}
 
 
 def _ids(files: tuple[Path, ...]) -> dict[str, int]:
-    """Ids by token from the vocabulary's files. Raises UserError where they hold none."""
+    """Returns ids by token from the vocabulary's files. Raises UserError if they hold none."""
     from tokenizers import Tokenizer
     from tokenizers.models import BPE, WordPiece
 
@@ -123,9 +134,10 @@ def _ids(files: tuple[Path, ...]) -> dict[str, int]:
         if len(files) == 2:
             return dict(BPE.read_file(*map(str, files))[0])
         return dict(WordPiece.read_file(str(first)))
-    except Exception as e:  # both libraries raise nothing but Exception and what is close to it
+    except Exception as e:  # both libraries raise plain Exception, or close to it
         raise UserError(
-            f"{' with '.join(map(str, files))} cannot be read: {_first_line(e)}; it is cut short or no vocabulary"
+            f"{' with '.join(map(str, files))} cannot be read: {_first_line(e)}; it is cut short "
+            "or no vocabulary"
         ) from e
 
 
@@ -137,9 +149,11 @@ def _pieces(file: Path) -> dict[str, int]:
 
 
 def _misfit(ids: Mapping[str, object], rows: int, folder: Path) -> list[str]:
+    # Special tokens alone are what Transformers makes of a folder without a vocabulary.
     if all(_MARK.fullmatch(token) or token.startswith("added ") for token in ids):
         return [
-            f"the tokenizer in {folder} knows {len(ids)} tokens and no words: its vocabulary is missing; {_WAYS}"
+            f"the tokenizer in {folder} knows {len(ids)} tokens and no words: its vocabulary is "
+            f"missing; {_WAYS}"
         ]
     if not all(isinstance(i, int) for i in ids.values()):
         return [f"the tokenizer in {folder} has a token whose id is no whole number; {_WAYS}"]
@@ -147,19 +161,20 @@ def _misfit(ids: Mapping[str, object], rows: int, folder: Path) -> list[str]:
 
 
 def _too_many(ids: Iterable[Any], rows: int, folder: Path) -> list[str]:
+    # Fewer ids than rows are common: embeddings are padded to a multiple of 8 or 64.
     largest = max(ids)
     if largest < rows:
         return []
     return [
-        f"the tokenizer in {folder} has ids up to {largest:,}, the model's embedding has {rows:,} rows (vocab_size in "
-        f"config.json): they are not of one model; {_WAYS}"
+        f"the tokenizer in {folder} has ids up to {largest:,}, the model's embedding has {rows:,} "
+        f"rows (vocab_size in config.json): they are not of one model; {_WAYS}"
     ]
 
 
 def _no_padding(folder: Path) -> str:
     return (
-        f"the tokenizer in {folder} has no padding token (pad_token is null), and config.json's pad_token_id names none; "
-        "set one of the two"
+        f"the tokenizer in {folder} has no padding token (pad_token is null), and config.json's "
+        "pad_token_id names none; set one of the two"
     )
 
 
@@ -168,13 +183,17 @@ def _first_line(error: BaseException) -> str:
 
 
 def check_loaded(tokenizer: Any, folder: Path, rows: int, pad: int | None) -> None:
-    """Gives a tokenizer without a padding token that of config.json. Raises UserError where it does not fit the model."""
+    """Checks a loaded tokenizer, and gives it config.json's padding where it has none.
+
+    rows: the number of rows of the embedding. pad: config.json's padding id. Raises UserError where
+    the tokenizer does not fit the model.
+    """
     ids = tokenizer.get_vocab()
     special = set(tokenizer.all_special_tokens)
     if not ids.keys() - special:
         raise UserError(
-            f"the tokenizer in {folder} knows {len(ids)} tokens and no words: its vocabulary is missing, or of "
-            f"another kind than {type(tokenizer).__name__} reads; {_WAYS}"
+            f"the tokenizer in {folder} knows {len(ids)} tokens and no words: its vocabulary is "
+            f"missing, or of another kind than {type(tokenizer).__name__} reads; {_WAYS}"
         )
     if wrong := _too_many(ids.values(), rows, folder):
         raise UserError(*wrong)
@@ -186,22 +205,23 @@ def check_loaded(tokenizer: Any, folder: Path, rows: int, pad: int | None) -> No
 
 
 def check_known(ids: np.ndarray, rows: int, tokenizer: Any, split: str) -> None:
-    """Raises UserError where a split is mostly unknown tokens, or rows that nothing is left of.
+    """Raises UserError where most tokens of a split are unknown, or hardly any is left.
 
-    ids: (tokens,) of all `rows`, special tokens included.
+    ids: (tokens,) of all `rows` of the split, special tokens included.
     """
     special = np.isin(ids, tokenizer.all_special_ids)
-    unknown = (
-        int((ids == tokenizer.unk_token_id).sum()) if tokenizer.unk_token_id is not None else 0
-    )
-    known = (
-        len(ids)
-        - int(special.sum())
-        - (0 if tokenizer.unk_token_id in tokenizer.all_special_ids else unknown)
-    )
+    unk = tokenizer.unk_token_id
+    unknown = int((ids == unk).sum()) if unk is not None else 0
+    known = len(ids) - int(special.sum())
+    # The unknown token is a special one in most tokenizers, and then already taken off.
+    if unk not in tokenizer.all_special_ids:
+        known -= unknown
+    # Fewer than one known token for two rows: a byte-level tokenizer has no unknown token and drops
+    # every byte that its vocabulary lacks.
     if rows and known <= max(unknown, rows // 2):
         share = 100 * unknown / max(known + unknown, 1)
         raise UserError(
-            f"{share:.0f} % of the tokens of {split} are unknown to the tokenizer of {tokenizer.name_or_path}, "
-            f"{known:,} are left for {rows:,} rows: it is of another language or damaged; {_WAYS}"
+            f"{share:.0f} % of the tokens of {split} are unknown to the tokenizer of "
+            f"{tokenizer.name_or_path}, {known:,} are left for {rows:,} rows: it is of another "
+            f"language or damaged; {_WAYS}"
         )

@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dora.analysis.grouping import Run, Table, View, anything_left_out, read_runs, showable
+from dora.analysis.grouping import Table, View, anything_left_out, read_runs, showable
 from dora.errors import UserError
+from dora.records.schema import Run
 
 LEFT_OUT = 3  # exit code, as `dora.status` has it for a study that is not whole
 

@@ -17,7 +17,9 @@ from dora.errors import NotNow, RunFailed, Stopped, UserError
 from dora.plain import printable
 from dora.process.signals import outside
 from dora.records import study
-from dora.records.record import note_planned, read_done, tidy
+from dora.records.cleaning import tidy
+from dora.records.planned import note_planned
+from dora.records.run_json import read_done
 from dora.training.lines import embedded_note
 from dora.training.prepare import Prepared, prepare
 

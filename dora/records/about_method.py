@@ -1,10 +1,10 @@
-"""What a run's record says of its method, for tools that must not import the method itself."""
+"""A run's method as its record describes it, for tools that must not import the method itself."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+
+from dora.records.schema import Run
 
 NO_BUDGET = "none"  # the budget's folder, and its name in tables, of a method without one
 
@@ -20,9 +20,10 @@ _OLD_NOTES = {
 class AboutMethod:
     """One method as a record describes it.
 
-    `budget`: "exact", "at_most" or "none", how the budget binds what is stored. `result`: "adapter" where the run
-    leaves low-rank factors that PEFT reads, "weights" where it leaves trained tensors that are merged into the
-    backbone, "model" where it leaves a whole model, and only with keep_model=true.
+    `budget`: how the budget binds the stored parameters: "exact", "at_most" or "none". `result`:
+    what the run leaves: "adapter" for low-rank factors that PEFT reads, "weights" for trained
+    tensors that are merged into the backbone, "model" for a whole model, which is kept only with
+    keep_model=true.
     """
 
     name: str
@@ -34,14 +35,15 @@ class AboutMethod:
 
     @property
     def has_budget(self) -> bool:
-        """Whether `budget=` binds this method."""
+        """Tells whether `budget=` binds this method."""
         return self.budget != NO_BUDGET
 
 
-def about_method(run: Mapping[str, Any]) -> AboutMethod:
-    """Reads the record's `method`; older records have none, and are described by their budget.
+def about_method(run: Run) -> AboutMethod:
+    """Returns the description of a run's method.
 
-    Those are of the first four methods, of which full fine-tuning alone has no budget and leaves a whole model.
+    A record without `method` is of one of the suite's first four methods, and is described from its
+    budget: full fine-tuning alone has none and leaves a whole model.
     """
     name = run["config"]["method"]["name"]
     if (said := run.get("method")) is not None:

@@ -1,7 +1,7 @@
-"""Checksums of all that a run leaves: of its files, in run.json, and of run.json itself.
+"""Checksums of everything that a run leaves: of its files, in run.json, and of run.json itself.
 
-`files` in run.json names the bytes and the sha256 of each file; `sha256`, its last key, seals the record. Whoever uses
-a file checks that one first. Records made before there were checksums have neither.
+`files` in run.json holds the size in bytes and the sha256 of each file; `sha256`, its last key,
+seals the record. A tool that uses a file checks that file first. The oldest records have neither.
 """
 
 from __future__ import annotations
@@ -14,33 +14,38 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, Any
 
+from dora.data import npz
 from dora.errors import UserError
 from dora.files import open_own, sha256_of, to_json
+from dora.records.schema import BEFORE, Run
 
 SEAL = "sha256"
+# The seal is found and checked in the file's bytes, not by writing the parsed record again: two
+# JSON texts may parse alike (1.0 and 1.00), and only one of them is the file that was written.
 _TAIL = f',\n  "{SEAL}": "'  # as `to_json` writes a last key
-# A file that is replaced after the run was done may be the one `before`: a kill can come between record and file.
-BEFORE = "before"
 ADAPTER = ("adapter/adapter_model.safetensors", "adapter/adapter_config.json")
 WEIGHTS = "best.safetensors"
-PREDICTIONS = "predictions.npz"
-MODEL = "model/"
+PREDICTIONS = npz.NAME
+MODEL = "model/"  # full fine-tuning's whole model, kept with keep_model=true
 FULL_WEIGHTS = "model/model.safetensors"
 Files = dict[str, dict[str, Any]]
 
 
 def sealed(record: dict[str, Any]) -> str:
-    """run.json's text: the record, and as its last key the sha256 of all that stands before that.
+    """Returns run.json's text: the record, and as its last key the sha256 of all before that key.
 
-    `sealed`, one of its other keys, says that there is one, so that no bit can hide it.
+    Another key, `sealed`, says that there is a seal, so that no single damaged bit can hide it.
     """
     rest = {key: value for key, value in record.items() if key != SEAL}
     text = to_json({**rest, "sealed": True}).removesuffix("\n}\n")
     return f'{text}{_TAIL}{hashlib.sha256(text.encode()).hexdigest()}"\n}}\n'
 
 
-def seal_problem(text: bytes, record: dict[str, Any]) -> str | None:
-    """Why run.json is not to be believed; None where it is as a run wrote it, or was made before there were seals."""
+def seal_problem(text: bytes, record: Run) -> str | None:
+    """Returns why run.json is not as a run wrote it, or None where it is, or needs no seal.
+
+    Records without any of the three keys were made before there were seals.
+    """
     if "sealed" not in record and SEAL not in record and "files" not in record:
         return None
     body, tail, end = text.rpartition(_TAIL.encode())
@@ -51,14 +56,18 @@ def seal_problem(text: bytes, record: dict[str, Any]) -> str | None:
 
 
 def left(folder: Path) -> list[str]:
-    """The names of the files there that a finished run leaves for others to use, journals not among them."""
+    """Returns the names of the files in `folder` that a finished run leaves for others to use.
+
+    Journals are not among them: `Record.sync` gives their sums.
+    """
+    # Links are listed too, also broken ones, so that a check of them says what is wrong.
     names = [name for name in (PREDICTIONS, WEIGHTS, *ADAPTER) if os.path.lexists(folder / name)]
     model = [file for file in (folder / MODEL).glob("*") if file.is_symlink() or not file.is_dir()]
     return [*names, *sorted(f"{MODEL}{file.name}" for file in model)]
 
 
 def sums(folder: Path, names: Iterable[str]) -> Files:
-    """Bytes and sha256 of files in a run's directory, by name."""
+    """Returns size and sha256 of files in a run's directory, by name."""
     found = {}
     for name in names:
         with open_own(folder, name) as file:
@@ -67,7 +76,7 @@ def sums(folder: Path, names: Iterable[str]) -> Files:
 
 
 def sum_of(content: bytes) -> dict[str, Any]:
-    """Bytes and sha256 of what is going to be a file."""
+    """Returns size and sha256 of the content of a file that is still to be written."""
     return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
 
@@ -76,8 +85,8 @@ def _sum(file: IO[bytes]) -> dict[str, Any]:
     return {"bytes": file.tell(), "sha256": digest}
 
 
-def problem(folder: Path, run: dict[str, Any], name: str) -> str | None:
-    """What is wrong with a file of a run whose record has checksums; None where it is as the run wrote it."""
+def problem(folder: Path, run: Run, name: str) -> str | None:
+    """Returns the problem of a file of a run whose record has checksums, or None if it is sound."""
     known = _known(run["files"].get(name))
     path = folder / name
     if not known:
@@ -85,8 +94,12 @@ def problem(folder: Path, run: dict[str, Any], name: str) -> str | None:
     try:
         with open_own(folder, name) as file:
             size = os.fstat(file.fileno()).st_size
-            if size not in [each["bytes"] for each in known]:  # however large it is, it is not read
-                return f"{path} is damaged or another's: it has {size:,} bytes, run.json says {known[0]['bytes']:,}"
+            # A file of another size is not read: somebody else's may have terabytes.
+            if size not in [each["bytes"] for each in known]:
+                return (
+                    f"{path} is damaged or another's: it has {size:,} bytes, run.json says "
+                    f"{known[0]['bytes']:,}"
+                )
             if _sum(file) not in known:
                 return f"{path} is damaged or another's: its sha256 is not the one in run.json"
     except FileNotFoundError:
@@ -96,8 +109,11 @@ def problem(folder: Path, run: dict[str, Any], name: str) -> str | None:
     return None
 
 
-def changed(folder: Path, run: dict[str, Any], name: str) -> str | None:
-    """Why a file that is there is not as the run wrote it; None where it is, or its record has no checksums."""
+def changed(folder: Path, run: Run, name: str) -> str | None:
+    """Returns why an existing file is not as the run wrote it, without its path; else None.
+
+    A missing file, and a record without checksums, give None.
+    """
     if "files" not in run or not os.path.lexists(folder / name):
         return None
     found = problem(folder, run, name)
@@ -105,21 +121,21 @@ def changed(folder: Path, run: dict[str, Any], name: str) -> str | None:
 
 
 def _known(entry: dict[str, Any] | None) -> list[dict[str, Any]]:
-    """The sums that a file may have: what run.json names, and the one before it."""
+    """Returns the sums that a file may have: the one that run.json names, and those before it."""
     if entry is None:
         return []
     return [{k: entry.get(k) for k in ("bytes", "sha256")}, *_known(entry.get(BEFORE))]
 
 
-def of_model(run: dict[str, Any]) -> list[str]:
-    """The files of the model that full fine-tuning kept, as run.json names them."""
+def of_model(run: Run) -> list[str]:
+    """Returns the names of the files of a model that was kept whole, from run.json."""
     return [name for name in run.get("files", {}) if name.startswith(MODEL)]
 
 
-def damaged(folder: Path, run: dict[str, Any], names: Iterable[str]) -> list[str]:
-    """What is wrong with these files of the finished run in `folder`, each with the way out.
+def damaged(folder: Path, run: Run, names: Iterable[str]) -> list[str]:
+    """Returns the problems of these files of the finished run in `folder`, each with the way out.
 
-    Nothing where its record has no checksums, which is said once.
+    Returns none for a record without checksums, and says so once on stderr.
     """
     if "files" not in run:
         _say_unchecked(folder)
@@ -129,13 +145,13 @@ def damaged(folder: Path, run: dict[str, Any], names: Iterable[str]) -> list[str
     return [f"{text}; fetch it again, or {again}" for text in found if text is not None]
 
 
-def check(folder: Path, run: dict[str, Any], *names: str) -> None:
-    """Raises UserError where one of these files is not as the run in `folder` wrote it."""
+def check(folder: Path, run: Run, *names: str) -> None:
+    """Raises UserError with each of these files that is not as the run in `folder` wrote it."""
     if problems := damaged(folder, run, names):
         raise UserError(*problems)
 
 
-@functools.cache  # once a run
+@functools.cache  # once a run directory, however many of its files are used
 def _say_unchecked(folder: Path) -> None:
     print(
         f"{folder}: its record has no checksums, it was made before they were kept", file=sys.stderr

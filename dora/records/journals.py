@@ -1,4 +1,7 @@
-"""The lines of a run's journals, metrics.jsonl and ranks.jsonl, typed and in bounds: they may be somebody else's."""
+"""The lines of a run's journals, metrics.jsonl and ranks.jsonl, read with types and bounds checked.
+
+Journals may be somebody else's, or damaged: no line is believed before it is checked.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +14,18 @@ from dora.backbones.architectures import place
 from dora.files import open_own
 from dora.plain import cut
 
-# A line of ranks names each adapted matrix once: DeBERTa-large has 144, in 10 kB.
+JOURNALS = ("metrics.jsonl", "ranks.jsonl")
+# A line of ranks names each adapted matrix once: DeBERTa-large has 144, in 10 kB. A file without
+# any end of line would otherwise be read into memory as one line.
 MOST_LINE, MOST_BYTES = 2**20, 2**30
-_MOST_STEPS = 2**53
+_MOST_STEPS = 2**53  # whole numbers up to here are exact in figures, whose axes are floats
 
 
 def ranks(folder: Path) -> Iterator[tuple[int, dict[tuple[int, str], int]]]:
-    """(step, live components by (layer, kind)) of each allocation; nothing where no journal is stored.
+    """Yields (step, live components by (layer, kind)) of each allocation.
 
-    Raises ValueError or OSError at the first line that no run wrote.
+    Yields nothing where no journal is stored. Raises ValueError or OSError at the first line that
+    no run wrote.
     """
     for event in events(folder, "ranks.jsonl"):
         found = event.get("ranks")
@@ -29,27 +35,31 @@ def ranks(folder: Path) -> Iterator[tuple[int, dict[tuple[int, str], int]]]:
 
 
 def scores(folder: Path, metric: str) -> Iterator[tuple[int, float]]:
-    """(step, score) of each development evaluation that has `metric`; nothing where no journal is stored.
+    """Yields (step, score) of each development evaluation that has `metric`.
 
-    Raises ValueError or OSError at the first line that no run wrote.
+    Yields nothing where no journal is stored. Raises ValueError or OSError at the first line that
+    no run wrote.
     """
     for event in events(folder, "metrics.jsonl"):
         if event.get("split") == "dev" and metric in event:
             value = event[metric]
-            if (
-                isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= 1
-            ):  # NaN neither
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not number or not abs(value) <= 1:  # `not … <=` refuses NaN too
                 raise ValueError(f"{metric} is {cut(value)}")
             yield _step(event), float(value)
 
 
 def events(folder: Path, name: str) -> Iterator[dict[str, Any]]:
-    """The lines of a journal, each an object; none where it is not stored. Raises ValueError for any other line."""
+    """Yields the lines of a journal, each an object; none where the journal is not stored.
+
+    Raises ValueError at a line that is no object, is too long or nests too deep.
+    """
     try:
         file = open_own(folder, name, MOST_BYTES)
     except FileNotFoundError:
         return
     with file:
+        # One byte more than allowed tells a line that is too long from one that just fits.
         while line := file.readline(MOST_LINE + 1):
             if len(line) > MOST_LINE:
                 raise ValueError(f"a line of more than {MOST_LINE:,} bytes")
@@ -66,10 +76,12 @@ def _refused(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is no number of JSON")
 
 
+# Python's reader accepts NaN and Infinity; no run writes them.
 _LINE = json.JSONDecoder(parse_constant=_refused)
 
 
 def _whole(value: Any) -> bool:
+    # JSON's true is an int to Python.
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _MOST_STEPS
 
 

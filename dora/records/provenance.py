@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from dora import CHECKOUT
+from dora.records.schema import Run
 
-# The packages whose version changes the last bits of a result: of what is computed, drawn, tokenised or scored.
+# The packages whose version may change the last bits of a result: they compute, draw random
+# numbers, tokenise or score.
 BIT_PACKAGES = (
     "torch",
     "transformers",
@@ -28,7 +30,7 @@ BIT_PACKAGES = (
 
 
 def provenance() -> dict[str, Any]:
-    """Where and with what: host, platform, Python, package versions, the package's git commit."""
+    """Returns a run's origin: command, host, platform, versions, and the package's git commit."""
     packages = (
         "torch",
         "transformers",
@@ -57,11 +59,12 @@ def provenance() -> dict[str, Any]:
 
 
 def processor() -> str:
-    """The processor's name and the widest vector instructions that PyTorch uses on it: `AMD EPYC (AVX512)`.
+    """Returns the processor's name and PyTorch's widest vector instructions on it.
 
-    With other instructions sums come in another order, and the same run ends in other bits.
+    Such as `AMD EPYC (AVX512)`. With other instructions sums are taken in another order, and the
+    same run ends in other bits.
     """
-    import torch  # late: whoever asks has it
+    import torch  # late: status and tables must not load it, and whoever trains has it
 
     names = re.findall(r"model name\s*: (.+)", _cpuinfo())
     return (
@@ -70,8 +73,8 @@ def processor() -> str:
 
 
 def cuda_versions() -> dict[str, str]:
-    """CUDA's and cuDNN's versions that PyTorch was built with; none where it computes on CPUs alone."""
-    import torch  # late: whoever asks has it
+    """Returns the versions of CUDA and cuDNN of this PyTorch; empty for a build for CPUs."""
+    import torch  # late, as above
 
     found = {"cuda": torch.version.cuda}
     if torch.version.cuda is not None and torch.backends.cudnn.is_available():
@@ -82,11 +85,12 @@ def cuda_versions() -> dict[str, str]:
 def _cpuinfo() -> str:
     try:
         return Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:  # Linux alone has it
+    except OSError:  # only Linux has this file
         return ""
 
 
 def _argv() -> list[str]:
+    # `python -m dora.run` leaves the path of run.py in argv[0]; the module's spec knows its name.
     main = sys.modules.get("__main__")
     spec = getattr(main, "__spec__", None)
     return (
@@ -102,8 +106,11 @@ def _version(package: str) -> str | None:
 
 
 def _git() -> dict[str, Any] | None:
-    """Commit of the checkout this package runs from and whether dora/ or conf/ differ from it; None if installed."""
-    root = CHECKOUT  # in an installed package this is no checkout
+    """Returns the commit of this package's checkout, and whether dora/ or conf/ differ from it.
+
+    Returns None for an installed package.
+    """
+    root = CHECKOUT  # the folder above the package; in an installed one it is no checkout
 
     def git(*words: str) -> str:
         return subprocess.run(
@@ -111,6 +118,7 @@ def _git() -> dict[str, Any] | None:
         ).stdout
 
     try:
+        # An environment inside somebody's checkout would give that project's commit.
         if Path(git("rev-parse", "--show-toplevel").strip()) != root:
             return None
         dirty = git("status", "--porcelain", "--", "dora", "conf").strip()
@@ -120,9 +128,10 @@ def _git() -> dict[str, Any] | None:
 
 
 def changes(before: dict[str, Any], this: dict[str, Any]) -> str | None:
-    """How this start of a run differs from the one before in what changes the last bits of its result.
+    """Returns the differences between two starts of a run that change the last bits of its result.
 
-    None where it does not. What an older record does not hold, such as a package's version, is not compared.
+    Returns None if there are none. A key that an older record lacks, such as a package's version,
+    is not compared.
     """
     was, is_now = _bits_depend_on(before), _bits_depend_on(this)
     changed = [key for key in is_now if key in was and was[key] != is_now[key]]
@@ -130,10 +139,13 @@ def changes(before: dict[str, Any], this: dict[str, Any]) -> str | None:
 
 
 def _bits_depend_on(start: dict[str, Any]) -> dict[str, Any]:
-    """What of a start changes the last bits of a result. A tree with changes has no name but its commit."""
+    """Returns the part of a start on which the last bits of a result depend.
+
+    Uncommitted changes have no name, so a dirty tree counts as its commit.
+    """
     versions = start.get("versions") or {}
     on_cpu = start["device"] == "cpu"
-    # Beside a GPU the processor only loads and writes; without one CUDA's libraries compute nothing.
+    # With a GPU the processor only loads and writes; without one CUDA's libraries compute nothing.
     packages = BIT_PACKAGES if on_cpu else (*BIT_PACKAGES, "cuda", "cudnn")
     return {
         "processes": start["world_size"],
@@ -144,13 +156,15 @@ def _bits_depend_on(start: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def commits(data: dict[str, Any]) -> str:
-    """The commits that trained a run, marked where its sources had uncommitted changes."""
+def commits(data: Run) -> str:
+    """Returns the commits that trained a run, marked if its sources had uncommitted changes."""
+    # One commit for each start; a record from before there were starts has one of its own.
     starts = [start["git"] for start in data.get("starts") or [data]]
-    names = [
-        f"installed package, version {data['versions']['dora-glue']}"
-        if git is None
-        else f"{git['commit']}{' with uncommitted changes' if git['dirty'] else ''}"
-        for git in starts
-    ]
-    return ", then ".join(dict.fromkeys(names))
+    names = [_named(git, data["versions"]["dora-glue"]) for git in starts]
+    return ", then ".join(dict.fromkeys(names))  # each commit once, in order
+
+
+def _named(git: dict[str, Any] | None, version: str) -> str:
+    if git is None:
+        return f"installed package, version {version}"
+    return f"{git['commit']} with uncommitted changes" if git["dirty"] else str(git["commit"])

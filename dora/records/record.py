@@ -11,30 +11,31 @@ import contextlib
 import datetime
 import hashlib
 import json
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from dora.errors import TEMPORARY, NotNow, RunFailed, UserError
-from dora.files import named, strange, sync, write_atomic
+from dora.files import strange, write_atomic
 from dora.plain import cut
 from dora.process import machine
-from dora.records import artefacts, run_json
-from dora.records.lock import Lock, held
+from dora.records import artefacts, cleaning, run_json
+from dora.records.journal_writer import JournalWriter, journal_that_differs
+from dora.records.lock import Lock
 from dora.records.provenance import changes
-from dora.records.run_json import SCHEMA, NotARecord, Run
+from dora.records.run_json import NotARecord
+from dora.records.schema import SCHEMA, Run
 from dora.records.words import command_of
 
-# Raised whenever the same configuration trains to other bits than before, so that old and new runs are two
-# directories and tables do not mix them. tests/test_arithmetic.py tells when; results/README.md says which number
-# means what.
+# Raised whenever the same configuration trains to other bits than before, so that old and new runs
+# are two directories and tables do not mix them. tests/test_arithmetic.py tells when;
+# results/README.md says which number means what.
 ARITHMETIC = 3
-JOURNALS = ("metrics.jsonl", "ranks.jsonl")
-FOLDERS = ("checkpoint", "adapter", "model")
 TRIES = 2  # how often a run may diverge before only force=true begins it again
+# `taken_by` of a run whose directory has disappeared.
+REMOVED = "nobody: removed or moved away"
 _CLEARING = "force=true was about to begin it anew; the same command does"
-# What a run's weights do not depend on, or what has a place of its own in the path.
+# Settings on which a run's weights do not depend, or that have a place of their own in the path.
 NOT_IDENTITY = (
     "seed",
     "results",
@@ -48,44 +49,34 @@ NOT_IDENTITY = (
 
 
 def identity(config: dict[str, Any], fingerprints: dict[str, str | None]) -> str:
-    """The first 8 hex digits of a hash of what determines a run's result but for its seed, ARITHMETIC included.
+    """Returns 8 hex digits that name a configuration: a hash of what determines a run's result.
 
-    `config` is resolved; paths are left out in favour of `fingerprints` of what they hold (data, model,
-    init_from), so that the same run typed two ways, or from a moved folder, is the same directory.
+    The seed is left out, ARITHMETIC included. `config` is resolved; its paths are left out in
+    favour of the `fingerprints` of what lies there (data, model, init_from), so that the same run
+    typed two ways, or from a folder that was moved, is the same directory.
     """
     kept = {k: v for k, v in config.items() if k not in NOT_IDENTITY}
     about = {"config": kept, "fingerprints": fingerprints, "arithmetic": ARITHMETIC}
+    # 32 bits: the chance that two of a study's 100 configurations collide is 1 in a million.
     text = json.dumps(about, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-def arithmetic(run: dict[str, Any]) -> int:
-    """The number of the arithmetic that trained a run; 1 for records of before there were numbers."""
+def arithmetic(run: Run) -> int:
+    """Returns the number of the arithmetic that trained a run; 1 for records that name none."""
     return int(run.get("arithmetic", 1))
 
 
 def now() -> str:
-    """UTC, to the second, ISO 8601."""
+    """Returns the time in UTC, to the second, as in ISO 8601."""
     return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
 
 
-def seconds_since(stamp: str) -> float:
-    """Seconds from a time that `now` wrote until now, by this host's clock."""
-    then = datetime.datetime.fromisoformat(stamp)
-    return (datetime.datetime.now(datetime.timezone.utc) - then).total_seconds()
-
-
-def read_done(folder: Path) -> Run | None:
-    """run.json of a run that is done; None where it is not, is not there, or cannot be believed."""
-    try:
-        run = run_json.read(folder)
-    except (FileNotFoundError, NotARecord):
-        return None
-    return run if run["status"] == "done" else None
-
-
 def read_finished(folder: Path) -> Run:
-    """run.json of a finished run whose files are wanted. Raises UserError saying what `folder` is instead."""
+    """Returns run.json of a finished run whose files are wanted.
+
+    Raises UserError that says what `folder` is instead.
+    """
     rule = "a run directory is RESULTS/runs/DATA/TASK/MODEL/METHOD/BUDGET/KEY/sSEED"
     try:
         run = run_json.read(folder)
@@ -99,9 +90,10 @@ def read_finished(folder: Path) -> Run:
     return run
 
 
-def scores(data: dict[str, Any]) -> str:
-    """Best and last as one phrase: `accuracy 0.8670 (last 0.8567), best at step 252`."""
+def scores(data: Run) -> str:
+    """Returns best and last as one phrase: `accuracy 0.8670 (last 0.8567), best at step 252`."""
     best, last = data["results"]["best"], data["results"]["last"]
+    # A metric that is undefined is absent, and may be so in one of the two alone.
     names = [k for k, v in best.items() if isinstance(v, float)]
     text = ", ".join(
         f"{k} {best[k]:.4f}{f' (last {last[k]:.4f})' if k in last else ''}" for k in names
@@ -112,7 +104,7 @@ def scores(data: dict[str, Any]) -> str:
 
 @contextlib.contextmanager
 def writable(folder: Path) -> Iterator[None]:
-    """Turns what goes wrong on a disk before a run has begun into UserError, or NotNow where it will pass."""
+    """Turns an OSError before a run has begun into UserError, or NotNow if it will pass."""
     try:
         yield
     except OSError as e:
@@ -122,84 +114,77 @@ def writable(folder: Path) -> Iterator[None]:
         raise UserError(text) from e
 
 
-def note_planned(folder: Path, words: Sequence[str], config: dict[str, Any]) -> None:
-    """Notes in an empty run directory that a sweep is going to train this run; any other is left as it is."""
-    waiting = {
-        "schema": SCHEMA,
-        "status": "waiting",
-        "reason": None,
-        "config": config,
-        "words": list(words),
-        "times": {"planned": now()},
-    }
-    with writable(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        if not (folder / "run.json").exists():
-            try:
-                write_atomic(folder / "run.json", artefacts.sealed(waiting))
-            except FileNotFoundError:  # another launch has just begun it, and tidied up
-                pass
-            except OSError:
-                with contextlib.suppress(OSError):  # not empty: somebody has begun it
-                    folder.rmdir()
-                raise
-
-
-def tidy(folder: Path) -> None:
-    """Removes the checkpoint of a run that is done, where a kill has left it; never while somebody is at work there."""
-    if (folder / "checkpoint").exists() and held(folder) is None and read_done(folder) is not None:
-        machine.discard(folder / "checkpoint")
-
-
 class Record:
     """One run directory, held by this process alone while it is open.
 
-    `data` is what run.json holds; `update` changes and writes it whole.
+    `data`: the content of run.json; `update` changes and writes it whole.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.data: dict[str, Any] = {}
+        self.data: Run = {}
         self._lock = Lock(folder)
-        self._journals: dict[str, Any] = {}
-        self._seals: dict[str, Any] = {}  # a running sha256 of each journal
+        self._journals = JournalWriter(folder)
 
     @property
     def done(self) -> bool:
-        """Whether the run has ended with results."""
+        """Tells whether the run has ended with results."""
         return self.data.get("status") == "done"
 
     @property
     def taken_by(self) -> str | None:
-        """Who took the directory over while this process was halted; None as it should be."""
-        return self._lock.lost or ("nobody, it is gone" if self._lock.gone else None)
+        """Returns who took the directory over, REMOVED if it disappeared, None if it is ours.
+
+        It can be taken over while this process is halted for longer than a lease.
+        """
+        if self._lock.lost is None and self._lock.gone:
+            return REMOVED
+        return self._lock.lost
 
     @property
     def checkpoints(self) -> Path:
-        """Where the loop keeps its state until the run is done."""
+        """Returns the folder in which the loop keeps its state until the run is done."""
         return self.folder / "checkpoint"
 
-    def open(self, header: dict[str, Any], force: bool = False) -> None:
-        """Takes the directory, makes it if needed, and reads what is there.
+    @property
+    def divergences(self) -> int:
+        """Returns how often the run has diverged since it was begun.
 
-        Raises NotNow where another process is at work in it or the disk is full, UserError where it cannot be
-        written to, RunFailed for a run that diverged, was taken up again and diverged once more. With `force` a run
-        that is done, has failed or diverged is started afresh. One that was stopped or killed goes on either way, so
-        that a forced run which was stopped is resumed by the same command.
+        At least 1 where its status says so, since older records do not count.
+        """
+        return int(self.data.get("divergences", self.data.get("status") == "diverged"))
+
+    def open(self, header: dict[str, Any], force: bool = False) -> None:
+        """Takes the directory, makes it if needed, and reads its record.
+
+        `header`: keys of the record that this start knows, such as configuration and machine.
+
+        Raises NotNow if another process is at work in it or the disk is full, UserError if it
+        cannot be written to, RunFailed for a run that diverged, was taken up again and diverged
+        once more. With `force` a run that is done, has failed or diverged is started afresh. A run
+        that was stopped or killed goes on either way, so that the same command, with its
+        force=true, resumes a forced run that was stopped.
         """
         with writable(self.folder):
-            self._open(header, force)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            # Before anything is written: behind a link it would land in somebody else's file.
+            if found := strange(self.folder):
+                names = ", ".join(map(cut, found[:5]))
+                raise UserError(
+                    f"run directory {self.folder} holds links or pipes, and no run leaves any: "
+                    f"{names}; remove them, or move the directory away"
+                )
+            self._lock.take()
+            cleaning.sweep(self.folder)
+            self._read(force)
+            self._refuse_diverged()
+            if self.done:  # a kill between its last two acts left the checkpoint
+                machine.discard(self.checkpoints)
+            else:
+                self._begin(header)
 
-    def _open(self, header: dict[str, Any], force: bool) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        if found := strange(self.folder):
-            raise UserError(
-                f"run directory {self.folder} holds links or pipes, and no run leaves any: {', '.join(map(cut, found[:5]))}; "
-                "remove them, or move the directory away"
-            )
-        self._lock.take()
-        self._sweep()
-        path = self.folder / "run.json"
+    def _read(self, force: bool) -> None:
+        """Reads the record, and clears the directory if it is to be started afresh."""
         broken = None
         try:
             self.data = run_json.read(self.folder)
@@ -208,101 +193,96 @@ class Record:
         except NotARecord as e:
             broken = e
         ended = self.data.get("status") in ("done", "failed", "diverged")
+        # `clearing`: a kill interrupted an earlier clearing, which any start completes.
         if self.data.get("clearing") or (force and (ended or broken)):
             self._clear()
         elif broken:
+            path = self.folder / "run.json"
             raise UserError(
                 f"{path} cannot be read ({broken}); remove it to resume, or use force=true"
             )
-        self._refuse_diverged()
-        if self.done:  # a kill between its last two acts left the checkpoint
-            machine.discard(self.checkpoints)
-        else:
-            first = self.data.get("times", {}).get("started", now())
-            kept = ("resumed_from", "starts", "progress")
-            before: dict[str, Any] = {key: self.data[key] for key in kept if key in self.data}
-            before |= {"divergences": self.divergences} if self.divergences else {}
-            times = {**self.data.get("times", {}), "started": first}
-            self.data = {
-                "schema": SCHEMA,
-                "status": "running",
-                "reason": None,
-                "arithmetic": ARITHMETIC,
-                **header,
-                "resumed_from": [],
-                "starts": [],
-                **before,
-                "times": times,
-            }
-            self.update()
-
-    def _sweep(self) -> None:
-        """Removes what killed processes were writing here: nobody else writes a run's own files while it is held."""
-        own = [folder for name in FOLDERS if not (folder := self.folder / name).is_symlink()]
-        for left in (left for folder in (self.folder, *own) for left in folder.glob(".*.tmp")):
-            if machine.UNFINISHED.search(left.name):  # others' hidden files may be called so too
-                machine.discard(left)
-        # Others may export the run, or look at the file server's clock (.now.* of an older version).
-        for pattern in (".*.part", ".*.now", ".now.*"):
-            machine.sweep(self.folder, pattern, ours=True)
 
     def _refuse_diverged(self) -> None:
-        """Raises RunFailed where a run diverged, was taken up at its last sound checkpoint and diverged again."""
+        """Raises RunFailed for a run that was resumed after it diverged, and diverged again.
+
+        It resumes at its last sound checkpoint, so a third try would end as the second did.
+        """
         if self.data.get("status") == "diverged" and self.divergences >= TRIES:
             raise RunFailed(
-                f"{self.data.get('reason')}, or add force=true to start it anew: it diverged {self.divergences} times, "
-                "and a run is taken up only once after it diverged"
+                f"{self.data.get('reason')}, or add force=true to start it anew: it diverged "
+                f"{self.divergences} times, and a run is taken up only once after it diverged"
             )
 
-    @property
-    def divergences(self) -> int:
-        """How often the run has diverged since it was begun; at least once where its state says so."""
-        return int(self.data.get("divergences", self.data.get("status") == "diverged"))
+    def _begin(self, header: dict[str, Any]) -> None:
+        """Writes the record of a run that starts or goes on, with the history of earlier starts."""
+        history = ("resumed_from", "starts", "progress")
+        kept: dict[str, Any] = {key: self.data[key] for key in history if key in self.data}
+        if self.divergences:
+            kept["divergences"] = self.divergences
+        times = self.data.get("times", {})
+        # The order of the keys is the order in run.json: state first, then the header.
+        self.data = {
+            "schema": SCHEMA,
+            "status": "running",
+            "reason": None,
+            "arithmetic": ARITHMETIC,
+            **header,
+            "resumed_from": [],
+            "starts": [],
+            **kept,
+            "times": {**times, "started": times.get("started", now())},
+        }
+        self.update()
 
     def _clear(self) -> None:
-        """Removes all that a run leaves.
+        """Removes everything that a run leaves.
 
-        A kill may come between any two of the removals. So the record first says what is going on: no longer a result
-        to anybody, and to whoever opens it next, with force=true or without, an order to clear the rest. The
-        checkpoint goes before all else, since alone it would be trained on, and the record last.
+        A kill may come between any two of the removals. So the record first says that the directory
+        is being cleared: no tool then takes the rest for a result, and the next start, with
+        force=true or without, clears what is left.
         """
-        kept = {
-            key: value for key, value in self.data.items() if key not in ("results", "progress")
-        }
+        outcome = ("results", "progress")
+        kept = {key: value for key, value in self.data.items() if key not in outcome}
         self.data = {"schema": SCHEMA, "times": {}, **kept}
         self.update(status="stopped", reason=_CLEARING, clearing=True)
-        for name in (*FOLDERS, *JOURNALS, "predictions.npz", "best.safetensors", "run.json"):
-            machine.remove(self.folder / name)
+        cleaning.remove_run(self.folder)
         self.data = {}
 
     def _check_ours(self) -> None:
-        """Raises RunFailed where another process has taken the directory over: nothing in it is ours to write. So too
-        where the directory is gone: what is written would begin another one, without what was there.
+        """Raises RunFailed where the directory is no longer this process's to write to.
+
+        Another process may have taken it over. Or it is gone, and to write would begin another
+        directory, without the files of this one.
         """
-        if self._lock.gone:
-            raise RunFailed(
-                f"{self.folder} was removed or moved away while this process was at work in it; where it was moved, its "
-                "last checkpoint went along"
-            )
+        # Reads the lock file at every line of a journal, in 0.1 ms: lines come every few steps.
         self._lock.look()
-        if self.taken_by is not None:
+        taker = self.taken_by
+        if taker == REMOVED:
             raise RunFailed(
-                f"{self.folder} was taken over by {self.taken_by}, which began while this process was halted, or with it; it "
-                "goes on there"
+                f"{self.folder} was removed or moved away while this process was at work in it; "
+                "where it was moved, its last checkpoint went along"
+            )
+        if taker is not None:
+            raise RunFailed(
+                f"{self.folder} was taken over by {taker}, which began while this process "
+                "was halted, or with it; it goes on there"
             )
 
     def update(self, **changes: Any) -> None:
-        """Changes keys of run.json and writes it whole. A failed write is fatal."""
+        """Changes keys of run.json and writes it whole. Raises OSError: a failed write is fatal."""
         self._check_ours()
-        times = {**changes.get("times", self.data["times"]), "updated": now()}
-        text = artefacts.sealed({**self.data, **changes, "times": times})
+        new = {**self.data, **changes}
+        new["times"] = {**new["times"], "updated": now()}
+        text = artefacts.sealed(new)
         write_atomic(self.folder / "run.json", text)
+        # Read back from the text, so that memory holds what any reader gets: lists for tuples.
         self.data = json.loads(text)
 
     def start(self, step: int) -> str | None:
-        """Notes that training begins, or goes on, after `step`, and by whom.
+        """Notes that training begins, or goes on, after `step`, and on which machine.
 
-        Returns what is not as it was at the start before and changes the result, None where nothing is.
+        Returns the differences to the start before that change the result, or None if there are
+        none.
         """
         keys = ("host", "device", "processor", "world_size", "git", "versions")
         this = {"step": step, "time": now(), **{k: self.data[k] for k in keys}}
@@ -316,57 +296,36 @@ class Record:
         return changes(before, this)
 
     def start_journals(self, sealed: dict[str, Any]) -> None:
-        """Opens metrics.jsonl and ranks.jsonl cut back to what the checkpoint knew of them, as `sync` gave it."""
-        for name in JOURNALS:
-            path = self.folder / name
-            path.touch()
-            os.truncate(path, sealed[name]["bytes"] if name in sealed else 0)
-            self._seals[name] = hashlib.sha256(path.read_bytes())
-            self._journals[name] = path.open("ab")
+        """Opens the journals, cut back to the lines of `sealed`, which `sync` gave a checkpoint."""
+        self._journals.start(sealed)
 
     def journals_differ(self, about: dict[str, Any]) -> str | None:
-        """Which journal no longer begins with the lines that a checkpoint's label knows; None where all do."""
-        for name, sealed in about["journals"].items():
-            path = self.folder / name
-            begin = path.read_bytes()[: sealed["bytes"]] if path.exists() else b""
-            if (
-                len(begin) != sealed["bytes"]
-                or hashlib.sha256(begin).hexdigest() != sealed["sha256"]
-            ):
-                return f"{name} is not as it was when the checkpoint was written"
-        return None
+        """Returns which journal does not begin with the lines that a checkpoint's label knows."""
+        return journal_that_differs(self.folder, about["journals"])
 
     def log(self, journal: str, event: dict[str, Any]) -> None:
-        """Appends one line. Lines hold nothing of clock or machine: a resumed run writes the same ones."""
+        """Appends one line to a journal.
+
+        Lines hold nothing of clock or machine: a resumed run writes the same ones.
+        """
         self._check_ours()
-        line = (json.dumps(event, allow_nan=False) + "\n").encode()
-        with named(self.folder / journal):
-            self._journals[journal].write(line)
-            self._journals[journal].flush()
-        self._seals[journal].update(line)
+        self._journals.append(journal, event)
 
     def sync(self) -> dict[str, Any]:
-        """Journals to the disk; their sizes in bytes and their sha256, for the checkpoint."""
+        """Writes the journals to the disk; returns their size in bytes and sha256, by name."""
         self._check_ours()
-        sealed = {}
-        for name, file in self._journals.items():
-            with named(self.folder / name):
-                sync(file)
-            sealed[name] = {"bytes": file.tell(), "sha256": self._seals[name].hexdigest()}
-        return sealed
+        return self._journals.sync()
 
     def close(self) -> None:
-        """Lets go of journals and lock."""
-        for file in self._journals.values():
-            with contextlib.suppress(
-                OSError
-            ):  # of a full disk: resuming cuts the journals back anyway
-                file.close()
-        self._journals = {}
+        """Closes the journals and releases the directory."""
+        self._journals.close()
         self._lock.release()
 
     def finish(self) -> None:
-        """Marks the run done; its checkpoints have served."""
+        """Marks the run done and removes its checkpoints.
+
+        In this order: a kill in between leaves a checkpoint too many, never a run without either.
+        """
         self.sync()
         times = {**self.data["times"], "finished": now()}
         self.update(status="done", reason=None, times=times)

@@ -1,11 +1,13 @@
-"""Runs seen from outside: the state of each from its directory alone, what is missing, and what to type.
+"""A study seen from outside: the state of each run, the missing runs, and the commands to type.
 
-Knows no model and no torch, so that looking at hundreds of runs takes a moment.
+Everything is read from the run directories. Knows no model and no torch, so that looking at
+hundreds of runs takes a moment.
 """
 
 from __future__ import annotations
 
 import contextlib
+import datetime
 import os
 import re
 import shlex
@@ -21,12 +23,13 @@ from dora import CONF
 from dora.data.tasks import TASKS
 from dora.plain import printable
 from dora.records.lock import held
-from dora.records.record import seconds_since
-from dora.records.run_json import NotARecord, Run, read_placed
+from dora.records.run_json import NotARecord, read_placed
+from dora.records.schema import Run
 from dora.records.words import Foreign, as_command, typed
 
-# In the order in which they are shown. waiting: planned by a sweep and not begun. stale: its process is gone
-# without a word. broken: run.json cannot be read. missing: every other run of its row and column is there.
+# In the order in which they are shown. waiting: planned by a sweep and not begun. stale: its
+# process died without writing so. broken: run.json cannot be read. missing: no directory, though
+# other runs have its task, its row and its seed.
 STATES = (
     "running",
     "waiting",
@@ -38,18 +41,19 @@ STATES = (
     "missing",
     "done",
 )
-_LONGEST_S = 10 * 365 * 86_400.0  # no estimate is worth more
+_LONGEST_S = 10 * 365 * 86_400.0  # a longer estimate is worth nothing
 _PARTS = ("data", "task", "model", "method", "budget", "key", "seed")
 
 
 @dataclass(frozen=True)
 class Seen:
-    """One run from outside. `words`: what its record says was typed after `python -m dora.run`, None where nobody knows;
-    `command` holds them only where a run may have them. `folder`: its directory, of a missing one
-    that of the run whose words it has.
+    """One run seen from outside.
 
-    `left_s`: estimated seconds left of a running one. `score`: of a finished one, by metric. `degenerate`: why its
-    predictions say nothing, None where they do.
+    `words`: the words typed after `python -m dora.run`, by its record; None if unknown. They are
+    not checked: `command` holds them only if a run may have them. `folder`: its directory; for a
+    missing run, that of the run whose words it has. `left_s`: estimated seconds left of a running
+    run. `score`: best scores of a finished run, by metric. `degenerate`: why its predictions say
+    nothing, or None.
     """
 
     place: tuple[str, ...]
@@ -65,12 +69,13 @@ class Seen:
 
     @property
     def name(self) -> str:
-        """Its place under results/runs, on one line whatever its folders are called."""
+        """Returns its place under results/runs, on one line whatever its folders are called."""
         return printable("/".join(self.place))
 
     @property
     def command(self) -> str:
-        """What runs, resumes or repeats it."""
+        """Returns the command that runs, resumes or repeats it, or a comment that says why not."""
+        # A comment, so that a shell can run the lines of `--missing`.
         if self.words is None:
             return f"# {self.name}: no run.json says what to type for it"
         try:
@@ -79,14 +84,17 @@ class Seen:
             return f"# {self.name}: {e}"
 
     def as_json(self) -> dict[str, Any]:
-        """For `--json`."""
+        """Returns the object that `dora.status --json` prints for it."""
         named = dict(zip(_PARTS, self.place, strict=True))
         rest = {k: v for k, v in asdict(self).items() if k not in ("place", "folder")}
         return {**named, **rest, "seed": int(named["seed"][1:]), "command": self.command}
 
 
 def directories(results: Path) -> list[Path]:
-    """Every run directory under `results`/runs in path order; a copy put beside one (`s1_old`) is none."""
+    """Returns every run directory under `results`/runs, in path order.
+
+    A copy that somebody put beside a run (`s1_old`) is not one.
+    """
     level = [results / "runs"]
     for _ in _PARTS:
         level = list(_inside(level))
@@ -94,13 +102,16 @@ def directories(results: Path) -> list[Path]:
 
 
 def _inside(folders: Iterable[Path]) -> Iterator[Path]:
-    """The folders in these, each once: links that lead in circles would make as many paths as one has patience for."""
+    """Yields the folders inside these, each once however many links lead to it.
+
+    Links in circles would make paths without end: the depth is bounded, their number is not.
+    """
     entries: list[os.DirEntry[str]] = []
     for folder in folders:
         with contextlib.suppress(OSError), os.scandir(folder) as found:
             entries += found
     seen = set()
-    # A folder itself comes before links to it.
+    # Links last, so that a folder is found under its own name and not that of a link to it.
     for entry in sorted(entries, key=lambda e: (e.is_symlink(), e.path)):
         with contextlib.suppress(OSError):  # a link to nowhere, or to itself
             about = entry.stat()
@@ -110,7 +121,10 @@ def _inside(folders: Iterable[Path]) -> Iterator[Path]:
 
 
 def look(folder: Path, run: Run | None = None) -> Seen:
-    """The state of the run in `folder`, which may still be trained by someone. `run`: its run.json, where it is read."""
+    """Returns the state of the run in `folder`, which may be in training.
+
+    `run`: its run.json, if that has been read already.
+    """
     here = place(folder)
     try:
         run = read_placed(folder) if run is None else run
@@ -120,51 +134,65 @@ def look(folder: Path, run: Run | None = None) -> Seen:
         return Seen(here, "broken", f"run.json cannot be read ({e})")
     state, reason = run["status"], run.get("reason")
     progress = run.get("progress") or {}
-    step, total = progress.get("step"), progress.get("total_steps")
     left = None
+    # The record says "running" until the process that wrote it says otherwise; the lock tells
+    # whether that process still lives.
     if state == "running" and (holder := held(folder)) is None:
         state, reason = "stale", "its process is gone; the command resumes it"
     elif state == "running":
         reason = holder
-        updated = run.get("times", {}).get("updated")
-        if step and updated and progress.get("seconds"):
-            left = progress["seconds"] / step * (total - step) - seconds_since(updated)
+        left = _seconds_left(progress, run.get("times", {}).get("updated"))
     best = (run.get("results") or {}).get("best") or {}
     return Seen(
         here,
         state,
         reason,
-        step,
-        total,
-        None if left is None or left > _LONGEST_S else max(0.0, round(left, 1)),
-        None if run.get("words") is None else tuple(run["words"]),
-        {k: v for k, v in best.items() if isinstance(v, float)} or None,
-        best.get("degenerate"),
-        folder,
+        step=progress.get("step"),
+        total_steps=progress.get("total_steps"),
+        left_s=left,
+        words=None if run.get("words") is None else tuple(run["words"]),
+        # Metrics are floats; the step and the reason of a degenerate result are not.
+        score={k: v for k, v in best.items() if isinstance(v, float)} or None,
+        degenerate=best.get("degenerate"),
+        folder=folder,
     )
 
 
-def scan(results: Path, known: Mapping[Path, Run] | None = None) -> list[Seen]:
-    """Every run under `results`/runs in path order, and after them the missing ones.
+def _seconds_left(progress: Mapping[str, Any], updated: str | None) -> float | None:
+    """Returns the estimated seconds left of a running run, or None if nothing can be told yet."""
+    step, seconds = progress.get("step"), progress.get("seconds")
+    if not step or not seconds or updated is None:
+        return None
+    left = seconds / step * (progress["total_steps"] - step) - _seconds_since(updated)
+    return None if left > _LONGEST_S else max(0.0, round(left, 1))
 
-    `known`: the run.json of finished runs by their directories, which are not read again.
+
+def _seconds_since(stamp: str) -> float:
+    """Returns the seconds since a time that a record holds, by this host's clock."""
+    then = datetime.datetime.fromisoformat(stamp)
+    return (datetime.datetime.now(datetime.timezone.utc) - then).total_seconds()
+
+
+def scan(results: Path, known: Mapping[Path, Run] | None = None) -> list[Seen]:
+    """Returns every run under `results`/runs in path order, and after them the missing ones.
+
+    `known`: run.json by directory of runs that are not to be read again.
     """
     seen = [look(folder, (known or {}).get(folder)) for folder in directories(results)]
     return [*seen, *missing(seen)]
 
 
 def missing(seen: Iterable[Seen]) -> list[Seen]:
-    """The holes: runs whose task, row (method and budget) and seed all occur on a data source and model, but not together.
+    """Returns the holes of a study.
 
-    Full fine-tuning is a row of its own, whatever budgets the others have. What was typed for a hole is what
-    was typed for a run of its row, of its task where there is one, with the task and seed of the hole; None where that
-    named an experiment which is another task's own.
+    On one data source and model, a run is missing whose task, row (method and budget) and seed all
+    occur, but not together. A method without a budget is one row, whatever budgets others have.
+    A hole's words are those of a run of its row, if possible of its task, with the hole's task and
+    seed; None if they named an experiment that belongs to another task alone.
     """
     tables: dict[tuple[str, str], list[Seen]] = defaultdict(list)
     for s in seen:
-        if (
-            s.state != "broken"
-        ):  # a folder without a record says nothing of what a study was to hold
+        if s.state != "broken":  # without a record nothing says that the study was to hold it
             tables[s.place[0], s.place[2]].append(s)
     found = []
     for (data, model), runs in sorted(tables.items()):
@@ -174,9 +202,8 @@ def missing(seen: Iterable[Seen]) -> list[Seen]:
             if (task, row, seed) not in there:
                 siblings = [r for r in runs if r.place[3:5] == row]
                 sibling = max(siblings, key=lambda r: (r.place[1] == task, r.state == "done"))
-                key = (
-                    sibling.place[5] if sibling.place[1] == task else "?"
-                )  # differs from task to task
+                # The key hashes the task too, so it is known only from a run of that task.
+                key = sibling.place[5] if sibling.place[1] == task else "?"
                 words = with_keys(for_task(sibling.words, sibling.place[1], task), seed=seed[1:])
                 here = (data, task, model, *row, key, seed)
                 found.append(Seen(here, "missing", words=words, folder=sibling.folder))
@@ -184,9 +211,10 @@ def missing(seen: Iterable[Seen]) -> list[Seen]:
 
 
 def for_task(words: Sequence[str] | None, old: str, new: str) -> tuple[str, ...] | None:
-    """What was typed for a task as it is typed for another; None where nobody knows.
+    """Returns the words typed for task `old` as they are typed for `new`, or None if unknown.
 
-    `experiment=lora_roberta_base/sst2` holds a paper's settings for SST-2, so that another task needs its own file.
+    `experiment=lora_roberta_base/sst2` holds a paper's settings for SST-2, so another task needs a
+    file of its own.
     """
     experiment = next((w for w in words or () if w.startswith("experiment=")), "")
     family, _, task = experiment.rpartition("/")
@@ -194,6 +222,7 @@ def for_task(words: Sequence[str] | None, old: str, new: str) -> tuple[str, ...]
         return with_keys(words, task=new)
     if old == new:
         return tuple(words)
+    # The package's experiments, and those of a --config-dir that was typed.
     other = f"{family}/{new}"
     own = [Path(w.partition("=")[2]) for w in words if w.startswith("--config-dir=")]
     file = Path("experiment", f"{other.removeprefix('experiment=')}.yaml")
@@ -203,7 +232,7 @@ def for_task(words: Sequence[str] | None, old: str, new: str) -> tuple[str, ...]
 
 
 def with_keys(words: Sequence[str] | None, **values: str) -> tuple[str, ...] | None:
-    """`words` with other values of some keys; each key once, at the end where it was not there."""
+    """Returns `words` with these values of some keys, each once and at the end."""
     if words is None:
         return None
     rest = [w for w in words if w.split("=")[0] not in values]
@@ -211,17 +240,17 @@ def with_keys(words: Sequence[str] | None, **values: str) -> tuple[str, ...] | N
 
 
 def place(folder: Path) -> tuple[str, ...]:
-    """A run directory's place under results/runs: data, task, model, method, budget, key, seed."""
+    """Returns a run directory's place: data, task, model, method, budget, key, seed."""
     return folder.parts[-len(_PARTS) :]
 
 
 def missing_command(results: Path) -> str:
-    """What prints the commands of all that is left to do under `results`."""
+    """Returns the command that prints the commands of every unfinished run under `results`."""
     return shlex.join(["python", "-m", "dora.status", *_where(results), "--missing"])
 
 
 def tables_command(results: Path) -> str:
-    """What prints and writes the tables of the runs under `results`."""
+    """Returns the command that prints and writes the tables of the runs under `results`."""
     return shlex.join(["python", "-m", "dora.tables", *_where(results)])
 
 
@@ -230,23 +259,23 @@ def _where(results: Path) -> list[str]:
 
 
 def count(seen: Iterable[Seen]) -> dict[str, int]:
-    """How many there are in each state that occurs."""
+    """Returns the number of runs in each state that occurs."""
     states = [s.state for s in seen]
     return {state: states.count(state) for state in STATES if state in states}
 
 
 def runs_in_words(number: int) -> str:
-    """`1 run`, `1,040 runs`."""
-    return f"{number:,} run{'s' * (number != 1)}"
+    """Returns `1 run` or `1,040 runs`."""
+    return f"{number:,} run" if number == 1 else f"{number:,} runs"
 
 
 def in_words(numbers: dict[str, int]) -> str:
-    """`3 done, 1 failed`, finished ones first."""
+    """Returns `3 done, 1 failed`: counts by state, finished runs first."""
     return ", ".join(f"{n:,} {state}" for state, n in reversed(numbers.items())) or "none"
 
 
 def duration(seconds: float) -> str:
-    """`2 h 05 min`, `12 min`, `40 s`."""
+    """Returns a duration as `2 h 05 min`, `12 min` or `40 s`."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

@@ -1,7 +1,8 @@
-"""Whether what runs left is what they wrote: `python -m dora.status --verify`.
+"""Verification that runs are as they were written: `python -m dora.status --verify`.
 
-Every record against its seal, every file against its record, every score against the predictions. Nothing is loaded,
-and nothing that a strange folder may hold is waited for, followed or believed.
+Every record is checked against its seal, every file against its record, every score against the
+predictions. No model is loaded. A strange folder may hold pipes, links and lies: none is waited
+for, followed or believed.
 """
 
 from __future__ import annotations
@@ -22,25 +23,28 @@ from dora.data.predictions import UNREADABLE
 from dora.data.tasks import TASKS
 from dora.errors import UserError
 from dora.files import open_own
+from dora.plain import cut
 from dora.records import artefacts, study
-from dora.records.journals import events
-from dora.records.record import JOURNALS
+from dora.records.about_method import about_method
+from dora.records.journals import JOURNALS, events
 from dora.records.rescore import disagreement
 from dora.records.run_json import NotARecord, read_placed
+from dora.records.schema import Run
 
+# Bytes that are read at most. A checkpoint holds weights and two moments: 64 GiB is beyond any.
 JOURNAL_AT_MOST = 1 << 30
 CHECKPOINT_AT_MOST = 1 << 36
 HEADER_AT_MOST = 1 << 26
 _SEAL = hashlib.sha256().digest_size
-# What reading a record that is another shape than a run's raises.
-_STRANGE = (KeyError, TypeError, ValueError, AttributeError, RecursionError, OverflowError)
 
 
 @dataclass
 class Found:
-    """What there is to say of one run. `verified`: its files with the sum that its record names.
+    """The outcome for one run.
 
-    `checksums`: whether its record has any. `absent`: files that it had and that are not kept with it.
+    `verified`: the number of files with the sum that the record names. `checksums`: the record has
+    checksums. `absent`: files of the run are not kept with it, such as weights left out of a
+    commit.
     """
 
     verified: int = 0
@@ -50,7 +54,7 @@ class Found:
 
 
 def verify(folder: Path) -> Found:
-    """Looks at the run in `folder`, finished or not. Raises nothing, whatever lies there."""
+    """Checks the run in `folder`, finished or not. Raises nothing, whatever lies there."""
     found = Found()
     try:
         run = read_placed(folder)
@@ -73,8 +77,8 @@ def verify(folder: Path) -> Found:
     return found
 
 
-def _finished(folder: Path, run: dict[str, Any], found: Found) -> None:
-    """Files against the record, then what the files say against what it says."""
+def _finished(folder: Path, run: Run, found: Found) -> None:
+    """Checks the files' sums against the record, then the files' content against its numbers."""
     there = [
         *artefacts.left(folder),
         *(name for name in JOURNALS if os.path.lexists(folder / name)),
@@ -85,10 +89,13 @@ def _finished(folder: Path, run: dict[str, Any], found: Found) -> None:
         wrong = {name: artefacts.problem(folder, run, name) for name in there}
         found.problems += [text for text in wrong.values() if text is not None]
         found.verified = sum(text is None for text in wrong.values())
+        # The content of a damaged file is not looked at: its sum says enough.
         there = [name for name in there if wrong[name] is None]
     else:
-        weights = {artefacts.WEIGHTS} if run["config"]["method"]["name"] != "full" else set()
+        # Such a record does not name its files. A whole model is kept only with keep_model=true.
+        weights = set() if about_method(run).result == "model" else {artefacts.WEIGHTS}
         found.absent = not {artefacts.PREDICTIONS, *weights} <= set(there)
+        # With a sum a journal needs no reading.
         for name in (name for name in JOURNALS if name in there):
             found.problems += _journal_problems(folder, name)
     if artefacts.PREDICTIONS in there:
@@ -97,7 +104,7 @@ def _finished(folder: Path, run: dict[str, Any], found: Found) -> None:
         found.problems += _adapter_problems(folder, run)
 
 
-def _prediction_problems(folder: Path, run: dict[str, Any]) -> list[str]:
+def _prediction_problems(folder: Path, run: Run) -> list[str]:
     try:
         npz.load(folder, outputs=TASKS[run["config"]["task"]].outputs)
         wrong = disagreement(folder, run)
@@ -106,23 +113,22 @@ def _prediction_problems(folder: Path, run: dict[str, Any]) -> list[str]:
     return [] if wrong is None else [wrong]
 
 
-def _adapter_problems(folder: Path, run: dict[str, Any]) -> list[str]:
+def _adapter_problems(folder: Path, run: Run) -> list[str]:
     name = artefacts.ADAPTER[0]
-    with open_own(folder, name):  # a file, and no link
+    # Raises for a link or a pipe, which `stored_params` would follow or wait for.
+    with open_own(folder, name):
         pass
     try:
         held, recorded = stored_params(folder / name), run["params"]["adapter_end"]
     except (SafetensorError, UserError) as e:
         return [f"{name} cannot be read: {e}"]
-    return (
-        []
-        if held == recorded
-        else [f"{name} holds {held:,} parameters, run.json says {recorded:,}"]
-    )
+    if held != recorded:
+        return [f"{name} holds {held:,} parameters, run.json says {recorded:,}"]
+    return []
 
 
 def _journal_problems(folder: Path, name: str) -> list[str]:
-    """The first line of a journal that is no JSON."""
+    """Returns the first problem of a journal: a line that is no JSON object."""
     read = 0
     try:
         for _ in events(folder, name):
@@ -133,22 +139,26 @@ def _journal_problems(folder: Path, name: str) -> list[str]:
 
 
 def _unfinished(folder: Path) -> Iterator[str]:
-    """The checkpoints that are not as they were written, and journals that are not as a checkpoint knew them."""
+    """Yields damaged checkpoints, and journals that differ from those a checkpoint knew."""
     for path in sorted((folder / "checkpoint").glob("step-*.checkpoint")):
         try:
-            for name, sealed in _label(folder, f"checkpoint/{path.name}")["journals"].items():
-                if _begin(folder, name, sealed["bytes"]) != sealed["sha256"]:
+            for name, known in _known_journals(folder, f"checkpoint/{path.name}").items():
+                if _begin(folder, name, known.get("bytes")) != known.get("sha256"):
                     yield f"{name} does not begin with the lines that {path.name} knows"
         except FileNotFoundError:
             continue  # a run at work has just replaced it
         except OSError as e:
             yield f"{path.name} cannot be read: {e.strerror}"
-        except _STRANGE as e:
+        except (ValueError, RecursionError) as e:  # nested too deep for the JSON reader
             yield f"{path.name} is damaged ({e})"
 
 
-def _label(folder: Path, name: str) -> dict[str, Any]:
-    """The label of a checkpoint. Raises ValueError, or another of _STRANGE, where its seal is not that of the rest."""
+def _known_journals(folder: Path, name: str) -> dict[str, dict[str, Any]]:
+    """Returns the journals that a checkpoint's label knows: an object for each name.
+
+    Read without `training.checkpoint`, which loads torch. Raises ValueError where the checkpoint's
+    seal does not match the rest of the file, or its label is not that of a run.
+    """
     with open_own(folder, name, CHECKPOINT_AT_MOST) as file:
         seal, length = file.read(_SEAL), file.read(8)
         header = file.read(min(int.from_bytes(length, "little"), HEADER_AT_MOST))
@@ -157,12 +167,29 @@ def _label(folder: Path, name: str) -> dict[str, Any]:
             digest.update(block)
     if digest.digest() != seal:
         raise ValueError("its checksum does not match")
-    label: dict[str, Any] = json.loads(json.loads(header)["__metadata__"]["label"])
-    return label
+    # A seal proves no more than that the file is whole: anybody can write one.
+    label = _inside(_inside(json.loads(header), "__metadata__"), "label")
+    if not isinstance(label, str):
+        raise ValueError("its label is no text")
+    journals = _inside(json.loads(label), "journals")
+    return {journal: _object(known) for journal, known in _object(journals).items()}
 
 
-def _begin(folder: Path, name: str, size: int) -> str:
-    """The sha256 of a journal's first `size` bytes."""
+def _inside(value: Any, key: str) -> Any:
+    if key not in _object(value):
+        raise ValueError(f"its header has no {key}")
+    return value[key]
+
+
+def _object(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f"its header holds {cut(value)}, which must be an object")
+    return value
+
+
+def _begin(folder: Path, name: str, size: Any) -> str:
+    """Returns the sha256 of a journal's first `size` bytes; "" if it has no such size."""
+    # A label could name any file of the machine, and any size.
     if name not in JOURNALS:
         raise ValueError(f"{name!r:.40} is no journal")
     with open_own(folder, name, JOURNAL_AT_MOST) as file:
@@ -172,7 +199,7 @@ def _begin(folder: Path, name: str, size: int) -> str:
 
 
 def report(results: Path) -> tuple[list[str], bool]:
-    """A line for each damaged run and one for all of them; whether every one is sound."""
+    """Returns a line for each damaged run and one for all runs, and True if every run is sound."""
     found = {study.place(folder): verify(folder) for folder in study.directories(results)}
     lines = [
         f"damaged   {'/'.join(at)}: {'; '.join(f.problems)}"
@@ -180,12 +207,14 @@ def report(results: Path) -> tuple[list[str], bool]:
         if f.problems
     ]
     damaged = len(lines)
+    # A file that is not kept is no damage: studies are committed without weights.
     if absent := sum(f.absent for f in found.values()):
         lines.append(f"{study.runs_in_words(absent)} kept without weights or predictions")
     unchecked = sum(not f.checksums for f in found.values())
     files = sum(f.verified for f in found.values())
+    word = "file" if files == 1 else "files"
     lines.append(
-        f"{study.runs_in_words(len(found))}, {files:,} file{'s' * (files != 1)} verified, {damaged:,} damaged, "
+        f"{study.runs_in_words(len(found))}, {files:,} {word} verified, {damaged:,} damaged, "
         f"{unchecked:,} without checksums"
     )
     return lines, damaged == 0

@@ -1,4 +1,8 @@
-"""The words that a record says were typed for its run, which become a command only if they could have been."""
+"""The words that were typed for a run, by its record: shown as a command only if they are safe.
+
+A record may be somebody else's. The commands that this suite prints are pasted into shells, so
+words that no run of this suite can have had are never among them.
+"""
 
 from __future__ import annotations
 
@@ -14,21 +18,25 @@ from dora.plain import cut
 
 _MOST_WORDS, _MOST_LETTERS = 200, 4096
 _GROUPS = ("task", "method", "model", "data", "experiment")  # each names a file of conf/
-# `..` would name a file outside of conf/, which may set hydra.callbacks, and they run anything.
+# `..` would name a file outside conf/, which may set hydra.callbacks, and those run anything.
 _CHOICE = re.compile(r"(?!\.)[\w.+-]+(/(?!\.)[\w.+-]+)*", re.ASCII)
+# A setting as Hydra reads it: `key=value`, `+key=value`, `++key=value`, `~key`. Keys with a slash
+# or an @ choose groups of Hydra's own, and are not matched.
 _WORD = re.compile(r"(?:\+{1,2}|~)?([A-Za-z_]\w*(?:\.[A-Za-z_0-9]\w*)*)(?:=(.*))?", re.ASCII)
 
 
 class Foreign(ValueError):
-    """Words of a record that no run of this suite has; says which."""
+    """Raised for words of a record that no run of this suite can have had; says which."""
 
 
 def typed(words: Any, folder: Path | None = None) -> tuple[str, ...]:
-    """What to type after `python -m dora.run`. Raises Foreign for words that no run has.
+    """Returns the words to type after `python -m dora.run`.
 
-    A run's words are settings of this suite's own keys, and --config-dir. Hydra's own keys are not among them: they
-    choose what Hydra calls (`hydra/launcher`, `hydra.sweeper._target_`) and where it writes. A --config-dir can do the
-    same, so it must be there on this machine, and not inside the results that `folder`, the run's directory, came with.
+    Raises Foreign for words that no run has. A run's words are settings of this suite's own keys,
+    and --config-dir. Hydra's own keys are not among them: they choose what Hydra calls
+    (`hydra/launcher`, `hydra.sweeper._target_`) and where it writes. A --config-dir can do both, so
+    it must exist on this machine, and must not lie inside the results that `folder`, the run's
+    directory, came with.
     """
     if not isinstance(words, list | tuple) or len(words) > _MOST_WORDS:
         raise Foreign("its record holds words that no run has")
@@ -39,12 +47,12 @@ def typed(words: Any, folder: Path | None = None) -> tuple[str, ...]:
 
 
 def as_command(words: Sequence[str]) -> str:
-    """The words as a line for a shell."""
+    """Returns the words as a line for a shell, quoted where a shell would read more into them."""
     return f"python -m dora.run {shlex.join(words)}"
 
 
 def command_of(words: Any, folder: Path, otherwise: str) -> str:
-    """`as_command` of a record's words; `otherwise` where it holds none, or such as no run has."""
+    """Returns `as_command` of a record's words, or `otherwise` where it has none that are safe."""
     try:
         return otherwise if words is None else as_command(typed(words, folder))
     except Foreign as e:
@@ -54,6 +62,7 @@ def command_of(words: Any, folder: Path, otherwise: str) -> str:
 def _problem(word: Any, folder: Path | None) -> str | None:
     if not isinstance(word, str) or len(word) > _MOST_LETTERS:
         return "no word of a command"
+    # Line feeds begin another command; escapes and marks of direction show one that is not there.
     if not word.isprintable():
         return "control characters"
     if word.startswith("--config-dir="):
@@ -71,38 +80,46 @@ def _of_setting(word: str) -> str | None:
         return "no key of this suite"
     if key in _GROUPS and value is not None and not _CHOICE.fullmatch(value):
         return "no name of a choice"
-    return None
+    return None  # any other value is a value: Hydra reads it as text, number or list
 
 
 def _of_config_dir(place: Path, folder: Path | None) -> str | None:
     if not (place.is_absolute() and place.is_dir()):
         return "no folder of this machine"
+    # Resolved, since a link elsewhere may lead into the results.
     if folder is not None and place.resolve().is_relative_to(_results(folder.resolve())):
         return "inside the results themselves"
     return None
 
 
 def _results(folder: Path) -> Path:
-    """The results folder that a run's directory is in, seven levels above; the directory itself where it was moved."""
+    """Returns the results folder that holds a run's directory, or the directory if it was moved.
+
+    RESULTS/runs/DATA/TASK/MODEL/METHOD/BUDGET/KEY/sSEED: "runs" is six parents up.
+    """
     above = folder.parents
     return above[7] if len(above) > 7 and above[6].name == "runs" else folder
 
 
 def _known(key: str) -> bool:
-    """Whether `key` is one of this suite's: `lr`, `model.path`, `method.beta`, `model.lr.dora`, `rates.rte.lora`."""
+    """Tells whether `key` is one of this suite's.
+
+    Such as `lr`, `model.path`, `method.beta`, `model.lr.dora`, `rates.rte.lora`.
+    """
     first, *rest = key.split(".")
     below = _keys().get(first)
     if not rest or below is None:
         return first in _keys() and not rest
     if first == "rates":
         return True
-    free = first == "model" and rest[0] in ("lr", "own")  # by method, and the same keys once more
+    # model.lr holds a rate by method, model.own any key of the suite.
+    free = first == "model" and rest[0] in ("lr", "own")
     return rest[0] in below and (len(rest) == 1 or free)
 
 
 @functools.cache
 def _keys() -> dict[str, frozenset[str] | None]:
-    """Every first part of a key, and what may stand behind its dot; None where nothing may."""
+    """Returns every first part of a key with the parts that may follow its dot, None for none."""
     from dora.config import (  # late: importing Hydra takes 0.2 s
         Config,
         DataConfig,

@@ -19,8 +19,8 @@ from dora.records import artefacts
 from dora.records.about_method import about_method
 from dora.records.record import read_finished
 from dora.records.rescore import disagreement
+from dora.records.schema import Run
 
-Run = dict[str, Any]
 _MOST_CONFIGURED = 2**22  # bytes of adapter_config.json; 24 layers take 30,000
 _AGAIN = "train it again with force=true"
 

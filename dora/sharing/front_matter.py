@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from dora.data.tasks import Task
 from dora.plain import cut
+from dora.records.schema import Run
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
 
-Run = dict[str, Any]
 DATASET = "nyu-mll/glue"
 # The hub's names of metrics that differ from GLUE's.
 _HUB_METRICS = {"pearson": "pearsonr"}

@@ -22,8 +22,7 @@ from dora.data.tasks import TASKS
 from dora.errors import UserError
 from dora.plain import cut
 from dora.records.artefacts import WEIGHTS
-
-Run = dict[str, Any]
+from dora.records.schema import Run
 
 
 def recorded_base(run: Run) -> str:

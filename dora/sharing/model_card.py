@@ -18,9 +18,9 @@ from dora.data.tasks import TASKS, Task
 from dora.plain import printable
 from dora.records.about_method import AboutMethod, about_method
 from dora.records.provenance import commits
+from dora.records.schema import Run
 from dora.sharing.front_matter import front_matter
 
-Run = dict[str, Any]
 # Keys whose values are places on the machine of training.
 _PLACES = (
     "model.path=",

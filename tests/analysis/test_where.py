@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from dora.analysis.grouping import Run, View, read_runs
+from dora.analysis.grouping import View, read_runs
 from dora.analysis.where import chosen
 from dora.errors import UserError
+from dora.records.schema import Run
 from record_files import write_run
 
 

@@ -1,4 +1,4 @@
-"""Loading a backbone: 32 bits whatever the file holds, the right linears, the whole head."""
+"""Loading of a backbone: 32 bits whatever the file holds, the right linears, the whole head."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ASSETS = ("tiny_roberta", "tiny_deberta")
 
 
 def shapes_by_model(folder: Folder) -> dict[str, tuple[int, int]]:
-    """Every linear of the encoder's layers as Transformers itself builds them: name → (d_in, d_out)."""
+    """Returns every linear of the encoder's layers, as Transformers builds it: (d_in, d_out)."""
     model = AutoModelForSequenceClassification.from_config(AutoConfig.from_pretrained(folder.path))
     return {
         name: (m.in_features, m.out_features)
@@ -37,7 +37,7 @@ def shapes_by_model(folder: Folder) -> dict[str, tuple[int, int]]:
 
 
 def saved_bert(folder: Path, dtype: torch.dtype, pooler: bool = True) -> Folder:
-    """A small BERT saved in `dtype`, with a tokenizer."""
+    """Saves a small BERT in `dtype`, with a tokenizer."""
     config = BertConfig(
         vocab_size=50,
         hidden_size=16,
@@ -56,8 +56,10 @@ def saved_bert(folder: Path, dtype: torch.dtype, pooler: bool = True) -> Folder:
 def test_an_embedded_model_is_small_and_whole_and_knows_some_english(name: str) -> None:
     folder = locate(None, name, None, None, "main", False)
     assert not folder.random_weights
+    # Both embedded models go into the wheel and every clone.
     assert sum(f.stat().st_size for f in folder.path.iterdir()) < 12_000_000
     perplexity = json.loads((folder.path / "training.json").read_text())["heldout_perplexity"]
+    # The figure on the model's card has to be that of the training's own record.
     said = re.search(r"perplexity.*\*\*([\d.]+)\*\*", (folder.path / "README.md").read_text())
     assert said is not None
     assert float(said[1]) == pytest.approx(perplexity, abs=0.01)
@@ -83,6 +85,8 @@ def test_an_embedded_model_is_small_and_whole_and_knows_some_english(name: str) 
 
 def test_tiny_deberta_has_the_settings_of_deberta_v3() -> None:
     config = AutoConfig.from_pretrained(backbone.ASSETS / "tiny_deberta")
+    # DeBERTaV3's released configuration: with other settings a tiny model would not exercise the
+    # code paths that the real ones take.
     assert (config.relative_attention, config.share_att_key, config.position_biased_input) == (
         True,
         True,
@@ -96,6 +100,7 @@ def test_tiny_deberta_has_the_settings_of_deberta_v3() -> None:
     assert config.position_buckets > 0
 
 
+# Against Transformers: a linear that our table of paths misses would silently not be adapted.
 @pytest.mark.parametrize("name", ASSETS)
 def test_the_linears_found_are_those_the_model_has(name: str) -> None:
     folder = locate(None, name, None, None, "main", False)
@@ -109,6 +114,7 @@ def test_the_linears_of_bert_are_found_and_target_picks_some(tmp_path: Path) -> 
     assert {
         m.name: (m.d_in, m.d_out) for m in find_linears(architecture, KINDS)
     } == shapes_by_model(folder)
+    # In layer order, q before v, whatever order `target` has: draws and budgets depend on it.
     some = [m.name for m in find_linears(architecture, ("q", "v"))]
     assert some == [
         f"bert.encoder.layer.{i}.attention.self.{kind}"
@@ -118,6 +124,7 @@ def test_the_linears_of_bert_are_found_and_target_picks_some(tmp_path: Path) -> 
 
 
 def test_sixteen_bit_files_load_in_thirty_two(tmp_path: Path) -> None:
+    # Transformers 5 loads in the file's own type unless it is told otherwise.
     folder = saved_bert(tmp_path, torch.bfloat16)
     assert json.loads((tmp_path / "config.json").read_text())["dtype"] == "bfloat16"
     model, _ = load_model(folder, 2, None, seed=1)
@@ -135,6 +142,7 @@ def test_a_checkpoint_that_is_only_bin_loads_without_running_code(tmp_path: Path
         torch.equal(a, b) for a, b in zip(model.parameters(), expected.parameters(), strict=True)
     )
 
+    # A pickle that makes a folder when it is loaded without weights_only.
     class Evil:
         def __reduce__(self) -> tuple[object, tuple[str]]:
             return (Path.mkdir, (str(tmp_path / "owned"),))
@@ -148,8 +156,10 @@ def test_a_checkpoint_that_is_only_bin_loads_without_running_code(tmp_path: Path
 def test_the_head_is_what_lies_outside_and_what_the_file_lacks(tmp_path: Path) -> None:
     _, head = load_model(saved_bert(tmp_path / "a", torch.float32), 3, None, seed=1)
     assert set(head) == {"classifier.weight", "classifier.bias"}
+    # A pooler that the file lacks is random, so it has to be trained, and counted, with the head.
     _, head = load_model(saved_bert(tmp_path / "b", torch.float32, pooler=False), 3, None, seed=1)
     assert {"bert.pooler.dense.weight", "classifier.weight"} <= set(head)
+    # DeBERTa's pooler lies outside the backbone.
     _, head = load_model(locate(None, "tiny_deberta", None, None, "main", True), 2, None, seed=1)
     assert set(head) == {
         "pooler.dense.weight",
@@ -159,6 +169,7 @@ def test_the_head_is_what_lies_outside_and_what_the_file_lacks(tmp_path: Path) -
     }
 
 
+# Seeds vary the head and the data order: a backbone drawn anew would be another "pretrained" model.
 @pytest.mark.parametrize("name", ASSETS)
 def test_random_weights_are_the_same_ones_and_only_the_head_depends_on_the_seed(name: str) -> None:
     folder = locate(None, name, None, None, "main", True)
@@ -176,6 +187,7 @@ def test_a_regression_starts_at_the_constant_it_is_given(name: str, tmp_path: Pa
         plain, _ = load_model(folder, 1, None, seed=1)
         ids = torch.tensor([[0, 6, 5, 2]])
         with torch.no_grad():
+            # The same head but for its bias, so the difference is the bias alone.
             shift = model.eval()(ids).logits - plain.eval()(ids).logits
         assert torch.allclose(shift, torch.tensor(2.5))
 
@@ -184,12 +196,14 @@ def test_a_regression_starts_at_the_constant_it_is_given(name: str, tmp_path: Pa
 def test_head_dropout_reaches_the_head(name: str) -> None:
     model, _ = load_model(locate(None, name, None, None, "main", True), 2, 0.37, seed=1)
     dropout = model.classifier.dropout if name == "tiny_roberta" else model.dropout
+    # Each architecture keeps it under another key of its configuration.
     assert dropout.p == 0.37
 
 
 def test_a_folder_without_weights_or_of_another_kind_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="does not exist"):
         locate(str(tmp_path / "nowhere"), None, None, None, "main", False)
+    # Missing files come first: without them nothing tells what the folder is.
     (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
     with pytest.raises(UserError, match="no tokenizer and no weights"):
         locate(str(tmp_path), None, None, None, "main", False)
@@ -200,11 +214,12 @@ def test_a_folder_without_weights_or_of_another_kind_is_refused_by_name(tmp_path
 
 
 def with_head(folder: Path, kind: str, outputs: int, suffix: str) -> Folder:
-    """A model saved with a head for another task, its numbers unlike any that are drawn."""
+    """Saves a model with a head for another task, whose numbers are unlike any that are drawn."""
     model_folder(folder, kind)
     model, _ = load_model(Folder(folder, False), outputs, None, seed=9)
     for name, p in model.named_parameters():
         if not name.startswith(model.base_model_prefix + "."):
+            # A value that no initialisation gives.
             torch.nn.init.constant_(p, 7.0)
     model.save_pretrained(folder)
     if suffix == "bin":
@@ -226,6 +241,8 @@ def test_the_head_is_drawn_from_the_seed_whatever_the_file_holds(
         ours, head = load_model(tuned, 2, None, seed, say=said.append)
         wanted, names = load_model(plain, 2, None, seed, say=said.append)
         assert head == names
+        # Bit for bit those of the plain file: the other head has not even moved the random
+        # generator.
         assert all(torch.equal(p, wanted.state_dict()[n]) for n, p in ours.state_dict().items())
     assert [line.split(" (")[0] for line in said] == [
         f"the weights in {tuned.path} hold a head"
@@ -242,6 +259,8 @@ def test_a_head_that_is_kept_is_the_files(kind: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    # The heads with which the records in results/ were trained. Another hash means that committed
+    # numbers can no longer be trained again; ARITHMETIC must then be raised.
     ("name", "expected"),
     [("tiny_roberta", "84f7c6ff568bdb25"), ("tiny_deberta", "638378cb46a56ba8")],
 )
@@ -257,6 +276,7 @@ def test_a_relative_path_is_found_absolute(tmp_path: Path, monkeypatch: pytest.M
     folder = model_folder(tmp_path / "m", "bert")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
+    # The record names the model's folder, which has to be found from any working directory.
     for given in ("m", "./m", "~/m"):
         assert locate(given, None, None, None, "main", False).path == folder
 

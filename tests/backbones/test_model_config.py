@@ -1,4 +1,4 @@
-"""config.json of another shape, or with a value that no model has, is refused by key before anything is planned."""
+"""config.json is refused by key, before anything is planned, for a value that no model has."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from folders import edit, model_folder, prepared, remove
 
 
 @pytest.mark.parametrize(
-    "text", ["[]", '"bert"', "null", "3", "", '{"model_type": "bert"', "[" * 100_000, "\udcff"]
+    # JSON that is no object, no JSON, JSON too deep for the parser, and bytes that are no UTF-8.
+    "text",
+    ["[]", '"bert"', "null", "3", "", '{"model_type": "bert"', "[" * 100_000, "\udcff"],
 )
 def test_a_config_that_is_no_json_object_is_refused(text: str, tmp_path: Path) -> None:
     folder = model_folder(tmp_path / "m", "bert")
@@ -23,6 +25,7 @@ def test_a_config_that_is_no_json_object_is_refused(text: str, tmp_path: Path) -
         prepared(folder, tmp_path)
 
 
+# A list or an object cannot be looked up in a dictionary: it would end in a TypeError.
 @pytest.mark.parametrize("kind", [["bert"], {"a": 1}, None, 3])
 def test_a_model_type_that_is_no_name_is_refused(kind: object, tmp_path: Path) -> None:
     folder = model_folder(tmp_path / "m", "bert")
@@ -37,6 +40,7 @@ def test_a_model_type_that_is_no_name_is_refused(kind: object, tmp_path: Path) -
 )
 def test_a_size_that_is_missing_or_absurd_is_refused(key: str, tmp_path: Path) -> None:
     folder = model_folder(tmp_path / "m", "bert")
+    # 10**9 would ask for terabytes; True is an int to Python.
     for value in (0, -1, 10**9, "16", 16.5, None, True, [16]):
         edit(folder / "config.json", **{key: value})
         with pytest.raises(
@@ -54,6 +58,7 @@ def test_a_size_that_is_missing_or_absurd_is_refused(key: str, tmp_path: Path) -
         (
             "bert",
             {"num_attention_heads": 3},
+            # Transformers finds out only when it builds the model.
             "hidden_size=16 must be a multiple of num_attention_heads=3",
         ),
         (
@@ -70,6 +75,7 @@ def test_a_size_that_is_missing_or_absurd_is_refused(key: str, tmp_path: Path) -
         ),
         ("bert", {"layer_norm_eps": "tiny"}, "layer_norm_eps='tiny' must be"),
         ("bert", {"pad_token_id": 60}, r"pad_token_id=60 must be a token's id, from 0 to 59"),
+        # Null is fine for the others. RoBERTa counts its positions from this id.
         ("roberta", {"pad_token_id": None}, "pad_token_id=None must be a token's id"),
         ("deberta-v2", {"position_buckets": "8"}, "position_buckets='8' must be a whole number"),
         ("deberta-v2", {"norm_rel_ebd": 1}, "norm_rel_ebd=1 must be a name"),
@@ -87,6 +93,7 @@ def test_a_value_that_no_model_has_is_refused_with_its_rule(
 
 def test_every_wrong_value_comes_in_one_message(tmp_path: Path) -> None:
     folder = model_folder(tmp_path / "m", "bert")
+    # A user who mends one mistake a start needs as many starts as mistakes.
     edit(folder / "config.json", hidden_size="x", vocab_size=0, layer_norm_eps=-1)
     with pytest.raises(UserError) as e:
         prepared(folder, tmp_path)
@@ -97,7 +104,12 @@ def test_every_wrong_value_comes_in_one_message(tmp_path: Path) -> None:
 def test_outputs_that_a_config_asks_for_do_not_reach_the_loop(kind: str, tmp_path: Path) -> None:
     folder = model_folder(tmp_path / "m", kind)
     edit(
-        folder / "config.json", return_dict=False, output_hidden_states=True, output_attentions=True
+        # As configurations for inspecting a model have them. With return_dict=False the loop would
+        # get a tuple; hidden states would cost memory at every step.
+        folder / "config.json",
+        return_dict=False,
+        output_hidden_states=True,
+        output_attentions=True,
     )
     model, _ = backbone.load_model(Folder(folder, False), 2, None, 1)
     out = model(input_ids=torch.tensor([[2, 7, 3]]))
@@ -107,6 +119,7 @@ def test_outputs_that_a_config_asks_for_do_not_reach_the_loop(kind: str, tmp_pat
 
 def test_a_value_that_only_transformers_knows_of_is_a_mistake_too(tmp_path: Path) -> None:
     folder = model_folder(tmp_path / "m", "bert")
+    # A name is all that our check knows of; which functions there are, Transformers decides.
     edit(folder / "config.json", hidden_act="no_such_function")
     for random_weights in (False, True):
         with pytest.raises(UserError, match="no_such_function"):

@@ -1,4 +1,4 @@
-"""The tensors that a configuration asks for are those that Transformers builds; a file that lacks one is refused."""
+"""The tensors that a configuration asks for: as Transformers builds them, and none may lack."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from dora.backbones.backbone import Folder, load_model
 from dora.errors import UserError
 from folders import edit, model_folder, prepared
 
+# Transformers' defaults for DeBERTa have none of its relative positions.
 DEBERTA: dict[str, Any] = {"model_type": "deberta-v2"}
 
 
 def change(folder: Path, keep: Any = lambda name: True, rename: Any = lambda name: name) -> None:
-    """Rewrites the weights with some tensors left out or under other names."""
+    """Rewrites the weights, with some tensors left out or under other names."""
     held = {rename(n): t for n, t in load_file(folder / "model.safetensors").items() if keep(n)}
     save_file(held, folder / "model.safetensors")
 
@@ -28,10 +29,12 @@ def change(folder: Path, keep: Any = lambda name: True, rename: Any = lambda nam
     "own",
     [
         {"model_type": "bert"},
+        # Sizes other than the defaults, which configurations leave out.
         {"model_type": "bert", "type_vocab_size": 3, "max_position_embeddings": 70},
         {"model_type": "roberta", "pad_token_id": 1},
         DEBERTA,
         DEBERTA
+        # Both spellings of pos_att_type: one text, as in released files, or a list.
         | {"relative_attention": True, "pos_att_type": "c2p|p2c", "norm_rel_ebd": "layer_norm"},
         DEBERTA
         | {
@@ -65,12 +68,14 @@ def test_the_tensors_asked_for_are_those_that_transformers_builds(own: dict[str,
         "num_attention_heads": 2,
         **own,
     }
+    # Shapes without memory or time for initialising them.
     with torch.device("meta"):
         model = AutoModel.from_config(AutoConfig.for_model(**config))
     shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
     if own["model_type"] == "roberta":  # a classifier is built without it
         shapes = {name: shape for name, shape in shapes.items() if not name.startswith("pooler.")}
     assert tensors.misfits(config, shapes, "weights") == []
+    # Each tensor is left out in turn: a file that lacks any of them has to be refused.
     for name in shapes.keys() - set(tensors.POOLER):
         (problem,) = tensors.misfits(
             config, {n: s for n, s in shapes.items() if n != name}, "weights"
@@ -96,9 +101,12 @@ def test_a_tensor_of_the_backbone_that_the_file_lacks_is_refused(
 ) -> None:
     folder = model_folder(tmp_path / "m", kind)
     change(folder, keep=lambda name: not name.startswith(gone))
-    lack = rf"the weights in .* lack \d+ of the \d+ tensors that config.json asks for: {gone}.*only a head"
+    lack = (
+        rf"the weights in .* lack \d+ of the \d+ tensors that config.json asks for: {gone}.*only a"
+    )
     with pytest.raises(UserError, match=lack):
         prepared(folder, tmp_path, [f"method={method}"])
+    # A pickle has no header that can be read alone, so it is refused when it is loaded.
     torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
     with pytest.raises(UserError, match=lack):
@@ -108,6 +116,7 @@ def test_a_tensor_of_the_backbone_that_the_file_lacks_is_refused(
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
+        # Transformers would load the rest and draw these at random, with a warning.
         ({"vocab_size": 70}, "embeddings.word_embeddings.weight is 60 x 16, not 70 x 16"),
         (
             {"intermediate_size": 32},
@@ -136,6 +145,8 @@ def test_names_with_a_prefix_and_those_of_old_files_are_known(kind: str, tmp_pat
     change(
         folder.path,
         rename=lambda name: (
+            # Saved from a whole model, tensors have its prefix; converted from TensorFlow, gamma
+            # and beta.
             tensors.prefix(kind)
             + name.replace("LayerNorm.weight", "LayerNorm.gamma").replace(
                 "LayerNorm.bias", "LayerNorm.beta"
@@ -151,6 +162,7 @@ def test_names_with_a_prefix_and_those_of_old_files_are_known(kind: str, tmp_pat
 
 def test_a_pooler_may_be_new_and_is_trained_with_the_head(tmp_path: Path) -> None:
     folder = model_folder(tmp_path / "m", "bert")
+    # Masked language modelling, as which most models are saved, has no pooler.
     change(folder, keep=lambda name: not name.startswith("pooler."))
     prepared(folder, tmp_path)
     _, head = load_model(Folder(folder, False), 2, None, 1)
@@ -165,11 +177,13 @@ def test_a_pooler_may_be_new_and_is_trained_with_the_head(tmp_path: Path) -> Non
 @pytest.mark.parametrize("kind", ["bert", "roberta", "deberta-v2"])
 def test_more_layers_than_the_configuration_has_are_not_left_out(kind: str, tmp_path: Path) -> None:
     folder = model_folder(tmp_path / "m", kind)
+    # All tensors that the configuration asks for are there: only the surplus tells.
     edit(folder / "config.json", num_hidden_layers=1)
     with pytest.raises(UserError, match=r"hold 2 layers, config.json says num_hidden_layers=1"):
         prepared(folder, tmp_path)
 
 
+# int8 is how quantised weights are kept: without their scales they mean nothing.
 @pytest.mark.parametrize("dtype", [torch.int8, torch.bool, torch.int64, torch.complex64])
 def test_weights_that_are_no_floating_point_numbers_are_refused(
     dtype: torch.dtype, tmp_path: Path
@@ -186,6 +200,7 @@ def test_weights_that_are_no_floating_point_numbers_are_refused(
 def test_tensors_without_names_are_refused(tmp_path: Path) -> None:
     folder = model_folder(tmp_path / "m", "bert")
     (folder / "model.safetensors").unlink()
+    # A pickle may hold any dictionary.
     torch.save({1: torch.zeros(2)}, folder / "pytorch_model.bin")
     with pytest.raises(UserError, match="a tensor is called 1, which is no name"):
         load_model(Folder(folder, False), 2, None, 1)
@@ -194,6 +209,7 @@ def test_tensors_without_names_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "wrong"),
     [
+        # Keys that only a forward pass reads, and shapes that only loading compares.
         ("bert", {"chunk_size_feed_forward": "x"}),
         ("deberta-v2", {"pooler_hidden_act": "zz"}),
         ("deberta-v2", {"pooler_hidden_size": 7}),

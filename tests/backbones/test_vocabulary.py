@@ -14,6 +14,7 @@ from dora.errors import UserError
 from folders import MARKS, WORDS, edit, model_folder, prepared
 from runs import run, small
 
+# A token as tokenizer_config.json lists it under added_tokens_decoder.
 ADDED = {
     "content": "<new>",
     "lstrip": False,
@@ -25,7 +26,7 @@ ADDED = {
 
 
 def tokenizer_json(folder: Path, tokens: list[str]) -> None:
-    """tokenizer.json that knows these tokens alone."""
+    """Writes a tokenizer.json that knows these tokens alone."""
     Tokenizer(WordPiece({t: i for i, t in enumerate(tokens)}, unk_token="[UNK]")).save(
         str(folder / "tokenizer.json")
     )
@@ -35,6 +36,7 @@ def tokenizer_json(folder: Path, tokens: list[str]) -> None:
 def test_a_vocabulary_without_a_word_is_refused(name: str, tmp_path: Path) -> None:
     folder = model_folder(tmp_path / "m", "bert")
     if name == "vocab.txt":
+        # Every text would become [UNK]: training runs, and learns nothing.
         (folder / name).write_text("\n".join(MARKS))
     else:
         tokenizer_json(folder, MARKS)
@@ -47,6 +49,7 @@ def test_a_vocabulary_without_a_word_is_refused(name: str, tmp_path: Path) -> No
 )
 def test_ids_beyond_the_embedding_are_refused(how: str, tmp_path: Path) -> None:
     folder = model_folder(tmp_path / "m", "bert")
+    # The embedding has 60 rows. On a GPU an id beyond it ends in an assertion without a name.
     many = [*MARKS, *WORDS, *(f"word{i}" for i in range(60))]
     if how == "vocab.txt":
         (folder / how).write_text("\n".join(many))
@@ -65,6 +68,8 @@ def test_a_token_that_only_transformers_adds_counts_too(tmp_path: Path) -> None:
     (folder / "vocab.txt").write_text("\n".join([*MARKS, *(f"word{i}" for i in range(55))]))
     prepared(folder, tmp_path)
     load_tokenizer(Folder(folder, False))
+    # No file lists its id: Transformers gives it the next free one, 60, when it loads the
+    # tokenizer.
     edit(folder / "tokenizer_config.json", mask_token="<another>")
     with pytest.raises(UserError, match="has ids up to 60, the model's embedding has 60 rows"):
         load_tokenizer(Folder(folder, False))
@@ -73,6 +78,7 @@ def test_a_token_that_only_transformers_adds_counts_too(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "name", "text"),
     [
+        # Cut short, of another shape, or empty; then every other file of each kind of tokenizer.
         ("bert", "tokenizer.json", '{"version": "1.0", "model": {"vo'),
         ("bert", "tokenizer.json", '{"version": "1.0"}'),
         ("bert", "tokenizer.json", "[]"),
@@ -96,11 +102,13 @@ def test_a_file_of_the_tokenizer_that_is_damaged_is_named(
     (folder / name).write_text(text)
     with pytest.raises(
         UserError,
-        match=rf"({name} (cannot be read|holds a)|the tokenizer in .* (has a token whose id|knows 0 tokens))",
+        match=rf"({name} (cannot be read|holds a)"
+        r"|the tokenizer in .* (has a token whose id|knows 0 tokens))",
     ):
         prepared(folder, tmp_path)
 
 
+# Cut at three places: a protobuf has no checksum of its own.
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.95])
 def test_a_sentencepiece_model_cut_short_is_named(share: float, tmp_path: Path) -> None:
     folder = model_folder(tmp_path / "m", "deberta-v2")
@@ -112,6 +120,7 @@ def test_a_sentencepiece_model_cut_short_is_named(share: float, tmp_path: Path) 
 
 def test_a_tokenizer_that_transformers_cannot_make_is_a_mistake(tmp_path: Path) -> None:
     folder = model_folder(tmp_path / "m", "bert")
+    # Well-formed JSON that no check of ours looks into.
     edit(folder / "tokenizer_config.json", added_tokens_decoder={"3": "not a token"})
     with pytest.raises(UserError, match=r"the tokenizer in .* cannot be read"):
         load_tokenizer(Folder(folder, False))
@@ -119,6 +128,7 @@ def test_a_tokenizer_that_transformers_cannot_make_is_a_mistake(tmp_path: Path) 
 
 def test_the_configs_padding_stands_in_for_a_tokenizers(tmp_path: Path) -> None:
     folder = model_folder(tmp_path / "m", "bert")
+    # As GPT-style tokenizers are saved. Which id pads is then for config.json to say.
     edit(folder / "tokenizer_config.json", pad_token=None)
     edit(folder / "config.json", pad_token_id=7)
     prepared(folder, tmp_path)
@@ -134,6 +144,7 @@ def test_the_configs_padding_stands_in_for_a_tokenizers(tmp_path: Path) -> None:
         load_tokenizer(Folder(folder, False))
 
 
+# The little vocabulary of the folder, MARKS and WORDS, has hardly a word of WNLI's.
 def test_a_split_of_unknown_tokens_is_refused(tmp_path: Path) -> None:
     folder = model_folder(tmp_path / "m", "bert")
     with pytest.raises(
@@ -146,6 +157,7 @@ def test_a_split_of_unknown_tokens_is_refused(tmp_path: Path) -> None:
 def test_a_tokenizer_that_drops_what_it_does_not_know_is_refused(tmp_path: Path) -> None:
     folder = model_folder(tmp_path / "m", "roberta")
     (folder / "vocab.json").write_text(
+        # A byte-level encoding has no unknown token: bytes that its vocabulary lacks disappear.
         json.dumps({t: i for i, t in enumerate(["<s>", "<pad>", "</s>", "<unk>", "<mask>", "☃"])})
     )
     (folder / "merges.txt").write_text("#version: 0.2\n")
@@ -156,6 +168,7 @@ def test_a_tokenizer_that_drops_what_it_does_not_know_is_refused(tmp_path: Path)
 @pytest.mark.parametrize("mark", ["[UNK]", "[CLS]", "[SEP]"])
 def test_a_vocabulary_without_a_special_token_is_refused(mark: str, tmp_path: Path) -> None:
     folder = model_folder(tmp_path / "m", "bert")
+    # The ids after it move down by one as well: their rows of the embedding are other tokens'.
     (folder / "vocab.txt").write_text("\n".join(t for t in [*MARKS, *WORDS] if t != mark))
     with pytest.raises(UserError, match=rf"vocab.txt has no \{mark[:-1]}\]: it is cut short"):
         prepared(folder, tmp_path)
@@ -166,6 +179,7 @@ def test_a_special_token_of_another_name_is_looked_for_by_it(tmp_path: Path) -> 
     (folder / "vocab.txt").write_text(
         "\n".join(["<u>" if t == "[UNK]" else t for t in [*MARKS, *WORDS]])
     )
+    # Both spellings occur: a text, and an object of settings.
     edit(folder / "tokenizer_config.json", unk_token={"content": "<u>", "__type": "AddedToken"})
     prepared(folder, tmp_path)
 
@@ -176,6 +190,7 @@ def test_a_byte_pair_encoding_without_its_merges_is_refused(name: str, tmp_path:
     tokens = ["<s>", "<pad>", "</s>", "<unk>", *"abcdefgh", "ab", "abc", "ef", "efg", "<mask>"]
     ids = {token: i for i, token in enumerate(tokens)}
     merges = [("a", "b"), ("ab", "c"), ("e", "f"), ("ef", "g")]
+    # With all merges the folder is sound, so that it is their lack that is refused.
     for held in (merges, merges[:2]):
         if name == "merges.txt":
             (folder / "vocab.json").write_text(json.dumps(ids))
@@ -192,6 +207,7 @@ def test_a_byte_pair_encoding_without_its_merges_is_refused(name: str, tmp_path:
 
 def test_a_roberta_that_counts_positions_from_another_id_is_refused(tmp_path: Path) -> None:
     folder = model_folder(tmp_path / "m", "roberta")
+    # The first position would be 1 and not 2: every row of the position table shifted by one.
     edit(folder / "config.json", pad_token_id=0)
     with pytest.raises(UserError, match=r"pads with id 1, config.json says pad_token_id=0"):
         load_tokenizer(Folder(folder, False))

@@ -21,8 +21,9 @@ from dora.data.tasks import Rows
 from dora.data.tokens import tokenised
 from dora.files import new_folder, write_atomic
 from dora.process import machine
+from dora.records.cleaning import tidy
 from dora.records.lock import Lock
-from dora.records.record import Record, tidy
+from dora.records.record import Record
 from runs import configure, only_run, run, small, small_words, typed
 
 

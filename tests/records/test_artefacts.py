@@ -1,4 +1,4 @@
-"""A record is believed with its seal, and a file with the sum that its record names."""
+"""Records are believed with their seal, files with the sum that their record names."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import pytest
 
 from dora.errors import UserError
 from dora.records import artefacts
-from dora.records.record import Record, read_done, read_finished
+from dora.records.record import Record, read_finished
+from dora.records.run_json import read_done
 from record_files import write_run
 from runs import change_record
 
@@ -20,6 +21,7 @@ RECORD = {
     "schema": 1,
     "status": "done",
     "results": {"best": {"accuracy": 0.698, "step": 3}},
+    # Text beyond ASCII and numbers whose spelling could change: the seal is of bytes.
     "note": "Größe \U0001f600",
     "numbers": [1, 1.0, 1e-7, None, True],
 }
@@ -33,12 +35,15 @@ def test_a_sealed_record_is_believed_and_sealed_again_is_the_same() -> None:
     text = artefacts.sealed(RECORD)
     assert problem(text) is None
     assert list(json.loads(text)) == [*RECORD, "sealed", "sha256"]
+    # Predictions of another split that are added to a finished run seal its record again.
     assert artefacts.sealed(json.loads(text)) == text
 
 
 @pytest.mark.parametrize(
     ("old", "new"),
     [
+        # Values, the keys of the seal itself, the seal's own digits, and white space: any byte
+        # counts.
         ("done", "dono"),
         ("1e-07", "1e-08"),
         ('"sealed"', '"sealee"'),
@@ -58,6 +63,8 @@ def test_a_record_of_before_there_were_seals_is_believed_and_one_that_lost_its_s
     None
 ):
     assert problem(json.dumps(RECORD)) is None
+    # Any of the three keys says that a seal was there. With one key alone, its loss would turn a
+    # damaged record into one of before there were seals.
     for rest in ({"files": {}}, {"sealed": True}, {"sha256": "0" * 64}):
         assert (
             problem(json.dumps({**RECORD, **rest})) == "it has lost its checksum: edited or damaged"
@@ -69,6 +76,7 @@ def test_every_reader_refuses_a_record_that_was_edited(tmp_path: Path) -> None:
     change_record(folder)
     assert read_done(folder) == read_finished(folder)
     text = (folder / "run.json").read_text()
+    # A better score, typed by hand: still JSON, and still of the right types.
     (folder / "run.json").write_text(text.replace("0.698", "0.798", 1))
     assert read_done(folder) is None
     with pytest.raises(
@@ -76,6 +84,7 @@ def test_every_reader_refuses_a_record_that_was_edited(tmp_path: Path) -> None:
         match=r"run\.json cannot be read \(it does not match its checksum: edited or damaged",
     ):
         read_finished(folder)
+    # Nor is such a run resumed: only force=true begins it anew.
     record = Record(folder)
     with pytest.raises(
         UserError,
@@ -89,8 +98,9 @@ def test_every_reader_refuses_a_record_that_was_edited(tmp_path: Path) -> None:
 
 
 def finished(folder: Path) -> dict[str, Any]:
-    """A record that names the sums of two files, which are there."""
+    """Writes two files and returns a record that names their sums."""
     folder.mkdir(exist_ok=True)
+    # No weights at all: a sum is of bytes, whatever they are.
     (folder / "best.safetensors").write_bytes(b"weights")
     (folder / "predictions.npz").write_bytes(b"logits")
     return {"files": artefacts.sums(folder, ["best.safetensors", "predictions.npz"])}
@@ -100,6 +110,7 @@ def longer(file: Path) -> None:
     file.write_bytes(b"weights of another")
 
 
+# As long as the right one, so that only the sum tells.
 def other(file: Path) -> None:
     file.write_bytes(b"Weights")
 
@@ -135,13 +146,14 @@ def test_a_file_that_is_not_what_the_run_wrote_is_named(
         UserError, match=rf"best\.safetensors {said}.*; fetch it again, or train it again"
     ) as caught:
         artefacts.check(tmp_path, run, "best.safetensors", "predictions.npz")
+    # The sound file beside it is not blamed.
     assert len(caught.value.problems) == 1
 
 
 def test_the_file_that_was_there_before_counts_beside_the_one_to_come(tmp_path: Path) -> None:
-    """A kill between the record, which is written first, and the file."""
     run = finished(tmp_path)
     before = run["files"]["predictions.npz"]
+    # A kill can come between the record, which is written first, and the file.
     run["files"]["predictions.npz"] = {**artefacts.sum_of(b"logits of AX too"), "before": before}
     for content in (b"logits", b"logits of AX too"):
         (tmp_path / "predictions.npz").write_bytes(content)
@@ -154,6 +166,7 @@ def test_the_file_that_was_there_before_counts_beside_the_one_to_come(tmp_path: 
 def test_a_record_without_checksums_says_so_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    # Every file of a run is checked; one line for the run is enough.
     for _ in range(2):
         artefacts.check(tmp_path, {}, "best.safetensors")
     assert (

@@ -1,4 +1,4 @@
-"""Journals that no run wrote: what is damaged ends them, and nothing hangs or fills the memory."""
+"""Journals that no run wrote end at the first odd line; nothing hangs or fills the memory."""
 
 from __future__ import annotations
 
@@ -29,11 +29,14 @@ SCORE = json.dumps({"step": 10, "split": "dev", "accuracy": 0.5})
         "{",
         '{"step": 1',
         '"x"',
+        # Deep enough to end in RecursionError.
         "[" * 100_000,
         '{"a":' * 100_000,
         "\xff",
+        # A file without an end of line must not be read into memory whole.
         "x" * (journals.MOST_LINE + 1),
         '{"step": 1, "ranks": 7}',
+        # JSON of another shape: each would end in a traceback somewhere in a figure.
         '{"step": 1, "ranks": {"x.layer.0.output.dense": "4"}}',
         '{"step": 1}',
         "NaN",
@@ -45,7 +48,9 @@ SCORE = json.dumps({"step": 10, "split": "dev", "accuracy": 0.5})
         '{"step": 1e400, "ranks": {}}',
         '{"step": NaN, "ranks": {}}',
         '{"step": ' + "9" * 30 + ', "ranks": {}}',
+        # Python refuses to convert more than 4,300 digits, with a ValueError of its own.
         '{"step": ' + "9" * 5000 + ', "ranks": {}}',
+        # Shown as it is, this value would clear the terminal.
         '{"step": "\\u001b[2J", "ranks": {}}',
     ],
     ids=lambda line: line[:40],
@@ -63,7 +68,9 @@ def test_allocations_end_at_a_line_that_no_run_wrote(line: str, tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    "value", ['"0.5"', "null", "NaN", "Infinity", "1e400", "-2", "101", "true", "[0.5]", "{}"]
+    # Scores lie in [-1, 1]; 1e400 is read as infinity.
+    "value",
+    ['"0.5"', "null", "NaN", "Infinity", "1e400", "-2", "101", "true", "[0.5]", "{}"],
 )
 def test_scores_end_at_one_that_is_none(value: str, tmp_path: Path) -> None:
     line = SCORE.replace("0.5", value)
@@ -81,12 +88,14 @@ def test_what_is_not_stored_has_no_lines(tmp_path: Path) -> None:
     assert not list(journals.scores(tmp_path, "accuracy"))
 
 
+# A hole: tests need no 4 GB of disk.
 def sparse(path: Path, size: int) -> None:
-    """A file of `size` bytes that takes none."""
+    """Makes a file of `size` bytes that takes no space."""
     path.touch()
     os.truncate(path, size)
 
 
+# Opening a pipe waits for a writer, and a link may lead to anybody's file.
 MAKE: dict[str, Callable[[Path], None]] = {
     "pipe": os.mkfifo,
     "link": lambda path: path.symlink_to("/etc/passwd"),
@@ -104,12 +113,14 @@ def test_figures_leave_out_a_journal_that_is_no_file_of_a_run(
         folder = write_run(tmp_path, "dora", seed, 0.9, ranks=dict.fromkeys(NAMES, 3))
         for name, line in (("ranks.jsonl", RANKS), ("metrics.jsonl", SCORE)):
             (folder / name).write_text(line + "\n")
+    # The last run's journals are odd; the first one's are shown.
     began = time.monotonic()
     for name in ("ranks.jsonl", "metrics.jsonl"):
         (folder / name).unlink()
         MAKE[kind](folder / name)
     (table,) = tables(read_runs(tmp_path))
     curve, path = learning_curves(table), rank_paths(table)
+    # Generous for a busy machine; to wait at a pipe, or to read 4 GB, takes longer.
     assert time.monotonic() - began < 5
     assert curve is not None
     assert path is not None

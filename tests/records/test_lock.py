@@ -21,13 +21,17 @@ from dora.records.lock import Lock, held
 
 @pytest.fixture
 def local_flock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two machines that share a folder, where flock reaches no other machine; leases renewed ten times a second."""
+    """Two machines that share a folder where flock reaches neither from the other.
+
+    Leases are renewed ten times a second.
+    """
     monkeypatch.setattr(lock, "RENEW_S", 0.1)
+    # As on a file system that grants every lock: success, and no protection.
     monkeypatch.setattr(fcntl, "flock", lambda *_: None)
 
 
 def elsewhere(patch: pytest.MonkeyPatch, host: str | None = None) -> None:
-    """Makes this machine another one, of the same name unless it is given one."""
+    """Makes this machine another one, of the same name unless `host` is given."""
     patch.setattr(machine, "boot", lambda: "another start")
     if host is not None:
         patch.setattr(socket, "gethostname", lambda: host)
@@ -50,12 +54,14 @@ def test_a_machine_at_work_is_respected_though_its_name_is_ours_and_flock_does_n
         NotNow, match=rf"in use by process {os.getpid()} on .*; try again when that has ended"
     ):
         Lock(tmp_path).take()
+    # The other machine dies: its lease is renewed no more, and its lock file stays.
     there._end.set()
     there._file.close()
     capsys.readouterr()
     mine = Lock(tmp_path)
     mine.take()
     mine.release()
+    # "0 s", since leases last a tenth of a second here.
     (said,) = capsys.readouterr().err.splitlines()
     name = f"process {os.getpid()} on {host or socket.gethostname()}"
     assert said == f"waits up to 0 s to see whether {name} is still at work in {tmp_path}"
@@ -67,6 +73,7 @@ def test_of_two_that_began_at_once_one_soon_knows_that_it_has_lost(tmp_path: Pat
     first.take()
     other = {"host": "elsewhere", "boot": "another", "numbering": None, "pid": 7, "token": "0"}
     (tmp_path / lock.NAME).write_text(json.dumps(other))
+    # The first look comes after a tenth of a second here; 2 s are plenty on a busy machine.
     for _ in range(100):
         if first.lost:
             break
@@ -79,6 +86,7 @@ def test_a_process_is_looked_for_only_where_its_number_means_something(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Lock(tmp_path).take()
+    # In another container the number may be that of a living process, or of none.
     monkeypatch.setattr(machine, "lives", lambda pid: False)
     assert held(tmp_path) is None
     monkeypatch.setattr(machine, "numbering", lambda: "another container's")
@@ -101,11 +109,14 @@ def test_a_lock_of_an_older_version_goes_by_its_host_alone(tmp_path: Path) -> No
 HOLDER = {"host": "elsewhere", "pid": 7, "token": "0"}
 DAMAGED: dict[str, Callable[[Path], Any]] = {
     "pid is text": lambda p: p.write_text(json.dumps({**HOLDER, "pid": "7"})),
+    # A signal to -1 would reach every process of the user.
     "pid is every process": lambda p: p.write_text(json.dumps({**HOLDER, "pid": -1})),
     "pid is no number of the system": lambda p: p.write_text(json.dumps({**HOLDER, "pid": 10**30})),
     "host is a list": lambda p: p.write_text(json.dumps({**HOLDER, "host": ["a"]})),
+    # The holder's name is printed.
     "host moves the cursor": lambda p: p.write_text(json.dumps({**HOLDER, "host": "a\x1b[2Jb"})),
     "too deep": lambda p: p.write_text("[" * 3000),
+    # Larger than a lock file is read.
     "too large": lambda p: p.write_text(json.dumps({**HOLDER, "more": "x" * 5000})),
     "a list": lambda p: p.write_text("[1]"),
     "no text": lambda p: p.write_bytes(b"\xff\xfe\x00"),
@@ -126,6 +137,7 @@ def test_a_damaged_lock_file_is_nobodys_and_taken(damage: str, tmp_path: Path) -
 def test_a_lock_that_is_no_file_is_refused_and_nothing_behind_it_touched(
     kind: str, tmp_path: Path
 ) -> None:
+    # What a link leads to would be truncated when the lock is taken.
     (tmp_path / "mine").write_text("precious")
     path = tmp_path / lock.NAME
     {
@@ -149,6 +161,7 @@ def test_without_flock_the_lease_alone_serves(
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(lock, "RENEW_S", 0.05)
+    # A second of waiting for a rival becomes a fiftieth.
     wait = lock.time.sleep
     monkeypatch.setattr(lock.time, "sleep", lambda seconds: wait(min(seconds, 0.02)))
     monkeypatch.setattr(fcntl, "flock", none)
@@ -164,8 +177,10 @@ def test_a_signal_ends_the_wait_for_another_hosts_lease(
 ) -> None:
     other = {"host": "elsewhere", "boot": "b", "numbering": "n", "pid": 7, "token": "0"}
     (tmp_path / lock.NAME).write_text(json.dumps(other))
+    # The wait lasts three times as long, so a test that passes at once has not waited to the end.
     monkeypatch.setattr(lock, "RENEW_S", 0.5)
     monkeypatch.setattr(lock.outside, "stopping", True)
     with pytest.raises(Stopped, match="while it waited for another host's lease"):
         Lock(tmp_path).take()
+    # Nothing was taken: the other host's lease is untouched.
     assert json.loads((tmp_path / lock.NAME).read_text()) == other

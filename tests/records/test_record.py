@@ -1,4 +1,4 @@
-"""What a run's record keeps from one start to the next, and what it says has changed."""
+"""A run's record: kept from one start to the next, with the changes between them."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from dora.backbones.backbone import ASSETS
 from dora.errors import RunFailed, UserError
 from dora.records import study
 from dora.records.provenance import processor, provenance
-from dora.records.record import ARITHMETIC, Record, arithmetic, read_done, read_finished
+from dora.records.record import ARITHMETIC, REMOVED, Record, arithmetic, read_finished
+from dora.records.run_json import read_done
 from runs import cut, only_run, record, run, small
 
 
 def opened(folder: Path, **header: Any) -> Record:
-    """A record held by this process, of a run on a CPU unless the header says otherwise."""
+    """Opens a record of a run, on a CPU unless the header says otherwise."""
     found = Record(folder)
     about = {
         "host": "a",
@@ -36,7 +37,7 @@ def opened(folder: Path, **header: Any) -> Record:
 
 
 def start_again(folder: Path, step: int, **header: Any) -> str | None:
-    """What a second start after `step` says has changed, the first one having been at the beginning."""
+    """Starts a run at 0, then after `step`; returns the changes that the second start says."""
     first = opened(folder)
     first.start(0)
     first.close()
@@ -57,6 +58,7 @@ def test_another_processor_is_said_since_its_bits_are_others(tmp_path: Path) -> 
     ["torch", "transformers", "tokenizers", "numpy", "scipy", "scikit-learn", "dora-glue"],
 )
 def test_another_version_of_what_the_bits_depend_on_is_said(package: str, tmp_path: Path) -> None:
+    # A package that no record names could change without anybody being told.
     assert package in provenance()["versions"]
     first = opened(tmp_path, versions={package: "2.8"})
     first.start(0)
@@ -66,6 +68,7 @@ def test_another_version_of_what_the_bits_depend_on_is_said(package: str, tmp_pa
     second.close()
 
 
+# These read and write, and compute nothing. A warning that means nothing hides those that do.
 @pytest.mark.parametrize("package", ["safetensors", "hydra-core", "datasets", "python"])
 def test_another_version_of_what_no_bit_depends_on_is_not_said(
     package: str, tmp_path: Path
@@ -79,6 +82,7 @@ def test_a_version_that_an_older_record_does_not_hold_is_not_called_changed(tmp_
 
 @pytest.mark.parametrize("library", ["cuda", "cudnn"])
 def test_another_cuda_is_said_where_it_computes(library: str, tmp_path: Path) -> None:
+    # A machine without a GPU may have a PyTorch that was built with CUDA.
     for name, device, said in (
         ("cpu", "cpu", None),
         ("gpu", "H100", f"{library} 12 before, now 13"),
@@ -92,6 +96,7 @@ def test_another_cuda_is_said_where_it_computes(library: str, tmp_path: Path) ->
 
 
 def test_the_processor_beside_a_gpu_changes_nothing(tmp_path: Path) -> None:
+    # It only loads data and writes files there.
     assert start_again(tmp_path / "a", 5) is None
     assert "processor two" not in (
         start_again(tmp_path / "b", 5, device="H100", processor="two") or ""
@@ -106,6 +111,7 @@ def test_a_resumed_run_shows_the_progress_of_its_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cut(tmp_path, 10, monkeypatch, "method=lora")
+    # Without checkpoints of its own, the second start gets as far as step 11 and notes nothing.
     cut(tmp_path, 11, monkeypatch, "method=lora", "checkpoint_every=null")
     assert record(tmp_path)["resumed_from"] == [10]
     assert study.look(only_run(tmp_path)).step == 10
@@ -114,6 +120,7 @@ def test_a_resumed_run_shows_the_progress_of_its_checkpoint(
 def test_a_run_without_a_checkpoint_shows_no_progress(tmp_path: Path) -> None:
     opened(tmp_path).close()
     found = opened(tmp_path)
+    # As a run leaves it that was killed after progress, and whose checkpoints are gone.
     found.update(progress={"step": 7, "total_steps": 10, "seconds": 1.0})
     found.start(0)
     found.close()
@@ -124,9 +131,11 @@ def test_records_name_their_arithmetic_and_those_without_have_the_first(tmp_path
     held = opened(tmp_path)
     held.close()
     assert arithmetic(held.data) == ARITHMETIC
+    # Committed studies have records from before there were numbers.
     assert arithmetic({}) == 1
 
 
+# The words become a command that is shown to be pasted.
 @pytest.mark.parametrize("words", [[1, 2], 5, {"a": 1}])
 def test_words_that_are_none_are_no_record(words: object, tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text(
@@ -142,6 +151,7 @@ def test_a_record_that_is_a_pipe_or_too_deep_is_named(tmp_path: Path) -> None:
         read_finished(tmp_path)
     assert read_done(tmp_path) is None
     (tmp_path / "run.json").unlink()
+    # Opening a pipe would wait for ever.
     os.mkfifo(tmp_path / "run.json")
     with pytest.raises(UserError, match=r"run.json cannot be read \(it is no regular file"):
         read_finished(tmp_path)
@@ -151,11 +161,13 @@ def test_a_record_names_a_models_folder_only_where_the_user_did(tmp_path: Path) 
     given = small(
         tmp_path / "given", "method=lora", "max_steps=4", f"model.path={ASSETS / 'tiny_roberta'}"
     )
+    # A path inside an installed package would say nothing to another machine.
     assert run(given)["model"]["path"] == str(ASSETS / "tiny_roberta")
     assert run(small(tmp_path / "own", "method=lora", "max_steps=4"))["model"]["path"] is None
 
 
 def test_a_done_record_without_results_is_not_taken_for_done(tmp_path: Path) -> None:
+    # Tables would otherwise fail on it, or show a hole where the run should be trained again.
     (tmp_path / "run.json").write_text(json.dumps({"schema": 1, "status": "done"}))
     assert read_done(tmp_path) is None
 
@@ -172,6 +184,8 @@ def test_a_directory_that_leads_elsewhere_is_not_opened_and_nothing_is_written(
     precious.write_text("mine")
     path = folder / name
     path.parent.mkdir(parents=True)
+    # Results may be unpacked from somebody's archive: to open one must not write to what it points
+    # to.
     path.symlink_to(precious) if kind == "link" else os.mkfifo(path)
     for force in (False, True):
         found = Record(folder)
@@ -182,6 +196,7 @@ def test_a_directory_that_leads_elsewhere_is_not_opened_and_nothing_is_written(
             found.open({}, force=force)
         found.close()
     assert precious.read_text() == "mine"
+    # Not even a lock file: the check comes before everything else.
     assert [p.name for p in folder.rglob("*") if p.is_file() and not p.is_symlink()] == []
 
 
@@ -194,18 +209,21 @@ def test_a_run_whose_directory_is_gone_writes_no_other(how: str, tmp_path: Path)
         shutil.rmtree(folder) if how == "removed" else folder.rename(tmp_path / "elsewhere")
         if how == "taken by another":
             folder.mkdir()
+            # A new directory under the old name belongs to whoever made it.
             (folder / ".lock").write_text(json.dumps({"host": "h", "pid": 7, "token": "t"}))
         with pytest.raises(
             RunFailed, match="taken over by process 7 on h" if "taken" in how else "moved away"
         ):
             found.update(status="done")
-        assert found.taken_by is not None
+        assert found.taken_by == ("process 7 on h" if "taken" in how else REMOVED)
     finally:
         found.close()
+    # To write would make a second directory of this run, with one half of its files.
     assert not (folder / "run.json").exists()
 
 
 def test_a_hidden_file_of_the_users_own_stays_where_leftovers_are_swept(tmp_path: Path) -> None:
+    # The two last ones are as this suite names unfinished files: with a process, and with its mark.
     names = [".mine.tmp", ".notes.2.tmp.txt", ".run.json.12.tmp", ".run.json.12-0a1b2c3d.tmp"]
     for name in names:
         (tmp_path / name).touch()

@@ -1,4 +1,4 @@
-"""run.json that is damaged, foreign or of a later version: refused by the one reader, and so by every tool."""
+"""A damaged, foreign or later run.json is refused by the one reader, and so by every tool."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from dora.sharing.exporting import export
 from dora.sharing.submission import submit
 from record_files import write_run
 
+# The committed studies: written by every version of the suite so far.
 RECORDS = sorted((Path(__file__).parents[2] / "results").rglob("run.json"))
 Spoil = Callable[[Path], object]
 
@@ -30,7 +31,7 @@ def text(content: str) -> Spoil:
 
 
 def changed(**values: Any) -> Spoil:
-    """Other values of keys; `__` stands for a dot, `...` for a key that is gone."""
+    """Returns a spoiler that changes keys: `__` stands for a dot, `...` for a key that is gone."""
 
     def spoil(path: Path) -> None:
         run = json.loads(path.read_text())
@@ -68,6 +69,7 @@ def large(path: Path) -> None:
 
 
 NAN = float("nan")
+# By name: how a sound record is spoilt, and a part of the message.
 ODD: dict[str, tuple[Spoil, str]] = {
     "empty": (text(""), "JSONDecodeError"),
     "cut short": (text('{"status": "do'), "JSONDecodeError"),
@@ -77,15 +79,18 @@ ODD: dict[str, tuple[Spoil, str]] = {
     "too deep": (text("[" * 100_000), "RecursionError"),
     "bytes that are no text": (lambda path: path.write_bytes(b"\xff\xfe{}"), "UnicodeDecodeError"),
     "a number of 5,000 digits": (text('{"schema": ' + "1" * 5_000 + "}"), "ValueError"),
+    # Legal JSON that no terminal and no UTF-8 file can show.
     "half of a surrogate pair": (changed(note="\ud800"), "UnicodeEncodeError"),
     "a pipe": (pipe, "it is no regular file"),
     "a directory": (folder, "it is no regular file"),
     "a link": (link, "a link"),
     "too large": (large, "bytes, and at most"),
     "a later version": (changed(schema=2), "a later version of this suite wrote it"),
+    # 1, True and "1" are three things.
     "a version in words": (changed(schema="1"), "it is no run's record"),
     "another status": (changed(status="finished"), "status is 'finished', which must be one of"),
     "a status that is a list": (changed(status=["done"]), r"status is \['done'\]"),
+    # Sound types throughout, but of a run that is done something is missing.
     "no results": (changed(results=...), "lacks results"),
     "results that are null": (changed(results=None), "results is None"),
     "a score that is a word": (
@@ -93,6 +98,7 @@ ODD: dict[str, tuple[Spoil, str]] = {
         "results.best is .*, which must be",
     ),
     "a score that is NaN": (changed(results__best__accuracy=NAN), "NaN is no JSON"),
+    # Scores are fractions: a percentage would lead every table.
     "a score of 79": (changed(results__last__accuracy=79), "results.last is .* from -1 to 1"),
     "no task": (changed(config__task=...), "lacks config.task"),
     "another suite's task": (
@@ -101,6 +107,7 @@ ODD: dict[str, tuple[Spoil, str]] = {
     ),
     "a seed that is a word": (changed(seed="1"), "seed is '1', which must be a whole number"),
     "a seed that is true": (changed(seed=True), "seed is True"),
+    # From here on values deep inside, of which tables, figures, exports and --json make use.
     "ranks that are a list": (changed(ranks__end=[8]), r"ranks.end is \[8\]"),
     "a rank below 0": (changed(ranks__end={"layer.0.q": -1}), "ranks.end.layer.0.q is -1"),
     "setting in a setting": (
@@ -111,8 +118,10 @@ ODD: dict[str, tuple[Spoil, str]] = {
     "words that are numbers": (changed(words=[1]), "words.0 is 1, which must be a text"),
     "a start of nobody": (changed(starts=[None]), "starts.0 is None"),
     "a start with odd git": (changed(starts=[{"git": "x"}]), "starts.0 is .*, which must be"),
+    # Subtracting it from the time now would be a TypeError.
     "a time of no zone": (changed(times__updated="2026-01-01T00:00:00"), "times.updated is"),
     "memory of 1e400": (changed(peak_memory_bytes=float("inf")), "Infinity is no JSON"),
+    # `files` without a seal is refused first: either message is right.
     "checksums that are none": (
         changed(files={"a": {"bytes": 7}}),
         "it has lost its checksum|files.a is",
@@ -131,6 +140,7 @@ def test_an_odd_record_is_refused_with_what_is_wrong(odd: str, tmp_path: Path) -
         read(run)
 
 
+# Every tenth of more than 400: enough to meet every version.
 @pytest.mark.parametrize("path", RECORDS[::10], ids=lambda p: "-".join(p.parts[-6:-1]))
 def test_the_records_of_every_version_so_far_are_read(path: Path) -> None:
     run = read(path.parent)
@@ -143,6 +153,7 @@ def test_the_records_of_every_version_so_far_are_read(path: Path) -> None:
 )
 def test_a_sum_that_is_none_is_refused(entry: object, tmp_path: Path) -> None:
     run = json.loads((write_run(tmp_path, "lora", 1, 0.5) / "run.json").read_text())
+    # A file's own sum, and that of the file before it.
     for name in ("first", "second"):
         sum_ = {"bytes": 1, "sha256": "0" * 64}
         held = sealed(
@@ -163,6 +174,7 @@ def test_a_sum_that_is_none_is_refused(entry: object, tmp_path: Path) -> None:
 def test_an_unfinished_run_needs_no_results_and_may_not_have_odd_ones(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text(json.dumps({"schema": 1, "status": "running", "times": {}}))
     assert read(tmp_path)["status"] == "running"
+    # Status estimates the time left from both.
     changed(progress={"step": 3})(tmp_path / "run.json")
     with pytest.raises(
         NotARecord, match=r"progress is .*, which must be an object with step and total_steps"
@@ -170,12 +182,12 @@ def test_an_unfinished_run_needs_no_results_and_may_not_have_odd_ones(tmp_path: 
         read(tmp_path)
 
 
-# --- every tool ----------------------------------------------------------------------------------------------
+# The rest of the file: every tool refuses such a record.
 
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Path]]:
-    """Two sound runs, an odd one of every kind beside them, and one in another's place."""
+    """Writes two sound runs, an odd one of every kind beside them, and one in another's place."""
     results = tmp_path_factory.mktemp("study")
     for seed in (1, 2):
         write_run(results, "lora", seed, 0.5)
@@ -183,6 +195,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Pat
     for number, (name, (spoil, _)) in enumerate(ODD.items(), 10):
         odd[name] = write_run(results, "lora", number, 0.5)
         spoil(odd[name] / "run.json")
+    # As after a careless copy: DoRA's record in the place of a LoRA run.
     moved = write_run(results, "dora", 3, 0.5)
     odd["another's place"] = moved.rename(moved.parents[3] / "lora" / "r8" / "abcd1234" / "s3")
     return results, odd
@@ -196,10 +209,12 @@ def test_a_tool_leaves_odd_records_out_and_shows_the_rest(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     results, odd = study
+    # Each message is said once a process, and the tools of this test share one.
     monkeypatch.setattr("dora.analysis.grouping._said", {})
     monkeypatch.setattr(sys, "argv", [tool.__name__, "--results", str(results)])
     with pytest.raises(SystemExit) as e:
         tool.main()
+    # Shown, but not all of it.
     assert e.value.code == 3
     said = capsys.readouterr()
     for path in odd.values():
@@ -224,7 +239,7 @@ def test_an_odd_record_is_neither_exported_nor_submitted_nor_resumed(
     try:
         with pytest.raises(
             UserError,
-            match=r"run.json cannot be read .* remove it to resume, or use force=true|links or pipes",
+            match=r"run.json cannot be read .* or use force=true|links or pipes",
         ):
             record.open({})
     finally:
@@ -253,6 +268,7 @@ def test_an_odd_lock_stops_no_look(content: str | bytes, tmp_path: Path) -> None
         lock.mkdir()
     else:
         lock.write_bytes(content if isinstance(content, bytes) else content.encode())
+    # The record says running, and no holder can be made out: whoever wrote it is gone.
     assert look(run).state == "stale"
 
 
@@ -261,6 +277,7 @@ def test_a_record_in_the_folder_of_another_budget_is_in_anothers_place(
     typed: str, folder: str, tmp_path: Path
 ) -> None:
     run = write_run(tmp_path, "lora", 1, 0.5, budget=typed)
+    # Folders name a budget in one way, however it was typed.
     here = (*place(run)[:4], folder, *place(run)[5:])
     assert place(run) == here
     assert (
@@ -269,5 +286,6 @@ def test_a_record_in_the_folder_of_another_budget_is_in_anothers_place(
     assert "budget" in str(misplaced(read(run), (*here[:4], "r9", *here[5:])))
 
 
+# Settings are free: the reader only asks that a number be finite.
 def test_a_number_as_large_as_a_run_may_have_is_a_setting(tmp_path: Path) -> None:
     assert read(write_run(tmp_path, "lora", 1, 0.5, config={"lr": 1e300}))["config"]["lr"] == 1e300

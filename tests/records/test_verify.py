@@ -1,4 +1,4 @@
-"""`dora.status --verify` finds what is damaged in a study, and neither stops nor waits at anything that lies there."""
+"""`dora.status --verify` finds damage in a study, and neither stops nor waits at odd files."""
 
 from __future__ import annotations
 
@@ -22,11 +22,12 @@ from dora.training import checkpoint
 from record_files import write_run
 from runs import change_record, cut, only_run
 
+# The least that any event of a run holds.
 JOURNAL = '{"step": 1, "loss": 0.5}\n'
 
 
 def finished(results: Path, seed: int = 1, checksums: bool = True) -> Path:
-    """The directory of a finished run that kept everything: 900 parameters, 30 of 40 rows right."""
+    """Writes a finished run that kept everything: 900 parameters, 30 of 40 rows right."""
     labels = np.arange(40) % 2
     folder = write_run(results, "lora", seed, 0.75)
     logits = np.eye(2)[np.where(np.arange(40) < 30, labels, 1 - labels)]
@@ -49,11 +50,12 @@ def finished(results: Path, seed: int = 1, checksums: bool = True) -> Path:
 
 
 def seal(folder: Path) -> None:
-    """Names the sums of all files that are there, as the run's end does."""
+    """Records the sums of all files that are there, as the run's end does."""
     names = [*artefacts.left(folder), "metrics.jsonl", "ranks.jsonl"]
     change_record(folder, files=artefacts.sums(folder, names))
 
 
+# One bit in the middle, as a bad disk or a transfer flips it.
 def flip(file: Path) -> None:
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 4
@@ -87,6 +89,7 @@ def test_a_damaged_file_is_named_and_the_rest_goes_on(name: str, tmp_path: Path)
     assert lines[1:] == ["2 runs, 11 files verified, 1 damaged, 0 without checksums"]
 
 
+# Each of these four leaves a file that contradicts the record, or is cut short.
 def another_score(folder: Path) -> None:
     run = json.loads((folder / "run.json").read_text())
     change_record(
@@ -129,6 +132,7 @@ def test_what_files_say_against_the_record_is_named_whether_it_has_checksums_or_
 ) -> None:
     folder = finished(tmp_path, checksums=checksums)
     damage(folder)
+    # Sealed again over the damage: the sums are right, so only the content can tell.
     if checksums and damage is not half_a_line:
         seal(folder)
     (line, *_), sound = report(tmp_path)
@@ -155,11 +159,13 @@ def test_a_record_kept_without_its_files_is_said_and_is_not_damaged(tmp_path: Pa
 
 def test_a_file_that_the_record_does_not_name_is_not_the_runs(tmp_path: Path) -> None:
     folder = finished(tmp_path)
+    # Somebody else's weights, or those of another run, beside a sound record.
     files = json.loads((folder / "run.json").read_text())["files"]
     change_record(folder, files={k: v for k, v in files.items() if k != "best.safetensors"})
     assert "best.safetensors is not among the files that run.json names" in report(tmp_path)[0][0]
 
 
+# Each would stop a careless reader: wait for ever, follow, fill the memory, or raise.
 ODD = {
     "pipe": os.mkfifo,
     "folder": Path.mkdir,
@@ -192,6 +198,7 @@ def test_nothing_odd_in_a_files_place_stops_it(odd: str, checksums: bool, tmp_pa
     fine = {"s3"} | ({"s4"} if odd == "empty" else set())
     assert set(damaged) == {"s1", "s2", "s3", "s4", "s5"} - (set() if checksums else fine)
     shutil.rmtree(folder / "adapter")
+    # A folder that is a link, with a run's files behind it.
     (folder / "adapter").symlink_to(tmp_path)
     verify(folder)
 
@@ -207,6 +214,7 @@ def test_nothing_odd_in_a_files_place_stops_it(odd: str, checksums: bool, tmp_pa
         "[" * 100_000,
         '{"status": "done"}',
         '{"status": ["done"]}',
+        # Read by key without a look, each of these would be another exception.
         '{"status": "done", "files": 3}',
         '{"status": "done", "config": []}',
         '{"status": "done", "config": {"method": 1}}',
@@ -224,9 +232,10 @@ def test_no_record_however_odd_stops_it(text: str, tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def broken_off(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The directory of a run that broke off after two checkpoints."""
+    """Returns the directory of a run that broke off after two checkpoints."""
     results = tmp_path_factory.mktemp("cut")
     with pytest.MonkeyPatch.context() as patch:
+        # Broken off for real: the checkpoints are those that training writes.
         cut(results, 2, patch, "method=lora", "max_steps=4", "eval_every=2")
     return only_run(results)
 
@@ -250,6 +259,7 @@ def test_an_unfinished_runs_checkpoints_and_journals_are_looked_at(broken_off: P
     ]:
         whole = (broken_off / name).read_bytes()
         content = bytearray(whole)
+        # In a checkpoint byte 20 is part of its seal; in a record "step" becomes "qtep".
         content[whole.index(b"step") if name == "run.json" else 20] ^= 2
         (broken_off / name).write_bytes(content)
         assert said in verify(broken_off).problems
@@ -260,7 +270,11 @@ def test_an_unfinished_runs_checkpoints_and_journals_are_looked_at(broken_off: P
 def test_nothing_odd_in_a_checkpoints_place_stops_it(odd: str, tmp_path: Path) -> None:
     folder = write_run(tmp_path, "lora", 1, 0.5, status="stopped")
     checkpoint.save(
-        folder / "checkpoint", 3, {}, {"journals": {"../../x": {"bytes": 1, "sha256": ""}}}
+        # A seal is no signature: a label can be made up, and must not make us read other files.
+        folder / "checkpoint",
+        3,
+        {},
+        {"journals": {"../../x": {"bytes": 1, "sha256": ""}}},
     )
     (folder / "checkpoint" / "step-4.checkpoint").parent.mkdir(exist_ok=True)
     ODD[odd](folder / "checkpoint" / "step-4.checkpoint")
@@ -278,6 +292,7 @@ def test_the_command_exits_0_for_a_sound_study_and_3_for_a_damaged_one(
             status.main()
         return ended.value.code
 
+    # Nothing to verify is not the same as everything sound.
     assert str(code()).startswith(f"no run under {tmp_path / 'runs'}")
     folder = finished(tmp_path)
     assert code() == 0
@@ -288,6 +303,7 @@ def test_the_command_exits_0_for_a_sound_study_and_3_for_a_damaged_one(
     )
 
 
+# The size is how much would be read into memory.
 @pytest.mark.parametrize("claimed", [1 << 62, -1, "9", None])
 def test_a_checkpoint_whose_label_claims_an_odd_journal_is_damaged(
     claimed: Any, tmp_path: Path

@@ -1,4 +1,4 @@
-"""A record's words become a command only where a run of this suite may have had them."""
+"""A record's words become a command only if a run of this suite may have had them."""
 
 from __future__ import annotations
 
@@ -20,12 +20,14 @@ RESULTS = Path(__file__).parents[2] / "results"
 @pytest.mark.parametrize(
     "word",
     [
+        # Hydra's own keys choose what it calls and where it writes.
         "hydra.run.dir=/tmp/x",
         "hydra.sweeper._target_=os.system",
         "+hydra.callbacks.a._target_=x",
         "hydra/launcher=evil",
         "++hydra.searchpath=[/tmp/x]",
         "override hydra/launcher=x",
+        # Spellings by which a group of ours would be put in the place of one of Hydra's.
         "experiment@hydra.callbacks=x",
         "model@_global_=x",
         "+x=1",
@@ -34,6 +36,7 @@ RESULTS = Path(__file__).parents[2] / "results"
         "lr.x=1",
         "method._target_=os.system",
         "model.hub.x=1",
+        # Choices name files of conf/: none of these is one.
         "data=../../x",
         "experiment=/tmp/x",
         "experiment=a/../../b",
@@ -44,11 +47,13 @@ RESULTS = Path(__file__).parents[2] / "results"
         "-m",
         "--multirun",
         "--experimental-rerun=x",
+        # A shell would read more than a word.
         "$(touch x)",
         ";touch x",
         "",
         "=1",
         "lr=1\ntouch x",
+        # A terminal would show another command than the one that is pasted.
         "lr=\x1b[2J",
         "results=a\u202eb",
         "lr=" + "1" * 5000,
@@ -66,6 +71,7 @@ def test_a_word_that_no_run_has_is_refused_and_shown_in_one_line(word: Any, tmp_
     with pytest.raises(Foreign, match="its record holds words that no run has") as e:
         typed(["task=rte", word, "seed=1"], folder)
     assert str(e.value).isprintable()
+    # The word of 5,000 letters is cut.
     assert len(str(e.value)) < 250
     assert command_of(["task=rte", word], folder, "?").startswith("? (its record")
 
@@ -83,10 +89,12 @@ def test_words_that_are_no_list_of_a_few_are_refused(words: Any) -> None:
         "~experiment",
         "model.lr.dora=1e-3",
         "rates.rte.lora=1e-3",
+        # The same keys once more, for one model.
         "model.own.threads=1",
         "method.beta=0.5",
         "experiment=lora_roberta_base/sst2",
         "experiment=null",
+        # Values are free: they are quoted for the shell, and Hydra reads them as text.
         'data.dir="/my data/$(x)"',
         "results=a b",
         "target=[q,v]",
@@ -102,6 +110,7 @@ def test_every_key_and_every_committed_record_is_known() -> None:
     for field in dataclasses.fields(Config):
         assert typed([f"{field.name}=x"])
     records = [json.loads(path.read_text()) for path in RESULTS.rglob("run.json")]
+    # Every record in results/.
     assert len(records) > 400
     assert all(typed(record["words"]) for record in records if record.get("words"))
 
@@ -116,11 +125,13 @@ def test_a_config_folder_counts_only_where_it_did_not_come_with_the_results(tmp_
         place.mkdir(exist_ok=True)
         words = [f"--config-dir={place}", "experiment=mine"]
         assert ("inside the results" in command_of(words, folder, "?")) is refused
+    # A folder that came with the results, under a name outside them.
     (tmp_path / "link").symlink_to(tmp_path / "results" / "conf")
     with pytest.raises(Foreign, match="inside the results"):
         typed([f"--config-dir={tmp_path / 'link'}"], folder)
 
 
+# Hydra takes 0.2 s to import, and most looks at a study show no command.
 def test_looking_at_records_needs_no_hydra_until_a_command_is_shown() -> None:
     done = python("-c", "import sys, dora.status, dora.export; assert 'hydra' not in sys.modules")
     assert done.returncode == 0, done.stderr

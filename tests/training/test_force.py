@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from dora.errors import RunFailed, UserError
-from dora.records.record import Record, read_done
+from dora.records.record import Record
+from dora.records.run_json import read_done
 from record_files import write_run
 
 HEADER = {"config": {"lr": 0.1}, "words": ["task=rte"]}
