@@ -81,8 +81,8 @@ class Method:
     what is stored at the end: "exact" (up to the cheapest component left out), "at_most" (may end
     below) or "none" (it does not apply); `result`, the form of what a run leaves: "adapter"
     (low-rank factors, which PEFT reads), "weights" (trained tensors of the backbone, which an
-    export merges into it) or "model" (the whole model, kept only with keep_model=true); `Settings`,
-    its dataclass.
+    export merges into it) or "model" (the whole model, kept only with keep_model=true); `settings_type`,
+    the dataclass of its settings.
 
     `layers`: its low-rank layers by matrix name; empty where it has none. `ranks_final_at`: the
     step (counted from 1) after which the set of components no longer changes, 0 where it never
@@ -108,9 +108,7 @@ class Method:
         """
         self.layers = {}
 
-    # --- before anything is loaded
-    # --------------------------------------------------------------------
-
+    # --- before anything is loaded ---
     @classmethod
     def component_cost(cls, matrix: Matrix) -> int:
         """Returns the parameters that one component of this matrix stores in the exported result."""
@@ -125,18 +123,14 @@ class Method:
         """
         return None
 
-    # --- once, when training begins
-    # -------------------------------------------------------------------
-
+    # --- once, when training begins ---
     def parameter_groups(self) -> Sequence[ParameterGroup]:
         """Returns those of its trained tensors that have a learning rate or weight decay of their
         own.
         """
         return ()
 
-    # --- the moments of a step, in their order; `step` counts from 1
-    # ----------------------------------
-
+    # --- the moments of a step, in their order; `step` counts from 1 ---
     def learning_rate(self, step: int, usual: float) -> float:
         """Returns this step's learning rate as a share of its peak; `usual`: the share the schedule
         gives.
@@ -171,9 +165,7 @@ class Method:
         """
         return None
 
-    # --- what is saved
-    # --------------------------------------------------------------------------------
-
+    # --- what is saved ---
     def frozen(self) -> dict[str, Tensor]:
         """Returns the frozen tensors that belong to the result, by their names in the model.
 

@@ -8,7 +8,6 @@ from dora.records.schema import Run
 
 NO_BUDGET = "none"  # the budget's folder, and its name in tables, of a method without one
 
-
 # For records made before a record described its method.
 _OLD_NOTES = {
     "dora": "DoRA is dynamic rank distribution (Mao et al., ACL 2024, arXiv 2405.17357), not "
@@ -49,7 +48,7 @@ def about_method(run: Run) -> AboutMethod:
     if (said := run.get("method")) is not None:
         kind, note = (said["budget"], said["result"]), said.get("note")
         return AboutMethod(name, said["title"], said["paper"], *kind, note)
-    if run["config"]["budget"] is None:
+    if run["config"]["budget"] in (None, NO_BUDGET):
         return AboutMethod(name, "full fine-tuning", None, NO_BUDGET, "model")
     title = {"lora": "LoRA", "adalora": "AdaLoRA", "dora": "DoRA (dynamic rank)"}.get(name, name)
     return AboutMethod(name, title, None, "exact", "adapter", _OLD_NOTES.get(name))

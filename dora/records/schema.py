@@ -147,6 +147,7 @@ RECORD: Mapping[str, Kind] = {
     "model": OBJECT,
     "model.hub": TEXT | None,
     "model.path": TEXT | None,
+    "model.package": TEXT | None,
     "model.revision": TEXT | None,
     "model.random_weights": YES_NO,
     "params": OBJECT,

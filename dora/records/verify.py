@@ -119,7 +119,8 @@ def _adapter_problems(folder: Path, run: Run) -> list[str]:
     with open_own(folder, name):
         pass
     try:
-        held, recorded = stored_params(folder / name), run["params"]["adapter_end"]
+        held = stored_params(folder / name)
+        recorded = run["params"].get("in_peft_file") or run["params"]["adapter_end"]
     except (SafetensorError, UserError) as e:
         return [f"{name} cannot be read: {e}"]
     if held != recorded:

@@ -86,10 +86,11 @@ def _adapter_problems(run: Run, folder: Path) -> list[str]:
         read_config(run, folder)
         # In records made before checksums only this count tells whose adapter it is.
         stored = stored_params(file)
-        if stored != run["params"]["adapter_end"]:
+        expected = run["params"].get("in_peft_file") or run["params"]["adapter_end"]
+        if stored != expected:
             problems.append(
                 f"{file.parent} holds {stored:,} adapter parameters, run.json says "
-                f"{run['params']['adapter_end']:,}: it is not this run's; {_AGAIN}"
+                f"{expected:,}: it is not this run's; {_AGAIN}"
             )
     except UserError as e:
         problems += [f"{p}; {_AGAIN}" for p in e.problems]

@@ -43,6 +43,15 @@ def recorded_base(run: Run) -> str:
     return str(model.get("path") or "")
 
 
+def _package(run: Run) -> str | None:
+    """Returns the Python package that the base model came with; None where it came with none.
+
+    A name with a dot is refused: looking for it would import the package before the dot.
+    """
+    name = run["model"].get("package")
+    return name if isinstance(name, str) and name.isidentifier() else None
+
+
 def find_base(run: Run, recorded: str, base: Path | None) -> Folder:
     """Returns the folder of the base model that the run trained on.
 
@@ -56,13 +65,14 @@ def find_base(run: Run, recorded: str, base: Path | None) -> Folder:
     # An embedded model is found by name: the package may lie elsewhere than in training.
     moved = embedded.is_dir() and not (recorded and Path(recorded).is_dir())
     path = base or (embedded if moved else recorded)
-    if not path:
+    package = None if hub or (path and Path(path).is_dir()) else _package(run)
+    if not path and package is None:
         raise UserError(
             "run.json does not say where the base model lies; name its folder with --base FOLDER"
         )
     try:
-        place = None if hub else str(path)
-        folder = backbone.locate(place, None, None, hub, revision or "main", False)
+        place = None if hub or package else str(path)
+        folder = backbone.locate(place, None, package, hub, revision or "main", False)
     except UserError as e:
         raise UserError(*(f"{p}; or name its folder with --base FOLDER" for p in e.problems)) from e
     # A folder's name proves nothing: another checkpoint may lie there since.

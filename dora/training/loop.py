@@ -95,9 +95,7 @@ class Loop:
         mine = torch.tensor(float(flag), device=world.device)
         return processes.sum_scalar(world, mine).item() > 0
 
-    # --- evaluation
-    # -----------------------------------------------------------------------------------
-
+    # --- evaluation ---
     def predict(self, tokens: Tokens) -> np.ndarray:
         """Returns the logits of a split in row order, (rows, outputs) float32."""
         s = self.setup
@@ -128,9 +126,7 @@ class Loop:
         score = metrics.get(s.task.metrics[0] + suffix)
         self.selection.offer(self.step, score, metrics, self.result())
 
-    # --- journals
-    # -------------------------------------------------------------------------------------
-
+    # --- journals ---
     def _log(self, event: dict[str, Any]) -> None:
         epoch = round(self.step / self.stepper.steps_an_epoch, 4)
         line = {"step": self.step, "epoch": epoch, **event}
@@ -148,9 +144,7 @@ class Loop:
         if self.record is not None:
             self.record.log("ranks.jsonl", event)
 
-    # --- the run's result, and checkpoints
-    # ------------------------------------------------------------
-
+    # --- the run's result, and checkpoints ---
     def result(self) -> dict[str, Tensor]:
         """Returns the tensors that make up the run's result, as they are now."""
         return result.tensors_of(self.setup.model, self.setup.method.frozen())
