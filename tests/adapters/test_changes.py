@@ -1,0 +1,140 @@
+"""Changes to a run's layers, and the result that they leave, on layers small enough to follow."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from conftest import batches, linears, tiny, train_head_only
+from dora.adapters import lowrank, result
+from dora.adapters.budget import Budget, Matrix, Plan
+from dora.adapters.changes import Mask, Remove, Renew, apply, stored_ranks
+from dora.adapters.lowrank import LowRankLinear
+from dora.adapters.peft import adapter_tensors
+from dora.adapters.peft import stored_ranks as ranks_in_peft_file
+
+
+def layer_of(rank: int = 3, gated: bool = True) -> LowRankLinear:
+    """A layer of 4 inputs and 5 outputs whose factors are random."""
+    torch.manual_seed(0)
+    layer = LowRankLinear(nn.Linear(4, 5), rank, 0.5, 0.0, gated)
+    for p in layer.factors().values():
+        nn.init.normal_(p)
+    return layer
+
+
+def start_of(layer: LowRankLinear, rank: int) -> dict[str, torch.Tensor]:
+    """New factors of another rank, B zero: an update that adds nothing yet."""
+    start = {"A": torch.randn(rank, 4), "B": torch.zeros(5, rank), "g": torch.ones(rank)}
+    return {name: start[name] for name in layer.factors()}
+
+
+@pytest.mark.parametrize("gated", [True, False])
+def test_renewing_keeps_the_output_freezes_the_old_factors_and_forgets_their_moments(
+    gated: bool,
+) -> None:
+    layer = layer_of(gated=gated)
+    optimizer = torch.optim.AdamW(layer.factors().values(), lr=0.1)
+    x = torch.randn(7, 4)
+    layer(x).pow(2).sum().backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    if gated:
+        lowrank.mask([layer], [torch.tensor([True, False, True])])
+    before, delta = layer(x).detach(), layer.delta()
+    apply(Renew([start_of(layer, 2)]), [layer], optimizer)
+    torch.testing.assert_close(layer(x), before, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(layer.delta(), delta, rtol=1e-6, atol=1e-7)
+    assert (layer.rank, layer.kept_rank) == (2, 2 if gated else 3)  # a masked one is not kept
+    assert not optimizer.state
+    layer(x).pow(2).sum().backward()
+    assert all(p.grad is not None for p in layer.factors().values())
+    kept = [t.clone() for t in layer.kept().values()]
+    optimizer.step()
+    assert all(torch.equal(a, b) for a, b in zip(kept, layer.kept().values(), strict=True))
+    apply(Renew([start_of(layer, 1)]), [layer], optimizer)
+    assert (layer.rank, layer.kept_rank) == (1, (2 if gated else 3) + 2)
+
+
+def test_gradients_pass_kept_factors_to_the_input() -> None:
+    layer = layer_of()
+    apply(Renew([start_of(layer, 2)]), [layer], None)
+    x = torch.randn(6, 4, requires_grad=True)
+    layer(x).sum().backward()
+    expected = (layer.base.weight + layer.delta()).sum(0).expand(6, 4)
+    torch.testing.assert_close(x.grad, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_result_with_kept_factors_is_restored_on_a_fresh_model_bit_for_bit() -> None:
+    def adapted() -> tuple[nn.Module, dict[str, LowRankLinear]]:
+        model = tiny("roberta")
+        train_head_only(model)
+        matrices = linears(model, ("q", "v"))
+        return model, lowrank.adapt(model, matrices, [2] * len(matrices), 0.5, 0.0, gated=False)
+
+    def frozen(layers: dict[str, LowRankLinear]) -> dict[str, torch.Tensor]:
+        return {f"{n}.{k}": t for n, layer in layers.items() for k, t in layer.kept().items()}
+
+    model, layers = adapted()
+    for layer in layers.values():
+        nn.init.normal_(layer.B)
+    random = [
+        {"A": torch.randn_like(layer.A), "B": torch.randn_like(layer.B)}
+        for layer in layers.values()
+    ]
+    first = result.snapshot(result.tensors_of(model, frozen(layers)))
+    apply(Renew(random), layers.values(), None)
+    stored = result.snapshot(result.tensors_of(model, frozen(layers)))
+    batch = batches(1)[0]
+    logits = model(**batch).logits
+
+    fresh, others = adapted()
+    result.restore(fresh, frozen(others), stored)
+    assert torch.equal(fresh(**batch).logits, logits)
+    # Back to a result of before the renewal: what had not been kept then is taken away.
+    result.restore(model, frozen(layers), first)
+    assert frozen(layers) == {}
+    with pytest.raises(KeyError, match=r"query\.C"):
+        result.restore(fresh, {}, {f"{next(iter(others))}.C": torch.zeros(1)})
+
+    names = adapter_tensors(others, {}, [])
+    assert names[f"base_model.model.{next(iter(others))}.lora_A.weight"].shape == (4, 32)
+    assert set(ranks_in_peft_file(others).values()) == {4}
+
+
+def test_the_ranks_that_a_change_leaves_are_counted_with_kept_components() -> None:
+    layers = {"a": layer_of(3), "b": layer_of(2)}
+    keep = [torch.tensor([True, False, True]), torch.tensor([False, False])]
+    assert stored_ranks(Mask(keep), layers) == {"a": 2, "b": 0}
+    change = Renew([start_of(layer, 1) for layer in layers.values()])
+    apply(change, layers.values(), None)
+    assert stored_ranks(change, layers) == {"a": 4, "b": 3}
+    apply(Remove([torch.tensor([False]), torch.tensor([True])]), layers.values(), None)
+    assert ranks_in_peft_file(layers) == {"a": 3, "b": 3}
+
+
+@pytest.mark.parametrize(
+    ("budget", "ranks", "missed"),
+    [
+        (Budget(rank=2), (1, 2), None),
+        (Budget(rank=2), (0, 0), None),
+        (Budget(rank=2), (3, 2), "5 components live at the end, budget r2 means 4"),
+        (Budget(params=1000), (0, 0), None),
+        (Budget(params=1000), (60, 60), "1080 adapter parameters at the end exceed"),
+    ],
+)
+def test_a_budget_that_is_an_upper_bound_may_be_left_unused_and_not_exceeded(
+    budget: Budget, ranks: tuple[int, int], missed: str | None
+) -> None:
+    matrices = (Matrix("a", 4, 5), Matrix("b", 4, 5))
+    plan = Plan(budget, matrices, (100, 100), None, budget.total(matrices), at_most=True)
+    assert (plan.missed(ranks) or "").startswith(missed or "")
+    assert (plan.missed(ranks) is None) == (missed is None)
+    assert plan.end_range()[1][0] == 0
+
+
+def test_a_component_costs_what_the_method_says() -> None:
+    matrix = Matrix("a", 4, 5, component_cost=18)
+    assert (matrix.cost, Matrix("a", 4, 5).cost) == (18, 9)
+    assert Budget(params=90).costs([matrix]) == [18]

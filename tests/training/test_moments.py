@@ -1,0 +1,135 @@
+"""The moments of a step, in their order, and what a method may change at each."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from conftest import linears, loop_of, tiny, tokens, train_head_only
+from dora.adapters import lowrank
+from dora.adapters.changes import Change, Mask, Renew
+from dora.methods.base import Method, ParameterGroup, RunInfo
+
+
+class Everything(Method):
+    """Speaks at every moment, and notes each with the gradients' norm that it finds."""
+
+    title = "everything"
+
+    def __init__(self, model: nn.Module) -> None:
+        matrices = linears(model, ("q", "v"))
+        self.layers = lowrank.adapt(model, matrices, [2] * len(matrices), 1.0, 0.0, gated=True)
+        for layer in self.layers.values():
+            nn.init.ones_(layer.A)
+            nn.init.ones_(layer.B)
+            nn.init.ones_(layer.g)
+        self.model, self.events = model, []
+        self.change: Change | None = None
+
+    def note(self, moment: str) -> None:  # type: ignore[override]
+        grads = [p.grad for p in self.model.parameters() if p.grad is not None]
+        norm = torch.stack([g.norm() for g in grads]).norm().item() if grads else None
+        self.events.append((moment, norm))
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        gates = [layer.g for layer in self.layers.values() if layer.g is not None]
+        return [ParameterGroup(gates, rate=10.0, weight_decay=0.0)]
+
+    def learning_rate(self, step: int, usual: float) -> float:
+        self.note("rate")
+        return usual / 2
+
+    def noise(self, step: int) -> None:
+        self.note("noise")
+
+    def penalty(self, step: int) -> torch.Tensor:
+        self.note("penalty")
+        return 100 * sum((layer.A.pow(2).sum() for layer in self.layers.values()), torch.zeros(()))
+
+    def adjust_gradients(self, step: int) -> None:
+        self.note("adjust")
+        for layer in self.layers.values():
+            layer.A.grad = 2 * layer.A.grad  # type: ignore[operator]
+
+    def adjust_clipped_gradients(self, step: int) -> None:
+        self.note("adjust clipped")
+
+    def after_step(self, step: int) -> Change | None:
+        self.note("after step")
+        return self.change
+
+
+def taken(change: Change | None = None, **config: Any) -> tuple[Any, Everything]:
+    """A loop after its second step (the first has rate 0), and its method."""
+    model = tiny("roberta")
+    train_head_only(model)
+    method = Everything(model)
+    method.change = change
+    loop = loop_of(model, method, tokens(16), 10, batch_size=8, warmup=0.0, **config)
+    loop.stepper.observe = method.note
+    loop.train_step(2)
+    return loop, method
+
+
+def test_the_moments_of_a_step_come_in_their_order() -> None:
+    _, method = taken(Mask([torch.tensor([True, False])] * 4))
+    names, norms = zip(*method.events, strict=True)
+    assert names == (
+        "rate",
+        "noise",
+        "penalty",
+        "backward",
+        "adjust",
+        "clip",
+        "adjust clipped",
+        "optimizer",
+        "after step",
+        "applied",
+        "clear",
+    )
+    at = dict(zip(names, norms, strict=True))
+    assert at["penalty"] is None
+    assert at["backward"] == at["adjust"] > 10
+    # The clip comes after the first adjustment, and what it leaves is there until the end.
+    assert at["clip"] == at["after step"] == pytest.approx(1, abs=1e-5)
+    assert at["clear"] is None
+
+
+def test_a_method_sets_the_rate_of_a_step_and_its_tensors_rates_and_decays() -> None:
+    loop, method = taken(lr=1e-3, weight_decay=0.1)
+    factor = 0.5 * 9 / 10  # half of a linear schedule's second of ten steps
+    groups = loop.stepper.optimizer.param_groups
+    # A and B of four matrices; their gates; the head's two weights and its two biases.
+    assert sorted(len(group["params"]) for group in groups) == [2, 2, 4, 8]
+    gates = {id(layer.g) for layer in method.layers.values()}
+    for group in groups:
+        mine = id(group["params"][0]) in gates
+        rate = 1e-2 if mine else 1e-3
+        assert group["lr"] == pytest.approx(rate * factor)
+        assert group["weight_decay"] == 0 if mine else group["weight_decay"] in (0, 0.1)
+
+
+def test_renewed_factors_train_on_and_are_part_of_the_result() -> None:
+    start = [{"A": torch.ones(1, 32), "B": torch.zeros(32, 1), "g": torch.ones(1)}] * 4
+    loop, method = taken(Renew(start))
+    layer = next(iter(method.layers.values()))
+    assert (layer.rank, layer.kept_rank) == (1, 2)
+    assert sum(name.endswith(".kept_A") for name in loop.result()) == 4
+    method.change = None
+    before = layer.B.detach().clone()
+    loop.train_step(3)
+    assert not torch.equal(layer.B, before)
+
+
+def test_named_generators_are_functions_of_seed_name_and_index() -> None:
+    def draw(seed: int, *which: Any) -> float:
+        return torch.rand((), generator=RunInfo(10, seed).generator(*which)).item()
+
+    assert draw(1, "noise", 3) == draw(1, "noise", 3)
+    drawn = [draw(1, "noise", 3), draw(1, "noise", 4), draw(1, "other", 3), draw(2, "noise", 3)]
+    assert len(set(drawn)) == 4
+    alone = torch.rand((), generator=torch.Generator().manual_seed(7)).item()
+    assert draw(7, "start") == alone
