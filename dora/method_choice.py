@@ -131,7 +131,7 @@ def _class_of(name: str, place: Any) -> type[Method]:
         raise HydraException(
             f"method={name}: {CLASS} names {place}, which cannot be imported ({e}); a package of one's own must be "
             "installed, or lie on PYTHONPATH"
-        ) from e
+        ) from None  # the message has the reason
     if not (isinstance(found, type) and issubclass(found, Method)):
         raise HydraException(
             f"method={name}: {place} is not a subclass of dora.methods.base.Method"

@@ -1,7 +1,7 @@
 """Kills runs with SIGKILL, resumes them and compares with runs left alone.
 
 python tests/kill_runs.py [--kills 40] [--random 0] [--joblib 0] [--torchrun 0] [--seed 1]
-                          [--methods full,lora,adalora,dora] [--folder DIR]
+                          [--methods lora,dora] [--folder DIR]
 
 --kills: in chosen places. A place is a function of the loop; the kill comes at a line of dora/ that runs in it: a line
 by chance, then by chance one of the times that it runs. The others: at random times, of runs by themselves, of sweeps
@@ -31,10 +31,15 @@ from typing import Any
 from kill_groups import KINDS, kill_groups
 
 import dora
+from dora.method_choice import method_names, packaged
+from dora.methods.base import Method
 from runs import forkserver, only_run, problems, small_words
 
 PLACES = ("step", "evaluation", "checkpoint", "allocation", "export")
-ALLOCATING = ("adalora", "dora")
+# Methods that decide after a step, and so may be killed while a change is applied.
+ALLOCATING = tuple(
+    name for name in method_names() if packaged(name).kind.after_step is not Method.after_step
+)
 SOURCES = str(Path(dora.__file__).parent) + os.sep
 Line = tuple[str, int]
 
@@ -97,11 +102,12 @@ def train(words: Sequence[str], kill: Kill | None, counts: Path | None) -> None:
     from dora import run
     from dora.training import one_run
     from dora.training.loop import Loop
+    from dora.training.step import Stepper
 
     watch = Watch(kill)
     if kill is not None or counts is not None:
         watch.on(Loop, "train_step", "step")
-        watch.on(Loop, "apply", "allocation")
+        watch.on(Stepper, "apply", "allocation")
         watch.on(Loop, "evaluate_and_select", "evaluation")
         watch.on(Loop, "save", "checkpoint")
         watch.on(one_run, "finish", "export")
@@ -178,7 +184,7 @@ def main() -> None:
     for name in KINDS:
         parser.add_argument(f"--{name}", type=int, default=0)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--methods", default="full,lora,adalora,dora")
+    parser.add_argument("--methods", default=",".join(method_names()))
     parser.add_argument(
         "--folder", type=Path, help="where the runs go (default: a temporary folder)"
     )

@@ -156,6 +156,8 @@ RECORD: Mapping[str, Kind] = {
     "params.gates": WHOLE,
     "params.trained_at_once": WHOLE,
     "params.trained_in_all": WHOLE,
+    "params.stored": WHOLE,
+    "params.adapter_last": WHOLE,
     "params.in_peft_file": WHOLE | None,
     "params.adapter_start": WHOLE,
     "params.adapter_end": WHOLE,

@@ -39,6 +39,7 @@ def finish(p: Prepared, loop: Loop, record: Record, say: Lines) -> None:
     arrays: dict[str, np.ndarray] = {}
     results = {"last": _report(loop, "last", loop.step, arrays)}
     ranks = {"last": stored_ranks(s.method.layers)}
+    renewed = sum(t.numel() for layer in s.method.layers.values() for t in layer.kept().values())
     _check_budget(plan, ranks["last"], "at the end")
     with loop.weights(loop.selection.tensors):
         if best["step"] == loop.step:  # the same weights: nothing to compute again
@@ -61,6 +62,7 @@ def finish(p: Prepared, loop: Loop, record: Record, say: Lines) -> None:
     if plan is not None:
         counts["adapter_last"] = plan.params(list(ranks["last"].values()))
     params = {**record.data["params"], **counts}
+    params["trained_in_all"] = params["trained_at_once"] + renewed
     record.update(
         results=results,
         params=params,
@@ -131,7 +133,7 @@ def _save_weights(p: Prepared, loop: Loop, record: Record) -> dict[str, Any]:
         if p.config.keep_model:
             s.model.save_pretrained(record.folder / "model")  # type: ignore[operator]
             backbone.load_tokenizer(p.model).save_pretrained(record.folder / "model")
-        return {"adapter_end": 0, "in_peft_file": None}
+        return {"adapter_end": 0, "stored": 0, "in_peft_file": None}
     lowrank.drop_masked(s.method.layers.values())
     tensors: dict[str, Tensor] = {
         name: t.detach().cpu().contiguous() for name, t in sorted(loop.result().items())
@@ -140,20 +142,20 @@ def _save_weights(p: Prepared, loop: Loop, record: Record) -> dict[str, Any]:
     write_atomic(file, safetensors.torch.save(tensors, {"format": "pt"}))
     held = _held_params(file, s.head)
     if form == "weights":
-        return {"adapter_end": held, "in_peft_file": None}
+        return {"adapter_end": held, "stored": held, "in_peft_file": None}
     base = record.data["model"]["hub"] or str(p.model.path)
     save_adapter(record.folder / "adapter", s.model, s.method.layers, s.head, base)
+    exported = stored_params(record.folder / artefacts.ADAPTER[0])
     ranks = list(stored_ranks(s.method.layers).values())
-    planned = held if p.plan is None else p.plan.params(ranks)
-    if held != planned:
+    planned = exported if p.plan is None else p.plan.params(ranks)
+    # Of a method with frozen tensors of its own, or blocks that PEFT must fill up, one count differs.
+    if planned not in (held, exported):
         raise RunFailed(
-            f"{file.name} holds {held:,} adapter parameters, the plan counts {planned:,} at these ranks: "
-            f"{type(s.method).__name__}.component_cost must say what a component stores"
+            f"the plan counts {planned:,} adapter parameters at these ranks, {file.name} holds {held:,} "
+            f"and the adapter for PEFT {exported:,}: {type(s.method).__name__}.component_cost must "
+            "say what a component stores"
         )
-    return {
-        "adapter_end": held,
-        "in_peft_file": stored_params(record.folder / artefacts.ADAPTER[0]),
-    }
+    return {"adapter_end": planned, "stored": held, "in_peft_file": exported}
 
 
 def _held_params(file: Path, head: list[str]) -> int:

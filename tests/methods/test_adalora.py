@@ -22,6 +22,7 @@ from conftest import (
     trained,
 )
 from dora.adapters.budget import Budget
+from dora.adapters.changes import apply
 from dora.adapters.lowrank import mask, remove
 from dora.methods.adalora import AdaLoRA
 from dora.methods.base import RunInfo
@@ -158,7 +159,7 @@ def test_golden_counts_of_12_matrices_from_12_to_8(remove_):
         scheduled[t] = method._budget_at(t)
         if decision is None:
             continue
-        remove(layers, decision.keep, None) if decision.remove else mask(layers, decision.keep)
+        apply(decision, layers, None)
         live[t] = sum(int(layer.live().sum()) for layer in layers)
     golden = {20: 123, 30: 110, 40: 102, 50: 97, 60: 96, 70: 96}
     assert {t: scheduled[t] for t in golden} == golden

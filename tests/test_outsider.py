@@ -1,0 +1,230 @@
+"""Methods in a package of one's own: trained, resumed, shown and exported without an edit of this
+package.
+
+The first is CONTRIBUTING's example, read from there. The second leaves weights instead of an
+adapter, the third has gates with a proximal step, a basis frozen in its layers, a budget that is an
+upper bound and a state.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from runs import FILES, only_run, small_words
+
+ROOT = Path(__file__).parents[1]
+BIASES = '''
+"""Trains the biases of the backbone alone."""
+from torch import nn
+from dora.methods import base
+
+class Biases(base.Method):
+    """Trains every bias."""
+    title = "Biases"
+    budget = "none"
+    result = "weights"
+
+    def __init__(self, settings, model, plan, run):
+        self.layers = {}
+        for name, p in model.named_parameters():
+            p.requires_grad_(name.endswith(".bias"))
+'''
+GATES = '''
+"""LoRA with gates that a proximal step shrinks to zero, on rotated inputs."""
+from dataclasses import dataclass
+import torch
+from torch import nn
+from dora.adapters import lowrank
+from dora.adapters.allocation import allocate
+from dora.adapters.budget import pruning_plan
+from dora.adapters.changes import Mask, Remove
+from dora.methods import base
+from dora.methods.base import ParameterGroup
+
+@dataclass
+class Settings(base.Settings):
+    shrink: float
+    start_factor: float
+
+class Gates(base.Method):
+    title = "Gates"
+    budget = "at_most"
+    settings_type = Settings
+
+    def __init__(self, settings, model, plan, run):
+        self.settings, self.budget_plan = settings, plan
+        self.layers = lowrank.adapt(model, plan.matrices, plan.start, 2.0, 0.0, gated=True)
+        generator = run.generator("start")
+        for i, layer in enumerate(self.layers.values()):
+            nn.init.kaiming_uniform_(layer.A, generator=generator)
+            nn.init.normal_(layer.g, generator=generator)
+            layer.register_buffer("shift", torch.rand(3, generator=run.generator("shift", i)))
+        self.cut_at = run.total_steps // 2
+        self.ranks_final_at = self.cut_at
+        self.seen = torch.zeros(1)
+
+    @classmethod
+    def plan(cls, settings, budget, matrices):
+        return pruning_plan(budget, matrices, settings.start_factor)
+
+    def parameter_groups(self):
+        gates = [layer.g for layer in self.layers.values()]
+        return [ParameterGroup(gates, rate=2.0, weight_decay=0.0)]
+
+    def penalty(self, step):
+        return 0.01 * torch.cat([layer.g.abs() for layer in self.layers.values()]).mean()
+
+    def after_step(self, step):
+        if step > self.cut_at:
+            return None
+        self.seen += 1
+        with torch.no_grad():
+            for layer in self.layers.values():
+                layer.g.sub_(layer.g.clamp(-self.settings.shrink, self.settings.shrink))
+        if step < self.cut_at:
+            return None
+        sizes = [layer.g.detach().abs() for layer in self.layers.values()]
+        best = allocate(sizes, self.budget_plan.costs, self.budget_plan.target)
+        return Remove([keep & (size > 0) for keep, size in zip(best, sizes)])
+
+    def frozen(self):
+        shifts = {f"{name}.shift": layer.shift for name, layer in self.layers.items()}
+        return {**super().frozen(), **shifts}
+
+    def state(self):
+        return {"seen": self.seen}
+
+    def load(self, state):
+        self.seen = state["seen"].clone()
+'''
+
+
+def yaml_of(name: str, place: str, **settings: float) -> str:
+    held = [f"name: {name}", f"_target_: {place}", "base_lr: 1e-2"]
+    return "\n".join([*held, *(f"{key}: {value}" for key, value in settings.items())]) + "\n"
+
+
+def example() -> tuple[str, str]:
+    """(class file, YAML) of CONTRIBUTING's example."""
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    (yaml,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    return code, yaml.replace("dora.methods.shrunk.", "outside.shrunk.")
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A package `outside` of three methods, and a folder conf/ that names them."""
+    root = tmp_path_factory.mktemp("outsider")
+    (root / "outside").mkdir()
+    (root / "outside/__init__.py").write_text("")
+    (root / "conf/method").mkdir(parents=True)
+    code, yaml = example()
+    biases = yaml_of("biases", "outside.biases.Biases")
+    gates = yaml_of("gates", "outside.gates.Gates", shrink=0.02, start_factor=1.5)
+    for name, source, held in (
+        ("shrunk", code, yaml),
+        ("biases", BIASES, biases),
+        ("gates", GATES, gates),
+    ):
+        (root / f"outside/{name}.py").write_text(source)
+        (root / f"conf/method/{name}.yaml").write_text(held)
+    return root
+
+
+def call(package: Path, *words: str, code: int = 0) -> str:
+    """Standard output of `python WORDS` with the package beside this one; the exit code must be
+    `code`.
+    """
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(package), str(ROOT)])}
+    done = subprocess.run(
+        [sys.executable, *words], capture_output=True, text=True, check=False, env=env
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout
+
+
+def words(package: Path, results: Path, method: str) -> list[str]:
+    own = [f"--config-dir={package / 'conf'}", f"method={method}", "budget=r2"]
+    return [*own, *small_words(results, "task=rte", "eval_every=12")]
+
+
+def test_the_example_of_the_manual_trains_as_it_stands(package: Path, tmp_path: Path) -> None:
+    said = call(package, "-m", "dora.run", *words(package, tmp_path, "shrunk"), "method.shrink=0.2")
+    record = json.loads((only_run(tmp_path) / "run.json").read_text())
+    assert "shrunk on tiny_roberta" in said
+    assert record["config"]["method"] == {"name": "shrunk", "alpha": 16.0, "shrink": 0.2}
+    assert record["method"]["title"] == "Shrunk LoRA"
+    assert sum(record["ranks"]["end"].values()) == 2 * len(record["ranks"]["end"])
+
+
+@pytest.mark.parametrize("method", ["gates", pytest.param("biases", marks=pytest.mark.slow)])
+def test_a_method_from_outside_resumes_to_the_byte_and_appears_everywhere(
+    method: str, package: Path, tmp_path: Path
+) -> None:
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    call(package, "-m", "dora.run", *words(package, whole, method))
+    crash = str(ROOT / "tests/crash_run.py")
+    call(package, crash, "13", *words(package, cut, method), code=1)
+    assert "resumed after step 12" in call(package, "-m", "dora.run", *words(package, cut, method))
+    a, b = only_run(whole), only_run(cut)
+    left = [name for name in FILES if (a / name).exists()]
+    assert {"metrics.jsonl", "best.safetensors", "predictions.npz"} <= set(left)
+    assert all((a / name).read_bytes() == (b / name).read_bytes() for name in left)
+    shown = call(package, "-m", "dora.tables", "--results", str(whole))
+    assert f"| {method} " in shown
+    call(package, "-m", "dora.plots", "--results", str(whole))
+    assert list((whole / "figures").glob("*.png"))
+    call(package, "-m", "dora.export", str(a), "--to", str(tmp_path / "export"))
+    record: dict[str, Any] = json.loads((a / "run.json").read_text())
+    card = (tmp_path / "export/README.md").read_text()
+    assert record["method"]["title"] in card
+    if method == "gates":
+        kept = load_file(a / "best.safetensors")
+        assert sum(name.endswith(".shift") for name in kept) == len(record["ranks"]["end"])
+        assert (tmp_path / "export/adapter_config.json").exists()
+        assert record["params"]["in_peft_file"] <= record["plan"]["end_params"][1]
+    else:
+        assert record["config"]["budget"] is None
+        assert (tmp_path / "export/model.safetensors").exists()
+        assert all(
+            ".bias" in name or "classifier" in name for name in load_file(a / "best.safetensors")
+        )
+
+
+@pytest.mark.parametrize(
+    ("yaml", "said"),
+    [
+        ("name: bad\nbase_lr: 1.0\n", "its YAML must name a class"),
+        ("name: bad\n_target_: outside.nothing.X\nbase_lr: 1.0\n", "cannot be imported"),
+        (
+            "name: bad\n_target_: json.JSONDecoder\nbase_lr: 1.0\n",
+            "is not a subclass of dora.methods",
+        ),
+        (
+            "name: bad\n_target_: outside.gates.Gates\nbase_lr: 1.0\nshrink: 1.0\n",
+            "no default for start_factor",
+        ),
+        ("name: a b\n_target_: outside.gates.Gates\n", "must say name: NAME"),
+    ],
+)
+def test_a_yaml_that_is_no_methods_is_explained(
+    yaml: str, said: str, package: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "method").mkdir()
+    (tmp_path / "method/bad.yaml").write_text(yaml)
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(package), str(ROOT)])}
+    line = [sys.executable, "-m", "dora.run", f"--config-dir={tmp_path}", "method=bad", "task=rte"]
+    done = subprocess.run(line, capture_output=True, text=True, check=False, env=env)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
