@@ -10,9 +10,9 @@ loaded. An end that training decides is a range. Methods without a budget are le
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
 
 from dora.adapters.budget import Budget
+from dora.analysis.layout import number_range, pipe_table
 from dora.backbones.architectures import KINDS
 from dora.backbones.backbone import find_linears
 from dora.method_choice import method_names, packaged
@@ -25,12 +25,6 @@ SHAPES = {
     "deberta_v3_base": ("deberta-v2", 768, 3072, 12),
     "deberta_v3_large": ("deberta-v2", 1024, 4096, 24),
 }
-
-
-def span(values: Iterable[int]) -> str:
-    """Returns `8` for equal ends, `5 to 9` for others."""
-    low, high = values
-    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
 def main() -> None:
@@ -50,11 +44,10 @@ def main() -> None:
     }
     # The keys that say which matrices there are, and their shapes.
     matrices = find_linears(config, KINDS)
-    print(
-        "| budget | method | start components | start parameters | end components "
-        "| end parameters |"
-    )
-    print("| --- | --- | --- | --- | --- | --- |")
+    lines = [
+        ["budget", "method"]
+        + [f"{when} {what}" for when in ("start", "end") for what in ("components", "parameters")]
+    ]
     for text in given.budget:
         for name in method_names():
             method = packaged(name)
@@ -62,8 +55,9 @@ def main() -> None:
             if plan is None:  # it has no budget
                 continue
             components, params = plan.end_range()
-            start = f"{sum(plan.start):,} | {plan.start_params:,}"
-            print(f"| {text} | {name} | {start} | {span(components)} | {span(params)} |")
+            start = [f"{sum(plan.start):,}", f"{plan.start_params:,}"]
+            lines.append([text, name, *start, number_range(components), number_range(params)])
+    print(pipe_table(lines))
 
 
 if __name__ == "__main__":

@@ -54,14 +54,20 @@ def plain(grid: Grid) -> str:
     return "\n".join("  ".join(line).rstrip() for line in _aligned(lines))
 
 
+def pipe_table(lines: Sequence[Sequence[str]]) -> str:
+    """Returns a Markdown table, the first line its head; cells are taken as they are."""
+    head, *body = _aligned(lines)
+    # Three dashes at least, which every reader of Markdown takes for a rule.
+    rule = ["-" * max(3, len(cell)) for cell in head]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, rule, *body))
+
+
 def markdown(grid: Grid) -> str:
     """Returns a pipe table with its notes as a list."""
     rows = [list(map(in_markdown, row)) for row in grid.rows]
     for i, j in grid.bold:
         rows[i][j] = f"**{rows[i][j]}**"
-    head, *body = _aligned([list(map(in_markdown, grid.head)), *rows])
-    rule = ["-" * len(cell) for cell in head]
-    text = "\n".join(f"| {' | '.join(cells)} |" for cells in (head, rule, *body))
+    text = pipe_table([list(map(in_markdown, grid.head)), *rows])
     notes = "\n".join(f"- {in_markdown(note)}" for note in grid.notes)
     return "\n\n".join([text, notes] if notes else [text])
 

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from dora.analysis.grouping import View, budget_in_words
+from dora.analysis.layout import Grid, plain
 from dora.data.tasks import TASKS
 from dora.records.about_method import NO_BUDGET
 from dora.records.study import Seen
@@ -95,9 +96,9 @@ def score_table(seen: Mapping[Words, Seen]) -> list[str]:
     lines = [["method", "budget", "", *map(view.title, tasks)]]
     for named, scores in cells.items():
         lines.append([*named, *(_mean(scores.get(t, []), (named, t) in marked) for t in tasks)])
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    shown = [i for i, width in enumerate(widths) if width]
-    table = ["  ".join(line[i].ljust(widths[i]) for i in shown).rstrip() for line in lines]
+    if not any(line[2] for line in lines):
+        lines = [[*line[:2], *line[3:]] for line in lines]
+    table = plain(Grid("", lines[0], lines[1:])).splitlines()
     notes = ["* at least one run predicts a single class or value"] if marked else []
     return [*table, *notes] if tasks else []
 

@@ -7,12 +7,12 @@ text of theirs is escaped before it enters the card, and none becomes code in th
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
 from dora.adapters.peft_config import hub_name, hub_revision
-from dora.analysis.layout import in_markdown
+from dora.analysis.layout import in_markdown, pipe_table
 from dora.backbones.architectures import KINDS, place
 from dora.data.tasks import TASKS, Task
 from dora.plain import printable
@@ -125,7 +125,7 @@ def _results(run: Run) -> str:
         if found["degenerate"]:
             text += f"\n\nDegenerate ({which}): {found['degenerate']}."
     heading = f"## Results on the development set ({run['data']['rows']['dev']:,} rows)"
-    return f"{heading}\n\n{_table([['', 'step', *metrics], *rows])}\n\n{text}"
+    return f"{heading}\n\n{pipe_table([['', 'step', *metrics], *rows])}\n\n{text}"
 
 
 def _parameters(run: Run, about: AboutMethod) -> str:
@@ -146,7 +146,7 @@ def _parameters(run: Run, about: AboutMethod) -> str:
         text = f"\n\nBudget: {p['budget']}."
         if about.result == "adapter":
             text += " A component stores d_in + d_out parameters; its gate is folded in."
-    return f"## Parameters\n\n{_table(lines)}{text}"
+    return f"## Parameters\n\n{pipe_table(lines)}{text}"
 
 
 def _ranks(ranks: Mapping[str, int]) -> str:
@@ -163,7 +163,7 @@ def _ranks(ranks: Mapping[str, int]) -> str:
         [str(i), *(str(cells.get((i, k), "–")) for k in kinds)]
         for i in sorted({i for i, _ in cells})
     ]
-    return f"## Ranks\n\n{_table([['layer', *kinds], *rows])}"
+    return f"## Ranks\n\n{pipe_table([['layer', *kinds], *rows])}"
 
 
 def _usage(run: Run, task: Task, hub: str | None, adapter: bool) -> str:
@@ -271,9 +271,3 @@ def _without_path(word: str) -> str:
     if equals and (word.startswith(_PLACES) or value.strip("'\"").startswith(("/", "~", "."))):
         return f"{key}=FOLDER"
     return PurePath(word).name if word.startswith(("/", "~")) else shlex.quote(word)
-
-
-def _table(lines: Sequence[Sequence[str]]) -> str:
-    """Returns a pipe table, the first line its head. The cells are escaped already."""
-    text = ["| " + " | ".join(line) + " |" for line in lines]
-    return "\n".join([text[0], "|" + "---|" * len(lines[0]), *text[1:]])

@@ -26,6 +26,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from dora.analysis.layout import pipe_table
 from dora.process import memory
 from dora.timing.candidates import PHASES, contender
 from dora.timing.setting import Contender, Setting, Times
@@ -177,13 +178,8 @@ def table(s: Setting, figures: dict[str, Any]) -> list[str]:
     where = s.device
     if s.device == "cpu":
         where = f"cpu, {s.threads} thread{'s' if s.threads > 1 else ''}"
-    lines = [
-        f"{s.size}, batch {s.batch} x {s.length}, dropout {s.dropout:g}, {s.precision}, {where}",
-        "",
-        "| | ms a step | CPU ms | tokens/s | x floor | x floor, CPU | x PEFT LoRA | spread "
-        "| peak MB |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
+    head = "ms a step|CPU ms|tokens/s|x floor|x floor, CPU|x PEFT LoRA|spread|peak MB"
+    lines = [["", *head.split("|")]]
     peft = figures.get("PEFT LoRA", {}).get("wall_ratio")
     for name, f in figures.items():
         cells = [
@@ -198,5 +194,8 @@ def table(s: Setting, figures: dict[str, Any]) -> list[str]:
             f"{100 * f['spread']:.0f} %" if f.get("spread") else "",
             f"{f['peak_bytes'] / 1e6:,.0f}" if "peak_bytes" in f else "",
         ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return lines
+        lines.append(cells)
+    measured = (
+        f"{s.size}, batch {s.batch} x {s.length}, dropout {s.dropout:g}, {s.precision}, {where}"
+    )
+    return [measured, "", *pipe_table(lines).splitlines()]
