@@ -134,4 +134,4 @@ def test_the_command_writes_tables_with_machine_and_versions(tmp_path, monkeypat
     assert len(found["load_before"]) == 3
     (table,) = found["tables"]
     assert set(table["figures"]) == {"floor", "lora"}  # the floor without being asked for
-    assert "| lora |" in capsys.readouterr().out
+    assert "| lora  |" in capsys.readouterr().out
