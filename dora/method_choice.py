@@ -8,6 +8,7 @@ itself, and PyTorch with it, is imported only when a configuration is turned int
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -20,6 +21,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from dora import CONF
+from dora.files import sha256_file
 
 if TYPE_CHECKING:
     from dora.methods.base import Method
@@ -112,6 +114,18 @@ def packaged(name: str, **changes: Any) -> MethodChoice:
 def spelled(choice: MethodChoice) -> Mapping[str, Any]:
     """Returns name and settings as run.json records them."""
     return {"name": choice.name, **dataclasses.asdict(choice.settings)}
+
+
+def source_fingerprint(choice: MethodChoice) -> str | None:
+    """Returns the sha256 of the file that a method from outside of this package is written in.
+
+    Whoever edits it begins other runs. None for this package's methods: the number of its
+    arithmetic and the commit stand for them.
+    """
+    if choice.kind.__module__.startswith("dora."):
+        return None
+    file = inspect.getsourcefile(choice.kind)
+    return None if file is None else sha256_file(Path(file))
 
 
 def _class_of(name: str, place: Any) -> type[Method]:

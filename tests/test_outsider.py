@@ -8,6 +8,8 @@ upper bound and a state.
 
 from __future__ import annotations
 
+import dataclasses
+import importlib
 import json
 import os
 import re
@@ -19,6 +21,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
+from dora.method_choice import packaged, source_fingerprint
 from runs import FILES, only_run, small_words
 
 ROOT = Path(__file__).parents[1]
@@ -158,12 +161,28 @@ def words(package: Path, results: Path, method: str) -> list[str]:
     return [*own, *small_words(results, "task=rte", "eval_every=12")]
 
 
+def test_a_method_that_was_edited_begins_another_run(
+    package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = (package / "outside/biases.py").read_text()
+    chosen = packaged("lora")
+    assert source_fingerprint(chosen) is None
+    found = []
+    for i, text in enumerate((source, source, source + "# another\n")):
+        (tmp_path / f"own{i}.py").write_text(text)
+        monkeypatch.syspath_prepend(tmp_path)
+        kind = importlib.import_module(f"own{i}").Biases
+        found.append(source_fingerprint(dataclasses.replace(chosen, kind=kind)))
+    assert found[0] == found[1] != found[2]
+
+
 def test_the_example_of_the_manual_trains_as_it_stands(package: Path, tmp_path: Path) -> None:
     said = call(package, "-m", "dora.run", *words(package, tmp_path, "shrunk"), "method.shrink=0.2")
     record = json.loads((only_run(tmp_path) / "run.json").read_text())
     assert "shrunk on tiny_roberta" in said
     assert record["config"]["method"] == {"name": "shrunk", "alpha": 16.0, "shrink": 0.2}
     assert record["method"]["title"] == "Shrunk LoRA"
+    assert len(record["fingerprints"]["method"]) == 64
     assert sum(record["ranks"]["end"].values()) == 2 * len(record["ranks"]["end"])
 
 

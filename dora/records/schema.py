@@ -139,6 +139,7 @@ RECORD: Mapping[str, Kind] = {
     "fingerprints": OBJECT,
     "fingerprints.data": TEXT,
     "fingerprints.model": TEXT,
+    "fingerprints.method": TEXT,
     "fingerprints.init_from": TEXT | None,
     "data": OBJECT,
     "data.revision": TEXT | None,

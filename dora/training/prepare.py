@@ -22,6 +22,7 @@ from dora.check import check
 from dora.config import Config
 from dora.data.tasks import TASKS, Rows
 from dora.errors import UserError
+from dora.method_choice import source_fingerprint
 from dora.methods.base import Method
 from dora.records.about_method import NO_BUDGET
 from dora.records.record import identity
@@ -115,6 +116,7 @@ def prepare(config: Config, here: bool = True) -> Prepared:
             "data": fingerprint,
             "model": weights,
             "init_from": start.fingerprint if start else None,
+            **({"method": source} if (source := source_fingerprint(config.chosen)) else {}),
         },
         start=start,
         segments=architecture.get("type_vocab_size", 0) > 1,
