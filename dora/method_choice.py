@@ -69,12 +69,6 @@ def _folders() -> list[Path]:
     return [CONF]
 
 
-def packaged_settings() -> dict[str, frozenset[str]]:
-    """Returns the names of the settings of each method of this package, without importing any."""
-    read = {file.stem: OmegaConf.load(file) for file in sorted((CONF / "method").glob("*.yaml"))}
-    return {name: frozenset(map(str, held)) - set(_NO_SETTINGS) for name, held in read.items()}
-
-
 def choose(held: DictConfig) -> MethodChoice:
     """Types and checks the composed `method` group. Raises HydraException or an OmegaConf error
     saying what is wrong.

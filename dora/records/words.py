@@ -112,6 +112,9 @@ def _known(key: str) -> bool:
         return first in _keys() and not rest
     if first == "rates":
         return True
+    if first == "method":
+        # Any setting: the method may be from outside. `_target_` would name code to import.
+        return len(rest) == 1 and rest[0].isidentifier() and not rest[0].startswith("_")
     # model.lr holds a rate by method, model.own any key of the suite.
     free = first == "model" and rest[0] in ("lr", "own")
     return rest[0] in below and (len(rest) == 1 or free)
@@ -126,12 +129,10 @@ def _keys() -> dict[str, frozenset[str] | None]:
         ModelConfig,
         TaskConfig,
     )
-    from dora.method_choice import packaged_settings
 
     own: dict[str, frozenset[str] | None] = {name: None for name in [*_names(Config), "experiment"]}
-    methods = frozenset[str]().union(*packaged_settings().values())
     below = {"task": _names(TaskConfig), "model": _names(ModelConfig), "data": _names(DataConfig)}
-    return {**own, **below, "method": methods, "rates": frozenset()}
+    return {**own, **below, "method": frozenset(), "rates": frozenset()}
 
 
 def _names(kind: Any) -> frozenset[str]:

@@ -92,6 +92,7 @@ def test_words_that_are_no_list_of_a_few_are_refused(words: Any) -> None:
         # The same keys once more, for one model.
         "model.own.threads=1",
         "method.beta=0.5",
+        "method.setting_of_an_outsider=1",
         "experiment=lora_roberta_base/sst2",
         "experiment=null",
         # Values are free: they are quoted for the shell, and Hydra reads them as text.
