@@ -35,8 +35,8 @@ def build(p: Prepared, world: World, record: Record | None, say: Lines) -> Loop:
     when finished weights only predict.
     """
     splits = _tokens(p, say)
-    # Tokenising is done by the first of several runs on the same data, for all of them, so it is not
-    # counted as this run's memory.
+    # Tokenising is done by the first of several runs on the same data, for all of them, so it is
+    # not counted as this run's memory.
     memory.reset_peak(world.device)
     model, head = _model(p, splits, say)
     method = attach(p, model, head)
