@@ -69,8 +69,8 @@ class Settings(base.Settings):
             if length < 1 or start + length > total_steps:
                 found.append(
                     f"method.prune_start={self.prune_start} and method.prune_end={self.prune_end} "
-                    f"leave no pruning window in a run of {total_steps} steps (it would span {start} "
-                    f"to {start + length}); train longer or move the window"
+                    f"leave no pruning window in a run of {total_steps} steps (it would span "
+                    f"{start} to {start + length}); train longer or move the window"
                 )
         return found
 
