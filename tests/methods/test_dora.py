@@ -1,4 +1,4 @@
-"""DoRA beside a NumPy reference that forms d_out x d_in matrices, and the released code's counts."""
+"""DoRA beside a NumPy reference that forms d_out x d_in matrices, and the released counts."""
 
 import math
 

@@ -102,16 +102,14 @@ def test_start_values_are_pefts_in_distribution_and_b_zero():
 
 # From one component for the whole model to several for each matrix.
 @pytest.mark.parametrize("params", [96, 500, 3_584, 4_000, 10_000])
-def test_with_a_parameter_budget_every_matrix_has_alpha_over_the_average_rank_but_not_more_than_alpha(
-    params,
-):
+def test_with_a_parameter_budget_the_scale_is_alpha_over_the_average_rank_but_at_most_alpha(params):
     method = attach(tiny("roberta"), f"{params / 1000}k", alpha=8.0)
     ranks = [layer.rank for layer in method.layers.values()]
     trained_params = [p for layer in method.layers.values() for p in layer.factors().values()]
     assert sum(p.numel() for p in trained_params) <= params
     (scale,) = {layer.scale for layer in method.layers.values()}
     assert scale == pytest.approx(8 / max(1, sum(ranks) / 12), rel=1e-12)
-    # Equal ranks but for the rest, which goes to cheaper matrices once the dearer ones don't fit.
+    # Equal ranks but for the rest, which goes to cheap matrices where the dear ones don't fit.
     assert max(ranks) - min(ranks) <= 2
 
 
