@@ -25,6 +25,7 @@ from transformers import (
 
 from dora import PLUGINS
 from dora.adapters.budget import Matrix
+from dora.adapters.lowrank import LowRankLinear
 from dora.backbones.architectures import KINDS
 from dora.backbones.backbone import find_linears
 from dora.config import Config, TaskConfig
@@ -53,6 +54,7 @@ ARCHITECTURES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
         RobertaForSequenceClassification,
         {"type_vocab_size": 1, "pad_token_id": 1},
     ),
+    # BERT tells a pair's two texts apart by segment ids; RoBERTa has one, DeBERTa-v3 none.
     "bert": (BertConfig, BertForSequenceClassification, {}),
     "deberta-v2": (DebertaV2Config, DebertaV2ForSequenceClassification, DEBERTA_V3),
 }
@@ -136,6 +138,23 @@ def tokens(rows: int, longest: int = 12, seed: int = 0) -> Tokens:
     ids = random.integers(5, VOCABULARY, lengths.sum()).astype(np.int32)
     label, idx = random.integers(0, 2, rows), np.arange(rows)
     return Tokens(ids, None, np.cumsum(lengths) - lengths, lengths, label, idx, pad=1)
+
+
+def layer_of(
+    d_in: int,
+    d_out: int,
+    rank: int,
+    scale: float = 1.0,
+    dropout: float = 0.0,
+    gated: bool = True,
+    seed: int = 0,
+) -> LowRankLinear:
+    """Returns a layer whose A, B and g are drawn from N(0, 1)."""
+    torch.manual_seed(seed)
+    layer = LowRankLinear(nn.Linear(d_in, d_out), rank, scale, dropout, gated)
+    for p in layer.factors().values():
+        nn.init.normal_(p)
+    return layer
 
 
 def loop_of(

@@ -73,7 +73,7 @@ class Kind:
             f"{self.name} is whole, and a tool says it is not"
         )
         for _ in range(number):
-            place = chance.randrange(8 * len(whole))
+            place = chance.randrange(8 * len(whole))  # a bit, all equally likely
             flipped = bytearray(whole)
             flipped[place // 8] ^= 1 << place % 8
             self.file.write_bytes(flipped)
@@ -127,6 +127,7 @@ def finished(prepared: Prepared) -> Iterator[Kind]:
         ),
         "metrics.jsonl": (verified, drawn(folder, run, "metrics.jsonl")),
         "ranks.jsonl": (verified, drawn(folder, run, "ranks.jsonl")),
+        # Read by export, leaderboard files and tables, each in its own way.
         "predictions.npz": (
             verified,
             predicted,
@@ -194,7 +195,7 @@ def drawn(folder: Path, run: dict[str, Any], name: str) -> Callable[[], str]:
 
 
 def unfinished(folder: Path) -> Iterator[Kind]:
-    """Yields the files of a run that broke off, each with the tools of a resumed run."""
+    """Yields the files of a run that broke off, each with the tools that resuming uses."""
     verified = listed(lambda: verify(folder).problems)
     record, content = folder / "run.json", (folder / "run.json").read_bytes()
 
@@ -291,6 +292,7 @@ def tokenised(*given: Any) -> Callable[[], str]:
 def kinds(results: Path) -> Iterator[Kind]:
     """Yields every kind of file that runs leave, of runs that are trained now under `results`."""
     for name, words in (("done", DORA), ("full", FULL)):
+        # Two runs leave every kind of file: an adapter with its journals, and a whole model.
         prepared = prepare(small(results / name, *words))
         one_run.run(prepared)
         yield from finished(prepared)

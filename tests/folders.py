@@ -56,6 +56,7 @@ def _made(kind: str) -> Path:
     folder = Path(tempfile.mkdtemp())
     config, model, own = _MODELS[kind]
     torch.manual_seed(0)
+    # 60 embeddings, more than any of the vocabularies has tokens, as published models have, too.
     model(config(vocab_size=60, **SIZES, **own)).save_pretrained(folder)
     return folder
 

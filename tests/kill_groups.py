@@ -168,6 +168,7 @@ class Started:
 def begin(context: ForkServerContext, group: Group, results: Path) -> Started:
     """Starts the group's launcher with a mark of its own."""
     mark = secrets.token_hex(8)
+    # Random, so that a group before, whose processes have not all ended, is never taken for this one.
     process = context.Process(target=launch, args=(group.words(results), mark))
     process.start()
     return Started(process, mark, results, time.monotonic())
@@ -189,6 +190,7 @@ def differences(begun: Callable[[Path], Started], alone: Path, results: Path) ->
     again = begun(results)
     again.process.join()
     wrong = [f"exit code {again.process.exitcode} on resuming"] if again.process.exitcode else []
+    # By the runs left alone: a run that is missing from the others is a difference too.
     for run in study.directories(alone):
         place = run.relative_to(alone)
         wrong += [f"{place}: {problem}" for problem in problems(run, results / place)]
@@ -230,10 +232,12 @@ def kill_groups(
 ) -> list[str]:
     """Kills groups of a kind; returns every problem with the kill that led to it."""
     context = forkserver()
+    # One stream for each kind, so that more kills of one do not change those of another.
     chance = random.Random(f"{kind} {seed}")
     turns = itertools.cycle(
         Group(kind, m) for m in ([",".join(methods)] if kind == "joblib" else methods)
     )
+    # Methods and blows turn at their own lengths, so that all pairs come up in time.
     blows = itertools.cycle(itertools.product(PHASES, KINDS[kind]))
     took: dict[Group, dict[str, float]] = {}
     found = []

@@ -68,6 +68,7 @@ class Watch:
 
         @functools.wraps(original)
         def watched(*args: Any, **more: Any) -> Any:
+            # Places lie within each other, so the trace function and the stack are restored.
             before = sys.gettrace()
             self._inside.append(place)
             sys.settrace(self._trace)
@@ -112,6 +113,7 @@ def train(words: Sequence[str], kill: Kill | None, counts: Path | None) -> None:
     os.dup2(output, 1)
     sys.argv = ["dora.run", *words]
     run.main()
+    # Through a file: a forked process returns nothing but its exit code.
     if counts is not None:
         counts.write_text(
             json.dumps([[place, *line, n] for (place, line), n in watch.seen.items()])
@@ -163,6 +165,7 @@ def study(
         _, file, number, times = chance.choice([line for line in ran[method] if line[0] == place])
         kill = Kill(place, (file, number), chance.randint(1, times))
         results = folder / f"kill-{i}"
+        # Checkpoints that the run left alone did not write, which must not show in any file.
         words = small_words(results, f"method={method}", "checkpoint_every=2")
         what = f"{i + 1:3}  {method:8} {place:11} {file}:{number}, time {kill.turn} of {times}"
         code = start(context, words, kill)

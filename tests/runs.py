@@ -159,6 +159,7 @@ def typed(*words: str, env: Mapping[str, str] | None = None) -> tuple[int, str, 
         patch.setenv("HYDRA_FULL_ERROR", "1")  # or Hydra would turn exceptions into its own exit
         for name, value in (env or {}).items():
             patch.setenv(name, value)
+        # Hydra and argparse end by SystemExit; so do the suite's own commands.
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             try:
                 main()
@@ -231,6 +232,7 @@ def together(
         process.start()
     for process in started:
         process.join()
+    # A process that fails takes the others with it, so one code stands for all.
     code = next((process.exitcode for process in started if process.exitcode), 0)
     return subprocess.CompletedProcess(
         words, code or 0, "".join(out.read_text() for out in said), ""
@@ -275,6 +277,7 @@ def load_script(name: str) -> ModuleType:
 
 def only_run(results: Path) -> Path:
     """Returns the directory of the only run under `results`."""
+    # data, task, model, method, budget, key, seed
     (found,) = results.glob("runs/*/*/*/*/*/*/s*")
     return found
 
@@ -316,6 +319,7 @@ def problems(alone: Path, again: Path) -> list[str]:
     if not (again / "run.json").exists():
         return ["lost: no run.json"]
     one, two = (json.loads((folder / "run.json").read_text()) for folder in (alone, again))
+    # Without an end there is nothing to compare.
     if two["status"] != "done":
         return [f"lost: {two['status']}, {two['reason']}"]
     found = [f"{key} differ" for key in ("results", "ranks", "params") if one[key] != two[key]]

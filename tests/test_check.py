@@ -56,6 +56,7 @@ def test_every_number_must_be_finite(value: str, methods: list[str]) -> None:
 def test_a_count_has_a_highest_value() -> None:
     counts = ["epochs", "max_steps", "batch_size", "max_length", "limit_train"]
     counts += ["eval_every", "patience", "checkpoint_every", "threads"]
+    # 10¹² fits Python's numbers and not PyTorch's, which would fail in the middle of a run.
     found = problems(*(f"{key}={10**12}" for key in counts))
     for key in counts:
         assert any(p.startswith(f"{key}={10**12} must be at most ") for p in found)

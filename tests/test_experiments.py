@@ -108,6 +108,7 @@ def header(experiment: str) -> list[str]:
     return lines[:end]
 
 
+# So that no experiment escapes the comparison with its script.
 def test_every_experiment_is_in_a_table_here():
     listed = [f"{row[0]}/{row[1]}" for row in LORA_ROWS]
     listed += [f"adalora_deberta_v3_base/{row[0]}" for row in ADALORA_ROWS]
@@ -156,6 +157,7 @@ def test_adalora_has_the_scripts_numbers(row):
     assert found == [float(n) for n in numbers]
     assert (c.budget, c.batch_size, c.seed, c.target) == ("r1", 32, 6, "all")
     assert (m.dropout, m.beta1, m.beta2, m.remove) == (0, 0.85, 0.85, False)
+    # Else the schedule would have no window to prune in.
     assert steps(c) > m.init_warmup + m.final_warmup
 
 
@@ -177,6 +179,7 @@ def test_dora_has_the_released_numbers():
 @pytest.mark.parametrize("experiment", RUNS)
 def test_schedule_fits_the_official_rows(experiment):
     c = composed(f"experiment={experiment}")
+    # A window in steps fits a run of a certain length; the header says which.
     assert c.chosen.settings.problems(steps(c)) == []
     assert f"{steps(c):,} steps." in " ".join(header(experiment))
 
@@ -234,7 +237,7 @@ def test_command_line_wins_over_the_experiment(experiment):
     assert (c.seed, c.lr, c.epochs, c.chosen.settings.alpha, c.targets()) == (3, 0.01, 2, 5, ("k",))
     assert (c.task.name, c.model.name, c.data.name) == ("wnli", "minilm", "mini")
     assert (c.budget, c.max_length) == ("r3", 33)
-    # The order of words does not matter.
+    # An experiment typed after a value does not undo it.
     assert composed("lr=1e-2", f"experiment={experiment}").lr == 0.01
 
 
@@ -250,6 +253,7 @@ def test_a_study_is_one_command_with_equal_evaluations_and_parameters(experiment
     whole = compose(
         "config", overrides=[f"experiment={experiment}", "data.dir=GLUE"], return_hydra_config=True
     )
+    # The sweep's axes are Hydra's own configuration, not the run's.
     swept = {key: str(values).split(",") for key, values in whole.hydra.sweeper.params.items()}
     assert set(swept["method"]) <= set(METHODS)
     c = composed(f"experiment={experiment}", "data.dir=GLUE")
@@ -275,6 +279,7 @@ def test_rates_count_for_their_task_and_method_unless_lr_is_given():
     assert composed(*words, "method=dora").learning_rate() == 2e-3  # the model's
     assert composed(*words, "task=cola").learning_rate() == 1e-3
     assert composed(*words, "lr=5e-3").learning_rate() == 5e-3
+    # Two mistakes, a rate below 0 and a task that is none, in two messages.
     wrong = check(composed("+rates={rte:{lora:-1.0},sst:{dora:1e-3}}"))
     assert len(wrong) == 2
     assert "rates.rte={'lora': -1.0}" in wrong[0]

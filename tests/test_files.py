@@ -75,6 +75,7 @@ def test_a_file_in_a_linked_folder_of_a_run_is_refused(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "file").write_bytes(b"key")
     (tmp_path / "run").mkdir()
+    # Every part of the path is looked at, not the last one alone.
     (tmp_path / "run" / "adapter").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(OSError, match="adapter is a link"):
         open_own(tmp_path / "run", "adapter/file")

@@ -84,6 +84,7 @@ PLAIN = ["lora", "adalora before", "adalora after", "dora before", "dora after"]
 @pytest.mark.parametrize("name", PLAIN)
 def test_a_plain_step_never_waits_for_the_gpu(name: str, precision: str) -> None:
     loop, at = warm_loop(name, precision)
+    # CUDA's own mode: any call of PyTorch's that waits for the device raises.
     torch.cuda.set_sync_debug_mode("error")
     for step in range(at, at + 4):
         loop.train_step(step)  # raises where the host waits
@@ -144,6 +145,7 @@ def test_a_layer_gives_what_it_gives_on_the_cpu(gated: bool, ranks: tuple[int, .
     x = torch.randn(2, 7, 12, dtype=torch.float64)
     here, there = passed(layers, x, "cpu"), passed(layers, x, DEVICE)
     assert len(here) == len(ranks) * (4 if gated else 3) + 1
+    # float64, so that another order of sums shows in the last digits alone.
     for one, other in zip(here, there, strict=True):
         torch.testing.assert_close(other, one, rtol=1e-11, atol=1e-11)
 

@@ -39,6 +39,7 @@ def test_forty_kills_are_eight_in_every_place_and_reach_every_method() -> None:
     }
 
 
+# Kills in places come between two lines of Python; these also come within a write or a product.
 def test_kills_at_random_times_leave_runs_that_end_as_ones_left_alone(tmp_path: Path) -> None:
     assert kill_groups("random", 2, 3, ["dora"], tmp_path, print) == []
 
@@ -68,6 +69,7 @@ def test_a_signal_to_a_sweep_stops_its_workers_and_the_same_sweep_ends_as_one_le
 ) -> None:
     begun = functools.partial(begin, forkserver(), Group("joblib", ",".join(METHODS), jobs))
     started = begun(tmp_path)
+    # To the launcher alone, as a cluster does; it must pass the signal on to its workers.
     started.wait_for("training")
     os.kill(started.process.pid, number)
     assert started.left() == []

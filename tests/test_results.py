@@ -48,6 +48,7 @@ def test_adapters_of_one_budget_differ_by_less_than_one_component(folder: Path) 
 
 def test_the_pages_show_every_folder_as_its_records_have_it() -> None:
     text = (RESULTS / "README.md").read_text()
+    # The page's numbers are written between marks by the script; a folder without marks is unseen.
     script = load_script("results_page")
     found = {folder for _, _, folder, _ in script.BLOCK.findall(text)}
     # The page shows only the choices of the search of `backbones`, not its runs.

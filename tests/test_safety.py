@@ -52,6 +52,7 @@ def test_a_pickle_in_the_place_of_a_checkpoint_is_refused(tmp_path: Path) -> Non
     (tmp_path / "step-6.checkpoint").write_bytes(hashlib.sha256(data).digest() + data)
     assert checkpoint.load(tmp_path, said.append) is None
     assert "step-6.checkpoint is damaged" in said[0]
+    # Refused before it was unpickled, not after.
     assert not (tmp_path / "sprung").exists()
 
 
@@ -95,6 +96,7 @@ def test_code_that_comes_with_a_model_is_not_run(tmp_path: Path) -> None:
     assert not (tmp_path / "sprung").exists()
 
 
+# The model's name is a folder of the run's path, and the only part of it that a user types freely.
 @pytest.mark.parametrize("name", ["../../../../elsewhere", "..", "/elsewhere", "a/b", ""])
 def test_no_name_leads_out_of_the_results_folder(name: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"model.name=.* names a folder"):

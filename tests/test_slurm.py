@@ -26,6 +26,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
     """Gives the environment variables with which this machine is a cluster; skips without root."""
     if os.geteuid() != 0:
         pytest.skip("a SLURM of our own needs root")
+    # Installed once on a machine, and left there; only the cluster itself is taken down afterwards.
     if shutil.which("slurmctld") is None:
         done = subprocess.run([SCRIPT, "install"], capture_output=True, text=True, check=False)
         if done.returncode:
@@ -61,7 +62,7 @@ def launch(results: Path, *more: str) -> list[str]:
 
 
 def resumed_and_equal(alone: Path, results: Path) -> int:
-    """Asserts that the runs of both studies are equal; returns how many of `results` were resumed."""
+    """Asserts that both studies' runs are equal; returns how many of `results` were resumed."""
     resumed = 0
     for path in study.directories(alone):
         there = results / path.relative_to(alone)
@@ -95,6 +96,8 @@ def test_a_study_survives_preemption_a_time_limit_and_a_cancelled_job(
     def seen(state: str) -> list[study.Seen]:
         return [s for s in study.scan(results) if s.state == state]
 
+    # Three disturbances of one study, one after the other. Each waits for the state it needs: what
+    # happens when is the cluster's affair.
     results, alone = tmp_path / "cluster", tmp_path / "alone"
     on_cluster = launch(results, *ON_CLUSTER)
     first = subprocess.Popen(
@@ -110,15 +113,17 @@ def test_a_study_survives_preemption_a_time_limit_and_a_cancelled_job(
     wait("a run at work again", lambda: [s for s in seen("running") if s.step])
     slurm("scancel", victim)
     out, errors = first.communicate(timeout=1800)
-    # A job cancelled at work leaves its run stopped in good order; one whose run has not begun never
-    # answers.
+    # A job cancelled at work leaves its run stopped in good order. One whose run has not begun
+    # never answers.
     assert first.returncode in (1, 75), out + errors
     assert "1 stopped" in out or "the launcher ended with" in out
+    # Requeued jobs of the first command may still be at work; a second one would find runs in use.
     wait("the other jobs", lambda: not slurm("squeue", "--noheader"), 1800)
     again = subprocess.run(on_cluster, env=cluster, capture_output=True, text=True, check=False)
     assert again.returncode == 0, again.stdout + again.stderr
     assert "6 runs: 6 done" in again.stdout
 
+    # Without a cluster: where a run is trained must not show in its files.
     subprocess.run(
         launch(alone, "hydra/launcher=local", "hydra.launcher.n_jobs=2"),
         check=True,
