@@ -200,7 +200,7 @@ def unfinished(folder: Path) -> Iterator[Kind]:
     record, content = folder / "run.json", (folder / "run.json").read_bytes()
 
     def opened() -> dict[str, Any]:
-        """Opens the directory as a resumed run does; returns its record without the times of now."""
+        """Opens the directory as a resumed run does; returns its record, without today's times."""
         flipped, one = record.read_bytes(), Record(folder)
         try:
             one.open({"seed": 1})

@@ -168,7 +168,7 @@ class Started:
 def begin(context: ForkServerContext, group: Group, results: Path) -> Started:
     """Starts the group's launcher with a mark of its own."""
     mark = secrets.token_hex(8)
-    # Random, so that a group before, whose processes have not all ended, is never taken for this one.
+    # Random, so that processes of an earlier group are never taken for this one's.
     process = context.Process(target=launch, args=(group.words(results), mark))
     process.start()
     return Started(process, mark, results, time.monotonic())
