@@ -88,6 +88,7 @@ class _Drop(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, p: float) -> Tensor:
+        """Returns x, of any shape, with dropout."""
         # Only the drawn positions are kept for backward, not a mask over all of x.
         dropped = draw(x, p)
         ctx.save_for_backward(dropped)
@@ -97,6 +98,7 @@ class _Drop(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None]:
+        """Returns the gradient of x: dy, dropped at the same entries."""
         return zeroed(dy, *ctx.saved_tensors).mul_(ctx.factor), None
 
 

@@ -158,6 +158,7 @@ def _tokens(p: Prepared, say: Lines) -> dict[str, Tokens]:
     number = sum(len(rows.idx) for rows in p.rows.values())
 
     def begin() -> None:
+        """Is called if the cache does not hold the tokens."""
         if number >= MANY_ROWS:
             say(f"tokenising {number:,} rows, once for all runs on them")
 

@@ -209,6 +209,7 @@ class Loop:
         """Restores the state that `save` wrote: a checkpoint's tensors and its label."""
 
         def part(prefix: str) -> dict[str, Tensor]:
+            """Returns the tensors whose names begin with `prefix`, without it."""
             return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
         # Parameters stay the same objects even where stored ones are smaller, so the optimizer's

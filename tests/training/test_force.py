@@ -147,6 +147,7 @@ def test_a_kill_at_any_removal_of_a_forced_start_ends_in_a_sound_new_run(
 ) -> None:
     count = len(changes_of_a_forced_start(tmp_path / "alone", monkeypatch))
     assert count > len(FILES)
+    # A directory for each moment at which the process may be killed.
     for at in range(count):
         folder = directory(tmp_path / str(at), status)
         with contextlib.suppress(Killed), kill(at, monkeypatch):
@@ -190,6 +191,7 @@ def test_a_checkpoint_that_cannot_be_removed_keeps_a_forced_run_from_beginning(
     monkeypatch.setattr(os, "rmdir", busy)
     with pytest.raises(UserError, match="cannot be used: Directory not empty"):
         opened(tmp_path, force=True)
+    # The record said that the run was being cleared, so the next start goes on with that.
     monkeypatch.setattr(os, "rmdir", rmdir)
     assert opened(tmp_path, force=False)["resumed_from"] == []
 

@@ -31,6 +31,7 @@ def test_fewer_rows_than_can_be_held_out_from_are_refused(n: int, limit: int | N
 def test_a_tenth_of_enough_rows_is_held_out(
     n: int, limit: int | None, sizes: tuple[int, int]
 ) -> None:
+    # The tenth is taken of all rows, and the limit cuts the rest.
     train, heldout = split_rows(n, limit, "heldout")
     assert heldout is not None
     assert (len(train), len(heldout)) == sizes

@@ -117,6 +117,7 @@ def test_the_tasks_of_a_submitted_job_are_one_run_as_torchruns_processes_are(
     words = ["method=lora", *uneven()]
     alone = python(*TWO, "-m", "dora.run", *small_words(tmp_path / "alone", *words))
     assert alone.returncode == 0, alone.stderr
+    # submitit's local launcher starts the tasks of a job as SLURM does, with variables of its own.
     job = python(
         "-m",
         "dora.run",

@@ -118,6 +118,7 @@ def test_ranks_of_another_form_are_refused(ranks: object, tmp_path: Path) -> Non
         started(tmp_path, base, folder, "lora")
 
 
+# Without them nothing could say whether the run fits this one.
 @pytest.mark.parametrize("key", ["config", "fingerprints"])
 def test_a_record_without_a_part_of_itself_is_refused(key: str, tmp_path: Path) -> None:
     base, folder = finished(tmp_path, "lora")
@@ -223,6 +224,7 @@ def test_a_tensor_that_the_method_has_not_is_refused_once_it_is_attached(tmp_pat
         attach(prepared, model, head)
 
 
+# A head is never taken up: the other run's task may have other classes.
 @pytest.mark.parametrize(
     "name", ["classifier.weight", "classifier.bias", "bert.pooler.dense.weight"]
 )

@@ -61,6 +61,7 @@ def test_wandb_that_cannot_begin_is_one_message_before_training(
     )
     with pytest.raises(UserError, match=said):
         run(small(tmp_path, "method=lora", "wandb=online"))
+    # Refused before a step was trained, not after hours.
     assert not (only_run(tmp_path) / "metrics.jsonl").read_text()
 
 
