@@ -1,4 +1,4 @@
-"""The check of a configuration: it finds every problem at once, before anything is loaded."""
+"""Checks a configuration: finds every problem at once, before anything is loaded."""
 
 from __future__ import annotations
 
@@ -15,11 +15,14 @@ from dora.methods.rules import fraction_or_steps
 from dora.process import surroundings
 
 MAX_COUNT = 2**31 - 1  # of steps, rows, epochs: a signed 32-bit number, as some of PyTorch's are
-MAX_THREADS = 1024
+MAX_THREADS = 1024  # beyond any machine's: a mistyped number would start as many threads
 
 
 def check(config: Config) -> list[str]:
-    """Every problem that shows without opening a file, each with value, rule and way out."""
+    """Returns a message for every problem that shows without opening a file.
+
+    Each message has the value, the rule and a way out.
+    """
     infinite = _not_finite("", config.flat())
     problems = [
         *_no_text("", config.flat()),
@@ -31,13 +34,13 @@ def check(config: Config) -> list[str]:
         *_of_paths(config),
         *surroundings.problems(config.device, config.wandb, config.results),
     ]
-    # A rule that bounds a number says nothing new of one that is no number.
+    # A number that is not finite breaks every rule that bounds it; one message is enough.
     said = tuple(text.split("=")[0] + "=" for text in infinite)
     return [*infinite, *(p for p in problems if not p.startswith(said))]
 
 
 def _not_finite(key: str, value: Any) -> list[str]:
-    """Names every number that is infinite or not a number, in any setting and at any depth."""
+    """Returns a message for every infinite or undefined number, in settings of any depth."""
     if isinstance(value, dict):
         inner = f"{key}." if key else ""
         return [
@@ -50,10 +53,14 @@ def _not_finite(key: str, value: Any) -> list[str]:
 
 
 def _no_text(key: str, value: Any) -> list[str]:
-    """Names every text that is not UTF-8, such as a path typed in another encoding: no record could hold it."""
+    """Returns a message for every text that is not UTF-8, which no record could hold.
+
+    Such a text comes from a path typed in another encoding.
+    """
     if isinstance(value, dict):
         inner = f"{key}." if key else ""
         return [text for name, part in value.items() for text in _no_text(f"{inner}{name}", part)]
+    # Python turns bytes of the command line that are not UTF-8 into surrogates, U+D800 to U+DFFF.
     if (
         not isinstance(value, str)
         or value.isascii()
@@ -64,17 +71,19 @@ def _no_text(key: str, value: Any) -> list[str]:
 
 
 def _broken(*rules: tuple[bool, str]) -> list[str]:
-    """The messages of those rules, (whether it is kept, message), that are not kept."""
+    """Returns the messages of the broken rules. A rule is (it is kept, message if not)."""
     return [message for kept, message in rules if not kept]
 
 
 def _choice(config: Config, key: str, *allowed: str) -> tuple[bool, str]:
+    """Returns the rule that a key has one of the allowed values."""
     value = getattr(config, key)
     return value in allowed, f"{key}={value} must be one of {', '.join(allowed)}"
 
 
 def _keys_added(config: Config) -> list[str]:
-    """What `+key=value` added beside the keys that there are, and nothing would read."""
+    """Returns a message for every key that `+key=value` added and nothing would read."""
+    # Hydra sets added keys as attributes of the dataclass, so they are in `vars` but no fields.
     groups = {
         f"{key}.": value for key, value in vars(config).items() if dataclasses.is_dataclass(value)
     }
@@ -93,11 +102,13 @@ def _keys_added(config: Config) -> list[str]:
 
 
 def _of_choices(config: Config) -> list[str]:
-    """Task, model and data, and the rates given for them."""
+    """Checks task, model and data, and the rates given for them."""
     task, data = config.task.name, config.data
     name = config.model_name
+    # A name becomes a folder of the run's path; a slash would add one, and `..` leave it.
     named = re.fullmatch(r"\w[\w .+-]*", name) is not None
     strange = [t for t in config.rates if t not in TASKS]
+    # Both tables hold {method: rate}; None stands for no rate.
     tables: dict[str, Any] = {
         "model.lr": config.model.lr,
         **{f"rates.{t}": by for t, by in config.rates.items()},
@@ -109,13 +120,15 @@ def _of_choices(config: Config) -> list[str]:
     wrong = {
         key: by
         for key, by in given.items()
+        # -inf is left to the check of finite numbers.
         if any(m not in methods or -math.inf < v <= 0 for m, v in by.items())
     }
     return _broken(
         (task in TASKS, f"task={task} must be one of {', '.join(TASKS)}"),
         (
             named,
-            f"model.name={name} names a folder: letters, digits and . _ + - make it up, such as model.name=mine",
+            f"model.name={name} names a folder: letters, digits and . _ + - make it up, "
+            "such as model.name=mine",
         ),
         *(
             (False, f"{key}={by} must give methods ({', '.join(methods)}) rates above 0")
@@ -135,7 +148,7 @@ def _of_choices(config: Config) -> list[str]:
 
 
 def _of_budget(config: Config) -> list[str]:
-    """Budget and target, which full fine-tuning has none of."""
+    """Checks budget and target, which a method without a budget does not use."""
     found = []
     if config.chosen.has_budget:
         for parse in (lambda: Budget.parse(config.budget), config.targets):
@@ -147,7 +160,7 @@ def _of_budget(config: Config) -> list[str]:
 
 
 def _of_training(config: Config) -> list[str]:
-    """Seed, lengths, rates, regularisation."""
+    """Checks seed, lengths, rates and regularisation."""
     counts = (
         "epochs",
         "max_steps",
@@ -159,6 +172,7 @@ def _of_training(config: Config) -> list[str]:
         "limit_train",
         "checkpoint_every",
     )
+    # Shorter than 8 tokens, a pair's texts hardly have room beside the special tokens.
     lowest = {**dict.fromkeys(counts, 1), "max_length": 8}
     numbers = {key: getattr(config, key) for key in (*lowest, "lr", "head_lr")}
     dropout, batch, parts = config.head_dropout, config.batch_size, config.grad_accum
@@ -192,9 +206,10 @@ def _of_training(config: Config) -> list[str]:
         (config.clip >= 0, f"clip={config.clip} must be at least 0 (0: no clipping)"),
         (dropout is None or 0 <= dropout < 1, f"head_dropout={dropout} must lie in [0, 1)"),
         (
-            batch >= parts or batch < 1,
+            batch >= parts or batch < 1,  # a batch below 1 has its own message above
             f"grad_accum={parts} cuts a batch of batch_size={batch} into empty parts",
         ),
+        # The names that recipe.py, step.py and rows.py know.
         _choice(config, "schedule", "linear", "cosine", "constant"),
         _choice(config, "precision", "fp32", "bf16"),
         _choice(config, "select", "dev", "heldout"),
@@ -202,7 +217,7 @@ def _of_training(config: Config) -> list[str]:
 
 
 def _of_paths(config: Config) -> list[str]:
-    """Paths that name nothing, as `init_from=$RUN` does where the shell knows no RUN."""
+    """Checks that paths name something; `init_from=$RUN` is empty if the shell has no RUN."""
     found = []
     for key in PATHS:
         part, name = place(config, key)
@@ -212,8 +227,10 @@ def _of_paths(config: Config) -> list[str]:
             found.append(
                 f"{key}= must name a folder{none} (a shell's variable that is not set is empty)"
             )
+        # `from_hydra` has expanded the homes that exist.
         elif path is not None and path.startswith("~"):
             found.append(
-                f"{key}={path}: there is no home {path.split('/')[0]}; a folder of that name is ./{path}"
+                f"{key}={path}: there is no home {path.split('/')[0]}; "
+                f"a folder of that name is ./{path}"
             )
     return found

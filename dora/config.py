@@ -1,7 +1,8 @@
-"""The configuration: its keys with their types and defaults, and what follows from them.
+"""The configuration: its keys with their types and defaults, and values derived from them.
 
-Every default stands here or in a method's `Settings`, once; a YAML under conf/ holds only what differs.
-Hydra is known to this module, to run.py and to cli/; everything else takes these dataclasses.
+Every default stands once: here, or, for a method's settings, in conf/method/NAME.yaml. Any other
+YAML under conf/ holds only values that differ. Hydra is known to this module, to run.py and to
+cli/; everything else takes these dataclasses.
 """
 
 from __future__ import annotations
@@ -20,15 +21,12 @@ from dora.backbones.architectures import KINDS
 from dora.data.tasks import TASKS, Task
 from dora.method_choice import MethodChoice, choose, method_names, spelled
 
-MAX_SEED = 2**63 - 1  # PyTorch's
-PATHS = (
-    "results",
-    "data.dir",
-    "model.path",
-    "init_from",
-)  # the keys whose value is a file's or folder's path
+MAX_SEED = 2**63 - 1  # the largest that PyTorch's generators take
+# The keys whose value is a file's or folder's path.
+PATHS = ("results", "data.dir", "model.path", "init_from")
 
-# conf/config.yaml asks for the home that `results` may name; here, since every process of a sweep imports this module.
+# conf/config.yaml uses it for `results`, which may begin with `~`. Registered here, because every
+# process of a sweep imports this module.
 OmegaConf.register_new_resolver("expanduser", os.path.expanduser, replace=True)
 
 
@@ -41,7 +39,7 @@ class TaskConfig:
 
 @dataclass
 class OwnConfig:
-    """Describes what serves one model best: `lr`, learning rates by method, and `threads` on a CPU."""
+    """The settings that serve one model best: `lr` by method, and `threads` on a CPU."""
 
     lr: dict[str, float] = field(default_factory=dict)
     threads: int = 2
@@ -51,11 +49,12 @@ class OwnConfig:
 class ModelConfig:
     """`model=`: where the backbone comes from. `path`, any local folder, wins over the other three.
 
-    `name`: in paths and tables, where None the folder's. `embedded`: a folder of this package. `package`: a
-    Python package that carries a model. `hub`, `revision`: a hub repository at a pinned commit.
-    `random_weights`: draw the weights from a fixed seed instead of reading them, to see what pretraining is
-    worth. `lr`: learning rates by method. `threads`: on a CPU. `note`: shown wherever scores are. `own`: an
-    embedded model's `lr` and `threads`, which do not hold for another that `path` names.
+    `name`: the model's name in paths and tables; None for the folder's name. `embedded`: a folder
+    of this package. `package`: a Python package that carries a model. `hub`, `revision`: a hub
+    repository at a pinned commit. `random_weights`: draw the weights from a fixed seed instead of
+    reading them, to see how much pretraining matters. `lr`: learning rates by method. `threads`:
+    the number of CPU threads. `note`: a sentence shown wherever scores are. `own`: an embedded
+    model's `lr` and `threads`, which do not apply to another model that `path` names.
     """
 
     name: str | None = None
@@ -65,6 +64,7 @@ class ModelConfig:
     hub: str | None = None
     revision: str = "main"
     random_weights: bool = False
+    # Every method is a key, so that `model.lr.dora=1e-3` needs no `+` on the command line.
     lr: dict[str, float | None] = field(default_factory=lambda: dict.fromkeys(method_names()))
     threads: int | None = None
     note: str | None = None
@@ -73,7 +73,10 @@ class ModelConfig:
 
 @dataclass
 class DataConfig:
-    """`data=`: mini, dir or hub. `dir`: the official GLUE download; with hub, a local copy of the repository."""
+    """`data=`: mini, dir or hub.
+
+    `dir`: the official GLUE download; with hub, a local copy of the repository.
+    """
 
     name: str = MISSING
     dir: str | None = None
@@ -83,34 +86,39 @@ class DataConfig:
 class Config:
     """One run. Keys that take a fraction of the run below 1 take whole steps from 1.
 
-    `rates`: learning rates that a search found, by task and method, where `lr` is None: a study's file
-    holds them.
+    `rates`: learning rates that a search found, by task and method, used if `lr` is None; a study's
+    file holds them.
 
-    Training. `batch_size`: examples an optimizer step takes, over all processes and micro-batches;
-    `grad_accum`: micro-batches a step is cut into. `epochs` or, where given, `max_steps`. `lr`: where
-    None, the model's own for this method (`model.lr`), or the method's `base_lr`. `head_lr`: where None, `lr`. `head_dropout`: where
-    None, the model's own. `clip`: gradient norm, 0 for none. `warmup`: a fraction is rounded up, as in the
-    Transformers Trainer. `decay_all`: weight decay on biases and LayerNorm too. `group_by_length`: batches of
-    rows of about one length, which leaves little padding; false cuts shuffled rows into batches as they come. `target`: the linears to adapt, "all" or
-    some of q, k, v, o, ffn1, ffn2 (q,v). `init_from`: the directory of a finished run to start from.
+    Training. `batch_size`: examples of one optimizer step, over all processes and micro-batches;
+    `grad_accum`: micro-batches of a step. `epochs`: the run's length unless `max_steps` is given.
+    `lr`: None for the model's rate for this method (`model.lr`), or the method's `base_lr`.
+    `head_lr`: None for `lr`. `head_dropout`: None for the model's own. `clip`: gradient norm, 0 for
+    no clipping. `warmup`: a fraction is rounded up, as in the Transformers Trainer. `decay_all`:
+    weight decay on biases and LayerNorm too. `group_by_length`: batches of rows of about one
+    length, which leaves little padding; false cuts shuffled rows into batches as they come.
+    `target`: the linears to adapt, "all" or some of q, k, v, o, ffn1, ffn2, such as q,v.
+    `init_from`: the directory of a finished run to start from.
 
-    Evaluation. `eval_every`: steps, where None each epoch. `select`: "dev" reports the best development
-    evaluation of the second half; "heldout" chooses on a tenth of the training set (at most 2,000
-    rows), held out. `patience`: evaluations without a better score after which to stop, None for never.
-    `limit_train`: train on this many rows, the same for every seed.
+    Evaluation. `eval_every`: steps between evaluations, None for each epoch. `select`: "dev"
+    reports the best development evaluation of the second half; "heldout" selects on a tenth of the
+    training set (at most 2,000 rows), held out. `patience`: evaluations without a better score
+    after which training stops, None for never. `limit_train`: rows to train on, equal for every
+    seed.
 
-    The run. `compile`: have torch.compile make the model's kernels, which takes a while before the first
-    step and again after a removal, and is slower on a CPU. `threads`: CPU threads, where None the model's
-    own number; fixed because it changes the last bits. `checkpoint_every`: steps, in addition to every
-    evaluation and every 5 minutes. `results`: the folder for everything written. `force`: train a run that is
-    done, has failed or diverged once more, from the start; one that was stopped or killed goes on, a forced one too.
+    The run. `compile`: have torch.compile make the model's kernels, which takes a while before the
+    first step and again after a removal, and is slower on a CPU. `threads`: CPU threads, None for
+    the model's own number; fixed because it changes the last bits. `checkpoint_every`: steps
+    between checkpoints, in addition to every evaluation and every 5 minutes. `results`: the folder
+    for everything written. `force`: train a run that is done, has failed or diverged again from the
+    start; a run that was stopped or killed is resumed, a forced one too.
     """
 
     task: TaskConfig = field(default_factory=TaskConfig)
+    # Any: its settings are typed by the method's own class, once the YAML has named it (`chosen`).
     method: Any = MISSING
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
-    budget: str = "r8"
+    budget: str = "r8"  # text: without a type, Hydra would read 300_000 as a number
     seed: int = 1
     epochs: int = 5
     max_steps: int | None = None
@@ -136,7 +144,7 @@ class Config:
     patience: int | None = None
     limit_train: int | None = None
     init_from: str | None = None
-    target: Any = "all"
+    target: Any = "all"  # a text or a list of texts
     checkpoint_every: int | None = None
     results: str = "results"
     wandb: str = "off"
@@ -160,24 +168,30 @@ class Config:
 
     @property
     def model_name(self) -> str:
-        """The model's name in paths and tables: the one given, else the folder's, a link's own where it is one.
+        """The model's name in paths and tables: the one given, else the folder's.
 
-        Drawn weights are another model: they must not share a table with the trained ones.
+        A model with drawn weights has the suffix `-random`: it must not share a table with the
+        trained one.
         """
         m = self.model
         name = m.name
         if name is None:
+            # abspath, not realpath: a symbolic link gives its own name, as the user typed it.
             folder = os.path.basename(os.path.abspath(m.path or ""))
             name = re.sub(r"[^\w .+-]", "_", folder) if m.path else str(m.embedded)
         return f"{name}-random" if m.random_weights else name
 
     @property
     def embedded(self) -> bool:
-        """Whether data or model are the small ones of this package, whose scores say nothing about GLUE."""
+        """True if data or model are this package's small ones: scores say nothing about GLUE."""
         return self.data.name == "mini" or bool(self.model.embedded and not self.model.path)
 
     def targets(self) -> tuple[str, ...]:
-        """The kinds of linears to adapt, in the order they have in a layer."""
+        """Returns the kinds of linears to adapt, in the order they have in a layer.
+
+        Raises ValueError for an unknown kind, or for none.
+        """
+        # q+v, as tables and published rows spell it, does as well as q,v.
         given = (
             self.target.replace("+", ",").split(",")
             if isinstance(self.target, str)
@@ -190,20 +204,21 @@ class Config:
             raise ValueError(
                 f"target={self.target} must be all or some of {', '.join(KINDS)}, such as q,v"
             )
+        # In the table's order, without repeats: target=v,q is the same run as target=q,v.
         return tuple(k for k in KINDS if k in given)
 
     @property
     def own(self) -> OwnConfig:
-        """What serves the embedded model best; where `model.path` names another, nothing is known of it."""
+        """The embedded model's best settings; defaults if `model.path` names another model."""
         return OwnConfig() if self.model.path else self.model.own
 
     @property
     def cpu_threads(self) -> int:
-        """`threads`, or the number that serves this model best."""
+        """The number of CPU threads: `threads`, else the number that serves this model best."""
         return self.threads or self.model.threads or self.own.threads
 
     def learning_rate(self) -> float:
-        """`lr`, else the one in `rates`, else the model's for this method, else the method's at base size."""
+        """Returns `lr`, else the rate in `rates`, else the model's, else the method's `base_lr`."""
         if self.lr is not None:
             return self.lr
         for rates in (self.rates.get(self.task.name, {}), self.model.lr, self.own.lr):
@@ -213,11 +228,16 @@ class Config:
 
     def flat(self) -> dict[str, Any]:
         """Returns every key with its value as nested plain dictionaries."""
+        # Only the method's settings: a MethodChoice also holds its class, which is no value.
         rest = dataclasses.replace(self, method=None)
         return {**dataclasses.asdict(rest), "method": dataclasses.asdict(self.chosen.settings)}
 
     def resolved(self) -> dict[str, Any]:
-        """The configuration as a plain dictionary in one spelling a run, paths left out."""
+        """Returns the configuration as a plain dictionary, spelled alike however it was typed.
+
+        It is what run.json records and what a run's directory is named by. `init_from` is left out:
+        the fingerprint of its weights stands in for it.
+        """
         flat = self.flat()
         lr = self.learning_rate()
         bound = self.chosen.has_budget
@@ -232,6 +252,7 @@ class Config:
             threads=self.cpu_threads,
             head_lr=lr if self.head_lr is None else self.head_lr,
         )
+        # Only inputs of the final `lr`, which is recorded itself.
         del flat["method"]["base_lr"], flat["init_from"], flat["rates"]
         if self.max_steps is not None:
             del flat["epochs"]
@@ -239,12 +260,15 @@ class Config:
 
 
 def register() -> None:
-    """Tells Hydra the types and defaults of every key but a method's, which its YAML holds."""
+    """Registers types and defaults of every key with Hydra, except a method's settings.
+
+    These are typed once the method's YAML has named its class.
+    """
     ConfigStore.instance().store(name="schema", node=Config)
 
 
 def from_hydra(cfg: DictConfig) -> Config:
-    """Reads the composed configuration into dataclasses; `~` in a path becomes the home it stands for."""
+    """Reads the composed configuration into dataclasses, and expands `~` in paths."""
     config: Config = OmegaConf.to_object(cfg)  # type: ignore[assignment]
     config.method = choose(cfg.method)
     for key in PATHS:
@@ -255,6 +279,6 @@ def from_hydra(cfg: DictConfig) -> Config:
 
 
 def place(config: Config, key: str) -> tuple[Any, str]:
-    """Finds the dataclass that holds a dotted key, and its field: (config.data, "dir") for data.dir."""
+    """Returns the dataclass that holds a dotted key, and the field: (config.data, "dir")."""
     group, _, name = key.rpartition(".")
     return (getattr(config, group) if group else config), name

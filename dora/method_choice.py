@@ -1,8 +1,7 @@
-"""A method as its YAML describes it: conf/method/NAME.yaml names the class and holds every
-setting's default.
+"""The choice of a method by its YAML: conf/method/NAME.yaml names the class and holds all defaults.
 
-A YAML in a folder of one's own (--config-dir) does as well as one of this package. The class
-itself, and PyTorch with it, is imported only when a configuration is turned into typed settings.
+A YAML in another folder (--config-dir) does as well as one of this package. The class, and PyTorch
+with it, is imported only when a configuration is turned into typed settings.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from dora.methods.base import Method
 
 CLASS = "_target_"  # the YAML's key that names the class, as Hydra calls it
-_NO_SETTINGS = ("name", CLASS)
+_NO_SETTINGS = ("name", CLASS)  # the YAML's keys that are no settings of the method
 
 
 @dataclass(frozen=True)
@@ -44,13 +43,14 @@ class MethodChoice:
 
     @property
     def has_budget(self) -> bool:
-        """Whether `budget=` binds the method."""
+        """True if `budget=` binds the method."""
         return self.kind.budget != "none"
 
 
 def method_names() -> list[str]:
-    """Lists the names that `method=` takes: this package's, and those of --config-dir while Hydra
-    is at work.
+    """Returns the names that `method=` takes, sorted: this package's and those of --config-dir.
+
+    The latter are known only while Hydra composes or runs something in this process.
     """
     return sorted(
         {file.stem for folder in _folders() for file in (folder / "method").glob("*.yaml")}
@@ -58,10 +58,11 @@ def method_names() -> list[str]:
 
 
 def _folders() -> list[Path]:
-    """Lists the folders that Hydra composes from, as far as it is at work in this process."""
+    """Returns the folders that Hydra composes from, or this package's alone without Hydra."""
     if HydraConfig.initialized():  # within a run, in a launcher's worker too
         sources = HydraConfig.get().runtime.config_sources
         return [CONF, *(Path(s.path) for s in sources if s.schema == "file")]
+    # While composing, before any run: the loader knows the sources, HydraConfig does not yet.
     hydra = GlobalHydra.instance()
     if hydra.is_initialized():
         found = hydra.config_loader().get_sources()
@@ -70,26 +71,30 @@ def _folders() -> list[Path]:
 
 
 def choose(held: DictConfig) -> MethodChoice:
-    """Types and checks the composed `method` group. Raises HydraException or an OmegaConf error
-    saying what is wrong.
+    """Turns the composed `method` group into a class and typed settings.
 
-    A value of a wrong type raises OmegaConf's own error, which names the key.
+    Raises HydraException if the YAML does not fit the class, and OmegaConf's own error, which names
+    the key, for a value of a wrong type.
     """
     name = held.get("name")
     if not isinstance(name, str) or not name.isidentifier():
         raise HydraException(
-            f"method.name={name}: conf/method/NAME.yaml must say name: NAME, of letters, digits and _"
+            f"method.name={name}: conf/method/NAME.yaml must say name: NAME, "
+            "of letters, digits and _"
         )
     kind = _class_of(name, held.get(CLASS))
     fields = [field.name for field in dataclasses.fields(kind.settings_type)]
     given = [str(key) for key in held if key not in _NO_SETTINGS]
+    # Every default stands in the YAML alone, so a field without one there has no value at all.
     if missing := [field for field in fields if field not in given]:
         raise HydraException(
-            f"method={name}: its YAML has no default for {', '.join(missing)}, which {kind.__name__} has as settings"
+            f"method={name}: its YAML has no default for {', '.join(missing)}, "
+            f"which {kind.__name__} has as settings"
         )
     typed = OmegaConf.structured(kind.settings_type)
     # The parent makes errors name the whole key, `method.alpha`.
     whole = OmegaConf.create({"method": typed})
+    # One by one, so that a value of a wrong type raises an error with its key.
     for key in fields:
         OmegaConf.update(whole, f"method.{key}", held[key])
     unknown = tuple(key for key in given if key not in fields)
@@ -97,16 +102,14 @@ def choose(held: DictConfig) -> MethodChoice:
 
 
 def packaged(name: str, **changes: Any) -> MethodChoice:
-    """Returns a method of this package with its defaults, but for `changes`: for tests, the bench
-    and scripts.
-    """
+    """Returns a method of this package with its defaults and `changes`, for tests and the bench."""
     held = OmegaConf.load(CONF / "method" / f"{name}.yaml")
     assert isinstance(held, DictConfig)
     return choose(OmegaConf.merge(held, changes))  # type: ignore[arg-type]
 
 
 def spelled(choice: MethodChoice) -> Mapping[str, Any]:
-    """Returns name and settings as run.json records them."""
+    """Returns a method's name and settings as run.json records them."""
     return {"name": choice.name, **dataclasses.asdict(choice.settings)}
 
 
@@ -123,22 +126,24 @@ def source_fingerprint(choice: MethodChoice) -> str | None:
 
 
 def _class_of(name: str, place: Any) -> type[Method]:
-    """Imports the class that a YAML names. Raises HydraException where there is none, or it is no
-    method.
+    """Imports and returns the class that a YAML names.
+
+    Raises HydraException if there is none, or if it is no subclass of Method.
     """
     from dora.methods.base import Method  # late: it imports PyTorch
 
     if not isinstance(place, str) or "." not in place:
         raise HydraException(
-            f"method={name}: its YAML must name a class, such as {CLASS}: my_package.my_method.MyMethod"
+            f"method={name}: its YAML must name a class, "
+            f"such as {CLASS}: my_package.my_method.MyMethod"
         )
     module, _, attribute = place.rpartition(".")
     try:
         found = getattr(import_module(module), attribute)
     except (ImportError, AttributeError) as e:
         raise HydraException(
-            f"method={name}: {CLASS} names {place}, which cannot be imported ({e}); a package of one's own must be "
-            "installed, or lie on PYTHONPATH"
+            f"method={name}: {CLASS} names {place}, which cannot be imported ({e}); "
+            "a package of one's own must be installed, or lie on PYTHONPATH"
         ) from None  # the message has the reason
     if not (isinstance(found, type) and issubclass(found, Method)):
         raise HydraException(

@@ -2,9 +2,8 @@
 
 import os
 
-os.environ.setdefault(
-    "OMP_NUM_THREADS", "1"
-)  # before torch: on matrices of 32 x 32 threads only wait
+# Before torch is imported: on matrices of 32 x 32 threads only wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import sys
 from collections.abc import Callable, Iterator
@@ -26,6 +25,7 @@ from transformers import (
 
 from dora import PLUGINS
 from dora.adapters.budget import Matrix
+from dora.adapters.lowrank import LowRankLinear
 from dora.backbones.architectures import KINDS
 from dora.backbones.backbone import find_linears
 from dora.config import Config, TaskConfig
@@ -37,7 +37,7 @@ from dora.training.processes import World
 from dora.training.step import Setup
 
 sys.path.append(str(PLUGINS))  # as dora.run does: a test imports the sweeper itself
-VOCABULARY = 60
+VOCABULARY = 60  # ids; random ones begin at 5, behind the special tokens
 # DebertaV2Config() as it comes is not DeBERTaV3: these are the settings of microsoft/deberta-v3-*.
 DEBERTA_V3 = {
     "relative_attention": True,
@@ -54,17 +54,19 @@ ARCHITECTURES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
         RobertaForSequenceClassification,
         {"type_vocab_size": 1, "pad_token_id": 1},
     ),
+    # BERT tells a pair's two texts apart by segment ids; RoBERTa has one, DeBERTa-v3 none.
     "bert": (BertConfig, BertForSequenceClassification, {}),
     "deberta-v2": (DebertaV2Config, DebertaV2ForSequenceClassification, DEBERTA_V3),
 }
 
 
 def settings_of(name: str, **changes: Any) -> Any:
-    """The method's settings as its YAML has them, but for `changes`."""
+    """Returns a method's settings as its YAML has them, with `changes`."""
     return packaged(name, **changes).settings
 
 
-# name → (a function that gives its settings, its class)
+# Every method that there is, by name: (a function that returns its settings, its class). Tests take
+# methods from here, so that a new one is tested without an edit.
 METHODS: dict[str, tuple[Callable[..., Any], Any]] = {
     name: (partial(settings_of, name), packaged(name).kind) for name in method_names()
 }
@@ -78,7 +80,10 @@ def tiny(
     seed: int = 0,
     outputs: int = 2,
 ) -> nn.Module:
-    """A sequence classifier with random weights, feed-forward width 2 x hidden, in the default dtype."""
+    """Returns a sequence classifier with random weights in the default dtype.
+
+    Its feed-forward layers are 2 x hidden wide. Equal arguments give equal weights.
+    """
     config, model, own = ARCHITECTURES[architecture]
     torch.manual_seed(seed)
     return model(
@@ -92,19 +97,20 @@ def tiny(
             hidden_dropout_prob=dropout,
             attention_probs_dropout_prob=dropout,
             num_labels=outputs,
-            problem_type="single_label_classification",  # DeBERTa's loss is float32 where it has to guess
+            # Said outright: DeBERTa computes its loss in float32 if it has to guess.
+            problem_type="single_label_classification",
             **own,
         )
     )
 
 
 def linears(model: nn.Module, kinds: tuple[str, ...] = KINDS) -> tuple[Matrix, ...]:
-    """The matrices of these kinds in layer order."""
+    """Returns the model's linears of these kinds in layer order."""
     return find_linears(model.config.to_dict(), kinds)
 
 
 def batches(count: int, size: int = 4, longest: int = 12, seed: int = 0) -> list[dict[str, Tensor]]:
-    """Random ids with rows of unequal length, and labels of two classes."""
+    """Returns batches of random ids with rows of unequal length, and labels of two classes."""
     random = torch.Generator().manual_seed(seed)
 
     def one() -> dict[str, Tensor]:
@@ -112,6 +118,7 @@ def batches(count: int, size: int = 4, longest: int = 12, seed: int = 0) -> list
         inside = torch.arange(int(lengths.max())) < lengths
         ids = torch.randint(5, VOCABULARY, inside.shape, generator=random)
         labels = torch.randint(0, 2, (size,), generator=random)
+        # 1 is RoBERTa's padding id; the other architectures heed the mask alone.
         return {
             "input_ids": ids.where(inside, 1),
             "attention_mask": inside.long(),
@@ -122,12 +129,32 @@ def batches(count: int, size: int = 4, longest: int = 12, seed: int = 0) -> list
 
 
 def tokens(rows: int, longest: int = 12, seed: int = 0) -> Tokens:
-    """A split of random ids, rows of unequal length, two classes; RoBERTa's padding."""
+    """Returns a split of random ids with rows of unequal length and two classes.
+
+    It has RoBERTa's padding.
+    """
     random = np.random.default_rng(seed)
     lengths = random.integers(longest // 2, longest + 1, rows)
     ids = random.integers(5, VOCABULARY, lengths.sum()).astype(np.int32)
     label, idx = random.integers(0, 2, rows), np.arange(rows)
     return Tokens(ids, None, np.cumsum(lengths) - lengths, lengths, label, idx, pad=1)
+
+
+def layer_of(
+    d_in: int,
+    d_out: int,
+    rank: int,
+    scale: float = 1.0,
+    dropout: float = 0.0,
+    gated: bool = True,
+    seed: int = 0,
+) -> LowRankLinear:
+    """Returns a layer whose A, B and g are drawn from N(0, 1)."""
+    torch.manual_seed(seed)
+    layer = LowRankLinear(nn.Linear(d_in, d_out), rank, scale, dropout, gated)
+    for p in layer.factors().values():
+        nn.init.normal_(p)
+    return layer
 
 
 def loop_of(
@@ -138,7 +165,8 @@ def loop_of(
     lr: float = 1e-3,
     **config: Any,
 ) -> Loop:
-    """A training loop on one process that keeps no record and evaluates nothing."""
+    """Returns a training loop of one process that keeps no record and evaluates nothing."""
+    # Everything outside the backbone, as for a run.
     head = [
         n for n, _ in model.named_parameters() if not n.startswith(model.base_model_prefix + ".")
     ]
@@ -152,18 +180,18 @@ def loop_of(
 
 
 def train_head_only(model: nn.Module) -> None:
-    """Freezes the backbone and leaves the head trained, as every adapter run begins."""
+    """Freezes the backbone and leaves the head trained, as at the start of every adapter run."""
     for name, p in model.named_parameters():
         p.requires_grad_(not name.startswith(model.base_model_prefix + "."))
 
 
 def trained(model: nn.Module) -> list[nn.Parameter]:
-    """The parameters that an optimizer gets."""
+    """Returns the parameters that an optimizer gets."""
     return [p for p in model.parameters() if p.requires_grad]
 
 
 def backward_and_step(loss: Tensor, optimizer: torch.optim.Optimizer) -> float:
-    """Backward, clip at 1, optimizer step; the gradients stay. Returns the loss."""
+    """Runs backward, clip at 1 and an optimizer step, and returns the loss; gradients stay."""
     loss.backward()
     nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], 1.0)
     optimizer.step()
@@ -174,6 +202,7 @@ def backward_and_step(loss: Tensor, optimizer: torch.optim.Optimizer) -> float:
 def float64() -> Iterator[None]:
     """Makes every tensor created in the test float64, models and adapters included."""
     before = torch.get_default_dtype()
+    # Rounding is then 1e-16, so that a comparison at 1e-10 shows any error of a formula.
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(before)
@@ -181,4 +210,5 @@ def float64() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
+    """Keeps torch to one thread: OMP_NUM_THREADS may be set to another number outside."""
     torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""`dora.run` that breaks off after a given step, for the tests: python crash_run.py STEP key=value ..."""
+"""`dora.run` that breaks off after a given step: python crash_run.py STEP key=value ..."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""`dora.run` in float64 without dropout, the loss of every step in its record: python double_run.py key=value ..."""
+"""`dora.run` in float64 without dropout: python double_run.py key=value ...
+
+Its record has the loss of every step.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ load = backbone.load_model
 
 
 def in_double(*args: Any) -> tuple[nn.Module, list[str]]:
-    """The model that the suite loads, in float64, its dropout off."""
+    """Returns the model that the suite loads, in float64, with dropout off."""
     model, head = load(*args)
     for module in model.modules():
         if isinstance(module, nn.Dropout):
@@ -23,6 +26,7 @@ def in_double(*args: Any) -> tuple[nn.Module, list[str]]:
     return model.double(), head
 
 
+# Before anything is made: adapters are drawn in the default type.
 torch.set_default_dtype(torch.float64)
 backbone.load_model = in_double
 loop.LOG_EVERY = 1

@@ -2,8 +2,9 @@
 
 python tests/flip_bits.py [--flips 300] [--seed 1] [--folder DIR]
 
-noticed: a tool says so, and none goes on with other values. harmless: every tool goes on with the same values.
-silent: a tool goes on with other values and says nothing, which must not be. Exit 1 where a flip was silent.
+noticed: a tool says so, and none goes on with other values. harmless: every tool goes on with equal
+values. silent: a tool goes on with other values and says nothing, which must not be. Exits with 1
+if a flip was silent.
 """
 
 from __future__ import annotations
@@ -41,36 +42,44 @@ from dora.training.start import read_start
 from runs import cut, only_run, small
 
 NOTICED, HARMLESS, SILENT = "noticed", "harmless", "silent"
-# Files of a run in which a bit may flip without anybody's notice, and why.
+# Files of a run in which a bit may flip unnoticed, with the reason.
 EXCEPTIONS = {
     "log.txt": "lines for people, which no tool reads",
     ".lock": "names the process at work for a message; the kernel's lock is what counts",
 }
 DORA = ("method=dora", "budget=r2", "max_steps=12", "eval_every=3")
 FULL = ("method=full", "keep_model=true", "max_steps=4", "eval_every=2")
-UNFINISHED_AT = 11  # there are checkpoints after some steps before it, and lines after the newest
+# Between checkpoints: there are two before it, and lines in the journals after the newer one.
+UNFINISHED_AT = 11
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of file: one of them, and what each tool that reads it does with it as it is now."""
+    """A kind of file, with one example of it and the tools that read it.
+
+    A tool reads the file as it is now, and returns a verdict: NOTICED, HARMLESS or SILENT.
+    """
 
     name: str
     file: Path
     tools: tuple[Callable[[], str], ...]
 
     def flip(self, number: int, chance: random.Random) -> Counter[str]:
-        """How many of `number` flips were noticed, harmless and silent. The file is then as it was."""
+        """Flips a bit `number` times, one at a time, and counts the verdicts.
+
+        The file is restored after each flip.
+        """
         whole, found = self.file.read_bytes(), Counter({NOTICED: 0, HARMLESS: 0, SILENT: 0})
         assert NOTICED not in {tool() for tool in self.tools}, (
             f"{self.name} is whole, and a tool says it is not"
         )
         for _ in range(number):
-            place = chance.randrange(8 * len(whole))
+            place = chance.randrange(8 * len(whole))  # a bit, all equally likely
             flipped = bytearray(whole)
             flipped[place // 8] ^= 1 << place % 8
             self.file.write_bytes(flipped)
             said = {tool() for tool in self.tools}
+            # The worst verdict of all tools: one silent tool is enough.
             found[next(verdict for verdict in (SILENT, NOTICED, HARMLESS) if verdict in said)] += 1
             self.file.write_bytes(whole)
         return found
@@ -79,7 +88,11 @@ class Kind:
 def refused(
     action: Callable[[], Any], same: Callable[[Any], bool] = lambda _: False
 ) -> Callable[[], str]:
-    """A tool that says so by UserError; one that goes on must come to the same, where it can."""
+    """Returns a tool that notices by UserError.
+
+    `same`: says whether the value of `action` equals that of the whole file. Without it a tool that
+    goes on counts as silent.
+    """
 
     def tool() -> str:
         try:
@@ -92,19 +105,17 @@ def refused(
 
 
 def listed(problems: Callable[[], Any]) -> Callable[[], str]:
-    """A tool that returns what is wrong."""
+    """Returns a tool that notices by returning problems."""
     return lambda: NOTICED if problems() else SILENT
 
 
 def finished(prepared: Prepared) -> Iterator[Kind]:
-    """The files of a run that is done, each with the tools that use it."""
+    """Yields the files of a run that is done, each with the tools that read it."""
     folder, run = prepared.folder, read_finished(prepared.folder)
     full = prepared.plan is None
     config = replace(prepared.config, init_from=str(folder))
-    weights, architecture = (
-        backbone.fingerprint(prepared.model),
-        backbone.architecture(prepared.model),
-    )
+    weights = backbone.fingerprint(prepared.model)
+    architecture = backbone.architecture(prepared.model)
     verified = listed(lambda: verify(folder).problems)
     exported = listed(lambda: exporting.unfit(run, folder, merge=False, base=None))
     started = refused(lambda: read_start(config, weights, architecture))
@@ -117,6 +128,7 @@ def finished(prepared: Prepared) -> Iterator[Kind]:
         ),
         "metrics.jsonl": (verified, drawn(folder, run, "metrics.jsonl")),
         "ranks.jsonl": (verified, drawn(folder, run, "ranks.jsonl")),
+        # Read by export, leaderboard files and tables, each in its own way.
         "predictions.npz": (
             verified,
             predicted,
@@ -128,9 +140,9 @@ def finished(prepared: Prepared) -> Iterator[Kind]:
         "adapter/adapter_config.json": (verified, exported),
         "model/model.safetensors": (verified, exported, predicted, started),
     }
-    for file in sorted(
-        file for file in folder.rglob("*") if file.is_file() and file.stat().st_size
-    ):
+    # All files that the run left, so that a new kind is tested by `verify` at least.
+    files = (file for file in folder.rglob("*") if file.is_file() and file.stat().st_size)
+    for file in sorted(files):
         name = file.relative_to(folder).as_posix()
         if name in EXCEPTIONS:
             continue
@@ -139,16 +151,15 @@ def finished(prepared: Prepared) -> Iterator[Kind]:
 
 
 def compared(folder: Path, run: dict[str, Any]) -> Callable[[], str]:
-    """What tables do with predictions: they compare them, or say that they cannot be read."""
+    """Returns the tool of tables: they compare predictions, or say that they are unreadable."""
     about = {**run, "folder": folder}
     task = run["config"]["task"]
     whole = grouping.predictions(about, task, "best")
     assert whole is not None
 
     def tool() -> str:
-        with contextlib.redirect_stderr(
-            io.StringIO()
-        ):  # it is said once a file and reason, not once a flip
+        # Each flip would be told on standard error.
+        with contextlib.redirect_stderr(io.StringIO()):
             found = grouping.predictions(about, task, "best")
         if found is None:
             return NOTICED
@@ -158,38 +169,39 @@ def compared(folder: Path, run: dict[str, Any]) -> Callable[[], str]:
 
 
 def tabled(folder: Path, run: dict[str, Any]) -> Callable[[], str]:
-    """What tables do with a record: they show it, or leave it out and say so."""
+    """Returns the tool of tables: they show a record, or leave it out and say so."""
 
     def tool() -> str:
         with contextlib.redirect_stderr(io.StringIO()):
             found = grouping.read_runs(folder.parents[7])
-        return (HARMLESS if found == [{**run, "folder": folder}] else SILENT) if found else NOTICED
+        if not found:
+            return NOTICED
+        return HARMLESS if found == [{**run, "folder": folder}] else SILENT
 
     return tool
 
 
 def drawn(folder: Path, run: dict[str, Any], name: str) -> Callable[[], str]:
-    """What figures do with a journal: they draw it whole, or say what they leave out."""
+    """Returns the tool of figures: they draw a whole journal, or say that they leave it out."""
     lines = (folder / name).read_bytes().splitlines() if (folder / name).exists() else []
 
     def tool() -> str:
         with contextlib.redirect_stderr(io.StringIO()):
             found = list(figures._known({**run, "folder": folder}, name, lines))
-        return (
-            HARMLESS
-            if found and (folder / name).read_bytes().splitlines() == lines
-            else (SILENT if found else NOTICED)
-        )
+        if not found:
+            return NOTICED
+        return HARMLESS if (folder / name).read_bytes().splitlines() == lines else SILENT
 
     return tool
 
 
 def unfinished(folder: Path) -> Iterator[Kind]:
-    """The files of a run that broke off, each with what resuming it does with it."""
+    """Yields the files of a run that broke off, each with the tools that resuming uses."""
     verified = listed(lambda: verify(folder).problems)
     record, content = folder / "run.json", (folder / "run.json").read_bytes()
 
     def opened() -> dict[str, Any]:
+        """Opens the directory as a resumed run does; returns its record, without today's times."""
         flipped, one = record.read_bytes(), Record(folder)
         try:
             one.open({"seed": 1})
@@ -198,29 +210,24 @@ def unfinished(folder: Path) -> Iterator[Kind]:
             }
         finally:
             one.close()
-            record.write_bytes(flipped)
+            record.write_bytes(flipped)  # opening has written the record anew
 
     whole = opened()
     record.write_bytes(content)
-    yield Kind(
-        "cut: run.json",
-        record,
-        (
-            verified,
-            refused(opened, lambda found: bool(found == whole)),
-        ),
-    )
+    reopened = refused(opened, lambda found: bool(found == whole))
+    yield Kind("cut: run.json", record, (verified, reopened))
 
     def resumed() -> tuple[int, list[str]]:
+        """Returns the step that resuming would begin after, and its warnings."""
         said: list[str] = []
         found = checkpoint.load(folder / "checkpoint", said.append, Record(folder).journals_differ)
         return (0 if found is None else found[1]["step"]), said
 
-    older, newest = sorted(
-        (folder / "checkpoint").iterdir(), key=lambda file: file.stat().st_mtime_ns
-    )
+    checkpoints = (folder / "checkpoint").iterdir()
+    older, newest = sorted(checkpoints, key=lambda file: file.stat().st_mtime_ns)
     yield Kind("cut: newest checkpoint", newest, (verified, listed(lambda: resumed()[1])))
-    yield Kind("cut: older checkpoint", older, (verified, lambda: HARMLESS))  # nobody reads it yet
+    # No tool reads the older one while the newer is whole.
+    yield Kind("cut: older checkpoint", older, (verified, lambda: HARMLESS))
     for name in JOURNALS:
         yield Kind(f"cut: {name}", folder / name, (journal(folder, name, resumed),))
 
@@ -228,7 +235,10 @@ def unfinished(folder: Path) -> Iterator[Kind]:
 def journal(
     folder: Path, name: str, resumed: Callable[[], tuple[int, list[str]]]
 ) -> Callable[[], str]:
-    """Resuming notices another line that its checkpoint knows, and cuts away those after it."""
+    """Returns the tool of resuming: it notices a change in the lines that its checkpoint knows.
+
+    Lines after the checkpoint are cut away, so a flip there is harmless.
+    """
     found = checkpoint.load(folder / "checkpoint", print, Record(folder).journals_differ)
     assert found is not None
     known = found[1]["journals"][name]["bytes"]
@@ -244,7 +254,8 @@ def journal(
 
 
 def cached(prepared: Prepared) -> Iterator[Kind]:
-    """The files of the token cache; a damaged one is made again, which `tokenised` says by calling `begin`."""
+    """Yields the files of the token cache, which is made again if it is damaged."""
+    # The arguments with which a run opens its cache, recorded on the way; `begin` is the last one.
     calls: list[Any] = []
     original = tokens.tokenised
     with pytest.MonkeyPatch.context() as patch:
@@ -258,12 +269,12 @@ def cached(prepared: Prepared) -> Iterator[Kind]:
 
 
 def tokenised(*given: Any) -> Callable[[], str]:
-    """What opening the cache comes to; a damaged one is made again, before which `begin` is called."""
-
+    """Returns the tool that opens the cache; it notices by calling `begin` and tokenising again."""
     opened: Callable[..., Any] = tokens.tokenised
 
     def read(begin: Callable[[], None]) -> dict[str, tuple[np.ndarray, ...]]:
         found = opened(*given, begin)
+        # Copies: the tokens are memory-mapped, and the file changes with the next flip.
         return {split: (np.array(t.ids), np.array(t.lengths)) for split, t in found.items()}
 
     whole = read(lambda: None)
@@ -271,20 +282,18 @@ def tokenised(*given: Any) -> Callable[[], str]:
     def tool() -> str:
         made: list[str] = []
         found = read(lambda: made.append("again"))
-        if not all(
-            np.array_equal(a, b)
-            for split in whole
-            for a, b in zip(found[split], whole[split], strict=True)
-        ):
-            return SILENT
+        for split, arrays in whole.items():
+            if not all(map(np.array_equal, found[split], arrays)):
+                return SILENT
         return NOTICED if made else HARMLESS
 
     return tool
 
 
 def kinds(results: Path) -> Iterator[Kind]:
-    """Every kind of file that runs leave, of runs made here and now under `results`."""
+    """Yields every kind of file that runs leave, of runs that are trained now under `results`."""
     for name, words in (("done", DORA), ("full", FULL)):
+        # Two runs leave every kind of file: an adapter with its journals, and a whole model.
         prepared = prepare(small(results / name, *words))
         one_run.run(prepared)
         yield from finished(prepared)
@@ -297,7 +306,7 @@ def kinds(results: Path) -> Iterator[Kind]:
 def study(
     flips: int, seed: int, results: Path, say: Callable[[str], None]
 ) -> dict[str, Counter[str]]:
-    """Kind → how many flips were noticed, harmless and silent; a line for each."""
+    """Returns the counted verdicts by kind of file, and says a line for each."""
     chance = random.Random(seed)
     found = {}
     say(f"{'file':40}{'tried':>8}{NOTICED:>10}{HARMLESS:>10}{SILENT:>8}{'s':>8}")
@@ -314,7 +323,7 @@ def study(
 
 
 def main() -> None:
-    """Prints a line for every kind of file; exit 1 where a flip was silent."""
+    """Prints a line for every kind of file; exits with 1 if a flip was silent."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

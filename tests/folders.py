@@ -1,4 +1,4 @@
-"""Small model folders of every architecture, whole and in a moment, for the tests of what may be wrong with one."""
+"""Small model folders of every architecture, for the tests of damaged or odd ones."""
 
 from __future__ import annotations
 
@@ -33,9 +33,15 @@ SIZES = {
     "intermediate_size": 24,
     "max_position_embeddings": 64,
 }
+# A WordPiece vocabulary; SentencePiece learns its own from sentences of these words.
 MARKS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 WORDS = ["the", "a", "film", "was", "good", "bad", "##s", "."]
-POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393\nsize 12345\n"
+# A file as git leaves it that was cloned without git-lfs.
+POINTER = (
+    "version https://git-lfs.github.com/spec/v1\n"
+    "oid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393\n"
+    "size 12345\n"
+)
 _MODELS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "bert": (BertConfig, BertModel, {}),
     "roberta": (RobertaConfig, RobertaModel, {"type_vocab_size": 1, "pad_token_id": 1}),
@@ -46,19 +52,22 @@ _LETTERS = [chr(i) for i in range(97, 123)]
 
 @functools.cache
 def _made(kind: str) -> Path:
+    """Makes a model's weights and config.json, once for each kind; tests copy the folder."""
     folder = Path(tempfile.mkdtemp())
     config, model, own = _MODELS[kind]
     torch.manual_seed(0)
+    # 60 embeddings, more than any of the vocabularies has tokens, as published models have, too.
     model(config(vocab_size=60, **SIZES, **own)).save_pretrained(folder)
     return folder
 
 
 @functools.cache
 def _pieces() -> bytes:
-    """A SentencePiece model of 40 pieces, DeBERTa's marks among them."""
+    """Trains a SentencePiece model of 40 pieces, DeBERTa's special tokens among them."""
     from sentencepiece import SentencePieceTrainer
 
     folder = Path(tempfile.mkdtemp())
+    # Pangram-like, so that every letter is a piece; repeated, since rare pieces are dropped.
     sentences = [
         " ".join(WORDS[:6]),
         "films are seen by many people",
@@ -77,13 +86,13 @@ def _pieces() -> bytes:
         bos_piece="[CLS]",
         eos_piece="[SEP]",
         minloglevel=2,
-        hard_vocab_limit=False,
+        hard_vocab_limit=False,  # so few sentences may not give 40 pieces
     )
     return (folder / "spm.model").read_bytes()
 
 
 def model_folder(folder: Path, kind: str) -> Path:
-    """A whole model: weights of 60 rows in model.safetensors, and the vocabulary that its kind has by itself."""
+    """Makes a whole model in `folder`: weights with 60 embeddings, and its kind's vocabulary."""
     shutil.copytree(_made(kind), folder)
     if kind == "bert":
         (folder / "vocab.txt").write_text("\n".join([*MARKS, *WORDS]) + "\n")
@@ -97,7 +106,7 @@ def model_folder(folder: Path, kind: str) -> Path:
 
 
 def edit(file: Path, **changes: Any) -> None:
-    """Changes keys of a JSON file, which may not be there yet."""
+    """Changes keys of a JSON file, or makes the file with them."""
     value = json.loads(file.read_text()) if file.exists() else {}
     file.write_text(json.dumps({**value, **changes}))
 
@@ -108,15 +117,16 @@ def remove(file: Path, *keys: str) -> None:
     file.write_text(json.dumps({k: v for k, v in value.items() if k not in keys}))
 
 
-@functools.cache
+@functools.cache  # a composition takes 0.2 s
 def _composed(words: tuple[str, ...]) -> Config:
+    """Composes a configuration once; `prepared` puts model and results into copies of it."""
     return small(Path("nowhere"), *words)
 
 
 def prepared(
     folder: Path, results: Path, words: Sequence[str] = ("method=lora", "budget=r1")
 ) -> Prepared:
-    """A short run on the model in `folder`, prepared."""
+    """Prepares a short run on the model in `folder`."""
     config = _composed(tuple(words))
     model = replace(config.model, path=str(folder))
     return prepare(replace(config, model=model, results=str(results)))

@@ -1,4 +1,4 @@
-"""Small GLUE downloads as folders, zips and Parquet files, for the tests of what reads them."""
+"""Small GLUE downloads as folders, zips and Parquet files, for the tests of their readers."""
 
 import os
 import zipfile
@@ -10,6 +10,7 @@ import pytest
 
 from dora.errors import UserError
 
+# A full download, for the tests that compare with the real files; they are skipped without one.
 GLUE = Path(os.environ.get("GLUE_DIR", Path(__file__).parents[2] / "shared" / "glue"))
 real_data = pytest.mark.skipif(
     not (GLUE / "README.md").is_file(), reason="no GLUE download (GLUE_DIR)"
@@ -21,12 +22,15 @@ SST2 = {
     "SST-2/test.tsv": "index\tsentence\n7\twho knows\n",
 }
 RTE = {
-    "RTE/train.tsv": "index\tsentence1\tsentence2\tlabel\n0\ta\tb\tnot_entailment\n1\tc\td\tentailment\n",
+    "RTE/train.tsv": (
+        "index\tsentence1\tsentence2\tlabel\n0\ta\tb\tnot_entailment\n1\tc\td\tentailment\n"
+    ),
     "RTE/dev.tsv": "index\tsentence1\tsentence2\tlabel\n0\te\tf\tentailment\n",
 }
 
 
 def write(folder: Path, files: dict[str, str | bytes]) -> Path:
+    """Writes files by their names below `folder`, and returns the folder."""
     for name, text in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(text if isinstance(text, bytes) else text.encode())
@@ -34,6 +38,7 @@ def write(folder: Path, files: dict[str, str | bytes]) -> Path:
 
 
 def write_zip(folder: Path, name: str, files: dict[str, str | bytes]) -> Path:
+    """Writes files into an archive `name` in `folder`, and returns the folder."""
     with zipfile.ZipFile(folder / name, "w") as archive:
         for path, text in files.items():
             archive.writestr(path, text)
@@ -43,10 +48,10 @@ def write_zip(folder: Path, name: str, files: dict[str, str | bytes]) -> Path:
 def write_hub(
     folder: Path, name: str, columns: dict[str, list], labels: list[str] | None = None
 ) -> Path:
-    """One parquet file; `labels` become the ClassLabel names of the hub's own metadata."""
+    """Writes a Parquet file; `labels` become the ClassLabel names of the hub's own metadata."""
     table = pa.table(columns)
     if labels:
-        import datasets
+        import datasets  # late: it takes a second, and few tests need it
 
         features = datasets.Features.from_arrow_schema(table.schema)
         features["label"] = datasets.ClassLabel(names=labels)
@@ -57,7 +62,7 @@ def write_hub(
 
 
 def hub_rte(folder: Path) -> Path:
-    """The contents of `RTE` in the hub's layout, train in two shards."""
+    """Writes the contents of `RTE` in the hub's layout, the training split in two shards."""
     names = ["entailment", "not_entailment"]
     train = (
         {"sentence1": ["a"], "sentence2": ["b"], "label": [1], "idx": [0]},
@@ -70,6 +75,7 @@ def hub_rte(folder: Path) -> Path:
 
 
 def problems(call, *arguments) -> list[str]:
+    """Calls a function that must raise UserError, and returns its problems."""
     with pytest.raises(UserError) as caught:
         call(*arguments)
     return list(caught.value.problems)

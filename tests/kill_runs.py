@@ -3,10 +3,11 @@
 python tests/kill_runs.py [--kills 40] [--random 0] [--joblib 0] [--torchrun 0] [--seed 1]
                           [--methods lora,dora] [--folder DIR]
 
---kills: in chosen places. A place is a function of the loop; the kill comes at a line of dora/ that runs in it: a line
-by chance, then by chance one of the times that it runs. The others: at random times, of runs by themselves, of sweeps
-of all methods with two workers, and of runs of two processes (see kill_groups.py).
-Exit 1 where a run was lost or ended otherwise than the one left alone.
+--kills: kills in chosen places. A place is a function of the loop. The kill comes at a line of
+dora/ that runs in it: a line by chance, then by chance one of the times that it runs. The others
+are kills at random times (see kill_groups.py): of single runs, of sweeps of all methods with two
+workers, and of runs of two processes. Exits with 1 if a run was lost, or ended otherwise than one
+left alone.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ Line = tuple[str, int]
 
 @dataclass(frozen=True)
 class Kill:
-    """SIGKILL when `line` of a file of dora/ runs for the `turn`-th time inside `place`."""
+    """A SIGKILL when `line` of a file of dora/ runs for the `turn`-th time inside `place`."""
 
     place: str
     line: Line
@@ -54,9 +55,9 @@ class Kill:
 
 
 class Watch:
-    """Sees every line of dora/ that runs inside a place: counts them, or kills at one of them.
+    """Watches the lines of dora/ that run inside places: counts them, or kills at one of them.
 
-    Where it is to kill, it sees that one's place and file alone, since to be watched takes time.
+    To kill, it watches that one's place and file alone, since tracing takes time.
     """
 
     def __init__(self, kill: Kill | None) -> None:
@@ -65,13 +66,14 @@ class Watch:
         self._inside: list[str] = []
 
     def on(self, owner: Any, name: str, place: str) -> None:
-        """Makes the function `name` of `owner` a place."""
+        """Makes the function `name` of `owner` a place that is watched."""
         if self.kill is not None and self.kill.place != place:
             return
         original = getattr(owner, name)
 
         @functools.wraps(original)
         def watched(*args: Any, **more: Any) -> Any:
+            # Places lie within each other, so the trace function and the stack are restored.
             before = sys.gettrace()
             self._inside.append(place)
             sys.settrace(self._trace)
@@ -84,6 +86,7 @@ class Watch:
         setattr(owner, name, watched)
 
     def _trace(self, frame: FrameType, event: str, arg: object) -> Callable[..., Any] | None:
+        """Is the trace function: returns itself for functions whose lines are to be seen."""
         file = frame.f_code.co_filename
         if not file.startswith(SOURCES if self.kill is None else SOURCES + self.kill.line[0]):
             return None
@@ -98,7 +101,7 @@ class Watch:
 
 
 def train(words: Sequence[str], kill: Kill | None, counts: Path | None) -> None:
-    """What a process does: `python -m dora.run WORDS` under watch; exits as that does."""
+    """Runs `python -m dora.run WORDS` under watch, in this process, and exits as it does."""
     from dora import run
     from dora.training import one_run
     from dora.training.loop import Loop
@@ -111,10 +114,12 @@ def train(words: Sequence[str], kill: Kill | None, counts: Path | None) -> None:
         watch.on(Loop, "evaluate_and_select", "evaluation")
         watch.on(Loop, "save", "checkpoint")
         watch.on(one_run, "finish", "export")
+    # The run's lines would mix with the study's own.
     output = os.open(os.devnull, os.O_WRONLY)
     os.dup2(output, 1)
     sys.argv = ["dora.run", *words]
     run.main()
+    # Through a file: a forked process returns nothing but its exit code.
     if counts is not None:
         counts.write_text(
             json.dumps([[place, *line, n] for (place, line), n in watch.seen.items()])
@@ -127,7 +132,7 @@ def start(
     kill: Kill | None = None,
     counts: Path | None = None,
 ) -> int:
-    """Exit code of one process."""
+    """Runs `train` in another process, and returns its exit code."""
     process = context.Process(target=train, args=(words, kill, counts))
     process.start()
     process.join()
@@ -136,7 +141,10 @@ def start(
 
 
 def schedule(kills: int, methods: Sequence[str]) -> list[tuple[str, str]]:
-    """(method, place) of every kill: places in turn, and in each of them the methods that can be killed there."""
+    """Returns (method, place) of every kill: all places in turn, and in each all methods in turn.
+
+    A method that never allocates is not killed in an allocation.
+    """
     able = {p: [m for m in methods if p != "allocation" or m in ALLOCATING] for p in PLACES}
     turns = {place: itertools.cycle(able[place]) for place in PLACES if able[place]}
     places = itertools.cycle(turns)
@@ -146,13 +154,14 @@ def schedule(kills: int, methods: Sequence[str]) -> list[tuple[str, str]]:
 def study(
     kills: int, seed: int, methods: Sequence[str], folder: Path, say: Callable[[str], None]
 ) -> list[str]:
-    """Does it all; every problem found, with the kill that led to it."""
+    """Carries out the kills in places; returns every problem with the kill that led to it."""
     context = forkserver()
     chance = random.Random(seed)
     alone: dict[str, Path] = {}
     ran: dict[str, list[list[Any]]] = {}
     for method in methods:
         counts = folder / f"{method}.json"
+        # Left alone, and every line counted: a kill can then be drawn among all that run.
         code = start(context, small_words(folder / method, f"method={method}"), counts=counts)
         if code:
             raise SystemExit(f"{method} left alone ended with exit code {code}")
@@ -162,9 +171,11 @@ def study(
         _, file, number, times = chance.choice([line for line in ran[method] if line[0] == place])
         kill = Kill(place, (file, number), chance.randint(1, times))
         results = folder / f"kill-{i}"
+        # Checkpoints that the run left alone did not write, which must not show in any file.
         words = small_words(results, f"method={method}", "checkpoint_every=2")
         what = f"{i + 1:3}  {method:8} {place:11} {file}:{number}, time {kill.turn} of {times}"
         code = start(context, words, kill)
+        # A kill that missed would let the test pass for nothing.
         wrong = [] if code == -signal.SIGKILL else [f"not killed: exit code {code}"]
         code = start(context, words)
         wrong += [f"exit code {code} on resuming"] if code else []
@@ -176,7 +187,7 @@ def study(
 
 
 def main() -> None:
-    """Prints a line for every kill; exit 1 where anything was lost or differs."""
+    """Prints a line for every kill; exits with 1 if anything was lost or differs."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -201,6 +212,7 @@ def main() -> None:
 
 
 def _say(text: str) -> None:
+    """Prints a line at once, also into a pipe."""
     print(text, flush=True)
 
 

@@ -1,4 +1,4 @@
-"""Composing and running small experiments in this process, for the tests of whole runs."""
+"""Composes and runs small experiments in this process, for the tests of whole runs."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from dora.training import one_run
 from dora.training.loop import Loop
 from dora.training.prepare import prepare
 
-# The text columns' names in the official TSVs and the label's, where they are not the hub's and "label".
+# The columns of the official TSVs: two texts and the label. The hub has other names for some.
 COLUMNS = {
     "wnli": ("sentence1", "sentence2", "label"),
     "rte": ("sentence1", "sentence2", "label"),
@@ -44,7 +44,7 @@ COLUMNS = {
     "stsb": ("sentence1", "sentence2", "score"),
     "ax": ("sentence1", "sentence2", ""),
 }
-# What a finished run leaves that one which was cut and resumed must equal byte for byte.
+# The files in which a run that was cut and resumed must equal one left alone, byte for byte.
 FILES = (
     "metrics.jsonl",
     "ranks.jsonl",
@@ -56,13 +56,14 @@ FILES = (
 
 
 def write_tsv(path: Path, task: Task, rows: Rows, number: int) -> None:
-    """The first `number` rows of one split as the official download has it."""
+    """Writes the first `number` rows of one split as the official download has it."""
     first, second, label = COLUMNS[task.name]
     lines = ["\t".join(["index", first, second, *([label] if rows.label is not None else [])])]
     for i in range(number):
         assert rows.second is not None
         row = [str(i), rows.first[i], rows.second[i]]
         if rows.label is not None:
+            # Class names for RTE and MNLI, numbers for the others.
             value = rows.label[i]
             row.append(task.labels[value] if task.name in ("rte", "mnli") else str(value))
         lines.append("\t".join(row))
@@ -71,9 +72,9 @@ def write_tsv(path: Path, task: Task, rows: Rows, number: int) -> None:
 
 @functools.cache
 def small_glue(scored: int = 40) -> Path:
-    """A GLUE download of 97 training rows a task and `scored` of each other split, made once a session.
+    """Makes a GLUE download of 97 training rows a task and `scored` of each other split.
 
-    A run on it takes about a second.
+    A run on it takes about a second. It is made once in each process that tests.
     """
     root = Path(tempfile.mkdtemp(prefix="glue-"))
     atexit.register(shutil.rmtree, root, ignore_errors=True)
@@ -89,7 +90,7 @@ def small_glue(scored: int = 40) -> Path:
 
 
 def small_words(results: Path, *overrides: str) -> list[str]:
-    """The command-line words of a run of 24 steps, an epoch of 96 rows being 12."""
+    """Returns the command-line words of a run of 24 steps in 2 epochs of 12 steps."""
     return [
         "task=wnli",
         "data=dir",
@@ -107,25 +108,26 @@ def small_words(results: Path, *overrides: str) -> list[str]:
 
 
 def configure(*overrides: str) -> Config:
-    """The configuration that these command-line words give."""
+    """Composes the configuration that these command-line words give."""
     register()
+    # Hydra's state is global, and a test before may have left one.
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(dora.CONF), version_base="1.3"):
         return from_hydra(compose("config", overrides=list(overrides)))
 
 
 def small(results: Path, *overrides: str) -> Config:
-    """The small run's configuration."""
+    """Composes the configuration of the small run."""
     return configure(*small_words(results, *overrides))
 
 
 def run(config: Config, signals: StopSignals | None = None) -> dict[str, Any]:
-    """run.json of this configuration, trained here and now."""
+    """Trains this configuration in this process and returns its run.json."""
     return one_run.run(prepare(config), signals=signals)
 
 
 def crash_after(last: int) -> Callable[[Loop, int], Any]:
-    """A `Loop.train_step` that breaks off after step `last`, as a crash would."""
+    """Returns a `Loop.train_step` that breaks off after step `last`, as a crash would."""
     original = Loop.train_step
 
     def train_step(self: Loop, step: int) -> Any:
@@ -137,7 +139,7 @@ def crash_after(last: int) -> Callable[[Loop, int], Any]:
 
 
 def cut(results: Path, step: int, monkeypatch: pytest.MonkeyPatch, *overrides: str) -> None:
-    """Trains up to `step` with a checkpoint there (unless the overrides say otherwise), then breaks off."""
+    """Trains to `step`, with a checkpoint there unless overridden, and breaks off."""
     with monkeypatch.context() as patch:
         patch.setattr(Loop, "train_step", crash_after(step))
         with pytest.raises(AssertionError, match="power cut"):
@@ -145,18 +147,20 @@ def cut(results: Path, step: int, monkeypatch: pytest.MonkeyPatch, *overrides: s
 
 
 def typed(*words: str, env: Mapping[str, str] | None = None) -> tuple[int, str, str]:
-    """(exit code, stdout, stderr) of `python -m dora.run WORDS` in this process, for what trains nothing.
+    """Runs `python -m dora.run WORDS` in this process; returns (exit code, stdout, stderr).
 
-    `env`: environment variables set meanwhile.
+    For commands that train nothing: starting an interpreter would take them seconds each. `env`:
+    environment variables set meanwhile.
     """
     from dora.run import main
 
     out, err, code = io.StringIO(), io.StringIO(), 0
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["dora.run", *words])
-        patch.setenv("HYDRA_FULL_ERROR", "1")
+        patch.setenv("HYDRA_FULL_ERROR", "1")  # or Hydra would turn exceptions into its own exit
         for name, value in (env or {}).items():
             patch.setenv(name, value)
+        # Hydra and argparse end by SystemExit; so do the suite's own commands.
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             try:
                 main()
@@ -166,7 +170,7 @@ def typed(*words: str, env: Mapping[str, str] | None = None) -> tuple[int, str, 
 
 
 def refused(*words: str, **env: str) -> list[str]:
-    """The problems that `python -m dora.run WORDS` names before anything begins."""
+    """Returns the problems that `python -m dora.run WORDS` names before anything begins."""
     code, _, said = typed(*words, env=env)
     assert code == 2, said
     first, *rest = said.strip().splitlines()
@@ -177,7 +181,7 @@ def refused(*words: str, **env: str) -> list[str]:
 
 
 def python(*words: str, **env: str) -> subprocess.CompletedProcess[str]:
-    """`python WORDS` in a process of its own, to its end."""
+    """Runs `python WORDS` in another process to its end."""
     return subprocess.run(
         [sys.executable, *words],
         capture_output=True,
@@ -188,12 +192,12 @@ def python(*words: str, **env: str) -> subprocess.CompletedProcess[str]:
 
 
 def command(*words: str, **env: str) -> subprocess.CompletedProcess[str]:
-    """`python -m WORDS` in a process of its own, to its end."""
+    """Runs `python -m WORDS` in another process to its end."""
     return python("-m", *words, **env)
 
 
 def forkserver() -> ForkServerContext:
-    """Starts processes that have imported already what takes seconds to import."""
+    """Returns a context whose processes start with the slow imports done."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
         [
@@ -211,11 +215,12 @@ def forkserver() -> ForkServerContext:
 def together(
     folder: Path, *words: str, script: Path | None = None, size: int = 2
 ) -> subprocess.CompletedProcess[str]:
-    """`python -m dora.run WORDS`, or of a script, in `size` processes of one run, started as torchrun starts them.
+    """Runs `python -m dora.run WORDS`, or a script, in `size` processes of one run.
 
-    What they say, one after the other, comes back as their output, by way of `folder`; the exit code is the first that
-    is not 0.
+    They start as torchrun starts them. Returns the first exit code that is not 0, and their
+    outputs, one after the other, which go through files in `folder`.
     """
+    # A free port, given up again before the processes meet there: torchrun's own way, too.
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -228,6 +233,7 @@ def together(
         process.start()
     for process in started:
         process.join()
+    # A process that fails takes the others with it, so one code stands for all.
     code = next((process.exitcode for process in started if process.exitcode), 0)
     return subprocess.CompletedProcess(
         words, code or 0, "".join(out.read_text() for out in said), ""
@@ -237,7 +243,8 @@ def together(
 def _one_of(
     rank: int, size: int, port: int, out: Path, script: Path | None, words: tuple[str, ...]
 ) -> None:
-    """What one of the processes does."""
+    """Runs one of the processes of `together`."""
+    # On the level of file descriptors: gloo's C++ code writes there too.
     file = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(file, 1)
     os.dup2(file, 2)
@@ -258,30 +265,31 @@ def _one_of(
 
 
 def load_script(name: str) -> ModuleType:
-    """scripts/NAME.py as a module, which is no part of the package."""
+    """Imports scripts/NAME.py, which is no part of the package, as a module."""
     file = Path(__file__).parents[1] / "scripts" / f"{name}.py"
     spec = importlib.util.spec_from_file_location(name, file)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
+    sys.modules[name] = module  # dataclasses look their module up there while it is executed
     spec.loader.exec_module(module)
     return module
 
 
 def only_run(results: Path) -> Path:
-    """The directory of the one run under `results`."""
+    """Returns the directory of the only run under `results`."""
+    # data, task, model, method, budget, key, seed
     (found,) = results.glob("runs/*/*/*/*/*/*/s*")
     return found
 
 
 def record(results: Path) -> dict[str, Any]:
-    """run.json of the one run under `results`."""
+    """Returns the run.json of the only run under `results`."""
     return json.loads((only_run(results) / "run.json").read_text())  # type: ignore[no-any-return]
 
 
 def change_record(folder: Path, *without: str, **changes: Any) -> None:
-    """Writes run.json with other values, or without some keys, as a run that has these would have sealed it."""
+    """Changes values of run.json or removes keys, and seals it anew as a run does."""
     kept = {
         k: v for k, v in json.loads((folder / "run.json").read_text()).items() if k not in without
     }
@@ -289,12 +297,12 @@ def change_record(folder: Path, *without: str, **changes: Any) -> None:
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
-    """A .jsonl file's events."""
+    """Returns the events of a .jsonl file."""
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def differing(one: Path, two: Path) -> list[str]:
-    """Names of the files that two run directories do not both hold (or both lack) byte for byte."""
+    """Returns the names of files that differ between two run directories, or that one lacks."""
 
     def content(folder: Path, name: str) -> bytes | None:
         return (folder / name).read_bytes() if (folder / name).exists() else None
@@ -303,18 +311,20 @@ def differing(one: Path, two: Path) -> list[str]:
 
 
 def same_files(one: Path, two: Path) -> None:
-    """Asserts that two run directories hold the same, byte for byte."""
+    """Asserts that the files of two run directories are equal byte for byte."""
     assert differing(one, two) == []
 
 
 def problems(alone: Path, again: Path) -> list[str]:
-    """How a run that was killed and taken up again differs from the one left alone; empty as it should be."""
+    """Returns the differences of a killed and resumed run from one left alone; empty if none."""
     if not (again / "run.json").exists():
         return ["lost: no run.json"]
     one, two = (json.loads((folder / "run.json").read_text()) for folder in (alone, again))
+    # Without an end there is nothing to compare.
     if two["status"] != "done":
         return [f"lost: {two['status']}, {two['reason']}"]
     found = [f"{key} differ" for key in ("results", "ranks", "params") if one[key] != two[key]]
     found += [f"{name} differs" for name in differing(alone, again)]
+    # Temporary files of a write that was killed, and checkpoints, which a done run removes.
     left = [p.name for p in again.rglob("*.tmp")] + [p.name for p in again.glob("checkpoint/*")]
     return found + ([f"left behind: {', '.join(left)}"] if left else [])

@@ -1,8 +1,9 @@
-"""The bits that small runs end with. Where they change, so must the number that stands for them.
+"""The bits that small runs end with. If they change, the number that stands for them must change.
 
-    python tests/test_arithmetic.py          writes arithmetic.json anew, after ARITHMETIC in dora/records/record.py was raised
+    python tests/test_arithmetic.py
 
-The runs are made with instructions that every x86-64 processor has: wider ones add up in another order.
+writes arithmetic.json anew, after ARITHMETIC in dora/records/record.py was raised. The runs use
+instructions that every x86-64 processor has, since wider ones add up in another order.
 """
 
 from __future__ import annotations
@@ -22,13 +23,17 @@ import torch
 from dora.records.journals import JOURNALS
 from dora.records.record import ARITHMETIC, identity
 
+# The bits as committed, with the number of the arithmetic and PyTorch's version.
 GOLDEN = Path(__file__).parent / "arithmetic.json"
+# PyTorch, MKL and oneDNN each choose instructions by the processor unless told otherwise.
 SAME_EVERYWHERE = {
     "ATEN_CPU_CAPABILITY": "default",
     "MKL_CBWR": "COMPATIBLE",
     "ONEDNN_MAX_CPU_ISA": "SSE41",
     "OMP_NUM_THREADS": "1",
 }
+# Between them: every method, both kinds of task, both units of a budget, both architectures,
+# dropout and micro-batches.
 RUNS = {
     "full": ["method=full"],
     "lora": ["method=lora", "method.dropout=0.1", "grad_accum=2"],
@@ -41,12 +46,13 @@ RUNS = {
         "group_by_length=false",
     ],
 }
-# Without instructions of its own for it, a processor takes long over 16 bits.
+# Without its own instructions for bfloat16 a processor emulates it, which takes long.
 SLOW = {"lora in bf16": ["method=lora", "precision=bf16"]}
 
 
 def bits(*names: str) -> dict[str, str]:
-    """A hash of what each run logged and what it was trained to, from a process with those instructions."""
+    """Returns a hash of each run's journals and weights, from a process with those instructions."""
+    # The libraries read the variables when they are loaded, so another process is needed.
     words = [sys.executable, __file__, *names]
     done = subprocess.run(
         words, env={**os.environ, **SAME_EVERYWHERE}, capture_output=True, text=True, check=False
@@ -57,7 +63,7 @@ def bits(*names: str) -> dict[str, str]:
 
 
 def trained(names: list[str]) -> dict[str, str]:
-    """The hashes, with the instructions of this process."""
+    """Returns the hashes that the instructions of this process give."""
     from runs import only_run, run, small
 
     found = {}
@@ -66,15 +72,10 @@ def trained(names: list[str]) -> dict[str, str]:
         with tempfile.TemporaryDirectory() as results:
             run(small(Path(results), *words, "max_steps=12", "keep_model=true"))
             folder = only_run(Path(results))
-            weights = next(
-                f
-                for f in (folder / "best.safetensors", folder / "model/model.safetensors")
-                if f.exists()
-            )
-            content = (
-                b"".join((folder / journal).read_bytes() for journal in JOURNALS)
-                + weights.read_bytes()
-            )
+            places = folder / "best.safetensors", folder / "model/model.safetensors"
+            weights = next(file for file in places if file.exists())
+            files = [*(folder / journal for journal in JOURNALS), weights]
+            content = b"".join(file.read_bytes() for file in files)
             found[name] = hashlib.sha256(content).hexdigest()[:16]
     return found
 
@@ -87,13 +88,14 @@ def test_the_bits_are_those_that_the_number_of_the_arithmetic_stands_for(
     names: tuple[str, ...],
 ) -> None:
     golden = json.loads(GOLDEN.read_text())
+    # Another version of PyTorch may have other kernels; this suite's arithmetic is the same then.
     if golden["torch"] != torch.__version__.partition("+")[0]:
         pytest.skip(f"the bits were made with torch {golden['torch']}")
     changed = [name for name, found in bits(*names).items() if golden["bits"].get(name) != found]
     assert not changed or golden["arithmetic"] != ARITHMETIC, (
-        f"{', '.join(changed)}: the same configuration trains to other bits than before. If that is meant, raise "
-        "ARITHMETIC in dora/records/record.py, say in results/README.md what the new number stands for, and run "
-        "python tests/test_arithmetic.py"
+        f"{', '.join(changed)}: the same configuration trains to other bits than before. "
+        "If that is meant, raise ARITHMETIC in dora/records/record.py, say in results/README.md "
+        "what the new number stands for, and run python tests/test_arithmetic.py"
     )
     assert (changed, golden["arithmetic"]) == ([], ARITHMETIC), (
         "run python tests/test_arithmetic.py"
@@ -101,6 +103,7 @@ def test_the_bits_are_those_that_the_number_of_the_arithmetic_stands_for(
 
 
 def test_another_arithmetic_is_another_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Results of two arithmetics never share a directory, so no table averages over both.
     one = identity({"lr": 1.0}, {"data": "a"})
     monkeypatch.setattr("dora.records.record.ARITHMETIC", ARITHMETIC + 1)
     assert identity({"lr": 1.0}, {"data": "a"}) != one

@@ -1,4 +1,4 @@
-"""The check of a configuration, by kinds: numbers that are none, numbers too large, paths that name nothing."""
+"""The check of a configuration: numbers not finite or too large, paths that name nothing."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from dora.errors import UserError
 from dora.training.prepare import prepare
 from runs import configure
 
+# Every key that takes a floating-point number, from the dataclasses, and a method that has it.
 FLOATS = [
     *(
         (f.name, "dora")
@@ -30,6 +31,7 @@ FLOATS = [
 
 
 def problems(*words: str) -> list[str]:
+    """Returns the problems for which these words are refused."""
     with pytest.raises(UserError) as caught:
         prepare(configure(*words))
     return list(caught.value.problems)
@@ -39,28 +41,22 @@ def problems(*words: str) -> list[str]:
     ("value", "methods"), [("inf", list(METHODS)), ("-inf", ["lora"]), ("nan", ["dora"])]
 )
 def test_every_number_must_be_finite(value: str, methods: list[str]) -> None:
+    # The search above does find them.
     assert {"lr", "head_lr", "weight_decay", "warmup", "clip", "head_dropout"} <= {
         key for key, _ in FLOATS
     }
     for method in methods:
         mine = [key for key, name in FLOATS if name == method]
+        # All at once, and one message each: the rules that bound them say nothing more.
         found = problems(f"method={method}", *(f"{key}={value}" for key in mine))
         said = [f"{key.lstrip('+')}={value} must be a finite number" for key in mine]
         assert sorted(p.removesuffix(" (0: no clipping)") for p in found) == sorted(said)
 
 
 def test_a_count_has_a_highest_value() -> None:
-    counts = [
-        "epochs",
-        "max_steps",
-        "batch_size",
-        "max_length",
-        "limit_train",
-        "eval_every",
-        "patience",
-        "checkpoint_every",
-        "threads",
-    ]
+    counts = ["epochs", "max_steps", "batch_size", "max_length", "limit_train"]
+    counts += ["eval_every", "patience", "checkpoint_every", "threads"]
+    # 10¹² fits Python's numbers and not PyTorch's, which would fail in the middle of a run.
     found = problems(*(f"{key}={10**12}" for key in counts))
     for key in counts:
         assert any(p.startswith(f"{key}={10**12} must be at most ") for p in found)
@@ -72,13 +68,14 @@ def test_a_models_threads_are_a_number_of_threads(threads: int) -> None:
     assert problem == f"model.threads={threads} must lie between 1 and 1024"
 
 
+# As `init_from=$RUN` is where the shell has no RUN.
 @pytest.mark.parametrize("value", ["", "'  '"])
 def test_a_path_that_names_nothing_is_refused(value: str) -> None:
     keys = ["init_from", "model.path", "data.dir", "results"]
     found = problems(*(f"{key}={value}" for key in keys))
     for key in keys:
         (said,) = (p for p in found if p.startswith(f"{key}= must name a folder"))
-        assert ("null" in said) is (key != "results")
+        assert ("null" in said) is (key != "results")  # results are always written somewhere
 
 
 def test_null_says_that_there_is_no_path() -> None:
@@ -86,6 +83,7 @@ def test_null_says_that_there_is_no_path() -> None:
 
 
 def test_a_path_in_another_encoding_is_refused_before_anything_is_made() -> None:
+    # Put in behind Hydra, whose grammar would refuse a surrogate before the check.
     config = configure("method=lora")
     with pytest.raises(UserError, match=r"results=r\\udcff must be UTF-8"):
         prepare(dataclasses.replace(config, results="r\udcff"))

@@ -1,4 +1,4 @@
-"""Names, rates and threads: what is typed wins, and an embedded model's own hold for no other."""
+"""Names, rates and threads: typed values win, and an embedded model's own apply to no other."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ import pytest
 from runs import configure
 
 
+# No file is opened to compose a configuration, so the folders need not exist.
 @pytest.mark.parametrize(
     "word", ["model.path=/x/checkpoint-500", "model.path='/x/checkpoint-500/'"]
 )
 def test_a_folder_has_its_own_name_and_nothing_of_the_embedded_model(word: str) -> None:
     config = configure(word, "method=lora")
     assert config.model_name == "checkpoint-500"
-    assert config.cpu_threads == 2
+    assert config.cpu_threads == 2  # the default; the embedded model, which is the default, has 1
     assert config.learning_rate() == config.chosen.settings.base_lr
 
 

@@ -1,4 +1,7 @@
-"""Every YAML composes without a problem, and the experiments carry the papers' numbers, retyped here."""
+"""Every YAML composes without a problem, and the experiments have the papers' numbers.
+
+The numbers are typed here a second time, from the scripts that the papers' authors released.
+"""
 
 import functools
 import importlib.util
@@ -46,14 +49,16 @@ BASE = tuple(
 # microsoft/LoRA, examples/NLU/*.sh: task, lr, epochs, examples per GPU x GPUs, length.
 LORA = {
     "lora_roberta_base": """
-        mnli 5e-4 30 16x8 512    sst2 5e-4 60 16x8 512    mrpc 4e-4 30 16x8 512    cola 4e-4 80 32x2 512
-        qnli 4e-4 25 32x8 512    qqp  5e-4 25 16x8 512    rte  5e-4 80 32x8 512    stsb 4e-4 40 16x8 512""",
+        mnli 5e-4 30 16x8 512    sst2 5e-4 60 16x8 512    mrpc 4e-4 30 16x8 512
+        cola 4e-4 80 32x2 512    qnli 4e-4 25 32x8 512    qqp  5e-4 25 16x8 512
+        rte  5e-4 80 32x8 512    stsb 4e-4 40 16x8 512""",
     "lora_roberta_large": """
-        mnli 3e-4 10 4x8 128     sst2 4e-4 10 8x8 512     mrpc 3e-4 20 4x8 512     cola 3e-4 20 4x8 128
-        qnli 2e-4 10 4x8 512     qqp  3e-4 20 4x8 512     rte  4e-4 20 8x8 512     stsb 3e-4 10 4x8 128""",
+        mnli 3e-4 10 4x8 128     sst2 4e-4 10 8x8 512     mrpc 3e-4 20 4x8 512
+        cola 3e-4 20 4x8 128     qnli 2e-4 10 4x8 512     qqp  3e-4 20 4x8 512
+        rte  4e-4 20 8x8 512     stsb 3e-4 10 4x8 128""",
 }
-# QingruZhang/AdaLoRA, NLU/scripts/*.sh: task, lr, epochs, length, warm-up, initial rank, alpha, orthogonality,
-# t_i, t_f, interval, head dropout, weight decay, steps between evaluations.
+# QingruZhang/AdaLoRA, NLU/scripts/*.sh: task, lr, epochs, length, warm-up, initial rank, alpha,
+# orthogonality, t_i, t_f, interval, head dropout, weight decay, steps between evaluations.
 ADALORA = """
     mnli 5e-4   7  256 1000 3 16 .1 8000 50000 100 .15 0   3000
     sst2 8e-4   24 128 1000 2 16 .1 6000 22000 100 0   .01 3000
@@ -66,7 +71,7 @@ ADALORA = """
 
 
 def table(text: str, width: int) -> list[list[str]]:
-    """Words of `text` in rows of `width`."""
+    """Returns the words of `text` in rows of `width`."""
     words = text.split()
     return [words[i : i + width] for i in range(0, len(words), width)]
 
@@ -77,7 +82,7 @@ ADALORA_ROWS = table(ADALORA, 14)
 
 @pytest.fixture(scope="module", autouse=True)
 def hydra_conf():
-    """The repository's conf/ as Hydra's search path."""
+    """Makes the repository's conf/ Hydra's search path for all tests of this file."""
     GlobalHydra.instance().clear()
     register()
     with initialize_config_dir(str(CONF), version_base="1.3"):
@@ -86,22 +91,24 @@ def hydra_conf():
 
 @functools.cache  # a composition takes 0.2 s
 def composed(*overrides: str) -> Config:
+    """Composes a configuration from command-line words."""
     return from_hydra(compose("config", overrides=list(overrides)))
 
 
 def steps(config: Config) -> int:
-    """Optimizer steps on the official training set."""
+    """Returns the optimizer steps of a run on the official training set."""
     return config.epochs * math.ceil(ROWS[config.task.name] / config.batch_size)
 
 
 def header(experiment: str) -> list[str]:
-    """The comment lines a file begins with, after the one that Hydra reads."""
+    """Returns the comment lines that a file begins with, after the line that Hydra reads."""
     first, *lines = (CONF / "experiment" / f"{experiment}.yaml").read_text().splitlines()
     assert first == "# @package _global_"
     end = next(i for i, line in enumerate(lines) if not line.startswith("#"))
     return lines[:end]
 
 
+# So that no experiment escapes the comparison with its script.
 def test_every_experiment_is_in_a_table_here():
     listed = [f"{row[0]}/{row[1]}" for row in LORA_ROWS]
     listed += [f"adalora_deberta_v3_base/{row[0]}" for row in ADALORA_ROWS]
@@ -115,6 +122,7 @@ def test_every_yaml_composes_without_a_problem(file):
     whole = file.relative_to(CONF).with_suffix("").as_posix()
     group, _, choice = whole.rpartition("/") if whole.startswith("hydra/") else whole.partition("/")
     overrides = [f"{group}={choice}"] if choice else []
+    # These are made to be completed by the command line.
     if (group, choice) == ("data", "dir") or (group == "experiment" and "study" in choice):
         overrides.append("data.dir=GLUE")
     assert check(composed(*overrides)) == []
@@ -128,12 +136,8 @@ def test_lora_has_the_scripts_numbers(family, task, lr, epochs, batch, length):
     assert c.model.name == family.removeprefix("lora_")
     assert (c.lr, c.epochs, c.max_length) == (float(lr), int(epochs), int(length))
     assert c.batch_size == int(per_gpu) * int(gpus)
-    assert (c.budget, c.chosen.settings.alpha, c.chosen.settings.dropout, c.targets()) == (
-        "r8",
-        16,
-        0,
-        ("q", "v"),
-    )
+    m = c.chosen.settings
+    assert (c.budget, m.alpha, m.dropout, c.targets()) == ("r8", 16, 0, ("q", "v"))
     assert (c.warmup, c.weight_decay, c.schedule, c.clip, c.seed) == (0.06, 0.1, "linear", 1, 0)
     assert (c.head_lr, c.head_dropout, c.eval_every, c.max_steps) == (None, None, None, None)
     assert f"{per_gpu} examples on each of {gpus} GPUs" in " ".join(header(f"{family}/{task}"))
@@ -144,57 +148,28 @@ def test_adalora_has_the_scripts_numbers(row):
     task, *numbers = row
     c = composed(f"experiment=adalora_deberta_v3_base/{task}")
     m = c.chosen.settings
-    assert (c.task.name, c.method_name, c.model.name, c.data.name) == (
-        task,
-        "adalora",
-        "deberta_v3_base",
-        "hub",
-    )
-    assert [
-        c.lr,
-        c.epochs,
-        c.max_length,
-        c.warmup,
-        m.start_factor,
-        m.alpha,
-        m.orthogonality,
-        m.init_warmup,
-        m.final_warmup,
-        m.mask_interval,
-        c.head_dropout,
-        c.weight_decay,
-        c.eval_every,
-    ] == [float(n) for n in numbers]
-    assert (c.budget, c.batch_size, c.seed, c.target, m.dropout, m.beta1, m.beta2, m.remove) == (
-        "r1",
-        32,
-        6,
-        "all",
-        0,
-        0.85,
-        0.85,
-        False,
-    )
+    place = c.task.name, c.method_name, c.model.name, c.data.name
+    assert place == (task, "adalora", "deberta_v3_base", "hub")
+    # In the table's order. At r1 the initial rank is the start factor itself.
+    found = [c.lr, c.epochs, c.max_length, c.warmup, m.start_factor, m.alpha, m.orthogonality]
+    found += [m.init_warmup, m.final_warmup, m.mask_interval]
+    found += [c.head_dropout, c.weight_decay, c.eval_every]
+    assert found == [float(n) for n in numbers]
+    assert (c.budget, c.batch_size, c.seed, c.target) == ("r1", 32, 6, "all")
+    assert (m.dropout, m.beta1, m.beta2, m.remove) == (0, 0.85, 0.85, False)
+    # Else the schedule would have no window to prune in.
     assert steps(c) > m.init_warmup + m.final_warmup
 
 
 def test_dora_has_the_released_numbers():
     c = composed("experiment=dora_roberta_base")
     m = c.chosen.settings
-    assert (c.task.name, c.method_name, c.model.name, c.data.name) == (
-        "cola",
-        "dora",
-        "roberta_base",
-        "hub",
-    )
+    place = c.task.name, c.method_name, c.model.name, c.data.name
+    assert place == ("cola", "dora", "roberta_base", "hub")
     assert (c.budget, c.lr, c.epochs, c.batch_size, c.max_length) == ("r8", 1.48e-4, 15, 16, 128)
-    assert (c.warmup, c.weight_decay, c.clip, c.target, c.seed) == (
-        int(0.06 * 8025),
-        0.01,
-        1,
-        "all",
-        1,
-    )
+    # The released code rounds the warm-up down, where a fraction here is rounded up.
+    assert (c.warmup, c.weight_decay, c.clip) == (int(0.06 * 8025), 0.01, 1)
+    assert (c.target, c.seed) == ("all", 1)
     assert (c.decay_all, c.group_by_length, steps(c)) == (True, False, 8025)
     assert (m.alpha, m.dropout, m.dem, m.beta, m.start_factor) == (8, 0.1, 0.1, 0.9, 1.5)
     assert (m.prune_start, m.prune_end, m.prune_interval, m.shape) == (0.15, 0.5, 100, "cubic_late")
@@ -204,6 +179,7 @@ def test_dora_has_the_released_numbers():
 @pytest.mark.parametrize("experiment", RUNS)
 def test_schedule_fits_the_official_rows(experiment):
     c = composed(f"experiment={experiment}")
+    # A window in steps fits a run of a certain length; the header says which.
     assert c.chosen.settings.problems(steps(c)) == []
     assert f"{steps(c):,} steps." in " ".join(header(experiment))
 
@@ -216,17 +192,15 @@ def test_dora_settings_fit_every_task():
 
 
 def start_and_end(c: Config) -> tuple[set[int], int]:
-    """The ranks an AdaLoRA run starts at and the components it ends with, on a base-size model."""
+    """Returns an AdaLoRA run's start ranks and components at the end, on a base-size model."""
     plan = c.chosen.kind.plan(c.chosen.settings, Budget.parse(c.budget), BASE)
     return set(plan.start), plan.target
 
 
 @pytest.mark.parametrize("row", ADALORA_ROWS, ids=lambda row: row[0])
 def test_adalora_starts_at_the_scripts_rank_and_ends_at_1(row):
-    assert start_and_end(composed(f"experiment=adalora_deberta_v3_base/{row[0]}")) == (
-        {int(row[5])},
-        72,
-    )
+    found = start_and_end(composed(f"experiment=adalora_deberta_v3_base/{row[0]}"))
+    assert found == ({int(row[5])}, 72)
 
 
 @pytest.mark.parametrize("task", ["cola", "sst2"])  # the scripts start CoLA at rank 3, SST-2 at 2
@@ -236,10 +210,9 @@ def test_adalora_starts_at_the_scripts_rank_and_ends_at_1(row):
 )
 def test_adalora_rows_of_table_1(task, budget, factor, start, end):
     words = (f"budget={budget}", f"method.start_factor={factor}")
-    assert start_and_end(composed(f"experiment=adalora_deberta_v3_base/{task}", *words)) == (
-        {start},
-        end,
-    )
+    found = start_and_end(composed(f"experiment=adalora_deberta_v3_base/{task}", *words))
+    assert found == ({start}, end)
+    # The file's header tells how to type these rows.
     assert " ".join(words) in " ".join(header("adalora_deberta_v3_base/_common"))
 
 
@@ -251,33 +224,20 @@ def test_file_begins_with_its_command(experiment):
     assert header(experiment)[0] == command
 
 
-@pytest.mark.parametrize(
-    "experiment",
-    [
-        "lora_roberta_base/cola",
-        "lora_roberta_large/sst2",
-        "adalora_deberta_v3_base/rte",
-        "dora_roberta_base",
-    ],
-)
+# One of each family: an experiment's values stand in other files than the base configuration's, and
+# Hydra lets the later file win.
+FAMILIES = ["lora_roberta_base/cola", "lora_roberta_large/sst2", "adalora_deberta_v3_base/rte"]
+
+
+@pytest.mark.parametrize("experiment", [*FAMILIES, "dora_roberta_base"])
 def test_command_line_wins_over_the_experiment(experiment):
-    c = composed(
-        f"experiment={experiment}",
-        "seed=3",
-        "lr=1e-2",
-        "epochs=2",
-        "method.alpha=5",
-        "target=[k]",
-        "task=wnli",
-        "model=minilm",
-        "data=mini",
-        "budget=r3",
-        "max_length=33",
-    )
+    words = "seed=3", "lr=1e-2", "epochs=2", "method.alpha=5", "target=[k]", "budget=r3"
+    choices = "task=wnli", "model=minilm", "data=mini"
+    c = composed(f"experiment={experiment}", *words, *choices, "max_length=33")
     assert (c.seed, c.lr, c.epochs, c.chosen.settings.alpha, c.targets()) == (3, 0.01, 2, 5, ("k",))
     assert (c.task.name, c.model.name, c.data.name) == ("wnli", "minilm", "mini")
     assert (c.budget, c.max_length) == ("r3", 33)
-    # The order of words does not matter.
+    # An experiment typed after a value does not undo it.
     assert composed("lr=1e-2", f"experiment={experiment}").lr == 0.01
 
 
@@ -293,6 +253,7 @@ def test_a_study_is_one_command_with_equal_evaluations_and_parameters(experiment
     whole = compose(
         "config", overrides=[f"experiment={experiment}", "data.dir=GLUE"], return_hydra_config=True
     )
+    # The sweep's axes are Hydra's own configuration, not the run's.
     swept = {key: str(values).split(",") for key, values in whole.hydra.sweeper.params.items()}
     assert set(swept["method"]) <= set(METHODS)
     c = composed(f"experiment={experiment}", "data.dir=GLUE")
@@ -300,12 +261,12 @@ def test_a_study_is_one_command_with_equal_evaluations_and_parameters(experiment
     assert all(set(rates) == set(swept["method"]) for rates in c.rates.values())
     assert (c.batch_size, c.select, c.results) == (32, "dev", f"results/{experiment}")
     assert c.max_steps <= 600
-    # The evaluations that count, as many for every method.
-    assert (
-        len([s for s in range(c.max_steps // 2 + 2, c.max_steps + 1) if s % c.eval_every == 0]) == 3
-    )
+    # The evaluations that count: three, from the step that all methods share.
+    counting = range(c.max_steps // 2 + 2, c.max_steps + 1)
+    assert len([step for step in counting if step % c.eval_every == 0]) == 3
     if c.model.package and importlib.util.find_spec(c.model.package) is None:
         pytest.skip(f"needs {c.model.package}")
+    # The budgets are the parameters of LoRA at ranks 2 and 8 on this model.
     folder = backbone.locate(None, c.model.embedded, c.model.package, None, "main", False)
     matrices = backbone.find_linears(backbone.architecture(folder), c.targets())
     assert [int(b) for b in swept["budget"]] == [sum(m.cost * n for m in matrices) for n in (2, 8)]
@@ -318,6 +279,7 @@ def test_rates_count_for_their_task_and_method_unless_lr_is_given():
     assert composed(*words, "method=dora").learning_rate() == 2e-3  # the model's
     assert composed(*words, "task=cola").learning_rate() == 1e-3
     assert composed(*words, "lr=5e-3").learning_rate() == 5e-3
+    # Two mistakes, a rate below 0 and a task that is none, in two messages.
     wrong = check(composed("+rates={rte:{lora:-1.0},sst:{dora:1e-3}}"))
     assert len(wrong) == 2
     assert "rates.rte={'lora': -1.0}" in wrong[0]

@@ -1,7 +1,10 @@
-"""What only a GPU can show: nothing in a step waits for it, and it computes what the CPU does.
+"""Tests for a GPU: nothing in a step waits for it, and it computes what the CPU does.
 
 python -m pytest -m gpu
-DORA_TEST_DEVICE=cpu python -m pytest -m gpu tests/test_gpu.py      what of it a machine without one can check
+
+A machine without a GPU can run those that do not ask who waits:
+
+DORA_TEST_DEVICE=cpu python -m pytest -m gpu tests/test_gpu.py
 """
 
 from __future__ import annotations
@@ -23,18 +26,16 @@ from dora.timing.candidates import Setting, loop_of
 from dora.training.loop import Loop
 from runs import only_run, run, same_files, small
 
-os.environ.setdefault(
-    "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
-)  # before CUDA starts, as `dora.run` does
+# Before CUDA starts, as `dora.run` does: cuBLAS needs it to be deterministic.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 DEVICE = os.environ.get("DORA_TEST_DEVICE", "cuda")
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(
         DEVICE == "cuda" and not torch.cuda.is_available(), reason="no CUDA device here"
     ),
-    pytest.mark.filterwarnings(
-        "default"
-    ),  # the mode that tells who waits begins with a warning itself
+    # The mode that tells who waits begins with a warning itself.
+    pytest.mark.filterwarnings("default"),
 ]
 needs_cuda = pytest.mark.skipif(DEVICE != "cuda", reason="only CUDA can tell who waits for it")
 BATCH = 8
@@ -44,18 +45,18 @@ class Notes:
     """A record that keeps nothing, so that allocations are noted as in a real run."""
 
     def log(self, journal: str, event: dict[str, Any]) -> None:
+        """Checks the event, whose numbers have come from the device."""
         assert event["total"] == sum(event["ranks"].values())
 
 
 def warm_loop(name: str, precision: str) -> tuple[Loop, int]:
-    """(the loop of a bench contender on rows of unequal length, its next step), the first few steps done.
+    """Returns a candidate of the bench on rows of unequal length, and its next step.
 
-    With dropout in 16 bits and without in 32, so that both forms of the layer are met.
+    The first few steps are done: they allocate memory, which waits for the device.
     """
-    s = Setting(
-        "tiny", 0.1 if precision == "bf16" else 0.0, BATCH, 16, DEVICE, precision, threads=1
-    )
-    loop, at = loop_of(s, name)
+    # Dropout in 16 bits and none in 32, so that both forms of the layer are met.
+    dropout = 0.1 if precision == "bf16" else 0.0
+    loop, at = loop_of(Setting("tiny", dropout, BATCH, 16, DEVICE, precision, threads=1), name)
     loop.setup.train = tokens(4 * BATCH)
     loop.record = Notes()  # type: ignore[assignment]
     for step in range(at + 1, at + 4):
@@ -65,7 +66,7 @@ def warm_loop(name: str, precision: str) -> tuple[Loop, int]:
 
 @pytest.fixture
 def _as_in_a_run() -> Iterator[None]:
-    """Deterministic algorithms, as `dora.training.one_run` has them; who waits is no longer told afterwards."""
+    """Sets deterministic algorithms as `dora.training.one_run` does, and resets all modes after."""
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     yield
@@ -73,6 +74,7 @@ def _as_in_a_run() -> Iterator[None]:
     torch.use_deterministic_algorithms(False)
 
 
+# Steps without an allocation; "before" and "after" the pruning window.
 PLAIN = ["lora", "adalora before", "adalora after", "dora before", "dora after"]
 
 
@@ -82,6 +84,7 @@ PLAIN = ["lora", "adalora before", "adalora after", "dora before", "dora after"]
 @pytest.mark.parametrize("name", PLAIN)
 def test_a_plain_step_never_waits_for_the_gpu(name: str, precision: str) -> None:
     loop, at = warm_loop(name, precision)
+    # CUDA's own mode: any call of PyTorch's that waits for the device raises.
     torch.cuda.set_sync_debug_mode("error")
     for step in range(at, at + 4):
         loop.train_step(step)  # raises where the host waits
@@ -100,7 +103,7 @@ def test_an_allocating_step_waits_once_at_most(name: str) -> None:
     torch.cuda.set_sync_debug_mode("default")
     waits = [w for w in caught if "synchronizing" in str(w.message)]
     places = sorted({f"{w.filename}:{w.lineno}" for w in waits})
-    assert len(waits) <= 4, places
+    assert len(waits) <= 4, places  # one for each of the four steps: the scores go to the host
 
 
 @pytest.mark.parametrize("name", [*PLAIN, "adalora allocating", "dora allocating"])
@@ -113,7 +116,7 @@ def test_the_first_steps_of_every_phase_have_finite_losses(name: str) -> None:
 
 
 def linear(gated: bool, rank: int, d_in: int, d_out: int, dropout: float = 0.0) -> LowRankLinear:
-    """A layer of random float64 numbers."""
+    """Returns a layer of random float64 numbers."""
     layer = LowRankLinear(nn.Linear(d_in, d_out), rank, 0.7, dropout, gated).double()
     for p in layer.factors().values():
         nn.init.normal_(p)
@@ -121,12 +124,13 @@ def linear(gated: bool, rank: int, d_in: int, d_out: int, dropout: float = 0.0) 
 
 
 def passed(layers: list[LowRankLinear], x: Tensor, device: str) -> list[Tensor]:
-    """Outputs for x and all gradients, on the CPU, of these layers beside each other on `device`."""
+    """Runs these layers beside each other on `device`; returns outputs and gradients on the CPU."""
     owner = nn.ModuleList(layers).to(device)
     owner.zero_grad()
     x = x.detach().to(device).requires_grad_()
     Siblings(layers)(owner, (x,))
     ys = [layer(x) for layer in layers]
+    # Any loss whose gradient differs from entry to entry.
     torch.stack([(y * y.detach().cos()).sum() for y in ys]).sum().backward()
     grads = [p.grad for layer in layers for p in layer.factors().values()]
     assert x.grad is not None
@@ -141,6 +145,7 @@ def test_a_layer_gives_what_it_gives_on_the_cpu(gated: bool, ranks: tuple[int, .
     x = torch.randn(2, 7, 12, dtype=torch.float64)
     here, there = passed(layers, x, "cpu"), passed(layers, x, DEVICE)
     assert len(here) == len(ranks) * (4 if gated else 3) + 1
+    # float64, so that another order of sums shows in the last digits alone.
     for one, other in zip(here, there, strict=True):
         torch.testing.assert_close(other, one, rtol=1e-11, atol=1e-11)
 
@@ -152,6 +157,7 @@ def test_dropout_drops_its_share_and_the_gradient_where_it_dropped(p: float) -> 
     y = Dropout(p)(x)
     (3 * y).sum().backward()
     share = float((y == 0).double().mean())
+    # Five standard deviations of a mean of 400,000 draws.
     assert abs(share - p) < 5 * (p * (1 - p) / x.numel()) ** 0.5
     torch.testing.assert_close(y[y != 0], torch.full_like(y[y != 0], 1 / (1 - p)))
     torch.testing.assert_close(x.grad, 3 * y.detach())
@@ -161,9 +167,8 @@ def test_the_adapters_dropout_is_the_same_in_both_directions() -> None:
     torch.manual_seed(0)
     n, p = 400, 0.25
     layer = linear(False, n, n, n, dropout=p).to(DEVICE)
-    with (
-        torch.no_grad()
-    ):  # y = 0.7 x dropped: what an entry of x does is seen in the same entry of y
+    # y = 0.7 dropped(x): an entry of y shows whether the same entry of x was dropped.
+    with torch.no_grad():
         layer.base.weight.zero_()
         assert layer.base.bias is not None
         layer.base.bias.zero_()

@@ -1,4 +1,4 @@
-"""Which part of the package may know of which: imports point one way, from the commands down."""
+"""Imports within the package point one way, from the commands down."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "dora"
-# Lower may not import higher. A name is a wing (a folder) or a module at the top of dora/.
+# The rows begin with the lowest, and a lower row may not import a higher one. A name is a wing (a
+# folder) or a module at the top of dora/.
 ORDER = (
     ("errors", "plain"),
     ("process",),
@@ -65,41 +66,32 @@ def test_a_module_imports_nothing_above_its_wing(module: str) -> None:
     assert not higher
 
 
+# The prepare() of a TopologicalSorter raises CycleError, which names the circle.
 def test_no_modules_import_each_other_in_a_circle() -> None:
     TopologicalSorter({module: inside(path) - {module} for module, path in FILES.items()}).prepare()
 
 
 @pytest.mark.parametrize("module", MATHEMATICS)
 def test_methods_and_adapters_need_torch_alone(module: str) -> None:
-    standard = {
-        "__future__",
-        "abc",
-        "collections",
-        "dataclasses",
-        "fractions",
-        "hashlib",
-        "itertools",
-    }
-    standard |= {"contextlib", "json", "math", "pathlib", "re", "typing"}
+    # A method reads like its paper: no Hydra, no Transformers, no NumPy.
+    standard = {"__future__", "abc", "collections", "contextlib", "dataclasses", "fractions"}
+    standard |= {"hashlib", "itertools", "json", "math", "pathlib", "re", "typing"}
     allowed = {"dora", "safetensors", "torch", *standard}
     assert {name.split(".")[0] for name in imported(FILES[module])} <= allowed
 
 
 def test_only_config_run_and_cli_know_hydra() -> None:
-    knowing = {
-        name
-        for name, path in FILES.items()
-        if any(library.startswith(("hydra.", "omegaconf")) for library in imported(path))
-    }
-    assert {name for name in knowing if not name.startswith("cli.")} == {
-        "config",
-        "method_choice",
-        "run",
-    }
+    def knows(path: Path) -> bool:
+        return any(library.startswith(("hydra.", "omegaconf")) for library in imported(path))
+
+    knowing = {name for name, path in FILES.items() if knows(path)}
+    outside_cli = {name for name in knowing if not name.startswith("cli.")}
+    assert outside_cli == {"config", "method_choice", "run"}
 
 
 @pytest.mark.parametrize("module", FILES)
 def test_nothing_loads_pickles_or_trusts_remote_code(module: str) -> None:
+    # Both execute code that comes with a file from somebody else.
     text = FILES[module].read_text()
     assert "pickle" not in {name.split(".")[0] for name in imported(FILES[module])}
     assert " torch.load(" not in text

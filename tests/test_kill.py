@@ -1,4 +1,4 @@
-"""Runs killed in the middle of a step, an evaluation, a checkpoint, an allocation or the export lose nothing."""
+"""Runs killed in a step, an evaluation, a checkpoint, an allocation or the export lose nothing."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from conftest import METHODS
 from runs import forkserver
 
 
+# One kill in each place; forty take minutes. DoRA allocates, so that it has all places.
 @pytest.mark.parametrize(("method", "seed"), [("dora", 11)])
 def test_a_kill_in_every_place_leaves_a_run_that_ends_as_one_left_alone(
     method: str, seed: int, tmp_path: Path
@@ -32,27 +33,29 @@ def test_forty_kills_over_all_methods_leave_runs_that_end_as_ones_left_alone(
 
 def test_forty_kills_are_eight_in_every_place_and_reach_every_method() -> None:
     planned = schedule(40, list(METHODS))
-    assert set(collections.Counter(place for _, place in planned).values()) == {8}
+    assert set(collections.Counter(place for _, place in planned).values()) == {8}  # 5 places
     assert {(m, p) for m, p in planned} == {
         (m, p) for m in METHODS for p in PLACES if p != "allocation" or m in ALLOCATING
     }
 
 
+# Kills in places come between two lines of Python; these also come within a write or a product.
 def test_kills_at_random_times_leave_runs_that_end_as_ones_left_alone(tmp_path: Path) -> None:
     assert kill_groups("random", 2, 3, ["dora"], tmp_path, print) == []
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "methods"), [("joblib", list(METHODS)), ("torchrun", ["dora"])])
-def test_a_killed_worker_launcher_or_both_leave_no_process_behind_and_runs_that_end_as_ones_left_alone(
+def test_a_killed_worker_launcher_or_both_leave_no_process_and_runs_that_end_as_ones_left_alone(
     kind: str, methods: list[str], tmp_path: Path
 ) -> None:
+    # Every victim in both phases.
     assert kill_groups(kind, 2 * len(KINDS[kind]), 1, methods, tmp_path, print) == []
 
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A sweep of four runs that nobody disturbed."""
+    """Gives the results of a sweep of all methods that was left alone."""
     results = tmp_path_factory.mktemp("sweep") / "alone"
     leave_alone(forkserver(), Group("joblib", ",".join(METHODS)), results)
     return results
@@ -66,8 +69,9 @@ def test_a_signal_to_a_sweep_stops_its_workers_and_the_same_sweep_ends_as_one_le
 ) -> None:
     begun = functools.partial(begin, forkserver(), Group("joblib", ",".join(METHODS), jobs))
     started = begun(tmp_path)
+    # To the launcher alone, as a cluster does; it must pass the signal on to its workers.
     started.wait_for("training")
     os.kill(started.process.pid, number)
     assert started.left() == []
-    assert started.process.exitcode == 75
+    assert started.process.exitcode == 75  # stopped, to be resumed
     assert differences(begun, alone, tmp_path) == []

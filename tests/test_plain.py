@@ -11,10 +11,13 @@ from dora.plain import cut, printable
     ("text", "shown"),
     [
         ("tiny_roberta ± é 中", "tiny_roberta ± é 中"),
+        # An escape sequence that would clear the terminal.
         ("\x1b[2Jgone", r"\x1b[2Jgone"),
         ("a\nb\rc\td", r"a\nb\rc\td"),
+        # Marks of direction, which reorder the rest of a line.
         ("a\u202eb\u2066", r"a\u202eb\u2066"),
         ("\u2028\u200b\x9b", r"\u2028\u200b\x9b"),
+        # A byte of a file name that is not UTF-8.
         ("\udcff", r"\udcff"),
         (7, "7"),
     ],

@@ -1,4 +1,4 @@
-"""The committed results: records that name what made them, and a README that shows what they say."""
+"""The committed results: records name their origin, and the README shows what they hold."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_every_record_is_done_and_names_commit_machine_and_data(folder: Path) ->
     for path in paths:
         run = json.loads(path.read_text())
         assert run["status"] == "done", path
-        assert run["git"]["dirty"] is False, path
+        assert run["git"]["dirty"] is False, path  # the commit is all of the code that made it
         assert len(run["git"]["commit"]) == 40
         assert run["cpus"]
         assert run["fingerprints"]["data"]
@@ -33,11 +33,12 @@ def test_every_record_is_done_and_names_commit_machine_and_data(folder: Path) ->
 
 @each
 def test_adapters_of_one_budget_differ_by_less_than_one_component(folder: Path) -> None:
-    """Of the largest component, a feed-forward matrix's. The budgets are given as numbers."""
+    """Checks budgets in parameters: the gap is smaller than a feed-forward matrix's component."""
+    # The largest component of each model, d_in + d_out.
     largest = {"tiny_roberta": 192 + 768, "tiny_deberta": 192 + 768, "minilm": 384 + 1536}
     by_budget: dict[tuple[str, str], list[int]] = {}
     for run in read_runs(folder):
-        if run["config"]["budget"] is not None:
+        if run["config"]["budget"] is not None:  # full fine-tuning has none
             key = (run["config"]["model"], run["config"]["budget"])
             by_budget.setdefault(key, []).append(run["params"]["adapter_end"])
     for (model, budget), numbers in by_budget.items():
@@ -47,9 +48,10 @@ def test_adapters_of_one_budget_differ_by_less_than_one_component(folder: Path) 
 
 def test_the_pages_show_every_folder_as_its_records_have_it() -> None:
     text = (RESULTS / "README.md").read_text()
+    # The page's numbers are written between marks by the script; a folder without marks is unseen.
     script = load_script("results_page")
     found = {folder for _, _, folder, _ in script.BLOCK.findall(text)}
-    # Of the search of `backbones` the page shows only what it chose.
+    # The page shows only the choices of the search of `backbones`, not its runs.
     assert found == {f.relative_to(RESULTS).as_posix() for f in FOLDERS} - {"backbones/search"}
     for page in script.PAGES:
         assert script.page(page) == page.read_text()
@@ -64,19 +66,16 @@ def test_the_page_says_how_many_rates_were_chosen_at_an_edge() -> None:
     searches = [by_rate for found in studies for by_rate in found.values()]
     backbones = rates.collect(read_runs(RESULTS / "backbones" / "search")).values()
     text = " ".join((RESULTS / "README.md").read_text().split())
-    assert (
-        f"in {sum(map(rates.at_edge, searches))} of the {len(searches)} searches of the three studies"
-        in text
-    )
-    assert (
-        f"in {sum(map(rates.at_edge, backbones))} of the {len(backbones)} searches of `backbones`"
-        in text
-    )
+    # A rate at an edge of its search may not be the best one; the page must own up to these.
+    at_edge, of_backbones = (sum(map(rates.at_edge, found)) for found in (searches, backbones))
+    assert f"in {at_edge} of the {len(searches)} searches of the three studies" in text
+    assert f"in {of_backbones} of the {len(backbones)} searches of `backbones`" in text
 
 
 def test_a_page_that_says_something_else_is_told_and_mended(tmp_path: Path) -> None:
     folder = RESULTS / "study_tiny" / "search"
     stale = tmp_path / "README.md"
+    # A block whose numbers somebody typed, or that results have outrun.
     stale.write_text(f"before\n<!-- search {folder} -->\n| cola | 99.9 |\n<!-- end -->\nafter\n")
     assert python(SCRIPT, "--check", str(stale)).returncode == 1
     assert python(SCRIPT, str(stale)).returncode == 0

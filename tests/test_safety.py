@@ -22,7 +22,7 @@ SOURCES = sorted(Path(dora.__file__).parent.rglob("*.py"))
 
 
 class Trap:
-    """Unpickled, it leaves a file behind."""
+    """An object that, when unpickled, leaves a file behind: any code could run in its place."""
 
     def __init__(self, sign: Path) -> None:
         self.sign = sign
@@ -31,6 +31,7 @@ class Trap:
         return Path.touch, (self.sign,)  # type: ignore[return-value]
 
 
+# By the syntax tree, so that a comment or a message may name these.
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: p.name)
 def test_no_source_unpickles_evaluates_or_trusts_remote_code(path: Path) -> None:
     for node in ast.walk(ast.parse(path.read_text())):
@@ -47,9 +48,11 @@ def test_no_source_unpickles_evaluates_or_trusts_remote_code(path: Path) -> None
 
 def test_a_pickle_in_the_place_of_a_checkpoint_is_refused(tmp_path: Path) -> None:
     data, said = pickle.dumps(Trap(tmp_path / "sprung")), []
+    # With a right checksum, as an attacker would write it.
     (tmp_path / "step-6.checkpoint").write_bytes(hashlib.sha256(data).digest() + data)
     assert checkpoint.load(tmp_path, said.append) is None
     assert "step-6.checkpoint is damaged" in said[0]
+    # Refused before it was unpickled, not after.
     assert not (tmp_path / "sprung").exists()
 
 
@@ -62,6 +65,7 @@ def test_a_pickle_in_the_place_of_an_adapter_to_start_from_is_refused(tmp_path: 
     assert not (tmp_path / "sprung").exists()
 
 
+# Transformers would unpickle the first by itself; the second has a trustworthy name.
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "model.safetensors"])
 def test_a_pickle_in_the_place_of_a_models_weights_is_refused(name: str, tmp_path: Path) -> None:
     model = tmp_path / "model"
@@ -77,6 +81,7 @@ def test_code_that_comes_with_a_model_is_not_run(tmp_path: Path) -> None:
     model = tmp_path / "model"
     shutil.copytree(ASSETS / "tiny_roberta", model)
     config = json.loads((model / "config.json").read_text())
+    # Transformers imports the classes of an auto_map from the model's folder if it is told to.
     config["auto_map"] = {
         "AutoConfig": "trap.C",
         "AutoModelForSequenceClassification": "trap.M",
@@ -86,13 +91,12 @@ def test_code_that_comes_with_a_model_is_not_run(tmp_path: Path) -> None:
     (model / "trap.py").write_text(
         f"open({str(tmp_path / 'sprung')!r}, 'w')\nclass C: pass\nclass M: pass\nclass T: pass\n"
     )
-    assert (
-        run(small(tmp_path, f"model.path={model}", "method=lora", "max_steps=4"))["status"]
-        == "done"
-    )
+    done = run(small(tmp_path, f"model.path={model}", "method=lora", "max_steps=4"))
+    assert done["status"] == "done"
     assert not (tmp_path / "sprung").exists()
 
 
+# The model's name is a folder of the run's path, and the only part of it that a user types freely.
 @pytest.mark.parametrize("name", ["../../../../elsewhere", "..", "/elsewhere", "a/b", ""])
 def test_no_name_leads_out_of_the_results_folder(name: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"model.name=.* names a folder"):

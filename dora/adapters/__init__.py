@@ -1,3 +1,1 @@
-"""What a run adds to a backbone: budgets, the low-rank layer and its arithmetic, PEFT's file
-format.
-"""
+"""Adapters: budgets, the low-rank layer and its arithmetic, and PEFT's file format."""

@@ -1,9 +1,11 @@
-"""Linears with low-rank updates as single autograd functions: y_i = W_i x + b_i + s_i B_i diag(g_i)
-A_i D_i x.
+"""Linears with low-rank updates as single autograd functions.
 
-Several linears that read one x (the q, k and v of attention) are one call. What is written here is
-what autograd would find, with the least traffic: no update of its own size beside x and y, nothing
-kept that is cheap to make again. Each linear is given as the six W, b, A, B, g (or None) and s.
+    y_i = W_i x + b_i + s_i B_i diag(g_i) A_i D_i x          D_i: dropout
+
+Several linears that read one x (q, k and v of attention) are one call. The gradients written here
+are those that autograd would find, with less memory traffic: no tensor as large as x or y is made
+for the update, and nothing is kept for backward that is cheap to compute again. Each linear is
+passed as six values: W, b, A, B, g (or None) and s.
 """
 
 from __future__ import annotations
@@ -21,28 +23,28 @@ from dora.adapters.dropout import add_product_, draw, zeroed
 
 
 def update(x: Tensor, p: float, given: Sequence[Any]) -> tuple[Tensor, ...]:
-    """The outputs, (..., d_out) each, for x of (..., d_in).
+    """Returns the outputs of all linears, (..., d_out) each, for x of shape (..., d_in).
 
-    p: the share of x's entries dropped before A, for each linear anew; `given`: the six of each
-    linear.
+    p: the probability that an entry of x is dropped before A, drawn anew for each linear. `given`:
+    the six values of each linear, one after the other.
     """
+    # Merging needs 32 bits, since in 16 the update would be lost in the weight's rounding, and no
+    # dropout, which belongs to the update's input alone.
     if p or x.dtype.itemsize < 4 or torch.is_autocast_enabled(x.device.type):
         return _Beside.apply(x, p, *given)
     return _Merged.apply(x, *given)
 
 
 class _Merged(torch.autograd.Function):
-    """The linears that read one x, without dropout: each update is added to its weight, W + s B
-    diag(g) A.
+    """Adds each update to its weight, W + s B diag(g) A, and multiplies once; without dropout.
 
-    That is less to write than another pass over x and y, and y and dx then come from one product
-    each, as those of the bare backbone do. The merged weights are not kept for backward but made
-    again.
+    Merging writes less than another pass over x and y would, and y and dx then take one product
+    each, as in the bare backbone. Backward merges again instead of keeping the merged weights.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, *given: Any) -> tuple[Tensor, ...]:
-        """x: (..., d_in), and of each linear W, b, A, B, g (or None) and s → (..., d_out) of each."""
+        """Returns (..., d_out) for each linear. x: (..., d_in), `given`: six values a linear."""
         parts = _sixes(given)
         ctx.scales = [s for *_, s in parts]
         folded = [_fold(B, g, s) for _, _, _, B, g, s in parts]
@@ -57,13 +59,17 @@ class _Merged(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *dys: Tensor) -> tuple[Tensor | None, ...]:
-        """dys: (..., d_out) of each linear → gradients in the order of forward's arguments."""
+        """Returns gradients in the order of forward's arguments. dys: (..., d_out) of each linear.
+
+        With h = A x and dh = s diag(g) Bᵀ dy: dx = Σ (W + s B diag(g) A)ᵀ dy, dA = dh xᵀ, and dB
+        and dg follow from dy hᵀ (`_unfold`).
+        """
         x, *saved = ctx.saved_tensors
         flat = x.reshape(-1, x.shape[-1])
         parts = [saved[i : i + 5] for i in range(0, len(saved), 5)]
         ranks = [A.shape[0] for _, A, *_ in parts]
-        # One product over x for all linears together; what has r rows is (r, n), where it is
-        # fastest on a CPU.
+        # One product over x for all linears together. h and dh are stored as (r, n), not (n, r): a
+        # CPU's products are fastest that way.
         As = torch.cat([A for _, A, *_ in parts]) if len(parts) > 1 else parts[0][1]
         hs = (As @ flat.t()).split(ranks)
         dhs = torch.empty(sum(ranks), flat.shape[0], dtype=x.dtype, device=x.device)
@@ -73,7 +79,7 @@ class _Merged(torch.autograd.Function):
             parts, hs, dhs.split(ranks), dys, ctx.scales, strict=True
         ):
             dy = dy.reshape(-1, dy.shape[-1])
-            if ctx.needs_input_grad[0]:
+            if ctx.needs_input_grad[0]:  # not in the first adapted layer: nothing below is trained
                 merged = torch.addmm(W, sgB, A)
                 dx = dy @ merged if dx is None else dx.addmm_(dy, merged)
             torch.mm(sgB.t(), dy.t(), out=dh)
@@ -84,16 +90,16 @@ class _Merged(torch.autograd.Function):
 
 
 class _Beside(torch.autograd.Function):
-    """The same with dropout D on the adapters' input, y = W x + b + s B diag(g) A D x, or in 16
-    bits.
+    """Computes the update beside the weight: with dropout D on its input, or in 16 bits.
 
-    There an update would be lost in the weight's rounding. The low-rank products are accumulated
-    into y and dx by the matrix products themselves; every linear has a dropout of its own.
+    y = W x + b + s B diag(g) A D x. The matrix products themselves add the low-rank terms to y and
+    dx (addmm), which saves a pass over each. Every linear draws its own dropout.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, p: float, *given: Any) -> tuple[Tensor, ...]:
-        """As `_Merged`; p: the share dropped. Under autocast all products are in its type."""
+        """Returns (..., d_out) for each linear, as `_Merged` does; p: the share dropped."""
+        # Autocast does not reach inside an autograd function, so its type is applied by hand.
         ctx.shape, ctx.dtypes = x.shape, (x.dtype, given[2].dtype)
         dtype = (
             torch.get_autocast_dtype(x.device.type)
@@ -103,7 +109,8 @@ class _Beside(torch.autograd.Function):
         x = x.reshape(-1, x.shape[-1]).to(dtype)
         ys, ctx.scales, saved = [], [], []
         for W, b, A, B, g, s in _sixes(given):
-            s /= 1 - p  # what dropout leaves is scaled up: here, in one number
+            # Dropout scales the entries that stay by 1 / (1 − p): one number here, no pass over x.
+            s /= 1 - p
             W, A, sgB = W.to(dtype), A.to(dtype), _fold(B, g, s).to(dtype)
             y = F.linear(x, W, None if b is None else b.to(dtype))
             dropped = draw(x, p) if p else None
@@ -119,7 +126,7 @@ class _Beside(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *dys: Tensor) -> tuple[Tensor | None, ...]:
-        """As `_Merged`'s."""
+        """Returns gradients in the order of forward's arguments, as `_Merged` does."""
         saved = ctx.saved_tensors
         of_input, of_factors = ctx.dtypes
         dx = None
@@ -134,22 +141,27 @@ class _Beside(torch.autograd.Function):
                 dx = dy @ W if dx is None else dx.addmm_(dy, W)
                 if dropped is None:
                     dx.addmm_(dh.t(), A)
-                else:
+                else:  # a dropped entry of x reached y through W alone
                     add_product_(dx, dh.t(), A, dropped)
         return None if dx is None else dx.view(ctx.shape).to(of_input), None, *grads
 
 
 def _sixes(given: Sequence[Any]) -> list[Sequence[Any]]:
+    """Splits flat arguments into six values a linear: autograd functions take no nested ones."""
     return [given[i : i + 6] for i in range(0, len(given), 6)]
 
 
 def _fold(B: Tensor, g: Tensor | None, s: float) -> Tensor:
-    """s B diag(g): g and s go with B, which is smaller than x and y."""
+    """Returns s B diag(g), (d_out, r)."""
+    # Folded into B rather than into h: B is smaller than x and y.
     return B * s if g is None else B * (g * s)
 
 
 def _unfold(G: Tensor, B: Tensor, g: Tensor | None, s: float) -> tuple[Tensor, Tensor | None]:
-    """(dB, dg) from the gradient of s B diag(g), transposed: (r, d_out), which is overwritten."""
+    """Returns (dB, dg) from `G`, the gradient of s B diag(g), transposed, (r, d_out).
+
+    dB = s Gᵀ diag(g), dg_i = s Σ_j G_ij B_ji. G is overwritten.
+    """
     if g is None:
         return G.mul_(s).t(), None
     dg = (G * B.t()).sum(1).mul_(s)

@@ -1,15 +1,15 @@
-"""Budgets: how much a method may store, in which unit, and the plan that follows for a model's
-matrices.
+"""Budgets: how much a method may store, in which unit, and a run's plan for a model's matrices.
 
 A *component* is one rank-1 term B[:, i] g_i A[i, :] of a matrix of shape (d_out, d_in); storing it
 takes d_in + d_out parameters, since g is folded into B. A budget has one of two units:
 
-* `r8`: the papers' convention, 8 components a matrix on average when training ends. That is not
-  equal parameters: a component of a feed-forward matrix costs more than one of an attention matrix.
+* `r8`: the papers' convention, 8 components a matrix on average when training ends. Equal ranks are
+  not equal parameters: a component of a feed-forward matrix costs more than one of an attention
+  matrix.
 * `0.3M`, `300k`, `300_000`: adapter parameters stored when training ends, never exceeded.
 
-Both pose one problem: keep components up to a total cost. Only the cost of a component differs (1,
-or d_in + d_out). All counts are whole numbers, so nothing is lost to rounding.
+Both pose one problem: keep components up to a total cost. The cost of a component is 1 or
+d_in + d_out. All counts are whole numbers, so nothing is lost to rounding.
 """
 
 from __future__ import annotations
@@ -23,11 +23,10 @@ from fractions import Fraction
 
 @dataclass(frozen=True)
 class Matrix:
-    """A linear layer that is adapted: its module name, its shape (d_out, d_in), and what a
-    component of it costs.
+    """A linear layer that is adapted: its module name and its shape (d_out, d_in).
 
-    `component_cost`: parameters that one component stores, where the method's are not plain rank-1
-    terms.
+    `component_cost`: parameters that one component stores, if the method's components are not plain
+    rank-1 terms.
     """
 
     name: str
@@ -48,8 +47,9 @@ class Matrix:
 
 @dataclass(frozen=True)
 class Budget:
-    """A budget: an average rank (`r8`) or a number of adapter parameters. Exactly one of the two is
-    set.
+    """A budget: an average rank (`r8`) or a number of adapter parameters.
+
+    Exactly one of the two fields is set.
     """
 
     rank: int | None = None
@@ -57,8 +57,9 @@ class Budget:
 
     @staticmethod
     def parse(text: str) -> Budget:
-        """Reads `r8`, `0.3M`, `300k` or `300_000`. Raises ValueError that says what to write
-        instead.
+        """Reads `r8`, `0.3M`, `300k` or `300_000`.
+
+        Raises ValueError with a message that says what to write instead.
         """
         given = text.strip()
         if match := re.fullmatch(r"r(-?\d+)", given):
@@ -69,13 +70,16 @@ class Budget:
         match = re.fullmatch(r"([+-]?[\d_]*\.?\d[\d_]*(?:e[+-]?\d{1,2})?)([kM]?)", given)
         if not match:
             raise ValueError(
-                f"budget={text} is not a budget: write an average rank (r8) or adapter parameters (0.3M, 300k)"
+                f"budget={text} is not a budget: write an average rank (r8) or adapter parameters "
+                "(0.3M, 300k)"
             )
+        # A fraction, not a float: it tells whether 0.0000015M is a whole number of parameters.
         exact = Fraction(match[1].replace("_", "")) * {"": 1, "k": 1_000, "M": 1_000_000}[match[2]]
         if exact <= 0:
             raise ValueError(f"budget={text} must be above 0, such as r8 or 0.3M")
         if exact.denominator != 1:
             raise ValueError(f"budget={text} is not a whole number of parameters")
+        # `budget=8` most likely means r8: no adapter of a backbone has so few parameters.
         if exact < 1_000 and not match[2]:
             raise ValueError(
                 f"budget={text} reads as {exact} parameters: write r{exact} for an average rank, "
@@ -106,32 +110,35 @@ class Budget:
     def problem(
         self, matrices: Sequence[Matrix], start_factor: Fraction = Fraction(1)
     ) -> str | None:
-        """Says why these matrices cannot hold this budget; None where they can.
+        """Returns a message if these matrices cannot hold this budget, else None.
 
-        `start_factor`: the ranks at the start over the budget's average rank; 1 unless the method
+        `start_factor`: the start ranks divided by the budget's average rank; 1 unless the method
         prunes.
         """
         cheapest = min(m.cost for m in matrices)
         if self.params is not None and self.params < cheapest:
-            return f"budget={self} is less than the smallest component of this model ({cheapest} parameters)"
+            return (
+                f"budget={self} is less than the smallest component of this model "
+                f"({cheapest} parameters)"
+            )
+        # One start rank for all matrices, so the smallest matrix limits it.
         start = math.ceil(self.average_rank(matrices) * start_factor)
         limit = min(m.full_rank for m in matrices)
         if start > limit:
             most = max(int(limit / start_factor), 1)
             params = most * sum(m.cost for m in matrices)
             return (
-                f"budget={self} is larger than this model: it starts at rank {start} a matrix, the smallest "
-                f"matrix has rank {limit}; at most r{most} or {params} parameters fit"
+                f"budget={self} is larger than this model: it starts at rank {start} a matrix, "
+                f"the smallest matrix has rank {limit}; at most r{most} or {params} parameters fit"
             )
         return None
 
 
 def in_words(budget: str) -> str:
-    """Spells a budget for tables and figures: `0.3M` or `9k` where that is exact, else `13,824`;
-    `r8` as it is.
+    """Spells a budget for tables and figures: `0.3M` or `9k` if that is exact, else `13,824`.
 
-    At most three digits stand before M or k; M begins at 0.1M. `budget`: as `str(Budget)` spells
-    it, or `none`.
+    `r8` stays as it is. At most three digits stand before M or k; M begins at 0.1M. `budget`: a
+    budget as `str(Budget)` spells it, or `none`.
     """
     if not budget.isdigit():
         return budget
@@ -144,12 +151,12 @@ def in_words(budget: str) -> str:
 
 @dataclass(frozen=True)
 class Plan:
-    """The ranks at which a run starts, and what it may hold when it ends.
+    """The ranks at which a run starts, and the total that it may hold when it ends.
 
-    `start`: rank of each matrix when training begins. `end`: rank of each matrix at the end where
-    that is fixed beforehand (LoRA), None where training decides it. `target`: the total at the end,
-    in the budget's unit; it is less than the budget's own total only when `init_from` starts with
-    less. `at_most`: the run may end below the target.
+    `start`: rank of each matrix when training begins. `end`: rank of each matrix at the end if it
+    is fixed beforehand (LoRA), None if training decides it. `target`: the total at the end, in the
+    budget's unit; less than the budget's own total only if `init_from` starts with less. `at_most`:
+    the run may end below the target.
     """
 
     budget: Budget
@@ -175,30 +182,29 @@ class Plan:
         return self.params(self.start)
 
     def params(self, ranks: Sequence[int]) -> int:
-        """Returns the adapter parameters stored at these ranks: the sum of rank times a component's
-        cost.
-        """
+        """Returns the adapter parameters stored at these ranks: Σ rank · cost of a component."""
         return sum(r * m.cost for r, m in zip(ranks, self.matrices, strict=True))
 
     def end_range(self) -> tuple[tuple[int, int], tuple[int, int]]:
-        """Returns (fewest, most) components and (fewest, most) parameters that the run may end
-        with.
-        """
+        """Returns (fewest, most) components and (fewest, most) parameters at the end."""
         if self.end is not None:
             total, params = sum(self.end), self.params(self.end)
             return (total, total), (params, params)
+        # The costs of all components at the start, cheapest first: whichever of them training
+        # keeps, the cheapest and the dearest choice bound the result.
         cheap = [c for m, r in zip(self.matrices, self.start, strict=True) for c in [m.cost] * r]
         cheap.sort()
         if self.budget.rank is not None:
             low, high = sum(cheap[: self.target]), sum(cheap[len(cheap) - self.target :])
             components = (self.target, self.target)
         else:
+            # The gap is smaller than some component left out, so than the dearest one.
             low, high = max(0, self.target - max(cheap) + 1), self.target
             components = (_fill(cheap[::-1], self.target), _fill(cheap, self.target))
         return ((0, components[1]), (0, high)) if self.at_most else (components, (low, high))
 
     def missed(self, ranks: Sequence[int]) -> str | None:
-        """Says how a run that ended at `ranks` missed its budget; None where it kept it."""
+        """Returns a message if a run that ended at `ranks` missed its budget, else None."""
         if self.budget.rank is not None:
             return self._missed_components(sum(ranks))
         params = self.params(ranks)
@@ -208,12 +214,13 @@ class Plan:
         # A gap is allowed only if it is too small for any component that was given up.
         if not self.at_most and left and self.target - params >= min(left):
             return (
-                f"{params} adapter parameters at the end leave {self.target - params} of {self.target} "
-                f"unused, where a component of {min(left)} was left out"
+                f"{params} adapter parameters at the end leave {self.target - params} of "
+                f"{self.target} unused, where a component of {min(left)} was left out"
             )
         return None
 
     def _missed_components(self, components: int) -> str | None:
+        """Returns a message if a rank budget's number of components is missed, else None."""
         if components == self.target or (self.at_most and components < self.target):
             return None
         return f"{components} components live at the end, budget {self.budget} means {self.target}"
@@ -230,7 +237,7 @@ class Plan:
 
 
 def _fill(costs: Sequence[int], total: int) -> int:
-    """Counts how many of `costs`, taken in order while they fit, stay within `total`."""
+    """Returns how many of `costs`, in order and skipping those that don't fit, fill `total`."""
     count = 0
     for cost in costs:
         if cost <= total:
@@ -239,19 +246,21 @@ def _fill(costs: Sequence[int], total: int) -> int:
 
 
 def _span(low: int, high: int) -> str:
+    """Spells a range of whole numbers: `8` or `8 to 12`."""
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
 def equal_ranks(budget: Budget, matrices: Sequence[Matrix]) -> tuple[int, ...]:
-    """Returns fixed ranks: the whole-number rank that every matrix can have, the rest dealt in
-    layer order.
+    """Returns fixed ranks: the largest that every matrix can have, the rest dealt in layer order.
 
-    Dealing goes round until no component fits, so the gap is below the model's cheapest component.
+    The gap to the budget is smaller than the model's cheapest component.
     """
     costs, left = budget.costs(matrices), budget.total(matrices)
     base = left // sum(costs)
     ranks = [base] * len(matrices)
     left -= base * sum(costs)
+    # Rounds of one component each: the matrices in front get theirs first, and a component that no
+    # longer fits leaves room for cheaper ones behind it.
     while left >= min(costs):
         for i, cost in enumerate(costs):
             if cost <= left:
@@ -262,7 +271,7 @@ def equal_ranks(budget: Budget, matrices: Sequence[Matrix]) -> tuple[int, ...]:
 def equal_plan(budget: Budget, matrices: tuple[Matrix, ...]) -> Plan:
     """Returns the plan of a method whose ranks are `equal_ranks` from start to end.
 
-    Raises ValueError where the budget does not fit the matrices.
+    Raises ValueError if the budget does not fit the matrices.
     """
     if problem := budget.problem(matrices):
         raise ValueError(problem)
@@ -271,19 +280,17 @@ def equal_plan(budget: Budget, matrices: tuple[Matrix, ...]) -> Plan:
 
 
 def start_ranks(budget: Budget, matrices: Sequence[Matrix], factor: Fraction) -> tuple[int, ...]:
-    """Returns one start rank for every matrix: ceil(factor x average rank), 12 for r8 at factor
-    1.5.
-    """
+    """Returns one start rank for every matrix, ceil(factor · average rank): 12 for r8 at 1.5."""
     return (math.ceil(budget.average_rank(matrices) * factor),) * len(matrices)
 
 
 def pruning_plan(budget: Budget, matrices: tuple[Matrix, ...], start_factor: float) -> Plan:
-    """Returns the plan of a method that starts at `start_factor` times the budget and prunes down
-    to it.
+    """Returns the plan of a method that starts above the budget and prunes down to it.
 
-    Raises ValueError where that does not fit the matrices.
+    `start_factor`: the start ranks divided by the budget's average rank. Raises ValueError if that
+    does not fit the matrices.
     """
-    factor = Fraction(str(start_factor))
+    factor = Fraction(str(start_factor))  # the decimal as typed: 1.1 as a float is a little more
     if problem := budget.problem(matrices, factor):
         raise ValueError(problem)
     start = start_ranks(budget, matrices, factor)
@@ -291,22 +298,18 @@ def pruning_plan(budget: Budget, matrices: tuple[Matrix, ...], start_factor: flo
 
 
 def steps_of(value: float, total_steps: int) -> int:
-    """Returns a setting in steps: below 1 it is a fraction of the run (rounded down), from 1 whole
-    steps.
-
-    The fraction is read as the decimal that was typed: 0.35 of 180 steps is 63, where floats give
-    62.
-    """
+    """Returns a setting in steps: below 1 a fraction of the run, rounded down; else whole steps."""
+    # The decimal as typed: 0.35 of 180 steps is 63, where floats give 62.
     return int(Fraction(str(value)) * total_steps) if value < 1 else int(value)
 
 
 def _cubic_late(n: int, d: int) -> tuple[int, int]:
-    """Returns u³ as (numerator, denominator): DoRA's released code. Few components go early."""
+    """Returns u³ as (numerator, denominator), as DoRA's released code has it: few go early."""
     return n**3, d**3
 
 
 def _cubic_early(n: int, d: int) -> tuple[int, int]:
-    """Returns 1 − (1 − u)³ as (numerator, denominator): AdaLoRA, eq. 14 as its code has it."""
+    """Returns 1 − (1 − u)³ as (numerator, denominator): AdaLoRA's eq. 14 as its code has it."""
     return d**3 - (d - n) ** 3, d**3
 
 
@@ -315,8 +318,9 @@ SHAPES = {"cubic_late": _cubic_late, "cubic_early": _cubic_early}
 
 
 def pruned(shape: str, surplus: int, n: int, d: int) -> tuple[int, int]:
-    """Returns how much of `surplus` is gone n steps into a window of d, as (numerator,
-    denominator).
+    """Returns how much of `surplus` is pruned n steps into a window of d steps.
+
+    The amount is a fraction (numerator, denominator), which the method rounds as its code does.
     """
     numerator, denominator = SHAPES[shape](n, d)
     return surplus * numerator, denominator

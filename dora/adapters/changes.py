@@ -1,8 +1,7 @@
-"""What a method may decide after a step, and how the decision is carried out on weights and
-optimizer.
+"""Changes that a method may decide on after a step, and their application to weights and optimizer.
 
-A method decides, the training loop applies: whatever touches shapes, an optimizer's moments or
-something frozen is one of the changes here, so that each is written, and tested, once.
+A method decides, the training loop applies. Everything that touches shapes, an optimizer's moments
+or frozen tensors is one of the changes below, so each is written, and tested, once.
 """
 
 from __future__ import annotations
@@ -21,8 +20,8 @@ from dora.adapters.lowrank import LowRankLinear
 class Mask:
     """Sets the gates g of all components outside `keep` to 0; a gradient may revive them.
 
-    `keep`: (r,) bool for each layer, in the order of `Method.layers`. `new`: False where a final
-    set is only applied once more, which is not worth a line in ranks.jsonl.
+    `keep`: (r,) bool for each layer, in the order of `Method.layers`. `new`: False if a final set
+    is only applied once more, which is not worth a line in ranks.jsonl.
     """
 
     keep: Sequence[Tensor]
@@ -31,8 +30,9 @@ class Mask:
 
 @dataclass(frozen=True)
 class Remove:
-    """Takes all components outside `keep` out of the weights and out of the optimizer's moments for
-    good.
+    """Deletes all components outside `keep` from the weights and the optimizer's moments.
+
+    `keep`: (r,) bool for each layer, in the order of `Method.layers`.
     """
 
     keep: Sequence[Tensor]
@@ -40,8 +40,7 @@ class Remove:
 
 @dataclass(frozen=True)
 class Renew:
-    """Keeps each layer's trained factors frozen beside it, and trains new ones from here on,
-    without moments.
+    """Freezes each layer's trained factors beside it, and trains new ones, without moments.
 
     `start`: for each layer the new factors' start values by name: "A" (r, d_in), "B" (d_out, r)
     and, where the layer is gated, "g" (r,). The rank r may differ from the old one.
@@ -56,8 +55,9 @@ Change = Mask | Remove | Renew
 def apply(
     change: Change, layers: Iterable[LowRankLinear], optimizer: torch.optim.Optimizer | None
 ) -> None:
-    """Carries out a change on all layers; `optimizer`: whose moments follow, None where there is
-    none.
+    """Applies a change to all layers.
+
+    `optimizer`: the one whose moments follow the change; None if there is none.
     """
     if isinstance(change, Mask):
         lowrank.mask(layers, change.keep)
@@ -68,12 +68,13 @@ def apply(
 
 
 def stored_ranks(change: Change, layers: Mapping[str, LowRankLinear]) -> dict[str, int]:
-    """Returns the number of stored components of each matrix once the change is applied, by matrix
-    name.
+    """Returns how many components each matrix stores after the change, by matrix name.
+
+    The kept components of earlier renewals count too.
     """
     if isinstance(change, Renew):
         return {name: layer.rank + layer.kept_rank for name, layer in layers.items()}
-    # One transfer for all matrices: each one would wait for the device.
+    # One transfer for all matrices: each transfer would wait for the device.
     kept = torch.cat(list(change.keep)).cpu().split([len(keep) for keep in change.keep])
     return {
         name: int(keep.sum()) + layer.kept_rank

@@ -7,7 +7,7 @@ drawn instead. In independent trials of probability p the gap from one success t
 geometric, so the positions are distributed exactly as those of an entry-by-entry draw, with p times
 as many random numbers. Only the dropped entries are touched after that.
 
-On a GPU a draw for every entry is one cheap kernel, and a mask is what its memory is made for.
+On a GPU a draw for every entry is one cheap kernel, so a mask is drawn there.
 
 Random numbers come from PyTorch's default generator, as those of `torch.nn.Dropout` do.
 """
@@ -23,10 +23,10 @@ from torch.autograd.function import once_differentiable
 
 
 def draw(x: Tensor, p: float) -> Tensor:
-    """Which entries of `x` are dropped, each with probability p in [0, 1), independently.
+    """Draws the entries of `x` to drop, each with probability p in [0, 1), independently.
 
-    On a CPU their positions in the flat tensor, (k,) int64, ascending; elsewhere a bool mask of x's
-    shape, True where an entry stays.
+    On a CPU, returns their positions in the flat tensor, (k,) int64, ascending; elsewhere a bool
+    mask of x's shape, True for an entry that stays.
     """
     if x.device.type == "cpu":
         return _positions(x.numel(), p)
@@ -34,18 +34,15 @@ def draw(x: Tensor, p: float) -> Tensor:
 
 
 def _positions(n: int, p: float) -> Tensor:
-    """The successes of n independent trials of probability p, in order: running sums of geometric
-    gaps.
-    """
+    """Draws the successes of n independent trials of probability p: running sums of the gaps."""
     if p == 0 or n == 0:
         return torch.empty(0, dtype=torch.int64)
     found: list[Tensor] = []
     last = -1
     while last < n:
         mean = (n - last) * p
-        at = (
-            _gaps(int(mean + 6 * math.sqrt(mean) + 16), p).cumsum_(0).add_(last)
-        )  # nearly always enough
+        # Six standard deviations more than the mean, so that one round is nearly always enough.
+        at = _gaps(int(mean + 6 * math.sqrt(mean) + 16), p).cumsum_(0).add_(last)
         found.append(at)
         last = int(at[-1])
     at = found[0] if len(found) == 1 else torch.cat(found)
@@ -53,18 +50,19 @@ def _positions(n: int, p: float) -> Tensor:
 
 
 def _gaps(count: int, p: float) -> Tensor:
-    """(count,) int64 ≥ 1, geometric: floor(ln U / ln(1 − p)) + 1 exceeds k with probability (1 −
-    p)^k.
+    """Draws geometric gaps, (count,) int64 ≥ 1: a gap exceeds k with probability (1 − p)^k.
+
+    The gap is floor(ln U / ln(1 − p)) + 1 with U uniform in (0, 1).
     """
     # Two 31-bit numbers from each 64 random bits: a quarter of the time that uniform_() takes.
     bits = torch.empty((count + 1) // 2, dtype=torch.int64).random_().view(torch.int32)[:count]
     u = bits.bitwise_and_(0x7FFFFFFF).to(torch.float32).add_(0.5).mul_(2**-31)
-    rate = min(math.log1p(-p), -1e-12)  # below that a gap would no longer fit its 64 bits
+    rate = min(math.log1p(-p), -1e-12)  # closer to 0, a gap would no longer fit its 64 bits
     return u.log_().mul_(1 / rate).to(torch.int64).add_(1)
 
 
 def zeroed(x: Tensor, dropped: Tensor) -> Tensor:
-    """A copy of `x` whose dropped entries are 0; the others are not scaled up."""
+    """Returns a copy of `x` whose dropped entries are 0; the others are not scaled up."""
     if dropped.dtype == torch.bool:
         return x * dropped
     # A tensor of zeros rather than the number 0: scatter_ with a tensor is twice as fast.
@@ -74,12 +72,11 @@ def zeroed(x: Tensor, dropped: Tensor) -> Tensor:
 
 
 def add_product_(y: Tensor, left: Tensor, right: Tensor, dropped: Tensor) -> None:
-    """y += left @ right in place, but for the dropped entries, which stay as they are. y:
-    contiguous.
-    """
+    """Adds left @ right to y in place, except at the dropped entries. y: contiguous."""
     if dropped.dtype == torch.bool:
         y.add_((left @ right).mul_(dropped))
         return
+    # Keeping the few dropped entries and putting them back costs less than a mask over all of y.
     flat = y.view(-1)
     before = flat.index_select(0, dropped)
     y.addmm_(left, right)
@@ -87,8 +84,12 @@ def add_product_(y: Tensor, left: Tensor, right: Tensor, dropped: Tensor) -> Non
 
 
 class _Drop(torch.autograd.Function):
+    """Drops entries and scales the others by 1 / (1 − p), in forward and backward alike."""
+
     @staticmethod
     def forward(ctx: Any, x: Tensor, p: float) -> Tensor:
+        """Returns x, of any shape, with dropout."""
+        # Only the drawn positions are kept for backward, not a mask over all of x.
         dropped = draw(x, p)
         ctx.save_for_backward(dropped)
         ctx.factor = 1 / (1 - p)
@@ -97,18 +98,19 @@ class _Drop(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None]:
+        """Returns the gradient of x: dy, dropped at the same entries."""
         return zeroed(dy, *ctx.saved_tensors).mul_(ctx.factor), None
 
 
 class Dropout(nn.Module):
-    """What `torch.nn.Dropout(p)` is."""
+    """Does what `torch.nn.Dropout(p)` does, drawing gaps instead of entries on a CPU."""
 
     def __init__(self, p: float) -> None:
         super().__init__()
         self.p = p
 
     def forward(self, x: Tensor) -> Tensor:
-        """x: any shape."""
+        """Returns x, of any shape, with dropout in training mode."""
         return _Drop.apply(x, self.p) if self.training and self.p else x
 
 
@@ -116,19 +118,20 @@ def replace(model: nn.Module) -> None:
     """Puts a `Dropout` of ours in the place of every `torch.nn.Dropout`."""
     for owner in list(model.modules()):
         for name, child in owner.named_children():
-            if type(child) is nn.Dropout:
+            if type(child) is nn.Dropout:  # not a subclass, which may do something else
                 setattr(owner, name, Dropout(child.p))
 
 
 def attention(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, p: float, scale: float
 ) -> Tensor:
-    """softmax(scale · Q Kᵀ) V with dropout on the softmax, as `scaled_dot_product_attention`
-    defines it.
+    """Returns softmax(scale · Q Kᵀ) V with dropout on the softmax, (batch, heads, length, width).
 
-    query, key, value: (batch, heads, length, width); mask: bool, broadcast to (batch, heads,
-    length, length), True where a key may be attended to.
+    The definition is that of `scaled_dot_product_attention`. query, key, value: (batch, heads,
+    length, width); mask: bool, broadcast to (batch, heads, length, length), True where a key may be
+    attended to.
     """
+    # Q is scaled, not the scores, which have more entries where length exceeds width.
     scores = (query * scale) @ key.mT
     if mask is not None:
         scores = scores.masked_fill(~mask, -math.inf)

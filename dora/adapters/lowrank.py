@@ -1,13 +1,13 @@
-"""The one layer of every low-rank method, and what can be done to its components.
+"""The layer of every low-rank method, and the operations on its components.
 
     y = W0 x + b0 + s · B diag(g) A x        A: (r, d_in)   g: (r,)   B: (d_out, r)
 
 Component i is g_i B[:, i] A[i, :]. *Masking* sets g_i to 0 and leaves everything else, so that a
-gradient may revive it; *removing* takes its row of A, column of B, g and optimizer moments away for
-good.
+gradient may revive it. *Removing* deletes its row of A, its column of B, its g and its optimizer
+moments.
 
-The functions on bare tensors accept any leading axes, so that many matrices of one shape, or many
-runs, can be treated in one call.
+The functions on bare tensors accept any leading axes, so that one call can treat many matrices of
+one shape, or many runs.
 """
 
 from __future__ import annotations
@@ -24,17 +24,18 @@ from dora.adapters.budget import Matrix
 
 
 def component_norms(A: Tensor, g: Tensor, B: Tensor) -> Tensor:
-    """‖g_i B[:, i] A[i, :]‖_F of each component, (..., r), without forming a d_out x d_in array.
+    """Returns ‖g_i B[:, i] A[i, :]‖_F of each component, (..., r), ≥ 0.
 
-    A rank-1 matrix's norm is the product of its factors' norms. A: (..., r, d_in), g: (..., r),
-    B: (..., d_out, r).
+    A: (..., r, d_in), g: (..., r), B: (..., d_out, r).
     """
+    # A rank-1 matrix's norm is the product of its factors' norms: no d_out x d_in array is formed.
     return g.abs() * torch.linalg.vector_norm(A, dim=-1) * torch.linalg.vector_norm(B, dim=-2)
 
 
 def update_norm(A: Tensor, g: Tensor, B: Tensor) -> Tensor:
-    """‖B diag(g) A‖_F, (...,), as sqrt(gᵀ [(A Aᵀ) ∘ (Bᵀ B)] g): O(r² (d_in + d_out)), shapes as
-    above.
+    """Returns ‖B diag(g) A‖_F, (...,), ≥ 0; shapes as for `component_norms`.
+
+    The norm is computed as sqrt(gᵀ [(A Aᵀ) ∘ (Bᵀ B)] g), in O(r² (d_in + d_out)).
     """
     gram = (A @ A.mT) * (B.mT @ B)
     squared = (g.unsqueeze(-2) @ gram @ g.unsqueeze(-1)).squeeze(-1).squeeze(-1)
@@ -42,7 +43,8 @@ def update_norm(A: Tensor, g: Tensor, B: Tensor) -> Tensor:
 
 
 def _outputs(x: Tensor, layers: Sequence[LowRankLinear]) -> tuple[Tensor, ...]:
-    """Returns the outputs of these layers, each of which holds components, for one input."""
+    """Returns the outputs of these layers for one input. Every layer must hold components."""
+    # Dropout and training mode are the first layer's: `adapt` gives all of them one dropout.
     given = [each for q in layers for each in (q.base.weight, q.base.bias, q.A, q.B, q.g, q.scale)]
     return update(x, layers[0].dropout if layers[0].training else 0.0, given)
 
@@ -50,13 +52,13 @@ def _outputs(x: Tensor, layers: Sequence[LowRankLinear]) -> tuple[Tensor, ...]:
 class LowRankLinear(nn.Module):
     """A frozen linear layer with trainable rank-1 components beside it.
 
-    `base` is frozen and kept as it is, weight and bias. `scale`: s above, a constant. `gated`:
-    whether g is trained (DoRA, AdaLoRA), or fixed at 1 and absent (LoRA). `dropout`: the share of
-    the adapter's input that is dropped in training. A, B and g come zero-filled; the method sets
-    their start values.
+    `base`: the linear layer, whose weight and bias are frozen. `scale`: s above, a constant.
+    `gated`: g is trained (DoRA, AdaLoRA); without it g is fixed at 1 and absent (LoRA). `dropout`:
+    the share of the adapter's input that is dropped in training. A, B and g are zero-filled; the
+    method sets their start values.
 
-    `kept_A` (k, d_in) and `kept_B` (d_out, k) are frozen factors of earlier components, g and s
-    folded into `kept_B`; None until a method renews its factors.
+    `kept_A` (k, d_in) and `kept_B` (d_out, k) are the frozen factors of earlier components, g and s
+    folded into `kept_B`. They are None until a method renews its factors.
     """
 
     kept_A: Tensor | None
@@ -73,9 +75,10 @@ class LowRankLinear(nn.Module):
         self.A = nn.Parameter(torch.zeros(rank, base.in_features, device=device))
         self.B = nn.Parameter(torch.zeros(base.out_features, rank, device=device))
         self.g = nn.Parameter(torch.zeros(rank, device=device)) if gated else None
+        # Buffers that are None are absent from the state dict until a method renews its factors.
         self.register_buffer("kept_A", None)
         self.register_buffer("kept_B", None)
-        # (input, output) that `Siblings` computed beforehand.
+        # (input, output) that `Siblings` has computed before this layer is called.
         self.ready: tuple[Tensor, Tensor] | None = None
 
     @property
@@ -89,20 +92,22 @@ class LowRankLinear(nn.Module):
         return 0 if self.kept_A is None else self.kept_A.shape[0]
 
     def live(self) -> Tensor:
-        """Returns (r,) bool: the trained components that are not masked."""
+        """Returns (r,) bool, True for each trained component that is not masked."""
         return torch.ones_like(self.A[:, 0], dtype=torch.bool) if self.g is None else self.g != 0
 
     def forward(self, x: Tensor) -> Tensor:
-        """x: (..., d_in) → (..., d_out). A matrix of rank 0 costs nothing beyond its base."""
-        if self.rank == 0:
+        """Returns (..., d_out) for x of shape (..., d_in)."""
+        if self.rank == 0:  # costs nothing beyond the backbone's own layer
             return self.beside_kept(x, self.base(x))
+        # By identity: a layer may also be called on another tensor than the module's input.
+        # Returned once, so that the output is not kept alive until the next step.
         if self.ready is not None and self.ready[0] is x:
             y, self.ready = self.ready[1], None
             return y
         return self.beside_kept(x, _outputs(x, [self])[0])
 
     def beside_kept(self, x: Tensor, y: Tensor) -> Tensor:
-        """Returns y plus what the kept components give for x; y itself where there are none."""
+        """Returns y plus the kept components' output for x; y itself if there are none."""
         if self.kept_A is None or self.kept_B is None:
             return y
         return y + F.linear(F.linear(x, self.kept_A), self.kept_B)
@@ -115,8 +120,9 @@ class LowRankLinear(nn.Module):
 
     @torch.no_grad()
     def stored(self) -> tuple[Tensor, Tensor]:
-        """Returns the whole update as two factors, (k, d_in) and (d_out, k): kept ones, then live
-        ones, folded.
+        """Returns the whole update as two factors, (k, d_in) and (d_out, k), g and s folded in.
+
+        Kept components come first, then the live ones; masked ones are left out.
         """
         A, B = self.folded()
         live = self.live()
@@ -131,32 +137,30 @@ class LowRankLinear(nn.Module):
         return B @ A
 
     def factors(self) -> dict[str, nn.Parameter]:
-        """Returns the trained tensors by name: A, B and, where it is trained, g."""
+        """Returns the trained tensors by name: A, B and, in a gated layer, g."""
         named = {"A": self.A, "B": self.B}
         return named if self.g is None else {**named, "g": self.g}
 
     def kept(self) -> dict[str, Tensor]:
-        """Returns the frozen factors by name; empty where there are none."""
+        """Returns the frozen factors by name; empty if there are none."""
         if self.kept_A is None or self.kept_B is None:
             return {}
         return {"kept_A": self.kept_A, "kept_B": self.kept_B}
 
 
 class Siblings:
-    """Before a module runs, the outputs of those of its layers that read its input: q, k and v of
-    attention.
+    """Computes the outputs of sibling layers (q, k and v of attention) before their module runs.
 
-    Each layer hands its output out once, and only for that very tensor: DeBERTa also calls query
-    and key on its relative positions, which they then compute alone.
+    Each layer returns its output once, and only for the module's own input: DeBERTa also calls
+    query and key on its relative positions, which each of them then computes alone.
     """
 
     def __init__(self, layers: Sequence[LowRankLinear]) -> None:
         self.layers = list(layers)
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        """A forward pre-hook. An object rather than a function, so that a copied model's hook is
-        its own.
-        """
+        """Runs as a forward pre-hook of `module`."""
+        # An object rather than a closure: a deep copy of the model copies it with its layers.
         layers = [layer for layer in self.layers if layer.rank]
         if args and len(layers) > 1:
             for layer, y in zip(layers, _outputs(args[0], layers), strict=True):
@@ -164,11 +168,11 @@ class Siblings:
 
 
 class Stack:
-    """Layers of one shape, their factors in one tensor each, so that one call treats all of them.
+    """Layers of one shape whose factors are stacked, so that one call treats all of them.
 
-    Matrix by matrix, the mathematics of a few hundred small matrices is mostly waiting for calls to
-    begin. Where ranks differ, the smaller matrices are padded with components of zeros. m matrices,
-    R the largest rank; both are those of the moment when the stack is made.
+    Called for one matrix after the other, a few hundred small products mostly wait for calls to
+    begin. If ranks differ, the smaller matrices are padded with components of zeros. In the shapes
+    below m is the number of matrices and R the largest rank when the stack is made.
     """
 
     def __init__(self, layers: Sequence[LowRankLinear]) -> None:
@@ -180,9 +184,8 @@ class Stack:
     def real(self) -> Tensor:
         """(m, R), 1 for a component and 0 for padding."""
         weight = self.layers[0].A
-        if (
-            self._real is None or self._real.device != weight.device
-        ):  # made once: it comes from the host
+        # Made once on each device: the ranks come from the host.
+        if self._real is None or self._real.device != weight.device:
             ranks = torch.tensor(self.ranks, device=weight.device).unsqueeze(1)
             self._real = (torch.arange(max(self.ranks), device=weight.device) < ranks).to(
                 weight.dtype
@@ -190,28 +193,30 @@ class Stack:
         return self._real
 
     def of(self, name: str) -> Tensor:
-        """The factor A, (m, R, d_in), B transposed, (m, R, d_out), or g, (m, R). Gradients reach
-        the layers.
+        """Returns the stacked A, (m, R, d_in), B transposed, (m, R, d_out), or g, (m, R).
+
+        Gradients flow back to the layers' factors.
         """
         return self._padded([getattr(layer, name) for layer in self.layers], name)
 
     def gradient_of(self, name: str) -> Tensor:
-        """The same of their gradients, zeros where there is none."""
+        """Returns a factor's stacked gradients in the shapes of `of`, zeros for missing ones."""
         factors = [getattr(layer, name) for layer in self.layers]
         return self._padded(
             [torch.zeros_like(p) if p.grad is None else p.grad for p in factors], name
         )
 
     def split(self, stacked: Tensor) -> list[Tensor]:
-        """(m, R, ...) → (r, ...) of each layer, without the padding; views."""
+        """Returns (r, ...) for each layer from (m, R, ...), without the padding, as views."""
         return [part[:rank] for part, rank in zip(stacked, self.ranks, strict=True)]
 
     def _padded(self, tensors: list[Tensor], name: str) -> Tensor:
+        """Stacks a factor of all layers, components on axis 1, padded to the largest rank."""
         if name == "B":
             tensors = [t.t() for t in tensors]
         most = max(self.ranks)
-        # F.pad takes the last axis first. (pad_sequence would copy all of it once for each matrix
-        # in backward.)
+        # F.pad counts axes from the last one. Not pad_sequence: its backward copies the whole stack
+        # once for each matrix.
         sides = (0, 0, 0) if tensors[0].dim() > 1 else (0,)
         return torch.stack(
             [t if len(t) == most else F.pad(t, (*sides, most - len(t))) for t in tensors]
@@ -219,7 +224,7 @@ class Stack:
 
 
 def stacks(layers: Iterable[LowRankLinear]) -> list[Stack]:
-    """The layers that hold components, by shape."""
+    """Stacks the layers that hold components, one stack for each shape."""
     by_shape: dict[tuple[int, ...], list[LowRankLinear]] = {}
     for layer in layers:
         if layer.rank:
@@ -230,8 +235,10 @@ def stacks(layers: Iterable[LowRankLinear]) -> list[Stack]:
 def in_order(
     layers: Iterable[LowRankLinear], stacked: Iterable[tuple[Stack, Tensor]]
 ) -> list[Tensor]:
-    """What each stack holds of each layer, (r, ...), in the order of `layers`; empty for one
-    without a stack.
+    """Returns the part (r, ...) of each layer in the order of `layers`.
+
+    `stacked`: stacks with a tensor (m, R, ...) each. A layer without components is in no stack, and
+    gets an empty tensor.
     """
     found = {
         layer: part
@@ -241,7 +248,7 @@ def in_order(
     return [found.get(layer, layer.A.new_zeros(0)) for layer in layers]
 
 
-# The axis along which each factor's components lie.
+# The axis of each factor along which its components lie.
 _AXIS = {"A": 0, "B": 1, "g": 0}
 
 
@@ -253,8 +260,9 @@ def adapt(
     dropout: float,
     gated: bool,
 ) -> dict[str, LowRankLinear]:
-    """Puts a LowRankLinear in the place of each named linear; returns them by matrix name, in
-    order.
+    """Replaces each named linear by a LowRankLinear; returns these by matrix name, in order.
+
+    `ranks`: one for each matrix; the other arguments are those of every `LowRankLinear`.
     """
     layers = {}
     by_owner: dict[str, list[LowRankLinear]] = {}
@@ -265,6 +273,7 @@ def adapt(
         setattr(owner, attribute, layer)
         layers[matrix.name] = layer
         by_owner.setdefault(parent, []).append(layer)
+    # q, k and v have one parent. A matrix at the top of the model has parent "" and no siblings.
     for parent, its in by_owner.items():
         if len(its) > 1 and parent:
             model.get_submodule(parent).register_forward_pre_hook(Siblings(its))
@@ -273,7 +282,10 @@ def adapt(
 
 @torch.no_grad()
 def mask(layers: Iterable[LowRankLinear], keep: Iterable[Tensor]) -> None:
-    """Sets g to 0 where `keep`, (r,) bool per layer, is False. A, B, gradients and moments stay."""
+    """Sets g to 0 where `keep`, (r,) bool for each layer, is False.
+
+    A, B, gradients and moments stay. Raises ValueError for a layer without g.
+    """
     for layer, k in zip(layers, keep, strict=True):
         if layer.g is None:
             raise ValueError("a layer without g has nothing to mask")
@@ -284,12 +296,10 @@ def mask(layers: Iterable[LowRankLinear], keep: Iterable[Tensor]) -> None:
 def remove(
     layers: Iterable[LowRankLinear], keep: Iterable[Tensor], optimizer: torch.optim.Optimizer | None
 ) -> None:
-    """Takes the components where `keep` is False out of the weights and out of the optimizer's
-    moments.
+    """Deletes the components where `keep` is False from the weights and the optimizer's moments.
 
-    The parameters stay the same objects with smaller data, so the optimizer's groups need no
-    change. Gradients are dropped, and no graph of an earlier forward may still be alive: both have
-    the old shapes.
+    Gradients are deleted too. No graph of an earlier forward may still be in use, since its tensors
+    have the old shapes.
     """
     for layer, k in zip(layers, keep, strict=True):
         index = k.nonzero().squeeze(1)
@@ -298,6 +308,8 @@ def remove(
                 for key, moment in optimizer.state.get(p, {}).items():
                     if moment.shape == p.shape:  # not the step counter
                         optimizer.state[p][key] = moment.index_select(_AXIS[name], index)
+            # Data are replaced inside the same parameter objects, so that the optimizer's groups
+            # and the keys of its state stay valid.
             p.grad = None
             p.data = p.data.index_select(_AXIS[name], index)
 
@@ -308,12 +320,13 @@ def renew(
     start: Iterable[Mapping[str, Tensor]],
     optimizer: torch.optim.Optimizer | None,
 ) -> None:
-    """Moves each layer's live components to its kept ones, and begins new ones from `start`,
-    without moments.
+    """Moves each layer's live components to its kept ones, and begins new ones from `start`.
 
-    `start`: the new factors by name, in the layers' order; ranks may differ from the old ones.
+    `start`: the new factors by name for each layer; ranks may differ from the old ones. The new
+    ones begin without moments.
     """
     for layer, factors in zip(layers, start, strict=True):
+        # `stored` holds the components kept before, too. Masked ones are given up here for good.
         layer.kept_A, layer.kept_B = layer.stored()
         for name, p in layer.factors().items():
             if optimizer is not None:
@@ -323,9 +336,7 @@ def renew(
 
 
 def drop_masked(layers: Iterable[LowRankLinear]) -> None:
-    """Removes the components that are masked, once training is over: what is stored are the live
-    ones.
-    """
+    """Removes the masked components after training: only live ones are stored."""
     layers = list(layers)
     if any(layer.g is not None for layer in layers):
         remove(layers, [layer.live() for layer in layers], None)

@@ -1,8 +1,8 @@
-"""What was trained, in PEFT's file format: plain LoRA with g and the scale folded into B.
+"""Writes an adapter in PEFT's file format: plain LoRA with g and the scale folded into B.
 
 Every matrix has its own rank and alpha = rank, so PEFT's factor alpha / r is 1. A matrix of rank 0
-is left out, since PEFT refuses it. Names are full module names (in patterns escaped):
-`output.dense` alone would also mean `attention.output.dense`, and layer 1 also layer 11.
+is left out, since PEFT refuses it. Names are full module names, escaped in patterns: `output.dense`
+alone would also match `attention.output.dense`, and layer 1 also layer 11.
 """
 
 from __future__ import annotations
@@ -19,9 +19,12 @@ from dora.files import to_json, write_atomic
 
 
 def head_modules(head: Sequence[str], prefix: str) -> list[str]:
-    """Modules that hold the head's parameters: `classifier`, in DeBERTa `pooler` too, `bert.pooler`
-    where new.
+    """Returns the names of the modules that hold the head's parameters, sorted.
+
+    These are `classifier`, in DeBERTa also `pooler`, and `bert.pooler` where the checkpoint had no
+    pooler, so that it was drawn like the head.
     """
+    # A pooler inside the backbone is one level deeper than a classifier beside it.
     depth = {name: 2 if name.startswith(prefix + ".") else 1 for name in head}
     return sorted({".".join(name.split(".")[: depth[name]]) for name in head})
 
@@ -29,7 +32,7 @@ def head_modules(head: Sequence[str], prefix: str) -> list[str]:
 def adapter_tensors(
     layers: Mapping[str, LowRankLinear], parameters: Mapping[str, Tensor], head: Sequence[str]
 ) -> dict[str, Tensor]:
-    """Returns the adapter's tensors by PEFT's names: stored components only, and the whole head."""
+    """Returns stored components and the whole head by PEFT's names, on the CPU."""
     tensors = {}
     for name, layer in layers.items():
         A, B = layer.stored()
@@ -37,11 +40,13 @@ def adapter_tensors(
             tensors[f"base_model.model.{name}.lora_A.weight"] = A
             tensors[f"base_model.model.{name}.lora_B.weight"] = B
     tensors |= {f"base_model.model.{name}": parameters[name] for name in head}
+    # Sorted, so that equal weights give equal bytes. Contiguous, as safetensors requires: B is
+    # often a view.
     return {name: t.detach().cpu().contiguous() for name, t in sorted(tensors.items())}
 
 
 def stored_ranks(layers: Mapping[str, LowRankLinear]) -> dict[str, int]:
-    """Returns the number of stored components of each matrix: those not masked, and the kept ones."""
+    """Returns how many components each matrix stores: the live ones and the kept ones."""
     return {name: int(layer.live().sum()) + layer.kept_rank for name, layer in layers.items()}
 
 

@@ -1,5 +1,6 @@
-"""adapter_config.json, which tells PEFT what an adapter is: made from a run's ranks, never taken
-from a file.
+"""adapter_config.json, by which PEFT reads an adapter.
+
+It is made from a run's ranks, never copied from a file, since PEFT follows whatever stands in it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from dora.plain import cut
 
 Run = dict[str, Any]
 _MODULE = re.compile(r"[A-Za-z_]\w*(\.\w+)*", re.ASCII)
-# A repository and a commit or branch of the hub; anything else would be a place, or code in a card.
+# A repository and a commit or branch of the hub. Anything else might name a place on the disk, or
+# become code in a model card.
 _HUB = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?", re.ASCII)
 _REVISION = re.compile(r"\w[\w.-]*(/\w[\w.-]*){0,3}", re.ASCII)
 
@@ -25,9 +27,15 @@ _REVISION = re.compile(r"\w[\w.-]*(/\w[\w.-]*){0,3}", re.ASCII)
 def adapter_config(
     ranks: Mapping[str, int], base_model: str, modules_to_save: Sequence[str]
 ) -> dict[str, Any]:
-    """adapter_config.json for these ranks."""
+    """Returns the content of adapter_config.json for these ranks.
+
+    `modules_to_save`: the head's modules, see `head_modules`.
+    """
+    # PEFT refuses a rank of 0; a matrix without components is no target.
     held = {name: r for name, r in ranks.items() if r}
     pattern = {re.escape(name): r for name, r in held.items()}
+    # Patterns are regular expressions: unescaped dots would match other modules. `r` only fills a
+    # required field, since every matrix has a pattern.
     most = max(held.values(), default=0)
     return {
         "alpha_pattern": pattern,
@@ -46,11 +54,11 @@ def adapter_config(
 
 
 def rebuilt(run: Run, found: Any) -> dict[str, Any]:
-    """The run's configuration made anew, where `found`, the one in its directory, is equal to it.
+    """Returns the run's configuration made anew, after checking that `found` equals it.
 
-    Only the base model and the modules of the head are read there, since run.json has not both.
-    Raises UserError saying where `found` is none that this run wrote: PEFT would follow whatever
-    else it holds.
+    `found`: the configuration in the run's directory. Only the base model and the head's modules
+    are read from it, since run.json does not have both. Raises UserError with every difference from
+    a configuration that this run would write.
     """
     if not isinstance(found, dict):
         raise UserError(f"it holds {cut(found)}, no object")
@@ -78,37 +86,43 @@ def rebuilt(run: Run, found: Any) -> dict[str, Any]:
 
 
 def _alike(a: Any, b: Any) -> bool:
+    """Says whether two JSON values are equal and of one type: True and 1 are equal in Python."""
     return type(a) is type(b) and a == b
 
 
 def _other_base(model: Mapping[str, Any], base: str) -> str | None:
-    """Why `base` is not what the run trained on; None where nothing speaks against it."""
+    """Returns a message if `base` is not the model that the run trained on, else None."""
     recorded = model.get("hub") or model.get("path")
     if recorded is not None and base != recorded:
         return f"its base model is {cut(base)}, run.json says {cut(recorded)}"
+    # Whatever the record says, PEFT must find the model where the run did: in a folder named by its
+    # whole path, or in the hub at the recorded revision.
     from_hub = model.get("revision") is not None and hub_name(base)
     if from_hub or (base.isprintable() and base.startswith("/")):
         return None
-    return f"its base model is {cut(base)}, which is neither a folder's whole path nor the repository of run.json's revision"
+    return (
+        f"its base model is {cut(base)}, which is neither a folder's whole path "
+        "nor the repository of run.json's revision"
+    )
 
 
 def hub_name(name: Any) -> str | None:
-    """`name` where it may be a repository of the hub, `owner/name` or `name`; None for anything
-    else.
-    """
+    """Returns `name` if it can be a repository of the hub, `owner/name` or `name`; else None."""
+    # The hub allows neither `..` nor `--` in a name.
     fits = isinstance(name, str) and _HUB.fullmatch(name) and ".." not in name and "--" not in name
     return name if fits else None
 
 
 def hub_revision(revision: Any) -> str | None:
-    """`revision` where it may be a commit, branch or tag of the hub; None for anything else."""
+    """Returns `revision` if it can be a commit, branch or tag of the hub; else None."""
     fits = isinstance(revision, str) and len(revision) <= 200 and _REVISION.fullmatch(revision)
     return revision if fits and ".." not in revision else None
 
 
 def stored_params(file: Path) -> int:
-    """Parameters of an adapter file's `lora_` tensors, Σ rank (d_in + d_out), from its header
-    alone.
+    """Counts the parameters of an adapter file's `lora_` tensors, Σ rank (d_in + d_out).
+
+    Only the file's header is read.
     """
     with safe_open(file, "np") as f:
         names = [name for name in f.keys() if ".lora_" in name]  # noqa: SIM118  # it is no mapping

@@ -1,5 +1,4 @@
-"""What makes up a run's result: one answer, used wherever a run is saved, restored, started from or
-handed on.
+"""A run's result: the tensors that are saved, restored, started from and exported.
 
 The result is every trained tensor (adapters, head, or whatever else the method trains) and every
 frozen tensor that the method adds to the backbone. A fresh model with the same start, given these
@@ -15,8 +14,7 @@ from torch import Tensor, nn
 
 
 def tensors_of(model: nn.Module, frozen: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Returns the tensors of the result by the names they have in `model`; they are the live ones,
-    not copies.
+    """Returns the tensors of the result by their names in `model`; no copies.
 
     `frozen`: the method's own frozen tensors (`Method.frozen`), by name.
     """
@@ -25,18 +23,17 @@ def tensors_of(model: nn.Module, frozen: Mapping[str, Tensor]) -> dict[str, Tens
 
 
 def snapshot(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Returns copies on the CPU."""
+    """Returns copies of these tensors on the CPU."""
     return {name: t.detach().to("cpu", copy=True) for name, t in tensors.items()}
 
 
 @torch.no_grad()
 def restore(model: nn.Module, frozen: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
-    """Puts stored tensors in the place of the model's, taking on their shapes: a stored rank may be
-    smaller.
+    """Replaces the model's tensors by stored ones, whose ranks may be other than the present ones.
 
-    `frozen`: the method's frozen tensors as they are now; one that is not among `tensors` had not
-    been made when these were stored, and is taken away. Parameters stay the same objects, so an
-    optimizer's groups need no change. Raises KeyError for a name that the model does not have.
+    `frozen`: the method's frozen tensors as they are now. One of them that is not among `tensors`
+    did not exist when these were stored, and is removed. Raises KeyError for a name that the model
+    does not have.
     """
     for name in frozen.keys() - tensors.keys():
         owner, attribute = _place(model, name)
@@ -45,6 +42,8 @@ def restore(model: nn.Module, frozen: Mapping[str, Tensor], tensors: Mapping[str
         owner, attribute = _place(model, name)
         held = getattr(owner, attribute)
         if isinstance(held, nn.Parameter):
+            # The parameter stays the same object, so an optimizer's groups need no change. Its
+            # gradient has the old shape.
             held.grad = None
             held.data = stored.to(device=held.device, dtype=held.dtype, copy=True)
         else:  # a buffer, which a fresh model may not have yet
@@ -53,14 +52,16 @@ def restore(model: nn.Module, frozen: Mapping[str, Tensor], tensors: Mapping[str
 
 
 def _place(model: nn.Module, name: str) -> tuple[nn.Module, str]:
-    """Returns the module that holds a tensor of this dotted name, and the attribute. Raises
-    KeyError.
+    """Returns the module that holds the tensor of this dotted name, and the attribute's name.
+
+    Raises KeyError if there is none.
     """
     parent, _, attribute = name.rpartition(".")
     try:
         owner = model.get_submodule(parent)
     except AttributeError as e:
         raise KeyError(name) from e
+    # In the module's own tables: `getattr` would also find methods and submodules of that name.
     if attribute not in owner._parameters and attribute not in owner._buffers:
         raise KeyError(name)
     return owner, attribute

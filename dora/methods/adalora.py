@@ -1,9 +1,10 @@
 """AdaLoRA (Zhang et al., ICLR 2023, arXiv 2303.10512): adaptive ranks by importance scores.
 
-The update is B diag(g) A with A and B kept near orthogonal, as in an SVD. A component is masked by
-the smoothed sensitivity of its entries times the uncertainty of that sensitivity.
+The update is B diag(g) A with A and B kept near orthogonal, as in an SVD. Components with the
+lowest scores are masked; a score is the smoothed sensitivity of a component's entries times the
+uncertainty of that sensitivity.
 
-Steps t are counted from 0, as in the paper and its code.
+Steps t are counted from 0, as in the paper and its code; the training loop's `step` from 1.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from dora.methods import base
 from dora.methods.base import RunInfo
 from dora.methods.rules import fraction_or_steps, in_range
 
-FACTORS = ("A", "B", "g")
+FACTORS = ("A", "B", "g")  # in the order of the averages below
 
 
 @dataclass
@@ -41,8 +42,9 @@ class Settings(base.Settings):
     remove: bool
 
     def problems(self, total_steps: int | None) -> list[str]:
-        """Returns a message for each value out of range; with `total_steps`, for phases that do not
-        fit.
+        """Returns a message for each value out of range.
+
+        With `total_steps`, also for phases that do not fit a run of this length.
         """
         found = [
             *in_range(
@@ -64,27 +66,30 @@ class Settings(base.Settings):
                 steps_of(self.init_warmup, total_steps),
                 steps_of(self.final_warmup, total_steps),
             )
+            # The final phase begins at t = T − t_f + 1, so with 1 step it would never begin.
             if t_i + t_f >= total_steps or t_f < 2:
                 found.append(
                     f"method.init_warmup={self.init_warmup} ({t_i} steps) and method.final_warmup="
-                    f"{self.final_warmup} ({t_f} steps) do not fit a run of {total_steps} steps: together "
-                    "they must be shorter than the run, the final phase at least 2 steps"
+                    f"{self.final_warmup} ({t_f} steps) do not fit a run of {total_steps} steps: "
+                    "together they must be shorter than the run, the final phase at least 2 steps"
                 )
         return found
 
 
 def orthogonality(stack: lowrank.Stack) -> torch.Tensor:
-    """Returns ‖A Aᵀ − I‖_F and ‖Bᵀ B − I‖_F of each of the m matrices, (2m,).
-
-    Eq. 4 squares the norms; the released code does not, and neither do we.
-    """
+    """Returns ‖A Aᵀ − I‖_F and ‖Bᵀ B − I‖_F of each of the m matrices, (2m,), ≥ 0."""
+    # Eq. 4 squares the norms; the released code does not, and neither do we. `of("B")` is Bᵀ.
     factors = torch.cat([f @ f.mT for f in (stack.of("A"), stack.of("B"))])
+    # 1 on the diagonal for components only: padding adds nothing to the norm.
     eye = torch.diag_embed(stack.real).repeat(2, 1, 1)
     return torch.linalg.matrix_norm(factors - eye)
 
 
 class AdaLoRA(base.Method):
-    """Keeps two running averages of every entry of A, B and g until the set of components is final."""
+    """Scores components by two running averages of every entry of A, B and g, and masks the lowest.
+
+    The averages are updated in every step until the set of components is final.
+    """
 
     title = "AdaLoRA"
     paper = "Zhang et al., AdaLoRA, ICLR 2023, arXiv 2303.10512"
@@ -92,11 +97,13 @@ class AdaLoRA(base.Method):
 
     def __init__(self, settings: Settings, model: nn.Module, plan: Plan, run: RunInfo) -> None:
         self.settings, self.budget_plan = settings, plan
-        # By the initial rank, to the end of training: adjusting it hurt (AdaLoRA's issue 12).
+        # Divided by the initial rank to the end of training: adjusting it to the present rank hurt
+        # (AdaLoRA's issue 12). 1e-5 as in the released code.
         scale = settings.alpha / (max(plan.start) + 1e-5)
         self.layers = lowrank.adapt(
             model, plan.matrices, plan.start, scale, settings.dropout, gated=True
         )
+        # As released: A and B normal with 0.02, g zero, so that the update starts at 0.
         generator = run.generator("start")
         for layer in self.layers.values():
             nn.init.normal_(layer.A, std=0.02, generator=generator)
@@ -109,7 +116,8 @@ class AdaLoRA(base.Method):
         # that are within the budget from the start are final from the start.
         self.ranks_final_at = self.t_end + 2 if plan.start_total > plan.target else 0
         self.stacks = lowrank.stacks(self.layers.values())
-        self._penalised = self.stacks  # those of the present ranks
+        # A removal changes ranks: the penalty then needs new stacks; the averages keep theirs.
+        self._penalised = self.stacks
         # Ī and Ū of each stack's A, Bᵀ and g.
         self._sensitivity = [[torch.zeros_like(s.of(f)) for f in FACTORS] for s in self.stacks]
         self._uncertainty = [[torch.zeros_like(s.of(f)) for f in FACTORS] for s in self.stacks]
@@ -122,22 +130,22 @@ class AdaLoRA(base.Method):
         return pruning_plan(budget, matrices, settings.start_factor)
 
     def penalty(self, step: int) -> torch.Tensor | None:
-        """Returns the mean of `orthogonality` over all A and B that hold components, to the end of
-        training.
-        """
+        """Returns the weighted mean of `orthogonality` over all A and B that hold components."""
+        # To the end of training, unlike DoRA's penalty.
         if self.settings.orthogonality == 0:
             return None
         if _outdated(self._penalised):  # after a removal
             self._penalised = lowrank.stacks(self.layers.values())
-        if not self._penalised:
+        if not self._penalised:  # torch.cat refuses an empty list
             return None
         norms = torch.cat([orthogonality(stack) for stack in self._penalised])
         return self.settings.orthogonality * norms.mean()
 
     def after_step(self, step: int) -> Mask | Remove | None:
-        """Averages until the final phase, masks every Δ-th t inside the window, then fixes the set."""
+        """Updates the averages, masks every Δ-th t inside the window, and at last fixes the set."""
         t = step - 1
         if step > self.ranks_final_at:
+            # The optimizer moves masked gates too, so the final mask is applied after every step.
             return None if self._final is None else Mask(self._final, new=False)
         if t < self.t_end:
             with torch.no_grad():
@@ -153,9 +161,8 @@ class AdaLoRA(base.Method):
         return None
 
     def state(self) -> dict[str, torch.Tensor]:
-        """Returns both averages of every entry, flat, and the final set where components stay
-        masked.
-        """
+        """Returns both averages, flat, and the final set if components stay masked."""
+        # By layer, not by stack: how layers are stacked is no part of a checkpoint's format.
         state = {
             name: torch.cat([t.flatten() for of in self._averages(name) for t in of.values()])
             for name in ("sensitivity", "uncertainty")
@@ -163,7 +170,7 @@ class AdaLoRA(base.Method):
         return state if self._final is None else {**state, "final": torch.cat(self._final)}
 
     def load(self, state: dict[str, torch.Tensor]) -> None:
-        """Takes up averages and final set, on the device where the layers are."""
+        """Restores averages and final set, on the device where the layers are."""
         device = next(iter(self.layers.values())).A.device
         self._sensitivity = [[t.to(device) for t in of] for of in self._sensitivity]
         self._uncertainty = [[t.to(device) for t in of] for of in self._uncertainty]
@@ -171,13 +178,15 @@ class AdaLoRA(base.Method):
             mine = [t for of in self._averages(name) for t in of.values()]
             parts = state[name].to(device).split([t.numel() for t in mine])
             for t, part in zip(mine, parts, strict=True):
+                # `mine` are views, so this fills the stacked averages.
                 t.copy_(part.view(t.shape))
         if "final" in state:
             ranks = [len(score) for score in self._scores()]
             self._final = list(state["final"].to(device).split(ranks))
 
     def _budget_at(self, t: int) -> int:
-        """Returns b(t) in the budget's unit, rounded down: eq. 14 as the code has it (misprinted)."""
+        """Returns b(t), how much may live after step t, in the budget's unit."""
+        # Eq. 14 is misprinted in the paper; this is the released code's, b(t) rounded down.
         b0, b_end = self.budget_plan.start_total, self.budget_plan.target
         if t <= self.t_i:
             return b0
@@ -187,11 +196,9 @@ class AdaLoRA(base.Method):
         return b0 - -(-gone // whole)
 
     def _average(self) -> None:
-        """Updates Ī and Ū of I = |w ∂L/∂w| (eqs. 9 to 11).
-
-        The gradient is this step's as clipped, the weight the one after the step, as in the
-        released trainer.
-        """
+        """Updates the averages Ī of I = |w ∂L/∂w|, and Ū of |I − Ī| (eqs. 9 to 11)."""
+        # The gradient is this step's after the clip, w the weight after the step: the released
+        # trainer scores at this place.
         beta1, beta2 = self.settings.beta1, self.settings.beta2
         for stack, means, spreads in zip(
             self.stacks, self._sensitivity, self._uncertainty, strict=True
@@ -203,8 +210,9 @@ class AdaLoRA(base.Method):
                 spread.lerp_(now.sub_(mean).abs_(), 1 - beta2)
 
     def _scores(self) -> list[torch.Tensor]:
-        """Returns S_i = s(g_i) + mean_j s(A_ij) + mean_j s(B_ji), s = Ī Ū (eqs. 12, 13): (r,) per
-        layer.
+        """Returns every component's score, (r,) for each layer, ≥ 0.
+
+        S_i = s(g_i) + mean_j s(A_ij) + mean_j s(B_ji) with s = Ī Ū (eqs. 12, 13).
         """
         found = []
         for means, spreads in zip(self._sensitivity, self._uncertainty, strict=True):
@@ -213,8 +221,9 @@ class AdaLoRA(base.Method):
         return lowrank.in_order(self.layers.values(), zip(self.stacks, found, strict=True))
 
     def _averages(self, which: str) -> list[dict[str, torch.Tensor]]:
-        """Returns views of "sensitivity" Ī or "uncertainty" Ū of A, B and g: one dictionary per
-        layer.
+        """Returns Ī ("sensitivity") or Ū ("uncertainty") of A, B and g for each layer.
+
+        The tensors are views of the stacked averages, in the shapes of the layer's factors.
         """
         stored = getattr(self, f"_{which}")
         layers = self.layers.values()
@@ -223,6 +232,7 @@ class AdaLoRA(base.Method):
             for i in range(len(FACTORS))
         ]
         return [
+            # A layer without components has empty vectors, which cannot be transposed.
             {"A": A, "B": B.mT if B.dim() > 1 else B, "g": g}
             for A, B, g in zip(*columns, strict=True)
         ]

@@ -6,8 +6,8 @@ Training starts with ceil(1.5 r) components a matrix. A component's importance i
 matrix's update, smoothed over steps. Inside a window the least important components are masked,
 more and more of them; at its end the set is final. The share compares components within a matrix,
 not across matrices: the largest of r components has a share of at least 1/r however small its
-matrix's update is, so the method favours keeping one per matrix. That is the paper's method, not an
-accident of this code.
+matrix's update is, so the method favours keeping one in each matrix. The paper defines it so; it is
+no accident of this code.
 """
 
 from __future__ import annotations
@@ -44,8 +44,9 @@ class Settings(base.Settings):
     remove: bool
 
     def problems(self, total_steps: int | None) -> list[str]:
-        """Returns a message for each value out of range; with `total_steps`, for a window without
-        steps.
+        """Returns a message for each value out of range.
+
+        With `total_steps`, also for a window without steps or beyond a run of this length.
         """
         found = [
             *in_range("method.alpha", self.alpha, 1e-6, math.inf, "the released code uses 8"),
@@ -60,28 +61,30 @@ class Settings(base.Settings):
         if self.shape not in SHAPES:
             choices = ", ".join(SHAPES)
             found.append(
-                f"method.shape={self.shape} must be one of {choices}; the released code's is cubic_late"
+                f"method.shape={self.shape} must be one of {choices}; "
+                "the released code's is cubic_late"
             )
         if total_steps is not None and not found:
             start, length = self.window(total_steps)
             if length < 1 or start + length > total_steps:
                 found.append(
-                    f"method.prune_start={self.prune_start} and method.prune_end={self.prune_end} leave no "
-                    f"pruning window in a run of {total_steps} steps (it would span {start} to "
-                    f"{start + length}); train longer or move the window"
+                    f"method.prune_start={self.prune_start} and method.prune_end={self.prune_end} "
+                    f"leave no pruning window in a run of {total_steps} steps (it would span "
+                    f"{start} to {start + length}); train longer or move the window"
                 )
         return found
 
     def window(self, total_steps: int) -> tuple[int, int]:
-        """Returns (step at which t' = 0, length T'): 0.15 T rounded up and 0.35 T rounded down.
+        """Returns (step at which t' = 0, length T' in steps) of the pruning window.
 
-        The released code has t' = int(step - 0.15 T), which is 0 for the first time at ceil(0.15
-        T).
+        With the paper's settings these are 0.15 T rounded up and 0.35 T rounded down.
         """
+        # The released code has t' = int(step - 0.15 T), which is first 0 at ceil(0.15 T).
         if self.prune_start >= 1:
             start = int(self.prune_start)
         else:
             start = math.ceil(Fraction(str(self.prune_start)) * total_steps)
+        # The difference is rounded once, as a fraction: two roundings could lose a step.
         if self.prune_start < 1 and self.prune_end < 1:
             width = Fraction(str(self.prune_end)) - Fraction(str(self.prune_start))
             return start, int(width * total_steps)
@@ -89,10 +92,8 @@ class Settings(base.Settings):
 
 
 def shares(stack: lowrank.Stack) -> torch.Tensor:
-    """Returns each component's share of its matrix's update, (m, R), ≥ 0.
-
-    Eq. 5; the released code adds 1e-8 to the norm of the update, and so do we.
-    """
+    """Returns each component's share of its matrix's update, (m, R), ≥ 0 (eq. 5)."""
+    # The released code adds 1e-8 to the norm of the update, and so do we: g starts at 0.
     A, g, B = stack.of("A"), stack.of("g"), stack.of("B").mT
     return lowrank.component_norms(A, g, B) / (lowrank.update_norm(A, g, B) + 1e-8).unsqueeze(-1)
 
@@ -102,6 +103,7 @@ def equilibrium(stack: lowrank.Stack) -> torch.Tensor:
 
     The dimensional equilibrium modulator (DEM), a penalty, is its mean over matrices.
     """
+    # The mean over a matrix's own components: padding has variance 0, but must not count.
     variances = stack.of("A").var(-1) + stack.of("B").var(-1)
     return variances.sum(-1) / (2 * stack.real.sum(-1))
 
@@ -122,6 +124,7 @@ class DoRA(base.Method):
 
     def __init__(self, settings: Settings, model: nn.Module, plan: Plan, run: RunInfo) -> None:
         self.settings, self.budget_plan = settings, plan
+        # Divided by the rank at the start, to the end of training.
         r0 = max(plan.start)
         self.layers = lowrank.adapt(
             model, plan.matrices, plan.start, settings.alpha / r0, settings.dropout, gated=True
@@ -148,16 +151,17 @@ class DoRA(base.Method):
         return pruning_plan(budget, matrices, settings.start_factor)
 
     def penalty(self, step: int) -> torch.Tensor | None:
-        """Returns dem times the mean of `equilibrium`; None once pruning has ended, as released."""
+        """Returns dem times the mean of `equilibrium`; None after the pruning window."""
+        # Ends with the window, as in the released code. The stacks of the start are valid until
+        # then: nothing is removed before the window's end.
         if step > self.ranks_final_at or self.settings.dem == 0:
             return None
         return self.settings.dem * torch.cat([equilibrium(stack) for stack in self.stacks]).mean()
 
     def after_step(self, step: int) -> Mask | Remove | None:
-        """Smooths the shares up to the window's end; prunes every `interval` steps inside and at
-        its end.
-        """
+        """Smooths the shares, and prunes every `interval` steps in the window and at its end."""
         if step > self.ranks_final_at:
+            # The optimizer moves masked gates too, so the final mask is applied after every step.
             return None if self._final is None else Mask(self._final, new=False)
         with torch.no_grad():
             for smoothed, stack in zip(self._smoothed, self.stacks, strict=True):
@@ -175,28 +179,28 @@ class DoRA(base.Method):
         return Mask(keep)
 
     def state(self) -> dict[str, torch.Tensor]:
-        """Returns the smoothed scores, and the final set where components stay masked."""
+        """Returns the smoothed shares, and the final set if components stay masked."""
         state = {"scores": torch.cat(self._scores())}
         return state if self._final is None else {**state, "final": torch.cat(self._final)}
 
     def load(self, state: dict[str, torch.Tensor]) -> None:
-        """Takes up scores and final set, on the device where the layers are."""
+        """Restores shares and final set, on the device where the layers are."""
         device = next(iter(self.layers.values())).A.device
         self._smoothed = [smoothed.to(device) for smoothed in self._smoothed]
         mine = self._scores()
         ranks = [len(score) for score in mine]
         for score, part in zip(mine, state["scores"].to(device).split(ranks), strict=True):
-            score.copy_(part)
+            score.copy_(part)  # a view, so this fills the stacked shares
         if "final" in state:
             self._final = list(state["final"].to(device).split(ranks))
 
     def _budget_at(self, step: int) -> int:
-        """Returns what may live after step `step`, in the budget's unit, inside the window."""
+        """Returns how much may live after a step of the window, in the budget's unit."""
         surplus = self.budget_plan.start_total - self.budget_plan.target
         gone, whole = pruned(self.settings.shape, surplus, step - self.start, self.length)
-        return self.budget_plan.start_total - gone // whole
+        return self.budget_plan.start_total - gone // whole  # pruned components rounded down
 
     def _scores(self) -> list[torch.Tensor]:
-        """Returns views of the smoothed shares, (r,) per layer."""
+        """Returns the smoothed shares, (r,) for each layer, as views of the stacked ones."""
         stacked = zip(self.stacks, self._smoothed, strict=True)
         return lowrank.in_order(self.layers.values(), stacked)

@@ -1,4 +1,4 @@
-"""Full fine-tuning: every weight is trained. It has no budget and no components."""
+"""Full fine-tuning trains every weight. It has no budget and no components."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""LoRA (Hu et al., 2021, arXiv 2106.09685): fixed components, y = W0 x + (alpha / r) B A x."""
+"""LoRA (Hu et al., 2021, arXiv 2106.09685): fixed ranks, y = W0 x + (alpha / r) B A x."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ class LoRA(base.Method):
 
     def __init__(self, settings: Settings, model: nn.Module, plan: Plan, run: RunInfo) -> None:
         # One scale for all matrices, alpha over the average rank. A small budget leaves some
-        # matrices without a component; the average may then fall below 1, the rank of those that
-        # have one.
+        # matrices without a component, and the average may fall below 1; the matrices that have
+        # components have rank 1 then.
         average_rank = max(1.0, sum(plan.start) / len(plan.start))
         scale = settings.alpha / average_rank
         self.layers = lowrank.adapt(
@@ -47,11 +47,11 @@ class LoRA(base.Method):
         )
         generator = run.generator("start")
         for layer in self.layers.values():
-            if layer.rank:
+            if layer.rank:  # kaiming_uniform_ warns about empty tensors
                 # a = √5 as in microsoft/LoRA: uniform on ±1/√d_in.
                 nn.init.kaiming_uniform_(layer.A, a=math.sqrt(5), generator=generator)
 
     @classmethod
     def plan(cls, settings: Settings, budget: Budget, matrices: tuple[Matrix, ...]) -> Plan:
-        """Gives every matrix one rank; the rest of a parameter budget is dealt in layer order."""
+        """Gives every matrix one rank, and the rest of a parameter budget in layer order."""
         return equal_plan(budget, matrices)

@@ -1,12 +1,13 @@
-"""Rules that settings share: each returns a message where its rule is broken, and nothing where it
-is kept.
-"""
+"""Rules for settings: each returns a message if its rule is broken, and an empty list if not."""
 
 from __future__ import annotations
 
 
 def fraction_or_steps(name: str, value: float, zero: bool = True) -> list[str]:
-    """Returns a message unless `value` is a fraction of the run below 1, or whole steps from 1."""
+    """Returns a message unless `value` is a fraction of the run below 1, or whole steps from 1.
+
+    `zero`: whether 0 is allowed.
+    """
     fine = (0 <= value if zero else 0 < value) and (value < 1 or float(value).is_integer())
     low = "at least 0" if zero else "above 0"
     rule = f"{name}={value} must be {low}: a fraction of the run below 1, or whole steps"
@@ -14,8 +15,10 @@ def fraction_or_steps(name: str, value: float, zero: bool = True) -> list[str]:
 
 
 def in_range(name: str, value: float, low: float, high: float, usual: str) -> list[str]:
-    """Returns a message unless `value` lies in [low, high); `usual`: what the paper or its code
-    uses.
+    """Returns a message unless `value` lies in [low, high).
+
+    `usual`: names the paper's or its code's value, as a way out.
     """
+    # NaN compares false with everything, so it breaks every rule.
     fine = low <= value < high
     return [] if fine else [f"{name}={value} must lie in [{low:g}, {high:g}); {usual}"]

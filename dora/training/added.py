@@ -1,5 +1,6 @@
-"""Splits that came after a run was done, such as AX beside MNLI: predicted from its kept weights,
-without training.
+"""Predictions for splits that came after a run was done, such as AX beside MNLI.
+
+They are made from the run's kept weights, without training.
 """
 
 from __future__ import annotations
@@ -27,17 +28,16 @@ from dora.training.processes import World
 def predict_added(
     p: Prepared, world: World, record: Record, build: Callable[[], Loop], say: Callable[[str], None]
 ) -> None:
-    """Adds to a done run's predictions.npz the unlabelled splits that it lacks and the data hold by
-    now.
+    """Adds unlabelled splits that a done run's predictions.npz lacks and the data hold by now.
 
-    `record` is open, and `build` makes the run's loop as it was before its first step. Says in one
-    line what was added, or why nothing was: whatever goes wrong, the run stays done.
+    `record`: the run's open record. `build`: makes the run's loop as it was before its first step.
+    `say`: receives one line on the splits added, or on the reason why none was. The run stays done
+    whatever goes wrong.
     """
     missing = processes.broadcast(world, unpredicted(p.folder, p.rows))
     if not missing:
         return
-    # Every process checks the same files: one that gave up alone would leave the others waiting for
-    # it.
+    # Every process checks the same files: if one gave up alone, the others would wait for it.
     run = processes.broadcast(world, record.data)
     names = " and ".join(split.upper() for split in missing)
     try:
@@ -45,10 +45,13 @@ def predict_added(
         logits = _predict(build(), tensors, missing)
         if world.main:
             _store(p, world, record, logits)
-        text = f"{names} predicted from the kept weights, without training: {p.folder / 'predictions.npz'}"
+        text = (
+            f"{names} predicted from the kept weights, without training: "
+            f"{p.folder / 'predictions.npz'}"
+        )
     except (UserError, OSError) as e:
         text = f"{names} not predicted: {e}"
-    except Exception as e:  # the results that are there do not depend on it
+    except Exception as e:  # the run's results do not depend on these predictions
         text = (
             f"{names} not predicted: {p.folder} holds weights or predictions that cannot be used "
             f"({type(e).__name__}: {e}); force=true trains it again and predicts all there is"
@@ -58,8 +61,9 @@ def predict_added(
 
 
 def _kept_weights(p: Prepared, run: dict[str, Any]) -> dict[str, Tensor]:
-    """Returns the best evaluation's tensors by name. Raises UserError where they are absent or
-    damaged.
+    """Returns the best evaluation's tensors by name.
+
+    Raises UserError if they are absent, or not the ones whose checksums the record holds.
     """
     whole = p.config.chosen.kind.result == "model"
     name = artefacts.FULL_WEIGHTS if whole else artefacts.WEIGHTS
@@ -74,9 +78,11 @@ def _kept_weights(p: Prepared, run: dict[str, Any]) -> dict[str, Tensor]:
 
 
 def _predict(loop: Loop, tensors: dict[str, Tensor], splits: list[str]) -> dict[str, np.ndarray]:
-    """Returns logits by split, from these weights. Raises UserError where they do not fit the
-    model.
+    """Returns the logits of `splits` that these weights give, by split.
+
+    Raises UserError if the weights do not fit the model or are not finite.
     """
+    # A tensor that is missing would leave its start value in place, and predictions of no model.
     trained = loop.result().keys()
     if lacking := trained - tensors.keys():
         raise UserError(
@@ -91,13 +97,14 @@ def _predict(loop: Loop, tensors: dict[str, Tensor], splits: list[str]) -> dict[
 
 
 def _store(p: Prepared, world: World, record: Record, logits: dict[str, np.ndarray]) -> None:
-    """Record first, predictions last: a write that fails leaves the split missing, so the command
-    tries again.
+    """Writes the new logits into predictions.npz, and their note and checksums into the record.
 
-    The record then names the sums of both files, those that were there and those to come.
+    The record is written first and names the checksums of both files, the present one and the one
+    to come. If the second write fails, the split is still missing, and the command tries again.
     """
     arrays = npz.load(p.folder)
     results, here = record.data["results"], provenance()
+    # The kept weights are the best ones; they are the last ones too if the best step was the last.
     whose = [w for w in ("last", "best") if results[w]["step"] == results["best"]["step"]]
     for split, values in logits.items():
         arrays |= {f"{which}/{split}/logits": values for which in whose}
@@ -106,6 +113,7 @@ def _store(p: Prepared, world: World, record: Record, logits: dict[str, np.ndarr
         **record.data["data"]["rows"],
         **{split: len(values) for split, values in logits.items()},
     }
+    # The split may be predicted by another machine or version than the one that trained.
     about = {
         "host": here["host"],
         "git": here["git"],
@@ -123,10 +131,11 @@ def _store(p: Prepared, world: World, record: Record, logits: dict[str, np.ndarr
 
 
 def _files(p: Prepared, run: dict[str, Any], content: bytes) -> dict[str, Any]:
-    """`files` of the record with the new predictions' sums; nothing where the record has no
-    checksums.
+    """Returns the record's entry `files` with the new predictions' checksum beside the old one.
+
+    The entry is left out if the record has none.
     """
-    if "files" not in run:
+    if "files" not in run:  # a record written before files had checksums
         return {}
     name = artefacts.PREDICTIONS
     before = artefacts.sums(p.folder, [name])[name]

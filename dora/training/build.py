@@ -1,6 +1,4 @@
-"""Builds a run's training loop: tokens, model, method, and the newest checkpoint where there is
-one.
-"""
+"""Builds a run's training loop from tokens, model, method and the newest checkpoint, if any."""
 
 from __future__ import annotations
 
@@ -27,18 +25,18 @@ from dora.training.processes import World
 from dora.training.start import take_up
 from dora.training.step import Setup
 
-MANY_ROWS = 50_000  # from here on tokenising takes so long that it is said
+MANY_ROWS = 50_000  # tokenising more rows takes long enough to say so beforehand
 
 
 def build(p: Prepared, world: World, record: Record | None, say: Lines) -> Loop:
-    """Returns the run's loop at its newest checkpoint, or before its first step where there is
-    none.
+    """Returns the run's loop at its newest checkpoint, or before its first step without one.
 
-    `record`: where the loop keeps its state; None in a process that keeps none, or for a look at
-    finished weights.
+    `record`: the directory that the loop writes to; None in a process that keeps no record, or
+    when finished weights only predict.
     """
     splits = _tokens(p, say)
-    # Tokenising, which the first of equal runs does for all, is not counted as this run's memory.
+    # Tokenising is done by the first of several runs on the same data, for all of them, so it is
+    # not counted as this run's memory.
     memory.reset_peak(world.device)
     model, head = _model(p, splits, say)
     method = attach(p, model, head)
@@ -48,21 +46,26 @@ def build(p: Prepared, world: World, record: Record | None, say: Lines) -> Loop:
     found = None
     if record is not None:
         found = checkpoint.load(record.checkpoints, say, record.journals_differ)
+    # Only the main process reads the checkpoint; the others may not even see its folder.
     found = processes.broadcast(world, found)
     if found is not None:
         loop.load(*found)
         say(f"resumed after step {loop.step} of {p.total_steps}")
     if record is not None:
+        # Another version, device or number of processes changes the last bits of a result.
         if changed := record.start(loop.step):
             say(f"{changed}: the result may not be, to the bit, that of a run left alone")
+        # Journals are cut back to the checkpoint: lines of steps after it are written again.
         record.start_journals(found[1]["journals"] if found else {})
     return loop
 
 
 def attach(p: Prepared, model: nn.Module, head: list[str]) -> Method:
-    """Attaches the run's method to `model`, at the start that `init_from` names if any; the head is
-    trained.
+    """Attaches the run's method to `model`, and marks the head as trained.
+
+    With `init_from`, the adapter begins with that run's weights; the head keeps its drawn ones.
     """
+    # Frozen first: the method then marks what it trains.
     model.requires_grad_(False)
     chosen = p.config.chosen
     info = RunInfo(p.total_steps, p.config.seed)
@@ -79,9 +82,9 @@ def attach(p: Prepared, model: nn.Module, head: list[str]) -> Method:
 def _model(p: Prepared, splits: dict[str, Tokens], say: Lines) -> tuple[nn.Module, list[str]]:
     """Returns the classifier and the names of its head's parameters."""
     c = p.config
-    # A regression starts from the best constant. From 0, an adapter at its usual rate reaches the
-    # labels' mean sooner through the encoder than through the head, and what the encoder knew is
-    # lost on the way (STS-B).
+    # A regression's head starts at the labels' mean, the best constant. From 0, an adapter at its
+    # usual rate reaches the mean sooner through the encoder than through the head, and the
+    # encoder's pretraining is lost on the way (seen on STS-B).
     mean = float(np.mean(np.asarray(splits["train"].label))) if c.kind.regression else None
     model, head = backbone.load_model(p.model, c.kind.outputs, c.head_dropout, c.seed, mean, say)
     _refuse_not_finite(model, p.model.path)
@@ -89,14 +92,18 @@ def _model(p: Prepared, splits: dict[str, Tokens], say: Lines) -> tuple[nn.Modul
 
 
 def _place(p: Prepared, world: World, model: nn.Module, method: Method) -> None:
-    """Moves the model to its device, the method's state with it: start values are drawn on the CPU
-    everywhere.
+    """Moves the model and the method's state to the device.
+
+    Start values are drawn on the CPU before, so that they are equal on every device.
     """
     model.to(world.device)
+    # On a CPU an ordinary dropout costs more than the matrix product beside it; see dropout.py.
     if world.device.type == "cpu":
         cheapen_dropout(model)
     if p.config.compile:
+        # Dynamic shapes: batches differ in length, and each length would otherwise be compiled.
         model.compile(dynamic=True)
+    # The method made its state on the CPU, beside the layers of that moment.
     method.load(method.state())
 
 
@@ -108,7 +115,9 @@ def _setup(
     head: list[str],
     method: Method,
 ) -> Setup:
+    """Returns the loop's inputs: which splits are trained on, scored and reported."""
     c = p.config
+    # With select=heldout the development set is not looked at before the end.
     if p.heldout_rows is not None:
         scored = {"heldout": splits["heldout"]}
     else:
@@ -130,25 +139,31 @@ def _setup(
 
 
 def _refuse_not_finite(model: nn.Module, folder: Path) -> None:
+    """Raises UserError if a parameter of `model`, read from `folder`, holds NaN or infinity."""
     if (bad := not_finite(dict(model.named_parameters()))) is not None:
         raise UserError(
-            f"the weights in {folder} hold NaN or infinity: {bad}; they are damaged, or were saved by "
-            "a run that had diverged: fetch or make them again"
+            f"the weights in {folder} hold NaN or infinity: {bad}; they are damaged, or were saved "
+            "by a run that had diverged: fetch or make them again"
         )
 
 
 def _tokens(p: Prepared, say: Lines) -> dict[str, Tokens]:
-    """Tokenises every split once into the cache, and cuts the training rows to those this run uses."""
+    """Returns every split tokenised, from the cache where it is there, and the run's training rows.
+
+    Raises UserError if a split is mostly unknown tokens to this tokenizer.
+    """
     tokenizer = backbone.load_tokenizer(p.model)
     cache = Path(p.config.results) / "cache"
     words = backbone.fingerprint(p.model, tokenizer_only=True)
     number = sum(len(rows.idx) for rows in p.rows.values())
 
     def begin() -> None:
+        """Is called if the cache does not hold the tokens."""
         if number >= MANY_ROWS:
             say(f"tokenising {number:,} rows, once for all runs on them")
 
-    # AX is no part of the data's fingerprint, so it has a place in the cache for itself.
+    # AX is no part of the data's fingerprint, so it has its own place in the cache: MNLI need not
+    # be tokenised again when AX is added later.
     own = {k: v for k, v in p.rows.items() if k in p.config.kind.splits}
     added = {k: v for k, v in p.rows.items() if k not in own}
     splits: dict[str, Tokens] = {}
@@ -158,6 +173,7 @@ def _tokens(p: Prepared, say: Lines) -> dict[str, Tokens]:
     for split, tokens in splits.items():
         where = f"{p.config.task.name}'s {split}"
         vocabulary.check_known(tokens.ids, len(tokens), tokenizer, where)
+    # Cut after tokenising: runs with other limits or held-out rows then share one cache.
     whole = splits["train"]
     splits["train"] = whole.take(p.train_rows)
     if p.heldout_rows is not None:
@@ -166,10 +182,11 @@ def _tokens(p: Prepared, say: Lines) -> dict[str, Tokens]:
 
 
 def _announce(p: Prepared, loop: Loop, say: Lines) -> None:
-    """Says what is embedded, what is trained and the plan of its budget; records the counts."""
+    """Shows the run, its plan and its parameter counts before training, and records the counts."""
     s, c = loop.setup, p.config
     trained = sum(q.numel() for q in loop.stepper.parameters.values())
     in_head = sum(loop.stepper.parameters[n].numel() for n in s.head)
+    # A sweep has shown these notes once for all of its runs.
     for note in filter(None, (embedded_note(c), c.model.note)):
         say.once(note)
     none = ["every weight is trained; the budget does not apply"]
@@ -187,12 +204,12 @@ def _announce(p: Prepared, loop: Loop, say: Lines) -> None:
 
 
 def _planned(p: Prepared, loop: Loop, trained: int, in_head: int) -> dict[str, Any]:
-    """Returns what run.json says of parameters, plan and ranks before training.
+    """Returns the entries of run.json on parameters, plan and ranks before training.
 
-    `trained_at_once`: parameters trained in the first step, head and gates (folded by an export)
-    left out.
+    `trained_at_once` counts the parameters trained in the first step without head and gates.
     """
     layers = loop.setup.method.layers
+    # Gates g are counted apart: an export folds them into B, so they cost the budget nothing.
     gates = sum(q.numel() for n, q in loop.stepper.parameters.items() if n.endswith(".g"))
     plan = None
     if p.plan:

@@ -1,8 +1,8 @@
-"""The whole state of a run in one sealed file.
+"""Checkpoints: the whole state of a run in one file with a checksum.
 
-A checkpoint is `step-N.checkpoint`: the sha256 of all that follows, and a safetensors file whose
-header holds a little JSON, the label. No bit of it can change unnoticed. The one before is kept
-until the new one is whole, and is used where anything is wrong with the newest.
+A checkpoint is a file `step-N.checkpoint`: first the sha256 of the rest, then a safetensors file
+whose header holds a little JSON, the label. No changed bit goes unnoticed. The checkpoint before is
+kept until the new one is whole, and is used if the newest is damaged.
 """
 
 from __future__ import annotations
@@ -20,17 +20,21 @@ from torch import Tensor
 
 from dora.files import write_atomic
 
-KEPT = 2
+KEPT = 2  # the newest, and the one before for a damaged newest
 _SEAL = hashlib.sha256().digest_size  # bytes at the beginning of the file
 Loaded = tuple[dict[str, Tensor], dict[str, Any]]
 
 
 def save(folder: Path, step: int, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
-    """Writes the checkpoint of `step`; `about` is JSON. Then drops all but the newest KEPT."""
+    """Writes the checkpoint of `step`, then deletes all but the newest KEPT.
+
+    `about`: entries of the label, JSON without NaN.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     label = json.dumps({"step": step, **about}, allow_nan=False)
     held = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
     data = safetensors.torch.save(held, {"label": label})
+    # Under a temporary name, synced, renamed: a kill leaves the old files or the new one, whole.
     write_atomic(_file(folder, step), hashlib.sha256(data).digest(), data)
     for old in _steps(folder)[KEPT:]:
         _file(folder, old).unlink(missing_ok=True)
@@ -41,14 +45,17 @@ def load(
     warn: Callable[[str], None],
     problem: Callable[[dict[str, Any]], str | None] = lambda about: None,
 ) -> Loaded | None:
-    """(tensors, about) of the newest checkpoint that is whole; None if there is none. Runs no code.
+    """Returns (tensors, label) of the newest whole checkpoint; None if there is none.
 
-    `problem`: what keeps a label from being used, such as a journal that is not as it was.
+    `warn`: receives a line for each damaged one. `problem`: takes a label and says why it cannot be
+    used, such as a journal that was changed; None if nothing speaks against it. Reading a
+    checkpoint executes nothing of it, as unpickling would.
     """
     for step in _steps(folder):
         file = _file(folder, step)
         try:
             tensors, about = _opened(file)
+            # The checksum covers the content, not the name: a renamed file shows here.
             if about["step"] != step:
                 raise ValueError(f"it is that of step {about['step']}")
             if (wrong := problem(about)) is not None:
@@ -60,17 +67,20 @@ def load(
 
 
 def _opened(file: Path) -> Loaded:
+    """Returns a checkpoint's tensors and label. Raises ValueError if its checksum is wrong."""
     with file.open("rb") as f:
         seal, data = f.read(_SEAL), f.read()
     if hashlib.sha256(data).digest() != seal:
         raise ValueError("its checksum does not match")
-    length = int.from_bytes(data[:8], "little")  # of safetensors' header, which is JSON
+    # safetensors.torch.load gives no metadata, so the header is read here: its first 8 bytes are
+    # the length of the JSON that follows.
+    length = int.from_bytes(data[:8], "little")
     label = json.loads(data[8 : 8 + length])["__metadata__"]["label"]
     return safetensors.torch.load(data), json.loads(label)
 
 
 def newest(folder: Path) -> int:
-    """The step of the newest checkpoint, 0 where there is none."""
+    """Returns the step of the newest checkpoint, 0 if there is none."""
     return max(_steps(folder), default=0)
 
 
@@ -79,6 +89,6 @@ def _file(folder: Path, step: int) -> Path:
 
 
 def _steps(folder: Path) -> list[int]:
-    """Steps of the checkpoints, newest first; files of any other name are somebody else's."""
+    """Returns the steps of the checkpoints, newest first; files of other names are left alone."""
     names = (re.fullmatch(r"step-([0-9]{1,18})\.checkpoint", f.name) for f in folder.glob("step-*"))
     return sorted((int(name[1]) for name in names if name), reverse=True)

@@ -1,6 +1,4 @@
-"""What a model predicts for a split, its rows shared out over processes, and what the predictions
-score.
-"""
+"""Evaluation: the logits of a split, its rows shared out over processes, and their scores."""
 
 from __future__ import annotations
 
@@ -29,14 +27,16 @@ def predict(
     forward: Callable[[Tokens, np.ndarray], Tensor],
     still: Callable[[str], None] = lambda text: None,
 ) -> np.ndarray:
-    """Returns the logits of a split in row order, (rows, outputs) float32; each row is computed by
-    one process.
+    """Returns the logits of a split in row order, (rows, outputs) float32, on every process.
 
-    `forward`: (tokens, row numbers) → logits (n, outputs). `still` hears after each batch how far
-    it is.
+    Each row is computed by one process. `forward`: (tokens, row numbers) → logits (n, outputs).
+    `still`: receives a progress line after each batch.
     """
+    # By row number, not by a sampler: one that pads its shards counts some rows twice.
     mine = np.arange(len(tokens))[world.rank :: world.size]
     pieces, done = [], 0
+    # Rows of like length share a batch, which leaves little padding. Batches shrink with more
+    # processes, so that one batch of all of them holds EVAL_ROWS rows.
     for rows in by_length(tokens.lengths[mine], max(1, EVAL_ROWS // world.size)):
         pieces.append((mine[rows], forward(tokens, mine[rows]).float().cpu().numpy()))
         done += len(rows)
@@ -51,10 +51,12 @@ def predict(
 def scores(
     task: Task, logits: Mapping[str, np.ndarray], splits: Mapping[str, Tokens]
 ) -> dict[str, Any]:
-    """Returns {metric: value, …, degenerate: why or None} over the labelled splits; those beyond
-    dev add a suffix.
+    """Returns {metric: value, …, degenerate: reason or None} over the labelled splits.
+
+    Metrics of splits other than `dev` have a suffix: `accuracy_mm`, `accuracy_heldout`. A metric
+    that is not defined is absent.
     """
-    # Late: its libraries take two seconds, for which the first step does not wait.
+    # Imported here: scikit-learn takes two seconds, and the first step need not wait for them.
     with uncollected():
         from dora.data.metrics import score
 

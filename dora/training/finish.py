@@ -1,4 +1,4 @@
-"""The end of a trained run: what it scored and predicts, its weights, and the rest of its record."""
+"""The end of a trained run: final scores, predictions, kept weights, and the rest of its record."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from dora.training.prepare import Prepared
 
 
 def finish(p: Prepared, loop: Loop, record: Record, say: Lines) -> None:
-    """Scores the last and the best weights, checks the budget of both, saves the best, ends the
-    record.
+    """Scores the last and the best weights, checks both against the budget, and ends the record.
 
-    Ranks and counts in the record are those of the weights they stand beside. Raises RunFailed
-    where a budget was missed, or the kept weights don't score as they did in training.
+    The best weights are saved. Ranks and counts in the record belong to the weights that they stand
+    beside: "last" or "best". Raises RunFailed if a budget is missed, or if the best weights don't
+    score as they did in training.
     """
     s, plan, best = loop.setup, p.plan, loop.selection.best
     assert best is not None  # the last step is always evaluated and counts
@@ -42,19 +42,22 @@ def finish(p: Prepared, loop: Loop, record: Record, say: Lines) -> None:
     renewed = sum(t.numel() for layer in s.method.layers.values() for t in layer.kept().values())
     _check_budget(plan, ranks["last"], "at the end")
     with loop.weights(loop.selection.tensors):
-        if best["step"] == loop.step:  # the same weights: nothing to compute again
+        if best["step"] == loop.step:  # the weights are equal: no second evaluation
             results["best"] = {**results["last"]}
             arrays |= {
                 k.replace("last/", "best/"): v for k, v in arrays.items() if k.startswith("last/")
             }
         else:
             results["best"] = _report(loop, "best", best["step"], arrays)
+        # The ranks of the best weights, which may come from a step before the last pruning.
         ranks["end"] = stored_ranks(s.method.layers)
         _check_budget(plan, ranks["end"], "in the best evaluation")
+        # The smallest development set: one row more or less weighs most there.
         rows = min(len(s.reported[k]) for k in p.config.kind.dev_splits)
         _compare(results["best"], best["metrics"], rows)
         heldout = {k: v for k, v in best["metrics"].items() if k.endswith("_heldout")}
         results["best"] |= heldout
+        # All processes share the evaluations above; only the main one writes.
         if not s.world.main:
             return
         counts = _save_weights(p, loop, record)
@@ -63,6 +66,7 @@ def finish(p: Prepared, loop: Loop, record: Record, say: Lines) -> None:
         counts["adapter_last"] = plan.params(list(ranks["last"].values()))
     params = {**record.data["params"], **counts}
     params["trained_in_all"] = params["trained_at_once"] + renewed
+    # The checksums come last, when every file they cover is whole.
     record.update(
         results=results,
         params=params,
@@ -88,22 +92,25 @@ def finish(p: Prepared, loop: Loop, record: Record, say: Lines) -> None:
 
 
 def _compare(now: dict[str, Any], then: dict[str, Any], rows: int) -> None:
-    """Raises RunFailed unless the restored best weights score as in training, up to a device's last
-    bits.
+    """Raises RunFailed unless the restored best weights score as they did in training.
 
-    These may turn a prediction or two of the `rows`, where another device or another number of
-    processes resumed the run.
+    `rows`: the number of examples scored. A small difference is allowed, because a run may be
+    resumed on another device or by another number of processes.
     """
+    # Other devices differ in a logit's last bits, which may turn a prediction or two: 2.5 rows, or
+    # half a point on large sets.
     for name in now.keys() & then.keys() - {"degenerate"}:
         if abs(now[name] - then[name]) > max(0.005, 2.5 / rows):
             raise RunFailed(
-                f"the best evaluation's weights give {name} {now[name]}, in training it was {then[name]}"
+                f"the best evaluation's weights give {name} {now[name]}, "
+                f"in training it was {then[name]}"
             )
 
 
 def _report(loop: Loop, which: str, step: int, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Returns the metrics of the weights in place; adds logits, and once labels and ids, to
-    `arrays`.
+    """Returns the metrics of the present weights, and adds their logits to `arrays`.
+
+    Labels and ids, which are equal for both, are added with "last" only.
     """
     metrics, logits = loop.evaluate(loop.setup.reported)
     for split, tokens in loop.setup.reported.items():
@@ -116,16 +123,16 @@ def _report(loop: Loop, which: str, step: int, arrays: dict[str, np.ndarray]) ->
 
 
 def _check_budget(plan: Plan | None, ranks: dict[str, int], where: str) -> None:
+    """Raises RunFailed if these ranks miss the plan's budget; `where`: names the weights."""
     if plan is not None and (missed := plan.missed(list(ranks.values()))):
         raise RunFailed(f"the budget was missed {where}: {missed}")
 
 
 def _save_weights(p: Prepared, loop: Loop, record: Record) -> dict[str, Any]:
-    """Writes the weights in place, in the form that the method's result has; returns parameter
-    counts.
+    """Writes the present weights in the form of the method's result; returns parameter counts.
 
     "adapter" and "weights" leave best.safetensors, "adapter" also adapter/ for PEFT; "model" leaves
-    the whole model with keep_model=true. The counts are checked against the files.
+    the whole model if keep_model=true. Raises RunFailed if the count in the file is not the plan's.
     """
     s = loop.setup
     form = p.config.chosen.kind.result
@@ -134,6 +141,8 @@ def _save_weights(p: Prepared, loop: Loop, record: Record) -> dict[str, Any]:
             s.model.save_pretrained(record.folder / "model")  # type: ignore[operator]
             backbone.load_tokenizer(p.model).save_pretrained(record.folder / "model")
         return {"adapter_end": 0, "stored": 0, "in_peft_file": None}
+    # A masked component adds nothing to the output, so the file need not hold it. The model is
+    # restored to the last weights afterwards, by `Loop.weights`.
     lowrank.drop_masked(s.method.layers.values())
     tensors: dict[str, Tensor] = {
         name: t.detach().cpu().contiguous() for name, t in sorted(loop.result().items())
@@ -145,6 +154,8 @@ def _save_weights(p: Prepared, loop: Loop, record: Record) -> dict[str, Any]:
         return {"adapter_end": held, "stored": held, "in_peft_file": None}
     base = record.data["model"]["hub"] or str(p.model.path)
     save_adapter(record.folder / "adapter", s.model, s.method.layers, s.head, base)
+    # Counted in the file, not in the model: a method whose components cost more than it says would
+    # otherwise pass its budget's check.
     exported = stored_params(record.folder / artefacts.ADAPTER[0])
     ranks = list(stored_ranks(s.method.layers).values())
     planned = exported if p.plan is None else p.plan.params(ranks)
@@ -159,9 +170,11 @@ def _save_weights(p: Prepared, loop: Loop, record: Record) -> dict[str, Any]:
 
 
 def _held_params(file: Path, head: list[str]) -> int:
-    """Counts the parameters in a safetensors file but for the head, and for gates, which an export
-    folds.
+    """Counts the parameters of a safetensors file, from its header; head and gates are left out.
+
+    Gates g are folded into B by an export, so they are not stored there.
     """
     with safe_open(file, "np") as f:
-        names = [name for name in f.keys() if name not in head and not name.endswith(".g")]  # noqa: SIM118
+        stored = f.keys()
+        names = [name for name in stored if name not in head and not name.endswith(".g")]
         return sum(math.prod(f.get_slice(name).get_shape()) for name in names)

@@ -1,6 +1,4 @@
-"""What is not finite is found and named: weights before training, loss, penalty and gradients while
-it goes on.
-"""
+"""Finds and names values that are not finite: in weights, and in a step's loss and gradients."""
 
 from __future__ import annotations
 
@@ -9,13 +7,14 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+# The step of a term that is finite so far: larger than any step, so that `min` finds the others.
 NEVER = torch.iinfo(torch.int64).max
 
 
 class Watch:
-    """Remembers at which step loss, penalty and gradients were first not finite.
+    """Remembers the steps at which loss, penalty and gradients were first not finite.
 
-    It stays on the device: the host waits only where it asks.
+    The steps are kept on the device: the host waits for it only when it calls `found`.
     """
 
     NAMES = ("loss", "penalty", "the gradients")  # in the order in which a step computes them
@@ -24,23 +23,25 @@ class Watch:
         self._first = torch.full((len(self.NAMES),), NEVER, device=device)
 
     def see(self, step: int, loss: Tensor, penalty: Tensor | None, gradient_norm: Tensor) -> None:
-        """Looks at the scalars of one training step; no penalty is a finite one."""
+        """Checks the scalars of one training step; a penalty of None counts as finite."""
+        # No `if` on a value: it would wait for the device in every step.
         terms = (loss, torch.zeros_like(loss) if penalty is None else penalty, gradient_norm)
         finite = torch.isfinite(torch.stack([term.detach().to(loss.dtype) for term in terms]))
         self._first = torch.where(finite, self._first, self._first.clamp(max=step))
 
     def found(self) -> tuple[int, int] | None:
-        """(step, place in NAMES) of what was the first not to be finite; None while all is well."""
+        """Returns (step, index in NAMES) of the first value that was not finite, or None."""
         firsts = self._first.tolist()
-        step = min(firsts)
+        step = min(firsts)  # `index` then takes the first term in the order of NAMES
         return None if step == NEVER else (step, firsts.index(step))
 
 
 def not_finite(tensors: Mapping[str, Tensor]) -> str | None:
-    """Names the first tensor that holds NaN or infinity and counts the others; None where all are
-    finite.
+    """Names the first tensor that holds NaN or infinity and counts the others.
+
+    Returns None if all values are finite.
     """
-    # One answer for all tensors: each question to a GPU waits for it.
+    # One answer for all tensors first: each question to a GPU waits for it.
     floating = {
         name: t.detach() for name, t in tensors.items() if t.is_floating_point() and t.numel()
     }

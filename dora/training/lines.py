@@ -1,6 +1,4 @@
-"""What a run says: lines on standard output and in its log.txt, and on a terminal a progress bar
-they do not tear.
-"""
+"""A run's output: lines on standard output and in log.txt, and a progress bar on a terminal."""
 
 from __future__ import annotations
 
@@ -16,12 +14,13 @@ from typing import Any
 from dora.config import Config
 from dora.records.study import duration
 
-SILENCE_S = 30.0  # without a bar, nobody waits longer than this for a line
+SILENCE_S = 30.0  # seconds without a line, where no bar shows that the run is alive
+# The way out that every note on embedded models or data names.
 REAL = "real ones: model=roberta_base (or another) and data=hub, or data=dir data.dir=GLUE"
 
 
 def embedded_note(config: Config) -> str | None:
-    """What must stand wherever scores of the embedded model or data are shown; None for real ones."""
+    """Returns the note that belongs to scores of an embedded model or data; None for real ones."""
     if not config.embedded:
         return None
     parts = []
@@ -36,12 +35,12 @@ def embedded_note(config: Config) -> str | None:
 
 
 class Lines:
-    """The lines of one run; call it with a text. The log gets it as it is, standard output with the
-    run's label.
+    """Writes the lines of one run, when called with a text.
 
-    `folder`: the run's directory; None in processes that keep no record, which say nothing.
-    `label`: which run of a sweep this is, empty for a run by itself. `bar`: whether standard error
-    shows a progress bar.
+    log.txt receives the text as it is, standard output the text after the run's label. `folder`:
+    the run's directory; None in processes that keep no record, which say nothing. `label`: names
+    the run within a sweep; empty for a run by itself. `bar`: whether standard error shows a
+    progress bar.
     """
 
     def __init__(self, folder: Path | None, label: str = "", bar: bool = False) -> None:
@@ -70,6 +69,7 @@ class Lines:
         if self._log is None:
             return
         self.note(text)
+        # The bar is taken away while the line is printed, or the line would begin in its middle.
         if self._bar is not None:
             self._bar.clear()
         with contextlib.suppress(OSError):  # whoever read our output has gone
@@ -81,35 +81,32 @@ class Lines:
     def note(self, text: str) -> None:
         """Writes `text` to the log alone."""
         if self._log is not None:
-            with contextlib.suppress(
-                OSError
-            ):  # the disk is full: what matters is written elsewhere, and fatal
+            # A full disk: the record and checkpoints, which matter, raise where they are written.
+            with contextlib.suppress(OSError):
                 print(text, file=self._log, flush=True)
 
     def once(self, text: str) -> None:
-        """Says what a sweep has said once for all of its runs, unless this is one of them."""
+        """Says `text` in a run by itself; logs it alone in a sweep, which has said it once."""
         (self.note if self.label else self)(text)
 
     def still(self, text: str) -> None:
-        """Says `text` if nothing was said for half a minute, while something takes long."""
+        """Says `text` if nothing was said for half a minute; for progress of slow work."""
         if time.monotonic() - self._said > SILENCE_S:
             self(text)
 
     def begin_bar(self, total_steps: int, step: int) -> None:
-        """Shows the bar, where there is one, at `step`."""
+        """Shows the bar at `step`, if this run has one."""
         if self._shows_bar and self._log is not None:
             from tqdm import tqdm
 
-            # Where a terminal does not know its size, as in many containers, tqdm by itself would
-            # show nothing.
+            # tqdm shows nothing where a terminal does not know its size, as in many containers;
+            # shutil then says 80 x 24.
             columns, rows = shutil.get_terminal_size()
             about = {"total": total_steps, "initial": step, "desc": self.label or None}
             self._bar = tqdm(**about, unit="step", leave=False, ncols=columns, nrows=rows)
 
     def progress(self, step: int, line: Callable[[], str]) -> None:
-        """Moves the bar to `step`. Without one, says `line()` if nothing was said for half a
-        minute.
-        """
+        """Moves the bar to `step`; without a bar, says `line()` every half a minute."""
         if self._bar is not None:
             self._bar.update(step - self._bar.n)
             self._said = time.monotonic()
@@ -117,30 +114,34 @@ class Lines:
             self(line())
 
     def end_bar(self) -> None:
-        """Takes the bar away."""
+        """Removes the bar from the terminal."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None
 
 
 def labelled(label: str, text: str) -> str:
-    """`text` with `label` before each of its lines."""
+    """Returns `text` with `label` before each of its lines."""
     return "\n".join(f"{label} {line}" for line in text.split("\n")) if label else text
 
 
 class Pace:
-    """How fast a run trains since this process took it up at `step`, evaluations included."""
+    """The speed of a run since this process began or resumed it at `step`, evaluations included."""
 
     def __init__(self, step: int, total_steps: int) -> None:
+        # From this start alone: an earlier one may have been on another machine.
         self._first, self._total, self._began = step, total_steps, time.monotonic()
 
     def line(self, step: int, loss: float, lr: float) -> str:
-        """`step 1230/36816  loss 0.4312  lr 4.1e-04  8.2 steps/s  1 h 12 min left`."""
+        """Returns `step 1230/36816  loss 0.4312  lr 4.1e-04  8.2 steps/s  1 h 12 min left`."""
         rate = (step - self._first) / max(time.monotonic() - self._began, 1e-9)
         left = duration((self._total - step) / rate)
-        return f"step {step}/{self._total}  loss {loss:.4f}  lr {lr:.1e}  {rate:.3g} steps/s  {left} left"
+        return (
+            f"step {step}/{self._total}  loss {loss:.4f}  lr {lr:.1e}  "
+            f"{rate:.3g} steps/s  {left} left"
+        )
 
 
 def on_terminal() -> bool:
-    """Whether standard error is a terminal, where a progress bar makes sense."""
+    """Says whether standard error is a terminal, where a progress bar makes sense."""
     return sys.stderr.isatty()

@@ -1,7 +1,7 @@
 """The training loop: steps, and between them evaluation, log lines and checkpoints.
 
-A step is in step.py, an evaluation in evaluation.py, the choice of the best in selection.py, a
-checkpoint's file in checkpoint.py.
+Its parts stand in modules of their own: step.py takes one step, evaluation.py predicts and scores,
+selection.py chooses the best evaluation, checkpoint.py writes a checkpoint's file.
 """
 
 from __future__ import annotations
@@ -25,14 +25,15 @@ from dora.training.selection import Selection, counts_from
 from dora.training.step import Setup, Stepper
 
 LOG_EVERY = 10  # steps between training lines; reading the loss waits for the device
-CHECKPOINT_S = 300.0
+CHECKPOINT_S = 300.0  # seconds of work that a crash may cost where evaluations are far apart
 
 
 class Loop:
-    """One run's training state.
+    """One run's training state, and the loop over its steps.
 
-    `record`: where it is kept, None in a process that keeps none. `say`: tells the user a line.
-    `track`: gets each line of metrics.jsonl. `still`: hears how far work has come that takes long.
+    `record`: the run's directory, None in a process that keeps no record. `say`: shows the user a
+    line. `track`: receives each line of metrics.jsonl. `still`: receives progress lines during a
+    long evaluation.
     """
 
     def __init__(self, setup: Setup, record: Record | None, say: Callable[[str], None]) -> None:
@@ -47,36 +48,40 @@ class Loop:
         self.selection = Selection(from_step, setup.config.patience)
 
     def train_step(self, step: int) -> tuple[Tensor, Tensor | None]:
-        """Takes step `step`. Returns (mean task loss over the batch, penalty or None), still on the
-        device.
-        """
+        """Takes step `step`; returns (mean task loss, penalty or None), see `Stepper.take`."""
         return self.stepper.take(step)
 
     def run(
         self, signals: StopSignals, progress: Callable[[int, Tensor], None] = lambda *_: None
     ) -> None:
-        """Trains to the last step, or to where `patience` ends it.
+        """Trains to the last step, or until `patience` ends the run.
 
-        `progress`: gets each step and its loss, which is still on the device. Raises RunFailed
-        where the loss is no longer finite, Stopped where a signal came; the checkpoint is written
-        before.
+        `progress`: receives each step and its loss, which is still on the device. Raises RunFailed
+        if the loss is not finite, and Stopped after a signal, once a checkpoint is written.
         """
         s = self.setup
+        # A resumed run's clock starts as if the seconds of its earlier starts had just passed.
         began, saved = time.monotonic() - self.seconds, time.monotonic()
         while self.step < s.total_steps and not self.selection.out_of_patience:
             step = self.step + 1
             loss, penalty = self.train_step(step)
+            # Set before anything is logged or saved: both record the step as taken.
             self.step = step
             if step % LOG_EVERY == 0 or step == s.total_steps:
                 self._log_training(loss, penalty)
             evaluated = step % self.eval_every == 0 or step == s.total_steps
             if evaluated:
+                # Before the evaluation: weights that are not finite must never be offered as best.
                 self.stepper.check_finite(step)
                 self.evaluate_and_select()
             self.seconds = time.monotonic() - began
+            # Every process must stop after the same step, or the others would wait for its
+            # gradients for ever; a signal may reach some of them a step earlier.
             stop = self._agreed(signals.received is not None)
             every = s.config.checkpoint_every
             due = (every and step % every == 0) or time.monotonic() - saved > CHECKPOINT_S
+            # After each evaluation, since it may take longer than all steps since the last one: a
+            # kill should not cost it twice.
             if evaluated or stop or due:
                 self.save()
                 saved = time.monotonic()
@@ -88,7 +93,7 @@ class Loop:
                 )
 
     def _agreed(self, flag: bool) -> bool:
-        """Says whether any process has raised its flag; all of them must come to the same answer."""
+        """Says whether any process has set its flag; the answer is equal on all of them."""
         world = self.setup.world
         if world.size == 1:
             return flag
@@ -96,6 +101,7 @@ class Loop:
         return processes.sum_scalar(world, mine).item() > 0
 
     # --- evaluation ---
+
     def predict(self, tokens: Tokens) -> np.ndarray:
         """Returns the logits of a split in row order, (rows, outputs) float32."""
         s = self.setup
@@ -115,18 +121,20 @@ class Loop:
         return evaluation.scores(self.setup.task, logits, splits), logits
 
     def evaluate_and_select(self) -> None:
-        """Evaluates once: logs the scores, and keeps the weights where they are the best so far."""
+        """Evaluates the scored splits, logs the scores, and offers the weights to `selection`."""
         s = self.setup
         metrics, _ = self.evaluate(s.scored)
         self._log({"split": next(iter(s.scored)), **metrics})
         shown = [f"{k} {v:.4f}" for k, v in metrics.items() if isinstance(v, float)]
         shown += ["degenerate"] if metrics["degenerate"] else []
         self.say(f"step {self.step}/{s.total_steps}  {'  '.join(shown)}")
+        # The task's first metric selects. A metric that is not defined is absent, hence `get`.
         suffix = "_heldout" if "heldout" in s.scored else ""
         score = metrics.get(s.task.metrics[0] + suffix)
         self.selection.offer(self.step, score, metrics, self.result())
 
     # --- journals ---
+
     def _log(self, event: dict[str, Any]) -> None:
         epoch = round(self.step / self.stepper.steps_an_epoch, 4)
         line = {"step": self.step, "epoch": epoch, **event}
@@ -135,6 +143,7 @@ class Loop:
         self.track(line)
 
     def _log_training(self, loss: Tensor, penalty: Tensor | None) -> None:
+        # A clone: the sum is made in place, and `progress` still reads this process's own loss.
         value = processes.sum_scalar(self.setup.world, loss.clone()).item()
         self.stepper.check_finite(self.step)
         event = {"split": "train", "loss": value, "lr": self.stepper.rate}
@@ -145,19 +154,21 @@ class Loop:
             self.record.log("ranks.jsonl", event)
 
     # --- the run's result, and checkpoints ---
+
     def result(self) -> dict[str, Tensor]:
-        """Returns the tensors that make up the run's result, as they are now."""
+        """Returns the tensors that make up the run's result, the live ones, not copies."""
         return result.tensors_of(self.setup.model, self.setup.method.frozen())
 
     def put(self, tensors: dict[str, Tensor]) -> None:
-        """Puts stored tensors of a result in place. Raises KeyError for names that the model does
-        not have.
+        """Puts a result's stored tensors into the model.
+
+        Raises KeyError for a name that the model does not have.
         """
         result.restore(self.setup.model, self.setup.method.frozen(), tensors)
 
     @contextmanager
     def weights(self, tensors: dict[str, Tensor]) -> Iterator[None]:
-        """Puts another result in place, such as the best one; the present one comes back after."""
+        """Puts another result, such as the best one, into the model while the context is open."""
         present = {name: t.detach().clone() for name, t in self.result().items()}
         self.put(tensors)
         try:
@@ -166,11 +177,10 @@ class Loop:
             self.put(present)
 
     def save(self) -> None:
-        """Writes result, moments, the method's state and the best so far into one file (main
-        process).
+        """Writes a checkpoint: result, moments, the method's state and the best evaluation so far.
 
-        Where something is not finite the checkpoint before is kept; the next line of the log ends
-        the run.
+        Only the main process does so. It writes nothing if a value is not finite: the checkpoint
+        before stays, and the next log line ends the run.
         """
         if self.record is None or not self.stepper.sound():
             return
@@ -180,6 +190,8 @@ class Loop:
             tensors |= {f"moments/{name}/{k}": v for k, v in moments.items()}
         tensors |= {f"method/{k}": v for k, v in self.setup.method.state().items()}
         tensors |= {f"best/{k}": v for k, v in self.selection.tensors.items()}
+        # The journals are synced first and their lengths go into the label: a checkpoint never
+        # points beyond what is on the disk.
         about = {
             "journals": self.record.sync(),
             **self.selection.label(),
@@ -194,11 +206,14 @@ class Loop:
         self.record.update(progress=progress)
 
     def load(self, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
-        """Goes on from a checkpoint's tensors and label."""
+        """Restores the state that `save` wrote: a checkpoint's tensors and its label."""
 
         def part(prefix: str) -> dict[str, Tensor]:
+            """Returns the tensors whose names begin with `prefix`, without it."""
             return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
+        # Parameters stay the same objects even where stored ones are smaller, so the optimizer's
+        # groups and the keys of its state stay valid.
         self.put(part("weights/"))
         device = self.setup.world.device
         for name, p in self.stepper.parameters.items():

@@ -34,10 +34,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Prepared:
-    """A run whose every input is known and fits.
+    """The checked inputs of a run.
 
-    `matrices`: those that components adapt; none where no budget applies, and then `plan` is None.
-    `train_rows`, `heldout_rows`: numbers of rows of the training split. `segments`: whether the
+    `matrices`: the linears that components adapt; empty if no budget applies, and then `plan` is
+    None. `train_rows`, `heldout_rows`: row numbers in the training split. `segments`: whether the
     model tells a pair's two texts apart by segment ids.
     """
 
@@ -57,13 +57,14 @@ class Prepared:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The configuration in the one spelling that is recorded and hashed."""
+        """The configuration in the spelling that is recorded and hashed."""
         return self.config.resolved()
 
     @property
     def folder(self) -> Path:
-        """The run's directory."""
+        """The run's directory: results/runs/data/task/model/method/budget/key/s and the seed."""
         c = self.config
+        # A method without a budget has one directory, whatever `budget=` says.
         budget = NO_BUDGET if self.plan is None else str(self.plan.budget)
         key = identity(self.settings, self.fingerprints)
         place = (c.data.name, c.task.name, c.model_name, c.method_name, budget, key, f"s{c.seed}")
@@ -71,11 +72,13 @@ class Prepared:
 
 
 def prepare(config: Config, here: bool = True) -> Prepared:
-    """Checks the configuration, reads the data, plans the budget. Raises UserError with every
-    problem found.
+    """Checks the configuration, reads the data and plans the budget.
 
-    `here`: the run is to be trained on this machine, so its device must be there too.
+    `here`: the run is to be trained on this machine, so its device must exist too. Raises UserError
+    with every problem found.
     """
+    # Each step below works with what the ones before could find, so that a wrong budget is named
+    # even where the data are missing.
     found = _Findings(check(config))
     if here and config.device.startswith("cuda"):
         found.problems += _device_problems(config.device)
@@ -92,11 +95,13 @@ def prepare(config: Config, here: bool = True) -> Prepared:
         weights = backbone.fingerprint(folder)
         if config.init_from:
             start = found.attempt(lambda: read_start(config, str(weights), architecture))
+        # A setting that is not finite is a problem by now, and no plan can be made with it.
         settings = vars(config.chosen.settings).values()
         if all(math.isfinite(v) for v in settings if isinstance(v, float)):
             planned = found.attempt(lambda: make_plan(config, architecture, start))
     if found.problems:
         raise UserError(*found.problems)
+    # Never true: each of these is None only beside a problem. Type checkers cannot know that.
     if folder is None or architecture is None or read is None or train_rows is None:
         raise AssertionError("nothing is missing without a problem that says so")
     rows, revision, fingerprint = read
@@ -125,14 +130,12 @@ def prepare(config: Config, here: bool = True) -> Prepared:
 
 @dataclass
 class _Findings:
-    """Collects problems, each once, so that all of them come in one message."""
+    """Collects problems without repeats, so that all of them come in one message."""
 
     problems: list[str]
 
     def attempt(self, action: Callable[[], T]) -> T | None:
-        """Returns what `action` returns; None where it raises UserError or ValueError, whose text
-        is kept.
-        """
+        """Returns the result of `action`; notes a UserError or ValueError and returns None."""
         try:
             return action()
         except UserError as e:
@@ -143,10 +146,9 @@ class _Findings:
 
 
 def _locate_and_read(config: Config, found: _Findings) -> tuple[Folder | None, Read | None]:
-    """Finds the model's folder and reads the data, at once: both may wait for a hub that does not
-    answer.
-    """
+    """Finds the model's folder and reads the data; None for the one that could not be had."""
     m = config.model
+    # At the same time: each may have to wait for a hub that does not answer.
     with ThreadPoolExecutor() as pool:
         locating = pool.submit(
             backbone.locate, m.path, m.embedded, m.package, m.hub, m.revision, m.random_weights
@@ -155,7 +157,7 @@ def _locate_and_read(config: Config, found: _Findings) -> tuple[Folder | None, R
             config.data.name in ("mini", "hub") or config.data.dir
         )
         reading = pool.submit(read_rows, config.data, config.kind) if readable else None
-        # `check` has said so where the path names nothing.
+        # `check` has reported a path that names nothing.
         lost = m.path is not None and (not m.path.strip() or m.path.startswith("~"))
         folder = None if lost else found.attempt(locating.result)
         read = None if reading is None else found.attempt(reading.result)
@@ -165,8 +167,9 @@ def _locate_and_read(config: Config, found: _Findings) -> tuple[Folder | None, R
 def _training_rows(
     config: Config, read: Read | None, found: _Findings
 ) -> tuple[np.ndarray | None, np.ndarray | None, int]:
-    """Returns (rows to train on, rows held out, steps of the run); Nones and 0 where something is
-    wrong.
+    """Returns (rows to train on, rows held out, steps of the run).
+
+    Without them, because of a problem noted in `found`, the values are None, None and 0.
     """
     split = None
     if read is not None:
@@ -178,18 +181,21 @@ def _training_rows(
     found.problems += heldout_problems(config, read[0]["train"], heldout)
     if found.problems:
         return train_rows, heldout, 0
+    # The last batch of an epoch may be smaller, hence rounding up.
     total_steps = config.max_steps or config.epochs * -(-len(train_rows) // config.batch_size)
+    # `check` has asked the settings before, when the run's length was not known.
     too_short = config.chosen.settings.problems(total_steps)
     found.problems += [p for p in too_short if p not in found.problems]
     if config.warmup >= total_steps:
         found.problems.append(
-            f"warmup={config.warmup:g} must be less than the run's {total_steps} steps, or its rate "
-            "never reaches lr: give a fraction, or fewer steps"
+            f"warmup={config.warmup:g} must be less than the run's {total_steps} steps, or its "
+            "rate never reaches lr: give a fraction, or fewer steps"
         )
     return train_rows, heldout, total_steps
 
 
 def _device_problems(device: str) -> list[str]:
+    """Returns a message if the CUDA device that `device` names is not on this machine."""
     there = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if there == 0:
         return [f"device={device}: no CUDA device here; use device=cpu or auto"]
@@ -200,12 +206,14 @@ def _device_problems(device: str) -> list[str]:
 
 
 def _length_problems(config: Config, architecture: dict[str, Any]) -> list[str]:
-    # RoBERTa counts its positions from the one after the padding's id, which is 1 in all that it
-    # was published as.
+    """Returns a message if `max_length` exceeds the positions that the model can tell apart."""
+    # RoBERTa's first position is the padding's id plus 1, and that id is 1 in all published models:
+    # of 514 positions 512 are left.
     unused = (
         architecture.get("pad_token_id", 1) + 1 if architecture["model_type"] == "roberta" else 0
     )
     most = architecture.get("max_position_embeddings", 512) - unused
+    # DeBERTa's positions are relative: beyond the table's end it uses the farthest one.
     fine = config.max_length <= most or architecture.get("relative_attention", False)
     return (
         []
@@ -217,10 +225,9 @@ def _length_problems(config: Config, architecture: dict[str, Any]) -> list[str]:
 def make_plan(
     config: Config, architecture: dict[str, Any], start: Start | None
 ) -> tuple[tuple[Matrix, ...], Plan | None]:
-    """Returns the matrices to adapt and the method's plan for them; (), None where no budget
-    applies.
+    """Returns the matrices to adapt and the method's plan for them; (), None without a budget.
 
-    Raises ValueError where the budget does not fit.
+    Raises ValueError if the budget does not fit the model, or the adapter of `start`.
     """
     method = config.chosen
     if not method.has_budget:
@@ -230,12 +237,14 @@ def make_plan(
     plan = method.kind.plan(method.settings, Budget.parse(config.budget), matrices)
     if plan is None:
         raise ValueError(
-            f"method={method.name} says that budget= binds it ({method.kind.budget}) and plans nothing"
+            f"method={method.name} says that budget= binds it ({method.kind.budget}) and plans "
+            "nothing"
         )
     plan = replace(plan, at_most=method.kind.budget == "at_most")
     if start is None:
         return matrices, plan
-    # Pruned ranks carry over: training starts there, and prunes only what is above the budget.
+    # The ranks of the run before carry over: training starts with them, and prunes only what is
+    # above the budget. A matrix that it pruned altogether has rank 0.
     ranks = tuple(start.ranks.get(m.name, 0) for m in matrices)
     total = plan.budget.spent(ranks, matrices)
     if plan.end is not None and total > plan.target:
@@ -243,11 +252,13 @@ def make_plan(
             f"init_from={config.init_from} holds more than budget={config.budget} allows, and "
             f"{config.method_name} removes nothing"
         )
+    # Nothing above the budget: no pruning is left to do, and the end is known now.
     end = None if plan.end is None and total > plan.target else ranks
     return matrices, replace(plan, start=ranks, end=end, target=min(plan.target, total))
 
 
 def _priced(matrix: Matrix, kind: type[Method]) -> Matrix:
-    """Returns the matrix with the method's price of a component, where that is not the usual one."""
+    """Returns the matrix with the method's cost of a component, if that is not the usual one."""
+    # A component_cost of None stands for d_in + d_out.
     cost = kind.component_cost(matrix)
     return matrix if cost == matrix.cost else replace(matrix, component_cost=cost)

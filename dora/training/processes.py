@@ -1,7 +1,8 @@
 """Several processes on one run, started by torchrun: each takes a share of every batch.
 
-Adapters and head are a few megabytes, so their gradients travel as one flat sum after backward.
-Nothing wraps the model, and a component that was removed is simply no longer there to be sent.
+Adapters and head are a few megabytes, so their gradients are summed as one flat tensor after
+backward. Nothing wraps the model, as DistributedDataParallel would: its buckets hold on to the
+components that were removed.
 """
 
 from __future__ import annotations
@@ -29,8 +30,9 @@ from dora.process.signals import outside
 
 @dataclass(frozen=True)
 class World:
-    """This process among all: `rank` of `size`, and the device it computes on. `claim`: see
-    `least_used`.
+    """This process among all of the run: `rank` of `size`, and the device it computes on.
+
+    `claim`: the locked file that marks this run's GPU as in use, see `least_used`.
     """
 
     rank: int
@@ -40,22 +42,22 @@ class World:
 
     @property
     def main(self) -> bool:
-        """Whether this process keeps the record."""
+        """True in the one process that keeps the record."""
         return self.rank == 0
 
 
 def start(device: str) -> World:
-    """Joins the processes that torchrun or a cluster's job started; a world of one without them.
-    Raises Stopped where whom they meet at is no longer there.
+    """Joins the processes that torchrun or a cluster's job started; returns a world of one without.
 
-    `device`: auto, cpu or cuda[:n]. Of several GPUs a run by itself takes the one that the fewest
-    other runs on this machine are on.
+    `device`: auto, cpu or cuda[:n]. On a machine with several GPUs a run by itself takes the one
+    that the fewest other runs use. Raises Stopped if the process at which they meet has gone.
     """
+    # A job of submitit's has no variables of torchrun's; without these each task would be a run.
     if "SUBMITIT_EXECUTOR" in os.environ and "WORLD_SIZE" not in os.environ:
         from submitit.helpers import TorchDistributedEnvironment
 
-        # Every task of the job (tasks_per_node) is one process. Which GPU it takes is decided
-        # below.
+        # Every task of the job (tasks_per_node) is one process. Its GPU is chosen below, from
+        # LOCAL_RANK, so submitit must not hide the others.
         if (tasks := TorchDistributedEnvironment()).world_size > 1:
             tasks.export(set_cuda_visible_devices=False)
     size = int(os.environ.get("WORLD_SIZE", "1"))
@@ -71,17 +73,17 @@ def start(device: str) -> World:
             device = f"cuda:{gpu}"
         return World(0, 1, torch.device(device), claim)
     if device == "cuda":
-        # A cluster may show each process its own GPU alone, which then is the first.
+        # Modulo: a cluster may show each process its own GPU alone, which is then number 0.
         device = f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"
         torch.cuda.set_device(device)
     if not dist.is_initialized():
         try:
+            # A signal ends the process here at once: nothing is trained yet, and the wait for the
+            # others, inside C++, could not be left otherwise.
             with outside.at_once(), _saying_what_is_waited_for():
                 dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
-        except (
-            dist.DistNetworkError,
-            dist.DistStoreError,
-        ) as e:  # such as after torchrun was killed
+        # Such as after torchrun was killed: resumable, not failed.
+        except (dist.DistNetworkError, dist.DistStoreError) as e:
             why = str(e).splitlines()[0]
             raise Stopped(
                 f"before the run's processes had met ({why}); the same command takes it up"
@@ -91,16 +93,19 @@ def start(device: str) -> World:
 
 @contextlib.contextmanager
 def _saying_what_is_waited_for() -> Iterator[None]:
-    """Says after 10 s for whom this process waits: the variables may be left over from another job."""
+    """Says after 10 s which processes this one waits for, while the context is open.
+
+    WORLD_SIZE and RANK may be left over in the environment from another job.
+    """
     size, rank, *place = (
         os.environ.get(name, "") for name in ("WORLD_SIZE", "RANK", "MASTER_ADDR", "MASTER_PORT")
     )
     text = (
-        f"process {rank} of {size} waits for the others at {':'.join(place)}; unset WORLD_SIZE and RANK for a run by "
-        "itself"
+        f"process {rank} of {size} waits for the others at {':'.join(place)}; "
+        "unset WORLD_SIZE and RANK for a run by itself"
     )
     timer = threading.Timer(10, print, [text], {"file": sys.stderr, "flush": True})
-    timer.daemon = True
+    timer.daemon = True  # or a process that is ended would first wait for the timer
     timer.start()
     try:
         yield
@@ -109,11 +114,12 @@ def _saying_what_is_waited_for() -> Iterator[None]:
 
 
 def least_used(names: Sequence[str], folder: Path) -> tuple[int, IO[bytes]]:
-    """(index, claim) of the device on which the fewest processes have a claim, the first of equal
-    ones.
+    """Returns (index, claim) of the device with the fewest claims, the first one among equals.
 
-    A claim is a locked file in `folder`, so it ends with its process at the latest.
+    A claim is a locked file in `folder`, so it ends with its process at the latest. `names`:
+    identifies each device across processes, whatever number it has in theirs.
     """
+    # Round by round: `turn` is the number of claims a device must have before it is claimed again.
     folder.mkdir(exist_ok=True)
     for turn, (index, name) in (
         (turn, device) for turn in itertools.count() for device in enumerate(names)
@@ -128,7 +134,7 @@ def least_used(names: Sequence[str], folder: Path) -> tuple[int, IO[bytes]]:
 
 
 def stop(world: World) -> None:
-    """Leaves the group, and the GPU to others."""
+    """Leaves the process group, and gives up the claim on the GPU."""
     if world.claim is not None:
         world.claim.close()
     if world.size > 1 and dist.is_initialized():
@@ -136,9 +142,14 @@ def stop(world: World) -> None:
 
 
 def sum_gradients(world: World, parameters: Iterable[nn.Parameter]) -> None:
-    """Adds up gradients over processes, in place. A process whose share was empty counts as zeros."""
+    """Sums gradients over processes, in place.
+
+    A process without rows in this step has no gradients, and counts as zeros.
+    """
     if world.size == 1:
         return
+    # Matrices pruned to rank 0 have no entries. Every process must flatten the same parameters in
+    # the same order, with or without gradients.
     some = [p for p in parameters if p.numel()]
     flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in some])
     dist.all_reduce(flat)
@@ -147,14 +158,14 @@ def sum_gradients(world: World, parameters: Iterable[nn.Parameter]) -> None:
 
 
 def sum_scalar(world: World, value: Tensor) -> Tensor:
-    """The sum of a scalar over processes."""
+    """Sums a scalar over processes, in place, and returns it."""
     if world.size > 1:
         dist.all_reduce(value)
     return value
 
 
 def gather(world: World, value: Any) -> list[Any]:
-    """Everyone's `value`, in order of rank, on every process."""
+    """Returns every process's `value`, in order of rank, on every process."""
     if world.size == 1:
         return [value]
     everyone: list[Any] = [None] * world.size
@@ -163,7 +174,7 @@ def gather(world: World, value: Any) -> list[Any]:
 
 
 def broadcast(world: World, value: Any) -> Any:
-    """The main process's `value`, on every process."""
+    """Returns the main process's `value` on every process."""
     if world.size == 1:
         return value
     box = [value]

@@ -1,5 +1,6 @@
-"""The recipe of training as functions of the step: learning rate, dropout's seed, loss, parameter
-groups.
+"""The recipe of training: learning rate and dropout's seed by step, loss, parameter groups.
+
+All are pure functions, so nothing here is part of a checkpoint.
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ from dora.methods.base import ParameterGroup
 def lr_factor(schedule: str, warmup_steps: int, total_steps: int, step: int) -> float:
     """Returns the learning rate of optimizer step `step` (from 1) as a share of its peak.
 
-    Linear from 0 over the warm-up, then linear or cosine to 0, or constant; as Transformers'
-    schedules have it, where the first step of a warm-up has rate 0.
+    The rate rises linearly over the warm-up, then falls to 0 linearly or as a cosine, or stays
+    constant.
     """
+    # As in Transformers, the first step of a warm-up has rate 0, and no step has rate 0 at the end.
     done = step - 1
     if done < warmup_steps:
         return done / warmup_steps
@@ -34,19 +36,18 @@ def lr_factor(schedule: str, warmup_steps: int, total_steps: int, step: int) -> 
 
 
 def step_seed(seed: int, step: int, part: int, rank: int) -> int:
-    """Returns the seed of one micro-batch's dropout on one process, so that no generator needs
-    saving.
-    """
+    """Returns the seed of dropout in micro-batch `part` of a step, on process `rank`."""
+    # Hashed: seeds of neighbouring steps or processes, had they been added up, would coincide.
     digest = hashlib.sha256(f"{seed} {step} {part} {rank}".encode()).digest()
-    return int.from_bytes(digest[:8], "little") >> 1
+    return int.from_bytes(digest[:8], "little") >> 1  # 63 bits: manual_seed takes no more
 
 
 def task_loss(task: Task, logits: Tensor, labels: Tensor) -> Tensor:
-    """Returns cross-entropy or squared error, summed over examples. logits: (n, outputs), labels:
-    (n,).
+    """Returns cross-entropy or squared error, summed over examples.
 
-    Computed in float32 at least: bfloat16 has no room for a sum.
+    logits: (n, outputs), labels: (n,).
     """
+    # In float32 at least: bfloat16 has 8 bits of precision, too few for a sum.
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if task.regression:
         return F.mse_loss(logits.squeeze(-1), labels.to(logits.dtype), reduction="sum")
@@ -60,11 +61,10 @@ def parameter_groups(
     lr: float,
     own: Sequence[ParameterGroup] = (),
 ) -> list[dict[str, Any]]:
-    """Returns the optimizer's groups: trainable parameters by (in the head, decayed, a group of
-    `own`).
+    """Returns the optimizer's groups: parameters of one peak rate and one weight decay each.
 
-    Biases and LayerNorm are not decayed, as in the Transformers Trainer, unless `decay_all` says
-    so. `own`: the method's groups, whose rates and decays win. Each group has its `peak`, the
+    Biases and LayerNorm are not decayed, as in the Transformers Trainer, unless `decay_all` is set.
+    `own`: the method's groups, whose rates and decays take precedence. Each group's `peak` is the
     learning rate at the schedule's height.
     """
     spared = set() if config.decay_all else _biases_and_norms(model)
@@ -81,6 +81,7 @@ def parameter_groups(
             which, mine = owner[p]
             peak *= mine.rate
             decay = decay if mine.weight_decay is None else mine.weight_decay
+        # Not by rate and decay: a group that the method named stays one, whatever its values.
         key = (in_head, decayed, which)
         groups.setdefault(key, {"params": [], "peak": peak, "weight_decay": decay})
         groups[key]["params"].append(p)
@@ -88,7 +89,7 @@ def parameter_groups(
 
 
 def _biases_and_norms(model: nn.Module) -> set[str]:
-    """Returns the names of parameters that weight decay usually spares."""
+    """Returns the names of biases and LayerNorm parameters, which weight decay usually spares."""
     return {
         f"{name}.{own}" if name else own
         for name, module in model.named_modules()

@@ -1,4 +1,4 @@
-"""The rows of a run: read from their source, and split into those trained on and those held out."""
+"""A run's rows: read from their source, and split into rows to train on and rows held out."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ from dora.errors import UserError
 # select=heldout holds out one training row in ten, at most 2,000.
 HELDOUT_SHARE, HELDOUT_MOST = 10, 2_000
 # A task's splits, the revision of a hub's data, and a fingerprint.
-# A task's splits, the revision of a hub's data, and a fingerprint.
 Read = tuple[dict[str, Rows], str | None, str]
 
 
 def read_rows(data: DataConfig, task: Task) -> Read:
     """Returns the task's splits, the revision of a hub's data, and a fingerprint.
 
-    AX stands beside MNLI where it is to be had. It is no part of the fingerprint: a run is the same
-    whether AX is there or comes later. The last data read stay in memory, since the runs of a sweep
-    mostly want the same.
+    MNLI has AX among its splits if the source holds it. AX is no part of the fingerprint, so that a
+    run keeps its directory if AX is added later.
     """
     return _read_rows(data.name, data.dir, task.name)
 
 
+# The last data read stay in memory: consecutive runs of a sweep mostly want the same.
 @functools.lru_cache(maxsize=1)
 def _read_rows(
     name: str, place: str | None, task_name: str
 ) -> tuple[dict[str, Rows], str | None, str]:
+    """Reads as `read_rows` does, from plain values, which the cache can hash."""
     task = TASKS[task_name]
     read, revision = _source(name, place, task)
     rows = read(task)
-    fingerprint = sources.fingerprint(rows)
+    fingerprint = sources.fingerprint(rows)  # before AX is added
     if task.name == "mnli":
         rows |= read(AX)
     return rows, revision, fingerprint
@@ -49,8 +49,9 @@ def _read_rows(
 def _source(
     name: str, place: str | None, task: Task
 ) -> tuple[Callable[[Task], dict[str, Rows]], str | None]:
-    """Returns a function that reads a task's splits, and the revision of a hub's data, fetched
-    here.
+    """Returns a function that reads a task's splits, and the revision of a hub's data.
+
+    The hub's files are fetched here, all that the run needs at once.
     """
     if name == "mini":
         return mini, None
@@ -67,29 +68,35 @@ def _source(
 def split_rows(n: int, limit: int | None, select: str) -> tuple[np.ndarray, np.ndarray | None]:
     """Returns (rows to train on, rows held out to select on or None), equal for every seed.
 
-    Raises UserError where the share to hold out would be no row.
+    Both are ascending row numbers of the training split. Raises UserError if no row would be held
+    out.
     """
+    # Seed 0 always: runs of different seeds must train on, and select by, the same rows.
     shuffled = np.random.default_rng(0).permutation(n)
     heldout = None
     if select == "heldout":
         size = min(n // HELDOUT_SHARE, HELDOUT_MOST)
         if not size:
             raise UserError(
-                f"select=heldout needs at least {HELDOUT_SHARE} training rows, of which it holds out one in "
-                f"{HELDOUT_SHARE} before limit_train counts, and there are {n}: use select=dev"
+                f"select=heldout needs at least {HELDOUT_SHARE} training rows, of which it holds "
+                f"out one in {HELDOUT_SHARE} before limit_train counts, and there are {n}: "
+                "use select=dev"
             )
         heldout, shuffled = np.sort(shuffled[:size]), shuffled[size:]
     return np.sort(shuffled[:limit]), heldout
 
 
 def heldout_problems(config: Config, train: Rows, heldout: np.ndarray | None) -> list[str]:
-    """Says where a correlation cannot be had on the rows held out: it needs two unlike labels."""
+    """Returns a message if a correlation is undefined on the rows held out.
+
+    A correlation needs two different labels.
+    """
     metric = config.kind.metrics[0]
     if heldout is None or train.label is None or metric not in ("matthews_correlation", "pearson"):
         return []
     if len(np.unique(train.label[heldout])) > 1:
         return []
     return [
-        f"select=heldout holds out {len(heldout)} rows here, whose labels are all alike: {config.task.name}'s {metric} "
-        "cannot be had on them; use select=dev"
+        f"select=heldout holds out {len(heldout)} rows here, whose labels are all alike: "
+        f"{config.task.name}'s {metric} cannot be had on them; use select=dev"
     ]

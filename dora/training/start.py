@@ -1,6 +1,4 @@
-"""The finished run that another one starts from (`init_from`): found, and checked before anything
-is loaded.
-"""
+"""The finished run that another one starts from (`init_from`); checked before a model is loaded."""
 
 from __future__ import annotations
 
@@ -27,8 +25,8 @@ from dora.records.record import read_finished
 class Start:
     """A finished run to start from.
 
-    `file`: its weights. `ranks`: by matrix; none without low-rank layers. `scale`: of its layers,
-    None without them. `fingerprint`: the sha256 of `file`.
+    `file`: its weights. `ranks`: the rank of each matrix by name; empty without low-rank layers.
+    `scale`: its layers' scale, None without low-rank layers. `fingerprint`: the sha256 of `file`.
     """
 
     folder: Path
@@ -39,10 +37,10 @@ class Start:
 
 
 def read_start(config: Config, weights: str, architecture: dict[str, Any]) -> Start:
-    """Finds the run that `init_from` names. Raises UserError where it does not fit this one, or is
-    damaged.
+    """Finds and checks the run that `init_from` names.
 
-    `weights`: the fingerprint of this run's model; `architecture`: its config.json.
+    `weights`: the fingerprint of this run's model; `architecture`: its config.json. Raises
+    UserError if the other run does not fit this one, or is damaged.
     """
     folder = Path(str(config.init_from)).expanduser()
     try:
@@ -55,6 +53,7 @@ def read_start(config: Config, weights: str, architecture: dict[str, Any]) -> St
     problems = [*_absent(folder, file, form), *_unlike(folder, run, config, weights)]
     if problems:
         raise UserError(*problems)
+    # The file's form, then its checksum in the record, before any shape in it is believed.
     check_safetensors(file)
     artefacts.check(folder, run, name)
     ranks, scale = run["ranks"]["end"], run.get("scale")
@@ -68,6 +67,7 @@ def read_start(config: Config, weights: str, architecture: dict[str, Any]) -> St
     else:
         matrices = backbone.find_linears(architecture, config.targets())
         problems = _start_problems(folder / "run.json", ranks, scale, matrices)
+        # By record and file: one of the two may have been changed by hand, and both must show it.
         gated = bool(run["params"].get("gates")) or any(name.endswith(".g") for name in shapes)
         problems = problems or _factor_problems(file, shapes, matrices, ranks, gated)
         problems += _strange(file, shapes, matrices, architecture)
@@ -83,18 +83,20 @@ def read_start(config: Config, weights: str, architecture: dict[str, Any]) -> St
 
 
 def take_up(start: Start, model: nn.Module, method: Method, head: list[str]) -> None:
-    """Puts the start's weights and scale in place. The head stays as it was drawn.
+    """Puts the start's weights and scale into the model; the head keeps its drawn weights.
 
-    Raises UserError where the weights are not those of this method.
+    Raises UserError if the weights are not those of this method.
     """
     held: dict[str, Tensor] = safetensors.torch.load_file(start.file)
     own = result.tensors_of(model, method.frozen()).keys() - set(head)
     if lacking := own - held.keys():
         raise UserError(f"{start.file} lacks {', '.join(sorted(lacking)[:3])}")
-    if method.result == "model":  # its file may hold buffers, too
+    if method.result == "model":  # a whole model's file may hold buffers, too
         given = {name: held[name] for name in own}
     else:
         given = {name: tensor for name, tensor in held.items() if name not in head}
+    # The scale of the run before: this method's own depends on its start ranks, which are now those
+    # that the other run ended with.
     if start.scale is not None:
         for layer in method.layers.values():
             layer.scale = start.scale
@@ -107,7 +109,7 @@ def take_up(start: Start, model: nn.Module, method: Method, head: list[str]) -> 
 
 
 def _absent(folder: Path, file: Path, form: str) -> list[str]:
-    """Says that the run kept no weights. Raises UserError where the file cannot be looked at."""
+    """Returns a message if the run kept no weights. Raises UserError if the file is unreadable."""
     try:
         there = file.is_file()
     except OSError as e:
@@ -122,9 +124,7 @@ def _absent(folder: Path, file: Path, form: str) -> list[str]:
 
 
 def _unlike(folder: Path, run: dict[str, Any], config: Config, weights: str) -> list[str]:
-    """Names what keeps one run from starting where the other ended: another method, model or
-    target.
-    """
+    """Returns a message for each of method, model and target in which the two runs differ."""
     target = list(config.targets()) if config.chosen.has_budget else None
     pairs = (
         ("method", run["config"]["method"]["name"], config.method_name),
@@ -141,7 +141,7 @@ def _unlike(folder: Path, run: dict[str, Any], config: Config, weights: str) -> 
 def _start_problems(
     file: Path, ranks: dict[str, int], scale: float | None, matrices: tuple[Matrix, ...]
 ) -> list[str]:
-    """Names what is wrong with a record's scale and ranks, by which its weights are read."""
+    """Returns a message for each error in a record's scale and ranks, by which weights are read."""
     problems = []
     if scale is None or scale <= 0:
         problems.append(f"{file} is damaged: scale={scale!r} must be a finite number above 0")
@@ -159,9 +159,10 @@ def _factor_problems(
     ranks: dict[str, int],
     gated: bool,
 ) -> list[str]:
-    """Names the factors that are missing from `file`, or are not of the ranks in the record."""
+    """Returns a message for each factor missing from `file`, or of another rank than recorded."""
     problems = []
     for m in matrices:
+        # A recorded rank counts kept components too, which have tensors of their own.
         kept = shapes.get(f"{m.name}.kept_A", (0,))[0]
         rank = ranks.get(m.name, 0) - kept
         wanted = {"A": (rank, m.d_in), "B": (m.d_out, rank), **({"g": (rank,)} if gated else {})}
@@ -179,13 +180,14 @@ def _strange(
     matrices: tuple[Matrix, ...],
     architecture: dict[str, Any],
 ) -> list[str]:
-    """Names the tensors of `file` that are neither an adapter's, nor the backbone's, nor a head's.
+    """Returns messages on tensors of `file` that belong to no adapter, backbone or head.
 
-    The head itself may be there: it is left alone. Tensors under a matrix's name may be a method's
-    own; whether this method has them shows once it is attached.
+    The head may be there and is not used. Tensors under a matrix's name may be a method's own;
+    `take_up` refuses those that this method does not have.
     """
     kind = str(architecture["model_type"])
     names = {m.name for m in matrices}
+    # Only a method without adapted matrices may store tensors of the backbone.
     backbones = set() if matrices else tensors.names(architecture)
     problems = [
         f"{file} is not this run's: it holds {cut(name)}, which is no part of its adapter or head"
@@ -199,6 +201,6 @@ def _strange(
 
 
 def _some(problems: list[str]) -> list[str]:
-    """Returns the first three, and how many more there are."""
+    """Returns the first three messages; the third says how many more there are."""
     more = f"; {len(problems) - 3} more tensors are not as they should be"
     return problems if len(problems) <= 3 else [*problems[:2], problems[2] + more]

@@ -1,5 +1,6 @@
-"""One optimizer step, from the batch to cleared gradients. Everything here is in the order of a
-step.
+"""One optimizer step, from the batch to cleared gradients.
+
+The code here is in the order of a step:
 
 rate → batch → noise → forward (bf16 by autocast where asked) → task loss + penalty → backward → sum
 over processes → adjust gradients → clip → adjust clipped gradients → optimizer → after step
@@ -39,8 +40,9 @@ from dora.training.recipe import lr_factor, parameter_groups, step_seed, task_lo
 class Setup:
     """Everything that a training loop needs.
 
-    `scored`: the splits evaluated during training, the one that selects first. `reported`: the
-    splits whose predictions are kept at the end. `head`: names of the head's parameters.
+    `scored`: the splits evaluated during training; the first one selects the best weights.
+    `reported`: the splits whose predictions are kept at the end. `head`: names of the head's
+    parameters.
     """
 
     config: Config
@@ -60,8 +62,8 @@ class Setup:
 class Stepper:
     """Takes optimizer steps: holds the optimizer, and watches for values that are not finite.
 
-    `log`: gets the event of each new allocation, for ranks.jsonl. `observe`: called with the name
-    of each moment of a step as it has passed; it is for tests.
+    `log`: receives the event of each new allocation, for ranks.jsonl. `observe`: is called with
+    the name of each moment of a step once it has passed; tests record the order with it.
     """
 
     def __init__(self, setup: Setup, log: Callable[[dict[str, Any]], None]) -> None:
@@ -76,7 +78,10 @@ class Stepper:
         groups = parameter_groups(
             setup.model, set(setup.head), setup.config, setup.lr, setup.method.parameter_groups()
         )
+        # Fused: one call for all tensors of a group. A loop over a few hundred small factors would
+        # mostly wait for calls to begin.
         self.optimizer = torch.optim.AdamW(groups, lr=setup.lr, fused=True)
+        # A fraction is rounded up, as in the Transformers Trainer.
         warmup = setup.config.warmup
         self.warmup = math.ceil(warmup * setup.total_steps) if warmup < 1 else int(warmup)
         self.steps_an_epoch = math.ceil(len(setup.train) / setup.config.batch_size)
@@ -91,14 +96,18 @@ class Stepper:
     def rows(self, step: int) -> np.ndarray:
         """Returns the training rows of step `step` (from 1), over all processes."""
         epoch, at = divmod(step - 1, self.steps_an_epoch)
-        if self._epoch[0] != epoch:  # one epoch's order is kept: it takes longer than a step
+        # The order is a function of (seed, epoch). One epoch's is kept in memory, since drawing it
+        # takes longer than a step; a resumed run draws the one it stopped in again.
+        if self._epoch[0] != epoch:
             c, lengths = self.setup.config, self.setup.train.lengths
             self._epoch = epoch, order(c.seed, epoch, lengths, c.batch_size, c.group_by_length)
         return self._epoch[1][at]
 
     def take(self, step: int) -> tuple[Tensor, Tensor | None]:
-        """Takes step `step`. Returns (mean task loss over the batch, penalty or None), still on the
-        device.
+        """Takes step `step` (from 1); returns (mean task loss over the batch, penalty or None).
+
+        The loss is this process's share of the mean. Both stay on the device: reading them would
+        wait for it.
         """
         s = self.setup
         self._set_rate(step)
@@ -106,6 +115,7 @@ class Stepper:
         s.method.noise(step)
         loss, penalty = self._backward(step)
         self.observe("backward")
+        # Methods see gradients summed over processes, so that every process decides alike.
         processes.sum_gradients(s.world, self.parameters.values())
         s.method.adjust_gradients(step)
         norm = self._clip()
@@ -113,6 +123,7 @@ class Stepper:
         self.watch.see(step, loss, penalty, norm)
         self.optimizer.step()
         self.observe("optimizer")
+        # Before gradients are cleared: AdaLoRA's scores need them.
         if (change := self._decide(step)) is not None:
             self.apply(change, step)
         self.optimizer.zero_grad(set_to_none=True)
@@ -120,6 +131,7 @@ class Stepper:
         return loss, penalty
 
     def _set_rate(self, step: int) -> None:
+        """Sets every group's learning rate for `step`: its peak times the method's factor."""
         s = self.setup
         usual = lr_factor(s.config.schedule, self.warmup, s.total_steps, step)
         factor = s.method.learning_rate(step, usual)
@@ -127,51 +139,58 @@ class Stepper:
             group["lr"] = group["peak"] * factor
 
     def _backward(self, step: int) -> tuple[Tensor, Tensor | None]:
-        """Forward and backward through all micro-batches of this process; returns loss and penalty."""
+        """Runs forward and backward over this process's micro-batches; returns loss and penalty."""
         s, world = self.setup, self.setup.world
         batch = self.rows(step)
         loss = torch.zeros((), device=world.device)
         penalty = None
         for part, rows in enumerate(np.array_split(batch, s.config.grad_accum)):
+            # Dropout draws from PyTorch's default generator, which is seeded anew each time: a
+            # resumed run draws what an uninterrupted one would, with no generator state saved.
             torch.manual_seed(step_seed(s.config.seed, step, part, world.rank))
             mine = rows[world.rank :: world.size]
             objective = None
             if len(mine):
                 labels = self.to_device(np.asarray(s.train.label)[mine])
-                # By the whole batch, whatever this process's share of it: shards may be unequal.
+                # Divided by the whole batch, not by this process's rows: shards may be unequal, and
+                # gradients are summed over processes, not averaged.
                 objective = task_loss(s.task, self.forward(s.train, mine), labels) / len(batch)
                 loss += objective.detach()
             if part == 0 and (term := s.method.penalty(step)) is not None:
                 penalty = term.detach()
-                share = term / world.size  # counted once a step, whatever the number of processes
+                share = term / world.size  # the sum over processes counts the penalty once a step
                 objective = share if objective is None else objective + share
             if objective is not None:
                 objective.backward()
         return loss, penalty
 
     def forward(self, tokens: Tokens, rows: np.ndarray) -> Tensor:
-        """Returns logits, (len(rows), outputs)."""
+        """Returns the model's logits for these rows, (len(rows), outputs)."""
         s = self.setup
         batch = tokens.batch(rows)
         mask = attention_mask(s.model, batch.pop("attention_mask"))
         inputs = {k: self.to_device(v) for k, v in batch.items()}
-        if mask is not None:
+        if mask is not None:  # None: no row of the batch is padded
             inputs["attention_mask"] = self.to_device(mask)
         bf16 = s.config.precision == "bf16"
         with torch.autocast(s.world.device.type, torch.bfloat16, enabled=bf16):
             return s.model(**inputs).logits
 
     def to_device(self, array: np.ndarray) -> Tensor:
-        """Moves an array to the model's device; to a GPU the copy only begins, from pinned memory."""
+        """Copies an array to the model's device.
+
+        A copy to a GPU starts from pinned memory and is not waited for.
+        """
         tensor, device = torch.from_numpy(array), self.setup.world.device
         if device.type == "cuda":
             tensor = tensor.pin_memory()
         return tensor.to(device, non_blocking=True)
 
     def _clip(self) -> Tensor:
-        """Clips the gradients where the configuration says so; returns their norm before, a scalar."""
+        """Clips the gradients if `clip` is above 0; returns their norm before that, a scalar."""
         limit = self.setup.config.clip
         if not limit:
+            # The norm is computed even so: `Watch` finds NaN and infinity in gradients by it.
             grads = [p.grad for p in self.parameters.values() if p.grad is not None]
             return nn.utils.get_total_norm(grads)
         norm = nn.utils.clip_grad_norm_(self.parameters.values(), limit)
@@ -179,8 +198,9 @@ class Stepper:
         return norm
 
     def _decide(self, step: int) -> Change | None:
-        """Asks the method after the optimizer's step. Raises Diverged where its scores are not
-        finite.
+        """Returns the change that the method decides on after the optimizer's step, or None.
+
+        Raises Diverged if the method's scores are not finite.
         """
         try:
             return self.setup.method.after_step(step)
@@ -189,9 +209,11 @@ class Stepper:
             raise Diverged(f"diverged: {e} at step {step}; {self._remedy}") from e
 
     def apply(self, change: Change, step: int) -> None:
-        """Carries out what the method decided, and logs a new allocation."""
+        """Applies a method's change to weights and moments, and logs a new allocation."""
         layers = self.setup.method.layers
         changes.apply(change, layers.values(), self.optimizer)
+        # A final mask is applied again in every step, since the optimizer moves g; one line in
+        # ranks.jsonl is enough for it.
         if not isinstance(change, Mask) or change.new:
             ranks = changes.stored_ranks(change, layers)
             self.log({"step": step, "total": sum(ranks.values()), "ranks": ranks})
@@ -202,16 +224,20 @@ class Stepper:
         return f"lower lr (now {self.setup.lr:g})"
 
     def sound(self) -> bool:
-        """Whether all is finite as far as this process knows, which may ask alone."""
+        """Says whether all values this process knows of are finite.
+
+        Unlike `check_finite` it exchanges nothing, so one process may call it alone.
+        """
         return self.watch.found() is None and not_finite(self.parameters) is None
 
     def check_finite(self, step: int) -> None:
-        """Raises Diverged where loss, penalty or gradients of a step so far, or the weights, are
-        not finite.
+        """Raises Diverged if any loss, penalty, gradient so far or any weight is not finite.
 
-        All processes call it at the same steps.
+        All processes must call it at the same step, since it gathers their findings.
         """
         firsts = processes.gather(self.setup.world, self.watch.found())
+        # The earliest step wins, then the earliest term in the order of Watch.NAMES: a loss that is
+        # NaN makes the gradients NaN too, and the message should name the cause.
         if found := [first for first in firsts if first is not None]:
             first, which = min(found)
             raise Diverged(

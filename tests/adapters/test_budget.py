@@ -1,4 +1,4 @@
-"""Budgets and selection against plain Python, and against METHODS' arithmetic on the real shapes."""
+"""Budgets and plans beside plain Python, and beside the papers' arithmetic on real shapes."""
 
 import itertools
 import math
@@ -6,47 +6,23 @@ from fractions import Fraction
 
 import pytest
 import torch
+from budgets import SHAPES, greedy
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from conftest import METHODS, linears, tiny, train_head_only
-from dora.adapters.allocation import allocate, select
 from dora.adapters.budget import Budget, Matrix, Plan, equal_ranks, pruned, start_ranks, steps_of
 from dora.adapters.changes import apply
-from dora.backbones.architectures import KINDS
-from dora.backbones.backbone import find_linears
 from dora.methods.base import RunInfo
 
-
-def matrices_of(model_type, hidden, layers, kinds=KINDS):
-    config = {"model_type": model_type, "hidden_size": hidden, "num_hidden_layers": layers}
-    return find_linears({**config, "intermediate_size": 4 * hidden}, kinds)
-
-
-SHAPES = {
-    "roberta-base": matrices_of("roberta", 768, 12),
-    "deberta-v3-base": matrices_of("deberta-v2", 768, 12),
-    "roberta-large": matrices_of("roberta", 1024, 24),
-    "minilm": matrices_of("bert", 384, 6),
-    "tiny": matrices_of("roberta", 64, 2),
-    "q and v": matrices_of("roberta", 768, 12, ("q", "v")),
-}
 shapes = st.sampled_from(list(SHAPES))
 quick = settings(max_examples=60, deadline=None)
 
 
-def greedy(scores, costs, total):
-    """Best score first, ties by index, skipping what no longer fits."""
-    live = [False] * len(scores)
-    for i in sorted(range(len(scores)), key=lambda i: (-scores[i], i)):
-        if costs[i] <= total:
-            live[i], total = True, total - costs[i]
-    return live
+# --- the numbers of the papers ---
 
 
-# --- the numbers of the papers --------------------------------------------------------------------------
-
-
+# d_in + d_out over the matrices: a layer of base size has 4 x 1,536 and 2 x 3,840.
 @pytest.mark.parametrize(
     ("shape", "count", "per_rank"),
     [
@@ -74,7 +50,8 @@ def test_r8_on_roberta_base_is_between_088m_and_155m_parameters_for_dora():
     plan = METHODS["dora"][1].plan(METHODS["dora"][0](), Budget(rank=8), SHAPES["roberta-base"])
     assert plan.start == (12,) * 72
     assert plan.start_params == 1_990_656  # 1.991M at r12
-    # 48 attention matrices take all 576 components; or 24 feed-forward ones take 288, attention the rest.
+    # The fewest: 48 attention matrices take all 576 components. The most: 24 feed-forward matrices
+    # take the 288 that they start with, and attention the rest.
     assert plan.end_range() == ((576, 576), (576 * 1_536, 288 * 3_840 + 288 * 1_536))
     assert plan.describe() == [
         "start: 864 components over 72 matrices, 1,990,656 adapter parameters",
@@ -82,7 +59,7 @@ def test_r8_on_roberta_base_is_between_088m_and_155m_parameters_for_dora():
     ]
 
 
-# --- parsing --------------------------------------------------------------------------------------------
+# --- parsing ---
 
 
 @pytest.mark.parametrize(
@@ -103,7 +80,7 @@ def test_an_average_rank_is_spelt_with_r(text, rank):
 @given(st.integers(1, 10**9))
 def test_a_budgets_own_spelling_parses_to_itself(n):
     for budget in (Budget(rank=n), Budget(params=n)):
-        if budget.rank or n >= 1000:
+        if budget.rank or n >= 1000:  # smaller numbers are refused, as a forgotten r
             assert Budget.parse(str(budget)) == budget
 
 
@@ -134,66 +111,21 @@ def test_what_is_no_budget_is_refused_with_what_to_write(text, said):
     assert said in str(error.value)
 
 
+# As a fraction either would have 5,000 digits.
 @pytest.mark.parametrize("text", ["1e5000", "1e-5000"])
 def test_an_absurd_exponent_is_refused_rather_than_computed(text):
     with pytest.raises(ValueError, match=r"^budget="):
         Budget.parse(text)
 
 
-# --- selecting ------------------------------------------------------------------------------------------
-
-
-@settings(max_examples=300, deadline=None)
-@given(st.data())
-def test_select_equals_a_plain_greedy_loop(data):
-    prices = data.draw(st.lists(st.integers(1, 40), min_size=1, max_size=3, unique=True))
-    items = data.draw(
-        st.lists(st.tuples(st.integers(0, 6), st.sampled_from(prices)), min_size=1, max_size=40)
-    )
-    total = data.draw(st.integers(0, 45 * len(items)))
-    scores, costs = [float(s) for s, _ in items], [c for _, c in items]
-    keep = select(torch.tensor(scores), torch.tensor(costs), total).tolist()
-    assert keep == greedy(scores, costs, total)
-
-    spent = sum(c for c, k in zip(costs, keep, strict=True) if k)
-    left_out = [c for c, k in zip(costs, keep, strict=True) if not k]
-    assert spent <= total
-    assert not left_out or total - spent < min(left_out)
-
-
-@pytest.mark.parametrize("shape", ["roberta-base", "minilm"])
-@pytest.mark.parametrize("total", [0, 1_535, 300_000, 1_000_003, 10**9])
-def test_select_equals_the_greedy_loop_on_real_shapes(shape, total):
-    random = torch.Generator().manual_seed(total)
-    costs = [m.cost for m in SHAPES[shape] for _ in range(12)]
-    scores = torch.rand(len(costs), generator=random)
-    assert select(scores, torch.tensor(costs), total).tolist() == greedy(
-        scores.tolist(), costs, total
-    )
-
-
-def test_equal_scores_still_keep_exactly_the_planned_number_in_a_fixed_order():
-    assert (
-        select(torch.zeros(6), torch.ones(6, dtype=torch.long), 4).tolist()
-        == [True] * 4 + [False] * 2
-    )
-
-
-def test_allocate_compares_across_matrices_and_answers_per_matrix():
-    keep = allocate([torch.tensor([0.9, 0.1]), torch.tensor([0.2, 0.8, 0.3])], [1, 2], 4)
-    assert [k.tolist() for k in keep] == [
-        [True, True],
-        [False, True, False],
-    ]  # .9, .8 (2), skip .3 and .2, .1
-
-
-# --- plans ----------------------------------------------------------------------------------------------
+# --- plans ---
 
 
 @quick
 @given(shapes, st.integers(1, 64))
 def test_plans_in_ranks_are_exact(shape, rank):
     matrices, budget = SHAPES[shape], Budget(rank=rank)
+    # A budget in ranks leaves nothing to deal out. ceil(3 r / 2), in whole numbers.
     assert equal_ranks(budget, matrices) == (rank,) * len(matrices)
     assert start_ranks(budget, matrices, Fraction(3, 2)) == (-(-3 * rank // 2),) * len(matrices)
     if budget.problem(matrices, Fraction(3, 2)) is None:
@@ -210,7 +142,7 @@ def test_dealing_parameters_never_exceeds_and_leaves_less_than_a_component(shape
     matrices, budget = SHAPES[shape], Budget(params=params)
     ranks = equal_ranks(budget, matrices)
     spent = sum(r * (m.d_in + m.d_out) for r, m in zip(ranks, matrices, strict=True))
-    assert spent <= params
+    assert spent <= params  # a parameter budget is never exceeded
     assert params - spent < min(m.cost for m in matrices)
 
 
@@ -219,6 +151,7 @@ def test_dealing_parameters_never_exceeds_and_leaves_less_than_a_component(shape
 def test_a_plan_in_parameters_starts_with_at_least_its_budget_or_says_why_not(
     shape, method, params
 ):
+    # From 2,048 on the smallest component of every shape fits, so a budget can only be too large.
     matrices, (kind, cls) = SHAPES[shape], METHODS[method]
     budget = Budget(params=params)
     if budget.problem(matrices, Fraction(1 if method == "lora" else "1.5")):
@@ -245,7 +178,8 @@ def test_a_plan_in_parameters_starts_with_at_least_its_budget_or_says_why_not(
         ),
         (
             Budget(rank=513),
-            "it starts at rank 770 a matrix, the smallest matrix has rank 768; at most r512 or 84934656",
+            "it starts at rank 770 a matrix, the smallest matrix has rank 768; "
+            "at most r512 or 84934656",
         ),
         (Budget(params=10**8), "budget=100000000 is larger than this model: it starts at rank 905"),
     ],
@@ -260,12 +194,9 @@ def test_a_budget_that_does_not_fit_says_what_would(budget, said):
 @given(shapes, st.fractions(1, 3))
 def test_the_largest_budget_that_is_offered_does_fit(shape, factor):
     matrices = SHAPES[shape]
-    offered = (
-        Budget(rank=10**6)
-        .problem(matrices, factor)
-        .split("at most ")[1]
-        .removesuffix(" parameters fit")
-    )
+    # The way out that the message names must be one.
+    message = Budget(rank=10**6).problem(matrices, factor)
+    offered = message.split("at most ")[1].removesuffix(" parameters fit")
     rank, params = (int(n.strip("r")) for n in offered.split(" or "))
     assert Budget(rank=rank).problem(matrices, factor) is None
     assert Budget(params=params).problem(matrices, factor) is None
@@ -280,11 +211,14 @@ def test_the_largest_budget_that_is_offered_does_fit(shape, factor):
     st.data(),
 )
 def test_the_range_of_ends_holds_every_end_that_greedy_selection_can_reach(sizes, data):
-    """All orders of a few components: exact for a budget in ranks, an enclosure for one in parameters."""
+    """Tries all orders of a few components.
+
+    The range is exact for a budget in ranks, and encloses the ends of one in parameters.
+    """
     matrices = tuple(Matrix(f"m{i}", a, b) for i, (a, b, _) in enumerate(sizes))
     start = tuple(r for *_, r in sizes)
     n = sum(start)
-    assume(1 <= n <= 6)
+    assume(1 <= n <= 6)  # 720 orders at most
     costs = [m.cost for m, r in zip(matrices, start, strict=True) for _ in range(r)]
     in_ranks = data.draw(st.booleans())
     target = data.draw(st.integers(1, n if in_ranks else sum(costs)))
@@ -313,15 +247,16 @@ def test_missed_tells_too_many_too_few_and_too_much_left():
     assert in_ranks.missed((3, 2)) == "5 components live at the end, budget r2 means 4"
     assert in_ranks.missed((0, 3)) == "3 components live at the end, budget r2 means 4"
     in_params = Plan(Budget(params=30), matrices, (3, 3), None, 30)
-    assert in_params.missed((0, 3)) is None
+    assert in_params.missed((0, 3)) is None  # 30 of 30
     assert in_params.missed((3, 1)) is None  # 28 of 30; b's next component takes 10
     assert "36 adapter parameters at the end exceed the budget of 30" in in_params.missed((1, 3))
     assert "leave 12 of 30 unused, where a component of 10 was left out" in in_params.missed((3, 0))
 
 
-# --- schedules ------------------------------------------------------------------------------------------
+# --- schedules ---
 
 
+# As floats 0.35 x 180 is 62.99…, and 62 steps.
 @pytest.mark.parametrize(
     ("value", "total", "steps"),
     [
@@ -342,6 +277,7 @@ def test_fractions_become_steps_as_the_decimals_they_were_typed_as(value, total,
 @given(st.integers(0, 10_000), st.integers(0, 300), st.integers(1, 300))
 def test_both_shapes_run_from_nothing_to_everything_and_mirror_each_other(surplus, n, d):
     assume(n <= d)
+    # In fractions, so that the comparison itself rounds nothing.
     late, early = (
         Fraction(*pruned(shape, surplus, n, d)) for shape in ("cubic_late", "cubic_early")
     )
@@ -352,7 +288,7 @@ def test_both_shapes_run_from_nothing_to_everything_and_mirror_each_other(surplu
         assert late == early == surplus * n // d
 
 
-# --- whole runs -----------------------------------------------------------------------------------------
+# --- whole runs ---
 
 
 @pytest.mark.parametrize("remove_", [False, True])
@@ -368,6 +304,7 @@ def test_a_run_of_allocations_ends_within_its_budget(architecture, method, budge
     run = cls(chosen, model, plan, RunInfo(40, 1))
     layers = list(run.layers.values())
     random = torch.Generator().manual_seed(7)
+    # Random weights and gradients in every step give random scores, and revive what was masked.
     for step in range(1, 41):
         for layer in layers:
             for p in layer.factors().values():
@@ -379,7 +316,7 @@ def test_a_run_of_allocations_ends_within_its_budget(architecture, method, budge
             ranks = [int(layer.live().sum()) for layer in layers]
             assert plan.missed(ranks) is None
     assert sum(ranks) < sum(plan.start)
-    if remove_:
+    if remove_:  # nothing masked is left in the layers
         assert ranks == [layer.rank for layer in layers]
     (low, high), (low_params, high_params) = plan.end_range()
     assert low <= sum(ranks) <= high

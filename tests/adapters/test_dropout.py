@@ -1,4 +1,8 @@
-"""Dropout by its gaps has the statistics of an entry-by-entry draw, and the gradient of what it computed."""
+"""Dropout by gaps has the statistics of an entry-by-entry draw, and the right gradient.
+
+Seeds are fixed, so a test that passes once passes always; the bounds say how unlikely a failure of
+right code was.
+"""
 
 import numpy as np
 import pytest
@@ -15,9 +19,10 @@ from dora.backbones.attention import cheapen_dropout
 
 @pytest.mark.parametrize("p", [0.001, 0.1, 0.5, 0.9, 0.999])
 def test_gaps_are_geometric(p):
-    """A chi-squared test of 200,000 gaps against p (1 − p)^(k − 1), cells of at least 50 expected gaps."""
+    """Tests 200,000 gaps against p (1 − p)^(k − 1) by chi-squared."""
     torch.manual_seed(0)
     gaps = dropout._gaps(200_000, p).numpy()
+    # Gaps from `last` on share a cell, so that each cell expects 50 gaps or more.
     last = max(2, int(np.log(50 / 200_000) / np.log1p(-p)))
     observed = np.bincount(np.minimum(gaps, last), minlength=last + 1)[1:]
     expected = 200_000 * stats.geom(p).pmf(np.arange(1, last + 1))
@@ -30,16 +35,17 @@ def test_gaps_are_geometric(p):
 def test_every_entry_is_dropped_with_probability_p_independently_of_its_neighbours(p):
     torch.manual_seed(1)
     n, draws = 400, 4000
-    hit = torch.zeros(draws, n)
+    hit = torch.zeros(draws, n)  # 1 where an entry is dropped
     for row in hit:
         row[dropout.draw(torch.empty(n), p)] = 1
-    each = hit.mean(
-        0
-    )  # mean p, variance p (1 − p) / draws: 5 of its standard deviations for 400 entries
+    # Mean p and variance p (1 − p) / draws: 5 standard deviations for the worst of 400 entries.
+    each = hit.mean(0)
     assert (each - p).abs().max() < 5 * (p * (1 - p) / draws) ** 0.5
+    # Binomial: of n draws with probability p.
     counts = hit.sum(1)
     assert counts.mean().item() == pytest.approx(n * p, abs=4 * (n * p * (1 - p) / draws) ** 0.5)
     assert counts.var().item() == pytest.approx(n * p * (1 - p), rel=0.1)
+    # Independent neighbours are dropped together with probability p².
     for lag in (1, 2, 7):
         together = (hit[:, lag:] * hit[:, :-lag]).mean().item()
         assert together == pytest.approx(p * p, rel=0.03)
@@ -48,6 +54,7 @@ def test_every_entry_is_dropped_with_probability_p_independently_of_its_neighbou
 def test_positions_ascend_without_repeats_and_stay_inside_however_few_or_many():
     torch.manual_seed(2)
     for n in (1, 2, 5, 1000):
+        # Where a first guess of the number of gaps falls short, and where it is far too many.
         for p in (1e-6, 0.1, 0.999_999):
             at = dropout.draw(torch.empty(n), p)
             assert at.dtype == torch.int64
@@ -71,11 +78,13 @@ def test_draws_are_those_of_the_default_generator_s_seed():
 def test_a_product_is_added_everywhere_but_at_the_dropped_entries():
     torch.manual_seed(4)
     y, left, right = torch.randn(7, 5), torch.randn(7, 2), torch.randn(2, 5)
+    # Both forms of a draw: a CPU's positions, and another device's mask, True where an entry stays.
     for dropped in (torch.tensor([0, 3, 34]), torch.randn(7, 5) > 0):
-        inside = torch.ones(35, dtype=torch.bool)
-        inside[
-            dropped if dropped.dtype != torch.bool else (~dropped).flatten().nonzero().squeeze(1)
-        ] = False
+        if dropped.dtype == torch.bool:
+            inside = dropped.flatten()
+        else:
+            inside = torch.ones(35, dtype=torch.bool)
+            inside[dropped] = False
         got = y.clone()
         dropout.add_product_(got, left, right, dropped)
         torch.testing.assert_close(got, torch.where(inside.view(7, 5), y + left @ right, y))
@@ -92,6 +101,7 @@ def test_the_module_scales_up_what_stays_passes_the_same_gradient_and_rests_in_e
     kept = y != 0
     assert 0.5 < kept.double().mean() < 0.7
     torch.testing.assert_close(y, torch.where(kept, x / 0.6, 0.0))
+    # dL/dx is the weight, scaled as x was, at the entries that stayed.
     weight = torch.randn(30, 20)
     (y * weight).sum().backward()
     torch.testing.assert_close(x.grad, torch.where(kept, weight / 0.6, 0.0))
@@ -103,6 +113,7 @@ def test_the_module_scales_up_what_stays_passes_the_same_gradient_and_rests_in_e
 def test_attention_without_dropout_is_sdpa_and_with_it_on_average():
     torch.manual_seed(6)
     q, k, v = (torch.randn(2, 3, 5, 4) for _ in range(3))
+    # The second row has two tokens of padding. 0.3 is not 1 / √width, so a scale left out shows.
     mask = torch.ones(2, 1, 1, 5, dtype=torch.bool)
     mask[1, ..., 3:] = False
     want = F.scaled_dot_product_attention(q, k, v, mask, scale=0.3)
@@ -124,6 +135,7 @@ def test_a_backbone_keeps_its_outputs_and_its_dropout_in_mean_and_spread(archite
         torch.manual_seed(7)
         with torch.no_grad():
             drawn.append(torch.stack([model(**batch).logits for _ in range(150)]))
+    # No formula gives the spread of a whole backbone's output, so both models are drawn from.
     spread = drawn[0].std(0)
     assert (drawn[0].mean(0) - drawn[1].mean(0)).abs().max() < 5 * spread.max() * (2 / 150) ** 0.5
     torch.testing.assert_close(drawn[1].std(0), spread, rtol=0.4, atol=0)

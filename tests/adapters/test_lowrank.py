@@ -1,4 +1,4 @@
-"""The low-rank layer against hand-worked numbers and explicit d_out x d_in matrices."""
+"""The low-rank layer beside hand-worked numbers and explicit d_out x d_in matrices."""
 
 import copy
 
@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from conftest import layer_of
 from dora.adapters import arithmetic
 from dora.adapters.budget import Matrix
 from dora.adapters.lowrank import (
@@ -17,26 +18,15 @@ from dora.adapters.lowrank import (
     adapt,
     component_norms,
     in_order,
-    mask,
-    remove,
     stacks,
     update_norm,
 )
-from dora.adapters.result import restore
-
-
-def layer_of(d_in, d_out, rank, scale=1.0, dropout=0.0, gated=True, seed=0):
-    """A layer whose A, B and g are drawn from N(0, 1)."""
-    torch.manual_seed(seed)
-    layer = LowRankLinear(nn.Linear(d_in, d_out), rank, scale, dropout, gated)
-    for p in layer.factors().values():
-        nn.init.normal_(p)
-    return layer
 
 
 def test_forward_of_a_hand_worked_two_by_two_case():
-    """W0 x + b0 = (1 + 2 + 10, 3 + 4 + 20) = (13, 27); A x = (1 + 1, 1 - 1) = (2, 0); g scales to (6, 0);
-    B gives (6, 12); s = 0.5 gives (3, 6)."""
+    """Checks numbers worked out by hand."""
+    # W0 x + b0 = (1 + 2 + 10, 3 + 4 + 20) = (13, 27). A x = (1 + 1, 1 - 1) = (2, 0); g scales it to
+    # (6, 0), B gives (6, 12), and s = 0.5 gives (3, 6).
     layer = LowRankLinear(nn.Linear(2, 2), 2, 0.5, 0.0, gated=True)
     layer.base.weight.data = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
     layer.base.bias.data = torch.tensor([10.0, 20.0])
@@ -73,14 +63,17 @@ def test_norms_equal_those_of_explicit_matrices(lead, rank, d_in, d_out, seed):
     A = torch.randn(*lead, rank, d_in, generator=random)
     g = torch.randn(*lead, rank, generator=random)
     B = torch.randn(*lead, d_out, rank, generator=random)
+    # Every rank-1 matrix formed, (..., r, d_out, d_in), which the layer never does.
     parts = torch.einsum("...or,...r,...ri->...roi", B, g, A)
     norms = parts.pow(2).sum((-2, -1)).sqrt()
     whole = parts.sum(-3).pow(2).sum((-2, -1)).sqrt()
     torch.testing.assert_close(component_norms(A, g, B), norms, rtol=1e-10, atol=1e-10)
+    # Half the digits: the norm is the root of a sum in which components may cancel.
     torch.testing.assert_close(update_norm(A, g, B), whole, rtol=1e-7, atol=1e-7)
 
 
 def test_components_that_cancel_have_norm_zero_rather_than_nan():
+    # Two equal components of opposite sign: rounding may leave the root of a negative number.
     A, B = torch.randn(1, 50).repeat(2, 1), torch.randn(50, 1).repeat(1, 2)
     norm = update_norm(A, torch.tensor([1.0, -1.0]), B)
     assert 0 <= norm.item() < 0.05
@@ -105,6 +98,7 @@ def test_only_the_factors_are_trained_and_the_base_is_untouched():
 
 
 def test_dropout_acts_on_the_adapters_input_in_training_only():
+    # All 24 entries of the adapter's input are dropped, and the base's input is not.
     layer = layer_of(4, 3, 2, dropout=0.999_999)
     x = torch.randn(6, 4)
     assert torch.equal(layer.train()(x), layer.base(x))
@@ -113,13 +107,14 @@ def test_dropout_acts_on_the_adapters_input_in_training_only():
 
 @pytest.mark.usefixtures("float64")
 def test_two_calls_with_different_batch_sizes_have_the_gradients_of_both():
-    """DeBERTa calls query and key on the hidden states, then on the relative positions with batch 1."""
+    """Checks two calls of one layer before one backward."""
+    # As DeBERTa calls query and key: on hidden states, then on relative positions with batch 1.
     layer = layer_of(4, 3, 2, scale=0.7)
     hidden, positions = torch.randn(5, 6, 4), torch.randn(1, 9, 4)
     weigh_hidden, weigh_positions = torch.randn(5, 6, 3), torch.randn(1, 9, 3)
     ((layer(hidden) * weigh_hidden).sum() + (layer(positions) * weigh_positions).sum()).backward()
 
-    # dL/dΔW = Σ over both calls of (dL/dy)ᵀ x, from which each factor's gradient follows by the product rule.
+    # dL/dΔW = Σ over both calls of (dL/dy)ᵀ x. Each factor's gradient follows by the product rule.
     G = weigh_hidden.reshape(-1, 3).T @ hidden.reshape(-1, 4)
     G = 0.7 * (G + weigh_positions.reshape(-1, 3).T @ positions.reshape(-1, 4))
     A, B, g = (p.detach() for p in (layer.A, layer.B, layer.g))
@@ -129,7 +124,7 @@ def test_two_calls_with_different_batch_sizes_have_the_gradients_of_both():
 
 
 def reference(x, layer, dropped):
-    """The layer's output by plain differentiable operations; `dropped` (like x) is 1 where x stays."""
+    """Returns the layer's output by plain operations; `dropped`, like x, is 1 where x stays."""
     gate = layer.scale if layer.g is None else layer.scale * layer.g
     inside = x * dropped / (1 - layer.dropout)
     return (
@@ -147,6 +142,7 @@ def test_outputs_and_gradients_equal_plain_autograds_and_finite_differences(
     x = torch.randn(5, 2, 4, requires_grad=True)
     stays = torch.ones(5, 2, 4)
     if dropout:
+        # Fixed, since gradcheck calls the layer many times and must meet one function.
         positions = torch.tensor([0, 3, 7, 8, 30, 39])
         stays.view(-1)[positions] = 0
         monkeypatch.setattr(arithmetic, "draw", lambda x, p: positions)
@@ -175,9 +171,8 @@ class Trio(nn.Module):
 
 
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize(
-    "dropout", [0.0, 1e-300]
-)  # the second goes the way of dropout and drops nothing
+# The second takes the path with dropout, and drops nothing.
+@pytest.mark.parametrize("dropout", [0.0, 1e-300])
 @pytest.mark.parametrize("ranks", [(2, 2, 2), (2, 0, 1), (0, 0, 3), (0, 0, 0)])
 def test_q_k_and_v_together_have_the_outputs_and_gradients_of_each_alone(ranks, dropout):
     torch.manual_seed(0)
@@ -187,6 +182,7 @@ def test_q_k_and_v_together_have_the_outputs_and_gradients_of_each_alone(ranks, 
     for layer in layers.values():
         for p in layer.factors().values():
             nn.init.normal_(p)
+    # Without the hook each layer computes for itself.
     alone = copy.deepcopy(model)
     alone[0]._forward_pre_hooks.clear()
     together = copy.deepcopy(model)  # a copy's hook must be about the copy's layers
@@ -194,6 +190,7 @@ def test_q_k_and_v_together_have_the_outputs_and_gradients_of_each_alone(ranks, 
     for one in (alone, together):
         x = torch.randn(5, 6, 4, generator=torch.Generator().manual_seed(1)).requires_grad_()
         positions = torch.randn(1, 9, 4, generator=torch.Generator().manual_seed(2))
+        # Gradients add up over both forms, RoBERTa's and DeBERTa's.
         for inputs in ((x,), (x, positions)):
             y = one[0](*inputs)
             weight = torch.linspace(-1, 1, len(y))
@@ -203,17 +200,16 @@ def test_q_k_and_v_together_have_the_outputs_and_gradients_of_each_alone(ranks, 
     half = len(results) // 2
     for a, b in zip(results[:half], results[half:], strict=True):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
-    assert all(
-        layer.ready is None for layer in together.modules() if isinstance(layer, LowRankLinear)
-    )
+    # No output is left over, which would keep its graph alive.
+    ready = [m.ready for m in together.modules() if isinstance(m, LowRankLinear)]
+    assert ready == [None] * 3
     assert half == 3 + 3 * sum(r > 0 for r in ranks)
 
 
 def test_outputs_made_for_another_input_are_not_handed_out():
     model = nn.Sequential(Trio(4))
-    layers = list(
-        adapt(model, [Matrix(f"0.{n}", 4, 4) for n in "qkv"], (2,) * 3, 1.0, 0.0, False).values()
-    )
+    matrices = [Matrix(f"0.{name}", 4, 4) for name in "qkv"]
+    layers = list(adapt(model, matrices, (2,) * 3, 1.0, 0.0, False).values())
     for layer in layers:
         nn.init.normal_(layer.B)
     x, other = torch.randn(3, 4), torch.randn(3, 4)
@@ -235,6 +231,7 @@ def test_under_bfloat16_autocast_factors_get_float32_gradients_close_to_float32s
         grads.append(torch.autograd.grad((y * weight).sum(), (x, *layer.factors().values())))
     for full, half in zip(*grads, strict=True):
         assert half.dtype == torch.float32
+        # bfloat16 has 8 bits: a relative error of 0.4 % an operation.
         assert (full - half).norm() < 0.02 * full.norm()
 
 
@@ -246,11 +243,12 @@ def test_stacked_factors_are_the_layers_padded_and_in_their_order():
         layer_of(4, 3, 0),
         layer_of(4, 3, 5, seed=3),
     ]
+    # By shape: the first and the last are one stack, and rank 0 is in none.
     one, two = stacks(layers)
     assert (one.layers, two.layers) == ([layers[0], layers[3]], [layers[1]])
     assert one.real.tolist() == [[1, 1, 0, 0, 0], [1, 1, 1, 1, 1]]
     assert torch.equal(one.of("B")[0, :2], layers[0].B.T)
-    assert one.of("A")[0, 2:].eq(0).all()
+    assert one.of("A")[0, 2:].eq(0).all()  # the padding of rank 2 to rank 5
     one.of("A").sum().backward()
     assert torch.equal(layers[0].A.grad, torch.ones(2, 4))
     assert torch.equal(one.gradient_of("A")[0, :2], layers[0].A.grad)
@@ -263,116 +261,11 @@ def test_stacked_factors_are_the_layers_padded_and_in_their_order():
 def test_adapt_replaces_the_named_linears_and_no_other():
     model = nn.Sequential(nn.Linear(4, 5), nn.Sequential(nn.Linear(5, 6), nn.Linear(6, 2)))
     layers = adapt(model, [Matrix("1.0", 5, 6), Matrix("0", 4, 5)], [3, 1], 2.0, 0.0, gated=False)
-    assert list(layers) == ["1.0", "0"]
+    assert list(layers) == ["1.0", "0"]  # in the order given, not in the model's
     assert [layer.rank for layer in layers.values()] == [3, 1]
     assert model[0] is layers["0"]
     assert model[1][0] is layers["1.0"]
     assert type(model[1][1]) is nn.Linear
-
-
-def trained_layer():
-    """A layer after two AdamW steps, whose moments are therefore not zero, with its optimizer."""
-    layer = layer_of(4, 3, 5)
-    optimizer = torch.optim.AdamW(layer.factors().values(), lr=0.01)
-    for _ in range(2):
-        optimizer.zero_grad()
-        layer(torch.randn(6, 4)).pow(2).sum().backward()
-        optimizer.step()
-    return layer, optimizer
-
-
-def test_masking_sets_g_to_zero_and_leaves_everything_else():
-    layer, optimizer = trained_layer()
-    before = {n: p.detach().clone() for n, p in layer.factors().items()}
-    state = copy.deepcopy(optimizer.state_dict()["state"])
-    grads = {n: p.grad.clone() for n, p in layer.factors().items()}
-    keep = torch.tensor([True, False, True, True, False])
-    mask([layer], [keep])
-    assert torch.equal(layer.A, before["A"])
-    assert torch.equal(layer.B, before["B"])
-    assert torch.equal(layer.g, before["g"].where(keep, torch.zeros(())))
-    assert all(torch.equal(p.grad, grads[n]) for n, p in layer.factors().items())
-    after = optimizer.state_dict()["state"]
-    assert all(torch.equal(after[i][k], state[i][k]) for i in state for k in state[i])
-    assert torch.equal(layer.live(), keep)
-
-
-def test_a_masked_component_gets_a_gradient_and_revives():
-    layer, optimizer = trained_layer()
-    mask([layer], [torch.zeros(5, dtype=torch.bool)])
-    optimizer.zero_grad()
-    layer(torch.randn(6, 4)).pow(2).sum().backward()
-    assert layer.g.grad.ne(0).all()
-    optimizer.step()
-    assert layer.live().all()
-
-
-def test_a_layer_without_g_cannot_be_masked():
-    with pytest.raises(ValueError, match="without g"):
-        mask([layer_of(4, 3, 2, gated=False)], [torch.ones(2, dtype=torch.bool)])
-
-
-def test_removing_keeps_the_right_rows_and_columns_of_weights_and_moments():
-    layer, optimizer = trained_layer()
-    parameters = layer.factors()
-    rows = [0, 2, 3]
-
-    def cut(name, t):
-        return t[:, rows] if name == "B" else t[rows]
-
-    want = {n: cut(n, p.detach()).clone() for n, p in parameters.items()}
-    moments = {
-        (n, k): cut(n, optimizer.state[p][k]).clone()
-        for n, p in parameters.items()
-        for k in ("exp_avg", "exp_avg_sq")
-    }
-    remove([layer], [torch.tensor([True, False, True, True, False])], optimizer)
-    assert layer.rank == 3
-    for name, p in layer.factors().items():
-        assert p is parameters[name]  # the optimizer's groups still hold it
-        assert p.grad is None
-        assert torch.equal(p, want[name])
-        assert optimizer.state[p]["step"] == 2
-        for k in ("exp_avg", "exp_avg_sq"):
-            assert torch.equal(optimizer.state[p][k], moments[name, k])
-
-
-def test_removing_a_masked_component_changes_neither_output_nor_the_next_step_of_the_others():
-    layer, optimizer = trained_layer()
-    keep = torch.tensor([True, False, True, True, False])
-    mask([layer], [keep])
-    x = torch.randn(6, 4)
-    masked, masked_optimizer = copy.deepcopy((layer, optimizer))
-    remove([layer], [keep], optimizer)
-    torch.testing.assert_close(layer(x), masked(x), rtol=1e-6, atol=1e-6)
-    for one, its in ((layer, optimizer), (masked, masked_optimizer)):
-        its.zero_grad()
-        one(x).pow(2).sum().backward()
-        its.step()
-    torch.testing.assert_close(layer.A, masked.A[keep], rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(layer.B, masked.B[:, keep], rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(layer.g, masked.g[keep], rtol=1e-5, atol=1e-6)
-
-
-def test_removing_every_component_leaves_a_layer_that_still_trains_beside_others():
-    layer, optimizer = trained_layer()
-    remove([layer], [torch.zeros(5, dtype=torch.bool)], optimizer)
-    x = torch.randn(6, 4, requires_grad=True)
-    layer(x).sum().backward()
-    optimizer.step()
-    assert torch.equal(layer(x), layer.base(x))
-
-
-def test_restoring_takes_on_a_smaller_rank_and_copies():
-    small, large = layer_of(4, 3, 2, seed=1), layer_of(4, 3, 5, seed=1)
-    large.base.load_state_dict(small.base.state_dict())
-    stored = {n: p.detach().clone() for n, p in small.factors().items()}
-    restore(large, {}, stored)
-    x = torch.randn(6, 4)
-    assert large.rank == 2
-    assert torch.equal(large(x), small(x))
-    stored["A"].zero_()
-    assert torch.equal(large(x), small(x))
 
 
 def test_folded_factors_hold_g_and_scale_in_b():

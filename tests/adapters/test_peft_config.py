@@ -1,4 +1,4 @@
-"""adapter_config.json of an export: made from the run's ranks, and refused where the run's own says anything else."""
+"""adapter_config.json of an export: made from the run's ranks, refused if the run's own differs."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from dora.errors import UserError
 from dora.sharing.exporting import read_config
 from record_files import names
 
+# Ranks 0, 1 and 2 by turns: a matrix of rank 0 must not be a target.
 RANKS = {name: i % 3 for i, name in enumerate(names(2))}
 RUN = {"ranks": {"end": RANKS}, "model": {"hub": "FacebookAI/roberta-base", "revision": "e2da8e2"}}
 GOOD = adapter_config(RANKS, "FacebookAI/roberta-base", ["classifier"])
@@ -24,15 +25,18 @@ FIRST = next(name for name, rank in RANKS.items() if rank)
 @pytest.mark.parametrize(
     "change",
     [
+        # Keys that PEFT follows and no run writes.
         {"auto_mapping": {"base_model_class": "x", "parent_library": "evil"}},
         {"use_dora": True},
         {"layer_replication": [[0, 9]]},
+        # Values of another size, kind or type.
         {"lora_dropout": float("nan")},
         {"lora_dropout": 0},
         {"r": 10**9},
         {"r": "2"},
         {"lora_alpha": 99},
         {"bias": "all"},
+        # Patterns that take a regular expression's matcher exponential time.
         {"target_modules": "(a+)+$"},
         {"target_modules": ["(a+)+$"]},
         {"rank_pattern": {"(a+)+$": 2}},
@@ -41,6 +45,7 @@ FIRST = next(name for name, rank in RANKS.items() if rank)
         {"inference_mode": 1},
         {"peft_type": "VERA"},
         {"task_type": "CAUSAL_LM"},
+        # The two entries that are read from the file, since run.json does not have both.
         {"modules_to_save": None},
         {"modules_to_save": ["a b"]},
         {"modules_to_save": "classifier"},
@@ -48,6 +53,7 @@ FIRST = next(name for name, rank in RANKS.items() if rank)
         {"base_model_name_or_path": "evil/model"},
         {"base_model_name_or_path": None},
         {"base_model_name_or_path": "/etc"},
+        # A key that would clear the terminal it is shown on.
         {"\x1b[2J": 1},
     ],
     ids=str,
@@ -69,7 +75,7 @@ def test_a_key_that_is_missing_is_noticed(key: str) -> None:
 def test_what_a_run_wrote_is_made_anew_from_its_ranks() -> None:
     found = json.loads(json.dumps(GOOD))
     assert rebuilt(RUN, found) == GOOD
-    assert rebuilt(RUN, found) is not found
+    assert rebuilt(RUN, found) is not found  # nothing of the file's own goes on into an export
 
 
 @pytest.mark.parametrize(
@@ -79,11 +85,13 @@ def test_what_a_run_wrote_is_made_anew_from_its_ranks() -> None:
         ({"hub": "a/b", "revision": "main"}, "a/c", False),
         ({"hub": None, "path": "/x/y", "revision": None}, "/x/y", True),
         ({"hub": None, "path": "/x/y", "revision": None}, "/x/z", False),
+        # An embedded model: the record names neither, the file a folder of the package.
         ({"hub": None, "path": None, "revision": None}, "/assets/tiny_roberta", True),
         ({"revision": None}, "evil/model", False),
         ({"revision": "e2da"}, "a/b", True),
         ({"revision": "e2da"}, "../b", False),
         ({"revision": None}, "/x/\x1b[2J", False),
+        # A revision becomes part of the code in a model card.
         ({"revision": "main'); evil("}, "a/b", False),
     ],
 )
@@ -97,15 +105,17 @@ def test_the_base_model_is_the_records(model: dict[str, Any], base: str, fits: b
 
 
 def sparse(path: Path, size: int) -> None:
-    """A file of `size` bytes that takes none."""
+    """Makes a file of `size` bytes that takes no space on the disk."""
     path.touch()
     os.truncate(path, size)
 
 
+# Things that may lie in the place of adapter_config.json.
 MAKE: dict[str, Callable[[Path], Any]] = {
     "pipe": os.mkfifo,
     "link": lambda path: path.symlink_to("/etc/passwd"),
     "4 GB": lambda path: sparse(path, 2**32),
+    # Deep enough to exhaust the stack of a recursive JSON parser.
     "brackets": lambda path: path.write_text("[" * 100_000),
     "a list": lambda path: path.write_text("[]"),
     "half": lambda path: path.write_text(json.dumps(GOOD)[:-9]),
@@ -125,6 +135,7 @@ def test_a_file_that_no_run_wrote_is_named(kind: str, tmp_path: Path) -> None:
         read_config(RUN, tmp_path)
 
 
+# The hub's grammar: at most two parts of 96 characters.
 @pytest.mark.parametrize(
     ("name", "fits"),
     [

@@ -1,7 +1,7 @@
 """AdaLoRA beside PEFT's, step by step, and the paper's counts.
 
-PEFT's differs on purpose or by accident in what METHODS calls the final phase: it forces a mask at T - t_f,
-clears its averages there, and masks ties too. Up to there both must do the same thing.
+PEFT's differs in the final phase: it forces a mask at T - t_f, clears its averages there, and masks
+ties too. Up to there both must do the same.
 """
 
 import copy
@@ -27,10 +27,12 @@ from dora.adapters.lowrank import mask, remove
 from dora.methods.adalora import AdaLoRA
 from dora.methods.base import RunInfo
 
+# PEFT reads an attribute that Transformers deprecates.
 pytestmark = pytest.mark.filterwarnings(
     "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"
-)  # PEFT
+)
 
+# Steps of a run: a window of 5 to 26 with an allocation every 3.
 TOTAL, T_I, T_F, INTERVAL = 36, 5, 10, 3
 SETTINGS = settings_of(
     "adalora",
@@ -45,13 +47,15 @@ OURS_TO_PEFT = {"A": "lora_A", "B": "lora_B", "g": "lora_E"}
 
 
 def attach(model, settings=SETTINGS, budget="r4", total_steps=TOTAL):
+    """Returns AdaLoRA attached to the model, whose head is trained too."""
     train_head_only(model)
     plan = AdaLoRA.plan(settings, Budget.parse(budget), linears(model))
     return AdaLoRA(settings, model, plan, RunInfo(total_steps, 3))
 
 
 def attach_pefts(model, method):
-    """PEFT's AdaLoRA with the same schedule, starting from the same A, B and g."""
+    """Returns PEFT's AdaLoRA with the schedule, A, B and g of `method`."""
+    # PEFT's init_r is what `plan` makes of start_factor 1.5.
     config = AdaLoraConfig(
         init_r=6,
         target_r=4,
@@ -69,6 +73,7 @@ def attach_pefts(model, method):
     train_head_only(model)
     head = [p for p in model.parameters() if p.requires_grad]
     peft = get_peft_model(model, config)
+    # PEFT freezes everything but its own tensors.
     for p in head:
         p.requires_grad_(True)
     tensors = dict(peft.named_parameters())
@@ -80,11 +85,12 @@ def attach_pefts(model, method):
 
 
 def peft_name(matrix, factor):
+    """Returns PEFT's name of a factor of ours."""
     return f"base_model.model.{matrix}.{OURS_TO_PEFT[factor]}.default"
 
 
 def averages(method):
-    """{PEFT's name: (sensitivity, uncertainty)} of ours."""
+    """Returns our averages as {PEFT's name: (sensitivity, uncertainty)}."""
     both = zip(method._averages("sensitivity"), method._averages("uncertainty"), strict=True)
     return {
         peft_name(m, f).removeprefix("base_model.model."): (sensitivity[f], uncertainty[f])
@@ -94,6 +100,7 @@ def averages(method):
 
 
 def factors(method):
+    """Returns A, B and g of all layers."""
     return [p for layer in method.layers.values() for p in layer.factors().values()]
 
 
@@ -107,13 +114,12 @@ def test_losses_averages_and_survivors_equal_pefts_adalora_until_the_final_phase
     counts = []
     for t, batch in enumerate(batches(TOTAL)):
         loss = ours(**batch).loss + method.penalty(t + 1)
-        want = backward_and_step(
-            peft.base_model(**batch).loss, optimizers[1]
-        )  # the penalty is in it
+        want = backward_and_step(peft.base_model(**batch).loss, optimizers[1])  # penalty included
         got = backward_and_step(loss, optimizers[0])
         if t <= TOTAL - T_F:
             assert got == pytest.approx(want, rel=1e-6)
 
+        # Both read gradients and weights after the optimizer's step, before gradients are cleared.
         peft.base_model.update_and_allocate(t)
         if (decision := method.after_step(t + 1)) is not None:
             mask(method.layers.values(), decision.keep)
@@ -135,6 +141,7 @@ def test_losses_averages_and_survivors_equal_pefts_adalora_until_the_final_phase
             assert live == {m: (tensors[peft_name(m, "g")].flatten() != 0).tolist() for m in live}
             counts.append(sum(sum(k) for k in live.values()))
     assert len(set(counts)) > 5  # the window did prune, so the survivors above were not all of them
+    # The final sets are equal nevertheless: PEFT made its own at T - t_f of the averages compared.
     pattern = {
         n.split(".lora_E")[0]: k for n, k in peft.peft_config["default"].rank_pattern.items()
     }
@@ -144,7 +151,8 @@ def test_losses_averages_and_survivors_equal_pefts_adalora_until_the_final_phase
 
 @pytest.mark.parametrize("remove_", [False, True])
 def test_golden_counts_of_12_matrices_from_12_to_8(remove_):
-    """T = 100, t_i = 10, t_f = 30, an allocation every 10: the paper's schedule, masked by random scores."""
+    """Checks the paper's schedule with random scores."""
+    # T = 100, t_i = 10, t_f = 30, an allocation every 10 steps.
     settings = settings_of(
         "adalora", init_warmup=10, final_warmup=30, mask_interval=10, remove=remove_
     )
@@ -153,7 +161,7 @@ def test_golden_counts_of_12_matrices_from_12_to_8(remove_):
     live, scheduled = {}, {}
     for t in range(100):
         for p in factors(method):
-            torch.nn.init.normal_(p)  # a masked g revives
+            torch.nn.init.normal_(p)  # a masked g revives, so that each count is the mask's alone
             p.grad = torch.randn_like(p)
         decision = method.after_step(t + 1)
         scheduled[t] = method._budget_at(t)
@@ -161,9 +169,11 @@ def test_golden_counts_of_12_matrices_from_12_to_8(remove_):
             continue
         apply(decision, layers, None)
         live[t] = sum(int(layer.live().sum()) for layer in layers)
+    # b(t) = 96 + 48 (1 - (t - 10) / 60)^3, rounded down.
     golden = {20: 123, 30: 110, 40: 102, 50: 97, 60: 96, 70: 96}
     assert {t: scheduled[t] for t in golden} == golden
     assert {t: n for t, n in live.items() if t <= 70} == golden
+    # Without removal the final mask is applied in every step to the end.
     assert list(live)[6:] == ([71] if remove_ else list(range(71, 100)))
     assert sum(layer.rank for layer in layers) == (96 if remove_ else 144)
     assert set(list(live.values())[4:]) == {96}
@@ -183,6 +193,7 @@ def test_the_update_has_pefts_scale():
 
 
 def test_start_values_are_normal_with_deviation_002_and_g_zero():
+    # Wide enough for a sample of 768 and more values a factor: 15 % is 6 standard errors.
     method = attach(tiny("roberta", hidden=64), budget="r8")
     for layer in method.layers.values():
         for p in (layer.A, layer.B):
@@ -193,7 +204,7 @@ def test_start_values_are_normal_with_deviation_002_and_g_zero():
 
 @pytest.mark.usefixtures("float64")
 def test_averages_and_scores_equal_the_papers_equations_entry_by_entry():
-    """Three steps of one matrix with other numbers each: eqs. 9 to 13 written as loops over entries."""
+    """Compares three steps of one matrix with eqs. 9 to 13, written as loops over entries."""
     method = attach(tiny("roberta", layers=1))
     layer = next(iter(method.layers.values()))
     mean = {name: np.zeros(p.shape) for name, p in layer.factors().items()}
@@ -204,6 +215,7 @@ def test_averages_and_scores_equal_the_papers_equations_entry_by_entry():
             p.grad = torch.randn_like(p)
         method.after_step(step)
         for name, p in layer.factors().items():
+            # Ī first, then Ū by the new Ī, as in the released code.
             for at in np.ndindex(*p.shape):
                 now = abs(p[at].item() * p.grad[at].item())
                 mean[name][at] = 0.85 * mean[name][at] + 0.15 * now
@@ -218,13 +230,12 @@ def test_the_penalty_is_the_mean_unsquared_distance_from_orthogonality():
     method = attach(tiny("roberta"))
     distances = []
     for layer in method.layers.values():
-        torch.nn.init.normal_(layer.A)
+        torch.nn.init.normal_(layer.A)  # far from orthogonal
         A, B = layer.A.detach().numpy(), layer.B.detach().numpy()
         distances += [math.sqrt(((gram - np.eye(6)) ** 2).sum()) for gram in (A @ A.T, B.T @ B)]
     assert method.penalty(1).item() == pytest.approx(0.1 * np.mean(distances), rel=1e-10)
-    assert method.penalty(TOTAL).item() == pytest.approx(
-        0.1 * np.mean(distances), rel=1e-10
-    )  # to the end
+    # To the end of training, unlike DoRA's.
+    assert method.penalty(TOTAL).item() == pytest.approx(0.1 * np.mean(distances), rel=1e-10)
 
 
 def test_a_matrix_that_lost_every_component_no_longer_counts_in_the_penalty():
@@ -232,11 +243,11 @@ def test_a_matrix_that_lost_every_component_no_longer_counts_in_the_penalty():
     first, *others = method.layers.values()
     want = method.penalty(1)
     remove([first], [torch.zeros(6, dtype=torch.bool)], None)
+    # A mean over the others' terms: a matrix of rank 0 must not count as one of distance 0.
     terms = []
     for layer in others:
-        terms += [
-            torch.linalg.norm(G - torch.eye(6)) for G in (layer.A @ layer.A.T, layer.B.T @ layer.B)
-        ]
+        grams = layer.A @ layer.A.T, layer.B.T @ layer.B
+        terms += [torch.linalg.norm(G - torch.eye(6)) for G in grams]
     assert method.penalty(2).item() == pytest.approx(
         0.1 * sum(t.item() for t in terms) / len(terms), rel=1e-6
     )
@@ -247,6 +258,7 @@ def test_a_matrix_without_gradients_counts_as_one_whose_gradients_are_zero():
     states = []
     for second in (None, torch.zeros_like):
         method = attach(tiny("roberta"))
+        # A process without rows has no gradients where others sum zeros: all must decide alike.
         for gradient in (torch.ones_like, second):
             for p in factors(method):
                 torch.nn.init.ones_(p)
@@ -264,7 +276,7 @@ def test_scores_freeze_when_the_final_phase_begins():
         for p in factors(method):
             p.grad = torch.randn_like(p)
         method.after_step(t + 1)
-        if t == TOTAL - T_F - 1:
+        if t == TOTAL - T_F - 1:  # the last step before the final phase
             frozen = [s.clone() for s in method._scores()]
     assert all(torch.equal(a, b) for a, b in zip(frozen, method._scores(), strict=True))
 

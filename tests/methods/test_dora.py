@@ -1,4 +1,4 @@
-"""DoRA against a NumPy reference that forms every d_out x d_in matrix, and against the released code's counts."""
+"""DoRA beside a NumPy reference that forms d_out x d_in matrices, and the released counts."""
 
 import math
 
@@ -21,15 +21,12 @@ from dora.adapters.lowrank import mask, remove
 from dora.methods.base import RunInfo
 from dora.methods.dora import DoRA
 
-TOTAL, FIRST, LENGTH, INTERVAL = (
-    40,
-    6,
-    14,
-    4,
-)  # 0.15 T and 0.35 T; allocations at t' = 0, 4, 8, 12 and 14
+# A window from 0.15 T over 0.35 T; allocations at t' = 0, 4, 8, 12 and 14.
+TOTAL, FIRST, LENGTH, INTERVAL = 40, 6, 14, 4
 
 
 def attach(model, budget="r4", total_steps=TOTAL, **settings):
+    """Returns DoRA attached to the model, whose head is trained too."""
     settings = settings_of("dora", **{"prune_interval": INTERVAL, **settings})
     train_head_only(model)
     plan = DoRA.plan(settings, Budget.parse(budget), linears(model))
@@ -37,7 +34,7 @@ def attach(model, budget="r4", total_steps=TOTAL, **settings):
 
 
 def weights(method):
-    """[(A, g, B)] as NumPy arrays."""
+    """Returns copies of all layers' factors as NumPy arrays, [(A, g, B)]."""
     return [
         tuple(p.detach().numpy().copy() for p in (layer.A, layer.g, layer.B))
         for layer in method.layers.values()
@@ -45,11 +42,13 @@ def weights(method):
 
 
 def reference_shares(A, g, B):
+    """Returns eq. 5's shares by explicit rank-1 matrices, (r,)."""
     parts = [g[i] * np.outer(B[:, i], A[i]) for i in range(len(g))]
     return np.array([np.linalg.norm(part) for part in parts]) / (np.linalg.norm(sum(parts)) + 1e-8)
 
 
 def reference_penalty(method_weights):
+    """Returns 0.1 times the mean over matrices of their vectors' mean unbiased variance."""
     per_matrix = [
         np.mean([*(np.var(row, ddof=1) for row in A), *(np.var(column, ddof=1) for column in B.T)])
         for A, _, B in method_weights
@@ -58,7 +57,7 @@ def reference_penalty(method_weights):
 
 
 def reference_live(scores, costs, total):
-    """Best first, skipping what no longer fits: one list of bool over all matrices."""
+    """Selects the best components first, skipping those that no longer fit; one flat bool array."""
     live = np.zeros(len(scores), dtype=bool)
     for i in sorted(range(len(scores)), key=lambda i: -scores[i]):
         if costs[i] <= total:
@@ -67,13 +66,14 @@ def reference_live(scores, costs, total):
 
 
 def train_one(model, method, optimizer, batch, step):
-    """One step up to the optimizer's, gradients left in place; returns the penalty."""
+    """Takes a step up to the optimizer's, leaves gradients in place, and returns the penalty."""
     penalty = method.penalty(step)
     loss = model(**batch).loss
     backward_and_step(loss if penalty is None else loss + penalty, optimizer)
     return None if penalty is None else penalty.detach()  # no graph may outlive a removal
 
 
+# r4 and a budget in parameters: components of one cost, and of two.
 @pytest.mark.parametrize("budget", ["r4", "3500"])
 @pytest.mark.parametrize("architecture", ["roberta", "deberta-v2"])
 @pytest.mark.usefixtures("float64")
@@ -86,7 +86,7 @@ def test_shares_averages_masks_and_penalty_equal_a_reference_over_a_whole_run(ar
     end = 4 * len(matrices) if budget == "r4" else 3500
     smoothed, allocations = np.zeros(r0 * len(matrices)), []
     for step, batch in enumerate(batches(TOTAL), 1):
-        before = weights(method)
+        before = weights(method)  # the penalty belongs to the forward, the shares to after the step
         penalty = train_one(model, method, optimizer, batch, step)
         if step <= FIRST + LENGTH:
             assert penalty.item() == pytest.approx(reference_penalty(before), rel=1e-10)
@@ -103,6 +103,7 @@ def test_shares_averages_masks_and_penalty_equal_a_reference_over_a_whole_run(ar
             )
         into = step - FIRST
         if 0 <= into <= LENGTH and (into % INTERVAL == 0 or into == LENGTH):
+            # The released schedule: a share (t' / T')³ of the surplus is gone, rounded down.
             live = sum(each) - (sum(each) - end) * into**3 // LENGTH**3
             np.testing.assert_array_equal(
                 torch.cat(list(decision.keep)), reference_live(smoothed, each, live)
@@ -125,9 +126,10 @@ def test_golden_counts_of_72_matrices_from_12_to_8():
     model = tiny("roberta", hidden=16, layers=12)
     method = attach(model, "r8", total_steps=1000, prune_interval=100)
     masked = {}
+    # Steps before the window, at its begin, at allocations, between them, and at its end.
     for step in (50, 149, 150, 200, 250, 350, 450, 499, 500):
         for layer in method.layers.values():
-            torch.nn.init.normal_(layer.g)
+            torch.nn.init.normal_(layer.g)  # with g = 0 all scores would be ties
         if (decision := method.after_step(step)) is not None:
             masked[step] = 864 - int(torch.cat(list(decision.keep)).sum())
     assert masked == {150: 0, 250: 6, 350: 53, 450: 181, 500: 288}
@@ -135,7 +137,9 @@ def test_golden_counts_of_72_matrices_from_12_to_8():
 
 @pytest.mark.parametrize("matrices", [12, 24, 72, 144])
 def test_the_end_is_the_budget_to_the_component_at_every_rank(matrices):
-    """The released code's floats keep 503 of 504 surplus components at r13 on 72 matrices: 937 live, not 936."""
+    """Checks every rank from 1 to 64 for exact counts at the window's begin and end."""
+    # The released code's floats prune 503 of 504 surplus components at r13 on 72 matrices: 937 live
+    # then, not 936.
     method = attach(tiny("roberta"), total_steps=1000)
     many = tuple(Matrix(f"m{i}", 768, 768) for i in range(matrices))
     for rank in range(1, 65):
@@ -155,20 +159,19 @@ def test_the_window_begins_at_15_percent_rounded_up_and_spans_35_percent_rounded
 
 
 def test_colas_window_is_the_released_codes():
+    # 0.15 T = 1,203.75 is rounded up, 0.35 T = 2,808.75 down.
     assert settings_of("dora").window(8025) == (1204, 4012 - 1204)
 
 
 def test_start_values_are_uniform_within_sqrt_6_over_fan_in_and_g_zero():
     method = attach(tiny("roberta", hidden=64), "r8")
     for layer in method.layers.values():
-        for p, bound in (
-            (layer.A, math.sqrt(6 / layer.base.in_features)),
-            (layer.B, math.sqrt(6 / 12)),
-        ):
+        # B's fan-in is the rank at the start, 12.
+        bound_a, bound_b = math.sqrt(6 / layer.base.in_features), math.sqrt(6 / 12)
+        for p, bound in ((layer.A, bound_a), (layer.B, bound_b)):
             assert 0.97 * bound < p.abs().max() <= bound
-            assert p.std().item() == pytest.approx(
-                bound / math.sqrt(3), rel=0.1
-            )  # U(±b) has b / sqrt 3
+            # U(±b) has deviation b / √3.
+            assert p.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.1)
         assert layer.g.eq(0).all()
         assert layer.scale == 8 / 12
 
@@ -177,6 +180,7 @@ def test_training_starts_at_the_backbone_itself():
     model, batch = tiny("deberta-v2").eval(), batches(1)[0]
     want = model(**batch).logits
     attach(model)
+    # To the bit: g starts at 0, so nothing is added that would be rounded.
     torch.testing.assert_close(model(**batch).logits, want, rtol=0, atol=0)
 
 
@@ -186,9 +190,8 @@ def test_a_masked_component_revives_where_its_gradient_says_so():
     optimizer = torch.optim.AdamW(trained(model), lr=1e-2)
     for step, batch in enumerate(batches(FIRST + LENGTH - 1), 1):
         train_one(model, method, optimizer, batch, step)
-        assert all(
-            layer.live().all() for layer in method.layers.values()
-        )  # each optimizer step revives
+        # The optimizer's step has moved every masked g away from 0.
+        assert all(layer.live().all() for layer in method.layers.values())
         decision = method.after_step(step)
         if decision is not None:
             mask(method.layers.values(), decision.keep)
@@ -207,7 +210,8 @@ def test_a_component_removed_at_the_end_leaves_weights_and_moments():
     layers = list(method.layers.values())
 
     def everything(keep_rows):
-        """{(layer, factor, what): tensor}, each cut to the rows or columns of `keep_rows`."""
+        """Returns {(layer, factor, what): tensor}, cut to the components of `keep_rows`."""
+        # "step" is a scalar, which no removal touches.
         return {
             (i, name, what): (t[:, k] if name == "B" else t[k]).clone()
             for i, (layer, k) in enumerate(zip(layers, keep_rows, strict=True))
@@ -220,10 +224,8 @@ def test_a_component_removed_at_the_end_leaves_weights_and_moments():
     remove(layers, decision.keep, optimizer)
     got = everything([slice(None)] * len(layers))
     assert {what for _, _, what in got} == {"p", "exp_avg", "exp_avg_sq"}
-    assert (
-        sum(len(t) for (_, name, what), t in got.items() if (name, what) == ("g", "exp_avg"))
-        == 4 * 12
-    )
+    moments_of_g = [t for (_, name, what), t in got.items() if (name, what) == ("g", "exp_avg")]
+    assert sum(map(len, moments_of_g)) == 4 * 12
     for key, tensor in want.items():
         torch.testing.assert_close(got[key], tensor, rtol=0, atol=0)
 
@@ -237,6 +239,7 @@ def test_kept_masked_components_stay_masked_to_the_end():
         if (decision := method.after_step(step)) is not None:
             mask(method.layers.values(), decision.keep)
         optimizer.zero_grad()
+        # The final mask is applied after every step, or each step would revive all.
         if step >= FIRST + LENGTH:
             assert sum(int(layer.live().sum()) for layer in method.layers.values()) == 4 * 12
 

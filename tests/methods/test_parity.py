@@ -1,7 +1,9 @@
-"""Whole runs of the released DoRA code's recipe, written down in NumPy: schedule, decay, clip, AdamW, DEM, scores, masks.
+"""Whole runs beside the released DoRA code's recipe, written down in NumPy.
 
-At T = 130 every rounding of the recipe shows: 0.06 T = 7.8 warm-up steps, a window from 0.15 T = 19.5 over 0.35 T = 45.5
-steps. The task's gradient of each plain weight comes from PyTorch on an unadapted model; the rest is NumPy in float64.
+The recipe comprises schedule, decay, clip, AdamW, DEM, scores and masks. At T = 130 every rounding
+in it shows: 0.06 T = 7.8 warm-up steps, a window from 0.15 T = 19.5 over 0.35 T = 45.5 steps. The
+task's gradient of each plain weight comes from PyTorch on an unadapted model; the rest is NumPy in
+float64.
 """
 
 import math
@@ -16,17 +18,22 @@ from dora.adapters.budget import Budget
 from dora.methods.base import RunInfo
 from dora.methods.dora import DoRA
 
+# R0: the rank at the start, 1.5 times r2.
 T, INTERVAL, R0, LR, DECAY, DEM = 130, 10, 3, 5e-3, 0.01, 0.1
 
 
 def released_rate(step):
-    """Linear warm-up over int(0.06 T) steps, then linear decay to 0; the first step has rate 0."""
+    """Returns the rate of a step: linear warm-up over int(0.06 T) steps, then linear decay to 0."""
     done, warmup = step - 1, int(0.06 * T)
     return LR * (done / warmup if done < warmup else (T - done) / (T - warmup))
 
 
 class Released:
-    """The recipe of one run. `plain`: an unadapted model, whose weights are set to W0 + s B diag(g) A at each step."""
+    """The recipe of one run.
+
+    `plain`: an unadapted model whose weights are set to W0 + s B diag(g) A in each step. `factors`:
+    {matrix: {"A", "B", "g"}} and `head`: {name: array}, which are trained in place.
+    """
 
     def __init__(self, plain, factors, head):
         self.plain, self.factors, self.head = plain, factors, head
@@ -38,19 +45,23 @@ class Released:
         self.final = None
 
     def tensors(self):
+        """Returns all trained arrays by name."""
         named = {f"{name}.{k}": t for name, own in self.factors.items() for k, t in own.items()}
         return named | self.head
 
     def step(self, step, ids, mask, labels):
+        """Takes step `step`, counted from 1."""
         gradients = self.task_gradients(ids, mask, labels)
         if step <= math.ceil(0.15 * T) + int(0.35 * T):
             self.add_equilibrium(gradients)
+        # clip_grad_norm_ with a limit of 1; its 1e-6 keeps a norm of 0 from dividing.
         norm = math.sqrt(sum(float((g**2).sum()) for g in gradients.values()))
         for name, value in self.tensors().items():
             self.adamw(name, value, gradients[name] * min(1.0, 1.0 / (norm + 1e-6)), step)
         self.prune(step)
 
     def task_gradients(self, ids, mask, labels):
+        """Returns the task loss's gradients of factors and head, by the product rule from dL/dW."""
         scale = 8 / R0
         with torch.no_grad():
             for name, f in self.factors.items():
@@ -61,6 +72,7 @@ class Released:
         self.plain.zero_grad()
         F.cross_entropy(self.plain(input_ids=ids, attention_mask=mask).logits, labels).backward()
         found = {name: self.plain.get_parameter(name).grad.numpy() for name in self.head}
+        # W = W0 + s B diag(g) A and G = s dL/dW, (d_out, d_in).
         for name, f in self.factors.items():
             G = scale * self.plain.get_submodule(name).weight.grad.numpy()
             found[f"{name}.A"] = f["g"][:, None] * (f["B"].T @ G)
@@ -69,18 +81,18 @@ class Released:
         return found
 
     def add_equilibrium(self, gradients):
-        """DEM times the mean over matrices and their 2 r0 vectors of the unbiased variance of A's rows and B's columns."""
+        """Adds the gradient of DEM: the mean unbiased variance of A's rows and B's columns."""
+        # The mean is over matrices and the 2 r0 vectors of each.
         share = DEM / len(self.factors) / (2 * R0)
         for name, f in self.factors.items():
             for factor, axis in (("A", 1), ("B", 0)):
-                x = f[factor]
+                x, key = f[factor], f"{name}.{factor}"
                 centred = x - x.mean(axis=axis, keepdims=True)
-                gradients[f"{name}.{factor}"] = gradients[
-                    f"{name}.{factor}"
-                ] + share * 2 * centred / (x.shape[axis] - 1)
+                # d var(x) / dx = 2 (x - mean) / (n - 1); the mean's own derivative sums to 0.
+                gradients[key] = gradients[key] + share * 2 * centred / (x.shape[axis] - 1)
 
     def adamw(self, name, value, gradient, step):
-        """AdamW with decay on every trained parameter, the head's biases included."""
+        """Updates an array by AdamW, in place, with decay on everything, biases included."""
         m, v = self.moments.get(name, (np.zeros_like(value), np.zeros_like(value)))
         m, v = 0.9 * m + 0.1 * gradient, 0.999 * v + 0.001 * gradient**2
         self.moments[name] = m, v
@@ -89,6 +101,8 @@ class Released:
         value -= rate * (m / (1 - 0.9**step)) / (np.sqrt(v / (1 - 0.999**step)) + 1e-8)
 
     def prune(self, step):
+        """Smooths the scores, and masks at allocations and from the window's end on."""
+        # The released code's own roundings: t' = int(step - 0.15 T), T' = int(0.35 T).
         window = int(0.35 * T)
         into = int(step - 0.15 * T) if step >= 0.15 * T else -1
         if into <= window and self.final is None:
@@ -99,6 +113,7 @@ class Released:
                 self.scores[name] = 0.9 * self.scores[name] + 0.1 * share
             if into >= 0 and (into % INTERVAL == 0 or into == window):
                 flat = np.concatenate(list(self.scores.values()))
+                # As released: the lowest scores go. numpy's sort has to be stable for ties.
                 surplus = R0 * len(self.factors) - 2 * len(self.factors)
                 out = np.argsort(flat, kind="stable")[: surplus * into**3 // window**3]
                 keep = np.ones(len(flat))
@@ -110,14 +125,16 @@ class Released:
             self.mask(self.final)
 
     def mask(self, keep):
+        """Sets g to 0 where `keep`, over all matrices, is 0."""
         for f, k in zip(self.factors.values(), np.split(keep, len(self.factors)), strict=True):
             f["g"] *= k
 
 
 @pytest.mark.usefixtures("float64")
 def test_a_whole_run_of_the_parity_settings_equals_the_released_recipe():
+    # Two copies of one model: `tiny` draws with a fixed seed.
     model, plain = (tiny("roberta", hidden=16, layers=2) for _ in range(2))
-    plain.eval()
+    plain.eval()  # no dropout anywhere: the settings below turn the adapter's off too
     train_head_only(model)
     kind = METHODS["dora"][0]
     settings = kind(dropout=0.0, dem=DEM, prune_interval=INTERVAL, remove=False)
@@ -154,6 +171,7 @@ def test_a_whole_run_of_the_parity_settings_equals_the_released_recipe():
     assert min(live[1:]) == live[-1]  # at step 1 the rate is 0 and so is every g
     for name, layer in method.layers.items():
         for k, p in layer.factors().items():
+            # 130 steps of float64 in another order of sums.
             np.testing.assert_allclose(p.detach().numpy(), factors[name][k], rtol=0, atol=5e-13)
     for name, value in head.items():
         np.testing.assert_allclose(

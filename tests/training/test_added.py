@@ -1,4 +1,4 @@
-"""AX that came after MNLI was trained: the same predictions as from the start, without training."""
+"""AX added after MNLI was trained: the predictions are those of a run that had it, bit for bit."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ WORDS = ("task=mnli", "max_steps=10", "eval_every=5", "batch_size=4", "limit_tra
 
 
 def glue(folder: Path, ax: bool) -> str:
-    """A download of MNLI alone, with AX or without, as the word that names it."""
+    """Makes a download of MNLI alone, with AX or without; returns the word that names it."""
     folder.mkdir(exist_ok=True)
     if not (folder / "MNLI").exists():
         (folder / "MNLI").symlink_to(small_glue() / "MNLI")
     if ax:
         shutil.copy(small_glue() / "AX.tsv", folder / "AX.tsv")
-    rows._read_rows.cache_clear()  # what a new process would not remember
+    rows._read_rows.cache_clear()  # a new process would not remember the data read before
     return f"data.dir={folder}"
 
 
 def again(monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
-    """The command in this process, in which no step may be trained."""
+    """Runs the command in this process, where any training step fails the test."""
     monkeypatch.setattr(Loop, "train_step", lambda *_: pytest.fail("trained"))
     monkeypatch.setattr("sys.argv", ["dora.run", *words])
     main()
@@ -51,12 +51,8 @@ def again(monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
     "words",
     [
         ("method=adalora", "budget=r2"),  # masks components, which the kept weights leave out
-        (
-            "method=full",
-            "keep_model=true",
-            "eval_every=2",
-            "lr=1e-9",
-        ),  # the first evaluation that counts stays the best
+        # At this rate no score changes, so the first evaluation that counts stays the best.
+        ("method=full", "keep_model=true", "eval_every=2", "lr=1e-9"),
     ],
     ids=lambda words: words[0],
 )
@@ -73,6 +69,7 @@ def test_ax_added_later_gives_the_bits_of_a_run_that_had_it(
     assert "ax/ids" not in before
     weights = {f: f.read_bytes() for f in only_run(tmp_path / "later").rglob("*.safetensors")}
 
+    # A sweep sees that the run is done and lacks a split, takes it up once, and not again.
     typed = small_words(tmp_path / "later", *words, glue(tmp_path / "glue", ax=True))
     assert plan([typed], lambda words: configure(*words)).begin() == [typed]
     said = "1 run: 0 done before, 0 to train, 1 done before and to predict rows that came later"
@@ -85,34 +82,30 @@ def test_ax_added_later_gives_the_bits_of_a_run_that_had_it(
         np.load(only_run(tmp_path / name) / "predictions.npz") for name in ("first", "later")
     )
     assert only_run(tmp_path / "first").parts[-7:] == only_run(tmp_path / "later").parts[-7:]
+    # Both cases are tested: the best evaluation is the last one, and an earlier one.
     results = record(tmp_path / "later")["results"]
     assert (results["best"]["step"] < results["last"]["step"]) == ("method=full" in words)
-    # The last evaluation's weights are kept only where they are the best one's.
+    # Only the best weights are kept: the last evaluation's are gone unless they are the best.
     assert set(first) - set(later) == ({"last/ax/logits"} if "method=full" in words else set())
     for name in later:
         assert first[name].tobytes() == later[name].tobytes(), name
     assert record(tmp_path / "later")["data"] == record(tmp_path / "first")["data"]
     assert record(tmp_path / "later")["added"][0]["splits"] == ["ax"]
-    assert all(f.read_bytes() == content for f, content in weights.items())
+    assert all(f.read_bytes() == content for f, content in weights.items())  # only read
 
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Method → the results of a run of one step without AX."""
+    """Gives the results folder of a run of one step without AX, by method."""
     root = tmp_path_factory.mktemp("done")
     for method in ("lora", "full"):
-        run(
-            small(
-                root / method,
-                *WORDS,
-                "max_steps=1",
-                f"method={method}",
-                glue(root / "glue", ax=False),
-            )
-        )
+        words = (*WORDS, "max_steps=1", f"method={method}", glue(root / "glue", ax=False))
+        run(small(root / method, *words))
     return {method: root / method for method in ("lora", "full")}
 
 
+# Damage to weights or predictions is found by the record's checksums. Records written before these
+# existed have none; then the content itself must show it.
 @pytest.mark.parametrize(
     ("kind", "said"),
     [
@@ -147,7 +140,7 @@ def test_a_done_run_stays_done_whatever_keeps_ax_from_being_predicted(
     folder, weights = only_run(results), only_run(results) / "best.safetensors"
     if kind.endswith("no checksums"):
         change_record(folder, "files")
-    if kind == "predictions":
+    if kind == "predictions":  # one bit in the middle
         content = bytearray((folder / "predictions.npz").read_bytes())
         content[len(content) // 2] ^= 1
         (folder / "predictions.npz").write_bytes(content)
@@ -155,7 +148,7 @@ def test_a_done_run_stays_done_whatever_keeps_ax_from_being_predicted(
     kind = kind.removesuffix(", no checksums")
     if kind == "damaged":
         weights.write_bytes(weights.read_bytes()[:999])
-    elif kind == "another's":
+    elif kind == "another's":  # whole tensors under PEFT's names, none of which is this model's
         shutil.copy(folder / "adapter" / "adapter_model.safetensors", weights)
     elif kind == "not finite":
         tensors = safetensors.torch.load_file(weights)
@@ -178,11 +171,12 @@ def test_a_done_run_stays_done_whatever_keeps_ax_from_being_predicted(
 def test_a_process_that_holds_no_record_gives_up_where_the_first_one_does(
     done: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Otherwise it would wait for the first one's share of the predictions."""
+    """Checks a process that could go on: it would wait for the first one's predictions for ever."""
     folder = only_run(shutil.copytree(done["lora"], tmp_path / "results"))
     (folder / "best.safetensors").write_bytes(b"damaged")
     words = (*WORDS, "max_steps=1", "method=lora", glue(tmp_path / "glue", ax=True))
     prepared = prepare.prepare(small(tmp_path / "results", *words))
+    # What the main process broadcasts: the missing splits, then its record.
     first = iter([["ax"], record(tmp_path / "results")])
     monkeypatch.setattr("dora.training.processes.broadcast", lambda world, value: next(first))
     second = World(1, 2, torch.device("cpu"))
@@ -198,7 +192,7 @@ def test_a_kill_between_record_and_predictions_leaves_a_run_that_is_sound_and_is
     results = shutil.copytree(done["lora"], tmp_path / "results")
     folder = only_run(results)
     words = (*WORDS, "max_steps=1", "method=lora", glue(tmp_path / "glue", ax=True))
-    for time in (1, 2):  # of which the second has a record of the first
+    for time in (1, 2):  # the second time the record already names the first attempt
         with monkeypatch.context() as patch:
             patch.setattr("dora.training.added.save", no_space)
             again(patch, *small_words(results, *words))
@@ -210,6 +204,7 @@ def test_a_kill_between_record_and_predictions_leaves_a_run_that_is_sound_and_is
 
 
 def no_space(path: Path, arrays: object) -> None:
+    """Fails as a write on a full disk does."""
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
 
@@ -220,6 +215,7 @@ def test_ax_is_no_part_of_what_a_run_of_mnli_is(tmp_path: Path) -> None:
     with_ax = prepare.prepare(small(tmp_path, *words, glue(tmp_path / "glue", ax=True)))
     assert len(with_ax.rows["ax"]) == 40
     assert with_ax.folder == without.folder
+    # The generated data come with AX, and it is no part of their fingerprint either.
     rows, _, mini = prepare.read_rows(DataConfig("mini"), TASKS["mnli"])
     assert len(rows.pop("ax")) == 300
     assert mini == fingerprint(rows)
@@ -229,6 +225,7 @@ def test_another_ax_is_tokenised_anew(tmp_path: Path) -> None:
     words = (*WORDS, "method=lora", "max_steps=1", glue(tmp_path / "glue", ax=True))
     run(small(tmp_path, *words))
     text = (tmp_path / "glue" / "AX.tsv").read_text().splitlines()
+    # The same rows in reverse order: equal in number and size, so only their content tells.
     (tmp_path / "glue" / "AX.tsv").write_text("\n".join([*text[:1], *reversed(text[1:])]) + "\n")
     rows._read_rows.cache_clear()
     before = np.load(only_run(tmp_path) / "predictions.npz")

@@ -1,4 +1,4 @@
-"""A checkpoint is believed whole or not at all, whatever bit of it has changed."""
+"""A checkpoint is used only if it is whole: any changed bit is noticed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TENSORS = {"weights/a": torch.arange(12.0).view(3, 4), "moments/a/step": torch.t
 
 
 def two(folder: Path) -> Path:
-    """The newest of two checkpoints, of steps 2 and 4."""
+    """Writes checkpoints of steps 2 and 4, and returns the newer one's file."""
     for step in (2, 4):
         tensors = {name: t + step for name, t in TENSORS.items()}
         checkpoint.save(
@@ -29,6 +29,7 @@ def two(folder: Path) -> Path:
 def test_every_flipped_bit_is_noticed_and_the_one_before_is_used(tmp_path: Path) -> None:
     newest = two(tmp_path)
     whole, chance = newest.read_bytes(), random.Random(0)
+    # Every byte of the checksum and of the header's length, and a sample of the rest.
     places = {*range(40), *(chance.randrange(len(whole)) for _ in range(260))}
     for place in places:
         flipped = bytearray(whole)
@@ -46,6 +47,7 @@ def test_every_flipped_bit_is_noticed_and_the_one_before_is_used(tmp_path: Path)
     assert all(bool((found[0][name] == t + 4).all()) for name, t in TENSORS.items())
 
 
+# Within the checksum, right after it, within the header's length, within the header.
 @pytest.mark.parametrize("size", [0, 5, 32, 39, 200])
 def test_a_checkpoint_cut_short_is_noticed(size: int, tmp_path: Path) -> None:
     newest = two(tmp_path)
@@ -58,9 +60,10 @@ def test_a_checkpoint_under_another_steps_name_is_not_believed(tmp_path: Path) -
     newest.rename(tmp_path / "step-6.checkpoint")
     said: list[str] = []
     assert checkpoint.load(tmp_path, said.append)[1]["step"] == 2  # type: ignore[index]
-    assert "it is that of step 4" in said[0]
+    assert "it is that of step 4" in said[0]  # the label says so, which the checksum covers
 
 
+# The last one is the temporary name of an atomic write that was killed.
 @pytest.mark.parametrize(
     "name",
     ["step-99.json", "step-old.checkpoint", "step-5.checkpoint.bak", ".step-9.checkpoint.12.tmp"],
@@ -84,31 +87,20 @@ def test_a_journal_that_was_changed_is_not_gone_on_with(
         again = shutil.copytree(tmp_path / "cut", tmp_path / journal)
         path = only_run(again) / journal
         data = bytearray(path.read_bytes())
-        data[data.index(b"4")] ^= 1  # a number that reads as another
+        data[data.index(b"4")] ^= 1  # 4 becomes 5: still JSON, and another number
         path.write_bytes(data)
         run(small(again, "method=dora"))
         assert f"{journal} is not as it was" in (path.parent / "log.txt").read_text()
         same_files(only_run(tmp_path / "alone"), path.parent)
-    assert [e["step"] for e in lines(folder / "metrics.jsonl") if e["split"] == "dev"] == [
-        6,
-        12,
-        18,
-    ]
+    evaluated = [e["step"] for e in lines(folder / "metrics.jsonl") if e["split"] == "dev"]
+    assert evaluated == [6, 12, 18]
 
 
 def test_journals_are_sealed_over_restarts(tmp_path: Path) -> None:
     def opened() -> Record:
         found = Record(tmp_path)
-        found.open(
-            {
-                "host": "a",
-                "device": "cpu",
-                "processor": "one",
-                "world_size": 1,
-                "git": None,
-                "versions": {},
-            }
-        )
+        where = {"host": "a", "device": "cpu", "processor": "one", "world_size": 1}
+        found.open({**where, "git": None, "versions": {}})
         return found
 
     first = opened()

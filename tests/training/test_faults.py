@@ -1,13 +1,14 @@
-"""A disk or a memory that is full, damaged files: each ends in a clear state and message and loses nothing earlier."""
+"""Full disks, full memory and damaged files: each ends in a clear state and message.
+
+Nothing that was written before is lost.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import os
-import pickle
 import resource
-import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,19 +17,13 @@ from typing import Any
 import pytest
 import torch
 
-from dora.cli.sweep import plan
-from dora.errors import NotNow, RunFailed, Stopped, UserError, foreseen
+from dora.errors import NotNow, RunFailed, UserError, foreseen
 from dora.files import write_atomic
-from dora.process.signals import outside
 from dora.records import study
-from dora.records.lock import Lock
 from dora.records.record import Record
 from dora.training.loop import Loop
-from dora.training.prepare import prepare
 from runs import (
-    change_record,
     command,
-    configure,
     cut,
     only_run,
     python,
@@ -37,13 +32,12 @@ from runs import (
     same_files,
     small,
     small_words,
-    typed,
 )
 
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own, 32 MB."""
+    """Gives a small file system of its own, 32 MB in memory; skips without the right to mount."""
     folder = tmp_path / "disk"
     folder.mkdir()
     if subprocess.run(
@@ -53,10 +47,13 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     ).returncode:
         pytest.skip("mounting a small file system needs root")
     yield folder
+    # Lazily: a file that a failed test left open would keep it mounted for ever.
     subprocess.run(["umount", "--lazy", folder], check=True)
 
 
 def fill(folder: Path) -> None:
+    """Fills a file system to its last page."""
+    # Unbuffered, page by page: a buffer that is flushed later would fail outside the suppression.
     with (folder / "filler").open("wb", buffering=0) as f, contextlib.suppress(OSError):
         while True:
             f.write(bytes(4096))
@@ -69,7 +66,7 @@ def before(
     fault: Callable[[], None],
     patch: pytest.MonkeyPatch,
 ) -> None:
-    """Lets `fault` happen just before the call of a method for which `when` is true."""
+    """Patches a method so that `fault` happens just before the call for which `when` is true."""
     original = getattr(owner, name)
 
     def faulty(self: Any, *args: Any, **more: Any) -> Any:
@@ -80,7 +77,8 @@ def before(
     patch.setattr(owner, name, faulty)
 
 
-# (class, method, at which call the disk is full, the file that then is named, the step of the newest checkpoint)
+# Each of the three kinds of files that training writes: (class, method, the call at which the disk
+# is full, the file that the message names, the step of the newest checkpoint then).
 WRITES: dict[str, tuple[type, str, Callable[..., bool], str, int]] = {
     "metrics": (Record, "log", lambda _, name, event: name == "metrics.jsonl", "metrics.jsonl", 0),
     "checkpoint": (Loop, "save", lambda loop: loop.step == 12, "step-12.checkpoint", 6),
@@ -99,14 +97,18 @@ def test_a_full_disk_stops_the_run_and_the_same_command_goes_on_once_there_is_ro
     what: str, disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     owner, name, when, file, step = WRITES[what]
-    at = f"after step {step}" if step else "at its start"
+    at = f"after step {step}" if step else "at its start"  # metrics.jsonl is written before step 6
     alone = run(small(tmp_path / "alone", "method=dora"))
     with monkeypatch.context() as patch:
         before(owner, name, when, lambda: fill(disk), patch)
-        message = rf"No space left on device at .*{file}; once that is mended, the same command takes the run up {at}$"
+        message = (
+            rf"No space left on device at .*{file}; once that is mended, "
+            rf"the same command takes the run up {at}$"
+        )
         with pytest.raises(NotNow, match=message):
             run(small(disk / "results", "method=dora"))
     folder = only_run(disk / "results")
+    # "stale" where not even the status could be written: the record still says "running".
     assert study.look(folder).state in ("stopped", "stale")
     (disk / "filler").unlink()
     again = run(small(disk / "results", "method=dora"))
@@ -125,9 +127,8 @@ def test_a_disk_that_is_full_from_the_start_is_a_message_and_no_traceback(disk: 
     assert "cannot be used: No space left on device" in sweep.stderr
     assert "Traceback" not in sweep.stderr
     assert sweep.returncode == 75
-    assert not list(
-        disk.glob("results/runs/*/*/*/*/*/*/s9")
-    )  # an empty folder would look like a broken run
+    # An empty folder would look like a broken run.
+    assert not list(disk.glob("results/runs/*/*/*/*/*/*/s9"))
 
 
 def test_a_file_system_that_turns_read_only_keeps_the_last_checkpoint(
@@ -136,7 +137,8 @@ def test_a_file_system_that_turns_read_only_keeps_the_last_checkpoint(
     def remount(how: str) -> None:
         subprocess.run(["mount", "-o", f"remount,{how}", disk], check=True)
 
-    # A file system with a file open for writing cannot be remounted: during the run every fsync is refused instead.
+    # A file system with a file open for writing cannot be remounted: during the run every fsync is
+    # refused instead.
     with monkeypatch.context() as patch:
         before(
             Loop,
@@ -149,6 +151,7 @@ def test_a_file_system_that_turns_read_only_keeps_the_last_checkpoint(
             RunFailed, match=r"Read-only file system at .*metrics.jsonl; .* after step 6$"
         ):
             run(small(disk / "results", "method=lora"))
+    # A user's mistake now, found by the check before training: results= must be writable.
     remount("ro")
     with pytest.raises(UserError, match=r"results=.* cannot be written to"):
         run(small(disk / "results", "method=lora"))
@@ -168,6 +171,8 @@ def test_a_limit_on_the_size_of_files_is_told_as_a_full_disk_is_and_the_run_goes
     assert run(small(tmp_path, "method=lora"))["resumed_from"] == [6]
 
 
+# Errors that pass without anyone's work on this machine (room is made, a server comes back): exit
+# code 75, to be resumed. The others need somebody: exit code 1.
 PASSES = (errno.ENOSPC, errno.EDQUOT, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN)
 LASTS = (errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 
@@ -178,15 +183,16 @@ def test_whatever_befalls_a_disk_is_told_alike_and_is_temporary_where_it_passes(
 ) -> None:
     told = foreseen(OSError(number, os.strerror(number), "there"), 6, 8, 1, 48)
     assert getattr(told, "exit_code", None) == (75 if number in PASSES else 1)
-    assert (
-        str(told)
-        == f"{os.strerror(number)} at there; once that is mended, the same command takes the run up after step 6"
+    assert str(told) == (
+        f"{os.strerror(number)} at there; once that is mended, "
+        "the same command takes the run up after step 6"
     )
 
 
 @contextlib.contextmanager
 def small_files(size: int) -> Iterator[Callable[[], None]]:
-    """What limits this process to files of `size` bytes from its call to the end of the context."""
+    """Gives a function that limits files to `size` bytes until the context ends."""
+    # Only the soft limit: an ordinary process may not raise its hard limit again.
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
         yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
@@ -195,6 +201,7 @@ def small_files(size: int) -> Iterator[Callable[[], None]]:
 
 
 def refuse(_: int) -> None:
+    """Fails as fsync does on a file system that has turned read-only."""
     raise OSError(30, "Read-only file system")
 
 
@@ -203,12 +210,13 @@ def test_a_broken_record_is_named_and_without_it_the_checkpoint_still_serves(
 ) -> None:
     cut(tmp_path, 10, monkeypatch, "method=dora", "checkpoint_every=null")
     path = only_run(tmp_path) / "run.json"
-    path.write_text(path.read_text()[:200])
+    path.write_text(path.read_text()[:200])  # as a disk that lost its end would leave it
     with pytest.raises(
         UserError, match=r"run.json cannot be read .* remove it to resume, or use force=true"
     ):
         run(small(tmp_path, "method=dora"))
     assert study.look(only_run(tmp_path)).state == "broken"
+    # The checkpoint holds everything that training needs; the record is made anew.
     path.unlink()
     assert run(small(tmp_path, "method=dora"))["resumed_from"] == [6]
 
@@ -219,6 +227,7 @@ def test_whatever_nobody_foresaw_is_in_the_log_whole(
     cut(tmp_path, 10, monkeypatch, "method=full")
     found = record(tmp_path)
     assert (found["status"], found["reason"]) == ("failed", "AssertionError: power cut")
+    # The traceback: without it a bug could not be found from a finished sweep's logs.
     assert "in train_step" in (only_run(tmp_path) / "log.txt").read_text()
 
 
@@ -235,16 +244,21 @@ def test_out_of_memory_names_what_to_try(
     monkeypatch.setattr(Loop, "train_step", full)
     with pytest.raises(
         RunFailed,
-        match=r"with 4 examples of up to 48 .*grad_accum=4 \(the same steps, in parts of 2\) or batch_size=4 or",
+        match=r"with 4 examples of up to 48 .*"
+        r"grad_accum=4 \(the same steps, in parts of 2\) or batch_size=4 or",
     ):
         run(small(tmp_path, "method=lora", "grad_accum=2"))
+    # One example at a time cannot be cut further.
     with pytest.raises(RunFailed, match=r"at a time: try max_length=24$"):
         run(small(tmp_path, "method=lora", "batch_size=1"))
 
 
 def test_a_memory_that_is_really_full_ends_in_that_message(tmp_path: Path) -> None:
+    # In another process, since the limit holds for all of it. 4 MB above what is in use when
+    # training begins: enough for the step's own code, too little for its activations.
     starved = (
-        "import resource, sys; from pathlib import Path; from dora.training.loop import Loop; from dora.run import main\n"
+        "import resource, sys; from pathlib import Path; "
+        "from dora.training.loop import Loop; from dora.run import main\n"
         "step = Loop.train_step\n"
         "def starve(self, n):\n"
         "    used = int(Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize()\n"
@@ -265,12 +279,11 @@ def test_a_memory_that_is_really_full_ends_in_that_message(tmp_path: Path) -> No
 def test_a_failed_write_names_the_file_that_was_asked_for(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "folder").mkdir()
-    for path in (
-        tmp_path / "file" / "x",
-        tmp_path / "folder",
-    ):  # nothing can lie there; nothing can replace it
+    # Nothing can lie below a file; no file can replace a folder.
+    for path in (tmp_path / "file" / "x", tmp_path / "folder"):
         with pytest.raises(OSError, match="irectory") as e:
             write_atomic(path, "text")
+        # Not the temporary file, whose name nobody knows.
         assert (e.value.filename, e.value.filename2) == (str(path), None)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder"]
 
@@ -295,82 +308,13 @@ def test_what_keeps_a_directory_from_being_opened_is_temporary_where_it_passes(
     assert f"run directory {tmp_path / 'run'} cannot be used: {os.strerror(number)}" in str(e.value)
 
 
-def test_what_will_pass_comes_back_whole_from_another_process_and_ends_with_75(
-    tmp_path: Path,
-) -> None:
-    error = pickle.loads(pickle.dumps(NotNow("no room")))
-    assert (type(error), str(error)) == (NotNow, "no room")
-    words = small_words(tmp_path, "method=lora")
-    folder = prepare(configure(*words)).folder
-    folder.mkdir(parents=True)
-    other = Lock(folder)
-    other.take()
-    code, _, said = typed(*words)
-    other.release()
-    assert code == 75
-    assert (
-        said
-        == f"stopped: run directory {folder} is in use by process {os.getpid()} on {socket.gethostname()}; try again when that has ended, or stop it\n"
-    )
-
-
-def test_a_run_in_use_does_not_stop_the_sweep_that_it_is_one_of(tmp_path: Path) -> None:
-    words = small_words(tmp_path, "method=lora")
-    locks = []
-    for seed in (1, 2):
-        folder = prepare(configure(*words, f"seed={seed}")).folder
-        folder.mkdir(parents=True)
-        locks.append(Lock(folder))
-        locks[-1].take()
-    code, out, _ = typed("-m", *words, "seed=1,2")
-    for held in locks:
-        held.release()
-    assert code == 75
-    assert out.count(f"is in use by process {os.getpid()}") == 2  # not "the sweep was stopped"
-    assert not outside.stopping
-
-
-def test_a_sweep_counts_a_run_that_a_full_disk_stopped_as_one_to_resume_whatever_its_record_says(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    jobs = [small_words(tmp_path, "method=lora", f"seed={seed}") for seed in (1, 2)]
-    sweep = plan(jobs, lambda words: configure(*words))
-    pending = sweep.begin()
-    for p, status in zip(
-        sweep.runs.values(), ("running", "failed"), strict=True
-    ):  # neither could be written
-        change_record(p.folder, status=status, reason="of before")
-    no_room = NotNow("No space left on device at run.json; once that is mended")
-    with pytest.raises(Stopped, match="2 of 2 runs are not done; the same sweep goes on with them"):
-        sweep.end({tuple(words): no_room for words in pending}, None)
-    assert "  stale: No space left on device" in capsys.readouterr().out
-    with pytest.raises(RunFailed):
-        sweep.end({tuple(pending[0]): no_room}, None)
-
-
 def test_a_process_that_was_killed_beside_this_one_is_no_failure_of_the_run() -> None:
+    # gloo says so to the survivors; it has no exception class for it.
     gloo = RuntimeError("[/a/pair.cc:553] Connection closed by peer [127.0.0.1]:39121")
     found = foreseen(gloo, 8, 16, 1, 128)
     assert isinstance(found, NotNow)
-    assert (
-        str(found)
-        == "another process of this run ended before its time; the same command takes the run up after step 8"
+    assert str(found) == (
+        "another process of this run ended before its time; "
+        "the same command takes the run up after step 8"
     )
     assert foreseen(RuntimeError("shapes do not fit"), 8, 16, 1, 128) is None
-
-
-def test_a_sweep_that_a_signal_ended_can_be_taken_up_though_a_run_of_it_had_failed(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    jobs = [small_words(tmp_path, "method=lora", f"seed={seed}") for seed in (1, 2)]
-    sweep = plan(jobs, lambda words: configure(*words))
-    sweep.begin()
-    broken, failed = (p.folder for p in sweep.runs.values())
-    (broken / "run.json").write_text("{")
-    change_record(failed, status="failed", reason="out of memory")
-    with pytest.raises(RunFailed):
-        sweep.end({}, None)
-    assert "method=lora seed=1 force=true" in capsys.readouterr().out
-    monkeypatch.setattr(outside, "stopping", True)
-    with pytest.raises(Stopped):
-        sweep.end({}, None)

@@ -1,4 +1,7 @@
-"""What is not finite is named with its step, and neither trained on, nor allocated by, nor checkpointed."""
+"""Values that are not finite are named with their step.
+
+Nothing is trained on them, allocated by them or checkpointed with them.
+"""
 
 import shutil
 
@@ -22,6 +25,7 @@ NAN = float("nan")
 
 
 def dora_loop(method="dora", total_steps=40):
+    """Returns a loop on a small model; `method`: dora or adalora."""
     model = tiny("roberta")
     train_head_only(model)
     kind, cls = METHODS[method]
@@ -30,19 +34,26 @@ def dora_loop(method="dora", total_steps=40):
     return loop_of(model, attached, tokens(64), total_steps, batch_size=8)
 
 
+# Each of these lets one kind of value stop being finite. They are written in the order of a step.
+
+
 def spoil_loss(loop, patch):
+    """Makes every further loss NaN."""
     patch.setattr(training, "task_loss", lambda task, logits, labels: logits.sum() * NAN)
 
 
 def spoil_penalty(loop, patch):
+    """Makes every further penalty NaN."""
     patch.setattr(loop.setup.method, "penalty", lambda step: torch.tensor(NAN, requires_grad=True))
 
 
 def spoil_gradients(loop, patch):
+    """Makes one matrix's gradients infinite; loss and penalty stay finite."""
     next(iter(loop.setup.method.layers.values())).A.register_hook(lambda g: g * float("inf"))
 
 
 def spoil_weights(loop, patch):
+    """Makes a bias of the head infinite, as a device's fault might."""
     with torch.no_grad():
         loop.stepper.parameters["classifier.out_proj.bias"].fill_(float("inf"))
 
@@ -66,7 +77,7 @@ def test_what_is_not_finite_is_named_with_its_first_step(spoil, named, monkeypat
             loop.stepper.check_finite(2)
             spoil(loop, monkeypatch)
             if spoil is spoil_weights:
-                break
+                break  # a further step would show a loss that is not finite
         loop.train_step(step)
     with pytest.raises(RunFailed, match=f"^diverged: {named}; lower lr"):
         loop.stepper.check_finite(2)
@@ -75,7 +86,7 @@ def test_what_is_not_finite_is_named_with_its_first_step(spoil, named, monkeypat
 @pytest.mark.parametrize("clip", [0.0, 1.0])
 def test_gradients_are_watched_whether_clipped_or_not(clip):
     loop = dora_loop()
-    loop.setup.config.clip = clip
+    loop.setup.config.clip = clip  # 0: clip_grad_norm_, which would give the norm, is not called
     spoil_gradients(loop, None)
     loop.train_step(1)
     with pytest.raises(RunFailed, match="the gradients not finite at step 1"):
@@ -89,6 +100,7 @@ def test_scores_that_are_not_finite_prune_nothing(method, monkeypatch):
 
     def train():
         for step in range(1, 21):
+            # The method's own averages, which nothing else watches. A sort would put NaN anywhere.
             scores = getattr(loop.setup.method, stored)[0]
             (scores if method == "dora" else scores[0])[0, 0] = NAN
             loop.train_step(step)
@@ -108,6 +120,7 @@ def test_scores_of_a_diverged_loss_blame_the_loss(monkeypatch):
         for step in range(1, 8):
             loop.train_step(step)
 
+    # The window begins at step 6: the scores fail there, of a loss that failed in step 1.
     with pytest.raises(RunFailed, match="diverged: loss not finite at step 1;"):
         train()
 
@@ -123,7 +136,7 @@ def test_the_watch_remembers_the_first_of_several():
     watch.see(1, fine, None, fine)
     assert watch.found() is None
     watch.see(2, fine, fine, bad)
-    watch.see(3, bad, bad, bad)
+    watch.see(3, bad, bad, bad)  # too late: the gradients of step 2 were first
     assert watch.found() == (2, 2)
 
 
@@ -137,6 +150,7 @@ def test_tensors_of_whole_numbers_and_empty_ones_are_finite():
 
 @pytest.mark.parametrize("method", ["lora", "full"])
 def test_weights_that_hold_nan_are_named_and_no_learning_rate_is_blamed(method, tmp_path):
+    # Three values of one tensor, as a damaged download may have.
     folder = shutil.copytree(backbone.ASSETS / "tiny_roberta", tmp_path / "model")
     tensors = safetensors.torch.load_file(folder / "model.safetensors")
     name = next(n for n in tensors if n.endswith("layer.1.output.dense.weight"))
@@ -144,14 +158,15 @@ def test_weights_that_hold_nan_are_named_and_no_learning_rate_is_blamed(method, 
     safetensors.torch.save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     with pytest.raises(
         UserError,
-        match=rf"the weights in {folder} hold NaN or infinity: .*layer.1.output.dense.weight \(3 of its",
+        match=rf"the weights in {folder} hold NaN or infinity: "
+        r".*layer.1.output.dense.weight \(3 of its",
     ):
         run(small(tmp_path, f"model.path={folder}", f"method={method}"))
     assert record(tmp_path)["status"] == "failed"
 
 
 def spoiled_at(step):
-    """A `Loop.train_step` before whose step `step` the weights are lost."""
+    """Returns a `Loop.train_step` that loses the weights before step `step`."""
     original = Loop.train_step
 
     def train_step(self, number):
@@ -165,6 +180,7 @@ def spoiled_at(step):
 def test_a_run_that_diverged_goes_on_once_from_its_last_sound_checkpoint(tmp_path, monkeypatch):
     words = "method=lora", "checkpoint_every=1", "max_steps=14", "eval_every=14"
     alone = run(small(tmp_path / "alone", *words))
+    # Twice at step 13: the second time from the checkpoint of step 12, the last sound one.
     for number, from_step in ((1, []), (2, [12])):
         with monkeypatch.context() as patch:
             patch.setattr(Loop, "train_step", spoiled_at(13))
@@ -177,7 +193,7 @@ def test_a_run_that_diverged_goes_on_once_from_its_last_sound_checkpoint(tmp_pat
             from_step,
         )
         assert checkpoint.newest(only_run(tmp_path / "twice") / "checkpoint") == 12
-        if number == 1:
+        if number == 1:  # the state from which a run whose cause has gone must recover
             shutil.copytree(tmp_path / "twice", tmp_path / "once")
     with pytest.raises(
         RunFailed, match=r"at step 13; lower lr .*force=true to start it anew: it diverged 2 times"

@@ -1,4 +1,4 @@
-"""What force=true and divergence do to a run's directory, whatever comes between."""
+"""force=true and divergence: their effect on a run's directory, with a kill at any moment."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from dora.records.run_json import read_done
 from record_files import write_run
 
 HEADER = {"config": {"lr": 0.1}, "words": ["task=rte"]}
+# Everything that a run may leave, at any time of its life.
 FILES = (
     "checkpoint/step-6.checkpoint",
     "checkpoint/step-12.checkpoint",
@@ -33,16 +34,18 @@ REASON = "diverged: loss not finite at step 13; lower lr (now 0.1)"
 
 
 def finished() -> str:
-    """run.json of a finished run."""
+    """Returns the run.json of a finished run."""
     with tempfile.TemporaryDirectory() as place:
         return (write_run(Path(place), "lora", 1, 0.5) / "run.json").read_text()
 
 
-DONE = finished()  # now, since tests watch what is removed
+# Made when this module is imported: later its temporary folder's removal would be among the
+# removals that tests count.
+DONE = finished()
 
 
 def directory(folder: Path, status: str, **more: Any) -> Path:
-    """A run directory with everything that a run leaves at any time."""
+    """Makes a run directory with everything that a run leaves at any time."""
     for name in FILES:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text("old")
@@ -65,7 +68,7 @@ def directory(folder: Path, status: str, **more: Any) -> Path:
 
 
 def opened(folder: Path, force: bool) -> dict[str, Any]:
-    """run.json after the directory was opened."""
+    """Opens the directory as a run does, and returns its run.json after that."""
     record = Record(folder)
     try:
         record.open(HEADER, force)
@@ -75,7 +78,7 @@ def opened(folder: Path, force: bool) -> dict[str, Any]:
 
 
 def left(folder: Path) -> list[str]:
-    """The files of the run before that are still there."""
+    """Returns the files of the run before that are still there."""
     return [name for name in FILES if (folder / name).exists()]
 
 
@@ -84,10 +87,12 @@ def test_force_begins_a_run_that_has_ended_anew(status: str, tmp_path: Path) -> 
     found = opened(directory(tmp_path, status, divergences=2), force=True)
     assert left(tmp_path) == []
     assert (found["status"], found["resumed_from"], found["starts"]) == ("running", [], [])
+    # Nothing of the run before may be taken for the new one's.
     assert not {"progress", "divergences", "clearing", "results"} & found.keys()
     assert found["times"]["started"] > "2026-01-01"
 
 
+# So that a sweep with force=true that was cut off can be typed again, and trains no run twice.
 @pytest.mark.parametrize("status", ["running", "stopped", "waiting"])
 def test_force_resumes_a_run_that_was_killed_or_stopped(status: str, tmp_path: Path) -> None:
     found = opened(directory(tmp_path, status), force=True)
@@ -102,17 +107,21 @@ def test_without_force_every_unfinished_run_goes_on(status: str, tmp_path: Path)
 
 
 class Killed(BaseException):
-    """SIGKILL: nothing that the process does afterwards reaches the disk."""
+    """Stands for SIGKILL: nothing that the process does afterwards reaches the disk."""
+
+    # A BaseException, so that no `except Exception` of the code under test survives it.
 
 
 @contextlib.contextmanager
 def kill(at: int, patch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """Ends the process before its `at`-th change of the names in a folder; gives the names changed until then."""
+    """Raises Killed before the `at`-th change of a folder's names; gives those changed so far."""
+    # Every way to change names is watched. What changes a file's content alone writes whole files
+    # under other names first, so it shows as a replacement.
     changed: list[str] = []
 
     def before(original: Callable[..., Any]) -> Callable[..., Any]:
         def call(path: Any, *args: Any, **more: Any) -> Any:
-            if len(changed) >= at:
+            if len(changed) >= at:  # and at every later one: a dead process cleans nothing up
                 raise Killed
             changed.append(os.path.basename(path))
             return original(path, *args, **more)
@@ -126,7 +135,7 @@ def kill(at: int, patch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 
 
 def changes_of_a_forced_start(folder: Path, patch: pytest.MonkeyPatch) -> list[str]:
-    """The names that a forced start removes or replaces, in its order."""
+    """Returns the names that a forced start removes or replaces, in order."""
     with kill(1000, patch) as changed:
         opened(directory(folder, "done"), force=True)
     return changed
@@ -139,14 +148,14 @@ def test_a_kill_at_any_removal_of_a_forced_start_ends_in_a_sound_new_run(
 ) -> None:
     count = len(changes_of_a_forced_start(tmp_path / "alone", monkeypatch))
     assert count > len(FILES)
+    # A directory for each moment at which the process may be killed.
     for at in range(count):
         folder = directory(tmp_path / str(at), status)
         with contextlib.suppress(Killed), kill(at, monkeypatch):
             opened(folder, force=True)
         between = read_done(folder)
-        assert between is None or left(folder) == list(
-            FILES
-        )  # a done record is never without its files
+        # A done record is never without its files.
+        assert between is None or left(folder) == list(FILES)
         if left(folder) == list(FILES) and not again:
             continue  # nothing was forced yet
         found = opened(folder, force=again)
@@ -162,7 +171,9 @@ def test_the_checkpoint_is_removed_first_and_the_record_last(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     changed = changes_of_a_forced_start(tmp_path, monkeypatch)
-    names = [name for name in changed if not name.startswith(".")]  # without those of whole writes
+    # Without the temporary names of atomic writes.
+    names = [name for name in changed if not name.startswith(".")]
+    # Checkpoints first: a new run must never go on from one of the run before.
     assert set(names[:3]) == {"step-6.checkpoint", "step-12.checkpoint", "checkpoint"}
     assert names[-1] == "run.json"
 
@@ -181,10 +192,12 @@ def test_a_checkpoint_that_cannot_be_removed_keeps_a_forced_run_from_beginning(
     monkeypatch.setattr(os, "rmdir", busy)
     with pytest.raises(UserError, match="cannot be used: Directory not empty"):
         opened(tmp_path, force=True)
+    # The record said that the run was being cleared, so the next start goes on with that.
     monkeypatch.setattr(os, "rmdir", rmdir)
     assert opened(tmp_path, force=False)["resumed_from"] == []
 
 
+# One divergence may be the device's fault, so the run is tried once more.
 @pytest.mark.parametrize("noted", [None, 1])
 def test_a_run_that_diverged_once_is_taken_up(noted: Any, tmp_path: Path) -> None:
     more = {} if noted is None else {"divergences": noted}
@@ -196,7 +209,10 @@ def test_a_run_that_diverged_again_is_not_trained_a_third_time(tmp_path: Path) -
     before = json.loads(
         (directory(tmp_path, "diverged", reason=REASON, divergences=2) / "run.json").read_text()
     )
-    message = r"loss not finite at step 13; lower lr \(now 0.1\), or add force=true to start it anew: it diverged 2 times"
+    message = (
+        r"loss not finite at step 13; lower lr \(now 0.1\), "
+        "or add force=true to start it anew: it diverged 2 times"
+    )
     with pytest.raises(RunFailed, match=message):
         opened(tmp_path, force=False)
     assert json.loads((tmp_path / "run.json").read_text()) == before

@@ -1,4 +1,7 @@
-"""What a run says: whole lines beside a bar, something every half minute without one, and what a sweep says once."""
+"""A run's output: whole lines beside a bar, and without a bar a line every half minute.
+
+A sweep says once for all of its runs that data or model are embedded.
+"""
 
 from __future__ import annotations
 
@@ -21,14 +24,16 @@ from runs import only_run, run, same_files, small, small_words
 
 
 class Terminal(io.StringIO):
-    """Standard output and error of one screen."""
+    """Stands for standard output and error of one screen."""
 
     def isatty(self) -> bool:
+        """Says that this is a terminal, so that a bar is shown."""
         return True
 
 
 def screen(written: str) -> list[str]:
-    """The lines that a terminal shows in the end."""
+    """Returns the lines that a terminal shows in the end."""
+    # Only what tqdm uses without colours: a carriage return, after which text overwrites the line.
     rows: list[list[str]] = [[]]
     at = 0
     for character in written.replace("\r\n", "\n"):
@@ -54,6 +59,7 @@ def test_a_line_and_the_bar_do_not_tear_each_other(
         for step in range(1, 11):
             say.progress(step, lambda: "no line beside a bar")
         say("half of it\nis done")
+        # The bar is back below the line.
         assert re.match(r"\[2/3 rte lora s1\]:  50%.* 10/20 ", screen(terminal.getvalue())[-1])
         say.end_bar()
         say("done")
@@ -62,17 +68,19 @@ def test_a_line_and_the_bar_do_not_tear_each_other(
     assert (tmp_path / "log.txt").read_text().splitlines() == said
 
 
+# (0, 0): a terminal that does not know its size, as in many containers.
 @pytest.mark.parametrize("size", [(0, 0), (30, 100)])
 def test_a_run_on_a_terminal_shows_its_bar_and_its_lines_whole(
     size: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # A pseudo-terminal: `theirs` is the run's screen, `ours` reads what was written to it.
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", *size, 0, 0))
     with open(theirs, "w") as out:
         monkeypatch.setattr(sys, "stdout", out)
         monkeypatch.setattr(sys, "stderr", out)
         run(small(tmp_path, "method=lora", "max_steps=4", "eval_every=2"))
-        monkeypatch.undo()
+        monkeypatch.undo()  # before `out` is closed: pytest writes to sys.stdout
         written = os.read(ours, 1 << 16).decode()
     assert re.search(r"\d/4 \[.*step/s\]", written)
     log = (only_run(tmp_path) / "log.txt").read_text()
@@ -84,7 +92,7 @@ def test_without_a_terminal_long_training_says_how_far_it_is_and_nothing_else_ch
 ) -> None:
     run(small(tmp_path / "alone", "method=lora", "max_steps=6"))
     assert "steps/s" not in capsys.readouterr().out
-    monkeypatch.setattr(lines, "SILENCE_S", -1.0)
+    monkeypatch.setattr(lines, "SILENCE_S", -1.0)  # every moment is one of silence
     run(small(tmp_path / "said", "method=lora", "max_steps=6"))
     out = capsys.readouterr().out
     line = r"^step 3/6  loss \d\.\d{4}  lr \d\.\de-0\d  [\d.]+ steps/s  \d+ s left$"
@@ -103,6 +111,7 @@ def test_silence_is_broken_once_in_half_a_minute(
         for step in range(1, 101):
             clock[0] = float(step)
             say.progress(step, lambda step=step: f"step {step}")
+    # More than 30 s after the last line, not every 30 steps.
     assert capsys.readouterr().out.splitlines() == ["step 31", "step 62", "step 93"]
 
 
@@ -112,6 +121,7 @@ def test_tokenising_many_rows_is_said_when_it_begins_and_not_again(
     monkeypatch.setattr(build, "MANY_ROWS", 100)
     run(small(tmp_path, "method=lora", "max_steps=2"))
     assert "tokenising 177 rows, once for all runs on them\n" in capsys.readouterr().out
+    # Another seed finds the tokens of the first in the cache.
     run(small(tmp_path, "method=lora", "max_steps=2", "seed=2"))
     assert "tokenising 177" not in capsys.readouterr().out
 

@@ -1,4 +1,4 @@
-"""Schedules against Transformers', and the paths of a run that the other tests do not take."""
+"""Schedules beside Transformers', and the paths of a run that other tests do not take."""
 
 from __future__ import annotations
 
@@ -44,6 +44,7 @@ def test_schedules_equal_transformers(schedule: str, theirs: object, warmup: int
 def test_bf16_trains_with_parameters_in_thirty_two_bits(tmp_path: Path) -> None:
     record = run(small(tmp_path, "method=dora", "precision=bf16", "max_steps=12"))
     assert record["status"] == "done"
+    # Only the frozen backbone is rounded: an update of 16 bits would be lost in a parameter.
     from safetensors.torch import load_file
 
     assert {t.dtype for t in load_file(only_run(tmp_path) / "best.safetensors").values()} == {
@@ -52,7 +53,7 @@ def test_bf16_trains_with_parameters_in_thirty_two_bits(tmp_path: Path) -> None:
 
 
 def test_a_local_copy_of_the_hub_repository_trains_as_the_hub_would(tmp_path: Path) -> None:
-    task = TASKS["wnli"]
+    task = TASKS["wnli"]  # the smallest; its two sentences have the names sentence1 and sentence2
     (tmp_path / "glue" / "wnli").mkdir(parents=True)
     features = datasets.Features(
         {
@@ -63,6 +64,7 @@ def test_a_local_copy_of_the_hub_repository_trains_as_the_hub_would(tmp_path: Pa
         }
     )
     for split, rows in mini(task).items():
+        # The hub stores -1 for the labels that test splits do not have.
         label = [-1] * 40 if rows.label is None else rows.label[:40].tolist()
         columns = {
             "sentence1": rows.first[:40],
@@ -79,6 +81,7 @@ def test_a_local_copy_of_the_hub_repository_trains_as_the_hub_would(tmp_path: Pa
 def test_compile_compiles_the_model_and_is_no_part_of_a_run_s_identity(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # Compiling for real takes minutes; whether it changes results is for a GPU's tests.
     compiled = []
     monkeypatch.setattr(
         torch.nn.Module, "compile", lambda self, **how: compiled.append((type(self).__name__, how))
@@ -87,4 +90,4 @@ def test_compile_compiles_the_model_and_is_no_part_of_a_run_s_identity(
     assert compiled == [("RobertaForSequenceClassification", {"dynamic": True})]
     folder = only_run(tmp_path)
     assert record["config"]["compile"] is True
-    assert prepare(small(tmp_path, "method=lora")).folder == folder
+    assert prepare(small(tmp_path, "method=lora")).folder == folder  # the directory's key is equal

@@ -1,4 +1,4 @@
-"""File systems that cannot do what most can: a run there is one like any."""
+"""Runs on file systems without locks, syncs, memory maps or permissions give the usual files."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from runs import only_run, run, same_files, small
 def test_files_are_written_where_nothing_can_be_synced(
     of: str, number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # Network and FUSE file systems refuse fsync with any of these, often for folders alone.
     monkeypatch.setattr(os, "fsync", no_sync(number, of))
     write_atomic(tmp_path / "text", "x")
     with new_folder(tmp_path / "new") as part:
@@ -41,13 +42,14 @@ def test_files_are_written_where_nothing_can_be_synced(
 def test_a_sync_that_fails_for_another_reason_is_an_error(
     number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # Here a sync exists and failed, so the data may be lost: never to be passed over.
     monkeypatch.setattr(os, "fsync", no_sync(number, "folders"))
     with pytest.raises(OSError, match=re.escape(os.strerror(number))):
         write_atomic(tmp_path / "text", "x")
 
 
 def no_sync(number: int, of: str) -> Callable[[int], None]:
-    """An fsync that fails with this errno, of folders or of everything."""
+    """Returns an fsync that fails with this errno, for folders or for everything."""
 
     def fsync(fd: int) -> None:
         if of == "all" or stat.S_ISDIR(os.fstat(fd).st_mode):
@@ -65,13 +67,8 @@ def test_a_run_where_nothing_can_be_locked_synced_mapped_or_given_rights_is_one_
     words = "method=dora", "max_steps=12"
     alone = run(small(tmp_path / "alone", *words))
     with monkeypatch.context() as patch:
-        for owner, name in (
-            (os, "chmod"),
-            (os, "fchmod"),
-            (fcntl, "flock"),
-            (mmap, "mmap"),
-            (os, "link"),
-        ):
+        refused = [(os, "chmod"), (os, "fchmod"), (fcntl, "flock"), (mmap, "mmap"), (os, "link")]
+        for owner, name in refused:
             patch.setattr(owner, name, none)
         patch.setattr(os, "fsync", no_sync(errno.ENOTSUP, "all"))
         odd = run(small(tmp_path / "odd", *words))

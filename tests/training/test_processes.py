@@ -25,11 +25,16 @@ from runs import (
 )
 
 HERE = Path(__file__).parents[1]
+# --standalone: a free port for each test, so that two of them may run side by side.
 TWO = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
 
 
 def uneven() -> tuple[str, ...]:
-    """The last batch of an epoch of 97 is one row, so one share is empty; 7 rows to score are shares of 4 and 3."""
+    """Returns words for data that two processes cannot share out evenly.
+
+    The last batch of an epoch of 97 rows is one row, so one share is empty; 7 rows to score are
+    shares of 4 and 3.
+    """
     return "limit_train=97", f"data.dir={small_glue(7)}"
 
 
@@ -37,6 +42,8 @@ def uneven() -> tuple[str, ...]:
 def test_two_processes_have_the_losses_of_one_at_the_same_batch(
     method: str, tmp_path: Path
 ) -> None:
+    # In float64 and without dropout, which draws other numbers in each process: what is left is the
+    # arithmetic of sharing, and it must agree to rounding.
     double = HERE / "double_run.py"
     words = [f"method={method}", "method.dropout=0", "head_dropout=0", *uneven()]
     for size, name in ((1, "one"), (2, "two")):
@@ -45,10 +52,11 @@ def test_two_processes_have_the_losses_of_one_at_the_same_batch(
     events = [lines(only_run(tmp_path / name) / "metrics.jsonl") for name in ("one", "two")]
     losses = [[(e["step"], e["loss"]) for e in found if e["split"] == "train"] for found in events]
     assert [step for step, _ in losses[0]] == list(range(1, 25))
+    # 1e-6: metrics.jsonl holds float32 sums of losses near 1.
     np.testing.assert_allclose(*losses, rtol=0, atol=1e-6)
     folders = [only_run(tmp_path / name) for name in ("one", "two")]
     assert (folders[0] / "ranks.jsonl").read_bytes() == (folders[1] / "ranks.jsonl").read_bytes()
-    assert len(lines(folders[0] / "ranks.jsonl")) > 1
+    assert len(lines(folders[0] / "ranks.jsonl")) > 1  # both pruned, and alike
     stored = [np.load(folder / "predictions.npz") for folder in folders]
     assert stored[0]["dev/ids"].tolist() == stored[1]["dev/ids"].tolist()
     assert stored[1]["last/dev/logits"].shape == (7, 2)
@@ -68,14 +76,16 @@ def test_two_processes_resume_bit_for_bit_across_an_allocation_and_one_says_that
     )
     assert cut.returncode == 1
     assert "power cut" in cut.stdout
+    # Step 10 lies within the window of 3 to 11, so an allocation follows the resume.
     shutil.copytree(tmp_path / "cut", tmp_path / "other")
     again = together(tmp_path, *words("cut"))
     assert again.returncode == 0, again.stdout
     assert record(tmp_path / "cut")["resumed_from"] == [10]
     assert [s["world_size"] for s in record(tmp_path / "cut")["starts"]] == [2, 2]
-    assert "now" not in again.stdout
+    assert "now" not in again.stdout  # "…, now 1" would name a change between the starts
     same_files(only_run(tmp_path / "alone"), only_run(tmp_path / "cut"))
 
+    # Another number of processes may resume; it changes the last bits, and the log says so.
     by_one = run(configure(*words("other")))
     assert [(s["step"], s["world_size"]) for s in by_one["starts"]] == [(0, 2), (10, 1)]
     said = (only_run(tmp_path / "other") / "log.txt").read_text()
@@ -107,6 +117,7 @@ def test_the_tasks_of_a_submitted_job_are_one_run_as_torchruns_processes_are(
     words = ["method=lora", *uneven()]
     alone = python(*TWO, "-m", "dora.run", *small_words(tmp_path / "alone", *words))
     assert alone.returncode == 0, alone.stderr
+    # submitit's local launcher starts the tasks of a job as SLURM does, with variables of its own.
     job = python(
         "-m",
         "dora.run",

@@ -22,9 +22,9 @@ from runs import configure, cut, only_run, python, record, run, same_files, smal
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path, dict[str, Any]]]:
-    """A method's folder and record of a run left alone, trained once."""
+    """Gives a function from a method to (directory, record) of a run left alone."""
 
-    @functools.cache
+    @functools.cache  # one such run for all the points at which others are cut
     def of(method: str) -> tuple[Path, dict[str, Any]]:
         results = tmp_path_factory.mktemp(method)
         found = run(small(results, f"method={method}"))
@@ -33,7 +33,8 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Pat
     return of
 
 
-# Of 24 steps the window of dora is 3 to 11, of adalora 3 to 14; an epoch of 96 rows has 12 steps.
+# In 24 steps the window of dora is 3 to 11, that of adalora 3 to 14; an epoch of 96 rows has 12
+# steps. The points lie within the windows, at their ends and behind them, in both epochs.
 @pytest.mark.parametrize(
     ("method", "step"),
     [
@@ -68,6 +69,7 @@ def test_a_run_cut_at_any_point_ends_as_one_left_alone(
 def test_the_checkpoint_itself_is_the_same_after_a_resume(
     method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # With remove=false the final set is part of the method's state too.
     cut(tmp_path / "once", 20, monkeypatch, f"method={method}", "method.remove=false")
     cut(tmp_path / "twice", 9, monkeypatch, f"method={method}", "method.remove=false")
     cut(tmp_path / "twice", 20, monkeypatch, f"method={method}", "method.remove=false")
@@ -78,15 +80,18 @@ def test_the_checkpoint_itself_is_the_same_after_a_resume(
     assert two is not None
     assert one[0].keys() == two[0].keys()
     assert all(bool((one[0][k] == two[0][k]).all()) for k in one[0])
+    # Not because both are empty.
     assert any(k.startswith("moments/") for k in one[0])
     assert any(k.startswith("method/") for k in one[0])
 
 
 def flipped(data: bytes) -> bytes:
+    """Returns the data with one bit of the last byte changed."""
     return data[:-1] + bytes([data[-1] ^ 1])
 
 
 def truncated(data: bytes) -> bytes:
+    """Returns the data without the last 100 bytes."""
     return data[:-100]
 
 
@@ -112,6 +117,7 @@ def test_a_signal_stops_between_steps_with_exit_code_75_and_the_run_resumes(tmp_
         return small_words(tmp_path / name, "method=dora", "max_steps=72", "eval_every=12")
 
     run(configure(*words("alone")))
+    # A real process, since the handler, the exit code and the interpreter's end are what is tested.
     process = subprocess.Popen(
         [sys.executable, "-m", "dora.run", *words("stopped")],
         text=True,
@@ -126,10 +132,13 @@ def test_a_signal_stops_between_steps_with_exit_code_75_and_the_run_resumes(tmp_
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 75, errors
     assert record(tmp_path / "stopped")["status"] == "stopped"
+    # At least the step whose line was seen: the signal arrives some steps later.
     assert run(configure(*words("stopped")))["resumed_from"][0] >= 12
     same_files(only_run(tmp_path / "alone"), only_run(tmp_path / "stopped"))
 
 
+# submitit's handler of SIGUSR2 submits the job again: it must hear of the signal, after the run has
+# written its checkpoint and given up its lock.
 @pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGTERM])
 def test_a_stopped_run_hands_the_signal_to_who_was_there_before(
     number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -158,10 +167,12 @@ def test_a_stopped_run_hands_the_signal_to_who_was_there_before(
 
 
 def test_a_signal_after_the_last_step_lets_the_run_end_and_stops_the_sweep(tmp_path: Path) -> None:
+    # The signal comes while results are written, when no step is left to stop after.
     late = (
         "import signal; from dora.training import finish; from dora.run import main\n"
         "save = finish._save_weights\n"
-        "finish._save_weights = lambda *a: (signal.raise_signal(signal.SIGTERM), save(*a))[1]; main()"
+        "def late(*a): signal.raise_signal(signal.SIGTERM); return save(*a)\n"
+        "finish._save_weights = late; main()"
     )
     sweep = python(
         "-c", late, "-m", *small_words(tmp_path, "method=lora", "max_steps=4", "seed=1,2")
@@ -189,7 +200,8 @@ def test_a_forced_run_that_was_killed_goes_on_by_the_same_command_and_one_that_f
     words = "method=dora", "max_steps=12"
     first = run(small(tmp_path, *words, "checkpoint_every=1"))
     with monkeypatch.context() as patch:
-        patch.setattr(one_run, "_note_end", lambda *_: None)  # as a kill leaves it: without a word
+        # As a kill leaves the record: without a word of it.
+        patch.setattr(one_run, "_note_end", lambda *_: None)
         cut(tmp_path, 5, monkeypatch, *words, "force=true")
     cut(tmp_path, 7, monkeypatch, *words, "force=true")
     assert record(tmp_path)["resumed_from"] == [5]
@@ -203,7 +215,7 @@ def test_a_directory_in_use_is_refused_and_its_holder_named(tmp_path: Path) -> N
     start = [sys.executable, "-m", "dora.run", *small_words(tmp_path, "max_steps=20000")]
     process = subprocess.Popen(start, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     assert process.stdout is not None
-    next(line for line in process.stdout if line.startswith("step "))
+    next(line for line in process.stdout if line.startswith("step "))  # it holds the lock by now
     try:
         with pytest.raises(NotNow, match=f"in use by process {process.pid} on"):
             run(small(tmp_path, "max_steps=20000"))
@@ -213,6 +225,7 @@ def test_a_directory_in_use_is_refused_and_its_holder_named(tmp_path: Path) -> N
 
 
 def test_time_between_checkpoints_is_no_part_of_training(tmp_path: Path) -> None:
+    # Writing a checkpoint must draw no random number and reorder no sum.
     one = run(small(tmp_path / "a", "method=dora", "checkpoint_every=1"))
     two = run(small(tmp_path / "b", "method=dora"))
     assert one["results"] == two["results"]

@@ -1,4 +1,4 @@
-"""A run to start from is whole, or what is damaged in it is named before anything is loaded."""
+"""A run to start from is whole, or its damage is named before a model is loaded."""
 
 from __future__ import annotations
 
@@ -21,11 +21,15 @@ from folders import model_folder, prepared
 from record_files import write_run
 from runs import change_record
 
-RANK = 2
+RANK = 2  # of every matrix of the run to start from
 
 
 def finished(place: Path, method: str, **changes: Any) -> tuple[Path, Path]:
-    """(model folder, directory of a finished run on it), as a run with these methods leaves them."""
+    """Writes a finished run as `method` leaves it; returns (model folder, the run's directory).
+
+    `changes`: entries of run.json that replace the usual ones.
+    """
+    # Written by hand rather than trained: each test then damages one thing in known content.
     base = locate(str(model_folder(place / "m", "bert")), None, None, None, "main", False)
     matrices = find_linears(architecture(base), KINDS)
     ranks = {} if method == "full" else {m.name: RANK for m in matrices}
@@ -63,6 +67,7 @@ def finished(place: Path, method: str, **changes: Any) -> tuple[Path, Path]:
 
 
 def started(place: Path, base: Path, folder: Path, method: str) -> Prepared:
+    """Prepares a run of `method` that starts from the run in `folder`."""
     return prepared(base, place, [f"method={method}", "budget=r2", f"init_from={folder}"])
 
 
@@ -80,11 +85,13 @@ def test_a_scale_that_is_no_number_is_refused(scale: object, tmp_path: Path) -> 
     base, folder = finished(tmp_path, "lora", scale=scale)
     with pytest.raises(
         UserError,
-        match=r"run\.json (is damaged: scale=.* must be a finite number above 0|cannot be read \((scale is .* must be a|\w+: (NaN|Infinity) is no JSON))",
+        match=r"run\.json (is damaged: scale=.* must be a finite number above 0"
+        r"|cannot be read \((scale is .* must be a|\w+: (NaN|Infinity) is no JSON))",
     ):
         started(tmp_path, base, folder, "lora")
 
 
+# JSON has them all; Python would take 2.0 and True for whole numbers.
 @pytest.mark.parametrize("rank", ["2", 2.0, -1, None, True])
 def test_a_rank_that_is_no_whole_number_is_refused(rank: object, tmp_path: Path) -> None:
     base, folder = finished(tmp_path, "lora")
@@ -111,6 +118,7 @@ def test_ranks_of_another_form_are_refused(ranks: object, tmp_path: Path) -> Non
         started(tmp_path, base, folder, "lora")
 
 
+# Without them nothing could say whether the run fits this one.
 @pytest.mark.parametrize("key", ["config", "fingerprints"])
 def test_a_record_without_a_part_of_itself_is_refused(key: str, tmp_path: Path) -> None:
     base, folder = finished(tmp_path, "lora")
@@ -133,7 +141,7 @@ def test_a_tensor_of_the_adapter_that_does_not_fit_is_named(
     tensors = load_file(folder / "best.safetensors")
     name = f"bert.encoder.layer.1.output.dense.{factor}"
     held = tensors.pop(name)
-    if damage != "missing":
+    if damage != "missing":  # one column more, which only the shapes tell
         tensors[name] = np.ones((*held.shape[:-1], held.shape[-1] + 1), "f")
     save_file(tensors, folder / "best.safetensors")
     with pytest.raises(
@@ -160,6 +168,7 @@ def test_a_tensor_of_the_fine_tuned_model_that_does_not_fit_is_named(
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
+# PyTorch would copy whole numbers into a parameter without a word.
 @pytest.mark.parametrize("kind", ["i1", "i4", "u1", "?"])
 def test_weights_that_are_no_floating_point_numbers_are_refused(
     method: str, kind: str, tmp_path: Path
@@ -167,11 +176,8 @@ def test_weights_that_are_no_floating_point_numbers_are_refused(
     base, folder = finished(tmp_path, method)
     file = folder / ("model/model.safetensors" if method == "full" else "best.safetensors")
     tensors = load_file(file)
-    name = sorted(
-        name
-        for name in tensors
-        if name.endswith(("layer.0.output.dense.B", "layer.0.output.dense.weight"))
-    )[0]
+    ends = "layer.0.output.dense.B", "layer.0.output.dense.weight"
+    name = sorted(name for name in tensors if name.endswith(ends))[0]
     save_file({**tensors, name: tensors[name].astype(kind)}, file)
     with pytest.raises(
         UserError, match=rf"is damaged: {name} holds \w+, and weights are floating-point numbers"
@@ -190,7 +196,7 @@ def test_weights_of_another_precision_are_taken(kind: str, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     "name",
     [
-        "bert.encoder.layer.2.output.dense.A",
+        "bert.encoder.layer.2.output.dense.A",  # the model has layers 0 and 1
         "bert.embeddings.word_embeddings.weight",
         "x",
     ],
@@ -208,6 +214,8 @@ def test_a_tensor_of_no_adapter_or_head_is_refused(name: str, tmp_path: Path) ->
 def test_a_tensor_that_the_method_has_not_is_refused_once_it_is_attached(tmp_path: Path) -> None:
     base, folder = finished(tmp_path, "lora")
     file = folder / "best.safetensors"
+    # Under a matrix's name a method may store tensors of its own; which ones shows when it is
+    # attached, so `prepare` lets it pass.
     name = "bert.encoder.layer.0.output.dense.C"
     save_file({**load_file(file), name: np.ones(RANK, "f")}, file)
     prepared = started(tmp_path, base, folder, "lora")
@@ -216,6 +224,7 @@ def test_a_tensor_that_the_method_has_not_is_refused_once_it_is_attached(tmp_pat
         attach(prepared, model, head)
 
 
+# A head is never taken up: the other run's task may have other classes.
 @pytest.mark.parametrize(
     "name", ["classifier.weight", "classifier.bias", "bert.pooler.dense.weight"]
 )
@@ -235,7 +244,7 @@ def test_weights_that_are_not_as_the_record_has_them_are_refused(
     change_record(folder, files=artefacts.sums(folder, [name]))
     assert started(tmp_path, base, folder, method).start is not None
     content = bytearray((folder / name).read_bytes())
-    content[-1] ^= 0x40
+    content[-1] ^= 0x40  # within a tensor: another finite number, which only the checksum tells
     (folder / name).write_bytes(content)
     with pytest.raises(
         UserError, match=rf"{name} is damaged or another's: its sha256 is not the one in run\.json"

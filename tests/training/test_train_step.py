@@ -1,4 +1,4 @@
-"""What happens within one optimizer step, and in which order."""
+"""The moments of one optimizer step, their order, and the values that a method finds at each."""
 
 from itertools import pairwise
 
@@ -12,7 +12,10 @@ from dora.methods.base import Method, RunInfo
 
 
 class Recorder(Method):
-    """A method without a model: notes when it is called and what it finds, and masks component 0 of each layer."""
+    """A method that notes when it is called and what it finds, and masks component 0 of each layer.
+
+    An event is (moment, norm of all gradients or None, a copy of the first layer's A).
+    """
 
     ranks_final_at = 0
 
@@ -20,6 +23,7 @@ class Recorder(Method):
         self.model, self.events = model, []
         kind, cls = METHODS["dora"]
         plan = cls.plan(kind(), Budget(rank=4), linears(model))
+        # DoRA's layers, since they have gates to mask; nothing else of it is used.
         self.layers = cls(kind(), model, plan, RunInfo(10, 0)).layers
         for layer in self.layers.values():
             torch.nn.init.ones_(layer.g)
@@ -36,9 +40,8 @@ class Recorder(Method):
 
     def penalty(self, step):
         self.events.append(("penalty", self.norm(), self.weight()))
-        return 100 * sum(
-            layer.A.pow(2).sum() for layer in self.layers.values()
-        )  # a norm far above 1 to clip
+        # A gradient whose norm is far above the clip's 1.
+        return 100 * sum(layer.A.pow(2).sum() for layer in self.layers.values())
 
     def after_step(self, step):
         self.events.append(("after_step", self.norm(), self.weight()))
@@ -64,7 +67,7 @@ def test_a_step_is_backward_clip_optimizer_after_step_applied_clear():
     moved = [
         b for (_, a), (b, c) in pairwise(zip(names, weights, strict=True)) if not torch.equal(a, c)
     ]
-    assert moved == ["optimizer"]  # masking spares A
+    assert moved == ["optimizer"]  # masking sets gates alone, and leaves A
     assert all(layer.live().tolist() == [False] + [True] * 5 for layer in method.layers.values())
 
 
@@ -78,14 +81,8 @@ def test_the_penalty_counts_once_a_step_whatever_the_number_of_micro_batches():
         loop.stepper.observe = method.observe
         loop.train_step(2)
         names, norms, _ = zip(*method.events, strict=True)
-        assert names == (
-            "penalty",
-            "backward",
-            "optimizer",
-            "after_step",
-            "applied",
-            "clear",
-        )  # clip=0: none
+        # clip=0: no moment "clip". "penalty" stands there once, with 4 micro-batches too.
+        assert names == ("penalty", "backward", "optimizer", "after_step", "applied", "clear")
         after.append(norms[1])
     assert after[0] == pytest.approx(after[1], rel=1e-5)
 
@@ -100,9 +97,11 @@ def test_a_run_through_the_loop_ends_at_its_budget_and_goes_on_training(method):
     loop = loop_of(model, run, tokens(40), 20, lr=1e-2, batch_size=8)
     losses = [loop.train_step(step)[0].item() for step in range(1, 21)]
     ranks = [layer.rank for layer in run.layers.values()]
+    # 4 components a matrix on average over the model's 12 matrices.
     assert plan.missed(ranks) is None
     assert sum(ranks) == 4 * 12
     assert all(loss < 2 for loss in losses)
+    # Moments have followed the removal; "step" is a scalar.
     for p in trained(model):
         assert all(
             m.shape == p.shape for k, m in loop.stepper.optimizer.state[p].items() if k != "step"
@@ -134,13 +133,17 @@ def test_a_methods_state_follows_its_layers_to_another_device(name: str) -> None
 def test_removing_gives_the_losses_of_masking_to_the_end_but_for_penalty_and_clip(
     method, alone, equal
 ):
-    """What removing changes and what not: a masked g's gradient counts in the clip norm, and AdaLoRA's penalty
-    couples the components that are there. DoRA's penalty ends where its components are removed. (Dropout is off:
-    a matrix without components draws no random numbers.)"""
+    """Compares the losses of a run that removes components with those of one that masks them.
+
+    They differ in two cases. A masked g's gradient counts in the clip's norm, and AdaLoRA's penalty
+    couples the components that are there. DoRA's penalty ends where its components are removed.
+    """
     losses = []
     for remove in (True, False):
         kind, cls = METHODS[method]
         own = "orthogonality" if method == "adalora" else "dem"
+        # Without dropout: a matrix without components draws no random numbers, so that all later
+        # draws would differ.
         settings = kind(remove=remove, dropout=0.0, **{own: alone.get("penalty", 0.0)})
         model = tiny("deberta-v2")
         train_head_only(model)
@@ -152,6 +155,7 @@ def test_removing_gives_the_losses_of_masking_to_the_end_but_for_penalty_and_cli
         losses.append([loop.train_step(step)[0].item() for step in range(1, 31)])
         assert sum(layer.rank for layer in run.layers.values()) == (4 if remove else 6) * 12
     assert (losses[0] == pytest.approx(losses[1], rel=1e-9)) == equal
+    # Up to the removal both are one run, whatever the penalty and the clip.
     assert losses[0][: run.ranks_final_at] == pytest.approx(
         losses[1][: run.ranks_final_at], rel=1e-12
     )
