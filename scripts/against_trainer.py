@@ -2,10 +2,10 @@
 
     python scripts/against_trainer.py GLUE [--task rte] [--model minilm] [--epochs 3] [--repeats 3]
 
-LoRA r8 on all six linears, batch 32, one rate and schedule for both; the development set is scored
-after each epoch and the test set predicted at the end, for seeds 1 to `repeats`. The Trainer pads
-each random batch to its longest row, as its documentation says to. The two take turns; times are
-those of whole processes.
+Both train LoRA r8 on all six linears in batches of 32, with equal rates and schedules; they score
+the development set after each epoch and predict the test set at the end, for seeds 1 to `repeats`.
+The Trainer pads each random batch to its longest row, as its documentation advises. The two take
+turns; the times are those of whole processes.
 """
 
 from __future__ import annotations
@@ -156,11 +156,17 @@ def main() -> None:
     """Prints the medians and the ratios, and writes them with the provenance."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("glue", type=Path, help="an official GLUE download")
-    parser.add_argument("--task", default="rte")
-    parser.add_argument("--model", default="minilm")
-    parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--to", type=Path, metavar="FILE", help="JSON")
+    parser.add_argument("--task", default="rte", help="a GLUE task (default: %(default)s)")
+    parser.add_argument(
+        "--model", default="minilm", help="a model of conf/model (default: %(default)s)"
+    )
+    parser.add_argument("--epochs", type=int, default=3, help="of each run (default: %(default)s)")
+    parser.add_argument(
+        "--repeats", type=int, default=3, help="seeds, from 1 on (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--to", type=Path, metavar="FILE", help="write the measurements to this JSON file"
+    )
     parser.add_argument("--trainer", nargs=2, metavar=("SEED", "FILE"), help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.trainer:

@@ -3,8 +3,9 @@
     python scripts/budgets.py r8 331776 --shape minilm
     python scripts/budgets.py r8 0.3M --shape roberta_base
 
-The methods' own plans for all six linears of every layer, from the shapes alone: no model is
-loaded. An end that training decides is a range. Methods without a budget are left out.
+Shows each method's plan for all six linears of every layer. It needs the shapes alone: no model is
+loaded. Where training decides the end, the table shows its range. Methods without a budget are left
+out.
 """
 
 from __future__ import annotations
@@ -32,8 +33,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("budget", nargs="+", help="r8, 0.3M, 331776, ...")
-    parser.add_argument("--shape", choices=SHAPES, default="roberta_base")
+    parser.add_argument("budget", nargs="+", help="such as r8, 0.3M or 331776")
+    parser.add_argument(
+        "--shape",
+        choices=SHAPES,
+        default="roberta_base",
+        help="of the backbone (default: %(default)s)",
+    )
     given = parser.parse_args()
     kind, hidden, inner, layers = SHAPES[given.shape]
     config = {

@@ -1,8 +1,8 @@
-"""Shows the main job on the embedded model and data: a study of four methods, and its tables.
+"""Trains all four methods on the embedded model and data, and prints their tables.
 
     python scripts/demo.py [--results results] [--task cola]
 
-The methods train at one budget, from pretrained weights and from random ones.
+All methods have budget r8, and train from pretrained and from random weights.
 """
 
 from __future__ import annotations

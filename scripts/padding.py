@@ -3,11 +3,12 @@
     python scripts/padding.py
     python scripts/padding.py --dir GLUE --to results/padding.md
 
-Each task of `data=mini` and, with --dir, of a GLUE download, as far as it is there. *ours*: batches
-as the suite forms them; *2 processes*: these batches, each process padding its own half; *random*:
-random batches, each padded to its longest row; *all*: every row padded to the maximal length.
-Shares of all ids, in per cent, the mean over epochs 0 to 2 of seeds 1 to 3. *µs*: the median over
-an epoch's batches of `Tokens.batch` and the conversion to tensors.
+Measured on each task of `data=mini` and, with --dir, on each task that a GLUE download holds. The
+columns *ours* to *all* are the share of padding among all ids, in per cent: the mean over epochs 0
+to 2 of seeds 1 to 3. *ours*: batches as the suite forms them; *2 processes*: these batches, each
+process padding its own half; *random*: random batches, each padded to its longest row; *all*: every
+row padded to the maximal length. *µs*: the time to form a batch (`Tokens.batch`) and convert it to
+tensors, the median over an epoch.
 """
 
 from __future__ import annotations
@@ -117,10 +118,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--dir", help="a GLUE download, beside data=mini")
-    parser.add_argument("--max-length", type=int, default=128)
-    parser.add_argument("--batch", type=int, nargs="+", default=[16, 32])
-    parser.add_argument("--to", type=Path, metavar="FILE", help="Markdown")
+    parser.add_argument(
+        "--dir", metavar="FOLDER", help="a GLUE download, measured beside data=mini"
+    )
+    parser.add_argument("--max-length", type=int, default=128, help="tokens (default: 128)")
+    parser.add_argument(
+        "--batch", type=int, nargs="+", default=[16, 32], help="rows (default: 16 32)"
+    )
+    parser.add_argument(
+        "--to", type=Path, metavar="FILE", help="write the table to this Markdown file"
+    )
     given = parser.parse_args()
     lines = []
     for line in table(given.dir, given.max_length, given.batch):

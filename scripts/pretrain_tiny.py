@@ -1,16 +1,16 @@
-"""Pretrain the embedded models: tokenizer, masked language model, model card.
+"""Pretrains the embedded models: tokenizer, masked language model, model card.
 
     python scripts/pretrain_tiny.py roberta --text reviews.txt.xz --glue GLUE --work pretraining
     python scripts/pretrain_tiny.py deberta --text reviews.txt.xz --glue GLUE --work pretraining
 
-`--text`: files with one document a line, plain or .xz. `--glue`: an official GLUE download, of
-which only the texts of the training splits are read, without labels, and none that a development or
-test split has too. The folder `--work/KIND` holds tokenizer, tokens, log and checkpoints: the same
-command resumes, and the same seed, threads and device give the same weights. The finished model
-goes to `dora/assets/tiny_KIND` in 16 bits.
+`--text` names files with one document a line, plain or .xz. `--glue` names an official GLUE
+download: only texts of its training splits are read, without labels, and no text that a development
+or test split has too. The folder `--work/KIND` holds tokenizer, tokens, log and checkpoints. The
+same command resumes; equal seed, threads and device give equal weights. The finished model is
+written to `dora/assets/tiny_KIND` in 16 bits.
 
-One to two hours on one CPU core for the 30 million tokens and 2 layers of width 192 that are the
-defaults; meant for a GPU, and not tried on one yet:
+The defaults, 30 million tokens and 2 layers of width 192, take one to two hours on one CPU core. A
+larger model, meant for a GPU and not tried on one yet:
 `--device cuda --bf16 --layers 4 --hidden 256 --tokens 1e9`.
 """
 
@@ -37,24 +37,37 @@ def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("kind", choices=["roberta", "deberta"])
+    parser.add_argument("kind", choices=["roberta", "deberta"], help="the architecture")
     parser.add_argument(
         "--text", type=Path, nargs="+", required=True, help="one document a line; .xz too"
     )
-    parser.add_argument("--glue", type=Path, help="official GLUE download")
-    parser.add_argument("--work", type=Path, default=Path("pretraining"))
+    parser.add_argument("--glue", type=Path, help="an official GLUE download")
+    parser.add_argument(
+        "--work", type=Path, default=Path("pretraining"), help="a folder (default: %(default)s)"
+    )
     parser.add_argument("--out", type=Path, help="default: dora/assets/tiny_KIND")
-    parser.add_argument("--tokens", type=float, default=30e6)
-    parser.add_argument("--layers", type=int, default=2)
-    parser.add_argument("--hidden", type=int, default=192)
-    parser.add_argument("--batch", type=int, default=32, help=f"blocks of {LENGTH} tokens a step")
-    parser.add_argument("--lr", type=float, default=2e-3)
-    parser.add_argument("--warmup", type=float, default=0.06)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--bf16", action="store_true")
-    parser.add_argument("--log-every", type=int, default=250)
+    parser.add_argument(
+        "--tokens", type=float, default=30e6, help="length of training (default: %(default)s)"
+    )
+    parser.add_argument("--layers", type=int, default=2, help="default: %(default)s")
+    parser.add_argument("--hidden", type=int, default=192, help="width (default: %(default)s)")
+    parser.add_argument(
+        "--batch",
+        type=int,
+        default=32,
+        help=f"blocks of {LENGTH} tokens a step (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--lr", type=float, default=2e-3, help="peak learning rate (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--warmup", type=float, default=0.06, help="fraction of the steps (default: %(default)s)"
+    )
+    parser.add_argument("--seed", type=int, default=1, help="default: %(default)s")
+    parser.add_argument("--threads", type=int, default=1, help="on a CPU (default: %(default)s)")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
+    parser.add_argument("--bf16", action="store_true", help="autocast to bf16")
+    parser.add_argument("--log-every", type=int, default=250, help="steps (default: %(default)s)")
     return parser
 
 

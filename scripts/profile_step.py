@@ -3,9 +3,9 @@
     python scripts/profile_step.py --device cuda --precision bf16 --size base
     python scripts/profile_step.py --size tiny --batch 8 --length 16 --steps 2
 
-For each contender of `dora.bench`: its seconds a step without the profiler, then under it the share
-of each kind of kernel (on a CPU, of operation), the number of launches and of waits for the device,
-and the longest rows.
+For each candidate of `dora.bench` it prints the seconds of a step without the profiler, and then,
+with the profiler, the share of each kind of kernel (on a CPU: of operation), the number of launches
+and of waits for the device, and the rows with the most time.
 """
 
 from __future__ import annotations
@@ -103,17 +103,29 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--only", nargs="+", choices=OURS, default=["lora", "dora before", "dora allocating"]
+        "--only",
+        nargs="+",
+        choices=OURS,
+        default=["lora", "dora before", "dora allocating"],
+        help="candidates (default: lora, dora before, dora allocating)",
     )
-    parser.add_argument("--size", choices=SIZES, default="base")
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument(
+        "--size", choices=SIZES, default="base", help="of the backbone (default: %(default)s)"
+    )
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--length", type=int, default=128)
-    parser.add_argument("--dropout", type=float, default=0.0, help="of the adapters' input")
-    parser.add_argument("--steps", type=int, default=10)
-    parser.add_argument("--top", type=int, default=25, help="rows of the profiler's own table")
-    parser.add_argument("--to", type=Path, metavar="FILE", help="text")
+    parser.add_argument("--batch", type=int, default=32, help="rows (default: %(default)s)")
+    parser.add_argument(
+        "--length", type=int, default=128, help="tokens a row (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--dropout", type=float, default=0.0, help="of the adapters' input (default: %(default)s)"
+    )
+    parser.add_argument("--steps", type=int, default=10, help="profiled (default: %(default)s)")
+    parser.add_argument(
+        "--top", type=int, default=25, help="rows of the profiler's table (default: %(default)s)"
+    )
+    parser.add_argument("--to", type=Path, metavar="FILE", help="write the text to this file")
     given = parser.parse_args()
     s = Setting(
         given.size,

@@ -1,13 +1,16 @@
 """Writes the tables of the committed records into the pages that show them.
 
-    python scripts/results_page.py [PAGE ...]            # results/README.md,
-    results/bench/README.md python scripts/results_page.py --check [PAGE ...]    # exit code 1 if a
-    page is out of date
+    python scripts/results_page.py [PAGE ...]
+    python scripts/results_page.py --check [PAGE ...]    # exit code 1 if a page is out of date
 
-Between `<!-- tables FOLDER -->` and `<!-- end -->` stand the scores of a folder of runs and the
-differences from LoRA that their seeds show; between `<!-- search FOLDER -->` and `<!-- end -->` the
-table of a search of rates; between `<!-- bench FILE -->` and `<!-- end -->` a file of `python -m
-dora.bench`. FOLDER and FILE are relative to the page. All else on the page is its author's.
+Without PAGE: results/README.md and results/bench/README.md. A page marks each place with a comment
+`<!-- KIND NAME -->`, where NAME is relative to the page; the text up to `<!-- end -->` is replaced:
+
+    tables FOLDER    scores of the runs in a folder, and differences from LoRA
+    search FOLDER    the table of a search of learning rates
+    bench FILE       the measurements in a file of `python -m dora.bench`
+
+All other text on the page is left as it is.
 """
 
 from __future__ import annotations
@@ -89,8 +92,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("pages", type=Path, nargs="*", default=PAGES)
-    parser.add_argument("--check", action="store_true")
+    parser.add_argument("pages", type=Path, nargs="*", default=PAGES, help="Markdown files")
+    parser.add_argument("--check", action="store_true", help="compare, and write nothing")
     given = parser.parse_args()
     for file in given.pages:
         text = page(file)
