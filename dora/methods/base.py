@@ -42,7 +42,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class RunInfo:
-    """What a method is told of its run: the number of optimizer steps, and the seed of all that it
+    """Facts that a method is told of its run: the number of optimizer steps, and the seed of all that it
     draws.
     """
 
@@ -76,17 +76,20 @@ class ParameterGroup:
 class Method:
     """One method, attached to one backbone.
 
-    A method states as class attributes: `title`, its name in cards and papers; `paper`, its
-    reference; `note`, a sentence that readers of its results need; `budget`, how the budget binds
-    what is stored at the end: "exact" (up to the cheapest component left out), "at_most" (may end
-    below) or "none" (it does not apply); `result`, the form of what a run leaves: "adapter"
-    (low-rank factors, which PEFT reads), "weights" (trained tensors of the backbone, which an
-    export merges into it) or "model" (the whole model, kept only with keep_model=true); `settings_type`,
-    the dataclass of its settings.
+    A method states these as class attributes:
 
-    `layers`: its low-rank layers by matrix name; empty where it has none. `ranks_final_at`: the
-    step (counted from 1) after which the set of components no longer changes, 0 where it never
-    does.
+    * `title`: its name in cards and papers; `paper`: its reference; `note`: a sentence that readers
+      of its results need.
+    * `budget`: how `budget=` binds the parameters stored at the end. "exact": up to the cheapest
+      component left out; "at_most": the run may end below it; "none": it does not apply.
+    * `result`: what a run leaves. "adapter": low-rank factors, which PEFT reads; "weights": trained
+      tensors of the backbone, which an export merges into it; "model": the whole model, kept only
+      with keep_model=true.
+    * `settings_type`: the dataclass of its settings.
+
+    Attached, it has `layers`, its low-rank layers by matrix name (empty for none), and
+    `ranks_final_at`, the step, counted from 1, after which its components no longer change (0 if
+    they never do): evaluations count for the best one only from there on.
     """
 
     title: ClassVar[str]
@@ -111,13 +114,12 @@ class Method:
     # --- before anything is loaded ---
     @classmethod
     def component_cost(cls, matrix: Matrix) -> int:
-        """Returns the parameters that one component of this matrix stores in the exported result."""
+        """Returns the parameters that one component of this matrix stores once exported."""
         return matrix.d_in + matrix.d_out
 
     @classmethod
     def plan(cls, settings: Any, budget: Budget, matrices: tuple[Matrix, ...]) -> Plan | None:
-        """Returns the ranks at the start and the end under this budget; None where no budget
-        applies.
+        """Returns the ranks at the start and the end under this budget, or None without a budget.
 
         Raises ValueError where the budget does not fit these matrices.
         """

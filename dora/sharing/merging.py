@@ -44,7 +44,7 @@ def recorded_base(run: Run) -> str:
 
 
 def _package(run: Run) -> str | None:
-    """Returns the Python package that the base model came with; None where it came with none.
+    """Returns the Python package that the base model came with, or None.
 
     A name with a dot is refused: looking for it would import the package before the dot.
     """

@@ -80,13 +80,20 @@ def finish(p: Prepared, loop: Loop, record: Record, say: Lines) -> None:
         files={**artefacts.sums(p.folder, artefacts.left(p.folder)), **record.sync()},
     )
     record.finish()
+    _say_end(loop, record, plan, say)
+
+
+def _say_end(loop: Loop, record: Record, plan: Plan | None, say: Lines) -> None:
+    """Says scores, size and place of a finished run, and what an upper bound left unused."""
     say(
         f"done in {loop.seconds:.1f} s of training: {scores(record.data)}; "
-        f"adapter {params['adapter_end']:,} parameters; {record.folder}"
+        f"adapter {record.data['params']['adapter_end']:,} parameters; {record.folder}"
     )
     if plan is not None and plan.at_most:
-        left = plan.target - plan.budget.spent(list(ranks["end"].values()), plan.matrices)
-        say(f"{left:,} of the budget {plan.budget} are left, which this method may leave")
+        ranks = list(record.data["ranks"]["end"].values())
+        left = plan.target - plan.budget.spent(ranks, plan.matrices)
+        unit = "components" if plan.budget.rank is not None else "parameters"
+        say(f"{left:,} {unit} of budget={plan.budget} stay unused, as the method allows")
     if note := record.data["embedded"]:
         say.once(note)
 
@@ -159,11 +166,11 @@ def _save_weights(p: Prepared, loop: Loop, record: Record) -> dict[str, Any]:
     exported = stored_params(record.folder / artefacts.ADAPTER[0])
     ranks = list(stored_ranks(s.method.layers).values())
     planned = exported if p.plan is None else p.plan.params(ranks)
-    # Of a method with frozen tensors of its own, or blocks that PEFT must fill up, one count differs.
+    # One count differs where a method has frozen tensors, or blocks that PEFT must fill up.
     if planned not in (held, exported):
         raise RunFailed(
-            f"the plan counts {planned:,} adapter parameters at these ranks, {file.name} holds {held:,} "
-            f"and the adapter for PEFT {exported:,}: {type(s.method).__name__}.component_cost must "
+            f"the plan counts {planned:,} adapter parameters at these ranks, {file.name} holds "
+            f"{held:,} and the adapter for PEFT {exported:,}: {type(s.method).__name__}.component_cost must "
             "say what a component stores"
         )
     return {"adapter_end": planned, "stored": held, "in_peft_file": exported}
