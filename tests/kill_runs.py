@@ -100,11 +100,12 @@ def train(words: Sequence[str], kill: Kill | None, counts: Path | None) -> None:
     from dora import run
     from dora.training import one_run
     from dora.training.loop import Loop
+    from dora.training.step import Stepper
 
     watch = Watch(kill)
     if kill is not None or counts is not None:
         watch.on(Loop, "train_step", "step")
-        watch.on(Loop, "apply", "allocation")
+        watch.on(Stepper, "apply", "allocation")
         watch.on(Loop, "evaluate_and_select", "evaluation")
         watch.on(Loop, "save", "checkpoint")
         watch.on(one_run, "finish", "export")
