@@ -5,8 +5,8 @@
 Prints the best rates as `rates:` for a study's YAML. Reads the finished runs with `select=heldout`
 under the folder. The score is the task's first metric on the held-out part of the training set, at
 the best evaluation of the second half of the run; the development set plays no part. A rate at an
-edge of its grid is marked: a rate beyond might be better still. Exits 1 if the methods of a task had
-unequal numbers of rates to choose from, or unequal numbers of seeds.
+edge of its grid is marked: a rate beyond might be better still. Exits 1 if the methods of a task
+had unequal numbers of rates to choose from, or unequal numbers of seeds.
 """
 
 from __future__ import annotations
