@@ -28,23 +28,23 @@ def _parser() -> argparse.ArgumentParser:
         description="The cost of a training step: ours beside the floor, PEFT and the Trainer.",
     )
     add = parser.add_argument
-    add("--size", nargs="+", choices=SIZES, default=["tiny", "minilm"])
+    add("--size", nargs="+", choices=SIZES, default=["tiny", "minilm"], help="backbones to time")
     add("--dropout", nargs="+", type=float, default=[0.0, 0.1], help="of the adapters' input")
-    add("--threads", nargs="+", type=int, default=[2])
-    add("--device", default="cpu")
-    add("--precision", choices=["fp32", "bf16"], default="fp32")
-    add("--batch", type=int, default=16)
-    add("--length", type=int, default=64)
-    add("--backbone-dropout", type=float, default=0.1)
+    add("--threads", nargs="+", type=int, default=[2], help="of PyTorch on a CPU")
+    add("--device", default="cpu", help="cpu or cuda")
+    add("--precision", choices=["fp32", "bf16"], default="fp32", help="of the products")
+    add("--batch", type=int, default=16, help="rows of a batch")
+    add("--length", type=int, default=64, help="tokens of a row")
+    add("--backbone-dropout", type=float, default=0.1, help="in the backbone itself")
     add(
         "--only",
         nargs="+",
         choices=[*CONTENDERS, *COMPILED],
         help="default: all but the compiled ones, which take minutes to begin",
     )
-    add("--rounds", type=int, default=15)
-    add("--steps", type=int, default=1, help="a contender's in one round")
-    add("--repeats", type=int, default=3)
+    add("--rounds", type=int, default=15, help="turns of each candidate in a series")
+    add("--steps", type=int, default=1, help="of a candidate in one round")
+    add("--repeats", type=int, default=3, help="series; the median of them counts")
     add("--memory", action="store_true", help="peak memory too, each in a process of its own")
     add("--startup", action="store_true", help="start-up times too")
     add(
