@@ -44,7 +44,12 @@ def score_by_budget(table: Table) -> Drawn | None:
         if (line := _mean(table, row, title, tasks)) is not None
     ]
     across, adapted = ([row for row in table.rows if has_budget(row) is b] for b in (False, True))
-    with_budget = [line for line in lines if (line["method"], line["budget"]) in adapted]
+    # An adapter of no component, which an upper bound allows, has no place on a logarithmic axis.
+    with_budget = [
+        line
+        for line in lines
+        if (line["method"], line["budget"]) in adapted and line["adapter_params"] > 0
+    ]
     sizes = [line["adapter_params"] for line in with_budget]
     if not sizes:
         return None

@@ -97,7 +97,9 @@ def _of_choice(compose: Composer, word: str, config_dir: str | None) -> str | No
     names = choices(key_of(word), config_dir)
     if word.partition("=")[2] in names:  # the file is there, and something in it is wrong
         return f"{word}: {_in_file(error)}"
-    return f"{word}: choose {key_of(word)} from {', '.join(names)}"
+    near = difflib.get_close_matches(word.partition("=")[2], names, n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    return f"{word}: choose {key_of(word)} from {', '.join(names)}{hint}"
 
 
 def _of_setting(
@@ -161,7 +163,9 @@ def _in_file(error: BaseException) -> str:
 
 def _hint(key: str, known: Sequence[str]) -> str:
     # With 0.6, difflib's own default, `data_dir` finds data.dir, and `foo` nothing.
-    near = difflib.get_close_matches(key, known, n=2, cutoff=0.6)
+    # A choice's file states its name, which nobody types.
+    typed = [name for name in known if name not in ("method.name", "task.name", "data.name")]
+    near = difflib.get_close_matches(key, typed, n=2, cutoff=0.6)
     return f"did you mean {' or '.join(near)}?" if near else "--help lists the keys"
 
 

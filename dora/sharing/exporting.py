@@ -29,7 +29,7 @@ def unfit(run: Run, folder: Path, merge: bool, base: Path | None) -> list[str]:
     """Returns every reason why the finished run in `folder` cannot be exported in this way."""
     result = about_method(run).result
     if result == "adapter":
-        problems, names = _adapter_problems(run, folder), list(artefacts.ADAPTER)
+        problems, names = _adapter_problems(run, folder, merge), list(artefacts.ADAPTER)
     elif result == "weights":
         problems, names = _weights_problems(run, folder), [artefacts.WEIGHTS]
     else:
@@ -72,9 +72,12 @@ def _weights_problems(run: Run, folder: Path) -> list[str]:
     return problems
 
 
-def _adapter_problems(run: Run, folder: Path) -> list[str]:
+def _adapter_problems(run: Run, folder: Path, merge: bool) -> list[str]:
     """Returns the reasons against the export of a method that leaves an adapter."""
     problems = _random_base(run, folder)
+    # PEFT refuses an adapter that adapts nothing.
+    if not merge and not any(run["ranks"]["end"].values()):
+        problems.append(f"{folder} has no live component, only a trained head: export with --merge")
     if not (folder / "adapter").is_dir():
         return [
             *problems,

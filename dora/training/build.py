@@ -69,7 +69,9 @@ def attach(p: Prepared, model: nn.Module, head: list[str]) -> Method:
     model.requires_grad_(False)
     chosen = p.config.chosen
     info = RunInfo(p.total_steps, p.config.seed)
+    before = {name for name, _ in model.named_parameters()}
     method = chosen.kind(chosen.settings, model, p.plan, info)
+    _refuse_misplaced(method, model, before, head)
     parameters = dict(model.named_parameters())
     for name in head:
         parameters[name].requires_grad_(True)
@@ -77,6 +79,30 @@ def attach(p: Prepared, model: nn.Module, head: list[str]) -> Method:
         take_up(p.start, model, method, head)
         _refuse_not_finite(model, p.start.folder)
     return method
+
+
+def _refuse_misplaced(method: Method, model: nn.Module, before: set[str], head: list[str]) -> None:
+    """Raises UserError if the method trains tensors that its kind of result would not hold.
+
+    `before`: names of the backbone's and the head's parameters. An export would leave such a tensor
+    out without a word, and the exported model would be another than the one that was scored.
+    """
+    trained = {name for name, p in model.named_parameters() if p.requires_grad} - set(head)
+    if method.result == "adapter":
+        factors = {f"{n}.{f}" for n, layer in method.layers.items() for f in layer.factors()}
+        misplaced, allowed = trained - factors, "factors of its low-rank layers"
+        if not method.layers:
+            raise UserError(
+                f'{type(method).__name__} has no low-rank layers, so its result is no "adapter": '
+                'state result = "weights" or "model", for tensors of the backbone'
+            )
+    else:
+        misplaced, allowed = trained - before, "parameters of the backbone"
+    if misplaced:
+        raise UserError(
+            f'{type(method).__name__} states result = "{method.result}", which holds {allowed} '
+            f"alone, and trains {', '.join(sorted(misplaced)[:3])}"
+        )
 
 
 def _model(p: Prepared, splits: dict[str, Tokens], say: Lines) -> tuple[nn.Module, list[str]]:

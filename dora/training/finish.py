@@ -85,15 +85,18 @@ def finish(p: Prepared, loop: Loop, record: Record, say: Lines) -> None:
 
 def _say_end(loop: Loop, record: Record, plan: Plan | None, say: Lines) -> None:
     """Says scores, size and place of a finished run, and what an upper bound left unused."""
-    say(
-        f"done in {loop.seconds:.1f} s of training: {scores(record.data)}; "
-        f"adapter {record.data['params']['adapter_end']:,} parameters; {record.folder}"
-    )
+    stored = record.data["params"]["adapter_end"]
+    weights = loop.setup.method.result == "weights"
+    size = f"{stored:,} trained parameters" if weights else f"adapter {stored:,} parameters"
+    say(f"done in {loop.seconds:.1f} s of training: {scores(record.data)}; {size}; {record.folder}")
+    if plan is not None and stored == 0:
+        say("no component is live: the result is the backbone with a trained head")
     if plan is not None and plan.at_most:
         ranks = list(record.data["ranks"]["end"].values())
         left = plan.target - plan.budget.spent(ranks, plan.matrices)
         unit = "components" if plan.budget.rank is not None else "parameters"
-        say(f"{left:,} {unit} of budget={plan.budget} stay unused, as the method allows")
+        if left:
+            say(f"{left:,} {unit} of budget={plan.budget} stay unused, as the method allows")
     if note := record.data["embedded"]:
         say.once(note)
 

@@ -253,7 +253,8 @@ def make_plan(
             f"{config.method_name} removes nothing"
         )
     # Nothing above the budget: no pruning is left to do, and the end is known now.
-    end = None if plan.end is None and total > plan.target else ranks
+    open_end = plan.end is None and (total > plan.target or plan.at_most)
+    end = None if open_end else ranks
     return matrices, replace(plan, start=ranks, end=end, target=min(plan.target, total))
 
 

@@ -1,0 +1,68 @@
+"""A method is refused where its kind of result would not hold all that it trains."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch import nn
+
+from dora.adapters import lowrank
+from dora.backbones.backbone import load_model
+from dora.errors import UserError
+from dora.methods.base import Method
+from dora.training.build import attach
+from dora.training.prepare import Prepared, prepare
+from runs import small
+
+
+class LoRAWithNorms(Method):
+    """Low-rank layers, and LayerNorms that an adapter's file does not hold."""
+
+    def __init__(self, settings: Any, model: nn.Module, plan: Any, run: Any) -> None:
+        self.layers = lowrank.adapt(model, plan.matrices, plan.start, 1.0, 0.0, gated=False)
+        for name, p in model.named_parameters():
+            if name.endswith("LayerNorm.bias"):
+                p.requires_grad_(True)
+
+
+class Nothing(Method):
+    """No low-rank layers, and the result that the base class assumes."""
+
+
+class NewModule(Method):
+    """A module that the backbone does not have."""
+
+    result = "weights"
+
+    def __init__(self, settings: Any, model: nn.Module, plan: Any, run: Any) -> None:
+        super().__init__(settings, model, plan, run)
+        model.bottleneck = nn.Linear(2, 2)
+
+
+def attached(kind: type[Method], results: Path) -> None:
+    config = small(results, "method=lora")
+    config.method = dataclasses.replace(config.chosen, kind=kind)
+    lora: Prepared = prepare(small(results, "method=lora"))
+    model, head = load_model(lora.model, 2, None, 1)
+    attach(dataclasses.replace(lora, config=config), model, head)
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        (LoRAWithNorms, r'result = "adapter", which holds factors .* and trains .*LayerNorm\.bias'),
+        (Nothing, r'Nothing has no low-rank layers, so its result is no "adapter"'),
+        (
+            NewModule,
+            r'result = "weights", which holds parameters of the backbone alone, .*bottleneck',
+        ),
+    ],
+)
+def test_a_result_that_would_not_hold_what_is_trained_is_refused(
+    kind: type[Method], said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=said):
+        attached(kind, tmp_path)
