@@ -140,8 +140,9 @@ class Method:
         return usual
 
     def noise(self, step: int) -> None:
-        """Called in training before the step's first forward: draws what the layers add to their
-        merged weights.
+        """Draws what the method's own layers use in this step's forward passes, in training alone.
+
+        Called once a step, before its first micro-batch, on every process.
         """
 
     def penalty(self, step: int) -> Tensor | None:
