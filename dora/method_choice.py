@@ -88,7 +88,7 @@ def choose(held: DictConfig) -> MethodChoice:
     # Every default stands in the YAML alone, so a field without one there has no value at all.
     if missing := [field for field in fields if field not in given]:
         raise HydraException(
-            f"method={name}: its YAML has no default for {', '.join(missing)}, "
+            f"{name}.yaml has no default for {', '.join(missing)}, "
             f"which {kind.__name__} has as settings"
         )
     typed = OmegaConf.structured(kind.settings_type)
@@ -134,19 +134,18 @@ def _class_of(name: str, place: Any) -> type[Method]:
 
     if not isinstance(place, str) or "." not in place:
         raise HydraException(
-            f"method={name}: its YAML must name a class, "
-            f"such as {CLASS}: my_package.my_method.MyMethod"
+            f"{name}.yaml must name a class, such as {CLASS}: my_package.my_method.MyMethod"
         )
     module, _, attribute = place.rpartition(".")
     try:
         found = getattr(import_module(module), attribute)
     except (ImportError, AttributeError) as e:
         raise HydraException(
-            f"method={name}: {CLASS} names {place}, which cannot be imported ({e}); "
+            f"{name}.yaml names {place} as its class, which cannot be imported ({e}); "
             "a package of one's own must be installed, or lie on PYTHONPATH"
         ) from None  # the message has the reason
     if not (isinstance(found, type) and issubclass(found, Method)):
         raise HydraException(
-            f"method={name}: {place} is not a subclass of dora.methods.base.Method"
+            f"{name}.yaml names {place}, which is not a subclass of dora.methods.base.Method"
         )
     return found

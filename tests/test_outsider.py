@@ -223,7 +223,7 @@ def test_a_method_from_outside_resumes_to_the_byte_and_appears_everywhere(
 @pytest.mark.parametrize(
     ("yaml", "said"),
     [
-        ("name: bad\nbase_lr: 1.0\n", "its YAML must name a class"),
+        ("name: bad\nbase_lr: 1.0\n", "bad.yaml must name a class"),
         ("name: bad\n_target_: outside.nothing.X\nbase_lr: 1.0\n", "cannot be imported"),
         (
             "name: bad\n_target_: json.JSONDecoder\nbase_lr: 1.0\n",
