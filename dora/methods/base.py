@@ -42,8 +42,9 @@ class Settings:
 
 @dataclass(frozen=True)
 class RunInfo:
-    """Facts that a method is told of its run: the number of optimizer steps, and the seed of all that it
-    draws.
+    """Facts that a method is told of its run.
+
+    `total_steps`: the number of optimizer steps. `seed`: of everything that the method draws.
     """
 
     total_steps: int

@@ -173,8 +173,8 @@ def _save_weights(p: Prepared, loop: Loop, record: Record) -> dict[str, Any]:
     if planned not in (held, exported):
         raise RunFailed(
             f"the plan counts {planned:,} adapter parameters at these ranks, {file.name} holds "
-            f"{held:,} and the adapter for PEFT {exported:,}: {type(s.method).__name__}.component_cost must "
-            "say what a component stores"
+            f"{held:,} and the adapter for PEFT {exported:,}: "
+            f"{type(s.method).__name__}.component_cost must say what a component stores"
         )
     return {"adapter_end": planned, "stored": held, "in_peft_file": exported}
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+import torch
 from torch import Tensor, nn
 
 from dora.adapters import result
@@ -95,6 +96,8 @@ def take_up(start: Start, model: nn.Module, method: Method, head: list[str]) -> 
         given = {name: held[name] for name in own}
     else:
         given = {name: tensor for name, tensor in held.items() if name not in head}
+        if start.scale is not None:
+            given = _trained_again(given, start.scale)
     # The scale of the run before: this method's own depends on its start ranks, which are now those
     # that the other run ended with.
     if start.scale is not None:
@@ -106,6 +109,24 @@ def take_up(start: Start, model: nn.Module, method: Method, head: list[str]) -> 
         raise UserError(
             f"{start.file} holds {cut(e.args[0])}, which this run's method has not"
         ) from e
+
+
+def _trained_again(held: dict[str, Tensor], scale: float) -> dict[str, Tensor]:
+    """Returns an adapter's tensors with kept factors before the trained ones, all to be trained.
+
+    The plan's start ranks count both, and a method that keeps factors begins its own chain anew.
+    `kept_B` has g and the scale folded in: the scale is taken out again, and g is 1.
+    """
+    given = {name: t for name, t in held.items() if name.rpartition(".")[2][:5] != "kept_"}
+    for name, kept_A in held.items():
+        matrix, _, factor = name.rpartition(".")
+        if factor == "kept_A":
+            kept_B = held[f"{matrix}.kept_B"] / scale
+            given[f"{matrix}.A"] = torch.cat([kept_A, held[f"{matrix}.A"]])
+            given[f"{matrix}.B"] = torch.cat([kept_B, held[f"{matrix}.B"]], dim=1)
+            if (g := held.get(f"{matrix}.g")) is not None:
+                given[f"{matrix}.g"] = torch.cat([g.new_ones(len(kept_A)), g])
+    return given
 
 
 def _absent(folder: Path, file: Path, form: str) -> list[str]:

@@ -9,14 +9,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file, save_file
 
+from dora.adapters import lowrank, result
+from dora.adapters.lowrank import LowRankLinear
 from dora.backbones.architectures import KINDS
 from dora.backbones.backbone import architecture, find_linears, fingerprint, load_model, locate
 from dora.errors import UserError
 from dora.records import artefacts
 from dora.training.build import attach
 from dora.training.prepare import Prepared
+from dora.training.start import _trained_again
 from folders import model_folder, prepared
 from record_files import write_run
 from runs import change_record
@@ -250,3 +254,21 @@ def test_weights_that_are_not_as_the_record_has_them_are_refused(
         UserError, match=rf"{name} is damaged or another's: its sha256 is not the one in run\.json"
     ):
         started(tmp_path, base, folder, method)
+
+
+@pytest.mark.parametrize("gated", [True, False])
+def test_kept_factors_of_a_chain_are_trained_again_with_the_same_update(gated: bool) -> None:
+    torch.manual_seed(0)
+    layer = LowRankLinear(torch.nn.Linear(4, 5), 3, 0.5, 0.0, gated)
+    for p in layer.factors().values():
+        torch.nn.init.normal_(p)
+    starts = {"A": torch.randn(2, 4), "B": torch.randn(5, 2), "g": torch.randn(2)}
+    lowrank.renew([layer], [{name: starts[name] for name in layer.factors()}], None)
+    held = {f"m.{n}": t.detach() for n, t in {**layer.factors(), **layer.kept()}.items()}
+    given = _trained_again(held, layer.scale)
+    assert set(given) == {f"m.{name}" for name in layer.factors()}
+    fresh = LowRankLinear(layer.base, 5, 0.5, 0.0, gated)
+    holder = torch.nn.ModuleDict({"m": fresh})
+    result.restore(holder, {}, given)
+    assert (fresh.rank, fresh.kept_rank) == (5, 0)
+    torch.testing.assert_close(fresh.delta(), layer.delta(), rtol=1e-6, atol=1e-6)
