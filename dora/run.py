@@ -47,7 +47,7 @@ from dora.process.imports import uncollected
 from dora.process.signals import StopSignals
 
 if TYPE_CHECKING:
-    from dora.records.run_json import Run
+    from dora.records.schema import Run
     from dora.training.prepare import Prepared
 
 # Modules that a run needs after its preparation. The last one imports nearly everything that

@@ -67,7 +67,7 @@ def apply(
         lowrank.renew(layers, change.start, optimizer)
 
 
-def stored_ranks(change: Change, layers: Mapping[str, LowRankLinear]) -> dict[str, int]:
+def ranks_after(change: Change, layers: Mapping[str, LowRankLinear]) -> dict[str, int]:
     """Returns how many components each matrix stores after the change, by matrix name.
 
     The kept components of earlier renewals count too.

@@ -7,10 +7,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from dora.analysis.conflicts import Run
 from dora.analysis.where import short
 from dora.data.tasks import TASKS
 from dora.errors import UserError
+from dora.records.schema import Run
 
 MEAN = "mean"  # of all of a task's metrics, as GLUE's leaderboard counts them
 # The metrics' names in the heads of tables, which have to be narrow.

@@ -55,6 +55,11 @@ def seal_problem(text: bytes, record: Run) -> str | None:
     return None if whole else "it does not match its checksum: edited or damaged"
 
 
+def weights_name(result: str) -> str:
+    """Returns the name of the file that holds a run's weights, by its method's kind of result."""
+    return FULL_WEIGHTS if result == "model" else WEIGHTS
+
+
 def left(folder: Path) -> list[str]:
     """Returns the names of the files in `folder` that a finished run leaves for others to use.
 

@@ -133,7 +133,10 @@ def absent(file: File, runs: Mapping[str, Run], which: str) -> str:
     """Says why no run gives the file's `which` (best or last) predictions, and how to get them."""
     if file.trained in runs:
         folder = runs[file.trained].folder
-        if which == "last" and read_logits(file, folder / "predictions.npz", "best") is not None:
+        if (
+            which == "last"
+            and read_logits(file, folder / artefacts.PREDICTIONS, "best") is not None
+        ):
             return (
                 f"the data of {folder} got it after training, and of the weights only the best "
                 "evaluation's are kept: use --score best"
@@ -196,7 +199,7 @@ def submit(
         problems += e.problems
     for file in (f for f in FILES if f.trained in runs):
         try:
-            predictions = runs[file.trained].folder / "predictions.npz"
+            predictions = runs[file.trained].folder / artefacts.PREDICTIONS
             logits[file.name] = read_logits(file, predictions, which)
         except UserError as e:
             problems += e.problems

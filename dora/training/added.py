@@ -47,7 +47,7 @@ def predict_added(
             _store(p, world, record, logits)
         text = (
             f"{names} predicted from the kept weights, without training: "
-            f"{p.folder / 'predictions.npz'}"
+            f"{p.folder / artefacts.PREDICTIONS}"
         )
     except (UserError, OSError) as e:
         text = f"{names} not predicted: {e}"
@@ -65,11 +65,11 @@ def _kept_weights(p: Prepared, run: dict[str, Any]) -> dict[str, Tensor]:
 
     Raises UserError if they are absent, or not the ones whose checksums the record holds.
     """
-    whole = p.config.chosen.kind.result == "model"
-    name = artefacts.FULL_WEIGHTS if whole else artefacts.WEIGHTS
+    form = p.config.chosen.kind.result
+    name = artefacts.weights_name(form)
     file = p.folder / name
     if not file.is_file():
-        again = "keep_model=true force=true" if whole else "force=true"
+        again = "keep_model=true force=true" if form == "model" else "force=true"
         raise UserError(
             f"{p.folder} kept no weights; {again} trains it again and predicts all there is"
         )
@@ -127,7 +127,7 @@ def _store(p: Prepared, world: World, record: Record, logits: dict[str, np.ndarr
         added=[*record.data.get("added", []), note],
         **files,
     )
-    save(p.folder / "predictions.npz", arrays)
+    save(p.folder / artefacts.PREDICTIONS, arrays)
 
 
 def _files(p: Prepared, run: dict[str, Any], content: bytes) -> dict[str, Any]:

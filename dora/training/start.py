@@ -49,7 +49,7 @@ def read_start(config: Config, weights: str, architecture: dict[str, Any]) -> St
     except UserError as e:
         raise UserError(f"init_from must be the directory of a finished run: {e}") from e
     form = config.chosen.kind.result
-    name = artefacts.FULL_WEIGHTS if form == "model" else artefacts.WEIGHTS
+    name = artefacts.weights_name(form)
     file = folder / name
     problems = [*_absent(folder, file, form), *_unlike(folder, run, config, weights)]
     if problems:

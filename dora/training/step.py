@@ -215,7 +215,7 @@ class Stepper:
         # A final mask is applied again in every step, since the optimizer moves g; one line in
         # ranks.jsonl is enough for it.
         if not isinstance(change, Mask) or change.new:
-            ranks = changes.stored_ranks(change, layers)
+            ranks = changes.ranks_after(change, layers)
             self.log({"step": step, "total": sum(ranks.values()), "ranks": ranks})
         self.observe("applied")
 

@@ -9,10 +9,9 @@ from torch import nn
 from conftest import batches, linears, tiny, train_head_only
 from dora.adapters import lowrank, result
 from dora.adapters.budget import Budget, Matrix, Plan
-from dora.adapters.changes import Mask, Remove, Renew, apply, stored_ranks
+from dora.adapters.changes import Mask, Remove, Renew, apply, ranks_after
 from dora.adapters.lowrank import LowRankLinear
-from dora.adapters.peft import adapter_tensors
-from dora.adapters.peft import stored_ranks as ranks_in_peft_file
+from dora.adapters.peft import adapter_tensors, stored_ranks
 
 
 def layer_of(rank: int = 3, gated: bool = True) -> LowRankLinear:
@@ -100,18 +99,18 @@ def test_a_result_with_kept_factors_is_restored_on_a_fresh_model_bit_for_bit() -
 
     names = adapter_tensors(others, {}, [])
     assert names[f"base_model.model.{next(iter(others))}.lora_A.weight"].shape == (4, 32)
-    assert set(ranks_in_peft_file(others).values()) == {4}
+    assert set(stored_ranks(others).values()) == {4}
 
 
 def test_the_ranks_that_a_change_leaves_are_counted_with_kept_components() -> None:
     layers = {"a": layer_of(3), "b": layer_of(2)}
     keep = [torch.tensor([True, False, True]), torch.tensor([False, False])]
-    assert stored_ranks(Mask(keep), layers) == {"a": 2, "b": 0}
+    assert ranks_after(Mask(keep), layers) == {"a": 2, "b": 0}
     change = Renew([start_of(layer, 1) for layer in layers.values()])
     apply(change, layers.values(), None)
-    assert stored_ranks(change, layers) == {"a": 4, "b": 3}
+    assert ranks_after(change, layers) == {"a": 4, "b": 3}
     apply(Remove([torch.tensor([False]), torch.tensor([True])]), layers.values(), None)
-    assert ranks_in_peft_file(layers) == {"a": 3, "b": 3}
+    assert stored_ranks(layers) == {"a": 3, "b": 3}
 
 
 @pytest.mark.parametrize(

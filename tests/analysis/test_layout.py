@@ -93,6 +93,19 @@ PAPERS = {
 }
 
 
+def typeset(name: str, folder: Path) -> str:
+    """What pdflatex prints for NAME.tex in this folder; it must succeed."""
+    done = subprocess.run(
+        ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", name],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no TeX on this machine")
 def test_the_latex_compiles_as_it_is_and_inside_a_paper_that_it_does_not_overprint(
@@ -109,16 +122,9 @@ def test_the_latex_compiles_as_it_is_and_inside_a_paper_that_it_does_not_overpri
         begin = r"\usepackage{booktabs,graphicx}\begin{document}"
         (tmp_path / f"paper{i}.tex").write_text(f"{start}{begin}{inputs}\\end{{document}}")
     for name in [*names, *(f"paper{i}" for i in range(len(PAPERS)))]:
-        done = subprocess.run(
-            ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", name],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout
-        assert "Overfull" not in done.stdout, name
-        assert "too large" not in done.stdout, name
+        printed = typeset(name, tmp_path)
+        assert "Overfull" not in printed, name
+        assert "too large" not in printed, name
 
 
 @pytest.mark.slow
@@ -131,15 +137,8 @@ def test_booktabs_alone_is_enough_for_a_paper(tmp_path: Path) -> None:
     (tmp_path / "paper.tex").write_text(paper)
     shutil.copy(GOLDEN / "dir-roberta_base-best.tex", tmp_path / "table.tex")
     for name in ("table", "paper"):
-        done = subprocess.run(
-            ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", name],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout
-        assert "Overfull" not in done.stdout
+        printed = typeset(name, tmp_path)
+        assert "Overfull" not in printed
         assert (tmp_path / f"{name}.pdf").exists()
 
 

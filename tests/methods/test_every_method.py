@@ -51,7 +51,7 @@ def test_a_fresh_model_with_the_stored_tensors_gives_the_same_logits(
     record = run(config)
     prepared = prepare(config)
     whole = config.chosen.kind.result == "model"
-    file = prepared.folder / (artefacts.FULL_WEIGHTS if whole else artefacts.WEIGHTS)
+    file = prepared.folder / artefacts.weights_name(config.chosen.kind.result)
     loop = build(prepared, World(0, 1, torch.device("cpu")), None, Lines(None))
     before = loop.predict(loop.setup.reported["dev"])
     stored = safetensors.torch.load_file(file)

@@ -14,7 +14,7 @@ from trained_runs import Trained, dora_run, full_run
 from dora.errors import UserError
 from dora.records.artefacts import sealed
 from dora.sharing import model_card
-from dora.sharing.exporting import export
+from dora.sharing.exporting import export, unfit
 from runs import change_record, command, python
 
 
@@ -168,3 +168,11 @@ def test_help_and_mistakes_need_no_torch() -> None:
     code = f"import sys, dora.export, dora.submit; assert not {late} & sys.modules.keys()"
     done = python("-c", code)
     assert done.returncode == 0, done.stderr
+
+
+def test_an_adapter_without_a_live_component_is_exported_merged_alone(one: Trained) -> None:
+    dead = {**one.record["ranks"], "end": dict.fromkeys(one.record["ranks"]["end"], 0)}
+    record = {**one.record, "ranks": dead}
+    (said,) = [p for p in unfit(record, one.folder, False, None) if "no live component" in p]
+    assert said.endswith("only a trained head: export with --merge")
+    assert not any("no live component" in p for p in unfit(record, one.folder, True, None))

@@ -10,12 +10,15 @@ import pytest
 from torch import nn
 
 from dora.adapters import lowrank
+from dora.adapters.budget import Matrix
 from dora.backbones.backbone import load_model
-from dora.errors import UserError
+from dora.config import Config
+from dora.errors import RunFailed, UserError
 from dora.methods.base import Method
+from dora.methods.lora import LoRA
 from dora.training.build import attach
 from dora.training.prepare import Prepared, prepare
-from runs import small
+from runs import run, small
 
 
 class LoRAWithNorms(Method):
@@ -42,9 +45,37 @@ class NewModule(Method):
         model.bottleneck = nn.Linear(2, 2)
 
 
-def attached(kind: type[Method], results: Path) -> None:
-    config = small(results, "method=lora")
+class Unplanned(Method):
+    """A budget binds it, and it plans nothing."""
+
+
+class Dear(LoRA):
+    """Says of its components that they store more than they do."""
+
+    @classmethod
+    def component_cost(cls, matrix: Matrix) -> int:
+        return 2 * (matrix.d_in + matrix.d_out)
+
+
+def of_kind(kind: type[Method], results: Path) -> Config:
+    """LoRA's small run, trained by another class."""
+    config = small(results, "method=lora", "max_steps=2")
     config.method = dataclasses.replace(config.chosen, kind=kind)
+    return config
+
+
+def test_a_method_that_a_budget_binds_must_plan(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"budget= binds it \(exact\) and plans nothing"):
+        prepare(of_kind(Unplanned, tmp_path))
+
+
+def test_a_component_that_does_not_cost_what_its_method_says_fails_the_run(tmp_path: Path) -> None:
+    with pytest.raises(RunFailed, match=r"Dear\.component_cost must say what a component stores"):
+        run(of_kind(Dear, tmp_path))
+
+
+def attached(kind: type[Method], results: Path) -> None:
+    config = of_kind(kind, results)
     lora: Prepared = prepare(small(results, "method=lora"))
     model, head = load_model(lora.model, 2, None, 1)
     attach(dataclasses.replace(lora, config=config), model, head)
