@@ -1,7 +1,7 @@
 """The format that a run's matrix products are computed in: fp32, or bf16 where it is native.
 
-bf16 is native where processor or GPU multiply 16-bit numbers themselves. Elsewhere PyTorch emulates
-the products, which takes longer than fp32. A run is never recorded as `precision=auto`, only as the
+bf16 is native where processor or GPU multiply 16-bit numbers themselves; elsewhere PyTorch emulates
+the products, which is slow. A run is never recorded as `precision=auto`, only as the
 precision that auto stands for: results depend on it.
 """
 
@@ -92,7 +92,10 @@ def line(precision: str, device: str, auto: bool) -> str:
         text += f"; {why}, for precision=bf16"
     elif auto:
         text += f": {why}"
-    return text + (f"; TF32 is {'on' if able and _tf32() else 'off'}" if _is_cuda(device) else "")
+    if _is_cuda(device):
+        # GPUs have TF32 from the same compute capability on as bf16, whatever is set.
+        text += f"; TF32 is {'on' if able and _tf32() else 'off'}"
+    return text
 
 
 def _is_cuda(device: str) -> bool:

@@ -132,14 +132,8 @@ def prepare(config: Config, here: bool = True) -> Prepared:
         raise AssertionError("nothing is missing without a problem that says so")
     rows, revision, fingerprint = read
     matrices, plan = planned if planned is not None else ((), None)
-    auto = config.precision == "auto"
-    if auto:
-        # Resolved before anything is derived from it: the run's identity and its record must hold
-        # the precision that determines the result.
-        native = precision.automatic(config.device) if here else "fp32"
-        config = replace(config, precision=native)
     prepared = Prepared(
-        config=config,
+        config=_with_precision(config, here),
         model=folder,
         matrices=matrices,
         plan=plan,
@@ -157,9 +151,21 @@ def prepare(config: Config, here: bool = True) -> Prepared:
         },
         start=start,
         segments=architecture.get("type_vocab_size", 0) > 1,
-        auto=auto,
+        auto=config.precision == "auto",
     )
     return _as_begun(prepared)
+
+
+def _with_precision(config: Config, here: bool) -> Config:
+    """Returns the configuration with the precision that auto stands for.
+
+    Everything is derived from this one: the run's identity and its record must hold the precision
+    that determines the result.
+    """
+    if config.precision != "auto":
+        return config
+    # An unknown machine may have to emulate bf16, and any has fp32.
+    return replace(config, precision=precision.automatic(config.device) if here else "fp32")
 
 
 def _as_begun(p: Prepared) -> Prepared:
