@@ -17,7 +17,8 @@ import argparse
 import os
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from statistics import mean, median
 
@@ -57,6 +58,32 @@ def padding(lengths: np.ndarray, batches: Iterable[np.ndarray]) -> float:
     """Returns the share of padding, in [0, 1), if each batch is padded to its longest row."""
     taken = [lengths[rows] for rows in batches if len(rows)]  # half of a batch of one row is empty
     return 1 - sum(t.sum() for t in taken) / sum(len(t) * t.max() for t in taken)
+
+
+def old_partners(epochs: Sequence[Sequence[np.ndarray]]) -> float:
+    """Returns the share of a row's partners that it also met in the epoch before, in [0, 1].
+
+    A partner is another row of the same batch. The mean is over rows that have partners, and over
+    all epochs but the first.
+    """
+    shares = []
+    for before, batches in pairwise(epochs):
+        then = _batch_of(before)
+        for rows in batches:
+            if len(rows) > 1:
+                # Of the rows here, those that shared a batch then are each other's old partners.
+                _, together = np.unique(then[rows], return_counts=True)
+                old = (together * (together - 1)).sum() / (len(rows) - 1)
+                shares.append((old, len(rows)))
+    return sum(old for old, _ in shares) / sum(rows for _, rows in shares)
+
+
+def _batch_of(batches: Sequence[np.ndarray]) -> np.ndarray:
+    """Returns (rows,) the number of each row's batch."""
+    numbers = np.repeat(np.arange(len(batches)), [len(rows) for rows in batches])
+    found = np.empty(len(numbers), int)
+    found[np.concatenate(batches)] = numbers
+    return found
 
 
 def shares(lengths: np.ndarray, size: int, max_length: int) -> Iterator[float]:
