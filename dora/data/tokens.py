@@ -26,8 +26,8 @@ from dora.files import sync_folder, to_json, write_atomic
 from dora.process import machine
 
 # How far chance moves a row from its place by length, in `order`. Less leaves less padding and
-# gives a row the same partners more often: 0.5 gives it 1.8 times the partners of the epoch before
-# that shuffling gives, 0.25 gives 3.1 times, 0.1 gives 7 times (scripts/padding.py --mix).
+# gives a row its partners of the epoch before more often: 0.5 gives 1.8 times as many of them as
+# random order does, 0.25 gives 3 times, 0.1 gives 6.5 times (results/padding.md).
 MIX = 0.5
 PIECE = 20_000  # rows that are tokenised at a time
 FORMAT = 2  # version of the cache's folders, raised whenever equal inputs give other files
@@ -95,9 +95,10 @@ def order(
     "random" cuts shuffled rows into batches as they come, so the short batch is the last. "length"
     sorts the rows by √u + MIX·x first, and shuffles the batches. u in [0, 1) is a row's place among
     all rows, longest first, and x is drawn from [0, 1) anew in each epoch. So a batch holds rows of
-    similar length and yet other rows in each epoch: of a row's partners it met at most twice as
-    many in the epoch before as under "random", whatever the lengths, the number of rows and the
-    size of a batch. The number of processes has no influence, since they share each batch.
+    similar length, longest first, and yet other rows in each epoch: of a row's partners it met at
+    most twice as many in the epoch before as under "random", whatever the lengths, the number of
+    rows and the size of a batch. The number of processes has no influence, since they share each
+    batch.
     """
     # A generator of its own for each epoch: a resumed run needs no state of an earlier one.
     random, n = np.random.default_rng([seed, epoch]), len(lengths)
@@ -111,7 +112,9 @@ def order(
     # less padding than u itself at an equal share. A logarithm saves as much, but its last bits
     # depend on the machine; those of a root do not.
     place = np.sqrt(np.arange(n) / n) + MIX * random.random(n)
-    batches = _cut(rows[np.argsort(place, kind="stable")], batch_size)
+    # Within a batch by length again, so that its micro-batches hold like rows: in 4 parts a batch
+    # of 32 has a quarter of the padding (results/padding.md).
+    batches = [rows[np.sort(batch)] for batch in _cut(np.argsort(place, kind="stable"), batch_size)]
     return [batches[i] for i in random.permutation(len(batches))]
 
 

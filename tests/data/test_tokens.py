@@ -75,6 +75,15 @@ def test_batches_by_length_leave_about_half_the_padding_of_random_ones() -> None
     assert padding("length") < 0.6 * padding("random")
 
 
+def test_micro_batches_of_a_batch_by_length_hold_like_rows() -> None:
+    lengths = lengths_like_glue(4_000)
+    batches = order(1, 0, lengths, 32)
+    assert all((np.diff(lengths[rows]) <= 0).all() for rows in batches)
+    # As a step cuts them with grad_accum=4.
+    parts = [part for rows in batches for part in np.array_split(rows, 4)]
+    assert script.padding(lengths, parts) < 0.3 * script.padding(lengths, batches)
+
+
 # The sizes of WNLI, RTE, MRPC, CoLA and SST-2.
 @pytest.mark.parametrize("rows", [635, 2_490, 3_668, 8_551, 67_349])
 @pytest.mark.parametrize("size", [16, 32, 64, 128, 256])
