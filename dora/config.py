@@ -95,7 +95,7 @@ class Config:
     `head_lr`: None for `lr`. `head_dropout`: None for the model's own. `clip`: gradient norm, 0 for
     no clipping. `warmup`: a fraction is rounded up, as in the Transformers Trainer. `decay_all`:
     weight decay on biases and LayerNorm too. `batching`: "length" puts rows of similar length into
-    a batch, which leaves half the padding of "random", shuffled rows as they come.
+    a batch, with about 0.6 of the padding of "random", which takes shuffled rows as they come.
     `target`: the linears to adapt, "all" or some of q, k, v, o, ffn1, ffn2, such as q,v.
     `init_from`: the directory of a finished run to start from.
 

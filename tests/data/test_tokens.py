@@ -107,6 +107,18 @@ def test_old_partners_are_those_of_the_epoch_before() -> None:
     assert script.old_partners([first, second]) == pytest.approx((0.5 + 0.5 + 0 + 0 + 0) / 5)
 
 
+def test_the_variance_of_mean_labels_is_one_by_chance_and_more_where_labels_follow_lengths() -> (
+    None
+):
+    lengths = lengths_like_glue(4_000)
+    labels = np.random.default_rng(1).integers(0, 2, 4_000)
+    shuffled = order(1, 0, lengths, 32, "random")
+    assert script.label_variance(labels, shuffled) == pytest.approx(1, abs=0.3)
+    # Two batches of two: means 0 and 1 around 0.5. By chance 0.25 / 2 · (4 - 2) / (4 - 1) = 1/12.
+    apart = [np.array([0, 1]), np.array([2, 3])]
+    assert script.label_variance(np.array([0, 0, 1, 1]), apart) == pytest.approx(0.25 * 12)
+
+
 def test_padding_counts_every_row_at_its_batch_s_longest() -> None:
     lengths = np.array([1, 2, 3, 4])
     assert script.padding(lengths, [np.array([0, 1]), np.array([2, 3])]) == pytest.approx(
