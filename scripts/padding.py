@@ -11,7 +11,8 @@ sorted by length each.
   *in 4*: each quarter of a batch padded by itself, as with `grad_accum=4`.
 - old partners: the share of a row's partners, which are the other rows of its batch, that it also
   met in the epoch before, in per cent; in brackets as a multiple of (batch - 1) / (rows - 1), which
-  random order gives on average.
+  random order gives on average. The multiple hardly depends on the number of rows, so that a sample
+  of a task's rows shows it too.
 - label variance: the variance of a batch's mean label, of which random order gives 1 on average.
 """
 
