@@ -209,7 +209,8 @@ def _of_training(config: Config) -> list[str]:
             batch >= parts or batch < 1,  # a batch below 1 has its own message above
             f"grad_accum={parts} cuts a batch of batch_size={batch} into empty parts",
         ),
-        # The names that recipe.py, step.py and rows.py know.
+        # The names that tokens.py, recipe.py, step.py and rows.py know.
+        _choice(config, "batching", "length", "random"),
         _choice(config, "schedule", "linear", "cosine", "constant"),
         _choice(config, "precision", "auto", "fp32", "bf16"),
         _choice(config, "select", "dev", "heldout"),

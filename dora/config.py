@@ -94,8 +94,8 @@ class Config:
     `lr`: None for the model's rate for this method (`model.lr`), or the method's `base_lr`.
     `head_lr`: None for `lr`. `head_dropout`: None for the model's own. `clip`: gradient norm, 0 for
     no clipping. `warmup`: a fraction is rounded up, as in the Transformers Trainer. `decay_all`:
-    weight decay on biases and LayerNorm too. `group_by_length`: batches of rows of about one
-    length, which leaves little padding; false cuts shuffled rows into batches as they come.
+    weight decay on biases and LayerNorm too. `batching`: "length" puts rows of similar length into
+    a batch, with about 0.6 of the padding of "random", which takes shuffled rows as they come.
     `target`: the linears to adapt, "all" or some of q, k, v, o, ffn1, ffn2, such as q,v.
     `init_from`: the directory of a finished run to start from.
 
@@ -127,7 +127,7 @@ class Config:
     max_steps: int | None = None
     max_length: int = 128
     batch_size: int = 32
-    group_by_length: bool = True
+    batching: str = "length"
     grad_accum: int = 1
     lr: float | None = None
     rates: dict[str, dict[str, float]] = field(default_factory=dict)

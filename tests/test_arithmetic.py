@@ -43,7 +43,7 @@ RUNS = {
         "method=dora",
         "budget=20000",
         "model=tiny_deberta",
-        "group_by_length=false",
+        "batching=random",
     ],
 }
 # Without its own instructions for bfloat16 a processor emulates it, which takes long.

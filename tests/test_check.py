@@ -87,3 +87,7 @@ def test_a_path_in_another_encoding_is_refused_before_anything_is_made() -> None
     config = configure("method=lora")
     with pytest.raises(UserError, match=r"results=r\\udcff must be UTF-8"):
         prepare(dataclasses.replace(config, results="r\udcff"))
+
+
+def test_batching_is_one_of_two() -> None:
+    assert problems("batching=sorted") == ["batching=sorted must be one of length, random"]

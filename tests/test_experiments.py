@@ -170,7 +170,7 @@ def test_dora_has_the_released_numbers():
     # The released code rounds the warm-up down, where a fraction here is rounded up.
     assert (c.warmup, c.weight_decay, c.clip) == (int(0.06 * 8025), 0.01, 1)
     assert (c.target, c.seed) == ("all", 1)
-    assert (c.decay_all, c.group_by_length, steps(c)) == (True, False, 8025)
+    assert (c.decay_all, c.batching, steps(c)) == (True, "random", 8025)
     assert (m.alpha, m.dropout, m.dem, m.beta, m.start_factor) == (8, 0.1, 0.1, 0.9, 1.5)
     assert (m.prune_start, m.prune_end, m.prune_interval, m.shape) == (0.15, 0.5, 100, "cubic_late")
     assert not m.remove

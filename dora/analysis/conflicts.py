@@ -14,11 +14,17 @@ from typing import Any
 from dora.plain import printable
 from dora.records.record import NOT_IDENTITY, arithmetic
 from dora.records.schema import Run
+from dora.records.words import FORMER
 
 
 def settings(run: Run) -> dict[str, Any]:
     """Returns the configuration under dotted keys (`method.alpha`), and the arithmetic's number."""
-    return {**_flat(run["config"]), "arithmetic": arithmetic(run)}
+    known = _flat(run["config"])
+    for old, (new, values) in FORMER.items():
+        if (value := in_words(known.get(old))) in values:
+            known[new] = values[value]
+            del known[old]
+    return {**known, "arithmetic": arithmetic(run)}
 
 
 def one_configuration(runs: Sequence[Run], mix: bool = False) -> tuple[list[Run], str | None]:

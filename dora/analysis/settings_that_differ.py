@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import product
 from typing import Any
 
-from dora.analysis.conflicts import arithmetic
+from dora.analysis.conflicts import arithmetic, settings
 from dora.analysis.grouping import Table, starts
 from dora.analysis.rows import Row, budget_in_words
 from dora.data.tasks import TASKS
@@ -17,6 +17,7 @@ from dora.records.schema import Run
 FIXED = {
     "limit_train": "all",
     "batch_size": "",
+    "batching": "",
     "total_steps": "",
     "patience": "none",
     "max_length": "",
@@ -50,9 +51,8 @@ def unlike(table: Table) -> list[str]:
 
 def _setting(run: Run, key: str) -> str | None:
     """Returns a setting of FIXED in words, None where the run has no such setting."""
-    config: dict[str, Any] = run["config"]
-    known = {
-        **config,
+    known: dict[str, Any] = {
+        **settings(run),
         "total_steps": run["total_steps"],
         "init_from": (run["fingerprints"].get("init_from") or "")[:8],
     }

@@ -26,6 +26,7 @@ from dora.cli.choices import choices, composing, group_names, keys
 from dora.cli.composer import Composer
 from dora.cli.grammar import first_lines, key_of, malformed, single_values
 from dora.errors import UserError
+from dora.records.words import FORMER
 
 # Hydra raises these if a word, or a file of --config-dir, does not fit.
 MISTAKES = (HydraException, OmegaConfBaseException, yaml.YAMLError, UnicodeDecodeError)
@@ -166,6 +167,8 @@ def _hint(key: str, known: Sequence[str]) -> str:
     # A choice's file states its name, which nobody types.
     typed = [name for name in known if name not in ("method.name", "task.name", "data.name")]
     near = difflib.get_close_matches(key, typed, n=2, cutoff=0.6)
+    if key in FORMER:  # renamed since, to a word that is not alike
+        near = [FORMER[key][0]]
     return f"did you mean {' or '.join(near)}?" if near else "--help lists the keys"
 
 

@@ -100,7 +100,7 @@ class Stepper:
         # takes longer than a step; a resumed run draws the one it stopped in again.
         if self._epoch[0] != epoch:
             c, lengths = self.setup.config, self.setup.train.lengths
-            self._epoch = epoch, order(c.seed, epoch, lengths, c.batch_size, c.group_by_length)
+            self._epoch = epoch, order(c.seed, epoch, lengths, c.batch_size, c.batching)
         return self._epoch[1][at]
 
     def take(self, step: int) -> tuple[Tensor, Tensor | None]:

@@ -68,6 +68,16 @@ def test_nothing_is_said_of_what_is_alike_or_only_differs_from_task_to_task(tmp_
     assert (unlike(table), sources(table)) == ([], [])
 
 
+def test_rows_of_other_batches_are_named_whatever_their_key_is_called(tmp_path: Path) -> None:
+    run_of(tmp_path, "lora", group_by_length=False)
+    run_of(tmp_path, "dora", batching="random")
+    assert unlike(only_table(tmp_path)) == []
+    run_of(tmp_path, "adalora", batching="length")
+    assert unlike(only_table(tmp_path)) == [
+        "RTE: batching differs: length (adalora), random (the rest)"
+    ]
+
+
 def test_a_start_from_another_run_is_a_difference(tmp_path: Path) -> None:
     write_run(tmp_path, "dora", 1, 0.8, task="rte")
     write_run(tmp_path, "lora", 1, 0.8, task="rte", fingerprints={"init_from": "a" * 64})

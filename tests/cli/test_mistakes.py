@@ -104,6 +104,11 @@ def test_a_key_of_a_users_file_that_is_unknown_gets_the_nearest_ones(
     assert second == "lrr=1: there is no key lrr; did you mean lr?"
 
 
+def test_a_key_that_has_another_name_today_gets_that_name() -> None:
+    said = "group_by_length=false: there is no key group_by_length; did you mean batching?"
+    assert refused("group_by_length=false") == [said]
+
+
 @pytest.mark.parametrize("word", ["task=null", "task=5"])
 def test_a_choice_that_is_no_name_gets_the_names(word: str) -> None:
     # Hydra itself raises a bare ValueError for these.

@@ -150,7 +150,7 @@ def test_a_whole_run_of_the_parity_settings_equals_the_released_recipe():
         weight_decay=DECAY,
         warmup=int(0.06 * T),
         decay_all=True,
-        group_by_length=False,
+        batching="random",
     )
     factors = {
         name: {k: p.detach().numpy().copy() for k, p in layer.factors().items()}
