@@ -22,44 +22,66 @@ from dora.timing.setting import SIZES, Setting
 
 
 def _parser() -> argparse.ArgumentParser:
-    """Returns the command line's parser."""
+    """Returns the command line's parser. Its help fits a screen of 24 lines by 80 columns."""
     parser = argparse.ArgumentParser(
-        prog="python -m dora.bench",
-        description="The cost of a training step: ours beside the floor, PEFT and the Trainer.",
+        usage="python -m dora.bench [OPTION ...]",
+        add_help=False,
+        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=25),
     )
-    add = parser.add_argument
-    add("--size", nargs="+", choices=SIZES, default=["tiny", "minilm"], help="backbones to time")
-    add("--dropout", nargs="+", type=float, default=[0.0, 0.1], help="of the adapters' input")
-    add("--threads", nargs="+", type=int, default=[2], help="of PyTorch on a CPU")
-    add("--device", default="cpu", help="cpu or cuda")
-    add("--precision", choices=["fp32", "bf16"], default="fp32", help="of the products")
-    add("--batch", type=int, default=16, help="rows of a batch")
-    add("--length", type=int, default=64, help="tokens of a row")
-    add("--backbone-dropout", type=float, default=0.1, help="in the backbone itself")
+    add = parser.add_argument_group("a step of ours beside floor, PEFT and Trainer").add_argument
+    add("-h", "--help", action="help", help=argparse.SUPPRESS)
+    add(
+        "--size",
+        nargs="+",
+        choices=SIZES,
+        default=["tiny", "minilm"],
+        metavar="S",
+        help=f"{' '.join(SIZES)} (default: tiny minilm)",
+    )
+    add(
+        "--dropout",
+        nargs="+",
+        type=float,
+        default=[0.0, 0.1],
+        metavar="P",
+        help="of the adapters' input (default: 0 0.1)",
+    )
+    add("--backbone-dropout", type=float, default=0.1, metavar="P", help="default: %(default)s")
+    add("--batch", type=int, default=16, metavar="N", help="rows (default: %(default)s)")
+    add("--length", type=int, default=64, metavar="N", help="tokens a row (default: %(default)s)")
+    add(
+        "--precision",
+        nargs="+",
+        choices=["fp32", "bf16"],
+        default=["fp32"],
+        metavar="P",
+        help="fp32, bf16; both: beside fp32's floor (default: fp32)",
+    )
+    add("--device", default="cpu", metavar="D", help="cpu or cuda (default: %(default)s)")
+    add("--threads", nargs="+", type=int, default=[2], metavar="N", help="on a CPU (default: 2)")
     add(
         "--only",
         nargs="+",
         choices=[*CONTENDERS, *COMPILED],
-        help="default: all but the compiled ones, which take minutes to begin",
+        metavar="ROW",
+        help="default: all rows but the slow 'compiled' ones",
     )
-    add("--rounds", type=int, default=15, help="turns of each candidate in a series")
-    add("--steps", type=int, default=1, help="of a candidate in one round")
-    add("--repeats", type=int, default=3, help="series; the median of them counts")
-    add("--memory", action="store_true", help="peak memory too, each in a process of its own")
-    add("--startup", action="store_true", help="start-up times too")
-    add(
-        "--to",
-        type=Path,
-        metavar="FILE",
-        help="JSON (default: results/bench/DEVICE-PRECISION.json)",
-    )
+    add("--rounds", type=int, default=15, metavar="N", help="of a series (default: %(default)s)")
+    add("--steps", type=int, default=1, metavar="N", help="in a round (default: %(default)s)")
+    add("--repeats", type=int, default=3, metavar="N", help="series (default: %(default)s)")
+    add("--memory", action="store_true", help="peak memory too (default: no)")
+    add("--startup", action="store_true", help="start-up times too (default: no)")
+    add("--to", type=Path, metavar="FILE", help="default: results/bench/DEVICE-PRECISION.json")
     # Hidden from the help: it is how `peak_memory` asks a process of its own.
     add("--memory-of", choices=[*CONTENDERS, *COMPILED], help=argparse.SUPPRESS)
     return parser
 
 
 def _settings(given: argparse.Namespace) -> list[Setting]:
-    """Returns every combination of size, dropout and threads."""
+    """Returns every combination of size, dropout and threads.
+
+    Their precision is fp32 if both are asked for: the candidates in bf16 say so in their names.
+    """
     return [
         Setting(
             size=size,
@@ -67,7 +89,7 @@ def _settings(given: argparse.Namespace) -> list[Setting]:
             batch=given.batch,
             length=given.length,
             device=given.device,
-            precision=given.precision,
+            precision="fp32" if "fp32" in given.precision else "bf16",
             threads=threads,
             backbone_dropout=given.backbone_dropout,
         )
@@ -77,8 +99,10 @@ def _settings(given: argparse.Namespace) -> list[Setting]:
 
 def _tables(given: argparse.Namespace, settings: list[Setting]) -> list[dict[str, Any]]:
     """Measures and prints a table for each setting; returns their figures."""
-    # The floor first and always: every ratio is to it.
-    names = list(dict.fromkeys(["floor", *(given.only or CONTENDERS)]))
+    # Always: every ratio is to one of these two.
+    names = list(dict.fromkeys(["floor", "products", *(given.only or CONTENDERS)]))
+    if len(set(given.precision)) == 2:
+        names += [f"{name}, bf16" for name in names]
     tables = []
     for s in settings:
         figures = measure(s, names, given.rounds, given.steps, given.repeats)
@@ -119,7 +143,8 @@ def main() -> None:
         for name, f in found["startup"].items():
             print(f"{name}: {f['wall_s']:.2f} s, {f['cpu_s']:.2f} CPU-seconds")
     found["load_after"] = os.getloadavg()
-    to = given.to or Path("results", "bench", f"{given.device}-{given.precision}.json")
+    default = f"{given.device}-{'-'.join(sorted(set(given.precision), reverse=True))}.json"
+    to = given.to or Path("results", "bench", default)
     to.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(to, to_json(found))
     print(f"written: {to}")

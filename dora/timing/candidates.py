@@ -15,7 +15,18 @@ from dora.config import Config, TaskConfig
 from dora.method_choice import MethodChoice, packaged
 from dora.methods.base import Method, RunInfo
 from dora.timing.libraries import PEFTS, pefts
-from dora.timing.setting import BUDGET, START, TOTAL, Contender, Setting, backbone, rows, timed
+from dora.timing.products import products
+from dora.timing.setting import (
+    BUDGET,
+    START,
+    TOTAL,
+    Contender,
+    Setting,
+    backbone,
+    in_precision,
+    rows,
+    timed,
+)
 from dora.training.loop import Loop
 from dora.training.processes import World
 from dora.training.step import Setup
@@ -23,7 +34,7 @@ from dora.training.step import Setup
 # Before, between and after the steps that allocate: ranks, and so costs, differ.
 PHASES = ("before", "allocating", "after")
 OURS = ("full", "lora", *(f"{m} {phase}" for m in ("adalora", "dora") for phase in PHASES))
-CONTENDERS = ("floor", "floor with our dropout", *OURS, *PEFTS)
+CONTENDERS = ("products", "floor", "floor with our dropout", *OURS, *PEFTS)
 # By torch.compile, before any allocation: a rank that changes compiles the graph anew.
 COMPILED = ("full compiled", "lora compiled", "dora compiled")
 
@@ -42,9 +53,12 @@ class Floor(Method):
 
 
 def contender(s: Setting, name: str) -> Contender:
-    """Returns one of CONTENDERS or COMPILED, ready to be timed."""
+    """Returns one of CONTENDERS or COMPILED, ready to be timed; see `in_precision` for names."""
+    s, name = in_precision(s, name)
     if name in PEFTS:
         return pefts(s, name)
+    if name == "products":
+        return products(s)
     loop, at = loop_of(s, name)
 
     def step() -> None:
