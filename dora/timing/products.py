@@ -124,8 +124,9 @@ def _operands(p: Product, dtype: torch.dtype, device: str) -> tuple[Tensor, Tens
     """Returns random matrices of the product's shapes, as they lie in memory in a step."""
 
     def drawn(rows: int, columns: int, turned: bool) -> Tensor:
-        shape = (columns, rows) if turned else (rows, columns)
-        shape = shape if p.batch == 1 else (p.batch, *shape)
+        shape = [columns, rows] if turned else [rows, columns]
+        if p.batch > 1:
+            shape.insert(0, p.batch)
         made = torch.randn(shape, dtype=dtype, device=device)
         return made.mT if turned else made
 
