@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import os
+import sys
 import tempfile
 import warnings
 from dataclasses import asdict
@@ -13,12 +14,19 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from dora import CONF
+from dora.data.tasks import TASKS
+from dora.errors import RunFailed, UserError
 from dora.files import to_json, write_atomic
 from dora.process.command import command
 from dora.records.provenance import provenance
 from dora.timing.candidates import COMPILED, CONTENDERS
-from dora.timing.measure import measure, memory_here, peak_memory, startup, table
+from dora.timing.measure import measure, memory_here, peak_memory, table
 from dora.timing.setting import SIZES, Setting
+from dora.timing.startup import startup
+from dora.timing.whole_run import DRAWN, Runs, runs_table, whole_runs
+
+MODELS = sorted(file.stem for file in (CONF / "model").glob("*.yaml"))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -28,7 +36,8 @@ def _parser() -> argparse.ArgumentParser:
         add_help=False,
         formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=25),
     )
-    add = parser.add_argument_group("a step of ours beside floor, PEFT and Trainer").add_argument
+    title = "a step of ours beside floor, PEFT and Trainer; with --run, a whole run"
+    add = parser.add_argument_group(title).add_argument
     add("-h", "--help", action="help", help=argparse.SUPPRESS)
     add(
         "--size",
@@ -68,10 +77,29 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--rounds", type=int, default=15, metavar="N", help="of a series (default: %(default)s)")
     add("--steps", type=int, default=1, metavar="N", help="in a round (default: %(default)s)")
-    add("--repeats", type=int, default=3, metavar="N", help="series (default: %(default)s)")
+    add("--repeats", type=int, default=3, metavar="N", help="series; --run's seeds (default: 3)")
     add("--memory", action="store_true", help="peak memory too (default: no)")
     add("--startup", action="store_true", help="start-up times too (default: no)")
-    add("--to", type=Path, metavar="FILE", help="default: results/bench/DEVICE-PRECISION.json")
+    add("--run", action="store_true", help="whole runs by stages, beside Trainer's (default: no)")
+    add(
+        "--data",
+        metavar="FOLDER",
+        help="--run's GLUE download, or mini (default: mini)",
+        default="mini",
+    )
+    add("--task", choices=TASKS, default="rte", metavar="T", help="--run's (default: rte)")
+    add(
+        "--model",
+        nargs="+",
+        choices=[*MODELS, *DRAWN],
+        default=["minilm"],
+        metavar="M",
+        help="--run's; base has drawn weights (default: minilm)",
+    )
+    add("--epochs", type=int, default=3, metavar="N", help="--run's (default: 3)")
+    add(
+        "--to", type=Path, metavar="FILE", help="default: results/bench/[run-]DEVICE-PRECISION.json"
+    )
     # Hidden from the help: it is how `peak_memory` asks a process of its own.
     add("--memory-of", choices=[*CONTENDERS, *COMPILED], help=argparse.SUPPRESS)
     return parser
@@ -115,15 +143,37 @@ def _tables(given: argparse.Namespace, settings: list[Setting]) -> list[dict[str
     return tables
 
 
+def _runs(given: argparse.Namespace) -> list[dict[str, Any]]:
+    """Times whole runs of each model and prints their table; returns their figures."""
+    found = []
+    for model, threads in product(given.model, given.threads):
+        runs = Runs(
+            given.task,
+            model,
+            given.data,
+            given.epochs,
+            threads,
+            tuple(dict.fromkeys(given.precision)),
+            given.device,
+            given.repeats,
+        )
+        figures = whole_runs(runs, lambda line: print(line, flush=True))
+        found.append({"setting": asdict(runs), "figures": figures})
+        print("", *runs_table(found[-1]["setting"], figures), "", sep="\n", flush=True)
+    return found
+
+
 def main() -> None:
     """Measures, prints the tables and writes them with machine and versions as JSON."""
-    given = _parser().parse_args()
+    parser = _parser()
+    given = parser.parse_args()
+    if given.run and given.data != "mini" and not Path(given.data).is_dir():
+        parser.error(f"--data {given.data}: no such folder; a GLUE download, or mini")
     warnings.filterwarnings("ignore")  # PEFT's and the Trainer's own, between the tables
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    settings = _settings(given)
     # `peak_memory` gives one value for each option, so that there is one setting.
     if given.memory_of:
-        print(memory_here(settings[0], given.memory_of))
+        print(memory_here(_settings(given)[0], given.memory_of))
         return
     # The two that we are compared with: `provenance` names what a run of ours needs.
     versions = {
@@ -135,19 +185,32 @@ def main() -> None:
         "compared": versions,
         "load_before": os.getloadavg(),
     }
-    found["tables"] = _tables(given, settings)
+    try:
+        _measure(given, found)
+    except (UserError, RunFailed) as e:  # from a whole run
+        print(e, file=sys.stderr)
+        sys.exit(e.exit_code)
+    found["load_after"] = os.getloadavg()
+    precisions = "-".join(sorted(set(given.precision), reverse=True))
+    default = f"{'run-' if given.run else ''}{given.device}-{precisions}.json"
+    to = given.to or Path("results", "bench", default)
+    to.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(to, to_json(found))
+    print(f"written: {to}")
+
+
+def _measure(given: argparse.Namespace, found: dict[str, Any]) -> None:
+    """Adds to `found` what the command line asks for: runs, or tables of steps and start-up."""
+    if given.run:
+        found["runs"] = _runs(given)
+        return
+    found["tables"] = _tables(given, _settings(given))
     if given.startup:
         # A new results folder: the first start finds nothing in it, the second what was left.
         with tempfile.TemporaryDirectory() as folder:
             found["startup"] = startup(Path(folder))
         for name, f in found["startup"].items():
             print(f"{name}: {f['wall_s']:.2f} s, {f['cpu_s']:.2f} CPU-seconds")
-    found["load_after"] = os.getloadavg()
-    default = f"{given.device}-{'-'.join(sorted(set(given.precision), reverse=True))}.json"
-    to = given.to or Path("results", "bench", default)
-    to.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(to, to_json(found))
-    print(f"written: {to}")
 
 
 if __name__ == "__main__":

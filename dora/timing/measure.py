@@ -7,6 +7,9 @@ round, so that a change of the machine's speed meets all of them. A series' rati
 its rounds of (candidate / floor within the round). The series are repeated; their median counts,
 and their spread is shown beside it.
 
+*Forward* is the forward pass of the bare backbone, and *evaluation* the suite's evaluation of as
+many rows with an adapter, both in an evaluation's batches.
+
 *Products* are the matrix products of a step and nothing else (`dora.timing.products`). GFLOP/s
 counts the products that a step needs, and *% of matmul* is that rate as a share of the rate at
 which the products run by themselves, in the candidate's precision and within the same round: the
@@ -19,15 +22,11 @@ The backbone's own dropout is 0.1, as in training. On a CPU ours is cheaper than
 
 from __future__ import annotations
 
-import resource
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Sequence
-from functools import partial
-from pathlib import Path
+from collections.abc import Sequence
 from statistics import median
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
@@ -37,7 +36,6 @@ from dora.timing.candidates import PHASES, contender
 from dora.timing.products import flops
 from dora.timing.setting import Contender, Setting, Times, in_precision
 
-T = TypeVar("T")
 # A run of 1,000 steps prunes over 350 of them, every 12th; scores are kept from the first step on.
 SHARES = {"before": 0.47, "allocating": 0.03, "after": 0.5}
 
@@ -144,53 +142,6 @@ def memory_here(s: Setting, name: str) -> int:
     torch.set_num_threads(s.threads)
     contender(s, name)(3)  # three: PEFT's first step begins without the optimizer's moments
     return memory.peak(torch.device(s.device))
-
-
-def of_processes(action: Callable[[], T]) -> tuple[T, dict[str, float]]:
-    """Returns the result of `action`, and the seconds of the processes that it started.
-
-    Wall seconds are those of `action`; CPU seconds those of children that it has awaited.
-    """
-    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    result = action()
-    wall, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
-    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return result, {"wall_s": wall, "cpu_s": cpu}
-
-
-# The command dora.run, but the process ends at once when its first step is done.
-FIRST_STEP = """
-import os
-from dora import run
-from dora.training import loop
-whole = loop.Loop.train_step
-def first(self, step):
-    whole(self, step)
-    os._exit(0)
-loop.Loop.train_step = first
-run.main()
-"""
-
-
-def startup(results: Path) -> dict[str, dict[str, float]]:
-    """Returns wall and CPU seconds of commands that only begin.
-
-    They are help texts, and the way to a run's first step: once in a new results folder, and once
-    with the tokenised data that the first start left there.
-    """
-    run = ["task=rte", "method=lora", f"results={results}"]
-    module = [sys.executable, "-m"]
-    commands = {
-        "dora.run --help": [*module, "dora.run", "--help"],
-        "dora.tables --help": [*module, "dora.tables", "--help"],
-        "first start to first step": [sys.executable, "-c", FIRST_STEP, *run],
-        "second start to first step": [sys.executable, "-c", FIRST_STEP, *run],
-    }
-    found = {}
-    for name, words in commands.items():
-        action = partial(subprocess.run, words, capture_output=True, check=True)
-        _, found[name] = of_processes(action)
-    return found
 
 
 def table(s: Setting, figures: dict[str, Any]) -> list[str]:

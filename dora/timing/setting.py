@@ -137,7 +137,7 @@ def clock(s: Setting) -> tuple[float, float]:
     return time.perf_counter(), time.process_time()
 
 
-def timed(s: Setting, step: Callable[[], None]) -> Contender:
+def timed(s: Setting, step: Callable[[], Any]) -> Contender:
     """Returns a contender that times `count` consecutive steps as one.
 
     The clock is read before the first and after the last alone, so that on a GPU steps overlap as

@@ -42,6 +42,10 @@ def test_a_step_needs_the_operations_counted_by_hand(name, beside):
     assert flops(SMALL, name) == 2 * LINEARS + 6 * ATTENTION + beside
 
 
+def test_an_evaluation_needs_a_forward_pass():
+    assert flops(SMALL, "evaluation") == flops(SMALL, "forward") == LINEARS + 2 * ATTENTION
+
+
 @pytest.mark.parametrize("size", ["small", "deberta"])
 def test_the_products_that_are_run_are_those_that_are_counted(size):
     s = Setting(size, 0.0, batch=4, length=8, threads=1)
