@@ -8,6 +8,7 @@ import os
 import sys
 import tempfile
 import warnings
+from collections.abc import Callable
 from dataclasses import asdict
 from importlib import metadata
 from itertools import product
@@ -80,6 +81,17 @@ def _parser() -> argparse.ArgumentParser:
     add("--repeats", type=int, default=3, metavar="N", help="series; --run's seeds (default: 3)")
     add("--memory", action="store_true", help="peak memory too (default: no)")
     add("--startup", action="store_true", help="start-up times too (default: no)")
+    _add_runs(add)
+    add(
+        "--to", type=Path, metavar="FILE", help="default: results/bench/[run-]DEVICE-PRECISION.json"
+    )
+    # Hidden from the help: it is how `peak_memory` asks a process of its own.
+    add("--memory-of", choices=[*CONTENDERS, *COMPILED], help=argparse.SUPPRESS)
+    return parser
+
+
+def _add_runs(add: Callable[..., Any]) -> None:
+    """Adds the options of whole runs; `add`: adds one to the parser."""
     add("--run", action="store_true", help="whole runs by stages, beside Trainer's (default: no)")
     add(
         "--data",
@@ -97,12 +109,6 @@ def _parser() -> argparse.ArgumentParser:
         help="--run's; base has drawn weights (default: minilm)",
     )
     add("--epochs", type=int, default=3, metavar="N", help="--run's (default: 3)")
-    add(
-        "--to", type=Path, metavar="FILE", help="default: results/bench/[run-]DEVICE-PRECISION.json"
-    )
-    # Hidden from the help: it is how `peak_memory` asks a process of its own.
-    add("--memory-of", choices=[*CONTENDERS, *COMPILED], help=argparse.SUPPRESS)
-    return parser
 
 
 def _settings(given: argparse.Namespace) -> list[Setting]:

@@ -183,8 +183,9 @@ def runs_table(about: dict[str, Any], found: dict[str, Any]) -> list[str]:
         faster += [*(f"{speedup(found, name, what):.2f}" for what in ("wall_s", "cpu_s")), ""]
         scores += [" ".join(f"{run['score']:.4f}" for run in of), "", ""]
     threads = f"{about['threads']} thread{'s' if about['threads'] > 1 else ''}"
+    embedded = " of data=mini" if about["data"] == "mini" else ""
     measured = (
-        f"{about['task']}, {about['model']}, LoRA r8, {about['epochs']} epochs, "
+        f"{about['task']}{embedded}, {about['model']}, LoRA r8, {about['epochs']} epochs, "
         f"{about['device']}, {threads}: seconds, CPU seconds and % of the whole"
     )
     return [measured, "", *pipe_table([*lines, whole_cells, faster, scores]).splitlines()]

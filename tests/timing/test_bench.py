@@ -152,7 +152,7 @@ def test_candidates_of_two_precisions_take_turns_and_compare_with_the_floor_of_f
     figures = table["figures"]
     names = ["floor", "products", "lora"]
     assert list(figures) == [*names, *(f"{name}, bf16" for name in names)]
-    # One round: the ratio is that of the two times, each share that to its own precision's products.
+    # One round, so ratios are those of the two times; shares go by the own precision's products.
     assert figures["lora, bf16"]["wall_ratio"] == pytest.approx(
         figures["lora, bf16"]["wall_s"] / figures["floor"]["wall_s"]
     )

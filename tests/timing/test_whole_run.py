@@ -105,9 +105,10 @@ def test_the_table_shows_medians_and_the_speed_up_within_a_seed() -> None:
         TRAINER: [one(24, 0.5), one(160, 0.6), one(40, 0.6)],
     }
     assert speedup(found, "ours, fp32", "wall_s") == 2.5  # of 3, 2 and 2.5
-    about = {"task": "rte", "model": "minilm", "epochs": 3, "device": "cpu", "threads": 1}
+    about = {"task": "rte", "model": "minilm", "data": "mini", "epochs": 3, "device": "cpu"}
+    about |= {"threads": 1}
     table = runs_table(about, found)
-    assert table[0].startswith("rte, minilm, LoRA r8, 3 epochs, cpu, 1 thread: ")
+    assert table[0].startswith("rte of data=mini, minilm, LoRA r8, 3 epochs, cpu, 1 thread: ")
     rows = {
         cells[1].strip(): [c.strip() for c in cells[2:-1]]
         for cells in (r.split("|") for r in table[2:])

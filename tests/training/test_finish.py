@@ -1,4 +1,4 @@
-"""The end of a run predicts every split once where it can, and what is reused is what it would be."""
+"""The end of a run predicts no split twice, and what it reuses is what predicting again gives."""
 
 from __future__ import annotations
 
