@@ -5,61 +5,117 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import os
+import sys
 import tempfile
 import warnings
+from collections.abc import Callable
 from dataclasses import asdict
 from importlib import metadata
 from itertools import product
 from pathlib import Path
 from typing import Any
 
+from dora import CONF
+from dora.data.tasks import TASKS
+from dora.errors import RunFailed, UserError
 from dora.files import to_json, write_atomic
 from dora.process.command import command
 from dora.records.provenance import provenance
 from dora.timing.candidates import COMPILED, CONTENDERS
-from dora.timing.measure import measure, memory_here, peak_memory, startup, table
+from dora.timing.measure import measure, memory_here, peak_memory, table
 from dora.timing.setting import SIZES, Setting
+from dora.timing.startup import startup
+from dora.timing.whole_run import DRAWN, Runs, runs_table, whole_runs
+
+MODELS = sorted(file.stem for file in (CONF / "model").glob("*.yaml"))
 
 
 def _parser() -> argparse.ArgumentParser:
-    """Returns the command line's parser."""
+    """Returns the command line's parser. Its help fits a screen of 24 lines by 80 columns."""
     parser = argparse.ArgumentParser(
-        prog="python -m dora.bench",
-        description="The cost of a training step: ours beside the floor, PEFT and the Trainer.",
+        usage="python -m dora.bench [OPTION ...]",
+        add_help=False,
+        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=25),
     )
-    add = parser.add_argument
-    add("--size", nargs="+", choices=SIZES, default=["tiny", "minilm"], help="backbones to time")
-    add("--dropout", nargs="+", type=float, default=[0.0, 0.1], help="of the adapters' input")
-    add("--threads", nargs="+", type=int, default=[2], help="of PyTorch on a CPU")
-    add("--device", default="cpu", help="cpu or cuda")
-    add("--precision", choices=["fp32", "bf16"], default="fp32", help="of the products")
-    add("--batch", type=int, default=16, help="rows of a batch")
-    add("--length", type=int, default=64, help="tokens of a row")
-    add("--backbone-dropout", type=float, default=0.1, help="in the backbone itself")
+    title = "a step of ours beside floor, PEFT and Trainer; with --run, a whole run"
+    add = parser.add_argument_group(title).add_argument
+    add("-h", "--help", action="help", help=argparse.SUPPRESS)
+    add(
+        "--size",
+        nargs="+",
+        choices=SIZES,
+        default=["tiny", "minilm"],
+        metavar="S",
+        help=f"{' '.join(SIZES)} (default: tiny minilm)",
+    )
+    add(
+        "--dropout",
+        nargs="+",
+        type=float,
+        default=[0.0, 0.1],
+        metavar="P",
+        help="of the adapters' input (default: 0 0.1)",
+    )
+    add("--backbone-dropout", type=float, default=0.1, metavar="P", help="default: %(default)s")
+    add("--batch", type=int, default=16, metavar="N", help="rows (default: %(default)s)")
+    add("--length", type=int, default=64, metavar="N", help="tokens a row (default: %(default)s)")
+    add(
+        "--precision",
+        nargs="+",
+        choices=["fp32", "bf16"],
+        default=["fp32"],
+        metavar="P",
+        help="fp32, bf16; both: beside fp32's floor (default: fp32)",
+    )
+    add("--device", default="cpu", metavar="D", help="cpu or cuda (default: %(default)s)")
+    add("--threads", nargs="+", type=int, default=[2], metavar="N", help="on a CPU (default: 2)")
     add(
         "--only",
         nargs="+",
         choices=[*CONTENDERS, *COMPILED],
-        help="default: all but the compiled ones, which take minutes to begin",
+        metavar="ROW",
+        help="default: all rows but the slow 'compiled' ones",
     )
-    add("--rounds", type=int, default=15, help="turns of each candidate in a series")
-    add("--steps", type=int, default=1, help="of a candidate in one round")
-    add("--repeats", type=int, default=3, help="series; the median of them counts")
-    add("--memory", action="store_true", help="peak memory too, each in a process of its own")
-    add("--startup", action="store_true", help="start-up times too")
+    add("--rounds", type=int, default=15, metavar="N", help="of a series (default: %(default)s)")
+    add("--steps", type=int, default=1, metavar="N", help="in a round (default: %(default)s)")
+    add("--repeats", type=int, default=3, metavar="N", help="series; --run's seeds (default: 3)")
+    add("--memory", action="store_true", help="peak memory too (default: no)")
+    add("--startup", action="store_true", help="start-up times too (default: no)")
+    _add_runs(add)
     add(
-        "--to",
-        type=Path,
-        metavar="FILE",
-        help="JSON (default: results/bench/DEVICE-PRECISION.json)",
+        "--to", type=Path, metavar="FILE", help="default: results/bench/[run-]DEVICE-PRECISION.json"
     )
     # Hidden from the help: it is how `peak_memory` asks a process of its own.
     add("--memory-of", choices=[*CONTENDERS, *COMPILED], help=argparse.SUPPRESS)
     return parser
 
 
+def _add_runs(add: Callable[..., Any]) -> None:
+    """Adds the options of whole runs; `add`: adds one to the parser."""
+    add("--run", action="store_true", help="whole runs by stages, beside Trainer's (default: no)")
+    add(
+        "--data",
+        metavar="FOLDER",
+        help="--run's GLUE download, or mini (default: mini)",
+        default="mini",
+    )
+    add("--task", choices=TASKS, default="rte", metavar="T", help="--run's (default: rte)")
+    add(
+        "--model",
+        nargs="+",
+        choices=[*MODELS, *DRAWN],
+        default=["minilm"],
+        metavar="M",
+        help="--run's; base has drawn weights (default: minilm)",
+    )
+    add("--epochs", type=int, default=3, metavar="N", help="--run's (default: 3)")
+
+
 def _settings(given: argparse.Namespace) -> list[Setting]:
-    """Returns every combination of size, dropout and threads."""
+    """Returns every combination of size, dropout and threads.
+
+    Their precision is fp32 if both are asked for: the candidates in bf16 say so in their names.
+    """
     return [
         Setting(
             size=size,
@@ -67,7 +123,7 @@ def _settings(given: argparse.Namespace) -> list[Setting]:
             batch=given.batch,
             length=given.length,
             device=given.device,
-            precision=given.precision,
+            precision="fp32" if "fp32" in given.precision else "bf16",
             threads=threads,
             backbone_dropout=given.backbone_dropout,
         )
@@ -77,8 +133,10 @@ def _settings(given: argparse.Namespace) -> list[Setting]:
 
 def _tables(given: argparse.Namespace, settings: list[Setting]) -> list[dict[str, Any]]:
     """Measures and prints a table for each setting; returns their figures."""
-    # The floor first and always: every ratio is to it.
-    names = list(dict.fromkeys(["floor", *(given.only or CONTENDERS)]))
+    # Always: every ratio is to one of these two.
+    names = list(dict.fromkeys(["floor", "products", *(given.only or CONTENDERS)]))
+    if len(set(given.precision)) == 2:
+        names += [f"{name}, bf16" for name in names]
     tables = []
     for s in settings:
         figures = measure(s, names, given.rounds, given.steps, given.repeats)
@@ -91,15 +149,37 @@ def _tables(given: argparse.Namespace, settings: list[Setting]) -> list[dict[str
     return tables
 
 
+def _runs(given: argparse.Namespace) -> list[dict[str, Any]]:
+    """Times whole runs of each model and prints their table; returns their figures."""
+    found = []
+    for model, threads in product(given.model, given.threads):
+        runs = Runs(
+            given.task,
+            model,
+            given.data,
+            given.epochs,
+            threads,
+            tuple(dict.fromkeys(given.precision)),
+            given.device,
+            given.repeats,
+        )
+        figures = whole_runs(runs, lambda line: print(line, flush=True))
+        found.append({"setting": asdict(runs), "figures": figures})
+        print("", *runs_table(found[-1]["setting"], figures), "", sep="\n", flush=True)
+    return found
+
+
 def main() -> None:
     """Measures, prints the tables and writes them with machine and versions as JSON."""
-    given = _parser().parse_args()
+    parser = _parser()
+    given = parser.parse_args()
+    if given.run and given.data != "mini" and not Path(given.data).is_dir():
+        parser.error(f"--data {given.data}: no such folder; a GLUE download, or mini")
     warnings.filterwarnings("ignore")  # PEFT's and the Trainer's own, between the tables
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    settings = _settings(given)
     # `peak_memory` gives one value for each option, so that there is one setting.
     if given.memory_of:
-        print(memory_here(settings[0], given.memory_of))
+        print(memory_here(_settings(given)[0], given.memory_of))
         return
     # The two that we are compared with: `provenance` names what a run of ours needs.
     versions = {
@@ -111,18 +191,32 @@ def main() -> None:
         "compared": versions,
         "load_before": os.getloadavg(),
     }
-    found["tables"] = _tables(given, settings)
+    try:
+        _measure(given, found)
+    except (UserError, RunFailed) as e:  # from a whole run
+        print(e, file=sys.stderr)
+        sys.exit(e.exit_code)
+    found["load_after"] = os.getloadavg()
+    precisions = "-".join(sorted(set(given.precision), reverse=True))
+    default = f"{'run-' if given.run else ''}{given.device}-{precisions}.json"
+    to = given.to or Path("results", "bench", default)
+    to.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(to, to_json(found))
+    print(f"written: {to}")
+
+
+def _measure(given: argparse.Namespace, found: dict[str, Any]) -> None:
+    """Adds to `found` what the command line asks for: runs, or tables of steps and start-up."""
+    if given.run:
+        found["runs"] = _runs(given)
+        return
+    found["tables"] = _tables(given, _settings(given))
     if given.startup:
         # A new results folder: the first start finds nothing in it, the second what was left.
         with tempfile.TemporaryDirectory() as folder:
             found["startup"] = startup(Path(folder))
         for name, f in found["startup"].items():
             print(f"{name}: {f['wall_s']:.2f} s, {f['cpu_s']:.2f} CPU-seconds")
-    found["load_after"] = os.getloadavg()
-    to = given.to or Path("results", "bench", f"{given.device}-{given.precision}.json")
-    to.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(to, to_json(found))
-    print(f"written: {to}")
 
 
 if __name__ == "__main__":

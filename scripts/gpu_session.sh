@@ -7,10 +7,12 @@
 # without torch, none installs nothing. OUT (results/bench/gpu): every part leaves its log and
 # figures there.
 #
-# Parts: machine and versions; the GPU tests; steps against the bare backbone, PEFT and the Trainer
-# in bf16 and fp32; a profile of single steps; a run that is stopped half-way and resumed, beside
-# one left alone. A part that fails or runs out of its time leaves the others alone; the exit code
-# is 1 if any did.
+# Parts: machine and versions; the GPU tests; steps of every method against the bare backbone, its
+# products, PEFT and the Trainer in bf16 and fp32; a profile of single steps; a whole run of RTE on a
+# model of MPNet-base's and RoBERTa-base's shapes with drawn weights, on the embedded data, beside the
+# Trainer's; eight short runs at once on one GPU and one after the other, and eight runs' adapters in
+# one pass; a run that is stopped half-way and resumed, beside one left alone. A part that fails or
+# runs out of its time leaves the others alone; the exit code is 1 if any did. TOTAL_S bounds all.
 #
 # DEVICE=cpu runs the same parts on the CPU with small models and few steps.
 set -uo pipefail
@@ -25,9 +27,13 @@ export CUBLAS_WORKSPACE_CONFIG=:4096:8 DORA_TEST_DEVICE=$DEVICE
 if [ "$DEVICE" = cpu ]; then
     SIZES=(tiny) BATCH=4 LENGTHS=(8 16) ROUNDS="--rounds 1 --steps 1 --repeats 1"
     PROFILED=(--size tiny --steps 1) STEPS=60 TESTS=(-k "layer or dropout")
+    RUN=(--model tiny_roberta --epochs 1) SHORT_STEPS=10
+    GROUPED=(--size tiny --batch 4 --length 8 --rounds 1)
 else
     SIZES=(base deberta_base) BATCH=32 LENGTHS=(64 128) ROUNDS="--rounds 5 --steps 2 --repeats 2"
     PROFILED=(--size base --steps 10) STEPS=600 TESTS=()
+    RUN=(--model base --epochs 3) SHORT_STEPS=300
+    GROUPED=(--size base --batch 16 32 --length 64 --rounds 10)
 fi
 
 mkdir -p "$OUT"
@@ -71,10 +77,11 @@ gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
 print(to_json({**provenance(), "cuda": torch.version.cuda, "gpu": gpu}))'
 }
 
-bench() { # NAME PRECISION LENGTH WORDS...
-    local rounds
+bench() { # NAME PRECISIONS LENGTH WORDS...
+    local rounds precisions
     read -ra rounds <<< "$ROUNDS"
-    python -m dora.bench --device "$DEVICE" --precision "$2" --batch "$BATCH" --length "$3" \
+    read -ra precisions <<< "$2"
+    python -m dora.bench --device "$DEVICE" --precision "${precisions[@]}" --batch "$BATCH" --length "$3" \
         "${rounds[@]}" --to "$OUT/$1.json" "${@:4}"
 }
 
@@ -108,34 +115,68 @@ resume() {
     return "$code"
 }
 
+# seconds WHAT COMMAND...: prints the wall seconds that the command takes.
+seconds() {
+    local began=$EPOCHREALTIME code=0
+    "${@:2}" > /dev/null || code=$?
+    python -c "print(f'{$EPOCHREALTIME - $began:.1f} s: $1')"
+    return "$code"
+}
+
+short() { # FOLDER WORDS...: short runs of RTE with one thread each
+    python -m dora.run task=rte data=mini method=lora precision=bf16 threads=1 device="$DEVICE" \
+        max_steps="$SHORT_STEPS" eval_every="$SHORT_STEPS" results="$OUT/many/$1" "${@:2}"
+}
+
+at_once() {
+    local pids=() pid code=0
+    for seed in 1 2 3 4 5 6 7 8; do
+        short at-once seed="$seed" & pids+=($!)
+    done
+    for pid in "${pids[@]}"; do wait "$pid" || code=$?; done
+    return "$code"
+}
+
+# Eight short runs as eight processes, and as one sweep in one process, which starts up once.
+many() {
+    rm -rf "$OUT/many"
+    short at-once seed=9 || return  # tokenised data and caches of files
+    short in-turn seed=9 || return
+    seconds "eight processes at once" at_once || return
+    seconds "eight runs in turn, in one process" short in-turn -m seed=1,2,3,4,5,6,7,8
+}
+
 # `timeout` starts commands, not functions of this shell.
-export WHEELS OUT DEVICE BATCH ROUNDS STEPS
-export -f install where bench run resume
+export WHEELS OUT DEVICE BATCH ROUNDS STEPS SHORT_STEPS
+export -f install where bench run resume seconds short at_once many
 call() { # NAME SECONDS FUNCTION WORDS...: a part that is a function
     part "$1" "$2" bash -c '"$@"' - "${@:3}"
 }
 
 SHORT=${LENGTHS[0]} LONG=${LENGTHS[1]}
-SOME=(lora "adalora before" "dora before" "dora after" "PEFT LoRA")
+SOME=(full lora "adalora before" "dora before" "dora after" "PEFT LoRA")
 call install 90 install
 call where 30 where
-part tests 120 python -m pytest -m gpu tests/test_gpu.py -rs "${TESTS[@]}"
+part tests 100 python -m pytest -m gpu tests/test_gpu.py -rs "${TESTS[@]}"
 call "bench-bf16-${SIZES[0]}" 120 bench "bench-bf16-${SIZES[0]}" bf16 "$SHORT" \
     --size "${SIZES[0]}" --dropout 0.1
-part profile 60 python scripts/profile_step.py --device "$DEVICE" --precision bf16 \
-    --batch "$BATCH" --length "$LONG" --only lora "dora before" "${PROFILED[@]}" \
-    --to "$OUT/profile.txt"
-call resume 110 resume
+part profile 50 python scripts/profile_step.py --device "$DEVICE" --precision bf16 \
+    --batch "$BATCH" --length "$LONG" --only lora "adalora before" "dora before" full \
+    "${PROFILED[@]}" --to "$OUT/profile.txt"
+part whole-run 110 python -m dora.bench --run --data mini --device "$DEVICE" --precision bf16 \
+    "${RUN[@]}" --repeats 1 --threads 1 --to "$OUT/whole-run.json"
+part grouped 60 python scripts/grouped.py --device "$DEVICE" --precision bf16 "${GROUPED[@]}" \
+    --to "$OUT/grouped.json"
+call many 110 many
+call resume 100 resume
 # Each size in a call of its own: a call that runs out of its time writes no figures.
+for size in "${SIZES[@]}"; do
+    call "bench-both-$size-long" 80 bench "bench-both-$size-long" "bf16 fp32" "$LONG" \
+        --size "$size" --dropout 0 --only "${SOME[@]}"
+done
 for size in "${SIZES[@]:1}"; do
     call "bench-bf16-$size" 120 bench "bench-bf16-$size" bf16 "$SHORT" --size "$size" --dropout 0.1
 done
-for size in "${SIZES[@]}"; do
-    call "bench-bf16-$size-long" 80 bench "bench-bf16-$size-long" bf16 "$LONG" \
-        --size "$size" --dropout 0 --only "${SOME[@]}"
-done
-call "bench-fp32-${SIZES[0]}" 70 bench "bench-fp32-${SIZES[0]}" fp32 "$SHORT" \
-    --size "${SIZES[0]}" --dropout 0 --only "${SOME[@]}"
 call memory 90 bench memory bf16 "$LONG" --size "${SIZES[0]}" --dropout 0 \
     --only lora "dora before" --memory
 

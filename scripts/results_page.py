@@ -47,10 +47,11 @@ def searched(folder: Path) -> str:
 
 
 def measured(file: Path) -> str:
-    """Returns the command, its place, the tables of a step's time, and start-up if measured."""
+    """Returns the command, its place, and the tables of steps, whole runs and start-up in a file."""
     # Late: they need PyTorch, and most pages hold no benchmark.
     from dora.timing.measure import table
     from dora.timing.setting import Setting
+    from dora.timing.whole_run import runs_table
 
     found = json.loads(file.read_text(encoding="utf-8"))
     v, git = found["versions"], found["git"]
@@ -64,7 +65,10 @@ def measured(file: Path) -> str:
         f"    {found['command']}",
         f"{where}, {versions}{peft}; load average before and after: {loads}.",
     ]
-    parts += ["\n".join(table(Setting(**t["setting"]), t["figures"])) for t in found["tables"]]
+    parts += [
+        "\n".join(table(Setting(**t["setting"]), t["figures"])) for t in found.get("tables", [])
+    ]
+    parts += ["\n".join(runs_table(t["setting"], t["figures"])) for t in found.get("runs", [])]
     if "startup" in found:
         rows = [
             f"| {name} | {f['wall_s']:.1f} | {f['cpu_s']:.1f} |"

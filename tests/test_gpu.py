@@ -75,7 +75,7 @@ def _as_in_a_run() -> Iterator[None]:
 
 
 # Steps without an allocation; "before" and "after" the pruning window.
-PLAIN = ["lora", "adalora before", "adalora after", "dora before", "dora after"]
+PLAIN = ["full", "lora", "adalora before", "adalora after", "dora before", "dora after"]
 
 
 @needs_cuda

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -12,10 +15,24 @@ from dora.backbones.architectures import KINDS
 from dora.backbones.attention import cheapen_dropout
 from dora.backbones.backbone import find_linears
 from dora.config import Config, TaskConfig
+from dora.data.tokens import Tokens
 from dora.method_choice import MethodChoice, packaged
 from dora.methods.base import Method, RunInfo
 from dora.timing.libraries import PEFTS, pefts
-from dora.timing.setting import BUDGET, START, TOTAL, Contender, Setting, backbone, rows, timed
+from dora.timing.products import products
+from dora.timing.setting import (
+    BUDGET,
+    START,
+    TOTAL,
+    Contender,
+    Setting,
+    Times,
+    backbone,
+    in_precision,
+    rows,
+    timed,
+)
+from dora.training.evaluation import EVAL_ROWS
 from dora.training.loop import Loop
 from dora.training.processes import World
 from dora.training.step import Setup
@@ -23,7 +40,8 @@ from dora.training.step import Setup
 # Before, between and after the steps that allocate: ranks, and so costs, differ.
 PHASES = ("before", "allocating", "after")
 OURS = ("full", "lora", *(f"{m} {phase}" for m in ("adalora", "dora") for phase in PHASES))
-CONTENDERS = ("floor", "floor with our dropout", *OURS, *PEFTS)
+# "forward" is the bare backbone's, over the batches that "evaluation" predicts with an adapter.
+CONTENDERS = ("products", "floor", "floor with our dropout", "forward", "evaluation", *OURS, *PEFTS)
 # By torch.compile, before any allocation: a rank that changes compiles the graph anew.
 COMPILED = ("full compiled", "lora compiled", "dora compiled")
 
@@ -42,9 +60,14 @@ class Floor(Method):
 
 
 def contender(s: Setting, name: str) -> Contender:
-    """Returns one of CONTENDERS or COMPILED, ready to be timed."""
+    """Returns one of CONTENDERS or COMPILED, ready to be timed; see `in_precision` for names."""
+    s, name = in_precision(s, name)
     if name in PEFTS:
         return pefts(s, name)
+    if name == "products":
+        return products(s)
+    if name in ("forward", "evaluation"):
+        return _evaluation(s, name)
     loop, at = loop_of(s, name)
 
     def step() -> None:
@@ -53,6 +76,38 @@ def contender(s: Setting, name: str) -> Contender:
         loop.train_step(at)
 
     return timed(s, step)
+
+
+def _evaluation(s: Setting, name: str) -> Contender:
+    """Returns a candidate that predicts the rows of a step's batch; forward or evaluation.
+
+    They are predicted in the batches of an evaluation, which hold more rows than a step's: all four
+    batches of `rows` are predicted at once, and the time is shared out.
+    """
+    loop, _ = loop_of(s, "lora" if name == "evaluation" else "floor")
+    tokens = loop.setup.train
+    if name == "evaluation":
+        predict: Callable[[], Any] = partial(loop.predict, tokens)
+    else:
+        predict = partial(_forward, s, loop.setup.model.eval(), tokens)
+    batches = len(tokens) // s.batch
+    run = timed(s, predict)
+
+    def shared(count: int) -> Times:
+        times = run(count)
+        return Times(times.wall / batches, times.cpu / batches)
+
+    return shared
+
+
+@torch.inference_mode()
+def _forward(s: Setting, model: Any, tokens: Tokens) -> None:
+    """Computes logits in batches as large as an evaluation's, without anything around it."""
+    for part in np.split(np.arange(len(tokens)), range(EVAL_ROWS, len(tokens), EVAL_ROWS)):
+        batch = {k: torch.from_numpy(v).to(s.device) for k, v in tokens.batch(part).items()}
+        device = torch.device(s.device).type
+        with torch.autocast(device, torch.bfloat16, enabled=s.precision == "bf16"):
+            model(**batch)
 
 
 def loop_of(s: Setting, name: str) -> tuple[Loop, int]:

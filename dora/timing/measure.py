@@ -7,6 +7,14 @@ round, so that a change of the machine's speed meets all of them. A series' rati
 its rounds of (candidate / floor within the round). The series are repeated; their median counts,
 and their spread is shown beside it.
 
+*Forward* is the forward pass of the bare backbone, and *evaluation* the suite's evaluation of as
+many rows with an adapter, both in an evaluation's batches.
+
+*Products* are the matrix products of a step and nothing else (`dora.timing.products`). GFLOP/s
+counts the products that a step needs, and *% of matmul* is that rate as a share of the rate at
+which the products run by themselves, in the candidate's precision and within the same round: the
+share of a step that no better arithmetic could save. Both are by the clock.
+
 The backbone's own dropout is 0.1, as in training. On a CPU ours is cheaper than PyTorch's
 (`dora.adapters.dropout`), so that there is a second floor that has it too; with --backbone-dropout
 0 no candidate gains by it.
@@ -14,24 +22,20 @@ The backbone's own dropout is 0.1, as in training. On a CPU ours is cheaper than
 
 from __future__ import annotations
 
-import resource
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Sequence
-from functools import partial
-from pathlib import Path
+from collections.abc import Sequence
 from statistics import median
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
 from dora.analysis.layout import pipe_table
 from dora.process import memory
 from dora.timing.candidates import PHASES, contender
-from dora.timing.setting import Contender, Setting, Times
+from dora.timing.products import flops
+from dora.timing.setting import Contender, Setting, Times, in_precision
 
-T = TypeVar("T")
 # A run of 1,000 steps prunes over 350 of them, every 12th; scores are kept from the first step on.
 SHARES = {"before": 0.47, "allocating": 0.03, "after": 0.5}
 
@@ -56,10 +60,12 @@ def ratio(times: dict[str, list[Times]], name: str, to: str, what: str) -> float
 def measure(
     s: Setting, names: Sequence[str], rounds: int, steps: int, repeats: int
 ) -> dict[str, Any]:
-    """Returns {contender: its figures}: seconds a step, tokens a second, and ratios to the floor.
+    """Returns {contender: its figures}: seconds, operations, tokens a second, ratios to the floor.
 
-    Ratios are medians of `repeats` series. `spread`: how far the series' wall ratios lie apart,
-    (largest - smallest) / median. A method with phases gets a line for its whole run too.
+    `names`: the floor, the products of each precision, and others. Ratios are medians of `repeats`
+    series. `spread`: how far the series' wall ratios lie apart, (largest - smallest) / median.
+    `over_products`: wall time over that of the bare products in the same precision. A method with
+    phases gets a line for its whole run too.
     """
     torch.set_num_threads(s.threads)
     contenders = {name: contender(s, name) for name in names}
@@ -69,6 +75,7 @@ def measure(
     for name in names:
         wall = median(t.wall for times in runs for t in times[name])
         ratios = [ratio(times, name, "floor", "wall") for times in runs]
+        products = f"products, {found}" if (found := name.partition(", ")[2]) else "products"
         figures[name] = {
             "wall_s": wall,
             "cpu_s": median(t.cpu for times in runs for t in times[name]),
@@ -76,8 +83,15 @@ def measure(
             "wall_ratio": median(ratios),
             "spread": (max(ratios) - min(ratios)) / median(ratios),
             "cpu_ratio": median(ratio(times, name, "floor", "cpu") for times in runs),
+            "over_products": median(ratio(times, name, products, "wall") for times in runs),
+            "flops": flops(s, name),
         }
-    return figures | _whole_runs(figures)
+    figures |= _whole_runs(figures)
+    for f in figures.values():
+        f["gflops"] = f["flops"] / f["wall_s"] / 1e9
+        # Operations a second over those of the products: their own count is the floor's.
+        f["of_matmul"] = f["flops"] / figures["floor"]["flops"] / f["over_products"]
+    return figures
 
 
 def _whole_runs(figures: dict[str, Any]) -> dict[str, Any]:
@@ -86,12 +100,15 @@ def _whole_runs(figures: dict[str, Any]) -> dict[str, Any]:
     Its figures are the phases' means, weighted by their shares of a run's steps.
     """
     lines = {}
-    for method in dict.fromkeys(name.removesuffix(f" {PHASES[0]}") for name in figures):
-        phases = {phase: f"{method} {phase}" for phase in PHASES}
-        if figures.keys() >= set(phases.values()):
-            lines[f"{method} run"] = {
-                key: sum(SHARES[phase] * figures[name][key] for phase, name in phases.items())
-                for key in ("wall_s", "cpu_s", "wall_ratio", "cpu_ratio")
+    for name in figures:
+        candidate, comma, precision = name.partition(", ")
+        method, _, phase = candidate.partition(" ")
+        phases = {p: f"{method} {p}{comma}{precision}" for p in PHASES}
+        # Once for each method, at its first phase.
+        if phase == PHASES[0] and figures.keys() >= set(phases.values()):
+            lines[f"{method} run{comma}{precision}"] = {
+                key: sum(SHARES[p] * figures[name][key] for p, name in phases.items())
+                for key in ("wall_s", "cpu_s", "wall_ratio", "cpu_ratio", "over_products", "flops")
             }
     return lines
 
@@ -101,6 +118,7 @@ def peak_memory(s: Setting, name: str) -> int:
 
     A peak never falls again within a process, so that each contender needs a new one.
     """
+    s, name = in_precision(s, name)
     options = {
         "--memory-of": name,
         "--size": s.size,
@@ -126,76 +144,38 @@ def memory_here(s: Setting, name: str) -> int:
     return memory.peak(torch.device(s.device))
 
 
-def of_processes(action: Callable[[], T]) -> tuple[T, dict[str, float]]:
-    """Returns the result of `action`, and the seconds of the processes that it started.
-
-    Wall seconds are those of `action`; CPU seconds those of children that it has awaited.
-    """
-    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    result = action()
-    wall, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
-    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return result, {"wall_s": wall, "cpu_s": cpu}
-
-
-# The command dora.run, but the process ends at once when its first step is done.
-FIRST_STEP = """
-import os
-from dora import run
-from dora.training import loop
-whole = loop.Loop.train_step
-def first(self, step):
-    whole(self, step)
-    os._exit(0)
-loop.Loop.train_step = first
-run.main()
-"""
-
-
-def startup(results: Path) -> dict[str, dict[str, float]]:
-    """Returns wall and CPU seconds of commands that only begin.
-
-    They are help texts, and the way to a run's first step: once in a new results folder, and once
-    with the tokenised data that the first start left there.
-    """
-    run = ["task=rte", "method=lora", f"results={results}"]
-    module = [sys.executable, "-m"]
-    commands = {
-        "dora.run --help": [*module, "dora.run", "--help"],
-        "dora.tables --help": [*module, "dora.tables", "--help"],
-        "first start to first step": [sys.executable, "-c", FIRST_STEP, *run],
-        "second start to first step": [sys.executable, "-c", FIRST_STEP, *run],
-    }
-    found = {}
-    for name, words in commands.items():
-        action = partial(subprocess.run, words, capture_output=True, check=True)
-        _, found[name] = of_processes(action)
-    return found
-
-
 def table(s: Setting, figures: dict[str, Any]) -> list[str]:
     """Returns the figures as a Markdown table under a line that says what was measured."""
     where = s.device
     if s.device == "cpu":
         where = f"cpu, {s.threads} thread{'s' if s.threads > 1 else ''}"
-    head = "ms a step|CPU ms|tokens/s|x floor|x floor, CPU|x PEFT LoRA|spread|peak MB"
-    lines = [["", *head.split("|")]]
-    peft = figures.get("PEFT LoRA", {}).get("wall_ratio")
-    for name, f in figures.items():
-        cells = [
-            name,
-            f"{1e3 * f['wall_s']:.1f}",
-            f"{1e3 * f['cpu_s']:.1f}",
-            f"{f['tokens_s']:,.0f}" if "tokens_s" in f else "",
-            f"{f['wall_ratio']:.3f}",
-            f"{f['cpu_ratio']:.3f}",
-            f"{f['wall_ratio'] / peft:.2f}" if peft else "",
-            # Empty where it is 0: the floor's own, or the one of a single series.
-            f"{100 * f['spread']:.0f} %" if f.get("spread") else "",
-            f"{f['peak_bytes'] / 1e6:,.0f}" if "peak_bytes" in f else "",
-        ]
-        lines.append(cells)
+    precisions = dict.fromkeys([s.precision, *(in_precision(s, n)[0].precision for n in figures)])
+    lines = [_cells(f, figures.get("PEFT LoRA", {}).get("wall_ratio")) for f in figures.values()]
+    # No column of figures that were not measured, such as memory.
+    shown = [column for column in lines[0] if any(line[column] for line in lines)]
     measured = (
-        f"{s.size}, batch {s.batch} x {s.length}, dropout {s.dropout:g}, {s.precision}, {where}"
+        f"{s.size}, batch {s.batch} x {s.length}, dropout {s.dropout:g}, "
+        f"{' and '.join(precisions)}, {where}"
     )
-    return [measured, "", *pipe_table(lines).splitlines()]
+    rows = [[name, *(line[c] for c in shown)] for name, line in zip(figures, lines, strict=True)]
+    return [measured, "", *pipe_table([["", *shown], *rows]).splitlines()]
+
+
+def _cells(f: dict[str, Any], peft: float | None) -> dict[str, str]:
+    """Returns a row's cells by their columns' heads, empty where a figure was not measured.
+
+    `peft`: the ratio of PEFT's LoRA to the floor. Records of older measurements lack some figures.
+    """
+    return {
+        "ms a step": f"{1e3 * f['wall_s']:.1f}",
+        "CPU ms": f"{1e3 * f['cpu_s']:.1f}",
+        "tokens/s": f"{f['tokens_s']:,.0f}" if "tokens_s" in f else "",
+        "GFLOP/s": f"{f['gflops']:,.0f}" if "gflops" in f else "",
+        "% of matmul": f"{100 * f['of_matmul']:.0f}" if "of_matmul" in f else "",
+        "x floor": f"{f['wall_ratio']:.3f}",
+        "x floor, CPU": f"{f['cpu_ratio']:.3f}",
+        "x PEFT LoRA": f"{f['wall_ratio'] / peft:.2f}" if peft else "",
+        # Empty where it is 0: the floor's own, or the one of a single series.
+        "spread": f"{100 * f['spread']:.0f} %" if f.get("spread") else "",
+        "peak MB": f"{f['peak_bytes'] / 1e6:,.0f}" if "peak_bytes" in f else "",
+    }

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -44,6 +44,16 @@ class Setting:
     precision: str = "fp32"
     threads: int = 2
     backbone_dropout: float = 0.1
+
+
+def in_precision(s: Setting, name: str) -> tuple[Setting, str]:
+    """Returns the setting and the candidate that `name` means: "lora, bf16" is "lora" in bf16.
+
+    Candidates of two precisions take turns in one measurement; those named without a precision have
+    the setting's.
+    """
+    name, _, precision = name.partition(", ")
+    return (replace(s, precision=precision) if precision else s), name
 
 
 def backbone(s: Setting) -> Any:
@@ -127,7 +137,7 @@ def clock(s: Setting) -> tuple[float, float]:
     return time.perf_counter(), time.process_time()
 
 
-def timed(s: Setting, step: Callable[[], None]) -> Contender:
+def timed(s: Setting, step: Callable[[], Any]) -> Contender:
     """Returns a contender that times `count` consecutive steps as one.
 
     The clock is read before the first and after the last alone, so that on a GPU steps overlap as

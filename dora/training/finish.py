@@ -122,7 +122,11 @@ def _report(loop: Loop, which: str, step: int, arrays: dict[str, np.ndarray]) ->
 
     Labels and ids, which are equal for both, are added with "last" only.
     """
-    metrics, logits = loop.evaluate(loop.setup.reported)
+    # The last step's evaluation has predicted the development set with equal weights. A process
+    # that resumed behind it has not, and the best weights are predicted anew for `_compare`.
+    evaluated, known = loop.evaluated
+    reused = known if which == "last" and evaluated == loop.step else {}
+    metrics, logits = loop.evaluate(loop.setup.reported, reused)
     for split, tokens in loop.setup.reported.items():
         arrays[f"{which}/{split}/logits"] = logits[split]
         if which == "last":

@@ -7,7 +7,7 @@ selection.py chooses the best evaluation, checkpoint.py writes a checkpoint's fi
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -46,6 +46,8 @@ class Loop:
         self.eval_every = setup.config.eval_every or self.stepper.steps_an_epoch
         from_step = counts_from(setup.total_steps, setup.method.ranks_final_at)
         self.selection = Selection(from_step, setup.config.patience)
+        # (step, logits by split) of this process's last evaluation in training.
+        self.evaluated: tuple[int, dict[str, np.ndarray]] = (0, {})
 
     def train_step(self, step: int) -> tuple[Tensor, Tensor | None]:
         """Takes step `step`; returns (mean task loss, penalty or None), see `Stepper.take`."""
@@ -115,15 +117,25 @@ class Loop:
             lambda text: self.still(f"{where}, {text}"),
         )
 
-    def evaluate(self, splits: dict[str, Tokens]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """Returns ({metric: value, …, degenerate: why or None}, logits by split)."""
-        logits = {split: self.predict(tokens) for split, tokens in splits.items()}
+    def evaluate(
+        self, splits: dict[str, Tokens], known: Mapping[str, np.ndarray] | None = None
+    ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """Returns ({metric: value, …, degenerate: why or None}, logits by split).
+
+        `known`: logits of the present weights by split, which are not computed again.
+        """
+        known = known or {}
+        logits = {
+            split: known[split] if split in known else self.predict(tokens)
+            for split, tokens in splits.items()
+        }
         return evaluation.scores(self.setup.task, logits, splits), logits
 
     def evaluate_and_select(self) -> None:
         """Evaluates the scored splits, logs the scores, and offers the weights to `selection`."""
         s = self.setup
-        metrics, _ = self.evaluate(s.scored)
+        metrics, logits = self.evaluate(s.scored)
+        self.evaluated = self.step, logits
         self._log({"split": next(iter(s.scored)), **metrics})
         shown = [f"{k} {v:.4f}" for k, v in metrics.items() if isinstance(v, float)]
         shown += ["degenerate"] if metrics["degenerate"] else []

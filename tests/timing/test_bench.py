@@ -1,5 +1,6 @@
 """Each contender trains what it should, and ratios are taken within rounds."""
 
+import argparse
 import json
 import math
 import sys
@@ -11,7 +12,7 @@ import torch
 from dora import bench
 from dora.timing import setting
 from dora.timing.candidates import CONTENDERS, PHASES, contender, loop_of
-from dora.timing.measure import SHARES, measure, ratio, series
+from dora.timing.measure import SHARES, _whole_runs, measure, ratio, series
 from dora.timing.setting import TOTAL, Setting, Times
 
 # One layer: a step takes milliseconds, and all that is asserted holds for it too.
@@ -94,7 +95,7 @@ def test_contenders_take_turns_and_the_first_changes():
 @pytest.mark.parametrize(
     "names",
     [
-        ("floor", "full", "lora", *(f"dora {phase}" for phase in PHASES), "PEFT LoRA"),
+        ("floor", "products", "lora", *(f"dora {phase}" for phase in PHASES), "PEFT LoRA"),
         pytest.param(CONTENDERS, marks=pytest.mark.slow),
     ],
 )
@@ -103,7 +104,9 @@ def test_every_contender_runs_and_is_measured(names):
     assert figures["floor"]["wall_ratio"] == 1  # by itself, in every round
     phases = [figures[f"dora {phase}"]["wall_s"] for phase in PHASES]
     assert min(phases) <= figures["dora run"]["wall_s"] <= max(phases)
+    assert figures["products"]["of_matmul"] == 1  # the products need what they do
     for f in figures.values():
+        assert f["gflops"] == pytest.approx(f["flops"] / f["wall_s"] / 1e9)
         assert 0 < f["wall_s"] < 10  # seconds, not milliseconds
         assert math.isfinite(f["cpu_ratio"])
     assert figures["PEFT LoRA"]["tokens_s"] == pytest.approx(32 / figures["PEFT LoRA"]["wall_s"])
@@ -133,5 +136,60 @@ def test_the_command_writes_tables_with_machine_and_versions(tmp_path, monkeypat
     assert found["versions"]["torch"] == torch.__version__
     assert len(found["load_before"]) == 3
     (table,) = found["tables"]
-    assert set(table["figures"]) == {"floor", "lora"}  # the floor without being asked for
-    assert "| lora  |" in capsys.readouterr().out
+    # The floor and the products without being asked for.
+    assert list(table["figures"]) == ["floor", "products", "lora"]
+    assert "| lora     |" in capsys.readouterr().out
+
+
+def test_candidates_of_two_precisions_take_turns_and_compare_with_the_floor_of_fp32(
+    tmp_path, monkeypatch, capsys
+):
+    words = "--size small --dropout 0 --only lora --rounds 1 --steps 1 --repeats 1 --threads 1"
+    words += f" --batch 4 --length 8 --precision bf16 fp32 --to {tmp_path / 'b.json'}"
+    monkeypatch.setattr(sys, "argv", ["bench", *words.split()])
+    bench.main()
+    (table,) = json.loads((tmp_path / "b.json").read_text())["tables"]
+    figures = table["figures"]
+    names = ["floor", "products", "lora"]
+    assert list(figures) == [*names, *(f"{name}, bf16" for name in names)]
+    # One round, so ratios are those of the two times; shares go by the own precision's products.
+    assert figures["lora, bf16"]["wall_ratio"] == pytest.approx(
+        figures["lora, bf16"]["wall_s"] / figures["floor"]["wall_s"]
+    )
+    assert figures["products, bf16"]["of_matmul"] == figures["products"]["of_matmul"] == 1
+    assert figures["lora, bf16"]["of_matmul"] == pytest.approx(
+        figures["lora, bf16"]["gflops"] / figures["products, bf16"]["gflops"]
+    )
+    assert "dropout 0, fp32 and bf16, cpu" in capsys.readouterr().out
+
+
+def test_a_candidate_named_bf16_is_built_in_bf16():
+    s, name = setting.in_precision(SMALL, "dora before, bf16")
+    assert (s.precision, name) == ("bf16", "dora before")
+    assert setting.in_precision(SMALL, "dora before") == (SMALL, "dora before")
+
+
+def test_a_run_s_line_weighs_the_phases_of_its_own_precision():
+    figures = {
+        f"dora {phase}{of}": {
+            **dict.fromkeys(("wall_s", "cpu_s", "wall_ratio", "cpu_ratio", "over_products"), time),
+            "flops": 1,
+        }
+        for of, time in (("", 1.0), (", bf16", 2.0))
+        for phase in PHASES
+    }
+    lines = _whole_runs(figures)
+    assert {name: line["wall_s"] for name, line in lines.items()} == {
+        "dora run": pytest.approx(1),
+        "dora run, bf16": pytest.approx(2),
+    }
+
+
+def test_the_help_fits_a_screen_and_states_every_default(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    parser = bench._parser()
+    lines = parser.format_help().splitlines()
+    assert len(lines) <= 24
+    assert max(map(len, lines)) <= 80
+    shown = [action for action in parser._actions if action.help != argparse.SUPPRESS]
+    assert all("default" in str(action.help) for action in shown)

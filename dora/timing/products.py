@@ -1,0 +1,135 @@
+"""The matrix products that a training step needs: their count, and a candidate that does no more.
+
+Counted for every row alike: forward and backward of the encoder's linears and of the attention,
+each backward through the input. Left out: the head, which sees one token of a row, and everything
+that is no matrix product. A method whose first adapted layer asks for no gradient of its input, or
+which computes anything twice, is not counted otherwise, so that shares of one table compare.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from dora.adapters.budget import Budget
+from dora.timing.setting import BUDGET, SIZES, START, Contender, Setting, in_precision, timed
+
+# position_buckets = 256 in both directions. DeBERTa's code computes all of them at any length.
+POSITIONS = 512
+
+
+@dataclass(frozen=True)
+class Product:
+    """A product (n, k) @ (k, m), done `times` in a step for `batch` pairs of matrices at once.
+
+    `turned`: the operand that is stored transposed. It is an operand's layout in memory, which a
+    product's speed may depend on.
+    """
+
+    n: int
+    k: int
+    m: int
+    times: int
+    batch: int = 1
+    turned: Literal["", "left", "right"] = ""
+
+    @property
+    def flops(self) -> int:
+        """Floating-point operations of a step: a multiplication and an addition count as two."""
+        return 2 * self.n * self.k * self.m * self.batch * self.times
+
+
+def linears(s: Setting) -> list[tuple[int, int, int]]:
+    """Returns (d_in, d_out, number in the encoder) of its linears: q, k, v and o, ffn1, ffn2."""
+    _, layers, hidden, inner, *_ = SIZES[s.size]
+    return [(hidden, hidden, 4 * layers), (hidden, inner, layers), (inner, hidden, layers)]
+
+
+def forward(s: Setting) -> list[Product]:
+    """Returns the products of a forward pass over one batch."""
+    architecture, layers, hidden, _, heads, _ = SIZES[s.size]
+    tokens, pairs, width = s.batch * s.length, s.batch * heads, hidden // heads
+    # y = x Wᵀ, W stored as (d_out, d_in).
+    found = [Product(tokens, i, o, number, turned="right") for i, o, number in linears(s)]
+    # Q Kᵀ and P V.
+    found.append(Product(s.length, width, s.length, layers, pairs, "right"))
+    found.append(Product(s.length, s.length, width, layers, pairs))
+    if architecture == "deberta-v2":
+        # Keys and queries of the relative positions, and their products with Q and K.
+        found.append(Product(POSITIONS, hidden, hidden, 2 * layers, turned="right"))
+        found.append(Product(s.length, width, POSITIONS, 2 * layers, pairs, "right"))
+    return found
+
+
+def backward(s: Setting) -> list[Product]:
+    """Returns the products of a backward pass to the embeddings, without any weight's gradient."""
+    architecture, layers, hidden, _, heads, _ = SIZES[s.size]
+    tokens, pairs, width = s.batch * s.length, s.batch * heads, hidden // heads
+    # dx = dy W.
+    found = [Product(tokens, o, i, number) for i, o, number in linears(s)]
+    # dP = dO Vᵀ, dQ = dS K, then dV = Pᵀ dO and dK = dSᵀ Q.
+    found.append(Product(s.length, width, s.length, layers, pairs, "right"))
+    found.append(Product(s.length, s.length, width, layers, pairs))
+    found.append(Product(s.length, s.length, width, 2 * layers, pairs, "left"))
+    if architecture == "deberta-v2":
+        # To Q and K. The positions' own keys and queries come from frozen embeddings.
+        found.append(Product(s.length, POSITIONS, width, 2 * layers, pairs))
+    return found
+
+
+def flops(s: Setting, name: str) -> int:
+    """Returns the floating-point operations that a step of the candidate `name` needs.
+
+    Products of the bare backbone, and beside them either the adapters' low-rank ones (forward, and
+    twice as many backward) or, in full fine-tuning, the gradients of the linears' weights.
+    """
+    name = in_precision(s, name)[1]
+    kind = name.split()[0]
+    once = sum(p.flops for p in forward(s))
+    if kind in ("forward", "evaluation"):
+        return once  # evaluation may merge its adapters, which takes next to nothing
+    needed = once + sum(p.flops for p in backward(s))
+    tokens = s.batch * s.length
+    if kind in ("floor", "products"):
+        return needed
+    if kind == "full":
+        return needed + sum(2 * tokens * i * o * number for i, o, number in linears(s))
+    rank = Budget.parse(BUDGET).rank if name.endswith(" after") else START
+    assert rank is not None  # BUDGET is an average rank
+    adapters = sum(2 * tokens * rank * (i + o) * number for i, o, number in linears(s))
+    return needed + 3 * adapters
+
+
+def products(s: Setting) -> Contender:
+    """Returns a candidate that does the bare backbone's products by torch.mm and torch.bmm alone.
+
+    Operands of one shape are one pair of tensors: they come from the cache where they fit into it,
+    so that the products are rather faster than the same ones in a step.
+    """
+    dtype = torch.bfloat16 if s.precision == "bf16" else torch.float32
+    calls = [(p, *_operands(p, dtype, s.device)) for p in [*forward(s), *backward(s)]]
+
+    @torch.inference_mode()
+    def step() -> None:
+        for p, left, right in calls:
+            multiply = torch.mm if p.batch == 1 else torch.bmm
+            for _ in range(p.times):
+                multiply(left, right)
+
+    return timed(s, step)
+
+
+def _operands(p: Product, dtype: torch.dtype, device: str) -> tuple[Tensor, Tensor]:
+    """Returns random matrices of the product's shapes, as they lie in memory in a step."""
+
+    def drawn(rows: int, columns: int, turned: bool) -> Tensor:
+        shape = [columns, rows] if turned else [rows, columns]
+        if p.batch > 1:
+            shape.insert(0, p.batch)
+        made = torch.randn(shape, dtype=dtype, device=device)
+        return made.mT if turned else made
+
+    return drawn(p.n, p.k, p.turned == "left"), drawn(p.k, p.m, p.turned == "right")

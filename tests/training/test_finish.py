@@ -1,0 +1,110 @@
+"""The end of a run predicts no split twice, and what it reuses is what predicting again gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dora.data import npz
+from dora.training import finish, one_run
+from dora.training.loop import Loop
+from dora.training.selection import Selection
+from runs import only_run, record, run, same_files, small
+
+
+@pytest.fixture
+def predicted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """Returns a list that receives (split, step) of every prediction of a run."""
+    found: list[tuple[str, int]] = []
+    original = Loop.predict
+
+    def predict(self: Loop, tokens: object) -> np.ndarray:
+        splits = {**self.setup.scored, **self.setup.reported}
+        found.append((next(k for k, v in splits.items() if v is tokens), self.step))
+        return original(self, tokens)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Loop, "predict", predict)
+    return found
+
+
+def best_is(monkeypatch: pytest.MonkeyPatch, right: Callable[[int], bool]) -> None:
+    """Makes the evaluation at a step for which `right` holds the best one."""
+    offer = Selection.offer
+    monkeypatch.setattr(
+        Selection,
+        "offer",
+        lambda self, step, score, *rest: offer(self, step, float(right(step)), *rest),
+    )
+
+
+def in_training(step: int) -> list[tuple[str, int]]:
+    """Returns the predictions of evaluations every 6 steps, up to `step`."""
+    return [("dev", at) for at in range(6, step + 1, 6)]
+
+
+def test_a_run_whose_last_step_is_its_best_predicts_every_split_of_its_end_once(
+    tmp_path: Path, predicted: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    best_is(monkeypatch, lambda step: step == 24)
+    results = run(small(tmp_path, "method=lora"))["results"]
+    assert predicted == [*in_training(24), ("test", 24)]
+    assert results["best"] == results["last"]
+    arrays = npz.load(only_run(tmp_path))
+    for split in ("dev", "test"):
+        assert np.array_equal(arrays[f"last/{split}/logits"], arrays[f"best/{split}/logits"])
+
+
+def test_a_run_with_an_earlier_best_step_predicts_its_best_weights_anew(
+    tmp_path: Path, predicted: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    best_is(monkeypatch, lambda step: step == 18)
+    run(small(tmp_path, "method=dora"))
+    # Of the last weights the test set alone, of the best ones both: their scores are compared.
+    assert predicted == [*in_training(24), ("test", 24), ("dev", 24), ("test", 24)]
+
+
+def test_the_reused_logits_are_those_that_predicting_again_gives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = small(tmp_path / "one", "method=lora", "task=mnli")
+    run(config)
+    with monkeypatch.context() as patch:
+        original = finish.finish
+
+        def forgetful(p: object, loop: Loop, *rest: object) -> None:
+            loop.evaluated = (0, {})
+            original(p, loop, *rest)  # type: ignore[arg-type]
+
+        patch.setattr(one_run, "finish", forgetful)
+        run(small(tmp_path / "two", "method=lora", "task=mnli"))
+    same_files(only_run(tmp_path / "one"), only_run(tmp_path / "two"))
+    # Both development sets of MNLI are scored in training, so both are reused.
+    results = [record(tmp_path / name)["results"] for name in ("one", "two")]
+    assert results[0] == results[1]
+    assert "accuracy_mm" in results[0]["last"]
+
+
+def test_a_run_resumed_behind_its_last_evaluation_predicts_each_split_once_too(
+    tmp_path: Path, predicted: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    best_is(monkeypatch, lambda step: step == 24)
+    config = small(tmp_path, "method=lora")
+    with monkeypatch.context() as patch:
+        # The last checkpoint is written by then.
+        patch.setattr(one_run, "finish", lambda *_: (_ for _ in ()).throw(RuntimeError("cut")))
+        with pytest.raises(RuntimeError, match="cut"):
+            run(config)
+    predicted.clear()
+    assert run(config)["status"] == "done"
+    assert predicted == [("dev", 24), ("test", 24)]
+
+
+def test_a_run_that_selects_on_held_out_rows_predicts_the_development_set_at_its_end(
+    tmp_path: Path, predicted: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    best_is(monkeypatch, lambda step: step == 24)
+    run(small(tmp_path, "method=lora", "select=heldout"))
+    assert [split for split, _ in predicted] == ["heldout"] * 4 + ["dev", "test"]
