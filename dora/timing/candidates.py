@@ -14,6 +14,7 @@ from dora.backbones.backbone import find_linears
 from dora.config import Config, TaskConfig
 from dora.method_choice import MethodChoice, packaged
 from dora.methods.base import Method, RunInfo
+from dora.process import memory
 from dora.timing.libraries import PEFTS, pefts
 from dora.timing.setting import BUDGET, START, TOTAL, Contender, Setting, backbone, rows, timed
 from dora.training.loop import Loop
@@ -76,6 +77,7 @@ def loop_of(s: Setting, name: str) -> tuple[Loop, int]:
     model.to(s.device)
     if name != "floor" and s.device == "cpu":
         cheapen_dropout(model)
+        memory.keep_freed()
     if phase == "compiled":
         model.compile(dynamic=True)  # as `dora.training.one_run` does
     method.load(method.state())  # brings the method's own tensors to the device
