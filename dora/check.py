@@ -211,7 +211,7 @@ def _of_training(config: Config) -> list[str]:
         ),
         # The names that recipe.py, step.py and rows.py know.
         _choice(config, "schedule", "linear", "cosine", "constant"),
-        _choice(config, "precision", "fp32", "bf16"),
+        _choice(config, "precision", "auto", "fp32", "bf16"),
         _choice(config, "select", "dev", "heldout"),
     )
 

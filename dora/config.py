@@ -105,12 +105,15 @@ class Config:
     after which training stops, None for never. `limit_train`: rows to train on, equal for every
     seed.
 
-    The run. `compile`: have torch.compile make the model's kernels, which takes a while before the
-    first step and again after a removal, and is slower on a CPU. `threads`: CPU threads, None for
-    the model's own number; fixed because it changes the last bits. `checkpoint_every`: steps
-    between checkpoints, in addition to every evaluation and every 5 minutes. `results`: the folder
-    for everything written. `force`: train a run that is done, has failed or diverged again from the
-    start; a run that was stopped or killed is resumed, a forced one too.
+    The run. `precision`: of the matrix products, "fp32" or "bf16" (by autocast; trained parameters
+    stay in fp32). "auto" stands for bf16 where the device computes it natively, else fp32, and is
+    replaced by it before the run is named and recorded. `compile`: have torch.compile make the
+    model's kernels, which takes a while before the first step and again after a removal, and is
+    slower on a CPU. `threads`: CPU threads, None for the model's own number; fixed because it
+    changes the last bits. `checkpoint_every`: steps between checkpoints, in addition to every
+    evaluation and every 5 minutes. `results`: the folder for everything written. `force`: train a
+    run that is done, has failed or diverged again from the start; a run that was stopped or killed
+    is resumed, a forced one too.
     """
 
     task: TaskConfig = field(default_factory=TaskConfig)

@@ -160,7 +160,7 @@ def _run(prepared: Prepared) -> Run:
     from dora.training.one_run import run
 
     hydra = HydraConfig.get()
-    words = [*options_of(hydra), *hydra.overrides.task]
+    words = [*options_of(hydra), *prepared.words(hydra.overrides.task)]
     signals = StopSignals()
     try:
         with at_work:

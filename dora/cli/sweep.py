@@ -20,6 +20,7 @@ from dora.records import study
 from dora.records.cleaning import tidy
 from dora.records.planned import note_planned
 from dora.records.run_json import read_done
+from dora.training import precision
 from dora.training.lines import embedded_note
 from dora.training.prepare import Prepared, prepare
 
@@ -33,14 +34,19 @@ class Planned:
     """Describes one run of a sweep without its data, which for all runs may not fit into memory.
 
     `settings`: its configuration as it is recorded. `force`: whether it starts afresh. `notes`:
-    lines to show before the sweep begins. `lacks`: whether it is done but lacks predictions of
-    rows that came later, such as AX.
+    lines to show before the sweep begins. `precision`: such a line on the precision; None for
+    a run on another machine, which says it itself. `auto`: its precision is the one that
+    `precision=auto` stands for. `words`: the words that name it. `lacks`:
+    whether it is done but lacks predictions of rows that came later, such as AX.
     """
 
     folder: Path
     settings: dict[str, Any]
     force: bool
     notes: tuple[str, ...]
+    precision: str | None
+    auto: bool
+    words: Words
     lacks: bool = False
 
     @property
@@ -66,10 +72,12 @@ class Sweep:
         for note in dict.fromkeys(note for p in self.runs.values() for note in p.notes):
             print(note)
         pending = {words: p for words, p in self.runs.items() if not p.done}
+        for text in dict.fromkeys(p.precision for p in pending.values() if p.precision):
+            print(text)
         for words, p in self.runs.items():
             if words in pending:
                 # From here on `dora.status` knows the run, and with which command to train it.
-                note_planned(p.folder, (*self.options, *words), p.settings)
+                note_planned(p.folder, (*self.options, *words), p.settings, p.auto)
             else:
                 tidy(p.folder)
         lacking = sum(p.lacks for p in pending.values())
@@ -151,13 +159,16 @@ def _only_stopped(s: study.Seen, raised: BaseException | None) -> bool:
 
 
 def plan(
-    jobs: Sequence[Sequence[str]], compose: Callable[[Sequence[str]], Config], options: Words = ()
+    jobs: Sequence[Sequence[str]],
+    compose: Callable[[Sequence[str]], Config],
+    options: Words = (),
+    here: bool = True,
 ) -> Sweep:
     """Checks every run of a sweep before the first begins.
 
     Raises UserError with all problems of all runs. Runs that differ in their seed alone share
     everything that takes time to find out. Runs with one directory, such as full fine-tuning at
-    two budgets, are one run.
+    two budgets, are one run. `here`: they are trained on this machine.
     """
     groups = _by_all_but_seed(jobs)
     configs = {
@@ -169,16 +180,16 @@ def plan(
     # Sorted by data: each task's data are read once, since `prepare` keeps the last ones alone.
     for group in sorted(groups, key=lambda group: _data_of(configs[group])):
         try:
-            first = prepare(configs[group], here=False)
+            first = prepare(configs[group], here)
         except UserError as e:
             for problem in e.problems:
                 problems[problem].append(group)
             continue
         for words, seed in groups[group]:
             if seed is None or len(groups[group]) == 1:  # composed with the seed, if it has one
-                planned[words] = _planned(first)
+                planned[words] = _planned(first, words, here)
             elif seed.isdigit() and int(seed) <= MAX_SEED:
-                planned[words] = _planned(_with_seed(first, int(seed)))
+                planned[words] = _planned(first.of_seed(int(seed)), words, here)
             else:
                 text = f"seed={seed} must be a whole number from 0 to {MAX_SEED}"
                 problems[text].append(words)
@@ -186,7 +197,8 @@ def plan(
         raise UserError(*_with_places(problems, len(groups)))
     runs: dict[Path, tuple[Words, Planned]] = {}
     for words in map(tuple, jobs):
-        runs.setdefault(planned[words].folder, (words, planned[words]))
+        p = planned[words]
+        runs.setdefault(p.folder, (p.words, p))
     return Sweep(dict(runs.values()), options)
 
 
@@ -213,17 +225,19 @@ def _data_of(config: Config) -> tuple[str, str, str]:
     return config.data.name, str(config.data.dir), config.task.name
 
 
-def _with_seed(p: Prepared, seed: int) -> Prepared:
-    return dataclasses.replace(p, config=dataclasses.replace(p.config, seed=seed))
-
-
-def _planned(p: Prepared) -> Planned:
+def _planned(p: Prepared, words: Words, here: bool) -> Planned:
     """Returns the description of a prepared run; reads its record, if it is done."""
     c = p.config
     notes = tuple(filter(None, (embedded_note(c), c.model.note)))
     # In this order: looking for rows without predictions is cheap if the run has no record.
     lacks = not c.force and bool(unpredicted(p.folder, p.rows)) and read_done(p.folder) is not None
-    return Planned(p.folder, p.settings, c.force, notes, lacks)
+    text = precision.line(c.precision, c.device, p.auto) if here else None
+    if p.auto and not here:
+        text = (
+            f"precision {c.precision} for precision=auto: the machines that train are not known "
+            "here; precision=bf16 or precision=fp32 chooses"
+        )
+    return Planned(p.folder, p.settings, c.force, notes, text, p.auto, tuple(p.words(words)), lacks)
 
 
 def _with_places(problems: Mapping[str, list[Words]], total: int) -> Iterator[str]:

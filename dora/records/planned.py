@@ -16,10 +16,13 @@ from dora.records.record import now, writable
 from dora.records.schema import SCHEMA
 
 
-def note_planned(folder: Path, words: Sequence[str], config: dict[str, Any]) -> None:
+def note_planned(
+    folder: Path, words: Sequence[str], config: dict[str, Any], auto_precision: bool = False
+) -> None:
     """Notes in an empty run directory that a sweep is going to train this run.
 
-    A directory with a record is left as it is.
+    `auto_precision`: the precision in `config` is the one that `precision=auto` stands for. A
+    directory with a record is left as it is.
     """
     waiting = {
         "schema": SCHEMA,
@@ -27,6 +30,7 @@ def note_planned(folder: Path, words: Sequence[str], config: dict[str, Any]) -> 
         "reason": None,
         "config": config,
         "words": list(words),
+        **({"auto_precision": True} if auto_precision else {}),
         "times": {"planned": now()},
     }
     with writable(folder):

@@ -66,7 +66,7 @@ def processor() -> str:
     """
     import torch  # late: status and tables must not load it, and whoever trains has it
 
-    names = re.findall(r"model name\s*: (.+)", _cpuinfo())
+    names = re.findall(r"model name\s*: (.+)", cpuinfo())
     return (
         f"{(names or [platform.machine()])[0].strip()} ({torch.backends.cpu.get_cpu_capability()})"
     )
@@ -82,7 +82,8 @@ def cuda_versions() -> dict[str, str]:
     return {name: version for name, version in found.items() if version}
 
 
-def _cpuinfo() -> str:
+def cpuinfo() -> str:
+    """Returns /proc/cpuinfo, which describes the processor; empty where there is no such file."""
     try:
         return Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:  # only Linux has this file

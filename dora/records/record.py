@@ -215,7 +215,9 @@ class Record:
 
     def _begin(self, header: dict[str, Any]) -> None:
         """Writes the record of a run that starts or goes on, with the history of earlier starts."""
-        history = ("resumed_from", "starts", "progress")
+        # A job of a sweep is told the precision that auto stands for: only the record it was
+        # planned with knows of auto.
+        history = ("resumed_from", "starts", "progress", "auto_precision")
         kept: dict[str, Any] = {key: self.data[key] for key in history if key in self.data}
         if self.divergences:
             kept["divergences"] = self.divergences

@@ -121,6 +121,8 @@ RECORD: Mapping[str, Kind] = {
     "platform": TEXT,
     "embedded": TEXT | None,
     "note": TEXT | None,
+    "precision": TEXT,
+    "auto_precision": YES_NO,
     "init_from": TEXT | None,
     "times": OBJECT,
     "times.updated": TIME,

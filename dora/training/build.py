@@ -16,7 +16,7 @@ from dora.errors import UserError
 from dora.methods.base import Method, RunInfo
 from dora.process import memory
 from dora.records.record import Record
-from dora.training import checkpoint, processes
+from dora.training import checkpoint, precision, processes
 from dora.training.finite import not_finite
 from dora.training.lines import Lines, embedded_note
 from dora.training.loop import Loop
@@ -216,6 +216,7 @@ def _announce(p: Prepared, loop: Loop, say: Lines) -> None:
     # A sweep has shown these notes once for all of its runs.
     for note in filter(None, (embedded_note(c), c.model.note)):
         say.once(note)
+    say.once(precision.line(c.precision, str(loop.setup.world.device), p.auto))
     none = ["every weight is trained; the budget does not apply"]
     if s.method.result != "model":
         none = ["the budget does not apply"]

@@ -14,7 +14,7 @@ from dora.methods.base import Method
 from dora.process.signals import StopSignals
 from dora.records.provenance import processor, provenance
 from dora.records.record import Record, writable
-from dora.training import checkpoint, processes
+from dora.training import checkpoint, precision, processes
 from dora.training.added import predict_added
 from dora.training.build import build
 from dora.training.finish import finish
@@ -47,6 +47,8 @@ def run(
     """
     config = prepared.config
     world = processes.start(config.device)
+    # On machines of several kinds precision=auto may stand for either: the main process decides.
+    prepared = prepared.in_precision(processes.broadcast(world, config.precision))
     torch.set_num_threads(config.cpu_threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
     # Otherwise all new memory would be written twice.
@@ -103,6 +105,8 @@ def _header(p: Prepared, world: World, words: Sequence[str] | None) -> dict[str,
         else "cpu",
         "processor": processor(),
         "world_size": world.size,
+        "precision": precision.line(p.config.precision, str(world.device), p.auto),
+        **({"auto_precision": True} if p.auto else {}),
         "total_steps": p.total_steps,
         **provenance(),
     }

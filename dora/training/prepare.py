@@ -6,7 +6,7 @@ All problems come in one message.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,8 +24,11 @@ from dora.data.tasks import TASKS, Rows
 from dora.errors import UserError
 from dora.method_choice import source_fingerprint
 from dora.methods.base import Method
+from dora.records import run_json
 from dora.records.about_method import NO_BUDGET
 from dora.records.record import identity
+from dora.records.run_json import NotARecord
+from dora.training import precision
 from dora.training.rows import Read, heldout_problems, read_rows, split_rows
 from dora.training.start import Start, read_start
 
@@ -38,7 +41,8 @@ class Prepared:
 
     `matrices`: the linears that components adapt; empty if no budget applies, and then `plan` is
     None. `train_rows`, `heldout_rows`: row numbers in the training split. `segments`: whether the
-    model tells a pair's two texts apart by segment ids.
+    model tells a pair's two texts apart by segment ids. `auto`: the precision in `config` is the
+    one that `precision=auto` stands for.
     """
 
     config: Config
@@ -54,6 +58,7 @@ class Prepared:
     fingerprints: dict[str, str | None]
     start: Start | None
     segments: bool
+    auto: bool = False
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -70,12 +75,33 @@ class Prepared:
         place = (c.data.name, c.task.name, c.model_name, c.method_name, budget, key, f"s{c.seed}")
         return Path(c.results, "runs", *place)
 
+    def in_precision(self, precision: str) -> Prepared:
+        """Returns this run in another precision, fp32 or bf16; another directory is its own."""
+        return replace(self, config=replace(self.config, precision=precision))
+
+    def of_seed(self, seed: int) -> Prepared:
+        """Returns this run with another seed."""
+        # From this run's precision: where auto went on with the one it finds for this seed, a
+        # sweep's other seeds follow, so that they can be compared.
+        return _as_begun(replace(self, config=replace(self.config, seed=seed)))
+
+    def words(self, typed: Sequence[str]) -> list[str]:
+        """Returns the words typed for this run, with the precision that auto stands for.
+
+        They name this run on any machine, also on one where auto would stand for another precision.
+        """
+        if not self.auto:
+            return list(typed)
+        others = [word for word in typed if word.lstrip("+").partition("=")[0] != "precision"]
+        return [*others, f"precision={self.config.precision}"]
+
 
 def prepare(config: Config, here: bool = True) -> Prepared:
     """Checks the configuration, reads the data and plans the budget.
 
-    `here`: the run is to be trained on this machine, so its device must exist too. Raises UserError
-    with every problem found.
+    `here`: the run is to be trained on this machine, so its device must exist too, and
+    `precision=auto` follows it; elsewhere auto stands for fp32, which every machine has. Raises
+    UserError with every problem found.
     """
     # Each step below works with what the ones before could find, so that a wrong budget is named
     # even where the data are missing.
@@ -106,8 +132,8 @@ def prepare(config: Config, here: bool = True) -> Prepared:
         raise AssertionError("nothing is missing without a problem that says so")
     rows, revision, fingerprint = read
     matrices, plan = planned if planned is not None else ((), None)
-    return Prepared(
-        config=config,
+    prepared = Prepared(
+        config=_with_precision(config, here),
         model=folder,
         matrices=matrices,
         plan=plan,
@@ -125,7 +151,42 @@ def prepare(config: Config, here: bool = True) -> Prepared:
         },
         start=start,
         segments=architecture.get("type_vocab_size", 0) > 1,
+        auto=config.precision == "auto",
     )
+    return _as_begun(prepared)
+
+
+def _with_precision(config: Config, here: bool) -> Config:
+    """Returns the configuration with the precision that auto stands for.
+
+    Everything is derived from this one: the run's identity and its record must hold the precision
+    that determines the result.
+    """
+    if config.precision != "auto":
+        return config
+    # An unknown machine may have to emulate bf16, and any has fp32.
+    return replace(config, precision=precision.automatic(config.device) if here else "fp32")
+
+
+def _as_begun(p: Prepared) -> Prepared:
+    """Returns the run in the precision in which `precision=auto` has begun or planned it, if it
+    has.
+
+    So the same command resumes a run on a machine where auto stands for the other precision, and a
+    job trains what the machine that submitted it has planned.
+    """
+    if not p.auto or _by_auto(p.folder):
+        return p
+    other = p.in_precision(precision.OTHER[p.config.precision])
+    return other if _by_auto(other.folder) else p
+
+
+def _by_auto(folder: Path) -> bool:
+    """Tells whether a run directory holds a run that `precision=auto` has begun or planned."""
+    try:
+        return bool(run_json.read(folder).get("auto_precision"))
+    except (FileNotFoundError, NotARecord):
+        return False
 
 
 @dataclass

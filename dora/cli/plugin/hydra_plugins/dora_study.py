@@ -31,7 +31,8 @@ class StudySweeper(BasicSweeper):
         assert self.hydra_context is not None
         assert self.config is not None
         compose = Composer(self.hydra_context.config_loader, self.config)
-        study = sweep.plan(self._grid(arguments), compose, options_of(self.config.hydra))
+        options = options_of(self.config.hydra)
+        study = sweep.plan(self._grid(arguments), compose, options, here=self._is_local())
         pending = study.begin()
         named = [
             [*words, f"hydra.job.name={quoted(label)}"]
@@ -69,6 +70,10 @@ class StudySweeper(BasicSweeper):
             raise HydraException("a setting of this sweep has no value")
         return [[plain(word) for word in job] for job in jobs]
 
+    def _is_local(self) -> bool:
+        """Tells whether the launcher trains on this machine, not through a cluster's queue."""
+        return type(self.launcher).__name__ in ("BasicLauncher", "JoblibLauncher")
+
     def _launch(self, jobs: list[list[str]]) -> Any:
         """Has the launcher run the jobs.
 
@@ -78,15 +83,14 @@ class StudySweeper(BasicSweeper):
         from dora.process.signals import outside
 
         assert self.launcher is not None
-        kind = type(self.launcher).__name__
-        local = kind == "JoblibLauncher"
         # The jobs of a cluster hear of signals from the cluster.
-        if kind != "BasicLauncher" and not local:
+        if not self._is_local():
             return self.launcher.launch(jobs, initial_job_idx=0)
-        if local:
+        in_workers = type(self.launcher).__name__ == "JoblibLauncher"
+        if in_workers:
             # Hydra's launcher passes its configuration on to joblib.Parallel.
             self.launcher.joblib["initializer"] = begin_worker  # type: ignore[attr-defined]
-        with outside.launching(workers=local):
+        with outside.launching(workers=in_workers):
             return self.launcher.launch(jobs, initial_job_idx=0)
 
 
