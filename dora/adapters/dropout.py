@@ -4,8 +4,8 @@ An ordinary dropout draws a random number for every entry, though only one in te
 CPU that costs more than the matrix product beside it: 1,024 x 384 entries take 4.5 ms, the product
 with a 384 x 384 matrix 2.2 ms (two cores, torch 2.13). Here the *gaps* between dropped entries are
 drawn instead. In independent trials of probability p the gap from one success to the next is
-geometric, so the positions are distributed exactly as those of an entry-by-entry draw, with p times
-as many random numbers. Only the dropped entries are touched after that.
+geometric, so the positions are distributed as those of an entry-by-entry draw, with p times as many
+random numbers. Only the dropped entries are touched after that.
 
 On a GPU a draw for every entry is one cheap kernel, so a mask is drawn there.
 
@@ -63,8 +63,8 @@ def _gaps(count: int, p: float) -> Tensor:
 def _table(p: float) -> Tensor:
     """Returns the gap of each 16-bit number, (65536,) int64: floor(ln U / ln(1 − p)) + 1.
 
-    U is the middle of the number's share of (0, 1), so each gap has its geometric probability to
-    within 2^−16. A look-up takes a quarter of the time of the logarithm and its conversions.
+    U is the middle of the number's share of (0, 1), so P(gap ≤ k) is right to 2^−17 and the mean to
+    1e-5 of itself. A look-up takes a quarter of the time of the logarithm and its conversions.
     """
     u = (torch.arange(2**16, dtype=torch.float64) + 0.5) / 2**16
     rate = min(math.log1p(-p), -1e-12)  # closer to 0, a gap would no longer fit its 64 bits

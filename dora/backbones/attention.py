@@ -33,8 +33,9 @@ def cheapen_dropout(model: Any) -> None:
         scaling: float | None = None,
         **rest: Any,
     ) -> tuple[torch.Tensor, None]:
-        # Without dropout, as in every evaluation, PyTorch's fused kernel is the faster one.
-        if not dropout:
+        # Without dropout, as in every evaluation, PyTorch's fused kernel takes half our time in
+        # fp32, and up to twice our time in 16 bits.
+        if not dropout and query.dtype.itemsize > 2:
             return sdpa_attention_forward(module, query, key, value, mask, scaling=scaling, **rest)
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
         return fused.attention(query, key, value, mask, dropout, scale), None
