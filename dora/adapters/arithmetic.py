@@ -70,8 +70,7 @@ class _Merged(torch.autograd.Function):
         ranks = [A.shape[0] for _, A, *_ in parts]
         # One product over x for all linears together. h and dh are stored as (r, n), not (n, r): a
         # CPU's products are fastest that way.
-        As = torch.cat([A for _, A, *_ in parts]) if len(parts) > 1 else parts[0][1]
-        hs = (As @ flat.t()).split(ranks)
+        hs = (_joined([A for _, A, *_ in parts]) @ flat.t()).split(ranks)
         dhs = torch.empty(sum(ranks), flat.shape[0], dtype=x.dtype, device=x.device)
         dx = None
         rest: list[tuple[Tensor, Tensor | None]] = []
@@ -92,58 +91,92 @@ class _Merged(torch.autograd.Function):
 class _Beside(torch.autograd.Function):
     """Computes the update beside the weight: with dropout D on its input, or in 16 bits.
 
-    y = W x + b + s B diag(g) A D x. The matrix products themselves add the low-rank terms to y and
-    dx (addmm), which saves a pass over each. Every linear draws its own dropout.
+    y = W x + b + s B diag(g) A D x. The matrix products themselves add the low-rank terms and the
+    bias to y and dx (addmm), which saves a pass over each. Every linear draws its own dropout;
+    without dropout the linears share the products over x.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, p: float, *given: Any) -> tuple[Tensor, ...]:
         """Returns (..., d_out) for each linear, as `_Merged` does; p: the share dropped."""
         # Autocast does not reach inside an autograd function, so its type is applied by hand.
-        ctx.shape, ctx.dtypes = x.shape, (x.dtype, given[2].dtype)
-        dtype = (
-            torch.get_autocast_dtype(x.device.type)
-            if torch.is_autocast_enabled(x.device.type)
-            else x.dtype
-        )
+        dtype = x.dtype
+        if torch.is_autocast_enabled(x.device.type):
+            dtype = torch.get_autocast_dtype(x.device.type)
+        parts = _sixes(given)
+        ctx.shape, ctx.dtypes, ctx.p = x.shape, (x.dtype, given[2].dtype), p
+        # Dropout scales the entries that stay by 1 / (1 − p): one number here, no pass over x.
+        ctx.scales = [s / (1 - p) for *_, s in parts]
         x = x.reshape(-1, x.shape[-1]).to(dtype)
-        ys, ctx.scales, saved = [], [], []
-        for W, b, A, B, g, s in _sixes(given):
-            # Dropout scales the entries that stay by 1 / (1 − p): one number here, no pass over x.
-            s /= 1 - p
-            W, A, sgB = W.to(dtype), A.to(dtype), _fold(B, g, s).to(dtype)
-            y = F.linear(x, W, None if b is None else b.to(dtype))
-            dropped = draw(x, p) if p else None
-            inside = x if dropped is None else zeroed(x, dropped)
-            h = A @ inside.t()  # (r, n)
+        A = _joined([part[2] for part in parts]).to(dtype)
+        ctx.ranks = [part[2].shape[0] for part in parts]
+        dropped = [draw(x, p) for _ in parts] if p else []
+        inside = [zeroed(x, at) for at in dropped] or [x]
+        if p:
+            hs = [each @ i.t() for each, i in zip(A.split(ctx.ranks), inside, strict=True)]
+        else:
+            hs = list((A @ x.t()).split(ctx.ranks))
+        ones = x.new_ones(1, x.shape[0])
+        ys, saved = [], []
+        for (W, b, _, B, g, _), h, s in zip(parts, hs, ctx.scales, strict=True):
+            W, sgB = W.to(dtype), _fold(B, g, s).to(dtype)
+            y = F.linear(x, W)
+            saved += [W, B, g, sgB, h]
+            if b is not None:
+                # The bias is one more component, of a constant input: F.linear would copy it into
+                # every row of y first.
+                h, sgB = torch.cat([h, ones]), torch.cat([sgB, b.to(dtype).unsqueeze(1)], 1)
             y.addmm_(h.t(), sgB.t())
             ys.append(y.view(*ctx.shape[:-1], -1))
-            ctx.scales.append(s)
-            saved += [W, A, B, g, sgB, h, inside, dropped]
-        ctx.save_for_backward(*saved)
+        ctx.save_for_backward(A, *inside, *dropped, *saved)
         return tuple(ys)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *dys: Tensor) -> tuple[Tensor | None, ...]:
         """Returns gradients in the order of forward's arguments, as `_Merged` does."""
-        saved = ctx.saved_tensors
+        n = len(dys)
+        A, *saved = ctx.saved_tensors
+        count = n if ctx.p else 1
+        inside, saved = saved[:count], saved[count:]
+        dropped, saved = (saved[:n], saved[n:]) if ctx.p else ([], saved)
+        parts = [saved[i : i + 5] for i in range(0, len(saved), 5)]
         of_input, of_factors = ctx.dtypes
+        dhs = torch.empty(sum(ctx.ranks), inside[0].shape[0], dtype=A.dtype, device=A.device)
+        dh, dys = dhs.split(ctx.ranks), [dy.reshape(-1, dy.shape[-1]) for dy in dys]
+        rest: list[tuple[Tensor, Tensor | None]] = []
+        for (_, B, g, sgB, h), each, dy, s in zip(parts, dh, dys, ctx.scales, strict=True):
+            torch.mm(sgB.t(), dy.t(), out=each)
+            rest.append(_unfold((h @ dy).to(of_factors), B, g, s))
+        if ctx.p:
+            dA = [(each @ i).to(of_factors) for each, i in zip(dh, inside, strict=True)]
+        else:
+            dA = list((dhs @ inside[0]).to(of_factors).split(ctx.ranks))
         dx = None
-        grads: list[Tensor | None] = []
-        for i, (dy, s) in enumerate(zip(dys, ctx.scales, strict=True)):
-            W, A, B, g, sgB, h, inside, dropped = saved[8 * i : 8 * i + 8]
-            dy = dy.reshape(-1, dy.shape[-1])
-            dh = sgB.t() @ dy.t()  # (r, n)
-            dB, dg = _unfold((h @ dy).to(of_factors), B, g, s)
-            grads += [None, None, (dh @ inside).to(of_factors), dB, dg, None]
-            if ctx.needs_input_grad[0]:
-                dx = dy @ W if dx is None else dx.addmm_(dy, W)
-                if dropped is None:
-                    dx.addmm_(dh.t(), A)
-                else:  # a dropped entry of x reached y through W alone
-                    add_product_(dx, dh.t(), A, dropped)
-        return None if dx is None else dx.view(ctx.shape).to(of_input), None, *grads
+        if ctx.needs_input_grad[0]:  # not in the first adapted layer: nothing below is trained
+            dx = _sum_of_products([(dy, W) for dy, (W, *_) in zip(dys, parts, strict=True)])
+            if ctx.p:  # a dropped entry of x reached y through W alone
+                for each, factor, at in zip(dh, A.split(ctx.ranks), dropped, strict=True):
+                    add_product_(dx, each.t(), factor, at)
+            else:
+                dx.addmm_(dhs.t(), A)
+            dx = dx.view(ctx.shape).to(of_input)
+        grads = [(None, None, a, dB, dg, None) for a, (dB, dg) in zip(dA, rest, strict=True)]
+        return dx, None, *itertools.chain(*grads)
+
+
+def _joined(factors: Sequence[Tensor]) -> Tensor:
+    """Returns the factors A of several linears as one, (Σ r, d_in)."""
+    return torch.cat(list(factors)) if len(factors) > 1 else factors[0]
+
+
+def _sum_of_products(pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    """Returns the sum of the products; each is added to the one before as it is computed."""
+    (left, right), *others = pairs
+    total = left @ right
+    for left, right in others:
+        total.addmm_(left, right)
+    return total
 
 
 def _sixes(given: Sequence[Any]) -> list[Sequence[Any]]:

@@ -7,6 +7,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from dora.adapters import dropout as cheap
+from dora.backbones import fused
+
 # The name under which our attention is registered with Transformers.
 _ATTENTION = "sdpa_cheap_dropout"
 
@@ -20,8 +23,6 @@ def cheapen_dropout(model: Any) -> None:
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
     from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-    from dora.adapters import dropout as cheap
-
     def attention(
         module: Any,
         query: torch.Tensor,
@@ -32,14 +33,14 @@ def cheapen_dropout(model: Any) -> None:
         scaling: float | None = None,
         **rest: Any,
     ) -> tuple[torch.Tensor, None]:
-        # Without dropout, as in every evaluation, PyTorch's fused kernel is the faster one.
-        if not dropout:
+        # Without dropout, as in every evaluation, PyTorch's fused kernel takes half our time in
+        # fp32, and up to twice our time in 16 bits.
+        if not dropout and query.dtype.itemsize > 2:
             return sdpa_attention_forward(module, query, key, value, mask, scaling=scaling, **rest)
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-        out = cheap.attention(query, key, value, mask, dropout, scale)
-        # Transformers expects (rows, length, heads, width); the kernel gives (rows, heads, …).
-        return out.transpose(1, 2).contiguous(), None
+        return fused.attention(query, key, value, mask, dropout, scale), None
 
+    fused.fuse_sublayers(model)
     cheap.replace(model)
     # DeBERTa computes its attention itself, with a dropout module that `replace` has found.
     if model.config._attn_implementation == "sdpa":

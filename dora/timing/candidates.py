@@ -18,6 +18,7 @@ from dora.config import Config, TaskConfig
 from dora.data.tokens import Tokens
 from dora.method_choice import MethodChoice, packaged
 from dora.methods.base import Method, RunInfo
+from dora.process import memory
 from dora.timing.libraries import PEFTS, pefts
 from dora.timing.products import products
 from dora.timing.setting import (
@@ -131,6 +132,7 @@ def loop_of(s: Setting, name: str) -> tuple[Loop, int]:
     model.to(s.device)
     if name != "floor" and s.device == "cpu":
         cheapen_dropout(model)
+        memory.keep_freed()
     if phase == "compiled":
         model.compile(dynamic=True)  # as `dora.training.one_run` does
     method.load(method.state())  # brings the method's own tensors to the device

@@ -126,6 +126,7 @@ def _place(p: Prepared, world: World, model: nn.Module, method: Method) -> None:
     # On a CPU an ordinary dropout costs more than the matrix product beside it; see dropout.py.
     if world.device.type == "cpu":
         cheapen_dropout(model)
+        memory.keep_freed()
     if p.config.compile:
         # Dynamic shapes: batches differ in length, and each length would otherwise be compiled.
         model.compile(dynamic=True)

@@ -73,8 +73,10 @@ class Stepper:
         self.parameters = {n: p for n, p in setup.model.named_parameters() if p.requires_grad}
         if setup.config.precision == "bf16":
             # Rounded once: autocast would round the frozen weights anew in every step.
-            for layer in setup.method.layers.values():
-                layer.base.to(torch.bfloat16)
+            for module in setup.model.modules():
+                frozen = not any(p.requires_grad for p in module.parameters(recurse=False))
+                if isinstance(module, nn.Linear) and frozen:
+                    module.to(torch.bfloat16)
         groups = parameter_groups(
             setup.model, set(setup.head), setup.config, setup.lr, setup.method.parameter_groups()
         )
