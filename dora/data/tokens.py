@@ -86,6 +86,20 @@ class Tokens:
             batch["token_type_ids"] = np.where(inside, self.types[at], 0).astype(np.int64)
         return batch
 
+    def packed(self, index: np.ndarray) -> dict[str, np.ndarray]:
+        """Returns the model's inputs for the rows at `index`, one after the other, unpadded.
+
+        Each is int64 of shape (1, tokens). `position_ids` count from 0 in each row.
+        """
+        length = self.lengths[index]
+        # Each token's place in its row: a running count, less the count at the row's beginning.
+        place = np.arange(length.sum()) - np.repeat(np.cumsum(length) - length, length)
+        at = np.repeat(self.start[index], length) + place
+        batch = {"input_ids": self.ids[at].astype(np.int64), "position_ids": place}
+        if self.types is not None:
+            batch["token_type_ids"] = self.types[at].astype(np.int64)
+        return {name: values[None] for name, values in batch.items()}
+
 
 def order(
     seed: int, epoch: int, lengths: np.ndarray, batch_size: int, batching: str = "length"

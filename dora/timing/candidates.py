@@ -14,6 +14,7 @@ from dora.adapters.budget import Budget, Matrix, Plan
 from dora.backbones.architectures import KINDS
 from dora.backbones.attention import cheapen_dropout
 from dora.backbones.backbone import find_linears
+from dora.backbones.packing import read_first_tokens
 from dora.config import Config, TaskConfig
 from dora.data.tokens import Tokens
 from dora.method_choice import MethodChoice, packaged
@@ -133,6 +134,8 @@ def loop_of(s: Setting, name: str) -> tuple[Loop, int]:
     if name != "floor" and s.device == "cpu":
         cheapen_dropout(model)
         memory.keep_freed()
+    if not name.startswith("floor"):
+        read_first_tokens(model)
     if phase == "compiled":
         model.compile(dynamic=True)  # as `dora.training.one_run` does
     method.load(method.state())  # brings the method's own tensors to the device

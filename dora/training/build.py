@@ -10,6 +10,7 @@ from torch import nn
 
 from dora.backbones import backbone, vocabulary
 from dora.backbones.attention import cheapen_dropout
+from dora.backbones.packing import read_first_tokens
 from dora.data.sources import fingerprint
 from dora.data.tokens import Tokens, tokenised
 from dora.errors import UserError
@@ -127,6 +128,7 @@ def _place(p: Prepared, world: World, model: nn.Module, method: Method) -> None:
     if world.device.type == "cpu":
         cheapen_dropout(model)
         memory.keep_freed()
+    read_first_tokens(model)
     if p.config.compile:
         # Dynamic shapes: batches differ in length, and each length would otherwise be compiled.
         model.compile(dynamic=True)

@@ -24,7 +24,8 @@ from torch import Tensor, nn
 from dora.adapters import changes
 from dora.adapters.budget import Plan
 from dora.adapters.changes import Change, Mask
-from dora.backbones.attention import attention_mask
+from dora.backbones.attention import attention_mask, packs
+from dora.backbones.packing import Layout, packed
 from dora.config import Config
 from dora.data.tasks import Task
 from dora.data.tokens import Tokens, order
@@ -77,6 +78,11 @@ class Stepper:
                 frozen = not any(p.requires_grad for p in module.parameters(recurse=False))
                 if isinstance(module, nn.Linear) and frozen:
                     module.to(torch.bfloat16)
+        # A graph of torch.compile would be made anew for every batch's layout.
+        self.packs = packs(setup.model) and not setup.config.compile
+        # RoBERTa counts positions from its padding's id + 1.
+        roberta = setup.model.config.model_type == "roberta"
+        self.first_position = setup.model.config.pad_token_id + 1 if roberta else 0
         groups = parameter_groups(
             setup.model, set(setup.head), setup.config, setup.lr, setup.method.parameter_groups()
         )
@@ -169,13 +175,19 @@ class Stepper:
     def forward(self, tokens: Tokens, rows: np.ndarray) -> Tensor:
         """Returns the model's logits for these rows, (len(rows), outputs)."""
         s = self.setup
-        batch = tokens.batch(rows)
-        mask = attention_mask(s.model, batch.pop("attention_mask"))
+        layout = None
+        if self.packs:
+            batch = tokens.packed(rows)
+            layout = Layout(tokens.lengths[rows])
+            batch["position_ids"] += self.first_position
+        else:
+            batch = tokens.batch(rows)
+            mask = attention_mask(s.model, batch.pop("attention_mask"))
+            if mask is not None:  # None: no row of the batch is padded
+                batch["attention_mask"] = mask
         inputs = {k: self.to_device(v) for k, v in batch.items()}
-        if mask is not None:  # None: no row of the batch is padded
-            inputs["attention_mask"] = self.to_device(mask)
         bf16 = s.config.precision == "bf16"
-        with torch.autocast(s.world.device.type, torch.bfloat16, enabled=bf16):
+        with packed(layout), torch.autocast(s.world.device.type, torch.bfloat16, enabled=bf16):
             return s.model(**inputs).logits
 
     def to_device(self, array: np.ndarray) -> Tensor:
