@@ -40,7 +40,7 @@ def cheapen_dropout(model: Any) -> None:
         if torch.is_grad_enabled() or query.dtype.itemsize == 2:
             return fused.attention(query, key, value, mask, dropout, scale, layout), None
         if layout is not None:
-            return fused.padded_attention(query, key, value, scale, layout), None
+            return fused.evaluated_attention(query, key, value, scale, layout), None
         return sdpa_attention_forward(module, query, key, value, mask, scaling=scale, **rest)
 
     fused.fuse_sublayers(model)

@@ -7,7 +7,9 @@ is computed anyway, and no copy is made for a mask.
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -38,20 +40,20 @@ def attention(
     return _Attention.apply(query, key, value, mask, p, scale, layout)
 
 
-def padded_attention(
+def evaluated_attention(
     query: Tensor, key: Tensor, value: Tensor, scale: float, layout: Layout
 ) -> Tensor:
     """Returns what `attention` does for a packed batch, by PyTorch's kernel, without gradients."""
-    heads = query.shape[1]
-    q, k, v = (
-        _rows(t, layout).view(layout.rows, heads, layout.longest, -1) for t in (query, key, value)
-    )
-    mask = layout.inside if layout.padded else None
-    return _packed(F.scaled_dot_product_attention(q, k, v, mask, scale=scale), layout, heads)
+    heads, width = query.shape[1], query.shape[3]
+    outs = []
+    for group, *qkv in _grouped((query, key, value), layout):
+        q, k, v = (t.view(-1, heads, *t.shape[1:]) for t in qkv)
+        outs.append(F.scaled_dot_product_attention(q, k, v, group.inside, scale=scale))
+    return _packed(outs, layout, heads, width)
 
 
 class _Attention(torch.autograd.Function):
-    """Computes `attention`. P below is the softmax, (rows · heads, length, length)."""
+    """Computes `attention`. P below is a softmax, (rows · heads, length, length)."""
 
     @staticmethod
     def forward(
@@ -65,63 +67,72 @@ class _Attention(torch.autograd.Function):
         layout: Layout | None,
     ) -> Tensor:
         """Returns (batch, length, heads, width); arguments as for `attention`."""
-        heads = query.shape[1]
-        q, k, v = (_rows(t, layout) for t in (query, key, value))
-        if layout is not None and layout.padded:
-            mask = layout.inside
-        P = _scores(q, k, mask, scale, heads).softmax(-1)
         ctx.factor, ctx.scale, ctx.layout = 1 / (1 - p), scale, layout
-        dropped = draw(P, p)
-        # The dropped entries are kept aside and set to 0 in place: P itself is what backward needs,
-        # and a copy of it is the largest tensor of a layer.
-        kept = P.view(-1).index_select(0, dropped)
-        zero_(P, dropped)
-        out = torch.baddbmm(P.new_empty(1), P, v, beta=0, alpha=ctx.factor)
-        ctx.save_for_backward(q, k, v, P, dropped, kept)
-        return _packed(out, layout, heads)
+        heads, width = query.shape[1], query.shape[3]
+        outs, saved = [], []
+        for group, q, k, v in _grouped((query, key, value), layout):
+            P = _scores(q, k, mask if group is None else group.inside, scale, heads).softmax(-1)
+            dropped = draw(P, p)
+            # The dropped entries are kept aside and set to 0 in place: P itself is what backward
+            # needs, and a copy of it is the largest tensor of a layer.
+            kept = P.view(-1).index_select(0, dropped)
+            zero_(P, dropped)
+            outs.append(torch.baddbmm(P.new_empty(1), P, v, beta=0, alpha=ctx.factor))
+            saved += [q, k, v, P, dropped, kept]
+        ctx.save_for_backward(*saved)
+        return _packed(outs, layout, heads, width)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         """Returns the gradients of query, key and value. dy: (batch, length, heads, width)."""
-        q, k, v, P, dropped, kept = ctx.saved_tensors
-        layout, heads = ctx.layout, dy.shape[2]
-        dy = _rows(dy.transpose(1, 2), layout)
-        if layout is not None and layout.padded:
-            # Padding has outputs that nobody reads, and so no gradient.
-            dy.view(-1, heads, *dy.shape[1:]).mul_(layout.inside.mT)
-        unused = P.new_empty(1)  # beta=0 below: nothing is added
-        dv = torch.baddbmm(unused, P.mT, dy, beta=0, alpha=ctx.factor)
-        dP = torch.baddbmm(unused, dy, v.mT, beta=0, alpha=ctx.factor)
-        zero_(dP, dropped)
-        put_(P, dropped, kept)  # the derivative of the softmax needs all of it
-        dS = torch.ops.aten._softmax_backward_data(dP, P, -1, P.dtype)
-        dq = torch.baddbmm(unused, dS, k, beta=0, alpha=ctx.scale)
-        dk = torch.baddbmm(unused, dS.mT, q, beta=0, alpha=ctx.scale)
-        dq, dk, dv = (_packed(d, layout, heads).transpose(1, 2) for d in (dq, dk, dv))
+        heads, width = dy.shape[2:]
+        saved = iter(ctx.saved_tensors)
+        grads: list[tuple[Tensor, Tensor, Tensor]] = []
+        for group, d in _grouped((dy.transpose(1, 2),), ctx.layout):
+            q, k, v, P, dropped, kept = itertools.islice(saved, 6)
+            if group is not None and group.inside is not None:
+                # Padding has outputs that nobody reads, and so no gradient.
+                d.view(-1, heads, *d.shape[1:]).mul_(group.inside.mT)
+            unused = P.new_empty(1)  # beta=0 below: nothing is added
+            dv = torch.baddbmm(unused, P.mT, d, beta=0, alpha=ctx.factor)
+            dP = torch.baddbmm(unused, d, v.mT, beta=0, alpha=ctx.factor)
+            zero_(dP, dropped)
+            put_(P, dropped, kept)  # the derivative of the softmax needs all of it
+            dS = torch.ops.aten._softmax_backward_data(dP, P, -1, P.dtype)
+            dq = torch.baddbmm(unused, dS, k, beta=0, alpha=ctx.scale)
+            dk = torch.baddbmm(unused, dS.mT, q, beta=0, alpha=ctx.scale)
+            grads.append((dq, dk, dv))
+        dq, dk, dv = (
+            _packed(parts, ctx.layout, heads, width).transpose(1, 2)
+            for parts in zip(*grads, strict=True)
+        )
         return dq, dk, dv, None, None, None, None
 
 
-def _rows(x: Tensor, layout: Layout | None) -> Tensor:
-    """Returns (rows · heads, length, width) from (batch, heads, length, width).
+def _grouped(tensors: Sequence[Tensor], layout: Layout | None) -> Iterator[Any]:
+    """Yields (group, …) with each tensor's part, (rows · heads, length, width), contiguous.
 
-    Each matrix is contiguous, as bmm wants it. The rows of a packed batch are padded.
+    tensors: (batch, heads, length, width). A padded batch is one part, and its group is None.
     """
-    heads, width = x.shape[1], x.shape[3]
     if layout is None:
-        return x.reshape(-1, *x.shape[2:])
-    # The heads of a token follow each other in memory, so that this view copies nothing.
-    flat = x.transpose(1, 2).reshape(-1, width)
-    return flat.index_select(0, layout.by_heads(heads)[0]).view(-1, layout.longest, width)
+        yield None, *(t.reshape(-1, *t.shape[2:]) for t in tensors)
+        return
+    heads, width = tensors[0].shape[1], tensors[0].shape[3]
+    # The heads of a token follow each other in memory, so that these views copy nothing.
+    flat = [t.transpose(1, 2).reshape(-1, width) for t in tensors]
+    for group, at in zip(layout.groups, layout.by_heads(heads)[0], strict=True):
+        yield group, *(t.index_select(0, at).view(-1, group.longest, width) for t in flat)
 
 
-def _packed(x: Tensor, layout: Layout | None, heads: int) -> Tensor:
-    """Returns (batch, length, heads, width) from the form of `_rows`, without padding."""
-    width = x.shape[-1]
+def _packed(parts: Sequence[Tensor], layout: Layout | None, heads: int, width: int) -> Tensor:
+    """Returns (batch, length, heads, width) from the parts of `_grouped`, without padding."""
     if layout is None:
+        (x,) = parts
         return x.view(-1, heads, x.shape[-2], width).transpose(1, 2).contiguous()
-    flat = x.reshape(-1, width).index_select(0, layout.by_heads(heads)[1])
-    return flat.view(1, -1, heads, width)
+    flat = [part.reshape(-1, width) for part in parts]
+    joined = torch.cat(flat) if len(flat) > 1 else flat[0]
+    return joined.index_select(0, layout.by_heads(heads)[1]).view(1, -1, heads, width)
 
 
 def _scores(q: Tensor, k: Tensor, mask: Tensor | None, scale: float, heads: int) -> Tensor:

@@ -19,41 +19,81 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+# Rows are padded to each other as long as less than so many entries of a score matrix are padding
+# that another group would save: at 2 to 6 ns an entry and head, what the calls of a group cost.
+SPARED = 6_000
+
+
+class Group:
+    """Rows of about one length, which attention treats as one padded batch.
+
+    `rows`: (n,) their numbers in the batch. `first`, `lengths`: (n,) of these rows, in the packed
+    batch. `inside`: (n, 1, 1, longest) bool, True for a token; None if no row is padded.
+    """
+
+    def __init__(self, first: np.ndarray, lengths: np.ndarray) -> None:
+        self.longest = int(lengths.max())
+        column = np.arange(self.longest)
+        inside = column < lengths[:, None]  # (n, longest), False at padding
+        # Padding is filled with the first token of all: finite numbers that a mask hides.
+        self._token = np.where(inside, first[:, None] + column, 0)
+        self._inside = inside
+        self.inside = None if inside.all() else torch.from_numpy(inside)[:, None, None]
+
+    def to_pad(self, heads: int) -> np.ndarray:
+        """Returns the place of each padded vector, in the order (row, head, token)."""
+        return (self._token[:, None, :] * heads + np.arange(heads)[:, None]).ravel()
+
+    def to_pack(self, heads: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the packed place of each vector, and its padded place; (tokens · heads,) each."""
+        row, column = np.nonzero(self._inside)
+        head = np.arange(heads)
+        packed = self._token[row, column][:, None] * heads + head
+        padded = ((row * heads)[:, None] + head) * self.longest + column[:, None]
+        return packed.ravel(), padded.ravel()
+
 
 class Layout:
-    """The places of a packed batch's tokens, and of the same tokens padded to the longest row.
+    """The places of a packed batch's tokens, and the groups in which attention pads its rows.
 
-    `lengths`: (rows,) tokens of each row. `padded`: whether rows differ in length. `first`: (rows,)
-    the place of each row's first token.
+    `lengths`: (rows,) tokens of each row. `first`: (rows,) the place of each row's first token.
     """
 
     def __init__(self, lengths: np.ndarray) -> None:
-        rows, self.longest = len(lengths), int(lengths.max())
-        column = np.arange(self.longest)
-        inside = column < lengths[:, None]  # (rows, longest), False at padding
         first = np.cumsum(lengths) - lengths
-        # Padding is filled with the first token of all: finite numbers that a mask hides.
-        self._of_padded = np.where(inside, first[:, None] + column, 0)
-        self._of_packed = np.flatnonzero(inside)
-        self.rows, self.padded = rows, not inside.all()
+        order = np.argsort(-lengths, kind="stable")
+        self.groups = [Group(first[rows], lengths[rows]) for rows in _alike(lengths, order)]
         self.first = torch.from_numpy(first)
-        self.inside = torch.from_numpy(inside)[:, None, None]  # as attention takes a mask
-        self._by_heads: dict[int, tuple[Tensor, Tensor]] = {}
+        self._by_heads: dict[int, tuple[list[Tensor], Tensor]] = {}
 
-    def by_heads(self, heads: int) -> tuple[Tensor, Tensor]:
-        """Returns the places of each head's vectors: those to pad from, and those to pack from.
+    def by_heads(self, heads: int) -> tuple[list[Tensor], Tensor]:
+        """Returns the places to read each head's vectors from: for each group's padding, and back.
 
-        The first, (rows · heads · longest,), reads vectors in the order (token, head) and gives the
-        order (row, head, place). The second, (tokens · heads,), is the way back.
+        The first, (rows · heads · longest,) for a group, read vectors in the order (token, head).
+        The last, (tokens · heads,), reads them from all padded groups, one after the other.
         """
         # All layers have equal heads: computed once for a batch.
         if heads not in self._by_heads:
-            head = np.arange(heads)
-            pad = self._of_padded[:, None, :] * heads + head[:, None]
-            row, place = np.divmod(self._of_packed, self.longest)
-            pack = ((row * heads)[:, None] + head) * self.longest + place[:, None]
-            self._by_heads[heads] = torch.from_numpy(pad.ravel()), torch.from_numpy(pack.ravel())
+            pads = [group.to_pad(heads) for group in self.groups]
+            back = np.empty(sum(len(group.to_pack(heads)[0]) for group in self.groups), np.int64)
+            before = 0
+            for group, pad in zip(self.groups, pads, strict=True):
+                packed, padded = group.to_pack(heads)
+                back[packed] = padded + before
+                before += len(pad)
+            self._by_heads[heads] = [torch.from_numpy(pad) for pad in pads], torch.from_numpy(back)
         return self._by_heads[heads]
+
+
+def _alike(lengths: np.ndarray, order: np.ndarray) -> list[np.ndarray]:
+    """Splits `order`, row numbers from the longest row on, where that saves enough padding."""
+    found = lengths[order]
+    # Entries saved if the rows from i on are a group of their own.
+    saved = np.arange(len(order), 0, -1) * (found[0] ** 2 - found**2)
+    at = int(saved.argmax())
+    if saved[at] <= SPARED:
+        return [order]
+    return [*_alike(lengths, order[:at]), *_alike(lengths, order[at:])]
 
 
 _current: Layout | None = None

@@ -104,8 +104,14 @@ def equilibrium(stack: lowrank.Stack) -> torch.Tensor:
     The dimensional equilibrium modulator (DEM), a penalty, is its mean over matrices.
     """
     # The mean over a matrix's own components: padding has variance 0, but must not count.
-    variances = stack.of("A").var(-1) + stack.of("B").var(-1)
+    variances = variance(stack.of("A")) + variance(stack.of("B"))
     return variances.sum(-1) / (2 * stack.real.sum(-1))
+
+
+def variance(x: torch.Tensor) -> torch.Tensor:
+    """Returns the unbiased variance over the last axis, (...,) from (..., d)."""
+    # Tensor.var takes ten times as long on a CPU: 1 % of a step at 6 layers of width 384.
+    return (x - x.mean(-1, keepdim=True)).square().sum(-1) / (x.shape[-1] - 1)
 
 
 class DoRA(base.Method):

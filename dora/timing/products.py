@@ -1,8 +1,9 @@
 """The matrix products that a training step needs: their count, and a candidate that does no more.
 
 Counted for every row alike: forward and backward of the encoder's linears and of the attention,
-each backward through the input. Left out: the head, which sees one token of a row, and everything
-that is no matrix product. A method whose first adapted layer asks for no gradient of its input, or
+each backward through the input. Behind the last layer's attention only the first token of each row
+is needed (`dora.backbones.packing`); a candidate that computes the others too is not credited for
+it. Left out: the head, which sees one token of a row, and everything that is no matrix product. A method whose first adapted layer asks for no gradient of its input, or
 which computes anything twice, is not counted otherwise, so that shares of one table compare.
 """
 
@@ -42,18 +43,26 @@ class Product:
         return 2 * self.n * self.k * self.m * self.batch * self.times
 
 
-def linears(s: Setting) -> list[tuple[int, int, int]]:
-    """Returns (d_in, d_out, number in the encoder) of its linears: q, k, v and o, ffn1, ffn2."""
+def linears(s: Setting) -> list[tuple[int, int, int, int]]:
+    """Returns (tokens, d_in, d_out, how many) of the encoder's linears, by the tokens they see."""
     _, layers, hidden, inner, *_ = SIZES[s.size]
-    return [(hidden, hidden, 4 * layers), (hidden, inner, layers), (inner, hidden, layers)]
+    found = [(s.batch * s.length, hidden, hidden, 3 * layers)]  # q, k and v
+    # o, ffn1 and ffn2: of the last layer, the first token of each row alone.
+    for tokens, number in ((s.batch * s.length, layers - 1), (s.batch, 1)):
+        found += [
+            (tokens, hidden, hidden, number),
+            (tokens, hidden, inner, number),
+            (tokens, inner, hidden, number),
+        ]
+    return found
 
 
 def forward(s: Setting) -> list[Product]:
     """Returns the products of a forward pass over one batch."""
     architecture, layers, hidden, _, heads, _ = SIZES[s.size]
-    tokens, pairs, width = s.batch * s.length, s.batch * heads, hidden // heads
+    pairs, width = s.batch * heads, hidden // heads
     # y = x Wᵀ, W stored as (d_out, d_in).
-    found = [Product(tokens, i, o, number, turned="right") for i, o, number in linears(s)]
+    found = [Product(n, i, o, number, turned="right") for n, i, o, number in linears(s)]
     # Q Kᵀ and P V.
     found.append(Product(s.length, width, s.length, layers, pairs, "right"))
     found.append(Product(s.length, s.length, width, layers, pairs))
@@ -67,9 +76,9 @@ def forward(s: Setting) -> list[Product]:
 def backward(s: Setting) -> list[Product]:
     """Returns the products of a backward pass to the embeddings, without any weight's gradient."""
     architecture, layers, hidden, _, heads, _ = SIZES[s.size]
-    tokens, pairs, width = s.batch * s.length, s.batch * heads, hidden // heads
+    pairs, width = s.batch * heads, hidden // heads
     # dx = dy W.
-    found = [Product(tokens, o, i, number) for i, o, number in linears(s)]
+    found = [Product(n, o, i, number) for n, i, o, number in linears(s)]
     # dP = dO Vᵀ, dQ = dS K, then dV = Pᵀ dO and dK = dSᵀ Q.
     found.append(Product(s.length, width, s.length, layers, pairs, "right"))
     found.append(Product(s.length, s.length, width, layers, pairs))
@@ -92,14 +101,13 @@ def flops(s: Setting, name: str) -> int:
     if kind in ("forward", "evaluation"):
         return once  # evaluation may merge its adapters, which takes next to nothing
     needed = once + sum(p.flops for p in backward(s))
-    tokens = s.batch * s.length
     if kind in ("floor", "products"):
         return needed
     if kind == "full":
-        return needed + sum(2 * tokens * i * o * number for i, o, number in linears(s))
+        return needed + sum(2 * n * i * o * number for n, i, o, number in linears(s))
     rank = Budget.parse(BUDGET).rank if name.endswith(" after") else START
     assert rank is not None  # BUDGET is an average rank
-    adapters = sum(2 * tokens * rank * (i + o) * number for i, o, number in linears(s))
+    adapters = sum(2 * n * rank * (i + o) * number for n, i, o, number in linears(s))
     return needed + 3 * adapters
 
 

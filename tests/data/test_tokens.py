@@ -157,6 +157,21 @@ def test_a_batch_equals_the_tokenizers_own_padding(model: str, task: str, tmp_pa
     )
 
 
+def test_a_packed_batch_holds_each_row_s_ids_and_places_one_after_the_other() -> None:
+    ids = np.arange(10, 22, dtype=np.int32)
+    lengths = np.array([3, 5, 4])
+    types = np.array([0, 0, 1, 0, 0, 0, 1, 1, 0, 1, 1, 1], np.uint8)
+    start = np.cumsum(lengths) - lengths
+    tokens = Tokens(ids, types, start, lengths, None, np.arange(3), pad=0)
+    batch = tokens.packed(np.array([2, 0]))
+    assert {name: values.tolist() for name, values in batch.items()} == {
+        "input_ids": [[18, 19, 20, 21, 10, 11, 12]],
+        "position_ids": [[0, 1, 2, 3, 0, 1, 2]],
+        "token_type_ids": [[0, 1, 1, 1, 0, 0, 1]],
+    }
+    assert all(values.dtype == np.int64 for values in batch.values())
+
+
 def test_a_model_of_scaled_dot_products_gets_a_mask_only_where_there_is_padding() -> None:
     def model(attention: str) -> Any:
         return SimpleNamespace(config=SimpleNamespace(_attn_implementation=attention))

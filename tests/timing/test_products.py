@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from dora.backbones.packing import read_first_tokens
 from dora.timing import setting
 from dora.timing.candidates import contender, loop_of
 from dora.timing.products import flops
@@ -13,8 +14,11 @@ from dora.timing.setting import Setting
 
 # Batch 4 x 8 = 32 tokens; one layer of width 32, feed-forward width 64, 2 heads of 16.
 SMALL = Setting("small", 0.0, batch=4, length=8, threads=1)
-# q, k, v and o of 32 x 32, ffn1 and ffn2 of 32 x 64: 8,192 weights, 2 operations a token for each.
-LINEARS = 2 * 32 * 8_192
+# q, k and v of 32 x 32 for 32 tokens: 3,072 weights, 2 operations a token for each. o of 32 x 32,
+# ffn1 and ffn2 of 32 x 64: 5,120 weights, in this last layer for the first tokens of 4 rows.
+LINEARS = 2 * 32 * 3_072 + 2 * 4 * 5_120
+# The low-rank products beside them: d_in + d_out is 3 x 64 for all tokens, 64 + 2 x 96 for 4.
+LOW_RANK = 2 * 32 * 192 + 2 * 4 * 256
 # Two products forward, four backward: 8 pairs (rows x heads) of 8 x 8 scores over width 16.
 ATTENTION = 2 * 8 * 8 * 8 * 16
 
@@ -31,11 +35,10 @@ def _small_sizes(monkeypatch):
         ("floor", 0),
         ("floor with our dropout, bf16", 0),
         ("full", LINEARS),  # the weights' gradients
-        # Forward and twice that backward; d_in + d_out is 4 x 64 + 2 x 96 in the layer.
-        ("lora", 3 * 2 * 32 * 12 * 448),
-        ("PEFT AdaLoRA", 3 * 2 * 32 * 12 * 448),
-        ("dora before, bf16", 3 * 2 * 32 * 12 * 448),
-        ("dora after", 3 * 2 * 32 * 8 * 448),  # 8 components a matrix are left of 12
+        ("lora", 3 * 12 * LOW_RANK),  # forward and twice that backward, of 12 components
+        ("PEFT AdaLoRA", 3 * 12 * LOW_RANK),
+        ("dora before, bf16", 3 * 12 * LOW_RANK),
+        ("dora after", 3 * 8 * LOW_RANK),  # 8 components a matrix are left of 12
     ],
 )
 def test_a_step_needs_the_operations_counted_by_hand(name, beside):
@@ -55,12 +58,13 @@ def test_the_products_that_are_run_are_those_that_are_counted(size):
 
 
 @pytest.mark.parametrize("size", ["small", "deberta"])
-def test_the_bare_backbone_does_the_products_that_are_counted_and_those_of_its_head(size):
+def test_a_backbone_that_reads_first_tokens_does_the_products_that_are_counted_and_its_head_s(size):
     # PyTorch's own count of a step; the head's products are the 32 x 32 and 32 x 2 of 4 rows.
     s = Setting(size, 0.0, batch=4, length=8, threads=1, backbone_dropout=0)
     loop, at = loop_of(s, "floor")
     # The fused attention's backward is counted with the scores computed again.
     loop.setup.model.set_attn_implementation("eager")
+    read_first_tokens(loop.setup.model)
     with FlopCounterMode(display=False) as counter:
         loop.train_step(at + 1)
     head = 2 * 4 * (32 * 32 + 32 * 2)
