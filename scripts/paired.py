@@ -144,7 +144,8 @@ def notes(found: dict[Group, list[Pairs]]) -> Iterator[str]:
             if values[0] != values[1] and key.split(".")[0] not in NOT_IDENTITY:
                 differing.setdefault(key, set()).add(f"{values[0]} in A, {values[1]} in B")
     yield "The runs of a pair differ in: " + (
-        "; ".join(f"{key}: {' or '.join(sorted(of))}" for key, of in differing.items()) or "nothing"
+        "; ".join(f"{key}: {' or '.join(sorted(of))}" for key, of in differing.items())
+        or "no setting"
     )
     for side, of_side in zip("AB", zip(*runs, strict=True), strict=True):
         made = sorted({_commit(start["git"]) for run in of_side for start in starts(run)})
