@@ -88,15 +88,22 @@ def _model(name: str) -> Iterator[list[str]]:
     if name not in DRAWN:
         yield [f"model={name}"]
         return
+    with tempfile.TemporaryDirectory() as folder:
+        save_drawn(name, Path(folder))
+        yield [f"model={DRAWN[name]}", f"model.path={folder}"]
+
+
+def save_drawn(size: str, folder: Path) -> None:
+    """Writes a model of one of the bench's sizes, with drawn weights, and a tokenizer to `folder`.
+
+    Into files, since loading weights is a stage of a run, and both libraries shall load the same.
+    """
     from transformers.utils.logging import disable_progress_bar
 
-    with tempfile.TemporaryDirectory() as folder:
-        disable_progress_bar()  # of writing the weights
-        # In a file, since loading weights is a stage too, and both libraries shall load the same.
-        backbone(Setting(name, 0.0)).save_pretrained(folder)
-        for file in (ASSETS / "tiny_roberta").glob("tokenizer*"):
-            shutil.copy(file, folder)
-        yield [f"model={DRAWN[name]}", f"model.path={folder}"]
+    disable_progress_bar()
+    backbone(Setting(size, 0.0)).save_pretrained(folder)
+    for file in (ASSETS / "tiny_roberta").glob("tokenizer*"):
+        shutil.copy(file, folder)
 
 
 def _ours(

@@ -232,4 +232,6 @@ def test_another_ax_is_tokenised_anew(tmp_path: Path) -> None:
     run(small(tmp_path, *words, "force=true"))
     after = np.load(only_run(tmp_path) / "predictions.npz")
     assert (after["ax/ids"] == before["ax/ids"][::-1]).all()
-    assert (after["best/ax/logits"] == before["best/ax/logits"][::-1]).all()
+    # Not to the bit: in another order rows have other neighbours in their batch, and other padding.
+    np.testing.assert_allclose(after["best/ax/logits"], before["best/ax/logits"][::-1], atol=1e-5)
+    assert not np.allclose(after["best/ax/logits"], before["best/ax/logits"], atol=1e-4)
