@@ -24,7 +24,7 @@ from dora.backbones.attention import attention_mask
 from dora.backbones.backbone import load_tokenizer, locate
 from dora.data.mini import mini
 from dora.data.tasks import TASKS
-from dora.data.tokens import order, tokenise, tokenised
+from dora.data.tokens import Tokens, order, tokenise, tokenised
 from dora.training import build
 from dora.training.prepare import prepare
 from dora.training.processes import World
