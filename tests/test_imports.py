@@ -74,7 +74,15 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
 @pytest.mark.parametrize("module", MATHEMATICS)
 def test_methods_and_adapters_need_torch_alone(module: str) -> None:
     # A method reads like its paper: no Hydra, no Transformers, no NumPy.
-    standard = {"__future__", "abc", "collections", "contextlib", "dataclasses", "fractions"}
+    standard = {
+        "__future__",
+        "abc",
+        "collections",
+        "contextlib",
+        "dataclasses",
+        "fractions",
+        "functools",
+    }
     standard |= {"hashlib", "itertools", "json", "math", "pathlib", "re", "typing"}
     allowed = {"dora", "safetensors", "torch", *standard}
     assert {name.split(".")[0] for name in imported(FILES[module])} <= allowed
