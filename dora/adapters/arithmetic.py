@@ -155,7 +155,7 @@ class _Beside(torch.autograd.Function):
         parts = [saved[i : i + 5] for i in range(0, len(saved), 5)]
         of_input, of_factors = ctx.dtypes
         dhs = torch.empty(sum(ctx.ranks), inside[0].shape[0], dtype=A.dtype, device=A.device)
-        dh, dys = dhs.split(ctx.ranks), [dy.reshape(-1, dy.shape[-1]) for dy in dys]
+        dh, dys = dhs.split(ctx.ranks), tuple(dy.reshape(-1, dy.shape[-1]) for dy in dys)
         rest: list[tuple[Tensor, Tensor | None]] = []
         for (_, B, g, sgB, h), each, dy, s in zip(parts, dh, dys, ctx.scales, strict=True):
             torch.mm(sgB.t(), dy.t(), out=each)

@@ -1,4 +1,4 @@
-"""Changes to a backbone's attention: cheaper dropout on a CPU, and a mask prepared by the host."""
+"""Makes a backbone compute no more than training needs, and prepares the mask that it takes."""
 
 from __future__ import annotations
 
@@ -9,16 +9,33 @@ import torch
 
 from dora.adapters import dropout as cheap
 from dora.backbones import fused, packing
+from dora.process import memory
 
 # The name under which our attention is registered with Transformers.
 _ATTENTION = "sdpa_cheap_dropout"
 
 
-def cheapen_dropout(model: Any) -> None:
-    """Replaces the backbone's dropout, the attention's included, by `dora.adapters.dropout`.
+def speed_up(model: Any, device: torch.device) -> None:
+    """Replaces parts of the backbone by faster ones, before training on `device`.
 
-    For training on a CPU; that module says what it saves.
+    Outputs and gradients stay as they are but for rounding, and dropout keeps its distribution. On
+    every device the last layer computes the first tokens alone (`packing`). On a CPU dropout draws
+    what it drops alone (`dora.adapters.dropout`), attention and residual connections are fused with
+    it (`fused`), batches can be packed, and the process keeps the memory that a step frees.
     """
+    if device.type == "cpu":
+        fused.fuse_sublayers(model)
+        cheap.replace(model)
+        # DeBERTa computes its attention itself, with a dropout module that `replace` has found.
+        if model.config._attn_implementation == "sdpa":
+            _attend_by_ours(model)
+        memory.keep_freed()
+    # After `fuse_sublayers`: the hook belongs to a module that it replaces.
+    packing.read_first_tokens(model)
+
+
+def _attend_by_ours(model: Any) -> None:
+    """Registers our attention with Transformers, and has the model use it."""
     from transformers import AttentionInterface
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
     from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
@@ -43,14 +60,10 @@ def cheapen_dropout(model: Any) -> None:
             return fused.evaluated_attention(query, key, value, scale, layout), None
         return sdpa_attention_forward(module, query, key, value, mask, scaling=scale, **rest)
 
-    fused.fuse_sublayers(model)
-    cheap.replace(model)
-    # DeBERTa computes its attention itself, with a dropout module that `replace` has found.
-    if model.config._attn_implementation == "sdpa":
-        AttentionInterface.register(_ATTENTION, attention)
-        # The mask goes by the implementation's name: without this entry there would be none.
-        AttentionMaskInterface.register(_ATTENTION, sdpa_mask)
-        model.set_attn_implementation(_ATTENTION)
+    AttentionInterface.register(_ATTENTION, attention)
+    # The mask goes by the implementation's name: without this entry there would be none.
+    AttentionMaskInterface.register(_ATTENTION, sdpa_mask)
+    model.set_attn_implementation(_ATTENTION)
 
 
 def packs(model: Any) -> bool:

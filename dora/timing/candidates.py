@@ -12,14 +12,12 @@ from torch import nn
 
 from dora.adapters.budget import Budget, Matrix, Plan
 from dora.backbones.architectures import KINDS
-from dora.backbones.attention import cheapen_dropout
+from dora.backbones.attention import speed_up
 from dora.backbones.backbone import find_linears
-from dora.backbones.packing import read_first_tokens
 from dora.config import Config, TaskConfig
 from dora.data.tokens import Tokens
 from dora.method_choice import MethodChoice, packaged
 from dora.methods.base import Method, RunInfo
-from dora.process import memory
 from dora.timing.libraries import PEFTS, pefts
 from dora.timing.products import products
 from dora.timing.setting import (
@@ -43,7 +41,7 @@ from dora.training.step import Setup
 PHASES = ("before", "allocating", "after")
 OURS = ("full", "lora", *(f"{m} {phase}" for m in ("adalora", "dora") for phase in PHASES))
 # "forward" is the bare backbone's, over the batches that "evaluation" predicts with an adapter.
-CONTENDERS = ("products", "floor", "floor with our dropout", "forward", "evaluation", *OURS, *PEFTS)
+CONTENDERS = ("products", "floor", "our floor", "forward", "evaluation", *OURS, *PEFTS)
 # By torch.compile, before any allocation: a rank that changes compiles the graph anew.
 COMPILED = ("full compiled", "lora compiled", "dora compiled")
 
@@ -120,7 +118,7 @@ def loop_of(s: Setting, name: str) -> tuple[Loop, int]:
     chosen = packaged("lora")
     method: Method
     plan: Plan | None = None
-    if name.startswith("floor"):
+    if name.endswith("floor"):
         method = Floor(model)
     else:
         chosen = packaged(method_name)
@@ -132,11 +130,8 @@ def loop_of(s: Setting, name: str) -> tuple[Loop, int]:
         plan = _plan(chosen, find_linears(model.config.to_dict(), KINDS))
         method = chosen.kind(chosen.settings, model, plan, RunInfo(TOTAL, seed=0))
     model.to(s.device)
-    if name != "floor" and s.device == "cpu":
-        cheapen_dropout(model)
-        memory.keep_freed()
-    if not name.startswith("floor"):
-        read_first_tokens(model)
+    if name != "floor":
+        speed_up(model, torch.device(s.device))
     if phase == "compiled":
         model.compile(dynamic=True)  # as `dora.training.one_run` does
     method.load(method.state())  # brings the method's own tensors to the device

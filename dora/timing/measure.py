@@ -15,9 +15,10 @@ counts the products that a step needs, and *% of matmul* is that rate as a share
 which the products run by themselves, in the candidate's precision and within the same round: the
 share of a step that no better arithmetic could save. Both are by the clock.
 
-The backbone's own dropout is 0.1, as in training. On a CPU ours is cheaper than PyTorch's
-(`dora.adapters.dropout`), so that there is a second floor that has it too; with --backbone-dropout
-0 no candidate gains by it.
+*Our floor* is the bare backbone as our runs have it (`dora.backbones.attention.speed_up`): without
+work that neither loss nor gradient needs, and on a CPU with a cheaper dropout. The backbone's own
+dropout is 0.1, as in training; with --backbone-dropout 0 no candidate gains by ours. All candidates
+share the process, and so the memory that it keeps, which on a CPU favours the floor and PEFT too.
 """
 
 from __future__ import annotations

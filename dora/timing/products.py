@@ -101,7 +101,7 @@ def flops(s: Setting, name: str) -> int:
     if kind in ("forward", "evaluation"):
         return once  # evaluation may merge its adapters, which takes next to nothing
     needed = once + sum(p.flops for p in backward(s))
-    if kind in ("floor", "products"):
+    if kind in ("floor", "our", "products"):
         return needed
     if kind == "full":
         return needed + sum(2 * n * i * o * number for n, i, o, number in linears(s))

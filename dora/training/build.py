@@ -9,8 +9,7 @@ import numpy as np
 from torch import nn
 
 from dora.backbones import backbone, vocabulary
-from dora.backbones.attention import cheapen_dropout
-from dora.backbones.packing import read_first_tokens
+from dora.backbones.attention import speed_up
 from dora.data.sources import fingerprint
 from dora.data.tokens import Tokens, tokenised
 from dora.errors import UserError
@@ -124,11 +123,7 @@ def _place(p: Prepared, world: World, model: nn.Module, method: Method) -> None:
     Start values are drawn on the CPU before, so that they are equal on every device.
     """
     model.to(world.device)
-    # On a CPU an ordinary dropout costs more than the matrix product beside it; see dropout.py.
-    if world.device.type == "cpu":
-        cheapen_dropout(model)
-        memory.keep_freed()
-    read_first_tokens(model)
+    speed_up(model, world.device)
     if p.config.compile:
         # Dynamic shapes: batches differ in length, and each length would otherwise be compiled.
         model.compile(dynamic=True)

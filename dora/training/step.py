@@ -80,9 +80,10 @@ class Stepper:
                     module.to(torch.bfloat16)
         # A graph of torch.compile would be made anew for every batch's layout.
         self.packs = packs(setup.model) and not setup.config.compile
+        architecture: Any = setup.model.config
         # RoBERTa counts positions from its padding's id + 1.
-        roberta = setup.model.config.model_type == "roberta"
-        self.first_position = setup.model.config.pad_token_id + 1 if roberta else 0
+        roberta = architecture.model_type == "roberta"
+        self.first_position = architecture.pad_token_id + 1 if roberta else 0
         groups = parameter_groups(
             setup.model, set(setup.head), setup.config, setup.lr, setup.method.parameter_groups()
         )

@@ -43,7 +43,7 @@ def test_attention_has_the_output_and_the_gradients_of_plain_attention_with_equa
     torch.manual_seed(8)
     # Laid out as the backbone's heads are: (batch, length, heads, width), transposed.
     q, k, v = (torch.randn(2, 5, 3, 4, requires_grad=True) for _ in range(3))
-    heads = [t.transpose(1, 2) for t in (q, k, v)]
+    heads = (q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
     mask = None
     scores = 0.3 * heads[0] @ heads[1].mT
     if padded:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from conftest import tiny, tokens
 from dora.backbones import fused, packing
-from dora.backbones.attention import cheapen_dropout, packs
+from dora.backbones.attention import packs, speed_up
 from dora.backbones.packing import Layout, packed, read_first_tokens
 
 # Rows of 6 to 12 tokens, not in the order of their lengths.
@@ -17,8 +17,7 @@ ROWS = np.array([3, 1, 7, 9, 11])
 def prepared(architecture):
     """Returns a model as a run on a CPU has it."""
     model = tiny(architecture)
-    cheapen_dropout(model)
-    read_first_tokens(model)
+    speed_up(model, torch.device("cpu"))
     return model
 
 
@@ -81,10 +80,11 @@ def test_the_first_tokens_alone_give_the_logits_and_gradients_of_all(architectur
 def test_attention_of_a_packed_batch_is_that_of_each_row_by_itself(monkeypatch):
     monkeypatch.setattr(fused, "draw", lambda P, p: torch.empty(0, dtype=torch.int64))
     torch.manual_seed(0)
-    lengths, heads, width = np.array([4, 7, 4, 2]), 3, 5
-    shape = (1, int(lengths.sum()), heads, width)
+    lengths = np.array([4, 7, 4, 2])
+    shape = (1, int(lengths.sum()), 3, 5)
     q, k, v = (torch.randn(shape, requires_grad=True) for _ in range(3))
-    got = fused.attention(*(t.transpose(1, 2) for t in (q, k, v)), None, 0.3, 0.5, Layout(lengths))
+    heads = (q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
+    got = fused.attention(*heads, None, 0.3, 0.5, Layout(lengths))
     rows = [
         F.scaled_dot_product_attention(*(t.transpose(1, 2) for t in row), scale=0.5)
         for row in zip(*(t.split(lengths.tolist(), 1) for t in (q, k, v)), strict=True)

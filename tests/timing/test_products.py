@@ -33,7 +33,7 @@ def _small_sizes(monkeypatch):
     ("name", "beside"),
     [
         ("floor", 0),
-        ("floor with our dropout, bf16", 0),
+        ("our floor, bf16", 0),
         ("full", LINEARS),  # the weights' gradients
         ("lora", 3 * 12 * LOW_RANK),  # forward and twice that backward, of 12 components
         ("PEFT AdaLoRA", 3 * 12 * LOW_RANK),
