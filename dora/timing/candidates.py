@@ -32,7 +32,7 @@ from dora.timing.setting import (
     rows,
     timed,
 )
-from dora.training.evaluation import batch_rows
+from dora.training.evaluation import EVAL_ROWS
 from dora.training.loop import Loop
 from dora.training.processes import World
 from dora.training.step import Setup
@@ -103,8 +103,7 @@ def _evaluation(s: Setting, name: str) -> Contender:
 @torch.inference_mode()
 def _forward(s: Setting, model: Any, tokens: Tokens) -> None:
     """Computes logits in batches as large as an evaluation's, without anything around it."""
-    size = batch_rows(torch.device(s.device))
-    for part in np.split(np.arange(len(tokens)), range(size, len(tokens), size)):
+    for part in np.split(np.arange(len(tokens)), range(EVAL_ROWS, len(tokens), EVAL_ROWS)):
         batch = {k: torch.from_numpy(v).to(s.device) for k, v in tokens.batch(part).items()}
         device = torch.device(s.device).type
         with torch.autocast(device, torch.bfloat16, enabled=s.precision == "bf16"):
