@@ -13,7 +13,8 @@ many rows with an adapter, both in an evaluation's batches.
 *Products* are the matrix products of a step and nothing else (`dora.timing.products`). GFLOP/s
 counts the products that a step needs, and *% of matmul* is that rate as a share of the rate at
 which the products run by themselves, in the candidate's precision and within the same round: the
-share of a step that no better arithmetic could save. Both are by the clock.
+share of a step that no better arithmetic could save. On a GPU both are by the clock. On a CPU they
+are by CPU seconds, shared out to the threads: other programs on the machine count less in these.
 
 *Our floor* is the bare backbone as our runs have it (`dora.backbones.attention.speed_up`): without
 work that neither loss nor gradient needs, and on a CPU with a cheaper dropout. The backbone's own
@@ -65,13 +66,14 @@ def measure(
 
     `names`: the floor, the products of each precision, and others. Ratios are medians of `repeats`
     series. `spread`: how far the series' wall ratios lie apart, (largest - smallest) / median.
-    `over_products`: wall time over that of the bare products in the same precision. A method with
+    `over_products`: time over that of the bare products in the same precision. A method with
     phases gets a line for its whole run too.
     """
     torch.set_num_threads(s.threads)
     contenders = {name: contender(s, name) for name in names}
     series(contenders, 1, steps)  # not counted: caches, allocator, autotuning
     runs = [series(contenders, rounds, steps) for _ in range(repeats)]
+    what = "cpu" if s.device == "cpu" else "wall"
     figures: dict[str, Any] = {}
     for name in names:
         wall = median(t.wall for times in runs for t in times[name])
@@ -84,12 +86,13 @@ def measure(
             "wall_ratio": median(ratios),
             "spread": (max(ratios) - min(ratios)) / median(ratios),
             "cpu_ratio": median(ratio(times, name, "floor", "cpu") for times in runs),
-            "over_products": median(ratio(times, name, products, "wall") for times in runs),
+            "over_products": median(ratio(times, name, products, what) for times in runs),
             "flops": flops(s, name),
         }
     figures |= _whole_runs(figures)
     for f in figures.values():
-        f["gflops"] = f["flops"] / f["wall_s"] / 1e9
+        seconds = f["cpu_s"] / s.threads if s.device == "cpu" else f["wall_s"]
+        f["gflops"] = f["flops"] / seconds / 1e9
         # Operations a second over those of the products: their own count is the floor's.
         f["of_matmul"] = f["flops"] / figures["floor"]["flops"] / f["over_products"]
     return figures
