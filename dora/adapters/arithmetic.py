@@ -101,11 +101,11 @@ class _Merged(torch.autograd.Function):
 
 
 class _Beside(torch.autograd.Function):
-    """Computes the update beside the weight: with dropout D on its input, or in 16 bits.
+    """Computes the update beside the weight: with dropout D, in 16 bits, or for few rows of x.
 
     y = W x + b + s B diag(g) A D x. The matrix products themselves add the low-rank terms and the
-    bias to y and dx (addmm), which saves a pass over each. Every linear draws its own dropout;
-    without dropout the linears share the products over x.
+    bias to y and dx (addmm), which saves a pass over each. Every linear draws its own dropout for
+    its input; without dropout the linears share the products over x.
     """
 
     @staticmethod

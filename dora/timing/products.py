@@ -3,8 +3,9 @@
 Counted for every row alike: forward and backward of the encoder's linears and of the attention,
 each backward through the input. Behind the last layer's attention only the first token of each row
 is needed (`dora.backbones.packing`); a candidate that computes the others too is not credited for
-it. Left out: the head, which sees one token of a row, and everything that is no matrix product. A method whose first adapted layer asks for no gradient of its input, or
-which computes anything twice, is not counted otherwise, so that shares of one table compare.
+it. Left out: the head, which sees one token of a row, and everything that is no matrix product. A
+method whose first adapted layer asks for no gradient of its input, or which computes anything
+twice, is not counted otherwise, so that shares of one table compare.
 """
 
 from __future__ import annotations

@@ -50,6 +50,26 @@ def test_forward_equals_the_merged_weight(gated):
 
 
 @pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("gated", [False, True])
+def test_merging_and_the_update_beside_the_weight_give_equal_outputs_and_gradients(
+    gated, monkeypatch
+):
+    layers = [layer_of(5, d_out, 3, scale=0.7, gated=gated) for d_out in (7, 4)]
+    values = [v for q in layers for v in (q.base.weight, q.base.bias, q.A, q.B, q.g, q.scale)]
+    x = torch.randn(2, 4, 5, requires_grad=True)
+    inputs = [x, *(p for q in layers for p in q.factors().values())]
+    found = []
+    for enough in (0, 9):  # x has 8 rows
+        monkeypatch.setattr(arithmetic, "_enough_rows", lambda d_out, d_in, enough=enough: enough)
+        ys = arithmetic.update(x, 0.0, values)
+        name = type(ys[0].grad_fn).__name__
+        assert ("Merged" in name) == (enough == 0), name
+        found.append([*ys, *torch.autograd.grad(sum(y.square().sum() for y in ys), inputs)])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.usefixtures("float64")
 @settings(max_examples=60, deadline=None)
 @given(
     lead=st.lists(st.integers(1, 3), max_size=2),
