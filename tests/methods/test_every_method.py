@@ -1,4 +1,4 @@
-"""What holds for every method of the suite, whichever there are."""
+"""Rules that hold for every method of the suite, whichever there are."""
 
 from __future__ import annotations
 
