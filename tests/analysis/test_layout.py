@@ -94,7 +94,7 @@ PAPERS = {
 
 
 def typeset(name: str, folder: Path) -> str:
-    """What pdflatex prints for NAME.tex in this folder; it must succeed."""
+    """Returns the output of pdflatex for NAME.tex in this folder; it must succeed."""
     done = subprocess.run(
         ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", name],
         cwd=folder,
