@@ -50,6 +50,7 @@ def _attend_by_ours(model: Any) -> None:
         scaling: float | None = None,
         **rest: Any,
     ) -> tuple[torch.Tensor, None]:
+        """Returns (batch, length, heads, width) and no weights, as Transformers asks of it."""
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
         layout = packing.current()
         # Without gradients, as in every evaluation, PyTorch's fused kernel takes half our time in

@@ -27,8 +27,8 @@ SPARED = 6_000
 class Group:
     """Rows of about one length, which attention treats as one padded batch.
 
-    `rows`: (n,) their numbers in the batch. `first`, `lengths`: (n,) of these rows, in the packed
-    batch. `inside`: (n, 1, 1, longest) bool, True for a token; None if no row is padded.
+    `first`, `lengths`: (n,) the place of each row's first token in the packed batch, and its
+    tokens. `inside`: (n, 1, 1, longest) bool, True for a token; None if no row is padded.
     """
 
     def __init__(self, first: np.ndarray, lengths: np.ndarray) -> None:
@@ -64,6 +64,7 @@ class Layout:
         order = np.argsort(-lengths, kind="stable")
         self.groups = [Group(first[rows], lengths[rows]) for rows in _alike(lengths, order)]
         self.first = torch.from_numpy(first)
+        self._tokens = int(lengths.sum())
         self._by_heads: dict[int, tuple[list[Tensor], Tensor]] = {}
 
     def by_heads(self, heads: int) -> tuple[list[Tensor], Tensor]:
@@ -75,7 +76,7 @@ class Layout:
         # All layers have equal heads: computed once for a batch.
         if heads not in self._by_heads:
             pads = [group.to_pad(heads) for group in self.groups]
-            back = np.empty(sum(len(group.to_pack(heads)[0]) for group in self.groups), np.int64)
+            back = np.empty(self._tokens * heads, np.int64)
             before = 0
             for group, pad in zip(self.groups, pads, strict=True):
                 packed, padded = group.to_pack(heads)
