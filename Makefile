@@ -32,7 +32,7 @@ test-slurm: setup  ## runs the tests on a real SLURM of one node, set up and tor
 check: setup  ## checks format, lint and types
 	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy
 
-bench: setup  ## times a training step beside the bare backbone, PEFT and the Trainer (25 minutes on two cores)
+bench: setup  ## times a training step beside the bare backbone, PEFT and the Trainer (half an hour or more)
 	$(BIN)/python -m dora.bench
 
 tables: setup  ## makes the tables of finished runs under RESULTS (default: results): Markdown, LaTeX, CSV
