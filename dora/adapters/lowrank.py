@@ -18,6 +18,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from dora.adapters.arithmetic import update
 from dora.adapters.budget import Matrix
@@ -40,6 +41,29 @@ def update_norm(A: Tensor, g: Tensor, B: Tensor) -> Tensor:
     gram = (A @ A.mT) * (B.mT @ B)
     squared = (g.unsqueeze(-2) @ gram @ g.unsqueeze(-1)).squeeze(-1).squeeze(-1)
     return squared.clamp_min(0).sqrt()  # rounding can leave −1e-12 where components cancel
+
+
+def gram(X: Tensor) -> Tensor:
+    """Returns X Xᵀ, (..., r, r), for X of shape (..., r, d), with a gradient of one product."""
+    return _Gram.apply(X)
+
+
+class _Gram(torch.autograd.Function):
+    """Computes `gram`. Autograd takes X and Xᵀ for two factors, and needs two products."""
+
+    @staticmethod
+    def forward(ctx: Any, X: Tensor) -> Tensor:
+        """Returns X Xᵀ."""
+        ctx.save_for_backward(X)
+        return X @ X.mT
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dG: Tensor) -> Tensor:
+        """Returns (dG + dGᵀ) X, in the memory order of X."""
+        (X,) = ctx.saved_tensors
+        both = dG + dG.mT
+        return both @ X if X.stride(-1) == 1 else (X.mT @ both).mT
 
 
 def _outputs(x: Tensor, layers: Sequence[LowRankLinear]) -> tuple[Tensor, ...]:
@@ -212,15 +236,18 @@ class Stack:
 
     def _padded(self, tensors: list[Tensor], name: str) -> Tensor:
         """Stacks a factor of all layers, components on axis 1, padded to the largest rank."""
-        if name == "B":
-            tensors = [t.t() for t in tensors]
         most = max(self.ranks)
-        # F.pad counts axes from the last one. Not pad_sequence: its backward copies the whole stack
-        # once for each matrix.
-        sides = (0, 0, 0) if tensors[0].dim() > 1 else (0,)
-        return torch.stack(
-            [t if len(t) == most else F.pad(t, (*sides, most - len(t))) for t in tensors]
+        # F.pad counts axes from the last one, and a component is a row of A, but a column of B.
+        sides = (0, 0, 0) if name == "A" else (0,)
+        # Not pad_sequence: its backward copies the whole stack once for each matrix.
+        stacked = torch.stack(
+            [
+                t if rank == most else F.pad(t, (*sides, most - rank))
+                for t, rank in zip(tensors, self.ranks, strict=True)
+            ]
         )
+        # Transposed as a whole: nothing is copied but each factor, in its own order.
+        return stacked.mT if name == "B" else stacked
 
 
 def stacks(layers: Iterable[LowRankLinear]) -> list[Stack]:
@@ -272,7 +299,9 @@ def adapt(
         layer = LowRankLinear(getattr(owner, attribute), rank, scale, dropout, gated)
         setattr(owner, attribute, layer)
         layers[matrix.name] = layer
-        by_owner.setdefault(parent, []).append(layer)
+        # A module may name linears that read something else than its own input.
+        if attribute not in getattr(owner, "own_input", ()):
+            by_owner.setdefault(parent, []).append(layer)
     # q, k and v have one parent. A matrix at the top of the model has parent "" and no siblings.
     for parent, its in by_owner.items():
         if len(its) > 1 and parent:

@@ -9,6 +9,7 @@ import torch
 
 from dora.adapters import dropout as cheap
 from dora.backbones import fused, packing
+from dora.backbones.first_token import read_first_tokens
 from dora.process import memory
 
 # The name under which our attention is registered with Transformers.
@@ -19,7 +20,7 @@ def speed_up(model: Any, device: torch.device) -> None:
     """Replaces parts of the backbone by faster ones, before training on `device`.
 
     Outputs and gradients stay as they are but for rounding, and dropout keeps its distribution. On
-    every device the last layer computes the first tokens alone (`packing`). On a CPU dropout draws
+    every device the last layer computes the first tokens alone (`first_token`). On a CPU dropout draws
     what it drops alone (`dora.adapters.dropout`), attention and residual connections are fused with
     it (`fused`), batches can be packed, and the process keeps the memory that a step frees.
     """
@@ -30,14 +31,13 @@ def speed_up(model: Any, device: torch.device) -> None:
         if model.config._attn_implementation == "sdpa":
             _attend_by_ours(model)
         memory.keep_freed()
-    # After `fuse_sublayers`: the hook belongs to a module that it replaces.
-    packing.read_first_tokens(model)
+    # Last: it takes the model's attention, and hooks a module that `fuse_sublayers` replaces.
+    read_first_tokens(model)
 
 
 def _attend_by_ours(model: Any) -> None:
     """Registers our attention with Transformers, and has the model use it."""
     from transformers import AttentionInterface
-    from transformers.integrations.sdpa_attention import sdpa_attention_forward
     from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
     def attention(
@@ -52,14 +52,8 @@ def _attend_by_ours(model: Any) -> None:
     ) -> tuple[torch.Tensor, None]:
         """Returns (batch, length, heads, width) and no weights, as Transformers asks of it."""
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-        layout = packing.current()
-        # Without gradients, as in every evaluation, PyTorch's fused kernel takes half our time in
-        # fp32, and up to twice our time in 16 bits.
-        if torch.is_grad_enabled() or query.dtype.itemsize == 2:
-            return fused.attention(query, key, value, mask, dropout, scale, layout), None
-        if layout is not None:
-            return fused.evaluated_attention(query, key, value, scale, layout), None
-        return sdpa_attention_forward(module, query, key, value, mask, scaling=scale, **rest)
+        found = fused.attention(query, key, value, mask, dropout, scale, packing.current())
+        return found, None
 
     AttentionInterface.register(_ATTENTION, attention)
     # The mask goes by the implementation's name: without this entry there would be none.

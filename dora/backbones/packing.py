@@ -1,23 +1,21 @@
-"""Computes nothing that the loss does not need: no padding, and of the last layer one token a row.
+"""Packs the rows of a batch without padding, and pads them where attention needs it.
 
 On a CPU the rows of a batch stand one after the other in one long row, without padding between
 them. Everything but attention treats each token by itself, and attention (`dora.backbones.fused`)
 puts the rows beside each other for the time of its products. The `Layout` of the batch tells it
 where each row stands.
-
-The head reads each row's first token alone. Behind the last layer's attention all others are left
-out, by a hook on every device.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 # Rows are padded to each other as long as less than so many entries of a score matrix are padding
 # that another group would save: at 2 to 6 ns an entry and head, what the calls of a group cost.
@@ -27,14 +25,14 @@ SPARED = 6_000
 class Group:
     """Rows of about one length, which attention treats as one padded batch.
 
-    `first`, `lengths`: (n,) the place of each row's first token in the packed batch, and its
-    tokens. `inside`: (n, 1, 1, longest) bool, True for a token; None if no row is padded.
+    `first`, `lengths`: (rows,) the place of each row's first token in the packed batch, and its
+    tokens. `inside`: (rows, 1, 1, longest) bool, True for a token; None if no row is padded.
     """
 
     def __init__(self, first: np.ndarray, lengths: np.ndarray) -> None:
-        self.longest = int(lengths.max())
+        self.rows, self.longest = len(lengths), int(lengths.max())
         column = np.arange(self.longest)
-        inside = column < lengths[:, None]  # (n, longest), False at padding
+        inside = column < lengths[:, None]  # (rows, longest), False at padding
         # Padding is filled with the first token of all: finite numbers that a mask hides.
         self._token = np.where(inside, first[:, None] + column, 0)
         self._inside = inside
@@ -57,6 +55,7 @@ class Layout:
     """The places of a packed batch's tokens, and the groups in which attention pads its rows.
 
     `lengths`: (rows,) tokens of each row. `first`: (rows,) the place of each row's first token.
+    `order`: (rows,) the rows in the order of the groups. `place`: (rows,) each row's place in it.
     """
 
     def __init__(self, lengths: np.ndarray) -> None:
@@ -64,6 +63,8 @@ class Layout:
         order = np.argsort(-lengths, kind="stable")
         self.groups = [Group(first[rows], lengths[rows]) for rows in _alike(lengths, order)]
         self.first = torch.from_numpy(first)
+        self.order = torch.from_numpy(order)
+        self.place = torch.from_numpy(np.argsort(order))
         self._tokens = int(lengths.sum())
         self._by_heads: dict[int, tuple[list[Tensor], Tensor]] = {}
 
@@ -116,19 +117,73 @@ def packed(layout: Layout | None) -> Iterator[None]:
         _current = before
 
 
-def read_first_tokens(model: Any) -> None:
-    """Leaves out all tokens but each row's first one behind the last layer's attention.
+def pad(tensors: Sequence[Tensor], layout: Layout) -> list[tuple[Tensor, ...]]:
+    """Returns each group's part of all tensors, (rows, heads, longest, width) each.
 
-    The head reads no others, so outputs and gradients stay the same. The rest of that layer, the
-    greater part of its products, then costs next to nothing.
+    tensors: (1, heads, tokens, width), of a packed batch.
     """
-    layers = getattr(model, model.base_model_prefix).encoder.layer
-    layers[-1].attention.output.register_forward_pre_hook(_first_tokens)
+    parts, n = _Pad.apply(layout, *tensors), len(tensors)
+    return [parts[i : i + n] for i in range(0, len(parts), n)]
 
 
-def _first_tokens(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Returns (rows, 1, d) for each of the module's inputs."""
-    layout = _current
-    if layout is None:
-        return tuple(x[:, :1] for x in args)
-    return tuple(x[0].index_select(0, layout.first).unsqueeze(1) for x in args)
+def pack(parts: Sequence[Tensor], layout: Layout) -> Tensor:
+    """Returns (1, heads, tokens, width) from all groups' (rows, heads, longest, width)."""
+    return _Pack.apply(layout, *parts)
+
+
+class _Pad(torch.autograd.Function):
+    """Computes `pad`; the result is flat, one group after the other."""
+
+    @staticmethod
+    def forward(ctx: Any, layout: Layout, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Returns (rows, heads, longest, width) for each group and tensor."""
+        ctx.layout, ctx.tensors = layout, len(tensors)
+        parts = [_padded(x, layout) for x in tensors]
+        return tuple(part for group in zip(*parts, strict=True) for part in group)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """Returns (1, heads, tokens, width) for each tensor. Padding's gradients are left out."""
+        n = ctx.tensors
+        return None, *(_without_padding(grads[i::n], ctx.layout) for i in range(n))
+
+
+class _Pack(torch.autograd.Function):
+    """Computes `pack`."""
+
+    @staticmethod
+    def forward(ctx: Any, layout: Layout, *parts: Tensor) -> Tensor:
+        """Returns (1, heads, tokens, width)."""
+        ctx.layout = layout
+        return _without_padding(parts, layout)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """Returns (rows, heads, longest, width) for each group, 0 at padding."""
+        parts = _padded(grad, ctx.layout)
+        for group, part in zip(ctx.layout.groups, parts, strict=True):
+            if group.inside is not None:
+                part.mul_(group.inside.mT)
+        return None, *parts
+
+
+def _padded(x: Tensor, layout: Layout) -> list[Tensor]:
+    """Returns (rows, heads, longest, width) for each group, any token's vector at padding."""
+    heads, width = x.shape[1], x.shape[3]
+    # The heads of a token follow each other in memory, so that this view copies nothing.
+    flat = x.transpose(1, 2).reshape(-1, width)
+    return [
+        flat.index_select(0, at).view(-1, heads, group.longest, width)
+        for group, at in zip(layout.groups, layout.by_heads(heads)[0], strict=True)
+    ]
+
+
+def _without_padding(parts: Sequence[Tensor], layout: Layout) -> Tensor:
+    """Returns (1, heads, tokens, width) from (rows, heads, longest, width) of each group."""
+    heads, width = parts[0].shape[1], parts[0].shape[3]
+    flat = [part.reshape(-1, width) for part in parts]
+    joined = torch.cat(flat) if len(flat) > 1 else flat[0]
+    found = joined.index_select(0, layout.by_heads(heads)[1])
+    return found.view(1, -1, heads, width).transpose(1, 2)

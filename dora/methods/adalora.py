@@ -79,7 +79,7 @@ class Settings(base.Settings):
 def orthogonality(stack: lowrank.Stack) -> torch.Tensor:
     """Returns ‖A Aᵀ − I‖_F and ‖Bᵀ B − I‖_F of each of the m matrices, (2m,), ≥ 0."""
     # Eq. 4 squares the norms; the released code does not, and neither do we. `of("B")` is Bᵀ.
-    factors = torch.cat([f @ f.mT for f in (stack.of("A"), stack.of("B"))])
+    factors = torch.cat([lowrank.gram(f) for f in (stack.of("A"), stack.of("B"))])
     # 1 on the diagonal for components only: padding adds nothing to the norm.
     eye = torch.diag_embed(stack.real).repeat(2, 1, 1)
     return torch.linalg.matrix_norm(factors - eye)

@@ -1,9 +1,9 @@
 """The matrix products that a training step needs: their count, and a candidate that does no more.
 
 Counted for every row alike: forward and backward of the encoder's linears and of the attention,
-each backward through the input. Behind the last layer's attention only the first token of each row
-is needed (`dora.backbones.packing`); a candidate that computes the others too is not credited for
-it. Left out: the head, which sees one token of a row, and everything that is no matrix product. A
+each backward through the input. Of the last layer only the first token of each row is needed, and
+every token's key and value (`dora.backbones.first_token`); a candidate that computes more is not
+credited for it. DeBERTa's attention is counted for all tokens, as its code computes it. Left out: the head, which sees one token of a row, and everything that is no matrix product. A
 method whose first adapted layer asks for no gradient of its input, or which computes anything
 twice, is not counted otherwise, so that shares of one table compare.
 """
@@ -46,16 +46,28 @@ class Product:
 
 def linears(s: Setting) -> list[tuple[int, int, int, int]]:
     """Returns (tokens, d_in, d_out, how many) of the encoder's linears, by the tokens they see."""
-    _, layers, hidden, inner, *_ = SIZES[s.size]
-    found = [(s.batch * s.length, hidden, hidden, 3 * layers)]  # q, k and v
-    # o, ffn1 and ffn2: of the last layer, the first token of each row alone.
-    for tokens, number in ((s.batch * s.length, layers - 1), (s.batch, 1)):
-        found += [
-            (tokens, hidden, hidden, number),
-            (tokens, hidden, inner, number),
-            (tokens, inner, hidden, number),
-        ]
-    return found
+    architecture, layers, hidden, inner, *_ = SIZES[s.size]
+    tokens, rows = s.batch * s.length, s.batch
+    queries = tokens if architecture == "deberta-v2" else rows
+    return [
+        (tokens, hidden, hidden, 3 * layers - 1),  # q, k and v, but for the last layer's q
+        (queries, hidden, hidden, 1),
+        # o, ffn1 and ffn2: of the last layer, the first token of each row alone.
+        (tokens, hidden, hidden, layers - 1),
+        (tokens, hidden, inner, layers - 1),
+        (tokens, inner, hidden, layers - 1),
+        (rows, hidden, hidden, 1),
+        (rows, hidden, inner, 1),
+        (rows, inner, hidden, 1),
+    ]
+
+
+def attentions(s: Setting) -> list[tuple[int, int]]:
+    """Returns (queries of a row, how many layers) of the encoder's attention."""
+    architecture, layers, *_ = SIZES[s.size]
+    return (
+        [(s.length, layers)] if architecture == "deberta-v2" else [(s.length, layers - 1), (1, 1)]
+    )
 
 
 def forward(s: Setting) -> list[Product]:
@@ -64,9 +76,10 @@ def forward(s: Setting) -> list[Product]:
     pairs, width = s.batch * heads, hidden // heads
     # y = x Wᵀ, W stored as (d_out, d_in).
     found = [Product(n, i, o, number, turned="right") for n, i, o, number in linears(s)]
-    # Q Kᵀ and P V.
-    found.append(Product(s.length, width, s.length, layers, pairs, "right"))
-    found.append(Product(s.length, s.length, width, layers, pairs))
+    for queries, number in attentions(s):
+        # Q Kᵀ and P V.
+        found.append(Product(queries, width, s.length, number, pairs, "right"))
+        found.append(Product(queries, s.length, width, number, pairs))
     if architecture == "deberta-v2":
         # Keys and queries of the relative positions, and their products with Q and K.
         found.append(Product(POSITIONS, hidden, hidden, 2 * layers, turned="right"))
@@ -80,10 +93,11 @@ def backward(s: Setting) -> list[Product]:
     pairs, width = s.batch * heads, hidden // heads
     # dx = dy W.
     found = [Product(n, o, i, number) for n, i, o, number in linears(s)]
-    # dP = dO Vᵀ, dQ = dS K, then dV = Pᵀ dO and dK = dSᵀ Q.
-    found.append(Product(s.length, width, s.length, layers, pairs, "right"))
-    found.append(Product(s.length, s.length, width, layers, pairs))
-    found.append(Product(s.length, s.length, width, 2 * layers, pairs, "left"))
+    for queries, number in attentions(s):
+        # dP = dO Vᵀ, dQ = dS K, then dV = Pᵀ dO and dK = dSᵀ Q.
+        found.append(Product(queries, width, s.length, number, pairs, "right"))
+        found.append(Product(queries, s.length, width, number, pairs))
+        found.append(Product(s.length, queries, width, 2 * number, pairs, "left"))
     if architecture == "deberta-v2":
         # To Q and K. The positions' own keys and queries come from frozen embeddings.
         found.append(Product(s.length, POSITIONS, width, 2 * layers, pairs))

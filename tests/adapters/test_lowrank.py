@@ -17,6 +17,7 @@ from dora.adapters.lowrank import (
     Siblings,
     adapt,
     component_norms,
+    gram,
     in_order,
     stacks,
     update_norm,
@@ -276,6 +277,37 @@ def test_stacked_factors_are_the_layers_padded_and_in_their_order():
     back = in_order(layers, [(one, one.of("g")), (two, two.of("g"))])
     for g, layer in zip(back, layers, strict=True):
         assert torch.equal(g, layer.g)
+
+
+@pytest.mark.usefixtures("float64")
+def test_a_gram_matrix_has_the_gradient_that_autograd_finds_in_either_memory_order():
+    torch.manual_seed(12)
+    weights = torch.randn(2, 3, 3)  # not symmetric
+    for X in (torch.randn(2, 3, 5), torch.randn(2, 5, 3).mT):
+        X.requires_grad_()
+        assert torch.equal(gram(X), X @ X.mT)
+        (got,) = torch.autograd.grad((gram(X) * weights).sum(), X)
+        (want,) = torch.autograd.grad((X @ X.mT * weights).sum(), X)
+        torch.testing.assert_close(got, want)
+
+
+def test_a_linear_that_reads_something_else_is_no_sibling():
+    class Owner(nn.Module):
+        own_input = ("q",)
+
+        def __init__(self):
+            super().__init__()
+            self.q, self.k, self.v = (nn.Linear(4, 4) for _ in range(3))
+
+        def forward(self, x):
+            return self.q(x[:1]), self.k(x), self.v(x)
+
+    model = nn.Sequential(Owner())
+    matrices = [Matrix(f"0.{name}", 4, 4) for name in "qkv"]
+    layers = adapt(model, matrices, [2, 2, 2], 1.0, 0.0, gated=False)
+    model(torch.randn(3, 4))
+    # An output computed for q before it is called would still be here, and on 3 rows.
+    assert [layer.ready for layer in layers.values()] == [None, None, None]
 
 
 def test_adapt_replaces_the_named_linears_and_no_other():

@@ -19,7 +19,7 @@ from dora.adapters.budget import Budget, Matrix
 from dora.adapters.changes import Remove
 from dora.adapters.lowrank import mask, remove
 from dora.methods.base import RunInfo
-from dora.methods.dora import DoRA
+from dora.methods.dora import DoRA, variance
 
 # A window from 0.15 T over 0.35 T; allocations at t' = 0, 4, 8, 12 and 14.
 TOTAL, FIRST, LENGTH, INTERVAL = 40, 6, 14, 4
@@ -71,6 +71,16 @@ def train_one(model, method, optimizer, batch, step):
     loss = model(**batch).loss
     backward_and_step(loss if penalty is None else loss + penalty, optimizer)
     return None if penalty is None else penalty.detach()  # no graph may outlive a removal
+
+
+@pytest.mark.usefixtures("float64")
+def test_the_variance_and_its_gradient_are_pytorch_s():
+    torch.manual_seed(4)
+    x, weights = torch.randn(2, 3, 7, requires_grad=True), torch.randn(2, 3)
+    torch.testing.assert_close(variance(x), x.var(-1))
+    (got,) = torch.autograd.grad((variance(x) * weights).sum(), x)
+    (want,) = torch.autograd.grad((x.var(-1) * weights).sum(), x)
+    torch.testing.assert_close(got, want)
 
 
 # r4 and a budget in parameters: components of one cost, and of two.
