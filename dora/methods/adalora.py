@@ -19,6 +19,7 @@ from dora.adapters import lowrank
 from dora.adapters.allocation import allocate
 from dora.adapters.budget import Budget, Matrix, Plan, pruned, pruning_plan, steps_of
 from dora.adapters.changes import Mask, Remove
+from dora.adapters.stack import Stack, gram, in_order, stacks
 from dora.methods import base
 from dora.methods.base import RunInfo
 from dora.methods.rules import fraction_or_steps, in_range
@@ -76,10 +77,10 @@ class Settings(base.Settings):
         return found
 
 
-def orthogonality(stack: lowrank.Stack) -> torch.Tensor:
+def orthogonality(stack: Stack) -> torch.Tensor:
     """Returns ‖A Aᵀ − I‖_F and ‖Bᵀ B − I‖_F of each of the m matrices, (2m,), ≥ 0."""
     # Eq. 4 squares the norms; the released code does not, and neither do we. `of("B")` is Bᵀ.
-    factors = torch.cat([lowrank.gram(f) for f in (stack.of("A"), stack.of("B"))])
+    factors = torch.cat([gram(f) for f in (stack.of("A"), stack.of("B"))])
     # 1 on the diagonal for components only: padding adds nothing to the norm.
     eye = torch.diag_embed(stack.real).repeat(2, 1, 1)
     return torch.linalg.matrix_norm(factors - eye)
@@ -115,7 +116,7 @@ class AdaLoRA(base.Method):
         # The final phase begins at t = t_end + 1, which is step t_end + 2 counted from 1. Ranks
         # that are within the budget from the start are final from the start.
         self.ranks_final_at = self.t_end + 2 if plan.start_total > plan.target else 0
-        self.stacks = lowrank.stacks(self.layers.values())
+        self.stacks = stacks(self.layers.values())
         # A removal changes ranks: the penalty then needs new stacks; the averages keep theirs.
         self._penalised = self.stacks
         # Ī and Ū of each stack's A, Bᵀ and g.
@@ -135,7 +136,7 @@ class AdaLoRA(base.Method):
         if self.settings.orthogonality == 0:
             return None
         if _outdated(self._penalised):  # after a removal
-            self._penalised = lowrank.stacks(self.layers.values())
+            self._penalised = stacks(self.layers.values())
         if not self._penalised:  # torch.cat refuses an empty list
             return None
         norms = torch.cat([orthogonality(stack) for stack in self._penalised])
@@ -218,7 +219,7 @@ class AdaLoRA(base.Method):
         for means, spreads in zip(self._sensitivity, self._uncertainty, strict=True):
             A, B, g = (mean * spread for mean, spread in zip(means, spreads, strict=True))
             found.append(g + A.mean(-1) + B.mean(-1))
-        return lowrank.in_order(self.layers.values(), zip(self.stacks, found, strict=True))
+        return in_order(self.layers.values(), zip(self.stacks, found, strict=True))
 
     def _averages(self, which: str) -> list[dict[str, torch.Tensor]]:
         """Returns Ī ("sensitivity") or Ū ("uncertainty") of A, B and g for each layer.
@@ -228,7 +229,7 @@ class AdaLoRA(base.Method):
         stored = getattr(self, f"_{which}")
         layers = self.layers.values()
         columns = [
-            lowrank.in_order(layers, zip(self.stacks, (of[i] for of in stored), strict=True))
+            in_order(layers, zip(self.stacks, (of[i] for of in stored), strict=True))
             for i in range(len(FACTORS))
         ]
         return [
@@ -238,7 +239,7 @@ class AdaLoRA(base.Method):
         ]
 
 
-def _outdated(stacks: list[lowrank.Stack]) -> bool:
+def _outdated(stacks: list[Stack]) -> bool:
     """Says whether layers have lost components since the stacks were made."""
     return any(
         layer.rank != rank

@@ -64,14 +64,16 @@ class RunInfo:
 
 @dataclass(frozen=True)
 class ParameterGroup:
-    """Trained tensors with a learning rate or a weight decay of their own.
+    """Trained tensors with a learning rate, a weight decay or an optimizer of their own.
 
     `rate`: multiplies the run's learning rate in every step. `weight_decay`: None for the run's.
+    `by_method`: the loop's optimizer leaves them alone, and the method moves them in `update`.
     """
 
     parameters: Sequence[nn.Parameter]
     rate: float = 1.0
     weight_decay: float | None = None
+    by_method: bool = False
 
 
 class Method:
@@ -128,9 +130,7 @@ class Method:
 
     # --- once, when training begins ---
     def parameter_groups(self) -> Sequence[ParameterGroup]:
-        """Returns those of its trained tensors that have a learning rate or weight decay of their
-        own.
-        """
+        """Returns those of its trained tensors that the optimizer treats unlike the others."""
         return ()
 
     # --- the moments of a step, in their order; `step` counts from 1 ---
@@ -159,6 +159,13 @@ class Method:
 
     def adjust_clipped_gradients(self, step: int) -> None:
         """Rewrites `.grad` of its own tensors after the clip, before the optimizer."""
+
+    def update(self, step: int, rate: float) -> None:
+        """Moves the tensors of its groups that are `by_method`, after the optimizer has moved the
+        others.
+
+        `rate`: the run's learning rate in this step. The method keeps their moments in `state`.
+        """
 
     def after_step(self, step: int) -> Change | None:
         """Called after the optimizer, gradients as clipped still in place.

@@ -25,6 +25,7 @@ from dora.adapters import lowrank
 from dora.adapters.allocation import allocate
 from dora.adapters.budget import SHAPES, Budget, Matrix, Plan, pruned, pruning_plan, steps_of
 from dora.adapters.changes import Mask, Remove
+from dora.adapters.stack import Stack, in_order, stacks
 from dora.methods import base
 from dora.methods.base import RunInfo
 from dora.methods.rules import fraction_or_steps, in_range
@@ -93,14 +94,14 @@ class Settings(base.Settings):
         return start, steps_of(self.prune_end, total_steps) - start
 
 
-def shares(stack: lowrank.Stack) -> torch.Tensor:
+def shares(stack: Stack) -> torch.Tensor:
     """Returns each component's share of its matrix's update, (m, R), ≥ 0 (eq. 5)."""
     # The released code adds 1e-8 to the norm of the update, and so do we: g starts at 0.
     A, g, B = stack.of("A"), stack.of("g"), stack.of("B").mT
     return lowrank.component_norms(A, g, B) / (lowrank.update_norm(A, g, B) + 1e-8).unsqueeze(-1)
 
 
-def equilibrium(stack: lowrank.Stack) -> torch.Tensor:
+def equilibrium(stack: Stack) -> torch.Tensor:
     """Returns the mean unbiased variance of each matrix's 2r vectors A[i, :] and B[:, i], (m,).
 
     The dimensional equilibrium modulator (DEM), a penalty, is its mean over matrices.
@@ -165,7 +166,7 @@ class DoRA(base.Method):
         self.interval = max(1, steps_of(settings.prune_interval, run.total_steps))
         pruning = plan.start_total > plan.target
         self.ranks_final_at = self.start + self.length if pruning else 0
-        self.stacks = lowrank.stacks(self.layers.values())
+        self.stacks = stacks(self.layers.values())
         self._smoothed = [torch.zeros_like(stack.of("g")) for stack in self.stacks]
         # The final set, where components stay masked to the end (remove=false).
         self._final: list[torch.Tensor] | None = None
@@ -228,4 +229,4 @@ class DoRA(base.Method):
     def _scores(self) -> list[torch.Tensor]:
         """Returns the smoothed shares, (r,) for each layer, as views of the stacked ones."""
         stacked = zip(self.stacks, self._smoothed, strict=True)
-        return lowrank.in_order(self.layers.values(), stacked)
+        return in_order(self.layers.values(), stacked)

@@ -79,6 +79,8 @@ def parameter_groups(
         which = None
         if p in owner:
             which, mine = owner[p]
+            if mine.by_method:
+                continue
             peak *= mine.rate
             decay = decay if mine.weight_decay is None else mine.weight_decay
         # Not by rate and decay: a group that the method named stays one, whatever its values.

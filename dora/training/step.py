@@ -3,8 +3,8 @@
 The code here is in the order of a step:
 
 rate → batch → noise → forward (bf16 by autocast where asked) → task loss + penalty → backward → sum
-over processes → adjust gradients → clip → adjust clipped gradients → optimizer → after step
-(gradients still there) → apply the change → clear gradients
+over processes → adjust gradients → clip → adjust clipped gradients → optimizer → the method's own
+update → after step (gradients still there) → apply the change → clear gradients
 
 Learning rate, batch and dropout are functions of the step, so a checkpoint is tensors and an
 integer, and evaluating more or less often does not change training.
@@ -119,7 +119,7 @@ class Stepper:
         wait for it.
         """
         s = self.setup
-        self._set_rate(step)
+        rate = self._set_rate(step)
         s.model.train()
         s.method.noise(step)
         loss, penalty = self._backward(step)
@@ -131,6 +131,7 @@ class Stepper:
         s.method.adjust_clipped_gradients(step)
         self.watch.see(step, loss, penalty, norm)
         self.optimizer.step()
+        s.method.update(step, rate)
         self.observe("optimizer")
         # Before gradients are cleared: AdaLoRA's scores need them.
         if (change := self._decide(step)) is not None:
@@ -139,13 +140,17 @@ class Stepper:
         self.observe("clear")
         return loss, penalty
 
-    def _set_rate(self, step: int) -> None:
-        """Sets every group's learning rate for `step`: its peak times the method's factor."""
+    def _set_rate(self, step: int) -> float:
+        """Sets every group's learning rate for `step`: its peak times the method's factor.
+
+        Returns the run's own, without a group's.
+        """
         s = self.setup
         usual = lr_factor(s.config.schedule, self.warmup, s.total_steps, step)
         factor = s.method.learning_rate(step, usual)
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * factor
+        return s.lr * factor
 
     def _backward(self, step: int) -> tuple[Tensor, Tensor | None]:
         """Runs forward and backward over this process's micro-batches; returns loss and penalty."""

@@ -17,11 +17,9 @@ from dora.adapters.lowrank import (
     Siblings,
     adapt,
     component_norms,
-    gram,
-    in_order,
-    stacks,
     update_norm,
 )
+from dora.adapters.stack import gram, in_order, stacks
 
 
 def test_forward_of_a_hand_worked_two_by_two_case():
@@ -289,6 +287,32 @@ def test_a_gram_matrix_has_the_gradient_that_autograd_finds_in_either_memory_ord
         (got,) = torch.autograd.grad((gram(X) * weights).sum(), X)
         (want,) = torch.autograd.grad((X @ X.mT * weights).sum(), X)
         torch.testing.assert_close(got, want)
+
+
+@pytest.mark.parametrize("rows", [3, 40])  # the update beside the weight, and merged into it
+@pytest.mark.usefixtures("float64")
+def test_training_reads_the_perturbed_weight_and_evaluation_the_base_s(rows):
+    class Own(LowRankLinear):
+        """A layer of another class."""
+
+    model = nn.Sequential(nn.Linear(6, 4))
+    base = model[0]
+    (layer,) = adapt(model, [Matrix("0", 6, 4)], [2], 0.5, 0.0, False, Own).values()
+    assert isinstance(layer, Own)
+    torch.manual_seed(3)
+    nn.init.normal_(layer.A)
+    nn.init.normal_(layer.B)
+    x = torch.randn(rows, 6, requires_grad=True)
+    before = base.weight.clone()
+    clean = layer.eval()(x)
+    layer.perturbed = base.weight + torch.randn(4, 6)
+    assert torch.equal(layer(x), clean)
+    y = layer.train()(x)
+    W = layer.perturbed + layer.delta()
+    torch.testing.assert_close(y, x @ W.T + base.bias)
+    y.sum().backward()
+    torch.testing.assert_close(x.grad, W.sum(0).expand(rows, 6))
+    assert torch.equal(base.weight, before)
 
 
 def test_a_linear_that_reads_something_else_is_no_sibling():

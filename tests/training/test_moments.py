@@ -57,6 +57,10 @@ class Everything(Method):
     def adjust_clipped_gradients(self, step: int) -> None:
         self.note("adjust clipped")
 
+    def update(self, step: int, rate: float) -> None:
+        self.note("update")
+        self.rate = rate
+
     def after_step(self, step: int) -> Change | None:
         self.note("after step")
         return self.change
@@ -85,6 +89,7 @@ def test_the_moments_of_a_step_come_in_their_order() -> None:
         "adjust",
         "clip",
         "adjust clipped",
+        "update",
         "optimizer",
         "after step",
         "applied",
@@ -110,6 +115,34 @@ def test_a_method_sets_the_rate_of_a_step_and_its_tensors_rates_and_decays() -> 
         rate = 1e-2 if mine else 1e-3
         assert group["lr"] == pytest.approx(rate * factor)
         assert group["weight_decay"] == 0 if mine else group["weight_decay"] in (0, 0.1)
+
+
+class ByItself(Everything):
+    """Moves its gates itself: each by the rate, against its gradient's sign."""
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        (mine,) = super().parameter_groups()
+        return [ParameterGroup(mine.parameters, by_method=True)]
+
+    @torch.no_grad()
+    def update(self, step: int, rate: float) -> None:
+        for g in super().parameter_groups()[0].parameters:
+            g.sub_(rate * g.grad.sign())  # type: ignore[union-attr]
+
+
+def test_a_method_moves_tensors_that_the_optimizer_leaves_alone() -> None:
+    model = tiny("roberta")
+    train_head_only(model)
+    method = ByItself(model)
+    loop = loop_of(model, method, tokens(16), 10, batch_size=8, warmup=0.0, lr=1e-3, weight_decay=1)
+    held = {id(p) for group in loop.stepper.optimizer.param_groups for p in group["params"]}
+    gates = [layer.g for layer in method.layers.values()]
+    assert not held & {id(g) for g in gates}
+    loop.train_step(2)
+    # From 1, by half of a linear schedule's second of ten steps.
+    rate = 1e-3 * 0.5 * 9 / 10
+    for g in gates:
+        torch.testing.assert_close((g - 1).abs(), torch.full((2,), rate), rtol=1e-3, atol=0)
 
 
 def test_renewed_factors_train_on_and_are_part_of_the_result() -> None:
