@@ -17,41 +17,75 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, which the colour-blind tell apart; in grey print the markers differ.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-_MARKERS = ("o", "s", "^", "D", "v", "P")
-# Methods whose colour and marker stay as in figures that are already printed. No other needs an
-# entry here.
-_KNOWN = {"lora": 0, "adalora": 1, "dora": 2, "full": 3}
-# (colour, marker) for all other methods: the two colours that no known method has, then every
-# colour with each of the markers that are not its own.
-_OTHERS = [(4, 4), (5, 5)] + [(i, (i + shift) % 6) for shift in range(1, 6) for i in range(6)]
+# Okabe and Ito's six colours, which the colour-blind tell apart, and ten more that differ from them
+# and from each other as much, to normal eyes and to three kinds of colour-blind ones (the test
+# measures it). In grey print the markers differ.
+COLOURS = (
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#E69F00",
+    "#56B4E9",
+    "#331122",
+    "#8800FF",
+    "#001177",
+    "#772211",
+    "#AACC77",
+    "#773366",
+    "#BB55FF",
+    "#EE0055",
+    "#DDBBBB",
+    "#5544BB",
+)
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "p", "h", "d", "8", "H", "$+$")
+# The suite's own methods: each has the colour and the marker of its place here, whichever others
+# are in a figure. Only append to this list. No other method needs an entry here.
+_KNOWN = (
+    "lora",
+    "adalora",
+    "dora",
+    "full",
+    "sora",
+    "melora",
+    "lora_pro",
+    "flat_lora",
+    "bitfit",
+    "houlsby",
+    "pfeiffer",
+)
+# (colour, marker) for all other methods: the places that are free, then every colour with each of
+# the markers that are not its own.
+_OTHERS = [(i, i) for i in range(len(_KNOWN), len(COLOURS))] + [
+    (i, (i + shift) % len(COLOURS)) for shift in range(1, len(COLOURS)) for i in range(len(COLOURS))
+]
 PNG_DPI = 160
 
 
 def styles(methods: Iterable[str]) -> dict[str, dict[str, Any]]:
     """Returns colour and marker of each method of a table.
 
-    No two are alike among the known methods and 32 others. A method that is not known goes by its
+    No two are alike among the known methods and 200 others. A method that is not known goes by its
     name and keeps its look from table to table unless another one there has it.
     """
-    found = {method: (_KNOWN[method],) * 2 for method in methods if method in _KNOWN}
+    found = {method: (_KNOWN.index(method),) * 2 for method in methods if method in _KNOWN}
     # Known methods that are absent keep their colours, so that no colour changes its meaning.
     used = Counter(range(len(_KNOWN)))
     free = list(_OTHERS)
     # By name, so that the order of the rows does not matter.
-    for method in sorted(set(methods) - _KNOWN.keys()):
+    for method in sorted(set(methods) - set(_KNOWN)):
         # The characters' sum, not hash(), which differs from process to process.
         start = sum(map(ord, method)) % len(_OTHERS)
         free = free or list(_OTHERS)
         least = min(used[colour] for colour, _ in free)
-        turned = sorted(free, key=lambda pair: (_OTHERS.index(pair) - start) % len(_OTHERS))
-        pair = next(pair for pair in turned if used[pair[0]] == least)
+        rarest = [pair for pair in free if used[pair[0]] == least]
+        # A colour with its own marker first, so that a few methods differ in both.
+        pair = min(rarest, key=lambda p: (p[0] != p[1], (_OTHERS.index(p) - start) % len(_OTHERS)))
         free.remove(pair)
         used[pair[0]] += 1
         found[method] = pair
     return {
-        method: {"color": COLOURS[colour], "marker": _MARKERS[marker]}
+        method: {"color": COLOURS[colour], "marker": MARKERS[marker]}
         for method, (colour, marker) in found.items()
     }
 

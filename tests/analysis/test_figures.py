@@ -8,13 +8,14 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from dora.analysis import figures
 from dora.analysis.figures import FIGURES, write, written
 from dora.analysis.grouping import Table, read_runs, tables
 from dora.analysis.score_figures import paired_differences, score_by_budget
-from dora.analysis.style import images, styles
+from dora.analysis.style import COLOURS, MARKERS, images, styles
 from dora.analysis.training_figures import final_ranks, learning_curves, rank_paths
 from dora.backbones.architectures import place
 from dora.plain import printable
@@ -163,14 +164,38 @@ def test_methods_that_nobody_has_heard_of_are_drawn(results: Path) -> None:
 
 
 def test_known_methods_keep_their_looks_and_no_two_others_are_alike() -> None:
-    others = [f"method{i}" for i in range(30)]
+    others = [f"method{i}" for i in range(200)]
     alone, together = styles(["lora", "zeta"]), styles(["full", "dora", "lora", *others])
     assert alone["lora"] == together["lora"] == {"color": "#0072B2", "marker": "o"}
     assert len({tuple(look.values()) for look in together.values()}) == len(together)
-    # The first two get the colours that no known method has, in whichever order they are named.
+    # Others get colours and markers that no known method has, whichever is named first.
     two = styles(["zeta", "bias"])
     assert two == styles(["bias", "zeta"])
-    assert {look["color"] for look in two.values()} == {"#E69F00", "#56B4E9"}
+    own = {"color": set(COLOURS[:11]), "marker": set(MARKERS[:11])}
+    assert not any(look[key] in own[key] for look in two.values() for key in own)
+
+
+def test_sixteen_methods_have_colours_that_colour_blind_readers_tell_apart() -> None:
+    assert len(set(COLOURS)) == len(set(MARKERS)) == 16
+    # What a reader without one kind of cones sees of linear RGB (Machado et al. 2009, severity 1).
+    seen_by = {
+        "all cones": np.eye(3),
+        "no red": [[0.152, 1.053, -0.205], [0.115, 0.786, 0.099], [-0.004, -0.048, 1.052]],
+        "no green": [[0.367, 0.861, -0.228], [0.280, 0.673, 0.047], [-0.012, 0.043, 0.969]],
+        "no blue": [[1.256, -0.077, -0.179], [-0.078, 0.931, 0.148], [0.005, 0.691, 0.304]],
+    }
+    to_xyz = np.array([[0.434, 0.376, 0.190], [0.213, 0.715, 0.072], [0.018, 0.109, 0.873]])
+    rgb = np.array([[int(c[i : i + 2], 16) / 255 for i in (1, 3, 5)] for c in COLOURS])
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    for reader, cones in seen_by.items():
+        xyz = np.clip(linear @ np.array(cones).T, 0, 1) @ to_xyz.T  # relative to white
+        f = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
+        # CIELAB, in which a distance of about 2 can just be seen.
+        lab = np.stack(
+            [116 * f[:, 1] - 16, 500 * (f[:, 0] - f[:, 1]), 200 * (f[:, 1] - f[:, 2])], axis=1
+        )
+        apart = np.linalg.norm(lab[:, None] - lab, axis=-1)[np.triu_indices(16, 1)]
+        assert apart.min() > 15, reader
 
 
 def test_differences_are_drawn_with_their_average(results: Path) -> None:
