@@ -26,6 +26,7 @@ from dora.timing.measure import measure, memory_here, peak_memory, table
 from dora.timing.setting import SIZES, Setting
 from dora.timing.startup import startup
 from dora.timing.whole_run import DRAWN, Runs, runs_table, whole_runs
+from dora.training.precision import automatic
 
 MODELS = sorted(file.stem for file in (CONF / "model").glob("*.yaml"))
 
@@ -62,10 +63,10 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--precision",
         nargs="+",
-        choices=["fp32", "bf16"],
+        choices=["fp32", "bf16", "auto"],
         default=["fp32"],
         metavar="P",
-        help="fp32, bf16; both: beside fp32's floor (default: fp32)",
+        help="fp32, bf16, auto; or two of them (default: fp32)",
     )
     add("--device", default="cpu", metavar="D", help="cpu or cuda (default: %(default)s)")
     add("--threads", nargs="+", type=int, default=[2], metavar="N", help="on a CPU (default: 2)")
@@ -175,6 +176,10 @@ def main() -> None:
     given = parser.parse_args()
     if given.run and given.data != "mini" and not Path(given.data).is_dir():
         parser.error(f"--data {given.data}: no such folder; a GLUE download, or mini")
+    # As a run resolves it, so that file, tables and records name the precision itself.
+    given.precision = [
+        automatic(given.device) if name == "auto" else name for name in given.precision
+    ]
     warnings.filterwarnings("ignore")  # PEFT's and the Trainer's own, between the tables
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     # `peak_memory` gives one value for each option, so that there is one setting.
