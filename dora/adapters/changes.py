@@ -19,12 +19,12 @@ from dora.adapters.lowrank import LowRankLinear
 
 @dataclass(frozen=True)
 class Keep:
-    """A choice of the components that live on; how the others go, `Mask` and `Remove` say.
+    """Chooses the components that live on; `Mask` and `Remove` differ in how the others go.
 
     `keep`: (r,) bool for each layer, in the order of `Method.layers`. `live_before`: the number of
-    components that were live before, if the method counts them. `warning`: a sentence for the
-    user, with a way out. Both go into the line of ranks.jsonl and are said; the warning is kept in
-    run.json, too.
+    components that were live before, from a method whose gates die by themselves. `warning`: a
+    sentence for the user, with a way out. Both are said in the log and written into the change's
+    line of ranks.jsonl; the warning is kept in run.json, too.
     """
 
     keep: Sequence[Tensor]

@@ -7,7 +7,7 @@ live gates that the budget holds are kept.
 ξ is an amount a step, no multiple of the learning rate, and g starts at N(0, 1). Whether a gate can
 outrun the shrinking depends on the sum of the learning rates, 5.75 over the 14,372 steps of the
 released STS-B script, against the sum of ξ, 4.3: a run with a smaller sum of rates needs a smaller
-`shrink`.
+`shrink`. Without any movement 0.43 kills a third of the gates, the surplus of `start_factor` 1.5.
 """
 
 from __future__ import annotations
@@ -135,11 +135,11 @@ class SoRA(base.Method):
             model, plan.matrices, plan.start, scale, settings.dropout, gated=True
         )
         generator = run.generator("start")
-        for layer in self.layers.values():
+        for layer, g in zip(self.layers.values(), self._gates(), strict=True):
             # kaiming_uniform_ with a = √5, as released; written out, since it warns about rank 0.
             bound = 1 / math.sqrt(layer.A.shape[1])
             nn.init.uniform_(layer.A, -bound, bound, generator=generator)
-            nn.init.normal_(layer.g, generator=generator)
+            nn.init.normal_(g, generator=generator)
         # Behind this step no component comes to life; with `prox_after` some may still die.
         self.ranks_final_at = steps_of(settings.prune_end, run.total_steps)
         self.xi = settings.threshold(run.total_steps)
@@ -147,7 +147,7 @@ class SoRA(base.Method):
         self.interval = max(1, steps_of(0.0125, run.total_steps))
         self.number = sum(plan.start)
         # Adam's moments of all gates in the order of the layers, (number of gates,).
-        self._mean, self._square = torch.zeros(2, self.number)
+        self._mean, self._square = torch.zeros(self.number), torch.zeros(self.number)
 
     @classmethod
     def plan(cls, settings: Settings, budget: Budget, matrices: tuple[Matrix, ...]) -> Plan:
@@ -160,11 +160,11 @@ class SoRA(base.Method):
 
     def penalty(self, step: int) -> torch.Tensor | None:
         """Returns η times the mean |g|, to the end of training; None for η = 0."""
-        # Once more L1: the released code both penalises and shrinks, and so do we.
+        # L1 twice: the released code both penalises |g| and shrinks it, and so do we.
         if self.settings.l1_weight == 0 or self.number == 0:
             return None
-        # Over the gates of the start, dead and removed ones included: each live gate is then pulled
-        # with the same force, however many have died, and with or without `remove`.
+        # Over the gates of the start, dead and removed ones included: the pull on a live gate does
+        # not depend on how many have died, nor on `remove`.
         return torch.cat(self._gates()).abs().sum() * (self.settings.l1_weight / self.number)
 
     @torch.no_grad()
@@ -204,9 +204,9 @@ class SoRA(base.Method):
         self._mean = state["exp_avg"].to(device, copy=True)
         self._square = state["exp_avg_sq"].to(device, copy=True)
 
-    def _gates(self) -> list[nn.Parameter]:
+    def _gates(self) -> tuple[nn.Parameter, ...]:
         """Returns g of every layer, (r,) each."""
-        return [layer.factors()["g"] for layer in self.layers.values()]
+        return tuple(layer.factors()["g"] for layer in self.layers.values())
 
     def _cut(self) -> Mask | Remove:
         """Returns the change that keeps the largest live gates within the budget.
