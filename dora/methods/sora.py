@@ -219,7 +219,8 @@ class SoRA(base.Method):
         keep = [chosen & (size > 0) for chosen, size in zip(best, sizes, strict=True)]
         kept, live = torch.cat(keep), torch.cat(sizes) > 0
         before, after = torch.stack([live.sum(), kept.sum()]).tolist()
-        warning = self._warning(before) if before == after else None
+        # A run that begins with another run's empty adapter (`init_from`) has no gates at all.
+        warning = self._warning(before) if before == after and self.number else None
         if not self.settings.remove:
             return Mask(keep, live_before=before, warning=warning)
         self._mean, self._square = self._mean[kept], self._square[kept]

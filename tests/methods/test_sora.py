@@ -265,6 +265,15 @@ def test_a_cut_that_does_nothing_is_said_with_a_way_out(gates: list[float], said
     assert torch.cat(list(change.keep)).tolist() == [g != 0 for g in gates]
 
 
+def test_a_run_that_begins_without_components_goes_on_without_them() -> None:
+    method = with_gates([], [])
+    assert method.penalty(1) is None
+    method.update(1, 0.1)
+    change = method.after_step(END)
+    assert isinstance(change, Remove)
+    assert (change.live_before, change.warning) == (0, None)
+
+
 def test_gates_stay_in_float32_under_bf16_where_one_step_of_shrinking_would_be_rounded_away() -> (
     None
 ):
