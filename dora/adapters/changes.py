@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,25 +18,33 @@ from dora.adapters.lowrank import LowRankLinear
 
 
 @dataclass(frozen=True)
-class Mask:
-    """Sets the gates g of all components outside `keep` to 0; a gradient may revive them.
+class Keep:
+    """Chooses the components that live on; `Mask` and `Remove` differ in how the others go.
 
-    `keep`: (r,) bool for each layer, in the order of `Method.layers`. `new`: False if a final set
-    is only applied once more, which is not worth a line in ranks.jsonl.
+    `keep`: (r,) bool for each layer, in the order of `Method.layers`. `live_before`: the number of
+    components that were live before, from a method whose gates die by themselves. `warning`: a
+    sentence for the user, with a way out. Both are said in the log and written into the change's
+    line of ranks.jsonl; the warning is kept in run.json, too.
     """
 
     keep: Sequence[Tensor]
+    live_before: int | None = None
+    warning: str | None = None
+
+
+@dataclass(frozen=True)
+class Mask(Keep):
+    """Sets the gates g of all components outside `keep` to 0; a gradient may revive them.
+
+    `new`: False if a final set is only applied once more, which is not worth a line in ranks.jsonl.
+    """
+
     new: bool = True
 
 
 @dataclass(frozen=True)
-class Remove:
-    """Deletes all components outside `keep` from the weights and the optimizer's moments.
-
-    `keep`: (r,) bool for each layer, in the order of `Method.layers`.
-    """
-
-    keep: Sequence[Tensor]
+class Remove(Keep):
+    """Deletes all components outside `keep` from the weights and the optimizer's moments."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +74,14 @@ def apply(
         lowrank.remove(layers, change.keep, optimizer)
     else:
         lowrank.renew(layers, change.start, optimizer)
+
+
+def noted(change: Change) -> dict[str, Any]:
+    """Returns the method's own entries of the change's line in ranks.jsonl; empty without any."""
+    if not isinstance(change, Keep):
+        return {}
+    about = {"live_before": change.live_before, "warning": change.warning}
+    return {name: value for name, value in about.items() if value is not None}
 
 
 def ranks_after(change: Change, layers: Mapping[str, LowRankLinear]) -> dict[str, int]:

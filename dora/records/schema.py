@@ -169,6 +169,7 @@ RECORD: Mapping[str, Kind] = {
     "scale": NUMBER | None,
     "ranks": objects("an object of ranks by matrix", COUNTS),
     "evaluations": COUNTS,
+    "warnings": TEXTS,
     "results": objects(
         "an object of the results best and last",
         Kind("an object with step, degenerate and metrics from -1 to 1", _result),

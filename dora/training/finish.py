@@ -20,7 +20,7 @@ from dora.data.predictions import save
 from dora.errors import RunFailed
 from dora.files import write_atomic
 from dora.process import memory
-from dora.records import artefacts
+from dora.records import artefacts, journals
 from dora.records.record import Record, scores
 from dora.training.lines import Lines
 from dora.training.loop import Loop
@@ -66,6 +66,11 @@ def finish(p: Prepared, loop: Loop, record: Record, say: Lines) -> None:
         counts["adapter_last"] = plan.params(list(ranks["last"].values()))
     params = {**record.data["params"], **counts}
     params["trained_in_all"] = params["trained_at_once"] + renewed
+    # From the journal, which a resumed run cuts back to its checkpoint: none is there twice.
+    lines = journals.events(record.folder, "ranks.jsonl")
+    warnings = [line["warning"] for line in lines if "warning" in line]
+    if plan is not None and counts["adapter_end"] == 0:
+        warnings.append("no component is live: the result is the backbone with a trained head")
     # The checksums come last, when every file they cover is whole.
     record.update(
         results=results,
@@ -75,6 +80,7 @@ def finish(p: Prepared, loop: Loop, record: Record, say: Lines) -> None:
             "counted": loop.selection.evaluations,
             "from_step": loop.selection.counts_from,
         },
+        warnings=warnings,
         train_s=round(loop.seconds, 2),
         peak_memory_bytes=memory.peak(s.world.device),
         files={**artefacts.sums(p.folder, artefacts.left(p.folder)), **record.sync()},
@@ -89,8 +95,8 @@ def _say_end(loop: Loop, record: Record, plan: Plan | None, say: Lines) -> None:
     weights = loop.setup.method.result == "weights"
     size = f"{stored:,} trained parameters" if weights else f"adapter {stored:,} parameters"
     say(f"done in {loop.seconds:.1f} s of training: {scores(record.data)}; {size}; {record.folder}")
-    if plan is not None and stored == 0:
-        say("no component is live: the result is the backbone with a trained head")
+    for warning in record.data["warnings"]:
+        say(f"warning: {warning}")
     if plan is not None and plan.at_most:
         ranks = list(record.data["ranks"]["end"].values())
         left = plan.target - plan.budget.spent(ranks, plan.matrices)

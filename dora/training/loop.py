@@ -164,6 +164,15 @@ class Loop:
     def _log_ranks(self, event: dict[str, Any]) -> None:
         if self.record is not None:
             self.record.log("ranks.jsonl", event)
+        if "live_before" in event:
+            ranks = list(event["ranks"].values())
+            self.say(
+                f"step {event['step']}/{self.setup.total_steps}  {event['total']} of "
+                f"{event['live_before']} live components kept, "
+                f"{ranks.count(0)} of {len(ranks)} matrices without any"
+            )
+        if "warning" in event:
+            self.say(f"warning: {event['warning']}")
 
     # --- the run's result, and checkpoints ---
 

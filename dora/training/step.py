@@ -136,7 +136,9 @@ class Stepper:
         # Before gradients are cleared: AdaLoRA's scores need them.
         if (change := self._decide(step)) is not None:
             self.apply(change, step)
-        self.optimizer.zero_grad(set_to_none=True)
+        # Not by the optimizer, which does not know the tensors that a method moves itself.
+        for p in self.parameters.values():
+            p.grad = None
         self.observe("clear")
         return loss, penalty
 
@@ -236,7 +238,8 @@ class Stepper:
         # ranks.jsonl is enough for it.
         if not isinstance(change, Mask) or change.new:
             ranks = changes.ranks_after(change, layers)
-            self.log({"step": step, "total": sum(ranks.values()), "ranks": ranks})
+            event = {"step": step, "total": sum(ranks.values()), "ranks": ranks}
+            self.log({**event, **changes.noted(change)})
         self.observe("applied")
 
     @property

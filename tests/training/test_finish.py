@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from dora.adapters.changes import Mask, Remove
 from dora.data import npz
+from dora.methods.dora import DoRA
 from dora.training import finish, one_run
 from dora.training.loop import Loop
 from dora.training.selection import Selection
@@ -57,11 +60,20 @@ def test_a_run_whose_last_step_is_its_best_predicts_every_split_of_its_end_once(
         assert np.array_equal(arrays[f"last/{split}/logits"], arrays[f"best/{split}/logits"])
 
 
-def test_a_run_with_an_earlier_best_step_predicts_its_best_weights_anew(
+def test_a_run_with_an_earlier_best_step_predicts_its_best_weights_anew_and_keeps_warnings(
     tmp_path: Path, predicted: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     best_is(monkeypatch, lambda step: step == 18)
-    run(small(tmp_path, "method=dora"))
+    after_step = DoRA.after_step
+
+    def warning(self: DoRA, step: int) -> Mask | Remove | None:
+        change = after_step(self, step)
+        return replace(change, warning="look here") if isinstance(change, Remove) else change
+
+    monkeypatch.setattr(DoRA, "after_step", warning)
+    assert run(small(tmp_path, "method=dora"))["warnings"] == ["look here"]
+    # When the change is made, and at the end.
+    assert (only_run(tmp_path) / "log.txt").read_text().count("warning: look here\n") == 2
     # Of the last weights the test set alone, of the best ones both: their scores are compared.
     assert predicted == [*in_training(24), ("test", 24), ("dev", 24), ("test", 24)]
 

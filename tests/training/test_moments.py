@@ -10,7 +10,7 @@ from torch import nn
 
 from conftest import linears, loop_of, tiny, tokens, train_head_only
 from dora.adapters import lowrank
-from dora.adapters.changes import Change, Mask, Renew
+from dora.adapters.changes import Change, Mask, Remove, Renew
 from dora.methods.base import Method, ParameterGroup, RunInfo
 
 
@@ -143,6 +143,30 @@ def test_a_method_moves_tensors_that_the_optimizer_leaves_alone() -> None:
     rate = 1e-3 * 0.5 * 9 / 10
     for g in gates:
         torch.testing.assert_close((g - 1).abs(), torch.full((2,), rate), rtol=1e-3, atol=0)
+        assert g.grad is None  # or the next step's gradient would be added to this one's
+
+
+def test_a_change_carries_its_count_and_its_warning_into_the_journal_and_the_log(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    loop, method = taken()
+    events: list[dict[str, Any]] = []
+    loop.stepper.log = lambda event: (events.append(event), loop._log_ranks(event))[0]
+    keep = [torch.tensor([True, False])] * 3 + [torch.tensor([False, False])]
+    method.change = Remove(keep, live_before=7, warning="nothing to be done; do it otherwise")
+    loop.train_step(3)
+    (event,) = events
+    assert (event["total"], event["live_before"]) == (3, 7)
+    assert event["warning"] == "nothing to be done; do it otherwise"
+    assert capsys.readouterr().out.splitlines() == [
+        "step 3/10  3 of 7 live components kept, 1 of 4 matrices without any",
+        "warning: nothing to be done; do it otherwise",
+    ]
+    # A method that says nothing adds no entry and no line.
+    method.change = Mask([torch.tensor([True])] * 3 + [torch.zeros(0, dtype=torch.bool)])
+    loop.train_step(4)
+    assert events[1].keys() == {"step", "total", "ranks"}
+    assert capsys.readouterr().out == ""
 
 
 def test_renewed_factors_train_on_and_are_part_of_the_result() -> None:
