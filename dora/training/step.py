@@ -136,7 +136,9 @@ class Stepper:
         # Before gradients are cleared: AdaLoRA's scores need them.
         if (change := self._decide(step)) is not None:
             self.apply(change, step)
-        self.optimizer.zero_grad(set_to_none=True)
+        # Not by the optimizer, which does not hold the tensors that a method moves.
+        for p in self.parameters.values():
+            p.grad = None
         self.observe("clear")
         return loss, penalty
 

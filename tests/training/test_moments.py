@@ -143,6 +143,7 @@ def test_a_method_moves_tensors_that_the_optimizer_leaves_alone() -> None:
     rate = 1e-3 * 0.5 * 9 / 10
     for g in gates:
         torch.testing.assert_close((g - 1).abs(), torch.full((2,), rate), rtol=1e-3, atol=0)
+        assert g.grad is None  # or the next step's gradient would be added to it
 
 
 def test_renewed_factors_train_on_and_are_part_of_the_result() -> None:
