@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -60,7 +61,7 @@ class FlatLoRA(lora.LoRA):
 
     title = "Flat-LoRA"
     paper = "Li et al., Flat-LoRA, ICML 2025, arXiv 2409.14396"
-    settings_type = Settings
+    settings_type: ClassVar[type[lora.Settings]] = Settings
 
     def __init__(self, settings: Settings, model: nn.Module, plan: Plan, run: RunInfo) -> None:
         super().__init__(settings, model, plan, run)

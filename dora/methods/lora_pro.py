@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -108,7 +109,7 @@ class LoRAPro(lora.LoRA):
 
     title = "LoRA-Pro"
     paper = "Wang et al., LoRA-Pro, ICLR 2025, arXiv 2407.18242"
-    settings_type = Settings
+    settings_type: ClassVar[type[lora.Settings]] = Settings
 
     def __init__(self, settings: Settings, model: nn.Module, plan: Plan, run: RunInfo) -> None:
         super().__init__(settings, model, plan, run)

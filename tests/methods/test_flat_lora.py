@@ -116,9 +116,10 @@ def test_all_micro_batches_of_a_step_have_one_noise_which_is_gone_after_it():
         assert layer.perturbed is None
     assert len(seen) == 12
     weight = layer.base.weight
-    for i, step in enumerate((seen[:4], seen[4:8], seen[8:])):
-        assert all(torch.equal(step[0], W) for W in step)
-        assert torch.equal(step[0], weight) == (i == 0)  # the first step has no noise
+    for i in range(3):
+        first, *others = seen[4 * i : 4 * i + 4]
+        assert all(torch.equal(first, W) for W in others)
+        assert torch.equal(first, weight) == (i == 0)  # the first step has no noise
     assert not torch.equal(seen[4], seen[8])
 
 
@@ -146,7 +147,7 @@ def test_under_bf16_the_noise_is_added_in_float32_and_rounded_once():
     std = (1 - math.cos(math.pi * 0.4)) / 2 * (W + layer.delta()).norm(dim=1) / math.sqrt(32)
     want = W + std[:, None] * drawn
     assert layer.perturbed.dtype == torch.bfloat16
-    # Rounding ε before the sum, too, would change a tenth of the sums; another order of the
+    # Rounding ε before the sum, too, would change a fifth of the sums; another order of the
     # operations in float32 changes next to none.
     assert (layer.perturbed == want.to(torch.bfloat16)).float().mean() > 0.99
 
