@@ -102,9 +102,11 @@ class LoRAPro(lora.LoRA):
     and B, weight decay included.
 
     mode=full keeps Adam's two moments of the equivalent gradient, (d_out, d_in) each, and projects
-    Adam's step U as if it were the gradient: A −= lr g_A, B −= lr g_B. It therefore needs twice the
-    memory of the adapted weights, and as much in every checkpoint: 680 MB for a model of base size
-    (target=all), 113 MB with target=q,v. A and B are not decayed then, as in the released code.
+    Adam's step U as if it were the gradient: A −= η g_A, B −= η g_B, where η is `full_rate` times
+    the run's learning rate, since A and B need a rate of full fine-tuning, and the head does not.
+    The moments take twice the memory of the adapted weights, and as much in every checkpoint:
+    680 MB for a model of base size (target=all), 113 MB with target=q,v. A and B are not decayed in
+    this mode, as in the released code.
     """
 
     title = "LoRA-Pro"
@@ -116,8 +118,8 @@ class LoRAPro(lora.LoRA):
         self.settings = settings
         self.full = settings.mode == "full"
         self.stacks = stacks(self.layers.values())  # of the layers that have components
-        # Both moments of each stack of m layers, (m, 2, d_out, d_in); none in efficient mode.
-        self._moments = [_zeros(stack) for stack in self.stacks] if self.full else []
+        # Each stack of m layers with both moments, (m, 2, d_out, d_in); empty in efficient mode.
+        self._moments = [(stack, _zeros(stack)) for stack in self.stacks] if self.full else []
 
     def parameter_groups(self) -> Sequence[ParameterGroup]:
         """Keeps A and B from the loop's optimizer in mode=full."""
@@ -127,8 +129,8 @@ class LoRAPro(lora.LoRA):
     @torch.no_grad()
     def adjust_clipped_gradients(self, step: int) -> None:
         """Replaces the gradients of A and B by g_A and g_B in mode=efficient."""
-        # After the clip: right after the start at B = 0, g_A is a thousand times G_A and more, and
-        # a clip of adjusted gradients would scale every other tensor's step down to nothing.
+        # After the clip: in the first steps from B = 0, g_A is 2,000 times G_A (r 8, d 768), and a
+        # clip of adjusted gradients would scale all the others down with it.
         if self.full:
             return
         for stack in self.stacks:
@@ -140,7 +142,7 @@ class LoRAPro(lora.LoRA):
     @torch.no_grad()
     def update(self, step: int, rate: float) -> None:
         """Moves A and B in mode=full: Adam on the equivalent gradient, its step projected again."""
-        for stack, moments in zip(self.stacks, self._moments, strict=self.full):
+        for stack, moments in self._moments:
             mean, square = moments.unbind(1)
             A, B, s = stack.of("A"), stack.of("B").mT, stack.layers[0].scale
             G_A, G_B = stack.gradient_of("A"), stack.gradient_of("B").mT
@@ -162,14 +164,14 @@ class LoRAPro(lora.LoRA):
         names = {layer: name for name, layer in self.layers.items()}
         return {
             names[layer]: of_layer
-            for stack, moments in zip(self.stacks, self._moments, strict=self.full)
+            for stack, moments in self._moments
             for layer, of_layer in zip(stack.layers, moments, strict=True)
         }
 
     def load(self, state: dict[str, Tensor]) -> None:
         """Restores the moments, on the device where the layers are."""
         device = next(iter(self.layers.values())).A.device
-        self._moments = [moments.to(device) for moments in self._moments]
+        self._moments = [(stack, moments.to(device)) for stack, moments in self._moments]
         for name, of_layer in self.state().items():
             of_layer.copy_(state[name])  # a view, so this fills the stacked moments
 
