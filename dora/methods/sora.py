@@ -7,7 +7,8 @@ live gates that the budget holds are kept.
 ξ is an amount a step, no multiple of the learning rate, and g starts at N(0, 1). Whether a gate can
 outrun the shrinking depends on the sum of the learning rates, 5.75 over the 14,372 steps of the
 released STS-B script, against the sum of ξ, 4.3: a run with a smaller sum of rates needs a smaller
-`shrink`. Without any movement 0.43 kills a third of the gates, the surplus of `start_factor` 1.5.
+`shrink`. The default, 0.43, kills a third of the gates if nothing moves them: the surplus of
+`start_factor` 1.5.
 """
 
 from __future__ import annotations
