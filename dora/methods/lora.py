@@ -115,8 +115,8 @@ class ResidualLinear(LowRankLinear):
     def split(self) -> None:
         """Sets A = A0 and B = B0 to the first r singular components of the base's weight over s.
 
-        With W0 = U diag(σ) Vᵀ: A0 = diag(√(σ/s)) Vᵀ and B0 = U diag(√(σ/s)) (the paper's eqs. 2 to
-        4; s as in PEFT).
+        With W0 = U diag(σ) Vᵀ: A0 = diag(√(σ/s)) Vᵀ and B0 = U diag(√(σ/s)) (the paper's start;
+        dividing by s is PEFT's).
         """
         # In float64: float32 values rounded from it are equal on nearly every processor, where
         # those of a float32 decomposition are not.

@@ -40,7 +40,6 @@ class Settings(base.Settings):
         return [
             *in_range("method.alpha", self.alpha, 1e-6, math.inf, "the released script uses 16"),
             *in_range("method.dropout", self.dropout, 0, 1, "the released script uses 0.05"),
-            *in_range("method.blocks", self.blocks, 1, math.inf, "the released script uses 2"),
         ]
 
 
