@@ -228,6 +228,9 @@ def test_the_record_has_the_stored_parameters_and_those_in_pefts_file(finished: 
 @pytest.mark.parametrize("merge", [False, True])
 def test_an_export_gives_the_recorded_logits(merge: bool, finished: Path, tmp_path: Path) -> None:
     export(finished, tmp_path / "out", merge)
+    in_file = json.loads((finished / "run.json").read_text())["params"]["in_peft_file"]
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert f"| adapter in PEFT's format        | {in_file:,} " in card
     base = ASSETS / "tiny_roberta"
     place = tmp_path / "out" if merge else base
     model = AutoModelForSequenceClassification.from_pretrained(place, dtype=torch.float32)
