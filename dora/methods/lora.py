@@ -69,9 +69,11 @@ class LoRA(base.Method):
         )
         generator = run.generator("start")
         for layer in self.layers.values():
+            if not layer.rank:
+                continue  # kaiming_uniform_ warns about empty tensors
             if isinstance(layer, ResidualLinear):
                 layer.split()
-            elif layer.rank:  # kaiming_uniform_ warns about empty tensors
+            else:
                 # a = √5 as in microsoft/LoRA: uniform on ±1/√d_in.
                 nn.init.kaiming_uniform_(layer.A, a=math.sqrt(5), generator=generator)
 
@@ -118,8 +120,7 @@ class ResidualLinear(LowRankLinear):
         With W0 = U diag(σ) Vᵀ: A0 = diag(√(σ/s)) Vᵀ and B0 = U diag(√(σ/s)) (the paper's start;
         dividing by s is PEFT's).
         """
-        # In float64: float32 values rounded from it are equal on nearly every processor, where
-        # those of a float32 decomposition are not.
+        # In float64: the last bits, which depend on the processor, are mostly rounded away then.
         U, sigma, Vt = torch.linalg.svd(self.base.weight.double(), full_matrices=False)
         U, sigma, Vt = U[:, : self.rank], sigma[: self.rank], Vt[: self.rank]
         # A decomposition leaves each component's sign open: the largest entry of V is positive.
