@@ -46,8 +46,19 @@ def adapter_tensors(
 
 
 def stored_ranks(layers: Mapping[str, LowRankLinear]) -> dict[str, int]:
-    """Returns how many components each matrix stores: the live ones and the kept ones."""
+    """Returns how many components each matrix stores: the live ones and the kept ones.
+
+    A plan counts these.
+    """
     return {name: int(layer.live().sum()) + layer.kept_rank for name, layer in layers.items()}
+
+
+def ranks_in_file(layers: Mapping[str, LowRankLinear]) -> dict[str, int]:
+    """Returns each matrix's rank in PEFT's file.
+
+    It is above `stored_ranks` where blocks are filled up or start values are kept.
+    """
+    return {name: len(layer.stored()[0]) for name, layer in layers.items()}
 
 
 def save_adapter(
@@ -61,7 +72,7 @@ def save_adapter(
     folder.mkdir(parents=True, exist_ok=True)
     tensors = adapter_tensors(layers, dict(model.named_parameters()), head)
     config = adapter_config(
-        stored_ranks(layers), base_model, head_modules(head, str(model.base_model_prefix))
+        ranks_in_file(layers), base_model, head_modules(head, str(model.base_model_prefix))
     )
     write_atomic(
         folder / "adapter_model.safetensors", safetensors.torch.save(tensors, {"format": "pt"})

@@ -75,7 +75,8 @@ def rebuilt(run: Run, found: Any) -> dict[str, Any]:
             problems.append(
                 f"run.json has the base model's revision {cut(revision)}, which is none of the hub"
             )
-        ours = adapter_config(run["ranks"]["end"], str(base), head or [])
+        ranks = run["ranks"].get("in_peft_file", run["ranks"]["end"])
+        ours = adapter_config(ranks, str(base), head or [])
         if strange := sorted(map(cut, found.keys() - ours.keys())):
             problems.append(f"it holds {', '.join(strange)}, which no run writes")
         if other := [key for key, value in ours.items() if not _alike(found.get(key), value)]:

@@ -89,6 +89,8 @@ class Method:
       tensors of the backbone, which an export merges into it; "model": the whole model, kept only
       with keep_model=true.
     * `settings_type`: the dataclass of its settings.
+    * `layout`: settings that say what its stored tensors mean; `init_from` asks for a run in which
+      they are equal.
 
     Attached, it has `layers`, its low-rank layers by matrix name (empty for none), and
     `ranks_final_at`, the step, counted from 1, after which its components no longer change (0 if
@@ -101,6 +103,7 @@ class Method:
     budget: ClassVar[Literal["exact", "at_most", "none"]] = "exact"
     result: ClassVar[Literal["adapter", "weights", "model"]] = "adapter"
     settings_type: ClassVar[type[Settings]] = Settings
+    layout: ClassVar[tuple[str, ...]] = ()
 
     layers: Mapping[str, LowRankLinear]
     ranks_final_at: int = 0

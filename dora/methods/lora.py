@@ -1,17 +1,28 @@
-"""LoRA (Hu et al., 2021, arXiv 2106.09685): fixed ranks, y = W0 x + (alpha / r) B A x."""
+"""LoRA (Hu et al., 2021, arXiv 2106.09685): fixed ranks, y = W0 x + (alpha / r) B A x.
+
+Three later papers are settings of it, and combine:
+
+* `scaling=rslora` (Kalajdzievski, 2023, arXiv 2312.03732): the scale is alpha / √r.
+* `lr_ratio` (LoRA+; Hayou et al., ICML 2024, arXiv 2402.12354): B's learning rate over A's.
+* `init=pissa` (Meng et al., NeurIPS 2024, arXiv 2404.02948): A and B start at the weight's first
+  r singular components, A0 and B0, and the frozen part is the rest, W0 − s B0 A0.
+"""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
+import torch
 from torch import nn
 
 from dora.adapters import lowrank
 from dora.adapters.budget import Budget, Matrix, Plan, equal_plan
+from dora.adapters.lowrank import LowRankLinear
 from dora.methods import base
-from dora.methods.base import RunInfo
-from dora.methods.rules import in_range
+from dora.methods.base import ParameterGroup, RunInfo
+from dora.methods.rules import in_range, one_of
 
 
 @dataclass
@@ -20,38 +31,110 @@ class Settings(base.Settings):
 
     alpha: float
     dropout: float
+    scaling: str
+    lr_ratio: float
+    init: str
 
     def problems(self, total_steps: int | None) -> list[str]:
         """Returns a message for each value out of range."""
         return [
             *in_range("method.alpha", self.alpha, 1e-6, math.inf, "the paper's code uses 16"),
             *in_range("method.dropout", self.dropout, 0, 1, "the paper's GLUE runs use 0"),
+            *one_of("method.scaling", self.scaling, ("standard", "rslora")),
+            *in_range("method.lr_ratio", self.lr_ratio, 1e-6, math.inf, "LoRA+ uses 1 and above"),
+            *one_of("method.init", self.init, ("kaiming", "pissa")),
         ]
 
 
 class LoRA(base.Method):
-    """Draws A and leaves B at zero, so that training starts at the backbone itself."""
+    """Draws A and leaves B at zero, so that training starts at the backbone itself.
+
+    With PiSSA it starts there too, up to the rounding of the singular components.
+    """
 
     title = "LoRA"
     paper = "Hu et al., LoRA, ICLR 2022, arXiv 2106.09685"
     settings_type = Settings
+    layout = ("init",)  # PiSSA's tensors hold the start values too
 
     def __init__(self, settings: Settings, model: nn.Module, plan: Plan, run: RunInfo) -> None:
-        # One scale for all matrices, alpha over the average rank. A small budget leaves some
-        # matrices without a component, and the average may fall below 1; the matrices that have
-        # components have rank 1 then.
-        average_rank = max(1.0, sum(plan.start) / len(plan.start))
-        scale = settings.alpha / average_rank
+        self.settings = settings
+        rank = average_rank(plan)
+        # PEFT scales each matrix by its own rank, which is the average where ranks are equal.
+        scale = settings.alpha / (math.sqrt(rank) if settings.scaling == "rslora" else rank)
+        pissa = settings.init == "pissa"
+        kind = ResidualLinear if pissa else LowRankLinear
         self.layers = lowrank.adapt(
-            model, plan.matrices, plan.start, scale, settings.dropout, gated=False
+            model, plan.matrices, plan.start, scale, settings.dropout, gated=False, layer_type=kind
         )
         generator = run.generator("start")
         for layer in self.layers.values():
-            if layer.rank:  # kaiming_uniform_ warns about empty tensors
+            if not layer.rank:
+                continue  # kaiming_uniform_ warns about empty tensors
+            if isinstance(layer, ResidualLinear):
+                layer.split()
+            else:
                 # a = √5 as in microsoft/LoRA: uniform on ±1/√d_in.
                 nn.init.kaiming_uniform_(layer.A, a=math.sqrt(5), generator=generator)
 
     @classmethod
     def plan(cls, settings: Settings, budget: Budget, matrices: tuple[Matrix, ...]) -> Plan:
         """Gives every matrix one rank, and the rest of a parameter budget in layer order."""
+        if settings.init == "pissa":
+            # Against the backbone as it was loaded, a component is stored with its start values.
+            matrices = tuple(replace(m, component_cost=2 * m.cost) for m in matrices)
         return equal_plan(budget, matrices)
+
+    def parameter_groups(self) -> Sequence[ParameterGroup]:
+        """Gives B its own rate (LoRA+), and PiSSA's factors no weight decay.
+
+        Decay would pull s B A, a part of the weight itself, to 0.
+        """
+        decay = 0.0 if self.settings.init == "pissa" else None
+        if self.settings.lr_ratio == 1 and decay is None:
+            return ()
+        layers = self.layers.values()
+        return (
+            ParameterGroup([layer.A for layer in layers], weight_decay=decay),
+            # On B alone. PEFT's LoRA+ gives every vector B's rate too, the head's bias among them.
+            ParameterGroup([layer.B for layer in layers], self.settings.lr_ratio, decay),
+        )
+
+
+class ResidualLinear(LowRankLinear):
+    """Holds the start values of A and B beside them: y = W0 x + b0 + s (B A − B0 A0) x (PiSSA).
+
+    The kept factors are A0 and −s B0, so that the base's weight stays as it was loaded. They see
+    the whole input, as PEFT's W0 − s B0 A0 does: dropout is of the trained factors' input alone.
+    """
+
+    @property
+    def kept_rank(self) -> int:
+        """0: a trained component and its start values are one component, of twice the cost."""
+        return 0
+
+    @torch.no_grad()
+    def split(self) -> None:
+        """Sets A = A0 and B = B0 to the first r singular components of the base's weight over s.
+
+        With W0 = U diag(σ) Vᵀ: A0 = diag(√(σ/s)) Vᵀ and B0 = U diag(√(σ/s)) (the paper's start;
+        dividing by s is PEFT's).
+        """
+        # In float64: the last bits, which depend on the processor, are mostly rounded away then.
+        U, sigma, Vt = torch.linalg.svd(self.base.weight.double(), full_matrices=False)
+        U, sigma, Vt = U[:, : self.rank], sigma[: self.rank], Vt[: self.rank]
+        # A decomposition leaves each component's sign open: the largest entry of V is positive.
+        sign = Vt.gather(1, Vt.abs().argmax(1, keepdim=True)).sign()
+        root = (sigma / self.scale).sqrt()
+        self.A.copy_(root.unsqueeze(1) * sign * Vt)
+        self.B.copy_(U * sign.t() * root)
+        self.kept_A, self.kept_B = self.A.clone(), -self.scale * self.B
+
+
+def average_rank(plan: Plan) -> float:
+    """Returns the mean start rank of all matrices, at least 1, by which one scale serves them all.
+
+    A small budget leaves some matrices without a component, and the mean may fall below 1; the
+    matrices that have components have rank 1 then.
+    """
+    return max(1.0, sum(plan.start) / len(plan.start))

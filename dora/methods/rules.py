@@ -22,3 +22,10 @@ def in_range(name: str, value: float, low: float, high: float, usual: str) -> li
     # NaN compares false with everything, so it breaks every rule.
     fine = low <= value < high
     return [] if fine else [f"{name}={value} must lie in [{low:g}, {high:g}); {usual}"]
+
+
+def one_of(name: str, value: str, choices: tuple[str, ...]) -> list[str]:
+    """Returns a message unless `value` is one of `choices`; the first is the usual one."""
+    listed = ", ".join(choices)
+    fine = value in choices
+    return [] if fine else [f"{name}={value} must be one of {listed}; usual is {choices[0]}"]

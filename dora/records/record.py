@@ -48,6 +48,13 @@ NOT_IDENTITY = (
 )
 
 
+# A method's settings that came after its first runs, with the values that those runs had. At these
+# values they are no part of a run's identity, so that its directory keeps its name.
+LATER: dict[str, dict[str, Any]] = {
+    "lora": {"scaling": "standard", "lr_ratio": 1.0, "init": "kaiming"}
+}
+
+
 def identity(config: dict[str, Any], fingerprints: dict[str, str | None]) -> str:
     """Returns 8 hex digits that name a configuration: a hash of what determines a run's result.
 
@@ -56,6 +63,9 @@ def identity(config: dict[str, Any], fingerprints: dict[str, str | None]) -> str
     typed two ways, or from a folder that was moved, is the same directory.
     """
     kept = {k: v for k, v in config.items() if k not in NOT_IDENTITY}
+    if method := kept.get("method"):
+        before = LATER.get(method["name"], {}).items()
+        kept["method"] = {k: v for k, v in method.items() if (k, v) not in before}
     about = {"config": kept, "fingerprints": fingerprints, "arithmetic": ARITHMETIC}
     # 32 bits: the chance that two of a study's 100 configurations collide is 1 in a million.
     text = json.dumps(about, sort_keys=True)

@@ -144,7 +144,10 @@ def _parameters(run: Run, about: AboutMethod) -> str:
             [f"{noun} as stored", f"{p['adapter_end']:,}"],
         ]
         text = f"\n\nBudget: {p['budget']}."
-        if about.result == "adapter":
+        if "in_peft_file" in run["ranks"]:
+            # Zeros around blocks, or the start values of trained components, come with it.
+            lines.append(["adapter in PEFT's format", f"{p['in_peft_file']:,}"])
+        elif about.result == "adapter":
             text += " A component stores d_in + d_out parameters; its gate is folded in."
     return f"## Parameters\n\n{pipe_table(lines)}{text}"
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dora.adapters import lowrank
 from dora.adapters.budget import Plan
-from dora.adapters.peft import save_adapter, stored_ranks
+from dora.adapters.peft import ranks_in_file, save_adapter, stored_ranks
 from dora.adapters.peft_config import stored_params
 from dora.backbones import backbone
 from dora.data.predictions import save
@@ -39,7 +39,9 @@ def finish(p: Prepared, loop: Loop, record: Record, say: Lines) -> None:
     arrays: dict[str, np.ndarray] = {}
     results = {"last": _report(loop, "last", loop.step, arrays)}
     ranks = {"last": stored_ranks(s.method.layers)}
-    renewed = sum(t.numel() for layer in s.method.layers.values() for t in layer.kept().values())
+    # Kept factors that count as components were trained once; start values were not.
+    chained = [layer for layer in s.method.layers.values() if layer.kept_rank]
+    renewed = sum(t.numel() for layer in chained for t in layer.kept().values())
     _check_budget(plan, ranks["last"], "at the end")
     with loop.weights(loop.selection.tensors):
         if best["step"] == loop.step:  # the weights are equal: no second evaluation
@@ -51,6 +53,8 @@ def finish(p: Prepared, loop: Loop, record: Record, say: Lines) -> None:
             results["best"] = _report(loop, "best", best["step"], arrays)
         # The ranks of the best weights, which may come from a step before the last pruning.
         ranks["end"] = stored_ranks(s.method.layers)
+        if (in_file := ranks_in_file(s.method.layers)) != ranks["end"]:
+            ranks["in_peft_file"] = in_file
         _check_budget(plan, ranks["end"], "in the best evaluation")
         # The smallest development set: one row more or less weighs most there.
         rows = min(len(s.reported[k]) for k in p.config.kind.dev_splits)

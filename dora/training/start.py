@@ -19,7 +19,7 @@ from dora.files import check_safetensors, sha256_file
 from dora.methods.base import Method
 from dora.plain import cut
 from dora.records import artefacts
-from dora.records.record import read_finished
+from dora.records.record import LATER, read_finished
 
 
 @dataclass(frozen=True)
@@ -89,14 +89,16 @@ def take_up(start: Start, model: nn.Module, method: Method, head: list[str]) -> 
     Raises UserError if the weights are not those of this method.
     """
     held: dict[str, Tensor] = safetensors.torch.load_file(start.file)
-    own = result.tensors_of(model, method.frozen()).keys() - set(head)
+    frozen = method.frozen()
+    own = result.tensors_of(model, frozen).keys() - set(head)
     if lacking := own - held.keys():
         raise UserError(f"{start.file} lacks {', '.join(sorted(lacking)[:3])}")
     if method.result == "model":  # a whole model's file may hold buffers, too
         given = {name: held[name] for name in own}
     else:
         given = {name: tensor for name, tensor in held.items() if name not in head}
-        if start.scale is not None:
+        # A method that begins with kept factors goes on with those of the run before.
+        if start.scale is not None and not frozen:
             given = _trained_again(given, start.scale)
     # The scale of the run before: this method's own depends on its start ranks, which are now those
     # that the other run ended with.
@@ -145,13 +147,19 @@ def _absent(folder: Path, file: Path, form: str) -> list[str]:
 
 
 def _unlike(folder: Path, run: dict[str, Any], config: Config, weights: str) -> list[str]:
-    """Returns a message for each of method, model and target in which the two runs differ."""
+    """Returns a message for each of method, model, target and layout in which two runs differ."""
     target = list(config.targets()) if config.chosen.has_budget else None
-    pairs = (
-        ("method", run["config"]["method"]["name"], config.method_name),
+    theirs = run["config"]["method"]
+    before = {**LATER.get(config.method_name, {}), **theirs}
+    pairs = [
+        ("method", theirs["name"], config.method_name),
         ("model", run["fingerprints"]["model"], weights),
         ("target", run["config"]["target"], target),
-    )
+    ]
+    if theirs["name"] == config.method_name:  # another method's settings say nothing here
+        for key in config.chosen.kind.layout:
+            ours = getattr(config.chosen.settings, key)
+            pairs.append((f"method.{key}", before.get(key), ours))
     return [
         f"init_from={folder} has another {what} ({theirs}); this run has {ours}"
         for what, theirs, ours in pairs
@@ -183,10 +191,13 @@ def _factor_problems(
     """Returns a message for each factor missing from `file`, or of another rank than recorded."""
     problems = []
     for m in matrices:
-        # A recorded rank counts kept components too, which have tensors of their own.
+        # A recorded rank counts kept components too, which have tensors of their own, unless they
+        # are the start values of the trained ones, and so as many as these.
         kept = shapes.get(f"{m.name}.kept_A", (0,))[0]
-        rank = ranks.get(m.name, 0) - kept
+        rank = ranks.get(m.name, 0)
+        rank -= kept if kept != rank else 0
         wanted = {"A": (rank, m.d_in), "B": (m.d_out, rank), **({"g": (rank,)} if gated else {})}
+        wanted |= {"kept_A": (kept, m.d_in), "kept_B": (m.d_out, kept)} if kept else {}
         for factor, shape in wanted.items():
             name = f"{m.name}.{factor}"
             if shapes.get(name) != shape:

@@ -176,3 +176,12 @@ def test_a_hubs_name_has_its_grammar(name: Any, fits: bool) -> None:
 )
 def test_a_revision_has_its_grammar(revision: Any, fits: bool) -> None:
     assert hub_revision(revision) == (revision if fits else None)
+
+
+def test_ranks_in_the_file_that_differ_from_the_plans_make_the_configuration() -> None:
+    in_file = {name: 4 * rank for name, rank in RANKS.items()}  # as of four filled-up blocks
+    run = {**RUN, "ranks": {"end": RANKS, "in_peft_file": in_file}}
+    found = adapter_config(in_file, "FacebookAI/roberta-base", ["classifier"])
+    assert rebuilt(run, found) == found
+    with pytest.raises(UserError, match=r"do not follow from the ranks in run\.json"):
+        rebuilt(run, GOOD)

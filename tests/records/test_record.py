@@ -15,9 +15,16 @@ from dora.backbones.backbone import ASSETS
 from dora.errors import RunFailed, UserError
 from dora.records import study
 from dora.records.provenance import processor, provenance
-from dora.records.record import ARITHMETIC, REMOVED, Record, arithmetic, read_finished
+from dora.records.record import (
+    ARITHMETIC,
+    REMOVED,
+    Record,
+    arithmetic,
+    identity,
+    read_finished,
+)
 from dora.records.run_json import read_done
-from runs import cut, only_run, record, run, small
+from runs import configure, cut, only_run, record, run, small
 
 
 def opened(folder: Path, **header: Any) -> Record:
@@ -125,6 +132,25 @@ def test_a_run_without_a_checkpoint_shows_no_progress(tmp_path: Path) -> None:
     found.start(0)
     found.close()
     assert study.look(tmp_path).step is None
+
+
+@pytest.mark.parametrize("words", [[], ["method.alpha=8", "budget=5000"]])
+def test_a_setting_that_came_later_leaves_runs_of_before_their_directories(
+    words: list[str],
+) -> None:
+    now = configure("method=lora", *words).resolved()
+    method = now["method"]
+    then = {k: v for k, v in method.items() if k in ("name", "alpha", "dropout")}
+    assert then.keys() != method.keys()
+    key = identity({**now, "method": then}, {})
+    assert identity(now, {}) == key
+    assert now["method"] == method  # the record has all of them
+    others = {"scaling": "rslora", "lr_ratio": 16.0, "init": "pissa"}
+    keys = {identity({**now, "method": {**method, k: v}}, {}) for k, v in others.items()}
+    assert len(keys | {key}) == 4
+    # Another method's setting of that name is its own.
+    named = [{"name": "other", "init": init} for init in ("kaiming", "pissa")]
+    assert len({identity({"method": m}, {}) for m in [{"name": "other"}, *named]}) == 3
 
 
 def test_records_name_their_arithmetic_and_those_without_have_the_first(tmp_path: Path) -> None:
