@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from dora.adapters.budget import Plan
-from dora.methods import lora
 from dora.methods.base import RunInfo
+from dora.methods.lora import PlainLoRA, PlainSettings
 from dora.methods.rules import in_range
 
 
 @dataclass
-class Settings(lora.Settings):
+class Settings(PlainSettings):
     """The settings in conf/method/flat_lora.yaml."""
 
     rho: float
@@ -43,7 +42,7 @@ def row_norms(W: Tensor, A: Tensor, B: Tensor, s: float) -> Tensor:
     return squared.clamp_min(0).sqrt()  # rounding can leave −1e-12 where B A cancels W
 
 
-class FlatLoRA(lora.LoRA):
+class FlatLoRA(PlainLoRA):
     """Adds noise to the weights that training multiplies with; all else is LoRA.
 
     ε_ij of a step is normal with mean 0 and standard deviation c ρ ‖W'_i‖ / √d_in, where W'_i is
@@ -61,11 +60,11 @@ class FlatLoRA(lora.LoRA):
 
     title = "Flat-LoRA"
     paper = "Li et al., Flat-LoRA, ICML 2025, arXiv 2409.14396"
-    settings_type: ClassVar[type[lora.Settings]] = Settings
+    settings_type = Settings
 
     def __init__(self, settings: Settings, model: nn.Module, plan: Plan, run: RunInfo) -> None:
         super().__init__(settings, model, plan, run)
-        self.settings, self.run = settings, run
+        self.run = run
         # One for each adapted matrix, (d_out, d_in), kept from step to step: drawing into new
         # memory takes half as long again.
         self._drawn: dict[str, Tensor] = {}

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import nn
@@ -26,11 +27,24 @@ from dora.methods.rules import in_range, one_of
 
 
 @dataclass
-class Settings(base.Settings):
-    """The settings in conf/method/lora.yaml."""
+class PlainSettings(base.Settings):
+    """The settings that LoRA shares with methods that train its factors in another way."""
 
     alpha: float
     dropout: float
+
+    def problems(self, total_steps: int | None) -> list[str]:
+        """Returns a message for each value out of range."""
+        return [
+            *in_range("method.alpha", self.alpha, 1e-6, math.inf, "LoRA's code uses 16"),
+            *in_range("method.dropout", self.dropout, 0, 1, "LoRA's GLUE runs use 0"),
+        ]
+
+
+@dataclass
+class Settings(PlainSettings):
+    """The settings in conf/method/lora.yaml."""
+
     scaling: str
     lr_ratio: float
     init: str
@@ -38,18 +52,56 @@ class Settings(base.Settings):
     def problems(self, total_steps: int | None) -> list[str]:
         """Returns a message for each value out of range."""
         return [
-            *in_range("method.alpha", self.alpha, 1e-6, math.inf, "the paper's code uses 16"),
-            *in_range("method.dropout", self.dropout, 0, 1, "the paper's GLUE runs use 0"),
+            *super().problems(total_steps),
             *one_of("method.scaling", self.scaling, ("standard", "rslora")),
             *in_range("method.lr_ratio", self.lr_ratio, 1e-6, math.inf, "LoRA+ uses 1 and above"),
             *one_of("method.init", self.init, ("kaiming", "pissa")),
         ]
 
 
-class LoRA(base.Method):
+class PlainLoRA(base.Method):
     """Draws A and leaves B at zero, so that training starts at the backbone itself.
 
-    With PiSSA it starts there too, up to the rounding of the singular components.
+    The base of LoRA, and of methods that differ from it in how the factors are trained.
+    """
+
+    def __init__(self, settings: Any, model: nn.Module, plan: Plan, run: RunInfo) -> None:
+        self.settings = settings
+        self.layers = lowrank.adapt(
+            model,
+            plan.matrices,
+            plan.start,
+            self._scale(average_rank(plan)),
+            settings.dropout,
+            gated=False,
+            layer_type=self._layer_type(),
+        )
+        self._draw(run.generator("start"))
+
+    @classmethod
+    def plan(cls, settings: Any, budget: Budget, matrices: tuple[Matrix, ...]) -> Plan:
+        """Gives every matrix one rank, and the rest of a parameter budget in layer order."""
+        return equal_plan(budget, matrices)
+
+    def _scale(self, rank: float) -> float:
+        """Returns s, one for all matrices, from their average rank."""
+        return float(self.settings.alpha / rank)
+
+    def _layer_type(self) -> type[LowRankLinear]:
+        return LowRankLinear
+
+    def _draw(self, generator: torch.Generator) -> None:
+        """Sets the start values; the layers hold zeros."""
+        for layer in self.layers.values():
+            if layer.rank:  # kaiming_uniform_ warns about empty tensors
+                # a = √5 as in microsoft/LoRA: uniform on ±1/√d_in.
+                nn.init.kaiming_uniform_(layer.A, a=math.sqrt(5), generator=generator)
+
+
+class LoRA(PlainLoRA):
+    """Trains A and B from LoRA's start, or from PiSSA's.
+
+    PiSSA starts at the backbone too, up to the rounding of the singular components.
     """
 
     title = "LoRA"
@@ -57,33 +109,13 @@ class LoRA(base.Method):
     settings_type = Settings
     layout = ("init",)  # PiSSA's tensors hold the start values too
 
-    def __init__(self, settings: Settings, model: nn.Module, plan: Plan, run: RunInfo) -> None:
-        self.settings = settings
-        rank = average_rank(plan)
-        # PEFT scales each matrix by its own rank, which is the average where ranks are equal.
-        scale = settings.alpha / (math.sqrt(rank) if settings.scaling == "rslora" else rank)
-        pissa = settings.init == "pissa"
-        kind = ResidualLinear if pissa else LowRankLinear
-        self.layers = lowrank.adapt(
-            model, plan.matrices, plan.start, scale, settings.dropout, gated=False, layer_type=kind
-        )
-        generator = run.generator("start")
-        for layer in self.layers.values():
-            if not layer.rank:
-                continue  # kaiming_uniform_ warns about empty tensors
-            if isinstance(layer, ResidualLinear):
-                layer.split()
-            else:
-                # a = √5 as in microsoft/LoRA: uniform on ±1/√d_in.
-                nn.init.kaiming_uniform_(layer.A, a=math.sqrt(5), generator=generator)
-
     @classmethod
     def plan(cls, settings: Settings, budget: Budget, matrices: tuple[Matrix, ...]) -> Plan:
         """Gives every matrix one rank, and the rest of a parameter budget in layer order."""
         if settings.init == "pissa":
             # Against the backbone as it was loaded, a component is stored with its start values.
             matrices = tuple(replace(m, component_cost=2 * m.cost) for m in matrices)
-        return equal_plan(budget, matrices)
+        return super().plan(settings, budget, matrices)
 
     def parameter_groups(self) -> Sequence[ParameterGroup]:
         """Gives B its own rate (LoRA+), and PiSSA's factors no weight decay.
@@ -99,6 +131,22 @@ class LoRA(base.Method):
             # On B alone. PEFT's LoRA+ gives every vector B's rate too, the head's bias among them.
             ParameterGroup([layer.B for layer in layers], self.settings.lr_ratio, decay),
         )
+
+    def _scale(self, rank: float) -> float:
+        # PEFT scales each matrix by its own rank, which is the average where ranks are equal.
+        if self.settings.scaling == "rslora":
+            return float(self.settings.alpha / math.sqrt(rank))
+        return super()._scale(rank)
+
+    def _layer_type(self) -> type[LowRankLinear]:
+        return ResidualLinear if self.settings.init == "pissa" else LowRankLinear
+
+    def _draw(self, generator: torch.Generator) -> None:
+        if self.settings.init != "pissa":
+            super()._draw(generator)
+        for layer in self.layers.values():
+            if isinstance(layer, ResidualLinear):
+                layer.split()
 
 
 class ResidualLinear(LowRankLinear):

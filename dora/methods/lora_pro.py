@@ -13,15 +13,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from dora.adapters.budget import Plan
 from dora.adapters.stack import Stack, stacks
-from dora.methods import lora
 from dora.methods.base import ParameterGroup, RunInfo
+from dora.methods.lora import PlainLoRA, PlainSettings
 from dora.methods.rules import in_range
 
 MODES = ("efficient", "full")
@@ -32,7 +31,7 @@ BETA1, BETA2, EPS = 0.9, 0.999, 1e-8
 
 
 @dataclass
-class Settings(lora.Settings):
+class Settings(PlainSettings):
     """The settings in conf/method/lora_pro.yaml."""
 
     mode: str
@@ -95,7 +94,7 @@ def equivalent_gradient(A: Tensor, B: Tensor, g_A: Tensor, g_B: Tensor, s: float
     return s * (B @ g_A.to(A.dtype) + g_B.to(A.dtype) @ A)
 
 
-class LoRAPro(lora.LoRA):
+class LoRAPro(PlainLoRA):
     """Trains LoRA's A and B with adjusted gradients; start values and scale are LoRA's.
 
     mode=efficient puts g_A and g_B in place of the clipped gradients, and the loop's AdamW moves A
@@ -111,11 +110,10 @@ class LoRAPro(lora.LoRA):
 
     title = "LoRA-Pro"
     paper = "Wang et al., LoRA-Pro, ICLR 2025, arXiv 2407.18242"
-    settings_type: ClassVar[type[lora.Settings]] = Settings
+    settings_type = Settings
 
     def __init__(self, settings: Settings, model: nn.Module, plan: Plan, run: RunInfo) -> None:
         super().__init__(settings, model, plan, run)
-        self.settings = settings
         self.full = settings.mode == "full"
         self.stacks = stacks(self.layers.values())  # of the layers that have components
         # Each stack of m layers with both moments, (m, 2, d_out, d_in); empty in efficient mode.

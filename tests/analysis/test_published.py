@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dora.analysis.grouping import View, read_runs, tables
-from dora.analysis.published import beside, departures, numbers, shown
+from dora.analysis.published import Number, beside, departures, numbers, shown
 from record_files import write_run
 
 LORA = ("lora", "300000")
@@ -33,7 +33,7 @@ def test_the_facts_are_read_whole() -> None:
 def test_averages_of_copied_tables_are_those_of_their_numbers() -> None:
     # Tables that were read from a copy, whose average is printed: a number mistyped would show.
     for source in ("GDLoRA", "Flat-LoRA", "LoRA-GA"):
-        rows: dict[object, list[object]] = {}
+        rows: dict[tuple[str, ...], list[Number]] = {}
         for n in numbers():
             if n.source.startswith(source):
                 rows.setdefault((n.model, *n.row), []).append(n)
