@@ -21,7 +21,7 @@ from dora.errors import RunFailed, UserError
 from dora.files import to_json, write_atomic
 from dora.process.command import command
 from dora.records.provenance import provenance
-from dora.timing.candidates import COMPILED, CONTENDERS
+from dora.timing.candidates import COMPILED, CONTENDERS, OTHERS
 from dora.timing.measure import measure, memory_here, peak_memory, table
 from dora.timing.setting import SIZES, Setting
 from dora.timing.startup import startup
@@ -73,9 +73,9 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--only",
         nargs="+",
-        choices=[*CONTENDERS, *COMPILED],
+        choices=[*CONTENDERS, *OTHERS, *COMPILED],
         metavar="ROW",
-        help="default: all rows but the slow 'compiled' ones",
+        help="default: all rows but 'compiled' ones and other methods",
     )
     add("--rounds", type=int, default=15, metavar="N", help="of a series (default: %(default)s)")
     add("--steps", type=int, default=1, metavar="N", help="in a round (default: %(default)s)")
@@ -87,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
         "--to", type=Path, metavar="FILE", help="default: results/bench/[run-]DEVICE-PRECISION.json"
     )
     # Hidden from the help: it is how `peak_memory` asks a process of its own.
-    add("--memory-of", choices=[*CONTENDERS, *COMPILED], help=argparse.SUPPRESS)
+    add("--memory-of", choices=[*CONTENDERS, *OTHERS, *COMPILED], help=argparse.SUPPRESS)
     return parser
 
 

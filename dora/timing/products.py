@@ -120,10 +120,23 @@ def flops(s: Setting, name: str) -> int:
         return needed
     if kind == "full":
         return needed + sum(2 * n * i * o * number for n, i, o, number in linears(s))
+    if kind == "bitfit":
+        return needed  # a bias's gradient is a sum, no product
+    return needed + 3 * _adapters(s, name)
+
+
+def _adapters(s: Setting, name: str) -> int:
+    """Returns the operations of a forward pass through an adapter method's own products."""
     rank = Budget.parse(BUDGET).rank if name.endswith(" after") else START
     assert rank is not None  # BUDGET is an average rank
-    adapters = sum(2 * n * rank * (i + o) * number for n, i, o, number in linears(s))
-    return needed + 3 * adapters
+    if name not in ("houlsby", "pfeiffer"):
+        return sum(2 * n * rank * (i + o) * number for n, i, o, number in linears(s))
+    # Bottlenecks of 4 and 8 times the rank, behind attention and feed-forward or the latter alone;
+    # in the last layer they see the first token of each row.
+    _, layers, hidden, *_ = SIZES[s.size]
+    adapters, size = (2, 4 * rank) if name == "houlsby" else (1, 8 * rank)
+    tokens = s.batch * s.length * (layers - 1) + s.batch
+    return adapters * tokens * 2 * (2 * hidden * size)
 
 
 def products(s: Setting) -> Contender:

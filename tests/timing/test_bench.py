@@ -11,7 +11,7 @@ import torch
 
 from dora import bench
 from dora.timing import setting
-from dora.timing.candidates import CONTENDERS, PHASES, contender, loop_of
+from dora.timing.candidates import CONTENDERS, OTHERS, PHASES, contender, loop_of
 from dora.timing.measure import SHARES, _whole_runs, measure, ratio, series
 from dora.timing.setting import TOTAL, Setting, Times
 
@@ -96,7 +96,7 @@ def test_contenders_take_turns_and_the_first_changes():
     "names",
     [
         ("floor", "products", "lora", *(f"dora {phase}" for phase in PHASES), "PEFT LoRA"),
-        pytest.param(CONTENDERS, marks=pytest.mark.slow),
+        pytest.param((*CONTENDERS, *OTHERS), marks=pytest.mark.slow),
     ],
 )
 def test_every_contender_runs_and_is_measured(names):

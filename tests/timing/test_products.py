@@ -43,6 +43,11 @@ def plain_attention(query, key, value, **rest):
         ("lora", 3 * 12 * LOW_RANK),  # forward and twice that backward, of 12 components
         ("PEFT AdaLoRA", 3 * 12 * LOW_RANK),
         ("dora before, bf16", 3 * 12 * LOW_RANK),
+        ("melora", 3 * 12 * LOW_RANK),
+        ("bitfit", 0),
+        # Down and up, 32 x m each, of 4 rows: m is 48 in two adapters, or 96 in one.
+        ("houlsby", 3 * 2 * 2 * 4 * 2 * 32 * 48),
+        ("pfeiffer", 3 * 2 * 4 * 2 * 32 * 96),
         ("dora after", 3 * 8 * LOW_RANK),  # 8 components a matrix are left of 12
     ],
 )
