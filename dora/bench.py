@@ -75,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         choices=[*CONTENDERS, *OTHERS, *COMPILED],
         metavar="ROW",
-        help="default: all rows but 'compiled' ones and other methods",
+        help="default: all but other methods and compiled ones",
     )
     add("--rounds", type=int, default=15, metavar="N", help="of a series (default: %(default)s)")
     add("--steps", type=int, default=1, metavar="N", help="in a round (default: %(default)s)")
