@@ -302,6 +302,7 @@ def make_plan(
             "nothing"
         )
     plan = replace(plan, at_most=method.kind.budget == "at_most")
+    matrices = plan.matrices  # a method may plan for other places than all linears
     if start is None:
         return matrices, plan
     # The ranks of the run before carry over: training starts with them, and prunes only what is
