@@ -32,10 +32,12 @@ class BitFit(base.Method):
         # DeBERTa's pooler stands outside its backbone: all of it is trained with the head, where
         # the released code trains its bias alone. BERT's stands inside, and its weight is frozen.
         self._biases = [
-            p.requires_grad_(True)
+            p
             for name, p in model.named_parameters()
             if name.startswith(inside) and name.endswith(".bias")
         ]
+        for p in self._biases:
+            p.requires_grad_(True)
 
     def parameter_groups(self) -> Sequence[ParameterGroup]:
         """Returns the biases without weight decay, also where `decay_all` decays everything else.

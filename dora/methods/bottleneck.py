@@ -52,7 +52,13 @@ class Houlsby(base.Method):
     """Trains adapters behind both halves of every encoder layer, before the residual is added."""
 
     title = "Houlsby adapters"
-    paper = "Houlsby et al., Parameter-Efficient Transfer Learning for NLP, ICML 2019"
+    paper = (
+        "Houlsby et al., Parameter-Efficient Transfer Learning for NLP, ICML 2019, arXiv 1902.00751"
+    )
+    note = (
+        "A budget of r8 stands for a bottleneck of 4 x 8, the papers' pairing with ranks; it is not "
+        "the number of parameters of LoRA at r8."
+    )
     result = "modules"
     settings_type = Settings
 
@@ -111,6 +117,7 @@ class Pfeiffer(Houlsby):
 
     title = "Pfeiffer adapters"
     paper = "Pfeiffer et al., AdapterFusion, EACL 2021, arXiv 2005.00247"
+    note = Houlsby.note.replace("4 x 8", "8 x 8")
 
     _behind = ("ffn2",)
     # Half as many adapters of twice the bottleneck: 16, 32 and 64 for ranks of 2, 4 and 8.

@@ -22,7 +22,7 @@ from dora.records.schema import Run
 
 # Without a version the library takes "gelu" for a tanh approximation, as older ones wrote it.
 _VERSION = "adapters.1.2.0"
-# The library's SeqBnConfig and DoubleSeqBnConfig; the rest of a configuration is BnConfig's default.
+# Its DoubleSeqBnConfig and SeqBnConfig; the rest of a configuration has BnConfig's defaults.
 _FORMS: dict[str, dict[str, Any]] = {
     "houlsby": {"mh_adapter": True, "output_adapter": True, "original_ln_before": False},
     "pfeiffer": {"mh_adapter": False, "output_adapter": True, "original_ln_before": True},

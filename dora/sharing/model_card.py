@@ -147,7 +147,7 @@ def _parameters(run: Run, about: AboutMethod) -> str:
     ]
     text = ""
     if p["budget"] is not None:
-        noun = "adapter" if about.result == "adapter" else "in the budget"
+        noun = {"adapter": "adapter", "modules": "adapters"}.get(about.result, "in the budget")
         lines += [
             [f"{noun} at the start", f"{p['adapter_start']:,}"],
             [f"{noun} as stored", f"{p['adapter_end']:,}"],
@@ -155,6 +155,8 @@ def _parameters(run: Run, about: AboutMethod) -> str:
         text = f"\n\nBudget: {p['budget']}."
         if about.result == "adapter":
             text += " A component stores d_in + d_out parameters; its gate is folded in."
+        if about.result == "modules":
+            text += " An adapter of bottleneck m in a model of width d stores 2dm + m + d."
     return f"## Parameters\n\n{pipe_table(lines)}{text}"
 
 

@@ -171,6 +171,7 @@ def test_an_export_read_by_the_librarys_rules_gives_the_recorded_logits(
     card = (tmp_path / "out" / "README.md").read_text()
     assert "library_name: adapter-transformers\n" in card
     assert "## Bottlenecks\n" in card
+    assert "| adapters as stored " in card
     assert "Adapters in the layout of the `adapters` library" in card
 
 
