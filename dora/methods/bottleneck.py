@@ -56,8 +56,8 @@ class Houlsby(base.Method):
         "Houlsby et al., Parameter-Efficient Transfer Learning for NLP, ICML 2019, arXiv 1902.00751"
     )
     note = (
-        "A budget of r8 stands for a bottleneck of 4 x 8, the papers' pairing with ranks; it is not "
-        "the number of parameters of LoRA at r8."
+        "A budget of r8 stands for a bottleneck of 4 x 8, the papers' pairing with ranks; it is "
+        "not the number of parameters of LoRA at r8."
     )
     result = "modules"
     settings_type = Settings

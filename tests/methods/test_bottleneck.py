@@ -188,3 +188,9 @@ def test_a_run_starts_from_anothers_adapters(tmp_path):
     other = prepare(small(tmp_path / "norms", *words, "method.layer_norm=true"))
     with pytest.raises(UserError, match=r"lacks .*LayerNorm"):
         build(other, World(0, 1, torch.device("cpu")), None, Lines(None))
+    run(small(tmp_path / "norms", "method=houlsby", "budget=r1", "method.layer_norm=true", *SHORT))
+    words = ("method=houlsby", "budget=r1", *SHORT, f"init_from={only_run(tmp_path / 'norms')}")
+    frozen = prepare(small(tmp_path / "frozen", *words))
+    # Its norms would change this run's frozen backbone and be in no result.
+    with pytest.raises(UserError, match=r"does not fit this run's modules: .*LayerNorm\.bias"):
+        build(frozen, World(0, 1, torch.device("cpu")), None, Lines(None))
