@@ -1,8 +1,7 @@
-"""Bottleneck adapters: Houlsby et al. (2019, arXiv 1902.00751), Pfeiffer et al. (2005.00247).
+"""Houlsby adapters (Houlsby et al., ICML 2019, arXiv 1902.00751), behind both half layers.
 
-Houlsby's stand behind the attention's output and the feed-forward network's, Pfeiffer's behind the
-latter alone. Formulas are in `dora.adapters.bottleneck`. As in the `adapters` library, and in the
-code of LoRA and AdaLoRA, a backbone's LayerNorms stay frozen; Houlsby et al. train them too.
+Formulas are in `dora.adapters.bottleneck`. As in the `adapters` library, and in the code of LoRA and
+AdaLoRA, a backbone's LayerNorms stay frozen; Houlsby et al. train them too.
 """
 
 from __future__ import annotations
@@ -107,22 +106,6 @@ class Houlsby(base.Method):
     def ranks(self) -> dict[str, int]:
         """Returns each adapter's bottleneck, by the name of the dense layer before it."""
         return {name: adapter.size for name, adapter in self._adapters.items()}
-
-
-class Pfeiffer(Houlsby):
-    """Trains adapters behind the feed-forward networks, which read LayerNorm's output.
-
-    The same LayerNorm is applied again, to the sum with the adapter's output.
-    """
-
-    title = "Pfeiffer adapters"
-    paper = "Pfeiffer et al., AdapterFusion, EACL 2021, arXiv 2005.00247"
-    note = Houlsby.note.replace("4 x 8", "8 x 8")
-
-    _behind = ("ffn2",)
-    # Half as many adapters of twice the bottleneck: 16, 32 and 64 for ranks of 2, 4 and 8.
-    _units = 8
-    _norm_first = True
 
 
 def _norm_parameters(matrices: tuple[Matrix, ...]) -> int:

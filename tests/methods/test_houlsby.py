@@ -18,7 +18,8 @@ from conftest import (
 from dora.adapters.budget import Budget
 from dora.errors import UserError
 from dora.methods.base import RunInfo
-from dora.methods.bottleneck import Houlsby, Pfeiffer
+from dora.methods.houlsby import Houlsby
+from dora.methods.pfeiffer import Pfeiffer
 from dora.training.build import build
 from dora.training.lines import Lines
 from dora.training.prepare import prepare
