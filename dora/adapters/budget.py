@@ -26,13 +26,14 @@ class Matrix:
     """A linear layer that is adapted: its module name and its shape (d_out, d_in).
 
     `component_cost`: parameters that one component stores, if the method's components are not plain
-    rank-1 terms.
+    rank-1 terms. `fixed_cost`: parameters stored beside the components, however many there are.
     """
 
     name: str
     d_in: int
     d_out: int
     component_cost: int | None = None
+    fixed_cost: int = 0
 
     @property
     def cost(self) -> int:
@@ -99,13 +100,19 @@ class Budget:
         """Returns the whole budget in its unit: components, or parameters."""
         return self.rank * len(matrices) if self.rank is not None else int(self.params or 0)
 
+    def for_components(self, matrices: Sequence[Matrix]) -> int:
+        """Returns what the fixed costs of these matrices leave of the budget, in its unit."""
+        fixed = 0 if self.rank is not None else sum(m.fixed_cost for m in matrices)
+        return self.total(matrices) - fixed
+
     def spent(self, ranks: Sequence[int], matrices: Sequence[Matrix]) -> int:
         """Returns what these ranks take of the budget, in its unit."""
-        return sum(r * cost for r, cost in zip(ranks, self.costs(matrices), strict=True))
+        fixed = self.total(matrices) - self.for_components(matrices)
+        return fixed + sum(r * cost for r, cost in zip(ranks, self.costs(matrices), strict=True))
 
     def average_rank(self, matrices: Sequence[Matrix]) -> Fraction:
         """Returns the exact number of components per matrix if every matrix gets equally many."""
-        return Fraction(self.total(matrices), sum(self.costs(matrices)))
+        return Fraction(self.for_components(matrices), sum(self.costs(matrices)))
 
     def problem(
         self, matrices: Sequence[Matrix], start_factor: Fraction = Fraction(1)
@@ -182,8 +189,8 @@ class Plan:
         return self.params(self.start)
 
     def params(self, ranks: Sequence[int]) -> int:
-        """Returns the adapter parameters stored at these ranks: Σ rank · cost of a component."""
-        return sum(r * m.cost for r, m in zip(ranks, self.matrices, strict=True))
+        """Returns the adapter parameters stored at these ranks: Σ rank · cost + fixed cost."""
+        return sum(r * m.cost + m.fixed_cost for r, m in zip(ranks, self.matrices, strict=True))
 
     def end_range(self) -> tuple[tuple[int, int], tuple[int, int]]:
         """Returns (fewest, most) components and (fewest, most) parameters at the end."""
@@ -194,14 +201,17 @@ class Plan:
         # keeps, the cheapest and the dearest choice bound the result.
         cheap = [c for m, r in zip(self.matrices, self.start, strict=True) for c in [m.cost] * r]
         cheap.sort()
+        fixed = sum(m.fixed_cost for m in self.matrices)
         if self.budget.rank is not None:
             low, high = sum(cheap[: self.target]), sum(cheap[len(cheap) - self.target :])
+            low, high = fixed + low, fixed + high
             components = (self.target, self.target)
         else:
             # The gap is smaller than some component left out, so than the dearest one.
-            low, high = max(0, self.target - max(cheap) + 1), self.target
-            components = (_fill(cheap[::-1], self.target), _fill(cheap, self.target))
-        return ((0, components[1]), (0, high)) if self.at_most else (components, (low, high))
+            low, high = max(fixed, self.target - max(cheap) + 1), self.target
+            left = self.target - fixed
+            components = (_fill(cheap[::-1], left), _fill(cheap, left))
+        return ((0, components[1]), (fixed, high)) if self.at_most else (components, (low, high))
 
     def missed(self, ranks: Sequence[int]) -> str | None:
         """Returns a message if a run that ended at `ranks` missed its budget, else None."""
@@ -255,7 +265,7 @@ def equal_ranks(budget: Budget, matrices: Sequence[Matrix]) -> tuple[int, ...]:
 
     The gap to the budget is smaller than the model's cheapest component.
     """
-    costs, left = budget.costs(matrices), budget.total(matrices)
+    costs, left = budget.costs(matrices), budget.for_components(matrices)
     base = left // sum(costs)
     ranks = [base] * len(matrices)
     left -= base * sum(costs)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from dora.adapters.budget import Budget, Matrix, Plan
 from dora.adapters.changes import Change
 from dora.adapters.lowrank import LowRankLinear
+from dora.adapters.peft import stored_ranks
 
 
 @dataclass
@@ -86,8 +87,9 @@ class Method:
     * `budget`: how `budget=` binds the parameters stored at the end. "exact": up to the cheapest
       component left out; "at_most": the run may end below it; "none": it does not apply.
     * `result`: what a run leaves. "adapter": low-rank factors, which PEFT reads; "weights": trained
-      tensors of the backbone, which an export merges into it; "model": the whole model, kept only
-      with keep_model=true.
+      tensors of the backbone, which an export merges into it; "modules": modules added to the
+      backbone, stored by name, which cannot be merged; "model": the whole model, kept only with
+      keep_model=true.
     * `settings_type`: the dataclass of its settings.
     * `layout`: settings that say what its stored tensors mean; `init_from` asks for a run in which
       they are equal.
@@ -101,7 +103,7 @@ class Method:
     paper: ClassVar[str | None] = None
     note: ClassVar[str | None] = None
     budget: ClassVar[Literal["exact", "at_most", "none"]] = "exact"
-    result: ClassVar[Literal["adapter", "weights", "model"]] = "adapter"
+    result: ClassVar[Literal["adapter", "weights", "modules", "model"]] = "adapter"
     settings_type: ClassVar[type[Settings]] = Settings
     layout: ClassVar[tuple[str, ...]] = ()
 
@@ -180,6 +182,10 @@ class Method:
         return None
 
     # --- what is saved ---
+    def ranks(self) -> dict[str, int]:
+        """Returns how many components each of the plan's matrices would store now, by its name."""
+        return stored_ranks(self.layers)
+
     def frozen(self) -> dict[str, Tensor]:
         """Returns the frozen tensors that belong to the result, by their names in the model.
 

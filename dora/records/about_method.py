@@ -21,8 +21,8 @@ class AboutMethod:
 
     `budget`: how the budget binds the stored parameters: "exact", "at_most" or "none". `result`:
     what the run leaves: "adapter" for low-rank factors that PEFT reads, "weights" for trained
-    tensors that are merged into the backbone, "model" for a whole model, which is kept only with
-    keep_model=true.
+    tensors that are merged into the backbone, "modules" for modules added to it, "model" for a
+    whole model, which is kept only with keep_model=true.
     """
 
     name: str

@@ -107,7 +107,7 @@ RECORD: Mapping[str, Kind] = {
     "method.paper": TEXT | None,
     "method.note": TEXT | None,
     "method.budget": one_of(("exact", "at_most", "none")),
-    "method.result": one_of(("adapter", "weights", "model")),
+    "method.result": one_of(("adapter", "weights", "modules", "model")),
     "config.target": TEXTS | None,
     "config.lr": NUMBER,
     "config.batch_size": WHOLE,

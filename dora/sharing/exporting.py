@@ -1,8 +1,8 @@
 """`python -m dora.export RUN_DIR`: a finished run's best weights for others, with a model card.
 
-The result of the run's method decides the form: an adapter as stock PEFT loads it, or a whole
-model as plain Transformers loads it. Nothing here trains, and nothing outside the named folder is
-written.
+The result of the run's method decides the form: an adapter as stock PEFT loads it, adapters in the
+layout of the `adapters` library, or a whole model as plain Transformers loads it. Nothing here
+trains, and nothing outside the named folder is written.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from dora.records.about_method import about_method
 from dora.records.record import read_finished
 from dora.records.rescore import disagreement
 from dora.records.schema import Run
+from dora.sharing import adapters_library
 
 _MOST_CONFIGURED = 2**22  # bytes of adapter_config.json; 24 layers take 30,000
 _AGAIN = "train it again with force=true"
@@ -32,6 +33,8 @@ def unfit(run: Run, folder: Path, merge: bool, base: Path | None) -> list[str]:
         problems, names = _adapter_problems(run, folder, merge), list(artefacts.ADAPTER)
     elif result == "weights":
         problems, names = _weights_problems(run, folder), [artefacts.WEIGHTS]
+    elif result == "modules":
+        problems, names = _modules_problems(run, folder, merge), [artefacts.WEIGHTS]
     else:
         problems = _model_problems(folder, merge, base)
         names = artefacts.of_model(run) or [artefacts.FULL_WEIGHTS]
@@ -70,6 +73,12 @@ def _weights_problems(run: Run, folder: Path) -> list[str]:
     except UserError as e:
         problems += [f"{p}; {_AGAIN}" for p in e.problems]
     return problems
+
+
+def _modules_problems(run: Run, folder: Path, merge: bool) -> list[str]:
+    """Returns the reasons against the export of a method that adds modules to the backbone."""
+    problems = [*adapters_library.unfit(run, merge), *_weights_problems(run, folder)]
+    return problems or adapters_library.file_problems(folder)
 
 
 def _adapter_problems(run: Run, folder: Path, merge: bool) -> list[str]:
@@ -148,6 +157,9 @@ def export(folder: Path, to: Path, merge: bool = False, base: Path | None = None
     if result == "adapter":
         _export_adapter(run, folder, to, merge, base)
         return
+    if result == "modules":
+        _export_modules(run, folder, to, base)
+        return
     # Late: PyTorch and Transformers take seconds, and mistakes are told without them.
     from dora.sharing import merging, model_card
 
@@ -159,6 +171,19 @@ def export(folder: Path, to: Path, merge: bool = False, base: Path | None = None
         return
     with new_folder(to) as part:
         merging.save_tuned(run, folder, part)
+        write_atomic(part / "README.md", model_card.model_card(run, None))
+
+
+def _export_modules(run: Run, folder: Path, to: Path, base: Path | None) -> None:
+    """Writes the files of the `adapters` library, and the card."""
+    from dora.sharing import merging, model_card  # late, as in `export`
+
+    name = merging.recorded_base(run)
+    if base is not None:
+        place = merging.find_base(run, name, base)
+        name = name if run["model"]["revision"] is not None else str(place.path)
+    with new_folder(to) as part:
+        adapters_library.save(run, folder, part, name or run["config"]["model"])
         write_atomic(part / "README.md", model_card.model_card(run, None))
 
 

@@ -28,19 +28,20 @@ _ORDER = [
 ]
 
 
-def front_matter(run: Run, task: Task, hub: str | None, adapter: bool) -> str:
+def front_matter(run: Run, task: Task, hub: str | None, library: str) -> str:
     """Writes the block between two lines of dashes.
 
     `hub`: the base model's repository; None for a local folder, whose name would link to a
-    stranger's model. `adapter`: the card describes an adapter, not a whole model. The library
-    quotes the record's texts, and characters that do not print are escaped before.
+    stranger's model. `library`: the hub's name of the library that loads the export, transformers
+    for a whole model. `ModelCardData` quotes the record's texts, and characters that do not print
+    are escaped before.
     """
     # Late: it takes 0.1 s, and only an export needs it. It comes with Transformers.
     from huggingface_hub import ModelCardData
 
     on_glue = run["config"]["data"] != "mini"  # mini's generated sentences are not GLUE's
     keys: dict[str, Any] = {
-        "library_name": "peft" if adapter else "transformers",
+        "library_name": library,
         "pipeline_tag": "text-classification",
         "base_model": hub,
         "tags": [cut(run["config"]["method"]["name"])],
@@ -48,7 +49,7 @@ def front_matter(run: Run, task: Task, hub: str | None, adapter: bool) -> str:
     }
     if hub is not None:
         # For the hub a merged adapter is a fine-tuned model.
-        keys["base_model_relation"] = "adapter" if adapter else "finetune"
+        keys["base_model_relation"] = "finetune" if library == "transformers" else "adapter"
     if on_glue:
         keys["tags"] += [task.name, "glue"]
         keys["datasets"] = [DATASET]

@@ -33,6 +33,10 @@ _PLACES = (
 )
 
 
+# The hub's name of the library that loads each kind of result; transformers loads whole models.
+_LIBRARIES = {"adapter": "peft", "modules": "adapter-transformers"}
+
+
 def model_card(run: Run, config: Mapping[str, Any] | None, merged: bool = False) -> str:
     """Writes README.md.
 
@@ -49,16 +53,16 @@ def model_card(run: Run, config: Mapping[str, Any] | None, merged: bool = False)
     data = f"GLUE {task.folder}"
     if c["data"] == "mini":
         data = f"generated sentences in the shape of GLUE's {task.folder}"
-    adapter = about.result == "adapter" and not merged
+    library = "transformers" if merged else _LIBRARIES.get(about.result, "transformers")
     parts = [
-        front_matter(raw, task, hub, adapter),
+        front_matter(raw, task, hub, library),
         f"# {c['model']} on {data}: {about.title}, {_spent(run, about)}",
         _contents(run, task, about, merged),
         *(f"**{text[0].upper()}{text[1:]}.**" for text in (run["embedded"], run["note"]) if text),
         _results(run),
         _parameters(run, about),
-        _ranks(run["ranks"]["end"]),
-        _usage(run, task, hub, adapter),
+        _ranks(run["ranks"]["end"], "Bottlenecks" if about.result == "modules" else "Ranks"),
+        _usage(run, task, hub, library),
         _made(run, about, raw["command"]),
     ]
     return "\n\n".join(p for p in parts if p) + "\n"
@@ -91,6 +95,11 @@ def _contents(run: Run, task: Task, about: AboutMethod, merged: bool) -> str:
             f"The whole model, with the weights that {about.title} trained in the place of the "
             "base model's, the trained head included (there is no adapter: an export with and "
             "without --merge is the same)"
+        )
+    elif about.result == "modules":
+        form = (
+            "Adapters in the layout of the `adapters` library, the trained head included (they are "
+            "not linear in their input, so that no weight of the base model can take them in)"
         )
     elif merged:
         form = "The whole model, the trained adapter added to its weights"
@@ -138,7 +147,7 @@ def _parameters(run: Run, about: AboutMethod) -> str:
     ]
     text = ""
     if p["budget"] is not None:
-        noun = "adapter" if about.result == "adapter" else "in the budget"
+        noun = {"adapter": "adapter", "modules": "adapters"}.get(about.result, "in the budget")
         lines += [
             [f"{noun} at the start", f"{p['adapter_start']:,}"],
             [f"{noun} as stored", f"{p['adapter_end']:,}"],
@@ -149,13 +158,16 @@ def _parameters(run: Run, about: AboutMethod) -> str:
             lines.append(["adapter in PEFT's format", f"{p['in_peft_file']:,}"])
         elif about.result == "adapter":
             text += " A component stores d_in + d_out parameters; its gate is folded in."
+        if about.result == "modules":
+            text += " An adapter of bottleneck m in a model of width d stores 2dm + m + d."
     return f"## Parameters\n\n{pipe_table(lines)}{text}"
 
 
-def _ranks(ranks: Mapping[str, int]) -> str:
+def _ranks(ranks: Mapping[str, int], heading: str) -> str:
     """Shows the components of each matrix: a row for a layer, a column for a kind of matrix.
 
-    Returns an empty text for a run without components.
+    Returns an empty text for a run without components. An adapter stands under the kind of the
+    dense layer before it.
     """
     cells = {place(name): rank for name, rank in ranks.items()}
     if not cells:
@@ -166,24 +178,25 @@ def _ranks(ranks: Mapping[str, int]) -> str:
         [str(i), *(str(cells.get((i, k), "–")) for k in kinds)]
         for i in sorted({i for i, _ in cells})
     ]
-    return f"## Ranks\n\n{pipe_table([['layer', *kinds], *rows])}"
+    return f"## {heading}\n\n{pipe_table([['layer', *kinds], *rows])}"
 
 
-def _usage(run: Run, task: Task, hub: str | None, adapter: bool) -> str:
+def _usage(run: Run, task: Task, hub: str | None, library: str) -> str:
     """Shows Python that loads the export from inside its folder.
 
     For an adapter on a local base model a paragraph before it says which model that is.
     """
     pair = '"One sentence.", "Another."' if len(task.text) == 2 else '"One sentence."'
     length = repr(run["config"]["max_length"])  # repr: whatever the record holds, it is no code
-    lines = _load_adapter(run, task, hub) if adapter else _LOAD_WHOLE
+    whole = library == "transformers"
+    lines = _LOAD_WHOLE if whole else _load_adapter(run, task, hub, library)
     lines = [
         *lines,
         f'batch = tokenizer({pair}, truncation=True, max_length={length}, return_tensors="pt")',
         "with torch.no_grad():",
         "    logits = model(**batch).logits",
     ]
-    where = [_base(run), ""] if adapter and hub is None else []
+    where = [] if whole or hub is not None else [_base(run), ""]
     return "\n".join(["## Use", "", *where, "```python", *lines, "```"])
 
 
@@ -210,15 +223,31 @@ def _base(run: Run) -> str:
     )
 
 
-def _load_adapter(run: Run, task: Task, hub: str | None) -> list[str]:
-    """Returns Python that loads the base model and puts the adapter on it."""
+def _load_adapter(run: Run, task: Task, hub: str | None, library: str) -> list[str]:
+    """Returns Python that loads the base model and puts the adapter and the head on it."""
     named = hub_revision(run["model"]["revision"])
     revision = f", revision={named!r}" if named else ""
-    own = 'PeftConfig.from_pretrained(".").base_model_name_or_path'
+    if library == "peft":
+        own = 'PeftConfig.from_pretrained(".").base_model_name_or_path'
+        imports = [
+            "import torch",
+            f"from peft import {'PeftModel' if hub else 'PeftConfig, PeftModel'}",
+        ]
+        add = [
+            'model = PeftModel.from_pretrained(model, ".").eval()  # this folder, its head included'
+        ]
+    else:
+        own = 'json.load(open("adapter_config.json"))["model_name"]'
+        imports = [*([] if hub else ["import json", ""]), "import adapters", "import torch"]
+        add = [
+            "adapters.init(model)  # adapters 1.2, which needs Transformers 4",
+            'model.load_adapter(".", set_active=True, use_safetensors=True)  # this folder',
+            'model.load_head(".", use_safetensors=True)',
+            "model.eval()",
+        ]
     # ignore_mismatched_sizes: a head of the base's own, of any width, gives way to ours.
     return [
-        "import torch",
-        f"from peft import {'PeftModel' if hub else 'PeftConfig, PeftModel'}",
+        *imports,
         "from transformers import AutoModelForSequenceClassification, AutoTokenizer",
         "",
         f"base = {repr(hub) if hub else own}",
@@ -227,7 +256,7 @@ def _load_adapter(run: Run, task: Task, hub: str | None) -> list[str]:
         f"    base{revision}, num_labels={task.outputs}, dtype=torch.float32, "
         "ignore_mismatched_sizes=True",
         ")",
-        'model = PeftModel.from_pretrained(model, ".").eval()  # this folder, its head included',
+        *add,
     ]
 
 

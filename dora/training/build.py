@@ -96,6 +96,8 @@ def _refuse_misplaced(method: Method, model: nn.Module, before: set[str], head: 
                 f'{type(method).__name__} has no low-rank layers, so its result is no "adapter": '
                 'state result = "weights" or "model", for tensors of the backbone'
             )
+    elif method.result == "modules":  # stored by name, whatever they are
+        misplaced, allowed = set(), ""
     else:
         misplaced, allowed = trained - before, "parameters of the backbone"
     if misplaced:
@@ -233,7 +235,8 @@ def _planned(p: Prepared, loop: Loop, trained: int, in_head: int) -> dict[str, A
 
     `trained_at_once` counts the parameters trained in the first step without head and gates.
     """
-    layers = loop.setup.method.layers
+    method = loop.setup.method
+    layers = method.layers
     # Gates g are counted apart: an export folds them into B, so they cost the budget nothing.
     gates = sum(q.numel() for n, q in loop.stepper.parameters.items() if n.endswith(".g"))
     plan = None
@@ -257,5 +260,6 @@ def _planned(p: Prepared, loop: Loop, trained: int, in_head: int) -> dict[str, A
         "plan": plan,
         "scale": next((layer.scale for layer in layers.values()), None),
         "counts_from": loop.selection.counts_from,
-        "ranks": {"start": {name: layer.rank for name, layer in layers.items()}},
+        # Gates start at 0, so that `ranks` would count no component of a gated layer.
+        "ranks": {"start": {name: layer.rank for name, layer in layers.items()} or method.ranks()},
     }

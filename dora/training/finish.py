@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dora.adapters import lowrank
 from dora.adapters.budget import Plan
-from dora.adapters.peft import ranks_in_file, save_adapter, stored_ranks
+from dora.adapters.peft import ranks_in_file, save_adapter
 from dora.adapters.peft_config import stored_params
 from dora.backbones import backbone
 from dora.data.predictions import save
@@ -38,7 +38,7 @@ def finish(p: Prepared, loop: Loop, record: Record, say: Lines) -> None:
     assert best is not None  # the last step is always evaluated and counts
     arrays: dict[str, np.ndarray] = {}
     results = {"last": _report(loop, "last", loop.step, arrays)}
-    ranks = {"last": stored_ranks(s.method.layers)}
+    ranks = {"last": s.method.ranks()}
     # Kept factors that count as components were trained once; start values were not.
     chained = [layer for layer in s.method.layers.values() if layer.kept_rank]
     renewed = sum(t.numel() for layer in chained for t in layer.kept().values())
@@ -52,8 +52,9 @@ def finish(p: Prepared, loop: Loop, record: Record, say: Lines) -> None:
         else:
             results["best"] = _report(loop, "best", best["step"], arrays)
         # The ranks of the best weights, which may come from a step before the last pruning.
-        ranks["end"] = stored_ranks(s.method.layers)
-        if (in_file := ranks_in_file(s.method.layers)) != ranks["end"]:
+        ranks["end"] = s.method.ranks()
+        in_file = ranks_in_file(s.method.layers)
+        if in_file and in_file != ranks["end"]:
             ranks["in_peft_file"] = in_file
         _check_budget(plan, ranks["end"], "in the best evaluation")
         # The smallest development set: one row more or less weighs most there.
@@ -155,8 +156,8 @@ def _check_budget(plan: Plan | None, ranks: dict[str, int], where: str) -> None:
 def _save_weights(p: Prepared, loop: Loop, record: Record) -> dict[str, Any]:
     """Writes the present weights in the form of the method's result; returns parameter counts.
 
-    "adapter" and "weights" leave best.safetensors, "adapter" also adapter/ for PEFT; "model" leaves
-    the whole model if keep_model=true. Raises RunFailed if the count in the file is not the plan's.
+    "model" leaves the whole model if keep_model=true; the others leave best.safetensors, "adapter"
+    also adapter/ for PEFT. Raises RunFailed if the count in the file is not the plan's.
     """
     s = loop.setup
     form = p.config.chosen.kind.result
@@ -176,19 +177,23 @@ def _save_weights(p: Prepared, loop: Loop, record: Record) -> dict[str, Any]:
     held = _held_params(file, s.head)
     if form == "weights":
         return {"adapter_end": held, "stored": held, "in_peft_file": None}
-    base = record.data["model"]["hub"] or str(p.model.path)
-    save_adapter(record.folder / "adapter", s.model, s.method.layers, s.head, base)
+    exported, also = None, ""
+    if form == "adapter":
+        base = record.data["model"]["hub"] or str(p.model.path)
+        save_adapter(record.folder / "adapter", s.model, s.method.layers, s.head, base)
+        exported = stored_params(record.folder / artefacts.ADAPTER[0])
+        also = f" and the adapter for PEFT {exported:,}"
     # Counted in the file, not in the model: a method whose components cost more than it says would
     # otherwise pass its budget's check.
-    exported = stored_params(record.folder / artefacts.ADAPTER[0])
-    ranks = list(stored_ranks(s.method.layers).values())
-    planned = exported if p.plan is None else p.plan.params(ranks)
+    planned = exported or held
+    if p.plan is not None:
+        planned = p.plan.params(list(s.method.ranks().values()))
     # One count differs where a method has frozen tensors, or blocks that PEFT must fill up.
     if planned not in (held, exported):
         raise RunFailed(
             f"the plan counts {planned:,} adapter parameters at these ranks, {file.name} holds "
-            f"{held:,} and the adapter for PEFT {exported:,}: "
-            f"{type(s.method).__name__}.component_cost must say what a component stores"
+            f"{held:,}{also}: {type(s.method).__name__}.component_cost must say what a component "
+            "stores"
         )
     return {"adapter_end": planned, "stored": held, "in_peft_file": exported}
 

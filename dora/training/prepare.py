@@ -302,7 +302,8 @@ def make_plan(
             "nothing"
         )
     plan = replace(plan, at_most=method.kind.budget == "at_most")
-    matrices = plan.matrices  # priced by the method's settings, too
+    # A method may plan for other places than all linears, and price them by its settings.
+    matrices = plan.matrices
     if start is None:
         return matrices, plan
     # The ranks of the run before carry over: training starts with them, and prunes only what is

@@ -65,6 +65,9 @@ def read_start(config: Config, weights: str, architecture: dict[str, Any]) -> St
     elif form == "weights":
         ranks, scale = {}, None
         problems = _strange(file, shapes, (), architecture)
+    elif form == "modules":  # `take_up` compares names and shapes with those of this run's modules
+        linears = backbone.find_linears(architecture, config.targets())
+        problems, scale = _strange_ranks(folder / "run.json", ranks, linears), None
     else:
         matrices = backbone.find_linears(architecture, config.targets())
         problems = _start_problems(folder / "run.json", ranks, scale, matrices)
@@ -90,9 +93,12 @@ def take_up(start: Start, model: nn.Module, method: Method, head: list[str]) -> 
     """
     held: dict[str, Tensor] = safetensors.torch.load_file(start.file)
     frozen = method.frozen()
-    own = result.tensors_of(model, frozen).keys() - set(head)
+    trained = result.tensors_of(model, frozen)
+    own = trained.keys() - set(head)
     if lacking := own - held.keys():
         raise UserError(f"{start.file} lacks {', '.join(sorted(lacking)[:3])}")
+    if method.result == "modules":
+        _refuse_other_modules(start.file, {n: trained[n] for n in own}, held, head)
     if method.result == "model":  # a whole model's file may hold buffers, too
         given = {name: held[name] for name in own}
     else:
@@ -111,6 +117,20 @@ def take_up(start: Start, model: nn.Module, method: Method, head: list[str]) -> 
         raise UserError(
             f"{start.file} holds {cut(e.args[0])}, which this run's method has not"
         ) from e
+
+
+def _refuse_other_modules(
+    file: Path, own: dict[str, Tensor], held: dict[str, Tensor], head: list[str]
+) -> None:
+    """Raises UserError if `held` has tensors of other shapes than `own`, or more of them."""
+    # A tensor that this run does not train would change the frozen backbone and be in no result.
+    wrong = sorted(held.keys() - own.keys() - set(head))
+    wrong += sorted(name for name, tensor in own.items() if held[name].shape != tensor.shape)
+    if wrong:
+        raise UserError(
+            f"{file} does not fit this run's modules: {', '.join(map(cut, wrong[:3]))}; start from "
+            "a run with equal settings"
+        )
 
 
 def _trained_again(held: dict[str, Tensor], scale: float) -> dict[str, Tensor]:
@@ -174,10 +194,14 @@ def _start_problems(
     problems = []
     if scale is None or scale <= 0:
         problems.append(f"{file} is damaged: scale={scale!r} must be a finite number above 0")
-    strange = ranks.keys() - {m.name for m in matrices}
-    return problems + [
+    return problems + _strange_ranks(file, ranks, matrices)
+
+
+def _strange_ranks(file: Path, ranks: dict[str, int], matrices: tuple[Matrix, ...]) -> list[str]:
+    """Returns a message for each name in a record's ranks that is no matrix of this model."""
+    return [
         f"{file} is damaged: ranks.end names {cut(name)}, which is no matrix of this run"
-        for name in sorted(strange)
+        for name in sorted(ranks.keys() - {m.name for m in matrices})
     ]
 
 

@@ -74,10 +74,11 @@ class Stepper:
         self.parameters = {n: p for n, p in setup.model.named_parameters() if p.requires_grad}
         if setup.config.precision == "bf16":
             # Rounded once: autocast would round the frozen weights anew in every step.
+            # By parameter: a frozen weight is rounded beside a trained bias, which stays in fp32.
             for module in setup.model.modules():
-                frozen = not any(p.requires_grad for p in module.parameters(recurse=False))
-                if isinstance(module, nn.Linear) and frozen:
-                    module.to(torch.bfloat16)
+                if isinstance(module, nn.Linear):
+                    for p in module.parameters(recurse=False):
+                        p.data = p.data if p.requires_grad else p.data.to(torch.bfloat16)
         # A graph of torch.compile would be made anew for every batch's layout.
         self.packs = packs(setup.model) and not setup.config.compile
         architecture: Any = setup.model.config

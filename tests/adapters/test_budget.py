@@ -253,6 +253,18 @@ def test_missed_tells_too_many_too_few_and_too_much_left():
     assert "leave 12 of 30 unused, where a component of 10 was left out" in in_params.missed((3, 0))
 
 
+def test_fixed_costs_count_for_a_number_of_parameters_and_not_for_ranks():
+    matrices = (Matrix("a", 3, 3, fixed_cost=10), Matrix("b", 5, 5))  # 6 and 10 a component
+    in_params, in_ranks = Budget(params=66), Budget(rank=2)
+    assert in_params.spent((2, 3), matrices) == 10 + 12 + 30
+    assert in_ranks.spent((2, 3), matrices) == 5
+    assert equal_ranks(in_params, matrices) == (4, 3)  # 64 of 66
+    assert equal_ranks(in_ranks, matrices) == (2, 2)
+    # 24 of 34 are left for components: three of 6, or two of 10.
+    assert Plan(Budget(params=34), matrices, (3, 3), None, 34).end_range() == ((2, 3), (25, 34))
+    assert Plan(in_ranks, matrices, (3, 3), None, 4).end_range() == ((4, 4), (38, 46))
+
+
 # --- schedules ---
 
 

@@ -17,7 +17,7 @@ def made(task: str, method: str = "lora", data: str = "dir", **best: float) -> d
     """Returns the front matter of a run with these best metrics, as the hub reads it."""
     config = {"model": "m", "data": data, "budget": "r8", "method": {"name": method}}
     run = {"config": config, "results": {"best": {"step": 9, "degenerate": None, **best}}}
-    text = front_matter(run, TASKS[task], None, adapter=True)
+    text = front_matter(run, TASKS[task], None, "peft")
     assert text.isascii()
     assert all(line.isprintable() for line in text.split("\n"))
     assert (text[:4], text[-4:]) == ("---\n", "\n---")

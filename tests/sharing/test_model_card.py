@@ -100,7 +100,7 @@ def front(card: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("merged", [False, True])
-@pytest.mark.parametrize("result", [None, "adapter", "weights", "model"])
+@pytest.mark.parametrize("result", [None, "adapter", "weights", "modules", "model"])
 @pytest.mark.parametrize("text", EVIL)
 def test_a_records_texts_stay_texts(text: str, result: str | None, merged: bool) -> None:
     markdown = pytest.importorskip("markdown_it").MarkdownIt("commonmark").enable("table")

@@ -45,6 +45,12 @@ class NewModule(Method):
         model.bottleneck = nn.Linear(2, 2)
 
 
+class OwnModule(NewModule):
+    """The same module, as the kind of result that holds it."""
+
+    result = "modules"
+
+
 class Unplanned(Method):
     """A budget binds it, and it plans nothing."""
 
@@ -97,3 +103,7 @@ def test_a_result_that_would_not_hold_what_is_trained_is_refused(
 ) -> None:
     with pytest.raises(UserError, match=said):
         attached(kind, tmp_path)
+
+
+def test_modules_of_a_methods_own_are_a_kind_of_result(tmp_path: Path) -> None:
+    attached(OwnModule, tmp_path)
