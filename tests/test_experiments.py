@@ -69,6 +69,40 @@ ADALORA = """
     mrpc 1e-3   30 320 .1   2 32 .1 600  1800  1   0   .01 300
     stsb 2.2e-3 25 128 100  2 32 .3 800  2000  10  .2  .1  100"""
 
+# MELoRA's run_glue_lora.sh: task, lr, epochs, batch, length. CoLA's epochs are the paper's.
+MELORA = """
+    mnli 5e-4 30 128 256     sst2 5e-4 60 128 256     mrpc 4e-4 30 128 256
+    cola 4e-4 80 64  256     qnli 4e-4 25 128 256     qqp  4e-4 25 128 256
+    rte  4e-4 80 128 512     stsb 4e-4 40 128 256"""
+# Experiments of one file: task, method, model, budget, then lr, epochs, batch, length, warm-up,
+# weight decay, clip, head's rate.
+ONE_FILE = {
+    "bitfit_roberta_base": ("rte bitfit roberta_base r8", 1e-3, 16, 8, 128, 0, 0, 1, None),
+    "sora_deberta_v3_base": (
+        "stsb sora deberta_v3_base r8",
+        8e-4,
+        20,
+        8,
+        128,
+        0.06,
+        0.1,
+        0.1,
+        None,
+    ),
+    "houlsby_roberta_large": ("mnli houlsby roberta_large r2", 3e-4, 5, 256, 128, 0.1, 0, 1, None),
+    "pfeiffer_roberta_large": (
+        "mnli pfeiffer roberta_large r2",
+        3e-4,
+        5,
+        256,
+        128,
+        0.1,
+        0,
+        1,
+        None,
+    ),
+}
+
 
 def table(text: str, width: int) -> list[list[str]]:
     """Returns the words of `text` in rows of `width`."""
@@ -78,6 +112,7 @@ def table(text: str, width: int) -> list[list[str]]:
 
 LORA_ROWS = [(family, *row) for family, text in LORA.items() for row in table(text, 5)]
 ADALORA_ROWS = table(ADALORA, 14)
+MELORA_ROWS = table(MELORA, 5)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -112,7 +147,8 @@ def header(experiment: str) -> list[str]:
 def test_every_experiment_is_in_a_table_here():
     listed = [f"{row[0]}/{row[1]}" for row in LORA_ROWS]
     listed += [f"adalora_deberta_v3_base/{row[0]}" for row in ADALORA_ROWS]
-    assert sorted([*listed, "dora_roberta_base"]) == RUNS
+    listed += [f"melora_roberta_base/{row[0]}" for row in MELORA_ROWS]
+    assert sorted([*listed, "dora_roberta_base", *ONE_FILE]) == RUNS
 
 
 @pytest.mark.parametrize(
@@ -174,6 +210,43 @@ def test_dora_has_the_released_numbers():
     assert (m.alpha, m.dropout, m.dem, m.beta, m.start_factor) == (8, 0.1, 0.1, 0.9, 1.5)
     assert (m.prune_start, m.prune_end, m.prune_interval, m.shape) == (0.15, 0.5, 100, "cubic_late")
     assert not m.remove
+
+
+@pytest.mark.parametrize(("task", "lr", "epochs", "batch", "length"), MELORA_ROWS)
+def test_melora_has_the_scripts_numbers(task, lr, epochs, batch, length):
+    c = composed(f"experiment=melora_roberta_base/{task}")
+    place = c.task.name, c.method_name, c.model.name, c.data.name
+    assert place == (task, "melora", "roberta_base", "hub")
+    found = c.lr, c.epochs, c.batch_size, c.max_length
+    assert found == (float(lr), int(epochs), int(batch), int(length))
+    assert c.head_lr == c.lr / 2
+    assert (c.warmup, c.weight_decay, c.decay_all, c.clip, c.seed) == (0.06, 0.01, True, 1, 42)
+    m = c.chosen.settings
+    assert (c.budget, m.alpha, m.dropout, m.blocks, c.targets()) == ("r8", 16, 0.05, 2, ("q", "v"))
+
+
+@pytest.mark.parametrize("experiment", ONE_FILE)
+def test_an_experiment_of_one_file_has_the_released_numbers(experiment):
+    place, *numbers = ONE_FILE[experiment]
+    c = composed(f"experiment={experiment}")
+    assert f"{c.task.name} {c.method_name} {c.model.name} {c.budget}" == place
+    found = [c.lr, c.epochs, c.batch_size, c.max_length, c.warmup, c.weight_decay, c.clip]
+    assert [*found, c.head_lr] == numbers
+    assert (c.data.name, c.batching, c.seed) == ("hub", "random", 0)
+    assert c.schedule == ("constant" if experiment.startswith("bitfit") else "linear")
+
+
+def test_sora_has_the_scripts_numbers():
+    m = composed("experiment=sora_deberta_v3_base").chosen.settings
+    assert (m.alpha, m.dropout, m.l1_weight, m.xi, m.gate_lr_ratio) == (16, 0, 10, 3e-4, 1)
+    assert (m.prox, m.start_factor, m.prox_after) == ("released", 1, True)
+
+
+@pytest.mark.parametrize("name", ["houlsby", "pfeiffer"])
+def test_adapters_have_the_scripts_bottlenecks_activations_and_frozen_norms(name):
+    m = composed(f"experiment={name}_roberta_large").chosen.settings
+    activation = {"houlsby": "swish", "pfeiffer": "relu"}[name]
+    assert (m.activation, m.init_std, m.dropout, m.layer_norm) == (activation, 0.02, 0, False)
 
 
 @pytest.mark.parametrize("experiment", RUNS)
