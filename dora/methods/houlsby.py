@@ -1,7 +1,7 @@
 """Houlsby adapters (Houlsby et al., ICML 2019, arXiv 1902.00751), behind both half layers.
 
-Formulas are in `dora.adapters.bottleneck`. As in the `adapters` library, and in the code of LoRA and
-AdaLoRA, a backbone's LayerNorms stay frozen; Houlsby et al. train them too.
+Formulas are in `dora.adapters.bottleneck`. As in the `adapters` library, and in the code of LoRA
+and AdaLoRA, a backbone's LayerNorms stay frozen; Houlsby et al. train them too.
 """
 
 from __future__ import annotations
