@@ -60,6 +60,7 @@ class Houlsby(base.Method):
     )
     result = "modules"
     settings_type = Settings
+    layout = ("activation",)
 
     # The kinds of dense layers with an adapter behind them.
     _behind: ClassVar[tuple[str, ...]] = ("o", "ffn2")
