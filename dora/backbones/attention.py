@@ -20,9 +20,10 @@ def speed_up(model: Any, device: torch.device) -> None:
     """Replaces parts of the backbone by faster ones, before training on `device`.
 
     Outputs and gradients stay as they are but for rounding, and dropout keeps its distribution. On
-    every device the last layer computes the first tokens alone (`first_token`). On a CPU dropout draws
-    what it drops alone (`dora.adapters.dropout`), attention and residual connections are fused with
-    it (`fused`), batches can be packed, and the process keeps the memory that a step frees.
+    every device the last layer computes the first tokens alone (`first_token`). On a CPU dropout
+    draws what it drops alone (`dora.adapters.dropout`), attention and residual connections are
+    fused with it (`fused`), batches can be packed, and the process keeps the memory that a step
+    frees.
     """
     if device.type == "cpu":
         fused.fuse_sublayers(model)

@@ -117,7 +117,7 @@ def variance(x: torch.Tensor) -> torch.Tensor:
 
 
 class _Variance(torch.autograd.Function):
-    """Computes `variance`. Tensor.var and its gradient take three to five times as long on a CPU."""
+    """Computes `variance`. On a CPU Tensor.var and its gradient take 3 to 5 times as long."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:

@@ -1,11 +1,12 @@
 """The matrix products that a training step needs: their count, and a candidate that does no more.
 
 Counted for every row alike: forward and backward of the encoder's linears and of the attention,
-each backward through the input. Of the last layer only the first token of each row is needed, and
-every token's key and value (`dora.backbones.first_token`); a candidate that computes more is not
-credited for it. DeBERTa's attention is counted for all tokens, as its code computes it. Left out: the head, which sees one token of a row, and everything that is no matrix product. A
-method whose first adapted layer asks for no gradient of its input, or which computes anything
-twice, is not counted otherwise, so that shares of one table compare.
+each backward through the input. The last layer needs every token's key and value, and otherwise the
+first token of each row alone (`dora.backbones.first_token`); a candidate that computes more is not
+credited for it. DeBERTa's attention is counted for all tokens, as its code computes it. Left out:
+the head, which sees one token of a row, and everything that is no matrix product. A method whose
+first adapted layer asks for no gradient of its input, or which computes anything twice, is not
+counted otherwise, so that shares of one table compare.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ from dora.backbones import backbone
 from dora.data.predictions import save
 from dora.errors import RunFailed
 from dora.files import write_atomic
+from dora.methods.base import Method
 from dora.process import memory
 from dora.records import artefacts, journals
 from dora.records.record import Record, scores
@@ -39,9 +40,7 @@ def finish(p: Prepared, loop: Loop, record: Record, say: Lines) -> None:
     arrays: dict[str, np.ndarray] = {}
     results = {"last": _report(loop, "last", loop.step, arrays)}
     ranks = {"last": s.method.ranks()}
-    # Kept factors that count as components were trained once; start values were not.
-    chained = [layer for layer in s.method.layers.values() if layer.kept_rank]
-    renewed = sum(t.numel() for layer in chained for t in layer.kept().values())
+    renewed = _trained_before(s.method)  # before the best weights, of fewer links maybe, come back
     _check_budget(plan, ranks["last"], "at the end")
     with loop.weights(loop.selection.tensors):
         if best["step"] == loop.step:  # the weights are equal: no second evaluation
@@ -71,11 +70,6 @@ def finish(p: Prepared, loop: Loop, record: Record, say: Lines) -> None:
         counts["adapter_last"] = plan.params(list(ranks["last"].values()))
     params = {**record.data["params"], **counts}
     params["trained_in_all"] = params["trained_at_once"] + renewed
-    # From the journal, which a resumed run cuts back to its checkpoint: none is there twice.
-    lines = journals.events(record.folder, "ranks.jsonl")
-    warnings = [line["warning"] for line in lines if "warning" in line]
-    if plan is not None and counts["adapter_end"] == 0:
-        warnings.append("no component is live: the result is the backbone with a trained head")
     # The checksums come last, when every file they cover is whole.
     record.update(
         results=results,
@@ -85,13 +79,30 @@ def finish(p: Prepared, loop: Loop, record: Record, say: Lines) -> None:
             "counted": loop.selection.evaluations,
             "from_step": loop.selection.counts_from,
         },
-        warnings=warnings,
+        warnings=_warnings(record, empty=plan is not None and counts["adapter_end"] == 0),
         train_s=round(loop.seconds, 2),
         peak_memory_bytes=memory.peak(s.world.device),
         files={**artefacts.sums(p.folder, artefacts.left(p.folder)), **record.sync()},
     )
     record.finish()
     _say_end(loop, record, plan, say)
+
+
+def _trained_before(method: Method) -> int:
+    """Returns the number of kept parameters that were trained once, and not start values."""
+    # Kept factors that are no components of their own are the start values of the trained ones.
+    chained = [layer for layer in method.layers.values() if layer.kept_rank]
+    return sum(t.numel() for layer in chained for t in layer.kept().values())
+
+
+def _warnings(record: Record, empty: bool) -> list[str]:
+    """Returns the sentences that the run's user should read; `empty`: no component is left."""
+    # From the journal, which a resumed run cuts back to its checkpoint: none is there twice.
+    lines = journals.events(record.folder, "ranks.jsonl")
+    found = [line["warning"] for line in lines if "warning" in line]
+    if empty:
+        found.append("no component is live: the result is the backbone with a trained head")
+    return found
 
 
 def _say_end(loop: Loop, record: Record, plan: Plan | None, say: Lines) -> None:
