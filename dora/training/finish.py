@@ -40,7 +40,8 @@ def finish(p: Prepared, loop: Loop, record: Record, say: Lines) -> None:
     arrays: dict[str, np.ndarray] = {}
     results = {"last": _report(loop, "last", loop.step, arrays)}
     ranks = {"last": s.method.ranks()}
-    renewed = _trained_before(s.method)  # before the best weights, of fewer links maybe, come back
+    # Asked of the last weights: the best ones may come from before a renewal.
+    renewed = _trained_before(s.method)
     _check_budget(plan, ranks["last"], "at the end")
     with loop.weights(loop.selection.tensors):
         if best["step"] == loop.step:  # the weights are equal: no second evaluation
