@@ -143,9 +143,14 @@ def start(
 def schedule(kills: int, methods: Sequence[str]) -> list[tuple[str, str]]:
     """Returns (method, place) of every kill: all places in turn, and in each all methods in turn.
 
-    A method that never allocates is not killed in an allocation.
+    A method that never allocates is not killed in an allocation. Each place begins with another
+    method, so that a few kills reach all of them.
     """
-    able = {p: [m for m in methods if p != "allocation" or m in ALLOCATING] for p in PLACES}
+    able = {}
+    for i, place in enumerate(PLACES):
+        first = i * len(methods) // len(PLACES)
+        turned = [*methods[first:], *methods[:first]]
+        able[place] = [m for m in turned if place != "allocation" or m in ALLOCATING]
     turns = {place: itertools.cycle(able[place]) for place in PLACES if able[place]}
     places = itertools.cycle(turns)
     return [(next(turns[place]), place) for place in itertools.islice(places, kills)]

@@ -34,9 +34,11 @@ def test_forty_kills_over_all_methods_leave_runs_that_end_as_ones_left_alone(
 def test_forty_kills_are_eight_in_every_place_and_reach_every_method() -> None:
     planned = schedule(40, list(METHODS))
     assert set(collections.Counter(place for _, place in planned).values()) == {8}  # 5 places
-    assert {(m, p) for m, p in planned} == {
-        (m, p) for m in METHODS for p in PLACES if p != "allocation" or m in ALLOCATING
-    }
+    assert {method for method, _ in planned} == set(METHODS)
+    assert {m for m, place in planned if place == "allocation"} == {"adalora", "dora", "sora"}
+    # Long enough, every method is killed in every place that it has.
+    everything = {(m, p) for m in METHODS for p in PLACES if p != "allocation" or m in ALLOCATING}
+    assert set(schedule(len(METHODS) * len(PLACES), list(METHODS))) == everything
 
 
 # Kills in places come between two lines of Python; these also come within a write or a product.

@@ -93,7 +93,7 @@ class FlatLoRA(PlainLoRA):
             # precision=bf16).
             layer.perturbed = drawn.mul_(std.unsqueeze(1)).add_(W).to(held.dtype)
 
-    def after_step(self, step: int) -> None:
-        """Takes the noise away."""
+    def adjust_gradients(self, step: int) -> None:
+        """Takes the noise away: the step has no more products. The gradients stay as they are."""
         for layer in self.layers.values():
             layer.perturbed = None

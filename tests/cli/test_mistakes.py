@@ -77,7 +77,8 @@ def test_explanations_know_the_users_own_files(mine: str) -> None:
     assert problem.startswith("seed=abc: ")
     (problem,) = refused(mine, "experiment=mind")
     assert problem.endswith(
-        ", mine, study_minilm, study_tiny, study_tiny_deberta, typo; did you mean mine?"
+        ", sora_deberta_v3_base, study_methods, study_minilm, study_tiny, study_tiny_deberta, typo; "
+        "did you mean mine?"
     )
 
 
