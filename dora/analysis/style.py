@@ -131,20 +131,43 @@ def titles(figure: Figure, below: str, beside: str = "") -> None:
 
 
 def legend(figure: Figure, axes: Sequence[Axes]) -> None:
-    """Draws one legend for all panels, above them."""
+    """Draws one legend for all panels, above them.
+
+    Where its entries need more than one row, the figure grows upwards. Everything that is to keep
+    its place above the lower edge must stand there before.
+    """
     found: dict[str, Any] = {}
     # Over all panels, because one may lack a method that another has.
     for panel in axes:
         for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
             found.setdefault(label, handle)
+    if not found:
+        return
+    # In inches, for letters of 8 points: handle and gaps, then the longest name.
+    entry = 0.55 + 0.075 * max(map(len, found))
+    columns = min(len(found), max(1, int(figure.get_figwidth() / entry)))
+    rows = -(-len(found) // columns)
+    _grow(figure, axes, 0.17 * (rows - 1))
     figure.legend(
         list(found.values()),
         list(found),
         loc="upper center",
-        ncols=len(found),
+        ncols=columns,
         fontsize=8,
         frameon=False,
     )
+
+
+def _grow(figure: Figure, axes: Sequence[Axes], inches: float) -> None:
+    """Makes a figure higher at its upper edge; panels and texts keep their places and sizes."""
+    before = figure.get_figheight()
+    share = before / (before + inches)
+    for panel in axes:
+        x, y, width, height = panel.get_position().bounds
+        panel.set_position((x, y * share, width, height * share))
+    for text in figure.texts:
+        text.set_y(text.get_position()[1] * share)
+    figure.set_figheight(before + inches)
 
 
 def images(figure: Figure) -> dict[str, bytes]:

@@ -318,3 +318,22 @@ def test_a_name_is_no_formula_in_a_figure(name: str, tmp_path: Path) -> None:
         "lora",
         *([printable(name)] if name != "_x" else []),
     ]  # Matplotlib leaves such a label out
+
+
+def test_the_names_of_many_methods_stand_in_rows_inside_the_figure_and_above_the_panels(
+    tmp_path: Path,
+) -> None:
+    methods = ["lora", "sora", "melora", "lora_pro", "flat_lora", "houlsby", "pfeiffer", "adalora"]
+    for method in methods:
+        for seed in (1, 2):
+            write_run(tmp_path, method, seed, 0.8 + seed / 100)
+    drawn = paired_differences(only_table(tmp_path))
+    assert drawn is not None
+    figure = drawn[0]
+    images(figure)  # lays the legend out
+    (legend,), canvas = figure.legends, figure.bbox
+    assert len(legend.get_texts()) == 7
+    box = legend.get_window_extent()
+    assert canvas.x0 <= box.x0 < box.x1 <= canvas.x1
+    for panel in figure.axes:
+        assert panel.title.get_window_extent().y1 <= box.y0 + 1  # pixel
