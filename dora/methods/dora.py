@@ -28,7 +28,7 @@ from dora.adapters.changes import Mask, Remove
 from dora.adapters.stack import Stack, in_order, stacks
 from dora.methods import base
 from dora.methods.base import RunInfo
-from dora.methods.rules import fraction_or_steps, in_range
+from dora.methods.rules import fraction_or_steps, in_range, one_of
 
 
 @dataclass
@@ -60,13 +60,8 @@ class Settings(base.Settings):
             *fraction_or_steps("method.prune_start", self.prune_start),
             *fraction_or_steps("method.prune_end", self.prune_end, zero=False),
             *fraction_or_steps("method.prune_interval", self.prune_interval, zero=False),
+            *one_of("method.shape", self.shape, SHAPES, "the released code's is cubic_late"),
         ]
-        if self.shape not in SHAPES:
-            choices = ", ".join(SHAPES)
-            found.append(
-                f"method.shape={self.shape} must be one of {choices}; "
-                "the released code's is cubic_late"
-            )
         if total_steps is not None and not found:
             start, length = self.window(total_steps)
             if length < 1 or start + length > total_steps:

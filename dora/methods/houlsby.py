@@ -18,7 +18,7 @@ from dora.backbones.architectures import KINDS, place
 from dora.errors import UserError
 from dora.methods import base
 from dora.methods.base import RunInfo
-from dora.methods.rules import in_range
+from dora.methods.rules import in_range, one_of
 
 
 @dataclass
@@ -32,19 +32,18 @@ class Settings(base.Settings):
 
     def problems(self, total_steps: int | None) -> list[str]:
         """Returns a message for each value out of range."""
-        found = [
+        library = "the adapters library uses"
+        return [
             # With 0 for both D and U, neither has a gradient: only b_U would ever be trained.
-            *in_range(
-                "method.init_std", self.init_std, 1e-6, math.inf, "the adapters library uses 0.02"
+            *in_range("method.init_std", self.init_std, 1e-6, math.inf, f"{library} 0.02"),
+            *in_range("method.dropout", self.dropout, 0, 1, f"{library} 0"),
+            *one_of(
+                "method.activation",
+                self.activation,
+                ACTIVATIONS,
+                f"{library} swish for Houlsby's adapters, relu for Pfeiffer's",
             ),
-            *in_range("method.dropout", self.dropout, 0, 1, "the adapters library uses 0"),
         ]
-        if self.activation not in ACTIVATIONS:
-            found.append(
-                f"method.activation={self.activation} must be one of {', '.join(ACTIVATIONS)}; "
-                "the adapters library uses swish for Houlsby's adapters, relu for Pfeiffer's"
-            )
-        return found
 
 
 class Houlsby(base.Method):

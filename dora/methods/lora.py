@@ -53,9 +53,9 @@ class Settings(PlainSettings):
         """Returns a message for each value out of range."""
         return [
             *super().problems(total_steps),
-            *one_of("method.scaling", self.scaling, ("standard", "rslora")),
+            *one_of("method.scaling", self.scaling, ("standard", "rslora"), "usual is standard"),
             *in_range("method.lr_ratio", self.lr_ratio, 1e-6, math.inf, "LoRA+ uses 1 and above"),
-            *one_of("method.init", self.init, ("kaiming", "pissa")),
+            *one_of("method.init", self.init, ("kaiming", "pissa"), "usual is kaiming"),
         ]
 
 

@@ -21,7 +21,7 @@ from dora.adapters.budget import Plan
 from dora.adapters.stack import Stack, stacks
 from dora.methods.base import ParameterGroup, RunInfo
 from dora.methods.lora import PlainLoRA, PlainSettings
-from dora.methods.rules import in_range
+from dora.methods.rules import in_range, one_of
 
 MODES = ("efficient", "full")
 CHOICES_OF_X = ("sylvester", "zero", "symmetry")
@@ -40,19 +40,18 @@ class Settings(PlainSettings):
 
     def problems(self, total_steps: int | None) -> list[str]:
         """Returns a message for each value out of range."""
-        found = super().problems(total_steps)
-        if self.mode not in MODES:
-            found.append(
-                f"method.mode={self.mode} must be one of {', '.join(MODES)}; "
-                "efficient keeps no moments of full size"
-            )
-        if self.x not in CHOICES_OF_X:
-            found.append(
-                f"method.x={self.x} must be one of {', '.join(CHOICES_OF_X)}; "
-                "the paper's is sylvester"
-            )
-        usual = "0.05 makes 2e-5 of lr=4e-4, a rate of full fine-tuning"
-        return found + in_range("method.full_rate", self.full_rate, 1e-6, math.inf, usual)
+        return [
+            *super().problems(total_steps),
+            *one_of("method.mode", self.mode, MODES, "efficient keeps no moments of full size"),
+            *one_of("method.x", self.x, CHOICES_OF_X, "the paper's is sylvester"),
+            *in_range(
+                "method.full_rate",
+                self.full_rate,
+                1e-6,
+                math.inf,
+                "0.05 makes 2e-5 of lr=4e-4, a rate of full fine-tuning",
+            ),
+        ]
 
 
 def adjusted(

@@ -18,29 +18,16 @@ from fractions import Fraction
 import torch
 from torch import Tensor, nn
 
-from dora.adapters import lowrank
-from dora.adapters.budget import Budget, Matrix, Plan, equal_plan
+from dora.adapters.budget import Budget, Matrix, Plan
 from dora.adapters.lowrank import LowRankLinear
-from dora.methods import base
-from dora.methods.base import RunInfo
-from dora.methods.lora import average_rank
-from dora.methods.rules import in_range
+from dora.methods.lora import PlainLoRA, PlainSettings
 
 
 @dataclass
-class Settings(base.Settings):
+class Settings(PlainSettings):
     """The settings in conf/method/melora.yaml."""
 
-    alpha: float
-    dropout: float
     blocks: int
-
-    def problems(self, total_steps: int | None) -> list[str]:
-        """Returns a message for each value out of range."""
-        return [
-            *in_range("method.alpha", self.alpha, 1e-6, math.inf, "the released script uses 16"),
-            *in_range("method.dropout", self.dropout, 0, 1, "the released script uses 0.05"),
-        ]
 
 
 def block_diagonal(parts: Tensor) -> Tensor:
@@ -81,35 +68,16 @@ class BlockLinear(LowRankLinear):
         return A.detach(), B * self.scale
 
 
-class MELoRA(base.Method):
-    """Draws each block as LoRA draws a matrix of the block's size, and leaves B at zero."""
+class MELoRA(PlainLoRA):
+    """Draws each block as LoRA draws a matrix of the block's size, and leaves B at zero.
+
+    The scale is alpha over a block's rank, not the update's, as in the released code.
+    """
 
     title = "MELoRA"
     paper = "Ren et al., MELoRA, ACL 2024, arXiv 2402.17263"
     settings_type = Settings
     layout = ("blocks",)  # equal tensors are another update in other blocks
-
-    def __init__(self, settings: Settings, model: nn.Module, plan: Plan, run: RunInfo) -> None:
-        # Over a block's rank, not the update's: as in the released code.
-        scale = settings.alpha / average_rank(plan)
-        self.layers = lowrank.adapt(
-            model,
-            plan.matrices,
-            plan.start,
-            scale,
-            settings.dropout,
-            gated=False,
-            layer_type=BlockLinear,
-        )
-        generator = run.generator("start")
-        for layer in self.layers.values():
-            assert isinstance(layer, BlockLinear)  # by layer_type
-            layer.blocks = settings.blocks
-            if layer.rank:
-                # One row for each block's row, so that the fan-in is a block's: uniform on
-                # ±√(n/d_in), √n times as wide as LoRA's.
-                rows = layer.A.detach().view(-1, layer.A.shape[1] // settings.blocks)
-                nn.init.kaiming_uniform_(rows, a=math.sqrt(5), generator=generator)
 
     @classmethod
     def plan(cls, settings: Settings, budget: Budget, matrices: tuple[Matrix, ...]) -> Plan:
@@ -129,4 +97,18 @@ class MELoRA(base.Method):
         # A block's rank is at most its smaller side: n r is at most the matrix's.
         if problem := budget.problem(matrices, Fraction(n)):
             raise ValueError(problem)
-        return equal_plan(budget, matrices)
+        return super().plan(settings, budget, matrices)
+
+    def _layer_type(self) -> type[LowRankLinear]:
+        return BlockLinear
+
+    def _draw(self, generator: torch.Generator) -> None:
+        n = self.settings.blocks
+        for layer in self.layers.values():
+            assert isinstance(layer, BlockLinear)  # by _layer_type
+            layer.blocks = n
+            if layer.rank:
+                # One row for each block's row, so that the fan-in is a block's: uniform on
+                # ±√(n/d_in), √n times as wide as LoRA's.
+                rows = layer.A.detach().view(-1, layer.A.shape[1] // n)
+                nn.init.kaiming_uniform_(rows, a=math.sqrt(5), generator=generator)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 
 def fraction_or_steps(name: str, value: float, zero: bool = True) -> list[str]:
     """Returns a message unless `value` is a fraction of the run below 1, or whole steps from 1.
@@ -24,8 +26,7 @@ def in_range(name: str, value: float, low: float, high: float, usual: str) -> li
     return [] if fine else [f"{name}={value} must lie in [{low:g}, {high:g}); {usual}"]
 
 
-def one_of(name: str, value: str, choices: tuple[str, ...]) -> list[str]:
-    """Returns a message unless `value` is one of `choices`; the first is the usual one."""
-    listed = ", ".join(choices)
+def one_of(name: str, value: str, choices: Collection[str], usual: str) -> list[str]:
+    """Returns a message unless `value` is one of `choices`; `usual`: what others use."""
     fine = value in choices
-    return [] if fine else [f"{name}={value} must be one of {listed}; usual is {choices[0]}"]
+    return [] if fine else [f"{name}={value} must be one of {', '.join(choices)}; {usual}"]

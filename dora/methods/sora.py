@@ -25,7 +25,7 @@ from dora.adapters.budget import Budget, Matrix, Plan, pruning_plan, steps_of
 from dora.adapters.changes import Mask, Remove
 from dora.methods import base
 from dora.methods.base import ParameterGroup, RunInfo
-from dora.methods.rules import fraction_or_steps, in_range
+from dora.methods.rules import fraction_or_steps, in_range, one_of
 
 BETA1, BETA2 = 0.9, 0.999  # of Adam, in the paper's code and in the loop's optimizer alike
 
@@ -60,12 +60,10 @@ class Settings(base.Settings):
             *in_range("method.gate_lr_ratio", self.gate_lr_ratio, 0, math.inf, f"{code} 1"),
             *in_range("method.start_factor", self.start_factor, 1, math.inf, f"{code} 1"),
             *fraction_or_steps("method.prune_end", self.prune_end, zero=False),
+            *one_of("method.prox", self.prox, THRESHOLDS, "usual is exact"),
         ]
         if self.xi is not None:
             found += in_range("method.xi", self.xi, 0, math.inf, f"{code} 3e-4 on STS-B")
-        if self.prox not in THRESHOLDS:
-            choices = ", ".join(THRESHOLDS)
-            found.append(f"method.prox={self.prox} must be one of {choices}")
         if total_steps is not None and not found:
             end = steps_of(self.prune_end, total_steps)
             if not 1 <= end <= total_steps:

@@ -218,8 +218,10 @@ def _factor_problems(
         # A recorded rank counts kept components too, which have tensors of their own, unless they
         # are the start values of the trained ones, and so as many as these.
         kept = shapes.get(f"{m.name}.kept_A", (0,))[0]
+        trained = shapes.get(f"{m.name}.A", (0,))[0]
         rank = ranks.get(m.name, 0)
-        rank -= kept if kept != rank else 0
+        start_values = kept == trained == rank
+        rank -= 0 if start_values else kept
         wanted = {"A": (rank, m.d_in), "B": (m.d_out, rank), **({"g": (rank,)} if gated else {})}
         wanted |= {"kept_A": (kept, m.d_in), "kept_B": (m.d_out, kept)} if kept else {}
         for factor, shape in wanted.items():

@@ -13,6 +13,7 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from dora.adapters import lowrank, result
+from dora.adapters.budget import Matrix
 from dora.adapters.lowrank import LowRankLinear
 from dora.backbones.architectures import KINDS
 from dora.backbones.backbone import architecture, find_linears, fingerprint, load_model, locate
@@ -20,7 +21,7 @@ from dora.errors import UserError
 from dora.records import artefacts
 from dora.training.build import attach
 from dora.training.prepare import Prepared
-from dora.training.start import _trained_again
+from dora.training.start import _factor_problems, _trained_again
 from folders import model_folder, prepared
 from record_files import write_run
 from runs import change_record
@@ -272,3 +273,25 @@ def test_kept_factors_of_a_chain_are_trained_again_with_the_same_update(gated: b
     result.restore(holder, {}, given)
     assert (fresh.rank, fresh.kept_rank) == (5, 0)
     torch.testing.assert_close(fresh.delta(), layer.delta(), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("trained", "kept", "recorded"),
+    [
+        (3, 0, 3),  # LoRA's
+        (2, 3, 5),  # a chain's
+        (0, 3, 3),  # a chain's last link without a component of this matrix
+        (3, 3, 3),  # start values beside the trained factors
+    ],
+)
+def test_a_recorded_rank_counts_kept_components_but_no_start_values(trained, kept, recorded):
+    shapes = {"m.A": (trained, 4), "m.B": (5, trained)}
+    if kept:
+        shapes |= {"m.kept_A": (kept, 4), "m.kept_B": (5, kept)}
+    matrices = (Matrix("m", 4, 5),)
+
+    def problems(rank: int) -> list[str]:
+        return _factor_problems(Path("best"), shapes, matrices, {"m": rank}, gated=False)
+
+    assert problems(recorded) == []
+    assert problems(recorded + 1)
