@@ -8,7 +8,7 @@ import re
 from typing import Any
 
 from dora.adapters.budget import Budget
-from dora.config import MAX_SEED, PATHS, Config, place
+from dora.config import MAX_SEED, PATHS, Config, FedConfig, place
 from dora.data.tasks import TASKS
 from dora.method_choice import method_names
 from dora.methods.rules import fraction_or_steps
@@ -31,6 +31,7 @@ def check(config: Config) -> list[str]:
         *config.chosen.settings.problems(None),
         *_of_budget(config),
         *_of_training(config),
+        *_of_clients(config.fed),
         *_of_paths(config),
         *surroundings.problems(config.device, config.wandb, config.results),
     ]
@@ -217,8 +218,29 @@ def _of_training(config: Config) -> list[str]:
     )
 
 
+def _of_clients(fed: FedConfig) -> list[str]:
+    """Checks the rounds of a federated run."""
+    counts = {key: getattr(fed, key) for key in ("clients", "local_steps", "rounds")}
+    return _broken(
+        *(
+            (n is None or 1 <= n <= MAX_COUNT, f"fed.{key}={n} must lie between 1 and {MAX_COUNT}")
+            for key, n in counts.items()
+        ),
+        (0 < fed.fraction <= 1, f"fed.fraction={fed.fraction} must lie in (0, 1]; 1 selects all"),
+        (0 < fed.alpha <= 1e6, f"fed.alpha={fed.alpha} must lie in (0, 1e6]; 0.5 is usual"),
+        (
+            fed.partition in ("dirichlet", "iid"),
+            f"fed.partition={fed.partition} must be one of dirichlet, iid",
+        ),
+        (fed.restart in ("run", "round"), f"fed.restart={fed.restart} must be one of run, round"),
+    )
+
+
 def _of_paths(config: Config) -> list[str]:
-    """Checks that paths name something; `init_from=$RUN` is empty if the shell has no RUN."""
+    """Checks that paths name something; `init_from=$RUN` is empty if the shell has no RUN.
+
+    Also that the method takes `init_from` at all.
+    """
     found = []
     for key in PATHS:
         part, name = place(config, key)
@@ -234,4 +256,10 @@ def _of_paths(config: Config) -> list[str]:
                 f"{key}={path}: there is no home {path.split('/')[0]}; "
                 f"a folder of that name is ./{path}"
             )
+    if config.init_from and not config.chosen.kind.starts_from_runs:
+        found.append(
+            f"init_from={config.init_from}: method={config.method_name} begins at the backbone "
+            "itself; merge that run into a model (python -m dora.export RUN --merge) and give its "
+            "folder as model.path"
+        )
     return found

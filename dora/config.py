@@ -83,6 +83,26 @@ class DataConfig:
 
 
 @dataclass
+class FedConfig:
+    """`fed.…`: the rounds of a federated method (fedit, ffa_lora, lora_fair); others ignore them.
+
+    `clients`: among whom the training rows are dealt. `fraction`: of them, selected in each round.
+    `partition`: "dirichlet" deals each class by shares from Dirichlet(`alpha`, …), so that a small
+    `alpha` skews the classes; "iid" deals equal random parts. `local_steps`: optimizer steps of a
+    selected client in a round. `rounds`: None for as many as the run's steps make. `restart`: "run"
+    has one schedule of the learning rate over all rounds, "round" one in each.
+    """
+
+    clients: int = 3
+    fraction: float = 1.0
+    partition: str = "dirichlet"
+    alpha: float = 0.5
+    local_steps: int = 10
+    rounds: int | None = None
+    restart: str = "run"
+
+
+@dataclass
 class Config:
     """One run. Keys that take a fraction of the run below 1 take whole steps from 1.
 
@@ -121,6 +141,7 @@ class Config:
     method: Any = MISSING
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
+    fed: FedConfig = field(default_factory=FedConfig)
     budget: str = "r8"  # text: without a type, Hydra would read 300_000 as a number
     seed: int = 1
     epochs: int = 5
@@ -257,6 +278,10 @@ class Config:
         )
         # Only inputs of the final `lr`, which is recorded itself.
         del flat["method"]["base_lr"], flat["init_from"], flat["rates"]
+        if not self.chosen.kind.federated:
+            del flat["fed"]
+        # Like `init_from`: fingerprints stand in for the runs that a method reads.
+        flat["method"].pop(self.chosen.kind.sources, None)
         if self.max_steps is not None:
             del flat["epochs"]
         return flat

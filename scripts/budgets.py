@@ -17,6 +17,7 @@ from dora.analysis.layout import number_range, pipe_table
 from dora.backbones.architectures import KINDS
 from dora.backbones.backbone import find_linears
 from dora.method_choice import method_names, packaged
+from dora.methods.base import RunInfo
 
 # model_type, hidden size, feed-forward size, layers: as in the models' config.json
 SHAPES = {
@@ -57,7 +58,9 @@ def main() -> None:
     for text in given.budget:
         for name in method_names():
             method = packaged(name)
-            plan = method.kind.plan(method.settings, Budget.parse(text), matrices)
+            plan = method.kind.plan(
+                method.settings, Budget.parse(text), matrices, RunInfo(0, seed=0)
+            )
             if plan is None:  # it has no budget
                 continue
             components, params = plan.end_range()

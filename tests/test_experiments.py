@@ -18,6 +18,7 @@ from dora.adapters.budget import Budget, Matrix
 from dora.backbones import backbone
 from dora.check import check
 from dora.config import Config, from_hydra, register
+from dora.methods.base import RunInfo
 
 CONF = Path(__file__).parents[1] / "conf"
 EXPERIMENTS = sorted(
@@ -266,7 +267,7 @@ def test_dora_settings_fit_every_task():
 
 def start_and_end(c: Config) -> tuple[set[int], int]:
     """Returns an AdaLoRA run's start ranks and components at the end, on a base-size model."""
-    plan = c.chosen.kind.plan(c.chosen.settings, Budget.parse(c.budget), BASE)
+    plan = c.chosen.kind.plan(c.chosen.settings, Budget.parse(c.budget), BASE, RunInfo(100, 3))
     return set(plan.start), plan.target
 
 

@@ -163,7 +163,7 @@ class Plan:
     `start`: rank of each matrix when training begins. `end`: rank of each matrix at the end if it
     is fixed beforehand (LoRA), None if training decides it. `target`: the total at the end, in the
     budget's unit; less than the budget's own total only if `init_from` starts with less. `at_most`:
-    the run may end below the target.
+    the run may end below the target. `note`: what else the user should read of it before training.
     """
 
     budget: Budget
@@ -172,6 +172,7 @@ class Plan:
     end: tuple[int, ...] | None
     target: int
     at_most: bool = False
+    note: str | None = None
 
     @property
     def costs(self) -> list[int]:
@@ -243,6 +244,7 @@ class Plan:
             f"{self.start_params:,} adapter parameters",
             f"end:   {_span(low, high)} components, {_span(low_params, high_params)} adapter "
             f"parameters (budget {self.budget})",
+            *([self.note] if self.note else []),
         ]
 
 

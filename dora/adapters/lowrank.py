@@ -80,6 +80,8 @@ class LowRankLinear(nn.Module):
         self.register_buffer("kept_B", None)
         # What training reads in place of the base's weight, (d_out, d_in), or None for that weight.
         self.perturbed: Tensor | None = None
+        # (kept_B, the base's weight with the kept components in it) for `weight`.
+        self._merged: tuple[Tensor, Tensor] | None = None
         # (input, output) that `Siblings` has computed before this layer is called.
         self.ready: tuple[Tensor, Tensor] | None = None
 
@@ -100,7 +102,7 @@ class LowRankLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Returns (..., d_out) for x of shape (..., d_in)."""
         if self.rank == 0:  # costs nothing beyond the backbone's own layer
-            return self.beside_kept(x, self.base(x))
+            return self.beside_kept(x, F.linear(x, self.weight(), self.base.bias))
         # By identity: a layer may also be called on another tensor than the module's input.
         # Returned once, so that the output is not kept alive until the next step.
         if self.ready is not None and self.ready[0] is x:
@@ -110,14 +112,29 @@ class LowRankLinear(nn.Module):
 
     def operands(self) -> tuple[Tensor | float | None, ...]:
         """Returns the six values that `arithmetic.update` takes: W, b, A, B, g (or None) and s."""
-        weight = self.base.weight
+        return self.weight(), self.base.bias, self.A, self.B, self.g, self.scale
+
+    def weight(self) -> Tensor:
+        """Returns the frozen weight, (d_out, d_in), with the kept components in it if it has 32
+        bits.
+
+        In 16 bits they would be lost in the weight's rounding; `beside_kept` adds them then.
+        """
         if self.training and self.perturbed is not None:
-            weight = self.perturbed
-        return weight, self.base.bias, self.A, self.B, self.g, self.scale
+            return self.perturbed
+        W = self.base.weight
+        if self.kept_A is None or self.kept_B is None or W.dtype.itemsize < 4:
+            return W
+        if self._merged is None or self._merged[0] is not self.kept_B:
+            # From the base's weight each time: a resumed run, which has no other, gets equal bits.
+            # Not in inference mode, which an evaluation may be in: training reads the tensor, too.
+            with torch.inference_mode(False), torch.no_grad():
+                self._merged = self.kept_B, torch.addmm(W, self.kept_B, self.kept_A)
+        return self._merged[1]
 
     def beside_kept(self, x: Tensor, y: Tensor) -> Tensor:
-        """Returns y plus the kept components' output for x; y itself if there are none."""
-        if self.kept_A is None or self.kept_B is None:
+        """Returns y plus the kept components' output for x, unless `weight` holds them."""
+        if self.kept_A is None or self.kept_B is None or self.base.weight.dtype.itemsize >= 4:
             return y
         return y + F.linear(F.linear(x, self.kept_A), self.kept_B)
 
@@ -259,7 +276,9 @@ def renew(
     """
     for layer, factors in zip(layers, start, strict=True):
         # `stored` holds the components kept before, too. Masked ones are given up here for good.
-        layer.kept_A, layer.kept_B = layer.stored()
+        A, B = layer.stored()
+        if len(A):
+            layer.kept_A, layer.kept_B = A, B
         for name, p in layer.factors().items():
             if optimizer is not None:
                 optimizer.state.pop(p, None)

@@ -126,7 +126,9 @@ class AdaLoRA(base.Method):
         self._final: list[torch.Tensor] | None = None
 
     @classmethod
-    def plan(cls, settings: Settings, budget: Budget, matrices: tuple[Matrix, ...]) -> Plan:
+    def plan(
+        cls, settings: Settings, budget: Budget, matrices: tuple[Matrix, ...], run: RunInfo
+    ) -> Plan:
         """Starts with ceil(start_factor x r) components a matrix and ends at the budget."""
         return pruning_plan(budget, matrices, settings.start_factor)
 

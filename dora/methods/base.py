@@ -8,8 +8,9 @@ of an adapter. How to add a method of your own, in this package or outside it: C
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -19,6 +20,7 @@ from dora.adapters.budget import Budget, Matrix, Plan
 from dora.adapters.changes import Change
 from dora.adapters.lowrank import LowRankLinear
 from dora.adapters.peft import stored_ranks
+from dora.methods.schedule import Schedule
 
 
 @dataclass
@@ -45,11 +47,15 @@ class Settings:
 class RunInfo:
     """Facts that a method is told of its run.
 
-    `total_steps`: the number of optimizer steps. `seed`: of everything that the method draws.
+    `total_steps`: the number of optimizer steps, 0 where a plan is made before it is known. `seed`:
+    of everything that the method draws. `schedule`: of the run's learning rate. `sources`: the
+    directories of the checked runs that its settings name (`Method.sources`).
     """
 
     total_steps: int
     seed: int
+    schedule: Schedule = field(default_factory=Schedule)
+    sources: tuple[Path, ...] = ()
 
     def generator(self, name: str, index: int = 0) -> torch.Generator:
         """Returns a CPU generator that is a function of (seed, name, index), so that no state needs
@@ -92,7 +98,9 @@ class Method:
       keep_model=true.
     * `settings_type`: the dataclass of its settings.
     * `layout`: settings that say what its stored tensors mean; `init_from` asks for a run in which
-      they are equal.
+      they are equal. `starts_from_runs`: whether `init_from` works with it at all.
+    * `sources`: the setting that names finished runs which the method reads, if it has one.
+    * `federated`: whether clients train, each on its own rows, and `aggregate` makes one of them.
 
     Attached, it has `layers`, its low-rank layers by matrix name (empty for none), and
     `ranks_final_at`, the step, counted from 1, after which its components no longer change (0 if
@@ -106,6 +114,9 @@ class Method:
     result: ClassVar[Literal["adapter", "weights", "modules", "model"]] = "adapter"
     settings_type: ClassVar[type[Settings]] = Settings
     layout: ClassVar[tuple[str, ...]] = ()
+    starts_from_runs: ClassVar[bool] = True
+    sources: ClassVar[str | None] = None
+    federated: ClassVar[bool] = False
 
     layers: Mapping[str, LowRankLinear]
     ranks_final_at: int = 0
@@ -126,14 +137,25 @@ class Method:
         return matrix.d_in + matrix.d_out
 
     @classmethod
-    def plan(cls, settings: Any, budget: Budget, matrices: tuple[Matrix, ...]) -> Plan | None:
+    def plan(
+        cls, settings: Any, budget: Budget, matrices: tuple[Matrix, ...], run: RunInfo
+    ) -> Plan | None:
         """Returns the ranks at the start and the end under this budget, or None without a budget.
 
-        Raises ValueError where the budget does not fit these matrices.
+        `run`: for a method whose ranks follow from its length or seed. Raises ValueError where the budget does not fit these matrices.
         """
         return None
 
     # --- once, when training begins ---
+    def begin(self, forward: Callable[[int], None]) -> None:
+        """Sets start values that follow from the weights, or from training rows.
+
+        Called on the main process's device before a run's first step, not after a resume or
+        `init_from`; the other processes get the tensors of the result from it. `forward(n)`: runs
+        the first n training rows through the model, in evaluation mode, so that hooks on layers see
+        their inputs, without padding.
+        """
+
     def parameter_groups(self) -> Sequence[ParameterGroup]:
         """Returns those of its trained tensors that the optimizer treats unlike the others."""
         return ()
@@ -180,6 +202,18 @@ class Method:
         FloatingPointError where its scores are not finite.
         """
         return None
+
+    # --- federated runs: when a round ends, on the main process ---
+    def aggregate(
+        self, uploads: Sequence[Mapping[str, Tensor]], shares: Sequence[float]
+    ) -> tuple[dict[str, Tensor], dict[str, float]]:
+        """Returns the new global tensors of the clients', and what the log should say of them.
+
+        `uploads`: every trained tensor of each client, the head's among them, by its name in the
+        model. `shares`: each client's part of the rows, whose sum is 1. Only a method that is
+        `federated` has this moment.
+        """
+        raise NotImplementedError
 
     # --- what is saved ---
     def ranks(self) -> dict[str, int]:

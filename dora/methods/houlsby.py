@@ -88,7 +88,9 @@ class Houlsby(base.Method):
             _train_norms(model, plan)
 
     @classmethod
-    def plan(cls, settings: Settings, budget: Budget, matrices: tuple[Matrix, ...]) -> Plan:
+    def plan(
+        cls, settings: Settings, budget: Budget, matrices: tuple[Matrix, ...], run: RunInfo
+    ) -> Plan:
         """Gives every adapter one bottleneck, and the rest of a parameter budget in layer order."""
         found = [place(matrix.name) for matrix in matrices]
         kinds = tuple(kind for kind in KINDS if any(kind == k for _, k in found))

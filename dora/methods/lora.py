@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dora.adapters import lowrank
 from dora.adapters.budget import Budget, Matrix, Plan, equal_plan
@@ -71,7 +71,7 @@ class PlainLoRA(base.Method):
             model,
             plan.matrices,
             plan.start,
-            self._scale(average_rank(plan)),
+            self._scale(average_rank(plan.start)),
             settings.dropout,
             gated=False,
             layer_type=self._layer_type(),
@@ -79,7 +79,9 @@ class PlainLoRA(base.Method):
         self._draw(run.generator("start"))
 
     @classmethod
-    def plan(cls, settings: Any, budget: Budget, matrices: tuple[Matrix, ...]) -> Plan:
+    def plan(
+        cls, settings: Any, budget: Budget, matrices: tuple[Matrix, ...], run: RunInfo
+    ) -> Plan:
         """Gives every matrix one rank, and the rest of a parameter budget in layer order."""
         return equal_plan(budget, matrices)
 
@@ -93,9 +95,7 @@ class PlainLoRA(base.Method):
     def _draw(self, generator: torch.Generator) -> None:
         """Sets the start values; the layers hold zeros."""
         for layer in self.layers.values():
-            if layer.rank:  # kaiming_uniform_ warns about empty tensors
-                # a = √5 as in microsoft/LoRA: uniform on ±1/√d_in.
-                nn.init.kaiming_uniform_(layer.A, a=math.sqrt(5), generator=generator)
+            layer.A.data = kaiming(*layer.A.shape, generator)
 
 
 class LoRA(PlainLoRA):
@@ -110,12 +110,14 @@ class LoRA(PlainLoRA):
     layout = ("init",)  # PiSSA's tensors hold the start values too
 
     @classmethod
-    def plan(cls, settings: Settings, budget: Budget, matrices: tuple[Matrix, ...]) -> Plan:
+    def plan(
+        cls, settings: Settings, budget: Budget, matrices: tuple[Matrix, ...], run: RunInfo
+    ) -> Plan:
         """Gives every matrix one rank, and the rest of a parameter budget in layer order."""
         if settings.init == "pissa":
             # Against the backbone as it was loaded, a component is stored with its start values.
             matrices = tuple(replace(m, component_cost=2 * m.cost) for m in matrices)
-        return super().plan(settings, budget, matrices)
+        return super().plan(settings, budget, matrices, run)
 
     def parameter_groups(self) -> Sequence[ParameterGroup]:
         """Gives B its own rate (LoRA+), and PiSSA's factors no weight decay.
@@ -179,10 +181,17 @@ class ResidualLinear(LowRankLinear):
         self.kept_A, self.kept_B = self.A.clone(), -self.scale * self.B
 
 
-def average_rank(plan: Plan) -> float:
-    """Returns the mean start rank of all matrices, at least 1, by which one scale serves them all.
+def kaiming(rank: int, d_in: int, generator: torch.Generator) -> Tensor:
+    """Returns start values of A, (rank, d_in), uniform on ±1/√d_in."""
+    A = torch.empty(rank, d_in)
+    # a = √5 as in microsoft/LoRA. An empty tensor would draw a warning.
+    return nn.init.kaiming_uniform_(A, a=math.sqrt(5), generator=generator) if rank else A
+
+
+def average_rank(ranks: Sequence[int]) -> float:
+    """Returns the mean of these ranks, at least 1, by which one scale serves all matrices.
 
     A small budget leaves some matrices without a component, and the mean may fall below 1; the
     matrices that have components have rank 1 then.
     """
-    return max(1.0, sum(plan.start) / len(plan.start))
+    return max(1.0, sum(ranks) / len(ranks))

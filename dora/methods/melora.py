@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from dora.adapters.budget import Budget, Matrix, Plan
 from dora.adapters.lowrank import LowRankLinear
+from dora.methods.base import RunInfo
 from dora.methods.lora import PlainLoRA, PlainSettings
 
 
@@ -80,7 +81,9 @@ class MELoRA(PlainLoRA):
     layout = ("blocks",)  # equal tensors are another update in other blocks
 
     @classmethod
-    def plan(cls, settings: Settings, budget: Budget, matrices: tuple[Matrix, ...]) -> Plan:
+    def plan(
+        cls, settings: Settings, budget: Budget, matrices: tuple[Matrix, ...], run: RunInfo
+    ) -> Plan:
         """Gives the blocks of every matrix one rank, and the rest of a budget in layer order.
 
         Raises ValueError if the blocks don't fit the matrices, or the budget the blocks.
@@ -97,7 +100,7 @@ class MELoRA(PlainLoRA):
         # A block's rank is at most its smaller side: n r is at most the matrix's.
         if problem := budget.problem(matrices, Fraction(n)):
             raise ValueError(problem)
-        return super().plan(settings, budget, matrices)
+        return super().plan(settings, budget, matrices, run)
 
     def _layer_type(self) -> type[LowRankLinear]:
         return BlockLinear

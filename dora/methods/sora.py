@@ -149,7 +149,9 @@ class SoRA(base.Method):
         self._mean, self._square = torch.zeros(self.number), torch.zeros(self.number)
 
     @classmethod
-    def plan(cls, settings: Settings, budget: Budget, matrices: tuple[Matrix, ...]) -> Plan:
+    def plan(
+        cls, settings: Settings, budget: Budget, matrices: tuple[Matrix, ...], run: RunInfo
+    ) -> Plan:
         """Starts with ceil(start_factor x r) components a matrix, ends at the budget or below."""
         return pruning_plan(budget, matrices, settings.start_factor)
 

@@ -47,6 +47,9 @@ OTHERS = ("sora", "melora", "lora_pro", "flat_lora", "bitfit", "houlsby", "pfeif
 # By torch.compile, before any allocation: a rank that changes compiles the graph anew.
 COMPILED = ("full compiled", "lora compiled", "dora compiled")
 
+# What a method is told of the run that the timed steps are taken from.
+RUN = RunInfo(TOTAL, seed=0)
+
 
 class Floor(Method):
     """Attaches no adapter, but lets the gradient pass the whole backbone.
@@ -129,7 +132,7 @@ def loop_of(s: Setting, name: str) -> tuple[Loop, int]:
         if phase == "allocating":  # every step does
             chosen.settings.mask_interval = chosen.settings.prune_interval = 1
         plan = _plan(chosen, find_linears(model.config.to_dict(), KINDS))
-        method = chosen.kind(chosen.settings, model, plan, RunInfo(TOTAL, seed=0))
+        method = chosen.kind(chosen.settings, model, plan, RUN)
     model.to(s.device)
     if name != "floor":
         speed_up(model, torch.device(s.device))
@@ -149,9 +152,9 @@ def _plan(chosen: MethodChoice, matrices: tuple[Matrix, ...]) -> Plan | None:
     """Returns the method's plan: START components a matrix in the first steps."""
     if not chosen.has_budget:
         return None
-    plan = chosen.kind.plan(chosen.settings, Budget.parse(BUDGET), matrices)
+    plan = chosen.kind.plan(chosen.settings, Budget.parse(BUDGET), matrices, RUN)
     if plan is not None and plan.start == plan.end:  # it keeps its ranks
-        plan = chosen.kind.plan(chosen.settings, Budget.parse(f"r{START}"), matrices)
+        plan = chosen.kind.plan(chosen.settings, Budget.parse(f"r{START}"), matrices, RUN)
     return plan
 
 

@@ -8,15 +8,19 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from dora.adapters import result
 from dora.backbones import backbone, vocabulary
 from dora.backbones.attention import speed_up
 from dora.data.sources import fingerprint
 from dora.data.tokens import Tokens, tokenised
 from dora.errors import UserError
-from dora.methods.base import Method, RunInfo
+from dora.methods.base import Method
 from dora.process import memory
 from dora.records.record import Record
 from dora.training import checkpoint, precision, processes
+from dora.training.calibration import calibrator
+from dora.training.course import FederatedCourse
+from dora.training.federated_loop import FederatedLoop
 from dora.training.finite import not_finite
 from dora.training.lines import Lines, embedded_note
 from dora.training.loop import Loop
@@ -28,11 +32,13 @@ from dora.training.step import Setup
 MANY_ROWS = 50_000  # tokenising more rows takes long enough to say so beforehand
 
 
-def build(p: Prepared, world: World, record: Record | None, say: Lines) -> Loop:
+def build(
+    p: Prepared, world: World, record: Record | None, say: Lines, trains: bool = True
+) -> Loop:
     """Returns the run's loop at its newest checkpoint, or before its first step without one.
 
     `record`: the directory that the loop writes to; None in a process that keeps no record, or
-    when finished weights only predict.
+    when finished weights only predict. `trains`: False if they do; start values are left out then.
     """
     splits = _tokens(p, say)
     # Tokenising is done by the first of several runs on the same data, for all of them, so it is
@@ -41,13 +47,17 @@ def build(p: Prepared, world: World, record: Record | None, say: Lines) -> Loop:
     model, head = _model(p, splits, say)
     method = attach(p, model, head)
     _place(p, world, model, method)
-    loop = Loop(_setup(p, world, splits, model, head, method), record, say)
-    _announce(p, loop, say)
     found = None
     if record is not None:
         found = checkpoint.load(record.checkpoints, say, record.journals_differ)
     # Only the main process reads the checkpoint; the others may not even see its folder.
     found = processes.broadcast(world, found)
+    if trains and found is None and p.start is None:
+        # Before the loop, which rounds the frozen weights where bf16 is asked for.
+        _begin(p, world, model, method, splits["train"])
+    setup = _setup(p, world, splits, model, head, method)
+    loop = (FederatedLoop if p.federation else Loop)(setup, record, say)
+    _announce(p, loop, say)
     if found is not None:
         loop.load(*found)
         say(f"resumed after step {loop.step} of {p.total_steps}")
@@ -68,9 +78,8 @@ def attach(p: Prepared, model: nn.Module, head: list[str]) -> Method:
     # Frozen first: the method then marks what it trains.
     model.requires_grad_(False)
     chosen = p.config.chosen
-    info = RunInfo(p.total_steps, p.config.seed)
     before = {name for name, _ in model.named_parameters()}
-    method = chosen.kind(chosen.settings, model, p.plan, info)
+    method = chosen.kind(chosen.settings, model, p.plan, p.run_info)
     _refuse_misplaced(method, model, before, head)
     parameters = dict(model.named_parameters())
     for name in head:
@@ -133,6 +142,20 @@ def _place(p: Prepared, world: World, model: nn.Module, method: Method) -> None:
     method.load(method.state())
 
 
+def _begin(p: Prepared, world: World, model: nn.Module, method: Method, train: Tokens) -> None:
+    """Lets the method set start values that follow from weights or rows, equal in all processes."""
+    if type(method).begin is Method.begin:
+        return
+    c = p.config
+    if world.main:
+        method.begin(calibrator(model, train, c.seed, c.batch_size, c.batching, world.device))
+    # Of one process for all: a decomposition's last bits, even its signs, depend on the machine.
+    held = result.tensors_of(model, method.frozen())
+    sent = processes.broadcast(world, result.snapshot(held) if world.main else None)
+    if not world.main:
+        result.restore(model, method.frozen(), sent)
+
+
 def _setup(
     p: Prepared,
     world: World,
@@ -161,6 +184,7 @@ def _setup(
         reported={k: v for k, v in splits.items() if k not in ("train", "heldout")},
         total_steps=p.total_steps,
         world=world,
+        course=FederatedCourse(c, splits["train"].lengths, p.federation) if p.federation else None,
     )
 
 
@@ -223,11 +247,38 @@ def _announce(p: Prepared, loop: Loop, say: Lines) -> None:
         f"{c.method_name} on {c.model_name}, {c.task.name} ({c.data.name}, {len(p.train_rows):,} "
         f"rows), seed {c.seed}: {p.total_steps} steps of {c.batch_size}, lr {p.lr:g}",
         *(p.plan.describe() if p.plan else none),
+        *([p.federation.describe()] if p.federation else []),
         f"trained: {trained:,} parameters, {in_head:,} of them the head, which no budget counts",
     ]:
         say(line)
     if loop.record is not None:
         loop.record.update(**_planned(p, loop, trained, in_head))
+
+
+def _rounds(p: Prepared, loop: Loop, sent: int) -> dict[str, Any]:
+    """Returns what the record says of a federated run's clients, rounds and communication.
+
+    `sent`: the values, head included, that a client sends to the server, and that it is sent, in a
+    round. Frozen values are sent to each client once.
+    """
+    if p.federation is None:
+        return {}
+    f, frozen = p.federation, loop.setup.method.frozen()
+    labels = loop.setup.train.label
+    assert labels is not None  # training rows have labels
+    once = sum(t.numel() for t in frozen.values()) * len({k for t in f.chosen for k in t})
+    each_way = sent * f.selected
+    total = 2 * each_way * f.rounds + once
+    return {
+        "federation": {
+            **f.about(np.asarray(labels)),
+            "values_up_a_round": each_way,
+            "values_down_a_round": each_way,
+            "values_down_once": once,
+            "values_in_all": total,
+            "bytes_in_all": 4 * total,  # of 32 bits
+        }
+    }
 
 
 def _planned(p: Prepared, loop: Loop, trained: int, in_head: int) -> dict[str, Any]:
@@ -258,6 +309,7 @@ def _planned(p: Prepared, loop: Loop, trained: int, in_head: int) -> dict[str, A
             "budget": str(p.plan.budget) if p.plan else None,
         },
         "plan": plan,
+        **_rounds(p, loop, trained - gates),
         "scale": next((layer.scale for layer in layers.values()), None),
         "counts_from": loop.selection.counts_from,
         # Gates start at 0, so that `ranks` would count no component of a gated layer.

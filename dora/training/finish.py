@@ -41,7 +41,7 @@ def finish(p: Prepared, loop: Loop, record: Record, say: Lines) -> None:
     results = {"last": _report(loop, "last", loop.step, arrays)}
     ranks = {"last": s.method.ranks()}
     # Asked of the last weights: the best ones may come from before a renewal.
-    renewed = _trained_before(s.method)
+    in_all = _trained_in_all(s.method)
     _check_budget(plan, ranks["last"], "at the end")
     with loop.weights(loop.selection.tensors):
         if best["step"] == loop.step:  # the weights are equal: no second evaluation
@@ -70,7 +70,7 @@ def finish(p: Prepared, loop: Loop, record: Record, say: Lines) -> None:
     if plan is not None:
         counts["adapter_last"] = plan.params(list(ranks["last"].values()))
     params = {**record.data["params"], **counts}
-    params["trained_in_all"] = params["trained_at_once"] + renewed
+    params["trained_in_all"] = max(params["trained_at_once"], in_all)
     # The checksums come last, when every file they cover is whole.
     record.update(
         results=results,
@@ -89,11 +89,16 @@ def finish(p: Prepared, loop: Loop, record: Record, say: Lines) -> None:
     _say_end(loop, record, plan, say)
 
 
-def _trained_before(method: Method) -> int:
-    """Returns the number of kept parameters that were trained once, and not start values."""
-    # Kept factors that are no components of their own are the start values of the trained ones.
-    chained = [layer for layer in method.layers.values() if layer.kept_rank]
-    return sum(t.numel() for layer in chained for t in layer.kept().values())
+def _trained_in_all(method: Method) -> int:
+    """Returns the number of factors' entries that are trained now, or were before a renewal."""
+    total = 0
+    for layer in method.layers.values():
+        factors = {name: p for name, p in layer.factors().items() if p.requires_grad}
+        total += sum(p.numel() for name, p in factors.items() if name != "g")
+        # Kept factors that are no components of their own are the start values of the trained ones.
+        if layer.kept_rank:
+            total += sum(t.numel() for t in layer.kept().values())
+    return total
 
 
 def _warnings(record: Record, empty: bool) -> list[str]:

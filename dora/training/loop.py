@@ -43,7 +43,7 @@ class Loop:
         self.track: Callable[[dict[str, Any]], None] = lambda line: None
         self.still: Callable[[str], None] = lambda text: None
         self.stepper = Stepper(setup, self._log_ranks)
-        self.eval_every = setup.config.eval_every or self.stepper.steps_an_epoch
+        self.eval_every = setup.config.eval_every or self.stepper.course.steps_an_epoch
         from_step = counts_from(setup.total_steps, setup.method.ranks_final_at)
         self.selection = Selection(from_step, setup.config.patience)
         # (step, logits by split) of this process's last evaluation in training.
@@ -71,7 +71,8 @@ class Loop:
             self.step = step
             if step % LOG_EVERY == 0 or step == s.total_steps:
                 self._log_training(loss, penalty)
-            evaluated = step % self.eval_every == 0 or step == s.total_steps
+            course = self.stepper.course
+            evaluated = course.crosses(step, self.eval_every) or step == s.total_steps
             if evaluated:
                 # Before the evaluation: weights that are not finite must never be offered as best.
                 self.stepper.check_finite(step)
@@ -84,7 +85,7 @@ class Loop:
             due = (every and step % every == 0) or time.monotonic() - saved > CHECKPOINT_S
             # After each evaluation, since it may take longer than all steps since the last one: a
             # kill should not cost it twice.
-            if evaluated or stop or due:
+            if (evaluated or stop or due) and course.whole(step):
                 self.save()
                 saved = time.monotonic()
             progress(step, loss)
@@ -148,7 +149,7 @@ class Loop:
     # --- journals ---
 
     def _log(self, event: dict[str, Any]) -> None:
-        epoch = round(self.step / self.stepper.steps_an_epoch, 4)
+        epoch = round(self.step / self.stepper.course.steps_an_epoch, 4)
         line = {"step": self.step, "epoch": epoch, **event}
         if self.record is not None:
             self.record.log("metrics.jsonl", line)

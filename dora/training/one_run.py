@@ -22,6 +22,7 @@ from dora.training.lines import Lines, Pace, embedded_note, on_terminal
 from dora.training.loop import Loop
 from dora.training.prepare import Prepared
 from dora.training.processes import World
+from dora.training.sources import Source
 from dora.training.tracking import Tracker
 
 
@@ -64,7 +65,11 @@ def run(
         if processes.broadcast(world, record.done):
             with Lines(prepared.folder if world.main else None, label) as say:
                 predict_added(
-                    prepared, world, record, lambda: build(prepared, world, None, Lines(None)), say
+                    prepared,
+                    world,
+                    record,
+                    lambda: build(prepared, world, None, Lines(None), trains=False),
+                    say,
                 )
         else:
             with writable(record.folder):
@@ -100,6 +105,7 @@ def _header(p: Prepared, world: World, words: Sequence[str] | None) -> dict[str,
         },
         "fingerprints": p.fingerprints,
         "init_from": str(p.start.folder) if p.start else None,
+        **({"sources": [_source(source) for source in p.sources]} if p.sources else {}),
         "device": torch.cuda.get_device_name(world.device)
         if world.device.type == "cuda"
         else "cpu",
@@ -109,6 +115,16 @@ def _header(p: Prepared, world: World, words: Sequence[str] | None) -> dict[str,
         **({"auto_precision": True} if p.auto else {}),
         "total_steps": p.total_steps,
         **provenance(),
+    }
+
+
+def _source(source: Source) -> dict[str, str]:
+    """Returns what a record says of a run that the method read."""
+    return {
+        "folder": str(source.folder),
+        "task": source.task,
+        "method": source.method,
+        "sha256": source.sha256,
     }
 
 

@@ -23,13 +23,16 @@ from dora.config import Config
 from dora.data.tasks import TASKS, Rows
 from dora.errors import UserError
 from dora.method_choice import source_fingerprint
-from dora.methods.base import Method
+from dora.methods.base import Method, RunInfo
+from dora.methods.schedule import Schedule
 from dora.records import run_json
 from dora.records.about_method import NO_BUDGET
 from dora.records.record import identity
 from dora.records.run_json import NotARecord
 from dora.training import precision
+from dora.training.federation import Federation
 from dora.training.rows import Read, heldout_problems, read_rows, split_rows
+from dora.training.sources import Source, read_sources
 from dora.training.start import Start, read_start
 
 T = TypeVar("T")
@@ -57,6 +60,8 @@ class Prepared:
     total_steps: int
     fingerprints: dict[str, str | None]
     start: Start | None
+    sources: tuple[Source, ...]
+    federation: Federation | None
     segments: bool
     auto: bool = False
 
@@ -75,12 +80,19 @@ class Prepared:
         place = (c.data.name, c.task.name, c.model_name, c.method_name, budget, key, f"s{c.seed}")
         return Path(c.results, "runs", *place)
 
+    @property
+    def run_info(self) -> RunInfo:
+        """What the method is told of the run."""
+        return _run_info(self.config, self.total_steps, self.sources)
+
     def in_precision(self, precision: str) -> Prepared:
         """Returns this run in another precision, fp32 or bf16; another directory is its own."""
         return replace(self, config=replace(self.config, precision=precision))
 
     def of_seed(self, seed: int) -> Prepared:
-        """Returns this run with another seed."""
+        """Returns this run with another seed, to find its directory; the plan stays that of this
+        one.
+        """
         # From this run's precision: where auto went on with the one it finds for this seed, a
         # sweep's other seeds follow, so that they can be compared.
         return _as_begun(replace(self, config=replace(self.config, seed=seed)))
@@ -116,15 +128,22 @@ def prepare(config: Config, here: bool = True) -> Prepared:
         found.problems += _length_problems(config, architecture)
         found.problems += found.attempt(lambda: backbone.problems(folder, architecture)) or []
     train_rows, heldout, total_steps = _training_rows(config, read, found)
+    federation = None
+    if config.chosen.kind.federated and total_steps and read is not None:
+        federation = found.attempt(lambda: _federation(config, read, train_rows, total_steps))
+        total_steps = federation.total_steps if federation else 0
     weights, start, planned = None, None, None
+    sources: tuple[Source, ...] = ()
     if architecture is not None and folder is not None:
         weights = backbone.fingerprint(folder)
-        if config.init_from:
+        if config.init_from and config.chosen.kind.starts_from_runs:
             start = found.attempt(lambda: read_start(config, str(weights), architecture))
         # A setting that is not finite is a problem by now, and no plan can be made with it.
         settings = vars(config.chosen.settings).values()
         if all(math.isfinite(v) for v in settings if isinstance(v, float)):
-            planned = found.attempt(lambda: make_plan(config, architecture, start))
+            sources = found.attempt(lambda: read_sources(config, str(weights))) or ()
+            run = _run_info(config, total_steps, sources)
+            planned = found.attempt(lambda: make_plan(config, architecture, start, run))
     if found.problems:
         raise UserError(*found.problems)
     # Never true: each of these is None only beside a problem. Type checkers cannot know that.
@@ -147,9 +166,12 @@ def prepare(config: Config, here: bool = True) -> Prepared:
             "data": fingerprint,
             "model": weights,
             "init_from": start.fingerprint if start else None,
+            **({"sources": " ".join(s.sha256 for s in sources)} if sources else {}),
             **({"method": source} if (source := source_fingerprint(config.chosen)) else {}),
         },
         start=start,
+        sources=sources,
+        federation=federation,
         segments=architecture.get("type_vocab_size", 0) > 1,
         auto=config.precision == "auto",
     )
@@ -255,6 +277,20 @@ def _training_rows(
     return train_rows, heldout, total_steps
 
 
+def _run_info(config: Config, total_steps: int, sources: tuple[Source, ...]) -> RunInfo:
+    schedule = Schedule(config.schedule, config.warmup)
+    return RunInfo(total_steps, config.seed, schedule, tuple(s.folder for s in sources))
+
+
+def _federation(
+    config: Config, read: Read, train_rows: np.ndarray | None, steps: int
+) -> Federation:
+    """Returns the clients and rounds of a run of about `steps` steps."""
+    labels = read[0]["train"].label
+    assert labels is not None  # training rows have labels
+    return Federation.of(config.fed, labels[train_rows], config.seed, steps)
+
+
 def _device_problems(device: str) -> list[str]:
     """Returns a message if the CUDA device that `device` names is not on this machine."""
     there = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -284,7 +320,7 @@ def _length_problems(config: Config, architecture: dict[str, Any]) -> list[str]:
 
 
 def make_plan(
-    config: Config, architecture: dict[str, Any], start: Start | None
+    config: Config, architecture: dict[str, Any], start: Start | None, run: RunInfo
 ) -> tuple[tuple[Matrix, ...], Plan | None]:
     """Returns the matrices to adapt and the method's plan for them; (), None without a budget.
 
@@ -295,7 +331,7 @@ def make_plan(
         return (), None
     found = backbone.find_linears(architecture, config.targets())
     matrices = tuple(_priced(matrix, method.kind) for matrix in found)
-    plan = method.kind.plan(method.settings, Budget.parse(config.budget), matrices)
+    plan = method.kind.plan(method.settings, Budget.parse(config.budget), matrices, run)
     if plan is None:
         raise ValueError(
             f"method={method.name} says that budget= binds it ({method.kind.budget}) and plans "

@@ -1,4 +1,4 @@
-"""The recipe of training: learning rate and dropout's seed by step, loss, parameter groups.
+"""The recipe of training: dropout's seed by step, the loss, and the optimizer's groups.
 
 All are pure functions, so nothing here is part of a checkpoint.
 """
@@ -6,7 +6,6 @@ All are pure functions, so nothing here is part of a checkpoint.
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,22 +16,6 @@ from torch import Tensor, nn
 from dora.config import Config
 from dora.data.tasks import Task
 from dora.methods.base import ParameterGroup
-
-
-def lr_factor(schedule: str, warmup_steps: int, total_steps: int, step: int) -> float:
-    """Returns the learning rate of optimizer step `step` (from 1) as a share of its peak.
-
-    The rate rises linearly over the warm-up, then falls to 0 linearly or as a cosine, or stays
-    constant.
-    """
-    # As in Transformers, the first step of a warm-up has rate 0, and no step has rate 0 at the end.
-    done = step - 1
-    if done < warmup_steps:
-        return done / warmup_steps
-    if schedule == "constant":
-        return 1.0
-    left = (total_steps - done) / max(1, total_steps - warmup_steps)
-    return left if schedule == "linear" else 0.5 * (1 - math.cos(math.pi * left))
 
 
 def step_seed(seed: int, step: int, part: int, rank: int) -> int:

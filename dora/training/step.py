@@ -12,7 +12,6 @@ integer, and evaluating more or less often does not change training.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -28,13 +27,14 @@ from dora.backbones.attention import attention_mask, packs
 from dora.backbones.packing import Layout, packed
 from dora.config import Config
 from dora.data.tasks import Task
-from dora.data.tokens import Tokens, order
+from dora.data.tokens import Tokens
 from dora.errors import Diverged
 from dora.methods.base import Method
 from dora.training import processes
+from dora.training.course import Course
 from dora.training.finite import Watch, not_finite
 from dora.training.processes import World
-from dora.training.recipe import lr_factor, parameter_groups, step_seed, task_loss
+from dora.training.recipe import parameter_groups, step_seed, task_loss
 
 
 @dataclass
@@ -43,7 +43,7 @@ class Setup:
 
     `scored`: the splits evaluated during training; the first one selects the best weights.
     `reported`: the splits whose predictions are kept at the end. `head`: names of the head's
-    parameters.
+    parameters. `course`: None for that of a run on all rows.
     """
 
     config: Config
@@ -58,6 +58,7 @@ class Setup:
     reported: dict[str, Tokens]
     total_steps: int
     world: World
+    course: Course | None = None
 
 
 class Stepper:
@@ -91,27 +92,13 @@ class Stepper:
         # Fused: one call for all tensors of a group. A loop over a few hundred small factors would
         # mostly wait for calls to begin.
         self.optimizer = torch.optim.AdamW(groups, lr=setup.lr, fused=True)
-        # A fraction is rounded up, as in the Transformers Trainer.
-        warmup = setup.config.warmup
-        self.warmup = math.ceil(warmup * setup.total_steps) if warmup < 1 else int(warmup)
-        self.steps_an_epoch = math.ceil(len(setup.train) / setup.config.batch_size)
+        self.course = setup.course or Course(setup.config, setup.train.lengths, setup.total_steps)
         self.watch = Watch(setup.world.device)
-        self._epoch: tuple[int, list[np.ndarray]] = (-1, [])
 
     @property
     def rate(self) -> float:
         """The learning rate of the last step, of the first parameter group."""
         return float(self.optimizer.param_groups[0]["lr"])
-
-    def rows(self, step: int) -> np.ndarray:
-        """Returns the training rows of step `step` (from 1), over all processes."""
-        epoch, at = divmod(step - 1, self.steps_an_epoch)
-        # The order is a function of (seed, epoch). One epoch's is kept in memory, since drawing it
-        # takes longer than a step; a resumed run draws the one it stopped in again.
-        if self._epoch[0] != epoch:
-            c, lengths = self.setup.config, self.setup.train.lengths
-            self._epoch = epoch, order(c.seed, epoch, lengths, c.batch_size, c.batching)
-        return self._epoch[1][at]
 
     def take(self, step: int) -> tuple[Tensor, Tensor | None]:
         """Takes step `step` (from 1); returns (mean task loss over the batch, penalty or None).
@@ -149,8 +136,7 @@ class Stepper:
         Returns the run's own, without a group's.
         """
         s = self.setup
-        usual = lr_factor(s.config.schedule, self.warmup, s.total_steps, step)
-        factor = s.method.learning_rate(step, usual)
+        factor = s.method.learning_rate(step, self.course.share(step))
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * factor
         return s.lr * factor
@@ -158,7 +144,7 @@ class Stepper:
     def _backward(self, step: int) -> tuple[Tensor, Tensor | None]:
         """Runs forward and backward over this process's micro-batches; returns loss and penalty."""
         s, world = self.setup, self.setup.world
-        batch = self.rows(step)
+        batch = self.course.rows(step)
         loss = torch.zeros((), device=world.device)
         penalty = None
         for part, rows in enumerate(np.array_split(batch, s.config.grad_accum)):

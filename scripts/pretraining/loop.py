@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dora.methods.schedule import lr_factor
 from dora.process.signals import StopSignals
 from dora.training import checkpoint
-from dora.training.recipe import lr_factor
 from pretraining.corpus import LENGTH, ROBERTA_SPECIAL
 from pretraining.model import SLOW, build
 

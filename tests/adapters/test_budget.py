@@ -40,14 +40,18 @@ def test_parameters_per_unit_of_rank(shape, count, per_rank):
 
 
 def test_r8_on_roberta_base_is_1327104_parameters_for_lora():
-    plan = METHODS["lora"][1].plan(METHODS["lora"][0](), Budget(rank=8), SHAPES["roberta-base"])
+    plan = METHODS["lora"][1].plan(
+        METHODS["lora"][0](), Budget(rank=8), SHAPES["roberta-base"], RunInfo(100, 3)
+    )
     assert plan.start == plan.end == (8,) * 72
     assert plan.start_params == 1_327_104
     assert plan.end_range() == ((576, 576), (1_327_104, 1_327_104))
 
 
 def test_r8_on_roberta_base_is_between_088m_and_155m_parameters_for_dora():
-    plan = METHODS["dora"][1].plan(METHODS["dora"][0](), Budget(rank=8), SHAPES["roberta-base"])
+    plan = METHODS["dora"][1].plan(
+        METHODS["dora"][0](), Budget(rank=8), SHAPES["roberta-base"], RunInfo(100, 3)
+    )
     assert plan.start == (12,) * 72
     assert plan.start_params == 1_990_656  # 1.991M at r12
     # The fewest: 48 attention matrices take all 576 components. The most: 24 feed-forward matrices
@@ -131,7 +135,7 @@ def test_plans_in_ranks_are_exact(shape, rank):
     if budget.problem(matrices, Fraction(3, 2)) is None:
         for method in ("adalora", "dora"):
             kind, cls = METHODS[method]
-            plan = cls.plan(kind(), budget, matrices)
+            plan = cls.plan(kind(), budget, matrices, RunInfo(100, 3))
             assert plan.target == rank * len(matrices)
             assert plan.start_total == -(-3 * rank // 2) * len(matrices)
 
@@ -156,9 +160,9 @@ def test_a_plan_in_parameters_starts_with_at_least_its_budget_or_says_why_not(
     budget = Budget(params=params)
     if budget.problem(matrices, Fraction(1 if method == "lora" else "1.5")):
         with pytest.raises(ValueError, match="larger than this model"):
-            cls.plan(kind(), budget, matrices)
+            cls.plan(kind(), budget, matrices, RunInfo(100, 3))
         return
-    plan = cls.plan(kind(), budget, matrices)
+    plan = cls.plan(kind(), budget, matrices, RunInfo(100, 3))
     assert plan.target == params
     if method == "lora":
         assert plan.missed(plan.end) is None
@@ -187,7 +191,9 @@ def test_a_plan_in_parameters_starts_with_at_least_its_budget_or_says_why_not(
 def test_a_budget_that_does_not_fit_says_what_would(budget, said):
     assert said in budget.problem(SHAPES["roberta-base"], Fraction(3, 2))
     with pytest.raises(ValueError, match="budget="):
-        METHODS["dora"][1].plan(METHODS["dora"][0](), budget, SHAPES["roberta-base"])
+        METHODS["dora"][1].plan(
+            METHODS["dora"][0](), budget, SHAPES["roberta-base"], RunInfo(100, 3)
+        )
 
 
 @quick
@@ -312,7 +318,7 @@ def test_a_run_of_allocations_ends_within_its_budget(architecture, method, budge
     chosen = kind(remove=remove_)
     model = tiny(architecture)
     train_head_only(model)
-    plan = cls.plan(chosen, Budget.parse(budget), linears(model))
+    plan = cls.plan(chosen, Budget.parse(budget), linears(model), RunInfo(100, 3))
     run = cls(chosen, model, plan, RunInfo(40, 1))
     layers = list(run.layers.values())
     random = torch.Generator().manual_seed(7)

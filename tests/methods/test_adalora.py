@@ -49,7 +49,7 @@ OURS_TO_PEFT = {"A": "lora_A", "B": "lora_B", "g": "lora_E"}
 def attach(model, settings=SETTINGS, budget="r4", total_steps=TOTAL):
     """Returns AdaLoRA attached to the model, whose head is trained too."""
     train_head_only(model)
-    plan = AdaLoRA.plan(settings, Budget.parse(budget), linears(model))
+    plan = AdaLoRA.plan(settings, Budget.parse(budget), linears(model), RunInfo(100, 3))
     return AdaLoRA(settings, model, plan, RunInfo(total_steps, 3))
 
 

@@ -29,7 +29,7 @@ def attach(model, budget="r4", total_steps=TOTAL, **settings):
     """Returns DoRA attached to the model, whose head is trained too."""
     settings = settings_of("dora", **{"prune_interval": INTERVAL, **settings})
     train_head_only(model)
-    plan = DoRA.plan(settings, Budget.parse(budget), linears(model))
+    plan = DoRA.plan(settings, Budget.parse(budget), linears(model), RunInfo(100, 3))
     return DoRA(settings, model, plan, RunInfo(total_steps, 3))
 
 
@@ -153,7 +153,9 @@ def test_the_end_is_the_budget_to_the_component_at_every_rank(matrices):
     method = attach(tiny("roberta"), total_steps=1000)
     many = tuple(Matrix(f"m{i}", 768, 768) for i in range(matrices))
     for rank in range(1, 65):
-        method.budget_plan = DoRA.plan(settings_of("dora"), Budget(rank=rank), many)
+        method.budget_plan = DoRA.plan(
+            settings_of("dora"), Budget(rank=rank), many, RunInfo(100, 3)
+        )
         assert method.budget_plan.start_total == math.ceil(rank * 3 / 2) * matrices
         assert method._budget_at(150) == method.budget_plan.start_total
         assert method._budget_at(500) == rank * matrices

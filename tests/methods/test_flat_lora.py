@@ -17,7 +17,7 @@ def attach(model, budget="r4", total_steps=10, kind=FlatLoRA, **settings):
     """Returns Flat-LoRA (or LoRA) attached to the model, B away from 0, the head trained too."""
     settings = settings_of("lora" if kind is LoRA else "flat_lora", **settings)
     train_head_only(model)
-    plan = kind.plan(settings, Budget.parse(budget), linears(model))
+    plan = kind.plan(settings, Budget.parse(budget), linears(model), RunInfo(100, 3))
     method = kind(settings, model, plan, RunInfo(total_steps, 3))
     random = torch.Generator().manual_seed(5)
     for layer in method.layers.values():
@@ -31,7 +31,9 @@ def one_matrix(W, total_steps, **settings):
     settings = settings_of("flat_lora", alpha=2.0, **settings)
     linear = nn.Linear(W.shape[1], W.shape[0])
     linear.weight.data = W.clone()
-    plan = FlatLoRA.plan(settings, Budget.parse("r1"), (Matrix("0", W.shape[1], W.shape[0]),))
+    plan = FlatLoRA.plan(
+        settings, Budget.parse("r1"), (Matrix("0", W.shape[1], W.shape[0]),), RunInfo(100, 3)
+    )
     method = FlatLoRA(settings, nn.Sequential(linear), plan, RunInfo(total_steps, 3))
     return method, method.layers["0"]
 

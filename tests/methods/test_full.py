@@ -117,7 +117,7 @@ def test_a_short_last_batch_is_a_mean_over_its_own_rows():
 def test_every_weight_is_trained_and_nothing_is_allocated():
     model = tiny("roberta")
     model.requires_grad_(False)
-    plan = FullFineTuning.plan(settings_of("full"), None, ())
+    plan = FullFineTuning.plan(settings_of("full"), None, (), RunInfo(100, 3))
     method = FullFineTuning(settings_of("full"), model, plan, RunInfo(STEPS, 0))
     assert all(p.requires_grad for p in model.parameters())
     assert method.penalty(1) is None

@@ -41,7 +41,7 @@ def attach(name, model, budget="r1", **changes):
     """Returns the method attached to the frozen model; its head is trained."""
     train_head_only(model)
     settings = settings_of(name, **changes)
-    plan = BOTH[name].plan(settings, Budget.parse(budget), linears(model))
+    plan = BOTH[name].plan(settings, Budget.parse(budget), linears(model), RunInfo(100, 3))
     return BOTH[name](settings, model, plan, RunInfo(20, 3))
 
 
@@ -84,7 +84,7 @@ def test_layer_norm_trains_all_norms_and_counts_them(architecture, name):
     model = tiny(architecture)
     train_head_only(model)
     settings = settings_of(name, layer_norm=True)
-    plan = BOTH[name].plan(settings, Budget(params=3_000), linears(model))
+    plan = BOTH[name].plan(settings, Budget(params=3_000), linears(model), RunInfo(100, 3))
     BOTH[name](settings, model, plan, RunInfo(20, 3))
     names = [n for n, p in model.named_parameters() if "LayerNorm" in n and p.requires_grad]
     number = 6 if architecture == "deberta-v2" else 5
@@ -111,7 +111,9 @@ def test_the_norms_of_base_models_are_as_many_as_in_the_paper(architecture, norm
         shape = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12}
         model = kind(config(vocab_size=8, intermediate_size=3072, **shape, **own))
     plans = [
-        Houlsby.plan(settings_of("houlsby", layer_norm=n), Budget(rank=2), linears(model))
+        Houlsby.plan(
+            settings_of("houlsby", layer_norm=n), Budget(rank=2), linears(model), RunInfo(100, 3)
+        )
         for n in (False, True)
     ]
     assert [plan.start_params for plan in plans] == [313_536, 313_536 + norms]

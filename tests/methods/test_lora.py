@@ -29,7 +29,7 @@ pytestmark = pytest.mark.filterwarnings(
 def attach(model, budget="r4", **settings):
     """Returns LoRA attached to the model, whose head is trained too."""
     train_head_only(model)
-    plan = LoRA.plan(settings_of("lora"), Budget.parse(budget), linears(model))
+    plan = LoRA.plan(settings_of("lora"), Budget.parse(budget), linears(model), RunInfo(100, 3))
     return LoRA(settings_of("lora", **settings), model, plan, RunInfo(100, 3))
 
 

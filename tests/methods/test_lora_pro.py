@@ -21,7 +21,7 @@ def attach(model, budget, **settings):
     """Returns LoRA-Pro attached to the model, whose head is trained too."""
     settings = settings_of("lora_pro", **settings)
     train_head_only(model)
-    plan = LoRAPro.plan(settings, Budget.parse(budget), linears(model))
+    plan = LoRAPro.plan(settings, Budget.parse(budget), linears(model), RunInfo(100, 3))
     return LoRAPro(settings, model, plan, RunInfo(100, 3))
 
 
@@ -29,7 +29,7 @@ def one_matrix(A, B, **settings):
     """Returns (LoRA-Pro on one linear of 2 inputs, its layer), with s = 2 and one component."""
     settings = settings_of("lora_pro", alpha=2.0, **settings)
     matrix = Matrix("0", d_in=2, d_out=3)
-    plan = LoRAPro.plan(settings, Budget.parse("r1"), (matrix,))
+    plan = LoRAPro.plan(settings, Budget.parse("r1"), (matrix,), RunInfo(100, 3))
     method = LoRAPro(settings, nn.Sequential(nn.Linear(2, 3)), plan, RunInfo(10, 0))
     layer = method.layers["0"]
     with torch.no_grad():

@@ -52,7 +52,7 @@ def attach(model: nn.Module, budget: str = "r4", **given: Any) -> LoRA:
     """Returns LoRA with these settings, attached to the model, whose head is trained too."""
     train_head_only(model)
     settings = settings_of("lora", **given)
-    plan = LoRA.plan(settings, Budget.parse(budget), linears(model))
+    plan = LoRA.plan(settings, Budget.parse(budget), linears(model), RunInfo(100, 3))
     return LoRA(settings, model, plan, RunInfo(100, 3))
 
 
@@ -155,7 +155,7 @@ class One(nn.Module):
 def test_pissa_of_a_diagonal_weight_is_the_published_one() -> None:
     model = One([[3.0, 0.0], [0.0, 1.0]])
     settings = settings_of("lora", init="pissa", alpha=2.0)
-    plan = LoRA.plan(settings, Budget.parse("r1"), (Matrix("w", 2, 2),))
+    plan = LoRA.plan(settings, Budget.parse("r1"), (Matrix("w", 2, 2),), RunInfo(100, 3))
     layer = LoRA(settings, model, plan, RunInfo(100, 3)).layers["w"]
     assert layer.scale == 2
     want = torch.tensor([1.224745, 0.0])
@@ -238,7 +238,7 @@ def test_dropout_leaves_the_start_values_their_whole_input() -> None:
 def test_a_number_of_parameters_binds_what_pissa_stores(params: int) -> None:
     model = tiny("roberta")
     budget, matrices = Budget.parse(f"{params / 1000}k"), linears(model)
-    plan = LoRA.plan(settings_of("lora", init="pissa"), budget, matrices)
+    plan = LoRA.plan(settings_of("lora", init="pissa"), budget, matrices, RunInfo(100, 3))
     method = attach(model, f"{params / 1000}k", init="pissa")
     held = [t for layer in method.layers.values() for t in layer.factors().values()]
     kept = list(method.frozen().values())
@@ -251,7 +251,9 @@ def test_a_number_of_parameters_binds_what_pissa_stores(params: int) -> None:
 
 def test_an_average_rank_is_of_the_trained_components_as_in_papers() -> None:
     matrices = linears(tiny("roberta"))
-    plan = LoRA.plan(settings_of("lora", init="pissa"), Budget.parse("r4"), matrices)
+    plan = LoRA.plan(
+        settings_of("lora", init="pissa"), Budget.parse("r4"), matrices, RunInfo(100, 3)
+    )
     assert plan.start == equal_ranks(Budget.parse("r4"), matrices) == (4,) * 12
     assert plan.params(plan.start) == 2 * 4 * sum(m.d_in + m.d_out for m in matrices)
 

@@ -50,14 +50,14 @@ def attach(model: nn.Module, name: str = "melora", budget: str = "r2", **given: 
     """Returns a method attached to the model, whose head is trained too."""
     train_head_only(model)
     chosen = packaged(name, **given)
-    plan = chosen.kind.plan(chosen.settings, Budget.parse(budget), linears(model))
+    plan = chosen.kind.plan(chosen.settings, Budget.parse(budget), linears(model), RunInfo(100, 3))
     return chosen.kind(chosen.settings, model, plan, RunInfo(100, 3))
 
 
 def test_the_published_case_of_two_blocks() -> None:
     model = nn.ModuleDict({"w": nn.Linear(4, 2, bias=False)})
     settings = settings_of("melora", alpha=2.0, blocks=2)
-    plan = MELoRA.plan(settings, Budget.parse("r1"), (Matrix("w", 4, 2),))
+    plan = MELoRA.plan(settings, Budget.parse("r1"), (Matrix("w", 4, 2),), RunInfo(100, 3))
     layer = MELoRA(settings, model, plan, RunInfo(100, 3)).layers["w"]
     assert layer.scale == 2
     nn.init.zeros_(layer.base.weight)
@@ -167,7 +167,7 @@ def test_a_starts_as_wide_as_loras_on_a_block_and_b_at_zero() -> None:
 def test_blocks_cost_what_lora_costs_whatever_their_number(params: int) -> None:
     model = tiny("deberta-v2")
     plans = [
-        kind.plan(settings, Budget.parse(f"{params / 1000}k"), linears(model))
+        kind.plan(settings, Budget.parse(f"{params / 1000}k"), linears(model), RunInfo(100, 3))
         for kind, settings in (
             (packaged("lora").kind, settings_of("lora")),
             (MELoRA, settings_of("melora", blocks=2)),
@@ -188,7 +188,10 @@ def test_blocks_that_do_not_divide_a_width_are_refused_with_those_that_do(blocks
         r"\(32, 64\); these do: 1, 2, 4, 8, 16, 32$",
     ):
         MELoRA.plan(
-            settings_of("melora", blocks=blocks), Budget.parse("r2"), linears(tiny("roberta"))
+            settings_of("melora", blocks=blocks),
+            Budget.parse("r2"),
+            linears(tiny("roberta")),
+            RunInfo(100, 3),
         )
 
 
@@ -201,9 +204,9 @@ def test_every_mistake_is_named_before_a_model_is_loaded(tmp_path: Path) -> None
 def test_a_budget_of_more_than_the_blocks_hold_is_refused() -> None:
     matrices = linears(tiny("roberta"))
     settings = settings_of("melora")
-    assert MELoRA.plan(settings, Budget.parse("r8"), matrices).start == (8,) * 12
+    assert MELoRA.plan(settings, Budget.parse("r8"), matrices, RunInfo(100, 3)).start == (8,) * 12
     with pytest.raises(ValueError, match=r"budget=r9 is larger than this model.*at most r8"):
-        MELoRA.plan(settings, Budget.parse("r9"), matrices)
+        MELoRA.plan(settings, Budget.parse("r9"), matrices, RunInfo(100, 3))
 
 
 WORDS = ("method=melora", "budget=5000", "max_steps=6", "lr=1e-2")

@@ -138,7 +138,7 @@ def test_a_whole_run_of_the_parity_settings_equals_the_released_recipe():
     train_head_only(model)
     kind = METHODS["dora"][0]
     settings = kind(dropout=0.0, dem=DEM, prune_interval=INTERVAL, remove=False)
-    plan = DoRA.plan(settings, Budget(rank=2), linears(model))
+    plan = DoRA.plan(settings, Budget(rank=2), linears(model), RunInfo(100, 3))
     method = DoRA(settings, model, plan, RunInfo(T, 3))
     loop = loop_of(
         model,

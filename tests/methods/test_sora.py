@@ -25,7 +25,7 @@ def attach(budget: str = "r4", total_steps: int = TOTAL, **changes: Any) -> tupl
     model = tiny("roberta")
     train_head_only(model)
     settings = settings_of("sora", **changes)
-    plan = SoRA.plan(settings, Budget.parse(budget), linears(model))
+    plan = SoRA.plan(settings, Budget.parse(budget), linears(model), RunInfo(100, 3))
     return model, SoRA(settings, model, plan, RunInfo(total_steps, 3))
 
 

@@ -29,7 +29,7 @@ def dora_loop(method="dora", total_steps=40):
     model = tiny("roberta")
     train_head_only(model)
     kind, cls = METHODS[method]
-    plan = cls.plan(kind(), Budget(rank=4), linears(model))
+    plan = cls.plan(kind(), Budget(rank=4), linears(model), RunInfo(100, 3))
     attached = cls(kind(), model, plan, RunInfo(total_steps, 0))
     return loop_of(model, attached, tokens(64), total_steps, batch_size=8)
 

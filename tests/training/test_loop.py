@@ -11,8 +11,8 @@ import transformers
 
 from dora.data.mini import mini
 from dora.data.tasks import TASKS
+from dora.methods.schedule import lr_factor
 from dora.training.prepare import prepare
-from dora.training.recipe import lr_factor
 from runs import only_run, run, small
 
 

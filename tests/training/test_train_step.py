@@ -22,7 +22,7 @@ class Recorder(Method):
     def __init__(self, model):
         self.model, self.events = model, []
         kind, cls = METHODS["dora"]
-        plan = cls.plan(kind(), Budget(rank=4), linears(model))
+        plan = cls.plan(kind(), Budget(rank=4), linears(model), RunInfo(100, 3))
         # DoRA's layers, since they have gates to mask; nothing else of it is used.
         self.layers = cls(kind(), model, plan, RunInfo(10, 0)).layers
         for layer in self.layers.values():
@@ -92,7 +92,7 @@ def test_a_run_through_the_loop_ends_at_its_budget_and_goes_on_training(method):
     kind, cls = METHODS[method]
     model = tiny("deberta-v2")
     train_head_only(model)
-    plan = cls.plan(kind(), Budget(rank=4), linears(model))
+    plan = cls.plan(kind(), Budget(rank=4), linears(model), RunInfo(100, 3))
     run = cls(kind(), model, plan, RunInfo(20, 0))
     loop = loop_of(model, run, tokens(40), 20, lr=1e-2, batch_size=8)
     losses = [loop.train_step(step)[0].item() for step in range(1, 21)]
@@ -112,7 +112,7 @@ def test_a_run_through_the_loop_ends_at_its_budget_and_goes_on_training(method):
 def test_a_methods_state_follows_its_layers_to_another_device(name: str) -> None:
     settings, method = METHODS[name]
     model = tiny("roberta")
-    plan = method.plan(settings(), Budget(rank=2), linears(model))
+    plan = method.plan(settings(), Budget(rank=2), linears(model), RunInfo(100, 3))
     attached = method(settings(), model, plan, RunInfo(20, 0))
     model.to("meta")  # any device but the one where start values were drawn
     attached.load(attached.state())
@@ -147,7 +147,7 @@ def test_removing_gives_the_losses_of_masking_to_the_end_but_for_penalty_and_cli
         settings = kind(remove=remove, dropout=0.0, **{own: alone.get("penalty", 0.0)})
         model = tiny("deberta-v2")
         train_head_only(model)
-        plan = cls.plan(settings, Budget(rank=4), linears(model))
+        plan = cls.plan(settings, Budget(rank=4), linears(model), RunInfo(100, 3))
         run = cls(settings, model, plan, RunInfo(30, 0))
         loop = loop_of(
             model, run, tokens(40), 30, lr=1e-2, batch_size=8, clip=alone.get("clip", 0.0)

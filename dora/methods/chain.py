@@ -1,0 +1,194 @@
+"""Chain of LoRA (COLA; Xia, Qin and Hazan, 2024, arXiv 2401.04151): LoRAs trained one after another.
+
+    y = W0 x + b0 + Σ_{j<J} s B_j A_j x + s B_J A_J D x          D: dropout
+
+A run is a chain of J links. At a *knot* the trained link is tied, that is frozen beside the weight,
+and the next one begins: A drawn, B zero, no moments. The paper adds a tied link to the weight
+itself; here its factors are kept, so that a checkpoint stays small, an export exact, and bf16 safe.
+
+The paper gives every link the rank r and compares with one LoRA of rank r. Here the budget limits
+what is stored, which is all links together: with `budget=r8` two links have rank 4 each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dora.adapters import lowrank
+from dora.adapters.budget import Budget, Matrix, Plan, equal_plan
+from dora.adapters.changes import Change, Renew
+from dora.methods import base
+from dora.methods.base import RunInfo
+from dora.methods.lora import PlainSettings, average_rank, kaiming
+from dora.methods.rules import in_range, one_of
+from dora.methods.schedule import Schedule
+
+RESTARTS = ("full", "rewarm", "none")
+
+
+def knots(total_steps: int, links: int) -> list[int]:
+    """Returns the steps after which a link ends, behind a 0: link j is trained in (k[j−1], k[j]]."""
+    return [j * total_steps // links for j in range(links + 1)]
+
+
+class Links(base.Method):
+    """Trains links one after another; a subclass says which ranks each link has.
+
+    The base of Chain of LoRA and XGBLoRA.
+    """
+
+    # A chain that another run began would need its knots and its budget too.
+    starts_from_runs = False
+
+    def __init__(
+        self,
+        settings: Any,
+        model: nn.Module,
+        plan: Plan,
+        run: RunInfo,
+        links: Sequence[Sequence[int]],
+        scale: float,
+    ) -> None:
+        """Attaches the first link. `links`: each link's rank of every matrix."""
+        self.settings, self.run = settings, run
+        self._links = links
+        self._knots = knots(run.total_steps, len(links))
+        self.layers = lowrank.adapt(
+            model, plan.matrices, links[0], scale, settings.dropout, gated=False
+        )
+        generator = run.generator("start")  # LoRA's: a chain of one link is LoRA, to the bit
+        for layer in self.layers.values():
+            layer.A.data = kaiming(*layer.A.shape, generator)
+
+    def learning_rate(self, step: int, usual: float) -> float:
+        """Returns the rate of a link that begins anew after a knot.
+
+        full: each link has the whole schedule, warm-up included. rewarm: the run's schedule, and
+        after each knot a warm-up on top of it. none: the run's schedule alone. Of these the paper
+        says nothing but that the optimizer is reset.
+        """
+        link = self._link(step)
+        began, ends = self._knots[link - 1], self._knots[link]
+        part = self._schedule(ends - began)
+        if self.settings.restart == "full":
+            return part.share(step - began, ends - began)
+        if self.settings.restart == "none" or link == 1:
+            return usual
+        # From 1 / w, not 0: of a link of ten steps none should be wasted.
+        return usual * min(1.0, (step - began) / max(1, part.warmup_steps(ends - began)))
+
+    def after_step(self, step: int) -> Change | None:
+        """Ties the trained link at a knot and begins the next one."""
+        if step not in self._knots[1:-1]:  # behind the last step nothing would train a new link
+            return None
+        link = self._link(step + 1)
+        generator = self.run.generator("link", link)
+        start: list[dict[str, Tensor]] = [
+            {
+                "A": kaiming(rank, layer.base.in_features, generator),
+                "B": torch.zeros(layer.base.out_features, rank),
+            }
+            for rank, layer in zip(self._links[link - 1], self.layers.values(), strict=True)
+        ]
+        return Renew(start)
+
+    def _link(self, step: int) -> int:
+        """Returns the number, from 1, of the link that this step trains."""
+        return next(j for j, knot in enumerate(self._knots) if step <= knot)
+
+    def _schedule(self, length: int) -> Schedule:
+        """Returns the schedule of a link of this length."""
+        return self.run.schedule.of_part(length, self.run.total_steps)
+
+
+@dataclass
+class Settings(PlainSettings):
+    """The settings in conf/method/chain.yaml."""
+
+    links: int
+    shares: list[int] | None
+    restart: str
+
+    def problems(self, total_steps: int | None) -> list[str]:
+        """Returns a message for each value out of range."""
+        most = total_steps or 1_000_000
+        found = [
+            *super().problems(total_steps),
+            *in_range("method.links", self.links, 1, most + 1, "the paper chains 1 to 3 links"),
+            *one_of("method.restart", self.restart, RESTARTS, "usual is full"),
+        ]
+        if self.shares is not None:
+            shown = f"method.shares=[{','.join(map(str, self.shares))}]"
+            if len(self.shares) != self.links:
+                found.append(
+                    f"{shown} must have one number for each of method.links={self.links} links"
+                )
+            if any(share < 1 for share in self.shares):
+                found.append(
+                    f"{shown} must hold whole numbers from 1; the paper's are [8,2] to [8,8]"
+                )
+        return found
+
+
+class Chain(Links):
+    """Splits each matrix's rank over the links.
+
+    One scale, alpha over the average rank of all links together, serves every link. It is LoRA's at
+    the same budget. The paper's is alpha over a link's own rank.
+    """
+
+    title = "Chain of LoRA"
+    paper = "Xia, Qin and Hazan, Chain of LoRA, 2024, arXiv 2401.04151"
+    settings_type = Settings
+
+    def __init__(self, settings: Settings, model: nn.Module, plan: Plan, run: RunInfo) -> None:
+        assert plan.end is not None  # by `plan`
+        scale = settings.alpha / average_rank(plan.end)
+        super().__init__(settings, model, plan, run, _links(settings, plan.end), scale)
+        self.ranks_final_at = self._knots[-2]
+
+    @classmethod
+    def plan(
+        cls, settings: Settings, budget: Budget, matrices: tuple[Matrix, ...], run: RunInfo
+    ) -> Plan:
+        """Gives every matrix LoRA's rank at the end, and the first link's share of it at the start.
+
+        Raises ValueError if the budget does not fit the matrices, or leaves a link without a
+        component.
+        """
+        plan = equal_plan(budget, matrices)
+        assert plan.end is not None
+        links = _links(settings, plan.end)
+        empty = [j for j, ranks in enumerate(links, 1) if not any(ranks)]
+        if empty and not settings.problems(None):  # a share of 0 has a message of its own
+            raise ValueError(
+                f"method.links={settings.links}: budget={budget} gives a matrix {max(plan.end)} "
+                f"components, which leaves link {empty[0]} without any; chain fewer links"
+            )
+        return Plan(budget, matrices, tuple(links[0]), plan.end, plan.target)
+
+
+def _links(settings: Settings, ranks: Sequence[int]) -> list[list[int]]:
+    """Returns each link's rank of every matrix, whose ranks in all are `ranks`."""
+    shares = settings.shares or [1] * settings.links
+    by_matrix = [split(rank, shares) for rank in ranks]
+    return [[parts[j] for parts in by_matrix] for j in range(len(shares))]
+
+
+def split(rank: int, shares: Sequence[int]) -> list[int]:
+    """Splits a rank in proportion to `shares`; what is left goes to the largest remainders.
+
+    Of equal remainders the earlier link's is first: 7 over three equal links is 3, 2, 2.
+    """
+    exact = [Fraction(rank * share, sum(shares)) for share in shares]
+    parts = [int(each) for each in exact]
+    by_remainder = sorted(range(len(shares)), key=lambda j: (parts[j] - exact[j], j))
+    for j in by_remainder[: rank - sum(parts)]:
+        parts[j] += 1
+    return parts

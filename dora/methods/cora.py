@@ -1,0 +1,163 @@
+"""CoRA (Xiao et al., 2024, arXiv 2409.02119): LoRA whose B lies in a subspace that models share.
+
+    y = W0 x + b0 + s B A x        B: (d_out, r), orthonormal columns        A: (r, d_in), 0 at start
+
+`basis=fixed` keeps B and trains A, half of LoRA's parameters; `basis=init` trains both from there.
+The paper extracts the subspace from several large models and does not say how. Ours [ours]:
+
+* from finished runs on other tasks (`runs`): the first left singular vectors of their updates of a
+  matrix, side by side, each of Frobenius norm 1;
+* without runs, from the backbone alone, which is not the paper's method: those of one kind's
+  weights (query, …) in all layers, one basis for the kind.
+
+Not the recommendation method "CoRA" (arXiv 2408.10645).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from dora.adapters.budget import Budget, Matrix, Plan
+from dora.adapters.lowrank import LowRankLinear
+from dora.adapters.singular import common_basis, common_basis_of_weights
+from dora.methods.base import RunInfo
+from dora.methods.lora import PlainLoRA, PlainSettings
+from dora.methods.rules import one_of
+
+ADAPTER = Path("adapter", "adapter_model.safetensors")
+MODEL = Path("model", "model.safetensors")
+
+
+@dataclass
+class Settings(PlainSettings):
+    """The settings in conf/method/cora.yaml."""
+
+    basis: str
+    runs: list[str] | None
+
+    def problems(self, total_steps: int | None) -> list[str]:
+        """Returns a message for each value out of range."""
+        return [
+            *super().problems(total_steps),
+            *one_of("method.basis", self.basis, ("fixed", "init"), "usual is fixed"),
+        ]
+
+
+class CoRA(PlainLoRA):
+    """Starts B at a common basis and A at zero, and trains A, or both."""
+
+    title = "CoRA"
+    paper = "Xiao et al., CoRA, 2024, arXiv 2409.02119"
+    note = (
+        "CoRA's common subspace is that of the backbone's own weights, unless method.runs names "
+        "runs on other tasks: the paper takes it from other large models."
+    )
+    settings_type = Settings
+    layout = ("basis",)  # a fixed B goes on as one
+    sources = "runs"
+
+    def __init__(
+        self, settings: Settings, model: torch.nn.Module, plan: Plan, run: RunInfo
+    ) -> None:
+        super().__init__(settings, model, plan, run)
+        self.run = run
+        if settings.basis == "fixed":
+            for layer in self.layers.values():
+                layer.B.requires_grad_(False)
+
+    @classmethod
+    def plan(
+        cls, settings: Settings, budget: Budget, matrices: tuple[Matrix, ...], run: RunInfo
+    ) -> Plan:
+        """Gives every matrix one rank, and the rest of a parameter budget in layer order.
+
+        Raises ValueError if the budget does not fit the matrices, or if the runs' updates have
+        fewer directions than a matrix needs.
+        """
+        plan = super().plan(settings, budget, matrices, run)
+        for matrix, rank in zip(matrices, plan.start, strict=True):
+            there = sum(_directions(folder, matrix) for folder in run.sources)
+            if run.sources and there < rank:
+                raise ValueError(
+                    f"budget={budget} makes a rank of {rank}, and the updates of {matrix.name} in "
+                    f"method.runs have {there} directions: name more runs, or runs of higher rank"
+                )
+        return plan
+
+    def begin(self, forward: Callable[[int], None]) -> None:
+        """Sets B to the common basis."""
+        bases = self._of_runs() if self.run.sources else self._of_weights()
+        for name, layer in self.layers.items():
+            if layer.rank:
+                layer.B.data.copy_(bases[name][:, : layer.rank])
+
+    def frozen(self) -> dict[str, Tensor]:
+        """Returns B where it is fixed."""
+        held = {f"{name}.B": layer.B for name, layer in self.layers.items()}
+        return held if self.settings.basis == "fixed" else {}
+
+    def _draw(self, generator: torch.Generator) -> None:
+        """Leaves A at zero: B is not, so that a random A would change the model."""
+
+    def _of_weights(self) -> dict[str, Tensor]:
+        """Returns each matrix's basis, one for all layers of its kind."""
+        kinds: dict[str, list[str]] = {}
+        for name in self.layers:
+            kinds.setdefault(re.sub(r"\.\d+\.", ".*.", name), []).append(name)
+        bases = {}
+        for names in kinds.values():
+            layers = [self.layers[name] for name in names]
+            rank = max(layer.rank for layer in layers)
+            basis = common_basis_of_weights([layer.base.weight for layer in layers], rank)
+            bases |= dict.fromkeys(names, basis)
+        return bases
+
+    def _of_runs(self) -> dict[str, Tensor]:
+        """Returns each matrix's basis from what the runs changed in it."""
+        found: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in self.layers}
+        for folder in self.run.sources:
+            file = _file(folder)
+            with safe_open(file, "pt", str(next(iter(self.layers.values())).A.device)) as held:
+                for name, layer in self.layers.items():
+                    update = _update(held, name, layer)
+                    if update is not None:
+                        found[name].append(update)
+        return {
+            name: common_basis(found[name], layer.rank)
+            for name, layer in self.layers.items()
+            if layer.rank
+        }
+
+
+def _file(folder: Path) -> Path:
+    """Returns the file of a run's adapter, or of its whole model."""
+    return folder / ADAPTER if (folder / ADAPTER).is_file() else folder / MODEL
+
+
+def _directions(folder: Path, matrix: Matrix) -> int:
+    """Returns how many directions a run's update of a matrix can have, from the file's header."""
+    with safe_open(_file(folder), "pt") as held:
+        name = f"base_model.model.{matrix.name}.lora_A.weight"
+        if name in held.keys():  # noqa: SIM118 (no mapping)
+            return int(held.get_slice(name).get_shape()[0])
+        return matrix.full_rank if f"{matrix.name}.weight" in held.keys() else 0  # noqa: SIM118
+
+
+def _update(held: safe_open, name: str, layer: LowRankLinear) -> tuple[Tensor, Tensor] | None:
+    """Returns what a run changed in a matrix as (A, B), its scale in B; None if nothing."""
+    there = held.keys()
+    if f"{name}.weight" in there:  # a whole model's: the difference itself, times the identity
+        change = held.get_tensor(f"{name}.weight") - layer.base.weight
+        return torch.eye(change.shape[1], dtype=change.dtype, device=change.device), change
+    A = f"base_model.model.{name}.lora_A.weight"
+    if A not in there:
+        return None
+    pair = held.get_tensor(A), held.get_tensor(A.replace("lora_A", "lora_B"))
+    return pair if pair[1].any() else None

@@ -1,0 +1,144 @@
+"""LoRA-FAIR (Bian et al., ICCV 2025, arXiv 2411.14961): FedIT whose server corrects the average of B.
+
+With ΔW = Σ p_k B_k A_k, the server looks, at each round's end and for each matrix, for a ΔB that
+minimises S(ΔW, (B̄ + ΔB) Ā) + λ ‖ΔB‖², and the next round starts at (Ā, B̄ + ΔB):
+
+* `solver=cosine` (the paper's): S is 1 − cos of the two flattened matrices, by gradient descent
+  from 0;
+* `solver=ridge` (ours): S is the squared distance, solved at once.
+
+The paper prints the norm unsquared, which has no gradient at 0, and S as the cosine itself, whose
+minimum is the opposite; its released derivatives square the one and turn the other's sign. The
+gradient is written out in factors (`dora/adapters/gathered.py`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dora.adapters.gathered import Gathered
+from dora.methods.fedit import FedIT, average
+from dora.methods.lora import PlainSettings
+from dora.methods.rules import in_range, one_of
+
+
+@dataclass
+class Settings(PlainSettings):
+    """The settings in conf/method/lora_fair.yaml."""
+
+    solver: str
+    regularisation: float
+    server_lr: float
+    server_steps: int
+
+    def problems(self, total_steps: int | None) -> list[str]:
+        """Returns a message for each value out of range."""
+        name, value = "method.regularisation", self.regularisation
+        return [
+            *super().problems(total_steps),
+            *one_of("method.solver", self.solver, ("cosine", "ridge"), "usual is cosine"),
+            *in_range(name, value, 0, math.inf, "the paper's is 0.01"),
+            *in_range("method.server_lr", self.server_lr, 0, math.inf, "usual is 0.01"),
+            *in_range("method.server_steps", self.server_steps, 0, 1e7, "usual is 1000"),
+        ]
+
+
+class LoRAFAIR(FedIT):
+    """Averages as FedIT does, and moves B towards the average of the updates."""
+
+    title = "LoRA-FAIR"
+    paper = "Bian et al., LoRA-FAIR, ICCV 2025, arXiv 2411.14961"
+    settings_type = Settings
+
+    def aggregate(
+        self, uploads: Sequence[Mapping[str, Tensor]], shares: Sequence[float]
+    ) -> tuple[dict[str, Tensor], dict[str, float]]:
+        """Returns the averages with B corrected, and the `bias` before and after it."""
+        new, s = average(uploads, shares), self.settings
+        gathered = self._gathered(uploads, shares)
+        if s.solver == "ridge":
+            found = [
+                ridge(B, G, M, s.regularisation)
+                for B, G, M in zip(gathered.B, gathered.G, gathered.M, strict=True)
+            ]
+        else:
+            found = cosine(gathered, s.regularisation, s.server_lr, s.server_steps)
+        corrected = [B + change for B, change in zip(gathered.B, found, strict=True)]
+        for name, B in zip(gathered.names, corrected, strict=True):
+            new[f"{name}.B"] = B.to(new[f"{name}.B"])
+        before, after = gathered.bias(), gathered.bias(corrected)
+        if before is None or after is None:
+            return new, {}
+        return new, {"bias": after, "bias_of_averages": before}
+
+
+def ridge(B: Tensor, G: Tensor, M: Tensor, regularisation: float) -> Tensor:
+    """Returns the ΔB that minimises ‖ΔW − (B̄ + ΔB) Ā‖² + λ ‖ΔB‖², (M − B̄ G)(G + λ I)⁻¹."""
+    damped = G + regularisation * torch.eye(len(G), dtype=G.dtype)
+    # lstsq, not solve: Ā may have rows of zeros, and λ may be 0.
+    return torch.linalg.lstsq(damped, (M - B @ G).t(), driver="gelsd").solution.t()
+
+
+def cosine(gathered: Gathered, regularisation: float, lr: float, steps: int) -> list[Tensor]:
+    """Returns each layer's ΔB after so many steps of gradient descent on 1 − cos + λ ‖ΔB‖².
+
+    With n² = ⟨B, B G⟩: ∂(1 − cos)/∂B = −M / (n w) + ⟨B, M⟩ / (n³ w) B G. A layer whose average
+    update, or whose B̄ Ā, is zero stays as it is. So does one whose objective ends above where it
+    began [ours]: the gradient grows as 1 / ‖B̄‖, so that steps of a fixed size overshoot in a run's
+    first rounds.
+    """
+    able = [
+        i
+        for i, (B, G, w) in enumerate(zip(gathered.B, gathered.G, gathered.w, strict=True))
+        if w > 0 and (B * (B @ G)).sum() > 0
+    ]
+    found = [torch.zeros_like(B) for B in gathered.B]
+    # Every iterate lies in the columns of B̄ and M: in an orthonormal basis of these, (d_out, 2r),
+    # norms and products stay, and the matrices have 2r rows. All layers of one rank are one stack.
+    by_rank: dict[int, list[int]] = {}
+    for i in able:
+        by_rank.setdefault(gathered.B[i].shape[1], []).append(i)
+    for places in by_rank.values():
+        bases, starts, targets = [], [], []
+        for i in places:
+            Q, _ = torch.linalg.qr(torch.cat([gathered.B[i], gathered.M[i]], dim=1))
+            Q = torch.nn.functional.pad(Q, (0, 2 * gathered.B[i].shape[1] - Q.shape[1]))
+            bases.append(Q)
+            starts.append(Q.t() @ gathered.B[i])
+            targets.append(Q.t() @ gathered.M[i])
+        start, M = torch.stack(starts), torch.stack(targets)
+        G = torch.stack([gathered.G[i] for i in places])
+        w = torch.tensor([gathered.w[i] for i in places], dtype=torch.float64).view(-1, 1, 1)
+        change = torch.zeros_like(start)
+        for _ in range(steps):
+            change -= lr * gradient(start + change, change, G, M, w, regularisation)
+        better = objective(start + change, change, G, M, w, regularisation) < objective(
+            start, torch.zeros_like(start), G, M, w, regularisation
+        )
+        for i, Q, moved, lower in zip(places, bases, change, better, strict=True):
+            found[i] = Q @ moved if lower else found[i]
+    return found
+
+
+def objective(
+    B: Tensor, change: Tensor, G: Tensor, M: Tensor, w: Tensor, regularisation: float
+) -> Tensor:
+    """Returns 1 − cos(ΔW, B Ā) + λ ‖ΔB‖² for each layer of a stack, (layers,)."""
+    n = (B * (B @ G)).sum((-2, -1)).sqrt()
+    cos = (B * M).sum((-2, -1)) / (n * w.view(-1))
+    return 1 - cos + regularisation * change.pow(2).sum((-2, -1))
+
+
+def gradient(
+    B: Tensor, change: Tensor, G: Tensor, M: Tensor, w: Tensor, regularisation: float
+) -> Tensor:
+    """Returns the gradient of 1 − cos(ΔW, B Ā) + λ ‖ΔB‖² for each layer of a stack."""
+    BG = B @ G
+    n = (B * BG).sum((-2, -1), keepdim=True).sqrt()
+    along = (B * M).sum((-2, -1), keepdim=True)
+    return along / (n**3 * w) * BG - M / (n * w) + 2 * regularisation * change

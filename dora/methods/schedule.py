@@ -1,0 +1,47 @@
+"""The learning rate over a run, and over a part of it that a method begins anew."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+
+def lr_factor(schedule: str, warmup_steps: int, total_steps: int, step: int) -> float:
+    """Returns the learning rate of optimizer step `step` (from 1) as a share of its peak.
+
+    The rate rises linearly over the warm-up, then falls to 0 linearly or as a cosine, or stays
+    constant.
+    """
+    # As in Transformers, the first step of a warm-up has rate 0, and no step has rate 0 at the end.
+    done = step - 1
+    if done < warmup_steps:
+        return done / warmup_steps
+    if schedule == "constant":
+        return 1.0
+    left = (total_steps - done) / max(1, total_steps - warmup_steps)
+    return left if schedule == "linear" else 0.5 * (1 - math.cos(math.pi * left))
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A run's schedule: `shape` is linear, cosine or constant.
+
+    `warmup`: below 1 a share of the steps, else a number of steps of the whole run.
+    """
+
+    shape: str = "constant"
+    warmup: float = 0.0
+
+    def warmup_steps(self, total_steps: int) -> int:
+        """Returns the warm-up's length in steps; a fraction is rounded up, as in the Trainer."""
+        return math.ceil(self.warmup * total_steps) if self.warmup < 1 else int(self.warmup)
+
+    def share(self, step: int, total_steps: int) -> float:
+        """Returns the rate of `step` (from 1) as a share of its peak."""
+        return lr_factor(self.shape, self.warmup_steps(total_steps), total_steps, step)
+
+    def of_part(self, length: int, total_steps: int) -> Schedule:
+        """Returns this schedule for a part of the run, `length` steps, warmed up in proportion."""
+        if self.warmup < 1:
+            return self
+        return Schedule(self.shape, math.ceil(self.warmup * length / total_steps))

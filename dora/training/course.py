@@ -1,0 +1,97 @@
+"""The course of a run: each step's rows and learning rate, both functions of the step.
+
+Nothing about them is part of a checkpoint.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+
+import numpy as np
+
+from dora.config import Config
+from dora.data.tokens import order
+from dora.methods.schedule import Schedule
+from dora.training.federation import Federation
+
+
+class Course:
+    """The course of a run that trains on all rows.
+
+    `lengths`: of the training rows in tokens, (rows,).
+    """
+
+    def __init__(self, config: Config, lengths: np.ndarray, total_steps: int) -> None:
+        self.config, self.lengths, self.total_steps = config, lengths, total_steps
+        self.schedule = Schedule(config.schedule, config.warmup)
+        self.steps_an_epoch = math.ceil(len(lengths) / config.batch_size)
+        # The order of the epoch that was last asked for, since drawing it takes longer than a step.
+        # A resumed run draws the one it stopped in again.
+        self._epoch: tuple[object, list[np.ndarray]] = (None, [])
+
+    def rows(self, step: int) -> np.ndarray:
+        """Returns the training rows of step `step` (from 1), over all processes."""
+        epoch, at = divmod(step - 1, self.steps_an_epoch)
+        return self._batches(self.config.seed, epoch, self.lengths)[at]
+
+    def share(self, step: int) -> float:
+        """Returns the learning rate of step `step` (from 1) as a share of its peak."""
+        return self.schedule.share(step, self.total_steps)
+
+    def whole(self, step: int) -> bool:
+        """Tells whether a run may be evaluated, saved and resumed after this step."""
+        return True
+
+    def crosses(self, step: int, every: int) -> bool:
+        """Tells whether this step is the first whole one at or behind a multiple of `every`."""
+        return step % every == 0
+
+    def _batches(self, seed: int, epoch: int, lengths: np.ndarray) -> list[np.ndarray]:
+        if self._epoch[0] != (seed, epoch):
+            c = self.config
+            self._epoch = (seed, epoch), order(seed, epoch, lengths, c.batch_size, c.batching)
+        return self._epoch[1]
+
+
+class FederatedCourse(Course):
+    """The course of a federated run: each step is one client's."""
+
+    def __init__(self, config: Config, lengths: np.ndarray, federation: Federation) -> None:
+        super().__init__(config, lengths, federation.total_steps)
+        self.federation = federation
+
+    def rows(self, step: int) -> np.ndarray:
+        """Returns the rows of step `step` (from 1): the next batch of its client."""
+        place = self.federation.place(step)
+        own = self.federation.rows[place.client]
+        epochs_steps = math.ceil(len(own) / self.config.batch_size)
+        epoch, at = divmod(self.federation.step_of_client(place), epochs_steps)
+        return own[self._batches(self._seed_of(place.client), epoch, self.lengths[own])[at]]
+
+    def share(self, step: int) -> float:
+        """Returns the rate of step `step` (from 1) as a share of its peak, equal for all clients.
+
+        The schedule runs over the steps of one client in all rounds, or anew in each round.
+        """
+        place, each = self.federation.place(step), self.federation.local_steps
+        if self.config.fed.restart == "round":
+            part = self.schedule.of_part(each, self.federation.rounds * each)
+            return part.share(place.local + 1, each)
+        depth = self.federation.rounds * each
+        # A warm-up in steps is of the whole run's steps, of which a client has a part.
+        schedule = self.schedule.of_part(depth, self.total_steps)
+        return schedule.share(place.round * each + place.local + 1, depth)
+
+    def whole(self, step: int) -> bool:
+        """Tells whether a round ends with this step."""
+        return step % self.federation.steps_a_round == 0
+
+    def crosses(self, step: int, every: int) -> bool:
+        """Tells whether this step ends the round in which a multiple of `every` lies."""
+        each = self.federation.steps_a_round
+        return step % each == 0 and step // every > (step - each) // every
+
+    def _seed_of(self, client: int) -> int:
+        digest = hashlib.sha256(f"{self.config.seed} client {client}".encode()).digest()
+        return int.from_bytes(digest[:8], "little") >> 1

@@ -1,0 +1,70 @@
+"""The loop of a federated run: the steps of `Loop`, and the server between them.
+
+Each selected client starts from the global weights with a fresh optimizer. Only whole rounds are
+evaluated and saved. A round is a function of the global weights and its number, so a run that was
+stopped inside one repeats it, bit for bit, and a checkpoint holds neither moments nor uploads.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dora.training import processes
+from dora.training.course import FederatedCourse
+from dora.training.loop import Loop
+
+
+class FederatedLoop(Loop):
+    """Takes the steps of clients, and lets the method make global weights of theirs."""
+
+    @property
+    def course(self) -> FederatedCourse:
+        """The course, which knows the rounds."""
+        course = self.stepper.course
+        assert isinstance(course, FederatedCourse)
+        return course
+
+    def train_step(self, step: int) -> tuple[Tensor, Tensor | None]:
+        """Takes step `step`, with what the server does before and behind it."""
+        place, each = self.course.federation.place(step), self.course.federation.local_steps
+        if (place.slot, place.local) == (0, 0):
+            self._global = self._trained()
+            self._uploads: list[dict[str, Tensor]] = []
+            self._shares: list[float] = []
+        if place.local == 0:
+            self._send(self._global)
+        taken = super().train_step(step)
+        if place.local == each - 1:
+            self._uploads.append(self._trained())
+            self._shares.append(place.share)
+        if self.course.whole(step):
+            self.step = step  # the log's line belongs to it
+            self._serve(place.round)
+        return taken
+
+    def _trained(self) -> dict[str, Tensor]:
+        """Returns copies of everything that a client trains."""
+        return {name: p.detach().clone() for name, p in self.stepper.parameters.items()}
+
+    def _send(self, tensors: dict[str, Tensor]) -> None:
+        """Puts weights into the model, and begins without moments."""
+        with torch.no_grad():
+            for name, p in self.stepper.parameters.items():
+                p.copy_(tensors[name])
+        self.stepper.optimizer.state.clear()
+
+    def _serve(self, at: int) -> None:
+        """Ends a round: the server's new global weights stand in the model, and are logged."""
+        s = self.setup
+        found: Any = None
+        if s.world.main:
+            new, about = s.method.aggregate(self._uploads, self._shares)
+            found = {name: t.cpu() for name, t in new.items()}, about
+        # Of one process for all: another processor's last bits may differ.
+        new, about = processes.broadcast(s.world, found)
+        self._send(new)
+        self._uploads = []
+        self._log({"split": "server", "round": at + 1, **about})

@@ -1,0 +1,139 @@
+"""A federated run on one machine: who trains on which rows in which step, as functions of the step.
+
+A run is a number of rounds. In each round some clients are selected. One after the other starts
+from the global weights and takes `local_steps` optimizer steps on its own rows. Then the server
+makes new global weights of theirs. A run sees as many examples as a run of any other method with as
+many steps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from dora.config import FedConfig
+from dora.data.partition import classes_of, partition
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a step lies: in which round (from 0), at which of its clients, and how far in there.
+
+    `client`: its number. `local`: the client's step in this round, from 0. `share`: the client's
+    part of the selected clients' rows, its weight in the average.
+    """
+
+    round: int
+    slot: int
+    client: int
+    local: int
+    share: float
+
+
+@dataclass(frozen=True)
+class Federation:
+    """The clients of a run, the rounds, and the steps of each client in a round.
+
+    `rows`: each client's training rows. `selected`: the number of clients of a round.
+    """
+
+    rows: tuple[np.ndarray, ...]
+    rounds: int
+    selected: int
+    local_steps: int
+    seed: int
+
+    @staticmethod
+    def of(fed: FedConfig, labels: np.ndarray, seed: int, steps: int) -> Federation:
+        """Returns the federation of a run of about `steps` steps, rounded down to whole rounds.
+
+        Raises ValueError if that leaves no round.
+        """
+        rows = partition(labels, fed.clients, fed.partition, fed.alpha, seed)
+        able = sum(len(part) > 0 for part in rows)
+        selected = max(1, round(fed.fraction * able))
+        each = selected * fed.local_steps
+        rounds = fed.rounds or steps // each
+        if not rounds:
+            raise ValueError(
+                f"a round of {selected} clients with fed.local_steps={fed.local_steps} has {each} "
+                f"steps, and the run has {steps}: train longer, or lower fed.local_steps, "
+                "fed.fraction or fed.clients"
+            )
+        return Federation(tuple(rows), rounds, selected, fed.local_steps, seed)
+
+    @property
+    def steps_a_round(self) -> int:
+        """The steps of all selected clients in one round."""
+        return self.selected * self.local_steps
+
+    @property
+    def total_steps(self) -> int:
+        """The steps of the whole run."""
+        return self.rounds * self.steps_a_round
+
+    @cached_property
+    def chosen(self) -> list[list[int]]:
+        """The numbers of each round's clients, ascending; a client without rows is never one."""
+        able = np.array([k for k, rows in enumerate(self.rows) if len(rows)])
+        return [
+            np.sort(able[self._random(t).choice(len(able), self.selected, replace=False)]).tolist()
+            for t in range(self.rounds)
+        ]
+
+    @cached_property
+    def _rounds_before(self) -> list[dict[int, int]]:
+        """For each round the number of earlier rounds in which each of its clients took part."""
+        counts: dict[int, int] = {}
+        found = []
+        for clients in self.chosen:
+            found.append({client: counts.get(client, 0) for client in clients})
+            for client in clients:
+                counts[client] = counts.get(client, 0) + 1
+        return found
+
+    def place(self, step: int) -> Place:
+        """Returns where a step, counted from 1, lies."""
+        at, inside = divmod(step - 1, self.steps_a_round)
+        slot, local = divmod(inside, self.local_steps)
+        clients = self.chosen[at]
+        client = clients[slot]
+        held = sum(len(self.rows[k]) for k in clients)
+        return Place(at, slot, client, local, len(self.rows[client]) / held)
+
+    def step_of_client(self, place: Place) -> int:
+        """Returns the number, from 0, of a step among all that its client takes in the run."""
+        before = self._rounds_before[place.round][place.client]
+        return before * self.local_steps + place.local
+
+    def describe(self) -> str:
+        """Returns the rounds in one line, which is shown before training."""
+        sizes = [len(rows) for rows in self.rows]
+        return (
+            f"{self.rounds} rounds of {self.selected} of {len(sizes)} clients "
+            f"({min(sizes):,} to {max(sizes):,} rows), {self.local_steps} steps each"
+        )
+
+    def about(self, labels: np.ndarray) -> dict[str, object]:
+        """Returns what the record says of clients and rounds; `labels`: of the training rows."""
+        classes = classes_of(labels)
+        numbers = [int(one) for one in np.unique(classes)]
+        clients = [
+            {
+                "rows": len(rows),
+                "classes": {str(one): int((classes[rows] == one).sum()) for one in numbers},
+            }
+            for rows in self.rows
+        ]
+        return {
+            "clients": clients,
+            "rounds": self.rounds,
+            "selected": self.selected,
+            "local_steps": self.local_steps,
+            "sequential_steps": self.rounds * self.local_steps,
+        }
+
+    def _random(self, at: int) -> np.random.Generator:
+        return np.random.default_rng([self.seed, 0x5E1, at])

@@ -1,0 +1,72 @@
+"""The finished runs that a method reads (CoRA's); checked before a model is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from dora.config import Config
+from dora.errors import UserError
+from dora.files import check_safetensors, sha256_file
+from dora.records import artefacts
+from dora.records.record import read_finished
+
+WHOLE_MODEL = "model/model.safetensors"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A finished run that a method reads: its directory, task and method, and its file's sha256."""
+
+    folder: Path
+    task: str
+    method: str
+    sha256: str
+
+
+def read_sources(config: Config, weights: str) -> tuple[Source, ...]:
+    """Finds and checks the runs that the method's settings name; () if they name none.
+
+    `weights`: the fingerprint of this run's model. Raises UserError with every problem found.
+    """
+    key = config.chosen.kind.sources
+    named = getattr(config.chosen.settings, key) if key else None
+    problems: list[str] = []
+    sources = []
+    for text in named or ():
+        try:
+            sources.append(_source(f"method.{key}", Path(text).expanduser(), config, weights))
+        except UserError as e:
+            problems += e.problems
+    if problems:
+        raise UserError(*problems)
+    return tuple(sources)
+
+
+def _source(key: str, folder: Path, config: Config, weights: str) -> Source:
+    try:
+        run = read_finished(folder)
+    except UserError as e:
+        raise UserError(f"{key} must name directories of finished runs: {e}") from e
+    task, method = run["config"]["task"], run["config"]["method"]["name"]
+    problems = []
+    if task == config.task.name:
+        # Its updates were trained on what this run is scored on.
+        problems.append(
+            f"{key}: {folder} is a run on {task}, this run's own task; name runs on other tasks"
+        )
+    if run["fingerprints"]["model"] != weights:
+        problems.append(f"{key}: {folder} adapts another model than {config.model_name}")
+    adapter = artefacts.ADAPTER[0]
+    file = folder / adapter
+    if not file.is_file():
+        file = folder / WHOLE_MODEL
+        if not file.is_file():
+            problems.append(
+                f"{key}: {folder} holds neither {adapter} nor {WHOLE_MODEL}; name a run of a "
+                "method with low-rank layers, or of full with keep_model=true"
+            )
+    if problems:
+        raise UserError(*problems)
+    check_safetensors(file)
+    return Source(folder, task, method, sha256_file(file))

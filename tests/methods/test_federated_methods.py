@@ -1,0 +1,283 @@
+"""FedIT, FFA-LoRA and LoRA-FAIR: the server's sums beside cases worked by hand and autograd."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from conftest import settings_of
+from dora.adapters.budget import Budget, Matrix
+from dora.adapters.gathered import Gathered
+from dora.backbones.backbone import ASSETS
+from dora.data import npz
+from dora.data.sources import read_dir
+from dora.data.tasks import TASKS
+from dora.method_choice import packaged
+from dora.methods.base import Method, RunInfo
+from dora.methods.fedit import average
+from dora.methods.lora_fair import cosine, gradient, ridge
+from dora.sharing.exporting import export
+from runs import only_run, run, small, small_glue
+
+# PEFT reads an attribute that Transformers deprecates.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"
+)
+
+# The published case: A_1 = (1, 0), B_1 = (1, 0)ᵀ; A_2 = (1, 1), B_2 = (0, 2)ᵀ; p = ½.
+A = [torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0, 1.0]])]
+B = [torch.tensor([[1.0], [0.0]]), torch.tensor([[0.0], [2.0]])]
+HALVES = [0.5, 0.5]
+BIAS = 0.5590169943749475
+
+
+def published() -> Gathered:
+    """Returns the published case."""
+    return Gathered.of(["w"], [(A, B)], HALVES)
+
+
+def attached(name: str, **given: object) -> Method:
+    """Returns a method on one 2 x 2 matrix, of rank 1."""
+    chosen, run = packaged(name, **given), RunInfo(20, 3)
+    plan = chosen.kind.plan(chosen.settings, Budget.parse("r1"), (Matrix("w", 2, 2),), run)
+    return chosen.kind(chosen.settings, nn.ModuleDict({"w": nn.Linear(2, 2)}), plan, run)
+
+
+UPLOADS = [
+    {"w.A": a, "w.B": b, "head": torch.tensor([i])}
+    for i, (a, b) in enumerate(zip(A, B, strict=True))
+]
+
+
+def test_fedit_averages_a_and_b_apart_and_says_how_far_that_is_off() -> None:
+    new, about = attached("fedit").aggregate(
+        [{**u, "head": u["head"].float()} for u in UPLOADS], HALVES
+    )
+    assert new["w.A"].tolist() == [[1, 0.5]]
+    assert new["w.B"].tolist() == [[0.5], [1]]
+    assert new["head"].tolist() == [0.5]
+    assert about["bias"] == pytest.approx(BIAS / 1.5)
+
+
+def test_ffa_loras_average_is_exact() -> None:
+    method = attached("ffa_lora")
+    layer = method.layers["w"]
+    assert not layer.A.requires_grad
+    layer.A.data = torch.tensor([[1.0, 2.0]])
+    new, about = method.aggregate([{"w.B": b} for b in B], HALVES)
+    assert about == {}
+    assert (new["w.B"] @ layer.A).tolist() == [[0.5, 1], [1, 2]]
+    assert method.frozen()["w.A"] is layer.A
+    # Whatever the factors, to float32's rounding.
+    torch.manual_seed(0)
+    Bs, p = [torch.randn(5, 3) for _ in range(4)], [0.1, 0.2, 0.3, 0.4]
+    a = torch.randn(3, 6)
+    mean = average([{"B": b} for b in Bs], p)["B"]
+    exact = sum(x * (b @ a).double() for x, b in zip(p, Bs, strict=True))
+    torch.testing.assert_close((mean @ a).double(), exact, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("init", ["kaiming", "normal"])
+def test_ffa_loras_a_is_redrawn_by_seed_and_of_kaimings_spread(init: str) -> None:
+    chosen = packaged("ffa_lora", init=init)
+    found = []
+    for seed in (1, 2):
+        model = nn.ModuleDict({"w": nn.Linear(256, 64)})
+        plan = chosen.kind.plan(
+            chosen.settings, Budget.parse("r8"), (Matrix("w", 256, 64),), RunInfo(20, seed)
+        )
+        found.append(chosen.kind(chosen.settings, model, plan, RunInfo(20, seed)).layers["w"].A)
+    assert not torch.equal(*found)
+    assert found[0].std().item() == pytest.approx((3 * 256) ** -0.5, rel=0.1)
+
+
+def test_gathered_quantities_of_the_published_case() -> None:
+    g = published()
+    assert g.M[0].tolist() == [[0.5], [1.5]]
+    assert g.G[0].tolist() == [[1.25]]
+    assert g.w == [1.5]
+    assert g.bias() == pytest.approx(BIAS / 1.5)
+
+
+def test_gathered_quantities_equal_dense_ones() -> None:
+    torch.manual_seed(0)
+    p = [0.2, 0.5, 0.3]
+    As, Bs = ([torch.randn(*s).double() for _ in p] for s in ((3, 7), (5, 3)))
+    g = Gathered.of(["w"], [(As, Bs)], p)
+    whole = sum(x * b @ a for x, a, b in zip(p, As, Bs, strict=True))
+    mean = sum(x * a for x, a in zip(p, As, strict=True))
+    torch.testing.assert_close(g.M[0], whole @ mean.t())
+    torch.testing.assert_close(g.G[0], mean @ mean.t())
+    assert g.w[0] == pytest.approx(whole.norm().item())
+    assert g.bias() == pytest.approx(((whole - g.B[0] @ mean).norm() / whole.norm()).item())
+
+
+def stacked(g: Gathered) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns G, M and w of a gathered layer as stacks of one."""
+    w = torch.tensor(g.w, dtype=torch.float64).view(-1, 1, 1)
+    return g.G[0][None], g.M[0][None], w
+
+
+def test_the_servers_first_step_of_the_published_case() -> None:
+    g = published()
+    zero = torch.zeros_like(g.B[0])[None]
+    found = gradient(g.B[0][None], zero, *stacked(g), 0.01)
+    torch.testing.assert_close(found.flatten(), torch.tensor([8 / 75, -4 / 75]).double())
+    [one] = cosine(g, 0.01, 0.01, 1)
+    torch.testing.assert_close(
+        one.flatten(), torch.tensor([-0.00106667, 0.00053333]).double(), rtol=0, atol=1e-8
+    )
+
+
+def cos(g: Gathered, change: Tensor) -> float:
+    """Returns the cosine of the average update and the corrected one."""
+    b = g.B[0] + change
+    n = (b * (b @ g.G[0])).sum().sqrt()
+    return ((b * g.M[0]).sum() / (n * g.w[0])).item()
+
+
+def test_the_servers_thousand_steps_of_the_published_case() -> None:
+    g = published()
+    assert cos(g, torch.zeros_like(g.B[0])) == pytest.approx(14 / 15)
+    [found] = cosine(g, 0.01, 0.01, 1000)
+    want = torch.tensor([-0.143012269, 0.057872367], dtype=torch.float64)
+    torch.testing.assert_close(found.flatten(), want, rtol=0, atol=1e-9)
+    assert cos(g, found) == pytest.approx(0.942802560832591, abs=1e-12)
+
+
+def test_ridge_of_the_published_case() -> None:
+    g = published()
+    found = ridge(g.B[0], g.G[0], g.M[0], 0.0)
+    torch.testing.assert_close(found.flatten(), torch.tensor([-0.1, 0.2]).double())
+    assert cos(g, found) == pytest.approx(2 * math.sqrt(2) / 3)
+    found = ridge(g.B[0], g.G[0], g.M[0], 0.01)
+    torch.testing.assert_close(found.flatten(), torch.tensor([-0.125, 0.25]).double() / 1.26)
+
+
+def test_the_gradient_equals_dense_autograd_and_the_descent_follows_it() -> None:
+    torch.manual_seed(0)
+    p = [0.2, 0.5, 0.3]
+    As, Bs = ([torch.randn(*s).double() for _ in p] for s in ((3, 7), (9, 3)))
+    g = Gathered.of(["w"], [(As, Bs)], p)
+    whole = sum(x * b @ a for x, a, b in zip(p, As, Bs, strict=True))
+    mean = sum(x * a for x, a in zip(p, As, strict=True))
+
+    def dense(change: Tensor) -> Tensor:
+        b = g.B[0] + change
+        similar = nn.functional.cosine_similarity(whole.flatten(), (b @ mean).flatten(), dim=0)
+        return 1 - similar + 0.3 * change.pow(2).sum()
+
+    change = torch.randn(9, 3, dtype=torch.float64, requires_grad=True)
+    [want] = torch.autograd.grad(dense(change), change)
+    found = gradient((g.B[0] + change)[None], change[None], *stacked(g), 0.3)[0]
+    torch.testing.assert_close(found, want, rtol=0, atol=1e-12)
+
+    change = torch.zeros(9, 3, dtype=torch.float64, requires_grad=True)
+    for _ in range(50):
+        [grad] = torch.autograd.grad(dense(change), change)
+        change = (change - 0.01 * grad).detach().requires_grad_(True)
+    torch.testing.assert_close(cosine(g, 0.3, 0.01, 50)[0], change.detach(), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("solver", ["cosine", "ridge"])
+def test_one_client_leaves_b_alone(solver: str) -> None:
+    method = attached("lora_fair", solver=solver, regularisation=0.01)
+    new, about = method.aggregate([UPLOADS[1] | {"head": torch.zeros(1)}], [1.0])
+    torch.testing.assert_close(new["w.B"], B[1], rtol=0, atol=1e-6)
+    assert about["bias"] == pytest.approx(0, abs=1e-6)
+
+
+def test_a_round_that_changed_nothing_is_not_corrected() -> None:
+    still = [{"w.A": a, "w.B": torch.zeros(2, 1)} for a in A]
+    for solver in ("cosine", "ridge"):
+        new, about = attached("lora_fair", solver=solver).aggregate(still, HALVES)
+        assert not new["w.B"].any()
+        assert about == {}
+
+
+def test_a_descent_that_ends_higher_is_given_up() -> None:
+    # The gradient grows as 1 / ‖B̄‖: steps of 0.01 throw a B̄ of 1e-5 far away.
+    g = Gathered.of(["w"], [(A, [1e-5 * b for b in B])], HALVES)
+    assert not cosine(g, 0.01, 0.01, 1000)[0].any()
+    assert cosine(published(), 0.01, 0.01, 1000)[0].any()
+
+
+def test_corrections_of_several_layers_and_ranks_are_those_of_each_alone() -> None:
+    torch.manual_seed(0)
+    pairs = [
+        ([torch.randn(r, d) for _ in range(2)], [torch.randn(o, r) for _ in range(2)])
+        for r, d, o in ((2, 7, 5), (3, 4, 3), (2, 9, 6))
+    ]
+    together = cosine(Gathered.of(list("abc"), pairs, HALVES), 0.01, 0.01, 30)
+    for pair, found in zip(pairs, together, strict=True):
+        [alone] = cosine(Gathered.of(["x"], [pair], HALVES), 0.01, 0.01, 30)
+        torch.testing.assert_close(found, alone, rtol=0, atol=1e-12)
+
+
+def test_the_correction_brings_the_update_closer_to_the_average() -> None:
+    new, about = attached("lora_fair", solver="ridge").aggregate(
+        [{"w.A": a, "w.B": b} for a, b in zip(A, B, strict=True)], HALVES
+    )
+    assert about["bias"] < about["bias_of_averages"] == pytest.approx(BIAS / 1.5)
+    assert new["w.A"].tolist() == [[1, 0.5]]
+
+
+@pytest.fixture(scope="module", params=["fedit", "ffa_lora", "lora_fair"])
+def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Trains a short run of each method; returns its directory."""
+    place = tmp_path_factory.mktemp("federated")
+    words = (
+        f"method={request.param}",
+        "budget=r2",
+        "lr=1e-2",
+        "fed.clients=2",
+        "fed.local_steps=3",
+    )
+    run(small(place, *words))
+    return only_run(place)
+
+
+def test_what_is_trained_and_stored_is_in_the_record(finished: Path) -> None:
+    record = json.loads((finished / "run.json").read_text())
+    params = record["params"]
+    half = 2 if record["config"]["method"]["name"] == "ffa_lora" else 1
+    assert params["trained_at_once"] == params["trained_in_all"] == params["stored"] // half
+    assert params["stored"] == params["in_peft_file"] == params["adapter_end"]
+    once = record["federation"]["values_down_once"]
+    assert once == (params["stored"] // 2 * 2 if half == 2 else 0)  # A, to each of two clients
+    held = load_file(finished / "best.safetensors")
+    assert sum(name.endswith(".A") for name in held) == 12
+
+
+@pytest.mark.parametrize("merge", [False, True])
+def test_an_export_gives_the_recorded_logits(merge: bool, finished: Path, tmp_path: Path) -> None:
+    export(finished, tmp_path / "out", merge)
+    base = ASSETS / "tiny_roberta"
+    place = tmp_path / "out" if merge else base
+    model = AutoModelForSequenceClassification.from_pretrained(place, dtype=torch.float32)
+    if not merge:
+        model = PeftModel.from_pretrained(model, tmp_path / "out")
+    rows = read_dir(TASKS["wnli"], small_glue())["dev"]
+    batch = AutoTokenizer.from_pretrained(base)(
+        rows.first, rows.second, return_tensors="pt", padding=True, truncation=True, max_length=48
+    )
+    with torch.no_grad():
+        logits = model.eval()(**batch).logits.numpy()
+    np.testing.assert_allclose(logits, npz.load(finished)["best/dev/logits"], rtol=0, atol=1e-5)
+
+
+def test_settings_out_of_range_are_named() -> None:
+    settings = settings_of("lora_fair", solver="exact", regularisation=-1.0)
+    assert [text.split("=")[0] for text in settings.problems(None)] == [
+        "method.solver",
+        "method.regularisation",
+    ]

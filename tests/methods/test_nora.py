@@ -1,0 +1,218 @@
+"""NoRA: cases worked by hand, the decomposition, and what a run leaves."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from peft import PeftModel
+from torch import Tensor, nn
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from conftest import linears, loop_of, settings_of, tiny, tokens, train_head_only
+from dora.adapters.budget import Budget
+from dora.adapters.singular import first_components
+from dora.backbones.backbone import ASSETS
+from dora.data import npz
+from dora.data.sources import read_dir
+from dora.data.tasks import TASKS
+from dora.data.tokens import order
+from dora.methods.base import RunInfo
+from dora.methods.nora import NestedLinear, NoRA
+from dora.sharing.exporting import export
+from dora.training.calibration import calibrator
+from runs import cut, only_run, refused, run, same_files, small, small_glue, small_words
+
+# PEFT reads an attribute that Transformers deprecates.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"
+)
+
+
+def nested(W: list[list[float]], rank: int, outer: int) -> NestedLinear:
+    """Returns a layer of this weight without bias, scale 1."""
+    base = nn.Linear(len(W[0]), len(W), bias=False)
+    base.weight.data = torch.tensor(W, dtype=torch.float32)
+    layer = NestedLinear(base, rank, 1.0, 0.0, gated=False)
+    layer.nest(outer)
+    return layer
+
+
+def attach(model: nn.Module, budget: str = "r2", **given: Any) -> NoRA:
+    """Returns the method attached to the model, whose head is trained too."""
+    train_head_only(model)
+    settings, run = settings_of("nora", **given), RunInfo(20, 3)
+    plan = NoRA.plan(settings, Budget.parse(budget), linears(model), run)
+    return NoRA(settings, model, plan, run)
+
+
+def test_the_plain_form_worked_by_hand() -> None:
+    layer = nested([[3, 0, 0], [0, 2, 0]], 1, 2)
+    layer.set_outer(None)
+    assert layer.outer_B.tolist() == [[3, 0], [0, 2]]
+    assert layer.outer_A.tolist() == [[1, 0, 0], [0, 1, 0]]
+    layer.A.data = torch.tensor([[1.0, -1.0]])
+    layer.B.data = torch.tensor([[0.5], [0.25]])
+    assert layer.delta().tolist() == [[1.5, -1.5, 0], [0.5, -0.5, 0]]
+    A, B = layer.stored()
+    assert (A.tolist(), B.tolist()) == ([[1, -1, 0]], [[1.5], [0.5]])
+    y = layer(torch.tensor([[2.0, 1.0, 0.0]]))
+    y.backward(torch.tensor([[1.0, 0.0]]))
+    assert layer.B.grad.tolist() == [[3.0], [0.0]]
+    assert layer.A.grad.tolist() == [[3.0, 1.5]]
+    assert layer.outer_A.grad is None
+
+
+def test_the_activation_aware_form_worked_by_hand() -> None:
+    layer = nested([[3, 0, 0], [0, 2, 0]], 1, 2)
+    layer.set_outer(torch.tensor([1.0, 2.0, 1.0]))  # the order of the components turns
+    torch.testing.assert_close(layer.outer_B, torch.tensor([[0.0, 3.0], [4.0, 0.0]]))
+    torch.testing.assert_close(layer.outer_A, torch.tensor([[0.0, 0.5, 0.0], [1.0, 0.0, 0.0]]))
+    torch.testing.assert_close(layer.outer_B @ layer.outer_A, layer.base.weight)
+
+
+@pytest.mark.parametrize("svd", ["activation", "plain"])
+@pytest.mark.parametrize("architecture", ["roberta", "bert", "deberta-v2"])
+def test_training_begins_at_the_backbone_and_changes_the_inner_pair_alone(
+    architecture: str, svd: str
+) -> None:
+    model = tiny(architecture)
+    batch = {"input_ids": torch.arange(5, 25).view(2, 10)}
+    before = model.eval()(**batch).logits
+    method = attach(model, svd=svd)
+    train = tokens(40)
+    state = torch.get_rng_state()
+    method.begin(calibrator(model, train, 1, 8, "length", torch.device("cpu")))
+    assert torch.equal(torch.get_rng_state(), state)  # no stream of training's was drawn from
+    torch.testing.assert_close(model.eval()(**batch).logits, before, rtol=1e-5, atol=1e-6)
+    frozen = {name: t.clone() for name, t in method.frozen().items()}
+    assert all(t.any() for t in frozen.values())
+    loop = loop_of(model, method, train, 20, lr=1e-2, batch_size=8, weight_decay=0.1)
+    for step in range(1, 6):
+        loop.train_step(step)
+    assert all(torch.equal(t, frozen[name]) for name, t in method.frozen().items())
+    assert all(layer.delta().any() for layer in method.layers.values())
+    decays = {
+        group["weight_decay"]
+        for group in loop.stepper.optimizer.param_groups
+        for p in group["params"]
+        if any(p is q for layer in method.layers.values() for q in layer.factors().values())
+    }
+    assert decays == {0.0}
+
+
+def test_inputs_are_those_of_the_first_training_rows_without_padding() -> None:
+    model, train = tiny("roberta"), tokens(40)
+    forward = calibrator(model, train, 1, 8, "length", torch.device("cpu"))
+    layer = next(iter(attach(model).layers.values()))
+    inside: list[Tensor] = []
+    hook = layer.register_forward_pre_hook(lambda module, args: inside.append(args[0]))
+    forward(12)
+    hook.remove()
+    rows = np.concatenate(order(1, 0, train.lengths, 8, "length"))[:12]
+    assert sum(x.shape[0] for x in inside) == 12
+    # As many vectors as the rows have tokens.
+    assert sum(x.shape[0] * x.shape[1] for x in inside) == train.lengths[rows].sum()
+
+
+def test_the_outer_pair_weighs_columns_by_the_inputs_root_mean_square() -> None:
+    model, train = tiny("roberta"), tokens(40)
+    method = attach(model, outer_rank=4)
+    layer = next(iter(method.layers.values()))
+    assert isinstance(layer, NestedLinear)
+    inside: list[Tensor] = []
+    hook = layer.register_forward_pre_hook(lambda module, args: inside.append(args[0]))
+    forward = calibrator(model, train, 1, 8, "length", torch.device("cpu"))
+    method.begin(forward)
+    hook.remove()
+    x = torch.cat([each.reshape(-1, 32) for each in inside])
+    S = x.pow(2).mean(0).sqrt()
+    U, sigma, Vh = torch.linalg.svd((layer.base.weight * S).double())
+    want = (U[:, :4] * sigma[:4] @ Vh[:4] / S).float()
+    torch.testing.assert_close(layer.outer_B @ layer.outer_A, want, rtol=1e-4, atol=1e-5)
+
+
+def test_first_components_equal_a_decomposition() -> None:
+    torch.manual_seed(0)
+    for shape in ((6, 9), (9, 6), (7, 7)):
+        M = torch.randn(shape)
+        U, sigma, Vt = first_components(M, 4)
+        want = torch.linalg.svd(M.double())
+        torch.testing.assert_close(sigma, want.S[:4], rtol=1e-10, atol=1e-12)
+        best = want.U[:, :4] * want.S[:4] @ want.Vh[:4]
+        torch.testing.assert_close(U * sigma @ Vt, best, rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(U.t() @ U, torch.eye(4).double(), rtol=0, atol=1e-10)
+        assert (Vt.gather(1, Vt.abs().argmax(1, keepdim=True)) > 0).all()
+    # A weight of rank 1 has components whose singular value is 0.
+    U, sigma, Vt = first_components(torch.ones(4, 5), 3)
+    torch.testing.assert_close(sigma, torch.tensor([20**0.5, 0, 0]).double(), rtol=0, atol=1e-7)
+    assert torch.isfinite(U).all()
+    torch.testing.assert_close(Vt @ Vt.t(), torch.eye(3).double(), rtol=0, atol=1e-10)
+
+
+def test_a_matrix_smaller_than_the_outer_rank_has_all_of_its_components() -> None:
+    method = attach(tiny("roberta"))
+    assert {len(q.outer_A) for q in method.layers.values()} == {32}  # not 64
+    assert {len(q.outer_A) for q in attach(tiny("roberta"), outer_rank=5).layers.values()} == {5}
+
+
+def test_every_mistake_is_named_before_a_model_is_loaded(tmp_path: Path) -> None:
+    words = small_words(tmp_path, "method=nora", "method.svd=thin", "method.outer_rank=3")
+    problems = refused(*words)
+    assert problems[0].startswith("method.svd=thin must be one of activation, plain")
+    assert problems[1].startswith("budget=r8 makes an inner rank of 8, which must not exceed")
+
+
+WORDS = ("method=nora", "budget=r3", "lr=1e-2", "method.outer_rank=16")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Trains a short run; returns its directory."""
+    place = tmp_path_factory.mktemp("nora")
+    run(small(place, *WORDS))
+    return only_run(place)
+
+
+@pytest.mark.parametrize("step", [1, 10, 17])
+def test_a_run_cut_at_any_point_ends_as_one_left_alone(
+    step: int, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut(tmp_path, step, monkeypatch, *WORDS)
+    # The outer pair comes from the checkpoint: another machine's decomposition may differ.
+    monkeypatch.setattr(NoRA, "begin", lambda *_: pytest.fail("decomposed again"))
+    assert run(small(tmp_path, *WORDS))["resumed_from"] == [step]
+    same_files(finished, only_run(tmp_path))
+
+
+def test_the_record_tells_exported_from_trained(finished: Path) -> None:
+    record = json.loads((finished / "run.json").read_text())
+    params = record["params"]
+    layers = 12
+    assert params["trained_at_once"] == params["trained_in_all"] == layers * 2 * 3 * 16
+    # What PEFT's file holds is LoRA's r3, and this is what the budget limits.
+    assert params["in_peft_file"] == params["adapter_end"]
+    # The file of the run itself holds the frozen pair, too.
+    assert params["stored"] > params["adapter_end"]
+    assert set(record["ranks"]["end"].values()) == {3}
+
+
+@pytest.mark.parametrize("merge", [False, True])
+def test_an_export_gives_the_recorded_logits(merge: bool, finished: Path, tmp_path: Path) -> None:
+    export(finished, tmp_path / "out", merge)
+    base = ASSETS / "tiny_roberta"
+    place = tmp_path / "out" if merge else base
+    model = AutoModelForSequenceClassification.from_pretrained(place, dtype=torch.float32)
+    if not merge:
+        model = PeftModel.from_pretrained(model, tmp_path / "out")
+    rows = read_dir(TASKS["wnli"], small_glue())["dev"]
+    batch = AutoTokenizer.from_pretrained(base)(
+        rows.first, rows.second, return_tensors="pt", padding=True, truncation=True, max_length=48
+    )
+    with torch.no_grad():
+        logits = model.eval()(**batch).logits.numpy()
+    np.testing.assert_allclose(logits, npz.load(finished)["best/dev/logits"], rtol=0, atol=1e-5)
