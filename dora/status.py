@@ -48,6 +48,8 @@ def details(seen: list[Seen]) -> list[str]:
             step = (
                 f"step {s.step:,} of {s.total_steps:,}" if begun else "not at its first checkpoint"
             )
+            if s.rounds is not None:
+                step += f" (round {s.rounds[0]:,} of {s.rounds[1]:,})"
             left = "" if s.left_s is None else f", about {study.duration(s.left_s)} left"
             lines.append(f"running   {s.name}: {step}{left}, {printable(s.reason)}")
         elif s.state in ("stopped", "stale", "failed", "diverged", "broken"):

@@ -51,7 +51,7 @@ class Group:
 
     def words(self, results: Path) -> list[str]:
         """Returns the command line of its launcher, program first."""
-        words = small_words(results, f"method={self.method}", "checkpoint_every=2")
+        words = small_words(results, f"method={self.method}", "budget=r2", "checkpoint_every=2")
         if self.kind == "joblib":
             return [
                 "dora.run",

@@ -38,11 +38,19 @@ from runs import forkserver, only_run, problems, small_words
 
 PLACES = ("step", "evaluation", "checkpoint", "allocation", "export")
 # Methods that decide after a step, and so may be killed while a change is applied.
+# The server's sums of a federated round are such a decision, too.
 ALLOCATING = tuple(
-    name for name in method_names() if packaged(name).kind.after_step is not Method.after_step
+    name
+    for name in method_names()
+    if packaged(name).kind.after_step is not Method.after_step or packaged(name).kind.federated
 )
 SOURCES = str(Path(dora.__file__).parent) + os.sep
 Line = tuple[str, int]
+
+
+def of(method: str) -> tuple[str, str]:
+    """Returns the words of a method's run: XGBLoRA's rounds need a small budget in 24 steps."""
+    return f"method={method}", "budget=r2"
 
 
 @dataclass(frozen=True)
@@ -104,6 +112,7 @@ def train(words: Sequence[str], kill: Kill | None, counts: Path | None) -> None:
     """Runs `python -m dora.run WORDS` under watch, in this process, and exits as it does."""
     from dora import run
     from dora.training import one_run
+    from dora.training.federated_loop import FederatedLoop
     from dora.training.loop import Loop
     from dora.training.step import Stepper
 
@@ -111,6 +120,7 @@ def train(words: Sequence[str], kill: Kill | None, counts: Path | None) -> None:
     if kill is not None or counts is not None:
         watch.on(Loop, "train_step", "step")
         watch.on(Stepper, "apply", "allocation")
+        watch.on(FederatedLoop, "_serve", "allocation")
         watch.on(Loop, "evaluate_and_select", "evaluation")
         watch.on(Loop, "save", "checkpoint")
         watch.on(one_run, "finish", "export")
@@ -167,7 +177,7 @@ def study(
     for method in methods:
         counts = folder / f"{method}.json"
         # Left alone, and every line counted: a kill can then be drawn among all that run.
-        code = start(context, small_words(folder / method, f"method={method}"), counts=counts)
+        code = start(context, small_words(folder / method, *of(method)), counts=counts)
         if code:
             raise SystemExit(f"{method} left alone ended with exit code {code}")
         alone[method], ran[method] = only_run(folder / method), json.loads(counts.read_text())
@@ -177,7 +187,7 @@ def study(
         kill = Kill(place, (file, number), chance.randint(1, times))
         results = folder / f"kill-{i}"
         # Checkpoints that the run left alone did not write, which must not show in any file.
-        words = small_words(results, f"method={method}", "checkpoint_every=2")
+        words = small_words(results, *of(method), "checkpoint_every=2")
         what = f"{i + 1:3}  {method:8} {place:11} {file}:{number}, time {kill.turn} of {times}"
         code = start(context, words, kill)
         # A kill that missed would let the test pass for nothing.

@@ -90,7 +90,13 @@ def small_glue(scored: int = 40) -> Path:
 
 
 def small_words(results: Path, *overrides: str) -> list[str]:
-    """Returns the command-line words of a run of 24 steps in 2 epochs of 12 steps."""
+    """Returns the command-line words of a run of 24 steps in 2 epochs of 12 steps.
+
+    A federated run has 4 rounds of 3 clients, unless `overrides` say otherwise.
+    """
+    rounds = (
+        [] if any(w.startswith("fed.local_steps") for w in overrides) else ["fed.local_steps=2"]
+    )
     return [
         "task=wnli",
         "data=dir",
@@ -103,6 +109,7 @@ def small_words(results: Path, *overrides: str) -> list[str]:
         "max_length=48",
         "head_dropout=0.1",
         f"results={results}",
+        *rounds,
         *overrides,
     ]
 

@@ -76,7 +76,7 @@ class Gates(base.Method):
         self.seen = torch.zeros(1)
 
     @classmethod
-    def plan(cls, settings, budget, matrices):
+    def plan(cls, settings, budget, matrices, run):
         return pruning_plan(budget, matrices, settings.start_factor)
 
     def parameter_groups(self):

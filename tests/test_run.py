@@ -24,7 +24,7 @@ from runs import command, configure, lines, only_run, run, small, small_glue
 def test_a_run_leaves_a_whole_record_that_its_predictions_bear_out(
     method: str, tmp_path: Path
 ) -> None:
-    run(small(tmp_path, f"method={method}"))
+    run(small(tmp_path, f"method={method}", "budget=r2"))
     folder = only_run(tmp_path)
     record = json.loads((folder / "run.json").read_text())
     assert record["status"] == "done"

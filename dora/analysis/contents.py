@@ -6,7 +6,7 @@ import math
 import statistics
 from dataclasses import dataclass
 
-from dora.analysis import published
+from dora.analysis import counts, published
 from dora.analysis.comparison import ALPHA, Difference, differences, leaders
 from dora.analysis.grouping import Table, dirty
 from dora.analysis.layout import Grid, number_range
@@ -284,5 +284,11 @@ def findings(table: Table) -> list[Grid]:
 
 def grids(table: Table) -> list[Grid]:
     """Returns every table of one data source and model, scores first."""
-    rest = [medians(table) if len(table.seeds) > 1 else None, costs(table), beside(table)]
+    rest = [
+        medians(table) if len(table.seeds) > 1 else None,
+        costs(table),
+        counts.trained(table, _caption(table), _rules(table)),
+        counts.federated(table, _caption(table)),
+        beside(table),
+    ]
     return [*findings(table), *(grid for grid in rest if grid is not None)]

@@ -53,6 +53,11 @@ _KNOWN = (
     "bitfit",
     "houlsby",
     "pfeiffer",
+    "chain",
+    "xgblora",
+    "nora",
+    "cora",
+    "lora_fair",
 )
 # (colour, marker) for all other methods: the places that are free, then every colour with each of
 # the markers that are not its own.

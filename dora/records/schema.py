@@ -73,6 +73,29 @@ def _start(value: Any) -> bool:
     return isinstance(value, dict) and value.keys() >= keys and not any(wrong(value, _START_TREE))
 
 
+def _client(value: Any) -> bool:
+    """Tells whether a value is a client's rows, in all and by class."""
+    return (
+        isinstance(value, dict)
+        and WHOLE.fits(value.get("rows"))
+        and isinstance(value.get("classes"), dict)
+        and all(map(WHOLE.fits, value["classes"].values()))
+    )
+
+
+# A federated run's clients, rounds and values sent.
+_FEDERATION = (
+    "rounds",
+    "selected",
+    "local_steps",
+    "sequential_steps",
+    "values_up_a_round",
+    "values_down_a_round",
+    "values_down_once",
+    "values_in_all",
+    "bytes_in_all",
+)
+
 # The commit of the checkout; null for an installed package.
 _GIT = {
     "git": with_keys("an object with commit and dirty", "commit", "dirty") | None,
@@ -124,6 +147,7 @@ RECORD: Mapping[str, Kind] = {
     "precision": TEXT,
     "auto_precision": YES_NO,
     "init_from": TEXT | None,
+    "sources": lists("a list of runs", OBJECT),
     "times": OBJECT,
     "times.updated": TIME,
     "times.started": TIME,
@@ -143,6 +167,7 @@ RECORD: Mapping[str, Kind] = {
     "fingerprints.model": TEXT,
     "fingerprints.method": TEXT,
     "fingerprints.init_from": TEXT | None,
+    "fingerprints.sources": TEXT,
     "data": OBJECT,
     "data.revision": TEXT | None,
     "data.rows": COUNTS,
@@ -166,6 +191,11 @@ RECORD: Mapping[str, Kind] = {
     "params.adapter_end": WHOLE,
     "params.budget": TEXT | None,
     "plan": OBJECT | None,
+    "federation": with_keys("an object of clients and rounds", "clients", *_FEDERATION),
+    "federation.clients": lists(
+        "a list of clients", Kind("an object with rows and classes", _client)
+    ),
+    **{f"federation.{key}": WHOLE for key in _FEDERATION},
     "scale": NUMBER | None,
     "ranks": objects("an object of ranks by matrix", COUNTS),
     "evaluations": COUNTS,

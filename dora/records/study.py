@@ -53,7 +53,7 @@ class Seen:
     not checked: `command` holds them only if a run may have them. `folder`: its directory; for a
     missing run, that of the run whose words it has. `left_s`: estimated seconds left of a running
     run. `score`: best scores of a finished run, by metric. `degenerate`: why its predictions say
-    nothing, or None.
+    nothing, or None. `rounds`: of a federated run, (rounds done, all of them).
     """
 
     place: tuple[str, ...]
@@ -66,6 +66,7 @@ class Seen:
     score: dict[str, float] | None = None
     degenerate: str | None = None
     folder: Path | None = None
+    rounds: tuple[int, int] | None = None
 
     @property
     def name(self) -> str:
@@ -155,7 +156,16 @@ def look(folder: Path, run: Run | None = None) -> Seen:
         score={k: v for k, v in best.items() if isinstance(v, float)} or None,
         degenerate=best.get("degenerate"),
         folder=folder,
+        rounds=_rounds(run.get("federation"), progress.get("step")),
     )
+
+
+def _rounds(federation: Mapping[str, Any] | None, step: int | None) -> tuple[int, int] | None:
+    """Returns (rounds done, all of them) of a federated run at this step, None of another run."""
+    if federation is None or step is None:
+        return None
+    each = federation["selected"] * federation["local_steps"]
+    return step // max(1, each), federation["rounds"]
 
 
 def _seconds_left(progress: Mapping[str, Any], updated: str | None) -> float | None:

@@ -137,12 +137,14 @@ def _keys() -> dict[str, frozenset[str] | None]:
     from dora.config import (  # late: importing Hydra takes 0.2 s
         Config,
         DataConfig,
+        FedConfig,
         ModelConfig,
         TaskConfig,
     )
 
     own: dict[str, frozenset[str] | None] = {name: None for name in [*_names(Config), "experiment"]}
-    below = {"task": _names(TaskConfig), "model": _names(ModelConfig), "data": _names(DataConfig)}
+    groups = {"task": TaskConfig, "model": ModelConfig, "data": DataConfig, "fed": FedConfig}
+    below = {group: _names(kind) for group, kind in groups.items()}
     return {**own, **below, "method": frozenset(), "rates": frozenset()}
 
 

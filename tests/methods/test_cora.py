@@ -7,29 +7,16 @@ import math
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from peft import PeftModel
 from torch import Tensor, nn
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from conftest import linears, loop_of, settings_of, tiny, tokens, train_head_only
 from dora.adapters.budget import Budget, Matrix
 from dora.adapters.singular import common_basis, common_basis_of_weights
-from dora.backbones.backbone import ASSETS
-from dora.data import npz
-from dora.data.sources import read_dir
-from dora.data.tasks import TASKS
 from dora.methods.base import RunInfo
 from dora.methods.cora import CoRA
-from dora.sharing.exporting import export
-from runs import cut, only_run, refused, run, same_files, small, small_glue, small_words
-
-# PEFT reads an attribute that Transformers deprecates.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"
-)
+from runs import cut, only_run, refused, run, same_files, small, small_words
 
 
 def attach(model: nn.Module, budget: str = "r2", **given: Any) -> CoRA:
@@ -184,20 +171,3 @@ def test_runs_that_do_not_fit_are_refused(sources: list[Path], tmp_path: Path) -
     assert "in method.runs have 2 directions: name more runs" in few[0]
     other = refused(*words, f"method.runs=[{sources[0]}]", "model=tiny_deberta")
     assert other[0].endswith("adapts another model than tiny_deberta")
-
-
-@pytest.mark.parametrize("merge", [False, True])
-def test_an_export_gives_the_recorded_logits(merge: bool, finished: Path, tmp_path: Path) -> None:
-    export(finished, tmp_path / "out", merge)
-    base = ASSETS / "tiny_roberta"
-    place = tmp_path / "out" if merge else base
-    model = AutoModelForSequenceClassification.from_pretrained(place, dtype=torch.float32)
-    if not merge:
-        model = PeftModel.from_pretrained(model, tmp_path / "out")
-    rows = read_dir(TASKS["wnli"], small_glue())["dev"]
-    batch = AutoTokenizer.from_pretrained(base)(
-        rows.first, rows.second, return_tensors="pt", padding=True, truncation=True, max_length=48
-    )
-    with torch.no_grad():
-        logits = model.eval()(**batch).logits.numpy()
-    np.testing.assert_allclose(logits, npz.load(finished)["best/dev/logits"], rtol=0, atol=1e-5)

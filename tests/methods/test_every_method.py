@@ -3,25 +3,34 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from peft import PeftModel
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from conftest import METHODS
 from dora import CONF
+from dora.backbones.backbone import ASSETS
 from dora.data import npz
+from dora.data.sources import read_dir
+from dora.data.tasks import TASKS
 from dora.method_choice import packaged
 from dora.methods.base import Method
 from dora.records import artefacts
+from dora.sharing.exporting import export
 from dora.training.build import build
 from dora.training.lines import Lines
 from dora.training.prepare import prepare
 from dora.training.processes import World
-from runs import run, small
+from runs import only_run, run, small, small_glue
 
 # What a class states (title, budget, …) and the moments.
 MOMENTS = {n for n in {*vars(Method), *Method.__annotations__} if not n.startswith("_")}
@@ -43,22 +52,45 @@ def test_a_methods_yaml_says_its_name_and_explains_every_setting(name: str) -> N
     assert sorted(re.findall(r"^(\w+): \S+ +# \S", text, re.MULTILINE)) == sorted(fields)
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Gives a function from a method to the directory of a short run."""
+
+    @functools.cache  # one run for all that is asked of it
+    def of(name: str) -> Path:
+        results = tmp_path_factory.mktemp(name)
+        run(small(results, *words_of(name)))
+        return only_run(results)
+
+    return of
+
+
+def words_of(name: str) -> tuple[str, ...]:
+    """Returns the words of a method's short run, at a rate at which it leaves its start."""
+    return (f"method={name}", "keep_model=true", "budget=r2", "lr=3e-3")
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_a_fresh_model_with_the_stored_tensors_gives_the_same_logits(
-    name: str, tmp_path: Path
+    name: str, finished: Callable[[str], Path]
 ) -> None:
-    config = small(tmp_path, f"method={name}", "keep_model=true", "budget=r2")
-    record = run(config)
+    folder = finished(name)
+    record = json.loads((folder / "run.json").read_text())
+    config = small(folder.parents[7], *words_of(name))
     prepared = prepare(config)
+    assert prepared.folder == folder
     whole = config.chosen.kind.result == "model"
-    file = prepared.folder / artefacts.weights_name(config.chosen.kind.result)
+    file = folder / artefacts.weights_name(config.chosen.kind.result)
     loop = build(prepared, World(0, 1, torch.device("cpu")), None, Lines(None))
     before = loop.predict(loop.setup.reported["dev"])
     stored = safetensors.torch.load_file(file)
-    assert stored.keys() == loop.result().keys()
+    # A chain has kept factors by its end.
+    assert {key for key in stored if ".kept_" not in key} == {
+        key for key in loop.result() if ".kept_" not in key
+    }
     loop.put(stored)
     logits = loop.predict(loop.setup.reported["dev"])
-    np.testing.assert_array_equal(logits, npz.load(prepared.folder)["best/dev/logits"])
+    np.testing.assert_array_equal(logits, npz.load(folder)["best/dev/logits"])
     assert not np.array_equal(logits, before)
     # The counts in the record are those of the files.
     head = set(loop.setup.head)
@@ -67,5 +99,37 @@ def test_a_fresh_model_with_the_stored_tensors_gives_the_same_logits(
         for key, tensor in stored.items()
         if key not in head and not key.endswith(".g")
     )
-    assert record["params"]["adapter_end"] == record["params"]["stored"] == (0 if whole else held)
+    params = record["params"]
+    assert params["stored"] == (0 if whole else held)
+    # The budget limits what an export holds, which differs where frozen factors are multiplied in.
+    assert params["adapter_end"] in (params["stored"], params["in_peft_file"])
     assert record["ranks"]["end"] == loop.setup.method.ranks()
+
+
+def exported(name: str) -> list[tuple[str, bool]]:
+    """Returns the ways in which a method's runs are exported as a model: (name, merged)."""
+    result = packaged(name).kind.result
+    ways = {"adapter": [False, True], "weights": [True], "model": [False], "modules": []}
+    return [(name, merge) for merge in ways[result]]
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+@pytest.mark.parametrize(("name", "merge"), [way for name in METHODS for way in exported(name)])
+def test_an_export_gives_the_recorded_logits_to_others_code(
+    name: str, merge: bool, finished: Callable[[str], Path], tmp_path: Path
+) -> None:
+    export(finished(name), tmp_path / "out", merge)
+    base = ASSETS / "tiny_roberta"
+    adapter = packaged(name).kind.result == "adapter" and not merge
+    place = base if adapter else tmp_path / "out"
+    model = AutoModelForSequenceClassification.from_pretrained(place, dtype=torch.float32)
+    if adapter:
+        model = PeftModel.from_pretrained(model, tmp_path / "out")
+    rows = read_dir(TASKS["wnli"], small_glue())["dev"]
+    batch = AutoTokenizer.from_pretrained(base)(
+        rows.first, rows.second, return_tensors="pt", padding=True, truncation=True, max_length=48
+    )
+    with torch.no_grad():
+        logits = model.eval()(**batch).logits.numpy()
+    want = npz.load(finished(name))["best/dev/logits"]
+    np.testing.assert_allclose(logits, want, rtol=0, atol=1e-5)

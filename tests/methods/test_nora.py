@@ -9,28 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from peft import PeftModel
 from torch import Tensor, nn
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from conftest import linears, loop_of, settings_of, tiny, tokens, train_head_only
 from dora.adapters.budget import Budget
 from dora.adapters.singular import first_components
-from dora.backbones.backbone import ASSETS
-from dora.data import npz
-from dora.data.sources import read_dir
-from dora.data.tasks import TASKS
 from dora.data.tokens import order
 from dora.methods.base import RunInfo
 from dora.methods.nora import NestedLinear, NoRA
-from dora.sharing.exporting import export
 from dora.training.calibration import calibrator
-from runs import cut, only_run, refused, run, same_files, small, small_glue, small_words
-
-# PEFT reads an attribute that Transformers deprecates.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"
-)
+from runs import cut, only_run, refused, run, same_files, small, small_words
 
 
 def nested(W: list[list[float]], rank: int, outer: int) -> NestedLinear:
@@ -199,20 +187,3 @@ def test_the_record_tells_exported_from_trained(finished: Path) -> None:
     # The file of the run itself holds the frozen pair, too.
     assert params["stored"] > params["adapter_end"]
     assert set(record["ranks"]["end"].values()) == {3}
-
-
-@pytest.mark.parametrize("merge", [False, True])
-def test_an_export_gives_the_recorded_logits(merge: bool, finished: Path, tmp_path: Path) -> None:
-    export(finished, tmp_path / "out", merge)
-    base = ASSETS / "tiny_roberta"
-    place = tmp_path / "out" if merge else base
-    model = AutoModelForSequenceClassification.from_pretrained(place, dtype=torch.float32)
-    if not merge:
-        model = PeftModel.from_pretrained(model, tmp_path / "out")
-    rows = read_dir(TASKS["wnli"], small_glue())["dev"]
-    batch = AutoTokenizer.from_pretrained(base)(
-        rows.first, rows.second, return_tensors="pt", padding=True, truncation=True, max_length=48
-    )
-    with torch.no_grad():
-        logits = model.eval()(**batch).logits.numpy()
-    np.testing.assert_allclose(logits, npz.load(finished)["best/dev/logits"], rtol=0, atol=1e-5)

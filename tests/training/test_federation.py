@@ -70,7 +70,7 @@ def test_a_client_without_rows_takes_no_part() -> None:
 
 
 def test_a_run_shorter_than_a_round_is_refused(tmp_path: Path) -> None:
-    words = small_words(tmp_path, "method=fedit", "budget=r2", "max_steps=20")
+    words = small_words(tmp_path, "method=fedit", "budget=r2", "max_steps=20", "fed.local_steps=10")
     [problem] = refused(*words)
     assert problem.startswith("a round of 3 clients with fed.local_steps=10 has 30 steps")
     words = small_words(tmp_path, "method=fedit", "fed.clients=0", "fed.fraction=2", "fed.alpha=0")
