@@ -1,10 +1,12 @@
 """The factors that several clients have trained of the same layers, and their exact average.
 
-For each layer, with shares p_k, averages Ā (r, d_in) and B̄ (d_out, r), and the exact average of the
-clients' updates ΔW = Σ p_k B_k A_k, all quantities here follow from products of factors; no
+For each layer, with shares p_k, averages Ā (r, d_in) and B̄ (d_out, r), and the exact average of
+the clients' updates ΔW = Σ p_k B_k A_k, all quantities here follow from products of factors; no
 d_out x d_in array is formed:
 
-    G = Ā Āᵀ (r, r)    M = ΔW Āᵀ = Σ p_k B_k (A_k Āᵀ) (d_out, r)    w² = ‖ΔW‖² = Σ_kl p_k p_l ⟨B_kᵀB_l, A_kA_lᵀ⟩
+    G  = Ā Āᵀ                              (r, r)
+    M  = ΔW Āᵀ = Σ p_k B_k (A_k Āᵀ)        (d_out, r)
+    w² = ‖ΔW‖² = Σ_kl p_k p_l ⟨B_kᵀ B_l, A_k A_lᵀ⟩
 
 In float64 on the CPU, so that every machine gets the same.
 """

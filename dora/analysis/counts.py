@@ -18,7 +18,7 @@ TRAINED_NOTE = (
 
 
 def trained(table: Table, caption: str, rules: set[int]) -> Grid | None:
-    """Returns stored, trained and exported parameters; None where they are equal in every run."""
+    """Returns stored, trained and exported parameters; nothing where all runs have them equal."""
     rows, apart = [], False
     for row in table.rows:
         runs = [run for run in table.runs_of(row) if "trained_in_all" in run["params"]]
@@ -56,7 +56,7 @@ def _counts(run: Run) -> list[int]:
 
 
 def federated(table: Table, caption: str) -> Grid | None:
-    """Returns clients, rounds and communication of federated runs; None without any."""
+    """Returns clients, rounds and communication of federated runs, if there are any."""
     rows = []
     for row in table.rows:
         for task in [*table.averaged, *table.apart]:

@@ -59,10 +59,9 @@ _KNOWN = (
     "cora",
     "lora_fair",
 )
-# (colour, marker) for all other methods: the places that are free, then every colour with each of
-# the markers that are not its own.
-_OTHERS = [(i, i) for i in range(len(_KNOWN), len(COLOURS))] + [
-    (i, (i + shift) % len(COLOURS)) for shift in range(1, len(COLOURS)) for i in range(len(COLOURS))
+# (colour, marker) for all other methods: every colour with its own marker, then with each other.
+_OTHERS = [
+    (i, (i + shift) % len(COLOURS)) for shift in range(len(COLOURS)) for i in range(len(COLOURS))
 ]
 PNG_DPI = 160
 
@@ -71,12 +70,12 @@ def styles(methods: Iterable[str]) -> dict[str, dict[str, Any]]:
     """Returns colour and marker of each method of a table.
 
     No two are alike among the known methods and 200 others. A method that is not known goes by its
-    name and keeps its look from table to table unless another one there has it.
+    name and keeps its look from table to table unless another one there has its colour.
     """
     found = {method: (_KNOWN.index(method),) * 2 for method in methods if method in _KNOWN}
-    # Known methods that are absent keep their colours, so that no colour changes its meaning.
-    used = Counter(range(len(_KNOWN)))
-    free = list(_OTHERS)
+    # The known methods have every colour; others get those of known methods that are absent.
+    used = Counter(colour for colour, _ in found.values())
+    free = [pair for pair in _OTHERS if pair not in found.values()]
     # By name, so that the order of the rows does not matter.
     for method in sorted(set(methods) - set(_KNOWN)):
         # The characters' sum, not hash(), which differs from process to process.

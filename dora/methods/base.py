@@ -142,7 +142,8 @@ class Method:
     ) -> Plan | None:
         """Returns the ranks at the start and the end under this budget, or None without a budget.
 
-        `run`: for a method whose ranks follow from its length or seed. Raises ValueError where the budget does not fit these matrices.
+        `run`: for a method whose ranks follow from its length or seed. Raises ValueError where the
+        budget does not fit these matrices.
         """
         return None
 

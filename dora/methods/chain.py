@@ -1,4 +1,4 @@
-"""Chain of LoRA (COLA; Xia, Qin and Hazan, 2024, arXiv 2401.04151): LoRAs trained one after another.
+"""Chain of LoRA (COLA; Xia et al., 2024, arXiv 2401.04151): LoRAs trained one after another.
 
     y = W0 x + b0 + Σ_{j<J} s B_j A_j x + s B_J A_J D x          D: dropout
 
@@ -33,7 +33,7 @@ RESTARTS = ("full", "rewarm", "none")
 
 
 def knots(total_steps: int, links: int) -> list[int]:
-    """Returns the steps after which a link ends, behind a 0: link j is trained in (k[j−1], k[j]]."""
+    """Returns 0 and the steps after which a link ends: link j is trained in (k[j−1], k[j]]."""
     return [j * total_steps // links for j in range(links + 1)]
 
 
@@ -64,14 +64,14 @@ class Links(base.Method):
         )
         generator = run.generator("start")  # LoRA's: a chain of one link is LoRA, to the bit
         for layer in self.layers.values():
-            layer.A.data = kaiming(*layer.A.shape, generator)
+            layer.A.data = kaiming(layer.A, generator)
 
     def learning_rate(self, step: int, usual: float) -> float:
         """Returns the rate of a link that begins anew after a knot.
 
         full: each link has the whole schedule, warm-up included. rewarm: the run's schedule, and
-        after each knot a warm-up on top of it. none: the run's schedule alone. Of these the paper
-        says nothing but that the optimizer is reset.
+        after each knot a warm-up on top of it. none: the run's schedule alone. The paper says that
+        the optimizer is reset, and nothing of the schedule.
         """
         link = self._link(step)
         began, ends = self._knots[link - 1], self._knots[link]
@@ -91,7 +91,7 @@ class Links(base.Method):
         generator = self.run.generator("link", link)
         start: list[dict[str, Tensor]] = [
             {
-                "A": kaiming(rank, layer.base.in_features, generator),
+                "A": kaiming(torch.empty(rank, layer.base.in_features), generator),
                 "B": torch.zeros(layer.base.out_features, rank),
             }
             for rank, layer in zip(self._links[link - 1], self.layers.values(), strict=True)
@@ -184,7 +184,7 @@ def _links(settings: Settings, ranks: Sequence[int]) -> list[list[int]]:
 def split(rank: int, shares: Sequence[int]) -> list[int]:
     """Splits a rank in proportion to `shares`; what is left goes to the largest remainders.
 
-    Of equal remainders the earlier link's is first: 7 over three equal links is 3, 2, 2.
+    Equal remainders favour the earlier link: 7 over three equal links is 3, 2, 2.
     """
     exact = [Fraction(rank * share, sum(shares)) for share in shares]
     parts = [int(each) for each in exact]

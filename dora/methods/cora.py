@@ -1,9 +1,10 @@
 """CoRA (Xiao et al., 2024, arXiv 2409.02119): LoRA whose B lies in a subspace that models share.
 
-    y = W0 x + b0 + s B A x        B: (d_out, r), orthonormal columns        A: (r, d_in), 0 at start
+    y = W0 x + b0 + s B A x        B: (d_out, r), orthonormal columns        A: (r, d_in), 0 at
+    start
 
-`basis=fixed` keeps B and trains A, half of LoRA's parameters; `basis=init` trains both from there.
-The paper extracts the subspace from several large models and does not say how. Ours [ours]:
+`basis=fixed` keeps B and trains A, half of LoRA's parameters; `basis=init` trains both. The paper
+extracts the subspace from several large models and does not say how. Ours [ours]:
 
 * from finished runs on other tasks (`runs`): the first left singular vectors of their updates of a
   matrix, side by side, each of Frobenius norm 1;
@@ -100,8 +101,9 @@ class CoRA(PlainLoRA):
 
     def frozen(self) -> dict[str, Tensor]:
         """Returns B where it is fixed."""
-        held = {f"{name}.B": layer.B for name, layer in self.layers.items()}
-        return held if self.settings.basis == "fixed" else {}
+        if self.settings.basis == "init":
+            return {}
+        return {f"{name}.B": layer.B for name, layer in self.layers.items()}
 
     def _draw(self, generator: torch.Generator) -> None:
         """Leaves A at zero: B is not, so that a random A would change the model."""
@@ -111,7 +113,7 @@ class CoRA(PlainLoRA):
         kinds: dict[str, list[str]] = {}
         for name in self.layers:
             kinds.setdefault(re.sub(r"\.\d+\.", ".*.", name), []).append(name)
-        bases = {}
+        bases: dict[str, Tensor] = {}
         for names in kinds.values():
             layers = [self.layers[name] for name in names]
             rank = max(layer.rank for layer in layers)

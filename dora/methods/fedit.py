@@ -2,21 +2,22 @@
 
     Ā = Σ p_k A_k        B̄ = Σ p_k B_k        p_k: client k's share of the selected clients' rows
 
-The next round starts at (Ā, B̄). The average is biased: B̄ Ā is not Σ p_k B_k A_k. How far it is off
-is logged in each round. The base of the other federated methods, which differ in the server alone.
+The next round starts at (Ā, B̄). The average is biased: B̄ Ā is not Σ p_k B_k A_k. How far it is
+off is logged in each round. The base of the other federated methods, which differ in the server
+alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from dora.adapters.gathered import Gathered
+from dora.methods.base import Settings
 from dora.methods.lora import PlainLoRA, PlainSettings
-
-Settings = PlainSettings
 
 
 class FedIT(PlainLoRA):
@@ -28,7 +29,7 @@ class FedIT(PlainLoRA):
         "A federated run on one machine: clients train on their own rows, and the result is the "
         "global model."
     )
-    settings_type = PlainSettings
+    settings_type: ClassVar[type[Settings]] = PlainSettings
     federated = True
 
     def aggregate(

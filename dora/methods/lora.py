@@ -95,7 +95,7 @@ class PlainLoRA(base.Method):
     def _draw(self, generator: torch.Generator) -> None:
         """Sets the start values; the layers hold zeros."""
         for layer in self.layers.values():
-            layer.A.data = kaiming(*layer.A.shape, generator)
+            layer.A.data = kaiming(layer.A, generator)
 
 
 class LoRA(PlainLoRA):
@@ -181,11 +181,11 @@ class ResidualLinear(LowRankLinear):
         self.kept_A, self.kept_B = self.A.clone(), -self.scale * self.B
 
 
-def kaiming(rank: int, d_in: int, generator: torch.Generator) -> Tensor:
-    """Returns start values of A, (rank, d_in), uniform on ±1/√d_in."""
-    A = torch.empty(rank, d_in)
+def kaiming(like: Tensor, generator: torch.Generator) -> Tensor:
+    """Returns start values of A in the shape of `like`, (r, d_in), uniform on ±1/√d_in."""
+    A = torch.empty_like(like)
     # a = √5 as in microsoft/LoRA. An empty tensor would draw a warning.
-    return nn.init.kaiming_uniform_(A, a=math.sqrt(5), generator=generator) if rank else A
+    return nn.init.kaiming_uniform_(A, a=math.sqrt(5), generator=generator) if len(A) else A
 
 
 def average_rank(ranks: Sequence[int]) -> float:

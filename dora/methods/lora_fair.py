@@ -1,4 +1,4 @@
-"""LoRA-FAIR (Bian et al., ICCV 2025, arXiv 2411.14961): FedIT whose server corrects the average of B.
+"""LoRA-FAIR (Bian et al., ICCV 2025, arXiv 2411.14961): FedIT whose server corrects B.
 
 With ΔW = Σ p_k B_k A_k, the server looks, at each round's end and for each matrix, for a ΔB that
 minimises S(ΔW, (B̄ + ΔB) Ā) + λ ‖ΔB‖², and the next round starts at (Ā, B̄ + ΔB):

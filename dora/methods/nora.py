@@ -6,14 +6,14 @@
 
 The outer pair comes from the first q singular components of the weight, B_o = U Σ and A_o = Vᵀ, and
 is frozen; the inner pair is trained. The update is zero at the start, so W0 needs no correction.
-Not the later "NoRA" (arXiv 2602.22911). The paper's code is not public. What it leaves open is
-marked [ours] at the line.
+Not the later "NoRA" (arXiv 2602.22911). The paper's code is not public. Choices that it leaves open
+are marked [ours] at the line.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -150,11 +150,11 @@ class NoRA(PlainLoRA):
         for layer in self.layers.values():
             assert isinstance(layer, NestedLinear)  # by _layer_type
             layer.nest(self.settings.outer_rank)
-            layer.A.data = kaiming(*layer.A.shape, generator)
+            layer.A.data = kaiming(layer.A, generator)
 
 
 def _mean_squares(
-    layers: dict[str, LowRankLinear], forward: Callable[[], None]
+    layers: Mapping[str, LowRankLinear], forward: Callable[[], None]
 ) -> dict[str, Tensor]:
     """Returns the mean square of each input feature of each layer, (d_in,), in a forward pass."""
     sums = {name: torch.zeros_like(layer.base.weight[0]) for name, layer in layers.items()}

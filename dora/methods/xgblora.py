@@ -4,7 +4,8 @@
 
 A chain (`chain.py`) of many short links: after each round the booster is tied and the next one
 begins on other layers. "Boosting" means that it starts from the model so far; no residual labels
-are fitted. The paper's code is not public. What it leaves open is marked [ours] at the line.
+are fitted. The paper's code is not public. Choices that it leaves open are marked [ours] at the
+line.
 
 `budget=r8` stores as many components as LoRA's r8 does, all boosters together. With 12 layers, 3 of
 them in each round, that is 32 boosters. Which layers are drawn is a function of (seed, round).

@@ -1,4 +1,4 @@
-"""What a method may see of the training set before the first step: rows through the model."""
+"""Training rows run through the model before the first step, for methods that look at inputs."""
 
 from __future__ import annotations
 

@@ -5,37 +5,34 @@ All problems come in one message.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 
-from dora.adapters.budget import Budget, Matrix, Plan
+from dora.adapters.budget import Matrix, Plan
 from dora.backbones import backbone
 from dora.backbones.backbone import Folder
 from dora.check import check
 from dora.config import Config
 from dora.data.tasks import TASKS, Rows
 from dora.errors import UserError
-from dora.method_choice import source_fingerprint
-from dora.methods.base import Method, RunInfo
-from dora.methods.schedule import Schedule
+from dora.methods.base import RunInfo
 from dora.records import run_json
 from dora.records.about_method import NO_BUDGET
 from dora.records.record import identity
 from dora.records.run_json import NotARecord
 from dora.training import precision
 from dora.training.federation import Federation
+from dora.training.findings import Findings
+from dora.training.planning import plan_rounds, plan_run, run_info
 from dora.training.rows import Read, heldout_problems, read_rows, split_rows
-from dora.training.sources import Source, read_sources
-from dora.training.start import Start, read_start
-
-T = TypeVar("T")
+from dora.training.sources import Source
+from dora.training.start import Start
 
 
 @dataclass(frozen=True)
@@ -82,8 +79,8 @@ class Prepared:
 
     @property
     def run_info(self) -> RunInfo:
-        """What the method is told of the run."""
-        return _run_info(self.config, self.total_steps, self.sources)
+        """Returns what the method is told of the run."""
+        return run_info(self.config, self.total_steps, self.sources)
 
     def in_precision(self, precision: str) -> Prepared:
         """Returns this run in another precision, fp32 or bf16; another directory is its own."""
@@ -117,7 +114,7 @@ def prepare(config: Config, here: bool = True) -> Prepared:
     """
     # Each step below works with what the ones before could find, so that a wrong budget is named
     # even where the data are missing.
-    found = _Findings(check(config))
+    found = Findings(check(config))
     if here and config.device.startswith("cuda"):
         found.problems += _device_problems(config.device)
     folder, read = _locate_and_read(config, found)
@@ -129,48 +126,34 @@ def prepare(config: Config, here: bool = True) -> Prepared:
         found.problems += found.attempt(lambda: backbone.problems(folder, architecture)) or []
     train_rows, heldout, total_steps = _training_rows(config, read, found)
     federation = None
-    if config.chosen.kind.federated and total_steps and read is not None:
-        federation = found.attempt(lambda: _federation(config, read, train_rows, total_steps))
-        total_steps = federation.total_steps if federation else 0
-    weights, start, planned = None, None, None
-    sources: tuple[Source, ...] = ()
+    if total_steps and read is not None and train_rows is not None:
+        train = read[0]["train"]
+        federation = found.attempt(lambda: plan_rounds(config, train, train_rows, total_steps))
+        total_steps = federation.total_steps if federation else total_steps
+    planned = None
     if architecture is not None and folder is not None:
-        weights = backbone.fingerprint(folder)
-        if config.init_from and config.chosen.kind.starts_from_runs:
-            start = found.attempt(lambda: read_start(config, str(weights), architecture))
-        # A setting that is not finite is a problem by now, and no plan can be made with it.
-        settings = vars(config.chosen.settings).values()
-        if all(math.isfinite(v) for v in settings if isinstance(v, float)):
-            sources = found.attempt(lambda: read_sources(config, str(weights))) or ()
-            run = _run_info(config, total_steps, sources)
-            planned = found.attempt(lambda: make_plan(config, architecture, start, run))
+        planned = plan_run(config, folder, architecture, total_steps, found)
     if found.problems:
         raise UserError(*found.problems)
     # Never true: each of these is None only beside a problem. Type checkers cannot know that.
     if folder is None or architecture is None or read is None or train_rows is None:
         raise AssertionError("nothing is missing without a problem that says so")
+    assert planned is not None  # with an architecture
     rows, revision, fingerprint = read
-    matrices, plan = planned if planned is not None else ((), None)
     prepared = Prepared(
         config=_with_precision(config, here),
         model=folder,
-        matrices=matrices,
-        plan=plan,
+        matrices=planned.matrices,
+        plan=planned.plan,
         rows=rows,
         revision=revision,
         train_rows=train_rows,
         heldout_rows=heldout,
         lr=config.learning_rate(),
         total_steps=total_steps,
-        fingerprints={
-            "data": fingerprint,
-            "model": weights,
-            "init_from": start.fingerprint if start else None,
-            **({"sources": " ".join(s.sha256 for s in sources)} if sources else {}),
-            **({"method": source} if (source := source_fingerprint(config.chosen)) else {}),
-        },
-        start=start,
-        sources=sources,
+        fingerprints=planned.fingerprints(config, fingerprint),
+        start=planned.start,
+        sources=planned.sources,
         federation=federation,
         segments=architecture.get("type_vocab_size", 0) > 1,
         auto=config.precision == "auto",
@@ -211,24 +194,7 @@ def _by_auto(folder: Path) -> bool:
         return False
 
 
-@dataclass
-class _Findings:
-    """Collects problems without repeats, so that all of them come in one message."""
-
-    problems: list[str]
-
-    def attempt(self, action: Callable[[], T]) -> T | None:
-        """Returns the result of `action`; notes a UserError or ValueError and returns None."""
-        try:
-            return action()
-        except UserError as e:
-            self.problems.extend(p for p in e.problems if p not in self.problems)
-        except ValueError as e:
-            self.problems.extend([] if str(e) in self.problems else [str(e)])
-        return None
-
-
-def _locate_and_read(config: Config, found: _Findings) -> tuple[Folder | None, Read | None]:
+def _locate_and_read(config: Config, found: Findings) -> tuple[Folder | None, Read | None]:
     """Finds the model's folder and reads the data; None for the one that could not be had."""
     m = config.model
     # At the same time: each may have to wait for a hub that does not answer.
@@ -248,7 +214,7 @@ def _locate_and_read(config: Config, found: _Findings) -> tuple[Folder | None, R
 
 
 def _training_rows(
-    config: Config, read: Read | None, found: _Findings
+    config: Config, read: Read | None, found: Findings
 ) -> tuple[np.ndarray | None, np.ndarray | None, int]:
     """Returns (rows to train on, rows held out, steps of the run).
 
@@ -277,20 +243,6 @@ def _training_rows(
     return train_rows, heldout, total_steps
 
 
-def _run_info(config: Config, total_steps: int, sources: tuple[Source, ...]) -> RunInfo:
-    schedule = Schedule(config.schedule, config.warmup)
-    return RunInfo(total_steps, config.seed, schedule, tuple(s.folder for s in sources))
-
-
-def _federation(
-    config: Config, read: Read, train_rows: np.ndarray | None, steps: int
-) -> Federation:
-    """Returns the clients and rounds of a run of about `steps` steps."""
-    labels = read[0]["train"].label
-    assert labels is not None  # training rows have labels
-    return Federation.of(config.fed, labels[train_rows], config.seed, steps)
-
-
 def _device_problems(device: str) -> list[str]:
     """Returns a message if the CUDA device that `device` names is not on this machine."""
     there = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -317,48 +269,3 @@ def _length_problems(config: Config, architecture: dict[str, Any]) -> list[str]:
         if fine
         else [f"max_length={config.max_length} is longer than this model's {most} positions"]
     )
-
-
-def make_plan(
-    config: Config, architecture: dict[str, Any], start: Start | None, run: RunInfo
-) -> tuple[tuple[Matrix, ...], Plan | None]:
-    """Returns the matrices to adapt and the method's plan for them; (), None without a budget.
-
-    Raises ValueError if the budget does not fit the model, or the adapter of `start`.
-    """
-    method = config.chosen
-    if not method.has_budget:
-        return (), None
-    found = backbone.find_linears(architecture, config.targets())
-    matrices = tuple(_priced(matrix, method.kind) for matrix in found)
-    plan = method.kind.plan(method.settings, Budget.parse(config.budget), matrices, run)
-    if plan is None:
-        raise ValueError(
-            f"method={method.name} says that budget= binds it ({method.kind.budget}) and plans "
-            "nothing"
-        )
-    plan = replace(plan, at_most=method.kind.budget == "at_most")
-    # A method may plan for other places than all linears, and price them by its settings.
-    matrices = plan.matrices
-    if start is None:
-        return matrices, plan
-    # The ranks of the run before carry over: training starts with them, and prunes only what is
-    # above the budget. A matrix that it pruned altogether has rank 0.
-    ranks = tuple(start.ranks.get(m.name, 0) for m in matrices)
-    total = plan.budget.spent(ranks, matrices)
-    if plan.end is not None and total > plan.target:
-        raise ValueError(
-            f"init_from={config.init_from} holds more than budget={config.budget} allows, and "
-            f"{config.method_name} removes nothing"
-        )
-    # Nothing above the budget: no pruning is left to do, and the end is known now.
-    open_end = plan.end is None and (total > plan.target or plan.at_most)
-    end = None if open_end else ranks
-    return matrices, replace(plan, start=ranks, end=end, target=min(plan.target, total))
-
-
-def _priced(matrix: Matrix, kind: type[Method]) -> Matrix:
-    """Returns the matrix with the method's cost of a component, if that is not the usual one."""
-    # A component_cost of None stands for d_in + d_out.
-    cost = kind.component_cost(matrix)
-    return matrix if cost == matrix.cost else replace(matrix, component_cost=cost)

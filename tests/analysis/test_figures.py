@@ -168,11 +168,12 @@ def test_known_methods_keep_their_looks_and_no_two_others_are_alike() -> None:
     alone, together = styles(["lora", "zeta"]), styles(["full", "dora", "lora", *others])
     assert alone["lora"] == together["lora"] == {"color": "#0072B2", "marker": "o"}
     assert len({tuple(look.values()) for look in together.values()}) == len(together)
-    # Others get colours and markers that no known method has, whichever is named first.
-    two = styles(["zeta", "bias"])
-    assert two == styles(["bias", "zeta"])
-    own = {"color": set(COLOURS[:11]), "marker": set(MARKERS[:11])}
-    assert not any(look[key] in own[key] for look in two.values() for key in own)
+    # Others get colours and markers that no method beside them has, whichever is named first.
+    names = ["zeta", "bias", "fedit", "ffa_lora", "lora", "lora_fair", "dora", "full"]
+    looks = styles(names)
+    assert looks == styles(names[::-1])
+    for key in ("color", "marker"):
+        assert len({look[key] for look in looks.values()}) == len(names)
 
 
 def test_sixteen_methods_have_colours_that_colour_blind_readers_tell_apart() -> None:

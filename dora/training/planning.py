@@ -1,0 +1,140 @@
+"""Plans a run before a model is loaded: other runs that it reads, its clients, its budget."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from dora.adapters.budget import Budget, Matrix, Plan
+from dora.backbones import backbone
+from dora.backbones.backbone import Folder
+from dora.config import Config
+from dora.data.tasks import Rows
+from dora.method_choice import source_fingerprint
+from dora.methods.base import Method, RunInfo
+from dora.methods.schedule import Schedule
+from dora.training.federation import Federation
+from dora.training.findings import Findings
+from dora.training.sources import Source, read_sources
+from dora.training.start import Start, read_start
+
+
+@dataclass(frozen=True)
+class Planned:
+    """The checked inputs of a run's method.
+
+    `weights`: the model's fingerprint. `start`: the run of `init_from`. `sources`: the runs that
+    the method reads. `matrices`: the linears that components adapt; empty if no budget applies, and
+    then `plan` is None.
+    """
+
+    weights: str
+    start: Start | None
+    sources: tuple[Source, ...]
+    matrices: tuple[Matrix, ...] = ()
+    plan: Plan | None = None
+
+    def fingerprints(self, config: Config, data: str) -> dict[str, str | None]:
+        """Returns the fingerprints that name the run; `data`: that of its rows."""
+        found = {
+            "data": data,
+            "model": self.weights,
+            "init_from": self.start.fingerprint if self.start else None,
+        }
+        if self.sources:
+            found["sources"] = " ".join(source.sha256 for source in self.sources)
+        if source := source_fingerprint(config.chosen):
+            found["method"] = source
+        return found
+
+
+def plan_run(
+    config: Config,
+    folder: Folder,
+    architecture: dict[str, Any],
+    total_steps: int,
+    found: Findings,
+) -> Planned:
+    """Reads the runs that the configuration names and plans the budget; notes every problem.
+
+    `total_steps`: 0 where it is not known because of a problem.
+    """
+    weights = backbone.fingerprint(folder)
+    start = None
+    if config.init_from and config.chosen.kind.starts_from_runs:
+        start = found.attempt(lambda: read_start(config, weights, architecture))
+    sources = found.attempt(lambda: read_sources(config, weights)) or ()
+    planned = None
+    # A setting that is not finite is a problem by now, and no plan can be made with it.
+    settings = vars(config.chosen.settings).values()
+    if all(math.isfinite(v) for v in settings if isinstance(v, float)):
+        run = run_info(config, total_steps, sources)
+        planned = found.attempt(lambda: make_plan(config, architecture, start, run))
+    return Planned(weights, start, sources, *(planned or ((), None)))
+
+
+def run_info(config: Config, total_steps: int, sources: tuple[Source, ...]) -> RunInfo:
+    """Returns what the method is told of the run."""
+    schedule = Schedule(config.schedule, config.warmup)
+    return RunInfo(total_steps, config.seed, schedule, tuple(s.folder for s in sources))
+
+
+def plan_rounds(
+    config: Config, train: Rows, train_rows: np.ndarray, steps: int
+) -> Federation | None:
+    """Returns clients and rounds of about `steps` steps; None if the method is not federated.
+
+    Raises ValueError if that leaves no round.
+    """
+    if not config.chosen.kind.federated:
+        return None
+    assert train.label is not None  # training rows have labels
+    return Federation.of(config.fed, train.label[train_rows], config.seed, steps)
+
+
+def make_plan(
+    config: Config, architecture: dict[str, Any], start: Start | None, run: RunInfo
+) -> tuple[tuple[Matrix, ...], Plan | None]:
+    """Returns the matrices to adapt and the method's plan for them; (), None without a budget.
+
+    Raises ValueError if the budget does not fit the model, or the adapter of `start`.
+    """
+    method = config.chosen
+    if not method.has_budget:
+        return (), None
+    found = backbone.find_linears(architecture, config.targets())
+    matrices = tuple(_priced(matrix, method.kind) for matrix in found)
+    plan = method.kind.plan(method.settings, Budget.parse(config.budget), matrices, run)
+    if plan is None:
+        raise ValueError(
+            f"method={method.name} says that budget= binds it ({method.kind.budget}) and plans "
+            "nothing"
+        )
+    plan = replace(plan, at_most=method.kind.budget == "at_most")
+    # A method may plan for other places than all linears, and price them by its settings.
+    matrices = plan.matrices
+    if start is None:
+        return matrices, plan
+    # The ranks of the run before carry over: training starts with them, and prunes only what is
+    # above the budget. A matrix that it pruned altogether has rank 0.
+    ranks = tuple(start.ranks.get(m.name, 0) for m in matrices)
+    total = plan.budget.spent(ranks, matrices)
+    if plan.end is not None and total > plan.target:
+        raise ValueError(
+            f"init_from={config.init_from} holds more than budget={config.budget} allows, and "
+            f"{config.method_name} removes nothing"
+        )
+    # Nothing above the budget: no pruning is left to do, and the end is known now.
+    open_end = plan.end is None and (total > plan.target or plan.at_most)
+    end = None if open_end else ranks
+    return matrices, replace(plan, start=ranks, end=end, target=min(plan.target, total))
+
+
+def _priced(matrix: Matrix, kind: type[Method]) -> Matrix:
+    """Returns the matrix with the method's cost of a component, if that is not the usual one."""
+    # A component_cost of None stands for d_in + d_out.
+    cost = kind.component_cost(matrix)
+    return matrix if cost == matrix.cost else replace(matrix, component_cost=cost)
