@@ -118,7 +118,8 @@ class LowRankLinear(nn.Module):
         """Returns the frozen weight, (d_out, d_in), with the kept components in it if it has 32
         bits.
 
-        In 16 bits they would be lost in the weight's rounding; `beside_kept` adds them then.
+        A layer with kept components then holds its weight twice. In 16 bits they would be lost in
+        the weight's rounding; `beside_kept` adds them then.
         """
         if self.training and self.perturbed is not None:
             return self.perturbed

@@ -14,11 +14,11 @@ _LOST = 1e-6
 def first_components(M: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
     """Returns (U, σ, Vᵀ), (m, r), (r,), (r, n), of the largest singular values of M: (m, n).
 
-    In float64, whose last bits, which depend on the processor, a float32 mostly rounds away. A
-    decomposition leaves each component's sign open: here the largest entry of a row of Vᵀ is
-    positive. Components of equal singular values stay arbitrary.
+    On the CPU and in float64, whose last bits, which depend on the processor, a float32 mostly
+    rounds away. A decomposition leaves each component's sign open: here the largest entry of a row
+    of Vᵀ is positive. Components of equal singular values stay arbitrary.
     """
-    M = M.detach().double()
+    M = M.detach().cpu().double()
     wide = M.shape[0] <= M.shape[1]
     # By the eigenvectors of the smaller Gram matrix: the first few of a 768 x 3072 weight take a
     # sixth of the time of the whole decomposition.
@@ -44,7 +44,7 @@ def common_basis(updates: Sequence[tuple[Tensor, Tensor]], rank: int) -> Tensor:
     The largest entry of a vector is positive. The updates must span at least `rank` directions.
     """
     # With Q R = [B_1 … B_n], the squares of [B_1 A_1 … B_n A_n] are those of R blockdiag(A_i).
-    pairs = [_normed(A.double(), B.double()) for A, B in updates]
+    pairs = [_normed(A.cpu().double(), B.cpu().double()) for A, B in updates]
     Q, R = torch.linalg.qr(torch.cat([B for _, B in pairs], dim=1))
     squares = torch.block_diag(*(A @ A.t() for A, _ in pairs))
     _, vectors = torch.linalg.eigh(R @ squares @ R.t())
@@ -56,7 +56,8 @@ def common_basis_of_weights(weights: Sequence[Tensor], rank: int) -> Tensor:
 
     weights: (m, n) each; each counts as if its Frobenius norm were 1.
     """
-    scaled = [W.double() / torch.linalg.matrix_norm(W.double()) for W in weights]
+    doubled = [W.detach().cpu().double() for W in weights]
+    scaled = [W / torch.linalg.matrix_norm(W) for W in doubled]
     total = torch.stack([W @ W.t() for W in scaled]).sum(0)
     return _positive(torch.linalg.eigh(total)[1].flip(1)[:, :rank])
 

@@ -73,6 +73,7 @@ class NestedLinear(LowRankLinear):
         W = self.base.weight
         # The form of activation-aware SVD in a PEFT fork; the paper does not print its own. [ours]
         S = torch.ones_like(W[0]) if inputs is None else inputs + 1e-8
+        S, W = S.cpu(), W.cpu()
         U, sigma, Vt = first_components(W * S, len(self.outer_A))
         self.outer_A.copy_(Vt / S)
         self.outer_B.copy_(U * sigma)

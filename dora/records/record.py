@@ -30,7 +30,7 @@ from dora.records.words import command_of
 # Raised whenever the same configuration trains to other bits than before, so that old and new runs
 # are two directories and tables do not mix them. tests/test_arithmetic.py tells when;
 # results/README.md says which number means what.
-ARITHMETIC = 5
+ARITHMETIC = 6
 TRIES = 2  # how often a run may diverge before only force=true begins it again
 # `taken_by` of a run whose directory has disappeared.
 REMOVED = "nobody: removed or moved away"

@@ -240,9 +240,9 @@ def _announce(p: Prepared, loop: Loop, say: Lines) -> None:
     for note in filter(None, (embedded_note(c), c.model.note)):
         say.once(note)
     say.once(precision.line(c.precision, str(loop.setup.world.device), p.auto))
-    none = ["every weight is trained; the budget does not apply"]
+    none = ["every weight is trained; budget and target do not apply"]
     if s.method.result != "model":
-        none = ["the budget does not apply"]
+        none = ["budget and target do not apply"]
     for line in [
         f"{c.method_name} on {c.model_name}, {c.task.name} ({c.data.name}, {len(p.train_rows):,} "
         f"rows), seed {c.seed}: {p.total_steps} steps of {c.batch_size}, lr {p.lr:g}",

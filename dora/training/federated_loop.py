@@ -7,18 +7,29 @@ stopped inside one repeats it, bit for bit, and a checkpoint holds neither momen
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from dora.records.record import Record
 from dora.training import processes
 from dora.training.course import FederatedCourse
 from dora.training.loop import Loop
+from dora.training.step import Setup
 
 
 class FederatedLoop(Loop):
     """Takes the steps of clients, and lets the method make global weights of theirs."""
+
+    def __init__(self, setup: Setup, record: Record | None, say: Callable[[str], None]) -> None:
+        super().__init__(setup, record, say)
+        # Of the round at work: what its clients start from, what each of them ended with, and each
+        # one's part of the rows.
+        self._global: dict[str, Tensor] = {}
+        self._uploads: list[dict[str, Tensor]] = []
+        self._shares: list[float] = []
 
     @property
     def course(self) -> FederatedCourse:
@@ -31,9 +42,7 @@ class FederatedLoop(Loop):
         """Takes step `step`, with what the server does before and behind it."""
         place, each = self.course.federation.place(step), self.course.federation.local_steps
         if (place.slot, place.local) == (0, 0):
-            self._global = self._trained()
-            self._uploads: list[dict[str, Tensor]] = []
-            self._shares: list[float] = []
+            self._global, self._uploads, self._shares = self._trained(), [], []
         if place.local == 0:
             self._send(self._global)
         taken = super().train_step(step)
@@ -66,5 +75,5 @@ class FederatedLoop(Loop):
         # Of one process for all: another processor's last bits may differ.
         new, about = processes.broadcast(s.world, found)
         self._send(new)
-        self._uploads = []
+        self._global, self._uploads = {}, []
         self._log({"split": "server", "round": at + 1, **about})

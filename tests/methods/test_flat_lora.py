@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from conftest import batches, linears, loop_of, settings_of, tiny, tokens, train_head_only
@@ -11,6 +12,7 @@ from dora.adapters.budget import Budget, Matrix
 from dora.methods.base import RunInfo
 from dora.methods.flat_lora import FlatLoRA, row_norms
 from dora.methods.lora import LoRA
+from runs import only_run, run, small, small_words, together
 
 
 def attach(model, budget="r4", total_steps=10, kind=FlatLoRA, **settings):
@@ -185,3 +187,22 @@ def test_a_setting_out_of_range_is_named_with_its_rule(rho):
     (problem,) = settings_of("flat_lora", rho=rho).problems(100)
     assert problem == f"method.rho={rho} must lie in [0, inf); the paper uses 0.05"
     assert settings_of("flat_lora").problems(100) == []
+
+
+def test_two_processes_draw_one_noise(tmp_path):
+    # A step of one learning rate: with other noise in each process weights would part.
+    words = ("method=flat_lora", "budget=r2", "max_steps=8", "head_dropout=0", "lr=1e-2")
+    words = (*words, "method.rho=0.5", "limit_train=64")
+    run(small(tmp_path / "one", *words))
+    ended = together(tmp_path, *small_words(tmp_path / "two", *words))
+    assert ended.returncode == 0, ended.stdout
+    run(small(tmp_path / "none", *words[:-2], "method.rho=0", "limit_train=64"))
+    one, two, none = (
+        load_file(only_run(tmp_path / name) / "best.safetensors") for name in ("one", "two", "none")
+    )
+    B = [name for name in one if name.endswith(".B")]
+
+    def apart(other):
+        return sum((one[name] - other[name]).norm().item() for name in B)
+
+    assert apart(two) < 0.02 * apart(none)
