@@ -73,7 +73,7 @@ def federated(table: Table, caption: str) -> Grid | None:
         "rows of a client",
         "clients of one class",
         "rounds",
-        "steps in a round",
+        "steps of a client",
         "MB in all",
     ]
     notes = [

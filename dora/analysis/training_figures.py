@@ -141,7 +141,7 @@ def rank_paths(table: Table) -> Drawn | None:
     ranks: dict[tuple[str, str, str, int], list[float]] = defaultdict(list)
     for task, (method, row) in product(table.averaged, rows.items()):
         for run in table.runs_of(row, task):
-            for step, found in undamaged(run, "ranks.jsonl", journals.ranks(run["folder"])):
+            for step, found in _path(run):
                 for (_, kind), rank in found.items():
                     ranks[task, method, kind, step].append(rank)
     lines: Lines = [
@@ -172,12 +172,23 @@ def rank_paths(table: Table) -> Drawn | None:
                     linewidth=1.2,
                     label=kind,
                     linestyle=_LINES[i],
+                    drawstyle="steps-post",  # ranks stay until they change
                 )
         name = f"{TASKS[task].folder}, {method} {budget_in_words(rows[method])}"
         panel.set_title(name, fontsize=8)
     titles(figure, "step", "live components a matrix")
     legend(figure, axes)
     return figure, lines
+
+
+def _path(run: Run) -> Iterator[tuple[int, dict[tuple[int, str], int]]]:
+    """Yields (step, components by (layer, kind)) at the start, at each change, and at the end."""
+    found = list(undamaged(run, "ranks.jsonl", journals.ranks(run["folder"])))
+    if found:
+        start = {place(name): rank for name, rank in run["ranks"]["start"].items()}
+        yield 0, {where: start.get(where, 0) for where in found[0][1]}
+        yield from found
+        yield run["total_steps"], found[-1][1]
 
 
 def undamaged(run: Run, name: str, lines: Iterable[T]) -> Iterator[T]:

@@ -122,8 +122,10 @@ def test_rank_paths_and_curves_are_of_the_largest_budget(results: Path) -> None:
     path = lines(rank_paths(table), task="sst2", method="dora", matrix="q")
     # q is the first and the seventh matrix: 0 and 1 in the first run, 3 and 3 in the second.
     assert [(line["budget"], line["step"], line["rank"]) for line in path] == [
+        ("55296", 0, 4),  # as the record has it
         ("55296", 10, 4),
         ("55296", 20, 1.75),
+        ("55296", 90, 1.75),  # until the run's end
     ]
     curve = lines(learning_curves(table), task="sst2", method="dora")
     assert [(c["step"], c["mean"], c["lowest"], c["highest"]) for c in curve] == [
