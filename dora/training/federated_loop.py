@@ -68,6 +68,8 @@ class FederatedLoop(Loop):
     def _serve(self, at: int) -> None:
         """Ends a round: the server's new global weights stand in the model, and are logged."""
         s = self.setup
+        # No average, and no decomposition, of values that are not finite.
+        self.stepper.check_finite(self.step)
         found: Any = None
         if s.world.main:
             new, about = s.method.aggregate(self._uploads, self._shares)
