@@ -20,11 +20,11 @@ def first_components(M: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
     """
     M = M.detach().cpu().double()
     wide = M.shape[0] <= M.shape[1]
-    # By the eigenvectors of the smaller Gram matrix: the first few of a 768 x 3072 weight take a
-    # sixth of the time of the whole decomposition.
+    # By the eigenvectors of the smaller Gram matrix: on one thread they take 0.6 of the time of the
+    # whole decomposition for a 768 x 768 weight, and 0.4 for 3072 x 768.
     values, vectors = torch.linalg.eigh(M @ M.t() if wide else M.t() @ M)
     sigma = values.flip(0)[:rank].clamp_min(0).sqrt()
-    if sigma[-1] <= _LOST * sigma[0]:
+    if rank and sigma[-1] <= _LOST * sigma[0]:
         U, sigma, Vt = torch.linalg.svd(M, full_matrices=False)
         U, sigma, Vt = U[:, :rank], sigma[:rank], Vt[:rank]
     elif wide:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from dora.adapters import lowrank
 from dora.adapters.budget import Budget, Matrix, Plan, equal_plan
 from dora.adapters.lowrank import LowRankLinear
+from dora.adapters.singular import first_components
 from dora.methods import base
 from dora.methods.base import ParameterGroup, RunInfo
 from dora.methods.rules import in_range, one_of
@@ -170,14 +171,10 @@ class ResidualLinear(LowRankLinear):
         With W0 = U diag(σ) Vᵀ: A0 = diag(√(σ/s)) Vᵀ and B0 = U diag(√(σ/s)) (the paper's start;
         dividing by s is PEFT's).
         """
-        # In float64: the last bits, which depend on the processor, are mostly rounded away then.
-        U, sigma, Vt = torch.linalg.svd(self.base.weight.double(), full_matrices=False)
-        U, sigma, Vt = U[:, : self.rank], sigma[: self.rank], Vt[: self.rank]
-        # A decomposition leaves each component's sign open: the largest entry of V is positive.
-        sign = Vt.gather(1, Vt.abs().argmax(1, keepdim=True)).sign()
+        U, sigma, Vt = first_components(self.base.weight, self.rank)
         root = (sigma / self.scale).sqrt()
-        self.A.copy_(root.unsqueeze(1) * sign * Vt)
-        self.B.copy_(U * sign.t() * root)
+        self.A.copy_(root.unsqueeze(1) * Vt)
+        self.B.copy_(U * root)
         self.kept_A, self.kept_B = self.A.clone(), -self.scale * self.B
 
 
