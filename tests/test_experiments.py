@@ -8,6 +8,7 @@ import importlib.util
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -19,6 +20,7 @@ from dora.backbones import backbone
 from dora.check import check
 from dora.config import Config, from_hydra, register
 from dora.methods.base import RunInfo
+from dora.training.federation import Federation
 
 CONF = Path(__file__).parents[1] / "conf"
 EXPERIMENTS = sorted(
@@ -105,6 +107,9 @@ ONE_FILE = {
 }
 
 
+FEDIT = ("cola", "mrpc", "qnli", "rte", "sst2", "stsb")  # the tasks of FedEx-LoRA's table
+
+
 def table(text: str, width: int) -> list[list[str]]:
     """Returns the words of `text` in rows of `width`."""
     words = text.split()
@@ -133,7 +138,8 @@ def composed(*overrides: str) -> Config:
 
 def steps(config: Config) -> int:
     """Returns the optimizer steps of a run on the official training set."""
-    return config.epochs * math.ceil(ROWS[config.task.name] / config.batch_size)
+    epochs = config.epochs * math.ceil(ROWS[config.task.name] / config.batch_size)
+    return config.max_steps or epochs
 
 
 def header(experiment: str) -> list[str]:
@@ -149,6 +155,7 @@ def test_every_experiment_is_in_a_table_here():
     listed = [f"{row[0]}/{row[1]}" for row in LORA_ROWS]
     listed += [f"adalora_deberta_v3_base/{row[0]}" for row in ADALORA_ROWS]
     listed += [f"melora_roberta_base/{row[0]}" for row in MELORA_ROWS]
+    listed += [f"fedit_roberta_base/{task}" for task in FEDIT]
     assert sorted([*listed, "dora_roberta_base", *ONE_FILE]) == RUNS
 
 
@@ -224,6 +231,21 @@ def test_melora_has_the_scripts_numbers(task, lr, epochs, batch, length):
     assert (c.warmup, c.weight_decay, c.decay_all, c.clip, c.seed) == (0.06, 0.01, True, 1, 42)
     m = c.chosen.settings
     assert (c.budget, m.alpha, m.dropout, m.blocks, c.targets()) == ("r8", 16, 0.05, 2, ("q", "v"))
+
+
+@pytest.mark.parametrize("task", FEDIT)
+def test_fedit_trains_three_epochs_of_a_clients_rows_in_each_of_fifty_rounds(task):
+    c = composed(f"experiment=fedit_roberta_base/{task}")
+    place = c.task.name, c.method_name, c.model.name, c.data.name
+    assert place == (task, "fedit", "roberta_base", "hub")
+    m = c.chosen.settings
+    assert (c.budget, c.targets(), m.alpha, m.dropout) == ("r4", ("q", "v"), 8, 0.1)
+    found = c.lr, c.batch_size, c.max_length, c.warmup, c.schedule
+    assert found == (1e-3, 128, 128, 0.06, "linear")
+    f = Federation.of(c.fed, np.zeros(ROWS[task]), c.seed, steps(c))
+    assert (len(f.rows), f.selected, f.rounds, c.fed.restart) == (3, 3, 50, "round")
+    assert f.local_steps == 3 * math.ceil(max(map(len, f.rows)) / 128)
+    assert f.total_steps == steps(c)
 
 
 @pytest.mark.parametrize("experiment", ONE_FILE)
