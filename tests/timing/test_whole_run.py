@@ -157,5 +157,5 @@ def test_stages_of_real_runs_add_up_and_both_contenders_are_scored(
             assert sum(spent[i] for spent in seen["stages"].values()) == pytest.approx(total)
         assert min(seen["stages"][stage][0] for stage in (START, LOAD, STEPS, EVALUATIONS)) > 0
         assert 0 <= seen["score"] <= 1
-    assert sum(run["wall_s"] for (seen,) in runs["figures"].values()) <= whole
+    assert sum(seen["wall_s"] for (seen,) in runs["figures"].values()) <= whole
     assert "| whole run " in capsys.readouterr().out
