@@ -29,6 +29,11 @@ def head_modules(head: Sequence[str], prefix: str) -> list[str]:
     return sorted({".".join(name.split(".")[: depth[name]]) for name in head})
 
 
+def factor_name(matrix: str, factor: str) -> str:
+    """Returns PEFT's name of a matrix's factor, "A" or "B"."""
+    return f"base_model.model.{matrix}.lora_{factor}.weight"
+
+
 def adapter_tensors(
     layers: Mapping[str, LowRankLinear], parameters: Mapping[str, Tensor], head: Sequence[str]
 ) -> dict[str, Tensor]:
@@ -37,8 +42,8 @@ def adapter_tensors(
     for name, layer in layers.items():
         A, B = layer.stored()
         if len(A):
-            tensors[f"base_model.model.{name}.lora_A.weight"] = A
-            tensors[f"base_model.model.{name}.lora_B.weight"] = B
+            tensors[factor_name(name, "A")] = A
+            tensors[factor_name(name, "B")] = B
     tensors |= {f"base_model.model.{name}": parameters[name] for name in head}
     # Sorted, so that equal weights give equal bytes. Contiguous, as safetensors requires: B is
     # often a view.

@@ -49,7 +49,8 @@ class RunInfo:
 
     `total_steps`: the number of optimizer steps, 0 where a plan is made before it is known. `seed`:
     of everything that the method draws. `schedule`: of the run's learning rate. `sources`: the
-    directories of the checked runs that its settings name (`Method.sources`).
+    checked files of the runs that its settings name (`Method.sources`), each an adapter in PEFT's
+    form or a whole model.
     """
 
     total_steps: int

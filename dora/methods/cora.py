@@ -1,7 +1,6 @@
 """CoRA (Xiao et al., 2024, arXiv 2409.02119): LoRA whose B lies in a subspace that models share.
 
-    y = W0 x + b0 + s B A x        B: (d_out, r), orthonormal columns        A: (r, d_in), 0 at
-    start
+    y = W0 x + b0 + s B A x    B: (d_out, r), orthonormal columns    A: (r, d_in), 0 at the start
 
 `basis=fixed` keeps B and trains A, half of LoRA's parameters; `basis=init` trains both. The paper
 extracts the subspace from several large models and does not say how. Ours [ours]:
@@ -16,10 +15,9 @@ Not the recommendation method "CoRA" (arXiv 2408.10645).
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -27,13 +25,13 @@ from torch import Tensor
 
 from dora.adapters.budget import Budget, Matrix, Plan
 from dora.adapters.lowrank import LowRankLinear
+from dora.adapters.peft import factor_name
 from dora.adapters.singular import common_basis, common_basis_of_weights
+from dora.backbones import tensors
+from dora.backbones.architectures import place
 from dora.methods.base import RunInfo
 from dora.methods.lora import PlainLoRA, PlainSettings
 from dora.methods.rules import one_of
-
-ADAPTER = Path("adapter", "adapter_model.safetensors")
-MODEL = Path("model", "model.safetensors")
 
 
 @dataclass
@@ -83,9 +81,10 @@ class CoRA(PlainLoRA):
         fewer directions than a matrix needs.
         """
         plan = super().plan(settings, budget, matrices, run)
+        held = [tensors.of_files([file]) or {} for file in run.sources]
         for matrix, rank in zip(matrices, plan.start, strict=True):
-            there = sum(_directions(folder, matrix) for folder in run.sources)
-            if run.sources and there < rank:
+            there = sum(_directions(shapes, matrix) for shapes in held)
+            if held and there < rank:
                 raise ValueError(
                     f"budget={budget} makes a rank of {rank}, and the updates of {matrix.name} in "
                     f"method.runs have {there} directions: name more runs, or runs of higher rank"
@@ -112,7 +111,7 @@ class CoRA(PlainLoRA):
         """Returns each matrix's basis, one for all layers of its kind."""
         kinds: dict[str, list[str]] = {}
         for name in self.layers:
-            kinds.setdefault(re.sub(r"\.\d+\.", ".*.", name), []).append(name)
+            kinds.setdefault(place(name)[1], []).append(name)
         bases: dict[str, Tensor] = {}
         for names in kinds.values():
             layers = [self.layers[name] for name in names]
@@ -124,9 +123,9 @@ class CoRA(PlainLoRA):
     def _of_runs(self) -> dict[str, Tensor]:
         """Returns each matrix's basis from what the runs changed in it."""
         found: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in self.layers}
-        for folder in self.run.sources:
-            file = _file(folder)
-            with safe_open(file, "pt", str(next(iter(self.layers.values())).A.device)) as held:
+        device = str(next(iter(self.layers.values())).A.device)
+        for file in self.run.sources:
+            with safe_open(file, "pt", device) as held:
                 for name, layer in self.layers.items():
                     update = _update(held, name, layer)
                     if update is not None:
@@ -138,28 +137,23 @@ class CoRA(PlainLoRA):
         }
 
 
-def _file(folder: Path) -> Path:
-    """Returns the file of a run's adapter, or of its whole model."""
-    return folder / ADAPTER if (folder / ADAPTER).is_file() else folder / MODEL
+def _directions(shapes: Mapping[str, tuple[int, ...]], matrix: Matrix) -> int:
+    """Returns how many directions a run's update of a matrix can have, from its file's shapes."""
+    if (A := shapes.get(factor_name(matrix.name, "A"))) is not None:
+        return A[0]
+    return matrix.full_rank if f"{matrix.name}.weight" in shapes else 0
 
 
-def _directions(folder: Path, matrix: Matrix) -> int:
-    """Returns how many directions a run's update of a matrix can have, from the file's header."""
-    with safe_open(_file(folder), "pt") as held:
-        name = f"base_model.model.{matrix.name}.lora_A.weight"
-        if name in held.keys():  # noqa: SIM118 (no mapping)
-            return int(held.get_slice(name).get_shape()[0])
-        return matrix.full_rank if f"{matrix.name}.weight" in held.keys() else 0  # noqa: SIM118
+def _update(held: Any, name: str, layer: LowRankLinear) -> tuple[Tensor, Tensor] | None:
+    """Returns what a run changed in a matrix as (A, B), its scale in B; None if nothing.
 
-
-def _update(held: safe_open, name: str, layer: LowRankLinear) -> tuple[Tensor, Tensor] | None:
-    """Returns what a run changed in a matrix as (A, B), its scale in B; None if nothing."""
+    `held`: the opened safetensors file.
+    """
     there = held.keys()
     if f"{name}.weight" in there:  # a whole model's: the difference itself, times the identity
         change = held.get_tensor(f"{name}.weight") - layer.base.weight
         return torch.eye(change.shape[1], dtype=change.dtype, device=change.device), change
-    A = f"base_model.model.{name}.lora_A.weight"
-    if A not in there:
+    if factor_name(name, "A") not in there:
         return None
-    pair = held.get_tensor(A), held.get_tensor(A.replace("lora_A", "lora_B"))
-    return pair if pair[1].any() else None
+    A, B = (held.get_tensor(factor_name(name, factor)) for factor in "AB")
+    return (A, B) if B.any() else None

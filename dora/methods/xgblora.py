@@ -13,7 +13,6 @@ them in each round, that is 32 boosters. Which layers are drawn is a function of
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -22,6 +21,7 @@ from torch import nn
 
 from dora.adapters.budget import Budget, Matrix, Plan
 from dora.adapters.changes import Change
+from dora.backbones.architectures import place
 from dora.methods import base
 from dora.methods.base import RunInfo
 from dora.methods.chain import RESTARTS, Links
@@ -118,16 +118,16 @@ def _rounds(
     _refuse_misfits(settings, budget, len(places), at_once, left)
     rounds: list[list[int]] = []
     for drawn in _draws(settings.sampling, len(places), at_once, seed):
-        whole = [place for layer in drawn[:at_once] for place in places[layer]]
-        if sum(costs[place] for place in whole) > left:
+        whole = [at for layer in drawn[:at_once] for at in places[layer]]
+        if sum(costs[at] for at in whole) > left:
             break
         rounds.append(sorted(whole))
-        left -= sum(costs[place] for place in whole)
+        left -= sum(costs[at] for at in whole)
     last = []
-    for place in (place for layer in drawn for place in places[layer]):
-        if costs[place] <= left:
-            last.append(place)
-            left -= costs[place]
+    for at in (at for layer in drawn for at in places[layer]):
+        if costs[at] <= left:
+            last.append(at)
+            left -= costs[at]
     return [*rounds, sorted(last)] if last else rounds
 
 
@@ -148,11 +148,10 @@ def _draws(sampling: str, layers: int, at_once: int, seed: int) -> Iterator[list
 
 
 def _by_layer(matrices: Sequence[Matrix]) -> list[list[int]]:
-    """Returns the places of each layer's matrices; the first number in its name is the layer's."""
+    """Returns the places of each layer's matrices."""
     layers: dict[int, list[int]] = {}
-    for place, matrix in enumerate(matrices):
-        number = re.search(r"(?:^|\.)(\d+)(?:\.|$)", matrix.name)
-        layers.setdefault(int(number[1]) if number else -1, []).append(place)
+    for at, matrix in enumerate(matrices):
+        layers.setdefault(place(matrix.name)[0], []).append(at)
     return list(layers.values())
 
 

@@ -79,7 +79,7 @@ def plan_run(
 def run_info(config: Config, total_steps: int, sources: tuple[Source, ...]) -> RunInfo:
     """Returns what the method is told of the run."""
     schedule = Schedule(config.schedule, config.warmup)
-    return RunInfo(total_steps, config.seed, schedule, tuple(s.folder for s in sources))
+    return RunInfo(total_steps, config.seed, schedule, tuple(s.file for s in sources))
 
 
 def plan_rounds(

@@ -11,14 +11,16 @@ from dora.files import check_safetensors, sha256_file
 from dora.records import artefacts
 from dora.records.record import read_finished
 
-WHOLE_MODEL = "model/model.safetensors"
-
 
 @dataclass(frozen=True)
 class Source:
-    """A finished run that a method reads: its directory, task and method, and its file's sha256."""
+    """A finished run that a method reads: its directory, task and method.
+
+    `file`: its adapter for PEFT, or its whole model. `sha256`: of that file.
+    """
 
     folder: Path
+    file: Path
     task: str
     method: str
     sha256: str
@@ -57,16 +59,17 @@ def _source(key: str, folder: Path, config: Config, weights: str) -> Source:
         )
     if run["fingerprints"]["model"] != weights:
         problems.append(f"{key}: {folder} adapts another model than {config.model_name}")
-    adapter = artefacts.ADAPTER[0]
-    file = folder / adapter
-    if not file.is_file():
-        file = folder / WHOLE_MODEL
-        if not file.is_file():
-            problems.append(
-                f"{key}: {folder} holds neither {adapter} nor {WHOLE_MODEL}; name a run of a "
-                "method with low-rank layers, or of full with keep_model=true"
-            )
-    if problems:
+    names = (artefacts.ADAPTER[0], artefacts.FULL_WEIGHTS)
+    name = next((name for name in names if (folder / name).is_file()), None)
+    if name is None:
+        problems.append(
+            f"{key}: {folder} holds neither {' nor '.join(names)}; name a run of a method with "
+            "low-rank layers, or of full with keep_model=true"
+        )
+    if name is None or problems:
         raise UserError(*problems)
+    file = folder / name
+    # The file's form, then its checksum in the record, before anything in it is believed.
     check_safetensors(file)
-    return Source(folder, task, method, sha256_file(file))
+    artefacts.check(folder, run, name)
+    return Source(folder, file, task, method, sha256_file(file))

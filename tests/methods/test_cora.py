@@ -169,5 +169,10 @@ def test_runs_that_do_not_fit_are_refused(sources: list[Path], tmp_path: Path) -
     assert missing.startswith("method.runs must name directories of finished runs: nowhere")
     few = refused(*words, f"method.runs=[{sources[0]}]", "budget=r3")
     assert "in method.runs have 2 directions: name more runs" in few[0]
+    file = sources[0] / "adapter" / "adapter_model.safetensors"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert "adapter_model.safetensors" in refused(*words, f"method.runs=[{sources[0]}]")[0]
+    file.write_bytes(whole)
     other = refused(*words, f"method.runs=[{sources[0]}]", "model=tiny_deberta")
     assert other[0].endswith("adapts another model than tiny_deberta")
