@@ -8,7 +8,7 @@ import re
 from typing import Any
 
 from dora.adapters.budget import Budget
-from dora.config import MAX_SEED, PATHS, Config, FedConfig, place
+from dora.config import MAX_SEED, PATHS, Config, place
 from dora.data.tasks import TASKS
 from dora.method_choice import method_names
 from dora.methods.rules import fraction_or_steps
@@ -31,7 +31,7 @@ def check(config: Config) -> list[str]:
         *config.chosen.settings.problems(None),
         *_of_budget(config),
         *_of_training(config),
-        *_of_clients(config.fed),
+        *_of_clients(config),
         *_of_paths(config),
         *surroundings.problems(config.device, config.wandb, config.results),
     ]
@@ -78,7 +78,8 @@ def _broken(*rules: tuple[bool, str]) -> list[str]:
 
 def _choice(config: Config, key: str, *allowed: str) -> tuple[bool, str]:
     """Returns the rule that a key has one of the allowed values."""
-    value = getattr(config, key)
+    part, name = place(config, key)
+    value = getattr(part, name)
     return value in allowed, f"{key}={value} must be one of {', '.join(allowed)}"
 
 
@@ -218,8 +219,9 @@ def _of_training(config: Config) -> list[str]:
     )
 
 
-def _of_clients(fed: FedConfig) -> list[str]:
+def _of_clients(config: Config) -> list[str]:
     """Checks the rounds of a federated run."""
+    fed = config.fed
     counts = {key: getattr(fed, key) for key in ("clients", "local_steps", "rounds")}
     return _broken(
         *(
@@ -228,11 +230,8 @@ def _of_clients(fed: FedConfig) -> list[str]:
         ),
         (0 < fed.fraction <= 1, f"fed.fraction={fed.fraction} must lie in (0, 1]; 1 selects all"),
         (0 < fed.alpha <= 1e6, f"fed.alpha={fed.alpha} must lie in (0, 1e6]; 0.5 is usual"),
-        (
-            fed.partition in ("dirichlet", "iid"),
-            f"fed.partition={fed.partition} must be one of dirichlet, iid",
-        ),
-        (fed.restart in ("run", "round"), f"fed.restart={fed.restart} must be one of run, round"),
+        _choice(config, "fed.partition", "dirichlet", "iid"),
+        _choice(config, "fed.restart", "run", "round"),
     )
 
 

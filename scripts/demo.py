@@ -1,4 +1,4 @@
-"""Trains all four methods on the embedded model and data, and prints their tables.
+"""Trains four methods on the embedded model and data, and prints their tables.
 
     python scripts/demo.py [--results results] [--task cola]
 

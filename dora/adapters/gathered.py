@@ -54,7 +54,7 @@ class Gathered:
         return found
 
     def bias(self, B: Sequence[Tensor] | None = None) -> float | None:
-        """Returns ‖ΔW − B Ā‖ / ‖ΔW‖ over all layers; None where ΔW is zero.
+        """Returns ‖ΔW − B Ā‖ / ‖ΔW‖ over all layers, or None where ΔW is zero.
 
         `B`: (d_out, r) of each layer, B̄ by default.
         """

@@ -39,7 +39,7 @@ def trained(table: Table, caption: str, rules: set[int]) -> Grid | None:
         "in PEFT's file",
     ]
     text = f"{caption}: adapter parameters"
-    return Grid(text, head, rows, rules=_within(rules, rows), name="trained", notes=[TRAINED_NOTE])
+    return Grid(text, head, rows, rules=rules, name="trained", notes=[TRAINED_NOTE])
 
 
 def _counts(run: Run) -> list[int]:
@@ -99,8 +99,3 @@ def _rounds(runs: Iterable[Run]) -> list[str]:
         number_range([f["local_steps"] for f in found]),
         f"{statistics.mean(f['bytes_in_all'] for f in found) / 1e6:,.1f}",
     ]
-
-
-def _within(rules: set[int], rows: list[list[str]]) -> set[int]:
-    """Returns the rules that fall on these rows: a row without counts is left out."""
-    return {rule for rule in rules if rule < len(rows)}

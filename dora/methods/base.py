@@ -7,7 +7,6 @@ of an adapter. How to add a method of your own, in this package or outside it: C
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +20,7 @@ from dora.adapters.changes import Change
 from dora.adapters.lowrank import LowRankLinear
 from dora.adapters.peft import stored_ranks
 from dora.methods.schedule import Schedule
+from dora.methods.seeds import seed_of
 
 
 @dataclass
@@ -66,8 +66,7 @@ class RunInfo:
         """
         if (name, index) == ("start", 0):
             return torch.Generator().manual_seed(self.seed)
-        digest = hashlib.sha256(f"{self.seed} {name} {index}".encode()).digest()
-        return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+        return torch.Generator().manual_seed(seed_of(self.seed, name, index))
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,6 @@ from dora.methods import base
 from dora.methods.base import RunInfo
 from dora.methods.lora import PlainSettings, average_rank, kaiming
 from dora.methods.rules import in_range, one_of
-from dora.methods.schedule import Schedule
 
 RESTARTS = ("full", "rewarm", "none")
 
@@ -75,7 +74,7 @@ class Links(base.Method):
         """
         link = self._link(step)
         began, ends = self._knots[link - 1], self._knots[link]
-        part = self._schedule(ends - began)
+        part = self.run.schedule.of_part(ends - began, self.run.total_steps)
         if self.settings.restart == "full":
             return part.share(step - began, ends - began)
         if self.settings.restart == "none" or link == 1:
@@ -101,10 +100,6 @@ class Links(base.Method):
     def _link(self, step: int) -> int:
         """Returns the number, from 1, of the link that this step trains."""
         return next(j for j, knot in enumerate(self._knots) if step <= knot)
-
-    def _schedule(self, length: int) -> Schedule:
-        """Returns the schedule of a link of this length."""
-        return self.run.schedule.of_part(length, self.run.total_steps)
 
 
 @dataclass

@@ -5,7 +5,6 @@ Nothing about them is part of a checkpoint.
 
 from __future__ import annotations
 
-import hashlib
 import math
 
 import numpy as np
@@ -13,6 +12,7 @@ import numpy as np
 from dora.config import Config
 from dora.data.tokens import order
 from dora.methods.schedule import Schedule
+from dora.methods.seeds import seed_of
 from dora.training.federation import Federation
 
 
@@ -65,9 +65,10 @@ class FederatedCourse(Course):
         """Returns the rows of step `step` (from 1): the next batch of its client."""
         place = self.federation.place(step)
         own = self.federation.rows[place.client]
-        epochs_steps = math.ceil(len(own) / self.config.batch_size)
-        epoch, at = divmod(self.federation.step_of_client(place), epochs_steps)
-        return own[self._batches(self._seed_of(place.client), epoch, self.lengths[own])[at]]
+        an_epoch = math.ceil(len(own) / self.config.batch_size)
+        epoch, at = divmod(self.federation.step_of_client(place), an_epoch)
+        seed = seed_of(self.config.seed, "client", place.client)
+        return own[self._batches(seed, epoch, self.lengths[own])[at]]
 
     def share(self, step: int) -> float:
         """Returns the rate of step `step` (from 1) as a share of its peak, equal for all clients.
@@ -91,7 +92,3 @@ class FederatedCourse(Course):
         """Tells whether this step ends the round in which a multiple of `every` lies."""
         each = self.federation.steps_a_round
         return step % each == 0 and step // every > (step - each) // every
-
-    def _seed_of(self, client: int) -> int:
-        digest = hashlib.sha256(f"{self.config.seed} client {client}".encode()).digest()
-        return int.from_bytes(digest[:8], "little") >> 1

@@ -5,7 +5,6 @@ All are pure functions, so nothing here is part of a checkpoint.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,13 +15,12 @@ from torch import Tensor, nn
 from dora.config import Config
 from dora.data.tasks import Task
 from dora.methods.base import ParameterGroup
+from dora.methods.seeds import seed_of
 
 
 def step_seed(seed: int, step: int, part: int, rank: int) -> int:
     """Returns the seed of dropout in micro-batch `part` of a step, on process `rank`."""
-    # Hashed: seeds of neighbouring steps or processes, had they been added up, would coincide.
-    digest = hashlib.sha256(f"{seed} {step} {part} {rank}".encode()).digest()
-    return int.from_bytes(digest[:8], "little") >> 1  # 63 bits: manual_seed takes no more
+    return seed_of(seed, step, part, rank)
 
 
 def task_loss(task: Task, logits: Tensor, labels: Tensor) -> Tensor:
