@@ -13,15 +13,11 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from peft import PeftModel
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from exported import dev_logits
 
 from conftest import METHODS
 from dora import CONF
-from dora.backbones.backbone import ASSETS
 from dora.data import npz
-from dora.data.sources import read_dir
-from dora.data.tasks import TASKS
 from dora.method_choice import packaged
 from dora.methods.base import Method
 from dora.records import artefacts
@@ -30,7 +26,7 @@ from dora.training.build import build
 from dora.training.lines import Lines
 from dora.training.prepare import prepare
 from dora.training.processes import World
-from runs import only_run, run, small, small_glue
+from runs import only_run, run, small
 
 # What a class states (title, budget, …) and the moments.
 MOMENTS = {n for n in {*vars(Method), *Method.__annotations__} if not n.startswith("_")}
@@ -119,17 +115,7 @@ def test_an_export_gives_the_recorded_logits_to_others_code(
     name: str, merge: bool, finished: Callable[[str], Path], tmp_path: Path
 ) -> None:
     export(finished(name), tmp_path / "out", merge)
-    base = ASSETS / "tiny_roberta"
     adapter = packaged(name).kind.result == "adapter" and not merge
-    place = base if adapter else tmp_path / "out"
-    model = AutoModelForSequenceClassification.from_pretrained(place, dtype=torch.float32)
-    if adapter:
-        model = PeftModel.from_pretrained(model, tmp_path / "out")
-    rows = read_dir(TASKS["wnli"], small_glue())["dev"]
-    batch = AutoTokenizer.from_pretrained(base)(
-        rows.first, rows.second, return_tensors="pt", padding=True, truncation=True, max_length=48
-    )
-    with torch.no_grad():
-        logits = model.eval()(**batch).logits.numpy()
+    logits = dev_logits(tmp_path / "out", adapter)
     want = npz.load(finished(name))["best/dev/logits"]
     np.testing.assert_allclose(logits, want, rtol=0, atol=1e-5)

@@ -11,24 +11,20 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from peft import PeftModel
+from exported import dev_logits
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from conftest import linears, loop_of, settings_of, tiny, tokens, train_head_only
 from dora.adapters.budget import Budget, Matrix
-from dora.backbones.backbone import ASSETS
 from dora.data import npz
-from dora.data.sources import read_dir
-from dora.data.tasks import TASKS
 from dora.errors import UserError
 from dora.method_choice import packaged
 from dora.methods.base import Method, RunInfo
 from dora.methods.melora import BlockLinear, MELoRA
 from dora.sharing.exporting import export
 from dora.training.prepare import prepare
-from runs import only_run, refused, run, small, small_glue, small_words
+from runs import only_run, refused, run, small, small_words
 
 # PEFT reads an attribute that Transformers deprecates.
 pytestmark = pytest.mark.filterwarnings(
@@ -234,17 +230,7 @@ def test_an_export_gives_the_recorded_logits(merge: bool, finished: Path, tmp_pa
     in_file = json.loads((finished / "run.json").read_text())["params"]["in_peft_file"]
     card = (tmp_path / "out" / "README.md").read_text()
     assert f"| adapter in PEFT's format        | {in_file:,} " in card
-    base = ASSETS / "tiny_roberta"
-    place = tmp_path / "out" if merge else base
-    model = AutoModelForSequenceClassification.from_pretrained(place, dtype=torch.float32)
-    if not merge:
-        model = PeftModel.from_pretrained(model, tmp_path / "out")
-    rows = read_dir(TASKS["wnli"], small_glue())["dev"]
-    batch = AutoTokenizer.from_pretrained(base)(
-        rows.first, rows.second, return_tensors="pt", padding=True, truncation=True, max_length=48
-    )
-    with torch.no_grad():
-        logits = model.eval()(**batch).logits.numpy()
+    logits = dev_logits(tmp_path / "out", adapter=not merge)
     np.testing.assert_allclose(logits, npz.load(finished)["best/dev/logits"], rtol=0, atol=1e-5)
 
 
