@@ -17,7 +17,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from dora.adapters.budget import Budget
-from dora.backbones.architectures import KINDS
+from dora.backbones.architectures import KINDS, USUAL
 from dora.data.tasks import TASKS, Task
 from dora.method_choice import MethodChoice, choose, method_names, spelled
 
@@ -116,7 +116,8 @@ class Config:
     no clipping. `warmup`: a fraction is rounded up, as in the Transformers Trainer. `decay_all`:
     weight decay on biases and LayerNorm too. `batching`: "length" puts rows of similar length into
     a batch, with about 0.6 of the padding of "random", which takes shuffled rows as they come.
-    `target`: the linears to adapt, "all" or some of q, k, v, o, ffn1, ffn2, such as q,v.
+    `target`: the linears to adapt, "all" or some of q, k, v, o, ffn1, ffn2 (ModernBERT: qkv, o, glu,
+    ffn2), such as q,v.
     `init_from`: the directory of a finished run to start from.
 
     Evaluation. `eval_every`: steps between evaluations, None for each epoch. `select`: "dev"
@@ -215,14 +216,9 @@ class Config:
 
         Raises ValueError for an unknown kind, or for none.
         """
-        # q+v, as tables and published rows spell it, does as well as q,v.
-        given = (
-            self.target.replace("+", ",").split(",")
-            if isinstance(self.target, str)
-            else list(self.target)
-        )
-        if given == ["all"]:
-            return KINDS
+        given = self._target_words()
+        if self.all_targets:
+            return USUAL
         unknown = [k for k in given if k not in KINDS]
         if unknown or not given:
             raise ValueError(
@@ -230,6 +226,17 @@ class Config:
             )
         # In the table's order, without repeats: target=v,q is the same run as target=q,v.
         return tuple(k for k in KINDS if k in given)
+
+    @property
+    def all_targets(self) -> bool:
+        """True if `target` is all, which is for the architecture to spell out."""
+        return self._target_words() == ["all"]
+
+    def _target_words(self) -> list[Any]:
+        if not isinstance(self.target, str):
+            return list(self.target)
+        # q+v, as tables and published rows spell it, does as well as q,v.
+        return list(self.target.replace("+", ",").split(","))
 
     @property
     def own(self) -> OwnConfig:

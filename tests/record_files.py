@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from dora.adapters.budget import Budget
-from dora.backbones.architectures import LINEARS
+from dora.backbones.architectures import ARCHITECTURES
 from dora.data.tasks import TASKS
 
 # Settings that the reader asks for in every record of a finished run; no test depends on them.
@@ -56,7 +56,7 @@ def names(layers: int) -> list[str]:
     return [
         f"roberta.encoder.layer.{i}.{path}"
         for i in range(layers)
-        for path in LINEARS["roberta"].values()
+        for path in ARCHITECTURES["roberta"].linears.values()
     ]
 
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 
 
@@ -27,6 +27,8 @@ class Matrix:
 
     `component_cost`: parameters that one component stores, if the method's components are not plain
     rank-1 terms. `fixed_cost`: parameters stored beside the components, however many there are.
+    `input_of`: the module whose first argument the matrix reads, so that matrices of one module can
+    be computed together; None if it reads another tensor.
     """
 
     name: str
@@ -34,6 +36,7 @@ class Matrix:
     d_out: int
     component_cost: int | None = None
     fixed_cost: int = 0
+    input_of: str | None = field(default=None, compare=False)
 
     @property
     def cost(self) -> int:

@@ -213,20 +213,19 @@ def adapt(
     `layer_type`: the class of the layers, made with the same arguments.
     """
     layers = {}
-    by_owner: dict[str, list[LowRankLinear]] = {}
+    by_reader: dict[str, list[LowRankLinear]] = {}
     for matrix, rank in zip(matrices, ranks, strict=True):
         parent, _, attribute = matrix.name.rpartition(".")
         owner = model.get_submodule(parent)
         layer = layer_type(getattr(owner, attribute), rank, scale, dropout, gated)
         setattr(owner, attribute, layer)
         layers[matrix.name] = layer
-        # A module may name linears that read something else than its own input.
-        if attribute not in getattr(owner, "own_input", ()):
-            by_owner.setdefault(parent, []).append(layer)
-    # q, k and v have one parent. A matrix at the top of the model has parent "" and no siblings.
-    for parent, its in by_owner.items():
-        if len(its) > 1 and parent:
-            model.get_submodule(parent).register_forward_pre_hook(Siblings(its))
+        # A faster module in the reader's place may give some of its linears another input.
+        if matrix.input_of and attribute not in getattr(owner, "own_input", ()):
+            by_reader.setdefault(matrix.input_of, []).append(layer)
+    for reader, its in by_reader.items():
+        if len(its) > 1:
+            model.get_submodule(reader).register_forward_pre_hook(Siblings(its))
     return layers
 
 

@@ -19,7 +19,7 @@ from dora import ASSETS
 from dora.analysis.grouping import Table
 from dora.analysis.rows import Row, has_budget
 from dora.analysis.view import MEAN
-from dora.backbones.architectures import KINDS
+from dora.backbones.architectures import USUAL
 from dora.records.schema import Run
 
 FILE = ASSETS / "published.csv"
@@ -156,7 +156,7 @@ def _adapts_alike(row: Row, run: Run, number: Number) -> bool:
     # Without a budget there is no size to choose: the backbone sets it, as in full fine-tuning.
     if not has_budget(row):
         return target is None and number.target == NO_TARGET
-    kinds = KINDS if number.target == "all" else number.target.split("+")
+    kinds = USUAL if number.target == "all" else number.target.split("+")
     text = number.params.removesuffix("M")
     # Half a unit of the last digit that they print.
     half = 0.5 * 10.0 ** -len(text.partition(".")[2])

@@ -33,7 +33,7 @@ T = TypeVar("T")
 Columns = dict[tuple[str, str, str], int]
 # Up to here the ranks are legible as numbers in the image, and every layer has a label.
 _FEW_LAYERS = 6
-_LINES = ("-", "--", ":", "-.", "-", "--")  # one for each of KINDS
+_LINES = ("-", "--", ":", "-.", "-", "--", ":", "-.")  # one for each of KINDS
 
 
 def adaptive(table: Table) -> list[Row]:

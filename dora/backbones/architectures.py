@@ -1,32 +1,200 @@
-"""Architectures: the linears of an encoder layer that are adapted, and where they stand."""
+"""The table of architectures: for each, where its linears and its head are, and what else differs.
+
+A row is all that the suite has to know of an encoder. Shapes and names of the other tensors are
+Transformers' to say (`dora.backbones.tensors`).
+"""
 
 from __future__ import annotations
 
 import functools
-import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
-# The linears of one encoder layer by kind, for each `model_type` of config.json. Paths are exact:
-# "output.dense" as a substring would also find "attention.output.dense".
-_BERT = {
-    "q": "attention.self.query",
-    "k": "attention.self.key",
-    "v": "attention.self.value",
-    "o": "attention.output.dense",
-    "ffn1": "intermediate.dense",
-    "ffn2": "output.dense",
+# The kinds of linears in an encoder layer: first those of BERT and its like, which `target=all`
+# stands for there. `qkv` is query, key and value in one matrix; `glu` is the first matrix of a gated
+# feed-forward network, input and gate in one.
+USUAL = ("q", "k", "v", "o", "ffn1", "ffn2")
+KINDS = (*USUAL, "qkv", "glu")
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What differs between encoders, for one `model_type` of config.json.
+
+    `prefix`: the backbone's name in Transformers' sequence classifier, with its dot.
+    `layers`: the name of the list of encoder layers inside the backbone.
+    `linears`: the path of each linear in a layer, by kind, in the order of draws and parameters.
+    Paths are exact: "output.dense" as a substring would also find "attention.output.dense".
+    `reader`: the module in a layer whose first argument `read` is given to.
+    `read`: the kinds of linears that read that one argument, so that they can be computed together.
+    `head`: the modules outside the backbone, which are drawn from a run's seed.
+    `pretrained_head`: those of them that checkpoints hold, and that are taken from there.
+    `head_dropout`: the dropout module before the classifier's output.
+    `tokenizer`: the tokenizer's class, less "Tokenizer", if tokenizer_config.json names none.
+    `pad`: Transformers' id of the padding, if config.json names none.
+    `counts_from_pad`: position ids begin at the padding's id + 1, not at 0.
+    `absolute`: positions have an embedding each, so that a text may not be longer than these.
+    `keys`: keys of config.json that are spelled otherwise than BERT's, by BERT's.
+    `sublayers`: both halves of a layer end in one module of `dense`, `dropout` and `LayerNorm`.
+    `packs`: attention is BERT's, called through Transformers' interface, and nothing but its mask
+    depends on other tokens' places, so that rows may follow each other without padding.
+    `first_token`: the modules of a layer that in the last one need each row's first token alone,
+    since the head reads no other; none if a module in between adds what other tokens hold.
+    """
+
+    prefix: str
+    layers: str
+    linears: Mapping[str, str]
+    reader: str
+    head: tuple[str, ...]
+    head_dropout: str
+    tokenizer: str | None
+    pretrained_head: tuple[str, ...] = ()
+    read: tuple[str, ...] = ("q", "k", "v")
+    pad: int = 0
+    counts_from_pad: bool = False
+    absolute: bool = True
+    keys: Mapping[str, str] = field(default_factory=dict)
+    sublayers: bool = False
+    packs: bool = False
+    first_token: tuple[str, ...] = ()
+
+    def key(self, name: str) -> str:
+        """Returns how config.json of this architecture spells one of BERT's keys."""
+        return self.keys.get(name, name)
+
+    def first_position(self, config: Mapping[str, Any]) -> int:
+        """Returns the position id of a row's first token."""
+        return int(config.get("pad_token_id", self.pad)) + 1 if self.counts_from_pad else 0
+
+    def positions(self, config: Mapping[str, Any]) -> int | None:
+        """Returns the length of the longest text, in tokens; None if there is no limit."""
+        if not self.absolute or config.get("relative_attention", False):
+            return None
+        return int(config.get("max_position_embeddings", 512)) - self.first_position(config)
+
+
+_BERT = Architecture(
+    prefix="bert.",
+    layers="encoder.layer",
+    linears={
+        "q": "attention.self.query",
+        "k": "attention.self.key",
+        "v": "attention.self.value",
+        "o": "attention.output.dense",
+        "ffn1": "intermediate.dense",
+        "ffn2": "output.dense",
+    },
+    reader="attention.self",
+    head=("classifier",),
+    head_dropout="dropout",
+    tokenizer="Bert",
+    sublayers=True,
+    packs=True,
+    first_token=("attention.output",),
+)
+# RoBERTa's position ids begin behind the padding's: of 514 rows of the table 512 are used.
+_ROBERTA = replace(
+    _BERT,
+    prefix="roberta.",
+    head_dropout="classifier.dropout",
+    tokenizer="Roberta",
+    pad=1,
+    counts_from_pad=True,
+)
+ARCHITECTURES: dict[str, Architecture] = {
+    "bert": _BERT,
+    "roberta": _ROBERTA,
+    # Transformers calls DeBERTa v2 and v3 alike: v3 has v2's architecture and another pretraining.
+    # Its pooler stands outside the backbone; its attention is its own.
+    "deberta-v2": replace(
+        _BERT,
+        prefix="deberta.",
+        linears={
+            **_BERT.linears,
+            "q": "attention.self.query_proj",
+            "k": "attention.self.key_proj",
+            "v": "attention.self.value_proj",
+        },
+        head=("classifier", "pooler"),
+        tokenizer="DebertaV2",
+        keys={"classifier_dropout": "cls_dropout"},
+        packs=False,
+    ),
+    "xlm-roberta": replace(_ROBERTA, tokenizer="XLMRoberta"),
+    "electra": replace(_BERT, prefix="electra.", head_dropout="classifier.dropout"),
+    # The output's linear stands in the module of q, k and v, and reads another input.
+    "mpnet": replace(
+        _ROBERTA,
+        prefix="mpnet.",
+        linears={
+            "q": "attention.attn.q",
+            "k": "attention.attn.k",
+            "v": "attention.attn.v",
+            "o": "attention.attn.o",
+            "ffn1": "intermediate.dense",
+            "ffn2": "output.dense",
+        },
+        reader="attention.attn",
+        tokenizer="MPNet",
+        sublayers=False,
+        packs=False,
+        first_token=("intermediate", "output"),
+    ),
+    "distilbert": replace(
+        _BERT,
+        prefix="distilbert.",
+        layers="transformer.layer",
+        linears={
+            "q": "attention.q_lin",
+            "k": "attention.k_lin",
+            "v": "attention.v_lin",
+            "o": "attention.out_lin",
+            "ffn1": "ffn.lin1",
+            "ffn2": "ffn.lin2",
+        },
+        reader="attention",
+        head=("pre_classifier", "classifier"),
+        tokenizer="DistilBert",
+        keys={
+            "hidden_size": "dim",
+            "intermediate_size": "hidden_dim",
+            "num_hidden_layers": "n_layers",
+            "num_attention_heads": "n_heads",
+            "classifier_dropout": "seq_classif_dropout",
+        },
+        sublayers=False,
+        packs=False,
+        first_token=(),
+    ),
+    # Positions are rotations. `head.` is the one of masked language modelling, which checkpoints
+    # hold; it is trained on with the classifier.
+    "modernbert": Architecture(
+        prefix="model.",
+        layers="layers",
+        linears={"qkv": "attn.Wqkv", "o": "attn.Wo", "glu": "mlp.Wi", "ffn2": "mlp.Wo"},
+        reader="attn",
+        read=(),
+        head=("head", "classifier"),
+        pretrained_head=("head",),
+        head_dropout="drop",
+        tokenizer=None,
+        pad=50_283,
+        absolute=False,
+    ),
 }
-# DeBERTa names its projections otherwise; the output and the feed-forward network are BERT's.
-_DEBERTA = {
-    **_BERT,
-    "q": "attention.self.query_proj",
-    "k": "attention.self.key_proj",
-    "v": "attention.self.value_proj",
-}
-# Transformers calls DeBERTa v2 and v3 alike: v3 has v2's architecture and another pretraining.
-LINEARS = {"bert": _BERT, "roberta": _BERT, "deberta-v2": _DEBERTA}
-KINDS = tuple(_BERT)
-_KIND_OF = {path: kind for by_kind in LINEARS.values() for kind, path in by_kind.items()}
-_NAME = re.compile(r"\.layer\.(\d+)\.(.+)$")
+
+
+def architecture_of(model_type: object) -> Architecture:
+    """Returns the row of a `model_type`. Raises KeyError for one that the table lacks."""
+    return ARCHITECTURES[str(model_type)]
+
+
+def owner_of(name: str) -> Architecture | None:
+    """Returns the first row whose classifiers have an encoder layer with a module of this name."""
+    rows = ARCHITECTURES.values()
+    return next((row for row in rows if name.startswith(f"{row.prefix}{row.layers}.")), None)
 
 
 # Cached: a study's journals name the same few hundred matrices hundreds of thousands of times.
@@ -37,7 +205,10 @@ def place(name: str) -> tuple[int, str]:
     `roberta.encoder.layer.3.attention.self.query` gives (3, "q"). Raises ValueError for a name that
     is not a linear of an encoder layer.
     """
-    found = _NAME.search(name)
-    if found is None or found[2] not in _KIND_OF:
-        raise ValueError(f"{name} is no linear of an encoder layer")
-    return int(found[1]), _KIND_OF[found[2]]
+    row = owner_of(name)
+    if row is not None:
+        layer, _, path = name.removeprefix(f"{row.prefix}{row.layers}.").partition(".")
+        kind = next((kind for kind, its in row.linears.items() if its == path), None)
+        if kind is not None and layer.isdigit():
+            return int(layer), kind
+    raise ValueError(f"{name} is no linear of an encoder layer")

@@ -9,6 +9,7 @@ import torch
 
 from dora.adapters import dropout as cheap
 from dora.backbones import fused, packing
+from dora.backbones.architectures import architecture_of
 from dora.backbones.first_token import read_first_tokens
 from dora.process import memory
 
@@ -20,7 +21,8 @@ def speed_up(model: Any, device: torch.device) -> None:
     """Replaces parts of the backbone by faster ones, before training on `device`.
 
     Outputs and gradients stay as they are but for rounding, and dropout keeps its distribution. On
-    every device the last layer computes the first tokens alone (`first_token`). On a CPU dropout
+    every device the last layer computes the first tokens alone (`first_token`), as far as the table
+    of architectures says where. On a CPU dropout
     draws what it drops alone (`dora.adapters.dropout`), attention and residual connections are
     fused with it (`fused`), batches can be packed, and the process keeps the memory that a step
     frees.
@@ -29,11 +31,16 @@ def speed_up(model: Any, device: torch.device) -> None:
         fused.fuse_sublayers(model)
         cheap.replace(model)
         # DeBERTa computes its attention itself, with a dropout module that `replace` has found.
-        if model.config._attn_implementation == "sdpa":
+        if _plain(model) and model.config._attn_implementation == "sdpa":
             _attend_by_ours(model)
         memory.keep_freed()
     # Last: it takes the model's attention, and hooks a module that `fuse_sublayers` replaces.
     read_first_tokens(model)
+
+
+def _plain(model: Any) -> bool:
+    """Tells whether attention depends on nothing but its inputs and one mask of keys."""
+    return architecture_of(model.config.model_type).packs
 
 
 def _attend_by_ours(model: Any) -> None:
@@ -75,6 +82,6 @@ def attention_mask(model: Any, inside: np.ndarray) -> np.ndarray | None:
     knows: the result is None where there is no padding, else (rows, 1, 1, length) bool, which
     Transformers passes on unchanged. A model with another attention gets `inside` itself.
     """
-    if model.config._attn_implementation not in ("sdpa", _ATTENTION):
+    if not _plain(model) or model.config._attn_implementation not in ("sdpa", _ATTENTION):
         return inside
     return None if inside.all() else inside.astype(bool)[:, None, None]

@@ -19,7 +19,7 @@ from torch import nn
 from dora import ASSETS
 from dora.adapters.budget import Matrix
 from dora.backbones import classifier, model_files, tensors, vocabulary
-from dora.backbones.architectures import KINDS, LINEARS
+from dora.backbones.architectures import architecture_of
 from dora.backbones.model_config import read_config
 from dora.data.hub import fetch_hub
 from dora.errors import UserError
@@ -86,7 +86,7 @@ def _checked(folder: Path, random_weights: bool) -> Folder:
 
 
 def architecture(folder: Folder) -> dict[str, Any]:
-    """Returns config.json as a dictionary whose `model_type` is one of LINEARS.
+    """Returns config.json as a dictionary whose `model_type` is one of ARCHITECTURES.
 
     Raises UserError with every problem of the file.
     """
@@ -118,7 +118,7 @@ def problems(folder: Folder, config: Mapping[str, Any]) -> list[str]:
 
 def _padding(config: Mapping[str, Any]) -> int | None:
     """Returns config.json's padding id, or Transformers' default for this kind of model."""
-    pad: int | None = config.get("pad_token_id", 1 if config["model_type"] == "roberta" else 0)
+    pad: int | None = config.get("pad_token_id", architecture_of(config["model_type"]).pad)
     return pad
 
 
@@ -144,15 +144,26 @@ def find_linears(config: dict[str, Any], target: Sequence[str]) -> tuple[Matrix,
 
     From config.json alone, so that a budget can be checked before a model is loaded.
     """
-    hidden, inner = config["hidden_size"], config["intermediate_size"]
-    shapes = {"ffn1": (hidden, inner), "ffn2": (inner, hidden)}
-    names = LINEARS[config["model_type"]]
-    prefix = tensors.prefix(config["model_type"])
-    # The order of KINDS, not that of `target`: it decides the order of draws and of parameters.
+    row = architecture_of(config["model_type"])
+    hidden, inner = config[row.key("hidden_size")], config[row.key("intermediate_size")]
+    # (d_in, d_out); a square matrix has none.
+    shapes = {
+        "qkv": (hidden, 3 * hidden),
+        "ffn1": (hidden, inner),
+        "glu": (hidden, 2 * inner),
+        "ffn2": (inner, hidden),
+    }
+
+    def matrix(layer: str, kind: str) -> Matrix:
+        reads = f"{layer}.{row.reader}" if kind in row.read else None
+        shape = shapes.get(kind, (hidden, hidden))
+        return Matrix(f"{layer}.{row.linears[kind]}", *shape, input_of=reads)
+
+    # The table's order, not that of `target`: it decides the order of draws and of parameters.
     return tuple(
-        Matrix(f"{prefix}encoder.layer.{i}.{names[kind]}", *shapes.get(kind, (hidden, hidden)))
-        for i in range(config["num_hidden_layers"])
-        for kind in KINDS
+        matrix(f"{row.prefix}{row.layers}.{i}", kind)
+        for i in range(config[row.key("num_hidden_layers")])
+        for kind in row.linears
         if kind in target
     )
 
@@ -175,14 +186,17 @@ def load_model(
     of the backbone are always the same ones. Pickled weights are read with weights_only=True.
     Raises UserError where configuration or weights cannot be used.
     """
-    config = classifier.configuration(folder.path, outputs, head_dropout)
+    config = classifier.configuration(folder.path, outputs)
+    row = architecture_of(config.model_type)
+    if head_dropout is not None:
+        setattr(config, row.key("classifier_dropout"), head_dropout)  # for a model that is saved
     missing: set[str] = set()
     if folder.random_weights:
         with classifier.building(folder.path):
             model = classifier.drawn(config, seed)
     else:
         held = classifier.read_weights(folder.path)
-        unused = [name for name in held if tensors.in_head(name, config.model_type)]
+        unused = [name for name in held if tensors.in_new_head(name, config.model_type)]
         if unused and not keep_head:
             # A head of another task, or of this one: with it, seeds would not differ in their head.
             held = {name: tensor for name, tensor in held.items() if name not in unused}
@@ -193,8 +207,10 @@ def load_model(
         model, missing = classifier.filled(folder.path, config, held, seed)
     with classifier.building(folder.path):
         _try(model)
-    outside = tensors.prefix(config.model_type)
-    head = [n for n, _ in model.named_parameters() if not n.startswith(outside) or n in missing]
+    if head_dropout is not None:
+        # MPNet's configuration has one dropout for head and backbone.
+        model.get_submodule(row.head_dropout).p = head_dropout
+    head = [n for n, _ in model.named_parameters() if not n.startswith(row.prefix) or n in missing]
     if output_bias is not None:
         output: Any = model.classifier
         # RoBERTa's classifier is a module of two layers, BERT's and DeBERTa's one linear.
@@ -221,7 +237,7 @@ def load_tokenizer(folder: Folder) -> Any:
     from transformers import AutoTokenizer
 
     # First, since AutoTokenizer reads config.json too and would be blamed for its mistakes.
-    classifier.configuration(folder.path, 2, None)
+    classifier.configuration(folder.path, 2)
     with classifier.quiet():
         try:
             tokenizer = AutoTokenizer.from_pretrained(
@@ -231,8 +247,9 @@ def load_tokenizer(folder: Folder) -> Any:
             why = f"{type(e).__name__}: {' '.join(str(e).split())[:200]}"
             raise UserError(f"the tokenizer in {folder.path} cannot be read ({why})") from e
     config = architecture(folder)
-    # RoBERTa counts its positions from the padding's id: another id shifts all of them in silence.
-    if config["model_type"] == "roberta" and tokenizer.pad_token_id not in (None, _padding(config)):
+    row = architecture_of(config["model_type"])
+    # Another id of the padding would shift all positions in silence.
+    if row.counts_from_pad and tokenizer.pad_token_id not in (None, _padding(config)):
         raise UserError(
             f"the tokenizer in {folder.path} pads with id {tokenizer.pad_token_id}, config.json "
             f"says pad_token_id={_padding(config)}: they are not of one model"

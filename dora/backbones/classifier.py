@@ -14,12 +14,6 @@ from dora.backbones import model_files, tensors
 from dora.backbones.model_config import read_config
 from dora.errors import UserError
 
-# The configuration key of the dropout before the classifier.
-_HEAD_DROPOUT = {
-    "bert": "classifier_dropout",
-    "roberta": "classifier_dropout",
-    "deberta-v2": "cls_dropout",
-}
 # Quantised weights, integers or 8-bit floats, would load too, but without their scales.
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -57,7 +51,7 @@ def building(folder: Path) -> Iterator[None]:
         ) from e
 
 
-def configuration(folder: Path, outputs: int, head_dropout: float | None) -> Any:
+def configuration(folder: Path, outputs: int) -> Any:
     """Returns Transformers' configuration of the classifier in a model folder.
 
     Outputs that the loop does not read (hidden states, attentions) are switched off. Raises
@@ -79,8 +73,6 @@ def configuration(folder: Path, outputs: int, head_dropout: float | None) -> Any
         raise UserError(
             f"{file} cannot be used ({type(e).__name__}: {' '.join(str(e).split())})"
         ) from e
-    if head_dropout is not None:
-        setattr(config, _HEAD_DROPOUT[config.model_type], head_dropout)
     return config
 
 

@@ -12,20 +12,26 @@ from typing import Any
 from torch import Tensor, nn
 
 from dora.backbones import packing
+from dora.backbones.architectures import architecture_of
 
 
 def read_first_tokens(model: Any) -> None:
     """Has the last encoder layer compute each row's first token alone.
 
-    An attention that Transformers looks up by name takes fewer queries than keys. DeBERTa's own
-    does not: it computes all tokens, and all but the first are left out behind it.
+    An attention that Transformers looks up by name takes fewer queries than keys. An architecture's
+    own does not: it computes all tokens, and all but the first are left out behind it, where the
+    table of architectures says.
     """
-    attention = getattr(model, model.base_model_prefix).encoder.layer[-1].attention
-    if hasattr(attention.self, "query") and model.config._attn_implementation != "eager":
-        attention.self = FirstTokenAttention(attention.self, model.config)
-    attention.output.register_forward_pre_hook(
-        lambda module, args: tuple(first_tokens(x) for x in args)
-    )
+    row = architecture_of(model.config.model_type)
+    layer = getattr(model, model.base_model_prefix).get_submodule(row.layers)[-1]
+    if row.packs and model.config._attn_implementation != "eager":
+        parent, _, attribute = row.reader.rpartition(".")
+        reader = layer.get_submodule(row.reader)
+        setattr(layer.get_submodule(parent), attribute, FirstTokenAttention(reader, model.config))
+    for path in row.first_token:
+        layer.get_submodule(path).register_forward_pre_hook(
+            lambda module, args: tuple(first_tokens(x) for x in args)
+        )
 
 
 def first_tokens(x: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from dora.backbones.architectures import LINEARS
+from dora.backbones.architectures import ARCHITECTURES, Architecture
 from dora.errors import UserError
 from dora.files import read_object
 
@@ -41,20 +41,35 @@ _SHARES = (
     "classifier_dropout",
     "cls_dropout",
     "pooler_dropout",
+    # DistilBERT's and ModernBERT's names
+    "dropout",
+    "attention_dropout",
+    "seq_classif_dropout",
+    "embedding_dropout",
+    "mlp_dropout",
+)
+# Keys whose values are names, with an example.
+_NAMES = (
+    ("hidden_act", "gelu"),
+    ("activation", "gelu"),
+    ("hidden_activation", "gelu"),
+    ("norm_rel_ebd", "layer_norm"),
 )
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Returns config.json as a dictionary whose `model_type` is one of LINEARS.
+    """Returns config.json as a dictionary whose `model_type` is one of ARCHITECTURES.
 
     Raises UserError with every problem found.
     """
     file = folder / "config.json"
     config = read_object(file)
     kind = config.get("model_type")
-    if not isinstance(kind, str) or kind not in LINEARS:
-        raise UserError(f"{folder} is a {kind!r} model; this suite adapts {', '.join(LINEARS)}")
-    if problems := [*_sizes(config), *_numbers(config), *_text(config)]:
+    if not isinstance(kind, str) or kind not in ARCHITECTURES:
+        known = ", ".join(ARCHITECTURES)
+        raise UserError(f"{folder} is a {kind!r} model; this suite adapts {known}")
+    row = ARCHITECTURES[kind]
+    if problems := [*_sizes(config, row), *_numbers(config, row), *_text(config)]:
         raise UserError(*(f"{file}: {problem}" for problem in problems))
     return config
 
@@ -64,13 +79,14 @@ def _whole(value: object, least: int, most: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
 
 
-def _sizes(config: dict[str, Any]) -> list[str]:
+def _sizes(config: dict[str, Any], row: Architecture) -> list[str]:
     """Returns the problems of the whole numbers from which the tensors' shapes follow."""
+    needed = {row.key(name): most for name, most in _NEEDED.items()}
     wrong = [
         f"{key}={config[key]!r} must be a whole number from 1 to {most:,}"
         if key in config
         else f"{key} is missing"
-        for key, most in _NEEDED.items()
+        for key, most in needed.items()
         if not _whole(config.get(key), 1, most)
     ]
     wrong += [
@@ -79,15 +95,13 @@ def _sizes(config: dict[str, Any]) -> list[str]:
         if key in config and not _whole(config[key], least, most)
     ]
     # Only between two sound numbers: a remainder of something else would be a second message.
-    if not wrong and config["hidden_size"] % config["num_attention_heads"]:
-        wrong.append(
-            f"hidden_size={config['hidden_size']} must be a multiple of "
-            f"num_attention_heads={config['num_attention_heads']}"
-        )
+    width, heads = row.key("hidden_size"), row.key("num_attention_heads")
+    if not wrong and config[width] % config[heads]:
+        wrong.append(f"{width}={config[width]} must be a multiple of {heads}={config[heads]}")
     return wrong
 
 
-def _numbers(config: dict[str, Any]) -> list[str]:
+def _numbers(config: dict[str, Any], row: Architecture) -> list[str]:
     """Returns the problems of dropouts, the layer norm's epsilon and the padding's id."""
 
     def fits(key: str, most: float) -> bool:
@@ -97,13 +111,15 @@ def _numbers(config: dict[str, Any]) -> list[str]:
         return value is None or (number and math.isfinite(value) and 0 <= value < most)
 
     wrong = [f"{key}={config[key]!r} must lie in [0, 1)" for key in _SHARES if not fits(key, 1)]
-    if not fits("layer_norm_eps", 1):
-        wrong.append(f"layer_norm_eps={config['layer_norm_eps']!r} must be a small positive number")
-    pad, rows = config.get("pad_token_id", 1), config.get("vocab_size", 0)
-    # RoBERTa counts its positions from the padding's id, so it needs one; the others do without.
-    optional = config["model_type"] != "roberta"
+    wrong += [
+        f"{key}={config[key]!r} must be a small positive number"
+        for key in ("layer_norm_eps", "norm_eps")
+        if not fits(key, 1)
+    ]
+    pad, rows = config.get("pad_token_id", row.pad), config.get("vocab_size", 0)
+    # A model that counts its positions from the padding's id needs one; the others do without.
     if (
-        not (pad is None and optional)
+        not (pad is None and not row.counts_from_pad)
         and _whole(rows, 1, _NEEDED["vocab_size"])
         and not _whole(pad, 0, rows - 1)
     ):
@@ -117,6 +133,6 @@ def _text(config: dict[str, Any]) -> list[str]:
     """Returns the problems of values that are names; which there are is Transformers' to say."""
     return [
         f"{key}={config[key]!r} must be a name, such as {such!r}"
-        for key, such in (("hidden_act", "gelu"), ("norm_rel_ebd", "layer_norm"))
+        for key, such in _NAMES
         if key in config and not isinstance(config[key], str)
     ]

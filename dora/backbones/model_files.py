@@ -11,6 +11,7 @@ import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from dora.backbones.architectures import ARCHITECTURES
 from dora.backbones.model_config import read_config
 from dora.errors import UserError
 from dora.files import check_readable, check_safetensors, read_object
@@ -46,13 +47,14 @@ _VOCABULARIES = {
     "Bert": (("vocab.txt",),),
     "Roberta": (("vocab.json", "merges.txt"),),
     "DebertaV2": (("spm.model",), ("tokenizer.model",)),
+    "XLMRoberta": (("sentencepiece.bpe.model",),),
+    "Electra": (("vocab.txt",),),
+    "MPNet": (("vocab.txt",),),
+    "DistilBert": (("vocab.txt",),),
 }
-# The tokenizer class of a model whose tokenizer_config.json names none.
-_CLASSES = {"bert": "Bert", "roberta": "Roberta", "deberta-v2": "DebertaV2"}
 # For a tokenizer of another class: any vocabulary is accepted here, and loading it decides.
 _ANY = (
-    *(v for kinds in _VOCABULARIES.values() for v in kinds),
-    ("sentencepiece.bpe.model",),
+    *dict.fromkeys(v for kinds in _VOCABULARIES.values() for v in kinds),
     ("spiece.model",),
 )
 # Weights in formats that Transformers leaves alone, or under names that it does not look for.
@@ -127,7 +129,8 @@ def _vocabularies(folder: Path, model_type: object) -> tuple[tuple[str, ...], ..
     """Returns the names of the files that may hold the vocabulary, most preferred first."""
     config = folder / "tokenizer_config.json"
     given = read_object(config).get("tokenizer_class") if config.is_file() else None
-    kind = _CLASSES.get(str(model_type))
+    row = ARCHITECTURES.get(str(model_type))
+    kind = None if row is None else row.tokenizer
     # `BertTokenizerFast` and `BertTokenizer` read the same files.
     if given:
         kind = str(given).removesuffix("Fast").removesuffix("Tokenizer")

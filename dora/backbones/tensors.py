@@ -6,35 +6,37 @@ without it. The head is not part of the backbone.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping
+import functools
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from safetensors import safe_open
 
-from dora.backbones.architectures import KINDS, LINEARS
+from dora.backbones.architectures import architecture_of
+from dora.errors import UserError
 
 Shape = tuple[int, ...]
+_OF_THE_HEAD = ("id2label", "label2id", "num_labels", "problem_type")
 # May be missing from a file: the heads of some tasks, such as masked language modelling, have none.
 POOLER = ("pooler.dense.weight", "pooler.dense.bias")
-# The modules of a classification head. DeBERTa's pooler stands outside its backbone, BERT's inside;
-# RoBERTa's classifier has none.
-_HEAD = {
-    "bert": ("classifier.",),
-    "roberta": ("classifier.",),
-    "deberta-v2": ("classifier.", "pooler."),
-}
 
 
 def prefix(model_type: str) -> str:
     """Returns the name of the backbone in a whole model, with its dot: `roberta.`."""
-    return {"deberta-v2": "deberta"}.get(model_type, model_type) + "."
+    return architecture_of(model_type).prefix
 
 
 def in_head(name: str, model_type: str) -> bool:
     """Tells whether a tensor of this name in a file belongs to a classification head."""
-    return name.startswith(_HEAD[model_type])
+    return name.split(".", 1)[0] in architecture_of(model_type).head
+
+
+def in_new_head(name: str, model_type: str) -> bool:
+    """Tells whether such a tensor is not used, since every run draws it anew."""
+    kept = architecture_of(model_type).pretrained_head
+    return in_head(name, model_type) and name.split(".", 1)[0] not in kept
 
 
 def bare(name: str, model_type: str) -> str:
@@ -78,7 +80,7 @@ def not_floating(file: Path) -> dict[str, str]:
 
 def names(config: Mapping[str, Any]) -> set[str]:
     """Returns the bare name of every tensor of the backbone that this config.json describes."""
-    return {name for name, _ in _expected(config)}
+    return set(_expected(config))
 
 
 def misfits(config: Mapping[str, Any], shapes: Mapping[str, Shape], where: str) -> list[str]:
@@ -89,20 +91,21 @@ def misfits(config: Mapping[str, Any], shapes: Mapping[str, Shape], where: str) 
     an adapter, and the run would learn little, in silence.
     """
     own = {bare(name, config["model_type"]): shape for name, shape in shapes.items()}
-    expected = dict(_expected(config))
+    expected = _expected(config)
+    row = architecture_of(config["model_type"])
+    inside, key = f"{row.layers}.", row.key("num_hidden_layers")
     # Half a pooler is no pooler that may be missing, but a damaged file.
     if not set(POOLER) & own.keys():
         expected = {name: shape for name, shape in expected.items() if name not in POOLER}
     lacking = [name for name in expected if name not in own]
     wrong = [name for name, shape in expected.items() if name in own and own[name] != shape]
     problems = []
-    layers = {
-        int(found[1]) for name in own if (found := re.match(r"encoder\.layer\.(\d+)\.", name))
-    }
+    numbers = (name.removeprefix(inside).split(".")[0] for name in own if name.startswith(inside))
+    layers = {int(number) for number in numbers if number.isdigit()}
     # Other tensors that the backbone lacks are no problem: a head, or buffers of old versions.
-    if layers and max(layers) >= (count := config["num_hidden_layers"]):
+    if layers and max(layers) >= (count := config[key]):
         problems.append(
-            f"{where} hold {max(layers) + 1} layers, config.json says num_hidden_layers={count}: "
+            f"{where} hold {max(layers) + 1} layers, config.json says {key}={count}: "
             "the others would be left out; take the config.json that belongs to them"
         )
     if lacking:
@@ -129,79 +132,35 @@ def _some(items: list[str], most: int = 3) -> str:
     return ", ".join(items[:most]) + more
 
 
-def _dense(name: str, out: int, into: int) -> Iterator[tuple[str, Shape]]:
-    yield f"{name}.weight", (out, into)
-    yield f"{name}.bias", (out,)
+def _expected(config: Mapping[str, Any]) -> dict[str, Shape]:
+    """Returns every tensor of the backbone with its shape, as Transformers builds it.
 
-
-def _norm(name: str, size: int) -> Iterator[tuple[str, Shape]]:
-    yield f"{name}.LayerNorm.weight", (size,)
-    yield f"{name}.LayerNorm.bias", (size,)
-
-
-def _expected(config: Mapping[str, Any]) -> Iterator[tuple[str, Shape]]:
-    """Yields every tensor of the backbone with its shape, as Transformers builds it.
-
-    Written down here, since to ask Transformers takes seconds, and a sweep asks once a run. A test
-    compares both for every architecture.
+    Raises UserError where Transformers refuses the configuration.
     """
-    deberta = config["model_type"] == "deberta-v2"
-    yield from _embeddings(config, deberta)
-    for i in range(config["num_hidden_layers"]):
-        yield from _layer(config, f"encoder.layer.{i}", deberta)
-    if deberta:
-        yield from _relative(config)
-    elif config["model_type"] == "bert":
-        # RoBERTa's classifier is built without a pooler.
-        yield from _dense("pooler.dense", config["hidden_size"], config["hidden_size"])
+    # The head's keys are left out: its size is the task's. As text, a configuration can be cached.
+    kept = {k: v for k, v in config.items() if k not in _OF_THE_HEAD}
+    return dict(_built(json.dumps(kept, sort_keys=True)))
 
 
-def _embeddings(config: Mapping[str, Any], deberta: bool) -> Iterator[tuple[str, Shape]]:
-    hidden = config["hidden_size"]
-    width = config.get("embedding_size", hidden) if deberta else hidden
-    rows = {"word": config["vocab_size"]}
-    if not deberta or config.get("position_biased_input", True):
-        rows["position"] = config.get("max_position_embeddings", 512)
-    # Transformers' defaults: configurations leave out the keys that have them.
-    rows["token_type"] = config.get("type_vocab_size", 0 if deberta else 2)
-    for kind, count in rows.items():
-        if count or not deberta:
-            yield f"embeddings.{kind}_embeddings.weight", (count, width)
-    if width != hidden:
-        yield "embeddings.embed_proj.weight", (hidden, width)
-    yield from _norm("embeddings", hidden)
+# A sweep's runs ask again and again, of a handful of models.
+@functools.lru_cache(maxsize=16)
+def _built(config: str) -> tuple[tuple[str, Shape], ...]:
+    """Returns (bare name, shape) of the tensors of a backbone, for the text of its config.json."""
+    import torch
+    from transformers import AutoConfig, AutoModelForSequenceClassification
 
-
-def _layer(config: Mapping[str, Any], name: str, deberta: bool) -> Iterator[tuple[str, Shape]]:
-    hidden, inner = config["hidden_size"], config["intermediate_size"]
-    shapes = {"ffn1": (inner, hidden), "ffn2": (hidden, inner)}
-    for kind in KINDS:
-        yield from _dense(
-            f"{name}.{LINEARS[config['model_type']][kind]}", *shapes.get(kind, (hidden, hidden))
-        )
-    yield from _norm(f"{name}.attention.output", hidden)
-    yield from _norm(f"{name}.output", hidden)
-    relative = deberta and config.get("relative_attention", False)
-    # With share_att_key, as DeBERTaV3 has it, positions go through the layer's own q and k.
-    if relative and not config.get("share_att_key", False):
-        for way, matrix in (("c2p", "pos_key_proj"), ("p2c", "pos_query_proj")):
-            # A list of names, or one text such as "c2p|p2c": `in` serves both.
-            if way in (config.get("pos_att_type") or ()):
-                yield from _dense(f"{name}.attention.self.{matrix}", hidden, hidden)
-
-
-def _relative(config: Mapping[str, Any]) -> Iterator[tuple[str, Shape]]:
-    """Yields DeBERTa's relative positions, their norm, and the largest models' convolution."""
-    hidden = config["hidden_size"]
-    if config.get("relative_attention", False):
-        # -1 stands for the number of absolute positions; buckets, where there are any, win.
-        most = config.get("max_relative_positions", -1)
-        most = most if most > 0 else config.get("max_position_embeddings", 512)
-        buckets = config.get("position_buckets", -1)
-        yield "encoder.rel_embeddings.weight", (2 * (buckets if buckets > 0 else most), hidden)
-    if "layer_norm" in config.get("norm_rel_ebd", "none").lower():
-        yield from _norm("encoder", hidden)
-    if kernel := config.get("conv_kernel_size", 0):
-        yield "encoder.conv.conv.weight", (hidden, hidden // config.get("conv_groups", 1), kernel)
-        yield "encoder.conv.conv.bias", (hidden,)
-        yield from _norm("encoder.conv", hidden)
+    keys = json.loads(config)
+    inside = prefix(keys["model_type"])
+    try:
+        # Shapes alone: nothing is drawn, and nothing takes memory.
+        with torch.device("meta"):
+            model = AutoModelForSequenceClassification.from_config(AutoConfig.for_model(**keys))
+    except Exception as e:  # a value that Transformers checks and this suite does not
+        raise UserError(
+            f"config.json cannot be used ({type(e).__name__}: {' '.join(str(e).split())})"
+        ) from e
+    return tuple(
+        (name.removeprefix(inside), tuple(tensor.shape))
+        for name, tensor in model.state_dict().items()
+        if name.startswith(inside)
+    )

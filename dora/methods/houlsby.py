@@ -14,7 +14,7 @@ from torch import nn
 
 from dora.adapters.bottleneck import ACTIVATIONS, adapter_at, bottleneck_plan, insert
 from dora.adapters.budget import Budget, Matrix, Plan
-from dora.backbones.architectures import KINDS, place
+from dora.backbones.architectures import KINDS, owner_of, place
 from dora.errors import UserError
 from dora.methods import base
 from dora.methods.base import RunInfo
@@ -92,9 +92,15 @@ class Houlsby(base.Method):
         cls, settings: Settings, budget: Budget, matrices: tuple[Matrix, ...], run: RunInfo
     ) -> Plan:
         """Gives every adapter one bottleneck, and the rest of a parameter budget in layer order."""
+        row = owner_of(matrices[0].name)
+        if row is None or not row.sublayers:
+            raise ValueError(
+                f"{cls.title} stand in modules of a dense layer, dropout and LayerNorm, which this "
+                "backbone's layers do not have: take a BERT, RoBERTa, DeBERTa or ELECTRA"
+            )
         found = [place(matrix.name) for matrix in matrices]
         kinds = tuple(kind for kind in KINDS if any(kind == k for _, k in found))
-        if kinds != KINDS:
+        if kinds != tuple(row.linears):
             raise ValueError(
                 f"target={','.join(kinds)} does not apply to {cls.title}, which stand behind the "
                 "outputs of every layer and adapt no linear: leave target= out"

@@ -173,6 +173,7 @@ RECORD: Mapping[str, Kind] = {
     "data.rows": COUNTS,
     "data.train": WHOLE,
     "model": OBJECT,
+    "model.type": TEXT,
     "model.hub": TEXT | None,
     "model.path": TEXT | None,
     "model.package": TEXT | None,

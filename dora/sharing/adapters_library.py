@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from dora.backbones import tensors
-from dora.backbones.architectures import LINEARS
 from dora.data.tasks import TASKS
 from dora.errors import UserError
 from dora.files import to_json, write_atomic
@@ -28,7 +27,14 @@ _FORMS: dict[str, dict[str, Any]] = {
     "pfeiffer": {"mh_adapter": False, "output_adapter": True, "original_ln_before": True},
 }
 _ACTIVATIONS = ("swish", "gelu", "relu")
-_CLASSES = {"roberta": "Roberta", "bert": "Bert", "deberta-v2": "DebertaV2"}
+# The architectures whose layers have places for these adapters, and their classes' names.
+_CLASSES = {
+    "roberta": "Roberta",
+    "bert": "Bert",
+    "deberta-v2": "DebertaV2",
+    "xlm-roberta": "XLMRoberta",
+    "electra": "Electra",
+}
 # A tensor's name: the module after which the adapter stands, its layer, which part of it.
 _NAME = re.compile(
     r"(\w+\.encoder\.layer\.(\d+)\.(attention\.output|output))\.adapter\.(down|up)\.(weight|bias)",
@@ -79,10 +85,14 @@ def _backbone(name: str, kind: str) -> bool:
     return not tensors.in_head(name, kind) and tensors.bare(name, kind) not in tensors.POOLER
 
 
-def _model_type(names: Mapping[str, Any]) -> str | None:
-    """Returns the architecture that the adapters' names tell of, or None if none does."""
+def _model_type(names: Mapping[str, Any], recorded: object = None) -> str | None:
+    """Returns the architecture that the adapters' names tell of, or None if none does.
+
+    `recorded`: the one of run.json, which decides where two have equal names.
+    """
     prefixes = {name.split(".", 1)[0] + "." for name in names if _NAME.fullmatch(name)}
-    return next((kind for kind in LINEARS if {tensors.prefix(kind)} == prefixes), None)
+    fitting = [kind for kind in _CLASSES if {tensors.prefix(kind)} == prefixes]
+    return str(recorded) if recorded in fitting else next(iter(fitting), None)
 
 
 def config_of(run: Run, shapes: Mapping[str, Shape], base: str) -> dict[str, Any]:
@@ -117,7 +127,8 @@ def config_of(run: Run, shapes: Mapping[str, Shape], base: str) -> dict[str, Any
                 for at, of in sizes.items()
             ],
         }
-    return {**_full(run, _model_type(shapes), width, base), "name": adapter_name(run)} | {
+    kind = _model_type(shapes, run["model"].get("type"))
+    return {**_full(run, kind, width, base), "name": adapter_name(run)} | {
         "config": config
     }
 
@@ -168,7 +179,7 @@ def save(run: Run, folder: Path, to: Path, base: str) -> dict[str, Any]:
 
     held = safetensors.torch.load_file(folder / artefacts.WEIGHTS)
     shapes = {name: tuple(tensor.shape) for name, tensor in held.items()}
-    kind = _model_type(shapes)
+    kind = _model_type(shapes, run["model"].get("type"))
     if kind is None:
         raise UserError(f"{folder / artefacts.WEIGHTS} holds no adapters of one model")
     config = config_of(run, shapes, base)

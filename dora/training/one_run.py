@@ -97,6 +97,7 @@ def _header(p: Prepared, world: World, words: Sequence[str] | None) -> dict[str,
             "train": len(p.train_rows),
         },
         "model": {
+            "type": p.model_type,
             "hub": _hub(p),
             "revision": p.config.model.revision if _hub(p) else None,
             "path": str(p.model.path) if p.config.model.path else None,

@@ -16,6 +16,7 @@ import torch
 
 from dora.adapters.budget import Matrix, Plan
 from dora.backbones import backbone
+from dora.backbones.architectures import USUAL, architecture_of
 from dora.backbones.backbone import Folder
 from dora.check import check
 from dora.config import Config
@@ -60,6 +61,7 @@ class Prepared:
     sources: tuple[Source, ...]
     federation: Federation | None
     segments: bool
+    model_type: str
     auto: bool = False
 
     @property
@@ -122,6 +124,7 @@ def prepare(config: Config, here: bool = True) -> Prepared:
     if folder is not None:
         architecture = found.attempt(lambda: backbone.architecture(folder))
     if folder is not None and architecture is not None:
+        config = _with_targets(config, architecture["model_type"], found)
         found.problems += _length_problems(config, architecture)
         found.problems += found.attempt(lambda: backbone.problems(folder, architecture)) or []
     train_rows, heldout, total_steps = _training_rows(config, read, found)
@@ -156,9 +159,29 @@ def prepare(config: Config, here: bool = True) -> Prepared:
         sources=planned.sources,
         federation=federation,
         segments=architecture.get("type_vocab_size", 0) > 1,
+        model_type=architecture["model_type"],
         auto=config.precision == "auto",
     )
     return _as_begun(prepared)
+
+
+def _with_targets(config: Config, model_type: str, found: Findings) -> Config:
+    """Returns the configuration with the kinds of linears that target=all stands for here.
+
+    Notes a kind that the architecture does not have.
+    """
+    has = architecture_of(model_type).linears
+    if not config.chosen.has_budget:
+        return config
+    if config.all_targets:
+        return config if tuple(has) == USUAL else replace(config, target=list(has))
+    given = found.attempt(config.targets) or ()
+    if lacking := [kind for kind in given if kind not in has]:
+        found.problems.append(
+            f"target={','.join(given)}: a layer of a {model_type} model has no "
+            f"{' and no '.join(lacking)}; it has {', '.join(has)}"
+        )
+    return config
 
 
 def _with_precision(config: Config, here: bool) -> Config:
@@ -256,16 +279,7 @@ def _device_problems(device: str) -> list[str]:
 
 def _length_problems(config: Config, architecture: dict[str, Any]) -> list[str]:
     """Returns a message if `max_length` exceeds the positions that the model can tell apart."""
-    # RoBERTa's first position is the padding's id plus 1, and that id is 1 in all published models:
-    # of 514 positions 512 are left.
-    unused = (
-        architecture.get("pad_token_id", 1) + 1 if architecture["model_type"] == "roberta" else 0
-    )
-    most = architecture.get("max_position_embeddings", 512) - unused
-    # DeBERTa's positions are relative: beyond the table's end it uses the farthest one.
-    fine = config.max_length <= most or architecture.get("relative_attention", False)
-    return (
-        []
-        if fine
-        else [f"max_length={config.max_length} is longer than this model's {most} positions"]
-    )
+    most = architecture_of(architecture["model_type"]).positions(architecture)
+    if most is None or config.max_length <= most:
+        return []
+    return [f"max_length={config.max_length} is longer than this model's {most} positions"]

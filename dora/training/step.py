@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from dora.adapters import changes
 from dora.adapters.budget import Plan
 from dora.adapters.changes import Change, Mask
+from dora.backbones.architectures import architecture_of
 from dora.backbones.attention import attention_mask, packs
 from dora.backbones.packing import Layout, packed
 from dora.config import Config
@@ -82,10 +83,8 @@ class Stepper:
                         p.data = p.data if p.requires_grad else p.data.to(torch.bfloat16)
         # A graph of torch.compile would be made anew for every batch's layout.
         self.packs = packs(setup.model) and not setup.config.compile
-        architecture: Any = setup.model.config
-        # RoBERTa counts positions from its padding's id + 1.
-        roberta = architecture.model_type == "roberta"
-        self.first_position = architecture.pad_token_id + 1 if roberta else 0
+        config: Any = setup.model.config
+        self.first_position = architecture_of(config.model_type).first_position(vars(config))
         groups = parameter_groups(
             setup.model, set(setup.head), setup.config, setup.lr, setup.method.parameter_groups()
         )
