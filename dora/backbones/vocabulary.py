@@ -72,7 +72,9 @@ def _half_there(
     """
     first, config = files[0], held.get("tokenizer_config.json", {})
     if first.name == "vocab.txt":
-        names = (("unk_token", "[UNK]"), ("cls_token", "[CLS]"), ("sep_token", "[SEP]"))
+        # MPNet's vocabulary has RoBERTa's marks.
+        cls, sep = ("<s>", "</s>") if "<s>" in ids else ("[CLS]", "[SEP]")
+        names = (("unk_token", "[UNK]"), ("cls_token", cls), ("sep_token", sep))
         lacking = [t for key, usual in names if (t := _token(config.get(key), usual)) not in ids]
         if lacking:
             return [

@@ -1,0 +1,276 @@
+"""Every architecture of the table trains, prunes, resumes and is exported; a new one is one row."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+
+from conftest import DEBERTA_V3, VOCABULARY
+from dora.adapters.lowrank import LowRankLinear, Siblings, adapt
+from dora.backbones.architectures import ARCHITECTURES, place
+from dora.backbones.attention import attention_mask, packs, speed_up
+from dora.backbones.backbone import (
+    ASSETS,
+    Folder,
+    architecture,
+    find_linears,
+    load_model,
+    load_tokenizer,
+)
+from dora.backbones.packing import Layout, packed
+from dora.data import npz
+from dora.data.sources import read_dir
+from dora.data.tasks import TASKS
+from dora.data.tokens import Tokens
+from dora.errors import UserError
+from dora.sharing.exporting import export
+from runs import cut, only_run, run, same_files, small, small_glue
+
+# What the table lacks: RoBERTa's layers under another name.
+OUTSIDER = "data2vec-text"
+NAMES = [*ARCHITECTURES, OUTSIDER]
+# Keys of config.json in which an architecture differs from SIZES.
+OWN: dict[str, dict[str, Any]] = {
+    "deberta-v2": DEBERTA_V3,
+    "distilbert": {"dim": 32, "hidden_dim": 48, "n_layers": 3, "n_heads": 2},
+    "electra": {"embedding_size": 16},
+    # Every second layer sees a window of 8 tokens; the rows below are longer.
+    "modernbert": {
+        "local_attention": 8,
+        "global_attn_every_n_layers": 2,
+        **dict.fromkeys(("bos_token_id", "cls_token_id"), 0),
+        **dict.fromkeys(("eos_token_id", "sep_token_id"), 2),
+    },
+}
+SIZES = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "max_position_embeddings": 70,
+    "initializer_range": 0.2,  # large enough that every layer changes the logits
+}
+# Other tests train these, and export them.
+OFTEN = ("bert", "roberta", "deberta-v2")
+RUNS = [
+    pytest.param(name, name, id=name, marks=pytest.mark.slow if name in OFTEN else ())
+    for name in NAMES
+]
+
+
+@pytest.fixture(autouse=True)
+def one_row_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Adds the outsider to the table."""
+    row = replace(ARCHITECTURES["roberta"], prefix="data2vec_text.")
+    monkeypatch.setitem(ARCHITECTURES, OUTSIDER, row)
+
+
+def tiny(name: str, vocabulary: int = VOCABULARY, pad: int = 1) -> Any:
+    """Returns Transformers' sequence classifier of an architecture, with random weights."""
+    row = ARCHITECTURES[name]
+    sizes = {row.key(key): value for key, value in SIZES.items()}
+    keys = {**sizes, "vocab_size": vocabulary, "pad_token_id": pad, **OWN.get(name, {})}
+    torch.manual_seed(0)
+    return AutoModelForSequenceClassification.from_config(AutoConfig.for_model(name, **keys))
+
+
+@pytest.fixture
+def base(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    """Makes a model folder of the architecture, with the embedded RoBERTa's tokenizer."""
+    folder = tmp_path / "base"
+    skipped = shutil.ignore_patterns("*.safetensors", "config.json")
+    shutil.copytree(ASSETS / "tiny_roberta", folder, ignore=skipped)
+    model = tiny(request.param, vocabulary=8_000)
+    getattr(model, model.base_model_prefix).save_pretrained(folder)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_table_finds_every_linear_of_the_encoders_layers(name: str) -> None:
+    model, row = tiny(name), ARCHITECTURES[name]
+    inside = f"{row.prefix}{row.layers}."
+    built = {
+        n: (m.in_features, m.out_features)
+        for n, m in model.named_modules()
+        if n.startswith(inside) and isinstance(m, torch.nn.Linear)
+    }
+    found = find_linears(model.config.to_dict(), tuple(row.linears))
+    assert {m.name: (m.d_in, m.d_out) for m in found} == built
+    assert [place(m.name) for m in found] == [(i, kind) for i in range(3) for kind in row.linears]
+
+
+def adapted(name: str) -> tuple[Any, dict[str, LowRankLinear], Any]:
+    """Returns a faster model with random components, its layers, and a plain one with the sums."""
+    model, plain = (tiny(name).double().requires_grad_(False) for _ in range(2))
+    matrices = find_linears(model.config.to_dict(), tuple(ARCHITECTURES[name].linears))
+    speed_up(model, torch.device("cpu"))
+    layers = adapt(model, matrices, [2] * len(matrices), 0.5, 0.0, gated=True)
+    weights = dict(plain.named_parameters())
+    for matrix, layer in layers.items():
+        layer.double()
+        for factor in layer.factors().values():
+            torch.nn.init.normal_(factor, std=0.3)
+        weights[f"{matrix}.weight"].data += layer.delta()
+    return model.eval(), layers, plain.eval()
+
+
+def rows() -> Tokens:
+    """Returns three rows of unequal length, longer than ModernBERT's window."""
+    lengths = np.array([20, 7, 13])
+    start = np.cumsum(lengths) - lengths
+    ids = np.random.default_rng(0).integers(5, VOCABULARY, lengths.sum()).astype(np.int32)
+    return Tokens(ids, None, start, lengths, np.zeros(3, int), np.arange(3), pad=1)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.usefixtures("float64")
+def test_a_faster_adapted_model_is_transformers_own_with_merged_weights(name: str) -> None:
+    model, layers, plain = adapted(name)
+    tokens, row = rows(), ARCHITECTURES[name]
+    batch = tokens.batch(np.arange(3))
+    inputs = {key: torch.from_numpy(value) for key, value in batch.items()}
+    want = plain(**inputs).logits
+    mask = attention_mask(model, batch["attention_mask"])
+    assert mask is not None
+    got = model(input_ids=inputs["input_ids"], attention_mask=torch.from_numpy(mask)).logits
+    torch.testing.assert_close(got, want)
+    if packs(model):
+        flat = tokens.packed(np.arange(3))
+        flat["position_ids"] += row.first_position(model.config.to_dict())
+        with packed(Layout(tokens.lengths)):
+            got = model(**{key: torch.from_numpy(value) for key, value in flat.items()}).logits
+        torch.testing.assert_close(got, want)
+    # Matrices of one input are computed together, and no output is left over for another input.
+    hooks = [h for m in model.modules() for h in m._forward_pre_hooks.values()]
+    groups = [hook.layers for hook in hooks if isinstance(hook, Siblings)]
+    assert len(groups) == (3 if row.read else 0)
+    assert all(layer.ready is None for layer in layers.values())
+    got.sum().backward()
+    assert all(p.grad is not None for layer in layers.values() for p in layer.factors().values())
+
+
+# A budget of three components less than the start's, pruned after the first steps.
+WORDS = ("method=dora", "lr=1e-2", "method.prune_start=0.1", "method.prune_end=0.4")
+
+
+def peft_logits(base: Path, adapter: Path) -> np.ndarray:
+    """Returns PEFT's logits of WNLI's development set."""
+    plain = AutoModelForSequenceClassification.from_pretrained(base, dtype=torch.float32)
+    data = read_dir(TASKS["wnli"], small_glue())["dev"]
+    form: dict[str, Any] = {"truncation": True, "max_length": 48, "padding": True}
+    batch = AutoTokenizer.from_pretrained(base)(
+        data.first, data.second, return_tensors="pt", return_token_type_ids=False, **form
+    )
+    with torch.no_grad():
+        return PeftModel.from_pretrained(plain, adapter).eval()(**batch).logits.numpy()
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+@pytest.mark.parametrize(("base", "name"), RUNS, indirect=["base"])
+def test_a_run_prunes_resumes_to_the_byte_and_loads_in_peft(
+    base: Path, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Segments, where the architecture has them, come from the tokenizer; this one has none.
+    if name in ("bert", "electra"):
+        config = json.loads((base / "config.json").read_text())
+        (base / "config.json").write_text(json.dumps({**config, "type_vocab_size": 1}))
+        held = load_file(base / "model.safetensors")
+        types = "embeddings.token_type_embeddings.weight"
+        save_file({**held, types: held[types][:1].clone()}, base / "model.safetensors")
+    words = (*WORDS, f"model.path={base}", "budget=r2")
+    done = run(small(tmp_path / "whole", *words))
+    ranks = done["ranks"]
+    matrices = 3 * len(ARCHITECTURES[name].linears)
+    assert sum(ranks["end"].values()) == 2 * matrices < sum(ranks["start"].values())
+    assert sorted(done["config"]["target"]) == sorted(ARCHITECTURES[name].linears)
+    assert done["model"]["type"] == name
+    # In the middle of pruning.
+    cut(tmp_path / "cut", 6, monkeypatch, *words)
+    run(small(tmp_path / "cut", *words))
+    same_files(only_run(tmp_path / "whole"), only_run(tmp_path / "cut"))
+    folder = only_run(tmp_path / "whole")
+    export(folder, tmp_path / "out")
+    want = npz.load(folder)["best/dev/logits"]
+    np.testing.assert_allclose(peft_logits(base, tmp_path / "out"), want, atol=1e-5)
+    assert np.ptp(want, axis=0).min() > 1e-3
+
+
+@pytest.mark.parametrize("base", NAMES, indirect=True)
+def test_the_dropout_before_the_output_alone_is_set(base: Path) -> None:
+    model, _ = load_model(Folder(base, False), 2, 0.37, seed=1)
+    row = ARCHITECTURES[architecture(Folder(base, False))["model_type"]]
+    others, _ = load_model(Folder(base, False), 2, None, seed=1)
+    changed = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Dropout)
+        and module.p != others.get_submodule(name).p  # type: ignore[union-attr]
+    ]
+    assert changed == [row.head_dropout]
+
+
+@pytest.mark.parametrize("base", ["modernbert"], indirect=True)
+def test_a_head_that_pretraining_left_is_trained_on_and_its_classifier_is_new(base: Path) -> None:
+    before, head = load_model(Folder(base, False), 2, None, seed=1)
+    # Masked language modelling's checkpoint: the backbone under its name, and the head.
+    held = load_file(base / "model.safetensors")
+    whole = {f"model.{name}": tensor for name, tensor in held.items()}
+    pretrained = {
+        "head.dense.weight": torch.full((32, 32), 7.0),
+        "head.norm.weight": torch.full((32,), 7.0),
+    }
+    save_file({**whole, **pretrained}, base / "model.safetensors")
+    model, names = load_model(Folder(base, False), 2, None, seed=1)
+    assert names == head
+    assert {"head.dense.weight", "head.norm.weight", "classifier.weight"} < set(head)
+    assert all(torch.equal(model.state_dict()[n], t) for n, t in pretrained.items())
+    after, drawn = model.state_dict()["classifier.weight"], before.state_dict()["classifier.weight"]
+    assert after.abs().max() < 1
+    assert after.shape == drawn.shape
+
+
+@pytest.mark.parametrize("base", ["electra", "distilbert", "mpnet"], indirect=True)
+def test_a_vocabulary_without_a_configuration_is_read_as_the_architectures(base: Path) -> None:
+    for file in base.glob("*token*"):
+        file.unlink()
+    for name in ("vocab.json", "merges.txt"):
+        (base / name).unlink(missing_ok=True)
+    mpnet = architecture(Folder(base, False))["model_type"] == "mpnet"
+    marks = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    marks = ["<s>", "<pad>", "</s>", "[UNK]", "<mask>"] if mpnet else marks
+    (base / "vocab.txt").write_text("\n".join([*marks, "a", "film"]) + "\n")
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps({**config, "pad_token_id": int(mpnet)}))
+    ids = load_tokenizer(Folder(base, False))("a film")["input_ids"]
+    assert ids == ([0, 5, 6, 2] if mpnet else [2, 5, 6, 3])
+
+
+@pytest.mark.parametrize("base", ["modernbert"], indirect=True)
+def test_a_kind_that_an_architecture_lacks_is_named_with_those_it_has(
+    base: Path, tmp_path: Path
+) -> None:
+    words = ("method=lora", "budget=r1", f"model.path={base}", "target=[q,o]")
+    with pytest.raises(
+        UserError, match=r"target=q,o: a layer of a modernbert model has no q; it has qkv, o, glu"
+    ):
+        run(small(tmp_path, *words))
+
+
+@pytest.mark.parametrize("base", ["mpnet", "distilbert", "modernbert"], indirect=True)
+def test_adapters_behind_sublayers_are_refused_where_there_are_none(
+    base: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match="Houlsby adapters stand in modules of a dense layer"):
+        run(small(tmp_path, "method=houlsby", "budget=r1", f"model.path={base}"))
