@@ -49,12 +49,13 @@ class OwnConfig:
 class ModelConfig:
     """`model=`: where the backbone comes from. `path`, any local folder, wins over the other three.
 
-    `name`: the model's name in paths and tables; None for the folder's name. `embedded`: a folder
-    of this package. `package`: a Python package that carries a model. `hub`, `revision`: a hub
-    repository at a pinned commit. `random_weights`: draw the weights from a fixed seed instead of
-    reading them, to see how much pretraining matters. `lr`: learning rates by method. `threads`:
-    the number of CPU threads. `note`: a sentence shown wherever scores are. `own`: an embedded
-    model's `lr` and `threads`, which do not apply to another model that `path` names.
+    `name`: the model's name in paths and tables; None for the folder's or repository's name.
+    `embedded`: a folder of this package. `package`: a Python package that carries a model. `hub`,
+    `revision`: a hub repository at a pinned commit. `random_weights`: draw the weights from a fixed
+    seed instead of reading them, to see how much pretraining matters. `lr`: learning rates by
+    method. `threads`: the number of CPU threads. `note`: a sentence shown wherever scores are.
+    `own`: an embedded model's `lr` and `threads`, which do not apply to another model that `path`
+    names.
     """
 
     name: str | None = None
@@ -116,8 +117,8 @@ class Config:
     no clipping. `warmup`: a fraction is rounded up, as in the Transformers Trainer. `decay_all`:
     weight decay on biases and LayerNorm too. `batching`: "length" puts rows of similar length into
     a batch, with about 0.6 of the padding of "random", which takes shuffled rows as they come.
-    `target`: the linears to adapt, "all" or some of q, k, v, o, ffn1, ffn2 (ModernBERT: qkv, o, glu,
-    ffn2), such as q,v.
+    `target`: the linears to adapt, "all" or some of q, k, v, o, ffn1, ffn2 (ModernBERT: qkv, o,
+    glu, ffn2), such as q,v.
     `init_from`: the directory of a finished run to start from.
 
     Evaluation. `eval_every`: steps between evaluations, None for each epoch. `select`: "dev"
@@ -193,14 +194,16 @@ class Config:
 
     @property
     def model_name(self) -> str:
-        """The model's name in paths and tables: the one given, else the folder's.
+        """The model's name in paths and tables: the one given, else the folder's or repository's.
 
         A model with drawn weights has the suffix `-random`: it must not share a table with the
         trained one.
         """
         m = self.model
         name = m.name
-        if name is None:
+        if name is None and not m.path and not m.embedded and m.hub:
+            name = m.hub.replace("/", "--")  # as the hub's own cache spells it
+        elif name is None:
             # abspath, not realpath: a symbolic link gives its own name, as the user typed it.
             folder = os.path.basename(os.path.abspath(m.path or ""))
             name = re.sub(r"[^\w .+-]", "_", folder) if m.path else str(m.embedded)

@@ -64,7 +64,9 @@ def locate(
             fetch_hub(hub, revision, model_files.FETCHED, "model", instead, _whole), random_weights
         )
     if path is None:
-        raise UserError("no model: give model=NAME or model.path=FOLDER")
+        raise UserError(
+            "no model: give model=NAME, model=hub model.hub=ORG/NAME or model.path=FOLDER"
+        )
     # Absolute, but with links unresolved: the record and messages name the folder as typed.
     return _checked(Path(path).expanduser().absolute(), random_weights)
 

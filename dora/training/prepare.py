@@ -181,6 +181,7 @@ def _with_targets(config: Config, model_type: str, found: Findings) -> Config:
             f"target={','.join(given)}: a layer of a {model_type} model has no "
             f"{' and no '.join(lacking)}; it has {', '.join(has)}"
         )
+        return replace(config, target=list(has))  # to find what else is wrong
     return config
 
 
