@@ -11,19 +11,22 @@ import dataclasses
 import os
 import re
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, cast
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
+from dora import tuned
 from dora.adapters.budget import Budget
 from dora.backbones.architectures import KINDS, USUAL
 from dora.data.tasks import TASKS, Task
+from dora.errors import UserError
 from dora.method_choice import MethodChoice, choose, method_names, spelled
 
 MAX_SEED = 2**63 - 1  # the largest that PyTorch's generators take
 # The keys whose value is a file's or folder's path.
-PATHS = ("results", "data.dir", "model.path", "init_from")
+PATHS = ("results", "data.dir", "model.path", "init_from", "rates_from")
 
 # conf/config.yaml uses it for `results`, which may begin with `~`. Registered here, because every
 # process of a sweep imports this module.
@@ -107,8 +110,9 @@ class FedConfig:
 class Config:
     """One run. Keys that take a fraction of the run below 1 take whole steps from 1.
 
-    `rates`: learning rates that a search found, by task and method, used if `lr` is None; a study's
-    file holds them.
+    `rates_from`: the file of learning rates that `python -m dora.tune` chose, used if `lr` is None.
+    `rates`: learning rates by task and method, used where neither is given; a study's file holds
+    them.
 
     Training. `batch_size`: examples of one optimizer step, over all processes and micro-batches;
     `grad_accum`: micro-batches of a step. `epochs`: the run's length unless `max_steps` is given.
@@ -153,6 +157,7 @@ class Config:
     batching: str = "length"
     grad_accum: int = 1
     lr: float | None = None
+    rates_from: str | None = None
     rates: dict[str, dict[str, float]] = field(default_factory=dict)
     head_lr: float | None = None
     weight_decay: float = 0.01
@@ -251,10 +256,29 @@ class Config:
         """The number of CPU threads: `threads`, else the number that serves this model best."""
         return self.threads or self.model.threads or self.own.threads
 
+    def search(self) -> tuned.Search | None:
+        """Returns the search in `rates_from` for this run; None if `lr` is given, or neither is.
+
+        Raises UserError where the file cannot be read, or has no search for this run.
+        """
+        if self.lr is not None or self.rates_from is None:
+            return None
+        budget = str(Budget.parse(self.budget)) if self.chosen.has_budget else None
+        key = (self.model_name, self.task.name, self.method_name, budget)
+        if (found := tuned.read(Path(self.rates_from)).get(key)) is None:
+            at = f", budget={budget}" if budget else ""
+            raise UserError(
+                f"rates_from={self.rates_from} has no rate for model={key[0]}, task={key[1]}, "
+                f"method={key[2]}{at}: python -m dora.tune searches one, or give lr="
+            )
+        return found
+
     def learning_rate(self) -> float:
-        """Returns `lr`, else the rate in `rates`, else the model's, else the method's `base_lr`."""
+        """Returns `lr`, else that of `rates_from`, of `rates`, of the model, or `base_lr`."""
         if self.lr is not None:
             return self.lr
+        if (found := self.search()) is not None:
+            return found.lr
         for rates in (self.rates.get(self.task.name, {}), self.model.lr, self.own.lr):
             if (rate := rates.get(self.method_name)) is not None:
                 return rate
@@ -287,7 +311,7 @@ class Config:
             head_lr=lr if self.head_lr is None else self.head_lr,
         )
         # Only inputs of the final `lr`, which is recorded itself.
-        del flat["method"]["base_lr"], flat["init_from"], flat["rates"]
+        del flat["method"]["base_lr"], flat["init_from"], flat["rates"], flat["rates_from"]
         if not self.chosen.kind.federated:
             del flat["fed"]
         # Like `init_from`: fingerprints stand in for the runs that a method reads.

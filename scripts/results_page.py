@@ -18,12 +18,12 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 from dora.analysis.contents import findings
 from dora.analysis.grouping import read_runs, tables
+from dora.analysis.searches import of_runs, table
 from dora.analysis.text import report
 from dora.files import write_atomic
 
@@ -39,17 +39,14 @@ def shown(folder: Path) -> str:
 
 
 def searched(folder: Path) -> str:
-    """Returns the table of `scripts/rates.py`, without the YAML below it."""
-    # In a process of its own: scripts are no modules of the package.
-    words = [sys.executable, str(ROOT / "scripts" / "rates.py"), str(folder)]
-    done = subprocess.run(words, capture_output=True, text=True, check=True)
-    return done.stdout.split("\n\nrates:")[0].strip()
+    """Returns the table of the searches of learning rates whose runs lie under `folder`."""
+    return "\n".join(table(of_runs(read_runs(folder))))
 
 
 def measured(file: Path) -> str:
     """Returns the command, its place, and the tables of steps, whole runs and start-up in a file."""
     # Late: they need PyTorch, and most pages hold no benchmark.
-    from dora.timing.measure import table
+    from dora.timing.measure import table as steps_table
     from dora.timing.setting import Setting
     from dora.timing.whole_run import runs_table
 
@@ -66,7 +63,8 @@ def measured(file: Path) -> str:
         f"{where}, {versions}{peft}; load average before and after: {loads}.",
     ]
     parts += [
-        "\n".join(table(Setting(**t["setting"]), t["figures"])) for t in found.get("tables", [])
+        "\n".join(steps_table(Setting(**t["setting"]), t["figures"]))
+        for t in found.get("tables", [])
     ]
     parts += ["\n".join(runs_table(t["setting"], t["figures"])) for t in found.get("runs", [])]
     if "startup" in found:

@@ -20,6 +20,7 @@ ORDER = (
     ("backbones",),
     ("methods",),
     ("method_choice",),
+    ("tuned",),
     ("config", "check"),
     ("records",),
     ("training",),
@@ -28,6 +29,7 @@ ORDER = (
     ("cli",),
     ("timing",),
     ("run", "tables", "plots", "report", "status", "export", "submit", "bench", "torchrun"),
+    ("tune",),
 )
 LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}
 FILES = {

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from dora.analysis.grouping import read_runs
+from dora.analysis.searches import of_runs
 from runs import load_script, python
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -67,16 +68,15 @@ def test_the_pages_show_every_folder_as_its_records_have_it() -> None:
 
 
 def test_the_page_says_how_many_rates_were_chosen_at_an_edge() -> None:
-    rates = load_script("rates")
     studies = [
-        rates.collect(read_runs(RESULTS / f"study_{name}" / "search"))
+        of_runs(read_runs(RESULTS / f"study_{name}" / "search"))
         for name in ("tiny", "tiny_deberta", "minilm")
     ]
-    searches = [by_rate for found in studies for by_rate in found.values()]
-    backbones = rates.collect(read_runs(RESULTS / "backbones" / "search")).values()
+    searches = [search for found in studies for search in found]
+    backbones = of_runs(read_runs(RESULTS / "backbones" / "search"))
     text = " ".join((RESULTS / "README.md").read_text().split())
     # A rate at an edge of its search may not be the best one; the page must own up to these.
-    at_edge, of_backbones = (sum(map(rates.at_edge, found)) for found in (searches, backbones))
+    at_edge, of_backbones = (sum(s.at_edge for s in found) for found in (searches, backbones))
     assert f"in {at_edge} of the {len(searches)} searches of the three studies" in text
     assert f"in {of_backbones} of the {len(backbones)} searches of `backbones`" in text
 

@@ -35,7 +35,7 @@ def score_notes(table: Table, marks: set[str], bold: bool) -> list[str]:
         of_seeds = f"mean ± standard deviation over {seeds} seeds"
     else:
         of_seeds = "one seed: no spread is known"
-    found = [*sorted(said), of_seeds, *_evaluation_notes(table)]
+    found = [*sorted(said), of_seeds, *_evaluation_notes(table), *_tuning_notes(table)]
     if bold:
         found.append(
             f"bold: shown to be better than {BASELINE} at its budget; where no method is, "
@@ -45,6 +45,32 @@ def score_notes(table: Table, marks: set[str], bold: bool) -> list[str]:
     found += [f"left out: {text}" for text in table.left_out]
     found += [*unlike(table), *sources(table)]
     return found + [text for mark, text in MARKS.items() if mark in marks]
+
+
+def _tuning_notes(table: Table) -> list[str]:
+    """Returns the note on the search that chose the learning rates, if all runs come from one."""
+    # A cell's runs have one rate, and with it one search.
+    cells = [
+        (row, task, table.runs_of(row, task)[0])
+        for row in table.rows
+        for task in table.tasks
+        if table.runs_of(row, task)
+    ]
+    found = [(row, task, run["tuning"]) for row, task, run in cells if "tuning" in run]
+    if not found:
+        return []
+    candidates = number_range([t["candidates"] for _, _, t in found])
+    seeds = number_range([t["seeds"] for _, _, t in found])
+    edges = [f"{task} {row[0]}" for row, task, t in found if t["at_edge"]]
+    text = (
+        f"learning rates: the best of {candidates} candidates for each method and task, "
+        f"{seeds} seeds each, on held-out training rows; {len(edges)} of {len(found)} at an edge "
+        "of those tried"
+    )
+    text += f" ({', '.join(edges)})" if edges else ""
+    if len(found) < len(cells):
+        text += f"; {len(cells) - len(found)} rates are from no such search"
+    return [text]
 
 
 def _evaluation_notes(table: Table) -> list[str]:

@@ -59,19 +59,22 @@ class Planned:
 class Sweep:
     """Holds the runs of one sweep, by their words.
 
-    `options`: options that the command of each of them begins with. `began`: by the monotonic
-    clock, in seconds.
+    `options`: options that the command of each of them begins with. `folders`: the directory of
+    each run by its words as they were typed. `search`: the runs are candidates of a search, for
+    which to diverge is an outcome. `began`: by the monotonic clock, in seconds.
     """
 
     runs: dict[Words, Planned]
     options: Words = ()
+    folders: Mapping[Words, Path] = field(default_factory=dict)
+    search: bool = False
     began: float = field(default_factory=time.monotonic)
 
     def begin(self) -> list[list[str]]:
         """Prints how far the study is, notes the planned runs, and returns the words of each."""
         for note in dict.fromkeys(note for p in self.runs.values() for note in p.notes):
             print(note)
-        pending = {words: p for words, p in self.runs.items() if not p.done}
+        pending = {words: p for words, p in self.runs.items() if not self._settled(p)}
         for text in dict.fromkeys(p.precision for p in pending.values() if p.precision):
             print(text)
         for words, p in self.runs.items():
@@ -90,6 +93,10 @@ class Sweep:
         )
         return [list(words) for words in pending]
 
+    def _settled(self, p: Planned) -> bool:
+        """Tells whether nothing is left to do for a run."""
+        return p.done or (self.search and not p.force and study.look(p.folder).state == "diverged")
+
     def labels(self, pending: Sequence[Sequence[str]]) -> list[str]:
         """Returns the name that each run to be trained has in its lines."""
         places = {words: study.place(p.folder) for words, p in self.runs.items()}
@@ -103,8 +110,10 @@ class Sweep:
         work on them, and RunFailed if anything else kept one from its end.
         """
         seen = {words: study.look(p.folder) for words, p in self.runs.items()}
-        left = {words: s for words, s in seen.items() if s.state != "done"}
-        self._print_scores(seen)
+        ended = {"done", "diverged"} if self.search else {"done"}
+        left = {words: s for words, s in seen.items() if s.state not in ended}
+        if not self.search:  # it shows held-out scores instead
+            self._print_scores(seen)
         took = study.duration(time.monotonic() - self.began)
         counts = study.in_words(study.count(seen.values()))
         print(f"\nafter {took}, {study.runs_in_words(len(self.runs))}: {counts}")
@@ -163,6 +172,7 @@ def plan(
     compose: Callable[[Sequence[str]], Config],
     options: Words = (),
     here: bool = True,
+    search: bool = False,
 ) -> Sweep:
     """Checks every run of a sweep before the first begins.
 
@@ -199,7 +209,8 @@ def plan(
     for words in map(tuple, jobs):
         p = planned[words]
         runs.setdefault(p.folder, (p.words, p))
-    return Sweep(dict(runs.values()), options)
+    folders = {words: planned[words].folder for words in map(tuple, jobs)}
+    return Sweep(dict(runs.values()), options, folders, search)
 
 
 def _by_all_but_seed(

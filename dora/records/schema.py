@@ -109,6 +109,7 @@ _MACHINE = {
     "world_size": WHOLE,
     "versions": objects("an object of versions", TEXT | None),
 }
+_TUNING = ("candidates", "seeds", "at_edge")
 _START = {"step": WHOLE, "time": TIME, **_MACHINE, **_GIT}
 
 # The kind of every key that any tool reads. A key may be absent, unless FINISHED asks for it; keys
@@ -148,6 +149,11 @@ RECORD: Mapping[str, Kind] = {
     "auto_precision": YES_NO,
     "init_from": TEXT | None,
     "sources": lists("a list of runs", OBJECT),
+    "tuning": with_keys("an object with candidates, seeds and at_edge", *_TUNING),
+    "tuning.file": TEXT,
+    "tuning.candidates": WHOLE,
+    "tuning.seeds": WHOLE,
+    "tuning.at_edge": YES_NO,
     "times": OBJECT,
     "times.updated": TIME,
     "times.started": TIME,

@@ -128,9 +128,7 @@ def config_of(run: Run, shapes: Mapping[str, Shape], base: str) -> dict[str, Any
             ],
         }
     kind = _model_type(shapes, run["model"].get("type"))
-    return {**_full(run, kind, width, base), "name": adapter_name(run)} | {
-        "config": config
-    }
+    return {**_full(run, kind, width, base), "name": adapter_name(run)} | {"config": config}
 
 
 def _full(run: Run, kind: str | None, width: int, base: str) -> dict[str, Any]:

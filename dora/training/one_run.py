@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dora.config import Config
 from dora.errors import Diverged, RunFailed, Stopped, UserError, foreseen
 from dora.methods.base import Method
 from dora.process.signals import StopSignals
@@ -104,6 +105,7 @@ def _header(p: Prepared, world: World, words: Sequence[str] | None) -> dict[str,
             "package": None if p.config.model.path else p.config.model.package,
             "random_weights": p.model.random_weights,
         },
+        **_tuning(p.config),
         "fingerprints": p.fingerprints,
         "init_from": str(p.start.folder) if p.start else None,
         **({"sources": [_source(source) for source in p.sources]} if p.sources else {}),
@@ -117,6 +119,14 @@ def _header(p: Prepared, world: World, words: Sequence[str] | None) -> dict[str,
         "total_steps": p.total_steps,
         **provenance(),
     }
+
+
+def _tuning(config: Config) -> dict[str, Any]:
+    """Returns the entry on the search that chose the learning rate, if there was one."""
+    if (found := config.search()) is None:
+        return {}
+    effort = {"candidates": len(found.scores), "seeds": len(found.seeds)}
+    return {"tuning": {"file": config.rates_from, **effort, "at_edge": found.at_edge}}
 
 
 def _source(source: Source) -> dict[str, str]:

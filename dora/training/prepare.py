@@ -117,6 +117,8 @@ def prepare(config: Config, here: bool = True) -> Prepared:
     # Each step below works with what the ones before could find, so that a wrong budget is named
     # even where the data are missing.
     found = Findings(check(config))
+    if config.rates_from:
+        found.attempt(config.search)
     if here and config.device.startswith("cuda"):
         found.problems += _device_problems(config.device)
     folder, read = _locate_and_read(config, found)

@@ -215,8 +215,7 @@ def test_the_dropout_before_the_output_alone_is_set(base: Path) -> None:
     changed = [
         name
         for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Dropout)
-        and module.p != others.get_submodule(name).p  # type: ignore[union-attr]
+        if isinstance(module, torch.nn.Dropout) and module.p != others.get_submodule(name).p  # type: ignore[union-attr]
     ]
     assert changed == [row.head_dropout]
 

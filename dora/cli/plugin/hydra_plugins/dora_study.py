@@ -6,12 +6,16 @@ included, so everything heavy is imported where it is needed.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobStatus
 from hydra.errors import HydraException
+
+if TYPE_CHECKING:
+    from dora.cli.composer import Composer
+    from dora.cli.sweep import Sweep
 
 
 class StudySweeper(BasicSweeper):
@@ -23,16 +27,27 @@ class StudySweeper(BasicSweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Trains the grid that `arguments`, and the sweeper's own `params`, span."""
-        from dora.cli import sweep
+        self._train(self._grid(arguments), self._composer())
+
+    def _composer(self) -> Composer:
+        """Returns what composes the configurations of many runs fast."""
         from dora.cli.composer import Composer
+
+        assert self.hydra_context is not None
+        return Composer(self.hydra_context.config_loader, self.config)
+
+    def _train(self, jobs: list[list[str]], compose: Composer, search: bool = False) -> Sweep:
+        """Trains those of these runs that are not done; raises if one of them does not end.
+
+        `search`: as in `dora.cli.sweep.Sweep`.
+        """
+        from dora.cli import sweep
         from dora.cli.line import options_of
         from dora.process.signals import outside
 
-        assert self.hydra_context is not None
         assert self.config is not None
-        compose = Composer(self.hydra_context.config_loader, self.config)
         options = options_of(self.config.hydra)
-        study = sweep.plan(self._grid(arguments), compose, options, here=self._is_local())
+        study = sweep.plan(jobs, compose, options, here=self._is_local(), search=search)
         pending = study.begin()
         named = [
             [*words, f"hydra.job.name={quoted(label)}"]
@@ -51,7 +66,7 @@ class StudySweeper(BasicSweeper):
             if job.status == JobStatus.FAILED
         }
         study.end(failures, lost)
-        return returns
+        return study
 
     def _grid(self, arguments: list[str]) -> list[list[str]]:
         """Returns the words of every run of the grid. Raises HydraException if there is none."""

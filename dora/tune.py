@@ -1,0 +1,55 @@
+"""`python -m dora.tune`: searches learning rates for a study, with equal effort for every method."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+DESCRIPTION = """\
+Searches learning rates before a study: as many candidates for every method, task and budget, each
+with as many seeds, scored on a held-out part of the training set. Candidates are ordinary runs: the
+same command goes on where it was stopped, and hydra/launcher=slurm makes them jobs.
+
+  python -m dora.tune experiment=study_minilm data.dir=GLUE
+  python -m dora.tune task=sst2,mrpc method=full,lora,adalora,dora budget=331776 model=minilm \\
+      data=dir data.dir=GLUE max_steps=600 eval_every=100 results=results/mine
+
+All other words are settings, as python -m dora.run takes them. The first three candidates are half
+of a method's default rate, that rate and twice it; then one at a time, beyond the best one while it
+lies at an edge, else between it and its better neighbour. RESULTS/search/choices.json holds every
+score; a study reads it with rates_from=RESULTS/search/choices.json."""
+
+
+def main() -> None:
+    """Turns the options into settings of the sweeper, and hands all words to `dora.run`.
+
+    Exits as `dora.run` does.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m dora.tune",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--candidates", type=int, default=6, help="learning rates for each search (default: 6)"
+    )
+    parser.add_argument(
+        "--seeds", default="1,2", metavar="SEED,…", help="seeds of each candidate (default: 1,2)"
+    )
+    given, words = parser.parse_known_args()
+    sys.argv[1:] = [
+        "-m",
+        "hydra/sweeper=tune",
+        f"hydra.sweeper.candidates={given.candidates}",
+        f"hydra.sweeper.seeds=[{given.seeds}]",
+        *words,
+    ]
+    from dora.run import main as run  # late: --help needs no Hydra
+
+    run()
+
+
+if __name__ == "__main__":
+    from dora.process.command import command
+
+    command(main, prints_only=False)

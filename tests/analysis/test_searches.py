@@ -1,0 +1,123 @@
+"""Learning rates are chosen by held-out scores alone, and the effort of a search is shown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import record_files
+from dora.analysis.grouping import read_runs, tables
+from dora.analysis.notes import score_notes
+from dora.analysis.searches import of_runs, score_by_rate, table, unequal
+from dora.tuned import Search
+
+
+def write_run(
+    folder: Path,
+    method: str,
+    lr: float,
+    heldout: float | None,
+    dev: float,
+    seed: int = 1,
+    model: str = "m",
+) -> None:
+    """Writes a run's record; `heldout`: its score on the held-out part, None if undefined."""
+    best = {"step": 400, "accuracy": dev}
+    if heldout is not None:
+        best["accuracy_heldout"] = heldout
+    config = {"task": "rte", "method": {"name": method}, "lr": lr, "select": "heldout"}
+    results = {which: {**best, "degenerate": None} for which in ("best", "last")}
+    more = {"config": config, "results": results}
+    # The rate stands for the hash that a configuration would have in a real directory's name.
+    record_files.write_run(folder, method, seed, dev, task="rte", key=f"{lr}", model=model, **more)
+
+
+def searches(folder: Path) -> list[Search]:
+    return of_runs(read_runs(folder))
+
+
+def chosen(folder: Path) -> dict[str, float]:
+    """Returns the rate of each search by its method."""
+    return {search.method: search.lr for search in searches(folder)}
+
+
+def test_the_rate_with_the_best_heldout_mean_wins_whatever_the_development_set_says(
+    tmp_path: Path,
+) -> None:
+    # The development set would choose 0.001 for both, with 0.9 against 0.1.
+    for method in ("lora", "dora"):
+        write_run(tmp_path, method, 1e-3, 0.60, dev=0.9)
+        write_run(tmp_path, method, 1e-3, 0.62, dev=0.9, seed=2)
+        write_run(tmp_path, method, 3e-3, 0.65 if method == "lora" else 0.5, dev=0.1)
+        write_run(tmp_path, method, 3e-3, 0.61 if method == "lora" else 0.7, dev=0.1, seed=2)
+    assert chosen(tmp_path) == {"dora": 1e-3, "lora": 3e-3}
+    text = table(searches(tmp_path))[0]
+    assert "0.001: 61.0, **0.003: 63.0** (edge)" in text
+    assert unequal(searches(tmp_path)) == []
+
+
+def test_every_rate_chosen_at_an_edge_is_marked_and_counted(tmp_path: Path) -> None:
+    # Held-out scores at rates of 0.001, 0.002 and 0.004; full's best two are equal, the lower wins.
+    scores = {
+        "lora": (0.5, 0.6, 0.5),
+        "dora": (0.7, 0.6, 0.5),
+        "adalora": (0.4, 0.5, 0.6),
+        "full": (0.5, 0.5, 0.4),
+    }
+    for method, of_rates in scores.items():
+        for lr, heldout in zip((1e-3, 2e-3, 4e-3), of_rates, strict=True):
+            write_run(tmp_path, method, lr, heldout, dev=0.5)
+    text, _, summary = table(searches(tmp_path))
+    assert "0.001: 50.0, **0.002: 60.0**, 0.004: 50.0 " in text
+    assert "**0.001: 70.0** (edge), 0.002: 60.0, 0.004: 50.0 " in text
+    assert "0.001: 40.0, 0.002: 50.0, **0.004: 60.0** (edge) " in text
+    edges = "rte adalora, rte dora, rte full"  # LoRA's best rate lies inside
+    assert summary == f"3 of 4 searches chose a rate at an edge of their grid: {edges}"
+
+
+def test_searches_on_two_backbones_are_apart(tmp_path: Path) -> None:
+    # 0.002 wins on the one, and 0.004, at the edge, on the other.
+    for lr, heldout in ((1e-3, 0.5), (2e-3, 0.6), (4e-3, 0.4)):
+        write_run(tmp_path, "lora", lr, heldout, dev=0.5)
+        write_run(tmp_path, "lora", lr, 1 - heldout, dev=0.5, model="other")
+    assert [(s.model, s.lr, s.at_edge) for s in searches(tmp_path)] == [
+        ("m", 2e-3, False),
+        ("other", 4e-3, True),
+    ]
+    assert "other rte lora" in table(searches(tmp_path))[2]
+
+
+def test_a_score_that_is_not_defined_loses_and_unequal_effort_is_named(tmp_path: Path) -> None:
+    write_run(tmp_path, "lora", 1e-3, 0.5, dev=0.5)
+    write_run(tmp_path, "lora", 3e-3, None, dev=0.5)
+    # One rate for DoRA, two for LoRA.
+    write_run(tmp_path, "dora", 1e-3, 0.5, dev=0.5)
+    assert chosen(tmp_path)["lora"] == 1e-3
+    assert "0.003: –" in table(searches(tmp_path))[0]
+    assert unequal(searches(tmp_path)) == ["rte"]
+
+
+def test_the_figure_holds_every_mean_and_marks_the_chosen_rate(tmp_path: Path) -> None:
+    for lr, heldout in ((1e-3, 0.5), (2e-3, 0.6), (4e-3, None)):
+        write_run(tmp_path, "lora", lr, heldout, dev=0.5)
+    drawn = score_by_rate(searches(tmp_path))
+    assert drawn is not None
+    _, lines = drawn
+    assert [(line["lr"], line["mean"], line["chosen"]) for line in lines] == [
+        (1e-3, 50.0, False),
+        (2e-3, 60.0, True),
+    ]
+
+
+def test_a_table_says_how_its_learning_rates_were_searched(tmp_path: Path) -> None:
+    effort = {"file": "choices.json", "candidates": 6, "seeds": 2}
+    for method, at_edge in (("lora", False), ("dora", True)):
+        record_files.write_run(
+            tmp_path, method, 1, 0.8, task="rte", tuning={**effort, "at_edge": at_edge}
+        )
+    record_files.write_run(tmp_path, "adalora", 1, 0.8, task="rte")
+    (found,) = tables(read_runs(tmp_path))
+    assert (
+        "learning rates: the best of 6 candidates for each method and task, 2 seeds each, on "
+        "held-out training rows; 1 of 2 at an edge of those tried (rte dora); 1 rates are from no "
+        "such search"
+    ) in score_notes(found, set(), bold=False)

@@ -1,0 +1,172 @@
+"""A search gives every method equal effort, by a rule that looks at its own scores alone."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from dora import tuned
+from dora.cli.tuning import Tuning, next_rates
+from dora.errors import UserError
+from runs import command, configure, record, run, small, small_glue, small_words
+
+
+def searched(score: Callable[[float], float | None], start: float, most: int) -> dict[float, float]:
+    """Returns the candidates that the rule tries, with `score` of each."""
+    scores: dict[float, tuple[float | None, ...]] = {}
+    while rates := next_rates(scores, start, most):
+        for rate in rates:
+            assert rate not in scores
+            scores[rate] = (score(rate),)
+    return {rate: s[0] for rate, s in scores.items()}  # type: ignore[misc]
+
+
+def peak(at: float) -> Callable[[float], float]:
+    """Returns a score with its maximum at a rate, falling by a point with each factor of 2."""
+    return lambda rate: 90 - abs(math.log2(rate / at))
+
+
+# Worked by hand: half, once and twice the start, then on by the rule.
+@pytest.mark.parametrize(
+    ("at", "tried"),
+    [
+        # At the upper edge until 1.6e-3 shows that 8e-4 lies inside.
+        (1e-3, [5e-5, 1e-4, 2e-4, 4e-4, 8e-4, 1.6e-3]),
+        # Never inside: six candidates, each half of the one before.
+        (1e-9, [5e-5, 1e-4, 2e-4, 2.5e-5, 1.25e-5, 6.25e-6]),
+        # Inside at once, and 2e-4 the better neighbour: their geometric mean, then nearer.
+        (1.2e-4, [5e-5, 1e-4, 2e-4, 1.41e-4, 1.19e-4, 1.3e-4]),
+    ],
+)
+def test_a_search_grows_at_an_edge_and_closes_in_inside(at: float, tried: list[float]) -> None:
+    assert list(searched(peak(at), 1e-4, 6)) == tried
+
+
+@pytest.mark.parametrize("most", [3, 4, 6, 9])
+@pytest.mark.parametrize("at", [1e-7, 3e-5, 1.1e-4, 2e-3, 1.0])
+def test_every_search_has_as_many_candidates_as_it_may(at: float, most: int) -> None:
+    assert len(searched(peak(at), 1e-4, most)) == most
+
+
+def test_of_equal_scores_the_lower_rate_wins_and_a_diverged_one_loses() -> None:
+    # Nothing learns: down, and the edge is told.
+    flat = searched(lambda rate: 50.0, 1e-3, 5)
+    assert list(flat) == [5e-4, 1e-3, 2e-3, 2.5e-4, 1.25e-4]
+    diverging = searched(lambda rate: None if rate > 4e-4 else 80.0, 1e-3, 5)
+    assert list(diverging) == [5e-4, 1e-3, 2e-3, 2.5e-4, 1.25e-4]
+    search = tuned.Search("m", "rte", "lora", "r8", (1,), {r: (s,) for r, s in diverging.items()})
+    assert (search.lr, search.at_edge) == (1.25e-4, True)
+    # One seed that diverged is no lucky seed: the rate loses to any whole one.
+    seeds = {1e-3: (70.0, 71.0), 2e-3: (None, 99.0)}
+    assert tuned.Search("m", "rte", "lora", "r8", (1, 2), seeds).lr == 1e-3
+
+
+def test_groups_are_methods_tasks_and_budgets_and_full_counts_once(tmp_path: Path) -> None:
+    grid = [
+        small_words(tmp_path, f"method={m}", f"budget={b}", f"seed={s}", "lr=1")
+        for m in ("full", "lora")
+        for b in ("r1", "r2")
+        for s in (1, 2)
+    ]
+    tuning = Tuning(grid, lambda words: configure(*words), 3, (1, 2))
+    assert [s.key[1:] for s in tuning.searches()] == [
+        ("wnli", "full", None),
+        ("wnli", "lora", "r1"),
+        ("wnli", "lora", "r2"),
+    ]
+    jobs = tuning.jobs()
+    assert len(jobs) == 3 * 3 * 2
+    # Around the model's rate for LoRA, not around what was typed for the study.
+    rates = [w for job in jobs if "method=lora" in job for w in job if w.startswith("lr=")]
+    assert set(rates) == {"lr=0.001", "lr=0.002", "lr=0.004"}
+    assert all("select=heldout" in job and f"results={tmp_path}/search" in job for job in jobs)
+
+
+@pytest.mark.parametrize(
+    ("candidates", "seeds", "told"),
+    [(2, (1,), "candidates=2 must be 3 or more"), (3, (1, 1), "one or more different seeds")],
+)
+def test_too_little_effort_is_refused(
+    candidates: int, seeds: tuple[int, ...], told: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=told):
+        Tuning([small_words(tmp_path)], lambda words: configure(*words), candidates, seeds)
+
+
+def test_the_command_searches_goes_on_where_it_was_stopped_and_a_study_reads_its_file(
+    tmp_path: Path,
+) -> None:
+    words = ["task=wnli", "data=dir", f"data.dir={small_glue()}", "limit_train=96", "max_steps=4"]
+    words += ["batch_size=8", "eval_every=2", "max_length=48", "budget=r2", f"results={tmp_path}"]
+    line = ["dora.tune", *words, "method=lora,full", "--candidates", "4", "--seeds", "3,5"]
+    done = command(*line)
+    assert done.returncode == 0, done.stderr
+    file = tmp_path / "search" / "choices.json"
+    found = json.loads(file.read_text())
+    assert {(c["method"], c["candidates"], tuple(c["seeds"])) for c in found["choices"]} == {
+        ("lora", 4, (3, 5)),
+        ("full", 4, (3, 5)),
+    }
+    assert len(list((tmp_path / "search").glob("runs/*/*/*/*/*/*/s*"))) == 2 * 4 * 2
+    assert f"rates_from={file}" in done.stdout
+    assert (tmp_path / "search" / "learning-rates.png").exists()
+    # Nothing is trained twice, and the choices are the same.
+    again = command(*line)
+    assert again.returncode == 0
+    assert "12 runs: 12 done before, 0 to train" in again.stdout
+    assert json.loads(file.read_text())["choices"] == found["choices"]
+    # A run of the study has the rate, and says how it was found.
+    study = ["method=lora", "budget=r2", f"rates_from={file}"]
+    run(small(tmp_path / "study", *study))
+    lora = next(c for c in found["choices"] if c["method"] == "lora")
+    about = record(tmp_path / "study")
+    assert about["config"]["lr"] == lora["lr"]
+    effort = {"file": str(file), "candidates": 4, "seeds": 2, "at_edge": lora["at_edge"]}
+    assert about["tuning"] == effort
+    # The run is the one that has this rate typed.
+    run(small(tmp_path / "study", "method=lora", "budget=r2", f"lr={lora['lr']:g}"))
+    assert record(tmp_path / "study")["times"] == about["times"]
+    with pytest.raises(UserError, match=r"no rate for .*method=lora, budget=r3: python -m dora.tu"):
+        run(small(tmp_path / "study", "method=lora", "budget=r3", f"rates_from={file}"))
+
+
+def test_a_search_goes_on_past_a_rate_at_which_training_diverges(tmp_path: Path) -> None:
+    words = ["task=wnli", "data=dir", f"data.dir={small_glue()}", "limit_train=96", "max_steps=6"]
+    words += ["batch_size=8", "eval_every=2", "max_length=48", "warmup=0", f"results={tmp_path}"]
+    # Twice the largest float of 32 bits: the first step's weights are infinite.
+    rates = ["model.own.lr.lora=3e38", "method=lora", "budget=r2"]
+    done = command("dora.tune", *words, *rates, "--candidates", "3", "--seeds", "1")
+    assert done.returncode == 0, done.stderr
+    (choice,) = json.loads((tmp_path / "search" / "choices.json").read_text())["choices"]
+    assert [None] in [by_seed for _, by_seed in choice["scores"]]
+    # Once more: a run that diverged is not trained again.
+    again = command("dora.tune", *words, *rates, "--candidates", "3", "--seeds", "1")
+    assert "0 to train" in again.stdout
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{}",
+        '{"choices": [{}]}',
+        '{"choices": [{"model": "m", "task": "rte", "method": "lora", "budget": 8, "seeds": [1],'
+        ' "scores": [[0.1, [1]]]}]}',
+        '{"choices": [{"model": "m", "task": "rte", "method": "lora", "budget": null, "seeds": [1],'
+        ' "scores": [[-0.1, [1]]]}]}',
+        '{"choices": [{"model": "m", "task": "rte", "method": "lora", "budget": null, "seeds": [1],'
+        ' "scores": [[0.1, [1, 2]]]}]}',
+        "no json",
+    ],
+)
+def test_a_file_that_is_no_search_is_refused_before_anything_begins(
+    text: str, tmp_path: Path
+) -> None:
+    (tmp_path / "choices.json").write_text(text)
+    with pytest.raises(UserError, match=r"rates_from"):
+        run(small(tmp_path, "method=lora", f"rates_from={tmp_path}/choices.json"))
+    with pytest.raises(UserError, match=r"rates_from=.*cannot be read"):
+        run(small(tmp_path, "method=lora", f"rates_from={tmp_path}/nothing.json"))
