@@ -30,11 +30,13 @@ def named(sizes, at="attention.output", width=384):
     }
 
 
-def made(method, shapes):
-    """Returns adapter_config.json of a run on RTE."""
+def made(method, shapes, model_type=None):
+    """Returns adapter_config.json of a run on RTE. `model_type`: run.json's, absent in old ones."""
     activation = {"houlsby": "swish", "pfeiffer": "relu"}[method]
     settings = {"name": method, "activation": activation, "dropout": 0.0, "layer_norm": False}
-    return config_of({"config": {"task": "rte", "method": settings}}, shapes, "owner/base")
+    model = {} if model_type is None else {"type": model_type}
+    run = {"config": {"task": "rte", "method": settings}, "model": model}
+    return config_of(run, shapes, "owner/base")
 
 
 def test_tensors_have_the_librarys_names():
@@ -49,6 +51,21 @@ def test_tensors_have_the_librarys_names():
         "roberta.encoder.layer.0.output.adapters.x.adapter_up.bias"
     )
     assert renamed("classifier.dense.weight", "rte") is None
+
+
+# Both have `roberta.` before their tensors' names.
+@pytest.mark.parametrize(
+    ("recorded", "kind", "of"),
+    [
+        (None, "roberta", "Roberta"),
+        ("roberta", "roberta", "Roberta"),
+        ("xlm-roberta", "xlm-roberta", "XLMRoberta"),
+        ("mpnet", "roberta", "Roberta"),  # no record of this suite
+    ],
+)
+def test_the_record_tells_architectures_with_equal_names_apart(recorded, kind, of):
+    found = made("pfeiffer", named([24], "output"), recorded)
+    assert (found["model_type"], found["model_class"]) == (kind, f"{of}ForSequenceClassification")
 
 
 def test_one_bottleneck_is_one_reduction_factor():
