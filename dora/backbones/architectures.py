@@ -39,6 +39,7 @@ class Architecture:
     `sublayers`: both halves of a layer end in one module of `dense`, `dropout` and `LayerNorm`.
     `packs`: attention is BERT's, called through Transformers' interface, and nothing but its mask
     depends on other tokens' places, so that rows may follow each other without padding.
+    `biased`: attention is MPNet's, with a bias by two tokens' distance (`dora.backbones.biased`).
     `first_token`: the modules of a layer that in the last one need each row's first token alone,
     since the head reads no other; none if a module in between adds what other tokens hold.
     """
@@ -58,6 +59,7 @@ class Architecture:
     keys: Mapping[str, str] = field(default_factory=dict)
     sublayers: bool = False
     packs: bool = False
+    biased: bool = False
     first_token: tuple[str, ...] = ()
 
     def key(self, name: str) -> str:
@@ -140,6 +142,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         tokenizer="MPNet",
         sublayers=False,
         packs=False,
+        biased=True,
         first_token=("intermediate", "output"),
     ),
     "distilbert": replace(

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from dora.adapters import dropout as cheap
-from dora.backbones import fused, packing
+from dora.backbones import biased, fused, packing
 from dora.backbones.architectures import architecture_of
 from dora.backbones.first_token import read_first_tokens
 from dora.process import memory
@@ -33,6 +33,8 @@ def speed_up(model: Any, device: torch.device) -> None:
         # DeBERTa computes its attention itself, with a dropout module that `replace` has found.
         if _plain(model) and model.config._attn_implementation == "sdpa":
             _attend_by_ours(model)
+        if architecture_of(model.config.model_type).biased:
+            biased.replace_attention(model)
         memory.keep_freed()
     # Last: it takes the model's attention, and hooks a module that `fuse_sublayers` replaces.
     read_first_tokens(model)
@@ -71,7 +73,10 @@ def _attend_by_ours(model: Any) -> None:
 
 def packs(model: Any) -> bool:
     """Tells whether the model takes packed batches: its attention must be ours."""
-    return bool(model.config._attn_implementation == _ATTENTION)
+    return bool(
+        model.config._attn_implementation == _ATTENTION
+        or any(isinstance(module, biased.Attention) for module in model.modules())
+    )
 
 
 def attention_mask(model: Any, inside: np.ndarray) -> np.ndarray | None:

@@ -27,8 +27,10 @@ def attention(
     p: float,
     scale: float,
     layout: Layout | None = None,
+    bias: Tensor | None = None,
 ) -> Tensor:
-    """Returns softmax(scale · Q Kᵀ) V with dropout on the softmax, (batch, queries, heads, width).
+    """Returns softmax(scale · Q Kᵀ + bias) V with dropout on the softmax, (batch, queries, heads,
+    width).
 
     The definition is that of `scaled_dot_product_attention`, but for the order of the result's
     axes. query: (batch, heads, queries, width); key, value: (batch, heads, length, width); mask:
@@ -36,9 +38,11 @@ def attention(
 
     A packed batch has one long row and no mask: `layout` says which tokens attend to each other.
     Its queries may be those of each row's first token alone, (rows, heads, 1, width).
+
+    bias: (heads, longest, longest) by a query's and a key's place in their row, or None.
     """
     if layout is None:
-        return _attend(query, key, value, mask, p, scale).transpose(1, 2)
+        return _attend(query, key, value, mask, p, scale, bias).transpose(1, 2)
     alone = query.shape[2] < key.shape[2]  # first tokens: nothing to pad, but the groups' order
     if alone:
         queries = query.index_select(0, layout.order).split([g.rows for g in layout.groups])
@@ -46,19 +50,29 @@ def attention(
     else:
         padded = pad((query, key, value), layout)
     outs = [
-        _attend(q, k, v, group.inside, p, scale)
+        _attend(q, k, v, group.inside, p, scale, bias)
         for group, (q, k, v) in zip(layout.groups, padded, strict=True)
     ]
     out = torch.cat(outs).index_select(0, layout.place) if alone else pack(outs, layout)
     return out.transpose(1, 2)
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, p: float, scale: float) -> Tensor:
+def _attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None,
+    p: float,
+    scale: float,
+    bias: Tensor | None,
+) -> Tensor:
     """Returns attention for padded rows, (rows, heads, queries, width); arguments as above."""
+    if bias is not None:
+        bias = bias[:, : q.shape[2], : k.shape[2]]
     # Without gradients, as in every evaluation, PyTorch's fused kernel takes half our time in fp32,
-    # and up to twice our time in 16 bits.
-    if torch.is_grad_enabled() or q.dtype.itemsize == 2:
-        return _Attention.apply(q, k, v, mask, p, scale)
+    # and up to twice our time in 16 bits. With a bias it would need one for each row.
+    if torch.is_grad_enabled() or q.dtype.itemsize == 2 or bias is not None:
+        return _Attention.apply(q, k, v, mask, p, scale, bias)
     return F.scaled_dot_product_attention(q, k, v, mask, p, scale=scale)
 
 
@@ -67,12 +81,23 @@ class _Attention(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, p: float, s: float
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None,
+        p: float,
+        s: float,
+        bias: Tensor | None,
     ) -> Tensor:
-        """Returns (rows, heads, queries, width); arguments as for `_attend`, s is its scale."""
+        """Returns (rows, heads, queries, width); arguments as for `_attend`, s is its scale.
+
+        bias: (heads, queries, length) or None.
+        """
         ctx.factor, ctx.scale, ctx.shapes = 1 / (1 - p), s, (query.shape, key.shape)
+        ctx.bias = None if bias is None or not bias.requires_grad else bias.dtype
         q, k, v = (t.reshape(-1, *t.shape[2:]) for t in (query, key, value))
-        P = _scores(q, k, mask, s, query.shape[1]).softmax(-1)
+        P = _scores(q, k, mask, s, query.shape[1], bias).softmax(-1)
         dropped = draw(P, p)
         # The dropped entries are kept aside and set to 0 in place: P itself is what backward
         # needs, and a copy of it is the largest tensor of a layer.
@@ -96,12 +121,19 @@ class _Attention(torch.autograd.Function):
         dq = torch.baddbmm(unused, dS, k, beta=0, alpha=ctx.scale)
         dk = torch.baddbmm(unused, dS.mT, q, beta=0, alpha=ctx.scale)
         queries, keys = ctx.shapes
-        return dq.view(queries), dk.view(keys), dv.view(keys), None, None, None
+        # The sum over rows, in the bias's own type: there are many rows.
+        rows = dS.view(*queries[:3], -1)
+        dbias = None if ctx.bias is None else rows.sum(0, dtype=ctx.bias)
+        return dq.view(queries), dk.view(keys), dv.view(keys), None, None, None, dbias
 
 
-def _scores(q: Tensor, k: Tensor, mask: Tensor | None, scale: float, heads: int) -> Tensor:
-    """Returns scale · q kᵀ, (rows · heads, queries, length), −∞ where a key is masked."""
+def _scores(
+    q: Tensor, k: Tensor, mask: Tensor | None, scale: float, heads: int, bias: Tensor | None
+) -> Tensor:
+    """Returns scale · q kᵀ + bias, (rows · heads, queries, length), −∞ where a key is masked."""
     scores = torch.baddbmm(q.new_empty(1), q, k.mT, beta=0, alpha=scale)
+    if bias is not None:
+        scores.view(-1, *bias.shape).add_(bias)
     if mask is not None:
         # Added rather than filled: masked_fill takes as long as the softmax.
         hidden = torch.zeros(mask.shape, dtype=q.dtype).masked_fill_(~mask, -math.inf)
@@ -142,6 +174,14 @@ class _AddNorm(torch.autograd.Function):
         return dx, dtotal, dweight, dbias, None, None
 
 
+def add_norm(x: Tensor, residual: Tensor, norm: nn.LayerNorm, p: float) -> Tensor:
+    """Returns LayerNorm(residual + dropout(x)), (..., d) in the residual's type."""
+    if not p:
+        out: Tensor = norm(x + residual)
+        return out
+    return _AddNorm.apply(x, residual, norm.weight, norm.bias, norm.eps, p)
+
+
 class Sublayer(nn.Module):
     """The end of an encoder's half layer: LayerNorm(dropout(dense(x)) + residual).
 
@@ -155,11 +195,8 @@ class Sublayer(nn.Module):
 
     def forward(self, x: Tensor, residual: Tensor) -> Tensor:
         """Returns (..., d_out) for x of shape (..., d_in); residual: (..., d_out)."""
-        x, norm = self.dense(x), self.LayerNorm
-        p = self.dropout.p
-        if not (self.training and p):
-            return norm(x + residual)
-        return _AddNorm.apply(x, residual, norm.weight, norm.bias, norm.eps, p)
+        p = self.dropout.p if self.training else 0.0
+        return add_norm(self.dense(x), residual, self.LayerNorm, p)
 
 
 def fuse_sublayers(model: nn.Module) -> None:

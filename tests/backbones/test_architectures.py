@@ -161,6 +161,33 @@ def test_a_faster_adapted_model_is_transformers_own_with_merged_weights(name: st
     assert all(p.grad is not None for layer in layers.values() for p in layer.factors().values())
 
 
+def gradients(model: Any, logits: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Returns the gradient of every parameter for a loss that weighs all logits unlike."""
+    (logits * torch.linspace(-1, 2, logits.numel()).view(logits.shape)).sum().backward()
+    return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "modernbert"])
+@pytest.mark.usefixtures("float64")
+def test_a_faster_model_gives_every_weight_its_gradient(name: str) -> None:
+    model, plain = (tiny(name).double() for _ in range(2))
+    speed_up(model, torch.device("cpu"))
+    model.eval()  # after `speed_up`, whose dropout modules are new
+    plain.eval()
+    tokens = rows()
+    batch = {key: torch.from_numpy(value) for key, value in tokens.batch(np.arange(3)).items()}
+    want = gradients(plain, plain(**batch).logits)
+    if packs(model):
+        flat = tokens.packed(np.arange(3))
+        flat["position_ids"] += ARCHITECTURES[name].first_position(model.config.to_dict())
+        batch = {key: torch.from_numpy(value) for key, value in flat.items()}
+    with packed(Layout(tokens.lengths) if packs(model) else None):
+        got = gradients(model, model(**batch).logits)
+    assert got.keys() == want.keys()
+    for key, gradient in want.items():
+        torch.testing.assert_close(got[key], gradient, msg=lambda text, key=key: f"{key}: {text}")
+
+
 # A budget of three components less than the start's, pruned after the first steps.
 WORDS = ("method=dora", "lr=1e-2", "method.prune_start=0.1", "method.prune_end=0.4")
 

@@ -1,0 +1,104 @@
+"""MPNet's attention, with a bias by the distance of two tokens, for packed batches on a CPU.
+
+    softmax(scale · Q Kᵀ + b[bucket(j − i)]) V
+
+Transformers' own modules lay the bias out for each row of a batch, pad all rows to the longest, and
+compute every token of the last layer. These take their linears under their names, so that
+parameters keep theirs.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dora.backbones import packing
+from dora.backbones.architectures import architecture_of
+from dora.backbones.first_token import first_tokens
+from dora.backbones.fused import add_norm, attention
+
+
+def replace_attention(model: Any) -> None:
+    """Replaces the attention of every encoder layer, and what computes their common bias."""
+    row = architecture_of(model.config.model_type)
+    backbone = getattr(model, model.base_model_prefix)
+    layers = backbone.get_submodule(row.layers)
+    for number, layer in enumerate(layers, 1):
+        layer.attention = Attention(layer.attention, first=number == len(layers))
+    backbone.encoder.compute_position_bias = PositionBias(backbone.encoder)
+
+
+class PositionBias:
+    """Computes b[bucket(j − i)] for all places of a row, (heads, longest, longest)."""
+
+    def __init__(self, encoder: Any) -> None:
+        self.encoder = encoder
+        self._buckets = torch.zeros(0, 0, dtype=torch.long)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Returns the bias for a batch x, (rows, length, d), packed or padded."""
+        layout = packing.current()
+        longest = x.shape[1] if layout is None else max(g.longest for g in layout.groups)
+        if longest > len(self._buckets):  # kept from step to step: they depend on nothing else
+            place = torch.arange(longest)
+            apart = place - place[:, None]
+            self._buckets = self.encoder.relative_position_bucket(apart)
+        bias: Tensor = self.encoder.relative_attention_bias(self._buckets[:longest, :longest])
+        return bias.permute(2, 0, 1).contiguous()
+
+
+class SelfAttention(nn.Module):
+    """Attention of one layer up to its output's linear. `first`: first tokens alone attend."""
+
+    def __init__(self, of: Any, first: bool) -> None:
+        super().__init__()
+        self.q, self.k, self.v, self.o, self.dropout = of.q, of.k, of.v, of.o, of.dropout
+        self.width, self.first = of.attention_head_size, first
+        # The linears here that don't read the module's input (`dora.adapters.lowrank.adapt`).
+        self.own_input = ("q",) if first else ()
+
+    def forward(self, x: Tensor, mask: Tensor | None, bias: Tensor) -> Tensor:
+        """Returns (batch, queries, d). x: (batch, length, d); mask: (batch, 1, 1, length) bool."""
+        found = attention(
+            self._heads(self.q(first_tokens(x) if self.first else x)),
+            self._heads(self.k(x)),
+            self._heads(self.v(x)),
+            mask,
+            self.dropout.p if self.training else 0.0,
+            self.width**-0.5,
+            packing.current(),
+            bias,
+        )
+        out: Tensor = self.o(found.flatten(2))
+        return out
+
+    def _heads(self, x: Tensor) -> Tensor:
+        """Returns (batch, heads, length, width) for x of shape (batch, length, d)."""
+        return x.unflatten(2, (-1, self.width)).transpose(1, 2)
+
+
+class Attention(nn.Module):
+    """The first half of an encoder layer: LayerNorm(x + dropout(attention(x)))."""
+
+    def __init__(self, of: Any, first: bool) -> None:
+        super().__init__()
+        self.attn = SelfAttention(of.attn, first)
+        self.LayerNorm, self.dropout = of.LayerNorm, of.dropout
+        self.first = first
+
+    def forward(
+        self, x: Tensor, attention_mask: Tensor | None, position_bias: Tensor, **rest: Any
+    ) -> tuple[Tensor]:
+        """Returns (batch, queries, d) in a tuple. attention_mask: 0 at a key and below elsewhere.
+
+        x: (batch, length, d); attention_mask: (batch, 1, length or 1, length) or None.
+        """
+        mask = None
+        if attention_mask is not None and packing.current() is None:
+            mask = attention_mask[:, :, :1] == 0  # all queries of a row see the same keys
+        out = self.attn(x, mask, position_bias)
+        residual = first_tokens(x) if self.first else x
+        p = self.dropout.p if self.training else 0.0
+        return (add_norm(out, residual, self.LayerNorm, p),)
