@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 from dora.adapters import lowrank, result
 from dora.adapters.budget import Matrix
 from dora.adapters.lowrank import LowRankLinear
-from dora.backbones.architectures import KINDS
+from dora.backbones.architectures import USUAL
 from dora.backbones.backbone import architecture, find_linears, fingerprint, load_model, locate
 from dora.errors import UserError
 from dora.records import artefacts
@@ -36,9 +36,9 @@ def finished(place: Path, method: str, **changes: Any) -> tuple[Path, Path]:
     """
     # Written by hand rather than trained: each test then damages one thing in known content.
     base = locate(str(model_folder(place / "m", "bert")), None, None, None, "main", False)
-    matrices = find_linears(architecture(base), KINDS)
+    matrices = find_linears(architecture(base), USUAL)
     ranks = {} if method == "full" else {m.name: RANK for m in matrices}
-    target = None if method == "full" else list(KINDS)
+    target = None if method == "full" else list(USUAL)
     config = {
         "task": "wnli",
         "method": {"name": method},
