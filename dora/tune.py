@@ -1,4 +1,4 @@
-"""`python -m dora.tune`: searches learning rates for a study, with equal effort for every method."""
+"""`python -m dora.tune`: searches learning rates, with equal effort for every method."""
 
 from __future__ import annotations
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 # The kinds of linears in an encoder layer: first those of BERT and its like, which `target=all`
-# stands for there. `qkv` is query, key and value in one matrix; `glu` is the first matrix of a gated
-# feed-forward network, input and gate in one.
+# stands for there. `qkv` is query, key and value in one matrix; `glu` is the first matrix of a
+# gated feed-forward network, input and gate in one.
 USUAL = ("q", "k", "v", "o", "ffn1", "ffn2")
 KINDS = (*USUAL, "qkv", "glu")
 
@@ -37,8 +37,8 @@ class Architecture:
     `absolute`: positions have an embedding each, so that a text may not be longer than these.
     `keys`: keys of config.json that are spelled otherwise than BERT's, by BERT's.
     `sublayers`: both halves of a layer end in one module of `dense`, `dropout` and `LayerNorm`.
-    `packs`: attention is BERT's, called through Transformers' interface, and nothing but its mask
-    depends on other tokens' places, so that rows may follow each other without padding.
+    `plain_attention`: attention is BERT's, called through Transformers' interface. Nothing but its
+    mask depends on other tokens' places, so that rows may follow each other without padding.
     `biased`: attention is MPNet's, with a bias by two tokens' distance (`dora.backbones.biased`).
     `first_token`: the modules of a layer that in the last one need each row's first token alone,
     since the head reads no other; none if a module in between adds what other tokens hold.
@@ -58,7 +58,7 @@ class Architecture:
     absolute: bool = True
     keys: Mapping[str, str] = field(default_factory=dict)
     sublayers: bool = False
-    packs: bool = False
+    plain_attention: bool = False
     biased: bool = False
     first_token: tuple[str, ...] = ()
 
@@ -93,7 +93,7 @@ _BERT = Architecture(
     head_dropout="dropout",
     tokenizer="Bert",
     sublayers=True,
-    packs=True,
+    plain_attention=True,
     first_token=("attention.output",),
 )
 # RoBERTa's position ids begin behind the padding's: of 514 rows of the table 512 are used.
@@ -122,7 +122,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         head=("classifier", "pooler"),
         tokenizer="DebertaV2",
         keys={"classifier_dropout": "cls_dropout"},
-        packs=False,
+        plain_attention=False,
     ),
     "xlm-roberta": replace(_ROBERTA, tokenizer="XLMRoberta"),
     "electra": replace(_BERT, prefix="electra.", head_dropout="classifier.dropout"),
@@ -141,7 +141,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         reader="attention.attn",
         tokenizer="MPNet",
         sublayers=False,
-        packs=False,
+        plain_attention=False,
         biased=True,
         first_token=("intermediate", "output"),
     ),
@@ -168,7 +168,7 @@ ARCHITECTURES: dict[str, Architecture] = {
             "classifier_dropout": "seq_classif_dropout",
         },
         sublayers=False,
-        packs=False,
+        plain_attention=False,
         first_token=(),
     ),
     # Positions are rotations. `head.` is the one of masked language modelling, which checkpoints

@@ -42,7 +42,7 @@ def speed_up(model: Any, device: torch.device) -> None:
 
 def _plain(model: Any) -> bool:
     """Tells whether attention depends on nothing but its inputs and one mask of keys."""
-    return architecture_of(model.config.model_type).packs
+    return architecture_of(model.config.model_type).plain_attention
 
 
 def _attend_by_ours(model: Any) -> None:
