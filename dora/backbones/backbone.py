@@ -21,6 +21,7 @@ from dora.adapters.budget import Matrix
 from dora.backbones import classifier, model_files, tensors, vocabulary
 from dora.backbones.architectures import architecture_of
 from dora.backbones.model_config import read_config
+from dora.backbones.quiet import quiet
 from dora.data.hub import fetch_hub
 from dora.errors import UserError
 from dora.files import sha256_file
@@ -240,7 +241,7 @@ def load_tokenizer(folder: Folder) -> Any:
 
     # First, since AutoTokenizer reads config.json too and would be blamed for its mistakes.
     classifier.configuration(folder.path, 2)
-    with classifier.quiet():
+    with quiet():
         try:
             tokenizer = AutoTokenizer.from_pretrained(
                 folder.path, local_files_only=True, trust_remote_code=False

@@ -12,26 +12,11 @@ import torch
 
 from dora.backbones import model_files, tensors
 from dora.backbones.model_config import read_config
+from dora.backbones.quiet import quiet
 from dora.errors import UserError
 
 # Quantised weights, integers or 8-bit floats, would load too, but without their scales.
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-
-
-class quiet:  # noqa: N801
-    """Silences Transformers' report of the head's new weights: every run has them."""
-
-    def __enter__(self) -> None:
-        from transformers.utils import logging
-
-        self.level = logging.get_verbosity()
-        logging.set_verbosity_error()
-        logging.disable_progress_bar()
-
-    def __exit__(self, *_: object) -> None:
-        from transformers.utils import logging
-
-        logging.set_verbosity(self.level)
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ from typing import Any
 from safetensors import safe_open
 
 from dora.backbones.architectures import architecture_of
+from dora.backbones.quiet import quiet
 from dora.errors import UserError
 
 Shape = tuple[int, ...]
@@ -153,7 +154,7 @@ def _built(config: str) -> tuple[tuple[str, Shape], ...]:
     inside = prefix(keys["model_type"])
     try:
         # Shapes alone: nothing is drawn, and nothing takes memory.
-        with torch.device("meta"):
+        with quiet(), torch.device("meta"):
             model = AutoModelForSequenceClassification.from_config(AutoConfig.for_model(**keys))
     except Exception as e:  # a value that Transformers checks and this suite does not
         raise UserError(
