@@ -92,7 +92,10 @@ def misfits(config: Mapping[str, Any], shapes: Mapping[str, Shape], where: str) 
     an adapter, and the run would learn little, in silence.
     """
     own = {bare(name, config["model_type"]): shape for name, shape in shapes.items()}
-    expected = _expected(config)
+    try:
+        expected = _expected(config)
+    except UserError as e:
+        return [f"{where} fit no model: {problem}" for problem in e.problems]
     row = architecture_of(config["model_type"])
     inside, key = f"{row.layers}.", row.key("num_hidden_layers")
     # Half a pooler is no pooler that may be missing, but a damaged file.

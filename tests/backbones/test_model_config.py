@@ -121,6 +121,8 @@ def test_a_value_that_only_transformers_knows_of_is_a_mistake_too(tmp_path: Path
     folder = model_folder(tmp_path / "m", "bert")
     # A name is all that our check knows of; which functions there are, Transformers decides.
     edit(folder / "config.json", hidden_act="no_such_function")
+    with pytest.raises(UserError, match=r"the weights in .*m fit no model: config.json .*no_such"):
+        prepared(folder, tmp_path)
     for random_weights in (False, True):
         with pytest.raises(UserError, match="no_such_function"):
             backbone.load_model(Folder(folder, random_weights), 2, None, 1)
