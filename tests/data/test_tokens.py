@@ -62,8 +62,9 @@ def test_a_packed_batch_holds_each_row_s_ids_and_places_one_after_the_other() ->
 
 
 def test_a_model_of_scaled_dot_products_gets_a_mask_only_where_there_is_padding() -> None:
-    def model(attention: str) -> Any:
-        return SimpleNamespace(config=SimpleNamespace(_attn_implementation=attention))
+    def model(attention: str, kind: str = "roberta") -> Any:
+        config = SimpleNamespace(_attn_implementation=attention, model_type=kind)
+        return SimpleNamespace(config=config)
 
     inside = np.array([[1, 1, 1], [1, 1, 0]])
     assert attention_mask(model("sdpa"), inside[:1]) is None
@@ -72,6 +73,8 @@ def test_a_model_of_scaled_dot_products_gets_a_mask_only_where_there_is_padding(
     assert mask.dtype == bool
     assert mask.tolist() == [[[[True, True, True]]], [[[True, True, False]]]]
     assert attention_mask(model("eager"), inside[:1]) is not None
+    # Its layers of a sliding window make masks of their own from this one.
+    assert attention_mask(model("sdpa", "modernbert"), inside) is inside
 
 
 def test_segment_ids_are_kept_where_the_model_has_them(tmp_path: Path) -> None:
