@@ -20,6 +20,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 
+# 2³² over the golden ratio. Its multiples modulo 2³² lie evenly over the range wherever they end,
+# and follow no period that kinds of matrices have.
+_GOLDEN = 2_654_435_769
+
 
 @dataclass(frozen=True)
 class Matrix:
@@ -265,32 +269,37 @@ def _span(low: int, high: int) -> str:
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
-def equal_ranks(budget: Budget, matrices: Sequence[Matrix]) -> tuple[int, ...]:
-    """Returns fixed ranks: the largest that every matrix can have, the rest dealt in layer order.
+def equal_ranks(budget: Budget, matrices: Sequence[Matrix], spread: bool = True) -> tuple[int, ...]:
+    """Returns fixed ranks: the largest that every matrix can have, the rest dealt one by one.
 
-    The gap to the budget is smaller than the model's cheapest component.
+    The rest goes to the matrices in front, in layer order. Where there are fewer components than
+    matrices, that would leave the upper layers without any; with `spread` they are then dealt
+    evenly over the layers. The gap to the budget is smaller than the model's cheapest component.
     """
     costs, left = budget.costs(matrices), budget.for_components(matrices)
     base = left // sum(costs)
     ranks = [base] * len(matrices)
     left -= base * sum(costs)
-    # Rounds of one component each: the matrices in front get theirs first, and a component that no
-    # longer fits leaves room for cheaper ones behind it.
+    order = list(range(len(matrices)))
+    if base == 0 and spread:
+        order.sort(key=lambda i: i * _GOLDEN % 2**32)
+    # Rounds of one component each: a component that no longer fits leaves room for cheaper ones
+    # behind it.
     while left >= min(costs):
-        for i, cost in enumerate(costs):
-            if cost <= left:
-                ranks[i], left = ranks[i] + 1, left - cost
+        for i in order:
+            if costs[i] <= left:
+                ranks[i], left = ranks[i] + 1, left - costs[i]
     return tuple(ranks)
 
 
-def equal_plan(budget: Budget, matrices: tuple[Matrix, ...]) -> Plan:
+def equal_plan(budget: Budget, matrices: tuple[Matrix, ...], spread: bool = True) -> Plan:
     """Returns the plan of a method whose ranks are `equal_ranks` from start to end.
 
     Raises ValueError if the budget does not fit the matrices.
     """
     if problem := budget.problem(matrices):
         raise ValueError(problem)
-    ranks = equal_ranks(budget, matrices)
+    ranks = equal_ranks(budget, matrices, spread)
     return Plan(budget, matrices, ranks, ranks, budget.total(matrices))
 
 

@@ -49,6 +49,7 @@ class Settings(PlainSettings):
     scaling: str
     lr_ratio: float
     init: str
+    deal: str
 
     def problems(self, total_steps: int | None) -> list[str]:
         """Returns a message for each value out of range."""
@@ -57,6 +58,7 @@ class Settings(PlainSettings):
             *one_of("method.scaling", self.scaling, ("standard", "rslora"), "usual is standard"),
             *in_range("method.lr_ratio", self.lr_ratio, 1e-6, math.inf, "LoRA+ uses 1 and above"),
             *one_of("method.init", self.init, ("kaiming", "pissa"), "usual is kaiming"),
+            *one_of("method.deal", self.deal, ("spread", "first"), "usual is spread"),
         ]
 
 
@@ -83,8 +85,13 @@ class PlainLoRA(base.Method):
     def plan(
         cls, settings: Any, budget: Budget, matrices: tuple[Matrix, ...], run: RunInfo
     ) -> Plan:
-        """Gives every matrix one rank, and the rest of a parameter budget in layer order."""
-        return equal_plan(budget, matrices)
+        """Gives every matrix one rank, and the rest of a parameter budget one by one."""
+        return equal_plan(budget, matrices, cls._spread(settings))
+
+    @classmethod
+    def _spread(cls, settings: Any) -> bool:
+        """Tells whether less than one component a matrix is dealt evenly over the layers."""
+        return True
 
     def _scale(self, rank: float) -> float:
         """Returns s, one for all matrices, from their average rank."""
@@ -114,11 +121,16 @@ class LoRA(PlainLoRA):
     def plan(
         cls, settings: Settings, budget: Budget, matrices: tuple[Matrix, ...], run: RunInfo
     ) -> Plan:
-        """Gives every matrix one rank, and the rest of a parameter budget in layer order."""
+        """Gives every matrix one rank, and the rest of a parameter budget one by one."""
         if settings.init == "pissa":
             # Against the backbone as it was loaded, a component is stored with its start values.
             matrices = tuple(replace(m, component_cost=2 * m.cost) for m in matrices)
         return super().plan(settings, budget, matrices, run)
+
+    @classmethod
+    def _spread(cls, settings: Settings) -> bool:
+        """Tells whether less than one component a matrix is dealt evenly over the layers."""
+        return settings.deal == "spread"
 
     def parameter_groups(self) -> Sequence[ParameterGroup]:
         """Gives B its own rate (LoRA+), and PiSSA's factors no weight decay.

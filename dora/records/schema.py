@@ -174,6 +174,7 @@ RECORD: Mapping[str, Kind] = {
     "fingerprints.method": TEXT,
     "fingerprints.init_from": TEXT | None,
     "fingerprints.sources": TEXT,
+    "fingerprints.ranks": TEXT,
     "data": OBJECT,
     "data.revision": TEXT | None,
     "data.rows": COUNTS,

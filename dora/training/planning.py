@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from dataclasses import dataclass, replace
 from typing import Any
@@ -46,6 +47,9 @@ class Planned:
         }
         if self.sources:
             found["sources"] = " ".join(source.sha256 for source in self.sources)
+        # Which matrices have a component is dealt otherwise than by the first versions.
+        if self.plan is not None and sum(self.plan.start) < len(self.matrices):
+            found["ranks"] = hashlib.sha256(repr(self.plan.start).encode()).hexdigest()
         if source := source_fingerprint(config.chosen):
             found["method"] = source
         return found

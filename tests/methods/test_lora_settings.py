@@ -322,8 +322,9 @@ def test_a_pissa_run_goes_on_from_another_with_its_start_values(
     record = run(small(tmp_path, *words))
     before = load_file(pissa / "best.safetensors")
     after = load_file(only_run(tmp_path) / "best.safetensors")
-    kept = [name for name in before if "kept_" in name]
-    assert kept
+    # Three matrices have a component.
+    kept = [name for name, tensor in before.items() if "kept_" in name and tensor.numel()]
+    assert len(kept) == 2 * 3
     assert all(torch.equal(before[name], after[name]) for name in kept)
     factor = kept[0].replace("kept_", "")
     assert before[factor].shape == after[factor].shape
@@ -336,3 +337,21 @@ def test_a_pissa_run_goes_on_from_another_with_its_start_values(
 def test_a_run_that_starts_in_another_way_is_no_start(pissa: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"another method\.init \(pissa\); this run has kaiming"):
         prepare(small(tmp_path, "method=lora", "budget=9000", f"init_from={pissa}"))
+
+
+def test_fewer_components_than_matrices_are_spread_unless_the_old_way_is_asked_for(
+    tmp_path: Path,
+) -> None:
+    # A component of an attention matrix takes 384 parameters, of a feed-forward one 960.
+    spread, first, whole = (
+        prepare(small(tmp_path, "method=lora", *words))
+        for words in (("budget=3500",), ("budget=3500", "method.deal=first"), ("budget=r1",))
+    )
+    assert spread.plan is not None
+    assert first.plan is not None
+    assert first.plan.start == (1,) * 6 + (0,) * 6  # two layers
+    assert spread.plan.start == (1, 0, 1, 0, 0, 1, 0, 1, 0, 1, 1, 0)
+    # Runs that the first version dealt otherwise keep their directories, and these get others.
+    assert "ranks" in spread.fingerprints
+    assert spread.folder != first.folder
+    assert "ranks" not in whole.fingerprints
