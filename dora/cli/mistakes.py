@@ -74,7 +74,7 @@ def _of_single_values(words: Sequence[str], config_dir: str | None) -> list[str]
     nobody knows which settings there are.
     """
     compose = Composer(GlobalHydra.instance().config_loader())
-    groups = [*group_names(config_dir), "hydra/launcher"]
+    groups = [*group_names(config_dir), "hydra/launcher", "hydra/sweeper"]
     chosen = [word for word in words if key_of(word) in groups]
     wrong = {w: text for w in chosen if (text := _of_choice(compose, w, config_dir))}
     right = _by_key(word for word in chosen if word not in wrong)

@@ -12,7 +12,7 @@ import pytest
 from dora import tuned
 from dora.cli.tuning import Tuning, next_rates
 from dora.errors import UserError
-from runs import command, configure, record, run, small, small_glue, small_words
+from runs import command, configure, record, refused, run, small, small_glue, small_words
 
 
 def searched(score: Callable[[float], float | None], start: float, most: int) -> dict[float, float]:
@@ -146,6 +146,14 @@ def test_a_search_goes_on_past_a_rate_at_which_training_diverges(tmp_path: Path)
     # Once more: a run that diverged is not trained again.
     again = command("dora.tune", *words, *rates, "--candidates", "3", "--seeds", "1")
     assert "0 to train" in again.stdout
+
+
+def test_a_mistake_is_told_alone_whatever_the_sweeper_is_set_to() -> None:
+    # As `dora.tune` hands its words on.
+    own = ["-m", "hydra/sweeper=tune", "hydra.sweeper.candidates=6", "hydra.sweeper.seeds=[1,2]"]
+    assert refused(*own, "metod=lora") == [
+        "metod=lora: there is no key metod; did you mean method or method.dem?"
+    ]
 
 
 @pytest.mark.parametrize(
