@@ -61,8 +61,8 @@ SIZES = {
     "max_position_embeddings": 70,
     "initializer_range": 0.2,  # large enough that every layer changes the logits
 }
-# Other tests train these, and export them.
-OFTEN = ("bert", "roberta", "deberta-v2")
+# Other tests train these, and export them; XLM-RoBERTa is RoBERTa with another tokenizer.
+OFTEN = ("bert", "roberta", "deberta-v2", "xlm-roberta")
 RUNS = [
     pytest.param(name, name, id=name, marks=pytest.mark.slow if name in OFTEN else ())
     for name in NAMES
