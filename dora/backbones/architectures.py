@@ -20,7 +20,7 @@ KINDS = (*USUAL, "qkv", "glu")
 
 @dataclass(frozen=True)
 class Architecture:
-    """What differs between encoders, for one `model_type` of config.json.
+    """Describes the encoders of one `model_type` of config.json, as far as they differ.
 
     `prefix`: the backbone's name in Transformers' sequence classifier, with its dot.
     `layers`: the name of the list of encoder layers inside the backbone.

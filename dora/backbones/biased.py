@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from dora.backbones import packing
 from dora.backbones.architectures import architecture_of
 from dora.backbones.first_token import first_tokens
-from dora.backbones.fused import add_norm, attention
+from dora.backbones.fused import add_norm, attention, split_heads
 
 
 def replace_attention(model: Any) -> None:
@@ -62,9 +62,9 @@ class SelfAttention(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None, bias: Tensor) -> Tensor:
         """Returns (batch, queries, d). x: (batch, length, d); mask: (batch, 1, 1, length) bool."""
         found = attention(
-            self._heads(self.q(first_tokens(x) if self.first else x)),
-            self._heads(self.k(x)),
-            self._heads(self.v(x)),
+            split_heads(self.q(first_tokens(x) if self.first else x), self.width),
+            split_heads(self.k(x), self.width),
+            split_heads(self.v(x), self.width),
             mask,
             self.dropout.p if self.training else 0.0,
             self.width**-0.5,
@@ -73,10 +73,6 @@ class SelfAttention(nn.Module):
         )
         out: Tensor = self.o(found.flatten(2))
         return out
-
-    def _heads(self, x: Tensor) -> Tensor:
-        """Returns (batch, heads, length, width) for x of shape (batch, length, d)."""
-        return x.unflatten(2, (-1, self.width)).transpose(1, 2)
 
 
 class Attention(nn.Module):

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from dora.backbones import packing
 from dora.backbones.architectures import architecture_of
+from dora.backbones.fused import split_heads
 
 
 def read_first_tokens(model: Any) -> None:
@@ -69,15 +70,11 @@ class FirstTokenAttention(nn.Module):
         attend = AttentionInterface()[self.config._attn_implementation]
         found, _ = attend(
             self,
-            self._heads(self.query(first_tokens(hidden_states))),
-            self._heads(self.key(hidden_states)),
-            self._heads(self.value(hidden_states)),
+            split_heads(self.query(first_tokens(hidden_states)), self.width),
+            split_heads(self.key(hidden_states), self.width),
+            split_heads(self.value(hidden_states), self.width),
             attention_mask,
             dropout=self.dropout.p if self.training else 0.0,
             scaling=self.scaling,
         )
         return found.flatten(2), None
-
-    def _heads(self, x: Tensor) -> Tensor:
-        """Returns (batch, heads, length, width) for x of shape (batch, length, d)."""
-        return x.unflatten(2, (-1, self.width)).transpose(1, 2)

@@ -57,6 +57,11 @@ def attention(
     return out.transpose(1, 2)
 
 
+def split_heads(x: Tensor, width: int) -> Tensor:
+    """Returns (batch, heads, length, width) for x of shape (batch, length, heads · width)."""
+    return x.unflatten(2, (-1, width)).transpose(1, 2)
+
+
 def _attend(
     q: Tensor,
     k: Tensor,

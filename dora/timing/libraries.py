@@ -59,6 +59,7 @@ def pefts(s: Setting, name: str) -> Contender:
     data, at = rows(s), 100  # the step that ours begin at
 
     def step() -> None:
+        """Takes one optimizer step on the next batch."""
         nonlocal at
         at += 1
         batch = np.arange(s.batch) + at % 4 * s.batch  # `rows` gives four batches
