@@ -256,6 +256,12 @@ class Config:
         """The number of CPU threads: `threads`, else the number that serves this model best."""
         return self.threads or self.model.threads or self.own.threads
 
+    @property
+    def search_key(self) -> tuned.Key:
+        """The key of this run's learning rate in the file of a search."""
+        budget = str(Budget.parse(self.budget)) if self.chosen.has_budget else None
+        return self.model_name, self.task.name, self.method_name, budget
+
     def search(self) -> tuned.Search | None:
         """Returns the search in `rates_from` for this run; None if `lr` is given, or neither is.
 
@@ -263,13 +269,12 @@ class Config:
         """
         if self.lr is not None or self.rates_from is None:
             return None
-        budget = str(Budget.parse(self.budget)) if self.chosen.has_budget else None
-        key = (self.model_name, self.task.name, self.method_name, budget)
+        model, task, method, budget = key = self.search_key
         if (found := tuned.read(Path(self.rates_from)).get(key)) is None:
             at = f", budget={budget}" if budget else ""
             raise UserError(
-                f"rates_from={self.rates_from} has no rate for model={key[0]}, task={key[1]}, "
-                f"method={key[2]}{at}: python -m dora.tune searches one, or give lr="
+                f"rates_from={self.rates_from} has no rate for model={model}, task={task}, "
+                f"method={method}{at}: python -m dora.tune searches one, or give lr="
             )
         return found
 

@@ -66,7 +66,10 @@ def unequal(searches: Iterable[Search]) -> list[str]:
 
 
 def table(searches: Sequence[Search]) -> list[str]:
-    """Returns a Markdown table with a line for each search, and a summary of the edges chosen."""
+    """Returns a Markdown table with a line for each search, and what a reader must know of them.
+
+    Which rates lie at an edge, and in which tasks the methods had unequal effort.
+    """
     several = {
         "model": len({s.model for s in searches}) > 1,  # one value needs no column
         "budget": len({s.budget for s in searches} - {None}) > 1,
@@ -75,11 +78,14 @@ def table(searches: Sequence[Search]) -> list[str]:
     rows = [[*_named(s, columns), ", ".join(_cells(s))] for s in searches]
     edges = [" ".join(_named(s, columns)) for s in searches if s.at_edge]
     summary = f"{len(edges)} of {len(searches)} searches chose a rate at an edge of their grid"
-    return [
+    lines = [
         pipe_table([[*columns, "rate: held-out score"], *rows]),
         "",
         summary + (f": {', '.join(edges)}" if edges else ""),
     ]
+    if odd := unequal(searches):
+        lines += ["", f"unequal numbers of rates or seeds in {', '.join(odd)}"]
+    return lines
 
 
 def _named(s: Search, columns: Sequence[str]) -> list[str]:

@@ -10,12 +10,13 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from dora import tuned
-from dora.adapters.budget import Budget
 from dora.analysis.layout import as_csv
 from dora.analysis.searches import heldout, in_order, score_by_rate, table
 from dora.analysis.style import images
+from dora.check import check
 from dora.cli.line import in_grammar
 from dora.config import Config
 from dora.errors import UserError
@@ -23,7 +24,7 @@ from dora.files import write_atomic
 from dora.records import study
 from dora.records.provenance import provenance
 from dora.records.run_json import read_done
-from dora.tuned import Scores, Search
+from dora.tuned import Key, Scores, Search
 
 FEWEST = 3  # with two candidates both would lie at an edge
 CHOICES = "choices.json"
@@ -63,19 +64,16 @@ def _tidy(rate: float) -> float:
 
 @dataclass
 class Group:
-    """One search in progress. `words`: those of its runs, less the rate and the seed."""
+    """One search in progress. `words`: those of its runs, less the rate and the seed.
+
+    `settings`: what all its runs have in common, as they record it.
+    """
 
     words: tuple[str, ...]
-    model: str
-    task: str
-    method: str
-    budget: str | None
+    key: Key
     start: float
+    settings: Mapping[str, Any]
     scores: dict[float, tuple[float | None, ...]] = field(default_factory=dict)
-
-    def search(self, seeds: tuple[int, ...]) -> Search:
-        """Returns the search as it is written."""
-        return Search(self.model, self.task, self.method, self.budget, seeds, self.scores)
 
 
 class Tuning:
@@ -88,41 +86,54 @@ class Tuning:
         candidates: int,
         seeds: Sequence[int],
     ) -> None:
-        problems = []
+        problems: list[str] = []
         if candidates < FEWEST:
             problems.append(f"candidates={candidates} must be {FEWEST} or more")
         if not seeds or len(set(seeds)) < len(seeds):
             problems.append(f"seeds={list(seeds)} must be one or more different seeds")
+        # Without the file that is about to be made, which an experiment may name.
+        kept = dict.fromkeys((*self._common(job), "rates_from=null") for job in grid)
+        composed = {words: compose(words) for words in kept}
+        problems += [text for config in composed.values() for text in check(config)]
         if problems:
-            raise UserError(*problems)
-        self.candidates, self.seeds, self._compose = candidates, tuple(seeds), compose
-        self.groups: dict[tuple[str, ...], Group] = {}
-        for job in grid:
-            words = tuple(w for w in job if w.lstrip("+").partition("=")[0] not in _OWN)
-            if words not in self.groups:
-                self.groups[words] = self._group(words, compose(job).results)
-        # Full fine-tuning at two budgets is one search.
-        by_key = {group.search(self.seeds).key: group for group in self.groups.values()}
-        self.groups = {group.words: group for group in by_key.values()}
+            raise UserError(*dict.fromkeys(problems))
+        self.candidates, self.seeds = candidates, tuple(seeds)
+        self.folder = Path(compose(grid[0]).results) / "search"
+        self.groups: dict[Key, Group] = {}
+        for words, config in composed.items():
+            self._add(words, config)
 
-    def _group(self, words: tuple[str, ...], results: str) -> Group:
-        config = self._compose(words)
-        self.folder = Path(results) / "search"
-        bound = config.chosen.has_budget
-        budget = str(Budget.parse(config.budget)) if bound else None
-        own = (*words, "select=heldout", in_grammar(f"results={self.folder}", False))
-        place = (config.model_name, config.task.name, config.method_name, budget)
-        return Group(own, *place, config.learning_rate())
+    @staticmethod
+    def _common(job: Sequence[str]) -> list[str]:
+        """Returns the words of a run less those that a search sets itself."""
+        return [word for word in job if word.lstrip("+").partition("=")[0] not in _OWN]
+
+    def _add(self, words: tuple[str, ...], config: Config) -> None:
+        """Adds the search of a run, unless it is there, as full fine-tuning at a second budget.
+
+        Raises UserError if runs of one search differ in a setting: its file has one rate for all.
+        """
+        key, settings = config.search_key, config.resolved()
+        group = self.groups.get(key)
+        if group is None:
+            own = (*words, "select=heldout", in_grammar(f"results={self.folder}", False))
+            self.groups[key] = Group(own, key, config.learning_rate(), settings)
+        elif other := [k for k, value in settings.items() if value != group.settings[k]]:
+            raise UserError(
+                f"{key[1]} with {key[2]} is to be searched with several values of "
+                f"{', '.join(other)}: a search has one rate for a model, task, method and budget; "
+                "give one value, and another results= for another search"
+            )
 
     def jobs(self) -> list[list[str]]:
         """Returns the words of every run of the next round; none once all candidates are tried."""
         self._round = {
-            words: next_rates(group.scores, group.start, self.candidates)
-            for words, group in self.groups.items()
+            key: next_rates(group.scores, group.start, self.candidates)
+            for key, group in self.groups.items()
         }
         return [
-            self._words(words, rate, seed)
-            for words, rates in self._round.items()
+            self._words(self.groups[key].words, rate, seed)
+            for key, rates in self._round.items()
             for rate in rates
             for seed in self.seeds
         ]
@@ -144,16 +155,17 @@ class Tuning:
         """Reads the scores of the round's runs; `folders`: their directories by their words.
 
         A run that diverged has no score. Raises UserError for one that is neither done nor has
-        diverged, and for one without a held-out score.
+        diverged.
         """
-        for words, rates in self._round.items():
+        for key, rates in self._round.items():
+            group = self.groups[key]
             for rate in rates:
-                each = [tuple(self._words(words, rate, seed)) for seed in self.seeds]
-                self.groups[words].scores[rate] = tuple(_score(folders[its]) for its in each)
+                each = [tuple(self._words(group.words, rate, seed)) for seed in self.seeds]
+                group.scores[rate] = tuple(_score(folders[its]) for its in each)
 
     def searches(self) -> list[Search]:
         """Returns all searches in the order of tables."""
-        return in_order(group.search(self.seeds) for group in self.groups.values())
+        return in_order(Search(*g.key, self.seeds, g.scores) for g in self.groups.values())
 
     def write(self) -> list[str]:
         """Writes choices and figure; returns the lines that show them."""

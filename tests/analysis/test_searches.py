@@ -94,6 +94,7 @@ def test_a_score_that_is_not_defined_loses_and_unequal_effort_is_named(tmp_path:
     assert chosen(tmp_path)["lora"] == 1e-3
     assert "0.003: –" in table(searches(tmp_path))[0]
     assert unequal(searches(tmp_path)) == ["rte"]
+    assert table(searches(tmp_path))[-1] == "unequal numbers of rates or seeds in rte"
 
 
 def test_the_figure_holds_every_mean_and_marks_the_chosen_rate(tmp_path: Path) -> None:

@@ -86,6 +86,30 @@ def test_groups_are_methods_tasks_and_budgets_and_full_counts_once(tmp_path: Pat
     assert all("select=heldout" in job and f"results={tmp_path}/search" in job for job in jobs)
 
 
+def test_every_wrong_setting_of_a_grid_is_told_before_its_first_round(tmp_path: Path) -> None:
+    grid = [small_words(tmp_path, f"method={m}", "budget=8", "warmup=-1") for m in ("lora", "dora")]
+    with pytest.raises(UserError) as e:
+        Tuning(grid, lambda words: configure(*words), 2, (1,))
+    told = "\n".join(e.value.problems)
+    assert all(part in told for part in ("candidates=2", "budget=8", "warmup=-1"))
+    assert len(e.value.problems) == 3  # each once, not for every method
+
+
+def test_a_search_does_not_read_the_file_that_it_is_to_write(tmp_path: Path) -> None:
+    words = small_words(tmp_path, "method=lora", f"rates_from={tmp_path}/search/choices.json")
+    tuning = Tuning([words], lambda words: configure(*words), 3, (1,))
+    assert all("rates_from=null" in job for job in tuning.jobs())
+
+
+def test_a_search_of_two_settings_is_refused(tmp_path: Path) -> None:
+    # One file has one rate for a method, task and budget: the second would take the first's place.
+    grid = [small_words(tmp_path, "method=lora", f"max_length={n}") for n in (40, 48)]
+    with pytest.raises(
+        UserError, match="wnli with lora is to be searched with several values of max"
+    ):
+        Tuning(grid, lambda words: configure(*words), 3, (1,))
+
+
 @pytest.mark.parametrize(
     ("candidates", "seeds", "told"),
     [(2, (1,), "candidates=2 must be 3 or more"), (3, (1, 1), "one or more different seeds")],
