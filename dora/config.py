@@ -265,16 +265,25 @@ class Config:
     def search(self) -> tuned.Search | None:
         """Returns the search in `rates_from` for this run; None if `lr` is given, or neither is.
 
-        Raises UserError where the file cannot be read, or has no search for this run.
+        Raises UserError where the file cannot be read, has no search for this run, or one in which
+        every rate diverged.
         """
         if self.lr is not None or self.rates_from is None:
             return None
         model, task, method, budget = key = self.search_key
-        if (found := tuned.read(Path(self.rates_from)).get(key)) is None:
-            at = f", budget={budget}" if budget else ""
+        run = f"model={model}, task={task}, method={method}" + (
+            f", budget={budget}" if budget else ""
+        )
+        found = tuned.read(Path(self.rates_from)).get(key)
+        if found is None:
             raise UserError(
-                f"rates_from={self.rates_from} has no rate for model={model}, task={task}, "
-                f"method={method}{at}: python -m dora.tune searches one, or give lr="
+                f"rates_from={self.rates_from} has no rate for {run}: python -m dora.tune searches "
+                "one, or give lr="
+            )
+        if found.all_failed:
+            raise UserError(
+                f"rates_from={self.rates_from}: {run} diverged at every rate that was tried, from "
+                f"{min(found.scores):g} to {max(found.scores):g}; give lr="
             )
         return found
 

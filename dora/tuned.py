@@ -9,7 +9,7 @@ import functools
 import math
 import statistics
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ class Search:
     """The rates tried for one method on one task, at one budget.
 
     `scores`: on the held-out part of the training set. `seeds`: the seeds of each rate's scores.
+    `made`: command, commit and machine of the search.
     """
 
     model: str
@@ -34,6 +35,7 @@ class Search:
     budget: str | None
     seeds: tuple[int, ...]
     scores: Scores
+    made: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     @property
     def key(self) -> Key:
@@ -50,21 +52,26 @@ class Search:
         """True if the best rate is the lowest or highest tried: one beyond might be better still."""
         return self.lr in (min(self.scores), max(self.scores))
 
+    @property
+    def all_failed(self) -> bool:
+        """True if at every rate a run diverged or had no score, so that none is the best."""
+        return math.isinf(self.mean(self.lr))
+
     def mean(self, lr: float) -> float:
         """Returns the mean score at a rate, in points; −∞ if any of its runs has none."""
         held = [score for score in self.scores[lr] if score is not None]
         return statistics.fmean(held) if len(held) == len(self.scores[lr]) else -math.inf
 
 
-def write(file: Path, searches: Iterable[Search], about: Mapping[str, Any]) -> None:
-    """Writes the searches; `about`: command, commit and machine."""
+def write(file: Path, searches: Iterable[Search]) -> None:
+    """Writes the searches, each with what it chose."""
     entries = [
         {**asdict(s), "lr": s.lr, "at_edge": s.at_edge, "candidates": len(s.scores)}
         for s in searches
     ]
     for entry in entries:  # JSON has no numbers as keys
         entry["scores"] = [[lr, list(by_seed)] for lr, by_seed in sorted(entry["scores"].items())]
-    write_atomic(file, to_json({**about, "choices": entries}))
+    write_atomic(file, to_json({"choices": entries}))
 
 
 def read(file: Path) -> dict[Key, Search]:
@@ -104,4 +111,4 @@ def _search(entry: Mapping[str, Any]) -> Search:
         raise ValueError("scores are numbers")
     if any(len(by_seed) != len(seeds) for by_seed in scores.values()) or not seeds:
         raise ValueError("every rate has a score for each seed")
-    return Search(model, task, method, budget, seeds, scores)
+    return Search(model, task, method, budget, seeds, scores, dict(entry.get("made", {})))

@@ -353,18 +353,21 @@ def test_a_study_is_one_command_with_equal_evaluations_and_parameters(experiment
     swept = {key: str(values).split(",") for key, values in whole.hydra.sweeper.params.items()}
     assert set(swept["method"]) <= set(METHODS)
     c = composed(f"experiment={experiment}", "data.dir=GLUE")
-    assert set(c.rates) == set(swept["task"])
-    assert all(set(rates) == set(swept["method"]) for rates in c.rates.values())
+    if c.rates_from is None:
+        assert set(c.rates) == set(swept["task"])
+        assert all(set(rates) == set(swept["method"]) for rates in c.rates.values())
     assert (c.batch_size, c.select, c.results) == (32, "dev", f"results/{experiment}")
-    assert c.max_steps <= 600
+    assert c.max_steps <= 1500
     # The evaluations that count: three, from the step that all methods share.
     counting = range(c.max_steps // 2 + 2, c.max_steps + 1)
     assert len([step for step in counting if step % c.eval_every == 0]) == 3
     if c.model.package and importlib.util.find_spec(c.model.package) is None:
         pytest.skip(f"needs {c.model.package}")
     # The budgets are the parameters of LoRA at ranks 2 and 8 on this model.
-    folder = backbone.locate(None, c.model.embedded, c.model.package, None, "main", False)
-    matrices = backbone.find_linears(backbone.architecture(folder), c.targets())
+    matrices = BASE
+    if c.model.hub is None:
+        folder = backbone.locate(None, c.model.embedded, c.model.package, None, "main", False)
+        matrices = backbone.find_linears(backbone.architecture(folder), c.targets())
     sizes = [str(sum(m.cost * n for m in matrices)) for n in (2, 8)]
     assert set(swept["budget"]) <= set(sizes)
 

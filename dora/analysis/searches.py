@@ -111,7 +111,7 @@ def score_by_rate(searches: Sequence[Search]) -> Drawn | None:
 
     A panel for each task and budget. Dots are seeds; the chosen rate has a ring.
     """
-    shown = [s for s in searches if not math.isinf(s.mean(s.lr))]  # of the others all diverged
+    shown = [s for s in searches if not s.all_failed]
     if not shown:
         return None
     places = list(dict.fromkeys((s.model, s.task, s.budget) for s in shown))

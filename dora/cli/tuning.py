@@ -28,6 +28,7 @@ from dora.tuned import Key, Scores, Search
 
 FEWEST = 3  # with two candidates both would lie at an edge
 CHOICES = "choices.json"
+_MADE = ("command", "host", "platform", "git")  # what a search says of its origin
 # Keys that a search sets itself. `rates_from` would be what it is about to find.
 _OWN = ("lr", "seed", "select", "results", "rates_from", "force")
 
@@ -102,6 +103,7 @@ class Tuning:
         self.groups: dict[Key, Group] = {}
         for words, config in composed.items():
             self._add(words, config)
+        self._earlier()  # a file that cannot be read is told before the first round
 
     @staticmethod
     def _common(job: Sequence[str]) -> list[str]:
@@ -164,14 +166,20 @@ class Tuning:
                 group.scores[rate] = tuple(_score(folders[its]) for its in each)
 
     def searches(self) -> list[Search]:
-        """Returns all searches in the order of tables."""
-        return in_order(Search(*g.key, self.seeds, g.scores) for g in self.groups.values())
+        """Returns all searches of this command in the order of tables."""
+        made = {key: value for key, value in provenance().items() if key in _MADE}
+        return in_order(Search(*g.key, self.seeds, g.scores, made) for g in self.groups.values())
+
+    def _earlier(self) -> dict[Key, Search]:
+        """Returns what other commands have found in this folder, for other methods or tasks."""
+        file = self.folder / CHOICES
+        found = tuned.read(file) if file.exists() else {}
+        return {key: search for key, search in found.items() if key not in self.groups}
 
     def write(self) -> list[str]:
-        """Writes choices and figure; returns the lines that show them."""
-        found = self.searches()
-        about = {"candidates": self.candidates, "seeds": list(self.seeds), **provenance()}
-        tuned.write(self.folder / CHOICES, found, about)
+        """Writes choices and figure, beside those of earlier commands; returns their lines."""
+        found = in_order([*self._earlier().values(), *self.searches()])
+        tuned.write(self.folder / CHOICES, found)
         lines = ["", *table(found), "", f"for the study: rates_from={self.folder / CHOICES}"]
         try:
             drawn = score_by_rate(found)

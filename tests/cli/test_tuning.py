@@ -172,6 +172,33 @@ def test_a_search_goes_on_past_a_rate_at_which_training_diverges(tmp_path: Path)
     assert "0 to train" in again.stdout
 
 
+def test_a_second_search_is_added_to_the_file_of_the_first(tmp_path: Path) -> None:
+    file = tmp_path / "search" / "choices.json"
+    file.parent.mkdir()
+    other = tuned.Search("tiny_roberta", "rte", "dora", "r2", (1,), {1e-3: (50.0,)}, {"host": "a"})
+    again = tuned.Search("tiny_roberta", "wnli", "lora", "r2", (1,), {1e-3: (50.0,)})
+    tuned.write(file, [other, again])
+    words = small_words(tmp_path, "method=lora", "budget=r2")
+    tuning = Tuning([words], lambda words: configure(*words), 3, (1, 2))
+    for group in tuning.groups.values():
+        group.scores = {rate: (60.0, 61.0) for rate in (1e-3, 2e-3, 4e-3)}
+    tuning.write()
+    found = tuned.read(file)
+    assert found[other.key] == other
+    assert found[other.key].made == {"host": "a"}
+    assert len(found[again.key].scores) == 3
+    assert "git" in found[again.key].made
+
+
+def test_a_rate_of_a_search_that_always_diverged_is_refused(tmp_path: Path) -> None:
+    search = tuned.Search(
+        "tiny_roberta", "wnli", "lora", "r2", (1,), {1e-3: (None,), 2e-3: (None,)}
+    )
+    tuned.write(tmp_path / "choices.json", [search])
+    with pytest.raises(UserError, match=r"method=lora, budget=r2 diverged at .* 0.001 to 0.002"):
+        run(small(tmp_path, "method=lora", "budget=r2", f"rates_from={tmp_path}/choices.json"))
+
+
 def test_a_mistake_is_told_alone_whatever_the_sweeper_is_set_to() -> None:
     # As `dora.tune` hands its words on.
     own = ["-m", "hydra/sweeper=tune", "hydra.sweeper.candidates=6", "hydra.sweeper.seeds=[1,2]"]
