@@ -189,3 +189,13 @@ def test_the_same_seed_gives_the_same_weights(method: str, tmp_path: Path) -> No
     for name in ("one", "two"):
         assert run(small(tmp_path / name, *words))["status"] == "done"
     same_files(only_run(tmp_path / "one"), only_run(tmp_path / "two"))
+
+
+@pytest.mark.parametrize(
+    "method", ["full", "lora", "adalora", "dora", "sora", "melora", "houlsby", "lora_pro"]
+)
+def test_recorded_steps_are_the_steps(method: str, tmp_path: Path) -> None:
+    words = (f"device={DEVICE}", f"method={method}", "precision=bf16")
+    for graphs in ("true", "false"):
+        assert run(small(tmp_path / graphs, *words, f"cuda_graphs={graphs}"))["status"] == "done"
+    same_files(only_run(tmp_path / "true"), only_run(tmp_path / "false"))

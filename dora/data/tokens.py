@@ -68,13 +68,15 @@ class Tokens:
             idx=self.idx[rows],
         )
 
-    def batch(self, index: np.ndarray) -> dict[str, np.ndarray]:
+    def batch(self, index: np.ndarray, multiple: int = 1) -> dict[str, np.ndarray]:
         """Returns the model's inputs for the rows at `index`, padded on the right.
 
-        Each is int64 of shape (len(index), longest), by the names that transformers uses.
+        Each is int64 of shape (len(index), longest), by the names that transformers uses; the
+        length is rounded up to a multiple of `multiple`, but not beyond the longest row of all.
         """
         start, length = self.start[index], self.lengths[index]
-        column = np.arange(length.max())
+        longest = -(-int(length.max()) // multiple) * multiple
+        column = np.arange(min(longest, int(self.lengths.max())))
         inside = column < length[:, None]  # (len(index), longest), False at padding
         # One look-up for the whole batch. Position 0 stands in at padding, to be overwritten.
         at = np.where(inside, start[:, None] + column, 0)

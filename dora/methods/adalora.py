@@ -93,6 +93,7 @@ class AdaLoRA(base.Method):
     """
 
     title = "AdaLoRA"
+    recordable = True
     paper = "Zhang et al., AdaLoRA, ICLR 2023, arXiv 2303.10512"
     settings_type = Settings
 

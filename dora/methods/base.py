@@ -100,6 +100,10 @@ class Method:
     * `layout`: settings that say what its stored tensors mean; `init_from` asks for a run in which
       they are equal. `starts_from_runs`: whether `init_from` works with it at all.
     * `sources`: the setting that names finished runs which the method reads, if it has one.
+    * `recordable`: whether a GPU may repeat recorded steps (`dora.training.graphs`). Its layers and
+      its penalty must then read nothing but tensors that stay in place until a `Change`, and the
+      penalty may become another function of them only when the ranks are final. Everything else
+      of a step runs as usual. Not inherited: a class states it for itself.
     * `federated`: whether clients train, each on its own rows, and `aggregate` makes one of them.
 
     Attached, it has `layers`, its low-rank layers by matrix name (empty for none), and
@@ -116,6 +120,7 @@ class Method:
     layout: ClassVar[tuple[str, ...]] = ()
     starts_from_runs: ClassVar[bool] = True
     sources: ClassVar[str | None] = None
+    recordable: ClassVar[bool] = False
     federated: ClassVar[bool] = False
 
     layers: Mapping[str, LowRankLinear]
@@ -239,3 +244,8 @@ class Method:
 
     def load(self, state: dict[str, Tensor]) -> None:
         """Takes up a `state()` again, on the device where the layers are now."""
+
+
+def is_recordable(method: Method) -> bool:
+    """Says whether the method's own class states that its steps may be recorded."""
+    return bool(vars(type(method)).get("recordable", False))

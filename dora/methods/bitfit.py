@@ -19,6 +19,7 @@ class BitFit(base.Method):
     """Trains every bias of the backbone: those of linears, LayerNorms and embeddings."""
 
     title = "BitFit"
+    recordable = True
     paper = "Ben Zaken et al., BitFit, ACL 2022, arXiv 2106.10199"
     budget = "none"
     result = "weights"

@@ -136,6 +136,7 @@ class DoRA(base.Method):
     """
 
     title = "DoRA (dynamic rank)"
+    recordable = True
     paper = "Mao et al., DoRA, ACL 2024, arXiv 2405.17357"
     note = (
         "DoRA here is dynamic rank distribution (arXiv 2405.17357), "

@@ -13,6 +13,7 @@ class FullFineTuning(base.Method):
     """Trains every weight of the backbone."""
 
     title = "full fine-tuning"
+    recordable = True
     budget = "none"
     result = "model"
 

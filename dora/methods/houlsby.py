@@ -50,6 +50,7 @@ class Houlsby(base.Method):
     """Trains adapters behind both halves of every encoder layer, before the residual is added."""
 
     title = "Houlsby adapters"
+    recordable = True
     paper = (
         "Houlsby et al., Parameter-Efficient Transfer Learning for NLP, ICML 2019, arXiv 1902.00751"
     )

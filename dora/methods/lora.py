@@ -113,6 +113,7 @@ class LoRA(PlainLoRA):
     """
 
     title = "LoRA"
+    recordable = True
     paper = "Hu et al., LoRA, ICLR 2022, arXiv 2106.09685"
     settings_type = Settings
     layout = ("init",)  # PiSSA's tensors hold the start values too

@@ -108,6 +108,7 @@ class LoRAPro(PlainLoRA):
     """
 
     title = "LoRA-Pro"
+    recordable = True
     paper = "Wang et al., LoRA-Pro, ICLR 2025, arXiv 2407.18242"
     settings_type = Settings
 

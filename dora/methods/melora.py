@@ -76,6 +76,7 @@ class MELoRA(PlainLoRA):
     """
 
     title = "MELoRA"
+    recordable = True
     paper = "Ren et al., MELoRA, ACL 2024, arXiv 2402.17263"
     settings_type = Settings
     layout = ("blocks",)  # equal tensors are another update in other blocks

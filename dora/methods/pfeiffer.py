@@ -15,6 +15,7 @@ class Pfeiffer(Houlsby):
     """
 
     title = "Pfeiffer adapters"
+    recordable = True
     paper = "Pfeiffer et al., AdapterFusion, EACL 2021, arXiv 2005.00247"
     note = Houlsby.note.replace("4 x 8", "8 x 8")
 

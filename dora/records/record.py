@@ -41,6 +41,7 @@ NOT_IDENTITY = (
     "results",
     "device",
     "compile",
+    "cuda_graphs",
     "wandb",
     "force",
     "checkpoint_every",

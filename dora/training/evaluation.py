@@ -16,7 +16,9 @@ from dora.process.imports import uncollected
 from dora.training import processes
 from dora.training.processes import World
 
-EVAL_ROWS = 64  # rows of an evaluation batch over all processes: nothing is kept for a backward
+# Rows of an evaluation batch over all processes, on a CPU and on a GPU: nothing is kept for a
+# backward, and a GPU's host would take longer to launch small batches than the GPU to compute them.
+EVAL_ROWS, GPU_ROWS = 64, 256
 
 
 @torch.inference_mode()
@@ -36,8 +38,9 @@ def predict(
     mine = np.arange(len(tokens))[world.rank :: world.size]
     pieces, done = [], 0
     # Rows of like length share a batch, which leaves little padding. Batches shrink with more
-    # processes, so that one batch of all of them holds EVAL_ROWS rows.
-    for rows in by_length(tokens.lengths[mine], max(1, EVAL_ROWS // world.size)):
+    # processes, so that one batch of all of them holds as many rows.
+    of_all = EVAL_ROWS if world.device.type == "cpu" else GPU_ROWS
+    for rows in by_length(tokens.lengths[mine], max(1, of_all // world.size)):
         pieces.append((mine[rows], forward(tokens, mine[rows]).float().cpu().numpy()))
         done += len(rows)
         still(f"{done:,} of {len(mine):,} rows")

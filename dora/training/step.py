@@ -30,10 +30,11 @@ from dora.config import Config
 from dora.data.tasks import Task
 from dora.data.tokens import Tokens
 from dora.errors import Diverged
-from dora.methods.base import Method
+from dora.methods.base import Method, is_recordable
 from dora.training import processes
 from dora.training.course import Course
 from dora.training.finite import Watch, not_finite
+from dora.training.graphs import Graphs
 from dora.training.processes import World
 from dora.training.recipe import parameter_groups, step_seed, task_loss
 
@@ -93,6 +94,10 @@ class Stepper:
         self.optimizer = torch.optim.AdamW(groups, lr=setup.lr, fused=True)
         self.course = setup.course or Course(setup.config, setup.train.lengths, setup.total_steps)
         self.watch = Watch(setup.world.device)
+        c = setup.config
+        recorded = setup.world.device.type == "cuda" and c.cuda_graphs and not c.compile
+        recorded = recorded and is_recordable(setup.method) and c.grad_accum == 1
+        self.graphs = Graphs(list(self.parameters.values())) if recorded else None
 
     @property
     def rate(self) -> float:
@@ -107,7 +112,8 @@ class Stepper:
         """
         s = self.setup
         rate = self._set_rate(step)
-        s.model.train()
+        if not s.model.training:  # going through all modules takes the host a while
+            s.model.train()
         s.method.noise(step)
         loss, penalty = self._backward(step)
         self.observe("backward")
@@ -151,23 +157,55 @@ class Stepper:
             # resumed run draws what an uninterrupted one would, with no generator state saved.
             torch.manual_seed(step_seed(s.config.seed, step, part, world.rank))
             mine = rows[world.rank :: world.size]
-            objective = None
+            inputs, layout = self.inputs(s.train, mine) if len(mine) else ({}, None)
             if len(mine):
-                labels = self.to_device(np.asarray(s.train.label)[mine])
-                # Divided by the whole batch, not by this process's rows: shards may be unequal, and
-                # gradients are summed over processes, not averaged.
-                objective = task_loss(s.task, self.forward(s.train, mine), labels) / len(batch)
-                loss += objective.detach()
-            if part == 0 and (term := s.method.penalty(step)) is not None:
-                penalty = term.detach()
-                share = term / world.size  # the sum over processes counts the penalty once a step
-                objective = share if objective is None else objective + share
-            if objective is not None:
-                objective.backward()
+                inputs["labels"] = self.to_device(np.asarray(s.train.label)[mine])
+
+            def each(
+                inputs: dict[str, Tensor], part: int = part, layout: Layout | None = layout
+            ) -> tuple[Tensor, Tensor | None]:
+                return self._pass(inputs, layout, len(batch), step if part == 0 else None)
+
+            if self.graphs is None or not len(mine):
+                own, term = each(inputs)
+            else:
+                phase = len(batch), step > s.method.ranks_final_at
+                own, term = self.graphs.run(inputs, phase, each)
+            loss += own
+            penalty = term if part == 0 else penalty
+        return loss, penalty
+
+    def _pass(
+        self, inputs: dict[str, Tensor], layout: Layout | None, rows: int, step: int | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Runs forward and backward of a micro-batch; returns its share of the loss, and penalty.
+
+        `rows`: of the whole batch. `step`: None for a micro-batch that leaves the penalty out.
+        """
+        s, world = self.setup, self.setup.world
+        objective, penalty = None, None
+        loss = torch.zeros((), device=world.device)
+        if inputs:
+            labels = inputs["labels"]
+            given = {name: x for name, x in inputs.items() if name != "labels"}
+            # Divided by the whole batch, not by this process's rows: shards may be unequal, and
+            # gradients are summed over processes, not averaged.
+            objective = task_loss(s.task, self._logits(given, layout), labels) / rows
+            loss = objective.detach()
+        if step is not None and (term := s.method.penalty(step)) is not None:
+            penalty = term.detach()
+            share = term / world.size  # the sum over processes counts the penalty once a step
+            objective = share if objective is None else objective + share
+        if objective is not None:
+            objective.backward()
         return loss, penalty
 
     def forward(self, tokens: Tokens, rows: np.ndarray) -> Tensor:
         """Returns the model's logits for these rows, (len(rows), outputs)."""
+        return self._logits(*self.inputs(tokens, rows))
+
+    def inputs(self, tokens: Tokens, rows: np.ndarray) -> tuple[dict[str, Tensor], Layout | None]:
+        """Returns the model's inputs for these rows on its device, and their layout if packed."""
         s = self.setup
         layout = None
         if self.packs:
@@ -175,11 +213,15 @@ class Stepper:
             layout = Layout(tokens.lengths[rows])
             batch["position_ids"] += self.first_position
         else:
-            batch = tokens.batch(rows)
+            # Few lengths make few shapes, which a GPU computes as fast as those between.
+            batch = tokens.batch(rows, 1 if s.world.device.type == "cpu" else 16)
             mask = attention_mask(s.model, batch.pop("attention_mask"))
             if mask is not None:  # None: no row of the batch is padded
                 batch["attention_mask"] = mask
-        inputs = {k: self.to_device(v) for k, v in batch.items()}
+        return {k: self.to_device(v) for k, v in batch.items()}, layout
+
+    def _logits(self, inputs: dict[str, Tensor], layout: Layout | None) -> Tensor:
+        s = self.setup
         bf16 = s.config.precision == "bf16"
         with packed(layout), torch.autocast(s.world.device.type, torch.bfloat16, enabled=bf16):
             return s.model(**inputs).logits

@@ -1,0 +1,100 @@
+"""Forward and backward of a training step as CUDA graphs, one for each shape of batch.
+
+A step of a base-size model launches some 1,700 kernels, and for a small batch the host takes far
+longer to launch them than the GPU to run them. A graph records the launches once and repeats them
+in one call, on the same memory: a batch is copied to where the recording read it, and gradients
+appear where it wrote them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# Takes the inputs by name, returns (loss, penalty or None) of a forward, and runs its backward.
+Pass = Callable[[dict[str, Tensor]], tuple[Tensor, Tensor | None]]
+
+
+@dataclass
+class _Graph:
+    """One recording. `inputs`: what it reads, to be overwritten. `found`: what it returns."""
+
+    graph: Any
+    inputs: dict[str, Tensor]
+    found: tuple[Tensor, Tensor | None]
+    trained: list[tuple[Tensor, Tensor]]  # parameters with a gradient, and where it appears
+
+
+class Graphs:
+    """Runs a pass over one batch after the other, and repeats it as a graph where it can.
+
+    The first batch of a shape runs as usual, the second one is recorded. Everything is recorded
+    anew once a parameter lies elsewhere, as after a removal of components.
+
+    `parameters`: what a pass trains. Whatever else it reads must stay where it is, and a pass may
+    draw random numbers from PyTorch's default generator alone.
+    """
+
+    def __init__(self, parameters: Sequence[Tensor]) -> None:
+        self.parameters = list(parameters)
+        self._forget()
+
+    def _forget(self) -> None:
+        self._places = [p.data_ptr() for p in self.parameters]
+        # A shape's parameters that have a gradient; then its recording.
+        self._seen: dict[object, list[Tensor]] = {}
+        self._graphs: dict[object, _Graph] = {}
+        # All recordings write gradients to the same memory: only one runs at a time.
+        self._gradients: dict[Tensor, Tensor] = {}
+        self._pool: Any = None
+
+    def run(
+        self, inputs: dict[str, Tensor], phase: object, each: Pass
+    ) -> tuple[Tensor, Tensor | None]:
+        """Returns what `each` returns for these inputs, and leaves gradients in `.grad`.
+
+        No parameter may have a gradient before. `phase`: whatever else `each` depends on.
+        """
+        if [p.data_ptr() for p in self.parameters] != self._places:
+            self._forget()
+        key = (phase, *((name, x.shape, x.dtype) for name, x in inputs.items()))
+        if key not in self._seen:
+            found = each(inputs)
+            self._seen[key] = [p for p in self.parameters if p.grad is not None]
+            return found
+        if key not in self._graphs:
+            self._graphs[key] = self._record(inputs, self._seen[key], each)
+        recorded = self._graphs[key]
+        for name, x in inputs.items():
+            recorded.inputs[name].copy_(x, non_blocking=True)
+        for p, gradient in recorded.trained:
+            p.grad = gradient
+        recorded.graph.replay()
+        loss, penalty = recorded.found
+        # Copies: the next repetition overwrites these.
+        return loss.clone(), None if penalty is None else penalty.clone()
+
+    def _record(self, inputs: dict[str, Tensor], trained: list[Tensor], each: Pass) -> _Graph:
+        held = {name: x.clone() for name, x in inputs.items()}
+        for p in trained:
+            # Made outside the recording, which must not own what outlives it.
+            p.grad = self._gradients.setdefault(p, torch.zeros_like(p))
+        gradients = [self._gradients[p] for p in trained]
+        graph, found = self._recorded(held, gradients, each)
+        return _Graph(graph, held, found, list(zip(trained, gradients, strict=True)))
+
+    def _recorded(
+        self, inputs: dict[str, Tensor], gradients: list[Tensor], each: Pass
+    ) -> tuple[Any, tuple[Tensor, Tensor | None]]:
+        """Records a pass that begins by clearing the gradients, which backward then adds to."""
+        graph = torch.cuda.CUDAGraph()
+        # Recordings share the memory of what they compute on the way, too.
+        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+            torch._foreach_zero_(gradients)
+            found = each(inputs)
+        self._pool = graph.pool()
+        return graph, found
