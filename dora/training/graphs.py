@@ -8,6 +8,7 @@ appear where it wrote them.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -33,7 +34,8 @@ class Graphs:
     """Runs a pass over one batch after the other, and repeats it as a graph where it can.
 
     The first batch of a shape runs as usual, the second one is recorded. Everything is recorded
-    anew once a parameter lies elsewhere, as after a removal of components.
+    anew once a parameter lies elsewhere, as after a removal of components. A pass that cannot be
+    recorded, as one that asks the GPU for a value, runs as usual from then on, with a warning.
 
     `parameters`: what a pass trains. Whatever else it reads must stay where it is, and a pass may
     draw random numbers from PyTorch's default generator alone.
@@ -41,6 +43,7 @@ class Graphs:
 
     def __init__(self, parameters: Sequence[Tensor]) -> None:
         self.parameters = list(parameters)
+        self.able = True
         self._forget()
 
     def _forget(self) -> None:
@@ -62,12 +65,16 @@ class Graphs:
         if [p.data_ptr() for p in self.parameters] != self._places:
             self._forget()
         key = (phase, *((name, x.shape, x.dtype) for name, x in inputs.items()))
-        if key not in self._seen:
+        if not self.able or key not in self._seen:
             found = each(inputs)
             self._seen[key] = [p for p in self.parameters if p.grad is not None]
             return found
         if key not in self._graphs:
-            self._graphs[key] = self._record(inputs, self._seen[key], each)
+            try:
+                self._graphs[key] = self._record(inputs, self._seen[key], each)
+            except RuntimeError as e:
+                self._give_up(e)
+                return each(inputs)
         recorded = self._graphs[key]
         for name, x in inputs.items():
             recorded.inputs[name].copy_(x, non_blocking=True)
@@ -77,6 +84,17 @@ class Graphs:
         loss, penalty = recorded.found
         # Copies: the next repetition overwrites these.
         return loss.clone(), None if penalty is None else penalty.clone()
+
+    def _give_up(self, error: RuntimeError) -> None:
+        warnings.warn(
+            f"the steps of this run cannot be recorded as CUDA graphs, and are launched one by one "
+            f"({error}); cuda_graphs=false leaves the attempt out",
+            stacklevel=2,
+        )
+        self.able = False
+        self._forget()
+        for p in self.parameters:  # what the recording has left there
+            p.grad = None
 
     def _record(self, inputs: dict[str, Tensor], trained: list[Tensor], each: Pass) -> _Graph:
         held = {name: x.clone() for name, x in inputs.items()}

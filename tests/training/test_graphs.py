@@ -139,3 +139,19 @@ def test_everything_is_recorded_anew_once_a_parameter_lies_elsewhere() -> None:
     for recordings, repetitions in [(1, 2), (2, 3), (2, 4)]:
         taken(layer, graphs, each, 4)
         assert (Computed.recordings, Computed.repetitions) == (recordings, repetitions)
+
+
+def test_a_pass_that_cannot_be_recorded_runs_as_usual_with_a_warning(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    layer, graphs, each = one_linear()
+
+    def refused(inputs: dict[str, Tensor], gradients: list[Tensor], each: Pass) -> Any:
+        each(inputs)
+        raise RuntimeError("asks the GPU")
+
+    monkeypatch.setattr(graphs, "_recorded", refused)
+    taken(layer, graphs, each, 4)
+    with pytest.warns(UserWarning, match=r"asks the GPU\); cuda_graphs=false"):
+        taken(layer, graphs, each, 4)
+    taken(layer, graphs, each, 4)  # no second attempt, no second warning
