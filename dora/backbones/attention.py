@@ -85,8 +85,14 @@ def attention_mask(model: Any, inside: np.ndarray) -> np.ndarray | None:
     inside: (rows, length), 1 for a token and 0 for padding. Given a mask of two axes, Transformers
     asks the device whether there is padding at all, and the host waits for the answer. The host
     knows: the result is None where there is no padding, else (rows, 1, 1, length) bool, which
-    Transformers passes on unchanged. A model with another attention gets `inside` itself.
+    Transformers passes on unchanged. MPNet adds its mask to the scores: (rows, 1, 1, length)
+    float32, 0 for a token and the lowest number for padding. A model with another attention gets
+    `inside` itself.
     """
+    if architecture_of(model.config.model_type).biased:
+        # Even without padding: Transformers would copy a number to the device to make this mask.
+        lowest = np.finfo(np.float32).min
+        return np.where(inside, np.float32(0), lowest)[:, None, None]
     if not _plain(model) or model.config._attn_implementation not in ("sdpa", _ATTENTION):
         return inside
     return None if inside.all() else inside.astype(bool)[:, None, None]

@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dora.process.imports import uncollected
+
 # Takes the inputs by name, returns (loss, penalty or None) of a forward, and runs its backward.
 Pass = Callable[[dict[str, Tensor]], tuple[Tensor, Tensor | None]]
 
@@ -93,6 +95,10 @@ class Graphs:
         )
         self.able = False
         self._forget()
+        if torch.cuda.is_available():
+            # A recording that broke off may leave the generator believing that it still goes on.
+            generator = torch.cuda.default_generators[torch.cuda.current_device()]
+            generator.graphsafe_set_state(generator.clone_state())
         for p in self.parameters:  # what the recording has left there
             p.grad = None
 
@@ -110,8 +116,12 @@ class Graphs:
     ) -> tuple[Any, tuple[Tensor, Tensor | None]]:
         """Records a pass that begins by clearing the gradients, which backward then adds to."""
         graph = torch.cuda.CUDAGraph()
-        # Recordings share the memory of what they compute on the way, too.
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+        # Uncollected: freeing the recordings of an earlier run would invalidate this one. Recordings
+        # share the memory of what they compute on the way, too.
+        with (
+            uncollected(),
+            torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"),
+        ):
             torch._foreach_zero_(gradients)
             found = each(inputs)
         self._pool = graph.pool()
