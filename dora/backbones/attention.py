@@ -36,6 +36,9 @@ def speed_up(model: Any, device: torch.device) -> None:
         if architecture_of(model.config.model_type).biased:
             biased.replace_attention(model)
         memory.keep_freed()
+    if architecture_of(model.config.model_type).biased:
+        # Older Transformers make the bias on the CPU, which a recorded step cannot wait for.
+        biased.replace_bias(model)
     # Last: it takes the model's attention, and hooks a module that `fuse_sublayers` replaces.
     read_first_tokens(model)
 

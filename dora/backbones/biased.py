@@ -1,4 +1,4 @@
-"""MPNet's attention, with a bias by the distance of two tokens, for packed batches on a CPU.
+"""MPNet's bias by the distance of two tokens, and its attention for packed batches on a CPU.
 
     softmax(scale · Q Kᵀ + b[bucket(j − i)]) V
 
@@ -21,13 +21,17 @@ from dora.backbones.fused import add_norm, attention, split_heads
 
 
 def replace_attention(model: Any) -> None:
-    """Replaces the attention of every encoder layer, and what computes their common bias."""
+    """Replaces the attention of every encoder layer."""
     row = architecture_of(model.config.model_type)
-    backbone = getattr(model, model.base_model_prefix)
-    layers = backbone.get_submodule(row.layers)
+    layers = getattr(model, model.base_model_prefix).get_submodule(row.layers)
     for number, layer in enumerate(layers, 1):
         layer.attention = Attention(layer.attention, first=number == len(layers))
-    backbone.encoder.compute_position_bias = PositionBias(backbone.encoder)
+
+
+def replace_bias(model: Any) -> None:
+    """Replaces what computes the layers' common bias, once for all rows of a batch."""
+    encoder = getattr(model, model.base_model_prefix).encoder
+    encoder.compute_position_bias = PositionBias(encoder)
 
 
 class PositionBias:
@@ -44,7 +48,7 @@ class PositionBias:
         if longest > len(self._buckets):  # kept from step to step: they depend on nothing else
             place = torch.arange(longest)
             apart = place - place[:, None]
-            self._buckets = self.encoder.relative_position_bucket(apart)
+            self._buckets = self.encoder.relative_position_bucket(apart).to(x.device)
         bias: Tensor = self.encoder.relative_attention_bias(self._buckets[:longest, :longest])
         return bias.permute(2, 0, 1).contiguous()
 
