@@ -135,8 +135,9 @@ class Config:
     stay in fp32). "auto" stands for bf16 where the device computes it natively, else fp32, and is
     replaced by it before the run is named and recorded. `compile`: have torch.compile make the
     model's kernels, which takes a while before the first step and again after a removal, and is
-    slower on a CPU. `cuda_graphs`: on a GPU, repeat the launches of a step instead of making them
-    anew, where the method allows it. `threads`: CPU threads, None for the model's own number; fixed because it
+    slower on a CPU. `cuda_graphs`: on a GPU, record a step's launches and repeat them instead of
+    making them anew; None for doing so with the architectures for which this was compared on a GPU
+    (BERT, RoBERTa and their like), true for any. It takes a method that allows it. `threads`: CPU threads, None for the model's own number; fixed because it
     changes the last bits. `checkpoint_every`: steps between checkpoints, in addition to every
     evaluation and every 5 minutes. `results`: the folder for everything written. `force`: train a
     run that is done, has failed or diverged again from the start; a run that was stopped or killed
@@ -169,7 +170,7 @@ class Config:
     head_dropout: float | None = None
     precision: str = "fp32"
     compile: bool = False
-    cuda_graphs: bool = True
+    cuda_graphs: bool | None = None
     device: str = "auto"
     threads: int | None = None
     eval_every: int | None = None

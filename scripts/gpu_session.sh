@@ -165,7 +165,7 @@ SHORT=${LENGTHS[0]} LONG=${LENGTHS[1]}
 SOME=(full lora "adalora before" "dora before" "dora after" "PEFT LoRA")
 call install 90 install
 call where 30 where
-part tests 100 python -m pytest -m gpu tests/test_gpu.py -rs "${TESTS[@]}"
+part tests 100 python -m pytest -m gpu tests/test_gpu.py tests/backbones/test_architectures.py -rs "${TESTS[@]}"
 call "bench-bf16-${SIZES[0]}" 120 bench "bench-bf16-${SIZES[0]}" bf16 "$SHORT" \
     --size "${SIZES[0]}" --dropout 0.1
 part profile 50 python scripts/profile_step.py --device "$DEVICE" --precision bf16 \

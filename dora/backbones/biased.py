@@ -39,14 +39,15 @@ class PositionBias:
 
     def __init__(self, encoder: Any) -> None:
         self.encoder = encoder
-        self._buckets = torch.zeros(0, 0, dtype=torch.long)
+        self._buckets: Tensor | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
         """Returns the bias for a batch x, (rows, length, d), packed or padded."""
         layout = packing.current()
         longest = x.shape[1] if layout is None else max(g.longest for g in layout.groups)
-        if longest > len(self._buckets):  # kept from step to step: they depend on nothing else
-            place = torch.arange(longest)
+        if self._buckets is None or self._buckets.device != x.device:
+            # Once for the longest text: a recorded step reads them where they lay then.
+            place = torch.arange(self.encoder.config.max_position_embeddings)
             apart = place - place[:, None]
             self._buckets = self.encoder.relative_position_bucket(apart).to(x.device)
         bias: Tensor = self.encoder.relative_attention_bias(self._buckets[:longest, :longest])

@@ -94,10 +94,17 @@ class Stepper:
         self.optimizer = torch.optim.AdamW(groups, lr=setup.lr, fused=True)
         self.course = setup.course or Course(setup.config, setup.train.lengths, setup.total_steps)
         self.watch = Watch(setup.world.device)
-        c = setup.config
-        recorded = setup.world.device.type == "cuda" and c.cuda_graphs and not c.compile
-        recorded = recorded and is_recordable(setup.method) and c.grad_accum == 1
-        self.graphs = Graphs(list(self.parameters.values())) if recorded else None
+        self.graphs = Graphs(list(self.parameters.values())) if self._records() else None
+
+    def _records(self) -> bool:
+        """Says whether steps are recorded as CUDA graphs."""
+        s, c = self.setup, self.setup.config
+        asked = c.cuda_graphs
+        if asked is None:
+            model: Any = s.model.config
+            asked = architecture_of(model.model_type).plain_attention
+        able = s.world.device.type == "cuda" and not c.compile and c.grad_accum == 1
+        return asked and able and is_recordable(s.method)
 
     @property
     def rate(self) -> float:

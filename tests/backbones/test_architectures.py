@@ -234,6 +234,17 @@ def test_a_run_prunes_resumes_to_the_byte_and_loads_in_peft(
     assert np.ptp(want, axis=0).min() > 1e-3
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+@pytest.mark.parametrize("base", NAMES, indirect=True)
+def test_recorded_steps_are_the_steps_on_a_gpu(base: Path, tmp_path: Path) -> None:
+    words = (f"model.path={base}", "method=dora", "device=cuda", "precision=bf16")
+    words = (*words, "max_steps=60", "eval_every=20", "max_length=64")  # lengths come and go
+    for graphs in ("true", "false"):
+        assert run(small(tmp_path / graphs, *words, f"cuda_graphs={graphs}"))["status"] == "done"
+    same_files(only_run(tmp_path / "true"), only_run(tmp_path / "false"))
+
+
 @pytest.mark.parametrize("base", NAMES, indirect=True)
 def test_the_dropout_before_the_output_alone_is_set(base: Path) -> None:
     model, _ = load_model(Folder(base, False), 2, 0.37, seed=1)
