@@ -12,6 +12,7 @@ from typing import NoReturn
 from dora.adapters.budget import in_words
 from dora.analysis.layout import Grid, plain
 from dora.analysis.rows import budget_order
+from dora.errors import UserError
 from dora.plain import printable
 from dora.process.command import command
 from dora.records import study
@@ -84,13 +85,15 @@ def no_run(results: Path) -> str:
 def main() -> None:
     """Prints the table, JSON or commands.
 
-    Exit 0 where every run is done, 3 where one is not, 1 where there is none.
+    Exit 0 where every run is done, 3 where one is not, 1 where there is none, 2 where the records
+    that somebody packed cannot be read.
     """
     parser = argparse.ArgumentParser(
         prog="python -m dora.status",
         description=__doc__,
         epilog="exit code: 0 all done, 3 not all, 1 no run there. missing: a run whose task, "
-        "method, budget and seed all occur on its data and model, but not together.",
+        "method, budget and seed all occur on its data and model, but not together. "
+        "2: packed records that cannot be read.",
     )
     parser.add_argument(
         "--results",
@@ -112,9 +115,13 @@ def main() -> None:
         "sound, 3 something is damaged",
     )
     given = parser.parse_args()
-    if given.verify:
-        verified(given.results)
-    seen = study.scan(given.results)
+    try:
+        if given.verify:
+            verified(given.results)
+        seen = study.scan(given.results)
+    except UserError as e:  # packed records that cannot be read
+        print(e, file=sys.stderr)
+        sys.exit(e.exit_code)
     if not seen:
         sys.exit(no_run(given.results))
     # --json and --missing print for programs and shells: nothing but JSON or commands.

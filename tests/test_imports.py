@@ -28,7 +28,8 @@ ORDER = (
     ("sharing",),
     ("cli",),
     ("timing",),
-    ("run", "tables", "plots", "report", "status", "export", "submit", "bench", "torchrun"),
+    (*("run", "tables", "plots", "report", "status", "export"), "submit", "bench", "torchrun"),
+    ("collect",),
     ("tune",),
 )
 LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}

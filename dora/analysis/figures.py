@@ -102,5 +102,6 @@ def _state(table: Table) -> str:
     """Returns a hash of which runs the table holds, as they lie on the disk."""
     # Times and sizes, not contents: reading a thousand records again takes longer than drawing.
     paths = sorted(run["folder"] / "run.json" for run in table.runs)
-    stamps = [(str(path), path.stat().st_mtime_ns, path.stat().st_size) for path in paths]
+    stats = [(path, path.stat()) for path in paths]
+    stamps = [("/".join(p.parts[-8:]), about.st_mtime_ns, about.st_size) for p, about in stats]
     return hashlib.sha256(json.dumps(stamps).encode()).hexdigest()

@@ -35,7 +35,8 @@ def score_notes(table: Table, marks: set[str], bold: bool) -> list[str]:
         of_seeds = f"mean ± standard deviation over {seeds} seeds"
     else:
         of_seeds = "one seed: no spread is known"
-    found = [*sorted(said), of_seeds, *_evaluation_notes(table), *_tuning_notes(table)]
+    found = [*sorted(said), of_seeds, _length_note(table)]
+    found += [*_evaluation_notes(table), *_tuning_notes(table)]
     if bold:
         found.append(
             f"bold: shown to be better than {BASELINE} at its budget; where no method is, "
@@ -45,6 +46,24 @@ def score_notes(table: Table, marks: set[str], bold: bool) -> list[str]:
     found += [f"left out: {text}" for text in table.left_out]
     found += [*unlike(table), *sources(table)]
     return found + [text for mark, text in MARKS.items() if mark in marks]
+
+
+def _length_note(table: Table) -> str:
+    """Returns the note on how long runs are: which method is best depends on it."""
+    of_task: dict[str, list[tuple[int, int]]] = {}
+    for run in table.runs:
+        of_task.setdefault(run["config"]["task"], []).append(
+            (run["total_steps"], run["config"]["batch_size"])
+        )
+    lengths = {
+        task: f"{number_range([n for n, _ in its])} steps of {number_range([b for _, b in its])} "
+        "examples"
+        for task, its in of_task.items()
+    }
+    if len(set(lengths.values())) == 1:
+        return f"each run: {next(iter(lengths.values()))}"
+    named = (f"{TASKS[t].folder} {lengths[t]}" for t in TASKS if t in lengths)
+    return f"each run: {'; '.join(named)}"
 
 
 def _tuning_notes(table: Table) -> list[str]:

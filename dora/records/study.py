@@ -22,6 +22,7 @@ from typing import Any
 from dora import CONF
 from dora.data.tasks import TASKS
 from dora.plain import printable
+from dora.records import packed
 from dora.records.lock import held
 from dora.records.run_json import NotARecord, read_placed
 from dora.records.schema import Run
@@ -92,14 +93,17 @@ class Seen:
 
 
 def directories(results: Path) -> list[Path]:
-    """Returns every run directory under `results`/runs, in path order.
+    """Returns every run directory under `results`/runs, ordered by its place there.
 
-    A copy that somebody put beside a run (`s1_old`) is not one.
+    A copy that somebody put beside a run (`s1_old`) is not one. The runs that `dora.collect` has
+    packed into `results` count as directories; those that are there themselves come first.
     """
     level = [results / "runs"]
     for _ in _PARTS:
         level = list(_inside(level))
-    return sorted(path for path in level if re.fullmatch("s[0-9]+", path.name))
+    own = [path for path in level if re.fullmatch("s[0-9]+", path.name)]
+    found = {place(path): path for path in (*packed.directories(results), *own)}
+    return [found[here] for here in sorted(found)]
 
 
 def _inside(folders: Iterable[Path]) -> Iterator[Path]:

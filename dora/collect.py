@@ -1,0 +1,60 @@
+"""`python -m dora.collect RESULTS …`: packs a study's records into one file, for a supplement."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from dora.analysis.grouping import read_runs
+from dora.errors import UserError
+from dora.process.command import command
+from dora.records import packed, study
+
+DESCRIPTION = """\
+Packs the records of all finished runs under RESULTS into RESULTS/runs.jsonl.gz: run.json,
+ranks.jsonl and metrics.jsonl, without weights, predictions and logs. Tables, figures, reports and
+status read a folder with this file like one with the runs' directories; where a run is in both, the
+directory counts. Runs that the file holds already stay in it. Nothing is removed."""
+
+
+def collect(results: Path, to: Path) -> str:
+    """Packs one folder's records; returns a line on them. Raises UserError where there are none."""
+    runs = read_runs(results)
+    if not runs:
+        raise UserError(f"no finished run under {results / 'runs'}")
+    number = packed.write(to, [run["folder"] for run in runs])
+    left = len(study.directories(results)) - number
+    size = to.stat().st_size / 1e6
+    line = f"{to}: {study.runs_in_words(number)}, {size:.1f} MB"
+    return f"{line}; left out: {left:,} not done" if left else line
+
+
+def main() -> None:
+    """Packs every folder named. Exits 0 if all are written, 1 if the disk failed, else 2."""
+    parser = argparse.ArgumentParser(
+        prog="python -m dora.collect",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="exit code: 0 written, 1 the disk failed, 2 nothing to pack.",
+    )
+    parser.add_argument(
+        "results", type=Path, nargs="+", metavar="RESULTS", help="a folder that holds runs"
+    )
+    parser.add_argument("--to", type=Path, metavar="FILE", help="for one folder: another file")
+    given = parser.parse_args()
+    if given.to and len(given.results) > 1:
+        parser.error("--to takes one folder of results")
+    for results in given.results:
+        to = given.to or results / packed.NAME
+        try:
+            print(collect(results, to))
+        except UserError as e:
+            print(f"nothing packed: {e}", file=sys.stderr)
+            sys.exit(e.exit_code)
+        except OSError as e:
+            sys.exit(f"nothing packed: {e.filename or to}: {e.strerror}")
+
+
+if __name__ == "__main__":
+    command(main)

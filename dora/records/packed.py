@@ -1,0 +1,127 @@
+"""A study's records in one file, runs.jsonl.gz: to be shared, kept beside a paper, or committed.
+
+The first line is {"format": …, "version": …}. Each line behind it is one run: its place under
+results/runs, and the text of each of its files by name. Every reader of a results folder takes the
+runs in this file for directories: they are unpacked into a temporary folder that lives as long as
+the process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import gzip
+import io
+import json
+import os
+import re
+import tempfile
+import zlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from dora.errors import UserError
+from dora.files import check_readable, open_own, write_atomic
+
+NAME = "runs.jsonl.gz"
+FILES = ("run.json", "ranks.jsonl", "metrics.jsonl")
+FORMAT = {"format": "dora-glue records", "version": 1}
+# A run's place: data, task, model, method, budget, key, seed. No part leads out of the folder.
+_PARTS = 7
+_PART = re.compile(r"(?!\.+$)[\w.+-]{1,100}", re.ASCII)
+_LONGEST = 64 << 20  # characters of a line: a damaged or hostile file must not fill the memory
+
+
+def write(file: Path, folders: Iterable[Path]) -> int:
+    """Packs the records of these run directories into `file`; returns their number.
+
+    Weights, predictions and logs stay where they are. Equal records give equal bytes.
+    """
+    held, number = io.BytesIO(), 0
+    with gzip.GzipFile(filename="", mode="wb", fileobj=held, mtime=0) as packed:
+        packed.write(_line(FORMAT))
+        for folder in folders:
+            packed.write(_line(_texts(folder)))
+            number += 1
+    write_atomic(file, held.getvalue())
+    return number
+
+
+def _line(value: Any) -> bytes:
+    return json.dumps(value, ensure_ascii=True, sort_keys=True).encode() + b"\n"
+
+
+def _texts(folder: Path) -> dict[str, str]:
+    """Returns a run's place and the texts of its files that are there."""
+    texts = {"place": "/".join(folder.parts[-_PARTS:])}
+    for name in FILES:
+        with contextlib.suppress(FileNotFoundError), open_own(folder, name) as file:
+            # Undecodable bytes stay what they are: a record's readers say what is wrong with it.
+            texts[name] = file.read().decode(errors="surrogateescape")
+    return texts
+
+
+def directories(results: Path) -> list[Path]:
+    """Returns a directory for each run in `results`/runs.jsonl.gz; none where there is no such file.
+
+    Raises UserError where the file is damaged or of another kind.
+    """
+    file = results / NAME
+    try:
+        changed = file.stat()
+    except OSError:
+        return []
+    return list(_unpacked(file.absolute(), changed.st_mtime_ns, changed.st_size))
+
+
+# One copy for all readers in a process; they are removed when it ends.
+_folders: list[tempfile.TemporaryDirectory[str]] = []
+
+
+@functools.lru_cache(maxsize=64)
+def _unpacked(file: Path, *changed: int) -> tuple[Path, ...]:
+    """Unpacks a file; `changed`: its time of change in nanoseconds, and its size.
+
+    What is unpacked has the file's time, so that whoever looks at times sees no change.
+    """
+    check_readable(file)
+    _folders.append(tempfile.TemporaryDirectory(prefix="dora-records-"))
+    root = Path(_folders[-1].name) / "runs"
+    found = []
+    try:
+        with gzip.open(file, "rt", encoding="ascii", newline="\n") as lines:
+            for texts in _runs(lines):
+                folder = root / texts.pop("place")
+                folder.mkdir(parents=True)
+                for name, text in texts.items():
+                    (folder / name).write_bytes(text.encode(errors="surrogateescape"))
+                    os.utime(folder / name, ns=(changed[0], changed[0]))
+                found.append(folder)
+    except (OSError, EOFError, zlib.error, ValueError, RecursionError) as e:
+        raise UserError(f"{file} cannot be read: {e}; copy it again from where it came") from e
+    return tuple(found)
+
+
+def _runs(lines: Any) -> Iterator[dict[str, str]]:
+    """Yields each run's texts. Raises ValueError for a line that is none of `write`."""
+    if _object(lines.readline(_LONGEST)) != FORMAT:
+        raise ValueError("it is no file of python -m dora.collect, or one of a later version")
+    while line := lines.readline(_LONGEST):
+        texts = _object(line)
+        parts = str(texts.get("place")).split("/")
+        sound = len(parts) == _PARTS and all(map(_PART.fullmatch, parts))
+        if not sound or not re.fullmatch("s[0-9]+", parts[-1]):
+            raise ValueError(f"{texts.get('place')!r:.80} is no place of a run")
+        if odd := texts.keys() - {"place", *FILES}:
+            raise ValueError(f"{sorted(odd)[0]!r:.40} is no file of a run's records")
+        if not all(isinstance(text, str) for text in texts.values()):
+            raise ValueError(f"a file of {texts['place']} is no text")
+        yield texts
+
+
+def _object(line: str) -> dict[str, Any]:
+    value = json.loads(line) if line else None
+    if not isinstance(value, dict):
+        raise ValueError("a line is no JSON object")
+    return value

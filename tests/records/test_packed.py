@@ -1,0 +1,147 @@
+"""Records packed into one file are read as the runs' directories are."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dora.analysis.grouping import read_runs
+from dora.collect import collect
+from dora.errors import UserError
+from dora.records import packed, study
+from record_files import write_run
+from runs import command
+
+
+def some(results: Path) -> list[Path]:
+    """Writes four runs; returns their directories."""
+    return [write_run(results, m, seed, 0.8) for m in ("lora", "dora") for seed in (1, 2)]
+
+
+def without_folder(runs: list[Any]) -> list[Any]:
+    """Returns records without the place of their directory on this disk."""
+    return [{k: v for k, v in run.items() if k != "folder"} for run in runs]
+
+
+def test_tables_and_status_say_the_same_of_packed_runs(tmp_path: Path) -> None:
+    results, shared = tmp_path / "results", tmp_path / "shared"
+    some(results)
+    (shared / "x").mkdir(parents=True)
+    line = collect(results, shared / packed.NAME)
+    assert line.startswith(f"{shared / packed.NAME}: 4 runs, ")
+    assert without_folder(read_runs(shared)) == without_folder(read_runs(results))
+    for name in ("dora.tables", "dora.status"):
+        here, there = (command(name, "--results", str(f)) for f in (results, shared))
+        assert there.returncode == here.returncode == 0, there.stderr
+        assert there.stdout.replace(str(shared), "X") == here.stdout.replace(str(results), "X")
+    # Everything that a report draws from is there, too.
+    for one, other in zip(study.directories(results), study.directories(shared), strict=True):
+        assert study.place(one) == study.place(other)
+        kept = {file.name for file in other.iterdir()}
+        assert kept == {file.name for file in one.iterdir()} & set(packed.FILES)
+        assert all((one / name).read_bytes() == (other / name).read_bytes() for name in kept)
+
+
+def test_a_second_reader_finds_files_of_the_same_time(tmp_path: Path) -> None:
+    some(tmp_path)
+    collect(tmp_path, tmp_path / packed.NAME)
+    shutil.rmtree(tmp_path / "runs")
+    times = []
+    for _ in range(2):  # as two processes do
+        packed._unpacked.cache_clear()
+        times.append([(f / "run.json").stat().st_mtime_ns for f in study.directories(tmp_path)])
+    assert times[0] == times[1]
+
+
+def test_equal_records_give_equal_bytes_and_only_finished_runs_are_packed(tmp_path: Path) -> None:
+    some(tmp_path)
+    collect(tmp_path, tmp_path / "one.gz")
+    unfinished = write_run(tmp_path, "adalora", 1, 0.8) / "run.json"
+    record = json.loads(unfinished.read_text())
+    unfinished.write_text(json.dumps({**record, "status": "failed"}))
+    assert collect(tmp_path, tmp_path / "two.gz").endswith("left out: 1 not done")
+    assert (tmp_path / "one.gz").read_bytes() == (tmp_path / "two.gz").read_bytes()
+
+
+def test_later_runs_are_added_and_a_directory_counts_before_the_file(tmp_path: Path) -> None:
+    folders = some(tmp_path)
+    collect(tmp_path, tmp_path / packed.NAME)
+    shutil.rmtree(tmp_path / "runs")
+    assert len(read_runs(tmp_path)) == len(folders)
+    write_run(tmp_path, "lora", 1, 0.5)  # again, with another score
+    write_run(tmp_path, "lora", 3, 0.9)
+    assert "5 runs" in collect(tmp_path, tmp_path / packed.NAME)
+    shutil.rmtree(tmp_path / "runs")
+    scores = {
+        (run["config"]["method"]["name"], run["seed"]): run["results"]["best"]
+        for run in read_runs(tmp_path)
+    }
+    assert len(scores) == 5
+    assert 0.5 in scores["lora", 1].values()
+
+
+def file_of(tmp_path: Path, *lines: Any) -> Path:
+    """Writes a packed file of these lines, which need not be sound; returns its folder."""
+    text = "\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines)
+    (tmp_path / packed.NAME).write_bytes(gzip.compress(text.encode()))
+    return tmp_path
+
+
+PLACE = "mini/rte/tiny/lora/r8/0a1b2c3d/s1"
+
+
+@pytest.mark.parametrize(
+    ("lines", "told"),
+    [
+        ((), "no JSON object"),
+        (({"format": "other", "version": 1},), "no file of python -m dora.collect"),
+        (({**packed.FORMAT, "version": 2},), "a later version"),
+        ((packed.FORMAT, "[1]"), "no JSON object"),
+        ((packed.FORMAT, "{"), "Expecting"),
+        ((packed.FORMAT, {"place": "../../../../../../s1"}), "no place of a run"),
+        ((packed.FORMAT, {"place": f"/{PLACE}"}), "no place of a run"),
+        ((packed.FORMAT, {"place": f"{PLACE}x"}), "no place of a run"),
+        ((packed.FORMAT, {"place": PLACE, "../run.json": ""}), "no file of a run's records"),
+        ((packed.FORMAT, {"place": PLACE, "run.json": 1}), "is no text"),
+        ((packed.FORMAT, {"place": PLACE}, {"place": PLACE}), "File exists"),
+    ],
+)
+def test_a_file_that_is_not_sound_is_refused(
+    lines: tuple[Any, ...], told: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=told):
+        packed.directories(file_of(tmp_path, *lines))
+
+
+def test_a_file_that_is_cut_short_is_refused_and_none_is_no_runs(tmp_path: Path) -> None:
+    assert packed.directories(tmp_path) == []
+    some(tmp_path)
+    collect(tmp_path, tmp_path / packed.NAME)
+    whole = (tmp_path / packed.NAME).read_bytes()
+    (tmp_path / packed.NAME).write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match="copy it again"):
+        packed.directories(tmp_path)
+    for line in (("dora.tables",), ("dora.status",), ("dora.status", "--verify")):
+        done = command(*line, "--results", str(tmp_path))
+        assert (done.returncode, "copy it again" in done.stderr) == (2, True)
+        assert "Traceback" not in done.stderr
+
+
+def test_the_command_packs_several_folders_and_says_where_there_is_nothing(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        some(tmp_path / name)
+    done = command("dora.collect", str(tmp_path / "a"), str(tmp_path / "b"))
+    assert done.returncode == 0, done.stderr
+    assert [line.split(": ")[1].split(",")[0] for line in done.stdout.splitlines()] == [
+        "4 runs"
+    ] * 2
+    done = command("dora.collect", str(tmp_path / "c"))
+    assert (done.returncode, done.stderr) == (
+        2,
+        f"nothing packed: no finished run under {tmp_path}/c/runs\n",
+    )
