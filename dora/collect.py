@@ -25,8 +25,7 @@ def collect(results: Path, to: Path) -> str:
         raise UserError(f"no finished run under {results / 'runs'}")
     number = packed.write(to, [run["folder"] for run in runs])
     left = len(study.directories(results)) - number
-    size = to.stat().st_size / 1e6
-    line = f"{to}: {study.runs_in_words(number)}, {size:.1f} MB"
+    line = f"{to}: {study.runs_in_words(number)}, {to.stat().st_size / 1e3:,.0f} kB"
     return f"{line}; left out: {left:,} not done" if left else line
 
 

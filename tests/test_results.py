@@ -10,21 +10,22 @@ import pytest
 
 from dora.analysis.grouping import read_runs
 from dora.analysis.searches import of_runs
+from dora.records import packed, study
 from runs import load_script, python
 
 RESULTS = Path(__file__).parents[1] / "results"
 SCRIPT = str(Path(__file__).parents[1] / "scripts" / "results_page.py")
 # Folders of runs: results/NAME, and beside a study its search of rates.
-FOLDERS = sorted(path.parent for path in RESULTS.glob("*/**/runs") if path.parent != RESULTS)
+FOLDERS = sorted(file.parent for file in RESULTS.rglob(packed.NAME))
 each = pytest.mark.parametrize("folder", FOLDERS, ids=lambda f: f.relative_to(RESULTS).as_posix())
 
 
 @each
 def test_every_record_is_done_and_names_commit_machine_and_data(folder: Path) -> None:
-    paths = sorted((folder / "runs").rglob("run.json"))
-    assert paths
-    for path in paths:
-        run = json.loads(path.read_text())
+    found = study.directories(folder)
+    assert found
+    for path in found:
+        run = json.loads((path / "run.json").read_text())
         assert run["status"] == "done", path
         assert run["git"]["dirty"] is False, path  # the commit is all of the code that made it
         assert len(run["git"]["commit"]) == 40

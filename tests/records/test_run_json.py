@@ -13,6 +13,7 @@ import pytest
 
 from dora import plots, report, status, tables
 from dora.errors import UserError
+from dora.records import packed
 from dora.records.artefacts import sealed
 from dora.records.record import Record
 from dora.records.run_json import AT_MOST, NotARecord, misplaced, read
@@ -22,7 +23,11 @@ from dora.sharing.submission import submit
 from record_files import write_run
 
 # The committed studies: written by every version of the suite so far.
-RECORDS = sorted((Path(__file__).parents[2] / "results").rglob("run.json"))
+RECORDS = [
+    folder / "run.json"
+    for file in sorted((Path(__file__).parents[2] / "results").rglob(packed.NAME))
+    for folder in packed.directories(file.parent)
+]
 Spoil = Callable[[Path], object]
 
 
