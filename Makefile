@@ -38,7 +38,7 @@ bench: setup  ## times a training step beside the bare backbone, PEFT and the Tr
 tables: setup  ## makes the tables of finished runs under RESULTS (default: results): Markdown, LaTeX, CSV
 	$(BIN)/python -m dora.tables --results $(RESULTS)
 
-figures: setup  ## makes their figures: PDF, PNG, CSV
+figures: setup  ## makes their figures: PDF, SVG, PNG, CSV
 	$(BIN)/python -m dora.plots --results $(RESULTS)
 
 report: setup  ## puts tables, figures and every run's configuration on one page, RESULTS/report.html

@@ -1,9 +1,11 @@
-"""`python -m dora.plots`: the figures of finished runs: PDF, PNG, and the numbers drawn as CSV."""
+"""`python -m dora.plots`: the figures of finished runs: PDF, SVG, PNG, and their numbers as CSV."""
 
 from __future__ import annotations
 
+import argparse
+
 from dora.analysis.figures import write
-from dora.analysis.style import require_matplotlib
+from dora.analysis.style import WIDTHS, require_matplotlib
 from dora.cli.options import asked_for, writing
 from dora.process.command import command
 
@@ -14,11 +16,18 @@ def main() -> None:
     Exit 2 where there is nothing to draw from, 3 where cells are left out, 1 where the disk failed.
     """
     # Matplotlib is an optional dependency: it is missed before runs are read, not after.
-    asked = asked_for("dora.plots", __doc__, require_matplotlib)
+    width = argparse.ArgumentParser(add_help=False)
+    width.add_argument(
+        "--width",
+        choices=list(WIDTHS),
+        help="for print: 3.3 inches wide, a column of two, or 6.8, the page (default: as wide as "
+        "the panels)",
+    )
+    asked = asked_for("dora.plots", __doc__, require_matplotlib, width)
     folder = asked.results / "figures"
     for table in asked.tables:
         with writing():
-            names = write(table, folder)
+            names = write(table, folder, asked.given.width)
         for name in names:
             print(folder / f"{name}.png")
     asked.end()

@@ -8,10 +8,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from dora.analysis.cost_figures import score_by_cost
 from dora.analysis.grouping import Table
 from dora.analysis.layout import as_csv
 from dora.analysis.score_figures import Drawn, paired_differences, score_by_budget
-from dora.analysis.style import images
+from dora.analysis.style import ENDINGS, images, printed
 from dora.analysis.training_figures import final_ranks, learning_curves, rank_paths, undamaged
 from dora.files import open_own, write_atomic
 
@@ -33,8 +34,14 @@ FIGURES = {
     ),
     "differences": Kind(
         paired_differences,
-        "Each method less LoRA at the same budget with its 95 % interval, task by task and "
-        "averaged.",
+        "Each method less LoRA at the same budget with its 95 % interval, each by itself, task by "
+        "task and averaged.",
+    ),
+    "score-by-cost": Kind(
+        score_by_cost,
+        "Average score against stored parameters and against seconds of training: mean over seeds "
+        "with its 95 % interval, larger marks for larger budgets; the line joins the rows that no "
+        "cheaper one beats.",
     ),
     "final-ranks": Kind(
         final_ranks,
@@ -56,21 +63,23 @@ _known = undamaged  # the name by which tests/flip_bits.py calls it
 _MOST_NOTED = 2**20  # bytes of the file that names a table's figures
 
 
-def write(table: Table, folder: Path) -> list[str]:
-    """Draws all figures of a table into `folder`.
+def write(table: Table, folder: Path, width: str | None = None) -> list[str]:
+    """Draws all figures of a table into `folder`; `width`: one of style.WIDTHS, for print.
 
     Returns the names of those that there was something to draw for.
     """
     folder.mkdir(parents=True, exist_ok=True)
     names = []
     for name, kind in FIGURES.items():
-        if (drawn := kind.draw(table)) is not None:
+        with printed(width):
+            drawn = kind.draw(table)
+        if drawn is not None:
             names.append(f"{table.name}-{name}")
             for ending, data in images(drawn[0]).items():
                 write_atomic(folder / f"{names[-1]}.{ending}", data)
             write_atomic(folder / f"{names[-1]}.csv", as_csv(drawn[1]))
     # The note comes last: it says that all the figures are there.
-    note = json.dumps({"drawn_from": _state(table), "figures": names})
+    note = json.dumps({"drawn_from": _state(table, width), "figures": names})
     write_atomic(folder / f"{table.name}.json", note)
     return names
 
@@ -92,16 +101,16 @@ def written(table: Table, folder: Path) -> list[str]:
         return write(table, folder)
     if not (same and ours):
         return write(table, folder)
-    files = [folder / f"{name}.{kind}" for name in names for kind in ("png", "pdf", "csv")]
+    files = [folder / f"{name}.{kind}" for name in names for kind in (*ENDINGS, "csv")]
     # A link could show any file of the machine on the page.
     there = all(file.is_file() and not file.is_symlink() for file in files)
     return names if there else write(table, folder)
 
 
-def _state(table: Table) -> str:
-    """Returns a hash of which runs the table holds, as they lie on the disk."""
+def _state(table: Table, width: str | None = None) -> str:
+    """Returns a hash of which runs the table holds, as they lie on the disk, and of the width."""
     # Times and sizes, not contents: reading a thousand records again takes longer than drawing.
     paths = sorted(run["folder"] / "run.json" for run in table.runs)
     stats = [(path, path.stat()) for path in paths]
     stamps = [("/".join(p.parts[-8:]), about.st_mtime_ns, about.st_size) for p, about in stats]
-    return hashlib.sha256(json.dumps(stamps).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([*stamps, width]).encode()).hexdigest()

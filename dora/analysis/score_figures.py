@@ -69,7 +69,7 @@ def score_by_budget(table: Table) -> Drawn | None:
         panel.set_xscale("log")
         # The same limits in every panel, also where a task has no adapters yet.
         panel.set_xlim(0.85 * min(sizes), 1.2 * max(sizes))
-        panel.set_xticks(ticks, [_short(size) for size in ticks])
+        panel.set_xticks(ticks, [short(size) for size in ticks])
         panel.minorticks_off()
         panel.set_title(title, fontsize=9)
     titles(figure, "adapter parameters", f"{table.view.score} score")
@@ -119,7 +119,10 @@ def _points(panel: Axes, points: Lines, method: str, i: int, look: dict[str, Any
     )
 
 
-def _short(number: float) -> str:
+def short(number: float) -> str:
+    """Returns a number in three digits at most: 300, 82.9k, 1.33M."""
+    if number < 1e3:
+        return f"{number:.3g}"
     return f"{number / 1e6:.3g}M" if number >= 1e6 else f"{number / 1e3:.3g}k"
 
 
@@ -161,7 +164,7 @@ def paired_differences(table: Table) -> Drawn | None:
         panel.set_title(f"budget {budget_in_words((BASELINE, budget))}", fontsize=8)
         panel.set_yticks(range(len(scores)), scores)
         panel.set_ylim(len(scores) - 0.5, -0.5)  # downwards, in the order of the tables
-    titles(figure, f"points more than {BASELINE}, 95 % interval over seeds (each by itself)")
+    titles(figure, f"points more than {BASELINE}, 95 % interval over seeds")
     legend(figure, axes)
     return figure, lines
 

@@ -6,8 +6,11 @@ Only this module calls Matplotlib for anything but drawing in a panel.
 from __future__ import annotations
 
 import io
+import textwrap
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from dora.errors import UserError
@@ -64,6 +67,26 @@ _OTHERS = [
     (i, (i + shift) % len(COLOURS)) for shift in range(len(COLOURS)) for i in range(len(COLOURS))
 ]
 PNG_DPI = 160
+ENDINGS = ("png", "pdf", "svg")
+# Widths of print in inches: one column of a two-column page, and the whole page.
+WIDTHS = {"column": 3.3, "page": 6.8}
+_NARROWEST = 1.3  # inches of a panel whose ticks can still be read
+_printed: ContextVar[float | None] = ContextVar("printed", default=None)
+
+
+@contextmanager
+def printed(width: str | None) -> Iterator[None]:
+    """Has every figure made inside be as wide as one of WIDTHS; None: as wide as its panels."""
+    before = _printed.set(None if width is None else WIDTHS[width])
+    try:
+        yield
+    finally:
+        _printed.reset(before)
+
+
+def in_print() -> bool:
+    """Tells whether figures are made for a width of print."""
+    return _printed.get() is not None
 
 
 def styles(methods: Iterable[str]) -> dict[str, dict[str, Any]]:
@@ -104,14 +127,23 @@ def panels(
     gap: float = 0.42,
     same_y: bool = False,
 ) -> tuple[Figure, list[Axes]]:
-    """Returns a figure of `number` panels in rows of at most `columns`; all lengths in inches."""
+    """Returns a figure of `number` panels in rows of at most `columns`; all lengths in inches.
+
+    For a width of print, panels are as wide as that leaves them, fewer in a row if need be; letters
+    keep their size.
+    """
     # Late: importing Matplotlib takes half a second. Not pyplot, which keeps figures alive.
     from matplotlib.figure import Figure
 
     # Every panel gets its place here: Matplotlib's own layout takes as long as the drawing.
     across, above, below = min(number, columns), 0.55, 0.5
+    between = 0.12 if same_y else gap
+    if (whole_width := _printed.get()) is not None:
+        room = whole_width - left - right
+        across = max(1, min(across, int(room / (_NARROWEST + between))))
+        width = room / across - between
     down = -(-number // across)
-    pitch = (width + (0.12 if same_y else gap), height + 0.45)
+    pitch = (width + between, height + 0.45)
     whole = (left + pitch[0] * across + right, above + pitch[1] * down - 0.45 + below)
     figure = Figure(figsize=whole, dpi=PNG_DPI)
     axes: list[Axes] = []
@@ -128,6 +160,8 @@ def panels(
 
 def titles(figure: Figure, below: str, beside: str = "") -> None:
     """Writes the meaning of the panels' axes once for all of them."""
+    # Letters of 8 points are 0.06 inches wide on average; two lines fit below the ticks.
+    below = "\n".join(textwrap.wrap(below, max(20, int(figure.get_figwidth() / 0.06))))
     figure.text(0.5, 0.06 / figure.get_figheight(), below, ha="center", va="bottom", fontsize=8)
     figure.text(
         0.06 / figure.get_figwidth(), 0.5, beside, ha="left", va="center", fontsize=8, rotation=90
@@ -175,10 +209,15 @@ def _grow(figure: Figure, axes: Sequence[Axes], inches: float) -> None:
 
 
 def images(figure: Figure) -> dict[str, bytes]:
-    """Returns the figure as {"png": …, "pdf": …}; equal numbers give equal bytes."""
+    """Returns the figure's files by their ENDINGS; equal numbers give equal bytes.
+
+    Letters are TrueType in the PDF, which publishers ask for, and text in the SVG.
+    """
     # By each format's own canvas: `savefig` would draw twice for each.
+    from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.backends.backend_pdf import FigureCanvasPdf
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.text import Text
 
     # Names come from records: between dollar signs they are no formula, and they are printable.
@@ -186,13 +225,16 @@ def images(figure: Figure) -> dict[str, bytes]:
         text.set_parse_math(False)
         if not (said := text.get_text()).isprintable():
             text.set_text(printable(said, kept="\n"))
-    png, pdf = io.BytesIO(), io.BytesIO()
+    png, pdf, svg = io.BytesIO(), io.BytesIO(), io.StringIO()
     # No version and no date in the files, which would differ from day to day.
     FigureCanvasAgg(figure).print_png(
         png, metadata={"Software": None}, pil_kwargs={"compress_level": 2}
     )
-    FigureCanvasPdf(figure).print_pdf(pdf, metadata={"CreationDate": None})
-    return {"png": png.getvalue(), "pdf": pdf.getvalue()}
+    # The salt names the parts of an SVG; without one they are named at random.
+    with rc_context({"pdf.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "dora"}):
+        FigureCanvasPdf(figure).print_pdf(pdf, metadata={"CreationDate": None})
+        FigureCanvasSVG(figure).print_svg(svg, metadata={"Date": None, "Creator": None})
+    return {"png": png.getvalue(), "pdf": pdf.getvalue(), "svg": svg.getvalue().encode()}
 
 
 def require_matplotlib() -> None:

@@ -17,7 +17,7 @@ import numpy as np
 from dora.analysis.grouping import Table, left_out
 from dora.analysis.rows import Row, budget_in_words
 from dora.analysis.score_figures import Drawn, Lines, methods
-from dora.analysis.style import COLOURS, legend, panels, styles, titles
+from dora.analysis.style import COLOURS, in_print, legend, panels, styles, titles
 from dora.analysis.view import View
 from dora.backbones.architectures import KINDS, place
 from dora.data.tasks import TASKS
@@ -59,6 +59,8 @@ def final_ranks(table: Table) -> Drawn | None:
     lines = [line for task, row in product(tasks, rows) for line in _ranks(table, row, task)]
     layers = sorted({line["layer"] for line in lines})
     kinds = [kind for kind in KINDS if any(line["matrix"] == kind for line in lines)]
+    if in_print():
+        return _ranks_in_print(lines, rows, tasks, layers, kinds), lines
     # One image a task, with an empty column between two rows of the table: a panel of its own for
     # each row costs seconds.
     columns: Columns = {
@@ -80,6 +82,24 @@ def final_ranks(table: Table) -> Drawn | None:
     # Below the panels: beside the bar a figure of one task is too low for it.
     titles(figure, "colour: share of the start's components")
     return figure, lines
+
+
+def _ranks_in_print(
+    lines: Lines, rows: list[Row], tasks: list[str], layers: list[int], kinds: list[str]
+) -> Figure:
+    """Draws a panel for each task and row of the table: together they are too wide for a page."""
+    height = 0.13 * len(layers) + 0.1
+    figure, axes = panels(len(tasks) * len(rows), 4, 1.5, height, right=0.7, gap=0.25)
+    for panel, (task, row) in zip(axes, product(tasks, rows), strict=True):
+        columns: Columns = {(*row, kind): i for i, kind in enumerate(kinds)}
+        here = [p for p in lines if (p["task"], p["method"], p["budget"]) == (task, *row)]
+        _image(panel, here, layers, columns)
+        panel.set_xticks(list(columns.values()), kinds, fontsize=6)
+        name = f"{TASKS[task].folder}, {row[0]} {budget_in_words(row)}"
+        panel.set_title(name, fontsize=7)
+    _colour_bar(figure, axes[-1])
+    titles(figure, "colour: share of the start's components", "layer")
+    return figure
 
 
 def _ranks(table: Table, row: Row, task: str) -> Lines:

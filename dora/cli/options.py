@@ -71,14 +71,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 class Asked:
     """Holds the tables that a command line asks for.
 
-    `left_out`: one reason for each run or table that cannot be shown. `known`: all runs that were
-    read, by their folder.
+    `given`: the options as they were typed. `left_out`: one reason for each run or table that
+    cannot be shown. `known`: all runs that were read, by their folder.
     """
 
-    results: Path
+    given: argparse.Namespace
     tables: list[Table]
     left_out: list[str]
     known: dict[Path, Run] = field(default_factory=dict)
+
+    @property
+    def results(self) -> Path:
+        """The results folder."""
+        return Path(self.given.results)
 
     def end(self) -> None:
         """Prints what was left out and exits with `LEFT_OUT`; returns if nothing was."""
@@ -121,20 +126,27 @@ def found_tables(given: argparse.Namespace) -> Asked:
             f"no finished run under {given.results / 'runs'}; "
             "make one with: python -m dora.run task=sst2"
         )
-    return Asked(given.results, found, left_out, {run["folder"]: run for run in runs})
+    return Asked(given, found, left_out, {run["folder"]: run for run in runs})
 
 
-def asked_for(prog: str, about: str | None, first: Callable[[], None] = lambda: None) -> Asked:
+def asked_for(
+    prog: str,
+    about: str | None,
+    first: Callable[[], None] = lambda: None,
+    own: argparse.ArgumentParser | None = None,
+) -> Asked:
     """Parses the command line of `python -m PROG` and returns the tables that it asks for.
 
     `first` is called before runs are read, which may take a while, and raises UserError for a
-    library that is missing. A UserError becomes a message and exit code 2.
+    library that is missing. `own`: the command's own options, found in `Asked.given`. A UserError
+    becomes a message and exit code 2.
     """
     parser = argparse.ArgumentParser(
         prog=f"python -m {prog}",
         description=about,
         # The description is a module's docstring, shown with the line breaks it has.
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        parents=[] if own is None else [own],
     )
     add_arguments(parser)
     given = parser.parse_args()

@@ -10,12 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.text import Text
 
 from dora.analysis import figures
+from dora.analysis.cost_figures import score_by_cost
 from dora.analysis.figures import FIGURES, write, written
 from dora.analysis.grouping import Table, read_runs, tables
 from dora.analysis.score_figures import paired_differences, score_by_budget
-from dora.analysis.style import COLOURS, MARKERS, images, styles
+from dora.analysis.style import COLOURS, MARKERS, WIDTHS, images, printed, styles
 from dora.analysis.training_figures import final_ranks, learning_curves, rank_paths
 from dora.backbones.architectures import place
 from dora.plain import printable
@@ -218,6 +220,7 @@ def test_every_figure_is_written_with_its_numbers_and_again_only_for_other_runs(
     for name in found:
         assert (folder / f"{name}.png").read_bytes().startswith(b"\x89PNG")
         assert (folder / f"{name}.pdf").read_bytes().startswith(b"%PDF")
+        assert b"<svg" in (folder / f"{name}.svg").read_bytes()
         with (folder / f"{name}.csv").open() as file:
             assert list(csv.DictReader(file))
     # A marked file shows whether it is drawn again. From the same runs it is not.
@@ -253,7 +256,9 @@ def test_a_study_that_has_only_begun_is_drawn(results: Path) -> None:
     write_run(
         results, "adalora", 1, 0.5, task="mrpc", budget="9000", params=9000, ranks={names(1)[0]: 2}
     )
-    assert len(write(only_table(results), results / "figures")) == len(FIGURES)
+    found = write(only_table(results), results / "figures")
+    # No method has every task yet, so that there is no average to set against costs.
+    assert len(found) == len(FIGURES) - 1
 
 
 def test_what_there_is_nothing_for_is_not_drawn(tmp_path: Path) -> None:
@@ -293,7 +298,7 @@ def test_figures_that_a_note_from_elsewhere_names_are_drawn_anew(
     # Results folders are shared: a note could name any file, which would end up on the page.
     monkeypatch.setattr(figures, "write", lambda *_: ["drawn"])
     folder.mkdir()
-    for kind in ("png", "pdf", "csv"):
+    for kind in ("png", "pdf", "svg", "csv"):
         (tmp_path / f"secret.{kind}").write_text("secret")
         (folder / f"{table.name}-final-ranks.{kind}").write_text("ours")
     note, state = folder / f"{table.name}.json", figures._state(table)
@@ -340,3 +345,54 @@ def test_the_names_of_many_methods_stand_in_rows_inside_the_figure_and_above_the
     assert canvas.x0 <= box.x0 < box.x1 <= canvas.x1
     for panel in figure.axes:
         assert panel.title.get_window_extent().y1 <= box.y0 + 1  # pixel
+
+
+def test_a_row_is_on_the_front_if_no_cheaper_one_scores_as_much(tmp_path: Path) -> None:
+    for method, budget, params, score, seconds in [
+        ("lora", "9000", 9000, 0.70, 50.0),
+        ("lora", "55296", 55296, 0.80, 20.0),
+        ("dora", "9000", 8900, 0.75, 30.0),
+        ("dora", "55296", 55000, 0.79, 10.0),
+    ]:
+        path = write_run(tmp_path, method, 1, score, budget=budget, params=params) / "run.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "train_s": seconds}))
+    drawn = score_by_cost(only_table(tmp_path))
+    on_front = {
+        cost: {(p["method"], p["budget"]) for p in lines(drawn, cost=cost, on_front=True)}
+        for cost in ("stored parameters", "seconds of training")
+    }
+    assert on_front == {
+        "stored parameters": {("lora", "55296"), ("dora", "9000"), ("dora", "55296")},
+        "seconds of training": {("lora", "55296"), ("dora", "55296")},
+    }
+    (line,) = lines(drawn, cost="seconds of training", method="dora", budget="9000")
+    assert (line["value"], line["mean"]) == (30, pytest.approx(75))
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_figures_for_print_have_its_width_and_letters_of_six_points(
+    width: str, results: Path
+) -> None:
+    table = only_table(results)
+    for name, kind in FIGURES.items():
+        with printed(width):
+            drawn = kind.draw(table)
+        assert drawn is not None, name
+        figure = drawn[0]
+        files = images(figure)
+        assert figure.get_figwidth() == pytest.approx(WIDTHS[width])
+        assert b"/Type3" not in files["pdf"], name
+        box = figure.get_tightbbox()
+        # Nothing is cut off, letters included.
+        assert box.x0 > -0.05, name
+        assert box.x1 < WIDTHS[width] + 0.05, name
+        texts = [t for t in figure.findobj(Text) if t.get_text() and t.get_visible()]
+        assert min(t.get_fontsize() for t in texts) >= 6, name
+
+
+def test_another_width_is_drawn_anew(results: Path) -> None:
+    table, folder = only_table(results), results / "figures"
+    names = write(table, folder, "column")
+    before = (folder / f"{names[0]}.png").read_bytes()
+    assert written(table, folder) == names  # as a page asks, at no width
+    assert (folder / f"{names[0]}.png").read_bytes() != before

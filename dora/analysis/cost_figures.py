@@ -1,0 +1,121 @@
+"""The figure of what a score costs: stored parameters, and time."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from dora.analysis.grouping import Table
+from dora.analysis.rows import Row
+from dora.analysis.score_figures import Drawn, Lines, methods, short
+from dora.analysis.style import legend, panels, styles, titles
+from dora.records.schema import Run
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+_MOST_TICKS = 5
+_WIDE = 10  # times the least cost, from which an axis is logarithmic
+
+
+def stored(run: Run) -> float:
+    """Returns the parameters that a run's result takes, less the head: all, if all are trained."""
+    params = run["params"]
+    return float(params["adapter_end"] or params["trainable"] - params["head"])
+
+
+# What a panel's axis counts: its title, and the cost of a run.
+COSTS: dict[str, Callable[[Run], float]] = {
+    "stored parameters": stored,
+    "seconds of training": lambda run: float(run["train_s"]),
+}
+
+
+def score_by_cost(table: Table) -> Drawn | None:
+    """Draws average scores against both costs, each row a point, and joins those none beats.
+
+    A point is beaten by one that costs no more and scores more: those left are the Pareto front.
+    """
+    lines = [line for row in table.rows for title in COSTS if (line := _point(table, row, title))]
+    if len({(line["method"], line["budget"]) for line in lines}) < 2:
+        return None  # one point compares nothing
+    look = styles(methods(table.rows))
+    figure, axes = panels(len(COSTS), width=2.6)
+    for panel, title in zip(axes, COSTS, strict=True):
+        points = [line for line in lines if line["cost"] == title]
+        best = front(points)
+        for point in points:
+            point["on_front"] = point in best
+        panel.plot(
+            [p["value"] for p in best], [p["mean"] for p in best], color="0.6", linewidth=0.8
+        )
+        _draw(panel, points, look)
+        values = [p["value"] for p in points]
+        if max(values) > _WIDE * min(values):
+            panel.set_xscale("log")
+            panel.set_xticks(ticks := _ticks(values), [short(tick) for tick in ticks])
+            panel.minorticks_off()
+        panel.set_title(title, fontsize=8)
+    titles(figure, "cost", f"{table.view.score} score, average")
+    legend(figure, axes)
+    return figure, lines
+
+
+def _point(table: Table, row: Row, title: str) -> dict[str, Any] | None:
+    """Returns a row's average score and its cost; None unless every task has a score."""
+    estimate = table.average(row)
+    runs = [run for task in table.averaged for run in table.runs_of(row, task)]
+    if estimate is None:
+        return None
+    value = statistics.fmean(map(COSTS[title], runs))
+    if value <= 0:  # has no place on a logarithmic axis
+        return None
+    low, high = estimate.interval()
+    return {
+        "cost": title,
+        "method": row[0],
+        "budget": row[1],
+        "value": value,
+        "mean": estimate.mean,
+        "low": low,
+        "high": high,
+        "on_front": False,
+    }
+
+
+def front(points: Lines) -> Lines:
+    """Returns the points that score more than every one that costs no more, cheapest first."""
+    best: Lines = []
+    for point in sorted(points, key=lambda p: (p["value"], -p["mean"])):
+        if not best or point["mean"] > best[-1]["mean"]:
+            best.append(point)
+    return best
+
+
+def _draw(panel: Axes, points: Lines, look: dict[str, dict[str, Any]]) -> None:
+    """Draws a panel's points with their intervals, a method's larger budgets with larger marks."""
+    for method in dict.fromkeys(p["method"] for p in points):
+        # Rows come with the smaller budget first.
+        for i, p in enumerate(q for q in points if q["method"] == method):
+            panel.errorbar(
+                [p["value"]],
+                [p["mean"]],
+                yerr=[[p["mean"] - p["low"]], [p["high"] - p["mean"]]],
+                capsize=2,
+                markersize=4 + i,
+                linewidth=1,
+                linestyle="none",
+                label=None if i else method,
+                **look[method],
+            )
+
+
+def _ticks(values: list[float]) -> list[float]:
+    """Returns at most five of 1, 2, 5, 10, … that lie around these values."""
+    low, high = min(values) / 1.5, max(values) * 1.5
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    found = [d * 10.0**n for n in decades for d in (1, 2, 5) if low <= d * 10.0**n <= high]
+    return found[:: -(-len(found) // _MOST_TICKS)]
