@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import statistics
 import sys
+import time
 from collections import defaultdict
 from pathlib import Path
 from typing import NoReturn
@@ -12,10 +15,11 @@ from typing import NoReturn
 from dora.adapters.budget import in_words
 from dora.analysis.layout import Grid, plain
 from dora.analysis.rows import budget_order
+from dora.data.tasks import TASKS
 from dora.errors import UserError
 from dora.plain import printable
 from dora.process.command import command
-from dora.records import study
+from dora.records import estimate, study
 from dora.records.study import Seen
 
 # States of runs that have to be started, or started again, to complete the study. A running one is
@@ -35,8 +39,18 @@ def table(seen: list[Seen]) -> str:
         numbers = [sum(s.state == state for s in cells[place]) for state in states]
         # An empty cell, not a 0: what is left to do should stand out.
         counted = [str(n) if n else "" for n in numbers]
-        rows.append([*place[:4], in_words(place[4]), *counted])
-    return plain(Grid("", ["data", "task", "model", "method", "budget", *states], rows))
+        rows.append([*place[:4], in_words(place[4]), *counted, score(cells[place])])
+    head = ["data", "task", "model", "method", "budget", *states, "best score"]
+    return plain(Grid("", head, rows))
+
+
+def score(seen: list[Seen]) -> str:
+    """Returns the mean best score of the finished runs in points; empty if there is none."""
+    task = TASKS.get(seen[0].place[1])
+    if task is None:  # a folder of somebody else's
+        return ""
+    found = [s.score[task.metrics[0]] for s in seen if s.score and task.metrics[0] in s.score]
+    return f"{100 * statistics.fmean(found):.1f}" if found else ""
 
 
 def details(seen: list[Seen]) -> list[str]:
@@ -51,11 +65,29 @@ def details(seen: list[Seen]) -> list[str]:
             )
             if s.rounds is not None:
                 step += f" (round {s.rounds[0]:,} of {s.rounds[1]:,})"
+            speed = f", {s.step / s.seconds:.2g} steps/s" if s.step and s.seconds else ""
             left = "" if s.left_s is None else f", about {study.duration(s.left_s)} left"
-            lines.append(f"running   {s.name}: {step}{left}, {printable(s.reason)}")
+            lines.append(f"running   {s.name}: {step}{speed}{left}, {printable(s.reason)}")
         elif s.state in ("stopped", "stale", "failed", "diverged", "broken"):
             lines.append(f"{s.state:<9} {s.name}: {first_line(s)}")
     return lines
+
+
+def time_left(seen: list[Seen]) -> str | None:
+    """Returns a line on how long the study will still take, None where nothing tells."""
+    left = estimate.left(seen, TO_DO)
+    if left is None:
+        return None
+    line = (
+        f"left: about {study.duration(left.seconds)} of training, {study.runs_in_words(left.runs)}"
+    )
+    if left.at_once > 1:
+        line += (
+            f"; {study.duration(left.seconds / left.at_once)} with {left.at_once} at once, as now"
+        )
+    if left.unlike:
+        line += f"; {left.unlike:,} of them unlike any that is done, and not counted"
+    return line
 
 
 def first_line(seen: Seen) -> str:
@@ -114,11 +146,23 @@ def main() -> None:
         help="whether every run's record, files and scores are as it wrote them; exit code 0 all "
         "sound, 3 something is damaged",
     )
+    shown.add_argument(
+        "--watch",
+        type=float,
+        nargs="?",
+        const=10.0,
+        metavar="SECONDS",
+        help="shows it again and again (every 10 seconds) until every run is done",
+    )
     given = parser.parse_args()
     try:
         if given.verify:
             verified(given.results)
         seen = study.scan(given.results)
+        while given.watch is not None and any(s.state != "done" for s in seen):
+            show(seen, given.results, anew=True)
+            time.sleep(max(0.1, given.watch))
+            seen = study.scan(given.results)
     except UserError as e:  # packed records that cannot be read
         print(e, file=sys.stderr)
         sys.exit(e.exit_code)
@@ -132,13 +176,25 @@ def main() -> None:
     elif given.missing:
         print(*(s.command for s in seen if s.state in TO_DO), sep="\n")
     else:
-        print(table(seen))
-        print("\n".join(["", *details(seen)]))
-        print(f"{study.runs_in_words(len(seen))}: {study.in_words(study.count(seen))}")
-        if any(s.state in TO_DO for s in seen):
-            print(f"what is left to do, as commands: {study.missing_command(given.results)}")
+        show(seen, given.results, anew=given.watch is not None)
     # A study that is not whole is no failure: 3, so that a script tells the two apart.
     sys.exit(0 if all(s.state == "done" for s in seen) else 3)
+
+
+def show(seen: list[Seen], results: Path, anew: bool) -> None:
+    """Prints the table, the runs at work, and what is left; `anew`: over what stood there."""
+    if anew and sys.stdout.isatty():
+        sys.stdout.flush()
+        # Past the stream, which escapes control characters: these are our own. Home, and clear.
+        os.write(sys.stdout.fileno(), b"\x1b[H\x1b[2J")
+    print(table(seen))
+    print("\n".join(["", *details(seen)]))
+    print(f"{study.runs_in_words(len(seen))}: {study.in_words(study.count(seen))}")
+    if (line := time_left(seen)) is not None:
+        print(line)
+    if any(s.state in TO_DO for s in seen):
+        print(f"what is left to do, as commands: {study.missing_command(results)}")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

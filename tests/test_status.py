@@ -87,7 +87,7 @@ def test_budgets_stand_by_kind_and_size(tmp_path: Path) -> None:
     for budget in ("0.3M", "9k", "r16", "r8"):
         write_run(tmp_path, "lora", 1, 0.9, budget=budget)
     lines = status.table(study.scan(tmp_path)).splitlines()
-    done = [line.split()[4] for line in lines if line.split()[5:] == ["1"]]
+    done = [line.split()[4] for line in lines if line.split()[5:] == ["1", "90.0"]]
     assert done == ["r8", "r16", "9k", "0.3M"]
 
 
@@ -136,3 +136,36 @@ def test_a_hole_has_the_words_of_its_row(tmp_path: Path) -> None:
         f"python -m dora.run method={m} budget=r8 model=minilm task=sst2 seed={s}"
         for m, s in (("dora", 1), ("lora", 2))
     ]
+
+
+def test_a_row_has_its_score_and_the_study_its_time_left(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for method, seed, score in [("lora", 1, 0.8), ("lora", 2, 0.9), ("dora", 1, 0.7)]:
+        path = write_run(tmp_path, method, seed, score) / "run.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "train_s": 60.0}))
+    said = printed(capsys, monkeypatch, tmp_path)
+    rows = {line.split()[3]: line.split()[-1] for line in said.splitlines()[1:4] if line}
+    assert rows == {"lora": "85.0", "dora": "70.0"}
+    assert "left: about 60 s of training, 1 run\n" in said  # DoRA's second seed
+
+
+def test_watching_ends_when_every_run_is_done(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for method, seed in [("lora", 1), ("lora", 2), ("dora", 1)]:
+        write_run(tmp_path, method, seed, 0.8)
+    slept = []
+
+    def train(seconds: float) -> None:
+        slept.append(seconds)
+        write_run(tmp_path, "dora", 2, 0.8)
+
+    monkeypatch.setattr(status.time, "sleep", train)
+    monkeypatch.setattr(sys, "argv", ["status", "--results", str(tmp_path), "--watch", "3"])
+    with pytest.raises(SystemExit) as e:
+        status.main()
+    assert (e.value.code, slept) == (0, [3.0])
+    said = capsys.readouterr().out
+    assert said.index("4 runs: 3 done, 1 missing") < said.index("4 runs: 4 done")
+    assert "\x1b" not in said  # a file or a pipe is not cleared

@@ -53,7 +53,7 @@ class Seen:
     `words`: the words typed after `python -m dora.run`, by its record; None if unknown. They are
     not checked: `command` holds them only if a run may have them. `folder`: its directory; for a
     missing run, that of the run whose words it has. `left_s`: estimated seconds left of a running
-    run. `score`: best scores of a finished run, by metric. `degenerate`: why its predictions say
+    run. `seconds`: of training so far, or in all. `score`: best scores of a finished run, by metric. `degenerate`: why its predictions say
     nothing, or None. `rounds`: of a federated run, (rounds done, all of them).
     """
 
@@ -63,6 +63,7 @@ class Seen:
     step: int | None = None
     total_steps: int | None = None
     left_s: float | None = None
+    seconds: float | None = None
     words: tuple[str, ...] | None = None
     score: dict[str, float] | None = None
     degenerate: str | None = None
@@ -155,6 +156,7 @@ def look(folder: Path, run: Run | None = None) -> Seen:
         step=progress.get("step"),
         total_steps=progress.get("total_steps"),
         left_s=left,
+        seconds=run.get("train_s") if state == "done" else progress.get("seconds"),
         words=None if run.get("words") is None else tuple(run["words"]),
         # Metrics are floats; the step and the reason of a degenerate result are not.
         score={k: v for k, v in best.items() if isinstance(v, float)} or None,
