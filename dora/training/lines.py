@@ -113,6 +113,11 @@ class Lines:
         elif self._log is not None and time.monotonic() - self._said > SILENCE_S:
             self(line())
 
+    def figures(self, text: str) -> None:
+        """Shows `text`, such as loss and rate, behind the bar, if this run has one."""
+        if self._bar is not None:
+            self._bar.set_postfix_str(text, refresh=False)  # with the next step
+
     def end_bar(self) -> None:
         """Removes the bar from the terminal."""
         if self._bar is not None:
@@ -132,14 +137,18 @@ class Pace:
         # From this start alone: an earlier one may have been on another machine.
         self._first, self._total, self._began = step, total_steps, time.monotonic()
 
-    def line(self, step: int, loss: float, lr: float) -> str:
+    def line(self, step: int, loss: float, lr: float, components: int | None) -> str:
         """Returns `step 1230/36816  loss 0.4312  lr 4.1e-04  8.2 steps/s  1 h 12 min left`."""
         rate = (step - self._first) / max(time.monotonic() - self._began, 1e-9)
         left = duration((self._total - step) / rate)
-        return (
-            f"step {step}/{self._total}  loss {loss:.4f}  lr {lr:.1e}  "
-            f"{rate:.3g} steps/s  {left} left"
-        )
+        shown = figures(loss, lr, components)
+        return f"step {step}/{self._total}  {shown}  {rate:.3g} steps/s  {left} left"
+
+
+def figures(loss: float, lr: float, components: int | None) -> str:
+    """Returns `loss 0.4312  lr 4.1e-04  96 live`: components, unless they stay as many."""
+    text = f"loss {loss:.4f}  lr {lr:.1e}"
+    return text if components is None else f"{text}  {components:,} live"
 
 
 def on_terminal() -> bool:

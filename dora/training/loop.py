@@ -40,6 +40,8 @@ class Loop:
         self.setup, self.record, self.say = setup, record, say
         self.step = 0
         self.seconds = 0.0  # of training, over all starts of the run
+        # Live components; None for a method that neither takes any away nor adds any.
+        self.components = self._components()
         self.track: Callable[[dict[str, Any]], None] = lambda line: None
         self.still: Callable[[str], None] = lambda text: None
         self.stepper = Stepper(setup, self._log_ranks)
@@ -162,7 +164,11 @@ class Loop:
         event = {"split": "train", "loss": value, "lr": self.stepper.rate}
         self._log(event if penalty is None else {**event, "penalty": penalty.item()})
 
+    def _components(self) -> int | None:
+        return sum(self.setup.method.ranks().values()) if self.setup.method.ranks_final_at else None
+
     def _log_ranks(self, event: dict[str, Any]) -> None:
+        self.components = event["total"]
         if self.record is not None:
             self.record.log("ranks.jsonl", event)
         if "live_before" in event:
@@ -244,3 +250,4 @@ class Loop:
         self.setup.method.load(part("method/"))
         self.selection.take_up(about, part("best/"))
         self.step, self.seconds = about["step"], about["seconds"]
+        self.components = self._components()

@@ -19,7 +19,7 @@ from dora.training import checkpoint, precision, processes
 from dora.training.added import predict_added
 from dora.training.build import build
 from dora.training.finish import finish
-from dora.training.lines import Lines, Pace, embedded_note, on_terminal
+from dora.training.lines import Lines, Pace, embedded_note, figures, on_terminal
 from dora.training.loop import Loop
 from dora.training.prepare import Prepared
 from dora.training.processes import World
@@ -230,8 +230,17 @@ def _train(loop: Loop, signals: StopSignals, lines: Lines) -> None:
         # the first one's rows, its share of the mean, stand for all.
         lines.progress(
             step,
-            lambda: pace.line(step, loss.item() * s.world.size, loop.stepper.rate),
+            lambda: pace.line(step, loss.item() * s.world.size, loop.stepper.rate, loop.components),
         )
+
+    track = loop.track
+
+    def tracked(event: dict[str, Any]) -> None:
+        track(event)
+        if event["split"] == "train":
+            lines.figures(figures(event["loss"], event["lr"], loop.components))
+
+    loop.track = tracked
 
     signals.wait()
     loop.run(signals, progress)

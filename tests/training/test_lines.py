@@ -142,3 +142,20 @@ def test_a_run_of_a_sweep_leaves_to_the_sweep_what_is_embedded_and_says_the_rest
     assert all(line.startswith("[1/2 wnli lora s1] ") for line in out)
     assert not any("embedded" in line for line in out)
     assert "embedded model tiny_roberta" in (only_run(tmp_path) / "log.txt").read_text()
+
+
+@pytest.mark.parametrize(("method", "components"), [("dora", r"  \d+ live\]"), ("lora", r"\]")])
+def test_the_bar_carries_loss_rate_and_the_components_that_live(
+    method: str, components: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    run(small(tmp_path, f"method={method}", "max_steps=40"))
+    shown = [line for line in screen_changes(terminal.getvalue()) if "loss" in line]
+    assert shown
+    assert all(re.search(rf"loss \d\.\d{{4}}  lr \d\.\de-\d\d{components}$", s) for s in shown)
+
+
+def screen_changes(written: str) -> list[str]:
+    """Returns each state of a bar's line, one after the other."""
+    return [line.strip() for line in re.split(r"[\r\n]", written) if line.strip()]
