@@ -158,6 +158,7 @@ def test_the_command_searches_goes_on_where_it_was_stopped_and_a_study_reads_its
         run(small(tmp_path / "study", "method=lora", "budget=r3", f"rates_from={file}"))
 
 
+@pytest.mark.slow  # two searches by the command: 18 s
 def test_a_search_goes_on_past_a_rate_at_which_training_diverges(tmp_path: Path) -> None:
     words = ["task=wnli", "data=dir", f"data.dir={small_glue()}", "limit_train=96", "max_steps=6"]
     words += ["batch_size=8", "eval_every=2", "max_length=48", "warmup=0", f"results={tmp_path}"]

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from dora.config import Config
+from dora.records import packed
 from dora.records.words import Foreign, command_of, typed
 from record_files import write_run
 from runs import python
@@ -123,7 +124,8 @@ def test_a_key_of_an_earlier_version_is_shown_as_todays(word: str, today: str) -
 def test_every_key_and_every_committed_record_is_known() -> None:
     for field in dataclasses.fields(Config):
         assert typed([f"{field.name}=x"])
-    records = [json.loads(path.read_text()) for path in RESULTS.rglob("run.json")]
+    folders = [f for file in RESULTS.rglob(packed.NAME) for f in packed.directories(file.parent)]
+    records = [json.loads((folder / "run.json").read_text()) for folder in folders]
     # Every record in results/.
     assert len(records) > 400
     assert all(typed(record["words"]) for record in records if record.get("words"))

@@ -12,10 +12,15 @@ from typing import Any
 import pytest
 import yaml
 
+from dora.records import packed
 from dora.sharing.model_card import model_card
 
-STUDY = Path(__file__).parents[2] / "results" / "study_minilm" / "runs"
-RECORD = min(STUDY.glob("*/sst2/minilm/adalora/*/*/s1/run.json"))
+STUDY = Path(__file__).parents[2] / "results" / "study_minilm"
+RECORD = next(
+    folder / "run.json"
+    for folder in packed.directories(STUDY)
+    if folder.parts[-6:-3] == ("sst2", "minilm", "adalora") and folder.name == "s1"
+)
 # Texts that decide what the card says; each is checked against a list when the record is read.
 LOGIC = {
     ("config", "task"),
