@@ -28,7 +28,10 @@ def main() -> None:
         for name, text in whole.items():
             write_atomic(folder / name, text)
     names = ", ".join(table.name for table in asked.tables)
-    print(f"written to {folder}: {names}, each as .md and .csv, and a .tex for each of its tables")
+    print(
+        f"written to {folder}: {names}, each as .md and .csv, a .tex for each of its tables, and "
+        "-runs.csv with a row a run"
+    )
     asked.end()
 
 

@@ -87,10 +87,10 @@ def in_markdown(text: object) -> str:
     return _MARKDOWN.sub(r"\\\1", printable(text))
 
 
-def as_csv(lines: Sequence[dict[str, Any]]) -> str:
+def as_csv(lines: Sequence[dict[str, Any]], exact: bool = False) -> str:
     """Returns lines as CSV, under the head of all their keys.
 
-    Floats have six digits after the point. A NaN, or a key that a line lacks, is an empty cell. A
+    Floats have six digits after the point, or all of their digits if `exact`. A NaN, or a key that a line lacks, is an empty cell. A
     text that a spreadsheet would compute, such as a model called `=cmd()`, begins with an
     apostrophe.
     """
@@ -100,13 +100,15 @@ def as_csv(lines: Sequence[dict[str, Any]]) -> str:
     writer.writeheader()
     for line in lines:
         known = {k: v for k, v in line.items() if not (isinstance(v, float) and math.isnan(v))}
-        writer.writerow({k: _csv_cell(v) for k, v in known.items()})
+        writer.writerow({k: _csv_cell(v, exact) for k, v in known.items()})
     return file.getvalue()
 
 
-def _csv_cell(value: Any) -> Any:
+def _csv_cell(value: Any, exact: bool) -> Any:
     # A negative number is a number to a spreadsheet; a text that begins with a minus is a formula.
     if isinstance(value, str):
         text = printable(value)
         return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
-    return f"{value:.6f}" if isinstance(value, float) else value
+    if isinstance(value, float):
+        return repr(value) if exact else f"{value:.6f}"
+    return value

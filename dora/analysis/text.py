@@ -18,6 +18,7 @@ from dora.analysis.grouping import Table, dirty
 from dora.analysis.latex import latex_file
 from dora.analysis.layout import Grid, as_csv, in_markdown, markdown
 from dora.analysis.rows import BASELINE, Row
+from dora.analysis.run_rows import as_row
 from dora.records import study
 
 HOLES_SHOWN = 20  # commands of missing runs in a report; a study that has begun lacks hundreds
@@ -134,6 +135,10 @@ def files(table: Table, results: Path, missing: Sequence[str]) -> dict[str, str]
         name = f"{table.name}{f'-{grid.name}' if grid.name else ''}"
         found[f"{name}.tex"] = latex_file(grid, name, "python -m dora.tables")
     found[f"{table.name}.csv"] = as_csv(list(_lines(table)))
+    found[f"{table.name}-runs.csv"] = as_csv(
+        [as_row(run) for run in sorted(table.runs, key=lambda run: run["folder"].parts[-7:])],
+        exact=True,
+    )
     averages = differences(table) if len(table.averaged) > 1 else []
     if compared := [*averages, *differences(table, by_task=True)]:
         found[f"{table.name}-differences.csv"] = as_csv(list(_difference_lines(compared, table)))

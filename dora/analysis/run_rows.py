@@ -1,0 +1,62 @@
+"""Finished runs as flat rows, one a run, for whoever analyses them with tools of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from dora.records.schema import Run
+
+# Parts of a run's place under results/runs, which come first in a row.
+_PLACE = ("data", "task", "model", "method", "budget", "key", "seed")
+# Keys of run.json that a row has as they are.
+_PLAIN = (
+    "total_steps",
+    "train_s",
+    "peak_memory_bytes",
+    "device",
+    "processor",
+    "world_size",
+    "host",
+    "arithmetic",
+    "embedded",
+    "note",
+    "command",
+)
+
+
+def as_row(run: Run) -> dict[str, Any]:
+    """Returns a finished run as one row of numbers and texts.
+
+    Its place; `best.…` and `last.…`, both evaluations' scores as fractions with their steps;
+    `params.…`, as README.md explains them; `config.…`, every setting; then what it took and where
+    it was made. A list of values is one text, with commas. `run`: a record, with its `folder`.
+    """
+    row: dict[str, Any] = dict(zip(_PLACE, run["folder"].parts[-len(_PLACE) :], strict=True))
+    row["seed"] = run["seed"]
+    for part in ("best", "last"):
+        row |= _flat(part, run["results"][part])
+    row |= _flat("params", run["params"])
+    row |= _flat("config", run["config"])
+    row |= {key: run.get(key) for key in _PLAIN}
+    row |= _flat("tuning", run.get("tuning") or {})
+    git = run.get("git") or {}
+    times = run.get("times", {})
+    return {
+        **row,
+        "commit": git.get("commit"),
+        "dirty": git.get("dirty"),
+        "started": times.get("started"),
+        "finished": times.get("finished"),
+    }
+
+
+def _flat(name: str, value: Any) -> dict[str, Any]:
+    """Returns nested objects as one level of dotted keys."""
+    if isinstance(value, Mapping):
+        return {
+            k: v for key, held in value.items() for k, v in _flat(f"{name}.{key}", held).items()
+        }
+    if isinstance(value, list | tuple):
+        return {name: ",".join(map(str, value))}
+    return {name: value}
