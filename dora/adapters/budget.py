@@ -149,18 +149,15 @@ class Budget:
 
 
 def in_words(budget: str) -> str:
-    """Spells a budget for tables and figures: `0.3M` or `9k` if that is exact, else `13,824`.
+    """Spells a budget for tables and figures in three digits: `0.3M`, `13.8k`, `770`.
 
-    `r8` stays as it is. At most three digits stand before M or k; M begins at 0.1M. `budget`: a
-    budget as `str(Budget)` spells it, or `none`.
+    `r8` stays as it is. M begins at 0.1M. `budget`: a budget as `str(Budget)` spells it, or `none`.
     """
     if not budget.isdigit():
         return budget
     number = int(budget)
     unit, name = (1_000_000, "M") if number >= 100_000 else (1_000, "k")
-    short = f"{number / unit:.3g}"
-    exact = 1_000 <= number < 1_000_000_000 and Fraction(short) * unit == number
-    return f"{short}{name}" if exact else f"{number:,}"
+    return f"{number / unit:.3g}{name}" if 1_000 <= number < 999_500_000 else f"{number:,}"
 
 
 @dataclass(frozen=True)

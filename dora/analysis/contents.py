@@ -10,8 +10,9 @@ from dora.analysis import counts, published
 from dora.analysis.comparison import ALPHA, Difference, differences, leaders
 from dora.analysis.grouping import Table, dirty
 from dora.analysis.layout import Grid, number_range
+from dora.analysis.names import model_title, size_range
 from dora.analysis.notes import COSTS_NOTE, MARKS, difference_notes, score_notes
-from dora.analysis.rows import BASELINE, Row, budget_in_words, has_budget
+from dora.analysis.rows import Row, budget_in_words, has_budget
 from dora.analysis.stats import Estimate
 from dora.records.schema import Run
 
@@ -36,7 +37,9 @@ def scores(table: Table) -> Grid:
             bold |= {
                 (len(rows), _FIRST_SCORE + j) for j, c in enumerate(columns) if row in best[c.head]
             }
-            rows.append([row[0], budget_in_words(row), _parameters(table, row), *texts])
+            rows.append(
+                [table.title(row[0]), budget_in_words(row), _parameters(table, row), *texts]
+            )
     head = ["method", "budget", "adapter parameters", *(c.head for c in columns)]
     notes = score_notes(table, marks, bool(bold))
     return Grid(_caption(table), head, rows, bold=bold, rules=_rules(table), notes=notes)
@@ -98,9 +101,9 @@ def _parameters(table: Table, row: Row) -> str:
     if not runs:
         return "–"
     if has_budget(row) or not all(map(_trains_all, runs)):
-        return number_range([run["params"]["adapter_end"] for run in runs])
+        return size_range([run["params"]["adapter_end"] for run in runs])
     # A whole model stores no adapter: its adapter_end is 0.
-    trained = number_range([run["params"]["trainable"] - run["params"]["head"] for run in runs])
+    trained = size_range([run["params"]["trainable"] - run["params"]["head"] for run in runs])
     return f"all {trained}"
 
 
@@ -116,7 +119,9 @@ def _trains_all(run: Run) -> bool:
 
 def _caption(table: Table) -> str:
     view = table.view
-    return ", ".join([table.model, f"data {table.data}", f"{view.score} evaluation", *view.choice])
+    return ", ".join(
+        [model_title(table.model), f"data {table.data}", f"{view.score} evaluation", *view.choice]
+    )
 
 
 def medians(table: Table) -> Grid:
@@ -128,7 +133,10 @@ def medians(table: Table) -> Grid:
         return f"{statistics.median(known):.1f} ({len(known)})" if known else "–"
 
     tasks = [*table.averaged, *table.apart]
-    rows = [[row[0], budget_in_words(row), *(cell(row, t) for t in tasks)] for row in table.rows]
+    rows = [
+        [table.title(row[0]), budget_in_words(row), *(cell(row, t) for t in tasks)]
+        for row in table.rows
+    ]
     head = ["method", "budget", *map(table.view.title, tasks)]
     caption = f"{_caption(table)}: median (n)"
     return Grid(caption, head, rows, rules=_rules(table), name="medians")
@@ -148,11 +156,11 @@ def costs(table: Table) -> Grid:
             continue
         rows.append(
             [
-                row[0],
+                table.title(row[0]),
                 budget_in_words(row),
                 str(len(runs)),
                 _parameters(table, row),
-                number_range([run["params"]["head"] for run in runs]),
+                size_range([run["params"]["head"] for run in runs]),
                 f"{statistics.mean(run['train_s'] for run in runs):,.0f}",
                 f"{max(run['peak_memory_bytes'] for run in runs) / 2**20:,.0f}",
             ]
@@ -187,7 +195,7 @@ def against(table: Table, by_task: bool) -> Grid | None:
         "method",
         "budget",
         "score",
-        f"− {BASELINE} [95 %, seeds]",
+        f"− {table.baseline} [95 %, seeds]",
         *(["[95 %, examples]"] if shown else []),
         "p (Holm)",
         "P(better)",
@@ -195,12 +203,12 @@ def against(table: Table, by_task: bool) -> Grid | None:
         "seeds",
     ]
     return Grid(
-        f"{_caption(table)}: differences from {BASELINE}{' by task' if by_task else ''}",
+        f"{_caption(table)}: differences from {table.baseline}{' by task' if by_task else ''}",
         head,
         [_difference(table, d, shown) for d in found],
         text_columns=3,
         bold={(i, 3) for i, d in enumerate(found) if d.p < ALPHA},
-        notes=difference_notes(found, shown),
+        notes=difference_notes(found, shown, table.baseline),
         name="differences-by-task" if by_task else "differences",
     )
 
@@ -209,7 +217,7 @@ def _difference(table: Table, d: Difference, shown: bool) -> list[str]:
     """Returns the line of a difference; `shown`: with its interval over examples."""
     of_examples = "–" if d.examples is None else f"[{d.examples[0]:+.1f}, {d.examples[1]:+.1f}]"
     return [
-        d.row[0],
+        table.title(d.row[0]),
         budget_in_words(d.row),
         table.view.title(d.task) if d.task else "average",
         _with_interval(d.estimate, "+"),
@@ -242,7 +250,7 @@ def beside(table: Table) -> Grid | None:
     sources = list(dict.fromkeys(key[:3] for key in groups))
     rows = [
         [
-            key[3],
+            table.title(key[3]),
             key[4],
             _target(group[0].target),
             *(published.shown(group, table, c) for c in columns),
@@ -257,7 +265,7 @@ def beside(table: Table) -> Grid | None:
     ]
     notes += [f"[{i}] {'; '.join(filter(None, source))}" for i, source in enumerate(sources, 1)]
     return Grid(
-        f"{table.model}: published, under the protocols named below; an average is over all tasks "
+        f"{model_title(table.model)}: published, under the protocols named below; an average is over all tasks "
         "of its paper",
         ["method", "parameters", "target", *heads, "source"],
         rows,

@@ -8,8 +8,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from dora.analysis.grouping import Table
+from dora.analysis.names import size
 from dora.analysis.rows import Row
-from dora.analysis.score_figures import Drawn, Lines, methods, short
+from dora.analysis.score_figures import Drawn, Lines, methods
 from dora.analysis.style import legend, panels, styles, titles
 from dora.records.schema import Run
 
@@ -56,11 +57,11 @@ def score_by_cost(table: Table) -> Drawn | None:
         values = [p["value"] for p in points]
         if max(values) > _WIDE * min(values):
             panel.set_xscale("log")
-            panel.set_xticks(ticks := _ticks(values), [short(tick) for tick in ticks])
+            panel.set_xticks(ticks := _ticks(values), [size(round(tick)) for tick in ticks])
             panel.minorticks_off()
         panel.set_title(title, fontsize=8)
     titles(figure, "cost", f"{table.view.score} score, average")
-    legend(figure, axes)
+    legend(figure, axes, table.title)
     return figure, lines
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from dora.analysis.grouping import Table
 from dora.analysis.layout import Grid, number_range
+from dora.analysis.names import size_range
 from dora.analysis.rows import budget_in_words
 from dora.records.schema import Run
 
@@ -27,7 +28,7 @@ def trained(table: Table, caption: str, rules: set[int]) -> Grid | None:
         counts = [_counts(run) for run in runs]
         apart = apart or any(len(set(each)) > 1 for each in counts)
         columns = zip(*counts, strict=True)
-        rows.append([row[0], budget_in_words(row), *map(number_range, columns)])
+        rows.append([table.title(row[0]), budget_in_words(row), *map(size_range, columns)])
     if not apart:
         return None
     head = [
@@ -62,7 +63,8 @@ def federated(table: Table, caption: str) -> Grid | None:
         for task in [*table.averaged, *table.apart]:
             runs = [run for run in table.runs_of(row, task) if "federation" in run]
             if runs:
-                rows.append([row[0], budget_in_words(row), table.view.title(task), *_rounds(runs)])
+                named = [table.title(row[0]), budget_in_words(row), table.view.title(task)]
+                rows.append([*named, *_rounds(runs)])
     if not rows:
         return None
     head = [

@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 
 from dora.analysis import conflicts
+from dora.analysis.names import method_title
+from dora.analysis.rows import BASELINE, row_order
 from dora.analysis.rows import Row as Row
 from dora.analysis.rows import budget_in_words as budget_in_words
-from dora.analysis.rows import row_order
 from dora.analysis.stats import Estimate, average
 from dora.analysis.view import View as View
 from dora.analysis.view import metrics_of as metrics_of
@@ -27,6 +28,8 @@ from dora.data.predictions import UNREADABLE, predict
 from dora.data.tasks import TASKS
 from dora.errors import UserError
 from dora.records import artefacts
+from dora.records.about_method import about_method
+from dora.records.record import arithmetic
 from dora.records.rescore import disagreement
 from dora.records.run_json import NotARecord, read_placed
 from dora.records.schema import Run
@@ -51,6 +54,22 @@ class Table:
     left_out: list[str] = field(default_factory=list)
     # Tables, tests and figures ask for each cell's scores some thirty times.
     _values: dict[tuple[Row, str], dict[int, float]] = field(default_factory=dict, repr=False)
+    _titles: dict[str, str] = field(default_factory=dict, repr=False)
+
+    def title(self, method: str) -> str:
+        """Returns a method's title as papers print it, by the records of its runs."""
+        if method not in self._titles:
+            runs = (run for row in self.rows if row[0] == method for run in self.runs_of(row))
+            newest = max(runs, key=arithmetic, default=None)
+            self._titles[method] = (
+                method_title(method) if newest is None else about_method(newest).title
+            )
+        return self._titles[method]
+
+    @property
+    def baseline(self) -> str:
+        """The title of the method that others are compared with."""
+        return self.title(BASELINE)
 
     @property
     def name(self) -> str:

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dora.analysis.comparison import ALPHA, Difference
 from dora.analysis.grouping import Table
 from dora.analysis.layout import number_range
-from dora.analysis.rows import BASELINE
 from dora.analysis.settings_that_differ import sources, unlike
 from dora.data.tasks import TASKS
 
@@ -39,8 +38,8 @@ def score_notes(table: Table, marks: set[str], bold: bool) -> list[str]:
     found += [*_evaluation_notes(table), *_tuning_notes(table)]
     if bold:
         found.append(
-            f"bold: shown to be better than {BASELINE} at its budget; where no method is, "
-            f"{BASELINE} and every one that is not shown to be worse (p < {ALPHA} in the tables of "
+            f"bold: shown to be better than {table.baseline} at its budget; where no method is, "
+            f"{table.baseline} and every one that is not shown to be worse (p < {ALPHA} in the tables of "
             "differences)"
         )
     found += [f"left out: {text}" for text in table.left_out]
@@ -80,7 +79,9 @@ def _tuning_notes(table: Table) -> list[str]:
         return []
     candidates = number_range([t["candidates"] for _, _, t in found])
     seeds = number_range([t["seeds"] for _, _, t in found])
-    edges = [f"{task} {row[0]}" for row, task, t in found if t["at_edge"]]
+    edges = [
+        f"{TASKS[task].folder} {table.title(row[0])}" for row, task, t in found if t["at_edge"]
+    ]
     text = (
         f"learning rates: the best of {candidates} candidates for each method and task, "
         f"{seeds} seeds each, on held-out training rows; {len(edges)} of {len(found)} at an edge "
@@ -111,14 +112,17 @@ def _evaluation_notes(table: Table) -> list[str]:
     return found
 
 
-def difference_notes(found: Sequence[Difference], shown: bool) -> list[str]:
-    """Returns the notes below a table of differences; `shown`: with intervals over examples."""
+def difference_notes(found: Sequence[Difference], shown: bool, baseline: str) -> list[str]:
+    """Returns the notes below a table of differences from `baseline`.
+
+    `shown`: with intervals over examples.
+    """
     # A difference that could not be tested is none of Holm's family.
     tested = sum(not math.isnan(d.p) for d in found)
     notes = [
         "points, paired by seed; p corrected for the number of comparisons in this table, "
         f"{tested} (Holm); bold: p < {ALPHA}; P(better): that a run of the method beats one of "
-        f"{BASELINE}"
+        f"{baseline}"
     ]
     if any(d.estimate.error == 0 for d in found):
         notes.append(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from dora.analysis.comparison import Difference, differences
 from dora.analysis.grouping import Table
+from dora.analysis.names import size
 from dora.analysis.rows import BASELINE, Row, budget_in_words, has_budget
 from dora.analysis.stats import average
 from dora.analysis.style import legend, panels, styles, titles
@@ -69,11 +70,11 @@ def score_by_budget(table: Table) -> Drawn | None:
         panel.set_xscale("log")
         # The same limits in every panel, also where a task has no adapters yet.
         panel.set_xlim(0.85 * min(sizes), 1.2 * max(sizes))
-        panel.set_xticks(ticks, [short(size) for size in ticks])
+        panel.set_xticks(ticks, [size(round(tick)) for tick in ticks])
         panel.minorticks_off()
         panel.set_title(title, fontsize=9)
     titles(figure, "adapter parameters", f"{table.view.score} score")
-    legend(figure, axes)
+    legend(figure, axes, table.title)
     return figure, lines
 
 
@@ -119,13 +120,6 @@ def _points(panel: Axes, points: Lines, method: str, i: int, look: dict[str, Any
     )
 
 
-def short(number: float) -> str:
-    """Returns a number in three digits at most: 300, 82.9k, 1.33M."""
-    if number < 1e3:
-        return f"{number:.3g}"
-    return f"{number / 1e6:.3g}M" if number >= 1e6 else f"{number / 1e3:.3g}k"
-
-
 def paired_differences(table: Table) -> Drawn | None:
     """Draws each method less LoRA at the same budget with its 95 % interval, a panel a budget."""
     averages = differences(table) if len(table.averaged) > 1 else []
@@ -164,8 +158,8 @@ def paired_differences(table: Table) -> Drawn | None:
         panel.set_title(f"budget {budget_in_words((BASELINE, budget))}", fontsize=8)
         panel.set_yticks(range(len(scores)), scores)
         panel.set_ylim(len(scores) - 0.5, -0.5)  # downwards, in the order of the tables
-    titles(figure, f"points more than {BASELINE}, 95 % interval over seeds")
-    legend(figure, axes)
+    titles(figure, f"points more than {table.baseline}, 95 % interval over seeds")
+    legend(figure, axes, table.title)
     return figure, lines
 
 

@@ -67,7 +67,10 @@ def _names(rows: list[Row], table: Table) -> str:
     """Returns the rows' names: `dora`, or `dora 13,824` where not all rows of DoRA are meant."""
     methods = [method for method, _ in rows]
     whole = {m for m in methods if methods.count(m) == sum(method == m for method, _ in table.rows)}
-    names = [row[0] if row[0] in whole else f"{row[0]} {budget_in_words(row)}" for row in rows]
+    names = [
+        table.title(row[0]) + ("" if row[0] in whole else f" {budget_in_words(row)}")
+        for row in rows
+    ]
     return ", ".join(dict.fromkeys(names))
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import textwrap
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
@@ -168,8 +168,10 @@ def titles(figure: Figure, below: str, beside: str = "") -> None:
     )
 
 
-def legend(figure: Figure, axes: Sequence[Axes]) -> None:
-    """Draws one legend for all panels, above them.
+def legend(
+    figure: Figure, axes: Sequence[Axes], title: Callable[[str], str] = lambda label: label
+) -> None:
+    """Draws one legend for all panels, above them; `title`: what a label is called there.
 
     Where its entries need more than one row, the figure grows upwards. Everything that is to keep
     its place above the lower edge must stand there before.
@@ -181,14 +183,15 @@ def legend(figure: Figure, axes: Sequence[Axes]) -> None:
             found.setdefault(label, handle)
     if not found:
         return
+    names = [title(label) for label in found]
     # In inches, for letters of 8 points: handle and gaps, then the longest name.
-    entry = 0.55 + 0.075 * max(map(len, found))
+    entry = 0.55 + 0.075 * max(map(len, names))
     columns = min(len(found), max(1, int(figure.get_figwidth() / entry)))
     rows = -(-len(found) // columns)
     _grow(figure, axes, 0.17 * (rows - 1))
     figure.legend(
         list(found.values()),
-        list(found),
+        names,
         loc="upper center",
         ncols=columns,
         fontsize=8,

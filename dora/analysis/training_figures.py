@@ -60,7 +60,7 @@ def final_ranks(table: Table) -> Drawn | None:
     layers = sorted({line["layer"] for line in lines})
     kinds = [kind for kind in KINDS if any(line["matrix"] == kind for line in lines)]
     if in_print():
-        return _ranks_in_print(lines, rows, tasks, layers, kinds), lines
+        return _ranks_in_print(table, lines, rows, tasks, layers), lines
     # One image a task, with an empty column between two rows of the table: a panel of its own for
     # each row costs seconds.
     columns: Columns = {
@@ -75,7 +75,7 @@ def final_ranks(table: Table) -> Drawn | None:
         panel.set_ylabel(f"{TASKS[task].folder}\nlayer", fontsize=8)
         for row in rows:
             centre = columns[row[0], row[1], kinds[0]] + (len(kinds) - 1) / 2
-            name = f"{row[0]} {budget_in_words(row)}"
+            name = f"{table.title(row[0])} {budget_in_words(row)}"
             panel.text(centre, len(layers) - 0.3, name, ha="center", va="bottom", fontsize=8)
     axes[-1].set_xticks(list(columns.values()), [key[-1] for key in columns], fontsize=6)
     _colour_bar(figure, axes[-1])
@@ -85,9 +85,10 @@ def final_ranks(table: Table) -> Drawn | None:
 
 
 def _ranks_in_print(
-    lines: Lines, rows: list[Row], tasks: list[str], layers: list[int], kinds: list[str]
+    table: Table, lines: Lines, rows: list[Row], tasks: list[str], layers: list[int]
 ) -> Figure:
     """Draws a panel for each task and row of the table: together they are too wide for a page."""
+    kinds = [kind for kind in KINDS if any(line["matrix"] == kind for line in lines)]
     height = 0.13 * len(layers) + 0.1
     figure, axes = panels(len(tasks) * len(rows), 4, 1.5, height, right=0.7, gap=0.25)
     for panel, (task, row) in zip(axes, product(tasks, rows), strict=True):
@@ -95,7 +96,7 @@ def _ranks_in_print(
         here = [p for p in lines if (p["task"], p["method"], p["budget"]) == (task, *row)]
         _image(panel, here, layers, columns)
         panel.set_xticks(list(columns.values()), kinds, fontsize=6)
-        name = f"{TASKS[task].folder}, {row[0]} {budget_in_words(row)}"
+        name = f"{TASKS[task].folder}, {table.title(row[0])} {budget_in_words(row)}"
         panel.set_title(name, fontsize=7)
     _colour_bar(figure, axes[-1])
     titles(figure, "colour: share of the start's components", "layer")
@@ -194,7 +195,7 @@ def rank_paths(table: Table) -> Drawn | None:
                     linestyle=_LINES[i],
                     drawstyle="steps-post",  # ranks stay until they change
                 )
-        name = f"{TASKS[task].folder}, {method} {budget_in_words(rows[method])}"
+        name = f"{TASKS[task].folder}, {table.title(method)} {budget_in_words(rows[method])}"
         panel.set_title(name, fontsize=8)
     titles(figure, "step", "live components a matrix")
     legend(figure, axes)
@@ -265,7 +266,7 @@ def learning_curves(table: Table) -> Drawn | None:
         # A journal holds a task's first metric alone, whatever the view shows elsewhere.
         panel.set_title(View().title(task), fontsize=8)
     titles(figure, "step", "development score")
-    legend(figure, axes)
+    legend(figure, axes, table.title)
     return figure, lines
 
 

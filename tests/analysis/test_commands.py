@@ -46,7 +46,7 @@ def test_what_cannot_be_written_is_a_message_after_what_can_be_printed(
     assert done.stderr.startswith(f"{tmp_path / taken} cannot be written: ")
     assert "Traceback" not in done.stderr
     # The tables are on the terminal already; figures and the page have nothing to print.
-    assert ("| lora   | r8     |" in done.stdout) == (what == "tables")
+    assert ("| LoRA   | r8     |" in done.stdout) == (what == "tables")
 
 
 def test_metrics_asked_for_one_by_one_all_count(tmp_path: Path) -> None:
@@ -91,7 +91,10 @@ def searched(tmp_path: Path) -> Path:
 def test_what_cannot_be_shown_is_a_hole_a_note_a_message_and_an_exit_code(searched: Path) -> None:
     done = command("dora.tables", "--results", str(searched))
     assert done.returncode == 3
-    assert "| lora   | r8     | 900                | –         | 60.0    | –" in done.stdout
+    assert (
+        "| LoRA                | r8     | 900                | –         | 60.0    | –"
+        in done.stdout
+    )
     assert "- left out: SST-2 of lora r8: its runs are of several configurations" in done.stdout
     assert done.stderr.startswith(
         "left out:\n  - SST-2 of lora r8 on minilm, data dir: one cell holds 2"
@@ -112,8 +115,8 @@ def test_a_choice_of_runs_is_shown_under_a_name_of_its_own(what: str, searched: 
     assert made
     assert all("-lr=0.001" in path.name for path in made)
     if what == "tables":
-        assert "## minilm, data dir, best evaluation, lr=0.001" in done.stdout
-        assert "| lora   | r8     | 900                | 60.0" in done.stdout
+        assert "## MiniLM, data dir, best evaluation, lr=0.001" in done.stdout
+        assert "| LoRA                | r8     | 900                | 60.0" in done.stdout
 
 
 def test_where_nothing_can_be_shown_the_exit_code_is_2(searched: Path) -> None:
@@ -134,7 +137,10 @@ def test_a_row_that_lost_its_only_cell_is_all_dashes(searched: Path) -> None:
     shutil.rmtree(searched / "runs" / "dir" / "rte")
     (table,), _ = showable(read_runs(searched))
     made = files(table, searched, [])
-    assert "| lora   | r8     | –                  | –         |" in made["dir-minilm-best.md"]
+    assert (
+        "| LoRA                | r8     | –                  | –         |"
+        in made["dir-minilm-best.md"]
+    )
     assert "dir,minilm,best,lora,r8,,,,sst2,accuracy,0," in made["dir-minilm-best.csv"]
 
 

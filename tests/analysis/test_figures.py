@@ -22,6 +22,7 @@ from dora.analysis.training_figures import final_ranks, learning_curves, rank_pa
 from dora.backbones.architectures import place
 from dora.plain import printable
 from record_files import names, write_run
+from runs import change_record
 
 
 def only_table(results: Path) -> Table:
@@ -149,7 +150,9 @@ def test_a_journal_that_is_cut_short_is_drawn_up_to_there(
 
 def test_methods_that_nobody_has_heard_of_are_drawn(results: Path) -> None:
     for seed, task in product((1, 2), ("sst2", "rte")):
-        write_run(results, "bias", seed, 0.7 + seed / 50, task=task, budget="none")
+        bias = write_run(results, "bias", seed, 0.7 + seed / 50, task=task, budget="none")
+        said = {"title": "Bias", "paper": None, "budget": "none", "result": "weights"}
+        change_record(bias, method=said)
         write_run(results, "zeta", seed, 0.7 + seed / 50, task=task, budget="9000", params=8000)
     table = only_table(results)
     drawn = score_by_budget(table)
@@ -162,7 +165,7 @@ def test_methods_that_nobody_has_heard_of_are_drawn(results: Path) -> None:
         "full": pytest.approx(90),
     }
     names = [text.get_text() for text in drawn[0].legends[0].get_texts()]
-    assert sorted(names) == ["bias", "dora", "full", "lora", "zeta"]
+    assert sorted(names) == ["Bias", "DoRA (dynamic rank)", "LoRA", "full fine-tuning", "zeta"]
     assert {line["method"] for line in lines(paired_differences(table))} == {"dora", "zeta"}
     assert len(write(table, results / "figures")) == len(FIGURES)
 
@@ -323,7 +326,7 @@ def test_a_name_is_no_formula_in_a_figure(name: str, tmp_path: Path) -> None:
     assert images(drawn[0])["png"].startswith(b"\x89PNG")
     labels = [text.get_text() for text in drawn[0].legends[0].get_texts()]
     assert labels == [
-        "lora",
+        "LoRA",
         *([printable(name)] if name != "_x" else []),
     ]  # Matplotlib leaves such a label out
 

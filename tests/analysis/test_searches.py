@@ -119,6 +119,6 @@ def test_a_table_says_how_its_learning_rates_were_searched(tmp_path: Path) -> No
     (found,) = tables(read_runs(tmp_path))
     assert (
         "learning rates: the best of 6 candidates for each method and task, 2 seeds each, on "
-        "held-out training rows; 1 of 2 at an edge of those tried (rte dora); 1 rates are from no "
+        "held-out training rows; 1 of 2 at an edge of those tried (RTE DoRA (dynamic rank)); 1 rates are from no "
         "such search"
     ) in score_notes(found, set(), bold=False)

@@ -52,9 +52,9 @@ def test_settings_that_differ_between_the_rows_of_a_task_are_named_with_their_va
             )
     notes = unlike(only_table(tmp_path))
     assert sorted(notes) == [
-        "MRPC, RTE: limit_train differs: 64 (adalora), all (the rest)",
-        "MRPC, RTE: target differs: q (dora r4), q+v (the rest)",
-        "RTE: total_steps differs: 20 (adalora), 90 (the rest)",
+        "MRPC, RTE: limit_train differs: 64 (AdaLoRA), all (the rest)",
+        "MRPC, RTE: target differs: q (DoRA (dynamic rank) r4), q+v (the rest)",
+        "RTE: total_steps differs: 20 (AdaLoRA), 90 (the rest)",
     ]
     # Weight decay differs as well, but is a part of AdaLoRA's recipe. The notes stand below scores.
     assert set(notes) <= set(scores(only_table(tmp_path)).notes)
@@ -74,7 +74,7 @@ def test_rows_of_other_batches_are_named_whatever_their_key_is_called(tmp_path: 
     assert unlike(only_table(tmp_path)) == []
     run_of(tmp_path, "adalora", batching="length")
     assert unlike(only_table(tmp_path)) == [
-        "RTE: batching differs: length (adalora), random (the rest)"
+        "RTE: batching differs: length (AdaLoRA), random (the rest)"
     ]
 
 
@@ -82,7 +82,7 @@ def test_a_start_from_another_run_is_a_difference(tmp_path: Path) -> None:
     write_run(tmp_path, "dora", 1, 0.8, task="rte")
     write_run(tmp_path, "lora", 1, 0.8, task="rte", fingerprints={"init_from": "a" * 64})
     assert unlike(only_table(tmp_path)) == [
-        "RTE: init_from differs: aaaaaaaa (lora), none (the rest)"
+        "RTE: init_from differs: aaaaaaaa (LoRA), none (the rest)"
     ]
 
 
@@ -100,8 +100,8 @@ def test_which_cells_are_of_which_arithmetic_is_said(tmp_path: Path) -> None:
     ):
         table.runs_of(row, task)[0]["arithmetic"] = 2 if row[0] == "dora" else 3
     assert sources(table) == [
-        "arithmetic 2 of this package made dora on MRPC, RTE; "
-        "arithmetic 3 of this package made adalora on RTE; "
+        "arithmetic 2 of this package made DoRA (dynamic rank) on MRPC, RTE; "
+        "arithmetic 3 of this package made AdaLoRA on RTE; "
         "arithmetic 1 the rest: one configuration gives other bits under each"
     ]
     table.runs_of(("lora", "r8"), "rte")[0]["arithmetic"] = (

@@ -98,9 +98,9 @@ def test_a_cell_holds_mean_and_standard_deviation_of_its_seeds(tmp_path: Path) -
         write_run(tmp_path, "lora", seed, accuracy)
     table = only_table(tmp_path)
     # By hand: deviations -3, -1, 4; sqrt(26 / 2).
-    assert fields(scores(table), "lora") == ["lora", "r8", "900", "83.0 ± 3.6"]
-    assert fields(medians(table), "lora") == ["lora", "r8", "82.0 (3)"]
-    assert fields(costs(table), "lora") == ["lora", "r8", "3", "900", "100", "20", "7"]
+    assert fields(scores(table), "LoRA") == ["LoRA", "r8", "900", "83.0 ± 3.6"]
+    assert fields(medians(table), "LoRA") == ["LoRA", "r8", "82.0 (3)"]
+    assert fields(costs(table), "LoRA") == ["LoRA", "r8", "3", "900", "100", "20", "7"]
 
 
 def test_the_average_has_its_interval_and_leaves_wnli_out(tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_the_average_has_its_interval_and_leaves_wnli_out(tmp_path: Path) -> Non
     grid = scores(only_table(tmp_path))
     assert grid.head[3:] == ["SST-2 acc", "RTE acc", "average [95 %]", "WNLI acc"]
     # By hand: sd 2, error 2 / sqrt(3) / 2 tasks, 2 degrees of freedom, t = 4.303: 71 ± 2.484.
-    assert fields(grid, "lora")[3:] == [
+    assert fields(grid, "LoRA")[3:] == [
         "82.0 ± 2.0",
         "60.0 ± 0.0",
         "71.0 [68.5, 73.5]",
@@ -126,15 +126,15 @@ def test_what_is_missing_is_a_hole(tmp_path: Path) -> None:
     write_run(tmp_path, "dora", 1, 0.5, task="rte")
     grid = scores(only_table(tmp_path))
     # Seeds 1 and 3 occur. An undefined score is no value, and no average is over other tasks.
-    assert fields(grid, "lora")[3:] == ["80.0 (n = 1/2)", "–", "–"]
-    assert fields(grid, "dora")[3:] == ["–", "50.0 (n = 1/2)", "–"]
+    assert fields(grid, "LoRA")[3:] == ["80.0 (n = 1/2)", "–", "–"]
+    assert fields(grid, "DoRA (dynamic rank)")[3:] == ["–", "50.0 (n = 1/2)", "–"]
 
 
 def test_degenerate_and_dirty_runs_are_marked_and_explained(tmp_path: Path) -> None:
     best = {"step": 5, "degenerate": "one class", "accuracy": 0.5}
     write_run(
         tmp_path,
-        "lora",
+        "LoRA",
         1,
         0.5,
         results={"best": best, "last": best},
@@ -142,7 +142,7 @@ def test_degenerate_and_dirty_runs_are_marked_and_explained(tmp_path: Path) -> N
         embedded="tiny",
     )
     grid = scores(only_table(tmp_path))
-    assert fields(grid, "lora")[3] == "50.0*†"
+    assert fields(grid, "LoRA")[3] == "50.0*†"
     assert "tiny" in grid.notes
     # Only the marks that occur are explained.
     assert [note[0] for note in grid.notes[-2:]] == ["*", "†"]
@@ -156,8 +156,8 @@ def test_differences_show_what_the_seeds_could_have_shown(tmp_path: Path) -> Non
     assert grid is not None
     # By hand: differences 1, 2, 3; error 1 / sqrt(3); t(0.975, 2) = 4.303, t(0.8, 2) = 1.061;
     # t = 3.46, p = 0.074; DoRA's run is the higher in 6 of 9 pairs.
-    assert fields(grid, "dora") == [
-        "dora",
+    assert fields(grid, "DoRA (dynamic rank)") == [
+        "DoRA (dynamic rank)",
         "r8",
         "SST-2 acc",
         "+2.0 [-0.5, +4.5]",
@@ -176,8 +176,8 @@ def test_differences_that_are_alike_on_every_seed_are_not_tested(tmp_path: Path)
     table = only_table(tmp_path)
     grid = against(table, by_task=True)
     assert grid is not None
-    assert fields(grid, "adalora")[3:] == ["+0.0", "1.000", "0.50", "–", "2"]
-    assert fields(grid, "dora")[3:] == ["-12.7", "–", "0.00", "–", "2"]
+    assert fields(grid, "AdaLoRA")[3:] == ["+0.0", "1.000", "0.50", "–", "2"]
+    assert fields(grid, "DoRA (dynamic rank)")[3:] == ["-12.7", "–", "0.00", "–", "2"]
     assert grid.bold == set()
     assert "number of comparisons in this table, 1 (Holm)" in grid.notes[0]
     assert grid.notes[1].startswith("no interval: every seed gives the same difference")
@@ -197,14 +197,14 @@ def test_no_table_repeats_another(tmp_path: Path) -> None:
     write_run(tmp_path, "dora", 2, 0.8)
     assert captions() == [
         "",
-        "differences from lora by task",
+        "differences from LoRA by task",
         "median (n)",
         "parameters, time, memory",
     ]
     for method in ("lora", "dora"):
         for seed in (1, 2):
             write_run(tmp_path, method, seed, 0.8, task="rte")
-    assert captions()[1:3] == ["differences from lora", "differences from lora by task"]
+    assert captions()[1:3] == ["differences from LoRA", "differences from LoRA by task"]
 
 
 def test_best_of_unequal_numbers_of_evaluations_is_said(tmp_path: Path) -> None:
@@ -221,10 +221,10 @@ def test_published_rows_stand_beside_with_source_and_protocol(tmp_path: Path) ->
     grid = beside(only_table(tmp_path))
     assert grid is not None
     # LoRA's Table 2: MRPC started from the MNLI adapter there.
-    row = next(r for r in grid.rows if r[:2] == ["lora", "0.3M"])
+    row = next(r for r in grid.rows if r[:2] == ["LoRA", "0.3M"])
     assert row[2:6] == ["q+v", "95.1 ± 0.2", "89.7 ± 0.7 from mnli", "87.2"]
     assert any("median of 5 seeds, best epoch" in note for note in grid.notes)
-    assert next(r for r in grid.rows if r[0] == "dora")[3:6] == ["–", "–", "–"]
+    assert next(r for r in grid.rows if r[0] == "DoRA (dynamic rank)")[3:6] == ["–", "–", "–"]
     write_run(tmp_path / "b", "lora", 1, 0.8)
     assert beside(only_table(tmp_path / "b")) is None
 
@@ -267,7 +267,7 @@ def test_published_rows_say_which_matrices_they_adapted(tmp_path: Path) -> None:
     grid = beside(only_table(tmp_path))
     assert grid is not None
     found = {row[0]: row[2] for row in grid.rows}
-    assert (grid.head[2], found["lora"], found["full"], found["aflora"]) == (
+    assert (grid.head[2], found["LoRA"], found["full fine-tuning"], found["AFLoRA"]) == (
         "target",
         "all",
         "–",
@@ -286,9 +286,9 @@ def test_methods_that_nobody_has_heard_of_have_rows_like_any_other(tmp_path: Pat
     table = only_table(tmp_path)
     # Without a budget first and by name, then the budget with LoRA first.
     assert [row[:3] for row in scores(table).rows] == [
-        ["bias", "–", "900"],
-        ["full", "–", "all 900"],
-        ["lora", "r8", "900"],
+        ["Bias", "–", "900"],
+        ["full fine-tuning", "–", "all 900"],
+        ["LoRA", "r8", "900"],
         ["zeta", "r8", "900"],
     ]
     assert scores(table).rules == {2}

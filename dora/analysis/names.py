@@ -1,0 +1,67 @@
+"""The names that papers print: of methods, models, and numbers of parameters.
+
+The words that commands take (`lora`, `roberta_base`, `331776`) stay in CSV files, which other
+programs read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dora.adapters import budget
+
+# Models of this suite whose name is not their title.
+_MODELS = {
+    "roberta_base": "RoBERTa-base",
+    "roberta_large": "RoBERTa-large",
+    "bert_base": "BERT-base",
+    "deberta_v3_xsmall": "DeBERTaV3-xsmall",
+    "deberta_v3_small": "DeBERTaV3-small",
+    "deberta_v3_base": "DeBERTaV3-base",
+    "deberta_v3_large": "DeBERTaV3-large",
+    "electra_base": "ELECTRA-base",
+    "modernbert_base": "ModernBERT-base",
+    "mpnet_base": "MPNet-base",
+    "minilm": "MiniLM",
+}
+
+# Methods of published rows, and those of this suite; a run's record has its method's own title.
+_METHODS = {
+    "full": "full fine-tuning",
+    "lora": "LoRA",
+    "adalora": "AdaLoRA",
+    "dora": "DoRA (dynamic rank)",
+    "bitfit": "BitFit",
+    "houlsby": "Houlsby adapters",
+    "pfeiffer": "Pfeiffer adapters",
+    "sora": "SoRA",
+    "melora": "MELoRA",
+    "lora_pro": "LoRA-Pro",
+    "flat_lora": "Flat-LoRA",
+    "adapter_drop": "AdapterDrop",
+    "aflora": "AFLoRA",
+    "loraplus": "LoRA+",
+    "pissa": "PiSSA",
+    "rslora": "rsLoRA",
+}
+
+
+def method_title(name: str) -> str:
+    """Returns a method's title, or its name where none is known."""
+    return _METHODS.get(name, name)
+
+
+def model_title(name: str) -> str:
+    """Returns a model's title, or its name where none is known."""
+    return _MODELS.get(name, name)
+
+
+def size(parameters: int) -> str:
+    """Returns a number of parameters in three digits: 770, 13.8k, 0.332M, 1.33M."""
+    return budget.in_words(str(parameters))
+
+
+def size_range(parameters: Sequence[int]) -> str:
+    """Returns `0.332M`, or `0.294M to 0.332M` where the numbers differ in three digits."""
+    low, high = size(min(parameters)), size(max(parameters))
+    return low if low == high else f"{low} to {high}"
