@@ -136,12 +136,13 @@ class Config:
     replaced by it before the run is named and recorded. `compile`: have torch.compile make the
     model's kernels, which takes a while before the first step and again after a removal, and is
     slower on a CPU. `cuda_graphs`: on a GPU, record a step's launches and repeat them instead of
-    making them anew; None for doing so with the architectures for which this was compared on a GPU
-    (BERT, RoBERTa and their like), true for any. It takes a method that allows it. `threads`: CPU threads, None for the model's own number; fixed because it
-    changes the last bits. `checkpoint_every`: steps between checkpoints, in addition to every
-    evaluation and every 5 minutes. `results`: the folder for everything written. `force`: train a
-    run that is done, has failed or diverged again from the start; a run that was stopped or killed
-    is resumed, a forced one too.
+    making them anew; None for doing so with RoBERTa, for which this was compared on a GPU, and
+    those that have its layers (BERT, XLM-R, ELECTRA), true for any. It takes a method that allows
+    it. `threads`: CPU threads, None for the model's own number; fixed because it changes the last
+    bits. `checkpoint_every`: steps between checkpoints, in addition to every evaluation and every 5
+    minutes. `results`: the folder for everything written. `force`: train a run that is done, has
+    failed or diverged again from the start; a run that was stopped or killed is resumed, a forced
+    one too.
     """
 
     task: TaskConfig = field(default_factory=TaskConfig)
