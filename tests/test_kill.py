@@ -20,7 +20,8 @@ from runs import forkserver
 SWEPT = ("full", "lora", "dora", "bitfit", "houlsby", "chain", "lora_fair")
 
 
-# One kill in each place; forty take minutes. DoRA allocates, so that it has all places.
+# One kill in each place: half a minute. DoRA allocates, so that it has all places.
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "seed"), [("dora", 11)])
 def test_a_kill_in_every_place_leaves_a_run_that_ends_as_one_left_alone(
     method: str, seed: int, tmp_path: Path

@@ -200,7 +200,7 @@ def test_a_method_from_outside_resumes_to_the_byte_and_appears_everywhere(
     assert {"metrics.jsonl", "best.safetensors", "predictions.npz"} <= set(left)
     assert all((a / name).read_bytes() == (b / name).read_bytes() for name in left)
     shown = call(package, "-m", "dora.tables", "--results", str(whole))
-    assert f"| {method} " in shown
+    assert f"| {method.title()} " in shown
     call(package, "-m", "dora.plots", "--results", str(whole))
     assert list((whole / "figures").glob("*.png"))
     call(package, "-m", "dora.export", str(a), "--to", str(tmp_path / "export"))

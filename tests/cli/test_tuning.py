@@ -126,22 +126,22 @@ def test_the_command_searches_goes_on_where_it_was_stopped_and_a_study_reads_its
 ) -> None:
     words = ["task=wnli", "data=dir", f"data.dir={small_glue()}", "limit_train=96", "max_steps=4"]
     words += ["batch_size=8", "eval_every=2", "max_length=48", "budget=r2", f"results={tmp_path}"]
-    line = ["dora.tune", *words, "method=lora,full", "--candidates", "4", "--seeds", "3,5"]
+    line = ["dora.tune", *words, "method=lora,full", "--candidates", "4", "--seeds", "3"]
     done = command(*line)
     assert done.returncode == 0, done.stderr
     file = tmp_path / "search" / "choices.json"
     found = json.loads(file.read_text())
     assert {(c["method"], c["candidates"], tuple(c["seeds"])) for c in found["choices"]} == {
-        ("lora", 4, (3, 5)),
-        ("full", 4, (3, 5)),
+        ("lora", 4, (3,)),
+        ("full", 4, (3,)),
     }
-    assert len(list((tmp_path / "search").glob("runs/*/*/*/*/*/*/s*"))) == 2 * 4 * 2
+    assert len(list((tmp_path / "search").glob("runs/*/*/*/*/*/*/s*"))) == 2 * 4
     assert f"rates_from={file}" in done.stdout
     assert (tmp_path / "search" / "learning-rates.png").exists()
     # Nothing is trained twice, and the choices are the same.
     again = command(*line)
     assert again.returncode == 0
-    assert "12 runs: 12 done before, 0 to train" in again.stdout
+    assert "6 runs: 6 done before, 0 to train" in again.stdout
     assert json.loads(file.read_text())["choices"] == found["choices"]
     # A run of the study has the rate, and says how it was found.
     study = ["method=lora", "budget=r2", f"rates_from={file}"]
@@ -149,7 +149,7 @@ def test_the_command_searches_goes_on_where_it_was_stopped_and_a_study_reads_its
     lora = next(c for c in found["choices"] if c["method"] == "lora")
     about = record(tmp_path / "study")
     assert about["config"]["lr"] == lora["lr"]
-    effort = {"file": str(file), "candidates": 4, "seeds": 2, "at_edge": lora["at_edge"]}
+    effort = {"file": str(file), "candidates": 4, "seeds": 1, "at_edge": lora["at_edge"]}
     assert about["tuning"] == effort
     # The run is the one that has this rate typed.
     run(small(tmp_path / "study", "method=lora", "budget=r2", f"lr={lora['lr']:g}"))

@@ -189,6 +189,7 @@ def test_a_setting_out_of_range_is_named_with_its_rule(rho):
     assert settings_of("flat_lora").problems(100) == []
 
 
+@pytest.mark.slow  # two processes start: 8 s
 def test_two_processes_draw_one_noise(tmp_path):
     # A step of one learning rate: with other noise in each process weights would part.
     words = ("method=flat_lora", "budget=r2", "max_steps=8", "head_dropout=0", "lr=1e-2")

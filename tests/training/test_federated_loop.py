@@ -228,6 +228,7 @@ def test_a_client_that_diverges_ends_the_run_before_the_server_averages(
         run(small(tmp_path, *words))
 
 
+@pytest.mark.slow  # two processes start: 8 s
 def test_two_processes_train_the_same_rounds(tmp_path: Path) -> None:
     # Each process draws dropout of its own, so that there is none here.
     words = (*WORDS, "head_dropout=0")

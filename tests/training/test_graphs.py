@@ -68,7 +68,7 @@ def unrecorded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_recorded")
-@pytest.mark.parametrize("method", ["full", "lora", "adalora", "dora", "sora"])
+@pytest.mark.parametrize("method", ["full", "dora", "sora"])
 def test_a_run_of_recorded_steps_is_the_run(
     method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
