@@ -16,7 +16,7 @@ _ALIKE = ((0, 1, 2, 3, 4), (0, 1, 2, 3), (0, 1, 2), (2,))
 
 @dataclass(frozen=True)
 class Left:
-    """What is left of a study. `seconds`: of training, one run after the other.
+    """Holds what is left of a study. `seconds`: of training, one run after the other.
 
     `runs`: that are not done. `at_once`: runs in training now. `unlike`: runs for which nothing
     that is done tells how long they take.
