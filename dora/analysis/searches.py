@@ -127,8 +127,8 @@ def score_by_rate(searches: Sequence[Search]) -> Drawn | None:
                 lines += _draw(panel, s, look[s.method])
         panel.set_xscale("log")
         rates = sorted({line["lr"] for line in lines[before:]})
-        ticks = rates[:: -(-len(rates) // _MOST_TICKS)]
-        panel.set_xticks(ticks, [f"{lr:g}" for lr in ticks])
+        ticks = apart(rates)
+        panel.set_xticks(ticks, list(map(label, ticks)))
         panel.minorticks_off()
         name = [TASKS[task].folder]
         name += [budget] if budget and len({p[2] for p in with_budget}) > 1 else []
@@ -137,6 +137,21 @@ def score_by_rate(searches: Sequence[Search]) -> Drawn | None:
     titles(figure, "learning rate", "held-out score")
     legend(figure, axes)
     return figure, lines
+
+
+def apart(rates: Sequence[float]) -> list[float]:
+    """Returns those of ascending rates whose labels do not touch on a logarithmic axis."""
+    found = list(rates[:1])
+    for rate in rates[1:]:
+        if math.log(rate / found[-1]) >= math.log(rates[-1] / rates[0]) / _MOST_TICKS:
+            found.append(rate)
+    return found
+
+
+def label(rate: float) -> str:
+    """Returns a rate in two digits, as `1.4e-4`: short, to stand below a panel."""
+    digits, _, power = f"{rate:.1e}".partition("e")
+    return f"{digits.removesuffix('.0')}e{int(power)}"
 
 
 def _draw(panel: Any, s: Search, look: dict[str, Any]) -> list[dict[str, Any]]:
