@@ -64,10 +64,12 @@ class Graphs:
 
         No parameter may have a gradient before. `phase`: whatever else `each` depends on.
         """
+        if not self.able:
+            return each(inputs)
         if [p.data_ptr() for p in self.parameters] != self._places:
             self._forget()
         key = (phase, *((name, x.shape, x.dtype) for name, x in inputs.items()))
-        if not self.able or key not in self._seen:
+        if key not in self._seen:
             found = each(inputs)
             self._seen[key] = [p for p in self.parameters if p.grad is not None]
             return found
@@ -105,8 +107,10 @@ class Graphs:
     def _record(self, inputs: dict[str, Tensor], trained: list[Tensor], each: Pass) -> _Graph:
         held = {name: x.clone() for name, x in inputs.items()}
         for p in trained:
-            # Made outside the recording, which must not own what outlives it.
-            p.grad = self._gradients.setdefault(p, torch.zeros_like(p))
+            if p not in self._gradients:
+                # Made outside the recording, which must not own what outlives it.
+                self._gradients[p] = torch.zeros_like(p)
+            p.grad = self._gradients[p]
         gradients = [self._gradients[p] for p in trained]
         graph, found = self._recorded(held, gradients, each)
         return _Graph(graph, held, found, list(zip(trained, gradients, strict=True)))

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -165,21 +166,18 @@ class Stepper:
             torch.manual_seed(step_seed(s.config.seed, step, part, world.rank))
             mine = rows[world.rank :: world.size]
             inputs, layout = self.inputs(s.train, mine) if len(mine) else ({}, None)
-            if len(mine):
+            if inputs:
                 inputs["labels"] = self.to_device(np.asarray(s.train.label)[mine])
-
-            def each(
-                inputs: dict[str, Tensor], part: int = part, layout: Layout | None = layout
-            ) -> tuple[Tensor, Tensor | None]:
-                return self._pass(inputs, layout, len(batch), step if part == 0 else None)
-
-            if self.graphs is None or not len(mine):
+            with_penalty = step if part == 0 else None
+            each = partial(self._pass, layout=layout, rows=len(batch), step=with_penalty)
+            if self.graphs is None or not inputs:
                 own, term = each(inputs)
             else:
                 phase = len(batch), step > s.method.ranks_final_at
                 own, term = self.graphs.run(inputs, phase, each)
             loss += own
-            penalty = term if part == 0 else penalty
+            if part == 0:
+                penalty = term
         return loss, penalty
 
     def _pass(
