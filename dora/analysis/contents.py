@@ -12,9 +12,8 @@ from dora.analysis.grouping import Table, dirty
 from dora.analysis.layout import Grid, number_range
 from dora.analysis.names import model_title, size_range
 from dora.analysis.notes import COSTS_NOTE, MARKS, difference_notes, score_notes
-from dora.analysis.rows import Row, budget_in_words, has_budget
+from dora.analysis.rows import Row, budget_in_words
 from dora.analysis.stats import Estimate
-from dora.records.schema import Run
 
 _FIRST_SCORE = 3  # the columns before are method, budget, parameters
 
@@ -100,21 +99,8 @@ def _parameters(table: Table, row: Row) -> str:
     runs = table.runs_of(row)
     if not runs:
         return "–"
-    if has_budget(row) or not all(map(_trains_all, runs)):
-        return size_range([run["params"]["adapter_end"] for run in runs])
-    # A whole model stores no adapter: its adapter_end is 0.
-    trained = size_range([run["params"]["trainable"] - run["params"]["head"] for run in runs])
-    return f"all {trained}"
-
-
-def _trains_all(run: Run) -> bool:
-    """Returns whether a run without a budget trains the whole model.
-
-    Records from before `method` was written are of full fine-tuning, the one method without a
-    budget at that time.
-    """
-    described = run.get("method")
-    return described is None or described["result"] == "model"
+    text = size_range([counts.stored(run) for run in runs])
+    return f"all {text}" if all(map(counts.trains_all, runs)) else text
 
 
 def _caption(table: Table) -> str:
@@ -265,8 +251,8 @@ def beside(table: Table) -> Grid | None:
     ]
     notes += [f"[{i}] {'; '.join(filter(None, source))}" for i, source in enumerate(sources, 1)]
     return Grid(
-        f"{model_title(table.model)}: published, under the protocols named below; an average is over all tasks "
-        "of its paper",
+        f"{model_title(table.model)}: published, under the protocols named below; an average is "
+        "over all tasks of its paper",
         ["method", "parameters", "target", *heads, "source"],
         rows,
         text_columns=3,

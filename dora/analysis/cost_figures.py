@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from dora.analysis import counts
 from dora.analysis.grouping import Table
 from dora.analysis.names import size
 from dora.analysis.rows import Row
@@ -22,15 +23,9 @@ _MOST_TICKS = 5
 _WIDE = 10  # times the least cost, from which an axis is logarithmic
 
 
-def stored(run: Run) -> float:
-    """Returns the parameters that a run's result takes, less the head: all, if all are trained."""
-    params = run["params"]
-    return float(params["adapter_end"] or params["trainable"] - params["head"])
-
-
 # What a panel's axis counts: its title, and the cost of a run.
 COSTS: dict[str, Callable[[Run], float]] = {
-    "stored parameters": stored,
+    "stored parameters": counts.stored,
     "seconds of training": lambda run: float(run["train_s"]),
 }
 

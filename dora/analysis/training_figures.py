@@ -60,7 +60,7 @@ def final_ranks(table: Table) -> Drawn | None:
     layers = sorted({line["layer"] for line in lines})
     kinds = [kind for kind in KINDS if any(line["matrix"] == kind for line in lines)]
     if in_print():
-        return _ranks_in_print(table, lines, rows, tasks, layers), lines
+        return _ranks_in_print(table, lines, rows, tasks, layers, kinds), lines
     # One image a task, with an empty column between two rows of the table: a panel of its own for
     # each row costs seconds.
     columns: Columns = {
@@ -85,10 +85,14 @@ def final_ranks(table: Table) -> Drawn | None:
 
 
 def _ranks_in_print(
-    table: Table, lines: Lines, rows: list[Row], tasks: list[str], layers: list[int]
+    table: Table,
+    lines: Lines,
+    rows: list[Row],
+    tasks: list[str],
+    layers: list[int],
+    kinds: list[str],
 ) -> Figure:
     """Draws a panel for each task and row of the table: together they are too wide for a page."""
-    kinds = [kind for kind in KINDS if any(line["matrix"] == kind for line in lines)]
     height = 0.13 * len(layers) + 0.1
     figure, axes = panels(len(tasks) * len(rows), 4, 1.5, height, right=0.7, gap=0.25)
     for panel, (task, row) in zip(axes, product(tasks, rows), strict=True):

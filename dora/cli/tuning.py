@@ -38,7 +38,7 @@ def next_rates(scores: Scores, start: float, most: int) -> list[float]:
 
     First half of `start`, `start` and twice it. Then one at a time: beyond the best one, by a
     factor of 2, while it lies at an edge; else between the best and the better of its neighbours,
-    at their geometric mean. Of equal scores the lower rate is the best.
+    at their geometric mean. Where scores are equal, the lower rate is the best.
     """
     if not scores:
         return [_tidy(start / 2), _tidy(start), _tidy(2 * start)]

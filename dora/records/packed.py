@@ -83,7 +83,7 @@ _folders: list[tempfile.TemporaryDirectory[str]] = []
 def _unpacked(file: Path, *changed: int) -> tuple[Path, ...]:
     """Unpacks a file; `changed`: its time of change in nanoseconds, and its size.
 
-    What is unpacked has the file's time, so that whoever looks at times sees no change.
+    The unpacked files have its time, so that whoever looks at times sees no change.
     """
     check_readable(file)
     _folders.append(tempfile.TemporaryDirectory(prefix="dora-records-"))
