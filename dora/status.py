@@ -123,9 +123,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m dora.status",
         description=__doc__,
-        epilog="exit code: 0 all done, 3 not all, 1 no run there. missing: a run whose task, "
-        "method, budget and seed all occur on its data and model, but not together. "
-        "2: packed records that cannot be read.",
+        epilog="exit code: 0 all done, 3 not all, 1 no run there, 2 packed records that cannot be "
+        "read. missing: a run whose task, "
+        "method, budget and seed all occur on its data and model, but not together.",
     )
     parser.add_argument(
         "--results",

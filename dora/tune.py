@@ -17,7 +17,8 @@ same command goes on where it was stopped, and hydra/launcher=slurm makes them j
 All other words are settings, as python -m dora.run takes them. The first three candidates are half
 of a method's default rate, that rate and twice it; then one at a time, beyond the best one while it
 lies at an edge, else between it and its better neighbour. RESULTS/search/choices.json holds every
-score; a study reads it with rates_from=RESULTS/search/choices.json."""
+score, of earlier commands for other methods or tasks too; a study reads it with
+rates_from=RESULTS/search/choices.json."""
 
 
 def main() -> None:

@@ -53,8 +53,8 @@ class Seen:
     `words`: the words typed after `python -m dora.run`, by its record; None if unknown. They are
     not checked: `command` holds them only if a run may have them. `folder`: its directory; for a
     missing run, that of the run whose words it has. `left_s`: estimated seconds left of a running
-    run. `seconds`: of training so far, or in all. `score`: best scores of a finished run, by metric. `degenerate`: why its predictions say
-    nothing, or None. `rounds`: of a federated run, (rounds done, all of them).
+    run. `seconds`: of training so far, or in all. `score`: best scores of a finished run, by
+    metric. `degenerate`: why its predictions say nothing, or None. `rounds`: of a federated run, (rounds done, all of them).
     """
 
     place: tuple[str, ...]
@@ -97,7 +97,7 @@ def directories(results: Path) -> list[Path]:
     """Returns every run directory under `results`/runs, ordered by its place there.
 
     A copy that somebody put beside a run (`s1_old`) is not one. The runs that `dora.collect` has
-    packed into `results` count as directories; those that are there themselves come first.
+    packed into `results` count as directories; of a run that is in both, its own directory counts.
     """
     level = [results / "runs"]
     for _ in _PARTS:
