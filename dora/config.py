@@ -110,7 +110,8 @@ class FedConfig:
 class Config:
     """One run. Keys that take a fraction of the run below 1 take whole steps from 1.
 
-    `rates_from`: the file of learning rates that `python -m dora.tune` chose, used if `lr` is None.
+    `rates_from`: the file of `python -m dora.tune`, used if `lr` is None: the learning rate that it
+    chose, and the setting of the method's own that its YAML names for a search.
     `rates`: learning rates by task and method, used where neither is given; a study's file holds
     them.
 
@@ -264,25 +265,33 @@ class Config:
     def search_key(self) -> tuned.Key:
         """The key of this run's learning rate in the file of a search."""
         budget = str(Budget.parse(self.budget)) if self.chosen.has_budget else None
-        return self.model_name, self.task.name, self.method_name, budget
+        return self.model_name, self.task.name, self.method_name, budget, self.length
+
+    @property
+    def length(self) -> str:
+        """The run's length as it was given: `600 steps`, or `5 epochs`."""
+        return f"{self.epochs} epochs" if self.max_steps is None else f"{self.max_steps} steps"
 
     def search(self) -> tuned.Search | None:
         """Returns the search in `rates_from` for this run; None if `lr` is given, or neither is.
 
-        Raises UserError where the file cannot be read, has no search for this run, or one in which
-        every rate diverged.
+        A search of other lengths will do if there is only one. Raises UserError where the file cannot
+        be read, has no search for this run, or one in which every rate diverged.
         """
         if self.lr is not None or self.rates_from is None:
             return None
-        model, task, method, budget = key = self.search_key
+        model, task, method, budget, length = key = self.search_key
         run = f"model={model}, task={task}, method={method}" + (
             f", budget={budget}" if budget else ""
         )
-        found = tuned.read(Path(self.rates_from)).get(key)
+        searches = tuned.read(Path(self.rates_from))
+        found = tuned.found(searches, key)
         if found is None:
+            others = [str(s.length) for s in tuned.at_other_lengths(searches, key)]
+            at = f" at {length}, only at {' and '.join(others)}" if others else ""
             raise UserError(
-                f"rates_from={self.rates_from} has no rate for {run}: python -m dora.tune searches "
-                "one, or give lr="
+                f"rates_from={self.rates_from} has no rate for {run}{at}: python -m dora.tune "
+                "searches one, or give lr="
             )
         if found.all_failed:
             raise UserError(
@@ -290,6 +299,25 @@ class Config:
                 f"{min(found.scores):g} to {max(found.scores):g}; give lr="
             )
         return found
+
+    def as_tuned(self) -> Config:
+        """Returns the configuration with the method's setting that `rates_from` chose.
+
+        Raises UserError as `search` does, and if the setting is given a value other than the
+        search's default and its choice: rate and setting were chosen together.
+        """
+        found = self.search()
+        if found is None or found.setting is None:
+            return self
+        held = getattr(self.chosen.settings, found.setting, None)
+        if held not in (found.default, found.value):
+            raise UserError(
+                f"method.{found.setting}={held} does not go with rates_from={self.rates_from}, "
+                f"which chose {found.value} together with the rate: leave it out, or give lr= too"
+            )
+        settings = dataclasses.replace(self.chosen.settings, **{found.setting: found.value})
+        chosen = dataclasses.replace(self.chosen, settings=settings)
+        return dataclasses.replace(self, method=chosen)
 
     def learning_rate(self) -> float:
         """Returns `lr`, else that of `rates_from`, of `rates`, of the model, or `base_lr`."""

@@ -6,9 +6,10 @@ with it, is imported only when a configuration is turned into typed settings.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from dora import CONF
 from dora.files import sha256_file
@@ -26,20 +27,25 @@ if TYPE_CHECKING:
     from dora.methods.base import Method
 
 CLASS = "_target_"  # the YAML's key that names the class, as Hydra calls it
-_NO_SETTINGS = ("name", CLASS)  # the YAML's keys that are no settings of the method
+# The YAML's key for a setting that `python -m dora.tune` tries beside the rate, with the values
+# besides its default: {dem: [0.3, 0.5]}.
+TUNE = "_tune_"
+_NO_SETTINGS = ("name", CLASS, TUNE)  # the YAML's keys that are no settings of the method
 
 
 @dataclass(frozen=True)
 class MethodChoice:
     """The method of one run: its name, its class and its typed settings.
 
-    `unknown`: keys that the command line added and the settings do not have.
+    `unknown`: keys that the command line added and the settings do not have. `tried`: the setting
+    that a search tries beside the learning rate, with its values besides the default; or None.
     """
 
     name: str
     kind: type[Method]
     settings: Any
     unknown: tuple[str, ...] = ()
+    tried: tuple[str, tuple[Any, ...]] | None = None
 
     @property
     def has_budget(self) -> bool:
@@ -98,7 +104,32 @@ def choose(held: DictConfig) -> MethodChoice:
     for key in fields:
         OmegaConf.update(whole, f"method.{key}", held[key])
     unknown = tuple(key for key in given if key not in fields)
-    return MethodChoice(name, kind, OmegaConf.to_object(whole.method), unknown)
+    tried = _tried(name, held.get(TUNE), fields, whole)
+    return MethodChoice(name, kind, OmegaConf.to_object(whole.method), unknown, tried)
+
+
+def _tried(
+    name: str, entry: Any, fields: Sequence[str], whole: DictConfig
+) -> tuple[str, tuple[Any, ...]] | None:
+    """Returns the setting that a YAML names for a search, and its values of the setting's type.
+
+    Raises HydraException if the entry is no such thing, and OmegaConf's own error for a value of a
+    wrong type.
+    """
+    if entry is None:
+        return None
+    wanted = f"{name}.yaml: {TUNE} names one setting and some values, as {TUNE}: {{alpha: [8, 32]}}"
+    if not isinstance(entry, DictConfig) or len(entry) != 1:
+        raise HydraException(wanted)
+    ((key, values),) = ((str(key), values) for key, values in entry.items())
+    if key not in fields or not isinstance(values, ListConfig) or not values:
+        raise HydraException(wanted)
+    typed = copy.deepcopy(whole)  # its fields turn 8 into 8.0 where the setting is a float
+    found = []
+    for value in values:
+        OmegaConf.update(typed, f"method.{key}", value)
+        found.append(typed.method[key])
+    return key, tuple(v for v in dict.fromkeys(found) if v != whole.method[key])
 
 
 def packaged(name: str, **changes: Any) -> MethodChoice:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from dora.analysis.figures import write
+from dora.analysis.figures import write, write_by_length
 from dora.analysis.style import WIDTHS, require_matplotlib
 from dora.cli.options import asked_for, writing
 from dora.process.command import command
@@ -30,6 +30,10 @@ def main() -> None:
             names = write(table, folder, asked.given.width)
         for name in names:
             print(folder / f"{name}.png")
+    with writing():
+        names = write_by_length(asked.tables, folder, asked.given.width)
+    for name in names:
+        print(folder / f"{name}.png")
     asked.end()
 
 

@@ -1,4 +1,4 @@
-"""`python -m dora.tune`: searches learning rates, with equal effort for every method."""
+"""`python -m dora.tune`: searches rates and settings, with equal effort for every method."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import argparse
 import sys
 
 DESCRIPTION = """\
-Searches learning rates before a study: as many candidates for every method, task and budget, each
-with as many seeds, scored on a held-out part of the training set. Candidates are ordinary runs: the
+Searches settings before a study: as many candidates for every method, task and budget, each with as
+many seeds, scored on a held-out part of the training set. Candidates are ordinary runs: the
 same command goes on where it was stopped, and hydra/launcher=slurm makes them jobs.
 
   python -m dora.tune experiment=study_minilm data.dir=GLUE
@@ -15,10 +15,12 @@ same command goes on where it was stopped, and hydra/launcher=slurm makes them j
       data=dir data.dir=GLUE max_steps=600 eval_every=100 results=results/mine
 
 All other words are settings, as python -m dora.run takes them. The first three candidates are half
-of a method's default rate, that rate and twice it; then one at a time, beyond the best one while it
-lies at an edge, else between it and its better neighbour. RESULTS/search/choices.json holds every
-score, of earlier commands for other methods or tasks too; a study reads it with
-rates_from=RESULTS/search/choices.json."""
+of a method's default learning rate, that rate and twice it; then one at a time, beyond the best one
+while it lies at an edge, else between it and its better neighbour. The last candidates of a method
+whose YAML names a setting of its own (_tune_: {dem: [0.3, 0.5]}) are that setting's other values,
+at the best rate; method._tune_=null leaves all of them to the rate.
+RESULTS/search/choices.json holds every score, of earlier commands for other methods or tasks too; a
+study reads it with rates_from=RESULTS/search/choices.json."""
 
 
 def main() -> None:
@@ -31,9 +33,7 @@ def main() -> None:
         description=DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "--candidates", type=int, default=6, help="learning rates for each search (default: 6)"
-    )
+    parser.add_argument("--candidates", type=int, default=6, help="of each search (default: 6)")
     parser.add_argument(
         "--seeds", default="1,2", metavar="SEED,…", help="seeds of each candidate (default: 1,2)"
     )

@@ -1,4 +1,4 @@
-"""The file of learning rates that `python -m dora.tune` chose, which a study reads (`rates_from`).
+"""The file of settings that `python -m dora.tune` chose, which a study reads (`rates_from`).
 
 It holds every score that the search saw, so that nobody has to believe a choice.
 """
@@ -16,17 +16,25 @@ from typing import Any
 from dora.errors import UserError
 from dora.files import read_object, to_json, write_atomic
 
-# Rate → a score in points for each seed; None where the run diverged or its score is undefined.
-Scores = Mapping[float, tuple[float | None, ...]]
-Key = tuple[str, str, str, str | None]  # model, task, method, budget; None without a budget
+# A score in points for each seed; None where the run diverged or its score is undefined.
+BySeed = tuple[float | None, ...]
+Scores = Mapping[float, BySeed]  # by learning rate
+Value = float | int | str | bool  # of a method's own setting
+# Model, task, method, budget (None without one), and the runs' length, such as "600 steps".
+Key = tuple[str, str, str, str | None, str | None]
 
 
 @dataclass(frozen=True)
 class Search:
-    """The rates tried for one method on one task, at one budget.
+    """The candidates tried for one method on one task, at one budget.
 
-    `scores`: on the held-out part of the training set. `seeds`: the seeds of each rate's scores.
-    `made`: command, commit and machine of the search.
+    First learning rates, then, at the best of them, other values of one setting of the method's own
+    (`setting`; None for a method whose YAML names none).
+
+    `scores`: of the rates, on the held-out part of the training set, where the setting has its
+    `default`. `values`: of the setting's other values, at the best rate. `seeds`: the seeds of each
+    candidate's scores. `made`: command, commit and machine of the search. `length`: of its runs, such
+    as "600 steps"; None in files that do not say so.
     """
 
     model: str
@@ -36,11 +44,15 @@ class Search:
     seeds: tuple[int, ...]
     scores: Scores
     made: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    setting: str | None = None
+    default: Value | None = None
+    values: Mapping[Value, BySeed] = field(default_factory=dict)
+    length: str | None = None
 
     @property
     def key(self) -> Key:
         """Returns what tells this search from the others of a file."""
-        return self.model, self.task, self.method, self.budget
+        return self.model, self.task, self.method, self.budget, self.length
 
     @property
     def lr(self) -> float:
@@ -54,24 +66,72 @@ class Search:
 
     @property
     def all_failed(self) -> bool:
-        """True if at every rate a run diverged or had no score, so that none is the best."""
-        return math.isinf(self.mean(self.lr))
+        """True if every candidate had a run that diverged or had no score: none is the best."""
+        return all(math.isinf(mean(s)) for s in (*self.scores.values(), *self.values.values()))
+
+    @property
+    def value(self) -> Value | None:
+        """The setting's value with the highest mean score at the best rate.
+
+        The default wins over a value that is only equal to it. None without a setting.
+        """
+        best, most = self.default, self.mean(self.lr)
+        for value, by_seed in self.values.items():
+            if mean(by_seed) > most:
+                best, most = value, mean(by_seed)
+        return best
+
+    @property
+    def best(self) -> float:
+        """The mean score of the chosen rate and value, in points; −∞ if every candidate failed."""
+        chosen = [by_seed for value, by_seed in self.values.items() if value == self.value]
+        return mean(*chosen) if chosen else self.mean(self.lr)
+
+    @property
+    def candidates(self) -> int:
+        """The number of candidates: rates, and the setting's other values."""
+        return len(self.scores) + len(self.values)
 
     def mean(self, lr: float) -> float:
         """Returns the mean score at a rate, in points; −∞ if any of its runs has none."""
-        held = [score for score in self.scores[lr] if score is not None]
-        return statistics.fmean(held) if len(held) == len(self.scores[lr]) else -math.inf
+        return mean(self.scores[lr])
+
+
+def mean(by_seed: BySeed) -> float:
+    """Returns the mean score of one candidate, in points; −∞ if any of its runs has none."""
+    held = [score for score in by_seed if score is not None]
+    return statistics.fmean(held) if len(held) == len(by_seed) else -math.inf
 
 
 def write(file: Path, searches: Iterable[Search]) -> None:
     """Writes the searches, each with what it chose."""
     entries = [
-        {**asdict(s), "lr": s.lr, "at_edge": s.at_edge, "candidates": len(s.scores)}
+        {
+            **asdict(s),
+            # JSON has no numbers as keys.
+            "scores": [[lr, list(by_seed)] for lr, by_seed in sorted(s.scores.items())],
+            "values": [[value, list(by_seed)] for value, by_seed in s.values.items()],
+            "lr": s.lr,
+            "value": s.value,
+            "at_edge": s.at_edge,
+            "candidates": s.candidates,
+        }
         for s in searches
     ]
-    for entry in entries:  # JSON has no numbers as keys
-        entry["scores"] = [[lr, list(by_seed)] for lr, by_seed in sorted(entry["scores"].items())]
     write_atomic(file, to_json({"choices": entries}))
+
+
+def found(searches: Mapping[Key, Search], key: Key) -> Search | None:
+    """Returns the search of a key; that of another length if it is the only one; else None."""
+    if key in searches:
+        return searches[key]
+    others = at_other_lengths(searches, key)
+    return others[0] if len(others) == 1 else None
+
+
+def at_other_lengths(searches: Mapping[Key, Search], key: Key) -> list[Search]:
+    """Returns the searches that differ from a key in the length of their runs alone."""
+    return [search for other, search in searches.items() if other[:-1] == key[:-1]]
 
 
 def read(file: Path) -> dict[Key, Search]:
@@ -102,13 +162,20 @@ def _search(entry: Mapping[str, Any]) -> Search:
     model, task, method = names = [entry[key] for key in ("model", "task", "method")]
     budget, seeds = entry["budget"], tuple(int(seed) for seed in entry["seeds"])
     scores = {float(lr): tuple(by_seed) for lr, by_seed in entry["scores"]}
-    numbers = [s for by_seed in scores.values() for s in by_seed if s is not None]
+    setting, default = entry.get("setting"), entry.get("default")
+    values = {value: tuple(by_seed) for value, by_seed in entry.get("values", [])}
+    candidates = [*scores.values(), *values.values()]
+    numbers = [s for by_seed in candidates for s in by_seed if s is not None]
     if not all(isinstance(name, str) for name in names) or not isinstance(budget, str | None):
         raise TypeError("model, task, method and budget are texts")
     if not scores or not all(0 < lr < math.inf for lr in scores):
         raise ValueError("a search has rates above 0")
     if not all(isinstance(s, int | float) and math.isfinite(s) for s in numbers):
         raise ValueError("scores are numbers")
-    if any(len(by_seed) != len(seeds) for by_seed in scores.values()) or not seeds:
+    if any(len(by_seed) != len(seeds) for by_seed in candidates) or not seeds:
         raise ValueError("every rate has a score for each seed")
-    return Search(model, task, method, budget, seeds, scores, dict(entry.get("made", {})))
+    if not isinstance(setting, str | None) or (setting is None and values):
+        raise TypeError("the setting whose values were tried has a name")
+    made = dict(entry.get("made", {}))
+    about = (made, setting, default, values, entry.get("length"))
+    return Search(model, task, method, budget, seeds, scores, *about)

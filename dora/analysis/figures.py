@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from dora.analysis import length_figures
 from dora.analysis.cost_figures import score_by_cost
 from dora.analysis.grouping import Table
 from dora.analysis.layout import as_csv
@@ -68,20 +69,42 @@ def write(table: Table, folder: Path, width: str | None = None) -> list[str]:
 
     Returns the names of those that there was something to draw for.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)  # for the note, where nothing is drawn
     names = []
     for name, kind in FIGURES.items():
         with printed(width):
             drawn = kind.draw(table)
         if drawn is not None:
             names.append(f"{table.name}-{name}")
-            for ending, data in images(drawn[0]).items():
-                write_atomic(folder / f"{names[-1]}.{ending}", data)
-            write_atomic(folder / f"{names[-1]}.csv", as_csv(drawn[1]))
+            _write(drawn, folder / names[-1])
     # The note comes last: it says that all the figures are there.
     note = json.dumps({"drawn_from": _state(table, width), "figures": names})
     write_atomic(folder / f"{table.name}.json", note)
     return names
+
+
+def write_by_length(tables: Sequence[Table], folder: Path, width: str | None = None) -> list[str]:
+    """Draws score against steps for each data source and model of which there are several lengths.
+
+    Returns the names of the figures.
+    """
+    names = []
+    for group in length_figures.groups(tables):
+        with printed(width):
+            drawn = length_figures.score_by_length(group)
+        if drawn is not None:
+            every = replace(group[0], steps=None)
+            names.append(f"{every.name}-{length_figures.NAME}")
+            _write(drawn, folder / names[-1])
+    return names
+
+
+def _write(drawn: Drawn, place: Path) -> None:
+    """Writes a figure in every format and its numbers, as `place` with their endings."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    for ending, data in images(drawn[0]).items():
+        write_atomic(place.with_name(f"{place.name}.{ending}"), data)
+    write_atomic(place.with_name(f"{place.name}.csv"), as_csv(drawn[1]))
 
 
 def written(table: Table, folder: Path) -> list[str]:

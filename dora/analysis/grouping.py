@@ -44,7 +44,8 @@ class Table:
     """All runs on one data source and model.
 
     `cells`: row → task → its runs, all of one configuration; a cell that had to be left out is
-    empty, and `left_out` names it with the reason.
+    empty, and `left_out` names it with the reason. `steps`: the length of its runs, if the view has
+    a table for each length.
     """
 
     data: str
@@ -52,6 +53,7 @@ class Table:
     view: View
     cells: dict[Row, dict[str, list[Run]]] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
+    steps: int | None = None
     # Tables, tests and figures ask for each cell's scores some thirty times.
     _values: dict[tuple[Row, str], dict[int, float]] = field(default_factory=dict, repr=False)
     _titles: dict[str, str] = field(default_factory=dict, repr=False)
@@ -82,6 +84,7 @@ class Table:
         if self.view.glue:
             parts.append("glue")
         parts += [f"{task}-{metric}" for task, metric in sorted(self.view.metrics.items())]
+        parts += [] if self.steps is None else [f"{self.steps}steps"]
         return "-".join(parts) + self.view.suffix
 
     @cached_property
@@ -230,7 +233,7 @@ def anything_left_out(results: Path) -> bool:
 
 
 def tables(runs: Iterable[Run], view: View | None = None) -> list[Table]:
-    """Groups runs into a table for each data source and model.
+    """Groups runs into a table for each data source and model, and for each length if asked.
 
     Raises UserError where a cell holds two configurations, a table two backbones, or a task two
     sets of data.
@@ -244,10 +247,11 @@ def tables(runs: Iterable[Run], view: View | None = None) -> list[Table]:
 def showable(runs: Iterable[Run], view: View | None = None) -> tuple[list[Table], list[str]]:
     """Returns the tables that can be made, and why cells, tasks or whole tables are left out."""
     view = view or View()
-    found: dict[tuple[str, str], Table] = {}
+    found: dict[tuple[str, str, int | None], Table] = {}
     for run in chosen(list(runs), view.where):
         data, task, model, method, spent, _key, _seed = run["folder"].parts[-7:]
-        table = found.setdefault((data, model), Table(data, model, view))
+        steps = int(run["total_steps"]) if view.by_length else None
+        table = found.setdefault((data, model, steps), Table(data, model, view, steps=steps))
         table.cells.setdefault((method, spent), {}).setdefault(task, []).append(run)
     # Cells first: a run of a cell that is left out can be no reason to leave a whole task out.
     problems = [problem for table in found.values() for problem in _keep_one_configuration(table)]

@@ -83,11 +83,13 @@ def _tuning_notes(table: Table) -> list[str]:
         f"{TASKS[task].folder} {table.title(row[0])}" for row, task, t in found if t["at_edge"]
     ]
     text = (
-        f"learning rates: the best of {candidates} candidates for each method and task, "
-        f"{seeds} seeds each, on held-out training rows; {len(edges)} of {len(found)} at an edge "
+        f"tuned settings: the best of {candidates} candidates for each method and task, "
+        f"{seeds} seeds each, on held-out training rows; {len(edges)} of {len(found)} rates at an edge "
         "of those tried"
     )
     text += f" ({', '.join(edges)})" if edges else ""
+    if shorter := sorted({t["length"] for _, _, t in found if "length" in t}):
+        text += f"; tried in runs of another length, {' and '.join(shorter)}"
     if len(found) < len(cells):
         text += f"; {len(cells) - len(found)} rates are from no such search"
     return [text]

@@ -1,4 +1,4 @@
-"""Searches of learning rates: the runs of one, its table, and the figure of score against rate."""
+"""Searches: the runs of one, its table, and the figure of score against learning rate."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dora.analysis.style import legend, panels, styles, titles
 from dora.data.tasks import TASKS
 from dora.records.about_method import NO_BUDGET
 from dora.records.schema import Run
-from dora.tuned import Key, Search
+from dora.tuned import BySeed, Key, Search, Value, mean
 
 if TYPE_CHECKING:
     from dora.analysis.score_figures import Drawn
@@ -33,19 +33,56 @@ def heldout(run: Run) -> float | None:
 
 def of_runs(runs: Iterable[Run]) -> list[Search]:
     """Returns the searches that finished runs with select=heldout make, in the order of tables."""
-    found: dict[Key, dict[float, dict[int, float | None]]] = defaultdict(lambda: defaultdict(dict))
+    found: dict[Key, list[Run]] = defaultdict(list)
     for run in runs:
         c = run["config"]
         if c["select"] == "heldout":
-            key = (run["folder"].parts[-5], c["task"], c["method"]["name"], c["budget"])
-            found[key][c["lr"]][run["seed"]] = heldout(run)
-    searches = []
-    for (model, task, method, budget), by_rate in found.items():
-        # A rate that lacks a seed would be compared by other seeds than the rest.
-        seeds = tuple(sorted(set.union(*(set(by_seed) for by_seed in by_rate.values()))))
-        scores = {lr: tuple(by.get(seed) for seed in seeds) for lr, by in by_rate.items()}
-        searches.append(Search(model, task, method, budget, seeds, scores))
-    return in_order(searches)
+            model, steps = run["folder"].parts[-5], c.get("max_steps")
+            length = f"{c.get('epochs')} epochs" if steps is None else f"{steps} steps"
+            found[model, c["task"], c["method"]["name"], c["budget"], length].append(run)
+    return in_order(_of_key(key, its) for key, its in found.items())
+
+
+def _of_key(key: Key, runs: Sequence[Run]) -> Search:
+    """Returns the search that the runs of one method on one task at one budget make."""
+    setting, default = _setting(runs)
+    scores: dict[float, dict[int, float | None]] = defaultdict(dict)
+    values: dict[Value, dict[int, float | None]] = defaultdict(dict)
+    for run in runs:
+        value = run["config"]["method"].get(setting)
+        place = scores[run["config"]["lr"]] if value == default else values[value]
+        place[run["seed"]] = heldout(run)
+    # A candidate that lacks a seed would be compared by other seeds than the rest.
+    seeds = tuple(sorted({run["seed"] for run in runs}))
+    model, task, method, budget, length = key
+    return Search(
+        model,
+        task,
+        method,
+        budget,
+        seeds,
+        {lr: tuple(by.get(seed) for seed in seeds) for lr, by in scores.items()},
+        setting=setting,
+        default=default,
+        values={value: tuple(by.get(seed) for seed in seeds) for value, by in values.items()},
+        length=length,
+    )
+
+
+def _setting(runs: Sequence[Run]) -> tuple[str | None, Any]:
+    """Returns the setting of the method's own that differs among runs, and its default.
+
+    The default is the value with most rates: the others were tried at the best rate alone.
+    (None, None) if all runs have the same settings.
+    """
+    methods = [run["config"]["method"] for run in runs]
+    for name in methods[0]:
+        rates = defaultdict(set)
+        for run in runs:
+            rates[run["config"]["method"].get(name)].add(run["config"]["lr"])
+        if len(rates) > 1:
+            return name, max(rates, key=lambda value: len(rates[value]))
+    return None, None
 
 
 def in_order(searches: Iterable[Search]) -> list[Search]:
@@ -53,16 +90,27 @@ def in_order(searches: Iterable[Search]) -> list[Search]:
     tasks = list(TASKS)
     return sorted(
         searches,
-        key=lambda s: (s.model, tasks.index(s.task), row_order((s.method, s.budget or NO_BUDGET))),
+        key=lambda s: (
+            s.model,
+            tasks.index(s.task),
+            _in_numbers(s.length or ""),
+            row_order((s.method, s.budget or NO_BUDGET)),
+        ),
     )
 
 
+def _in_numbers(length: str) -> tuple[int, str]:
+    """Returns a key that sorts `600 steps` before `5400 steps`."""
+    number, _, unit = length.partition(" ")
+    return (int(number) if number.isdigit() else 0), unit
+
+
 def unequal(searches: Iterable[Search]) -> list[str]:
-    """Returns the tasks whose methods had unequal numbers of rates or seeds to choose from."""
+    """Returns the tasks whose methods had unequal numbers of candidates or seeds."""
     effort = defaultdict(set)
     for s in searches:
-        effort[s.model, s.task].add((len(s.scores), len(s.seeds)))
-    return sorted({task for (_, task), kinds in effort.items() if len(kinds) > 1})
+        effort[s.model, s.task, s.length].add((s.candidates, len(s.seeds)))
+    return sorted({task for (_, task, _), kinds in effort.items() if len(kinds) > 1})
 
 
 def table(searches: Sequence[Search]) -> list[str]:
@@ -72,9 +120,10 @@ def table(searches: Sequence[Search]) -> list[str]:
     """
     several = {
         "model": len({s.model for s in searches}) > 1,  # one value needs no column
+        "length": len({s.length for s in searches}) > 1,
         "budget": len({s.budget for s in searches} - {None}) > 1,
     }
-    columns = [c for c in ("model", "task", "method", "budget") if several.get(c, True)]
+    columns = [c for c in ("model", "task", "length", "method", "budget") if several.get(c, True)]
     rows = [[*_named(s, columns), ", ".join(_cells(s))] for s in searches]
     edges = [" ".join(_named(s, columns)) for s in searches if s.at_edge]
     summary = f"{len(edges)} of {len(searches)} searches chose a rate at an edge of their grid"
@@ -84,46 +133,65 @@ def table(searches: Sequence[Search]) -> list[str]:
         summary + (f": {', '.join(edges)}" if edges else ""),
     ]
     if odd := unequal(searches):
-        lines += ["", f"unequal numbers of rates or seeds in {', '.join(odd)}"]
+        lines += ["", f"unequal numbers of candidates or seeds in {', '.join(odd)}"]
     return lines
 
 
 def _named(s: Search, columns: Sequence[str]) -> list[str]:
     budget = budget_in_words((s.method, s.budget or NO_BUDGET))
-    whole = {"model": s.model, "task": s.task, "method": s.method, "budget": budget}
+    whole = {
+        "model": s.model,
+        "task": s.task,
+        "length": s.length or "–",
+        "method": s.method,
+        "budget": budget,
+    }
     return [whole[column] for column in columns]
 
 
 def _cells(s: Search) -> list[str]:
-    """Returns `0.002: 7.6` for each rate, the chosen one in bold, and marked if at an edge."""
+    """Returns `0.002: 7.6` for each rate, the chosen one in bold, and marked if at an edge.
+
+    Then `dem 0.3: 7.8` for each value of the method's own setting; in bold if it is chosen.
+    """
     cells = []
     for lr in sorted(s.scores):
-        mean = s.mean(lr)
-        text = f"{lr:g}: " + ("–" if math.isinf(mean) else f"{mean:.1f}")
+        text = f"{lr:g}: {_points(s.scores[lr])}"
         if lr == s.lr:
             text = f"**{text}**" + (" (edge)" if s.at_edge else "")
         cells.append(text)
+    for value, by_seed in s.values.items():
+        text = f"{s.setting} {value}: {_points(by_seed)}"
+        cells.append(f"**{text}**" if value == s.value else text)
     return cells
+
+
+def _points(by_seed: BySeed) -> str:
+    """Returns a candidate's mean score, or a dash if one of its runs has none."""
+    score = mean(by_seed)
+    return "–" if math.isinf(score) else f"{score:.1f}"
 
 
 def score_by_rate(searches: Sequence[Search]) -> Drawn | None:
     """Draws held-out scores against the learning rate, a line for each method.
 
-    A panel for each task and budget. Dots are seeds; the chosen rate has a ring.
+    A panel for each task and budget. Dots are seeds; the chosen rate has a ring. Crosses are other
+    values of a setting of the method's own.
     """
     shown = [s for s in searches if not s.all_failed]
     if not shown:
         return None
-    places = list(dict.fromkeys((s.model, s.task, s.budget) for s in shown))
+    places = list(dict.fromkeys((s.model, s.task, s.budget, s.length) for s in shown))
     # Methods without a budget are drawn beside those of each one.
     with_budget = [p for p in places if p[2] is not None] or places
     look = styles(list(dict.fromkeys(s.method for s in shown)))
     figure, axes = panels(len(with_budget), 3)
     lines: list[dict[str, Any]] = []
-    for panel, (model, task, budget) in zip(axes, with_budget, strict=True):
+    for panel, (model, task, budget, length) in zip(axes, with_budget, strict=True):
         before = len(lines)
         for s in shown:
-            if (s.model, s.task) == (model, task) and s.budget in (budget, None):
+            here = (s.model, s.task, s.length) == (model, task, length)
+            if here and s.budget in (budget, None):
                 lines += _draw(panel, s, look[s.method])
         panel.set_xscale("log")
         rates = sorted({line["lr"] for line in lines[before:]})
@@ -133,6 +201,7 @@ def score_by_rate(searches: Sequence[Search]) -> Drawn | None:
         name = [TASKS[task].folder]
         name += [budget] if budget and len({p[2] for p in with_budget}) > 1 else []
         name += [model] if len({p[0] for p in with_budget}) > 1 else []
+        name += [length] if length and len({p[3] for p in with_budget}) > 1 else []
         panel.set_title(", ".join(name), fontsize=8)
     titles(figure, "learning rate", "held-out score")
     legend(figure, axes)
@@ -162,11 +231,26 @@ def _draw(panel: Any, s: Search, look: dict[str, Any]) -> list[dict[str, Any]]:
     for lr in rates:
         seeds = s.scores[lr]
         panel.plot([lr] * len(seeds), seeds, ".", color=look["color"], markersize=2, alpha=0.5)
-    if s.lr in rates:
+    others = {v: mean(by_seed) for v, by_seed in s.values.items() if not math.isinf(mean(by_seed))}
+    cross = {"marker": "x", "markersize": 4, "linestyle": ""}
+    panel.plot([s.lr] * len(others), list(others.values()), color=look["color"], **cross)
+    best = s.best
+    if not math.isinf(best):
         ring = {"marker": "o", "markersize": 8, "markerfacecolor": "none", "linestyle": ""}
-        panel.plot([s.lr], [s.mean(s.lr)], color=look["color"], **ring)
+        panel.plot([s.lr], [best], color=look["color"], **ring)
     about = {"model": s.model, "task": s.task, "method": s.method, "budget": s.budget}
+    points = [
+        *((lr, s.default, score) for lr, score in zip(rates, means, strict=True)),
+        *((s.lr, value, score) for value, score in others.items()),
+    ]
     return [
-        {**about, "lr": lr, "mean": mean, "chosen": lr == s.lr}
-        for lr, mean in zip(rates, means, strict=True)
+        {
+            **about,
+            "lr": lr,
+            "setting": s.setting,
+            "value": value,
+            "mean": score,
+            "chosen": (lr, value) == (s.lr, s.value),
+        }
+        for lr, value, score in points
     ]

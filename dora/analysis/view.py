@@ -44,8 +44,8 @@ class View:
     `score`: "best" or "last" development evaluation. `metrics`: task → one of `metrics_of`; a task
     that is not named is scored by its first metric. `glue`: average as GLUE's leaderboard does,
     over the mean of each task's metrics, WNLI included. `where`: settings that runs must have
-    (`dora.analysis.where`). `mix`: runs of a cell may differ in their arithmetic. Raises UserError
-    for an unknown task or metric.
+    (`dora.analysis.where`). `mix`: runs of a cell may differ in their arithmetic. `by_length`: runs
+    of each number of steps are a table of their own. Raises UserError for an unknown task or metric.
     """
 
     score: str = "best"
@@ -53,6 +53,7 @@ class View:
     glue: bool = False
     where: tuple[str, ...] = ()
     mix: bool = False
+    by_length: bool = False
 
     def __post_init__(self) -> None:
         wrong = []

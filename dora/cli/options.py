@@ -60,6 +60,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="take runs together that differ in the arithmetic of this package alone; "
         "of a seed that is there twice, the newer",
     )
+    parser.add_argument(
+        "--by-length",
+        action="store_true",
+        help="a table for each number of training steps, and a figure of score against steps",
+    )
     # The exit codes stand in --help, since scripts depend on them.
     parser.epilog = (
         f"exit code: 0 all shown, {LEFT_OUT} something was left out and named, "
@@ -115,6 +120,7 @@ def found_tables(given: argparse.Namespace) -> Asked:
         given.average == "glue",
         tuple(given.where),
         given.mix_arithmetic,
+        given.by_length,
     )
     runs = read_runs(given.results)
     found, left_out = showable(runs, view)

@@ -1,13 +1,14 @@
-"""Searches learning rates with equal effort: which to try next, and what was found.
+"""Searches settings with equal effort: which candidate to try next, and what was found.
 
-Every method of every task and budget gets as many candidates, by one rule (`next_rates`), and each
-candidate as many seeds. The rule looks at nothing but the scores of that method's own candidates.
+Every method of every task and budget gets as many candidates, and each candidate as many seeds:
+learning rates by one rule (`next_rates`), and at the best of them the values of a setting of the
+method's own, if its YAML names one. The rules look at that method's own candidates alone.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from dora.files import write_atomic
 from dora.records import study
 from dora.records.provenance import provenance
 from dora.records.run_json import read_done
-from dora.tuned import Key, Scores, Search
+from dora.tuned import BySeed, Key, Scores, Search, Value
 
 FEWEST = 3  # with two candidates both would lie at an edge
 CHOICES = "choices.json"
@@ -63,18 +64,78 @@ def _tidy(rate: float) -> float:
     return float(f"{rate:.3g}")
 
 
+@dataclass(frozen=True)
+class Candidate:
+    """A learning rate, and a value of the method's own setting; None for its default."""
+
+    lr: float
+    value: Value | None = None
+
+
 @dataclass
 class Group:
     """One search in progress. `words`: those of its runs, less the rate and the seed.
 
-    `settings`: what all its runs have in common, as they record it.
+    `settings`: what all its runs have in common, as they record it. `tried`: the method's setting
+    that is tried beside the rate, and its values besides the `default`.
     """
 
     words: tuple[str, ...]
     key: Key
     start: float
     settings: Mapping[str, Any]
-    scores: dict[float, tuple[float | None, ...]] = field(default_factory=dict)
+    tried: tuple[str, tuple[Value, ...]] | None = None
+    default: Value | None = None
+    scores: dict[float, BySeed] = field(default_factory=dict)
+    values: dict[Value, BySeed] = field(default_factory=dict)
+
+    def next(self, most: int) -> list[Candidate]:
+        """Returns the candidates to try next; none once `most` have been tried.
+
+        Rates first, then all values at once at the best of them: had each rate been tried with each
+        value, few rates would be left of equal effort.
+        """
+        values = self.tried[1] if self.tried else ()
+        rates = next_rates(self.scores, self.start, most - len(values))
+        if rates or self.values or not values:
+            return [Candidate(rate) for rate in rates]
+        lr = self.search(()).lr
+        return [Candidate(lr, value) for value in values]
+
+    def words_of(self, candidate: Candidate, seed: int) -> tuple[str, ...]:
+        """Returns the words of a candidate's run."""
+        words = list(self.words)
+        if candidate.value is not None:
+            assert self.tried is not None  # or the candidate would have no value
+            key = f"method.{self.tried[0]}"
+            words = [word for word in words if word.partition("=")[0] != key]
+            words.append(f"{key}={candidate.value}")
+        return *words, f"lr={candidate.lr:g}", f"seed={seed}"
+
+    def take(self, candidate: Candidate, by_seed: BySeed) -> None:
+        """Notes the scores of a candidate."""
+        if candidate.value is None:
+            self.scores[candidate.lr] = by_seed
+        else:
+            self.values[candidate.value] = by_seed
+
+    def search(self, seeds: tuple[int, ...], made: Mapping[str, Any] | None = None) -> Search:
+        """Returns what has been found so far."""
+        setting = self.tried[0] if self.tried else None
+        model, task, method, budget, length = self.key
+        return Search(
+            model,
+            task,
+            method,
+            budget,
+            seeds,
+            self.scores,
+            made or {},
+            setting,
+            self.default,
+            self.values,
+            length,
+        )
 
 
 class Tuning:
@@ -88,14 +149,13 @@ class Tuning:
         seeds: Sequence[int],
     ) -> None:
         problems: list[str] = []
-        if candidates < FEWEST:
-            problems.append(f"candidates={candidates} must be {FEWEST} or more")
         if not seeds or len(set(seeds)) < len(seeds):
             problems.append(f"seeds={list(seeds)} must be one or more different seeds")
         # Without the file that is about to be made, which an experiment may name.
         kept = dict.fromkeys((*self._common(job), "rates_from=null") for job in grid)
         composed = {words: compose(words) for words in kept}
         problems += [text for config in composed.values() for text in check(config)]
+        problems += _too_few(candidates, composed.values())
         if problems:
             raise UserError(*dict.fromkeys(problems))
         self.candidates, self.seeds = candidates, tuple(seeds)
@@ -119,38 +179,33 @@ class Tuning:
         group = self.groups.get(key)
         if group is None:
             own = (*words, "select=heldout", in_grammar(f"results={self.folder}", False))
-            self.groups[key] = Group(own, key, config.learning_rate(), settings)
+            tried = config.chosen.tried
+            default = getattr(config.chosen.settings, tried[0]) if tried else None
+            self.groups[key] = Group(own, key, config.learning_rate(), settings, tried, default)
         elif other := [k for k, value in settings.items() if value != group.settings[k]]:
             raise UserError(
                 f"{key[1]} with {key[2]} is to be searched with several values of "
-                f"{', '.join(other)}: a search has one rate for a model, task, method and budget; "
-                "give one value, and another results= for another search"
+                f"{', '.join(other)}: a search has one rate for a model, task, method, budget and "
+                "length; give one value, and another results= for another search"
             )
 
     def jobs(self) -> list[list[str]]:
         """Returns the words of every run of the next round; none once all candidates are tried."""
-        self._round = {
-            key: next_rates(group.scores, group.start, self.candidates)
-            for key, group in self.groups.items()
-        }
+        self._round = {key: group.next(self.candidates) for key, group in self.groups.items()}
         return [
-            self._words(self.groups[key].words, rate, seed)
-            for key, rates in self._round.items()
-            for rate in rates
+            list(self.groups[key].words_of(candidate, seed))
+            for key, candidates in self._round.items()
+            for candidate in candidates
             for seed in self.seeds
         ]
 
-    @staticmethod
-    def _words(words: tuple[str, ...], rate: float, seed: int) -> list[str]:
-        return [*words, f"lr={rate:g}", f"seed={seed}"]
-
     def round_in_words(self) -> str:
         """Returns a line on the round that `jobs` has begun."""
-        rates = sum(map(len, self._round.values()))
-        left = sum(bool(rates) for rates in self._round.values())
+        more = sum(map(len, self._round.values()))
+        left = sum(map(bool, self._round.values()))
         return (
             f"{left} of {len(self._round)} searches have fewer than {self.candidates} candidates: "
-            f"{rates} more, with {len(self.seeds)} seeds each"
+            f"{more} more, with {len(self.seeds)} seeds each"
         )
 
     def take(self, folders: Mapping[tuple[str, ...], Path]) -> None:
@@ -159,22 +214,24 @@ class Tuning:
         A run that diverged has no score. Raises UserError for one that is neither done nor has
         diverged.
         """
-        for key, rates in self._round.items():
+        for key, candidates in self._round.items():
             group = self.groups[key]
-            for rate in rates:
-                each = [tuple(self._words(group.words, rate, seed)) for seed in self.seeds]
-                group.scores[rate] = tuple(_score(folders[its]) for its in each)
+            for candidate in candidates:
+                each = [group.words_of(candidate, seed) for seed in self.seeds]
+                group.take(candidate, tuple(_score(folders[its]) for its in each))
 
     def searches(self) -> list[Search]:
         """Returns all searches of this command in the order of tables."""
         made = {key: value for key, value in provenance().items() if key in _MADE}
-        return in_order(Search(*g.key, self.seeds, g.scores, made) for g in self.groups.values())
+        return in_order(group.search(self.seeds, made) for group in self.groups.values())
 
     def _earlier(self) -> dict[Key, Search]:
         """Returns what other commands have found in this folder, for other methods or tasks."""
         file = self.folder / CHOICES
         found = tuned.read(file) if file.exists() else {}
-        return {key: search for key, search in found.items() if key not in self.groups}
+        # A search that does not say its length would stand beside the same one that does.
+        ours = {(*key[:-1], length) for key in self.groups for length in (key[-1], None)}
+        return {key: search for key, search in found.items() if key not in ours}
 
     def write(self) -> list[str]:
         """Writes choices and figure, beside those of earlier commands; returns their lines."""
@@ -191,6 +248,21 @@ class Tuning:
             write_atomic(self.folder / "learning-rates.csv", as_csv(drawn[1]))
             lines.append(f"figure: {self.folder / 'learning-rates.png'}")
         return lines
+
+
+def _too_few(candidates: int, configs: Iterable[Config]) -> Iterator[str]:
+    """Yields a message for each method that would have fewer than three rates."""
+    if candidates < FEWEST:
+        yield f"candidates={candidates} must be {FEWEST} or more"
+        return
+    for config in configs:
+        name, values = config.chosen.tried or ("", ())
+        if candidates - len(values) < FEWEST:
+            yield (
+                f"candidates={candidates} leaves {candidates - len(values)} learning rates for "
+                f"{config.method_name}, with {len(values)} more values of {name}: give "
+                f"{FEWEST + len(values)} or more, or method._tune_=null for rates alone"
+            )
 
 
 def _score(folder: Path) -> float | None:

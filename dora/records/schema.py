@@ -154,6 +154,7 @@ RECORD: Mapping[str, Kind] = {
     "tuning.candidates": WHOLE,
     "tuning.seeds": WHOLE,
     "tuning.at_edge": YES_NO,
+    "tuning.length": TEXT,
     "times": OBJECT,
     "times.updated": TIME,
     "times.started": TIME,

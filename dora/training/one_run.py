@@ -125,8 +125,9 @@ def _tuning(config: Config) -> dict[str, Any]:
     """Returns the entry on the search that chose the learning rate, if there was one."""
     if (found := config.search()) is None:
         return {}
-    effort = {"candidates": len(found.scores), "seeds": len(found.seeds)}
-    return {"tuning": {"file": config.rates_from, **effort, "at_edge": found.at_edge}}
+    effort = {"candidates": found.candidates, "seeds": len(found.seeds)}
+    other = {} if found.length in (None, config.length) else {"length": found.length}
+    return {"tuning": {"file": config.rates_from, **effort, "at_edge": found.at_edge, **other}}
 
 
 def _source(source: Source) -> dict[str, str]:

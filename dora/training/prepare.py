@@ -116,9 +116,10 @@ def prepare(config: Config, here: bool = True) -> Prepared:
     """
     # Each step below works with what the ones before could find, so that a wrong budget is named
     # even where the data are missing.
-    found = Findings(check(config))
+    found = Findings([])
     if config.rates_from:
-        found.attempt(config.search)
+        config = found.attempt(config.as_tuned) or config
+    found.problems += [text for text in check(config) if text not in found.problems]
     if here and config.device.startswith("cuda"):
         found.problems += _device_problems(config.device)
     folder, read = _locate_and_read(config, found)

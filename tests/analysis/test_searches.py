@@ -19,16 +19,19 @@ def write_run(
     dev: float,
     seed: int = 1,
     model: str = "m",
+    **settings: float,
 ) -> None:
     """Writes a run's record; `heldout`: its score on the held-out part, None if undefined."""
     best = {"step": 400, "accuracy": dev}
     if heldout is not None:
         best["accuracy_heldout"] = heldout
-    config = {"task": "rte", "method": {"name": method}, "lr": lr, "select": "heldout"}
+    named = {"name": method, **settings}
+    config = {"task": "rte", "method": named, "lr": lr, "select": "heldout"}
     results = {which: {**best, "degenerate": None} for which in ("best", "last")}
     more = {"config": config, "results": results}
-    # The rate stands for the hash that a configuration would have in a real directory's name.
-    record_files.write_run(folder, method, seed, dev, task="rte", key=f"{lr}", model=model, **more)
+    key = "-".join(map(str, (lr, *settings.values())))
+    # The key stands for the hash that a configuration would have in a real directory's name.
+    record_files.write_run(folder, method, seed, dev, task="rte", key=key, model=model, **more)
 
 
 def searches(folder: Path) -> list[Search]:
@@ -94,7 +97,7 @@ def test_a_score_that_is_not_defined_loses_and_unequal_effort_is_named(tmp_path:
     assert chosen(tmp_path)["lora"] == 1e-3
     assert "0.003: –" in table(searches(tmp_path))[0]
     assert unequal(searches(tmp_path)) == ["rte"]
-    assert table(searches(tmp_path))[-1] == "unequal numbers of rates or seeds in rte"
+    assert table(searches(tmp_path))[-1] == "unequal numbers of candidates or seeds in rte"
 
 
 def test_the_figure_holds_every_mean_and_marks_the_chosen_rate(tmp_path: Path) -> None:
@@ -118,8 +121,8 @@ def test_a_table_says_how_its_learning_rates_were_searched(tmp_path: Path) -> No
     record_files.write_run(tmp_path, "adalora", 1, 0.8, task="rte")
     (found,) = tables(read_runs(tmp_path))
     assert (
-        "learning rates: the best of 6 candidates for each method and task, 2 seeds each, on "
-        "held-out training rows; 1 of 2 at an edge of those tried (RTE DoRA (dynamic rank)); 1 rates are from no "
+        "tuned settings: the best of 6 candidates for each method and task, 2 seeds each, on "
+        "held-out training rows; 1 of 2 rates at an edge of those tried (RTE DoRA (dynamic rank)); 1 rates are from no "
         "such search"
     ) in score_notes(found, set(), bold=False)
 
@@ -130,3 +133,19 @@ def test_labels_of_rates_keep_a_distance_and_begin_with_the_lowest() -> None:
     assert apart(rates) == [5e-5, 1.41e-4, 4e-4, 2e-3, 8e-3]
     assert apart([1e-3]) == [1e-3]
     assert [label(rate) for rate in (5e-5, 1.41e-4, 2e-3, 1.0)] == ["5e-5", "1.4e-4", "2e-3", "1e0"]
+
+
+def test_values_of_a_setting_are_candidates_beside_the_rates(tmp_path: Path) -> None:
+    # dem is tried at the best rate alone, so that its default is the value with most rates.
+    for lr, heldout in ((1e-3, 0.5), (2e-3, 0.6), (4e-3, 0.4)):
+        write_run(tmp_path, "dora", lr, heldout, dev=0.5, dem=0.1)
+    write_run(tmp_path, "dora", 2e-3, 0.7, dev=0.5, dem=0.3)
+    write_run(tmp_path, "dora", 2e-3, None, dev=0.5, dem=0.5)
+    (search,) = searches(tmp_path)
+    assert (search.lr, search.setting, search.default) == (2e-3, "dem", 0.1)
+    assert (search.value, search.best, search.candidates) == (0.3, 70.0, 5)
+    text = table([search])[0]
+    assert "0.001: 50.0, **0.002: 60.0**, 0.004: 40.0, **dem 0.3: 70.0**, dem 0.5: –" in text
+    drawn = score_by_rate([search])
+    assert drawn is not None
+    assert [(p["lr"], p["value"], p["mean"]) for p in drawn[1] if p["chosen"]] == [(2e-3, 0.3, 70)]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from dora import tuned
-from dora.cli.tuning import Tuning, next_rates
+from dora.cli.tuning import Candidate, Tuning, next_rates
 from dora.errors import UserError
 from runs import command, configure, record, refused, run, small, small_glue, small_words
 
@@ -73,7 +73,7 @@ def test_groups_are_methods_tasks_and_budgets_and_full_counts_once(tmp_path: Pat
         for s in (1, 2)
     ]
     tuning = Tuning(grid, lambda words: configure(*words), 3, (1, 2))
-    assert [s.key[1:] for s in tuning.searches()] == [
+    assert [s.key[1:4] for s in tuning.searches()] == [
         ("wnli", "full", None),
         ("wnli", "lora", "r1"),
         ("wnli", "lora", "r2"),
@@ -84,6 +84,84 @@ def test_groups_are_methods_tasks_and_budgets_and_full_counts_once(tmp_path: Pat
     rates = [w for job in jobs if "method=lora" in job for w in job if w.startswith("lr=")]
     assert set(rates) == {"lr=0.001", "lr=0.002", "lr=0.004"}
     assert all("select=heldout" in job and f"results={tmp_path}/search" in job for job in jobs)
+
+
+def test_values_of_a_methods_own_setting_are_tried_at_its_best_rate_and_count(
+    tmp_path: Path,
+) -> None:
+    grid = [small_words(tmp_path, f"method={m}", "budget=r2") for m in ("lora", "dora")]
+    tuning = Tuning(grid, lambda words: configure(*words), 6, (1,))
+    lora, dora = (next(g for k, g in tuning.groups.items() if k[2] == m) for m in ("lora", "dora"))
+    tried: dict[str, list[Candidate]] = {"lora": [], "dora": []}
+    for name, group in (("lora", lora), ("dora", dora)):
+        while round_ := group.next(6):
+            for candidate in round_:
+                tried[name].append(candidate)
+                # 1e-3 is the best rate, and dem=0.5 better than the default by a point.
+                score = peak(1e-3)(candidate.lr) + (candidate.value == 0.5)
+                group.take(candidate, (score,))
+    assert len(tried["lora"]) == len(tried["dora"]) == 6
+    best = dora.search((1,)).lr
+    assert tried["dora"][4:] == [Candidate(best, 0.3), Candidate(best, 0.5)]
+    assert all(candidate.value is None for candidate in (*tried["lora"], *tried["dora"][:4]))
+    assert {"method.dem=0.5", f"lr={best:g}"} <= set(dora.words_of(Candidate(best, 0.5), 1))
+    assert (dora.search((1,)).value, lora.search((1,)).value) == (0.5, None)
+
+
+def test_of_values_that_are_equal_the_default_wins() -> None:
+    tie = {0.3: (60.0,), 0.5: (None,)}
+    scores = {1e-3: (60.0,)}
+    search = tuned.Search("m", "rte", "dora", "r2", (1,), scores, {}, "dem", 0.1, tie)
+    assert (search.value, search.best) == (0.1, 60.0)
+
+
+def test_a_run_takes_the_setting_that_was_chosen_with_its_rate(tmp_path: Path) -> None:
+    rates = {1e-3: (50.0,), 2e-3: (60.0,), 4e-3: (55.0,)}
+    values = {0.3: (61.0,), 0.5: (40.0,)}
+    place = ("tiny_roberta", "wnli", "dora", "r2")
+    length = small(tmp_path).length
+    key = (*place, length)
+    search = tuned.Search(*place, (1,), rates, {}, "dem", 0.1, values, length)
+    tuned.write(tmp_path / "choices.json", [search])
+    assert tuned.read(tmp_path / "choices.json") == {key: search}
+    words = ["method=dora", "budget=r2", f"rates_from={tmp_path}/choices.json"]
+    run(small(tmp_path / "a", *words))
+    about = record(tmp_path / "a")
+    assert (about["config"]["lr"], about["config"]["method"]["dem"]) == (2e-3, 0.3)
+    assert about["tuning"]["candidates"] == 5
+    # The run is the one that has both typed.
+    run(small(tmp_path / "a", "method=dora", "budget=r2", "lr=2e-3", "method.dem=0.3"))
+    assert record(tmp_path / "a")["times"] == about["times"]
+    # With a rate of one's own the file says nothing, and another value does not go with its rate.
+    assert configure(*words, "lr=1e-3").as_tuned().chosen.settings.dem == 0.1
+    with pytest.raises(UserError, match=r"method.dem=0.5 does not go with .* which chose 0.3"):
+        run(small(tmp_path / "a", *words, "method.dem=0.5"))
+
+
+def test_a_rate_comes_from_a_search_of_the_same_length_or_else_from_the_only_other(
+    tmp_path: Path,
+) -> None:
+    place = ("tiny_roberta", "wnli", "lora", "r2", (1,))
+    file = tmp_path / "choices.json"
+    words = ["method=lora", "budget=r2", f"rates_from={file}"]
+
+    def rate(*more: str) -> float:
+        return small(tmp_path, *words, *more).learning_rate()
+
+    short, long = (
+        tuned.Search(*place, {rate: (50.0,)}, length=f"{steps} steps")
+        for rate, steps in ((1e-3, 600), (3e-3, 1800))
+    )
+    tuned.write(file, [short])
+    assert rate("max_steps=600") == rate("max_steps=5400") == 1e-3
+    # A table says that the rate was found in other runs.
+    run(small(tmp_path, *words))
+    assert record(tmp_path)["tuning"]["length"] == "600 steps"
+    tuned.write(file, [short, long])
+    assert (rate("max_steps=600"), rate("max_steps=1800")) == (1e-3, 3e-3)
+    told = r"method=lora, budget=r2 at 5400 steps, only at 600 steps and 1800 steps"
+    with pytest.raises(UserError, match=told):
+        rate("max_steps=5400")
 
 
 def test_every_wrong_setting_of_a_grid_is_told_before_its_first_round(tmp_path: Path) -> None:
@@ -112,13 +190,26 @@ def test_a_search_of_two_settings_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("candidates", "seeds", "told"),
-    [(2, (1,), "candidates=2 must be 3 or more"), (3, (1, 1), "one or more different seeds")],
+    [
+        (2, (1,), "candidates=2 must be 3 or more"),
+        (3, (1, 1), "one or more different seeds"),
+        (
+            4,
+            (1,),
+            "candidates=4 leaves 2 learning rates for dora, with 2 more values of dem: give 5",
+        ),
+    ],
 )
 def test_too_little_effort_is_refused(
     candidates: int, seeds: tuple[int, ...], told: str, tmp_path: Path
 ) -> None:
     with pytest.raises(UserError, match=told):
-        Tuning([small_words(tmp_path)], lambda words: configure(*words), candidates, seeds)
+        Tuning(
+            [small_words(tmp_path, "method=dora", "budget=r2")],
+            lambda words: configure(*words),
+            candidates,
+            seeds,
+        )
 
 
 def test_the_command_searches_goes_on_where_it_was_stopped_and_a_study_reads_its_file(
@@ -144,7 +235,8 @@ def test_the_command_searches_goes_on_where_it_was_stopped_and_a_study_reads_its
     assert "6 runs: 6 done before, 0 to train" in again.stdout
     assert json.loads(file.read_text())["choices"] == found["choices"]
     # A run of the study has the rate, and says how it was found.
-    study = ["method=lora", "budget=r2", f"rates_from={file}"]
+    # At the search's length.
+    study = ["method=lora", "budget=r2", f"rates_from={file}", "max_steps=4"]
     run(small(tmp_path / "study", *study))
     lora = next(c for c in found["choices"] if c["method"] == "lora")
     about = record(tmp_path / "study")
@@ -152,7 +244,7 @@ def test_the_command_searches_goes_on_where_it_was_stopped_and_a_study_reads_its
     effort = {"file": str(file), "candidates": 4, "seeds": 1, "at_edge": lora["at_edge"]}
     assert about["tuning"] == effort
     # The run is the one that has this rate typed.
-    run(small(tmp_path / "study", "method=lora", "budget=r2", f"lr={lora['lr']:g}"))
+    run(small(tmp_path / "study", *study[:2], "max_steps=4", f"lr={lora['lr']:g}"))
     assert record(tmp_path / "study")["times"] == about["times"]
     with pytest.raises(UserError, match=r"no rate for .*method=lora, budget=r3: python -m dora.tu"):
         run(small(tmp_path / "study", "method=lora", "budget=r3", f"rates_from={file}"))
@@ -177,8 +269,10 @@ def test_a_second_search_is_added_to_the_file_of_the_first(tmp_path: Path) -> No
     file = tmp_path / "search" / "choices.json"
     file.parent.mkdir()
     other = tuned.Search("tiny_roberta", "rte", "dora", "r2", (1,), {1e-3: (50.0,)}, {"host": "a"})
-    again = tuned.Search("tiny_roberta", "wnli", "lora", "r2", (1,), {1e-3: (50.0,)})
-    tuned.write(file, [other, again])
+    # Of another length it stays; one that does not say its length gives way.
+    place = ("tiny_roberta", "wnli", "lora", "r2", (1,), {1e-3: (50.0,)})
+    longer = tuned.Search(*place, length="900 steps")
+    tuned.write(file, [other, tuned.Search(*place), longer])
     words = small_words(tmp_path, "method=lora", "budget=r2")
     tuning = Tuning([words], lambda words: configure(*words), 3, (1, 2))
     for group in tuning.groups.values():
@@ -187,8 +281,11 @@ def test_a_second_search_is_added_to_the_file_of_the_first(tmp_path: Path) -> No
     found = tuned.read(file)
     assert found[other.key] == other
     assert found[other.key].made == {"host": "a"}
-    assert len(found[again.key].scores) == 3
-    assert "git" in found[again.key].made
+    same = (*longer.key[:-1], small(tmp_path).length)
+    again = found[same]
+    assert len(again.scores) == 3
+    assert "git" in again.made
+    assert set(found) == {other.key, longer.key, again.key}
 
 
 def test_a_rate_of_a_search_that_always_diverged_is_refused(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Searches learning rates before a study: a sweep of candidates, in rounds."""
+"""Searches settings before a study: a sweep of candidates, in rounds."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hydra_plugins.dora_study import StudySweeper
 class TuneSweeper(StudySweeper):
     """Launches rounds of candidates until each search of the grid has all of its own.
 
-    `candidates`: learning rates for each method, task and budget. `seeds`: of each candidate.
+    `candidates`: of each method, task and budget. `seeds`: of each candidate.
     """
 
     def __init__(self, candidates: int, seeds: list[int], **rest: Any) -> None:
