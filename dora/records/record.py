@@ -43,6 +43,7 @@ NOT_IDENTITY = (
     "compile",
     "cuda_graphs",
     "wandb",
+    "tensorboard",
     "force",
     "checkpoint_every",
     "keep_model",
