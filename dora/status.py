@@ -76,18 +76,7 @@ def details(seen: list[Seen]) -> list[str]:
 def time_left(seen: list[Seen]) -> str | None:
     """Returns a line on how long the study will still take, None where nothing tells."""
     left = estimate.left(seen, TO_DO)
-    if left is None:
-        return None
-    line = (
-        f"left: about {study.duration(left.seconds)} of training, {study.runs_in_words(left.runs)}"
-    )
-    if left.at_once > 1:
-        line += (
-            f"; {study.duration(left.seconds / left.at_once)} with {left.at_once} at once, as now"
-        )
-    if left.unlike:
-        line += f"; {left.unlike:,} of them unlike any that is done, and not counted"
-    return line
+    return None if left is None else f"left: {estimate.in_words(left)}"
 
 
 def first_line(seen: Seen) -> str:

@@ -262,4 +262,5 @@ def test_both_trackers_show_equal_values_once_after_a_kill(tmp_path: Path) -> No
     ]:
         assert summary[name] == value
         assert of_board[name] == [(24, pytest.approx(value, rel=1e-6))]
-    assert dict(of_board["train/steps_per_s"]).keys() >= {20, 24}
+    # Of both starts; the first line of a start has no speed yet.
+    assert dict(of_board["train/steps_per_s"]).keys() == {10, 24}
