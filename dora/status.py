@@ -58,19 +58,22 @@ def details(seen: list[Seen]) -> list[str]:
     lines = []
     for s in seen:
         if s.state == "running":
-            # The step of its last checkpoint, from which it would resume.
-            begun = s.step is not None
-            step = (
-                f"step {s.step:,} of {s.total_steps:,}" if begun else "not at its first checkpoint"
-            )
+            step = at_step(s) or "not at its first checkpoint"
             if s.rounds is not None:
                 step += f" (round {s.rounds[0]:,} of {s.rounds[1]:,})"
             speed = f", {s.step / s.seconds:.2g} steps/s" if s.step and s.seconds else ""
             left = "" if s.left_s is None else f", about {study.duration(s.left_s)} left"
             lines.append(f"running   {s.name}: {step}{speed}{left}, {printable(s.reason)}")
         elif s.state in ("stopped", "stale", "failed", "diverged", "broken"):
-            lines.append(f"{s.state:<9} {s.name}: {first_line(s)}")
+            # A killed process could not say how far it was.
+            step = f"{at_step(s)}, " if s.state == "stale" and s.step else ""
+            lines.append(f"{s.state:<9} {s.name}: {step}{first_line(s)}")
     return lines
+
+
+def at_step(seen: Seen) -> str | None:
+    """Returns `step 30 of 90`, of the last checkpoint; None where there is none."""
+    return None if seen.step is None else f"step {seen.step:,} of {seen.total_steps:,}"
 
 
 def time_left(seen: list[Seen]) -> str | None:
