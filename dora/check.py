@@ -33,7 +33,7 @@ def check(config: Config) -> list[str]:
         *_of_training(config),
         *_of_clients(config),
         *_of_paths(config),
-        *surroundings.problems(config.device, config.wandb, config.results),
+        *surroundings.problems(config.device, config.wandb, config.tensorboard, config.results),
     ]
     # A number that is not finite breaks every rule that bounds it; one message is enough.
     said = tuple(text.split("=")[0] + "=" for text in infinite)

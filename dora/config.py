@@ -1,8 +1,8 @@
 """The configuration: its keys with their types and defaults, and values derived from them.
 
 Every default stands once: here, or, for a method's settings, in conf/method/NAME.yaml. Any other
-YAML under conf/ holds only values that differ. Hydra is known to this module, to run.py and to
-cli/; everything else takes these dataclasses.
+YAML under conf/ holds only values that differ. Hydra is known to this module and its groups
+(config_groups.py), to run.py and to cli/; everything else takes these dataclasses.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from dora import tuned
 from dora.adapters.budget import Budget
 from dora.backbones.architectures import KINDS, USUAL
+from dora.config_groups import DataConfig, FedConfig, ModelConfig, OwnConfig, TaskConfig
 from dora.data.tasks import TASKS, Task
 from dora.errors import UserError
-from dora.method_choice import MethodChoice, choose, method_names, spelled
+from dora.method_choice import MethodChoice, choose, spelled
 
 MAX_SEED = 2**63 - 1  # the largest that PyTorch's generators take
 # The keys whose value is a file's or folder's path.
@@ -31,79 +32,6 @@ PATHS = ("results", "data.dir", "model.path", "init_from", "rates_from")
 # conf/config.yaml uses it for `results`, which may begin with `~`. Registered here, because every
 # process of a sweep imports this module.
 OmegaConf.register_new_resolver("expanduser", os.path.expanduser, replace=True)
-
-
-@dataclass
-class TaskConfig:
-    """`task=`: a GLUE task by name."""
-
-    name: str = MISSING
-
-
-@dataclass
-class OwnConfig:
-    """The settings that serve one model best: `lr` by method, and `threads` on a CPU."""
-
-    lr: dict[str, float] = field(default_factory=dict)
-    threads: int = 2
-
-
-@dataclass
-class ModelConfig:
-    """`model=`: where the backbone comes from. `path`, any local folder, wins over the other three.
-
-    `name`: the model's name in paths and tables; None for the folder's or repository's name.
-    `embedded`: a folder of this package. `package`: a Python package that carries a model. `hub`,
-    `revision`: a hub repository at a pinned commit. `random_weights`: draw the weights from a fixed
-    seed instead of reading them, to see how much pretraining matters. `lr`: learning rates by
-    method. `threads`: the number of CPU threads. `note`: a sentence shown wherever scores are.
-    `own`: an embedded model's `lr` and `threads`, which do not apply to another model that `path`
-    names.
-    """
-
-    name: str | None = None
-    path: str | None = None
-    embedded: str | None = None
-    package: str | None = None
-    hub: str | None = None
-    revision: str = "main"
-    random_weights: bool = False
-    # Every method is a key, so that `model.lr.dora=1e-3` needs no `+` on the command line.
-    lr: dict[str, float | None] = field(default_factory=lambda: dict.fromkeys(method_names()))
-    threads: int | None = None
-    note: str | None = None
-    own: OwnConfig = field(default_factory=OwnConfig)
-
-
-@dataclass
-class DataConfig:
-    """`data=`: mini, dir or hub.
-
-    `dir`: the official GLUE download; with hub, a local copy of the repository.
-    """
-
-    name: str = MISSING
-    dir: str | None = None
-
-
-@dataclass
-class FedConfig:
-    """`fed.…`: the rounds of a federated method (fedit, ffa_lora, lora_fair); others ignore them.
-
-    `clients`: among whom the training rows are dealt. `fraction`: of them, selected in each round.
-    `partition`: "dirichlet" deals each class by shares from Dirichlet(`alpha`, …), so that a small
-    `alpha` skews the classes; "iid" deals equal random parts. `local_steps`: optimizer steps of a
-    selected client in a round. `rounds`: None for as many as the run's steps make. `restart`: "run"
-    has one schedule of the learning rate over all rounds, "round" one in each.
-    """
-
-    clients: int = 3
-    fraction: float = 1.0
-    partition: str = "dirichlet"
-    alpha: float = 0.5
-    local_steps: int = 10
-    rounds: int | None = None
-    restart: str = "run"
 
 
 @dataclass
@@ -141,9 +69,9 @@ class Config:
     those that have its layers (BERT, XLM-R, ELECTRA), true for any. It takes a method that allows
     it. `threads`: CPU threads, None for the model's own number; fixed because it changes the last
     bits. `checkpoint_every`: steps between checkpoints, in addition to every evaluation and every 5
-    minutes. `results`: the folder for everything written. `force`: train a run that is done, has
-    failed or diverged again from the start; a run that was stopped or killed is resumed, a forced
-    one too.
+    minutes. `results`: the folder for everything written. `tensorboard`: write curves into the
+    run's directory for TensorBoard to show. `force`: train a run that is done, has failed or
+    diverged again from the start; a run that was stopped or killed is resumed, a forced one too.
     """
 
     task: TaskConfig = field(default_factory=TaskConfig)
@@ -184,6 +112,7 @@ class Config:
     checkpoint_every: int | None = None
     results: str = "results"
     wandb: str = "off"
+    tensorboard: bool = False
     keep_model: bool = False
     force: bool = False
 

@@ -9,7 +9,11 @@ def printable(text: object, kept: str = "") -> str:
     The characters in `kept` stay as they are. A terminal obeys control characters, and marks of
     text direction make a command look like another one.
     """
-    return "".join(c if c.isprintable() or c in kept else _escape(c) for c in str(text))
+    whole = str(text)
+    # Nearly every text is, and a table of runs has a hundred for each run.
+    if whole.isprintable():
+        return whole
+    return "".join(c if c.isprintable() or c in kept else _escape(c) for c in whole)
 
 
 def cut(text: object, at_most: int = 100) -> str:

@@ -103,6 +103,7 @@ def train(cfg: DictConfig) -> float | None:
     Raises UserError, RunFailed or Stopped: inside a sweep nothing may exit.
     """
     # Imported late: --help and a typo need neither models nor metrics.
+    from dora.cli import remaining
     from dora.data.predictions import unpredicted
     from dora.records.run_json import read_done
     from dora.training.lines import labelled
@@ -115,6 +116,9 @@ def train(cfg: DictConfig) -> float | None:
     result = None if config.force else read_done(prepared.folder)
     if result is None:
         result = _run(prepared)
+        # Of several processes that train a run one holds its record, and says this.
+        if result and (left := remaining.line(prepared.folder)) is not None:
+            print(labelled(_label(), left), flush=True)
     else:
         _say_done(prepared, result)
         # Rows without labels, such as AX, may have come after the run was done.

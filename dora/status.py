@@ -58,36 +58,28 @@ def details(seen: list[Seen]) -> list[str]:
     lines = []
     for s in seen:
         if s.state == "running":
-            # The step of its last checkpoint, from which it would resume.
-            begun = s.step is not None
-            step = (
-                f"step {s.step:,} of {s.total_steps:,}" if begun else "not at its first checkpoint"
-            )
+            step = at_step(s) or "not at its first checkpoint"
             if s.rounds is not None:
                 step += f" (round {s.rounds[0]:,} of {s.rounds[1]:,})"
             speed = f", {s.step / s.seconds:.2g} steps/s" if s.step and s.seconds else ""
             left = "" if s.left_s is None else f", about {study.duration(s.left_s)} left"
             lines.append(f"running   {s.name}: {step}{speed}{left}, {printable(s.reason)}")
         elif s.state in ("stopped", "stale", "failed", "diverged", "broken"):
-            lines.append(f"{s.state:<9} {s.name}: {first_line(s)}")
+            # A killed process could not say how far it was.
+            step = f"{at_step(s)}, " if s.state == "stale" and s.step else ""
+            lines.append(f"{s.state:<9} {s.name}: {step}{first_line(s)}")
     return lines
+
+
+def at_step(seen: Seen) -> str | None:
+    """Returns `step 30 of 90`, of the last checkpoint; None where there is none."""
+    return None if seen.step is None else f"step {seen.step:,} of {seen.total_steps:,}"
 
 
 def time_left(seen: list[Seen]) -> str | None:
     """Returns a line on how long the study will still take, None where nothing tells."""
     left = estimate.left(seen, TO_DO)
-    if left is None:
-        return None
-    line = (
-        f"left: about {study.duration(left.seconds)} of training, {study.runs_in_words(left.runs)}"
-    )
-    if left.at_once > 1:
-        line += (
-            f"; {study.duration(left.seconds / left.at_once)} with {left.at_once} at once, as now"
-        )
-    if left.unlike:
-        line += f"; {left.unlike:,} of them unlike any that is done, and not counted"
-    return line
+    return None if left is None else f"left: {estimate.in_words(left)}"
 
 
 def first_line(seen: Seen) -> str:

@@ -28,7 +28,8 @@ from dora.adapters.budget import Matrix
 from dora.adapters.lowrank import LowRankLinear
 from dora.backbones.architectures import KINDS
 from dora.backbones.backbone import find_linears
-from dora.config import Config, TaskConfig
+from dora.config import Config
+from dora.config_groups import TaskConfig
 from dora.data.tokens import Tokens
 from dora.method_choice import MethodChoice, method_names, packaged
 from dora.methods.base import Method

@@ -21,6 +21,7 @@ ORDER = (
     ("methods",),
     ("method_choice",),
     ("tuned",),
+    ("config_groups",),
     ("config", "check"),
     ("records",),
     ("training",),
@@ -97,7 +98,7 @@ def test_only_config_run_and_cli_know_hydra() -> None:
 
     knowing = {name for name, path in FILES.items() if knows(path)}
     outside_cli = {name for name in knowing if not name.startswith("cli.")}
-    assert outside_cli == {"config", "method_choice", "run"}
+    assert outside_cli == {"config", "config_groups", "method_choice", "run"}
 
 
 @pytest.mark.parametrize("module", FILES)

@@ -150,6 +150,19 @@ def test_a_row_has_its_score_and_the_study_its_time_left(
     assert "left: about 60 s of training, 1 run\n" in said  # DoRA's second seed
 
 
+def test_a_killed_run_shows_how_far_it_was(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    progress = {"step": 3000, "total_steps": 9000, "seconds": 60.0}
+    write_run(tmp_path, "lora", 1, None, status="running", progress=progress)
+    write_run(tmp_path, "lora", 2, None, status="running")
+    stale = [s for s in printed(capsys, monkeypatch, tmp_path).splitlines() if s[:5] == "stale"]
+    assert [line.partition(": ")[2] for line in stale] == [
+        "step 3,000 of 9,000, its process is gone; the command resumes it",
+        "its process is gone; the command resumes it",
+    ]
+
+
 def test_watching_ends_when_every_run_is_done(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import safetensors.torch
+import torch
 from torch import Tensor, nn
 
 from dora.adapters.lowrank import LowRankLinear
@@ -55,7 +56,13 @@ def stored_ranks(layers: Mapping[str, LowRankLinear]) -> dict[str, int]:
 
     A plan counts these.
     """
-    return {name: int(layer.live().sum()) + layer.kept_rank for name, layer in layers.items()}
+    gates = {name: layer.g for name, layer in layers.items() if layer.g is not None}
+    live = {name: layer.rank for name, layer in layers.items()}
+    if gates:
+        # One transfer for all matrices: each transfer would wait for the device.
+        found = torch.cat(list(gates.values())).ne(0).cpu().split([len(g) for g in gates.values()])
+        live |= {name: int(alive.sum()) for name, alive in zip(gates, found, strict=True)}
+    return {name: live[name] + layer.kept_rank for name, layer in layers.items()}
 
 
 def ranks_in_file(layers: Mapping[str, LowRankLinear]) -> dict[str, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 from collections import defaultdict
@@ -10,13 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dora.cli import remaining
 from dora.cli.summary import labels, score_table
 from dora.config import MAX_SEED, Config
 from dora.data.predictions import unpredicted
 from dora.errors import NotNow, RunFailed, Stopped, UserError
 from dora.plain import printable
 from dora.process.signals import outside
-from dora.records import study
+from dora.records import estimate, study
 from dora.records.cleaning import tidy
 from dora.records.planned import note_planned
 from dora.records.run_json import read_done
@@ -88,10 +90,31 @@ class Sweep:
         done, to_train = len(self.runs) - len(pending), len(pending) - lacking
         print(
             f"{study.runs_in_words(len(self.runs))}: {done:,} done before, "
-            f"{to_train:,} to train{more}",
+            f"{to_train:,} to train{more}{self._estimate(pending)}",
             flush=True,  # launchers start processes, which write to the same stream
         )
         return [list(words) for words in pending]
+
+    def _estimate(self, pending: Mapping[Words, Planned]) -> str:
+        """Returns `; left: about 12 min of training, 9 runs`, empty where no run tells."""
+        if len(pending) == len(self.runs):  # none is done
+            return ""
+        seen = {words: study.look(p.folder) for words, p in self.runs.items()}
+        left = estimate.of([seen[words] for words in pending], seen.values(), at_once=1)
+        return "" if left is None else f"; left: {estimate.in_words(left)}"
+
+    def said_in_lines(
+        self, folder: Path, pending: Sequence[Sequence[str]]
+    ) -> contextlib.AbstractContextManager[None]:
+        """Returns a context in which each run says at its end what is left of the sweep.
+
+        `folder`: for a file that notes the runs. `pending`: what `begin` returned.
+        """
+        places = [p.folder for p in self.runs.values()]
+        what = "round" if self.search else "sweep"
+        return remaining.noted(
+            folder, places, [self.runs[tuple(words)].folder for words in pending], what
+        )
 
     def _settled(self, p: Planned) -> bool:
         """Tells whether nothing is left to do for a run."""

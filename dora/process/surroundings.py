@@ -1,4 +1,4 @@
-"""Checks of a run's machine and shell: device, place to write, W&B's key, processes."""
+"""Checks of a run's machine and shell: device, place to write, trackers, processes."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from urllib.parse import urlsplit
 WANDB = ("off", "offline", "online")
 
 
-def problems(device: str, wandb: str, results: str) -> list[str]:
-    """Lists every problem with these three settings and with the environment's process group.
+def problems(device: str, wandb: str, tensorboard: bool, results: str) -> list[str]:
+    """Lists every problem with these four settings and with the environment's process group.
 
-    `device`, `wandb`, `results`: the settings of these names. An empty list means no problem.
+    Each argument is the setting of its name. An empty list means no problem.
     """
     return [
         *_device_problems(device),
         *_wandb_problems(wandb),
+        *_tensorboard_problems(tensorboard),
         *_results_problems(results),
         *_process_problems(os.environ),
     ]
@@ -55,6 +56,15 @@ def _wandb_problems(wandb: str) -> list[str]:
             "or write wandb=offline"
         ]
     return []
+
+
+def _tensorboard_problems(tensorboard: bool) -> list[str]:
+    if not tensorboard or find_spec("tensorboard") is not None:
+        return []
+    return [
+        "tensorboard=true needs its package, which is optional: pip install tensorboard, or write "
+        "tensorboard=false"
+    ]
 
 
 # Cached: a sweep checks each of its runs in one process.

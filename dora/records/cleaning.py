@@ -10,7 +10,7 @@ from dora.records.journals import JOURNALS
 from dora.records.lock import held
 from dora.records.run_json import NAME, read_done
 
-FOLDERS = ("checkpoint", "adapter", "model")
+FOLDERS = ("checkpoint", "adapter", "model", "tensorboard")
 
 
 def tidy(folder: Path) -> None:

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from dora.records.study import Seen
+from dora.records.study import Seen, duration, runs_in_words
 
 # Parts of a place that a run's length depends on, most alike first: data, task, model, method and
 # budget; then without the budget; then any method of the task; then any task of the model.
@@ -18,8 +18,8 @@ _ALIKE = ((0, 1, 2, 3, 4), (0, 1, 2, 3), (0, 1, 2), (2,))
 class Left:
     """Holds what is left of a study. `seconds`: of training, one run after the other.
 
-    `runs`: that are not done. `at_once`: runs in training now. `unlike`: runs for which nothing
-    that is done tells how long they take.
+    `runs`: that are not done. `at_once`: runs in training at a time. `unlike`: runs for which
+    nothing that is done tells how long they take.
     """
 
     seconds: float
@@ -29,26 +29,38 @@ class Left:
 
 
 def left(seen: Sequence[Seen], to_do: Iterable[str]) -> Left | None:
-    """Returns what is left of a study; None where nothing is, or where no run is done yet.
+    """Returns what is left of a study; None where nothing is, or where nothing tells.
 
-    `to_do`: the states of runs that are to be trained. A run takes as long as the mean of the
-    finished ones that are most like it; one that has begun, the share of it that its steps leave.
+    `to_do`: the states of runs that are to be trained.
     """
-    known: list[dict[tuple[str, ...], list[float]]] = [defaultdict(list) for _ in _ALIKE]
-    for s in seen:
+    running = [s for s in seen if s.state == "running"]
+    return of([*running, *(s for s in seen if s.state in to_do)], seen, len(running))
+
+
+def of(runs: Sequence[Seen], known: Iterable[Seen], at_once: int) -> Left | None:
+    """Returns what is left where these runs are; None where none is, or where nothing tells.
+
+    `known`: runs whose finished ones tell how long the others take. A run takes as long as the mean
+    of those that are most like it; one that has begun, the share of it that its steps leave.
+    """
+    lengths_of: list[dict[tuple[str, ...], list[float]]] = [defaultdict(list) for _ in _ALIKE]
+    for s in known:
         if s.state == "done" and s.seconds:
-            for parts, of in zip(_ALIKE, known, strict=True):
-                of[_part(s, parts)].append(s.seconds)
-    open_ = [s for s in seen if s.state == "running" or s.state in to_do]
-    if not open_ or not known[-1]:
-        return None
-    lengths = [_length(s, known) for s in open_]
-    return Left(
-        sum(x for x in lengths if x is not None),
-        len(open_),
-        sum(s.state == "running" for s in open_),
-        sum(x is None for x in lengths),
-    )
+            for parts, lengths in zip(_ALIKE, lengths_of, strict=True):
+                lengths[_part(s, parts)].append(s.seconds)
+    found = [_length(s, lengths_of) for s in runs]
+    told = [seconds for seconds in found if seconds is not None]
+    return Left(sum(told), len(runs), at_once, len(runs) - len(told)) if told else None
+
+
+def in_words(left: Left) -> str:
+    """Returns `about 25 min of training, 9 runs; 7 min with 4 at once, as now`."""
+    text = f"about {duration(left.seconds)} of training, {runs_in_words(left.runs)}"
+    if left.at_once > 1:
+        text += f"; {duration(left.seconds / left.at_once)} with {left.at_once} at once, as now"
+    if left.unlike:
+        text += f"; {left.unlike:,} of them unlike any that is done, and not counted"
+    return text
 
 
 def _part(s: Seen, parts: Sequence[int]) -> tuple[str, ...]:

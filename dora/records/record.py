@@ -43,6 +43,7 @@ NOT_IDENTITY = (
     "compile",
     "cuda_graphs",
     "wandb",
+    "tensorboard",
     "force",
     "checkpoint_every",
     "keep_model",
@@ -291,11 +292,11 @@ class Record:
         # Read back from the text, so that memory holds what any reader gets: lists for tuples.
         self.data = json.loads(text)
 
-    def start(self, step: int) -> str | None:
+    def start(self, step: int, seconds: float = 0.0) -> str | None:
         """Notes that training begins, or goes on, after `step`, and on which machine.
 
-        Returns the differences to the start before that change the result, or None if there are
-        none.
+        `seconds`: of training up to there. Returns the differences to the start before that change
+        the result, or None if there are none.
         """
         keys = ("host", "device", "processor", "world_size", "git", "versions")
         this = {"step": step, "time": now(), **{k: self.data[k] for k in keys}}
@@ -303,6 +304,10 @@ class Record:
         resumed = [step] if step else []
         if not step:  # whatever progress was noted, no checkpoint of it is left
             self.data.pop("progress", None)
+        elif "progress" in self.data:
+            # The last noted one is of a newer checkpoint where that was damaged.
+            at = {"step": step, "seconds": round(seconds, 1)}
+            self.data["progress"] = {**self.data["progress"], **at}
         self.update(
             resumed_from=self.data["resumed_from"] + resumed, starts=[*self.data["starts"], this]
         )

@@ -14,7 +14,8 @@ from dora.adapters.budget import Budget, Matrix, Plan
 from dora.backbones.architectures import KINDS
 from dora.backbones.attention import speed_up
 from dora.backbones.backbone import find_linears
-from dora.config import Config, TaskConfig
+from dora.config import Config
+from dora.config_groups import TaskConfig
 from dora.data.tokens import Tokens
 from dora.method_choice import MethodChoice, packaged
 from dora.methods.base import Method, RunInfo

@@ -63,7 +63,7 @@ def build(
         say(f"resumed after step {loop.step} of {p.total_steps}")
     if record is not None:
         # Another version, device or number of processes changes the last bits of a result.
-        if changed := record.start(loop.step):
+        if changed := record.start(loop.step, loop.seconds):
             say(f"{changed}: the result may not be, to the bit, that of a run left alone")
         # Journals are cut back to the checkpoint: lines of steps after it are written again.
         record.start_journals(found[1]["journals"] if found else {})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,6 +16,7 @@ from dora.data.tokens import Tokens, by_length
 from dora.process.imports import uncollected
 from dora.training import processes
 from dora.training.processes import World
+from dora.training.recipe import task_loss
 
 # Rows of an evaluation batch over all processes, on a CPU and on a GPU: nothing is kept for a
 # backward, and a GPU's host would take longer to launch small batches than the GPU to compute them.
@@ -68,8 +70,34 @@ def scores(
     for split, tokens in splits.items():
         if tokens.label is None or split == "train":
             continue
-        suffix = split.removeprefix("dev")  # dev, dev_mm, heldout
         values = score(task, logits[split], tokens.label)
-        found |= {f"{name}{suffix and '_' + suffix.lstrip('_')}": v for name, v in values.items()}
+        found |= {f"{name}{_suffix(split)}": v for name, v in values.items()}
         why = why or degenerate(task, logits[split], values)
     return {**found, "degenerate": why}
+
+
+def losses(
+    task: Task, logits: Mapping[str, np.ndarray], splits: Mapping[str, Tokens]
+) -> dict[str, float]:
+    """Returns the mean loss of each labelled split: {"loss": …, "loss_mm": …}, as scores are named.
+
+    It is the task loss that training minimises, without a penalty. A loss that is not finite is
+    absent.
+    """
+    found = {}
+    for split, tokens in splits.items():
+        if tokens.label is None or split == "train":
+            continue
+        labels = torch.from_numpy(np.asarray(tokens.label))
+        # 64 bits: QQP's sum has 40,000 terms.
+        total = task_loss(task, torch.from_numpy(logits[split]).double(), labels)
+        value = float(total) / len(tokens)
+        if math.isfinite(value):
+            found[f"loss{_suffix(split)}"] = value
+    return found
+
+
+def _suffix(split: str) -> str:
+    """Returns what distinguishes a split's metrics from those of `dev`: `_mm`, `_heldout`."""
+    name = split.removeprefix("dev").lstrip("_")
+    return name and f"_{name}"

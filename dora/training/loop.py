@@ -32,17 +32,18 @@ class Loop:
     """One run's training state, and the loop over its steps.
 
     `record`: the run's directory, None in a process that keeps no record. `say`: shows the user a
-    line. `track`: receives each line of metrics.jsonl. `still`: receives progress lines during a
-    long evaluation.
+    line. `track`: receives (journal, line) of each line of the journals. `still`: receives progress
+    lines during a long evaluation.
     """
 
     def __init__(self, setup: Setup, record: Record | None, say: Callable[[str], None]) -> None:
         self.setup, self.record, self.say = setup, record, say
         self.step = 0
         self.seconds = 0.0  # of training, over all starts of the run
-        # Live components; None for a method that neither takes any away nor adds any.
-        self.components = self._components()
-        self.track: Callable[[dict[str, Any]], None] = lambda line: None
+        # Live components at the last log line or allocation; None before the first one, and for a
+        # method that neither takes any away nor adds any.
+        self.components: int | None = None
+        self.track: Callable[[str, dict[str, Any]], None] = lambda journal, line: None
         self.still: Callable[[str], None] = lambda text: None
         self.stepper = Stepper(setup, self._log_ranks)
         self.eval_every = setup.config.eval_every or self.stepper.course.steps_an_epoch
@@ -139,8 +140,10 @@ class Loop:
         s = self.setup
         metrics, logits = self.evaluate(s.scored)
         self.evaluated = self.step, logits
-        self._log({"split": next(iter(s.scored)), **metrics})
-        shown = [f"{k} {v:.4f}" for k, v in metrics.items() if isinstance(v, float)]
+        # By the predictions that are there: no further forward pass.
+        losses = evaluation.losses(s.task, logits, s.scored)
+        self._log({"split": next(iter(s.scored)), **losses, **metrics})
+        shown = [f"{k} {v:.4f}" for k, v in (metrics | losses).items() if isinstance(v, float)]
         shown += ["degenerate"] if metrics["degenerate"] else []
         self.say(f"step {self.step}/{s.total_steps}  {'  '.join(shown)}")
         # The task's first metric selects. A metric that is not defined is absent, hence `get`.
@@ -153,24 +156,31 @@ class Loop:
     def _log(self, event: dict[str, Any]) -> None:
         epoch = round(self.step / self.stepper.course.steps_an_epoch, 4)
         line = {"step": self.step, "epoch": epoch, **event}
+        self._write("metrics.jsonl", line)
+
+    def _write(self, journal: str, line: dict[str, Any]) -> None:
         if self.record is not None:
-            self.record.log("metrics.jsonl", line)
-        self.track(line)
+            self.record.log(journal, line)
+        self.track(journal, line)
 
     def _log_training(self, loss: Tensor, penalty: Tensor | None) -> None:
+        s = self.setup
         # A clone: the sum is made in place, and `progress` still reads this process's own loss.
-        value = processes.sum_scalar(self.setup.world, loss.clone()).item()
+        read = {"loss": processes.sum_scalar(s.world, loss.clone())}
+        read["gradient_norm"] = self.stepper.gradient_norm.to(loss.dtype)
+        read |= {} if penalty is None else {"penalty": penalty.to(loss.dtype)}
+        # Stacked: reading them one by one would wait for the device each time.
+        values = dict(zip(read, torch.stack(list(read.values())).tolist(), strict=True))
         self.stepper.check_finite(self.step)
-        event = {"split": "train", "loss": value, "lr": self.stepper.rate}
-        self._log(event if penalty is None else {**event, "penalty": penalty.item()})
-
-    def _components(self) -> int | None:
-        return sum(self.setup.method.ranks().values()) if self.setup.method.ranks_final_at else None
+        event = {"split": "train", "loss": values.pop("loss"), "lr": self.stepper.rate, **values}
+        if ranks := s.method.ranks():
+            event["components"] = sum(ranks.values())
+            self.components = event["components"] if s.method.ranks_final_at else None
+        self._log(event)
 
     def _log_ranks(self, event: dict[str, Any]) -> None:
         self.components = event["total"]
-        if self.record is not None:
-            self.record.log("ranks.jsonl", event)
+        self._write("ranks.jsonl", event)
         if "live_before" in event:
             ranks = list(event["ranks"].values())
             self.say(
@@ -250,4 +260,3 @@ class Loop:
         self.setup.method.load(part("method/"))
         self.selection.take_up(about, part("best/"))
         self.step, self.seconds = about["step"], about["seconds"]
-        self.components = self._components()

@@ -24,7 +24,7 @@ from dora.training.loop import Loop
 from dora.training.prepare import Prepared
 from dora.training.processes import World
 from dora.training.sources import Source
-from dora.training.tracking import Tracker
+from dora.training.tracking import Trackers
 
 
 def run(
@@ -162,15 +162,15 @@ def _train_and_finish(
     p: Prepared, world: World, record: Record, signals: StopSignals, lines: Lines
 ) -> None:
     """Trains to the end and finishes the record; whatever ends the run earlier is noted there."""
-    tracker = None
+    trackers = None
     try:
         with signals:
             signals.begin()
             loop = build(p, world, record if world.main else None, lines)
             loop.still = lines.still
             if world.main:
-                tracker = Tracker(p.config, record, p.settings)
-                loop.track = tracker.log
+                trackers = Trackers(p.config, record, p.settings, loop.step, lines)
+                loop.track = trackers.log
             _train(loop, signals, lines)
             finish(p, loop, record, lines)
     except BaseException as e:
@@ -180,15 +180,15 @@ def _train_and_finish(
         why = foreseen(e, saved, c.batch_size, c.grad_accum, c.max_length)
         if world.main:
             _note_end(record, why or e, lines)
-        if isinstance(e, Stopped | KeyboardInterrupt):
-            # The process ends, and wandb with it: a cluster does not wait for an upload.
-            tracker = None
+        if trackers is not None and isinstance(e, Stopped | KeyboardInterrupt):
+            trackers.leave()
+            trackers = None
         if why is not None:
             raise why from e
         raise
     finally:
-        if tracker is not None:
-            tracker.finish(record, lines)
+        if trackers is not None:
+            trackers.finish(record)
 
 
 def _note_end(record: Record, error: BaseException, say: Lines) -> None:
@@ -236,9 +236,9 @@ def _train(loop: Loop, signals: StopSignals, lines: Lines) -> None:
 
     track = loop.track
 
-    def tracked(event: dict[str, Any]) -> None:
-        track(event)
-        if event["split"] == "train":
+    def tracked(journal: str, event: dict[str, Any]) -> None:
+        track(journal, event)
+        if event.get("split") == "train":
             lines.figures(figures(event["loss"], event["lr"], loop.components))
 
     loop.track = tracked

@@ -95,6 +95,8 @@ class Stepper:
         self.optimizer = torch.optim.AdamW(groups, lr=setup.lr, fused=True)
         self.course = setup.course or Course(setup.config, setup.train.lengths, setup.total_steps)
         self.watch = Watch(setup.world.device)
+        # Of the last step, before clipping; on the device, for whoever reads it.
+        self.gradient_norm = torch.zeros((), device=setup.world.device)
         self.graphs = Graphs(list(self.parameters.values())) if self._records() else None
 
     def _records(self) -> bool:
@@ -128,9 +130,9 @@ class Stepper:
         # Methods see gradients summed over processes, so that every process decides alike.
         processes.sum_gradients(s.world, self.parameters.values())
         s.method.adjust_gradients(step)
-        norm = self._clip()
+        self.gradient_norm = self._clip()
         s.method.adjust_clipped_gradients(step)
-        self.watch.see(step, loss, penalty, norm)
+        self.watch.see(step, loss, penalty, self.gradient_norm)
         self.optimizer.step()
         s.method.update(step, rate)
         self.observe("optimizer")

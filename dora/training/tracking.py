@@ -1,88 +1,161 @@
-"""Weights & Biases, if asked for: `wandb=offline` or `online`.
+"""What trackers get of a run: the lines of its journals, its speed, its configuration and best.
 
-metrics.jsonl is written in any case.
+`wandb=offline` or `online` and `tensorboard=true` choose the trackers; both get equal values, made
+here. The journals are written in any case, and nothing that befalls a tracker costs the run.
 """
 
 from __future__ import annotations
 
-import hashlib
-import os
-from collections.abc import Callable
-from typing import Any
+import heapq
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Protocol
+
+import numpy as np
 
 from dora.config import Config
-from dora.errors import UserError
+from dora.records import journals
 from dora.records.record import Record
 
+Values = dict[str, float]
+_SAFE = "metrics.jsonl and ranks.jsonl have all that was logged"
 
-class Tracker:
-    """One run's curve on Weights & Biases; does nothing with `wandb=off`.
 
-    Seeds of one configuration share a group. A resumed run goes on with its own curve, found by an
-    id made of its directory and first start.
+class Tracker(Protocol):
+    """One place that shows a run's curves.
+
+    `name`: the setting that asks for it. `lacks_from`: the first step of which it has no points
+    from earlier starts of the run, 0 where it has none at all.
     """
 
-    def __init__(self, config: Config, record: Record, settings: dict[str, Any]) -> None:
-        self.run = None if config.wandb == "off" else _begin(config, record, settings)
+    name: str
+    lacks_from: int
 
-    def log(self, event: dict[str, Any]) -> None:
-        """Sends the numbers in one line of metrics.jsonl, each under its split's name."""
-        if self.run is not None:
-            split = event["split"]
-            values = {
-                f"{split}/{k}": v
-                for k, v in event.items()
-                if isinstance(v, int | float) and k != "step"
-            }
-            self.run.log(values, step=event["step"])
+    def log(self, step: int, values: Values) -> None:
+        """Shows values at a step, each by its name."""
 
-    def finish(self, record: Record, say: Callable[[str], None]) -> None:
-        """Ends the curve, marked as failed unless the run is done.
+    def histogram(self, step: int, name: str, counts: np.ndarray, edges: np.ndarray) -> None:
+        """Shows a histogram at a step: (bins,) counts between (bins + 1,) edges."""
 
-        An error here is said by `say` and takes nothing from the run.
+    def finish(self, step: int, summary: Values | None) -> None:
+        """Ends the curves; `summary`: of a run that is done, None of one that is not."""
+
+    def leave(self) -> None:
+        """Lets go of curves that another start will continue, without waiting for a network."""
+
+
+class Trackers:
+    """All trackers of one run; does nothing where none is asked for.
+
+    `step`: the one after which this start goes on. `settings`: the configuration as recorded.
+    `say`: shows the user a line. A tracker is first given those lines of the journals that it
+    lacks, whether it is new to the run or a kill cost it some; none is given to it twice.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        record: Record,
+        settings: dict[str, Any],
+        step: int,
+        say: Callable[[str], None],
+    ) -> None:
+        self._say = say
+        about = {**settings, "params": record.data["params"]}
+        self._trackers: list[Tracker] = []
+        # Imported here: both are slow to import, and most runs do without.
+        if config.tensorboard:
+            from dora.training.track_tensorboard import TensorBoard
+
+            named = [f"best/{metric}" for metric in config.kind.metrics]
+            self._trackers.append(TensorBoard(record.folder, about, step, named))
+        if config.wandb != "off":
+            from dora.training.track_wandb import WeightsAndBiases
+
+            self._trackers.append(WeightsAndBiases(config, record, about))
+        # The step and the time of the last line, None before this start's first.
+        self._last: tuple[int, float] | None = None
+        if any(tracker.lacks_from <= step for tracker in self._trackers):
+            for journal, line in _lines(record):
+                self._send(journal, line, {})
+
+    def log(self, journal: str, line: dict[str, Any]) -> None:
+        """Gives every tracker one line of a journal, with the speed since the line before."""
+        self._send(journal, line, self._speed(journal, line))
+
+    def _speed(self, journal: str, line: dict[str, Any]) -> Values:
+        """Returns {"train/steps_per_s": …} of a training line; empty for another line."""
+        if journal != "metrics.jsonl":
+            return {}
+        before, now = self._last, time.monotonic()
+        # An evaluation's line comes at its end, so that the time it took is in no speed.
+        self._last = line["step"], now
+        if line["split"] != "train" or before is None or line["step"] <= before[0]:
+            return {}
+        return {"train/steps_per_s": (line["step"] - before[0]) / max(now - before[1], 1e-9)}
+
+    def _send(self, journal: str, line: dict[str, Any], more: Values) -> None:
+        step, values = line["step"], values_of(journal, line) | more
+        for tracker in [t for t in self._trackers if step >= t.lacks_from]:
+            try:
+                tracker.log(step, values)
+                if journal == "ranks.jsonl":
+                    tracker.histogram(step, "ranks", *histogram(line["ranks"].values()))
+            except Exception as e:  # the tracker's own errors, the network's, a full disk's
+                self._trackers.remove(tracker)
+                self._say(f"{tracker.name} stopped ({type(e).__name__}: {e}); {_SAFE}")
+
+    def finish(self, record: Record) -> None:
+        """Ends every curve, with the run's best and its parameter counts if it is done.
+
+        An error here is said and takes nothing from the run.
         """
-        if self.run is None:
-            return
-        try:
-            if record.done:
-                best = record.data["results"]["best"]
-                # wandb's summary would show the last values; the best evaluation is what counts.
-                self.run.summary.update({k: v for k, v in best.items() if k != "step"})
-            self.run.finish(exit_code=int(not record.done))
-        except Exception as e:  # wandb's own errors, the network's, a full disk's
-            say(
-                f"wandb did not end well ({type(e).__name__}: {e}); "
-                "metrics.jsonl has all that was logged"
-            )
+        summary = _summary(record.data) if record.done else None
+        step = int(record.data["results"]["last"]["step"]) if record.done else 0
+        for tracker in self._trackers:
+            try:
+                tracker.finish(step, summary)
+            except Exception as e:  # as in `_send`
+                self._say(f"{tracker.name} did not end well ({type(e).__name__}: {e}); {_SAFE}")
+
+    def leave(self) -> None:
+        """Lets go of every curve, for another start of the run to continue."""
+        for tracker in self._trackers:
+            tracker.leave()
 
 
-def _begin(config: Config, record: Record, settings: dict[str, Any]) -> Any:
-    """Returns the wandb run of this record, a new or a resumed one. Raises UserError."""
-    import wandb  # late: slow to import, and most runs do without
+def values_of(journal: str, line: dict[str, Any]) -> Values:
+    """Returns the numbers in a journal's line as trackers name them: `train/loss`, `ranks/total`."""
+    group = "ranks" if journal == "ranks.jsonl" else line["split"]
+    return {f"{group}/{key}": value for key, value in _numbers(line).items() if key != "step"}
 
-    # data, task, model, method, budget, key, seed
-    *group, seed = record.folder.parts[-7:]
-    born = record.data["times"]["started"]
-    folder = os.path.join(config.results, "wandb")
-    os.makedirs(folder, exist_ok=True)
-    try:
-        # Without finish_previous wandb returns the run before, if a sweep could not end that one.
-        return wandb.init(
-            project="dora-glue",
-            mode=config.wandb,  # type: ignore[arg-type]  # checked by dora.check
-            dir=folder,
-            resume="allow",
-            reinit="finish_previous",
-            id=hashlib.sha256(f"{record.folder.parts[-7:]} {born}".encode()).hexdigest()[:16],
-            name="/".join([*group, seed]),
-            group="/".join(group),
-            job_type=config.method_name,
-            tags=[config.task.name, config.method_name, config.model_name, config.data.name],
-            config=settings,
-        )
-    except wandb.Error as e:  # no network, or a key that the server does not know
-        why = " ".join(str(e).split())[:200]
-        raise UserError(
-            f"wandb={config.wandb} cannot begin ({type(e).__name__}: {why}); see to the network "
-            "and the key, or write wandb=offline, which `wandb sync` uploads later"
-        ) from e
+
+def _numbers(entries: dict[str, Any]) -> Values:
+    return {
+        key: value
+        for key, value in entries.items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    }
+
+
+def histogram(ranks: Iterable[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Returns how many matrices have each rank from 0 to the largest, and the bins' edges."""
+    counts = np.bincount(np.fromiter(ranks, int))
+    # A rank stands in the middle of its bin.
+    return counts, np.arange(len(counts) + 1) - 0.5
+
+
+def _summary(run: dict[str, Any]) -> Values:
+    best = {f"best/{key}": value for key, value in _numbers(run["results"]["best"]).items()}
+    return best | {f"params/{key}": value for key, value in _numbers(run["params"]).items()}
+
+
+def _lines(record: Record) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields (journal, line) of both journals in the order of their steps."""
+    held = [
+        [(line["step"], number, name, line) for line in journals.events(record.folder, name)]
+        # An allocation is logged within its step, the other lines behind it.
+        for number, name in enumerate(("ranks.jsonl", "metrics.jsonl"))
+    ]
+    for _, _, name, line in heapq.merge(*held, key=lambda entry: entry[:2]):
+        yield name, line

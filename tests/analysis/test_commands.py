@@ -5,12 +5,16 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dora.analysis.grouping import read_runs, showable
 from dora.analysis.text import files
+from dora.records import run_json
 from record_files import write_run
 from runs import command
 
@@ -27,6 +31,28 @@ def test_the_commands_that_fill_the_holes_are_in_the_report(tmp_path: Path) -> N
     )
     # The Markdown that is written is also what is printed.
     assert done.stdout.startswith((tmp_path / "tables" / "dir-minilm-best.md").read_text()[:200])
+
+
+@pytest.mark.parametrize("what", ["tables", "status"])
+def test_each_record_is_read_once(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Reading and checking the records is most of what these commands do.
+    folders = [
+        write_run(tmp_path, method, seed, 0.8) for method in ("lora", "dora") for seed in (1, 2)
+    ]
+    opened, original = [], run_json.open_own
+
+    def counted(folder: Path, *rest: Any) -> Any:
+        opened.append(folder)
+        return original(folder, *rest)
+
+    monkeypatch.setattr(run_json, "open_own", counted)
+    monkeypatch.setattr(sys, "argv", [what, "--results", str(tmp_path)])
+    with suppress(SystemExit):
+        import_module(f"dora.{what}").main()
+    assert "lora" in capsys.readouterr().out.lower()
+    assert sorted(opened) == sorted(folders)
 
 
 @pytest.mark.parametrize(

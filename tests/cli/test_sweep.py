@@ -88,6 +88,10 @@ def test_a_sweep_on_the_command_line_goes_on_after_a_failure_and_repeats_only_th
     assert "Traceback" not in first.stderr
     assert "2 of 4 runs are not done" in first.stderr
     assert "\n[3/4 wnli lora s1 lr=0.001] done in " in first.stdout
+    # One of the two that are not done is behind the sweep by now, and no run told before.
+    assert re.findall(
+        r"\n(.*) left of the sweep: about \d+ s of training, (.*)\n", first.stdout
+    ) == [("[3/4 wnli lora s1 lr=0.001]", "1 run")]
     # Said once for all runs, not by each.
     assert first.stdout.count("embedded model tiny_roberta") == 1
     # A star, and its note, where 24 steps end in predictions of a single class.
@@ -103,7 +107,9 @@ def test_a_sweep_on_the_command_line_goes_on_after_a_failure_and_repeats_only_th
     ]
     assert all(s.score is not None and 0 <= s.score["accuracy"] <= 1 for s in done)
     again = command(*words)
-    assert "4 runs: 2 done before, 2 to train" in again.stdout
+    assert re.search(
+        r"4 runs: 2 done before, 2 to train; left: about \d+ s of training, 2 runs\n", again.stdout
+    )
     assert study.count(study.scan(tmp_path))["done"] == 2
 
 

@@ -29,7 +29,8 @@ from conftest import (
 )
 from dora.adapters.budget import Budget, Matrix, equal_ranks
 from dora.backbones.backbone import ASSETS
-from dora.config import Config, TaskConfig
+from dora.config import Config
+from dora.config_groups import TaskConfig
 from dora.data import npz
 from dora.data.sources import read_dir
 from dora.data.tasks import TASKS

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from dora.records.estimate import Left, left
+from dora.records.estimate import Left, in_words, left
 from dora.records.study import Seen
 
 TO_DO = ("missing", "stopped", "waiting")
@@ -46,4 +46,16 @@ def test_nothing_is_said_where_nothing_is_left_or_known(runs: list[Seen]) -> Non
 
 def test_runs_unlike_any_that_is_done_are_counted_apart() -> None:
     other = Seen(("dir", "rte", "roberta_base", "lora", "r8", "k", "s1"), "missing")
-    assert left([seen("done", seconds=5.0), other], TO_DO) == Left(0.0, 1, 0, 1)
+    runs = [seen("done", seconds=5.0), other]
+    assert left(runs, TO_DO) is None
+    found = left([*runs, seen("waiting", seed=2)], TO_DO)
+    assert found == Left(5.0, 2, 0, 1)
+    assert in_words(found) == (
+        "about 5 s of training, 2 runs; 1 of them unlike any that is done, and not counted"
+    )
+
+
+def test_runs_at_once_share_the_time() -> None:
+    assert in_words(Left(7200.0, 9, 4, 0)) == (
+        "about 2 h 00 min of training, 9 runs; 30 min with 4 at once, as now"
+    )

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from conftest import linears, loop_of, tiny, tokens, train_head_only
 from dora.adapters.budget import Budget
-from dora.config import Config, FedConfig, TaskConfig
+from dora.config import Config
+from dora.config_groups import FedConfig, TaskConfig
 from dora.data.tokens import Tokens
 from dora.errors import RunFailed, Stopped
 from dora.method_choice import MethodChoice, packaged

@@ -14,6 +14,7 @@ import pytest
 
 from dora.errors import NotNow, Stopped
 from dora.process.signals import StopSignals
+from dora.records import study
 from dora.records.lock import held
 from dora.training import checkpoint, finish, one_run
 from dora.training.loop import Loop
@@ -104,8 +105,18 @@ def test_a_damaged_checkpoint_is_noticed_and_the_one_before_is_used(
     folder = only_run(tmp_path / "cut")
     newest = folder / "checkpoint" / "step-9.checkpoint"
     newest.write_bytes(damaged(newest.read_bytes()))
+    seen, original = [], Loop.train_step
+
+    def looked_at(self: Loop, step: int) -> Any:
+        seen.append(study.look(folder))
+        return original(self, step)
+
+    monkeypatch.setattr(Loop, "train_step", looked_at)
     again = run(small(tmp_path / "cut", f"method={method}"))
     assert again["resumed_from"] == [8]
+    # From its first step on a resumed run shows how far it is, by the checkpoint that was used.
+    assert (seen[0].state, seen[0].step, seen[0].total_steps) == ("running", 8, 24)
+    assert seen[0].left_s is not None
     assert again["results"] == alone["results"]
     same_files(only_run(tmp_path / "alone"), folder)
     said = (folder / "log.txt").read_text()

@@ -6,6 +6,7 @@ included, so everything heavy is imported where it is needed.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -56,7 +57,8 @@ class StudySweeper(BasicSweeper):
         returns, lost = [], None
         try:
             if pending:
-                returns = self._launch(named)
+                with study.said_in_lines(Path(self.config.hydra.sweep.dir), pending):
+                    returns = self._launch(named)
         except Exception as e:  # a worker or a cluster's job ended without an answer
             lost = None if outside.stopping else e
         # `job.return_value` would raise the error of a failed job, and print Hydra's own report.

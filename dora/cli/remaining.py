@@ -1,0 +1,66 @@
+"""How long the rest of a sweep will take, said in the lines of its runs.
+
+A run may train in another process, or on another machine, than its sweep. So the sweep notes its
+runs in a file, and names the file in the environment of whatever it starts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from dora.files import write_atomic
+from dora.process import machine
+from dora.records import estimate, study
+
+VARIABLE = "DORA_GLUE_SWEEP"
+
+
+@contextlib.contextmanager
+def noted(
+    folder: Path, runs: Iterable[Path], pending: Sequence[Path], what: str = "sweep"
+) -> Iterator[None]:
+    """Notes a sweep's runs in `folder` while the context is open.
+
+    `runs`: the directories of all of them; `pending`: of those to be trained, in their order.
+    `what`: the name of the whole in the lines.
+    """
+    # One name for each process: workers may outlive a sweep and take the next one's runs.
+    file = folder.absolute() / f"runs-{machine.mark()}.json"
+    text = {"what": what, "runs": [str(r) for r in runs], "pending": [str(p) for p in pending]}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(file, json.dumps(text))
+    except OSError:  # no estimate, then: the runs say for themselves what is wrong with the disk
+        yield
+        return
+    os.environ[VARIABLE] = str(file)
+    try:
+        yield
+    finally:
+        del os.environ[VARIABLE]
+        machine.discard(file)
+
+
+def line(folder: Path) -> str | None:
+    """Returns what is left of the sweep when the run in `folder` has ended.
+
+    Returns None where the run is none of a sweep, where nothing is left, and where no run that has
+    ended tells how long the others take.
+    """
+    try:
+        text = json.loads(Path(os.environ[VARIABLE]).read_text())
+        mine = text["pending"].index(str(folder))
+    except (KeyError, OSError, ValueError):
+        return None
+    seen = {name: study.look(Path(name)) for name in text["runs"]}
+    later = [seen[name] for name in text["pending"][mine + 1 :]]
+    waiting = [s for s in later if s.state not in ("done", "running")]
+    running = [s for s in seen.values() if s.state == "running"]
+    # This process takes one of those that wait.
+    at_once = len(running) + bool(waiting)
+    left = estimate.of([*running, *waiting], seen.values(), at_once)
+    return None if left is None else f"left of the {text['what']}: {estimate.in_words(left)}"

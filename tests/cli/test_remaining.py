@@ -1,0 +1,55 @@
+"""What is left of a sweep is said by its runs, and only as far as finished runs tell."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from dora.cli import remaining
+from record_files import write_run
+
+
+def folders(results: Path, *states: str, **places: str) -> list[Path]:
+    """Makes runs of one row, seed after seed; a finished one took ten seconds times its seed."""
+    return [
+        write_run(results, "lora", seed, 0.8, status=state, **places)
+        for seed, state in enumerate(states, 1)
+    ]
+
+
+def test_the_runs_behind_one_take_as_long_as_those_done(tmp_path: Path) -> None:
+    # A failed run that lies behind is still to be trained again; one that lies before is not.
+    runs = folders(tmp_path, "done", "failed", "done", "failed", "waiting", "waiting")
+    with remaining.noted(tmp_path / "multirun", runs, runs[1:]):
+        assert remaining.line(runs[2]) == "left of the sweep: about 60 s of training, 3 runs"
+        assert remaining.line(runs[5]) is None  # the last one
+    assert remaining.line(runs[2]) is None  # the sweep is over
+    assert not list((tmp_path / "multirun").iterdir())
+    assert remaining.VARIABLE not in os.environ
+
+
+def test_a_round_of_a_search_is_called_one_and_unlike_runs_are_not_counted(tmp_path: Path) -> None:
+    runs = folders(tmp_path, "done", "waiting")
+    other = folders(tmp_path, "waiting", model="roberta_base")
+    with remaining.noted(tmp_path, [*runs, *other], [*runs, *other], "round"):
+        assert remaining.line(runs[0]) == (
+            "left of the round: about 10 s of training, 2 runs; 1 of them unlike any that is done, "
+            "and not counted"
+        )
+
+
+def test_nothing_is_said_where_nothing_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = folders(tmp_path, "failed", "waiting")
+    with remaining.noted(tmp_path, runs, runs):
+        assert remaining.line(runs[0]) is None
+    assert remaining.line(runs[0]) is None
+    (tmp_path / "file").write_text("")
+    # A disk that does not take the note costs the estimate, not the sweep.
+    with remaining.noted(tmp_path / "file" / "multirun", runs, runs):
+        assert remaining.line(runs[0]) is None
+    monkeypatch.setenv(remaining.VARIABLE, str(tmp_path / "gone"))
+    assert remaining.line(runs[0]) is None
