@@ -1,0 +1,363 @@
+"""Every command in README and docs composes or parses, every link leads somewhere, and messages that
+the pages quote are the suite's own.
+
+Commands are checked without training: a configuration is composed and checked, any other command's
+line is parsed by the command itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import functools
+import importlib
+import itertools
+import re
+import shlex
+import sys
+import tomllib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
+
+from dora import CONF
+from dora.check import check
+from dora.cli.choices import composing
+from dora.cli.composer import Composer
+from dora.cli.grammar import single_values
+from dora.cli.line import Line, read
+from dora.config import register
+from runs import load_script
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
+named = pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(ROOT).as_posix())
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+# Lines of other programs, word for word: nothing here can check them.
+OTHERS = {
+    ". .venv/bin/activate",
+    "nvidia-cuda-mps-control -d",
+    "rm -r results/cache",
+    "tensorboard --logdir results/runs",
+    "unset WORLD_SIZE RANK",
+    'python -c "import dora; print(dora.__file__)"',
+}
+REMOTE = ("git", "hf", "pip", "wandb")  # programs that need a network
+SHELL = re.compile(r"^(?:[A-Z_]+=\S+ )+")  # variables that are set for one command
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command on a page: its text, and what the comment beside or above it says that it needs."""
+
+    page: str
+    text: str
+    needs: str
+
+    @property
+    def words(self) -> list[str]:
+        """The words as a shell reads them, without variables that are set before."""
+        return shlex.split(SHELL.sub("", self.text))
+
+
+def blocks(text: str) -> Iterator[str]:
+    """Yields the indented blocks of a page, without fenced ones."""
+    text = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
+    for found in re.finditer(r"(?:^    .*\n|(?<=\n)\n(?=    ))+", text, re.MULTILINE):
+        yield re.sub(r"^    ", "", found[0], flags=re.MULTILINE).strip("\n")
+
+
+def commands(page: Path) -> Iterator[Command]:
+    """Yields the commands of a page; a comment `# needs …` above counts for the whole block."""
+    for block in blocks(page.read_text()):
+        if block.startswith("results/runs/<data>"):  # a listing of files
+            continue
+        above = ""
+        for line in block.replace("\\\n", " ").splitlines():
+            if line.startswith("#"):
+                above = line
+            elif line:
+                text, _, beside = line.partition(" #")
+                for part in text.split(" && "):
+                    needs = " ".join(w for w in (above, f"#{beside}") if "needs" in w)
+                    yield Command(page.name, part.strip(), needs)
+
+
+ALL = [command for page in PAGES for command in commands(page)]
+
+
+def rows(words: list[str], sweeping: bool) -> list[list[str]]:
+    """Returns settings of single values in which each value of a sweep occurs once or more."""
+    held = [single_values(word) if sweeping else [word] for word in words]
+    return [
+        [values[i % len(values)] for values in held] for i in range(max(map(len, held), default=1))
+    ]
+
+
+class Parsed(Exception):
+    """Ends a command when its line has been read; holds the words that it left."""
+
+
+def parsing(
+    main: Callable[[], Any], words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> list[str]:
+    """Returns the words that a command's own parser leaves over. A mistake ends in SystemExit."""
+    parse = argparse.ArgumentParser.parse_known_args
+
+    def known(self: argparse.ArgumentParser, args: Any = None, space: Any = None) -> Any:
+        given, left = parse(self, args, space)
+        raise Parsed(left)
+
+    def whole(self: argparse.ArgumentParser, args: Any = None, space: Any = None) -> Any:
+        given, left = parse(self, args, space)
+        if left:
+            self.error(f"unrecognized arguments: {left}")
+        raise Parsed([])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "argv", ["", *words])
+        patch.setattr(argparse.ArgumentParser, "parse_known_args", known)
+        patch.setattr(argparse.ArgumentParser, "parse_args", whole)
+        with pytest.raises(Parsed) as found:
+            main()
+    return list(found.value.args[0])
+
+
+@functools.cache
+def grid(experiment: str) -> frozenset[str]:
+    """Returns the keys over which an experiment sweeps; none without one."""
+    file = CONF / "experiment" / f"{experiment}.yaml"
+    held = OmegaConf.load(file)
+    keys = set(OmegaConf.select(held, "hydra.sweeper.params") or {})
+    included = [d for d in held.get("defaults", []) if isinstance(d, str) and d.startswith("/exp")]
+    return frozenset(keys.union(*(grid(name.removeprefix("/experiment/")) for name in included)))
+
+
+def settings_problems(line: Line, needs: str, compose: Composer, search: bool = False) -> list[str]:
+    """Returns the problems of a line of dora.run or dora.tune."""
+    problems = []
+    for row in rows(list(line.overrides), line.sweeping or search):
+        own = [word for word in row if not word.startswith(("hydra/", "hydra."))]
+        config = compose(own)
+        problems += check(config)
+        model, data = config.model, config.data
+        remote = (model.hub and not model.path) or (data.name == "hub" and not data.dir)
+        if remote and "--cfg" not in str(line.options) and not line.help and "network" not in needs:
+            problems.append("reads from the hub, and no comment says that it needs a network")
+        experiment = next((w.partition("=")[2] for w in own if w.startswith("experiment=")), None)
+        given = {word.partition("=")[0] for word in own}
+        if experiment and not (line.sweeping or search) and grid(experiment) - given:
+            problems.append(f"{experiment} is a grid of runs, and -m is missing")
+    compose.composed(row)  # with the settings of the launcher
+    return problems
+
+
+def hydra_problems(words: list[str]) -> list[str]:
+    """Returns the problems of settings of a launcher: each key must be one of its own."""
+    from hydra import compose
+
+    own = [word for word in words if word.startswith(("hydra/", "hydra."))]
+    if own:
+        compose("config", overrides=own, return_hydra_config=True)
+    return []
+
+
+def problems_of(command: Command, compose: Composer, patch: pytest.MonkeyPatch) -> list[str]:
+    """Returns what is wrong with a command; a wrong option raises."""
+    words, needs = command.words, command.needs
+    if command.text in OTHERS or SHELL.sub("", command.text) in OTHERS:
+        return []
+    program, *rest = words
+    if program == "cd":
+        return []
+    if program in REMOTE:
+        return [*of_remote(words), *([] if "network" in needs else ["needs a network"])]
+    if program == "make":
+        return of_make(rest)
+    if program == "dora-glue":
+        program, rest = "python", ["-m", f"dora.{rest[0]}", *rest[1:]]
+    if program == "bash":
+        return [] if (ROOT / rest[0]).is_file() else [f"{rest[0]} is not there"]
+    if program != "python":
+        return [f"{program} is a program that this test does not know"]
+    if rest[0] != "-m":
+        parsing(load_script(Path(rest[0]).stem).main, rest[1:], patch)
+        return []
+    name, rest = rest[1], rest[2:]
+    if name == "dora.torchrun":
+        from torch.distributed.run import get_args_parser
+
+        given = get_args_parser().parse_args(rest)
+        name, rest = given.training_script, given.training_script_args
+    search = name == "dora.tune"
+    if search:
+        rest = parsing(importlib.import_module(name).main, rest, patch)
+    if not search and name != "dora.run":
+        parsing(importlib.import_module(name).main, rest, patch)
+        return []
+    if "files" in needs:
+        read(rest)
+        return []
+    line = read(rest)
+    return [
+        *hydra_problems(rest),
+        *settings_problems(line, needs, compose, search),
+    ]
+
+
+def of_make(words: list[str]) -> list[str]:
+    """Returns a problem for each target and variable that the Makefile does not have."""
+    text = (ROOT / "Makefile").read_text()
+    known = set(re.findall(r"^(\w[\w-]*):", text, re.MULTILINE))
+    known |= {f"{name}=" for name in re.findall(r"^(\w+) \?=", text, re.MULTILINE)}
+    return [f"make {w}" for w in words if re.sub("=.*", "=", w) not in known]
+
+
+def of_remote(words: list[str]) -> list[str]:
+    """Returns a problem for each extra or package that pyproject.toml does not name."""
+    if words[:2] != ["pip", "install"]:
+        return []
+    extras = PROJECT["optional-dependencies"]
+    every = [*PROJECT["dependencies"], *itertools.chain(*extras.values())]
+    packages = {re.split(r"[\[<>=!]", name)[0] for name in every}
+    problems = []
+    for word in (w for w in words[2:] if w != "-e"):
+        name, _, asked = word.rstrip("]").partition("[")
+        wrong = set(filter(None, asked.split(","))) - extras.keys()
+        if wrong or (name != "." and re.split("[<>=]", name)[0] not in packages):
+            problems.append(f"pip install {word}")
+    return problems
+
+
+def all_problems(given: list[Command], patch: pytest.MonkeyPatch) -> list[str]:
+    """Returns the problems of all commands, each with its page and text."""
+    register()
+    GlobalHydra.instance().clear()
+    found = []
+    with composing(None):
+        compose = Composer(GlobalHydra.instance().config_loader())
+        for command in given:
+            try:
+                problems = problems_of(command, compose, patch)
+            # A wrong key or option: each library has an exception of its own.
+            except (Exception, SystemExit) as e:
+                problems = [f"{type(e).__name__}: {str(e).splitlines()[0] if str(e) else e}"]
+            found += [f"{command.page}: {command.text}: {p}" for p in problems]
+    return found
+
+
+def test_every_command_on_a_page_composes_or_parses(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert len(ALL) > 80
+    assert all_problems(ALL, monkeypatch) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "python -m dora.run task=sst3",
+        "python -m dora.run -m task=rte,mrpc method=lora,dorra",
+        "python -m dora.run task=rte methd=lora",
+        "python -m dora.run method=dora method.bet=0.5",
+        "python -m dora.run task=rte batch_size=0",
+        "python -m dora.run experiment=study_tiny data.dir=GLUE",
+        "python -m dora.run -m hydra/launcher=slurm hydra.launcher.partitionn=P task=rte",
+        "python -m dora.run task=rte model=roberta_base",
+        "python -m dora.tune task=rte --candidate 6 --seedz 1",
+        "python -m dora.tables --wher lr=1",
+        "python -m dora.torchrun --nproc_per_nod=2 -m dora.run task=rte",
+        "python scripts/paired.py a b --buy x",
+        "python -m dora.bench --sizes tiny",
+        "make tabels",
+        "make tables RESULT=x",
+        "pip install -e '.[figure]'",
+        "pip install matplotlip",
+        "curl example.org",
+    ],
+)
+def test_a_mistyped_command_is_found(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert all_problems([Command("page", text, "")], monkeypatch)
+
+
+# --- links ---
+
+
+def anchors(page: Path) -> set[str]:
+    """Returns the anchors of a page's headings, as GitHub makes them."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    heads = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
+@named
+def test_every_link_leads_to_a_file_and_a_heading(page: Path) -> None:
+    text = re.sub(r"`[^`\n]*`", "", page.read_text())
+    broken = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if target.startswith("https://"):
+            continue
+        name, _, anchor = target.partition("#")
+        file = page.parent / name if name else page
+        if not file.exists() or (anchor and anchor not in anchors(file)):
+            broken.append(target)
+    assert broken == []
+
+
+def test_the_index_names_every_page() -> None:
+    index = (ROOT / "docs" / "README.md").read_text()
+    assert {p.name for p in (ROOT / "docs").glob("*.md")} - {"README.md"} == set(
+        re.findall(r"\]\(([\w-]+\.md)\)", index)
+    )
+
+
+# --- what the pages say ---
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 150
+
+
+def test_the_readme_names_every_method() -> None:
+    rows = re.findall(r"^\| `(\w+)` \|", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert sorted(rows) == sorted(f.stem for f in (CONF / "method").glob("*.yaml"))
+
+
+@named
+def test_python_on_a_page_compiles_and_imports_names_that_are_there(page: Path) -> None:
+    for code in re.findall(r"^```python\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE):
+        for node in ast.walk(ast.parse(code)):
+            if isinstance(node, ast.ImportFrom) and str(node.module).startswith("dora"):
+                module = importlib.import_module(str(node.module))
+                for alias in node.names:
+                    assert hasattr(module, alias.name) or importlib.import_module(
+                        f"{node.module}.{alias.name}"
+                    )
+
+
+def said() -> str:
+    """Returns the constant texts of the package, those of one message side by side."""
+    parts = []
+    for file in (ROOT / "dora").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                parts.append(node.value)
+    return "\n".join(parts)
+
+
+def test_messages_quoted_as_symptoms_are_the_suites_own() -> None:
+    text = (ROOT / "docs" / "troubleshooting.md").read_text()
+    symptoms = re.findall(r"^\*\*(.*?)\*\*", text, re.DOTALL | re.MULTILINE)
+    quoted = [q for s in symptoms for q in re.findall(r"`([^`]+)`", " ".join(s.split()))]
+    # Of other programs, and settings.
+    others = ("No module", "Killed", "No space", "huggingface/tokenizers", "size mismatch")
+    own = [q for q in quoted if " " in q and not q.startswith(others) and "method=" not in q]
+    assert len(own) > 15
+    package = said()
+    for message in own:
+        # What stands between the values of a message.
+        for piece in re.split(r"…|\d+(?:/\d+)?|https://\S+|results/runs|[A-Z_]+=\w+|SST-2", message):
+            assert len(piece.strip()) < 8 or piece.strip(" .,:") in package, (message, piece)
