@@ -17,7 +17,7 @@ _FORMS = (
 )
 
 
-class Bar(tqdm):  # type: ignore[type-arg]
+class Bar(tqdm):
     """A bar from step `step` to `total_steps`; `label`: its beginning, empty for none."""
 
     def __init__(self, total_steps: int, step: int, label: str) -> None:

@@ -168,7 +168,7 @@ def records(data: bytes) -> Iterator[Any]:
         held += data[at + 7 : at + 7 + size]
         at += 7 + size
         if kind in (1, 4):  # whole, or the last part
-            yield wandb_internal_pb2.Record.FromString(held)
+            yield wandb_internal_pb2.Record.FromString(held)  # type: ignore[attr-defined]
             held = b""
 
 
