@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
+import shutil
 import statistics
 import sys
 import time
@@ -152,7 +152,7 @@ def main() -> None:
             verified(given.results)
         seen = study.scan(given.results)
         while given.watch is not None and any(s.state != "done" for s in seen):
-            show(seen, given.results, anew=True)
+            draw(report(seen, given.results))
             time.sleep(max(0.1, given.watch))
             seen = study.scan(given.results)
     except UserError as e:  # packed records that cannot be read
@@ -168,25 +168,45 @@ def main() -> None:
     elif given.missing:
         print(*(s.command for s in seen if s.state in TO_DO), sep="\n")
     else:
-        show(seen, given.results, anew=given.watch is not None)
+        if given.watch is not None and sys.stdout.isatty():
+            _control("\x1b[H\x1b[J")
+        print(*report(seen, given.results), sep="\n")
     # A study that is not whole is no failure: 3, so that a script tells the two apart.
     sys.exit(0 if all(s.state == "done" for s in seen) else 3)
 
 
-def show(seen: list[Seen], results: Path, anew: bool) -> None:
-    """Prints the table, the runs at work, and what is left; `anew`: over what stood there."""
-    if anew and sys.stdout.isatty():
-        sys.stdout.flush()
-        # Past the stream, which escapes control characters: these are our own. Home, and clear.
-        os.write(sys.stdout.fileno(), b"\x1b[H\x1b[2J")
-    print(table(seen))
-    print("\n".join(["", *details(seen)]))
-    print(f"{study.runs_in_words(len(seen))}: {study.in_words(study.count(seen))}")
-    if (line := time_left(seen)) is not None:
-        print(line)
+def report(seen: list[Seen], results: Path) -> list[str]:
+    """Returns the lines of the table, the runs at work, and what is left."""
+    lines = [*table(seen).splitlines(), "", *details(seen)]
+    lines.append(f"{study.runs_in_words(len(seen))}: {study.in_words(study.count(seen))}")
+    if (left := time_left(seen)) is not None:
+        lines.append(left)
     if any(s.state in TO_DO for s in seen):
-        print(f"what is left to do, as commands: {study.missing_command(results)}")
+        lines.append(f"what is left to do, as commands: {study.missing_command(results)}")
+    return lines
+
+
+def draw(lines: list[str]) -> None:
+    """Shows lines on the whole terminal, in place of what stood there; elsewhere prints them."""
+    if not sys.stdout.isatty():
+        print(*lines, sep="\n", flush=True)
+        return
+    columns, rows = shutil.get_terminal_size()
+    # The end says most: runs at work, counts, time left.
+    if len(lines) >= rows:
+        lines = [lines[0], f"… {len(lines) - rows + 2:,} more lines", *lines[3 - rows :]]
+    shown = [printable(line) for line in lines]
+    cut = [line if len(line) <= columns else f"{line[: columns - 1]}…" for line in shown]
+    # In one piece, each line over the one before it: a screen that is cleared first would flicker.
+    text = "".join(f"{line}\x1b[K\n" for line in cut)
+    _control(f"\x1b[H{text}\x1b[J")
+
+
+def _control(text: str) -> None:
+    """Writes past the stream, which escapes control characters: these are our own."""
     sys.stdout.flush()
+    with open(sys.stdout.fileno(), "wb", closefd=False) as screen:
+        screen.write(text.encode(sys.stdout.encoding or "utf-8", "replace"))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import subprocess
@@ -161,6 +162,42 @@ def test_a_killed_run_shows_how_far_it_was(
         "step 3,000 of 9,000, its process is gone; the command resumes it",
         "its process is gone; the command resumes it",
     ]
+
+
+class Terminal(io.StringIO):
+    """Stands for standard output on a terminal."""
+
+    def isatty(self) -> bool:
+        """Says that this is a terminal, whose screen is drawn anew."""
+        return True
+
+
+@pytest.mark.parametrize(("columns", "rows"), [(200, 50), (40, 10)])
+def test_a_watched_study_is_drawn_in_one_piece_that_fits_the_screen(
+    columns: int, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("LINES", str(rows))
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    written: list[str] = []
+    monkeypatch.setattr(status, "_control", written.append)
+    lines = [f"line {number} {'x' * 50}" for number in range(30)]
+    status.draw(lines)
+    (text,) = written
+    # From the top left corner, over what stood there, with no moment of an empty screen.
+    assert text.startswith("\x1b[Hline 0 x")
+    assert text.endswith("\x1b[K\n\x1b[J")
+    shown = text.removeprefix("\x1b[H").removesuffix("\x1b[J").split("\x1b[K\n")[:-1]
+    assert all(len(line) <= columns for line in shown)
+    if rows == 50:
+        assert shown == lines
+    else:
+        # The cursor takes the last row.
+        assert len(shown) == rows - 1
+        assert shown[1] == "… 22 more lines"
+        assert [line[:9].strip() for line in shown[2:]] == [
+            f"line {n} x"[:9].strip() for n in range(23, 30)
+        ]
 
 
 def test_watching_ends_when_every_run_is_done(

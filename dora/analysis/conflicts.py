@@ -87,10 +87,12 @@ def _several_configurations(
     alone = [key for key, values in typed.items() if values.count(values[largest]) == 1]
     keys = sorted(alone, key=lambda key: key != "lr")[:1] or list(typed)
     choice = shlex.join(printable(f"{key}={typed[key][largest]}") for key in keys)
+    ways = [f"choose it, as by --where {choice}"] if choice else []
+    ways += ["show each length by --by-length"] if {"max_steps", "epochs"} & set(typed) else []
     return (
         f"one cell holds {len(folders)} configurations: {' | '.join(folders)}, which differ in "
         f"{'; '.join(named) or 'nothing that run.json says'}: a table compares one; "
-        f"{f'choose it, as by --where {choice}, or ' if choice else ''}move the others away"
+        f"{', '.join(ways)}{', or ' if ways else ''}move the others away"
     )
 
 

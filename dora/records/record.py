@@ -49,7 +49,6 @@ NOT_IDENTITY = (
     "keep_model",
 )
 
-
 # A method's settings that came after its first runs, with the values that those runs had. At these
 # values they are no part of a run's identity, so that its directory keeps its name.
 LATER: dict[str, dict[str, Any]] = {
@@ -306,8 +305,7 @@ class Record:
             self.data.pop("progress", None)
         elif "progress" in self.data:
             # The last noted one is of a newer checkpoint where that was damaged.
-            at = {"step": step, "seconds": round(seconds, 1)}
-            self.data["progress"] = {**self.data["progress"], **at}
+            self.data["progress"] |= {"step": step, "seconds": round(seconds, 1)}
         self.update(
             resumed_from=self.data["resumed_from"] + resumed, starts=[*self.data["starts"], this]
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -97,13 +96,9 @@ class Lines:
     def begin_bar(self, total_steps: int, step: int) -> None:
         """Shows the bar at `step`, if this run has one."""
         if self._shows_bar and self._log is not None:
-            from tqdm import tqdm
+            from dora.training.bar import Bar  # late: most runs show none
 
-            # tqdm shows nothing where a terminal does not know its size, as in many containers;
-            # shutil then says 80 x 24.
-            columns, rows = shutil.get_terminal_size()
-            about = {"total": total_steps, "initial": step, "desc": self.label or None}
-            self._bar = tqdm(**about, unit="step", leave=False, ncols=columns, nrows=rows)
+            self._bar = Bar(total_steps, step, self.label)
 
     def progress(self, step: int, line: Callable[[], str]) -> None:
         """Moves the bar to `step`; without a bar, says `line()` every half a minute."""

@@ -19,7 +19,8 @@ from pathlib import Path
 import pytest
 
 from dora.training import build, lines, one_run
-from dora.training.lines import Lines
+from dora.training.bar import Bar
+from dora.training.lines import Lines, figures
 from dora.training.prepare import prepare
 from runs import only_run, run, same_files, small, small_words
 
@@ -61,7 +62,7 @@ def test_a_line_and_the_bar_do_not_tear_each_other(
             say.progress(step, lambda: "no line beside a bar")
         say("half of it\nis done")
         # The bar is back below the line.
-        assert re.match(r"\[2/3 rte lora s1\]:  50%.* 10/20 ", screen(terminal.getvalue())[-1])
+        assert re.match(r"\[2/3 rte lora s1\]  50%.* 10/20 ", screen(terminal.getvalue())[-1])
         say.end_bar()
         say("done")
     said = ["half of it", "is done", "done"]
@@ -154,6 +155,26 @@ def test_the_bar_carries_loss_rate_and_the_components_that_live(
     shown = [line for line in screen_changes(terminal.getvalue()) if "loss" in line]
     assert shown
     assert all(re.search(rf"loss \d\.\d{{4}}  lr \d\.\de-\d\d{components}$", s) for s in shown)
+
+
+@pytest.mark.parametrize("columns", [62, 80, 100, 120, 200])
+@pytest.mark.parametrize("label", ["", "[2/12 rte dora s1 lr=0.001]"])
+def test_a_narrow_terminal_costs_the_bar_anything_but_loss_rate_and_components(
+    columns: int, label: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("LINES", "24")
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with Bar(36816, 12310, label) as bar:
+        bar.set_postfix_str(figures(0.6259, 3.9e-4, 144), refresh=False)
+        line = str(bar)
+        # tqdm fills the width only where its bar is.
+        assert (len(line) == columns) if "|" in line else (len(line) < columns)
+        assert "12310/36816 [" in line
+        assert line.endswith(", loss 0.6259  lr 3.9e-04  144 live]")
+        # The widest form that fits.
+        assert ("|" in line) == (columns >= (100 if not label else 120))
+        assert (label in line) == (columns >= (0 if not label else 100))
 
 
 def screen_changes(written: str) -> list[str]:

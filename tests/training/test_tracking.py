@@ -15,7 +15,9 @@ import wandb
 from wandb.proto import wandb_internal_pb2
 
 from dora.errors import UserError
+from dora.records import cleaning
 from dora.training import track_wandb
+from dora.training.prepare import prepare
 from dora.training.tracking import histogram, values_of
 from runs import cut, lines, only_run, python, record, run, small, small_words
 
@@ -168,7 +170,7 @@ def records(data: bytes) -> Iterator[Any]:
         held += data[at + 7 : at + 7 + size]
         at += 7 + size
         if kind in (1, 4):  # whole, or the last part
-            yield wandb_internal_pb2.Record.FromString(held)
+            yield wandb_internal_pb2.Record.FromString(held)  # type: ignore[attr-defined]
             held = b""
 
 
@@ -186,7 +188,7 @@ def test_a_resumed_runs_event_files_show_every_point_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("tensorboard")
-    words = ("method=dora", "tensorboard=true")
+    words = ("method=dora", "tensorboard=true", "max_steps=12")
     # Points of the steps 10 and 12 are written, and the checkpoint is of step 6.
     cut(tmp_path, 11, monkeypatch, *words, "checkpoint_every=null")
     assert run(small(tmp_path, *words))["resumed_from"] == [6]
@@ -197,18 +199,18 @@ def test_a_resumed_runs_event_files_show_every_point_once(
     same(curves, known)
     assert {"train/gradient_norm", "train/components", "dev/loss", "ranks/total"} <= known.keys()
     assert counts == {step: np.bincount(held).tolist() for step, held in ranks.items()}
-    # The directory is that of the run without it, and force=true begins new curves.
-    assert run(small(tmp_path, "method=dora"))["status"] == "done"
-    run(small(tmp_path, *words, "force=true"))
-    assert len(list((only_run(tmp_path) / "tensorboard").glob("events.*"))) == 1
+    # The directory is that of the run without it, and force=true removes the curves.
+    assert prepare(small(tmp_path, "method=dora", "max_steps=12")).folder == folder
+    cleaning.remove_run(folder)
+    assert not (folder / "tensorboard").exists()
 
 
 def test_a_run_that_is_tracked_from_its_resumption_on_is_shown_from_its_beginning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("tensorboard")
-    cut(tmp_path, 13, monkeypatch, "method=dora")
-    run(small(tmp_path, "method=dora", "tensorboard=true"))
+    cut(tmp_path, 10, monkeypatch, "method=dora", "max_steps=12")
+    run(small(tmp_path, "method=dora", "max_steps=12", "tensorboard=true"))
     curves, counts = of_tensorboard(only_run(tmp_path))
     known, ranks = logged(only_run(tmp_path))
     same(curves, known)
