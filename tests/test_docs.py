@@ -39,7 +39,7 @@ named = pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(ROOT)
 # As text: Python 3.10 has no reader of TOML.
 PROJECT = (ROOT / "pyproject.toml").read_text().partition("[project.urls]")[0]
 EXTRAS = set(re.findall(r"^(\w+) = \[", PROJECT.partition("[project.optional")[2], re.MULTILINE))
-PACKAGES = set(re.findall(r'"([\w-]+)[\[>]', PROJECT))
+PACKAGES = {*re.findall(r'"([\w-]+)[\[>]', PROJECT), "pandas"}  # pandas comes with datasets
 # Lines of other programs, word for word: nothing here can check them.
 OTHERS = {
     ". .venv/bin/activate",
@@ -49,7 +49,7 @@ OTHERS = {
     "unset WORLD_SIZE RANK",
     'python -c "import dora; print(dora.__file__)"',
 }
-REMOTE = ("git", "hf", "pip", "wandb")  # programs that need a network
+REMOTE = ("git", "hf", "pip", "wandb", "uv", "docker")  # programs that need a network
 SHELL = re.compile(r"^(?:[A-Z_]+=\S+ )+")  # variables that are set for one command
 
 
@@ -75,9 +75,15 @@ def blocks(text: str) -> Iterator[str]:
 
 
 def commands(page: Path) -> Iterator[Command]:
-    """Yields the commands of a page; a comment `# needs …` above counts for the whole block."""
+    """Yields the commands of a page, of blocks and, where they are whole, of sentences.
+
+    A comment `# needs …` above counts for the whole block. In a sentence nobody marks a network.
+    """
+    for text in re.findall(r"`((?:python -m dora\.|make |pip install )[^`]*)`", page.read_text()):
+        if "…" not in text and "NAME" not in text:
+            yield Command(page.name, " ".join(text.split()), "# needs a network")
     for block in blocks(page.read_text()):
-        if block.startswith("results/runs/<data>"):  # a listing of files
+        if block.startswith(("results/runs/<data>", "def ")):  # a listing of files, Python
             continue
         above = ""
         for line in block.replace("\\\n", " ").splitlines():
