@@ -334,9 +334,10 @@ def test_the_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) <= 150
 
 
-def test_the_readme_names_every_method() -> None:
+def test_the_readme_names_methods_that_are_there() -> None:
     rows = re.findall(r"^\| `(\w+)` \|", (ROOT / "README.md").read_text(), re.MULTILINE)
-    assert sorted(rows) == sorted(f.stem for f in (CONF / "method").glob("*.yaml"))
+    # Not all of them must be named: a new method is one file, one YAML and one test.
+    assert {"lora", "dora", "full"} < set(rows) <= {f.stem for f in CONF.glob("method/*.yaml")}
 
 
 @named
@@ -375,7 +376,5 @@ def test_messages_quoted_as_symptoms_are_the_suites_own() -> None:
     package = said()
     for message in own:
         # What stands between the values of a message.
-        for piece in re.split(
-            r"…|\d+(?:/\d+)?|https://\S+|results/runs|[A-Z_]+=\w+|SST-2", message
-        ):
+        for piece in re.split(r"…|\d+(?:/\d+)?|results/runs|[A-Z_]+=\w+|SST-2", message):
             assert len(piece.strip()) < 8 or piece.strip(" .,:") in package, (message, piece)
