@@ -352,6 +352,15 @@ def test_python_on_a_page_compiles_and_imports_names_that_are_there(page: Path) 
                     )
 
 
+def test_the_readmes_python_calls_what_the_tour_calls() -> None:
+    # A test of its own runs the tour.
+    def calls(name: str) -> set[str]:
+        text = "".join(re.findall(r"^```python\n(.*?)^```", (ROOT / name).read_text(), re.S | re.M))
+        return set(re.findall(r"\b(?:dora|adapter)\.\w+(?=\()", text))
+
+    assert {"dora.attach", "adapter.step"} < calls("README.md") <= calls("docs/python.md")
+
+
 def said() -> str:
     """Returns the package's source, with texts over several lines in one."""
     source = "\n".join(file.read_text() for file in (ROOT / "dora").rglob("*.py"))
