@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 
 from dora.analysis.view import View
 from dora.data.tasks import TASKS
@@ -11,36 +11,36 @@ from dora.records.about_method import about_method
 from dora.records.schema import Run
 
 
-def task_names(words: Sequence[str], runs: Iterable[Run]) -> tuple[str, ...]:
-    """Returns the tasks that `words` name, in GLUE's order: `RTE,mrpc` is mrpc and rte.
+def named(
+    tasks: Sequence[str], methods: Sequence[str], runs: Sequence[Run]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Returns the tasks, in GLUE's order, and the methods, by name, that words name.
 
-    Raises UserError for a name that no run's task has.
+    Names are those of commands or titles, in any case, with commas between: `RTE,mrpc`. Raises
+    UserError for all names at once that no run has.
     """
     there = {run["config"]["task"] for run in runs}
-    titles = {name: TASKS[name].folder for name in TASKS if name in there}
-    return _named("--tasks", words, titles)
-
-
-def method_names(words: Sequence[str], runs: Iterable[Run]) -> tuple[str, ...]:
-    """Returns the methods that `words` name, by name or title in any case, sorted by name.
-
-    Raises UserError for a name that no run's method has.
-    """
-    titles = {run["config"]["method"]["name"]: about_method(run).title for run in runs}
-    return _named("--methods", words, dict(sorted(titles.items())))
-
-
-def _named(option: str, words: Sequence[str], titles: Mapping[str, str]) -> tuple[str, ...]:
-    """Returns the names that words with commas hold, in the order of `titles`: name → title."""
-    known = {text.lower(): name for name, title in titles.items() for text in (title, name)}
-    asked = [part.strip() for word in words for part in word.split(",")]
-    if wrong := [part for part in asked if part.lower() not in known]:
-        there = ", ".join(titles)
-        raise UserError(
-            *(f"{option} {part}: no finished run has it; there are {there}" for part in wrong)
-        )
-    chosen = {known[part.lower()] for part in asked}
-    return tuple(name for name in titles if name in chosen)
+    # A title stands in each record; one record a method is enough to read it.
+    one_each = {run["config"]["method"]["name"]: run for run in runs}
+    options = (
+        ("--tasks", tasks, {name: TASKS[name].folder for name in TASKS if name in there}),
+        ("--methods", methods, {m: about_method(one_each[m]).title for m in sorted(one_each)}),
+    )
+    wrong, found = [], []
+    for option, words, titles in options:
+        known = {text.lower(): name for name, title in titles.items() for text in (title, name)}
+        asked = [part.strip().lower() for word in words for part in word.split(",")]
+        names = ", ".join(titles)
+        wrong += [
+            f"{option} {part}: no finished run has it; there are {names}"
+            for part in asked
+            if part not in known
+        ]
+        chosen = {known.get(part) for part in asked}
+        found.append(tuple(name for name in titles if name in chosen))
+    if wrong:
+        raise UserError(*wrong)
+    return found[0], found[1]
 
 
 def shows(view: View, task: str, method: str) -> bool:

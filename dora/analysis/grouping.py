@@ -45,8 +45,8 @@ class Table:
     """All runs on one data source and model.
 
     `cells`: row → task → its runs, all of one configuration; a cell that had to be left out is
-    empty, and `left_out` names it with the reason. `not_shown`: tasks that there are runs of, which
-    the view leaves out.
+    empty, and `left_out` names it with the reason. `not_averaged`: tasks that there are runs of and
+    that the average would be over, did the view not leave them out.
     """
 
     data: str
@@ -54,7 +54,7 @@ class Table:
     view: View
     cells: dict[Row, dict[str, list[Run]]] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
-    not_shown: set[str] = field(default_factory=set)
+    not_averaged: set[str] = field(default_factory=set)
     # Tables, tests and figures ask for each cell's scores some thirty times.
     _values: dict[tuple[Row, str], dict[int, float]] = field(default_factory=dict, repr=False)
     _titles: dict[str, str] = field(default_factory=dict, repr=False)
@@ -252,7 +252,7 @@ def showable(runs: Iterable[Run], view: View | None = None) -> tuple[list[Table]
         data, task, model, method, spent, _key, _seed = run["folder"].parts[-7:]
         table = found.setdefault((data, model), Table(data, model, view))
         if not shows(view, task, method):
-            table.not_shown |= {task} - set(view.tasks or [task])
+            table.not_averaged |= {task} - {*(view.tasks or [task]), "" if view.glue else APART}
             continue
         table.cells.setdefault((method, spent), {}).setdefault(task, []).append(run)
     # Cells first: a run of a cell that is left out can be no reason to leave a whole task out.

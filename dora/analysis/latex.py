@@ -15,6 +15,7 @@ _NARROW, _WIDE = 215, 340
 # A float cannot be longer than a page, which has room for so many rows beside caption and notes;
 # rows of wide tables may have their spreads below them.
 _ROWS, _ROWS_OF_WIDE = 40, 26
+_LONG = 13  # characters of a head that has two lines
 # Letters of 6 pt are the smallest of any table: those of spreads and marks, which stand beside a
 # number, or below it where the table would otherwise be wider than the text.
 _MACROS = r"""
@@ -91,18 +92,14 @@ def _of_columns(grid: Grid, kept: Sequence[int], text_columns: int) -> Grid:
 
 def _parts(grid: Grid) -> list[Grid]:
     """Returns the table in parts that fit on a page, each with the words of its rows."""
-    words = range(grid.text_columns)
-    widths = _widths(grid, 6, below=True)
-    fixed = sum(widths[: grid.text_columns])
-    rest = list(range(grid.text_columns, len(grid.head)))
-    number = max(1, -(-int(sum(widths) - fixed) // max(1, int(_WIDE - fixed))))
-    columns = [_of_columns(grid, [*words, *some], len(words)) for some in _split(rest, number)]
+    words, rows = list(range(grid.text_columns)), list(range(len(grid.rows)))
     wide = sum(_widths(grid, 7, below=False)) > _WIDE
-    number = -(-len(grid.rows) // (_ROWS_OF_WIDE if wide else _ROWS))
+    number = -(-len(rows) // (_ROWS_OF_WIDE if wide else _ROWS))
+    ends = [len(rows) * i // max(1, number) for i in range(number + 1)]
     parts = [
-        _of_rows(part, some)
-        for some in _split(list(range(len(grid.rows))), number)
-        for part in columns
+        _of_rows(_of_columns(grid, [*words, *some], len(words)), rows[start:end])
+        for start, end in pairwise(ends)
+        for some in _split_columns(grid)
     ]
     if len(parts) == 1:
         return parts
@@ -116,11 +113,26 @@ def _parts(grid: Grid) -> list[Grid]:
     ]
 
 
-def _split(places: list[int], number: int) -> list[list[int]]:
-    """Returns the places in `number` parts of about equal length, none of them empty."""
-    number = max(1, min(number, len(places)))
-    ends = [len(places) * i // number for i in range(number + 1)]
-    return [places[start:end] for start, end in pairwise(ends)]
+def _split_columns(grid: Grid) -> list[list[int]]:
+    """Returns the columns beside the words in the fewest parts that fit, of about equal width."""
+    widths = _widths(grid, 6, below=True)
+    room = _WIDE - sum(widths[: grid.text_columns])
+    places = range(grid.text_columns, len(widths))
+
+    def filled(limit: float) -> list[list[int]]:
+        """Returns the columns in parts up to a width; each has one column at least."""
+        parts: list[list[int]] = [[]]
+        for j in places:
+            if parts[-1] and sum(widths[k] for k in parts[-1]) + widths[j] > limit:
+                parts.append([])
+            parts[-1].append(j)
+        return parts
+
+    fewest = len(filled(room))
+    equal = sum(widths[j] for j in places) / fewest
+    # A little more than an equal share each, as columns cannot be cut.
+    limits = (equal * (1 + step / 20) for step in range(20))
+    return next((p for x in limits if x < room and len(p := filled(x)) == fewest), filled(room))
 
 
 def _of_rows(grid: Grid, kept: Sequence[int]) -> Grid:
@@ -140,18 +152,29 @@ def _of_rows(grid: Grid, kept: Sequence[int]) -> Grid:
     )
 
 
-def _heads(grid: Grid) -> list[tuple[str, str]]:
-    """Returns the head in two rows: units below, else a bracket, else about half of long words."""
+def _heads(grid: Grid) -> list[list[str]]:
+    """Returns the lines of each column's head, of equal number, units in the last one."""
     found = []
     for j, text in enumerate(grid.head):
-        if unit := grid.units.get(j, ""):
-            found.append((text.removesuffix(f" {unit}"), unit))
-            continue
-        brackets, spaces = ([m.start() for m in re.finditer(p, text)] for p in (r" (?=[\[(])", " "))
-        gaps = brackets or spaces
-        middle = min(gaps, key=lambda gap: abs(2 * gap - len(text) + 1), default=len(text))
-        found.append((text[:middle], text[middle + 1 :]))
-    return found
+        unit = grid.units.get(j, "")
+        name = text.removesuffix(f" {unit}") if unit else text
+        # Where units make a second line, names of methods need a third.
+        lines = [name] if unit and len(name) < _LONG else _halves(name)
+        found.append((lines, [unit] if unit else []))
+    number = max(len(lines) + len(last) for lines, last in found)
+    return [[*lines, *[""] * (number - len(lines) - len(last)), *last] for lines, last in found]
+
+
+def _halves(text: str) -> list[str]:
+    """Returns a head in two lines, which keeps its column narrow: its bracket, or about half."""
+    brackets, spaces = (
+        [m.start() for m in re.finditer(p, text)] for p in (r" (?=[\[(])", " (?!†)")
+    )
+    gaps = brackets or spaces
+    if not gaps:
+        return [text]
+    middle = min(gaps, key=lambda gap: abs(2 * gap - len(text) + 1))
+    return [text[:middle], text[middle + 1 :]]
 
 
 def _float(grid: Grid, label: str) -> str:
@@ -159,8 +182,7 @@ def _float(grid: Grid, label: str) -> str:
     columns = [
         column([row[j] for row in grid.rows], j < grid.text_columns) for j in range(len(grid.head))
     ]
-    # The second row of heads may be empty, which would be a gap.
-    heads = [row for row in zip(*_heads(grid), strict=True) if any(row)]
+    heads = list(zip(*_heads(grid), strict=True))
     lines = [[c.head(text) for c, text in zip(columns, row, strict=True)] for row in heads]
     for i, row in enumerate(grid.rows):
         marks = [((i, j) in grid.bold, (i, j) in grid.underlined) for j in range(len(row))]

@@ -60,8 +60,8 @@ def escaped(text: str) -> str:
 def _character(c: str) -> str:
     if c in _LATEX or c.isascii():
         return _LATEX.get(c, c)
-    letter, *accents = unicodedata.normalize("NFD", c)
-    known = letter.isascii() and letter.isalpha() and all(a in _ACCENTS for a in accents)
+    parts = unicodedata.normalize("NFD", c)
+    known = re.fullmatch(f"[A-Za-z][{_ACCENTS}]+", parts) is not None
     return c if known else f"[U+{ord(c):04X}]"
 
 
@@ -138,13 +138,9 @@ class Column:
             max(len(part) for part in parts)
             for parts in zip(*((n.whole, n.digits) for n in self.numbers), strict=True)
         )
-        less = "$<$" if any(n.less for n in self.numbers) else ""
         before = "$<$" if any(n.less for n in self.numbers) else ""
-        # Digits are all as wide as 0; of texts about as long as the longest, TeX finds the widest.
-        shapes = sorted({_zeros(n.small) for n in self.numbers}, key=_length)
-        near = [s for s in shapes if _length(s) > _length(shapes[-1]) - 3]
-        boxes = "".join(rf"\hbox{{{s}}}" for s in near)
-        after = rf"\vtop{{{boxes}}}" if any(near) else ""
+        after = "".join(rf"\hbox{{{_zeros(text)}}}" for text in _widest(self.numbers))
+        after = rf"\vtop{{{after}}}" if after else ""
         # Braces: text that siunitx keeps room for.
         room = [f"{{{text}}}" if text else "" for text in (before, after)]
         return f"S[table-format={room[0]}{sign}{whole}.{digits}{room[1]}]"
@@ -156,7 +152,7 @@ class Column:
             shown = _words(text)
             shown = rf"\textbf{{{shown}}}" if bold else shown
             shown = rf"\underline{{{shown}}}" if underlined else shown
-            # Braces keep siunitx from reading it as a number.
+            # Braces keep siunitx from reading it.
             return shown if self.numbers is None else f"{{{shown}}}"
         before = (r"\bfseries " if bold else "") + ("{$<$}" if read.less else "")
         after = rf"\under{{{read.text.replace('-', '$-$')}}}" if underlined else ""
@@ -166,10 +162,10 @@ class Column:
     def head(self, text: str) -> str:
         """Returns a head of this column, which keeps it as wide as an interval below a number."""
         if self.numbers is None:
-            return escaped(text)
+            return _words(text)
         low = max((n.below for n in self.numbers), key=_length)
         wide = _length(low) > len(self.numbers[0].text) + 2
-        return rf"{{\room{{{_zeros(low)}}}{{{escaped(text)}}}}}" if wide else f"{{{escaped(text)}}}"
+        return rf"{{\room{{{_zeros(low)}}}{{{_words(text)}}}}}" if wide else f"{{{_words(text)}}}"
 
 
 def _words(text: str) -> str:
@@ -180,6 +176,22 @@ def _words(text: str) -> str:
     if dagger and re.fullmatch(r"[a-z]", letter):
         return rf"{escaped(words)}\mark{{$\dagger$\,{letter}}}"
     return escaped(text)
+
+
+def _widest(numbers: Sequence[Number]) -> list[str]:
+    """Returns the small parts among which TeX finds the widest, with 0 for each digit.
+
+    These are those about as long as the longest, and those about as long above as any: where the
+    rest goes below the number, the marks alone need room.
+    """
+    kinds = {_zeros(n.small): (_length(n.below), _length(n.above)) for n in numbers if n.small}
+    longest = max(map(max, kinds.values()), default=0)
+    above = max((high for _, high in kinds.values()), default=0)
+    return [
+        text
+        for text, (low, high) in sorted(kinds.items())
+        if max(low, high) > longest - 3 or high > above - 3 and high
+    ]
 
 
 def _zeros(latex: str) -> str:
@@ -195,9 +207,11 @@ def column(cells: Sequence[str], words: bool) -> Column:
     """Returns how the cells of a column are aligned; `words`: to the left, as text."""
     if words:
         return Column("l")
-    read = [number(text) for text in cells if text not in ("–", "")]
-    numbers = tuple(n for n in read if n is not None)
-    return Column("r", numbers if numbers and len(numbers) == len(read) else None)
+    numbers = tuple(n for text in cells if (n := number(text)) is not None)
+    # Sizes may stand among scores, as 0.3M does in a table with methods across.
+    others = [text for text in cells if number(text) is None and text not in ("–", "")]
+    alone = len(numbers) > len(others) and all(re.search("[A-Za-z]", text) for text in others)
+    return Column("r", numbers if alone else None)
 
 
 def width(column: Column, cells: Sequence[str], size: float, below: bool) -> float:

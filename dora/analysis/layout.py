@@ -43,14 +43,14 @@ class Grid:
 
 
 def transposed(grid: Grid, corner: str) -> Grid:
-    """Returns the table with its rows as columns, each named by its words; `corner`: its head.
+    """Returns the table with its rows as columns, each named by its words; `corner`: their head.
 
-    The words of a row are its head, the last of them in the second row of print. A rule stands
-    above the second row, and no other.
+    The last word of a row, its budget, is what print sets in the second row of the head. A rule
+    stands below a first row that is not of scores, and no other.
     """
     words = grid.text_columns
     body = list(range(words, len(grid.head)))
-    rows = [[grid.head[j], *(row[j] for row in grid.rows)] for j in body]
+    named = [[word for word in row[:words] if word != "–"] for row in grid.rows]
 
     def turned(cells: set[tuple[int, int]]) -> set[tuple[int, int]]:
         """Returns where cells of the body stand now."""
@@ -58,13 +58,13 @@ def transposed(grid: Grid, corner: str) -> Grid:
 
     return replace(
         grid,
-        head=[corner, *(" ".join(row[:words]) for row in grid.rows)],
-        rows=rows,
+        head=[corner, *map(" ".join, named)],
+        rows=[[grid.head[j], *(row[j] for row in grid.rows)] for j in body],
         text_columns=1,
-        units={i + 1: row[words - 1] for i, row in enumerate(grid.rows)},
+        units={i: name[-1] for i, name in enumerate(named, 1) if len(name) == words},
         bold=turned(grid.bold),
         underlined=turned(grid.underlined),
-        rules=set(),
+        rules={1} if body and body[0] not in grid.units else set(),
         spare={},
     )
 

@@ -62,8 +62,8 @@ def _average_notes(table: Table) -> list[str]:
         return []
     text = f"average: over {_folders(table.averaged)}"
     text += f", without {_folders(table.apart)}" if table.apart else ""
-    if table.not_shown:
-        text += f"; not over {_folders(table.not_shown)}, which there are runs of, too"
+    if table.not_averaged:
+        text += f"; not over {_folders(table.not_averaged)}, which there are runs of, too"
     return [text]
 
 

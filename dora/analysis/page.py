@@ -162,7 +162,7 @@ def _run_cells(table: Table, run: Run) -> list[str]:
         str(run["results"][table.view.score]["step"]),
         f"{run['params']['adapter_end']:,}",
         f"{run['train_s']:.0f}",
-        f"{commit}§" if dirty(run) else commit,
+        f"{commit}†" if dirty(run) else commit,
     ]
 
 

@@ -77,7 +77,7 @@ def _columns(table: Table) -> list[Column]:
     """Returns the averaged tasks, their average where there are several, then the tasks apart."""
     view, number = table.view, len(table.averaged)
     # An average over a choice of tasks must not pass for that of a paper or of a whole study.
-    name = f"average of {number}" if table.not_shown else "average"
+    name = f"average of {number}" if table.not_averaged else "average"
     average = [Column(name, "[95 %]", None)] if number > 1 else []
     averaged, apart = (
         [Column(view.title(t).removesuffix(f" {view.unit(t)}"), view.unit(t), t) for t in tasks]

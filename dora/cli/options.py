@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from dora.analysis.choice import method_names, task_names
+from dora.analysis.choice import named
 from dora.analysis.grouping import Table, View, anything_left_out, read_runs, showable
 from dora.errors import UserError
 from dora.records.schema import Run
@@ -130,7 +130,7 @@ def found_tables(given: argparse.Namespace) -> Asked:
     runs = read_runs(given.results)
     # Without a run there is no name to know.
     if runs:
-        tasks, methods = task_names(given.tasks, runs), method_names(given.methods, runs)
+        tasks, methods = named(given.tasks, given.methods, runs)
         view = replace(view, tasks=tasks, methods=methods)
     found, left_out = showable(runs, view)
     # With no table at all the reasons are the message; beside a table `end` prints them after it.
