@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 
-from dora.analysis.latex_cells import column, escaped, width
+from dora.analysis.latex_cells import GAP, column, escaped, width
 from dora.analysis.layout import Grid, aligned
 
 # Widths of text in points, rounded down: a column of an ACL paper, one-column article at 10 pt.
 _NARROW, _WIDE = 215, 340
 # A float cannot be longer than a page, which has room for so many rows beside caption and notes;
 # rows of wide tables may have their spreads below them.
-_ROWS, _ROWS_OF_WIDE = 40, 26
+_ROWS, _ROWS_OF_WIDE = 34, 26
 _LONG = 13  # characters of a head that has two lines
 # Letters of 6 pt are the smallest of any table: those of spreads and marks, which stand beside a
 # number, or below it where the table would otherwise be wider than the text.
@@ -22,25 +22,26 @@ _MACROS = r"""
   \sisetup{mode=text, reset-text-family=false, reset-text-series=false, reset-text-shape=false,
     table-align-text-before=false, table-align-text-after=false, retain-explicit-plus}
   \def\six{\fontsize{6}{7}\mdseries\selectfont}
-  \def\mark#1{\smash{$^{\hbox{\six#1}}$}}
+  \def\high#1{\smash{$^{\hbox{\six#1}}$}}
   \def\beside#1#2{\smash{$_{\hbox{\six#1}}^{\hbox{\six#2}}$}}
   \def\below#1#2{\llap{\hbox to \wd6{\hss\smash{\raisebox{-6.5pt}{\six#1}}\hss}}%
-    \vrule width 0pt depth 8pt\mark{#2}}
+    \vrule width 0pt depth 8pt\high{#2}}
   \def\asbelow#1#2{\ooalign{\hfil#2\hfil\cr\hphantom{\six#1}\cr}}
   \def\under#1{\llap{\underline{\phantom{#1}}}}
   \def\textminus{$-$}\def\sd#1{\spread{$\pm$#1}{}}
   \let\spread\beside \def\room#1#2{#2}
-  \setlength{\tabcolsep}{3pt}\renewcommand{\arraystretch}{1.1}""".strip("\n")
+  \def\gap{6pt}\setlength{\tabcolsep}{3pt}\renewcommand{\arraystretch}{1.1}""".strip("\n")
 # The rows in a box, set smaller until the box is as wide as the text: \footnotesize, \scriptsize,
 # both with spreads below the numbers, 6 pt. Box 6 is a number, under whose middle a spread stands.
+# siunitx keeps room for numbers that are not bold; bold ones may reach 1.5 pt into the gap.
 _FITTED = r"""
-  \def\fitted{\sbox6{00.0}\sbox8{\tablerows}}
+  \def\fitted{\sbox6{00.0}\sbox8{\hfuzz=1.5pt\tablerows}}
   \footnotesize\fitted
   \ifdim\wd8>\linewidth \scriptsize\fitted\fi
   \ifdim\wd8>\linewidth \footnotesize\let\spread\below \let\room\asbelow
     \renewcommand{\arraystretch}{1}\fitted\fi
   \ifdim\wd8>\linewidth \scriptsize\setlength{\tabcolsep}{1.5pt}\fitted\fi
-  \ifdim\wd8>\linewidth \six\setlength{\tabcolsep}{1pt}\fitted\fi
+  \ifdim\wd8>\linewidth \six\setlength{\tabcolsep}{1pt}\def\gap{3pt}\fitted\fi
   \usebox8""".strip("\n")
 
 
@@ -131,7 +132,7 @@ def _split_columns(grid: Grid) -> list[list[int]]:
     fewest = len(filled(room))
     equal = sum(widths[j] for j in places) / fewest
     # A little more than an equal share each, as columns cannot be cut.
-    limits = (equal * (1 + step / 20) for step in range(20))
+    limits = (equal * (1 + percent / 100) for percent in range(100))
     return next((p for x in limits if x < room and len(p := filled(x)) == fewest), filled(room))
 
 
@@ -195,9 +196,10 @@ def _float(grid: Grid, label: str) -> str:
         body.insert(i, r"  \midrule")
     kind = "table" if sum(_widths(grid, 9, below=False)) <= _NARROW else "table*"
     below = [r"  \par\smallskip\begin{minipage}{\linewidth}\scriptsize\raggedright"]
-    below += [rf"  {_note(note)}\par" for note in grid.notes]
+    # One paragraph: on lines of their own ten notes would be as high as the table.
+    below += [f"  {_note(note)}" for note in grid.notes]
     named = rf"\label{{{label}}}" if label else ""
-    specs = "\n    ".join(c.spec for c in columns).removesuffix(r"@{\hspace{6pt}}")
+    specs = "\n    ".join(c.spec for c in columns).removesuffix(GAP)
     return "\n".join(
         [
             rf"\begin{{{kind}}}[tbp]",
@@ -225,10 +227,10 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def _note(text: str) -> str:
-    """Returns a note; its mark, as `†a`, stands high."""
+    """Returns a note as a sentence to stand among others; its mark, as `†a`, stands high."""
     if found := re.fullmatch(r"(†[a-z]|[*§‡⋄]) (.*)", text):
-        return rf"\textsuperscript{{{escaped(found[1])}}}\,{escaped(found[2])}"
-    return escaped(text)
+        return rf"\high{{{escaped(found[1])}}}\,{escaped(found[2])}.\quad"
+    return rf"{escaped(text)}.\quad"
 
 
 def latex_file(grid: Grid, label: str, made_by: str) -> str:

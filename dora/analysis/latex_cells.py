@@ -1,7 +1,7 @@
 r"""Cells of a table as LaTeX: text that cannot be obeyed, numbers that align at their points.
 
 A number's standard deviation is set small by `\sd{1.0}`, an interval and marks by
-`\spread{INTERVAL}{MARKS}`, a dagger by `\mark`; `\under{NUMBER}` is the line below a number,
+`\spread{INTERVAL}{MARKS}`, a dagger by `\high`; `\under{NUMBER}` is the line below a number,
 `\room` keeps a head as wide as an interval. `dora.analysis.latex` defines them.
 """
 
@@ -119,6 +119,10 @@ def number(text: str) -> Number | None:
     )
 
 
+# Behind a column of text, where \tabcolsep is small: numbers bring room of their own.
+GAP = r"@{\hspace{\gap}}"
+
+
 @dataclass(frozen=True)
 class Column:
     """How a column is aligned: `numbers` at their points, by siunitx; None: as text, `letter`."""
@@ -130,8 +134,7 @@ class Column:
     def spec(self) -> str:
         """The column as `tabular` has it, with the room that its numbers need."""
         if self.numbers is None:
-            # The gap stays where \tabcolsep is made small for the numbers.
-            return rf"{self.letter}@{{\hspace{{6pt}}}}"
+            return self.letter + GAP
         # A minus is wider than a plus, or as wide.
         sign = max((n.sign for n in self.numbers), key=["", "+", "-"].index)
         whole, digits = (
@@ -174,7 +177,7 @@ def _words(text: str) -> str:
     text = re.sub(r"([\d.,]+)([kM]?) to ([\d.,]+\2)(?![\w.])", r"\1–\3", text)
     words, dagger, letter = text.partition(" †")
     if dagger and re.fullmatch(r"[a-z]", letter):
-        return rf"{escaped(words)}\mark{{$\dagger$\,{letter}}}"
+        return rf"{escaped(words)}\high{{$\dagger$\,{letter}}}"
     return escaped(text)
 
 
@@ -190,7 +193,7 @@ def _widest(numbers: Sequence[Number]) -> list[str]:
     return [
         text
         for text, (low, high) in sorted(kinds.items())
-        if max(low, high) > longest - 3 or high > above - 3 and high
+        if max(low, high) > longest - 3 or (high > above - 3 and high)
     ]
 
 
@@ -217,8 +220,10 @@ def column(cells: Sequence[str], words: bool) -> Column:
 def width(column: Column, cells: Sequence[str], size: float, below: bool) -> float:
     """Returns about how many points a column takes with its gap, at a size of letters.
 
-    `below`: with spreads below the numbers, not beside them. A letter is half as wide as its size.
+    `below`: with spreads below the numbers and small gaps, not beside them. A letter is half as
+    wide as its size.
     """
+    gap = 2 if below else 6
     if column.numbers is None:
         widest = max(len(re.sub(" to ", "–", text)) for text in cells)
         return size / 2 * widest + 6
@@ -226,4 +231,4 @@ def width(column: Column, cells: Sequence[str], size: float, below: bool) -> flo
     length, low, high = (max(part) for part in zip(*parts, strict=True))
     head = max((len(text) for text in cells if number(text) is None), default=0)
     inside = [size * length, 6 * low] if below else [size * length + 6 * max(low, high)]
-    return max(*inside, size * head, size * length + 6 * high) / 2 + 6
+    return max(*inside, size * head, size * length + 6 * high) / 2 + gap

@@ -102,9 +102,11 @@ def markdown(grid: Grid) -> str:
     terminal and are italics where Markdown is rendered.
     """
     rows = [list(map(in_markdown, row)) for row in grid.rows]
-    for cells, mark in ((grid.bold, "**"), (grid.underlined, "_")):
-        for i, j in cells:
-            rows[i][j] = f"{mark}{rows[i][j]}{mark}"
+    for i, j in grid.bold:
+        # A star of the cell's own could end the bold text.
+        rows[i][j] = "**{}**".format(rows[i][j].replace("*", r"\*"))
+    for i, j in grid.underlined:
+        rows[i][j] = f"_{rows[i][j]}_"
     text = pipe_table([list(map(in_markdown, grid.head)), *rows])
     said = [in_markdown(note) for note in grid.notes]
     said += (

@@ -168,7 +168,7 @@ def marks_against_p_values(table: Table) -> int:
         head = table.view.title(d.task) if d.task else "average [95 %]"
         rows = (d.row, ("lora", d.row[1]))
         assert any((row, head) in bold for row in table.rows if row[1] == d.row[1])
-        for row, other, sign in (rows + (1,), rows[::-1] + (-1,)):
+        for row, other, sign in ((*rows, 1), (*rows[::-1], -1)):
             # NaN is not below: a difference that was not tested is not told.
             told_lower = d.p < 0.05 and sign * d.estimate.mean < 0
             if (other, head) in bold:
