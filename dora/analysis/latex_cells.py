@@ -7,6 +7,7 @@ A number's standard deviation is set small by `\sd{1.0}`, an interval and marks 
 
 from __future__ import annotations
 
+import functools
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -45,15 +46,19 @@ _LATEX = {
 _ACCENTS = "\u0300\u0301\u0302\u0303\u0308\u030a\u030c\u0327"
 
 
+# A sign has no letter, digit, point or hyphen before it, unlike the hyphens of 2024-01-31.
+_SIGN = re.compile(r"(?<![\w.-])-(?=\d)")
+# TeX joins neighbours: -- is a dash to it, `` and '' are quotation marks, ?` is ¿.
+_JOINED = re.compile(r"(?<=[-`',?!])(?=[-`',])")
+
+
+@functools.cache
 def escaped(text: str) -> str:
     """Returns any text as LaTeX that shows it; the sign of a number is a minus, not a hyphen.
 
     A character that the usual fonts lack is spelled as its code: [U+4E2D].
     """
-    # A sign has no letter, digit, point or hyphen before it, unlike the hyphens of 2024-01-31.
-    signed = re.sub(r"(?<![\w.-])-(?=\d)", "−", printable(text))
-    # TeX joins neighbours: -- is a dash to it, `` and '' are quotation marks, ?` is ¿.
-    parts = re.split(r"(?<=[-`',?!])(?=[-`',])", signed)
+    parts = _JOINED.split(_SIGN.sub("−", printable(text)))
     return "{}".join("".join(map(_character, part)) for part in parts)
 
 
@@ -99,6 +104,7 @@ class Number:
         return rf"\spread{{{self.below}}}{{{self.above}}}" if self.below + self.above else ""
 
 
+@functools.cache  # widths, columns and cells ask for each number ten times
 def number(text: str) -> Number | None:
     """Reads a cell; None if it is anything but a number with a point."""
     found = _NUMBER.fullmatch(text)

@@ -83,6 +83,7 @@ def numbers() -> tuple[Number, ...]:
         return tuple(map(number, csv.DictReader(file)))
 
 
+@functools.cache  # asked for each cell that may depart from a number
 def beside(model: str) -> dict[tuple[str, str, str, str, str], list[Number]]:
     """Returns the published rows for one of our backbones (`roberta_base`), by `Number.row`."""
     rows: dict[tuple[str, str, str, str, str], list[Number]] = {}

@@ -55,14 +55,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="runs with these settings alone: lr=2e-3 method.alpha=16 seed=1 (any key of "
         "run.json's config, and arithmetic); a key given twice: either value",
     )
-    for what, names in (("tasks", "rte,mrpc"), ("methods", "lora,dora")):
+    shown = {
+        "tasks": "rte,mrpc; averages are over these, and say so",
+        "methods": "lora,dora; p values are corrected for the comparisons that are shown",
+    }
+    for what, help_text in shown.items():
         parser.add_argument(
             f"--{what}",
             nargs="+",
             action="extend",
             default=[],
             metavar="NAME,NAME",
-            help=f"these {what} alone: {names}; averages are then over the tasks that are shown",
+            help=f"these {what} alone, by name or title: {help_text}",
         )
     parser.add_argument(
         "--mix-arithmetic",
