@@ -19,7 +19,7 @@ from markupsafe import Markup
 from dora import ASSETS
 from dora.analysis.contents import grids
 from dora.analysis.grouping import Table
-from dora.analysis.study_data import study_data
+from dora.analysis.study_data import study_data, title_of
 from dora.analysis.text import holes
 from dora.plain import printable
 from dora.records import study
@@ -84,7 +84,7 @@ def _asset(name: str) -> Markup:
 def _section(table: Table, seen: Sequence[study.Seen]) -> dict[str, Any]:
     """Returns the tables of one data source and model, and its missing runs."""
     return {
-        "link": f"{table.model}, {table.data}",
+        "link": title_of(table),
         "grids": grids(table),
         "missing": holes(table, seen),
     }

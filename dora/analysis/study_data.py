@@ -237,10 +237,15 @@ def _ranks(run: Run, matrices: Pool) -> list[Any] | None:
     ]
 
 
+def title_of(table: Table) -> str:
+    """Returns the words that tell a table from a study's others: `RoBERTa-base, hub`."""
+    return printable(f"{model_title(table.model)}, {table.data}")
+
+
 def _group(table: Table) -> dict[str, Any]:
     """Returns what the script must know of a table beside its runs."""
     return {
-        "title": f"{printable(model_title(table.model))}, {printable(table.data)}",
+        "title": title_of(table),
         "data": table.data,
         "model": table.model,
         "averaged": table.averaged,

@@ -1,6 +1,6 @@
 // Small charts as SVG: a panel with axes, and what is drawn in it.
 
-const WIDTH = 260, LEFT = 40, RIGHT = 10, TOP = 22, BOTTOM = 32;
+const WIDTH = 260, LEFT = 48, RIGHT = 10, TOP = 22, BOTTOM = 32;
 
 function drawing(tag, attributes = {}, ...children) {
   const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
@@ -9,33 +9,35 @@ function drawing(tag, attributes = {}, ...children) {
   return made;
 }
 
-// Round numbers in a range, about `count` of them.
-function ticksOf(low, high, count = 4) {
-  const raw = (high - low) / count, power = 10 ** Math.floor(Math.log10(raw));
-  const step = power * ([1, 2, 5, 10].find(factor => factor * power >= raw) ?? 10);
-  const found = [];
-  for (let i = Math.ceil(low / step - 1e-9); i * step <= high + 1e-9 * step; i++) found.push(Number((i * step).toPrecision(12)));
-  return found;
+// Round numbers in a range: at least three, with the largest step of 1, 2, 5, 10, ... that has so many.
+function ticksOf(low, high) {
+  const power = 10 ** Math.floor(Math.log10(high - low));
+  const ticks = [5, 2, 1, 0.5, 0.2, 0.1].map(factor => {
+    const step = factor * power, first = Math.ceil(low / step), last = Math.floor(high / step);
+    // Not by adding: 0.1 + 0.2 has a last digit of its own.
+    return Array.from({length: Math.max(0, last - first + 1)}, (_, i) => Number(((first + i) * step).toPrecision(12)));
+  });
+  return ticks.find(of => of.length >= 3);
 }
 
-// An axis over some numbers: {at(number) from 0 to 1, ticks}. On a logarithmic one ticks are chosen
-// among the numbers themselves, far enough from each other for their labels.
-function axisOf(numbers, {log = false, zero = false, most = 4} = {}) {
+// An axis over some numbers: {at(number) from 0 to 1, ticks}. On a logarithmic one `ticks` are those
+// of some numbers, by default all, that are far enough from each other for their labels.
+function axisOf(numbers, {log = false, zero = false, marked = numbers} = {}) {
   const map = log ? Math.log : number => number;
   let low = Math.min(...numbers.map(map)), high = Math.max(...numbers.map(map));
   if (zero) { low = Math.min(low, 0); high = Math.max(high, 0); }
   const room = high > low ? (high - low) * 0.07 : Math.max(Math.abs(high) * 0.02, log ? 0.3 : 0.5);
   [low, high] = [low - (zero && low === 0 ? 0 : room), high + (zero && high === 0 ? 0 : room)];
   const at = number => (map(number) - low) / (high - low);
-  if (!log) return {at, ticks: ticksOf(low, high, most)};
+  if (!log) return {at, ticks: ticksOf(low, high)};
   const ticks = [];
-  for (const number of [...new Set(numbers)].sort((a, b) => a - b)) {
+  for (const number of [...new Set(marked)].sort((a, b) => a - b)) {
     if (!ticks.length || at(number) - at(ticks.at(-1)) > 0.2) ticks.push(number);
   }
   return {at, ticks};
 }
 
-const short = number => String(Number(number.toPrecision(4)));
+const short = number => signed(String(Number(number.toPrecision(4))));
 
 // An empty panel with axes. Returns {svg, x, y}: x and y give the place of a number in it.
 function panel({title, label, across, up, below = "", format = short, upFormat = short, height = 190}) {
@@ -63,15 +65,19 @@ function curve({svg, x, y}, points, look, dashed = false) {
   const path = points.map(([a, b], i) => `${i ? "L" : "M"}${x(a).toFixed(1)} ${y(b).toFixed(1)}`).join("");
   svg.append(drawing("path", {d: path, class: "curve", style: `--look: ${look.colour}`, "stroke-dasharray": dashed ? "4 3" : "none"}));
 }
+// The points of a line that stays level until it changes: live components.
+const stepped = points => points.flatMap(([x, y], i) => (i ? [[x, points[i - 1][1]], [x, y]] : [[x, y]]));
 // The area between points [x, low, high].
 function band({svg, x, y}, points, look) {
   const there = points.map(([a, , high]) => `${x(a).toFixed(1)} ${y(high).toFixed(1)}`);
   const back = points.slice().reverse().map(([a, low]) => `${x(a).toFixed(1)} ${y(low).toFixed(1)}`);
   svg.append(drawing("path", {d: `M${[...there, ...back].join("L")}Z`, class: "band", style: `--look: ${look.colour}`}));
 }
-function dot({svg, x, y}, a, b, look, text) {
-  const made = drawing("circle", {cx: x(a).toFixed(1), cy: y(b).toFixed(1), r: 1.8, class: "dot", style: `--look: ${look.colour}`});
-  svg.append(titled(made, text));
+// Dots at points [x, y] as one path, each a line of no length with round ends: a thousand circles
+// would take the browser as long as all the rest.
+function dots({svg, x, y}, points, look) {
+  const path = points.map(([a, b]) => `M${x(a).toFixed(1)} ${y(b).toFixed(1)}h0`).join("");
+  svg.append(drawing("path", {d: path, class: "dots", style: `--look: ${look.colour}`}));
 }
 function mark({svg, x, y}, a, b, look, text) {
   svg.append(titled(symbol(look, x(a), y(b)), text));

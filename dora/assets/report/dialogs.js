@@ -19,8 +19,8 @@ function show(dialog) {
 const CURVES = [["score", "development score"], ["loss", "training loss"], ["live", "live components"]];
 function figuresOf(looked) {
   const curves = CURVES.map(([name, title]) => curvePanel(looked, name, title)).filter(Boolean);
-  const maps = looked.filter(([run]) => run.ranks).map(([run]) => heatMap(looked.length > 1 ? `ranks, ${run.name}` : "ranks at the end", [run]));
-  return [...curves, ...maps];
+  const maps = looked.map(([run], i) => run.ranks && heatMap(looked.length > 1 ? `ranks of the ${["first", "second"][i]}` : "ranks at the end", [run]));
+  return [...curves, ...maps.filter(Boolean)];
 }
 function curvePanel(looked, name, title) {
   const lines = looked.map(([run, look]) => [run, look, curveOf(run, name)]).filter(([, , points]) => points.length);
@@ -29,8 +29,9 @@ function curvePanel(looked, name, title) {
   const label = `${title}, last values: ${lines.map(([run, , points]) => `${run.name} ${short(points.at(-1)[1])}`).join(", ")}`;
   const canvas = panel({title, label, below: "step", across: axisOf(all.map(([step]) => step), {zero: true}), up: axisOf(all.map(([, value]) => value))});
   for (const [, look, points] of lines) {
-    curve(canvas, points, look, look.dashed);
-    for (const [step, value] of points) dot(canvas, step, value, look, `step ${step}: ${short(value)}`);
+    curve(canvas, name === "live" ? stepped(points) : points, look, look.dashed);
+    // Evaluations are few, and each is a measurement; the other curves are lines.
+    if (name === "score") dots(canvas, points, look);
   }
   return canvas.svg;
 }
@@ -42,7 +43,7 @@ function openComparison(a, b) {
   one("comparison-body").replaceChildren(
     comparedNumbers(a, b),
     element("h3", {}, "Curves and ranks"),
-    legend(looked.map(([run, look]) => [run.name, look])),
+    legend(looked.map(([run, look], i) => [`${["first", "second"][i]}: ${run.name}`, look])),
     element("div", {class: "panels"}, ...figuresOf(looked)),
     ...comparedRecords(a, b),
   );
@@ -52,8 +53,8 @@ function openComparison(a, b) {
 const NUMBERS = [["score", run => run.score, 2], ["at step", run => run.step, 0], ["parameters", run => run.params, 0],
   ["training s", run => run.seconds, 0], ["components at the end", run => (run.ranks ? run.ranks[2].reduce((a, b) => a + b, 0) : null), 0]];
 function comparedNumbers(a, b) {
-  const worded = (number, digits, sign) => number === null ? "–" : number.toLocaleString("en",
-    {minimumFractionDigits: digits, maximumFractionDigits: digits, signDisplay: sign ? "exceptZero" : "auto"});
+  const worded = (number, digits, sign) => number === null ? "–" : signed(number.toLocaleString("en",
+    {minimumFractionDigits: digits, maximumFractionDigits: digits, signDisplay: sign ? "exceptZero" : "auto"}));
   const rows = NUMBERS.map(([name, of, digits]) => {
     const [x, y] = [of(a), of(b)], more = x === null || y === null ? null : y - x;
     return [name, worded(x, digits), worded(y, digits), worded(more, digits, true)];

@@ -56,7 +56,7 @@ function pointsOf(rows, of, x) {
 const meanOf = key => row => mean(row.runs.map(run => run[key]));
 function drawPoint(canvas, point, aside = 1) {
   const look = LOOKS[point.row.method];
-  for (const [seed, score] of point.seeds) dot(canvas, point.x * aside, score, look, `${point.row.name} s${seed}: ${fixed(score, 2)}`);
+  dots(canvas, [...point.seeds.values()].map(score => [point.x * aside, score]), look);
   mark(canvas, point.x * aside, point.mean, look, `${point.row.name}: ${fixed(point.mean, 2)}, mean of ${point.seeds.size}`);
 }
 
@@ -68,10 +68,14 @@ function scoreBySize(group, some) {
     const adapted = points.filter(point => !point.row.none && point.x > 0);
     if (!adapted.length) return null;
     const scores = points.flatMap(point => [...point.seeds.values()]);
+    const sizes = adapted.map(point => point.x);
+    // Other methods end a component or two beside the baseline's sizes.
+    const base = adapted.filter(point => point.row.method === study.baseline).map(point => point.x);
     const canvas = panel({title, label: inWords(title, points), below: "stored parameters", format: size,
-      across: axisOf(adapted.map(point => point.x), {log: true}), up: axisOf(scores)});
+      across: axisOf(sizes, {log: true, marked: base.length ? base : sizes}), up: axisOf(scores)});
     for (const point of points.filter(point => point.row.none)) drawAcross(canvas, point);
     [...grouped(adapted, point => point.row.method).values()].forEach((of, i) => {
+      of.sort((a, b) => a.x - b.x);
       // A little aside, so that methods of one size don't cover each other.
       const aside = 1 + 0.03 * i;
       curve(canvas, of.map(point => [point.x * aside, point.mean]), LOOKS[of[0].row.method]);
@@ -118,7 +122,7 @@ function differencePanel(base, others, scores) {
   lines.forEach(([, points], place) => points.forEach(point => {
     const i = others.indexOf(point.row), at = place + (0.75 * (i - (others.length - 1) / 2)) / others.length;
     const look = LOOKS[point.row.method];
-    for (const [seed, score] of point.seeds) dot(canvas, score, at, look, `${point.row.name} s${seed}: ${fixed(score, 2)}`);
+    dots(canvas, [...point.seeds.values()].map(score => [score, at]), look);
     mark(canvas, point.mean, at, look, `${point.row.name}: ${fixed(point.mean, 2)}, mean of ${point.seeds.size}`);
   }));
   return canvas.svg;
@@ -160,8 +164,9 @@ function curvesByTask(some, name, title, caption) {
     const canvas = panel({title: task, label: `${task}, last values: ${lines.map(l => `${l.row.name} ${short(l.curve.at(-1).mean)}`).join(", ")}`, below: "step",
       across: axisOf(all.map(point => point.step), {zero: true}), up: axisOf(all.flatMap(point => [point.low, point.high]))});
     for (const {row, curve: of} of lines) {
+      const shaped = name === "live" ? stepped : points => points;
       band(canvas, of.map(point => [point.step, point.low, point.high]), LOOKS[row.method]);
-      curve(canvas, of.map(point => [point.step, point.mean]), LOOKS[row.method]);
+      curve(canvas, shaped(of.map(point => [point.step, point.mean])), LOOKS[row.method]);
     }
     return canvas.svg;
   });
@@ -185,6 +190,7 @@ function heatMap(title, some) {
   const layers = [...new Set(cells.map(cell => cell.layer))].sort((a, b) => a - b);
   const kinds = study.kinds.filter(kind => cells.some(cell => cell.kind === kind));
   const wide = (WIDTH - LEFT - RIGHT) / kinds.length, high = 15, bottom = TOP + layers.length * high;
+  const digits = cells.every(cell => Number.isInteger(cell.end)) ? 0 : 1;
   const live = cells.reduce((sum, cell) => sum + cell.end, 0);
   const svg = drawing("svg", {viewBox: `0 0 ${WIDTH} ${bottom + 20}`, role: "img", "aria-label": `${title}: ${short(live)} components at the end`});
   svg.append(write(title, WIDTH / 2, 12, {class: "title", "text-anchor": "middle"}));
@@ -192,13 +198,13 @@ function heatMap(title, some) {
     const x = LEFT + kinds.indexOf(cell.kind) * wide, y = bottom - (layers.indexOf(cell.layer) + 1) * high;
     const box = drawing("rect", {x, y, width: wide - 0.8, height: high - 0.8, fill: shade(cell.share)});
     svg.append(titled(box, `layer ${cell.layer} ${cell.kind}: ${fixed(cell.end, 1)}`));
-    const number = write(short(Number(cell.end.toFixed(1))), x + wide / 2, y + 10.5, {"text-anchor": "middle", "aria-hidden": "true"});
+    const number = write(fixed(cell.end, digits), x + wide / 2, y + 10.5, {"text-anchor": "middle", "aria-hidden": "true"});
     number.style.fill = cell.share > 0.55 ? "#000" : "#fff";
     svg.append(number);
   }
   layers.forEach((layer, i) => svg.append(write(layer, LEFT - 5, bottom - i * high - 4, {"text-anchor": "end"})));
   kinds.forEach((kind, i) => svg.append(write(kind, LEFT + (i + 0.5) * wide, bottom + 12, {"text-anchor": "middle"})));
-  svg.append(write("layer", 2, 12));
+  svg.append(write("layer", LEFT - 5, bottom + 12, {"text-anchor": "end"}));
   return svg;
 }
 

@@ -7,18 +7,12 @@ const SEVERAL = {model: several("model"), data: several("data")};
 runs.forEach((run, number) => {
   run.number = number;
   run.place = [run.data, run.task, run.model, run.method, run.budget, run.key, "s" + run.seed].join("/");
-  run.name = nameOf(run);
+  const parts = [run.taskTitle, run.methodTitle, run.budgetTitle === "–" ? "" : run.budgetTitle, "s" + run.seed];
+  run.inTable = parts.filter(Boolean).join(" ");
+  run.elsewhere = (SEVERAL.model ? " " + run.modelTitle : "") + (SEVERAL.data ? " " + run.data : "");
+  // "RTE LoRA 0.3M s1"; with the model and the data where the study has several.
+  run.name = run.inTable + run.elsewhere;
 });
-
-// "RTE LoRA 0.3M s1"; model and data only where the study has several.
-function nameOf(run) {
-  const parts = [run.taskTitle, run.methodTitle];
-  if (run.budgetTitle !== "–") parts.push(run.budgetTitle);
-  parts.push("s" + run.seed);
-  if (SEVERAL.model) parts.push(run.modelTitle);
-  if (SEVERAL.data) parts.push(run.data);
-  return parts.join(" ");
-}
 
 // Values of a record's leaves; undefined where the run lacks the field.
 function valueAt(run, field) {
@@ -65,7 +59,8 @@ function size(number) {
   const [unit, name] = number >= 100000 ? [1e6, "M"] : [1e3, "k"];
   return Number((number / unit).toPrecision(3)) + name;
 }
-const fixed = (number, digits) => (number === null || number === undefined ? "–" : number.toFixed(digits));
+const fixed = (number, digits) => (number === null ? "–" : signed(number.toFixed(digits)));
+const signed = text => text.replace("-", "−");
 const mean = numbers => numbers.reduce((sum, number) => sum + number, 0) / numbers.length;
 
 // Lists by key, in the order in which the keys first occur.

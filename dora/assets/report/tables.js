@@ -30,44 +30,53 @@ function sortBy(table, head) {
 const budgets = [...new Set(runs.map(run => run.budgetOrder.join()))]
   .map(key => key.split(",").map(Number)).sort(([a, b], [c, d]) => a - c || b - d).map(pair => pair.join());
 
-// head, text of a cell, and a number to sort by where the text does not begin with it.
+// head; text of a cell, and a mark behind it; `value`: a number to sort by where the text does not
+// begin with it; `words` stand on the left; `named`: a part of the run's name, too, so that a
+// telephone has no need of the column.
 const COLUMNS = [
-  {head: "task", text: run => run.taskTitle, words: true},
-  {head: "model", text: run => run.modelTitle, words: true, only: SEVERAL.model},
-  {head: "data", text: run => run.data, words: true, only: SEVERAL.data},
-  {head: "method", text: run => run.methodTitle, words: true},
+  {head: "task", text: run => run.taskTitle, words: true, named: true},
+  {head: "model", text: run => run.modelTitle, words: true, named: true, only: SEVERAL.model},
+  {head: "data", text: run => run.data, words: true, named: true, only: SEVERAL.data},
+  {head: "method", text: run => run.methodTitle, words: true, named: true},
   {head: "budget", text: run => run.budgetTitle, value: run => budgets.indexOf(run.budgetOrder.join())},
   {head: "seed", text: run => String(run.seed)},
-  {head: "score", text: run => fixed(run.score, 2) + (run.degenerate ? "*" : "")},
+  {head: "score", text: run => fixed(run.score, 2), value: run => run.score, mark: run => run.degenerate && "*"},
   {head: "metric", text: run => run.metric.slice(run.taskTitle.length + 1), words: true},
   {head: "at step", text: run => run.step.toLocaleString("en")},
   {head: "parameters", text: run => (run.all ? "all " : "") + size(run.params), value: run => run.params},
   {head: "training s", text: run => Math.round(run.seconds).toLocaleString("en"), value: run => run.seconds},
-  {head: "commit", text: run => (run.commit || "–") + (run.dirty ? "†" : ""), words: true},
+  {head: "commit", text: run => run.commit || "–", mark: run => run.dirty && "†", words: true},
 ].filter(column => column.only !== false);
 
 // Fills the table of runs; returns its rows, by number of the run.
 function fillRuns(table) {
-  const heads = ["run", ...COLUMNS.map(column => column.head)];
-  heads.forEach((head, i) => {
-    const button = element("button", {type: "button"}, head);
-    const left = i === 0 || COLUMNS[i - 1].words;
-    table.tHead.rows[0].append(element("th", {scope: "col", class: left ? "text" : ""}, button));
-  });
+  for (const column of [{head: "run", words: true}, ...COLUMNS]) {
+    const button = element("button", {type: "button"}, column.head);
+    table.tHead.rows[0].append(element("th", {scope: "col", class: kindOf(column)}, button));
+  }
   const rows = runs.map(rowOf);
   table.tBodies[0].append(...rows);
   return rows;
 }
 
+function kindOf(column) {
+  return `${column.words ? "text" : ""} ${column.named ? "named" : ""}`.trim();
+}
+
 function rowOf(run) {
   const tick = element("input", {type: "checkbox", "aria-label": `compare ${run.name}`, "data-pick": run.number});
-  const open = element("button", {type: "button", "data-run": run.number}, run.name);
+  const open = element("button", {type: "button", "data-run": run.number}, run.inTable);
+  // On a telephone the columns of model and data are far away.
+  if (run.elsewhere) open.append(element("span", {class: "narrow"}, run.elsewhere));
   // By number, the table's own order, in which budgets stand by size.
   const head = element("th", {scope: "row", "data-value": run.number}, element("span", {class: "pick"}, tick), open);
   const row = element("tr", {"data-number": run.number}, head);
   for (const column of COLUMNS) {
-    const cell = element("td", column.words ? {class: "text"} : {}, column.text(run));
-    if (column.value) cell.dataset.value = column.value(run);
+    const cell = element("td", {class: kindOf(column)}, column.text(run));
+    // A mark takes no room: the digits before it stay under those of other rows.
+    if (column.mark?.(run)) cell.append(element("span", {class: "after"}, column.mark(run)));
+    const value = column.value?.(run) ?? null;
+    if (value !== null) cell.dataset.value = value;
     row.append(cell);
   }
   return row;
