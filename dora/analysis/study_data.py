@@ -224,17 +224,16 @@ def _short(value: float) -> float | int:
 def _ranks(run: Run, matrices: Pool) -> list[Any] | None:
     """Returns [place of (layer, kind) of the matrices, ranks at the start, at the end].
 
-    None where the run's method has no ranks.
+    None where the run's method has no ranks, or has them elsewhere than in the backbone's linears.
     """
-    end = run["ranks"]["end"]
-    if not end:
+    start, end = run["ranks"]["start"], run["ranks"]["end"]
+    try:
+        places = [place(name) for name in end]
+    except ValueError:
         return None
-    start = run["ranks"].get("start") or {}
-    return [
-        matrices.place([place(name) for name in end]),
-        [start.get(name, 0) for name in end],
-        list(end.values()),
-    ]
+    if not places:
+        return None
+    return [matrices.place(places), [start[name] for name in end], list(end.values())]
 
 
 def title_of(table: Table) -> str:
