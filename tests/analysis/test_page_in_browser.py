@@ -195,10 +195,28 @@ def test_figures_follow_the_filter(results: Path) -> None:
         "Ranks at the end.",
     ]
     titles = ["SST-2 acc", "RTE acc", "average of 2 tasks"]
-    assert everything[0][1:] == [titles, ["full fine-tuning", "LoRA", "DoRA (dynamic rank)"], 18]
+    assert everything[0][1:] == [titles, ["LoRA", "DoRA (dynamic rank)", "full fine-tuning"], 18]
     # Nothing is left to compare with LoRA, and no ranks that training found.
     assert [figure[0] for figure in some] == [names[0], names[2], names[3]]
-    assert some[0][1:] == [["RTE acc"], ["full fine-tuning", "LoRA"], 3]
+    assert some[0][1:] == [["RTE acc"], ["LoRA", "full fine-tuning"], 3]
+
+
+def test_nothing_is_drawn_outside_a_panel(results: Path) -> None:
+    for i in range(12):  # as many methods of nearly one size as there can be
+        params = {"budget": "9000", "params": 8990 - i}
+        write_run(results, f"other{i}", 1, 0.8, task="rte", **params)
+    places = in_browser(
+        results,
+        """
+        await type("budget:9000");
+        return all("#figures svg[role=img]").flatMap(svg => all(".mark, .curve, .dots, text", svg).map(e => {
+          const box = e.getBBox(), whole = svg.viewBox.baseVal;
+          return [box.x, box.y, whole.width - box.x - box.width, whole.height - box.y - box.height];
+        }));
+        """,
+    )
+    assert len(places) > 100
+    assert min(map(min, places)) >= 0
 
 
 def test_a_run_opens_with_its_record_curve_and_ranks(results: Path) -> None:

@@ -26,7 +26,9 @@ function axisOf(numbers, {log = false, zero = false, marked = numbers} = {}) {
   const map = log ? Math.log : number => number;
   let low = Math.min(...numbers.map(map)), high = Math.max(...numbers.map(map));
   if (zero) { low = Math.min(low, 0); high = Math.max(high, 0); }
-  const room = high > low ? (high - low) * 0.07 : Math.max(Math.abs(high) * 0.02, log ? 0.3 : 0.5);
+  // A logarithmic axis spans a factor of 2 at least: sizes that differ by a component are one size.
+  const least = log ? (Math.log(2) - high + low) / 2 : high > low ? 0 : Math.max(Math.abs(high) * 0.02, 0.5);
+  const room = Math.max((high - low) * 0.07, least);
   [low, high] = [low - (zero && low === 0 ? 0 : room), high + (zero && high === 0 ? 0 : room)];
   const at = number => (map(number) - low) / (high - low);
   if (!log) return {at, ticks: ticksOf(low, high)};
@@ -59,6 +61,11 @@ function panel({title, label, across, up, below = "", format = short, upFormat =
 }
 function write(text, x, y, attributes = {}) { return drawing("text", {x, y, ...attributes}, text); }
 function line(x1, y1, x2, y2, kind) { return drawing("line", {x1, y1, x2, y2, class: kind}); }
+
+// The panel for what is to stand a little aside, so that marks at one place don't cover each other.
+const shifted = ({svg, x, y}, pixels) => ({svg, x: number => x(number) + pixels, y});
+// How far the i-th of some marks stands aside.
+const asideOf = (i, count) => (i - (count - 1) / 2) * Math.min(6, 44 / count);
 
 // A line through points [x, y], in the colour of a look.
 function curve({svg, x, y}, points, look, dashed = false) {

@@ -25,19 +25,20 @@ function order3(a, b) { return a[0] - b[0] || a[1] - b[1] || a[2] - b[2]; }
 const largest = rows => [...new Map(rows.map(row => [row.method, row])).values()];
 const methodsOf = rows => [...new Map(rows.map(row => [row.method, row.title]))].map(([method, title]) => [title, LOOKS[method]]);
 
-// [[title, of(row)], ...] for each task and their average: `of` gives scores by seed, as a Map.
+// [[title, of], ...] for each task, and for their average: `of` gives the scores of a row as a list
+// of Maps by seed, one a task.
 function scoresOf(group, some) {
   const tasks = [...grouped(some, run => run.task).values()].map(([run]) => run);
-  const bySeed = task => row => new Map(row.runs.filter(run => run.task === task && run.score !== null).map(run => [run.seed, run.score]));
-  const found = tasks.map(run => [run.metric, bySeed(run.task)]);
-  const averaged = tasks.filter(run => group.averaged.includes(run.task)).map(run => bySeed(run.task));
-  if (averaged.length > 1) found.push([`average of ${averaged.length} tasks`, row => averageOf(averaged.map(of => of(row)))]);
+  const bySeed = (row, task) => new Map(row.runs.filter(run => run.task === task && run.score !== null).map(run => [run.seed, run.score]));
+  const found = tasks.map(run => [run.metric, row => [bySeed(row, run.task)]]);
+  const averaged = tasks.map(run => run.task).filter(task => group.averaged.includes(task));
+  if (averaged.length > 1) found.push([`average of ${averaged.length} tasks`, row => averaged.map(task => bySeed(row, task))]);
   return found;
 }
-// By seed, over tasks: only seeds that all of them have, or other tasks would look like other methods.
+// Scores by seed, averaged over tasks: only seeds that all of them have.
 function averageOf(maps) {
   const seeds = [...maps[0].keys()].filter(seed => maps.every(map => map.has(seed)));
-  return new Map(seeds.map(seed => [seed, mean(maps.map(map => map.get(seed)))]));
+  return seeds.map(seed => mean(maps.map(map => map.get(seed))));
 }
 
 function figure(title, caption, legends, panels) {
@@ -48,17 +49,15 @@ function figure(title, caption, legends, panels) {
 // A panel's numbers in words, for whoever does not see it.
 const inWords = (title, points) => `${title}: ${points.map(p => `${p.row.name} ${fixed(p.mean, 1)}`).join(", ")}`;
 
-// Points of rows: {row, seeds, mean, x}, without rows that have no score.
+// Points of rows: {row, seeds, mean, x}, without rows that lack a task: a mean over other tasks than
+// the next row's would look like a difference of methods. The mean is that of the tables, over tasks
+// of means over seeds; `seeds` are the scores to be shown as dots.
 function pointsOf(rows, of, x) {
-  const points = rows.map(row => ({row, seeds: of(row)})).filter(point => point.seeds.size);
-  return points.map(point => ({...point, mean: mean([...point.seeds.values()]), x: x(point.row)}));
+  const found = rows.map(row => ({row, maps: of(row)})).filter(({maps}) => maps.every(map => map.size));
+  return found.map(({row, maps}) => ({row, seeds: averageOf(maps), mean: mean(maps.map(map => mean([...map.values()]))), x: x(row)}));
 }
 const meanOf = key => row => mean(row.runs.map(run => run[key]));
-function drawPoint(canvas, point, aside = 1) {
-  const look = LOOKS[point.row.method];
-  dots(canvas, [...point.seeds.values()].map(score => [point.x * aside, score]), look);
-  mark(canvas, point.x * aside, point.mean, look, `${point.row.name}: ${fixed(point.mean, 2)}, mean of ${point.seeds.size}`);
-}
+const markText = point => `${point.row.name}: ${fixed(point.mean, 2)}`;
 
 function scoreBySize(group, some) {
   const rows = rowsOf(some);
@@ -67,29 +66,34 @@ function scoreBySize(group, some) {
     // An adapter of no component has no place on a logarithmic axis.
     const adapted = points.filter(point => !point.row.none && point.x > 0);
     if (!adapted.length) return null;
-    const scores = points.flatMap(point => [...point.seeds.values()]);
+    const scores = points.flatMap(point => [...point.seeds, point.mean]);
     const sizes = adapted.map(point => point.x);
     // Other methods end a component or two beside the baseline's sizes.
     const base = adapted.filter(point => point.row.method === study.baseline).map(point => point.x);
     const canvas = panel({title, label: inWords(title, points), below: "stored parameters", format: size,
       across: axisOf(sizes, {log: true, marked: base.length ? base : sizes}), up: axisOf(scores)});
     for (const point of points.filter(point => point.row.none)) drawAcross(canvas, point);
-    [...grouped(adapted, point => point.row.method).values()].forEach((of, i) => {
+    const byMethod = [...grouped(adapted, point => point.row.method).values()];
+    byMethod.forEach((of, i) => {
       of.sort((a, b) => a.x - b.x);
-      // A little aside, so that methods of one size don't cover each other.
-      const aside = 1 + 0.03 * i;
-      curve(canvas, of.map(point => [point.x * aside, point.mean]), LOOKS[of[0].row.method]);
-      of.forEach(point => drawPoint(canvas, point, aside));
+      const aside = shifted(canvas, asideOf(i, byMethod.length)), look = LOOKS[of[0].row.method];
+      curve(aside, of.map(point => [point.x, point.mean]), look);
+      for (const point of of) {
+        dots(aside, point.seeds.map(score => [point.x, score]), look);
+        mark(aside, point.x, point.mean, look, markText(point));
+      }
     });
     return canvas.svg;
   });
   return figure("Score against parameters.", "Dots are runs; marks are means over seeds; a dashed line is a method without a budget.",
-    methodsOf(rows), panels.filter(Boolean));
+    [...methodsOf(rows.filter(row => !row.none)), ...methodsOf(rows.filter(row => row.none)).map(([title, look]) => [title, acrossLook(look)])],
+    panels.filter(Boolean));
 }
+const acrossLook = look => ({...look, marker: null, dashed: true});
 function drawAcross({svg, y}, point) {
   const made = drawing("line", {x1: LEFT, x2: WIDTH - RIGHT, y1: y(point.mean), y2: y(point.mean), class: "curve",
     style: `--look: ${LOOKS[point.row.method].colour}`, "stroke-dasharray": "4 3"});
-  svg.append(titled(made, `${point.row.name}: ${fixed(point.mean, 2)}`));
+  svg.append(titled(made, markText(point)));
 }
 
 function differences(group, some) {
@@ -107,11 +111,12 @@ function differences(group, some) {
 function differencePanel(base, others, scores) {
   const lines = scores.map(([title, of]) => {
     const known = of(base);
-    const paired = row => new Map([...of(row)].filter(([seed]) => known.has(seed)).map(([seed, score]) => [seed, score - known.get(seed)]));
+    const paired = row => of(row).map((map, i) => new Map([...map].filter(([seed]) => known[i].has(seed))
+      .map(([seed, score]) => [seed, score - known[i].get(seed)])));
     return [title, pointsOf(others, paired, () => 0)];
   }).filter(([, points]) => points.length);
   if (!lines.length) return null;
-  const across = axisOf(lines.flatMap(([, points]) => points.flatMap(point => [...point.seeds.values()])), {zero: true});
+  const across = axisOf(lines.flatMap(([, points]) => points.flatMap(point => [...point.seeds, point.mean])), {zero: true});
   // Downwards, a line a score, the methods of each beside each other in three quarters of it.
   const up = {at: place => 1 - (place + 0.5) / lines.length, ticks: lines.map((_, i) => i)};
   const label = lines.map(([title, points]) => inWords(title, points)).join("; ");
@@ -122,8 +127,8 @@ function differencePanel(base, others, scores) {
   lines.forEach(([, points], place) => points.forEach(point => {
     const i = others.indexOf(point.row), at = place + (0.75 * (i - (others.length - 1) / 2)) / others.length;
     const look = LOOKS[point.row.method];
-    dots(canvas, [...point.seeds.values()].map(score => [score, at]), look);
-    mark(canvas, point.mean, at, look, `${point.row.name}: ${fixed(point.mean, 2)}, mean of ${point.seeds.size}`);
+    dots(canvas, point.seeds.map(difference => [difference, at]), look);
+    mark(canvas, point.mean, at, look, markText(point));
   }));
   return canvas.svg;
 }
@@ -140,7 +145,7 @@ function scoreByCost(group, some) {
     const front = points.filter((point, i) => points.slice(0, i).every(cheaper => cheaper.mean < point.mean));
     const path = front.map((point, i) => `${i ? "L" : "M"}${canvas.x(point.x)} ${canvas.y(point.mean)}`).join("");
     canvas.svg.append(drawing("path", {d: path, class: "front"}));
-    for (const point of points) mark(canvas, point.x, point.mean, LOOKS[point.row.method], `${point.row.name}: ${fixed(point.mean, 2)} at ${format(point.x)}`);
+    for (const point of points) mark(canvas, point.x, point.mean, LOOKS[point.row.method], `${markText(point)} at ${format(point.x)}`);
     return canvas.svg;
   });
   return figure("Score against cost.", "Means over seeds, a mark for each method and budget; the line joins those that no cheaper one beats.",
@@ -199,7 +204,7 @@ function heatMap(title, some) {
     const box = drawing("rect", {x, y, width: wide - 0.8, height: high - 0.8, fill: shade(cell.share)});
     svg.append(titled(box, `layer ${cell.layer} ${cell.kind}: ${fixed(cell.end, 1)}`));
     const number = write(fixed(cell.end, digits), x + wide / 2, y + 10.5, {"text-anchor": "middle", "aria-hidden": "true"});
-    number.style.fill = cell.share > 0.55 ? "#000" : "#fff";
+    number.style.fill = cell.share > 0.47 ? "#000" : "#fff";
     svg.append(number);
   }
   layers.forEach((layer, i) => svg.append(write(layer, LEFT - 5, bottom - i * high - 4, {"text-anchor": "end"})));
