@@ -27,7 +27,16 @@ from dora.records import study
 FOLDER = ASSETS / "report"
 TEMPLATE, STYLE = "report.html", "report.css"
 # In the order in which they stand in the page: each uses what those before it define.
-SCRIPTS = ("study.js", "filter.js", "tables.js", "chart.js", "figures.js", "dialogs.js", "main.js")
+SCRIPTS = (
+    "study.js",
+    "filter.js",
+    "tables.js",
+    "chart.js",
+    "score_figures.js",
+    "training_figures.js",
+    "dialogs.js",
+    "main.js",
+)
 
 
 def _shown(value: Any) -> Any:

@@ -6,10 +6,18 @@ const SEVERAL = {model: several("model"), data: several("data")};
 
 runs.forEach((run, number) => {
   run.number = number;
-  run.place = [run.data, run.task, run.model, run.method, run.budget, run.key, "s" + run.seed].join("/");
-  const parts = [run.taskTitle, run.methodTitle, run.budgetTitle === "–" ? "" : run.budgetTitle, "s" + run.seed];
+  run.place = [run.data, run.task, run.model, run.method, run.budget, run.key, "s" + run.seed].join(
+    "/",
+  );
+  const parts = [
+    run.taskTitle,
+    run.methodTitle,
+    run.budgetTitle === "–" ? "" : run.budgetTitle,
+    "s" + run.seed,
+  ];
   run.inTable = parts.filter(Boolean).join(" ");
-  run.elsewhere = (SEVERAL.model ? " " + run.modelTitle : "") + (SEVERAL.data ? " " + run.data : "");
+  run.elsewhere =
+    (SEVERAL.model ? " " + run.modelTitle : "") + (SEVERAL.data ? " " + run.data : "");
   // "RTE LoRA 0.3M s1"; with the model and the data where the study has several.
   run.name = run.inTable + run.elsewhere;
 });
@@ -50,7 +58,12 @@ function curveOf(run, name) {
 function ranksOf(run) {
   if (!run.ranks) return [];
   const [matrices, start, end] = run.ranks;
-  return study.matrices[matrices].map(([layer, kind], i) => ({layer, kind, start: start[i], end: end[i]}));
+  return study.matrices[matrices].map(([layer, kind], i) => ({
+    layer,
+    kind,
+    start: start[i],
+    end: end[i],
+  }));
 }
 
 // A number of parameters in three digits, as tables print it: 770, 13.8k, 0.332M.

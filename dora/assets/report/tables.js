@@ -11,11 +11,12 @@ function sortKey(cell) {
 // Numbers come before words.
 function order(a, b) {
   if (typeof a !== typeof b) return typeof a === "number" ? -1 : 1;
-  return a < b ? -1 : a > b ? 1 : 0;
+  return typeof a === "number" ? a - b : a.localeCompare(b);
 }
 
 function sortBy(table, head) {
-  const column = head.cellIndex, down = head.getAttribute("aria-sort") === "ascending";
+  const column = head.cellIndex;
+  const down = head.getAttribute("aria-sort") === "ascending";
   for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
   head.setAttribute("aria-sort", down ? "descending" : "ascending");
   const rows = [...table.tBodies[0].rows].map(row => [sortKey(row.cells[column]), row]);
@@ -26,9 +27,13 @@ function sortBy(table, head) {
   table.querySelectorAll(".rule").forEach(row => row.classList.remove("rule"));
 }
 
-// Budgets by their place in the order of kind and size.
-const budgets = [...new Set(runs.map(run => run.budgetOrder.join()))]
-  .map(key => key.split(",").map(Number)).sort(([a, b], [c, d]) => a - c || b - d).map(pair => pair.join());
+// Budgets stand by kind, average ranks before numbers of parameters, then by size.
+const orderOfBudgets = ([kind, size], [otherKind, otherSize]) =>
+  kind - otherKind || size - otherSize;
+const budgets = runs
+  .map(run => run.budgetOrder)
+  .sort(orderOfBudgets)
+  .map(String);
 
 // head; text of a cell, and a mark behind it; `value`: a number to sort by where the text does not
 // begin with it; `words` stand on the left; `named`: a part of the run's name, too, so that a
@@ -38,14 +43,30 @@ const COLUMNS = [
   {head: "model", text: run => run.modelTitle, words: true, named: true, only: SEVERAL.model},
   {head: "data", text: run => run.data, words: true, named: true, only: SEVERAL.data},
   {head: "method", text: run => run.methodTitle, words: true, named: true},
-  {head: "budget", text: run => run.budgetTitle, 
-    value: run => (run.budgetTitle === "–" ? null : budgets.indexOf(run.budgetOrder.join()))},
+  {
+    head: "budget",
+    text: run => run.budgetTitle,
+    value: run => (run.budgetTitle === "–" ? null : budgets.indexOf(String(run.budgetOrder))),
+  },
   {head: "seed", text: run => String(run.seed)},
-  {head: "score", text: run => fixed(run.score, 2), value: run => run.score, mark: run => run.degenerate && "*"},
+  {
+    head: "score",
+    text: run => fixed(run.score, 2),
+    value: run => run.score,
+    mark: run => run.degenerate && "*",
+  },
   {head: "metric", text: run => run.metric.slice(run.taskTitle.length + 1), words: true},
   {head: "at step", text: run => run.step.toLocaleString("en")},
-  {head: "parameters", text: run => (run.all ? "all " : "") + size(run.params), value: run => run.params},
-  {head: "training s", text: run => Math.round(run.seconds).toLocaleString("en"), value: run => run.seconds},
+  {
+    head: "parameters",
+    text: run => (run.all ? "all " : "") + size(run.params),
+    value: run => run.params,
+  },
+  {
+    head: "training s",
+    text: run => Math.round(run.seconds).toLocaleString("en"),
+    value: run => run.seconds,
+  },
   {head: "commit", text: run => run.commit || "–", mark: run => run.dirty && "†", words: true},
 ].filter(column => column.only !== false);
 
@@ -65,12 +86,21 @@ function kindOf(column) {
 }
 
 function rowOf(run) {
-  const tick = element("input", {type: "checkbox", "aria-label": `compare ${run.name}`, "data-pick": run.number});
+  const tick = element("input", {
+    type: "checkbox",
+    "aria-label": `compare ${run.name}`,
+    "data-pick": run.number,
+  });
   const open = element("button", {type: "button", "data-run": run.number}, run.inTable);
   // On a telephone the columns of model and data are far away.
   if (run.elsewhere) open.append(element("span", {class: "narrow"}, run.elsewhere));
   // By number, the table's own order, in which budgets stand by size.
-  const head = element("th", {scope: "row", "data-value": run.number}, element("span", {class: "pick"}, tick), open);
+  const head = element(
+    "th",
+    {scope: "row", "data-value": run.number},
+    element("span", {class: "pick"}, tick),
+    open,
+  );
   const row = element("tr", {"data-number": run.number}, head);
   for (const column of COLUMNS) {
     const cell = element("td", {class: kindOf(column)}, column.text(run));
@@ -84,8 +114,8 @@ function rowOf(run) {
 }
 
 // Names as commands take them and whole numbers: this file is for other programs.
-const CSV = ["data", "task", "model", "method", "budget", "key", "seed", "metric", "score", "step", "params",
-  "seconds", "commit", "dirty", "degenerate"];
+const NAMES = "data task model method budget key seed metric score step params seconds commit";
+const CSV = [...NAMES.split(" "), "dirty", "degenerate"];
 function csvOf(chosen) {
   const lines = chosen.map(run => CSV.map(key => csvCell(run[key])).join(","));
   return [CSV.join(","), ...lines].join("\n") + "\n";
@@ -97,7 +127,10 @@ function csvCell(value) {
   return /[",\n]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;
 }
 function download(name, text) {
-  const link = element("a", {href: URL.createObjectURL(new Blob([text], {type: "text/csv"})), download: name});
+  const link = element("a", {
+    href: URL.createObjectURL(new Blob([text], {type: "text/csv"})),
+    download: name,
+  });
   link.click();
   // The browser reads the address a moment later.
   setTimeout(() => URL.revokeObjectURL(link.href), 10000);
