@@ -17,8 +17,8 @@ from dora import status
 from dora.analysis.contents import against, costs, grids, medians
 from dora.analysis.grouping import Table, View, read_runs, tables
 from dora.analysis.layout import Grid, as_csv
-from dora.analysis.page import run_lines
 from dora.analysis.score_table import scores
+from dora.analysis.study_data import about, ordered
 from dora.analysis.text import files
 from dora.records import study as study_of_runs
 from record_files import write_run
@@ -287,7 +287,7 @@ def test_budgets_are_printed_alike_in_tables_page_and_status(tmp_path: Path) -> 
             write_run(tmp_path, method, seed, 0.8 + seed / 100, budget="0.3M", params=299_520)
     table = only_table(tmp_path)
     assert all(row[1] == "0.3M" for grid in grids(table) for row in grid.rows)
-    assert {cells[4] for _, cells in run_lines([table])} == {"0.3M"}
+    assert {about(table, run)["budgetTitle"] for run in table.runs} == {"0.3M"}
     shown = status.table(study_of_runs.scan(tmp_path))
     assert [line.split()[4] for line in shown.splitlines()] == ["budget", "0.3M", "0.3M"]
 
@@ -316,11 +316,12 @@ def test_methods_that_nobody_has_heard_of_have_rows_like_any_other(tmp_path: Pat
     assert not any("differs" in note for note in scores(table).notes)
     made = files(table, tmp_path, [])
     assert "dir,minilm,best,bias,none,900,900,100,sst2,accuracy,2," in made["dir-minilm-best.csv"]
-    assert [cells[3:5] for _, cells in run_lines([table])][::2] == [
-        ["bias", "–"],
-        ["full", "–"],
-        ["lora", "r8"],
-        ["zeta", "r8"],
+    shown = [about(table, run) for _, run in ordered([table])][::2]
+    assert [(run["methodTitle"], run["budgetTitle"]) for run in shown] == [
+        ("Bias", "–"),
+        ("full fine-tuning", "–"),
+        ("LoRA", "r8"),
+        ("zeta", "r8"),
     ]
 
 
