@@ -50,6 +50,11 @@ def unfit(run: Run, folder: Path, form: Form) -> list[str]:
     if form.alone and (merge or result in ("weights", "model")):
         why = "with --merge there is no adapter" if merge else "this run's method leaves no adapter"
         problems.append(f"--adapter-only: {why}")
+    if form.alone and form.repository and result == "adapter" and run["model"]["revision"] is None:
+        problems.append(
+            "--adapter-only: the base model is a folder of this machine, which nobody else has: "
+            "push without --adapter-only, or with --merge"
+        )
     # Checksums come second: a file that is absent or of another run has its own, clearer message.
     problems = problems or artefacts.damaged(folder, run, names)
     try:
@@ -181,7 +186,7 @@ def export(
                 run, folder, part, form, place, {**config, **_own_base(run, to, form, place)}
             )
         elif result == "modules":
-            adapters_library.save(run, folder, part, _base_of_modules(run, form.base))
+            adapters_library.save(run, folder, part, _base_of_modules(run, form))
         elif place is not None:
             merging.save_with_weights(run, folder, place, part)
         else:
@@ -189,15 +194,17 @@ def export(
         write_atomic(part / "README.md", model_card.model_card(run, config, form))
 
 
-def _base_of_modules(run: Run, base: Path | None) -> str:
+def _base_of_modules(run: Run, form: Form) -> str:
     """Returns the name or folder of the base model that added modules belong to."""
     from dora.sharing import merging  # late, as in `export`
 
-    name = merging.recorded_base(run)
-    if base is not None:
-        place = merging.find_base(run, name, base)
-        name = name if run["model"]["revision"] is not None else str(place.path)
-    return name or str(run["config"]["model"])
+    name, known = merging.recorded_base(run), str(run["config"]["model"])
+    local = run["model"]["revision"] is None
+    if form.base is not None:
+        place = merging.find_base(run, name, form.base)
+        name = str(place.path) if local else name
+    # On the hub a folder of this machine is no name.
+    return known if local and form.repository else name or known
 
 
 def _base_of_adapter(run: Run, recorded: str, form: Form) -> BaseFolder | None:
