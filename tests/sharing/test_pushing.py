@@ -42,12 +42,11 @@ def export(monkeypatch: pytest.MonkeyPatch, *words: str) -> int | str | None:
     return None
 
 
-@pytest.mark.parametrize("private", [False, True])
 def test_the_repository_holds_the_folders_files_and_names_itself(
-    private: bool, one: Trained, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    one: Trained, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = [str(one.folder), "--to", str(tmp_path / "out"), "--push", NAME]
-    assert export(monkeypatch, *words, *["--private"] * private) is None
+    words = [str(one.folder), "--to", str(tmp_path / "out"), "--push", NAME, "--private"]
+    assert export(monkeypatch, *words) is None
     held = dict(hub.repositories[NAME])
     del held[".gitattributes"]
     assert held == {file.name: file.read_bytes() for file in (tmp_path / "out").iterdir()}
@@ -55,7 +54,7 @@ def test_the_repository_holds_the_folders_files_and_names_itself(
     assert needed | {"README.md"} < held.keys()
     assert json.loads(held["adapter_config.json"])["base_model_name_or_path"] == NAME
     assert f'here = "{NAME}"\n' in held["README.md"].decode()
-    assert hub.private == {NAME: private}
+    assert hub.private == {NAME: True}
     assert hub.messages == ["Run exported by dora-glue 0.1.0"]
     # Where the run and its base model lie is nobody's business.
     places = [str(place).encode() for place in (one.folder, one.base, tmp_path)]
