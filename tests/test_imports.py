@@ -32,6 +32,7 @@ ORDER = (
     (*("run", "tables", "plots", "report", "status", "export"), "submit", "bench", "torchrun"),
     ("collect",),
     ("tune",),
+    ("__main__",),
 )
 LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}
 FILES = {
