@@ -20,6 +20,7 @@ ORDER = (
     ("backbones",),
     ("methods",),
     ("method_choice",),
+    ("attaching",),
     ("tuned",),
     ("config", "check"),
     ("records",),
