@@ -35,7 +35,7 @@ def cut_moments(
     form is deleted with a warning: the optimizer begins anew with this parameter.
     """
     for optimizer in optimizers:
-        state = optimizer.state.get(p)
+        state = getattr(optimizer, "state", {}).get(p)  # hand-made ones may have none
         if state and not _cut(state, p, axis, index):
             del optimizer.state[p]
             warnings.warn(
@@ -48,7 +48,7 @@ def cut_moments(
 def forget(optimizers: Iterable[torch.optim.Optimizer], p: nn.Parameter) -> None:
     """Deletes what each optimizer holds of the parameter."""
     for optimizer in optimizers:
-        optimizer.state.pop(p, None)
+        getattr(optimizer, "state", {}).pop(p, None)
 
 
 def _cut(state: MutableMapping[str, Any], p: nn.Parameter, axis: int, index: Tensor) -> bool:

@@ -103,12 +103,13 @@ class Adapter:
             if gradient is not None:
                 p.grad = gradient if p.grad is None else p.grad + gradient
 
-    def step(self, *optimizers: torch.optim.Optimizer) -> None:
+    def step(self, *optimizers: Any) -> None:
         """Lets the method act, after the optimizer's step and before gradients are cleared.
 
         It scores components, and masks or removes some. Without an optimizer's step since the last
         call, as in the middle of gradient accumulation, it does nothing. Moments follow in every
-        torch optimizer that has stepped on the components; `optimizers`: others.
+        torch optimizer that has stepped on the components. `optimizers`: those that have stepped
+        and are none of torch.optim's classes, so that nothing tells of their step.
         """
         if not (optimizers or self._watch.due()):
             return
@@ -119,9 +120,13 @@ class Adapter:
                 self._check(moved)
             self.taken += 1
             if self._by_method:
-                rate = optimizers[0].param_groups[0]["lr"] if rate is None else rate
+                rate = float(optimizers[0].param_groups[0]["lr"]) if rate is None else rate
                 self.method.update(self.taken, rate)
-            change = self.method.after_step(self.taken)
+            try:
+                change = self.method.after_step(self.taken)
+            except FloatingPointError as e:
+                why = f"{e} after step {self.taken}: training has diverged, lower its learning rate"
+                raise FloatingPointError(why) from e
             if change is not None:
                 changes.apply(change, self.method.layers.values(), *moved)
         # The optimizer does not know these, and its zero_grad() leaves them alone.
@@ -139,10 +144,11 @@ class Adapter:
         with torch.autocast(self.device.type, enabled=False):
             yield
 
-    def _check(self, optimizers: list[torch.optim.Optimizer]) -> None:
+    def _check(self, optimizers: list[Any]) -> None:
         """Raises UserError where these optimizers or processes cannot train what is attached."""
         self._checked = True
-        groups = [set(group["params"]) for o in optimizers for group in o.param_groups]
+        every = [group for o in optimizers for group in getattr(o, "param_groups", [])]
+        groups = [set(group["params"]) for group in every]
         own = [set(group.parameters) for group in self._own_groups]
         apart = [{p for group in self._own_groups for p in group.parameters}, *own]
         mixed = any(g & mine and g - mine for g in groups for mine in apart)

@@ -10,7 +10,7 @@ from torch import nn
 
 from dora.adapters.budget import Budget, Matrix, Plan
 from dora.attaching.adapter import Adapter
-from dora.attaching.linears import as_linear, find_head, find_linears
+from dora.attaching.linears import as_linear, find_head, find_linears, refuse_float16
 from dora.errors import UserError
 from dora.method_choice import MethodChoice, method_names, packaged
 from dora.methods.base import Method, RunInfo
@@ -62,6 +62,7 @@ def attach(
     if problems:
         raise UserError(*problems)
     modules = find_head(model, head)
+    refuse_float16(model, modules)
     found = find_linears(model, modules, target)
     run = RunInfo(steps or 0, seed)
     plan = _plan(choice, wanted, found, run)

@@ -81,6 +81,17 @@ def find_linears(
     return found
 
 
+def refuse_float16(model: nn.Module, head: Sequence[str]) -> None:
+    """Raises UserError if a head that is to be trained is in float16."""
+    for name in head:
+        if any(p.dtype == torch.float16 for p in model.get_submodule(name).parameters()):
+            raise UserError(
+                f"{name} would be trained in float16, where AdamW diverges: load the model with "
+                "dtype=torch.float32 or torch.bfloat16 (Transformers takes the type of the file), "
+                "or train no head with head=[]"
+            )
+
+
 def is_linear(module: nn.Module) -> bool:
     """Says whether a layer of this suite can stand in the module's place."""
     # No subclasses: they may pack their weight, or be read by their owner without being called, as

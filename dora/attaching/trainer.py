@@ -39,7 +39,8 @@ class TrainerCallback(Callback):
                 f"the adapter plans for steps={adapter.steps}, and this Trainer takes "
                 f"{state.max_steps}: attach with steps={state.max_steps}, or set max_steps"
             )
-        if adapter.taken != state.global_step:
+        # A scaler of fp16 skips steps, which the Trainer counts and the adapter does not.
+        if adapter.taken != state.global_step and not args.fp16:
             raise UserError(
                 f"the Trainer goes on after step {state.global_step}, the adapter after step "
                 f"{adapter.taken}: attach it anew to the model as it was loaded, and resume from a "
@@ -60,5 +61,14 @@ class TrainerCallback(Callback):
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **rest: Any
     ) -> None:
-        """Lets the method act; gradients are still there, as clipped."""
+        """Lets the method act; gradients are still there, as clipped.
+
+        Raises UserError if the optimizer does not step on the adapter's own parameters.
+        """
+        before = self.adapter.taken
         self.adapter.step()
+        if self.adapter.taken == before and not args.fp16:
+            raise UserError(
+                "this Trainer's optimizer does not move the adapter's parameters: DeepSpeed and "
+                "FSDP, which keep copies of them, are not supported"
+            )

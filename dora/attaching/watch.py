@@ -43,8 +43,8 @@ class Watch:
         return Watch, (self.parameters, self.strict)
 
     def due(self) -> bool:
-        """Says whether an optimizer has stepped; True if none was ever seen (one of another make)."""
-        return bool(self._stepped) or not self._seen
+        """Says whether an optimizer has stepped since the last `take`."""
+        return bool(self._stepped)
 
     def take(self) -> tuple[list[torch.optim.Optimizer], float | None]:
         """Returns the optimizers seen so far, and the rate of the last step, None if none stepped."""

@@ -63,7 +63,7 @@ def build(kind: str) -> nn.Module:
     return Perceptron()
 
 
-def rows(kind: str, number: int = 24) -> Rows:
+def rows(kind: str, number: int = 32) -> Rows:
     """Returns random rows that the model takes, one dictionary each, as a Trainer's dataset."""
     random = torch.Generator().manual_seed(1)
 

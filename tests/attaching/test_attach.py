@@ -91,6 +91,19 @@ def test_a_tied_linear_and_a_second_adapter_are_refused() -> None:
         attach(model)
 
 
+def test_a_head_in_float16_is_refused() -> None:
+    with pytest.raises(UserError, match="classifier would be trained in float16, where AdamW"):
+        attach(build("bert").half())
+
+
+def test_scores_that_are_not_finite_say_at_which_step() -> None:
+    model, held = build("mlp"), rows("mlp")
+    adapter = attach(model)
+    nn.init.constant_(model.second.A, float("nan"))
+    with pytest.raises(FloatingPointError, match="after step 3: training has diverged"):
+        train(model, adapter, held)
+
+
 def test_a_loop_without_step_is_told_so_at_its_second_step() -> None:
     model = build("mlp")
     adapter = attach(model)
@@ -103,6 +116,8 @@ def test_a_loop_without_step_is_told_so_at_its_second_step() -> None:
 def test_a_call_of_step_without_an_optimizers_step_counts_nothing() -> None:
     model, held = build("mlp"), rows("mlp")
     adapter = attach(model)
+    adapter.step()  # as by a loop that accumulates gradients
+    assert adapter.taken == 0
     optimizer = train(model, adapter, held, 3)
     adapter.step()
     assert adapter.taken == 3
@@ -110,17 +125,30 @@ def test_a_call_of_step_without_an_optimizers_step_counts_nothing() -> None:
     assert adapter.taken == 4
 
 
-def test_an_optimizer_of_another_make_is_taken_at_its_word() -> None:
+class HandMade:
+    """An optimizer that PyTorch does not know."""
+
+    def __init__(self, parameters: list[nn.Parameter]) -> None:
+        self.parameters = parameters
+
+    def step(self) -> None:
+        """Moves along the gradients, and clears them not."""
+        for p in self.parameters:
+            p.data -= 0.1 * p.grad
+
+
+def test_an_optimizer_of_another_make_is_handed_over() -> None:
     model, held = build("mlp"), rows("mlp")
     adapter = attach(model)
+    optimizer = HandMade(adapter.parameters())
     for step in range(1, STEPS + 1):
         loss = model(**batch(held, step))["loss"] + adapter.penalty()
         loss.backward()
-        for p in adapter.parameters():
-            p.data -= 0.1 * p.grad
-        adapter.step()
-        for p in adapter.parameters():
-            p.grad = None
+        optimizer.step()
+        adapter.step()  # tells nothing of a step
+        adapter.step(optimizer)
+        model.zero_grad()
+    assert adapter.taken == STEPS
     assert sum(adapter.ranks().values()) == 12
 
 

@@ -40,6 +40,7 @@ def by_accelerate(model: Any, adapter: dora.Adapter, held: Rows, folder: Path) -
     model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
     model.train()
     while adapter.taken < STEPS:
+        before = adapter.taken
         for given in loader:
             with accelerator.accumulate(model):
                 loss = model(**given)["loss"] + adapter.penalty()
@@ -48,6 +49,7 @@ def by_accelerate(model: Any, adapter: dora.Adapter, held: Rows, folder: Path) -
                 optimizer.step()
                 adapter.step()
                 optimizer.zero_grad()
+        assert adapter.taken - before == len(held) // BATCH // 2
 
 
 # All fifteen; those that are slow differ from the others in model or loop alone.
@@ -106,6 +108,7 @@ def check_exports(kind: str, model: Any, adapter: dora.Adapter, frozen: Any, fol
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # Lightning's, on loaders, devices and clusters
 def test_lightning_needs_a_penalty_in_the_loss_and_one_call_after_a_batch(tmp_path: Path) -> None:
     lightning = pytest.importorskip("lightning")
 
