@@ -87,7 +87,7 @@ def test_methods_and_adapters_need_torch_and_numpy_alone(module: str) -> None:
         "fractions",
         "functools",
     }
-    standard |= {"hashlib", "itertools", "json", "math", "pathlib", "re", "typing"}
+    standard |= {"hashlib", "itertools", "json", "math", "pathlib", "re", "typing", "warnings"}
     allowed = {"dora", "numpy", "safetensors", "torch", *standard}
     assert {name.split(".")[0] for name in imported(FILES[module])} <= allowed
 

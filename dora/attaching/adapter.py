@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +141,9 @@ class Adapter:
         if self.device != self._device:
             self.method.load(self.method.state())
             self._device = self.device
-        with torch.autocast(self.device.type, enabled=False):
+        kind = self.device.type
+        there = torch.amp.is_autocast_available(kind)
+        with torch.autocast(kind, enabled=False) if there else nullcontext():
             yield
 
     def _check(self, optimizers: list[Any]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -17,15 +17,21 @@ from torch.utils.hooks import RemovableHandle
 
 from dora.adapters.lowrank import LowRankLinear
 from dora.adapters.resizing import set_data
-
-if TYPE_CHECKING:
-    from dora.attaching.adapter import Adapter
+from dora.methods.base import Method
 
 _PREFIX = "adapter_state."
 State = dict[str, Tensor]
 
 
-def add_hooks(adapter: Adapter) -> list[RemovableHandle]:
+class Attached(Protocol):
+    """The parts of an `Adapter` that make up its state."""
+
+    model: nn.Module
+    method: Method
+    taken: int
+
+
+def add_hooks(adapter: Attached) -> list[RemovableHandle]:
     """Has the model's state_dict hold the adapter's state; returns the handles of the hooks."""
     # Partial functions, not closures: a deep copy of the model copies them with its adapter.
     handles = [
@@ -37,7 +43,7 @@ def add_hooks(adapter: Adapter) -> list[RemovableHandle]:
     return handles
 
 
-def state_of(adapter: Adapter, prefix: str = "") -> State:
+def state_of(adapter: Attached, prefix: str = "") -> State:
     """Returns the number of steps and the method's state, by names that begin with `prefix`."""
     own = {f"{prefix}{_PREFIX}{name}": t for name, t in adapter.method.state().items()}
     return {f"{prefix}{_PREFIX}step": torch.tensor(adapter.taken), **own}
@@ -50,18 +56,18 @@ def split(state: Mapping[str, Tensor], prefix: str = "") -> tuple[State, State]:
     return rest, {n.removeprefix(start): t for n, t in state.items() if n.startswith(start)}
 
 
-def take_up(adapter: Adapter, own: State) -> None:
+def take_up(adapter: Attached, own: State) -> None:
     """Takes up the tensors of `state_of`, by the names that `split` gives them."""
     adapter.taken = int(own["step"])
     adapter.method.load({name: t for name, t in own.items() if name != "step"})
 
 
-def _add(adapter: Adapter, module: nn.Module, state: State, prefix: str, metadata: Any) -> None:
+def _add(adapter: Attached, module: nn.Module, state: State, prefix: str, metadata: Any) -> None:
     state.update(state_of(adapter, prefix))
 
 
 def _load(
-    adapter: Adapter,
+    adapter: Attached,
     module: nn.Module,
     state: State,
     prefix: str,

@@ -55,9 +55,8 @@ def build(kind: str) -> nn.Module:
     if kind == "llama":
         return LlamaForCausalLM(LlamaConfig(**ids, **small, num_key_value_heads=1))
     if kind == "vit":
-        return ViTForImageClassification(
-            ViTConfig(**small, image_size=8, patch_size=4, num_labels=3)
-        )
+        images: dict[str, Any] = {"image_size": 8, "patch_size": 4, "num_labels": 3}
+        return ViTForImageClassification(ViTConfig(**small, **images))
     if kind == "gpt2":
         return GPT2LMHeadModel(GPT2Config(**ids, n_embd=32, n_layer=2, n_head=2))
     return Perceptron()

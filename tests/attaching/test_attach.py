@@ -174,7 +174,7 @@ def test_an_adapter_before_its_pruning_is_saved_and_merged_with_a_warning(tmp_pa
     with pytest.warns(UserWarning, match="merged after step 2"):
         adapter.merge()
     with pytest.raises(UserError, match="was merged"):
-        adapter.step()
+        adapter.penalty()
 
 
 @pytest.mark.parametrize(
@@ -254,6 +254,17 @@ def test_components_are_trained_in_fp32_beside_a_backbone_in_bf16() -> None:
     assert {p.dtype for p in adapter.parameters()} == {torch.float32}
     assert all(torch.equal(p, dict(model.named_parameters())[name]) for name, p in start.items())
     assert sum(adapter.ranks().values()) == 12
+
+
+def test_components_and_scores_lie_where_the_model_does() -> None:
+    # Any device but the one where start values are drawn.
+    adapter = attach(build("mlp").to("meta"))
+    held = [*adapter.model.parameters(), *adapter.method.state().values()]
+    assert {t.device.type for t in held} == {"meta"}
+    moved = attach(build("mlp"))
+    moved.model.to("meta")
+    moved.penalty()
+    assert {t.device.type for t in moved.method.state().values()} == {"meta"}
 
 
 def test_a_transformer_of_torch_itself_computes_with_the_adapter_in_evaluation() -> None:

@@ -110,9 +110,9 @@ def check_exports(kind: str, model: Any, adapter: dora.Adapter, frozen: Any, fol
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # Lightning's, on loaders, devices and clusters
 def test_lightning_needs_a_penalty_in_the_loss_and_one_call_after_a_batch(tmp_path: Path) -> None:
-    lightning = pytest.importorskip("lightning")
+    lightning: Any = pytest.importorskip("lightning")
 
-    class Module(lightning.LightningModule):
+    class Module(lightning.LightningModule):  # type: ignore[name-defined]
         def __init__(self) -> None:
             super().__init__()
             self.model = build("bert")
