@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from dora.attaching.adapter import Adapter as Adapter
     from dora.attaching.attach import attach as attach
     from dora.attaching.trainer import TrainerCallback as TrainerCallback
+    from dora.python.load import load as load
+    from dora.python.train import Trained as Trained
+    from dora.python.train import train as train
 
 __version__ = "0.1.0"
 # In a wheel conf/ lies inside the package, in a checkout beside it.
@@ -25,7 +28,10 @@ CONF = next(d for d in (PACKAGE / "conf", CHECKOUT / "conf") if d.is_dir())
 _PLACES = {
     "Adapter": "dora.attaching.adapter",
     "TrainerCallback": "dora.attaching.trainer",
+    "Trained": "dora.python.train",
     "attach": "dora.attaching.attach",
+    "load": "dora.python.load",
+    "train": "dora.python.train",
 }
 
 
