@@ -15,6 +15,7 @@ import torch
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
 from hydra.core.singleton import Singleton
 
 from dora import PLUGINS
@@ -34,12 +35,13 @@ def restored() -> Iterator[None]:
     threads = torch.get_num_threads()
     strict = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    filled = torch.utils.deterministic.fill_uninitialized_memory
+    filled = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+    sys.path.append(str(PLUGINS))  # the sweeper that conf/config.yaml names
+    Plugins.instance()  # stores its plugins' settings once in a process, for good
     holders = {kind: Singleton._instances.get(kind) for kind in (GlobalHydra, HydraConfig)}
     stored = ConfigStore.instance().repo
     # With this workspace cuBLAS gives the same bits each time; read when CUDA starts.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    sys.path.append(str(PLUGINS))  # the sweeper that conf/config.yaml names
     try:
         with warnings.catch_warnings():
             # Replaced, not changed: an application of Hydra's may go on with them.

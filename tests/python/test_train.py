@@ -46,7 +46,7 @@ def surroundings() -> list[Any]:
         [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)],
         torch.get_num_threads(),
         torch.are_deterministic_algorithms_enabled(),
-        torch.utils.deterministic.fill_uninitialized_memory,
+        getattr(torch.utils.deterministic, "fill_uninitialized_memory"),  # noqa: B009
         torch.get_rng_state().tolist(),
         random.getstate(),
         np.random.get_state()[1].tolist(),
