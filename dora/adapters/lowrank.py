@@ -81,10 +81,32 @@ class LowRankLinear(nn.Module):
         self.register_buffer("kept_B", None)
         # What training reads in place of the base's weight, (d_out, d_in), or None for that weight.
         self.perturbed: Tensor | None = None
-        # (kept_B, the base's weight with the kept components in it) for `weight`.
+        # (kept_B, the base's weight with the kept components in it) for `frozen_weight`.
         self._merged: tuple[Tensor, Tensor] | None = None
         # (input, output) that `Siblings` has computed before this layer is called.
         self.ready: tuple[Tensor, Tensor] | None = None
+
+    # The base's own, for models that ask a linear for its type or shape. What is computed with the
+    # weight instead of this layer leaves the update out.
+    @property
+    def weight(self) -> Tensor:
+        """The base's weight, (d_out, d_in)."""
+        return self.base.weight
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The base's bias, (d_out,), or None."""
+        return self.base.bias
+
+    @property
+    def in_features(self) -> int:
+        """d_in."""
+        return self.base.in_features
+
+    @property
+    def out_features(self) -> int:
+        """d_out."""
+        return self.base.out_features
 
     @property
     def rank(self) -> int:
@@ -103,7 +125,7 @@ class LowRankLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Returns (..., d_out) for x of shape (..., d_in)."""
         if self.rank == 0:  # costs nothing beyond the backbone's own layer
-            return self.beside_kept(x, F.linear(x, self.weight(), self.base.bias))
+            return self.beside_kept(x, F.linear(x, self.frozen_weight(), self.base.bias))
         # By identity: a layer may also be called on another tensor than the module's input.
         # Returned once, so that the output is not kept alive until the next step.
         if self.ready is not None and self.ready[0] is x:
@@ -113,9 +135,9 @@ class LowRankLinear(nn.Module):
 
     def operands(self) -> tuple[Tensor | float | None, ...]:
         """Returns the six values that `arithmetic.update` takes: W, b, A, B, g (or None) and s."""
-        return self.weight(), self.base.bias, self.A, self.B, self.g, self.scale
+        return self.frozen_weight(), self.base.bias, self.A, self.B, self.g, self.scale
 
-    def weight(self) -> Tensor:
+    def frozen_weight(self) -> Tensor:
         """Returns the frozen weight, (d_out, d_in), with the kept components in it if it has 32
         bits.
 
@@ -135,7 +157,7 @@ class LowRankLinear(nn.Module):
         return self._merged[1]
 
     def beside_kept(self, x: Tensor, y: Tensor) -> Tensor:
-        """Returns y plus the kept components' output for x, unless `weight` holds them."""
+        """Returns y plus the kept components' output for x, unless `frozen_weight` has them."""
         if self.kept_A is None or self.kept_B is None or self.base.weight.dtype.itemsize >= 4:
             return y
         return y + F.linear(F.linear(x, self.kept_A), self.kept_B)

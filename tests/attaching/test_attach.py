@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import copy
 import gc
+import os
+import socket
+import subprocess
+import sys
 import weakref
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from own_models import STEPS, Perceptron, attach, batch, build, go_on, rows, train, trainer
 from torch import nn
 
 import dora
 from dora.errors import UserError
+from own_models import STEPS, Perceptron, attach, batch, build, go_on, rows, train, trainer
 
 
 def test_all_linears_but_the_output_are_adapted_and_the_head_is_trained_whole() -> None:
@@ -324,3 +328,47 @@ def test_the_trainer_counts_the_penalty_once_a_step_and_in_no_loss_that_it_logs(
         found.append(adapter.state_dict())
     for name, expected in found[0].items():
         torch.testing.assert_close(found[1][name], expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_method_that_moves_its_gates_itself_needs_its_groups_in_the_trainer(
+    tmp_path: Path,
+) -> None:
+    held = rows("mlp")
+    model = build("mlp")
+    adapter = attach(model, "sora")
+    with pytest.raises(UserError, match=r"Trainer pass optimizers=\(optimizer, None\)"):
+        trainer(model, adapter, held, tmp_path).train()
+    model = build("mlp")
+    adapter = attach(model, "sora")
+    run = trainer(model, adapter, held, tmp_path)
+    run.optimizer = torch.optim.AdamW(adapter.groups(1e-2))
+    run.train()
+    assert adapter.taken == STEPS
+    assert adapter.plan.missed(list(adapter.ranks().values())) is None
+
+
+@pytest.mark.slow
+def test_two_processes_compute_what_one_does_and_removals_are_refused_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = Path(__file__).parent
+    monkeypatch.setenv("PYTHONPATH", f"{here}:{os.environ.get('PYTHONPATH', '')}")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    script = [sys.executable, str(here / "in_two_processes.py"), str(tmp_path)]
+    base = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    started = [
+        subprocess.Popen(script, env={**base, "RANK": str(rank), "LOCAL_RANK": str(rank)})
+        for rank in range(2)
+    ]
+    assert [process.wait(timeout=300) for process in started] == [0, 0]
+
+    model = build("mlp")
+    adapter = attach(model, dropout=0.0, remove=False)
+    train(model, adapter, rows("mlp"))
+    found = torch.load(tmp_path / "together.pt")
+    assert sum(adapter.ranks().values()) == 12
+    for name, expected in adapter.state_dict().items():
+        torch.testing.assert_close(found[name], expected, rtol=0, atol=1e-4)

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 from accelerate import Accelerator
-from own_models import BATCH, STEPS, Rows, attach, build, rows, train, trainer
 from peft import PeftModel
 
 import dora
+from own_models import BATCH, STEPS, Rows, attach, build, rows, train, trainer
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
