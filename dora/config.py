@@ -38,40 +38,68 @@ OmegaConf.register_new_resolver("expanduser", os.path.expanduser, replace=True)
 class Config:
     """One run. Keys that take a fraction of the run below 1 take whole steps from 1.
 
-    `rates_from`: the file of `python -m dora.tune`, used if `lr` is None: the learning rate that it
+    docs/settings.md is made from the lines below (scripts/settings_page.py).
+
+    `task`: a GLUE task, the name of a file in conf/task.
+    `method`: the name of a file in conf/method, which holds the method's own settings.
+    `model`: the backbone, the name of a file in conf/model.
+    `data`: where the rows come from, the name of a file in conf/data.
+    `fed`: the clients and rounds of a federated method.
+    `budget`: `r8` for an average of 8 components a matrix at the end; `0.3M`, `300k` or a number
+    for at most so many adapter parameters at the end.
+    `seed`: fixes the new head, the adapter's start values, the order of rows and dropout.
+
+    `epochs`: passes over the training set; they are the run's length unless `max_steps` is given.
+    `max_steps`: the run's length in optimizer steps.
+    `max_length`: tokens of a row, or of a pair of texts together; longer ones are cut.
+    `batch_size`: examples of one optimizer step, over all processes and micro-batches.
+    `batching`: `length` puts rows of similar length into a batch, with about 0.6 of the padding of
+    `random`, which takes shuffled rows as they come.
+    `grad_accum`: micro-batches that an optimizer step is cut into.
+    `lr`: the peak learning rate; null for that of `rates_from`, else of `rates`, else of the model
+    for this method (`model.lr`), else the method's `base_lr`.
+    `rates_from`: the file of `python -m dora.tune`, used if `lr` is null: the learning rate that it
     chose, and the setting of the method's own that its YAML names for a search.
-    `rates`: learning rates by task and method, used where neither is given; a study's file holds
-    them.
+    `rates`: learning rates by task and method; a study's file holds them.
+    `head_lr`: the peak learning rate of the head; null for `lr`.
+    `weight_decay`: AdamW's.
+    `decay_all`: weight decay on biases and LayerNorm too.
+    `warmup`: the part of the run in which the rate rises; a fraction is rounded up to steps, as in
+    the Transformers Trainer.
+    `schedule`: of the rate after the warm-up: `linear` or `cosine` to 0, or `constant`.
+    `clip`: the largest norm of a step's gradient; 0 for no clipping.
+    `head_dropout`: in the head; null for the model's own.
 
-    Training. `batch_size`: examples of one optimizer step, over all processes and micro-batches;
-    `grad_accum`: micro-batches of a step. `epochs`: the run's length unless `max_steps` is given.
-    `lr`: None for the model's rate for this method (`model.lr`), or the method's `base_lr`.
-    `head_lr`: None for `lr`. `head_dropout`: None for the model's own. `clip`: gradient norm, 0 for
-    no clipping. `warmup`: a fraction is rounded up, as in the Transformers Trainer. `decay_all`:
-    weight decay on biases and LayerNorm too. `batching`: "length" puts rows of similar length into
-    a batch, with about 0.6 of the padding of "random", which takes shuffled rows as they come.
-    `target`: the linears to adapt, "all" or some of q, k, v, o, ffn1, ffn2 (ModernBERT: qkv, o,
-    glu, ffn2), such as q,v.
+    `precision`: of the matrix products, `fp32` or `bf16` (by autocast; trained parameters stay in
+    fp32). `auto` stands for bf16 where the device computes it natively, else fp32, and is replaced
+    by it before the run is named and recorded.
+    `compile`: have torch.compile make the model's kernels, which takes a while before the first
+    step and again after a removal, and is slower on a CPU.
+    `cuda_graphs`: on a GPU, record a step's launches and repeat them instead of making them anew.
+    null for doing so with RoBERTa, for which this was compared on a GPU, and those that have its
+    layers (BERT, XLM-R, ELECTRA); true for any model. It takes a method that allows it.
+    `device`: `cpu`, `cuda`, `cuda:N`, or `auto` for cuda where there is one. Of several GPUs cuda
+    is the one with the fewest runs of this suite.
+    `threads`: CPU threads; null for the model's own number. Fixed, because it changes the last
+    bits.
+
+    `eval_every`: steps between evaluations; null for each epoch.
+    `select`: `dev` reports the best development evaluation of the second half; `heldout` selects
+    on a tenth of the training set (at most 2,000 rows), held out.
+    `patience`: evaluations without a better score after which training stops; null for never.
+    `limit_train`: rows to train on, equal for every seed; null for all.
     `init_from`: the directory of a finished run to start from.
+    `target`: the linears to adapt: `all`, or some of q, k, v, o, ffn1, ffn2 (ModernBERT: qkv, o,
+    glu, ffn2), such as q,v.
 
-    Evaluation. `eval_every`: steps between evaluations, None for each epoch. `select`: "dev"
-    reports the best development evaluation of the second half; "heldout" selects on a tenth of the
-    training set (at most 2,000 rows), held out. `patience`: evaluations without a better score
-    after which training stops, None for never. `limit_train`: rows to train on, equal for every
-    seed.
-
-    The run. `precision`: of the matrix products, "fp32" or "bf16" (by autocast; trained parameters
-    stay in fp32). "auto" stands for bf16 where the device computes it natively, else fp32, and is
-    replaced by it before the run is named and recorded. `compile`: have torch.compile make the
-    model's kernels, which takes a while before the first step and again after a removal, and is
-    slower on a CPU. `cuda_graphs`: on a GPU, record a step's launches and repeat them instead of
-    making them anew; None for doing so with RoBERTa, for which this was compared on a GPU, and
-    those that have its layers (BERT, XLM-R, ELECTRA), true for any. It takes a method that allows
-    it. `threads`: CPU threads, None for the model's own number; fixed because it changes the last
-    bits. `checkpoint_every`: steps between checkpoints, in addition to every evaluation and every 5
-    minutes. `results`: the folder for everything written. `tensorboard`: write curves into the
-    run's directory for TensorBoard to show. `force`: train a run that is done, has failed or
-    diverged again from the start; a run that was stopped or killed is resumed, a forced one too.
+    `checkpoint_every`: steps between checkpoints, in addition to every evaluation and every 5
+    minutes.
+    `results`: the folder for everything written.
+    `wandb`: Weights & Biases: `off`, `offline` or `online`.
+    `tensorboard`: write curves into the run's directory for TensorBoard to show.
+    `keep_model`: keep the whole model of a method whose result is one (full).
+    `force`: train a run that is done, has failed or diverged again from the start; a run that was
+    stopped or killed is resumed, a forced one too.
     """
 
     task: TaskConfig = field(default_factory=TaskConfig)

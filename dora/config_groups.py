@@ -14,14 +14,21 @@ from dora.method_choice import method_names
 
 @dataclass
 class TaskConfig:
-    """`task=`: a GLUE task by name."""
+    """`task=`: a GLUE task.
+
+    `name`: one of cola, sst2, mrpc, qqp, stsb, mnli, qnli, rte, wnli.
+    """
 
     name: str = MISSING
 
 
 @dataclass
 class OwnConfig:
-    """The settings that serve one model best: `lr` by method, and `threads` on a CPU."""
+    """The settings that serve an embedded model best, and no other model that `path` names.
+
+    `lr`: learning rates by method.
+    `threads`: the number of CPU threads.
+    """
 
     lr: dict[str, float] = field(default_factory=dict)
     threads: int = 2
@@ -29,13 +36,19 @@ class OwnConfig:
 
 @dataclass
 class ModelConfig:
-    """`model=`: where the backbone comes from. `path`, any local folder, wins over the other three.
+    """`model=`: where the backbone comes from.
 
-    `name`: the model's name in paths and tables; None for the folder's or repository's name.
-    `embedded`: a folder of this package. `package`: a Python package that carries a model. `hub`,
-    `revision`: a hub repository at a pinned commit. `random_weights`: draw the weights from a fixed
-    seed instead of reading them, to see how much pretraining matters. `lr`: learning rates by
-    method. `threads`: the number of CPU threads. `note`: a sentence shown wherever scores are.
+    `name`: the model's name in paths and tables; null for the folder's or repository's name.
+    `path`: any local folder with config.json, tokenizer and weights; it wins over the next three.
+    `embedded`: a folder of this package.
+    `package`: a Python package that carries a model.
+    `hub`: a repository of the hub.
+    `revision`: its commit.
+    `random_weights`: draw the weights from a fixed seed instead of reading them, to see how much
+    pretraining matters.
+    `lr`: learning rates by method.
+    `threads`: the number of CPU threads; null for 2, or an embedded model's own number.
+    `note`: a sentence shown wherever scores are.
     `own`: an embedded model's `lr` and `threads`, which do not apply to another model that `path`
     names.
     """
@@ -56,9 +69,10 @@ class ModelConfig:
 
 @dataclass
 class DataConfig:
-    """`data=`: mini, dir or hub.
+    """`data=`: where the rows come from.
 
-    `dir`: the official GLUE download; with hub, a local copy of the repository.
+    `name`: mini, dir or hub.
+    `dir`: with dir, the official GLUE download; with hub, a local copy of the repository.
     """
 
     name: str = MISSING
@@ -69,11 +83,14 @@ class DataConfig:
 class FedConfig:
     """`fed.…`: the rounds of a federated method (fedit, ffa_lora, lora_fair); others ignore them.
 
-    `clients`: among whom the training rows are dealt. `fraction`: of them, selected in each round.
-    `partition`: "dirichlet" deals each class by shares from Dirichlet(`alpha`, …), so that a small
-    `alpha` skews the classes; "iid" deals equal random parts. `local_steps`: optimizer steps of a
-    selected client in a round. `rounds`: None for as many as the run's steps make. `restart`: "run"
-    has one schedule of the learning rate over all rounds, "round" one in each.
+    `clients`: their number; the training rows are dealt among them.
+    `fraction`: the share of the clients that is selected in each round.
+    `partition`: `dirichlet` deals each class by shares from Dirichlet(`alpha`, …); `iid` deals
+    equal random parts.
+    `alpha`: of the Dirichlet distribution; the smaller, the more skewed are the classes.
+    `local_steps`: optimizer steps of a selected client in a round.
+    `rounds`: their number; null for as many as the run's steps make.
+    `restart`: `run` has one schedule of the learning rate over all rounds, `round` one in each.
     """
 
     clients: int = 3

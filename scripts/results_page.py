@@ -3,10 +3,12 @@
     python scripts/results_page.py [PAGE ...]
     python scripts/results_page.py --check [PAGE ...]    # exit code 1 if a page is out of date
 
-Without PAGE: results/README.md and results/bench/README.md. A page marks each place with a comment
-`<!-- KIND NAME -->`, where NAME is relative to the page; the text up to `<!-- end -->` is replaced:
+Without PAGE: README.md, results/README.md and results/bench/README.md. A page marks each place with
+a comment `<!-- KIND NAME -->`, where NAME is relative to the page; the text up to `<!-- end -->` is
+replaced:
 
-    tables FOLDER    scores of the runs in a folder, and differences from LoRA
+    scores FOLDER    scores of the runs in a folder, without notes and marks
+    tables FOLDER    the same with them, and differences from LoRA
     search FOLDER    the table of a search of learning rates
     bench FILE       the measurements in a file of `python -m dora.bench`
 
@@ -23,14 +25,21 @@ from pathlib import Path
 
 from dora.analysis.contents import findings
 from dora.analysis.grouping import read_runs, tables
+from dora.analysis.layout import Grid, markdown
 from dora.analysis.searches import of_runs, table
 from dora.analysis.text import report
 from dora.files import write_atomic
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "results" / "README.md", ROOT / "results" / "bench" / "README.md"]
+PAGES = [ROOT / folder / "README.md" for folder in (".", "results", "results/bench")]
 # `.*?`: up to the nearest end, or the first block would reach to the last.
-BLOCK = re.compile(r"(<!-- (tables|search|bench) (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+BLOCK = re.compile(r"(<!-- (scores|tables|search|bench) (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def scored(folder: Path) -> str:
+    """Returns the scores alone of every table that the runs under `folder` make."""
+    grids = [findings(table)[0] for table in tables(read_runs(folder))]
+    return "\n\n".join(markdown(Grid("", grid.head, grid.rows)) for grid in grids)
 
 
 def shown(folder: Path) -> str:
@@ -76,7 +85,7 @@ def measured(file: Path) -> str:
     return "\n\n".join(parts)
 
 
-MAKERS = {"tables": shown, "search": searched, "bench": measured}
+MAKERS = {"scores": scored, "tables": shown, "search": searched, "bench": measured}
 
 
 def page(path: Path) -> str:

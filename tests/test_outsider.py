@@ -1,7 +1,7 @@
 """Methods in a package of one's own: trained, resumed, shown and exported without an edit of this
 package.
 
-The first is CONTRIBUTING's example, read from there. The second leaves weights instead of an
+The first is the example of docs/adding-a-method.md, read from there. The second leaves weights instead of an
 adapter, the third has gates with a proximal step, a basis frozen in its layers, a budget that is an
 upper bound and a state.
 """
@@ -117,8 +117,8 @@ def yaml_of(name: str, place: str, **settings: float) -> str:
 
 
 def example() -> tuple[str, str]:
-    """(class file, YAML) of CONTRIBUTING's example."""
-    text = (ROOT / "CONTRIBUTING.md").read_text()
+    """(class file, YAML) of the manual's example."""
+    text = (ROOT / "docs" / "adding-a-method.md").read_text()
     (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     (yaml,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
     return code, yaml.replace("dora.methods.shrunk.", "outside.shrunk.")

@@ -29,7 +29,7 @@ def as_row(run: Run) -> dict[str, Any]:
     """Returns a finished run as one row of numbers and texts.
 
     Its place; `best.…` and `last.…`, both evaluations' scores as fractions with their steps;
-    `params.…`, as README.md explains them; `config.…`, every setting; then what it took and where
+    `params.…`, as docs/record.md explains them; `config.…`, every setting; then what it took and where
     it was made. A list of values is one text, with commas. `run`: a record, with its `folder`.
     """
     row: dict[str, Any] = dict(zip(_PLACE, run["folder"].parts[-len(_PLACE) :], strict=True))

@@ -2,7 +2,7 @@
 
 A method *decides*, the training loop *applies*. Each moment does nothing unless a method overrides
 it; they stand below in the order in which the loop comes to them. `lora.py` is the shortest example
-of an adapter. How to add a method of your own, in this package or outside it: CONTRIBUTING.md.
+of an adapter. How to add a method of your own, in this package or outside it: docs/adding-a-method.md.
 """
 
 from __future__ import annotations

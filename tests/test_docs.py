@@ -1,0 +1,380 @@
+"""Every command in README and docs composes or parses, every link leads somewhere, and messages that
+the pages quote are the suite's own.
+
+Commands are checked without training: a configuration is composed and checked, any other command's
+line is parsed by the command itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import functools
+import importlib
+import re
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig, OmegaConf
+
+from dora import CONF
+from dora.check import check
+from dora.cli.choices import composing
+from dora.cli.composer import Composer
+from dora.cli.grammar import single_values
+from dora.cli.line import Line, read
+from dora.config import register
+from runs import load_script
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
+named = pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(ROOT).as_posix())
+# As text: Python 3.10 has no reader of TOML.
+PROJECT = (ROOT / "pyproject.toml").read_text().partition("[project.urls]")[0]
+EXTRAS = set(re.findall(r"^(\w+) = \[", PROJECT.partition("[project.optional")[2], re.MULTILINE))
+PACKAGES = {*re.findall(r'"([\w-]+)[\[>]', PROJECT), "pandas"}  # pandas comes with datasets
+# Lines of other programs, word for word: nothing here can check them.
+OTHERS = {
+    ". .venv/bin/activate",
+    "nvidia-cuda-mps-control -d",
+    "rm -r results/cache",
+    "tensorboard --logdir results/runs",
+    "unset WORLD_SIZE RANK",
+    'python -c "import dora; print(dora.__file__)"',
+}
+REMOTE = ("git", "hf", "pip", "wandb", "uv", "docker")  # programs that need a network
+SHELL = re.compile(r"^(?:[A-Z_]+=\S+ )+")  # variables that are set for one command
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command on a page: its text, and what the comment beside or above it says that it needs."""
+
+    page: str
+    text: str
+    needs: str
+
+    @property
+    def words(self) -> list[str]:
+        """The words as a shell reads them, without variables that are set before."""
+        return shlex.split(SHELL.sub("", self.text))
+
+
+def blocks(text: str) -> Iterator[str]:
+    """Yields the indented blocks of a page, without fenced ones."""
+    text = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
+    for found in re.finditer(r"(?:^    .*\n|(?<=\n)\n(?=    ))+", text, re.MULTILINE):
+        yield re.sub(r"^    ", "", found[0], flags=re.MULTILINE).strip("\n")
+
+
+def commands(page: Path) -> Iterator[Command]:
+    """Yields the commands of a page, of blocks and, where they are whole, of sentences.
+
+    A comment `# needs …` above counts for the whole block. In a sentence nobody marks a network.
+    """
+    for text in re.findall(r"`((?:python -m dora\.|make |pip install )[^`]*)`", page.read_text()):
+        if "…" not in text and "NAME" not in text:
+            yield Command(page.name, " ".join(text.split()), "# needs a network")
+    for block in blocks(page.read_text()):
+        if block.startswith(("results/runs/<data>", "def ")):  # a listing of files, Python
+            continue
+        above = ""
+        for line in block.replace("\\\n", " ").splitlines():
+            if line.startswith("#"):
+                above = line
+            elif line:
+                text, _, beside = line.partition(" #")
+                for part in text.split(" && "):
+                    needs = " ".join(w for w in (above, f"#{beside}") if "needs" in w)
+                    yield Command(page.name, part.strip(), needs)
+
+
+# Each once: pages repeat some.
+ALL = list(dict.fromkeys(command for page in PAGES for command in commands(page)))
+
+
+def rows(words: list[str], sweeping: bool) -> list[list[str]]:
+    """Returns settings of single values in which each value of a sweep occurs once or more."""
+    held = [single_values(word) if sweeping else [word] for word in words]
+    return [
+        [values[i % len(values)] for values in held] for i in range(max(map(len, held), default=1))
+    ]
+
+
+class Parsed(Exception):
+    """Ends a command when its line has been read; holds the words that it left."""
+
+
+def parsing(
+    main: Callable[[], Any], words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> list[str]:
+    """Returns the words that a command's own parser leaves over. A mistake ends in SystemExit."""
+    parse = argparse.ArgumentParser.parse_known_args
+
+    def known(self: argparse.ArgumentParser, args: Any = None, space: Any = None) -> Any:
+        _, left = parse(self, args, space)
+        raise Parsed(left)
+
+    def whole(self: argparse.ArgumentParser, args: Any = None, space: Any = None) -> Any:
+        _, left = parse(self, args, space)
+        if left:
+            self.error(f"unrecognized arguments: {left}")
+        raise Parsed([])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "argv", ["", *words])
+        patch.setattr(argparse.ArgumentParser, "parse_known_args", known)
+        patch.setattr(argparse.ArgumentParser, "parse_args", whole)
+        with pytest.raises(Parsed) as found:
+            main()
+    return list(found.value.args[0])
+
+
+@functools.cache
+def grid(experiment: str) -> frozenset[str]:
+    """Returns the keys over which an experiment sweeps; none without one."""
+    file = CONF / "experiment" / f"{experiment}.yaml"
+    held = OmegaConf.load(file)
+    keys = set(OmegaConf.select(held, "hydra.sweeper.params") or {})
+    included = [d for d in held.get("defaults", []) if isinstance(d, str) and d.startswith("/exp")]
+    return frozenset(keys.union(*(grid(name.removeprefix("/experiment/")) for name in included)))
+
+
+def settings_problems(line: Line, needs: str, composer: Composer, search: bool) -> list[str]:
+    """Returns the problems of a line of dora.run, or with `search` of dora.tune."""
+    check_launcher(line)
+    problems = []
+    own = [word for word in line.overrides if not word.startswith(("hydra/", "hydra."))]
+    several = line.sweeping or search
+    for row in rows(own, several):
+        # These files hold a name alone. As a value it takes no composition of its own; `check`
+        # knows the names.
+        config = composer([re.sub(r"^(task|data)=", r"\1.name=", word) for word in row])
+        problems += check(config)
+        model, data = config.model, config.data
+        remote = (model.hub and not model.path) or (data.name == "hub" and not data.dir)
+        if remote and not (line.options or line.help) and "network" not in needs:
+            problems.append("reads from the hub, and no comment says that it needs a network")
+        experiment = next((w.partition("=")[2] for w in row if w.startswith("experiment=")), None)
+        given = {word.partition("=")[0] for word in row}
+        if experiment and not several and grid(experiment) - given:
+            problems.append(f"{experiment} is a grid of runs, and -m is missing")
+    return problems
+
+
+@functools.cache
+def launcher(choice: str) -> DictConfig:
+    """Returns the settings of a launcher, such as `hydra/launcher=slurm`."""
+    held = compose("config", overrides=[choice], return_hydra_config=True).hydra.launcher
+    OmegaConf.set_struct(held, True)
+    return held
+
+
+def check_launcher(line: Line) -> None:
+    """Raises for a launcher that is not there, and for a setting that is none of its own."""
+    choice, *own = [w for w in line.overrides if w.startswith(("hydra/", "hydra."))] or [""]
+    held = launcher(choice) if choice else None
+    for word in own:
+        key, _, value = word.removeprefix("hydra.launcher.").partition("=")
+        OmegaConf.update(held, key, type(held[key])(value) if held.get(key) else value)
+
+
+def problems_of(command: Command, composer: Composer, patch: pytest.MonkeyPatch) -> list[str]:
+    """Returns what is wrong with a command; a wrong option raises."""
+    words, needs = command.words, command.needs
+    if command.text in OTHERS or SHELL.sub("", command.text) in OTHERS:
+        return []
+    program, *rest = words
+    if program == "cd":
+        return []
+    if program in REMOTE:
+        return [*of_remote(words), *([] if "network" in needs else ["needs a network"])]
+    if program == "make":
+        return of_make(rest)
+    if program == "dora-glue":
+        program, rest = "python", ["-m", f"dora.{rest[0]}", *rest[1:]]
+    if program == "bash":
+        return [] if (ROOT / rest[0]).is_file() else [f"{rest[0]} is not there"]
+    if program != "python":
+        return [f"{program} is a program that this test does not know"]
+    if rest[0] != "-m":
+        parsing(load_script(Path(rest[0]).stem).main, rest[1:], patch)
+        return []
+    name, rest = rest[1], rest[2:]
+    if name == "dora.torchrun":
+        from torch.distributed.run import get_args_parser
+
+        given = get_args_parser().parse_args(rest)
+        name, rest = given.training_script, given.training_script_args
+    search = name == "dora.tune"
+    if search:
+        rest = parsing(importlib.import_module(name).main, rest, patch)
+    if not search and name != "dora.run":
+        parsing(importlib.import_module(name).main, rest, patch)
+        return []
+    # A file that the page tells its reader to write.
+    return [] if "files" in needs else settings_problems(read(rest), needs, composer, search)
+
+
+def of_make(words: list[str]) -> list[str]:
+    """Returns a problem for each target and variable that the Makefile does not have."""
+    text = (ROOT / "Makefile").read_text()
+    known = set(re.findall(r"^(\w[\w-]*):", text, re.MULTILINE))
+    known |= {f"{name}=" for name in re.findall(r"^(\w+) \?=", text, re.MULTILINE)}
+    return [f"make {w}" for w in words if re.sub("=.*", "=", w) not in known]
+
+
+def of_remote(words: list[str]) -> list[str]:
+    """Returns a problem for each extra or package that pyproject.toml does not name."""
+    if words[:2] != ["pip", "install"]:
+        return []
+    problems = []
+    for word in (w for w in words[2:] if w != "-e"):
+        name, _, asked = word.rstrip("]").partition("[")
+        wrong = set(filter(None, asked.split(","))) - EXTRAS
+        if wrong or (name != "." and re.split("[<>=]", name)[0] not in PACKAGES):
+            problems.append(f"pip install {word}")
+    return problems
+
+
+def all_problems(given: list[Command], patch: pytest.MonkeyPatch) -> list[str]:
+    """Returns the problems of all commands, each with its page and text."""
+    register()
+    GlobalHydra.instance().clear()
+    # Which trackers and devices there are is no matter of the pages.
+    patch.setattr("dora.process.surroundings.problems", lambda *_: [])
+    found = []
+    with composing(None):
+        composer = Composer(GlobalHydra.instance().config_loader())
+        for command in given:
+            try:
+                problems = problems_of(command, composer, patch)
+            # A wrong key or option: each library has an exception of its own.
+            except (Exception, SystemExit) as e:
+                problems = [f"{type(e).__name__}: {str(e).splitlines()[0] if str(e) else e}"]
+            found += [f"{command.page}: {command.text}: {p}" for p in problems]
+    return found
+
+
+def test_every_command_on_a_page_composes_or_parses(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert len(ALL) > 80
+    assert all_problems(ALL, monkeypatch) == []
+
+
+MISTYPED = (
+    "python -m dora.run task=sst3",
+    "python -m dora.run -m task=rte,mrpc method=lora,dorra",
+    "python -m dora.run task=rte methd=lora",
+    "python -m dora.run method=dora method.bet=0.5",
+    "python -m dora.run task=rte batch_size=0",
+    "python -m dora.run experiment=study_tiny data.dir=GLUE",
+    "python -m dora.run -m hydra/launcher=slurm hydra.launcher.partitionn=P task=rte",
+    "python -m dora.run task=rte model=roberta_base",
+    "python -m dora.tune task=rte --candidate 6 --seedz 1",
+    "python -m dora.tables --wheer lr=1",
+    "python -m dora.torchrun --nproc_pre_node=2 -m dora.run task=rte",
+    "python scripts/paired.py a b --buy x",
+    "python -m dora.bench --sizes tiny",
+    "make tabels",
+    "make tables RESULT=x",
+    "pip install -e '.[figure]'",
+    "pip install matplotlip",
+    "curl example.org",
+)
+
+
+def test_a_mistyped_command_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    problems = all_problems([Command("page", text, "") for text in MISTYPED], monkeypatch)
+    missed = [t for t in MISTYPED if not any(p.startswith(f"page: {t}: ") for p in problems)]
+    assert missed == []
+
+
+# --- links ---
+
+
+def anchors(page: Path) -> set[str]:
+    """Returns the anchors of a page's headings, as GitHub makes them."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    heads = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
+@named
+def test_every_link_leads_to_a_file_and_a_heading(page: Path) -> None:
+    text = re.sub(r"`[^`\n]*`", "", page.read_text())
+    broken = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if target.startswith("https://"):
+            continue
+        name, _, anchor = target.partition("#")
+        file = page.parent / name if name else page
+        if not file.exists() or (anchor and anchor not in anchors(file)):
+            broken.append(target)
+    assert broken == []
+
+
+def test_the_index_names_every_page() -> None:
+    index = (ROOT / "docs" / "README.md").read_text()
+    assert {p.name for p in (ROOT / "docs").glob("*.md")} - {"README.md"} == set(
+        re.findall(r"\]\(([\w-]+\.md)\)", index)
+    )
+
+
+# --- what the pages say ---
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 150
+
+
+def test_the_readme_names_methods_that_are_there() -> None:
+    rows = re.findall(r"^\| `(\w+)` \|", (ROOT / "README.md").read_text(), re.MULTILINE)
+    # Not all of them must be named: a new method is one file, one YAML and one test.
+    assert {"lora", "dora", "full"} < set(rows) <= {f.stem for f in CONF.glob("method/*.yaml")}
+
+
+@named
+def test_python_on_a_page_compiles_and_imports_names_that_are_there(page: Path) -> None:
+    for code in re.findall(r"^```python\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE):
+        for node in ast.walk(ast.parse(code)):
+            if isinstance(node, ast.ImportFrom) and str(node.module).startswith("dora"):
+                module = importlib.import_module(str(node.module))
+                for alias in node.names:
+                    assert hasattr(module, alias.name) or importlib.import_module(
+                        f"{node.module}.{alias.name}"
+                    )
+
+
+def said() -> str:
+    """Returns the package's source, with texts over several lines in one."""
+    source = "\n".join(file.read_text() for file in (ROOT / "dora").rglob("*.py"))
+    return re.sub(r'"\s*\n\s*f?"', "", source)
+
+
+def test_messages_quoted_as_symptoms_are_the_suites_own() -> None:
+    text = (ROOT / "docs" / "troubleshooting.md").read_text()
+    symptoms = re.findall(r"^\*\*(.*?)\*\*", text, re.DOTALL | re.MULTILINE)
+    quoted = [q for s in symptoms for q in re.findall(r"`([^`]+)`", " ".join(s.split()))]
+    # Of other programs, and words that are typed.
+    others = (
+        "No module",
+        "No space",
+        "huggingface/tokenizers",
+        "size mismatch",
+        "import",
+        "method=",
+    )
+    own = [q for q in quoted if " " in q and not q.startswith(others)]
+    assert len(own) > 15
+    package = said()
+    for message in own:
+        # What stands between the values of a message.
+        for piece in re.split(r"…|\d+(?:/\d+)?|results/runs|[A-Z_]+=\w+|SST-2", message):
+            assert len(piece.strip()) < 8 or piece.strip(" .,:") in package, (message, piece)
