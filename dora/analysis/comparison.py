@@ -65,7 +65,7 @@ def differences(table: Table, by_task: bool = False) -> list[Difference]:
     found = []
     for d in _tested(table, by_task):
         other = (BASELINE, d.row[1])
-        of_examples = None if d.task is None else examples(table, d.row, other, d.task)
+        of_examples = None if d.task is None else _examples_once(table, d.row, other, d.task)
         found.append(replace(d, examples=of_examples))
     return found
 
@@ -131,6 +131,13 @@ def examples(table: Table, row: Row, other: Row, task: str) -> tuple[float, floa
         100 * (drawn[:, :ours].mean(1) - drawn[:, ours:].mean(1)), [2.5, 97.5]
     )
     return float(low), float(high)
+
+
+def _examples_once(table: Table, row: Row, other: Row, task: str) -> tuple[float, float] | None:
+    """Returns `examples`, computed once for all texts that are made of a table."""
+    if (key := (row, other, task)) not in table.examples:
+        table.examples[key] = examples(table, row, other, task)
+    return table.examples[key]
 
 
 @dataclass(frozen=True)

@@ -60,6 +60,10 @@ class Table:
     # Tables, tests and figures ask for each cell's scores some thirty times.
     _values: dict[tuple[Row, str], dict[int, float]] = field(default_factory=dict, repr=False)
     _titles: dict[str, str] = field(default_factory=dict, repr=False)
+    # Intervals by (row, other row, task): each reads all predictions and draws resamples of them.
+    examples: dict[tuple[Row, Row, str], tuple[float, float] | None] = field(
+        default_factory=dict, repr=False
+    )
 
     def title(self, method: str) -> str:
         """Returns a method's title as papers print it, by the records of its runs."""
