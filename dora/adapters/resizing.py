@@ -20,7 +20,7 @@ def set_data(p: nn.Parameter, data: Tensor) -> None:
     # While an earlier loss is alive, so is the graph's node that adds up this parameter's gradient.
     # The next forward pass would take up that node, which knows the old shape, and backward would
     # fail. PyTorch parts with the node if the type changes, but not if the shape does.
-    other = torch.float64 if data.dtype != torch.float64 else torch.float32
+    other = torch.float16 if data.dtype == torch.float32 else torch.float32
     p.data = torch.empty(0, dtype=other, device=data.device)
     p.data = data
 

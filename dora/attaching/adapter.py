@@ -235,8 +235,10 @@ class Adapter:
             for name, layer in self.method.layers.items():
                 A, B = layer.stored()
                 W = layer.base.weight
-                # In float64, so that the sum is rounded to the weight's type once.
-                W.copy_(W.double() + B.double() @ A.double())
+                # In float64, so that the sum is rounded to the weight's type once; Apple's GPUs
+                # have none.
+                wide = torch.float32 if W.device.type == "mps" else torch.float64
+                W.copy_(W.to(wide) + B.to(wide) @ A.to(wide))
                 parent, _, attribute = name.rpartition(".")
                 plain = put_back(self._originals[name], layer.base)
                 setattr(self.model.get_submodule(parent), attribute, plain)

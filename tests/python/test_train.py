@@ -55,6 +55,7 @@ def surroundings() -> list[Any]:
     ]
 
 
+@pytest.mark.slow
 def test_the_run_is_the_commands_own_and_is_done_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
