@@ -1,15 +1,23 @@
 # PYTHON is the interpreter that makes the environment; every other command runs inside it.
 PYTHON ?= python3
-VENV ?= .venv
 RESULTS ?= results
+
+# An active environment (venv or conda) in which the suite is installed is used as it is, as is one that VENV
+# names; otherwise .venv is made. An active one without the suite, such as conda's base, is left alone.
+ACTIVE = $(or $(VIRTUAL_ENV),$(CONDA_PREFIX))
+HOLDS = $(shell "$(1)/bin/python" -I -c "import importlib.metadata as m; print(m.version('dora-glue'))" 2>/dev/null)
+VENV ?= $(if $(and $(ACTIVE),$(call HOLDS,$(ACTIVE))),$(ACTIVE),.venv)
 BIN = $(VENV)/bin
+# .ready marks an environment that make has made, and keeps at the pinned requirements.
+MADE = $(wildcard $(VENV)/.ready)
+READY = $(if $(MADE),$(VENV)/.ready,$(if $(call HOLDS,$(VENV)),,$(VENV)/.ready))
 
 .PHONY: help setup demo test test-slow test-slurm check bench tables figures report missing clean
 
 help:  ## lists the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-setup: $(VENV)/.ready  ## makes the virtual environment with the pinned requirements
+setup: $(READY)  ## makes .venv with the pinned requirements, unless the environment you are in has the suite
 
 $(VENV)/.ready: requirements.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -47,5 +55,5 @@ report: setup  ## puts tables, figures and every run's configuration on one page
 missing: setup  ## prints the commands of the runs under RESULTS that are left to do
 	@$(BIN)/python -m dora.status --results $(RESULTS) --missing || test $$? -eq 3
 
-clean:  ## removes runs, caches and the environment; committed results stay
-	rm -rf $(VENV) results/runs results/cache results/multirun results/wandb results/tables results/figures results/report.html .pytest_cache .mypy_cache .ruff_cache
+clean:  ## removes runs, caches and an environment that make has made; committed results stay
+	rm -rf .venv $(if $(MADE),$(VENV)) results/runs results/cache results/multirun results/wandb results/tables results/figures results/report.html .pytest_cache .mypy_cache .ruff_cache

@@ -4,7 +4,17 @@ DoRA here is *dynamic rank distribution* (Mao et al., ACL 2024, arXiv 2405.17357
 weight-decomposed DoRA of Liu et al. (arXiv 2402.09353) that PEFT calls `use_dora`.
 """
 
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dora.attaching.adapter import Adapter as Adapter
+    from dora.attaching.attach import attach as attach
+    from dora.attaching.trainer import TrainerCallback as TrainerCallback
+    from dora.python.load import load as load
+    from dora.python.train import Trained as Trained
+    from dora.python.train import train as train
 
 __version__ = "0.1.0"
 # In a wheel conf/ lies inside the package, in a checkout beside it.
@@ -13,3 +23,23 @@ CHECKOUT = PACKAGE.parent
 ASSETS = PACKAGE / "assets"
 PLUGINS = PACKAGE / "cli" / "plugin"  # for sys.path, where Hydra finds hydra_plugins
 CONF = next(d for d in (PACKAGE / "conf", CHECKOUT / "conf") if d.is_dir())
+
+# The names for Python, and where they stand. Loaded at their first use: PyTorch takes seconds.
+_PLACES = {
+    "Adapter": "dora.attaching.adapter",
+    "TrainerCallback": "dora.attaching.trainer",
+    "Trained": "dora.python.train",
+    "attach": "dora.attaching.attach",
+    "load": "dora.python.load",
+    "train": "dora.python.train",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module 'dora' has no attribute {name!r}")
+    return getattr(import_module(_PLACES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_PLACES])

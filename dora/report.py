@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dora.analysis.page import page
-from dora.analysis.style import require_matplotlib
 from dora.cli.options import asked_for, writing
 from dora.files import write_atomic
 from dora.process.command import command
@@ -16,12 +15,12 @@ def main() -> None:
     Exit 2 where there is nothing to show, 3 where cells are left out, 1 where the disk failed. A
     page of chosen runs has the choice in its name: `report-lr=0.002.html`.
     """
-    asked = asked_for("dora.report", __doc__, require_matplotlib)
+    asked = asked_for("dora.report", __doc__)
     path = asked.results / f"report{asked.tables[0].view.suffix}.html"
     # The records that were read are passed on, so that no file is read twice.
     seen = study.scan(asked.results, asked.known)
     with writing():
-        write_atomic(path, page(asked.tables, seen, asked.results / "figures"))
+        write_atomic(path, page(asked.tables, seen))
     print(path)
     asked.end()
 

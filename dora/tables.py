@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+
 from dora.analysis.text import files, holes
 from dora.cli.options import asked_for, writing
 from dora.files import write_atomic
@@ -14,7 +16,13 @@ def main() -> None:
 
     Exit 2 where there is nothing to show, 3 where cells are left out, 1 where the disk failed.
     """
-    asked = asked_for("dora.tables", __doc__)
+    transpose = argparse.ArgumentParser(add_help=False)
+    transpose.add_argument(
+        "--transpose",
+        action="store_true",
+        help="scores and medians with tasks down and methods across",
+    )
+    asked = asked_for("dora.tables", __doc__, own=transpose)
     seen = study.scan(asked.results, asked.known)
     folder = asked.results / "tables"
     whole: dict[str, str] = {}

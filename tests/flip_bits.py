@@ -34,6 +34,7 @@ from dora.records.journals import JOURNALS
 from dora.records.record import Record, read_finished
 from dora.records.verify import verify
 from dora.sharing import exporting, submission
+from dora.sharing.form import Form
 from dora.training import build, checkpoint, one_run
 from dora.training.added import _kept_weights
 from dora.training.lines import Lines
@@ -117,7 +118,7 @@ def finished(prepared: Prepared) -> Iterator[Kind]:
     weights = backbone.fingerprint(prepared.model)
     architecture = backbone.architecture(prepared.model)
     verified = listed(lambda: verify(folder).problems)
-    exported = listed(lambda: exporting.unfit(run, folder, merge=False, base=None))
+    exported = listed(lambda: exporting.unfit(run, folder, Form()))
     started = refused(lambda: read_start(config, weights, architecture))
     predicted = refused(lambda: _kept_weights(prepared, run))
     tools = {

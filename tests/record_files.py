@@ -125,7 +125,7 @@ def write_run(
 def _parameters(method: str, budget: str, stored: int) -> dict[str, Any]:
     # Full fine-tuning has no adapter in the end, whatever it began with.
     end = 0 if method == "full" else stored
-    counted = {"trainable": 1000, "head": 100, "budget": budget}
+    counted = {"trainable": stored + 100, "head": 100, "budget": budget}
     return {**counted, "adapter_start": stored, "adapter_end": end}
 
 

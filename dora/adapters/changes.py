@@ -62,18 +62,15 @@ Change = Mask | Remove | Renew
 
 
 def apply(
-    change: Change, layers: Iterable[LowRankLinear], optimizer: torch.optim.Optimizer | None
+    change: Change, layers: Iterable[LowRankLinear], *optimizers: torch.optim.Optimizer
 ) -> None:
-    """Applies a change to all layers.
-
-    `optimizer`: the one whose moments follow the change; None if there is none.
-    """
+    """Applies a change to all layers; the moments of `optimizers` follow it."""
     if isinstance(change, Mask):
         lowrank.mask(layers, change.keep)
     elif isinstance(change, Remove):
-        lowrank.remove(layers, change.keep, optimizer)
+        lowrank.remove(layers, change.keep, *optimizers)
     else:
-        lowrank.renew(layers, change.start, optimizer)
+        lowrank.renew(layers, change.start, *optimizers)
 
 
 def noted(change: Change) -> dict[str, Any]:

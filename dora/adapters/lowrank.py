@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from dora.adapters.arithmetic import update
 from dora.adapters.budget import Matrix
+from dora.adapters.resizing import cut_moments, forget, set_data
 
 
 def component_norms(A: Tensor, g: Tensor, B: Tensor) -> Tensor:
@@ -71,19 +72,41 @@ class LowRankLinear(nn.Module):
         self.base = base.requires_grad_(False)
         self.scale = scale
         self.dropout = dropout
-        device = base.weight.device
-        self.A = nn.Parameter(torch.zeros(rank, base.in_features, device=device))
-        self.B = nn.Parameter(torch.zeros(base.out_features, rank, device=device))
-        self.g = nn.Parameter(torch.zeros(rank, device=device)) if gated else None
+        # On the CPU, wherever the base is: a method draws their start values there.
+        self.A = nn.Parameter(torch.zeros(rank, base.in_features))
+        self.B = nn.Parameter(torch.zeros(base.out_features, rank))
+        self.g = nn.Parameter(torch.zeros(rank)) if gated else None
         # Buffers that are None are absent from the state dict until a method renews its factors.
         self.register_buffer("kept_A", None)
         self.register_buffer("kept_B", None)
         # What training reads in place of the base's weight, (d_out, d_in), or None for that weight.
         self.perturbed: Tensor | None = None
-        # (kept_B, the base's weight with the kept components in it) for `weight`.
+        # (kept_B, the base's weight with the kept components in it) for `frozen_weight`.
         self._merged: tuple[Tensor, Tensor] | None = None
         # (input, output) that `Siblings` has computed before this layer is called.
         self.ready: tuple[Tensor, Tensor] | None = None
+
+    # The base's own, for models that ask a linear for its type or shape. What is computed with the
+    # weight instead of this layer leaves the update out.
+    @property
+    def weight(self) -> Tensor:
+        """The base's weight, (d_out, d_in)."""
+        return self.base.weight
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The base's bias, (d_out,), or None."""
+        return self.base.bias
+
+    @property
+    def in_features(self) -> int:
+        """d_in."""
+        return self.base.in_features
+
+    @property
+    def out_features(self) -> int:
+        """d_out."""
+        return self.base.out_features
 
     @property
     def rank(self) -> int:
@@ -102,7 +125,7 @@ class LowRankLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Returns (..., d_out) for x of shape (..., d_in)."""
         if self.rank == 0:  # costs nothing beyond the backbone's own layer
-            return self.beside_kept(x, F.linear(x, self.weight(), self.base.bias))
+            return self.beside_kept(x, F.linear(x, self.frozen_weight(), self.base.bias))
         # By identity: a layer may also be called on another tensor than the module's input.
         # Returned once, so that the output is not kept alive until the next step.
         if self.ready is not None and self.ready[0] is x:
@@ -112,9 +135,9 @@ class LowRankLinear(nn.Module):
 
     def operands(self) -> tuple[Tensor | float | None, ...]:
         """Returns the six values that `arithmetic.update` takes: W, b, A, B, g (or None) and s."""
-        return self.weight(), self.base.bias, self.A, self.B, self.g, self.scale
+        return self.frozen_weight(), self.base.bias, self.A, self.B, self.g, self.scale
 
-    def weight(self) -> Tensor:
+    def frozen_weight(self) -> Tensor:
         """Returns the frozen weight, (d_out, d_in), with the kept components in it if it has 32
         bits.
 
@@ -134,7 +157,7 @@ class LowRankLinear(nn.Module):
         return self._merged[1]
 
     def beside_kept(self, x: Tensor, y: Tensor) -> Tensor:
-        """Returns y plus the kept components' output for x, unless `weight` holds them."""
+        """Returns y plus the kept components' output for x, unless `frozen_weight` has them."""
         if self.kept_A is None or self.kept_B is None or self.base.weight.dtype.itemsize >= 4:
             return y
         return y + F.linear(F.linear(x, self.kept_A), self.kept_B)
@@ -243,31 +266,25 @@ def mask(layers: Iterable[LowRankLinear], keep: Iterable[Tensor]) -> None:
 
 @torch.no_grad()
 def remove(
-    layers: Iterable[LowRankLinear], keep: Iterable[Tensor], optimizer: torch.optim.Optimizer | None
+    layers: Iterable[LowRankLinear], keep: Iterable[Tensor], *optimizers: torch.optim.Optimizer
 ) -> None:
-    """Deletes the components where `keep` is False from the weights and the optimizer's moments.
+    """Deletes the components where `keep` is False from the weights and the optimizers' moments.
 
-    Gradients are deleted too. No graph of an earlier forward may still be in use, since its tensors
-    have the old shapes.
+    Gradients are deleted too. A loss of an earlier step may still be alive, but no backward pass
+    may follow through it, since its tensors have the old shapes.
     """
     for layer, k in zip(layers, keep, strict=True):
         index = k.nonzero().squeeze(1)
         for name, p in layer.factors().items():
-            if optimizer is not None:
-                for key, moment in optimizer.state.get(p, {}).items():
-                    if moment.shape == p.shape:  # not the step counter
-                        optimizer.state[p][key] = moment.index_select(_AXIS[name], index)
-            # Data are replaced inside the same parameter objects, so that the optimizer's groups
-            # and the keys of its state stay valid.
-            p.grad = None
-            p.data = p.data.index_select(_AXIS[name], index)
+            cut_moments(optimizers, p, _AXIS[name], index)
+            set_data(p, p.data.index_select(_AXIS[name], index))
 
 
 @torch.no_grad()
 def renew(
     layers: Iterable[LowRankLinear],
     start: Iterable[Mapping[str, Tensor]],
-    optimizer: torch.optim.Optimizer | None,
+    *optimizers: torch.optim.Optimizer,
 ) -> None:
     """Moves each layer's live components to its kept ones, and begins new ones from `start`.
 
@@ -280,14 +297,12 @@ def renew(
         if len(A):
             layer.kept_A, layer.kept_B = A, B
         for name, p in layer.factors().items():
-            if optimizer is not None:
-                optimizer.state.pop(p, None)
-            p.grad = None
-            p.data = factors[name].to(device=p.device, dtype=p.dtype, copy=True)
+            forget(optimizers, p)
+            set_data(p, factors[name].to(device=p.device, dtype=p.dtype, copy=True))
 
 
 def drop_masked(layers: Iterable[LowRankLinear]) -> None:
     """Removes the masked components after training: only live ones are stored."""
     layers = list(layers)
     if any(layer.g is not None for layer in layers):
-        remove(layers, [layer.live() for layer in layers], None)
+        remove(layers, [layer.live() for layer in layers])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -81,12 +82,18 @@ def save_adapter(
     base_model: str,
 ) -> None:
     """Writes adapter_model.safetensors and adapter_config.json; equal weights give equal bytes."""
-    folder.mkdir(parents=True, exist_ok=True)
     tensors = adapter_tensors(layers, dict(model.named_parameters()), head)
     config = adapter_config(
         ranks_in_file(layers), base_model, head_modules(head, str(model.base_model_prefix))
     )
+    write_adapter(folder, tensors, config)
+
+
+def write_adapter(folder: Path, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
+    """Writes `adapter_tensors` and an adapter's configuration into `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
     write_atomic(
-        folder / "adapter_model.safetensors", safetensors.torch.save(tensors, {"format": "pt"})
+        folder / "adapter_model.safetensors",
+        safetensors.torch.save(dict(tensors), {"format": "pt"}),
     )
     write_atomic(folder / "adapter_config.json", to_json(config))

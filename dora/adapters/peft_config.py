@@ -25,7 +25,7 @@ _REVISION = re.compile(r"\w[\w.-]*(/\w[\w.-]*){0,3}", re.ASCII)
 
 
 def adapter_config(
-    ranks: Mapping[str, int], base_model: str, modules_to_save: Sequence[str]
+    ranks: Mapping[str, int], base_model: str | None, modules_to_save: Sequence[str]
 ) -> dict[str, Any]:
     """Returns the content of adapter_config.json for these ranks.
 

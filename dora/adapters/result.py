@@ -12,6 +12,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from dora.adapters.resizing import set_data
+
 
 def tensors_of(model: nn.Module, frozen: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Returns the tensors of the result by their names in `model`; no copies.
@@ -42,10 +44,7 @@ def restore(model: nn.Module, frozen: Mapping[str, Tensor], tensors: Mapping[str
         owner, attribute = _place(model, name)
         held = getattr(owner, attribute)
         if isinstance(held, nn.Parameter):
-            # The parameter stays the same object, so an optimizer's groups need no change. Its
-            # gradient has the old shape.
-            held.grad = None
-            held.data = stored.to(device=held.device, dtype=held.dtype, copy=True)
+            set_data(held, stored.to(device=held.device, dtype=held.dtype, copy=True))
         else:  # a buffer, which a fresh model may not have yet
             device = next(model.parameters()).device
             setattr(owner, attribute, stored.to(device=device, copy=True))

@@ -1,15 +1,17 @@
-"""Methods compared with LoRA at one budget: paired differences, and which of them the seeds show.
+"""Methods compared at one budget: differences from LoRA, and the marks of the scores.
 
-Each method is tested against LoRA alone, not against every other: a study with three methods at two
-budgets makes four comparisons rather than six, and Holm's correction leaves more standing. The
-averages over tasks are one family of tests, the single tasks another. Bold in the scores and p in
-the differences are read off the same tests.
+Differences are of each method from LoRA alone, not from every other: a study with three methods at
+two budgets makes four comparisons rather than six, and Holm's correction leaves more standing. The
+averages over tasks are one family of tests, the single tasks another. The marks say which rows are
+the best and which the seeds cannot tell from it. Where LoRA is one of two rows they use these very
+tests, so that no mark contradicts a p value.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 
 import numpy as np
 
@@ -47,6 +49,13 @@ def pairs(table: Table, row: Row, other: Row, task: str) -> list[float]:
     return [ours[seed] - theirs[seed] for seed in ours if seed in theirs]
 
 
+def _paired(table: Table, row: Row, other: Row, tasks: Sequence[str]) -> list[list[float]]:
+    """Returns the differences paired by seed, a group a task; empty where they cannot be tested."""
+    groups = [pairs(table, row, other, task) for task in tasks]
+    # One pair has no spread, so that nothing can be tested.
+    return groups if all(len(group) > 1 for group in groups) else []
+
+
 def differences(table: Table, by_task: bool = False) -> list[Difference]:
     """Returns every method with a budget less LoRA at that budget, task by task or averaged.
 
@@ -56,7 +65,7 @@ def differences(table: Table, by_task: bool = False) -> list[Difference]:
     found = []
     for d in _tested(table, by_task):
         other = (BASELINE, d.row[1])
-        of_examples = None if d.task is None else examples(table, d.row, other, d.task)
+        of_examples = None if d.task is None else _examples_once(table, d.row, other, d.task)
         found.append(replace(d, examples=of_examples))
     return found
 
@@ -72,10 +81,8 @@ def _tested(table: Table, by_task: bool) -> list[Difference]:
         # Without a budget there is no LoRA of equal size to compare with.
         if not has_budget(row) or row == other or other not in table.cells:
             continue
-        for tasks in [[t] for t in table.tasks] if by_task else [table.averaged]:
-            groups = [pairs(table, row, other, t) for t in tasks]
-            # One pair has no spread, so that nothing can be tested.
-            if groups and all(len(g) > 1 for g in groups):
+        for tasks in _columns(table, by_task):
+            if groups := _paired(table, row, other, tasks):
                 found.append(_difference(table, row, other, tasks, groups, by_task))
     corrected = holm([d.estimate.p_value() for d in found])
     return [replace(d, p=p) for d, p in zip(found, corrected, strict=True)]
@@ -126,28 +133,77 @@ def examples(table: Table, row: Row, other: Row, task: str) -> tuple[float, floa
     return float(low), float(high)
 
 
-def leaders(table: Table, block: Sequence[Row], task: str | None = None) -> set[Row]:
-    """Returns the rows of one budget to print bold, on a task or on average (`task` None).
+def _examples_once(table: Table, row: Row, other: Row, task: str) -> tuple[float, float] | None:
+    """Returns `examples`, computed once for all texts that are made of a table."""
+    if (key := (row, other, task)) not in table.examples:
+        table.examples[key] = examples(table, row, other, task)
+    return table.examples[key]
 
-    These are the rows that are shown to be better than LoRA; where none is, LoRA and every tested
-    row that is not shown to be worse. A difference is shown where `differences` has p < 0.05 after
-    its correction, so that no mark contradicts a p value. A row whose seeds cannot be paired with
-    LoRA's is not tested, and never marked. The set is empty where nothing can be compared: no LoRA,
-    no row that can be tested, a single seed, or evaluations that are not shared.
+
+@dataclass(frozen=True)
+class Leaders:
+    """The best row of one budget in one column, and the rows that the seeds cannot tell from it."""
+
+    best: Row
+    alike: frozenset[Row]
+
+
+def leaders(table: Table, by_task: bool) -> dict[tuple[str, str | None], Leaders]:
+    """Returns the leaders of each (budget, task), or of each (budget, None) on average.
+
+    The best is the highest mean among the rows that can be tested; alike are the rows that no test
+    with p < 0.05 shows to be lower. Tests with LoRA are those of `differences`, so that no mark
+    contradicts a p value. The tests of all other pairs at a budget are a second family for Holm,
+    of all pairs, because which of them is the best is read off the same scores. A row that shares
+    fewer than two seeds with the best is not tested and not marked. A budget has no leaders where
+    nothing can be tested: one row, one seed, or evaluations that are not shared. Rows without a
+    budget have none, because they differ in size.
     """
-    # The highest score of a column has no mark of its own: it has no test, since it is these very
-    # scores that made it the highest.
-    tasks = table.averaged if task is None else [task]
-    valued = {row for row in block if tasks and all(table.values(row, t) for t in tasks)}
-    baseline = (BASELINE, block[0][1])
-    if baseline not in valued or len(valued) < 2 or not table.comparable or len(table.seeds) < 2:
-        return set()
-    # All budgets are tested at once, though one is asked for: Holm's family is the whole table.
+    told = _told_apart(table, by_task)
+    found = {}
+    for block in filter(lambda block: has_budget(block[0]), table.blocks):
+        for tasks in _columns(table, by_task):
+            task = tasks[0] if by_task else None
+            means = {
+                row: average([list(table.values(row, t).values()) for t in tasks]).mean
+                for row in block
+                if any((row, other, task) in told for other in block)
+            }
+            if means:
+                best = max(means, key=lambda row: means[row])
+                alike = (row for row in means if told.get((best, row, task)) is False)
+                found[block[0][1], task] = Leaders(best, frozenset(alike))
+    return found
+
+
+def _columns(table: Table, by_task: bool) -> list[list[str]]:
+    """Returns the tasks of each column: every task apart, or all averaged ones together."""
+    if by_task:
+        return [[task] for task in table.tasks]
+    return [table.averaged] if table.averaged else []
+
+
+def _told_apart(table: Table, by_task: bool) -> dict[tuple[Row, Row, str | None], bool]:
+    """Returns for each tested (row, other, task) whether the row is shown to be the higher one."""
+    if not table.comparable:
+        return {}
     tested = [
-        d for d in _tested(table, by_task=task is not None) if d.row in valued and d.task == task
+        ((d.row, (BASELINE, d.row[1]), d.task), d.estimate.mean, d.p)
+        for d in _tested(table, by_task)
     ]
-    shown = {d.row: d.estimate.mean for d in tested if d.p < ALPHA}
-    better = {row for row, mean in shown.items() if mean > 0}
-    if better or not tested:
-        return better
-    return {baseline, *(d.row for d in tested)} - shown.keys()
+    others = [
+        ((one, two, tasks[0] if by_task else None), average(groups))
+        for block in table.blocks
+        if has_budget(block[0])
+        for one, two in combinations((row for row in block if row[0] != BASELINE), 2)
+        for tasks in _columns(table, by_task)
+        if (groups := _paired(table, one, two, tasks))
+    ]
+    corrected = holm([estimate.p_value() for _, estimate in others])
+    tested += [(key, e.mean, p) for (key, e), p in zip(others, corrected, strict=True)]
+    told = {}
+    for (one, two, task), mean, p in tested:
+        # NaN is not below: a difference whose error is unknown is not shown.
+        told[one, two, task] = p < ALPHA and mean > 0
+        told[two, one, task] = p < ALPHA and mean < 0
+    return told

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,14 +34,16 @@ def one_configuration(runs: Sequence[Run], mix: bool = False) -> tuple[list[Run]
     A table can show none of several configurations. Runs that differ in their arithmetic alone are
     taken together if `mix`; where a seed occurs twice, the newer run counts.
     """
-    # The folder's name holds a hash of the configuration, so that no record has to be compared.
-    kinds = {(run["folder"].parent, arithmetic(run)): run for run in runs}
+    # The folder's name holds a hash of the configuration, so that no record has to be compared. Not
+    # its whole path: some of a cell's seeds may be packed, and others lie in directories.
+    key_of = {id(run): (run["folder"].parent.name, arithmetic(run)) for run in runs}
+    kinds = {key_of[id(run)]: run for run in runs}
     if len(kinds) == 1:
         return list(runs), None
-    folders = [str(folder) for folder, _ in kinds]
+    folders = [str(run["folder"].parent) for run in kinds.values()]
     differing = _differing_settings(list(kinds.values()))
     if set(differing) != {"arithmetic"} or len(set(differing["arithmetic"])) < len(kinds):
-        numbers = [sum(run["folder"].parent == folder for run in runs) for folder, _ in kinds]
+        numbers = list(Counter(key_of[id(run)] for run in runs).values())
         return [], _several_configurations(folders, differing, numbers.index(max(numbers)))
     if mix:
         newest = {run["seed"]: run for run in sorted(runs, key=arithmetic)}

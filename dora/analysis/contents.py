@@ -1,113 +1,18 @@
-"""The contents of a study's tables: scores, differences, medians, costs, published rows beside."""
+"""The contents of a study's tables: scores, differences, medians, costs."""
 
 from __future__ import annotations
 
 import math
 import statistics
-from dataclasses import dataclass
 
-from dora.analysis import counts, published
-from dora.analysis.comparison import ALPHA, Difference, differences, leaders
-from dora.analysis.grouping import Table, dirty
-from dora.analysis.layout import Grid, number_range
-from dora.analysis.names import model_title, size_range
-from dora.analysis.notes import COSTS_NOTE, MARKS, difference_notes, score_notes
+from dora.analysis import counts
+from dora.analysis.comparison import ALPHA, Difference, differences
+from dora.analysis.grouping import Table
+from dora.analysis.layout import Grid, number_range, transposed
+from dora.analysis.names import size_range
+from dora.analysis.notes import COSTS_NOTE, difference_notes
 from dora.analysis.rows import Row, budget_in_words
-from dora.analysis.stats import Estimate
-
-_FIRST_SCORE = 3  # the columns before are method, budget, parameters
-
-
-def scores(table: Table) -> Grid:
-    """Returns one row a method and budget, one column a task: mean ± standard deviation in points.
-
-    Means are over seeds. The average over tasks comes with its 95 % interval over seeds. Bold:
-    `dora.analysis.comparison.leaders`.
-    """
-    columns = _columns(table)
-    rows: list[list[str]] = []
-    bold, marks = set(), set()
-    for block in table.blocks:
-        best = {c.head: leaders(table, block, c.task) for c in columns}
-        for row in block:
-            texts = [_score(table, row, c) for c in columns]
-            # Only marks that occur are explained below the table.
-            marks |= {mark for text in texts for mark in MARKS if mark in text}
-            bold |= {
-                (len(rows), _FIRST_SCORE + j) for j, c in enumerate(columns) if row in best[c.head]
-            }
-            rows.append(
-                [table.title(row[0]), budget_in_words(row), _parameters(table, row), *texts]
-            )
-    head = ["method", "budget", "adapter parameters", *(c.head for c in columns)]
-    notes = score_notes(table, marks, bool(bold))
-    return Grid(_caption(table), head, rows, bold=bold, rules=_rules(table), notes=notes)
-
-
-@dataclass(frozen=True)
-class _Column:
-    head: str
-    task: str | None  # None: the average
-
-
-def _columns(table: Table) -> list[_Column]:
-    """Returns the averaged tasks, their average where there are several, then the tasks apart."""
-    view = table.view
-    average = [_Column("average [95 %]", None)] if len(table.averaged) > 1 else []
-    averaged, apart = (
-        [_Column(view.title(t), t) for t in tasks] for tasks in (table.averaged, table.apart)
-    )
-    return [*averaged, *average, *apart]
-
-
-def _score(table: Table, row: Row, column: _Column) -> str:
-    """Returns a cell: `83.0 ± 3.6*† (n = 2/3)`, a dash without a defined score."""
-    task = column.task
-    if task is None:
-        estimate = table.average(row)
-        return "–" if estimate is None else _with_interval(estimate)
-    known = list(table.values(row, task).values())
-    if not known:
-        return "–"
-    # One seed has no spread: nothing is shown, rather than ± 0.0.
-    spread = f" ± {statistics.stdev(known):.1f}" if len(known) > 1 else ""
-    # The number of seeds only where it is not the whole table's.
-    number = "" if len(known) == len(table.seeds) else f" (n = {len(known)}/{len(table.seeds)})"
-    return f"{statistics.mean(known):.1f}{spread}{_marks_of(table, row, task)}{number}"
-
-
-def _marks_of(table: Table, row: Row, task: str) -> str:
-    """Returns the marks of a cell, in the order of MARKS."""
-    runs = table.runs_of(row, task)
-    holds = {
-        "*": any(run["results"][table.view.score]["degenerate"] for run in runs),
-        "†": any(map(dirty, runs)),
-        "‡": any(published.departures(table, row, task)),
-    }
-    return "".join(mark for mark in MARKS if holds[mark])
-
-
-def _with_interval(estimate: Estimate, sign: str = "") -> str:
-    """Returns `71.0 [68.5, 73.5]`, the interval only where it is known; `sign`: "+" or ""."""
-    low, high = estimate.interval()
-    text = f"{estimate.mean:{sign}.1f}"
-    return text if math.isnan(low) else f"{text} [{low:{sign}.1f}, {high:{sign}.1f}]"
-
-
-def _parameters(table: Table, row: Row) -> str:
-    """Returns the parameters that a row's runs store beside the head, or that they are `all`."""
-    runs = table.runs_of(row)
-    if not runs:
-        return "–"
-    text = size_range([counts.stored(run) for run in runs])
-    return f"all {text}" if all(map(counts.trains_all, runs)) else text
-
-
-def _caption(table: Table) -> str:
-    view = table.view
-    return ", ".join(
-        [model_title(table.model), f"data {table.data}", f"{view.score} evaluation", *view.choice]
-    )
+from dora.analysis.score_table import caption, parameters, rules, scores, with_interval
 
 
 def medians(table: Table) -> Grid:
@@ -124,13 +29,10 @@ def medians(table: Table) -> Grid:
         for row in table.rows
     ]
     head = ["method", "budget", *map(table.view.title, tasks)]
-    caption = f"{_caption(table)}: median (n)"
-    return Grid(caption, head, rows, rules=_rules(table), name="medians")
-
-
-def _rules(table: Table) -> set[int]:
-    """Returns the rows that begin a budget, which have a rule above them."""
-    return {sum(map(len, table.blocks[:i])) for i in range(1, len(table.blocks))}
+    text = f"{caption(table)}: median (n)"
+    units = {j: table.view.unit(task) for j, task in enumerate(tasks, 2)}
+    grid = Grid(text, head, rows, units=units, rules=rules(table), name="medians")
+    return transposed(grid, "task") if table.view.transposed else grid
 
 
 def costs(table: Table) -> Grid:
@@ -145,7 +47,7 @@ def costs(table: Table) -> Grid:
                 table.title(row[0]),
                 budget_in_words(row),
                 str(len(runs)),
-                _parameters(table, row),
+                parameters(table, row),
                 size_range([run["params"]["head"] for run in runs]),
                 f"{statistics.mean(run['train_s'] for run in runs):,.0f}",
                 f"{max(run['peak_memory_bytes'] for run in runs) / 2**20:,.0f}",
@@ -162,8 +64,8 @@ def costs(table: Table) -> Grid:
     ]
     devices = sorted({run["device"] for run in table.runs})
     notes = [f"on {', '.join(devices)}; {COSTS_NOTE}"]
-    caption = f"{_caption(table)}: parameters, time, memory"
-    return Grid(caption, head, rows, rules=_rules(table), name="costs", notes=notes)
+    text = f"{caption(table)}: parameters, time, memory"
+    return Grid(text, head, rows, rules=rules(table), name="costs", notes=notes)
 
 
 def against(table: Table, by_task: bool) -> Grid | None:
@@ -189,7 +91,7 @@ def against(table: Table, by_task: bool) -> Grid | None:
         "seeds",
     ]
     return Grid(
-        f"{_caption(table)}: differences from {table.baseline}{' by task' if by_task else ''}",
+        f"{caption(table)}: differences from {table.baseline}{' by task' if by_task else ''}",
         head,
         [_difference(table, d, shown) for d in found],
         text_columns=3,
@@ -206,7 +108,7 @@ def _difference(table: Table, d: Difference, shown: bool) -> list[str]:
         table.title(d.row[0]),
         budget_in_words(d.row),
         table.view.title(d.task) if d.task else "average",
-        _with_interval(d.estimate, "+"),
+        with_interval(d.estimate, "+"),
         *([of_examples] if shown else []),
         _p(d.p),
         f"{d.better:.2f}",
@@ -225,46 +127,6 @@ def _p(p: float) -> str:
     return "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def beside(table: Table) -> Grid | None:
-    """Returns the published rows for the backbone, with source and protocol; None without any."""
-    groups = published.beside(table.model)
-    if not groups:
-        return None
-    average = [published.AVERAGE] if len(table.averaged) > 1 else []
-    columns = [*table.averaged, *average, *table.apart]
-    # Numbered like references: each names source, protocol and note once.
-    sources = list(dict.fromkeys(key[:3] for key in groups))
-    rows = [
-        [
-            table.title(key[3]),
-            key[4],
-            _target(group[0].target),
-            *(published.shown(group, table, c) for c in columns),
-            f"[{sources.index(key[:3]) + 1}]",
-        ]
-        for key, group in groups.items()
-    ]
-    heads = [c if c == published.AVERAGE else table.view.title(c) for c in columns]
-    notes = [
-        "target: the matrices that are adapted; – where a method adapts none, ? where it is not "
-        "known"
-    ]
-    notes += [f"[{i}] {'; '.join(filter(None, source))}" for i, source in enumerate(sources, 1)]
-    return Grid(
-        f"{model_title(table.model)}: published, under the protocols named below; an average is "
-        "over all tasks of its paper",
-        ["method", "parameters", "target", *heads, "source"],
-        rows,
-        text_columns=3,
-        notes=notes,
-        name="published",
-    )
-
-
-def _target(target: str) -> str:
-    return {published.NO_TARGET: "–", "": "?"}.get(target, target)
-
-
 def findings(table: Table) -> list[Grid]:
     """Returns the scores and the differences that the seeds show; none that repeats another."""
     found = [
@@ -281,8 +143,7 @@ def grids(table: Table) -> list[Grid]:
     rest = [
         medians(table) if len(table.seeds) > 1 else None,
         costs(table),
-        counts.trained(table, _caption(table), _rules(table)),
-        counts.federated(table, _caption(table)),
-        beside(table),
+        counts.trained(table, caption(table), rules(table)),
+        counts.federated(table, caption(table)),
     ]
     return [*findings(table), *(grid for grid in rest if grid is not None)]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,9 +11,9 @@ from dora.analysis.cost_figures import score_by_cost
 from dora.analysis.grouping import Table
 from dora.analysis.layout import as_csv
 from dora.analysis.score_figures import Drawn, paired_differences, score_by_budget
-from dora.analysis.style import ENDINGS, images, printed
+from dora.analysis.style import images, printed
 from dora.analysis.training_figures import final_ranks, learning_curves, rank_paths, undamaged
-from dora.files import open_own, write_atomic
+from dora.files import write_atomic
 
 
 @dataclass(frozen=True)
@@ -61,7 +59,6 @@ FIGURES = {
     ),
 }
 _known = undamaged  # the name by which tests/flip_bits.py calls it
-_MOST_NOTED = 2**20  # bytes of the file that names a table's figures
 
 
 def write(table: Table, folder: Path, width: str | None = None) -> list[str]:
@@ -69,7 +66,6 @@ def write(table: Table, folder: Path, width: str | None = None) -> list[str]:
 
     Returns the names of those that there was something to draw for.
     """
-    folder.mkdir(parents=True, exist_ok=True)  # for the note, where nothing is drawn
     names = []
     for name, kind in FIGURES.items():
         with printed(width):
@@ -77,9 +73,6 @@ def write(table: Table, folder: Path, width: str | None = None) -> list[str]:
         if drawn is not None:
             names.append(f"{table.name}-{name}")
             _write(drawn, folder / names[-1])
-    # The note comes last: it says that all the figures are there.
-    note = json.dumps({"drawn_from": _state(table, width), "figures": names})
-    write_atomic(folder / f"{table.name}.json", note)
     return names
 
 
@@ -105,35 +98,3 @@ def _write(drawn: Drawn, place: Path) -> None:
     for ending, data in images(drawn[0]).items():
         write_atomic(place.with_name(f"{place.name}.{ending}"), data)
     write_atomic(place.with_name(f"{place.name}.csv"), as_csv(drawn[1]))
-
-
-def written(table: Table, folder: Path) -> list[str]:
-    """Returns the names of the table's figures in `folder`.
-
-    Draws them unless they are there, drawn from these very runs.
-    """
-    try:
-        with open_own(folder, f"{table.name}.json", _MOST_NOTED) as file:
-            known = json.load(file)
-        names, same = known["figures"], known["drawn_from"] == _state(table)
-        # The folder may be somebody else's: only names that this table's figures have are read.
-        ours = isinstance(names, list) and set(names) <= {
-            f"{table.name}-{name}" for name in FIGURES
-        }
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return write(table, folder)
-    if not (same and ours):
-        return write(table, folder)
-    files = [folder / f"{name}.{kind}" for name in names for kind in (*ENDINGS, "csv")]
-    # A link could show any file of the machine on the page.
-    there = all(file.is_file() and not file.is_symlink() for file in files)
-    return names if there else write(table, folder)
-
-
-def _state(table: Table, width: str | None = None) -> str:
-    """Returns a hash of which runs the table holds, as they lie on the disk, and of the width."""
-    # Times and sizes, not contents: reading a thousand records again takes longer than drawing.
-    paths = sorted(run["folder"] / "run.json" for run in table.runs)
-    stats = [(path, path.stat()) for path in paths]
-    stamps = [("/".join(p.parts[-8:]), about.st_mtime_ns, about.st_size) for p, about in stats]
-    return hashlib.sha256(json.dumps([*stamps, width]).encode()).hexdigest()

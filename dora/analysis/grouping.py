@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from dora.analysis import conflicts
+from dora.analysis.choice import shows
 from dora.analysis.names import method_title
 from dora.analysis.rows import BASELINE, row_order
 from dora.analysis.rows import Row as Row
@@ -45,7 +46,8 @@ class Table:
 
     `cells`: row → task → its runs, all of one configuration; a cell that had to be left out is
     empty, and `left_out` names it with the reason. `steps`: the length of its runs, if the view has
-    a table for each length.
+    a table for each length. `not_averaged`: tasks that there are runs of and that the average would
+    be over, did the view not leave them out.
     """
 
     data: str
@@ -54,9 +56,14 @@ class Table:
     cells: dict[Row, dict[str, list[Run]]] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
     steps: int | None = None
+    not_averaged: set[str] = field(default_factory=set)
     # Tables, tests and figures ask for each cell's scores some thirty times.
     _values: dict[tuple[Row, str], dict[int, float]] = field(default_factory=dict, repr=False)
     _titles: dict[str, str] = field(default_factory=dict, repr=False)
+    # Intervals by (row, other row, task): each reads all predictions and draws resamples of them.
+    examples: dict[tuple[Row, Row, str], tuple[float, float] | None] = field(
+        default_factory=dict, repr=False
+    )
 
     def title(self, method: str) -> str:
         """Returns a method's title as papers print it, by the records of its runs."""
@@ -252,6 +259,9 @@ def showable(runs: Iterable[Run], view: View | None = None) -> tuple[list[Table]
         data, task, model, method, spent, _key, _seed = run["folder"].parts[-7:]
         steps = int(run["total_steps"]) if view.by_length else None
         table = found.setdefault((data, model, steps), Table(data, model, view, steps=steps))
+        if not shows(view, task, method):
+            table.not_averaged |= {task} - {*(view.tasks or [task]), "" if view.glue else APART}
+            continue
         table.cells.setdefault((method, spent), {}).setdefault(task, []).append(run)
     # Cells first: a run of a cell that is left out can be no reason to leave a whole task out.
     problems = [problem for table in found.values() for problem in _keep_one_configuration(table)]

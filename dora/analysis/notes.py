@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from dora.analysis.comparison import ALPHA, Difference
 from dora.analysis.grouping import Table
 from dora.analysis.layout import number_range
+from dora.analysis.rows import BASELINE
 from dora.analysis.settings_that_differ import sources, unlike
 from dora.data.tasks import TASKS
 
 # Marks of a score with their explanations, in the order in which they stand.
 MARKS = {
     "*": "* at least one run predicts a single class or value",
-    "†": "† at least one run was made with uncommitted changes",
+    "§": "§ at least one run was made with uncommitted changes",
     "‡": "‡ further from the published mean ± spread than the combined error",
 }
 
@@ -36,15 +37,39 @@ def score_notes(table: Table, marks: set[str], bold: bool) -> list[str]:
         of_seeds = "one seed: no spread is known"
     found = [*sorted(said), of_seeds, _length_note(table)]
     found += [*_evaluation_notes(table), *_tuning_notes(table)]
+    found += _average_notes(table)
     if bold:
         found.append(
-            f"bold: shown to be better than {table.baseline} at its budget; where no method is, "
-            f"{table.baseline} and every one that is not shown to be worse (p < {ALPHA} in the tables of "
-            "differences)"
+            "bold: the best mean at its budget; underlined: not shown by the seeds to be lower "
+            f"(p ≥ {ALPHA}; {_tests_note(table)})"
         )
     found += [f"left out: {text}" for text in table.left_out]
     found += [*unlike(table), *sources(table)]
     return found + [text for mark, text in MARKS.items() if mark in marks]
+
+
+def _tests_note(table: Table) -> str:
+    """Returns which tests the marks of the scores use (`dora.analysis.comparison.leaders`)."""
+    others = "corrected for all pairs of methods at a budget, Holm"
+    if BASELINE not in {method for method, _ in table.rows}:
+        return others
+    return f"pairs with {table.baseline}: as in the tables of differences; others: {others}"
+
+
+def _average_notes(table: Table) -> list[str]:
+    """Returns the note on the tasks that the average is over, if there is one."""
+    if len(table.averaged) < 2:
+        return []
+    text = f"average: over {_folders(table.averaged)}"
+    text += f", without {_folders(table.apart)}" if table.apart else ""
+    if table.not_averaged:
+        text += f"; not over {_folders(table.not_averaged)}, which there are runs of, too"
+    return [text]
+
+
+def _folders(tasks: Iterable[str]) -> str:
+    """Returns tasks as tables name them, in GLUE's order."""
+    return ", ".join(TASKS[task].folder for task in TASKS if task in set(tasks))
 
 
 def _length_note(table: Table) -> str:

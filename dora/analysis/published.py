@@ -83,6 +83,7 @@ def numbers() -> tuple[Number, ...]:
         return tuple(map(number, csv.DictReader(file)))
 
 
+@functools.cache  # asked for each cell that may depart from a number
 def beside(model: str) -> dict[tuple[str, str, str, str, str], list[Number]]:
     """Returns the published rows for one of our backbones (`roberta_base`), by `Number.row`."""
     rows: dict[tuple[str, str, str, str, str], list[Number]] = {}
@@ -162,19 +163,3 @@ def _adapts_alike(row: Row, run: Run, number: Number) -> bool:
     half = 0.5 * 10.0 ** -len(text.partition(".")[2])
     same_size = abs(run["params"]["adapter_end"] / 1e6 - float(text)) <= half
     return target is not None and set(target) == set(kinds) and same_size
-
-
-def shown(group: list[Number], table: Table, task: str) -> str:
-    """Returns the cell of a published line for a task: `86.6 ± 0.7`, a dash where it has none.
-
-    The metric follows where it is not the table's, and the start where it is another adapter.
-    """
-    of_task = [n for n in group if n.task == task and n.value is not None]
-    metric = "score" if task == AVERAGE else table.view.metric(task)
-    # A number by another metric is still worth showing, with its name.
-    best = next((n for n in of_task if n.metric == metric), of_task[0] if of_task else None)
-    if best is None:
-        return "–"
-    text = f"{best.value:.1f}" + ("" if best.spread is None else f" ± {best.spread:.1f}")
-    text += f" from {best.start}" if best.start else ""
-    return text if best.metric == metric else f"{text} ({best.metric.replace('_', ' ')})"

@@ -67,7 +67,6 @@ _OTHERS = [
     (i, (i + shift) % len(COLOURS)) for shift in range(len(COLOURS)) for i in range(len(COLOURS))
 ]
 PNG_DPI = 160
-ENDINGS = ("png", "pdf", "svg")
 # Widths of print in inches: one column of a two-column page, and the whole page.
 WIDTHS = {"column": 3.3, "page": 6.8}
 _NARROWEST = 1.3  # inches of a panel whose ticks can still be read
@@ -212,7 +211,7 @@ def _grow(figure: Figure, axes: Sequence[Axes], inches: float) -> None:
 
 
 def images(figure: Figure) -> dict[str, bytes]:
-    """Returns the figure's files by their ENDINGS; equal numbers give equal bytes.
+    """Returns the figure's files by their endings; equal numbers give equal bytes.
 
     Letters are TrueType in the PDF, which publishers ask for, and text in the SVG.
     """

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from dora.analysis.choice import shows
 from dora.analysis.comparison import Difference, differences
 from dora.analysis.contents import grids
 from dora.analysis.grouping import Table, dirty
@@ -27,14 +28,16 @@ HOLES_SHOWN = 20  # commands of missing runs in a report; a study that has begun
 def holes(table: Table, seen: Sequence[study.Seen]) -> list[str]:
     """Returns the commands of the runs that this table lacks.
 
-    None are named where it shows a choice of runs: the rest is absent by intent.
+    None are named where it shows runs of chosen settings: the rest is absent by intent.
     """
     if table.view.where:
         return []
     return [
         s.command
         for s in seen
-        if (s.place[0], s.place[2]) == (table.data, table.model) and s.state != "done"
+        if (s.place[0], s.place[2]) == (table.data, table.model)
+        and s.state != "done"
+        and shows(table.view, s.place[1], s.place[3])
     ]
 
 

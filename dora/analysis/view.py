@@ -20,8 +20,15 @@ _SHORT = {
     "matthews_correlation": "Mcc",
     "pearson": "Pearson",
     "spearmanr": "Spearman",
+    "spearman": "Spearman",
+    "correlation": "corr.",  # a paper that does not say which
     MEAN: "mean",
 }
+
+
+def in_head(metric: str) -> str:
+    """Returns a metric as tables have it: `acc` for accuracy; one without a short name as it is."""
+    return _SHORT.get(metric, metric)
 
 
 def metrics_of(task: str) -> tuple[str, ...]:
@@ -45,7 +52,8 @@ class View:
     that is not named is scored by its first metric. `glue`: average as GLUE's leaderboard does,
     over the mean of each task's metrics, WNLI included. `where`: settings that runs must have
     (`dora.analysis.where`). `mix`: runs of a cell may differ in their arithmetic. `by_length`: runs
-    of each number of steps are a table of their own. Raises UserError for an unknown task or metric.
+    of each number of steps are a table of their own. `tasks`, `methods`: the ones to show, empty
+    for all. `transposed`: tables have a row a task. Raises UserError for an unknown task or metric.
     """
 
     score: str = "best"
@@ -54,6 +62,9 @@ class View:
     where: tuple[str, ...] = ()
     mix: bool = False
     by_length: bool = False
+    tasks: tuple[str, ...] = ()
+    methods: tuple[str, ...] = ()
+    transposed: bool = False
 
     def __post_init__(self) -> None:
         wrong = []
@@ -69,13 +80,16 @@ class View:
     @property
     def choice(self) -> list[str]:
         """The choice of runs in words: `lr=0.002`; empty where all runs count."""
-        return [*short(self.where), *(["mixed arithmetic"] if self.mix else [])]
+        named = (("tasks", self.tasks), ("methods", self.methods))
+        shown = [f"{what}={'+'.join(names)}" for what, names in named if names]
+        return [*short(self.where), *shown, *(["mixed arithmetic"] if self.mix else [])]
 
     @property
     def suffix(self) -> str:
         """The choice of runs as a part of a file's name: `-lr=0.002`."""
+        words = [*self.choice, *(["transposed"] if self.transposed else [])]
         # A value may hold a path or a space: only characters that every file system takes are kept.
-        return "".join("-" + re.sub(r"[^\w.=+-]", "_", word) for word in self.choice)
+        return "".join("-" + re.sub(r"[^\w.=+-]", "_", word) for word in words)
 
     def metric(self, task: str) -> str:
         """Returns the name of the task's score."""
@@ -84,10 +98,13 @@ class View:
 
     def title(self, task: str) -> str:
         """Returns the task with its score, as a table's head has it: `MRPC F1`."""
-        name = self.metric(task).removesuffix("_mm")
         # Which of MNLI's two development sets it is belongs to the task's name, not the metric's.
-        mismatched = "-mm" if name != self.metric(task) else ""
-        return f"{TASKS[task].folder}{mismatched} {_SHORT[name]}"
+        mismatched = "-mm" if self.metric(task).endswith("_mm") else ""
+        return f"{TASKS[task].folder}{mismatched} {self.unit(task)}"
+
+    def unit(self, task: str) -> str:
+        """Returns the task's score as the end of `title` has it: `F1`."""
+        return in_head(self.metric(task).removesuffix("_mm"))
 
     def value(self, run: Run, task: str) -> float | None:
         """Returns the score in points, or None where the run's predictions leave it undefined."""

@@ -6,9 +6,10 @@ import argparse
 import contextlib
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from dora.analysis.choice import named
 from dora.analysis.grouping import Table, View, anything_left_out, read_runs, showable
 from dora.errors import UserError
 from dora.records.schema import Run
@@ -54,6 +55,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="runs with these settings alone: lr=2e-3 method.alpha=16 seed=1 (any key of "
         "run.json's config, and arithmetic); a key given twice: either value",
     )
+    shown = {
+        "tasks": "rte,mrpc; averages are over these, and say so",
+        "methods": "lora,dora; p values are corrected for the comparisons that are shown",
+    }
+    for what, help_text in shown.items():
+        parser.add_argument(
+            f"--{what}",
+            nargs="+",
+            action="extend",
+            default=[],
+            metavar="NAME,NAME",
+            help=f"these {what} alone, by name or title: {help_text}",
+        )
     parser.add_argument(
         "--mix-arithmetic",
         action="store_true",
@@ -120,13 +134,20 @@ def found_tables(given: argparse.Namespace) -> Asked:
         given.average == "glue",
         tuple(given.where),
         given.mix_arithmetic,
-        given.by_length,
+        by_length=given.by_length,
+        transposed=getattr(given, "transpose", False),
     )
     runs = read_runs(given.results)
+    # Without a run there is no name to know.
+    if runs:
+        tasks, methods = named(given.tasks, given.methods, runs)
+        view = replace(view, tasks=tasks, methods=methods)
     found, left_out = showable(runs, view)
     # With no table at all the reasons are the message; beside a table `end` prints them after it.
     if left_out and not found:
         raise UserError(*left_out)
+    if runs and not found:
+        raise UserError(f"no finished run has {' and '.join(view.choice)} at once")
     if not found:
         raise UserError(
             f"no finished run under {given.results / 'runs'}; "

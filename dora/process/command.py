@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
+from dora import __version__
 from dora.process import streams
 from dora.process.signals import outside
 
@@ -19,13 +20,18 @@ def command(main: Callable[[], None], prints_only: bool = True) -> None:
     `prints_only`: False for a command that keeps its results in files. Standard error is then not
     escaped, so that it may show a progress bar, and a failed standard output leaves the exit code
     alone, since the printed lines only repeat those files.
+
+    A line of `--version` alone prints the version, so that every command knows it.
     """
     # Before anything is printed or imported by `main`: both must hold from the first line on.
     streams.keep_open(plain=prints_only)
     outside.watch()
     ended: SystemExit | None = None
     try:
-        main()
+        if sys.argv[1:] == ["--version"]:
+            print(f"dora-glue {__version__}")
+        else:
+            main()
     except KeyboardInterrupt as e:
         ended = SystemExit(130)
         print(str(e) or "interrupted", file=sys.stderr)

@@ -18,6 +18,7 @@ JOURNALS = ("metrics.jsonl", "ranks.jsonl")
 # A line of ranks names each adapted matrix once: DeBERTa-large has 144, in 10 kB. A file without
 # any end of line would otherwise be read into memory as one line.
 MOST_LINE, MOST_BYTES = 2**20, 2**30
+_MOST_LOSS = 3.5e38  # a float32 holds no larger number
 _MOST_STEPS = 2**53  # whole numbers up to here are exact in figures, whose axes are floats
 
 
@@ -40,12 +41,26 @@ def scores(folder: Path, metric: str) -> Iterator[tuple[int, float]]:
     Yields nothing where no journal is stored. Raises ValueError or OSError at the first line that
     no run wrote.
     """
+    return _curve(folder, "dev", metric, 1.0)
+
+
+def losses(folder: Path) -> Iterator[tuple[int, float]]:
+    """Yields (step, training loss) of each line of training.
+
+    Yields nothing where no journal is stored. Raises ValueError or OSError at the first line that
+    no run wrote.
+    """
+    return _curve(folder, "train", "loss", _MOST_LOSS)
+
+
+def _curve(folder: Path, split: str, key: str, most: float) -> Iterator[tuple[int, float]]:
+    """Yields (step, value) of the lines of a split that have `key`; `most`: the largest value."""
     for event in events(folder, "metrics.jsonl"):
-        if event.get("split") == "dev" and metric in event:
-            value = event[metric]
+        if event.get("split") == split and key in event:
+            value = event[key]
             number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not number or not abs(value) <= 1:  # `not … <=` refuses NaN too
-                raise ValueError(f"{metric} is {cut(value)}")
+            if not number or not abs(value) <= most:  # `not … <=` refuses NaN too
+                raise ValueError(f"{key} is {cut(value)}")
             yield _step(event), float(value)
 
 

@@ -3,13 +3,18 @@
 The result of the run's method decides the form: an adapter as stock PEFT loads it, adapters in the
 layout of the `adapters` library, or a whole model as plain Transformers loads it. Nothing here
 trains, and nothing outside the named folder is written.
+
+PEFT asks the base model how many classes there are and what they are called, and Transformers reads
+a config.json beside an adapter only where the base model's weights lie there too. So an adapter is
+exported with its base model in the same folder, which names itself as the base: one line then loads
+it in either library. `alone` leaves the base model out.
 """
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dora.adapters.peft_config import rebuilt, stored_params
 from dora.data.predictions import UNREADABLE
@@ -21,14 +26,18 @@ from dora.records.record import read_finished
 from dora.records.rescore import disagreement
 from dora.records.schema import Run
 from dora.sharing import adapters_library
+from dora.sharing.form import Form
+
+if TYPE_CHECKING:
+    from dora.backbones.backbone import Folder as BaseFolder
 
 _MOST_CONFIGURED = 2**22  # bytes of adapter_config.json; 24 layers take 30,000
 _AGAIN = "train it again with force=true"
 
 
-def unfit(run: Run, folder: Path, merge: bool, base: Path | None) -> list[str]:
+def unfit(run: Run, folder: Path, form: Form) -> list[str]:
     """Returns every reason why the finished run in `folder` cannot be exported in this way."""
-    result = about_method(run).result
+    result, merge, base = about_method(run).result, form.merge, form.base
     if result == "adapter":
         problems, names = _adapter_problems(run, folder, merge), list(artefacts.ADAPTER)
     elif result == "weights":
@@ -38,6 +47,14 @@ def unfit(run: Run, folder: Path, merge: bool, base: Path | None) -> list[str]:
     else:
         problems = _model_problems(folder, merge, base)
         names = artefacts.of_model(run) or [artefacts.FULL_WEIGHTS]
+    if form.alone and (merge or result in ("weights", "model")):
+        why = "with --merge there is no adapter" if merge else "this run's method leaves no adapter"
+        problems.append(f"--adapter-only: {why}")
+    if form.alone and form.repository and result == "adapter" and run["model"]["revision"] is None:
+        problems.append(
+            "--adapter-only: the base model is a folder of this machine, which nobody else has: "
+            "push without --adapter-only, or with --merge"
+        )
     # Checksums come second: a file that is absent or of another run has its own, clearer message.
     problems = problems or artefacts.damaged(folder, run, names)
     try:
@@ -136,76 +153,98 @@ def read_config(run: Run, folder: Path) -> dict[str, Any]:
         raise UserError(*texts) from e
 
 
-def export(folder: Path, to: Path, merge: bool = False, base: Path | None = None) -> None:
+def export(
+    folder: Path, to: Path, merge: bool = False, base: Path | None = None, **others: Any
+) -> None:
     """Writes the run in `folder` into `to`, which must be absent or empty.
 
-    `to` appears whole or not at all. `merge`: write the base model with the adapter added, instead
-    of the adapter; a method whose result is trained backbone tensors is always written merged.
-    `base`: the base model's folder, if it has moved since training. Raises UserError, with every
-    problem that shows before a model is loaded.
+    `to` appears whole or not at all. `merge`, `base` and `others` are the fields of a `Form`. Raises
+    UserError, with every problem that shows before a model is loaded.
     """
-    problems = taken(to)
+    form, problems = Form(merge=merge, base=base, **others), taken(to)
     try:
         run = read_finished(folder)
-        problems = unfit(run, folder, merge, base) + problems  # the run's before the target's
+        problems = unfit(run, folder, form) + problems  # the run's before the target's
     except UserError as e:
         problems = [*e.problems, *problems]
     if problems:
         raise UserError(*problems)
-
-    result = about_method(run).result
-    if result == "adapter":
-        _export_adapter(run, folder, to, merge, base)
-        return
-    if result == "modules":
-        _export_modules(run, folder, to, base)
-        return
     # Late: PyTorch and Transformers take seconds, and mistakes are told without them.
     from dora.sharing import merging, model_card
 
-    if result == "weights":
-        place = merging.find_base(run, merging.recorded_base(run), base)
-        with new_folder(to) as part:
-            merging.save_with_weights(run, folder, place, part)
-            write_atomic(part / "README.md", model_card.model_card(run, None))
-        return
-    with new_folder(to) as part:
-        merging.save_tuned(run, folder, part)
-        write_atomic(part / "README.md", model_card.model_card(run, None))
-
-
-def _export_modules(run: Run, folder: Path, to: Path, base: Path | None) -> None:
-    """Writes the files of the `adapters` library, and the card."""
-    from dora.sharing import merging, model_card  # late, as in `export`
-
-    name = merging.recorded_base(run)
-    if base is not None:
-        place = merging.find_base(run, name, base)
-        name = name if run["model"]["revision"] is not None else str(place.path)
-    with new_folder(to) as part:
-        adapters_library.save(run, folder, part, name or run["config"]["model"])
-        write_atomic(part / "README.md", model_card.model_card(run, None))
-
-
-def _export_adapter(run: Run, folder: Path, to: Path, merge: bool, base: Path | None) -> None:
-    """Writes PEFT's two files, or with `merge` the merged model, and the card."""
-    from dora.sharing import merging, model_card  # late, as in `export`
-
-    config = read_config(run, folder)
+    result = about_method(run).result
+    to = to.expanduser().resolve()  # the folder may name itself
+    config = read_config(run, folder) if result == "adapter" else None
     place = None
-    if merge or base is not None:  # a --base without --merge is checked too: its path is written
-        place = merging.find_base(run, config["base_model_name_or_path"], base)
-    if run["model"]["revision"] is not None:
-        config |= {"revision": run["model"]["revision"]}  # PEFT's name for the base model's
-    elif base is not None:
-        # A hub's name stays right wherever the files lie; a folder's path does not.
-        config |= {"base_model_name_or_path": str(base.expanduser().resolve())}
+    if config is not None:
+        place = _base_of_adapter(run, str(config["base_model_name_or_path"]), form)
+    elif result == "weights":
+        place = merging.find_base(run, merging.recorded_base(run), form.base)
     with new_folder(to) as part:
-        if merge and place is not None:
-            merging.save_merged(run, folder, place, part)
+        if config is not None:
+            _save_adapter(
+                run, folder, part, form, place, {**config, **_own_base(run, to, form, place)}
+            )
+        elif result == "modules":
+            adapters_library.save(run, folder, part, _base_of_modules(run, form))
+        elif place is not None:
+            merging.save_with_weights(run, folder, place, part)
         else:
-            # The bytes as the run wrote them: their checksum is the one that was just checked.
-            weights = (folder / "adapter" / "adapter_model.safetensors").read_bytes()
-            write_atomic(part / "adapter_model.safetensors", weights)
-            write_atomic(part / "adapter_config.json", to_json(config))
-        write_atomic(part / "README.md", model_card.model_card(run, config, merge))
+            merging.save_tuned(run, folder, part)
+        write_atomic(part / "README.md", model_card.model_card(run, config, form))
+
+
+def _base_of_modules(run: Run, form: Form) -> str:
+    """Returns the name or folder of the base model that added modules belong to."""
+    from dora.sharing import merging  # late, as in `export`
+
+    name, known = merging.recorded_base(run), str(run["config"]["model"])
+    local = run["model"]["revision"] is None
+    if form.base is not None:
+        place = merging.find_base(run, name, form.base)
+        name = str(place.path) if local else name
+    # On the hub a folder of this machine is no name.
+    return known if local and form.repository else name or known
+
+
+def _base_of_adapter(run: Run, recorded: str, form: Form) -> BaseFolder | None:
+    """Returns the base model's folder where the export needs it, else None.
+
+    Raises UserError where it is not found, or is another than the run's.
+    """
+    from dora.sharing import merging  # late, as in `export`
+
+    if form.alone and form.base is None:
+        return None  # a --base is checked all the same, since its path is written
+    try:
+        return merging.find_base(run, recorded, form.base)
+    except UserError as e:
+        also = "" if form.merge or form.alone else "; or export the adapter alone: --adapter-only"
+        raise UserError(*(f"{p}{also}" for p in e.problems)) from e
+
+
+def _own_base(run: Run, to: Path, form: Form, place: BaseFolder | None) -> dict[str, str]:
+    """Returns the entries of adapter_config.json that say where the base model is."""
+    if not form.alone:
+        return {"base_model_name_or_path": form.repository or str(to)}
+    if run["model"]["revision"] is not None:
+        return {"revision": run["model"]["revision"]}  # PEFT's name for the base model's
+    # A hub's name stays right wherever the files lie; a folder's path does not.
+    return {} if place is None else {"base_model_name_or_path": str(place.path.resolve())}
+
+
+def _save_adapter(
+    run: Run, folder: Path, part: Path, form: Form, place: BaseFolder | None, config: dict[str, Any]
+) -> None:
+    """Writes the merged model, or PEFT's two files and, unless they go alone, the base model."""
+    from dora.sharing import merging  # late, as in `export`
+
+    if form.merge and place is not None:
+        merging.save_merged(run, folder, place, part)
+        return
+    if not form.alone and place is not None:
+        merging.save_base(run, place, part)
+    # The bytes as the run wrote them: their checksum is the one that was just checked.
+    weights = (folder / "adapter" / "adapter_model.safetensors").read_bytes()
+    write_atomic(part / "adapter_model.safetensors", weights)
+    write_atomic(part / "adapter_config.json", to_json(config))

@@ -1,4 +1,4 @@
-"""The YAML at the head of a model card, which the hub reads: tags, base model and results."""
+"""The YAML at the head of a model card, which the hub reads: licence, tags, base model, results."""
 
 from __future__ import annotations
 
@@ -16,8 +16,26 @@ DATASET = "nyu-mll/glue"
 # The hub's names of metrics that differ from GLUE's.
 _HUB_METRICS = {"pearson": "pearsonr"}
 _NAME = re.compile(r"[\w.-]+", re.ASCII)
+_LICENSE = re.compile(r"[a-z0-9][a-z0-9.-]{0,39}", re.ASCII)
+_ARXIV = re.compile(r"(?<!\d)\d{4}\.\d{5}(?!\d)", re.ASCII)
+# On the hub the tag `dora` stands for weight-decomposed DoRA (PEFT's use_dora), another method.
+_TAGS = {"dora": "dora-dynamic-rank"}
+# The licences of base models, as their owners state them on the hub. By the owner's name and the
+# beginning of the model's, or by the name of a model that comes with this suite or a package.
+_LICENSES = {
+    "FacebookAI/roberta-": "mit",
+    "microsoft/deberta-": "mit",
+    "google-bert/bert-": "apache-2.0",
+    "google/electra-": "apache-2.0",
+    "answerdotai/ModernBERT-": "apache-2.0",
+    "tiny_roberta": "apache-2.0",
+    "tiny_deberta": "apache-2.0",
+    "minilm": "apache-2.0",
+}
 # The order of the keys; a model-index comes last by itself.
 _ORDER = [
+    "language",
+    "license",
     "library_name",
     "pipeline_tag",
     "base_model",
@@ -28,23 +46,27 @@ _ORDER = [
 ]
 
 
-def front_matter(run: Run, task: Task, hub: str | None, library: str) -> str:
+def front_matter(
+    run: Run, task: Task, hub: str | None, library: str, license: str | None = None
+) -> str:
     """Writes the block between two lines of dashes.
 
     `hub`: the base model's repository; None for a local folder, whose name would link to a
     stranger's model. `library`: the hub's name of the library that loads the export, transformers
-    for a whole model. `ModelCardData` quotes the record's texts, and characters that do not print
-    are escaped before.
+    for a whole model. `license`: the hub's name of one; None for the base model's. `ModelCardData`
+    quotes the record's texts, and characters that do not print are escaped before.
     """
     # Late: it takes 0.1 s, and only an export needs it. It comes with Transformers.
     from huggingface_hub import ModelCardData
 
     on_glue = run["config"]["data"] != "mini"  # mini's generated sentences are not GLUE's
     keys: dict[str, Any] = {
+        "language": "en",
+        "license": license or base_license(hub, str(run["config"]["model"])),
         "library_name": library,
         "pipeline_tag": "text-classification",
         "base_model": hub,
-        "tags": [cut(run["config"]["method"]["name"])],
+        "tags": _tags(run, library),
         "metrics": [_HUB_METRICS.get(name, name) for name in task.metrics],
     }
     if hub is not None:
@@ -56,6 +78,29 @@ def front_matter(run: Run, task: Task, hub: str | None, library: str) -> str:
         if results := _results(run, task):
             keys |= {"model_name": _name(run, task), "eval_results": results}
     return f"---\n{ModelCardData(**keys).to_yaml(original_order=_ORDER)}\n---"
+
+
+def is_license(text: str) -> bool:
+    """Tells whether `text` can be the hub's name of a licence, such as cc-by-4.0."""
+    return _LICENSE.fullmatch(text) is not None
+
+
+def base_license(hub: str | None, model: str) -> str:
+    """Returns the licence of the base model as the hub names it; `unknown` where it is not known.
+
+    `hub`: its repository. `model`: its name in this suite, for a model that has none.
+    """
+    fitting = (v for k, v in _LICENSES.items() if hub and "/" in k and hub.startswith(k))
+    return next(fitting, None) or (None if hub else _LICENSES.get(model)) or "unknown"
+
+
+def _tags(run: Run, library: str) -> list[str]:
+    """Returns the method's name, its paper, and `lora` for what loads as LoRA."""
+    method = run["config"]["method"]["name"]
+    paper = (run.get("method") or {}).get("paper")
+    found = _ARXIV.findall(paper) if isinstance(paper, str) else []
+    tags = [_TAGS.get(method, cut(method)), *(f"arxiv:{number}" for number in found)]
+    return list(dict.fromkeys([*tags, "lora"] if library == "peft" else tags))
 
 
 def _name(run: Run, task: Task) -> str:

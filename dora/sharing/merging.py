@@ -1,7 +1,8 @@
 """A finished run as one whole model for plain Transformers.
 
 Three ways lead there: an adapter merged into its base model, trained backbone tensors put in the
-place of the base model's, and a whole model that full fine-tuning kept.
+place of the base model's, and a whole model that full fine-tuning kept. A fourth writes the base
+model as it is, for an adapter that lies beside it.
 """
 
 from __future__ import annotations
@@ -138,6 +139,16 @@ def save_merged(run: Run, folder: Path, base: Folder, to: Path) -> None:
     _save(run, model, base, to)
 
 
+def save_base(run: Run, base: Folder, to: Path) -> None:
+    """Writes the run's base model in float32, without a head, and the task's labels beside it.
+
+    A program that passes over the adapter then finds no head, and warns; with the trained head here
+    it would classify with the base model's features, without a word.
+    """
+    model, head = _load(run, base, keep_head=False)
+    _save(run, model, base, to, without=head)
+
+
 def save_with_weights(run: Run, folder: Path, base: Folder, to: Path) -> None:
     """Writes the base model with the trained tensors of the run in `folder`, in float32.
 
@@ -163,15 +174,19 @@ def _load(run: Run, place: Folder, keep_head: bool) -> tuple[nn.Module, list[str
     return backbone.load_model(place, outputs, c["head_dropout"], run["seed"], keep_head=keep_head)
 
 
-def _save(run: Run, model: Any, place: Folder, to: Path) -> None:
-    """Writes weights, tokenizer, and a configuration that names the task's labels."""
+def _save(run: Run, model: Any, place: Folder, to: Path, without: Collection[str] = ()) -> None:
+    """Writes weights, tokenizer, and a configuration that names the task's labels.
+
+    `without`: parameters that are left out.
+    """
     task = TASKS[run["config"]["task"]]
     labels = task.labels or ("score",)
     model.config.id2label = dict(enumerate(labels))
     model.config.label2id = {label: i for i, label in enumerate(labels)}
     # Without it Transformers guesses the loss from the labels' dtype when somebody trains on.
     model.config.problem_type = "regression" if task.regression else "single_label_classification"
-    model.save_pretrained(to)
+    kept = {name: t for name, t in model.state_dict().items() if name not in without}
+    model.save_pretrained(to, state_dict=kept)
     for file in to.glob("*.safetensors"):
         # safetensors writes for the owner's eyes only. Not every file system has rights.
         with contextlib.suppress(OSError):

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
-from dora.adapters.peft_config import hub_name, hub_revision
+from dora.adapters.peft_config import hub_name
 from dora.analysis.layout import in_markdown, pipe_table
 from dora.backbones.architectures import KINDS, place
 from dora.data.tasks import TASKS, Task
@@ -19,7 +19,9 @@ from dora.plain import printable
 from dora.records.about_method import AboutMethod, about_method
 from dora.records.provenance import commits
 from dora.records.schema import Run
+from dora.sharing.form import ASKED, Form
 from dora.sharing.front_matter import front_matter
+from dora.sharing.usage import usage
 
 # Keys whose values are places on the machine of training.
 _PLACES = (
@@ -37,11 +39,10 @@ _PLACES = (
 _LIBRARIES = {"adapter": "peft", "modules": "adapter-transformers"}
 
 
-def model_card(run: Run, config: Mapping[str, Any] | None, merged: bool = False) -> str:
+def model_card(run: Run, config: Mapping[str, Any] | None, form: Form = ASKED) -> str:
     """Writes README.md.
 
-    `config`: adapter_config.json as exported; None for a method that leaves no adapter. `merged`:
-    the adapter was added to the base model's weights.
+    `config`: adapter_config.json as the run wrote it; None for a method that leaves no adapter.
     """
     # Escaped once, here, so that no part of the card can forget to.
     raw, run = run, _in_markdown(run)
@@ -53,16 +54,16 @@ def model_card(run: Run, config: Mapping[str, Any] | None, merged: bool = False)
     data = f"GLUE {task.folder}"
     if c["data"] == "mini":
         data = f"generated sentences in the shape of GLUE's {task.folder}"
-    library = "transformers" if merged else _LIBRARIES.get(about.result, "transformers")
+    library = "transformers" if form.merge else _LIBRARIES.get(about.result, "transformers")
     parts = [
-        front_matter(raw, task, hub, library),
+        front_matter(raw, task, hub, library, form.license),
         f"# {c['model']} on {data}: {about.title}, {_spent(run, about)}",
-        _contents(run, task, about, merged),
+        _contents(run, task, about, form),
         *(f"**{text[0].upper()}{text[1:]}.**" for text in (run["embedded"], run["note"]) if text),
         _results(run),
         _parameters(run, about),
         _ranks(run["ranks"]["end"], "Bottlenecks" if about.result == "modules" else "Ranks"),
-        _usage(run, task, hub, library),
+        usage(run, task, hub, library, form),
         _made(run, about, raw["command"]),
     ]
     return "\n\n".join(p for p in parts if p) + "\n"
@@ -86,30 +87,32 @@ def _spent(run: Run, about: AboutMethod) -> str:
     return f"{run['params']['trainable']:,} parameters trained"
 
 
-def _contents(run: Run, task: Task, about: AboutMethod, merged: bool) -> str:
+def _contents(run: Run, task: Task, about: AboutMethod, form: Form) -> str:
     """Says in a paragraph which weights the folder holds and how to read the outputs."""
     if about.result == "model":
-        form = "The whole fine-tuned model"
+        held = "The whole fine-tuned model"
     elif about.result == "weights":
-        form = (
+        held = (
             f"The whole model, with the weights that {about.title} trained in the place of the "
             "base model's, the trained head included (there is no adapter: an export with and "
             "without --merge is the same)"
         )
     elif about.result == "modules":
-        form = (
+        held = (
             "Adapters in the layout of the `adapters` library, the trained head included (they are "
             "not linear in their input, so that no weight of the base model can take them in)"
         )
-    elif merged:
-        form = "The whole model, the trained adapter added to its weights"
+    elif form.merge:
+        held = "The whole model, the trained adapter added to its weights"
     else:
-        form = "A LoRA adapter in PEFT's format, the trained head included"
+        held = "A LoRA adapter in PEFT's format, the trained head included"
+        if not form.alone:
+            held += ", and beside it the base model, as it was"
     labels = ", ".join(f"{i} = {label}" for i, label in enumerate(task.labels))
     says = f"Classes: {labels}." if labels else "One output, a score from 0 to 5."
     step = run["results"]["best"]["step"]
     note = f" {about.note}" if isinstance(about.note, str) else ""  # a record may hold anything
-    return f"{form}: the weights of the best evaluation, step {step}. {says}{note}"
+    return f"{held}: the weights of the best evaluation, step {step}. {says}{note}"
 
 
 def _results(run: Run) -> str:
@@ -179,85 +182,6 @@ def _ranks(ranks: Mapping[str, int], heading: str) -> str:
         for i in sorted({i for i, _ in cells})
     ]
     return f"## {heading}\n\n{pipe_table([['layer', *kinds], *rows])}"
-
-
-def _usage(run: Run, task: Task, hub: str | None, library: str) -> str:
-    """Shows Python that loads the export from inside its folder.
-
-    For an adapter on a local base model a paragraph before it says which model that is.
-    """
-    pair = '"One sentence.", "Another."' if len(task.text) == 2 else '"One sentence."'
-    length = repr(run["config"]["max_length"])  # repr: whatever the record holds, it is no code
-    whole = library == "transformers"
-    lines = _LOAD_WHOLE if whole else _load_adapter(run, task, hub, library)
-    lines = [
-        *lines,
-        f'batch = tokenizer({pair}, truncation=True, max_length={length}, return_tensors="pt")',
-        "with torch.no_grad():",
-        "    logits = model(**batch).logits",
-    ]
-    where = [] if whole or hub is not None else [_base(run), ""]
-    return "\n".join(["## Use", "", *where, "```python", *lines, "```"])
-
-
-# float32: the recorded logits were computed in it, and Transformers would take the file's dtype.
-_LOAD_WHOLE = [
-    "import torch",
-    "from transformers import AutoModelForSequenceClassification, AutoTokenizer",
-    "",
-    'tokenizer = AutoTokenizer.from_pretrained(".")  # this folder',
-    'model = AutoModelForSequenceClassification.from_pretrained(".", dtype=torch.float32).eval()',
-]
-
-
-def _base(run: Run) -> str:
-    """Says by name and fingerprint which local folder the base model is.
-
-    Its path is left out: a place on the machine of training helps nobody.
-    """
-    return (
-        f"The base model is `{run['config']['model']}`, a local folder whose configuration, "
-        f"tokenizer and weights have the fingerprint `{run['fingerprints']['model']}`. "
-        "adapter_config.json names where it lay in training; "
-        'elsewhere, set `base = "FOLDER"` to your copy of it.'
-    )
-
-
-def _load_adapter(run: Run, task: Task, hub: str | None, library: str) -> list[str]:
-    """Returns Python that loads the base model and puts the adapter and the head on it."""
-    named = hub_revision(run["model"]["revision"])
-    revision = f", revision={named!r}" if named else ""
-    if library == "peft":
-        own = 'PeftConfig.from_pretrained(".").base_model_name_or_path'
-        imports = [
-            "import torch",
-            f"from peft import {'PeftModel' if hub else 'PeftConfig, PeftModel'}",
-        ]
-        add = [
-            'model = PeftModel.from_pretrained(model, ".").eval()  # this folder, its head included'
-        ]
-    else:
-        own = 'json.load(open("adapter_config.json"))["model_name"]'
-        imports = [*([] if hub else ["import json", ""]), "import adapters", "import torch"]
-        add = [
-            "adapters.init(model)  # adapters 1.2, which needs Transformers 4",
-            'model.load_adapter(".", set_active=True, use_safetensors=True)  # this folder',
-            'model.load_head(".", use_safetensors=True)',
-            "model.eval()",
-        ]
-    # ignore_mismatched_sizes: a head of the base's own, of any width, gives way to ours.
-    return [
-        *imports,
-        "from transformers import AutoModelForSequenceClassification, AutoTokenizer",
-        "",
-        f"base = {repr(hub) if hub else own}",
-        f"tokenizer = AutoTokenizer.from_pretrained(base{revision})",
-        "model = AutoModelForSequenceClassification.from_pretrained(",
-        f"    base{revision}, num_labels={task.outputs}, dtype=torch.float32, "
-        "ignore_mismatched_sizes=True",
-        ")",
-        *add,
-    ]
 
 
 def _made(run: Run, about: AboutMethod, command: str) -> str:

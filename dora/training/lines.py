@@ -147,5 +147,5 @@ def figures(loss: float, lr: float, components: int | None) -> str:
 
 
 def on_terminal() -> bool:
-    """Says whether standard error is a terminal, where a progress bar makes sense."""
-    return sys.stderr.isatty()
+    """Says whether standard error is a terminal, or a notebook's cell, which shows a bar as well."""
+    return sys.stderr.isatty() or "ipykernel" in sys.modules

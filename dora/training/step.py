@@ -32,12 +32,13 @@ from dora.data.tasks import Task
 from dora.data.tokens import Tokens
 from dora.errors import Diverged
 from dora.methods.base import Method, is_recordable
+from dora.methods.groups import parameter_groups
 from dora.training import processes
 from dora.training.course import Course
 from dora.training.finite import Watch, not_finite
 from dora.training.graphs import Graphs
 from dora.training.processes import World
-from dora.training.recipe import parameter_groups, step_seed, task_loss
+from dora.training.recipe import step_seed, task_loss
 
 
 @dataclass
@@ -87,8 +88,15 @@ class Stepper:
         self.packs = packs(setup.model) and not setup.config.compile
         config: Any = setup.model.config
         self.first_position = architecture_of(config.model_type).first_position(vars(config))
+        c = setup.config
         groups = parameter_groups(
-            setup.model, set(setup.head), setup.config, setup.lr, setup.method.parameter_groups()
+            setup.model,
+            set(setup.head),
+            setup.lr,
+            c.head_lr,
+            c.weight_decay,
+            c.decay_all,
+            setup.method.parameter_groups(),
         )
         # Fused: one call for all tensors of a group. A loop over a few hundred small factors would
         # mostly wait for calls to begin.

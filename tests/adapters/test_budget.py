@@ -329,7 +329,7 @@ def test_a_run_of_allocations_ends_within_its_budget(architecture, method, budge
                 p.data = torch.randn(p.shape, generator=random)
                 p.grad = torch.randn(p.shape, generator=random)
         if (decision := run.after_step(step)) is not None:
-            apply(decision, layers, None)
+            apply(decision, layers)
         if step >= run.ranks_final_at:
             ranks = [int(layer.live().sum()) for layer in layers]
             assert plan.missed(ranks) is None

@@ -58,7 +58,7 @@ def test_renewing_keeps_the_output_freezes_the_old_factors_and_forgets_their_mom
 
 def test_gradients_pass_kept_factors_to_the_input() -> None:
     layer = layer_of()
-    apply(Renew([start_of(layer, 2)]), [layer], None)
+    apply(Renew([start_of(layer, 2)]), [layer])
     x = torch.randn(6, 4, requires_grad=True)
     layer(x).sum().backward()
     expected = (layer.base.weight + layer.delta()).sum(0).expand(6, 4)
@@ -83,7 +83,7 @@ def test_a_result_with_kept_factors_is_restored_on_a_fresh_model_bit_for_bit() -
         for layer in layers.values()
     ]
     first = result.snapshot(result.tensors_of(model, frozen(layers)))
-    apply(Renew(random), layers.values(), None)
+    apply(Renew(random), layers.values())
     stored = result.snapshot(result.tensors_of(model, frozen(layers)))
     batch = batches(1)[0]
     logits = model(**batch).logits
@@ -107,9 +107,9 @@ def test_the_ranks_that_a_change_leaves_are_counted_with_kept_components() -> No
     keep = [torch.tensor([True, False, True]), torch.tensor([False, False])]
     assert ranks_after(Mask(keep), layers) == {"a": 2, "b": 0}
     change = Renew([start_of(layer, 1) for layer in layers.values()])
-    apply(change, layers.values(), None)
+    apply(change, layers.values())
     assert ranks_after(change, layers) == {"a": 4, "b": 3}
-    apply(Remove([torch.tensor([False]), torch.tensor([True])]), layers.values(), None)
+    apply(Remove([torch.tensor([False]), torch.tensor([True])]), layers.values())
     assert stored_ranks(layers) == {"a": 3, "b": 3}
 
 

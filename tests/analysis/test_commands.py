@@ -7,11 +7,13 @@ import subprocess
 import sys
 from contextlib import suppress
 from importlib import import_module
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from dora.analysis import comparison
 from dora.analysis.grouping import read_runs, showable
 from dora.analysis.text import files
 from dora.records import run_json
@@ -31,6 +33,18 @@ def test_the_commands_that_fill_the_holes_are_in_the_report(tmp_path: Path) -> N
     )
     # The Markdown that is written is also what is printed.
     assert done.stdout.startswith((tmp_path / "tables" / "dir-minilm-best.md").read_text()[:200])
+
+
+def test_examples_are_resampled_once_for_all_texts_of_a_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for method, task, seed in product(("lora", "dora"), ("sst2", "rte"), (1, 2)):
+        write_run(tmp_path, method, seed, 0.8 + seed / 100, task=task)
+    asked = []
+    monkeypatch.setattr(comparison, "examples", lambda _, *key: asked.append(key))
+    (table,) = showable(read_runs(tmp_path))[0]
+    assert files(table, tmp_path, [])
+    assert sorted(key[2] for key in asked) == ["rte", "sst2"]
 
 
 @pytest.mark.parametrize("what", ["tables", "status"])

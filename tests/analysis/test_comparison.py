@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from dora.analysis.comparison import differences, leaders, pairs
+from dora.analysis.comparison import Leaders, differences, leaders, pairs
 from dora.analysis.contents import scores
 from dora.analysis.grouping import Table, View, read_runs, tables
 from record_files import write_run
@@ -72,7 +72,7 @@ def test_nothing_is_compared_over_unequal_evaluations_or_without_two_pairs(tmp_p
     write_run(tmp_path / "a", "dora", 2, 0.9)
     (table,) = tables(read_runs(tmp_path / "a"))
     assert differences(table) == []
-    assert leaders(table, [LORA, DORA], "sst2") == set()
+    assert leaders(table, by_task=True) == {}
     # The last evaluation is not chosen, so that their number does not matter.
     (last,) = tables(read_runs(tmp_path / "a"), View("last"))
     assert len(differences(last)) == 1
@@ -81,7 +81,7 @@ def test_nothing_is_compared_over_unequal_evaluations_or_without_two_pairs(tmp_p
     (table,) = tables(read_runs(tmp_path / "b"))
     assert differences(table) == []
     # One shared seed tests nothing, so nothing is marked.
-    assert leaders(table, [LORA, DORA], "sst2") == set()
+    assert leaders(table, by_task=True) == {}
 
 
 def test_the_best_leads_and_whatever_the_seeds_do_not_tell_from_it(tmp_path: Path) -> None:
@@ -89,48 +89,93 @@ def test_the_best_leads_and_whatever_the_seeds_do_not_tell_from_it(tmp_path: Pat
     scored(tmp_path, "adalora", {1: 79.0, 2: 83.0, 3: 80.0})  # differences 1, -1, 1: p = 0.42
     scored(tmp_path, "dora", {1: 75.0, 2: 77.1, 3: 76.0})  # differences 5, 4.9, 5: p < 0.001
     (table,) = tables(read_runs(tmp_path))
-    assert leaders(table, [LORA, ADALORA, DORA], "sst2") == {LORA, ADALORA}
-    # A row alone has nobody to lead.
-    assert leaders(table, [LORA], "sst2") == set()
+    assert leaders(table, by_task=True) == {("r8", "sst2"): Leaders(LORA, frozenset({ADALORA}))}
+    # One task is its own average.
+    assert leaders(table, by_task=False) == {("r8", None): Leaders(LORA, frozenset({ADALORA}))}
 
 
-@pytest.mark.parametrize(
-    ("dora", "expected"),
-    [
-        ({1: 85.0, 2: 87.1, 3: 86.0}, {DORA}),
-        ({1: 83.0, 2: 80.0, 3: 90.0}, {LORA, DORA, ADALORA}),
-    ],
-)
-def test_only_what_is_better_than_lora_leads_where_anything_is(
-    dora: dict[int, float], expected: set[tuple[str, str]], tmp_path: Path
+def test_a_row_alone_leads_nobody(tmp_path: Path) -> None:
+    scored(tmp_path, "lora", {1: 80.0, 2: 82.0})
+    scored(tmp_path, "dora", {1: 80.0, 2: 82.0}, task="rte")
+    (table,) = tables(read_runs(tmp_path))
+    assert leaders(table, by_task=True) == leaders(table, by_task=False) == {}
+
+
+def test_the_highest_mean_is_bold_though_only_a_lower_one_is_shown_to_beat_lora(
+    tmp_path: Path,
 ) -> None:
     scored(tmp_path, "lora", {1: 80.0, 2: 82.0, 3: 81.0})
-    scored(tmp_path, "dora", dora)
-    # The highest mean, with seeds that tell nothing.
-    scored(tmp_path, "adalora", {1: 70.0, 2: 99.0, 3: 98.0})
+    scored(tmp_path, "dora", {1: 85.0, 2: 87.1, 3: 86.0})  # differences 5, 5.1, 5
+    scored(tmp_path, "adalora", {1: 70.0, 2: 99.0, 3: 98.0})  # mean 89, seeds that tell nothing
     (table,) = tables(read_runs(tmp_path))
-    assert leaders(table, [LORA, ADALORA, DORA], "sst2") == expected
+    # Neither is shown to be lower than AdaLoRA, so both are underlined.
+    assert leaders(table, by_task=True) == {
+        ("r8", "sst2"): Leaders(ADALORA, frozenset({LORA, DORA}))
+    }
+
+
+def test_pairs_without_lora_are_a_family_of_their_own(tmp_path: Path) -> None:
+    random = np.random.default_rng(11)
+    methods, tasks = ("lora", "adalora", "dora", "sora"), ("sst2", "rte")
+    shifts = {"lora": 0.0, "adalora": 2.5, "dora": 4.0, "sora": 3.9}
+    values = {
+        (m, t): {seed: 70 + shifts[m] + random.normal(0, 0.5) for seed in range(5)}
+        for m, t in product(methods, tasks)
+    }
+    for (method, task), of_task in values.items():
+        scored(tmp_path, method, of_task, task)
+    (table,) = tables(read_runs(tmp_path))
+
+    def p_of(one: str, two: str, task: str) -> float:
+        """Returns SciPy's p value of the paired test, uncorrected."""
+        a, b = (list(values[m, task].values()) for m in (one, two))
+        return float(stats.ttest_rel(a, b).pvalue)
+
+    # Every method with LoRA; the other three with each other; each on both tasks.
+    told: dict[tuple[str, str, str], bool] = {}
+    for family in (
+        [("lora", m) for m in methods[1:]],
+        [("adalora", "dora"), ("adalora", "sora"), ("dora", "sora")],
+    ):
+        keys = [(*pair, task) for pair in family for task in tasks]
+        raw = [p_of(*key) for key in keys]
+        told |= dict(zip(keys, multipletests(raw, method="holm")[0], strict=True))
+    expected = {}
+    for task in tasks:
+        best = max(methods, key=lambda m: np.mean(list(values[m, task].values())))
+        alike = {
+            m
+            for m in methods
+            if m != best and not told.get((m, best, task), told.get((best, m, task)))
+        }
+        expected["r8", task] = Leaders((best, "r8"), frozenset((m, "r8") for m in alike))
+    assert leaders(table, by_task=True) == expected
+    # The draw is one in which rows are told from the best, and not all of them.
+    assert {len(found.alike) for found in expected.values()} <= {1, 2}
 
 
 def marks_against_p_values(table: Table) -> int:
-    """Asserts that bold and p of every comparison agree. Returns the number of comparisons."""
+    """Asserts that marks and p of every comparison agree. Returns the number of comparisons."""
     grid = scores(table)
-    bold = {(table.rows[i], grid.head[j]) for i, j in grid.bold}
+    bold, underlined = (
+        {(table.rows[i], grid.head[j]) for i, j in cells} for cells in (grid.bold, grid.underlined)
+    )
     found = [
         *(differences(table) if len(table.averaged) > 1 else []),
         *differences(table, by_task=True),
     ]
     for d in found:
         head = table.view.title(d.task) if d.task else "average [95 %]"
-        ours, loras = ((row, head) in bold for row in (d.row, ("lora", d.row[1])))
-        # NaN is not below: a difference that was not tested is not told.
-        told = d.p < 0.05
-        worse, better = (loras, ours) if d.estimate.mean > 0 else (ours, loras)
-        assert not (told and worse), (d, "told to be worse, and bold")
-        assert told or ours == loras, (d, "not told apart, and one of them bold")
-        assert (
-            better or worse or any((row, head) in bold for row in table.rows if row[1] == d.row[1])
-        )
+        rows = (d.row, ("lora", d.row[1]))
+        assert any((row, head) in bold for row in table.rows if row[1] == d.row[1])
+        for row, other, sign in ((*rows, 1), (*rows[::-1], -1)):
+            # NaN is not below: a difference that was not tested is not told.
+            told_lower = d.p < 0.05 and sign * d.estimate.mean < 0
+            if (other, head) in bold:
+                assert ((row, head) in underlined) is not told_lower, d
+    # No cell has both marks, and no budget two bold cells in a column.
+    assert not bold & underlined
+    assert len({(row[1], head) for row, head in bold}) == len(bold)
     return len(found)
 
 
@@ -158,7 +203,7 @@ def test_one_seed_has_no_leader(tmp_path: Path) -> None:
     scored(tmp_path, "lora", {1: 80})
     scored(tmp_path, "dora", {1: 70})
     (table,) = tables(read_runs(tmp_path))
-    assert leaders(table, [LORA, DORA], "sst2") == set()
+    assert leaders(table, by_task=True) == {}
 
 
 def test_the_examples_interval_is_of_the_same_paired_difference(tmp_path: Path) -> None:
@@ -190,4 +235,4 @@ def test_a_row_without_a_seed_in_common_with_lora_is_not_marked(tmp_path: Path) 
         write_run(tmp_path, "lora", seed, 0.5 + seed / 100)
         write_run(tmp_path, "dora", seed + 3, 0.7 + seed / 100)
     (table,) = tables(read_runs(tmp_path))
-    assert leaders(table, table.blocks[0], "sst2") == set()
+    assert leaders(table, by_task=True) == {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from dora.analysis.conflicts import one_configuration, settings
 from dora.analysis.grouping import View, read_runs, showable
+from dora.records import packed
 from record_files import write_run
 
 
@@ -47,6 +49,16 @@ def test_a_search_beside_a_study_leaves_every_other_cell_shown(tmp_path: Path) -
     assert "lr 0.001 | 0.004 | 0.002; select heldout | heldout | dev" in problem
     assert problem.endswith("choose it, as by --where lr=0.001, or move the others away")
     assert found[0].left_out == ["CoLA of lora r8: its runs are of several configurations"]
+
+
+def test_seeds_of_a_cell_may_lie_in_a_packed_file_and_in_directories(tmp_path: Path) -> None:
+    folders = [write_run(tmp_path, "lora", seed, 0.5 + seed / 10) for seed in (1, 2, 3)]
+    packed.write(tmp_path / packed.NAME, folders[:2])
+    for folder in folders[:2]:
+        shutil.rmtree(folder)
+    (table,), problems = showable(read_runs(tmp_path))
+    assert problems == []
+    assert table.values(("lora", "r8"), "sst2") == pytest.approx({1: 60, 2: 70, 3: 80})
 
 
 def test_the_choice_that_is_shown_singles_the_largest_configuration_out(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Figures: the numbers they draw, and files that say what they were drawn from."""
+"""Figures: the numbers they draw, and their files."""
 
 from __future__ import annotations
 
@@ -6,15 +6,13 @@ import csv
 import json
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from matplotlib.text import Text
 
-from dora.analysis import figures
 from dora.analysis.cost_figures import score_by_cost
-from dora.analysis.figures import FIGURES, write, written
+from dora.analysis.figures import FIGURES, write
 from dora.analysis.grouping import Table, read_runs, tables
 from dora.analysis.score_figures import paired_differences, score_by_budget
 from dora.analysis.style import COLOURS, MARKERS, WIDTHS, images, printed, styles
@@ -213,12 +211,9 @@ def test_differences_are_drawn_with_their_average(results: Path) -> None:
     assert line["mean"] == pytest.approx(3.0)
 
 
-def test_every_figure_is_written_with_its_numbers_and_again_only_for_other_runs(
-    results: Path,
-) -> None:
-    table = only_table(results)
+def test_every_figure_is_written_with_its_numbers(results: Path) -> None:
     folder = results / "figures"
-    found = write(table, folder)
+    found = write(only_table(results), folder)
     assert found == [f"dir-minilm-best-{name}" for name in FIGURES]
     for name in found:
         assert (folder / f"{name}.png").read_bytes().startswith(b"\x89PNG")
@@ -226,24 +221,6 @@ def test_every_figure_is_written_with_its_numbers_and_again_only_for_other_runs(
         assert b"<svg" in (folder / f"{name}.svg").read_bytes()
         with (folder / f"{name}.csv").open() as file:
             assert list(csv.DictReader(file))
-    # A marked file shows whether it is drawn again. From the same runs it is not.
-    (folder / f"{found[0]}.png").write_bytes(b"untouched")
-    assert written(table, folder) == found
-    assert (folder / f"{found[0]}.png").read_bytes() == b"untouched"
-    # One that is gone is.
-    (folder / f"{found[1]}.png").unlink()
-    assert written(table, folder) == found
-    assert (folder / f"{found[1]}.png").is_file()
-    # So are all where the note of what they were drawn from is damaged.
-    (folder / f"{table.name}.json").write_text("{")
-    (folder / f"{found[0]}.png").write_bytes(b"untouched")
-    assert written(table, folder) == found
-    assert (folder / f"{found[0]}.png").read_bytes() != b"untouched"
-    (folder / f"{found[0]}.png").write_bytes(b"untouched")
-    # Or where there is another run.
-    write_run(results, "lora", 3, 0.9, budget="9000", params=9000)
-    assert written(only_table(results), folder) == found
-    assert (folder / f"{found[0]}.png").read_bytes() != b"untouched"
 
 
 def test_the_same_numbers_give_the_same_bytes(results: Path) -> None:
@@ -277,44 +254,6 @@ def test_a_matrix_has_its_place_by_its_whole_name() -> None:
     assert place("deberta.encoder.layer.0.attention.self.query_proj") == (0, "q")
     with pytest.raises(ValueError, match="is no linear of an encoder layer"):
         place("classifier.dense")
-
-
-@pytest.mark.parametrize(
-    "known",
-    [
-        {"figures": ["../secret"]},
-        {"figures": ["dir-minilm-best-evil"]},
-        {"figures": "dir"},
-        {"figures": [7]},
-        {"figures": {}},
-        {"figures": None},
-        [],
-        None,
-    ],
-    ids=str,
-)
-def test_figures_that_a_note_from_elsewhere_names_are_drawn_anew(
-    known: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write_run(tmp_path, "lora", 1, 0.9)
-    table, folder = only_table(tmp_path), tmp_path / "figures"
-    # Results folders are shared: a note could name any file, which would end up on the page.
-    monkeypatch.setattr(figures, "write", lambda *_: ["drawn"])
-    folder.mkdir()
-    for kind in ("png", "pdf", "svg", "csv"):
-        (tmp_path / f"secret.{kind}").write_text("secret")
-        (folder / f"{table.name}-final-ranks.{kind}").write_text("ours")
-    note, state = folder / f"{table.name}.json", figures._state(table)
-    note.write_text(
-        json.dumps({**known, "drawn_from": state} if isinstance(known, dict) else known)
-    )
-    assert written(table, folder) == ["drawn"]
-    # An honest note is believed, but no link is followed.
-    note.write_text(json.dumps({"figures": [f"{table.name}-final-ranks"], "drawn_from": state}))
-    assert written(table, folder) == [f"{table.name}-final-ranks"]
-    (folder / f"{table.name}-final-ranks.png").unlink()
-    (folder / f"{table.name}-final-ranks.png").symlink_to(tmp_path / "secret.png")
-    assert written(table, folder) == ["drawn"]
 
 
 @pytest.mark.parametrize("name", [r"a$\foo$", "$", "a\x1b[2J", "a\u202eb", "_x", "x^2_y"])
@@ -391,11 +330,3 @@ def test_figures_for_print_have_its_width_and_letters_of_six_points(
         assert box.x1 < WIDTHS[width] + 0.05, name
         texts = [t for t in figure.findobj(Text) if t.get_text() and t.get_visible()]
         assert min(t.get_fontsize() for t in texts) >= 6, name
-
-
-def test_another_width_is_drawn_anew(results: Path) -> None:
-    table, folder = only_table(results), results / "figures"
-    names = write(table, folder, "column")
-    before = (folder / f"{names[0]}.png").read_bytes()
-    assert written(table, folder) == names  # as a page asks, at no width
-    assert (folder / f"{names[0]}.png").read_bytes() != before

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dora.analysis.grouping import View, read_runs, tables
-from dora.analysis.published import Number, beside, departures, numbers, shown
+from dora.analysis.published import Number, beside, departures, numbers
 from record_files import write_run
 
 LORA = ("lora", "300000")
@@ -152,18 +152,3 @@ def test_what_was_not_measured_alike_is_never_contradicted(case: str, tmp_path: 
     # The cell is there: it is not for want of scores.
     assert table.values(row, task)
     assert not list(departures(table, row, task))
-
-
-def test_a_metric_that_is_not_the_tables_is_named(tmp_path: Path) -> None:
-    write_run(tmp_path, "lora", 1, 0.9, task="stsb", model="deberta_v3_base")
-    (table,) = tables(read_runs(tmp_path))
-    group = next(
-        g
-        for key, g in beside("deberta_v3_base").items()
-        if key[3:] == ("adalora", "1.27M") and "Zhang" in key[0]
-    )
-    assert shown(group, table, "stsb") == "91.8 (mean)"
-    assert shown(group, table, "mnli") == "90.8"
-    assert shown(group, table, "wnli") == "–"
-    (table,) = tables(read_runs(tmp_path), View(metrics={"stsb": "mean"}))
-    assert shown(group, table, "stsb") == "91.8"

@@ -167,7 +167,7 @@ def test_golden_counts_of_12_matrices_from_12_to_8(remove_):
         scheduled[t] = method._budget_at(t)
         if decision is None:
             continue
-        apply(decision, layers, None)
+        apply(decision, layers)
         live[t] = sum(int(layer.live().sum()) for layer in layers)
     # b(t) = 96 + 48 (1 - (t - 10) / 60)^3, rounded down.
     golden = {20: 123, 30: 110, 40: 102, 50: 97, 60: 96, 70: 96}
@@ -242,7 +242,7 @@ def test_a_matrix_that_lost_every_component_no_longer_counts_in_the_penalty():
     method = attach(tiny("roberta"))
     first, *others = method.layers.values()
     want = method.penalty(1)
-    remove([first], [torch.zeros(6, dtype=torch.bool)], None)
+    remove([first], [torch.zeros(6, dtype=torch.bool)])
     # A mean over the others' terms: a matrix of rank 0 must not count as one of distance 0.
     terms = []
     for layer in others:

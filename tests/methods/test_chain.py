@@ -202,7 +202,7 @@ def test_bf16_keeps_what_a_tied_link_adds() -> None:
     nn.init.normal_(layer.B, std=0.01)
     delta = layer.delta()
     start = {"A": torch.randn(2, 64), "B": torch.zeros(64, 2)}
-    apply(Renew([start]), [layer], None)
+    apply(Renew([start]), [layer])
     layer.base.weight.data = torch.zeros(64, 64, dtype=torch.bfloat16)
     layer.base.bias.data = torch.zeros(64, dtype=torch.bfloat16)
     x = torch.randn(512, 64)

@@ -37,10 +37,10 @@ from dora.data.tasks import TASKS
 from dora.errors import UserError
 from dora.method_choice import MethodChoice
 from dora.methods.base import RunInfo
+from dora.methods.groups import parameter_groups
 from dora.methods.lora import LoRA
 from dora.sharing.exporting import export
 from dora.training.prepare import prepare
-from dora.training.recipe import parameter_groups
 from runs import cut, only_run, run, same_files, small, small_glue
 
 # PEFT reads an attribute that Transformers deprecates.
@@ -97,7 +97,10 @@ def groups_of(model: nn.Module, method: LoRA, **given: Any) -> list[dict[str, An
         task=TaskConfig("sst2"), method=MethodChoice("lora", LoRA, None), head_lr=5e-5, **given
     )
     head = {n for n, _ in model.named_parameters() if not n.startswith("roberta.")}
-    return parameter_groups(model, head, config, 1e-4, method.parameter_groups())
+    c = config
+    return parameter_groups(
+        model, head, 1e-4, c.head_lr, c.weight_decay, c.decay_all, method.parameter_groups()
+    )
 
 
 def test_lora_plus_has_the_published_rates_on_b_alone() -> None:

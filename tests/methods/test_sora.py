@@ -100,7 +100,7 @@ def test_the_penalty_is_eta_times_the_mean_size_of_all_gates_dead_ones_included(
     assert slopes == [[2.5, -2.5], [2.5, 0]]
     # Each live gate is pulled as hard as before when others are taken out.
     keep = [torch.tensor([True, False]), torch.tensor([True, False])]
-    apply(Remove(keep), method.layers.values(), None)
+    apply(Remove(keep), method.layers.values())
     penalty = method.penalty(2)
     assert penalty is not None
     assert penalty.item() == 3.75

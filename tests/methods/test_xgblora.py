@@ -133,7 +133,7 @@ def test_two_rounds_of_scalar_layers_worked_by_hand() -> None:
             {"A": torch.ones(int(i in ends), 1), "B": torch.zeros(1, int(i in ends))}
             for i in range(3)
         ]
-        apply(Renew(start), layers, None)
+        apply(Renew(start), layers)
         for i, (a, b) in ends.items():
             layers[i].A.data.fill_(a)
             layers[i].B.data.fill_(b)

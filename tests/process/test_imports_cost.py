@@ -90,3 +90,11 @@ def test_the_collector_is_halted_and_then_as_it_was(before: bool) -> None:
         assert gc.isenabled() is before
     finally:
         gc.enable()
+
+
+def test_the_package_itself_imports_nothing_and_has_its_names_all_the_same() -> None:
+    code = "import dora, sys; print(*dir(dora), *sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    found = set(done.stdout.split())
+    assert {"Adapter", "TrainerCallback", "attach"} <= found
+    assert not found & {*HEAVY, "hydra", "numpy"}

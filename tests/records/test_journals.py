@@ -83,9 +83,25 @@ def test_scores_end_at_one_that_is_none(value: str, tmp_path: Path) -> None:
         next(found)
 
 
+@pytest.mark.parametrize("value", ['"0.5"', "null", "NaN", "1e400", "true"])
+def test_losses_are_those_of_training_and_end_at_one_that_is_none(
+    value: str, tmp_path: Path
+) -> None:
+    loss = '{{"step": 10, "split": "train", "loss": {}}}\n'
+    (tmp_path / "metrics.jsonl").write_text(
+        f"{loss.format(123.5)}{SCORE}\n{loss.format(value)}{loss.format(1)}"
+    )
+    found = journals.losses(tmp_path)
+    # A loss is no score: it may be larger than 1.
+    assert next(found) == (10, 123.5)
+    with pytest.raises(ValueError, match=r"loss|number of JSON"):
+        next(found)
+
+
 def test_what_is_not_stored_has_no_lines(tmp_path: Path) -> None:
     assert not list(journals.ranks(tmp_path))
     assert not list(journals.scores(tmp_path, "accuracy"))
+    assert not list(journals.losses(tmp_path))
 
 
 # A hole: tests need no 4 GB of disk.

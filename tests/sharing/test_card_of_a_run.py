@@ -14,12 +14,15 @@ from trained_runs import Trained, dora_run, stranger_run
 
 from dora.sharing import model_card
 from dora.sharing.exporting import export
+from dora.sharing.form import Form
 from runs import change_record
 
-# PEFT itself reads the attribute.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"
-)
+pytestmark = [
+    # PEFT itself reads the attribute.
+    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
+    # Transformers has put the adapter on the base model, and PEFT puts it there again.
+    pytest.mark.filterwarnings("ignore:Already found a `peft_config` attribute:UserWarning"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +58,7 @@ def test_the_cards_own_code_loads_what_it_describes(
 def test_a_relative_model_path_is_absolute_wherever_it_is_recorded(
     stranger: Trained, tmp_path: Path
 ) -> None:
-    export(stranger.folder, tmp_path / "out")
+    export(stranger.folder, tmp_path / "out", alone=True)
     # PEFT would look for a relative path from wherever the adapter is loaded.
     for folder in (stranger.folder / "adapter", tmp_path / "out"):
         config = json.loads((folder / "adapter_config.json").read_text())
@@ -63,16 +66,16 @@ def test_a_relative_model_path_is_absolute_wherever_it_is_recorded(
     assert stranger.record["model"]["path"] == str(stranger.base)
 
 
-@pytest.mark.parametrize("merge", [False, True])
+@pytest.mark.parametrize("form", [{}, {"alone": True}, {"merge": True}])
 def test_a_card_shows_no_path_and_its_code_runs_on_a_base_with_a_head_of_its_own(
-    merge: bool, stranger: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    form: dict[str, bool], stranger: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    export(stranger.folder, tmp_path / "out", merge)
+    export(stranger.folder, tmp_path / "out", **form)
     monkeypatch.chdir(tmp_path / "out")
     text = Path("README.md").read_text()
     assert str(stranger.base.parent) not in text
     assert stranger.record["fingerprints"]["model"] in text
-    assert merge or 'set `base = "FOLDER"` to your copy of it' in text
+    assert ("alone" in form) == ('set `base = "FOLDER"` to your copy of it' in text)
     logits = shown_code(Path("README.md"), stranger)
     assert np.abs(logits - stranger.recorded()[:1]).max() < 1e-5
 
@@ -108,7 +111,7 @@ def test_the_card_says_what_run_json_says(one: Trained, tmp_path: Path) -> None:
     export(tmp_path / "run", tmp_path / "out")
     text, record = (tmp_path / "out" / "README.md").read_text(), one.record
     best, ranks = record["results"]["best"], record["ranks"]["end"]
-    assert text.startswith("---\nlibrary_name: peft\n")
+    assert text.startswith("---\nlanguage: en\nlicense: unknown\nlibrary_name: peft\n")
     cells = re.sub(" +", " ", text)  # tables are aligned
     assert f"| best | {best['step']} | {best['accuracy']:.4f} |" in cells
     assert f"| adapter as stored | {record['params']['adapter_end']:,} |" in cells
@@ -140,7 +143,9 @@ def test_the_card_names_what_a_reader_must_know(one: Trained) -> None:
         "results": {**one.record["results"], "best": best},
     }
     # An older record: the hub's name stands in the adapter's configuration alone.
-    text = model_card.model_card(record, {"base_model_name_or_path": "owner/name"})
+    text = model_card.model_card(
+        record, {"base_model_name_or_path": "owner/name"}, Form(alone=True)
+    )
     assert "**Embedded model x: says nothing.**" in text
     assert "commit: abc with uncommitted changes, then def" in text
     assert "Degenerate (best): all 40 predictions are 'entailment'" in text
@@ -148,7 +153,7 @@ def test_the_card_names_what_a_reader_must_know(one: Trained) -> None:
     assert "from_pretrained(base, revision='e2da')" in text
     assert "# base on GLUE WNLI: DoRA (dynamic rank), budget 1500" in text
     record["model"] = {"hub": "owner/tuned", "revision": "e2da", "random_weights": False}
-    text = model_card.model_card(record, None, merged=True)
+    text = model_card.model_card(record, None, Form(merge=True))
     assert "base_model: owner/tuned\nbase_model_relation: finetune" in text
     # Generated sentences: nothing in the card may pass for a result on GLUE.
     record["config"] = {**record["config"], "data": "mini"}
@@ -160,5 +165,5 @@ def test_the_card_names_what_a_reader_must_know(one: Trained) -> None:
 def test_a_hub_models_adapter_names_its_revision(one: Trained, tmp_path: Path) -> None:
     shutil.copytree(one.folder, tmp_path / "run")
     change_record(tmp_path / "run", model={"revision": "e2da", "random_weights": False})
-    export(tmp_path / "run", tmp_path / "out")
+    export(tmp_path / "run", tmp_path / "out", alone=True)
     assert json.loads((tmp_path / "out" / "adapter_config.json").read_text())["revision"] == "e2da"

@@ -15,6 +15,7 @@ from dora.errors import UserError
 from dora.records.artefacts import sealed
 from dora.sharing import model_card
 from dora.sharing.exporting import export, unfit
+from dora.sharing.form import Form
 from runs import change_record, command, python
 
 
@@ -173,6 +174,6 @@ def test_help_and_mistakes_need_no_torch() -> None:
 def test_an_adapter_without_a_live_component_is_exported_merged_alone(one: Trained) -> None:
     dead = {**one.record["ranks"], "end": dict.fromkeys(one.record["ranks"]["end"], 0)}
     record = {**one.record, "ranks": dead}
-    (said,) = [p for p in unfit(record, one.folder, False, None) if "no live component" in p]
+    (said,) = [p for p in unfit(record, one.folder, Form()) if "no live component" in p]
     assert said.endswith("only a trained head: export with --merge")
-    assert not any("no live component" in p for p in unfit(record, one.folder, True, None))
+    assert not any("no live component" in p for p in unfit(record, one.folder, Form(merge=True)))

@@ -28,7 +28,7 @@ def made(task: str, method: str = "lora", data: str = "dir", **best: float) -> d
 @pytest.mark.parametrize("text", EVIL)
 def test_a_methods_name_stays_one_tag(text: str) -> None:
     known = made("sst2", method=text, accuracy=0.5)
-    assert known["tags"] == [printable(text), "sst2", "glue"]
+    assert known["tags"] == [printable(text), "lora", "sst2", "glue"]
     assert known["model-index"][0]["name"] == "m r8 sst2"  # a name of other signs is left out
 
 

@@ -78,7 +78,7 @@ def test_stock_peft_gives_our_logits_with_unequal_and_zero_ranks(
     # Ranks that training decides are of three kinds at least; LoRA's are 0 and 1.
     decided = trained.record["ranks"]["start"] != ranks
     assert len(set(ranks.values())) >= (3 if decided else 2)
-    export(trained.folder, tmp_path / "out")
+    export(trained.folder, tmp_path / "out", alone=True)
     base = AutoModelForSequenceClassification.from_pretrained(
         trained.base, num_labels=2, dtype=torch.float32
     )
@@ -164,7 +164,7 @@ def test_a_base_model_that_moved_is_found_by_name_and_another_is_refused(
         with pytest.raises(UserError, match="is not the model this run trained on"):
             export(one.folder, tmp_path / "a", merge=True, base=ASSETS / "tiny_deberta")
         assert not (tmp_path / "a").exists()
-        export(one.folder, tmp_path / "a", base=moved)
+        export(one.folder, tmp_path / "a", base=moved, alone=True)
         config = json.loads((tmp_path / "a" / "adapter_config.json").read_text())
         assert config["base_model_name_or_path"] == str(moved)
     finally:

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from dora.records import packed
+from dora.sharing.form import Form
 from dora.sharing.model_card import model_card
 
 STUDY = Path(__file__).parents[2] / "results" / "study_minilm"
@@ -104,14 +105,14 @@ def front(card: str) -> dict[str, Any]:
     return known
 
 
-@pytest.mark.parametrize("merged", [False, True])
+@pytest.mark.parametrize("form", [Form(), Form(merge=True), Form(alone=True)])
 @pytest.mark.parametrize("result", [None, "adapter", "weights", "modules", "model"])
 @pytest.mark.parametrize("text", EVIL)
-def test_a_records_texts_stay_texts(text: str, result: str | None, merged: bool) -> None:
+def test_a_records_texts_stay_texts(text: str, result: str | None, form: Form) -> None:
     markdown = pytest.importorskip("markdown_it").MarkdownIt("commonmark").enable("table")
     config = CONFIG if result in (None, "adapter") else None
-    card = model_card(spoiled(text, result), config, merged)
-    honest = model_card(spoiled("x", result), config, merged)
+    card = model_card(spoiled(text, result), config, form)
+    honest = model_card(spoiled("x", result), config, form)
     assert all(line.isprintable() for line in card.split("\n"))
     known, good = front(card), front(honest)
     assert good["model-index"][0].pop("name") == "x adalora x sst2"
@@ -130,7 +131,7 @@ def test_python_in_a_card_is_ours_alone(text: str) -> None:
     # In a record that is spoiled everywhere, and in one that only names an evil base model.
     model = {"hub": text, "revision": text, "random_weights": False}
     for run in (spoiled(text), {**spoiled("x"), "model": model}):
-        card = model_card(run, CONFIG)
+        card = model_card(run, CONFIG, Form(alone=True))
         (code,) = re.findall(r"^```python\n(.*?)^```$", card, re.DOTALL | re.MULTILINE)
         # Compiled, not run: names that it would use are all in one list.
         compiled = compile(code, "card", "exec")
@@ -144,7 +145,7 @@ def test_an_honest_card_reads_as_before() -> None:
     hub = "microsoft/deberta-v3-base"
     # A revision may hold slashes, a repository one.
     run["model"] = {"hub": hub, "revision": "refs/pr/1", "random_weights": False}
-    card = model_card(run, {"base_model_name_or_path": hub})
+    card = model_card(run, {"base_model_name_or_path": hub}, Form(alone=True))
     assert front(card)["base_model"] == hub
     assert f"base = '{hub}'\n" in card
     assert "revision='refs/pr/1'" in card

@@ -264,7 +264,7 @@ def test_kept_factors_of_a_chain_are_trained_again_with_the_same_update(gated: b
     for p in layer.factors().values():
         torch.nn.init.normal_(p)
     starts = {"A": torch.randn(2, 4), "B": torch.randn(5, 2), "g": torch.randn(2)}
-    lowrank.renew([layer], [{name: starts[name] for name in layer.factors()}], None)
+    lowrank.renew([layer], [{name: starts[name] for name in layer.factors()}])
     held = {f"m.{n}": t.detach() for n, t in {**layer.factors(), **layer.kept()}.items()}
     given = _trained_again(held, layer.scale)
     assert set(given) == {f"m.{name}" for name in layer.factors()}

@@ -1,0 +1,91 @@
+"""Gives a parameter another number of components: its data, and its moments in an optimizer."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, MutableMapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def set_data(p: nn.Parameter, data: Tensor) -> None:
+    """Puts `data`, of another shape, into the parameter, and deletes its gradient.
+
+    The parameter stays the same object, so that an optimizer's groups and the keys of its state,
+    and whatever list of parameters a loop holds, stay valid.
+    """
+    p.grad = None
+    # While an earlier loss is alive, so is the graph's node that adds up this parameter's gradient.
+    # The next forward pass would take up that node, which knows the old shape, and backward would
+    # fail. PyTorch parts with the node if the type changes, but not if the shape does.
+    other = torch.float16 if data.dtype == torch.float32 else torch.float32
+    p.data = torch.empty(0, dtype=other, device=data.device)
+    p.data = data
+
+
+def cut_moments(
+    optimizers: Iterable[torch.optim.Optimizer], p: nn.Parameter, axis: int, index: Tensor
+) -> None:
+    """Keeps the entries `index` along `axis` of what each optimizer holds of the parameter.
+
+    Called before the parameter itself is cut. Moments in the parameter's shape are cut as it is,
+    and factors of them (Adafactor's) where they have an entry for each component. State of another
+    form is deleted with a warning: the optimizer begins anew with this parameter.
+    """
+    for optimizer in optimizers:
+        state = getattr(optimizer, "state", {}).get(p)  # hand-made ones may have none
+        if state and not _cut(state, p, axis, index):
+            del optimizer.state[p]
+            warnings.warn(
+                f"{type(optimizer).__name__} keeps moments in a form that components cannot be "
+                "taken out of: those of the parameters that lost components begin anew",
+                stacklevel=2,
+            )
+
+
+def forget(optimizers: Iterable[torch.optim.Optimizer], p: nn.Parameter) -> None:
+    """Deletes what each optimizer holds of the parameter."""
+    for optimizer in optimizers:
+        getattr(optimizer, "state", {}).pop(p, None)
+
+
+def _cut(state: MutableMapping[str, Any], p: nn.Parameter, axis: int, index: Tensor) -> bool:
+    """Cuts all tensors of a parameter's state; returns False, with nothing cut, if one cannot be."""
+    found = {}
+    for key, held in state.items():
+        # Scalars count steps; whatever has no component's axis is shared by all components.
+        if not isinstance(held, Tensor) or held.dim() == 0 or _shared(held, p, axis):
+            continue
+        at = _axis_in(held, p, axis)
+        if at is None or not held.is_floating_point():  # 8-bit moments share scales over blocks
+            return False
+        found[key] = held.index_select(at, index.to(held.device))
+    state.update(found)
+    return True
+
+
+def _shared(held: Tensor, p: nn.Parameter, axis: int) -> bool:
+    """Says whether a tensor of a state has no entries of single components.
+
+    `(1, d)` and `(d,)` beside p of shape (r, d): a mean over components, as Adafactor has it.
+    """
+    if held.dim() == p.dim():
+        return held.shape != p.shape and held.shape[axis] == 1 != p.shape[axis]
+    rest = [size for at, size in enumerate(p.shape) if at != axis]
+    return list(held.shape) == rest and p.shape[axis] not in held.shape
+
+
+def _axis_in(held: Tensor, p: nn.Parameter, axis: int) -> int | None:
+    """Returns the axis of a state's tensor along which components lie; None if it is not known."""
+    r = p.shape[axis]
+    # Either the parameter's own shape, or a mean over its other axis: (r, 1), or (r,) without it.
+    alike = held.dim() == p.dim() and all(
+        size == own if at == axis else size in (own, 1)
+        for at, (size, own) in enumerate(zip(held.shape, p.shape, strict=True))
+    )
+    if alike:
+        return axis
+    unlike_rest = all(size != r for at, size in enumerate(p.shape) if at != axis)
+    return 0 if p.dim() == 2 and held.shape == (r,) and unlike_rest else None

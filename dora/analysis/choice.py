@@ -1,0 +1,48 @@
+"""Choosing the tasks and methods of a table by name: `--tasks rte,mrpc --methods lora,dora`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dora.analysis.view import View
+from dora.data.tasks import TASKS
+from dora.errors import UserError
+from dora.records.about_method import about_method
+from dora.records.schema import Run
+
+
+def named(
+    tasks: Sequence[str], methods: Sequence[str], runs: Sequence[Run]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Returns the tasks, in GLUE's order, and the methods, by name, that words name.
+
+    Names are those of commands or titles, in any case, with commas between: `RTE,mrpc`. Raises
+    UserError for all names at once that no run has.
+    """
+    there = {run["config"]["task"] for run in runs}
+    # A title stands in each record; one record a method is enough to read it.
+    one_each = {run["config"]["method"]["name"]: run for run in runs}
+    options = (
+        ("--tasks", tasks, {name: TASKS[name].folder for name in TASKS if name in there}),
+        ("--methods", methods, {m: about_method(one_each[m]).title for m in sorted(one_each)}),
+    )
+    wrong, found = [], []
+    for option, words, titles in options:
+        known = {text.lower(): name for name, title in titles.items() for text in (title, name)}
+        asked = [part.strip().lower() for word in words for part in word.split(",")]
+        names = ", ".join(titles)
+        wrong += [
+            f"{option} {part}: no finished run has it; there are {names}"
+            for part in asked
+            if part not in known
+        ]
+        chosen = {known.get(part) for part in asked}
+        found.append(tuple(name for name in titles if name in chosen))
+    if wrong:
+        raise UserError(*wrong)
+    return found[0], found[1]
+
+
+def shows(view: View, task: str, method: str) -> bool:
+    """Returns whether the view shows this task and method: it names them, or names none."""
+    return task in (view.tasks or (task,)) and method in (view.methods or (method,))

@@ -1,0 +1,102 @@
+"""Published rows as lines of the table of scores, each with a dagger that names its source."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from dora.adapters.budget import Budget
+from dora.analysis import published
+from dora.analysis.grouping import Table
+from dora.analysis.names import size
+from dora.analysis.published import Number
+from dora.analysis.view import in_head
+from dora.data.tasks import TASKS
+
+# Marks a number whose runs did not start from the pretrained backbone alone.
+STARTED = "⋄"
+_Source = tuple[str, str, str]  # source, protocol, note
+
+
+@dataclass(frozen=True)
+class Beside:
+    """Lines of published numbers, under the head of the table of scores, and their notes."""
+
+    rows: list[list[str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def beside(table: Table, columns: Sequence[str | None]) -> Beside:
+    """Returns the published lines for the table's backbone and the methods that it shows.
+
+    `columns`: tasks, None for the average. Lines without a number in any of them are left out.
+    """
+    found: dict[_Source, dict[tuple[str, str], list[Number]]] = {}
+    lines: list[tuple[_Source, list[str]]] = []
+    for key, group in published.beside(table.model).items():
+        *source, method, params = key
+        cells = [_cell(table, group, column) for column in columns]
+        chosen = method in (table.view.methods or (method,))
+        if chosen and any(cell != "–" for cell in cells):
+            where = (source[0], source[1], source[2])
+            found.setdefault(where, {})[method, params] = group
+            lines.append((where, [table.title(method), *_sizes(method, params), *cells]))
+    marks = dict(zip(found, string.ascii_lowercase, strict=False))
+    rows = [[f"{name} †{marks[source]}", *rest] for source, (name, *rest) in lines]
+    notes = [
+        f"†{marks[source]} published: {'; '.join([*filter(None, source), *_targets(table, groups)])}"
+        for source, groups in found.items()
+    ]
+    if any(STARTED in cell for row in rows for cell in row):
+        starts = {n.start for groups in found.values() for g in groups.values() for n in g}
+        named = ", ".join(TASKS[task].folder for task in sorted(starts - {""}))
+        notes.append(f"{STARTED} started from the adapter of {named}")
+    return Beside(rows, notes)
+
+
+def _cell(table: Table, group: Sequence[Number], task: str | None) -> str:
+    """Returns `86.6 ± 0.7⋄`, a dash without a number.
+
+    The metric follows where it is not the table's. A paper's average is shown only where it is over
+    the tasks of the table's own.
+    """
+    if task is None:
+        over = {n.task for n in group if n.value is not None} - {published.AVERAGE}
+        if over != set(table.averaged):
+            return "–"
+    metric = "score" if task is None else table.view.metric(task)
+    of_task = [n for n in group if n.task == (task or published.AVERAGE) and n.value is not None]
+    # A number by another metric is still worth showing, with its name.
+    best = next((n for n in of_task if n.metric == metric), of_task[0] if of_task else None)
+    if best is None:
+        return "–"
+    spread = "" if best.spread is None else f" ± {best.spread:.1f}"
+    text = f"{best.value:.1f}{spread}{STARTED if best.start else ''}"
+    return text if best.metric == metric else f"{text} ({in_head(best.metric).replace('_', ' ')})"
+
+
+def _sizes(method: str, params: str) -> tuple[str, str]:
+    """Returns the cells of budget and parameters: `r8` is a budget, `0.3M` a size."""
+    if params.startswith("r"):
+        return params, "–"
+    if not params:
+        return "–", "–"
+    number = size(Budget.parse(params).params or 0)
+    return "–", f"all {number}" if method == "full" else number
+
+
+def _targets(table: Table, groups: dict[tuple[str, str], list[Number]]) -> list[str]:
+    """Returns which matrices a source's methods adapt; nothing where none of them adapts any."""
+    by_target: dict[str, list[str]] = {}
+    for (method, _), group in groups.items():
+        if (target := group[0].target) != published.NO_TARGET:
+            names = by_target.setdefault(target, [])
+            names += [table.title(method)] if table.title(method) not in names else []
+    return [
+        f"{', '.join(names)} on {_matrices(target)}" for target, names in sorted(by_target.items())
+    ]
+
+
+def _matrices(target: str) -> str:
+    return {"all": "all matrices", "": "matrices not stated"}.get(target, target)

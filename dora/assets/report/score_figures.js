@@ -1,0 +1,250 @@
+// Figures of scores, of some runs of one table: each an element, or null with nothing to draw.
+
+// A method's colour is a variable of the style sheet, which a dark page sets to another value.
+const LOOKS = {};
+function defineLooks() {
+  const names = Object.keys(study.looks);
+  const colours = kind =>
+    names.map((name, i) => `--method-${i}: ${study.looks[name][kind]};`).join(" ");
+  const dark = `@media screen and (prefers-color-scheme: dark) { :root { ${colours("dark")} } }`;
+  document.head.append(element("style", {}, `:root { ${colours("light")} } ${dark}`));
+  names.forEach((name, i) => {
+    LOOKS[name] = {colour: `var(--method-${i})`, marker: study.looks[name].marker};
+  });
+}
+
+// The rows of tables, each a method and a budget, by budget with the baseline first in each.
+function rowsOf(some) {
+  const rows = [...grouped(some, run => `${run.method} ${run.budget}`).values()].map(runs => {
+    const {method, methodTitle, budgetTitle, budgetOrder} = runs[0];
+    const none = budgetTitle === "–";
+    return {
+      runs,
+      method,
+      title: methodTitle,
+      budgetTitle,
+      budgetOrder,
+      none,
+      name: none ? methodTitle : `${methodTitle} ${budgetTitle}`,
+    };
+  });
+  const isBase = row => (row.method === study.baseline ? 1 : 0);
+  return rows.sort(
+    (a, b) =>
+      orderOfBudgets(a.budgetOrder, b.budgetOrder) ||
+      isBase(b) - isBase(a) ||
+      order(a.method, b.method),
+  );
+}
+// The last row of each method, which has its largest budget.
+const largest = rows => [...new Map(rows.map(row => [row.method, row])).values()];
+// [[title, look], ...] of the rows' methods, for a legend.
+const methodsOf = rows => largest(rows).map(row => [row.title, LOOKS[row.method]]);
+
+// [[title, of], ...] for each task, and for their average: `of` gives the scores of a row as a list
+// of Maps by seed, one a task.
+function scoresOf(group, some) {
+  const tasks = [...grouped(some, run => run.task).values()].map(([run]) => run);
+  const found = tasks.map(run => [run.metric, row => [bySeed(row, run.task)]]);
+  const averaged = tasks.map(run => run.task).filter(task => group.averaged.includes(task));
+  if (averaged.length < 2) return found;
+  const all = row => averaged.map(task => bySeed(row, task));
+  return [...found, [`average of ${averaged.length} tasks`, all]];
+}
+function bySeed(row, task) {
+  const known = row.runs.filter(run => run.task === task && run.score !== null);
+  return new Map(known.map(run => [run.seed, run.score]));
+}
+// Scores by seed, averaged over tasks: only seeds that all of them have.
+function averageOf(maps) {
+  const seeds = [...maps[0].keys()].filter(seed => maps.every(map => map.has(seed)));
+  return seeds.map(seed => mean(maps.map(map => map.get(seed))));
+}
+
+function figure(title, caption, legends, panels) {
+  if (!panels.length) return null;
+  const text = element("figcaption", {}, element("b", {}, title), ` ${caption}`);
+  return element("figure", {}, text, legend(legends), element("div", {class: "panels"}, ...panels));
+}
+// A panel's numbers in words, for whoever does not see it.
+const inWords = (title, points) =>
+  `${title}: ${points.map(p => `${p.row.name} ${fixed(p.mean, 1)}`).join(", ")}`;
+
+// Points of rows: {row, seeds, mean, x}, without rows that lack a task: a mean over other tasks than
+// the next row's would look like a difference of methods. The mean is that of the tables, over tasks
+// of means over seeds; `seeds` are the scores to be shown as dots.
+function pointsOf(rows, of, x) {
+  const found = rows
+    .map(row => ({row, maps: of(row)}))
+    .filter(({maps}) => maps.every(map => map.size));
+  return found.map(({row, maps}) => ({
+    row,
+    seeds: averageOf(maps),
+    mean: mean(maps.map(map => mean([...map.values()]))),
+    x: x(row),
+  }));
+}
+const meanOf = key => row => mean(row.runs.map(run => run[key]));
+const markText = point => `${point.row.name}: ${fixed(point.mean, 2)}`;
+
+function scoreBySize(group, some) {
+  const rows = rowsOf(some);
+  const panels = scoresOf(group, some).map(([title, of]) => sizePanel(rows, title, of));
+  const [across, adapted] = [true, false].map(none =>
+    methodsOf(rows.filter(row => row.none === none)),
+  );
+  return figure(
+    "Score against parameters.",
+    "Dots are runs; marks are means over seeds; a dashed line is a method without a budget.",
+    [...adapted, ...across.map(([title, look]) => [title, acrossLook(look)])],
+    panels.filter(Boolean),
+  );
+}
+function sizePanel(rows, title, of) {
+  const points = pointsOf(rows, of, meanOf("params"));
+  // An adapter of no component has no place on a logarithmic axis.
+  const adapted = points.filter(point => !point.row.none && point.x > 0);
+  if (!adapted.length) return null;
+  const sizes = adapted.map(point => point.x);
+  // Other methods end a component or two beside the baseline's sizes.
+  const base = adapted.filter(point => point.row.method === study.baseline).map(point => point.x);
+  const canvas = panel({
+    title,
+    label: inWords(title, points),
+    below: "stored parameters",
+    format: size,
+    across: axisOf(sizes, {log: true, marked: base.length ? base : sizes}),
+    up: axisOf(points.flatMap(point => [...point.seeds, point.mean])),
+  });
+  for (const point of points.filter(point => point.row.none)) drawAcross(canvas, point);
+  const byMethod = [...grouped(adapted, point => point.row.method).values()];
+  byMethod.forEach((of, i) => drawMethod(shifted(canvas, asideOf(i, byMethod.length)), of));
+  return canvas.svg;
+}
+// The points of one method, joined in the order of their sizes.
+function drawMethod(canvas, points) {
+  const look = LOOKS[points[0].row.method];
+  const means = points.map(point => [point.x, point.mean]).sort(([a], [b]) => a - b);
+  const scores = points.flatMap(point => point.seeds.map(score => [point.x, score]));
+  curve(canvas, means, look);
+  dots(canvas, scores, look);
+  for (const point of points) mark(canvas, point.x, point.mean, look, markText(point));
+}
+const acrossLook = look => ({...look, marker: null, dashed: true});
+function drawAcross({svg, y}, point) {
+  const look = acrossLook(LOOKS[point.row.method]);
+  const made = line(LEFT, y(point.mean), WIDTH - RIGHT, y(point.mean), "curve");
+  for (const [name, value] of Object.entries({...coloured(look), ...dashes(look)}))
+    made.setAttribute(name, value);
+  svg.append(titled(made, markText(point)));
+}
+
+function differences(group, some) {
+  const rows = rowsOf(some);
+  const scores = scoresOf(group, some);
+  const panels = [...grouped(rows, row => row.budgetTitle).values()].map(ofBudget => {
+    const base = ofBudget.find(row => row.method === study.baseline);
+    return base
+      ? differencePanel(
+          base,
+          ofBudget.filter(row => row !== base),
+          scores,
+        )
+      : null;
+  });
+  const title = runs.find(run => run.method === study.baseline)?.methodTitle;
+  return figure(
+    `Differences from ${title} at equal budget.`,
+    "In points, paired by seed: dots are pairs, marks their means. " +
+      "Whether a difference is shown by the seeds, the tables of differences say.",
+    methodsOf(rows.filter(row => !row.none && row.method !== study.baseline)),
+    panels.filter(Boolean),
+  );
+}
+function differencePanel(base, others, scores) {
+  const lines = scores
+    .map(([title, of]) => [
+      title,
+      pointsOf(
+        others,
+        row => paired(of(row), of(base)),
+        () => 0,
+      ),
+    ])
+    .filter(([, points]) => points.length);
+  if (!lines.length) return null;
+  const numbers = lines.flatMap(([, points]) => points.flatMap(p => [...p.seeds, p.mean]));
+  const canvas = panel({
+    title: `budget ${base.budgetTitle}`,
+    label: lines.map(([title, points]) => inWords(title, points)).join("; "),
+    across: axisOf(numbers, {zero: true}),
+    // Downwards, a line a score.
+    up: {at: place => 1 - (place + 0.5) / lines.length, ticks: lines.map((_, i) => i)},
+    // "RTE" of "RTE acc", "average" of "average of 5 tasks".
+    upFormat: place => lines[place][0].split(" ")[0],
+    below: `points more than ${base.title}`,
+    height: TOP + BOTTOM + Math.max(70, lines.length * Math.max(18, 7 * others.length)),
+  });
+  canvas.svg.append(line(canvas.x(0), TOP, canvas.x(0), canvas.y(lines.length - 0.5), "axis"));
+  lines.forEach(([, points], place) => {
+    for (const point of points) {
+      // The methods of a score beside each other in three quarters of its line.
+      const aside = others.indexOf(point.row) - (others.length - 1) / 2;
+      drawDifference(canvas, point, place + (0.75 * aside) / others.length);
+    }
+  });
+  return canvas.svg;
+}
+// What scores are more than others, by seed and task: of the seeds that both have.
+function paired(maps, others) {
+  return maps.map((map, i) => {
+    const both = [...map].filter(([seed]) => others[i].has(seed));
+    return new Map(both.map(([seed, score]) => [seed, score - others[i].get(seed)]));
+  });
+}
+function drawDifference(canvas, point, height) {
+  const look = LOOKS[point.row.method];
+  const pairs = point.seeds.map(difference => [difference, height]);
+  dots(canvas, pairs, look);
+  mark(canvas, point.mean, height, look, markText(point));
+}
+
+const COSTS = [
+  ["stored parameters", "params", size],
+  ["seconds of training", "seconds", number => size(Math.round(number))],
+];
+function scoreByCost(group, some) {
+  const rows = rowsOf(some);
+  const [title, of] = scoresOf(group, some).at(-1);
+  const panels = COSTS.map(([below, key, format]) => {
+    const points = pointsOf(rows, of, meanOf(key)).filter(point => point.x > 0);
+    return points.length > 1 ? costPanel(points, title, below, format) : null;
+  });
+  return figure(
+    "Score against cost.",
+    "Means over seeds, a mark for each method and budget; " +
+      "the line joins those that no cheaper one beats.",
+    methodsOf(rows),
+    panels.filter(Boolean),
+  );
+}
+function costPanel(points, title, below, format) {
+  points.sort((a, b) => a.x - b.x);
+  const costs = points.map(point => point.x);
+  const canvas = panel({
+    title,
+    label: inWords(`${title} against ${below}`, points),
+    below,
+    format,
+    across: axisOf(costs, {log: true}),
+    up: axisOf(points.map(point => point.mean)),
+  });
+  const beaten = (point, i) => points.slice(0, i).some(cheaper => cheaper.mean >= point.mean);
+  const front = points.filter((point, i) => !beaten(point, i)).map(point => [point.x, point.mean]);
+  canvas.svg.append(drawing("path", {d: pathOf(canvas, front), class: "front"}));
+  for (const point of points) {
+    const text = `${markText(point)} at ${format(point.x)}`;
+    mark(canvas, point.x, point.mean, LOOKS[point.row.method], text);
+  }
+  return canvas.svg;
+}

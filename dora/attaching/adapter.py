@@ -1,0 +1,263 @@
+"""A method's components in a model of one's own, moved along by whatever loop trains it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dora.adapters import changes, result
+from dora.adapters.budget import Plan
+from dora.attaching.linears import put_back
+from dora.attaching.saving import save
+from dora.attaching.state import add_hooks, split, state_of, take_up
+from dora.attaching.watch import Watch
+from dora.errors import UserError
+from dora.methods.base import Method
+from dora.methods.groups import parameter_groups
+
+
+class Adapter:
+    """A method attached to a model, as `dora.attach` returns it.
+
+    `model`: the model, with its backbone frozen. `steps`: the planned number of optimizer steps, 0
+    for a method without a schedule; `taken`: those taken. `plan`: ranks at the start and the end.
+    `head`: names of the modules that are trained whole.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        method: Method,
+        plan: Plan,
+        steps: int,
+        head: list[str],
+        originals: Mapping[str, nn.Module],
+    ) -> None:
+        """Takes up what `dora.attach` has made; `originals`: the linears by name, as they were."""
+        self.model, self.method, self.plan = model, method, plan
+        self.steps, self.head, self.taken = steps, head, 0
+        self._originals = dict(originals)
+        groups = method.parameter_groups()
+        self._by_method = [p for group in groups if group.by_method for p in group.parameters]
+        self._own_groups = [group for group in groups if not group.by_method]
+        acts = any(
+            getattr(type(method), n) is not getattr(Method, n) for n in ("after_step", "update")
+        )
+        factors = [p for layer in method.layers.values() for p in layer.factors().values()]
+        self._watch = Watch(factors, strict=acts)
+        self._checked = False
+        self._device = self.device
+        self._hooks = add_hooks(self)
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the components."""
+        return next(iter(self.method.layers.values())).A.device
+
+    # --- what the optimizer gets ---
+
+    def parameters(self) -> list[nn.Parameter]:
+        """Returns what the optimizer trains: the components and the head."""
+        spared = set(self._by_method)
+        return [p for p in self.model.parameters() if p.requires_grad and p not in spared]
+
+    def groups(self, lr: float, weight_decay: float = 0.01) -> list[dict[str, Any]]:
+        """Returns the optimizer's groups with the rates and decays that the method states (LoRA+).
+
+        Biases and LayerNorms are not decayed, as in the Transformers Trainer.
+        """
+        own = self.method.parameter_groups()
+        found = parameter_groups(self.model, (), lr, None, weight_decay, False, own)
+        return [
+            {"params": g["params"], "lr": g["peak"], "weight_decay": g["weight_decay"]}
+            for g in found
+        ]
+
+    # --- in every step ---
+
+    def penalty(self) -> Tensor:
+        """Returns the method's term in the training loss, a scalar, 0 where it has none.
+
+        It counts once an optimizer step. Where the loss of a micro-batch is divided by their
+        number, divide the sum of both.
+        """
+        with self._awake():
+            term = self.method.penalty(self.taken + 1)
+        return torch.zeros((), device=self.device) if term is None else term
+
+    def add_penalty_gradient(self) -> None:
+        """Adds the gradient of `penalty` to `.grad`, for a loop whose loss is out of reach."""
+        term = self.penalty()
+        if not term.requires_grad:
+            return
+        parameters = [p for layer in self.method.layers.values() for p in layer.factors().values()]
+        # Not backward(): wrappers such as DistributedDataParallel count its gradients.
+        found = torch.autograd.grad(term, parameters, allow_unused=True)
+        for p, gradient in zip(parameters, found, strict=True):
+            if gradient is not None:
+                p.grad = gradient if p.grad is None else p.grad + gradient
+
+    def step(self, *optimizers: Any) -> None:
+        """Lets the method act, after the optimizer's step and before gradients are cleared.
+
+        It scores components, and masks or removes some. Without an optimizer's step since the last
+        call, as in the middle of gradient accumulation, it does nothing. Moments follow in every
+        torch optimizer that has stepped on the components. `optimizers`: those that have stepped
+        and are none of torch.optim's classes, so that nothing tells of their step.
+        """
+        if not (optimizers or self._watch.due()):
+            return
+        with self._awake():
+            seen, rate = self._watch.take()
+            moved = list(dict.fromkeys([*seen, *optimizers]))
+            if not self._checked:
+                self._check(moved)
+            self.taken += 1
+            if self._by_method:
+                rate = float(optimizers[0].param_groups[0]["lr"]) if rate is None else rate
+                self.method.update(self.taken, rate)
+            try:
+                change = self.method.after_step(self.taken)
+            except FloatingPointError as e:
+                why = f"{e} after step {self.taken}: training has diverged, lower its learning rate"
+                raise FloatingPointError(why) from e
+            if change is not None:
+                changes.apply(change, self.method.layers.values(), *moved)
+        # The optimizer does not know these, and its zero_grad() leaves them alone.
+        for p in self._by_method:
+            p.grad = None
+
+    @contextmanager
+    def _awake(self) -> Iterator[None]:
+        """Opens what the method computes in: no autocast, its state where the model is now."""
+        if not self._originals:
+            raise UserError("this adapter was merged: the model holds plain linears now")
+        if self.device != self._device:
+            self.method.load(self.method.state())
+            self._device = self.device
+        kind = self.device.type
+        there = torch.amp.is_autocast_available(kind)
+        with torch.autocast(kind, enabled=False) if there else nullcontext():
+            yield
+
+    def _check(self, optimizers: list[Any]) -> None:
+        """Raises UserError where these optimizers or processes cannot train what is attached."""
+        self._checked = True
+        every = [group for o in optimizers for group in getattr(o, "param_groups", [])]
+        groups = [set(group["params"]) for group in every]
+        own = [set(group.parameters) for group in self._own_groups]
+        apart = [{p for group in self._own_groups for p in group.parameters}, *own]
+        mixed = any(g & mine and g - mine for g in groups for mine in apart)
+        if (own and mixed) or any(g & set(self._by_method) for g in groups):
+            raise UserError(
+                f"{self.method.title} states rates or decays of its own for some parameters, or "
+                "moves them itself: make the optimizer from adapter.groups(lr); in the Transformers "
+                "Trainer pass optimizers=(optimizer, None)"
+            )
+        several = torch.distributed.is_available() and torch.distributed.is_initialized()
+        if several and torch.distributed.get_world_size() > 1 and self._removes():
+            raise UserError(
+                "several processes share gradients by shapes that are fixed when training begins: "
+                "attach with remove=False, which masks components instead of removing them"
+            )
+
+    def _removes(self) -> bool:
+        return bool(getattr(getattr(self.method, "settings", None), "remove", False))
+
+    # --- what there is ---
+
+    def ranks(self) -> dict[str, int]:
+        """Returns how many components of each matrix live, by its name."""
+        if self.taken == 0:  # gates begin at 0, as masked ones are
+            return {name: layer.rank for name, layer in self.method.layers.items()}
+        return self.method.ranks()
+
+    def __repr__(self) -> str:
+        ranks = list(self.ranks().values()) if self._originals else []
+        of = f" of {self.steps}" if self.steps else ""
+        return (
+            f"<{self.method.title} after step {self.taken}{of}: {sum(ranks)} components in "
+            f"{len(ranks)} matrices, {self.plan.params(ranks) if ranks else 0:,} parameters, "
+            f"budget {self.plan.budget}>"
+        )
+
+    def describe(self) -> str:
+        """Returns the plan for the budget in lines: components and parameters at start and end."""
+        return "\n".join(self.plan.describe())
+
+    # --- what is kept ---
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Returns the components, the head and the method's state, to go on with after a restart.
+
+        The model's own `state_dict()` holds all of it too, beside the backbone.
+        """
+        held = result.tensors_of(self.model, self.method.frozen())
+        return {**{name: t.detach() for name, t in held.items()}, **state_of(self)}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Takes up a `state_dict()`, whose ranks may differ from the present ones.
+
+        Raises UserError where it is not of this model, method and settings.
+        """
+        held, own = split(state)
+        there = result.tensors_of(self.model, self.method.frozen()).keys()
+        if wrong := sorted(there ^ held.keys()):
+            raise UserError(
+                f"this state is of another model, method or target: {', '.join(wrong[:3])}"
+            )
+        result.restore(self.model, self.method.frozen(), held)
+        take_up(self, own)
+
+    def save(self, folder: str | Path) -> None:
+        """Writes components and head in PEFT's format.
+
+        `PeftModel.from_pretrained(base, folder)` then computes what this model does.
+        """
+        with self._awake():
+            self._warn_of_budget("saved")
+            save(Path(folder), self.model, self.method.layers, self.head, self._originals)
+
+    @torch.no_grad()
+    def merge(self) -> nn.Module:
+        """Adds every update to its weight and puts the plain linears back; returns the model.
+
+        The adapter cannot be used afterwards.
+        """
+        with self._awake():
+            self._warn_of_budget("merged")
+            for name, layer in self.method.layers.items():
+                A, B = layer.stored()
+                W = layer.base.weight
+                # In float64, so that the sum is rounded to the weight's type once; Apple's GPUs
+                # have none.
+                wide = torch.float32 if W.device.type == "mps" else torch.float64
+                W.copy_(W.to(wide) + B.to(wide) @ A.to(wide))
+                parent, _, attribute = name.rpartition(".")
+                plain = put_back(self._originals[name], layer.base)
+                setattr(self.model.get_submodule(parent), attribute, plain)
+        for hook in self._hooks:
+            hook.remove()
+        self._watch.close()
+        self._originals.clear()
+        return self.model
+
+    def _warn_of_budget(self, done: str) -> None:
+        """Warns where the adapter holds another number of components than its budget."""
+        ranks, final = list(self.ranks().values()), self.method.ranks_final_at
+        if self.taken < final:
+            problem = f"its components are final after step {final}, not before"
+        else:
+            problem = self.plan.missed(ranks) or ""
+        if problem:
+            warnings.warn(
+                f"adapter {done} after step {self.taken} with {sum(ranks)} components, budget "
+                f"{self.plan.budget}: {problem}",
+                stacklevel=3,
+            )

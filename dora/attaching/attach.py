@@ -1,0 +1,149 @@
+"""`dora.attach`: a method of this suite on any PyTorch model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from typing import Any
+
+from torch import nn
+
+from dora.adapters.budget import Budget, Matrix, Plan
+from dora.attaching.adapter import Adapter
+from dora.attaching.linears import as_linear, find_head, find_linears, refuse_float16
+from dora.errors import UserError
+from dora.method_choice import MethodChoice, method_names, packaged
+from dora.methods.base import Method, RunInfo
+
+# Moments that only the suite's own loop has: it runs training rows before the first step, sets the
+# learning rate, and stands between the forward pass, backward, the clip and the optimizer.
+_OWN_LOOP = (
+    "begin",
+    "learning_rate",
+    "noise",
+    "adjust_gradients",
+    "adjust_clipped_gradients",
+    "aggregate",
+)
+
+
+def attach(
+    model: nn.Module,
+    method: str = "dora",
+    budget: str = "r8",
+    steps: int | None = None,
+    *,
+    target: str | Sequence[str] | None = None,
+    head: Sequence[str] | None = None,
+    seed: int = 1,
+    **settings: Any,
+) -> Adapter:
+    """Attaches a method to a model and freezes its backbone; changes the model in place.
+
+    `method`: lora, adalora, dora, sora or melora. `budget`: `r8`, on average 8 components a matrix
+    at the end, or a number of parameters such as `0.3M`. `steps`: the number of optimizer steps,
+    which a method that prunes plans its schedule by.
+
+    `target`: the linears to adapt (nn.Linear, and Conv1D of Transformers): a regular expression for
+    whole names, or a list of names or of their ends (`["q_proj", "v_proj"]`). Without it, all but
+    the head's and, of a language model, the output's. `head`: names of modules that are trained
+    whole. Without it, in a Transformers model all modules beside the backbone (classifier, score),
+    but none in a language model; in any other model none.
+
+    `seed`: of the components' start values. `settings`: the method's own, as in
+    conf/method/NAME.yaml. Raises UserError with every mistake that can be told at once.
+    """
+    choice = _chosen(method, settings)
+    problems = _problems(choice, steps)
+    try:
+        wanted = Budget.parse(str(budget))
+    except ValueError as e:
+        problems.append(str(e))
+    if problems:
+        raise UserError(*problems)
+    modules = find_head(model, head)
+    refuse_float16(model, modules)
+    found = find_linears(model, modules, target)
+    run = RunInfo(steps or 0, seed)
+    plan = _plan(choice, wanted, found, run)
+    _freeze(model, found)
+    attached = choice.kind(choice.settings, model, plan, run)
+    for name in modules:
+        model.get_submodule(name).requires_grad_(True)
+    for layer in attached.layers.values():  # drawn on the CPU
+        layer.to(layer.base.weight.device)
+        layer.train(model.training)
+    attached.load(attached.state())
+    return Adapter(model, attached, plan, steps or 0, modules, found)
+
+
+def serves(kind: type[Method]) -> bool:
+    """Says whether a method works in a loop other than the suite's."""
+    needs = [name for name in _OWN_LOOP if getattr(kind, name) is not getattr(Method, name)]
+    return kind.result == "adapter" and not kind.federated and not needs
+
+
+def _chosen(method: str, settings: dict[str, Any]) -> MethodChoice:
+    """Returns the method with its settings. Raises UserError for others than there are."""
+    working = ", ".join(n for n in method_names() if serves(packaged(n).kind))
+    if method not in method_names():
+        raise UserError(f"method={method} is none of this suite's; {working} can be attached")
+    if not serves(packaged(method).kind):
+        raise UserError(
+            f"method={method} needs the suite's own loop (python -m dora.run method={method}); "
+            f"{working} can be attached"
+        )
+    try:
+        choice = packaged(method, **settings)
+    except ValueError as e:  # OmegaConf's, whose first line names the value
+        raise UserError(f"{method}: {str(e).splitlines()[0]}") from e
+    if choice.unknown:
+        there = ", ".join(field.name for field in fields(choice.kind.settings_type))
+        raise UserError(f"{method} has no setting {', '.join(choice.unknown)}; it has {there}")
+    return choice
+
+
+def _problems(choice: MethodChoice, steps: int | None) -> list[str]:
+    """Returns a message for each setting out of range, and for a length that is missing."""
+    prunes = choice.kind.after_step is not Method.after_step
+    if steps is None and prunes:
+        return [
+            f"{choice.name} plans its pruning by the run's length: give steps=, the number of "
+            "optimizer steps"
+        ]
+    if steps is not None and steps < 1:
+        return [f"steps={steps} must be at least 1: the number of optimizer steps"]
+    found: list[str] = choice.settings.problems(steps)
+    return [problem.replace("method.", "") for problem in found]
+
+
+def _plan(choice: MethodChoice, budget: Budget, found: dict[str, nn.Module], run: RunInfo) -> Plan:
+    """Returns the method's plan for these linears. Raises UserError where the budget does not fit.
+
+    Each linear stands alone: that two of them read one input is known of the suite's own models.
+    """
+    bare = [(name, as_linear(module)) for name, module in found.items()]
+    matrices = [Matrix(name, linear.in_features, linear.out_features) for name, linear in bare]
+    priced = tuple(replace(m, component_cost=choice.kind.component_cost(m)) for m in matrices)
+    try:
+        plan = choice.kind.plan(choice.settings, budget, priced, run)
+    except ValueError as e:
+        smallest = min(matrices, key=lambda m: m.full_rank)
+        raise UserError(
+            f"{str(e).replace('method.', '')} (the smallest is {smallest.name}, {smallest.d_out} x "
+            f"{smallest.d_in}: target= can leave it out, head=['{smallest.name}'] trains it whole)"
+        ) from e
+    assert plan is not None  # a method that `serves` has a budget
+    return replace(plan, at_most=choice.kind.budget == "at_most")
+
+
+def _freeze(model: nn.Module, found: dict[str, nn.Module]) -> None:
+    """Freezes the whole model, and puts an nn.Linear in place of each Conv1D to adapt."""
+    model.requires_grad_(False)
+    for name, module in found.items():
+        parent, _, attribute = name.rpartition(".")
+        owner = model.get_submodule(parent)
+        setattr(owner, attribute, as_linear(module))
+        if isinstance(owner, nn.TransformerEncoderLayer):
+            # Its fast path for evaluation reads weights without calling the linears.
+            owner.activation_relu_or_gelu = 0

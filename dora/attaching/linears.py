@@ -1,0 +1,169 @@
+"""The linears of a model that are adapted, and the modules that are trained whole: its head."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from dora.adapters.lowrank import LowRankLinear
+from dora.errors import UserError
+
+SHOWN = 5  # names in a message
+
+
+def find_head(model: Any, given: Sequence[str] | None) -> list[str]:
+    """Returns the names of the modules that are trained whole.
+
+    `given`: their full names; None for a Transformers model's own head, that is every module
+    beside its backbone (classifier, score, qa_outputs). A model with output embeddings (a language
+    model's lm_head) has no such head, nor has a model that is none of Transformers'.
+    """
+    if given is None:
+        backbone = getattr(model, "base_model", None)
+        if not isinstance(backbone, nn.Module) or backbone is model or _output(model) is not None:
+            return []
+        beside = [(name, child) for name, child in model.named_children() if child is not backbone]
+        return [name for name, child in beside if any(True for _ in child.parameters())]
+    modules = dict(model.named_modules())
+    if unknown := [name for name in given if name not in modules or not name]:
+        raise UserError(
+            f"head={list(given)}: this model has no module {', '.join(unknown)}; its modules begin "
+            f"with {', '.join([name for name, _ in model.named_children()][:SHOWN])}"
+        )
+    return list(given)
+
+
+def find_linears(
+    model: nn.Module, head: Sequence[str], target: str | Sequence[str] | None
+) -> dict[str, nn.Module]:
+    """Returns the linears to adapt, nn.Linear and Transformers' Conv1D, by their full names.
+
+    `target`: None for all but the head's and a language model's output; a regular expression that
+    must match a whole name; or names, of which each stands for itself and for all names that end
+    in it (`q_proj`). These are PEFT's rules. Raises UserError where nothing is left, or where the
+    model cannot be adapted.
+    """
+    _refuse_adapted(model)
+    inside = tuple(f"{name}." for name in head)
+    every = {
+        name: module
+        for name, module in model.named_modules()
+        if is_linear(module) and not f"{name}.".startswith(inside)
+    }
+    if not every:
+        raise UserError(
+            f"this {type(model).__name__} has no linear to adapt outside of its head: of all "
+            "modules, nn.Linear and the Conv1D of Transformers can be adapted, subclasses of them "
+            "(quantised ones, say) cannot"
+        )
+    if target is None:
+        output = _output(model)
+        found = {name: module for name, module in every.items() if module is not output}
+    else:
+        found = {name: module for name, module in every.items() if _hit(name, target)}
+    if not found:
+        raise UserError(
+            f"target={target!r} names none of this model's {len(every)} linears "
+            f"({', '.join(list(every)[:SHOWN])}, …): give a regular expression for whole names, or "
+            "a list of names or of their ends"
+        )
+    _refuse_tied(model, found)
+    devices = {str(p.device) for module in found.values() for p in module.parameters()}
+    if len(devices) > 1:
+        raise UserError(
+            f"the linears to adapt lie on several devices ({', '.join(sorted(devices))}): a method "
+            "compares components across matrices, so load the model on one device"
+        )
+    return found
+
+
+def refuse_float16(model: nn.Module, head: Sequence[str]) -> None:
+    """Raises UserError if a head that is to be trained is in float16."""
+    for name in head:
+        if any(p.dtype == torch.float16 for p in model.get_submodule(name).parameters()):
+            raise UserError(
+                f"{name} would be trained in float16, where AdamW diverges: load the model with "
+                "dtype=torch.float32 or torch.bfloat16 (Transformers takes the type of the file), "
+                "or train no head with head=[]"
+            )
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Says whether a layer of this suite can stand in the module's place."""
+    # No subclasses: they may pack their weight, or be read by their owner without being called, as
+    # the output of nn.MultiheadAttention is.
+    weight: Any = getattr(module, "weight", None)
+    kind = type(module) is nn.Linear or is_conv1d(module)
+    return kind and weight.is_floating_point()
+
+
+def is_conv1d(module: nn.Module) -> bool:
+    """Says whether the module is GPT-2's linear, whose weight is (d_in, d_out)."""
+    return f"{type(module).__module__}.{type(module).__name__}" == (
+        "transformers.pytorch_utils.Conv1D"
+    )
+
+
+def as_linear(module: Any) -> nn.Linear:
+    """Returns the module itself, or an nn.Linear on the memory of a Conv1D's weight and bias."""
+    if not is_conv1d(module):
+        return module
+    d_in, d_out = module.weight.shape
+    linear = nn.Linear(d_in, d_out, device="meta")
+    linear.weight = nn.Parameter(module.weight.detach().t(), requires_grad=False)
+    linear.bias = module.bias
+    return linear
+
+
+def put_back(original: Any, linear: nn.Linear) -> nn.Module:
+    """Returns the module that `as_linear` made `linear` of, on the memory of its weight."""
+    if original is not linear:
+        # Not the memory of the start: the model may have been moved to another device since.
+        original.weight = nn.Parameter(linear.weight.detach().t(), requires_grad=False)
+        original.bias = linear.bias
+    return original
+
+
+def _output(model: Any) -> nn.Module | None:
+    """Returns a Transformers model's output embeddings, None without any."""
+    find = getattr(model, "get_output_embeddings", None)
+    found = find() if callable(find) else None
+    return found if isinstance(found, nn.Module) else None
+
+
+def _hit(name: str, target: str | Sequence[str]) -> bool:
+    if isinstance(target, str):
+        try:
+            return re.fullmatch(target, name) is not None
+        except re.error as e:
+            raise UserError(f"target={target!r} is no regular expression: {e}") from e
+    return any(name == end or name.endswith(f".{end}") for end in target)
+
+
+def _refuse_adapted(model: nn.Module) -> None:
+    """Raises UserError if the model holds adapters of this suite or of PEFT."""
+    if any(isinstance(module, LowRankLinear) for module in model.modules()):
+        raise UserError("this model has an adapter attached: call its merge() first")
+    if any(type(module).__module__.startswith("peft.") for module in model.modules()):
+        raise UserError("this is a PEFT model: call merge_and_unload() first, or take its base")
+
+
+def _refuse_tied(model: nn.Module, found: dict[str, nn.Module]) -> None:
+    """Raises UserError if a linear's module or weight stands at another place of the model, too.
+
+    The adapter would be at one of the two, and merging would change both.
+    """
+    weights: dict[torch.Tensor, list[str]] = {}
+    for name, p in model.named_parameters(remove_duplicate=False):
+        weights.setdefault(p, []).append(name)
+    for name, module in found.items():
+        others = [n for n in weights[module.weight] if n != f"{name}.weight"]  # type: ignore[index]
+        if others:
+            raise UserError(
+                f"the weight of {name} is {others[0]} too: a tied linear cannot be adapted; leave "
+                "it out with target="
+            )

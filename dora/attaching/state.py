@@ -1,0 +1,96 @@
+"""An adapter's state inside the model's own state_dict, so that any checkpoint of the model has it.
+
+The Transformers Trainer, accelerate, Lightning and plain loops all save and load a model by its
+state_dict. It then also holds the number of steps and the method's state, and loading one takes up
+other ranks than the model's present ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from dora.adapters.lowrank import LowRankLinear
+from dora.adapters.resizing import set_data
+from dora.methods.base import Method
+
+_PREFIX = "adapter_state."
+State = dict[str, Tensor]
+
+
+class Attached(Protocol):
+    """The parts of an `Adapter` that make up its state."""
+
+    model: nn.Module
+    method: Method
+    taken: int
+
+
+def add_hooks(adapter: Attached) -> list[RemovableHandle]:
+    """Has the model's state_dict hold the adapter's state; returns the handles of the hooks."""
+    # Partial functions, not closures: a deep copy of the model copies them with its adapter.
+    handles = [
+        adapter.model.register_state_dict_post_hook(partial(_add, adapter)),
+        adapter.model.register_load_state_dict_pre_hook(partial(_load, adapter)),
+    ]
+    for layer in adapter.method.layers.values():
+        layer.register_load_state_dict_pre_hook(_take_up_ranks)
+    return handles
+
+
+def state_of(adapter: Attached, prefix: str = "") -> State:
+    """Returns the number of steps and the method's state, by names that begin with `prefix`."""
+    own = {f"{prefix}{_PREFIX}{name}": t for name, t in adapter.method.state().items()}
+    return {f"{prefix}{_PREFIX}step": torch.tensor(adapter.taken), **own}
+
+
+def split(state: Mapping[str, Tensor], prefix: str = "") -> tuple[State, State]:
+    """Returns the tensors of the model, and those of `state_of` without their prefix."""
+    start = f"{prefix}{_PREFIX}"
+    rest = {name: t for name, t in state.items() if not name.startswith(start)}
+    return rest, {n.removeprefix(start): t for n, t in state.items() if n.startswith(start)}
+
+
+def take_up(adapter: Attached, own: State) -> None:
+    """Takes up the tensors of `state_of`, by the names that `split` gives them."""
+    adapter.taken = int(own["step"])
+    adapter.method.load({name: t for name, t in own.items() if name != "step"})
+
+
+def _add(adapter: Attached, module: nn.Module, state: State, prefix: str, metadata: Any) -> None:
+    state.update(state_of(adapter, prefix))
+
+
+def _load(
+    adapter: Attached,
+    module: nn.Module,
+    state: State,
+    prefix: str,
+    metadata: Any,
+    strict: bool,
+    missing: list[str],
+    *rest: Any,
+) -> None:
+    _, own = split(state, prefix)
+    for name in own:
+        del state[f"{prefix}{_PREFIX}{name}"]
+    if own:
+        take_up(adapter, own)
+    else:  # a state of the bare model; an error where load_state_dict is strict
+        missing.append(f"{prefix}{_PREFIX}step")
+
+
+@torch.no_grad()
+def _take_up_ranks(layer: nn.Module, state: State, prefix: str, *rest: Any) -> None:
+    """Gives a layer's factors the ranks that a state_dict has, before it is loaded into them."""
+    assert isinstance(layer, LowRankLinear)
+    for name, p in layer.factors().items():
+        stored = state.get(f"{prefix}{name}")
+        # Of the same number of axes: anything else is for load_state_dict to refuse.
+        if stored is not None and stored.dim() == p.dim() and stored.shape != p.shape:
+            set_data(p, p.new_zeros(stored.shape))

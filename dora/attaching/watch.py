@@ -1,0 +1,76 @@
+"""Watches which optimizers move an adapter's parameters, and at which rate."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+from dora.errors import UserError
+
+
+class Watch:
+    """Notes each step of an optimizer that holds any of `parameters`.
+
+    A loop, the Transformers Trainer and accelerate make the optimizer after the adapter, or wrap
+    it, and PyTorch tells of every optimizer's step. `strict`: two steps of one optimizer without a
+    `take` between them are an error.
+    """
+
+    def __init__(self, parameters: Sequence[nn.Parameter], strict: bool) -> None:
+        self.parameters, self.strict = list(parameters), strict
+        self._own = set(self.parameters)
+        self._seen: weakref.WeakSet[torch.optim.Optimizer] = weakref.WeakSet()
+        self._others: weakref.WeakSet[torch.optim.Optimizer] = weakref.WeakSet()
+        # By optimizer: the rate of its last step, for those that have stepped since `take`.
+        self._stepped: dict[torch.optim.Optimizer, float] = {}
+        # The hook is global, and must not keep the adapter alive.
+        own = weakref.ref(self)
+
+        def stepped(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+            if (watch := own()) is not None:
+                watch._note(optimizer)
+
+        self.close = weakref.finalize(self, register_optimizer_step_post_hook(stepped).remove)
+        self.close.atexit = False
+
+    def __reduce__(self) -> tuple[type[Watch], tuple[Any, ...]]:
+        """A copy, of a deep-copied or pickled model, watches the copied parameters."""
+        return Watch, (self.parameters, self.strict)
+
+    def due(self) -> bool:
+        """Says whether an optimizer has stepped since the last `take`."""
+        return bool(self._stepped)
+
+    def take(self) -> tuple[list[torch.optim.Optimizer], float | None]:
+        """Returns the optimizers seen so far, and the rate of the last step, None if none stepped."""
+        rate = next(iter(self._stepped.values()), None)
+        self._stepped.clear()
+        return list(self._seen), rate
+
+    def _note(self, optimizer: torch.optim.Optimizer) -> None:
+        rate = self._rate(optimizer)
+        if rate is None:
+            return
+        if self.strict and optimizer in self._stepped:
+            raise UserError(
+                "the optimizer has stepped twice without the adapter, whose ranks would never "
+                "change: call adapter.step() after each optimizer.step(), in the Transformers "
+                "Trainer pass callbacks=[dora.TrainerCallback(adapter)]"
+            )
+        self._stepped[optimizer] = rate
+
+    def _rate(self, optimizer: torch.optim.Optimizer) -> float | None:
+        """Returns the learning rate of the group that holds our parameters; None without any."""
+        if optimizer in self._others:
+            return None
+        for group in optimizer.param_groups:
+            if not self._own.isdisjoint(group["params"]):
+                self._seen.add(optimizer)
+                return float(group.get("lr", 0.0))
+        self._others.add(optimizer)
+        return None

@@ -1,0 +1,1 @@
+"""The suite's commands as functions, for a script or a notebook."""

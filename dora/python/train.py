@@ -1,0 +1,92 @@
+"""`dora.train`: one run of the suite, as `python -m dora.run` trains it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra import compose
+
+from dora.cli.choices import composing
+from dora.cli.line import quoted
+from dora.cli.mistakes import explain, is_mistake
+from dora.config import Config, from_hydra, register
+from dora.data.predictions import unpredicted
+from dora.errors import UserError
+from dora.python.surroundings import restored
+from dora.records.run_json import read_done
+from dora.records.schema import Run
+from dora.training.one_run import run
+from dora.training.prepare import prepare
+
+_PLAIN = re.compile(r"[\w.+/~-]+")  # needs no quotes in Hydra's grammar
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished run: its directory, and its record, the content of run.json."""
+
+    folder: Path
+    record: Run
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """The best evaluation's scores by metric, as fractions."""
+        best = self.record["results"]["best"]
+        return {k: v for k, v in best.items() if isinstance(v, float)}
+
+    @property
+    def adapter(self) -> Path:
+        """The adapter in PEFT's format; there for methods that leave one."""
+        return self.folder / "adapter"
+
+
+def train(task: str = "sst2", method: str = "dora", budget: str = "r8", **settings: Any) -> Trained:
+    """Trains a run as `python -m dora.run` does, unless it is done; goes on with one that was cut.
+
+    `settings`: every other key of the command line; a dot is spelled as two underscores, so that
+    `data__dir="GLUE"` is `data.dir=GLUE`. Lines and a progress bar are shown as by the command.
+    The process is left as it was: random generators, threads, warnings, environment.
+
+    Raises UserError with every mistake in the settings, RunFailed where the run ends without a
+    result, and Stopped where a signal or Ctrl-C ended it: the same call goes on from there.
+    """
+    words = _words({"task": task, "method": method, "budget": budget, **settings})
+    with restored():
+        prepared = prepare(_config(words))
+        record = None if prepared.config.force else read_done(prepared.folder)
+        if record is not None:
+            print(f"already done: {prepared.folder}; force=True trains it again")
+        if record is None or unpredicted(prepared.folder, prepared.rows):
+            record = run(prepared, prepared.words(words))
+        return Trained(prepared.folder, record)
+
+
+def _config(words: Sequence[str]) -> Config:
+    """Returns the configuration. Raises UserError with every mistake in the words."""
+    register()
+    try:
+        with composing(None):
+            return from_hydra(compose("config", overrides=list(words)))
+    except Exception as e:
+        if not is_mistake(e):
+            raise
+        raise UserError(*(explain(list(words)) or [str(e)])) from e
+
+
+def _words(settings: dict[str, Any]) -> list[str]:
+    """Returns settings as the words of a command line."""
+    return [f"{key.replace('__', '.')}={_spelled(value)}" for key, value in settings.items()]
+
+
+def _spelled(value: Any) -> str:
+    """Returns a value as Hydra's grammar has it."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(_spelled, value))}]"
+    text = str(value)
+    return text if _PLAIN.fullmatch(text) else quoted(text)

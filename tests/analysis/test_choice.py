@@ -1,0 +1,119 @@
+"""A choice of tasks and methods: names as commands take them or titles, and what is then shown."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import sys
+from pathlib import Path
+
+import pytest
+
+from dora.analysis.contents import medians
+from dora.analysis.grouping import Table, View, read_runs, tables
+from dora.analysis.score_table import scores
+from dora.tables import main
+from record_files import write_run
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    """Writes a study of three tasks and three methods with two seeds."""
+    for i, method in enumerate(("lora", "adalora", "dora")):
+        for j, task in enumerate(("mrpc", "rte", "sst2")):
+            for seed in (1, 2):
+                score = 0.6 + 0.1 * j + 0.01 * i + 0.02 * seed
+                write_run(tmp_path, method, seed, score, task=task, budget="0.3M", params=294_912)
+    return tmp_path
+
+
+def said(results: Path, *words: str) -> tuple[int, str, str]:
+    """Runs `python -m dora.tables` in this process; returns (exit code, stdout, stderr)."""
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["dora.tables", "--results", str(results), *words])
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            try:
+                main()
+            except SystemExit as end:
+                code = int(end.code or 0)
+    return code, out.getvalue(), err.getvalue()
+
+
+def table_of(results: Path, view: View | None = None) -> Table:
+    (found,) = tables(read_runs(results), view)
+    return found
+
+
+def test_only_what_is_named_is_shown_and_the_average_says_what_it_is_over(results: Path) -> None:
+    grid = scores(table_of(results, View(tasks=("mrpc", "rte"), methods=("dora", "lora"))))
+    assert [row[0] for row in grid.rows] == ["LoRA", "DoRA (dynamic rank)"]
+    assert grid.head[3:] == ["MRPC acc", "RTE acc", "average of 2 [95 %]"]
+    # By hand: 63 and 73 of LoRA, its two seeds 2 apart on each.
+    assert grid.rows[0][5].startswith("68.0 [")
+    assert "average: over MRPC, RTE; not over SST-2, which there are runs of, too" in grid.notes
+    whole = scores(table_of(results))
+    assert whole.head[6] == "average [95 %]"
+    assert "average: over SST-2, MRPC, RTE" in whole.notes
+
+
+def test_an_average_of_all_tasks_keeps_its_name_under_a_choice_of_methods(results: Path) -> None:
+    grid = scores(table_of(results, View(methods=("lora",))))
+    assert grid.head[6] == "average [95 %]"
+
+
+def test_a_choice_has_files_and_a_caption_of_its_own(results: Path) -> None:
+    table = table_of(results, View(tasks=("rte",), methods=("dora", "lora")))
+    assert table.name == "dir-minilm-best-tasks=rte-methods=dora+lora"
+    assert scores(table).caption.endswith(", tasks=rte, methods=dora+lora")
+
+
+def test_names_and_titles_in_any_case_are_one_choice(results: Path) -> None:
+    words = ["--tasks", "RTE,sst-2", "--methods", "DoRA (dynamic rank),lora", "LORA"]
+    code, out, err = said(results, *words)
+    assert (code, err) == (0, "")
+    name = "dir-minilm-best-tasks=sst2+rte-methods=dora+lora"
+    assert (results / "tables" / f"{name}.md").exists()
+    assert "MRPC" not in out.replace("not over MRPC", "")
+    assert "AdaLoRA" not in out
+
+
+def test_an_unknown_name_is_a_message_that_lists_what_there_is(results: Path) -> None:
+    code, _, err = said(results, "--tasks", "rte,sts", "--methods", "rola")
+    assert code == 2
+    assert "--tasks sts: no finished run has it; there are sst2, mrpc, rte" in err
+    # Both mistakes are named at once.
+    assert "--methods rola: no finished run has it; there are adalora, dora, lora" in err
+    # Each name is known, and no run has both.
+    write_run(results, "bitfit", 1, 0.8, budget="none", task="cola")
+    assert said(results, "--tasks", "rte", "--methods", "bitfit") == (
+        2,
+        "",
+        "no finished run has tasks=rte and methods=bitfit at once\n",
+    )
+
+
+def test_commands_of_holes_are_those_of_the_choice(results: Path) -> None:
+    write_run(results, "lora", 3, 0.8, task="rte", budget="0.3M", params=294_912)
+    _, out, _ = said(results, "--tasks", "rte", "--methods", "lora,dora")
+    assert "### missing runs: 1" in out
+    assert "method=dora budget=300000 model=minilm task=rte seed=3" in out
+
+
+def test_transposed_tables_hold_the_same_cells_with_tasks_down(results: Path) -> None:
+    grid, turned = scores(table_of(results)), scores(table_of(results, View(transposed=True)))
+    names = [" ".join(row[:2]) for row in grid.rows]
+    assert turned.head == ["task", *names]
+    assert [row[0] for row in turned.rows] == grid.head[2:]
+    for i, row in enumerate(grid.rows):
+        assert [line[i + 1] for line in turned.rows] == row[2:]
+    assert {(i, j) for j, i in turned.bold} == {(i + 1, j - 2) for i, j in grid.bold}
+    assert {(i, j) for j, i in turned.underlined} == {(i + 1, j - 2) for i, j in grid.underlined}
+    assert grid.bold
+    assert turned.notes == grid.notes
+    # The budget is what print sets below the method, and the parameters are no scores.
+    assert turned.rules == {1}
+    assert turned.units[1] == "0.3M"
+    assert medians(table_of(results, View(transposed=True))).head == ["task", *names]
+    # Both forms can stand side by side.
+    assert table_of(results, View(transposed=True)).name == "dir-minilm-best-transposed"

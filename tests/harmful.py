@@ -1,0 +1,24 @@
+"""Texts that a record may hold and that no writer of tables may obey."""
+
+from __future__ import annotations
+
+# Names of models, devices and notes come from records, which may be somebody else's.
+TEXTS = (
+    "<script>x</script>",
+    "[x](javascript:x)",
+    "![x](http://evil/x.png)",
+    "a|b",
+    "`x`",
+    "x\n\n# y",
+    "a\x1b[2J",
+    "a\u202eb",
+    "\\|",
+    "[x]: javascript:x",
+    "\\input{/etc/passwd}",
+    "\\write18{x}",
+    "1.0 [\\input{x}]",
+    "1.0 [}]",
+    "}$\\def\\x{",
+    "%",
+    "^^5cinput{x}",
+)

@@ -1,0 +1,89 @@
+"""`dora.train` does what the command does, and leaves the process as it was."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hydra.core.global_hydra import GlobalHydra
+
+import dora
+from dora.errors import UserError
+from runs import differing, run, small, small_glue
+
+
+def settings(results: Path, **changes: Any) -> dict[str, Any]:
+    """Returns the small run of `runs.small_words` as arguments."""
+    return {
+        "data": "dir",
+        "data__dir": small_glue(),
+        "limit_train": 96,
+        "max_steps": 24,
+        "batch_size": 8,
+        "eval_every": 6,
+        "threads": 1,
+        "max_length": 48,
+        "head_dropout": 0.1,
+        "results": results,
+        **changes,
+    }
+
+
+def surroundings() -> list[Any]:
+    """Returns what training changes in a process."""
+    return [
+        dict(os.environ),
+        list(sys.path),
+        list(warnings.filters),
+        [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)],
+        torch.get_num_threads(),
+        torch.are_deterministic_algorithms_enabled(),
+        getattr(torch.utils.deterministic, "fill_uninitialized_memory"),  # noqa: B009
+        torch.get_rng_state().tolist(),
+        random.getstate(),
+        np.random.get_state()[1].tolist(),
+        GlobalHydra.instance(),
+        os.getcwd(),
+    ]
+
+
+@pytest.mark.slow
+def test_the_run_is_the_commands_own_and_is_done_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = surroundings()
+    found = dora.train("wnli", "lora", "r4", **settings(tmp_path / "python", method__alpha=8))
+    assert surroundings() == before
+    expected = run(small(tmp_path / "command", "method=lora", "budget=r4", "method.alpha=8"))
+    assert found.record["results"] == expected["results"]
+    assert found.scores == {"accuracy": expected["results"]["best"]["accuracy"]}
+    assert found.folder.is_relative_to(tmp_path / "python")
+    other = tmp_path / "command" / found.folder.relative_to(tmp_path / "python")
+    assert differing(found.folder, other) == []
+    capsys.readouterr()
+    again = dora.train("wnli", "lora", "r4", **settings(tmp_path / "python", method__alpha=8))
+    assert again == found
+    assert capsys.readouterr().out.startswith(f"already done: {found.folder}")
+    (row,) = dora.load(tmp_path / "python").to_dict("records")
+    assert row["best.accuracy"] == found.scores["accuracy"]
+    assert row["folder"] == str(found.folder)
+
+
+def test_all_mistakes_are_told_together_and_nothing_is_left_changed(tmp_path: Path) -> None:
+    before = surroundings()
+    with pytest.raises(UserError) as told:
+        dora.train("sst3", "lora", "8", method__alfa=3, results=tmp_path)
+    assert surroundings() == before
+    text = str(told.value)
+    assert "task=sst3: choose task from" in text
+    assert "method.alfa=3: there is no key method.alfa; did you mean method.alpha" in text
+    assert "budget=8 reads as 8 parameters: write r8" in text
+    assert list(tmp_path.iterdir()) == []

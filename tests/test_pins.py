@@ -1,0 +1,52 @@
+"""The lock file is of this pyproject.toml and these pins; the citation is of this version."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from dora import __version__
+
+ROOT = Path(__file__).parents[1]
+tomllib = pytest.importorskip("tomllib")  # Python 3.11
+
+
+def named(requirement: str) -> str:
+    """Returns a requirement's package in the spelling of the lock file."""
+    return re.split(r"[\[<>=;~! ]", requirement, maxsplit=1)[0].lower().replace("_", "-")
+
+
+def read(name: str) -> dict:
+    return tomllib.loads((ROOT / name).read_text(encoding="utf-8"))
+
+
+def test_the_lock_file_is_of_this_pyproject() -> None:
+    project = read("pyproject.toml")["project"]
+    asked = {(named(r), re.sub(r"^[\w.-]+(\[.*\])?", "", r)) for r in project["dependencies"]}
+    for group in project["optional-dependencies"].values():
+        asked |= {(named(r), re.sub(r"^[\w.-]+(\[.*\])?", "", r)) for r in group}
+    (own,) = (p for p in read("uv.lock")["package"] if p["name"] == project["name"])
+    locked = {(r["name"], r.get("specifier", "")) for r in own["metadata"]["requires-dist"]}
+    # `dev` names other extras of the suite.
+    assert locked == {(n, s) for n, s in asked if n != project["name"]}, "run: uv lock"
+    assert sorted(own["metadata"]["provides-extras"]) == sorted(project["optional-dependencies"])
+    assert read("uv.lock")["requires-python"] == project["requires-python"]
+
+
+def test_the_lock_file_holds_the_tested_versions() -> None:
+    locked = {(p["name"], p.get("version")) for p in read("uv.lock")["package"]}
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    pins = [line.partition("==") for line in lines if line and not line.startswith("#")]
+    assert [(n, v) for n, _, v in pins if (named(n), v) not in locked] == []
+
+
+def test_the_citation_renders_with_version_and_date() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == __version__
+    assert citation["date-released"].year >= 2026
+    (paper,) = citation["references"]
+    assert len(paper["authors"]) == 6
+    assert paper["year"] == 2024
