@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import dora
 from dora import CONF
 
 ROOT = Path(__file__).parents[1]
@@ -52,6 +53,17 @@ def test_the_readme_names_methods_that_are_there() -> None:
     rows = re.findall(r"^\| `(\w+)` \|", (ROOT / "README.md").read_text(), re.MULTILINE)
     # Not all of them must be named: a new method is one file, one YAML and one test.
     assert {"lora", "dora", "full"} < set(rows) <= {f.stem for f in CONF.glob("method/*.yaml")}
+
+
+@named
+def test_names_of_the_package_on_a_page_are_there(page: Path) -> None:
+    python = "".join(re.findall(r"^```python\n(.*?)^```", page.read_text(), re.S | re.M))
+    used = [
+        node.attr
+        for node in ast.walk(ast.parse(python))
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "dora"
+    ]
+    assert [name for name in used if not hasattr(dora, name)] == []
 
 
 @named
