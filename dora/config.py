@@ -78,8 +78,8 @@ class Config:
     `cuda_graphs`: on a GPU, record a step's launches and repeat them instead of making them anew.
     null for doing so with RoBERTa, for which this was compared on a GPU, and those that have its
     layers (BERT, XLM-R, ELECTRA); true for any model. It takes a method that allows it.
-    `device`: `cpu`, `cuda`, `cuda:N`, or `auto` for cuda where there is one. Of several GPUs cuda
-    is the one with the fewest runs of this suite.
+    `device`: `cpu`, `cuda:N`, `cuda` for the GPU with the fewest runs of this suite, or `auto` for
+    `cuda` where there is one, else the CPU.
     `threads`: CPU threads; null for the model's own number. Fixed, because it changes the last
     bits.
 
