@@ -108,19 +108,21 @@ class Adapter:
 
         It scores components, and masks or removes some. Without an optimizer's step since the last
         call, as in the middle of gradient accumulation, it does nothing. Moments follow in every
-        torch optimizer that has stepped on the components. `optimizers`: those that have stepped
-        and are none of torch.optim's classes, so that nothing tells of their step.
+        torch optimizer that has stepped on the components; it need not be given. `optimizers`:
+        those that have stepped and are no torch.optim.Optimizer, so that nothing tells of it.
         """
-        if not (optimizers or self._watch.due()):
+        known = torch.optim.Optimizer  # accelerate's wrapper is one, Lightning's holds one
+        others = [o for o in optimizers if not isinstance(getattr(o, "optimizer", o), known)]
+        if not (others or self._watch.due()):
             return
         with self._awake():
             seen, rate = self._watch.take()
-            moved = list(dict.fromkeys([*seen, *optimizers]))
+            moved = [*seen, *others]
             if not self._checked:
                 self._check(moved)
             self.taken += 1
             if self._by_method:
-                rate = float(optimizers[0].param_groups[0]["lr"]) if rate is None else rate
+                rate = float(others[0].param_groups[0]["lr"]) if rate is None else rate
                 self.method.update(self.taken, rate)
             try:
                 change = self.method.after_step(self.taken)

@@ -47,7 +47,7 @@ def by_accelerate(model: Any, adapter: dora.Adapter, held: Rows, folder: Path) -
                 accelerator.backward(loss)
                 accelerator.clip_grad_norm_(model.parameters(), 1.0)
                 optimizer.step()
-                adapter.step()
+                adapter.step(optimizer)  # need not be given, and may be
                 optimizer.zero_grad()
         assert adapter.taken - before == len(held) // BATCH // 2
 
