@@ -43,7 +43,7 @@ _FITTED = r"""
     \renewcommand{\arraystretch}{1}\fitted\fi
   \ifdim\wd8>\linewidth \scriptsize\setlength{\tabcolsep}{1.5pt}\fitted\fi
   \ifdim\wd8>\linewidth \six\setlength{\tabcolsep}{1pt}\def\gap{3pt}\fitted\fi
-  \ifdim\wd8>\linewidth \setlength{\tabcolsep}{.5pt}\def\gap{2pt}\fitted\fi
+  \ifdim\wd8>\linewidth \setlength{\tabcolsep}{.3pt}\def\gap{1.5pt}\fitted\fi
   \usebox8""".strip("\n")
 
 
