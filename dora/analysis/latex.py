@@ -10,8 +10,8 @@ from itertools import pairwise
 from dora.analysis.latex_cells import GAP, column, escaped, width
 from dora.analysis.layout import Grid, aligned
 
-# Widths of text in points, rounded down: a column of an ACL paper, one-column article at 10 pt.
-_NARROW, _WIDE = 215, 340
+# Widths of text in points: a column of an ACL paper, a one-column article at 10 pt.
+_NARROW, _WIDE = 215, 345
 # A float cannot be longer than a page, which has room for so many rows beside caption and notes;
 # rows of wide tables may have their spreads below them.
 _ROWS, _ROWS_OF_WIDE = 34, 26
@@ -32,7 +32,8 @@ _MACROS = r"""
   \let\spread\beside \def\room#1#2{#2}
   \def\gap{6pt}\setlength{\tabcolsep}{3pt}\renewcommand{\arraystretch}{1.1}""".strip("\n")
 # The rows in a box, set smaller until the box is as wide as the text: \footnotesize, \scriptsize,
-# both with spreads below the numbers, 6 pt. Box 6 is a number, under whose middle a spread stands.
+# both with spreads below the numbers, 6 pt with two sizes of gaps. Box 6 is a number, under whose
+# middle a spread stands.
 # siunitx keeps room for numbers that are not bold; bold ones may reach 1.5 pt into the gap.
 _FITTED = r"""
   \def\fitted{\sbox6{00.0}\sbox8{\hfuzz=1.5pt\tablerows}}
@@ -42,6 +43,7 @@ _FITTED = r"""
     \renewcommand{\arraystretch}{1}\fitted\fi
   \ifdim\wd8>\linewidth \scriptsize\setlength{\tabcolsep}{1.5pt}\fitted\fi
   \ifdim\wd8>\linewidth \six\setlength{\tabcolsep}{1pt}\def\gap{3pt}\fitted\fi
+  \ifdim\wd8>\linewidth \setlength{\tabcolsep}{.3pt}\def\gap{1.5pt}\fitted\fi
   \usebox8""".strip("\n")
 
 
@@ -117,7 +119,8 @@ def _parts(grid: Grid) -> list[Grid]:
 def _split_columns(grid: Grid) -> list[list[int]]:
     """Returns the columns beside the words in the fewest parts that fit, of about equal width."""
     widths = _widths(grid, 6, below=True)
-    room = _WIDE - sum(widths[: grid.text_columns])
+    # The smallest gaps are about a point a column less than `width` has.
+    room = 1.03 * _WIDE - sum(widths[: grid.text_columns])
     places = range(grid.text_columns, len(widths))
 
     def filled(limit: float) -> list[list[int]]:

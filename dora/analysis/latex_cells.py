@@ -227,14 +227,16 @@ def width(column: Column, cells: Sequence[str], size: float, below: bool) -> flo
     """Returns about how many points a column takes with its gap, at a size of letters.
 
     `below`: with spreads below the numbers and small gaps, not beside them. A letter is half as
-    wide as its size.
+    wide as its size, and more at 6 pt, where TeX's own letters are wide.
     """
-    gap = 2 if below else 6
+    letter, gap = (0.58 * size, 2) if below else (0.5 * size, 6)
     if column.numbers is None:
         widest = max(len(re.sub(" to ", "–", text)) for text in cells)
-        return size / 2 * widest + 6
+        return letter * widest + gap + 1
     parts = [(len(n.text), _length(n.below), _length(n.above)) for n in column.numbers]
     length, low, high = (max(part) for part in zip(*parts, strict=True))
     head = max((len(text) for text in cells if number(text) is None), default=0)
-    inside = [size * length, 6 * low] if below else [size * length + 6 * max(low, high)]
-    return max(*inside, size * head, size * length + 6 * high) / 2 + gap
+    small = 0.58 * 6
+    if below:
+        return max(letter * length + small * high, small * low, letter * head) + gap
+    return max(letter * length + small * max(low, high), letter * head) + gap
