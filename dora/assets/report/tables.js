@@ -67,7 +67,7 @@ const COLUMNS = [
     text: run => Math.round(run.seconds).toLocaleString("en"),
     value: run => run.seconds,
   },
-  {head: "commit", text: run => run.commit || "–", mark: run => run.dirty && "†", words: true},
+  {head: "commit", text: run => run.commit || "–", mark: run => run.dirty && "§", words: true},
 ].filter(column => column.only !== false);
 
 // Fills the table of runs; returns its rows, by number of the run.
