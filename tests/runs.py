@@ -22,6 +22,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -131,6 +132,12 @@ def small(results: Path, *overrides: str) -> Config:
 def run(config: Config, signals: StopSignals | None = None) -> dict[str, Any]:
     """Trains this configuration in this process and returns its run.json."""
     return one_run.run(prepare(config), signals=signals)
+
+
+def arrays(folder: Path) -> dict[str, np.ndarray]:
+    """Returns what predictions.npz in a run's directory holds, and leaves no file open."""
+    with np.load(folder / "predictions.npz") as stored:
+        return dict(stored)
 
 
 def crash_after(last: int) -> Callable[[Loop, int], Any]:

@@ -17,7 +17,7 @@ from dora.data.sources import read_dir
 from dora.data.tasks import TASKS
 from dora.errors import RunFailed, UserError
 from dora.training.prepare import prepare
-from runs import command, configure, lines, only_run, run, small, small_glue
+from runs import arrays, command, configure, lines, only_run, run, small, small_glue
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -29,7 +29,7 @@ def test_a_run_leaves_a_whole_record_that_its_predictions_bear_out(
     record = json.loads((folder / "run.json").read_text())
     assert record["status"] == "done"
     assert record["embedded"]
-    saved = np.load(folder / "predictions.npz")
+    saved = arrays(folder)
     rows = read_dir(TASKS["wnli"], small_glue())
     for which in ("best", "last"):
         predicted = saved[f"{which}/dev/logits"].argmax(1)
@@ -158,7 +158,7 @@ def test_heldout_rows_are_not_trained_on(tmp_path: Path) -> None:
 def test_mnli_is_scored_on_both_sets_and_predicts_ax(tmp_path: Path) -> None:
     record = run(small(tmp_path, "task=mnli", "method=lora", "max_steps=6"))
     assert {"accuracy", "accuracy_mm"} <= set(record["results"]["last"])
-    saved = np.load(only_run(tmp_path) / "predictions.npz")
+    saved = arrays(only_run(tmp_path))
     assert {"best/ax/logits", "best/test/logits", "best/test_mm/logits"} <= set(saved)
     assert "ax/labels" not in saved
 

@@ -20,7 +20,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipe
 from dora.data.sources import read_dir
 from dora.data.tasks import TASKS
 from dora.sharing.exporting import export
-from runs import only_run, run, small, small_glue
+from runs import arrays, only_run, run, small, small_glue
 
 pytestmark = [
     # PEFT itself reads the attribute.
@@ -69,7 +69,7 @@ def exported(
     rows = read_dir(TASKS[task], small_glue(SCORED))["dev"]
     assert rows.second is not None
     texts = [{"text": a, "text_pair": b} for a, b in zip(rows.first, rows.second, strict=True)]
-    logits = np.load(only_run(place) / "predictions.npz")["best/dev/logits"]
+    logits = arrays(only_run(place))["best/dev/logits"]
     assert np.ptp(logits, axis=0).min() > 1e-3  # rows differ, so equal logits are no accident
     yield Exported(task, place / "out", texts, logits)
     shutil.rmtree(place)

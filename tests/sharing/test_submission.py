@@ -17,7 +17,7 @@ from dora.records import artefacts
 from dora.sharing.leaderboard import FILES
 from dora.sharing.submission import submit
 from record_files import write_run
-from runs import change_record, command, configure, only_run, run, small, small_glue
+from runs import arrays, change_record, command, configure, only_run, run, small, small_glue
 
 # The lines of a whole submission's files, headers not counted; from GLUE's test sets, not from
 # FILES, so that a number changed there is found.
@@ -125,7 +125,7 @@ def test_each_row_holds_the_label_of_its_own_highest_logit(
 ) -> None:
     folder = next(f for f in nine if task in f.parts)
     send(folder, to=tmp_path / "s.zip", which=which)
-    stored = np.load(folder / "predictions.npz")
+    stored = arrays(folder)
     # Written out once more: the class ids are the hub's, and WNLI's own files write ids.
     labels = {
         "rte": ["entailment", "not_entailment"],
@@ -301,7 +301,7 @@ def test_a_trained_runs_predictions_pass_through_the_command(tmp_path: Path) -> 
     assert "WNLI.tsv" in done.stdout
     assert "embedded model tiny_roberta" in done.stdout
     assert f"written: {tmp_path / 'new' / 's.zip'}, 1 of 11 files" in done.stdout
-    logits = np.load(only_run(tmp_path) / "predictions.npz")["best/test/logits"]
+    logits = arrays(only_run(tmp_path))["best/test/logits"]
     assert [line[1] for line in read(tmp_path / "new" / "s.zip")["WNLI"][1:]] == [
         str(i) for i in logits.argmax(1)
     ]

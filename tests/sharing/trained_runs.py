@@ -21,7 +21,7 @@ from dora.backbones.backbone import ASSETS
 from dora.config import Config
 from dora.data.sources import read_dir
 from dora.data.tasks import TASKS, Rows
-from runs import only_run, run, small, small_glue
+from runs import arrays, only_run, run, small, small_glue
 
 SCORED = 12  # rows of the development and test sets
 TOKENIZERS = {"roberta": "tiny_roberta", "deberta-v2": "tiny_deberta"}
@@ -89,7 +89,7 @@ class Trained:
 
     def recorded(self) -> np.ndarray:
         """Returns the best evaluation's logits on the development set, as the run stored them."""
-        return np.load(self.folder / "predictions.npz")["best/dev/logits"]
+        return arrays(self.folder)["best/dev/logits"]
 
     def logits(self, model: torch.nn.Module, tokenizer: Any) -> np.ndarray:
         """Returns the model's logits on the development set, tokenised by `tokenizer` alone."""

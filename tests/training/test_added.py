@@ -24,7 +24,17 @@ from dora.training import prepare, rows
 from dora.training.added import predict_added
 from dora.training.loop import Loop
 from dora.training.processes import World
-from runs import change_record, configure, only_run, record, run, small, small_glue, small_words
+from runs import (
+    arrays,
+    change_record,
+    configure,
+    only_run,
+    record,
+    run,
+    small,
+    small_glue,
+    small_words,
+)
 
 WORDS = ("task=mnli", "max_steps=10", "eval_every=5", "batch_size=4", "limit_train=32")
 
@@ -65,7 +75,7 @@ def test_ax_added_later_gives_the_bits_of_a_run_that_had_it(
     words = (*WORDS, *words)
     run(small(tmp_path / "first", *words, glue(tmp_path / "whole", ax=True)))
     run(small(tmp_path / "later", *words, glue(tmp_path / "glue", ax=False)))
-    before = np.load(only_run(tmp_path / "later") / "predictions.npz")
+    before = arrays(only_run(tmp_path / "later"))
     assert "ax/ids" not in before
     weights = {f: f.read_bytes() for f in only_run(tmp_path / "later").rglob("*.safetensors")}
 
@@ -78,9 +88,7 @@ def test_ax_added_later_gives_the_bits_of_a_run_that_had_it(
     assert plan([typed], lambda words: configure(*words)).begin() == []
 
     assert "AX predicted from the kept weights, without training" in capsys.readouterr().out
-    first, later = (
-        np.load(only_run(tmp_path / name) / "predictions.npz") for name in ("first", "later")
-    )
+    first, later = (arrays(only_run(tmp_path / name)) for name in ("first", "later"))
     assert only_run(tmp_path / "first").parts[-7:] == only_run(tmp_path / "later").parts[-7:]
     # Both cases are tested: the best evaluation is the last one, and an earlier one.
     results = record(tmp_path / "later")["results"]
@@ -199,7 +207,7 @@ def test_a_kill_between_record_and_predictions_leaves_a_run_that_is_sound_and_is
         assert len(record(results)["added"]) == time
         assert verify(folder).problems == []
     again(monkeypatch, *small_words(results, *words))
-    assert "best/ax/logits" in np.load(folder / "predictions.npz")
+    assert "best/ax/logits" in arrays(folder)
     assert verify(folder).problems == []
 
 
@@ -228,9 +236,9 @@ def test_another_ax_is_tokenised_anew(tmp_path: Path) -> None:
     # The same rows in reverse order: equal in number and size, so only their content tells.
     (tmp_path / "glue" / "AX.tsv").write_text("\n".join([*text[:1], *reversed(text[1:])]) + "\n")
     rows._read_rows.cache_clear()
-    before = np.load(only_run(tmp_path) / "predictions.npz")
+    before = arrays(only_run(tmp_path))
     run(small(tmp_path, *words, "force=true"))
-    after = np.load(only_run(tmp_path) / "predictions.npz")
+    after = arrays(only_run(tmp_path))
     assert (after["ax/ids"] == before["ax/ids"][::-1]).all()
     # Not to the bit: in another order rows have other neighbours in their batch, and other padding.
     np.testing.assert_allclose(after["best/ax/logits"], before["best/ax/logits"][::-1], atol=1e-5)

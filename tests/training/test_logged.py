@@ -11,7 +11,7 @@ import pytest
 from sklearn.metrics import log_loss, mean_squared_error
 
 from dora.training.step import Stepper
-from runs import lines, only_run, run, small
+from runs import arrays, lines, only_run, run, small
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -26,7 +26,7 @@ def test_the_development_loss_is_that_of_the_stored_predictions(
 ) -> None:
     record = run(small(tmp_path, f"task={task}", "method=lora", "max_steps=4"))
     folder = only_run(tmp_path)
-    saved = np.load(folder / "predictions.npz")
+    saved = arrays(folder)
     line = lines(folder / "metrics.jsonl")[-1]
     assert line["split"] == "dev"
     for name, split in zip(losses, ("dev", "dev_mm"), strict=False):

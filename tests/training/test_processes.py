@@ -12,6 +12,7 @@ import torch.distributed as dist
 from dora.errors import Stopped
 from dora.training import processes
 from runs import (
+    arrays,
     configure,
     lines,
     only_run,
@@ -57,7 +58,7 @@ def test_two_processes_have_the_losses_of_one_at_the_same_batch(
     folders = [only_run(tmp_path / name) for name in ("one", "two")]
     assert (folders[0] / "ranks.jsonl").read_bytes() == (folders[1] / "ranks.jsonl").read_bytes()
     assert len(lines(folders[0] / "ranks.jsonl")) > 1  # both pruned, and alike
-    stored = [np.load(folder / "predictions.npz") for folder in folders]
+    stored = [arrays(folder) for folder in folders]
     assert stored[0]["dev/ids"].tolist() == stored[1]["dev/ids"].tolist()
     assert stored[1]["last/dev/logits"].shape == (7, 2)
     np.testing.assert_allclose(*(s["last/dev/logits"] for s in stored), rtol=0, atol=1e-5)
