@@ -113,6 +113,7 @@ def test_a_sweep_on_the_command_line_goes_on_after_a_failure_and_repeats_only_th
     assert study.count(study.scan(tmp_path))["done"] == 2
 
 
+@pytest.mark.slow  # three sweeps by the command: 12 s
 def test_a_second_sweep_leaves_the_first_ones_runs_to_it_and_a_signal_ends_a_whole_sweep(
     tmp_path: Path,
 ) -> None:

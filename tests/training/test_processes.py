@@ -39,7 +39,8 @@ def uneven() -> tuple[str, ...]:
     return "limit_train=97", f"data.dir={small_glue(7)}"
 
 
-@pytest.mark.parametrize("method", ["dora", pytest.param("adalora", marks=pytest.mark.slow)])
+@pytest.mark.slow  # 9 s each
+@pytest.mark.parametrize("method", ["dora", "adalora"])
 def test_two_processes_have_the_losses_of_one_at_the_same_batch(
     method: str, tmp_path: Path
 ) -> None:
