@@ -25,7 +25,7 @@ $(VENV)/.ready: requirements.txt pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
 	touch $@
 
-demo: setup  ## trains four methods on the embedded data, from pretrained and random weights; prints tables
+demo: setup  ## trains four methods on the embedded data, from pretrained and random weights; tables and figures
 	$(BIN)/python scripts/demo.py
 
 test: setup  ## runs the default tests (no network, no GPU)

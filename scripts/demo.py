@@ -1,4 +1,4 @@
-"""Trains four methods on the embedded model and data, and prints their tables.
+"""Trains four methods on the embedded model and data, prints their tables, draws their figures.
 
     python scripts/demo.py [--results results] [--task cola]
 
@@ -33,6 +33,7 @@ def main() -> None:
             f"results={given.results}",
         ],
         ["dora.tables", "--results", given.results],
+        ["dora.plots", "--results", given.results],
     ]
     # In processes of their own, so that the demo shows what the commands themselves say.
     for command in commands:
