@@ -25,7 +25,7 @@ from dora.training.prepare import prepare
 _PLAIN = re.compile(r"[\w.+/~-]+")  # needs no quotes in Hydra's grammar
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Trained:
     """A finished run: its directory, and its record, the content of run.json."""
 
@@ -42,6 +42,11 @@ class Trained:
     def adapter(self) -> Path:
         """The adapter in PEFT's format; there for methods that leave one."""
         return self.folder / "adapter"
+
+    def __repr__(self) -> str:
+        """Returns a line: a notebook shows it, and a whole record would fill the screen."""
+        scores = ", ".join(f"{name} {value:.4f}" for name, value in self.scores.items())
+        return f"<finished run: {scores}; {self.folder}>"
 
 
 def train(task: str = "sst2", method: str = "dora", budget: str = "r8", **settings: Any) -> Trained:

@@ -72,6 +72,8 @@ def test_the_run_is_the_commands_own_and_is_done_once(
     again = dora.train("wnli", "lora", "r4", **settings(tmp_path / "python", method__alpha=8))
     assert again == found
     assert capsys.readouterr().out.startswith(f"already done: {found.folder}")
+    # A notebook shows a call's value: a line, not the whole record.
+    assert repr(found) == f"<finished run: accuracy {found.scores['accuracy']:.4f}; {found.folder}>"
     (row,) = dora.load(tmp_path / "python").to_dict("records")
     assert row["best.accuracy"] == found.scores["accuracy"]
     assert row["folder"] == str(found.folder)
