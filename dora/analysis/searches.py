@@ -64,7 +64,7 @@ def _of_key(key: Key, runs: Sequence[Run]) -> Search:
         {lr: tuple(by.get(seed) for seed in seeds) for lr, by in scores.items()},
         setting=setting,
         default=default,
-        values={value: tuple(by.get(seed) for seed in seeds) for value, by in values.items()},
+        values={v: tuple(by.get(s) for s in seeds) for v, by in sorted(values.items())},
         length=length,
     )
 
