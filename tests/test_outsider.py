@@ -186,7 +186,8 @@ def test_the_example_of_the_manual_trains_as_it_stands(package: Path, tmp_path: 
     assert sum(record["ranks"]["end"].values()) == 2 * len(record["ranks"]["end"])
 
 
-@pytest.mark.parametrize("method", ["gates", pytest.param("biases", marks=pytest.mark.slow)])
+@pytest.mark.slow  # 20 s each; the manual's example, above, always runs
+@pytest.mark.parametrize("method", ["gates", "biases"])
 def test_a_method_from_outside_resumes_to_the_byte_and_appears_everywhere(
     method: str, package: Path, tmp_path: Path
 ) -> None:

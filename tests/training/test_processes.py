@@ -39,8 +39,7 @@ def uneven() -> tuple[str, ...]:
     return "limit_train=97", f"data.dir={small_glue(7)}"
 
 
-@pytest.mark.slow  # 9 s each
-@pytest.mark.parametrize("method", ["dora", "adalora"])
+@pytest.mark.parametrize("method", ["dora", pytest.param("adalora", marks=pytest.mark.slow)])
 def test_two_processes_have_the_losses_of_one_at_the_same_batch(
     method: str, tmp_path: Path
 ) -> None:
@@ -65,6 +64,7 @@ def test_two_processes_have_the_losses_of_one_at_the_same_batch(
     np.testing.assert_allclose(*(s["last/dev/logits"] for s in stored), rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow  # 15 s; a run of one process resumes across allocations in test_resume.py
 def test_two_processes_resume_bit_for_bit_across_an_allocation_and_one_says_that_it_was_two(
     tmp_path: Path,
 ) -> None:
