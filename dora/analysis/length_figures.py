@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from dora.analysis.grouping import Table
 from dora.analysis.rows import BASELINE, budget_order, has_budget
-from dora.analysis.score_figures import Drawn, Lines, methods
+from dora.analysis.score_figures import Drawn, Lines, methods, with_intervals
 from dora.analysis.stats import average
 from dora.analysis.style import legend, panels, styles, titles
 from dora.records.about_method import NO_BUDGET
@@ -37,7 +37,7 @@ def score_by_length(tables: Sequence[Table]) -> Drawn | None:
     """Draws scores against steps: means over seeds with their 95 % intervals, a panel for each task.
 
     Each method at the largest budget of all tables. A cross stands where a method's line crosses
-    LoRA's. None unless some method has scores at two lengths.
+    LoRA's. Returns None unless some method has scores at two lengths.
     """
     last = tables[-1]
     columns = [(last.view.title(task), [task]) for task in last.averaged]
@@ -119,16 +119,5 @@ def crossing(lines: Lines, title: str, method: str) -> Lines:
 
 
 def _draw(panel: Axes, curve: Lines, method: str, look: dict[str, Any]) -> None:
-    if not curve:
-        return
-    error = [[p["mean"] - p["low"] for p in curve], [p["high"] - p["mean"] for p in curve]]
-    panel.errorbar(
-        [p["steps"] for p in curve],
-        [p["mean"] for p in curve],
-        yerr=error,
-        capsize=2,
-        markersize=4,
-        linewidth=1,
-        label=method,
-        **look,
-    )
+    if curve:
+        with_intervals(panel, [p["steps"] for p in curve], curve, method, look)

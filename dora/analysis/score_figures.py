@@ -106,10 +106,17 @@ def _across(panel: Axes, line: dict[str, Any], colour: str) -> None:
 
 def _points(panel: Axes, points: Lines, method: str, i: int, look: dict[str, Any]) -> None:
     """Draws the scores of the `i`-th method at each of its sizes."""
-    error = [[p["mean"] - p["low"] for p in points], [p["high"] - p["mean"] for p in points]]
     aside = 1 + 0.03 * i  # so that the bars of one budget don't cover each other
+    with_intervals(panel, [p["adapter_params"] * aside for p in points], points, method, look)
+
+
+def with_intervals(
+    panel: Axes, places: list[float], points: Lines, method: str, look: dict[str, Any]
+) -> None:
+    """Draws a method's line of means at `places` across, each with its interval."""
+    error = [[p["mean"] - p["low"] for p in points], [p["high"] - p["mean"] for p in points]]
     panel.errorbar(
-        [p["adapter_params"] * aside for p in points],
+        places,
         [p["mean"] for p in points],
         yerr=error,
         capsize=2,

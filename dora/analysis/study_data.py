@@ -224,7 +224,7 @@ def _short(value: float) -> float | int:
 def _ranks(run: Run, matrices: Pool) -> list[Any] | None:
     """Returns [place of (layer, kind) of the matrices, ranks at the start, at the end].
 
-    None where the run's method has no ranks, or has them elsewhere than in the backbone's linears.
+    Returns None if the method has no ranks, or has them elsewhere than in the backbone's linears.
     """
     start, end = run["ranks"]["start"], run["ranks"]["end"]
     try:

@@ -1,4 +1,4 @@
-"""What trackers get of a run: the lines of its journals, its speed, its configuration and best.
+"""Gives trackers a run's values: its journals' lines, its speed, its configuration and its best.
 
 `wandb=offline` or `online` and `tensorboard=true` choose the trackers; both get equal values, made
 here. The journals are written in any case, and nothing that befalls a tracker costs the run.
