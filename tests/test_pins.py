@@ -1,8 +1,9 @@
-"""The lock file is of this pyproject.toml and these pins; the citation is of this version."""
+"""The lock file, the citation and git hold what pyproject.toml, the pins and the version say."""
 
 from __future__ import annotations
 
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -50,3 +51,14 @@ def test_the_citation_renders_with_version_and_date() -> None:
     (paper,) = citation["references"]
     assert len(paper["authors"]) == 6
     assert paper["year"] == 2024
+
+
+def test_no_large_file_is_part_of_the_repository() -> None:
+    if not (ROOT / ".git").exists():
+        pytest.skip("no checkout")
+    listed = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    files = [ROOT / name for name in listed.stdout.split("\0") if name]
+    # The largest are the embedded models; wheels and other people's weights have 100 times as much.
+    assert [f.name for f in files if f.is_file() and f.stat().st_size > 2**23] == []
