@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from dora.analysis.grouping import read_runs
+from dora.analysis.finished import read_runs
 from dora.errors import UserError
 from dora.process.command import command
 from dora.records import packed, study

@@ -25,7 +25,8 @@ from statistics import mean
 from typing import Any
 
 from dora.analysis.conflicts import in_words, settings
-from dora.analysis.grouping import Table, View, read_runs, showable, starts
+from dora.analysis.finished import read_runs
+from dora.analysis.grouping import Table, View, showable, starts
 from dora.analysis.rows import budget_in_words, row_order
 from dora.analysis.stats import average
 from dora.errors import UserError

@@ -24,7 +24,8 @@ import sys
 from pathlib import Path
 
 from dora.analysis.contents import findings
-from dora.analysis.grouping import read_runs, tables
+from dora.analysis.finished import read_runs
+from dora.analysis.grouping import tables
 from dora.analysis.layout import Grid, markdown
 from dora.analysis.searches import of_runs, table
 from dora.analysis.text import report

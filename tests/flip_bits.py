@@ -26,7 +26,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dora.analysis import figures, grouping
+from dora.analysis import figures
+from dora.analysis.finished import read_predicted, read_runs
 from dora.backbones import backbone
 from dora.data import tokens
 from dora.errors import UserError
@@ -153,15 +154,12 @@ def finished(prepared: Prepared) -> Iterator[Kind]:
 
 def compared(folder: Path, run: dict[str, Any]) -> Callable[[], str]:
     """Returns the tool of tables: they compare predictions, or say that they are unreadable."""
-    about = {**run, "folder": folder}
-    task = run["config"]["task"]
-    whole = grouping.predictions(about, task, "best")
-    assert whole is not None
+    whole = read_predicted(folder, run)["best"]
 
     def tool() -> str:
         # Each flip would be told on standard error.
         with contextlib.redirect_stderr(io.StringIO()):
-            found = grouping.predictions(about, task, "best")
+            found = read_predicted(folder, run).get("best")
         if found is None:
             return NOTICED
         return HARMLESS if all(map(np.array_equal, found, whole)) else SILENT
@@ -174,10 +172,14 @@ def tabled(folder: Path, run: dict[str, Any]) -> Callable[[], str]:
 
     def tool() -> str:
         with contextlib.redirect_stderr(io.StringIO()):
-            found = grouping.read_runs(folder.parents[7])
+            found = read_runs(folder.parents[7])
         if not found:
             return NOTICED
-        return HARMLESS if found == [{**run, "folder": folder}] else SILENT
+        # What the reader adds is not the record's.
+        (read,) = (
+            {k: v for k, v in each.items() if k not in ("folder", "predicted")} for each in found
+        )
+        return HARMLESS if read == run else SILENT
 
     return tool
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dora.analysis.grouping import read_runs
+from dora.analysis.finished import read_runs
 from dora.analysis.searches import of_runs
 from dora.records import packed, study
 from runs import load_script, python

@@ -15,7 +15,7 @@ from itertools import combinations
 
 import numpy as np
 
-from dora.analysis.grouping import Table, predictions
+from dora.analysis.grouping import Table
 from dora.analysis.rows import BASELINE, Row, has_budget
 from dora.analysis.stats import RESAMPLED, Estimate, average, holm, improvement, resampled
 
@@ -118,13 +118,14 @@ def examples(table: Table, row: Row, other: Row, task: str) -> tuple[float, floa
     shared = table.values(row, task).keys() & table.values(other, task).keys()
     sides = [[run for run in table.runs_of(r, task) if run["seed"] in shared] for r in (row, other)]
     # Damaged predictions count as none, so that the interval is of all seeds or absent.
+    score = table.view.score
     stored = [
-        s for side in sides for run in side if (s := predictions(run, task, table.view.score))
+        run["predicted"][score] for side in sides for run in side if score in run["predicted"]
     ]
     if metric not in RESAMPLED or len(stored) < sum(map(len, sides)):
         return None
     # One set of resamples for both sides: the difference is paired by example, too.
-    drawn = resampled(metric, stored[0][0], np.stack([p for _, p in stored]))
+    drawn = resampled(metric, stored[0].labels, np.stack([s.predictions for s in stored]))
     ours = len(sides[0])
     # NaN where a resample leaves the metric undefined, as F1 without a positive.
     low, high = np.nanpercentile(

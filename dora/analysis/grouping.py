@@ -5,14 +5,10 @@ Everything is read from run.json; only runs that are done count. Knows no model 
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from dora.analysis import conflicts
 from dora.analysis.choice import shows
@@ -24,17 +20,11 @@ from dora.analysis.stats import Estimate, average
 from dora.analysis.view import View as View
 from dora.analysis.view import metrics_of as metrics_of
 from dora.analysis.where import chosen
-from dora.data import npz
-from dora.data.predictions import UNREADABLE, predict
 from dora.data.tasks import TASKS
 from dora.errors import UserError
-from dora.records import artefacts
 from dora.records.about_method import about_method
 from dora.records.record import arithmetic
-from dora.records.rescore import disagreement
-from dora.records.run_json import NotARecord, read_placed
 from dora.records.schema import Run
-from dora.records.study import directories
 
 # WNLI's development set contradicts its training set, so the field leaves it out of averages.
 APART = "wnli"
@@ -179,66 +169,6 @@ class Table:
         )
 
 
-def read_runs(results: Path) -> list[Run]:
-    """Reads run.json of every finished run under `results`/runs, in path order.
-
-    Adds the run's directory as `folder`. A record that cannot be believed is left out and named,
-    as `dora.status` calls it broken.
-    """
-    runs = []
-    for folder in directories(results):
-        try:
-            run = read_placed(folder)
-        except FileNotFoundError:
-            continue  # a run that has only just begun
-        except NotARecord as e:
-            left_out(folder / "run.json", str(e))
-            continue
-        if run["status"] != "done":
-            continue
-        if (problem := _contradicted(folder, run)) is not None:
-            left_out(folder / "run.json", problem)
-            continue
-        runs.append({**run, "folder": folder})
-    return runs
-
-
-def _contradicted(folder: Path, run: Run) -> str | None:
-    """Returns how the stored predictions contradict the record's scores, or None.
-
-    Damaged predictions contradict nothing; they are named as left out.
-    """
-    problem = artefacts.changed(folder, run, npz.NAME)
-    if problem is None:
-        try:
-            return disagreement(folder, run)
-        except UNREADABLE as e:
-            problem = f"{type(e).__name__}: {e}"
-    left_out(folder / npz.NAME, problem)
-    return None
-
-
-# Files that were named, with the reason. One for the process: several tables and figures of one
-# command meet the same damaged file, and the exit code depends on it.
-_said: dict[Path, str] = {}
-
-
-def left_out(path: Path, why: str) -> None:
-    """Prints once that a run's file is damaged and does not count, and what mends it."""
-    if path not in _said:
-        _said[path] = why
-        print(
-            f"left out: {path} cannot be read ({why}); "
-            "train that run again with force=true, or move it away",
-            file=sys.stderr,
-        )
-
-
-def anything_left_out(results: Path) -> bool:
-    """Returns whether `left_out` has named a file under `results`."""
-    return any(path.is_relative_to(results) for path in _said)
-
-
 def tables(runs: Iterable[Run], view: View | None = None) -> list[Table]:
     """Groups runs into a table for each data source and model, and for each length if asked.
 
@@ -311,23 +241,3 @@ def starts(run: Run) -> list[dict[str, Any]]:
     Older records have no list of them, and describe the first at their own top level.
     """
     return run.get("starts") or [run]
-
-
-def predictions(run: Run, task: str, score: str) -> tuple[np.ndarray, np.ndarray] | None:
-    """Returns (labels (n,), predictions (n,)) of the run on the development set.
-
-    Returns None where they are not stored, and where they are damaged, which is said.
-    """
-    path, names = run["folder"] / npz.NAME, (f"{score}/dev/logits", "dev/labels")
-    if (problem := artefacts.changed(run["folder"], run, npz.NAME)) is not None:
-        left_out(path, problem)
-        return None
-    try:
-        stored = npz.load(run["folder"], names, TASKS[task].outputs)
-        logits, labels = (stored[name] for name in names)
-    except FileNotFoundError:
-        return None
-    except UNREADABLE as e:
-        left_out(path, f"{type(e).__name__}: {e}")
-        return None
-    return labels, predict(TASKS[task], logits)

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from dora.analysis.grouping import Table, left_out
+from dora.analysis.finished import left_out
+from dora.analysis.grouping import Table
 from dora.analysis.rows import Row, budget_in_words
 from dora.analysis.score_figures import Drawn, Lines, methods
 from dora.analysis.style import COLOURS, in_print, legend, panels, styles, titles

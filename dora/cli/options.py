@@ -10,7 +10,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from dora.analysis.choice import named
-from dora.analysis.grouping import Table, View, anything_left_out, read_runs, showable
+from dora.analysis.finished import anything_left_out, read_runs
+from dora.analysis.grouping import Table, View, showable
 from dora.errors import UserError
 from dora.records.schema import Run
 

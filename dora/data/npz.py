@@ -6,6 +6,8 @@ Each size that a header claims is checked before memory is allocated for it. Not
 from __future__ import annotations
 
 import contextlib
+import functools
+import io
 import math
 import zipfile
 import zlib
@@ -124,7 +126,7 @@ def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> np.nda
                 f"{cut(name)} is stored in version {version[0]}.{version[1]} of NumPy's format, "
                 "not 1.0"
             )
-        shape, by_column, dtype = np.lib.format.read_array_header_1_0(member)
+        shape, by_column, dtype = _header(_header_bytes(member))
         begin = member.tell()
         if dtype.hasobject:
             raise Refused(
@@ -144,6 +146,21 @@ def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> np.nda
         raise Refused(f"{cut(name)} is cut short")
     # A copy, because an array over `bytes` cannot be written to.
     return np.frombuffer(values, dtype).reshape(shape, order="F" if by_column else "C").copy()
+
+
+def _header_bytes(member: IO[bytes]) -> bytes:
+    """Reads a header behind its magic string: two bytes of length, and as many bytes of text."""
+    size = member.read(2)
+    return size + member.read(int.from_bytes(size, "little"))
+
+
+@functools.lru_cache(maxsize=256)
+def _header(header: bytes) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Returns shape, whether the order is by column, and dtype.
+
+    NumPy parses a header as Python source. A study's arrays have the same few headers.
+    """
+    return np.lib.format.read_array_header_1_0(io.BytesIO(header))
 
 
 def _unfit(name: str, shape: tuple[int, ...], dtype: np.dtype) -> str | None:

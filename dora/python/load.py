@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dora.analysis.grouping import read_runs
+from dora.analysis.finished import read_runs
 from dora.analysis.run_rows import as_row
 from dora.errors import UserError
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from dora.analysis.contents import medians
-from dora.analysis.grouping import Table, View, read_runs, tables
+from dora.analysis.finished import read_runs
+from dora.analysis.grouping import Table, View, tables
 from dora.analysis.score_table import scores
 from dora.tables import main
 from record_files import write_run

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from dora.analysis import comparison
-from dora.analysis.grouping import read_runs, showable
+from dora.analysis.finished import read_runs
+from dora.analysis.grouping import showable
 from dora.analysis.text import files
 from dora.records import run_json
 from record_files import write_run

@@ -12,7 +12,8 @@ from statsmodels.stats.multitest import multipletests
 
 from dora.analysis.comparison import Leaders, differences, leaders, pairs
 from dora.analysis.contents import scores
-from dora.analysis.grouping import Table, View, read_runs, tables
+from dora.analysis.finished import read_runs
+from dora.analysis.grouping import Table, View, tables
 from record_files import write_run
 
 LORA, DORA, ADALORA = (("lora", "r8"), ("dora", "r8"), ("adalora", "r8"))

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from dora.analysis.conflicts import one_configuration, settings
-from dora.analysis.grouping import View, read_runs, showable
+from dora.analysis.finished import read_runs
+from dora.analysis.grouping import View, showable
 from dora.records import packed
 from record_files import write_run
 

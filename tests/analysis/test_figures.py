@@ -13,7 +13,8 @@ from matplotlib.text import Text
 
 from dora.analysis.cost_figures import score_by_cost
 from dora.analysis.figures import FIGURES, write
-from dora.analysis.grouping import Table, read_runs, tables
+from dora.analysis.finished import read_runs
+from dora.analysis.grouping import Table, tables
 from dora.analysis.score_figures import paired_differences, score_by_budget
 from dora.analysis.style import COLOURS, MARKERS, WIDTHS, images, printed, styles
 from dora.analysis.training_figures import final_ranks, learning_curves, rank_paths

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from harmful import TEXTS
 
-from dora.analysis.grouping import View, read_runs, tables
+from dora.analysis.finished import read_runs
+from dora.analysis.grouping import View, tables
 from dora.analysis.latex import latex, latex_file
 from dora.analysis.latex_cells import column, escaped
 from dora.analysis.layout import Grid

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from dora.analysis.figures import write_by_length
-from dora.analysis.grouping import Table, View, read_runs, showable
+from dora.analysis.finished import read_runs
+from dora.analysis.grouping import Table, View, showable
 from dora.analysis.length_figures import score_by_length
 from record_files import write_run
 

@@ -12,7 +12,8 @@ import pytest
 
 from dora.analysis import contrast
 from dora.analysis.figures import FIGURES
-from dora.analysis.grouping import read_runs, tables
+from dora.analysis.finished import read_runs
+from dora.analysis.grouping import tables
 from dora.analysis.page import FOLDER, SCRIPTS, STYLE, TEMPLATE, page
 from dora.records import study
 from record_files import large_study, write_run

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from dora.analysis.grouping import read_runs, tables
+from dora.analysis.finished import read_runs
+from dora.analysis.grouping import tables
 from dora.analysis.page import page
 from dora.records import study
 from record_files import names, write_run

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from dora.analysis.grouping import View, read_runs, tables
+from dora.analysis.finished import read_runs
+from dora.analysis.grouping import View, tables
 from dora.analysis.published import Number, beside, departures, numbers
 from record_files import write_run
 

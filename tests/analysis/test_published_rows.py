@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dora.analysis.grouping import Table, View, read_runs, tables
+from dora.analysis.finished import read_runs
+from dora.analysis.grouping import Table, View, tables
 from dora.analysis.published_rows import beside
 from dora.analysis.score_table import scores
 from record_files import write_run

@@ -7,7 +7,8 @@ import io
 import json
 from pathlib import Path
 
-from dora.analysis.grouping import read_runs, tables
+from dora.analysis.finished import read_runs
+from dora.analysis.grouping import tables
 from dora.analysis.run_rows import as_row
 from dora.analysis.text import files
 from record_files import write_run

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import record_files
-from dora.analysis.grouping import read_runs, tables
+from dora.analysis.finished import read_runs
+from dora.analysis.grouping import tables
 from dora.analysis.notes import score_notes
 from dora.analysis.searches import apart, label, of_runs, score_by_rate, table, unequal
 from dora.tuned import Search

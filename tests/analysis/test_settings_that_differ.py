@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from dora.analysis.contents import scores
-from dora.analysis.grouping import Table, read_runs, tables
+from dora.analysis.finished import read_runs
+from dora.analysis.grouping import Table, tables
 from dora.analysis.settings_that_differ import sources, unlike
 from record_files import write_run
 

@@ -8,7 +8,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from dora.analysis.grouping import read_runs, tables
+from dora.analysis.finished import read_runs
+from dora.analysis.grouping import tables
 from dora.analysis.study_data import Pool, leaves, ordered, study_data, thinned
 from dora.records import packed
 from record_files import names, write_run

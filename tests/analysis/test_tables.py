@@ -15,7 +15,8 @@ import pytest
 
 from dora import status
 from dora.analysis.contents import against, costs, grids, medians
-from dora.analysis.grouping import Table, View, read_runs, tables
+from dora.analysis.finished import read_runs
+from dora.analysis.grouping import Table, View, tables
 from dora.analysis.layout import Grid, as_csv
 from dora.analysis.score_table import scores
 from dora.analysis.study_data import about, ordered

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from dora.analysis.grouping import View, read_runs
+from dora.analysis.finished import read_runs
+from dora.analysis.grouping import View
 from dora.analysis.where import chosen
 from dora.errors import UserError
 from dora.records.schema import Run

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import dora
-from dora.analysis.grouping import read_runs
+from dora.analysis.finished import read_runs
 from dora.errors import UserError
 
 ROOT = Path(__file__).parents[2]

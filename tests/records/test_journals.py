@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from dora.analysis.figures import learning_curves, rank_paths
-from dora.analysis.grouping import read_runs, tables
+from dora.analysis.finished import read_runs
+from dora.analysis.grouping import tables
 from dora.records import journals
 from record_files import names, write_run
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from dora.analysis.grouping import read_runs
+from dora.analysis.finished import read_runs
 from dora.collect import collect
 from dora.errors import UserError
 from dora.records import packed, study

@@ -1,0 +1,112 @@
+"""Finished runs as tables and figures read them: each one believed, or left out and named."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from dora.data import npz
+from dora.data.predictions import UNREADABLE, predict
+from dora.data.tasks import TASKS
+from dora.records import artefacts
+from dora.records.rescore import WHICH, contradiction, scored_arrays
+from dora.records.run_json import NotARecord, read_placed
+from dora.records.schema import Run
+from dora.records.study import directories
+
+
+class Predicted(NamedTuple):
+    """Holds what one evaluation of a run said of the development set.
+
+    `labels`, `predictions`: (n,) each; classes as small integers, scores of a regression as floats.
+    """
+
+    labels: np.ndarray
+    predictions: np.ndarray
+
+
+def read_runs(results: Path) -> list[Run]:
+    """Reads run.json of every finished run under `results`/runs, in path order.
+
+    Adds the run's directory as `folder`, and as `predicted` what `read_predicted` returns. A record that
+    cannot be believed is left out and named, as `dora.status` calls it broken.
+    """
+    runs = []
+    for folder in directories(results):
+        try:
+            run = read_placed(folder)
+        except FileNotFoundError:
+            continue  # a run that has only just begun
+        except NotARecord as e:
+            left_out(folder / "run.json", str(e))
+            continue
+        if run["status"] != "done":
+            continue
+        arrays = _believed_arrays(folder, run)
+        if (problem := contradiction(run, arrays)) is not None:
+            left_out(folder / "run.json", problem)
+            continue
+        runs.append({**run, "folder": folder, "predicted": _compact(run, arrays)})
+    return runs
+
+
+def read_predicted(folder: Path, run: Run) -> dict[str, Predicted]:
+    """Reads a run's stored predictions on the development set, by evaluation (best, last).
+
+    Without stored predictions the result is empty, and with damaged ones too, which is said.
+    """
+    return _compact(run, _believed_arrays(folder, run))
+
+
+def _believed_arrays(folder: Path, run: Run) -> dict[str, np.ndarray]:
+    """Returns the stored arrays that the run's scores follow from; none of a damaged file.
+
+    Damaged predictions contradict nothing; they are named as left out.
+    """
+    problem = artefacts.changed(folder, run, npz.NAME)
+    if problem is None:
+        try:
+            return scored_arrays(folder, run)
+        except UNREADABLE as e:
+            problem = f"{type(e).__name__}: {e}"
+    left_out(folder / npz.NAME, problem)
+    return {}
+
+
+def _compact(run: Run, arrays: dict[str, np.ndarray]) -> dict[str, Predicted]:
+    """Returns predictions by evaluation, small enough that thousands of runs can keep them."""
+    task = TASKS[run["config"]["task"]]
+    labels, found = arrays.get("dev/labels"), {}
+    for which in WHICH:
+        logits = arrays.get(f"{which}/dev/logits")
+        if labels is not None and logits is not None:
+            both = Predicted(labels, predict(task, logits))
+            # GLUE's classes are 0, 1 and 2; argmax gives eight bytes for each.
+            found[which] = (
+                both if task.regression else Predicted(*(a.astype(np.int8) for a in both))
+            )
+    return found
+
+
+# Files that were named, with the reason. One for the process: several tables and figures of one
+# command meet the same damaged file, and the exit code depends on it.
+_said: dict[Path, str] = {}
+
+
+def left_out(path: Path, why: str) -> None:
+    """Prints once that a run's file is damaged and does not count, and what mends it."""
+    if path not in _said:
+        _said[path] = why
+        print(
+            f"left out: {path} cannot be read ({why}); "
+            "train that run again with force=true, or move it away",
+            file=sys.stderr,
+        )
+
+
+def anything_left_out(results: Path) -> bool:
+    """Returns whether `left_out` has named a file under `results`."""
+    return any(path.is_relative_to(results) for path in _said)
