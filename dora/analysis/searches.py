@@ -54,18 +54,14 @@ def _of_key(key: Key, runs: Sequence[Run]) -> Search:
         place[run["seed"]] = heldout(run)
     # A candidate that lacks a seed would be compared by other seeds than the rest.
     seeds = tuple(sorted({run["seed"] for run in runs}))
-    model, task, method, budget, length = key
     return Search(
-        model,
-        task,
-        method,
-        budget,
+        *key[:-1],
         seeds,
         {lr: tuple(by.get(seed) for seed in seeds) for lr, by in scores.items()},
         setting=setting,
         default=default,
         values={v: tuple(by.get(s) for s in seeds) for v, by in sorted(values.items())},
-        length=length,
+        length=key[-1],
     )
 
 

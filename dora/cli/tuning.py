@@ -121,20 +121,15 @@ class Group:
 
     def search(self, seeds: tuple[int, ...], made: Mapping[str, Any] | None = None) -> Search:
         """Returns what has been found so far."""
-        setting = self.tried[0] if self.tried else None
-        model, task, method, budget, length = self.key
         return Search(
-            model,
-            task,
-            method,
-            budget,
+            *self.key[:-1],
             seeds,
             self.scores,
             made or {},
-            setting,
-            self.default,
-            self.values,
-            length,
+            setting=self.tried[0] if self.tried else None,
+            default=self.default,
+            values=self.values,
+            length=self.key[-1],
         )
 
 
