@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from encoders import tiny
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from conftest import DEBERTA_V3, VOCABULARY
+from conftest import VOCABULARY
 from dora.adapters.lowrank import LowRankLinear, Siblings, adapt
 from dora.backbones.architectures import ARCHITECTURES, place
 from dora.backbones.attention import attention_mask, packs, speed_up
@@ -40,27 +41,6 @@ from runs import cut, only_run, run, same_files, small, small_glue
 # What the table lacks: RoBERTa's layers under another name.
 OUTSIDER = "data2vec-text"
 NAMES = [*ARCHITECTURES, OUTSIDER]
-# Keys of config.json in which an architecture differs from SIZES.
-OWN: dict[str, dict[str, Any]] = {
-    "deberta-v2": DEBERTA_V3,
-    "distilbert": {"dim": 32, "hidden_dim": 48, "n_layers": 3, "n_heads": 2},
-    "electra": {"embedding_size": 16},
-    # Every second layer sees a window of 8 tokens; the rows below are longer.
-    "modernbert": {
-        "local_attention": 8,
-        "global_attn_every_n_layers": 2,
-        **dict.fromkeys(("bos_token_id", "cls_token_id"), 0),
-        **dict.fromkeys(("eos_token_id", "sep_token_id"), 2),
-    },
-}
-SIZES = {
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 2,
-    "max_position_embeddings": 70,
-    "initializer_range": 0.2,  # large enough that every layer changes the logits
-}
 # Other tests train these, and export them; XLM-RoBERTa is RoBERTa with another tokenizer.
 OFTEN = ("bert", "roberta", "deberta-v2", "xlm-roberta")
 RUNS = [
@@ -74,15 +54,6 @@ def one_row_more(monkeypatch: pytest.MonkeyPatch) -> None:
     """Adds the outsider to the table."""
     row = replace(ARCHITECTURES["roberta"], prefix="data2vec_text.")
     monkeypatch.setitem(ARCHITECTURES, OUTSIDER, row)
-
-
-def tiny(name: str, vocabulary: int = VOCABULARY, pad: int = 1) -> Any:
-    """Returns Transformers' sequence classifier of an architecture, with random weights."""
-    row = ARCHITECTURES[name]
-    sizes = {row.key(key): value for key, value in SIZES.items()}
-    keys = {**sizes, "vocab_size": vocabulary, "pad_token_id": pad, **OWN.get(name, {})}
-    torch.manual_seed(0)
-    return AutoModelForSequenceClassification.from_config(AutoConfig.for_model(name, **keys))
 
 
 @pytest.fixture

@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from encoders import tiny
 
-from conftest import METHODS, linears, loop_of, tiny, tokens, train_head_only
+from conftest import METHODS, linears, loop_of, tokens, train_head_only
 from dora.adapters.budget import Budget
+from dora.backbones.architectures import ARCHITECTURES
 from dora.methods.base import RunInfo
 from dora.methods.dora import DoRA
 
@@ -131,14 +133,25 @@ class Released:
 
 
 @pytest.mark.usefixtures("float64")
-def test_a_whole_run_of_the_parity_settings_equals_the_released_recipe():
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        pytest.param(name, marks=() if name in ("roberta", "modernbert") else pytest.mark.slow)
+        for name in ARCHITECTURES
+    ],
+)
+def test_a_whole_run_of_the_parity_settings_equals_the_released_recipe(architecture):
     # Two copies of one model: `tiny` draws with a fixed seed.
-    model, plain = (tiny("roberta", hidden=16, layers=2) for _ in range(2))
-    plain.eval()  # no dropout anywhere: the settings below turn the adapter's off too
+    model, plain = (tiny(architecture, hidden_size=16, num_hidden_layers=2) for _ in range(2))
+    # No dropout anywhere: the settings below turn the adapter's off too.
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    plain.eval()
     train_head_only(model)
-    kind = METHODS["dora"][0]
+    kind, kinds = METHODS["dora"][0], tuple(ARCHITECTURES[architecture].linears)
     settings = kind(dropout=0.0, dem=DEM, prune_interval=INTERVAL, remove=False)
-    plan = DoRA.plan(settings, Budget(rank=2), linears(model), RunInfo(100, 3))
+    plan = DoRA.plan(settings, Budget(rank=2), linears(model, kinds), RunInfo(100, 3))
     method = DoRA(settings, model, plan, RunInfo(T, 3))
     loop = loop_of(
         model,
