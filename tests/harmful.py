@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dora.analysis.layout import Grid
+
 # Names of models, devices and notes come from records, which may be somebody else's.
 TEXTS = (
     "<script>x</script>",
@@ -22,3 +24,16 @@ TEXTS = (
     "%",
     "^^5cinput{x}",
 )
+
+
+def table_of(text: str) -> Grid:
+    """Returns a table that has the text wherever a record's words can come to stand."""
+    return Grid(
+        text,
+        [text, "y"],
+        [[text, text], ["a", "b"]],
+        text_columns=1,
+        bold={(0, 1)},
+        underlined={(1, 1)},
+        notes=[text, "said"],
+    )

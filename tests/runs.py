@@ -161,17 +161,26 @@ def cut(results: Path, step: int, monkeypatch: pytest.MonkeyPatch, *overrides: s
 
 
 def typed(*words: str, env: Mapping[str, str] | None = None) -> tuple[int, str, str]:
-    """Runs `python -m dora.run WORDS` in this process; returns (exit code, stdout, stderr).
+    """Runs `python -m dora.run WORDS` in this process, as `in_process` does.
 
-    For commands that train nothing: starting an interpreter would take them seconds each. `env`:
-    environment variables set meanwhile.
+    For commands that train nothing: starting an interpreter would take them seconds each.
     """
     from dora.run import main
 
+    # Without HYDRA_FULL_ERROR Hydra would turn exceptions into its own exit.
+    return in_process(main, "dora.run", *words, env={"HYDRA_FULL_ERROR": "1", **(env or {})})
+
+
+def in_process(
+    main: Callable[[], None], *words: str, env: Mapping[str, str] | None = None
+) -> tuple[int, str, str]:
+    """Runs a command's `main` as if `words` had been typed; returns (exit code, stdout, stderr).
+
+    `env`: environment variables set meanwhile.
+    """
     out, err, code = io.StringIO(), io.StringIO(), 0
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["dora.run", *words])
-        patch.setenv("HYDRA_FULL_ERROR", "1")  # or Hydra would turn exceptions into its own exit
+        patch.setattr(sys, "argv", list(words))
         for name, value in (env or {}).items():
             patch.setenv(name, value)
         # Hydra and argparse end by SystemExit; so do the suite's own commands.

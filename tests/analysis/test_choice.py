@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +12,7 @@ from dora.analysis.grouping import Table, View, tables
 from dora.analysis.score_table import scores
 from dora.tables import main
 from record_files import write_run
+from runs import in_process
 
 
 @pytest.fixture
@@ -30,15 +28,7 @@ def results(tmp_path: Path) -> Path:
 
 def said(results: Path, *words: str) -> tuple[int, str, str]:
     """Runs `python -m dora.tables` in this process; returns (exit code, stdout, stderr)."""
-    out, err, code = io.StringIO(), io.StringIO(), 0
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["dora.tables", "--results", str(results), *words])
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            try:
-                main()
-            except SystemExit as end:
-                code = int(end.code or 0)
-    return code, out.getvalue(), err.getvalue()
+    return in_process(main, "dora.tables", "--results", str(results), *words)
 
 
 def table_of(results: Path, view: View | None = None) -> Table:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from harmful import TEXTS
+from harmful import TEXTS, table_of
 
 from dora.analysis.finished import read_runs
 from dora.analysis.grouping import View, tables
@@ -169,15 +169,7 @@ def test_a_spare_column_is_replaced_by_its_note_where_the_table_is_wide() -> Non
 
 @pytest.mark.parametrize("text", TEXTS)
 def test_nothing_in_a_cell_is_obeyed_by_latex(text: str) -> None:
-    grid = Grid(
-        text,
-        [text, "y"],
-        [[text, text], ["a", "b"]],
-        text_columns=1,
-        bold={(0, 1)},
-        underlined={(1, 1)},
-        notes=[text, "said"],
-    )
+    grid = table_of(text)
     # LaTeX may hold the commands of a harmless table, and those that spell a character.
     dull = replace(grid, caption="x", head=["x", "y"], rows=[["x", "x"], ["a", "b"]], notes=["x"])
     made, harmless = latex(grid, text), set(re.findall(r"\\[A-Za-z]+", latex(dull, "x")))

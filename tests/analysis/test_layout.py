@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
-from harmful import TEXTS
+from harmful import TEXTS, table_of
 
 from dora.analysis.layout import Grid, markdown, plain
 
@@ -64,14 +66,7 @@ def test_plain_text_is_aligned_and_shows_what_it_holds() -> None:
 
 @pytest.mark.parametrize("text", TEXTS)
 def test_nothing_in_a_cell_is_obeyed_by_markdown(text: str) -> None:
-    grid = Grid(
-        text,
-        [text, "y"],
-        [[text, text], ["a", "b"]],
-        text_columns=1,
-        bold={(0, 1)},
-        notes=[text, "said"],
-    )
+    grid = replace(table_of(text), underlined=set())
     lines = markdown(grid).split("\n")
     assert all(line.isprintable() for line in lines)
     assert len(lines) == 7

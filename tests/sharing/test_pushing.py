@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import huggingface_hub
@@ -15,6 +15,7 @@ from trained_runs import Trained, dora_run
 from dora import export as export_command
 
 NAME = "me/rte-dora"
+Export = Callable[..., int | str | None]
 
 
 @pytest.fixture(scope="module")
@@ -32,21 +33,30 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     huggingface_hub.close_session()
 
 
-def export(monkeypatch: pytest.MonkeyPatch, *words: str) -> int | str | None:
-    """Runs `python -m dora.export WORDS` in this process; returns what it exits with."""
-    monkeypatch.setattr(sys, "argv", ["dora.export", *words])
-    try:
-        export_command.main()
-    except SystemExit as e:
-        return e.code
-    return None
+@pytest.fixture
+def export(one: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Export:
+    """Returns a function of words that exports the run to tmp_path/out in this process.
+
+    It returns what `python -m dora.export` exits with.
+    """
+
+    def exported(*words: str) -> int | str | None:
+        monkeypatch.setattr(
+            sys, "argv", ["dora.export", str(one.folder), "--to", str(tmp_path / "out"), *words]
+        )
+        try:
+            export_command.main()
+        except SystemExit as e:
+            return e.code
+        return None
+
+    return exported
 
 
 def test_the_repository_holds_the_folders_files_and_names_itself(
-    one: Trained, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    export: Export, one: Trained, hub: Hub, tmp_path: Path
 ) -> None:
-    words = [str(one.folder), "--to", str(tmp_path / "out"), "--push", NAME, "--private"]
-    assert export(monkeypatch, *words) is None
+    assert export("--push", NAME, "--private") is None
     held = dict(hub.repositories[NAME])
     del held[".gitattributes"]
     assert held == {file.name: file.read_bytes() for file in (tmp_path / "out").iterdir()}
@@ -62,10 +72,10 @@ def test_the_repository_holds_the_folders_files_and_names_itself(
 
 
 def test_the_card_is_validated_before_anything_is_created(
-    one: Trained, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    export: Export, hub: Hub, tmp_path: Path
 ) -> None:
     hub.answers["/api/validate-yaml"] = 400
-    code = export(monkeypatch, str(one.folder), "--to", str(tmp_path / "out"), "--push", NAME)
+    code = export("--push", NAME)
     assert str(code).startswith(f"not pushed: {NAME}: the hub refuses the card")
     assert f"\nonce that is mended: hf upload {NAME} {tmp_path / 'out'}" in str(code)
     assert (tmp_path / "out" / "README.md").exists()
@@ -84,59 +94,52 @@ def test_what_the_hub_refuses_at_first_is_told_before_anything_is_written(
     path: str,
     status: int,
     said: str,
-    one: Trained,
+    export: Export,
     hub: Hub,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     hub.answers[path] = status
-    assert export(monkeypatch, str(one.folder), "--to", str(tmp_path / "out"), "--push", NAME) == 2
+    assert export("--push", NAME) == 2
     assert f"nothing exported: {NAME}: {said}" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
 def test_no_right_to_create_leaves_the_folder_and_says_how_to_go_on(
-    one: Trained, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    export: Export, one: Trained, hub: Hub, tmp_path: Path
 ) -> None:
     hub.answers["/api/repos/create"] = 403
-    words = [str(one.folder), "--to", str(tmp_path / "out"), "--push", "them/x", "--private"]
-    said = str(export(monkeypatch, *words))
+    said = str(export("--push", "them/x", "--private"))
     assert "use one with write access to them" in said
     assert said.endswith(f"hf upload them/x {tmp_path / 'out'} --private")
 
 
 def test_a_repository_with_files_is_left_alone(
-    one: Trained,
-    hub: Hub,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    export: Export, hub: Hub, capsys: pytest.CaptureFixture[str]
 ) -> None:
     hub.repositories[NAME] = {".gitattributes": b"", "model.safetensors": b"theirs"}
-    assert export(monkeypatch, str(one.folder), "--to", str(tmp_path / "out"), "--push", NAME) == 2
+    assert export("--push", NAME) == 2
     assert "holds 1 files, and nothing is overwritten" in capsys.readouterr().err
     assert hub.repositories[NAME]["model.safetensors"] == b"theirs"
 
 
 def test_without_token_or_network_one_line_says_so(
-    one: Trained,
+    export: Export,
     hub: Hub,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    words = [str(one.folder), "--to", str(tmp_path / "out"), "--push", NAME]
     monkeypatch.setattr(huggingface_hub, "get_token", lambda: None)
-    assert export(monkeypatch, *words) == 2
+    assert export("--push", NAME) == 2
     assert "no token for the hub: hf auth login, or HF_TOKEN=TOKEN" in capsys.readouterr().err
     monkeypatch.setattr(huggingface_hub, "get_token", lambda: TOKEN)
     # Port 9 of this machine answers nobody.
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
-    assert export(monkeypatch, *words) == 2
+    assert export("--push", NAME) == 2
     assert f"{NAME}: http://127.0.0.1:9 is not reached" in capsys.readouterr().err
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    assert export(monkeypatch, *words) == 2
+    assert export("--push", NAME) == 2
     assert "HF_HUB_OFFLINE is set" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
@@ -153,23 +156,18 @@ def test_without_token_or_network_one_line_says_so(
 def test_options_that_cannot_be_right_are_told_first(
     words: list[str],
     said: str,
-    one: Trained,
-    monkeypatch: pytest.MonkeyPatch,
+    export: Export,
+    tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert export(monkeypatch, str(one.folder), *words) == 2
+    assert export(*words) == 2
     assert said in capsys.readouterr().err
-    assert not (one.folder / "export").exists()
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_adapter_alone_on_a_folder_of_this_machine_is_not_pushed(
-    one: Trained,
-    hub: Hub,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    export: Export, hub: Hub, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = [str(one.folder), "--to", str(tmp_path / "out"), "--push", NAME, "--adapter-only"]
-    assert export(monkeypatch, *words) == 2
+    assert export("--push", NAME, "--adapter-only") == 2
     assert "the base model is a folder of this machine" in capsys.readouterr().err
     assert not hub.repositories
