@@ -25,7 +25,7 @@ from pathlib import Path
 
 from dora.analysis.contents import findings
 from dora.analysis.finished import read_runs
-from dora.analysis.grouping import tables
+from dora.analysis.grouping import View, tables
 from dora.analysis.layout import Grid, markdown
 from dora.analysis.searches import of_runs, table
 from dora.analysis.text import report
@@ -44,8 +44,14 @@ def scored(folder: Path) -> str:
 
 
 def shown(folder: Path) -> str:
-    """Returns scores and differences of every table that the runs under `folder` make."""
-    return "\n\n".join(report(findings(table)) for table in tables(read_runs(folder)))
+    """Returns scores and differences of every table that the runs under `folder` make.
+
+    A table for each number of steps if a model's runs have several.
+    """
+    runs = read_runs(folder)
+    lengths = {(run["config"]["model"], run["total_steps"]) for run in runs}
+    several = len(lengths) > len({model for model, _ in lengths})
+    return "\n\n".join(report(findings(table)) for table in tables(runs, View(by_length=several)))
 
 
 def searched(folder: Path) -> str:
