@@ -126,6 +126,18 @@ function dots({svg, x, y}, points, look) {
   const path = points.map(([a, b]) => `M${x(a).toFixed(1)} ${y(b).toFixed(1)}h0`).join("");
   svg.append(drawing("path", {d: path, class: "dots", ...coloured(look)}));
 }
+// A bar between the places [x, y] of two numbers, upright or level, with a line across each end.
+function bar(canvas, from, to, look) {
+  const ends = [from, to].map(([x, y]) => [canvas.x(x), canvas.y(y)]);
+  const upright = from[0] === to[0];
+  const segment = (a, b) => "M" + [a, b].map(at => at.map(n => n.toFixed(1)).join(" ")).join("L");
+  const across = ends.map(([x, y]) => {
+    const [dx, dy] = upright ? [2.5, 0] : [0, 2.5];
+    return segment([x - dx, y - dy], [x + dx, y + dy]);
+  });
+  const path = segment(...ends) + across.join("");
+  canvas.svg.append(drawing("path", {d: path, class: "interval", ...coloured(look)}));
+}
 function mark({svg, x, y}, a, b, look, text) {
   svg.append(titled(symbol(look, x(a), y(b)), text));
 }
