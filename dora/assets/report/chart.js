@@ -92,10 +92,22 @@ function line(x1, y1, x2, y2, kind) {
   return drawing("line", {x1, y1, x2, y2, class: kind});
 }
 
-// The panel for what is to stand a little aside, so that marks at one place don't cover each other.
-const shifted = ({svg, x, y}, pixels) => ({svg, x: number => x(number) + pixels, y});
-// How far the i-th of some marks stands aside.
-const asideOf = (i, count) => (i - (count - 1) / 2) * Math.min(6, 44 / count);
+// The places of marks at some numbers across, and a panel that takes such places. Marks within 5 % of
+// each other stand side by side around their place, in the order given, so that none hides another.
+function spread({svg, x, y}, numbers) {
+  const places = numbers.map(x);
+  const groups = [];
+  for (const i of [...numbers.keys()].sort((a, b) => numbers[a] - numbers[b])) {
+    if (!groups.length || numbers[i] > 1.05 * numbers[groups.at(-1)[0]]) groups.push([]);
+    groups.at(-1).push(i);
+  }
+  for (const group of groups) {
+    const apart = Math.min(6, 44 / group.length);
+    group.sort((a, b) => a - b);
+    group.forEach((i, j) => (places[i] += (j - (group.length - 1) / 2) * apart));
+  }
+  return {places, canvas: {svg, x: place => place, y}};
+}
 
 const coloured = look => ({style: `--look: ${look.colour}`});
 const dashes = look => ({"stroke-dasharray": look.dashed ? "4 3" : "none"});

@@ -124,8 +124,11 @@ function sizePanel(rows, title, of) {
     up: axisOf(extentOf(points)),
   });
   for (const point of points.filter(point => point.row.none)) drawAcross(canvas, point);
-  const byMethod = [...grouped(adapted, point => point.row.method).values()];
-  byMethod.forEach((of, i) => drawMethod(shifted(canvas, asideOf(i, byMethod.length)), of));
+  const aside = spread(canvas, sizes);
+  const placed = adapted.map((point, i) => ({...point, x: aside.places[i]}));
+  for (const of of grouped(placed, point => point.row.method).values()) {
+    drawMethod(aside.canvas, of);
+  }
   return canvas.svg;
 }
 // The points of one method, joined in the order of their sizes.
@@ -261,12 +264,15 @@ function costPanel(points, title, below, format) {
     up: axisOf(extentOf(points.map(point => ({...point, seeds: []})))),
   });
   const beaten = (point, i) => points.slice(0, i).some(cheaper => cheaper.mean >= point.mean);
-  const front = points.filter((point, i) => !beaten(point, i)).map(point => [point.x, point.mean]);
-  canvas.svg.append(drawing("path", {d: pathOf(canvas, front), class: "front"}));
-  for (const point of points) {
+  const {places, canvas: placed} = spread(canvas, costs);
+  const front = points
+    .map((point, i) => (beaten(point, i) ? null : [places[i], point.mean]))
+    .filter(Boolean);
+  canvas.svg.append(drawing("path", {d: pathOf(placed, front), class: "front"}));
+  points.forEach((point, i) => {
     const look = LOOKS[point.row.method];
-    interval(canvas, point, [point.x, point.low], [point.x, point.high], look);
-    mark(canvas, point.x, point.mean, look, `${markText(point)} at ${format(point.x)}`);
-  }
+    interval(placed, point, [places[i], point.low], [places[i], point.high], look);
+    mark(placed, places[i], point.mean, look, `${markText(point)} at ${format(point.x)}`);
+  });
   return canvas.svg;
 }
