@@ -194,7 +194,7 @@ def logarithmic(
 
 def _width(panel: Axes) -> float:
     """Returns the width of a panel in inches."""
-    return float(panel.get_position().width * panel.get_figure(root=True).get_figwidth())
+    return float(panel.bbox.width / panel.figure.dpi)
 
 
 def _factor(panel: Axes, inches: float) -> float:
