@@ -40,11 +40,13 @@ def score_by_cost(table: Table) -> Drawn | None:
         best = front(points)
         for point in points:
             point["on_front"] = point in best
-        costs = [p["value"] for p in points]
-        logarithmic(panel, costs, sorted(costs), lambda tick: size(round(tick)))
-        places = dict(zip(map(id, points), spread(panel, costs), strict=True))
-        front_line = {"color": "0.6", "linewidth": 0.8}
-        panel.plot([places[id(p)] for p in best], [p["mean"] for p in best], **front_line)
+        # From the cheapest: the line over marks that stand side by side leads to the right.
+        cheapest_first = sorted(points, key=lambda p: p["value"])
+        costs = [p["value"] for p in cheapest_first]
+        logarithmic(panel, costs, costs, lambda tick: size(round(tick)))
+        places = dict(zip(map(id, cheapest_first), spread(panel, costs), strict=True))
+        across, means = [places[id(p)] for p in best], [p["mean"] for p in best]
+        panel.plot(across, means, color="0.6", linewidth=0.8)
         _draw(panel, points, places, look)
     of = "average" if len(table.averaged) > 1 else table.view.title(table.averaged[0])
     titles(figure, "cost", f"{table.view.score} score, {of}")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.container import ErrorbarContainer
 from matplotlib.text import Text
 
 from dora.analysis import figures
@@ -320,7 +321,8 @@ def test_marks_of_one_size_stand_side_by_side_and_labels_do_not_touch(tmp_path: 
     assert drawn is not None
     figure, panel = drawn[0], drawn[0].axes[0]
     images(figure)
-    marks = [container.lines[0].get_xdata()[0] for container in panel.containers]
+    bars = [c for c in panel.containers if isinstance(c, ErrorbarContainer)]
+    marks = [bar.lines[0].get_xdata()[0] for bar in bars]
     across = sorted(panel.transData.transform((x, 0))[0] / figure.dpi for x in marks)
     assert len(across) == len(sizes)
     assert min(b - a for a, b in pairwise(across)) > 0.05  # inches, a marker
