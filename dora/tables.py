@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from dora.analysis.text import files, holes
+from dora.analysis.text import files, holes, stale
 from dora.cli.options import asked_for, writing
 from dora.files import write_atomic
 from dora.process.command import command
@@ -35,11 +35,16 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in whole.items():
             write_atomic(folder / name, text)
+        old = [path for table in asked.tables for path in stale(table, folder, whole)]
+        for path in old:
+            path.unlink()
     names = ", ".join(table.name for table in asked.tables)
     print(
         f"written to {folder}: {names}, each as .md and .csv, a .tex for each of its tables, and "
         "-runs.csv with a row a run"
     )
+    if old:
+        print(f"removed, no longer made: {', '.join(path.name for path in old)}")
     asked.end()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -12,15 +11,11 @@ from dora.analysis.grouping import Table
 from dora.analysis.names import size
 from dora.analysis.rows import Row
 from dora.analysis.score_figures import Drawn, Lines, methods
-from dora.analysis.style import legend, panels, styles, titles
+from dora.analysis.style import legend, logarithmic, panels, spread, styles, titles
 from dora.records.schema import Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-
-_MOST_TICKS = 5
-_WIDE = 10  # times the least cost, from which an axis is logarithmic
 
 
 # What a panel's axis counts: its title, and the cost of a run.
@@ -39,23 +34,22 @@ def score_by_cost(table: Table) -> Drawn | None:
     if len({(line["method"], line["budget"]) for line in lines}) < 2:
         return None  # one point compares nothing
     look = styles(methods(table.rows))
-    figure, axes = panels(len(COSTS), width=2.6)
+    figure, axes = panels(list(COSTS), width=2.6, narrowest=1.3)
     for panel, title in zip(axes, COSTS, strict=True):
         points = [line for line in lines if line["cost"] == title]
         best = front(points)
         for point in points:
             point["on_front"] = point in best
-        panel.plot(
-            [p["value"] for p in best], [p["mean"] for p in best], color="0.6", linewidth=0.8
-        )
-        _draw(panel, points, look)
-        values = [p["value"] for p in points]
-        if max(values) > _WIDE * min(values):
-            panel.set_xscale("log")
-            panel.set_xticks(ticks := _ticks(values), [size(round(tick)) for tick in ticks])
-            panel.minorticks_off()
-        panel.set_title(title, fontsize=8)
-    titles(figure, "cost", f"{table.view.score} score, average")
+        # From the cheapest: the line over marks that stand side by side leads to the right.
+        cheapest_first = sorted(points, key=lambda p: p["value"])
+        costs = [p["value"] for p in cheapest_first]
+        logarithmic(panel, costs, costs, lambda tick: size(round(tick)))
+        places = dict(zip(map(id, cheapest_first), spread(panel, costs), strict=True))
+        across, means = [places[id(p)] for p in best], [p["mean"] for p in best]
+        panel.plot(across, means, color="0.6", linewidth=0.8)
+        _draw(panel, points, places, look)
+    of = "average" if len(table.averaged) > 1 else table.view.title(table.averaged[0])
+    titles(figure, "cost", f"{table.view.score} score, {of}")
     legend(figure, axes, table.title)
     return figure, lines
 
@@ -91,13 +85,18 @@ def front(points: Lines) -> Lines:
     return best
 
 
-def _draw(panel: Axes, points: Lines, look: dict[str, dict[str, Any]]) -> None:
-    """Draws a panel's points with their intervals, a method's larger budgets with larger marks."""
+def _draw(
+    panel: Axes, points: Lines, places: dict[int, float], look: dict[str, dict[str, Any]]
+) -> None:
+    """Draws a panel's points with their intervals, a method's larger budgets with larger marks.
+
+    `places`: where each point stands across, by its id().
+    """
     for method in dict.fromkeys(p["method"] for p in points):
         # Rows come with the smaller budget first.
         for i, p in enumerate(q for q in points if q["method"] == method):
             panel.errorbar(
-                [p["value"]],
+                [places[id(p)]],
                 [p["mean"]],
                 yerr=[[p["mean"] - p["low"]], [p["high"] - p["mean"]]],
                 capsize=2,
@@ -107,11 +106,3 @@ def _draw(panel: Axes, points: Lines, look: dict[str, dict[str, Any]]) -> None:
                 label=None if i else method,
                 **look[method],
             )
-
-
-def _ticks(values: list[float]) -> list[float]:
-    """Returns at most five of 1, 2, 5, 10, … that lie around these values."""
-    low, high = min(values) / 1.5, max(values) * 1.5
-    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    found = [d * 10.0**n for n in decades for d in (1, 2, 5) if low <= d * 10.0**n <= high]
-    return found[:: -(-len(found) // _MOST_TICKS)]

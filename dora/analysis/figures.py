@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,9 +11,11 @@ from dora.analysis.cost_figures import score_by_cost
 from dora.analysis.grouping import Table
 from dora.analysis.layout import as_csv
 from dora.analysis.score_figures import Drawn, paired_differences, score_by_budget
-from dora.analysis.style import images, printed
+from dora.analysis.style import images, in_print, printed
 from dora.analysis.training_figures import final_ranks, learning_curves, rank_paths, undamaged
 from dora.files import write_atomic
+
+_HIGHEST = 8.0  # inches: a page's text less a caption
 
 
 @dataclass(frozen=True)
@@ -64,16 +66,38 @@ _known = undamaged  # the name by which tests/flip_bits.py calls it
 def write(table: Table, folder: Path, width: str | None = None) -> list[str]:
     """Draws all figures of a table into `folder`; `width`: one of style.WIDTHS, for print.
 
-    Returns the names of those that there was something to draw for.
+    A figure for print that is higher than a page is one for each task instead. Returns the names of
+    those that there was something to draw for.
     """
     names = []
     for name, kind in FIGURES.items():
         with printed(width):
-            drawn = kind.draw(table)
-        if drawn is not None:
-            names.append(f"{table.name}-{name}")
-            _write(drawn, folder / names[-1])
+            for part, drawn in _parts(kind, table):
+                names.append(f"{table.name}-{name}{part}")
+                _write(drawn, folder / names[-1])
     return names
+
+
+def _parts(kind: Kind, table: Table) -> Iterator[tuple[str, Drawn]]:
+    """Yields a figure with "", or its parts with the ends of their names, such as "-rte"."""
+    drawn = kind.draw(table)
+    if drawn is None:
+        return
+    if not in_print() or drawn[0].get_figheight() <= _HIGHEST or len(table.tasks) == 1:
+        yield "", drawn
+        return
+    for task in table.tasks:
+        part = kind.draw(_only(table, task))
+        if part is not None:
+            yield f"-{task}", part
+
+
+def _only(table: Table, task: str) -> Table:
+    """Returns the table of one of its tasks."""
+    cells = {
+        row: {task: by_task[task]} for row, by_task in table.cells.items() if by_task.get(task)
+    }
+    return replace(table, cells=cells)
 
 
 def write_by_length(tables: Sequence[Table], folder: Path, width: str | None = None) -> list[str]:

@@ -8,17 +8,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dora.analysis.grouping import Table
 from dora.analysis.rows import BASELINE, budget_order, has_budget
 from dora.analysis.score_figures import Drawn, Lines, methods, with_intervals
 from dora.analysis.stats import average
-from dora.analysis.style import legend, panels, styles, titles
+from dora.analysis.style import legend, logarithmic, panels, spread, styles, titles
 from dora.records.about_method import NO_BUDGET
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 NAME = "score-by-length"
 CROSSES = "crosses"  # marks a line of the CSV whose steps and score were read between two lengths
@@ -50,18 +47,16 @@ def score_by_length(tables: Sequence[Table]) -> Drawn | None:
         return None
     crossings = [c for title, _ in columns for m in shown for c in crossing(drawn, title, m)]
     look = styles(shown)
-    figure, axes = panels(len(columns))
+    figure, axes = panels([title for title, _ in columns])
     for panel, (title, _) in zip(axes, columns, strict=True):
-        for method in shown:
-            _draw(panel, _curve(drawn, title, method), method, look[method])
+        here = [p for p in drawn if p["score"] == title]
+        steps = [p["steps"] for p in here]
+        if here:
+            logarithmic(panel, steps, sorted(set(steps)), lambda step: f"{step:,}")
+            with_intervals(panel, spread(panel, steps), here, look)
         for c in (c for c in crossings if c["score"] == title):
             cross = {"marker": "x", "markersize": 6, "color": look[c["method"]]["color"]}
             panel.plot([c["steps"]], [c["mean"]], linestyle="none", zorder=5, **cross)
-        steps = sorted({p["steps"] for p in drawn})
-        panel.set_xscale("log")
-        panel.set_xticks(steps, [f"{step:,}" for step in steps])
-        panel.minorticks_off()
-        panel.set_title(title, fontsize=8)
     titles(figure, "steps of training", f"{last.view.score} score")
     legend(figure, axes, last.title)
     return figure, [*drawn, *crossings]
@@ -116,8 +111,3 @@ def crossing(lines: Lines, title: str, method: str) -> Lines:
         nothing = {"low": math.nan, "high": math.nan}
         found.append({**a, **nothing, "steps": round(steps), "mean": mean, CROSSES: True})
     return found
-
-
-def _draw(panel: Axes, curve: Lines, method: str, look: dict[str, Any]) -> None:
-    if curve:
-        with_intervals(panel, [p["steps"] for p in curve], curve, method, look)

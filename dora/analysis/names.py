@@ -1,4 +1,4 @@
-"""The names that papers print: of methods, models, and numbers of parameters.
+"""The names that papers print: of methods, models, data, and numbers of parameters.
 
 The words that commands take (`lora`, `roberta_base`, `331776`) stay in CSV files, which other
 programs read.
@@ -45,6 +45,13 @@ _METHODS = {
     "rslora": "rsLoRA",
 }
 
+# Data by the names that commands have for their sources.
+_DATA = {
+    "hub": "GLUE (Hugging Face hub)",
+    "dir": "GLUE (official files)",
+    "mini": "generated sentences (mini)",
+}
+
 
 def method_title(name: str) -> str:
     """Returns a method's title, or its name where none is known."""
@@ -54,6 +61,11 @@ def method_title(name: str) -> str:
 def model_title(name: str) -> str:
     """Returns a model's title, or its name where none is known."""
     return _MODELS.get(name, name)
+
+
+def data_title(name: str) -> str:
+    """Returns what data are, as captions have it, or the name where no title is known."""
+    return _DATA.get(name, f"data {name}")
 
 
 def size(parameters: int) -> str:

@@ -29,6 +29,7 @@ TEMPLATE, STYLE = "report.html", "report.css"
 # In the order in which they stand in the page: each uses what those before it define.
 SCRIPTS = (
     "study.js",
+    "estimates.js",
     "filter.js",
     "tables.js",
     "chart.js",

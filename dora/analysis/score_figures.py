@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from dora.analysis.comparison import Difference, differences
@@ -15,7 +16,7 @@ from dora.analysis.grouping import Table
 from dora.analysis.names import size
 from dora.analysis.rows import BASELINE, Row, budget_in_words, has_budget
 from dora.analysis.stats import average
-from dora.analysis.style import legend, panels, styles, titles
+from dora.analysis.style import legend, logarithmic, panels, spread, styles, titles
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -58,21 +59,16 @@ def score_by_budget(table: Table) -> Drawn | None:
     loras = {round(line["adapter_params"]) for line in with_budget if line["method"] == BASELINE}
     ticks = sorted(loras) or [max(sizes)]
     look = styles(methods(table.rows))
-    figure, axes = panels(len(columns))
+    figure, axes = panels([title for title, _ in columns])
     for panel, (title, _) in zip(axes, columns, strict=True):
         of_panel = [line for line in lines if line["score"] == title]
         for line in of_panel:
             if (line["method"], line["budget"]) in across:
                 _across(panel, line, look[line["method"]]["color"])
-        for i, method in enumerate(methods(adapted)):
-            points = [p for p in of_panel if p["method"] == method and p in with_budget]
-            _points(panel, points, method, i, look[method])
-        panel.set_xscale("log")
         # The same limits in every panel, also where a task has no adapters yet.
-        panel.set_xlim(0.85 * min(sizes), 1.2 * max(sizes))
-        panel.set_xticks(ticks, [size(round(tick)) for tick in ticks])
-        panel.minorticks_off()
-        panel.set_title(title, fontsize=9)
+        logarithmic(panel, sizes, ticks, lambda tick: size(round(tick)))
+        points = [p for p in with_budget if p["score"] == title]
+        with_intervals(panel, spread(panel, [p["adapter_params"] for p in points]), points, look)
     titles(figure, "adapter parameters", f"{table.view.score} score")
     legend(figure, axes, table.title)
     return figure, lines
@@ -104,27 +100,27 @@ def _across(panel: Axes, line: dict[str, Any], colour: str) -> None:
         panel.axhspan(line["low"], line["high"], color=colour, alpha=0.15, linewidth=0)
 
 
-def _points(panel: Axes, points: Lines, method: str, i: int, look: dict[str, Any]) -> None:
-    """Draws the scores of the `i`-th method at each of its sizes."""
-    aside = 1 + 0.03 * i  # so that the bars of one budget don't cover each other
-    with_intervals(panel, [p["adapter_params"] * aside for p in points], points, method, look)
-
-
 def with_intervals(
-    panel: Axes, places: list[float], points: Lines, method: str, look: dict[str, Any]
+    panel: Axes, places: Sequence[float], points: Lines, look: dict[str, dict[str, Any]]
 ) -> None:
-    """Draws a method's line of means at `places` across, each with its interval."""
-    error = [[p["mean"] - p["low"] for p in points], [p["high"] - p["mean"] for p in points]]
-    panel.errorbar(
-        places,
-        [p["mean"] for p in points],
-        yerr=error,
-        capsize=2,
-        markersize=4,
-        linewidth=1,
-        label=method,
-        **look,
-    )
+    """Draws points at `places` across with their intervals, a line a method from left to right."""
+    for method in dict.fromkeys(p["method"] for p in points):
+        of_method = sorted(
+            (place, p["mean"], p["mean"] - p["low"], p["high"] - p["mean"])
+            for place, p in zip(places, points, strict=True)
+            if p["method"] == method
+        )
+        x, means, below, above = map(list, zip(*of_method, strict=True))
+        panel.errorbar(
+            x,
+            means,
+            yerr=[below, above],
+            capsize=2,
+            markersize=4,
+            linewidth=1,
+            label=method,
+            **look[method],
+        )
 
 
 def paired_differences(table: Table) -> Drawn | None:
@@ -143,7 +139,10 @@ def paired_differences(table: Table) -> Drawn | None:
     budgets = list(dict.fromkeys(line["budget"] for line in lines))
     shown = methods([row for row in table.rows if has_budget(row) and row[0] != BASELINE])
     look = styles(methods(table.rows))
-    figure, axes = panels(len(budgets), width=2.4, height=0.32 * len(scores), left=1.0, same_y=True)
+    heads = [f"budget {budget_in_words((BASELINE, budget))}" for budget in budgets]
+    # Room for the bars of all methods beside each other.
+    height = max(0.32, 0.08 * (len(shown) + 1)) * len(scores)
+    figure, axes = panels(heads, width=2.4, height=height, left=1.0, same_y=True)
     for panel, budget in zip(axes, budgets, strict=True):
         panel.axvline(0, color="0.6", linewidth=0.8)
         for i, method in enumerate(shown):
@@ -162,7 +161,6 @@ def paired_differences(table: Table) -> Drawn | None:
                 label=method,
                 **look[method],
             )
-        panel.set_title(f"budget {budget_in_words((BASELINE, budget))}", fontsize=8)
         panel.set_yticks(range(len(scores)), scores)
         panel.set_ylim(len(scores) - 0.5, -0.5)  # downwards, in the order of the tables
     titles(figure, f"points more than {table.baseline}, 95 % interval over seeds")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from dora.analysis.layout import pipe_table
 from dora.analysis.rows import budget_in_words, row_order
-from dora.analysis.style import legend, panels, styles, titles
+from dora.analysis.style import legend, logarithmic, panels, styles, titles
 from dora.data.tasks import TASKS
 from dora.records.about_method import NO_BUDGET
 from dora.records.schema import Run
@@ -17,8 +17,7 @@ from dora.tuned import BySeed, Key, Search, Value, mean
 
 if TYPE_CHECKING:
     from dora.analysis.score_figures import Drawn
-
-_MOST_TICKS = 5  # labels of rates that fit below a panel
+_Place = tuple[str, str, str | None, str | None]  # of a panel: model, task, budget, length
 
 
 def heldout(run: Run) -> float | None:
@@ -181,7 +180,7 @@ def score_by_rate(searches: Sequence[Search]) -> Drawn | None:
     # Methods without a budget are drawn beside those of each one.
     with_budget = [p for p in places if p[2] is not None] or places
     look = styles(list(dict.fromkeys(s.method for s in shown)))
-    figure, axes = panels(len(with_budget), 3)
+    figure, axes = panels([_head(p, with_budget) for p in with_budget], 3)
     lines: list[dict[str, Any]] = []
     for panel, (model, task, budget, length) in zip(axes, with_budget, strict=True):
         before = len(lines)
@@ -189,28 +188,19 @@ def score_by_rate(searches: Sequence[Search]) -> Drawn | None:
             here = (s.model, s.task, s.length) == (model, task, length)
             if here and s.budget in (budget, None):
                 lines += _draw(panel, s, look[s.method])
-        panel.set_xscale("log")
         rates = sorted({line["lr"] for line in lines[before:]})
-        ticks = apart(rates)
-        panel.set_xticks(ticks, list(map(label, ticks)))
-        panel.minorticks_off()
-        name = [TASKS[task].folder]
-        name += [budget] if budget and len({p[2] for p in with_budget}) > 1 else []
-        name += [model] if len({p[0] for p in with_budget}) > 1 else []
-        name += [length] if length and len({p[3] for p in with_budget}) > 1 else []
-        panel.set_title(", ".join(name), fontsize=8)
+        logarithmic(panel, rates, rates, label)
     titles(figure, "learning rate", "held-out score")
     legend(figure, axes)
     return figure, lines
 
 
-def apart(rates: Sequence[float]) -> list[float]:
-    """Returns those of ascending rates whose labels do not touch on a logarithmic axis."""
-    found = list(rates[:1])
-    for rate in rates[1:]:
-        if math.log(rate / found[-1]) >= math.log(rates[-1] / rates[0]) / _MOST_TICKS:
-            found.append(rate)
-    return found
+def _head(place: _Place, places: Sequence[_Place]) -> str:
+    """Returns the head of a panel: the task, and what else tells it from the other panels."""
+    model, task, budget, length = place
+    several = [len(set(values)) > 1 for values in zip(*places, strict=True)]
+    told = [(budget, several[2]), (model, several[0]), (length, several[3])]
+    return ", ".join([TASKS[task].folder, *(name for name, there in told if name and there)])
 
 
 def label(rate: float) -> str:

@@ -7,14 +7,16 @@ its place there, which makes the data a tenth as large.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from dora.analysis import counts
 from dora.analysis.contrast import on_dark, on_light
 from dora.analysis.grouping import Table, dirty
-from dora.analysis.names import model_title
+from dora.analysis.names import data_title, model_title
 from dora.analysis.rows import BASELINE, budget_in_words, budget_order
+from dora.analysis.stats import t_quantile
 from dora.analysis.style import styles
 from dora.analysis.training_figures import undamaged
 from dora.backbones.architectures import KINDS, place
@@ -70,7 +72,7 @@ def study_data(found: Sequence[Table]) -> dict[str, Any]:
 
     `groups`: the tables, within which runs are compared. `runs`: an object a run, as `ordered` has
     them. `fields`: paths into records; a run's `record` holds for each the place of its value in
-    the list of `pools` with that number, or null. `steps` and `matrices`: shared by curves and
+    the list of `pools` with that number, or null. `quantiles`: see there. `steps` and `matrices`: shared by curves and
     ranks, which begin with a place in them.
     """
     paths: dict[tuple[str, ...], Pool] = {}
@@ -93,6 +95,7 @@ def study_data(found: Sequence[Table]) -> dict[str, Any]:
     return {
         "groups": [_group(table) for table in found],
         "baseline": BASELINE,
+        "quantiles": quantiles(),
         "looks": looks(found),
         "kinds": KINDS,
         "fields": list(paths),
@@ -236,10 +239,19 @@ def _ranks(run: Run, matrices: Pool) -> list[Any] | None:
     return [matrices.place(places), [start[name] for name in end], list(end.values())]
 
 
+def quantiles() -> list[float]:
+    """Returns t quantiles of two-sided 95 % intervals, for 1 / df of 0, 0.01, ..., 1.
+
+    The page interpolates between them: its intervals follow the filter, and the degrees of freedom
+    of an average over tasks are not whole.
+    """
+    return [t_quantile(0.975, 100 / i if i else math.inf) for i in range(101)]
+
+
 def title_of(table: Table) -> str:
-    """Returns the words that tell a table from a study's others: `RoBERTa-base, hub`."""
+    """Returns the words that tell a table from a study's others: `RoBERTa-base, GLUE (official files)`."""
     length = "" if table.steps is None else f", {table.steps:,} steps"
-    return printable(f"{model_title(table.model)}, {table.data}{length}")
+    return printable(f"{model_title(table.model)}, {data_title(table.data)}{length}")
 
 
 def _group(table: Table) -> dict[str, Any]:
@@ -249,6 +261,7 @@ def _group(table: Table) -> dict[str, Any]:
         "data": table.data,
         "model": table.model,
         "averaged": table.averaged,
+        "comparable": table.comparable,
         "score": table.view.score,
     }
 

@@ -6,6 +6,7 @@ Only this module calls Matplotlib for anything but drawing in a panel.
 from __future__ import annotations
 
 import io
+import math
 import textwrap
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's six colours, which the colour-blind tell apart, and ten more that differ from them
 # and from each other as much, to normal eyes and to three kinds of colour-blind ones (the test
-# measures it). In grey print the markers differ.
+# measures it). Each has a contrast of 2.2 and more to white. In grey print the markers differ.
 COLOURS = (
     "#0072B2",
     "#D55E00",
@@ -34,11 +35,11 @@ COLOURS = (
     "#8800FF",
     "#001177",
     "#772211",
-    "#AACC77",
+    "#88BB55",
     "#773366",
     "#BB55FF",
     "#EE0055",
-    "#DDBBBB",
+    "#666644",
     "#5544BB",
 )
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "p", "h", "d", "8", "H", "$+$")
@@ -69,7 +70,11 @@ _OTHERS = [
 PNG_DPI = 160
 # Widths of print in inches: one column of a two-column page, and the whole page.
 WIDTHS = {"column": 3.3, "page": 6.8}
-_NARROWEST = 1.3  # inches of a panel whose ticks can still be read
+_NARROWEST = 0.94  # inches of a panel whose ticks can still be read
+_LETTER = 0.06  # inches, the mean width of letters of 8 points
+_LINE = 0.13  # inches, the height of a line of them
+_LABEL = 0.42  # inches, the room of a tick's label
+_MARK = 0.07  # inches, the room of a mark with the caps of its bar
 _printed: ContextVar[float | None] = ContextVar("printed", default=None)
 
 
@@ -117,50 +122,117 @@ def styles(methods: Iterable[str]) -> dict[str, dict[str, Any]]:
 
 
 def panels(
-    number: int,
+    heads: Sequence[str],
     columns: int = 4,
     width: float = 2.1,
-    height: float = 1.6,
-    left: float = 0.65,
+    height: float | None = None,
+    left: float = 0.55,
     right: float = 0.15,
-    gap: float = 0.42,
+    gap: float = 0.36,
+    narrowest: float = _NARROWEST,
     same_y: bool = False,
 ) -> tuple[Figure, list[Axes]]:
-    """Returns a figure of `number` panels in rows of at most `columns`; all lengths in inches.
+    """Returns a figure of a panel under each of `heads`, in rows of at most `columns`.
 
-    For a width of print, panels are as wide as that leaves them, fewer in a row if need be; letters
-    keep their size.
+    All lengths are in inches. For a width of print, panels are as wide as that leaves them, fewer
+    in a row if they were else narrower than `narrowest`; letters keep their size, and a head that
+    is wider than its panel has several lines. Without a `height` a panel is no higher than wide.
     """
     # Late: importing Matplotlib takes half a second. Not pyplot, which keeps figures alive.
     from matplotlib.figure import Figure
 
     # Every panel gets its place here: Matplotlib's own layout takes as long as the drawing.
-    across, above, below = min(number, columns), 0.55, 0.5
+    across, below = min(len(heads), columns), 0.5
     between = 0.12 if same_y else gap
     if (whole_width := _printed.get()) is not None:
         room = whole_width - left - right
-        across = max(1, min(across, int(room / (_NARROWEST + between))))
+        across = max(1, min(across, int(room / (narrowest + between))))
         width = room / across - between
-    down = -(-number // across)
-    pitch = (width + between, height + 0.45)
-    whole = (left + pitch[0] * across + right, above + pitch[1] * down - 0.45 + below)
+    height = min(1.6, width) if height is None else height
+    heads = [_wrapped(head, width) for head in heads]
+    more = _LINE * max(head.count("\n") for head in heads)
+    above, between_rows = 0.35 + more, 0.45 + more
+    down = -(-len(heads) // across)
+    pitch = (width + between, height + between_rows)
+    whole = (left + pitch[0] * across + right, above + pitch[1] * down - between_rows + below)
     figure = Figure(figsize=whole, dpi=PNG_DPI)
     axes: list[Axes] = []
-    for i in range(number):
+    for i, head in enumerate(heads):
         x, y = left + pitch[0] * (i % across), whole[1] - above - height - pitch[1] * (i // across)
         place = (x / whole[0], y / whole[1], width / whole[0], height / whole[1])
         panel = figure.add_axes(place, sharey=axes[0] if same_y and axes else None)
         panel.tick_params(labelsize=7, labelleft=not same_y or i % across == 0)
+        panel.set_title(head, fontsize=8)
         panel.locator_params(nbins=5)  # labels take most of the drawing's time
         panel.spines[["top", "right"]].set_visible(False)
         axes.append(panel)
     return figure, axes
 
 
+def _wrapped(text: str, width: float) -> str:
+    """Returns a text of 8 points in lines of at most `width` inches."""
+    return "\n".join(textwrap.wrap(text, max(16, int(width / _LETTER))))
+
+
+def logarithmic(
+    panel: Axes, places: Sequence[float], ticks: Sequence[float], name: Callable[[float], str]
+) -> None:
+    """Makes a panel's axis across logarithmic, with room for marks at `places`.
+
+    Those of `ticks` that there is room for have a label.
+    """
+    low, high = min(places), max(places)
+    # A factor of 2 at least: sizes that differ by a component are one size. The outer eighths are
+    # for the marks that `spread` moves aside.
+    room = max(1.2, math.sqrt(2 * low / high), (high / low) ** 0.17)
+    panel.set_xscale("log")
+    panel.set_xlim(low / room, high * room)
+    labelled = apart(ticks, _factor(panel, _LABEL))
+    panel.set_xticks(labelled, list(map(name, labelled)))
+    panel.minorticks_off()
+
+
+def _width(panel: Axes) -> float:
+    """Returns the width of a panel in inches."""
+    return float(panel.bbox.width / panel.figure.dpi)
+
+
+def _factor(panel: Axes, inches: float) -> float:
+    """Returns the factor between two places that far from each other on a logarithmic axis."""
+    low, high = panel.get_xlim()
+    return math.exp(inches / _width(panel) * math.log(high / low))
+
+
+def apart(places: Sequence[float], factor: float) -> list[float]:
+    """Returns those of ascending places that are at least such a factor from each other."""
+    found = list(places[:1])
+    for place in places[1:]:
+        if place >= factor * found[-1]:
+            found.append(place)
+    return found
+
+
+def spread(panel: Axes, places: Sequence[float]) -> list[float]:
+    """Returns where marks at `places` are drawn on a panel's logarithmic axis.
+
+    Marks within 5 % of each other stand side by side, around their place, in the order given:
+    without that, the methods of one budget would hide each other.
+    """
+    drawn, groups = list(places), list[list[int]]()
+    for i in sorted(range(len(places)), key=lambda i: places[i]):
+        if not groups or places[i] > 1.05 * places[groups[-1][0]]:
+            groups.append([])
+        groups[-1].append(i)
+    for group in groups:
+        inches = min(_MARK, _width(panel) / 4 / len(group))
+        for j, i in enumerate(sorted(group)):
+            drawn[i] *= _factor(panel, inches * (j - (len(group) - 1) / 2))
+    return drawn
+
+
 def titles(figure: Figure, below: str, beside: str = "") -> None:
     """Writes the meaning of the panels' axes once for all of them."""
-    # Letters of 8 points are 0.06 inches wide on average; two lines fit below the ticks.
-    below = "\n".join(textwrap.wrap(below, max(20, int(figure.get_figwidth() / 0.06))))
+    below = _wrapped(below, figure.get_figwidth())  # two lines fit below the ticks
     figure.text(0.5, 0.06 / figure.get_figheight(), below, ha="center", va="bottom", fontsize=8)
     figure.text(
         0.06 / figure.get_figwidth(), 0.5, beside, ha="left", va="center", fontsize=8, rotation=90
@@ -172,8 +244,8 @@ def legend(
 ) -> None:
     """Draws one legend for all panels, above them; `title`: what a label is called there.
 
-    Where its entries need more than one row, the figure grows upwards. Everything that is to keep
-    its place above the lower edge must stand there before.
+    The figure grows upwards by the legend's height. Everything that is to keep its place above the
+    lower edge must stand there before.
     """
     found: dict[str, Any] = {}
     # Over all panels, because one may lack a method that another has.
@@ -183,19 +255,29 @@ def legend(
     if not found:
         return
     names = [title(label) for label in found]
-    # In inches, for letters of 8 points: handle and gaps, then the longest name.
-    entry = 0.55 + 0.075 * max(map(len, names))
-    columns = min(len(found), max(1, int(figure.get_figwidth() / entry)))
-    rows = -(-len(found) // columns)
-    _grow(figure, axes, 0.17 * (rows - 1))
+    rows = _rows(names, figure.get_figwidth())
+    _grow(figure, axes, 0.03 + 0.17 * rows)
     figure.legend(
         list(found.values()),
         names,
         loc="upper center",
-        ncols=columns,
+        ncols=-(-len(names) // rows),
         fontsize=8,
+        columnspacing=1.2,
         frameon=False,
     )
+
+
+def _rows(names: Sequence[str], width: float) -> int:
+    """Returns the least number of a legend's rows with which it is no wider than `width` inches.
+
+    Entries stand in columns from the left, each as wide as its longest name with handle and gaps.
+    """
+    for rows in range(1, len(names)):
+        columns = [names[i : i + rows] for i in range(0, len(names), rows)]
+        if sum(0.45 + 0.066 * max(map(len, column)) for column in columns) <= width:
+            return rows
+    return len(names)
 
 
 def _grow(figure: Figure, axes: Sequence[Axes], inches: float) -> None:

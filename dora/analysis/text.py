@@ -8,7 +8,7 @@ named; --where chooses one.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from dora.analysis.rows import BASELINE, Row
 from dora.analysis.run_rows import as_row
 from dora.records import study
 
+_MADE_BY = "python -m dora.tables"
 HOLES_SHOWN = 20  # commands of missing runs in a report; a study that has begun lacks hundreds
 
 
@@ -59,6 +60,29 @@ def report(
             lines.append(f"# and {more} more: {study.missing_command(results)}")
         parts += [f"### missing runs: {len(missing)}", "\n".join(f"    {line}" for line in lines)]
     return "\n\n".join(parts)
+
+
+# The ends of names that tables have or had; a study may have lost what an earlier call wrote.
+_ENDS = (
+    *("", "-differences", "-differences-by-task", "-medians", "-costs", "-trained"),
+    *("-federated", "-published"),
+)
+
+
+def stale(table: Table, folder: Path, made: Collection[str]) -> list[Path]:
+    """Returns the LaTeX files in `folder` that an earlier call made for this table, and none now.
+
+    `made`: the names of this call's files. A file without this command's first line is somebody's
+    own and stays.
+    """
+    names = (f"{table.name}{end}.tex" for end in _ENDS)
+    there = (folder / name for name in names if name not in made)
+    return [path for path in there if path.is_file() and _is_ours(path)]
+
+
+def _is_ours(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.readline(200).startswith(f"% {_MADE_BY};".encode())
 
 
 def _lines(table: Table) -> Iterator[dict[str, Any]]:
@@ -136,7 +160,7 @@ def files(table: Table, results: Path, missing: Sequence[str]) -> dict[str, str]
     found = {f"{table.name}.md": report(shown, missing, results) + "\n"}
     for grid in shown:
         name = f"{table.name}{f'-{grid.name}' if grid.name else ''}"
-        found[f"{name}.tex"] = latex_file(grid, name, "python -m dora.tables")
+        found[f"{name}.tex"] = latex_file(grid, name, _MADE_BY)
     found[f"{table.name}.csv"] = as_csv(list(_lines(table)))
     found[f"{table.name}-runs.csv"] = as_csv(
         [as_row(run) for run in sorted(table.runs, key=lambda run: run["folder"].parts[-7:])],

@@ -70,7 +70,7 @@ def final_ranks(table: Table) -> Drawn | None:
         for j, kind in enumerate(kinds)
     }
     height = 0.13 * len(layers) + 0.1
-    figure, axes = panels(len(tasks), 1, 1.5 * len(rows), height, right=0.7, gap=0.1)
+    figure, axes = panels([""] * len(tasks), 1, 1.5 * len(rows), height, left=0.65, right=0.7)
     for panel, task in zip(axes, tasks, strict=True):
         _image(panel, [line for line in lines if line["task"] == task], layers, columns)
         panel.set_ylabel(f"{TASKS[task].folder}\nlayer", fontsize=8)
@@ -95,14 +95,17 @@ def _ranks_in_print(
 ) -> Figure:
     """Draws a panel for each task and row of the table: together they are too wide for a page."""
     height = 0.13 * len(layers) + 0.1
-    figure, axes = panels(len(tasks) * len(rows), 4, 1.5, height, right=0.7, gap=0.25)
+    heads = [
+        f"{TASKS[task].folder}, {table.title(row[0])} {budget_in_words(row)}"
+        for task, row in product(tasks, rows)
+    ]
+    # Narrower ones have no room for the ranks as numbers.
+    figure, axes = panels(heads, 4, 1.5, height, right=0.7, gap=0.25, narrowest=1.3)
     for panel, (task, row) in zip(axes, product(tasks, rows), strict=True):
         columns: Columns = {(*row, kind): i for i, kind in enumerate(kinds)}
         here = [p for p in lines if (p["task"], p["method"], p["budget"]) == (task, *row)]
         _image(panel, here, layers, columns)
         panel.set_xticks(list(columns.values()), kinds, fontsize=6)
-        name = f"{TASKS[task].folder}, {table.title(row[0])} {budget_in_words(row)}"
-        panel.set_title(name, fontsize=7)
     _colour_bar(figure, axes[-1])
     titles(figure, "colour: share of the start's components", "layer")
     return figure
@@ -185,7 +188,11 @@ def rank_paths(table: Table) -> Drawn | None:
     shown = [pair for pair in product(table.averaged, rows) if pair in drawn]
     if not shown:
         return None
-    figure, axes = panels(len(shown), 2 * len(rows), same_y=True)
+    heads = [
+        f"{TASKS[task].folder}, {table.title(method)} {budget_in_words(rows[method])}"
+        for task, method in shown
+    ]
+    figure, axes = panels(heads, 2 * len(rows), same_y=True)
     for panel, (task, method) in zip(axes, shown, strict=True):
         of_panel = [p for p in lines if (p["task"], p["method"]) == (task, method)]
         for i, kind in enumerate(KINDS):
@@ -200,8 +207,6 @@ def rank_paths(table: Table) -> Drawn | None:
                     linestyle=_LINES[i],
                     drawstyle="steps-post",  # ranks stay until they change
                 )
-        name = f"{TASKS[task].folder}, {table.title(method)} {budget_in_words(rows[method])}"
-        panel.set_title(name, fontsize=8)
     titles(figure, "step", "live components a matrix")
     legend(figure, axes)
     return figure, lines
@@ -263,13 +268,12 @@ def learning_curves(table: Table) -> Drawn | None:
     if not tasks:
         return None
     look = styles(methods(table.rows))
-    figure, axes = panels(len(tasks))
+    # A journal holds a task's first metric alone, whatever the view shows elsewhere.
+    figure, axes = panels([View().title(task) for task in tasks])
     for panel, task in zip(axes, tasks, strict=True):
         for method in methods(table.rows):
             curve = [p for p in lines if (p["task"], p["method"]) == (task, method)]
             _curve(panel, curve, method, look[method])
-        # A journal holds a task's first metric alone, whatever the view shows elsewhere.
-        panel.set_title(View().title(task), fontsize=8)
     titles(figure, "step", "development score")
     legend(figure, axes, table.title)
     return figure, lines

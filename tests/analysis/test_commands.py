@@ -36,6 +36,25 @@ def test_the_commands_that_fill_the_holes_are_in_the_report(tmp_path: Path) -> N
     assert done.stdout.startswith((tmp_path / "tables" / "dir-minilm-best.md").read_text()[:200])
 
 
+def test_a_table_that_is_no_longer_made_leaves_no_file(tmp_path: Path) -> None:
+    write_run(tmp_path, "lora", 1, 0.8)
+    folder = tmp_path / "tables"
+    folder.mkdir()
+    ours, others = "% python -m dora.tables; \\input it in a document\n", "% by hand\n"
+    stays = {
+        "dir-minilm-best-medians.tex": others,
+        "dir-minilm-best-lr=0.1-medians.tex": ours,  # of another choice of runs
+        "dir-minilm-last-published.tex": ours,
+        "dir-minilm-best-mine.tex": ours,
+    }
+    for name, text in {"dir-minilm-best-published.tex": ours, **stays}.items():
+        (folder / name).write_text(text)
+    done = command("dora.tables", "--results", str(tmp_path))
+    assert "removed, no longer made: dir-minilm-best-published.tex\n" in done.stdout
+    assert not (folder / "dir-minilm-best-published.tex").exists()
+    assert {name: (folder / name).read_text() for name in stays} == stays
+
+
 def test_examples_are_resampled_once_for_all_texts_of_a_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -156,7 +175,7 @@ def test_a_choice_of_runs_is_shown_under_a_name_of_its_own(what: str, searched: 
     assert made
     assert all("-lr=0.001" in path.name for path in made)
     if what == "tables":
-        assert "## MiniLM, data dir, best evaluation, lr=0.001" in done.stdout
+        assert "## MiniLM, GLUE (official files), best evaluation, lr=0.001" in done.stdout
         assert "| LoRA                | r8     | 900                | 60.0" in done.stdout
 
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import csv
 import json
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.container import ErrorbarContainer
 from matplotlib.text import Text
 
+from dora.analysis import figures
+from dora.analysis.contrast import contrast
 from dora.analysis.cost_figures import score_by_cost
 from dora.analysis.figures import FIGURES, write
 from dora.analysis.finished import read_runs
@@ -184,6 +187,7 @@ def test_known_methods_keep_their_looks_and_no_two_others_are_alike() -> None:
 
 def test_sixteen_methods_have_colours_that_colour_blind_readers_tell_apart() -> None:
     assert len(set(COLOURS)) == len(set(MARKERS)) == 16
+    assert min(contrast(colour, "#ffffff") for colour in COLOURS) >= 2.2
     # What a reader without one kind of cones sees of linear RGB (Machado et al. 2009, severity 1).
     seen_by = {
         "all cones": np.eye(3),
@@ -290,6 +294,46 @@ def test_the_names_of_many_methods_stand_in_rows_inside_the_figure_and_above_the
         assert panel.title.get_window_extent().y1 <= box.y0 + 1  # pixel
 
 
+@pytest.mark.slow
+def test_a_figure_for_print_that_is_higher_than_a_page_is_one_for_each_task(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(figures, "FIGURES", {"final-ranks": FIGURES["final-ranks"]})
+    modules = names(6)
+    for task, method in product(("sst2", "rte", "cola", "mrpc"), ("adalora", "dora")):
+        end = {name: i % 5 for i, name in enumerate(modules)}
+        write_run(tmp_path, method, 1, 0.8, task=task, ranks=end)
+    table = only_table(tmp_path)
+    folder = tmp_path / "figures"
+    whole = f"{table.name}-final-ranks"
+    assert write(table, folder, "page") == [whole]  # four panels in a row
+    parts = write(table, folder, "column")
+    assert parts == [f"{whole}-{task}" for task in ("cola", "sst2", "mrpc", "rte")]
+    with (folder / f"{whole}-rte.csv").open() as file:
+        assert {line["task"] for line in csv.DictReader(file)} == {"rte"}
+
+
+def test_marks_of_one_size_stand_side_by_side_and_labels_do_not_touch(tmp_path: Path) -> None:
+    sizes = {"lora": 9000, "dora": 8990, "adalora": 8980, "sora": 7000, "melora": 60_000}
+    for method, params in sizes.items():
+        write_run(tmp_path, method, 1, 0.8, params=params)
+    with printed("column"):
+        drawn = score_by_cost(only_table(tmp_path))
+    assert drawn is not None
+    figure, panel = drawn[0], drawn[0].axes[0]
+    images(figure)
+    bars = [c for c in panel.containers if isinstance(c, ErrorbarContainer)]
+    marks = [bar.lines[0].get_xdata()[0] for bar in bars]
+    across = sorted(panel.transData.transform((x, 0))[0] / figure.dpi for x in marks)
+    assert len(across) == len(sizes)
+    assert min(b - a for a, b in pairwise(across)) > 0.05  # inches, a marker
+    boxes = sorted(
+        (t.get_window_extent().x0, t.get_window_extent().x1) for t in panel.get_xticklabels()
+    )
+    assert len(boxes) > 1
+    assert all(end < start for (_, end), (start, _) in pairwise(boxes))
+
+
 def test_a_row_is_on_the_front_if_no_cheaper_one_scores_as_much(tmp_path: Path) -> None:
     for method, budget, params, score, seconds in [
         ("lora", "9000", 9000, 0.70, 50.0),
@@ -325,6 +369,7 @@ def test_figures_for_print_have_its_width_and_letters_of_six_points(
         files = images(figure)
         assert figure.get_figwidth() == pytest.approx(WIDTHS[width])
         assert b"/Type3" not in files["pdf"], name
+        assert figure.get_figheight() < 10, name
         box = figure.get_tightbbox()
         # Nothing is cut off, letters included.
         assert box.x0 > -0.05, name

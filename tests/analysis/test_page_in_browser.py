@@ -16,6 +16,7 @@ import pytest
 from dora.analysis.finished import read_runs
 from dora.analysis.grouping import tables
 from dora.analysis.page import page
+from dora.analysis.stats import Estimate, average, t_quantile
 from dora.records import study
 from record_files import names, write_run
 
@@ -210,7 +211,7 @@ def test_nothing_is_drawn_outside_a_panel(results: Path) -> None:
         results,
         """
         await type("budget:9000");
-        return all("#figures svg[role=img]").flatMap(svg => all(".mark, .curve, .dots, text", svg).map(e => {
+        return all("#figures svg[role=img]").flatMap(svg => all(".mark, .interval, .curve, .dots, text", svg).map(e => {
           const box = e.getBBox(), whole = svg.viewBox.baseVal;
           return [box.x, box.y, whole.width - box.x - box.width, whole.height - box.y - box.height];
         }));
@@ -305,3 +306,73 @@ def test_head_and_first_column_stay_while_the_table_scrolls(results: Path) -> No
     assert moved == [-200, -100]
     assert head == [-200, 0]
     assert first == [0, -100]
+
+
+def test_intervals_are_those_of_the_statistics_for_the_seeds_that_the_filter_leaves(
+    tmp_path: Path,
+) -> None:
+    scores = {  # task → method → score by seed
+        "sst2": {"lora": [0.801, 0.853, 0.822, 0.99], "dora": [0.911, 0.903, 0.948, 0.1]},
+        "rte": {"lora": [0.61, 0.58, 0.66, 0.01], "dora": [0.64, 0.52, 0.71, 0.9]},
+    }
+    for task, by_method in scores.items():
+        for method, by_seed in by_method.items():
+            for seed, score in enumerate(by_seed, 1):
+                write_run(tmp_path, method, seed, score, task=task)
+    marks, bars, quantiles = in_browser(
+        tmp_path,
+        """
+        await type("seed<=3");
+        const [sizes, apart] = all("#figures figure");
+        // A panel's numbers at heights: its upward ticks, whose texts stand 3.5 below their lines.
+        const inPanel = svg => {
+          const ticks = all("text[text-anchor=end]", svg)
+            .map(t => [Number(t.textContent.replace("−", "-")), t.getAttribute("y") - 3.5]);
+          const [[a, y], [b, z]] = [ticks[0], ticks.at(-1)];
+          return all(".interval", svg).map(bar => bar.getAttribute("d").match(/[\\d.]+/g).map(Number))
+            .map(d => [d[1], d[3]].map(at => a + ((at - y) * (b - a)) / (z - y)));
+        };
+        const freedoms = [1, 1.02, 1.5, 2, 3.7, 9, 26, 400];
+        return [
+          [sizes, apart].map(figure => all("svg[role=img]", figure).map(svg => texts(".mark", svg))),
+          all("svg[role=img]", sizes).map(inPanel),
+          freedoms.map(df => [df, quantileOf(df)]),
+        ];
+        """,
+    )
+    of = {
+        (task, method): [100 * score for score in by_seed[:3]]
+        for task, by_method in scores.items()
+        for method, by_seed in by_method.items()
+    }
+    more = {
+        task: [a - b for a, b in zip(of[task, "dora"], of[task, "lora"], strict=True)]
+        for task in scores
+    }
+    columns = [["sst2"], ["rte"], ["sst2", "rte"]]
+    expected = [
+        [average([of[task, method] for task in tasks]) for method in ("lora", "dora")]
+        for tasks in columns
+    ]
+    differences = [average([more[task] for task in tasks]) for tasks in columns]
+    assert [[_words(text) for text in panel] for panel in marks[0]] == [
+        [_numbers(estimate) for estimate in panel] for panel in expected
+    ]
+    assert [_words(text) for text in marks[1][0]] == [_numbers(d) for d in differences]
+    for panel, estimates in zip(bars, expected, strict=True):
+        for bar, estimate in zip(panel, estimates, strict=True):
+            low, high = estimate.interval()
+            # A tenth of a unit of the panel, whose height of 136 units is all numbers.
+            assert bar == pytest.approx([low, high], abs=0.003 * (high - low) + 0.1)
+    for df, quantile in quantiles:
+        assert quantile == pytest.approx(t_quantile(0.975, df), rel=2e-5)
+
+
+def _numbers(estimate: Estimate) -> list[str]:
+    """Returns mean and interval in the page's digits."""
+    return [f"{number:.2f}" for number in (estimate.mean, *estimate.interval())]
+
+
+def _words(text: str) -> list[str]:
+    """Returns the numbers of a mark's title: `LoRA r8: 85.50 [84.20, 86.80]`."""
+    return re.findall(r"-?\d+\.\d\d", text.replace("−", "-"))

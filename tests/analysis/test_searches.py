@@ -8,7 +8,8 @@ import record_files
 from dora.analysis.finished import read_runs
 from dora.analysis.grouping import tables
 from dora.analysis.notes import score_notes
-from dora.analysis.searches import apart, label, of_runs, score_by_rate, table, unequal
+from dora.analysis.searches import label, of_runs, score_by_rate, table, unequal
+from dora.analysis.style import apart
 from dora.tuned import Search
 
 
@@ -131,8 +132,8 @@ def test_a_table_says_how_its_learning_rates_were_searched(tmp_path: Path) -> No
 def test_labels_of_rates_keep_a_distance_and_begin_with_the_lowest() -> None:
     rates = [5e-5, 1e-4, 1.41e-4, 2e-4, 2.5e-4, 4e-4, 5e-4, 7.07e-4, 1e-3, 2e-3, 4e-3, 8e-3]
     # A fifth of a factor of 160 is one of 2.8.
-    assert apart(rates) == [5e-5, 1.41e-4, 4e-4, 2e-3, 8e-3]
-    assert apart([1e-3]) == [1e-3]
+    assert apart(rates, (rates[-1] / rates[0]) ** 0.2) == [5e-5, 1.41e-4, 4e-4, 2e-3, 8e-3]
+    assert apart([1e-3], 2) == [1e-3]
     assert [label(rate) for rate in (5e-5, 1.41e-4, 2e-3, 1.0)] == ["5e-5", "1.4e-4", "2e-3", "1e0"]
 
 

@@ -92,10 +92,22 @@ function line(x1, y1, x2, y2, kind) {
   return drawing("line", {x1, y1, x2, y2, class: kind});
 }
 
-// The panel for what is to stand a little aside, so that marks at one place don't cover each other.
-const shifted = ({svg, x, y}, pixels) => ({svg, x: number => x(number) + pixels, y});
-// How far the i-th of some marks stands aside.
-const asideOf = (i, count) => (i - (count - 1) / 2) * Math.min(6, 44 / count);
+// The places of marks at some numbers across, and a panel that takes such places. Marks within 5 % of
+// each other stand side by side around their place, in the order given, so that none hides another.
+function spread({svg, x, y}, numbers) {
+  const places = numbers.map(x);
+  const groups = [];
+  for (const i of [...numbers.keys()].sort((a, b) => numbers[a] - numbers[b])) {
+    if (!groups.length || numbers[i] > 1.05 * numbers[groups.at(-1)[0]]) groups.push([]);
+    groups.at(-1).push(i);
+  }
+  for (const group of groups) {
+    const apart = Math.min(6, 44 / group.length);
+    group.sort((a, b) => a - b);
+    group.forEach((i, j) => (places[i] += (j - (group.length - 1) / 2) * apart));
+  }
+  return {places, canvas: {svg, x: place => place, y}};
+}
 
 const coloured = look => ({style: `--look: ${look.colour}`});
 const dashes = look => ({"stroke-dasharray": look.dashed ? "4 3" : "none"});
@@ -125,6 +137,18 @@ function band(canvas, points, look) {
 function dots({svg, x, y}, points, look) {
   const path = points.map(([a, b]) => `M${x(a).toFixed(1)} ${y(b).toFixed(1)}h0`).join("");
   svg.append(drawing("path", {d: path, class: "dots", ...coloured(look)}));
+}
+// A bar between the places [x, y] of two numbers, upright or level, with a line across each end.
+function bar(canvas, from, to, look) {
+  const ends = [from, to].map(([x, y]) => [canvas.x(x), canvas.y(y)]);
+  const upright = from[0] === to[0];
+  const segment = (a, b) => "M" + [a, b].map(at => at.map(n => n.toFixed(1)).join(" ")).join("L");
+  const across = ends.map(([x, y]) => {
+    const [dx, dy] = upright ? [2.5, 0] : [0, 2.5];
+    return segment([x - dx, y - dy], [x + dx, y + dy]);
+  });
+  const path = segment(...ends) + across.join("");
+  canvas.svg.append(drawing("path", {d: path, class: "interval", ...coloured(look)}));
 }
 function mark({svg, x, y}, a, b, look, text) {
   svg.append(titled(symbol(look, x(a), y(b)), text));

@@ -68,11 +68,11 @@ function figure(title, caption, legends, panels) {
 }
 // A panel's numbers in words, for whoever does not see it.
 const inWords = (title, points) =>
-  `${title}: ${points.map(p => `${p.row.name} ${fixed(p.mean, 1)}`).join(", ")}`;
+  `${title}: ${points.map(p => `${p.row.name} ${withInterval(p, 1)}`).join(", ")}`;
 
-// Points of rows: {row, seeds, mean, x}, without rows that lack a task: a mean over other tasks than
-// the next row's would look like a difference of methods. The mean is that of the tables, over tasks
-// of means over seeds; `seeds` are the scores to be shown as dots.
+// Points of rows: {row, seeds, mean, low, high, x}, without rows that lack a task: a mean over other
+// tasks than the next row's would look like a difference of methods. Mean and interval are those of
+// the tables, over tasks of means over seeds; `seeds` are the scores to be shown as dots.
 function pointsOf(rows, of, x) {
   const found = rows
     .map(row => ({row, maps: of(row)}))
@@ -80,12 +80,18 @@ function pointsOf(rows, of, x) {
   return found.map(({row, maps}) => ({
     row,
     seeds: averageOf(maps),
-    mean: mean(maps.map(map => mean([...map.values()]))),
+    ...estimateOf(maps.map(map => [...map.values()])),
     x: x(row),
   }));
 }
 const meanOf = key => row => mean(row.runs.map(run => run[key]));
-const markText = point => `${point.row.name}: ${fixed(point.mean, 2)}`;
+const withInterval = (point, digits) =>
+  fixed(point.mean, digits) +
+  (point.low === null ? "" : ` [${fixed(point.low, digits)}, ${fixed(point.high, digits)}]`);
+const markText = point => `${point.row.name}: ${withInterval(point, 2)}`;
+// All numbers that a panel needs room for.
+const extentOf = points =>
+  points.flatMap(p => [...p.seeds, p.mean, p.low, p.high]).filter(number => number !== null);
 
 function scoreBySize(group, some) {
   const rows = rowsOf(some);
@@ -95,7 +101,8 @@ function scoreBySize(group, some) {
   );
   return figure(
     "Score against parameters.",
-    "Dots are runs; marks are means over seeds; a dashed line is a method without a budget.",
+    "Dots are runs, marks means over seeds with their 95 % interval; a dashed line in a band is " +
+      "a method without a budget.",
     [...adapted, ...across.map(([title, look]) => [title, acrossLook(look)])],
     panels.filter(Boolean),
   );
@@ -114,11 +121,14 @@ function sizePanel(rows, title, of) {
     below: "stored parameters",
     format: size,
     across: axisOf(sizes, {log: true, marked: base.length ? base : sizes}),
-    up: axisOf(points.flatMap(point => [...point.seeds, point.mean])),
+    up: axisOf(extentOf(points)),
   });
   for (const point of points.filter(point => point.row.none)) drawAcross(canvas, point);
-  const byMethod = [...grouped(adapted, point => point.row.method).values()];
-  byMethod.forEach((of, i) => drawMethod(shifted(canvas, asideOf(i, byMethod.length)), of));
+  const aside = spread(canvas, sizes);
+  const placed = adapted.map((point, i) => ({...point, x: aside.places[i]}));
+  for (const of of grouped(placed, point => point.row.method).values()) {
+    drawMethod(aside.canvas, of);
+  }
   return canvas.svg;
 }
 // The points of one method, joined in the order of their sizes.
@@ -128,11 +138,23 @@ function drawMethod(canvas, points) {
   const scores = points.flatMap(point => point.seeds.map(score => [point.x, score]));
   curve(canvas, means, look);
   dots(canvas, scores, look);
-  for (const point of points) mark(canvas, point.x, point.mean, look, markText(point));
+  for (const point of points) {
+    interval(canvas, point, [point.x, point.low], [point.x, point.high], look);
+    mark(canvas, point.x, point.mean, look, markText(point));
+  }
+}
+// The interval of a point as a bar between two places; nothing where it has none.
+function interval(canvas, point, from, to, look) {
+  if (point.low !== null) bar(canvas, from, to, look);
 }
 const acrossLook = look => ({...look, marker: null, dashed: true});
 function drawAcross({svg, y}, point) {
   const look = acrossLook(LOOKS[point.row.method]);
+  if (point.low !== null) {
+    const high = y(point.low) - y(point.high);
+    const place = {x: LEFT, y: y(point.high), width: WIDTH - LEFT - RIGHT, height: high};
+    svg.append(drawing("rect", {...place, class: "band", ...coloured(look)}));
+  }
   const made = line(LEFT, y(point.mean), WIDTH - RIGHT, y(point.mean), "curve");
   for (const [name, value] of Object.entries({...coloured(look), ...dashes(look)}))
     made.setAttribute(name, value);
@@ -140,6 +162,7 @@ function drawAcross({svg, y}, point) {
 }
 
 function differences(group, some) {
+  if (!group.comparable) return null;
   const rows = rowsOf(some);
   const scores = scoresOf(group, some);
   const panels = [...grouped(rows, row => row.budgetTitle).values()].map(ofBudget => {
@@ -155,8 +178,8 @@ function differences(group, some) {
   const title = runs.find(run => run.method === study.baseline)?.methodTitle;
   return figure(
     `Differences from ${title} at equal budget.`,
-    "In points, paired by seed: dots are pairs, marks their means. " +
-      "Whether a difference is shown by the seeds, the tables of differences say.",
+    "In points, paired by seed: dots are pairs, marks means with a 95 % interval, each by " +
+      "itself. The tables of differences correct for the number of comparisons.",
     methodsOf(rows.filter(row => !row.none && row.method !== study.baseline)),
     panels.filter(Boolean),
   );
@@ -173,7 +196,7 @@ function differencePanel(base, others, scores) {
     ])
     .filter(([, points]) => points.length);
   if (!lines.length) return null;
-  const numbers = lines.flatMap(([, points]) => points.flatMap(p => [...p.seeds, p.mean]));
+  const numbers = lines.flatMap(([, points]) => extentOf(points));
   const canvas = panel({
     title: `budget ${base.budgetTitle}`,
     label: lines.map(([title, points]) => inWords(title, points)).join("; "),
@@ -206,6 +229,7 @@ function drawDifference(canvas, point, height) {
   const look = LOOKS[point.row.method];
   const pairs = point.seeds.map(difference => [difference, height]);
   dots(canvas, pairs, look);
+  interval(canvas, point, [point.low, height], [point.high, height], look);
   mark(canvas, point.mean, height, look, markText(point));
 }
 
@@ -222,7 +246,7 @@ function scoreByCost(group, some) {
   });
   return figure(
     "Score against cost.",
-    "Means over seeds, a mark for each method and budget; " +
+    "Means over seeds with their 95 % interval, a mark for each method and budget; " +
       "the line joins those that no cheaper one beats.",
     methodsOf(rows),
     panels.filter(Boolean),
@@ -237,14 +261,18 @@ function costPanel(points, title, below, format) {
     below,
     format,
     across: axisOf(costs, {log: true}),
-    up: axisOf(points.map(point => point.mean)),
+    up: axisOf(extentOf(points.map(point => ({...point, seeds: []})))),
   });
   const beaten = (point, i) => points.slice(0, i).some(cheaper => cheaper.mean >= point.mean);
-  const front = points.filter((point, i) => !beaten(point, i)).map(point => [point.x, point.mean]);
-  canvas.svg.append(drawing("path", {d: pathOf(canvas, front), class: "front"}));
-  for (const point of points) {
-    const text = `${markText(point)} at ${format(point.x)}`;
-    mark(canvas, point.x, point.mean, LOOKS[point.row.method], text);
-  }
+  const {places, canvas: placed} = spread(canvas, costs);
+  const front = points
+    .map((point, i) => (beaten(point, i) ? null : [places[i], point.mean]))
+    .filter(Boolean);
+  canvas.svg.append(drawing("path", {d: pathOf(placed, front), class: "front"}));
+  points.forEach((point, i) => {
+    const look = LOOKS[point.row.method];
+    interval(placed, point, [places[i], point.low], [places[i], point.high], look);
+    mark(placed, places[i], point.mean, look, `${markText(point)} at ${format(point.x)}`);
+  });
   return canvas.svg;
 }
