@@ -9,6 +9,7 @@ tests, so that no mark contradicts a p value.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -143,9 +144,12 @@ def _examples_once(table: Table, row: Row, other: Row, task: str) -> tuple[float
 
 @dataclass(frozen=True)
 class Leaders:
-    """The best row of one budget in one column, and the rows that the seeds cannot tell from it."""
+    """The best rows of one budget in one column, and those that the seeds cannot tell from them.
 
-    best: Row
+    The best are several where means are equal.
+    """
+
+    best: frozenset[Row]
     alike: frozenset[Row]
 
 
@@ -171,8 +175,14 @@ def leaders(table: Table, by_task: bool) -> dict[tuple[str, str | None], Leaders
                 if any((row, other, task) in told for other in block)
             }
             if means:
-                best = max(means, key=lambda row: means[row])
-                alike = (row for row in means if told.get((best, row, task)) is False)
+                highest = max(means.values())
+                # Equal up to rounding: the order of seeds decides the last bits of a mean.
+                best = frozenset(r for r in means if math.isclose(means[r], highest, abs_tol=1e-9))
+                alike = {
+                    row
+                    for row in means.keys() - best
+                    if {told.get((one, row, task)) for one in best} == {False}
+                }
                 found[block[0][1], task] = Leaders(best, frozenset(alike))
     return found
 

@@ -95,7 +95,7 @@ def _marked(
     for j, column in enumerate(columns, _FIRST_SCORE):
         for i, row in enumerate(table.rows):
             found = leading.get((row[1], column.task))
-            bold |= {(i, j)} if found and row == found.best else set()
+            bold |= {(i, j)} if found and row in found.best else set()
             underlined |= {(i, j)} if found and row in found.alike else set()
     return bold, underlined
 

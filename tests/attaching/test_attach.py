@@ -9,11 +9,14 @@ import socket
 import subprocess
 import sys
 import weakref
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
+from peft.utils import ModulesToSaveWrapper
 from torch import nn
 
 import dora
@@ -55,6 +58,32 @@ def test_a_module_named_as_head_is_trained_whole_and_saved(tmp_path: Path) -> No
     assert list(adapter.ranks()) == ["first", "second"]
     adapter.save(tmp_path)
     assert '"modules_to_save": [\n    "last"\n  ]' in (tmp_path / "adapter_config.json").read_text()
+
+
+@pytest.mark.parametrize("name", ["last", "out", "layer", "B", "st", "0"])
+def test_a_head_that_peft_would_misread_is_told_before_training_and_not_saved(
+    name: str, tmp_path: Path
+) -> None:
+    def made() -> nn.Sequential:
+        linears = [("first", nn.Linear(6, 6)), ("10", nn.Linear(6, 6)), (name, nn.Linear(6, 2))]
+        return nn.Sequential(OrderedDict(linears))
+
+    # PEFT's own reading of the name: none, the head alone, or the head and others.
+    try:
+        config = LoraConfig(target_modules=["first", "10"], modules_to_save=[name])
+        modules = get_peft_model(made(), config).modules()
+        wrapped = sum(isinstance(m, ModulesToSaveWrapper) for m in modules)
+    except (TypeError, ValueError):
+        wrapped = 0
+    told = {"method": "lora", "budget": "r2", "head": [name]}
+    if wrapped == 1:
+        dora.attach(made(), **told).save(tmp_path)  # a warning would be an error
+        assert name == "last"
+    else:
+        with pytest.warns(UserWarning, match=f"save.. will be refused: PEFT .* ends in {name} too"):
+            adapter = dora.attach(made(), **told)
+        with pytest.raises(UserError, match=f"cannot read this adapter, so rename {name}"):
+            adapter.save(tmp_path)
 
 
 MISTAKES: dict[str, tuple[dict[str, Any], str]] = {

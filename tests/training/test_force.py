@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pathlib
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -129,8 +130,13 @@ def kill(at: int, patch: pytest.MonkeyPatch) -> Iterator[list[str]]:
         return call
 
     with patch.context() as while_it_lives:
+        # Python 3.10's Path holds functions of `os` of its own.
+        own = getattr(pathlib, "_NormalAccessor", None)
         for name in ("unlink", "remove", "rmdir", "replace", "rename"):
-            while_it_lives.setattr(os, name, before(getattr(os, name)))
+            watched = before(getattr(os, name))
+            while_it_lives.setattr(os, name, watched)
+            if hasattr(own, name):
+                while_it_lives.setattr(own, name, staticmethod(watched))
         yield changed
 
 
