@@ -109,7 +109,7 @@ def _tuning_notes(table: Table) -> list[str]:
     ]
     text = (
         f"tuned settings: the best of {candidates} candidates for each method and task, "
-        f"{seeds} seeds each, on held-out training rows; {len(edges)} of {len(found)} rates at an edge "
+        f"{seeds} {'seed' if seeds == '1' else 'seeds'} each, on held-out training rows; {len(edges)} of {len(found)} rates at an edge "
         "of those tried"
     )
     text += f" ({', '.join(edges)})" if edges else ""

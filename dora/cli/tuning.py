@@ -200,7 +200,7 @@ class Tuning:
         left = sum(map(bool, self._round.values()))
         return (
             f"{left} of {len(self._round)} searches have fewer than {self.candidates} candidates: "
-            f"{more} more, with {len(self.seeds)} seeds each"
+            f"{more} more, with {len(self.seeds)} {'seed' if len(self.seeds) == 1 else 'seeds'} each"
         )
 
     def take(self, folders: Mapping[tuple[str, ...], Path]) -> None:
