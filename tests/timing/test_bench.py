@@ -21,7 +21,8 @@ SMALL = Setting("small", 0.1, batch=4, length=8, threads=1)
 
 @pytest.fixture(autouse=True)
 def _small_size(monkeypatch):
-    monkeypatch.setitem(setting.SIZES, "small", ("roberta", 1, 64, 128, 2, 60))
+    # Bottleneck adapters at the bench's budget are 96 wide, and may not be wider than the model.
+    monkeypatch.setitem(setting.SIZES, "small", ("roberta", 1, 128, 256, 2, 60))
 
 
 def test_the_floor_trains_the_head_alone_and_its_gradient_passes_the_whole_backbone():
