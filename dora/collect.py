@@ -8,6 +8,7 @@ from pathlib import Path
 
 from dora.analysis.finished import read_runs
 from dora.errors import UserError
+from dora.plain import counted
 from dora.process.command import command
 from dora.records import packed, study
 
@@ -25,7 +26,7 @@ def collect(results: Path, to: Path) -> str:
         raise UserError(f"no finished run under {results / 'runs'}")
     number = packed.write(to, [run["folder"] for run in runs])
     left = len(study.directories(results)) - number
-    line = f"{to}: {study.runs_in_words(number)}, {to.stat().st_size / 1e3:,.0f} kB"
+    line = f"{to}: {counted(number, 'run')}, {to.stat().st_size / 1e3:,.0f} kB"
     return f"{line}; left out: {left:,} not done" if left else line
 
 

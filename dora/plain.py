@@ -1,4 +1,4 @@
-"""Escapes for text from others, so that a terminal shows it and does not obey it."""
+"""Text as it is shown: escapes, so that a terminal does not obey it, and counted things."""
 
 from __future__ import annotations
 
@@ -22,6 +22,11 @@ def cut(text: object, at_most: int = 100) -> str:
     # Cut before escaping, so that the cut never falls inside an escape.
     shown = printable(whole[:at_most])
     return f"{shown}…" if len(whole) > at_most else shown
+
+
+def counted(number: int, noun: str) -> str:
+    """Returns `1 run` or `1,040 runs`, for a noun whose plural ends in s."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def _escape(character: str) -> str:

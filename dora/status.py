@@ -17,7 +17,7 @@ from dora.analysis.layout import Grid, plain
 from dora.analysis.rows import budget_order
 from dora.data.tasks import TASKS
 from dora.errors import UserError
-from dora.plain import printable
+from dora.plain import counted, printable
 from dora.process.command import command
 from dora.records import estimate, study
 from dora.records.study import Seen
@@ -178,7 +178,7 @@ def main() -> None:
 def report(seen: list[Seen], results: Path) -> list[str]:
     """Returns the lines of the table, the runs at work, and what is left."""
     lines = [*table(seen).splitlines(), "", *details(seen)]
-    lines.append(f"{study.runs_in_words(len(seen))}: {study.in_words(study.count(seen))}")
+    lines.append(f"{counted(len(seen), 'run')}: {study.in_words(study.count(seen))}")
     if (left := time_left(seen)) is not None:
         lines.append(left)
     if any(s.state in TO_DO for s in seen):

@@ -27,7 +27,7 @@ import numpy as np
 import pytest
 
 from dora.analysis import figures
-from dora.analysis.finished import read_predicted, read_runs
+from dora.analysis.finished import read_runs
 from dora.backbones import backbone
 from dora.data import tokens
 from dora.errors import UserError
@@ -154,15 +154,17 @@ def finished(prepared: Prepared) -> Iterator[Kind]:
 
 def compared(folder: Path, run: dict[str, Any]) -> Callable[[], str]:
     """Returns the tool of tables: they compare predictions, or say that they are unreadable."""
-    whole = read_predicted(folder, run)["best"]
+    (read,) = read_runs(folder.parents[7])
+    whole = read["predicted"]["best"]
 
     def tool() -> str:
         # Each flip would be told on standard error.
         with contextlib.redirect_stderr(io.StringIO()):
-            found = read_predicted(folder, run).get("best")
-        if found is None:
+            found = read_runs(folder.parents[7])
+        if not found or "best" not in found[0]["predicted"]:
             return NOTICED
-        return HARMLESS if all(map(np.array_equal, found, whole)) else SILENT
+        same = map(np.array_equal, found[0]["predicted"]["best"], whole)
+        return HARMLESS if all(same) else SILENT
 
     return tool
 

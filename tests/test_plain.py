@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dora.plain import cut, printable
+from dora.plain import counted, cut, printable
 
 
 @pytest.mark.parametrize(
@@ -30,3 +30,8 @@ def test_what_does_not_print_is_spelled_out(text: object, shown: str) -> None:
 def test_a_long_text_is_cut() -> None:
     assert cut("x" * 101) == "x" * 100 + "…"
     assert cut("x" * 100) == "x" * 100
+
+
+@pytest.mark.parametrize(("number", "said"), [(0, "0 runs"), (1, "1 run"), (1040, "1,040 runs")])
+def test_one_thing_is_no_plural(number: int, said: str) -> None:
+    assert counted(number, "run") == said

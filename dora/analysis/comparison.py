@@ -9,7 +9,6 @@ tests, so that no mark contradicts a p value.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -18,7 +17,15 @@ import numpy as np
 
 from dora.analysis.grouping import Table
 from dora.analysis.rows import BASELINE, Row, has_budget
-from dora.analysis.stats import RESAMPLED, Estimate, average, holm, improvement, resampled
+from dora.analysis.stats import (
+    RESAMPLED,
+    ROUNDING,
+    Estimate,
+    average,
+    holm,
+    improvement,
+    resampled,
+)
 
 ALPHA = 0.05
 
@@ -176,14 +183,14 @@ def leaders(table: Table, by_task: bool) -> dict[tuple[str, str | None], Leaders
             }
             if means:
                 highest = max(means.values())
-                # Equal up to rounding: the order of seeds decides the last bits of a mean.
-                best = frozenset(r for r in means if math.isclose(means[r], highest, abs_tol=1e-9))
-                alike = {
+                # The order of seeds decides the last bits of a mean.
+                best = frozenset(row for row in means if highest - means[row] <= ROUNDING)
+                alike = frozenset(
                     row
                     for row in means.keys() - best
-                    if {told.get((one, row, task)) for one in best} == {False}
-                }
-                found[block[0][1], task] = Leaders(best, frozenset(alike))
+                    if all(told.get((one, row, task)) is False for one in best)
+                )
+                found[block[0][1], task] = Leaders(best, alike)
     return found
 
 

@@ -31,8 +31,9 @@ class Predicted(NamedTuple):
 def read_runs(results: Path) -> list[Run]:
     """Reads run.json of every finished run under `results`/runs, in path order.
 
-    Adds the run's directory as `folder`, and as `predicted` what `read_predicted` returns. A record that
-    cannot be believed is left out and named, as `dora.status` calls it broken.
+    Adds the run's directory as `folder`, and as `predicted` its `Predicted` by evaluation (best,
+    last), as far as they are stored and sound. A record that cannot be believed is left out and
+    named, as `dora.status` calls it broken.
     """
     runs = []
     for folder in directories(results):
@@ -49,16 +50,8 @@ def read_runs(results: Path) -> list[Run]:
         if (problem := contradiction(run, arrays)) is not None:
             left_out(folder / "run.json", problem)
             continue
-        runs.append({**run, "folder": folder, "predicted": _compact(run, arrays)})
+        runs.append({**run, "folder": folder, "predicted": _predicted(run, arrays)})
     return runs
-
-
-def read_predicted(folder: Path, run: Run) -> dict[str, Predicted]:
-    """Reads a run's stored predictions on the development set, by evaluation (best, last).
-
-    Without stored predictions the result is empty, and with damaged ones too, which is said.
-    """
-    return _compact(run, _believed_arrays(folder, run))
 
 
 def _believed_arrays(folder: Path, run: Run) -> dict[str, np.ndarray]:
@@ -76,7 +69,7 @@ def _believed_arrays(folder: Path, run: Run) -> dict[str, np.ndarray]:
     return {}
 
 
-def _compact(run: Run, arrays: dict[str, np.ndarray]) -> dict[str, Predicted]:
+def _predicted(run: Run, arrays: dict[str, np.ndarray]) -> dict[str, Predicted]:
     """Returns predictions by evaluation, small enough that thousands of runs can keep them."""
     task = TASKS[run["config"]["task"]]
     labels, found = arrays.get("dev/labels"), {}

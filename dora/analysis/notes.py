@@ -109,8 +109,8 @@ def _tuning_notes(table: Table) -> list[str]:
     ]
     text = (
         f"tuned settings: the best of {candidates} candidates for each method and task, "
-        f"{seeds} {'seed' if seeds == '1' else 'seeds'} each, on held-out training rows; {len(edges)} of {len(found)} rates at an edge "
-        "of those tried"
+        f"{seeds} {'seed' if seeds == '1' else 'seeds'} each, on held-out training rows; "
+        f"{len(edges)} of {len(found)} rates at an edge of those tried"
     )
     text += f" ({', '.join(edges)})" if edges else ""
     if shorter := sorted({t["length"] for _, _, t in found if "length" in t}):

@@ -17,6 +17,7 @@ from dora.tuned import BySeed, Key, Search, Value, mean
 
 if TYPE_CHECKING:
     from dora.analysis.score_figures import Drawn
+
 _Place = tuple[str, str, str | None, str | None]  # of a panel: model, task, budget, length
 
 

@@ -72,8 +72,8 @@ def study_data(found: Sequence[Table]) -> dict[str, Any]:
 
     `groups`: the tables, within which runs are compared. `runs`: an object a run, as `ordered` has
     them. `fields`: paths into records; a run's `record` holds for each the place of its value in
-    the list of `pools` with that number, or null. `quantiles`: see there. `steps` and `matrices`: shared by curves and
-    ranks, which begin with a place in them.
+    the list of `pools` with that number, or null. `quantiles`: as that function returns them.
+    `steps` and `matrices`: shared by curves and ranks, which begin with a place in them.
     """
     paths: dict[tuple[str, ...], Pool] = {}
     steps, matrices = Pool(), Pool()
@@ -249,7 +249,7 @@ def quantiles() -> list[float]:
 
 
 def title_of(table: Table) -> str:
-    """Returns the words that tell a table from a study's others: `RoBERTa-base, GLUE (official files)`."""
+    """Returns the words that tell a table from others: `RoBERTa-base, GLUE (official files)`."""
     length = "" if table.steps is None else f", {table.steps:,} steps"
     return printable(f"{model_title(table.model)}, {data_title(table.data)}{length}")
 

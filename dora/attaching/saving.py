@@ -81,8 +81,8 @@ def misread(model: nn.Module, head: Sequence[str], adapted: Iterable[str]) -> st
         other = next((name for name in names if name.endswith(end) and name not in head), None)
         if other is not None:
             return (
-                f"PEFT finds a module that is trained whole by the end of its name, and {other} ends "
-                f"in {end} too: it cannot read this adapter, so rename {end}, or keep state_dict()"
+                "PEFT finds a module that is trained whole by the end of its name, and "
+                f"{other} ends in {end} too: it cannot read this adapter, so rename {end}, or keep state_dict()"
             )
     return None
 

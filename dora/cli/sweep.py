@@ -16,7 +16,7 @@ from dora.cli.summary import labels, score_table
 from dora.config import MAX_SEED, Config
 from dora.data.predictions import unpredicted
 from dora.errors import NotNow, RunFailed, Stopped, UserError
-from dora.plain import printable
+from dora.plain import counted, printable
 from dora.process.signals import outside
 from dora.records import estimate, study
 from dora.records.cleaning import tidy
@@ -89,7 +89,7 @@ class Sweep:
         more = f", {lacking:,} done before and to predict rows that came later" if lacking else ""
         done, to_train = len(self.runs) - len(pending), len(pending) - lacking
         print(
-            f"{study.runs_in_words(len(self.runs))}: {done:,} done before, "
+            f"{counted(len(self.runs), 'run')}: {done:,} done before, "
             f"{to_train:,} to train{more}{self._estimate(pending)}",
             flush=True,  # launchers start processes, which write to the same stream
         )
@@ -139,7 +139,7 @@ class Sweep:
             self._print_scores(seen)
         took = study.duration(time.monotonic() - self.began)
         counts = study.in_words(study.count(seen.values()))
-        print(f"\nafter {took}, {study.runs_in_words(len(self.runs))}: {counts}")
+        print(f"\nafter {took}, {counted(len(self.runs), 'run')}: {counts}")
         if lost is not None:
             print(f"the launcher ended with {type(lost).__name__}: {str(lost).splitlines()[0]}")
         if not left:

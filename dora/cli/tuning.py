@@ -22,6 +22,7 @@ from dora.cli.line import in_grammar
 from dora.config import Config
 from dora.errors import UserError
 from dora.files import write_atomic
+from dora.plain import counted
 from dora.records import study
 from dora.records.provenance import provenance
 from dora.records.run_json import read_done
@@ -200,7 +201,7 @@ class Tuning:
         left = sum(map(bool, self._round.values()))
         return (
             f"{left} of {len(self._round)} searches have fewer than {self.candidates} candidates: "
-            f"{more} more, with {len(self.seeds)} {'seed' if len(self.seeds) == 1 else 'seeds'} each"
+            f"{more} more, with {counted(len(self.seeds), 'seed')} each"
         )
 
     def take(self, folders: Mapping[tuple[str, ...], Path]) -> None:

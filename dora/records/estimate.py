@@ -7,7 +7,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from dora.records.study import Seen, duration, runs_in_words
+from dora.plain import counted
+from dora.records.study import Seen, duration
 
 # Parts of a place that a run's length depends on, most alike first: data, task, model, method and
 # budget; then without the budget; then any method of the task; then any task of the model.
@@ -55,7 +56,7 @@ def of(runs: Sequence[Seen], known: Iterable[Seen], at_once: int) -> Left | None
 
 def in_words(left: Left) -> str:
     """Returns `about 25 min of training, 9 runs; 7 min with 4 at once, as now`."""
-    text = f"about {duration(left.seconds)} of training, {runs_in_words(left.runs)}"
+    text = f"about {duration(left.seconds)} of training, {counted(left.runs, 'run')}"
     if left.at_once > 1:
         text += f"; {duration(left.seconds / left.at_once)} with {left.at_once} at once, as now"
     if left.unlike:

@@ -95,8 +95,8 @@ def disagreement(folder: Path, run: Run) -> str | None:
 def scored_arrays(folder: Path, run: Run) -> dict[str, np.ndarray]:
     """Reads the stored arrays that the scores of a run follow from: labels and logits by name.
 
-    Empty where no predictions are stored. Raises one of `predictions.UNREADABLE` where they are
-    damaged.
+    Returns none where no predictions are stored. Raises one of `predictions.UNREADABLE` where they
+    are damaged.
     """
     # A study that was copied or committed is mostly kept without predictions.
     if not os.path.lexists(folder / npz.NAME):
@@ -109,7 +109,7 @@ def scored_arrays(folder: Path, run: Run) -> dict[str, np.ndarray]:
 
 
 def contradiction(run: Run, arrays: Mapping[str, np.ndarray]) -> str | None:
-    """Returns the first score of a run that these arrays do not give; None where all agree.
+    """Returns the first score of a run that these arrays do not give, or None if they give all.
 
     `arrays`: as `scored_arrays` returns them. A split without labels or logits is not compared.
     """

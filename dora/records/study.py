@@ -280,11 +280,6 @@ def count(seen: Iterable[Seen]) -> dict[str, int]:
     return {state: states.count(state) for state in STATES if state in states}
 
 
-def runs_in_words(number: int) -> str:
-    """Returns `1 run` or `1,040 runs`."""
-    return f"{number:,} run" if number == 1 else f"{number:,} runs"
-
-
 def in_words(numbers: dict[str, int]) -> str:
     """Returns `3 done, 1 failed`: counts by state, finished runs first."""
     return ", ".join(f"{n:,} {state}" for state, n in reversed(numbers.items())) or "none"

@@ -23,7 +23,7 @@ from dora.data.predictions import UNREADABLE
 from dora.data.tasks import TASKS
 from dora.errors import UserError
 from dora.files import open_own
-from dora.plain import cut
+from dora.plain import counted, cut
 from dora.records import artefacts, study
 from dora.records.about_method import about_method
 from dora.records.journals import JOURNALS, events
@@ -210,12 +210,11 @@ def report(results: Path) -> tuple[list[str], bool]:
     damaged = len(lines)
     # A file that is not kept is no damage: studies are committed without weights.
     if absent := sum(f.absent for f in found.values()):
-        lines.append(f"{study.runs_in_words(absent)} kept without weights or predictions")
+        lines.append(f"{counted(absent, 'run')} kept without weights or predictions")
     unchecked = sum(not f.checksums for f in found.values())
     files = sum(f.verified for f in found.values())
-    word = "file" if files == 1 else "files"
     lines.append(
-        f"{study.runs_in_words(len(found))}, {files:,} {word} verified, {damaged:,} damaged, "
+        f"{counted(len(found), 'run')}, {counted(files, 'file')} verified, {damaged:,} damaged, "
         f"{unchecked:,} without checksums"
     )
     return lines, damaged == 0

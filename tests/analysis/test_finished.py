@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dora.analysis.finished import read_predicted, read_runs
+from dora.analysis.finished import read_runs
 from dora.records import artefacts
 from record_files import write_run
 from runs import change_record
@@ -70,7 +70,7 @@ def test_damaged_predictions_are_left_out_and_said_once(
     assert capsys.readouterr().err.count(f"left out: {path} cannot be read") == 1
     assert run["predicted"] == {}
     # Read again, as tables and figures of one process do, and not said again.
-    assert read_predicted(path.parent, run) == {}
+    assert read_runs(tmp_path)[0]["predicted"] == {}
     assert capsys.readouterr().err == ""
 
 

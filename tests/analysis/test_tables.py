@@ -20,12 +20,13 @@ from dora.analysis.grouping import Table, View, tables
 from dora.analysis.layout import Grid, as_csv
 from dora.analysis.score_table import scores
 from dora.analysis.study_data import about, ordered
-from dora.analysis.text import files
+from dora.analysis.text import files, stale
 from dora.records import study as study_of_runs
 from record_files import write_run
 from runs import change_record
 
-GOLDEN = Path(__file__).parents[1] / "golden"
+ROOT = Path(__file__).parents[2]
+GOLDEN = ROOT / "tests" / "golden"
 
 
 def only_table(results: Path, view: View | None = None) -> Table:
@@ -342,6 +343,19 @@ def test_every_table_is_a_latex_file_with_one_float_and_a_label_of_its_own(tmp_p
         assert len(re.findall(r"\\begin\{table\*?\}", text)) == 1
         assert text.count(r"\caption{") == 1
         assert text.count(rf"\label{{tab:{name.removesuffix('.tex')}}}") == 1
+
+
+@pytest.mark.parametrize("committed", ["study_tiny", "study_family", "study_federated"])
+def test_every_latex_file_that_is_made_is_found_when_it_is_stale(
+    committed: str, tmp_path: Path
+) -> None:
+    # These have tables of what chains train and of what clients send, too.
+    (table,) = tables(read_runs(ROOT / "results" / committed))
+    made = {k: v for k, v in files(table, tmp_path, []).items() if k.endswith(".tex")}
+    for name, text in made.items():
+        (tmp_path / name).write_text(text)
+    assert {path.name for path in stale(table, tmp_path, ())} == set(made)
+    assert stale(table, tmp_path, made) == []
 
 
 @pytest.mark.parametrize("text", ["=cmd()", "+1", "-1", "@x", "\t=x", "a\r=x"])
