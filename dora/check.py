@@ -15,6 +15,7 @@ from dora.methods.rules import fraction_or_steps
 from dora.process import surroundings
 
 MAX_COUNT = 2**31 - 1  # of steps, rows, epochs: a signed 32-bit number, as some of PyTorch's are
+SOURCES = ("mini", "dir", "hub")  # the files in conf/data
 MAX_THREADS = 1024  # beyond any machine's: a mistyped number would start as many threads
 
 
@@ -76,6 +77,14 @@ def _broken(*rules: tuple[bool, str]) -> list[str]:
     return [message for kept, message in rules if not kept]
 
 
+def _names_a_folder(key: str, name: str) -> tuple[bool, str]:
+    """Returns the rule for a name that becomes a folder of the run's path."""
+    # A slash would add a folder, and `..` leave it.
+    return re.fullmatch(r"\w[\w .+-]*", name) is not None, (
+        f"{key}={name} names a folder: letters, digits and . _ + - make it up, such as {key}=mine"
+    )
+
+
 def _choice(config: Config, key: str, *allowed: str) -> tuple[bool, str]:
     """Returns the rule that a key has one of the allowed values."""
     part, name = place(config, key)
@@ -106,9 +115,6 @@ def _keys_added(config: Config) -> list[str]:
 def _of_choices(config: Config) -> list[str]:
     """Checks task, model and data, and the rates given for them."""
     task, data = config.task.name, config.data
-    name = config.model_name
-    # A name becomes a folder of the run's path; a slash would add one, and `..` leave it.
-    named = re.fullmatch(r"\w[\w .+-]*", name) is not None
     strange = [t for t in config.rates if t not in TASKS]
     # Both tables hold {method: rate}; None stands for no rate.
     tables: dict[str, Any] = {
@@ -127,23 +133,30 @@ def _of_choices(config: Config) -> list[str]:
     }
     return _broken(
         (task in TASKS, f"task={task} must be one of {', '.join(TASKS)}"),
+        _names_a_folder("model.name", config.model_name),
+        _names_a_folder("data.name", config.data_name),
         (
-            named,
-            f"model.name={name} names a folder: letters, digits and . _ + - make it up, "
-            "such as model.name=mine",
+            data.name is None or data.source != "mini",
+            f"data.name={data.name} names rows of yours, and data=mini is the suite's own: give "
+            "data=dir or data=hub, or leave the name out",
+        ),
+        (
+            data.name in (None, data.source) or data.name not in SOURCES,
+            f"data.name={data.name} is the name of another source, and these are rows of "
+            f"data={data.source}: give another name",
         ),
         *(
             (False, f"{key}={by} must give methods ({', '.join(methods)}) rates above 0")
             for key, by in wrong.items()
         ),
         (not strange, f"rates: {', '.join(strange)} must be among the tasks {', '.join(TASKS)}"),
-        (data.name in ("mini", "dir", "hub"), f"data={data.name} must be one of mini, dir, hub"),
+        (data.source in SOURCES, f"data.source={data.source} must be one of {', '.join(SOURCES)}"),
         (
-            data.name != "dir" or bool(data.dir),
+            data.source != "dir" or bool(data.dir),
             "data=dir needs data.dir=FOLDER, an official GLUE download (zips or unpacked TSVs)",
         ),
         (
-            data.name != "mini" or not data.dir,
+            data.source != "mini" or not data.dir,
             "data.dir is given but data=mini: write data=dir too",
         ),
     )

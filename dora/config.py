@@ -177,9 +177,14 @@ class Config:
         return f"{name}-random" if m.random_weights else name
 
     @property
+    def data_name(self) -> str:
+        """The data's name in paths and tables: the one given, else the source's."""
+        return self.data.source if self.data.name is None else self.data.name
+
+    @property
     def embedded(self) -> bool:
         """True if data or model are this package's small ones: scores say nothing about GLUE."""
-        return self.data.name == "mini" or bool(self.model.embedded and not self.model.path)
+        return self.data.source == "mini" or bool(self.model.embedded and not self.model.path)
 
     def targets(self) -> tuple[str, ...]:
         """Returns the kinds of linears to adapt, in the order they have in a layer.
@@ -305,7 +310,7 @@ class Config:
         flat.update(
             task=self.task.name,
             model=self.model_name,
-            data=self.data.name,
+            data=self.data_name,
             method=spelled(self.chosen),
             budget=str(Budget.parse(self.budget)) if bound else None,
             target=list(self.targets()) if bound else None,

@@ -71,11 +71,14 @@ class ModelConfig:
 class DataConfig:
     """`data=`: where the rows come from.
 
-    `name`: mini, dir or hub.
+    `source`: mini, dir or hub; `data=` sets it.
+    `name`: the data's name in paths and tables, for rows that are not GLUE's own, such as a sample;
+    null for the source's.
     `dir`: with dir, the official GLUE download; with hub, a local copy of the repository.
     """
 
-    name: str = MISSING
+    source: str = MISSING
+    name: str | None = None
     dir: str | None = None
 
 

@@ -193,7 +193,7 @@ def read(places: list[str], max_length: int, cache: Path) -> dict[str, Tokens]:
     for task in TASKS.values():
         for place in places:
             try:
-                rows, _, name = read_rows(DataConfig("dir", place), task)
+                rows, _, name = read_rows(DataConfig("dir", dir=place), task)
             except UserError:  # this download does not hold the task
                 continue
             found[task.name] = _tokens(cache, name, rows["train"], folder, max_length)

@@ -39,7 +39,6 @@ _PROVENANCE: dict[str, Any] = {
     "note": None,
     "host": "node",
     "versions": {"dora-glue": "0"},
-    "data": {"revision": None, "rows": {"train": 9, "dev": 4}, "train": 9},
     "model": {"hub": None, "revision": None, "path": None, "random_weights": False},
     # A dirty tree is marked in tables, so these are of a clean one.
     "git": {"commit": "0" * 40, "dirty": False},
@@ -99,6 +98,7 @@ def write_run(
         "budget": budget,
         "seed": seed,
     }
+    sizes = TASKS[task].sizes
     target = None if method == "full" else ["q", "v"]
     changes["config"] = {**_SETTINGS, "target": target, **named, **changes.get("config", {})}
     changes["fingerprints"] = {**_FINGERPRINTS, **changes.get("fingerprints", {})}
@@ -109,6 +109,11 @@ def write_run(
         "words": [words[0], f"method={method}", *words[1:]],
         "command": f"python -m dora.run task={task}",
         "params": _parameters(method, budget, params),
+        "data": {
+            "revision": None,
+            "rows": dict(zip(("train", "dev"), sizes, strict=True)),
+            "train": sizes[0],
+        },
         "ranks": {"start": dict.fromkeys(ranks or {}, start), "end": ranks or {}},
         # Unlike for each seed, so that a table that mixes two runs up shows it.
         "train_s": 10.0 * seed,

@@ -91,3 +91,12 @@ def test_a_path_in_another_encoding_is_refused_before_anything_is_made() -> None
 
 def test_batching_is_one_of_two() -> None:
     assert problems("batching=sorted") == ["batching=sorted must be one of length, random"]
+
+
+def test_a_name_of_data_is_a_folders_and_no_other_sources() -> None:
+    where = ["data=dir", "data.dir=/x"]
+    assert any("data.name=a/b names a folder" in text for text in problems(*where, "data.name=a/b"))
+    found = problems(*where, "data.name=hub")
+    assert any("data.name=hub is the name of another source" in text for text in found)
+    found = problems("data=mini", "data.name=mine")
+    assert any("data.name=mine names rows of yours, and data=mini is" in text for text in found)

@@ -154,10 +154,11 @@ def settings_problems(line: Line, needs: str, composer: Composer, search: bool) 
     for row in rows(own, several):
         # These files hold a name alone. As a value it takes no composition of its own; `check`
         # knows the names.
-        config = composer([re.sub(r"^(task|data)=", r"\1.name=", word) for word in row])
+        values = [re.sub(r"^task=", "task.name=", word) for word in row]
+        config = composer([re.sub(r"^data=", "data.source=", word) for word in values])
         problems += check(config)
         model, data = config.model, config.data
-        remote = (model.hub and not model.path) or (data.name == "hub" and not data.dir)
+        remote = (model.hub and not model.path) or (data.source == "hub" and not data.dir)
         if remote and not (line.options or line.help) and "network" not in needs:
             problems.append("reads from the hub, and no comment says that it needs a network")
         experiment = next((w.partition("=")[2] for w in row if w.startswith("experiment=")), None)

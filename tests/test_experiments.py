@@ -176,7 +176,7 @@ def test_every_yaml_composes_without_a_problem(file):
 def test_lora_has_the_scripts_numbers(family, task, lr, epochs, batch, length):
     c = composed(f"experiment={family}/{task}")
     per_gpu, gpus = batch.split("x")
-    assert (c.task.name, c.method_name, c.data.name) == (task, "lora", "hub")
+    assert (c.task.name, c.method_name, c.data_name) == (task, "lora", "hub")
     assert c.model.name == family.removeprefix("lora_")
     assert (c.lr, c.epochs, c.max_length) == (float(lr), int(epochs), int(length))
     assert c.batch_size == int(per_gpu) * int(gpus)
@@ -192,7 +192,7 @@ def test_adalora_has_the_scripts_numbers(row):
     task, *numbers = row
     c = composed(f"experiment=adalora_deberta_v3_base/{task}")
     m = c.chosen.settings
-    place = c.task.name, c.method_name, c.model.name, c.data.name
+    place = c.task.name, c.method_name, c.model.name, c.data_name
     assert place == (task, "adalora", "deberta_v3_base", "hub")
     # In the table's order. At r1 the initial rank is the start factor itself.
     found = [c.lr, c.epochs, c.max_length, c.warmup, m.start_factor, m.alpha, m.orthogonality]
@@ -208,7 +208,7 @@ def test_adalora_has_the_scripts_numbers(row):
 def test_dora_has_the_released_numbers():
     c = composed("experiment=dora_roberta_base")
     m = c.chosen.settings
-    place = c.task.name, c.method_name, c.model.name, c.data.name
+    place = c.task.name, c.method_name, c.model.name, c.data_name
     assert place == ("cola", "dora", "roberta_base", "hub")
     assert (c.budget, c.lr, c.epochs, c.batch_size, c.max_length) == ("r8", 1.48e-4, 15, 16, 128)
     # The released code rounds the warm-up down, where a fraction here is rounded up.
@@ -223,7 +223,7 @@ def test_dora_has_the_released_numbers():
 @pytest.mark.parametrize(("task", "lr", "epochs", "batch", "length"), MELORA_ROWS)
 def test_melora_has_the_scripts_numbers(task, lr, epochs, batch, length):
     c = composed(f"experiment=melora_roberta_base/{task}")
-    place = c.task.name, c.method_name, c.model.name, c.data.name
+    place = c.task.name, c.method_name, c.model.name, c.data_name
     assert place == (task, "melora", "roberta_base", "hub")
     found = c.lr, c.epochs, c.batch_size, c.max_length
     assert found == (float(lr), int(epochs), int(batch), int(length))
@@ -236,7 +236,7 @@ def test_melora_has_the_scripts_numbers(task, lr, epochs, batch, length):
 @pytest.mark.parametrize("task", FEDIT)
 def test_fedit_trains_three_epochs_of_a_clients_rows_in_each_of_fifty_rounds(task):
     c = composed(f"experiment=fedit_roberta_base/{task}")
-    place = c.task.name, c.method_name, c.model.name, c.data.name
+    place = c.task.name, c.method_name, c.model.name, c.data_name
     assert place == (task, "fedit", "roberta_base", "hub")
     m = c.chosen.settings
     assert (c.budget, c.targets(), m.alpha, m.dropout) == ("r4", ("q", "v"), 8, 0.1)
@@ -255,7 +255,7 @@ def test_an_experiment_of_one_file_has_the_released_numbers(experiment):
     assert f"{c.task.name} {c.method_name} {c.model.name} {c.budget}" == place
     found = [c.lr, c.epochs, c.batch_size, c.max_length, c.warmup, c.weight_decay, c.clip]
     assert [*found, c.head_lr] == numbers
-    assert (c.data.name, c.batching, c.seed) == ("hub", "random", 0)
+    assert (c.data_name, c.batching, c.seed) == ("hub", "random", 0)
     assert c.schedule == ("constant" if experiment.startswith("bitfit") else "linear")
 
 
@@ -331,7 +331,7 @@ def test_command_line_wins_over_the_experiment(experiment):
     choices = "task=wnli", "model=minilm", "data=mini"
     c = composed(f"experiment={experiment}", *words, *choices, "max_length=33")
     assert (c.seed, c.lr, c.epochs, c.chosen.settings.alpha, c.targets()) == (3, 0.01, 2, 5, ("k",))
-    assert (c.task.name, c.model.name, c.data.name) == ("wnli", "minilm", "mini")
+    assert (c.task.name, c.model.name, c.data_name) == ("wnli", "minilm", "mini")
     assert (c.budget, c.max_length) == ("r3", 33)
     # An experiment typed after a value does not undo it.
     assert composed("lr=1e-2", f"experiment={experiment}").lr == 0.01

@@ -12,7 +12,7 @@ from typing import Any
 
 from dora.analysis import conflicts
 from dora.analysis.choice import shows
-from dora.analysis.names import method_title
+from dora.analysis.names import data_title, method_title
 from dora.analysis.rows import BASELINE, row_order
 from dora.analysis.rows import Row as Row
 from dora.analysis.rows import budget_in_words as budget_in_words
@@ -22,6 +22,7 @@ from dora.analysis.view import metrics_of as metrics_of
 from dora.analysis.where import chosen
 from dora.data.tasks import TASKS
 from dora.errors import UserError
+from dora.records.about_data import is_glue
 from dora.records.about_method import about_method
 from dora.records.record import arithmetic
 from dora.records.schema import Run
@@ -69,6 +70,11 @@ class Table:
     def baseline(self) -> str:
         """The title of the method that others are compared with."""
         return self.title(BASELINE)
+
+    @property
+    def data_title(self) -> str:
+        """What the data are, as captions have it."""
+        return data_title(self.data, all(map(is_glue, self.runs)))
 
     @property
     def name(self) -> str:

@@ -63,8 +63,13 @@ def model_title(name: str) -> str:
     return _MODELS.get(name, name)
 
 
-def data_title(name: str) -> str:
-    """Returns what data are, as captions have it, or the name where no title is known."""
+def data_title(name: str, is_glue: bool) -> str:
+    """Returns what data are, as captions have it, or the name where no title is known.
+
+    `is_glue`: whether the rows are GLUE's own by their number; files in its format may hold others.
+    """
+    if name in ("dir", "hub") and not is_glue:
+        return f"rows in GLUE's format ({name})"
     return _DATA.get(name, f"data {name}")
 
 

@@ -11,6 +11,7 @@ from dora.analysis.layout import number_range
 from dora.analysis.rows import BASELINE
 from dora.analysis.settings_that_differ import sources, unlike
 from dora.data.tasks import TASKS
+from dora.records.about_data import other_sizes
 
 # Marks of a score with their explanations, in the order in which they stand.
 MARKS = {
@@ -35,7 +36,7 @@ def score_notes(table: Table, marks: set[str], bold: bool) -> list[str]:
         of_seeds = f"mean ± standard deviation over {seeds} seeds"
     else:
         of_seeds = "one seed: no spread is known"
-    found = [*sorted(said), of_seeds, _length_note(table)]
+    found = [*sorted(said), of_seeds, _length_note(table), *_rows_notes(table)]
     found += [*_evaluation_notes(table), *_tuning_notes(table)]
     found += _average_notes(table)
     if bold:
@@ -88,6 +89,33 @@ def _length_note(table: Table) -> str:
         return f"each run: {next(iter(lengths.values()))}"
     named = (f"{TASKS[t].folder} {lengths[t]}" for t in TASKS if t in lengths)
     return f"each run: {'; '.join(named)}"
+
+
+def _rows_notes(table: Table) -> list[str]:
+    """Returns the note on tasks whose runs trained on, or are scored on, other rows than GLUE's.
+
+    Why is left to the settings: a sample of the files, `limit_train`, or rows held out.
+    """
+    if table.data == "mini":  # which a note of its own says
+        return []
+    parts = []
+    for task in table.tasks:
+        runs = [run for row in table.rows for run in table.runs_of(row, task)]
+        trained = _other_rows(task, "train", [run["data"]["train"] for run in runs])
+        scored = _other_rows(task, "dev", [run["data"]["rows"]["dev"] for run in runs])
+        said = [f"trained on {trained}"] if trained else []
+        said += [f"scored on {scored}"] if scored else []
+        parts += [f"{TASKS[task].folder} {', '.join(said)}"] if said else []
+    return [f"not GLUE's whole rows: {'; '.join(parts)}"] if parts else []
+
+
+def _other_rows(task: str, split: str, numbers: Sequence[int]) -> str:
+    """Returns `9,000 rows (GLUE has 104,743)`, or "" if all runs have as many rows as GLUE."""
+    other = [other_sizes(TASKS[task], {split: n}) for n in numbers]
+    if not any(other):
+        return ""
+    size = TASKS[task].sizes[("train", "dev").index(split)]
+    return f"{number_range(numbers)} rows (GLUE has {size:,})"
 
 
 def _tuning_notes(table: Table) -> list[str]:

@@ -11,7 +11,7 @@ from dora.analysis import counts, published_rows
 from dora.analysis.comparison import leaders
 from dora.analysis.grouping import Table, dirty
 from dora.analysis.layout import Grid, transposed
-from dora.analysis.names import data_title, model_title, size_range
+from dora.analysis.names import model_title, size_range
 from dora.analysis.notes import MARKS, score_notes
 from dora.analysis.published import departures
 from dora.analysis.rows import Row, budget_in_words
@@ -147,7 +147,7 @@ def caption(table: Table) -> str:
     """Returns the words that begin the captions of all tables of a study."""
     view = table.view
     length = [] if table.steps is None else [f"{table.steps:,} steps"]
-    first = [model_title(table.model), data_title(table.data), *length]
+    first = [model_title(table.model), table.data_title, *length]
     return ", ".join([*first, f"{view.score} evaluation", *view.choice])
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from dora.analysis import counts
 from dora.analysis.contrast import on_dark, on_light
 from dora.analysis.grouping import Table, dirty
-from dora.analysis.names import data_title, model_title
+from dora.analysis.names import model_title
 from dora.analysis.rows import BASELINE, budget_in_words, budget_order
 from dora.analysis.stats import t_quantile
 from dora.analysis.style import styles
@@ -251,7 +251,7 @@ def quantiles() -> list[float]:
 def title_of(table: Table) -> str:
     """Returns the words that tell a table from others: `RoBERTa-base, GLUE (official files)`."""
     length = "" if table.steps is None else f", {table.steps:,} steps"
-    return printable(f"{model_title(table.model)}, {data_title(table.data)}{length}")
+    return printable(f"{model_title(table.model)}, {table.data_title}{length}")
 
 
 def _group(table: Table) -> dict[str, Any]:

@@ -165,7 +165,7 @@ def _in_file(error: BaseException) -> str:
 def _hint(key: str, known: Sequence[str]) -> str:
     # With 0.6, difflib's own default, `data_dir` finds data.dir, and `foo` nothing.
     # A choice's file states its name, which nobody types.
-    typed = [name for name in known if name not in ("method.name", "task.name", "data.name")]
+    typed = [name for name in known if name not in ("method.name", "task.name", "data.source")]
     near = difflib.get_close_matches(key, typed, n=2, cutoff=0.6)
     if key in FORMER:  # renamed since, to a word that is not alike
         near = [FORMER[key][0]]

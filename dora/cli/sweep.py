@@ -256,7 +256,7 @@ def _by_all_but_seed(
 
 
 def _data_of(config: Config) -> tuple[str, str, str]:
-    return config.data.name, str(config.data.dir), config.task.name
+    return config.data.source, str(config.data.dir), config.task.name
 
 
 def _planned(p: Prepared, words: Words, here: bool) -> Planned:

@@ -20,6 +20,7 @@ class Task:
     `text`: the hub's column names, one or two.
     `labels`: class names in the order of their ids; empty for a regression.
     `metrics`: metric names; selection and tables use the first.
+    `sizes`: rows of GLUE's own training and first development split.
     `splits`: our name of a split -> the hub's name. Development splits after `dev` are scored with
     the same model (MNLI mismatched).
     """
@@ -29,6 +30,7 @@ class Task:
     text: tuple[str, ...]
     labels: tuple[str, ...]
     metrics: tuple[str, ...]
+    sizes: tuple[int, int]
     splits: dict[str, str] = field(
         default_factory=lambda: {"train": "train", "dev": "validation", "test": "test"}
     )
@@ -108,25 +110,35 @@ _MNLI = Task(
     ("premise", "hypothesis"),
     ("entailment", "neutral", "contradiction"),
     ("accuracy",),
+    (392_702, 9_815),
     _MNLI_SPLITS,
 )
-# name, folder, text, labels, metrics, splits: the fields of `Task`.
+# name, folder, text, labels, metrics, sizes, splits: the fields of `Task`.
+# Sizes are those of nyu-mll/glue; QQP's official files have a few rows more.
 _ALL = (
-    Task("cola", "CoLA", ("sentence",), ("unacceptable", "acceptable"), ("matthews_correlation",)),
-    Task("sst2", "SST-2", ("sentence",), ("negative", "positive"), ("accuracy",)),
-    Task("mrpc", "MRPC", _PAIR, ("not_equivalent", "equivalent"), ("accuracy", "f1")),
+    Task(
+        "cola",
+        "CoLA",
+        ("sentence",),
+        ("unacceptable", "acceptable"),
+        ("matthews_correlation",),
+        (8_551, 1_043),
+    ),
+    Task("sst2", "SST-2", ("sentence",), ("negative", "positive"), ("accuracy",), (67_349, 872)),
+    Task("mrpc", "MRPC", _PAIR, ("not_equivalent", "equivalent"), ("accuracy", "f1"), (3_668, 408)),
     Task(
         "qqp",
         "QQP",
         ("question1", "question2"),
         ("not_duplicate", "duplicate"),
         ("accuracy", "f1"),
+        (363_846, 40_430),
     ),
-    Task("stsb", "STS-B", _PAIR, (), ("pearson", "spearmanr")),
+    Task("stsb", "STS-B", _PAIR, (), ("pearson", "spearmanr"), (5_749, 1_500)),
     _MNLI,
-    Task("qnli", "QNLI", ("question", "sentence"), _TWO[::-1], ("accuracy",)),
-    Task("rte", "RTE", _PAIR, _TWO[::-1], ("accuracy",)),
-    Task("wnli", "WNLI", _PAIR, _TWO, ("accuracy",)),
+    Task("qnli", "QNLI", ("question", "sentence"), _TWO[::-1], ("accuracy",), (104_743, 5_463)),
+    Task("rte", "RTE", _PAIR, _TWO[::-1], ("accuracy",), (2_490, 277)),
+    Task("wnli", "WNLI", _PAIR, _TWO, ("accuracy",), (635, 71)),
 )
 
 # Tables and summaries list the tasks in this order.
@@ -134,4 +146,4 @@ TASKS: dict[str, Task] = {task.name: task for task in _ALL}
 
 # The diagnostic set, predicted with the MNLI model. It has MNLI's classes, but GLUE publishes no
 # labels. Not in TASKS, since no run trains on it.
-AX = Task("ax", "AX", _MNLI.text, _MNLI.labels, (), {"ax": "test"})
+AX = Task("ax", "AX", _MNLI.text, _MNLI.labels, (), (0, 0), {"ax": "test"})

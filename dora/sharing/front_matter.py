@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from dora.data.tasks import Task
 from dora.plain import cut
+from dora.records.about_data import is_glue
 from dora.records.schema import Run
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def front_matter(
     # Late: it takes 0.1 s, and only an export needs it. It comes with Transformers.
     from huggingface_hub import ModelCardData
 
-    on_glue = run["config"]["data"] != "mini"  # mini's generated sentences are not GLUE's
+    on_glue = is_glue(run)  # a score on other rows, as mini's, is none on the data set
     keys: dict[str, Any] = {
         "language": "en",
         "license": license or base_license(run, hub),

@@ -16,6 +16,7 @@ from dora.analysis.layout import in_markdown, pipe_table
 from dora.backbones.architectures import KINDS, place
 from dora.data.tasks import TASKS, Task
 from dora.plain import printable
+from dora.records.about_data import is_glue
 from dora.records.about_method import AboutMethod, about_method
 from dora.records.provenance import commits
 from dora.records.schema import Run
@@ -52,8 +53,9 @@ def model_card(run: Run, config: Mapping[str, Any] | None, form: Form = ASKED) -
     # None for a name that no hub can have: the card links to nothing else.
     hub = hub_name(run["model"].get("hub", recorded))
     data = f"GLUE {task.folder}"
-    if c["data"] == "mini":
-        data = f"generated sentences in the shape of GLUE's {task.folder}"
+    if not is_glue(run):
+        what = "generated sentences" if c["data"] == "mini" else "other rows"
+        data = f"{what} in the shape of GLUE's {task.folder}"
     library = "transformers" if form.merge else _LIBRARIES.get(about.result, "transformers")
     parts = [
         front_matter(raw, task, hub, library, form.license),

@@ -22,7 +22,7 @@ from dora.training.calibration import calibrator
 from dora.training.course import FederatedCourse
 from dora.training.federated_loop import FederatedLoop
 from dora.training.finite import not_finite
-from dora.training.lines import Lines, embedded_note
+from dora.training.lines import Lines, embedded_note, rows_note
 from dora.training.loop import Loop
 from dora.training.prepare import Prepared
 from dora.training.processes import World
@@ -237,14 +237,14 @@ def _announce(p: Prepared, loop: Loop, say: Lines) -> None:
     trained = sum(q.numel() for q in loop.stepper.parameters.values())
     in_head = sum(loop.stepper.parameters[n].numel() for n in s.head)
     # A sweep has shown these notes once for all of its runs.
-    for note in filter(None, (embedded_note(c), c.model.note)):
+    for note in filter(None, (embedded_note(c), c.model.note, rows_note(c, p.rows))):
         say.once(note)
     say.once(precision.line(c.precision, str(loop.setup.world.device), p.auto))
     none = ["every weight is trained; budget and target do not apply"]
     if s.method.result != "model":
         none = ["budget and target do not apply"]
     for line in [
-        f"{c.method_name} on {c.model_name}, {c.task.name} ({c.data.name}, {len(p.train_rows):,} "
+        f"{c.method_name} on {c.model_name}, {c.task.name} ({c.data_name}, {len(p.train_rows):,} "
         f"rows), seed {c.seed}: {p.total_steps} steps of {c.batch_size}, lr {p.lr:g}",
         *(p.plan.describe() if p.plan else none),
         *([p.federation.describe()] if p.federation else []),

@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from dora.config import Config
+from dora.data.tasks import Rows
+from dora.records.about_data import other_sizes
 from dora.records.study import duration
 
 SILENCE_S = 30.0  # seconds without a line, where no bar shows that the run is alive
@@ -25,12 +27,24 @@ def embedded_note(config: Config) -> str | None:
     parts = []
     if config.model.embedded and not config.model.path:
         parts.append(f"model {config.model_name}")
-    if config.data.name == "mini":
+    if config.data.source == "mini":
         parts.append("data mini (generated)")
     verdict = "for trying the suite, scores say nothing about GLUE"
-    if config.data.name != "mini":
+    if config.data.source != "mini":
         verdict = "small and briefly pretrained, scores are not to be compared with published ones"
     return f"embedded {' and '.join(parts)}: {verdict}; {REAL}"
+
+
+def rows_note(config: Config, rows: Mapping[str, Rows]) -> str | None:
+    """Returns the note on real data that are not GLUE's whole rows; None for GLUE's, and for mini."""
+    other = other_sizes(config.kind, {split: len(held) for split, held in rows.items()})
+    if config.data.source == "mini" or not other:
+        return None
+    parts = [
+        f"{split} {there:,} rows (GLUE has {size:,})" for split, (there, size) in other.items()
+    ]
+    named = "" if config.data.name else "; data.name=WORD names them in paths and tables"
+    return f"not GLUE's whole rows: {config.task.name} {', '.join(parts)}; tables say so{named}"
 
 
 class Lines:

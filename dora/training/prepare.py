@@ -76,7 +76,7 @@ class Prepared:
         # A method without a budget has one directory, whatever `budget=` says.
         budget = NO_BUDGET if self.plan is None else str(self.plan.budget)
         key = identity(self.settings, self.fingerprints)
-        place = (c.data.name, c.task.name, c.model_name, c.method_name, budget, key, f"s{c.seed}")
+        place = (c.data_name, c.task.name, c.model_name, c.method_name, budget, key, f"s{c.seed}")
         return Path(c.results, "runs", *place)
 
     @property
@@ -230,7 +230,7 @@ def _locate_and_read(config: Config, found: Findings) -> tuple[Folder | None, Re
             backbone.locate, m.path, m.embedded, m.package, m.hub, m.revision, m.random_weights
         )
         readable = config.task.name in TASKS and (
-            config.data.name in ("mini", "hub") or config.data.dir
+            config.data.source in ("mini", "hub") or config.data.dir
         )
         reading = pool.submit(read_rows, config.data, config.kind) if readable else None
         # `check` has reported a path that names nothing.

@@ -29,17 +29,17 @@ def read_rows(data: DataConfig, task: Task) -> Read:
     MNLI has AX among its splits if the source holds it. AX is no part of the fingerprint, so that a
     run keeps its directory if AX is added later.
     """
-    return _read_rows(data.name, data.dir, task.name)
+    return _read_rows(data.source, data.dir, task.name)
 
 
 # The last data read stay in memory: consecutive runs of a sweep mostly want the same.
 @functools.lru_cache(maxsize=1)
 def _read_rows(
-    name: str, place: str | None, task_name: str
+    source: str, place: str | None, task_name: str
 ) -> tuple[dict[str, Rows], str | None, str]:
     """Reads as `read_rows` does, from plain values, which the cache can hash."""
     task = TASKS[task_name]
-    read, revision = _source(name, place, task)
+    read, revision = _source(source, place, task)
     rows = read(task)
     fingerprint = sources.fingerprint(rows)  # before AX is added
     if task.name == "mnli":
@@ -48,16 +48,16 @@ def _read_rows(
 
 
 def _source(
-    name: str, place: str | None, task: Task
+    source: str, place: str | None, task: Task
 ) -> tuple[Callable[[Task], dict[str, Rows]], str | None]:
     """Returns a function that reads a task's splits, and the revision of a hub's data.
 
     The hub's files are fetched here, all that the run needs at once.
     """
-    if name == "mini":
+    if source == "mini":
         return mini, None
     if place:
-        read = sources.read_dir if name == "dir" else sources.read_hub
+        read = sources.read_dir if source == "dir" else sources.read_hub
         return functools.partial(read, folder=Path(place)), None
     wanted = [f"{task.name}/{split}-*" for split in task.splits.values()]
     wanted += ["ax/test-*"] if task.name == "mnli" else []

@@ -44,7 +44,7 @@ class WeightsAndBiases:
                 name="/".join(place),
                 group="/".join(group),
                 job_type=config.method_name,
-                tags=[config.task.name, config.method_name, config.model_name, config.data.name],
+                tags=[config.task.name, config.method_name, config.model_name, config.data_name],
                 config=about,
             )
         except wandb.Error as e:  # no network, or a key that the server does not know

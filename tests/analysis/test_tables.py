@@ -147,6 +147,30 @@ def test_a_cell_holds_mean_and_standard_deviation_of_its_seeds(tmp_path: Path) -
     assert fields(costs(table), "LoRA") == ["LoRA", "r8", "3", "900", "100", "20", "7"]
 
 
+def test_rows_that_are_not_glues_are_said_in_title_and_notes(tmp_path: Path) -> None:
+    def study(name: str, task: str, train: int, whole: int, dev: int) -> Grid:
+        rows = {"train": whole, "dev": dev}
+        about = {"revision": None, "rows": rows, "train": train}
+        change_record(write_run(tmp_path / name, "lora", 1, 0.8, task=task), data=about)
+        return scores(only_table(tmp_path / name))
+
+    def noted(grid: Grid) -> list[str]:
+        return [note for note in grid.notes if "whole rows" in note]
+
+    own = study("own", "qqp", 363_849, 363_849, 40_430)  # the official files' few rows more
+    assert "GLUE (official files)" in own.caption
+    assert noted(own) == []
+    limited = study("limited", "cola", 64, 8_551, 1_043)
+    assert "GLUE (official files)" in limited.caption
+    assert noted(limited) == ["not GLUE's whole rows: CoLA trained on 64 rows (GLUE has 8,551)"]
+    sample = study("sample", "qnli", 9_000, 9_000, 200)
+    assert "rows in GLUE's format (dir)" in sample.caption
+    assert noted(sample) == [
+        "not GLUE's whole rows: QNLI trained on 9,000 rows (GLUE has 104,743), "
+        "scored on 200 rows (GLUE has 5,463)"
+    ]
+
+
 def test_the_average_has_its_interval_and_leaves_wnli_out(tmp_path: Path) -> None:
     for seed, sst2, rte in ((1, 0.80, 0.60), (2, 0.82, 0.60), (3, 0.84, 0.60)):
         write_run(tmp_path, "lora", seed, sst2)

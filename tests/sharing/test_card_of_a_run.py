@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from trained_runs import Trained, dora_run, stranger_run
 
+from dora.data.tasks import TASKS
 from dora.sharing import model_card
 from dora.sharing.exporting import export
 from dora.sharing.form import Form
@@ -135,8 +136,10 @@ def test_the_card_names_what_a_reader_must_know(one: Trained) -> None:
         {**start, "git": {"commit": "def", "dirty": False}},
     ]
     best = {**one.record["results"]["best"], "degenerate": "all 40 predictions are 'entailment'"}
+    rows = dict(zip(("train", "dev"), TASKS["wnli"].sizes, strict=True))
     record = {
         **one.record,
+        "data": {**one.record["data"], "rows": rows},
         "embedded": "embedded model x: says nothing",
         "starts": starts,
         "model": {"revision": "e2da", "random_weights": False},

@@ -13,11 +13,22 @@ from dora.plain import printable
 from dora.sharing.front_matter import base_license, front_matter
 
 
-def made(task: str, method: str = "lora", data: str = "dir", **best: float) -> dict[str, Any]:
-    """Returns the front matter of a run with these best metrics, as the hub reads it."""
-    config = {"model": "m", "data": data, "budget": "r8", "method": {"name": method}}
+def made(
+    task: str,
+    method: str = "lora",
+    data: str = "dir",
+    sizes: tuple[int, int] | None = None,
+    **best: float,
+) -> dict[str, Any]:
+    """Returns the front matter of a run with these best metrics, as the hub reads it.
+
+    `sizes`: training and development rows; None for those of GLUE.
+    """
+    settings = {"model": "m", "data": data, "budget": "r8", "method": {"name": method}}
+    config = {"task": task, **settings}
+    rows = dict(zip(("train", "dev"), sizes or TASKS[task].sizes, strict=True))
     results = {"best": {"step": 9, "degenerate": None, **best}}
-    run = {"config": config, "model": {}, "results": results}
+    run = {"config": config, "model": {}, "data": {"rows": rows}, "results": results}
     text = front_matter(run, TASKS[task], None, "peft")
     assert text.isascii()
     assert all(line.isprintable() for line in text.split("\n"))
@@ -60,6 +71,15 @@ def test_the_model_index_names_metrics_as_the_hub_does_and_leaves_undefined_ones
 
 def test_generated_sentences_have_no_place_in_a_model_index() -> None:
     known = made("sst2", data="mini", accuracy=0.5)
+    assert not {"model-index", "datasets"} & known.keys()
+    assert known["tags"] == ["lora"]
+
+
+@pytest.mark.parametrize("sizes", [(9_000, 872), (67_349, 100)])
+def test_a_score_on_other_rows_than_glues_has_no_place_in_a_model_index(
+    sizes: tuple[int, int],
+) -> None:
+    known = made("sst2", sizes=sizes, accuracy=0.5)
     assert not {"model-index", "datasets"} & known.keys()
     assert known["tags"] == ["lora"]
 

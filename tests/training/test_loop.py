@@ -9,6 +9,9 @@ import pytest
 import torch
 import transformers
 
+from dora.analysis.finished import read_runs
+from dora.analysis.grouping import tables
+from dora.analysis.score_table import scores
 from dora.data.mini import mini
 from dora.data.tasks import TASKS
 from dora.methods.schedule import lr_factor
@@ -76,6 +79,24 @@ def test_a_local_copy_of_the_hub_repository_trains_as_the_hub_would(tmp_path: Pa
         datasets.Dataset.from_dict(columns, features=features).to_parquet(path)
     config = small(tmp_path / "results", "data=hub", f"data.dir={tmp_path / 'glue'}", "method=lora")
     assert run(config)["data"]["rows"] == {"train": 40, "dev": 40, "test": 40}
+
+
+def test_rows_that_are_not_glues_are_said_and_can_have_a_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(small(tmp_path, "method=lora", "max_steps=1", "data.name=glue-97"))
+    folder = only_run(tmp_path)
+    assert folder.relative_to(tmp_path).parts[:3] == ("runs", "glue-97", "wnli")
+    note = "not GLUE's whole rows: wnli train 97 rows (GLUE has 635), dev 40 rows (GLUE has 71)"
+    assert note in capsys.readouterr().out
+    assert note in (folder / "log.txt").read_text()
+    (table,) = tables(read_runs(tmp_path))
+    grid = scores(table)
+    assert grid.caption.startswith("tiny_roberta, data glue-97, ")
+    assert (
+        "not GLUE's whole rows: WNLI trained on 96 rows (GLUE has 635), scored on 40 rows (GLUE has 71)"
+        in grid.notes
+    )
 
 
 def test_compile_compiles_the_model_and_is_no_part_of_a_run_s_identity(
