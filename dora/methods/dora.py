@@ -140,7 +140,7 @@ class DoRA(base.Method):
     paper = "Mao et al., DoRA, ACL 2024, arXiv 2405.17357"
     note = (
         "DoRA here is dynamic rank distribution (arXiv 2405.17357), "
-        "not the weight-decomposed DoRA of PEFT's `use_dora` (arXiv 2402.09353)."
+        "not the weight-decomposed DoRA of PEFT's use_dora (arXiv 2402.09353)."
     )
     settings_type = Settings
 

@@ -11,7 +11,7 @@ NO_BUDGET = "none"  # the budget's folder, and its name in tables, of a method w
 # For records made before a record described its method.
 _OLD_NOTES = {
     "dora": "DoRA is dynamic rank distribution (Mao et al., ACL 2024, arXiv 2405.17357), not "
-    "weight-decomposed DoRA: PEFT's `use_dora` is off."
+    "weight-decomposed DoRA: PEFT's use_dora is off."
 }
 
 

@@ -158,7 +158,7 @@ def test_what_a_method_is_not_is_said_where_its_record_or_its_name_says_so() -> 
     assert "use_dora" not in model_card(run, CONFIG)
     # An older record, of the suite's own method.
     run["config"]["method"]["name"] = "dora"
-    assert "not weight-decomposed DoRA: PEFT's `use_dora` is off." in model_card(run, CONFIG)
+    assert "not weight-decomposed DoRA: PEFT's use_dora is off." in model_card(run, CONFIG)
     about = {"title": "T", "paper": "A 2024", "budget": "exact", "result": "adapter"}
     # A record that describes its method speaks for itself, whatever the method's name.
     run["method"] = about
