@@ -152,6 +152,19 @@ def crash_after(last: int) -> Callable[[Loop, int], Any]:
     return train_step
 
 
+@functools.cache
+def left_alone(*overrides: str) -> Path:
+    """Returns the results of a small run that nothing stopped, for tests to compare theirs with.
+
+    It is trained once in each process that tests, so that a test must neither change it nor ask for
+    it after it has patched what trains.
+    """
+    root = Path(tempfile.mkdtemp(prefix="alone-"))
+    atexit.register(shutil.rmtree, root, ignore_errors=True)
+    run(small(root, *overrides))
+    return root
+
+
 def cut(results: Path, step: int, monkeypatch: pytest.MonkeyPatch, *overrides: str) -> None:
     """Trains to `step`, with a checkpoint there unless overridden, and breaks off."""
     with monkeypatch.context() as patch:

@@ -11,7 +11,7 @@ import torch
 
 from dora.records.record import Record
 from dora.training import checkpoint
-from runs import cut, lines, only_run, run, same_files, small
+from runs import cut, left_alone, lines, only_run, run, same_files, small
 
 TENSORS = {"weights/a": torch.arange(12.0).view(3, 4), "moments/a/step": torch.tensor(7.0)}
 
@@ -80,7 +80,7 @@ def test_files_of_other_names_are_left_alone(name: str, tmp_path: Path) -> None:
 def test_a_journal_that_was_changed_is_not_gone_on_with(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run(small(tmp_path / "alone", "method=dora"))
+    alone = left_alone("method=dora")
     cut(tmp_path / "cut", 20, monkeypatch, "method=dora", "checkpoint_every=null")
     folder = only_run(tmp_path / "cut")
     for journal in ("metrics.jsonl", "ranks.jsonl"):
@@ -91,7 +91,7 @@ def test_a_journal_that_was_changed_is_not_gone_on_with(
         path.write_bytes(data)
         run(small(again, "method=dora"))
         assert f"{journal} is not as it was" in (path.parent / "log.txt").read_text()
-        same_files(only_run(tmp_path / "alone"), path.parent)
+        same_files(only_run(alone), path.parent)
     evaluated = [e["step"] for e in lines(folder / "metrics.jsonl") if e["split"] == "dev"]
     assert evaluated == [6, 12, 18]
 

@@ -25,6 +25,7 @@ from dora.training.loop import Loop
 from runs import (
     command,
     cut,
+    left_alone,
     only_run,
     python,
     record,
@@ -98,7 +99,7 @@ def test_a_full_disk_stops_the_run_and_the_same_command_goes_on_once_there_is_ro
 ) -> None:
     owner, name, when, file, step = WRITES[what]
     at = f"after step {step}" if step else "at its start"  # metrics.jsonl is written before step 6
-    alone = run(small(tmp_path / "alone", "method=dora"))
+    alone = left_alone("method=dora")
     with monkeypatch.context() as patch:
         before(owner, name, when, lambda: fill(disk), patch)
         message = (
@@ -113,8 +114,8 @@ def test_a_full_disk_stops_the_run_and_the_same_command_goes_on_once_there_is_ro
     (disk / "filler").unlink()
     again = run(small(disk / "results", "method=dora"))
     assert again["resumed_from"] == ([step] if step else [])
-    assert again["results"] == alone["results"]
-    same_files(only_run(tmp_path / "alone"), folder)
+    assert again["results"] == record(alone)["results"]
+    same_files(only_run(alone), folder)
 
 
 def test_a_disk_that_is_full_from_the_start_is_a_message_and_no_traceback(disk: Path) -> None:

@@ -24,7 +24,7 @@ from dora.training.federated_loop import FederatedLoop
 from dora.training.federation import Federation
 from dora.training.processes import World
 from dora.training.step import Setup
-from runs import cut, only_run, run, same_files, small, small_words, together
+from runs import cut, left_alone, only_run, run, same_files, small, small_words, together
 
 
 def attach(model: nn.Module, name: str = "fedit", budget: str = "r2", **given: Any) -> Method:
@@ -194,11 +194,11 @@ def test_a_run_cut_about_a_rounds_end_ends_as_one_left_alone(
     method: str, step: int, resumed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = (*WORDS, f"method={method}")
-    run(small(tmp_path / "alone", *words))
+    alone = left_alone(*words)
     cut(tmp_path / "cut", step, monkeypatch, *words)
     again = run(small(tmp_path / "cut", *words))
     assert again["resumed_from"] == ([resumed] if resumed else [])
-    same_files(only_run(tmp_path / "alone"), only_run(tmp_path / "cut"))
+    same_files(only_run(alone), only_run(tmp_path / "cut"))
 
 
 def test_a_signal_inside_a_round_stops_at_once_and_the_round_is_repeated(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import signal
 import subprocess
 import sys
@@ -18,20 +17,18 @@ from dora.records import study
 from dora.records.lock import held
 from dora.training import checkpoint, finish, one_run
 from dora.training.loop import Loop
-from runs import configure, cut, only_run, python, record, run, same_files, small, small_words
-
-
-@pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path, dict[str, Any]]]:
-    """Gives a function from a method to (directory, record) of a run left alone."""
-
-    @functools.cache  # one such run for all the points at which others are cut
-    def of(method: str) -> tuple[Path, dict[str, Any]]:
-        results = tmp_path_factory.mktemp(method)
-        found = run(small(results, f"method={method}"))
-        return only_run(results), found
-
-    return of
+from runs import (
+    configure,
+    cut,
+    left_alone,
+    only_run,
+    python,
+    record,
+    run,
+    same_files,
+    small,
+    small_words,
+)
 
 
 # In 24 steps the window of dora is 3 to 11, that of adalora 3 to 14; an epoch of 96 rows has 12
@@ -51,19 +48,16 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Pat
     ],
 )
 def test_a_run_cut_at_any_point_ends_as_one_left_alone(
-    method: str,
-    step: int,
-    alone: Callable[[str], tuple[Path, dict[str, Any]]],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    method: str, step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder, whole = alone(method)
+    alone = left_alone(f"method={method}")
+    whole = record(alone)
     cut(tmp_path, step, monkeypatch, f"method={method}")
     again = run(small(tmp_path, f"method={method}"))
     assert again["resumed_from"] == [step]
     assert again["results"] == whole["results"]
     assert again["ranks"] == whole["ranks"]
-    same_files(folder, only_run(tmp_path))
+    same_files(only_run(alone), only_run(tmp_path))
 
 
 @pytest.mark.parametrize("method", ["dora", "adalora"])
@@ -100,7 +94,7 @@ def truncated(data: bytes) -> bytes:
 def test_a_damaged_checkpoint_is_noticed_and_the_one_before_is_used(
     method: str, damaged: Callable[[bytes], bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    alone = run(small(tmp_path / "alone", f"method={method}"))
+    alone = left_alone(f"method={method}")
     cut(tmp_path / "cut", 9, monkeypatch, f"method={method}")
     folder = only_run(tmp_path / "cut")
     newest = folder / "checkpoint" / "step-9.checkpoint"
@@ -117,8 +111,8 @@ def test_a_damaged_checkpoint_is_noticed_and_the_one_before_is_used(
     # From its first step on a resumed run shows how far it is, by the checkpoint that was used.
     assert (seen[0].state, seen[0].step, seen[0].total_steps) == ("running", 8, 24)
     assert seen[0].left_s is not None
-    assert again["results"] == alone["results"]
-    same_files(only_run(tmp_path / "alone"), folder)
+    assert again["results"] == record(alone)["results"]
+    same_files(only_run(alone), folder)
     said = (folder / "log.txt").read_text()
     assert "step-9.checkpoint is damaged (its checksum does not match)" in said
 

@@ -92,7 +92,7 @@ def test_a_run_after_one_that_broke_off_has_a_curve_of_its_own(tmp_path: Path) -
     two = (
         "from dora.training.track_wandb import WeightsAndBiases; from pathlib import Path\n"
         "from types import SimpleNamespace as N; import sys\n"
-        "names = dict(method_name='m', model_name='n', task=N(name='t'), data=N(name='d'))\n"
+        "names = dict(method_name='m', model_name='n', task=N(name='t'), data_name='d')\n"
         "c = N(wandb='offline', results=sys.argv[1], **names)\n"
         "folders = [Path(f'a/b/c/d/e/f/s{i}') for i in (1, 2)]\n"
         "r = [N(folder=f, data={'times': {'started': 'now'}}) for f in folders]\n"
