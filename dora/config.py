@@ -227,7 +227,8 @@ class Config:
     def search_key(self) -> tuned.Key:
         """The key of this run's learning rate in the file of a search."""
         budget = str(Budget.parse(self.budget)) if self.chosen.has_budget else None
-        return self.model_name, self.task.name, self.method_name, budget, self.length
+        cell = (self.model_name, self.task.name, self.method_name, budget)
+        return tuned.Key(*cell, self.length, self.data_name)
 
     @property
     def length(self) -> str:
@@ -237,20 +238,20 @@ class Config:
     def search(self) -> tuned.Search | None:
         """Returns the search in `rates_from` for this run; None if `lr` is given, or neither is.
 
-        A search of other lengths will do if there is only one. Raises UserError where the file cannot
+        A search of another length or other data will do if it is the only one. Raises UserError where the file cannot
         be read, has no search for this run, or one in which every rate diverged.
         """
         if self.lr is not None or self.rates_from is None:
             return None
-        model, task, method, budget, length = key = self.search_key
-        run = f"model={model}, task={task}, method={method}" + (
-            f", budget={budget}" if budget else ""
+        key = self.search_key
+        run = f"model={key.model}, task={key.task}, method={key.method}" + (
+            f", budget={key.budget}" if key.budget else ""
         )
         searches = tuned.read(Path(self.rates_from))
         found = tuned.found(searches, key)
         if found is None:
-            others = [str(s.length) for s in tuned.at_other_lengths(searches, key)]
-            at = f" at {length}, only at {' and '.join(others)}" if others else ""
+            others = [search.key.where for search in tuned.of_cell(searches, key)]
+            at = f" at {key.where}, only at {' and '.join(others)}" if others else ""
             raise UserError(
                 f"rates_from={self.rates_from} has no rate for {run}{at}: python -m dora.tune "
                 "searches one, or give lr="

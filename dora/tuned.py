@@ -11,7 +11,7 @@ import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from dora.errors import UserError
 from dora.files import read_object, to_json, write_atomic
@@ -20,8 +20,36 @@ from dora.files import read_object, to_json, write_atomic
 BySeed = tuple[float | None, ...]
 Scores = Mapping[float, BySeed]  # by learning rate
 Value = float | int | str | bool  # of a method's own setting
-# Model, task, method, budget (None without one), and the runs' length, such as "600 steps".
-Key = tuple[str, str, str, str | None, str | None]
+
+
+class Key(NamedTuple):
+    """What tells a search from the others of a file.
+
+    `budget`: None for a method without one. `length`: that of its runs, such as "600 steps", and
+    `data` the name of what they trained on; None in files that do not say so.
+    """
+
+    model: str
+    task: str
+    method: str
+    budget: str | None
+    length: str | None
+    data: str | None
+
+    @property
+    def cell(self) -> tuple[str, str, str, str | None]:
+        """What a choice is for: model, task, method and budget."""
+        return self[:4]
+
+    @property
+    def where(self) -> str:
+        """What it was searched in: `600 steps on glue-sample`."""
+        return " on ".join(part for part in (self.length, self.data) if part)
+
+    def serves(self, run: Key) -> bool:
+        """Tells whether this search's runs are of the length and data of `run`, by what it says."""
+        alike = self.length in (None, run.length) and self.data in (None, run.data)
+        return self.cell == run.cell and alike
 
 
 @dataclass(frozen=True)
@@ -34,7 +62,7 @@ class Search:
     `scores`: of the rates, on the held-out part of the training set, where the setting has its
     `default`. `values`: of the setting's other values, at the best rate. `seeds`: the seeds of each
     candidate's scores. `made`: command, commit and machine of the search. `length`: of its runs, such
-    as "600 steps"; None in files that do not say so.
+    as "600 steps", and `data` the name of what they trained on; None in files that do not say so.
     """
 
     model: str
@@ -48,11 +76,12 @@ class Search:
     default: Value | None = None
     values: Mapping[Value, BySeed] = field(default_factory=dict)
     length: str | None = None
+    data: str | None = None
 
     @property
     def key(self) -> Key:
         """Returns what tells this search from the others of a file."""
-        return self.model, self.task, self.method, self.budget, self.length
+        return Key(self.model, self.task, self.method, self.budget, self.length, self.data)
 
     @property
     def lr(self) -> float:
@@ -121,17 +150,22 @@ def write(file: Path, searches: Iterable[Search]) -> None:
     write_atomic(file, to_json({"choices": entries}))
 
 
-def found(searches: Mapping[Key, Search], key: Key) -> Search | None:
-    """Returns the search of a key; that of another length if it is the only one; else None."""
-    if key in searches:
-        return searches[key]
-    others = at_other_lengths(searches, key)
-    return others[0] if len(others) == 1 else None
+def found(searches: Mapping[Key, Search], run: Key) -> Search | None:
+    """Returns the search for a run: of its length and data, else the only one of its cell.
+
+    None if there is none, or if several of other lengths or data could be meant.
+    """
+    if run in searches:
+        return searches[run]
+    there = of_cell(searches, run)
+    serving = [search for search in there if search.key.serves(run)]
+    one = serving or there
+    return one[0] if len(one) == 1 else None
 
 
-def at_other_lengths(searches: Mapping[Key, Search], key: Key) -> list[Search]:
-    """Returns the searches that differ from a key in the length of their runs alone."""
-    return [search for other, search in searches.items() if other[:-1] == key[:-1]]
+def of_cell(searches: Mapping[Key, Search], run: Key) -> list[Search]:
+    """Returns the searches of a run's model, task, method and budget, of any length and data."""
+    return [search for key, search in searches.items() if key.cell == run.cell]
 
 
 def read(file: Path) -> dict[Key, Search]:
@@ -177,5 +211,5 @@ def _search(entry: Mapping[str, Any]) -> Search:
     if not isinstance(setting, str | None) or (setting is None and values):
         raise TypeError("the setting whose values were tried has a name")
     made = dict(entry.get("made", {}))
-    about = (made, setting, default, values, entry.get("length"))
+    about = (made, setting, default, values, entry.get("length"), entry.get("data"))
     return Search(model, task, method, budget, seeds, scores, *about)

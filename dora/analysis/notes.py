@@ -143,6 +143,8 @@ def _tuning_notes(table: Table) -> list[str]:
     text += f" ({', '.join(edges)})" if edges else ""
     if shorter := sorted({t["length"] for _, _, t in found if "length" in t}):
         text += f"; tried in runs of another length, {' and '.join(shorter)}"
+    if other := sorted({t["data"] for _, _, t in found if "data" in t}):
+        text += f"; tried on other data, {' and '.join(other)}"
     if len(found) < len(cells):
         text += f"; {len(cells) - len(found)} rates are from no such search"
     return [text]

@@ -18,7 +18,8 @@ from dora.tuned import BySeed, Key, Search, Value, mean
 if TYPE_CHECKING:
     from dora.analysis.score_figures import Drawn
 
-_Place = tuple[str, str, str | None, str | None]  # of a panel: model, task, budget, length
+# Of a panel: model, task, budget, length, data.
+_Place = tuple[str, str, str | None, str | None, str | None]
 
 
 def heldout(run: Run) -> float | None:
@@ -39,7 +40,8 @@ def of_runs(runs: Iterable[Run]) -> list[Search]:
         if c["select"] == "heldout":
             model, steps = run["folder"].parts[-5], c.get("max_steps")
             length = f"{c.get('epochs')} epochs" if steps is None else f"{steps} steps"
-            found[model, c["task"], c["method"]["name"], c["budget"], length].append(run)
+            cell = (model, c["task"], c["method"]["name"], c["budget"])
+            found[Key(*cell, length, run["folder"].parts[-7])].append(run)
     return in_order(_of_key(key, its) for key, its in found.items())
 
 
@@ -55,13 +57,14 @@ def _of_key(key: Key, runs: Sequence[Run]) -> Search:
     # A candidate that lacks a seed would be compared by other seeds than the rest.
     seeds = tuple(sorted({run["seed"] for run in runs}))
     return Search(
-        *key[:-1],
+        *key.cell,
         seeds,
         {lr: tuple(by.get(seed) for seed in seeds) for lr, by in scores.items()},
         setting=setting,
         default=default,
         values={v: tuple(by.get(s) for s in seeds) for v, by in sorted(values.items())},
-        length=key[-1],
+        length=key.length,
+        data=key.data,
     )
 
 
@@ -90,6 +93,7 @@ def in_order(searches: Iterable[Search]) -> list[Search]:
             s.model,
             tasks.index(s.task),
             _in_numbers(s.length or ""),
+            s.data or "",
             row_order((s.method, s.budget or NO_BUDGET)),
         ),
     )
@@ -105,8 +109,8 @@ def unequal(searches: Iterable[Search]) -> list[str]:
     """Returns the tasks whose methods had unequal numbers of candidates or seeds."""
     effort = defaultdict(set)
     for s in searches:
-        effort[s.model, s.task, s.length].add((s.candidates, len(s.seeds)))
-    return sorted({task for (_, task, _), kinds in effort.items() if len(kinds) > 1})
+        effort[s.model, s.task, s.length, s.data].add((s.candidates, len(s.seeds)))
+    return sorted({task for (_, task, *_), kinds in effort.items() if len(kinds) > 1})
 
 
 def table(searches: Sequence[Search]) -> list[str]:
@@ -117,9 +121,11 @@ def table(searches: Sequence[Search]) -> list[str]:
     several = {
         "model": len({s.model for s in searches}) > 1,  # one value needs no column
         "length": len({s.length for s in searches}) > 1,
+        "data": len({s.data for s in searches} - {None}) > 1,
         "budget": len({s.budget for s in searches} - {None}) > 1,
     }
-    columns = [c for c in ("model", "task", "length", "method", "budget") if several.get(c, True)]
+    known = ("model", "task", "length", "data", "method", "budget")
+    columns = [c for c in known if several.get(c, True)]
     rows = [[*_named(s, columns), ", ".join(_cells(s))] for s in searches]
     edges = [" ".join(_named(s, columns)) for s in searches if s.at_edge]
     summary = f"{len(edges)} of {len(searches)} searches chose a rate at an edge of their grid"
@@ -139,6 +145,7 @@ def _named(s: Search, columns: Sequence[str]) -> list[str]:
         "model": s.model,
         "task": s.task,
         "length": s.length or "–",
+        "data": s.data or "–",
         "method": s.method,
         "budget": budget,
     }
@@ -177,16 +184,16 @@ def score_by_rate(searches: Sequence[Search]) -> Drawn | None:
     shown = [s for s in searches if not s.all_failed]
     if not shown:
         return None
-    places = list(dict.fromkeys((s.model, s.task, s.budget, s.length) for s in shown))
+    places = list(dict.fromkeys((s.model, s.task, s.budget, s.length, s.data) for s in shown))
     # Methods without a budget are drawn beside those of each one.
     with_budget = [p for p in places if p[2] is not None] or places
     look = styles(list(dict.fromkeys(s.method for s in shown)))
     figure, axes = panels([_head(p, with_budget) for p in with_budget], 3)
     lines: list[dict[str, Any]] = []
-    for panel, (model, task, budget, length) in zip(axes, with_budget, strict=True):
+    for panel, (model, task, budget, length, data) in zip(axes, with_budget, strict=True):
         before = len(lines)
         for s in shown:
-            here = (s.model, s.task, s.length) == (model, task, length)
+            here = (s.model, s.task, s.length, s.data) == (model, task, length, data)
             if here and s.budget in (budget, None):
                 lines += _draw(panel, s, look[s.method])
         rates = sorted({line["lr"] for line in lines[before:]})
@@ -198,9 +205,9 @@ def score_by_rate(searches: Sequence[Search]) -> Drawn | None:
 
 def _head(place: _Place, places: Sequence[_Place]) -> str:
     """Returns the head of a panel: the task, and what else tells it from the other panels."""
-    model, task, budget, length = place
-    several = [len(set(values)) > 1 for values in zip(*places, strict=True)]
-    told = [(budget, several[2]), (model, several[0]), (length, several[3])]
+    model, task, budget, length, data = place
+    several = [len({*values} - {None}) > 1 for values in zip(*places, strict=True)]
+    told = [(budget, several[2]), (model, several[0]), (length, several[3]), (data, several[4])]
     return ", ".join([TASKS[task].folder, *(name for name, there in told if name and there)])
 
 

@@ -142,7 +142,10 @@ def _image(panel: Axes, lines: Lines, layers: list[int], columns: Columns) -> No
         y = layers.index(line["layer"])
         shares[y, x] = line["share"]
         if few:
-            text, colour = f"{round(line['rank'], 1):g}", "white" if line["share"] < 0.6 else "black"
+            text, colour = (
+                f"{round(line['rank'], 1):g}",
+                "white" if line["share"] < 0.6 else "black",
+            )
             panel.text(x, y, text, fontsize=6, ha="center", va="center", color=colour)
     panel.imshow(shares, vmin=0, vmax=1, cmap="cividis", aspect="auto", origin="lower")
     panel.set_xticks([])

@@ -123,14 +123,15 @@ class Group:
     def search(self, seeds: tuple[int, ...], made: Mapping[str, Any] | None = None) -> Search:
         """Returns what has been found so far."""
         return Search(
-            *self.key[:-1],
+            *self.key.cell,
             seeds,
             self.scores,
             made or {},
             setting=self.tried[0] if self.tried else None,
             default=self.default,
             values=self.values,
-            length=self.key[-1],
+            length=self.key.length,
+            data=self.key.data,
         )
 
 
@@ -180,7 +181,7 @@ class Tuning:
             self.groups[key] = Group(own, key, config.learning_rate(), settings, tried, default)
         elif other := [k for k, value in settings.items() if value != group.settings[k]]:
             raise UserError(
-                f"{key[1]} with {key[2]} is to be searched with several values of "
+                f"{key.task} with {key.method} is to be searched with several values of "
                 f"{', '.join(other)}: a search has one rate for a model, task, method, budget and "
                 "length; give one value, and another results= for another search"
             )
@@ -225,9 +226,12 @@ class Tuning:
         """Returns what other commands have found in this folder, for other methods or tasks."""
         file = self.folder / CHOICES
         found = tuned.read(file) if file.exists() else {}
-        # A search that does not say its length would stand beside the same one that does.
-        ours = {(*key[:-1], length) for key in self.groups for length in (key[-1], None)}
-        return {key: search for key, search in found.items() if key not in ours}
+        # One that does not say its length or data would stand beside the same one that does.
+        return {
+            key: search
+            for key, search in found.items()
+            if not any(key.serves(own) for own in self.groups)
+        }
 
     def write(self) -> list[str]:
         """Writes choices and figure, beside those of earlier commands; returns their lines."""

@@ -155,6 +155,7 @@ RECORD: Mapping[str, Kind] = {
     "tuning.seeds": WHOLE,
     "tuning.at_edge": YES_NO,
     "tuning.length": TEXT,
+    "tuning.data": TEXT,
     "times": OBJECT,
     "times.updated": TIME,
     "times.started": TIME,

@@ -126,7 +126,8 @@ def _tuning(config: Config) -> dict[str, Any]:
     if (found := config.search()) is None:
         return {}
     effort = {"candidates": found.candidates, "seeds": len(found.seeds)}
-    other = {} if found.length in (None, config.length) else {"length": found.length}
+    known = {"length": (found.length, config.length), "data": (found.data, config.data_name)}
+    other = {name: its for name, (its, ours) in known.items() if its not in (None, ours)}
     return {"tuning": {"file": config.rates_from, **effort, "at_edge": found.at_edge, **other}}
 
 

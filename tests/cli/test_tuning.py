@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 
 from dora import tuned
+from dora.analysis.finished import read_runs
+from dora.analysis.grouping import tables
+from dora.analysis.score_table import scores
 from dora.cli.tuning import Candidate, Tuning, next_rates
 from dora.errors import UserError
 from runs import command, configure, record, refused, run, small, small_glue, small_words
@@ -120,8 +123,8 @@ def test_a_run_takes_the_setting_that_was_chosen_with_its_rate(tmp_path: Path) -
     values = {0.3: (61.0,), 0.5: (40.0,)}
     place = ("tiny_roberta", "wnli", "dora", "r2")
     length = small(tmp_path).length
-    key = (*place, length)
-    search = tuned.Search(*place, (1,), rates, {}, "dem", 0.1, values, length)
+    key = (*place, length, "dir")
+    search = tuned.Search(*place, (1,), rates, {}, "dem", 0.1, values, length, "dir")
     tuned.write(tmp_path / "choices.json", [search])
     assert tuned.read(tmp_path / "choices.json") == {key: search}
     words = ["method=dora", "budget=r2", f"rates_from={tmp_path}/choices.json"]
@@ -159,9 +162,35 @@ def test_a_rate_comes_from_a_search_of_the_same_length_or_else_from_the_only_oth
     assert record(tmp_path)["tuning"]["length"] == "600 steps"
     tuned.write(file, [short, long])
     assert (rate("max_steps=600"), rate("max_steps=1800")) == (1e-3, 3e-3)
-    told = r"method=lora, budget=r2 at 5400 steps, only at 600 steps and 1800 steps"
+    told = r"method=lora, budget=r2 at 5400 steps on dir, only at 600 steps and 1800 steps"
     with pytest.raises(UserError, match=told):
         rate("max_steps=5400")
+
+
+def test_a_rate_comes_from_a_search_on_the_same_data_or_else_from_the_only_other(
+    tmp_path: Path,
+) -> None:
+    place = ("tiny_roberta", "wnli", "lora", "r2", (1,))
+    file = tmp_path / "choices.json"
+    words = ["method=lora", "budget=r2", f"rates_from={file}"]
+    length = small(tmp_path).length
+    sample, whole = (
+        tuned.Search(*place, {rate: (50.0,)}, length=length, data=data)
+        for rate, data in ((1e-3, "sample"), (3e-3, "dir"))
+    )
+    tuned.write(file, [sample])
+    assert small(tmp_path, *words).learning_rate() == 1e-3
+    # A table says that the rate was found on other data.
+    run(small(tmp_path, *words))
+    assert record(tmp_path)["tuning"]["data"] == "sample"
+    (table,) = tables(read_runs(tmp_path))
+    assert any("; tried on other data, sample" in note for note in scores(table).notes)
+    tuned.write(file, [sample, whole])
+    assert small(tmp_path, *words).learning_rate() == 3e-3
+    assert small(tmp_path, *words, "data.name=sample").learning_rate() == 1e-3
+    told = f"at {length} on other, only at {length} on sample and {length} on dir"
+    with pytest.raises(UserError, match=told):
+        small(tmp_path, *words, "data.name=other").learning_rate()
 
 
 def test_every_wrong_setting_of_a_grid_is_told_before_its_first_round(tmp_path: Path) -> None:
@@ -281,7 +310,7 @@ def test_a_second_search_is_added_to_the_file_of_the_first(tmp_path: Path) -> No
     found = tuned.read(file)
     assert found[other.key] == other
     assert found[other.key].made == {"host": "a"}
-    same = (*longer.key[:-1], small(tmp_path).length)
+    same = longer.key._replace(length=small(tmp_path).length, data="dir")
     again = found[same]
     assert len(again.scores) == 3
     assert "git" in again.made
