@@ -36,14 +36,14 @@ def one_configuration(runs: Sequence[Run], mix: bool = False) -> tuple[list[Run]
     """
     # The folder's name holds a hash of the configuration, so that no record has to be compared. Not
     # its whole path: some of a cell's seeds may be packed, and others lie in directories.
-    key_of = {id(run): (run["folder"].parent.name, arithmetic(run)) for run in runs}
-    kinds = {key_of[id(run)]: run for run in runs}
+    keys = [(run["folder"].parent.name, arithmetic(run)) for run in runs]
+    kinds = dict(zip(keys, runs, strict=True))
     if len(kinds) == 1:
         return list(runs), None
     folders = [str(run["folder"].parent) for run in kinds.values()]
     differing = _differing_settings(list(kinds.values()))
     if set(differing) != {"arithmetic"} or len(set(differing["arithmetic"])) < len(kinds):
-        numbers = list(Counter(key_of[id(run)] for run in runs).values())
+        numbers = list(Counter(keys).values())
         return [], _several_configurations(folders, differing, numbers.index(max(numbers)))
     if mix:
         newest = {run["seed"]: run for run in sorted(runs, key=arithmetic)}

@@ -44,8 +44,8 @@ def score_by_cost(table: Table) -> Drawn | None:
         cheapest_first = sorted(points, key=lambda p: p["value"])
         costs = [p["value"] for p in cheapest_first]
         logarithmic(panel, costs, costs, lambda tick: size(round(tick)))
-        places = dict(zip(map(id, cheapest_first), spread(panel, costs), strict=True))
-        across, means = [places[id(p)] for p in best], [p["mean"] for p in best]
+        places = dict(zip(map(_row, cheapest_first), spread(panel, costs), strict=True))
+        across, means = [places[_row(p)] for p in best], [p["mean"] for p in best]
         panel.plot(across, means, color="0.6", linewidth=0.8)
         _draw(panel, points, places, look)
     of = "average" if len(table.averaged) > 1 else table.view.title(table.averaged[0])
@@ -76,6 +76,10 @@ def _point(table: Table, row: Row, title: str) -> dict[str, Any] | None:
     }
 
 
+def _row(point: dict[str, Any]) -> Row:
+    return point["method"], point["budget"]
+
+
 def front(points: Lines) -> Lines:
     """Returns the points that score more than every one that costs no more, cheapest first."""
     best: Lines = []
@@ -86,17 +90,17 @@ def front(points: Lines) -> Lines:
 
 
 def _draw(
-    panel: Axes, points: Lines, places: dict[int, float], look: dict[str, dict[str, Any]]
+    panel: Axes, points: Lines, places: dict[Row, float], look: dict[str, dict[str, Any]]
 ) -> None:
     """Draws a panel's points with their intervals, a method's larger budgets with larger marks.
 
-    `places`: where each point stands across, by its id().
+    `places`: where each row's point stands across.
     """
     for method in dict.fromkeys(p["method"] for p in points):
         # Rows come with the smaller budget first.
         for i, p in enumerate(q for q in points if q["method"] == method):
             panel.errorbar(
-                [places[id(p)]],
+                [places[_row(p)]],
                 [p["mean"]],
                 yerr=[[p["mean"] - p["low"]], [p["high"] - p["mean"]]],
                 capsize=2,
