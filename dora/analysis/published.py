@@ -20,6 +20,7 @@ from dora.analysis.grouping import Table
 from dora.analysis.rows import Row, has_budget
 from dora.analysis.view import MEAN
 from dora.backbones.architectures import USUAL
+from dora.records.about_data import is_glue
 from dora.records.schema import Run
 
 FILE = ASSETS / "published.csv"
@@ -104,12 +105,7 @@ def departures(table: Table, row: Row, task: str) -> Iterator[Number]:
     contradicted.
     """
     ours, runs = list(table.values(row, task).values()), table.runs_of(row, task)
-    if (
-        len(ours) < 2
-        or table.data == "mini"
-        or table.view.score != "best"
-        or not all(map(_as_papers_do, runs))
-    ):
+    if len(ours) < 2 or table.view.score != "best" or not all(map(_as_papers_do, runs)):
         return
     measured = (row[0], task, table.view.metric(task))
     for number in (n for group in beside(table.model).values() for n in group):
@@ -134,14 +130,13 @@ def departures(table: Table, row: Row, task: str) -> Iterator[Number]:
 def _as_papers_do(run: Run) -> bool:
     """Returns whether a run trained and was chosen as papers do.
 
-    They train on all rows for whole epochs, from the backbone alone, and choose on the development
+    They train on all of GLUE's rows for whole epochs, from the backbone alone, and choose on the development
     set.
     """
     config = run["config"]
     whole = config.get("limit_train") is None and config.get("max_steps") is None
-    return (
-        whole and config.get("select", "dev") == "dev" and not run["fingerprints"].get("init_from")
-    )
+    by_dev = config.get("select", "dev") == "dev"
+    return whole and is_glue(run) and by_dev and not run["fingerprints"].get("init_from")
 
 
 def _can_be_contradicted(number: Number) -> bool:

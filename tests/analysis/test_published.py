@@ -10,6 +10,7 @@ from dora.analysis.finished import read_runs
 from dora.analysis.grouping import View, tables
 from dora.analysis.published import Number, beside, departures, numbers
 from record_files import write_run
+from runs import change_record
 
 LORA = ("lora", "300000")
 
@@ -106,6 +107,15 @@ def test_only_a_cell_of_the_papers_target_matrices_and_training_departs(
     median_runs(tmp_path, (50.0, 50.1, 50.2), config=config)
     (table,) = tables(read_runs(tmp_path))
     assert bool(list(departures(table, LORA, "sst2"))) is departs
+
+
+def test_a_sample_of_the_rows_departs_from_nothing(tmp_path: Path) -> None:
+    median_runs(tmp_path, (50.0, 50.1, 50.2))
+    for folder in tmp_path.glob("runs/*/*/*/*/*/*/s*"):
+        rows = {"train": 9_000, "dev": 872}
+        change_record(folder, data={"revision": None, "rows": rows, "train": 9_000})
+    (table,) = tables(read_runs(tmp_path))
+    assert not list(departures(table, LORA, "sst2"))
 
 
 def test_a_start_from_another_run_is_no_departure(tmp_path: Path) -> None:
