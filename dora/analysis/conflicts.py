@@ -17,6 +17,8 @@ from dora.records.record import NOT_IDENTITY, arithmetic
 from dora.records.schema import Run
 from dora.records.words import FORMER
 
+ABSENT = "–"  # stands for a setting that a run does not have
+
 
 def settings(run: Run) -> dict[str, Any]:
     """Returns the configuration under dotted keys (`method.alpha`), and the arithmetic's number."""
@@ -60,19 +62,23 @@ def one_configuration(runs: Sequence[Run], mix: bool = False) -> tuple[list[Run]
 
 
 def _differing_settings(runs: Sequence[Run]) -> dict[str, list[Any]]:
-    """Returns setting → its value in each run, for settings of a run's identity that differ."""
+    """Returns setting → its value in each run, for settings of a run's identity that differ.
+
+    A run that lacks a setting has ABSENT there.
+    """
     newest = max(map(arithmetic, runs))
     known = [
         {**settings(run), **_flat(run.get("fingerprints", {}), "fingerprints.")} for run in runs
     ]
     keys = sorted({key for one in known for key in one if key.split(".")[0] not in NOT_IDENTITY})
-    # A setting that records of an earlier arithmetic lack did not exist then: no difference.
-    values = {
-        key: [one.get(key) for one in known if key in one or one["arithmetic"] == newest]
-        for key in keys
-    }
-    # As JSON, because lists cannot be in a set.
-    return {key: found for key, found in values.items() if len(set(map(json.dumps, found))) > 1}
+    found = {}
+    for key in keys:
+        # A setting that records of an earlier arithmetic lack did not exist then: no difference.
+        counted = [one for one in known if key in one or one["arithmetic"] == newest]
+        # As JSON, because lists cannot be in a set.
+        if len({json.dumps(one.get(key, ABSENT)) for one in counted}) > 1:
+            found[key] = [one.get(key, ABSENT) for one in known]
+    return found
 
 
 def _several_configurations(
@@ -84,14 +90,18 @@ def _several_configurations(
     """
     words = {key: list(map(in_words, values)) for key, values in differing.items()}
     named = [f"{key} {' | '.join(values)}" for key, values in words.items()]
-    # Nobody can type a fingerprint: runs are chosen by settings alone.
-    typed = {key: values for key, values in words.items() if not key.startswith("fingerprints.")}
+    # Nobody can type a fingerprint, nor that a setting is absent.
+    typed = {
+        key: values
+        for key, values in words.items()
+        if not key.startswith("fingerprints.") and differing[key][largest] != ABSENT
+    }
     # One setting that no other configuration shares, preferably the rate, or else all together.
     alone = [key for key, values in typed.items() if values.count(values[largest]) == 1]
     keys = sorted(alone, key=lambda key: key != "lr")[:1] or list(typed)
     choice = shlex.join(printable(f"{key}={typed[key][largest]}") for key in keys)
     ways = [f"choose it, as by --where {choice}"] if choice else []
-    ways += ["show each length by --by-length"] if {"max_steps", "epochs"} & set(typed) else []
+    ways += ["show each length by --by-length"] if {"max_steps", "epochs"} & set(words) else []
     return (
         f"one cell holds {len(folders)} configurations: {' | '.join(folders)}, which differ in "
         f"{'; '.join(named) or 'nothing that run.json says'}: a table compares one; "

@@ -77,6 +77,33 @@ def test_the_choice_that_is_shown_singles_the_largest_configuration_out(tmp_path
     assert (problems, table.values(("lora", "r8"), "cola")) == ([], {2: 50, 3: 50})
 
 
+@pytest.mark.parametrize(
+    ("configurations", "choice"),
+    [
+        # Seeds of the largest one, then of each other: (settings, arithmetic, number of seeds).
+        # A length in epochs has no max_steps, and one in steps no epochs.
+        ([({"max_steps": 600}, 2, 3), ({"epochs": 5}, 2, 1)], "max_steps=600"),
+        # Records of an earlier arithmetic lack a setting that came later.
+        ([({}, 1, 3), ({"patience": 1}, 2, 1), ({"patience": 2}, 2, 1)], "arithmetic=1"),
+        ([({"patience": 1}, 2, 3), ({}, 1, 1), ({"patience": 2}, 2, 1)], "patience=1"),
+    ],
+)
+def test_a_setting_that_not_every_run_has_is_chosen_by_runs_that_have_it(
+    configurations: list[tuple[dict[str, Any], int, int]], choice: str, tmp_path: Path
+) -> None:
+    seed = 0
+    for i, (changed, number, seeds) in enumerate(configurations):
+        for _ in range(seeds):
+            seed += 1
+            about = {"key": f"{i}" * 8, "config": changed, "arithmetic": number}
+            write_run(tmp_path, "lora", seed, 0.5, **about)
+    (problem,) = showable(read_runs(tmp_path))[1]
+    assert f"as by --where {choice}, " in problem
+    (table,), problems = showable(read_runs(tmp_path), View(where=(choice,)))
+    assert problems == []
+    assert table.values(("lora", "r8"), "sst2").keys() == {1, 2, 3}
+
+
 def test_a_choice_fills_the_cell_again(tmp_path: Path) -> None:
     searched(tmp_path)
     (table,), problems = showable(read_runs(tmp_path), View(where=("lr=2e-3",)))
