@@ -77,11 +77,15 @@ def _broken(*rules: tuple[bool, str]) -> list[str]:
     return [message for kept, message in rules if not kept]
 
 
-def _names_a_folder(key: str, name: str) -> tuple[bool, str]:
-    """Returns the rule for a name that becomes a folder of the run's path."""
+def _names_a_folder(key: str, name: str, marks: str = "._+-") -> tuple[bool, str]:
+    """Returns the rule for a name that becomes a folder of the run's path.
+
+    It is made of letters, digits and `marks`.
+    """
     # A slash would add a folder, and `..` leave it.
-    return re.fullmatch(r"\w[\w .+-]*", name) is not None, (
-        f"{key}={name} names a folder: letters, digits and . _ + - make it up, such as {key}=mine"
+    return re.fullmatch(rf"\w[\w {re.escape(marks)}]*", name) is not None, (
+        f"{key}={name} names a folder: letters, digits and {' '.join(marks)} make it up, such as "
+        f"{key}=mine"
     )
 
 
@@ -134,7 +138,8 @@ def _of_choices(config: Config) -> list[str]:
     return _broken(
         (task in TASKS, f"task={task} must be one of {', '.join(TASKS)}"),
         _names_a_folder("model.name", config.model_name),
-        _names_a_folder("data.name", config.data_name),
+        # Without a dash, which parts it from the model's name in the names of tables and figures.
+        _names_a_folder("data.name", config.data_name, "._+"),
         (
             data.name is None or data.source != "mini",
             f"data.name={data.name} names rows of yours, and data=mini is the suite's own: give "

@@ -43,7 +43,7 @@ class Key(NamedTuple):
 
     @property
     def where(self) -> str:
-        """What it was searched in: `600 steps on glue-sample`."""
+        """What it was searched in: `600 steps on glue_sample`."""
         return " on ".join(part for part in (self.length, self.data) if part)
 
     def serves(self, run: Key) -> bool:

@@ -96,6 +96,9 @@ def test_batching_is_one_of_two() -> None:
 def test_a_name_of_data_is_a_folders_and_no_other_sources() -> None:
     where = ["data=dir", "data.dir=/x"]
     assert any("data.name=a/b names a folder" in text for text in problems(*where, "data.name=a/b"))
+    # Tables of data `a` on model `b-c` and of data `a-b` on model `c` would have one name.
+    told = "data.name=a-b names a folder: letters, digits and . _ + make it up"
+    assert any(told in text for text in problems(*where, "data.name=a-b"))
     found = problems(*where, "data.name=hub")
     assert any("data.name=hub is the name of another source" in text for text in found)
     found = problems("data=mini", "data.name=mine")

@@ -40,9 +40,9 @@ def test_a_link_is_called_by_its_own_name(tmp_path: Path) -> None:
 
 def test_data_have_the_name_given_else_their_sources() -> None:
     assert configure("data=dir", "data.dir=GLUE").data_name == "dir"
-    config = configure("data=dir", "data.dir=GLUE", "data.name=glue-9k")
-    assert (config.data_name, config.data.source) == ("glue-9k", "dir")
-    assert config.resolved()["data"] == "glue-9k"
+    config = configure("data=dir", "data.dir=GLUE", "data.name=glue_9k")
+    assert (config.data_name, config.data.source) == ("glue_9k", "dir")
+    assert config.resolved()["data"] == "glue_9k"
 
 
 def test_a_folder_of_an_odd_name_has_one_that_is_a_name() -> None:

@@ -155,7 +155,14 @@ def _evaluation_notes(table: Table) -> list[str]:
     if table.view.score != "best":
         return ["the last development evaluation of a run"]
     counted = number_range([run["evaluations"]["counted"] for run in table.runs])
-    found = [f"the best of {counted} development evaluations in the second half of a run"]
+    chosen_on = {run["config"]["select"] for run in table.runs}
+    if chosen_on == {"heldout"}:
+        kind = "evaluations on held-out training rows"
+    elif chosen_on == {"dev"}:
+        kind = "development evaluations"
+    else:
+        kind = "evaluations on the development set or on held-out training rows"
+    found = [f"the best of {counted} {kind} in the second half of a run"]
     if not table.comparable:
         found.append(
             "runs of one task have unequal evaluations, so that no method is compared with "

@@ -284,6 +284,22 @@ def test_best_of_unequal_numbers_of_evaluations_is_said(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("selects", "said"),
+    [
+        (("dev", "dev"), "the best of 3 development evaluations in"),
+        (("heldout", "heldout"), "the best of 3 evaluations on held-out training rows in"),
+        (("dev", "heldout"), "the best of 3 evaluations on the development set or on held-out"),
+    ],
+)
+def test_what_the_best_step_was_chosen_on_is_said(
+    selects: tuple[str, str], said: str, tmp_path: Path
+) -> None:
+    for method, select in zip(("lora", "dora"), selects, strict=True):
+        write_run(tmp_path, method, 1, 0.8, config={"select": select})
+    assert any(note.startswith(said) for note in scores(only_table(tmp_path)).notes)
+
+
 def test_the_csv_holds_every_seed_in_full(tmp_path: Path) -> None:
     study(tmp_path)
     text = files(only_table(tmp_path), tmp_path, [])["dir-roberta_base-best.csv"]

@@ -84,15 +84,15 @@ def test_a_local_copy_of_the_hub_repository_trains_as_the_hub_would(tmp_path: Pa
 def test_rows_that_are_not_glues_are_said_and_can_have_a_name(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run(small(tmp_path, "method=lora", "max_steps=1", "data.name=glue-97"))
+    run(small(tmp_path, "method=lora", "max_steps=1", "data.name=glue_97"))
     folder = only_run(tmp_path)
-    assert folder.relative_to(tmp_path).parts[:3] == ("runs", "glue-97", "wnli")
+    assert folder.relative_to(tmp_path).parts[:3] == ("runs", "glue_97", "wnli")
     note = "not GLUE's whole rows: wnli train 97 rows (GLUE has 635), dev 40 rows (GLUE has 71)"
     assert note in capsys.readouterr().out
     assert note in (folder / "log.txt").read_text()
     (table,) = tables(read_runs(tmp_path))
     grid = scores(table)
-    assert grid.caption.startswith("tiny_roberta, data glue-97, ")
+    assert grid.caption.startswith("tiny_roberta, data glue_97, ")
     assert (
         "not GLUE's whole rows: WNLI trained on 96 rows (GLUE has 635), scored on 40 rows (GLUE has 71)"
         in grid.notes
