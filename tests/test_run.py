@@ -174,6 +174,10 @@ def test_ranks_and_adapter_carry_over_from_a_pruned_run_but_not_its_head(tmp_pat
     # alpha over the source's start rank, ceil(1.5 * 2)
     assert record["scale"] == pytest.approx(8 / 3)
     assert not lines(only_run(tmp_path / "rte") / "ranks.jsonl")
+    # The components keep their scale, so that another alpha would be recorded and do nothing.
+    words = ("task=rte", "method=dora", "budget=r2", "method.alpha=16", f"init_from={source}")
+    with pytest.raises(UserError, match=r"has another method.alpha \(8.0\); this run has 16.0"):
+        prepare(small(tmp_path / "rte", *words))
 
 
 def test_init_from_another_method_is_refused(tmp_path: Path) -> None:

@@ -271,7 +271,8 @@ def equal_ranks(budget: Budget, matrices: Sequence[Matrix], spread: bool = True)
 
     The rest goes to the matrices in front, in layer order. Where there are fewer components than
     matrices, that would leave the upper layers without any; with `spread` they are then dealt
-    evenly over the layers. The gap to the budget is smaller than the model's cheapest component.
+    evenly over the layers. No matrix gets more than its full rank. The gap to the budget is smaller
+    than the cheapest component of the matrices that have less.
     """
     costs, left = budget.costs(matrices), budget.for_components(matrices)
     base = left // sum(costs)
@@ -282,10 +283,12 @@ def equal_ranks(budget: Budget, matrices: Sequence[Matrix], spread: bool = True)
         order.sort(key=lambda i: i * _GOLDEN % 2**32)
     # Rounds of one component each: a component that no longer fits leaves room for cheaper ones
     # behind it.
-    while left >= min(costs):
+    dealt = True
+    while dealt:
+        dealt = False
         for i in order:
-            if costs[i] <= left:
-                ranks[i], left = ranks[i] + 1, left - costs[i]
+            if costs[i] <= left and ranks[i] < matrices[i].full_rank:
+                ranks[i], left, dealt = ranks[i] + 1, left - costs[i], True
     return tuple(ranks)
 
 

@@ -160,7 +160,8 @@ class LowRankLinear(nn.Module):
         """Returns y plus the kept components' output for x, unless `frozen_weight` has them."""
         if self.kept_A is None or self.kept_B is None or self.base.weight.dtype.itemsize >= 4:
             return y
-        return y + F.linear(F.linear(x, self.kept_A), self.kept_B)
+        A, B = self.kept_A.to(x.dtype), self.kept_B.to(x.dtype)  # a backbone may have 16 bits
+        return y + F.linear(F.linear(x, A), B)
 
     @torch.no_grad()
     def folded(self) -> tuple[Tensor, Tensor]:

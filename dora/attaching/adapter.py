@@ -60,6 +60,11 @@ class Adapter:
         """The device of the components."""
         return next(iter(self.method.layers.values())).A.device
 
+    @property
+    def moves_itself(self) -> bool:
+        """True if the method moves some parameters itself (SoRA's gates), without the optimizer."""
+        return bool(self._by_method)
+
     # --- what the optimizer gets ---
 
     def parameters(self) -> list[nn.Parameter]:
@@ -120,6 +125,7 @@ class Adapter:
             moved = [*seen, *others]
             if not self._checked:
                 self._check(moved)
+            self._check_gradients()
             self.taken += 1
             if self._by_method:
                 rate = float(others[0].param_groups[0]["lr"]) if rate is None else rate
@@ -167,6 +173,20 @@ class Adapter:
             raise UserError(
                 "several processes share gradients by shapes that are fixed when training begins: "
                 "attach with remove=False, which masks components instead of removing them"
+            )
+
+    def _check_gradients(self) -> None:
+        """Raises UserError or FloatingPointError where the method cannot read what it is to read."""
+        if self.method.reads_gradients and all(p.grad is None for p in self._watch.parameters):
+            raise UserError(
+                f"{self.method.title} reads gradients, and they are cleared already: call "
+                "adapter.step() between optimizer.step() and zero_grad()"
+            )
+        if not all(p.grad is None or bool(p.grad.isfinite().all()) for p in self._by_method):
+            raise FloatingPointError(
+                f"a gradient of {self.method.title}'s is not finite in step {self.taken + 1}: "
+                "training has diverged, or a gradient scaler, which does not know it, skipped a "
+                "step: train in bf16 or fp32"
             )
 
     def _removes(self) -> bool:

@@ -94,6 +94,7 @@ class AdaLoRA(base.Method):
 
     title = "AdaLoRA"
     recordable = True
+    reads_gradients = True
     paper = "Zhang et al., AdaLoRA, ICLR 2023, arXiv 2303.10512"
     settings_type = Settings
 

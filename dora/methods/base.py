@@ -104,6 +104,7 @@ class Method:
       its penalty must then read nothing but tensors that stay in place until a `Change`, and the
       penalty may become another function of them only when the ranks are final. Everything else
       of a step runs as usual. Not inherited: a class states it for itself.
+    * `reads_gradients`: whether `after_step` or `update` reads the gradients of its factors.
     * `federated`: whether clients train, each on its own rows, and `aggregate` makes one of them.
 
     Attached, it has `layers`, its low-rank layers by matrix name (empty for none), and
@@ -121,6 +122,7 @@ class Method:
     starts_from_runs: ClassVar[bool] = True
     sources: ClassVar[str | None] = None
     recordable: ClassVar[bool] = False
+    reads_gradients: ClassVar[bool] = False
     federated: ClassVar[bool] = False
 
     layers: Mapping[str, LowRankLinear]
@@ -225,6 +227,13 @@ class Method:
     def ranks(self) -> dict[str, int]:
         """Returns how many components each of the plan's matrices would store now, by its name."""
         return stored_ranks(self.layers)
+
+    def trained_later(self) -> int:
+        """Returns the most adapter parameters, without gates, that one step after the first trains.
+
+        0 unless the method trains more of them later than at first.
+        """
+        return 0
 
     def frozen(self) -> dict[str, Tensor]:
         """Returns the frozen tensors that belong to the result, by their names in the model.

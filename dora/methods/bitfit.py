@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from dora.adapters.budget import Plan
+from dora.errors import UserError
 from dora.methods import base
 from dora.methods.base import ParameterGroup, RunInfo
 
@@ -37,6 +38,11 @@ class BitFit(base.Method):
             for name, p in model.named_parameters()
             if name.startswith(inside) and name.endswith(".bias")
         ]
+        if not self._biases:
+            raise UserError(
+                "method=bitfit trains the backbone's biases, and this one has none, as ModernBERT: "
+                "take another model or another method"
+            )
         for p in self._biases:
             p.requires_grad_(True)
 

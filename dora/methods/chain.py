@@ -82,6 +82,12 @@ class Links(base.Method):
         # From 1 / w, not 0: of a link of ten steps none should be wasted.
         return usual * min(1.0, (step - began) / max(1, part.warmup_steps(ends - began)))
 
+    def trained_later(self) -> int:
+        """Returns the parameters of the largest link."""
+        costs = [sum(layer.base.weight.shape) for layer in self.layers.values()]
+        parts = (zip(link, costs, strict=True) for link in self._links)
+        return max(sum(rank * cost for rank, cost in part) for part in parts)
+
     def after_step(self, step: int) -> Change | None:
         """Ties the trained link at a knot and begins the next one."""
         if step not in self._knots[1:-1]:  # behind the last step nothing would train a new link

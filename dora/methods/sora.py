@@ -124,6 +124,7 @@ class SoRA(base.Method):
 
     title = "SoRA"
     recordable = True
+    reads_gradients = True
     paper = "Ding et al., Sparse Low-rank Adaptation, EMNLP 2023, arXiv 2311.11696"
     budget = "at_most"
     settings_type = Settings

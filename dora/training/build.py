@@ -284,7 +284,7 @@ def _rounds(p: Prepared, loop: Loop, sent: int) -> dict[str, Any]:
 def _planned(p: Prepared, loop: Loop, trained: int, in_head: int) -> dict[str, Any]:
     """Returns the entries of run.json on parameters, plan and ranks before training.
 
-    `trained_at_once` counts the parameters trained in the first step without head and gates.
+    `trained_at_once` counts the most parameters that one step trains, without head and gates.
     """
     method = loop.setup.method
     layers = method.layers
@@ -304,7 +304,7 @@ def _planned(p: Prepared, loop: Loop, trained: int, in_head: int) -> dict[str, A
             "trainable": trained,
             "head": in_head,
             "gates": gates,
-            "trained_at_once": trained - in_head - gates,
+            "trained_at_once": max(trained - in_head - gates, method.trained_later()),
             "adapter_start": p.plan.start_params if p.plan else 0,
             "budget": str(p.plan.budget) if p.plan else None,
         },

@@ -177,7 +177,9 @@ def _unlike(folder: Path, run: dict[str, Any], config: Config, weights: str) -> 
         ("target", run["config"]["target"], target),
     ]
     if theirs["name"] == config.method_name:  # another method's settings say nothing here
-        for key in config.chosen.kind.layout:
+        # The components come with the scale that these gave them, and keep it.
+        of_scale = [key for key in ("alpha", "scaling") if key in before]
+        for key in (*config.chosen.kind.layout, *of_scale):
             ours = getattr(config.chosen.settings, key)
             pairs.append((f"method.{key}", before.get(key), ours))
     return [

@@ -147,7 +147,8 @@ def test_dealing_parameters_never_exceeds_and_leaves_less_than_a_component(shape
     ranks = equal_ranks(budget, matrices)
     spent = sum(r * (m.d_in + m.d_out) for r, m in zip(ranks, matrices, strict=True))
     assert spent <= params  # a parameter budget is never exceeded
-    assert params - spent < min(m.cost for m in matrices)
+    room = [m.cost for m, rank in zip(matrices, ranks, strict=True) if rank < m.full_rank]
+    assert params - spent < min(room, default=params)
 
 
 @quick
@@ -260,7 +261,8 @@ def test_missed_tells_too_many_too_few_and_too_much_left():
 
 
 def test_fixed_costs_count_for_a_number_of_parameters_and_not_for_ranks():
-    matrices = (Matrix("a", 3, 3, fixed_cost=10), Matrix("b", 5, 5))  # 6 and 10 a component
+    # 6 and 10 a component.
+    matrices = (Matrix("a", 8, 8, 6, fixed_cost=10), Matrix("b", 8, 8, 10))
     in_params, in_ranks = Budget(params=66), Budget(rank=2)
     assert in_params.spent((2, 3), matrices) == 10 + 12 + 30
     assert in_ranks.spent((2, 3), matrices) == 5
@@ -369,6 +371,12 @@ def test_any_number_of_components_is_spread_over_the_layers(count: int) -> None:
     layers = per_layer(equal_ranks(Budget(params=16 * count), square))
     assert sum(layers) == count
     assert max(layers) - min(layers) <= 2
+
+
+def test_no_matrix_gets_more_components_than_its_full_rank() -> None:
+    # What a large matrix cannot have is not dealt to small ones beyond all measure.
+    mixed = (*(Matrix(str(i), 16, 16) for i in range(4)), Matrix("large", 2000, 2000))
+    assert equal_ranks(Budget(params=3_900), mixed) == (16, 16, 16, 16, 0)
 
 
 def test_from_one_component_a_matrix_on_the_rest_goes_to_the_layers_in_front() -> None:

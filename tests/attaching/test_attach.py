@@ -137,6 +137,29 @@ def test_scores_that_are_not_finite_say_at_which_step() -> None:
         train(model, adapter, held)
 
 
+@pytest.mark.parametrize("method", ["adalora", "sora"])
+def test_a_method_that_reads_gradients_is_told_where_they_are_cleared(method: str) -> None:
+    model, held = build("mlp"), rows("mlp")
+    adapter = attach(model, method)
+    optimizer = torch.optim.AdamW(adapter.groups(1e-2))
+    (model(**batch(held, 1))["loss"] + adapter.penalty()).backward()
+    optimizer.step()
+    model.zero_grad()
+    with pytest.raises(UserError, match=r"between optimizer.step\(\) and zero_grad\(\)"):
+        adapter.step()
+
+
+def test_gates_that_a_scaler_left_without_a_finite_gradient_are_told() -> None:
+    model, held = build("mlp"), rows("mlp")
+    adapter = attach(model, "sora")
+    optimizer = torch.optim.AdamW(adapter.groups(1e-2))
+    (model(**batch(held, 1))["loss"] + adapter.penalty()).backward()
+    model.second.g.grad.fill_(float("inf"))
+    optimizer.step()
+    with pytest.raises(FloatingPointError, match="a gradient scaler, which does not know it"):
+        adapter.step()
+
+
 def test_a_loop_without_step_is_told_so_at_its_second_step() -> None:
     model = build("mlp")
     adapter = attach(model)
@@ -287,6 +310,17 @@ def test_components_are_trained_in_fp32_beside_a_backbone_in_bf16() -> None:
     assert {p.dtype for p in adapter.parameters()} == {torch.float32}
     assert all(torch.equal(p, dict(model.named_parameters())[name]) for name, p in start.items())
     assert sum(adapter.ranks().values()) == 12
+
+
+def test_factors_that_pissa_keeps_lie_beside_a_backbone_in_bf16() -> None:
+    model, held = build("mlp").bfloat16(), rows("mlp")
+    for row in held:
+        row["x"] = row["x"].bfloat16()
+    with torch.no_grad():
+        before = model(**batch(held, 1))["loss"]
+    attach(model, "lora", init="pissa")
+    with torch.no_grad():
+        assert float(model(**batch(held, 1))["loss"]) == pytest.approx(float(before), abs=0.02)
 
 
 def test_components_and_scores_lie_where_the_model_does() -> None:

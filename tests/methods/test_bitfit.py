@@ -1,5 +1,6 @@
 """BitFit: which biases it trains and how many, their gradients, and that nothing else changes."""
 
+import encoders
 import numpy as np
 import pytest
 import torch
@@ -21,6 +22,7 @@ from dora.backbones.backbone import ASSETS
 from dora.data import npz
 from dora.data.sources import read_dir
 from dora.data.tasks import TASKS
+from dora.errors import UserError
 from dora.methods.base import RunInfo
 from dora.methods.bitfit import BitFit
 from dora.sharing.exporting import export
@@ -149,6 +151,11 @@ def test_in_bf16_a_step_gives_the_loss_and_gradients_of_fp32_to_rounding():
     assert {g.dtype for g in grads} == {torch.float32}
     # bf16 has 8 bits of precision, and errors add up over two layers.
     assert F.cosine_similarity(*grads, dim=0) > 0.99
+
+
+def test_a_backbone_without_biases_is_refused():
+    with pytest.raises(UserError, match="trains the backbone's biases, and this one has none"):
+        attach(encoders.tiny("modernbert"))
 
 
 def test_a_budget_changes_neither_size_nor_directory(tmp_path):

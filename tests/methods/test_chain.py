@@ -270,6 +270,12 @@ def test_a_run_cut_about_a_knot_ends_as_one_left_alone(
     same_files(finished, only_run(tmp_path))
 
 
+def test_the_record_counts_the_largest_link_wherever_it_stands(tmp_path: Path) -> None:
+    record = run(small(tmp_path, "method=chain", "method.shares=[1,3]", "budget=r4", "max_steps=4"))
+    params = record["params"]
+    assert params["trained_at_once"] * 4 == params["stored"] * 3
+
+
 def test_the_record_tells_stored_from_trained(finished: Path) -> None:
     record = json.loads((finished / "run.json").read_text())
     params = record["params"]
