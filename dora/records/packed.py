@@ -72,22 +72,42 @@ def directories(results: Path) -> list[Path]:
         changed = file.stat()
     except OSError:
         return []
-    return list(_unpacked(file.absolute(), changed.st_mtime_ns, changed.st_size))
+    return list(_unpacked(file, file.absolute(), changed.st_mtime_ns, changed.st_size))
 
 
 # One copy for all readers in a process; they are removed when it ends.
 _folders: list[tempfile.TemporaryDirectory[str]] = []
+# The packed file, as it was typed, by the folder that it was unpacked into.
+_files: dict[Path, Path] = {}
 
 
+def origin(path: Path) -> Path | None:
+    """Returns the packed file that a directory or file was unpacked from; None for any other."""
+    return next((_files[root] for root in path.parents if root in _files), None)
+
+
+def shown(path: Path) -> str:
+    """Returns a path as messages name it: `RESULTS/runs.jsonl.gz: PLACE` for an unpacked one.
+
+    The unpacked files themselves are nobody's to look at: they are gone when the process ends.
+    """
+    for root in path.parents:
+        if root in _files:
+            return f"{_files[root]}: {path.relative_to(root)}"
+    return str(path)
+
+
+# The absolute path and the size are arguments only to be a part of the cache's key.
 @functools.lru_cache(maxsize=64)
-def _unpacked(file: Path, *changed: int) -> tuple[Path, ...]:
-    """Unpacks a file; `changed`: its time of change in nanoseconds, and its size.
+def _unpacked(file: Path, absolute: Path, changed: int, size: int) -> tuple[Path, ...]:
+    """Unpacks a file; `changed`: its time of change in nanoseconds.
 
     The unpacked files have its time, so that whoever looks at times sees no change.
     """
     check_readable(file)
     _folders.append(tempfile.TemporaryDirectory(prefix="dora-records-"))
     root = Path(_folders[-1].name) / "runs"
+    _files[root] = file
     found = []
     try:
         with gzip.open(file, "rt", encoding="ascii", newline="\n") as lines:
@@ -96,7 +116,7 @@ def _unpacked(file: Path, *changed: int) -> tuple[Path, ...]:
                 folder.mkdir(parents=True)
                 for name, text in texts.items():
                     (folder / name).write_bytes(text.encode(errors="surrogateescape"))
-                    os.utime(folder / name, ns=(changed[0], changed[0]))
+                    os.utime(folder / name, ns=(changed, changed))
                 found.append(folder)
     except (OSError, EOFError, zlib.error, ValueError, RecursionError) as e:
         raise UserError(f"{file} cannot be read: {e}; copy it again from where it came") from e

@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 
-from dora.analysis.finished import read_runs
+from dora.analysis.conflicts import one_configuration
+from dora.analysis.finished import anything_left_out, read_runs
+from dora.analysis.training_figures import undamaged
 from dora.collect import collect
 from dora.errors import UserError
-from dora.records import packed, study
+from dora.records import journals, packed, study
 from record_files import write_run
 from runs import command
 
@@ -83,6 +85,47 @@ def test_later_runs_are_added_and_a_directory_counts_before_the_file(tmp_path: P
     }
     assert len(scores) == 5
     assert 0.5 in scores["lora", 1].values()
+
+
+def test_what_is_left_out_of_a_packed_study_is_named_by_its_file_and_counts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders = some(tmp_path)
+    (folders[0] / "metrics.jsonl").write_text("no line of a run\n")
+    (folders[1] / "run.json").write_text("{")
+    packed.write(tmp_path / packed.NAME, folders)
+    shutil.rmtree(tmp_path / "runs")
+    named = [f"{tmp_path / packed.NAME}: {'/'.join(study.place(folder))}" for folder in folders]
+    runs = read_runs(tmp_path)
+    assert len(runs) == 3
+    assert anything_left_out(tmp_path)
+    assert not anything_left_out(tmp_path / "other")
+    (run,) = (r for r in runs if study.place(r["folder"]) == study.place(folders[0]))
+    assert not list(undamaged(run, "metrics.jsonl", journals.losses(run["folder"])))
+    said = capsys.readouterr().err.splitlines()
+    assert [line.split(" cannot")[0] for line in said] == [
+        f"left out: {named[1]}/run.json",
+        f"left out: {named[0]}/metrics.jsonl",
+    ]
+    packed._unpacked.cache_clear()  # unpacked anew, they are not said again
+    read_runs(tmp_path)
+    assert capsys.readouterr().err == ""
+    done = command("dora.tables", "--results", str(tmp_path))
+    assert (done.returncode, f"left out: {named[1]}/run.json" in done.stderr) == (3, True)
+    assert "dora-records" not in done.stdout + done.stderr
+
+
+def test_a_conflict_names_packed_runs_by_their_file(tmp_path: Path) -> None:
+    folders = [
+        write_run(tmp_path, "lora", 1, 0.8, key=key, config={"lr": lr})
+        for key, lr in (("aaaa1111", 0.1), ("bbbb2222", 0.2))
+    ]
+    packed.write(tmp_path / packed.NAME, folders)
+    shutil.rmtree(tmp_path / "runs")
+    _, problem = one_configuration(read_runs(tmp_path))
+    assert problem is not None
+    for folder in folders:
+        assert f"{tmp_path / packed.NAME}: {'/'.join(study.place(folder)[:-1])}" in problem
 
 
 def file_of(tmp_path: Path, *lines: Any) -> Path:
