@@ -43,7 +43,7 @@ def main() -> None:
         prog="python -m dora.collect",
         description=DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="exit code: 0 written, 1 the disk failed, 2 nothing to pack.",
+        epilog="exit code: 0 written, 1 the disk failed, 2 nothing could be packed.",
     )
     parser.add_argument(
         "results", type=Path, nargs="+", metavar="RESULTS", help="a folder that holds runs"
