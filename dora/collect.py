@@ -16,15 +16,22 @@ DESCRIPTION = """\
 Packs the records of all finished runs under RESULTS into RESULTS/runs.jsonl.gz: run.json,
 ranks.jsonl and metrics.jsonl, without weights, predictions and logs. Tables, figures, reports and
 status read a folder with this file like one with the runs' directories; where a run is in both, the
-directory counts. Runs that the file holds already stay in it. Nothing is removed."""
+directory counts. A run that the file holds already stays in it until a finished directory of that
+run takes its place. Nothing is removed."""
 
 
 def collect(results: Path, to: Path) -> str:
-    """Packs one folder's records; returns a line on them. Raises UserError where there are none."""
-    runs = read_runs(results)
-    if not runs:
+    """Packs one folder's records; returns a line on them.
+
+    Raises UserError where there are none, or where one would not be read back.
+    """
+    finished = {study.place(run["folder"]): run["folder"] for run in read_runs(results)}
+    # A sweep notes in new directories which runs it is going to train, and a directory may be
+    # damaged: neither costs the file a run that it holds.
+    held = {study.place(folder): folder for folder in packed.directories(results)} | finished
+    if not held:
         raise UserError(f"no finished run under {results / 'runs'}")
-    number = packed.write(to, [run["folder"] for run in runs])
+    number = packed.write(to, [held[place] for place in sorted(held)])
     left = len(study.directories(results)) - number
     line = f"{to}: {counted(number, 'run')}, {to.stat().st_size / 1e3:,.0f} kB"
     return f"{line}; left out: {left:,} not done" if left else line
@@ -36,12 +43,14 @@ def main() -> None:
         prog="python -m dora.collect",
         description=DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="exit code: 0 written, 1 the disk failed, 2 nothing to pack.",
+        epilog="exit code: 0 written, 1 the disk failed, 2 nothing could be packed.",
     )
     parser.add_argument(
         "results", type=Path, nargs="+", metavar="RESULTS", help="a folder that holds runs"
     )
-    parser.add_argument("--to", type=Path, metavar="FILE", help="for one folder: another file")
+    parser.add_argument(
+        "--to", type=Path, metavar="FILE", help="for one folder: another file, written anew"
+    )
     given = parser.parse_args()
     if given.to and len(given.results) > 1:
         parser.error("--to takes one folder of results")

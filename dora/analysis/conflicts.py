@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dora.plain import printable
+from dora.records import packed
 from dora.records.record import NOT_IDENTITY, arithmetic
 from dora.records.schema import Run
 from dora.records.words import FORMER
@@ -42,7 +43,7 @@ def one_configuration(runs: Sequence[Run], mix: bool = False) -> tuple[list[Run]
     kinds = dict(zip(keys, runs, strict=True))
     if len(kinds) == 1:
         return list(runs), None
-    folders = [str(run["folder"].parent) for run in kinds.values()]
+    folders = [packed.shown(run["folder"].parent) for run in kinds.values()]
     differing = _differing_settings(list(kinds.values()))
     if set(differing) != {"arithmetic"} or len(set(differing["arithmetic"])) < len(kinds):
         numbers = list(Counter(keys).values())
@@ -145,7 +146,8 @@ def _unlike(runs: Iterable[Run], key: str, what: str, way_out: str) -> str | Non
         return None
     (most, _), *others = sorted(folders.items(), key=lambda item: -len(item[1]))
     named = [
-        f"{mark[:8]} in {', '.join(map(str, dict.fromkeys(members)))}" for mark, members in others
+        f"{mark[:8]} in {', '.join(map(packed.shown, dict.fromkeys(members)))}"
+        for mark, members in others
     ]
     return (
         f"{what} are not the same in all runs (fingerprints.{key}: {'; '.join(named)}; "

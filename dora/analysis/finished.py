@@ -11,7 +11,7 @@ import numpy as np
 from dora.data import npz
 from dora.data.predictions import UNREADABLE, predict
 from dora.data.tasks import TASKS
-from dora.records import artefacts
+from dora.records import artefacts, packed
 from dora.records.rescore import WHICH, contradiction, scored_arrays
 from dora.records.run_json import NotARecord, read_placed
 from dora.records.schema import Run
@@ -84,22 +84,26 @@ def _predicted(run: Run, arrays: dict[str, np.ndarray]) -> dict[str, Predicted]:
     return found
 
 
-# Files that were named, with the reason. One for the process: several tables and figures of one
-# command meet the same damaged file, and the exit code depends on it.
-_said: dict[Path, str] = {}
+# Files that were named, by name; of a packed run's file, the packed file. One for the process:
+# several tables and figures of one command meet the same damaged file, and the exit code depends
+# on it.
+_said: dict[str, Path] = {}
 
 
 def left_out(path: Path, why: str) -> None:
     """Prints once that a run's file is damaged and does not count, and what mends it."""
-    if path not in _said:
-        _said[path] = why
+    name, file = packed.shown(path), packed.origin(path)
+    if name not in _said:
+        _said[name] = file or path
+        # A directory counts before the packed record, which nobody can move by itself.
+        otherwise = ", or move it away" if file is None else ""
         print(
-            f"left out: {path} cannot be read ({why}); "
-            "train that run again with force=true, or move it away",
+            f"left out: {name} cannot be read ({why}); "
+            f"train that run again with force=true{otherwise}",
             file=sys.stderr,
         )
 
 
 def anything_left_out(results: Path) -> bool:
-    """Returns whether `left_out` has named a file under `results`."""
-    return any(path.is_relative_to(results) for path in _said)
+    """Returns whether `left_out` has named a file under `results`, or a packed run's there."""
+    return any(path.is_relative_to(results) for path in _said.values())

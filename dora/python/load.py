@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from dora.analysis.finished import read_runs
 from dora.analysis.run_rows import as_row
 from dora.errors import UserError
+from dora.records.packed import origin
 
 if TYPE_CHECKING:
     import pandas
@@ -33,11 +34,10 @@ def load(results: str | Path = "results") -> pandas.DataFrame:
     if not runs:
         raise UserError(f"{there} holds no finished run: give the folder that holds runs/")
     # Packed records lie in a folder of this process alone, which is nobody's place to look.
-    own = there.absolute()
     rows = [
         {
             **as_row(run),
-            "folder": str(f) if (f := run["folder"].absolute()).is_relative_to(own) else None,
+            "folder": str(run["folder"].absolute()) if origin(run["folder"]) is None else None,
         }
         for run in runs
     ]

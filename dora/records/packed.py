@@ -23,27 +23,37 @@ from typing import Any
 
 from dora.errors import UserError
 from dora.files import check_readable, open_own, write_atomic
+from dora.plain import printable
 
 NAME = "runs.jsonl.gz"
 FILES = ("run.json", "ranks.jsonl", "metrics.jsonl")
 FORMAT = {"format": "dora-glue records", "version": 1}
-# A run's place: data, task, model, method, budget, key, seed. No part leads out of the folder.
-_PARTS = 7
-_PART = re.compile(r"(?!\.+$)[\w.+-]{1,100}", re.ASCII)
+_PARTS = 7  # of a run's place: data, task, model, method, budget, key, seed
+_MOST_NAME = 255  # bytes of a folder's name on the usual file systems
 _LONGEST = 64 << 20  # characters of a line: a damaged or hostile file must not fill the memory
 
 
 def write(file: Path, folders: Iterable[Path]) -> int:
     """Packs the records of these run directories into `file`; returns their number.
 
-    Weights, predictions and logs stay where they are. Equal records give equal bytes.
+    Weights, predictions and logs stay where they are. Equal records give equal bytes. Raises
+    UserError with every run that would not be read back; an older file then stays.
     """
     held, number = io.BytesIO(), 0
+    problems = []
     with gzip.GzipFile(filename="", mode="wb", fileobj=held, mtime=0) as packed:
         packed.write(_line(FORMAT))
         for folder in folders:
-            packed.write(_line(_texts(folder)))
+            line = _line(_texts(folder))
+            try:
+                _run(line.decode())
+            except ValueError as e:
+                named = printable(shown(folder))
+                problems.append(f"{named} cannot be packed: {e}; move it away, to pack the others")
+            packed.write(line)
             number += 1
+    if problems:
+        raise UserError(*problems)
     write_atomic(file, held.getvalue())
     return number
 
@@ -72,22 +82,42 @@ def directories(results: Path) -> list[Path]:
         changed = file.stat()
     except OSError:
         return []
-    return list(_unpacked(file.absolute(), changed.st_mtime_ns, changed.st_size))
+    return list(_unpacked(file, file.absolute(), changed.st_mtime_ns, changed.st_size))
 
 
 # One copy for all readers in a process; they are removed when it ends.
 _folders: list[tempfile.TemporaryDirectory[str]] = []
+# The packed file, as it was typed, by the folder that it was unpacked into.
+_files: dict[Path, Path] = {}
 
 
+def origin(path: Path) -> Path | None:
+    """Returns the packed file that a directory or file was unpacked from; None for any other."""
+    return next((_files[root] for root in path.parents if root in _files), None)
+
+
+def shown(path: Path) -> str:
+    """Returns a path as messages name it: `RESULTS/runs.jsonl.gz: PLACE` for an unpacked one.
+
+    The unpacked files themselves are nobody's to look at: they are gone when the process ends.
+    """
+    for root in path.parents:
+        if root in _files:
+            return f"{_files[root]}: {path.relative_to(root)}"
+    return str(path)
+
+
+# The absolute path and the size are arguments only to be a part of the cache's key.
 @functools.lru_cache(maxsize=64)
-def _unpacked(file: Path, *changed: int) -> tuple[Path, ...]:
-    """Unpacks a file; `changed`: its time of change in nanoseconds, and its size.
+def _unpacked(file: Path, absolute: Path, changed: int, size: int) -> tuple[Path, ...]:
+    """Unpacks a file; `changed`: its time of change in nanoseconds.
 
     The unpacked files have its time, so that whoever looks at times sees no change.
     """
     check_readable(file)
     _folders.append(tempfile.TemporaryDirectory(prefix="dora-records-"))
     root = Path(_folders[-1].name) / "runs"
+    _files[root] = file
     found = []
     try:
         with gzip.open(file, "rt", encoding="ascii", newline="\n") as lines:
@@ -96,7 +126,7 @@ def _unpacked(file: Path, *changed: int) -> tuple[Path, ...]:
                 folder.mkdir(parents=True)
                 for name, text in texts.items():
                     (folder / name).write_bytes(text.encode(errors="surrogateescape"))
-                    os.utime(folder / name, ns=(changed[0], changed[0]))
+                    os.utime(folder / name, ns=(changed, changed))
                 found.append(folder)
     except (OSError, EOFError, zlib.error, ValueError, RecursionError) as e:
         raise UserError(f"{file} cannot be read: {e}; copy it again from where it came") from e
@@ -107,17 +137,40 @@ def _runs(lines: Any) -> Iterator[dict[str, str]]:
     """Yields each run's texts. Raises ValueError for a line that is none of `write`."""
     if _object(lines.readline(_LONGEST)) != FORMAT:
         raise ValueError("it is no file of python -m dora.collect, or one of a later version")
-    while line := lines.readline(_LONGEST):
-        texts = _object(line)
-        parts = str(texts.get("place")).split("/")
-        sound = len(parts) == _PARTS and all(map(_PART.fullmatch, parts))
-        if not sound or not re.fullmatch("s[0-9]+", parts[-1]):
-            raise ValueError(f"{texts.get('place')!r:.80} is no place of a run")
-        if odd := texts.keys() - {"place", *FILES}:
-            raise ValueError(f"{sorted(odd)[0]!r:.40} is no file of a run's records")
-        if not all(isinstance(text, str) for text in texts.values()):
-            raise ValueError(f"a file of {texts['place']} is no text")
-        yield texts
+    # One character more than allowed tells a line that is too long from one that just fits.
+    while line := lines.readline(_LONGEST + 1):
+        yield _run(line)
+
+
+def _run(line: str) -> dict[str, str]:
+    """Returns the texts of a run's line. Raises ValueError for one that is not to be unpacked.
+
+    The writer asks here too, so that it writes nothing that its reader refuses.
+    """
+    if len(line) > _LONGEST:
+        raise ValueError(f"its records have more than {_LONGEST:,} characters")
+    texts = _object(line)
+    parts = str(texts.get("place")).split("/")
+    sound = len(parts) == _PARTS and all(map(_names_a_folder, parts))
+    if not sound or not re.fullmatch("s[0-9]+", parts[-1]):
+        raise ValueError(f"{texts.get('place')!r:.80} is no place of a run")
+    if odd := texts.keys() - {"place", *FILES}:
+        raise ValueError(f"{sorted(odd)[0]!r:.40} is no file of a run's records")
+    if not all(isinstance(text, str) for text in texts.values()):
+        raise ValueError(f"a file of {texts['place']} is no text")
+    return texts
+
+
+def _names_a_folder(part: str) -> bool:
+    """Tells whether a part of a place names a folder inside the one before it, and can be shown.
+
+    A run's names are of letters of any script, digits, spaces and . _ + - (`dora.check`); a key's
+    folder may have been renamed by hand.
+    """
+    # `.` and `..` lead elsewhere, other names with a dot in front are hidden. Half of a surrogate
+    # pair, which UTF-8 cannot encode, does not print.
+    printed = part.isprintable() and not part.startswith(".")
+    return printed and 0 < len(part.encode()) <= _MOST_NAME
 
 
 def _object(line: str) -> dict[str, Any]:

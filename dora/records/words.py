@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from dora.plain import cut
+from dora.records import packed
 
 _MOST_WORDS, _MOST_LETTERS = 200, 4096
 _GROUPS = ("task", "method", "model", "data", "experiment")  # each names a file of conf/
@@ -98,16 +99,20 @@ def _of_config_dir(place: Path, folder: Path | None) -> str | None:
     if not (place.is_absolute() and place.is_dir()):
         return "no folder of this machine"
     # Resolved, since a link elsewhere may lead into the results.
-    if folder is not None and place.resolve().is_relative_to(_results(folder.resolve())):
+    if folder is not None and place.resolve().is_relative_to(_results(folder)):
         return "inside the results themselves"
     return None
 
 
 def _results(folder: Path) -> Path:
-    """Returns the results folder that holds a run's directory, or the directory if it was moved.
+    """Returns the resolved results folder that holds a run, or its directory if that was moved.
 
-    RESULTS/runs/DATA/TASK/MODEL/METHOD/BUDGET/KEY/sSEED: "runs" is six parents up.
+    RESULTS/runs/DATA/TASK/MODEL/METHOD/BUDGET/KEY/sSEED: "runs" is six parents up. An unpacked
+    run came with the folder that its packed file lies in.
     """
+    if (file := packed.origin(folder)) is not None:
+        return file.parent.resolve()
+    folder = folder.resolve()
     above = folder.parents
     return above[7] if len(above) > 7 and above[6].name == "runs" else folder
 

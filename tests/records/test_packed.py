@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from dora.analysis.finished import read_runs
+from dora.analysis.conflicts import one_configuration
+from dora.analysis.finished import anything_left_out, read_runs
+from dora.analysis.training_figures import undamaged
 from dora.collect import collect
 from dora.errors import UserError
-from dora.records import packed, study
+from dora.records import journals, packed, study
+from dora.records.planned import note_planned
 from record_files import write_run
 from runs import command
 
@@ -85,6 +90,141 @@ def test_later_runs_are_added_and_a_directory_counts_before_the_file(tmp_path: P
     assert 0.5 in scores["lora", 1].values()
 
 
+@pytest.mark.parametrize("instead", ["waiting", "stopped", "damaged", "misplaced", "empty"])
+def test_a_packed_run_stays_where_its_directory_is_no_finished_run(
+    instead: str, tmp_path: Path
+) -> None:
+    folders = some(tmp_path)
+    line = collect(tmp_path, tmp_path / packed.NAME)
+    whole = (tmp_path / packed.NAME).read_bytes()
+    kept = json.loads((folders[0] / "run.json").read_text())
+    shutil.rmtree(tmp_path / "runs")
+    if instead == "waiting":  # as a sweep notes it that begins with another run
+        note_planned(folders[0], ["task=sst2"], kept["config"])
+    else:
+        folders[0].mkdir(parents=True)
+    changed: dict[str, Any] = {
+        "stopped": {"status": "stopped"},
+        "misplaced": {"config": {"task": "rte"}},
+    }
+    if instead in changed:
+        (folders[0] / "run.json").write_text(json.dumps({**kept, **changed[instead]}))
+    elif instead == "damaged":
+        (folders[0] / "run.json").write_text("{")
+    assert collect(tmp_path, tmp_path / packed.NAME) == line
+    assert (tmp_path / packed.NAME).read_bytes() == whole
+
+
+def test_a_damaged_record_stays_in_the_file_until_the_run_is_trained_again(tmp_path: Path) -> None:
+    write_run(tmp_path, "lora", 1, 0.8)
+    record = write_run(tmp_path, "lora", 2, 0.8) / "run.json"
+    record.write_text("{")
+    packed.write(tmp_path / packed.NAME, study.directories(tmp_path))
+    whole = (tmp_path / packed.NAME).read_bytes()
+    shutil.rmtree(tmp_path / "runs")
+    assert "2 runs" in collect(tmp_path, tmp_path / packed.NAME)
+    assert (tmp_path / packed.NAME).read_bytes() == whole
+    write_run(tmp_path, "lora", 2, 0.8)
+    assert "2 runs" in collect(tmp_path, tmp_path / packed.NAME)
+    shutil.rmtree(tmp_path / "runs")
+    assert [run["seed"] for run in read_runs(tmp_path)] == [1, 2]
+
+
+def test_every_name_that_a_configuration_may_have_is_read_back(tmp_path: Path) -> None:
+    results, shared = tmp_path / "results", tmp_path / "shared"
+    shared.mkdir()
+    for model in ("my model", "modèle", "模型 2", "a.b+c-", "x" * 250):
+        write_run(results, "lora", 1, 0.8, model=model, data="mes données")
+    assert "5 runs" in collect(results, shared / packed.NAME)
+    assert without_folder(read_runs(shared)) == without_folder(read_runs(results))
+    # dora.check lets names of these characters through; the first is a letter, a digit or _.
+    letters = (c for c in map(chr, range(sys.maxunicode + 1)) if re.fullmatch(r"\w", c))
+    assert all(map(packed._names_a_folder, letters))
+    assert all(packed._names_a_folder(f"x{c}") for c in " .+-")
+
+
+def test_all_runs_that_would_not_be_read_back_are_named_and_the_old_file_stays(
+    tmp_path: Path,
+) -> None:
+    some(tmp_path)
+    collect(tmp_path, tmp_path / packed.NAME)
+    whole = (tmp_path / packed.NAME).read_bytes()
+    # Folders renamed by hand: nothing in the record says which key is the run's.
+    keys = (".old", "two\nlines", "\x1b[2J", "\u202e", "\udcff")  # the last: a byte 255
+    for key in keys:
+        write_run(tmp_path, "lora", 3, 0.8, key=key)
+    done = command("dora.collect", str(tmp_path))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.count("is no place of a run; move it away") == len(keys)
+    for key in (".old", r"two\nlines", r"\x1b[2J", r"\u202e", r"\udcff"):
+        assert f"{key}/s3 cannot be packed: " in done.stderr
+    # A terminal obeys nothing of it.
+    assert done.stderr.replace("\n", "").isprintable()
+    assert (tmp_path / packed.NAME).read_bytes() == whole
+
+
+def test_records_longer_than_the_reader_takes_are_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_run(tmp_path, "lora", 1, 0.8)
+    (folder / "metrics.jsonl").write_text("x" * 1000)
+    with_journal = len(packed._line(packed._texts(folder)))
+    monkeypatch.setattr(packed, "_LONGEST", with_journal)
+    collect(tmp_path, tmp_path / packed.NAME)
+    assert len(packed.directories(tmp_path)) == 1
+    whole = (tmp_path / packed.NAME).read_bytes()
+    (folder / "metrics.jsonl").write_text("x" * 1001)
+    with pytest.raises(UserError, match=f"{folder} cannot be packed: .*more than {with_journal:,}"):
+        collect(tmp_path, tmp_path / packed.NAME)
+    assert (tmp_path / packed.NAME).read_bytes() == whole
+    # A file from elsewhere is held to the same length.
+    monkeypatch.setattr(packed, "_LONGEST", with_journal - 1)
+    packed._unpacked.cache_clear()
+    with pytest.raises(UserError, match=f"more than {with_journal - 1:,} characters"):
+        packed.directories(tmp_path)
+
+
+def test_what_is_left_out_of_a_packed_study_is_named_by_its_file_and_counts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders = some(tmp_path)
+    (folders[0] / "metrics.jsonl").write_text("no line of a run\n")
+    (folders[1] / "run.json").write_text("{")
+    packed.write(tmp_path / packed.NAME, folders)
+    shutil.rmtree(tmp_path / "runs")
+    named = [f"{tmp_path / packed.NAME}: {'/'.join(study.place(folder))}" for folder in folders]
+    runs = read_runs(tmp_path)
+    assert len(runs) == 3
+    assert anything_left_out(tmp_path)
+    assert not anything_left_out(tmp_path / "other")
+    (run,) = (r for r in runs if study.place(r["folder"]) == study.place(folders[0]))
+    assert not list(undamaged(run, "metrics.jsonl", journals.losses(run["folder"])))
+    said = capsys.readouterr().err.splitlines()
+    assert [line.split(" cannot")[0] for line in said] == [
+        f"left out: {named[1]}/run.json",
+        f"left out: {named[0]}/metrics.jsonl",
+    ]
+    packed._unpacked.cache_clear()  # unpacked anew, they are not said again
+    read_runs(tmp_path)
+    assert capsys.readouterr().err == ""
+    done = command("dora.tables", "--results", str(tmp_path))
+    assert (done.returncode, f"left out: {named[1]}/run.json" in done.stderr) == (3, True)
+    assert "dora-records" not in done.stdout + done.stderr
+
+
+def test_a_conflict_names_packed_runs_by_their_file(tmp_path: Path) -> None:
+    folders = [
+        write_run(tmp_path, "lora", 1, 0.8, key=key, config={"lr": lr})
+        for key, lr in (("aaaa1111", 0.1), ("bbbb2222", 0.2))
+    ]
+    packed.write(tmp_path / packed.NAME, folders)
+    shutil.rmtree(tmp_path / "runs")
+    _, problem = one_configuration(read_runs(tmp_path))
+    assert problem is not None
+    for folder in folders:
+        assert f"{tmp_path / packed.NAME}: {'/'.join(study.place(folder)[:-1])}" in problem
+
+
 def file_of(tmp_path: Path, *lines: Any) -> Path:
     """Writes a packed file of these lines, which need not be sound; returns its folder."""
     text = "\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines)
@@ -106,6 +246,10 @@ PLACE = "mini/rte/tiny/lora/r8/0a1b2c3d/s1"
         ((packed.FORMAT, {"place": "../../../../../../s1"}), "no place of a run"),
         ((packed.FORMAT, {"place": f"/{PLACE}"}), "no place of a run"),
         ((packed.FORMAT, {"place": f"{PLACE}x"}), "no place of a run"),
+        *(
+            ((packed.FORMAT, {"place": PLACE.replace("tiny", part)}), "no place of a run")
+            for part in ("", ".", "..", ".x", "a/b", "a\n", "\0", "\x9b", "\ud800", "x" * 256)
+        ),
         ((packed.FORMAT, {"place": PLACE, "../run.json": ""}), "no file of a run's records"),
         ((packed.FORMAT, {"place": PLACE, "run.json": 1}), "is no text"),
         ((packed.FORMAT, {"place": PLACE}, {"place": PLACE}), "File exists"),

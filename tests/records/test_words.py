@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +146,18 @@ def test_a_config_folder_counts_only_where_it_did_not_come_with_the_results(tmp_
     (tmp_path / "link").symlink_to(tmp_path / "results" / "conf")
     with pytest.raises(Foreign, match="inside the results"):
         typed([f"--config-dir={tmp_path / 'link'}"], folder)
+
+
+def test_a_config_folder_beside_packed_records_came_with_them(tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    folder = write_run(results, "lora", 1, 0.9)
+    packed.write(results / packed.NAME, [folder])
+    shutil.rmtree(results / "runs")
+    (unpacked,) = packed.directories(results)
+    for place, refused in ((tmp_path / "mine", False), (results / "conf", True)):
+        place.mkdir()
+        words = [f"--config-dir={place}", "experiment=mine"]
+        assert ("inside the results" in command_of(words, unpacked, "?")) is refused
 
 
 # Hydra takes 0.2 s to import, and most looks at a study show no command.
