@@ -19,6 +19,7 @@ from dora.analysis.figures import FIGURES, write
 from dora.analysis.finished import read_runs
 from dora.analysis.grouping import Table, tables
 from dora.analysis.score_figures import paired_differences, score_by_budget
+from dora.analysis.study_data import study_data
 from dora.analysis.style import COLOURS, MARKERS, WIDTHS, images, printed, styles
 from dora.analysis.training_figures import final_ranks, learning_curves, rank_paths
 from dora.backbones.architectures import place
@@ -120,6 +121,23 @@ def test_every_label_of_the_final_ranks_is_on_the_page_for_one_task_and_few_laye
     assert box.y0 >= 0
     assert box.x1 <= width
     assert box.y1 <= height
+
+
+def test_ranks_elsewhere_than_in_linears_are_not_drawn_and_no_damage(
+    results: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    end = {f"some.adapter.{i}": i for i in range(2)}
+    for seed, task in product((1, 2), ("sst2", "rte")):
+        where = write_run(results, "zeta", seed, 0.7, task=task, budget="55296", ranks=end)
+        allocation = {"step": 10, "total": 1, "ranks": end}
+        (where / "ranks.jsonl").write_text(json.dumps(allocation) + "\n")
+    table = only_table(results)
+    assert table.runs_of(("zeta", "55296"))
+    for draw in (final_ranks, rank_paths):
+        assert {line["method"] for line in lines(draw(table))} == {"dora"}
+    curves = [run["curves"] for run in study_data([table])["runs"] if run["method"] == "zeta"]
+    assert curves == [{}] * 4
+    assert "left out" not in capsys.readouterr().err
 
 
 def test_rank_paths_and_curves_are_of_the_largest_budget(results: Path) -> None:
