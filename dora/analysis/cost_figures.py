@@ -34,8 +34,10 @@ def score_by_cost(table: Table) -> Drawn | None:
     if len({(line["method"], line["budget"]) for line in lines}) < 2:
         return None  # one point compares nothing
     look = styles(methods(table.rows))
-    figure, axes = panels(list(COSTS), width=2.6, narrowest=1.3)
-    for panel, title in zip(axes, COSTS, strict=True):
+    # Costs of 0 alone, as of methods that end without a component, leave a panel without points.
+    shown = [title for title in COSTS if any(line["cost"] == title for line in lines)]
+    figure, axes = panels(shown, width=2.6, narrowest=1.3)
+    for panel, title in zip(axes, shown, strict=True):
         points = [line for line in lines if line["cost"] == title]
         best = front(points)
         for point in points:

@@ -374,6 +374,18 @@ def test_a_row_is_on_the_front_if_no_cheaper_one_scores_as_much(tmp_path: Path) 
     assert (line["value"], line["mean"]) == (30, pytest.approx(75))
 
 
+def test_a_cost_that_no_row_has_is_no_panel(tmp_path: Path) -> None:
+    for i, budget in enumerate(("9000", "55296")):
+        write_run(tmp_path, "sora", 1, 0.8 + i / 10, budget=budget, params=0)
+    drawn = score_by_cost(only_table(tmp_path))
+    assert drawn is not None
+    assert [panel.get_title() for panel in drawn[0].axes] == ["seconds of training"]
+    assert [line["mean"] for line in lines(drawn)] == [pytest.approx(80), pytest.approx(90)]
+    for folder in tmp_path.rglob("s1"):
+        change_record(folder, train_s=0.0)
+    assert score_by_cost(only_table(tmp_path)) is None
+
+
 @pytest.mark.parametrize("width", WIDTHS)
 def test_figures_for_print_have_its_width_and_letters_of_six_points(
     width: str, results: Path
