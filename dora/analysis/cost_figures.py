@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +9,7 @@ from dora.analysis import counts
 from dora.analysis.grouping import Table
 from dora.analysis.names import size
 from dora.analysis.rows import Row
-from dora.analysis.score_figures import Drawn, Lines, methods
+from dora.analysis.score_figures import Drawn, Lines, mean_cost, methods
 from dora.analysis.style import legend, logarithmic, panels, spread, styles, titles
 from dora.records.schema import Run
 
@@ -59,10 +58,9 @@ def score_by_cost(table: Table) -> Drawn | None:
 def _point(table: Table, row: Row, title: str) -> dict[str, Any] | None:
     """Returns a row's average score and its cost; None unless every task has a score."""
     estimate = table.average(row)
-    runs = [run for task in table.averaged for run in table.runs_of(row, task)]
     if estimate is None:
         return None
-    value = statistics.fmean(map(COSTS[title], runs))
+    value = mean_cost(table, row, table.averaged, COSTS[title])
     if value <= 0:  # has no place on a logarithmic axis
         return None
     low, high = estimate.interval()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dora.analysis.comparison import Difference, differences
@@ -17,6 +17,7 @@ from dora.analysis.names import size
 from dora.analysis.rows import BASELINE, Row, budget_in_words, has_budget
 from dora.analysis.stats import average
 from dora.analysis.style import legend, logarithmic, panels, spread, styles, titles
+from dora.records.schema import Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -81,16 +82,23 @@ def _mean(table: Table, row: Row, title: str, tasks: list[str]) -> dict[str, Any
         return None
     estimate = average(groups)
     low, high = estimate.interval()
-    ends = [run["params"]["adapter_end"] for t in tasks for run in table.runs_of(row, t)]
     return {
         "score": title,
         "method": row[0],
         "budget": row[1],
-        "adapter_params": statistics.mean(ends),
+        "adapter_params": mean_cost(table, row, tasks, lambda run: run["params"]["adapter_end"]),
         "mean": estimate.mean,
         "low": low,
         "high": high,
     }
+
+
+def mean_cost(table: Table, row: Row, tasks: Sequence[str], cost: Callable[[Run], float]) -> float:
+    """Returns the mean over tasks of a row's mean cost of a run; each task must have a run.
+
+    Averaged as scores are: a task with more seeds than another weighs no more.
+    """
+    return statistics.fmean(statistics.fmean(map(cost, table.runs_of(row, t))) for t in tasks)
 
 
 def _across(panel: Axes, line: dict[str, Any], colour: str) -> None:

@@ -386,6 +386,27 @@ def test_a_cost_that_no_row_has_is_no_panel(tmp_path: Path) -> None:
     assert score_by_cost(only_table(tmp_path)) is None
 
 
+def test_costs_are_means_over_tasks_as_scores_are_whatever_their_numbers_of_seeds(
+    tmp_path: Path,
+) -> None:
+    seconds, sizes = {"sst2": 10.0, "rte": 1000.0}, {"sst2": 100, "rte": 300}
+    seeds = {("lora", "sst2"): 3, ("lora", "rte"): 1, ("dora", "sst2"): 1, ("dora", "rte"): 3}
+    for (method, task), number in seeds.items():
+        for seed in range(1, number + 1):
+            about = {"task": task, "params": sizes[task], "train_s": seconds[task]}
+            write_run(tmp_path, method, seed, 0.8, **about)
+    table = only_table(tmp_path)
+    costs = lines(score_by_cost(table), cost="seconds of training")
+    assert {line["method"]: line["value"] for line in costs} == {"lora": 505, "dora": 505}
+    stored = lines(score_by_cost(table), cost="stored parameters")
+    assert {line["value"] for line in stored} == {200}
+    averages = lines(score_by_budget(table), score="average")
+    assert {line["method"]: line["adapter_params"] for line in averages} == {
+        "lora": 200,
+        "dora": 200,
+    }
+
+
 @pytest.mark.parametrize("width", WIDTHS)
 def test_figures_for_print_have_its_width_and_letters_of_six_points(
     width: str, results: Path
