@@ -1,7 +1,8 @@
 """Figures of scores: against the budget, and as differences from LoRA.
 
 Each function takes a table and returns a figure and the numbers drawn, or None where there is
-nothing to draw.
+nothing to draw. With `part`, a task or `AVERAGE`, it draws that alone, with the whole table's
+numbers.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+AVERAGE = "average"  # the name of the average over tasks, among those of tasks
 Lines = list[dict[str, Any]]  # the numbers of a figure, as lines of its CSV
 Drawn = tuple["Figure", Lines]
 
@@ -32,14 +34,14 @@ def methods(rows: list[Row]) -> list[str]:
     return list(dict.fromkeys(method for method, _ in rows))
 
 
-def score_by_budget(table: Table) -> Drawn | None:
+def score_by_budget(table: Table, part: str | None = None) -> Drawn | None:
     """Draws scores against adapter parameters: means over seeds with their 95 % intervals.
 
     A method without a budget is a line across.
     """
-    columns = [(table.view.title(t), [t]) for t in table.averaged]
-    if len(columns) > 1:
-        columns.append(("average", table.averaged))
+    columns = [(table.view.title(t), [t]) for t in table.averaged if part in (None, t)]
+    if len(table.averaged) > 1 and part in (None, AVERAGE):
+        columns.append((AVERAGE, table.averaged))
     lines = [
         line
         for title, tasks in columns
@@ -131,13 +133,15 @@ def with_intervals(
         )
 
 
-def paired_differences(table: Table) -> Drawn | None:
+def paired_differences(table: Table, part: str | None = None) -> Drawn | None:
     """Draws each method less LoRA at the same budget with its 95 % interval, a panel a budget."""
     averages = differences(table) if len(table.averaged) > 1 else []
-    found = [*differences(table, by_task=True), *averages]
+    # Of the whole table also for a part: p values are corrected for all of its comparisons.
+    every = [*differences(table, by_task=True), *averages]
+    found = [d for d in every if part in (None, d.task or AVERAGE)]
     if not found:
         return None
-    names: dict[str | None, str] = {None: "average"}
+    names: dict[str | None, str] = {None: AVERAGE}
     names |= {task: table.view.title(task) for task in table.tasks}
     lines = [_difference(d, names[d.task]) for d in found]
     there = {line["score"] for line in lines}

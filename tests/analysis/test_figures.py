@@ -312,6 +312,45 @@ def test_the_names_of_many_methods_stand_in_rows_inside_the_figure_and_above_the
         assert panel.title.get_window_extent().y1 <= box.y0 + 1  # pixel
 
 
+def test_parts_of_a_figure_hold_the_numbers_of_the_whole_its_average_included(
+    results: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Points more than LoRA with each of three seeds, clear enough that p values are less than 1.
+    more = {
+        ("lora", "sst2"): (0, 0, 0),
+        ("dora", "sst2"): (3, 3.2, 3.5),
+        ("adalora", "sst2"): (1, 2, 1.5),
+        ("lora", "rte"): (0, 0, 0),
+        ("dora", "rte"): (-2, -2.5, -2.1),
+        ("adalora", "rte"): (4, 4.1, 4.5),
+    }
+    for (method, task), points in more.items():
+        for seed, point in enumerate(points, 1):
+            write_run(results / "three", method, seed, 0.8 + point / 100, task=task)
+    table = only_table(results / "three")
+    names = ("score-by-budget", "differences")
+    monkeypatch.setattr(figures, "FIGURES", {name: FIGURES[name] for name in names})
+    monkeypatch.setattr(figures, "_HIGHEST", 0.5)
+
+    def drawn(width: str | None) -> dict[str, list[dict[str, str]]]:
+        """Draws the figures; returns the lines of each one's CSV."""
+        folder = results / str(width)
+        return {
+            name: list(csv.DictReader((folder / f"{name}.csv").read_text().splitlines()))
+            for name in write(table, folder, width)
+        }
+
+    whole, parts = drawn(None), drawn("column")
+    begin = f"{table.name}-"
+    ends = ("sst2", "rte", "average")
+    assert list(parts) == [f"{begin}{name}-{end}" for name in names for end in ends]
+    assert len({line["p_holm"] for line in whole[f"{begin}differences"]}) > 2
+    for name in names:
+        held = [line for end in ends for line in parts[f"{begin}{name}-{end}"]]
+        assert sorted(map(str, held)) == sorted(map(str, whole[f"{begin}{name}"]))
+        assert {p["score"] for p in parts[f"{begin}{name}-average"]} == {"average"}
+
+
 @pytest.mark.slow
 def test_a_figure_for_print_that_is_higher_than_a_page_is_one_for_each_task(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
