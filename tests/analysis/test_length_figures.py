@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,9 @@ from dora.analysis.figures import write_by_length
 from dora.analysis.finished import read_runs
 from dora.analysis.grouping import Table, View, showable
 from dora.analysis.length_figures import score_by_length
+from dora.analysis.text import holes
+from dora.records import study
+from dora.records.planned import note_planned
 from record_files import write_run
 from runs import change_record
 
@@ -111,4 +115,35 @@ def test_a_task_of_some_lengths_has_its_panel_and_the_average_is_always_of_the_s
     assert {p["steps"]: p["mean"] for p in averages} == {
         600: pytest.approx(70),
         1800: pytest.approx(77),
+    }
+
+
+def test_holes_are_those_of_a_length_and_their_commands_have_it(tmp_path: Path) -> None:
+    # At 600 steps DoRA's seed 2 is to come; at 1,800 LoRA lacks that seed, and DoRA has stopped.
+    done = {600: [("lora", 1), ("lora", 2), ("dora", 1)], 1800: [("lora", 1), ("dora", 2)]}
+    stopped = {1800: [("dora", 1)], 600: []}
+    for steps, runs in done.items():
+        for method, seed in [*runs, *stopped[steps]]:
+            words = [f"method={method}", f"max_steps={steps}", f"seed={seed}"]
+            about = {"config": {"max_steps": steps}, "total_steps": steps, "words": words}
+            status = "done" if (method, seed) in runs else "stopped"
+            write_run(tmp_path, method, seed, 0.8, key=f"{steps:08d}", status=status, **about)
+    # A sweep has noted a run, whose record is a configuration alone.
+    folder = write_run(tmp_path, "adalora", 1, 0.8, key="00000600")
+    config = json.loads((folder / "run.json").read_text())["config"]
+    (folder / "run.json").unlink()
+    words = ["method=adalora", "max_steps=600", "seed=1"]
+    note_planned(folder, words, {**config, "max_steps": 600})
+    seen = study.scan(tmp_path)
+    begin = "python -m dora.run"
+    assert {table.steps: sorted(holes(table, seen)) for table in by_length(tmp_path)} == {
+        600: [
+            f"{begin} method=adalora max_steps=600 seed=1",
+            f"{begin} method=adalora max_steps=600 task=sst2 seed=2",
+            f"{begin} method=dora max_steps=600 task=sst2 seed=2",
+        ],
+        1800: [
+            f"{begin} method=dora max_steps=1800 seed=1",
+            f"{begin} method=lora max_steps=1800 task=sst2 seed=2",
+        ],
     }
