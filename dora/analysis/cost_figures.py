@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +9,7 @@ from dora.analysis import counts
 from dora.analysis.grouping import Table
 from dora.analysis.names import size
 from dora.analysis.rows import Row
-from dora.analysis.score_figures import Drawn, Lines, methods
+from dora.analysis.score_figures import Drawn, Lines, mean_cost, methods
 from dora.analysis.style import legend, logarithmic, panels, spread, styles, titles
 from dora.records.schema import Run
 
@@ -34,8 +33,10 @@ def score_by_cost(table: Table) -> Drawn | None:
     if len({(line["method"], line["budget"]) for line in lines}) < 2:
         return None  # one point compares nothing
     look = styles(methods(table.rows))
-    figure, axes = panels(list(COSTS), width=2.6, narrowest=1.3)
-    for panel, title in zip(axes, COSTS, strict=True):
+    # Costs of 0 alone, as of methods that end without a component, leave a panel without points.
+    shown = [title for title in COSTS if any(line["cost"] == title for line in lines)]
+    figure, axes = panels(shown, width=2.6, narrowest=1.3)
+    for panel, title in zip(axes, shown, strict=True):
         points = [line for line in lines if line["cost"] == title]
         best = front(points)
         for point in points:
@@ -57,10 +58,9 @@ def score_by_cost(table: Table) -> Drawn | None:
 def _point(table: Table, row: Row, title: str) -> dict[str, Any] | None:
     """Returns a row's average score and its cost; None unless every task has a score."""
     estimate = table.average(row)
-    runs = [run for task in table.averaged for run in table.runs_of(row, task)]
     if estimate is None:
         return None
-    value = statistics.fmean(map(COSTS[title], runs))
+    value = mean_cost(table, row, table.averaged, COSTS[title])
     if value <= 0:  # has no place on a logarithmic axis
         return None
     low, high = estimate.interval()

@@ -10,7 +10,7 @@ from dora.analysis import length_figures
 from dora.analysis.cost_figures import score_by_cost
 from dora.analysis.grouping import Table
 from dora.analysis.layout import as_csv
-from dora.analysis.score_figures import Drawn, paired_differences, score_by_budget
+from dora.analysis.score_figures import AVERAGE, Drawn, paired_differences, score_by_budget
 from dora.analysis.style import images, in_print, printed
 from dora.analysis.training_figures import final_ranks, learning_curves, rank_paths, undamaged
 from dora.files import write_atomic
@@ -20,10 +20,28 @@ _HIGHEST = 8.0  # inches: a page's text less a caption
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of figure. `draw` returns None where a table has nothing for it."""
+    """One kind of figure. `draw` and `part` return None where a table has nothing for them.
+
+    `part`: draws one task, or `AVERAGE`, where the whole is higher than a page; None where no part
+    would be lower.
+    """
 
     draw: Callable[[Table], Drawn | None]
     caption: str
+    part: Callable[[Table, str], Drawn | None] | None = None
+
+
+def _task_alone(draw: Callable[[Table], Drawn | None]) -> Callable[[Table, str], Drawn | None]:
+    """Returns the `part` of a figure that has no average, and whose numbers are a task's own."""
+
+    def part(table: Table, name: str) -> Drawn | None:
+        """Draws the table of one of its tasks."""
+        cells = {
+            row: {name: by_task[name]} for row, by_task in table.cells.items() if by_task.get(name)
+        }
+        return draw(replace(table, cells=cells))
+
+    return part
 
 
 # The name is the end of the files' names.
@@ -32,11 +50,13 @@ FIGURES = {
         score_by_budget,
         "Score against adapter parameters: mean over seeds with its 95 % interval; a method "
         "without a budget is a line across.",
+        score_by_budget,
     ),
     "differences": Kind(
         paired_differences,
         "Each method less LoRA at the same budget with its 95 % interval, each by itself, task by "
         "task and averaged.",
+        paired_differences,
     ),
     "score-by-cost": Kind(
         score_by_cost,
@@ -48,16 +68,19 @@ FIGURES = {
         final_ranks,
         "Ranks at the end as a heat map, layer by kind of matrix: the mean over seeds, coloured "
         "by its share of the start's.",
+        _task_alone(final_ranks),
     ),
     "rank-paths": Kind(
         rank_paths,
         "Live components over training by kind of matrix, mean over seeds and layers, each method "
         "at its largest budget.",
+        _task_alone(rank_paths),
     ),
     "learning-curves": Kind(
         learning_curves,
         "Development score over training, mean over seeds and from lowest to highest, each method "
         "at its largest budget.",
+        _task_alone(learning_curves),
     ),
 }
 _known = undamaged  # the name by which tests/flip_bits.py calls it
@@ -66,8 +89,8 @@ _known = undamaged  # the name by which tests/flip_bits.py calls it
 def write(table: Table, folder: Path, width: str | None = None) -> list[str]:
     """Draws all figures of a table into `folder`; `width`: one of style.WIDTHS, for print.
 
-    A figure for print that is higher than a page is one for each task instead. Returns the names of
-    those that there was something to draw for.
+    A figure for print that is higher than a page is one for each task, and one for the average,
+    instead. Returns the names of those that there was something to draw for.
     """
     names = []
     for name, kind in FIGURES.items():
@@ -83,21 +106,14 @@ def _parts(kind: Kind, table: Table) -> Iterator[tuple[str, Drawn]]:
     drawn = kind.draw(table)
     if drawn is None:
         return
-    if not in_print() or drawn[0].get_figheight() <= _HIGHEST or len(table.tasks) == 1:
+    low = not in_print() or drawn[0].get_figheight() <= _HIGHEST
+    if low or kind.part is None or len(table.tasks) == 1:
         yield "", drawn
         return
-    for task in table.tasks:
-        part = kind.draw(_only(table, task))
+    for name in (*table.tasks, AVERAGE):
+        part = kind.part(table, name)
         if part is not None:
-            yield f"-{task}", part
-
-
-def _only(table: Table, task: str) -> Table:
-    """Returns the table of one of its tasks."""
-    cells = {
-        row: {task: by_task[task]} for row, by_task in table.cells.items() if by_task.get(task)
-    }
-    return replace(table, cells=cells)
+            yield f"-{name}", part
 
 
 def write_by_length(tables: Sequence[Table], folder: Path, width: str | None = None) -> list[str]:

@@ -12,9 +12,10 @@ from typing import Any
 
 from dora.analysis.grouping import Table
 from dora.analysis.rows import BASELINE, budget_order, has_budget
-from dora.analysis.score_figures import Drawn, Lines, methods, with_intervals
+from dora.analysis.score_figures import AVERAGE, Drawn, Lines, methods, with_intervals
 from dora.analysis.stats import average
 from dora.analysis.style import legend, logarithmic, panels, spread, styles, titles
+from dora.data.tasks import TASKS
 from dora.records.about_method import NO_BUDGET
 
 NAME = "score-by-length"
@@ -34,31 +35,36 @@ def score_by_length(tables: Sequence[Table]) -> Drawn | None:
     """Draws scores against steps: means over seeds with their 95 % intervals, a panel for each task.
 
     Each method at the largest budget of all tables. A cross stands where a method's line crosses
-    LoRA's. Returns None unless some method has scores at two lengths.
+    LoRA's. Tasks are those of any length; their average has a point where a length has all of them,
+    since other tasks would look like an effect of the length. A panel without a line is left out.
+    Returns None unless some method has scores at two lengths.
     """
-    last = tables[-1]
-    columns = [(last.view.title(task), [task]) for task in last.averaged]
+    view = tables[0].view
+    tasks = [task for task in TASKS if any(task in table.averaged for table in tables)]
+    columns = [(view.title(task), [task]) for task in tasks]
     if len(columns) > 1:
-        columns.append(("average", last.averaged))
-    lines = [line for title, tasks in columns for line in _lines(tables, title, tasks)]
+        columns.append((AVERAGE, tasks))
+    lines = [line for title, its in columns for line in _lines(tables, title, its)]
     shown = methods([row for table in tables for row in table.rows])
     drawn = [p for p in lines if len(_curve(lines, p["score"], p["method"])) > 1]
-    if not drawn:
+    heads = list(dict.fromkeys(p["score"] for p in drawn))
+    if not heads:
         return None
-    crossings = [c for title, _ in columns for m in shown for c in crossing(drawn, title, m)]
+    crossings = [c for title in heads for m in shown for c in crossing(drawn, title, m)]
     look = styles(shown)
-    figure, axes = panels([title for title, _ in columns])
-    for panel, (title, _) in zip(axes, columns, strict=True):
+    figure, axes = panels(heads)
+    for panel, title in zip(axes, heads, strict=True):
         here = [p for p in drawn if p["score"] == title]
         steps = [p["steps"] for p in here]
-        if here:
-            logarithmic(panel, steps, sorted(set(steps)), lambda step: f"{step:,}")
-            with_intervals(panel, spread(panel, steps), here, look)
+        logarithmic(panel, steps, sorted(set(steps)), lambda step: f"{step:,}")
+        with_intervals(panel, spread(panel, steps), here, look)
         for c in (c for c in crossings if c["score"] == title):
             cross = {"marker": "x", "markersize": 6, "color": look[c["method"]]["color"]}
             panel.plot([c["steps"]], [c["mean"]], linestyle="none", zorder=5, **cross)
-    titles(figure, "steps of training", f"{last.view.score} score")
-    legend(figure, axes, last.title)
+    titles(figure, "steps of training", f"{view.score} score")
+    # By a table that has the method: the longest may lack it.
+    names = {method: table.title(method) for table in tables for method in methods(table.rows)}
+    legend(figure, axes, names.__getitem__)
     return figure, [*drawn, *crossings]
 
 

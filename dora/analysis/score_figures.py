@@ -1,14 +1,15 @@
 """Figures of scores: against the budget, and as differences from LoRA.
 
 Each function takes a table and returns a figure and the numbers drawn, or None where there is
-nothing to draw.
+nothing to draw. With `part`, a task or `AVERAGE`, it draws that alone, with the whole table's
+numbers.
 """
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dora.analysis.comparison import Difference, differences
@@ -17,11 +18,13 @@ from dora.analysis.names import size
 from dora.analysis.rows import BASELINE, Row, budget_in_words, has_budget
 from dora.analysis.stats import average
 from dora.analysis.style import legend, logarithmic, panels, spread, styles, titles
+from dora.records.schema import Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+AVERAGE = "average"  # the name of the average over tasks, among those of tasks
 Lines = list[dict[str, Any]]  # the numbers of a figure, as lines of its CSV
 Drawn = tuple["Figure", Lines]
 
@@ -31,14 +34,14 @@ def methods(rows: list[Row]) -> list[str]:
     return list(dict.fromkeys(method for method, _ in rows))
 
 
-def score_by_budget(table: Table) -> Drawn | None:
+def score_by_budget(table: Table, part: str | None = None) -> Drawn | None:
     """Draws scores against adapter parameters: means over seeds with their 95 % intervals.
 
     A method without a budget is a line across.
     """
-    columns = [(table.view.title(t), [t]) for t in table.averaged]
-    if len(columns) > 1:
-        columns.append(("average", table.averaged))
+    columns = [(table.view.title(t), [t]) for t in table.averaged if part in (None, t)]
+    if len(table.averaged) > 1 and part in (None, AVERAGE):
+        columns.append((AVERAGE, table.averaged))
     lines = [
         line
         for title, tasks in columns
@@ -81,16 +84,23 @@ def _mean(table: Table, row: Row, title: str, tasks: list[str]) -> dict[str, Any
         return None
     estimate = average(groups)
     low, high = estimate.interval()
-    ends = [run["params"]["adapter_end"] for t in tasks for run in table.runs_of(row, t)]
     return {
         "score": title,
         "method": row[0],
         "budget": row[1],
-        "adapter_params": statistics.mean(ends),
+        "adapter_params": mean_cost(table, row, tasks, lambda run: run["params"]["adapter_end"]),
         "mean": estimate.mean,
         "low": low,
         "high": high,
     }
+
+
+def mean_cost(table: Table, row: Row, tasks: Sequence[str], cost: Callable[[Run], float]) -> float:
+    """Returns the mean over tasks of a row's mean cost of a run; each task must have a run.
+
+    Averaged as scores are: a task with more seeds than another weighs no more.
+    """
+    return statistics.fmean(statistics.fmean(map(cost, table.runs_of(row, t))) for t in tasks)
 
 
 def _across(panel: Axes, line: dict[str, Any], colour: str) -> None:
@@ -123,13 +133,15 @@ def with_intervals(
         )
 
 
-def paired_differences(table: Table) -> Drawn | None:
+def paired_differences(table: Table, part: str | None = None) -> Drawn | None:
     """Draws each method less LoRA at the same budget with its 95 % interval, a panel a budget."""
     averages = differences(table) if len(table.averaged) > 1 else []
-    found = [*differences(table, by_task=True), *averages]
+    # Of the whole table also for a part: p values are corrected for all of its comparisons.
+    every = [*differences(table, by_task=True), *averages]
+    found = [d for d in every if part in (None, d.task or AVERAGE)]
     if not found:
         return None
-    names: dict[str | None, str] = {None: "average"}
+    names: dict[str | None, str] = {None: AVERAGE}
     names |= {task: table.view.title(task) for task in table.tasks}
     lines = [_difference(d, names[d.task]) for d in found]
     there = {line["score"] for line in lines}

@@ -18,8 +18,8 @@ from dora.analysis.names import model_title
 from dora.analysis.rows import BASELINE, budget_in_words, budget_order
 from dora.analysis.stats import t_quantile
 from dora.analysis.style import styles
-from dora.analysis.training_figures import undamaged
-from dora.backbones.architectures import KINDS, place
+from dora.analysis.training_figures import allocations, places, undamaged
+from dora.backbones.architectures import KINDS
 from dora.data.tasks import TASKS
 from dora.plain import printable
 from dora.records import journals
@@ -190,8 +190,7 @@ def _curves(run: Run) -> dict[str, list[tuple[int, float]]]:
     folder, metric = run["folder"], TASKS[run["config"]["task"]].metrics[0]
     scores = undamaged(run, "metrics.jsonl", journals.scores(folder, metric))
     allocated: list[tuple[int, float]] = [
-        (step, sum(ranks.values()))
-        for step, ranks in undamaged(run, "ranks.jsonl", journals.ranks(folder))
+        (step, sum(ranks.values())) for step, ranks in allocations(run)
     ]
     if allocated:
         # Ranks stay as they are up to the first allocation and after the last.
@@ -229,14 +228,14 @@ def _ranks(run: Run, matrices: Pool) -> list[Any] | None:
 
     Returns None if the method has no ranks, or has them elsewhere than in the backbone's linears.
     """
-    start, end = run["ranks"]["start"], run["ranks"]["end"]
-    try:
-        places = [place(name) for name in end]
-    except ValueError:
+    start, end, found = run["ranks"]["start"], run["ranks"]["end"], places(run)
+    if not found:
         return None
-    if not places:
-        return None
-    return [matrices.place(places), [start[name] for name in end], list(end.values())]
+    return [
+        matrices.place(list(found.values())),
+        [start[name] for name in end],
+        list(end.values()),
+    ]
 
 
 def quantiles() -> list[float]:

@@ -29,16 +29,18 @@ HOLES_SHOWN = 20  # commands of missing runs in a report; a study that has begun
 def holes(table: Table, seen: Sequence[study.Seen]) -> list[str]:
     """Returns the commands of the runs that this table lacks.
 
-    None are named where it shows runs of chosen settings: the rest is absent by intent.
+    None are named where it shows runs of chosen settings: the rest is absent by intent. A run whose
+    length no record tells is named in the tables of all lengths.
     """
     if table.view.where:
         return []
+    here = [s for s in seen if (s.place[0], s.place[2]) == (table.data, table.model)]
+    if table.steps is not None:
+        there = [s for s in here if s.state != "missing" and s.total_steps in (None, table.steps)]
+        # Anew, from the runs of this length alone: another length may have a run that this lacks.
+        here = [*there, *study.missing(there)]
     return [
-        s.command
-        for s in seen
-        if (s.place[0], s.place[2]) == (table.data, table.model)
-        and s.state != "done"
-        and shows(table.view, s.place[1], s.place[3])
+        s.command for s in here if s.state != "done" and shows(table.view, s.place[1], s.place[3])
     ]
 
 

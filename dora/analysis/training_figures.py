@@ -43,9 +43,18 @@ def adaptive(table: Table) -> list[Row]:
 
 
 def _adapted(run: Run) -> bool:
-    # A method without ranks has none at its end.
-    end = run["ranks"]["end"]
-    return bool(end) and run["ranks"].get("start") != end
+    return bool(places(run)) and run["ranks"].get("start") != run["ranks"]["end"]
+
+
+def places(run: Run) -> dict[str, tuple[int, str]]:
+    """Returns (layer, kind of matrix) by the names of the run's ranks.
+
+    Returns none if the method has no ranks, or has them elsewhere than in the backbone's linears.
+    """
+    try:
+        return {name: place(name) for name in run["ranks"]["end"]}
+    except ValueError:
+        return {}
 
 
 def final_ranks(table: Table) -> Drawn | None:
@@ -115,8 +124,9 @@ def _ranks(table: Table, row: Row, task: str) -> Lines:
     """Returns a cell's mean rank at the end for each layer and kind of matrix."""
     found: dict[tuple[int, str], list[tuple[int, int]]] = defaultdict(list)
     for run in table.runs_of(row, task):
-        for name, rank in run["ranks"]["end"].items():
-            found[place(name)].append((rank, run["ranks"]["start"][name]))
+        start, end = run["ranks"]["start"], run["ranks"]["end"]
+        for name, where in places(run).items():
+            found[where].append((end[name], start[name]))
     return [
         {
             "task": task,
@@ -217,12 +227,19 @@ def rank_paths(table: Table) -> Drawn | None:
 
 def _path(run: Run) -> Iterator[tuple[int, dict[tuple[int, str], int]]]:
     """Yields (step, components by (layer, kind)) at the start, at each change, and at the end."""
-    found = list(undamaged(run, "ranks.jsonl", journals.ranks(run["folder"])))
+    found = list(allocations(run))
     if found:
-        start = {place(name): rank for name, rank in run["ranks"]["start"].items()}
+        start = {where: run["ranks"]["start"][name] for name, where in places(run).items()}
         yield 0, {where: start.get(where, 0) for where in found[0][1]}
         yield from found
         yield run["total_steps"], found[-1][1]
+
+
+def allocations(run: Run) -> Iterator[tuple[int, dict[tuple[int, str], int]]]:
+    """Yields (step, components by (layer, kind)) of each change of ranks that have `places`."""
+    # A sound journal of other modules would else be called damaged.
+    if places(run):
+        yield from undamaged(run, "ranks.jsonl", journals.ranks(run["folder"]))
 
 
 def undamaged(run: Run, name: str, lines: Iterable[T]) -> Iterator[T]:

@@ -52,7 +52,8 @@ class Seen:
 
     `words`: the words typed after `python -m dora.run`, by its record; None if unknown. They are
     not checked: `command` holds them only if a run may have them. `folder`: its directory; for a
-    missing run, that of the run whose words it has. `left_s`: estimated seconds left of a running
+    missing run, that of the run whose words it has. `total_steps`: of the whole run, None where its
+    record does not tell them. `left_s`: estimated seconds left of a running
     run. `seconds`: of training so far, or in all. `score`: best scores of a finished run, by
     metric. `degenerate`: why its predictions say nothing, or None. `rounds`: of a federated run, (rounds done, all of them).
     """
@@ -154,7 +155,7 @@ def look(folder: Path, run: Run | None = None) -> Seen:
         state,
         reason,
         step=progress.get("step"),
-        total_steps=progress.get("total_steps"),
+        total_steps=progress.get("total_steps", _planned_steps(run)),
         left_s=left,
         seconds=run.get("train_s") if state == "done" else progress.get("seconds"),
         words=None if run.get("words") is None else tuple(run["words"]),
@@ -164,6 +165,13 @@ def look(folder: Path, run: Run | None = None) -> Seen:
         folder=folder,
         rounds=_rounds(run.get("federation"), progress.get("step")),
     )
+
+
+def _planned_steps(run: Run) -> int | None:
+    """Returns the steps of a run without progress; None if it waits and its data decide them."""
+    # A waiting run's record is its configuration alone.
+    steps = run.get("total_steps", (run.get("config") or {}).get("max_steps"))
+    return steps if isinstance(steps, int) else None
 
 
 def _rounds(federation: Mapping[str, Any] | None, step: int | None) -> tuple[int, int] | None:

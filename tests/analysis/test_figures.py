@@ -19,6 +19,7 @@ from dora.analysis.figures import FIGURES, write
 from dora.analysis.finished import read_runs
 from dora.analysis.grouping import Table, tables
 from dora.analysis.score_figures import paired_differences, score_by_budget
+from dora.analysis.study_data import study_data
 from dora.analysis.style import COLOURS, MARKERS, WIDTHS, images, printed, styles
 from dora.analysis.training_figures import final_ranks, learning_curves, rank_paths
 from dora.backbones.architectures import place
@@ -120,6 +121,23 @@ def test_every_label_of_the_final_ranks_is_on_the_page_for_one_task_and_few_laye
     assert box.y0 >= 0
     assert box.x1 <= width
     assert box.y1 <= height
+
+
+def test_ranks_elsewhere_than_in_linears_are_not_drawn_and_no_damage(
+    results: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    end = {f"some.adapter.{i}": i for i in range(2)}
+    for seed, task in product((1, 2), ("sst2", "rte")):
+        where = write_run(results, "zeta", seed, 0.7, task=task, budget="55296", ranks=end)
+        allocation = {"step": 10, "total": 1, "ranks": end}
+        (where / "ranks.jsonl").write_text(json.dumps(allocation) + "\n")
+    table = only_table(results)
+    assert table.runs_of(("zeta", "55296"))
+    for draw in (final_ranks, rank_paths):
+        assert {line["method"] for line in lines(draw(table))} == {"dora"}
+    curves = [run["curves"] for run in study_data([table])["runs"] if run["method"] == "zeta"]
+    assert curves == [{}] * 4
+    assert "left out" not in capsys.readouterr().err
 
 
 def test_rank_paths_and_curves_are_of_the_largest_budget(results: Path) -> None:
@@ -294,6 +312,46 @@ def test_the_names_of_many_methods_stand_in_rows_inside_the_figure_and_above_the
         assert panel.title.get_window_extent().y1 <= box.y0 + 1  # pixel
 
 
+def test_parts_of_a_figure_hold_the_numbers_of_the_whole_its_average_included(
+    results: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Points more than LoRA with each of three seeds, clear enough that p values are less than 1.
+    more = {
+        ("lora", "sst2"): (0, 0, 0),
+        ("dora", "sst2"): (3, 3.2, 3.5),
+        ("adalora", "sst2"): (1, 2, 1.5),
+        ("lora", "rte"): (0, 0, 0),
+        ("dora", "rte"): (-2, -2.5, -2.1),
+        ("adalora", "rte"): (4, 4.1, 4.5),
+    }
+    for (method, task), points in more.items():
+        for seed, point in enumerate(points, 1):
+            write_run(results / "three", method, seed, 0.8 + point / 100, task=task)
+    table = only_table(results / "three")
+    names = ("score-by-budget", "differences")
+    monkeypatch.setattr(figures, "FIGURES", {name: FIGURES[name] for name in names})
+    monkeypatch.setattr(figures, "_HIGHEST", 0.5)
+    monkeypatch.setattr(figures, "images", lambda _: {})  # the numbers alone: images take seconds
+
+    def drawn(width: str | None) -> dict[str, list[dict[str, str]]]:
+        """Draws the figures; returns the lines of each one's CSV."""
+        folder = results / str(width)
+        return {
+            name: list(csv.DictReader((folder / f"{name}.csv").read_text().splitlines()))
+            for name in write(table, folder, width)
+        }
+
+    whole, parts = drawn(None), drawn("column")
+    begin = f"{table.name}-"
+    ends = ("sst2", "rte", "average")
+    assert list(parts) == [f"{begin}{name}-{end}" for name in names for end in ends]
+    assert len({line["p_holm"] for line in whole[f"{begin}differences"]}) > 2
+    for name in names:
+        held = [line for end in ends for line in parts[f"{begin}{name}-{end}"]]
+        assert sorted(map(str, held)) == sorted(map(str, whole[f"{begin}{name}"]))
+        assert {p["score"] for p in parts[f"{begin}{name}-average"]} == {"average"}
+
+
 @pytest.mark.slow
 def test_a_figure_for_print_that_is_higher_than_a_page_is_one_for_each_task(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -354,6 +412,39 @@ def test_a_row_is_on_the_front_if_no_cheaper_one_scores_as_much(tmp_path: Path) 
     }
     (line,) = lines(drawn, cost="seconds of training", method="dora", budget="9000")
     assert (line["value"], line["mean"]) == (30, pytest.approx(75))
+
+
+def test_a_cost_that_no_row_has_is_no_panel(tmp_path: Path) -> None:
+    for i, budget in enumerate(("9000", "55296")):
+        write_run(tmp_path, "sora", 1, 0.8 + i / 10, budget=budget, params=0)
+    drawn = score_by_cost(only_table(tmp_path))
+    assert drawn is not None
+    assert [panel.get_title() for panel in drawn[0].axes] == ["seconds of training"]
+    assert [line["mean"] for line in lines(drawn)] == [pytest.approx(80), pytest.approx(90)]
+    for folder in tmp_path.rglob("s1"):
+        change_record(folder, train_s=0.0)
+    assert score_by_cost(only_table(tmp_path)) is None
+
+
+def test_costs_are_means_over_tasks_as_scores_are_whatever_their_numbers_of_seeds(
+    tmp_path: Path,
+) -> None:
+    seconds, sizes = {"sst2": 10.0, "rte": 1000.0}, {"sst2": 100, "rte": 300}
+    seeds = {("lora", "sst2"): 3, ("lora", "rte"): 1, ("dora", "sst2"): 1, ("dora", "rte"): 3}
+    for (method, task), number in seeds.items():
+        for seed in range(1, number + 1):
+            about = {"task": task, "params": sizes[task], "train_s": seconds[task]}
+            write_run(tmp_path, method, seed, 0.8, **about)
+    table = only_table(tmp_path)
+    costs = lines(score_by_cost(table), cost="seconds of training")
+    assert {line["method"]: line["value"] for line in costs} == {"lora": 505, "dora": 505}
+    stored = lines(score_by_cost(table), cost="stored parameters")
+    assert {line["value"] for line in stored} == {200}
+    averages = lines(score_by_budget(table), score="average")
+    assert {line["method"]: line["adapter_params"] for line in averages} == {
+        "lora": 200,
+        "dora": 200,
+    }
 
 
 @pytest.mark.parametrize("width", WIDTHS)
