@@ -203,6 +203,27 @@ def test_figures_follow_the_filter(results: Path) -> None:
     assert some[0][1:] == [["RTE acc"], ["LoRA", "full fine-tuning"], 3]
 
 
+def test_a_cost_is_averaged_within_each_task_first(tmp_path: Path) -> None:
+    # A run of RTE takes 10 s and one of MNLI 1,000; LoRA has more seeds of one, DoRA of the other.
+    for method, task, seeds, score in (
+        ("lora", "rte", 3, 0.8),
+        ("lora", "mnli", 1, 0.8),
+        ("dora", "rte", 1, 0.85),
+        ("dora", "mnli", 3, 0.85),
+    ):
+        for seed in range(1, seeds + 1):
+            took = 10.0 if task == "rte" else 1000.0
+            write_run(tmp_path, method, seed, score, task=task, train_s=took)
+    marks = in_browser(
+        tmp_path,
+        """
+        const costs = all("#figures figure").find(f => f.textContent.includes("Score against cost."));
+        return texts(".mark", costs).filter(text => text.includes(" at "));
+        """,
+    )
+    assert sum(mark.endswith(" at 505") for mark in marks) == 2
+
+
 def test_nothing_is_drawn_outside_a_panel(results: Path) -> None:
     for i in range(12):  # as many methods of nearly one size as there can be
         params = {"budget": "9000", "params": 8990 - i}

@@ -41,15 +41,15 @@ const largest = rows => [...new Map(rows.map(row => [row.method, row])).values()
 // [[title, look], ...] of the rows' methods, for a legend.
 const methodsOf = rows => largest(rows).map(row => [row.title, LOOKS[row.method]]);
 
-// [[title, of], ...] for each task, and for their average: `of` gives the scores of a row as a list
-// of Maps by seed, one a task.
+// [[title, of, tasks], ...] for each task, and for their average: `of` gives the scores of a row as a
+// list of Maps by seed, one for each of `tasks`.
 function scoresOf(group, some) {
   const tasks = [...grouped(some, run => run.task).values()].map(([run]) => run);
-  const found = tasks.map(run => [run.metric, row => [bySeed(row, run.task)]]);
+  const found = tasks.map(run => [run.metric, row => [bySeed(row, run.task)], [run.task]]);
   const averaged = tasks.map(run => run.task).filter(task => group.averaged.includes(task));
   if (averaged.length < 2) return found;
   const all = row => averaged.map(task => bySeed(row, task));
-  return [...found, [`average of ${averaged.length} tasks`, all]];
+  return [...found, [`average of ${averaged.length} tasks`, all, averaged]];
 }
 function bySeed(row, task) {
   const known = row.runs.filter(run => run.task === task && run.score !== null);
@@ -84,7 +84,9 @@ function pointsOf(rows, of, x) {
     x: x(row),
   }));
 }
-const meanOf = key => row => mean(row.runs.map(run => run[key]));
+// Averaged as scores are: a task with more seeds than another weighs no more.
+const costOf = (key, tasks) => row =>
+  mean(tasks.map(task => mean(row.runs.filter(run => run.task === task).map(run => run[key]))));
 const withInterval = (point, digits) =>
   fixed(point.mean, digits) +
   (point.low === null ? "" : ` [${fixed(point.low, digits)}, ${fixed(point.high, digits)}]`);
@@ -95,7 +97,7 @@ const extentOf = points =>
 
 function scoreBySize(group, some) {
   const rows = rowsOf(some);
-  const panels = scoresOf(group, some).map(([title, of]) => sizePanel(rows, title, of));
+  const panels = scoresOf(group, some).map(score => sizePanel(rows, ...score));
   const [across, adapted] = [true, false].map(none =>
     methodsOf(rows.filter(row => row.none === none)),
   );
@@ -107,8 +109,8 @@ function scoreBySize(group, some) {
     panels.filter(Boolean),
   );
 }
-function sizePanel(rows, title, of) {
-  const points = pointsOf(rows, of, meanOf("params"));
+function sizePanel(rows, title, of, tasks) {
+  const points = pointsOf(rows, of, costOf("params", tasks));
   // An adapter of no component has no place on a logarithmic axis.
   const adapted = points.filter(point => !point.row.none && point.x > 0);
   if (!adapted.length) return null;
@@ -239,9 +241,9 @@ const COSTS = [
 ];
 function scoreByCost(group, some) {
   const rows = rowsOf(some);
-  const [title, of] = scoresOf(group, some).at(-1);
+  const [title, of, tasks] = scoresOf(group, some).at(-1);
   const panels = COSTS.map(([below, key, format]) => {
-    const points = pointsOf(rows, of, meanOf(key)).filter(point => point.x > 0);
+    const points = pointsOf(rows, of, costOf(key, tasks)).filter(point => point.x > 0);
     return points.length > 1 ? costPanel(points, title, below, format) : null;
   });
   return figure(
