@@ -13,7 +13,7 @@ what is stored, which is all links together: with `budget=r8` two links have ran
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
@@ -166,7 +166,7 @@ class Chain(Links):
                 f"method.links={settings.links}: budget={budget} gives a matrix {max(plan.end)} "
                 f"components, which leaves link {empty[0]} without any; chain fewer links"
             )
-        return Plan(budget, matrices, tuple(links[0]), plan.end, plan.target)
+        return replace(plan, start=tuple(links[0]))
 
 
 def _links(settings: Settings, ranks: Sequence[int]) -> list[list[int]]:

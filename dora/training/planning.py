@@ -47,9 +47,11 @@ class Planned:
         }
         if self.sources:
             found["sources"] = " ".join(source.sha256 for source in self.sources)
-        # Which matrices have a component is dealt otherwise than by the first versions.
-        if self.plan is not None and sum(self.plan.start) < len(self.matrices):
-            found["ranks"] = hashlib.sha256(repr(self.plan.start).encode()).hexdigest()
+        # Fewer components than matrices are dealt otherwise than by the first versions. Ranks that
+        # a method draws never name a run: all seeds of a configuration have one name.
+        plan = self.plan
+        if plan is not None and plan.dealt and sum(plan.start) < len(self.matrices):
+            found["ranks"] = hashlib.sha256(repr(plan.start).encode()).hexdigest()
         if source := source_fingerprint(config.chosen):
             found["method"] = source
         return found
@@ -134,7 +136,8 @@ def make_plan(
     # Nothing above the budget: no pruning is left to do, and the end is known now.
     open_end = plan.end is None and (total > plan.target or plan.at_most)
     end = None if open_end else ranks
-    return matrices, replace(plan, start=ranks, end=end, target=min(plan.target, total))
+    target = min(plan.target, total)
+    return matrices, replace(plan, start=ranks, end=end, target=target, dealt=True)
 
 
 def _priced(matrix: Matrix, kind: type[Method]) -> Matrix:
