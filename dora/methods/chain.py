@@ -159,9 +159,11 @@ class Chain(Links):
         """
         plan = equal_plan(budget, matrices)
         assert plan.end is not None
+        if settings.problems(None):  # which have messages, and may leave no link
+            return plan
         links = _links(settings, plan.end)
         empty = [j for j, ranks in enumerate(links, 1) if not any(ranks)]
-        if empty and not settings.problems(None):  # a share of 0 has a message of its own
+        if empty:
             raise ValueError(
                 f"method.links={settings.links}: budget={budget} gives a matrix {max(plan.end)} "
                 f"components, which leaves link {empty[0]} without any; chain fewer links"
