@@ -147,4 +147,4 @@ def bottleneck_plan(budget: Budget, places: tuple[Matrix, ...], units: int) -> B
             f"{most:,} parameters fit"
         )
     target = sum(sizes) if budget.params is None else budget.params
-    return BottleneckPlan(budget, places, sizes, sizes, target)
+    return BottleneckPlan(budget, places, sizes, sizes, target, dealt=True)

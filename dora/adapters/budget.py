@@ -168,6 +168,8 @@ class Plan:
     is fixed beforehand (LoRA), None if training decides it. `target`: the total at the end, in the
     budget's unit; less than the budget's own total only if `init_from` starts with less. `at_most`:
     the run may end below the target. `note`: what else the user should read of it before training.
+    `dealt`: `start` is `equal_ranks` of the budget, a share of them, or another run's, and so the
+    same for every seed; where that leaves matrices without a component, it names the run too.
     """
 
     budget: Budget
@@ -177,6 +179,7 @@ class Plan:
     target: int
     at_most: bool = False
     note: str | None = None
+    dealt: bool = False
 
     @property
     def costs(self) -> list[int]:
@@ -300,7 +303,7 @@ def equal_plan(budget: Budget, matrices: tuple[Matrix, ...], spread: bool = True
     if problem := budget.problem(matrices):
         raise ValueError(problem)
     ranks = equal_ranks(budget, matrices, spread)
-    return Plan(budget, matrices, ranks, ranks, budget.total(matrices))
+    return Plan(budget, matrices, ranks, ranks, budget.total(matrices), dealt=True)
 
 
 def start_ranks(budget: Budget, matrices: Sequence[Matrix], factor: Fraction) -> tuple[int, ...]:

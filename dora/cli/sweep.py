@@ -212,6 +212,12 @@ def plan(
     problems: dict[str, list[Words]] = defaultdict(list)
     # Sorted by data: each task's data are read once, since `prepare` keeps the last ones alone.
     for group in sorted(groups, key=lambda group: _data_of(configs[group])):
+        # A seed that is alone in its group is in the configuration, which `prepare` checks.
+        several = len(groups[group]) > 1
+        bad = {words: seed for words, seed in groups[group] if several and not _is_seed(seed)}
+        for words, seed in bad.items():
+            text = f"seed={seed} must be a whole number from 0 to {MAX_SEED}"
+            problems[text].append(words)
         try:
             first = prepare(configs[group], here)
         except UserError as e:
@@ -219,13 +225,9 @@ def plan(
                 problems[problem].append(group)
             continue
         for words, seed in groups[group]:
-            if seed is None or len(groups[group]) == 1:  # composed with the seed, if it has one
-                planned[words] = _planned(first, words, here)
-            elif seed.isdigit() and int(seed) <= MAX_SEED:
-                planned[words] = _planned(first.of_seed(int(seed)), words, here)
-            else:
-                text = f"seed={seed} must be a whole number from 0 to {MAX_SEED}"
-                problems[text].append(words)
+            if words not in bad:
+                own = first.of_seed(int(seed)) if several and seed else first
+                planned[words] = _planned(own, words, here)
     if problems:
         raise UserError(*_with_places(problems, len(groups)))
     runs: dict[Path, tuple[Words, Planned]] = {}
@@ -234,6 +236,10 @@ def plan(
         runs.setdefault(p.folder, (p.words, p))
     folders = {words: planned[words].folder for words in map(tuple, jobs)}
     return Sweep(dict(runs.values()), options, folders, search)
+
+
+def _is_seed(text: str | None) -> bool:
+    return text is None or (text.isdecimal() and int(text) <= MAX_SEED)
 
 
 def _by_all_but_seed(

@@ -13,7 +13,7 @@ what is stored, which is all links together: with `budget=r8` two links have ran
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
@@ -165,14 +165,16 @@ class Chain(Links):
         """
         plan = equal_plan(budget, matrices)
         assert plan.end is not None
+        if settings.problems(None):  # which have messages, and may leave no link
+            return plan
         links = _links(settings, plan.end)
         empty = [j for j, ranks in enumerate(links, 1) if not any(ranks)]
-        if empty and not settings.problems(None):  # a share of 0 has a message of its own
+        if empty:
             raise ValueError(
                 f"method.links={settings.links}: budget={budget} gives a matrix {max(plan.end)} "
                 f"components, which leaves link {empty[0]} without any; chain fewer links"
             )
-        return Plan(budget, matrices, tuple(links[0]), plan.end, plan.target)
+        return replace(plan, start=tuple(links[0]))
 
 
 def _links(settings: Settings, ranks: Sequence[int]) -> list[list[int]]:

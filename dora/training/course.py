@@ -76,11 +76,12 @@ class FederatedCourse(Course):
         The schedule runs over the steps of one client in all rounds, or anew in each round.
         """
         place, each = self.federation.place(step), self.federation.local_steps
+        # A warm-up in steps is of the whole run's steps, of which a client, or a round of one, has a
+        # part.
         if self.config.fed.restart == "round":
-            part = self.schedule.of_part(each, self.federation.rounds * each)
+            part = self.schedule.of_part(each, self.total_steps)
             return part.share(place.local + 1, each)
         depth = self.federation.rounds * each
-        # A warm-up in steps is of the whole run's steps, of which a client has a part.
         schedule = self.schedule.of_part(depth, self.total_steps)
         return schedule.share(place.round * each + place.local + 1, depth)
 

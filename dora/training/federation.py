@@ -32,6 +32,11 @@ class Place:
     share: float
 
 
+def steps_a_round(fed: FedConfig, able: int) -> int:
+    """Returns the steps of one round's clients, selected among `able` that have rows."""
+    return max(1, round(fed.fraction * able)) * fed.local_steps
+
+
 @dataclass(frozen=True)
 class Federation:
     """The clients of a run, the rounds, and the steps of each client in a round.
@@ -53,8 +58,8 @@ class Federation:
         """
         rows = partition(labels, fed.clients, fed.partition, fed.alpha, seed)
         able = sum(len(part) > 0 for part in rows)
-        selected = max(1, round(fed.fraction * able))
-        each = selected * fed.local_steps
+        each = steps_a_round(fed, able)
+        selected = each // fed.local_steps
         rounds = fed.rounds or steps // each
         if not rounds:
             raise ValueError(

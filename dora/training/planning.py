@@ -1,24 +1,20 @@
-"""Plans a run before a model is loaded: other runs that it reads, its clients, its budget."""
+"""Plans a run before a model is loaded: other runs that it reads, and its budget."""
 
 from __future__ import annotations
 
 import hashlib
-import math
 from dataclasses import dataclass, replace
 from typing import Any
-
-import numpy as np
 
 from dora.adapters.budget import Budget, Matrix, Plan
 from dora.backbones import backbone
 from dora.backbones.backbone import Folder
 from dora.config import Config
-from dora.data.tasks import Rows
 from dora.method_choice import source_fingerprint
 from dora.methods.base import Method, RunInfo
 from dora.methods.schedule import Schedule
-from dora.training.federation import Federation
 from dora.training.findings import Findings
+from dora.training.length import is_finite
 from dora.training.sources import Source, read_sources
 from dora.training.start import Start, read_start
 
@@ -47,9 +43,11 @@ class Planned:
         }
         if self.sources:
             found["sources"] = " ".join(source.sha256 for source in self.sources)
-        # Which matrices have a component is dealt otherwise than by the first versions.
-        if self.plan is not None and sum(self.plan.start) < len(self.matrices):
-            found["ranks"] = hashlib.sha256(repr(self.plan.start).encode()).hexdigest()
+        # Fewer components than matrices are dealt otherwise than by the first versions. Ranks that
+        # a method draws never name a run: all seeds of a configuration have one name.
+        plan = self.plan
+        if plan is not None and plan.dealt and sum(plan.start) < len(self.matrices):
+            found["ranks"] = hashlib.sha256(repr(plan.start).encode()).hexdigest()
         if source := source_fingerprint(config.chosen):
             found["method"] = source
         return found
@@ -73,8 +71,7 @@ def plan_run(
     sources = found.attempt(lambda: read_sources(config, weights)) or ()
     planned = None
     # A setting that is not finite is a problem by now, and no plan can be made with it.
-    settings = vars(config.chosen.settings).values()
-    if all(math.isfinite(v) for v in settings if isinstance(v, float)):
+    if is_finite(config):
         run = run_info(config, total_steps, sources)
         planned = found.attempt(lambda: make_plan(config, architecture, start, run))
     return Planned(weights, start, sources, *(planned or ((), None)))
@@ -84,19 +81,6 @@ def run_info(config: Config, total_steps: int, sources: tuple[Source, ...]) -> R
     """Returns what the method is told of the run."""
     schedule = Schedule(config.schedule, config.warmup)
     return RunInfo(total_steps, config.seed, schedule, tuple(s.file for s in sources))
-
-
-def plan_rounds(
-    config: Config, train: Rows, train_rows: np.ndarray, steps: int
-) -> Federation | None:
-    """Returns clients and rounds of about `steps` steps; None if the method is not federated.
-
-    Raises ValueError if that leaves no round.
-    """
-    if not config.chosen.kind.federated:
-        return None
-    assert train.label is not None  # training rows have labels
-    return Federation.of(config.fed, train.label[train_rows], config.seed, steps)
 
 
 def make_plan(
@@ -134,7 +118,8 @@ def make_plan(
     # Nothing above the budget: no pruning is left to do, and the end is known now.
     open_end = plan.end is None and (total > plan.target or plan.at_most)
     end = None if open_end else ranks
-    return matrices, replace(plan, start=ranks, end=end, target=min(plan.target, total))
+    target = min(plan.target, total)
+    return matrices, replace(plan, start=ranks, end=end, target=target, dealt=True)
 
 
 def _priced(matrix: Matrix, kind: type[Method]) -> Matrix:

@@ -30,7 +30,8 @@ from dora.records.run_json import NotARecord
 from dora.training import precision
 from dora.training.federation import Federation
 from dora.training.findings import Findings
-from dora.training.planning import plan_rounds, plan_run, run_info
+from dora.training.length import plan_length
+from dora.training.planning import plan_run, run_info
 from dora.training.rows import Read, heldout_problems, read_rows, split_rows
 from dora.training.sources import Source
 from dora.training.start import Start
@@ -130,12 +131,8 @@ def prepare(config: Config, here: bool = True) -> Prepared:
         config = _with_targets(config, architecture["model_type"], found)
         found.problems += _length_problems(config, architecture)
         found.problems += found.attempt(lambda: backbone.problems(folder, architecture)) or []
-    train_rows, heldout, total_steps = _training_rows(config, read, found)
-    federation = None
-    if total_steps and read is not None and train_rows is not None:
-        train = read[0]["train"]
-        federation = found.attempt(lambda: plan_rounds(config, train, train_rows, total_steps))
-        total_steps = federation.total_steps if federation else total_steps
+    train_rows, heldout, labels = _training_rows(config, read, found)
+    total_steps, federation = plan_length(config, labels, found)
     planned = None
     if architecture is not None and folder is not None:
         planned = plan_run(config, folder, architecture, total_steps, found)
@@ -242,32 +239,22 @@ def _locate_and_read(config: Config, found: Findings) -> tuple[Folder | None, Re
 
 def _training_rows(
     config: Config, read: Read | None, found: Findings
-) -> tuple[np.ndarray | None, np.ndarray | None, int]:
-    """Returns (rows to train on, rows held out, steps of the run).
+) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]:
+    """Returns (rows to train on, rows held out, labels of the rows to train on).
 
-    Without them, because of a problem noted in `found`, the values are None, None and 0.
+    All are None where the first cannot be had because of a problem noted in `found`.
     """
-    split = None
-    if read is not None:
-        there = len(read[0]["train"])
-        split = found.attempt(lambda: split_rows(there, config.limit_train, config.select))
-    if split is None or read is None or found.problems:
-        return None, None, 0
+    # `check` has reported a limit that leaves no row.
+    if read is None or (config.limit_train is not None and config.limit_train < 1):
+        return None, None, None
+    train = read[0]["train"]
+    split = found.attempt(lambda: split_rows(len(train), config.limit_train, config.select))
+    if split is None:
+        return None, None, None
     train_rows, heldout = split
-    found.problems += heldout_problems(config, read[0]["train"], heldout)
-    if found.problems:
-        return train_rows, heldout, 0
-    # The last batch of an epoch may be smaller, hence rounding up.
-    total_steps = config.max_steps or config.epochs * -(-len(train_rows) // config.batch_size)
-    # `check` has asked the settings before, when the run's length was not known.
-    too_short = config.chosen.settings.problems(total_steps)
-    found.problems += [p for p in too_short if p not in found.problems]
-    if config.warmup >= total_steps:
-        found.problems.append(
-            f"warmup={config.warmup:g} must be less than the run's {total_steps} steps, or its "
-            "rate never reaches lr: give a fraction, or fewer steps"
-        )
-    return train_rows, heldout, total_steps
+    found.problems += heldout_problems(config, train, heldout)
+    assert train.label is not None  # training rows have labels
+    return train_rows, heldout, train.label[train_rows]
 
 
 def _device_problems(device: str) -> list[str]:

@@ -76,6 +76,14 @@ def test_every_problem_of_a_sweep_comes_before_its_first_run(tmp_path: Path) -> 
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_seed_that_is_none_comes_with_every_other_problem(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as e:
+        planned(tmp_path, *(["lr=-1", f"seed={s}"] for s in "1x"))
+    seed, rate = e.value.problems
+    assert seed.startswith("seed=x must be a whole number from 0 to")
+    assert rate.startswith("lr=-1.0 must be above 0")
+
+
 def test_a_sweep_on_the_command_line_goes_on_after_a_failure_and_repeats_only_that(
     tmp_path: Path,
 ) -> None:

@@ -69,7 +69,9 @@ def test_a_run_shorter_than_a_round_is_refused(tmp_path: Path) -> None:
     ]
 
 
-def course(batch_size: int = 8, warmup: float = 0.2, **fed: Any) -> FederatedCourse:
+def course(
+    total: int = 120, batch_size: int = 8, warmup: float = 0.2, **fed: Any
+) -> FederatedCourse:
     """Returns the course of a run on 100 rows of unequal lengths."""
     config = Config(
         task=TaskConfig("sst2"),
@@ -79,7 +81,7 @@ def course(batch_size: int = 8, warmup: float = 0.2, **fed: Any) -> FederatedCou
         fed=FedConfig(**fed),
     )
     lengths = np.random.default_rng(0).integers(5, 20, 100)
-    return FederatedCourse(config, lengths, Federation.of(config.fed, LABELS, 1, 120))
+    return FederatedCourse(config, lengths, Federation.of(config.fed, LABELS, 1, total))
 
 
 def test_a_clients_steps_go_through_its_own_rows_epoch_by_epoch() -> None:
@@ -120,6 +122,24 @@ def test_rates_follow_one_schedule_over_all_rounds_or_one_in_each() -> None:
     # A warm-up in steps is in proportion to what a client takes of the run.
     steps = course(clients=2, local_steps=5, warmup=24)
     assert [steps.share(s) for s in range(1, 121)] == [c.share(s) for s in range(1, 121)]
+
+
+@pytest.mark.parametrize("restart", ["run", "round"])
+def test_a_warm_up_in_steps_is_the_share_of_the_run_that_it_is_of_all_clients_steps(
+    restart: str,
+) -> None:
+    # 50 rounds of 3 clients with 10 steps: 1,500 steps, of which a client takes 500.
+    few, share = (
+        course(1500, warmup=warmup, clients=3, partition="iid", local_steps=10, restart=restart)
+        for warmup in (300, 0.2)
+    )
+    assert few.total_steps == 1500
+    assert [few.share(s) for s in range(1, 1501)] == [share.share(s) for s in range(1, 1501)]
+    # By hand: a fifth of a round's 10 steps, or of the client's 500, then down in equal parts.
+    warm, rest = (2, 8) if restart == "round" else (100, 400)
+    own = [s for s in range(1, 1501) if few.federation.place(s).slot == 0][: warm + rest]
+    rates = [k / warm for k in range(warm)] + [1 - k / rest for k in range(rest)]
+    assert [few.share(s) for s in own] == pytest.approx(rates)
 
 
 def test_only_rounds_ends_are_evaluated_and_saved() -> None:

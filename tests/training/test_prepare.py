@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,10 @@ import pytest
 from dora.data.mini import mini
 from dora.data.tasks import TASKS
 from dora.errors import UserError
+from dora.method_choice import method_names
 from dora.training.prepare import prepare, split_rows
 from folders import edit, model_folder, prepared
-from runs import configure, small_glue, write_tsv
+from runs import configure, small, small_glue, write_tsv
 
 
 # A limit cuts the rows after a tenth was held out, so it changes nothing here.
@@ -89,3 +91,18 @@ def test_rows_that_no_score_can_be_had_on_are_not_held_out(
         UserError, match=r"holds out 1 rows here, whose labels are all alike: stsb's pearson"
     ):
         prepare(config)
+
+
+# 3,500 parameters are fewer components than matrices, some of which have none then.
+@pytest.mark.parametrize(
+    ("method", "budget"), [*((m, "r2") for m in method_names()), ("lora", "3500"), ("nora", "3500")]
+)
+def test_a_sweep_waits_for_the_directory_that_each_seed_trains_in(
+    method: str, budget: str, tmp_path: Path
+) -> None:
+    config = small(tmp_path, f"method={method}", f"budget={budget}", "max_steps=120")
+    one, three = (prepare(replace(config, seed=seed)) for seed in (1, 3))
+    # A sweep prepares its first seed alone, and finds the directories of the others from that.
+    assert one.of_seed(3).folder == three.folder
+    # Tables take runs of one key for seeds of one configuration.
+    assert one.folder.parent == three.folder.parent
