@@ -290,7 +290,8 @@ def equal_ranks(budget: Budget, matrices: Sequence[Matrix], spread: bool = True)
     while dealt:
         dealt = False
         for i in order:
-            if costs[i] <= left and ranks[i] < matrices[i].full_rank:
+            # A base above a full rank is for the caller to refuse, by its whole size.
+            if costs[i] <= left and ranks[i] < max(base + 1, matrices[i].full_rank):
                 ranks[i], left, dealt = ranks[i] + 1, left - costs[i], True
     return tuple(ranks)
 
