@@ -250,3 +250,11 @@ def is_setting(word: str) -> bool:
     """Tells whether a word has a key and a value, or deletes a key as `~key` does."""
     key, equals, _ = word.partition("=")
     return key.lstrip("+~") != "" and (equals != "" or key.startswith("~"))
+
+
+def states_method(word: str) -> bool:
+    """Tells whether a word gives a method's name, which its file alone may state.
+
+    `method.name=lora` would train the chosen method and record it as LoRA.
+    """
+    return word.partition("=")[0].lstrip("+~") == "method.name"
