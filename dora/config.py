@@ -195,10 +195,11 @@ class Config:
         return self._target_words() == ["all"]
 
     def _target_words(self) -> list[Any]:
-        if not isinstance(self.target, str):
-            return list(self.target)
-        # q+v, as tables and published rows spell it, does as well as q,v.
-        return list(self.target.replace("+", ",").split(","))
+        if isinstance(self.target, str):
+            # q+v, as tables and published rows spell it, does as well as q,v.
+            return list(self.target.replace("+", ",").split(","))
+        # Anything else that YAML can say names no kind: null, a number, a mapping.
+        return list(self.target) if isinstance(self.target, list | tuple) else []
 
     @property
     def own(self) -> OwnConfig:

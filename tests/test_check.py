@@ -166,3 +166,10 @@ def test_a_model_of_a_file_a_hub_a_package_or_a_folder_is_taken(
 ) -> None:
     config = configure(*words)
     assert (check(config), config.model_name) == ([], name)
+
+
+@pytest.mark.parametrize("value", ["null", "5", "true", "{q:1}", "[]", "[[q]]"])
+def test_a_target_that_is_no_text_and_no_list_of_texts_gets_the_usual_message(value: str) -> None:
+    (problem,) = problems("method=lora", f"target={value}")
+    assert problem.startswith("target=")
+    assert problem.endswith("must be all or some of q, k, v, o, ffn1, ffn2, qkv, glu, such as q,v")
