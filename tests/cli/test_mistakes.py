@@ -116,6 +116,13 @@ def test_a_method_is_not_chosen_by_the_key_that_its_file_states(word: str) -> No
     assert refused("-m", word, "seed=1,2") == [name]
 
 
+@pytest.mark.parametrize("word", ["rates={rte:{lora:1e-3}}", "rates.rte.lora=1e-3"])
+def test_a_rate_of_a_task_is_written_with_a_plus_sign(word: str) -> None:
+    told = "write +rates.TASK.METHOD=RATE, such as +rates.rte.lora=1e-3"
+    assert refused(word) == [f"{word}: {told}"]
+    assert configure("+rates.rte.lora=1e-3").rates == {"rte": {"lora": 1e-3}}
+
+
 @pytest.mark.parametrize("word", ["task=null", "task=5"])
 def test_a_choice_that_is_no_name_gets_the_names(word: str) -> None:
     # Hydra itself raises a bare ValueError for these.
