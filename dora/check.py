@@ -9,6 +9,7 @@ from typing import Any
 
 from dora.adapters.budget import Budget
 from dora.config import MAX_SEED, PATHS, Config, place
+from dora.config_groups import ModelConfig
 from dora.data.tasks import TASKS
 from dora.method_choice import method_names
 from dora.methods.rules import fraction_or_steps
@@ -20,7 +21,7 @@ MAX_THREADS = 1024  # beyond any machine's: a mistyped number would start as man
 
 
 def check(config: Config) -> list[str]:
-    """Returns a message for every problem that shows without opening a file.
+    """Returns a message for every problem that shows without opening a file of the run's.
 
     Each message has the value, the rule and a way out.
     """
@@ -29,6 +30,7 @@ def check(config: Config) -> list[str]:
         *_no_text("", config.flat()),
         *_keys_added(config),
         *_of_choices(config),
+        *_of_model(config),
         *config.chosen.settings.problems(None),
         *_of_budget(config),
         *_of_training(config),
@@ -117,7 +119,7 @@ def _keys_added(config: Config) -> list[str]:
 
 
 def _of_choices(config: Config) -> list[str]:
-    """Checks task, model and data, and the rates given for them."""
+    """Checks task and data, and the rates given for them and the model."""
     task, data = config.task.name, config.data
     strange = [t for t in config.rates if t not in TASKS]
     # Both tables hold {method: rate}; None stands for no rate.
@@ -137,7 +139,6 @@ def _of_choices(config: Config) -> list[str]:
     }
     return _broken(
         (task in TASKS, f"task={task} must be one of {', '.join(TASKS)}"),
-        _names_a_folder("model.name", config.model_name),
         # Without a dash, which parts it from the model's name in the names of tables and figures.
         _names_a_folder("data.name", config.data_name, "._+"),
         (
@@ -163,6 +164,32 @@ def _of_choices(config: Config) -> list[str]:
         (
             data.source != "mini" or not data.dir,
             "data.dir is given but data=mini: write data=dir too",
+        ),
+    )
+
+
+def _of_model(config: Config) -> list[str]:
+    """Checks that one model alone is given, and that its name is no other model's."""
+    model = config.model
+    given = [f"model.{key}={value}" for key, value in model.places.items()]
+    # A folder is taken whatever else is given, as with model=roberta_base model.path=FOLDER.
+    known = {} if model.path or len(given) > 1 else model.namesake()
+    return _broken(
+        _names_a_folder("model.name", config.model_name),
+        (
+            bool(model.path) or len(given) < 2,
+            f"{' and '.join(given)} are {len(given)} models: write model=hub too, which leaves the "
+            "typed one alone",
+        ),
+        (
+            bool(model.hub) or model.revision == ModelConfig.revision,
+            f"model.revision={model.revision} is a commit of model.hub, which is not given: write "
+            "model=hub model.hub=ORG/NAME too",
+        ),
+        (
+            known in ({}, model.places),
+            f"{', '.join(given)} is not {model.name}, which is {', '.join(known.values())}: write "
+            "model=hub too, or give another model.name",
         ),
     )
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -161,20 +160,8 @@ class Config:
 
     @property
     def model_name(self) -> str:
-        """The model's name in paths and tables: the one given, else the folder's or repository's.
-
-        A model with drawn weights has the suffix `-random`: it must not share a table with the
-        trained one.
-        """
-        m = self.model
-        name = m.name
-        if name is None and not m.path and not m.embedded and m.hub:
-            name = m.hub.replace("/", "--")  # as the hub's own cache spells it
-        elif name is None:
-            # abspath, not realpath: a symbolic link gives its own name, as the user typed it.
-            folder = os.path.basename(os.path.abspath(m.path or ""))
-            name = re.sub(r"[^\w .+-]", "_", folder) if m.path else str(m.embedded)
-        return f"{name}-random" if m.random_weights else name
+        """The model's name in paths and tables."""
+        return self.model.shown_name
 
     @property
     def data_name(self) -> str:
@@ -208,10 +195,11 @@ class Config:
         return self._target_words() == ["all"]
 
     def _target_words(self) -> list[Any]:
-        if not isinstance(self.target, str):
-            return list(self.target)
-        # q+v, as tables and published rows spell it, does as well as q,v.
-        return list(self.target.replace("+", ",").split(","))
+        if isinstance(self.target, str):
+            # q+v, as tables and published rows spell it, does as well as q,v.
+            return list(self.target.replace("+", ",").split(","))
+        # Anything else that YAML can say names no kind: null, a number, a mapping.
+        return list(self.target) if isinstance(self.target, list | tuple) else []
 
     @property
     def own(self) -> OwnConfig:
@@ -238,8 +226,9 @@ class Config:
     def search(self) -> tuned.Search | None:
         """Returns the search in `rates_from` for this run; None if `lr` is given, or neither is.
 
-        A search of another length or other data will do if it is the only one. Raises UserError where the file cannot
-        be read, has no search for this run, or one in which every rate diverged.
+        A search of another length or other data will do if it is the only one. Raises UserError
+        where the file cannot be read, has no search for this run, or one in which every rate
+        diverged.
         """
         if self.lr is not None or self.rates_from is None:
             return None

@@ -5,11 +5,17 @@
 
 from __future__ import annotations
 
+import os
+import re
 from dataclasses import dataclass, field
 
-from omegaconf import MISSING
+from omegaconf import MISSING, OmegaConf
 
+from dora import CONF
 from dora.method_choice import method_names
+
+# The keys that say where a model comes from, unless `model.path` does: a model has one of them.
+PLACES = ("embedded", "package", "hub")
 
 
 @dataclass
@@ -65,6 +71,37 @@ class ModelConfig:
     threads: int | None = None
     note: str | None = None
     own: OwnConfig = field(default_factory=OwnConfig)
+
+    @property
+    def shown_name(self) -> str:
+        """The model's name in paths and tables: `name`, else the folder's or repository's.
+
+        A model with drawn weights has the suffix `-random`: it must not share a table with the
+        trained one.
+        """
+        name = self.name
+        if name is None and self.path:
+            # abspath, not realpath: a symbolic link gives its own name, as the user typed it.
+            folder = os.path.basename(os.path.abspath(self.path))
+            name = re.sub(r"[^\w .+-]", "_", folder)
+        elif name is None:
+            # A repository as the hub's own cache spells it: ORG--NAME.
+            name = str(self.embedded or self.package or self.hub).replace("/", "--")
+        return f"{name}-random" if self.random_weights else name
+
+    @property
+    def places(self) -> dict[str, str]:
+        """Those of PLACES that are given, with their values; a model has one of them."""
+        found = {key: getattr(self, key) for key in PLACES}
+        return {key: value for key, value in found.items() if value}
+
+    def namesake(self) -> dict[str, str]:
+        """Returns `places` of the suite's model that has this `name`; empty if it has none such."""
+        file = CONF / "model" / f"{self.name}.yaml"
+        if not self.name or not file.is_file():
+            return {}
+        held = OmegaConf.load(file)
+        return {key: str(held[key]) for key in PLACES if held.get(key)}  # type: ignore
 
 
 @dataclass

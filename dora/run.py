@@ -38,7 +38,7 @@ from omegaconf import DictConfig
 from dora import CONF, __version__
 from dora.cli.choices import usage
 from dora.cli.grammar import first_lines
-from dora.cli.line import Line, is_setting, is_sweep, options_of, read
+from dora.cli.line import Line, is_setting, is_sweep, options_of, read, states_method
 from dora.cli.mistakes import MISTAKES, explain, is_mistake
 from dora.config import from_hydra, register
 from dora.errors import NotNow, RunFailed, Stopped, UserError
@@ -250,9 +250,9 @@ def _do(line: Line) -> None:
     elif line.help:
         shown = [word for word in line.overrides if "=" in word and not is_sweep(word)]
         print(usage(shown, line.config_dir))
-    elif not all(map(is_setting, line.overrides)):
-        # Hydra would name this word alone; `explain` names it with all other mistakes.
-        raise HydraException("a word is no setting")
+    elif not all(map(is_setting, line.overrides)) or any(map(states_method, line.overrides)):
+        # Hydra would name the first alone, and take the second; `explain` names every mistake.
+        raise HydraException("a word cannot be a setting")
     else:
         sys.argv[1:] = line.words()
         job()

@@ -14,8 +14,9 @@ same command goes on where it was stopped, and hydra/launcher=slurm makes them j
   python -m dora.tune task=sst2,mrpc method=full,lora,adalora,dora budget=331776 model=minilm \\
       data=dir data.dir=GLUE max_steps=600 eval_every=100 results=results/mine
 
-All other words are settings, as python -m dora.run takes them. The first three candidates are half
-of a method's default learning rate, that rate and twice it; then one at a time, beyond the best one
+All other words are settings, as python -m dora.run takes them, without lr, seed, select and
+rates_from, which a search sets itself; force=true trains its candidates again. The first three are
+half of a method's default learning rate, that rate and twice it; then one at a time, beyond the best one
 while it lies at an edge, else between it and its better neighbour. The last candidates of a method
 whose YAML names a setting of its own (_tune_: {dem: [0.3, 0.5]}) are that setting's other values,
 at the best rate; method._tune_=null leaves all of them to the rate.

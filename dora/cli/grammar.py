@@ -11,7 +11,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
-from dora.cli.line import is_setting, quoted
+from dora.cli.line import is_setting, quoted, states_method
 
 # The first line of that part of Hydra's and OmegaConf's messages which speaks of internals.
 _INTERNAL = re.compile(
@@ -20,13 +20,15 @@ _INTERNAL = re.compile(
 
 
 def malformed(word: str) -> str | None:
-    """Returns the message for a word that is no setting at all, None for a setting.
+    """Returns the message for a word that cannot be a setting, None for a setting.
 
     Needs `composing`: `glob()` in a value asks for the choices that there are.
     """
     key, _, value = word.partition("=")
     if not is_setting(word):
         return f"{word}: settings are written key=value, such as task=sst2"
+    if states_method(word):
+        return f"{word}: a method's file states its name; write method={value or 'NAME'}"
     try:
         override = _parsed(word)
     except HydraException:

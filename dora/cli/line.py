@@ -16,6 +16,8 @@ from hydra.errors import HydraException
 from dora.config import PATHS
 from dora.errors import UserError
 
+# Names, which YAML may read as something else: 2024_01 as a number, true as a truth value.
+_NAMES = ("data.name", "model.name")
 _OPTIONS = (
     "-m (a sweep), --config-dir FOLDER (your own files beside conf/), "
     "--cfg job, --info, --help, --version"
@@ -184,7 +186,7 @@ def options_of(hydra: Any) -> tuple[str, ...]:
 def in_grammar(word: str, sweeping: bool) -> str:
     """Returns a setting as Hydra's grammar takes it.
 
-    Puts a path in quotes and expands its `~`; puts a list in brackets. In a sweep commas separate
+    Puts a path or a name in quotes and expands its `~`; puts a list in brackets. In a sweep commas separate
     paths, unless they stand in quotes, and a function such as choice() is left to Hydra.
     """
     key, equals, value = word.partition("=")
@@ -192,7 +194,7 @@ def in_grammar(word: str, sweeping: bool) -> str:
         return word
     if key == "target" and not sweeping and re.fullmatch("[a-z0-9]+(,[a-z0-9]+)+", value):
         return f"target=[{value}]"  # one value of several parts; in a sweep, several runs
-    if key.lstrip("+") not in PATHS or (sweeping and _FUNCTION.fullmatch(value)):
+    if key.lstrip("+") not in (*PATHS, *_NAMES) or (sweeping and _FUNCTION.fullmatch(value)):
         return word
     values = [part.strip() for part in _VALUE.findall(value)] if sweeping else [value]
     return f"{key}={','.join(map(_path, values))}"
@@ -217,7 +219,7 @@ def plain(word: str) -> str:
     The sweeper puts a backslash before each special character of a path that it has read.
     """
     key, _, value = word.partition("=")
-    given = _value(value) if key.lstrip("+") in PATHS else None
+    given = _value(value) if key.lstrip("+") in (*PATHS, *_NAMES) else None
     text = given.text if isinstance(given, QuotedString) else given
     if not isinstance(text, str):
         return word
@@ -250,3 +252,11 @@ def is_setting(word: str) -> bool:
     """Tells whether a word has a key and a value, or deletes a key as `~key` does."""
     key, equals, _ = word.partition("=")
     return key.lstrip("+~") != "" and (equals != "" or key.startswith("~"))
+
+
+def states_method(word: str) -> bool:
+    """Tells whether a word gives a method's name, which its file alone may state.
+
+    `method.name=lora` would train the chosen method and record it as LoRA.
+    """
+    return word.partition("=")[0].lstrip("+~") == "method.name"

@@ -142,6 +142,9 @@ def _told(word: str, error: BaseException, known: Sequence[str]) -> str:
     # A key or the beginning of one, such as model.own: then the value is wrong.
     if key.startswith("hydra.") or any(f"{name}.".startswith(f"{key}.") for name in known):
         return f"{word}: {first_lines(cause)}"
+    # No task has an entry until one is added, and Hydra adds with a plus sign alone.
+    if key.split(".")[0] == "rates":
+        return f"{word}: write +rates.TASK.METHOD=RATE, such as +rates.rte.lora=1e-3"
     return f"{word}: there is no key {key}; {_hint(key, known)}"
 
 

@@ -19,7 +19,7 @@ from dora.analysis.searches import heldout, in_order, score_by_rate, table
 from dora.analysis.style import images
 from dora.check import check
 from dora.cli.line import in_grammar
-from dora.config import Config
+from dora.config import Config, place
 from dora.errors import UserError
 from dora.files import write_atomic
 from dora.plain import counted
@@ -32,7 +32,18 @@ FEWEST = 3  # with two candidates both would lie at an edge
 CHOICES = "choices.json"
 _MADE = ("command", "host", "platform", "git")  # what a search says of its origin
 # Keys that a search sets itself. `rates_from` would be what it is about to find.
-_OWN = ("lr", "seed", "select", "results", "rates_from", "force")
+_OWN = ("lr", "seed", "select", "results", "rates_from")
+# Of these, the ones that it has no use for, with the reason and what to do. An experiment may set
+# them for the study to come; on the command line of a search they can only be a mistake.
+_REFUSED = {
+    "lr": "a search tries rates of its own, first around model.lr.METHOD: give that to begin "
+    "elsewhere",
+    "seed": "--seeds gives the seeds of each candidate, as --seeds 1,2",
+    "select": "a search always selects on rows held out of the training set: leave it out",
+    "rates_from": "a search finds the rates that such a file holds: leave it out",
+}
+# Keys that a run's record leaves out, or holds under a name alone.
+_UNRECORDED = ("data.dir", "init_from", "model.path", "model.hub", "model.revision")
 
 
 def next_rates(scores: Scores, start: float, most: int) -> list[float]:
@@ -136,7 +147,11 @@ class Group:
 
 
 class Tuning:
-    """All searches of one command. `grid`: the words of every run of the study to come."""
+    """All searches of one command.
+
+    `grid`: the words of every run of the study to come. `typed`: the words of the command line,
+    without those that an experiment adds to the grid.
+    """
 
     def __init__(
         self,
@@ -144,8 +159,9 @@ class Tuning:
         compose: Callable[[Sequence[str]], Config],
         candidates: int,
         seeds: Sequence[int],
+        typed: Sequence[str] = (),
     ) -> None:
-        problems: list[str] = []
+        problems = [f"{word}: {_REFUSED[key]}" for word in typed if (key := _key(word)) in _REFUSED]
         if not seeds or len(set(seeds)) < len(seeds):
             problems.append(f"seeds={list(seeds)} must be one or more different seeds")
         # Without the file that is about to be made, which an experiment may name.
@@ -165,14 +181,14 @@ class Tuning:
     @staticmethod
     def _common(job: Sequence[str]) -> list[str]:
         """Returns the words of a run less those that a search sets itself."""
-        return [word for word in job if word.lstrip("+").partition("=")[0] not in _OWN]
+        return [word for word in job if _key(word) not in _OWN]
 
     def _add(self, words: tuple[str, ...], config: Config) -> None:
         """Adds the search of a run, unless it is there, as full fine-tuning at a second budget.
 
         Raises UserError if runs of one search differ in a setting: its file has one rate for all.
         """
-        key, settings = config.search_key, config.resolved()
+        key, settings = config.search_key, {**config.resolved(), **_unrecorded(config)}
         group = self.groups.get(key)
         if group is None:
             own = (*words, "select=heldout", in_grammar(f"results={self.folder}", False))
@@ -248,6 +264,19 @@ class Tuning:
             write_atomic(self.folder / "learning-rates.csv", as_csv(drawn[1]))
             lines.append(f"figure: {self.folder / 'learning-rates.png'}")
         return lines
+
+
+def _key(word: str) -> str:
+    """Returns the key of a setting: `lr` for +lr=1."""
+    return word.lstrip("+").partition("=")[0]
+
+
+def _unrecorded(config: Config) -> dict[str, Any]:
+    """Returns the settings that `Config.resolved` lacks and that yet make another run."""
+    found = {key: getattr(*place(config, key)) for key in _UNRECORDED}
+    if runs := config.chosen.kind.sources:
+        found[f"method.{runs}"] = getattr(config.chosen.settings, runs)
+    return found
 
 
 def _too_few(candidates: int, configs: Iterable[Config]) -> Iterator[str]:

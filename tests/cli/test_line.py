@@ -66,6 +66,16 @@ def test_a_path_is_taken_as_it_is_typed(first: int) -> None:
     assert config["init_from"] == start
 
 
+@pytest.mark.parametrize("name", ["2024_01", "1e3", "true", "mine"])
+def test_a_name_is_taken_as_it_is_typed(name: str) -> None:
+    config = shown(f"data.name={name}", f"model.name={name}")
+    assert (config["data"]["name"], config["model"]["name"]) == (name, name)
+    written = in_grammar(f"data.name={name},b", sweeping=True)
+    (override,) = OverridesParser.create().parse_overrides([written])
+    (first, _) = BasicSweeper.split_arguments([override], None)[0]
+    assert in_grammar(plain(first[0]), False) == in_grammar(f"data.name={name}", False)
+
+
 def test_a_home_is_expanded_in_quotes_and_without() -> None:
     words = [
         "results=~/x (1)",

@@ -107,6 +107,22 @@ def test_a_key_that_has_another_name_today_gets_that_name() -> None:
     assert refused("group_by_length=false") == [said]
 
 
+@pytest.mark.parametrize("word", ["method.name=adalora", "+method.name=adalora"])
+def test_a_method_is_not_chosen_by_the_key_that_its_file_states(word: str) -> None:
+    # It would train the default method under the name of another.
+    name, rate = refused(word, "lr=x")
+    assert name == f"{word}: a method's file states its name; write method=adalora"
+    assert rate.startswith("lr=x: Value 'x'")
+    assert refused("-m", word, "seed=1,2") == [name]
+
+
+@pytest.mark.parametrize("word", ["rates={rte:{lora:1e-3}}", "rates.rte.lora=1e-3"])
+def test_a_rate_of_a_task_is_written_with_a_plus_sign(word: str) -> None:
+    told = "write +rates.TASK.METHOD=RATE, such as +rates.rte.lora=1e-3"
+    assert refused(word) == [f"{word}: {told}"]
+    assert configure("+rates.rte.lora=1e-3").rates == {"rte": {"lora": 1e-3}}
+
+
 @pytest.mark.parametrize("word", ["task=null", "task=5"])
 def test_a_choice_that_is_no_name_gets_the_names(word: str) -> None:
     # Hydra itself raises a bare ValueError for these.

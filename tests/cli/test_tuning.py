@@ -218,6 +218,54 @@ def test_a_search_of_two_settings_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("key", "method", "values"),
+    [
+        # A record has the data's and the model's name alone, and fingerprints of other runs.
+        ("data.dir", "lora", ("/x/a", "/x/b")),
+        ("init_from", "lora", ("/x/a", "/x/b")),
+        ("model.path", "lora", ("/x/m", "/y/m")),
+        ("method.runs", "cora", ("[/x/a]", "[/x/b]")),
+    ],
+)
+def test_a_search_from_two_folders_is_refused(
+    key: str, method: str, values: tuple[str, str], tmp_path: Path
+) -> None:
+    grid = [small_words(tmp_path, f"method={method}", f"{key}={value}") for value in values]
+    with pytest.raises(UserError, match=f"is to be searched with several values of {key}: "):
+        Tuning(grid, lambda words: configure(*words), 3, (1,))
+
+
+def test_a_key_that_a_search_sets_itself_is_refused_where_it_is_typed(tmp_path: Path) -> None:
+    own = ["-m", "hydra/sweeper=tune", "hydra.sweeper.candidates=6", "hydra.sweeper.seeds=[1,2]"]
+    words = ["lr=1e-3,2e-3", "seed=1", "select=dev", "rates_from=x.json"]
+    found = refused(*own, f"results={tmp_path}", *words)
+    assert [text.partition(": ")[0] for text in found] == words
+    assert "model.lr.METHOD" in found[0]
+    assert "--seeds 1,2" in found[1]
+    assert "leave it out" in found[2]
+    assert "leave it out" in found[3]
+
+
+def test_what_an_experiment_sets_for_its_study_is_left_out_of_the_search(tmp_path: Path) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text(
+        "# @package _global_\nlr: 1\nselect: dev\n"
+        "hydra: {sweeper: {params: {seed: '1,2', warmup: '-1'}}}\n"
+    )
+    own = ["-m", "hydra/sweeper=tune", "hydra.sweeper.candidates=6", "hydra.sweeper.seeds=[1,2]"]
+    # The wrong warm-up ends the command before anything is trained.
+    found = refused(*own, f"--config-dir={tmp_path}", "experiment=mine", f"results={tmp_path}/r")
+    assert len(found) == 1
+    assert found[0].startswith("warmup=-1")
+
+
+def test_a_forced_search_trains_its_candidates_again(tmp_path: Path) -> None:
+    words = small_words(tmp_path, "method=lora", "force=true")
+    tuning = Tuning([words], lambda words: configure(*words), 3, (1,))
+    assert all("force=true" in job for job in tuning.jobs())
+
+
+@pytest.mark.parametrize(
     ("candidates", "seeds", "told"),
     [
         (2, (1,), "candidates=2 must be 3 or more"),

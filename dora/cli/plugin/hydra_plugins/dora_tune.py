@@ -22,7 +22,7 @@ class TuneSweeper(StudySweeper):
         from dora.cli.tuning import Tuning
 
         compose = self._composer()
-        tuning = Tuning(self._grid(arguments), compose, self.candidates, self.seeds)
+        tuning = Tuning(self._grid(arguments), compose, self.candidates, self.seeds, arguments)
         while jobs := tuning.jobs():
             print(tuning.round_in_words(), flush=True)
             tuning.take(self._train(jobs, compose, search=True).folders)
