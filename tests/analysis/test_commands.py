@@ -211,8 +211,8 @@ def test_a_row_that_lost_its_only_cell_is_all_dashes(searched: Path) -> None:
         ["-m", "dora.plots"],
         ["-m", "dora.report"],
         ["scripts/demo.py"],
-        ["scripts/budgets.py"],
-        ["scripts/pretrain_tiny.py"],
+        pytest.param(["scripts/budgets.py"], marks=pytest.mark.slow),  # both import PyTorch
+        pytest.param(["scripts/pretrain_tiny.py"], marks=pytest.mark.slow),
     ],
 )
 def test_every_other_command_has_a_help_that_shows_how_to_call_it(command: list[str]) -> None:

@@ -57,6 +57,7 @@ def test_tables_are_written_though_nobody_reads_them(tmp_path: Path) -> None:
     assert (tmp_path / "tables" / "dir-minilm-best.md").is_file()
 
 
+@pytest.mark.slow  # a sweep in a process of its own: 6 s
 def test_a_sweep_trains_to_its_end_though_nobody_reads_what_it_says(tmp_path: Path) -> None:
     words = small_words(tmp_path, "method=lora", "max_steps=2", "limit_train=16")
     done = into_closed_pipe("dora.run", "-m", *words)

@@ -254,6 +254,7 @@ def test_out_of_memory_names_what_to_try(
         run(small(tmp_path, "method=lora", "batch_size=1"))
 
 
+@pytest.mark.slow  # fills its process's memory: 5 s
 def test_a_memory_that_is_really_full_ends_in_that_message(tmp_path: Path) -> None:
     # In another process, since the limit holds for all of it. 4 MB above what is in use when
     # training begins: enough for the step's own code, too little for its activations.

@@ -188,8 +188,24 @@ def test_the_record_tells_clients_and_communication(finished: Path) -> None:
     assert f["bytes_in_all"] == 4 * f["values_in_all"] == 4 * 4 * 4 * each
 
 
-@pytest.mark.parametrize("method", ["fedit", "ffa_lora", "lora_fair"])
-@pytest.mark.parametrize(("step", "resumed"), [(11, 6), (12, 12), (13, 12), (5, 0)])
+@pytest.mark.parametrize(
+    ("method", "step", "resumed"),
+    [
+        ("fedit", 11, 6),
+        ("fedit", 12, 12),
+        ("ffa_lora", 5, 0),
+        ("lora_fair", 13, 12),
+        *(
+            pytest.param(method, step, resumed, marks=pytest.mark.slow)
+            for method, steps in (
+                ("fedit", {5: 0, 13: 12}),
+                ("ffa_lora", {11: 6, 12: 12, 13: 12}),
+                ("lora_fair", {5: 0, 11: 6, 12: 12}),
+            )
+            for step, resumed in steps.items()
+        ),
+    ],
+)
 def test_a_run_cut_about_a_rounds_end_ends_as_one_left_alone(
     method: str, step: int, resumed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -68,7 +68,9 @@ def unrecorded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_recorded")
-@pytest.mark.parametrize("method", ["full", "dora", "sora"])
+@pytest.mark.parametrize(
+    "method", ["dora", *(pytest.param(m, marks=pytest.mark.slow) for m in ("full", "sora"))]
+)
 def test_a_run_of_recorded_steps_is_the_run(
     method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -38,13 +38,18 @@ from runs import (
     [
         ("full", 5),
         ("lora", 7),
-        ("dora", 5),
         ("dora", 10),
-        ("dora", 11),
-        ("dora", 17),
-        ("adalora", 4),
         ("adalora", 13),
-        ("adalora", 14),
+        *(
+            pytest.param(method, step, marks=pytest.mark.slow)
+            for method, step in (
+                ("dora", 5),
+                ("dora", 11),
+                ("dora", 17),
+                ("adalora", 4),
+                ("adalora", 14),
+            )
+        ),
     ],
 )
 def test_a_run_cut_at_any_point_ends_as_one_left_alone(
@@ -171,6 +176,7 @@ def test_a_stopped_run_hands_the_signal_to_who_was_there_before(
     assert held(only_run(tmp_path)) is None
 
 
+@pytest.mark.slow  # a sweep in a process of its own: 7 s
 def test_a_signal_after_the_last_step_lets_the_run_end_and_stops_the_sweep(tmp_path: Path) -> None:
     # The signal comes while results are written, when no step is left to stop after.
     late = (
