@@ -22,8 +22,8 @@ _HIGHEST = 8.0  # inches: a page's text less a caption
 class Kind:
     """One kind of figure. `draw` and `part` return None where a table has nothing for them.
 
-    `part`: draws one task, or `AVERAGE`, where the whole is higher than a page; None where no part
-    would be lower.
+    `part`: draws one task, or `AVERAGE`, where the whole is higher than a page; a figure whose parts
+    would be no lower has none.
     """
 
     draw: Callable[[Table], Drawn | None]

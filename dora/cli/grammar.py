@@ -11,7 +11,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
-from dora.cli.line import is_setting, quoted, states_method
+from dora.cli.line import is_setting, key_of, quoted, states_method
 
 # The first line of that part of Hydra's and OmegaConf's messages which speaks of internals.
 _INTERNAL = re.compile(
@@ -65,11 +65,6 @@ def single_values(word: str) -> list[str]:
     if not override.is_sweep_override():
         return [word]
     return [f"{key_of(word)}={value}" for value in override.sweep_string_iterator()]
-
-
-def key_of(word: str) -> str:
-    """Returns the key of a setting without the signs before it: `lr` for ++lr=1 and ~lr."""
-    return word.split("=")[0].lstrip("+~")
 
 
 def first_lines(error: BaseException) -> str:

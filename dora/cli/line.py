@@ -186,8 +186,8 @@ def options_of(hydra: Any) -> tuple[str, ...]:
 def in_grammar(word: str, sweeping: bool) -> str:
     """Returns a setting as Hydra's grammar takes it.
 
-    Puts a path or a name in quotes and expands its `~`; puts a list in brackets. In a sweep commas separate
-    paths, unless they stand in quotes, and a function such as choice() is left to Hydra.
+    Puts a path or a name in quotes and expands its `~`; puts a list in brackets. In a sweep commas
+    separate paths, unless they stand in quotes, and a function such as choice() is left to Hydra.
     """
     key, equals, value = word.partition("=")
     if not equals:
@@ -259,4 +259,9 @@ def states_method(word: str) -> bool:
 
     `method.name=lora` would train the chosen method and record it as LoRA.
     """
-    return word.partition("=")[0].lstrip("+~") == "method.name"
+    return key_of(word) == "method.name"
+
+
+def key_of(word: str) -> str:
+    """Returns the key of a setting without the signs before it: `lr` for ++lr=1 and ~lr."""
+    return word.partition("=")[0].lstrip("+~")

@@ -24,7 +24,8 @@ from omegaconf.errors import (
 from dora.check import check
 from dora.cli.choices import choices, composing, group_names, keys
 from dora.cli.composer import Composer
-from dora.cli.grammar import first_lines, key_of, malformed, single_values
+from dora.cli.grammar import first_lines, malformed, single_values
+from dora.cli.line import key_of
 from dora.errors import UserError
 from dora.records.words import FORMER
 

@@ -198,8 +198,8 @@ class Tuning:
         elif other := [k for k, value in settings.items() if value != group.settings[k]]:
             raise UserError(
                 f"{key.task} with {key.method} is to be searched with several values of "
-                f"{', '.join(other)}: a search has one rate for a model, task, method, budget and "
-                "length; give one value, and another results= for another search"
+                f"{', '.join(other)}: a search has one rate for a model, task, method, budget, "
+                "length and data; give one value, and another results= for another search"
             )
 
     def jobs(self) -> list[list[str]]:
@@ -267,7 +267,7 @@ class Tuning:
 
 
 def _key(word: str) -> str:
-    """Returns the key of a setting: `lr` for +lr=1."""
+    """Returns the key of a setting, `lr` for +lr=1; a word that deletes one keeps its sign."""
     return word.lstrip("+").partition("=")[0]
 
 

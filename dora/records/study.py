@@ -53,9 +53,9 @@ class Seen:
     `words`: the words typed after `python -m dora.run`, by its record; None if unknown. They are
     not checked: `command` holds them only if a run may have them. `folder`: its directory; for a
     missing run, that of the run whose words it has. `total_steps`: of the whole run, None where its
-    record does not tell them. `left_s`: estimated seconds left of a running
-    run. `seconds`: of training so far, or in all. `score`: best scores of a finished run, by
-    metric. `degenerate`: why its predictions say nothing, or None. `rounds`: of a federated run, (rounds done, all of them).
+    record does not tell them. `left_s`: estimated seconds left of a running run. `seconds`: of
+    training so far, or in all. `score`: best scores of a finished run, by metric. `degenerate`: why
+    its predictions say nothing, or None. `rounds`: of a federated run, (rounds done, all of them).
     """
 
     place: tuple[str, ...]
