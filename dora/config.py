@@ -220,8 +220,9 @@ class Config:
 
     @property
     def length(self) -> str:
-        """The run's length as it was given: `600 steps`, or `5 epochs`."""
-        return f"{self.epochs} epochs" if self.max_steps is None else f"{self.max_steps} steps"
+        """The run's length as it was given: `600 steps`, `5 epochs`, or `20 rounds`."""
+        fed = {"rounds": self.fed.rounds} if self.chosen.kind.federated else None
+        return tuned.length({"max_steps": self.max_steps, "epochs": self.epochs, "fed": fed})
 
     def search(self) -> tuned.Search | None:
         """Returns the search in `rates_from` for this run; None if `lr` is given, or neither is.

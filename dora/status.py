@@ -117,7 +117,8 @@ def main() -> None:
         description=__doc__,
         epilog="exit code: 0 all done, 3 not all, 1 no run there, 2 packed records that cannot be "
         "read. missing: a run whose task, "
-        "method, budget and seed all occur on its data and model, but not together.",
+        "method, budget and seed all occur on its data and model, but not together; each length by "
+        "itself where there are several.",
     )
     parser.add_argument(
         "--results",

@@ -132,6 +132,18 @@ def mean(by_seed: BySeed) -> float:
     return statistics.fmean(held) if len(held) == len(by_seed) else -math.inf
 
 
+def length(config: Mapping[str, Any]) -> str:
+    """Returns a run's length as it was given: `600 steps`, `5 epochs`, or `20 rounds`.
+
+    `config`: the run's settings as run.json records them.
+    """
+    steps = config.get("max_steps")
+    if steps is not None:
+        return f"{steps} steps"
+    rounds = (config.get("fed") or {}).get("rounds")
+    return f"{config.get('epochs')} epochs" if rounds is None else f"{rounds} rounds"
+
+
 def write(file: Path, searches: Iterable[Search]) -> None:
     """Writes the searches, each with what it chose."""
     entries = [

@@ -7,10 +7,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from dora import tuned
 from dora.analysis.layout import pipe_table
 from dora.analysis.rows import budget_in_words, row_order
 from dora.analysis.style import legend, logarithmic, panels, styles, titles
 from dora.data.tasks import TASKS
+from dora.records import study
 from dora.records.about_method import NO_BUDGET
 from dora.records.schema import Run
 from dora.tuned import BySeed, Key, Search, Value, mean
@@ -38,10 +40,9 @@ def of_runs(runs: Iterable[Run]) -> list[Search]:
     for run in runs:
         c = run["config"]
         if c["select"] == "heldout":
-            model, steps = run["folder"].parts[-5], c.get("max_steps")
-            length = f"{c.get('epochs')} epochs" if steps is None else f"{steps} steps"
+            data, _, model, *_ = study.place(run["folder"])
             cell = (model, c["task"], c["method"]["name"], c["budget"])
-            found[Key(*cell, length, run["folder"].parts[-7])].append(run)
+            found[Key(*cell, tuned.length(c), data)].append(run)
     return in_order(_of_key(key, its) for key, its in found.items())
 
 

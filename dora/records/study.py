@@ -19,7 +19,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from dora import CONF
+from dora import CONF, tuned
 from dora.data.tasks import TASKS
 from dora.plain import printable
 from dora.records import packed
@@ -56,6 +56,7 @@ class Seen:
     record does not tell them. `left_s`: estimated seconds left of a running run. `seconds`: of
     training so far, or in all. `score`: best scores of a finished run, by metric. `degenerate`: why
     its predictions say nothing, or None. `rounds`: of a federated run, (rounds done, all of them).
+    `length`: as it was given, such as "600 steps"; None without a record.
     """
 
     place: tuple[str, ...]
@@ -70,6 +71,7 @@ class Seen:
     degenerate: str | None = None
     folder: Path | None = None
     rounds: tuple[int, int] | None = None
+    length: str | None = None
 
     @property
     def name(self) -> str:
@@ -164,6 +166,7 @@ def look(folder: Path, run: Run | None = None) -> Seen:
         degenerate=best.get("degenerate"),
         folder=folder,
         rounds=_rounds(run.get("federation"), progress.get("step")),
+        length=tuned.length(run.get("config") or {}),
     )
 
 
@@ -211,6 +214,7 @@ def missing(seen: Iterable[Seen]) -> list[Seen]:
 
     On one data source and model, a run is missing whose task, row (method and budget) and seed all
     occur, but not together. A method without a budget is one row, whatever budgets others have.
+    Where a task, row and seed occur at several lengths, the runs of each length are looked at alone.
     A hole's words are those of a run of its row, if possible of its task, with the hole's task and
     seed; None if they named an experiment that belongs to another task alone.
     """
@@ -218,9 +222,11 @@ def missing(seen: Iterable[Seen]) -> list[Seen]:
     for s in seen:
         if s.state != "broken":  # without a record nothing says that the study was to hold it
             tables[s.place[0], s.place[2]].append(s)
+    by_length = [group for _, runs in sorted(tables.items()) for group in _lengths(runs)]
     found = []
-    for (data, model), runs in sorted(tables.items()):
-        there = {(r.place[1], r.place[3:5], r.place[6]): r for r in runs}
+    for runs in by_length:
+        data, _, model, *_ = runs[0].place
+        there = {_cell(r): r for r in runs}
         tasks, rows, seeds = (sorted(set(column)) for column in zip(*there, strict=True))
         for task, row, seed in product(tasks, rows, sorted(seeds, key=lambda s: int(s[1:]))):
             if (task, row, seed) not in there:
@@ -230,8 +236,29 @@ def missing(seen: Iterable[Seen]) -> list[Seen]:
                 key = sibling.place[5] if sibling.place[1] == task else "?"
                 words = with_keys(for_task(sibling.words, sibling.place[1], task), seed=seed[1:])
                 here = (data, task, model, *row, key, seed)
-                found.append(Seen(here, "missing", words=words, folder=sibling.folder))
+                found.append(
+                    Seen(here, "missing", words=words, folder=sibling.folder, length=sibling.length)
+                )
     return found
+
+
+def _cell(run: Seen) -> tuple[str, tuple[str, ...], str]:
+    """Returns a run's task, row (method and budget) and seed."""
+    return run.place[1], run.place[3:5], run.place[6]
+
+
+def _lengths(runs: Sequence[Seen]) -> list[list[Seen]]:
+    """Returns the runs of each length, or all of them if no cell has runs of two lengths.
+
+    Tasks and methods may have lengths of their own, as papers' settings do.
+    """
+    of_cell: dict[Any, set[str | None]] = defaultdict(set)
+    groups: dict[str | None, list[Seen]] = defaultdict(list)
+    for run in runs:
+        of_cell[_cell(run)].add(run.length)
+        groups[run.length].append(run)
+    several = any(len(lengths) > 1 for lengths in of_cell.values())
+    return list(groups.values()) if several else [list(runs)]
 
 
 def for_task(words: Sequence[str] | None, old: str, new: str) -> tuple[str, ...] | None:

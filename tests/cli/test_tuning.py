@@ -167,6 +167,19 @@ def test_a_rate_comes_from_a_search_of_the_same_length_or_else_from_the_only_oth
         rate("max_steps=5400")
 
 
+def test_a_search_is_named_by_the_length_that_its_runs_were_given(tmp_path: Path) -> None:
+    federated = ["method=fedit", "fed.rounds=4", "max_steps=null"]
+    lengths = {"lora": "24 steps", "full": "2 epochs", "fedit": "4 rounds"}
+    given = {
+        "lora": small(tmp_path, "method=lora"),
+        "full": small(tmp_path, "method=full", "max_steps=null", "epochs=2"),
+        "fedit": small(tmp_path, *federated),
+    }
+    assert {name: config.length for name, config in given.items()} == lengths
+    # The record, from which tables make searches, says the same.
+    assert {name: tuned.length(c.resolved()) for name, c in given.items()} == lengths
+
+
 def test_a_rate_comes_from_a_search_on_the_same_data_or_else_from_the_only_other(
     tmp_path: Path,
 ) -> None:

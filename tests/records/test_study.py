@@ -133,6 +133,36 @@ def test_holes_are_named_with_the_command_that_fills_them(tmp_path: Path) -> Non
     assert study.count(seen) == {"missing": 6, "done": 6}
 
 
+def test_a_hole_at_one_length_is_not_filled_by_a_run_of_another(tmp_path: Path) -> None:
+    def at(steps: int, method: str, seed: int) -> None:
+        words = [f"method={method}", "budget=r8", f"max_steps={steps}"]
+        write_run(
+            *(tmp_path, method, seed, 0.5, "rte"),
+            key=f"{steps:08}",
+            words=words,
+            config={"max_steps": steps},
+        )
+
+    for method, seed in (("lora", 1), ("lora", 2), ("dora", 1), ("dora", 2)):
+        at(600, method, seed)
+    at(1800, "lora", 1)
+    # The second length is begun: what it does not have at all, nobody has asked of it.
+    assert study.count(study.scan(tmp_path)) == {"done": 5}
+    at(1800, "lora", 2)
+    at(1800, "dora", 1)
+    holes = [s for s in study.scan(tmp_path) if s.state == "missing"]
+    assert [(s.length, s.place[5]) for s in holes] == [("1800 steps", "00001800")]
+    words = "method=dora budget=r8 max_steps=1800 task=rte seed=2"
+    assert holes[0].command == f"python -m dora.run {words}"
+
+
+def test_tasks_may_each_have_a_length_of_their_own(tmp_path: Path) -> None:
+    for task, epochs, seed in (("rte", 60, 1), ("rte", 60, 2), ("cola", 30, 1)):
+        directory(tmp_path, task=task, seed=seed, config={"epochs": epochs})
+    holes = [s for s in study.scan(tmp_path) if s.state == "missing"]
+    assert [(s.place[1], s.place[6], s.length) for s in holes] == [("cola", "s2", "30 epochs")]
+
+
 @pytest.mark.parametrize(
     ("typed", "hole"),
     [
