@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from itertools import product
+from pathlib import Path
 
 from dora.analysis.comparison import ALPHA, Difference
 from dora.analysis.grouping import Table
@@ -12,6 +14,7 @@ from dora.analysis.rows import BASELINE
 from dora.analysis.settings_that_differ import sources, unlike
 from dora.data.tasks import TASKS
 from dora.records.about_data import other_sizes
+from dora.records.schema import Run
 
 # Marks of a score with their explanations, in the order in which they stand.
 MARKS = {
@@ -45,7 +48,7 @@ def score_notes(table: Table, marks: set[str], bold: bool) -> list[str]:
             f"(p ≥ {ALPHA}; {_tests_note(table)})"
         )
     found += [f"left out: {text}" for text in table.left_out]
-    found += [*unlike(table), *sources(table)]
+    found += [*_earlier_runs(table), *unlike(table), *sources(table)]
     return found + [text for mark, text in MARKS.items() if mark in marks]
 
 
@@ -116,6 +119,35 @@ def _other_rows(task: str, split: str, numbers: Sequence[int]) -> str:
         return ""
     size = TASKS[task].sizes[("train", "dev").index(split)]
     return f"{number_range(numbers)} rows (GLUE has {size:,})"
+
+
+def _earlier_runs(table: Table) -> list[str]:
+    """Returns a note on the runs that a cell's began at (`init_from`) or read (`method.runs`).
+
+    What those were trained on is in the cell's score, too: MNLI asks what RTE and WNLI ask.
+    """
+    learnt: dict[tuple[str, str], list[str]] = {}
+    for row, task in product(table.rows, table.tasks):
+        runs = table.runs_of(row, task)
+        began = {TASKS[t].folder for run in runs if (t := _task_of_start(run)) in TASKS}
+        sources_of = [of.get("task") for run in runs for of in run.get("sources", ())]
+        read = {TASKS[t].folder for t in sources_of if t in TASKS}
+        for what, tasks in (("began at runs on", began), ("read runs on", read)):
+            if tasks:
+                said = f"{what} {', '.join(sorted(tasks))}"
+                learnt.setdefault((table.title(row[0]), said), []).append(TASKS[task].folder)
+    found = [
+        f"{title} on {', '.join(dict.fromkeys(tasks))} {said}"
+        for (title, said), tasks in learnt.items()
+    ]
+    return [f"trained before: {'; '.join(found)}"] if found else []
+
+
+def _task_of_start(run: Run) -> str | None:
+    """Returns the task of the run that this one began at, by its directory's place."""
+    start = run.get("init_from")
+    # Another study's folder may have been moved since: its path is that of the time.
+    return Path(start).parts[-6] if start and len(Path(start).parts) > 5 else None
 
 
 def _tuning_notes(table: Table) -> list[str]:

@@ -171,6 +171,22 @@ def test_rows_that_are_not_glues_are_said_in_title_and_notes(tmp_path: Path) -> 
     ]
 
 
+def test_what_a_cells_runs_were_trained_on_before_is_said(tmp_path: Path) -> None:
+    write_run(tmp_path, "lora", 1, 0.8, task="rte")
+    write_run(tmp_path, "dora", 1, 0.8, task="rte")
+    assert not [note for note in scores(only_table(tmp_path)).notes if "before" in note]
+    start = str(tmp_path / "runs/dir/mnli/minilm/lora/r8/0000/s1")
+    for task in ("cola", "qnli"):
+        write_run(tmp_path, "lora", 1, 0.8, task=task, init_from=start)
+    read = [{"folder": "x", "task": task, "method": "lora"} for task in ("sst2", "mnli")]
+    write_run(tmp_path, "cora", 1, 0.8, task="rte", sources=read)
+    notes = scores(only_table(tmp_path)).notes
+    assert [note for note in notes if "before" in note] == [
+        "trained before: LoRA on CoLA, QNLI began at runs on MNLI; "
+        "cora on RTE read runs on MNLI, SST-2"
+    ]
+
+
 def test_the_average_has_its_interval_and_leaves_wnli_out(tmp_path: Path) -> None:
     for seed, sst2, rte in ((1, 0.80, 0.60), (2, 0.82, 0.60), (3, 0.84, 0.60)):
         write_run(tmp_path, "lora", seed, sst2)
