@@ -64,16 +64,44 @@ class AdaptedSublayer(nn.Module):
 
     def forward(self, x: Tensor, residual: Tensor) -> Tensor:
         """Returns (..., d) for x of shape (..., d_in); residual: (..., d)."""
-        h = self.dropout(self.dense(x))
-        total = h + residual
-        z = self.LayerNorm(total) if self.norm_first else h
-        out: Tensor = self.LayerNorm(total + self.adapter(z))
-        return out
+        return _end(self, self.dropout(self.dense(x)), residual)
+
+
+class AdaptedAttention(nn.Module):
+    """MPNet's first half of an encoder layer, attention included, with an adapter at its end.
+
+    Takes the modules of Transformers' own module, or of the faster one in its place, under their
+    names. `norm_first`: as of `AdaptedSublayer`.
+    """
+
+    def __init__(self, of: Any, adapter: Bottleneck, norm_first: bool) -> None:
+        super().__init__()
+        self.attn, self.dropout, self.LayerNorm = of.attn, of.dropout, of.LayerNorm
+        self.adapter, self.norm_first = adapter, norm_first
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
+        """Returns (batch, queries, d), and what else the attention returns.
+
+        x: (batch, length, d); the other arguments are the attention's.
+        """
+        out, *rest = self.attn(x, *args, **kwargs)
+        # In the last layer the faster attention computes first tokens alone.
+        residual = self.attn.kept(x) if hasattr(self.attn, "kept") else x
+        return _end(self, self.dropout(out), residual), *rest
+
+
+def _end(half: AdaptedSublayer | AdaptedAttention, h: Tensor, residual: Tensor) -> Tensor:
+    """Returns a half layer's output, (..., d), for h and the residual of that shape."""
+    total = h + residual
+    z = half.LayerNorm(total) if half.norm_first else h
+    out: Tensor = half.LayerNorm(total + half.adapter(z))
+    return out
 
 
 def insert(
     model: nn.Module,
     places: Sequence[Matrix],
+    ends: Sequence[str],
     sizes: Sequence[int],
     activation: str,
     dropout: float,
@@ -81,15 +109,16 @@ def insert(
 ) -> dict[str, Bottleneck]:
     """Puts an adapter behind each dense layer that `places` names; returns them by its name.
 
-    `sizes`: the bottleneck m of each; the other arguments are those of every adapter.
+    `ends`: the module in which the half layer of each ends; `sizes`: its bottleneck m. The other
+    arguments are those of every adapter.
     """
     adapters = {}
-    for matrix, size in zip(places, sizes, strict=True):
-        sublayer, _, _ = matrix.name.rpartition(".")
-        parent, _, attribute = sublayer.rpartition(".")
+    for matrix, end, size in zip(places, ends, sizes, strict=True):
+        parent, _, attribute = end.rpartition(".")
+        of = model.get_submodule(end)
         adapter = Bottleneck(matrix.d_out, size, activation, dropout)
-        adapted = AdaptedSublayer(model.get_submodule(sublayer), adapter, norm_first)
-        setattr(model.get_submodule(parent), attribute, adapted)
+        kind = AdaptedAttention if hasattr(of, "attn") else AdaptedSublayer
+        setattr(model.get_submodule(parent), attribute, kind(of, adapter, norm_first))
         adapters[matrix.name] = adapter
     return adapters
 

@@ -36,7 +36,8 @@ class Architecture:
     `counts_from_pad`: position ids begin at the padding's id + 1, not at 0.
     `absolute`: positions have an embedding each, so that a text may not be longer than these.
     `keys`: keys of config.json that are spelled otherwise than BERT's, by BERT's.
-    `sublayers`: both halves of a layer end in one module of `dense`, `dropout` and `LayerNorm`.
+    `ends`: the module of a layer in which a half of it ends with `dropout`, the residual and
+    `LayerNorm`, by the kind of the linear before; empty where no such modules do.
     `plain_attention`: attention is BERT's, called through Transformers' interface. Nothing but its
     mask depends on other tokens' places, so that rows may follow each other without padding.
     `biased`: attention is MPNet's, with a bias by two tokens' distance (`dora.backbones.biased`).
@@ -57,7 +58,7 @@ class Architecture:
     counts_from_pad: bool = False
     absolute: bool = True
     keys: Mapping[str, str] = field(default_factory=dict)
-    sublayers: bool = False
+    ends: Mapping[str, str] = field(default_factory=dict)
     plain_attention: bool = False
     biased: bool = False
     first_token: tuple[str, ...] = ()
@@ -92,7 +93,7 @@ _BERT = Architecture(
     head=("classifier",),
     head_dropout="dropout",
     tokenizer="Bert",
-    sublayers=True,
+    ends={"o": "attention.output", "ffn2": "output"},
     plain_attention=True,
     first_token=("attention.output",),
 )
@@ -140,7 +141,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         },
         reader="attention.attn",
         tokenizer="MPNet",
-        sublayers=False,
+        ends={"o": "attention", "ffn2": "output"},
         plain_attention=False,
         biased=True,
         first_token=("intermediate", "output"),
@@ -167,7 +168,7 @@ ARCHITECTURES: dict[str, Architecture] = {
             "num_attention_heads": "n_heads",
             "classifier_dropout": "seq_classif_dropout",
         },
-        sublayers=False,
+        ends={},
         plain_attention=False,
         first_token=(),
     ),
@@ -215,3 +216,14 @@ def place(name: str) -> tuple[int, str]:
         if kind is not None and layer.isdigit():
             return int(layer), kind
     raise ValueError(f"{name} is no linear of an encoder layer")
+
+
+def end_of(name: str) -> str:
+    """Returns the full name of the module in which the half layer of a linear ends (`ends`).
+
+    Raises ValueError for a linear behind which no half layer ends.
+    """
+    (layer, kind), row = place(name), owner_of(name)
+    if row is None or kind not in row.ends:
+        raise ValueError(f"no half of a layer ends behind {name}")
+    return f"{row.prefix}{row.layers}.{layer}.{row.ends[kind]}"

@@ -78,7 +78,7 @@ def packs(model: Any) -> bool:
     """Tells whether the model takes packed batches: its attention must be ours."""
     return bool(
         model.config._attn_implementation == _ATTENTION
-        or any(isinstance(module, biased.Attention) for module in model.modules())
+        or any(isinstance(module, biased.SelfAttention) for module in model.modules())
     )
 
 

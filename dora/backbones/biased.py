@@ -25,7 +25,11 @@ def replace_attention(model: Any) -> None:
     row = architecture_of(model.config.model_type)
     layers = getattr(model, model.base_model_prefix).get_submodule(row.layers)
     for number, layer in enumerate(layers, 1):
-        layer.attention = Attention(layer.attention, first=number == len(layers))
+        half = layer.attention
+        half.attn = SelfAttention(half.attn, first=number == len(layers))
+        # By its parts: one with an adapter has another end.
+        if {"attn", "LayerNorm", "dropout"} == {name for name, _ in half.named_children()}:
+            layer.attention = Attention(half)
 
 
 def replace_bias(model: Any) -> None:
@@ -55,7 +59,10 @@ class PositionBias:
 
 
 class SelfAttention(nn.Module):
-    """Attention of one layer up to its output's linear. `first`: first tokens alone attend."""
+    """Attention of one layer up to its output's linear. `first`: first tokens alone attend.
+
+    It is called as Transformers' own module is.
+    """
 
     def __init__(self, of: Any, first: bool) -> None:
         super().__init__()
@@ -64,30 +71,9 @@ class SelfAttention(nn.Module):
         # The linears here that don't read the module's input (`dora.adapters.lowrank.adapt`).
         self.own_input = ("q",) if first else ()
 
-    def forward(self, x: Tensor, mask: Tensor | None, bias: Tensor) -> Tensor:
-        """Returns (batch, queries, d). x: (batch, length, d); mask: (batch, 1, 1, length) bool."""
-        found = attention(
-            split_heads(self.q(first_tokens(x) if self.first else x), self.width),
-            split_heads(self.k(x), self.width),
-            split_heads(self.v(x), self.width),
-            mask,
-            self.dropout.p if self.training else 0.0,
-            self.width**-0.5,
-            packing.current(),
-            bias,
-        )
-        out: Tensor = self.o(found.flatten(2))
-        return out
-
-
-class Attention(nn.Module):
-    """The first half of an encoder layer: LayerNorm(x + dropout(attention(x)))."""
-
-    def __init__(self, of: Any, first: bool) -> None:
-        super().__init__()
-        self.attn = SelfAttention(of.attn, first)
-        self.LayerNorm, self.dropout = of.LayerNorm, of.dropout
-        self.first = first
+    def kept(self, x: Tensor) -> Tensor:
+        """Returns the tokens of x that attend, (batch, queries, d); x: (batch, length, d)."""
+        return first_tokens(x) if self.first else x
 
     def forward(
         self, x: Tensor, attention_mask: Tensor | None, position_bias: Tensor, **rest: Any
@@ -99,7 +85,30 @@ class Attention(nn.Module):
         mask = None
         if attention_mask is not None and packing.current() is None:
             mask = attention_mask[:, :, :1] == 0  # all queries of a row see the same keys
-        out = self.attn(x, mask, position_bias)
-        residual = first_tokens(x) if self.first else x
+        found = attention(
+            split_heads(self.q(self.kept(x)), self.width),
+            split_heads(self.k(x), self.width),
+            split_heads(self.v(x), self.width),
+            mask,
+            self.dropout.p if self.training else 0.0,
+            self.width**-0.5,
+            packing.current(),
+            position_bias,
+        )
+        return (self.o(found.flatten(2)),)
+
+
+class Attention(nn.Module):
+    """The first half of an encoder layer: LayerNorm(x + dropout(attention(x)))."""
+
+    def __init__(self, of: Any) -> None:
+        super().__init__()
+        self.attn, self.LayerNorm, self.dropout = of.attn, of.LayerNorm, of.dropout
+
+    def forward(
+        self, x: Tensor, attention_mask: Tensor | None, position_bias: Tensor, **rest: Any
+    ) -> tuple[Tensor]:
+        """Returns (batch, queries, d) in a tuple; the arguments are those of the attention."""
+        (out,) = self.attn(x, attention_mask, position_bias)
         p = self.dropout.p if self.training else 0.0
-        return (add_norm(out, residual, self.LayerNorm, p),)
+        return (add_norm(out, self.attn.kept(x), self.LayerNorm, p),)

@@ -14,7 +14,7 @@ from torch import nn
 
 from dora.adapters.bottleneck import ACTIVATIONS, adapter_at, bottleneck_plan, insert
 from dora.adapters.budget import Budget, Matrix, Plan
-from dora.backbones.architectures import KINDS, owner_of, place
+from dora.backbones.architectures import KINDS, end_of, owner_of, place
 from dora.errors import UserError
 from dora.methods import base
 from dora.methods.base import RunInfo
@@ -73,6 +73,7 @@ class Houlsby(base.Method):
         self._adapters = insert(
             model,
             plan.matrices,
+            [end_of(matrix.name) for matrix in plan.matrices],
             plan.start,
             settings.activation,
             settings.dropout,
@@ -94,10 +95,11 @@ class Houlsby(base.Method):
     ) -> Plan:
         """Gives every adapter one bottleneck, and the rest of a parameter budget in layer order."""
         row = owner_of(matrices[0].name)
-        if row is None or not row.sublayers:
+        if row is None or not row.ends:
             raise ValueError(
-                f"{cls.title} stand in modules of a dense layer, dropout and LayerNorm, which this "
-                "backbone's layers do not have: take a BERT, RoBERTa, DeBERTa or ELECTRA"
+                f"{cls.title} stand in modules that end a half layer with dropout and LayerNorm, "
+                "which this backbone's layers do not have: take a BERT, RoBERTa, DeBERTa, ELECTRA "
+                "or MPNet"
             )
         found = [place(matrix.name) for matrix in matrices]
         kinds = tuple(kind for kind in KINDS if any(kind == k for _, k in found))

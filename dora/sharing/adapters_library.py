@@ -54,6 +54,12 @@ def unfit(run: Run, merge: bool) -> list[str]:
             f"{artefacts.WEIGHTS} in the run's directory holds them by name"
         ]
     problems = []
+    kind = run["model"].get("type")
+    if kind is not None and kind not in _CLASSES:
+        problems.append(
+            f"the adapters library has no adapters for {cut(kind)}; {artefacts.WEIGHTS} in the "
+            "run's directory holds these by name"
+        )
     if merge:
         problems.append(
             "--merge: adapters are not linear in their input, so that no weight can take them in; "

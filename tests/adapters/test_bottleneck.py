@@ -1,7 +1,9 @@
 """Adapters beside the golden flow and a plain reference, and plans beside golden counts."""
 
+from functools import partial
 from types import SimpleNamespace
 
+import encoders
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from torch import nn
 
 from conftest import linears, tiny, tokens
 from dora.adapters.bottleneck import (
+    AdaptedAttention,
     AdaptedSublayer,
     Bottleneck,
     adapter_at,
@@ -17,7 +20,7 @@ from dora.adapters.bottleneck import (
     insert,
 )
 from dora.adapters.budget import Budget, Matrix
-from dora.backbones.architectures import place
+from dora.backbones.architectures import ARCHITECTURES, end_of, place
 from dora.backbones.attention import packs, speed_up
 from dora.backbones.packing import Layout, packed
 
@@ -74,12 +77,18 @@ class Reference(nn.Module):
 
     def __init__(self, ours, activation, norm_first):
         super().__init__()
-        self.dense, self.LayerNorm, self.adapter = ours.dense, ours.LayerNorm, ours.adapter
+        self.LayerNorm, self.adapter = ours.LayerNorm, ours.adapter
+        self.inside = "attn" if isinstance(ours, AdaptedAttention) else "dense"
+        setattr(self, self.inside, getattr(ours, self.inside))
         self.activation = {"swish": lambda a: a * torch.sigmoid(a), "relu": F.relu}[activation]
         self.norm_first = norm_first
 
-    def forward(self, x, residual):
-        h = x @ self.dense.weight.T + self.dense.bias
+    def forward(self, x, *args, **kwargs):
+        if self.inside == "attn":
+            return (self.end(self.attn(x, *args, **kwargs)[0], x),)
+        return self.end(x @ self.dense.weight.T + self.dense.bias, *args)
+
+    def end(self, h, residual):
         z = self.norm(h + residual) if self.norm_first else h
         down, up = self.adapter.down, self.adapter.up
         f = self.activation(z @ down.weight.T + down.bias) @ up.weight.T + up.bias
@@ -97,9 +106,8 @@ def adapted(model, form, first):
     sizes = [5 if i % 2 else 3 for i in range(len(dense))]
     if not first:
         speed_up(model, torch.device("cpu"))
-    kept = insert(
-        model, [adapter_at(m) for m in dense], sizes, form["activation"], 0.0, form["norm_first"]
-    )
+    own = [adapter_at(m) for m in dense], [end_of(m.name) for m in dense], sizes
+    kept = insert(model, *own, form["activation"], 0.0, form["norm_first"])
     torch.manual_seed(1)
     for adapter in kept.values():
         for p in adapter.parameters():
@@ -115,24 +123,29 @@ def inputs(batch):
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("first", [True, False], ids=["before speed_up", "after speed_up"])
 @pytest.mark.parametrize("form", [HOULSBY, PFEIFFER], ids=["houlsby", "pfeiffer"])
-@pytest.mark.parametrize("architecture", ["roberta", "bert", "deberta-v2"])
+@pytest.mark.parametrize("architecture", ["roberta", "bert", "deberta-v2", "mpnet"])
 def test_a_packed_batch_has_the_logits_and_gradients_of_a_plain_reference(
     architecture, form, first
 ):
-    ours, data = adapted(tiny(architecture), form, first), tokens(20)
-    plain = adapted(tiny(architecture), form, True)
+    make = (
+        partial(encoders.tiny, "mpnet", num_hidden_layers=2)
+        if architecture == "mpnet"
+        else partial(tiny, architecture)
+    )
+    ours, data = adapted(make(), form, first).eval(), tokens(20)
+    plain = adapted(make(), form, True).eval()
     for name, module in list(plain.named_modules()):
-        if isinstance(module, AdaptedSublayer):
+        if isinstance(module, AdaptedSublayer | AdaptedAttention):
             parent, _, attribute = name.rpartition(".")
             reference = Reference(module, form["activation"], form["norm_first"])
             setattr(plain.get_submodule(parent), attribute, reference)
     if first:
         speed_up(ours, torch.device("cpu"))
+        ours.eval()  # the faster model's dropout modules are new
     want = plain(**inputs(data.batch(ROWS))).logits
     if packs(ours):
         batch = inputs(data.packed(ROWS))
-        if architecture == "roberta":
-            batch["position_ids"] += 2  # behind the padding's id, 1
+        batch["position_ids"] += ARCHITECTURES[architecture].first_position(ours.config.to_dict())
         with packed(Layout(data.lengths[ROWS])):
             got = ours(**batch).logits
     else:  # DeBERTa's own attention takes padded batches
