@@ -143,6 +143,8 @@ def test_a_packed_batch_has_the_logits_and_gradients_of_a_plain_reference(
         speed_up(ours, torch.device("cpu"))
         ours.eval()  # the faster model's dropout modules are new
     want = plain(**inputs(data.batch(ROWS))).logits
+    alone = adapted(make(), form, True).eval()  # as on a GPU, without the faster parts
+    torch.testing.assert_close(alone(**inputs(data.batch(ROWS))).logits, want)
     if packs(ours):
         batch = inputs(data.packed(ROWS))
         batch["position_ids"] += ARCHITECTURES[architecture].first_position(ours.config.to_dict())
