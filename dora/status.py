@@ -10,7 +10,7 @@ import sys
 import time
 from collections import defaultdict
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from dora.adapters.budget import in_words
 from dora.analysis.layout import Grid, plain
@@ -28,29 +28,52 @@ TO_DO = ("missing", "waiting", "stopped", "stale", "failed", "diverged", "broken
 
 
 def table(seen: list[Seen]) -> str:
-    """Returns a line for each data, task, model, method and budget: its runs in each state."""
+    """Returns a line for each data, task, model, method and budget: its runs in each state.
+
+    Runs of unequal lengths are apart where one line would hold both.
+    """
     # Only states that occur, the finished ones first.
     states = [state for state in study.STATES[::-1] if any(s.state == state for s in seen)]
-    cells: dict[tuple[str, ...], list[Seen]] = defaultdict(list)
+    # A run whose record cannot be read has no length.
+    lengths = {(s.place[:5], s.length) for s in seen if s.length}
+    several = len(lengths) > len({place for place, _ in lengths})
+    cells: dict[tuple[tuple[str, ...], str], list[Seen]] = defaultdict(list)
     for s in seen:
-        cells[s.place[:5]].append(s)
+        cells[s.place[:5], (s.length or "?") if several else ""].append(s)
     rows = []
-    for place in sorted(cells, key=lambda place: (place[:4], budget_order(place[4]))):
-        numbers = [sum(s.state == state for s in cells[place]) for state in states]
+    for place, length in sorted(cells, key=_order):
+        runs = cells[place, length]
+        numbers = [sum(s.state == state for s in runs) for state in states]
         # An empty cell, not a 0: what is left to do should stand out.
         counted = [str(n) if n else "" for n in numbers]
-        rows.append([*place[:4], in_words(place[4]), *counted, score(cells[place])])
-    head = ["data", "task", "model", "method", "budget", *states, "best score"]
+        named = [length] if several else []
+        rows.append([*place[:4], in_words(place[4]), *named, *counted, score(runs)])
+    named = ["length"] if several else []
+    head = ["data", "task", "model", "method", "budget", *named, *states, "best score"]
     return plain(Grid("", head, rows))
 
 
+def _order(cell: tuple[tuple[str, ...], str]) -> tuple[Any, ...]:
+    """Returns what lines are ordered by: `600 steps` comes before `1800 steps`."""
+    place, length = cell
+    number = length.split(" ")[0]
+    return place[:4], budget_order(place[4]), int(number) if number.isdigit() else 0
+
+
 def score(seen: list[Seen]) -> str:
-    """Returns the mean best score of the finished runs in points; empty if there is none."""
+    """Returns the mean best score of the finished runs in points; empty if there is none.
+
+    Of runs with unequal settings, as in a search, it is the range of their means: `12.5 to 33.5`.
+    """
     task = TASKS.get(seen[0].place[1])
     if task is None:  # a folder of somebody else's
         return ""
-    found = [s.score[task.metrics[0]] for s in seen if s.score and task.metrics[0] in s.score]
-    return f"{100 * statistics.fmean(found):.1f}" if found else ""
+    found: dict[str, list[float]] = defaultdict(list)
+    for s in seen:
+        if s.score and task.metrics[0] in s.score:
+            found[s.place[5]].append(s.score[task.metrics[0]])
+    means = [f"{100 * mean:.1f}" for mean in sorted(map(statistics.fmean, found.values()))]
+    return " to ".join(dict.fromkeys((means[0], means[-1]))) if means else ""
 
 
 def details(seen: list[Seen]) -> list[str]:

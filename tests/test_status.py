@@ -151,6 +151,22 @@ def test_a_row_has_its_score_and_the_study_its_time_left(
     assert "left: about 60 s of training, 1 run\n" in said  # DoRA's second seed
 
 
+def test_runs_of_unequal_lengths_and_settings_are_not_averaged(tmp_path: Path) -> None:
+    for key, steps, seed, score in [
+        ("a", 600, 1, 0.40),
+        ("a", 600, 2, 0.50),
+        ("b", 1800, 1, 0.70),
+        ("c", 1800, 1, 0.62),  # at another rate
+        ("c", 1800, 2, 0.64),
+    ]:
+        write_run(tmp_path, "lora", seed, score, key=key, config={"max_steps": steps})
+    lines = [line.split() for line in status.table(study.scan(tmp_path)).splitlines()]
+    at = lines[0].index("budget") + 1
+    assert lines[0][at : at + 2] == ["length", "done"]
+    assert lines[1][at:] == ["600", "steps", "2", "45.0"]
+    assert lines[2][at:] == ["1800", "steps", "3", "63.0", "to", "70.0"]
+
+
 def test_a_killed_run_shows_how_far_it_was(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
