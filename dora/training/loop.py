@@ -85,7 +85,7 @@ class Loop:
             # gradients for ever; a signal may reach some of them a step earlier.
             stop = self._agreed(signals.received is not None)
             every = s.config.checkpoint_every
-            due = (every and step % every == 0) or time.monotonic() - saved > CHECKPOINT_S
+            due = (every and course.crosses(step, every)) or time.monotonic() - saved > CHECKPOINT_S
             # After each evaluation, since it may take longer than all steps since the last one: a
             # kill should not cost it twice.
             if (evaluated or stop or due) and course.whole(step):

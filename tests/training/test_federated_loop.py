@@ -19,6 +19,7 @@ from dora.errors import RunFailed, Stopped
 from dora.method_choice import MethodChoice, packaged
 from dora.methods.base import Method, RunInfo
 from dora.process.signals import StopSignals
+from dora.training import checkpoint
 from dora.training.course import FederatedCourse
 from dora.training.federated_loop import FederatedLoop
 from dora.training.federation import Federation
@@ -215,6 +216,14 @@ def test_a_run_cut_about_a_rounds_end_ends_as_one_left_alone(
     again = run(small(tmp_path / "cut", *words))
     assert again["resumed_from"] == ([resumed] if resumed else [])
     same_files(only_run(alone), only_run(tmp_path / "cut"))
+
+
+def test_a_checkpoint_that_falls_due_inside_a_round_is_written_at_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Rounds end after steps 6 and 12; of the checkpoints, that of step 4 is due in the first.
+    cut(tmp_path, 7, monkeypatch, *WORDS, "eval_every=24", "checkpoint_every=4")
+    assert checkpoint.newest(only_run(tmp_path) / "checkpoint") == 6
 
 
 def test_a_signal_inside_a_round_stops_at_once_and_the_round_is_repeated(
