@@ -10,12 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from dora.records.record import Record
 from dora.training import processes
 from dora.training.course import FederatedCourse
+from dora.training.federation import Federation
 from dora.training.loop import Loop
 from dora.training.step import Setup
 
@@ -37,6 +39,14 @@ class FederatedLoop(Loop):
         course = self.stepper.course
         assert isinstance(course, FederatedCourse)
         return course
+
+    def about(self, federation: Federation) -> dict[str, Any]:
+        """Returns the record's entry on the clients, rounds and communication of `federation`."""
+        labels = self.setup.train.label
+        assert labels is not None  # training rows have labels
+        sent = sum(p.numel() for p in self.stepper.parameters.values())
+        frozen = sum(t.numel() for t in self.setup.method.frozen().values())
+        return {"federation": federation.about(np.asarray(labels), sent, frozen)}
 
     def train_step(self, step: int) -> tuple[Tensor, Tensor | None]:
         """Takes step `step`, with what the server does before and behind it."""

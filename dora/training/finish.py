@@ -23,6 +23,7 @@ from dora.methods.base import Method
 from dora.process import memory
 from dora.records import artefacts, journals
 from dora.records.record import Record, scores
+from dora.training.federated_loop import FederatedLoop
 from dora.training.lines import Lines
 from dora.training.loop import Loop
 from dora.training.prepare import Prepared
@@ -81,6 +82,12 @@ def finish(p: Prepared, loop: Loop, record: Record, say: Lines) -> None:
             "from_step": loop.selection.counts_from,
         },
         warnings=_warnings(record, empty=plan is not None and counts["adapter_end"] == 0),
+        # `patience` may have ended the run before its last round.
+        **(
+            loop.about(loop.course.federation.until(loop.step))
+            if isinstance(loop, FederatedLoop)
+            else {}
+        ),
         train_s=round(loop.seconds, 2),
         peak_memory_bytes=memory.peak(s.world.device),
         files={**artefacts.sums(p.folder, artefacts.left(p.folder)), **record.sync()},

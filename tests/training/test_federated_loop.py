@@ -24,6 +24,7 @@ from dora.training.course import FederatedCourse
 from dora.training.federated_loop import FederatedLoop
 from dora.training.federation import Federation
 from dora.training.processes import World
+from dora.training.selection import Selection
 from dora.training.step import Setup
 from runs import cut, left_alone, only_run, run, same_files, small, small_words, together
 
@@ -187,6 +188,25 @@ def test_the_record_tells_clients_and_communication(finished: Path) -> None:
     each = params["trained_at_once"] + params["head"]
     assert f["values_up_a_round"] == f["values_down_a_round"] == 2 * each
     assert f["bytes_in_all"] == 4 * f["values_in_all"] == 4 * 4 * 4 * each
+
+
+def test_a_run_that_patience_ends_records_the_rounds_that_it_had(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offer = Selection.offer
+    # All scores are equal, so that the first one that counts, that of step 14, stays best.
+    monkeypatch.setattr(
+        Selection, "offer", lambda self, step, score, *rest: offer(self, step, 0.5, *rest)
+    )
+    # Twelve rounds of two steps; the eighth brings nothing better.
+    words = ("method=ffa_lora", "fed.local_steps=1", "fed.fraction=0.6", "eval_every=2")
+    record = run(small(tmp_path, "budget=r2", *words, "patience=1"))
+    assert record["results"]["last"]["step"] == 16
+    assert [line["round"] for line in lines(only_run(tmp_path), "server")] == list(range(1, 9))
+    f, params = record["federation"], record["params"]
+    assert (record["total_steps"], f["rounds"], f["sequential_steps"]) == (24, 8, 8)
+    each = params["trained_at_once"] + params["head"]
+    assert f["values_in_all"] == 2 * 2 * 8 * each + f["values_down_once"]
 
 
 @pytest.mark.parametrize(
