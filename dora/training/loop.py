@@ -149,7 +149,7 @@ class Loop:
         # The task's first metric selects. A metric that is not defined is absent, hence `get`.
         suffix = "_heldout" if "heldout" in s.scored else ""
         score = metrics.get(s.task.metrics[0] + suffix)
-        self.selection.offer(self.step, score, metrics, self.result())
+        self.selection.offer(self.step, score, metrics, losses, self.result())
 
     # --- journals ---
 
