@@ -18,7 +18,7 @@ from dora.adapters.peft_config import stored_params
 from dora.backbones import backbone
 from dora.data.predictions import save
 from dora.errors import RunFailed
-from dora.files import write_atomic
+from dora.files import plainly, write_atomic
 from dora.methods.base import Method
 from dora.process import memory
 from dora.records import artefacts, journals
@@ -192,8 +192,10 @@ def _save_weights(p: Prepared, loop: Loop, record: Record) -> dict[str, Any]:
     form = p.config.chosen.kind.result
     if form == "model":
         if p.config.keep_model:
-            s.model.save_pretrained(record.folder / "model")  # type: ignore[operator]
-            backbone.load_tokenizer(p.model).save_pretrained(record.folder / "model")
+            place = record.folder / "model"
+            with plainly(place):
+                s.model.save_pretrained(place)  # type: ignore[operator]
+            backbone.load_tokenizer(p.model).save_pretrained(place)
         return {"adapter_end": 0, "stored": 0, "in_peft_file": None}
     # A masked component adds nothing to the output, so the file need not hold it. The model is
     # restored to the last weights afterwards, by `Loop.weights`.

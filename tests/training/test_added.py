@@ -20,7 +20,7 @@ from dora.records.lock import Lock
 from dora.records.record import Record
 from dora.records.verify import verify
 from dora.run import main
-from dora.training import prepare, rows
+from dora.training import prepare
 from dora.training.added import predict_added
 from dora.training.loop import Loop
 from dora.training.processes import World
@@ -46,7 +46,6 @@ def glue(folder: Path, ax: bool) -> str:
         (folder / "MNLI").symlink_to(small_glue() / "MNLI")
     if ax:
         shutil.copy(small_glue() / "AX.tsv", folder / "AX.tsv")
-    rows._read_rows.cache_clear()  # a new process would not remember the data read before
     return f"data.dir={folder}"
 
 
@@ -235,7 +234,6 @@ def test_another_ax_is_tokenised_anew(tmp_path: Path) -> None:
     text = (tmp_path / "glue" / "AX.tsv").read_text().splitlines()
     # The same rows in reverse order: equal in number and size, so only their content tells.
     (tmp_path / "glue" / "AX.tsv").write_text("\n".join([*text[:1], *reversed(text[1:])]) + "\n")
-    rows._read_rows.cache_clear()
     before = arrays(only_run(tmp_path))
     run(small(tmp_path, *words, "force=true"))
     after = arrays(only_run(tmp_path))
