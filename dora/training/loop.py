@@ -39,6 +39,7 @@ class Loop:
     def __init__(self, setup: Setup, record: Record | None, say: Callable[[str], None]) -> None:
         self.setup, self.record, self.say = setup, record, say
         self.step = 0
+        self.saved = 0  # the step of the newest checkpoint, 0 without one
         self.seconds = 0.0  # of training, over all starts of the run
         # Live components at the last log line or allocation; None before the first one, and for a
         # method that neither takes any away nor adds any.
@@ -93,9 +94,12 @@ class Loop:
                 saved = time.monotonic()
             progress(step, loss)
             if stop:
+                # Not every step can be saved: not one within a round of clients.
+                at = f"after step {self.saved}" if self.saved else "at its start"
+                known = self.record is not None and self.saved != step
                 raise Stopped(
                     f"stopped by a signal after step {step} of {s.total_steps}; "
-                    "the same command resumes"
+                    f"the same command resumes{f' {at}' if known else ''}"
                 )
 
     def _agreed(self, flag: bool) -> bool:
@@ -236,6 +240,7 @@ class Loop:
             "seconds": self.seconds,
         }
         checkpoint.save(self.record.checkpoints, self.step, tensors, about)
+        self.saved = self.step
         progress = {
             "step": self.step,
             "total_steps": self.setup.total_steps,
@@ -260,3 +265,4 @@ class Loop:
         self.setup.method.load(part("method/"))
         self.selection.take_up(about, part("best/"))
         self.step, self.seconds = about["step"], about["seconds"]
+        self.saved = self.step

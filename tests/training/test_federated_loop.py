@@ -259,7 +259,9 @@ def test_a_signal_inside_a_round_stops_at_once_and_the_round_is_repeated(
 
     with monkeypatch.context() as patch:
         patch.setattr(FederatedLoop, "train_step", signalled)
-        with pytest.raises(Stopped, match="after step 9 of 24"):
+        with pytest.raises(
+            Stopped, match=r"after step 9 of 24; the same command resumes after step 6$"
+        ):
             run(small(tmp_path, *WORDS, "checkpoint_every=1"), signals)
     assert run(small(tmp_path, *WORDS))["resumed_from"] == [6]
     same_files(finished, only_run(tmp_path))
