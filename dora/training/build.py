@@ -283,7 +283,7 @@ def _planned(p: Prepared, loop: Loop, trained: int, in_head: int) -> dict[str, A
             "budget": str(p.plan.budget) if p.plan else None,
         },
         "plan": plan,
-        **(loop.about(loop.course.federation) if isinstance(loop, FederatedLoop) else {}),
+        **loop.about_rounds(loop.setup.total_steps),
         "scale": next((layer.scale for layer in layers.values()), None),
         "counts_from": loop.selection.counts_from,
         # Gates start at 0, so that `ranks` would count no component of a gated layer.

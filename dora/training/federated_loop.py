@@ -17,7 +17,6 @@ from torch import Tensor
 from dora.records.record import Record
 from dora.training import processes
 from dora.training.course import FederatedCourse
-from dora.training.federation import Federation
 from dora.training.loop import Loop
 from dora.training.step import Setup
 
@@ -40,13 +39,14 @@ class FederatedLoop(Loop):
         assert isinstance(course, FederatedCourse)
         return course
 
-    def about(self, federation: Federation) -> dict[str, Any]:
-        """Returns the record's entry on the clients, rounds and communication of `federation`."""
+    def about_rounds(self, step: int) -> dict[str, Any]:
+        """Returns the record's entry on clients, rounds and communication up to `step`."""
+        rounds = self.course.federation.until(step)
         labels = self.setup.train.label
         assert labels is not None  # training rows have labels
         sent = sum(p.numel() for p in self.stepper.parameters.values())
         frozen = sum(t.numel() for t in self.setup.method.frozen().values())
-        return {"federation": federation.about(np.asarray(labels), sent, frozen)}
+        return {"federation": rounds.about(np.asarray(labels), sent, frozen)}
 
     def train_step(self, step: int) -> tuple[Tensor, Tensor | None]:
         """Takes step `step`, with what the server does before and behind it."""

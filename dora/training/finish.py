@@ -24,7 +24,6 @@ from dora.process import memory
 from dora.records import artefacts, journals
 from dora.records.record import Record, scores
 from dora.training.evaluation import losses
-from dora.training.federated_loop import FederatedLoop
 from dora.training.lines import Lines
 from dora.training.loop import Loop
 from dora.training.prepare import Prepared
@@ -82,11 +81,7 @@ def finish(p: Prepared, loop: Loop, record: Record, say: Lines) -> None:
         },
         warnings=_warnings(record, empty=plan is not None and counts["adapter_end"] == 0),
         # `patience` may have ended the run before its last round.
-        **(
-            loop.about(loop.course.federation.until(loop.step))
-            if isinstance(loop, FederatedLoop)
-            else {}
-        ),
+        **loop.about_rounds(loop.step),
         train_s=round(loop.seconds, 2),
         peak_memory_bytes=memory.peak(s.world.device),
         files={**artefacts.sums(p.folder, artefacts.left(p.folder)), **record.sync()},

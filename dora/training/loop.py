@@ -197,6 +197,10 @@ class Loop:
 
     # --- the run's result, and checkpoints ---
 
+    def about_rounds(self, step: int) -> dict[str, Any]:
+        """Returns the record's entry on clients and rounds up to `step`; empty without clients."""
+        return {}
+
     def result(self) -> dict[str, Tensor]:
         """Returns the tensors that make up the run's result, the live ones, not copies."""
         return result.tensors_of(self.setup.model, self.setup.method.frozen())
