@@ -9,6 +9,7 @@ import glob
 import hashlib
 import json
 import os
+import re
 import shutil
 import stat
 from collections.abc import Iterator
@@ -64,6 +65,22 @@ def named(path: Path) -> Iterator[None]:
     except OSError as e:
         e.filename = e.filename or str(path)
         raise
+
+
+@contextlib.contextmanager
+def plainly(path: Path) -> Iterator[None]:
+    """Turns safetensors' own error of a failed write at `path` into the OSError that it stands for.
+
+    safetensors writes files by itself, as when Transformers saves a model, and tells of a full disk
+    in words alone.
+    """
+    try:
+        yield
+    except SafetensorError as e:
+        number = re.search(r"\(os error ([0-9]+)\)", str(e))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from e
 
 
 def sync(file: IO[bytes]) -> None:

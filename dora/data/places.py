@@ -7,6 +7,7 @@ inside the archive.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import zipfile
@@ -21,6 +22,7 @@ from dora.errors import UserError
 
 # Archives with other names than the task's folder, the official one first.
 _ZIPS = {"qnli": ("QNLI.zip", "QNLIv2.zip"), "qqp": ("QQP.zip", "QQP-clean.zip")}
+_AX = ("AX", "diagnostic")  # folders of the diagnostic set
 _SHOWN = 8  # names quoted from one folder or archive
 
 
@@ -41,7 +43,7 @@ def find(
     # The diagnostic set is a single file, which people put beside the tasks' folders.
     if task.name == "ax" and any(is_file(folder / name) for name in wanted):
         return folder
-    for name in ("AX", "diagnostic") if task.name == "ax" else (task.folder,):
+    for name in _AX if task.name == "ax" else (task.folder,):
         # Throughout: the official place first, and only then places that look like it.
         unpacked = _spelled(folder, name)
         if (place := _holding(task, unpacked, unpacked, wanted)) is not None:
@@ -57,6 +59,33 @@ def find(
                 return place
         looked[str(path)] = _names(archive)
     return None
+
+
+def state(task: Task, folder: Path) -> tuple[tuple[str, int, int], ...]:
+    """Returns path, size and time of the last change of each file that `task` may be read from.
+
+    While it stays equal, what was read need not be read again. Looks at the files in `folder` itself and in those of its
+    folders that have the name of the task or of the diagnostic set; opens none.
+    """
+    entries = _entries(folder)
+    for entry in list(entries):
+        if normalised(entry.name) in (task.name, *map(normalised, _AX)) and entry.is_dir():
+            for place, *_ in os.walk(entry.path):
+                entries += _entries(Path(place))
+    found = []
+    for entry in entries:
+        with contextlib.suppress(OSError):  # a link to nothing
+            about = entry.stat()
+            found.append((os.path.abspath(entry.path), about.st_size, about.st_mtime_ns))
+    return tuple(sorted(found))
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    """Lists a folder; empty where it cannot be read, which reading it reports."""
+    try:
+        return list(os.scandir(folder))
+    except OSError:
+        return []
 
 
 def normalised(name: str) -> str:

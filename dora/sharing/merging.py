@@ -21,6 +21,7 @@ from dora.backbones import backbone
 from dora.backbones.backbone import ASSETS, Folder
 from dora.data.tasks import TASKS
 from dora.errors import UserError
+from dora.files import plainly
 from dora.plain import cut
 from dora.records.artefacts import WEIGHTS
 from dora.records.schema import Run
@@ -186,7 +187,8 @@ def _save(run: Run, model: Any, place: Folder, to: Path, without: Collection[str
     # Without it Transformers guesses the loss from the labels' dtype when somebody trains on.
     model.config.problem_type = "regression" if task.regression else "single_label_classification"
     kept = {name: t for name, t in model.state_dict().items() if name not in without}
-    model.save_pretrained(to, state_dict=kept)
+    with plainly(to):
+        model.save_pretrained(to, state_dict=kept)
     for file in to.glob("*.safetensors"):
         # safetensors writes for the owner's eyes only. Not every file system has rights.
         with contextlib.suppress(OSError):

@@ -255,32 +255,6 @@ def _announce(p: Prepared, loop: Loop, say: Lines) -> None:
         loop.record.update(**_planned(p, loop, trained, in_head))
 
 
-def _rounds(p: Prepared, loop: Loop, sent: int) -> dict[str, Any]:
-    """Returns what the record says of a federated run's clients, rounds and communication.
-
-    `sent`: the values, head included, that a client sends to the server, and that it is sent, in a
-    round. Frozen values are sent to each client once.
-    """
-    if p.federation is None:
-        return {}
-    f, frozen = p.federation, loop.setup.method.frozen()
-    labels = loop.setup.train.label
-    assert labels is not None  # training rows have labels
-    once = sum(t.numel() for t in frozen.values()) * len({k for t in f.chosen for k in t})
-    each_way = sent * f.selected
-    total = 2 * each_way * f.rounds + once
-    return {
-        "federation": {
-            **f.about(np.asarray(labels)),
-            "values_up_a_round": each_way,
-            "values_down_a_round": each_way,
-            "values_down_once": once,
-            "values_in_all": total,
-            "bytes_in_all": 4 * total,  # of 32 bits
-        }
-    }
-
-
 def _planned(p: Prepared, loop: Loop, trained: int, in_head: int) -> dict[str, Any]:
     """Returns the entries of run.json on parameters, plan and ranks before training.
 
@@ -309,7 +283,7 @@ def _planned(p: Prepared, loop: Loop, trained: int, in_head: int) -> dict[str, A
             "budget": str(p.plan.budget) if p.plan else None,
         },
         "plan": plan,
-        **_rounds(p, loop, trained - gates),
+        **loop.about_rounds(loop.setup.total_steps),
         "scale": next((layer.scale for layer in layers.values()), None),
         "counts_from": loop.selection.counts_from,
         # Gates start at 0, so that `ranks` would count no component of a gated layer.

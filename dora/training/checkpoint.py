@@ -7,6 +7,7 @@ kept until the new one is whole, and is used if the newest is damaged.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import re
@@ -21,12 +22,14 @@ from torch import Tensor
 from dora.files import write_atomic
 
 KEPT = 2  # the newest, and the one before for a damaged newest
+# Errors of reading that tell of this file alone: a bad block of the disk, or no such file.
+_OF_THE_FILE = (errno.EIO, errno.ENOENT)
 _SEAL = hashlib.sha256().digest_size  # bytes at the beginning of the file
 Loaded = tuple[dict[str, Tensor], dict[str, Any]]
 
 
 def save(folder: Path, step: int, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
-    """Writes the checkpoint of `step`, then deletes all but the newest KEPT.
+    """Writes the checkpoint of `step`, then deletes all but this one and the KEPT - 1 before it.
 
     `about`: entries of the label, JSON without NaN.
     """
@@ -36,8 +39,12 @@ def save(folder: Path, step: int, tensors: dict[str, Tensor], about: dict[str, A
     data = safetensors.torch.save(held, {"label": label})
     # Under a temporary name, synced, renamed: a kill leaves the old files or the new one, whole.
     write_atomic(_file(folder, step), hashlib.sha256(data).digest(), data)
-    for old in _steps(folder)[KEPT:]:
-        _file(folder, old).unlink(missing_ok=True)
+    steps = _steps(folder)
+    # Later steps' too: the run has begun before them because they could not be used. Counted as the
+    # newest, they would have this one deleted.
+    kept = [other for other in steps if other <= step][:KEPT]
+    for other in set(steps) - set(kept):
+        _file(folder, other).unlink(missing_ok=True)
 
 
 def load(
@@ -50,8 +57,12 @@ def load(
     `warn`: receives a line for each damaged one. `problem`: takes a label and says why it cannot be
     used, such as a journal that was changed; None if nothing speaks against it. Reading a
     checkpoint executes nothing of it, as unpickling would.
+
+    Raises OSError if a file cannot be read now, which says nothing about its content: to go on
+    without it would give up the work that it holds.
     """
-    for step in _steps(folder):
+    steps = _steps(folder)
+    for step in steps:
         file = _file(folder, step)
         try:
             tensors, about = _opened(file)
@@ -62,7 +73,10 @@ def load(
                 raise ValueError(wrong)
             return tensors, about
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as e:
-            warn(f"checkpoint {file} is damaged ({e}); using the one before")
+            if isinstance(e, OSError) and e.errno not in _OF_THE_FILE:
+                raise
+            then = "using the one before" if step > steps[-1] else "the run begins anew"
+            warn(f"checkpoint {file} is damaged ({e}); {then}")
     return None
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -37,6 +38,15 @@ class FederatedLoop(Loop):
         course = self.stepper.course
         assert isinstance(course, FederatedCourse)
         return course
+
+    def about_rounds(self, step: int) -> dict[str, Any]:
+        """Returns the record's entry on clients, rounds and communication up to `step`."""
+        rounds = self.course.federation.until(step)
+        labels = self.setup.train.label
+        assert labels is not None  # training rows have labels
+        sent = sum(p.numel() for p in self.stepper.parameters.values())
+        frozen = sum(t.numel() for t in self.setup.method.frozen().values())
+        return {"federation": rounds.about(np.asarray(labels), sent, frozen)}
 
     def train_step(self, step: int) -> tuple[Tensor, Tensor | None]:
         """Takes step `step`, with what the server does before and behind it."""

@@ -8,7 +8,7 @@ many steps.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -121,8 +121,17 @@ class Federation:
             f"({min(sizes):,} to {max(sizes):,} rows), {self.local_steps} steps each"
         )
 
-    def about(self, labels: np.ndarray) -> dict[str, object]:
-        """Returns what the record says of clients and rounds; `labels`: of the training rows."""
+    def until(self, step: int) -> Federation:
+        """Returns the rounds up to this step, where a run may end before the last one."""
+        return replace(self, rounds=step // self.steps_a_round)
+
+    def about(self, labels: np.ndarray, sent: int, frozen: int) -> dict[str, object]:
+        """Returns what the record says of clients, rounds and communication.
+
+        labels: (rows,), of the training rows. sent: the values, head included, that a client sends
+        to the server, and that it is sent, in a round. frozen: the values that each client is sent
+        once.
+        """
         classes = classes_of(labels)
         numbers = [int(one) for one in np.unique(classes)]
         clients = [
@@ -132,12 +141,20 @@ class Federation:
             }
             for rows in self.rows
         ]
+        each_way = sent * self.selected
+        once = frozen * len({client for clients in self.chosen for client in clients})
+        total = 2 * each_way * self.rounds + once
         return {
             "clients": clients,
             "rounds": self.rounds,
             "selected": self.selected,
             "local_steps": self.local_steps,
             "sequential_steps": self.rounds * self.local_steps,
+            "values_up_a_round": each_way,
+            "values_down_a_round": each_way,
+            "values_down_once": once,
+            "values_in_all": total,
+            "bytes_in_all": 4 * total,  # of 32 bits
         }
 
     def _random(self, at: int) -> np.random.Generator:

@@ -18,11 +18,12 @@ from dora.adapters.peft_config import stored_params
 from dora.backbones import backbone
 from dora.data.predictions import save
 from dora.errors import RunFailed
-from dora.files import write_atomic
+from dora.files import plainly, write_atomic
 from dora.methods.base import Method
 from dora.process import memory
 from dora.records import artefacts, journals
 from dora.records.record import Record, scores
+from dora.training.evaluation import losses
 from dora.training.lines import Lines
 from dora.training.loop import Loop
 from dora.training.prepare import Prepared
@@ -33,7 +34,7 @@ def finish(p: Prepared, loop: Loop, record: Record, say: Lines) -> None:
 
     The best weights are saved. Ranks and counts in the record belong to the weights that they stand
     beside: "last" or "best". Raises RunFailed if a budget is missed, or if the best weights don't
-    score as they did in training.
+    predict as they did in training.
     """
     s, plan, best = loop.setup, p.plan, loop.selection.best
     assert best is not None  # the last step is always evaluated and counts
@@ -57,9 +58,7 @@ def finish(p: Prepared, loop: Loop, record: Record, say: Lines) -> None:
         if in_file and in_file != ranks["end"]:
             ranks["in_peft_file"] = in_file
         _check_budget(plan, ranks["end"], "in the best evaluation")
-        # The smallest development set: one row more or less weighs most there.
-        rows = min(len(s.reported[k]) for k in p.config.kind.dev_splits)
-        _compare(results["best"], best["metrics"], rows)
+        _check_restored(loop, best, arrays)
         heldout = {k: v for k, v in best["metrics"].items() if k.endswith("_heldout")}
         results["best"] |= heldout
         # All processes share the evaluations above; only the main one writes.
@@ -81,6 +80,8 @@ def finish(p: Prepared, loop: Loop, record: Record, say: Lines) -> None:
             "from_step": loop.selection.counts_from,
         },
         warnings=_warnings(record, empty=plan is not None and counts["adapter_end"] == 0),
+        # `patience` may have ended the run before its last round.
+        **loop.about_rounds(loop.step),
         train_s=round(loop.seconds, 2),
         peak_memory_bytes=memory.peak(s.world.device),
         files={**artefacts.sums(p.folder, artefacts.left(p.folder)), **record.sync()},
@@ -129,19 +130,25 @@ def _say_end(loop: Loop, record: Record, plan: Plan | None, say: Lines) -> None:
         say.once(note)
 
 
-def _compare(now: dict[str, Any], then: dict[str, Any], rows: int) -> None:
-    """Raises RunFailed unless the restored best weights score as they did in training.
+def _check_restored(loop: Loop, best: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+    """Raises RunFailed unless the restored best weights predict as they did in training.
 
-    `rows`: the number of examples scored. A small difference is allowed, because a run may be
-    resumed on another device or by another number of processes.
+    A small difference is allowed, because a run may be resumed on another device or by another
+    number of processes.
     """
-    # Other devices differ in a logit's last bits, which may turn a prediction or two: 2.5 rows, or
-    # half a point on large sets.
-    for name in now.keys() & then.keys() - {"degenerate"}:
-        if abs(now[name] - then[name]) > max(0.005, 2.5 / rows):
+    s = loop.setup
+    evaluated, known = loop.evaluated
+    known = known if evaluated == best["step"] else {}
+    known |= {k: arrays[f"best/{k}/logits"] for k in s.scored.keys() & s.reported.keys()}
+    logits = {k: known[k] if k in known else loop.predict(rows) for k, rows in s.scored.items()}
+    # By losses, which move as little as the logits do. A score may jump: where a model predicts
+    # nearly one class, one row that turns moves CoLA's by 4 points.
+    now, then = losses(s.task, logits, s.scored), best["losses"]
+    for name in now.keys() & then.keys():
+        if abs(now[name] - then[name]) > 0.005 * max(1.0, then[name]):
             raise RunFailed(
-                f"the best evaluation's weights give {name} {now[name]}, "
-                f"in training it was {then[name]}"
+                f"the best evaluation's weights give {name} {now[name]:.4f}, in training it was "
+                f"{then[name]:.4f}: they are not those that were evaluated"
             )
 
 
@@ -180,8 +187,10 @@ def _save_weights(p: Prepared, loop: Loop, record: Record) -> dict[str, Any]:
     form = p.config.chosen.kind.result
     if form == "model":
         if p.config.keep_model:
-            s.model.save_pretrained(record.folder / "model")  # type: ignore[operator]
-            backbone.load_tokenizer(p.model).save_pretrained(record.folder / "model")
+            place = record.folder / "model"
+            with plainly(place):
+                s.model.save_pretrained(place)  # type: ignore[operator]
+            backbone.load_tokenizer(p.model).save_pretrained(place)
         return {"adapter_end": 0, "stored": 0, "in_peft_file": None}
     # A masked component adds nothing to the output, so the file need not hold it. The model is
     # restored to the last weights afterwards, by `Loop.weights`.

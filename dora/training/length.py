@@ -9,6 +9,7 @@ import numpy as np
 from dora.check import MAX_COUNT
 from dora.config import Config
 from dora.methods.rules import fraction_or_steps
+from dora.methods.schedule import Schedule
 from dora.training.federation import Federation, steps_a_round
 from dora.training.findings import Findings
 
@@ -28,7 +29,7 @@ def plan_length(
         # Rounded down to whole rounds, or as many as `fed.rounds` says.
         steps = federation.total_steps if federation else 0
     if steps:
-        found.problems += _too_short(config, steps, found.problems)
+        found.problems += _too_short(config, steps, federation, found.problems)
     return steps, federation
 
 
@@ -86,18 +87,47 @@ def _two_lengths(config: Config, steps: int) -> str | None:
     )
 
 
-def _too_short(config: Config, steps: int, said: list[str]) -> list[str]:
+def _too_short(
+    config: Config, steps: int, federation: Federation | None, said: list[str]
+) -> list[str]:
     """Returns a message for each setting that does not fit a run of so many steps.
 
     `said`: the problems found before; a setting among them gets no second message.
     """
     # `check` has asked the settings before, when the run's length was not known.
     found = config.chosen.settings.problems(steps) if is_finite(config) else []
+    found += _cold(config, steps, federation)
     keys = {text.split("=")[0] for text in said}
-    found = [text for text in found if text.split("=")[0] not in keys]
-    if config.warmup >= steps and not fraction_or_steps("warmup", config.warmup):
-        found.append(
-            f"warmup={config.warmup:g} must be less than the run's {steps} steps, or its rate "
-            "never reaches lr: give a fraction, or fewer steps"
-        )
-    return found
+    return [text for text in found if text.split("=")[0] not in keys]
+
+
+def _cold(config: Config, steps: int, federation: Federation | None) -> list[str]:
+    """Returns a message if the warm-up lasts as long as the schedule that it begins.
+
+    A schedule of one step, all of it warm-up, would train at rate 0 alone.
+    """
+    if fraction_or_steps("warmup", config.warmup):
+        return []
+    given, schedule = config.warmup, Schedule(config.schedule, config.warmup)
+    if given >= steps:
+        return [
+            f"warmup={given:g} must be less than the run's {steps} steps, or its rate never "
+            "reaches lr: give a fraction, or fewer steps"
+        ]
+    length, whose, way = steps, "the run's", ""
+    if federation is not None:
+        # As `FederatedCourse.share` has it.
+        length, whose = federation.rounds * federation.local_steps, "each client's"
+        if config.fed.restart == "round":
+            length, whose = federation.local_steps, "each round's"
+            way = ", more fed.local_steps, or fed.restart=run"
+        schedule = schedule.of_part(length, steps)
+    warm = schedule.warmup_steps(length)
+    if warm < length:
+        return []
+    # Rounded down: the warm-up's steps are rounded up.
+    most = math.floor(100 * (length - 1) / length) / 100
+    return [
+        f"warmup={given:g} is {warm} of {whose} {length} steps, so that the rate never reaches lr: "
+        f"give {'at most ' if most else ''}warmup={most:g}{way}"
+    ]

@@ -39,6 +39,7 @@ class Loop:
     def __init__(self, setup: Setup, record: Record | None, say: Callable[[str], None]) -> None:
         self.setup, self.record, self.say = setup, record, say
         self.step = 0
+        self.saved = 0  # the step of the newest checkpoint, 0 without one
         self.seconds = 0.0  # of training, over all starts of the run
         # Live components at the last log line or allocation; None before the first one, and for a
         # method that neither takes any away nor adds any.
@@ -85,7 +86,7 @@ class Loop:
             # gradients for ever; a signal may reach some of them a step earlier.
             stop = self._agreed(signals.received is not None)
             every = s.config.checkpoint_every
-            due = (every and step % every == 0) or time.monotonic() - saved > CHECKPOINT_S
+            due = (every and course.crosses(step, every)) or time.monotonic() - saved > CHECKPOINT_S
             # After each evaluation, since it may take longer than all steps since the last one: a
             # kill should not cost it twice.
             if (evaluated or stop or due) and course.whole(step):
@@ -93,9 +94,12 @@ class Loop:
                 saved = time.monotonic()
             progress(step, loss)
             if stop:
+                # Not every step can be saved: not one within a round of clients.
+                at = f"after step {self.saved}" if self.saved else "at its start"
+                known = self.record is not None and self.saved != step
                 raise Stopped(
                     f"stopped by a signal after step {step} of {s.total_steps}; "
-                    "the same command resumes"
+                    f"the same command resumes{f' {at}' if known else ''}"
                 )
 
     def _agreed(self, flag: bool) -> bool:
@@ -149,7 +153,7 @@ class Loop:
         # The task's first metric selects. A metric that is not defined is absent, hence `get`.
         suffix = "_heldout" if "heldout" in s.scored else ""
         score = metrics.get(s.task.metrics[0] + suffix)
-        self.selection.offer(self.step, score, metrics, self.result())
+        self.selection.offer(self.step, score, metrics, losses, self.result())
 
     # --- journals ---
 
@@ -192,6 +196,10 @@ class Loop:
             self.say(f"warning: {event['warning']}")
 
     # --- the run's result, and checkpoints ---
+
+    def about_rounds(self, step: int) -> dict[str, Any]:
+        """Returns the record's entry on clients and rounds up to `step`; empty without clients."""
+        return {}
 
     def result(self) -> dict[str, Tensor]:
         """Returns the tensors that make up the run's result, the live ones, not copies."""
@@ -236,6 +244,7 @@ class Loop:
             "seconds": self.seconds,
         }
         checkpoint.save(self.record.checkpoints, self.step, tensors, about)
+        self.saved = self.step
         progress = {
             "step": self.step,
             "total_steps": self.setup.total_steps,
@@ -260,3 +269,4 @@ class Loop:
         self.setup.method.load(part("method/"))
         self.selection.take_up(about, part("best/"))
         self.step, self.seconds = about["step"], about["seconds"]
+        self.saved = self.step

@@ -10,7 +10,7 @@ import numpy as np
 
 from dora.config import Config
 from dora.config_groups import DataConfig
-from dora.data import sources
+from dora.data import places, sources
 from dora.data.hub import fetch_hub
 from dora.data.mini import mini
 from dora.data.parquet import GLUE_REPO, GLUE_REVISION
@@ -29,15 +29,20 @@ def read_rows(data: DataConfig, task: Task) -> Read:
     MNLI has AX among its splits if the source holds it. AX is no part of the fingerprint, so that a
     run keeps its directory if AX is added later.
     """
-    return _read_rows(data.source, data.dir, task.name)
+    state = None if data.dir is None else places.state(task, Path(data.dir))
+    return _read_rows(data.source, data.dir, task.name, state)
 
 
 # The last data read stay in memory: consecutive runs of a sweep mostly want the same.
 @functools.lru_cache(maxsize=1)
 def _read_rows(
-    source: str, place: str | None, task_name: str
+    source: str, place: str | None, task_name: str, state: object
 ) -> tuple[dict[str, Rows], str | None, str]:
-    """Reads as `read_rows` does, from plain values, which the cache can hash."""
+    """Reads as `read_rows` does, from plain values, which the cache can hash.
+
+    `state`: of the files in `place`, which may change between two runs of a notebook.
+    """
+    del state  # part of the cache's key alone
     task = TASKS[task_name]
     read, revision = _source(source, place, task)
     rows = read(task)

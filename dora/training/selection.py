@@ -26,9 +26,9 @@ def counts_from(total_steps: int, ranks_final_at: int) -> int:
 class Selection:
     """The best evaluation so far, with its weights.
 
-    `best`: its step, its score (None if the metric is undefined) and all its metrics. `tensors`:
-    the run's result at that step, on the CPU. `worse`: the number of evaluations since then.
-    `evaluations`: the number of evaluations that counted.
+    `best`: its step, its score (None if the metric is undefined), all its metrics and the losses of
+    the scored splits. `tensors`: the run's result at that step, on the CPU. `worse`: the number of
+    evaluations since then. `evaluations`: the number of evaluations that counted.
     """
 
     counts_from: int
@@ -43,6 +43,7 @@ class Selection:
         step: int,
         score: float | None,
         metrics: dict[str, Any],
+        losses: dict[str, float],
         tensors: Mapping[str, Tensor],
     ) -> None:
         """Takes an evaluation into account, and copies `tensors` if it is the best so far.
@@ -56,7 +57,7 @@ class Selection:
         better = score is not None and (before is None or score > before)
         # The first one is kept even without a score, so that there always is a best evaluation.
         if self.best is None or better:
-            self.best = {"step": step, "score": score, "metrics": metrics}
+            self.best = {"step": step, "score": score, "metrics": metrics, "losses": losses}
             self.tensors = snapshot(tensors)
             self.worse = 0
         else:
@@ -74,4 +75,6 @@ class Selection:
     def take_up(self, label: Mapping[str, Any], tensors: dict[str, Tensor]) -> None:
         """Restores the selection from a checkpoint's label and its best weights."""
         self.best, self.worse = label["best"], label["worse"]
+        if self.best is not None:  # of a checkpoint that was written before losses were kept
+            self.best = {"losses": {}, **self.best}
         self.evaluations, self.tensors = label["evaluations"], tensors

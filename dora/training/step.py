@@ -103,6 +103,8 @@ class Stepper:
         self.optimizer = torch.optim.AdamW(groups, lr=setup.lr, fused=True)
         self.course = setup.course or Course(setup.config, setup.train.lengths, setup.total_steps)
         self.watch = Watch(setup.world.device)
+        # The run's learning rate in the last step. Not a group's: the only one may be the head's.
+        self.rate = 0.0
         # Of the last step, before clipping; on the device, for whoever reads it.
         self.gradient_norm = torch.zeros((), device=setup.world.device)
         self.graphs = Graphs(list(self.parameters.values())) if self._records() else None
@@ -117,11 +119,6 @@ class Stepper:
         able = s.world.device.type == "cuda" and not c.compile and c.grad_accum == 1
         return asked and able and is_recordable(s.method)
 
-    @property
-    def rate(self) -> float:
-        """The learning rate of the last step, of the first parameter group."""
-        return float(self.optimizer.param_groups[0]["lr"])
-
     def take(self, step: int) -> tuple[Tensor, Tensor | None]:
         """Takes step `step` (from 1); returns (mean task loss over the batch, penalty or None).
 
@@ -129,7 +126,7 @@ class Stepper:
         wait for it.
         """
         s = self.setup
-        rate = self._set_rate(step)
+        self._set_rate(step)
         if not s.model.training:  # going through all modules takes the host a while
             s.model.train()
         s.method.noise(step)
@@ -142,7 +139,7 @@ class Stepper:
         s.method.adjust_clipped_gradients(step)
         self.watch.see(step, loss, penalty, self.gradient_norm)
         self.optimizer.step()
-        s.method.update(step, rate)
+        s.method.update(step, self.rate)
         self.observe("optimizer")
         # Before gradients are cleared: AdaLoRA's scores need them.
         if (change := self._decide(step)) is not None:
@@ -153,16 +150,13 @@ class Stepper:
         self.observe("clear")
         return loss, penalty
 
-    def _set_rate(self, step: int) -> float:
-        """Sets every group's learning rate for `step`: its peak times the method's factor.
-
-        Returns the run's own, without a group's.
-        """
+    def _set_rate(self, step: int) -> None:
+        """Sets `rate`, and every group's learning rate: its peak times the method's factor."""
         s = self.setup
         factor = s.method.learning_rate(step, self.course.share(step))
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * factor
-        return s.lr * factor
+        self.rate = s.lr * factor
 
     def _backward(self, step: int) -> tuple[Tensor, Tensor | None]:
         """Runs forward and backward over this process's micro-batches; returns loss and penalty."""

@@ -20,7 +20,7 @@ from dora.records.lock import Lock
 from dora.records.record import Record
 from dora.records.verify import verify
 from dora.run import main
-from dora.training import prepare, rows
+from dora.training import prepare
 from dora.training.added import predict_added
 from dora.training.loop import Loop
 from dora.training.processes import World
@@ -46,7 +46,6 @@ def glue(folder: Path, ax: bool) -> str:
         (folder / "MNLI").symlink_to(small_glue() / "MNLI")
     if ax:
         shutil.copy(small_glue() / "AX.tsv", folder / "AX.tsv")
-    rows._read_rows.cache_clear()  # a new process would not remember the data read before
     return f"data.dir={folder}"
 
 
@@ -107,7 +106,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Gives the results folder of a run of one step without AX, by method."""
     root = tmp_path_factory.mktemp("done")
     for method in ("lora", "full"):
-        words = (*WORDS, "max_steps=1", f"method={method}", glue(root / "glue", ax=False))
+        words = (*WORDS, "max_steps=2", f"method={method}", glue(root / "glue", ax=False))
         run(small(root / method, *words))
     return {method: root / method for method in ("lora", "full")}
 
@@ -166,7 +165,7 @@ def test_a_done_run_stays_done_whatever_keeps_ax_from_being_predicted(
         monkeypatch.setattr("dora.training.added.save", no_space)
     elif kind == "in use":
         lock.take()
-    words = (*WORDS, "max_steps=1", f"method={method}", glue(tmp_path / "glue", ax=True))
+    words = (*WORDS, "max_steps=2", f"method={method}", glue(tmp_path / "glue", ax=True))
     again(monkeypatch, *small_words(results, *words))
     lock.release()
     (line,) = [line for line in capsys.readouterr().out.splitlines() if "not predicted" in line]
@@ -182,7 +181,7 @@ def test_a_process_that_holds_no_record_gives_up_where_the_first_one_does(
     """Checks a process that could go on: it would wait for the first one's predictions for ever."""
     folder = only_run(shutil.copytree(done["lora"], tmp_path / "results"))
     (folder / "best.safetensors").write_bytes(b"damaged")
-    words = (*WORDS, "max_steps=1", "method=lora", glue(tmp_path / "glue", ax=True))
+    words = (*WORDS, "max_steps=2", "method=lora", glue(tmp_path / "glue", ax=True))
     prepared = prepare.prepare(small(tmp_path / "results", *words))
     # What the main process broadcasts: the missing splits, then its record.
     first = iter([["ax"], record(tmp_path / "results")])
@@ -199,7 +198,7 @@ def test_a_kill_between_record_and_predictions_leaves_a_run_that_is_sound_and_is
 ) -> None:
     results = shutil.copytree(done["lora"], tmp_path / "results")
     folder = only_run(results)
-    words = (*WORDS, "max_steps=1", "method=lora", glue(tmp_path / "glue", ax=True))
+    words = (*WORDS, "max_steps=2", "method=lora", glue(tmp_path / "glue", ax=True))
     for time in (1, 2):  # the second time the record already names the first attempt
         with monkeypatch.context() as patch:
             patch.setattr("dora.training.added.save", no_space)
@@ -230,12 +229,11 @@ def test_ax_is_no_part_of_what_a_run_of_mnli_is(tmp_path: Path) -> None:
 
 
 def test_another_ax_is_tokenised_anew(tmp_path: Path) -> None:
-    words = (*WORDS, "method=lora", "max_steps=1", glue(tmp_path / "glue", ax=True))
+    words = (*WORDS, "method=lora", "max_steps=2", glue(tmp_path / "glue", ax=True))
     run(small(tmp_path, *words))
     text = (tmp_path / "glue" / "AX.tsv").read_text().splitlines()
     # The same rows in reverse order: equal in number and size, so only their content tells.
     (tmp_path / "glue" / "AX.tsv").write_text("\n".join([*text[:1], *reversed(text[1:])]) + "\n")
-    rows._read_rows.cache_clear()
     before = arrays(only_run(tmp_path))
     run(small(tmp_path, *words, "force=true"))
     after = arrays(only_run(tmp_path))

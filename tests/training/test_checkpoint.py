@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import random
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -61,6 +64,47 @@ def test_a_checkpoint_under_another_steps_name_is_not_believed(tmp_path: Path) -
     said: list[str] = []
     assert checkpoint.load(tmp_path, said.append)[1]["step"] == 2  # type: ignore[index]
     assert "it is that of step 4" in said[0]  # the label says so, which the checksum covers
+
+
+def test_a_run_that_could_use_no_checkpoint_keeps_those_that_it_writes(tmp_path: Path) -> None:
+    newest = two(tmp_path)
+    for file in (newest, tmp_path / "step-2.checkpoint"):
+        file.write_bytes(b"damaged")
+    said: list[str] = []
+    assert checkpoint.load(tmp_path, said.append) is None
+    assert [text.rpartition("; ")[2] for text in said] == [
+        "using the one before",
+        "the run begins anew",
+    ]
+    for step in (1, 2):
+        checkpoint.save(tmp_path, step, TENSORS, {})
+        assert checkpoint.load(tmp_path, pytest.fail)[1]["step"] == step  # type: ignore[index]
+
+
+def test_a_run_that_used_the_checkpoint_before_keeps_it_beside_the_next(tmp_path: Path) -> None:
+    two(tmp_path).write_bytes(b"damaged")
+    checkpoint.save(tmp_path, 3, TENSORS, {})
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["step-2.checkpoint", "step-3.checkpoint"]
+
+
+@pytest.mark.parametrize("number", [errno.ESTALE, errno.ETIMEDOUT, errno.EACCES])
+def test_a_checkpoint_that_cannot_be_read_now_is_no_damaged_one(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    newest = two(tmp_path)
+    original = Path.open
+
+    def opened(path: Path, *args: Any, **kwargs: Any) -> Any:
+        if path == newest:
+            raise OSError(number, os.strerror(number), str(path))
+        return original(path, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", opened)
+        # The run's own translation of the error says that the same command takes it up.
+        with pytest.raises(OSError, match=os.strerror(number)):
+            checkpoint.load(tmp_path, pytest.fail)
+    assert checkpoint.load(tmp_path, pytest.fail)[1]["step"] == 4  # type: ignore[index]
 
 
 # The last one is the temporary name of an atomic write that was killed.

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import PreTrainedModel
 
 from dora.errors import NotNow, RunFailed, UserError, foreseen
 from dora.files import write_atomic
@@ -116,6 +117,19 @@ def test_a_full_disk_stops_the_run_and_the_same_command_goes_on_once_there_is_ro
     assert again["resumed_from"] == ([step] if step else [])
     assert again["results"] == record(alone)["results"]
     same_files(only_run(alone), folder)
+
+
+def test_a_disk_that_a_whole_model_fills_stops_the_run_as_any_full_disk_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("method=full", "keep_model=true", "max_steps=2", "lr=1e-5")
+    with monkeypatch.context() as patch, small_files(20_000) as limit:
+        # A limit on the size of files stands for the full disk: safetensors itself meets it.
+        before(PreTrainedModel, "save_pretrained", lambda *_, **__: True, limit, patch)
+        with pytest.raises(RunFailed, match=r"^File too large at .*model; once that is mended"):
+            run(small(tmp_path, *words))
+    assert "Traceback" not in (only_run(tmp_path) / "log.txt").read_text()
+    assert run(small(tmp_path, *words))["resumed_from"] == [2]
 
 
 def test_a_disk_that_is_full_from_the_start_is_a_message_and_no_traceback(disk: Path) -> None:

@@ -19,10 +19,12 @@ from dora.errors import RunFailed, Stopped
 from dora.method_choice import MethodChoice, packaged
 from dora.methods.base import Method, RunInfo
 from dora.process.signals import StopSignals
+from dora.training import checkpoint
 from dora.training.course import FederatedCourse
 from dora.training.federated_loop import FederatedLoop
 from dora.training.federation import Federation
 from dora.training.processes import World
+from dora.training.selection import Selection
 from dora.training.step import Setup
 from runs import cut, left_alone, only_run, run, same_files, small, small_words, together
 
@@ -188,6 +190,25 @@ def test_the_record_tells_clients_and_communication(finished: Path) -> None:
     assert f["bytes_in_all"] == 4 * f["values_in_all"] == 4 * 4 * 4 * each
 
 
+def test_a_run_that_patience_ends_records_the_rounds_that_it_had(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offer = Selection.offer
+    # All scores are equal, so that the first one that counts, that of step 14, stays best.
+    monkeypatch.setattr(
+        Selection, "offer", lambda self, step, score, *rest: offer(self, step, 0.5, *rest)
+    )
+    # Twelve rounds of two steps; the eighth brings nothing better.
+    words = ("method=ffa_lora", "fed.local_steps=1", "fed.fraction=0.6", "eval_every=2")
+    record = run(small(tmp_path, "budget=r2", *words, "patience=1"))
+    assert record["results"]["last"]["step"] == 16
+    assert [line["round"] for line in lines(only_run(tmp_path), "server")] == list(range(1, 9))
+    f, params = record["federation"], record["params"]
+    assert (record["total_steps"], f["rounds"], f["sequential_steps"]) == (24, 8, 8)
+    each = params["trained_at_once"] + params["head"]
+    assert f["values_in_all"] == 2 * 2 * 8 * each + f["values_down_once"]
+
+
 @pytest.mark.parametrize(
     ("method", "step", "resumed"),
     [
@@ -217,6 +238,14 @@ def test_a_run_cut_about_a_rounds_end_ends_as_one_left_alone(
     same_files(only_run(alone), only_run(tmp_path / "cut"))
 
 
+def test_a_checkpoint_that_falls_due_inside_a_round_is_written_at_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Rounds end after steps 6 and 12; of the checkpoints, that of step 4 is due in the first.
+    cut(tmp_path, 7, monkeypatch, *WORDS, "eval_every=24", "checkpoint_every=4")
+    assert checkpoint.newest(only_run(tmp_path) / "checkpoint") == 6
+
+
 def test_a_signal_inside_a_round_stops_at_once_and_the_round_is_repeated(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -230,7 +259,9 @@ def test_a_signal_inside_a_round_stops_at_once_and_the_round_is_repeated(
 
     with monkeypatch.context() as patch:
         patch.setattr(FederatedLoop, "train_step", signalled)
-        with pytest.raises(Stopped, match="after step 9 of 24"):
+        with pytest.raises(
+            Stopped, match=r"after step 9 of 24; the same command resumes after step 6$"
+        ):
             run(small(tmp_path, *WORDS, "checkpoint_every=1"), signals)
     assert run(small(tmp_path, *WORDS))["resumed_from"] == [6]
     same_files(finished, only_run(tmp_path))

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from dora.adapters.changes import Mask, Remove
 from dora.data import npz
+from dora.errors import RunFailed
 from dora.methods.dora import DoRA
 from dora.training import finish, one_run
 from dora.training.loop import Loop
 from dora.training.selection import Selection
-from runs import only_run, record, run, same_files, small
+from runs import lines, only_run, record, run, same_files, small
 
 
 @pytest.fixture
@@ -120,3 +123,37 @@ def test_a_run_that_selects_on_held_out_rows_predicts_the_development_set_at_its
     best_is(monkeypatch, lambda step: step == 24)
     run(small(tmp_path, "method=lora", "select=heldout"))
     assert [split for split, _ in predicted] == ["heldout"] * 4 + ["dev", "test"]
+
+
+def test_best_weights_may_round_otherwise_and_a_score_that_jumps_by_it_fails_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A collapsed regression: rounding, another one on each device, decides its correlation.
+    best_is(monkeypatch, lambda step: step == 18)
+    chance = np.random.default_rng(0)
+    monkeypatch.setattr(
+        Loop,
+        "predict",
+        lambda self, tokens: (2.5 + 1e-6 * chance.normal(size=(len(tokens), 1))).astype("f4"),
+    )
+    done = run(small(tmp_path, "method=lora", "task=stsb", "patience=1"))
+    evaluated = {
+        e["step"]: e for e in lines(only_run(tmp_path) / "metrics.jsonl") if "pearson" in e
+    }
+    assert abs(done["results"]["best"]["pearson"] - evaluated[18]["pearson"]) > 0.07
+
+
+@pytest.mark.parametrize("select", ["dev", "heldout"])
+def test_best_weights_that_predict_otherwise_than_in_training_fail_the_run(
+    select: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    best_is(monkeypatch, lambda step: step == 18)
+    original = Loop.weights
+
+    def others(self: Loop, tensors: dict[str, torch.Tensor]) -> AbstractContextManager[None]:
+        changed = {k: 4 * t if k.startswith("classifier") else t for k, t in tensors.items()}
+        return original(self, changed)
+
+    monkeypatch.setattr(Loop, "weights", others)
+    with pytest.raises(RunFailed, match="the best evaluation's weights give loss"):
+        run(small(tmp_path, "method=lora", f"select={select}"))

@@ -44,6 +44,44 @@ def test_a_warm_up_must_fit_the_rounds_that_are_trained(
     assert problems(tmp_path, *FEDERATED, *words, "warmup=20") == []
 
 
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (
+            ("method=fedit", "fed.local_steps=1", "fed.restart=round"),
+            "warmup=0.06 is 1 of each round's 1 steps, so that the rate never reaches lr: "
+            "give warmup=0, more fed.local_steps, or fed.restart=run",
+        ),
+        (
+            ("method=fedit", "fed.local_steps=3", "fed.restart=round", "warmup=17"),
+            "warmup=17 is 3 of each round's 3 steps, so that the rate never reaches lr: "
+            "give at most warmup=0.66, more fed.local_steps, or fed.restart=run",
+        ),
+        (
+            ("method=fedit", "fed.local_steps=1", "fed.rounds=1", "max_steps=3"),
+            "warmup=0.06 is 1 of each client's 1 steps, so that the rate never reaches lr: "
+            "give warmup=0",
+        ),
+        (
+            ("method=lora", "max_steps=1"),
+            "warmup=0.06 is 1 of the run's 1 steps, so that the rate never reaches lr: "
+            "give warmup=0",
+        ),
+        (
+            ("method=lora", "max_steps=10", "warmup=0.95"),
+            "warmup=0.95 is 10 of the run's 10 steps, so that the rate never reaches lr: "
+            "give at most warmup=0.9",
+        ),
+    ],
+)
+def test_a_schedule_that_is_all_warm_up_is_refused(
+    words: tuple[str, ...], problem: str, tmp_path: Path
+) -> None:
+    assert problems(tmp_path, "budget=r2", *words) == [problem]
+    warmup = problem.split("give ")[1].removeprefix("at most ").split(",")[0]
+    assert problems(tmp_path, "budget=r2", *words, warmup) == []
+
+
 def test_rounds_and_steps_that_are_two_lengths_are_refused_with_the_one_that_fits(
     tmp_path: Path,
 ) -> None:

@@ -66,3 +66,12 @@ def test_gradient_norm_and_components_are_those_of_the_step(
         allocated = [a for a in lines(folder / "ranks.jsonl") if a["step"] <= event["step"]]
         assert event["components"] == allocated[-1]["total"]
     assert trained[0]["gradient_norm"] > 0.1
+
+
+def test_the_logged_rate_is_the_adapters_where_the_optimizer_moves_the_head_alone(
+    tmp_path: Path,
+) -> None:
+    rates = ("lr=1e-3", "head_lr=1e-2", "warmup=0", "schedule=linear", "max_steps=10")
+    run(small(tmp_path, "method=lora_pro", "method.mode=full", "budget=r1", *rates))
+    [line] = [e for e in lines(only_run(tmp_path) / "metrics.jsonl") if e["split"] == "train"]
+    assert line["lr"] == pytest.approx(1e-3 / 10)  # the last of ten steps down to 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -106,3 +107,27 @@ def test_a_sweep_waits_for_the_directory_that_each_seed_trains_in(
     assert one.of_seed(3).folder == three.folder
     # Tables take runs of one key for seeds of one configuration.
     assert one.folder.parent == three.folder.parent
+
+
+def test_rows_that_were_read_before_are_read_again_once_their_files_have_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(place: object) -> tuple[int, str | None]:
+        """Returns the number of training rows and their fingerprint, as a notebook gets them."""
+        found = prepare(small(tmp_path / "results", "method=lora", f"data.dir={place}"))
+        return len(found.rows["train"]), found.fingerprints["data"]
+
+    places = [tmp_path / name / "GLUE" for name in "ab"]
+    for place in places:
+        shutil.copytree(small_glue() / "WNLI", place / "WNLI")
+    number, before = read(places[0])
+    train = places[0] / "WNLI" / "train.tsv"
+    train.write_text("\n".join(train.read_text().splitlines()[:61]) + "\n")
+    assert (number, read(places[0])[0]) == (97, 60)
+    # One name, which means another folder after a change of the working directory.
+    numbers = []
+    for place in places:
+        monkeypatch.chdir(place.parent)
+        numbers.append(read("GLUE")[0])
+    assert numbers == [60, 97]
+    assert read(places[1]) == (97, before)
