@@ -268,6 +268,11 @@ def place(folder: Path) -> tuple[str, ...]:
     return folder.parts[-len(_PARTS) :]
 
 
+def status_command(results: Path) -> str:
+    """Returns the command that shows how far the runs under `results` are."""
+    return shlex.join(["python", "-m", "dora.status", *_where(results)])
+
+
 def missing_command(results: Path) -> str:
     """Returns the command that prints the commands of every unfinished run under `results`."""
     return shlex.join(["python", "-m", "dora.status", *_where(results), "--missing"])

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
 
 from dora.cli.sweep import plan
 from dora.errors import RunFailed, Stopped, UserError
+from dora.process.signals import outside
 from dora.records import study
 from dora.training.processes import least_used
 from runs import command, configure, run, small, small_words
@@ -153,6 +156,29 @@ def test_the_local_launcher_trains_two_at_a_time(tmp_path: Path) -> None:
     assert all(f"\n[{n}/2 wnli lora s{n}] done in " in done.stdout for n in (1, 2))
     typed = {json.loads(p.read_text())["words"][-1] for p in tmp_path.glob("runs/**/run.json")}
     assert typed == {"seed=1", "seed=2"}
+
+
+def test_whoever_leaves_a_sweep_of_a_cluster_is_told_that_its_jobs_go_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from hydra_plugins.dora_study import StudySweeper
+
+    told: list[tuple[int, str]] = []
+    monkeypatch.setattr("dora.process.signals.leave", lambda *said: told.append(said))
+
+    class Cluster:
+        def launch(self, jobs: Any, initial_job_idx: int) -> list[Any]:
+            outside.handle(signal.SIGINT)
+            return []
+
+    sweeper = StudySweeper(max_batch_size=None, params={})
+    sweeper.launcher = Cluster()  # type: ignore[assignment]
+    sweeper.config = OmegaConf.create({"results": "my runs"})
+    sweeper._launch([])
+    ((number, text),) = told
+    assert number == signal.SIGINT
+    assert "jobs that were submitted go on" in text
+    assert text.endswith("python -m dora.status --results 'my runs'")
 
 
 def test_devices_are_shared_out_evenly_and_given_back(tmp_path: Path) -> None:
