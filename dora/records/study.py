@@ -268,6 +268,12 @@ def place(folder: Path) -> tuple[str, ...]:
     return folder.parts[-len(_PARTS) :]
 
 
+def first_command(results: Path) -> str:
+    """Returns a command that trains a first run under `results`."""
+    where = [] if results == Path("results") else [f"results={results}"]
+    return as_command(["task=sst2", *where])
+
+
 def status_command(results: Path) -> str:
     """Returns the command that shows how far the runs under `results` are."""
     return shlex.join(["python", "-m", "dora.status", *_where(results)])
