@@ -16,6 +16,7 @@ from dora import status
 from dora.cli.line import read
 from dora.errors import UserError
 from dora.records import study
+from dora.records.planned import note_planned
 from dora.records.record import read_finished
 from dora.sharing.submission import submit
 from record_files import write_run
@@ -244,3 +245,27 @@ def test_of_a_whole_study_missing_prints_nothing(
     with pytest.raises(SystemExit) as ended:
         status.main()
     assert (ended.value.code, capsys.readouterr().out) == (0, "")
+
+
+def test_a_command_trains_the_run_where_it_lies_wherever_one_stands(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    place = {"task": "rte", "data": "mini", "model": "tiny_roberta", "budget": "r8", "seed": 1}
+    config = {**place, "method": {"name": "lora"}, "results": "mine"}
+    folder = Path("mine", "runs", "mini", "rte", "tiny_roberta", "lora", "r8", "k", "s1")
+    note_planned(folder, ["task=rte", "results=mine", "lr=1e-3"], config)
+    as_typed = "python -m dora.run task=rte results=mine lr=1e-3\n"
+    assert printed(capsys, monkeypatch, Path("mine"), "--missing") == as_typed
+    assert printed(capsys, monkeypatch, tmp_path / "mine", "--missing") == as_typed
+    (tmp_path / "else").mkdir()
+    monkeypatch.chdir("else")
+    there = "python -m dora.run task=rte lr=1e-3 results=../mine\n"
+    assert printed(capsys, monkeypatch, Path("../mine"), "--missing") == there
+    with pytest.raises(UserError, match=r"finish it first: .* lr=1e-3 results=\.\./mine"):
+        read_finished(Path("..", folder))
+    # Another folder of that name is here now, and the run's own was moved.
+    (tmp_path / "else" / "mine").mkdir()
+    (tmp_path / "mine").rename("my old")
+    moved = "python -m dora.run task=rte lr=1e-3 'results=my old'\n"
+    assert printed(capsys, monkeypatch, Path("my old"), "--missing") == moved
