@@ -141,7 +141,9 @@ class Sweep:
         counts = study.in_words(study.count(seen.values()))
         print(f"\nafter {took}, {counted(len(self.runs), 'run')}: {counts}")
         if lost is not None:
-            print(f"the launcher ended with {type(lost).__name__}: {str(lost).splitlines()[0]}")
+            # Some errors say nothing, such as the MemoryError of a worker.
+            why = next(iter(str(lost).splitlines()), "no reason given")
+            print(f"the launcher ended with {type(lost).__name__}: {printable(why)}")
         if not left:
             return
         for words, s in left.items():

@@ -55,6 +55,17 @@ def test_a_sweep_trains_what_is_not_done_and_says_what_became_of_each(
     assert capsys.readouterr().out.endswith("4 runs: 4 done\n")
 
 
+def test_a_launcher_that_ends_without_a_word_leaves_the_report_of_its_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep = planned(tmp_path, ["method=lora", "seed=1"])
+    sweep.begin()
+    with pytest.raises(RunFailed, match="1 of 1"):
+        sweep.end({}, MemoryError())
+    out = capsys.readouterr().out
+    assert "the launcher ended with MemoryError: no reason given\n  waiting: " in out
+
+
 def test_full_at_two_budgets_is_one_run_of_a_sweep(tmp_path: Path) -> None:
     sweep = planned(
         tmp_path, *([f"method={m}", f"budget={b}"] for m in ("full", "lora") for b in ("r2", "r4"))
@@ -154,8 +165,10 @@ def test_the_local_launcher_trains_two_at_a_time(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "2 runs: 2 done" in done.stdout
     assert all(f"\n[{n}/2 wnli lora s{n}] done in " in done.stdout for n in (1, 2))
-    typed = {json.loads(p.read_text())["words"][-1] for p in tmp_path.glob("runs/**/run.json")}
-    assert typed == {"seed=1", "seed=2"}
+    records = [json.loads(p.read_text()) for p in tmp_path.glob("runs/**/run.json")]
+    assert {record["words"][-1] for record in records} == {"seed=1", "seed=2"}
+    # What was typed, not the line of a worker.
+    assert all(" -m dora.run -m hydra/launcher=local " in record["command"] for record in records)
 
 
 def test_whoever_leaves_a_sweep_of_a_cluster_is_told_that_its_jobs_go_on(
