@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,22 @@ def test_a_launcher_that_ends_without_a_word_leaves_the_report_of_its_runs(
         sweep.end({}, MemoryError())
     out = capsys.readouterr().out
     assert "the launcher ended with MemoryError: no reason given\n  waiting: " in out
+
+
+def test_a_sweep_over_results_names_the_tables_of_each_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep = planned(tmp_path, *([f"results={tmp_path / name}"] for name in "ab"))
+    # As if both runs were done.
+    scored = dict.fromkeys(("accuracy",), 0.5)
+    look = study.look
+    monkeypatch.setattr(study, "look", lambda f: replace(look(f), state="done", score=scored))
+    sweep.end({}, None)
+    out = capsys.readouterr().out
+    assert [line for line in out.splitlines() if "dora.tables" in line] == [
+        f"with deviations and differences: python -m dora.tables --results {tmp_path / name}"
+        for name in "ab"
+    ]
 
 
 def test_full_at_two_budgets_is_one_run_of_a_sweep(tmp_path: Path) -> None:
