@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import os
+import re
 import sys
 import tempfile
 import warnings
@@ -15,19 +16,23 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from dora import CONF
 from dora.data.tasks import TASKS
 from dora.errors import RunFailed, UserError
 from dora.files import to_json, write_atomic
 from dora.process.command import command
+from dora.process.surroundings import folder_problems
 from dora.records.provenance import provenance
 from dora.timing.candidates import COMPILED, CONTENDERS, OTHERS
 from dora.timing.measure import measure, memory_here, peak_memory, table
-from dora.timing.setting import SIZES, Setting
+from dora.timing.setting import LONGEST, SIZES, Setting
 from dora.timing.startup import startup
 from dora.timing.whole_run import DRAWN, Runs, runs_table, whole_runs
 from dora.training.precision import automatic
 
+BENCH = Path("results", "bench")  # where figures go unless --to names a file
 MODELS = sorted(file.stem for file in (CONF / "model").glob("*.yaml"))
 
 
@@ -112,6 +117,31 @@ def _add_runs(add: Callable[..., Any]) -> None:
     add("--epochs", type=int, default=3, metavar="N", help="--run's (default: 3)")
 
 
+def problems(given: argparse.Namespace) -> list[str]:
+    """Lists the problems of the options, of the device and of the place to write to."""
+    found = []
+    for name in ("batch", "length", "threads", "rounds", "steps", "repeats", "epochs"):
+        typed = getattr(given, name)
+        values = typed if isinstance(typed, list) else [typed]
+        found += [f"--{name} {value} must be 1 or more" for value in values if value < 1]
+    if given.length > LONGEST:
+        found.append(f"--length {given.length}: the models take {LONGEST} tokens at most")
+    shares = {"dropout": given.dropout, "backbone-dropout": [given.backbone_dropout]}
+    for name, values in shares.items():
+        # `not 0 <=` refuses NaN too.
+        found += [f"--{name} {p:g} must lie in [0, 1)" for p in values if not 0 <= p < 1]
+    if not (device := re.fullmatch("cpu|cuda(?::([0-9]+))?", given.device)):
+        found.append(f"--device {given.device} must be cpu, cuda or cuda:N")
+    elif given.device != "cpu" and int(device[1] or 0) >= torch.cuda.device_count():
+        found.append(f"--device {given.device}: no such GPU here")
+    if given.run and given.data != "mini" and not Path(given.data).is_dir():
+        found.append(f"--data {given.data}: no such folder; a GLUE download, or mini")
+    to = given.to or BENCH
+    if given.to and to.is_dir():
+        found.append(f"--to {to} is a folder; name a file")
+    return found + folder_problems("--to ", to.parent if given.to else to)
+
+
 def _settings(given: argparse.Namespace) -> list[Setting]:
     """Returns every combination of size, dropout and threads.
 
@@ -174,8 +204,9 @@ def main() -> None:
     """Measures, prints the tables and writes them with machine and versions as JSON."""
     parser = _parser()
     given = parser.parse_args()
-    if given.run and given.data != "mini" and not Path(given.data).is_dir():
-        parser.error(f"--data {given.data}: no such folder; a GLUE download, or mini")
+    # Before anything is measured, which may take an hour.
+    if found_wrong := problems(given):
+        parser.error("; ".join(found_wrong))
     # As a run resolves it, so that file, tables and records name the precision itself.
     given.precision = [
         automatic(given.device) if name == "auto" else name for name in given.precision
@@ -202,11 +233,23 @@ def main() -> None:
         print(e, file=sys.stderr)
         sys.exit(e.exit_code)
     found["load_after"] = os.getloadavg()
+    _write(given, to_json(found))
+
+
+def _write(given: argparse.Namespace, text: str) -> None:
+    """Writes the figures as JSON; prints them and exits with 1 where the disk does not take them.
+
+    To measure them again would take as long as before.
+    """
     precisions = "-".join(sorted(set(given.precision), reverse=True))
     default = f"{'run-' if given.run else ''}{given.device}-{precisions}.json"
-    to = given.to or Path("results", "bench", default)
-    to.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(to, to_json(found))
+    to = given.to or BENCH / default
+    try:
+        to.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(to, text)
+    except OSError as e:
+        print(text, flush=True)
+        sys.exit(f"{e.filename or to} cannot be written: {e.strerror}; the figures stand above")
     print(f"written: {to}")
 
 

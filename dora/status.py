@@ -126,7 +126,7 @@ def verified(results: Path) -> NoReturn:
 
 def no_run(results: Path) -> str:
     """Returns the message that there is no run, and how to make one."""
-    return f"no run under {results / 'runs'}; make one with: python -m dora.run task=sst2"
+    return f"no run under {results / 'runs'}; make one with: {study.first_command(results)}"
 
 
 def main() -> None:
@@ -190,7 +190,8 @@ def main() -> None:
             json.dumps({"count": study.count(seen), "runs": [s.as_json() for s in seen]}, indent=1)
         )
     elif given.missing:
-        print(*(s.command for s in seen if s.state in TO_DO), sep="\n")
+        for s in (s for s in seen if s.state in TO_DO):  # with none, not even an empty line
+            print(s.command)
     else:
         if given.watch is not None and sys.stdout.isatty():
             _control("\x1b[H\x1b[J")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -12,11 +13,14 @@ from pathlib import Path
 import pytest
 
 from dora import status
+from dora.cli.line import read
 from dora.errors import UserError
 from dora.records import study
+from dora.records.planned import note_planned
 from dora.records.record import read_finished
 from dora.sharing.submission import submit
 from record_files import write_run
+from runs import configure
 
 # Names that a shell would run, a terminal obey, or an option parser take.
 NAMES = (
@@ -235,3 +239,49 @@ def test_watching_ends_when_every_run_is_done(
     said = capsys.readouterr().out
     assert said.index("4 runs: 3 done, 1 missing") < said.index("4 runs: 4 done")
     assert "\x1b" not in said  # a file or a pipe is not cleared
+
+
+def test_the_command_for_a_first_run_trains_it_in_the_folder_that_has_none(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    results = tmp_path / "my (first), runs"
+    monkeypatch.setattr(sys, "argv", ["status", "--results", str(results)])
+    with pytest.raises(SystemExit, match="no run under") as ended:
+        status.main()
+    words = shlex.split(str(ended.value.code).partition("python -m dora.run ")[2])
+    assert configure(*read(words).overrides).results == str(results)
+    assert study.first_command(Path("results")) == "python -m dora.run task=sst2"
+
+
+def test_of_a_whole_study_missing_prints_nothing(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    write_run(tmp_path, "lora", 1, 0.9)
+    monkeypatch.setattr(sys, "argv", ["status", "--results", str(tmp_path), "--missing"])
+    with pytest.raises(SystemExit) as ended:
+        status.main()
+    assert (ended.value.code, capsys.readouterr().out) == (0, "")
+
+
+def test_a_command_trains_the_run_where_it_lies_wherever_one_stands(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    place = {"task": "rte", "data": "mini", "model": "tiny_roberta", "budget": "r8", "seed": 1}
+    config = {**place, "method": {"name": "lora"}, "results": "mine"}
+    folder = Path("mine", "runs", "mini", "rte", "tiny_roberta", "lora", "r8", "k", "s1")
+    note_planned(folder, ["task=rte", "results=mine", "lr=1e-3"], config)
+    as_typed = "python -m dora.run task=rte results=mine lr=1e-3\n"
+    assert printed(capsys, monkeypatch, Path("mine"), "--missing") == as_typed
+    assert printed(capsys, monkeypatch, tmp_path / "mine", "--missing") == as_typed
+    (tmp_path / "else").mkdir()
+    monkeypatch.chdir("else")
+    there = "python -m dora.run task=rte lr=1e-3 results=../mine\n"
+    assert printed(capsys, monkeypatch, Path("../mine"), "--missing") == there
+    with pytest.raises(UserError, match=r"finish it first: .* lr=1e-3 results=\.\./mine"):
+        read_finished(Path("..", folder))
+    # Another folder of that name is here now, and the run's own was moved.
+    (tmp_path / "else" / "mine").mkdir()
+    (tmp_path / "mine").rename("my old")
+    moved = "python -m dora.run task=rte lr=1e-3 'results=my old'\n"
+    assert printed(capsys, monkeypatch, Path("my old"), "--missing") == moved

@@ -14,6 +14,7 @@ from dora.analysis.finished import anything_left_out, read_runs
 from dora.analysis.grouping import Table, View, showable
 from dora.errors import UserError
 from dora.records.schema import Run
+from dora.records.study import first_command
 
 LEFT_OUT = 3  # exit code, as `dora.status` has it for a study that is not whole
 
@@ -152,7 +153,7 @@ def found_tables(given: argparse.Namespace) -> Asked:
     if not found:
         raise UserError(
             f"no finished run under {given.results / 'runs'}; "
-            "make one with: python -m dora.run task=sst2"
+            f"make one with: {first_command(given.results)}"
         )
     return Asked(given, found, left_out, {run["folder"]: run for run in runs})
 

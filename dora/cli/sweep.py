@@ -141,7 +141,9 @@ class Sweep:
         counts = study.in_words(study.count(seen.values()))
         print(f"\nafter {took}, {counted(len(self.runs), 'run')}: {counts}")
         if lost is not None:
-            print(f"the launcher ended with {type(lost).__name__}: {str(lost).splitlines()[0]}")
+            # Some errors say nothing, such as the MemoryError of a worker.
+            why = next(iter(str(lost).splitlines()), "no reason given")
+            print(f"the launcher ended with {type(lost).__name__}: {printable(why)}")
         if not left:
             return
         for words, s in left.items():
@@ -163,8 +165,9 @@ class Sweep:
             return
         embedded = " (embedded model or data)" if any(p.notes for p in self.runs.values()) else ""
         print(f"\nbest scores in points, mean over seeds (runs){embedded}", *rows, sep="\n")
-        results = next(iter(self.runs.values())).settings["results"]
-        print(f"with deviations and differences: {study.tables_command(Path(results))}")
+        # Several in a sweep over `results` itself.
+        for results in dict.fromkeys(p.settings["results"] for p in self.runs.values()):
+            print(f"with deviations and differences: {study.tables_command(Path(results))}")
 
     def _print_left(self, words: Words, s: study.Seen, raised: BaseException | None) -> None:
         """Prints why a run is not done, and the command that repeats it."""

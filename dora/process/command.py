@@ -1,13 +1,21 @@
-"""The frame around every command: its streams, its signals and its exit code."""
+"""The frame around every command: its streams, its signals, its exit code and its words."""
 
 from __future__ import annotations
 
+import contextlib
+import os
+import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from dora import __version__
 from dora.process import streams
 from dora.process.signals import outside
+
+# The command line for the processes that it starts: a launcher's workers and a cluster's jobs have
+# another one of their own.
+TYPED = "DORA_GLUE_COMMAND"
+_LONGEST = 100_000  # bytes; Linux starts no process that has a variable of 131,072
 
 
 def command(main: Callable[[], None], prints_only: bool = True) -> None:
@@ -19,7 +27,8 @@ def command(main: Callable[[], None], prints_only: bool = True) -> None:
 
     `prints_only`: False for a command that keeps its results in files. Standard error is then not
     escaped, so that it may show a progress bar, and a failed standard output leaves the exit code
-    alone, since the printed lines only repeat those files.
+    alone, since the printed lines only repeat those files. Processes that it starts know its line
+    (`typed`).
 
     A line of `--version` alone prints the version, so that every command knows it.
     """
@@ -31,7 +40,8 @@ def command(main: Callable[[], None], prints_only: bool = True) -> None:
         if sys.argv[1:] == ["--version"]:
             print(f"dora-glue {__version__}")
         else:
-            main()
+            with contextlib.nullcontext() if prints_only else _passed_on():
+                main()
     except KeyboardInterrupt as e:
         ended = SystemExit(130)
         print(str(e) or "interrupted", file=sys.stderr)
@@ -46,3 +56,34 @@ def command(main: Callable[[], None], prints_only: bool = True) -> None:
             ended = SystemExit(1)
     if ended is not None:
         raise ended
+
+
+def typed() -> str:
+    """Returns the command line that was typed, for a process of a sweep that of the sweep."""
+    return os.environ.get(TYPED) or _own()
+
+
+def _own() -> str:
+    """Returns this process's command line as a shell takes it."""
+    # `python -m dora.run` leaves the path of run.py in argv[0]; the module's spec knows its name.
+    spec = getattr(sys.modules.get("__main__"), "__spec__", None)
+    words = sys.argv
+    if spec is not None:
+        words = ["-m", spec.name.removesuffix(".__main__"), *sys.argv[1:]]
+    return shlex.join([os.path.basename(sys.executable), *words])
+
+
+@contextlib.contextmanager
+def _passed_on() -> Iterator[None]:
+    """Has `typed` return this process's line in the processes that it starts, and in itself."""
+    before, line = os.environ.get(TYPED), _own()
+    # What `dora.torchrun` has noted stands for its processes as well.
+    kept = before is not None and "TORCHELASTIC_RUN_ID" in os.environ
+    if not kept and len(os.fsencode(line)) < _LONGEST:
+        os.environ[TYPED] = line
+    try:
+        yield
+    finally:
+        os.environ.pop(TYPED, None)
+        if before is not None:
+            os.environ[TYPED] = before

@@ -92,6 +92,15 @@ class Outside:
             self._noting = False
 
     @contextlib.contextmanager
+    def saying(self, then: str) -> Iterator[None]:
+        """Has a signal that ends the process print `then` after "interrupted" or "stopped"."""
+        before, self._then = self._then, then
+        try:
+            yield
+        finally:
+            self._then = before
+
+    @contextlib.contextmanager
     def at_once(self) -> Iterator[None]:
         """Lets a signal end the process even while its main thread waits inside C code.
 

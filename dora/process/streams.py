@@ -58,9 +58,9 @@ class EscapingStream(io.TextIOWrapper):
 def keep_open(plain: bool = False) -> None:
     """Replaces standard output and standard error by streams whose failed writes are dropped.
 
-    Standard output also escapes control characters. With `plain`, standard error does too, for a
-    program that shows no progress bar there. A stream that somebody has already replaced is left
-    alone.
+    A character that the stream's encoding does not have is written as an escape. Standard output
+    also escapes control characters. With `plain`, standard error does too, for a program that shows
+    no progress bar there. A stream that somebody has already replaced is left alone.
     """
     for number in (0, 1, 2):
         try:
@@ -101,4 +101,14 @@ def _tolerant(
     with contextlib.suppress(OSError):
         stream.flush()
     at_once = stream.isatty() or getattr(stream, "write_through", False) or number == 2
-    return kind(raw, stream.encoding, stream.errors, line_buffering=at_once)
+    return kind(raw, stream.encoding, _errors(stream), line_buffering=at_once)
+
+
+def _errors(stream: TextIO) -> str:
+    """Returns how a character is written that the encoding of `stream` does not have.
+
+    Python would raise UnicodeEncodeError for ± on an ASCII or Latin-1 terminal, in the middle of a
+    run as well. A way that the user has chosen, as PYTHONIOENCODING=ascii:replace, stays.
+    """
+    raising = stream.errors in ("strict", "surrogateescape")
+    return "backslashreplace" if raising or stream.errors is None else stream.errors

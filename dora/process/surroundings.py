@@ -22,7 +22,7 @@ def problems(device: str, wandb: str, tensorboard: bool, results: str) -> list[s
         *_device_problems(device),
         *_wandb_problems(wandb),
         *_tensorboard_problems(tensorboard),
-        *_results_problems(results),
+        *folder_problems("results=", Path(results)),
         *_process_problems(os.environ),
     ]
 
@@ -35,13 +35,16 @@ def _device_problems(device: str) -> list[str]:
     return [] if known else [f"device={device} must be auto, cpu, cuda or cuda:N"]
 
 
-def _results_problems(results: str) -> list[str]:
-    """Checks that the results folder, or its nearest existing parent, can be written to."""
-    folder = Path(results).absolute()
+def folder_problems(key: str, folder: Path) -> list[str]:
+    """Lists the problem of a folder that cannot be written to, nor made in its nearest parent.
+
+    `key`: what the message begins with, such as `results=`.
+    """
+    whole = folder.absolute()
     # os.path.exists is False for a folder that one may not look into; Path.exists raises there.
-    parent = next(p for p in (folder, *folder.parents) if os.path.exists(p))
+    parent = next(p for p in (whole, *whole.parents) if os.path.exists(p))
     writable = parent.is_dir() and os.access(parent, os.W_OK)
-    return [] if writable else [f"results={results}: {parent} cannot be written to"]
+    return [] if writable else [f"{key}{folder}: {parent} cannot be written to"]
 
 
 def _wandb_problems(wandb: str) -> list[str]:

@@ -10,9 +10,12 @@ from dataclasses import dataclass
 from dora.plain import counted
 from dora.records.study import Seen, duration
 
-# Parts of a place that a run's length depends on, most alike first: data, task, model, method and
-# budget; then without the budget; then any method of the task; then any task of the model.
-_ALIKE = ((0, 1, 2, 3, 4), (0, 1, 2, 3), (0, 1, 2), (2,))
+# Parts of a place that a run's length depends on, most alike first: data, task, model, method,
+# budget and key, which is all but the seed; then without the key, which names the number of epochs
+# too; then without the budget; then any method of the task; then any task of the model.
+_ALIKE = ((0, 1, 2, 3, 4, 5), (0, 1, 2, 3, 4), (0, 1, 2, 3), (0, 1, 2), (2,))
+# (seconds, steps) of finished runs by their part of a place; None where a record tells no steps.
+_Lengths = dict[tuple[str, ...], list[tuple[float, int | None]]]
 
 
 @dataclass(frozen=True)
@@ -42,13 +45,14 @@ def of(runs: Sequence[Seen], known: Iterable[Seen], at_once: int) -> Left | None
     """Returns what is left where these runs are; None where none is, or where nothing tells.
 
     `known`: runs whose finished ones tell how long the others take. A run takes as long as the mean
-    of those that are most like it; one that has begun, the share of it that its steps leave.
+    of those that are most like it, in proportion to its steps; one that has begun, the share of it
+    that its steps leave.
     """
-    lengths_of: list[dict[tuple[str, ...], list[float]]] = [defaultdict(list) for _ in _ALIKE]
+    lengths_of: list[_Lengths] = [defaultdict(list) for _ in _ALIKE]
     for s in known:
         if s.state == "done" and s.seconds:
             for parts, lengths in zip(_ALIKE, lengths_of, strict=True):
-                lengths[_part(s, parts)].append(s.seconds)
+                lengths[_part(s, parts)].append((s.seconds, s.total_steps))
     found = [_length(s, lengths_of) for s in runs]
     told = [seconds for seconds in found if seconds is not None]
     return Left(sum(told), len(runs), at_once, len(runs) - len(told)) if told else None
@@ -68,12 +72,19 @@ def _part(s: Seen, parts: Sequence[int]) -> tuple[str, ...]:
     return tuple(s.place[i] for i in parts)
 
 
-def _length(s: Seen, known: Sequence[dict[tuple[str, ...], list[float]]]) -> float | None:
+def _length(s: Seen, known: Sequence[_Lengths]) -> float | None:
     """Returns the seconds that a run will still take, None if nothing tells."""
     if s.state == "running" and s.left_s is not None:  # its own speed
         return s.left_s
     for parts, of in zip(_ALIKE, known, strict=True):
         if found := of.get(_part(s, parts)):
             share = s.step / s.total_steps if s.step and s.total_steps else 0.0
-            return statistics.fmean(found) * (1 - min(1.0, share))
+            # A study of several lengths has them all in one folder.
+            whole = (_scaled(seconds, steps, s.total_steps) for seconds, steps in found)
+            return statistics.fmean(whole) * (1 - min(1.0, share))
     return None
+
+
+def _scaled(seconds: float, steps: int | None, to: int | None) -> float:
+    """Returns the seconds of `to` steps by those of `steps`; unscaled where one is not known."""
+    return seconds * to / steps if steps and to else seconds

@@ -5,15 +5,14 @@ from __future__ import annotations
 import os
 import platform
 import re
-import shlex
 import socket
 import subprocess
-import sys
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from dora import CHECKOUT
+from dora.process.command import typed
 from dora.records.schema import Run
 
 # The packages whose version may change the last bits of a result: they compute, draw random
@@ -44,7 +43,7 @@ def provenance() -> dict[str, Any]:
         "hydra-core",
     )
     return {
-        "command": shlex.join([os.path.basename(sys.executable), *_argv()]),
+        "command": typed(),
         "host": socket.gethostname(),
         "platform": platform.platform(),
         "cpus": os.cpu_count(),
@@ -88,15 +87,6 @@ def cpuinfo() -> str:
         return Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:  # only Linux has this file
         return ""
-
-
-def _argv() -> list[str]:
-    # `python -m dora.run` leaves the path of run.py in argv[0]; the module's spec knows its name.
-    main = sys.modules.get("__main__")
-    spec = getattr(main, "__spec__", None)
-    return (
-        ["-m", spec.name.removesuffix(".__main__"), *sys.argv[1:]] if spec is not None else sys.argv
-    )
 
 
 def _version(package: str) -> str | None:

@@ -25,7 +25,7 @@ from dora.records.lock import Lock
 from dora.records.provenance import changes
 from dora.records.run_json import NotARecord
 from dora.records.schema import SCHEMA, Run
-from dora.records.words import command_of
+from dora.records.words import at_home, command_of
 
 # Raised whenever the same configuration trains to other bits than before, so that old and new runs
 # are two directories and tables do not mix them. tests/test_arithmetic.py tells when;
@@ -96,7 +96,7 @@ def read_finished(folder: Path) -> Run:
     except NotARecord as e:
         raise UserError(f"{folder / 'run.json'} cannot be read ({e}); {rule}") from e
     if run["status"] != "done":
-        how = command_of(run.get("words"), folder, "the command that began it")
+        how = command_of(at_home(run, folder), folder, "the command that began it")
         raise UserError(f"{folder} is {run['status']}, not done; finish it first: {how}")
     return run
 

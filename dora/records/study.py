@@ -26,7 +26,7 @@ from dora.records import packed
 from dora.records.lock import held
 from dora.records.run_json import NotARecord, read_placed
 from dora.records.schema import Run
-from dora.records.words import Foreign, as_command, typed
+from dora.records.words import Foreign, as_command, at_home, typed
 
 # In the order in which they are shown. waiting: planned by a sweep and not begun. stale: its
 # process died without writing so. broken: run.json cannot be read. missing: no directory, though
@@ -50,7 +50,7 @@ _PARTS = ("data", "task", "model", "method", "budget", "key", "seed")
 class Seen:
     """One run seen from outside.
 
-    `words`: the words typed after `python -m dora.run`, by its record; None if unknown. They are
+    `words`: the words to type after `python -m dora.run`, by its record; None if unknown. They are
     not checked: `command` holds them only if a run may have them. `folder`: its directory; for a
     missing run, that of the run whose words it has. `total_steps`: of the whole run, None where its
     record does not tell them. `left_s`: estimated seconds left of a running run. `seconds`: of
@@ -160,7 +160,7 @@ def look(folder: Path, run: Run | None = None) -> Seen:
         total_steps=progress.get("total_steps", _planned_steps(run)),
         left_s=left,
         seconds=run.get("train_s") if state == "done" else progress.get("seconds"),
-        words=None if run.get("words") is None else tuple(run["words"]),
+        words=at_home(run, folder),
         # Metrics are floats; the step and the reason of a degenerate result are not.
         score={k: v for k, v in best.items() if isinstance(v, float)} or None,
         degenerate=best.get("degenerate"),
@@ -293,6 +293,17 @@ def with_keys(words: Sequence[str] | None, **values: str) -> tuple[str, ...] | N
 def place(folder: Path) -> tuple[str, ...]:
     """Returns a run directory's place: data, task, model, method, budget, key, seed."""
     return folder.parts[-len(_PARTS) :]
+
+
+def first_command(results: Path) -> str:
+    """Returns a command that trains a first run under `results`."""
+    where = [] if results == Path("results") else [f"results={results}"]
+    return as_command(["task=sst2", *where])
+
+
+def status_command(results: Path) -> str:
+    """Returns the command that shows how far the runs under `results` are."""
+    return shlex.join(["python", "-m", "dora.status", *_where(results)])
 
 
 def missing_command(results: Path) -> str:

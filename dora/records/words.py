@@ -6,6 +6,7 @@ words that no run of this suite can have had are never among them.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import re
@@ -16,6 +17,7 @@ from typing import Any
 
 from dora.plain import cut
 from dora.records import packed
+from dora.records.schema import Run
 
 _MOST_WORDS, _MOST_LETTERS = 200, 4096
 _GROUPS = ("task", "method", "model", "data", "experiment")  # each names a file of conf/
@@ -49,6 +51,29 @@ def typed(words: Any, folder: Path | None = None) -> tuple[str, ...]:
         if problem := _problem(word, folder):
             raise Foreign(f"its record holds words that no run has ({cut(word)}: {problem})")
     return tuple(today)
+
+
+def at_home(run: Run, folder: Path) -> tuple[str, ...] | None:
+    """Returns the words of the record `run` that name its run from here; None where it has none.
+
+    `folder`: the run's directory. Where its results folder was moved, or is looked at from another
+    folder than the one in which the words were typed, `results=` as typed would name another
+    folder, and train the run there anew.
+    """
+    if (words := run.get("words")) is None:
+        return None
+    home, typed_home = _home(folder), (run.get("config") or {}).get("results")
+    if home is None or not isinstance(typed_home, str) or _same(typed_home, home):
+        return tuple(words)
+    return *(word for word in words if not word.startswith("results=")), f"results={home}"
+
+
+def _same(typed_home: str, home: Path) -> bool:
+    """Tells whether a record's results folder, seen from here, is the folder `home`."""
+    # ValueError: a record of somebody else's may hold a null byte.
+    with contextlib.suppress(OSError, ValueError):
+        return Path(typed_home).expanduser().samefile(home)
+    return False
 
 
 def as_command(words: Sequence[str]) -> str:
@@ -105,16 +130,24 @@ def _of_config_dir(place: Path, folder: Path | None) -> str | None:
 
 
 def _results(folder: Path) -> Path:
-    """Returns the resolved results folder that holds a run, or its directory if that was moved.
+    """Returns the resolved results folder that holds a run, or its directory if that was moved."""
+    home = _home(folder)
+    return (folder if home is None else home).resolve()
+
+
+def _home(folder: Path) -> Path | None:
+    """Returns the results folder that holds a run, as it was typed; None if the run was moved.
 
     RESULTS/runs/DATA/TASK/MODEL/METHOD/BUDGET/KEY/sSEED: "runs" is six parents up. An unpacked
     run came with the folder that its packed file lies in.
     """
     if (file := packed.origin(folder)) is not None:
-        return file.parent.resolve()
-    folder = folder.resolve()
-    above = folder.parents
-    return above[7] if len(above) > 7 and above[6].name == "runs" else folder
+        return file.parent
+    # A directory may be named from within the results, as `s1`.
+    for above in (folder.parents, folder.resolve().parents):
+        if len(above) > 7 and above[6].name == "runs":
+            return above[7]
+    return None
 
 
 def _known(key: str) -> bool:

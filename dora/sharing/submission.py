@@ -25,7 +25,7 @@ from dora.records.about_method import about_method
 from dora.records.record import read_finished, scores
 from dora.records.rescore import disagreement
 from dora.records.study import for_task
-from dora.records.words import Foreign, as_command, typed
+from dora.records.words import Foreign, as_command, at_home, typed
 from dora.sharing.leaderboard import FILES, File, answers, placeholder, read_logits, tsv, zipped
 
 _BELOW_EVERY_SCORE = -2.0  # correlations go down to -1
@@ -159,7 +159,7 @@ def _command_like(runs: Mapping[str, Run], task: str) -> str:
     if run is not None:
         # Foreign: words of a record that this suite would not have written are not repeated.
         with contextlib.suppress(Foreign):
-            like = for_task(typed(run.data["words"], run.folder), trained, task)
+            like = for_task(typed(at_home(run.data, run.folder), run.folder), trained, task)
             if like is not None:  # None: their experiment has no file for this task
                 return as_command(like)
     return f"python -m dora.run task={task} …"

@@ -23,6 +23,7 @@ SIZES = {
     "base": ("roberta", 12, 768, 3072, 12, 50_265),
     "deberta_base": ("deberta-v2", 12, 768, 3072, 12, 128_100),
 }
+LONGEST = 512  # tokens of a row at most, in every size
 TOTAL = 1000  # steps of the run that the timed ones are taken from
 # Components a matrix: those that prune begin with 12 and end with 8 on average. A method that keeps
 # its ranks is given 12, as PEFT is, so that all of them are timed with equal ones.
@@ -77,7 +78,7 @@ def backbone(s: Setting) -> Any:
         "vocab_size": vocabulary,
         "hidden_dropout_prob": s.backbone_dropout,
         "attention_probs_dropout_prob": s.backbone_dropout,
-        "max_position_embeddings": 512 + 2,  # RoBERTa counts them from the padding's id + 1
+        "max_position_embeddings": LONGEST + 2,  # RoBERTa counts them from the padding's id + 1
     }
     torch.manual_seed(0)
     model: Any
@@ -133,7 +134,7 @@ def clock(s: Setting) -> tuple[float, float]:
     """Returns (wall, CPU) seconds, once the device has done all it was given."""
     # Kernels are launched asynchronously: without the wait only their launches would be timed.
     if s.device != "cpu":
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(s.device)  # without it, the first GPU's, whichever one measures
     return time.perf_counter(), time.process_time()
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import getpass
 import itertools
 import os
 import sys
@@ -67,9 +66,8 @@ def start(device: str) -> World:
         claim = None
         if device == "cuda" and (n := torch.cuda.device_count()) > 1:
             names = [str(torch.cuda.get_device_properties(i).uuid) for i in range(n)]
-            gpu, claim = least_used(
-                names, Path(tempfile.gettempdir()) / f"dora-gpus-{getpass.getuser()}"
-            )
+            # The user's number: in a container it may have no name.
+            gpu, claim = least_used(names, Path(tempfile.gettempdir(), f"dora-gpus-{os.getuid()}"))
             device = f"cuda:{gpu}"
         return World(0, 1, torch.device(device), claim)
     if device == "cuda":

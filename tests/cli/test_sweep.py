@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
 
 from dora.cli.sweep import plan
 from dora.errors import RunFailed, Stopped, UserError
+from dora.process.signals import outside
 from dora.records import study
 from dora.training.processes import least_used
 from runs import command, configure, run, small, small_words
@@ -50,6 +54,33 @@ def test_a_sweep_trains_what_is_not_done_and_says_what_became_of_each(
     run(configure(*pending[2]))
     sweep.end({}, None)
     assert capsys.readouterr().out.endswith("4 runs: 4 done\n")
+
+
+def test_a_launcher_that_ends_without_a_word_leaves_the_report_of_its_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep = planned(tmp_path, ["method=lora", "seed=1"])
+    sweep.begin()
+    with pytest.raises(RunFailed, match="1 of 1"):
+        sweep.end({}, MemoryError())
+    out = capsys.readouterr().out
+    assert "the launcher ended with MemoryError: no reason given\n  waiting: " in out
+
+
+def test_a_sweep_over_results_names_the_tables_of_each_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep = planned(tmp_path, *([f"results={tmp_path / name}"] for name in "ab"))
+    # As if both runs were done.
+    scored = dict.fromkeys(("accuracy",), 0.5)
+    look = study.look
+    monkeypatch.setattr(study, "look", lambda f: replace(look(f), state="done", score=scored))
+    sweep.end({}, None)
+    out = capsys.readouterr().out
+    assert [line for line in out.splitlines() if "dora.tables" in line] == [
+        f"with deviations and differences: python -m dora.tables --results {tmp_path / name}"
+        for name in "ab"
+    ]
 
 
 def test_full_at_two_budgets_is_one_run_of_a_sweep(tmp_path: Path) -> None:
@@ -151,8 +182,33 @@ def test_the_local_launcher_trains_two_at_a_time(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "2 runs: 2 done" in done.stdout
     assert all(f"\n[{n}/2 wnli lora s{n}] done in " in done.stdout for n in (1, 2))
-    typed = {json.loads(p.read_text())["words"][-1] for p in tmp_path.glob("runs/**/run.json")}
-    assert typed == {"seed=1", "seed=2"}
+    records = [json.loads(p.read_text()) for p in tmp_path.glob("runs/**/run.json")]
+    assert {record["words"][-1] for record in records} == {"seed=1", "seed=2"}
+    # What was typed, not the line of a worker.
+    assert all(" -m dora.run -m hydra/launcher=local " in record["command"] for record in records)
+
+
+def test_whoever_leaves_a_sweep_of_a_cluster_is_told_that_its_jobs_go_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from hydra_plugins.dora_study import StudySweeper
+
+    told: list[tuple[int, str]] = []
+    monkeypatch.setattr("dora.process.signals.leave", lambda *said: told.append(said))
+
+    class Cluster:
+        def launch(self, jobs: Any, initial_job_idx: int) -> list[Any]:
+            outside.handle(signal.SIGINT)
+            return []
+
+    sweeper = StudySweeper(max_batch_size=None, params={})
+    sweeper.launcher = Cluster()  # type: ignore[assignment]
+    sweeper.config = OmegaConf.create({"results": "my runs"})
+    sweeper._launch([])
+    ((number, text),) = told
+    assert number == signal.SIGINT
+    assert "jobs that were submitted go on" in text
+    assert text.endswith("python -m dora.status --results 'my runs'")
 
 
 def test_devices_are_shared_out_evenly_and_given_back(tmp_path: Path) -> None:

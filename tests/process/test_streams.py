@@ -112,3 +112,24 @@ def test_a_command_that_prints_shows_control_characters_and_never_sends_them(
         assert all(line.isprintable() for line in said.split("\n")), said
         assert r"\x1b[2J" in said
         assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("encoding", "said"),
+    [
+        ("ascii", b"3 \\xb1 1 \\u2021\n"),
+        ("latin-1", b"3 \xb1 1 \\u2021\n"),
+        ("ascii:replace", b"3 ? 1 ?\n"),
+    ],
+)
+def test_a_character_that_the_encoding_lacks_is_an_escape_and_no_error(
+    encoding: str, said: bytes
+) -> None:
+    code = "from dora.process import streams; streams.keep_open(); print('3 \\xb1 1 \\u2021')"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONIOENCODING": encoding},
+        capture_output=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, said, b"")

@@ -30,6 +30,17 @@ def test_a_run_takes_as_long_as_those_most_like_it() -> None:
     assert left([*done, seen("waiting", task="cola")], TO_DO) == Left(117.5, 1, 0, 0)
 
 
+def test_a_run_of_another_length_takes_time_in_proportion_to_its_steps() -> None:
+    done = seen("done", seconds=100.0, total_steps=600)
+    longer = seen("waiting", total_steps=1800)
+    other = Seen((*longer.place[:5], "other", "s2"), "waiting", total_steps=1800)
+    assert left([done, other], TO_DO) == Left(300.0, 1, 0, 0)
+    # Where epochs decide the number of steps, only a run with an equal key has as many.
+    epochs = [Seen((*longer.place[:5], "e", f"s{s}"), "waiting") for s in (2, 3)]
+    trained = Seen((*longer.place[:5], "e", "s1"), "done", seconds=900.0, total_steps=5000)
+    assert left([done, trained, *epochs], TO_DO) == Left(1800.0, 2, 0, 0)
+
+
 def test_what_a_run_has_done_counts() -> None:
     done = seen("done", seconds=100.0)
     stopped = seen("stopped", seed=2, step=30, total_steps=40)

@@ -195,3 +195,45 @@ def test_the_help_fits_a_screen_and_states_every_default(monkeypatch):
     assert max(map(len, lines)) <= 80
     shown = [action for action in parser._actions if action.help != argparse.SUPPRESS]
     assert all("default" in str(action.help) for action in shown)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--batch 0 --threads 2 0 --repeats 0", "--batch 0 must be 1 or more; --threads 0 must"),
+        ("--length 513", "--length 513: the models take 512 tokens at most"),
+        ("--dropout 0 1 --backbone-dropout nan", "--dropout 1 must lie in [0, 1); --backbone-"),
+        ("--device gpu", "--device gpu must be cpu, cuda or cuda:N"),
+        ("--device cuda:99", "--device cuda:99: no such GPU here"),
+        ("--to .", "--to . is a folder; name a file"),
+        ("--to {file}/b.json", "{file} cannot be written to"),
+    ],
+)
+def test_a_mistake_is_told_before_anything_is_measured(words, said, tmp_path, monkeypatch, capsys):
+    (file := tmp_path / "file").touch()
+    monkeypatch.setattr(sys, "argv", ["bench", *words.format(file=file).split()])
+    monkeypatch.setattr(bench, "_measure", lambda *_: pytest.fail("measured"))
+    with pytest.raises(SystemExit) as ended:
+        bench.main()
+    assert ended.value.code == 2
+    assert said.format(file=file) in capsys.readouterr().err
+
+
+def test_figures_that_the_disk_does_not_take_are_printed(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["bench", "--to", str(tmp_path / "b.json")])
+    monkeypatch.setattr(bench, "_measure", lambda given, found: found.update(tables=[1]))
+
+    def full(*_):
+        raise OSError(28, "No space left on device", "b.json")
+
+    monkeypatch.setattr(bench, "write_atomic", full)
+    with pytest.raises(SystemExit, match=r"b\.json cannot be written: No space left"):
+        bench.main()
+    assert json.loads(capsys.readouterr().out)["tables"] == [1]
+
+
+def test_the_clock_waits_for_the_gpu_that_is_measured(monkeypatch):
+    waited = []
+    monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
+    setting.clock(Setting("small", 0.0, device="cuda:1"))
+    assert waited == ["cuda:1"]

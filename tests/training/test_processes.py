@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -132,3 +133,18 @@ def test_the_tasks_of_a_submitted_job_are_one_run_as_torchruns_processes_are(
     assert job.returncode == 0, job.stdout + job.stderr
     assert record(tmp_path / "job")["world_size"] == 2
     same_files(only_run(tmp_path / "alone"), only_run(tmp_path / "job"))
+
+
+def test_a_user_without_a_name_as_in_a_container_gets_a_gpu(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("os.getuid", lambda: 54_321)
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr("torch.cuda.get_device_properties", lambda n: SimpleNamespace(uuid=n))
+    worlds = [processes.start("cuda") for _ in range(2)]
+    assert [str(world.device) for world in worlds] == ["cuda:0", "cuda:1"]
+    for world in worlds:
+        processes.stop(world)

@@ -98,11 +98,16 @@ class StudySweeper(BasicSweeper):
         """
         from dora.process.orphan import begin_worker
         from dora.process.signals import outside
+        from dora.records.study import status_command
 
         assert self.launcher is not None
-        # The jobs of a cluster hear of signals from the cluster.
+        # The jobs of a cluster hear of signals from the cluster, and train on without this process.
         if not self._is_local():
-            return self.launcher.launch(jobs, initial_job_idx=0)
+            assert self.config is not None
+            shown = status_command(Path(self.config.results))
+            then = f"; the jobs that were submitted go on, unless scancel ends them: {shown}"
+            with outside.saying(then):
+                return self.launcher.launch(jobs, initial_job_idx=0)
         in_workers = type(self.launcher).__name__ == "JoblibLauncher"
         if in_workers:
             # Hydra's launcher passes its configuration on to joblib.Parallel.

@@ -1,0 +1,30 @@
+"""The frame around every command."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+# A command that has another process say which line was typed.
+CODE = """
+import subprocess, sys
+from dora.process.command import command
+ask = [sys.executable, "-c", "from dora.process.command import typed; print(typed())"]
+command(lambda: print(subprocess.check_output(ask, text=True), end=""), prints_only=False)
+"""
+
+
+@pytest.mark.parametrize("words", [("task=rte", "results=a b"), ("x" * 99_000,)])
+def test_a_process_of_a_sweep_knows_the_line_that_was_typed_for_the_sweep(
+    words: tuple[str, ...],
+) -> None:
+    done = subprocess.check_output([sys.executable, "-c", CODE, *words], text=True)
+    shown = (f"'{word}'" if " " in word else word for word in words)
+    assert done.split(maxsplit=1)[1] == f"-c {' '.join(shown)}\n"
+
+
+def test_a_line_that_is_too_long_to_pass_on_starts_processes_all_the_same() -> None:
+    done = subprocess.check_output([sys.executable, "-c", CODE, "x" * 120_000], text=True)
+    assert done.endswith(" -c\n")  # the other process's own
