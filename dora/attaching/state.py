@@ -46,7 +46,7 @@ def add_hooks(adapter: Attached) -> list[RemovableHandle]:
 def state_of(adapter: Attached, prefix: str = "") -> State:
     """Returns the number of steps and the method's state, by names that begin with `prefix`."""
     own = {f"{prefix}{_PREFIX}{name}": t for name, t in adapter.method.state().items()}
-    return {f"{prefix}{_PREFIX}step": torch.tensor(adapter.taken), **own}
+    return {f"{prefix}{_PREFIX}step": torch.tensor(adapter.taken, device="cpu"), **own}
 
 
 def split(state: Mapping[str, Tensor], prefix: str = "") -> tuple[State, State]:
