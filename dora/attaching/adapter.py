@@ -52,13 +52,18 @@ class Adapter:
         )
         self._watch = Watch(list(method.layers.values()), strict=acts)
         self._checked = False
-        self._device = self.device
+        self._device, self._dtype = self.device, self._factor.dtype
         self._hooks = add_hooks(self)
+
+    @property
+    def _factor(self) -> Tensor:
+        """One of the components' tensors, for what all of them share."""
+        return next(iter(self.method.layers.values())).A
 
     @property
     def device(self) -> torch.device:
         """The device of the components."""
-        return next(iter(self.method.layers.values())).A.device
+        return self._factor.device
 
     @property
     def moves_itself(self) -> bool:
@@ -169,6 +174,11 @@ class Adapter:
     def _check(self, optimizers: list[Any]) -> None:
         """Raises UserError where these optimizers or processes cannot train what is attached."""
         self._checked = True
+        if self._factor.dtype != self._dtype:
+            raise UserError(
+                f"the components were attached in {self._dtype} and are in {self._factor.dtype} now: "
+                "cast the model first and attach then; they stay in float32 beside a backbone in 16 bits"
+            )
         every = [group for o in optimizers for group in getattr(o, "param_groups", [])]
         groups = [set(group["params"]) for group in every]
         own = [set(group.parameters) for group in self._own_groups]

@@ -31,6 +31,12 @@ _TASKS = {
 # like those of text models, and take other inputs.
 _ALL_TAKE = ("input_ids", "attention_mask", "inputs_embeds")
 _TAKEN = {"SEQ_2_SEQ_LM": (*_ALL_TAKE, "decoder_input_ids")}
+# The ends of the names of modules that PEFT's class for a task takes for trained whole, told or not.
+_WHOLE = {
+    "SEQ_CLS": ("classifier", "score"),
+    "TOKEN_CLS": ("classifier", "score"),
+    "QUESTION_ANS": ("qa_outputs",),
+}
 # The modules in a linear that PEFT has adapted.
 _CHILDREN = (
     "base_layer",
@@ -62,7 +68,7 @@ def save(
     if not any(ranks.values()):
         raise UserError("no component is left, and PEFT reads no empty adapter: merge() instead")
     config = adapter_config(ranks, getattr(model, "name_or_path", None) or None, head)
-    config |= {"task_type": _task(model)}
+    config |= {"task_type": _task(model, head)}
     if any(is_conv1d(originals[name]) for name, rank in ranks.items() if rank):
         config |= {"fan_in_fan_out": True}  # weights lie as (d_in, d_out)
     _make_exact(config, model, layers)
@@ -74,12 +80,16 @@ def save(
     write_adapter(folder, adapter_tensors(layers, own, list(own)), config)
 
 
-def _task(model: nn.Module) -> str | None:
+def _task(model: nn.Module, head: Sequence[str]) -> str | None:
     """Returns PEFT's name of the model's task; None where its class for that would not serve."""
+    # Without a task PEFT reads the file as it is; with one its class has inputs and modules of its own.
     kind = type(model).__name__
     task = next((task for end, task in _TASKS.items() if kind.endswith(end)), None)
     takes = inspect.signature(model.forward).parameters
-    return task if all(name in takes for name in _TAKEN.get(str(task), _ALL_TAKE)) else None
+    if not all(name in takes for name in _TAKEN.get(str(task), _ALL_TAKE)):
+        return None
+    whole = [n for n, _ in model.named_modules() if n.endswith(_WHOLE.get(str(task), ()))]
+    return task if set(whole) <= set(head) else None
 
 
 def _refuse_left_out(

@@ -89,6 +89,7 @@ def _load(
 def _take_up_ranks(layer: nn.Module, state: State, prefix: str, *rest: Any) -> None:
     """Gives a layer's factors the ranks that a state_dict has, before it is loaded into them."""
     assert isinstance(layer, LowRankLinear)
+    layer._merged = None  # of the tensors that are loaded over, in their place
     for name, p in layer.factors().items():
         stored = state.get(f"{prefix}{name}")
         # Of the same number of axes: anything else is for load_state_dict to refuse.

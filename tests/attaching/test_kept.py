@@ -15,7 +15,7 @@ from transformers import WhisperConfig, WhisperForConditionalGeneration
 
 import dora
 from dora.errors import UserError
-from own_models import build, rows, train
+from own_models import batch, build, rows, train
 
 X = 3 * torch.randn(64, 12, generator=torch.Generator().manual_seed(0)) + 1
 
@@ -110,6 +110,33 @@ def test_a_model_that_takes_no_text_is_read_without_a_text_models_task(tmp_path:
     loaded = PeftModel.from_pretrained(fresh, tmp_path)
     given = {"input_features": torch.randn(2, 8, 20), "decoder_input_ids": torch.ones(2, 3).long()}
     torch.testing.assert_close(loaded(**given).logits, model(**given).logits)
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+@pytest.mark.parametrize("head", [[], ["bert.pooler"]])
+def test_a_classifier_that_is_adapted_is_not_taken_for_one_that_is_trained_whole(
+    head: list[str], tmp_path: Path
+) -> None:
+    model, fresh = build("bert"), build("bert")
+    adapter = dora.attach(model, "lora", "r2", head=head)
+    assert "classifier" in adapter.ranks()
+    for p in adapter.parameters():
+        nn.init.normal_(p, std=0.1)
+    adapter.save(tmp_path)
+    given = batch(rows("bert"), 1)
+    loaded = PeftModel.from_pretrained(fresh, tmp_path).eval()
+    torch.testing.assert_close(loaded(**given).logits, model.eval()(**given).logits)
+
+
+def test_a_state_that_is_loaded_over_evaluated_weights_is_computed_with() -> None:
+    saved = build("mlp")
+    dora.attach(saved, "lora", "r2", init="pissa")
+    model: Any = nn.Module.apply(build("mlp"), lambda m: [p.data.mul_(2) for p in m.parameters()])
+    dora.attach(model, "lora", "r2", init="pissa")
+    given = batch(rows("mlp"), 1)
+    assert not torch.equal(model(**given)["logits"], saved(**given)["logits"])
+    model.load_state_dict(saved.state_dict())
+    assert torch.equal(model(**given)["logits"], saved(**given)["logits"])
 
 
 @pytest.mark.parametrize("wrap", ["compile", "parallel"])

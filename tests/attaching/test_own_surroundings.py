@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn.utils import prune
 
 import dora
+from dora.errors import UserError
 from own_models import STEPS, attach, batch, build, go_on, rows, train
 
 
@@ -111,3 +112,16 @@ def test_a_weight_that_a_hook_computes_in_each_pass_is_left_alone() -> None:
     assert list(adapter.ranks()) == ["first", "last"]
     train(model, adapter, rows("mlp"), 2)
     assert model.second.weight.eq(0).sum() == 12 * 16
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_components_that_were_cast_with_their_model_are_told_at_the_first_step(
+    dtype: torch.dtype,
+) -> None:
+    model, held = build("mlp"), rows("mlp")
+    adapter = attach(model, "adalora")
+    model.to(dtype)
+    for row in held:
+        row["x"] = row["x"].to(dtype)
+    with pytest.raises(UserError, match=f"in torch.float32 and are in {dtype} now: cast the model"):
+        train(model, adapter, held)
