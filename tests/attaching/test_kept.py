@@ -113,7 +113,7 @@ def test_a_model_that_takes_no_text_is_read_without_a_text_models_task(tmp_path:
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
-@pytest.mark.parametrize("head", [[], ["bert.pooler"]])
+@pytest.mark.parametrize("head", [[], pytest.param(["bert.pooler"], marks=pytest.mark.slow)])
 def test_a_classifier_that_is_adapted_is_not_taken_for_one_that_is_trained_whole(
     head: list[str], tmp_path: Path
 ) -> None:
@@ -139,7 +139,7 @@ def test_a_state_that_is_loaded_over_evaluated_weights_is_computed_with() -> Non
     assert torch.equal(model(**given)["logits"], saved(**given)["logits"])
 
 
-@pytest.mark.parametrize("wrap", ["compile", "parallel"])
+@pytest.mark.parametrize("wrap", [pytest.param("compile", marks=pytest.mark.slow), "parallel"])
 def test_a_wrapper_whose_names_are_not_the_models_is_refused(wrap: str) -> None:
     inner = build("mlp")
     model: Any = (

@@ -29,7 +29,11 @@ def defaults(dtype: torch.dtype, device: str) -> Iterator[None]:
         torch.set_default_device(None)
 
 
-@pytest.mark.parametrize("method", ["dora", "adalora", "sora"])
+# SoRA has gates, moments of its own and an allocation.
+@pytest.mark.parametrize(
+    "method",
+    ["sora", *(pytest.param(name, marks=pytest.mark.slow) for name in ("dora", "adalora"))],
+)
 def test_defaults_of_the_program_reach_no_component_and_no_score(method: str) -> None:
     found = []
     for dtype, device in ((torch.float32, "cpu"), (torch.bfloat16, "meta")):
