@@ -22,6 +22,7 @@ import pytest
 from safetensors.torch import load_file
 
 from dora.method_choice import packaged, source_fingerprint
+from dora.methods.base import Method
 from runs import FILES, only_run, refused, small_words
 
 ROOT = Path(__file__).parents[1]
@@ -219,6 +220,28 @@ def test_a_method_from_outside_resumes_to_the_byte_and_appears_everywhere(
         assert all(
             ".bias" in name or "classifier" in name for name in load_file(a / "best.safetensors")
         )
+
+
+def test_a_slip_in_an_outsiders_plan_is_told_with_its_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = ["from dora.methods import base", "class Slip(base.Method):", "    title = 'Slip'"]
+    lines += ["    @classmethod", "    def plan(cls, *given):", "        a, b = given"]
+    (tmp_path / "slip_of_mine.py").write_text("\n".join(lines))
+    (tmp_path / "method").mkdir()
+    (tmp_path / "method/slip.yaml").write_text(yaml_of("slip", "slip_of_mine.Slip"))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (problem,) = refused(f"--config-dir={tmp_path}", "method=slip", "task=rte")
+    assert "too many values to unpack" in problem
+    assert "(ValueError in slip_of_mine.py, line 6)" in problem
+
+
+def test_the_manual_names_every_statement_and_every_moment() -> None:
+    text = (ROOT / "docs/adding-a-method.md").read_text()
+    public = {n for n in {*vars(Method), *Method.__annotations__} if not n.startswith("_")}
+    # Explained with the class's own code: settings and layers of the example, and plans that prune.
+    lacking = {name for name in public if not re.search(rf"`{name}[`(]", text)}
+    assert lacking <= {"settings_type", "layers", "ranks_final_at"}
 
 
 @pytest.mark.parametrize(

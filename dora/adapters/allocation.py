@@ -43,7 +43,8 @@ def allocate(
     """
     ranks = [len(s) for s in scores]
     flat = torch.cat(list(scores))
-    each = torch.tensor([c for c, r in zip(costs, ranks, strict=True) for _ in range(r)])
+    own = [c for c, r in zip(costs, ranks, strict=True) for _ in range(r)]
+    each = torch.tensor(own, device="cpu")  # a user may have set another default
     # On the host, whatever the device: a thousand scores are sorted there in less time than it
     # takes to launch the kernels on a GPU, and the host waits for the device once.
     on_host = flat.cpu()

@@ -129,6 +129,8 @@ class Budget:
         `start_factor`: the start ranks divided by the budget's average rank; 1 unless the method
         prunes.
         """
+        if not matrices:
+            return f"budget={self} has no matrix to be spent on: target= leaves the method none"
         cheapest = min(m.cost for m in matrices)
         if self.params is not None and self.params < cheapest:
             return (

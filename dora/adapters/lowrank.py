@@ -13,6 +13,7 @@ one shape, or many runs.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,6 +23,18 @@ from torch import Tensor, nn
 from dora.adapters.arithmetic import update
 from dora.adapters.budget import Matrix
 from dora.adapters.resizing import cut_moments, forget, set_data
+
+# Where nn.Module keeps a module's hooks.
+_HOOKS = (
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_backward_pre_hooks",
+    "_backward_hooks",
+    "_is_full_backward_hook",
+)
 
 
 def component_norms(A: Tensor, g: Tensor, B: Tensor) -> Tensor:
@@ -72,10 +85,16 @@ class LowRankLinear(nn.Module):
         self.base = base.requires_grad_(False)
         self.scale = scale
         self.dropout = dropout
-        # On the CPU, wherever the base is: a method draws their start values there.
-        self.A = nn.Parameter(torch.zeros(rank, base.in_features))
-        self.B = nn.Parameter(torch.zeros(base.out_features, rank))
-        self.g = nn.Parameter(torch.zeros(rank)) if gated else None
+        # On the CPU, wherever the base is: a method draws their start values there. In 32 bits, in
+        # 64 where the base has them. Neither is left to PyTorch's defaults, which a user may set.
+        wide = torch.float64 if base.weight.dtype == torch.float64 else torch.float32
+        zeros = partial(torch.zeros, device="cpu", dtype=wide)
+        self.A = nn.Parameter(zeros(rank, base.in_features))
+        self.B = nn.Parameter(zeros(base.out_features, rank))
+        self.g = nn.Parameter(zeros(rank)) if gated else None
+        # `forward` reads the base's weight and does not call the base: hooks on it are the layer's.
+        for table in _HOOKS:
+            setattr(self, table, getattr(base, table))
         # Buffers that are None are absent from the state dict until a method renews its factors.
         self.register_buffer("kept_A", None)
         self.register_buffer("kept_B", None)

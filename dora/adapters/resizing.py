@@ -35,19 +35,38 @@ def cut_moments(
     form is deleted with a warning: the optimizer begins anew with this parameter.
     """
     for optimizer in optimizers:
+        if isinstance(optimizer, torch.optim.LBFGS):
+            _begin_anew(optimizer, p)
+            continue
         state = getattr(optimizer, "state", {}).get(p)  # hand-made ones may have none
         if state and not _cut(state, p, axis, index):
             del optimizer.state[p]
-            warnings.warn(
-                f"{type(optimizer).__name__} keeps moments in a form that components cannot be "
-                "taken out of: those of the parameters that lost components begin anew",
-                stacklevel=2,
-            )
+            _warn(optimizer, "those of the parameters that lost components")
+
+
+def _begin_anew(optimizer: torch.optim.LBFGS, p: nn.Parameter) -> None:
+    """Deletes what L-BFGS holds, which it keeps of all parameters in one row."""
+    if any(p is held for held in optimizer.param_groups[0]["params"]):
+        if optimizer.state:
+            optimizer.state.clear()
+            _warn(optimizer, "all of them")
+        optimizer._numel_cache = None  # it counts all entries once
+
+
+def _warn(optimizer: torch.optim.Optimizer, which: str) -> None:
+    """Warns that moments are lost."""
+    warnings.warn(
+        f"{type(optimizer).__name__} keeps moments in a form that components cannot be taken out "
+        f"of: {which} begin anew",
+        stacklevel=3,
+    )
 
 
 def forget(optimizers: Iterable[torch.optim.Optimizer], p: nn.Parameter) -> None:
     """Deletes what each optimizer holds of the parameter."""
     for optimizer in optimizers:
+        if isinstance(optimizer, torch.optim.LBFGS):
+            _begin_anew(optimizer, p)
         getattr(optimizer, "state", {}).pop(p, None)
 
 

@@ -39,9 +39,10 @@ def trained(table: Table, caption: str, rules: set[int]) -> Grid | None:
         if not runs:
             continue
         counts = [_counts(run) for run in runs]
-        apart = apart or any(len(set(each)) > 1 for each in counts)
-        columns = zip(*counts, strict=True)
-        rows.append([table.title(row[0]), budget_in_words(row), *map(size_range, columns)])
+        apart = apart or any(len(set(each) - {None}) > 1 for each in counts)
+        columns = [[n for n in column if n is not None] for column in zip(*counts, strict=True)]
+        cells = [size_range(column) if column else "–" for column in columns]
+        rows.append([table.title(row[0]), budget_in_words(row), *cells])
     if not apart:
         return None
     head = [
@@ -56,16 +57,17 @@ def trained(table: Table, caption: str, rules: set[int]) -> Grid | None:
     return Grid(text, head, rows, rules=rules, name="trained", notes=[TRAINED_NOTE])
 
 
-def _counts(run: Run) -> list[int]:
-    """Returns a run's four counts; without a file for PEFT its count is the stored one."""
+def _counts(run: Run) -> list[int | None]:
+    """Returns a run's four counts; the last is None for a method that leaves no file for PEFT."""
     params = run["params"]
     stored = params["adapter_end"]
-    in_file = params.get("in_peft_file")
+    # Records of before there was this count have a file of as many parameters as are stored.
+    in_file = params.get("in_peft_file", stored)
     return [
         stored,
         params["trained_at_once"],
         params["trained_in_all"],
-        stored if in_file is None else in_file,
+        in_file if about_method(run).result == "adapter" else None,
     ]
 
 

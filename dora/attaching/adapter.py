@@ -13,12 +13,14 @@ from torch import Tensor, nn
 
 from dora.adapters import changes, result
 from dora.adapters.budget import Plan
+from dora.adapters.result import snapshot
+from dora.attaching.buffers import head_buffers, refuse_moved_averages, running_averages
 from dora.attaching.linears import put_back
 from dora.attaching.saving import save
 from dora.attaching.state import add_hooks, split, state_of, take_up
 from dora.attaching.watch import Watch
 from dora.errors import UserError
-from dora.methods.base import Method
+from dora.methods.base import Method, ParameterGroup
 from dora.methods.groups import parameter_groups
 
 
@@ -43,27 +45,42 @@ class Adapter:
         self.model, self.method, self.plan = model, method, plan
         self.steps, self.head, self.taken = steps, head, 0
         self._originals = dict(originals)
-        groups = method.parameter_groups()
-        self._by_method = [p for group in groups if group.by_method for p in group.parameters]
-        self._own_groups = [group for group in groups if not group.by_method]
+        # Training changes them although the backbone is frozen, and PEFT's file has no place for them.
+        self._averages = snapshot(running_averages(model))
         acts = any(
             getattr(type(method), n) is not getattr(Method, n) for n in ("after_step", "update")
         )
-        factors = [p for layer in method.layers.values() for p in layer.factors().values()]
-        self._watch = Watch(factors, strict=acts)
+        self._watch = Watch(list(method.layers.values()), strict=acts)
         self._checked = False
-        self._device = self.device
+        self._device, self._dtype = self.device, self._factor.dtype
         self._hooks = add_hooks(self)
+
+    @property
+    def _factor(self) -> Tensor:
+        """One of the components' tensors, for what all of them share."""
+        return next(iter(self.method.layers.values())).A
 
     @property
     def device(self) -> torch.device:
         """The device of the components."""
-        return next(iter(self.method.layers.values())).A.device
+        return self._factor.device
 
     @property
     def moves_itself(self) -> bool:
         """True if the method moves some parameters itself (SoRA's gates), without the optimizer."""
         return bool(self._by_method)
+
+    # Asked anew each time: loading a state with assign=True puts other parameters in the layers.
+    @property
+    def _by_method(self) -> list[nn.Parameter]:
+        """The parameters that the method moves itself."""
+        groups = self.method.parameter_groups()
+        return [p for group in groups if group.by_method for p in group.parameters]
+
+    @property
+    def _own_groups(self) -> list[ParameterGroup]:
+        """The groups with rates or decays of the method's own, for the optimizer."""
+        return [group for group in self.method.parameter_groups() if not group.by_method]
 
     # --- what the optimizer gets ---
 
@@ -101,7 +118,7 @@ class Adapter:
         term = self.penalty()
         if not term.requires_grad:
             return
-        parameters = [p for layer in self.method.layers.values() for p in layer.factors().values()]
+        parameters = self._watch.parameters
         # Not backward(): wrappers such as DistributedDataParallel count its gradients.
         found = torch.autograd.grad(term, parameters, allow_unused=True)
         for p, gradient in zip(parameters, found, strict=True):
@@ -127,7 +144,7 @@ class Adapter:
                 self._check(moved)
             self._check_gradients()
             self.taken += 1
-            if self._by_method:
+            if self.moves_itself:
                 rate = float(others[0].param_groups[0]["lr"]) if rate is None else rate
                 self.method.update(self.taken, rate)
             try:
@@ -157,6 +174,11 @@ class Adapter:
     def _check(self, optimizers: list[Any]) -> None:
         """Raises UserError where these optimizers or processes cannot train what is attached."""
         self._checked = True
+        if self._factor.dtype != self._dtype:
+            raise UserError(
+                f"the components were attached in {self._dtype} and are in {self._factor.dtype} now: "
+                "cast the model first and attach then; they stay in float32 beside a backbone in 16 bits"
+            )
         every = [group for o in optimizers for group in getattr(o, "param_groups", [])]
         groups = [set(group["params"]) for group in every]
         own = [set(group.parameters) for group in self._own_groups]
@@ -216,11 +238,12 @@ class Adapter:
     # --- what is kept ---
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Returns the components, the head and the method's state, to go on with after a restart.
+        """Returns the components, the head, BatchNorm's averages and the method's state, to go on
+        with after a restart.
 
         The model's own `state_dict()` holds all of it too, beside the backbone.
         """
-        held = result.tensors_of(self.model, self.method.frozen())
+        held = {**self._tensors(), **self._buffers()}
         return {**{name: t.detach() for name, t in held.items()}, **state_of(self)}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
@@ -229,7 +252,7 @@ class Adapter:
         Raises UserError where it is not of this model, method and settings.
         """
         held, own = split(state)
-        there = result.tensors_of(self.model, self.method.frozen()).keys()
+        there = self._tensors().keys() | self._buffers().keys()
         if wrong := sorted(there ^ held.keys()):
             raise UserError(
                 f"this state is of another model, method or target: {', '.join(wrong[:3])}"
@@ -237,12 +260,21 @@ class Adapter:
         result.restore(self.model, self.method.frozen(), held)
         take_up(self, own)
 
+    def _tensors(self) -> dict[str, Tensor]:
+        """Returns every trained tensor, and the method's frozen ones, by name."""
+        return result.tensors_of(self.model, self.method.frozen())
+
+    def _buffers(self) -> dict[str, Tensor]:
+        """Returns the buffers that training changes: the head's, and averages in the backbone."""
+        return {**running_averages(self.model), **head_buffers(self.model, self.head)}
+
     def save(self, folder: str | Path) -> None:
         """Writes components and head in PEFT's format.
 
         `PeftModel.from_pretrained(base, folder)` then computes what this model does.
         """
         with self._awake():
+            refuse_moved_averages(self.model, self.head, self._averages)
             self._warn_of_budget("saved")
             save(Path(folder), self.model, self.method.layers, self.head, self._originals)
 

@@ -11,7 +11,13 @@ from torch import nn
 
 from dora.adapters.budget import Budget, Matrix, Plan
 from dora.attaching.adapter import Adapter
-from dora.attaching.linears import as_linear, find_head, find_linears, refuse_float16
+from dora.attaching.linears import (
+    as_linear,
+    find_head,
+    find_linears,
+    refuse_float16,
+    refuse_wrapped,
+)
 from dora.attaching.saving import misread
 from dora.errors import UserError
 from dora.method_choice import MethodChoice, method_names, packaged
@@ -63,6 +69,7 @@ def attach(
         problems.append(str(e))
     if problems:
         raise UserError(*problems)
+    refuse_wrapped(model)
     modules = find_head(model, head)
     refuse_float16(model, modules)
     found = find_linears(model, modules, target)

@@ -48,6 +48,11 @@ def find_linears(
     model cannot be adapted.
     """
     _refuse_adapted(model)
+    if is_linear(model):
+        raise UserError(
+            "this model is a single linear, and a layer has to be put in its place: put it into a "
+            "module first, as torch.nn.Sequential(linear)"
+        )
     inside = tuple(f"{name}." for name in head)
     every = {
         name: module
@@ -81,6 +86,20 @@ def find_linears(
     return found
 
 
+def refuse_wrapped(model: Any) -> None:
+    """Raises UserError if a wrapper stands around the model, whose names would not be the model's.
+
+    An adapter saved by such names fits the wrapper alone.
+    """
+    parallel = isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel)
+    inner = "module" if parallel else "_orig_mod"  # torch.compile's name
+    if inner in model._modules:
+        raise UserError(
+            f"this is a model in a {type(model).__name__}: attach to the model itself (model."
+            f"{inner}), and wrap it afterwards"
+        )
+
+
 def refuse_float16(model: nn.Module, head: Sequence[str]) -> None:
     """Raises UserError if a head that is to be trained is in float16."""
     for name in head:
@@ -95,10 +114,11 @@ def refuse_float16(model: nn.Module, head: Sequence[str]) -> None:
 def is_linear(module: nn.Module) -> bool:
     """Says whether a layer of this suite can stand in the module's place."""
     # No subclasses: they may pack their weight, or be read by their owner without being called, as
-    # the output of nn.MultiheadAttention is.
-    weight: Any = getattr(module, "weight", None)
+    # the output of nn.MultiheadAttention is. And no weight that a hook computes of other tensors
+    # in each pass (weight_norm, pruning): it is no parameter.
+    weight = module._parameters.get("weight")
     kind = type(module) is nn.Linear or is_conv1d(module)
-    return kind and weight.is_floating_point()
+    return kind and weight is not None and weight.is_floating_point()
 
 
 def is_conv1d(module: nn.Module) -> bool:
@@ -150,6 +170,19 @@ def _refuse_adapted(model: nn.Module) -> None:
         raise UserError("this model has an adapter attached: call its merge() first")
     if any(type(module).__module__.startswith("peft.") for module in model.modules()):
         raise UserError("this is a PEFT model: call merge_and_unload() first, or take its base")
+
+
+def tied(model: nn.Module, head: Sequence[str]) -> tuple[str, str] | None:
+    """Returns the names of a head's parameter inside and outside of the head; None without any."""
+    inside = tuple(f"{name}." for name in head)
+    names: dict[nn.Parameter, list[str]] = {}
+    for name, p in model.named_parameters(remove_duplicate=False):
+        names.setdefault(p, []).append(name)
+    for each in names.values():
+        own = [name for name in each if name.startswith(inside)]
+        if own and len(own) < len(each):
+            return own[0], next(name for name in each if name not in own)
+    return None
 
 
 def _refuse_tied(model: nn.Module, found: dict[str, nn.Module]) -> None:

@@ -46,7 +46,7 @@ def add_hooks(adapter: Attached) -> list[RemovableHandle]:
 def state_of(adapter: Attached, prefix: str = "") -> State:
     """Returns the number of steps and the method's state, by names that begin with `prefix`."""
     own = {f"{prefix}{_PREFIX}{name}": t for name, t in adapter.method.state().items()}
-    return {f"{prefix}{_PREFIX}step": torch.tensor(adapter.taken), **own}
+    return {f"{prefix}{_PREFIX}step": torch.tensor(adapter.taken, device="cpu"), **own}
 
 
 def split(state: Mapping[str, Tensor], prefix: str = "") -> tuple[State, State]:
@@ -89,6 +89,7 @@ def _load(
 def _take_up_ranks(layer: nn.Module, state: State, prefix: str, *rest: Any) -> None:
     """Gives a layer's factors the ranks that a state_dict has, before it is loaded into them."""
     assert isinstance(layer, LowRankLinear)
+    layer._merged = None  # of the tensors that are loaded over, in their place
     for name, p in layer.factors().items():
         stored = state.get(f"{prefix}{name}")
         # Of the same number of axes: anything else is for load_state_dict to refuse.

@@ -10,22 +10,21 @@ import torch
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from dora.adapters.lowrank import LowRankLinear
 from dora.errors import UserError
 
 
 class Watch:
-    """Notes each step of an optimizer that holds any of `parameters`.
+    """Notes each step of an optimizer that holds any of the layers' components.
 
     A loop, the Transformers Trainer and accelerate make the optimizer after the adapter, or wrap
     it, and PyTorch tells of every optimizer's step. `strict`: two steps of one optimizer without a
     `take` between them are an error.
     """
 
-    def __init__(self, parameters: Sequence[nn.Parameter], strict: bool) -> None:
-        self.parameters, self.strict = list(parameters), strict
-        self._own = set(self.parameters)
+    def __init__(self, layers: Sequence[LowRankLinear], strict: bool) -> None:
+        self.layers, self.strict = list(layers), strict
         self._seen: weakref.WeakSet[torch.optim.Optimizer] = weakref.WeakSet()
-        self._others: weakref.WeakSet[torch.optim.Optimizer] = weakref.WeakSet()
         # By optimizer: the rate of its last step, for those that have stepped since `take`.
         self._stepped: dict[torch.optim.Optimizer, float] = {}
         # The hook is global, and must not keep the adapter alive.
@@ -38,9 +37,17 @@ class Watch:
         self.close = weakref.finalize(self, register_optimizer_step_post_hook(stepped).remove)
         self.close.atexit = False
 
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """The components' tensors, as the layers hold them now.
+
+        Loading a state with assign=True puts other objects in their places.
+        """
+        return [p for layer in self.layers for p in layer.factors().values()]
+
     def __reduce__(self) -> tuple[type[Watch], tuple[Any, ...]]:
         """A copy, of a deep-copied or pickled model, watches the copied parameters."""
-        return Watch, (self.parameters, self.strict)
+        return Watch, (self.layers, self.strict)
 
     def due(self) -> bool:
         """Says whether an optimizer has stepped since the last `take`."""
@@ -66,11 +73,10 @@ class Watch:
 
     def _rate(self, optimizer: torch.optim.Optimizer) -> float | None:
         """Returns the learning rate of the group that holds our parameters; None without any."""
-        if optimizer in self._others:
-            return None
+        # Asked in every step: an optimizer may be given groups after its first steps.
+        own = set(self.parameters)
         for group in optimizer.param_groups:
-            if not self._own.isdisjoint(group["params"]):
+            if not own.isdisjoint(group["params"]):
                 self._seen.add(optimizer)
                 return float(group.get("lr", 0.0))
-        self._others.add(optimizer)
         return None

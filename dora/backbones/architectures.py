@@ -42,7 +42,8 @@ class Architecture:
     mask depends on other tokens' places, so that rows may follow each other without padding.
     `biased`: attention is MPNet's, with a bias by two tokens' distance (`dora.backbones.biased`).
     `first_token`: the modules of a layer that in the last one need each row's first token alone,
-    since the head reads no other; none if a module in between adds what other tokens hold.
+    since the head reads no other; none if a module in between adds what other tokens hold, as
+    where a layer normalises before its halves. Rows are then padded, not packed.
     """
 
     prefix: str
@@ -196,9 +197,8 @@ def architecture_of(model_type: object) -> Architecture:
 
 
 def owner_of(name: str) -> Architecture | None:
-    """Returns the first row whose classifiers have an encoder layer with a module of this name."""
-    rows = ARCHITECTURES.values()
-    return next((row for row in rows if name.startswith(f"{row.prefix}{row.layers}.")), None)
+    """Returns the first row whose classifiers have a linear of this name in an encoder layer."""
+    return next((row for row in ARCHITECTURES.values() if _within(row, name)), None)
 
 
 # Cached: a study's journals name the same few hundred matrices hundreds of thousands of times.
@@ -210,12 +210,23 @@ def place(name: str) -> tuple[int, str]:
     is not a linear of an encoder layer.
     """
     row = owner_of(name)
-    if row is not None:
-        layer, _, path = name.removeprefix(f"{row.prefix}{row.layers}.").partition(".")
-        kind = next((kind for kind, its in row.linears.items() if its == path), None)
-        if kind is not None and layer.isdigit():
-            return int(layer), kind
-    raise ValueError(f"{name} is no linear of an encoder layer")
+    found = None if row is None else _within(row, name)
+    if found is None:
+        raise ValueError(f"{name} is no linear of an encoder layer")
+    return found
+
+
+def _within(row: Architecture, name: str) -> tuple[int, str] | None:
+    """Returns what `place` does if `name` is a linear of this row's, else None.
+
+    Two rows may have one prefix and other linears, as both versions of DeBERTa would.
+    """
+    inside = f"{row.prefix}{row.layers}."
+    layer, _, path = name.removeprefix(inside).partition(".")
+    kind = next((kind for kind, its in row.linears.items() if its == path), None)
+    if kind is None or not layer.isdigit() or not name.startswith(inside):
+        return None
+    return int(layer), kind
 
 
 def end_of(name: str) -> str:
@@ -223,7 +234,7 @@ def end_of(name: str) -> str:
 
     Raises ValueError for a linear behind which no half layer ends.
     """
-    (layer, kind), row = place(name), owner_of(name)
+    row, (layer, kind) = owner_of(name), place(name)
     if row is None or kind not in row.ends:
         raise ValueError(f"no half of a layer ends behind {name}")
     return f"{row.prefix}{row.layers}.{layer}.{row.ends[kind]}"

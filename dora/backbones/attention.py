@@ -75,11 +75,14 @@ def _attend_by_ours(model: Any) -> None:
 
 
 def packs(model: Any) -> bool:
-    """Tells whether the model takes packed batches: its attention must be ours."""
-    return bool(
-        model.config._attn_implementation == _ATTENTION
-        or any(isinstance(module, biased.SelfAttention) for module in model.modules())
-    )
+    """Tells whether the model takes packed batches.
+
+    Its attention must be ours, and its last layer must leave each row's first token alone, since
+    the head would look for it at the beginning of a row.
+    """
+    ours = model.config._attn_implementation == _ATTENTION
+    ours = ours or any(isinstance(module, biased.SelfAttention) for module in model.modules())
+    return bool(ours and architecture_of(model.config.model_type).first_token)
 
 
 def attention_mask(model: Any, inside: np.ndarray) -> np.ndarray | None:

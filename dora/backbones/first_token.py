@@ -25,7 +25,7 @@ def read_first_tokens(model: Any) -> None:
     """
     row = architecture_of(model.config.model_type)
     layer = getattr(model, model.base_model_prefix).get_submodule(row.layers)[-1]
-    if row.plain_attention and model.config._attn_implementation != "eager":
+    if row.first_token and row.plain_attention and model.config._attn_implementation != "eager":
         parent, _, attribute = row.reader.rpartition(".")
         reader = layer.get_submodule(row.reader)
         setattr(layer.get_submodule(parent), attribute, FirstTokenAttention(reader, model.config))

@@ -41,6 +41,11 @@ def attention(
 
     bias: (heads, longest, longest) by a query's and a key's place in their row, or None.
     """
+    if torch.is_autocast_enabled("cpu"):
+        # Autocast does not reach inside an autograd function, and a method's own layer may give
+        # one of the three in 32 bits beside others in 16.
+        dtype = torch.get_autocast_dtype("cpu")
+        query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
     if layout is None:
         return _attend(query, key, value, mask, p, scale, bias).transpose(1, 2)
     alone = query.shape[2] < key.shape[2]  # first tokens: nothing to pad, but the groups' order

@@ -17,7 +17,7 @@ from dora.config import PATHS
 from dora.errors import UserError
 
 # Names, which YAML may read as something else: 2024_01 as a number, true as a truth value.
-_NAMES = ("data.name", "model.name")
+_NAMES = ("data.name", "model.name", "model.revision")  # a commit may look like a number, 12e4567
 _OPTIONS = (
     "-m (a sweep), --config-dir FOLDER (your own files beside conf/), "
     "--cfg job, --info, --help, --version"

@@ -149,7 +149,8 @@ class SoRA(base.Method):
         self.interval = max(1, steps_of(0.0125, run.total_steps))
         self.number = sum(plan.start)
         # Adam's moments of all gates in the order of the layers, (number of gates,).
-        self._mean, self._square = torch.zeros(self.number), torch.zeros(self.number)
+        like = next(iter(self._gates()))  # its type, whatever PyTorch's default is
+        self._mean, self._square = like.new_zeros(self.number), like.new_zeros(self.number)
 
     @classmethod
     def plan(

@@ -11,7 +11,7 @@ from typing import Any
 from hydra import compose
 
 from dora.cli.choices import composing
-from dora.cli.line import quoted
+from dora.cli.line import in_grammar, quoted
 from dora.cli.mistakes import explain, is_mistake
 from dora.config import Config, from_hydra, register
 from dora.data.predictions import unpredicted
@@ -84,7 +84,15 @@ def _config(words: Sequence[str]) -> Config:
 
 def _words(settings: dict[str, Any]) -> list[str]:
     """Returns settings as the words of a command line."""
-    return [f"{key.replace('__', '.')}={_spelled(value)}" for key, value in settings.items()]
+    return [_word(key.replace("__", "."), value) for key, value in settings.items()]
+
+
+def _word(key: str, value: Any) -> str:
+    """Returns one setting as a word; a path or a name as the command line takes it."""
+    plain = f"{key}={value}"
+    if isinstance(value, str | Path) and (written := in_grammar(plain, False)) != plain:
+        return written
+    return f"{key}={_spelled(value)}"
 
 
 def _spelled(value: Any) -> str:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import traceback
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
+from dora import PACKAGE
 from dora.adapters.budget import Budget, Matrix, Plan
 from dora.backbones import backbone
 from dora.backbones.backbone import Folder
@@ -95,7 +98,11 @@ def make_plan(
         return (), None
     found = backbone.find_linears(architecture, config.targets())
     matrices = tuple(_priced(matrix, method.kind) for matrix in found)
-    plan = method.kind.plan(method.settings, Budget.parse(config.budget), matrices, run)
+    budget = Budget.parse(config.budget)
+    try:
+        plan = method.kind.plan(method.settings, budget, matrices, run)
+    except ValueError as e:
+        raise ValueError(f"{e}{_raised_outside(e)}") from e
     if plan is None:
         raise ValueError(
             f"method={method.name} says that budget= binds it ({method.kind.budget}) and plans "
@@ -120,6 +127,17 @@ def make_plan(
     end = None if open_end else ranks
     target = min(plan.target, total)
     return matrices, replace(plan, start=ranks, end=end, target=target, dealt=True)
+
+
+def _raised_outside(e: ValueError) -> str:
+    """Returns the place of an error that code outside this package raised, for who writes a method.
+
+    Python raises ValueError for many a slip, and none of its messages says where.
+    """
+    frame = traceback.extract_tb(e.__traceback__)[-1]
+    if PACKAGE in Path(frame.filename).parents:
+        return ""
+    return f" (ValueError in {Path(frame.filename).name}, line {frame.lineno})"
 
 
 def _priced(matrix: Matrix, kind: type[Method]) -> Matrix:

@@ -11,7 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from conftest import METHODS, linears, tiny, train_head_only
-from dora.adapters.budget import Budget, Matrix, Plan, equal_ranks, start_ranks
+from dora.adapters.budget import Budget, Matrix, Plan, equal_plan, equal_ranks, start_ranks
 from dora.adapters.changes import apply
 from dora.adapters.pruning import pruned, steps_of
 from dora.methods.base import RunInfo
@@ -246,6 +246,11 @@ def test_the_range_of_ends_holds_every_end_that_greedy_selection_can_reach(sizes
     assert max(params) <= high_params
     if in_ranks:
         assert (low_params, high_params) == (min(params), max(params))
+
+
+def test_a_method_that_finds_no_matrix_says_so():
+    with pytest.raises(ValueError, match="budget=r2 has no matrix to be spent on: target="):
+        equal_plan(Budget.parse("r2"), ())
 
 
 def test_missed_tells_too_many_too_few_and_too_much_left():

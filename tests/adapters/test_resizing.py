@@ -132,3 +132,22 @@ def test_moments_of_an_unknown_form_begin_anew_with_a_warning(held: torch.Tensor
         remove([layer], [MASK], optimizer)
     assert layer.A not in optimizer.state
     assert optimizer.state[layer.B]["exp_avg"].shape == layer.B.shape
+
+
+def test_lbfgs_which_keeps_all_parameters_in_one_row_begins_anew_with_a_warning() -> None:
+    layer = layer_of(4, 3, 5)
+    optimizer = torch.optim.LBFGS(layer.factors().values(), lr=0.1)
+    x = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
+
+    def loss() -> torch.Tensor:
+        optimizer.zero_grad()
+        found = (layer(x) - 1).pow(2).sum()
+        found.backward()
+        return found
+
+    optimizer.step(loss)
+    with pytest.warns(UserWarning, match="LBFGS keeps moments in a form .* all of them begin anew"):
+        remove([layer], [MASK], optimizer)
+    before = loss().item()
+    optimizer.step(loss)
+    assert loss().item() < before

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from conftest import METHODS
-from dora.analysis.counts import stored
+from dora.analysis.counts import stored, trained
 from dora.analysis.finished import read_runs
 from dora.analysis.names import method_title, model_title, size, size_range
 from dora.method_choice import packaged
@@ -41,3 +43,22 @@ def test_an_adapter_that_ends_without_a_component_stores_nothing(tmp_path: Path)
     assert stored(runs["sora"]) == 0
     params = runs["full"]["params"]
     assert stored(runs["full"]) == params["trainable"] - params["head"] > 0
+
+
+def test_a_method_that_leaves_no_file_for_peft_has_a_dash_there() -> None:
+    counted = {"adapter_end": 700, "trained_at_once": 900, "trained_in_all": 900}
+
+    def of(name: str, result: str, **more: int | None) -> dict[str, Any]:
+        method = {"title": name, "paper": None, "budget": "exact", "result": result}
+        config = {"method": {"name": name}, "budget": "r2"}
+        return {"config": config, "method": method, "params": {**counted, **more}}
+
+    runs = {
+        ("mine", "r2"): [of("mine", "modules", in_peft_file=None)],
+        ("dora", "r2"): [of("dora", "adapter", in_peft_file=800)],
+        ("old", "r2"): [of("old", "adapter")],
+    }
+    table: Any = SimpleNamespace(rows=list(runs), runs_of=runs.get, title=str)
+    grid = trained(table, "t", set())
+    assert grid is not None
+    assert [line[-1] for line in grid.rows] == ["–", "800", "700"]

@@ -19,7 +19,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from conftest import VOCABULARY
 from dora.adapters.lowrank import LowRankLinear, Siblings, adapt
-from dora.backbones.architectures import ARCHITECTURES, place
+from dora.backbones.architectures import ARCHITECTURES, KINDS, owner_of, place
 from dora.backbones.attention import attention_mask, packs, speed_up
 from dora.backbones.backbone import (
     ASSETS,
@@ -40,9 +40,11 @@ from runs import cut, only_run, run, same_files, small, small_glue
 
 # What the table lacks: RoBERTa's layers under another name.
 OUTSIDER = "data2vec-text"
-NAMES = [*ARCHITECTURES, OUTSIDER]
+# And RoBERTa with norms before the halves of a layer, where its residuals hold all tokens.
+NORMED_FIRST = "xlm-roberta-xl"
+NAMES = [*ARCHITECTURES, OUTSIDER, NORMED_FIRST]
 # Other tests train these, and export them; XLM-RoBERTa is RoBERTa with another tokenizer.
-OFTEN = ("bert", "roberta", "deberta-v2", "xlm-roberta")
+OFTEN = ("bert", "roberta", "deberta-v2", "xlm-roberta", NORMED_FIRST)
 RUNS = [
     pytest.param(name, name, id=name, marks=pytest.mark.slow if name in OFTEN else ())
     for name in NAMES
@@ -51,9 +53,11 @@ RUNS = [
 
 @pytest.fixture(autouse=True)
 def one_row_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Adds the outsider to the table."""
+    """Adds the outsiders to the table."""
     row = replace(ARCHITECTURES["roberta"], prefix="data2vec_text.")
     monkeypatch.setitem(ARCHITECTURES, OUTSIDER, row)
+    row = replace(ARCHITECTURES["xlm-roberta"], ends={}, first_token=())
+    monkeypatch.setitem(ARCHITECTURES, NORMED_FIRST, row)
 
 
 @pytest.fixture
@@ -80,6 +84,19 @@ def test_the_table_finds_every_linear_of_the_encoders_layers(name: str) -> None:
     found = find_linears(model.config.to_dict(), tuple(row.linears))
     assert {m.name: (m.d_in, m.d_out) for m in found} == built
     assert [place(m.name) for m in found] == [(i, kind) for i in range(3) for kind in row.linears]
+    assert set(row.linears) <= set(KINDS)
+
+
+def test_a_linear_is_found_where_another_row_has_its_prefix_and_other_linears(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    row = replace(ARCHITECTURES["deberta-v2"], linears={"qkv": "attention.self.in_proj"})
+    monkeypatch.setitem(ARCHITECTURES, "deberta", row)
+    assert place("deberta.encoder.layer.2.attention.self.in_proj") == (2, "qkv")
+    assert place("deberta.encoder.layer.2.attention.self.query_proj") == (2, "q")
+    assert owner_of("deberta.encoder.layer.0.attention.self.in_proj") is row
+    with pytest.raises(ValueError, match="is no linear of an encoder layer"):
+        place("deberta.encoder.layer.2.attention.self")
 
 
 def adapted(name: str) -> tuple[Any, dict[str, LowRankLinear], Any]:

@@ -59,6 +59,21 @@ def test_attention_has_the_output_and_the_gradients_of_plain_attention_with_equa
         torch.testing.assert_close(one, other)
 
 
+@pytest.mark.parametrize("wide", [0, 1, 2])
+def test_attention_takes_one_input_in_fp32_beside_two_in_bf16_as_sdpa_does(wide):
+    torch.manual_seed(7)
+    given = [torch.randn(2, 3, 5, 8, requires_grad=True) for _ in range(3)]
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = [t if i == wide else t.bfloat16() for i, t in enumerate(given)]
+        q, k, v = mixed
+        got = fused.attention(q, k, v, None, 0.0, 0.3)
+        want = F.scaled_dot_product_attention(q, k, v, scale=0.3).transpose(1, 2)
+    assert got.dtype == want.dtype == torch.bfloat16
+    torch.testing.assert_close(got, want, rtol=0.02, atol=0.02)
+    for one, other in zip(gradients(got, given), gradients(want, given), strict=True):
+        torch.testing.assert_close(one, other, rtol=0.05, atol=0.05)
+
+
 @pytest.mark.usefixtures("float64")
 def test_a_sublayer_has_the_output_and_the_gradients_of_its_modules_with_equal_dropout():
     torch.manual_seed(9)

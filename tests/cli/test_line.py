@@ -68,8 +68,9 @@ def test_a_path_is_taken_as_it_is_typed(first: int) -> None:
 
 @pytest.mark.parametrize("name", ["2024_01", "1e3", "true", "mine"])
 def test_a_name_is_taken_as_it_is_typed(name: str) -> None:
-    config = shown(f"data.name={name}", f"model.name={name}")
+    config = shown(f"data.name={name}", f"model.name={name}", f"model.revision={name}")
     assert (config["data"]["name"], config["model"]["name"]) == (name, name)
+    assert config["model"]["revision"] == name
     written = in_grammar(f"data.name={name},b", sweeping=True)
     (override,) = OverridesParser.create().parse_overrides([written])
     (first, _) = BasicSweeper.split_arguments([override], None)[0]

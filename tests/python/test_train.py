@@ -17,6 +17,8 @@ from hydra.core.global_hydra import GlobalHydra
 
 import dora
 from dora.errors import UserError
+from dora.python.surroundings import restored
+from dora.python.train import _config, _words
 from runs import differing, run, small, small_glue
 
 
@@ -77,6 +79,37 @@ def test_the_run_is_the_commands_own_and_is_done_once(
     (row,) = dora.load(tmp_path / "python").to_dict("records")
     assert row["best.accuracy"] == found.scores["accuracy"]
     assert row["folder"] == str(found.folder)
+
+
+@pytest.mark.parametrize("text", ["2024_01", "1e5", "true", "12e4567", "a b, {c} $d"])
+def test_a_text_stays_the_text_that_it_is(text: str, tmp_path: Path) -> None:
+    given = {"data__name": text, "model__name": text, "model__revision": text}
+    words = _words({"task": "sst2", "method": "lora", **given, "results": tmp_path / text})
+    with restored():
+        config = _config(words)
+    assert (config.data.name, config.model.name, config.model.revision) == (text,) * 3
+    assert config.results == str(tmp_path / text)
+
+
+def test_a_method_of_ones_own_is_named_with_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = [
+        "from dora.methods.lora import LoRA, Settings",
+        "class Mine(LoRA):",
+        "    title = 'Mine'",
+    ]
+    (tmp_path / "mine_of_python.py").write_text("\n".join(lines))
+    (tmp_path / "method").mkdir()
+    held = (dora.CONF / "method/lora.yaml").read_text()
+    held = held.replace("name: lora", "name: mine").replace(
+        "dora.methods.lora.LoRA", "mine_of_python.Mine"
+    )
+    (tmp_path / "method/mine.yaml").write_text(held)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with restored():
+        config = _config(_words({"method": "mine", "hydra__searchpath": [str(tmp_path)]}))
+    assert config.chosen.kind.title == "Mine"
 
 
 def test_all_mistakes_are_told_together_and_nothing_is_left_changed(tmp_path: Path) -> None:
