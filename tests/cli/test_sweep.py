@@ -195,6 +195,7 @@ def test_whoever_leaves_a_sweep_of_a_cluster_is_told_that_its_jobs_go_on(
 
     told: list[tuple[int, str]] = []
     monkeypatch.setattr("dora.process.signals.leave", lambda *said: told.append(said))
+    monkeypatch.setattr(outside, "stopping", False)  # put back behind the signal, which sets it
 
     class Cluster:
         def launch(self, jobs: Any, initial_job_idx: int) -> list[Any]:
