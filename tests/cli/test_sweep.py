@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 
 from dora.cli.sweep import plan
 from dora.errors import RunFailed, Stopped, UserError
-from dora.process.signals import outside
+from dora.process.signals import Outside
 from dora.records import study
 from dora.training.processes import least_used
 from runs import command, configure, run, small, small_words
@@ -195,7 +195,8 @@ def test_whoever_leaves_a_sweep_of_a_cluster_is_told_that_its_jobs_go_on(
 
     told: list[tuple[int, str]] = []
     monkeypatch.setattr("dora.process.signals.leave", lambda *said: told.append(said))
-    monkeypatch.setattr(outside, "stopping", False)  # put back behind the signal, which sets it
+    # One of its own: a signal once noted would stop every later run of this process.
+    monkeypatch.setattr("dora.process.signals.outside", outside := Outside())
 
     class Cluster:
         def launch(self, jobs: Any, initial_job_idx: int) -> list[Any]:
