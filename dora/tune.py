@@ -24,6 +24,20 @@ RESULTS/search/choices.json holds every score, of earlier commands for other met
 study reads it with rates_from=RESULTS/search/choices.json."""
 
 
+def _seeds(text: str) -> list[int]:
+    """Returns the seeds in `1,2`. Raises ArgumentTypeError where they are not what seeds can be."""
+    try:
+        seeds = [int(seed) for seed in text.split(",")]
+    except ValueError:
+        seeds = []
+    # 01 and 1 are one seed.
+    if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
+        raise argparse.ArgumentTypeError(
+            f"{text} must be different whole numbers from 0, such as 1,2"
+        )
+    return seeds
+
+
 def main() -> None:
     """Turns the options into settings of the sweeper, and hands all words to `dora.run`.
 
@@ -36,14 +50,18 @@ def main() -> None:
     )
     parser.add_argument("--candidates", type=int, default=6, help="of each search (default: 6)")
     parser.add_argument(
-        "--seeds", default="1,2", metavar="SEED,…", help="seeds of each candidate (default: 1,2)"
+        "--seeds",
+        type=_seeds,
+        default="1,2",
+        metavar="SEED,…",
+        help="seeds of each candidate (default: 1,2)",
     )
     given, words = parser.parse_known_args()
     sys.argv[1:] = [
         "-m",
         "hydra/sweeper=tune",
         f"hydra.sweeper.candidates={given.candidates}",
-        f"hydra.sweeper.seeds=[{given.seeds}]",
+        f"hydra.sweeper.seeds={given.seeds}",
         *words,
     ]
     from dora.run import main as run  # late: --help needs no Hydra

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from dora import tuned
+from dora import tune, tuned
 from dora.analysis.finished import read_runs
 from dora.analysis.grouping import tables
 from dora.analysis.score_table import scores
@@ -276,6 +277,18 @@ def test_a_forced_search_trains_its_candidates_again(tmp_path: Path) -> None:
     words = small_words(tmp_path, "method=lora", "force=true")
     tuning = Tuning([words], lambda words: configure(*words), 3, (1,))
     assert all("force=true" in job for job in tuning.jobs())
+
+
+@pytest.mark.parametrize("seeds", ["x", "-1", "1,,2", "01,1", ""])
+def test_seeds_that_are_none_are_told_by_the_option_that_gives_them(
+    seeds: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["tune", "task=rte", "method=lora", f"--seeds={seeds}"])
+    with pytest.raises(SystemExit) as ended:
+        tune.main()
+    assert ended.value.code == 2
+    said = f"argument --seeds: {seeds} must be different whole numbers from 0, such as 1,2"
+    assert said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
