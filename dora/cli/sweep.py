@@ -39,7 +39,8 @@ class Planned:
     lines to show before the sweep begins. `precision`: such a line on the precision; None for
     a run on another machine, which says it itself. `auto`: its precision is the one that
     `precision=auto` stands for. `words`: the words that name it. `lacks`:
-    whether it is done but lacks predictions of rows that came later, such as AX.
+    whether it is done but lacks predictions of rows that came later, such as AX. `embedded`: whether
+    its model or its data are the package's.
     """
 
     folder: Path
@@ -50,6 +51,7 @@ class Planned:
     auto: bool
     words: Words
     lacks: bool = False
+    embedded: bool = False
 
     @property
     def done(self) -> bool:
@@ -163,7 +165,8 @@ class Sweep:
         rows = score_table(seen)
         if not rows:
             return
-        embedded = " (embedded model or data)" if any(p.notes for p in self.runs.values()) else ""
+        any_embedded = any(p.embedded for p in self.runs.values())
+        embedded = " (embedded model or data)" if any_embedded else ""
         print(f"\nbest scores in points, mean over seeds (runs){embedded}", *rows, sep="\n")
         # Several in a sweep over `results` itself.
         for results in dict.fromkeys(p.settings["results"] for p in self.runs.values()):
@@ -271,7 +274,8 @@ def _data_of(config: Config) -> tuple[str, str, str]:
 def _planned(p: Prepared, words: Words, here: bool) -> Planned:
     """Returns the description of a prepared run; reads its record, if it is done."""
     c = p.config
-    notes = tuple(filter(None, (embedded_note(c), c.model.note)))
+    embedded = embedded_note(c)
+    notes = tuple(filter(None, (embedded, c.model.note)))
     # In this order: looking for rows without predictions is cheap if the run has no record.
     lacks = not c.force and bool(unpredicted(p.folder, p.rows)) and read_done(p.folder) is not None
     text = precision.line(c.precision, c.device, p.auto) if here else None
@@ -280,7 +284,8 @@ def _planned(p: Prepared, words: Words, here: bool) -> Planned:
             f"precision {c.precision} for precision=auto: the machines that train are not known "
             "here; precision=bf16 or precision=fp32 chooses"
         )
-    return Planned(p.folder, p.settings, c.force, notes, text, p.auto, tuple(p.words(words)), lacks)
+    own = tuple(p.words(words)), lacks, embedded is not None
+    return Planned(p.folder, p.settings, c.force, notes, text, p.auto, *own)
 
 
 def _with_places(problems: Mapping[str, list[Words]], total: int) -> Iterator[str]:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
+from dora.backbones.backbone import ASSETS
 from dora.cli.sweep import plan
 from dora.errors import RunFailed, Stopped, UserError
 from dora.process.signals import Outside
@@ -81,6 +82,17 @@ def test_a_sweep_over_results_names_the_tables_of_each_folder(
         f"with deviations and differences: python -m dora.tables --results {tmp_path / name}"
         for name in "ab"
     ]
+
+
+def test_scores_of_a_model_of_ones_own_are_not_called_embedded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look, scored = study.look, {"accuracy": 0.5}
+    monkeypatch.setattr(study, "look", lambda f: replace(look(f), state="done", score=scored))
+    own = [f"model.path={ASSETS / 'tiny_roberta'}", "model.name=mine", "model.note='it knows MNLI'"]
+    for words, told in (([], " (embedded model or data)\n"), (own, "seeds (runs)\n")):
+        planned(tmp_path, words).end({}, None)
+        assert f"{told}method " in capsys.readouterr().out
 
 
 def test_full_at_two_budgets_is_one_run_of_a_sweep(tmp_path: Path) -> None:
