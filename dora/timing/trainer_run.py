@@ -42,7 +42,7 @@ def main(began: float, file: Path, record: Path, data: str) -> None:
     torch.set_num_threads(c["threads"])
     set_seed(run["seed"])
     with stages.stage(READ):
-        source = DataConfig("mini") if data == "mini" else DataConfig("dir", data)
+        source = DataConfig("mini") if data == "mini" else DataConfig("dir", dir=data)
         rows, _, _ = read_rows(source, task)
         tokenizer = AutoTokenizer.from_pretrained(folder)
         encoded = {k: _encoded(v, tokenizer, c["max_length"]) for k, v in rows.items()}
