@@ -63,7 +63,7 @@ def _order(cell: tuple[tuple[str, ...], str]) -> tuple[Any, ...]:
 def score(seen: list[Seen]) -> str:
     """Returns the mean best score of the finished runs in points; empty if there is none.
 
-    Of runs with unequal settings, as in a search, it is the range of their means: `12.5 to 33.5`.
+    Runs with unequal settings, as in a search, have the range of their means: `12.5 to 33.5`.
     """
     task = TASKS.get(seen[0].place[1])
     if task is None:  # a folder of somebody else's

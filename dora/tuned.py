@@ -23,7 +23,7 @@ Value = float | int | str | bool  # of a method's own setting
 
 
 class Key(NamedTuple):
-    """What tells a search from the others of a file.
+    """Names a search of a file: no other one has an equal key.
 
     `budget`: None for a method without one. `length`: that of its runs, such as "600 steps", and
     `data` the name of what they trained on; None in files that do not say so.
@@ -38,12 +38,12 @@ class Key(NamedTuple):
 
     @property
     def cell(self) -> tuple[str, str, str, str | None]:
-        """What a choice is for: model, task, method and budget."""
+        """Returns what a choice is for: model, task, method and budget."""
         return self[:4]
 
     @property
     def where(self) -> str:
-        """What it was searched in: `600 steps on glue_sample`."""
+        """Returns what it was searched in: `600 steps on glue_sample`."""
         return " on ".join(part for part in (self.length, self.data) if part)
 
     def serves(self, run: Key) -> bool:
@@ -102,7 +102,7 @@ class Search:
     def value(self) -> Value | None:
         """The setting's value with the highest mean score at the best rate.
 
-        The default wins over a value that is only equal to it. None without a setting.
+        The default wins over a value that is only equal to it; without a setting it is None.
         """
         best, most = self.default, self.mean(self.lr)
         for value, by_seed in self.values.items():
@@ -165,7 +165,7 @@ def write(file: Path, searches: Iterable[Search]) -> None:
 def found(searches: Mapping[Key, Search], run: Key) -> Search | None:
     """Returns the search for a run: of its length and data, else the only one of its cell.
 
-    None if there is none, or if several of other lengths or data could be meant.
+    Returns None if there is none, or if several of other lengths or data could be meant.
     """
     if run in searches:
         return searches[run]

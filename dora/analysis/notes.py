@@ -13,6 +13,7 @@ from dora.analysis.layout import number_range
 from dora.analysis.rows import BASELINE
 from dora.analysis.settings_that_differ import sources, unlike
 from dora.data.tasks import TASKS
+from dora.records import study
 from dora.records.about_data import other_sizes
 from dora.records.schema import Run
 
@@ -124,7 +125,7 @@ def _other_rows(task: str, split: str, numbers: Sequence[int]) -> str:
 def _earlier_runs(table: Table) -> list[str]:
     """Returns a note on the runs that a cell's began at (`init_from`) or read (`method.runs`).
 
-    What those were trained on is in the cell's score, too: MNLI asks what RTE and WNLI ask.
+    A cell's score rests on what those were trained on, too: MNLI asks what RTE and WNLI ask.
     """
     learnt: dict[tuple[str, str], list[str]] = {}
     for row, task in product(table.rows, table.tasks):
@@ -145,9 +146,9 @@ def _earlier_runs(table: Table) -> list[str]:
 
 def _task_of_start(run: Run) -> str | None:
     """Returns the task of the run that this one began at, by its directory's place."""
-    start = run.get("init_from")
-    # Another study's folder may have been moved since: its path is that of the time.
-    return Path(start).parts[-6] if start and len(Path(start).parts) > 5 else None
+    # By its path, which tells the place whether or not the folder has been moved since.
+    place = study.place(Path(run.get("init_from") or ""))
+    return place[1] if len(place) > 1 else None
 
 
 def _tuning_notes(table: Table) -> list[str]:

@@ -27,7 +27,7 @@ _Place = tuple[str, str, str | None, str | None, str | None]
 def heldout(run: Run) -> float | None:
     """Returns a run's held-out score in points: the task's first metric at its best evaluation.
 
-    None if it is undefined, as STS-B's where all predictions are equal after a rate far too high.
+    It is None if undefined, as STS-B's where all predictions are equal after a rate far too high.
     """
     task = run["config"]["task"]
     score = run["results"]["best"].get(f"{TASKS[task].metrics[0]}_heldout")

@@ -29,7 +29,7 @@ HOLES_SHOWN = 20  # commands of missing runs in a report; a study that has begun
 def holes(table: Table, seen: Sequence[study.Seen]) -> list[str]:
     """Returns the commands of the runs that this table lacks.
 
-    None are named where it shows runs of chosen settings: the rest is absent by intent. A run whose
+    A table of runs of chosen settings has none: the rest is absent by intent. A run whose
     length no record tells is named in the tables of all lengths.
     """
     if table.view.where:
