@@ -40,7 +40,7 @@ from dora.cli.choices import usage
 from dora.cli.grammar import first_lines
 from dora.cli.line import Line, is_setting, is_sweep, options_of, read, states_method
 from dora.cli.mistakes import MISTAKES, explain, is_mistake
-from dora.config import from_hydra, register
+from dora.configuration.config import from_hydra, register
 from dora.errors import NotNow, RunFailed, Stopped, UserError
 from dora.plain import printable
 from dora.process.imports import uncollected

@@ -16,7 +16,7 @@ from dora.adapters.budget import Budget
 from dora.analysis.layout import number_range, pipe_table
 from dora.backbones.architectures import KINDS
 from dora.backbones.backbone import find_linears
-from dora.method_choice import method_names, packaged
+from dora.configuration.method_choice import method_names, packaged
 from dora.methods.base import RunInfo
 
 # model_type, hidden size, feed-forward size, layers: as in the models' config.json

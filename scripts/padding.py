@@ -31,7 +31,7 @@ from unittest import mock
 import numpy as np
 
 from dora.backbones.backbone import Folder, architecture, fingerprint, load_tokenizer, locate
-from dora.config_groups import DataConfig
+from dora.configuration.groups import DataConfig
 from dora.data.tasks import TASKS, Rows
 from dora.data.tokens import MIX, Tokens, order, tokenised
 from dora.errors import UserError

@@ -19,7 +19,7 @@ import torch
 from dora.adapters.budget import Budget
 from dora.backbones.architectures import USUAL
 from dora.backbones.backbone import find_linears
-from dora.method_choice import packaged
+from dora.configuration.method_choice import packaged
 from dora.methods.base import RunInfo
 from dora.methods.schedule import Schedule
 from dora.timing.candidates import loop_of

@@ -22,8 +22,8 @@ from omegaconf import MISSING, OmegaConf
 
 from dora import CONF
 from dora.cli.choices import choices
-from dora.config import Config
-from dora.config_groups import DataConfig, FedConfig, ModelConfig, OwnConfig
+from dora.configuration.config import Config
+from dora.configuration.groups import DataConfig, FedConfig, ModelConfig, OwnConfig
 from dora.files import write_atomic
 
 PAGE = Path(__file__).parents[1] / "docs" / "settings.md"

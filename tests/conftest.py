@@ -28,10 +28,10 @@ from dora.adapters.budget import Matrix
 from dora.adapters.lowrank import LowRankLinear
 from dora.backbones.architectures import KINDS
 from dora.backbones.backbone import find_linears
-from dora.config import Config
-from dora.config_groups import TaskConfig
+from dora.configuration.config import Config
+from dora.configuration.groups import TaskConfig
+from dora.configuration.method_choice import MethodChoice, method_names, packaged
 from dora.data.tokens import Tokens
-from dora.method_choice import MethodChoice, method_names, packaged
 from dora.methods.base import Method
 from dora.training.loop import Loop
 from dora.training.processes import World

@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from conftest import DEBERTA_V3
-from dora.config import Config
+from dora.configuration.config import Config
 from dora.training.prepare import Prepared, prepare
 from runs import small
 

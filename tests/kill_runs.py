@@ -32,7 +32,7 @@ from typing import Any
 from kill_groups import KINDS, kill_groups
 
 import dora
-from dora.method_choice import method_names, packaged
+from dora.configuration.method_choice import method_names, packaged
 from dora.methods.base import Method
 from runs import forkserver, only_run, problems, small_words
 

@@ -28,7 +28,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
 import dora
-from dora.config import Config, from_hydra, register
+from dora.configuration.config import Config, from_hydra, register
 from dora.data.mini import mini
 from dora.data.tasks import AX, TASKS, Rows, Task
 from dora.process.signals import StopSignals

@@ -24,12 +24,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from dora import CONF
 from dora.__main__ import COMMANDS
-from dora.check import check
 from dora.cli.choices import composing
 from dora.cli.composer import Composer
 from dora.cli.grammar import single_values
 from dora.cli.line import Line, read
-from dora.config import register
+from dora.configuration.check import check
+from dora.configuration.config import register
 from runs import load_script
 
 ROOT = Path(__file__).parents[1]

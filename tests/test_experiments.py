@@ -17,8 +17,8 @@ from hydra.errors import HydraException
 from conftest import METHODS
 from dora.adapters.budget import Budget, Matrix
 from dora.backbones import backbone
-from dora.check import check
-from dora.config import Config, from_hydra, register
+from dora.configuration.check import check
+from dora.configuration.config import Config, from_hydra, register
 from dora.methods.base import RunInfo
 from dora.training.federation import Federation
 

@@ -19,11 +19,8 @@ ORDER = (
     ("adapters",),
     ("backbones",),
     ("methods",),
-    ("method_choice",),
+    ("configuration",),
     ("attaching",),
-    ("tuned",),
-    ("config_groups",),
-    ("config", "check"),
     ("records",),
     ("training",),
     ("analysis",),
@@ -102,9 +99,9 @@ def test_only_config_commands_and_cli_know_hydra() -> None:
     knowing = {name for name, path in FILES.items() if knows(path)}
     outside_cli = {name for name in knowing if not name.startswith("cli.")}
     assert outside_cli == {
-        "config",
-        "config_groups",
-        "method_choice",
+        "configuration.config",
+        "configuration.groups",
+        "configuration.method_choice",
         "python.surroundings",
         "python.train",
         "run",

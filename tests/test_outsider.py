@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from dora.method_choice import packaged, source_fingerprint
+from dora.configuration.method_choice import packaged, source_fingerprint
 from dora.methods.base import Method
 from runs import FILES, only_run, refused, small_words
 

@@ -7,15 +7,15 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from dora import tuned
 from dora.analysis.layout import pipe_table
 from dora.analysis.rows import budget_in_words, row_order
 from dora.analysis.style import legend, logarithmic, panels, styles, titles
+from dora.configuration import tuned
+from dora.configuration.tuned import BySeed, Key, Search, Value, mean
 from dora.data.tasks import TASKS
 from dora.records import study
 from dora.records.about_method import NO_BUDGET
 from dora.records.schema import Run
-from dora.tuned import BySeed, Key, Search, Value, mean
 
 if TYPE_CHECKING:
     from dora.analysis.score_figures import Drawn

@@ -19,8 +19,8 @@ from dora.attaching.linears import (
     refuse_wrapped,
 )
 from dora.attaching.saving import misread
+from dora.configuration.method_choice import MethodChoice, method_names, packaged
 from dora.errors import UserError
-from dora.method_choice import MethodChoice, method_names, packaged
 from dora.methods.base import Method, RunInfo
 
 # Moments that only the suite's own loop has: it runs training rows before the first step, sets the

@@ -10,7 +10,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from dora.config import Config, from_hydra
+from dora.configuration.config import Config, from_hydra
 
 
 class Composer:

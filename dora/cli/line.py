@@ -13,7 +13,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
 
-from dora.config import PATHS
+from dora.configuration.config import PATHS
 from dora.errors import UserError
 
 # Names, which YAML may read as something else: 2024_01 as a number, true as a truth value.

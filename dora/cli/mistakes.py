@@ -21,11 +21,11 @@ from omegaconf.errors import (
     OmegaConfBaseException,
 )
 
-from dora.check import check
 from dora.cli.choices import choices, composing, group_names, keys
 from dora.cli.composer import Composer
 from dora.cli.grammar import first_lines, malformed, single_values
 from dora.cli.line import key_of
+from dora.configuration.check import check
 from dora.errors import UserError
 from dora.records.words import FORMER
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from dora.cli import remaining
 from dora.cli.summary import labels, score_table
-from dora.config import MAX_SEED, Config
+from dora.configuration.config import MAX_SEED, Config
 from dora.data.predictions import unpredicted
 from dora.errors import NotNow, RunFailed, Stopped, UserError
 from dora.plain import counted, printable

@@ -13,20 +13,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dora import tuned
 from dora.analysis.layout import as_csv
 from dora.analysis.searches import heldout, in_order, score_by_rate, table
 from dora.analysis.style import images
-from dora.check import check
 from dora.cli.line import in_grammar
-from dora.config import Config, place
+from dora.configuration import tuned
+from dora.configuration.check import check
+from dora.configuration.config import Config, place
+from dora.configuration.tuned import BySeed, Key, Scores, Search, Value
 from dora.errors import UserError
 from dora.files import write_atomic
 from dora.plain import counted
 from dora.records import study
 from dora.records.provenance import provenance
 from dora.records.run_json import read_done
-from dora.tuned import BySeed, Key, Scores, Search, Value
 
 FEWEST = 3  # with two candidates both would lie at an edge
 CHOICES = "choices.json"

@@ -13,7 +13,7 @@ from hydra import compose
 from dora.cli.choices import composing
 from dora.cli.line import in_grammar, quoted
 from dora.cli.mistakes import explain, is_mistake
-from dora.config import Config, from_hydra, register
+from dora.configuration.config import Config, from_hydra, register
 from dora.data.predictions import unpredicted
 from dora.errors import UserError
 from dora.python.surroundings import restored

@@ -19,7 +19,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from dora import CONF, tuned
+from dora import CONF
+from dora.configuration import tuned
 from dora.data.tasks import TASKS
 from dora.plain import printable
 from dora.records import packed

@@ -173,8 +173,8 @@ def _known(key: str) -> bool:
 def _keys() -> dict[str, frozenset[str] | None]:
     """Returns every first part of a key with the parts that may follow its dot, None for none."""
     # Late: importing Hydra takes 0.2 s.
-    from dora.config import Config
-    from dora.config_groups import DataConfig, FedConfig, ModelConfig, TaskConfig
+    from dora.configuration.config import Config
+    from dora.configuration.groups import DataConfig, FedConfig, ModelConfig, TaskConfig
 
     own: dict[str, frozenset[str] | None] = {name: None for name in [*_names(Config), "experiment"]}
     groups = {"task": TaskConfig, "model": ModelConfig, "data": DataConfig, "fed": FedConfig}

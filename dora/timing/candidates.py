@@ -14,10 +14,10 @@ from dora.adapters.budget import Budget, Matrix, Plan
 from dora.backbones.architectures import KINDS
 from dora.backbones.attention import speed_up
 from dora.backbones.backbone import find_linears
-from dora.config import Config
-from dora.config_groups import TaskConfig
+from dora.configuration.config import Config
+from dora.configuration.groups import TaskConfig
+from dora.configuration.method_choice import MethodChoice, packaged
 from dora.data.tokens import Tokens
-from dora.method_choice import MethodChoice, packaged
 from dora.methods.base import Method, RunInfo
 from dora.timing.libraries import PEFTS, pefts
 from dora.timing.products import products

@@ -29,7 +29,7 @@ def main(began: float, file: Path, record: Path, data: str) -> None:
     from transformers import AutoModelForSequenceClassification, AutoTokenizer, set_seed
 
     from dora.backbones.backbone import locate
-    from dora.config_groups import DataConfig
+    from dora.configuration.groups import DataConfig
     from dora.data.tasks import TASKS
     from dora.training.rows import read_rows
 

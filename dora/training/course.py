@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from dora.config import Config
+from dora.configuration.config import Config
 from dora.data.tokens import order
 from dora.methods.schedule import Schedule
 from dora.methods.seeds import seed_of

@@ -13,7 +13,7 @@ from functools import cached_property
 
 import numpy as np
 
-from dora.config_groups import FedConfig
+from dora.configuration.groups import FedConfig
 from dora.data.partition import classes_of, partition
 
 

@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 
-from dora.check import MAX_COUNT
-from dora.config import Config
+from dora.configuration.check import MAX_COUNT
+from dora.configuration.config import Config
 from dora.methods.rules import fraction_or_steps
 from dora.methods.schedule import Schedule
 from dora.training.federation import Federation, steps_a_round

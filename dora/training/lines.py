@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from dora.config import Config
+from dora.configuration.config import Config
 from dora.data.tasks import Rows
 from dora.records.about_data import other_sizes
 from dora.records.study import duration

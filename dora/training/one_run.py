@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dora.config import Config
+from dora.configuration.config import Config
 from dora.errors import Diverged, RunFailed, Stopped, UserError, foreseen
 from dora.methods.base import Method
 from dora.process.signals import StopSignals

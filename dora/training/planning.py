@@ -12,8 +12,8 @@ from dora import PACKAGE
 from dora.adapters.budget import Budget, Matrix, Plan
 from dora.backbones import backbone
 from dora.backbones.backbone import Folder
-from dora.config import Config
-from dora.method_choice import source_fingerprint
+from dora.configuration.config import Config
+from dora.configuration.method_choice import source_fingerprint
 from dora.methods.base import Method, RunInfo
 from dora.methods.schedule import Schedule
 from dora.training.findings import Findings

@@ -18,8 +18,8 @@ from dora.adapters.budget import Matrix, Plan
 from dora.backbones import backbone
 from dora.backbones.architectures import USUAL, architecture_of
 from dora.backbones.backbone import Folder
-from dora.check import check
-from dora.config import Config
+from dora.configuration.check import check
+from dora.configuration.config import Config
 from dora.data.tasks import TASKS, Rows
 from dora.errors import UserError
 from dora.methods.base import RunInfo

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from dora.config import Config
-from dora.config_groups import DataConfig
+from dora.configuration.config import Config
+from dora.configuration.groups import DataConfig
 from dora.data import places, sources
 from dora.data.hub import fetch_hub
 from dora.data.mini import mini

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from dora.config import Config
+from dora.configuration.config import Config
 from dora.errors import UserError
 from dora.files import check_safetensors, sha256_file
 from dora.records import artefacts

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from dora.adapters import result
 from dora.adapters.budget import Matrix
 from dora.backbones import backbone, tensors
-from dora.config import Config
+from dora.configuration.config import Config
 from dora.errors import UserError
 from dora.files import check_safetensors, sha256_file
 from dora.methods.base import Method

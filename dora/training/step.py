@@ -27,7 +27,7 @@ from dora.adapters.changes import Change, Mask
 from dora.backbones.architectures import architecture_of
 from dora.backbones.attention import attention_mask, packs
 from dora.backbones.packing import Layout, packed
-from dora.config import Config
+from dora.configuration.config import Config
 from dora.data.tasks import Task
 from dora.data.tokens import Tokens
 from dora.errors import Diverged

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import wandb
 
-from dora.config import Config
+from dora.configuration.config import Config
 from dora.errors import UserError
 from dora.process import machine
 from dora.records.record import Record
@@ -36,7 +36,7 @@ class WeightsAndBiases:
             # Without finish_previous wandb returns the run before, if a sweep could not end it.
             self.run = wandb.init(
                 project="dora-glue",
-                mode=config.wandb,  # type: ignore[arg-type]  # checked by dora.check
+                mode=config.wandb,  # type: ignore[arg-type]  # checked by dora.configuration.check
                 dir=str(folder),
                 resume="allow",
                 reinit="finish_previous",

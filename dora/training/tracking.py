@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from dora.config import Config
+from dora.configuration.config import Config
 from dora.records import journals
 from dora.records.record import Record
 

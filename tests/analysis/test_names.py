@@ -12,7 +12,7 @@ from conftest import METHODS
 from dora.analysis.counts import stored, trained
 from dora.analysis.finished import read_runs
 from dora.analysis.names import method_title, model_title, size, size_range
-from dora.method_choice import packaged
+from dora.configuration.method_choice import packaged
 from record_files import write_run
 
 

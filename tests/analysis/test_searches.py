@@ -10,7 +10,7 @@ from dora.analysis.grouping import tables
 from dora.analysis.notes import score_notes
 from dora.analysis.searches import label, of_runs, score_by_rate, table, unequal
 from dora.analysis.style import apart
-from dora.tuned import Search
+from dora.configuration.tuned import Search
 
 
 def write_run(

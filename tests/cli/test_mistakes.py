@@ -11,7 +11,7 @@ import torch
 
 import dora
 from dora.cli.mistakes import explain
-from dora.config import register
+from dora.configuration.config import register
 from dora.errors import UserError
 from dora.training.prepare import prepare
 from runs import command, configure, refused, small, typed

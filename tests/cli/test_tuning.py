@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from dora import tune, tuned
+from dora import tune
 from dora.analysis.finished import read_runs
 from dora.analysis.grouping import tables
 from dora.analysis.score_table import scores
 from dora.cli.tuning import Candidate, Tuning, next_rates
+from dora.configuration import tuned
 from dora.errors import UserError
 from runs import command, configure, record, refused, run, small, small_glue, small_words
 

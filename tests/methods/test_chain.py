@@ -16,7 +16,7 @@ from conftest import batches, linears, loop_of, settings_of, tiny, tokens, train
 from dora.adapters.budget import Budget
 from dora.adapters.changes import Renew, apply
 from dora.adapters.lowrank import LowRankLinear
-from dora.method_choice import packaged
+from dora.configuration.method_choice import packaged
 from dora.methods.base import Method, RunInfo
 from dora.methods.chain import Chain, knots, split
 from dora.methods.schedule import Schedule

@@ -17,8 +17,8 @@ from exported import dev_logits
 
 from conftest import METHODS
 from dora import CONF
+from dora.configuration.method_choice import packaged
 from dora.data import npz
-from dora.method_choice import packaged
 from dora.methods.base import Method
 from dora.records import artefacts
 from dora.sharing.exporting import export

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from conftest import settings_of
 from dora.adapters.budget import Budget, Matrix
 from dora.adapters.gathered import Gathered
-from dora.method_choice import packaged
+from dora.configuration.method_choice import packaged
 from dora.methods.base import Method, RunInfo
 from dora.methods.fedit import average
 from dora.methods.lora_fair import cosine, gradient, ridge

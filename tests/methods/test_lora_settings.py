@@ -29,13 +29,13 @@ from conftest import (
 )
 from dora.adapters.budget import Budget, Matrix, equal_ranks
 from dora.backbones.backbone import ASSETS
-from dora.config import Config
-from dora.config_groups import TaskConfig
+from dora.configuration.config import Config
+from dora.configuration.groups import TaskConfig
+from dora.configuration.method_choice import MethodChoice
 from dora.data import npz
 from dora.data.sources import read_dir
 from dora.data.tasks import TASKS
 from dora.errors import UserError
-from dora.method_choice import MethodChoice
 from dora.methods.base import RunInfo
 from dora.methods.groups import parameter_groups
 from dora.methods.lora import LoRA

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from conftest import linears, loop_of, settings_of, tiny, tokens, train_head_only
 from dora.adapters.budget import Budget, Matrix
+from dora.configuration.method_choice import packaged
 from dora.data import npz
 from dora.errors import UserError
-from dora.method_choice import packaged
 from dora.methods.base import Method, RunInfo
 from dora.methods.melora import BlockLinear, MELoRA
 from dora.sharing.exporting import export

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from dora.config import Config
+from dora.configuration.config import Config
 from dora.errors import UserError
 from dora.training.prepare import prepare
 from runs import configure, refused

@@ -137,7 +137,7 @@ def test_every_name_that_a_configuration_may_have_is_read_back(tmp_path: Path) -
         write_run(results, "lora", 1, 0.8, model=model, data="mes données")
     assert "5 runs" in collect(results, shared / packed.NAME)
     assert without_folder(read_runs(shared)) == without_folder(read_runs(results))
-    # dora.check lets names of these characters through; the first is a letter, a digit or _.
+    # dora.configuration.check lets names of these characters through; the first is a letter, a digit or _.
     letters = (c for c in map(chr, range(sys.maxunicode + 1)) if re.fullmatch(r"\w", c))
     assert all(map(packed._names_a_folder, letters))
     assert all(packed._names_a_folder(f"x{c}") for c in " .+-")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from dora.config import Config
+from dora.configuration.config import Config
 from dora.records import packed
 from dora.records.words import Foreign, command_of, typed
 from record_files import write_run

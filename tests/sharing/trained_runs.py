@@ -18,7 +18,7 @@ from transformers import AutoModelForSequenceClassification
 
 from conftest import ARCHITECTURES
 from dora.backbones.backbone import ASSETS
-from dora.config import Config
+from dora.configuration.config import Config
 from dora.data.sources import read_dir
 from dora.data.tasks import TASKS, Rows
 from runs import arrays, only_run, run, small, small_glue

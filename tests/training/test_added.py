@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 
 from dora.cli.sweep import plan
-from dora.config_groups import DataConfig
+from dora.configuration.groups import DataConfig
 from dora.data.sources import fingerprint
 from dora.data.tasks import TASKS
 from dora.records.lock import Lock

@@ -12,7 +12,7 @@ from torch import nn
 from dora.adapters import lowrank
 from dora.adapters.budget import Matrix
 from dora.backbones.backbone import load_model
-from dora.config import Config
+from dora.configuration.config import Config
 from dora.errors import RunFailed, UserError
 from dora.methods.base import Method
 from dora.methods.lora import LoRA

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from conftest import linears, loop_of, tiny, tokens, train_head_only
 from dora.adapters.budget import Budget
-from dora.config import Config
-from dora.config_groups import FedConfig, TaskConfig
+from dora.configuration.config import Config
+from dora.configuration.groups import FedConfig, TaskConfig
+from dora.configuration.method_choice import MethodChoice, packaged
 from dora.data.tokens import Tokens
 from dora.errors import RunFailed, Stopped
-from dora.method_choice import MethodChoice, packaged
 from dora.methods.base import Method, RunInfo
 from dora.process.signals import StopSignals
 from dora.training import checkpoint

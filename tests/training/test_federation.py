@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dora.config import Config
-from dora.config_groups import FedConfig, TaskConfig
+from dora.configuration.config import Config
+from dora.configuration.groups import FedConfig, TaskConfig
 from dora.training.course import Course, FederatedCourse
 from dora.training.federation import Federation
 from runs import refused, small_words

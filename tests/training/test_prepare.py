@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from dora.configuration.method_choice import method_names
 from dora.data.mini import mini
 from dora.data.tasks import TASKS
 from dora.errors import UserError
-from dora.method_choice import method_names
 from dora.training.prepare import prepare, split_rows
 from folders import edit, model_folder, prepared
 from runs import configure, small, small_glue, write_tsv

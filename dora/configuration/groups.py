@@ -1,6 +1,6 @@
 """The groups of the configuration: task, model, data, and the rounds of a federated method.
 
-`Config`, in dora/config.py, holds one of each. Keys are typed as `model.path=…`.
+`Config`, in dora/configuration/config.py, holds one of each. Keys are typed as `model.path=…`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from omegaconf import MISSING, OmegaConf
 
 from dora import CONF
-from dora.method_choice import method_names
+from dora.configuration.method_choice import method_names
 
 # The keys that say where a model comes from, unless `model.path` does: a model has one of them.
 PLACES = ("embedded", "package", "hub")

@@ -2,7 +2,7 @@
 
 Every default stands once: here, or, for a method's settings, in conf/method/NAME.yaml. Any other
 YAML under conf/ holds only values that differ. Hydra is known to this module and its groups
-(config_groups.py), to run.py and to cli/; everything else takes these dataclasses.
+(groups.py), to method_choice.py, run.py and cli/; everything else takes these dataclasses.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from typing import Any, cast
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from dora import tuned
 from dora.adapters.budget import Budget
 from dora.backbones.architectures import KINDS, USUAL
-from dora.config_groups import DataConfig, FedConfig, ModelConfig, OwnConfig, TaskConfig
+from dora.configuration import tuned
+from dora.configuration.groups import DataConfig, FedConfig, ModelConfig, OwnConfig, TaskConfig
+from dora.configuration.method_choice import MethodChoice, choose, spelled
 from dora.data.tasks import TASKS, Task
 from dora.errors import UserError
-from dora.method_choice import MethodChoice, choose, spelled
 
 MAX_SEED = 2**63 - 1  # the largest that PyTorch's generators take
 # The keys whose value is a file's or folder's path.

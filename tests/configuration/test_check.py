@@ -8,8 +8,8 @@ import pytest
 
 from conftest import METHODS
 from dora import CONF
-from dora.check import check
-from dora.config import Config
+from dora.configuration.check import check
+from dora.configuration.config import Config
 from dora.errors import UserError
 from dora.training.prepare import prepare
 from runs import configure

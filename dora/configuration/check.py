@@ -8,10 +8,10 @@ import re
 from typing import Any
 
 from dora.adapters.budget import Budget
-from dora.config import MAX_SEED, PATHS, Config, place
-from dora.config_groups import ModelConfig
+from dora.configuration.config import MAX_SEED, PATHS, Config, place
+from dora.configuration.groups import ModelConfig
+from dora.configuration.method_choice import method_names
 from dora.data.tasks import TASKS
-from dora.method_choice import method_names
 from dora.methods.rules import fraction_or_steps
 from dora.process import surroundings
 

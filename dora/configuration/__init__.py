@@ -1,0 +1,1 @@
+"""The typed configuration: its keys, the choice of a method, its one check, searched rates."""
