@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import shlex
 import shutil
@@ -88,14 +87,6 @@ def test_a_folders_name_reaches_no_shell_and_no_terminal(
         assert run["command"].isprintable()
 
 
-def test_budgets_stand_by_kind_and_size(tmp_path: Path) -> None:
-    for budget in ("0.3M", "9k", "r16", "r8"):
-        write_run(tmp_path, "lora", 1, 0.9, budget=budget)
-    lines = status.table(study.scan(tmp_path)).splitlines()
-    done = [line.split()[4] for line in lines if line.split()[5:] == ["1", "90.0"]]
-    assert done == ["r8", "r16", "9k", "0.3M"]
-
-
 def test_words_that_no_run_has_become_no_command(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -155,22 +146,6 @@ def test_a_row_has_its_score_and_the_study_its_time_left(
     assert "left: about 60 s of training, 1 run\n" in said  # DoRA's second seed
 
 
-def test_runs_of_unequal_lengths_and_settings_are_not_averaged(tmp_path: Path) -> None:
-    for key, steps, seed, score in [
-        ("a", 600, 1, 0.40),
-        ("a", 600, 2, 0.50),
-        ("b", 1800, 1, 0.70),
-        ("c", 1800, 1, 0.62),  # at another rate
-        ("c", 1800, 2, 0.64),
-    ]:
-        write_run(tmp_path, "lora", seed, score, key=key, config={"max_steps": steps})
-    lines = [line.split() for line in status.table(study.scan(tmp_path)).splitlines()]
-    at = lines[0].index("budget") + 1
-    assert lines[0][at : at + 2] == ["length", "done"]
-    assert lines[1][at:] == ["600", "steps", "2", "45.0"]
-    assert lines[2][at:] == ["1800", "steps", "3", "63.0", "to", "70.0"]
-
-
 def test_a_killed_run_shows_how_far_it_was(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -182,42 +157,6 @@ def test_a_killed_run_shows_how_far_it_was(
         "step 3,000 of 9,000, its process is gone; the command resumes it",
         "its process is gone; the command resumes it",
     ]
-
-
-class Terminal(io.StringIO):
-    """Stands for standard output on a terminal."""
-
-    def isatty(self) -> bool:
-        """Says that this is a terminal, whose screen is drawn anew."""
-        return True
-
-
-@pytest.mark.parametrize(("columns", "rows"), [(200, 50), (40, 10)])
-def test_a_watched_study_is_drawn_in_one_piece_that_fits_the_screen(
-    columns: int, rows: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("COLUMNS", str(columns))
-    monkeypatch.setenv("LINES", str(rows))
-    monkeypatch.setattr(sys, "stdout", Terminal())
-    written: list[str] = []
-    monkeypatch.setattr(status, "_control", written.append)
-    lines = [f"line {number} {'x' * 50}" for number in range(30)]
-    status.draw(lines)
-    (text,) = written
-    # From the top left corner, over what stood there, with no moment of an empty screen.
-    assert text.startswith("\x1b[Hline 0 x")
-    assert text.endswith("\x1b[K\n\x1b[J")
-    shown = text.removeprefix("\x1b[H").removesuffix("\x1b[J").split("\x1b[K\n")[:-1]
-    assert all(len(line) <= columns for line in shown)
-    if rows == 50:
-        assert shown == lines
-    else:
-        # The cursor takes the last row.
-        assert len(shown) == rows - 1
-        assert shown[1] == "… 22 more lines"
-        assert [line[:9].strip() for line in shown[2:]] == [
-            f"line {n} x"[:9].strip() for n in range(23, 30)
-        ]
 
 
 def test_watching_ends_when_every_run_is_done(

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dora import status
+from dora.analysis import progress
 from dora.analysis.contents import against, costs, grids, medians
 from dora.analysis.finished import read_runs
 from dora.analysis.grouping import Table, View, tables
@@ -346,7 +346,7 @@ def test_budgets_are_printed_alike_in_tables_page_and_status(tmp_path: Path) -> 
     table = only_table(tmp_path)
     assert all(row[1] == "0.3M" for grid in grids(table) for row in grid.rows)
     assert {about(table, run)["budgetTitle"] for run in table.runs} == {"0.3M"}
-    shown = status.table(study_of_runs.scan(tmp_path))
+    shown = progress.table(study_of_runs.scan(tmp_path))
     assert [line.split()[4] for line in shown.splitlines()] == ["budget", "0.3M", "0.3M"]
 
 
