@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from dora import bench
-from dora.timing import setting
+from dora.timing import options, setting
 from dora.timing.candidates import CONTENDERS, OTHERS, PHASES, contender, loop_of
 from dora.timing.measure import SHARES, _whole_runs, measure, ratio, series
 from dora.timing.setting import TOTAL, Setting, Times
@@ -189,7 +189,7 @@ def test_a_run_s_line_weighs_the_phases_of_its_own_precision():
 
 def test_the_help_fits_a_screen_and_states_every_default(monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
-    parser = bench._parser()
+    parser = options.parser()
     lines = parser.format_help().splitlines()
     assert len(lines) <= 24
     assert max(map(len, lines)) <= 80
