@@ -54,7 +54,7 @@ def job(cfg: DictConfig) -> float | None:
     """Trains one composed configuration; returns the task's score, as sweepers want it."""
     # Launchers pickle this function, with copies of the globals that it names. Imported here,
     # they are the worker's own.
-    from dora.cli.one_run import check_grid, train
+    from dora.cli.job import check_grid, train
     from dora.process import streams
     from dora.process.signals import outside
     from dora.run import _ended

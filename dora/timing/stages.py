@@ -107,7 +107,7 @@ from pathlib import Path
 from dora.timing.stages import Stages, watch
 stages, file = Stages(float(sys.argv.pop(1))), Path(sys.argv.pop(1))
 from dora import run
-from dora.cli.one_run import import_heavy
+from dora.cli.job import import_heavy
 import_heavy()
 watch(stages)
 run.main()
