@@ -15,6 +15,7 @@ from typing import Any
 
 from dora.errors import RunFailed, UserError
 from dora.files import to_json, write_atomic
+from dora.preparing.precision import automatic
 from dora.process.command import command
 from dora.records.provenance import provenance
 from dora.timing import options
@@ -23,7 +24,6 @@ from dora.timing.measure import measure, memory_here, peak_memory, table
 from dora.timing.setting import Setting
 from dora.timing.startup import startup
 from dora.timing.whole_run import Runs, runs_table, whole_runs
-from dora.training.precision import automatic
 
 
 def main() -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from dora.analysis.figures import write, write_by_length
-from dora.analysis.style import WIDTHS, require_matplotlib
+from dora.analysis.figures.files import write, write_by_length
+from dora.analysis.figures.style import WIDTHS, require_matplotlib
 from dora.cli.options import asked_for, writing
 from dora.process.command import command
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dora.analysis.page import page
+from dora.analysis.page.page import page
 from dora.cli.options import asked_for, writing
 from dora.files import write_atomic
 from dora.process.command import command

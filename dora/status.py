@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import NoReturn
 
-from dora.analysis.progress import TO_DO, report
+from dora.analysis.tables.progress import TO_DO, report
 from dora.cli import screen
 from dora.errors import UserError
 from dora.process.command import command

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from dora.analysis.text import files, holes, stale
+from dora.analysis.tables.files import files, holes, stale
 from dora.cli.options import asked_for, writing
 from dora.files import write_atomic
 from dora.process.command import command

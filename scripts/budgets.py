@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 
 from dora.adapters.budget import Budget
-from dora.analysis.layout import number_range, pipe_table
+from dora.analysis.tables.layout import number_range, pipe_table
 from dora.backbones.architectures import KINDS
 from dora.backbones.backbone import find_linears
 from dora.configuration.method_choice import method_names, packaged

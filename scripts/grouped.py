@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dora.analysis.layout import pipe_table
+from dora.analysis.tables.layout import pipe_table
 from dora.backbones.architectures import KINDS
 from dora.backbones.backbone import find_linears
 from dora.files import to_json, write_atomic

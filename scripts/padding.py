@@ -36,8 +36,8 @@ from dora.data.tasks import TASKS, Rows
 from dora.data.tokens import MIX, Tokens, order, tokenised
 from dora.errors import UserError
 from dora.files import write_atomic
+from dora.preparing.prepare import read_rows
 from dora.records.provenance import provenance
-from dora.training.prepare import read_rows
 
 SIZES = (16, 32, 64, 128, 256)
 SEEDS, EPOCHS = (1, 2, 3), 5  # one epoch's numbers depend on its order, so that they are averaged

@@ -26,11 +26,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dora.analysis import figures
+from dora.analysis.figures import files as figures
 from dora.analysis.finished import read_runs
 from dora.backbones import backbone
 from dora.data import tokens
 from dora.errors import UserError
+from dora.preparing.prepare import Prepared, prepare
+from dora.preparing.start import read_start
 from dora.records.journals import JOURNALS
 from dora.records.record import Record, read_finished
 from dora.records.verify import verify
@@ -39,8 +41,6 @@ from dora.sharing.form import Form
 from dora.training import build, checkpoint, one_run
 from dora.training.added import _kept_weights
 from dora.training.lines import Lines
-from dora.training.prepare import Prepared, prepare
-from dora.training.start import read_start
 from runs import cut, only_run, small
 
 NOTICED, HARMLESS, SILENT = "noticed", "harmless", "silent"

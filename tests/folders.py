@@ -23,7 +23,7 @@ from transformers import (
 
 from conftest import DEBERTA_V3
 from dora.configuration.config import Config
-from dora.training.prepare import Prepared, prepare
+from dora.preparing.prepare import Prepared, prepare
 from runs import small
 
 SIZES = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dora.analysis.layout import Grid
+from dora.analysis.tables.layout import Grid
 
 # Names of models, devices and notes come from records, which may be somebody else's.
 TEXTS = (

@@ -31,11 +31,11 @@ import dora
 from dora.configuration.config import Config, from_hydra, register
 from dora.data.mini import mini
 from dora.data.tasks import AX, TASKS, Rows, Task
+from dora.preparing.prepare import prepare
 from dora.process.signals import StopSignals
 from dora.records import artefacts
 from dora.training import one_run
 from dora.training.loop import Loop
-from dora.training.prepare import prepare
 
 # The columns of the official TSVs: two texts and the label. The hub has other names for some.
 COLUMNS = {

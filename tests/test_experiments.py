@@ -20,7 +20,7 @@ from dora.backbones import backbone
 from dora.configuration.check import check
 from dora.configuration.config import Config, from_hydra, register
 from dora.methods.base import RunInfo
-from dora.training.federation import Federation
+from dora.preparing.federation import Federation
 
 CONF = Path(__file__).parents[1] / "conf"
 EXPERIMENTS = sorted(

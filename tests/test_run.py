@@ -16,7 +16,7 @@ from conftest import METHODS
 from dora.data.sources import read_dir
 from dora.data.tasks import TASKS
 from dora.errors import RunFailed, UserError
-from dora.training.prepare import prepare
+from dora.preparing.prepare import prepare
 from runs import arrays, command, configure, lines, only_run, run, small, small_glue
 
 

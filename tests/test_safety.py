@@ -14,8 +14,8 @@ import pytest
 import dora
 from dora.backbones.backbone import ASSETS
 from dora.errors import UserError
+from dora.preparing.prepare import prepare
 from dora.training import checkpoint
-from dora.training.prepare import prepare
 from runs import only_run, run, small
 
 SOURCES = sorted(Path(dora.__file__).parent.rglob("*.py"))

@@ -1,1 +1,1 @@
-"""Finished runs compared: grouping, statistics, tables, figures, the report page."""
+"""Finished runs compared: which count, how they group, statistics; tables, figures, the page."""

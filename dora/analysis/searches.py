@@ -1,24 +1,21 @@
-"""Searches: the runs of one, its table, and the figure of score against learning rate."""
+"""Searches of learning rates: the runs of one, and the order in which several stand."""
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from dora.analysis.layout import pipe_table
-from dora.analysis.rows import budget_in_words, row_order
-from dora.analysis.style import legend, logarithmic, panels, styles, titles
+from dora.analysis.rows import row_order
 from dora.configuration import tuned
-from dora.configuration.tuned import BySeed, Key, Search, Value, mean
+from dora.configuration.tuned import Key, Search, Value
 from dora.data.tasks import TASKS
 from dora.records import study
 from dora.records.about_method import NO_BUDGET
 from dora.records.schema import Run
 
 if TYPE_CHECKING:
-    from dora.analysis.score_figures import Drawn
+    pass
 
 # Of a panel: model, task, budget, length, data.
 _Place = tuple[str, str, str | None, str | None, str | None]
@@ -112,140 +109,3 @@ def unequal(searches: Iterable[Search]) -> list[str]:
     for s in searches:
         effort[s.model, s.task, s.length, s.data].add((s.candidates, len(s.seeds)))
     return sorted({task for (_, task, *_), kinds in effort.items() if len(kinds) > 1})
-
-
-def table(searches: Sequence[Search]) -> list[str]:
-    """Returns a Markdown table with a line for each search, and what a reader must know of them.
-
-    Which rates lie at an edge, and in which tasks the methods had unequal effort.
-    """
-    several = {
-        "model": len({s.model for s in searches}) > 1,  # one value needs no column
-        "length": len({s.length for s in searches}) > 1,
-        "data": len({s.data for s in searches} - {None}) > 1,
-        "budget": len({s.budget for s in searches} - {None}) > 1,
-    }
-    known = ("model", "task", "length", "data", "method", "budget")
-    columns = [c for c in known if several.get(c, True)]
-    rows = [[*_named(s, columns), ", ".join(_cells(s))] for s in searches]
-    edges = [" ".join(_named(s, columns)) for s in searches if s.at_edge]
-    summary = f"{len(edges)} of {len(searches)} searches chose a rate at an edge of their grid"
-    lines = [
-        pipe_table([[*columns, "rate: held-out score"], *rows]),
-        "",
-        summary + (f": {', '.join(edges)}" if edges else ""),
-    ]
-    if odd := unequal(searches):
-        lines += ["", f"unequal numbers of candidates or seeds in {', '.join(odd)}"]
-    return lines
-
-
-def _named(s: Search, columns: Sequence[str]) -> list[str]:
-    budget = budget_in_words((s.method, s.budget or NO_BUDGET))
-    whole = {
-        "model": s.model,
-        "task": s.task,
-        "length": s.length or "–",
-        "data": s.data or "–",
-        "method": s.method,
-        "budget": budget,
-    }
-    return [whole[column] for column in columns]
-
-
-def _cells(s: Search) -> list[str]:
-    """Returns `0.002: 7.6` for each rate, the chosen one in bold, and marked if at an edge.
-
-    Then `dem 0.3: 7.8` for each value of the method's own setting; in bold if it is chosen.
-    """
-    cells = []
-    for lr in sorted(s.scores):
-        text = f"{lr:g}: {_points(s.scores[lr])}"
-        if lr == s.lr:
-            text = f"**{text}**" + (" (edge)" if s.at_edge else "")
-        cells.append(text)
-    for value, by_seed in s.values.items():
-        text = f"{s.setting} {value}: {_points(by_seed)}"
-        cells.append(f"**{text}**" if value == s.value else text)
-    return cells
-
-
-def _points(by_seed: BySeed) -> str:
-    """Returns a candidate's mean score, or a dash if one of its runs has none."""
-    score = mean(by_seed)
-    return "–" if math.isinf(score) else f"{score:.1f}"
-
-
-def score_by_rate(searches: Sequence[Search]) -> Drawn | None:
-    """Draws held-out scores against the learning rate, a line for each method.
-
-    A panel for each task and budget. Dots are seeds; the chosen rate has a ring. Crosses are other
-    values of a setting of the method's own.
-    """
-    shown = [s for s in searches if not s.all_failed]
-    if not shown:
-        return None
-    places = list(dict.fromkeys((s.model, s.task, s.budget, s.length, s.data) for s in shown))
-    # Methods without a budget are drawn beside those of each one.
-    with_budget = [p for p in places if p[2] is not None] or places
-    look = styles(list(dict.fromkeys(s.method for s in shown)))
-    figure, axes = panels([_head(p, with_budget) for p in with_budget], 3)
-    lines: list[dict[str, Any]] = []
-    for panel, (model, task, budget, length, data) in zip(axes, with_budget, strict=True):
-        before = len(lines)
-        for s in shown:
-            here = (s.model, s.task, s.length, s.data) == (model, task, length, data)
-            if here and s.budget in (budget, None):
-                lines += _draw(panel, s, look[s.method])
-        rates = sorted({line["lr"] for line in lines[before:]})
-        logarithmic(panel, rates, rates, label)
-    titles(figure, "learning rate", "held-out score")
-    legend(figure, axes)
-    return figure, lines
-
-
-def _head(place: _Place, places: Sequence[_Place]) -> str:
-    """Returns the head of a panel: the task, and what else tells it from the other panels."""
-    model, task, budget, length, data = place
-    several = [len({*values} - {None}) > 1 for values in zip(*places, strict=True)]
-    told = [(budget, several[2]), (model, several[0]), (length, several[3]), (data, several[4])]
-    return ", ".join([TASKS[task].folder, *(name for name, there in told if name and there)])
-
-
-def label(rate: float) -> str:
-    """Returns a rate in two digits, as `1.4e-4`: short, to stand below a panel."""
-    digits, _, power = f"{rate:.1e}".partition("e")
-    return f"{digits.removesuffix('.0')}e{int(power)}"
-
-
-def _draw(panel: Any, s: Search, look: dict[str, Any]) -> list[dict[str, Any]]:
-    """Draws one search; returns its numbers as lines of the figure's CSV."""
-    rates = [lr for lr in sorted(s.scores) if not math.isinf(s.mean(lr))]
-    means = [s.mean(lr) for lr in rates]
-    panel.plot(rates, means, label=s.method, linewidth=1.2, markersize=3, **look)
-    for lr in rates:
-        seeds = s.scores[lr]
-        panel.plot([lr] * len(seeds), seeds, ".", color=look["color"], markersize=2, alpha=0.5)
-    others = {v: mean(by_seed) for v, by_seed in s.values.items() if not math.isinf(mean(by_seed))}
-    cross = {"marker": "x", "markersize": 4, "linestyle": ""}
-    panel.plot([s.lr] * len(others), list(others.values()), color=look["color"], **cross)
-    best = s.best
-    if not math.isinf(best):
-        ring = {"marker": "o", "markersize": 8, "markerfacecolor": "none", "linestyle": ""}
-        panel.plot([s.lr], [best], color=look["color"], **ring)
-    about = {"model": s.model, "task": s.task, "method": s.method, "budget": s.budget}
-    points = [
-        *((lr, s.default, score) for lr, score in zip(rates, means, strict=True)),
-        *((s.lr, value, score) for value, score in others.items()),
-    ]
-    return [
-        {
-            **about,
-            "lr": lr,
-            "setting": s.setting,
-            "value": value,
-            "mean": score,
-            "chosen": (lr, value) == (s.lr, s.value),
-        }
-        for lr, value, score in points
-    ]

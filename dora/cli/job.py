@@ -17,8 +17,8 @@ from dora.process.imports import uncollected
 from dora.process.signals import StopSignals, outside
 
 if TYPE_CHECKING:
+    from dora.preparing.prepare import Prepared
     from dora.records.schema import Run
-    from dora.training.prepare import Prepared
 
 # Modules that a run needs after its preparation. The last one imports nearly everything that
 # loading any model imports.
@@ -48,9 +48,9 @@ def train(cfg: DictConfig) -> float | None:
     # Imported late: --help and a typo need neither models nor metrics.
     from dora.cli import remaining
     from dora.data.predictions import unpredicted
+    from dora.preparing.prepare import prepare
     from dora.records.run_json import read_done
     from dora.training.lines import labelled
-    from dora.training.prepare import prepare
 
     begin_unless_stopped()
     config = from_hydra(cfg)

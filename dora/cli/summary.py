@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from dora.analysis.grouping import View, budget_in_words
-from dora.analysis.layout import Grid, plain
+from dora.analysis.tables.layout import Grid, plain
 from dora.data.tasks import TASKS
 from dora.records.about_method import NO_BUDGET
 from dora.records.study import Seen

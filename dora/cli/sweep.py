@@ -17,14 +17,14 @@ from dora.configuration.config import MAX_SEED, Config
 from dora.data.predictions import unpredicted
 from dora.errors import NotNow, RunFailed, Stopped, UserError
 from dora.plain import counted, printable
+from dora.preparing import precision
+from dora.preparing.prepare import Prepared, prepare
 from dora.process.signals import outside
 from dora.records import estimate, study
 from dora.records.cleaning import tidy
 from dora.records.planned import note_planned
 from dora.records.run_json import read_done
-from dora.training import precision
 from dora.training.lines import embedded_note
-from dora.training.prepare import Prepared, prepare
 
 Words = tuple[str, ...]
 # States of a run that is not done and did not go wrong: the same sweep goes on with it.

@@ -13,9 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dora.analysis.layout import as_csv
-from dora.analysis.searches import heldout, in_order, score_by_rate, table
-from dora.analysis.style import images
+from dora.analysis.figures.searches import score_by_rate
+from dora.analysis.figures.style import images
+from dora.analysis.searches import heldout, in_order
+from dora.analysis.tables.layout import as_csv
+from dora.analysis.tables.searches import table
 from dora.cli.line import in_grammar
 from dora.configuration import tuned
 from dora.configuration.check import check

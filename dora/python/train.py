@@ -16,11 +16,11 @@ from dora.cli.mistakes import explain, is_mistake
 from dora.configuration.config import Config, from_hydra, register
 from dora.data.predictions import unpredicted
 from dora.errors import UserError
+from dora.preparing.prepare import prepare
 from dora.python.surroundings import restored
 from dora.records.run_json import read_done
 from dora.records.schema import Run
 from dora.training.one_run import run
-from dora.training.prepare import prepare
 
 _PLAIN = re.compile(r"[\w.+/~-]+")  # needs no quotes in Hydra's grammar
 

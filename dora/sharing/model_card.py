@@ -12,7 +12,7 @@ from pathlib import PurePath
 from typing import Any
 
 from dora.adapters.peft_config import hub_name
-from dora.analysis.layout import in_markdown, pipe_table
+from dora.analysis.tables.layout import in_markdown, pipe_table
 from dora.backbones.architectures import KINDS, place
 from dora.data.tasks import TASKS, Task
 from dora.plain import printable

@@ -32,7 +32,7 @@ from typing import Any
 
 import torch
 
-from dora.analysis.layout import pipe_table
+from dora.analysis.tables.layout import pipe_table
 from dora.process import memory
 from dora.timing.candidates import PHASES, contender
 from dora.timing.products import flops

@@ -74,8 +74,9 @@ def watch(stages: Stages) -> None:
 
     From outside: the suite itself holds no clocks. `dora.run` must have imported what a run needs.
     """
+    from dora.preparing import prepare
     from dora.records.record import Record
-    from dora.training import build, finish, prepare
+    from dora.training import build, finish
     from dora.training.loop import Loop
     from dora.training.step import Stepper
 

@@ -31,7 +31,7 @@ def main(began: float, file: Path, record: Path, data: str) -> None:
     from dora.backbones.backbone import locate
     from dora.configuration.groups import DataConfig
     from dora.data.tasks import TASKS
-    from dora.training.rows import read_rows
+    from dora.preparing.rows import read_rows
 
     c, m, task = run["config"], run["model"], TASKS[run["config"]["task"]]
     # The package's own models come from nowhere else, and have their folder's name.

@@ -22,7 +22,7 @@ from statistics import median
 from typing import Any
 
 from dora import ASSETS
-from dora.analysis.layout import pipe_table
+from dora.analysis.tables.layout import pipe_table
 from dora.errors import RunFailed
 from dora.timing.setting import Setting, backbone
 from dora.timing.stages import OURS, REST, STAGES

@@ -1,1 +1,1 @@
-"""One run: prepared, trained, evaluated, finished."""
+"""One run trained: built, looped, evaluated, finished."""

@@ -15,13 +15,13 @@ from torch import Tensor
 from dora.data import npz
 from dora.data.predictions import packed, save, unpredicted
 from dora.errors import UserError
+from dora.preparing.prepare import Prepared
 from dora.records import artefacts
 from dora.records.provenance import provenance
 from dora.records.record import Record, now
 from dora.training import processes
 from dora.training.finite import not_finite
 from dora.training.loop import Loop
-from dora.training.prepare import Prepared
 from dora.training.processes import World
 
 

@@ -15,18 +15,19 @@ from dora.data.sources import fingerprint
 from dora.data.tokens import Tokens, tokenised
 from dora.errors import UserError
 from dora.methods.base import Method
+from dora.preparing import precision
+from dora.preparing.prepare import Prepared
+from dora.preparing.start import take_up
 from dora.process import memory
 from dora.records.record import Record
-from dora.training import checkpoint, precision, processes
+from dora.training import checkpoint, processes
 from dora.training.calibration import calibrator
 from dora.training.course import FederatedCourse
 from dora.training.federated_loop import FederatedLoop
 from dora.training.finite import not_finite
 from dora.training.lines import Lines, embedded_note, rows_note
 from dora.training.loop import Loop
-from dora.training.prepare import Prepared
 from dora.training.processes import World
-from dora.training.start import take_up
 from dora.training.step import Setup
 
 MANY_ROWS = 50_000  # tokenising more rows takes long enough to say so beforehand

@@ -13,7 +13,7 @@ from dora.configuration.config import Config
 from dora.data.tokens import order
 from dora.methods.schedule import Schedule
 from dora.methods.seeds import seed_of
-from dora.training.federation import Federation
+from dora.preparing.federation import Federation
 
 
 class Course:

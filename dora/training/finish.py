@@ -20,13 +20,13 @@ from dora.data.predictions import save
 from dora.errors import RunFailed
 from dora.files import plainly, write_atomic
 from dora.methods.base import Method
+from dora.preparing.prepare import Prepared
 from dora.process import memory
 from dora.records import artefacts, journals
 from dora.records.record import Record, scores
 from dora.training.evaluation import losses
 from dora.training.lines import Lines
 from dora.training.loop import Loop
-from dora.training.prepare import Prepared
 
 
 def finish(p: Prepared, loop: Loop, record: Record, say: Lines) -> None:

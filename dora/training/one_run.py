@@ -12,18 +12,19 @@ from torch import Tensor
 from dora.configuration.config import Config
 from dora.errors import Diverged, RunFailed, Stopped, UserError, foreseen
 from dora.methods.base import Method
+from dora.preparing import precision
+from dora.preparing.prepare import Prepared
+from dora.preparing.sources import Source
 from dora.process.signals import StopSignals
 from dora.records.provenance import processor, provenance
 from dora.records.record import Record, writable
-from dora.training import checkpoint, precision, processes
+from dora.training import checkpoint, processes
 from dora.training.added import predict_added
 from dora.training.build import build
 from dora.training.finish import finish
 from dora.training.lines import Lines, Pace, embedded_note, figures, on_terminal
 from dora.training.loop import Loop
-from dora.training.prepare import Prepared
 from dora.training.processes import World
-from dora.training.sources import Source
 from dora.training.tracking import Trackers
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from dora.analysis.contents import medians
 from dora.analysis.finished import read_runs
 from dora.analysis.grouping import Table, View, tables
-from dora.analysis.score_table import scores
+from dora.analysis.tables.contents import medians
+from dora.analysis.tables.scores import scores
 from dora.tables import main
 from record_files import write_run
 from runs import in_process

@@ -11,9 +11,9 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from dora.analysis.comparison import Leaders, differences, leaders, pairs
-from dora.analysis.contents import scores
 from dora.analysis.finished import read_runs
 from dora.analysis.grouping import Table, View, tables
+from dora.analysis.tables.contents import scores
 from record_files import write_run
 
 LORA, DORA, ADALORA = (("lora", "r8"), ("dora", "r8"), ("adalora", "r8"))

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from conftest import METHODS
-from dora.analysis.counts import stored, trained
 from dora.analysis.finished import read_runs
 from dora.analysis.names import method_title, model_title, size, size_range
+from dora.analysis.tables.counts import stored, trained
 from dora.configuration.method_choice import packaged
 from record_files import write_run
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import record_files
+from dora.analysis.figures.searches import label, score_by_rate
+from dora.analysis.figures.style import apart
 from dora.analysis.finished import read_runs
 from dora.analysis.grouping import tables
-from dora.analysis.notes import score_notes
-from dora.analysis.searches import label, of_runs, score_by_rate, table, unequal
-from dora.analysis.style import apart
+from dora.analysis.searches import of_runs, unequal
+from dora.analysis.tables.notes import score_notes
+from dora.analysis.tables.searches import table
 from dora.configuration.tuned import Search
 
 

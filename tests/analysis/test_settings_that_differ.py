@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from dora.analysis.contents import scores
 from dora.analysis.finished import read_runs
 from dora.analysis.grouping import Table, tables
 from dora.analysis.settings_that_differ import sources, unlike
+from dora.analysis.tables.contents import scores
 from record_files import write_run
 
 SETTINGS = {"limit_train": None, "batch_size": 32, "select": "dev", "weight_decay": 0.01}

@@ -18,10 +18,10 @@ from transformers import Trainer, TrainingArguments
 import dora
 from dora.adapters import result
 from dora.backbones.backbone import load_model
+from dora.preparing.prepare import prepare
 from dora.training import build as building
 from dora.training.lines import Lines
 from dora.training.loop import Loop
-from dora.training.prepare import prepare
 from dora.training.processes import World
 from runs import small
 

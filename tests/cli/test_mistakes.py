@@ -13,7 +13,7 @@ import dora
 from dora.cli.mistakes import explain
 from dora.configuration.config import register
 from dora.errors import UserError
-from dora.training.prepare import prepare
+from dora.preparing.prepare import prepare
 from runs import command, configure, refused, small, typed
 
 

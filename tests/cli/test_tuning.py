@@ -13,7 +13,7 @@ import pytest
 from dora import tune
 from dora.analysis.finished import read_runs
 from dora.analysis.grouping import tables
-from dora.analysis.score_table import scores
+from dora.analysis.tables.scores import scores
 from dora.cli.tuning import Candidate, Tuning, next_rates
 from dora.configuration import tuned
 from dora.errors import UserError

@@ -11,7 +11,7 @@ from dora import CONF
 from dora.configuration.check import check
 from dora.configuration.config import Config
 from dora.errors import UserError
-from dora.training.prepare import prepare
+from dora.preparing.prepare import prepare
 from runs import configure
 
 # Every key that takes a floating-point number, from the dataclasses, and a method that has it.

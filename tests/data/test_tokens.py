@@ -20,8 +20,8 @@ from dora.backbones.backbone import load_tokenizer, locate
 from dora.data.mini import mini
 from dora.data.tasks import TASKS
 from dora.data.tokens import Tokens, tokenise, tokenised
+from dora.preparing.prepare import prepare
 from dora.training import build
-from dora.training.prepare import prepare
 from dora.training.processes import World
 from runs import small
 

@@ -25,8 +25,8 @@ from dora.data.tasks import TASKS
 from dora.errors import UserError
 from dora.methods.base import RunInfo
 from dora.methods.bitfit import BitFit
+from dora.preparing.prepare import prepare
 from dora.sharing.exporting import export
-from dora.training.prepare import prepare
 from runs import configure, only_run, run, small, small_glue
 
 # (architecture, layers, width) and the parameters of all biases, as counted in published models.

@@ -20,11 +20,11 @@ from dora import CONF
 from dora.configuration.method_choice import packaged
 from dora.data import npz
 from dora.methods.base import Method
+from dora.preparing.prepare import prepare
 from dora.records import artefacts
 from dora.sharing.exporting import export
 from dora.training.build import build
 from dora.training.lines import Lines
-from dora.training.prepare import prepare
 from dora.training.processes import World
 from runs import only_run, run, small
 

@@ -20,9 +20,9 @@ from dora.errors import UserError
 from dora.methods.base import RunInfo
 from dora.methods.houlsby import Houlsby
 from dora.methods.pfeiffer import Pfeiffer
+from dora.preparing.prepare import prepare
 from dora.training.build import build
 from dora.training.lines import Lines
-from dora.training.prepare import prepare
 from dora.training.processes import World
 from runs import (
     configure,

@@ -39,8 +39,8 @@ from dora.errors import UserError
 from dora.methods.base import RunInfo
 from dora.methods.groups import parameter_groups
 from dora.methods.lora import LoRA
+from dora.preparing.prepare import prepare
 from dora.sharing.exporting import export
-from dora.training.prepare import prepare
 from runs import cut, only_run, run, same_files, small, small_glue
 
 # PEFT reads an attribute that Transformers deprecates.

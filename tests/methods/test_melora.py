@@ -22,8 +22,8 @@ from dora.data import npz
 from dora.errors import UserError
 from dora.methods.base import Method, RunInfo
 from dora.methods.melora import BlockLinear, MELoRA
+from dora.preparing.prepare import prepare
 from dora.sharing.exporting import export
-from dora.training.prepare import prepare
 from runs import only_run, refused, run, small, small_words
 
 # PEFT reads an attribute that Transformers deprecates.

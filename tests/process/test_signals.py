@@ -59,7 +59,7 @@ def _as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         (signal.SIGUSR2, 75, "stopped"),
     ],
 )
-@pytest.mark.parametrize("module", ["hydra", "dora.training.prepare"])
+@pytest.mark.parametrize("module", ["hydra", "dora.preparing.prepare"])
 def test_a_signal_in_the_first_seconds_is_one_line(
     number: signal.Signals, code: int, word: str, module: str, tmp_path: Path
 ) -> None:

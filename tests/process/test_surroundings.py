@@ -14,7 +14,7 @@ import pytest
 
 from dora.configuration.config import Config
 from dora.errors import UserError
-from dora.training.prepare import prepare
+from dora.preparing.prepare import prepare
 from runs import configure, refused
 
 NO_KEY = (

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dora.analysis.figures import learning_curves, rank_paths
+from dora.analysis.figures.files import learning_curves, rank_paths
 from dora.analysis.finished import read_runs
 from dora.analysis.grouping import tables
 from dora.records import journals

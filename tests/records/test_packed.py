@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from dora.analysis.conflicts import one_configuration
+from dora.analysis.figures.training import undamaged
 from dora.analysis.finished import anything_left_out, read_runs
-from dora.analysis.training_figures import undamaged
 from dora.collect import collect
 from dora.errors import UserError
 from dora.records import journals, packed, study

@@ -16,11 +16,11 @@ from dora.cli.sweep import plan
 from dora.configuration.groups import DataConfig
 from dora.data.sources import fingerprint
 from dora.data.tasks import TASKS
+from dora.preparing import prepare
 from dora.records.lock import Lock
 from dora.records.record import Record
 from dora.records.verify import verify
 from dora.run import main
-from dora.training import prepare
 from dora.training.added import predict_added
 from dora.training.loop import Loop
 from dora.training.processes import World

@@ -16,8 +16,8 @@ from dora.configuration.config import Config
 from dora.errors import RunFailed, UserError
 from dora.methods.base import Method
 from dora.methods.lora import LoRA
+from dora.preparing.prepare import Prepared, prepare
 from dora.training.build import attach
-from dora.training.prepare import Prepared, prepare
 from runs import run, small
 
 

@@ -11,9 +11,9 @@ import pytest
 
 from dora.cli.sweep import plan
 from dora.errors import NotNow, RunFailed, Stopped
+from dora.preparing.prepare import prepare
 from dora.process.signals import outside
 from dora.records.lock import Lock
-from dora.training.prepare import prepare
 from runs import change_record, configure, small_words, typed
 
 

@@ -18,11 +18,11 @@ from dora.configuration.method_choice import MethodChoice, packaged
 from dora.data.tokens import Tokens
 from dora.errors import RunFailed, Stopped
 from dora.methods.base import Method, RunInfo
+from dora.preparing.federation import Federation
 from dora.process.signals import StopSignals
 from dora.training import checkpoint
 from dora.training.course import FederatedCourse
 from dora.training.federated_loop import FederatedLoop
-from dora.training.federation import Federation
 from dora.training.processes import World
 from dora.training.selection import Selection
 from dora.training.step import Setup

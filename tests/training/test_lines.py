@@ -18,10 +18,10 @@ from pathlib import Path
 
 import pytest
 
+from dora.preparing.prepare import prepare
 from dora.training import build, lines, one_run
 from dora.training.bar import Bar
 from dora.training.lines import Lines, figures
-from dora.training.prepare import prepare
 from runs import only_run, run, same_files, small, small_words
 
 

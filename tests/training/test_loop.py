@@ -11,11 +11,11 @@ import transformers
 
 from dora.analysis.finished import read_runs
 from dora.analysis.grouping import tables
-from dora.analysis.score_table import scores
+from dora.analysis.tables.scores import scores
 from dora.data.mini import mini
 from dora.data.tasks import TASKS
 from dora.methods.schedule import lr_factor
-from dora.training.prepare import prepare
+from dora.preparing.prepare import prepare
 from runs import only_run, run, small
 
 

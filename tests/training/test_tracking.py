@@ -15,9 +15,9 @@ import wandb
 from wandb.proto import wandb_internal_pb2
 
 from dora.errors import UserError
+from dora.preparing.prepare import prepare
 from dora.records import cleaning
 from dora.training import track_wandb
-from dora.training.prepare import prepare
 from dora.training.tracking import histogram, values_of
 from runs import cut, lines, only_run, python, record, run, small, small_words
 

@@ -1,4 +1,4 @@
-// The study's data, as dora/analysis/study_data.py writes it, and how it is worded.
+// The study's data, as dora/analysis/page/study_data.py writes it, and how it is worded.
 const study = JSON.parse(document.getElementById("study").textContent);
 const runs = study.runs;
 const several = key => new Set(runs.map(run => run[key])).size > 1;

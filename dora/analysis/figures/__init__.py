@@ -1,0 +1,1 @@
+"""Figures of finished runs: what each shows, their look, and their files."""

@@ -1,0 +1,112 @@
+"""The figure of what a score costs: stored parameters, and time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from dora.analysis.figures.scores import Drawn, Lines, mean_cost, methods
+from dora.analysis.figures.style import legend, logarithmic, panels, spread, styles, titles
+from dora.analysis.grouping import Table
+from dora.analysis.names import size
+from dora.analysis.rows import Row
+from dora.analysis.tables import counts
+from dora.records.schema import Run
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+# What a panel's axis counts: its title, and the cost of a run.
+COSTS: dict[str, Callable[[Run], float]] = {
+    "stored parameters": counts.stored,
+    "seconds of training": lambda run: float(run["train_s"]),
+}
+
+
+def score_by_cost(table: Table) -> Drawn | None:
+    """Draws average scores against both costs, each row a point, and joins those none beats.
+
+    A point is beaten by one that costs no more and scores more: those left are the Pareto front.
+    """
+    lines = [line for row in table.rows for title in COSTS if (line := _point(table, row, title))]
+    if len({(line["method"], line["budget"]) for line in lines}) < 2:
+        return None  # one point compares nothing
+    look = styles(methods(table.rows))
+    # Costs of 0 alone, as of methods that end without a component, leave a panel without points.
+    shown = [title for title in COSTS if any(line["cost"] == title for line in lines)]
+    figure, axes = panels(shown, width=2.6, narrowest=1.3)
+    for panel, title in zip(axes, shown, strict=True):
+        points = [line for line in lines if line["cost"] == title]
+        best = front(points)
+        for point in points:
+            point["on_front"] = point in best
+        # From the cheapest: the line over marks that stand side by side leads to the right.
+        cheapest_first = sorted(points, key=lambda p: p["value"])
+        costs = [p["value"] for p in cheapest_first]
+        logarithmic(panel, costs, costs, lambda tick: size(round(tick)))
+        places = dict(zip(map(_row, cheapest_first), spread(panel, costs), strict=True))
+        across, means = [places[_row(p)] for p in best], [p["mean"] for p in best]
+        panel.plot(across, means, color="0.6", linewidth=0.8)
+        _draw(panel, points, places, look)
+    of = "average" if len(table.averaged) > 1 else table.view.title(table.averaged[0])
+    titles(figure, "cost", f"{table.view.score} score, {of}")
+    legend(figure, axes, table.title)
+    return figure, lines
+
+
+def _point(table: Table, row: Row, title: str) -> dict[str, Any] | None:
+    """Returns a row's average score and its cost; None unless every task has a score."""
+    estimate = table.average(row)
+    if estimate is None:
+        return None
+    value = mean_cost(table, row, table.averaged, COSTS[title])
+    if value <= 0:  # has no place on a logarithmic axis
+        return None
+    low, high = estimate.interval()
+    return {
+        "cost": title,
+        "method": row[0],
+        "budget": row[1],
+        "value": value,
+        "mean": estimate.mean,
+        "low": low,
+        "high": high,
+        "on_front": False,
+    }
+
+
+def _row(point: dict[str, Any]) -> Row:
+    return point["method"], point["budget"]
+
+
+def front(points: Lines) -> Lines:
+    """Returns the points that score more than every one that costs no more, cheapest first."""
+    best: Lines = []
+    for point in sorted(points, key=lambda p: (p["value"], -p["mean"])):
+        if not best or point["mean"] > best[-1]["mean"]:
+            best.append(point)
+    return best
+
+
+def _draw(
+    panel: Axes, points: Lines, places: dict[Row, float], look: dict[str, dict[str, Any]]
+) -> None:
+    """Draws a panel's points with their intervals, a method's larger budgets with larger marks.
+
+    `places`: where each row's point stands across.
+    """
+    for method in dict.fromkeys(p["method"] for p in points):
+        # Rows come with the smaller budget first.
+        for i, p in enumerate(q for q in points if q["method"] == method):
+            panel.errorbar(
+                [places[_row(p)]],
+                [p["mean"]],
+                yerr=[[p["mean"] - p["low"]], [p["high"] - p["mean"]]],
+                capsize=2,
+                markersize=4 + i,
+                linewidth=1,
+                linestyle="none",
+                label=None if i else method,
+                **look[method],
+            )

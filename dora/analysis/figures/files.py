@@ -1,0 +1,140 @@
+"""The figures of a table and their files: PDF, PNG, and the numbers drawn as CSV."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from dora.analysis.figures import lengths
+from dora.analysis.figures.costs import score_by_cost
+from dora.analysis.figures.scores import AVERAGE, Drawn, paired_differences, score_by_budget
+from dora.analysis.figures.style import images, in_print, printed
+from dora.analysis.figures.training import final_ranks, learning_curves, rank_paths, undamaged
+from dora.analysis.grouping import Table
+from dora.analysis.tables.layout import as_csv
+from dora.files import write_atomic
+
+_HIGHEST = 8.0  # inches: a page's text less a caption
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of figure. `draw` and `part` return None where a table has nothing for them.
+
+    `part`: draws one task, or `AVERAGE`, where the whole is higher than a page; a figure whose parts
+    would be no lower has none.
+    """
+
+    draw: Callable[[Table], Drawn | None]
+    caption: str
+    part: Callable[[Table, str], Drawn | None] | None = None
+
+
+def _task_alone(draw: Callable[[Table], Drawn | None]) -> Callable[[Table, str], Drawn | None]:
+    """Returns the `part` of a figure that has no average, and whose numbers are a task's own."""
+
+    def part(table: Table, name: str) -> Drawn | None:
+        """Draws the table of one of its tasks."""
+        cells = {
+            row: {name: by_task[name]} for row, by_task in table.cells.items() if by_task.get(name)
+        }
+        return draw(replace(table, cells=cells))
+
+    return part
+
+
+# The name is the end of the files' names.
+FIGURES = {
+    "score-by-budget": Kind(
+        score_by_budget,
+        "Score against adapter parameters: mean over seeds with its 95 % interval; a method "
+        "without a budget is a line across.",
+        score_by_budget,
+    ),
+    "differences": Kind(
+        paired_differences,
+        "Each method less LoRA at the same budget with its 95 % interval, each by itself, task by "
+        "task and averaged.",
+        paired_differences,
+    ),
+    "score-by-cost": Kind(
+        score_by_cost,
+        "Average score against stored parameters and against seconds of training: mean over seeds "
+        "with its 95 % interval, larger marks for larger budgets; the line joins the rows that no "
+        "cheaper one beats.",
+    ),
+    "final-ranks": Kind(
+        final_ranks,
+        "Ranks at the end as a heat map, layer by kind of matrix: the mean over seeds, coloured "
+        "by its share of the start's.",
+        _task_alone(final_ranks),
+    ),
+    "rank-paths": Kind(
+        rank_paths,
+        "Live components over training by kind of matrix, mean over seeds and layers, each method "
+        "at its largest budget.",
+        _task_alone(rank_paths),
+    ),
+    "learning-curves": Kind(
+        learning_curves,
+        "Development score over training, mean over seeds and from lowest to highest, each method "
+        "at its largest budget.",
+        _task_alone(learning_curves),
+    ),
+}
+_known = undamaged  # the name by which tests/flip_bits.py calls it
+
+
+def write(table: Table, folder: Path, width: str | None = None) -> list[str]:
+    """Draws all figures of a table into `folder`; `width`: one of style.WIDTHS, for print.
+
+    A figure for print that is higher than a page is one for each task, and one for the average,
+    instead. Returns the names of those that there was something to draw for.
+    """
+    names = []
+    for name, kind in FIGURES.items():
+        with printed(width):
+            for part, drawn in _parts(kind, table):
+                names.append(f"{table.name}-{name}{part}")
+                _write(drawn, folder / names[-1])
+    return names
+
+
+def _parts(kind: Kind, table: Table) -> Iterator[tuple[str, Drawn]]:
+    """Yields a figure with "", or its parts with the ends of their names, such as "-rte"."""
+    drawn = kind.draw(table)
+    if drawn is None:
+        return
+    low = not in_print() or drawn[0].get_figheight() <= _HIGHEST
+    if low or kind.part is None or len(table.tasks) == 1:
+        yield "", drawn
+        return
+    for name in (*table.tasks, AVERAGE):
+        part = kind.part(table, name)
+        if part is not None:
+            yield f"-{name}", part
+
+
+def write_by_length(tables: Sequence[Table], folder: Path, width: str | None = None) -> list[str]:
+    """Draws score against steps for each data source and model of which there are several lengths.
+
+    Returns the names of the figures.
+    """
+    names = []
+    for group in lengths.groups(tables):
+        with printed(width):
+            drawn = lengths.score_by_length(group)
+        if drawn is not None:
+            every = replace(group[0], steps=None)
+            names.append(f"{every.name}-{lengths.NAME}")
+            _write(drawn, folder / names[-1])
+    return names
+
+
+def _write(drawn: Drawn, place: Path) -> None:
+    """Writes a figure in every format and its numbers, as `place` with their endings."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    for ending, data in images(drawn[0]).items():
+        write_atomic(place.with_name(f"{place.name}.{ending}"), data)
+    write_atomic(place.with_name(f"{place.name}.csv"), as_csv(drawn[1]))

@@ -1,0 +1,119 @@
+"""The figure of score against the number of training steps, and where methods cross LoRA.
+
+It takes the tables of one data source and model, one for each length (View.by_length).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import Any
+
+from dora.analysis.figures.scores import AVERAGE, Drawn, Lines, methods, with_intervals
+from dora.analysis.figures.style import legend, logarithmic, panels, spread, styles, titles
+from dora.analysis.grouping import Table
+from dora.analysis.rows import BASELINE, budget_order, has_budget
+from dora.analysis.stats import average
+from dora.data.tasks import TASKS
+from dora.records.about_method import NO_BUDGET
+
+NAME = "score-by-length"
+CROSSES = "crosses"  # marks a line of the CSV whose steps and score were read between two lengths
+
+
+def groups(tables: Sequence[Table]) -> list[list[Table]]:
+    """Returns the tables of each data source and model, the shortest runs first."""
+    found: dict[tuple[str, str], list[Table]] = {}
+    for table in tables:
+        if table.steps is not None:
+            found.setdefault((table.data, table.model), []).append(table)
+    return [sorted(its, key=lambda table: table.steps or 0) for its in found.values()]
+
+
+def score_by_length(tables: Sequence[Table]) -> Drawn | None:
+    """Draws scores against steps: means over seeds with their 95 % intervals, a panel for each task.
+
+    Each method at the largest budget of all tables. A cross stands where a method's line crosses
+    LoRA's. Tasks are those of any length; their average has a point where a length has all of them,
+    since other tasks would look like an effect of the length. A panel without a line is left out.
+    Returns None unless some method has scores at two lengths.
+    """
+    view = tables[0].view
+    tasks = [task for task in TASKS if any(task in table.averaged for table in tables)]
+    columns = [(view.title(task), [task]) for task in tasks]
+    if len(columns) > 1:
+        columns.append((AVERAGE, tasks))
+    lines = [line for title, its in columns for line in _lines(tables, title, its)]
+    shown = methods([row for table in tables for row in table.rows])
+    drawn = [p for p in lines if len(_curve(lines, p["score"], p["method"])) > 1]
+    heads = list(dict.fromkeys(p["score"] for p in drawn))
+    if not heads:
+        return None
+    crossings = [c for title in heads for m in shown for c in crossing(drawn, title, m)]
+    look = styles(shown)
+    figure, axes = panels(heads)
+    for panel, title in zip(axes, heads, strict=True):
+        here = [p for p in drawn if p["score"] == title]
+        steps = [p["steps"] for p in here]
+        logarithmic(panel, steps, sorted(set(steps)), lambda step: f"{step:,}")
+        with_intervals(panel, spread(panel, steps), here, look)
+        for c in (c for c in crossings if c["score"] == title):
+            cross = {"marker": "x", "markersize": 6, "color": look[c["method"]]["color"]}
+            panel.plot([c["steps"]], [c["mean"]], linestyle="none", zorder=5, **cross)
+    titles(figure, "steps of training", f"{view.score} score")
+    # By a table that has the method: the longest may lack it.
+    names = {method: table.title(method) for table in tables for method in methods(table.rows)}
+    legend(figure, axes, names.__getitem__)
+    return figure, [*drawn, *crossings]
+
+
+def _lines(tables: Sequence[Table], title: str, tasks: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Yields a line for each method and length, where all of the tasks have a score."""
+    budgets = [row[1] for table in tables for row in table.rows if has_budget(row)]
+    shown = {NO_BUDGET, max(budgets, key=budget_order, default=NO_BUDGET)}
+    for table in tables:
+        for row in (row for row in table.rows if row[1] in shown):
+            by_task = [list(table.values(row, task).values()) for task in tasks]
+            if not all(by_task):
+                continue
+            estimate = average(by_task)
+            low, high = estimate.interval()
+            yield {
+                "score": title,
+                "method": row[0],
+                "budget": row[1],
+                "steps": table.steps,
+                "mean": estimate.mean,
+                "low": low,
+                "high": high,
+                CROSSES: False,
+            }
+
+
+def _curve(lines: Lines, title: str, method: str) -> Lines:
+    """Returns a method's line in a panel, the shortest runs first."""
+    found = [p for p in lines if (p["score"], p["method"]) == (title, method)]
+    return sorted(found, key=lambda p: p["steps"])
+
+
+def crossing(lines: Lines, title: str, method: str) -> Lines:
+    """Returns the points where a method's line crosses LoRA's, between two lengths that both have.
+
+    The lines are straight in the logarithm of the steps, as they are drawn.
+    """
+    loras = {p["steps"]: p["mean"] for p in _curve(lines, title, BASELINE)}
+    both = [p for p in _curve(lines, title, method) if p["steps"] in loras]
+    found: Lines = []
+    if method == BASELINE:
+        return found
+    for a, b in pairwise(both):
+        before, after = a["mean"] - loras[a["steps"]], b["mean"] - loras[b["steps"]]
+        if before * after >= 0:  # one that only touches LoRA's line crosses nothing
+            continue
+        share = before / (before - after)
+        steps = a["steps"] * (b["steps"] / a["steps"]) ** share
+        mean = a["mean"] + share * (b["mean"] - a["mean"])
+        nothing = {"low": math.nan, "high": math.nan}
+        found.append({**a, **nothing, "steps": round(steps), "mean": mean, CROSSES: True})
+    return found

@@ -1,0 +1,193 @@
+"""Figures of scores: against the budget, and as differences from LoRA.
+
+Each function takes a table and returns a figure and the numbers drawn, or None where there is
+nothing to draw. With `part`, a task or `AVERAGE`, it draws that alone, with the whole table's
+numbers.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from dora.analysis.comparison import Difference, differences
+from dora.analysis.figures.style import legend, logarithmic, panels, spread, styles, titles
+from dora.analysis.grouping import Table
+from dora.analysis.names import size
+from dora.analysis.rows import BASELINE, Row, budget_in_words, has_budget
+from dora.analysis.stats import average
+from dora.records.schema import Run
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+AVERAGE = "average"  # the name of the average over tasks, among those of tasks
+Lines = list[dict[str, Any]]  # the numbers of a figure, as lines of its CSV
+Drawn = tuple["Figure", Lines]
+
+
+def methods(rows: list[Row]) -> list[str]:
+    """Returns the methods of some rows, each once, in the order of the rows."""
+    return list(dict.fromkeys(method for method, _ in rows))
+
+
+def score_by_budget(table: Table, part: str | None = None) -> Drawn | None:
+    """Draws scores against adapter parameters: means over seeds with their 95 % intervals.
+
+    A method without a budget is a line across.
+    """
+    columns = [(table.view.title(t), [t]) for t in table.averaged if part in (None, t)]
+    if len(table.averaged) > 1 and part in (None, AVERAGE):
+        columns.append((AVERAGE, table.averaged))
+    lines = [
+        line
+        for title, tasks in columns
+        for row in table.rows
+        if (line := _mean(table, row, title, tasks)) is not None
+    ]
+    across, adapted = ([row for row in table.rows if has_budget(row) is b] for b in (False, True))
+    # An adapter of no component, which an upper bound allows, has no place on a logarithmic axis.
+    with_budget = [
+        line
+        for line in lines
+        if (line["method"], line["budget"]) in adapted and line["adapter_params"] > 0
+    ]
+    sizes = [line["adapter_params"] for line in with_budget]
+    if not sizes:
+        return None
+    # A tick at each of LoRA's sizes: the other methods end beside them, by a component or two.
+    loras = {round(line["adapter_params"]) for line in with_budget if line["method"] == BASELINE}
+    ticks = sorted(loras) or [max(sizes)]
+    look = styles(methods(table.rows))
+    figure, axes = panels([title for title, _ in columns])
+    for panel, (title, _) in zip(axes, columns, strict=True):
+        of_panel = [line for line in lines if line["score"] == title]
+        for line in of_panel:
+            if (line["method"], line["budget"]) in across:
+                _across(panel, line, look[line["method"]]["color"])
+        # The same limits in every panel, also where a task has no adapters yet.
+        logarithmic(panel, sizes, ticks, lambda tick: size(round(tick)))
+        points = [p for p in with_budget if p["score"] == title]
+        with_intervals(panel, spread(panel, [p["adapter_params"] for p in points]), points, look)
+    titles(figure, "adapter parameters", f"{table.view.score} score")
+    legend(figure, axes, table.title)
+    return figure, lines
+
+
+def _mean(table: Table, row: Row, title: str, tasks: list[str]) -> dict[str, Any] | None:
+    """Returns the row's score over the tasks, None unless each of them has a value."""
+    groups = [list(table.values(row, t).values()) for t in tasks]
+    if not groups or not all(groups):
+        return None
+    estimate = average(groups)
+    low, high = estimate.interval()
+    return {
+        "score": title,
+        "method": row[0],
+        "budget": row[1],
+        "adapter_params": mean_cost(table, row, tasks, lambda run: run["params"]["adapter_end"]),
+        "mean": estimate.mean,
+        "low": low,
+        "high": high,
+    }
+
+
+def mean_cost(table: Table, row: Row, tasks: Sequence[str], cost: Callable[[Run], float]) -> float:
+    """Returns the mean over tasks of a row's mean cost of a run; each task must have a run.
+
+    Averaged as scores are: a task with more seeds than another weighs no more.
+    """
+    return statistics.fmean(statistics.fmean(map(cost, table.runs_of(row, t))) for t in tasks)
+
+
+def _across(panel: Axes, line: dict[str, Any], colour: str) -> None:
+    """Draws a score without a budget as a line across the panel, its interval as a band."""
+    panel.axhline(line["mean"], color=colour, linestyle="--", label=line["method"])
+    if not math.isnan(line["low"]):
+        panel.axhspan(line["low"], line["high"], color=colour, alpha=0.15, linewidth=0)
+
+
+def with_intervals(
+    panel: Axes, places: Sequence[float], points: Lines, look: dict[str, dict[str, Any]]
+) -> None:
+    """Draws points at `places` across with their intervals, a line a method from left to right."""
+    for method in dict.fromkeys(p["method"] for p in points):
+        of_method = sorted(
+            (place, p["mean"], p["mean"] - p["low"], p["high"] - p["mean"])
+            for place, p in zip(places, points, strict=True)
+            if p["method"] == method
+        )
+        x, means, below, above = map(list, zip(*of_method, strict=True))
+        panel.errorbar(
+            x,
+            means,
+            yerr=[below, above],
+            capsize=2,
+            markersize=4,
+            linewidth=1,
+            label=method,
+            **look[method],
+        )
+
+
+def paired_differences(table: Table, part: str | None = None) -> Drawn | None:
+    """Draws each method less LoRA at the same budget with its 95 % interval, a panel a budget."""
+    averages = differences(table) if len(table.averaged) > 1 else []
+    # Of the whole table also for a part: p values are corrected for all of its comparisons.
+    every = [*differences(table, by_task=True), *averages]
+    found = [d for d in every if part in (None, d.task or AVERAGE)]
+    if not found:
+        return None
+    names: dict[str | None, str] = {None: AVERAGE}
+    names |= {task: table.view.title(task) for task in table.tasks}
+    lines = [_difference(d, names[d.task]) for d in found]
+    there = {line["score"] for line in lines}
+    # The average between the tasks that are in it and those that are not.
+    order = [names[t] for t in [*table.averaged, None, *table.apart]]
+    scores = [name for name in order if name in there]
+    budgets = list(dict.fromkeys(line["budget"] for line in lines))
+    shown = methods([row for row in table.rows if has_budget(row) and row[0] != BASELINE])
+    look = styles(methods(table.rows))
+    heads = [f"budget {budget_in_words((BASELINE, budget))}" for budget in budgets]
+    # Room for the bars of all methods beside each other.
+    height = max(0.32, 0.08 * (len(shown) + 1)) * len(scores)
+    figure, axes = panels(heads, width=2.4, height=height, left=1.0, same_y=True)
+    for panel, budget in zip(axes, budgets, strict=True):
+        panel.axvline(0, color="0.6", linewidth=0.8)
+        for i, method in enumerate(shown):
+            here = [p for p in lines if (p["method"], p["budget"]) == (method, budget)]
+            # The methods of a score side by side around its height, within three quarters.
+            shift = min(0.25, 0.75 / len(shown)) * (i - (len(shown) - 1) / 2)
+            error = [[p["mean"] - p["low"] for p in here], [p["high"] - p["mean"] for p in here]]
+            panel.errorbar(
+                [p["mean"] for p in here],
+                [scores.index(p["score"]) + shift for p in here],
+                xerr=error,
+                linestyle="none",
+                capsize=2,
+                markersize=4,
+                linewidth=1,
+                label=method,
+                **look[method],
+            )
+        panel.set_yticks(range(len(scores)), scores)
+        panel.set_ylim(len(scores) - 0.5, -0.5)  # downwards, in the order of the tables
+    titles(figure, f"points more than {table.baseline}, 95 % interval over seeds")
+    legend(figure, axes, table.title)
+    return figure, lines
+
+
+def _difference(d: Difference, name: str) -> dict[str, Any]:
+    low, high = d.estimate.interval()
+    return {
+        "method": d.row[0],
+        "budget": d.row[1],
+        "score": name,
+        "mean": d.estimate.mean,
+        "low": low,
+        "high": high,
+        "p_holm": d.p,
+    }

@@ -1,0 +1,1 @@
+"""The report: a study on one HTML page."""

@@ -1,0 +1,149 @@
+"""The contents of a study's tables: scores, differences, medians, costs."""
+
+from __future__ import annotations
+
+import math
+import statistics
+
+from dora.analysis.comparison import ALPHA, Difference, differences
+from dora.analysis.grouping import Table
+from dora.analysis.names import size_range
+from dora.analysis.rows import Row, budget_in_words
+from dora.analysis.tables import counts
+from dora.analysis.tables.layout import Grid, number_range, transposed
+from dora.analysis.tables.notes import COSTS_NOTE, difference_notes
+from dora.analysis.tables.scores import caption, parameters, rules, scores, with_interval
+
+
+def medians(table: Table) -> Grid:
+    """Returns the median of each cell, and the number of its runs."""
+
+    def cell(row: Row, task: str) -> str:
+        """Returns `82.0 (3)`, a dash without a score."""
+        known = table.values(row, task).values()
+        return f"{statistics.median(known):.1f} ({len(known)})" if known else "–"
+
+    tasks = [*table.averaged, *table.apart]
+    rows = [
+        [table.title(row[0]), budget_in_words(row), *(cell(row, t) for t in tasks)]
+        for row in table.rows
+    ]
+    head = ["method", "budget", *map(table.view.title, tasks)]
+    text = f"{caption(table)}: median (n)"
+    units = {j: table.view.unit(task) for j, task in enumerate(tasks, 2)}
+    grid = Grid(text, head, rows, units=units, rules=rules(table), name="medians")
+    return transposed(grid, "task") if table.view.transposed else grid
+
+
+def costs(table: Table) -> Grid:
+    """Returns head parameters, training time and peak memory, which scores don't show."""
+    rows = []
+    for row in table.rows:
+        # A row that lost its only cell has no costs, but stays among the scores as a hole.
+        if not (runs := table.runs_of(row)):
+            continue
+        rows.append(
+            [
+                table.title(row[0]),
+                budget_in_words(row),
+                str(len(runs)),
+                parameters(table, row),
+                size_range([run["params"]["head"] for run in runs]),
+                f"{statistics.mean(run['train_s'] for run in runs):,.0f}",
+                f"{max(run['peak_memory_bytes'] for run in runs) / 2**20:,.0f}",
+            ]
+        )
+    head = [
+        "method",
+        "budget",
+        "runs",
+        "adapter parameters",
+        "head parameters",
+        "training s a run",
+        "peak memory MiB",
+    ]
+    devices = sorted({run["device"] for run in table.runs})
+    notes = [f"on {', '.join(devices)}; {COSTS_NOTE}"]
+    text = f"{caption(table)}: parameters, time, memory"
+    return Grid(text, head, rows, rules=rules(table), name="costs", notes=notes)
+
+
+def against(table: Table, by_task: bool) -> Grid | None:
+    """Returns each method less LoRA at the same budget, paired by seed; None without any.
+
+    `shown with 80 % power` is the true difference that the uncorrected test would find in four of
+    five studies with these seeds, so the least that they could have shown.
+    """
+    found = differences(table, by_task)
+    if not found:
+        return None
+    # The column of intervals over examples only where any run has stored predictions.
+    shown = any(d.examples for d in found)
+    head = [
+        "method",
+        "budget",
+        "score",
+        f"− {table.baseline} [95 %, seeds]",
+        *(["[95 %, examples]"] if shown else []),
+        "p (Holm)",
+        "P(better)",
+        "shown with 80 % power",
+        "seeds",
+    ]
+    return Grid(
+        f"{caption(table)}: differences from {table.baseline}{' by task' if by_task else ''}",
+        head,
+        [_difference(table, d, shown) for d in found],
+        text_columns=3,
+        bold={(i, 3) for i, d in enumerate(found) if d.p < ALPHA},
+        notes=difference_notes(found, shown, table.baseline),
+        name="differences-by-task" if by_task else "differences",
+    )
+
+
+def _difference(table: Table, d: Difference, shown: bool) -> list[str]:
+    """Returns the line of a difference; `shown`: with its interval over examples."""
+    of_examples = "–" if d.examples is None else f"[{d.examples[0]:+.1f}, {d.examples[1]:+.1f}]"
+    return [
+        table.title(d.row[0]),
+        budget_in_words(d.row),
+        table.view.title(d.task) if d.task else "average",
+        with_interval(d.estimate, "+"),
+        *([of_examples] if shown else []),
+        _p(d.p),
+        f"{d.better:.2f}",
+        _points(d.estimate.detectable()),
+        number_range(d.seeds),
+    ]
+
+
+def _points(number: float) -> str:
+    return "–" if math.isnan(number) else f"{number:.1f}"
+
+
+def _p(p: float) -> str:
+    if math.isnan(p):
+        return "–"
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def findings(table: Table) -> list[Grid]:
+    """Returns the scores and the differences that the seeds show; none that repeats another."""
+    found = [
+        scores(table),
+        # The average of one task is that task.
+        against(table, by_task=False) if len(table.averaged) > 1 else None,
+        against(table, by_task=True),
+    ]
+    return [grid for grid in found if grid is not None]
+
+
+def grids(table: Table) -> list[Grid]:
+    """Returns every table of one data source and model, scores first."""
+    rest = [
+        medians(table) if len(table.seeds) > 1 else None,
+        costs(table),
+        counts.trained(table, caption(table), rules(table)),
+        counts.federated(table, caption(table)),
+    ]
+    return [*findings(table), *(grid for grid in rest if grid is not None)]

@@ -1,0 +1,118 @@
+"""The tables of what scores don't show of chains and federated runs: counts and communication."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable
+
+from dora.analysis.grouping import Table
+from dora.analysis.names import size_range
+from dora.analysis.rows import budget_in_words
+from dora.analysis.tables.layout import Grid, number_range
+from dora.records.about_method import about_method
+from dora.records.schema import Run
+
+TRAINED_NOTE = (
+    "stored: what the budget limits. Trained at once: the most adapter parameters that one step "
+    "trains. Trained in all: distinct ones over the whole run. In PEFT's file: where blocks are "
+    "filled up, or start values kept"
+)
+
+
+def trains_all(run: Run) -> bool:
+    """Tells whether the run leaves a whole model, which stores no adapter."""
+    return about_method(run).result == "model"
+
+
+def stored(run: Run) -> int:
+    """Returns the parameters that a run's result takes beside the head: all, if all are trained."""
+    params = run["params"]
+    whole = params["trainable"] - params["head"]
+    return int(whole if trains_all(run) else params["adapter_end"])
+
+
+def trained(table: Table, caption: str, rules: set[int]) -> Grid | None:
+    """Returns stored, trained and exported parameters; nothing where all runs have them equal."""
+    rows, apart = [], False
+    for row in table.rows:
+        runs = [run for run in table.runs_of(row) if "trained_in_all" in run["params"]]
+        if not runs:
+            continue
+        counts = [_counts(run) for run in runs]
+        apart = apart or any(len(set(each) - {None}) > 1 for each in counts)
+        columns = [[n for n in column if n is not None] for column in zip(*counts, strict=True)]
+        cells = [size_range(column) if column else "–" for column in columns]
+        rows.append([table.title(row[0]), budget_in_words(row), *cells])
+    if not apart:
+        return None
+    head = [
+        "method",
+        "budget",
+        "stored",
+        "trained at once",
+        "trained in all",
+        "in PEFT's file",
+    ]
+    text = f"{caption}: adapter parameters"
+    return Grid(text, head, rows, rules=rules, name="trained", notes=[TRAINED_NOTE])
+
+
+def _counts(run: Run) -> list[int | None]:
+    """Returns a run's four counts; the last is None for a method that leaves no file for PEFT."""
+    params = run["params"]
+    stored = params["adapter_end"]
+    # Records of before there was this count have a file of as many parameters as are stored.
+    in_file = params.get("in_peft_file", stored)
+    return [
+        stored,
+        params["trained_at_once"],
+        params["trained_in_all"],
+        in_file if about_method(run).result == "adapter" else None,
+    ]
+
+
+def federated(table: Table, caption: str) -> Grid | None:
+    """Returns clients, rounds and communication of federated runs, if there are any."""
+    rows = []
+    for row in table.rows:
+        for task in [*table.averaged, *table.apart]:
+            runs = [run for run in table.runs_of(row, task) if "federation" in run]
+            if runs:
+                named = [table.title(row[0]), budget_in_words(row), table.view.title(task)]
+                rows.append([*named, *_rounds(runs)])
+    if not rows:
+        return None
+    head = [
+        "method",
+        "budget",
+        "task",
+        "clients in a round",
+        "rows of a client",
+        "clients of one class",
+        "rounds",
+        "steps of a client",
+        "MB in all",
+    ]
+    notes = [
+        "federated runs: rows from the smallest to the largest client over all seeds; clients of "
+        "one class: a run's mean number; MB: sent to and from the server in 32 bits, head included"
+    ]
+    text = f"{caption}: clients and communication"
+    return Grid(text, head, rows, text_columns=3, name="federated", notes=notes)
+
+
+def _rounds(runs: Iterable[Run]) -> list[str]:
+    """Returns the cells of a method's runs on one task."""
+    found = [run["federation"] for run in runs]
+    clients = [client for f in found for client in f["clients"]]
+    alone = sum(sum(n > 0 for n in client["classes"].values()) == 1 for client in clients)
+    selected = number_range([f["selected"] for f in found])
+    number = number_range([len(f["clients"]) for f in found])
+    return [
+        f"{selected} of {number}",
+        number_range([client["rows"] for client in clients]),
+        f"{alone / len(found):.1f}",
+        number_range([f["rounds"] for f in found]),
+        number_range([f["local_steps"] for f in found]),
+        f"{statistics.mean(f['bytes_in_all'] for f in found) / 1e6:,.1f}",
+    ]

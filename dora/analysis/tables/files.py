@@ -1,0 +1,174 @@
+"""`python -m dora.tables`: finished runs as tables for a paper, from their run.json alone.
+
+For each data source and model it writes results/tables: Markdown (also printed), LaTeX (a file a
+table) and CSV. A cell that holds several configurations, such as a search of rates, is left out and
+named; --where chooses one.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from dora.analysis.choice import shows
+from dora.analysis.comparison import Difference, differences
+from dora.analysis.grouping import Table, dirty
+from dora.analysis.rows import BASELINE, Row
+from dora.analysis.tables.contents import grids
+from dora.analysis.tables.latex import latex_file
+from dora.analysis.tables.layout import Grid, as_csv, in_markdown, markdown
+from dora.analysis.tables.per_run import as_row
+from dora.records import study
+
+_MADE_BY = "python -m dora.tables"
+HOLES_SHOWN = 20  # commands of missing runs in a report; a study that has begun lacks hundreds
+
+
+def holes(table: Table, seen: Sequence[study.Seen]) -> list[str]:
+    """Returns the commands of the runs that this table lacks.
+
+    A table of runs of chosen settings has none: the rest is absent by intent. A run whose
+    length no record tells is named in the tables of all lengths.
+    """
+    if table.view.where:
+        return []
+    here = [s for s in seen if (s.place[0], s.place[2]) == (table.data, table.model)]
+    if table.steps is not None:
+        there = [s for s in here if s.state != "missing" and s.total_steps in (None, table.steps)]
+        # Anew, from the runs of this length alone: another length may have a run that this lacks.
+        here = [*there, *study.missing(there)]
+    return [
+        s.command for s in here if s.state != "done" and shows(table.view, s.place[1], s.place[3])
+    ]
+
+
+def report(
+    shown: Sequence[Grid], missing: Sequence[str] = (), results: Path = Path("results")
+) -> str:
+    """Returns all tables of one study in Markdown, each under a heading.
+
+    `missing`: the commands that fill their holes in `results`.
+    """
+    first, *rest = shown
+    parts = [f"## {in_markdown(first.caption)}", markdown(first)]
+    for grid in rest:
+        parts += [f"### {in_markdown(grid.caption.partition(': ')[2])}", markdown(grid)]
+    if missing:
+        lines = list(missing[:HOLES_SHOWN])
+        if (more := len(missing) - HOLES_SHOWN) > 0:
+            # As a comment, so that the whole block can be pasted into a shell.
+            lines.append(f"# and {more} more: {study.missing_command(results)}")
+        parts += [f"### missing runs: {len(missing)}", "\n".join(f"    {line}" for line in lines)]
+    return "\n\n".join(parts)
+
+
+# The ends of names that tables have or had; a study may have lost what an earlier call wrote.
+_ENDS = (
+    *("", "-differences", "-differences-by-task", "-medians", "-costs", "-trained"),
+    *("-federated", "-published"),
+)
+
+
+def stale(table: Table, folder: Path, made: Collection[str]) -> list[Path]:
+    """Returns the LaTeX files in `folder` that an earlier call made for this table, and none now.
+
+    `made`: the names of this call's files. A file without this command's first line is somebody's
+    own and stays.
+    """
+    names = (f"{table.name}{end}.tex" for end in _ENDS)
+    there = (folder / name for name in names if name not in made)
+    return [path for path in there if path.is_file() and _is_ours(path)]
+
+
+def _is_ours(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.readline(200).startswith(f"% {_MADE_BY};".encode())
+
+
+def _lines(table: Table) -> Iterator[dict[str, Any]]:
+    """Yields a line of the CSV for each cell and each average; numbers are not rounded."""
+    for row in table.rows:
+        runs = table.runs_of(row)
+        common = {
+            "data": table.data,
+            "model": table.model,
+            "score": table.view.score,
+            "method": row[0],
+            "budget": row[1],
+            "adapter_params_min": min((r["params"]["adapter_end"] for r in runs), default=None),
+            "adapter_params_max": max((r["params"]["adapter_end"] for r in runs), default=None),
+            "head_params_max": max((r["params"]["head"] for r in runs), default=None),
+        }
+        for task in table.tasks:
+            yield {**common, **_cell(table, row, task)}
+        # Columns `low` and `high` are the averages' own; the average of one task is that task.
+        if (estimate := table.average(row)) is not None and len(table.averaged) > 1:
+            low, high = estimate.interval()
+            yield {**common, "task": "average", "mean": estimate.mean, "low": low, "high": high}
+
+
+def _cell(table: Table, row: Row, task: str) -> dict[str, Any]:
+    """Returns the columns of the CSV that are a cell's own."""
+    known, runs = table.values(row, task), table.runs_of(row, task)
+    result = table.view.score
+    return {
+        "task": task,
+        "metric": table.view.metric(task),
+        "n": len(known),
+        "mean": statistics.mean(known.values()) if known else None,
+        "std": statistics.stdev(known.values()) if len(known) > 1 else None,
+        "median": statistics.median(known.values()) if known else None,
+        # Every seed, so that anyone can test differences in another way.
+        "values": " ".join(f"{seed}:{value:.4f}" for seed, value in known.items()),
+        "missing_seeds": " ".join(map(str, sorted(table.seeds - known.keys()))),
+        "degenerate": sum(bool(run["results"][result]["degenerate"]) for run in runs),
+        "dirty": sum(map(dirty, runs)),
+        "train_s_mean": statistics.mean(run["train_s"] for run in runs) if runs else None,
+        "peak_memory_bytes_max": max((run["peak_memory_bytes"] for run in runs), default=None),
+    }
+
+
+def _difference_lines(found: Sequence[Difference], table: Table) -> Iterator[dict[str, Any]]:
+    """Yields a line of the CSV of differences for each of them; numbers are not rounded."""
+    for d in found:
+        low, high = d.estimate.interval()
+        of_examples = d.examples or (None, None)
+        yield {
+            "data": table.data,
+            "model": table.model,
+            "score": table.view.score,
+            "method": d.row[0],
+            "budget": d.row[1],
+            "against": BASELINE,
+            "task": d.task or "average",
+            "mean": d.estimate.mean,
+            "low": low,
+            "high": high,
+            "examples_low": of_examples[0],
+            "examples_high": of_examples[1],
+            "p_holm": d.p,
+            "better": d.better,
+            "detectable": d.estimate.detectable(),
+            # Of an average, the task with fewest pairs.
+            "seeds": min(d.seeds),
+        }
+
+
+def files(table: Table, results: Path, missing: Sequence[str]) -> dict[str, str]:
+    """Returns the table's files, name → text, the Markdown first."""
+    shown = grids(table)
+    found = {f"{table.name}.md": report(shown, missing, results) + "\n"}
+    for grid in shown:
+        name = f"{table.name}{f'-{grid.name}' if grid.name else ''}"
+        found[f"{name}.tex"] = latex_file(grid, name, _MADE_BY)
+    found[f"{table.name}.csv"] = as_csv(list(_lines(table)))
+    found[f"{table.name}-runs.csv"] = as_csv(
+        [as_row(run) for run in sorted(table.runs, key=lambda run: run["folder"].parts[-7:])],
+        exact=True,
+    )
+    averages = differences(table) if len(table.averaged) > 1 else []
+    if compared := [*averages, *differences(table, by_task=True)]:
+        found[f"{table.name}-differences.csv"] = as_csv(list(_difference_lines(compared, table)))
+    return found

@@ -1,0 +1,233 @@
+"""Notes that stand below tables and say what a reader must know of their numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from itertools import product
+from pathlib import Path
+
+from dora.analysis.comparison import ALPHA, Difference
+from dora.analysis.grouping import Table
+from dora.analysis.rows import BASELINE
+from dora.analysis.settings_that_differ import sources, unlike
+from dora.analysis.tables.layout import number_range
+from dora.data.tasks import TASKS
+from dora.records import study
+from dora.records.about_data import other_sizes
+from dora.records.schema import Run
+
+# Marks of a score with their explanations, in the order in which they stand.
+MARKS = {
+    "*": "* at least one run predicts a single class or value",
+    "§": "§ at least one run was made with uncommitted changes",
+    "‡": "‡ further from the published mean ± spread than the combined error",
+}
+
+COSTS_NOTE = (
+    "the seconds are of training alone, mean over runs; the memory is the most that any run's "
+    "process took: where one process trained several runs, what it still held of those before is "
+    "in it"
+)
+
+
+def score_notes(table: Table, marks: set[str], bold: bool) -> list[str]:
+    """Returns the notes below the scores: sources, seeds, evaluations, bold, gaps, marks."""
+    # First what makes a number no result at all: embedded data or model, random weights.
+    said = {text for run in table.runs for text in (run["embedded"], run["note"]) if text}
+    seeds = len(table.seeds)
+    if seeds > 1:
+        of_seeds = f"mean ± standard deviation over {seeds} seeds"
+    else:
+        of_seeds = "one seed: no spread is known"
+    found = [*sorted(said), of_seeds, _length_note(table), *_rows_notes(table)]
+    found += [*_evaluation_notes(table), *_tuning_notes(table)]
+    found += _average_notes(table)
+    if bold:
+        found.append(
+            "bold: the best mean at its budget; underlined: not shown by the seeds to be lower "
+            f"(p ≥ {ALPHA}; {_tests_note(table)})"
+        )
+    found += [f"left out: {text}" for text in table.left_out]
+    found += [*_earlier_runs(table), *unlike(table), *sources(table)]
+    return found + [text for mark, text in MARKS.items() if mark in marks]
+
+
+def _tests_note(table: Table) -> str:
+    """Returns which tests the marks of the scores use (`dora.analysis.comparison.leaders`)."""
+    others = "corrected for all pairs of methods at a budget, Holm"
+    if BASELINE not in {method for method, _ in table.rows}:
+        return others
+    return f"pairs with {table.baseline}: as in the tables of differences; others: {others}"
+
+
+def _average_notes(table: Table) -> list[str]:
+    """Returns the note on the tasks that the average is over, if there is one."""
+    if len(table.averaged) < 2:
+        return []
+    text = f"average: over {_folders(table.averaged)}"
+    text += f", without {_folders(table.apart)}" if table.apart else ""
+    if table.not_averaged:
+        text += f"; not over {_folders(table.not_averaged)}, which there are runs of, too"
+    return [text]
+
+
+def _folders(tasks: Iterable[str]) -> str:
+    """Returns tasks as tables name them, in GLUE's order."""
+    return ", ".join(TASKS[task].folder for task in TASKS if task in set(tasks))
+
+
+def _length_note(table: Table) -> str:
+    """Returns the note on how long runs are: which method is best depends on it."""
+    of_task: dict[str, list[tuple[int, int]]] = {}
+    for run in table.runs:
+        of_task.setdefault(run["config"]["task"], []).append(
+            (run["total_steps"], run["config"]["batch_size"])
+        )
+    lengths = {
+        task: f"{number_range([n for n, _ in its])} steps of {number_range([b for _, b in its])} "
+        "examples"
+        for task, its in of_task.items()
+    }
+    if len(set(lengths.values())) == 1:
+        return f"each run: {next(iter(lengths.values()))}"
+    named = (f"{TASKS[t].folder} {lengths[t]}" for t in TASKS if t in lengths)
+    return f"each run: {'; '.join(named)}"
+
+
+def _rows_notes(table: Table) -> list[str]:
+    """Returns the note on tasks whose runs trained on, or are scored on, other rows than GLUE's.
+
+    Why is left to the settings: a sample of the files, `limit_train`, or rows held out.
+    """
+    if table.data == "mini":  # which a note of its own says
+        return []
+    parts = []
+    for task in table.tasks:
+        runs = [run for row in table.rows for run in table.runs_of(row, task)]
+        trained = _other_rows(task, "train", [run["data"]["train"] for run in runs])
+        scored = _other_rows(task, "dev", [run["data"]["rows"]["dev"] for run in runs])
+        said = [f"trained on {trained}"] if trained else []
+        said += [f"scored on {scored}"] if scored else []
+        parts += [f"{TASKS[task].folder} {', '.join(said)}"] if said else []
+    return [f"not GLUE's whole rows: {'; '.join(parts)}"] if parts else []
+
+
+def _other_rows(task: str, split: str, numbers: Sequence[int]) -> str:
+    """Returns `9,000 rows (GLUE has 104,743)`, or "" if all runs have as many rows as GLUE."""
+    other = [other_sizes(TASKS[task], {split: n}) for n in numbers]
+    if not any(other):
+        return ""
+    size = TASKS[task].sizes[("train", "dev").index(split)]
+    return f"{number_range(numbers)} rows (GLUE has {size:,})"
+
+
+def _earlier_runs(table: Table) -> list[str]:
+    """Returns a note on the runs that a cell's began at (`init_from`) or read (`method.runs`).
+
+    A cell's score rests on what those were trained on, too: MNLI asks what RTE and WNLI ask.
+    """
+    learnt: dict[tuple[str, str], list[str]] = {}
+    for row, task in product(table.rows, table.tasks):
+        runs = table.runs_of(row, task)
+        began = {TASKS[t].folder for run in runs if (t := _task_of_start(run)) in TASKS}
+        sources_of = [of.get("task") for run in runs for of in run.get("sources", ())]
+        read = {TASKS[t].folder for t in sources_of if t in TASKS}
+        for what, tasks in (("began at runs on", began), ("read runs on", read)):
+            if tasks:
+                said = f"{what} {', '.join(sorted(tasks))}"
+                learnt.setdefault((table.title(row[0]), said), []).append(TASKS[task].folder)
+    found = [
+        f"{title} on {', '.join(dict.fromkeys(tasks))} {said}"
+        for (title, said), tasks in learnt.items()
+    ]
+    return [f"trained before: {'; '.join(found)}"] if found else []
+
+
+def _task_of_start(run: Run) -> str | None:
+    """Returns the task of the run that this one began at, by its directory's place."""
+    # By its path, which tells the place whether or not the folder has been moved since.
+    place = study.place(Path(run.get("init_from") or ""))
+    return place[1] if len(place) > 1 else None
+
+
+def _tuning_notes(table: Table) -> list[str]:
+    """Returns the note on the search that chose the learning rates, if all runs come from one."""
+    # A cell's runs have one rate, and with it one search.
+    cells = [
+        (row, task, table.runs_of(row, task)[0])
+        for row in table.rows
+        for task in table.tasks
+        if table.runs_of(row, task)
+    ]
+    found = [(row, task, run["tuning"]) for row, task, run in cells if "tuning" in run]
+    if not found:
+        return []
+    candidates = number_range([t["candidates"] for _, _, t in found])
+    seeds = number_range([t["seeds"] for _, _, t in found])
+    edges = [
+        f"{TASKS[task].folder} {table.title(row[0])}" for row, task, t in found if t["at_edge"]
+    ]
+    text = (
+        f"tuned settings: the best of {candidates} candidates for each method and task, "
+        f"{seeds} {'seed' if seeds == '1' else 'seeds'} each, on held-out training rows; "
+        f"{len(edges)} of {len(found)} rates at an edge of those tried"
+    )
+    text += f" ({', '.join(edges)})" if edges else ""
+    if shorter := sorted({t["length"] for _, _, t in found if "length" in t}):
+        text += f"; tried in runs of another length, {' and '.join(shorter)}"
+    if other := sorted({t["data"] for _, _, t in found if "data" in t}):
+        text += f"; tried on other data, {' and '.join(other)}"
+    if len(found) < len(cells):
+        text += f"; {len(cells) - len(found)} rates are from no such search"
+    return [text]
+
+
+def _evaluation_notes(table: Table) -> list[str]:
+    """Returns the notes on which evaluation of a run counts."""
+    if table.view.score != "best":
+        return ["the last development evaluation of a run"]
+    counted = number_range([run["evaluations"]["counted"] for run in table.runs])
+    chosen_on = {run["config"]["select"] for run in table.runs}
+    if chosen_on == {"heldout"}:
+        kind = "evaluations on held-out training rows"
+    elif chosen_on == {"dev"}:
+        kind = "development evaluations"
+    else:
+        kind = "evaluations on the development set or on held-out training rows"
+    found = [f"the best of {counted} {kind} in the second half of a run"]
+    if not table.comparable:
+        found.append(
+            "runs of one task have unequal evaluations, so that no method is compared with "
+            "another: see --score last"
+        )
+    # A run keeps one best evaluation; another metric is read from it, and may have been better.
+    chosen = [t for t in table.tasks if table.view.metric(t) != TASKS[t].metrics[0]]
+    if chosen:
+        named = ", ".join(f"{t} {TASKS[t].metrics[0]}" for t in chosen)
+        found.append(f"the best evaluation is still that by {named}")
+    return found
+
+
+def difference_notes(found: Sequence[Difference], shown: bool, baseline: str) -> list[str]:
+    """Returns the notes below a table of differences from `baseline`.
+
+    `shown`: with intervals over examples.
+    """
+    # A difference that could not be tested is none of Holm's family.
+    tested = sum(not math.isnan(d.p) for d in found)
+    notes = [
+        "points, paired by seed; p corrected for the number of comparisons in this table, "
+        f"{tested} (Holm); bold: p < {ALPHA}; P(better): that a run of the method beats one of "
+        f"{baseline}"
+    ]
+    if any(d.estimate.error == 0 for d in found):
+        notes.append(
+            "no interval: every seed gives the same difference, which leaves its error unknown; "
+            "p –, and 1 for a difference of 0"
+        )
+    if shown:
+        notes.append(
+            "[95 %, examples]: over resamples of the development examples, the seeds as they are"
+        )
+    return notes

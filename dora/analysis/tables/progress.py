@@ -1,0 +1,116 @@
+"""A study seen while it trains, as lines: the table of `python -m dora.status`, and what is left."""
+
+from __future__ import annotations
+
+import statistics
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from dora.adapters.budget import in_words
+from dora.analysis.rows import budget_order
+from dora.analysis.tables.layout import Grid, plain
+from dora.data.tasks import TASKS
+from dora.plain import counted, printable
+from dora.records import estimate, study
+from dora.records.study import Seen
+
+# States of runs that have to be started, or started again, to complete the study. A running one is
+# somebody's already.
+TO_DO = ("missing", "waiting", "stopped", "stale", "failed", "diverged", "broken")
+
+
+def report(seen: list[Seen], results: Path) -> list[str]:
+    """Returns the lines of the table, the runs at work, and what is left."""
+    lines = [*table(seen).splitlines(), "", *_details(seen)]
+    lines.append(f"{counted(len(seen), 'run')}: {study.in_words(study.count(seen))}")
+    if (left := _time_left(seen)) is not None:
+        lines.append(left)
+    if any(s.state in TO_DO for s in seen):
+        lines.append(f"what is left to do, as commands: {study.missing_command(results)}")
+    return lines
+
+
+def table(seen: list[Seen]) -> str:
+    """Returns a line for each data, task, model, method and budget: its runs in each state.
+
+    Runs of unequal lengths are apart where one line would hold both.
+    """
+    # Only states that occur, the finished ones first.
+    states = [state for state in study.STATES[::-1] if any(s.state == state for s in seen)]
+    # A run whose record cannot be read has no length.
+    lengths = {(s.place[:5], s.length) for s in seen if s.length}
+    several = len(lengths) > len({place for place, _ in lengths})
+    cells: dict[tuple[tuple[str, ...], str], list[Seen]] = defaultdict(list)
+    for s in seen:
+        cells[s.place[:5], (s.length or "?") if several else ""].append(s)
+    rows = []
+    for place, length in sorted(cells, key=_order):
+        runs = cells[place, length]
+        numbers = [sum(s.state == state for s in runs) for state in states]
+        # An empty cell, not a 0: what is left to do should stand out.
+        counted = [str(n) if n else "" for n in numbers]
+        named = [length] if several else []
+        rows.append([*place[:4], in_words(place[4]), *named, *counted, _score(runs)])
+    named = ["length"] if several else []
+    head = ["data", "task", "model", "method", "budget", *named, *states, "best score"]
+    return plain(Grid("", head, rows))
+
+
+def _order(cell: tuple[tuple[str, ...], str]) -> tuple[Any, ...]:
+    """Returns what lines are ordered by: `600 steps` comes before `1800 steps`."""
+    place, length = cell
+    number = length.split(" ")[0]
+    return place[:4], budget_order(place[4]), int(number) if number.isdigit() else 0
+
+
+def _score(seen: list[Seen]) -> str:
+    """Returns the mean best score of the finished runs in points; empty if there is none.
+
+    Runs with unequal settings, as in a search, have the range of their means: `12.5 to 33.5`.
+    """
+    task = TASKS.get(seen[0].place[1])
+    if task is None:  # a folder of somebody else's
+        return ""
+    found: dict[str, list[float]] = defaultdict(list)
+    for s in seen:
+        if s.score and task.metrics[0] in s.score:
+            found[s.place[5]].append(s.score[task.metrics[0]])
+    means = [f"{100 * mean:.1f}" for mean in sorted(map(statistics.fmean, found.values()))]
+    return " to ".join(dict.fromkeys((means[0], means[-1]))) if means else ""
+
+
+def _details(seen: list[Seen]) -> list[str]:
+    """Returns a line for each run at work, and for each that ended without a result."""
+    lines = []
+    for s in seen:
+        if s.state == "running":
+            step = _at_step(s) or "not at its first checkpoint"
+            if s.rounds is not None:
+                step += f" (round {s.rounds[0]:,} of {s.rounds[1]:,})"
+            speed = f", {s.step / s.seconds:.2g} steps/s" if s.step and s.seconds else ""
+            left = "" if s.left_s is None else f", about {study.duration(s.left_s)} left"
+            lines.append(f"running   {s.name}: {step}{speed}{left}, {printable(s.reason)}")
+        elif s.state in ("stopped", "stale", "failed", "diverged", "broken"):
+            # A killed process could not say how far it was.
+            step = f"{_at_step(s)}, " if s.state == "stale" and s.step else ""
+            lines.append(f"{s.state:<9} {s.name}: {step}{_first_line(s)}")
+    return lines
+
+
+def _at_step(seen: Seen) -> str | None:
+    """Returns `step 30 of 90`, of the last checkpoint; None where there is none."""
+    return None if seen.step is None else f"step {seen.step:,} of {seen.total_steps:,}"
+
+
+def _time_left(seen: list[Seen]) -> str | None:
+    """Returns a line on how long the study will still take, None where nothing tells."""
+    left = estimate.left(seen, TO_DO)
+    return None if left is None else f"left: {estimate.in_words(left)}"
+
+
+def _first_line(seen: Seen) -> str:
+    """Returns the reason why a run is not done, in one line."""
+    # A record's reason begins with its status, which the line shows already.
+    reason = (str(seen.reason or "").splitlines() or ["no reason given"])[0]
+    return printable(reason.removeprefix(f"{seen.state}: "))

@@ -1,0 +1,156 @@
+"""The main table of a study: scores by method and task, published rows under a rule."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dora.analysis.comparison import leaders
+from dora.analysis.grouping import Table, dirty
+from dora.analysis.names import model_title, size_range
+from dora.analysis.published import departures
+from dora.analysis.rows import Row, budget_in_words
+from dora.analysis.stats import Estimate
+from dora.analysis.tables import counts, published
+from dora.analysis.tables.layout import Grid, transposed
+from dora.analysis.tables.notes import MARKS, score_notes
+
+_FIRST_SCORE = 3  # the columns before are method, budget, parameters
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of scores: a task, or the average over tasks (`task` None).
+
+    Its head is `name` and `unit`, which print sets in two rows.
+    """
+
+    name: str
+    unit: str
+    task: str | None
+
+    @property
+    def head(self) -> str:
+        """The whole head: `SST-2 acc`."""
+        return f"{self.name} {self.unit}"
+
+
+def scores(table: Table) -> Grid:
+    """Returns one row a method and budget, one column a task: mean ± standard deviation in points.
+
+    Means are over seeds. The average over tasks comes with its 95 % interval over seeds. Bold and
+    underlined: `dora.analysis.comparison.leaders`. Published rows stand last, under a rule. With
+    the view's `transposed` there is one row a task, one column a method and budget.
+    """
+    columns = _columns(table)
+    rows = [
+        [
+            table.title(row[0]),
+            budget_in_words(row),
+            parameters(table, row),
+            *(_score(table, row, c) for c in columns),
+        ]
+        for row in table.rows
+    ]
+    bold, underlined = _marked(table, columns)
+    # Only marks that occur are explained below the table.
+    marks = {mark for row in rows for text in row[_FIRST_SCORE:] for mark in MARKS if mark in text}
+    beside = published.beside(table, [c.task for c in columns])
+    spent = ["none" if row[1] == "–" else row[1] for row in rows]
+    grid = Grid(
+        caption(table),
+        ["method", "budget", "adapter parameters", *(c.head for c in columns)],
+        rows + beside.rows,
+        units={_FIRST_SCORE + j: c.unit for j, c in enumerate(columns)},
+        bold=bold,
+        underlined=underlined,
+        rules=rules(table) | ({len(rows)} if beside.rows else set()),
+        spare={1: f"budgets, from rule to rule: {', '.join(dict.fromkeys(spent))}"},
+        notes=[*score_notes(table, marks, bool(bold)), *beside.notes],
+    )
+    return transposed(grid, "task") if table.view.transposed else grid
+
+
+def _columns(table: Table) -> list[Column]:
+    """Returns the averaged tasks, their average where there are several, then the tasks apart."""
+    view, number = table.view, len(table.averaged)
+    # An average over a choice of tasks must not pass for that of a paper or of a whole study.
+    name = f"average of {number}" if table.not_averaged else "average"
+    average = [Column(name, "[95 %]", None)] if number > 1 else []
+    averaged, apart = (
+        [Column(view.title(t).removesuffix(f" {view.unit(t)}"), view.unit(t), t) for t in tasks]
+        for tasks in (table.averaged, table.apart)
+    )
+    return [*averaged, *average, *apart]
+
+
+def _marked(
+    table: Table, columns: Sequence[Column]
+) -> tuple[set[tuple[int, int]], set[tuple[int, int]]]:
+    """Returns the places of the best scores, and of those that the seeds cannot tell from them."""
+    leading = leaders(table, by_task=False) | leaders(table, by_task=True)
+    bold, underlined = set(), set()
+    for j, column in enumerate(columns, _FIRST_SCORE):
+        for i, row in enumerate(table.rows):
+            found = leading.get((row[1], column.task))
+            bold |= {(i, j)} if found and row in found.best else set()
+            underlined |= {(i, j)} if found and row in found.alike else set()
+    return bold, underlined
+
+
+def _score(table: Table, row: Row, column: Column) -> str:
+    """Returns a cell: `83.0 ± 3.6*§ (n = 2/3)`, a dash without a defined score."""
+    task = column.task
+    if task is None:
+        estimate = table.average(row)
+        return "–" if estimate is None else with_interval(estimate)
+    known = list(table.values(row, task).values())
+    if not known:
+        return "–"
+    # One seed has no spread: nothing is shown, rather than ± 0.0.
+    spread = f" ± {statistics.stdev(known):.1f}" if len(known) > 1 else ""
+    # The number of seeds only where it is not the whole table's.
+    number = "" if len(known) == len(table.seeds) else f" (n = {len(known)}/{len(table.seeds)})"
+    return f"{statistics.mean(known):.1f}{spread}{_marks_of(table, row, task)}{number}"
+
+
+def _marks_of(table: Table, row: Row, task: str) -> str:
+    """Returns the marks of a cell, in the order of MARKS."""
+    runs = table.runs_of(row, task)
+    holds = {
+        "*": any(run["results"][table.view.score]["degenerate"] for run in runs),
+        "§": any(map(dirty, runs)),
+        "‡": any(departures(table, row, task)),
+    }
+    return "".join(mark for mark in MARKS if holds[mark])
+
+
+def with_interval(estimate: Estimate, sign: str = "") -> str:
+    """Returns `71.0 [68.5, 73.5]`, the interval only where it is known; `sign`: "+" or ""."""
+    low, high = estimate.interval()
+    text = f"{estimate.mean:{sign}.1f}"
+    return text if math.isnan(low) else f"{text} [{low:{sign}.1f}, {high:{sign}.1f}]"
+
+
+def parameters(table: Table, row: Row) -> str:
+    """Returns the parameters that a row's runs store beside the head, or that they are `all`."""
+    runs = table.runs_of(row)
+    if not runs:
+        return "–"
+    text = size_range([counts.stored(run) for run in runs])
+    return f"all {text}" if all(map(counts.trains_all, runs)) else text
+
+
+def caption(table: Table) -> str:
+    """Returns the words that begin the captions of all tables of a study."""
+    view = table.view
+    length = [] if table.steps is None else [f"{table.steps:,} steps"]
+    first = [model_title(table.model), table.data_title, *length]
+    return ", ".join([*first, f"{view.score} evaluation", *view.choice])
+
+
+def rules(table: Table) -> set[int]:
+    """Returns the rows that begin a budget, which have a rule above them."""
+    return {sum(map(len, table.blocks[:i])) for i in range(1, len(table.blocks))}

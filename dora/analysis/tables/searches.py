@@ -1,0 +1,74 @@
+"""The table of searches: each candidate with its held-out score."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from dora.analysis.rows import budget_in_words
+from dora.analysis.searches import unequal
+from dora.analysis.tables.layout import pipe_table
+from dora.configuration.tuned import BySeed, Search, mean
+from dora.records.about_method import NO_BUDGET
+
+
+def table(searches: Sequence[Search]) -> list[str]:
+    """Returns a Markdown table with a line for each search, and what a reader must know of them.
+
+    Which rates lie at an edge, and in which tasks the methods had unequal effort.
+    """
+    several = {
+        "model": len({s.model for s in searches}) > 1,  # one value needs no column
+        "length": len({s.length for s in searches}) > 1,
+        "data": len({s.data for s in searches} - {None}) > 1,
+        "budget": len({s.budget for s in searches} - {None}) > 1,
+    }
+    known = ("model", "task", "length", "data", "method", "budget")
+    columns = [c for c in known if several.get(c, True)]
+    rows = [[*_named(s, columns), ", ".join(_cells(s))] for s in searches]
+    edges = [" ".join(_named(s, columns)) for s in searches if s.at_edge]
+    summary = f"{len(edges)} of {len(searches)} searches chose a rate at an edge of their grid"
+    lines = [
+        pipe_table([[*columns, "rate: held-out score"], *rows]),
+        "",
+        summary + (f": {', '.join(edges)}" if edges else ""),
+    ]
+    if odd := unequal(searches):
+        lines += ["", f"unequal numbers of candidates or seeds in {', '.join(odd)}"]
+    return lines
+
+
+def _named(s: Search, columns: Sequence[str]) -> list[str]:
+    budget = budget_in_words((s.method, s.budget or NO_BUDGET))
+    whole = {
+        "model": s.model,
+        "task": s.task,
+        "length": s.length or "–",
+        "data": s.data or "–",
+        "method": s.method,
+        "budget": budget,
+    }
+    return [whole[column] for column in columns]
+
+
+def _cells(s: Search) -> list[str]:
+    """Returns `0.002: 7.6` for each rate, the chosen one in bold, and marked if at an edge.
+
+    Then `dem 0.3: 7.8` for each value of the method's own setting; in bold if it is chosen.
+    """
+    cells = []
+    for lr in sorted(s.scores):
+        text = f"{lr:g}: {_points(s.scores[lr])}"
+        if lr == s.lr:
+            text = f"**{text}**" + (" (edge)" if s.at_edge else "")
+        cells.append(text)
+    for value, by_seed in s.values.items():
+        text = f"{s.setting} {value}: {_points(by_seed)}"
+        cells.append(f"**{text}**" if value == s.value else text)
+    return cells
+
+
+def _points(by_seed: BySeed) -> str:
+    """Returns a candidate's mean score, or a dash if one of its runs has none."""
+    score = mean(by_seed)
+    return "–" if math.isinf(score) else f"{score:.1f}"

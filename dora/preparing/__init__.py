@@ -1,0 +1,1 @@
+"""A run prepared: found, checked and planned before a model is loaded."""

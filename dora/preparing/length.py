@@ -1,0 +1,133 @@
+"""Plans a run's length in steps, and checks the settings that have to fit it."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from dora.configuration.check import MAX_COUNT
+from dora.configuration.config import Config
+from dora.methods.rules import fraction_or_steps
+from dora.methods.schedule import Schedule
+from dora.preparing.federation import Federation, steps_a_round
+from dora.preparing.findings import Findings
+
+
+def plan_length(
+    config: Config, labels: np.ndarray | None, found: Findings
+) -> tuple[int, Federation | None]:
+    """Returns (steps of the run, its clients and rounds); notes every problem.
+
+    `labels`: of the training rows, None where these could not be had. The steps are 0 where they
+    are not known because of a problem; clients and rounds are None too if the method is not
+    federated.
+    """
+    steps, federation = _given_steps(config, labels), None
+    if config.chosen.kind.federated:
+        federation = _plan_rounds(config, labels, steps, found)
+        # Rounded down to whole rounds, or as many as `fed.rounds` says.
+        steps = federation.total_steps if federation else 0
+    if steps:
+        found.problems += _too_short(config, steps, federation, found.problems)
+    return steps, federation
+
+
+def is_finite(config: Config) -> bool:
+    """Tells whether all settings of the method are finite, so that one can reckon with them."""
+    settings = vars(config.chosen.settings).values()
+    return all(math.isfinite(v) for v in settings if isinstance(v, float))
+
+
+def _given_steps(config: Config, labels: np.ndarray | None) -> int:
+    """Returns the steps that `max_steps`, or else `epochs`, gives; 0 where it cannot be said."""
+    if config.max_steps is not None:  # needs no rows
+        return config.max_steps if 1 <= config.max_steps <= MAX_COUNT else 0
+    sound = all(1 <= n <= MAX_COUNT for n in (config.epochs, config.batch_size))
+    if labels is None or not sound:
+        return 0
+    # The last batch of an epoch may be smaller, hence rounding up.
+    return config.epochs * -(-len(labels) // config.batch_size)
+
+
+def _plan_rounds(
+    config: Config, labels: np.ndarray | None, steps: int, found: Findings
+) -> Federation | None:
+    """Returns clients and rounds of about `steps` steps; None beside a problem."""
+    # Nothing can be dealt by keys that have a message already.
+    if not steps or any(text.startswith(("fed.", "seed=")) for text in found.problems):
+        return None
+    if problem := _two_lengths(config, steps):
+        found.problems.append(problem)
+        return None
+    if labels is None:
+        return None
+    return found.attempt(lambda: Federation.of(config.fed, labels, config.seed, steps))
+
+
+def _two_lengths(config: Config, steps: int) -> str | None:
+    """Returns a message if the rounds given and the steps given are different lengths, else None.
+
+    It asks for equal whole rounds, and for all clients, even if a seed leaves one without rows: the
+    seeds of a sweep must not differ in what is refused.
+    """
+    fed = config.fed
+    each = steps_a_round(fed, fed.clients)
+    # Five epochs are the default, which nobody may have asked for.
+    asked = config.max_steps is not None or config.epochs != Config.epochs
+    if fed.rounds is None or not asked or steps // each == fed.rounds:
+        return None
+    total = fed.rounds * each
+    given = f"max_steps={steps}" if config.max_steps is not None else f"epochs={config.epochs}"
+    return (
+        f"{given} and fed.rounds={fed.rounds} are two lengths: a round of "
+        f"{each // fed.local_steps} clients with fed.local_steps={fed.local_steps} has {each} "
+        f"steps, which makes {total}; give fed.rounds=null for as many rounds as fit, or "
+        f"max_steps={total}"
+    )
+
+
+def _too_short(
+    config: Config, steps: int, federation: Federation | None, said: list[str]
+) -> list[str]:
+    """Returns a message for each setting that does not fit a run of so many steps.
+
+    `said`: the problems found before; a setting among them gets no second message.
+    """
+    # `check` has asked the settings before, when the run's length was not known.
+    found = config.chosen.settings.problems(steps) if is_finite(config) else []
+    found += _cold(config, steps, federation)
+    keys = {text.split("=")[0] for text in said}
+    return [text for text in found if text.split("=")[0] not in keys]
+
+
+def _cold(config: Config, steps: int, federation: Federation | None) -> list[str]:
+    """Returns a message if the warm-up lasts as long as the schedule that it begins.
+
+    A schedule of one step, all of it warm-up, would train at rate 0 alone.
+    """
+    if fraction_or_steps("warmup", config.warmup):
+        return []
+    given, schedule = config.warmup, Schedule(config.schedule, config.warmup)
+    if given >= steps:
+        return [
+            f"warmup={given:g} must be less than the run's {steps} steps, or its rate never "
+            "reaches lr: give a fraction, or fewer steps"
+        ]
+    length, whose, way = steps, "the run's", ""
+    if federation is not None:
+        # As `FederatedCourse.share` has it.
+        length, whose = federation.rounds * federation.local_steps, "each client's"
+        if config.fed.restart == "round":
+            length, whose = federation.local_steps, "each round's"
+            way = ", more fed.local_steps, or fed.restart=run"
+        schedule = schedule.of_part(length, steps)
+    warm = schedule.warmup_steps(length)
+    if warm < length:
+        return []
+    # Rounded down: the warm-up's steps are rounded up.
+    most = math.floor(100 * (length - 1) / length) / 100
+    return [
+        f"warmup={given:g} is {warm} of {whose} {length} steps, so that the rate never reaches lr: "
+        f"give {'at most ' if most else ''}warmup={most:g}{way}"
+    ]

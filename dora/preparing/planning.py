@@ -1,0 +1,147 @@
+"""Plans a run before a model is loaded: other runs that it reads, and its budget."""
+
+from __future__ import annotations
+
+import hashlib
+import traceback
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from dora import PACKAGE
+from dora.adapters.budget import Budget, Matrix, Plan
+from dora.backbones import backbone
+from dora.backbones.backbone import Folder
+from dora.configuration.config import Config
+from dora.configuration.method_choice import source_fingerprint
+from dora.methods.base import Method, RunInfo
+from dora.methods.schedule import Schedule
+from dora.preparing.findings import Findings
+from dora.preparing.length import is_finite
+from dora.preparing.sources import Source, read_sources
+from dora.preparing.start import Start, read_start
+
+
+@dataclass(frozen=True)
+class Planned:
+    """The checked inputs of a run's method.
+
+    `weights`: the model's fingerprint. `start`: the run of `init_from`. `sources`: the runs that
+    the method reads. `matrices`: the linears that components adapt; empty if no budget applies, and
+    then `plan` is None.
+    """
+
+    weights: str
+    start: Start | None
+    sources: tuple[Source, ...]
+    matrices: tuple[Matrix, ...] = ()
+    plan: Plan | None = None
+
+    def fingerprints(self, config: Config, data: str) -> dict[str, str | None]:
+        """Returns the fingerprints that name the run; `data`: that of its rows."""
+        found = {
+            "data": data,
+            "model": self.weights,
+            "init_from": self.start.fingerprint if self.start else None,
+        }
+        if self.sources:
+            found["sources"] = " ".join(source.sha256 for source in self.sources)
+        # Fewer components than matrices are dealt otherwise than by the first versions. Ranks that
+        # a method draws never name a run: all seeds of a configuration have one name.
+        plan = self.plan
+        if plan is not None and plan.dealt and sum(plan.start) < len(self.matrices):
+            found["ranks"] = hashlib.sha256(repr(plan.start).encode()).hexdigest()
+        if source := source_fingerprint(config.chosen):
+            found["method"] = source
+        return found
+
+
+def plan_run(
+    config: Config,
+    folder: Folder,
+    architecture: dict[str, Any],
+    total_steps: int,
+    found: Findings,
+) -> Planned:
+    """Reads the runs that the configuration names and plans the budget; notes every problem.
+
+    `total_steps`: 0 where it is not known because of a problem.
+    """
+    weights = backbone.fingerprint(folder)
+    start = None
+    if config.init_from and config.chosen.kind.starts_from_runs:
+        start = found.attempt(lambda: read_start(config, weights, architecture))
+    sources = found.attempt(lambda: read_sources(config, weights)) or ()
+    planned = None
+    # A setting that is not finite is a problem by now, and no plan can be made with it.
+    if is_finite(config):
+        run = run_info(config, total_steps, sources)
+        planned = found.attempt(lambda: make_plan(config, architecture, start, run))
+    return Planned(weights, start, sources, *(planned or ((), None)))
+
+
+def run_info(config: Config, total_steps: int, sources: tuple[Source, ...]) -> RunInfo:
+    """Returns what the method is told of the run."""
+    schedule = Schedule(config.schedule, config.warmup)
+    return RunInfo(total_steps, config.seed, schedule, tuple(s.file for s in sources))
+
+
+def make_plan(
+    config: Config, architecture: dict[str, Any], start: Start | None, run: RunInfo
+) -> tuple[tuple[Matrix, ...], Plan | None]:
+    """Returns the matrices to adapt and the method's plan for them; (), None without a budget.
+
+    Raises ValueError if the budget does not fit the model, or the adapter of `start`.
+    """
+    method = config.chosen
+    if not method.has_budget:
+        return (), None
+    found = backbone.find_linears(architecture, config.targets())
+    matrices = tuple(_priced(matrix, method.kind) for matrix in found)
+    budget = Budget.parse(config.budget)
+    try:
+        plan = method.kind.plan(method.settings, budget, matrices, run)
+    except ValueError as e:
+        raise ValueError(f"{e}{_raised_outside(e)}") from e
+    if plan is None:
+        raise ValueError(
+            f"method={method.name} says that budget= binds it ({method.kind.budget}) and plans "
+            "nothing"
+        )
+    plan = replace(plan, at_most=method.kind.budget == "at_most")
+    # A method may plan for other places than all linears, and price them by its settings.
+    matrices = plan.matrices
+    if start is None:
+        return matrices, plan
+    # The ranks of the run before carry over: training starts with them, and prunes only what is
+    # above the budget. A matrix that it pruned altogether has rank 0.
+    ranks = tuple(start.ranks.get(m.name, 0) for m in matrices)
+    total = plan.budget.spent(ranks, matrices)
+    if plan.end is not None and total > plan.target:
+        raise ValueError(
+            f"init_from={config.init_from} holds more than budget={config.budget} allows, and "
+            f"{config.method_name} removes nothing"
+        )
+    # Nothing above the budget: no pruning is left to do, and the end is known now.
+    open_end = plan.end is None and (total > plan.target or plan.at_most)
+    end = None if open_end else ranks
+    target = min(plan.target, total)
+    return matrices, replace(plan, start=ranks, end=end, target=target, dealt=True)
+
+
+def _raised_outside(e: ValueError) -> str:
+    """Returns the place of an error that code outside this package raised, for who writes a method.
+
+    Python raises ValueError for many a slip, and none of its messages says where.
+    """
+    frame = traceback.extract_tb(e.__traceback__)[-1]
+    if PACKAGE in Path(frame.filename).parents:
+        return ""
+    return f" (ValueError in {Path(frame.filename).name}, line {frame.lineno})"
+
+
+def _priced(matrix: Matrix, kind: type[Method]) -> Matrix:
+    """Returns the matrix with the method's cost of a component, if that is not the usual one."""
+    # A component_cost of None stands for d_in + d_out.
+    cost = kind.component_cost(matrix)
+    return matrix if cost == matrix.cost else replace(matrix, component_cost=cost)

@@ -1,0 +1,276 @@
+"""Prepares a run: finds and checks everything it needs before a model is loaded.
+
+All problems come in one message.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from dora.adapters.budget import Matrix, Plan
+from dora.backbones import backbone
+from dora.backbones.architectures import USUAL, architecture_of
+from dora.backbones.backbone import Folder
+from dora.configuration.check import check
+from dora.configuration.config import Config
+from dora.data.tasks import TASKS, Rows
+from dora.errors import UserError
+from dora.methods.base import RunInfo
+from dora.preparing import precision
+from dora.preparing.federation import Federation
+from dora.preparing.findings import Findings
+from dora.preparing.length import plan_length
+from dora.preparing.planning import plan_run, run_info
+from dora.preparing.rows import Read, heldout_problems, read_rows, split_rows
+from dora.preparing.sources import Source
+from dora.preparing.start import Start
+from dora.records import run_json
+from dora.records.about_method import NO_BUDGET
+from dora.records.record import identity
+from dora.records.run_json import NotARecord
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The checked inputs of a run.
+
+    `matrices`: the linears that components adapt; empty if no budget applies, and then `plan` is
+    None. `train_rows`, `heldout_rows`: row numbers in the training split. `segments`: whether the
+    model tells a pair's two texts apart by segment ids. `auto`: the precision in `config` is the
+    one that `precision=auto` stands for.
+    """
+
+    config: Config
+    model: Folder
+    matrices: tuple[Matrix, ...]
+    plan: Plan | None
+    rows: dict[str, Rows]
+    revision: str | None
+    train_rows: np.ndarray
+    heldout_rows: np.ndarray | None
+    lr: float
+    total_steps: int
+    fingerprints: dict[str, str | None]
+    start: Start | None
+    sources: tuple[Source, ...]
+    federation: Federation | None
+    segments: bool
+    model_type: str
+    auto: bool = False
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The configuration in the spelling that is recorded and hashed."""
+        return self.config.resolved()
+
+    @property
+    def folder(self) -> Path:
+        """The run's directory: results/runs/data/task/model/method/budget/key/s and the seed."""
+        c = self.config
+        # A method without a budget has one directory, whatever `budget=` says.
+        budget = NO_BUDGET if self.plan is None else str(self.plan.budget)
+        key = identity(self.settings, self.fingerprints)
+        place = (c.data_name, c.task.name, c.model_name, c.method_name, budget, key, f"s{c.seed}")
+        return Path(c.results, "runs", *place)
+
+    @property
+    def run_info(self) -> RunInfo:
+        """Returns what the method is told of the run."""
+        return run_info(self.config, self.total_steps, self.sources)
+
+    def in_precision(self, precision: str) -> Prepared:
+        """Returns this run in another precision, fp32 or bf16; another directory is its own."""
+        return replace(self, config=replace(self.config, precision=precision))
+
+    def of_seed(self, seed: int) -> Prepared:
+        """Returns this run with another seed, to find its directory; the plan stays that of this
+        one.
+        """
+        # From this run's precision: where auto went on with the one it finds for this seed, a
+        # sweep's other seeds follow, so that they can be compared.
+        return _as_begun(replace(self, config=replace(self.config, seed=seed)))
+
+    def words(self, typed: Sequence[str]) -> list[str]:
+        """Returns the words typed for this run, with the precision that auto stands for.
+
+        They name this run on any machine, also on one where auto would stand for another precision.
+        """
+        if not self.auto:
+            return list(typed)
+        others = [word for word in typed if word.lstrip("+").partition("=")[0] != "precision"]
+        return [*others, f"precision={self.config.precision}"]
+
+
+def prepare(config: Config, here: bool = True) -> Prepared:
+    """Checks the configuration, reads the data and plans the budget.
+
+    `here`: the run is to be trained on this machine, so its device must exist too, and
+    `precision=auto` follows it; elsewhere auto stands for fp32, which every machine has. Raises
+    UserError with every problem found.
+    """
+    # Each step below works with what the ones before could find, so that a wrong budget is named
+    # even where the data are missing.
+    found = Findings([])
+    if config.rates_from:
+        config = found.attempt(config.as_tuned) or config
+    found.problems += [text for text in check(config) if text not in found.problems]
+    if here and config.device.startswith("cuda"):
+        found.problems += _device_problems(config.device)
+    folder, read = _locate_and_read(config, found)
+    architecture = None
+    if folder is not None:
+        architecture = found.attempt(lambda: backbone.architecture(folder))
+    if folder is not None and architecture is not None:
+        config = _with_targets(config, architecture["model_type"], found)
+        found.problems += _length_problems(config, architecture)
+        found.problems += found.attempt(lambda: backbone.problems(folder, architecture)) or []
+    train_rows, heldout, labels = _training_rows(config, read, found)
+    total_steps, federation = plan_length(config, labels, found)
+    planned = None
+    if architecture is not None and folder is not None:
+        planned = plan_run(config, folder, architecture, total_steps, found)
+    if found.problems:
+        raise UserError(*found.problems)
+    # Never true: each of these is None only beside a problem. Type checkers cannot know that.
+    if folder is None or architecture is None or read is None or train_rows is None:
+        raise AssertionError("nothing is missing without a problem that says so")
+    assert planned is not None  # with an architecture
+    rows, revision, fingerprint = read
+    prepared = Prepared(
+        config=_with_precision(config, here),
+        model=folder,
+        matrices=planned.matrices,
+        plan=planned.plan,
+        rows=rows,
+        revision=revision,
+        train_rows=train_rows,
+        heldout_rows=heldout,
+        lr=config.learning_rate(),
+        total_steps=total_steps,
+        fingerprints=planned.fingerprints(config, fingerprint),
+        start=planned.start,
+        sources=planned.sources,
+        federation=federation,
+        segments=architecture.get("type_vocab_size", 0) > 1,
+        model_type=architecture["model_type"],
+        auto=config.precision == "auto",
+    )
+    return _as_begun(prepared)
+
+
+def _with_targets(config: Config, model_type: str, found: Findings) -> Config:
+    """Returns the configuration with the kinds of linears that target=all stands for here.
+
+    Notes a kind that the architecture does not have.
+    """
+    has = architecture_of(model_type).linears
+    if not config.chosen.has_budget:
+        return config
+    if config.all_targets:
+        return config if tuple(has) == USUAL else replace(config, target=list(has))
+    given = found.attempt(config.targets) or ()
+    if lacking := [kind for kind in given if kind not in has]:
+        found.problems.append(
+            f"target={','.join(given)}: a layer of a {model_type} model has no "
+            f"{' and no '.join(lacking)}; it has {', '.join(has)}"
+        )
+        return replace(config, target=list(has))  # to find what else is wrong
+    return config
+
+
+def _with_precision(config: Config, here: bool) -> Config:
+    """Returns the configuration with the precision that auto stands for.
+
+    Everything is derived from this one: the run's identity and its record must hold the precision
+    that determines the result.
+    """
+    if config.precision != "auto":
+        return config
+    # An unknown machine may have to emulate bf16, and any has fp32.
+    return replace(config, precision=precision.automatic(config.device) if here else "fp32")
+
+
+def _as_begun(p: Prepared) -> Prepared:
+    """Returns the run in the precision in which `precision=auto` has begun or planned it, if it
+    has.
+
+    So the same command resumes a run on a machine where auto stands for the other precision, and a
+    job trains what the machine that submitted it has planned.
+    """
+    if not p.auto or _by_auto(p.folder):
+        return p
+    other = p.in_precision(precision.OTHER[p.config.precision])
+    return other if _by_auto(other.folder) else p
+
+
+def _by_auto(folder: Path) -> bool:
+    """Tells whether a run directory holds a run that `precision=auto` has begun or planned."""
+    try:
+        return bool(run_json.read(folder).get("auto_precision"))
+    except (FileNotFoundError, NotARecord):
+        return False
+
+
+def _locate_and_read(config: Config, found: Findings) -> tuple[Folder | None, Read | None]:
+    """Finds the model's folder and reads the data; None for the one that could not be had."""
+    m = config.model
+    # At the same time: each may have to wait for a hub that does not answer.
+    with ThreadPoolExecutor() as pool:
+        locating = pool.submit(
+            backbone.locate, m.path, m.embedded, m.package, m.hub, m.revision, m.random_weights
+        )
+        readable = config.task.name in TASKS and (
+            config.data.source in ("mini", "hub") or config.data.dir
+        )
+        reading = pool.submit(read_rows, config.data, config.kind) if readable else None
+        # `check` has reported a path that names nothing.
+        lost = m.path is not None and (not m.path.strip() or m.path.startswith("~"))
+        folder = None if lost else found.attempt(locating.result)
+        read = None if reading is None else found.attempt(reading.result)
+    return folder, read
+
+
+def _training_rows(
+    config: Config, read: Read | None, found: Findings
+) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]:
+    """Returns (rows to train on, rows held out, labels of the rows to train on).
+
+    All are None where the first cannot be had because of a problem noted in `found`.
+    """
+    # `check` has reported a limit that leaves no row.
+    if read is None or (config.limit_train is not None and config.limit_train < 1):
+        return None, None, None
+    train = read[0]["train"]
+    split = found.attempt(lambda: split_rows(len(train), config.limit_train, config.select))
+    if split is None:
+        return None, None, None
+    train_rows, heldout = split
+    found.problems += heldout_problems(config, train, heldout)
+    assert train.label is not None  # training rows have labels
+    return train_rows, heldout, train.label[train_rows]
+
+
+def _device_problems(device: str) -> list[str]:
+    """Returns a message if the CUDA device that `device` names is not on this machine."""
+    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if there == 0:
+        return [f"device={device}: no CUDA device here; use device=cpu or auto"]
+    number = device.removeprefix("cuda").removeprefix(":")
+    if number.isdigit() and int(number) >= there:
+        return [f"device={device}: there are {there} CUDA devices here, cuda:0 to cuda:{there - 1}"]
+    return []
+
+
+def _length_problems(config: Config, architecture: dict[str, Any]) -> list[str]:
+    """Returns a message if `max_length` exceeds the positions that the model can tell apart."""
+    most = architecture_of(architecture["model_type"]).positions(architecture)
+    if most is None or config.max_length <= most:
+        return []
+    return [f"max_length={config.max_length} is longer than this model's {most} positions"]

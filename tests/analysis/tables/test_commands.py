@@ -1,0 +1,224 @@
+"""The commands over finished runs: their messages, exit codes, and the names of their files."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from contextlib import suppress
+from importlib import import_module
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dora.analysis import comparison
+from dora.analysis.finished import read_runs
+from dora.analysis.grouping import showable
+from dora.analysis.tables.files import files
+from dora.records import run_json
+from record_files import write_run
+from runs import command
+
+
+def test_the_commands_that_fill_the_holes_are_in_the_report(tmp_path: Path) -> None:
+    for task in ("rte", "sst2"):
+        write_run(tmp_path, "lora", 1, 0.8, task=task)
+    write_run(tmp_path, "dora", 1, 0.8)
+    done = command("dora.tables", "--results", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert "### missing runs: 1" in done.stdout
+    assert (
+        "    python -m dora.run method=dora budget=r8 model=minilm task=rte seed=1" in done.stdout
+    )
+    # The Markdown that is written is also what is printed.
+    assert done.stdout.startswith((tmp_path / "tables" / "dir-minilm-best.md").read_text()[:200])
+
+
+def test_a_table_that_is_no_longer_made_leaves_no_file(tmp_path: Path) -> None:
+    write_run(tmp_path, "lora", 1, 0.8)
+    folder = tmp_path / "tables"
+    folder.mkdir()
+    ours, others = "% python -m dora.tables; \\input it in a document\n", "% by hand\n"
+    stays = {
+        "dir-minilm-best-medians.tex": others,
+        "dir-minilm-best-lr=0.1-medians.tex": ours,  # of another choice of runs
+        "dir-minilm-last-published.tex": ours,
+        "dir-minilm-best-mine.tex": ours,
+    }
+    for name, text in {"dir-minilm-best-published.tex": ours, **stays}.items():
+        (folder / name).write_text(text)
+    done = command("dora.tables", "--results", str(tmp_path))
+    assert "removed, no longer made: dir-minilm-best-published.tex\n" in done.stdout
+    assert not (folder / "dir-minilm-best-published.tex").exists()
+    assert {name: (folder / name).read_text() for name in stays} == stays
+
+
+def test_examples_are_resampled_once_for_all_texts_of_a_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for method, task, seed in product(("lora", "dora"), ("sst2", "rte"), (1, 2)):
+        write_run(tmp_path, method, seed, 0.8 + seed / 100, task=task)
+    asked = []
+    monkeypatch.setattr(comparison, "examples", lambda _, *key: asked.append(key))
+    (table,) = showable(read_runs(tmp_path))[0]
+    assert files(table, tmp_path, [])
+    assert sorted(key[2] for key in asked) == ["rte", "sst2"]
+
+
+@pytest.mark.parametrize("what", ["tables", "status"])
+def test_each_record_is_read_once(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Reading and checking the records is most of what these commands do.
+    folders = [
+        write_run(tmp_path, method, seed, 0.8) for method in ("lora", "dora") for seed in (1, 2)
+    ]
+    opened, original = [], run_json.open_own
+
+    def counted(folder: Path, *rest: Any) -> Any:
+        opened.append(folder)
+        return original(folder, *rest)
+
+    monkeypatch.setattr(run_json, "open_own", counted)
+    monkeypatch.setattr(sys, "argv", [what, "--results", str(tmp_path)])
+    with suppress(SystemExit):
+        import_module(f"dora.{what}").main()
+    assert "lora" in capsys.readouterr().out.lower()
+    assert sorted(opened) == sorted(folders)
+
+
+@pytest.mark.parametrize(
+    ("what", "taken"), [("tables", "tables"), ("plots", "figures"), ("report", "report.html")]
+)
+def test_what_cannot_be_written_is_a_message_after_what_can_be_printed(
+    what: str, taken: str, tmp_path: Path
+) -> None:
+    write_run(tmp_path, "lora", 1, 0.8)
+    # A name that is taken by the wrong kind of thing fails for root as well, unlike permissions.
+    if what == "report":
+        (tmp_path / taken).mkdir()
+    else:
+        (tmp_path / taken).write_text("a file where a folder should be")
+    done = command(f"dora.{what}", "--results", str(tmp_path))
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"{tmp_path / taken} cannot be written: ")
+    assert "Traceback" not in done.stderr
+    # The tables are on the terminal already; figures and the page have nothing to print.
+    assert ("| LoRA   | r8     |" in done.stdout) == (what == "tables")
+
+
+def test_metrics_asked_for_one_by_one_all_count(tmp_path: Path) -> None:
+    for task in ("mrpc", "rte"):
+        write_run(
+            tmp_path, "lora", 1, 0.8, task=task, metrics={"f1": 0.9} if task == "mrpc" else {}
+        )
+    # argparse would keep the last --metric alone, were it not told to extend.
+    done = command(
+        "dora.tables", "--results", str(tmp_path), "--metric", "mrpc=f1", "--metric", "rte=accuracy"
+    )
+    assert done.returncode == 0, done.stderr
+    assert "MRPC F1" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--metric", "mrpc"], "--metric mrpc must be TASK=METRIC"),
+        (["--metric", "mrpc=f2", "x=f1"], "mrpc's metric 'f2' must be one of accuracy, f1, mean"),
+        ([], "no finished run under"),
+    ],
+)
+def test_a_mistake_is_a_message(words: list[str], message: str, tmp_path: Path) -> None:
+    done = command("dora.tables", "--results", str(tmp_path), *words)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.fixture
+def searched(tmp_path: Path) -> Path:
+    """Writes a study of two tasks with a search of rates beside it in one cell."""
+    for task, method in (("rte", "lora"), ("rte", "dora"), ("sst2", "dora"), ("sst2", "lora")):
+        write_run(tmp_path, method, 1, 0.6, task=task)
+    # The second rate of one cell, which no table can show beside the first.
+    config = {"task": "sst2", "method": {"name": "lora"}, "lr": 0.002, "seed": 1}
+    write_run(tmp_path, "lora", 1, 0.9, task="sst2", key="ffff0000", config=config)
+    return tmp_path
+
+
+def test_what_cannot_be_shown_is_a_hole_a_note_a_message_and_an_exit_code(searched: Path) -> None:
+    done = command("dora.tables", "--results", str(searched))
+    assert done.returncode == 3
+    assert (
+        "| LoRA                | r8     | 900                | –         | 60.0    | –"
+        in done.stdout
+    )
+    assert "- left out: SST-2 of lora r8: its runs are of several configurations" in done.stdout
+    assert done.stderr.startswith(
+        "left out:\n  - SST-2 of lora r8 on minilm, data dir: one cell holds 2"
+    )
+    assert (searched / "tables" / "dir-minilm-best.md").exists()
+
+
+@pytest.mark.parametrize("what", ["tables", "plots", "report"])
+def test_a_choice_of_runs_is_shown_under_a_name_of_its_own(what: str, searched: Path) -> None:
+    done = command(f"dora.{what}", "--results", str(searched), "--where", "lr=1e-3")
+    assert done.returncode == 0, done.stderr
+    # Every file that the command wrote; a file without the choice would replace the whole study's.
+    made = [
+        p
+        for p in searched.rglob("*")
+        if p.is_file() and "runs" not in p.relative_to(searched).parts
+    ]
+    assert made
+    assert all("-lr=0.001" in path.name for path in made)
+    if what == "tables":
+        assert "## MiniLM, GLUE (official files), best evaluation, lr=0.001" in done.stdout
+        assert "| LoRA                | r8     | 900                | 60.0" in done.stdout
+
+
+def test_where_nothing_can_be_shown_the_exit_code_is_2(searched: Path) -> None:
+    # Only the cell of two configurations stays.
+    for path in (searched / "runs" / "dir").glob("*/*/*"):
+        if path.parts[-3:] != ("sst2", "minilm", "lora"):
+            shutil.rmtree(path)
+    done = command("dora.tables", "--results", str(searched))
+    assert done.returncode == 2
+    assert done.stderr.startswith(
+        "SST-2 of lora r8 on minilm, data dir: one cell holds 2 configurations"
+    )
+    assert not (searched / "tables").exists()
+
+
+def test_a_row_that_lost_its_only_cell_is_all_dashes(searched: Path) -> None:
+    # LoRA has no run but those of SST-2, which are of two configurations.
+    shutil.rmtree(searched / "runs" / "dir" / "rte")
+    (table,), _ = showable(read_runs(searched))
+    made = files(table, searched, [])
+    assert (
+        "| LoRA                | r8     | –                  | –         |"
+        in made["dir-minilm-best.md"]
+    )
+    assert "dir,minilm,best,lora,r8,,,,sst2,accuracy,0," in made["dir-minilm-best.csv"]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["-m", "dora.tables"],
+        ["-m", "dora.plots"],
+        ["-m", "dora.report"],
+        ["scripts/demo.py"],
+        pytest.param(["scripts/budgets.py"], marks=pytest.mark.slow),  # both import PyTorch
+        pytest.param(["scripts/pretrain_tiny.py"], marks=pytest.mark.slow),
+    ],
+)
+def test_every_other_command_has_a_help_that_shows_how_to_call_it(command: list[str]) -> None:
+    root = Path(__file__).parents[3]
+    done = subprocess.run(
+        [sys.executable, *command, "--help"], cwd=root, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "usage:" in done.stdout
