@@ -5,8 +5,9 @@ weight-decomposed DoRA of Liu et al. (arXiv 2402.09353) that PEFT calls `use_dor
 """
 
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from dora.package import __version__ as __version__
 
 if TYPE_CHECKING:
     from dora.attaching.adapter import Adapter as Adapter
@@ -15,14 +16,6 @@ if TYPE_CHECKING:
     from dora.python.load import load as load
     from dora.python.train import Trained as Trained
     from dora.python.train import train as train
-
-__version__ = "0.1.0"
-# In a wheel conf/ lies inside the package, in a checkout beside it.
-PACKAGE = Path(__file__).parent
-CHECKOUT = PACKAGE.parent
-ASSETS = PACKAGE / "assets"
-PLUGINS = PACKAGE / "cli" / "plugin"  # for sys.path, where Hydra finds hydra_plugins
-CONF = next(d for d in (PACKAGE / "conf", CHECKOUT / "conf") if d.is_dir())
 
 # The names for Python, and where they stand. Loaded at their first use: PyTorch takes seconds.
 _PLACES = {

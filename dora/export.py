@@ -7,8 +7,8 @@ import shlex
 import sys
 from pathlib import Path
 
-from dora import __version__
 from dora.errors import UserError
+from dora.package import __version__
 from dora.process.command import command
 from dora.sharing import pushing
 from dora.sharing.exporting import export

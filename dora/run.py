@@ -13,7 +13,7 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 # cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from dora import PLUGINS
+from dora.package import PLUGINS
 from dora.process.signals import outside
 
 if __name__ == "__main__":
@@ -33,13 +33,13 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from dora import CONF, __version__
 from dora.cli.choices import usage
 from dora.cli.grammar import first_lines
 from dora.cli.line import Line, is_setting, is_sweep, read, states_method
 from dora.cli.mistakes import MISTAKES, explain, is_mistake
 from dora.configuration.config import register
 from dora.errors import RunFailed, Stopped, UserError
+from dora.package import CONF, __version__
 from dora.plain import printable
 
 # The first word on standard error; NotNow is a Stopped.

@@ -20,11 +20,11 @@ from typing import Any
 
 from omegaconf import MISSING, OmegaConf
 
-from dora import CONF
 from dora.cli.choices import choices
 from dora.configuration.config import Config
 from dora.configuration.groups import DataConfig, FedConfig, ModelConfig, OwnConfig
 from dora.files import write_atomic
+from dora.package import CONF
 
 PAGE = Path(__file__).parents[1] / "docs" / "settings.md"
 GROUPS: dict[str, tuple[str, type]] = {

@@ -23,7 +23,6 @@ from transformers import (
     RobertaForSequenceClassification,
 )
 
-from dora import PLUGINS
 from dora.adapters.budget import Matrix
 from dora.adapters.lowrank import LowRankLinear
 from dora.backbones.architectures import KINDS
@@ -33,6 +32,7 @@ from dora.configuration.groups import TaskConfig
 from dora.configuration.method_choice import MethodChoice, method_names, packaged
 from dora.data.tokens import Tokens
 from dora.methods.base import Method
+from dora.package import PLUGINS
 from dora.training.loop import Loop
 from dora.training.processes import World
 from dora.training.step import Setup

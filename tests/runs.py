@@ -27,10 +27,10 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
-import dora
 from dora.configuration.config import Config, from_hydra, register
 from dora.data.mini import mini
 from dora.data.tasks import AX, TASKS, Rows, Task
+from dora.package import CONF
 from dora.preparing.prepare import prepare
 from dora.process.signals import StopSignals
 from dora.records import artefacts
@@ -120,7 +120,7 @@ def configure(*overrides: str) -> Config:
     register()
     # Hydra's state is global, and a test before may have left one.
     GlobalHydra.instance().clear()
-    with initialize_config_dir(str(dora.CONF), version_base="1.3"):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
         return from_hydra(compose("config", overrides=list(overrides)))
 
 

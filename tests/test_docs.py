@@ -22,7 +22,6 @@ from hydra import compose
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
-from dora import CONF
 from dora.__main__ import COMMANDS
 from dora.cli.choices import composing
 from dora.cli.composer import Composer
@@ -30,6 +29,7 @@ from dora.cli.grammar import single_values
 from dora.cli.line import Line, read
 from dora.configuration.check import check
 from dora.configuration.config import register
+from dora.package import CONF
 from runs import load_script
 
 ROOT = Path(__file__).parents[1]

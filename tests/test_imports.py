@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "dora"
 # The rows begin with the lowest, and a lower row may not import a higher one. A name is a wing (a
 # folder), a room of one, or a module at the top of dora/.
 ORDER = (
-    ("errors", "plain"),
+    ("errors", "package", "plain"),
     ("process",),
     ("files",),
     ("data",),

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from dora import __main__ as main
-from dora import __version__
+from dora.package import __version__
 from record_files import write_run
 from runs import command, only_run, python, small_words
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import dora
-from dora import CONF
+from dora.package import CONF
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dora import __version__
+from dora.package import __version__
 
 ROOT = Path(__file__).parents[1]
 tomllib = pytest.importorskip("tomllib")  # Python 3.11

@@ -15,11 +15,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from dora import ASSETS
 from dora.analysis.grouping import Table
 from dora.analysis.rows import Row, has_budget
 from dora.analysis.view import MEAN
 from dora.backbones.architectures import USUAL
+from dora.package import ASSETS
 from dora.records.about_data import is_glue
 from dora.records.schema import Run
 

@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from dora import ASSETS
 from dora.adapters.budget import Matrix
 from dora.backbones import classifier, model_files, tensors, vocabulary
 from dora.backbones.architectures import architecture_of
@@ -25,6 +24,7 @@ from dora.backbones.quiet import quiet
 from dora.data.hub import fetch_hub
 from dora.errors import UserError
 from dora.files import sha256_file
+from dora.package import ASSETS
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
-from dora import CONF
+from dora.package import CONF
 
 
 @contextmanager

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 
 from omegaconf import MISSING, OmegaConf
 
-from dora import CONF
 from dora.configuration.method_choice import method_names
+from dora.package import CONF
 
 # The keys that say where a model comes from, unless `model.path` does: a model has one of them.
 PLACES = ("embedded", "package", "hub")

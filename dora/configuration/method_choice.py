@@ -20,8 +20,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from dora import CONF
 from dora.files import sha256_file
+from dora.package import CONF
 
 if TYPE_CHECKING:
     from dora.methods.base import Method

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from dora import PACKAGE
 from dora.adapters.budget import Budget, Matrix, Plan
 from dora.backbones import backbone
 from dora.backbones.backbone import Folder
@@ -16,6 +15,7 @@ from dora.configuration.config import Config
 from dora.configuration.method_choice import source_fingerprint
 from dora.methods.base import Method, RunInfo
 from dora.methods.schedule import Schedule
+from dora.package import PACKAGE
 from dora.preparing.findings import Findings
 from dora.preparing.length import is_finite
 from dora.preparing.sources import Source, read_sources

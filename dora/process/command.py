@@ -8,7 +8,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator
 
-from dora import __version__
+from dora.package import __version__
 from dora.process import streams
 from dora.process.signals import outside
 

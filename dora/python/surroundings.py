@@ -18,7 +18,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.core.singleton import Singleton
 
-from dora import PLUGINS
+from dora.package import PLUGINS
 
 
 @contextmanager

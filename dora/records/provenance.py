@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from dora import CHECKOUT
+from dora.package import CHECKOUT
 from dora.process.command import typed
 from dora.records.schema import Run
 

@@ -19,9 +19,9 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from dora import CONF
 from dora.configuration import tuned
 from dora.data.tasks import TASKS
+from dora.package import CONF
 from dora.plain import printable
 from dora.records import packed
 from dora.records.lock import held

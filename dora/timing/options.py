@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from dora import CONF
 from dora.data.tasks import TASKS
+from dora.package import CONF
 from dora.process.surroundings import folder_problems
 from dora.timing.candidates import COMPILED, CONTENDERS, OTHERS
 from dora.timing.setting import LONGEST, SIZES, Setting

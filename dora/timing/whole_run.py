@@ -21,9 +21,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from dora import ASSETS
 from dora.analysis.tables.layout import pipe_table
 from dora.errors import RunFailed
+from dora.package import ASSETS
 from dora.timing.setting import Setting, backbone
 from dora.timing.stages import OURS, REST, STAGES
 from dora.timing.startup import of_processes

@@ -9,8 +9,8 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf.errors import OmegaConfBaseException
 
-from dora import CONF
 from dora.cli.composer import Composer
+from dora.package import CONF
 from runs import configure
 
 

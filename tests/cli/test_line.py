@@ -15,10 +15,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dora import __version__
 from dora.cli.line import in_grammar, plain, quoted, read
 from dora.cli.sweep import plan
 from dora.errors import UserError
+from dora.package import __version__
 from dora.records import study
 from runs import configure, refused, typed
 

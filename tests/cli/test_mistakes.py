@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-import dora
 from dora.cli.mistakes import explain
 from dora.configuration.config import register
 from dora.errors import UserError
+from dora.package import CHECKOUT, CONF, PACKAGE
 from dora.preparing.prepare import prepare
 from runs import command, configure, refused, small, typed
 
@@ -53,8 +53,7 @@ def test_a_word_that_cannot_be_read_gets_one_message(words: list[str], said: lis
 
 
 def test_no_message_names_a_package_that_the_registry_lacks() -> None:
-    root = Path(dora.__file__).parents[1]
-    files = [root / "README.md", *dora.CONF.rglob("*.yaml"), *(root / "dora").rglob("*.py")]
+    files = [CHECKOUT / "README.md", *CONF.rglob("*.yaml"), *PACKAGE.rglob("*.py")]
     assert len(files) > 50
     assert not [f for f in files if re.search("install .?dora-glue", f.read_text(encoding="utf-8"))]
 

@@ -7,10 +7,10 @@ import dataclasses
 import pytest
 
 from conftest import METHODS
-from dora import CONF
 from dora.configuration.check import check
 from dora.configuration.config import Config
 from dora.errors import UserError
+from dora.package import CONF
 from dora.preparing.prepare import prepare
 from runs import configure
 

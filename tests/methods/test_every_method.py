@@ -16,10 +16,10 @@ import torch
 from exported import dev_logits
 
 from conftest import METHODS
-from dora import CONF
 from dora.configuration.method_choice import packaged
 from dora.data import npz
 from dora.methods.base import Method
+from dora.package import CONF
 from dora.preparing.prepare import prepare
 from dora.records import artefacts
 from dora.sharing.exporting import export

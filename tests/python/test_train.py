@@ -17,6 +17,7 @@ from hydra.core.global_hydra import GlobalHydra
 
 import dora
 from dora.errors import UserError
+from dora.package import CONF
 from dora.python.surroundings import restored
 from dora.python.train import _config, _words
 from runs import differing, run, small, small_glue
@@ -101,7 +102,7 @@ def test_a_method_of_ones_own_is_named_with_its_folder(
     ]
     (tmp_path / "mine_of_python.py").write_text("\n".join(lines))
     (tmp_path / "method").mkdir()
-    held = (dora.CONF / "method/lora.yaml").read_text()
+    held = (CONF / "method/lora.yaml").read_text()
     held = held.replace("name: lora", "name: mine").replace(
         "dora.methods.lora.LoRA", "mine_of_python.Mine"
     )
