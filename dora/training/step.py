@@ -25,8 +25,7 @@ from dora.adapters import changes
 from dora.adapters.budget import Plan
 from dora.adapters.changes import Change, Mask
 from dora.backbones.architectures import architecture_of
-from dora.backbones.attention import attention_mask, packs
-from dora.backbones.packing import Layout, packed
+from dora.backbones.packing import Layout
 from dora.configuration.config import Config
 from dora.data.tasks import Task
 from dora.data.tokens import Tokens
@@ -36,6 +35,7 @@ from dora.methods.groups import parameter_groups
 from dora.training import processes
 from dora.training.course import Course
 from dora.training.finite import Watch, not_finite
+from dora.training.forward import Forward
 from dora.training.graphs import Graphs
 from dora.training.processes import World
 from dora.training.recipe import step_seed, task_loss
@@ -77,17 +77,7 @@ class Stepper:
         self.log = log
         self.observe: Callable[[str], Any] = lambda moment: None
         self.parameters = {n: p for n, p in setup.model.named_parameters() if p.requires_grad}
-        if setup.config.precision == "bf16":
-            # Rounded once: autocast would round the frozen weights anew in every step.
-            # By parameter: a frozen weight is rounded beside a trained bias, which stays in fp32.
-            for module in setup.model.modules():
-                if isinstance(module, nn.Linear):
-                    for p in module.parameters(recurse=False):
-                        p.data = p.data if p.requires_grad else p.data.to(torch.bfloat16)
-        # A graph of torch.compile would be made anew for every batch's layout.
-        self.packs = packs(setup.model) and not setup.config.compile
-        config: Any = setup.model.config
-        self.first_position = architecture_of(config.model_type).first_position(vars(config))
+        self.forward = Forward(setup.model, setup.config, setup.world.device)
         c = setup.config
         groups = parameter_groups(
             setup.model,
@@ -169,9 +159,9 @@ class Stepper:
             # resumed run draws what an uninterrupted one would, with no generator state saved.
             torch.manual_seed(step_seed(s.config.seed, step, part, world.rank))
             mine = rows[world.rank :: world.size]
-            inputs, layout = self.inputs(s.train, mine) if len(mine) else ({}, None)
+            inputs, layout = self.forward.inputs(s.train, mine) if len(mine) else ({}, None)
             if inputs:
-                inputs["labels"] = self.to_device(np.asarray(s.train.label)[mine])
+                inputs["labels"] = self.forward.to_device(np.asarray(s.train.label)[mine])
             with_penalty = step if part == 0 else None
             each = partial(self._pass, layout=layout, rows=len(batch), step=with_penalty)
             if self.graphs is None or not inputs:
@@ -199,7 +189,7 @@ class Stepper:
             given = {name: x for name, x in inputs.items() if name != "labels"}
             # Divided by the whole batch, not by this process's rows: shards may be unequal, and
             # gradients are summed over processes, not averaged.
-            objective = task_loss(s.task, self._logits(given, layout), labels) / rows
+            objective = task_loss(s.task, self.forward.logits(given, layout), labels) / rows
             loss = objective.detach()
         if step is not None and (term := s.method.penalty(step)) is not None:
             penalty = term.detach()
@@ -208,42 +198,6 @@ class Stepper:
         if objective is not None:
             objective.backward()
         return loss, penalty
-
-    def forward(self, tokens: Tokens, rows: np.ndarray) -> Tensor:
-        """Returns the model's logits for these rows, (len(rows), outputs)."""
-        return self._logits(*self.inputs(tokens, rows))
-
-    def inputs(self, tokens: Tokens, rows: np.ndarray) -> tuple[dict[str, Tensor], Layout | None]:
-        """Returns the model's inputs for these rows on its device, and their layout if packed."""
-        s = self.setup
-        layout = None
-        if self.packs:
-            batch = tokens.packed(rows)
-            layout = Layout(tokens.lengths[rows])
-            batch["position_ids"] += self.first_position
-        else:
-            # Few lengths make few shapes, which a GPU computes as fast as those between.
-            batch = tokens.batch(rows, 1 if s.world.device.type == "cpu" else 16)
-            mask = attention_mask(s.model, batch.pop("attention_mask"))
-            if mask is not None:  # None: no row of the batch is padded
-                batch["attention_mask"] = mask
-        return {k: self.to_device(v) for k, v in batch.items()}, layout
-
-    def _logits(self, inputs: dict[str, Tensor], layout: Layout | None) -> Tensor:
-        s = self.setup
-        bf16 = s.config.precision == "bf16"
-        with packed(layout), torch.autocast(s.world.device.type, torch.bfloat16, enabled=bf16):
-            return s.model(**inputs).logits
-
-    def to_device(self, array: np.ndarray) -> Tensor:
-        """Copies an array to the model's device.
-
-        A copy to a GPU starts from pinned memory and is not waited for.
-        """
-        tensor, device = torch.from_numpy(array), self.setup.world.device
-        if device.type == "cuda":
-            tensor = tensor.pin_memory()
-        return tensor.to(device, non_blocking=True)
 
     def _clip(self) -> Tensor:
         """Clips the gradients if `clip` is above 0; returns their norm before that, a scalar."""

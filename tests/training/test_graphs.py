@@ -46,7 +46,7 @@ def _recorded(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def with_graphs(self: Stepper, *given: Any) -> None:
         begin(self, *given)
-        self.packs = False
+        self.forward.packs = False
         assert is_recordable(self.setup.method)
         self.graphs = Computed(list(self.parameters.values()))
 
@@ -61,7 +61,7 @@ def unrecorded(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def padded(self: Stepper, *given: Any) -> None:
         begin(self, *given)
-        self.packs = False
+        self.forward.packs = False
         self.graphs = None
 
     monkeypatch.setattr(Stepper, "__init__", padded)
