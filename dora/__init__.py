@@ -7,6 +7,7 @@ weight-decomposed DoRA of Liu et al. (arXiv 2402.09353) that PEFT calls `use_dor
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from dora.package import ASSETS as ASSETS
 from dora.package import __version__ as __version__
 
 if TYPE_CHECKING:
