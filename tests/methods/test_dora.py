@@ -195,6 +195,15 @@ def test_colas_window_is_the_released_codes():
     assert settings_of("dora").window(8025) == (1204, 4012 - 1204)
 
 
+@pytest.mark.parametrize(
+    ("start", "end", "window"),
+    [(100.0, 400.0, (100, 300)), (0.15, 400.0, (151, 249)), (100.0, 0.5, (100, 402))],
+)
+def test_a_window_may_begin_and_end_at_whole_steps(start, end, window):
+    # Of 1,005 steps: 150.75 is rounded up, 502.5 down.
+    assert settings_of("dora", prune_start=start, prune_end=end).window(1005) == window
+
+
 def test_start_values_are_uniform_within_sqrt_6_over_fan_in_and_g_zero():
     method = attach(tiny("roberta", hidden=64), "r8")
     for layer in method.layers.values():
