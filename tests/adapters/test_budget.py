@@ -150,6 +150,9 @@ def test_dealing_parameters_never_exceeds_and_leaves_less_than_a_component(shape
     assert spent <= params  # a parameter budget is never exceeded
     room = [m.cost for m, rank in zip(matrices, ranks, strict=True) if rank < m.full_rank]
     assert params - spent < min(room, default=params)
+    # Above full rank only where all have as much, which the caller refuses.
+    base = params // sum(m.cost for m in matrices)
+    assert all(r <= max(base + 1, m.full_rank) for r, m in zip(ranks, matrices, strict=True))
 
 
 @quick
@@ -264,6 +267,14 @@ def test_missed_tells_too_many_too_few_and_too_much_left():
     assert in_params.missed((3, 1)) is None  # 28 of 30; b's next component takes 10
     assert "36 adapter parameters at the end exceed the budget of 30" in in_params.missed((1, 3))
     assert "leave 12 of 30 unused, where a component of 10 was left out" in in_params.missed((3, 0))
+    # 22 of 28 leave room for just one more of 6; 22 of 27 do not.
+    for total, said in (
+        (28, "leave 6 of 28 unused, where a component of 6 was left out"),
+        (27, ""),
+    ):
+        found = Plan(Budget(params=total), matrices, (3, 3), None, total).missed((2, 1))
+        assert said in (found or "")
+        assert (found is None) == (not said)
 
 
 def test_fixed_costs_count_for_a_number_of_parameters_and_not_for_ranks():

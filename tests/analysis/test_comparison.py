@@ -109,6 +109,17 @@ def test_rows_of_equal_means_are_all_the_best(tmp_path: Path) -> None:
     }
 
 
+def test_a_row_that_one_of_two_best_is_shown_to_beat_is_not_alike(tmp_path: Path) -> None:
+    scored(tmp_path, "lora", {1: 70.1, 2: 70.3, 3: 70.2})
+    scored(tmp_path, "dora", {1: 70.3, 2: 70.2, 3: 70.1})  # the same in another order
+    # From LoRA 0.11, 0.09 and 0.1: p = 0.003. From DoRA 0.31, -0.01 and 0: p = 0.4.
+    scored(tmp_path, "adalora", {1: 69.99, 2: 70.21, 3: 70.1})
+    (table,) = tables(read_runs(tmp_path))
+    assert leaders(table, by_task=True) == {
+        ("r8", "sst2"): Leaders(frozenset({LORA, DORA}), frozenset())
+    }
+
+
 def test_a_row_alone_leads_nobody(tmp_path: Path) -> None:
     scored(tmp_path, "lora", {1: 80.0, 2: 82.0})
     scored(tmp_path, "dora", {1: 80.0, 2: 82.0}, task="rte")
@@ -171,6 +182,30 @@ def test_pairs_without_lora_are_a_family_of_their_own(tmp_path: Path) -> None:
     assert {len(found.alike) for found in expected.values()} <= {1, 2}
 
 
+@pytest.mark.parametrize(
+    ("lower", "alike"),
+    [
+        # p = 0.024 by itself, and 0.071 as the smallest of three.
+        ((1.0, 1.3, 0.75), {"lora", "adalora", "sora"}),
+        # p = 0.010, and 0.029 as the smallest of three; of all six it would be 0.059.
+        ((1.0, 1.2, 0.85), {"lora", "adalora"}),
+    ],
+)
+def test_pairs_without_lora_are_corrected_for_their_own_number(
+    lower: tuple[float, ...], alike: set[str], tmp_path: Path
+) -> None:
+    dora = {1: 85.0, 2: 86.0, 3: 84.0}
+    scored(tmp_path, "dora", dora)
+    scored(tmp_path, "sora", {seed: dora[seed] - d for seed, d in enumerate(lower, 1)})
+    # Seeds that tell nothing: every other test has a p value above 0.2.
+    scored(tmp_path, "lora", {1: 90.0, 2: 70.0, 3: 85.0})
+    scored(tmp_path, "adalora", {1: 70.0, 2: 95.0, 3: 80.0})
+    (table,) = tables(read_runs(tmp_path))
+    assert leaders(table, by_task=True) == {
+        ("r8", "sst2"): Leaders(frozenset({DORA}), frozenset((m, "r8") for m in alike))
+    }
+
+
 def marks_against_p_values(table: Table) -> int:
     """Asserts that marks and p of every comparison agree. Returns the number of comparisons."""
     grid = scores(table)
@@ -229,12 +264,16 @@ def test_one_seed_has_no_leader(tmp_path: Path) -> None:
 
 
 def test_the_examples_interval_is_of_the_same_paired_difference(tmp_path: Path) -> None:
-    labels = np.zeros(400, int)
+    labels, gain = np.zeros(400, int), np.zeros(400)
     for seed in (1, 2):
         for method, wrong in (("lora", 100), ("dora", 80 + 10 * seed)):
             predicted = np.zeros(400, int)
             predicted[:wrong] = 1
+            # In points; two runs a side.
+            gain += 100 * (predicted == labels) * (1 if method == "dora" else -1) / 2
             write_run(tmp_path, method, seed, 1 - wrong / 400, labels=labels, predicted=predicted)
+    # A seed that LoRA lacks is in no pair, and so in neither interval.
+    write_run(tmp_path, "dora", 3, 0.0, labels=labels, predicted=np.ones(400, int))
     (table,) = tables(read_runs(tmp_path))
     (found,) = differences(table, by_task=True)
     assert found.examples is not None
@@ -243,6 +282,9 @@ def test_the_examples_interval_is_of_the_same_paired_difference(tmp_path: Path) 
     spread = 1.96 * 100 / 2 * (0.025 * 0.975 / 400) ** 0.5
     assert found.estimate.mean == pytest.approx(1.25)
     assert found.examples == pytest.approx((1.25 - spread, 1.25 + spread), abs=0.15)
+    # The same generator draws the same examples; 2.5 % of the resamples lie to each side.
+    means = gain[np.random.default_rng(0).integers(0, 400, (1000, 400))].mean(1)
+    assert found.examples == pytest.approx(np.percentile(means, [2.5, 97.5]))
 
 
 def test_spearman_and_runs_without_predictions_have_no_examples_interval(tmp_path: Path) -> None:

@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
-
 import pytest
 
 from conftest import METHODS
-from dora.analysis.finished import read_runs
 from dora.analysis.names import method_title, model_title, size, size_range
-from dora.analysis.tables.counts import stored, trained
 from dora.configuration.method_choice import packaged
-from record_files import write_run
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -33,32 +26,3 @@ def test_names_that_nobody_has_listed_stay_and_sizes_have_three_digits() -> None
     ]
     assert size_range([331_700, 331_776]) == "0.332M"
     assert size_range([82_600, 82_944]) == "82.6k to 82.9k"
-
-
-def test_an_adapter_that_ends_without_a_component_stores_nothing(tmp_path: Path) -> None:
-    # As an upper bound allows; a whole model's run has no adapter either, and stores all it trains.
-    write_run(tmp_path, "sora", 1, 0.8, params=0)
-    write_run(tmp_path, "full", 1, 0.8, budget="none", params=900)
-    runs = {run["config"]["method"]["name"]: run for run in read_runs(tmp_path)}
-    assert stored(runs["sora"]) == 0
-    params = runs["full"]["params"]
-    assert stored(runs["full"]) == params["trainable"] - params["head"] > 0
-
-
-def test_a_method_that_leaves_no_file_for_peft_has_a_dash_there() -> None:
-    counted = {"adapter_end": 700, "trained_at_once": 900, "trained_in_all": 900}
-
-    def of(name: str, result: str, **more: int | None) -> dict[str, Any]:
-        method = {"title": name, "paper": None, "budget": "exact", "result": result}
-        config = {"method": {"name": name}, "budget": "r2"}
-        return {"config": config, "method": method, "params": {**counted, **more}}
-
-    runs = {
-        ("mine", "r2"): [of("mine", "modules", in_peft_file=None)],
-        ("dora", "r2"): [of("dora", "adapter", in_peft_file=800)],
-        ("old", "r2"): [of("old", "adapter")],
-    }
-    table: Any = SimpleNamespace(rows=list(runs), runs_of=runs.get, title=str)
-    grid = trained(table, "t", set())
-    assert grid is not None
-    assert [line[-1] for line in grid.rows] == ["–", "800", "700"]

@@ -96,10 +96,11 @@ def test_searches_on_two_backbones_are_apart(tmp_path: Path) -> None:
 def test_a_score_that_is_not_defined_loses_and_unequal_effort_is_named(tmp_path: Path) -> None:
     write_run(tmp_path, "lora", 1e-3, 0.5, dev=0.5)
     write_run(tmp_path, "lora", 3e-3, None, dev=0.5)
-    # One rate for DoRA, two for LoRA.
+    write_run(tmp_path, "lora", 2e-3, 0.0, dev=0.5)  # the lowest, and defined
+    # One rate for DoRA, three for LoRA.
     write_run(tmp_path, "dora", 1e-3, 0.5, dev=0.5)
     assert chosen(tmp_path)["lora"] == 1e-3
-    assert "0.003: –" in table(searches(tmp_path))[0]
+    assert "0.002: 0.0, 0.003: –" in table(searches(tmp_path))[0]
     assert unequal(searches(tmp_path)) == ["rte"]
     assert table(searches(tmp_path))[-1] == "unequal numbers of candidates or seeds in rte"
 

@@ -11,10 +11,11 @@ from dora.data.tasks import TASKS
 
 MRPC = TASKS["mrpc"]
 HEAD = "\ufeffQuality\t#1 ID\t#2 ID\t#1 String\t#2 String\r\n"
+# The pairs of dev, 12 22 and 14 24, share an id each with pairs of train.
 TRAIN = [
-    '1\t11\t21\tHe said "no .\tNo , he "said .',
+    '1\t11\t22\tHe said "no .\tNo , he "said .',
     "0\t12\t22\tA\tB",
-    "1\t13\t23\tC\tD ",
+    "1\t14\t23\tC\tD ",
     "0\t14\t24\tE\tF\u00a0",
 ]
 RAW = {
@@ -25,7 +26,7 @@ RAW = {
 # The files that download_glue_data.py makes of them: rows stripped, \r\n as \n, the header of train
 # and dev with its byte order mark.
 OFFICIAL = {
-    "MRPC/train.tsv": HEAD.replace("\r", "") + f"{TRAIN[0]}\n1\t13\t23\tC\tD\n",
+    "MRPC/train.tsv": HEAD.replace("\r", "") + f"{TRAIN[0]}\n1\t14\t23\tC\tD\n",
     "MRPC/dev.tsv": HEAD.replace("\r", "") + f"{TRAIN[1]}\n0\t14\t24\tE\tF\n",
     "MRPC/test.tsv": "index\t#1 ID\t#2 ID\t#1 String\t#2 String\n"
     "0\t31\t41\tG\tH\n1\t32\t42\tI\tJ\n",
@@ -94,7 +95,7 @@ def test_a_missing_file_is_named_with_where_to_get_it(tmp_path, missing):
         ("dev_ids.tsv", "12 22\n", "dev_ids.tsv, line 1: two ids with a tab between them are due"),
         ("dev_ids.tsv", "<!DOCTYPE html>\n", "dev_ids.tsv, line 1: two ids"),
         ("dev_ids.tsv", "", "leave no row for dev"),
-        ("dev_ids.tsv", "11\t21\n12\t22\n13\t23\n14\t24\n", "leave no row for train"),
+        ("dev_ids.tsv", "11\t22\n12\t22\n14\t23\n14\t24\n", "leave no row for train"),
         (
             "msr_paraphrase_train.txt",
             HEAD + TRAIN[0] + "\n1\t2\n",

@@ -61,6 +61,22 @@ def test_a_packed_batch_holds_each_row_s_ids_and_places_one_after_the_other() ->
     assert all(values.dtype == np.int64 for values in batch.values())
 
 
+def test_a_batch_is_padded_to_a_multiple_but_not_beyond_the_longest_row_of_all() -> None:
+    lengths = np.array([3, 5, 2])
+    types = np.array([0, 0, 1, 0, 0, 0, 1, 1, 0, 1], np.uint8)
+    start = np.cumsum(lengths) - lengths
+    ids = np.arange(10, 20, dtype=np.int32)
+    tokens = Tokens(ids, types, start, lengths, None, np.arange(3), pad=7)
+    # Row 0 of 3 tokens: to 3, to 4, and to 5 in place of 8.
+    for multiple, padding in ((1, 0), (4, 1), (8, 2)):
+        batch = tokens.batch(np.array([2, 0]), multiple)
+        assert {name: values.tolist() for name, values in batch.items()} == {
+            "input_ids": [[18, 19, 7] + [7] * padding, [10, 11, 12] + [7] * padding],
+            "attention_mask": [[1, 1, 0] + [0] * padding, [1, 1, 1] + [0] * padding],
+            "token_type_ids": [[0, 1, 0] + [0] * padding, [0, 0, 1] + [0] * padding],
+        }
+
+
 def test_a_model_of_scaled_dot_products_gets_a_mask_only_where_there_is_padding() -> None:
     def model(attention: str, kind: str = "roberta") -> Any:
         config = SimpleNamespace(_attn_implementation=attention, model_type=kind)

@@ -288,6 +288,8 @@ def test_scores_freeze_when_the_final_phase_begins():
         ({"orthogonality": -0.1}, "method.orthogonality=-0.1 must lie in [0, inf)"),
         ({"mask_interval": 2.5}, "method.mask_interval=2.5 must be above 0"),
         ({"init_warmup": 0.6}, "do not fit a run of 100 steps"),
+        # The two phases leave no step between them.
+        ({"init_warmup": 60.0, "final_warmup": 40.0}, "do not fit a run of 100 steps"),
         ({"final_warmup": 100.0}, "do not fit a run of 100 steps"),
         ({"final_warmup": 0.01}, "the final phase at least 2 steps"),
     ],
@@ -296,3 +298,4 @@ def test_a_setting_out_of_range_is_named_with_its_rule(changed, said):
     (problem,) = settings_of("adalora", **changed).problems(100)
     assert said in problem
     assert settings_of("adalora").problems(100) == []
+    assert settings_of("adalora", init_warmup=59.0, final_warmup=40.0).problems(100) == []

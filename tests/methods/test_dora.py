@@ -15,7 +15,7 @@ from conftest import (
     train_head_only,
     trained,
 )
-from dora.adapters.budget import Budget, Matrix
+from dora.adapters.budget import Budget, Matrix, Plan
 from dora.adapters.changes import Remove
 from dora.adapters.lowrank import mask, remove
 from dora.methods.base import RunInfo
@@ -132,6 +132,26 @@ def test_shares_averages_masks_and_penalty_equal_a_reference_over_a_whole_run(ar
     assert sum(layer.rank for layer in method.layers.values()) == allocations[-1]
 
 
+@pytest.mark.usefixtures("float64")
+def test_matrices_of_unequal_ranks_count_alike_in_the_penalty_each_by_its_own_vectors():
+    # As of a run that starts from another one's pruned adapter.
+    model = tiny("roberta")
+    matrices = linears(model)
+    ranks = tuple(i % 4 for i in range(len(matrices)))
+    plan = Plan(Budget(rank=1), matrices, ranks, None, len(matrices))
+    method = DoRA(settings_of("dora", dem=0.1), model, plan, RunInfo(TOTAL, 3))
+    held = [(A, g, B) for A, g, B in weights(method) if len(g)]
+    assert {len(g) for _, g, _ in held} == {1, 2, 3}
+    assert method.penalty(1).item() == pytest.approx(reference_penalty(held), rel=1e-10)
+
+
+def test_a_run_that_starts_at_its_budget_has_no_window_and_so_no_penalty():
+    method = attach(tiny("roberta"), start_factor=1.0)
+    assert method.ranks_final_at == 0
+    assert all(method.penalty(step) is None for step in (1, FIRST, FIRST + LENGTH))
+    assert all(method.after_step(step) is None for step in (1, FIRST, FIRST + LENGTH, TOTAL))
+
+
 def test_golden_counts_of_72_matrices_from_12_to_8():
     model = tiny("roberta", hidden=16, layers=12)
     method = attach(model, "r8", total_steps=1000, prune_interval=100)
@@ -173,6 +193,15 @@ def test_the_window_begins_at_15_percent_rounded_up_and_spans_35_percent_rounded
 def test_colas_window_is_the_released_codes():
     # 0.15 T = 1,203.75 is rounded up, 0.35 T = 2,808.75 down.
     assert settings_of("dora").window(8025) == (1204, 4012 - 1204)
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "window"),
+    [(100.0, 400.0, (100, 300)), (0.15, 400.0, (151, 249)), (100.0, 0.5, (100, 402))],
+)
+def test_a_window_may_begin_and_end_at_whole_steps(start, end, window):
+    # Of 1,005 steps: 150.75 is rounded up, 502.5 down.
+    assert settings_of("dora", prune_start=start, prune_end=end).window(1005) == window
 
 
 def test_start_values_are_uniform_within_sqrt_6_over_fan_in_and_g_zero():

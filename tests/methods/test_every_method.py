@@ -78,6 +78,7 @@ def test_a_fresh_model_with_the_stored_tensors_gives_the_same_logits(
     whole = config.chosen.kind.result == "model"
     file = folder / artefacts.weights_name(config.chosen.kind.result)
     loop = build(prepared, World(0, 1, torch.device("cpu")), None, Lines(None))
+    gates = sum(layer.rank for layer in loop.setup.method.layers.values() if layer.g is not None)
     before = loop.predict(loop.setup.reported["dev"])
     stored = safetensors.torch.load_file(file)
     # A chain has kept factors by its end.
@@ -100,6 +101,11 @@ def test_a_fresh_model_with_the_stored_tensors_gives_the_same_logits(
     # The budget limits what an export holds, which differs where frozen factors are multiplied in.
     assert params["adapter_end"] in (params["stored"], params["in_peft_file"])
     assert record["ranks"]["end"] == loop.setup.method.ranks()
+    # Gates are no adapter parameters: an export folds them into B.
+    assert params["gates"] == gates
+    if name in ("adalora", "dora", "sora"):  # which train most at their start
+        assert gates > 0
+        assert params["trained_at_once"] == params["trained_in_all"] == params["adapter_start"]
 
 
 def exported(name: str) -> list[tuple[str, bool]]:

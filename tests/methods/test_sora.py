@@ -228,7 +228,8 @@ def test_gates_and_live_sets_equal_a_numpy_reference_over_a_whole_schedule(
     assert deaths > 5
     assert revivals > 0
     spent = int(costs[g != 0].sum())
-    assert budget - 96 < spent <= budget or after
+    assert spent <= budget
+    assert spent > budget - 96 or after  # gates may still die behind the cut
 
 
 # --- what the loop is told ---

@@ -41,6 +41,10 @@ def test_selected_clients_are_drawn_as_the_specification_says() -> None:
     for t, clients in enumerate(f.chosen):
         draw = np.random.default_rng([3, 0x5E1, t]).choice(8, 4, replace=False)
         assert clients == sorted(draw.tolist())
+        # The average is over them alone, by their rows.
+        held = [len(f.rows[k]) for k in clients]
+        places = [f.place(t * f.steps_a_round + slot * f.local_steps + 1) for slot in range(4)]
+        assert [p.share for p in places] == [n / sum(held) for n in held]
     # A client's own steps count on from round to round in which it takes part.
     taken: dict[int, int] = {}
     for step in range(1, f.total_steps + 1):
@@ -106,7 +110,8 @@ def test_a_client_of_few_rows_trains_on_batches_of_all_of_them() -> None:
     c = course(batch_size=64, clients=3, local_steps=4)
     for step in range(1, 13):
         own = c.federation.rows[c.federation.place(step).client]
-        assert len(c.rows(step)) <= min(64, len(own))
+        assert len(own) <= 64
+        assert np.array_equal(np.sort(c.rows(step)), own)
 
 
 def test_rates_follow_one_schedule_over_all_rounds_or_one_in_each() -> None:

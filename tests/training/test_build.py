@@ -6,7 +6,9 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from torch import nn
 
 from dora.adapters import lowrank
@@ -17,7 +19,9 @@ from dora.errors import RunFailed, UserError
 from dora.methods.base import Method
 from dora.methods.lora import LoRA
 from dora.preparing.prepare import Prepared, prepare
-from dora.training.build import attach
+from dora.training.build import attach, build
+from dora.training.lines import Lines
+from dora.training.processes import World
 from runs import run, small
 
 
@@ -107,3 +111,16 @@ def test_a_result_that_would_not_hold_what_is_trained_is_refused(
 
 def test_modules_of_a_methods_own_are_a_kind_of_result(tmp_path: Path) -> None:
     attached(OwnModule, tmp_path)
+
+
+def test_a_regressions_head_starts_at_the_mean_label_of_its_own_training_rows(
+    tmp_path: Path,
+) -> None:
+    p = prepare(small(tmp_path, "method=lora", "task=stsb", "limit_train=20"))
+    loop = build(p, World(0, 1, torch.device("cpu")), None, Lines(None))
+    labels = p.rows["train"].label
+    assert labels is not None
+    means = [float(np.mean(of)) for of in (labels[p.train_rows], labels)]
+    bias = loop.setup.model.get_parameter("classifier.out_proj.bias").item()
+    assert bias == pytest.approx(means[0], abs=1e-6)
+    assert abs(means[0] - means[1]) > 1e-3  # other rows would show

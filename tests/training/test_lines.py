@@ -140,6 +140,7 @@ def test_a_run_of_a_sweep_leaves_to_the_sweep_what_is_embedded_and_says_the_rest
     config = small(tmp_path, "method=lora", "max_steps=2")
     one_run.run(prepare(config), small_words(tmp_path), label="[1/2 wnli lora s1]")
     out = capsys.readouterr().out.splitlines()
+    assert out
     assert all(line.startswith("[1/2 wnli lora s1] ") for line in out)
     assert not any("embedded" in line for line in out)
     assert "embedded model tiny_roberta" in (only_run(tmp_path) / "log.txt").read_text()

@@ -10,7 +10,7 @@ from typing import Any
 
 from dora.analysis.finished import read_runs
 from dora.analysis.grouping import tables
-from dora.analysis.page.study_data import Pool, leaves, ordered, study_data, thinned
+from dora.analysis.page.study_data import Pool, leaves, ordered, quantiles, study_data, thinned
 from dora.records import packed
 from record_files import names, write_run
 
@@ -124,6 +124,14 @@ def test_long_curves_are_thinned_and_keep_their_last_point() -> None:
     assert short[-1] == (1000, 1000.0)
     assert {b[0] - a[0] for a, b in itertools.pairwise(short)} == {17}
     assert thinned(curve[:60]) == curve[:60]
+
+
+def test_quantiles_are_those_of_two_sided_intervals_by_the_reciprocal_of_df() -> None:
+    found = quantiles()
+    # The normal distribution's, and of 10, 4, 2 and 1 degrees of freedom, as tables print them.
+    printed = {0: 1.960, 10: 2.228, 25: 2.776, 50: 4.303, 100: 12.706}
+    assert {i: round(found[i], 3) for i in printed} == printed
+    assert len(found) == 101
 
 
 def test_matrices_that_are_no_linears_have_no_heat_map(tmp_path: Path) -> None:

@@ -138,13 +138,15 @@ def test_the_folders_of_the_golden_study_are_named_as_runs_name_them(tmp_path: P
 
 
 def test_a_cell_holds_mean_and_standard_deviation_of_its_seeds(tmp_path: Path) -> None:
-    for seed, accuracy in ((1, 0.80), (2, 0.82), (3, 0.87)):
-        write_run(tmp_path, "lora", seed, accuracy)
+    for seed, accuracy, seconds, mib in ((1, 0.80, 10, 7), (2, 0.82, 20, 300), (3, 0.87, 60, 8)):
+        cost = {"train_s": float(seconds), "peak_memory_bytes": 2**20 * mib}
+        write_run(tmp_path, "lora", seed, accuracy, **cost)
     table = only_table(tmp_path)
     # By hand: deviations -3, -1, 4; sqrt(26 / 2).
     assert fields(scores(table), "LoRA") == ["LoRA", "r8", "900", "83.0 ± 3.6"]
     assert fields(medians(table), "LoRA") == ["LoRA", "r8", "82.0 (3)"]
-    assert fields(costs(table), "LoRA") == ["LoRA", "r8", "3", "900", "100", "20", "7"]
+    # The mean of the times, and the most memory that any run took.
+    assert fields(costs(table), "LoRA") == ["LoRA", "r8", "3", "900", "100", "30", "300"]
 
 
 def test_rows_that_are_not_glues_are_said_in_title_and_notes(tmp_path: Path) -> None:

@@ -1,0 +1,69 @@
+"""Counts of what runs store, train and send, against numbers worked out by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from dora.analysis.finished import read_runs
+from dora.analysis.grouping import tables
+from dora.analysis.tables.counts import federated, stored, trained
+from record_files import write_run
+
+
+def test_an_adapter_that_ends_without_a_component_stores_nothing(tmp_path: Path) -> None:
+    # As an upper bound allows; a whole model's run has no adapter either, and stores all it trains.
+    write_run(tmp_path, "sora", 1, 0.8, params=0)
+    write_run(tmp_path, "full", 1, 0.8, budget="none", params=900)
+    runs = {run["config"]["method"]["name"]: run for run in read_runs(tmp_path)}
+    assert stored(runs["sora"]) == 0
+    params = runs["full"]["params"]
+    assert stored(runs["full"]) == params["trainable"] - params["head"] > 0
+
+
+def test_a_method_that_leaves_no_file_for_peft_has_a_dash_there() -> None:
+    counted = {"adapter_end": 700, "trained_at_once": 900, "trained_in_all": 900}
+
+    def of(name: str, result: str, **more: int | None) -> dict[str, Any]:
+        method = {"title": name, "paper": None, "budget": "exact", "result": result}
+        config = {"method": {"name": name}, "budget": "r2"}
+        return {"config": config, "method": method, "params": {**counted, **more}}
+
+    runs = {
+        ("mine", "r2"): [of("mine", "modules", in_peft_file=None)],
+        ("dora", "r2"): [of("dora", "adapter", in_peft_file=800)],
+        ("old", "r2"): [of("old", "adapter")],
+    }
+    table: Any = SimpleNamespace(rows=list(runs), runs_of=runs.get, title=str)
+    grid = trained(table, "t", set())
+    assert grid is not None
+    assert [line[-1] for line in grid.rows] == ["–", "800", "700"]
+
+
+def test_clients_and_communication_are_those_of_the_records(tmp_path: Path) -> None:
+    def client(*rows: int) -> dict[str, Any]:
+        """Returns a client with so many rows of each class."""
+        return {"rows": sum(rows), "classes": {str(one): n for one, n in enumerate(rows)}}
+
+    # Two clients of one class under seed 1 and one under seed 2; seed 2 ended after four rounds.
+    clients = {
+        1: [client(40, 0), client(0, 1_200), client(30, 26)],
+        2: [client(20, 0), client(50, 526), client(30, 670)],
+    }
+    # The rest of a record's entry, which the table does not show.
+    unshown = ["sequential_steps", "values_in_all", "values_up_a_round", "values_down_a_round"]
+    rest = dict.fromkeys([*unshown, "values_down_once"], 1)
+    for seed, rounds, sent in ((1, 5, 10_000_000), (2, 4, 8_600_000)):
+        shown = {"selected": 2, "rounds": rounds, "local_steps": 10, "bytes_in_all": sent}
+        about = {"clients": clients[seed], **shown, **rest}
+        write_run(tmp_path, "fedit", seed, 0.8, federation=about)
+    write_run(tmp_path, "lora", 1, 0.8)
+    (table,) = tables(read_runs(tmp_path))
+    grid = federated(table, "caption")
+    assert grid is not None
+    # Rows of the smallest and largest client of both runs; 3 clients of one class in 2 runs;
+    # 18.6 million bytes in 2 runs.
+    assert grid.rows == [
+        ["fedit", "r8", "SST-2 acc", "2 of 3", "20 to 1,200", "1.5", "4 to 5", "10", "9.3"]
+    ]
