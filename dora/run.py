@@ -41,6 +41,7 @@ from dora.cli.grammar import first_lines
 from dora.cli.line import Line, is_setting, is_sweep, options_of, read, states_method
 from dora.cli.mistakes import MISTAKES, explain, is_mistake
 from dora.configuration.config import from_hydra, register
+from dora.configuration.method_choice import named_as_its_file
 from dora.errors import NotNow, RunFailed, Stopped, UserError
 from dora.plain import printable
 from dora.process.imports import uncollected
@@ -110,6 +111,7 @@ def train(cfg: DictConfig) -> float | None:
     from dora.training.prepare import prepare
 
     begin_unless_stopped()
+    named_as_its_file(cfg.method, HydraConfig.get().runtime.choices)
     config = from_hydra(cfg)
     prepared = prepare(config)
     begin_unless_stopped()
