@@ -62,3 +62,15 @@ def test_a_method_that_leaves_no_file_for_peft_has_a_dash_there() -> None:
     grid = trained(table, "t", set())
     assert grid is not None
     assert [line[-1] for line in grid.rows] == ["–", "800", "700"]
+
+
+def test_the_counts_of_a_whole_model_are_those_of_its_weights(tmp_path: Path) -> None:
+    more = {"trained_at_once": 900, "trained_in_all": 900, "adapter_end": 0, "adapter_start": 0}
+    params = {"trainable": 1000, "head": 100, "budget": None, **more, "in_peft_file": None}
+    write_run(tmp_path, "full", 1, 0.8, budget="none", params=900)
+    (run,) = read_runs(tmp_path)
+    table: Any = SimpleNamespace(
+        rows=[("full", "none")], runs_of=lambda row: [{**run, "params": params}], title=str
+    )
+    assert stored({**run, "params": params}) == 900
+    assert trained(table, "t", set()) is None  # nothing that the table of scores does not say
