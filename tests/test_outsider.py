@@ -38,7 +38,6 @@ class Biases(base.Method):
     result = "weights"
 
     def __init__(self, settings, model, plan, run):
-        self.layers = {}
         for name, p in model.named_parameters():
             p.requires_grad_(name.endswith(".bias"))
 '''
