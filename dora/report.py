@@ -6,7 +6,6 @@ from dora.analysis.page.page import page
 from dora.cli.options import asked_for, writing
 from dora.files import write_atomic
 from dora.process.command import command
-from dora.records import study
 
 
 def main() -> None:
@@ -17,10 +16,8 @@ def main() -> None:
     """
     asked = asked_for("dora.report", __doc__)
     path = asked.results / f"report{asked.tables[0].view.suffix}.html"
-    # The records that were read are passed on, so that no file is read twice.
-    seen = study.scan(asked.results, asked.known)
     with writing():
-        write_atomic(path, page(asked.tables, seen))
+        write_atomic(path, page(asked.tables, asked.seen))
     print(path)
     asked.end()
 

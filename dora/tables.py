@@ -8,7 +8,6 @@ from dora.analysis.tables.files import files, holes, stale
 from dora.cli.options import asked_for, writing
 from dora.files import write_atomic
 from dora.process.command import command
-from dora.records import study
 
 
 def main() -> None:
@@ -23,11 +22,10 @@ def main() -> None:
         help="scores and medians with tasks down and methods across",
     )
     asked = asked_for("dora.tables", __doc__, own=transpose)
-    seen = study.scan(asked.results, asked.known)
     folder = asked.results / "tables"
     whole: dict[str, str] = {}
     for table in asked.tables:
-        made = files(table, asked.results, holes(table, seen))
+        made = files(table, asked.results, holes(table, asked.seen))
         # Printed before anything is written: a full disk costs the files, not the result.
         print(next(iter(made.values())))
         whole |= made

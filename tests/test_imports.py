@@ -95,8 +95,9 @@ def test_methods_and_adapters_need_torch_and_numpy_alone(module: str) -> None:
         "dataclasses",
         "fractions",
         "functools",
+        "warnings",
     }
-    standard |= {"hashlib", "itertools", "json", "math", "pathlib", "re", "typing", "warnings"}
+    standard |= {"hashlib", "itertools", "json", "math", "pathlib", "re", "types", "typing"}
     allowed = {"dora", "numpy", "safetensors", "torch", *standard}
     assert {name.split(".")[0] for name in imported(FILES[module])} <= allowed
 

@@ -38,7 +38,6 @@ class Biases(base.Method):
     result = "weights"
 
     def __init__(self, settings, model, plan, run):
-        self.layers = {}
         for name, p in model.named_parameters():
             p.requires_grad_(name.endswith(".bias"))
 '''
@@ -257,7 +256,8 @@ def test_the_manual_names_every_statement_and_every_moment() -> None:
             "name: bad\n_target_: outside.gates.Gates\nbase_lr: 1.0\nshrink: 1.0\n",
             "no default for start_factor",
         ),
-        ("name: a b\n_target_: outside.gates.Gates\n", "must say name: NAME"),
+        ("name: a b\n_target_: outside.gates.Gates\n", "must say name: bad"),
+        ((ROOT / "conf/method/lora.yaml").read_text(), "name: lora; it must say name: bad"),
     ],
 )
 def test_a_yaml_that_is_no_methods_is_explained(

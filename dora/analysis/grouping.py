@@ -26,6 +26,7 @@ from dora.records.about_data import is_glue
 from dora.records.about_method import about_method
 from dora.records.record import arithmetic
 from dora.records.schema import Run
+from dora.records.study import Seen
 
 # WNLI's development set contradicts its training set, so the field leaves it out of averages.
 APART = "wnli"
@@ -47,6 +48,7 @@ class Table:
     cells: dict[Row, dict[str, list[Run]]] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
     steps: int | None = None
+    diverged: dict[tuple[Row, str], list[int]] = field(default_factory=dict)
     not_averaged: set[str] = field(default_factory=set)
     # Tables, tests and figures ask for each cell's scores some thirty times.
     _values: dict[tuple[Row, str], dict[int, float]] = field(default_factory=dict, repr=False)
@@ -234,6 +236,23 @@ def _keep_one_source(table: Table) -> Iterator[str]:
         table.cells = {}
         yield weights
     yield from problems
+
+
+def note_diverged(table: Table, seen: Iterable[Seen]) -> None:
+    """Notes which runs of the table's cells diverged, which its means would otherwise hide.
+
+    A table of chosen settings notes none, since a run without a result is not chosen by them.
+    """
+    for s in seen:
+        data, task, model, method, spent, key, seed = s.place
+        if s.state != "diverged" or (data, model) != (table.data, table.model) or table.view.where:
+            continue
+        if not shows(table.view, task, method) or table.steps not in (None, s.total_steps):
+            continue
+        its = table.cells.get((method, spent), {}).get(task, [])
+        # Another configuration, such as a rate that was tried first, is none of the cell's.
+        if not its or key in {run["folder"].parent.name for run in its}:
+            table.diverged.setdefault(((method, spent), task), []).append(int(seed[1:]))
 
 
 def dirty(run: Run) -> bool:

@@ -25,6 +25,12 @@ FIXED = {
     "precision": "",
     "target": "",
     "init_from": "none",
+    # The rounds follow from these and the steps. `fed.restart` is a schedule.
+    "fed.clients": "",
+    "fed.fraction": "",
+    "fed.partition": "",
+    "fed.alpha": "",
+    "fed.local_steps": "",
 }
 
 

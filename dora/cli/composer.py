@@ -11,6 +11,7 @@ from hydra.core.override_parser.types import Override, OverrideType
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from dora.configuration.config import Config, from_hydra
+from dora.configuration.method_choice import named_as_its_file
 
 
 class Composer:
@@ -42,7 +43,8 @@ class Composer:
         choices = tuple(str(o.input_line) for o in overrides if o not in values)
         if choices not in self._composed:
             cfg = self._loader.load_sweep_config(self._base, list(choices))
-            # Nobody reads this node of a run, and every copy would take longer with it.
+            named_as_its_file(cfg.method, cfg.hydra.runtime.choices)
+            # Nobody else reads this node of a run, and every copy would take longer with it.
             with open_dict(cfg):
                 del cfg["hydra"]
             self._composed[choices] = cfg

@@ -11,10 +11,9 @@ from pathlib import Path
 
 from dora.analysis.choice import named
 from dora.analysis.finished import anything_left_out, read_runs
-from dora.analysis.grouping import Table, View, showable
+from dora.analysis.grouping import Table, View, note_diverged, showable
 from dora.errors import UserError
-from dora.records.schema import Run
-from dora.records.study import first_command
+from dora.records.study import Seen, first_command, scan
 
 LEFT_OUT = 3  # exit code, as `dora.status` has it for a study that is not whole
 
@@ -93,13 +92,13 @@ class Asked:
     """Holds the tables that a command line asks for.
 
     `given`: the options as they were typed. `left_out`: one reason for each run or table that
-    cannot be shown. `known`: all runs that were read, by their folder.
+    cannot be shown. `seen`: all runs of the results folder, done or not.
     """
 
     given: argparse.Namespace
     tables: list[Table]
     left_out: list[str]
-    known: dict[Path, Run] = field(default_factory=dict)
+    seen: list[Seen] = field(default_factory=list)
 
     @property
     def results(self) -> Path:
@@ -155,7 +154,11 @@ def found_tables(given: argparse.Namespace) -> Asked:
             f"no finished run under {given.results / 'runs'}; "
             f"make one with: {first_command(given.results)}"
         )
-    return Asked(given, found, left_out, {run["folder"]: run for run in runs})
+    # The records that were read are passed on, so that no file is read twice.
+    seen = scan(given.results, {run["folder"]: run for run in runs})
+    for table in found:
+        note_diverged(table, seen)
+    return Asked(given, found, left_out, seen)
 
 
 def asked_for(

@@ -108,6 +108,20 @@ def choose(held: DictConfig) -> MethodChoice:
     return MethodChoice(name, kind, OmegaConf.to_object(whole.method), unknown, tried)
 
 
+def named_as_its_file(held: DictConfig, choices: Mapping[str, Any]) -> None:
+    """Raises HydraException if a method's name is not that of the YAML that was chosen.
+
+    `choices`: the chosen file of each group, as Hydra notes them. A copy of lora.yaml that keeps
+    `name: lora` would train one method, and be recorded and compared as another.
+    """
+    file, name = str(choices.get("method")), held.get("name")
+    if (stem := file.rpartition("/")[2]) != name:
+        raise HydraException(
+            f"{file}.yaml says name: {name}; it must say name: {stem}, as method={file} selects it: "
+            "paths and tables show the name"
+        )
+
+
 def _tried(
     name: str, entry: Any, fields: Sequence[str], whole: DictConfig
 ) -> tuple[str, tuple[Any, ...]] | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -125,7 +126,7 @@ class Method:
     reads_gradients: ClassVar[bool] = False
     federated: ClassVar[bool] = False
 
-    layers: Mapping[str, LowRankLinear]
+    layers: Mapping[str, LowRankLinear] = MappingProxyType({})
     ranks_final_at: int = 0
 
     def __init__(self, settings: Any, model: nn.Module, plan: Plan | None, run: RunInfo) -> None:
@@ -135,7 +136,6 @@ class Method:
         `plan`: what `plan` made of the budget, start ranks of another run's adapter put in; None
         without a budget.
         """
-        self.layers = {}
 
     # --- before anything is loaded ---
     @classmethod

@@ -28,7 +28,6 @@ class BitFit(base.Method):
     def __init__(
         self, settings: base.Settings, model: nn.Module, plan: Plan | None, run: RunInfo
     ) -> None:
-        self.layers = {}
         inside = f"{model.base_model_prefix}."
         # By the last part of the name. The released code asks whether the name contains "bias".
         # DeBERTa's pooler stands outside its backbone: all of it is trained with the head, where

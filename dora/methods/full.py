@@ -20,5 +20,4 @@ class FullFineTuning(base.Method):
     def __init__(
         self, settings: base.Settings, model: nn.Module, plan: Plan | None, run: RunInfo
     ) -> None:
-        self.layers = {}
         model.requires_grad_(True)

@@ -7,7 +7,9 @@ from typing import Any
 
 from torch import nn
 
+from dora.errors import UserError
 from dora.methods.base import ParameterGroup
+from dora.plain import counted
 
 
 def parameter_groups(
@@ -24,10 +26,18 @@ def parameter_groups(
     Biases and LayerNorm are not decayed, as in the Transformers Trainer, unless `decay_all` is set.
     `head`: names of the parameters that `head_lr`, if given, is for. `own`: the method's groups,
     whose rates and decays take precedence. Each group's `peak` is the learning rate at the
-    schedule's height.
+    schedule's height. Raises UserError for a tensor of `own` that is none of the model's: nothing
+    would train or save it.
     """
     spared = set() if decay_all else _biases_and_norms(model)
     owner = {p: (i, group) for i, group in enumerate(own) for p in group.parameters}
+    if foreign := owner.keys() - set(model.parameters()):
+        shapes = ", ".join(sorted(str(tuple(p.shape)) for p in foreign)[:3])
+        raise UserError(
+            f"parameter_groups names {counted(len(foreign), 'tensor')} that the model does not have "
+            f"(shape {shapes}), so that nothing would train or save them: register them in one of "
+            "its modules"
+        )
     groups: dict[tuple[bool, bool, int | None], dict[str, Any]] = {}
     for name, p in model.named_parameters():
         if not p.requires_grad:

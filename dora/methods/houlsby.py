@@ -69,7 +69,6 @@ class Houlsby(base.Method):
     _norm_first: ClassVar[bool] = False
 
     def __init__(self, settings: Settings, model: nn.Module, plan: Plan, run: RunInfo) -> None:
-        self.layers = {}
         self._adapters = insert(
             model,
             plan.matrices,

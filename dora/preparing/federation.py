@@ -15,6 +15,7 @@ import numpy as np
 
 from dora.configuration.groups import FedConfig
 from dora.data.partition import classes_of, partition
+from dora.plain import counted
 
 
 @dataclass(frozen=True)
@@ -117,8 +118,8 @@ class Federation:
         """Returns the rounds in one line, which is shown before training."""
         sizes = [len(rows) for rows in self.rows]
         return (
-            f"{self.rounds} rounds of {self.selected} of {len(sizes)} clients "
-            f"({min(sizes):,} to {max(sizes):,} rows), {self.local_steps} steps each"
+            f"{counted(self.rounds, 'round')} of {self.selected} of {len(sizes)} clients "
+            f"({min(sizes):,} to {max(sizes):,} rows), {counted(self.local_steps, 'step')} each"
         )
 
     def until(self, step: int) -> Federation:

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose
+from omegaconf import open_dict
 
 from dora.cli.choices import composing
 from dora.cli.line import in_grammar, quoted
 from dora.cli.mistakes import explain, is_mistake
 from dora.configuration.config import Config, from_hydra, register
+from dora.configuration.method_choice import named_as_its_file
 from dora.data.predictions import unpredicted
 from dora.errors import UserError
 from dora.preparing.prepare import prepare
@@ -49,37 +51,60 @@ class Trained:
         return f"<finished run: {scores}; {self.folder}>"
 
 
-def train(task: str = "sst2", method: str = "dora", budget: str = "r8", **settings: Any) -> Trained:
+def train(
+    task: str = "sst2",
+    method: str = "dora",
+    budget: str = "r8",
+    config_dir: str | Path | None = None,
+    **settings: Any,
+) -> Trained:
     """Trains a run as `python -m dora.run` does, unless it is done; goes on with one that was cut.
 
-    `settings`: every other key of the command line; a dot is spelled as two underscores, so that
-    `data__dir="GLUE"` is `data.dir=GLUE`. Lines and a progress bar are shown as by the command.
-    The process is left as it was: random generators, threads, warnings, environment.
+    `config_dir`: a folder of your own files beside conf/, as --config-dir. `settings`: every other
+    key of the command line; a dot is spelled as two underscores, so that `data__dir="GLUE"` is
+    `data.dir=GLUE`. Lines and a progress bar are shown as by the command. The process is left as
+    it was: random generators, threads, warnings, environment.
 
     Raises UserError with every mistake in the settings, RunFailed where the run ends without a
     result, and Stopped where a signal or Ctrl-C ended it: the same call goes on from there.
     """
     words = _words({"task": task, "method": method, "budget": budget, **settings})
     with restored():
-        prepared = prepare(_config(words))
+        folder = _absolute(config_dir)
+        prepared = prepare(_config(words, folder))
         record = None if prepared.config.force else read_done(prepared.folder)
         if record is not None:
             print(f"already done: {prepared.folder}; force=True trains it again")
         if record is None or unpredicted(prepared.folder, prepared.rows):
-            record = run(prepared, prepared.words(words))
+            options = [] if folder is None else [f"--config-dir={folder}"]
+            record = run(prepared, [*options, *prepared.words(words)])
         return Trained(prepared.folder, record)
 
 
-def _config(words: Sequence[str]) -> Config:
+def _absolute(config_dir: str | Path | None) -> str | None:
+    """Returns the folder's absolute path, which is recorded. Raises UserError if it is none."""
+    if config_dir is None:
+        return None
+    folder = Path(config_dir).expanduser().absolute()
+    if not (str(config_dir).strip() and folder.is_dir()):
+        raise UserError(f"config_dir={config_dir} is no folder")
+    return str(folder)
+
+
+def _config(words: Sequence[str], config_dir: str | None = None) -> Config:
     """Returns the configuration. Raises UserError with every mistake in the words."""
     register()
     try:
-        with composing(None):
-            return from_hydra(compose("config", overrides=list(words)))
+        with composing(config_dir):
+            cfg = compose("config", overrides=list(words), return_hydra_config=True)
+            named_as_its_file(cfg.method, cfg.hydra.runtime.choices)
+            with open_dict(cfg):
+                del cfg["hydra"]
+            return from_hydra(cfg)
     except Exception as e:
         if not is_mistake(e):
             raise
-        raise UserError(*(explain(list(words)) or [str(e)])) from e
+        raise UserError(*(explain(list(words), config_dir=config_dir) or [str(e)])) from e
 
 
 def _words(settings: dict[str, Any]) -> list[str]:

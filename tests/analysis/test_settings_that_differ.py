@@ -69,6 +69,21 @@ def test_nothing_is_said_of_what_is_alike_or_only_differs_from_task_to_task(tmp_
     assert (unlike(table), sources(table)) == ([], [])
 
 
+def test_federated_rows_whose_clients_got_their_rows_in_another_way_are_named(
+    tmp_path: Path,
+) -> None:
+    fed = {"clients": 3, "fraction": 1.0, "partition": "dirichlet", "alpha": 0.5, "local_steps": 10}
+    run_of(tmp_path, "lora")
+    run_of(tmp_path, "fedit", fed=fed)
+    run_of(tmp_path, "lora_fair", fed=fed)
+    assert unlike(only_table(tmp_path)) == []
+    run_of(tmp_path, "ffa_lora", fed={**fed, "partition": "iid", "clients": 5})
+    assert unlike(only_table(tmp_path)) == [
+        "RTE: fed.clients differs: 5 (ffa_lora), 3 (the rest)",
+        "RTE: fed.partition differs: iid (ffa_lora), dirichlet (the rest)",
+    ]
+
+
 def test_rows_of_other_batches_are_named_whatever_their_key_is_called(tmp_path: Path) -> None:
     run_of(tmp_path, "lora", group_by_length=False)
     run_of(tmp_path, "dora", batching="random")

@@ -20,6 +20,7 @@ from dora.errors import UserError
 from dora.package import CONF
 from dora.python.surroundings import restored
 from dora.python.train import _config, _words
+from dora.records import study
 from runs import differing, run, small, small_glue
 
 
@@ -109,8 +110,29 @@ def test_a_method_of_ones_own_is_named_with_its_folder(
     (tmp_path / "method/mine.yaml").write_text(held)
     monkeypatch.syspath_prepend(str(tmp_path))
     with restored():
-        config = _config(_words({"method": "mine", "hydra__searchpath": [str(tmp_path)]}))
+        config = _config(_words({"method": "mine"}), str(tmp_path))
     assert config.chosen.kind.title == "Mine"
+    # Explained with the own methods known, and a name that is not the file's is none.
+    with pytest.raises(UserError, match=r"^max_stepz=4: there is no key max_stepz"):
+        dora.train("rte", "mine", config_dir=tmp_path, max_stepz=4)
+    (tmp_path / "method/copy.yaml").write_text(held)
+    with pytest.raises(UserError, match="says name: mine; it must say name: copy"):
+        dora.train("rte", "copy", config_dir=tmp_path)
+    with pytest.raises(UserError, match="config_dir=/no/where is no folder"):
+        dora.train("rte", "mine", config_dir="/no/where")
+
+
+@pytest.mark.slow  # 6 s
+def test_a_run_of_an_own_file_is_repeated_by_the_command_in_its_record(tmp_path: Path) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment/mine.yaml").write_text("# @package _global_\nclip: 0.5\n")
+    results = tmp_path / "results"
+    given = settings(results, experiment="mine", max_steps=2, eval_every=2)
+    done = dora.train("wnli", "lora", "r2", config_dir=tmp_path, **given)
+    assert done.record["config"]["clip"] == 0.5
+    assert done.record["words"][0] == f"--config-dir={tmp_path}"
+    (seen,) = study.scan(results)
+    assert seen.command.startswith(f"python -m dora.run --config-dir={tmp_path} task=wnli")
 
 
 def test_all_mistakes_are_told_together_and_nothing_is_left_changed(tmp_path: Path) -> None:

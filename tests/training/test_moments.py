@@ -11,6 +11,7 @@ from torch import nn
 from conftest import linears, loop_of, tiny, tokens, train_head_only
 from dora.adapters import lowrank
 from dora.adapters.changes import Change, Mask, Remove, Renew
+from dora.errors import UserError
 from dora.methods.base import Method, ParameterGroup, RunInfo
 
 
@@ -115,6 +116,26 @@ def test_a_method_sets_the_rate_of_a_step_and_its_tensors_rates_and_decays() -> 
         rate = 1e-2 if mine else 1e-3
         assert group["lr"] == pytest.approx(rate * factor)
         assert group["weight_decay"] == 0 if mine else group["weight_decay"] in (0, 0.1)
+
+
+def test_a_group_of_a_tensor_that_no_module_holds_is_refused() -> None:
+    class Loose(Everything):
+        def parameter_groups(self) -> list[ParameterGroup]:
+            return [ParameterGroup([nn.Parameter(torch.zeros(3))], rate=2.0)]
+
+    model = tiny("roberta")
+    train_head_only(model)
+    with pytest.raises(UserError, match=r"names 1 tensor that the model does not have .*\(3,\)"):
+        loop_of(model, Loose(model), tokens(16), 10, batch_size=8)
+
+
+def test_a_method_without_layers_need_not_say_so() -> None:
+    class Bare(Method):
+        def __init__(self) -> None:
+            pass
+
+    method = Bare()
+    assert (dict(method.layers), method.ranks(), method.frozen()) == ({}, {}, {})
 
 
 class ByItself(Everything):

@@ -27,8 +27,9 @@ def trains_all(run: Run) -> bool:
 def stored(run: Run) -> int:
     """Returns the parameters that a run's result takes beside the head: all, if all are trained."""
     params = run["params"]
-    whole = params["trainable"] - params["head"]
-    return int(whole if trains_all(run) else params["adapter_end"])
+    if trains_all(run):
+        return int(params["trainable"] - params["head"])
+    return int(params["adapter_end"])
 
 
 def trained(table: Table, caption: str, rules: set[int]) -> Grid | None:
@@ -60,11 +61,10 @@ def trained(table: Table, caption: str, rules: set[int]) -> Grid | None:
 def _counts(run: Run) -> list[int | None]:
     """Returns a run's four counts; the last is None for a method that leaves no file for PEFT."""
     params = run["params"]
-    stored = params["adapter_end"]
     # Records of before there was this count have a file of as many parameters as are stored.
-    in_file = params.get("in_peft_file", stored)
+    in_file = params.get("in_peft_file", params["adapter_end"])
     return [
-        stored,
+        stored(run),
         params["trained_at_once"],
         params["trained_in_all"],
         in_file if about_method(run).result == "adapter" else None,

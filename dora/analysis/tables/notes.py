@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dora.analysis.comparison import ALPHA, Difference
 from dora.analysis.grouping import Table
-from dora.analysis.rows import BASELINE
+from dora.analysis.rows import BASELINE, budget_in_words, has_budget, row_order
 from dora.analysis.settings_that_differ import sources, unlike
 from dora.analysis.tables.layout import number_range
 from dora.data.tasks import TASKS
@@ -49,8 +49,20 @@ def score_notes(table: Table, marks: set[str], bold: bool) -> list[str]:
             f"(p ≥ {ALPHA}; {_tests_note(table)})"
         )
     found += [f"left out: {text}" for text in table.left_out]
+    found += _diverged_note(table)
     found += [*_earlier_runs(table), *unlike(table), *sources(table)]
     return found + [text for mark, text in MARKS.items() if mark in marks]
+
+
+def _diverged_note(table: Table) -> list[str]:
+    """Returns the note on runs that diverged: a mean over the others says nothing of them."""
+    named = []
+    for row, task in product(sorted({row for row, _ in table.diverged}, key=row_order), TASKS):
+        if seeds := sorted(table.diverged.get((row, task), [])):
+            budget = f" {budget_in_words(row)}" if has_budget(row) else ""
+            which = f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}"
+            named.append(f"{table.title(row[0])}{budget} on {TASKS[task].folder} ({which})")
+    return [f"diverged, and in no number here: {'; '.join(named)}"] if named else []
 
 
 def _tests_note(table: Table) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import shutil
 import subprocess
 import sys
@@ -16,10 +17,12 @@ import pytest
 from dora.analysis import comparison
 from dora.analysis.finished import read_runs
 from dora.analysis.grouping import showable
-from dora.analysis.tables.files import files
+from dora.analysis.score_table import scores
+from dora.analysis.text import files
+from dora.cli.options import add_arguments, found_tables
 from dora.records import run_json
 from record_files import write_run
-from runs import command
+from runs import change_record, command
 
 
 def test_the_commands_that_fill_the_holes_are_in_the_report(tmp_path: Path) -> None:
@@ -34,6 +37,39 @@ def test_the_commands_that_fill_the_holes_are_in_the_report(tmp_path: Path) -> N
     )
     # The Markdown that is written is also what is printed.
     assert done.stdout.startswith((tmp_path / "tables" / "dir-minilm-best.md").read_text()[:200])
+
+
+def test_runs_that_diverged_are_named_beside_the_means_of_the_others(tmp_path: Path) -> None:
+    def notes(*words: str) -> list[str]:
+        parser = argparse.ArgumentParser()
+        add_arguments(parser)
+        given = parser.parse_args(["--results", str(tmp_path), *words])
+        (table,) = found_tables(given).tables
+        return [text for text in scores(table).notes if text.startswith("diverged")]
+
+    for seed in (1, 2, 3):
+        write_run(tmp_path, "lora", seed, 0.8)
+    write_run(tmp_path, "dora", 1, 0.8)
+    assert notes() == []
+    # The last is of another rate, which the cell does not show.
+    for method, seed, key in (
+        ("dora", 3, "abcd1234"),
+        ("dora", 2, "abcd1234"),
+        ("lora", 3, "ffff"),
+    ):
+        folder = write_run(tmp_path, method, seed, 0.8, key=key)
+        change_record(folder, "results", status="diverged", reason="diverged at step 3")
+    for task in ("rte", "sst2"):
+        folder = write_run(tmp_path, "bitfit", 1, 0.8, task, budget="none")
+        change_record(folder, "results", status="diverged", reason="diverged at step 3")
+    assert notes() == [
+        "diverged, and in no number here: BitFit on SST-2 (seed 1); BitFit on RTE (seed 1); "
+        "DoRA (dynamic rank) r8 on SST-2 (seeds 2, 3)"
+    ]
+    assert notes("--methods", "lora,dora", "--tasks", "sst2") == [
+        "diverged, and in no number here: DoRA (dynamic rank) r8 on SST-2 (seeds 2, 3)"
+    ]
+    assert notes("--where", "seed=1") == []
 
 
 def test_a_table_that_is_no_longer_made_leaves_no_file(tmp_path: Path) -> None:

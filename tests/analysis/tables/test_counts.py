@@ -67,3 +67,15 @@ def test_clients_and_communication_are_those_of_the_records(tmp_path: Path) -> N
     assert grid.rows == [
         ["fedit", "r8", "SST-2 acc", "2 of 3", "20 to 1,200", "1.5", "4 to 5", "10", "9.3"]
     ]
+
+
+def test_the_counts_of_a_whole_model_are_those_of_its_weights(tmp_path: Path) -> None:
+    more = {"trained_at_once": 900, "trained_in_all": 900, "adapter_end": 0, "adapter_start": 0}
+    params = {"trainable": 1000, "head": 100, "budget": None, **more, "in_peft_file": None}
+    write_run(tmp_path, "full", 1, 0.8, budget="none", params=900)
+    (run,) = read_runs(tmp_path)
+    table: Any = SimpleNamespace(
+        rows=[("full", "none")], runs_of=lambda row: [{**run, "params": params}], title=str
+    )
+    assert stored({**run, "params": params}) == 900
+    assert trained(table, "t", set()) is None  # nothing that the table of scores does not say
