@@ -17,8 +17,8 @@ import pytest
 from dora.analysis import comparison
 from dora.analysis.finished import read_runs
 from dora.analysis.grouping import showable
-from dora.analysis.score_table import scores
-from dora.analysis.text import files
+from dora.analysis.tables.files import files
+from dora.analysis.tables.scores import scores
 from dora.cli.options import add_arguments, found_tables
 from dora.records import run_json
 from record_files import write_run
