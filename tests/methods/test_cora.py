@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from conftest import linears, loop_of, settings_of, tiny, tokens, train_head_only
 from dora.adapters.budget import Budget, Matrix
+from dora.adapters.peft import factor_name
 from dora.adapters.singular import common_basis, common_basis_of_weights
 from dora.methods.base import RunInfo
 from dora.methods.cora import CoRA
@@ -66,6 +68,24 @@ def test_a_basis_equals_the_singular_vectors_of_updates_side_by_side() -> None:
     assert (found.gather(0, found.abs().argmax(0, keepdim=True)) > 0).all()
     other = common_basis_of_weights(whole, 4)
     torch.testing.assert_close(other, found, rtol=0, atol=1e-6)
+
+
+def test_a_run_that_left_a_matrix_as_it_was_adds_nothing_to_its_basis(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    files = []
+    for name, B in (("moved", torch.randn(5, 2)), ("still", torch.zeros(5, 2))):
+        files.append(tmp_path / f"{name}.safetensors")
+        pair = {factor_name("w", "A"): torch.randn(2, 4), factor_name("w", "B"): B}
+        save_file(pair, files[-1])
+    settings, bases = settings_of("cora"), []
+    for sources in (files[:1], files):
+        run = RunInfo(20, 3, sources=tuple(sources))
+        plan = CoRA.plan(settings, Budget.parse("r1"), (Matrix("w", 4, 5),), run)
+        method = CoRA(settings, nn.ModuleDict({"w": nn.Linear(4, 5)}), plan, run)
+        method.begin(lambda n: pytest.fail("no rows are needed"))
+        bases.append(method.layers["w"].B.detach())
+    assert torch.equal(*bases)
+    assert bases[0].norm().item() == pytest.approx(1)
 
 
 @pytest.mark.parametrize("basis", ["fixed", "init"])

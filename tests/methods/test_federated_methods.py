@@ -17,7 +17,7 @@ from dora.adapters.gathered import Gathered
 from dora.configuration.method_choice import packaged
 from dora.methods.base import Method, RunInfo
 from dora.methods.fedit import average
-from dora.methods.lora_fair import cosine, gradient, ridge
+from dora.methods.lora_fair import cosine, gradient, objective, ridge
 from runs import only_run, run, small
 
 # The published case: A_1 = (1, 0), B_1 = (1, 0)ᵀ; A_2 = (1, 1), B_2 = (0, 2)ᵀ; p = ½.
@@ -150,7 +150,7 @@ def test_ridge_of_the_published_case() -> None:
     torch.testing.assert_close(found.flatten(), torch.tensor([-0.125, 0.25]).double() / 1.26)
 
 
-def test_the_gradient_equals_dense_autograd_and_the_descent_follows_it() -> None:
+def test_objective_and_gradient_equal_dense_autograds_and_the_descent_follows_them() -> None:
     torch.manual_seed(0)
     p = [0.2, 0.5, 0.3]
     As, Bs = ([torch.randn(*s).double() for _ in p] for s in ((3, 7), (9, 3)))
@@ -167,6 +167,8 @@ def test_the_gradient_equals_dense_autograd_and_the_descent_follows_it() -> None
     [want] = torch.autograd.grad(dense(change), change)
     found = gradient((g.B[0] + change)[None], change[None], *stacked(g), 0.3)[0]
     torch.testing.assert_close(found, want, rtol=0, atol=1e-12)
+    value = objective((g.B[0] + change)[None], change[None], *stacked(g), 0.3)
+    torch.testing.assert_close(value[0], dense(change), rtol=0, atol=1e-12)
 
     change = torch.zeros(9, 3, dtype=torch.float64, requires_grad=True)
     for _ in range(50):

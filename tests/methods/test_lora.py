@@ -18,7 +18,7 @@ from conftest import (
 )
 from dora.adapters.budget import Budget
 from dora.methods.base import RunInfo
-from dora.methods.lora import LoRA
+from dora.methods.lora import LoRA, average_rank
 
 # PEFT reads an attribute that Transformers deprecates.
 pytestmark = pytest.mark.filterwarnings(
@@ -109,6 +109,7 @@ def test_with_a_parameter_budget_the_scale_is_alpha_over_the_average_rank_but_at
     assert sum(p.numel() for p in trained_params) <= params
     (scale,) = {layer.scale for layer in method.layers.values()}
     assert scale == pytest.approx(8 / max(1, sum(ranks) / 12), rel=1e-12)
+    assert average_rank((4, 0)) == 2  # over all matrices, those without a component too
     # Equal ranks but for the rest, which goes to cheap matrices where the dear ones don't fit.
     assert max(ranks) - min(ranks) <= 2
 

@@ -159,7 +159,9 @@ def test_shrinkage_multiplies_a_booster_when_its_round_ends() -> None:
     for whole, half in zip(*ends, strict=True):
         torch.testing.assert_close(half, whole / 2, rtol=1e-6, atol=0)
     assert any(delta.any() for delta in ends[0])
+    loop.train_step(7)  # a new booster begins at zero
     before = [layer.B.detach().clone() for layer in method.layers.values()]
+    assert any(B.any() for B in before)
     assert method.after_step(24) is None  # the last booster shrinks too, and is not tied
     for layer, B in zip(method.layers.values(), before, strict=True):
         assert torch.equal(layer.B, B / 2)

@@ -27,6 +27,12 @@ def about(found: list[str]) -> list[str]:
     return [text.split()[0] for text in found]
 
 
+def test_the_last_batch_of_each_epoch_may_be_smaller_and_is_a_step(tmp_path: Path) -> None:
+    words = ("method=lora", "budget=r2", "max_steps=null", "epochs=3", "batch_size=10")
+    # 96 rows are nine batches of 10 and one of 6.
+    assert prepare(configure(*small_words(tmp_path, *words))).total_steps == 3 * 10
+
+
 @pytest.mark.parametrize(
     "words",
     [

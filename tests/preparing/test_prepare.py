@@ -29,7 +29,14 @@ def test_fewer_rows_than_can_be_held_out_from_are_refused(n: int, limit: int | N
 
 
 @pytest.mark.parametrize(
-    ("n", "limit", "sizes"), [(10, None, (9, 1)), (19, None, (18, 1)), (20, 3, (3, 2))]
+    ("n", "limit", "sizes"),
+    [
+        (10, None, (9, 1)),
+        (19, None, (18, 1)),
+        (20, 3, (3, 2)),
+        (20_001, None, (18_001, 2_000)),
+        (30_000, None, (28_000, 2_000)),  # at most so many
+    ],
 )
 def test_a_tenth_of_enough_rows_is_held_out(
     n: int, limit: int | None, sizes: tuple[int, int]

@@ -1,12 +1,16 @@
-"""Evaluation predicts every row once, in batches of rows of like length."""
+"""Evaluation predicts every row once, in batches of rows of like length, and scores each split."""
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
+import pytest
 import torch
 
 from conftest import tokens
-from dora.training.evaluation import EVAL_ROWS, predict
+from dora.data.tasks import TASKS
+from dora.training.evaluation import EVAL_ROWS, losses, predict, scores
 from dora.training.processes import World
 
 
@@ -26,3 +30,33 @@ def test_every_row_is_predicted_once_and_in_its_place() -> None:
     # Sorted over the whole split: no batch holds a row that is longer than one of the batch before.
     lengths = data.lengths[np.concatenate(batches)]
     assert (np.diff(lengths) <= 0).all()
+
+
+def test_every_development_split_has_its_scores_and_a_collapse_on_any_of_them_is_said() -> None:
+    mnli, splits = (
+        TASKS["mnli"],
+        {"dev": tokens(8), "dev_mm": tokens(6, seed=1), "train": tokens(4)},
+    )
+    right = {name: np.eye(3, dtype=np.float32)[split.label] for name, split in splits.items()}
+    assert scores(mnli, right, splits) == {
+        "accuracy": 1.0,
+        "accuracy_mm": 1.0,
+        "degenerate": None,
+    }
+    for collapsed, other in (("dev", "dev_mm"), ("dev_mm", "dev")):
+        one_class = np.eye(3, dtype=np.float32)[np.ones(len(splits[collapsed]), int)]
+        found = scores(mnli, {**right, collapsed: one_class}, splits)
+        number = len(splits[collapsed])
+        assert found["degenerate"] == f"all {number} predictions are 'neutral'"
+        suffixes = {"dev": "", "dev_mm": "_mm"}
+        share = float(np.mean(splits[collapsed].label == 1))
+        assert found[f"accuracy{suffixes[collapsed]}"] == pytest.approx(share)
+        assert found[f"accuracy{suffixes[other]}"] == 1.0
+
+
+def test_losses_are_means_over_a_splits_rows_and_one_that_is_not_finite_is_absent() -> None:
+    splits = {"heldout": tokens(5)}
+    logits = {"heldout": np.zeros((5, 2), np.float32)}
+    assert losses(TASKS["sst2"], logits, splits) == {"loss_heldout": pytest.approx(math.log(2))}
+    logits["heldout"][3] = np.nan
+    assert losses(TASKS["sst2"], logits, splits) == {}

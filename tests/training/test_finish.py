@@ -6,11 +6,14 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from dora.adapters.budget import Budget, Matrix, Plan
 from dora.adapters.changes import Mask, Remove
 from dora.data import npz
 from dora.errors import RunFailed
@@ -157,3 +160,29 @@ def test_best_weights_that_predict_otherwise_than_in_training_fail_the_run(
     monkeypatch.setattr(Loop, "weights", others)
     with pytest.raises(RunFailed, match="the best evaluation's weights give loss"):
         run(small(tmp_path, "method=lora", f"select={select}"))
+
+
+@pytest.mark.parametrize(
+    ("budget", "ranks", "said"),
+    [
+        (Budget(rank=2), (1, 1), "2 components of budget=r2 stay unused, as the method allows"),
+        # Three components of 9 parameters each.
+        (Budget(params=40), (1, 2), "13 parameters of budget=40 stay unused, as the method allows"),
+        (Budget(rank=2), (1, 3), None),
+    ],
+)
+def test_what_an_upper_bound_leaves_unused_is_said_in_the_budgets_unit(
+    budget: Budget, ranks: tuple[int, int], said: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    matrices = (Matrix("a", 4, 5), Matrix("b", 4, 5))
+    plan = Plan(budget, matrices, (3, 3), None, budget.total(matrices), at_most=True)
+    monkeypatch.setattr(finish, "scores", lambda data: "accuracy 0.5")
+    setup = SimpleNamespace(method=SimpleNamespace(result="adapter"))
+    loop: Any = SimpleNamespace(setup=setup, seconds=1.0)
+    end = {"params": {"adapter_end": 27}, "ranks": {"end": dict(zip("ab", ranks, strict=True))}}
+    about = {**end, "warnings": [], "embedded": None}
+    record: Any = SimpleNamespace(data=about, folder="x")
+    texts: list[str] = []
+    say: Any = texts.append
+    finish._say_end(loop, record, plan, say)
+    assert texts[1:] == ([said] if said else [])

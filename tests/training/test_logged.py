@@ -61,6 +61,7 @@ def test_gradient_norm_and_components_are_those_of_the_step(
     folder = only_run(tmp_path)
     trained = [e for e in lines(folder / "metrics.jsonl") if e["split"] == "train"]
     assert [e["step"] for e in trained] == [10, 20, 24]
+    assert [e["epoch"] for e in trained] == [0.8333, 1.6667, 2.0]  # of 12 steps, in four digits
     for event in trained:
         assert event["gradient_norm"] == pytest.approx(norms[event["step"] - 1], rel=1e-5)
         allocated = [a for a in lines(folder / "ranks.jsonl") if a["step"] <= event["step"]]

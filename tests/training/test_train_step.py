@@ -87,6 +87,21 @@ def test_the_penalty_counts_once_a_step_whatever_the_number_of_micro_batches():
     assert after[0] == pytest.approx(after[1], rel=1e-5)
 
 
+def test_every_micro_batch_of_every_step_draws_dropout_of_its_own_again_in_another_run():
+    found = []
+    for _ in range(2):
+        model, seeds = tiny("roberta"), []
+        train_head_only(model)
+        loop = loop_of(model, Recorder(model), tokens(16), 10, batch_size=8, grad_accum=2)
+        # Dropout draws from PyTorch's default generator.
+        model.register_forward_pre_hook(lambda *_, seeds=seeds: seeds.append(torch.initial_seed()))
+        for step in (1, 2):
+            loop.train_step(step)
+        found.append(seeds)
+    assert found[0] == found[1]
+    assert len(set(found[0])) == 4
+
+
 @pytest.mark.parametrize("method", ["adalora", "dora"])
 def test_a_run_through_the_loop_ends_at_its_budget_and_goes_on_training(method):
     kind, cls = METHODS[method]
