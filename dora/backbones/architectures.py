@@ -33,6 +33,7 @@ class Architecture:
     `head_dropout`: the dropout module before the classifier's output.
     `tokenizer`: the tokenizer's class, less "Tokenizer", if tokenizer_config.json names none.
     `pad`: Transformers' id of the padding, if config.json names none.
+    `types`: Transformers' number of segment ids, if config.json names none.
     `counts_from_pad`: position ids begin at the padding's id + 1, not at 0.
     `absolute`: positions have an embedding each, so that a text may not be longer than these.
     `keys`: keys of config.json that are spelled otherwise than BERT's, by BERT's.
@@ -56,6 +57,7 @@ class Architecture:
     pretrained_head: tuple[str, ...] = ()
     read: tuple[str, ...] = ("q", "k", "v")
     pad: int = 0
+    types: int = 0
     counts_from_pad: bool = False
     absolute: bool = True
     keys: Mapping[str, str] = field(default_factory=dict)
@@ -72,9 +74,14 @@ class Architecture:
         """Returns the position id of a row's first token."""
         return int(config.get("pad_token_id", self.pad)) + 1 if self.counts_from_pad else 0
 
+    def segments(self, config: Mapping[str, Any]) -> bool:
+        """Tells whether the model tells a pair's two texts apart by segment ids."""
+        return int(config.get("type_vocab_size", self.types)) > 1
+
     def positions(self, config: Mapping[str, Any]) -> int | None:
         """Returns the length of the longest text, in tokens; None if there is no limit."""
-        if not self.absolute or config.get("relative_attention", False):
+        # DeBERTa's key: positions may be relative beside embeddings of their own, or instead.
+        if not self.absolute or not config.get("position_biased_input", True):
             return None
         return int(config.get("max_position_embeddings", 512)) - self.first_position(config)
 
@@ -94,6 +101,7 @@ _BERT = Architecture(
     head=("classifier",),
     head_dropout="dropout",
     tokenizer="Bert",
+    types=2,
     ends={"o": "attention.output", "ffn2": "output"},
     plain_attention=True,
     first_token=("attention.output",),
@@ -123,6 +131,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         },
         head=("classifier", "pooler"),
         tokenizer="DebertaV2",
+        types=0,
         keys={"classifier_dropout": "cls_dropout"},
         plain_attention=False,
     ),
@@ -142,6 +151,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         },
         reader="attention.attn",
         tokenizer="MPNet",
+        types=0,
         ends={"o": "attention", "ffn2": "output"},
         plain_attention=False,
         biased=True,
@@ -162,6 +172,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         reader="attention",
         head=("pre_classifier", "classifier"),
         tokenizer="DistilBert",
+        types=0,
         keys={
             "hidden_size": "dim",
             "intermediate_size": "hidden_dim",

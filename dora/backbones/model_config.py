@@ -55,6 +55,9 @@ _NAMES = (
     ("hidden_activation", "gelu"),
     ("norm_rel_ebd", "layer_norm"),
 )
+# Keys for which one value alone is computed: weights trained with another would be read all the same,
+# and give other outputs.
+_ONLY = {"is_decoder": False, "position_embedding_type": "absolute"}
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -69,7 +72,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         known = ", ".join(ARCHITECTURES)
         raise UserError(f"{folder} is a {kind!r} model; this suite adapts {known}")
     row = ARCHITECTURES[kind]
-    if problems := [*_sizes(config, row), *_numbers(config, row), *_text(config)]:
+    if problems := [*_sizes(config, row), *_numbers(config, row), *_text(config), *_kinds(config)]:
         raise UserError(*(f"{file}: {problem}" for problem in problems))
     return config
 
@@ -135,4 +138,13 @@ def _text(config: dict[str, Any]) -> list[str]:
         f"{key}={config[key]!r} must be a name, such as {such!r}"
         for key, such in _NAMES
         if key in config and not isinstance(config[key], str)
+    ]
+
+
+def _kinds(config: dict[str, Any]) -> list[str]:
+    """Returns the problems of keys by which a model is of a kind that is not computed here."""
+    return [
+        f"{key}={config[key]!r} is a model that is not computed here, but {key}={only!r} alone"
+        for key, only in _ONLY.items()
+        if config.get(key) not in (None, only)
     ]

@@ -158,7 +158,7 @@ def prepare(config: Config, here: bool = True) -> Prepared:
         start=planned.start,
         sources=planned.sources,
         federation=federation,
-        segments=architecture.get("type_vocab_size", 0) > 1,
+        segments=architecture_of(architecture["model_type"]).segments(architecture),
         model_type=architecture["model_type"],
         auto=config.precision == "auto",
     )

@@ -188,6 +188,7 @@ RECORD: Mapping[str, Kind] = {
     "model.package": TEXT | None,
     "model.revision": TEXT | None,
     "model.random_weights": YES_NO,
+    "model.segments": YES_NO,
     "params": OBJECT,
     "params.trainable": WHOLE,
     "params.head": WHOLE,

@@ -49,18 +49,21 @@ def usage(run: Run, task: Task, hub: str | None, library: str, form: Form) -> st
     text = '{"text": "One sentence.", "text_pair": "Another."}' if pair else given
     repository = hub_name(form.repository)
     here = f'here = "{repository}"' if repository else 'here = "."  # this folder'
-    before = ""
+    before = also = ""
     if library == "transformers":
         lines = _WHOLE
     elif library == "peft" and not form.alone:
         lines, before = _COMPLETE, "" if repository else _MOVED
     else:
         lines, before = _adapter(run, task, hub, library), "" if hub else _base(run)
+        # The base's own tokenizer may give none by itself; an exported one does.
+        also = ", return_token_type_ids=True" if pair and run["model"].get("segments") else ""
     lines = [line.replace("{here}", here).replace("{text}", text) for line in lines]
     # repr: whatever the record holds, it is no code.
     length = repr(run["config"]["max_length"])
     lines += [
-        f'batch = tokenizer({given}, truncation=True, max_length={length}, return_tensors="pt")',
+        f"batch = tokenizer({given}, truncation=True, max_length={length}{also}, "
+        'return_tensors="pt")',
         "with torch.no_grad():",
         "    logits = model(**batch).logits",
     ]

@@ -15,7 +15,7 @@ import torch
 from encoders import tiny
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from conftest import VOCABULARY
 from dora.adapters.lowrank import LowRankLinear, Siblings, adapt
@@ -85,6 +85,34 @@ def test_the_table_finds_every_linear_of_the_encoders_layers(name: str) -> None:
     assert {m.name: (m.d_in, m.d_out) for m in found} == built
     assert [place(m.name) for m in found] == [(i, kind) for i in range(3) for kind in row.linears]
     assert set(row.linears) <= set(KINDS)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_a_config_that_does_not_say_has_transformers_own_segments_and_positions(name: str) -> None:
+    own, row = AutoConfig.for_model(name), ARCHITECTURES[name]
+    assert row.segments({}) == (getattr(own, "type_vocab_size", 0) > 1)
+    assert row.segments({"type_vocab_size": 1}) is False
+    table = next(
+        (
+            module.num_embeddings
+            for path, module in tiny(name).named_modules()
+            if path.endswith(".position_embeddings") and isinstance(module, torch.nn.Embedding)
+        ),
+        None,
+    )
+    config = tiny(name).config.to_dict()
+    first = row.first_position(config)
+    assert row.positions(config) == (None if table is None else table - first)
+
+
+def test_relative_positions_beside_embeddings_of_their_own_have_a_limit() -> None:
+    relative = tiny("deberta-v2", position_biased_input=True)
+    assert relative.config.relative_attention
+    assert relative.deberta.embeddings.position_embeddings.num_embeddings == 70
+    assert ARCHITECTURES["deberta-v2"].positions(relative.config.to_dict()) == 70
+    relative(torch.full((1, 70), 5))
+    with pytest.raises(RuntimeError):
+        relative(torch.full((1, 71), 5))
 
 
 def test_a_linear_is_found_where_another_row_has_its_prefix_and_other_linears(

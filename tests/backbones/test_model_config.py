@@ -80,6 +80,13 @@ def test_a_size_that_is_missing_or_absurd_is_refused(key: str, tmp_path: Path) -
         ("deberta-v2", {"position_buckets": "8"}, "position_buckets='8' must be a whole number"),
         ("deberta-v2", {"norm_rel_ebd": 1}, "norm_rel_ebd=1 must be a name"),
         ("bert", {"hidden_act": None}, "hidden_act=None must be a name"),
+        # Transformers masks later tokens, or passes over trained distances; the loop does neither.
+        ("bert", {"is_decoder": True}, "is_decoder=True is a model that is not computed here"),
+        (
+            "roberta",
+            {"position_embedding_type": "relative_key"},
+            "position_embedding_type='relative_key' is a model that is not computed here",
+        ),
     ],
 )
 def test_a_value_that_no_model_has_is_refused_with_its_rule(

@@ -10,13 +10,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from trained_runs import Trained, dora_run, stranger_run
+from trained_runs import Trained, dora_run, short, stranger_run, twelve_layers
+from transformers import AutoTokenizer
 
 from dora.data.tasks import TASKS
 from dora.sharing import model_card
 from dora.sharing.exporting import export
 from dora.sharing.form import Form
-from runs import change_record
+from folders import edit, remove
+from runs import change_record, only_run, run, small
 
 pytestmark = [
     # PEFT itself reads the attribute.
@@ -79,6 +81,26 @@ def test_a_card_shows_no_path_and_its_code_runs_on_a_base_with_a_head_of_its_own
     assert ("alone" in form) == ('set `base = "FOLDER"` to your copy of it' in text)
     logits = shown_code(Path("README.md"), stranger)
     assert np.abs(logits - stranger.recorded()[:1]).max() < 1e-5
+
+
+def test_segment_ids_are_given_whatever_the_bases_files_say_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = twelve_layers("bert", tmp_path / "base")
+    # A class for any tokenizer, as many models name it: it gives no segment ids by itself.
+    marks = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    AutoTokenizer.from_pretrained(base).backend_tokenizer.save(str(base / "tokenizer.json"))
+    (base / "vocab.txt").unlink()
+    edit(base / "tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast", **marks)
+    assert "token_type_ids" not in AutoTokenizer.from_pretrained(base)("a", "b")
+    remove(base / "config.json", "type_vocab_size")
+    record = run(small(tmp_path, f"model.path={base}", "method=lora", "budget=r1", *short()))
+    trained = Trained(only_run(tmp_path), record, base)
+    for form in ("merge", "alone"):
+        export(trained.folder, tmp_path / form, **{form: True})
+        monkeypatch.chdir(tmp_path / form)
+        logits = shown_code(Path("README.md"), trained)
+        assert np.abs(logits - trained.recorded()[:1]).max() < 1e-5
 
 
 def test_a_run_says_that_the_files_head_is_not_used(stranger: Trained) -> None:
