@@ -44,16 +44,16 @@ bench: setup  ## times a training step beside the bare backbone, PEFT and the Tr
 	$(BIN)/python -m dora.bench
 
 tables: setup  ## makes the tables of finished runs under RESULTS (default: results): Markdown, LaTeX, CSV
-	$(BIN)/python -m dora.tables --results $(RESULTS)
+	$(BIN)/python -m dora.tables --results "$(RESULTS)"
 
 figures: setup  ## makes their figures: PDF, SVG, PNG, CSV
-	$(BIN)/python -m dora.plots --results $(RESULTS)
+	$(BIN)/python -m dora.plots --results "$(RESULTS)"
 
 report: setup  ## puts tables, figures and every run's configuration on one page, RESULTS/report.html
-	$(BIN)/python -m dora.report --results $(RESULTS)
+	$(BIN)/python -m dora.report --results "$(RESULTS)"
 
 missing: setup  ## prints the commands of the runs under RESULTS that are left to do
-	@$(BIN)/python -m dora.status --results $(RESULTS) --missing || test $$? -eq 3
+	@$(BIN)/python -m dora.status --results "$(RESULTS)" --missing || test $$? -eq 3
 
 clean:  ## removes runs, caches and an environment that make has made; committed results stay
 	rm -rf .venv $(if $(MADE),$(VENV)) results/runs results/cache results/multirun results/wandb results/tables results/figures results/search results/report.html .pytest_cache .mypy_cache .ruff_cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -82,3 +83,10 @@ def test_the_environment_that_make_has_made_follows_the_requirements(checkout: P
     for active in ({}, {"VIRTUAL_ENV": made}):
         assert MAKES in make(checkout, "test", **active)
     assert "rm -rf .venv " in make(checkout, "clean")
+
+
+def test_a_results_folder_with_spaces_is_one_argument(checkout: Path) -> None:
+    env = environment(checkout / "own", holds=True)
+    said = make(checkout, "tables", "figures", "report", "missing", "RESULTS=my runs", VENV=env)
+    commands = [shlex.split(line) for line in said.splitlines() if "--results" in line]
+    assert [words[words.index("--results") + 1] for words in commands] == ["my runs"] * 4

@@ -28,7 +28,11 @@ def named(
     )
     wrong, found = [], []
     for option, words, titles in options:
-        known = {text.lower(): name for name, title in titles.items() for text in (title, name)}
+        known: dict[str, set[str]] = {}
+        for name, title in titles.items():
+            known.setdefault(title.lower(), set()).add(name)
+        # A name means itself alone, though it may be another method's title, too.
+        known |= {name.lower(): {name} for name in titles}
         asked = [part.strip().lower() for word in words for part in word.split(",")]
         names = ", ".join(titles)
         wrong += [
@@ -36,7 +40,7 @@ def named(
             for part in asked
             if part not in known
         ]
-        chosen = {known.get(part) for part in asked}
+        chosen = {name for part in asked for name in known.get(part, ())}
         found.append(tuple(name for name in titles if name in chosen))
     if wrong:
         raise UserError(*wrong)

@@ -59,14 +59,23 @@ class Table:
     )
 
     def title(self, method: str) -> str:
-        """Returns a method's title as papers print it, by the records of its runs."""
+        """Returns a method's title as papers print it, by the records of its runs.
+
+        The method's name follows where two of the table have one title, as two files for one class.
+        """
         if method not in self._titles:
-            runs = (run for row in self.rows if row[0] == method for run in self.runs_of(row))
-            newest = max(runs, key=arithmetic, default=None)
-            self._titles[method] = (
-                method_title(method) if newest is None else about_method(newest).title
-            )
+            titles = {
+                name: self._title_of(name) for name in {method, *(row[0] for row in self.rows)}
+            }
+            own = titles[method]
+            shared = list(titles.values()).count(own) > 1
+            self._titles[method] = f"{own} ({method})" if shared else own
         return self._titles[method]
+
+    def _title_of(self, method: str) -> str:
+        runs = (run for row in self.rows if row[0] == method for run in self.runs_of(row))
+        newest = max(runs, key=arithmetic, default=None)
+        return method_title(method) if newest is None else about_method(newest).title
 
     @property
     def baseline(self) -> str:

@@ -8,6 +8,7 @@ method's own, if its YAML names one. The rules look at that method's own candida
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -255,7 +256,9 @@ class Tuning:
         """Writes choices and figure, beside those of earlier commands; returns their lines."""
         found = in_order([*self._earlier().values(), *self.searches()])
         tuned.write(self.folder / CHOICES, found)
-        lines = ["", *table(found), "", f"for the study: rates_from={self.folder / CHOICES}"]
+        # A word to be typed: a shell parts it at spaces, and -m at commas.
+        word = shlex.quote(in_grammar(f"rates_from={self.folder / CHOICES}", False))
+        lines = ["", *table(found), "", f"for the study: {word}"]
         try:
             drawn = score_by_rate(found)
         except ImportError:  # Matplotlib is an optional dependency

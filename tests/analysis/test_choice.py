@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from dora.analysis.choice import named
 from dora.analysis.finished import read_runs
 from dora.analysis.grouping import Table, View, tables
 from dora.analysis.tables.contents import medians
 from dora.analysis.tables.scores import scores
 from dora.tables import main
 from record_files import write_run
-from runs import in_process
+from runs import change_record, in_process
 
 
 @pytest.fixture
@@ -51,6 +52,21 @@ def test_only_what_is_named_is_shown_and_the_average_says_what_it_is_over(result
 def test_an_average_of_all_tasks_keeps_its_name_under_a_choice_of_methods(results: Path) -> None:
     grid = scores(table_of(results, View(methods=("lora",))))
     assert grid.head[6] == "average [95 %]"
+
+
+def test_two_methods_of_one_title_are_told_apart_by_their_names(results: Path) -> None:
+    method = {"title": "LoRA", "paper": None, "budget": "exact", "result": "adapter"}
+    for seed in (1, 2):
+        folder = write_run(results, "lora_wide", seed, 0.7, "rte", "0.3M")
+        change_record(folder, method=method)
+    table = table_of(results, View(tasks=("rte",)))
+    titles = [row[0] for row in scores(table).rows]
+    assert titles == ["LoRA (lora)", "AdaLoRA", "DoRA (dynamic rank)", "LoRA (lora_wide)"]
+    assert table.baseline == "LoRA (lora)"
+    runs = read_runs(results)
+    assert named([], ["lora"], runs)[1] == ("lora",)
+    assert named([], ["LORA_wide"], runs)[1] == ("lora_wide",)
+    assert [row[0] for row in scores(table_of(results, View(methods=("lora",)))).rows] == ["LoRA"]
 
 
 def test_a_choice_has_files_and_a_caption_of_its_own(results: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from dora import tune
 from dora.analysis.finished import read_runs
 from dora.analysis.grouping import tables
 from dora.analysis.tables.scores import scores
+from dora.cli.line import is_sweep, read
 from dora.cli.tuning import Candidate, Tuning, next_rates
 from dora.configuration import tuned
 from dora.errors import UserError
@@ -390,6 +392,14 @@ def test_a_second_search_is_added_to_the_file_of_the_first(tmp_path: Path) -> No
     assert len(again.scores) == 3
     assert "git" in again.made
     assert set(found) == {other.key, longer.key, again.key}
+    # The word for the study is one word of a shell, and one value of a sweep.
+    tuning.folder = tmp_path / "my runs, ä=1"
+    tuning.folder.mkdir()
+    (said,) = [line for line in tuning.write() if line.startswith("for the study: ")]
+    _, _, _, *typed = shlex.split(said)
+    (word,) = read(["-m", *typed]).overrides
+    assert not is_sweep(word)
+    assert configure(word).rates_from == str(tuning.folder / "choices.json")
 
 
 def test_a_rate_of_a_search_that_always_diverged_is_refused(tmp_path: Path) -> None:

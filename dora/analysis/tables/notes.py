@@ -102,9 +102,26 @@ def _length_note(table: Table) -> str:
         for task, its in of_task.items()
     }
     if len(set(lengths.values())) == 1:
-        return f"each run: {next(iter(lengths.values()))}"
-    named = (f"{TASKS[t].folder} {lengths[t]}" for t in TASKS if t in lengths)
-    return f"each run: {'; '.join(named)}"
+        text = f"each run: {next(iter(lengths.values()))}"
+    else:
+        text = "; ".join(f"{TASKS[t].folder} {lengths[t]}" for t in TASKS if t in lengths)
+        text = f"each run: {text}"
+    return text + _ended_early(table)
+
+
+def _ended_early(table: Table) -> str:
+    """Returns how many runs `patience` ended before their last step; "" where it ended none."""
+    runs = list(table.runs)
+    ended = [
+        run["results"]["last"]["step"]
+        for run in runs
+        if run["config"].get("patience") and run["results"]["last"]["step"] < run["total_steps"]
+    ]
+    if not ended:
+        return ""
+    return (
+        f"; patience ended {len(ended):,} of {len(runs):,} runs after {number_range(ended)} steps"
+    )
 
 
 def _rows_notes(table: Table) -> list[str]:

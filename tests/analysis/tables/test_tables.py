@@ -189,6 +189,16 @@ def test_what_a_cells_runs_were_trained_on_before_is_said(tmp_path: Path) -> Non
     ]
 
 
+def test_runs_that_patience_ended_are_not_said_to_have_trained_to_the_end(tmp_path: Path) -> None:
+    write_run(tmp_path, "lora", 1, 0.8)  # its last evaluation is of step 9, of 90
+    assert "each run: 90 steps of 16 examples" in scores(only_table(tmp_path)).notes
+    write_run(tmp_path, "dora", 1, 0.8, config={"patience": 3})
+    assert (
+        "each run: 90 steps of 16 examples; patience ended 1 of 2 runs after 9 steps"
+        in scores(only_table(tmp_path)).notes
+    )
+
+
 def test_the_average_has_its_interval_and_leaves_wnli_out(tmp_path: Path) -> None:
     for seed, sst2, rte in ((1, 0.80, 0.60), (2, 0.82, 0.60), (3, 0.84, 0.60)):
         write_run(tmp_path, "lora", seed, sst2)
