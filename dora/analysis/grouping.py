@@ -64,7 +64,9 @@ class Table:
         The method's name follows where two of the table have one title, as two files for one class.
         """
         if method not in self._titles:
-            titles = {name: self._title_of(name) for name in {method, *(row[0] for row in self.rows)}}
+            titles = {
+                name: self._title_of(name) for name in {method, *(row[0] for row in self.rows)}
+            }
             own = titles[method]
             shared = list(titles.values()).count(own) > 1
             self._titles[method] = f"{own} ({method})" if shared else own
