@@ -92,7 +92,7 @@ def _from_here(word: str, began: Path) -> str:
         return word
     with contextlib.suppress(OSError, ValueError):
         if not Path(path).is_absolute() and (began / path).exists():
-            return word.replace(path, str(began / path), 1)
+            return f"{key}={began / path}"  # without quotes, as `results`: it is one run's
     return word
 
 
