@@ -219,6 +219,17 @@ def test_a_command_trains_the_run_where_it_lies_wherever_one_stands(
     assert printed(capsys, monkeypatch, Path("../mine"), "--missing") == there
     with pytest.raises(UserError, match=r"finish it first: .* lr=1e-3 results=\.\./mine"):
         read_finished(Path("..", folder))
+    # So are its other paths, where they are still there; what was typed elsewhere is left alone.
+    (tmp_path / "a, b").mkdir()
+    (tmp_path / "model").mkdir()
+    given = ['data.dir="a, b"', "model.path=model"]
+    others = ["rates_from=gone.json", "init_from=~/x"]
+    second = Path("..", folder).with_name("s2")
+    note_planned(second, ["task=rte", "results=mine", *given, *others], {**config, "seed": 2})
+    there = printed(capsys, monkeypatch, Path("../mine"), "--missing").splitlines()[-1]
+    named = [f"data.dir={tmp_path}/a, b", f"model.path={tmp_path}/model"]
+    assert shlex.split(there)[4:] == [*named, *others, "results=../mine"]
+    shutil.rmtree(second)
     # Another folder of that name is here now, and the run's own was moved.
     (tmp_path / "else" / "mine").mkdir()
     (tmp_path / "mine").rename("my old")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import os
 import re
 import shlex
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from dora.plain import cut
 from dora.records import packed
 from dora.records.schema import Run
 
+_PATHS = ("data.dir", "model.path", "init_from", "rates_from")  # may be typed relative
 _MOST_WORDS, _MOST_LETTERS = 200, 4096
 _GROUPS = ("task", "method", "model", "data", "experiment")  # each names a file of conf/
 # `..` would name a file outside conf/, which may set hydra.callbacks, and those run anything.
@@ -58,14 +60,40 @@ def at_home(run: Run, folder: Path) -> tuple[str, ...] | None:
 
     `folder`: the run's directory. Where its results folder was moved, or is looked at from another
     folder than the one in which the words were typed, `results=` as typed would name another
-    folder, and train the run there anew.
+    folder, and train the run there anew. Other paths are then named from here as well, as far as
+    `results` tells where they were typed and they are there.
     """
     if (words := run.get("words")) is None:
         return None
     home, typed_home = _home(folder), (run.get("config") or {}).get("results")
     if home is None or not isinstance(typed_home, str) or _same(typed_home, home):
         return tuple(words)
-    return *(word for word in words if not word.startswith("results=")), f"results={home}"
+    began = _where_typed(typed_home, home)
+    kept = [word for word in words if not word.startswith("results=")]
+    if began is not None:
+        kept = [_from_here(word, began) for word in kept]
+    return *kept, f"results={home}"
+
+
+def _where_typed(typed_home: str, home: Path) -> Path | None:
+    """Returns the folder from which `typed_home` is the folder `home`; None if there is none."""
+    parts, whole = Path(typed_home).parts, Path(os.path.abspath(home)).parts
+    # An absolute path has the root as its first part, which nothing stands before.
+    typed_here = not typed_home.startswith("~") and whole[-len(parts) :] == parts
+    return Path(*whole[: -len(parts)]) if typed_here and len(parts) < len(whole) else None
+
+
+def _from_here(word: str, began: Path) -> str:
+    """Returns a word whose relative path was typed in the folder `began` with the whole path."""
+    key, _, value = word.partition("=")
+    # In Hydra's quotes where it has a comma, which a sweep would part it at.
+    path = value[1:-1] if value[:1] == value[-1:] == '"' else value
+    if key not in _PATHS or not path or path.startswith("~") or "\\" in path:
+        return word
+    with contextlib.suppress(OSError, ValueError):
+        if not Path(path).is_absolute() and (began / path).exists():
+            return f"{key}={began / path}"  # without quotes, as `results`: it is one run's
+    return word
 
 
 def _same(typed_home: str, home: Path) -> bool:
