@@ -86,6 +86,14 @@ def test_a_view_says_which_number_counts(
     assert (view.title("mrpc"), view.value(run, "mrpc")) == (title, pytest.approx(value))
 
 
+def test_a_mean_of_metrics_is_none_of_those_that_are_defined(tmp_path: Path) -> None:
+    # No row is of class 1, nor predicted to be: F1 is undefined, and absent.
+    write_run(tmp_path, "lora", 1, 0.8, task="mrpc")
+    (run,) = read_runs(tmp_path)
+    assert View(glue=True).value(run, "mrpc") is None
+    assert View().value(run, "mrpc") == pytest.approx(80)
+
+
 def test_mnli_has_both_development_sets_and_their_mean() -> None:
     assert metrics_of("mnli") == ("accuracy", "accuracy_mm", "mean")
     assert View(metrics={"mnli": "accuracy_mm"}).title("mnli") == "MNLI-mm acc"

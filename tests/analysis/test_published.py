@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from dora.analysis import published
 from dora.analysis.finished import read_runs
 from dora.analysis.grouping import View, tables
 from dora.analysis.published import Number, beside, departures, numbers
@@ -163,3 +165,13 @@ def test_what_was_not_measured_alike_is_never_contradicted(case: str, tmp_path: 
     # The cell is there: it is not for want of scores.
     assert table.values(row, task)
     assert not list(departures(table, row, task))
+
+
+def test_a_number_is_of_as_many_seeds_as_its_protocol_says_and_no_other_protocol_is_ours() -> None:
+    ours = next(n for n in numbers() if published._can_be_contradicted(n))
+    assert ours.seeds == 5
+    assert replace(ours, protocol="mean of 3 trials, best dev").seeds == 1  # trials of what?
+    for change in ({"protocol": "mean of 3 seeds"}, {"note": "copied"}, {"start": "mnli"}):
+        assert not published._can_be_contradicted(replace(ours, **change))
+    for unknown in ({"value": None}, {"spread": None}):
+        assert not published._can_be_contradicted(replace(ours, **unknown))
