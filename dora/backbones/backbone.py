@@ -185,7 +185,7 @@ def load_model(
     The weights are float32 whatever the file holds. The head is everything outside the backbone (in
     DeBERTa its pooler too), and a pooler that the file does not hold. It is drawn from `seed`, also
     where the file holds one, with `output_bias`, if given, as the bias of its output; `keep_head`
-    takes the file's head instead. `say` is told of a file's head that is not used. Random weights
+    takes the file's head instead. `say` is told of a file's tensors that are not used. Random weights
     of the backbone are always the same ones. Pickled weights are read with weights_only=True.
     Raises UserError where configuration or weights cannot be used.
     """
@@ -199,6 +199,12 @@ def load_model(
             model = classifier.drawn(config, seed)
     else:
         held = classifier.read_weights(folder.path)
+        if strange := tensors.strange(architecture(folder), held):
+            say(
+                f"the weights in {folder.path} hold tensors that the encoder layers of this "
+                f"{config.model_type} model do not have, and that are not used: "
+                f"{tensors.some(strange)}"
+            )
         unused = [name for name in held if tensors.in_new_head(name, config.model_type)]
         if unused and not keep_head:
             # A head of another task, or of this one: with it, seeds would not differ in their head.

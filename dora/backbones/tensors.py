@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +84,16 @@ def names(config: Mapping[str, Any]) -> set[str]:
     return set(_expected(config))
 
 
+def strange(config: Mapping[str, Any], held: Iterable[str]) -> list[str]:
+    """Returns those of the names in a file that are of an encoder layer and not of this backbone.
+
+    Such as an adapter's, saved beside the weights: nobody would read them.
+    """
+    kind, expected = config["model_type"], _expected(config)
+    inside = f"{architecture_of(kind).layers}."
+    return [n for n in held if (own := bare(n, kind)).startswith(inside) and own not in expected]
+
+
 def misfits(config: Mapping[str, Any], shapes: Mapping[str, Shape], where: str) -> list[str]:
     """Returns the reasons why the tensors of `where` are not this backbone's.
 
@@ -115,13 +125,13 @@ def misfits(config: Mapping[str, Any], shapes: Mapping[str, Shape], where: str) 
     if lacking:
         problems.append(
             f"{where} lack {len(lacking)} of the {len(expected)} tensors that config.json asks "
-            f"for: {_some(lacking)}; only a head and its pooler may be new; download the folder "
+            f"for: {some(lacking)}; only a head and its pooler may be new; download the folder "
             "again, or take the config.json that belongs to it"
         )
     if wrong:
         told = [f"{name} is {_size(own[name])}, not {_size(expected[name])}" for name in wrong]
         problems.append(
-            f"{where} do not fit config.json: {_some(told)}; take the config.json that "
+            f"{where} do not fit config.json: {some(told)}; take the config.json that "
             "belongs to them"
         )
     return problems
@@ -131,7 +141,8 @@ def _size(shape: Shape) -> str:
     return " x ".join(map(str, shape)) or "a single number"
 
 
-def _some(items: list[str], most: int = 3) -> str:
+def some(items: list[str], most: int = 3) -> str:
+    """Joins the first names for a message, with the number of further ones."""
     more = f" and {len(items) - most} more" if len(items) > most else ""
     return ", ".join(items[:most]) + more
 

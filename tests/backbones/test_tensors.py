@@ -160,6 +160,24 @@ def test_names_with_a_prefix_and_those_of_old_files_are_known(kind: str, tmp_pat
     )
 
 
+def test_tensors_of_a_layer_that_the_model_does_not_have_are_told(tmp_path: Path) -> None:
+    folder = Folder(model_folder(tmp_path / "m", "bert"), False)
+    said: list[str] = []
+    load_model(folder, 2, None, 1, say=said.append)
+    assert said == []
+    file = folder.path / "model.safetensors"
+    held = load_file(file)
+    # As loralib saves them, beside weights that don't hold them, and beside buffers of old versions.
+    lora = "encoder.layer.0.attention.self.query.lora_A"
+    others = {lora: torch.ones(1, 16), "embeddings.position_ids": torch.arange(64)[None]}
+    save_file({**held, **others, "cls.predictions.bias": torch.ones(60)}, file)
+    load_model(folder, 2, None, 1, say=said.append)
+    assert said == [
+        f"the weights in {folder.path} hold tensors that the encoder layers of this bert model do "
+        f"not have, and that are not used: {lora}"
+    ]
+
+
 def test_a_pooler_may_be_new_and_is_trained_with_the_head(tmp_path: Path) -> None:
     folder = model_folder(tmp_path / "m", "bert")
     # Masked language modelling, as which most models are saved, has no pooler.
