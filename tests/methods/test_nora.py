@@ -166,7 +166,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return only_run(place)
 
 
-@pytest.mark.parametrize("step", [1, 10, 17])
+@pytest.mark.parametrize(
+    "step", [10, *(pytest.param(step, marks=pytest.mark.slow) for step in (1, 17))]
+)
 def test_a_run_cut_at_any_point_ends_as_one_left_alone(
     step: int, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

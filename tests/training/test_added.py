@@ -61,7 +61,9 @@ def again(monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
     [
         ("method=adalora", "budget=r2"),  # masks components, which the kept weights leave out
         # At this rate no score changes, so the first evaluation that counts stays the best.
-        ("method=full", "keep_model=true", "eval_every=2", "lr=1e-9"),
+        pytest.param(
+            ("method=full", "keep_model=true", "eval_every=2", "lr=1e-9"), marks=pytest.mark.slow
+        ),
     ],
     ids=lambda words: words[0],
 )

@@ -36,13 +36,13 @@ from runs import (
 @pytest.mark.parametrize(
     ("method", "step"),
     [
-        ("full", 5),
         ("lora", 7),
         ("dora", 10),
         ("adalora", 13),
         *(
             pytest.param(method, step, marks=pytest.mark.slow)
             for method, step in (
+                ("full", 5),
                 ("dora", 5),
                 ("dora", 11),
                 ("dora", 17),
@@ -65,7 +65,7 @@ def test_a_run_cut_at_any_point_ends_as_one_left_alone(
     same_files(only_run(alone), only_run(tmp_path))
 
 
-@pytest.mark.parametrize("method", ["dora", "adalora"])
+@pytest.mark.parametrize("method", ["dora", pytest.param("adalora", marks=pytest.mark.slow)])
 def test_the_checkpoint_itself_is_the_same_after_a_resume(
     method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
