@@ -84,7 +84,7 @@ class Table:
 
     @property
     def data_title(self) -> str:
-        """What the data are, as captions have it."""
+        """The name of the data, as captions have it."""
         return data_title(self.data, all(map(is_glue, self.runs)))
 
     @property

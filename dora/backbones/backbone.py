@@ -185,8 +185,8 @@ def load_model(
     The weights are float32 whatever the file holds. The head is everything outside the backbone (in
     DeBERTa its pooler too), and a pooler that the file does not hold. It is drawn from `seed`, also
     where the file holds one, with `output_bias`, if given, as the bias of its output; `keep_head`
-    takes the file's head instead. `say` is told of a file's tensors that are not used. Random weights
-    of the backbone are always the same ones. Pickled weights are read with weights_only=True.
+    takes the file's head instead. `say` is told of a file's tensors that are not used. Random
+    weights of the backbone are always the same ones. Pickled weights are read with weights_only=True.
     Raises UserError where configuration or weights cannot be used.
     """
     config = classifier.configuration(folder.path, outputs)

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose
-from omegaconf import open_dict
 
 from dora.cli.choices import composing
+from dora.cli.composer import of_a_run
 from dora.cli.line import in_grammar, quoted
 from dora.cli.mistakes import explain, is_mistake
 from dora.configuration.config import Config, from_hydra, register
-from dora.configuration.method_choice import named_as_its_file
 from dora.data.predictions import unpredicted
 from dora.errors import UserError
 from dora.preparing.prepare import prepare
@@ -97,10 +96,7 @@ def _config(words: Sequence[str], config_dir: str | None = None) -> Config:
     try:
         with composing(config_dir):
             cfg = compose("config", overrides=list(words), return_hydra_config=True)
-            named_as_its_file(cfg.method, cfg.hydra.runtime.choices)
-            with open_dict(cfg):
-                del cfg["hydra"]
-            return from_hydra(cfg)
+            return from_hydra(of_a_run(cfg))
     except Exception as e:
         if not is_mistake(e):
             raise

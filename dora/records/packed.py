@@ -164,8 +164,8 @@ def _run(line: str) -> dict[str, str]:
 def _names_a_folder(part: str) -> bool:
     """Tells whether a part of a place names a folder inside the one before it, and can be shown.
 
-    A run's names are of letters of any script, digits, spaces and . _ + - (`dora.configuration.check`); a key's
-    folder may have been renamed by hand.
+    A run's names are of letters of any script, digits, spaces and . _ + -
+    (`dora.configuration.check`); a key's folder may have been renamed by hand.
     """
     # `.` and `..` lead elsewhere, other names with a dot in front are hidden. Half of a surrogate
     # pair, which UTF-8 cannot encode, does not print.

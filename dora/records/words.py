@@ -20,7 +20,6 @@ from dora.plain import cut
 from dora.records import packed
 from dora.records.schema import Run
 
-_PATHS = ("data.dir", "model.path", "init_from", "rates_from")  # may be typed relative
 _MOST_WORDS, _MOST_LETTERS = 200, 4096
 _GROUPS = ("task", "method", "model", "data", "experiment")  # each names a file of conf/
 # `..` would name a file outside conf/, which may set hydra.callbacks, and those run anything.
@@ -85,10 +84,13 @@ def _where_typed(typed_home: str, home: Path) -> Path | None:
 
 def _from_here(word: str, began: Path) -> str:
     """Returns a word whose relative path was typed in the folder `began` with the whole path."""
+    # Late: importing Hydra takes 0.2 s.
+    from dora.configuration.config import PATHS
+
     key, _, value = word.partition("=")
     # In Hydra's quotes where it has a comma, which a sweep would part it at.
     path = value[1:-1] if value[:1] == value[-1:] == '"' else value
-    if key not in _PATHS or not path or path.startswith("~") or "\\" in path:
+    if key not in PATHS or not path or path.startswith("~") or "\\" in path:
         return word
     with contextlib.suppress(OSError, ValueError):
         if not Path(path).is_absolute() and (began / path).exists():

@@ -1,4 +1,4 @@
-"""What a run logs of itself: losses, gradient norm and live components, against other sources."""
+"""A run logs losses, gradient norm and live components as other sources have them."""
 
 from __future__ import annotations
 

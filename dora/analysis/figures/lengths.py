@@ -10,11 +10,17 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
-from dora.analysis.figures.scores import AVERAGE, Drawn, Lines, methods, with_intervals
+from dora.analysis.figures.scores import (
+    AVERAGE,
+    Drawn,
+    Lines,
+    mean_with_interval,
+    methods,
+    with_intervals,
+)
 from dora.analysis.figures.style import legend, logarithmic, panels, spread, styles, titles
 from dora.analysis.grouping import Table
 from dora.analysis.rows import BASELINE, budget_order, has_budget
-from dora.analysis.stats import average
 from dora.data.tasks import TASKS
 from dora.records.about_method import NO_BUDGET
 
@@ -74,19 +80,14 @@ def _lines(tables: Sequence[Table], title: str, tasks: Sequence[str]) -> Iterato
     shown = {NO_BUDGET, max(budgets, key=budget_order, default=NO_BUDGET)}
     for table in tables:
         for row in (row for row in table.rows if row[1] in shown):
-            by_task = [list(table.values(row, task).values()) for task in tasks]
-            if not all(by_task):
+            if (found := mean_with_interval(table, row, tasks)) is None:
                 continue
-            estimate = average(by_task)
-            low, high = estimate.interval()
             yield {
                 "score": title,
                 "method": row[0],
                 "budget": row[1],
                 "steps": table.steps,
-                "mean": estimate.mean,
-                "low": low,
-                "high": high,
+                **found,
                 CROSSES: False,
             }
 

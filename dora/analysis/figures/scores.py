@@ -79,20 +79,28 @@ def score_by_budget(table: Table, part: str | None = None) -> Drawn | None:
 
 def _mean(table: Table, row: Row, title: str, tasks: list[str]) -> dict[str, Any] | None:
     """Returns the row's score over the tasks, None unless each of them has a value."""
-    groups = [list(table.values(row, t).values()) for t in tasks]
-    if not groups or not all(groups):
+    if (found := mean_with_interval(table, row, tasks)) is None:
         return None
-    estimate = average(groups)
-    low, high = estimate.interval()
     return {
         "score": title,
         "method": row[0],
         "budget": row[1],
         "adapter_params": mean_cost(table, row, tasks, lambda run: run["params"]["adapter_end"]),
-        "mean": estimate.mean,
-        "low": low,
-        "high": high,
+        **found,
     }
+
+
+def mean_with_interval(table: Table, row: Row, tasks: Sequence[str]) -> dict[str, float] | None:
+    """Returns a row's mean over the tasks and its interval's ends: {"mean", "low", "high"}.
+
+    None unless each of the tasks has a score.
+    """
+    groups = [list(table.values(row, t).values()) for t in tasks]
+    if not groups or not all(groups):
+        return None
+    estimate = average(groups)
+    low, high = estimate.interval()
+    return {"mean": estimate.mean, "low": low, "high": high}
 
 
 def mean_cost(table: Table, row: Row, tasks: Sequence[str], cost: Callable[[Run], float]) -> float:

@@ -1,4 +1,4 @@
-"""A study seen while it trains, as lines: the table of `python -m dora.status`, and what is left."""
+"""A study seen while it trains: the table of `python -m dora.status`, and what is left."""
 
 from __future__ import annotations
 
