@@ -101,7 +101,9 @@ def _git() -> dict[str, Any] | None:
 
     Returns None for an installed package.
     """
-    root = CHECKOUT  # the folder above the package; in an installed one it is no checkout
+    # The folder above the package; in an installed one it is no checkout. Git names a folder that
+    # links lead to without them.
+    root = CHECKOUT.resolve()
 
     def git(*words: str) -> str:
         return subprocess.run(

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 
 from dora.backbones.backbone import ASSETS
 from dora.errors import RunFailed, UserError
+from dora.records import provenance as provenance_module
 from dora.records import study
 from dora.records.provenance import processor, provenance
 from dora.records.record import (
@@ -257,3 +259,16 @@ def test_a_hidden_file_of_the_users_own_stays_where_leftovers_are_swept(tmp_path
     found.open({"config": {}})
     found.close()
     assert [name for name in names if (tmp_path / name).exists()] == names[:2]
+
+
+def test_a_checkout_that_a_link_leads_to_has_its_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = tmp_path / "real"
+    git = ["git", "-C", str(real), "-c", "user.name=a", "-c", "user.email=a@b.c"]
+    subprocess.run(["git", "init", "--quiet", str(real)], check=True)
+    subprocess.run([*git, "commit", "--quiet", "--allow-empty", "-m", "first"], check=True)
+    (tmp_path / "link").symlink_to(real)
+    monkeypatch.setattr(provenance_module, "CHECKOUT", tmp_path / "link")
+    head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+    assert provenance()["git"] == {"commit": head.stdout.strip(), "dirty": False}
