@@ -5,6 +5,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
+
 from dora.adapters import budget
 from dora.records.about_method import NO_BUDGET
 
@@ -27,6 +30,11 @@ def has_budget(row: Row) -> bool:
 def budget_in_words(row: Row) -> str:
     """Returns the budget as tables print it: `0.3M`, `13,824`, `r8`, a dash for none."""
     return budget.in_words(row[1]) if has_budget(row) else "–"
+
+
+def budget_starts(rows: Sequence[Row]) -> set[int]:
+    """Returns the places from 1 at which another budget begins; tables have a rule above these."""
+    return {i for i, (before, row) in enumerate(pairwise(rows), 1) if before[1] != row[1]}
 
 
 def budget_order(text: str) -> tuple[int, int, str]:

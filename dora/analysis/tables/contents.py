@@ -8,11 +8,11 @@ import statistics
 from dora.analysis.comparison import ALPHA, Difference, differences
 from dora.analysis.grouping import Table
 from dora.analysis.names import size_range
-from dora.analysis.rows import Row, budget_in_words
+from dora.analysis.rows import Row, budget_in_words, budget_starts
 from dora.analysis.tables import counts
 from dora.analysis.tables.layout import Grid, number_range, transposed
 from dora.analysis.tables.notes import COSTS_NOTE, difference_notes
-from dora.analysis.tables.scores import caption, parameters, rules, scores, with_interval
+from dora.analysis.tables.scores import caption, parameters, scores, with_interval
 
 
 def medians(table: Table) -> Grid:
@@ -31,28 +31,27 @@ def medians(table: Table) -> Grid:
     head = ["method", "budget", *map(table.view.title, tasks)]
     text = f"{caption(table)}: median (n)"
     units = {j: table.view.unit(task) for j, task in enumerate(tasks, 2)}
-    grid = Grid(text, head, rows, units=units, rules=rules(table), name="medians")
+    grid = Grid(text, head, rows, units=units, rules=budget_starts(table.rows), name="medians")
     return transposed(grid, "task") if table.view.transposed else grid
 
 
 def costs(table: Table) -> Grid:
     """Returns head parameters, training time and peak memory, which scores don't show."""
-    rows = []
-    for row in table.rows:
-        # A row that lost its only cell has no costs, but stays among the scores as a hole.
-        if not (runs := table.runs_of(row)):
-            continue
-        rows.append(
-            [
-                table.title(row[0]),
-                budget_in_words(row),
-                str(len(runs)),
-                parameters(table, row),
-                size_range([run["params"]["head"] for run in runs]),
-                f"{statistics.mean(run['train_s'] for run in runs):,.0f}",
-                f"{max(run['peak_memory_bytes'] for run in runs) / 2**20:,.0f}",
-            ]
-        )
+    # A row that lost its only cell has no costs, but stays among the scores as a hole.
+    shown = [row for row in table.rows if table.runs_of(row)]
+    rows = [
+        [
+            table.title(row[0]),
+            budget_in_words(row),
+            str(len(runs)),
+            parameters(table, row),
+            size_range([run["params"]["head"] for run in runs]),
+            f"{statistics.mean(run['train_s'] for run in runs):,.0f}",
+            f"{max(run['peak_memory_bytes'] for run in runs) / 2**20:,.0f}",
+        ]
+        for row in shown
+        for runs in [table.runs_of(row)]
+    ]
     head = [
         "method",
         "budget",
@@ -65,7 +64,7 @@ def costs(table: Table) -> Grid:
     devices = sorted({run["device"] for run in table.runs})
     notes = [f"on {', '.join(devices)}; {COSTS_NOTE}"]
     text = f"{caption(table)}: parameters, time, memory"
-    return Grid(text, head, rows, rules=rules(table), name="costs", notes=notes)
+    return Grid(text, head, rows, rules=budget_starts(shown), name="costs", notes=notes)
 
 
 def against(table: Table, by_task: bool) -> Grid | None:
@@ -143,7 +142,7 @@ def grids(table: Table) -> list[Grid]:
     rest = [
         medians(table) if len(table.seeds) > 1 else None,
         costs(table),
-        counts.trained(table, caption(table), rules(table)),
+        counts.trained(table, caption(table)),
         counts.federated(table, caption(table)),
     ]
     return [*findings(table), *(grid for grid in rest if grid is not None)]

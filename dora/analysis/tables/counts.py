@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from dora.analysis.grouping import Table
 from dora.analysis.names import size_range
-from dora.analysis.rows import budget_in_words
+from dora.analysis.rows import budget_in_words, budget_starts
 from dora.analysis.tables.layout import Grid, number_range
 from dora.records.about_method import about_method
 from dora.records.schema import Run
@@ -32,14 +32,16 @@ def stored(run: Run) -> int:
     return int(params["adapter_end"])
 
 
-def trained(table: Table, caption: str, rules: set[int]) -> Grid | None:
+def trained(table: Table, caption: str) -> Grid | None:
     """Returns stored, trained and exported parameters; nothing where all runs have them equal."""
+    counted = {
+        row: [run for run in table.runs_of(row) if "trained_in_all" in run["params"]]
+        for row in table.rows
+    }
+    shown = [row for row in table.rows if counted[row]]
     rows, apart = [], False
-    for row in table.rows:
-        runs = [run for run in table.runs_of(row) if "trained_in_all" in run["params"]]
-        if not runs:
-            continue
-        counts = [_counts(run) for run in runs]
+    for row in shown:
+        counts = [_counts(run) for run in counted[row]]
         apart = apart or any(len(set(each) - {None}) > 1 for each in counts)
         columns = [[n for n in column if n is not None] for column in zip(*counts, strict=True)]
         cells = [size_range(column) if column else "–" for column in columns]
@@ -55,7 +57,7 @@ def trained(table: Table, caption: str, rules: set[int]) -> Grid | None:
         "in PEFT's file",
     ]
     text = f"{caption}: adapter parameters"
-    return Grid(text, head, rows, rules=rules, name="trained", notes=[TRAINED_NOTE])
+    return Grid(text, head, rows, rules=budget_starts(shown), name="trained", notes=[TRAINED_NOTE])
 
 
 def _counts(run: Run) -> list[int | None]:

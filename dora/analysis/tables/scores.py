@@ -11,7 +11,7 @@ from dora.analysis.comparison import leaders
 from dora.analysis.grouping import Table, dirty
 from dora.analysis.names import model_title, size_range
 from dora.analysis.published import departures
-from dora.analysis.rows import Row, budget_in_words
+from dora.analysis.rows import Row, budget_in_words, budget_starts
 from dora.analysis.stats import Estimate
 from dora.analysis.tables import counts, published
 from dora.analysis.tables.layout import Grid, transposed
@@ -66,7 +66,7 @@ def scores(table: Table) -> Grid:
         units={_FIRST_SCORE + j: c.unit for j, c in enumerate(columns)},
         bold=bold,
         underlined=underlined,
-        rules=rules(table) | ({len(rows)} if beside.rows else set()),
+        rules=budget_starts(table.rows) | ({len(rows)} if beside.rows else set()),
         spare={1: f"budgets, from rule to rule: {', '.join(dict.fromkeys(spent))}"},
         notes=[*score_notes(table, marks, bool(bold)), *beside.notes],
     )
@@ -149,8 +149,3 @@ def caption(table: Table) -> str:
     length = [] if table.steps is None else [f"{table.steps:,} steps"]
     first = [model_title(table.model), table.data_title, *length]
     return ", ".join([*first, f"{view.score} evaluation", *view.choice])
-
-
-def rules(table: Table) -> set[int]:
-    """Returns the rows that begin a budget, which have a rule above them."""
-    return {sum(map(len, table.blocks[:i])) for i in range(1, len(table.blocks))}

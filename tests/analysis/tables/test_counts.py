@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from dora.analysis.finished import read_runs
-from dora.analysis.grouping import tables
+from dora.analysis.grouping import showable, tables
+from dora.analysis.tables.contents import costs
 from dora.analysis.tables.counts import federated, stored, trained
+from dora.analysis.tables.scores import scores
+from dora.analysis.view import View
 from record_files import write_run
+from runs import change_record
 
 
 def test_an_adapter_that_ends_without_a_component_stores_nothing(tmp_path: Path) -> None:
@@ -36,7 +41,7 @@ def test_a_method_that_leaves_no_file_for_peft_has_a_dash_there() -> None:
         ("old", "r2"): [of("old", "adapter")],
     }
     table: Any = SimpleNamespace(rows=list(runs), runs_of=runs.get, title=str)
-    grid = trained(table, "t", set())
+    grid = trained(table, "t")
     assert grid is not None
     assert [line[-1] for line in grid.rows] == ["–", "800", "700"]
 
@@ -78,4 +83,27 @@ def test_the_counts_of_a_whole_model_are_those_of_its_weights(tmp_path: Path) ->
         rows=[("full", "none")], runs_of=lambda row: [{**run, "params": params}], title=str
     )
     assert stored({**run, "params": params}) == 900
-    assert trained(table, "t", set()) is None  # nothing that the table of scores does not say
+    assert trained(table, "t") is None  # nothing that the table of scores does not say
+
+
+def test_rules_stand_between_budgets_where_a_row_has_nothing_to_show(tmp_path: Path) -> None:
+    counted = {"trainable": 1000, "head": 100, "adapter_start": 900, "adapter_end": 900}
+    in_all = {"trained_at_once": 900, "trained_in_all": 1800}
+    for method, budget in product(("lora", "dora"), ("r4", "r8")):
+        old = (method, budget) == ("lora", "r4")  # a record of before there were these counts
+        params = {**counted, "budget": budget, **({} if old else in_all)}
+        change_record(write_run(tmp_path, method, 1, 0.8, budget=budget), params=params)
+    # A second configuration: the cell shows neither.
+    write_run(tmp_path, "dora", 2, 0.8, budget="r4", key="ffff0000", config={"lr": 0.5})
+    (found,), left_out = showable(read_runs(tmp_path), View())
+    assert len(left_out) == 1
+    in_costs, in_counts = costs(found), trained(found, "caption")
+    assert in_counts is not None
+    # The older record has no counts.
+    for grid, budgets, rules in (
+        (scores(found), ["r4", "r4", "r8", "r8"], {2}),
+        (in_costs, ["r4", "r8", "r8"], {1}),
+        (in_counts, ["r8", "r8"], set()),
+    ):
+        assert [line[1] for line in grid.rows] == budgets
+        assert grid.rules == rules
