@@ -194,6 +194,7 @@ def rank_paths(table: Table) -> Drawn | None:
             "matrix": kind,
             "step": step,
             "rank": statistics.fmean(live),
+            "matrices": len(live),
         }
         for (task, method, kind, step), live in sorted(ranks.items())
     ]
@@ -232,7 +233,8 @@ def _path(run: Run) -> Iterator[tuple[int, dict[tuple[int, str], int]]]:
         start = {where: run["ranks"]["start"][name] for name, where in places(run).items()}
         yield 0, {where: start.get(where, 0) for where in found[0][1]}
         yield from found
-        yield run["total_steps"], found[-1][1]
+        # Where `patience` ended the run, and not at the last step that was planned.
+        yield run["results"]["last"]["step"], found[-1][1]
 
 
 def allocations(run: Run) -> Iterator[tuple[int, dict[tuple[int, str], int]]]:

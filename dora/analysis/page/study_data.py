@@ -195,7 +195,8 @@ def _curves(run: Run) -> dict[str, list[tuple[int, float]]]:
     if allocated:
         # Ranks stay as they are up to the first allocation and after the last.
         started = (0, sum(run["ranks"]["start"].values()))
-        allocated = [started, *allocated, (run["total_steps"], allocated[-1][1])]
+        ended = (run["results"]["last"]["step"], allocated[-1][1])
+        allocated = [started, *allocated, ended]
     found = {
         "score": [(step, 100 * score) for step, score in scores],
         "loss": list(undamaged(run, "metrics.jsonl", journals.losses(folder))),

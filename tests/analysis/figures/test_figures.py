@@ -157,6 +157,19 @@ def test_rank_paths_and_curves_are_of_the_largest_budget(results: Path) -> None:
     ]
 
 
+def test_paths_of_ranks_end_where_patience_ended_the_run(results: Path) -> None:
+    run = next(results.rglob("sst2/minilm/dora/55296/*/s2"))
+    last = json.loads((run / "run.json").read_text())["results"]
+    change_record(run, results={**last, "last": {**last["last"], "step": 50}})
+    table = only_table(results)
+    path = lines(rank_paths(table), task="sst2", method="dora", matrix="q")
+    # q is two matrices of each run: 0 and 1 in the first, 3 and 3 in the second, which ended.
+    assert [(p["step"], p["rank"], p["matrices"]) for p in path][-2:] == [(50, 3, 2), (90, 0.5, 2)]
+    drawn = study_data([table])
+    live = [r["curves"]["live"] for r in drawn["runs"] if "live" in r["curves"] and r["seed"] == 2]
+    assert 50 in {drawn["steps"][steps][-1] for steps, _ in live}
+
+
 def test_a_journal_that_is_cut_short_is_drawn_up_to_there(
     results: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
