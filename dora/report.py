@@ -11,11 +11,16 @@ from dora.process.command import command
 def main() -> None:
     """Writes results/report.html.
 
-    Exit 2 where there is nothing to show, 3 where cells are left out, 1 where the disk failed. A
-    page of chosen runs has the choice in its name: `report-lr=0.002.html`.
+    Exit 2 where there is nothing to show, 3 where cells are left out, 1 where the disk failed.
+    Every choice that is no default is in the page's name, so that no page overwrites another's:
+    `report-last-lr=0.002.html`.
     """
     asked = asked_for("dora.report", __doc__)
-    path = asked.results / f"report{asked.tables[0].view.suffix}.html"
+    view = asked.tables[0].view
+    last = [view.score] if view.score != "best" else []
+    lengths = ["by-length"] if view.by_length else []
+    name = "-".join(["report", *last, *view.scoring, *lengths])
+    path = asked.results / f"{name}{view.suffix}.html"
     with writing():
         write_atomic(path, page(asked.tables, asked.seen))
     print(path)

@@ -94,10 +94,7 @@ class Table:
         Every choice of the view that is no default is a part of it, so that no view's files
         overwrite another's.
         """
-        parts = [self.data, self.model, self.view.score]
-        if self.view.glue:
-            parts.append("glue")
-        parts += [f"{task}-{metric}" for task, metric in sorted(self.view.metrics.items())]
+        parts = [self.data, self.model, self.view.score, *self.view.scoring]
         parts += [] if self.steps is None else [f"{self.steps}steps"]
         return "-".join(parts) + self.view.suffix
 

@@ -91,6 +91,14 @@ class View:
         # A value may hold a path or a space: only characters that every file system takes are kept.
         return "".join("-" + re.sub(r"[^\w.=+-]", "_", word) for word in words)
 
+    @property
+    def scoring(self) -> list[str]:
+        """The parts of a file's name for how runs are scored, none for the default way."""
+        return [
+            *(["glue"] if self.glue else []),
+            *(f"{task}-{metric}" for task, metric in sorted(self.metrics.items())),
+        ]
+
     def metric(self, task: str) -> str:
         """Returns the name of the task's score."""
         names = metrics_of(task)

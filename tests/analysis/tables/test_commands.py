@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from dora import report
 from dora.analysis import comparison
 from dora.analysis.finished import read_runs
 from dora.analysis.grouping import showable
@@ -213,6 +214,31 @@ def test_a_choice_of_runs_is_shown_under_a_name_of_its_own(what: str, searched: 
     if what == "tables":
         assert "## MiniLM, GLUE (official files), best evaluation, lr=0.001" in done.stdout
         assert "| LoRA                | r8     | 900                | 60.0" in done.stdout
+
+
+def test_no_page_overwrites_that_of_another_view(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_run(tmp_path, "lora", 1, 0.8, metrics={"f1": 0.7}, task="mrpc")
+    views: list[list[str]] = [
+        [],
+        ["--score", "last"],
+        ["--metric", "mrpc=f1"],
+        ["--average", "glue"],
+        ["--by-length"],
+        ["--where", "seed=1"],
+    ]
+    for words in views:
+        monkeypatch.setattr(sys, "argv", ["dora.report", "--results", str(tmp_path), *words])
+        report.main()
+    assert sorted(path.name for path in tmp_path.glob("report*.html")) == [
+        "report-by-length.html",
+        "report-glue.html",
+        "report-last.html",
+        "report-mrpc-f1.html",
+        "report-seed=1.html",
+        "report.html",
+    ]
 
 
 def test_where_nothing_can_be_shown_the_exit_code_is_2(searched: Path) -> None:
