@@ -6,7 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from dora.analysis.finished import read_runs
+from dora.analysis.finished import anything_left_out, read_runs
+from dora.cli.options import LEFT_OUT
 from dora.errors import UserError
 from dora.plain import counted
 from dora.process.command import command
@@ -23,7 +24,8 @@ run takes its place. Nothing is removed."""
 def collect(results: Path, to: Path) -> str:
     """Packs one folder's records; returns a line on them.
 
-    Raises UserError where there are none, or where one would not be read back.
+    Raises UserError where there are none, or where one would not be read back. Damaged records are
+    named on standard error.
     """
     finished = {study.place(run["folder"]): run["folder"] for run in read_runs(results)}
     # A sweep notes in new directories which runs it is going to train, and a directory may be
@@ -34,16 +36,21 @@ def collect(results: Path, to: Path) -> str:
     number = packed.write(to, [held[place] for place in sorted(held)])
     left = len(study.directories(results)) - number
     line = f"{to}: {counted(number, 'run')}, {to.stat().st_size / 1e3:,.0f} kB"
-    return f"{line}; left out: {left:,} not done" if left else line
+    return f"{line}; left out: {left:,} not done or damaged" if left else line
 
 
 def main() -> None:
-    """Packs every folder named. Exits 0 if all are written, 1 if the disk failed, else 2."""
+    """Packs every folder named.
+
+    Exits 0 if all are written, 3 if damaged records were left out, 2 if a folder has nothing to
+    pack, and at once with 1 if the disk failed.
+    """
     parser = argparse.ArgumentParser(
         prog="python -m dora.collect",
         description=DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="exit code: 0 written, 1 the disk failed, 2 nothing could be packed.",
+        epilog="exit code: 0 written, 3 written without damaged records, which are named, 2 a "
+        "folder has nothing that could be packed, 1 the disk failed.",
     )
     parser.add_argument(
         "results", type=Path, nargs="+", metavar="RESULTS", help="a folder that holds runs"
@@ -54,15 +61,18 @@ def main() -> None:
     given = parser.parse_args()
     if given.to and len(given.results) > 1:
         parser.error("--to takes one folder of results")
+    refused = damaged = False
     for results in given.results:
         to = given.to or results / packed.NAME
         try:
             print(collect(results, to))
         except UserError as e:
-            print(f"nothing packed: {e}", file=sys.stderr)
-            sys.exit(e.exit_code)
+            refused = True
+            print(e.under("nothing packed:"), file=sys.stderr)
         except OSError as e:
             sys.exit(f"nothing packed: {e.filename or to}: {e.strerror}")
+        damaged |= anything_left_out(results)
+    sys.exit(UserError.exit_code if refused else LEFT_OUT if damaged else 0)
 
 
 if __name__ == "__main__":

@@ -29,6 +29,10 @@ class UserError(Exception):
         many = len(problems) > 1  # a single problem needs no list mark
         super().__init__("\n".join(f"  - {p}" if many else p for p in problems))
 
+    def under(self, heading: str) -> str:
+        """Returns a single problem behind the heading, or the list of several below it."""
+        return f"{heading}\n{self}" if len(self.problems) > 1 else f"{heading} {self}"
+
 
 class RunFailed(Exception):
     """A run that ended without a result to report, such as one that missed its budget; exit code 1.

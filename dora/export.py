@@ -82,8 +82,7 @@ def main() -> None:
             license=given.license,
         )
     except UserError as e:
-        # Several problems are a list, which begins on a line of its own.
-        print("nothing exported:", e, sep="\n" if "\n" in str(e) else " ", file=sys.stderr)
+        print(e.under("nothing exported:"), file=sys.stderr)
         sys.exit(e.exit_code)
     except OSError as e:
         # An OSError of a file already open has no name; a text as exit code means 1.

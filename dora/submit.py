@@ -68,8 +68,7 @@ def main() -> None:
     try:
         lines, held = submit(given.runs, given.to, given.score, given.best, given.fill)
     except UserError as e:
-        # Several problems are a list, which begins on a line of its own.
-        print("nothing written:", e, sep="\n" if "\n" in str(e) else " ", file=sys.stderr)
+        print(e.under("nothing written:"), file=sys.stderr)
         sys.exit(e.exit_code)
     except OSError as e:
         # An OSError of a file already open has no name; a text as exit code means 1.

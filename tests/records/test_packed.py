@@ -69,7 +69,7 @@ def test_equal_records_give_equal_bytes_and_only_finished_runs_are_packed(tmp_pa
     unfinished = write_run(tmp_path, "adalora", 1, 0.8) / "run.json"
     record = json.loads(unfinished.read_text())
     unfinished.write_text(json.dumps({**record, "status": "failed"}))
-    assert collect(tmp_path, tmp_path / "two.gz").endswith("left out: 1 not done")
+    assert collect(tmp_path, tmp_path / "two.gz").endswith("left out: 1 not done or damaged")
     assert (tmp_path / "one.gz").read_bytes() == (tmp_path / "two.gz").read_bytes()
 
 
@@ -276,16 +276,22 @@ def test_a_file_that_is_cut_short_is_refused_and_none_is_no_runs(tmp_path: Path)
         assert "Traceback" not in done.stderr
 
 
-def test_the_command_packs_several_folders_and_says_where_there_is_nothing(tmp_path: Path) -> None:
+def test_the_command_packs_every_folder_and_says_where_there_is_nothing(tmp_path: Path) -> None:
     for name in ("a", "b"):
         some(tmp_path / name)
-    done = command("dora.collect", str(tmp_path / "a"), str(tmp_path / "b"))
-    assert done.returncode == 0, done.stderr
+    done = command("dora.collect", *(str(tmp_path / name) for name in ("a", "c", "b")))
     assert [line.split(": ")[1].split(",")[0] for line in done.stdout.splitlines()] == [
         "4 runs"
     ] * 2
-    done = command("dora.collect", str(tmp_path / "c"))
     assert (done.returncode, done.stderr) == (
         2,
         f"nothing packed: no finished run under {tmp_path}/c/runs\n",
     )
+
+
+def test_a_damaged_record_is_not_packed_in_silence(tmp_path: Path) -> None:
+    damaged = some(tmp_path)[0] / "run.json"
+    damaged.write_text(damaged.read_text()[:-20])
+    done = command("dora.collect", str(tmp_path))
+    assert (done.returncode, str(damaged) in done.stderr) == (3, True)
+    assert ": 3 runs" in done.stdout
