@@ -90,3 +90,8 @@ def test_a_results_folder_with_spaces_is_one_argument(checkout: Path) -> None:
     said = make(checkout, "tables", "figures", "report", "missing", "RESULTS=my runs", VENV=env)
     commands = [shlex.split(line) for line in said.splitlines() if "--results" in line]
     assert [words[words.index("--results") + 1] for words in commands] == ["my runs"] * 4
+
+
+def test_clean_leaves_an_environment_that_make_has_not_made(checkout: Path) -> None:
+    environment(checkout / ".venv", holds=True)
+    assert ".venv" not in make(checkout, "clean")
