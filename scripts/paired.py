@@ -26,9 +26,10 @@ from typing import Any
 
 from dora.analysis.conflicts import in_words, settings
 from dora.analysis.finished import read_runs
-from dora.analysis.grouping import Table, View, showable, starts
+from dora.analysis.grouping import Table, showable, starts
 from dora.analysis.rows import budget_in_words, row_order
 from dora.analysis.stats import average
+from dora.analysis.view import View
 from dora.errors import UserError
 from dora.records.provenance import provenance
 from dora.records.record import NOT_IDENTITY

@@ -24,12 +24,13 @@ import sys
 from pathlib import Path
 
 from dora.analysis.finished import read_runs
-from dora.analysis.grouping import View, tables
+from dora.analysis.grouping import tables
 from dora.analysis.searches import of_runs
 from dora.analysis.tables.contents import findings
 from dora.analysis.tables.files import report
 from dora.analysis.tables.layout import Grid, markdown
 from dora.analysis.tables.searches import table
+from dora.analysis.view import View
 from dora.files import write_atomic
 
 ROOT = Path(__file__).parents[1]

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dora.analysis.figures import files as figures
+from dora.analysis.figures.training import undamaged
 from dora.analysis.finished import read_runs
 from dora.backbones import backbone
 from dora.data import tokens
@@ -192,7 +192,7 @@ def drawn(folder: Path, run: dict[str, Any], name: str) -> Callable[[], str]:
 
     def tool() -> str:
         with contextlib.redirect_stderr(io.StringIO()):
-            found = list(figures._known({**run, "folder": folder}, name, lines))
+            found = list(undamaged({**run, "folder": folder}, name, lines))
         if not found:
             return NOTICED
         return HARMLESS if (folder / name).read_bytes().splitlines() == lines else SILENT

@@ -13,12 +13,9 @@ from typing import Any
 from dora.analysis import conflicts
 from dora.analysis.choice import shows
 from dora.analysis.names import data_title, method_title
-from dora.analysis.rows import BASELINE, row_order
-from dora.analysis.rows import Row as Row
-from dora.analysis.rows import budget_in_words as budget_in_words
+from dora.analysis.rows import BASELINE, Row, budget_in_words, row_order
 from dora.analysis.stats import Estimate, average
-from dora.analysis.view import View as View
-from dora.analysis.view import metrics_of as metrics_of
+from dora.analysis.view import View
 from dora.analysis.where import chosen
 from dora.data.tasks import TASKS
 from dora.errors import UserError
@@ -32,7 +29,7 @@ from dora.records.study import Seen
 APART = "wnli"
 
 
-@dataclass
+@dataclass(eq=False)  # two tables are never one, and to compare all their records would take long
 class Table:
     """All runs on one data source and model.
 
@@ -52,7 +49,6 @@ class Table:
     not_averaged: set[str] = field(default_factory=set)
     # Tables, tests and figures ask for each cell's scores some thirty times.
     _values: dict[tuple[Row, str], dict[int, float]] = field(default_factory=dict, repr=False)
-    _titles: dict[str, str] = field(default_factory=dict, repr=False)
     # Intervals by (row, other row, task): each reads all predictions and draws resamples of them.
     examples: dict[tuple[Row, Row, str], tuple[float, float] | None] = field(
         default_factory=dict, repr=False
@@ -63,14 +59,14 @@ class Table:
 
         The method's name follows where two of the table have one title, as two files for one class.
         """
-        if method not in self._titles:
-            titles = {
-                name: self._title_of(name) for name in {method, *(row[0] for row in self.rows)}
-            }
-            own = titles[method]
-            shared = list(titles.values()).count(own) > 1
-            self._titles[method] = f"{own} ({method})" if shared else own
-        return self._titles[method]
+        titles = {method: method_title(method)} | self._titles
+        own = titles[method]
+        return f"{own} ({method})" if list(titles.values()).count(own) > 1 else own
+
+    @cached_property
+    def _titles(self) -> dict[str, str]:
+        """The title of each method that has a row, whether or not others share it."""
+        return {method: self._title_of(method) for method, _ in self.rows}
 
     def _title_of(self, method: str) -> str:
         runs = (run for row in self.rows if row[0] == method for run in self.runs_of(row))

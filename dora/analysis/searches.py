@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dora.analysis.rows import row_order
 from dora.configuration import tuned
@@ -13,12 +13,6 @@ from dora.data.tasks import TASKS
 from dora.records import study
 from dora.records.about_method import NO_BUDGET
 from dora.records.schema import Run
-
-if TYPE_CHECKING:
-    pass
-
-# Of a panel: model, task, budget, length, data.
-_Place = tuple[str, str, str | None, str | None, str | None]
 
 
 def heldout(run: Run) -> float | None:

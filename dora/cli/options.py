@@ -11,7 +11,8 @@ from pathlib import Path
 
 from dora.analysis.choice import named
 from dora.analysis.finished import anything_left_out, read_runs
-from dora.analysis.grouping import Table, View, note_diverged, showable
+from dora.analysis.grouping import Table, note_diverged, showable
+from dora.analysis.view import View
 from dora.errors import UserError
 from dora.records.study import Seen, first_command, scan
 

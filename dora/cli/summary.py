@@ -6,8 +6,9 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
-from dora.analysis.grouping import View, budget_in_words
+from dora.analysis.rows import budget_in_words
 from dora.analysis.tables.layout import Grid, plain
+from dora.analysis.view import View
 from dora.data.tasks import TASKS
 from dora.records.about_method import NO_BUDGET
 from dora.records.study import Seen

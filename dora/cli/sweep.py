@@ -170,7 +170,7 @@ class Sweep:
         print(f"\nbest scores in points, mean over seeds (runs){embedded}", *rows, sep="\n")
         # Several in a sweep over `results` itself.
         for results in dict.fromkeys(p.settings["results"] for p in self.runs.values()):
-            print(f"with deviations and differences: {study.tables_command(Path(results))}")
+            print(f"with deviations and differences: {study.command_over(Path(results), 'tables')}")
 
     def _print_left(self, words: Words, s: study.Seen, raised: BaseException | None) -> None:
         """Prints why a run is not done, and the command that repeats it."""

@@ -302,23 +302,10 @@ def first_command(results: Path) -> str:
     return as_command(["task=sst2", *where])
 
 
-def status_command(results: Path) -> str:
-    """Returns the command that shows how far the runs under `results` are."""
-    return shlex.join(["python", "-m", "dora.status", *_where(results)])
-
-
-def missing_command(results: Path) -> str:
-    """Returns the command that prints the commands of every unfinished run under `results`."""
-    return shlex.join(["python", "-m", "dora.status", *_where(results), "--missing"])
-
-
-def tables_command(results: Path) -> str:
-    """Returns the command that prints and writes the tables of the runs under `results`."""
-    return shlex.join(["python", "-m", "dora.tables", *_where(results)])
-
-
-def _where(results: Path) -> list[str]:
-    return [] if results == Path("results") else ["--results", str(results)]
+def command_over(results: Path, name: str, *options: str) -> str:
+    """Returns the command `python -m dora.NAME` over the runs under `results`."""
+    where = [] if results == Path("results") else ["--results", str(results)]
+    return shlex.join(["python", "-m", f"dora.{name}", *where, *options])
 
 
 def count(seen: Iterable[Seen]) -> dict[str, int]:

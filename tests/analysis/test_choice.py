@@ -8,9 +8,10 @@ import pytest
 
 from dora.analysis.choice import named
 from dora.analysis.finished import read_runs
-from dora.analysis.grouping import Table, View, tables
+from dora.analysis.grouping import Table, tables
 from dora.analysis.tables.contents import medians
 from dora.analysis.tables.scores import scores
+from dora.analysis.view import View
 from dora.tables import main
 from record_files import write_run
 from runs import change_record, in_process

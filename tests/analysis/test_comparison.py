@@ -12,8 +12,9 @@ from statsmodels.stats.multitest import multipletests
 
 from dora.analysis.comparison import Leaders, differences, leaders, pairs
 from dora.analysis.finished import read_runs
-from dora.analysis.grouping import Table, View, tables
+from dora.analysis.grouping import Table, tables
 from dora.analysis.tables.contents import scores
+from dora.analysis.view import View
 from record_files import write_run
 
 LORA, DORA, ADALORA = (("lora", "r8"), ("dora", "r8"), ("adalora", "r8"))

@@ -10,7 +10,8 @@ import pytest
 
 from dora.analysis.conflicts import one_configuration, settings
 from dora.analysis.finished import read_runs
-from dora.analysis.grouping import View, showable
+from dora.analysis.grouping import showable
+from dora.analysis.view import View
 from dora.records import packed
 from record_files import write_run
 

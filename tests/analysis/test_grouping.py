@@ -8,7 +8,9 @@ import pytest
 
 from dora.adapters.budget import Budget
 from dora.analysis.finished import read_runs
-from dora.analysis.grouping import Table, View, budget_in_words, metrics_of, tables
+from dora.analysis.grouping import Table, tables
+from dora.analysis.rows import budget_in_words
+from dora.analysis.view import View, metrics_of
 from dora.errors import UserError
 from record_files import write_run
 

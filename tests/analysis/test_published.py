@@ -9,8 +9,9 @@ import pytest
 
 from dora.analysis import published
 from dora.analysis.finished import read_runs
-from dora.analysis.grouping import View, tables
+from dora.analysis.grouping import tables
 from dora.analysis.published import Number, beside, departures, numbers
+from dora.analysis.view import View
 from record_files import write_run
 from runs import change_record
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from dora.analysis.finished import read_runs
-from dora.analysis.grouping import View
+from dora.analysis.view import View
 from dora.analysis.where import chosen
 from dora.errors import UserError
 from dora.records.schema import Run

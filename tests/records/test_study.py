@@ -216,7 +216,10 @@ def test_status_as_table_json_and_commands(tmp_path: Path) -> None:
     assert "OSError: disk full\n" in shown.stdout
     assert "2 runs: 1 done, 1 failed" in shown.stdout
     assert shown.stdout.endswith(f"python -m dora.status --results {tmp_path} --missing\n")
-    assert study.missing_command(Path("results")) == "python -m dora.status --missing"
+    assert (
+        study.command_over(Path("results"), "status", "--missing")
+        == "python -m dora.status --missing"
+    )
     said = json.loads(command("dora.status", results, "--json").stdout)
     assert said["count"] == {"failed": 1, "done": 1}
     assert [r["seed"] for r in said["runs"]] == [1, 2]

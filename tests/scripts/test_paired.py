@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from scipy import stats
 
-from dora.analysis.grouping import View
+from dora.analysis.view import View
 from dora.errors import UserError
 from record_files import write_run
 from runs import load_script

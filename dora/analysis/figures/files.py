@@ -10,7 +10,7 @@ from dora.analysis.figures import lengths
 from dora.analysis.figures.costs import score_by_cost
 from dora.analysis.figures.scores import AVERAGE, Drawn, paired_differences, score_by_budget
 from dora.analysis.figures.style import images, in_print, printed
-from dora.analysis.figures.training import final_ranks, learning_curves, rank_paths, undamaged
+from dora.analysis.figures.training import final_ranks, learning_curves, rank_paths
 from dora.analysis.grouping import Table
 from dora.analysis.tables.layout import as_csv
 from dora.files import write_atomic
@@ -83,7 +83,6 @@ FIGURES = {
         _task_alone(learning_curves),
     ),
 }
-_known = undamaged  # the name by which tests/flip_bits.py calls it
 
 
 def write(table: Table, folder: Path, width: str | None = None) -> list[str]:

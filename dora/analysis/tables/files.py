@@ -59,7 +59,7 @@ def report(
         lines = list(missing[:HOLES_SHOWN])
         if (more := len(missing) - HOLES_SHOWN) > 0:
             # As a comment, so that the whole block can be pasted into a shell.
-            lines.append(f"# and {more} more: {study.missing_command(results)}")
+            lines.append(f"# and {more} more: {study.command_over(results, 'status', '--missing')}")
         parts += [f"### missing runs: {len(missing)}", "\n".join(f"    {line}" for line in lines)]
     return "\n\n".join(parts)
 

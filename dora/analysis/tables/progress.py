@@ -27,7 +27,9 @@ def report(seen: list[Seen], results: Path) -> list[str]:
     if (left := _time_left(seen)) is not None:
         lines.append(left)
     if any(s.state in TO_DO for s in seen):
-        lines.append(f"what is left to do, as commands: {study.missing_command(results)}")
+        lines.append(
+            f"what is left to do, as commands: {study.command_over(results, 'status', '--missing')}"
+        )
     return lines
 
 

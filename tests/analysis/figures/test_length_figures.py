@@ -10,8 +10,9 @@ import pytest
 from dora.analysis.figures.files import write_by_length
 from dora.analysis.figures.lengths import score_by_length
 from dora.analysis.finished import read_runs
-from dora.analysis.grouping import Table, View, showable
+from dora.analysis.grouping import Table, showable
 from dora.analysis.tables.files import holes
+from dora.analysis.view import View
 from dora.records import study
 from dora.records.planned import note_planned
 from record_files import write_run

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from dora.analysis.finished import read_runs
-from dora.analysis.grouping import Table, View, tables
+from dora.analysis.grouping import Table, tables
 from dora.analysis.tables.published import beside
 from dora.analysis.tables.scores import scores
+from dora.analysis.view import View
 from record_files import write_run
 
 # Every task that LoRA's Table 2 is over.

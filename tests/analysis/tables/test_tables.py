@@ -14,13 +14,14 @@ import numpy as np
 import pytest
 
 from dora.analysis.finished import read_runs
-from dora.analysis.grouping import Table, View, tables
+from dora.analysis.grouping import Table, tables
 from dora.analysis.page.study_data import about, ordered
 from dora.analysis.tables import progress
 from dora.analysis.tables.contents import against, costs, grids, medians
 from dora.analysis.tables.files import files, stale
 from dora.analysis.tables.layout import Grid, as_csv
 from dora.analysis.tables.scores import scores
+from dora.analysis.view import View
 from dora.records import study as study_of_runs
 from record_files import write_run
 from runs import change_record

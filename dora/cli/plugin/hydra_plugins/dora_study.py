@@ -43,7 +43,7 @@ class StudySweeper(BasicSweeper):
         `search`: as in `dora.cli.sweep.Sweep`.
         """
         from dora.cli import sweep
-        from dora.cli.line import options_of
+        from dora.cli.line import options_of, quoted
         from dora.process.signals import outside
 
         assert self.config is not None
@@ -98,13 +98,13 @@ class StudySweeper(BasicSweeper):
         """
         from dora.process.orphan import begin_worker
         from dora.process.signals import outside
-        from dora.records.study import status_command
+        from dora.records.study import command_over
 
         assert self.launcher is not None
         # The jobs of a cluster hear of signals from the cluster, and train on without this process.
         if not self._is_local():
             assert self.config is not None
-            shown = status_command(Path(self.config.results))
+            shown = command_over(Path(self.config.results), "status")
             then = f"; the jobs that were submitted go on, unless scancel ends them: {shown}"
             with outside.saying(then):
                 return self.launcher.launch(jobs, initial_job_idx=0)
@@ -114,9 +114,3 @@ class StudySweeper(BasicSweeper):
             self.launcher.joblib["initializer"] = begin_worker  # type: ignore[attr-defined]
         with outside.launching(workers=in_workers):
             return self.launcher.launch(jobs, initial_job_idx=0)
-
-
-def quoted(text: str) -> str:
-    """Returns `text` as one value of Hydra's grammar, in single quotes."""
-    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{escaped}'"
