@@ -17,7 +17,7 @@ from dora.adapters.result import snapshot
 from dora.attaching.buffers import head_buffers, refuse_moved_averages, running_averages
 from dora.attaching.linears import put_back
 from dora.attaching.saving import save
-from dora.attaching.state import add_hooks, split, state_of, take_up
+from dora.attaching.state import add_hooks, check, split, state_of, take_up
 from dora.attaching.watch import Watch
 from dora.errors import UserError
 from dora.methods.base import Method, ParameterGroup
@@ -199,7 +199,14 @@ class Adapter:
 
     def _check_gradients(self) -> None:
         """Raises UserError or FloatingPointError where the method cannot read what it is to read."""
-        if self.method.reads_gradients and all(p.grad is None for p in self._watch.parameters):
+        # Gates that died leave empty factors, which get no gradient.
+        trained = [p for p in self._watch.parameters if p.numel()]
+        # Zeros are what zero_grad(set_to_none=False) leaves. They may be right later, so that only
+        # the first step is looked at.
+        cleared = all(p.grad is None for p in trained) or (
+            self.taken == 0 and not any(p.grad is not None and p.grad.any() for p in trained)
+        )
+        if self.method.reads_gradients and trained and cleared:
             raise UserError(
                 f"{self.method.title} reads gradients, and they are cleared already: call "
                 "adapter.step() between optimizer.step() and zero_grad()"
@@ -257,6 +264,7 @@ class Adapter:
             raise UserError(
                 f"this state is of another model, method or target: {', '.join(wrong[:3])}"
             )
+        check(self, own)
         result.restore(self.model, self.method.frozen(), held)
         take_up(self, own)
 

@@ -17,6 +17,7 @@ from torch.utils.hooks import RemovableHandle
 
 from dora.adapters.lowrank import LowRankLinear
 from dora.adapters.resizing import set_data
+from dora.errors import UserError
 from dora.methods.base import Method
 
 _PREFIX = "adapter_state."
@@ -44,9 +45,25 @@ def add_hooks(adapter: Attached) -> list[RemovableHandle]:
 
 
 def state_of(adapter: Attached, prefix: str = "") -> State:
-    """Returns the number of steps and the method's state, by names that begin with `prefix`."""
-    own = {f"{prefix}{_PREFIX}{name}": t for name, t in adapter.method.state().items()}
-    return {f"{prefix}{_PREFIX}step": torch.tensor(adapter.taken, device="cpu"), **own}
+    """Returns the number of steps, what the components are, and the method's state.
+
+    Their names begin with `prefix`.
+    """
+    own = {
+        "step": torch.tensor(adapter.taken, device="cpu"),
+        "made": torch.tensor(list(_made(adapter.method).encode()), dtype=torch.uint8, device="cpu"),
+        **adapter.method.state(),
+    }
+    return {f"{prefix}{_PREFIX}{name}": t for name, t in own.items()}
+
+
+def _made(method: Method) -> str:
+    """Returns the method and all that its components' numbers depend on beside themselves."""
+    settings = getattr(method, "settings", None)
+    facts = {name: getattr(settings, name, None) for name in method.layout}
+    scales = sorted({layer.scale for layer in method.layers.values()})
+    facts["scale"] = scales[0] if len(scales) == 1 else scales
+    return f"{method.title} with {', '.join(f'{name}={value}' for name, value in facts.items())}"
 
 
 def split(state: Mapping[str, Tensor], prefix: str = "") -> tuple[State, State]:
@@ -56,10 +73,26 @@ def split(state: Mapping[str, Tensor], prefix: str = "") -> tuple[State, State]:
     return rest, {n.removeprefix(start): t for n, t in state.items() if n.startswith(start)}
 
 
+def check(adapter: Attached, own: State) -> None:
+    """Raises UserError unless the tensors of `state_of` are of what is attached."""
+    if "step" not in own:
+        raise UserError(
+            "this state holds tensors of the model alone: save adapter.state_dict() or "
+            "model.state_dict(), which hold the adapter's steps and scores too"
+        )
+    ours = _made(adapter.method)
+    # Older states do not say it.
+    theirs = bytes(own["made"].tolist()).decode() if "made" in own else ours
+    if theirs != ours:
+        raise UserError(
+            f"this state is of {theirs}; attached is {ours}: attach alike, then load it"
+        )
+
+
 def take_up(adapter: Attached, own: State) -> None:
     """Takes up the tensors of `state_of`, by the names that `split` gives them."""
     adapter.taken = int(own["step"])
-    adapter.method.load({name: t for name, t in own.items() if name != "step"})
+    adapter.method.load({name: t for name, t in own.items() if name not in ("step", "made")})
 
 
 def _add(adapter: Attached, module: nn.Module, state: State, prefix: str, metadata: Any) -> None:
@@ -80,6 +113,7 @@ def _load(
     for name in own:
         del state[f"{prefix}{_PREFIX}{name}"]
     if own:
+        check(adapter, own)
         take_up(adapter, own)
     else:  # a state of the bare model; an error where load_state_dict is strict
         missing.append(f"{prefix}{_PREFIX}step")

@@ -137,16 +137,27 @@ def test_scores_that_are_not_finite_say_at_which_step() -> None:
         train(model, adapter, held)
 
 
+@pytest.mark.parametrize("to_none", [True, False])
 @pytest.mark.parametrize("method", ["adalora", "sora"])
-def test_a_method_that_reads_gradients_is_told_where_they_are_cleared(method: str) -> None:
+def test_a_method_that_reads_gradients_is_told_where_they_are_cleared(
+    method: str, to_none: bool
+) -> None:
     model, held = build("mlp"), rows("mlp")
     adapter = attach(model, method)
     optimizer = torch.optim.AdamW(adapter.groups(1e-2))
     (model(**batch(held, 1))["loss"] + adapter.penalty()).backward()
     optimizer.step()
-    model.zero_grad()
+    model.zero_grad(to_none)
     with pytest.raises(UserError, match=r"between optimizer.step\(\) and zero_grad\(\)"):
         adapter.step()
+
+
+def test_an_adapter_whose_gates_all_died_trains_its_head_on() -> None:
+    model, held = build("bert"), rows("bert")
+    adapter = attach(model, "sora", l1_weight=0.0, shrink=50.0)
+    train(model, adapter, held)
+    assert adapter.taken == STEPS > adapter.method.ranks_final_at
+    assert set(adapter.ranks().values()) == {0}
 
 
 def test_gates_that_a_scaler_left_without_a_finite_gradient_are_told() -> None:
@@ -275,6 +286,46 @@ def test_a_state_of_another_target_is_refused() -> None:
     one, other = attach(build("mlp")), attach(build("mlp"), target=["first"])
     with pytest.raises(UserError, match=r"another model, method or target: last.A, last.B"):
         other.load_state_dict(one.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("saved", "attached", "theirs"),
+    [
+        (("melora", {"blocks": 2}), ("lora", {}), r"MELoRA with blocks=2, scale=4\.0; attached is"),
+        (
+            ("lora", {"alpha": 16.0}),
+            ("lora", {"alpha": 64.0}),
+            r"LoRA with init=kaiming, scale=4\.0; attached",
+        ),
+        (("dora", {}), ("adalora", {}), r"DoRA \(dynamic rank\) with .*; attached is AdaLoRA with"),
+    ],
+)
+def test_a_state_of_another_method_or_scale_is_refused_and_changes_nothing(
+    saved: tuple[str, Any], attached: tuple[str, Any], theirs: str
+) -> None:
+    def made(method: str, settings: Any) -> tuple[nn.Module, dora.Adapter]:
+        model = build("mlp")
+        return model, attach(model, method, **settings)
+
+    (first, one), (second, other) = made(*saved), made(*attached)
+    before = copy.deepcopy(other.state_dict())
+    for load, state in (
+        (other.load_state_dict, one.state_dict()),
+        (second.load_state_dict, first.state_dict()),
+    ):
+        with pytest.raises(UserError, match=theirs):
+            load(state)
+    after = other.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_the_trained_parameters_alone_are_no_state() -> None:
+    adapter = attach(build("mlp"))
+    trained = {n: p for n, p in adapter.model.named_parameters() if p.requires_grad}
+    with pytest.raises(
+        UserError, match=r"tensors of the model alone: save adapter\.state_dict\(\)"
+    ):
+        adapter.load_state_dict(trained)
 
 
 def test_a_deep_copy_of_the_model_trains_by_itself() -> None:
