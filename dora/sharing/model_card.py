@@ -6,6 +6,7 @@ text of theirs is escaped before it enters the card, and none becomes code in th
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Mapping
 from pathlib import PurePath
@@ -14,6 +15,7 @@ from typing import Any
 from dora.adapters.peft_config import hub_name
 from dora.analysis.tables.layout import in_markdown, pipe_table
 from dora.backbones.architectures import KINDS, place
+from dora.configuration.config import PATHS
 from dora.data.tasks import TASKS, Task
 from dora.plain import printable
 from dora.records.about_data import is_glue
@@ -25,16 +27,9 @@ from dora.sharing.front_matter import front_matter
 from dora.sharing.usage import usage
 
 # Keys whose values are places on the machine of training.
-_PLACES = (
-    "model.path=",
-    "data.dir=",
-    "results=",
-    "init_from=",
-    "hydra.searchpath=",
-    "--config-dir=",
-    "hydra.run.dir=",
-)
-
+_PLACES = {*PATHS, "method.runs", "hydra.searchpath", "--config-dir", "hydra.run.dir"}
+# A value, or one of a list, that begins as a path does.
+_PATH = re.compile(r"""(^|[\[,])\s*['"]*(/|~|\.\.?/)""")
 
 # The hub's name of the library that loads each kind of result; transformers loads whole models.
 _LIBRARIES = {"adapter": "peft", "modules": "adapter-transformers"}
@@ -218,14 +213,18 @@ def _without_paths(command: str) -> str:
     except ValueError:  # a quote that is never closed: somebody has edited the record
         words = command.split()
     # Shown as typed, quotes and all, if nothing has to be hidden.
-    if not any("/" in word or "~" in word or word.startswith(_PLACES) for word in words):
+    if not any("/" in word or "~" in word or _key(word) in _PLACES for word in words):
         return command
     return " ".join(map(_without_path, words))
+
+
+def _key(word: str) -> str:
+    return word.partition("=")[0].lstrip("+")
 
 
 def _without_path(word: str) -> str:
     """Returns one word of a command without the machine's folders."""
     key, equals, value = word.partition("=")
-    if equals and (word.startswith(_PLACES) or value.strip("'\"").startswith(("/", "~", "."))):
+    if equals and (_key(word) in _PLACES or _PATH.search(value)):
         return f"{key}=FOLDER"
     return PurePath(word).name if word.startswith(("/", "~")) else shlex.quote(word)

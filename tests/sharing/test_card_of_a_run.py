@@ -116,6 +116,8 @@ def test_a_run_says_that_the_files_head_is_not_used(stranger: Trained) -> None:
         ["'model.path=\"/home/me/my model\"'", "results=~/runs"],
         ["init_from=../runs/rte/s1"],
         ["+own=/home/me/x"],
+        ["'method.runs=[/home/me/secret/a/s1, /home/me/b/s1]'", "rates_from=search/choices.json"],
+        ["'+own=[a,\"/home/me/x\"]'", "data.dir=."],
     ],
 )
 def test_a_command_is_shown_without_places_of_the_machine(words: list[str], one: Trained) -> None:
