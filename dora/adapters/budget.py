@@ -218,7 +218,7 @@ class Plan:
             components = (self.target, self.target)
         else:
             # The gap is smaller than some component left out, so than the dearest one.
-            low, high = max(fixed, self.target - max(cheap) + 1), self.target
+            low, high = max(fixed, self.target - max(cheap, default=1) + 1), self.target
             left = self.target - fixed
             components = (_fill(cheap[::-1], left), _fill(cheap, left))
         return ((0, components[1]), (fixed, high)) if self.at_most else (components, (low, high))

@@ -47,10 +47,12 @@ class Settings(base.Settings):
         found = [
             *in_range("method.scale", self.scale, 1e-6, 1e6, "2 is LoRA's 16/8"),
             *in_range("method.dropout", self.dropout, 0, 1, "LoRA's GLUE runs use 0"),
-            *in_range("method.shrinkage", self.shrinkage, 1e-6, 1 + 1e-9, "the paper's is 1"),
             *one_of("method.sampling", self.sampling, SAMPLING, "usual is random"),
             *one_of("method.restart", self.restart, RESTARTS, "usual is rewarm"),
         ]
+        if not 0 < self.shrinkage <= 1:
+            rule = "must be above 0 and at most 1, the paper's"
+            found.append(f"method.shrinkage={self.shrinkage} {rule}")
         if self.layers is not None:
             found += in_range("method.layers", self.layers, 1, 1e6, "null is a quarter of them")
         return found

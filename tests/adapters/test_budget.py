@@ -285,6 +285,8 @@ def test_fixed_costs_count_for_a_number_of_parameters_and_not_for_ranks():
     # 24 of 34 are left for components: three of 6, or two of 10.
     assert Plan(Budget(params=34), matrices, (3, 3), None, 34).end_range() == ((2, 3), (25, 34))
     assert Plan(in_ranks, matrices, (3, 3), None, 4).end_range() == ((4, 4), (38, 46))
+    # A start from a run in which every gate died.
+    assert Plan(Budget(params=34), matrices, (0, 0), None, 34).end_range() == ((0, 0), (34, 34))
 
 
 # --- schedules ---

@@ -185,7 +185,7 @@ def test_matrices_that_are_not_drawn_are_not_trained() -> None:
     [
         (["budget=r4"], r"makes 8 boosters of 3 steps, and fewer than 5 are mostly warm-up"),
         (["method.layers=3"], r"method\.layers=3: this model has 2 layers"),
-        (["method.shrinkage=2"], r"method\.shrinkage=2\.0 must lie in"),
+        (["method.shrinkage=2"], r"method\.shrinkage=2\.0 must be above 0 and at most 1,"),
         (["method.sampling=fair"], r"method\.sampling=fair must be one of random, balanced"),
         (["method.layers=0"], r"method\.layers=0 must lie in"),
     ],
