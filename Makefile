@@ -56,4 +56,4 @@ missing: setup  ## prints the commands of the runs under RESULTS that are left t
 	@$(BIN)/python -m dora.status --results "$(RESULTS)" --missing || test $$? -eq 3
 
 clean:  ## removes runs, caches and an environment that make has made; committed results stay
-	rm -rf $(if $(wildcard .venv/.ready),.venv) $(if $(MADE),$(VENV)) results/runs results/cache results/multirun results/wandb results/tables results/figures results/search results/report.html .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(if $(wildcard .venv/.ready),.venv) $(if $(MADE),$(VENV)) results/runs results/cache results/multirun results/wandb results/tables results/figures results/search results/report*.html .pytest_cache .mypy_cache .ruff_cache

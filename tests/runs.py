@@ -24,10 +24,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hydra import compose, initialize_config_dir
+from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
-from dora.configuration.config import Config, from_hydra, register
+from dora.cli.composer import Composer
+from dora.configuration.config import Config, register
 from dora.data.mini import mini
 from dora.data.tasks import AX, TASKS, Rows, Task
 from dora.package import CONF
@@ -115,13 +116,19 @@ def small_words(results: Path, *overrides: str) -> list[str]:
     ]
 
 
-def configure(*overrides: str) -> Config:
-    """Composes the configuration that these command-line words give."""
+@functools.cache
+def _composer() -> Composer:
+    """Returns the suite's composer, which takes a tenth of Hydra's time (`tests/cli/test_composer`)."""
     register()
     # Hydra's state is global, and a test before may have left one.
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return from_hydra(compose("config", overrides=list(overrides)))
+        return Composer(GlobalHydra.instance().config_loader())
+
+
+def configure(*overrides: str) -> Config:
+    """Composes the configuration that these command-line words give."""
+    return _composer()(overrides)
 
 
 def small(results: Path, *overrides: str) -> Config:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 from dora.analysis.finished import read_runs
 from dora.analysis.searches import of_runs
 from dora.records import packed, study
+from dora.records.record import arithmetic
 from runs import load_script, python
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -80,6 +83,13 @@ def test_the_page_says_how_many_rates_were_chosen_at_an_edge() -> None:
     at_edge, of_backbones = (sum(s.at_edge for s in found) for found in (searches, backbones))
     assert f"in {at_edge} of the {len(searches)} searches of the three studies" in text
     assert f"in {of_backbones} of the {len(backbones)} searches of `backbones`" in text
+
+
+def test_the_page_counts_the_records_of_each_arithmetic() -> None:
+    numbers = [arithmetic(run) for folder in FOLDERS for run in read_runs(folder)]
+    text = (RESULTS / "README.md").read_text()
+    shown = re.findall(r"^\| (\d) \| [^|]* \| (\d+): ", text, re.MULTILINE)
+    assert {int(number): int(count) for number, count in shown} == Counter(numbers)
 
 
 def test_a_page_that_says_something_else_is_told_and_mended(tmp_path: Path) -> None:

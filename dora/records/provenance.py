@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 import re
@@ -96,6 +97,8 @@ def _version(package: str) -> str | None:
         return None
 
 
+# Once in a process: a commit made while it works is not that of the code that it has loaded.
+@functools.cache
 def _git() -> dict[str, Any] | None:
     """Returns the commit of this package's checkout, and whether dora/ or conf/ differ from it.
 

@@ -74,6 +74,7 @@ BOMBS = {
     "a header of 4 GB": archive(b"\x93NUMPY\x02\x00\xff\xff\xff\xff" + bytes(64)),
     "a header that nests": archive(header("(" * 5000 + ")" * 5000)),
     "a header of no tuple": archive(header("7")),
+    "a header without an end": archive(header("(872, 2(")),
     "a packed bomb": archive(
         header("(2500000, 1)") + bytes(20_000_000), zipfile.ZIP_DEFLATED
     ).replace(

@@ -108,11 +108,3 @@ def test_padding_counts_every_row_at_its_batch_s_longest() -> None:
     assert script.padding(
         lengths, [np.array([0, 3]), np.array([], int), np.array([1, 2])]
     ) == pytest.approx(1 - 10 / 14)
-
-
-@pytest.mark.parametrize("size", [16, 32])
-def test_each_of_two_processes_has_no_more_padding_than_one(size: int) -> None:
-    lengths = lengths_like_glue(4_000)
-    batches = order(1, 0, lengths, size)
-    halves = [rows[rank::2] for rows in batches for rank in (0, 1)]
-    assert script.padding(lengths, halves) <= script.padding(lengths, batches)

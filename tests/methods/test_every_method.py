@@ -14,10 +14,13 @@ import pytest
 import safetensors.torch
 import torch
 from exported import dev_logits
+from sklearn.metrics import accuracy_score
 
 from conftest import METHODS
 from dora.configuration.method_choice import packaged
 from dora.data import npz
+from dora.data.sources import read_dir
+from dora.data.tasks import TASKS
 from dora.methods.base import Method
 from dora.package import CONF
 from dora.preparing.prepare import prepare
@@ -26,7 +29,7 @@ from dora.sharing.exporting import export
 from dora.training.build import build
 from dora.training.lines import Lines
 from dora.training.processes import World
-from runs import only_run, run, small
+from runs import arrays, lines, only_run, run, small, small_glue
 
 # What a class states (title, budget, …) and the moments.
 MOMENTS = {n for n in {*vars(Method), *Method.__annotations__} if not n.startswith("_")}
@@ -64,6 +67,30 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 def words_of(name: str) -> tuple[str, ...]:
     """Returns the words of a method's short run, at a rate at which it leaves its start."""
     return (f"method={name}", "keep_model=true", "budget=r2", "lr=3e-3")
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_run_leaves_a_whole_record_that_its_predictions_bear_out(
+    name: str, finished: Callable[[str], Path]
+) -> None:
+    folder = finished(name)
+    record = json.loads((folder / "run.json").read_text())
+    assert record["status"] == "done"
+    assert record["embedded"]
+    saved = arrays(folder)
+    rows = read_dir(TASKS["wnli"], small_glue())
+    for which in ("best", "last"):
+        predicted = saved[f"{which}/dev/logits"].argmax(1)
+        assert record["results"][which]["accuracy"] == accuracy_score(rows["dev"].label, predicted)
+        assert len(saved[f"{which}/test/logits"]) == len(rows["test"])
+    assert (saved["test/ids"] == rows["test"].idx).all()
+    evaluations = [e for e in lines(folder / "metrics.jsonl") if e["split"] == "dev"]
+    assert [e["step"] for e in evaluations] == [6, 12, 18, 24]
+    counted = [e for e in evaluations if e["step"] >= record["counts_from"]]
+    assert record["results"]["best"]["accuracy"] == max(e["accuracy"] for e in counted)
+    # The second half alone counts: an early score is not what the run's end is worth.
+    assert record["evaluations"]["counted"] == len(counted) == 2
+    assert not (folder / "checkpoint").exists()
 
 
 @pytest.mark.parametrize("name", METHODS)

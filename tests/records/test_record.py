@@ -270,5 +270,6 @@ def test_a_checkout_that_a_link_leads_to_has_its_commit(
     subprocess.run([*git, "commit", "--quiet", "--allow-empty", "-m", "first"], check=True)
     (tmp_path / "link").symlink_to(real)
     monkeypatch.setattr(provenance_module, "CHECKOUT", tmp_path / "link")
+    monkeypatch.setattr(provenance_module, "_git", provenance_module._git.__wrapped__)
     head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
     assert provenance()["git"] == {"commit": head.stdout.strip(), "dirty": False}

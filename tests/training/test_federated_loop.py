@@ -212,14 +212,13 @@ def test_a_run_that_patience_ends_records_the_rounds_that_it_had(
 @pytest.mark.parametrize(
     ("method", "step", "resumed"),
     [
-        ("fedit", 11, 6),
         ("fedit", 12, 12),
         ("ffa_lora", 5, 0),
         ("lora_fair", 13, 12),
         *(
             pytest.param(method, step, resumed, marks=pytest.mark.slow)
             for method, steps in (
-                ("fedit", {5: 0, 13: 12}),
+                ("fedit", {5: 0, 11: 6, 13: 12}),
                 ("ffa_lora", {11: 6, 12: 12, 13: 12}),
                 ("lora_fair", {5: 0, 11: 6, 12: 12}),
             )
