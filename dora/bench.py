@@ -53,21 +53,26 @@ def main() -> None:
         "compared": versions,
         "load_before": os.getloadavg(),
     }
+    whole = False
     try:
         _measure(given, found)
+        whole = True
     except (UserError, RunFailed) as e:  # from a whole run
         print(e, file=sys.stderr)
         sys.exit(e.exit_code)
-    found["load_after"] = os.getloadavg()
-    _write(given, to_json(found))
+    # What was measured before Ctrl-C or a failure may have taken an hour.
+    finally:
+        found["load_after"] = os.getloadavg()
+        if any(found.get(part) for part in ("runs", "tables", "startup")):
+            _write(given, to_json(found), whole)
 
 
 def _measure(given: argparse.Namespace, found: dict[str, Any]) -> None:
     """Adds to `found` what the command line asks for: runs, or tables of steps and start-up."""
     if given.run:
-        found["runs"] = _runs(options.runs(given))
+        _runs(options.runs(given), found.setdefault("runs", []))
         return
-    found["tables"] = _tables(given, options.settings(given))
+    _tables(given, options.settings(given), found.setdefault("tables", []))
     if given.startup:
         # A new results folder: the first start finds nothing in it, the second what was left.
         with tempfile.TemporaryDirectory() as folder:
@@ -76,42 +81,42 @@ def _measure(given: argparse.Namespace, found: dict[str, Any]) -> None:
             print(f"{name}: {f['wall_s']:.2f} s, {f['cpu_s']:.2f} CPU-seconds")
 
 
-def _tables(given: argparse.Namespace, settings: list[Setting]) -> list[dict[str, Any]]:
-    """Measures and prints a table for each setting; returns their figures."""
+def _tables(
+    given: argparse.Namespace, settings: list[Setting], found: list[dict[str, Any]]
+) -> None:
+    """Measures and prints a table for each setting; adds their figures to `found`."""
     # Always: every ratio is to one of these two.
     names = list(dict.fromkeys(["floor", "products", *(given.only or CONTENDERS)]))
     if len(set(given.precision)) == 2:
         names += [f"{name}, bf16" for name in names]
-    tables = []
     for s in settings:
         figures = measure(s, names, given.rounds, given.steps, given.repeats)
+        found.append({"setting": asdict(s), "figures": figures})
         if given.memory:
             for name in names:
                 figures[name]["peak_bytes"] = peak_memory(s, name)
         # Printed as it is measured: all settings together take an hour.
         print("\n".join(table(s, figures)), end="\n\n", flush=True)
-        tables.append({"setting": asdict(s), "figures": figures})
-    return tables
 
 
-def _runs(all_runs: list[Runs]) -> list[dict[str, Any]]:
-    """Times whole runs and prints a table for each model; returns their figures."""
-    found = []
+def _runs(all_runs: list[Runs], found: list[dict[str, Any]]) -> None:
+    """Times whole runs and prints a table for each model; adds their figures to `found`."""
     for runs in all_runs:
         figures = whole_runs(runs, lambda line: print(line, flush=True))
         found.append({"setting": asdict(runs), "figures": figures})
         print("", *runs_table(found[-1]["setting"], figures), "", sep="\n", flush=True)
-    return found
 
 
-def _write(given: argparse.Namespace, text: str) -> None:
+def _write(given: argparse.Namespace, text: str, whole: bool) -> None:
     """Writes the figures as JSON; prints them and exits with 1 where the disk does not take them.
 
-    To measure them again would take as long as before.
+    To measure them again would take as long as before. Figures that are not whole get a name of
+    their own, `-part`, so that they replace none that are.
     """
     precisions = "-".join(sorted(set(given.precision), reverse=True))
     default = f"{'run-' if given.run else ''}{given.device}-{precisions}.json"
     to = given.to or options.BENCH / default
+    to = to if whole else to.with_name(f"{to.stem}-part{to.suffix}")
     try:
         to.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(to, text)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+from collections.abc import Iterator
 from typing import Any
 
 from dora.adapters.budget import Budget
@@ -25,9 +26,9 @@ def check(config: Config) -> list[str]:
 
     Each message has the value, the rule and a way out.
     """
-    infinite = _not_finite("", config.flat())
+    infinite = _not_finite(config)
     problems = [
-        *_no_text("", config.flat()),
+        *_no_text(config),
         *_keys_added(config),
         *_of_choices(config),
         *_of_model(config),
@@ -43,35 +44,38 @@ def check(config: Config) -> list[str]:
     return [*infinite, *(p for p in problems if not p.startswith(said))]
 
 
-def _not_finite(key: str, value: Any) -> list[str]:
-    """Returns a message for every infinite or undefined number, in settings of any depth."""
+def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields (dotted key, value) of all that nested settings hold, lists included."""
     if isinstance(value, dict):
-        inner = f"{key}." if key else ""
-        return [
-            text for name, part in value.items() for text in _not_finite(f"{inner}{name}", part)
-        ]
-    if not isinstance(value, float) or math.isfinite(value):
-        return []
-    way_out = " (0: no clipping)" if key == "clip" else ""
-    return [f"{key}={value} must be a finite number{way_out}"]
+        for name, part in value.items():
+            yield from _leaves(part, f"{key}.{name}" if key else name)
+    elif isinstance(value, list):
+        for part in value:
+            yield from _leaves(part, key)
+    else:
+        yield key, value
 
 
-def _no_text(key: str, value: Any) -> list[str]:
+def _not_finite(config: Config) -> list[str]:
+    """Returns a message for every infinite or undefined number."""
+    return [
+        f"{key}={value} must be a finite number{' (0: no clipping)' if key == 'clip' else ''}"
+        for key, value in _leaves(config.flat())
+        if isinstance(value, float) and not math.isfinite(value)
+    ]
+
+
+def _no_text(config: Config) -> list[str]:
     """Returns a message for every text that is not UTF-8, which no record could hold.
 
     Such a text comes from a path typed in another encoding.
     """
-    if isinstance(value, dict):
-        inner = f"{key}." if key else ""
-        return [text for name, part in value.items() for text in _no_text(f"{inner}{name}", part)]
-    # Python turns bytes of the command line that are not UTF-8 into surrogates, U+D800 to U+DFFF.
-    if (
-        not isinstance(value, str)
-        or value.isascii()
-        or not any("\ud800" <= c <= "\udfff" for c in value)
-    ):
-        return []
-    return [f"{key}={ascii(value)[1:-1]} must be UTF-8; rename it, or set the terminal's encoding"]
+    return [
+        f"{key}={ascii(value)[1:-1]} must be UTF-8; rename it, or set the terminal's encoding"
+        for key, value in _leaves(config.flat())
+        # Python turns bytes of the command line that are not UTF-8 into surrogates.
+        if isinstance(value, str) and any("\ud800" <= c <= "\udfff" for c in value)
+    ]
 
 
 def _broken(*rules: tuple[bool, str]) -> list[str]:
@@ -256,7 +260,7 @@ def _of_training(config: Config) -> list[str]:
             batch >= parts or batch < 1,  # a batch below 1 has its own message above
             f"grad_accum={parts} cuts a batch of batch_size={batch} into empty parts",
         ),
-        # The names that tokens.py, recipe.py, step.py and rows.py know.
+        # The names that tokens.py, step.py and rows.py know.
         _choice(config, "batching", "length", "random"),
         _choice(config, "schedule", "linear", "cosine", "constant"),
         _choice(config, "precision", "auto", "fp32", "bf16"),

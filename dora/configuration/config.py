@@ -7,6 +7,7 @@ YAML under conf/ holds only values that differ. Hydra is known to this module an
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import os
 from dataclasses import dataclass, field
@@ -269,8 +270,10 @@ class Config:
                 f"which chose {found.value} together with the rate: leave it out, or give lr= too"
             )
         settings = dataclasses.replace(self.chosen.settings, **{found.setting: found.value})
-        chosen = dataclasses.replace(self.chosen, settings=settings)
-        return dataclasses.replace(self, method=chosen)
+        # A copy, which keeps what `+key=value` has added for `check` to name.
+        tuned = copy.copy(self)
+        tuned.method = dataclasses.replace(self.chosen, settings=settings)
+        return tuned
 
     def learning_rate(self) -> float:
         """Returns `lr`, else that of `rates_from`, of `rates`, of the model, or `base_lr`."""

@@ -27,14 +27,12 @@ class Planned:
     """The checked inputs of a run's method.
 
     `weights`: the model's fingerprint. `start`: the run of `init_from`. `sources`: the runs that
-    the method reads. `matrices`: the linears that components adapt; empty if no budget applies, and
-    then `plan` is None.
+    the method reads. `plan`: None if no budget applies.
     """
 
     weights: str
     start: Start | None
     sources: tuple[Source, ...]
-    matrices: tuple[Matrix, ...] = ()
     plan: Plan | None = None
 
     def fingerprints(self, config: Config, data: str) -> dict[str, str | None]:
@@ -49,7 +47,7 @@ class Planned:
         # Fewer components than matrices are dealt otherwise than by the first versions. Ranks that
         # a method draws never name a run: all seeds of a configuration have one name.
         plan = self.plan
-        if plan is not None and plan.dealt and sum(plan.start) < len(self.matrices):
+        if plan is not None and plan.dealt and sum(plan.start) < len(plan.matrices):
             found["ranks"] = hashlib.sha256(repr(plan.start).encode()).hexdigest()
         if source := source_fingerprint(config.chosen):
             found["method"] = source
@@ -72,12 +70,12 @@ def plan_run(
     if config.init_from and config.chosen.kind.starts_from_runs:
         start = found.attempt(lambda: read_start(config, weights, architecture))
     sources = found.attempt(lambda: read_sources(config, weights)) or ()
-    planned = None
+    plan = None
     # A setting that is not finite is a problem by now, and no plan can be made with it.
     if is_finite(config):
         run = run_info(config, total_steps, sources)
-        planned = found.attempt(lambda: make_plan(config, architecture, start, run))
-    return Planned(weights, start, sources, *(planned or ((), None)))
+        plan = found.attempt(lambda: make_plan(config, architecture, start, run))
+    return Planned(weights, start, sources, plan)
 
 
 def run_info(config: Config, total_steps: int, sources: tuple[Source, ...]) -> RunInfo:
@@ -88,14 +86,14 @@ def run_info(config: Config, total_steps: int, sources: tuple[Source, ...]) -> R
 
 def make_plan(
     config: Config, architecture: dict[str, Any], start: Start | None, run: RunInfo
-) -> tuple[tuple[Matrix, ...], Plan | None]:
-    """Returns the matrices to adapt and the method's plan for them; (), None without a budget.
+) -> Plan | None:
+    """Returns the method's plan for the budget; None for a method without one.
 
     Raises ValueError if the budget does not fit the model, or the adapter of `start`.
     """
     method = config.chosen
     if not method.has_budget:
-        return (), None
+        return None
     found = backbone.find_linears(architecture, config.targets())
     matrices = tuple(_priced(matrix, method.kind) for matrix in found)
     budget = Budget.parse(config.budget)
@@ -109,14 +107,12 @@ def make_plan(
             "nothing"
         )
     plan = replace(plan, at_most=method.kind.budget == "at_most")
-    # A method may plan for other places than all linears, and price them by its settings.
-    matrices = plan.matrices
     if start is None:
-        return matrices, plan
+        return plan
     # The ranks of the run before carry over: training starts with them, and prunes only what is
     # above the budget. A matrix that it pruned altogether has rank 0.
-    ranks = tuple(start.ranks.get(m.name, 0) for m in matrices)
-    total = plan.budget.spent(ranks, matrices)
+    ranks = tuple(start.ranks.get(m.name, 0) for m in plan.matrices)
+    total = plan.budget.spent(ranks, plan.matrices)
     if plan.end is not None and total > plan.target:
         raise ValueError(
             f"init_from={config.init_from} holds more than budget={config.budget} allows, and "
@@ -126,7 +122,7 @@ def make_plan(
     open_end = plan.end is None and (total > plan.target or plan.at_most)
     end = None if open_end else ranks
     target = min(plan.target, total)
-    return matrices, replace(plan, start=ranks, end=end, target=target, dealt=True)
+    return replace(plan, start=ranks, end=end, target=target, dealt=True)
 
 
 def _raised_outside(e: ValueError) -> str:

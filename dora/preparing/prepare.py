@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from dora.adapters.budget import Matrix, Plan
+from dora.adapters.budget import Plan
 from dora.backbones import backbone
 from dora.backbones.architectures import USUAL, architecture_of
 from dora.backbones.backbone import Folder
@@ -41,15 +42,13 @@ from dora.records.run_json import NotARecord
 class Prepared:
     """The checked inputs of a run.
 
-    `matrices`: the linears that components adapt; empty if no budget applies, and then `plan` is
-    None. `train_rows`, `heldout_rows`: row numbers in the training split. `segments`: whether the
+    `plan`: None if no budget applies. `train_rows`, `heldout_rows`: row numbers in the training split. `segments`: whether the
     model tells a pair's two texts apart by segment ids. `auto`: the precision in `config` is the
     one that `precision=auto` stands for.
     """
 
     config: Config
     model: Folder
-    matrices: tuple[Matrix, ...]
     plan: Plan | None
     rows: dict[str, Rows]
     revision: str | None
@@ -65,12 +64,13 @@ class Prepared:
     model_type: str
     auto: bool = False
 
-    @property
+    # Both once: the file of `rates_from` may change, or go, while the run trains.
+    @cached_property
     def settings(self) -> dict[str, Any]:
         """The configuration in the spelling that is recorded and hashed."""
         return self.config.resolved()
 
-    @property
+    @cached_property
     def folder(self) -> Path:
         """The run's directory: results/runs/data/task/model/method/budget/key/s and the seed."""
         c = self.config
@@ -146,7 +146,6 @@ def prepare(config: Config, here: bool = True) -> Prepared:
     prepared = Prepared(
         config=_with_precision(config, here),
         model=folder,
-        matrices=planned.matrices,
         plan=planned.plan,
         rows=rows,
         revision=revision,

@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import re
 import resource
+import sys
 from pathlib import Path
 
 import torch
@@ -52,5 +53,6 @@ def peak(device: torch.device) -> int:
         if found := re.search(r"VmHWM:\s*([0-9]+) kB", status):
             return int(found[1]) * 1024
     # Only for other systems: on Linux ru_maxrss begins at the memory of the process that started
-    # this one, and no reset changes it.
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    # this one, and no reset changes it. It is in kilobytes, on macOS in bytes.
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

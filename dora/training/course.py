@@ -19,8 +19,10 @@ from dora.preparing.federation import Federation
 class Course:
     """The course of a run that trains on all rows.
 
-    `lengths`: of the training rows in tokens, (rows,).
+    `lengths`: of the training rows in tokens, (rows,). `unit`: the steps that belong together.
     """
+
+    unit = 1
 
     def __init__(self, config: Config, lengths: np.ndarray, total_steps: int) -> None:
         self.config, self.lengths, self.total_steps = config, lengths, total_steps
@@ -41,11 +43,11 @@ class Course:
 
     def whole(self, step: int) -> bool:
         """Tells whether a run may be evaluated, saved and resumed after this step."""
-        return True
+        return step % self.unit == 0
 
     def crosses(self, step: int, every: int) -> bool:
         """Tells whether this step is the first whole one at or behind a multiple of `every`."""
-        return step % every == 0
+        return self.whole(step) and step // every > (step - self.unit) // every
 
     def _batches(self, seed: int, epoch: int, lengths: np.ndarray) -> list[np.ndarray]:
         if self._epoch[0] != (seed, epoch):
@@ -60,6 +62,7 @@ class FederatedCourse(Course):
     def __init__(self, config: Config, lengths: np.ndarray, federation: Federation) -> None:
         super().__init__(config, lengths, federation.total_steps)
         self.federation = federation
+        self.unit = federation.steps_a_round
 
     def rows(self, step: int) -> np.ndarray:
         """Returns the rows of step `step` (from 1): the next batch of its client."""
@@ -84,12 +87,3 @@ class FederatedCourse(Course):
         depth = self.federation.rounds * each
         schedule = self.schedule.of_part(depth, self.total_steps)
         return schedule.share(place.round * each + place.local + 1, depth)
-
-    def whole(self, step: int) -> bool:
-        """Tells whether a round ends with this step."""
-        return step % self.federation.steps_a_round == 0
-
-    def crosses(self, step: int, every: int) -> bool:
-        """Tells whether this step ends the round in which a multiple of `every` lies."""
-        each = self.federation.steps_a_round
-        return step % each == 0 and step // every > (step - each) // every

@@ -15,8 +15,8 @@ from dora.data.tasks import Task
 from dora.data.tokens import Tokens, by_length
 from dora.process.imports import uncollected
 from dora.training import processes
+from dora.training.forward import task_loss
 from dora.training.processes import World
-from dora.training.recipe import task_loss
 
 # Rows of an evaluation batch over all processes, on a CPU and on a GPU: nothing is kept for a
 # backward, and a GPU's host would take longer to launch small batches than the GPU to compute them.

@@ -84,7 +84,7 @@ def finish(p: Prepared, loop: Loop, record: Record, say: Lines) -> None:
         **loop.about_rounds(loop.step),
         train_s=round(loop.seconds, 2),
         peak_memory_bytes=memory.peak(s.world.device),
-        files={**artefacts.sums(p.folder, artefacts.left(p.folder)), **record.sync()},
+        files={**artefacts.sums(record.folder, artefacts.left(record.folder)), **record.sync()},
     )
     record.finish()
     _say_end(loop, record, plan, say)

@@ -6,12 +6,14 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dora.backbones.architectures import architecture_of
 from dora.backbones.attention import attention_mask, packs
 from dora.backbones.packing import Layout, packed
 from dora.configuration.config import Config
+from dora.data.tasks import Task
 from dora.data.tokens import Tokens
 
 
@@ -75,3 +77,15 @@ def _round_frozen(model: nn.Module) -> None:
             # By parameter: a frozen weight is rounded beside a trained bias, which stays in fp32.
             for p in module.parameters(recurse=False):
                 p.data = p.data if p.requires_grad else p.data.to(torch.bfloat16)
+
+
+def task_loss(task: Task, logits: Tensor, labels: Tensor) -> Tensor:
+    """Returns cross-entropy or squared error, summed over examples.
+
+    logits: (n, outputs), labels: (n,).
+    """
+    # In float32 at least: bfloat16 has 8 bits of precision, too few for a sum.
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    if task.regression:
+        return F.mse_loss(logits.squeeze(-1), labels.to(logits.dtype), reduction="sum")
+    return F.cross_entropy(logits, labels, reduction="sum")

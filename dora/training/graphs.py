@@ -46,6 +46,7 @@ class Graphs:
     def __init__(self, parameters: Sequence[Tensor]) -> None:
         self.parameters = list(parameters)
         self.able = True
+        self._stream: Any = None
         self._forget()
 
     def _forget(self) -> None:
@@ -99,7 +100,7 @@ class Graphs:
         self._forget()
         if torch.cuda.is_available():
             # A recording that broke off may leave the generator believing that it still goes on.
-            generator = torch.cuda.default_generators[torch.cuda.current_device()]
+            generator = torch.cuda.default_generators[self.parameters[0].device.index]
             generator.graphsafe_set_state(generator.clone_state())
         for p in self.parameters:  # what the recording has left there
             p.grad = None
@@ -122,9 +123,14 @@ class Graphs:
         graph = torch.cuda.CUDAGraph()
         # Uncollected: freeing the recordings of an earlier run would invalidate this one. Recordings
         # share the memory of what they compute on the way, too.
+        # On the parameters' device, which need not be the current one, nor that of the stream which
+        # PyTorch keeps for the recordings of a process.
+        device = self.parameters[0].device
+        self._stream = self._stream or torch.cuda.Stream(device)
         with (
             uncollected(),
-            torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"),
+            torch.cuda.device(device),
+            torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local"),
         ):
             torch._foreach_zero_(gradients)
             found = each(inputs)

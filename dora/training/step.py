@@ -32,13 +32,13 @@ from dora.data.tokens import Tokens
 from dora.errors import Diverged
 from dora.methods.base import Method, is_recordable
 from dora.methods.groups import parameter_groups
+from dora.methods.seeds import seed_of
 from dora.training import processes
 from dora.training.course import Course
 from dora.training.finite import Watch, not_finite
-from dora.training.forward import Forward
+from dora.training.forward import Forward, task_loss
 from dora.training.graphs import Graphs
 from dora.training.processes import World
-from dora.training.recipe import step_seed, task_loss
 
 
 @dataclass
@@ -157,7 +157,7 @@ class Stepper:
         for part, rows in enumerate(np.array_split(batch, s.config.grad_accum)):
             # Dropout draws from PyTorch's default generator, which is seeded anew each time: a
             # resumed run draws what an uninterrupted one would, with no generator state saved.
-            torch.manual_seed(step_seed(s.config.seed, step, part, world.rank))
+            torch.manual_seed(seed_of(s.config.seed, step, part, world.rank))
             mine = rows[world.rank :: world.size]
             inputs, layout = self.forward.inputs(s.train, mine) if len(mine) else ({}, None)
             if inputs:

@@ -19,6 +19,7 @@ from dora.cli.line import is_sweep, read
 from dora.cli.tuning import Candidate, Tuning, next_rates
 from dora.configuration import tuned
 from dora.errors import UserError
+from dora.preparing.prepare import prepare
 from runs import command, configure, record, refused, run, small, small_glue, small_words
 
 
@@ -143,6 +144,24 @@ def test_a_run_takes_the_setting_that_was_chosen_with_its_rate(tmp_path: Path) -
     assert configure(*words, "lr=1e-3").as_tuned().chosen.settings.dem == 0.1
     with pytest.raises(UserError, match=r"method.dem=0.5 does not go with .* which chose 0.3"):
         run(small(tmp_path / "a", *words, "method.dem=0.5"))
+
+
+def test_a_run_keeps_its_place_whatever_becomes_of_its_file_of_rates(tmp_path: Path) -> None:
+    place = ("tiny_roberta", "wnli", "dora", "r2", (1,))
+    file = tmp_path / "choices.json"
+    tuned.write(file, [tuned.Search(*place, {1e-3: (50.0,)}, setting="dem", default=0.1)])
+    words = ["method=dora", "budget=r2", f"rates_from={file}"]
+    # A key that is added is named although the file chooses a setting.
+    with pytest.raises(UserError, match=r"\+max_step: there is no key max_step"):
+        prepare(small(tmp_path, *words, "+max_step=100"))
+    begun = prepare(small(tmp_path, *words))
+    folder = begun.folder
+    # As a search with more candidates does, while the run trains.
+    tuned.write(file, [tuned.Search(*place, {3e-3: (60.0,)}, setting="dem", default=0.1)])
+    assert begun.settings["lr"] == 1e-3
+    assert begun.folder == folder != prepare(small(tmp_path, *words)).folder
+    file.unlink()
+    assert (begun.folder, begun.settings["lr"]) == (folder, 1e-3)
 
 
 def test_a_rate_comes_from_a_search_of_the_same_length_or_else_from_the_only_other(

@@ -89,6 +89,10 @@ def test_a_path_in_another_encoding_is_refused_before_anything_is_made() -> None
     config = configure("method=lora")
     with pytest.raises(UserError, match=r"results=r\\udcff must be UTF-8"):
         prepare(dataclasses.replace(config, results="r\udcff"))
+    config = configure("method=cora", "method.runs=[a]")
+    config.chosen.settings.runs = ["a", "b\udcff"]
+    with pytest.raises(UserError, match=r"method\.runs=b\\udcff must be UTF-8"):
+        prepare(config)
 
 
 def test_batching_is_one_of_two() -> None:

@@ -10,10 +10,12 @@ import pytest
 import torch
 
 from dora import bench
+from dora.errors import RunFailed
 from dora.timing import options, setting
 from dora.timing.candidates import CONTENDERS, OTHERS, PHASES, contender, loop_of
 from dora.timing.measure import SHARES, _whole_runs, measure, ratio, series
 from dora.timing.setting import TOTAL, Setting, Times
+from dora.timing.whole_run import Runs
 
 # One layer, wide enough for twelve components in each of four blocks: a step takes milliseconds.
 SMALL = Setting("small", 0.1, batch=4, length=8, threads=1)
@@ -230,6 +232,34 @@ def test_figures_that_the_disk_does_not_take_are_printed(tmp_path, monkeypatch, 
     with pytest.raises(SystemExit, match=r"b\.json cannot be written: No space left"):
         bench.main()
     assert json.loads(capsys.readouterr().out)["tables"] == [1]
+
+
+def test_figures_measured_before_a_failure_are_written_beside_whole_ones(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(sys, "argv", ["bench", "--to", str(tmp_path / "b.json"), "--run"])
+    (tmp_path / "b.json").write_text("of an hour ago")
+    figures = iter([{"lora": {}}])
+
+    def timed(runs, say):
+        if (found := next(figures, None)) is None:
+            raise RunFailed("the second one diverged")
+        return found
+
+    monkeypatch.setattr(bench, "whole_runs", timed)
+    monkeypatch.setattr(bench, "runs_table", lambda *_: [])
+    monkeypatch.setattr(
+        bench.options,
+        "runs",
+        lambda given: [Runs("sst2", "tiny_roberta", "mini", 1, 1, ("fp32",))] * 2,
+    )
+    with pytest.raises(SystemExit) as ended:
+        bench.main()
+    assert ended.value.code == 1
+    assert (tmp_path / "b.json").read_text() == "of an hour ago"
+    (part,) = json.loads((tmp_path / "b-part.json").read_text())["runs"]
+    assert part["figures"] == {"lora": {}}
+    assert "the second one diverged" in capsys.readouterr().err
 
 
 def test_the_clock_waits_for_the_gpu_that_is_measured(monkeypatch):
