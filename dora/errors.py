@@ -69,11 +69,17 @@ class NotNow(Stopped):
 
 
 def foreseen(
-    error: BaseException, saved: int, batch_size: int, grad_accum: int, max_length: int
+    error: BaseException,
+    saved: int,
+    batch_size: int,
+    grad_accum: int,
+    max_length: int,
+    evaluated: int,
 ) -> RunFailed | NotNow | None:
     """Translates an error of the disk, of memory or of another process into one for the user.
 
     Returns None for any other error. `saved`: the step of the newest checkpoint, 0 for none.
+    `evaluated`: the rows of an evaluation that are computed at a time.
     """
     at = f"after step {saved}" if saved else "at its start"
     if isinstance(error, OSError) and error.errno in TEMPORARY | _LASTING:
@@ -90,11 +96,11 @@ def foreseen(
             f"the same command takes the run up {at}"
         )
     if isinstance(error, MemoryError | RuntimeError) and _OUT_OF_MEMORY.search(text):
-        return _out_of_memory(batch_size, grad_accum, max_length)
+        return _out_of_memory(batch_size, grad_accum, max_length, evaluated)
     return None
 
 
-def _out_of_memory(batch_size: int, grad_accum: int, max_length: int) -> RunFailed:
+def _out_of_memory(batch_size: int, grad_accum: int, max_length: int, evaluated: int) -> RunFailed:
     """Returns the error for a full memory, with the settings that need less, gentlest first."""
     rows = -(-batch_size // grad_accum)  # rounded up: the largest part of a batch
     ways = []
@@ -103,7 +109,8 @@ def _out_of_memory(batch_size: int, grad_accum: int, max_length: int) -> RunFail
     if batch_size > 1:
         ways.append(f"batch_size={batch_size // 2}")
     ways.append(f"max_length={max_length // 2}")
+    more = f" ({evaluated} in an evaluation, where only a smaller max_length helps)"
     return RunFailed(
-        f"out of memory with {rows} examples of up to {max_length} tokens at a time: "
-        f"try {' or '.join(ways)}"
+        f"out of memory with {rows} examples of up to {max_length} tokens at a time"
+        f"{more if evaluated > rows else ''}: try {' or '.join(ways)}"
     )

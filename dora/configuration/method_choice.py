@@ -147,7 +147,7 @@ def _tried(
 
 
 def packaged(name: str, **changes: Any) -> MethodChoice:
-    """Returns a method of this package with its defaults and `changes`, for tests and the bench."""
+    """Returns a method of this package with its defaults and `changes`."""
     held = OmegaConf.load(CONF / "method" / f"{name}.yaml")
     assert isinstance(held, DictConfig)
     return choose(OmegaConf.merge(held, changes))  # type: ignore[arg-type]

@@ -33,7 +33,7 @@ from dora.timing.setting import (
     rows,
     timed,
 )
-from dora.training.evaluation import EVAL_ROWS
+from dora.training.evaluation import rows_at_once
 from dora.training.loop import Loop
 from dora.training.processes import World
 from dora.training.step import Setup
@@ -113,10 +113,11 @@ def _evaluation(s: Setting, name: str) -> Contender:
 @torch.inference_mode()
 def _forward(s: Setting, model: Any, tokens: Tokens) -> None:
     """Computes logits in batches as large as an evaluation's, without anything around it."""
-    for part in np.split(np.arange(len(tokens)), range(EVAL_ROWS, len(tokens), EVAL_ROWS)):
-        batch = {k: torch.from_numpy(v).to(s.device) for k, v in tokens.batch(part).items()}
-        device = torch.device(s.device).type
-        with torch.autocast(device, torch.bfloat16, enabled=s.precision == "bf16"):
+    device = torch.device(s.device)
+    each = rows_at_once(device)
+    for part in np.split(np.arange(len(tokens)), range(each, len(tokens), each)):
+        batch = {k: torch.from_numpy(v).to(device) for k, v in tokens.batch(part).items()}
+        with torch.autocast(device.type, torch.bfloat16, enabled=s.precision == "bf16"):
             model(**batch)
 
 
@@ -142,7 +143,7 @@ def loop_of(s: Setting, name: str) -> tuple[Loop, int]:
     if name != "floor":
         speed_up(model, torch.device(s.device))
     if phase == "compiled":
-        model.compile(dynamic=True)  # as `dora.training.one_run` does
+        model.compile(dynamic=True)  # as `dora.training.build` does
     method.load(method.state())  # brings the method's own tensors to the device
     loop = _loop(s, model, method, plan, chosen)
     loop.train_step(1)  # the optimizer's moments exist from here on

@@ -20,7 +20,12 @@ from dora.training.processes import World
 
 # Rows of an evaluation batch over all processes, on a CPU and on a GPU: nothing is kept for a
 # backward, and a GPU's host would take longer to launch small batches than the GPU to compute them.
-EVAL_ROWS, GPU_ROWS = 64, 256
+EVAL_ROWS, _GPU_ROWS = 64, 256
+
+
+def rows_at_once(device: torch.device) -> int:
+    """Returns the rows that all processes of an evaluation compute at a time."""
+    return EVAL_ROWS if device.type == "cpu" else _GPU_ROWS
 
 
 @torch.inference_mode()
@@ -41,7 +46,7 @@ def predict(
     pieces, done = [], 0
     # Rows of like length share a batch, which leaves little padding. Batches shrink with more
     # processes, so that one batch of all of them holds as many rows.
-    of_all = EVAL_ROWS if world.device.type == "cpu" else GPU_ROWS
+    of_all = rows_at_once(world.device)
     for rows in by_length(tokens.lengths[mine], max(1, of_all // world.size)):
         pieces.append((mine[rows], forward(tokens, mine[rows]).float().cpu().numpy()))
         done += len(rows)

@@ -21,6 +21,7 @@ from dora.records.record import Record, writable
 from dora.training import checkpoint, processes
 from dora.training.added import predict_added
 from dora.training.build import build
+from dora.training.evaluation import rows_at_once
 from dora.training.finish import finish
 from dora.training.lines import Lines, Pace, embedded_note, figures, on_terminal
 from dora.training.loop import Loop
@@ -180,7 +181,8 @@ def _train_and_finish(
         lines.end_bar()
         c = p.config
         saved = checkpoint.newest(record.checkpoints)
-        why = foreseen(e, saved, c.batch_size, c.grad_accum, c.max_length)
+        at_once = rows_at_once(world.device)
+        why = foreseen(e, saved, c.batch_size, c.grad_accum, c.max_length, at_once)
         if world.main:
             _note_end(record, why or e, lines)
         if trackers is not None and isinstance(e, Stopped | KeyboardInterrupt):

@@ -196,7 +196,7 @@ LASTS = (errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 def test_whatever_befalls_a_disk_is_told_alike_and_is_temporary_where_it_passes(
     number: int,
 ) -> None:
-    told = foreseen(OSError(number, os.strerror(number), "there"), 6, 8, 1, 48)
+    told = foreseen(OSError(number, os.strerror(number), "there"), 6, 8, 1, 48, 64)
     assert getattr(told, "exit_code", None) == (75 if number in PASSES else 1)
     assert str(told) == (
         f"{os.strerror(number)} at there; once that is mended, "
@@ -264,7 +264,7 @@ def test_out_of_memory_names_what_to_try(
     ):
         run(small(tmp_path, "method=lora", "grad_accum=2"))
     # One example at a time cannot be cut further.
-    with pytest.raises(RunFailed, match=r"at a time: try max_length=24$"):
+    with pytest.raises(RunFailed, match=r"helps\): try max_length=24$"):
         run(small(tmp_path, "method=lora", "batch_size=1"))
 
 
@@ -327,10 +327,20 @@ def test_what_keeps_a_directory_from_being_opened_is_temporary_where_it_passes(
 def test_a_process_that_was_killed_beside_this_one_is_no_failure_of_the_run() -> None:
     # gloo says so to the survivors; it has no exception class for it.
     gloo = RuntimeError("[/a/pair.cc:553] Connection closed by peer [127.0.0.1]:39121")
-    found = foreseen(gloo, 8, 16, 1, 128)
+    found = foreseen(gloo, 8, 16, 1, 128, 64)
     assert isinstance(found, NotNow)
     assert str(found) == (
         "another process of this run ended before its time; "
         "the same command takes the run up after step 8"
     )
-    assert foreseen(RuntimeError("shapes do not fit"), 8, 16, 1, 128) is None
+    assert foreseen(RuntimeError("shapes do not fit"), 8, 16, 1, 128, 64) is None
+
+
+def test_a_full_memory_names_an_evaluation_that_takes_more_rows_than_a_step() -> None:
+    full = torch.OutOfMemoryError("CUDA out of memory")
+    small, large = (str(foreseen(full, 0, batch, 1, 128, 256)) for batch in (4, 256))
+    assert small.startswith(
+        "out of memory with 4 examples of up to 128 tokens at a time (256 in an evaluation, where "
+        "only a smaller max_length helps): try grad_accum=2 "
+    )
+    assert "evaluation" not in large
