@@ -21,8 +21,8 @@ directory counts. A run that the file holds already stays in it until a finished
 run takes its place. Nothing is removed."""
 
 
-def collect(results: Path, to: Path) -> str:
-    """Packs one folder's records; returns a line on them.
+def collect(results: Path, to: Path, blind: bool = False) -> str:
+    """Packs one folder's records; returns a line on them. `blind`: as in `packed.write`.
 
     Raises UserError where there are none, or where one would not be read back. Damaged records are
     named on standard error.
@@ -33,7 +33,7 @@ def collect(results: Path, to: Path) -> str:
     held = {study.place(folder): folder for folder in packed.directories(results)} | finished
     if not held:
         raise UserError(f"no finished run under {results / 'runs'}")
-    number = packed.write(to, [held[place] for place in sorted(held)])
+    number = packed.write(to, [held[place] for place in sorted(held)], blind)
     left = len(study.directories(results)) - number
     line = f"{to}: {counted(number, 'run')}, {to.stat().st_size / 1e3:,.0f} kB"
     return f"{line}; left out: {left:,} not done or damaged" if left else line
@@ -58,6 +58,11 @@ def main() -> None:
     parser.add_argument(
         "--to", type=Path, metavar="FILE", help="for one folder: another file, written anew"
     )
+    parser.add_argument(
+        "--anonymous",
+        action="store_true",
+        help="for a double-blind review: without hosts, and with folders by their last part",
+    )
     given = parser.parse_args()
     if given.to and len(given.results) > 1:
         parser.error("--to takes one folder of results")
@@ -65,7 +70,7 @@ def main() -> None:
     for results in given.results:
         to = given.to or results / packed.NAME
         try:
-            print(collect(results, to))
+            print(collect(results, to, given.anonymous))
         except UserError as e:
             refused = True
             print(e.under("nothing packed:"), file=sys.stderr)

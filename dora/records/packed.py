@@ -24,6 +24,7 @@ from typing import Any
 from dora.errors import UserError
 from dora.files import check_readable, open_own, write_atomic
 from dora.plain import printable
+from dora.records.anonymous import anonymous
 
 NAME = "runs.jsonl.gz"
 FILES = ("run.json", "ranks.jsonl", "metrics.jsonl")
@@ -33,10 +34,10 @@ _MOST_NAME = 255  # bytes of a folder's name on the usual file systems
 _LONGEST = 64 << 20  # characters of a line: a damaged or hostile file must not fill the memory
 
 
-def write(file: Path, folders: Iterable[Path]) -> int:
+def write(file: Path, folders: Iterable[Path], blind: bool = False) -> int:
     """Packs the records of these run directories into `file`; returns their number.
 
-    Weights, predictions and logs stay where they are. Equal records give equal bytes. Raises
+    `blind`: without hosts and the machine's folders (`dora.records.anonymous`). Weights, predictions and logs stay where they are. Equal records give equal bytes. Raises
     UserError with every run that would not be read back; an older file then stays.
     """
     held, number = io.BytesIO(), 0
@@ -44,8 +45,11 @@ def write(file: Path, folders: Iterable[Path]) -> int:
     with gzip.GzipFile(filename="", mode="wb", fileobj=held, mtime=0) as packed:
         packed.write(_line(FORMAT))
         for folder in folders:
-            line = _line(_texts(folder))
+            line, texts = b"", _texts(folder)
             try:
+                if blind:
+                    texts["run.json"] = anonymous(texts["run.json"])
+                line = _line(texts)
                 _run(line.decode())
             except ValueError as e:
                 named = printable(shown(folder))

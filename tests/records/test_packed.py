@@ -17,7 +17,7 @@ from dora.analysis.figures.training import undamaged
 from dora.analysis.finished import anything_left_out, read_runs
 from dora.collect import collect
 from dora.errors import UserError
-from dora.records import journals, packed, study
+from dora.records import artefacts, journals, packed, study
 from dora.records.planned import note_planned
 from record_files import write_run
 from runs import command
@@ -287,6 +287,33 @@ def test_the_command_packs_every_folder_and_says_where_there_is_nothing(tmp_path
         2,
         f"nothing packed: no finished run under {tmp_path}/c/runs\n",
     )
+
+
+def test_an_anonymous_file_names_no_host_and_no_folder_and_is_read_like_any(tmp_path: Path) -> None:
+    (folder, *_) = some(tmp_path)
+    record = json.loads((folder / "run.json").read_text())
+    words = [*record["words"], "model.path='/home/anna/my models/small'", "data.dir=~anna/GLUE/"]
+    known = {"device": "cpu", "world_size": 1, "git": None, "versions": {}}
+    start = {"step": 0, "time": "2026-01-01T00:00:00+00:00", "host": "annas-laptop", **known}
+    changes = {
+        "words": words,
+        "command": "python -m dora.run 'method.runs=[/home/anna/a/s1,../b]' results=x/home",
+        "host": "annas-laptop",
+        "starts": [start],
+        "note": "see https://example.org/home/page",
+    }
+    (folder / "run.json").write_text(artefacts.sealed({**record, **changes, "files": {}}))
+    done = command("dora.collect", str(tmp_path), "--to", str(tmp_path / "x.gz"), "--anonymous")
+    assert done.returncode == 0, done.stderr
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "x.gz").rename(tmp_path / "shared" / packed.NAME)
+    runs = read_runs(tmp_path / "shared")
+    assert [run["results"] for run in runs] == [run["results"] for run in read_runs(tmp_path)]
+    (blind,) = (run for run in runs if run.get("note") == "see https://example.org/home/page")
+    assert blind["words"][-2:] == ["model.path='my models/small'", "data.dir=GLUE"]
+    assert blind["command"] == "python -m dora.run 'method.runs=[s1,../b]' results=x/home"
+    assert (blind["host"], blind["starts"][0]["host"]) == ("host", "host")
+    assert b"anna" not in gzip.decompress((tmp_path / "shared" / packed.NAME).read_bytes())
 
 
 def test_a_damaged_record_is_not_packed_in_silence(tmp_path: Path) -> None:
