@@ -254,11 +254,18 @@ class Tuning:
 
     def write(self) -> list[str]:
         """Writes choices and figure, beside those of earlier commands; returns their lines."""
-        found = in_order([*self._earlier().values(), *self.searches()])
+        own = self.searches()
+        found = in_order([*self._earlier().values(), *own])
         tuned.write(self.folder / CHOICES, found)
         # A word to be typed: a shell parts it at spaces, and -m at commas.
         word = shlex.quote(in_grammar(f"rates_from={self.folder / CHOICES}", False))
-        lines = ["", *table(found), "", f"for the study: {word}"]
+        lines = ["", *table(found), ""]
+        if any(search.at_edge for search in own):
+            lines.append(
+                "beyond an edge may lie a better rate: the same command with "
+                f"--candidates {self.candidates + 2} goes on, for every method"
+            )
+        lines.append(f"for the study: {word}")
         try:
             drawn = score_by_rate(found)
         except ImportError:  # Matplotlib is an optional dependency

@@ -402,7 +402,10 @@ def test_a_second_search_is_added_to_the_file_of_the_first(tmp_path: Path) -> No
     tuning = Tuning([words], lambda words: configure(*words), 3, (1, 2))
     for group in tuning.groups.values():
         group.scores = {rate: (60.0, 61.0) for rate in (1e-3, 2e-3, 4e-3)}
-    tuning.write()
+    # Of equal rates the lowest is taken, which is an edge here.
+    assert sum("--candidates 5 goes on, for every method" in line for line in tuning.write()) == 1
+    group.scores[2e-3] = (70.0, 61.0)
+    assert not any("goes on" in line for line in tuning.write())
     found = tuned.read(file)
     assert found[other.key] == other
     assert found[other.key].made == {"host": "a"}
