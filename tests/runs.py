@@ -118,7 +118,7 @@ def small_words(results: Path, *overrides: str) -> list[str]:
 
 @functools.cache
 def _composer() -> Composer:
-    """Returns the suite's composer, which takes a tenth of Hydra's time (`tests/cli/test_composer`)."""
+    """Returns the suite's composer, which takes a tenth of Hydra's time."""
     register()
     # Hydra's state is global, and a test before may have left one.
     GlobalHydra.instance().clear()

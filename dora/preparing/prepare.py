@@ -42,9 +42,9 @@ from dora.records.run_json import NotARecord
 class Prepared:
     """The checked inputs of a run.
 
-    `plan`: None if no budget applies. `train_rows`, `heldout_rows`: row numbers in the training split. `segments`: whether the
-    model tells a pair's two texts apart by segment ids. `auto`: the precision in `config` is the
-    one that `precision=auto` stands for.
+    `plan`: None if no budget applies. `train_rows`, `heldout_rows`: row numbers in the training
+    split. `segments`: whether the model tells a pair's two texts apart by segment ids. `auto`: the
+    precision in `config` is the one that `precision=auto` stands for.
     """
 
     config: Config

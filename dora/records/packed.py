@@ -37,8 +37,9 @@ _LONGEST = 64 << 20  # characters of a line: a damaged or hostile file must not 
 def write(file: Path, folders: Iterable[Path], blind: bool = False) -> int:
     """Packs the records of these run directories into `file`; returns their number.
 
-    `blind`: without hosts and the machine's folders (`dora.records.anonymous`). Weights, predictions and logs stay where they are. Equal records give equal bytes. Raises
-    UserError with every run that would not be read back; an older file then stays.
+    `blind`: without hosts and the machine's folders (`dora.records.anonymous`). Weights,
+    predictions and logs stay where they are. Equal records give equal bytes. Raises UserError with
+    every run that would not be read back; an older file then stays.
     """
     held, number = io.BytesIO(), 0
     problems = []
