@@ -199,14 +199,7 @@ class Adapter:
 
     def _check_gradients(self) -> None:
         """Raises UserError or FloatingPointError where the method cannot read what it is to read."""
-        # Gates that died leave empty factors, which get no gradient.
-        trained = [p for p in self._watch.parameters if p.numel()]
-        # Zeros are what zero_grad(set_to_none=False) leaves. They may be right later, so that only
-        # the first step is looked at.
-        cleared = all(p.grad is None for p in trained) or (
-            self.taken == 0 and not any(p.grad is not None and p.grad.any() for p in trained)
-        )
-        if self.method.reads_gradients and trained and cleared:
+        if self.method.reads_gradients and self._cleared():
             raise UserError(
                 f"{self.method.title} reads gradients, and they are cleared already: call "
                 "adapter.step() between optimizer.step() and zero_grad()"
@@ -217,6 +210,16 @@ class Adapter:
                 "training has diverged, or a gradient scaler, which does not know it, skipped a "
                 "step: train in bf16 or fp32"
             )
+
+    def _cleared(self) -> bool:
+        """Tells whether the components' gradients are gone: None, or in the first step all 0."""
+        # Gates that died leave empty factors, which get no gradient.
+        gradients = [p.grad for p in self._watch.parameters if p.numel()]
+        if not gradients:
+            return False
+        there = [gradient for gradient in gradients if gradient is not None]
+        # Zeros are what zero_grad(set_to_none=False) leaves. Later they may be right.
+        return not there or (self.taken == 0 and not any(bool(g.any()) for g in there))
 
     def _removes(self) -> bool:
         return bool(getattr(getattr(self.method, "settings", None), "remove", False))

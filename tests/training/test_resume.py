@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from dora.errors import Stopped
+from dora.errors import NotNow, Stopped
 from dora.process.signals import StopSignals
 from dora.records import study
 from dora.records.lock import held
@@ -220,6 +220,20 @@ def test_a_forced_run_that_was_killed_goes_on_by_the_same_command_and_one_that_f
     again = run(small(tmp_path, *words, "force=true"))
     assert again["resumed_from"] == []
     assert again["results"] == first["results"]
+
+
+@pytest.mark.slow  # another process's start: 6 s; the message and the lock have tests of their own
+def test_a_directory_in_use_is_refused_and_its_holder_named(tmp_path: Path) -> None:
+    start = [sys.executable, "-m", "dora.run", *small_words(tmp_path, "max_steps=20000")]
+    process = subprocess.Popen(start, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    assert process.stdout is not None
+    next(line for line in process.stdout if line.startswith("step "))  # it holds the lock by now
+    try:
+        with pytest.raises(NotNow, match=f"in use by process {process.pid} on"):
+            run(small(tmp_path, "max_steps=20000"))
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def test_time_between_checkpoints_is_no_part_of_training(tmp_path: Path) -> None:

@@ -93,7 +93,7 @@ def _mean(table: Table, row: Row, title: str, tasks: list[str]) -> dict[str, Any
 def mean_with_interval(table: Table, row: Row, tasks: Sequence[str]) -> dict[str, float] | None:
     """Returns a row's mean over the tasks and its interval's ends: {"mean", "low", "high"}.
 
-    None unless each of the tasks has a score.
+    Returns None unless each of the tasks has a score.
     """
     groups = [list(table.values(row, t).values()) for t in tasks]
     if not groups or not all(groups):

@@ -101,7 +101,7 @@ def _details(seen: list[Seen]) -> list[str]:
 
 
 def _at_step(seen: Seen) -> str | None:
-    """Returns `step 30 of 90`, of the last checkpoint; None where there is none."""
+    """Returns `step 30 of 90`, of the last checkpoint, or None before the first."""
     return None if seen.step is None else f"step {seen.step:,} of {seen.total_steps:,}"
 
 
