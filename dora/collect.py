@@ -16,9 +16,10 @@ from dora.records import packed, study
 DESCRIPTION = """\
 Packs the records of all finished runs under RESULTS into RESULTS/runs.jsonl.gz: run.json,
 ranks.jsonl and metrics.jsonl, without weights, predictions and logs. Tables, figures, reports and
-status read a folder with this file like one with the runs' directories; where a run is in both, the
-directory counts. A run that the file holds already stays in it until a finished directory of that
-run takes its place. Nothing is removed."""
+status read a folder with this file like one with the runs' directories; dora.run and dora.tune take
+its runs as done, unless force=true. Where a run is in both, the directory counts. A run that the
+file holds already stays in it until a finished directory of that run takes its place. Nothing is
+removed."""
 
 
 def collect(results: Path, to: Path, blind: bool = False) -> str:

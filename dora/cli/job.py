@@ -18,6 +18,8 @@ from dora.process.imports import uncollected
 from dora.process.signals import StopSignals, outside
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from dora.preparing.prepare import Prepared
     from dora.records.schema import Run
 
@@ -58,16 +60,17 @@ def train(cfg: DictConfig) -> float | None:
     config = from_hydra(cfg)
     prepared = prepare(config)
     begin_unless_stopped()
-    result = None if config.force else read_done(prepared.folder)
+    recorded = prepared.recorded
+    result = None if config.force else read_done(recorded)
     if result is None:
         result = _run(prepared)
         # Of several processes that train a run one holds its record, and says this.
         if result and (left := remaining.line(prepared.folder)) is not None:
             print(labelled(_label(), left), flush=True)
     else:
-        _say_done(prepared, result)
+        _say_done(prepared, recorded, result)
         # Rows without labels, such as AX, may have come after the run was done.
-        if added := unpredicted(prepared.folder, prepared.rows):
+        if added := unpredicted(recorded, prepared.rows):
             try:
                 result = _run(prepared)
             # Not writable, or another process is at work there. The scores are good all the same.
@@ -82,20 +85,21 @@ def _label() -> str:
     return hydra.job.name if hydra.mode == RunMode.MULTIRUN else ""
 
 
-def _say_done(prepared: Prepared, result: Run) -> None:
-    """Prints that the run is done. Raises UserError if it lacks the model that is to be kept."""
+def _say_done(prepared: Prepared, folder: Path, result: Run) -> None:
+    """Prints that the run is done, by its record in `folder`. Raises UserError if it lacks the model that is to be kept."""
+    from dora.records import packed
     from dora.records.about_method import about_method
     from dora.records.cleaning import tidy
     from dora.records.record import scores
     from dora.training.lines import labelled
 
     leaves_model = about_method(result).result == "model"
-    if prepared.config.keep_model and leaves_model and not (prepared.folder / "model").exists():
+    if prepared.config.keep_model and leaves_model and not (folder / "model").exists():
         raise UserError(
-            f"{prepared.folder} is done but kept no model; add force=true to train it again"
+            f"{packed.shown(folder)} is done but kept no model; add force=true to train it again"
         )
-    tidy(prepared.folder)
-    text = f"already done: {prepared.folder} ({scores(result)}); force=true trains it again"
+    tidy(folder)
+    text = f"already done: {packed.shown(folder)} ({scores(result)}); force=true trains it again"
     print(labelled(_label(), text))
     if HydraConfig.get().mode == RunMode.RUN:  # a sweep prints these lines once, for all its runs
         print(*filter(None, (result["embedded"], result["note"])), sep="\n")

@@ -35,7 +35,7 @@ _HARMLESS = {"stopped", "running", "waiting"}
 class Planned:
     """Describes one run of a sweep without its data, which for all runs may not fit into memory.
 
-    `settings`: its configuration as it is recorded. `force`: whether it starts afresh. `notes`:
+    `folder`: its directory, or the one that its packed record is unpacked into. `settings`: its configuration as it is recorded. `force`: whether it starts afresh. `notes`:
     lines to show before the sweep begins. `precision`: such a line on the precision; None for
     a run on another machine, which says it itself. `auto`: its precision is the one that
     `precision=auto` stands for. `words`: the words that name it. `lacks`: whether it is done but
@@ -274,10 +274,11 @@ def _data_of(config: Config) -> tuple[str, str, str]:
 def _planned(p: Prepared, words: Words, here: bool) -> Planned:
     """Returns the description of a prepared run; reads its record, if it is done."""
     c = p.config
+    folder = p.recorded
     embedded = embedded_note(c)
     notes = tuple(filter(None, (embedded, c.model.note)))
     # In this order: looking for rows without predictions is cheap if the run has no record.
-    lacks = not c.force and bool(unpredicted(p.folder, p.rows)) and read_done(p.folder) is not None
+    lacks = not c.force and bool(unpredicted(folder, p.rows)) and read_done(folder) is not None
     text = precision.line(c.precision, c.device, p.auto) if here else None
     if p.auto and not here:
         text = (
@@ -285,7 +286,7 @@ def _planned(p: Prepared, words: Words, here: bool) -> Planned:
             "here; precision=bf16 or precision=fp32 chooses"
         )
     own = tuple(p.words(words)), lacks, embedded is not None
-    return Planned(p.folder, p.settings, c.force, notes, text, p.auto, *own)
+    return Planned(folder, p.settings, c.force, notes, text, p.auto, *own)
 
 
 def _with_places(problems: Mapping[str, list[Words]], total: int) -> Iterator[str]:

@@ -32,7 +32,7 @@ from dora.preparing.planning import plan_run, run_info
 from dora.preparing.rows import Read, heldout_problems, read_rows, split_rows
 from dora.preparing.sources import Source
 from dora.preparing.start import Start
-from dora.records import run_json
+from dora.records import run_json, study
 from dora.records.about_method import NO_BUDGET
 from dora.records.record import identity
 from dora.records.run_json import NotARecord
@@ -79,6 +79,14 @@ class Prepared:
         key = identity(self.settings, self.fingerprints)
         place = (c.data_name, c.task.name, c.model_name, c.method_name, budget, key, f"s{c.seed}")
         return Path(c.results, "runs", *place)
+
+    @property
+    def recorded(self) -> Path:
+        """The directory that holds the run's record, which may have been packed (`study.directory`).
+
+        For a run that starts afresh it is `folder`.
+        """
+        return self.folder if self.config.force else study.directory(self.folder)
 
     @property
     def run_info(self) -> RunInfo:
@@ -210,9 +218,9 @@ def _as_begun(p: Prepared) -> Prepared:
 
 
 def _by_auto(folder: Path) -> bool:
-    """Tells whether a run directory holds a run that `precision=auto` has begun or planned."""
+    """Tells whether `folder` is that of a run that `precision=auto` has begun or planned."""
     try:
-        return bool(run_json.read(folder).get("auto_precision"))
+        return bool(run_json.read(study.directory(folder)).get("auto_precision"))
     except (FileNotFoundError, NotARecord):
         return False
 

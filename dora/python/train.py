@@ -19,6 +19,7 @@ from dora.data.predictions import unpredicted
 from dora.errors import UserError
 from dora.preparing.prepare import prepare
 from dora.python.surroundings import restored
+from dora.records import packed
 from dora.records.run_json import read_done
 from dora.records.schema import Run
 from dora.training.one_run import run
@@ -71,10 +72,11 @@ def train(
     with restored():
         folder = _absolute(config_dir)
         prepared = prepare(_config(words, folder))
-        record = None if prepared.config.force else read_done(prepared.folder)
+        recorded = prepared.recorded
+        record = None if prepared.config.force else read_done(recorded)
         if record is not None:
-            print(f"already done: {prepared.folder}; force=True trains it again")
-        if record is None or unpredicted(prepared.folder, prepared.rows):
+            print(f"already done: {packed.shown(recorded)}; force=True trains it again")
+        if record is None or unpredicted(recorded, prepared.rows):
             options = [] if folder is None else [f"--config-dir={folder}"]
             record = run(prepared, [*options, *prepared.words(words)])
         return Trained(prepared.folder, record)

@@ -25,7 +25,7 @@ from dora.package import CONF
 from dora.plain import printable
 from dora.records import packed
 from dora.records.lock import held
-from dora.records.run_json import NotARecord, read_placed
+from dora.records.run_json import NAME, NotARecord, read_placed
 from dora.records.schema import Run
 from dora.records.words import Foreign, as_command, at_home, typed
 
@@ -109,6 +109,20 @@ def directories(results: Path) -> list[Path]:
     own = [path for path in level if re.fullmatch("s[0-9]+", path.name)]
     found = {place(path): path for path in (*packed.directories(results), *own)}
     return [found[here] for here in sorted(found)]
+
+
+def directory(folder: Path) -> Path:
+    """Returns the directory that holds a run's record: `folder`, its own, where that has one.
+
+    Else the one that is unpacked from results/runs.jsonl.gz, if that file holds the run: whoever
+    has a study's packed records goes on with the study, and trains none of its runs anew. Raises
+    UserError where the file is damaged.
+    """
+    if not (folder / NAME).exists():
+        for unpacked in packed.directories(folder.parents[len(_PARTS)]):
+            if place(unpacked) == place(folder):
+                return unpacked
+    return folder
 
 
 def _inside(folders: Iterable[Path]) -> Iterator[Path]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,11 +17,12 @@ from omegaconf import OmegaConf
 
 from dora.backbones.backbone import ASSETS
 from dora.cli.sweep import plan
+from dora.collect import collect
 from dora.errors import RunFailed, Stopped, UserError
 from dora.process.signals import Outside
-from dora.records import study
+from dora.records import packed, study
 from dora.training.processes import least_used
-from runs import command, configure, run, small, small_words
+from runs import command, configure, run, small, small_words, typed
 
 
 def planned(results: Path, *changes: list[str]) -> Any:
@@ -55,6 +57,33 @@ def test_a_sweep_trains_what_is_not_done_and_says_what_became_of_each(
     run(configure(*pending[2]))
     sweep.end({}, None)
     assert capsys.readouterr().out.endswith("4 runs: 4 done\n")
+
+
+def test_a_run_whose_record_was_packed_is_done_until_it_is_forced(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(small(tmp_path, "method=lora", "seed=1"))
+    collect(tmp_path, tmp_path / packed.NAME)
+    shutil.rmtree(tmp_path / "runs")
+    both = [["method=lora", f"seed={s}"] for s in (1, 2)]
+    sweep = planned(tmp_path, *both)
+    pending = sweep.begin()
+    assert [words[-1] for words in pending] == ["seed=2"]
+    assert "2 runs: 1 done before, 1 to train" in capsys.readouterr().out
+    run(configure(*pending[0]))
+    sweep.end({}, None)
+    out = capsys.readouterr().out
+    assert out.endswith("2 runs: 2 done\n")
+    assert re.search(r"\nlora +r8 +[0-9.]+ \(2\)\n", out)  # the mean is that of both runs
+    assert [path.name for path in (tmp_path / "runs").rglob("s[0-9]")] == ["s2"]
+    # A run by itself says where its record is.
+    code, said, _ = typed(*small_words(tmp_path, *both[0]))
+    assert code == 0
+    assert f"already done: {tmp_path / packed.NAME}: dir/wnli/" in said
+    again = planned(tmp_path, [*both[0], "force=true"])
+    assert len(again.begin()) == 1
+    # From here on the run has a directory, which counts before the file.
+    assert [words[-1] for words in planned(tmp_path, *both).begin()] == ["seed=1"]
 
 
 def test_a_launcher_that_ends_without_a_word_leaves_the_report_of_its_runs(
