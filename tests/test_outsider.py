@@ -21,7 +21,8 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from dora.configuration.method_choice import packaged, source_fingerprint
+from dora.configuration import method_choice
+from dora.configuration.method_choice import RELEASED, packaged, source_fingerprint
 from dora.methods.base import Method
 from runs import FILES, only_run, refused, small_words
 
@@ -174,6 +175,12 @@ def test_a_method_that_was_edited_begins_another_run(
         kind = importlib.import_module(f"own{i}").Biases
         found.append(source_fingerprint(dataclasses.replace(chosen, kind=kind)))
     assert found[0] == found[1] != found[2]
+    # A file beside the suite's methods is one's own too, until it is released with them.
+    names = {file.stem for file in (ROOT / "conf/method").glob("*.yaml")}
+    assert names >= RELEASED
+    assert {name for name in RELEASED if source_fingerprint(packaged(name))} == set()
+    monkeypatch.setattr(method_choice, "RELEASED", RELEASED - {"lora"})
+    assert len(source_fingerprint(chosen) or "") == 64
 
 
 def test_the_example_of_the_manual_trains_as_it_stands(package: Path, tmp_path: Path) -> None:

@@ -139,7 +139,7 @@ class _Beside(torch.autograd.Function):
                 # every row of y first.
                 h, sgB = torch.cat([h, ones]), torch.cat([sgB, b.to(dtype).unsqueeze(1)], 1)
             y.addmm_(h.t(), sgB.t())
-            ys.append(y.view(*ctx.shape[:-1], -1))
+            ys.append(y.view(*ctx.shape[:-1], y.shape[-1]))  # not -1: x may be empty
         ctx.save_for_backward(A, *inside, *dropped, *saved)
         return tuple(ys)
 

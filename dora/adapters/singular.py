@@ -41,13 +41,17 @@ def common_basis(updates: Sequence[tuple[Tensor, Tensor]], rank: int) -> Tensor:
     """Returns the first left singular vectors of updates side by side, (m, r), orthonormal.
 
     An update is (A, B), (k, n) and (m, k), for B A; each counts as if its Frobenius norm were 1.
-    The largest entry of a vector is positive. The updates must span at least `rank` directions.
+    The largest entry of a vector is positive. Raises ValueError where the updates span fewer than
+    `rank` directions: the others would come from rounding.
     """
     # With Q R = [B_1 … B_n], the squares of [B_1 A_1 … B_n A_n] are those of R blockdiag(A_i).
     pairs = [_normed(A.cpu().double(), B.cpu().double()) for A, B in updates]
     Q, R = torch.linalg.qr(torch.cat([B for _, B in pairs], dim=1))
     squares = torch.block_diag(*(A @ A.t() for A, _ in pairs))
-    _, vectors = torch.linalg.eigh(R @ squares @ R.t())
+    values, vectors = torch.linalg.eigh(R @ squares @ R.t())
+    # Squares of singular values; factors in 32 bits are known to 1e-7 of the largest one.
+    if (spanned := int((values > 1e-13 * values.max()).sum())) < rank:
+        raise ValueError(f"span {spanned} directions, {rank} are needed")
     return _positive(Q @ vectors.flip(1)[:, :rank])
 
 

@@ -30,6 +30,27 @@ CLASS = "_target_"  # the YAML's key that names the class, as Hydra calls it
 # The YAML's key for a setting that `python -m dora.tune` tries beside the rate, with the values
 # besides its default: {dem: [0.3, 0.5]}.
 TUNE = "_tune_"
+# Modules of dora.methods that are the suite's own; the file of any other is part of a run's identity.
+RELEASED = {
+    "adalora",
+    "bitfit",
+    "chain",
+    "cora",
+    "dora",
+    "fedit",
+    "ffa_lora",
+    "flat_lora",
+    "full",
+    "houlsby",
+    "lora",
+    "lora_fair",
+    "lora_pro",
+    "melora",
+    "nora",
+    "pfeiffer",
+    "sora",
+    "xgblora",
+}
 _NO_SETTINGS = ("name", CLASS, TUNE)  # the YAML's keys that are no settings of the method
 
 
@@ -159,12 +180,13 @@ def spelled(choice: MethodChoice) -> Mapping[str, Any]:
 
 
 def source_fingerprint(choice: MethodChoice) -> str | None:
-    """Returns the sha256 of the file that a method from outside of this package is written in.
+    """Returns the sha256 of the file that a method of one's own is written in.
 
-    Whoever edits it begins other runs. None for this package's methods: the number of its
-    arithmetic and the commit stand for them.
+    Whoever edits it begins other runs. None for the suite's methods: the number of its arithmetic
+    and the commit stand for them.
     """
-    if choice.kind.__module__.startswith("dora."):
+    package, _, module = choice.kind.__module__.rpartition(".")
+    if package == "dora.methods" and module in RELEASED:
         return None
     file = inspect.getsourcefile(choice.kind)
     return None if file is None else sha256_file(Path(file))

@@ -29,6 +29,7 @@ from dora.adapters.peft import factor_name
 from dora.adapters.singular import common_basis, common_basis_of_weights
 from dora.backbones import tensors
 from dora.backbones.architectures import place
+from dora.errors import UserError
 from dora.methods.base import RunInfo
 from dora.methods.lora import PlainLoRA, PlainSettings
 from dora.methods.rules import one_of
@@ -130,11 +131,16 @@ class CoRA(PlainLoRA):
                     update = _update(held, name, layer)
                     if update is not None:
                         found[name].append(update)
-        return {
-            name: common_basis(found[name], layer.rank)
-            for name, layer in self.layers.items()
-            if layer.rank
-        }
+        bases = {}
+        for name, layer in self.layers.items():
+            if layer.rank:
+                try:
+                    bases[name] = common_basis(found[name], layer.rank)
+                except ValueError as e:
+                    raise UserError(
+                        f"the updates of {name} in method.runs {e}: name other runs, or more"
+                    ) from e
+        return bases
 
 
 def _directions(shapes: Mapping[str, tuple[int, ...]], matrix: Matrix) -> int:

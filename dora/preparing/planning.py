@@ -107,6 +107,8 @@ def make_plan(
             "nothing"
         )
     plan = replace(plan, at_most=method.kind.budget == "at_most")
+    if plan.end is not None and (missed := plan.missed(list(plan.end))):
+        raise ValueError(f"the plan of method={method.name} misses its budget: {missed}")
     if start is None:
         return plan
     # The ranks of the run before carry over: training starts with them, and prunes only what is

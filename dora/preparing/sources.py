@@ -34,15 +34,22 @@ def read_sources(config: Config, weights: str) -> tuple[Source, ...]:
     key = config.chosen.kind.sources
     named = getattr(config.chosen.settings, key) if key else None
     problems: list[str] = []
-    sources = []
+    sources: dict[str, Source] = {}
     for text in named or ():
         try:
-            sources.append(_source(f"method.{key}", Path(text).expanduser(), config, weights))
+            source = _source(f"method.{key}", Path(text).expanduser(), config, weights)
         except UserError as e:
             problems += e.problems
+            continue
+        # A run that counts twice adds no direction, and is surely a mistake.
+        if (twin := sources.setdefault(source.sha256, source)) is not source:
+            problems.append(
+                f"method.{key}: {source.folder} holds the same weights as {twin.folder}; name each "
+                "run once"
+            )
     if problems:
         raise UserError(*problems)
-    return tuple(sources)
+    return tuple(sources.values())
 
 
 def _source(key: str, folder: Path, config: Config, weights: str) -> Source:

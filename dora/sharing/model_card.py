@@ -140,9 +140,12 @@ def _results(run: Run) -> str:
 def _parameters(run: Run, about: AboutMethod) -> str:
     """Shows the counts: trained, in the head, and under the budget if there is one."""
     p = run["params"]
+    # All that were trained at some time: `trainable` counts the first step's.
+    in_all = p.get("trained_in_all")
+    trained = p["trainable"] if in_all is None else p["head"] + p["gates"] + in_all
     lines = [
         ["", "parameters"],
-        ["trained", f"{p['trainable']:,}"],
+        ["trained", f"{trained:,}"],
         ["of these the head, in no budget", f"{p['head']:,}"],
     ]
     text = ""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
 from dora.adapters import result
@@ -149,12 +151,30 @@ def _begin(p: Prepared, world: World, model: nn.Module, method: Method, train: T
         return
     c = p.config
     if world.main:
+        before = _sums(model)
         method.begin(calibrator(model, train, c.seed, c.batch_size, c.batching, world.device))
+        named = result.tensors_of(model, method.frozen())
+        after = _sums(model)
+        if lost := [
+            name for name in after if name not in named and after[name] != before.get(name)
+        ]:
+            raise UserError(
+                f"{type(method).__name__}.begin sets {', '.join(lost[:3])}, which neither is trained "
+                "nor named by frozen(): a resumed run would lack it; let frozen() name it"
+            )
     # Of one process for all: a decomposition's last bits, even its signs, depend on the machine.
     held = result.tensors_of(model, method.frozen())
     sent = processes.broadcast(world, result.snapshot(held) if world.main else None)
     if not world.main:
         result.restore(model, method.frozen(), sent)
+
+
+def _sums(model: nn.Module) -> dict[str, int]:
+    """Returns a checksum of every tensor of the model by its name."""
+    return {
+        name: zlib.crc32(t.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        for name, t in (*model.named_parameters(), *model.named_buffers())
+    }
 
 
 def _setup(
@@ -241,6 +261,7 @@ def _announce(p: Prepared, loop: Loop, say: Lines) -> None:
     for note in filter(None, (embedded_note(c), c.model.note, rows_note(c, p.rows))):
         say.once(note)
     say.once(precision.line(c.precision, str(loop.setup.world.device), p.auto))
+    first = " in the first step" if s.method.trained_later() else ""
     none = ["every weight is trained; budget and target do not apply"]
     if s.method.result != "model":
         none = ["budget and target do not apply"]
@@ -249,7 +270,7 @@ def _announce(p: Prepared, loop: Loop, say: Lines) -> None:
         f"rows), seed {c.seed}: {p.total_steps} steps of {c.batch_size}, lr {p.lr:g}",
         *(p.plan.describe() if p.plan else none),
         *([p.federation.describe()] if p.federation else []),
-        f"trained: {trained:,} parameters, {in_head:,} of them the head, which no budget counts",
+        f"trained{first}: {trained:,} parameters, {in_head:,} of them the head, which no budget counts",
     ]:
         say(line)
     if loop.record is not None:

@@ -191,7 +191,8 @@ def _save_weights(p: Prepared, loop: Loop, record: Record) -> dict[str, Any]:
             with plainly(place):
                 s.model.save_pretrained(place)  # type: ignore[operator]
             backbone.load_tokenizer(p.model).save_pretrained(place)
-        return {"adapter_end": 0, "stored": 0, "in_peft_file": None}
+        planned = p.plan.params(list(s.method.ranks().values())) if p.plan is not None else 0
+        return {"adapter_end": planned, "stored": 0, "in_peft_file": None}
     # A masked component adds nothing to the output, so the file need not hold it. The model is
     # restored to the last weights afterwards, by `Loop.weights`.
     lowrank.drop_masked(s.method.layers.values())
@@ -201,8 +202,6 @@ def _save_weights(p: Prepared, loop: Loop, record: Record) -> dict[str, Any]:
     file = record.folder / artefacts.WEIGHTS
     write_atomic(file, safetensors.torch.save(tensors, {"format": "pt"}))
     held = _held_params(file, s.head)
-    if form == "weights":
-        return {"adapter_end": held, "stored": held, "in_peft_file": None}
     exported, also = None, ""
     if form == "adapter":
         base = record.data["model"]["hub"] or str(p.model.path)

@@ -107,6 +107,19 @@ def test_a_layer_of_rank_0_returns_its_base():
     assert layer.live().shape == (0,)
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+@pytest.mark.parametrize("shape", [(0, 4), (3, 0, 4)])
+def test_an_empty_input_has_an_empty_output_as_a_linear_s(shape, dropout):
+    # Such as an expert that no token was sent to.
+    layer = layer_of(4, 3, 2, dropout=dropout)
+    x = torch.randn(*shape, requires_grad=True)
+    y = layer.train()(x)
+    assert y.shape == (*shape[:-1], 3)
+    y.sum().backward()
+    assert x.grad.shape == shape
+    assert layer.B.grad.eq(0).all()
+
+
 def test_only_the_factors_are_trained_and_the_base_is_untouched():
     base = nn.Linear(4, 3)
     before = copy.deepcopy(base.state_dict())

@@ -70,6 +70,16 @@ def test_a_basis_equals_the_singular_vectors_of_updates_side_by_side() -> None:
     torch.testing.assert_close(other, found, rtol=0, atol=1e-6)
 
 
+def test_directions_that_would_come_from_rounding_are_refused() -> None:
+    torch.manual_seed(1)
+    A, B = torch.randn(2, 9), torch.randn(7, 2)
+    assert common_basis([(A, B)], 2).shape == (7, 2)
+    # The same update twice, once in other factors.
+    turn = torch.linalg.qr(torch.randn(2, 2))[0]
+    with pytest.raises(ValueError, match="span 2 directions, 3 are needed"):
+        common_basis([(A, B), (turn.t() @ A, B @ turn)], 3)
+
+
 def test_a_run_that_left_a_matrix_as_it_was_adds_nothing_to_its_basis(tmp_path: Path) -> None:
     torch.manual_seed(0)
     files = []
@@ -187,6 +197,8 @@ def test_runs_that_do_not_fit_are_refused(sources: list[Path], tmp_path: Path) -
     )
     [missing] = refused(*words, "method.runs=[nowhere]")
     assert missing.startswith("method.runs must name directories of finished runs: nowhere")
+    [twice] = refused(*words, f"method.runs=[{sources[0]},{sources[0]}]")
+    assert twice.endswith("name each run once")
     few = refused(*words, f"method.runs=[{sources[0]}]", "budget=r3")
     assert "in method.runs have 2 directions: name more runs" in few[0]
     file = sources[0] / "adapter" / "adapter_model.safetensors"

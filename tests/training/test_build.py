@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dora.adapters import lowrank
-from dora.adapters.budget import Matrix
+from dora.adapters.budget import Budget, Matrix, Plan, equal_plan
 from dora.backbones.backbone import load_model
 from dora.configuration.config import Config
 from dora.errors import RunFailed, UserError
@@ -67,6 +68,50 @@ class Dear(LoRA):
         return 2 * (matrix.d_in + matrix.d_out)
 
 
+class OwnWeights(Method):
+    """Trains whole matrices under a budget that it plans for components."""
+
+    title = "x"
+    result = "weights"
+
+    def __init__(self, settings: Any, model: nn.Module, plan: Any, run: Any) -> None:
+        self._ranks = {m.name: r for m, r in zip(plan.matrices, plan.start, strict=True)}
+        model.get_parameter(f"{plan.matrices[0].name}.weight").requires_grad_(True)
+
+    @classmethod
+    def plan(cls, settings: Any, budget: Budget, matrices: tuple[Matrix, ...], run: Any) -> Plan:
+        return equal_plan(budget, matrices)
+
+    def ranks(self) -> dict[str, int]:
+        return self._ranks
+
+
+class Greedy(LoRA):
+    """Plans an end above its budget."""
+
+    @classmethod
+    def plan(cls, settings: Any, budget: Budget, matrices: tuple[Matrix, ...], run: Any) -> Plan:
+        plan = equal_plan(budget, matrices)
+        more = tuple(r + 1 for r in plan.start)
+        return dataclasses.replace(plan, start=more, end=more)
+
+
+class Forgetful(LoRA):
+    """Sets a buffer when training begins, and does not name it."""
+
+    def begin(self, forward: Callable[[int], None]) -> None:
+        next(iter(self.layers.values())).register_buffer("seen", torch.ones(2))
+
+
+class Mindful(Forgetful):
+    """Names it."""
+
+    def frozen(self) -> dict[str, Tensor]:
+        name, layer = next(iter(self.layers.items()))
+        seen = {f"{name}.{which}": held for which, held in layer.named_buffers(recurse=False)}
+        return {**super().frozen(), **seen}
+
+
 def of_kind(kind: type[Method], results: Path) -> Config:
     """LoRA's small run, trained by another class."""
     config = small(results, "method=lora", "max_steps=2")
@@ -82,6 +127,26 @@ def test_a_method_that_a_budget_binds_must_plan(tmp_path: Path) -> None:
 def test_a_component_that_does_not_cost_what_its_method_says_fails_the_run(tmp_path: Path) -> None:
     with pytest.raises(RunFailed, match=r"Dear\.component_cost must say what a component stores"):
         run(of_kind(Dear, tmp_path))
+
+
+def test_weights_under_a_budget_are_counted_too(tmp_path: Path) -> None:
+    with pytest.raises(
+        RunFailed, match=r"best.safetensors holds 36,864: OwnWeights\.component_cost"
+    ):
+        run(of_kind(OwnWeights, tmp_path))
+
+
+def test_a_plan_that_misses_its_budget_is_refused_before_training(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="the plan of method=lora misses its budget: 108 compon"):
+        prepare(of_kind(Greedy, tmp_path))
+
+
+def test_what_begins_a_run_must_be_part_of_its_result(tmp_path: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"Forgetful\.begin sets .*\.seen, .* let frozen\(\) name it"
+    ):
+        run(of_kind(Forgetful, tmp_path))
+    assert run(of_kind(Mindful, tmp_path))["status"] == "done"
 
 
 def attached(kind: type[Method], results: Path) -> None:
