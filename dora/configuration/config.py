@@ -254,15 +254,20 @@ class Config:
             )
         return found
 
-    def as_tuned(self) -> Config:
-        """Returns the configuration with the method's setting that `rates_from` chose.
+    def as_tuned(self, found: tuned.Search | None) -> Config:
+        """Returns the configuration with the rate, and the method's setting, that `found` chose.
 
-        Raises UserError as `search` does, and if the setting is given a value other than the
+        `found`: what `search` returned. The file may change, or go, while the run trains, so that
+        it is never asked again. Raises UserError if the setting is given a value other than the
         search's default and its choice: rate and setting were chosen together.
         """
-        found = self.search()
-        if found is None or found.setting is None:
+        if found is None:
             return self
+        # A copy, which keeps what `+key=value` has added for `check` to name.
+        chosen = copy.copy(self)
+        chosen.lr = found.lr
+        if found.setting is None:
+            return chosen
         held = getattr(self.chosen.settings, found.setting, None)
         if held not in (found.default, found.value):
             raise UserError(
@@ -270,10 +275,8 @@ class Config:
                 f"which chose {found.value} together with the rate: leave it out, or give lr= too"
             )
         settings = dataclasses.replace(self.chosen.settings, **{found.setting: found.value})
-        # A copy, which keeps what `+key=value` has added for `check` to name.
-        tuned = copy.copy(self)
-        tuned.method = dataclasses.replace(self.chosen, settings=settings)
-        return tuned
+        chosen.method = dataclasses.replace(self.chosen, settings=settings)
+        return chosen
 
     def learning_rate(self) -> float:
         """Returns `lr`, else that of `rates_from`, of `rates`, of the model, or `base_lr`."""

@@ -21,6 +21,7 @@ from dora.backbones.architectures import USUAL, architecture_of
 from dora.backbones.backbone import Folder
 from dora.configuration.check import check
 from dora.configuration.config import Config
+from dora.configuration.tuned import Search
 from dora.data.tasks import TASKS, Rows
 from dora.errors import UserError
 from dora.methods.base import RunInfo
@@ -43,7 +44,7 @@ class Prepared:
     """The checked inputs of a run.
 
     `plan`: None if no budget applies. `train_rows`, `heldout_rows`: row numbers in the training
-    split. `segments`: whether the model tells a pair's two texts apart by segment ids. `auto`: the
+    split. `search`: the one that chose the learning rate, if one did. `segments`: whether the model tells a pair's two texts apart by segment ids. `auto`: the
     precision in `config` is the one that `precision=auto` stands for.
     """
 
@@ -55,6 +56,7 @@ class Prepared:
     train_rows: np.ndarray
     heldout_rows: np.ndarray | None
     lr: float
+    search: Search | None
     total_steps: int
     fingerprints: dict[str, str | None]
     start: Start | None
@@ -64,7 +66,6 @@ class Prepared:
     model_type: str
     auto: bool = False
 
-    # Both once: the file of `rates_from` may change, or go, while the run trains.
     @cached_property
     def settings(self) -> dict[str, Any]:
         """The configuration in the spelling that is recorded and hashed."""
@@ -126,8 +127,8 @@ def prepare(config: Config, here: bool = True) -> Prepared:
     # Each step below works with what the ones before could find, so that a wrong budget is named
     # even where the data are missing.
     found = Findings([])
-    if config.rates_from:
-        config = found.attempt(config.as_tuned) or config
+    search = found.attempt(config.search)
+    config = found.attempt(lambda: config.as_tuned(search)) or config
     found.problems += [text for text in check(config) if text not in found.problems]
     if here and config.device.startswith("cuda"):
         found.problems += _device_problems(config.device)
@@ -160,6 +161,7 @@ def prepare(config: Config, here: bool = True) -> Prepared:
         train_rows=train_rows,
         heldout_rows=heldout,
         lr=config.learning_rate(),
+        search=search,
         total_steps=total_steps,
         fingerprints=planned.fingerprints(config, fingerprint),
         start=planned.start,

@@ -29,7 +29,10 @@ _PLAIN = re.compile(r"[\w.+/~-]+")  # needs no quotes in Hydra's grammar
 
 @dataclass(frozen=True, repr=False)
 class Trained:
-    """A finished run: its directory, and its record, the content of run.json."""
+    """A finished run: its directory, and its record, the content of run.json.
+
+    A run whose record was packed (`dora.collect`) has a temporary directory without weights.
+    """
 
     folder: Path
     record: Run
@@ -79,7 +82,8 @@ def train(
         if record is None or unpredicted(recorded, prepared.rows):
             options = [] if folder is None else [f"--config-dir={folder}"]
             record = run(prepared, [*options, *prepared.words(words)])
-        return Trained(prepared.folder, record)
+            recorded = prepared.folder
+        return Trained(recorded, record)
 
 
 def _absolute(config_dir: str | Path | None) -> str | None:

@@ -25,7 +25,7 @@ from dora.package import CONF
 from dora.plain import printable
 from dora.records import packed
 from dora.records.lock import held
-from dora.records.run_json import NAME, NotARecord, read_placed
+from dora.records.run_json import NAME, NotARecord, read_done, read_placed
 from dora.records.schema import Run
 from dora.records.words import Foreign, as_command, at_home, typed
 
@@ -120,7 +120,7 @@ def directory(folder: Path) -> Path:
     """
     if not (folder / NAME).exists():
         for unpacked in packed.directories(folder.parents[len(_PARTS)]):
-            if place(unpacked) == place(folder):
+            if place(unpacked) == place(folder) and read_done(unpacked) is not None:
                 return unpacked
     return folder
 

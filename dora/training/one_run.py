@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dora.configuration.config import Config
 from dora.errors import Diverged, RunFailed, Stopped, UserError, foreseen
 from dora.methods.base import Method
 from dora.preparing import precision
@@ -108,7 +107,7 @@ def _header(p: Prepared, world: World, words: Sequence[str] | None) -> dict[str,
             "random_weights": p.model.random_weights,
             "segments": p.segments,
         },
-        **_tuning(p.config),
+        **_tuning(p),
         "fingerprints": p.fingerprints,
         "init_from": str(p.start.folder) if p.start else None,
         **({"sources": [_source(source) for source in p.sources]} if p.sources else {}),
@@ -124,9 +123,10 @@ def _header(p: Prepared, world: World, words: Sequence[str] | None) -> dict[str,
     }
 
 
-def _tuning(config: Config) -> dict[str, Any]:
+def _tuning(p: Prepared) -> dict[str, Any]:
     """Returns the entry on the search that chose the learning rate, if there was one."""
-    if (found := config.search()) is None:
+    config, found = p.config, p.search
+    if found is None:
         return {}
     effort = {"candidates": found.candidates, "seeds": len(found.seeds)}
     known = {"length": (found.length, config.length), "data": (found.data, config.data_name)}

@@ -23,7 +23,9 @@ from dora.configuration import tuned
 from dora.errors import UserError
 from dora.preparing.prepare import prepare
 from dora.records import packed
-from runs import command, configure, record, refused, run, small, small_glue, small_words
+from dora.records.journals import events
+from dora.training import one_run
+from runs import command, configure, only_run, record, refused, run, small, small_glue, small_words
 
 
 def searched(score: Callable[[float], float | None], start: float, most: int) -> dict[float, float]:
@@ -144,7 +146,7 @@ def test_a_run_takes_the_setting_that_was_chosen_with_its_rate(tmp_path: Path) -
     run(small(tmp_path / "a", "method=dora", "budget=r2", "lr=2e-3", "method.dem=0.3"))
     assert record(tmp_path / "a")["times"] == about["times"]
     # With a rate of one's own the file says nothing, and another value does not go with its rate.
-    assert configure(*words, "lr=1e-3").as_tuned().chosen.settings.dem == 0.1
+    assert configure(*words, "lr=1e-3").search() is None
     with pytest.raises(UserError, match=r"method.dem=0.5 does not go with .* which chose 0.3"):
         run(small(tmp_path / "a", *words, "method.dem=0.5"))
 
@@ -165,6 +167,11 @@ def test_a_run_keeps_its_place_whatever_becomes_of_its_file_of_rates(tmp_path: P
     assert begun.folder == folder != prepare(small(tmp_path, *words)).folder
     file.unlink()
     assert (begun.folder, begun.settings["lr"]) == (folder, 1e-3)
+    # It trains at the rate that names it, and says which search chose it.
+    about = one_run.run(begun)
+    assert (about["config"]["lr"], about["tuning"]["candidates"]) == (1e-3, 1)
+    assert only_run(tmp_path) == folder
+    assert max(line["lr"] for line in events(folder, "metrics.jsonl") if "lr" in line) <= 1e-3
 
 
 def test_a_rate_comes_from_a_search_of_the_same_length_or_else_from_the_only_other(
