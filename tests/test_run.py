@@ -182,9 +182,11 @@ def test_early_stopping_ends_after_patience_evaluations_without_a_better_score(
     tmp_path: Path,
 ) -> None:
     run(small(tmp_path, "method=lora", "lr=1e-12", "eval_every=1", "patience=3"))
-    steps = [e["step"] for e in lines(only_run(tmp_path) / "metrics.jsonl") if e["split"] == "dev"]
+    logged = lines(only_run(tmp_path) / "metrics.jsonl")
+    steps = [e["step"] for e in logged if e["split"] == "dev"]
     # Evaluations count from step 14; nothing is learnt, so none is better.
     assert steps[-1] == 14 + 3
+    assert [e["step"] for e in logged if e["split"] == "train"] == [10, 17]  # every tenth, the last
 
 
 @pytest.fixture(scope="module")

@@ -33,7 +33,9 @@ def named(
             known.setdefault(title.lower(), set()).add(name)
         # A name means itself alone, though it may be another method's title, too.
         known |= {name.lower(): {name} for name in titles}
-        asked = [part.strip().lower() for word in words for part in word.split(",")]
+        # `rte, mrpc` is two words, the first with an empty part.
+        parts = [part.strip().lower() for word in words for part in word.split(",")]
+        asked = [part for part in parts if part] or parts
         names = ", ".join(titles)
         wrong += [
             f"{option} {part}: no finished run has it; there are {names}"

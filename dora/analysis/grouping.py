@@ -243,17 +243,22 @@ def _keep_one_source(table: Table) -> Iterator[str]:
 def note_diverged(table: Table, seen: Iterable[Seen]) -> None:
     """Notes which runs of the table's cells diverged, which its means would otherwise hide.
 
-    A table of chosen settings notes none, since a run without a result is not chosen by them.
+    In a table of chosen settings these are the runs of a cell's own configuration alone: whether
+    another one that has no result would be chosen is not known.
     """
+    words = (word.partition("=") for word in table.view.where)
+    seeds = {value for key, _, value in words if key == "seed"}
     for s in seen:
         data, task, model, method, spent, key, seed = s.place
-        if s.state != "diverged" or (data, model) != (table.data, table.model) or table.view.where:
+        if s.state != "diverged" or (data, model) != (table.data, table.model):
+            continue
+        if seeds and seed[1:] not in seeds:
             continue
         if not shows(table.view, task, method) or table.steps not in (None, s.total_steps):
             continue
         its = table.cells.get((method, spent), {}).get(task, [])
         # Another configuration, such as a rate that was tried first, is none of the cell's.
-        if not its or key in {run["folder"].parent.name for run in its}:
+        if (not its and not table.view.where) or key in {r["folder"].parent.name for r in its}:
             table.diverged.setdefault(((method, spent), task), []).append(int(seed[1:]))
 
 

@@ -30,6 +30,9 @@ _REFUSED = {
     "into FOLDER/experiment/mine.yaml, and give --config-dir FOLDER experiment=mine",
     "experimental_rerun": "--experimental-rerun reads a pickle, which may run anything; "
     "run.json has the command to repeat",
+    # Hydra's scripts complete `python FILE.py` alone.
+    "shell_completion": "--shell-completion does not work with python -m; --help lists keys and "
+    "choices",
 }
 # One value of a sweep. A comma separates values, unless it stands in quotes around the whole value
 # or in ${...}. Hydra's own parser cannot split them: a path such as "a (1)" is no value to it.
@@ -95,7 +98,6 @@ def _unfit(given: argparse.Namespace, overrides: Sequence[str]) -> list[str]:
     shown = {
         "--cfg": given.cfg,
         "--info": given.info,
-        "--shell-completion": given.shell_completion,
         "-r": given.run,
         "-m": given.multirun,
     }
@@ -106,10 +108,6 @@ def _unfit(given: argparse.Namespace, overrides: Sequence[str]) -> list[str]:
         problems.append(f"{' and '.join(commands)} cannot go together{why}")
     if given.resolve and not given.cfg:
         problems.append("--resolve goes with --cfg job")
-    if given.shell_completion and not any(
-        re.match("(un)?install=|query=", w) for w in given.overrides
-    ):
-        problems.append("--shell-completion wants install=bash (or zsh, fish), or uninstall=bash")
     if given.cfg and not given.multirun:
         several = [word for word in overrides if is_sweep(word)]
         problems += [
@@ -125,7 +123,6 @@ def _for_hydra(given: argparse.Namespace) -> tuple[str, ...]:
         "--resolve": given.resolve,
         "--hydra-help": given.hydra_help,
         "--run": given.run,
-        "--shell-completion": given.shell_completion,
     }
     valued = [f"{option}={value}" for option, value in named.items() if value is not None]
     return *valued, *(option for option, value in flags.items() if value)
@@ -151,9 +148,9 @@ def _parser() -> argparse.ArgumentParser:
         ("-r", "--run"),
         ("--resolve",),
         ("--hydra-help",),
-        ("-sc", "--shell-completion"),
     ):
         add(*flags, action="store_true")
+    add("-sc", "--shell-completion", action="store_const", const=True)
     for flags in (
         ("-cp", "--config-path"),
         ("-cn", "--config-name"),

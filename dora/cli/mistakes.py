@@ -35,6 +35,17 @@ _LAUNCHERS = {
     "hydra/launcher=local": "hydra-joblib-launcher",
     "hydra/launcher=slurm": "hydra-submitit-launcher",
 }
+# Words of other libraries that are no key here, each with what to type.
+_ELSEWHERE = {
+    "r": "budget=r8",
+    "rank": "budget=r8",
+    "learning_rate": "lr",
+    "num_train_epochs": "epochs",
+    "max_seq_length": "max_length",
+    "lora_alpha": "method.alpha",
+    "lora_dropout": "method.dropout",
+    "target_modules": "target",
+}
 
 
 def is_mistake(error: BaseException) -> bool:
@@ -170,9 +181,17 @@ def _hint(key: str, known: Sequence[str]) -> str:
     # With 0.6, difflib's own default, `data_dir` finds data.dir, and `foo` nothing.
     # A choice's file states its name, which nobody types.
     typed = [name for name in known if name not in ("method.name", "task.name", "data.source")]
-    near = difflib.get_close_matches(key, typed, n=2, cutoff=0.6)
+    last = key.rpartition(".")[2]
+    # The same word elsewhere, of the method first: `alpha` is rather method.alpha than fed.alpha.
+    same = sorted(
+        (name for name in typed if name.rpartition(".")[2] == last),
+        key=lambda name: not name.startswith("method."),
+    )
+    near = same[:2] or difflib.get_close_matches(key, typed, n=2, cutoff=0.6)
     if key in FORMER:  # renamed since, to a word that is not alike
         near = [FORMER[key][0]]
+    elif not same and last in _ELSEWHERE:
+        near = [_ELSEWHERE[last]]
     return f"did you mean {' or '.join(near)}?" if near else "--help lists the keys"
 
 

@@ -83,20 +83,24 @@ def score_table(seen: Mapping[Words, Seen]) -> list[str]:
     it if one of these runs predicts a single class or value. No lines if no run has a score.
     """
     others, view = differing(list(seen)), View()
-    cells: dict[tuple[str, ...], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    cells: dict[tuple[str, str, str], dict[str, list[float]]] = defaultdict(
+        lambda: defaultdict(list)
+    )
     marked = set()
     for words, s in seen.items():
         _, task, _, method, budget, _, _ = s.place
         value = view.value({"results": {"best": s.score or {}}}, task)
         if value is not None:
-            row = method, budget_in_words((method, budget)), " ".join(others[words])
+            row = method, budget, " ".join(others[words])
             cells[row][task].append(value)
             marked |= {(row, task)} if s.degenerate else set()
     tasks = [task for task in TASKS if any(task in row for row in cells.values())]
     # The third column holds other settings that differ; it has no title, and is cut if empty.
     lines = [["method", "budget", "", *map(view.title, tasks)]]
-    for named, scores in cells.items():
-        lines.append([*named, *(_mean(scores.get(t, []), (named, t) in marked) for t in tasks)])
+    for row, scores in cells.items():
+        method, budget, more = row
+        means = (_mean(scores.get(t, []), (row, t) in marked) for t in tasks)
+        lines.append([method, budget_in_words((method, budget)), more, *means])
     if not any(line[2] for line in lines):
         lines = [[*line[:2], *line[3:]] for line in lines]
     table = plain(Grid("", lines[0], lines[1:])).splitlines()

@@ -179,7 +179,9 @@ class Tuning:
         self.groups: dict[Key, Group] = {}
         for words, config in composed.items():
             self._add(words, config)
-        self._earlier()  # a file that cannot be read is told before the first round
+        # Before the first round: a file that cannot be read, and one that would lose scores.
+        if lost := list(self._lost()):
+            raise UserError(*lost)
 
     @staticmethod
     def _common(job: Sequence[str]) -> list[str]:
@@ -240,6 +242,21 @@ class Tuning:
         """Returns all searches of this command in the order of tables."""
         made = {key: value for key, value in provenance().items() if key in _MADE}
         return in_order(group.search(self.seeds, made) for group in self.groups.values())
+
+    def _lost(self) -> Iterator[str]:
+        """Yields a message for each search of the file that holds more than this one would."""
+        file = self.folder / CHOICES
+        found = tuned.read(file) if file.exists() else {}
+        for key in self.groups.keys() & found.keys():
+            search = found[key]
+            if search.candidates > self.candidates or not set(search.seeds) <= set(self.seeds):
+                seeds = ",".join(map(str, search.seeds))
+                yield (
+                    f"{file} holds {search.candidates} candidates with seeds {seeds} for "
+                    f"{key.task} with {key.method}, of which this search would lose some: give "
+                    f"--candidates {max(search.candidates, self.candidates)} --seeds {seeds} or "
+                    "more of both, or another results="
+                )
 
     def _earlier(self) -> dict[Key, Search]:
         """Returns what other commands have found in this folder, for other methods or tasks."""

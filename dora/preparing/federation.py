@@ -2,8 +2,8 @@
 
 A run is a number of rounds. In each round some clients are selected. One after the other starts
 from the global weights and takes `local_steps` optimizer steps on its own rows. Then the server
-makes new global weights of theirs. A run sees as many examples as a run of any other method with as
-many steps.
+makes new global weights of theirs. A run sees at most as many examples as a run of any other method
+with as many steps: a client's last batch of an epoch may be small.
 """
 
 from __future__ import annotations

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+import shlex
 from typing import Any
 
 from dora.files import to_json
@@ -12,6 +14,8 @@ from dora.records.artefacts import SEAL, sealed
 # An absolute path, or one from a home, with its last part: at the start of a text, or behind what
 # comes before a value in a command. A URL is none.
 _PATH = re.compile(r"""(?<![^\s='"\[(,])(?:~[^/\s'",)\]]*)?/(?:[^\s'",)\]]*/)?([^/\s'",)\]]+)/?""")
+_ROOTED = re.compile("(?:~[^/]*)?/[^/]")
+_KEY = re.compile(r"[+~-]*[\w./@-]+=")
 
 
 def anonymous(text: str) -> str:
@@ -33,4 +37,30 @@ def _without_places(value: Any, key: str) -> Any:
         return [_without_places(part, key) for part in value]
     if not isinstance(value, str):
         return value
-    return "host" if key == "host" else _PATH.sub(r"\1", value)
+    if key == "host":
+        return "host"
+    if key == "command":
+        # By its words: a folder's name may hold what ends a path in running text, such as a space.
+        with contextlib.suppress(ValueError):  # quotes that are not closed
+            return shlex.join(map(_word, shlex.split(value)))
+    return _word(value)
+
+
+def _word(text: str) -> str:
+    """Returns a path, or KEY=VALUE whose value is a path or a list of paths, by its last part.
+
+    Paths within any other text are shortened as far as they can be told from it.
+    """
+    key, equals, value = text.partition("=") if _KEY.match(text) else ("", "", text)
+    quote = value[0] if value[:1] in ("'", '"') and value[:1] == value[-1:] else ""
+    inside = value[1:-1] if quote else value
+    if inside.startswith("[") and inside.endswith("]"):
+        inside = f"[{','.join(map(_last, inside[1:-1].split(',')))}]"
+    return _PATH.sub(r"\1", f"{key}{equals}{quote}{_last(inside)}{quote}")
+
+
+def _last(text: str) -> str:
+    """Returns the last part of a path that begins at the root or at a home; any other text as it
+    is.
+    """
+    return text.rstrip("/").rpartition("/")[2] if _ROOTED.match(text) else text

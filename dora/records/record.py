@@ -35,7 +35,8 @@ TRIES = 2  # how often a run may diverge before only force=true begins it again
 # `taken_by` of a run whose directory has disappeared.
 REMOVED = "nobody: removed or moved away"
 _CLEARING = "force=true was about to begin it anew; the same command does"
-# Settings on which a run's weights do not depend, or that have a place of their own in the path.
+# Settings on which a run's weights do not depend but for their last bits, or that have a place of
+# their own in the path.
 NOT_IDENTITY = (
     "seed",
     "results",

@@ -73,7 +73,7 @@ class Loop:
             loss, penalty = self.train_step(step)
             # Set before anything is logged or saved: both record the step as taken.
             self.step = step
-            if step % LOG_EVERY == 0 or step == s.total_steps:
+            if logged := step % LOG_EVERY == 0 or step == s.total_steps:
                 self._log_training(loss, penalty)
             course = self.stepper.course
             evaluated = course.crosses(step, self.eval_every) or step == s.total_steps
@@ -81,6 +81,8 @@ class Loop:
                 # Before the evaluation: weights that are not finite must never be offered as best.
                 self.stepper.check_finite(step)
                 self.evaluate_and_select()
+                if self.selection.out_of_patience and not logged:  # this step is the last one
+                    self._log_training(loss, penalty)
             self.seconds = time.monotonic() - began
             # Every process must stop after the same step, or the others would wait for its
             # gradients for ever; a signal may reach some of them a step earlier.

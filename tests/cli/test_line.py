@@ -202,7 +202,7 @@ def test_the_version_is_ours() -> None:
             "seed=1,2: --cfg shows one configuration, so give one value",
         ),
         (["--resolve"], "--resolve goes with --cfg job"),
-        (["--shell-completion"], "wants install=bash"),
+        (["--shell-completion", "install=bash"], "--help lists keys and choices"),
     ],
 )
 def test_an_option_that_cannot_be_had_gets_one_message(words: list[str], part: str) -> None:

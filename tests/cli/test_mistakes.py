@@ -102,6 +102,14 @@ def test_a_key_of_a_users_file_that_is_unknown_gets_the_nearest_ones(
 
 
 def test_a_key_that_has_another_name_today_gets_that_name() -> None:
+    for word, meant in (
+        ("alpha=16", "method.alpha or fed.alpha"),
+        ("r=8", "budget=r8"),
+        ("method.rank=8", "budget=r8"),
+        ("learning_rate=1e-3", "lr"),
+    ):
+        (problem,) = explain(["method=lora", word])
+        assert problem.endswith(f"did you mean {meant}?")
     said = "group_by_length=false: there is no key group_by_length; did you mean batching?"
     assert refused("group_by_length=false") == [said]
 

@@ -86,6 +86,18 @@ def test_runs_that_differ_in_a_setting_are_not_averaged() -> None:
     assert table[1:] == ["lora    r8      lr=1e-3  50.00 (1)", "lora    r8      lr=2e-3  70.00 (1)"]
 
 
+def test_budgets_that_look_alike_are_not_averaged() -> None:
+    table = score_table(
+        {
+            words(budget=budget): Seen(
+                place("rte", "lora", budget, 1), "done", score={"accuracy": score}
+            )
+            for budget, score in (("331776", 0.5), ("332000", 0.7))
+        }
+    )
+    assert [line.split()[-2:] for line in table[1:]] == [["50.00", "(1)"], ["70.00", "(1)"]]
+
+
 def test_scores_of_runs_that_predict_one_class_are_marked() -> None:
     found = {
         words(seed=seed): Seen(

@@ -371,6 +371,11 @@ def test_the_command_searches_goes_on_where_it_was_stopped_and_a_study_reads_its
     assert again.returncode == 0
     assert "6 runs: 6 done before, 0 to train" in again.stdout
     assert json.loads(file.read_text())["choices"] == found["choices"]
+    # A smaller search would lose scores.
+    less = command(*line[:-4], "--candidates", "3", "--seeds", "3")
+    assert less.returncode == 2
+    assert "holds 4 candidates with seeds 3 for wnli with lora" in less.stderr
+    assert json.loads(file.read_text())["choices"] == found["choices"]
     # A run of the study has the rate, and says how it was found.
     # At the search's length.
     study = ["method=lora", "budget=r2", f"rates_from={file}", "max_steps=4"]

@@ -293,11 +293,14 @@ def test_an_anonymous_file_names_no_host_and_no_folder_and_is_read_like_any(tmp_
     (folder, *_) = some(tmp_path)
     record = json.loads((folder / "run.json").read_text())
     words = [*record["words"], "model.path='/home/anna/my models/small'", "data.dir=~anna/GLUE/"]
+    # What ends a path in running text may stand in the name of any folder.
+    words += ["results=/home/anna b/x", "init_from=/srv/anna's lab (c)/s1", "wandb=/anna, b/y"]
     known = {"device": "cpu", "world_size": 1, "git": None, "versions": {}}
     start = {"step": 0, "time": "2026-01-01T00:00:00+00:00", "host": "annas-laptop", **known}
     changes = {
         "words": words,
-        "command": "python -m dora.run 'method.runs=[/home/anna/a/s1,../b]' results=x/home",
+        "command": "python -m dora.run 'method.runs=[/home/anna/a/s1,../b]' results=x/home "
+        "'data.dir=/home/anna b/GLUE'",
         "host": "annas-laptop",
         "starts": [start],
         "note": "see https://example.org/home/page",
@@ -310,8 +313,11 @@ def test_an_anonymous_file_names_no_host_and_no_folder_and_is_read_like_any(tmp_
     runs = read_runs(tmp_path / "shared")
     assert [run["results"] for run in runs] == [run["results"] for run in read_runs(tmp_path)]
     (blind,) = (run for run in runs if run.get("note") == "see https://example.org/home/page")
-    assert blind["words"][-2:] == ["model.path='my models/small'", "data.dir=GLUE"]
-    assert blind["command"] == "python -m dora.run 'method.runs=[s1,../b]' results=x/home"
+    assert blind["words"][-5:] == [
+        *("model.path='small'", "data.dir=GLUE", "results=x", "init_from=s1", "wandb=y")
+    ]
+    said = "python -m dora.run 'method.runs=[s1,../b]' results=x/home data.dir=GLUE"
+    assert blind["command"] == said
     assert (blind["host"], blind["starts"][0]["host"]) == ("host", "host")
     assert b"anna" not in gzip.decompress((tmp_path / "shared" / packed.NAME).read_bytes())
 

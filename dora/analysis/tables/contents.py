@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections.abc import Sequence
 
 from dora.analysis.comparison import ALPHA, Difference, differences
 from dora.analysis.grouping import Table
@@ -13,6 +14,7 @@ from dora.analysis.tables import counts
 from dora.analysis.tables.layout import Grid, number_range, transposed
 from dora.analysis.tables.notes import COSTS_NOTE, difference_notes
 from dora.analysis.tables.scores import caption, parameters, scores, with_interval
+from dora.data.tasks import TASKS
 
 
 def medians(table: Table) -> Grid:
@@ -39,6 +41,8 @@ def costs(table: Table) -> Grid:
     """Returns head parameters, training time and peak memory, which scores don't show."""
     # A row that lost its only cell has no costs, but stays among the scores as a hole.
     shown = [row for row in table.rows if table.runs_of(row)]
+    # A mean over other tasks than those of the other rows could not be set beside theirs.
+    common = [task for task in table.tasks if all(table.runs_of(row, task) for row in shown)]
     rows = [
         [
             table.title(row[0]),
@@ -46,7 +50,7 @@ def costs(table: Table) -> Grid:
             str(len(runs)),
             parameters(table, row),
             size_range([run["params"]["head"] for run in runs]),
-            f"{statistics.mean(run['train_s'] for run in runs):,.0f}",
+            _seconds(table, row, common),
             f"{max(run['peak_memory_bytes'] for run in runs) / 2**20:,.0f}",
         ]
         for row in shown
@@ -62,9 +66,18 @@ def costs(table: Table) -> Grid:
         "peak memory MiB",
     ]
     devices = sorted({run["device"] for run in table.runs})
+    over = ", ".join(TASKS[task].folder for task in common)
     notes = [f"on {', '.join(devices)}; {COSTS_NOTE}"]
+    if len(common) < len(table.tasks):
+        notes.append(f"seconds: over {over or 'no task'}, which every row has runs of")
     text = f"{caption(table)}: parameters, time, memory"
     return Grid(text, head, rows, rules=budget_starts(shown), name="costs", notes=notes)
+
+
+def _seconds(table: Table, row: Row, tasks: Sequence[str]) -> str:
+    """Returns the mean over tasks of a run's seconds; a dash without tasks."""
+    of_tasks = [[run["train_s"] for run in table.runs_of(row, task)] for task in tasks]
+    return f"{statistics.fmean(map(statistics.fmean, of_tasks)):,.0f}" if tasks else "–"
 
 
 def against(table: Table, by_task: bool) -> Grid | None:

@@ -72,19 +72,19 @@ _ENDS = (
 
 
 def stale(table: Table, folder: Path, made: Collection[str]) -> list[Path]:
-    """Returns the LaTeX files in `folder` that an earlier call made for this table, and none now.
+    """Returns the files in `folder` that an earlier call made for this table, and none now.
 
-    `made`: the names of this call's files. A file without this command's first line is somebody's
-    own and stays.
+    LaTeX, and the CSV of differences. `made`: the names of this call's files. A file without this
+    command's first line is somebody's own and stays.
     """
-    names = (f"{table.name}{end}.tex" for end in _ENDS)
+    names = [f"{table.name}{end}.tex" for end in _ENDS] + [f"{table.name}-differences.csv"]
     there = (folder / name for name in names if name not in made)
     return [path for path in there if path.is_file() and _is_ours(path)]
 
 
 def _is_ours(path: Path) -> bool:
     with path.open("rb") as file:
-        return file.readline(200).startswith(f"% {_MADE_BY};".encode())
+        return file.readline(200).startswith((f"% {_MADE_BY};".encode(), b"data,model,"))
 
 
 def _lines(table: Table) -> Iterator[dict[str, Any]]:

@@ -25,7 +25,7 @@ MARKS = {
 }
 
 COSTS_NOTE = (
-    "the seconds are of training alone, mean over runs; the memory is the most that any run's "
+    "the seconds are of training alone, mean over tasks of the mean over runs; the memory is the most that any run's "
     "process took: where one process trained several runs, what it still held of those before is "
     "in it"
 )
@@ -49,9 +49,21 @@ def score_notes(table: Table, marks: set[str], bold: bool) -> list[str]:
             f"(p ≥ {ALPHA}; {_tests_note(table)})"
         )
     found += [f"left out: {text}" for text in table.left_out]
-    found += _diverged_note(table)
+    found += [*_budgets_note(table), *_diverged_note(table)]
     found += [*_earlier_runs(table), *unlike(table), *sources(table)]
     return found + [text for mark, text in MARKS.items() if mark in marks]
+
+
+def _budgets_note(table: Table) -> list[str]:
+    """Returns the note on budgets that look alike: methods are compared at equal ones alone."""
+    budgets: dict[str, set[str]] = {}
+    for row in filter(has_budget, table.rows):
+        budgets.setdefault(budget_in_words(row), set()).add(row[1])
+    return [
+        f"{shown} stands for budgets of {' and of '.join(sorted(its))}, which are not compared"
+        for shown, its in budgets.items()
+        if len(its) > 1
+    ]
 
 
 def _diverged_note(table: Table) -> list[str]:

@@ -16,12 +16,13 @@ function defineLooks() {
 // The rows of tables, each a method and a budget, by budget with the baseline first in each.
 function rowsOf(some) {
   const rows = [...grouped(some, run => `${run.method} ${run.budget}`).values()].map(runs => {
-    const {method, methodTitle, budgetTitle, budgetOrder} = runs[0];
+    const {method, methodTitle, budget, budgetTitle, budgetOrder} = runs[0];
     const none = budgetTitle === "–";
     return {
       runs,
       method,
       title: methodTitle,
+      budget,
       budgetTitle,
       budgetOrder,
       none,
@@ -167,7 +168,7 @@ function differences(group, some) {
   if (!group.comparable) return null;
   const rows = rowsOf(some);
   const scores = scoresOf(group, some);
-  const panels = [...grouped(rows, row => row.budgetTitle).values()].map(ofBudget => {
+  const panels = [...grouped(rows, row => row.budget).values()].map(ofBudget => {
     const base = ofBudget.find(row => row.method === study.baseline);
     return base
       ? differencePanel(

@@ -20,6 +20,7 @@ from dora.analysis.finished import read_runs
 from dora.analysis.grouping import showable
 from dora.analysis.tables.files import files
 from dora.analysis.tables.scores import scores
+from dora.analysis.view import View
 from dora.cli.options import add_arguments, found_tables
 from dora.records import run_json
 from record_files import write_run
@@ -71,6 +72,22 @@ def test_runs_that_diverged_are_named_beside_the_means_of_the_others(tmp_path: P
         "diverged, and in no number here: DoRA (dynamic rank) r8 on SST-2 (seeds 2, 3)"
     ]
     assert notes("--where", "seed=1") == []
+    named = "diverged, and in no number here: DoRA (dynamic rank) r8 on SST-2 (seeds 2, 3)"
+    assert notes("--where", "data=dir") == [named]
+    assert notes("--where", "seed=1", "seed=3") == [named.replace("seeds 2, 3", "seed 3")]
+
+
+def test_budgets_that_look_alike_are_told_apart(tmp_path: Path) -> None:
+    for method, budget, score in (
+        ("lora", "331776", 0.8),
+        ("lora", "332000", 0.9),
+        ("dora", "332000", 0.85),
+    ):
+        for seed in (1, 2, 3):
+            write_run(tmp_path, method, seed, score + seed / 1000, budget=budget)
+    (table,) = showable(read_runs(tmp_path), View())[0]
+    note = "0.332M stands for budgets of 331776 and of 332000, which are not compared"
+    assert note in scores(table).notes
 
 
 def test_a_table_that_is_no_longer_made_leaves_no_file(tmp_path: Path) -> None:
@@ -84,11 +101,13 @@ def test_a_table_that_is_no_longer_made_leaves_no_file(tmp_path: Path) -> None:
         "dir-minilm-last-published.tex": ours,
         "dir-minilm-best-mine.tex": ours,
     }
-    for name, text in {"dir-minilm-best-published.tex": ours, **stays}.items():
+    gone = {"dir-minilm-best-published.tex": ours}
+    gone["dir-minilm-best-differences.csv"] = "data,model,score\ndir,minilm,best\n"
+    for name, text in {**gone, **stays}.items():
         (folder / name).write_text(text)
     done = command("dora.tables", "--results", str(tmp_path))
-    assert "removed, no longer made: dir-minilm-best-published.tex\n" in done.stdout
-    assert not (folder / "dir-minilm-best-published.tex").exists()
+    assert f"removed, no longer made: {', '.join(gone)}\n" in done.stdout
+    assert not any((folder / name).exists() for name in gone)
     assert {name: (folder / name).read_text() for name in stays} == stays
 
 
