@@ -33,7 +33,8 @@ class Loop:
 
     `record`: the run's directory, None in a process that keeps no record. `say`: shows the user a
     line. `track`: receives (journal, line) of each line of the journals. `still`: receives progress
-    lines during a long evaluation.
+    lines during a long evaluation. `stopping`: asked during evaluations behind the last step, tells
+    whether a signal has come.
     """
 
     def __init__(self, setup: Setup, record: Record | None, say: Callable[[str], None]) -> None:
@@ -46,6 +47,7 @@ class Loop:
         self.components: int | None = None
         self.track: Callable[[str, dict[str, Any]], None] = lambda journal, line: None
         self.still: Callable[[str], None] = lambda text: None
+        self.stopping: Callable[[], bool] = lambda: False
         self.stepper = Stepper(setup, self._log_ranks)
         self.eval_every = setup.config.eval_every or self.stepper.course.steps_an_epoch
         from_step = counts_from(setup.total_steps, setup.method.ranks_final_at)
@@ -115,17 +117,29 @@ class Loop:
     # --- evaluation ---
 
     def predict(self, tokens: Tokens) -> np.ndarray:
-        """Returns the logits of a split in row order, (rows, outputs) float32."""
+        """Returns the logits of a split in row order, (rows, outputs) float32.
+
+        Raises Stopped where `stopping` says so; the checkpoint of the last step is there.
+        """
         s = self.setup
         s.model.eval()
         where = f"step {self.step}/{s.total_steps}  evaluating"
-        return evaluation.predict(
-            tokens,
-            s.task.outputs,
-            s.world,
-            self.stepper.forward,
-            lambda text: self.still(f"{where}, {text}"),
-        )
+
+        def each_batch(text: str) -> None:
+            # Several processes have not as many batches each: they ask before a split alone.
+            if s.world.size == 1:
+                self._heed()
+            self.still(f"{where}, {text}")
+
+        self._heed()
+        return evaluation.predict(tokens, s.task.outputs, s.world, self.stepper.forward, each_batch)
+
+    def _heed(self) -> None:
+        if self._agreed(self.stopping()):
+            raise Stopped(
+                "stopped by a signal while it predicted with the final weights; the same command "
+                "goes on behind the last step"
+            )
 
     def evaluate(
         self, splits: dict[str, Tokens], known: Mapping[str, np.ndarray] | None = None

@@ -45,8 +45,8 @@ def run(
 
     Raises UserError where its directory cannot be written to, RunFailed where it ended without a
     result, Stopped where a signal ended it in good order, and NotNow, which is a Stopped too, where
-    another process is at work on it or a disk is full. A signal that came after the last step
-    raises nothing.
+    another process is at work on it or a disk is full. A signal that comes behind the final
+    predictions raises nothing.
     """
     config = prepared.config
     world = processes.start(config.device)
@@ -176,6 +176,7 @@ def _train_and_finish(
                 trackers = Trackers(p.config, record, p.settings, loop.step, lines)
                 loop.track = trackers.log
             _train(loop, signals, lines)
+            loop.stopping = lambda: signals.received is not None
             finish(p, loop, record, lines)
     except BaseException as e:
         lines.end_bar()

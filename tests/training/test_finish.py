@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -16,8 +17,9 @@ import torch
 from dora.adapters.budget import Budget, Matrix, Plan
 from dora.adapters.changes import Mask, Remove
 from dora.data import npz
-from dora.errors import RunFailed
+from dora.errors import RunFailed, Stopped
 from dora.methods.dora import DoRA
+from dora.process.signals import StopSignals
 from dora.training import finish, one_run
 from dora.training.loop import Loop
 from dora.training.selection import Selection
@@ -118,6 +120,26 @@ def test_a_run_resumed_behind_its_last_evaluation_predicts_each_split_once_too(
     predicted.clear()
     assert run(config)["status"] == "done"
     assert predicted == [("dev", 24), ("test", 24)]
+
+
+def test_a_signal_is_heeded_while_the_final_weights_predict_and_the_run_goes_on_from_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # QQP's 390,965 test rows may take longer than a cluster waits for a job to end.
+    config, signals = small(tmp_path / "cut", "method=lora", "max_steps=12"), StopSignals()
+    report = finish._report
+
+    def signalled(*given: Any) -> Any:
+        signals.received = signal.SIGUSR2
+        return report(*given)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(finish, "_report", signalled)
+        with pytest.raises(Stopped, match="goes on behind the last step"):
+            run(config, signals)
+    assert record(tmp_path / "cut")["status"] == "stopped"
+    whole = run(small(tmp_path / "whole", "method=lora", "max_steps=12"))
+    assert run(config)["results"] == whole["results"]
 
 
 def test_a_run_that_selects_on_held_out_rows_predicts_the_development_set_at_its_end(
