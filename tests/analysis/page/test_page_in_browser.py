@@ -224,6 +224,25 @@ def test_a_cost_is_averaged_within_each_task_first(tmp_path: Path) -> None:
     assert sum(mark.endswith(" at 505") for mark in marks) == 2
 
 
+def test_budgets_that_look_alike_are_not_compared(tmp_path: Path) -> None:
+    for method, budget, score in (
+        ("lora", "331776", 0.9),
+        ("lora", "332000", 0.8),
+        ("dora", "332000", 0.85),
+    ):
+        for seed in (1, 2, 3):
+            write_run(tmp_path, method, seed, score + seed / 100, budget=budget)
+    marks = in_browser(
+        tmp_path,
+        """
+        const apart = all("#figures figure").find(f => f.textContent.includes("Differences from"));
+        return all("svg[role=img]", apart).map(svg => texts(".mark title", svg));
+        """,
+    )
+    ((mark,),) = marks  # one panel with one method
+    assert "5" in mark and "10" not in mark
+
+
 def test_nothing_is_drawn_outside_a_panel(results: Path) -> None:
     for i in range(12):  # as many methods of nearly one size as there can be
         params = {"budget": "9000", "params": 8990 - i}
