@@ -24,6 +24,7 @@ from typing import Any
 from dora.errors import UserError
 from dora.files import check_readable, open_own, write_atomic
 from dora.plain import printable
+from dora.process import machine
 from dora.records.anonymous import anonymous
 
 NAME = "runs.jsonl.gz"
@@ -120,7 +121,10 @@ def _unpacked(file: Path, absolute: Path, changed: int, size: int) -> tuple[Path
     The unpacked files have its time, so that whoever looks at times sees no change.
     """
     check_readable(file)
-    _folders.append(tempfile.TemporaryDirectory(prefix="dora-records-"))
+    # A process that a signal ends leaves its folder, which the next one removes.
+    machine.sweep(Path(tempfile.gettempdir()), "dora-records-*.tmp")
+    suffix = f".{machine.mark()}.tmp"
+    _folders.append(tempfile.TemporaryDirectory(suffix, "dora-records-"))
     root = Path(_folders[-1].name) / "runs"
     _files[root] = file
     found = []

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import re
 import shutil
+import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +53,25 @@ def test_tables_and_status_say_the_same_of_packed_runs(tmp_path: Path) -> None:
         kept = {file.name for file in other.iterdir()}
         assert kept == {file.name for file in one.iterdir()} & set(packed.FILES)
         assert all((one / name).read_bytes() == (other / name).read_bytes() for name in kept)
+
+
+def test_what_a_killed_reader_has_unpacked_is_removed_by_the_next_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    some(tmp_path)
+    collect(tmp_path, tmp_path / packed.NAME)
+    here = tmp_path / "tmp"
+    here.mkdir()
+    read = f"from dora.records import packed, study; study.directories(Path({str(tmp_path)!r}))"
+    code = f"import os; from pathlib import Path; {read}; os._exit(9)"
+    env = {**os.environ, "TMPDIR": str(here)}
+    assert subprocess.run([sys.executable, "-c", code], env=env, check=False).returncode == 9
+    (left,) = here.iterdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(here))
+    packed._unpacked.cache_clear()
+    assert len(packed.directories(tmp_path)) == 4
+    (own,) = here.iterdir()
+    assert own != left
 
 
 def test_a_second_reader_finds_files_of_the_same_time(tmp_path: Path) -> None:
