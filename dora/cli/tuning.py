@@ -243,10 +243,14 @@ class Tuning:
         made = {key: value for key, value in provenance().items() if key in _MADE}
         return in_order(group.search(self.seeds, made) for group in self.groups.values())
 
+    def _held(self) -> dict[Key, Search]:
+        """Returns all searches that the file in this folder holds."""
+        file = self.folder / CHOICES
+        return tuned.read(file) if file.exists() else {}
+
     def _lost(self) -> Iterator[str]:
         """Yields a message for each search of the file that holds more than this one would."""
-        file = self.folder / CHOICES
-        found = tuned.read(file) if file.exists() else {}
+        file, found = self.folder / CHOICES, self._held()
         for key in self.groups.keys() & found.keys():
             search = found[key]
             if search.candidates > self.candidates or not set(search.seeds) <= set(self.seeds):
@@ -260,12 +264,10 @@ class Tuning:
 
     def _earlier(self) -> dict[Key, Search]:
         """Returns what other commands have found in this folder, for other methods or tasks."""
-        file = self.folder / CHOICES
-        found = tuned.read(file) if file.exists() else {}
         # One that does not say its length or data would stand beside the same one that does.
         return {
             key: search
-            for key, search in found.items()
+            for key, search in self._held().items()
             if not any(key.serves(own) for own in self.groups)
         }
 

@@ -254,15 +254,13 @@ class Config:
             )
         return found
 
-    def as_tuned(self, found: tuned.Search | None) -> Config:
+    def as_tuned(self, found: tuned.Search) -> Config:
         """Returns the configuration with the rate, and the method's setting, that `found` chose.
 
         `found`: what `search` returned. The file may change, or go, while the run trains, so that
         it is never asked again. Raises UserError if the setting is given a value other than the
         search's default and its choice: rate and setting were chosen together.
         """
-        if found is None:
-            return self
         # A copy, which keeps what `+key=value` has added for `check` to name.
         chosen = copy.copy(self)
         chosen.lr = found.lr

@@ -128,7 +128,8 @@ def prepare(config: Config, here: bool = True) -> Prepared:
     # even where the data are missing.
     found = Findings([])
     search = found.attempt(config.search)
-    config = found.attempt(lambda: config.as_tuned(search)) or config
+    if search is not None:
+        config = found.attempt(lambda: config.as_tuned(search)) or config
     found.problems += [text for text in check(config) if text not in found.problems]
     if here and config.device.startswith("cuda"):
         found.problems += _device_problems(config.device)

@@ -150,20 +150,17 @@ def _begin(p: Prepared, world: World, model: nn.Module, method: Method, train: T
     if type(method).begin is Method.begin:
         return
     c = p.config
+    before = _sums(model) if world.main else {}
     if world.main:
-        before = _sums(model)
         method.begin(calibrator(model, train, c.seed, c.batch_size, c.batching, world.device))
-        named = result.tensors_of(model, method.frozen())
-        after = _sums(model)
-        if lost := [
-            name for name in after if name not in named and after[name] != before.get(name)
-        ]:
-            raise UserError(
-                f"{type(method).__name__}.begin sets {', '.join(lost[:3])}, which neither is trained "
-                "nor named by frozen(): a resumed run would lack it; let frozen() name it"
-            )
-    # Of one process for all: a decomposition's last bits, even its signs, depend on the machine.
     held = result.tensors_of(model, method.frozen())
+    after = _sums(model) if world.main else {}
+    if lost := [name for name in after if name not in held and after[name] != before.get(name)]:
+        raise UserError(
+            f"{type(method).__name__}.begin sets {', '.join(lost[:3])}, which neither is trained "
+            "nor named by frozen(): a resumed run would lack it; let frozen() name it"
+        )
+    # Of one process for all: a decomposition's last bits, even its signs, depend on the machine.
     sent = processes.broadcast(world, result.snapshot(held) if world.main else None)
     if not world.main:
         result.restore(model, method.frozen(), sent)

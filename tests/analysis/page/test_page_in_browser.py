@@ -18,7 +18,7 @@ from dora.analysis.grouping import tables
 from dora.analysis.page.page import page
 from dora.analysis.stats import Estimate, average, t_quantile
 from dora.records import study
-from record_files import names, write_run
+from record_files import names, write_budgets_that_look_alike, write_run
 
 pytestmark = [
     pytest.mark.slow,
@@ -225,13 +225,7 @@ def test_a_cost_is_averaged_within_each_task_first(tmp_path: Path) -> None:
 
 
 def test_budgets_that_look_alike_are_not_compared(tmp_path: Path) -> None:
-    for method, budget, score in (
-        ("lora", "331776", 0.9),
-        ("lora", "332000", 0.8),
-        ("dora", "332000", 0.85),
-    ):
-        for seed in (1, 2, 3):
-            write_run(tmp_path, method, seed, score + seed / 100, budget=budget)
+    write_budgets_that_look_alike(tmp_path)
     marks = in_browser(
         tmp_path,
         """

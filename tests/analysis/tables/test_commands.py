@@ -23,7 +23,7 @@ from dora.analysis.tables.scores import scores
 from dora.analysis.view import View
 from dora.cli.options import add_arguments, found_tables
 from dora.records import run_json
-from record_files import write_run
+from record_files import write_budgets_that_look_alike, write_run
 from runs import change_record, command
 
 
@@ -78,13 +78,7 @@ def test_runs_that_diverged_are_named_beside_the_means_of_the_others(tmp_path: P
 
 
 def test_budgets_that_look_alike_are_told_apart(tmp_path: Path) -> None:
-    for method, budget, score in (
-        ("lora", "331776", 0.8),
-        ("lora", "332000", 0.9),
-        ("dora", "332000", 0.85),
-    ):
-        for seed in (1, 2, 3):
-            write_run(tmp_path, method, seed, score + seed / 1000, budget=budget)
+    write_budgets_that_look_alike(tmp_path)
     (table,) = showable(read_runs(tmp_path), View())[0]
     note = "0.332M stands for budgets of 331776 and of 332000, which are not compared"
     assert note in scores(table).notes
