@@ -3,12 +3,12 @@
     python scripts/results_page.py [PAGE ...]
     python scripts/results_page.py --check [PAGE ...]    # exit code 1 if a page is out of date
 
-Without PAGE: README.md, results/README.md and results/bench/README.md. A page marks each place with
-a comment `<!-- KIND NAME -->`, where NAME is relative to the page; the text up to `<!-- end -->` is
-replaced:
+Without PAGE: README.md, and README.md and earlier.md in results/, and README.md in results/bench/. A
+page marks each place with a comment `<!-- KIND NAME -->`, where NAME is relative to the page; the text
+up to `<!-- end -->` is replaced:
 
-    scores FOLDER    scores of the runs in a folder, without notes and marks
-    tables FOLDER    the same with them, and differences from LoRA
+    pruned FOLDERS   AdaLoRA and DoRA less LoRA in all runs of neighbouring folders, A/B,C
+    tables FOLDER    scores of the runs in a folder, and differences from LoRA
     search FOLDER    the table of a search of learning rates
     bench FILE       the measurements in a file of `python -m dora.bench`
 
@@ -23,26 +23,72 @@ import re
 import sys
 from pathlib import Path
 
+from dora.analysis.comparison import ALPHA, Difference, differences
 from dora.analysis.finished import read_runs
-from dora.analysis.grouping import tables
+from dora.analysis.grouping import Table, tables
+from dora.analysis.names import model_title
 from dora.analysis.searches import of_runs
-from dora.analysis.tables.contents import findings
+from dora.analysis.stats import average
+from dora.analysis.tables.contents import findings, p_value, points
 from dora.analysis.tables.files import report
-from dora.analysis.tables.layout import Grid, markdown
+from dora.analysis.tables.layout import Grid, markdown, number_range
+from dora.analysis.tables.scores import with_interval
 from dora.analysis.tables.searches import table
 from dora.analysis.view import View
 from dora.files import write_atomic
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / folder / "README.md" for folder in (".", "results", "results/bench")]
+PAGES = [
+    ROOT / page
+    for page in ("README.md", "results/README.md", "results/earlier.md", "results/bench/README.md")
+]
 # `.*?`: up to the nearest end, or the first block would reach to the last.
-BLOCK = re.compile(r"(<!-- (scores|tables|search|bench) (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+BLOCK = re.compile(r"(<!-- (pruned|tables|search|bench) (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
-def scored(folder: Path) -> str:
-    """Returns the scores alone of every table that the runs under `folder` make."""
-    grids = [findings(table)[0] for table in tables(read_runs(folder))]
-    return "\n\n".join(markdown(Grid("", grid.head, grid.rows)) for grid in grids)
+PRUNING = ("adalora", "dora")
+
+
+def pruned(folders: Path) -> str:
+    """Returns the methods that prune, each less LoRA, for every model, length and task.
+
+    p is corrected for the comparisons of each model and length, once for its tasks and once for
+    their average.
+    """
+    view = View(by_length=True, methods=("lora", *PRUNING))
+    studies = [folders.with_name(name) for name in folders.name.split(",")]
+    head = ["model", "steps", "score", "LoRA"]
+    for title in ("AdaLoRA", "DoRA"):
+        head += [f"{title} − LoRA [95 %]", "p (Holm)", "shown with 80 % power"]
+    grid = Grid("", [*head, "seeds"], [], text_columns=3)
+    for study in studies:
+        for compared in tables(read_runs(study), view):
+            _compare(compared, grid)
+    return markdown(grid)
+
+
+def _compare(table: Table, grid: Grid) -> None:
+    """Adds a table's lines: the average over its tasks, if there are several, and each task."""
+    found = {(d.task, d.row[0]): d for each in (False, True) for d in differences(table, each)}
+    tasks = [None, *table.averaged] if len(table.averaged) > 1 else table.averaged
+    for task in tasks:
+        ours = [found.get((task, method)) for method in PRUNING]
+        there = [d for d in ours if d]
+        if not there:
+            continue
+        over = [task] if task else table.averaged
+        lora = average([list(table.values(("lora", there[0].row[1]), t).values()) for t in over])
+        cells = [model_title(table.model), f"{table.steps:,}"]
+        cells += [table.view.title(task) if task else "average", f"{lora.mean:.1f}"]
+        for d in ours:
+            if d and d.p < ALPHA:
+                grid.bold.add((len(grid.rows), len(cells)))
+            cells += _cells(d) if d else ["–"] * 3
+        grid.rows.append([*cells, number_range([n for d in there for n in d.seeds])])
+
+
+def _cells(d: Difference) -> list[str]:
+    return [with_interval(d.estimate, "+"), p_value(d.p), points(d.estimate.detectable())]
 
 
 def shown(folder: Path) -> str:
@@ -94,7 +140,7 @@ def measured(file: Path) -> str:
     return "\n\n".join(parts)
 
 
-MAKERS = {"scores": scored, "tables": shown, "search": searched, "bench": measured}
+MAKERS = {"pruned": pruned, "tables": shown, "search": searched, "bench": measured}
 
 
 def page(path: Path) -> str:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import statistics
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
+import scipy.stats
 
 from dora.analysis.finished import read_runs
 from dora.analysis.searches import of_runs
@@ -64,11 +66,11 @@ def test_adapters_of_one_budget_differ_by_less_than_one_component(folder: Path) 
 
 
 def test_the_pages_show_every_folder_as_its_records_have_it() -> None:
-    text = (RESULTS / "README.md").read_text()
-    # The page's numbers are written between marks by the script; a folder without marks is unseen.
+    text = "".join((RESULTS / page).read_text() for page in ("README.md", "earlier.md"))
+    # The pages' numbers are written between marks by the script; a folder without marks is unseen.
     script = load_script("results_page")
-    found = {folder for _, _, folder, _ in script.BLOCK.findall(text)}
-    # The page shows only the choices of the search of `backbones`, not its runs; precision.md shows
+    found = {name for _, kind, name, _ in script.BLOCK.findall(text) if kind != "pruned"}
+    # The pages show only the choices of the search of `backbones`, not its runs; precision.md shows
     # `precision` by pairs.
     elsewhere = {"backbones/search", "precision"}
     assert found == {f.relative_to(RESULTS).as_posix() for f in FOLDERS} - elsewhere
@@ -83,7 +85,7 @@ def test_the_page_says_how_many_rates_were_chosen_at_an_edge() -> None:
     ]
     searches = [search for found in studies for search in found]
     backbones = of_runs(read_runs(RESULTS / "backbones" / "search"))
-    text = " ".join((RESULTS / "README.md").read_text().split())
+    text = " ".join((RESULTS / "earlier.md").read_text().split())
     # A rate at an edge of its search may not be the best one; the page must own up to these.
     at_edge, of_backbones = (sum(s.at_edge for s in found) for found in (searches, backbones))
     assert f"in {at_edge} of the {len(searches)} searches of the three studies" in text
@@ -95,6 +97,27 @@ def test_the_page_counts_the_records_of_each_arithmetic() -> None:
     text = (RESULTS / "README.md").read_text()
     shown = re.findall(r"^\| (\d) \| [^|]* \| (\d+): ", text, re.MULTILINE)
     assert {int(number): int(count) for number, count in shown} == Counter(numbers)
+
+
+@pytest.mark.parametrize("page", ["README.md", "results/README.md"])
+def test_the_answer_is_the_paired_t_test_of_the_records(page: str) -> None:
+    found: dict[str, dict[int, float]] = {"lora": {}, "dora": {}}
+    for run in read_runs(RESULTS / "study_length"):
+        c = run["config"]
+        if c["method"]["name"] in found and c["task"] == "sst2" and run["total_steps"] == 1800:
+            found[c["method"]["name"]][c["seed"]] = 100 * run["results"]["best"]["accuracy"]
+    seeds = sorted(found["lora"])
+    lora, dora = ([found[name][seed] for seed in seeds] for name in ("lora", "dora"))
+    test = scipy.stats.ttest_rel(dora, lora)
+    low, high = test.confidence_interval()
+    mean = statistics.fmean(dora) - statistics.fmean(lora)
+    lines = (RESULTS.parent / page).read_text().splitlines()
+    (line,) = [t for t in lines if re.match(r"\| tiny_roberta +\| 1,800 +\| SST-2 acc ", t)]
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert cells[3] == f"{statistics.fmean(lora):.1f}"
+    assert cells[7] == f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]"
+    assert float(cells[8]) >= round(test.pvalue, 3)  # Holm only ever raises it
+    assert cells[10] == str(len(seeds))
 
 
 def test_a_page_that_says_something_else_is_told_and_mended(tmp_path: Path) -> None:

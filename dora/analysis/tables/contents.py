@@ -122,18 +122,20 @@ def _difference(table: Table, d: Difference, shown: bool) -> list[str]:
         table.view.title(d.task) if d.task else "average",
         with_interval(d.estimate, "+"),
         *([of_examples] if shown else []),
-        _p(d.p),
+        p_value(d.p),
         f"{d.better:.2f}",
-        _points(d.estimate.detectable()),
+        points(d.estimate.detectable()),
         number_range(d.seeds),
     ]
 
 
-def _points(number: float) -> str:
+def points(number: float) -> str:
+    """Returns a number of points with one decimal, a dash where it is unknown."""
     return "–" if math.isnan(number) else f"{number:.1f}"
 
 
-def _p(p: float) -> str:
+def p_value(p: float) -> str:
+    """Returns a p-value with three decimals, a dash where it is unknown."""
     if math.isnan(p):
         return "–"
     return "<0.001" if p < 0.001 else f"{p:.3f}"
