@@ -123,6 +123,9 @@ def test_a_table_says_how_its_learning_rates_were_searched(tmp_path: Path) -> No
         record_files.write_run(
             tmp_path, method, 1, 0.8, task="rte", tuning={**effort, "at_edge": at_edge}
         )
+    # Begun when the search was smaller: 4 candidates, of which this rate was the highest.
+    smaller = {**effort, "candidates": 4, "at_edge": True}
+    record_files.write_run(tmp_path, "lora", 0, 0.8, task="rte", tuning=smaller)
     record_files.write_run(tmp_path, "adalora", 1, 0.8, task="rte")
     (found,) = tables(read_runs(tmp_path))
     assert (

@@ -194,12 +194,13 @@ def _task_of_start(run: Run) -> str | None:
 
 def _tuning_notes(table: Table) -> list[str]:
     """Returns the note on the search that chose the learning rates, if all runs come from one."""
-    # A cell's runs have one rate, and with it one search.
+    # A cell's runs have one rate. Some may have begun before its search was as large as it is now:
+    # how well the rate is chosen, is said by the most candidates that it was the best of.
     cells = [
-        (row, task, table.runs_of(row, task)[0])
+        (row, task, max(runs, key=lambda run: run.get("tuning", {}).get("candidates", 0)))
         for row in table.rows
         for task in table.tasks
-        if table.runs_of(row, task)
+        if (runs := table.runs_of(row, task))
     ]
     found = [(row, task, run["tuning"]) for row, task, run in cells if "tuning" in run]
     if not found:
