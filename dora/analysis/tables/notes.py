@@ -195,7 +195,7 @@ def _task_of_start(run: Run) -> str | None:
 def _tuning_notes(table: Table) -> list[str]:
     """Returns the note on the search that chose the learning rates, if all runs come from one."""
     # A cell's runs have one rate. Some may have begun before its search was as large as it is now:
-    # how well the rate is chosen, is said by the most candidates that it was the best of.
+    # how well the rate is chosen is said by the most candidates that it was the best of.
     cells = [
         (row, task, max(runs, key=lambda run: run.get("tuning", {}).get("candidates", 0)))
         for row in table.rows
