@@ -14,8 +14,8 @@ from dora.process.command import command
 from dora.records import packed, study
 
 DESCRIPTION = """\
-Packs the records of all finished runs under RESULTS into RESULTS/runs.jsonl.gz: run.json,
-ranks.jsonl and metrics.jsonl, without weights, predictions and logs. Tables, figures, reports and
+Packs the records of all finished runs under RESULTS, and of those that diverged, into
+RESULTS/runs.jsonl.gz: run.json, ranks.jsonl and metrics.jsonl, without weights, predictions and logs. Tables, figures, reports and
 status read a folder with this file like one with the runs' directories; dora.run and dora.tune take
 its runs as done, unless force=true. Where a run is in both, the directory counts. A run that the
 file holds already stays in it until a finished directory of that run takes its place. Nothing is
@@ -25,13 +25,22 @@ removed."""
 def collect(results: Path, to: Path, blind: bool = False) -> str:
     """Packs one folder's records; returns a line on them. `blind`: as in `packed.write`.
 
-    Raises UserError where there are none, or where one would not be read back. Damaged records are
-    named on standard error.
+    Raises UserError where there are none, where one would not be read back, and where a file would
+    lose its hosts. Damaged records are named on standard error.
     """
+    if blind and to == results / packed.NAME and to.exists():
+        raise UserError(f"{to} is there, and would lose hosts and folders: --to FILE names another")
     finished = {study.place(run["folder"]): run["folder"] for run in read_runs(results)}
+    # Without them a mean would be over the seeds that did not diverge, and nothing would say so.
+    diverged = {
+        study.place(folder): folder
+        for folder in study.directories(results)
+        if study.look(folder).state == "diverged"
+    }
     # A sweep notes in new directories which runs it is going to train, and a directory may be
     # damaged: neither costs the file a run that it holds.
-    held = {study.place(folder): folder for folder in packed.directories(results)} | finished
+    held = {study.place(folder): folder for folder in packed.directories(results)}
+    held = diverged | held | finished
     if not held:
         raise UserError(f"no finished run under {results / 'runs'}")
     number = packed.write(to, [held[place] for place in sorted(held)], blind)
@@ -50,8 +59,8 @@ def main() -> None:
         prog="python -m dora.collect",
         description=DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="exit code: 0 written, 3 written without damaged records, which are named, 2 a "
-        "folder has nothing that could be packed, 1 the disk failed.",
+        epilog="exit code: 0 written, 3 written without damaged records, which are named (those that "
+        "the file held stay in it), 2 a folder has nothing that could be packed, 1 the disk failed.",
     )
     parser.add_argument(
         "results", type=Path, nargs="+", metavar="RESULTS", help="a folder that holds runs"

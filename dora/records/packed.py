@@ -28,7 +28,8 @@ from dora.process import machine
 from dora.records.anonymous import anonymous
 
 NAME = "runs.jsonl.gz"
-FILES = ("run.json", "ranks.jsonl", "metrics.jsonl")
+RECORD = "run.json"
+FILES = (RECORD, "ranks.jsonl", "metrics.jsonl")
 FORMAT = {"format": "dora-glue records", "version": 1}
 _PARTS = 7  # of a run's place: data, task, model, method, budget, key, seed
 _MOST_NAME = 255  # bytes of a folder's name on the usual file systems
@@ -49,10 +50,10 @@ def write(file: Path, folders: Iterable[Path], blind: bool = False) -> int:
         for folder in folders:
             line, texts = b"", _texts(folder)
             try:
+                _run(_line(texts).decode())
                 if blind:
-                    texts["run.json"] = anonymous(texts["run.json"])
+                    texts[RECORD] = anonymous(texts[RECORD])
                 line = _line(texts)
-                _run(line.decode())
             except ValueError as e:
                 named = printable(shown(folder))
                 problems.append(f"{named} cannot be packed: {e}; move it away, to pack the others")
@@ -132,6 +133,8 @@ def _unpacked(file: Path, absolute: Path, changed: int, size: int) -> tuple[Path
         with gzip.open(file, "rt", encoding="ascii", newline="\n") as lines:
             for texts in _runs(lines):
                 folder = root / texts.pop("place")
+                if folder.exists():
+                    raise ValueError(f"it holds {folder.relative_to(root)} twice")
                 folder.mkdir(parents=True)
                 for name, text in texts.items():
                     (folder / name).write_bytes(text.encode(errors="surrogateescape"))
@@ -167,6 +170,8 @@ def _run(line: str) -> dict[str, str]:
         raise ValueError(f"{sorted(odd)[0]!r:.40} is no file of a run's records")
     if not all(isinstance(text, str) for text in texts.values()):
         raise ValueError(f"a file of {texts['place']} is no text")
+    if RECORD not in texts:
+        raise ValueError(f"{texts['place']} has no {RECORD}")
     return texts
 
 

@@ -25,7 +25,7 @@ from dora.package import CONF
 from dora.plain import printable
 from dora.records import packed
 from dora.records.lock import held
-from dora.records.run_json import NAME, NotARecord, read_done, read_placed
+from dora.records.run_json import NotARecord, read, read_placed
 from dora.records.schema import Run
 from dora.records.words import Foreign, as_command, at_home, typed
 
@@ -101,28 +101,54 @@ def directories(results: Path) -> list[Path]:
     """Returns every run directory under `results`/runs, ordered by its place there.
 
     A copy that somebody put beside a run (`s1_old`) is not one. The runs that `dora.collect` has
-    packed into `results` count as directories; of a run that is in both, its own directory counts.
+    packed into `results` count as directories; of a run that is in both, its own directory counts
+    if the run was begun there.
     """
     level = [results / "runs"]
     for _ in _PARTS:
         level = list(_inside(level))
-    own = [path for path in level if re.fullmatch("s[0-9]+", path.name)]
-    found = {place(path): path for path in (*packed.directories(results), *own)}
+    found = {place(path): path for path in packed.directories(results)}
+    for path in level:
+        here = place(path)
+        if re.fullmatch("s[0-9]+", path.name) and (here not in found or _begun(path)):
+            found[here] = path
     return [found[here] for here in sorted(found)]
 
 
-def directory(folder: Path) -> Path:
-    """Returns the directory that holds a run's record: `folder`, its own, where that has one.
+def _begun(folder: Path) -> bool:
+    """Returns True where a run was begun in its directory, as far as its record tells.
 
-    Else the one that is unpacked from results/runs.jsonl.gz, if that file holds the run: whoever
-    has a study's packed records goes on with the study, and trains none of its runs anew. Raises
+    A sweep notes runs there as waiting, and weights may lie there without a record: neither hides
+    what a packed record holds.
+    """
+    try:
+        return bool(read(folder)["status"] != "waiting")
+    except FileNotFoundError:
+        return False
+    except NotARecord:
+        return True
+
+
+def directory(folder: Path) -> Path:
+    """Returns the directory that holds a run's record: `folder`, its own, if it was begun there.
+
+    Else the one that is unpacked from results/runs.jsonl.gz, if the run is done there: whoever has
+    a study's packed records goes on with the study, and trains none of its runs anew. Raises
     UserError where the file is damaged.
     """
-    if not (folder / NAME).exists():
+    if not _begun(folder):
         for unpacked in packed.directories(folder.parents[len(_PARTS)]):
-            if place(unpacked) == place(folder) and read_done(unpacked) is not None:
+            if place(unpacked) == place(folder) and _done(unpacked):
                 return unpacked
     return folder
+
+
+def _done(folder: Path) -> bool:
+    """Returns True for the record of a done run that lies at the run's place."""
+    try:
+        return bool(read_placed(folder)["status"] == "done")
+    except (FileNotFoundError, NotARecord):
+        return False
 
 
 def _inside(folders: Iterable[Path]) -> Iterator[Path]:

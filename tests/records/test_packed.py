@@ -137,6 +137,72 @@ def test_a_packed_run_stays_where_its_directory_is_no_finished_run(
     assert (tmp_path / packed.NAME).read_bytes() == whole
 
 
+@pytest.mark.parametrize("instead", ["waiting", "empty"])
+def test_a_directory_in_which_no_run_was_begun_hides_no_packed_run(
+    instead: str, tmp_path: Path
+) -> None:
+    folders = some(tmp_path)
+    collect(tmp_path, tmp_path / packed.NAME)
+    before = [{**run, "folder": None} for run in read_runs(tmp_path)]
+    kept = json.loads((folders[0] / "run.json").read_text())
+    shutil.rmtree(tmp_path / "runs")
+    if instead == "waiting":
+        note_planned(folders[0], ["task=sst2"], kept["config"])
+    else:
+        folders[0].mkdir(parents=True)
+    assert [{**run, "folder": None} for run in read_runs(tmp_path)] == before
+    states = {study.look(path).state for path in study.directories(tmp_path)}
+    assert states == {"done"}
+    assert study.directory(folders[0]) != folders[0]
+    # A run that was begun there again counts, whatever has become of it.
+    (folders[0] / "run.json").write_text(json.dumps({**kept, "status": "stopped"}))
+    assert study.directory(folders[0]) == folders[0]
+    assert len(read_runs(tmp_path)) == len(before) - 1
+
+
+def test_runs_that_diverged_are_packed_and_named_by_tables(tmp_path: Path) -> None:
+    write_run(tmp_path, "lora", 1, 0.8)
+    record = write_run(tmp_path, "lora", 2, 0.8) / "run.json"
+    lost = {**json.loads(record.read_text()), "status": "diverged", "reason": "loss nan"}
+    record.write_text(json.dumps(lost))
+    assert "2 runs" in collect(tmp_path, tmp_path / packed.NAME)
+    shutil.rmtree(tmp_path / "runs")
+    assert [run["seed"] for run in read_runs(tmp_path)] == [1]
+    assert [study.look(path).state for path in study.directories(tmp_path)] == ["done", "diverged"]
+    # Trained again, it takes the place of the record in the file.
+    write_run(tmp_path, "lora", 2, 0.8)
+    collect(tmp_path, tmp_path / packed.NAME)
+    shutil.rmtree(tmp_path / "runs")
+    assert [run["seed"] for run in read_runs(tmp_path)] == [1, 2]
+
+
+def test_a_record_that_goes_while_it_is_packed_costs_the_file_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_run(tmp_path, "lora", 1, 0.8)
+    collect(tmp_path, tmp_path / packed.NAME)
+    whole = (tmp_path / packed.NAME).read_bytes()
+
+    def cleared(*given: Any) -> int:
+        """Writes as `packed.write`, after force=true has begun the run anew."""
+        (folder / "run.json").unlink()
+        return write(*given)
+
+    write = packed.write
+    monkeypatch.setattr(packed, "write", cleared)
+    with pytest.raises(UserError, match=r"has no run\.json"):
+        collect(tmp_path, tmp_path / packed.NAME)
+    assert (tmp_path / packed.NAME).read_bytes() == whole
+
+
+def test_an_anonymous_file_does_not_take_the_place_of_one_with_hosts(tmp_path: Path) -> None:
+    some(tmp_path)
+    collect(tmp_path, tmp_path / packed.NAME)
+    with pytest.raises(UserError, match="would lose hosts"):
+        collect(tmp_path, tmp_path / packed.NAME, blind=True)
+    assert "4 runs" in collect(tmp_path, tmp_path / "blind.gz", blind=True)
+
+
 def test_a_damaged_record_stays_in_the_file_until_the_run_is_trained_again(tmp_path: Path) -> None:
     write_run(tmp_path, "lora", 1, 0.8)
     record = write_run(tmp_path, "lora", 2, 0.8) / "run.json"
@@ -274,7 +340,8 @@ PLACE = "mini/rte/tiny/lora/r8/0a1b2c3d/s1"
         ),
         ((packed.FORMAT, {"place": PLACE, "../run.json": ""}), "no file of a run's records"),
         ((packed.FORMAT, {"place": PLACE, "run.json": 1}), "is no text"),
-        ((packed.FORMAT, {"place": PLACE}, {"place": PLACE}), "File exists"),
+        ((packed.FORMAT, {"place": PLACE}), "has no run.json"),
+        ((packed.FORMAT, *[{"place": PLACE, "run.json": "{}"}] * 2), f"it holds {PLACE} twice"),
     ],
 )
 def test_a_file_that_is_not_sound_is_refused(
