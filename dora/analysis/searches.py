@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from dora.analysis.rows import row_order
 from dora.configuration import tuned
-from dora.configuration.tuned import Key, Search, Value
+from dora.configuration.tuned import BySeed, Key, Search, Value
 from dora.data.tasks import TASKS
-from dora.records import study
+from dora.records import journals, study
 from dora.records.about_method import NO_BUDGET
 from dora.records.schema import Run
 
@@ -23,6 +24,23 @@ def heldout(run: Run) -> float | None:
     task = run["config"]["task"]
     score = run["results"]["best"].get(f"{TASKS[task].metrics[0]}_heldout")
     return None if score is None else 100 * float(score)
+
+
+def heldout_loss(run: Run, folder: Path) -> float | None:
+    """Returns a run's held-out loss, in nats; for a regression the squared error.
+
+    It is the lowest of the evaluations that count and have the best one's score: where a method
+    learns little there are several. None where `folder` has no journal, or a damaged one.
+    """
+    metric = f"{TASKS[run['config']['task']].metrics[0]}_heldout"
+    best, counted = run["results"]["best"].get(metric), run["evaluations"]["from_step"]
+    try:
+        losses = dict(journals.heldout(folder, "loss_heldout"))
+        scores = dict(journals.heldout(folder, metric))
+    except (OSError, ValueError):
+        return None
+    equal = [step for step, score in scores.items() if step >= counted and score == best]
+    return min((losses[step] for step in equal if step in losses), default=None)
 
 
 def of_runs(runs: Iterable[Run]) -> list[Search]:
@@ -41,23 +59,36 @@ def _of_key(key: Key, runs: Sequence[Run]) -> Search:
     """Returns the search that the runs of one method on one task at one budget make."""
     setting, default = _setting(runs)
     scores: dict[float, dict[int, float | None]] = defaultdict(dict)
+    losses: dict[float, dict[int, float | None]] = defaultdict(dict)
     values: dict[Value, dict[int, float | None]] = defaultdict(dict)
     for run in runs:
         value = run["config"]["method"].get(setting)
-        place = scores[run["config"]["lr"]] if value == default else values[value]
-        place[run["seed"]] = heldout(run)
+        lr, seed = run["config"]["lr"], run["seed"]
+        if value == default:
+            scores[lr][seed] = heldout(run)
+            losses[lr][seed] = heldout_loss(run, run["folder"])
+        else:
+            values[value][seed] = heldout(run)
     # A candidate that lacks a seed would be compared by other seeds than the rest.
     seeds = tuple(sorted({run["seed"] for run in runs}))
     return Search(
         *key.cell,
         seeds,
-        {lr: tuple(by.get(seed) for seed in seeds) for lr, by in scores.items()},
+        _by_seed(scores, seeds),
         setting=setting,
         default=default,
-        values={v: tuple(by.get(s) for s in seeds) for v, by in sorted(values.items())},
+        values=_by_seed(dict(sorted(values.items())), seeds),
         length=key.length,
         data=key.data,
+        losses=_by_seed(losses, seeds),
     )
+
+
+def _by_seed(
+    numbers: Mapping[Any, Mapping[int, float | None]], seeds: Sequence[int]
+) -> dict[Any, BySeed]:
+    """Returns the numbers of each candidate in the order of `seeds`."""
+    return {candidate: tuple(by.get(seed) for seed in seeds) for candidate, by in numbers.items()}
 
 
 def _setting(runs: Sequence[Run]) -> tuple[str | None, Any]:

@@ -16,14 +16,14 @@ from typing import Any
 
 from dora.analysis.figures.searches import score_by_rate
 from dora.analysis.figures.style import images
-from dora.analysis.searches import heldout, in_order
+from dora.analysis.searches import heldout, heldout_loss, in_order
 from dora.analysis.tables.layout import as_csv
 from dora.analysis.tables.searches import table
 from dora.cli.line import in_grammar
 from dora.configuration import tuned
 from dora.configuration.check import check
 from dora.configuration.config import Config, place
-from dora.configuration.tuned import BySeed, Key, Scores, Search, Value
+from dora.configuration.tuned import BySeed, Key, Search, Value
 from dora.errors import UserError
 from dora.files import write_atomic
 from dora.plain import counted
@@ -49,26 +49,27 @@ _REFUSED = {
 _UNRECORDED = ("data.dir", "init_from", "model.path", "model.hub", "model.revision")
 
 
-def next_rates(scores: Scores, start: float, most: int) -> list[float]:
+def next_rates(search: Search, start: float, most: int) -> list[float]:
     """Returns the learning rates to try next; none once `most` have been tried.
 
     First half of `start`, `start` and twice it. Then one at a time: beyond the best one, by a
     factor of 2, while it lies at an edge; else between the best and the better of its neighbours,
-    at their geometric mean. Where scores are equal, the lower rate is the best.
+    at their geometric mean. Where scores are equal, the lower held-out loss is better, and where
+    losses are equal or not known, the lower rate. `search`: what was tried so far.
     """
+    scores = search.scores
     if not scores:
         return [_tidy(start / 2), _tidy(start), _tidy(2 * start)]
     if len(scores) >= most:
         return []
-    whole = Search("", "", "", None, (), scores)
-    rates, best = sorted(scores), whole.lr
+    rates, best = sorted(scores), search.lr
     at = rates.index(best)
     if at == 0:
         return [_tidy(best / 2)]
     if at == len(rates) - 1:
         return [_tidy(2 * best)]
     below, above = rates[at - 1], rates[at + 1]
-    beside = above if whole.mean(above) > whole.mean(below) else below
+    beside = above if search.rank(above) > search.rank(below) else below
     rate = _tidy(math.sqrt(best * beside))
     # Neighbours that differ in the third digit alone have nothing between them.
     return [] if rate in scores else [rate]
@@ -102,6 +103,7 @@ class Group:
     tried: tuple[str, tuple[Value, ...]] | None = None
     default: Value | None = None
     scores: dict[float, BySeed] = field(default_factory=dict)
+    losses: dict[float, BySeed] = field(default_factory=dict)
     values: dict[Value, BySeed] = field(default_factory=dict)
 
     def next(self, most: int) -> list[Candidate]:
@@ -111,7 +113,7 @@ class Group:
         value, few rates would be left of equal effort.
         """
         values = self.tried[1] if self.tried else ()
-        rates = next_rates(self.scores, self.start, most - len(values))
+        rates = next_rates(self.search(()), self.start, most - len(values))
         if rates or self.values or not values:
             return [Candidate(rate) for rate in rates]
         lr = self.search(()).lr
@@ -127,12 +129,13 @@ class Group:
             words.append(f"{key}={candidate.value}")
         return *words, f"lr={candidate.lr:g}", f"seed={seed}"
 
-    def take(self, candidate: Candidate, by_seed: BySeed) -> None:
-        """Notes the scores of a candidate."""
+    def take(self, candidate: Candidate, scores: BySeed, losses: BySeed = ()) -> None:
+        """Notes a candidate's scores and losses by seed."""
         if candidate.value is None:
-            self.scores[candidate.lr] = by_seed
+            self.scores[candidate.lr] = scores
+            self.losses[candidate.lr] = losses or (None,) * len(scores)
         else:
-            self.values[candidate.value] = by_seed
+            self.values[candidate.value] = scores
 
     def search(self, seeds: tuple[int, ...], made: Mapping[str, Any] | None = None) -> Search:
         """Returns what has been found so far."""
@@ -146,6 +149,7 @@ class Group:
             values=self.values,
             length=self.key.length,
             data=self.key.data,
+            losses=self.losses,
         )
 
 
@@ -236,7 +240,8 @@ class Tuning:
             group = self.groups[key]
             for candidate in candidates:
                 each = [group.words_of(candidate, seed) for seed in self.seeds]
-                group.take(candidate, tuple(_score(folders[its]) for its in each))
+                found = [_found(folders[its]) for its in each]
+                group.take(candidate, *zip(*found, strict=True))
 
     def searches(self) -> list[Search]:
         """Returns all searches of this command in the order of tables."""
@@ -325,11 +330,12 @@ def _too_few(candidates: int, configs: Iterable[Config]) -> Iterator[str]:
             )
 
 
-def _score(folder: Path) -> float | None:
+def _found(folder: Path) -> tuple[float | None, float | None]:
+    """Returns the score and the loss of a candidate's run; two None if it diverged."""
     run = read_done(folder)
     if run is not None:
-        return heldout(run)
+        return heldout(run), heldout_loss(run, folder)
     seen = study.look(folder)
     if seen.state == "diverged":
-        return None
+        return None, None
     raise UserError(f"{folder} is {seen.state}: the same command goes on with the search")

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from dora.errors import UserError
 from dora.files import read_object, to_json, write_atomic
 
-# A score in points for each seed; None where the run diverged or its score is undefined.
+# A score in points for each seed, or a loss; None where the run diverged or it is undefined.
 BySeed = tuple[float | None, ...]
 Scores = Mapping[float, BySeed]  # by learning rate
 Value = float | int | str | bool  # of a method's own setting
@@ -60,8 +60,8 @@ class Search:
     (`setting`; None for a method whose YAML names none).
 
     `scores`: of the rates, on the held-out part of the training set, where the setting has its
-    `default`. `values`: of the setting's other values, at the best rate. `seeds`: the seeds of each
-    candidate's scores. `made`: command, commit and machine of the search. `length`: of its runs, such
+    `default`. `losses`: of the rates on the same rows; empty in files without them. `values`: scores
+    of the setting's other values, at the best rate. `seeds`: the seeds of each candidate. `made`: command, commit and machine of the search. `length`: of its runs, such
     as "600 steps", and `data` the name of what they trained on; None in files that do not say so.
     """
 
@@ -77,6 +77,7 @@ class Search:
     values: Mapping[Value, BySeed] = field(default_factory=dict)
     length: str | None = None
     data: str | None = None
+    losses: Scores = field(default_factory=dict)
 
     @property
     def key(self) -> Key:
@@ -85,13 +86,18 @@ class Search:
 
     @property
     def lr(self) -> float:
-        """The rate with the highest mean score, the lowest of equal ones."""
-        return max(sorted(self.scores), key=self.mean)  # `max` takes the first of equals
+        """The best rate; the lowest of those that are equal in score and loss."""
+        return max(sorted(self.scores), key=self.rank)  # `max` takes the first of equals
 
     @property
     def at_edge(self) -> bool:
         """True if the best rate is the lowest or highest tried: one beyond might be better still."""
         return self.lr in (min(self.scores), max(self.scores))
+
+    @property
+    def alike(self) -> bool:
+        """True if all rates have the same score: only losses tell them apart, if anything does."""
+        return len({self.mean(lr) for lr in self.scores}) == 1 < len(self.scores)
 
     @property
     def all_failed(self) -> bool:
@@ -125,6 +131,19 @@ class Search:
         """Returns the mean score at a rate, in points; −∞ if any of its runs has none."""
         return mean(self.scores[lr])
 
+    def rank(self, lr: float) -> tuple[float, float]:
+        """Returns what the best rate has most of: its mean score, then less of mean loss.
+
+        The second is −∞ where the loss of a run is not known. Without it a method that learns
+        little, whose score is 0.0 at every rate, would be searched in the wrong direction.
+        """
+        return self.mean(lr), -self.loss(lr)
+
+    def loss(self, lr: float) -> float:
+        """Returns the mean held-out loss at a rate; ∞ where that of a run is not known."""
+        held = self.losses.get(lr, (None,))
+        return -mean(tuple(None if loss is None else -loss for loss in held))
+
 
 def mean(by_seed: BySeed) -> float:
     """Returns the mean score of one candidate, in points; −∞ if any of its runs has none."""
@@ -151,6 +170,7 @@ def write(file: Path, searches: Iterable[Search]) -> None:
             **asdict(s),
             # JSON has no numbers as keys.
             "scores": [[lr, list(by_seed)] for lr, by_seed in sorted(s.scores.items())],
+            "losses": [[lr, list(by_seed)] for lr, by_seed in sorted(s.losses.items())],
             "values": [[value, list(by_seed)] for value, by_seed in s.values.items()],
             "lr": s.lr,
             "value": s.value,
@@ -208,20 +228,21 @@ def _search(entry: Mapping[str, Any]) -> Search:
     model, task, method = names = [entry[key] for key in ("model", "task", "method")]
     budget, seeds = entry["budget"], tuple(int(seed) for seed in entry["seeds"])
     scores = {float(lr): tuple(by_seed) for lr, by_seed in entry["scores"]}
+    losses = {float(lr): tuple(by_seed) for lr, by_seed in entry.get("losses", [])}
     setting, default = entry.get("setting"), entry.get("default")
     values = {value: tuple(by_seed) for value, by_seed in entry.get("values", [])}
-    candidates = [*scores.values(), *values.values()]
+    candidates = [*scores.values(), *losses.values(), *values.values()]
     numbers = [s for by_seed in candidates for s in by_seed if s is not None]
     if not all(isinstance(name, str) for name in names) or not isinstance(budget, str | None):
         raise TypeError("model, task, method and budget are texts")
     if not scores or not all(0 < lr < math.inf for lr in scores):
         raise ValueError("a search has rates above 0")
     if not all(isinstance(s, int | float) and math.isfinite(s) for s in numbers):
-        raise ValueError("scores are numbers")
+        raise ValueError("scores and losses are numbers")
     if any(len(by_seed) != len(seeds) for by_seed in candidates) or not seeds:
-        raise ValueError("every rate has a score for each seed")
+        raise ValueError("every rate has a score, and a loss, for each seed")
     if not isinstance(setting, str | None) or (setting is None and values):
         raise TypeError("the setting whose values were tried has a name")
     made = dict(entry.get("made", {}))
-    about = (made, setting, default, values, entry.get("length"), entry.get("data"))
+    about = (made, setting, default, values, entry.get("length"), entry.get("data"), losses)
     return Search(model, task, method, budget, seeds, scores, *about)

@@ -53,6 +53,17 @@ def losses(folder: Path) -> Iterator[tuple[int, float]]:
     return _curve(folder, "train", "loss", _MOST_LOSS)
 
 
+def heldout(folder: Path, key: str) -> Iterator[tuple[int, float]]:
+    """Yields (step, value) of each evaluation on held-out rows of the training set that has `key`.
+
+    `key`: a metric or the loss, with its suffix: `loss_heldout`.
+
+    Yields nothing where no journal is stored. Raises ValueError or OSError at the first line that
+    no run wrote.
+    """
+    return _curve(folder, "heldout", key, _MOST_LOSS)
+
+
 def _curve(folder: Path, split: str, key: str, most: float) -> Iterator[tuple[int, float]]:
     """Yields (step, value) of the lines of a split that have `key`; `most`: the largest value."""
     for event in events(folder, "metrics.jsonl"):

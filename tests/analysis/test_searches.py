@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import record_files
@@ -23,9 +24,13 @@ def write_run(
     dev: float,
     seed: int = 1,
     model: str = "m",
+    losses: tuple[float, ...] = (),
     **settings: float,
 ) -> None:
-    """Writes a run's record; `heldout`: its score on the held-out part, None if undefined."""
+    """Writes a run's record; `heldout`: its score on the held-out part, None if undefined.
+
+    `losses`: on that part at steps 50, 100 and so on, each with the same score.
+    """
     best = {"step": 400, "accuracy": dev}
     if heldout is not None:
         best["accuracy_heldout"] = heldout
@@ -35,7 +40,15 @@ def write_run(
     more = {"config": config, "results": results}
     key = "-".join(map(str, (lr, *settings.values())))
     # The key stands for the hash that a configuration would have in a real directory's name.
-    record_files.write_run(folder, method, seed, dev, task="rte", key=key, model=model, **more)
+    path = record_files.write_run(
+        folder, method, seed, dev, task="rte", key=key, model=model, **more
+    )
+    lines = [
+        {"step": 50 * (i + 1), "split": "heldout", "loss_heldout": x, "accuracy_heldout": heldout}
+        for i, x in enumerate(losses)
+    ]
+    if lines:
+        (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
 def searches(folder: Path) -> list[Search]:
@@ -79,6 +92,22 @@ def test_every_rate_chosen_at_an_edge_is_marked_and_counted(tmp_path: Path) -> N
     assert "0.001: 40.0, 0.002: 50.0, **0.004: 60.0** (edge) " in text
     edges = "rte adalora, rte dora, rte full"  # LoRA's best rate lies inside
     assert summary == f"3 of 4 searches chose a rate at an edge of their grid: {edges}"
+
+
+def test_of_rates_with_one_score_the_lowest_counted_loss_chooses_and_is_shown(
+    tmp_path: Path,
+) -> None:
+    # Evaluations count from step 46 on in these records: each of the losses does, and the lowest
+    # stands for the run, whose score is the same at all of them.
+    for lr, losses in ((1e-3, (0.62, 0.61)), (2e-3, (0.60, 0.63)), (4e-3, (0.61, 0.61))):
+        write_run(tmp_path, "lora", lr, 0.5, dev=0.5, losses=losses)
+        write_run(tmp_path, "dora", lr, 0.5 if lr < 3e-3 else 0.4, dev=0.5, losses=losses)
+        write_run(tmp_path, "full", lr, 0.5, dev=0.5)  # without a journal the lower rate
+    assert chosen(tmp_path) == {"full": 1e-3, "lora": 2e-3, "dora": 2e-3}
+    text, *notes = table(searches(tmp_path))
+    assert "0.001: 50.0 (loss 0.6100), **0.002: 50.0 (loss 0.6000)**, 0.004: 50.0 (loss " in text
+    assert "0.001: 50.0 (loss 0.6100), **0.002: 50.0 (loss 0.6000)**, 0.004: 40.0 " in text
+    assert notes[-1] == "every rate has the same score: rte lora, rte full"
 
 
 def test_searches_on_two_backbones_are_apart(tmp_path: Path) -> None:

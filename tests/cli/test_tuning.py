@@ -31,7 +31,7 @@ from runs import command, configure, only_run, record, refused, run, small, smal
 def searched(score: Callable[[float], float | None], start: float, most: int) -> dict[float, float]:
     """Returns the candidates that the rule tries, with `score` of each."""
     scores: dict[float, tuple[float | None, ...]] = {}
-    while rates := next_rates(scores, start, most):
+    while rates := next_rates(tuned.Search("", "", "", None, (1,), scores), start, most):
         for rate in rates:
             assert rate not in scores
             scores[rate] = (score(rate),)
@@ -76,6 +76,24 @@ def test_of_equal_scores_the_lower_rate_wins_and_a_diverged_one_loses() -> None:
     # One seed that diverged is no lucky seed: the rate loses to any whole one.
     seeds = {1e-3: (70.0, 71.0), 2e-3: (None, 99.0)}
     assert tuned.Search("m", "rte", "lora", "r8", (1, 2), seeds).lr == 1e-3
+
+
+def test_where_no_rate_scores_the_lower_loss_is_better() -> None:
+    # A Matthews correlation of 0.0 everywhere, and losses lowest about 3e-3.
+    losses: dict[float, tuple[float | None, ...]] = {}
+
+    def found() -> tuned.Search:
+        return tuned.Search("", "", "", None, (1,), dict.fromkeys(losses, (0.0,)), losses=losses)
+
+    while rates := next_rates(found(), 1e-3, 6):
+        losses |= {rate: (0.6 + abs(math.log2(rate / 3e-3)) / 100,) for rate in rates}
+    assert list(losses) == [5e-4, 1e-3, 2e-3, 4e-3, 8e-3, 2.83e-3]
+    assert (found().lr, found().at_edge, found().alike) == (2.83e-3, False, True)
+    # A loss that is not known loses to any that is; a score wins over every loss.
+    losses |= {2.83e-3: (None,)}
+    assert found().lr == 4e-3
+    one = tuned.Search("", "", "", None, (1,), {1e-3: (0.1,), 2e-3: (0.0,)}, losses=losses)
+    assert (one.lr, one.alike) == (1e-3, False)
 
 
 def test_groups_are_methods_tasks_and_budgets_and_full_counts_once(tmp_path: Path) -> None:
@@ -361,6 +379,10 @@ def test_the_command_searches_goes_on_where_it_was_stopped_and_a_study_reads_its
         ("lora", 4, (3,)),
         ("full", 4, (3,)),
     }
+    assert all(0 < loss for c in found["choices"] for _, by_seed in c["losses"] for loss in by_seed)
+    assert all(
+        [lr for lr, _ in c["losses"]] == [lr for lr, _ in c["scores"]] for c in found["choices"]
+    )
     assert len(list((tmp_path / "search").glob("runs/*/*/*/*/*/*/s*"))) == 2 * 4
     assert f"rates_from={file}" in done.stdout
     assert (tmp_path / "search" / "learning-rates.png").exists()

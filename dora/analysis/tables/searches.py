@@ -33,6 +33,8 @@ def table(searches: Sequence[Search]) -> list[str]:
         "",
         summary + (f": {', '.join(edges)}" if edges else ""),
     ]
+    if alike := [" ".join(_named(s, columns)) for s in searches if s.alike and not s.all_failed]:
+        lines += ["", f"every rate has the same score: {', '.join(alike)}"]
     if odd := unequal(searches):
         lines += ["", f"unequal numbers of candidates or seeds in {', '.join(odd)}"]
     return lines
@@ -54,11 +56,15 @@ def _named(s: Search, columns: Sequence[str]) -> list[str]:
 def _cells(s: Search) -> list[str]:
     """Returns `0.002: 7.6` for each rate, the chosen one in bold, and marked if at an edge.
 
-    Then `dem 0.3: 7.8` for each value of the method's own setting; in bold if it is chosen.
+    Rates with the best score have their loss, if there are several: it chose among them. Then
+    `dem 0.3: 7.8` for each value of the method's own setting; in bold if it is chosen.
     """
     cells = []
+    equals = [lr for lr in s.scores if s.mean(lr) == s.mean(s.lr)]
     for lr in sorted(s.scores):
         text = f"{lr:g}: {_points(s.scores[lr])}"
+        if lr in equals and len(equals) > 1 and not math.isinf(s.loss(lr)):
+            text += f" (loss {s.loss(lr):.4f})"
         if lr == s.lr:
             text = f"**{text}**" + (" (edge)" if s.at_edge else "")
         cells.append(text)
