@@ -262,7 +262,7 @@ def test_an_experiment_of_one_file_has_the_released_numbers(experiment):
 def test_sora_has_the_scripts_numbers():
     m = composed("experiment=sora_deberta_v3_base").chosen.settings
     assert (m.alpha, m.dropout, m.l1_weight, m.xi, m.gate_lr_ratio) == (16, 0, 10, 3e-4, 1)
-    assert (m.prox, m.start_factor, m.prox_after) == ("released", 1, True)
+    assert (m.prox, m.start_factor, m.shrink_until) == ("released", 1, "end")
 
 
 @pytest.mark.parametrize("name", ["houlsby", "pfeiffer"])

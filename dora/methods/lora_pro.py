@@ -110,6 +110,11 @@ class LoRAPro(PlainLoRA):
     title = "LoRA-Pro"
     recordable = True
     paper = "Wang et al., LoRA-Pro, ICLR 2025, arXiv 2407.18242"
+    note = (
+        "LoRA-Pro's mode=efficient, an earlier release's default, gives Adam the adjusted gradients. "
+        "A's is huge while B is near its start at 0, Adam's mean square remembers it for about a "
+        "thousand steps, and in a short run A hardly moves. The present release is mode=full."
+    )
     settings_type = Settings
 
     def __init__(self, settings: Settings, model: nn.Module, plan: Plan, run: RunInfo) -> None:

@@ -1,14 +1,15 @@
 """SoRA, sparse low-rank adaptation (Ding et al., EMNLP 2023, arXiv 2311.11696): gates that die.
 
 The update is B diag(g) A. Every step moves the gates g by Adam and then shrinks them all by ξ, so
-that gates which the task does not pull away from 0 end there. At the end of a window the largest
-live gates that the budget holds are kept.
+that gates which the task does not pull away from 0 end there. The shrinking ends once the live
+components fit the budget: on for the paper's fixed time, it would leave each learning rate another
+size. Where a window's end comes first, the largest live gates that the budget holds are kept.
 
 ξ is an amount a step, no multiple of the learning rate, and g starts at N(0, 1). Whether a gate can
 outrun the shrinking depends on the sum of the learning rates, 5.75 over the 14,372 steps of the
 released STS-B script, against the sum of ξ, 4.3: a run with a smaller sum of rates needs a smaller
 `shrink`. The default, 0.43, kills a third of the gates if nothing moves them: the surplus of
-`start_factor` 1.5.
+`start_factor` 1.5. Mostly the loss and Adam move more of them to 0 than away from it.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ class Settings(base.Settings):
     gate_lr_ratio: float
     start_factor: float
     prune_end: float
-    prox_after: bool
+    shrink_until: str
     remove: bool
 
     def problems(self, total_steps: int | None) -> list[str]:
@@ -62,6 +63,7 @@ class Settings(base.Settings):
             *in_range("method.start_factor", self.start_factor, 1, math.inf, f"{code} 1"),
             *fraction_or_steps("method.prune_end", self.prune_end, zero=False),
             *one_of("method.prox", self.prox, THRESHOLDS, "usual is exact"),
+            *one_of("method.shrink_until", self.shrink_until, ENDS, f"{code} end"),
         ]
         if self.xi is not None:
             found += in_range("method.xi", self.xi, 0, math.inf, f"{code} 3e-4 on STS-B")
@@ -78,7 +80,7 @@ class Settings(base.Settings):
         """Returns ξ, which one proximal step takes off each gate, in a run of this length."""
         if self.xi is not None:
             return self.xi
-        end = total_steps if self.prox_after else steps_of(self.prune_end, total_steps)
+        end = total_steps if self.shrink_until == "end" else steps_of(self.prune_end, total_steps)
         return self.shrink / end
 
 
@@ -98,6 +100,9 @@ def released_threshold(g: torch.Tensor, xi: float) -> torch.Tensor:
 
 # By the values of method.prox.
 THRESHOLDS = {"exact": exact_threshold, "released": released_threshold}
+# Where the shrinking ends: with live components within the budget, at the window's end, or the run's.
+ENDS = ("budget", "cut", "end")
+FEW = 0.95  # the share of the budget below which a run is warned that its shrinking took too much
 
 
 def adam_direction(
@@ -142,7 +147,7 @@ class SoRA(base.Method):
             bound = 1 / math.sqrt(layer.A.shape[1])
             nn.init.uniform_(layer.A, -bound, bound, generator=generator)
             nn.init.normal_(g, generator=generator)
-        # Behind this step no component comes to life; with `prox_after` some may still die.
+        # Behind this step no component comes to life; with shrink_until=end some may still die.
         self.ranks_final_at = steps_of(settings.prune_end, run.total_steps)
         self.xi = settings.threshold(run.total_steps)
         # Live sets are logged as often as the other methods allocate by default.
@@ -151,6 +156,8 @@ class SoRA(base.Method):
         # Adam's moments of all gates in the order of the layers, (number of gates,).
         like = next(iter(self._gates()))  # its type, whatever PyTorch's default is
         self._mean, self._square = like.new_zeros(self.number), like.new_zeros(self.number)
+        each = [cost for cost, r in zip(plan.costs, plan.start, strict=True) for _ in range(r)]
+        self._costs = like.new_tensor(each, dtype=torch.int64)  # (number,), in the budget's unit
 
     @classmethod
     def plan(
@@ -174,7 +181,7 @@ class SoRA(base.Method):
 
     @torch.no_grad()
     def update(self, step: int, rate: float) -> None:
-        """Moves all gates by Adam, without weight decay, and shrinks them until the cut."""
+        """Moves all gates by Adam, without weight decay, and shrinks them, to the end set for it."""
         gates = self._gates()
         g = torch.cat(gates)
         slope = torch.cat([torch.zeros_like(p) if p.grad is None else p.grad for p in gates])
@@ -184,11 +191,18 @@ class SoRA(base.Method):
         released = self.settings.prox == "released"
         direction = adam_direction(self._mean, self._square, step, released)
         moved = g - rate * self.settings.gate_lr_ratio * direction
-        if step <= self.ranks_final_at or self.settings.prox_after:
-            # ξ itself, not times the rate: gates shrink in a step of rate 0, too.
-            moved = THRESHOLDS[self.settings.prox](moved, self.xi)
+        # Dead is dead where nothing shrinks, or the run could end above its budget.
+        kept = moved * (g != 0)
+        # ξ itself, not times the rate: gates shrink in a step of rate 0, too.
+        shrunk = THRESHOLDS[self.settings.prox](moved, self.xi)
         if step > self.ranks_final_at:
-            moved *= g != 0  # dead is dead behind the cut, or the run could end above its budget
+            moved = shrunk * (g != 0) if self.settings.shrink_until == "end" else kept
+        elif self.settings.shrink_until == "budget":
+            # Chosen on the device: the host need not wait for it.
+            fits = (self._costs * (g != 0)).sum() <= self.budget_plan.target
+            moved = torch.where(fits, kept, shrunk)
+        else:
+            moved = shrunk
         for p, part in zip(gates, moved.split([len(p) for p in gates]), strict=True):
             p.copy_(part)
 
@@ -224,8 +238,10 @@ class SoRA(base.Method):
         keep = [chosen & (size > 0) for chosen, size in zip(best, sizes, strict=True)]
         kept, live = torch.cat(keep), torch.cat(sizes) > 0
         before, after = torch.stack([live.sum(), kept.sum()]).tolist()
+        spent = int((self._costs * kept).sum())
+        few = before == self.number or spent < FEW * self.budget_plan.target
         # A run that begins with another run's empty adapter (`init_from`) has no gates at all.
-        warning = self._warning(before) if before == after and self.number else None
+        warning = self._warning(before) if before == after and few and self.number else None
         if not self.settings.remove:
             return Mask(keep, live_before=before, warning=warning)
         self._mean, self._square = self._mean[kept], self._square[kept]
@@ -235,7 +251,7 @@ class SoRA(base.Method):
         """Returns why a cut that found `live` components within the budget did nothing."""
         s, end = self.settings, self.ranks_final_at
         setting = f"method.shrink={s.shrink:g}" if s.xi is None else f"method.xi={s.xi:g}"
-        taken = f"{setting} took {self.xi * end:g} off each gate in {end} steps"
+        taken = f"{setting} takes up to {self.xi * end:g} off each gate in {end} steps"
         if live == 0:
             return (
                 f"all {self.number} components died before the cut, so the adapter is empty: "
