@@ -8,6 +8,7 @@ page marks each place with a comment `<!-- KIND NAME -->`, where NAME is relativ
 up to `<!-- end -->` is replaced:
 
     pruned FOLDERS   AdaLoRA and DoRA less LoRA in all runs of neighbouring folders, A/B,C
+    verdict FOLDERS  the same without p and power, for a page that links to the other
     tables FOLDER    scores of the runs in a folder, and differences from LoRA
     search FOLDER    the table of a search of learning rates
     bench FILE       the measurements in a file of `python -m dora.bench`
@@ -43,7 +44,9 @@ PAGES = [
     for page in ("README.md", "results/README.md", "results/earlier.md", "results/bench/README.md")
 ]
 # `.*?`: up to the nearest end, or the first block would reach to the last.
-BLOCK = re.compile(r"(<!-- (pruned|tables|search|bench) (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+BLOCK = re.compile(
+    r"(<!-- (pruned|verdict|tables|search|bench) (\S+) -->\n).*?(<!-- end -->)", re.DOTALL
+)
 
 
 PRUNING = ("adalora", "dora")
@@ -55,20 +58,41 @@ def pruned(folders: Path) -> str:
     p is corrected for the comparisons of each model and length, once for its tasks and once for
     their average.
     """
-    view = View(by_length=True, methods=("lora", *PRUNING))
-    studies = [folders.with_name(name) for name in folders.name.split(",")]
-    head = ["model", "steps", "score", "LoRA"]
-    for title in ("AdaLoRA", "DoRA"):
-        head += [f"{title} − LoRA [95 %]", "p (Holm)", "shown with 80 % power"]
-    grid = Grid("", [*head, "seeds"], [], text_columns=3)
-    for study in studies:
-        for compared in tables(read_runs(study), view):
-            _compare(compared, grid)
+    grid = _compared(folders, ("p (Holm)", "shown with 80 % power"))
+    grid.notes += [
+        "points, paired by seed; p corrected for the comparisons of this table at a model and length "
+        "(Holm), once for the tasks and once for their average; intervals are not; bold: p < 0.05",
+        "shown with 80 % power: the true difference that as many seeds with this spread would show "
+        "at Holm's first step in four studies of five",
+        "scores: the best of a run's development evaluations in its second half; average: over unlike "
+        "metrics, its error that of each task's seeds, taken as independent",
+    ]
     return markdown(grid)
 
 
-def _compare(table: Table, grid: Grid) -> None:
-    """Adds a table's lines: the average over its tasks, if there are several, and each task."""
+def verdict(folders: Path) -> str:
+    """Returns the lines of `pruned` without p and power."""
+    return markdown(_compared(folders, ()))
+
+
+def _compared(folders: Path, more: tuple[str, ...]) -> Grid:
+    """Returns the lines of all `folders`; `more`: further columns behind each difference."""
+    view = View(by_length=True, methods=("lora", *PRUNING))
+    head = ["model", "steps", "score", "LoRA"]
+    for title in ("AdaLoRA", "DoRA"):
+        head += [f"{title} − LoRA [95 %]", *more]
+    grid = Grid("", [*head, "seeds"], [], text_columns=3)
+    for name in folders.name.split(","):
+        for compared in tables(read_runs(folders.with_name(name)), view):
+            _compare(compared, grid, bool(more))
+    return grid
+
+
+def _compare(table: Table, grid: Grid, whole: bool) -> None:
+    """Adds a table's lines: the average over its tasks, if there are several, and each task.
+
+    `whole`: with p and power.
+    """
     found = {(d.task, d.row[0]): d for each in (False, True) for d in differences(table, each)}
     tasks = [None, *table.averaged] if len(table.averaged) > 1 else table.averaged
     for task in tasks:
@@ -83,12 +107,12 @@ def _compare(table: Table, grid: Grid) -> None:
         for d in ours:
             if d and d.p < ALPHA:
                 grid.bold.add((len(grid.rows), len(cells)))
-            cells += _cells(d) if d else ["–"] * 3
+            cells += (_cells(d) if d else ["–"] * 3)[: 3 if whole else 1]
         grid.rows.append([*cells, number_range([n for d in there for n in d.seeds])])
 
 
 def _cells(d: Difference) -> list[str]:
-    return [with_interval(d.estimate, "+"), p_value(d.p), points(d.estimate.detectable())]
+    return [with_interval(d.estimate, "+"), p_value(d.p), points(d.detectable)]
 
 
 def shown(folder: Path) -> str:
@@ -140,7 +164,13 @@ def measured(file: Path) -> str:
     return "\n\n".join(parts)
 
 
-MAKERS = {"pruned": pruned, "tables": shown, "search": searched, "bench": measured}
+MAKERS = {
+    "pruned": pruned,
+    "verdict": verdict,
+    "tables": shown,
+    "search": searched,
+    "bench": measured,
+}
 
 
 def page(path: Path) -> str:

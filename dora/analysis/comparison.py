@@ -9,6 +9,7 @@ tests, so that no mark contradicts a p value.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -36,7 +37,7 @@ class Difference:
 
     `task`: the task, None for the average over tasks. `estimate`: of the differences paired by
     seed. `seeds`: the number of pairs in each task. `better`: the probability that a run of this
-    method beats one of LoRA's. `p`: corrected for the number of comparisons made (Holm).
+    method beats one of LoRA's. `p`: corrected for the number of comparisons (Holm), `family`.
     `examples`: the 95 % interval of the same difference over resamples of the development examples,
     the seeds held fixed; None without stored predictions or for a metric that cannot be resampled
     (`dora.analysis.stats.resampled`).
@@ -49,6 +50,15 @@ class Difference:
     better: float
     p: float
     examples: tuple[float, float] | None = None
+    family: int = 1
+
+    @property
+    def detectable(self) -> float:
+        """The true difference that these seeds would show in four studies of five; NaN if unknown.
+
+        At p < ALPHA / family, Holm's first step, by the spread that these seeds have.
+        """
+        return self.estimate.detectable(ALPHA / self.family)
 
 
 def pairs(table: Table, row: Row, other: Row, task: str) -> list[float]:
@@ -93,7 +103,9 @@ def _tested(table: Table, by_task: bool) -> list[Difference]:
             if groups := _paired(table, row, other, tasks):
                 found.append(_difference(table, row, other, tasks, groups, by_task))
     corrected = holm([d.estimate.p_value() for d in found])
-    return [replace(d, p=p) for d, p in zip(found, corrected, strict=True)]
+    # A difference that could not be tested is none of the family.
+    family = max(1, sum(not math.isnan(p) for p in corrected))
+    return [replace(d, p=p, family=family) for d, p in zip(found, corrected, strict=True)]
 
 
 def _difference(

@@ -83,8 +83,7 @@ def _seconds(table: Table, row: Row, tasks: Sequence[str]) -> str:
 def against(table: Table, by_task: bool) -> Grid | None:
     """Returns each method less LoRA at the same budget, paired by seed; None without any.
 
-    `shown with 80 % power` is the true difference that the uncorrected test would find in four of
-    five studies with these seeds, so the least that they could have shown.
+    `shown with 80 % power` is `Difference.detectable`, the least that these seeds could show.
     """
     found = differences(table, by_task)
     if not found:
@@ -124,7 +123,7 @@ def _difference(table: Table, d: Difference, shown: bool) -> list[str]:
         *([of_examples] if shown else []),
         p_value(d.p),
         f"{d.better:.2f}",
-        points(d.estimate.detectable()),
+        points(d.detectable),
         number_range(d.seeds),
     ]
 

@@ -150,7 +150,7 @@ def _difference_lines(found: Sequence[Difference], table: Table) -> Iterator[dic
             "examples_high": of_examples[1],
             "p_holm": d.p,
             "better": d.better,
-            "detectable": d.estimate.detectable(),
+            "detectable": d.detectable,
             # Of an average, the task with fewest pairs.
             "seeds": min(d.seeds),
         }

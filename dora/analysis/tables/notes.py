@@ -256,13 +256,19 @@ def difference_notes(found: Sequence[Difference], shown: bool, baseline: str) ->
 
     `shown`: with intervals over examples.
     """
-    # A difference that could not be tested is none of Holm's family.
-    tested = sum(not math.isnan(d.p) for d in found)
+    family = max(d.family for d in found)
     notes = [
         "points, paired by seed; p corrected for the number of comparisons in this table, "
-        f"{tested} (Holm); bold: p < {ALPHA}; P(better): that a run of the method beats one of "
-        f"{baseline}"
+        f"{family} (Holm), intervals not; bold: p < {ALPHA}; P(better): that a run of the method "
+        f"beats one of {baseline}"
     ]
+    if not all(math.isnan(d.detectable) for d in found):
+        notes.append(
+            "shown with 80 % power: the true difference that as many seeds with this spread would "
+            f"show at Holm's first step, p < {ALPHA / family:.2g}, in four studies of five"
+        )
+    if any(d.task is None for d in found):
+        notes.append("average: its error is that of each task's seeds, taken as independent")
     if any(d.estimate.error == 0 for d in found):
         notes.append(
             "no interval: every seed gives the same difference, which leaves its error unknown; "
