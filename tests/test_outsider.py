@@ -8,7 +8,6 @@ upper bound and a state.
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 import json
 import os
@@ -21,10 +20,13 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from dora.configuration import method_choice
-from dora.configuration.method_choice import RELEASED, packaged, source_fingerprint
+from dora.configuration import method_class
+from dora.configuration.method_choice import packaged
+from dora.configuration.method_class import RELEASED, fingerprint
+from dora.errors import UserError
 from dora.methods.base import Method
-from runs import FILES, only_run, refused, small_words
+from dora.methods.lora import LoRA
+from runs import FILES, only_run, refused, run, small, small_words
 
 ROOT = Path(__file__).parents[1]
 BIASES = '''
@@ -166,21 +168,30 @@ def test_a_method_that_was_edited_begins_another_run(
     package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = (package / "outside/biases.py").read_text()
-    chosen = packaged("lora")
-    assert source_fingerprint(chosen) is None
+    kind = packaged("lora").kind
+    assert fingerprint(kind) is None
     found = []
     for i, text in enumerate((source, source, source + "# another\n")):
         (tmp_path / f"own{i}.py").write_text(text)
         monkeypatch.syspath_prepend(tmp_path)
-        kind = importlib.import_module(f"own{i}").Biases
-        found.append(source_fingerprint(dataclasses.replace(chosen, kind=kind)))
+        found.append(fingerprint(importlib.import_module(f"own{i}").Biases))
     assert found[0] == found[1] != found[2]
+    # So does one whose parent, of one's own in another file, was edited.
+    found = []
+    for text in (source, source + "# another\n"):
+        (tmp_path / "parent.py").write_text(text)
+        (tmp_path / "child.py").write_text("import parent\n\nclass Child(parent.Biases): ...\n")
+        for name in ("parent", "child"):
+            sys.modules.pop(name, None)
+        importlib.invalidate_caches()
+        found.append(fingerprint(importlib.import_module("child").Child))
+    assert found[0] != found[1]
     # A file beside the suite's methods is one's own too, until it is released with them.
     names = {file.stem for file in (ROOT / "conf/method").glob("*.yaml")}
     assert names >= RELEASED
-    assert {name for name in RELEASED if source_fingerprint(packaged(name))} == set()
-    monkeypatch.setattr(method_choice, "RELEASED", RELEASED - {"lora"})
-    assert len(source_fingerprint(chosen) or "") == 64
+    assert {name for name in RELEASED if fingerprint(packaged(name).kind)} == set()
+    monkeypatch.setattr(method_class, "RELEASED", RELEASED - {"lora"})
+    assert len(fingerprint(kind) or "") == 64
 
 
 def test_the_example_of_the_manual_trains_as_it_stands(package: Path, tmp_path: Path) -> None:
@@ -242,6 +253,60 @@ def test_a_slip_in_an_outsiders_plan_is_told_with_its_line(
     (problem,) = refused(f"--config-dir={tmp_path}", "method=slip", "task=rte")
     assert "too many values to unpack" in problem
     assert "(ValueError in slip_of_mine.py, line 6)" in problem
+
+
+SLIPS = [
+    ("", "Slip has no title"),
+    (
+        "title = 'Slip'\n    def after_steps(self, step): return None",
+        "is after_step meant? A helper",
+    ),
+    ("title = 'Slip'\n    def helper(self): return 1", "Slip.helper is no moment of a method"),
+]
+
+
+@pytest.mark.parametrize(("body", "said"), SLIPS)
+def test_a_slip_in_an_outsiders_class_is_told_before_anything_is_loaded(
+    body: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"slip_{abs(hash(body))}"  # a module is imported once
+    text = f"from dora.methods import base\nclass Slip(base.Method):\n    {body or 'note = None'}\n"
+    (tmp_path / f"{name}.py").write_text(text)
+    (tmp_path / "method").mkdir()
+    (tmp_path / "method/slip.yaml").write_text(yaml_of("slip", f"{name}.Slip"))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (problem,) = refused(f"--config-dir={tmp_path}", "method=slip", "task=rte")
+    assert said in problem
+
+
+def test_settings_that_the_class_does_not_name_are_told_with_the_way_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = ["from dora.methods import base", "class Bare(base.Method):", "    title = 'Bare'"]
+    (tmp_path / "bare_of_mine.py").write_text("\n".join([*lines, "    budget = 'none'"]))
+    (tmp_path / "method").mkdir()
+    yaml = yaml_of("bare", "bare_of_mine.Bare") + "alpha: 16.0\n"
+    (tmp_path / "method/bare.yaml").write_text(yaml)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (problem,) = refused(f"--config-dir={tmp_path}", "method=bare", "task=rte")
+    assert "Bare.settings_type, which is Settings, has no such field" in problem
+
+
+@pytest.mark.parametrize(
+    ("moment", "value", "said"),
+    [
+        ("penalty", 0.1, "LoRA.penalty returned a float (0.1), which must be Tensor or None"),
+        ("after_step", 3, "LoRA.after_step returned a int (3), which must be Mask or Remove or "),
+        ("learning_rate", "x", "LoRA.learning_rate returned a str ('x'), which must be Real or "),
+        ("parameter_groups", [{"lr": 1}], "parameter_groups returned dicts ({'lr': 1}), which"),
+    ],
+)
+def test_a_moment_that_returns_something_else_is_named(
+    moment: str, value: object, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LoRA, moment, lambda *given: value)
+    with pytest.raises(UserError, match=re.escape(said)):
+        run(small(tmp_path, "method=lora", "budget=r2"))
 
 
 def test_the_manual_names_every_statement_and_every_moment() -> None:

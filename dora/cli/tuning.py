@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -176,6 +176,7 @@ class Tuning:
         composed = {words: compose(words) for words in kept}
         problems += [text for config in composed.values() for text in check(config)]
         problems += _too_few(candidates, composed.values())
+        problems += _out_of_range(composed.values())
         if problems:
             raise UserError(*dict.fromkeys(problems))
         self.candidates, self.seeds = candidates, tuple(seeds)
@@ -328,6 +329,16 @@ def _too_few(candidates: int, configs: Iterable[Config]) -> Iterator[str]:
                 f"{config.method_name}, with {len(values)} more values of {name}: give "
                 f"{FEWEST + len(values)} or more, or method._tune_=null for rates alone"
             )
+
+
+def _out_of_range(configs: Iterable[Config]) -> Iterator[str]:
+    """Yields a message for each value of `_tune_` that its method would refuse after the rates."""
+    for config in configs:
+        name, values = config.chosen.tried or ("", ())
+        for value in values:
+            settings = replace(config.chosen.settings, **{name: value})
+            for problem in settings.problems(None):
+                yield f"{config.method_name}.yaml, _tune_: {problem}"
 
 
 def _found(folder: Path) -> tuple[float | None, float | None]:

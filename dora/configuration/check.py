@@ -12,6 +12,7 @@ from dora.adapters.budget import Budget
 from dora.configuration.config import MAX_SEED, PATHS, Config, place
 from dora.configuration.groups import ModelConfig
 from dora.configuration.method_choice import method_names
+from dora.configuration.method_class import is_released
 from dora.data.tasks import TASKS
 from dora.methods.rules import fraction_or_steps
 from dora.process import surroundings
@@ -112,6 +113,10 @@ def _keys_added(config: Config) -> list[str]:
     return [
         *(
             f"+method.{key}: there is no key method.{key}; --help lists the keys"
+            if is_released(config.chosen.kind)
+            else f"method.{key}, of {config.method_name}.yaml or the command line: "
+            f"{config.chosen.kind.__name__}.settings_type, which is "
+            f"{config.chosen.kind.settings_type.__qualname__}, has no such field"
             for key in config.chosen.unknown
         ),
         *(

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +18,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from dora.files import sha256_file
+from dora.configuration.method_class import method_class
+from dora.errors import UserError
 from dora.package import CONF
 
 if TYPE_CHECKING:
@@ -30,27 +29,6 @@ CLASS = "_target_"  # the YAML's key that names the class, as Hydra calls it
 # The YAML's key for a setting that `python -m dora.tune` tries beside the rate, with the values
 # besides its default: {dem: [0.3, 0.5]}.
 TUNE = "_tune_"
-# Modules of dora.methods that are the suite's own; the file of any other is part of a run's identity.
-RELEASED = {
-    "adalora",
-    "bitfit",
-    "chain",
-    "cora",
-    "dora",
-    "fedit",
-    "ffa_lora",
-    "flat_lora",
-    "full",
-    "houlsby",
-    "lora",
-    "lora_fair",
-    "lora_pro",
-    "melora",
-    "nora",
-    "pfeiffer",
-    "sora",
-    "xgblora",
-}
 _NO_SETTINGS = ("name", CLASS, TUNE)  # the YAML's keys that are no settings of the method
 
 
@@ -179,40 +157,13 @@ def spelled(choice: MethodChoice) -> Mapping[str, Any]:
     return {"name": choice.name, **dataclasses.asdict(choice.settings)}
 
 
-def source_fingerprint(choice: MethodChoice) -> str | None:
-    """Returns the sha256 of the file that a method of one's own is written in.
-
-    Whoever edits it begins other runs. None for the suite's methods: the number of its arithmetic
-    and the commit stand for them.
-    """
-    package, _, module = choice.kind.__module__.rpartition(".")
-    if package == "dora.methods" and module in RELEASED:
-        return None
-    file = inspect.getsourcefile(choice.kind)
-    return None if file is None else sha256_file(Path(file))
-
-
 def _class_of(name: str, place: Any) -> type[Method]:
-    """Imports and returns the class that a YAML names.
-
-    Raises HydraException if there is none, or if it is no subclass of Method.
-    """
-    from dora.methods.base import Method  # late: it imports PyTorch
-
+    """Returns the class that a YAML names. Raises HydraException where it names none."""
     if not isinstance(place, str) or "." not in place:
         raise HydraException(
             f"{name}.yaml must name a class, such as {CLASS}: my_package.my_method.MyMethod"
         )
-    module, _, attribute = place.rpartition(".")
     try:
-        found = getattr(import_module(module), attribute)
-    except (ImportError, AttributeError) as e:
-        raise HydraException(
-            f"{name}.yaml names {place} as its class, which cannot be imported ({e}); "
-            "a package of one's own must be installed, or lie on PYTHONPATH"
-        ) from None  # the message has the reason
-    if not (isinstance(found, type) and issubclass(found, Method)):
-        raise HydraException(
-            f"{name}.yaml names {place}, which is not a subclass of dora.methods.base.Method"
-        )
-    return found
+        return method_class(name, place)
+    except UserError as e:
+        raise HydraException("; ".join(e.problems)) from None

@@ -29,6 +29,12 @@ def parameter_groups(
     schedule's height. Raises UserError for a tensor of `own` that is none of the model's: nothing
     would train or save it.
     """
+    for group in own:
+        if not isinstance(group, ParameterGroup):
+            raise UserError(
+                f"parameter_groups returned {type(group).__name__}s ({group!r:.60}), which must be "
+                "ParameterGroups"
+            )
     spared = set() if decay_all else _biases_and_norms(model)
     owner = {p: (i, group) for i, group in enumerate(own) for p in group.parameters}
     if foreign := owner.keys() - set(model.parameters()):

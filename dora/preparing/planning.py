@@ -12,7 +12,7 @@ from dora.adapters.budget import Budget, Matrix, Plan
 from dora.backbones import backbone
 from dora.backbones.backbone import Folder
 from dora.configuration.config import Config
-from dora.configuration.method_choice import source_fingerprint
+from dora.configuration.method_class import fingerprint
 from dora.methods.base import Method, RunInfo
 from dora.methods.schedule import Schedule
 from dora.package import PACKAGE
@@ -49,7 +49,7 @@ class Planned:
         plan = self.plan
         if plan is not None and plan.dealt and sum(plan.start) < len(plan.matrices):
             found["ranks"] = hashlib.sha256(repr(plan.start).encode()).hexdigest()
-        if source := source_fingerprint(config.chosen):
+        if source := fingerprint(config.chosen.kind):
             found["method"] = source
         return found
 
@@ -105,6 +105,10 @@ def make_plan(
         raise ValueError(
             f"method={method.name} says that budget= binds it ({method.kind.budget}) and plans "
             "nothing"
+        )
+    if not isinstance(plan, Plan):
+        raise ValueError(
+            f"method={method.name} plans a {type(plan).__name__}, which must be a Plan"
         )
     plan = replace(plan, at_most=method.kind.budget == "at_most")
     if plan.end is not None and (missed := plan.missed(list(plan.end))):

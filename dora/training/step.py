@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 
 from dora.adapters import changes
 from dora.adapters.budget import Plan
-from dora.adapters.changes import Change, Mask
+from dora.adapters.changes import Change, Mask, Remove, Renew
 from dora.backbones.architectures import architecture_of
 from dora.backbones.packing import Layout
 from dora.configuration.config import Config
@@ -32,6 +33,7 @@ from dora.data.tokens import Tokens
 from dora.errors import Diverged
 from dora.methods.base import Method, is_recordable
 from dora.methods.groups import parameter_groups
+from dora.methods.returned import checked
 from dora.methods.seeds import seed_of
 from dora.training import processes
 from dora.training.course import Course
@@ -143,7 +145,8 @@ class Stepper:
     def _set_rate(self, step: int) -> None:
         """Sets `rate`, and every group's learning rate: its peak times the method's factor."""
         s = self.setup
-        factor = s.method.learning_rate(step, self.course.share(step))
+        usual = self.course.share(step)
+        factor = checked(s.method, "learning_rate", s.method.learning_rate(step, usual), Real)
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * factor
         self.rate = s.lr * factor
@@ -191,7 +194,8 @@ class Stepper:
             # gradients are summed over processes, not averaged.
             objective = task_loss(s.task, self.forward.logits(given, layout), labels) / rows
             loss = objective.detach()
-        if step is not None and (term := s.method.penalty(step)) is not None:
+        term = None if step is None else s.method.penalty(step)
+        if (term := checked(s.method, "penalty", term, Tensor)) is not None:
             penalty = term.detach()
             share = term / world.size  # the sum over processes counts the penalty once a step
             objective = share if objective is None else objective + share
@@ -216,10 +220,11 @@ class Stepper:
         Raises Diverged if the method's scores are not finite.
         """
         try:
-            return self.setup.method.after_step(step)
+            change = self.setup.method.after_step(step)
         except FloatingPointError as e:
             self.check_finite(step)  # a loss that was not finite before is the cause
             raise Diverged(f"diverged: {e} at step {step}; {self._remedy}") from e
+        return checked(self.setup.method, "after_step", change, Mask, Remove, Renew)
 
     def apply(self, change: Change, step: int) -> None:
         """Applies a method's change to weights and moments, and logs a new allocation."""

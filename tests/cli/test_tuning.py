@@ -139,6 +139,14 @@ def test_values_of_a_methods_own_setting_are_tried_at_its_best_rate_and_count(
     assert (dora.search((1,)).value, lora.search((1,)).value) == (0.5, None)
 
 
+def test_values_that_the_method_would_refuse_are_told_before_the_first_round(
+    tmp_path: Path,
+) -> None:
+    words = small_words(tmp_path, "method=dora", "budget=r2", "method._tune_={dem:[-1.0,0.3]}")
+    with pytest.raises(UserError, match=r"dora.yaml, _tune_: method.dem=-1.0 must lie in"):
+        Tuning([words], lambda given: configure(*given), 6, (1,))
+
+
 def test_of_values_that_are_equal_the_default_wins() -> None:
     tie = {0.3: (60.0,), 0.5: (None,)}
     scores = {1e-3: (60.0,)}

@@ -18,6 +18,7 @@ from sklearn.metrics import accuracy_score
 
 from conftest import METHODS
 from dora.configuration.method_choice import packaged
+from dora.configuration.method_class import RELEASED, moments
 from dora.data import npz
 from dora.data.sources import read_dir
 from dora.data.tasks import TASKS
@@ -29,17 +30,17 @@ from dora.sharing.exporting import export
 from dora.training.build import build
 from dora.training.lines import Lines
 from dora.training.processes import World
-from runs import arrays, lines, only_run, run, small, small_glue
+from runs import arrays, cut, lines, only_run, run, same_files, small, small_glue
 
-# What a class states (title, budget, …) and the moments.
-MOMENTS = {n for n in {*vars(Method), *Method.__annotations__} if not n.startswith("_")}
+# Released methods have such a test of their own, or one of their kind's.
+RESUMED = [pytest.param(m, marks=[pytest.mark.slow] if m in RELEASED else []) for m in METHODS]
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_method_defines_only_moments_of_the_base_class(name: str) -> None:
     own = [cls for cls in packaged(name).kind.__mro__ if cls not in Method.__mro__]
     assert own
-    assert {public for cls in own for public in vars(cls) if public[0] != "_"} <= MOMENTS
+    assert {public for cls in own for public in vars(cls) if public[0] != "_"} <= moments()
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -91,6 +92,19 @@ def test_a_run_leaves_a_whole_record_that_its_predictions_bear_out(
     # The second half alone counts: an early score is not what the run's end is worth.
     assert record["evaluations"]["counted"] == len(counted) == 2
     assert not (folder / "checkpoint").exists()
+
+
+@pytest.mark.parametrize("name", RESUMED)
+def test_a_run_that_was_cut_ends_as_one_left_alone(
+    name: str, finished: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What a method keeps from step to step, a counter too, belongs into its `state`.
+    words = words_of(name)
+    for step in (7, 14):
+        cut(tmp_path, step, monkeypatch, *words)
+    again = run(small(tmp_path, *words))
+    assert again["resumed_from"] == [7, 14]
+    same_files(finished(name), only_run(tmp_path))
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -1,0 +1,126 @@
+"""The class of a method: found by the name that a YAML gives it, and held to the rules for one.
+
+Mistakes in a class are told before any model is loaded: a moment that is misspelt would never be
+called, and the run would be of another method than its author thinks.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import inspect
+import sys
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dora.errors import UserError
+from dora.files import sha256_file
+
+if TYPE_CHECKING:
+    from dora.methods.base import Method
+
+# Modules of dora.methods that are the suite's own; the file of any other is part of a run's identity.
+RELEASED = {
+    "adalora",
+    "bitfit",
+    "chain",
+    "cora",
+    "dora",
+    "fedit",
+    "ffa_lora",
+    "flat_lora",
+    "full",
+    "houlsby",
+    "lora",
+    "lora_fair",
+    "lora_pro",
+    "melora",
+    "nora",
+    "pfeiffer",
+    "sora",
+    "xgblora",
+}
+
+
+def moments() -> frozenset[str]:
+    """Returns the public names that a method may define: what a class states, and the moments."""
+    from dora.methods.base import Method  # late: it imports PyTorch
+
+    return frozenset(n for n in {*vars(Method), *Method.__annotations__} if not n.startswith("_"))
+
+
+def method_class(name: str, place: str) -> type[Method]:
+    """Imports and returns the class at `place`, which `name`.yaml gives as package.module.Class.
+
+    Raises UserError if there is none, if it is no subclass of Method, or if it breaks a rule.
+    """
+    from dora.methods.base import Method  # late: it imports PyTorch
+
+    module, _, attribute = place.rpartition(".")
+    try:
+        found = getattr(import_module(module), attribute)
+    except (ImportError, AttributeError) as e:
+        raise UserError(
+            f"{name}.yaml names {place} as its class, which cannot be imported ({e}); "
+            "a package of one's own must be installed, or lie on PYTHONPATH"
+        ) from None  # the message has the reason
+    if not (isinstance(found, type) and issubclass(found, Method)):
+        raise UserError(
+            f"{name}.yaml names {place}, which is not a subclass of dora.methods.base.Method"
+        )
+    if problems := list(_problems(found)):
+        raise UserError(*problems)
+    return found
+
+
+def _problems(kind: type[Method]) -> Iterator[str]:
+    """Yields a message for each rule that a subclass of Method breaks."""
+    if not isinstance(getattr(kind, "title", None), str):
+        yield f'{kind.__name__} has no title: title = "…" names it in tables and cards'
+    known = moments()
+    for cls in _own(kind):
+        for public in sorted({n for n in vars(cls) if not n.startswith("_")} - known):
+            near = difflib.get_close_matches(public, known, 1)
+            yield (
+                f"{cls.__name__}.{public} is no moment of a method, so that nothing would call it: "
+                + (f"is {near[0]} meant? " if near else "")
+                + "A helper's name begins with an underscore"
+            )
+
+
+def is_released(cls: type) -> bool:
+    """Tells whether a class is of a method of this suite, rather than of one of the user's own."""
+    package, _, module = cls.__module__.rpartition(".")
+    return package == "dora.methods" and module in RELEASED
+
+
+def fingerprint(kind: type[Method]) -> str | None:
+    """Returns the sha256 of the files that a method of one's own is written in.
+
+    Those of its class, of its settings, and of the classes of one's own that these derive from.
+    Whoever edits one begins other runs. None for the suite's methods: the number of its arithmetic
+    and the commit stand for them.
+    """
+    if is_released(kind):
+        return None
+    found = [inspect.getsourcefile(cls) for cls in (*_own(kind), *_own(kind.settings_type))]
+    sums = [sha256_file(Path(file)) for file in dict.fromkeys(found) if file is not None]
+    if len(sums) < 2:  # one file is its own name, as before several counted
+        return sums[0] if sums else None
+    return hashlib.sha256("".join(sums).encode()).hexdigest()
+
+
+def _own(kind: type) -> list[type]:
+    """Returns the classes that a class consists of, less the suite's, PyTorch's and Python's."""
+    return [cls for cls in kind.__mro__ if not (is_released(cls) or _is_library(cls))]
+
+
+def _is_library(cls: type) -> bool:
+    """Tells whether a class is Python's, PyTorch's or of this package's machinery."""
+    top = cls.__module__.partition(".")[0]
+    own_method = (
+        cls.__module__.startswith("dora.methods.") and cls.__module__ != "dora.methods.base"
+    )
+    return top in {*sys.stdlib_module_names, "torch"} or (top == "dora" and not own_method)
