@@ -18,8 +18,6 @@ from dora.process.imports import uncollected
 from dora.process.signals import StopSignals, outside
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from dora.preparing.prepare import Prepared
     from dora.records.schema import Run
 
@@ -50,32 +48,29 @@ def train(cfg: DictConfig) -> float | None:
     """
     # Imported late: --help and a typo need neither models nor metrics.
     from dora.cli import remaining
-    from dora.data.predictions import unpredicted
     from dora.preparing.prepare import prepare
-    from dora.records.run_json import read_done
     from dora.training.lines import labelled
+    from dora.training.once import once
 
     begin_unless_stopped()
     named_as_its_file(cfg.method, HydraConfig.get().runtime.choices)
     config = from_hydra(cfg)
     prepared = prepare(config)
     begin_unless_stopped()
-    recorded = prepared.recorded
-    result = None if config.force else read_done(recorded)
-    if result is None:
-        result = _run(prepared)
-        # Of several processes that train a run one holds its record, and says this.
-        if result and (left := remaining.line(prepared.folder)) is not None:
-            print(labelled(_label(), left), flush=True)
-    else:
-        _say_done(prepared, recorded, result)
-        # Rows without labels, such as AX, may have come after the run was done.
-        if added := unpredicted(recorded, prepared.rows):
-            try:
-                result = _run(prepared)
-            # Not writable, or another process is at work there. The scores are good all the same.
-            except (UserError, NotNow) as e:
-                print(labelled(_label(), f"{' and '.join(added).upper()} not predicted: {e}"))
+    said: list[str] = []
+
+    def say(line: str) -> None:
+        said.append(line)
+        print(labelled(_label(), line), flush=True)
+
+    _, result = once(prepared, lambda: _run(prepared), say)
+    # Of several processes that train a run one holds its record, and says this.
+    if not said and result and (left := remaining.line(prepared.folder)) is not None:
+        print(labelled(_label(), left), flush=True)
+    if (
+        said and HydraConfig.get().mode == RunMode.RUN
+    ):  # a sweep prints these once, for all its runs
+        print(*filter(None, (result["embedded"], result["note"])), sep="\n")
     return result.get("results", {}).get("best", {}).get(config.kind.metrics[0])
 
 
@@ -83,26 +78,6 @@ def _label() -> str:
     """Returns the name that a sweep gave this run, empty for a run by itself."""
     hydra = HydraConfig.get()
     return hydra.job.name if hydra.mode == RunMode.MULTIRUN else ""
-
-
-def _say_done(prepared: Prepared, folder: Path, result: Run) -> None:
-    """Prints that the run is done, by its record in `folder`. Raises UserError if it lacks the model that is to be kept."""
-    from dora.records import packed
-    from dora.records.about_method import about_method
-    from dora.records.cleaning import tidy
-    from dora.records.record import scores
-    from dora.training.lines import labelled
-
-    leaves_model = about_method(result).result == "model"
-    if prepared.config.keep_model and leaves_model and not (folder / "model").exists():
-        raise UserError(
-            f"{packed.shown(folder)} is done but kept no model; add force=true to train it again"
-        )
-    tidy(folder)
-    text = f"already done: {packed.shown(folder)} ({scores(result)}); force=true trains it again"
-    print(labelled(_label(), text))
-    if HydraConfig.get().mode == RunMode.RUN:  # a sweep prints these lines once, for all its runs
-        print(*filter(None, (result["embedded"], result["note"])), sep="\n")
 
 
 def _run(prepared: Prepared) -> Run:

@@ -15,13 +15,11 @@ from dora.cli.composer import of_a_run
 from dora.cli.line import in_grammar, quoted
 from dora.cli.mistakes import explain, is_mistake
 from dora.configuration.config import Config, from_hydra, register
-from dora.data.predictions import unpredicted
 from dora.errors import UserError
 from dora.preparing.prepare import prepare
 from dora.python.surroundings import restored
-from dora.records import packed
-from dora.records.run_json import read_done
 from dora.records.schema import Run
+from dora.training.once import once
 from dora.training.one_run import run
 
 _PLAIN = re.compile(r"[\w.+/~-]+")  # needs no quotes in Hydra's grammar
@@ -75,15 +73,14 @@ def train(
     with restored():
         folder = _absolute(config_dir)
         prepared = prepare(_config(words, folder))
-        recorded = prepared.recorded
-        record = None if prepared.config.force else read_done(recorded)
-        if record is not None:
-            print(f"already done: {packed.shown(recorded)}; force=True trains it again")
-        if record is None or unpredicted(recorded, prepared.rows):
-            options = [] if folder is None else [f"--config-dir={folder}"]
-            record = run(prepared, [*options, *prepared.words(words)])
-            recorded = prepared.folder
-        return Trained(recorded, record)
+        options = [] if folder is None else [f"--config-dir={folder}"]
+        typed = [*options, *prepared.words(words)]
+        return Trained(*once(prepared, lambda: run(prepared, typed), _say))
+
+
+def _say(line: str) -> None:
+    """Prints a line on a done run, with what to do as Python spells it."""
+    print(line.replace("force=true", "force=True"))
 
 
 def _absolute(config_dir: str | Path | None) -> str | None:

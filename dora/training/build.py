@@ -195,7 +195,6 @@ def _setup(
         model=model,
         head=head,
         method=method,
-        plan=p.plan,
         lr=p.lr,
         train=splits["train"],
         scored=scored,

@@ -114,9 +114,10 @@ def _warnings(record: Record, empty: bool) -> list[str]:
 
 def _say_end(loop: Loop, record: Record, plan: Plan | None, say: Lines) -> None:
     """Says scores, size and place of a finished run, and what an upper bound left unused."""
-    stored = record.data["params"]["adapter_end"]
-    weights = loop.setup.method.result == "weights"
-    size = f"{stored:,} trained parameters" if weights else f"adapter {stored:,} parameters"
+    params, result = record.data["params"], loop.setup.method.result
+    number = params["trainable" if result == "model" else "adapter_end"]
+    trained = result in ("model", "weights")
+    size = f"{number:,} trained parameters" if trained else f"adapter {number:,} parameters"
     say(f"done in {loop.seconds:.1f} s of training: {scores(record.data)}; {size}; {record.folder}")
     for warning in record.data["warnings"]:
         say(f"warning: {warning}")

@@ -23,7 +23,6 @@ import torch
 from torch import Tensor, nn
 
 from dora.adapters import changes
-from dora.adapters.budget import Plan
 from dora.adapters.changes import Change, Mask, Remove, Renew
 from dora.backbones.architectures import architecture_of
 from dora.backbones.packing import Layout
@@ -57,7 +56,6 @@ class Setup:
     model: nn.Module
     head: list[str]
     method: Method
-    plan: Plan | None
     lr: float
     train: Tokens
     scored: dict[str, Tokens]

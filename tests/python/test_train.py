@@ -145,3 +145,10 @@ def test_all_mistakes_are_told_together_and_nothing_is_left_changed(tmp_path: Pa
     assert "method.alfa=3: there is no key method.alfa; did you mean method.alpha" in text
     assert "budget=8 reads as 8 parameters: write r8" in text
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_done_run_that_kept_no_model_is_not_given_for_one_that_does(tmp_path: Path) -> None:
+    given = settings(tmp_path, max_steps=6)
+    dora.train("wnli", "full", **given)
+    with pytest.raises(UserError, match="is done but kept no model; add force=true"):
+        dora.train("wnli", "full", **given, keep_model=True)

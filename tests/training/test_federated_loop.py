@@ -62,7 +62,6 @@ def federated(
         model,
         plain.setup.head,
         method,
-        None,
         0.1,
         train,
         {},

@@ -1,0 +1,45 @@
+"""A run is trained once: what is done is not trained again, and only lacks what came later."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from dora.data.predictions import unpredicted
+from dora.errors import NotNow, UserError
+from dora.preparing.prepare import Prepared
+from dora.records import packed
+from dora.records.about_method import about_method
+from dora.records.cleaning import tidy
+from dora.records.record import scores
+from dora.records.run_json import read_done
+from dora.records.schema import Run
+
+
+def once(
+    prepared: Prepared, train: Callable[[], Run], say: Callable[[str], None]
+) -> tuple[Path, Run]:
+    """Returns the directory and the record of a run that is done, and else of what `train` makes.
+
+    A done run that lacks predictions of unlabelled rows, such as AX, is given to `train` for them
+    alone. `say`: receives the lines on a run that is done. Raises UserError for one that lacks the
+    model which is to be kept, and what `train` raises.
+    """
+    folder = prepared.recorded
+    done = None if prepared.config.force else read_done(folder)
+    if done is None:
+        return prepared.folder, train()
+    leaves_model = about_method(done).result == "model"
+    if prepared.config.keep_model and leaves_model and not (folder / "model").exists():
+        raise UserError(
+            f"{packed.shown(folder)} is done but kept no model; add force=true to train it again"
+        )
+    tidy(folder)
+    say(f"already done: {packed.shown(folder)} ({scores(done)}); force=true trains it again")
+    if added := unpredicted(folder, prepared.rows):
+        try:
+            return prepared.folder, train()
+        # Not writable, or another process is at work there. The scores are good all the same.
+        except (UserError, NotNow) as e:
+            say(f"{' and '.join(added).upper()} not predicted: {e}")
+    return folder, done
