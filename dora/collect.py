@@ -12,6 +12,7 @@ from dora.errors import UserError
 from dora.plain import counted
 from dora.process.command import command
 from dora.records import packed, study
+from dora.records.place import place_of
 
 DESCRIPTION = """\
 Packs the records of all finished runs under RESULTS, and of those that diverged, into
@@ -30,16 +31,16 @@ def collect(results: Path, to: Path, blind: bool = False) -> str:
     """
     if blind and to == results / packed.NAME and to.exists():
         raise UserError(f"{to} is there, and would lose hosts and folders: --to FILE names another")
-    finished = {study.place(run["folder"]): run["folder"] for run in read_runs(results)}
+    finished = {place_of(run["folder"]): run["folder"] for run in read_runs(results)}
     # Without them a mean would be over the seeds that did not diverge, and nothing would say so.
     diverged = {
-        study.place(folder): folder
+        place_of(folder): folder
         for folder in study.directories(results)
         if study.look(folder).state == "diverged"
     }
     # A sweep notes in new directories which runs it is going to train, and a directory may be
     # damaged: neither costs the file a run that it holds.
-    held = {study.place(folder): folder for folder in packed.directories(results)}
+    held = {place_of(folder): folder for folder in packed.directories(results)}
     held = diverged | held | finished
     if not held:
         raise UserError(f"no finished run under {results / 'runs'}")

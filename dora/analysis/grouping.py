@@ -21,6 +21,7 @@ from dora.data.tasks import TASKS
 from dora.errors import UserError
 from dora.records.about_data import is_glue
 from dora.records.about_method import about_method
+from dora.records.place import place_of
 from dora.records.record import arithmetic
 from dora.records.schema import Run
 from dora.records.study import Seen
@@ -196,7 +197,7 @@ def showable(runs: Iterable[Run], view: View | None = None) -> tuple[list[Table]
     view = view or View()
     found: dict[tuple[str, str, int | None], Table] = {}
     for run in chosen(list(runs), view.where):
-        data, task, model, method, spent, _key, _seed = run["folder"].parts[-7:]
+        data, task, model, method, spent, _key, _seed = place_of(run["folder"])
         steps = int(run["total_steps"]) if view.by_length else None
         table = found.setdefault((data, model, steps), Table(data, model, view, steps=steps))
         if not shows(view, task, method):

@@ -11,8 +11,9 @@ from dora.analysis.rows import row_order
 from dora.configuration import tuned
 from dora.configuration.tuned import BySeed, Key, Search, Value
 from dora.data.tasks import TASKS
-from dora.records import journals, study
+from dora.records import journals
 from dora.records.about_method import NO_BUDGET
+from dora.records.place import place_of
 from dora.records.schema import Run
 
 
@@ -49,7 +50,7 @@ def of_runs(runs: Iterable[Run]) -> list[Search]:
     for run in runs:
         c = run["config"]
         if c["select"] == "heldout":
-            data, _, model, *_ = study.place(run["folder"])
+            data, _, model, *_ = place_of(run["folder"])
             cell = (model, c["task"], c["method"]["name"], c["budget"])
             found[Key(*cell, tuned.length(c), data)].append(run)
     return in_order(_of_key(key, its) for key, its in found.items())

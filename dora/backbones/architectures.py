@@ -214,7 +214,7 @@ def owner_of(name: str) -> Architecture | None:
 
 # Cached: a study's journals name the same few hundred matrices hundreds of thousands of times.
 @functools.cache
-def place(name: str) -> tuple[int, str]:
+def layer_and_kind(name: str) -> tuple[int, str]:
     """Returns (layer from 0, kind) of a full module name.
 
     `roberta.encoder.layer.3.attention.self.query` gives (3, "q"). Raises ValueError for a name that
@@ -245,7 +245,7 @@ def end_of(name: str) -> str:
 
     Raises ValueError for a linear behind which no half layer ends.
     """
-    row, (layer, kind) = owner_of(name), place(name)
+    row, (layer, kind) = owner_of(name), layer_and_kind(name)
     if row is None or kind not in row.ends:
         raise ValueError(f"no half of a layer ends behind {name}")
     return f"{row.prefix}{row.layers}.{layer}.{row.ends[kind]}"

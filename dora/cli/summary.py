@@ -11,11 +11,10 @@ from dora.analysis.tables.layout import Grid, plain
 from dora.analysis.view import View
 from dora.data.tasks import TASKS
 from dora.records.about_method import NO_BUDGET
+from dora.records.place import Place
 from dora.records.study import Seen
 
 Words = tuple[str, ...]
-# The folders of a run under results/runs: data, task, model, method, budget, key, seed.
-Place = tuple[str, ...]
 
 # Characters of a setting in a label; a longer one, such as a path, stands in the table alone.
 LABEL_WIDTH = 24
@@ -29,7 +28,7 @@ def labels(runs: Mapping[Words, Place], pending: Sequence[Words]) -> list[str]:
     """
     others = differing(list(runs))
     # A method without a budget has NO_BUDGET in its place, whatever the others have.
-    budgets = len({place[4] for place in runs.values()} - {NO_BUDGET}) > 1
+    budgets = len({place.budget for place in runs.values()} - {NO_BUDGET}) > 1
     # Seeds follow each other in a grid, so the number says more than a name how far a sweep is.
     found = []
     for number, words in enumerate(pending, 1):
@@ -88,7 +87,7 @@ def score_table(seen: Mapping[Words, Seen]) -> list[str]:
     )
     marked = set()
     for words, s in seen.items():
-        _, task, _, method, budget, _, _ = s.place
+        task, method, budget = s.place.task, s.place.method, s.place.budget
         value = view.value({"results": {"best": s.score or {}}}, task)
         if value is not None:
             row = method, budget, " ".join(others[words])

@@ -22,6 +22,7 @@ from dora.preparing.prepare import Prepared, prepare
 from dora.process.signals import outside
 from dora.records import estimate, study
 from dora.records.cleaning import tidy
+from dora.records.place import place_of
 from dora.records.planned import note_planned
 from dora.records.run_json import read_done
 from dora.training.lines import embedded_note
@@ -124,7 +125,7 @@ class Sweep:
 
     def labels(self, pending: Sequence[Sequence[str]]) -> list[str]:
         """Returns the name that each run to be trained has in its lines."""
-        places = {words: study.place(p.folder) for words, p in self.runs.items()}
+        places = {words: place_of(p.folder) for words, p in self.runs.items()}
         return labels(places, [tuple(words) for words in pending])
 
     def end(self, failures: Mapping[Words, BaseException], lost: BaseException | None) -> None:

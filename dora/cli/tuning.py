@@ -22,7 +22,7 @@ from dora.analysis.tables.searches import table
 from dora.cli.line import in_grammar
 from dora.configuration import tuned
 from dora.configuration.check import check
-from dora.configuration.config import Config, place
+from dora.configuration.config import Config, holder
 from dora.configuration.tuned import BySeed, Key, Search, Value
 from dora.errors import UserError
 from dora.files import write_atomic
@@ -310,7 +310,7 @@ def _key(word: str) -> str:
 
 def _unrecorded(config: Config) -> dict[str, Any]:
     """Returns the settings that `Config.resolved` lacks and that yet make another run."""
-    found = {key: getattr(*place(config, key)) for key in _UNRECORDED}
+    found = {key: getattr(*holder(config, key)) for key in _UNRECORDED}
     if runs := config.chosen.kind.sources:
         found[f"method.{runs}"] = getattr(config.chosen.settings, runs)
     return found

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from dora.adapters.budget import Budget
-from dora.configuration.config import MAX_SEED, PATHS, Config, place
+from dora.configuration.config import MAX_SEED, PATHS, Config, holder
 from dora.configuration.groups import ModelConfig
 from dora.configuration.method_choice import method_names
 from dora.configuration.method_class import is_released
@@ -98,7 +98,7 @@ def _names_a_folder(key: str, name: str, marks: str = "._+-") -> tuple[bool, str
 
 def _choice(config: Config, key: str, *allowed: str) -> tuple[bool, str]:
     """Returns the rule that a key has one of the allowed values."""
-    part, name = place(config, key)
+    part, name = holder(config, key)
     value = getattr(part, name)
     return value in allowed, f"{key}={value} must be one of {', '.join(allowed)}"
 
@@ -296,7 +296,7 @@ def _of_paths(config: Config) -> list[str]:
     """
     found = []
     for key in PATHS:
-        part, name = place(config, key)
+        part, name = holder(config, key)
         path = getattr(part, name)
         if path is not None and not path.strip():
             none = "" if key == "results" else f"; {key}=null says that there is none"

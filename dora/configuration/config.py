@@ -337,13 +337,13 @@ def from_hydra(cfg: DictConfig) -> Config:
     config: Config = OmegaConf.to_object(cfg)  # type: ignore[assignment]
     config.method = choose(cfg.method)
     for key in PATHS:
-        part, name = place(config, key)
+        part, name = holder(config, key)
         if path := getattr(part, name):
             setattr(part, name, os.path.expanduser(path))
     return config
 
 
-def place(config: Config, key: str) -> tuple[Any, str]:
+def holder(config: Config, key: str) -> tuple[Any, str]:
     """Returns the dataclass that holds a dotted key, and the field: (config.data, "dir")."""
     group, _, name = key.rpartition(".")
     return (getattr(config, group) if group else config), name

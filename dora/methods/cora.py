@@ -28,7 +28,7 @@ from dora.adapters.lowrank import LowRankLinear
 from dora.adapters.peft import factor_name
 from dora.adapters.singular import common_basis, common_basis_of_weights
 from dora.backbones import tensors
-from dora.backbones.architectures import place
+from dora.backbones.architectures import layer_and_kind
 from dora.errors import UserError
 from dora.methods.base import RunInfo
 from dora.methods.lora import PlainLoRA, PlainSettings
@@ -112,7 +112,7 @@ class CoRA(PlainLoRA):
         """Returns each matrix's basis, one for all layers of its kind."""
         kinds: dict[str, list[str]] = {}
         for name in self.layers:
-            kinds.setdefault(place(name)[1], []).append(name)
+            kinds.setdefault(layer_and_kind(name)[1], []).append(name)
         bases: dict[str, Tensor] = {}
         for names in kinds.values():
             layers = [self.layers[name] for name in names]

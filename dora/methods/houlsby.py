@@ -14,7 +14,7 @@ from torch import nn
 
 from dora.adapters.bottleneck import ACTIVATIONS, adapter_at, bottleneck_plan, insert
 from dora.adapters.budget import Budget, Matrix, Plan
-from dora.backbones.architectures import KINDS, end_of, owner_of, place
+from dora.backbones.architectures import KINDS, end_of, layer_and_kind, owner_of
 from dora.errors import UserError
 from dora.methods import base
 from dora.methods.base import RunInfo
@@ -100,7 +100,7 @@ class Houlsby(base.Method):
                 "which this backbone's layers do not have: take a BERT, RoBERTa, DeBERTa, ELECTRA "
                 "or MPNet"
             )
-        found = [place(matrix.name) for matrix in matrices]
+        found = [layer_and_kind(matrix.name) for matrix in matrices]
         kinds = tuple(kind for kind in KINDS if any(kind == k for _, k in found))
         if kinds != tuple(row.linears):
             raise ValueError(
@@ -120,10 +120,10 @@ class Houlsby(base.Method):
 
 def _norm_parameters(matrices: tuple[Matrix, ...]) -> int:
     """Returns the parameters of all LayerNorms of the backbone that has these linears."""
-    layers = {place(matrix.name)[0] for matrix in matrices}
+    layers = {layer_and_kind(matrix.name)[0] for matrix in matrices}
     # Two in a layer, and the embeddings'. DeBERTaV3 has one more, for its relative positions.
     norms = 2 * len(layers) + 1 + matrices[0].name.startswith("deberta.")
-    width = next(matrix.d_in for matrix in matrices if place(matrix.name)[1] == "q")
+    width = next(matrix.d_in for matrix in matrices if layer_and_kind(matrix.name)[1] == "q")
     return norms * 2 * width
 
 

@@ -21,7 +21,7 @@ from torch import nn
 
 from dora.adapters.budget import Budget, Matrix, Plan
 from dora.adapters.changes import Change
-from dora.backbones.architectures import place
+from dora.backbones.architectures import layer_and_kind
 from dora.methods import base
 from dora.methods.base import RunInfo
 from dora.methods.chain import RESTARTS, Links
@@ -153,7 +153,7 @@ def _by_layer(matrices: Sequence[Matrix]) -> list[list[int]]:
     """Returns the places of each layer's matrices."""
     layers: dict[int, list[int]] = {}
     for at, matrix in enumerate(matrices):
-        layers.setdefault(place(matrix.name)[0], []).append(at)
+        layers.setdefault(layer_and_kind(matrix.name)[0], []).append(at)
     return list(layers.values())
 
 

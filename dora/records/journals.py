@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-from dora.backbones.architectures import place
+from dora.backbones.architectures import layer_and_kind
 from dora.files import open_own
 from dora.plain import cut
 
@@ -32,7 +32,7 @@ def ranks(folder: Path) -> Iterator[tuple[int, dict[tuple[int, str], int]]]:
         found = event.get("ranks")
         if not isinstance(found, dict) or not all(_whole(rank) for rank in found.values()):
             raise ValueError(f"ranks are {cut(found)}")
-        yield _step(event), {place(name): rank for name, rank in found.items()}
+        yield _step(event), {layer_and_kind(name): rank for name, rank in found.items()}
 
 
 def scores(folder: Path, metric: str) -> Iterator[tuple[int, float]]:

@@ -26,12 +26,12 @@ from dora.files import check_readable, open_own, write_atomic
 from dora.plain import printable
 from dora.process import machine
 from dora.records.anonymous import anonymous
+from dora.records.place import Place, place_of
 
 NAME = "runs.jsonl.gz"
 RECORD = "run.json"
 FILES = (RECORD, "ranks.jsonl", "metrics.jsonl")
 FORMAT = {"format": "dora-glue records", "version": 1}
-_PARTS = 7  # of a run's place: data, task, model, method, budget, key, seed
 _MOST_NAME = 255  # bytes of a folder's name on the usual file systems
 _LONGEST = 64 << 20  # characters of a line: a damaged or hostile file must not fill the memory
 
@@ -71,7 +71,7 @@ def _line(value: Any) -> bytes:
 
 def _texts(folder: Path) -> dict[str, str]:
     """Returns a run's place and the texts of its files that are there."""
-    texts = {"place": "/".join(folder.parts[-_PARTS:])}
+    texts = {"place": "/".join(place_of(folder))}
     for name in FILES:
         with contextlib.suppress(FileNotFoundError), open_own(folder, name) as file:
             # Undecodable bytes stay what they are: a record's readers say what is wrong with it.
@@ -163,7 +163,7 @@ def _run(line: str) -> dict[str, str]:
         raise ValueError(f"its records have more than {_LONGEST:,} characters")
     texts = _object(line)
     parts = str(texts.get("place")).split("/")
-    sound = len(parts) == _PARTS and all(map(_names_a_folder, parts))
+    sound = len(parts) == len(Place._fields) and all(map(_names_a_folder, parts))
     if not sound or not re.fullmatch("s[0-9]+", parts[-1]):
         raise ValueError(f"{texts.get('place')!r:.80} is no place of a run")
     if odd := texts.keys() - {"place", *FILES}:

@@ -16,6 +16,7 @@ from dora.data.tasks import TASKS
 from dora.files import open_own
 from dora.records.artefacts import seal_problem
 from dora.records.kinds import wrong
+from dora.records.place import Place, place_of
 from dora.records.schema import FINISHED, SCHEMA, STATUSES, TREE, Run
 
 NAME = "run.json"
@@ -58,7 +59,7 @@ def read_placed(folder: Path) -> Run:
     Raises NotARecord for the record of another place, too.
     """
     run = read(folder)
-    if (problem := misplaced(run, folder.parts[-7:])) is not None:
+    if (problem := misplaced(run, place_of(folder))) is not None:
         raise NotARecord(problem)
     return run
 
@@ -75,7 +76,7 @@ def read_done(folder: Path) -> Run | None:
     return run if run["status"] == "done" else None
 
 
-def misplaced(run: Run, place: tuple[str, ...]) -> str | None:
+def misplaced(run: Run, place: Place) -> str | None:
     """Returns how a record differs from its place under results/runs, or None where it does not.
 
     `place`: data, task, model, method, budget, key, seed. A record without a configuration fits any

@@ -25,6 +25,7 @@ from dora.package import CONF
 from dora.plain import printable
 from dora.records import packed
 from dora.records.lock import held
+from dora.records.place import Place, place_of
 from dora.records.run_json import NotARecord, read, read_placed
 from dora.records.schema import Run
 from dora.records.words import Foreign, as_command, at_home, typed
@@ -44,7 +45,6 @@ STATES = (
     "done",
 )
 _LONGEST_S = 10 * 365 * 86_400.0  # a longer estimate is worth nothing
-_PARTS = ("data", "task", "model", "method", "budget", "key", "seed")
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Seen:
     `length`: as it was given, such as "600 steps"; None without a record.
     """
 
-    place: tuple[str, ...]
+    place: Place
     state: str
     reason: str | None = None
     step: int | None = None
@@ -92,7 +92,7 @@ class Seen:
 
     def as_json(self) -> dict[str, Any]:
         """Returns the object that `dora.status --json` prints for it."""
-        named = dict(zip(_PARTS, self.place, strict=True))
+        named = self.place._asdict()
         rest = {k: v for k, v in asdict(self).items() if k not in ("place", "folder")}
         return {**named, **rest, "seed": int(named["seed"][1:]), "command": self.command}
 
@@ -105,11 +105,11 @@ def directories(results: Path) -> list[Path]:
     if the run was begun there.
     """
     level = [results / "runs"]
-    for _ in _PARTS:
+    for _ in Place._fields:
         level = list(_inside(level))
-    found = {place(path): path for path in packed.directories(results)}
+    found = {place_of(path): path for path in packed.directories(results)}
     for path in level:
-        here = place(path)
+        here = place_of(path)
         if re.fullmatch("s[0-9]+", path.name) and (here not in found or _begun(path)):
             found[here] = path
     return [found[here] for here in sorted(found)]
@@ -137,8 +137,8 @@ def directory(folder: Path) -> Path:
     UserError where the file is damaged.
     """
     if not _begun(folder):
-        for unpacked in packed.directories(folder.parents[len(_PARTS)]):
-            if place(unpacked) == place(folder) and _done(unpacked):
+        for unpacked in packed.directories(folder.parents[len(Place._fields)]):
+            if place_of(unpacked) == place_of(folder) and _done(unpacked):
                 return unpacked
     return folder
 
@@ -175,7 +175,7 @@ def look(folder: Path, run: Run | None = None) -> Seen:
 
     `run`: its run.json, if that has been read already.
     """
-    here = place(folder)
+    here = place_of(folder)
     try:
         run = read_placed(folder) if run is None else run
     except FileNotFoundError:
@@ -262,7 +262,7 @@ def missing(seen: Iterable[Seen]) -> list[Seen]:
     tables: dict[tuple[str, str], list[Seen]] = defaultdict(list)
     for s in seen:
         if s.state != "broken":  # without a record nothing says that the study was to hold it
-            tables[s.place[0], s.place[2]].append(s)
+            tables[s.place.data, s.place.model].append(s)
     by_length = [group for _, runs in sorted(tables.items()) for group in _lengths(runs)]
     found = []
     for runs in by_length:
@@ -271,12 +271,12 @@ def missing(seen: Iterable[Seen]) -> list[Seen]:
         tasks, rows, seeds = (sorted(set(column)) for column in zip(*there, strict=True))
         for task, row, seed in product(tasks, rows, sorted(seeds, key=lambda s: int(s[1:]))):
             if (task, row, seed) not in there:
-                siblings = [r for r in runs if r.place[3:5] == row]
-                sibling = max(siblings, key=lambda r: (r.place[1] == task, r.state == "done"))
+                siblings = [r for r in runs if r.place.row == row]
+                sibling = max(siblings, key=lambda r: (r.place.task == task, r.state == "done"))
                 # The key hashes the task too, so it is known only from a run of that task.
-                key = sibling.place[5] if sibling.place[1] == task else "?"
-                words = with_keys(for_task(sibling.words, sibling.place[1], task), seed=seed[1:])
-                here = (data, task, model, *row, key, seed)
+                key = sibling.place.key if sibling.place.task == task else "?"
+                words = with_keys(for_task(sibling.words, sibling.place.task, task), seed=seed[1:])
+                here = Place(data, task, model, row[0], row[1], key, seed)
                 found.append(
                     Seen(here, "missing", words=words, folder=sibling.folder, length=sibling.length)
                 )
@@ -285,7 +285,7 @@ def missing(seen: Iterable[Seen]) -> list[Seen]:
 
 def _cell(run: Seen) -> tuple[str, tuple[str, ...], str]:
     """Returns a run's task, row (method and budget) and seed."""
-    return run.place[1], run.place[3:5], run.place[6]
+    return run.place.task, run.place.row, run.place.seed
 
 
 def _lengths(runs: Sequence[Seen]) -> list[list[Seen]]:
@@ -329,11 +329,6 @@ def with_keys(words: Sequence[str] | None, **values: str) -> tuple[str, ...] | N
         return None
     rest = [w for w in words if w.split("=")[0] not in values]
     return *rest, *(f"{key}={value}" for key, value in values.items())
-
-
-def place(folder: Path) -> tuple[str, ...]:
-    """Returns a run directory's place: data, task, model, method, budget, key, seed."""
-    return folder.parts[-len(_PARTS) :]
 
 
 def first_command(results: Path) -> str:

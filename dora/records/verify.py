@@ -27,6 +27,7 @@ from dora.plain import counted, cut
 from dora.records import artefacts, study
 from dora.records.about_method import about_method
 from dora.records.journals import JOURNALS, events
+from dora.records.place import place_of
 from dora.records.rescore import disagreement
 from dora.records.run_json import NotARecord, read_placed
 from dora.records.schema import Run
@@ -201,7 +202,7 @@ def _begin(folder: Path, name: str, size: Any) -> str:
 
 def report(results: Path) -> tuple[list[str], bool]:
     """Returns a line for each damaged run and one for all runs, and True if every run is sound."""
-    found = {study.place(folder): verify(folder) for folder in study.directories(results)}
+    found = {place_of(folder): verify(folder) for folder in study.directories(results)}
     lines = [
         f"damaged   {'/'.join(at)}: {'; '.join(f.problems)}"
         for at, f in found.items()

@@ -14,7 +14,7 @@ from typing import Any
 
 from dora.adapters.peft_config import hub_name
 from dora.analysis.tables.layout import in_markdown, pipe_table
-from dora.backbones.architectures import KINDS, place
+from dora.backbones.architectures import KINDS, layer_and_kind
 from dora.configuration.config import PATHS
 from dora.data.tasks import TASKS, Task
 from dora.plain import printable
@@ -172,7 +172,7 @@ def _ranks(ranks: Mapping[str, int], heading: str) -> str:
     Returns an empty text for a run without components. An adapter stands under the kind of the
     dense layer before it.
     """
-    cells = {place(name): rank for name, rank in ranks.items()}
+    cells = {layer_and_kind(name): rank for name, rank in ranks.items()}
     if not cells:
         return ""
     kinds = [kind for kind in KINDS if any(kind == k for _, k in cells)]

@@ -12,6 +12,7 @@ import wandb
 from dora.configuration.config import Config
 from dora.errors import UserError
 from dora.process import machine
+from dora.records.place import place_of
 from dora.records.record import Record
 
 
@@ -25,10 +26,10 @@ class WeightsAndBiases:
     name = "wandb"
 
     def __init__(self, config: Config, record: Record, about: dict[str, Any]) -> None:
-        place = record.folder.parts[-7:]  # data, task, model, method, budget, key, seed
+        place = place_of(record.folder)
         *group, _ = place
         born = record.data["times"]["started"]
-        id_ = hashlib.sha256(f"{place} {born}".encode()).hexdigest()[:16]
+        id_ = hashlib.sha256(f"{tuple(place)} {born}".encode()).hexdigest()[:16]
         folder = Path(config.results) / "wandb"
         folder.mkdir(parents=True, exist_ok=True)
         before = list(folder.glob(f"wandb/offline-run-*-{id_}"))

@@ -20,7 +20,7 @@ from dora.adapters.bottleneck import (
     insert,
 )
 from dora.adapters.budget import Budget, Matrix
-from dora.backbones.architectures import ARCHITECTURES, end_of, place
+from dora.backbones.architectures import ARCHITECTURES, end_of, layer_and_kind
 from dora.backbones.attention import packs, speed_up
 from dora.backbones.packing import Layout, packed
 
@@ -102,7 +102,7 @@ class Reference(nn.Module):
 
 def adapted(model, form, first):
     """Puts adapters of 5 and 3 units into a model, before or after `speed_up`."""
-    dense = [m for m in linears(model) if place(m.name)[1] in form["kinds"]]
+    dense = [m for m in linears(model) if layer_and_kind(m.name)[1] in form["kinds"]]
     sizes = [5 if i % 2 else 3 for i in range(len(dense))]
     if not first:
         speed_up(model, torch.device("cpu"))

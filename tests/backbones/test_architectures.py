@@ -19,7 +19,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 
 from conftest import VOCABULARY
 from dora.adapters.lowrank import LowRankLinear, Siblings, adapt
-from dora.backbones.architectures import ARCHITECTURES, KINDS, owner_of, place
+from dora.backbones.architectures import ARCHITECTURES, KINDS, layer_and_kind, owner_of
 from dora.backbones.attention import attention_mask, packs, speed_up
 from dora.backbones.backbone import (
     ASSETS,
@@ -83,7 +83,9 @@ def test_the_table_finds_every_linear_of_the_encoders_layers(name: str) -> None:
     }
     found = find_linears(model.config.to_dict(), tuple(row.linears))
     assert {m.name: (m.d_in, m.d_out) for m in found} == built
-    assert [place(m.name) for m in found] == [(i, kind) for i in range(3) for kind in row.linears]
+    assert [layer_and_kind(m.name) for m in found] == [
+        (i, kind) for i in range(3) for kind in row.linears
+    ]
     assert set(row.linears) <= set(KINDS)
 
 
@@ -120,11 +122,11 @@ def test_a_linear_is_found_where_another_row_has_its_prefix_and_other_linears(
 ) -> None:
     row = replace(ARCHITECTURES["deberta-v2"], linears={"qkv": "attention.self.in_proj"})
     monkeypatch.setitem(ARCHITECTURES, "deberta", row)
-    assert place("deberta.encoder.layer.2.attention.self.in_proj") == (2, "qkv")
-    assert place("deberta.encoder.layer.2.attention.self.query_proj") == (2, "q")
+    assert layer_and_kind("deberta.encoder.layer.2.attention.self.in_proj") == (2, "qkv")
+    assert layer_and_kind("deberta.encoder.layer.2.attention.self.query_proj") == (2, "q")
     assert owner_of("deberta.encoder.layer.0.attention.self.in_proj") is row
     with pytest.raises(ValueError, match="is no linear of an encoder layer"):
-        place("deberta.encoder.layer.2.attention.self")
+        layer_and_kind("deberta.encoder.layer.2.attention.self")
 
 
 def adapted(name: str) -> tuple[Any, dict[str, LowRankLinear], Any]:

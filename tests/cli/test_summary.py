@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dora.cli.summary import differing, labels, score_table
+from dora.records.place import Place
 from dora.records.study import Seen
 
 
@@ -10,8 +11,8 @@ def words(**typed: object) -> tuple[str, ...]:
     return tuple(f"{key}={value}" for key, value in typed.items())
 
 
-def place(task: str, method: str, budget: str, seed: int) -> tuple[str, ...]:
-    return "dir", task, "minilm", method, budget, "abcd1234", f"s{seed}"
+def place(task: str, method: str, budget: str, seed: int) -> Place:
+    return Place("dir", task, "minilm", method, budget, "abcd1234", f"s{seed}")
 
 
 def test_a_run_is_called_by_its_number_task_method_and_seed() -> None:

@@ -21,6 +21,7 @@ from dora.analysis.finished import anything_left_out, read_runs
 from dora.collect import collect
 from dora.errors import UserError
 from dora.records import artefacts, journals, packed, study
+from dora.records.place import place_of
 from dora.records.planned import note_planned
 from record_files import write_run
 from runs import command
@@ -49,7 +50,7 @@ def test_tables_and_status_say_the_same_of_packed_runs(tmp_path: Path) -> None:
         assert there.stdout.replace(str(shared), "X") == here.stdout.replace(str(results), "X")
     # Everything that a report draws from is there, too.
     for one, other in zip(study.directories(results), study.directories(shared), strict=True):
-        assert study.place(one) == study.place(other)
+        assert place_of(one) == place_of(other)
         kept = {file.name for file in other.iterdir()}
         assert kept == {file.name for file in one.iterdir()} & set(packed.FILES)
         assert all((one / name).read_bytes() == (other / name).read_bytes() for name in kept)
@@ -280,12 +281,12 @@ def test_what_is_left_out_of_a_packed_study_is_named_by_its_file_and_counts(
     (folders[1] / "run.json").write_text("{")
     packed.write(tmp_path / packed.NAME, folders)
     shutil.rmtree(tmp_path / "runs")
-    named = [f"{tmp_path / packed.NAME}: {'/'.join(study.place(folder))}" for folder in folders]
+    named = [f"{tmp_path / packed.NAME}: {'/'.join(place_of(folder))}" for folder in folders]
     runs = read_runs(tmp_path)
     assert len(runs) == 3
     assert anything_left_out(tmp_path)
     assert not anything_left_out(tmp_path / "other")
-    (run,) = (r for r in runs if study.place(r["folder"]) == study.place(folders[0]))
+    (run,) = (r for r in runs if place_of(r["folder"]) == place_of(folders[0]))
     assert not list(undamaged(run, "metrics.jsonl", journals.losses(run["folder"])))
     said = capsys.readouterr().err.splitlines()
     assert [line.split(" cannot")[0] for line in said] == [
@@ -310,7 +311,7 @@ def test_a_conflict_names_packed_runs_by_their_file(tmp_path: Path) -> None:
     _, problem = one_configuration(read_runs(tmp_path))
     assert problem is not None
     for folder in folders:
-        assert f"{tmp_path / packed.NAME}: {'/'.join(study.place(folder)[:-1])}" in problem
+        assert f"{tmp_path / packed.NAME}: {'/'.join(place_of(folder)[:-1])}" in problem
 
 
 def file_of(tmp_path: Path, *lines: Any) -> Path:

@@ -127,13 +127,14 @@ def test_a_resumed_run_shows_the_progress_of_its_checkpoint(
 
 
 def test_a_run_without_a_checkpoint_shows_no_progress(tmp_path: Path) -> None:
-    opened(tmp_path).close()
-    found = opened(tmp_path)
+    folder = tmp_path / "dir/wnli/m/lora/r8/k/s1"
+    opened(folder).close()
+    found = opened(folder)
     # As a run leaves it that was killed after progress, and whose checkpoints are gone.
     found.update(progress={"step": 7, "total_steps": 10, "seconds": 1.0})
     found.start(0)
     found.close()
-    assert study.look(tmp_path).step is None
+    assert study.look(folder).step is None
 
 
 @pytest.mark.parametrize("words", [[], ["method.alpha=8", "budget=5000"]])

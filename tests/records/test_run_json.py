@@ -15,9 +15,10 @@ from dora import plots, report, status, tables
 from dora.errors import UserError
 from dora.records import packed
 from dora.records.artefacts import sealed
+from dora.records.place import place_of
 from dora.records.record import Record
 from dora.records.run_json import AT_MOST, NotARecord, misplaced, read
-from dora.records.study import look, place
+from dora.records.study import look
 from dora.sharing.exporting import export
 from dora.sharing.submission import submit
 from record_files import write_run
@@ -150,7 +151,7 @@ def test_an_odd_record_is_refused_with_what_is_wrong(odd: str, tmp_path: Path) -
 def test_the_records_of_every_version_so_far_are_read(path: Path) -> None:
     run = read(path.parent)
     assert run["status"] == "done"
-    assert misplaced(run, place(path.parent)) is None
+    assert misplaced(run, place_of(path.parent)) is None
 
 
 @pytest.mark.parametrize(
@@ -283,8 +284,8 @@ def test_a_record_in_the_folder_of_another_budget_is_in_anothers_place(
 ) -> None:
     run = write_run(tmp_path, "lora", 1, 0.5, budget=typed)
     # Folders name a budget in one way, however it was typed.
-    here = (*place(run)[:4], folder, *place(run)[5:])
-    assert place(run) == here
+    here = (*place_of(run)[:4], folder, *place_of(run)[5:])
+    assert place_of(run) == here
     assert (
         misplaced({**read(run), "config": {**read(run)["config"], "budget": typed}}, here) is None
     )

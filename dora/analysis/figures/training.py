@@ -20,7 +20,7 @@ from dora.analysis.finished import left_out
 from dora.analysis.grouping import Table
 from dora.analysis.rows import Row, budget_in_words
 from dora.analysis.view import View
-from dora.backbones.architectures import KINDS, place
+from dora.backbones.architectures import KINDS, layer_and_kind
 from dora.data.tasks import TASKS
 from dora.records import artefacts, journals
 from dora.records.schema import Run
@@ -52,7 +52,7 @@ def places(run: Run) -> dict[str, tuple[int, str]]:
     Returns none if the method has no ranks, or has them elsewhere than in the backbone's linears.
     """
     try:
-        return {name: place(name) for name in run["ranks"]["end"]}
+        return {name: layer_and_kind(name) for name in run["ranks"]["end"]}
     except ValueError:
         return {}
 

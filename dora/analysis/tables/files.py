@@ -34,13 +34,15 @@ def holes(table: Table, seen: Sequence[study.Seen]) -> list[str]:
     """
     if table.view.where:
         return []
-    here = [s for s in seen if (s.place[0], s.place[2]) == (table.data, table.model)]
+    here = [s for s in seen if (s.place.data, s.place.model) == (table.data, table.model)]
     if table.steps is not None:
         there = [s for s in here if s.state != "missing" and s.total_steps in (None, table.steps)]
         # Anew, from the runs of this length alone: another length may have a run that this lacks.
         here = [*there, *study.missing(there)]
     return [
-        s.command for s in here if s.state != "done" and shows(table.view, s.place[1], s.place[3])
+        s.command
+        for s in here
+        if s.state != "done" and shows(table.view, s.place.task, s.place.method)
     ]
 
 

@@ -13,8 +13,8 @@ from dora.analysis.rows import BASELINE, budget_in_words, has_budget, row_order
 from dora.analysis.settings_that_differ import sources, unlike
 from dora.analysis.tables.layout import number_range
 from dora.data.tasks import TASKS
-from dora.records import study
 from dora.records.about_data import other_sizes
+from dora.records.place import Place, place_of
 from dora.records.schema import Run
 
 # Marks of a score with their explanations, in the order in which they stand.
@@ -188,8 +188,8 @@ def _earlier_runs(table: Table) -> list[str]:
 def _task_of_start(run: Run) -> str | None:
     """Returns the task of the run that this one began at, by its directory's place."""
     # By its path, which tells the place whether or not the folder has been moved since.
-    place = study.place(Path(run.get("init_from") or ""))
-    return place[1] if len(place) > 1 else None
+    folder = Path(run.get("init_from") or "")
+    return place_of(folder).task if len(folder.parts) >= len(Place._fields) else None
 
 
 def _tuning_notes(table: Table) -> list[str]:

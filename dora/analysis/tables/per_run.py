@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from dora.records.place import place_of
 from dora.records.schema import Run
 
-# Parts of a run's place under results/runs, which come first in a row.
-_PLACE = ("data", "task", "model", "method", "budget", "key", "seed")
 # Keys of run.json that a row has as they are.
 _PLAIN = (
     "total_steps",
@@ -32,7 +31,7 @@ def as_row(run: Run) -> dict[str, Any]:
     `params.…`, as docs/record.md explains them; `config.…`, every setting; then what it took and where
     it was made. A list of values is one text, with commas. `run`: a record, with its `folder`.
     """
-    row: dict[str, Any] = dict(zip(_PLACE, run["folder"].parts[-len(_PLACE) :], strict=True))
+    row: dict[str, Any] = place_of(run["folder"])._asdict()
     row["seed"] = run["seed"]
     for part in ("best", "last"):
         row |= _flat(part, run["results"][part])

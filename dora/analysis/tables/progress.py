@@ -71,13 +71,13 @@ def _score(seen: list[Seen]) -> str:
 
     Runs with unequal settings, as in a search, have the range of their means: `12.5 to 33.5`.
     """
-    task = TASKS.get(seen[0].place[1])
+    task = TASKS.get(seen[0].place.task)
     if task is None:  # a folder of somebody else's
         return ""
     found: dict[str, list[float]] = defaultdict(list)
     for s in seen:
         if s.score and task.metrics[0] in s.score:
-            found[s.place[5]].append(s.score[task.metrics[0]])
+            found[s.place.key].append(s.score[task.metrics[0]])
     means = [f"{100 * mean:.1f}" for mean in sorted(map(statistics.fmean, found.values()))]
     return " to ".join(dict.fromkeys((means[0], means[-1]))) if means else ""
 

@@ -22,7 +22,7 @@ from dora.analysis.finished import read_runs
 from dora.analysis.grouping import Table, tables
 from dora.analysis.page.contrast import contrast
 from dora.analysis.page.study_data import study_data
-from dora.backbones.architectures import place
+from dora.backbones.architectures import layer_and_kind
 from dora.plain import printable
 from record_files import names, write_run
 from runs import change_record
@@ -285,11 +285,11 @@ def test_what_there_is_nothing_for_is_not_drawn(tmp_path: Path) -> None:
 
 
 def test_a_matrix_has_its_place_by_its_whole_name() -> None:
-    assert place("roberta.encoder.layer.11.attention.output.dense") == (11, "o")
-    assert place("deberta.encoder.layer.1.output.dense") == (1, "ffn2")
-    assert place("deberta.encoder.layer.0.attention.self.query_proj") == (0, "q")
+    assert layer_and_kind("roberta.encoder.layer.11.attention.output.dense") == (11, "o")
+    assert layer_and_kind("deberta.encoder.layer.1.output.dense") == (1, "ffn2")
+    assert layer_and_kind("deberta.encoder.layer.0.attention.self.query_proj") == (0, "q")
     with pytest.raises(ValueError, match="is no linear of an encoder layer"):
-        place("classifier.dense")
+        layer_and_kind("classifier.dense")
 
 
 @pytest.mark.parametrize("name", [r"a$\foo$", "$", "a\x1b[2J", "a\u202eb", "_x", "x^2_y"])

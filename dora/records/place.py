@@ -1,0 +1,31 @@
+"""The place of a run: the seven folders under results/runs that name it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Place(NamedTuple):
+    """The folders that name a run, from results/runs inwards.
+
+    `key`: eight hex digits, a hash of the settings that no other folder tells. `seed`: as `s1`.
+    """
+
+    data: str
+    task: str
+    model: str
+    method: str
+    budget: str
+    key: str
+    seed: str
+
+    @property
+    def row(self) -> tuple[str, str]:
+        """The row of a table that the run belongs to: method and budget."""
+        return self.method, self.budget
+
+
+def place_of(folder: Path) -> Place:
+    """Returns the place of a run's directory. Raises TypeError for a path of fewer folders."""
+    return Place(*folder.parts[-len(Place._fields) :])
