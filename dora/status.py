@@ -13,7 +13,7 @@ from dora.analysis.tables.progress import TO_DO, report
 from dora.cli import screen
 from dora.errors import UserError
 from dora.process.command import command
-from dora.records import study
+from dora.records import gaps, study
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -66,11 +66,11 @@ def main() -> None:
     try:
         if given.verify:
             _verify(given.results)
-        seen = study.scan(given.results)
+        seen = gaps.scan(given.results)
         while given.watch is not None and any(s.state != "done" for s in seen):
             screen.draw(report(seen, given.results))
             time.sleep(max(0.1, given.watch))
-            seen = study.scan(given.results)
+            seen = gaps.scan(given.results)
     except UserError as e:  # packed records that cannot be read
         print(e, file=sys.stderr)
         sys.exit(e.exit_code)

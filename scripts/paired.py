@@ -31,8 +31,8 @@ from dora.analysis.rows import budget_in_words, row_order
 from dora.analysis.stats import average
 from dora.analysis.view import View
 from dora.errors import UserError
+from dora.records.identity import NOT_IDENTITY
 from dora.records.provenance import provenance
-from dora.records.record import NOT_IDENTITY
 from dora.records.schema import Run
 
 Group = tuple[str, str, str, str]  # data, model, method, budget

@@ -2,7 +2,7 @@
 
     python tests/test_arithmetic.py
 
-writes arithmetic.json anew, after ARITHMETIC in dora/records/record.py was raised. The runs use
+writes arithmetic.json anew, after ARITHMETIC in dora/records/identity.py was raised. The runs use
 instructions that every x86-64 processor has, since wider ones add up in another order.
 """
 
@@ -20,8 +20,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from dora.records.identity import ARITHMETIC, identity
 from dora.records.journals import JOURNALS
-from dora.records.record import ARITHMETIC, identity
 
 # The bits as committed, with the number of the arithmetic and PyTorch's version.
 GOLDEN = Path(__file__).parent / "arithmetic.json"
@@ -94,7 +94,7 @@ def test_the_bits_are_those_that_the_number_of_the_arithmetic_stands_for(
     changed = [name for name, found in bits(*names).items() if golden["bits"].get(name) != found]
     assert not changed or golden["arithmetic"] != ARITHMETIC, (
         f"{', '.join(changed)}: the same configuration trains to other bits than before. "
-        "If that is meant, raise ARITHMETIC in dora/records/record.py, say in results/README.md "
+        "If that is meant, raise ARITHMETIC in dora/records/identity.py, say in results/README.md "
         "what the new number stands for, and run python tests/test_arithmetic.py"
     )
     assert (changed, golden["arithmetic"]) == ([], ARITHMETIC), (
@@ -105,7 +105,7 @@ def test_the_bits_are_those_that_the_number_of_the_arithmetic_stands_for(
 def test_another_arithmetic_is_another_run(monkeypatch: pytest.MonkeyPatch) -> None:
     # Results of two arithmetics never share a directory, so no table averages over both.
     one = identity({"lr": 1.0}, {"data": "a"})
-    monkeypatch.setattr("dora.records.record.ARITHMETIC", ARITHMETIC + 1)
+    monkeypatch.setattr("dora.records.identity.ARITHMETIC", ARITHMETIC + 1)
     assert identity({"lr": 1.0}, {"data": "a"}) != one
 
 

@@ -15,7 +15,7 @@ import scipy.stats
 from dora.analysis.finished import read_runs
 from dora.analysis.searches import of_runs
 from dora.records import packed, study
-from dora.records.record import arithmetic
+from dora.records.identity import arithmetic
 from runs import load_script, python
 
 RESULTS = Path(__file__).parents[1] / "results"

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from dora.records import study
+from dora.records import gaps, study
 from runs import same_files
 
 pytestmark = pytest.mark.slurm
@@ -94,7 +94,7 @@ def test_a_study_survives_preemption_a_time_limit_and_a_cancelled_job(
         return slurm("squeue", "--noheader", "--states", state, "--format", "%i", "--array").split()
 
     def seen(state: str) -> list[study.Seen]:
-        return [s for s in study.scan(results) if s.state == state]
+        return [s for s in gaps.scan(results) if s.state == state]
 
     # Three disturbances of one study, one after the other. Each waits for the state it needs: what
     # happens when is the cluster's affair.

@@ -14,7 +14,7 @@ import pytest
 from dora import status
 from dora.cli.line import read
 from dora.errors import UserError
-from dora.records import study
+from dora.records import gaps, study
 from dora.records.planned import note_planned
 from dora.records.record import read_finished
 from dora.sharing.submission import submit
@@ -127,7 +127,7 @@ def test_a_submission_names_no_command_from_words_that_no_run_has(tmp_path: Path
 def test_a_hole_has_the_words_of_its_row(tmp_path: Path) -> None:
     write_run(tmp_path, "lora", 1, 0.9)
     write_run(tmp_path, "dora", 2, 0.9)
-    commands = [s.command for s in study.scan(tmp_path) if s.state == "missing"]
+    commands = [s.command for s in gaps.scan(tmp_path) if s.state == "missing"]
     assert commands == [
         f"python -m dora.run method={m} budget=r8 model=minilm task=sst2 seed={s}"
         for m, s in (("dora", 1), ("lora", 2))

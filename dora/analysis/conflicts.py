@@ -14,7 +14,7 @@ from typing import Any
 
 from dora.plain import printable
 from dora.records import packed
-from dora.records.record import NOT_IDENTITY, arithmetic
+from dora.records.identity import NOT_IDENTITY, arithmetic
 from dora.records.schema import Run
 from dora.records.words import FORMER
 

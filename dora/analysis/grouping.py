@@ -21,8 +21,8 @@ from dora.data.tasks import TASKS
 from dora.errors import UserError
 from dora.records.about_data import is_glue
 from dora.records.about_method import about_method
+from dora.records.identity import arithmetic
 from dora.records.place import place_of
-from dora.records.record import arithmetic
 from dora.records.schema import Run
 from dora.records.study import Seen
 

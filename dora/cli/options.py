@@ -14,7 +14,8 @@ from dora.analysis.finished import anything_left_out, read_runs
 from dora.analysis.grouping import Table, note_diverged, showable
 from dora.analysis.view import View
 from dora.errors import UserError
-from dora.records.study import Seen, first_command, scan
+from dora.records.gaps import scan
+from dora.records.study import Seen, first_command
 
 LEFT_OUT = 3  # exit code, as `dora.status` has it for a study that is not whole
 

@@ -35,7 +35,7 @@ from dora.preparing.sources import Source
 from dora.preparing.start import Start
 from dora.records import run_json, study
 from dora.records.about_method import NO_BUDGET
-from dora.records.record import identity
+from dora.records.identity import identity
 from dora.records.run_json import NotARecord
 
 

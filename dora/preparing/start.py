@@ -19,7 +19,8 @@ from dora.files import check_safetensors, sha256_file
 from dora.methods.base import Method
 from dora.plain import cut
 from dora.records import artefacts
-from dora.records.record import LATER, read_finished
+from dora.records.identity import LATER
+from dora.records.record import read_finished
 
 
 @dataclass(frozen=True)

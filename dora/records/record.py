@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +19,7 @@ from dora.files import strange, write_atomic
 from dora.plain import cut
 from dora.process import machine
 from dora.records import artefacts, cleaning, run_json
+from dora.records.identity import ARITHMETIC
 from dora.records.journal_writer import JournalWriter, journal_that_differs
 from dora.records.lock import Lock
 from dora.records.provenance import changes
@@ -27,56 +27,10 @@ from dora.records.run_json import NotARecord
 from dora.records.schema import SCHEMA, Run
 from dora.records.words import at_home, command_of
 
-# Raised whenever the same configuration trains to other bits than before, so that old and new runs
-# are two directories and tables do not mix them. tests/test_arithmetic.py tells when;
-# results/README.md says which number means what.
-ARITHMETIC = 6
 TRIES = 2  # how often a run may diverge before only force=true begins it again
 # `taken_by` of a run whose directory has disappeared.
 REMOVED = "nobody: removed or moved away"
 _CLEARING = "force=true was about to begin it anew; the same command does"
-# Settings on which a run's weights do not depend but for their last bits, or that have a place of
-# their own in the path.
-NOT_IDENTITY = (
-    "seed",
-    "results",
-    "device",
-    "compile",
-    "cuda_graphs",
-    "wandb",
-    "tensorboard",
-    "force",
-    "checkpoint_every",
-    "keep_model",
-)
-
-# A method's settings that came after its first runs, with the values that those runs had. At these
-# values they are no part of a run's identity, so that its directory keeps its name.
-LATER: dict[str, dict[str, Any]] = {
-    "lora": {"scaling": "standard", "lr_ratio": 1.0, "init": "kaiming", "deal": "spread"}
-}
-
-
-def identity(config: dict[str, Any], fingerprints: dict[str, str | None]) -> str:
-    """Returns 8 hex digits that name a configuration: a hash of what determines a run's result.
-
-    The seed is left out, ARITHMETIC included. `config` is resolved; its paths are left out in
-    favour of the `fingerprints` of what lies there (data, model, init_from), so that the same run
-    typed two ways, or from a folder that was moved, is the same directory.
-    """
-    kept = {k: v for k, v in config.items() if k not in NOT_IDENTITY}
-    if method := kept.get("method"):
-        before = LATER.get(method["name"], {}).items()
-        kept["method"] = {k: v for k, v in method.items() if (k, v) not in before}
-    about = {"config": kept, "fingerprints": fingerprints, "arithmetic": ARITHMETIC}
-    # 32 bits: the chance that two of a study's 100 configurations collide is 1 in a million.
-    text = json.dumps(about, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
-
-
-def arithmetic(run: Run) -> int:
-    """Returns the number of the arithmetic that trained a run; 1 for records that name none."""
-    return int(run.get("arithmetic", 1))
 
 
 def now() -> str:

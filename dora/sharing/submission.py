@@ -22,9 +22,9 @@ from dora.errors import UserError
 from dora.files import taken, write_atomic
 from dora.records import artefacts
 from dora.records.about_method import about_method
+from dora.records.gaps import for_task
 from dora.records.record import read_finished, scores
 from dora.records.rescore import disagreement
-from dora.records.study import for_task
 from dora.records.words import Foreign, as_command, at_home, typed
 from dora.sharing.leaderboard import FILES, File, answers, placeholder, read_logits, tsv, zipped
 

@@ -20,7 +20,7 @@ from dora.cli.sweep import plan
 from dora.collect import collect
 from dora.errors import RunFailed, Stopped, UserError
 from dora.process.signals import Outside
-from dora.records import packed, study
+from dora.records import gaps, packed, study
 from dora.training.processes import least_used
 from runs import command, configure, run, small, small_words, typed
 
@@ -45,7 +45,7 @@ def test_a_sweep_trains_what_is_not_done_and_says_what_became_of_each(
         ["method=full", "seed=2"],
     ]
     assert "4 runs: 1 done before, 3 to train" in capsys.readouterr().out
-    assert study.count(study.scan(tmp_path)) == {"waiting": 3, "done": 1}
+    assert study.count(gaps.scan(tmp_path)) == {"waiting": 3, "done": 1}
     for words in pending[:2]:
         run(configure(*words))
     # A run that never began was stopped, unless it raised something else.
@@ -180,7 +180,7 @@ def test_a_sweep_on_the_command_line_goes_on_after_a_failure_and_repeats_only_th
         r".*python -m dora.tables --results",
         first.stdout,
     )
-    done = [s for s in study.scan(tmp_path) if s.state == "done"]
+    done = [s for s in gaps.scan(tmp_path) if s.state == "done"]
     assert [s.words[-2:] for s in done if s.words] == [
         ("lr=0.001", "seed=1"),
         ("lr=0.001", "seed=2"),
@@ -190,7 +190,7 @@ def test_a_sweep_on_the_command_line_goes_on_after_a_failure_and_repeats_only_th
     assert re.search(
         r"4 runs: 2 done before, 2 to train; left: about \d+ s of training, 2 runs\n", again.stdout
     )
-    assert study.count(study.scan(tmp_path))["done"] == 2
+    assert study.count(gaps.scan(tmp_path))["done"] == 2
 
 
 @pytest.mark.slow  # three sweeps by the command: 12 s

@@ -15,7 +15,7 @@ from dora.cli.sweep import Sweep, plan
 from dora.errors import UserError
 from dora.preparing import precision
 from dora.preparing.prepare import prepare
-from dora.records import study
+from dora.records import gaps
 from dora.training import one_run
 from runs import configure, cut, only_run, run, small, small_words
 
@@ -222,7 +222,7 @@ def test_a_sweep_hands_its_runs_the_precision_that_auto_stands_for_and_says_it_o
     one_run.run(prepare(configure(*pending[0])), pending[0], label="[1/2 wnli lora s1]")
     assert "precision" not in capsys.readouterr().out
     # The commands that dora.status prints name it as well.
-    assert all("precision=bf16" in seen.command for seen in study.scan(tmp_path))
+    assert all("precision=bf16" in seen.command for seen in gaps.scan(tmp_path))
     # Typed again on another machine, the sweep goes on with both: the one done, the one planned.
     machine(SKYLAKE)
     again = swept(tmp_path, "precision=auto")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dora.records import study
+from dora.records import gaps
 from record_files import write_run
 from runs import small_words
 
@@ -62,7 +62,7 @@ def test_a_sweep_trains_to_its_end_though_nobody_reads_what_it_says(tmp_path: Pa
     words = small_words(tmp_path, "method=lora", "max_steps=2", "limit_train=16")
     done = into_closed_pipe("dora.run", "-m", *words)
     assert (done.returncode, done.stderr) == (0, "")
-    assert [s.state for s in study.scan(tmp_path)] == ["done"]
+    assert [s.state for s in gaps.scan(tmp_path)] == ["done"]
 
 
 def status(results: Path, output: str) -> subprocess.CompletedProcess[str]:

@@ -20,7 +20,7 @@ from dora.errors import UserError
 from dora.package import CONF
 from dora.python.surroundings import restored
 from dora.python.train import _config, _words
-from dora.records import study
+from dora.records import gaps
 from runs import differing, run, small, small_glue
 
 
@@ -131,7 +131,7 @@ def test_a_run_of_an_own_file_is_repeated_by_the_command_in_its_record(tmp_path:
     done = dora.train("wnli", "lora", "r2", config_dir=tmp_path, **given)
     assert done.record["config"]["clip"] == 0.5
     assert done.record["words"][0] == f"--config-dir={tmp_path}"
-    (seen,) = study.scan(results)
+    (seen,) = gaps.scan(results)
     assert seen.command.startswith(f"python -m dora.run --config-dir={tmp_path} task=wnli")
 
 

@@ -16,15 +16,9 @@ from dora.backbones.backbone import ASSETS
 from dora.errors import RunFailed, UserError
 from dora.records import provenance as provenance_module
 from dora.records import study
+from dora.records.identity import ARITHMETIC, arithmetic, identity
 from dora.records.provenance import processor, provenance
-from dora.records.record import (
-    ARITHMETIC,
-    REMOVED,
-    Record,
-    arithmetic,
-    identity,
-    read_finished,
-)
+from dora.records.record import REMOVED, Record, read_finished
 from dora.records.run_json import read_done
 from runs import configure, cut, only_run, record, run, small
 

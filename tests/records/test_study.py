@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from dora.records import study
+from dora.records import gaps, study
 from dora.records.lock import Lock
 from record_files import write_run
 from runs import command
@@ -71,7 +71,7 @@ def test_a_copy_beside_a_run_is_no_run(tmp_path: Path) -> None:
         shutil.copytree(folder, folder.with_name(name))
     assert study.directories(tmp_path) == [folder]
     # Nor is it a hole's reason: s1_old is no seed that other methods lack.
-    assert [s.place[6] for s in study.scan(tmp_path)] == ["s1"]
+    assert [s.place[6] for s in gaps.scan(tmp_path)] == ["s1"]
 
 
 def test_links_in_circles_end_and_a_run_counts_once(tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ def test_holes_are_named_with_the_command_that_fills_them(tmp_path: Path) -> Non
         for seed in seeds:
             directory(tmp_path, task=task, seed=seed)
     directory(tmp_path, task="rte", method="full", budget="none")
-    seen = study.scan(tmp_path)
+    seen = gaps.scan(tmp_path)
     holes = [s for s in seen if s.state == "missing"]
     assert [(s.place[1], s.place[3], s.place[6]) for s in holes] == [
         ("rte", "full", "s2"),
@@ -147,10 +147,10 @@ def test_a_hole_at_one_length_is_not_filled_by_a_run_of_another(tmp_path: Path) 
         at(600, method, seed)
     at(1800, "lora", 1)
     # The second length is begun: what it does not have at all, nobody has asked of it.
-    assert study.count(study.scan(tmp_path)) == {"done": 5}
+    assert study.count(gaps.scan(tmp_path)) == {"done": 5}
     at(1800, "lora", 2)
     at(1800, "dora", 1)
-    holes = [s for s in study.scan(tmp_path) if s.state == "missing"]
+    holes = [s for s in gaps.scan(tmp_path) if s.state == "missing"]
     assert [(s.length, s.place[5]) for s in holes] == [("1800 steps", "00001800")]
     words = "method=dora budget=r8 max_steps=1800 task=rte seed=2"
     assert holes[0].command == f"python -m dora.run {words}"
@@ -159,7 +159,7 @@ def test_a_hole_at_one_length_is_not_filled_by_a_run_of_another(tmp_path: Path) 
 def test_tasks_may_each_have_a_length_of_their_own(tmp_path: Path) -> None:
     for task, epochs, seed in (("rte", 60, 1), ("rte", 60, 2), ("cola", 30, 1)):
         directory(tmp_path, task=task, seed=seed, config={"epochs": epochs})
-    holes = [s for s in study.scan(tmp_path) if s.state == "missing"]
+    holes = [s for s in gaps.scan(tmp_path) if s.state == "missing"]
     assert [(s.place[1], s.place[6], s.length) for s in holes] == [("cola", "s2", "30 epochs")]
 
 
@@ -181,10 +181,10 @@ def test_tasks_may_each_have_a_length_of_their_own(tmp_path: Path) -> None:
 def test_a_hole_never_has_the_experiment_of_another_task(
     typed: tuple[str, ...] | None, hole: tuple[str, ...] | None, tmp_path: Path
 ) -> None:
-    assert study.for_task(typed, "sst2", "rte") == hole
+    assert gaps.for_task(typed, "sst2", "rte") == hole
     directory(tmp_path, task="sst2", words=None if typed is None else [*typed, "seed=1"])
     directory(tmp_path, task="rte", method="dora")
-    (missing,) = (s for s in study.scan(tmp_path) if s.state == "missing" and s.place[3] == "lora")
+    (missing,) = (s for s in gaps.scan(tmp_path) if s.state == "missing" and s.place[3] == "lora")
     assert missing.words == (None if hole is None else (*hole, "seed=1"))
 
 
@@ -192,8 +192,8 @@ def test_a_hole_of_a_users_own_experiment_has_its_file_for_the_task(tmp_path: Pa
     (tmp_path / "experiment" / "mine").mkdir(parents=True)
     (tmp_path / "experiment" / "mine" / "rte.yaml").touch()
     typed = (f"--config-dir={tmp_path}", "experiment=mine/sst2", "seed=1")
-    assert study.for_task(typed, "sst2", "rte") == (typed[0], "experiment=mine/rte", "seed=1")
-    assert study.for_task(typed, "sst2", "cola") is None
+    assert gaps.for_task(typed, "sst2", "rte") == (typed[0], "experiment=mine/rte", "seed=1")
+    assert gaps.for_task(typed, "sst2", "cola") is None
 
 
 def test_folders_without_records_make_no_holes(tmp_path: Path) -> None:
@@ -202,7 +202,7 @@ def test_folders_without_records_make_no_holes(tmp_path: Path) -> None:
         (tmp_path / "runs" / "d" / f"t{i}" / "m" / f"me{i}" / "r1" / "k" / f"s{i}").mkdir(
             parents=True
         )
-    assert study.count(study.scan(tmp_path)) == {"broken": 150}
+    assert study.count(gaps.scan(tmp_path)) == {"broken": 150}
 
 
 def test_status_as_table_json_and_commands(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from dora.analysis.tables.contents import grids
 from dora.analysis.tables.latex import latex_file
 from dora.analysis.tables.layout import Grid, as_csv, in_markdown, markdown
 from dora.analysis.tables.per_run import as_row
-from dora.records import study
+from dora.records import gaps, study
 
 _MADE_BY = "python -m dora.tables"
 HOLES_SHOWN = 20  # commands of missing runs in a report; a study that has begun lacks hundreds
@@ -38,7 +38,7 @@ def holes(table: Table, seen: Sequence[study.Seen]) -> list[str]:
     if table.steps is not None:
         there = [s for s in here if s.state != "missing" and s.total_steps in (None, table.steps)]
         # Anew, from the runs of this length alone: another length may have a run that this lacks.
-        here = [*there, *study.missing(there)]
+        here = [*there, *gaps.missing(there)]
     return [
         s.command
         for s in here

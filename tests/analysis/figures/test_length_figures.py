@@ -13,7 +13,7 @@ from dora.analysis.finished import read_runs
 from dora.analysis.grouping import Table, showable
 from dora.analysis.tables.files import holes
 from dora.analysis.view import View
-from dora.records import study
+from dora.records import gaps
 from dora.records.planned import note_planned
 from record_files import write_run
 from runs import change_record
@@ -135,7 +135,7 @@ def test_holes_are_those_of_a_length_and_their_commands_have_it(tmp_path: Path) 
     (folder / "run.json").unlink()
     words = ["method=adalora", "max_steps=600", "seed=1"]
     note_planned(folder, words, {**config, "max_steps": 600})
-    seen = study.scan(tmp_path)
+    seen = gaps.scan(tmp_path)
     begin = "python -m dora.run"
     assert {table.steps: sorted(holes(table, seen)) for table in by_length(tmp_path)} == {
         600: [

@@ -15,7 +15,7 @@ from dora.analysis.finished import read_runs
 from dora.analysis.grouping import tables
 from dora.analysis.page import contrast
 from dora.analysis.page.page import FOLDER, SCRIPTS, STYLE, TEMPLATE, page
-from dora.records import study
+from dora.records import gaps
 from record_files import large_study, write_run
 from runs import command
 
@@ -34,7 +34,7 @@ def results(tmp_path: Path) -> Path:
 
 
 def whole(results: Path) -> str:
-    return page(tables(read_runs(results)), study.scan(results))
+    return page(tables(read_runs(results)), gaps.scan(results))
 
 
 class Reader(HTMLParser):

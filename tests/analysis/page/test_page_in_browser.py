@@ -17,7 +17,7 @@ from dora.analysis.finished import read_runs
 from dora.analysis.grouping import tables
 from dora.analysis.page.page import page
 from dora.analysis.stats import Estimate, average, t_quantile
-from dora.records import study
+from dora.records import gaps
 from record_files import names, write_budgets_that_look_alike, write_run
 
 pytestmark = [
@@ -43,7 +43,7 @@ HELP = """
 
 def in_browser(results: Path, steps: str) -> Any:
     """Opens the page of `results`, and returns what `steps`, the body of a function, returns."""
-    text = page(tables(read_runs(results)), study.scan(results))
+    text = page(tables(read_runs(results)), gaps.scan(results))
     probe = f"""<pre id="seen"></pre><script>addEventListener("load", async () => {{ {HELP}
       const found = await (async () => {{ {steps} }})();
       document.getElementById("seen").textContent = "SEEN" + JSON.stringify(found) + "END";

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from dora.analysis.tables import progress
-from dora.records import study
+from dora.records import gaps
 from record_files import write_run
 
 
@@ -18,7 +18,7 @@ def test_runs_of_unequal_lengths_and_settings_are_not_averaged(tmp_path: Path) -
         ("c", 1800, 2, 0.64),
     ]:
         write_run(tmp_path, "lora", seed, score, key=key, config={"max_steps": steps})
-    lines = [line.split() for line in progress.table(study.scan(tmp_path)).splitlines()]
+    lines = [line.split() for line in progress.table(gaps.scan(tmp_path)).splitlines()]
     at = lines[0].index("budget") + 1
     assert lines[0][at : at + 2] == ["length", "done"]
     assert lines[1][at:] == ["600", "steps", "2", "45.0"]
@@ -28,6 +28,6 @@ def test_runs_of_unequal_lengths_and_settings_are_not_averaged(tmp_path: Path) -
 def test_budgets_stand_by_kind_and_size(tmp_path: Path) -> None:
     for budget in ("0.3M", "9k", "r16", "r8"):
         write_run(tmp_path, "lora", 1, 0.9, budget=budget)
-    lines = progress.table(study.scan(tmp_path)).splitlines()
+    lines = progress.table(gaps.scan(tmp_path)).splitlines()
     done = [line.split()[4] for line in lines if line.split()[5:] == ["1", "90.0"]]
     assert done == ["r8", "r16", "9k", "0.3M"]

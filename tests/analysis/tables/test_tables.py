@@ -22,7 +22,7 @@ from dora.analysis.tables.files import files, stale
 from dora.analysis.tables.layout import Grid, as_csv
 from dora.analysis.tables.scores import scores
 from dora.analysis.view import View
-from dora.records import study as study_of_runs
+from dora.records import gaps
 from record_files import write_run
 from runs import change_record
 
@@ -361,7 +361,7 @@ def test_budgets_are_printed_alike_in_tables_page_and_status(tmp_path: Path) -> 
     table = only_table(tmp_path)
     assert all(row[1] == "0.3M" for grid in grids(table) for row in grid.rows)
     assert {about(table, run)["budgetTitle"] for run in table.runs} == {"0.3M"}
-    shown = progress.table(study_of_runs.scan(tmp_path))
+    shown = progress.table(gaps.scan(tmp_path))
     assert [line.split()[4] for line in shown.splitlines()] == ["budget", "0.3M", "0.3M"]
 
 

@@ -1,0 +1,105 @@
+"""The holes of a study: runs that its other runs imply, and the commands that would fill them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from dora.data.tasks import TASKS
+from dora.package import CONF
+from dora.records.place import Place
+from dora.records.schema import Run
+from dora.records.study import Seen, directories, look
+
+
+def scan(results: Path, known: Mapping[Path, Run] | None = None) -> list[Seen]:
+    """Returns every run under `results`/runs in path order, and after them the missing ones.
+
+    `known`: run.json by directory of runs that are not to be read again.
+    """
+    seen = [look(folder, (known or {}).get(folder)) for folder in directories(results)]
+    return [*seen, *missing(seen)]
+
+
+def missing(seen: Iterable[Seen]) -> list[Seen]:
+    """Returns the holes of a study.
+
+    On one data source and model, a run is missing whose task, row (method and budget) and seed all
+    occur, but not together. A method without a budget is one row, whatever budgets others have.
+    Where a task, row and seed occur at several lengths, the runs of each length are looked at alone.
+    A hole's words are those of a run of its row, if possible of its task, with the hole's task and
+    seed; None if they named an experiment that belongs to another task alone.
+    """
+    tables: dict[tuple[str, str], list[Seen]] = defaultdict(list)
+    for s in seen:
+        if s.state != "broken":  # without a record nothing says that the study was to hold it
+            tables[s.place.data, s.place.model].append(s)
+    by_length = [group for _, runs in sorted(tables.items()) for group in _lengths(runs)]
+    found = []
+    for runs in by_length:
+        data, _, model, *_ = runs[0].place
+        there = {_cell(r): r for r in runs}
+        tasks, rows, seeds = (sorted(set(column)) for column in zip(*there, strict=True))
+        for task, row, seed in product(tasks, rows, sorted(seeds, key=lambda s: int(s[1:]))):
+            if (task, row, seed) not in there:
+                siblings = [r for r in runs if r.place.row == row]
+                sibling = max(siblings, key=lambda r: (r.place.task == task, r.state == "done"))
+                # The key hashes the task too, so it is known only from a run of that task.
+                key = sibling.place.key if sibling.place.task == task else "?"
+                words = with_keys(for_task(sibling.words, sibling.place.task, task), seed=seed[1:])
+                here = Place(data, task, model, row[0], row[1], key, seed)
+                found.append(
+                    Seen(here, "missing", words=words, folder=sibling.folder, length=sibling.length)
+                )
+    return found
+
+
+def _cell(run: Seen) -> tuple[str, tuple[str, ...], str]:
+    """Returns a run's task, row (method and budget) and seed."""
+    return run.place.task, run.place.row, run.place.seed
+
+
+def _lengths(runs: Sequence[Seen]) -> list[list[Seen]]:
+    """Returns the runs of each length, or all of them if no cell has runs of two lengths.
+
+    Tasks and methods may have lengths of their own, as papers' settings do.
+    """
+    of_cell: dict[Any, set[str | None]] = defaultdict(set)
+    groups: dict[str | None, list[Seen]] = defaultdict(list)
+    for run in runs:
+        of_cell[_cell(run)].add(run.length)
+        groups[run.length].append(run)
+    several = any(len(lengths) > 1 for lengths in of_cell.values())
+    return list(groups.values()) if several else [list(runs)]
+
+
+def for_task(words: Sequence[str] | None, old: str, new: str) -> tuple[str, ...] | None:
+    """Returns the words typed for task `old` as they are typed for `new`, or None if unknown.
+
+    `experiment=lora_roberta_base/sst2` holds a paper's settings for SST-2, so another task needs a
+    file of its own.
+    """
+    experiment = next((w for w in words or () if w.startswith("experiment=")), "")
+    family, _, task = experiment.rpartition("/")
+    if words is None or task not in TASKS:
+        return with_keys(words, task=new)
+    if old == new:
+        return tuple(words)
+    # The package's experiments, and those of a --config-dir that was typed.
+    other = f"{family}/{new}"
+    own = [Path(w.partition("=")[2]) for w in words if w.startswith("--config-dir=")]
+    file = Path("experiment", f"{other.removeprefix('experiment=')}.yaml")
+    if task != old or not any((folder / file).is_file() for folder in (CONF, *own)):
+        return None
+    return tuple(other if w == experiment else w for w in words if not w.startswith("task="))
+
+
+def with_keys(words: Sequence[str] | None, **values: str) -> tuple[str, ...] | None:
+    """Returns `words` with these values of some keys, each once and at the end."""
+    if words is None:
+        return None
+    rest = [w for w in words if w.split("=")[0] not in values]
+    return *rest, *(f"{key}={value}" for key, value in values.items())

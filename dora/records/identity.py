@@ -1,0 +1,60 @@
+"""What makes two runs the same: the settings and the data that a run's result depends on.
+
+Their hash names a run's directory, so that a run that is done is found again, and one that would
+come to other numbers lies elsewhere.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from dora.records.schema import Run
+
+# Raised whenever the same configuration trains to other bits than before, so that old and new runs
+# are two directories and tables do not mix them. tests/test_arithmetic.py tells when;
+# results/README.md says which number means what.
+ARITHMETIC = 6
+# Settings on which a run's weights do not depend but for their last bits, or that have a place of
+# their own in the path.
+NOT_IDENTITY = (
+    "seed",
+    "results",
+    "device",
+    "compile",
+    "cuda_graphs",
+    "wandb",
+    "tensorboard",
+    "force",
+    "checkpoint_every",
+    "keep_model",
+)
+
+# A method's settings that came after its first runs, with the values that those runs had. At these
+# values they are no part of a run's identity, so that its directory keeps its name.
+LATER: dict[str, dict[str, Any]] = {
+    "lora": {"scaling": "standard", "lr_ratio": 1.0, "init": "kaiming", "deal": "spread"}
+}
+
+
+def identity(config: dict[str, Any], fingerprints: dict[str, str | None]) -> str:
+    """Returns 8 hex digits that name a configuration: a hash of what determines a run's result.
+
+    The seed is left out, ARITHMETIC included. `config` is resolved; its paths are left out in
+    favour of the `fingerprints` of what lies there (data, model, init_from), so that the same run
+    typed two ways, or from a folder that was moved, is the same directory.
+    """
+    kept = {k: v for k, v in config.items() if k not in NOT_IDENTITY}
+    if method := kept.get("method"):
+        before = LATER.get(method["name"], {}).items()
+        kept["method"] = {k: v for k, v in method.items() if (k, v) not in before}
+    about = {"config": kept, "fingerprints": fingerprints, "arithmetic": ARITHMETIC}
+    # 32 bits: the chance that two of a study's 100 configurations collide is 1 in a million.
+    text = json.dumps(about, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def arithmetic(run: Run) -> int:
+    """Returns the number of the arithmetic that trained a run; 1 for records that name none."""
+    return int(run.get("arithmetic", 1))
