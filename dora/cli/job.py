@@ -71,7 +71,7 @@ def train(cfg: DictConfig) -> float | None:
         said and HydraConfig.get().mode == RunMode.RUN
     ):  # a sweep prints these once, for all its runs
         print(*filter(None, (result["embedded"], result["note"])), sep="\n")
-    return result.get("results", {}).get("best", {}).get(config.kind.metrics[0])
+    return result.get("results", {}).get("best", {}).get(config.glue_task.metrics[0])
 
 
 def _label() -> str:

@@ -145,7 +145,7 @@ class Config:
     force: bool = False
 
     @property
-    def kind(self) -> Task:
+    def glue_task(self) -> Task:
         """The task's row in the table."""
         return TASKS[self.task.name]
 

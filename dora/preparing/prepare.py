@@ -239,7 +239,7 @@ def _locate_and_read(config: Config, found: Findings) -> tuple[Folder | None, Re
         readable = config.task.name in TASKS and (
             config.data.source in ("mini", "hub") or config.data.dir
         )
-        reading = pool.submit(read_rows, config.data, config.kind) if readable else None
+        reading = pool.submit(read_rows, config.data, config.glue_task) if readable else None
         # `check` has reported a path that names nothing.
         lost = m.path is not None and (not m.path.strip() or m.path.startswith("~"))
         folder = None if lost else found.attempt(locating.result)

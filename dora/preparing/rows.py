@@ -97,7 +97,7 @@ def heldout_problems(config: Config, train: Rows, heldout: np.ndarray | None) ->
 
     A correlation needs two different labels.
     """
-    metric = config.kind.metrics[0]
+    metric = config.glue_task.metrics[0]
     if heldout is None or train.label is None or metric not in ("matthews_correlation", "pearson"):
         return []
     if len(np.unique(train.label[heldout])) > 1:

@@ -38,8 +38,9 @@ MANY_ROWS = 50_000  # tokenising more rows takes long enough to say so beforehan
 def build(
     p: Prepared, world: World, record: Record | None, say: Lines, trains: bool = True
 ) -> Loop:
-    """Returns the run's loop at its newest checkpoint, or before its first step without one.
+    """Builds the run's loop, and takes up its newest checkpoint, if there is one.
 
+    With a record it also notes this start in run.json, and cuts the journals back to the checkpoint.
     `record`: the directory that the loop writes to; None in a process that keeps no record, or
     when finished weights only predict. `trains`: False if they do; start values are left out then.
     """
@@ -125,8 +126,10 @@ def _model(p: Prepared, splits: dict[str, Tokens], say: Lines) -> tuple[nn.Modul
     # A regression's head starts at the labels' mean, the best constant. From 0, an adapter at its
     # usual rate reaches the mean sooner through the encoder than through the head, and the
     # encoder's pretraining is lost on the way (seen on STS-B).
-    mean = float(np.mean(np.asarray(splits["train"].label))) if c.kind.regression else None
-    model, head = backbone.load_model(p.model, c.kind.outputs, c.head_dropout, c.seed, mean, say)
+    mean = float(np.mean(np.asarray(splits["train"].label))) if c.glue_task.regression else None
+    model, head = backbone.load_model(
+        p.model, c.glue_task.outputs, c.head_dropout, c.seed, mean, say
+    )
     _refuse_not_finite(model, p.model.path)
     return model, head
 
@@ -188,10 +191,10 @@ def _setup(
     if p.heldout_rows is not None:
         scored = {"heldout": splits["heldout"]}
     else:
-        scored = {k: splits[k] for k in c.kind.dev_splits}
+        scored = {k: splits[k] for k in c.glue_task.dev_splits}
     return Setup(
         config=c,
-        task=c.kind,
+        task=c.glue_task,
         model=model,
         head=head,
         method=method,
@@ -231,7 +234,7 @@ def _tokens(p: Prepared, say: Lines) -> dict[str, Tokens]:
 
     # AX is no part of the data's fingerprint, so it has its own place in the cache: MNLI need not
     # be tokenised again when AX is added later.
-    own = {k: v for k, v in p.rows.items() if k in p.config.kind.splits}
+    own = {k: v for k, v in p.rows.items() if k in p.config.glue_task.splits}
     added = {k: v for k, v in p.rows.items() if k not in own}
     splits: dict[str, Tokens] = {}
     for name, rows in ((p.fingerprints["data"], own), (fingerprint(added), added)):

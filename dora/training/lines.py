@@ -37,7 +37,7 @@ def embedded_note(config: Config) -> str | None:
 
 def rows_note(config: Config, rows: Mapping[str, Rows]) -> str | None:
     """Returns the note on real data that are not GLUE's whole rows; None for GLUE's, and for mini."""
-    other = other_sizes(config.kind, {split: len(held) for split, held in rows.items()})
+    other = other_sizes(config.glue_task, {split: len(held) for split, held in rows.items()})
     if config.data.source == "mini" or not other:
         return None
     parts = [

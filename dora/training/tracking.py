@@ -67,7 +67,7 @@ class Trackers:
         if config.tensorboard:
             from dora.training.track_tensorboard import TensorBoard
 
-            named = [f"best/{metric}" for metric in config.kind.metrics]
+            named = [f"best/{metric}" for metric in config.glue_task.metrics]
             self._trackers.append(TensorBoard(record.folder, about, step, named))
         if config.wandb != "off":
             from dora.training.track_wandb import WeightsAndBiases

@@ -36,7 +36,7 @@ def own_run(
     """Trains in the suite's loop; returns it, the batches that it took, and a model to start from."""
 
     def double(p: Any, *rest: Any) -> tuple[nn.Module, list[str]]:
-        model, head = load_model(p.model, p.config.kind.outputs, p.config.head_dropout, 1)
+        model, head = load_model(p.model, p.config.glue_task.outputs, p.config.head_dropout, 1)
         return model.double(), head
 
     monkeypatch.setattr(building, "_model", double)

@@ -58,7 +58,7 @@ def federated(
     world = World(0, 1, torch.device("cpu"))
     setup = Setup(
         config,
-        config.kind,
+        config.glue_task,
         model,
         plain.setup.head,
         method,
