@@ -1,9 +1,10 @@
-"""`python -m dora.collect RESULTS …`: packs a study's records into one file, for a supplement."""
+"""`python -m dora.collect RESULTS …`: packs a study's records into one file."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from dora.analysis.finished import anything_left_out, read_runs
@@ -12,7 +13,7 @@ from dora.errors import UserError
 from dora.plain import counted
 from dora.process.command import command
 from dora.records import packed, study
-from dora.records.place import place_of
+from dora.records.place import Place, place_of
 
 DESCRIPTION = """\
 Packs the records of all finished runs under RESULTS, and of those that diverged, into
@@ -20,32 +21,38 @@ RESULTS/runs.jsonl.gz: run.json, ranks.jsonl and metrics.jsonl, without weights,
 status read a folder with this file like one with the runs' directories; dora.run and dora.tune take
 its runs as done, unless force=true. Where a run is in both, the directory counts. A run that the
 file holds already stays in it until a finished directory of that run takes its place. Nothing is
-removed."""
+removed. Several folders, as of several machines, become one file with --to; a run that two of them have
+done is the first one's."""
 
 
-def collect(results: Path, to: Path, blind: bool = False) -> str:
-    """Packs one folder's records; returns a line on them. `blind`: as in `packed.write`.
+def collect(results: Path | Sequence[Path], to: Path, blind: bool = False) -> str:
+    """Packs the records of one or more folders into a file; returns a line on them.
 
-    Raises UserError where there are none, where one would not be read back, and where a file would
-    lose its hosts. Damaged records are named on standard error.
+    `blind`: as in `packed.write`. Raises UserError where there are none, where one would not be read
+    back, and where a file would lose its hosts. Damaged records are named on standard error.
     """
-    if blind and to == results / packed.NAME and to.exists():
+    folders = [results] if isinstance(results, Path) else results
+    if blind and to.exists() and any(to == folder / packed.NAME for folder in folders):
         raise UserError(f"{to} is there, and would lose hosts and folders: --to FILE names another")
-    finished = {place_of(run["folder"]): run["folder"] for run in read_runs(results)}
-    # Without them a mean would be over the seeds that did not diverge, and nothing would say so.
-    diverged = {
-        place_of(folder): folder
-        for folder in study.directories(results)
-        if study.look(folder).state == "diverged"
-    }
-    # A sweep notes in new directories which runs it is going to train, and a directory may be
-    # damaged: neither costs the file a run that it holds.
-    held = {place_of(folder): folder for folder in packed.directories(results)}
-    held = diverged | held | finished
-    if not held:
-        raise UserError(f"no finished run under {results / 'runs'}")
-    number = packed.write(to, [held[place] for place in sorted(held)], blind)
-    left = len(study.directories(results)) - number
+    finished: dict[Place, Path] = {}
+    held: dict[Place, Path] = {}
+    diverged: dict[Place, Path] = {}
+    there: set[Place] = set()
+    for folder in reversed(folders):  # of equals the first one counts
+        runs = study.directories(folder)
+        there |= set(map(place_of, runs))
+        finished |= {place_of(run["folder"]): run["folder"] for run in read_runs(folder)}
+        # Without them a mean would be over the seeds that did not diverge, and nothing would say so.
+        diverged |= {place_of(run): run for run in runs if study.look(run).state == "diverged"}
+        # A sweep notes in new directories which runs it is going to train, and a directory may be
+        # damaged: neither costs the file a run that it holds.
+        held |= {place_of(run): run for run in packed.directories(folder)}
+    # A finished run of one folder takes the place of one that diverged in another's file.
+    chosen = diverged | held | finished
+    if not chosen:
+        raise UserError(f"no finished run under {' or '.join(str(f / 'runs') for f in folders)}")
+    number = packed.write(to, [chosen[place] for place in sorted(chosen)], blind)
+    left = len(there) - number
     line = f"{to}: {counted(number, 'run')}, {to.stat().st_size / 1e3:,.0f} kB"
     return f"{line}; left out: {left:,} not done or damaged" if left else line
 
@@ -67,7 +74,7 @@ def main() -> None:
         "results", type=Path, nargs="+", metavar="RESULTS", help="a folder that holds runs"
     )
     parser.add_argument(
-        "--to", type=Path, metavar="FILE", help="for one folder: another file, written anew"
+        "--to", type=Path, metavar="FILE", help="another file, written anew, for all folders"
     )
     parser.add_argument(
         "--anonymous",
@@ -75,11 +82,9 @@ def main() -> None:
         help="for a double-blind review: without hosts, and with folders by their last part",
     )
     given = parser.parse_args()
-    if given.to and len(given.results) > 1:
-        parser.error("--to takes one folder of results")
     refused = damaged = False
-    for results in given.results:
-        to = given.to or results / packed.NAME
+    for results in [given.results] if given.to else [[folder] for folder in given.results]:
+        to = given.to or results[0] / packed.NAME
         try:
             print(collect(results, to, given.anonymous))
         except UserError as e:
@@ -87,7 +92,7 @@ def main() -> None:
             print(e.under("nothing packed:"), file=sys.stderr)
         except OSError as e:
             sys.exit(f"nothing packed: {e.filename or to}: {e.strerror}")
-        damaged |= anything_left_out(results)
+        damaged |= any(map(anything_left_out, results))
     sys.exit(UserError.exit_code if refused else LEFT_OUT if damaged else 0)
 
 

@@ -204,6 +204,28 @@ def test_an_anonymous_file_does_not_take_the_place_of_one_with_hosts(tmp_path: P
     assert "4 runs" in collect(tmp_path, tmp_path / "blind.gz", blind=True)
 
 
+def test_folders_of_several_machines_become_one_file(tmp_path: Path) -> None:
+    one, two, both = (tmp_path / name for name in ("one", "two", "both"))
+    write_run(one, "lora", 1, 0.81)
+    write_run(two, "lora", 1, 0.82)  # done on both: the first folder's counts
+    write_run(two, "lora", 2, 0.83)
+    write_run(one, "dora", 1, None, status="diverged", reason="loss not finite")
+    write_run(two, "dora", 1, 0.84)  # diverged on the one, done on the other
+    collect(two, two / packed.NAME)
+    shutil.rmtree(two / "runs")
+    both.mkdir()
+    done = command("dora.collect", str(one), str(two), "--to", str(both / packed.NAME))
+    assert (done.returncode, "3 runs" in done.stdout) == (0, True), done.stderr
+    found = {
+        (run["config"]["method"]["name"], run["seed"]): run["results"]["best"]["accuracy"]
+        for run in read_runs(both)
+    }
+    assert found == {("lora", 1): 0.81, ("lora", 2): 0.83, ("dora", 1): 0.84}
+    # Without --to each folder gets a file of its own.
+    assert command("dora.collect", str(one), str(two)).returncode == 0
+    assert len(read_runs(one)) == 1
+
+
 def test_a_damaged_record_stays_in_the_file_until_the_run_is_trained_again(tmp_path: Path) -> None:
     write_run(tmp_path, "lora", 1, 0.8)
     record = write_run(tmp_path, "lora", 2, 0.8) / "run.json"
