@@ -16,8 +16,9 @@ from dora import tune
 from dora.analysis.finished import read_runs
 from dora.analysis.grouping import tables
 from dora.analysis.tables.scores import scores
+from dora.cli.candidates import Candidate, next_rates
 from dora.cli.line import is_sweep, read
-from dora.cli.tuning import Candidate, Tuning, next_rates
+from dora.cli.tuning import Tuning
 from dora.collect import collect
 from dora.configuration import tuned
 from dora.errors import UserError

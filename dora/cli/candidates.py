@@ -1,0 +1,118 @@
+"""Which candidate a search tries next, by one rule for every method.
+
+Learning rates first, and at the best of them the values of a setting of the method's own, if its
+YAML names one. The rule looks at that method's own candidates alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from dora.configuration.tuned import BySeed, Key, Search, Value
+
+
+def next_rates(search: Search, start: float, most: int) -> list[float]:
+    """Returns the learning rates to try next; none once `most` have been tried.
+
+    First half of `start`, `start` and twice it. Then one at a time: beyond the best one, by a
+    factor of 2, while it lies at an edge; else between the best and the better of its neighbours,
+    at their geometric mean. Where scores are equal, the lower held-out loss is better, and where
+    losses are equal or not known, the lower rate. `search`: what was tried so far.
+    """
+    scores = search.scores
+    if not scores:
+        return [_tidy(start / 2), _tidy(start), _tidy(2 * start)]
+    if len(scores) >= most:
+        return []
+    rates, best = sorted(scores), search.lr
+    at = rates.index(best)
+    if at == 0:
+        return [_tidy(best / 2)]
+    if at == len(rates) - 1:
+        return [_tidy(2 * best)]
+    below, above = rates[at - 1], rates[at + 1]
+    beside = above if search.rank(above) > search.rank(below) else below
+    rate = _tidy(math.sqrt(best * beside))
+    # Neighbours that differ in the third digit alone have nothing between them.
+    return [] if rate in scores else [rate]
+
+
+def _tidy(rate: float) -> float:
+    """Returns the rate in three digits: more of them mean nothing, and would be typed and read."""
+    return float(f"{rate:.3g}")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A learning rate, and a value of the method's own setting; None for its default."""
+
+    lr: float
+    value: Value | None = None
+
+
+@dataclass
+class Group:
+    """One search in progress. `words`: those of its runs, less the rate and the seed.
+
+    `settings`: what all its runs have in common, as they record it. `tried`: the method's setting
+    that is tried beside the rate, and its values besides the `default`.
+    """
+
+    words: tuple[str, ...]
+    key: Key
+    start: float
+    settings: Mapping[str, Any]
+    tried: tuple[str, tuple[Value, ...]] | None = None
+    default: Value | None = None
+    scores: dict[float, BySeed] = field(default_factory=dict)
+    losses: dict[float, BySeed] = field(default_factory=dict)
+    values: dict[Value, BySeed] = field(default_factory=dict)
+
+    def next(self, most: int) -> list[Candidate]:
+        """Returns the candidates to try next; none once `most` have been tried.
+
+        Rates first, then all values at once at the best of them: had each rate been tried with each
+        value, few rates would be left of equal effort.
+        """
+        values = self.tried[1] if self.tried else ()
+        rates = next_rates(self.search(()), self.start, most - len(values))
+        if rates or self.values or not values:
+            return [Candidate(rate) for rate in rates]
+        lr = self.search(()).lr
+        return [Candidate(lr, value) for value in values]
+
+    def words_of(self, candidate: Candidate, seed: int) -> tuple[str, ...]:
+        """Returns the words of a candidate's run."""
+        words = list(self.words)
+        if candidate.value is not None:
+            assert self.tried is not None  # or the candidate would have no value
+            key = f"method.{self.tried[0]}"
+            words = [word for word in words if word.partition("=")[0] != key]
+            words.append(f"{key}={candidate.value}")
+        return *words, f"lr={candidate.lr:g}", f"seed={seed}"
+
+    def take(self, candidate: Candidate, scores: BySeed, losses: BySeed = ()) -> None:
+        """Notes a candidate's scores and losses by seed."""
+        if candidate.value is None:
+            self.scores[candidate.lr] = scores
+            self.losses[candidate.lr] = losses or (None,) * len(scores)
+        else:
+            self.values[candidate.value] = scores
+
+    def search(self, seeds: tuple[int, ...], made: Mapping[str, Any] | None = None) -> Search:
+        """Returns what has been found so far."""
+        return Search(
+            *self.key.cell,
+            seeds,
+            self.scores,
+            made or {},
+            setting=self.tried[0] if self.tried else None,
+            default=self.default,
+            values=self.values,
+            length=self.key.length,
+            data=self.key.data,
+            losses=self.losses,
+        )
