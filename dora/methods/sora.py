@@ -219,6 +219,7 @@ class SoRA(base.Method):
     def load(self, state: dict[str, torch.Tensor]) -> None:
         """Restores the moments, on the device where the layers are."""
         device = self._gates()[0].device
+        self._costs = self._costs.to(device)
         # Copies: `update` works in place, and would otherwise write into whoever gave the state.
         self._mean = state["exp_avg"].to(device, copy=True)
         self._square = state["exp_avg_sq"].to(device, copy=True)

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +16,14 @@ import torch
 from exported import dev_logits
 from sklearn.metrics import accuracy_score
 
-from conftest import METHODS
+from conftest import METHODS, linears, tiny, train_head_only
+from dora.adapters.budget import Budget
 from dora.configuration.method_choice import packaged
 from dora.configuration.method_class import RELEASED, moments
 from dora.data import npz
 from dora.data.sources import read_dir
 from dora.data.tasks import TASKS
-from dora.methods.base import Method
+from dora.methods.base import Method, RunInfo
 from dora.package import CONF
 from dora.preparing.prepare import prepare
 from dora.records import artefacts
@@ -105,6 +106,27 @@ def test_a_run_that_was_cut_ends_as_one_left_alone(
     again = run(small(tmp_path, *words))
     assert len(again["resumed_from"]) == 2  # behind steps 7 and 14, or at the ends of their rounds
     same_files(finished(name), only_run(tmp_path))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_methods_own_tensors_go_where_its_layers_are(name: str) -> None:
+    chosen, model = packaged(name), tiny("roberta")
+    train_head_only(model)
+    info, budget = RunInfo(1000, 3), Budget.parse("r2")
+    plan = chosen.kind.plan(chosen.settings, budget, linears(model), info)
+    method = chosen.kind(chosen.settings, model, plan, info)
+    model.to("meta")  # any device but the one where start values are drawn
+    method.load(method.state())
+    assert {t.device.type for t in tensors_in(vars(method))} <= {"meta"}
+
+
+def tensors_in(held: object) -> Iterator[torch.Tensor]:
+    """Yields the tensors in nested collections; parameters and modules move with the model."""
+    if isinstance(held, torch.Tensor) and not isinstance(held, torch.nn.Parameter):
+        yield held
+    elif isinstance(held, dict | list | tuple):
+        for value in held.values() if isinstance(held, dict) else held:
+            yield from tensors_in(value)
 
 
 @pytest.mark.parametrize("name", METHODS)
