@@ -58,7 +58,8 @@ class Group:
     """One search in progress. `words`: those of its runs, less the rate and the seed.
 
     `settings`: what all its runs have in common, as they record it. `tried`: the method's setting
-    that is tried beside the rate, and its values besides the `default`.
+    that is tried beside the rate, and its values besides the `default`. `held`: the rates of an
+    earlier search, which this one goes on with if it begins at the same place.
     """
 
     words: tuple[str, ...]
@@ -70,6 +71,7 @@ class Group:
     scores: dict[float, BySeed] = field(default_factory=dict)
     losses: dict[float, BySeed] = field(default_factory=dict)
     values: dict[Value, BySeed] = field(default_factory=dict)
+    held: tuple[float, ...] = ()
 
     def next(self, most: int) -> list[Candidate]:
         """Returns the candidates to try next; none once `most` have been tried.
@@ -78,6 +80,10 @@ class Group:
         value, few rates would be left of equal effort.
         """
         values = self.tried[1] if self.tried else ()
+        first = next_rates(self.search(()), self.start, most) if not self.scores else []
+        # What was tried stays tried, though another version's rule may have come to other rates.
+        if first and set(first) <= set(self.held):
+            return [Candidate(rate) for rate in self.held]
         rates = next_rates(self.search(()), self.start, most - len(values))
         if rates or self.values or not values:
             return [Candidate(rate) for rate in rates]

@@ -67,9 +67,8 @@ def train(cfg: DictConfig) -> float | None:
     # Of several processes that train a run one holds its record, and says this.
     if not said and result and (left := remaining.line(prepared.folder)) is not None:
         print(labelled(_label(), left), flush=True)
-    if (
-        said and HydraConfig.get().mode == RunMode.RUN
-    ):  # a sweep prints these once, for all its runs
+    # A sweep prints these once, for all its runs; a process that keeps no record has none.
+    if said and result and HydraConfig.get().mode == RunMode.RUN:
         print(*filter(None, (result["embedded"], result["note"])), sep="\n")
     return result.get("results", {}).get("best", {}).get(config.glue_task.metrics[0])
 

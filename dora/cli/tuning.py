@@ -81,6 +81,9 @@ class Tuning:
         # Before the first round: a file that cannot be read, and one that would lose scores.
         if lost := list(self._lost()):
             raise UserError(*lost)
+        earlier = self._held()
+        for each in self.groups.keys() & earlier.keys():
+            self.groups[each].held = tuple(sorted(earlier[each].scores))
 
     @staticmethod
     def _common(job: Sequence[str]) -> list[str]:

@@ -105,8 +105,14 @@ def fingerprint(kind: type[Method]) -> str | None:
     """
     if is_released(kind):
         return None
-    found = [inspect.getsourcefile(cls) for cls in (*_own(kind), *_own(kind.settings_type))]
-    sums = [sha256_file(Path(file)) for file in dict.fromkeys(found) if file is not None]
+    try:
+        found = [inspect.getsourcefile(cls) for cls in (*_own(kind), *_own(kind.settings_type))]
+        sums = [sha256_file(Path(file)) for file in dict.fromkeys(found) if file is not None]
+    except (OSError, TypeError) as e:  # typed in a session, say
+        raise UserError(
+            f"{kind.__name__}, its settings and what they derive from must each be in a file, which "
+            f"is a part of a run's identity ({e})"
+        ) from e
     if len(sums) < 2:  # one file is its own name, as before several counted
         return sums[0] if sums else None
     return hashlib.sha256("".join(sums).encode()).hexdigest()

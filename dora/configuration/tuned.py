@@ -61,8 +61,9 @@ class Search:
 
     `scores`: of the rates, on the held-out part of the training set, where the setting has its
     `default`. `losses`: of the rates on the same rows; empty in files without them. `values`: scores
-    of the setting's other values, at the best rate. `seeds`: the seeds of each candidate. `made`: command, commit and machine of the search. `length`: of its runs, such
-    as "600 steps", and `data` the name of what they trained on; None in files that do not say so.
+    of the setting's other values, at the best rate. `seeds`: the seeds of each candidate. `made`:
+    command, commit and machine of the search. `length`: of its runs, such as "600 steps", and `data`
+    the name of what they trained on; None in files that do not say so.
     """
 
     model: str
@@ -134,10 +135,12 @@ class Search:
     def rank(self, lr: float) -> tuple[float, float]:
         """Returns what the best rate has most of: its mean score, then less of mean loss.
 
-        The second is −∞ where the loss of a run is not known. Without it a method that learns
-        little, whose score is 0.0 at every rate, would be searched in the wrong direction.
+        Without the loss a method that learns little, whose score is 0.0 at every rate, would be
+        searched in the wrong direction. It counts where that of every rate of this score is known.
         """
-        return self.mean(lr), -self.loss(lr)
+        equal = [rate for rate in self.scores if self.mean(rate) == self.mean(lr)]
+        known = not any(math.isinf(self.loss(rate)) for rate in equal)
+        return self.mean(lr), -self.loss(lr) if known else 0.0
 
     def loss(self, lr: float) -> float:
         """Returns the mean held-out loss at a rate; ∞ where that of a run is not known."""

@@ -75,12 +75,7 @@ def train(
         prepared = prepare(_config(words, folder))
         options = [] if folder is None else [f"--config-dir={folder}"]
         typed = [*options, *prepared.words(words)]
-        return Trained(*once(prepared, lambda: run(prepared, typed), _say))
-
-
-def _say(line: str) -> None:
-    """Prints a line on a done run, with what to do as Python spells it."""
-    print(line.replace("force=true", "force=True"))
+        return Trained(*once(prepared, lambda: run(prepared, typed), print, "force=True"))
 
 
 def _absolute(config_dir: str | Path | None) -> str | None:

@@ -17,13 +17,17 @@ from dora.records.schema import Run
 
 
 def once(
-    prepared: Prepared, train: Callable[[], Run], say: Callable[[str], None]
+    prepared: Prepared,
+    train: Callable[[], Run],
+    say: Callable[[str], None],
+    force: str = "force=true",
 ) -> tuple[Path, Run]:
     """Returns the directory and the record of a run that is done, and else of what `train` makes.
 
     A done run that lacks predictions of unlabelled rows, such as AX, is given to `train` for them
-    alone. `say`: receives the lines on a run that is done. Raises UserError for one that lacks the
-    model which is to be kept, and what `train` raises.
+    alone. `say`: receives the lines on a run that is done. `force`: what to add, as it is spelled
+    where this is called from. Raises UserError for one that lacks the model which is to be kept, and
+    what `train` raises.
     """
     folder = prepared.recorded
     done = None if prepared.config.force else read_done(folder)
@@ -32,10 +36,10 @@ def once(
     leaves_model = about_method(done).result == "model"
     if prepared.config.keep_model and leaves_model and not (folder / "model").exists():
         raise UserError(
-            f"{packed.shown(folder)} is done but kept no model; add force=true to train it again"
+            f"{packed.shown(folder)} is done but kept no model; add {force} to train it again"
         )
     tidy(folder)
-    say(f"already done: {packed.shown(folder)} ({scores(done)}); force=true trains it again")
+    say(f"already done: {packed.shown(folder)} ({scores(done)}); {force} trains it again")
     if added := unpredicted(folder, prepared.rows):
         try:
             return prepared.folder, train()

@@ -90,9 +90,9 @@ def test_where_no_rate_scores_the_lower_loss_is_better() -> None:
         losses |= {rate: (0.6 + abs(math.log2(rate / 3e-3)) / 100,) for rate in rates}
     assert list(losses) == [5e-4, 1e-3, 2e-3, 4e-3, 8e-3, 2.83e-3]
     assert (found().lr, found().at_edge, found().alike) == (2.83e-3, False, True)
-    # A loss that is not known loses to any that is; a score wins over every loss.
+    # Where one is not known, none counts: the lower rate. A score wins over every loss.
     losses |= {2.83e-3: (None,)}
-    assert found().lr == 4e-3
+    assert found().lr == 5e-4
     one = tuned.Search("", "", "", None, (1,), {1e-3: (0.1,), 2e-3: (0.0,)}, losses=losses)
     assert (one.lr, one.alike) == (1e-3, False)
 
@@ -138,6 +138,25 @@ def test_values_of_a_methods_own_setting_are_tried_at_its_best_rate_and_count(
     assert all(candidate.value is None for candidate in (*tried["lora"], *tried["dora"][:4]))
     assert {"method.dem=0.5", f"lr={best:g}"} <= set(dora.words_of(Candidate(best, 0.5), 1))
     assert (dora.search((1,)).value, lora.search((1,)).value) == (0.5, None)
+
+
+def test_a_search_goes_on_with_all_that_its_file_holds(tmp_path: Path) -> None:
+    # The rule of an earlier version came to a fourth rate, which that of this one need not try.
+    words = small_words(tmp_path, "method=lora", "budget=r2")
+
+    def tuning() -> Tuning:
+        return Tuning([words], lambda given: configure(*given), 5, (1,))
+
+    begun = tuning()
+    (key,) = begun.groups
+    first = [float(w[3:]) for job in begun.jobs() for w in job if w.startswith("lr=")]
+    below = min(first) / 2
+    scores = {rate: (50.0,) for rate in (*first, below)}
+    (tmp_path / "search").mkdir()
+    whole = tuned.Search(*key.cell, (1,), scores, length=key.length, data=key.data)
+    tuned.write(tmp_path / "search/choices.json", [whole])
+    tried = [float(w[3:]) for job in tuning().jobs() for w in job if w.startswith("lr=")]
+    assert tried == sorted(scores)
 
 
 def test_values_that_the_method_would_refuse_are_told_before_the_first_round(
@@ -400,7 +419,7 @@ def test_the_command_searches_goes_on_where_it_was_stopped_and_a_study_reads_its
     shutil.rmtree(file.parent / "runs")
     again = command(*line)
     assert again.returncode == 0
-    assert "6 runs: 6 done before, 0 to train" in again.stdout
+    assert "8 runs: 8 done before, 0 to train" in again.stdout
     assert json.loads(file.read_text())["choices"] == found["choices"]
     # A smaller search would lose scores.
     less = command(*line[:-4], "--candidates", "3", "--seeds", "3")

@@ -150,5 +150,5 @@ def test_all_mistakes_are_told_together_and_nothing_is_left_changed(tmp_path: Pa
 def test_a_done_run_that_kept_no_model_is_not_given_for_one_that_does(tmp_path: Path) -> None:
     given = settings(tmp_path, max_steps=6)
     dora.train("wnli", "full", **given)
-    with pytest.raises(UserError, match="is done but kept no model; add force=true"):
+    with pytest.raises(UserError, match="is done but kept no model; add force=True"):
         dora.train("wnli", "full", **given, keep_model=True)

@@ -103,6 +103,16 @@ def test_ax_added_later_gives_the_bits_of_a_run_that_had_it(
     assert all(f.read_bytes() == content for f, content in weights.items())  # only read
 
 
+def test_a_process_without_the_record_ends_well_where_ax_came_later(
+    done: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Under torchrun every process finds the run done and predicts; one of them has the record.
+    shutil.copytree(done["lora"], tmp_path / "out")
+    words = (*WORDS, "max_steps=2", "method=lora")
+    monkeypatch.setattr("dora.cli.job._run", lambda prepared: {})
+    again(monkeypatch, *small_words(tmp_path / "out", *words, glue(tmp_path / "glue", ax=True)))
+
+
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Gives the results folder of a run of one step without AX, by method."""
