@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,7 @@ def _of_key(key: Key, runs: Sequence[Run]) -> Search:
     setting, default = _setting(runs)
     scores: dict[float, dict[int, float | None]] = defaultdict(dict)
     losses: dict[float, dict[int, float | None]] = defaultdict(dict)
-    values: dict[Value, dict[int, float | None]] = defaultdict(dict)
+    values: dict[tuple[float, Value], dict[int, float | None]] = defaultdict(dict)
     for run in runs:
         value = run["config"]["method"].get(setting)
         lr, seed = run["config"]["lr"], run["seed"]
@@ -69,20 +70,22 @@ def _of_key(key: Key, runs: Sequence[Run]) -> Search:
             scores[lr][seed] = heldout(run)
             losses[lr][seed] = heldout_loss(run, run["folder"])
         else:
-            values[value][seed] = heldout(run)
+            values[lr, value][seed] = heldout(run)
     # A candidate that lacks a seed would be compared by other seeds than the rest.
     seeds = tuple(sorted({run["seed"] for run in runs}))
-    return Search(
+    rates = Search(
         *key.cell,
         seeds,
         _by_seed(scores, seeds),
         setting=setting,
         default=default,
-        values=_by_seed(dict(sorted(values.items())), seeds),
         length=key.length,
         data=key.data,
         losses=_by_seed(losses, seeds),
     )
+    # A search that went on to a better rate tried them at an earlier one too.
+    at_best = {value: its for (lr, value), its in sorted(values.items()) if lr == rates.lr}
+    return replace(rates, values=_by_seed(at_best, seeds))
 
 
 def _by_seed(

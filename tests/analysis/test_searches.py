@@ -176,6 +176,8 @@ def test_values_of_a_setting_are_candidates_beside_the_rates(tmp_path: Path) -> 
     # dem is tried at the best rate alone, so that its default is the value with most rates.
     for lr, heldout in ((1e-3, 0.5), (2e-3, 0.6), (4e-3, 0.4)):
         write_run(tmp_path, "dora", lr, heldout, dev=0.5, dem=0.1)
+    # At the best rate of a search that then went on to a better one; it does not count.
+    write_run(tmp_path, "dora", 4e-3, 0.9, dev=0.5, dem=0.3)
     write_run(tmp_path, "dora", 2e-3, 0.7, dev=0.5, dem=0.3)
     write_run(tmp_path, "dora", 2e-3, None, dev=0.5, dem=0.5)
     (search,) = searches(tmp_path)
