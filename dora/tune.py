@@ -17,9 +17,9 @@ same command goes on where it was stopped, and hydra/launcher=slurm makes them j
 All other words are settings, as python -m dora.run takes them, without lr, seed, select and
 rates_from, which a search sets itself; force=true trains its candidates again. The first three are
 half of a method's default learning rate, that rate and twice it; then one at a time, beyond the
-best one while it lies at an edge, else between it and its better neighbour. The last of a method
-whose YAML names a setting of its own (_tune_: {dem: [0.3, 0.5]}) are that setting's other values,
-at the best rate; method._tune_=null leaves all of them to the rate.
+best one while it lies at an edge, else in the middle of the wider gap beside it. The last of a
+method whose YAML names a setting of its own (_tune_: {dem: [0.3, 0.5]}) are that setting's other
+values, at the best rate; method._tune_=null leaves all of them to the rate.
 RESULTS/search/choices.json holds every score, of earlier commands for other methods or tasks too; a
 study reads it with rates_from=RESULTS/search/choices.json."""
 

@@ -18,9 +18,10 @@ def next_rates(search: Search, start: float, most: int) -> list[float]:
     """Returns the learning rates to try next; none once `most` have been tried.
 
     First half of `start`, `start` and twice it. Then one at a time: beyond the best one, by a
-    factor of 2, while it lies at an edge; else between the best and the better of its neighbours,
-    at their geometric mean. Where scores are equal, the lower held-out loss is better, and where
-    losses are equal or not known, the lower rate. `search`: what was tried so far.
+    factor of 2, while it lies at an edge; else in the middle, on a logarithmic scale, of the wider
+    of the gaps beside it, or of the one towards the better neighbour if they are equal. Where
+    scores are equal, the lower held-out loss is better, and where losses are equal or not known,
+    the lower rate. `search`: what was tried so far.
     """
     scores = search.scores
     if not scores:
@@ -34,8 +35,12 @@ def next_rates(search: Search, start: float, most: int) -> list[float]:
     if at == len(rates) - 1:
         return [_tidy(2 * best)]
     below, above = rates[at - 1], rates[at + 1]
-    beside = above if search.rank(above) > search.rank(below) else below
-    rate = _tidy(math.sqrt(best * beside))
+    up, down = math.log(above / best), math.log(best / below)
+    if math.isclose(up, down, rel_tol=0.1):  # the same but for their three digits
+        wider = above if search.rank(above) > search.rank(below) else below
+    else:
+        wider = above if up > down else below
+    rate = _tidy(math.sqrt(best * wider))
     # Neighbours that differ in the third digit alone have nothing between them.
     return [] if rate in scores else [rate]
 

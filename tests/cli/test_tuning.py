@@ -54,6 +54,8 @@ def peak(at: float) -> Callable[[float], float]:
         (1e-9, [5e-5, 1e-4, 2e-4, 2.5e-5, 1.25e-5, 6.25e-6]),
         # Inside at once, and 2e-4 the better neighbour: their geometric mean, then nearer.
         (1.2e-4, [5e-5, 1e-4, 2e-4, 1.41e-4, 1.19e-4, 1.3e-4]),
+        # 1e-4 stays the best: the wider gap, below it, then that towards the better neighbour.
+        (1.05e-4, [5e-5, 1e-4, 2e-4, 1.41e-4, 7.07e-5, 1.19e-4]),
     ],
 )
 def test_a_search_grows_at_an_edge_and_closes_in_inside(at: float, tried: list[float]) -> None:
