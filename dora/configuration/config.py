@@ -36,7 +36,7 @@ OmegaConf.register_new_resolver("expanduser", os.path.expanduser, replace=True)
 
 @dataclass
 class Config:
-    """One run. Keys that take a fraction of the run below 1 take whole steps from 1.
+    """One run. Keys that take a fraction of the run below 1 take whole steps from 2.
 
     docs/settings.md is made from the lines below (scripts/settings_page.py).
 

@@ -23,7 +23,7 @@ from dora.adapters.pruning import pruned, steps_of
 from dora.adapters.stack import Stack, gram, in_order, stacks
 from dora.methods import base
 from dora.methods.base import RunInfo
-from dora.methods.rules import fraction_or_steps, in_range
+from dora.methods.rules import fraction_or_steps, in_range, interval
 
 FACTORS = ("A", "B", "g")  # in the order of the averages below
 
@@ -61,7 +61,7 @@ class Settings(base.Settings):
             *in_range("method.start_factor", self.start_factor, 1, math.inf, "the paper uses 1.5"),
             *fraction_or_steps("method.init_warmup", self.init_warmup),
             *fraction_or_steps("method.final_warmup", self.final_warmup, zero=False),
-            *fraction_or_steps("method.mask_interval", self.mask_interval, zero=False),
+            *interval("method.mask_interval", self.mask_interval),
         ]
         if total_steps is not None and not found:
             t_i, t_f = (

@@ -29,7 +29,7 @@ from dora.adapters.pruning import SHAPES, pruned, steps_of
 from dora.adapters.stack import Stack, in_order, stacks
 from dora.methods import base
 from dora.methods.base import RunInfo
-from dora.methods.rules import fraction_or_steps, in_range, one_of
+from dora.methods.rules import fraction_or_steps, in_range, interval, one_of
 
 
 @dataclass
@@ -60,7 +60,7 @@ class Settings(base.Settings):
             *in_range("method.start_factor", self.start_factor, 1, math.inf, "the paper uses 1.5"),
             *fraction_or_steps("method.prune_start", self.prune_start),
             *fraction_or_steps("method.prune_end", self.prune_end, zero=False),
-            *fraction_or_steps("method.prune_interval", self.prune_interval, zero=False),
+            *interval("method.prune_interval", self.prune_interval),
             *one_of("method.shape", self.shape, SHAPES, "the released code's is cubic_late"),
         ]
         if total_steps is not None and not found:

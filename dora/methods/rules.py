@@ -6,10 +6,23 @@ from collections.abc import Collection
 
 
 def fraction_or_steps(name: str, value: float, zero: bool = True) -> list[str]:
-    """Returns a message unless `value` is a fraction of the run below 1, or whole steps from 1.
+    """Returns a message unless `value` is a fraction of the run below 1, or whole steps from 2.
 
-    `zero`: whether 0 is allowed.
+    `zero`: whether 0 is allowed. One step is refused, since 1 may be meant as the whole run.
     """
+    if value == 1:
+        return [
+            f"{name}=1 would be one step: write 2 or more steps, or a fraction of the run below 1"
+        ]
+    return _fraction_or_steps(name, value, zero)
+
+
+def interval(name: str, value: float) -> list[str]:
+    """Returns a message unless `value` is whole steps from 1, or a fraction of the run below 1."""
+    return _fraction_or_steps(name, value, zero=False)
+
+
+def _fraction_or_steps(name: str, value: float, zero: bool) -> list[str]:
     fine = (0 <= value if zero else 0 < value) and (value < 1 or float(value).is_integer())
     low = "at least 0" if zero else "above 0"
     rule = f"{name}={value} must be {low}: a fraction of the run below 1, or whole steps"

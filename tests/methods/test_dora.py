@@ -292,6 +292,7 @@ def test_kept_masked_components_stay_masked_to_the_end():
         ({"dem": -1.0}, "method.dem=-1.0 must lie in [0, inf); the paper uses 0.1 to 0.5"),
         ({"shape": "linear"}, "method.shape=linear must be one of cubic_late, cubic_early"),
         ({"prune_end": 1.5}, "method.prune_end=1.5 must be above 0"),
+        ({"prune_end": 1.0}, "method.prune_end=1 would be one step: write 2 or more"),
         ({"prune_end": 0.1}, "leave no pruning window in a run of 100 steps"),
         ({"prune_end": 200.0}, "leave no pruning window in a run of 100 steps"),
     ],
