@@ -110,9 +110,21 @@ def _of_choice(compose: Composer, word: str, config_dir: str | None) -> str | No
     names = choices(key_of(word), config_dir)
     if word.partition("=")[2] in names:  # the file is there, and something in it is wrong
         return f"{word}: {_in_file(error)}"
-    near = difflib.get_close_matches(word.partition("=")[2], names, n=1)
-    hint = f"; did you mean {near[0]}?" if near else ""
-    return f"{word}: choose {key_of(word)} from {', '.join(names)}{hint}"
+    key, _, value = word.partition("=")
+    if value.lower() in ("all", "glue"):
+        hint = f"; all of them: -m '{key}=glob(*)'"
+    else:
+        near = _like(value, names)
+        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+    return f"{word}: choose {key} from {', '.join(names)}{hint}"
+
+
+def _like(value: str, names: Sequence[str]) -> list[str]:
+    """Returns up to three names that begin with `value`, in any case, else the nearest one."""
+    lower = {name.lower(): name for name in names}
+    begin = [name for key, name in lower.items() if key.startswith(value.lower())]
+    near = difflib.get_close_matches(value.lower(), lower, n=1)
+    return begin[:3] if value and begin else [lower[key] for key in near]
 
 
 def _of_setting(
@@ -153,11 +165,17 @@ def _told(word: str, error: BaseException, known: Sequence[str]) -> str:
         )
     # A key or the beginning of one, such as model.own: then the value is wrong.
     if key.startswith("hydra.") or any(f"{name}.".startswith(f"{key}.") for name in known):
-        return f"{word}: {first_lines(cause)}"
+        return f"{word}: {first_lines(cause)}{_span_hint(word)}"
     # No task has an entry until one is added, and Hydra adds with a plus sign alone.
     if key.split(".")[0] == "rates":
         return f"{word}: write +rates.TASK.METHOD=RATE, such as +rates.rte.lora=1e-3"
     return f"{word}: there is no key {key}; {_hint(key, known)}"
+
+
+def _span_hint(word: str) -> str:
+    """Returns how to type several values for `seed=1-5` or `seed=1..5`; else ""."""
+    span = re.fullmatch(r"([\w.]+)=(\d+)(?:-|\.\.)(\d+)", word)
+    return f"; several: -m '{span[1]}=range({span[2]},{int(span[3]) + 1})'" if span else ""
 
 
 def _in_file(error: BaseException) -> str:

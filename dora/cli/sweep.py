@@ -203,12 +203,14 @@ def plan(
     options: Words = (),
     here: bool = True,
     search: bool = False,
+    said: Sequence[str] = (),
 ) -> Sweep:
     """Checks every run of a sweep before the first begins.
 
     Raises UserError with all problems of all runs. Runs that differ in their seed alone share
     everything that takes time to find out. Runs with one directory, such as full fine-tuning at
-    two budgets, are one run. `here`: they are trained on this machine.
+    two budgets, are one run. `here`: they are trained on this machine. `said`: problems of the sweep
+    itself.
     """
     groups = _by_all_but_seed(jobs)
     configs = {
@@ -235,8 +237,8 @@ def plan(
             if words not in bad:
                 own = first.of_seed(int(seed)) if several and seed else first
                 planned[words] = _planned(own, words, here)
-    if problems:
-        raise UserError(*_with_places(problems, len(groups)))
+    if said or problems:
+        raise UserError(*said, *_with_places(problems, len(groups)))
     runs: dict[Path, tuple[Words, Planned]] = {}
     for words in map(tuple, jobs):
         p = planned[words]

@@ -204,14 +204,15 @@ def _of_model(config: Config) -> list[str]:
 
 
 def _of_budget(config: Config) -> list[str]:
-    """Checks budget and target, which a method without a budget does not use."""
+    """Checks the budget, and the target, which a method without a budget does not use."""
     found = []
-    if config.chosen.has_budget:
-        for parse in (lambda: Budget.parse(config.budget), config.targets):
-            try:
-                parse()
-            except ValueError as e:
-                found.append(str(e))
+    # A method without a budget gets a wrong one refused all the same: it may be a part of a sweep.
+    targets = [config.targets] if config.chosen.has_budget else []
+    for parse in (lambda: Budget.parse(config.budget), *targets):
+        try:
+            parse()
+        except ValueError as e:
+            found.append(str(e))
     return found
 
 

@@ -114,6 +114,22 @@ def test_a_key_that_has_another_name_today_gets_that_name() -> None:
     assert refused("group_by_length=false") == [said]
 
 
+@pytest.mark.parametrize(
+    ("word", "hint"),
+    [
+        ("model=roberta", "did you mean roberta_base or roberta_large?"),
+        ("task=SST2", "did you mean sst2?"),
+        ("method=adalorra", "did you mean adalora?"),
+        ("experiment=lora_roberta_base", "did you mean lora_roberta_base/"),
+        ("task=all", "all of them: -m 'task=glob(*)'"),
+        ("seed=1-5", "several: -m 'seed=range(1,6)'"),
+    ],
+)
+def test_a_wrong_choice_gets_the_nearest_right_ones(word: str, hint: str) -> None:
+    (problem,) = explain([word])
+    assert hint in problem.rpartition("; ")[2]
+
+
 @pytest.mark.parametrize("word", ["method.name=adalora", "+method.name=adalora"])
 def test_a_method_is_not_chosen_by_the_key_that_its_file_states(word: str) -> None:
     # It would train the default method under the name of another.

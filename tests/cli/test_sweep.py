@@ -59,6 +59,24 @@ def test_a_sweep_trains_what_is_not_done_and_says_what_became_of_each(
     assert capsys.readouterr().out.endswith("4 runs: 4 done\n")
 
 
+def test_a_launcher_without_processes_is_told_beside_the_runs_mistakes(tmp_path: Path) -> None:
+    from hydra_plugins.dora_study import StudySweeper
+
+    launcher = pytest.importorskip("hydra_plugins.hydra_joblib_launcher.joblib_launcher")
+    sweeper = StudySweeper(max_batch_size=None, params={})
+    sweeper.launcher = launcher.JoblibLauncher(n_jobs=0)
+    (said,) = sweeper._problems()
+    assert said.startswith("hydra.launcher.n_jobs=0 must be a number of processes from 1")
+    sweeper.launcher = launcher.JoblibLauncher(n_jobs=-1)
+    assert sweeper._problems() == []
+    words = small_words(tmp_path, "method=full", "budget=many")
+    with pytest.raises(UserError) as e:
+        plan([words], lambda words: configure(*words), said=[said])
+    assert e.value.problems[0] == said
+    # Which full fine-tuning does not use; but the sweep that it stands in may have meant another.
+    assert "budget=many is not a budget" in e.value.problems[1]
+
+
 def test_a_run_whose_record_was_packed_is_done_until_it_is_forced(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -48,7 +48,8 @@ class StudySweeper(BasicSweeper):
 
         assert self.config is not None
         options = options_of(self.config.hydra)
-        study = sweep.plan(jobs, compose, options, here=self._is_local(), search=search)
+        said = self._problems()
+        study = sweep.plan(jobs, compose, options, self._is_local(), search=search, said=said)
         pending = study.begin()
         named = [
             [*words, f"hydra.job.name={quoted(label)}"]
@@ -87,9 +88,21 @@ class StudySweeper(BasicSweeper):
             raise HydraException("a setting of this sweep has no value")
         return [[plain(word) for word in job] for job in jobs]
 
+    def _problems(self) -> list[str]:
+        """Returns a message for a number of processes that the local launcher would refuse."""
+        if not self._in_workers() or self.launcher.joblib["n_jobs"] != 0:  # type: ignore[union-attr]
+            return []
+        return [
+            "hydra.launcher.n_jobs=0 must be a number of processes from 1, or -1 for one on each core"
+        ]
+
     def _is_local(self) -> bool:
         """Tells whether the launcher trains on this machine, not through a cluster's queue."""
         return type(self.launcher).__name__ in ("BasicLauncher", "JoblibLauncher")
+
+    def _in_workers(self) -> bool:
+        """Tells whether the launcher trains in several processes on this machine."""
+        return type(self.launcher).__name__ == "JoblibLauncher"
 
     def _launch(self, jobs: list[list[str]]) -> Any:
         """Has the launcher run the jobs.
@@ -108,8 +121,7 @@ class StudySweeper(BasicSweeper):
             then = f"; the jobs that were submitted go on, unless scancel ends them: {shown}"
             with outside.saying(then):
                 return self.launcher.launch(jobs, initial_job_idx=0)
-        in_workers = type(self.launcher).__name__ == "JoblibLauncher"
-        if in_workers:
+        if in_workers := self._in_workers():
             # Hydra's launcher passes its configuration on to joblib.Parallel.
             self.launcher.joblib["initializer"] = begin_worker  # type: ignore[attr-defined]
         with outside.launching(workers=in_workers):
