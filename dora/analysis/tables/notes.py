@@ -9,8 +9,10 @@ from pathlib import Path
 
 from dora.analysis.comparison import ALPHA, Difference
 from dora.analysis.grouping import Table
+from dora.analysis.names import size, size_range
 from dora.analysis.rows import BASELINE, budget_in_words, has_budget, row_order
 from dora.analysis.settings_that_differ import sources, unlike
+from dora.analysis.tables import counts
 from dora.analysis.tables.layout import number_range
 from dora.data.tasks import TASKS
 from dora.records.about_data import other_sizes
@@ -35,6 +37,7 @@ def score_notes(table: Table, marks: set[str], bold: bool) -> list[str]:
     """Returns the notes below the scores: sources, seeds, evaluations, bold, gaps, marks."""
     # First what makes a number no result at all: embedded data or model, random weights.
     said = {text for run in table.runs for text in (run["embedded"], run["note"]) if text}
+    said |= _weights_said(table)
     seeds = len(table.seeds)
     if seeds > 1:
         of_seeds = f"mean ± standard deviation over {seeds} seeds"
@@ -49,7 +52,7 @@ def score_notes(table: Table, marks: set[str], bold: bool) -> list[str]:
             f"(p ≥ {ALPHA}; {_tests_note(table)})"
         )
     found += [f"left out: {text}" for text in table.left_out]
-    found += [*_budgets_note(table), *_diverged_note(table)]
+    found += [*_budgets_note(table), *_unequal_note(table), *_diverged_note(table)]
     found += [*_earlier_runs(table), *unlike(table), *sources(table)]
     return found + [text for mark, text in MARKS.items() if mark in marks]
 
@@ -64,6 +67,36 @@ def _budgets_note(table: Table) -> list[str]:
         for shown, its in budgets.items()
         if len(its) > 1
     ]
+
+
+def _weights_said(table: Table) -> set[str]:
+    """Returns what to say of weights from a folder, which may not be those of the model's name.
+
+    All runs of a table have the same weights, though folders may differ in their names.
+    """
+    return {
+        f"weights from the folder {Path(run['model']['path']).name} (model.path), fingerprint "
+        f"{run['fingerprints']['model'][:8]}"
+        for run in table.runs
+        if run["model"].get("path")
+    }
+
+
+def _unequal_note(table: Table) -> list[str]:
+    """Returns the note on rows that store fewer parameters than others at their budget."""
+    fewer, by_rank = [], False
+    for block in filter(lambda block: has_budget(block[0]), table.blocks):
+        stored = {row: [counts.stored(run) for run in table.runs_of(row)] for row in block}
+        most = max((n for its in stored.values() for n in its), default=0)
+        below = [row for row, its in stored.items() if its and min(its) < 0.99 * most]
+        fewer += [
+            f"{table.title(row[0])} {size_range(stored[row])} of {size(most)}" for row in below
+        ]
+        by_rank = by_rank or any(row[1].startswith("r") for row in below)
+    if not fewer:
+        return []
+    why = ", since a budget such as r8 is an average rank and no size" if by_rank else ""
+    return [f"not equal in size, at one budget: {'; '.join(fewer)} parameters{why}"]
 
 
 def _diverged_note(table: Table) -> list[str]:

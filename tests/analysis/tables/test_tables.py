@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import json
 import re
 from itertools import product
 from pathlib import Path
@@ -148,6 +149,22 @@ def test_a_cell_holds_mean_and_standard_deviation_of_its_seeds(tmp_path: Path) -
     assert fields(medians(table), "LoRA") == ["LoRA", "r8", "82.0 (3)"]
     # The mean of the times, and the most memory that any run took.
     assert fields(costs(table), "LoRA") == ["LoRA", "r8", "3", "900", "100", "30", "300"]
+
+
+def test_rows_of_unequal_size_at_one_budget_and_weights_of_a_folder_are_said(
+    tmp_path: Path,
+) -> None:
+    for method, params in (("lora", 900), ("sora", 892), ("adalora", 790)):
+        path = write_run(tmp_path, method, 1, 0.8, params=params)
+        model = json.loads((path / "run.json").read_text())["model"]
+        change_record(path, model={**model, "path": "/mnt/copies/my weights"})
+    notes = scores(only_table(tmp_path)).notes
+    assert (
+        "not equal in size, at one budget: AdaLoRA 790 of 900 parameters, since a budget such as r8 "
+        "is an average rank and no size" in notes
+    )
+    said = "weights from the folder my weights (model.path), fingerprint eeeeeeee"
+    assert notes[0] == said
 
 
 def test_rows_that_are_not_glues_are_said_in_title_and_notes(tmp_path: Path) -> None:
