@@ -119,7 +119,10 @@ def new_folder(path: Path) -> Iterator[Path]:
     machine.sweep(path.parent, f".{glob.escape(path.name)}.*.part")
     part = path.with_name(f".{path.name}.{machine.mark()}.part")
     machine.discard(part)  # left by a killed process that had the process id of this one
-    part.mkdir()
+    try:
+        part.mkdir()
+    except OSError as e:  # the user knows nothing of the temporary name
+        raise OSError(e.errno, e.strerror, str(path)) from e
     try:
         yield part
         for file in part.iterdir():

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from dora.adapters import changes, result
 from dora.adapters.budget import Plan
 from dora.adapters.result import snapshot
+from dora.attaching import checks
 from dora.attaching.buffers import head_buffers, refuse_moved_averages, running_averages
 from dora.attaching.linears import put_back
 from dora.attaching.saving import save
@@ -40,10 +41,14 @@ class Adapter:
         steps: int,
         head: list[str],
         originals: Mapping[str, nn.Module],
+        arguments: str,
     ) -> None:
-        """Takes up what `dora.attach` has made; `originals`: the linears by name, as they were."""
+        """Takes up what `dora.attach` has made; `originals`: the linears by name, as they were.
+
+        `arguments`: those that how it goes on depends on, in words.
+        """
         self.model, self.method, self.plan = model, method, plan
-        self.steps, self.head, self.taken = steps, head, 0
+        self.steps, self.head, self.taken, self.arguments = steps, head, 0, arguments
         self._originals = dict(originals)
         # Training changes them although the backbone is frozen, and PEFT's file has no place for them.
         self._averages = snapshot(running_averages(model))
@@ -51,7 +56,7 @@ class Adapter:
             getattr(type(method), n) is not getattr(Method, n) for n in ("after_step", "update")
         )
         self._watch = Watch(list(method.layers.values()), strict=acts)
-        self._checked = False
+        self._acts, self._checked, self._asked = acts, False, False
         self._device, self._dtype = self.device, self._factor.dtype
         self._hooks = add_hooks(self)
 
@@ -109,6 +114,12 @@ class Adapter:
         It counts once an optimizer step. Where the loss of a micro-batch is divided by their
         number, divide the sum of both.
         """
+        if self._acts and self._watch.due():
+            raise UserError(
+                "the optimizer has stepped and adapter.step() was not called after it: the order is "
+                "backward(), optimizer.step(), adapter.step(), zero_grad()"
+            )
+        self._asked = True
         with self._awake():
             term = self.method.penalty(self.taken + 1)
         return torch.zeros((), device=self.device) if term is None else term
@@ -135,14 +146,21 @@ class Adapter:
         """
         known = torch.optim.Optimizer  # accelerate's wrapper is one, Lightning's holds one
         others = [o for o in optimizers if not isinstance(getattr(o, "optimizer", o), known)]
-        if not (others or self._watch.due()):
-            return
         with self._awake():
+            if not (others or self._watch.due()):
+                checks.refuse_unheld(self._watch, self.model)
+                return
             seen, rate = self._watch.take()
             moved = [*seen, *others]
             if not self._checked:
-                self._check(moved)
-            self._check_gradients()
+                self._checked = True
+                checks.refuse_loss_without_term(self.method, self.taken, self._asked)
+                checks.refuse_cast(self._dtype, self._factor.dtype)
+                checks.refuse_mixed_groups(self.method, self._by_method, self._own_groups, moved)
+                checks.refuse_removal_in_several_processes(self.method)
+            parameters = self._watch.parameters
+            checks.refuse_cleared_gradients(self.method, parameters, first=self.taken == 0)
+            checks.refuse_unbounded_gradients(self.method, self._by_method, self.taken + 1)
             self.taken += 1
             if self.moves_itself:
                 rate = float(others[0].param_groups[0]["lr"]) if rate is None else rate
@@ -171,59 +189,6 @@ class Adapter:
         with torch.autocast(kind, enabled=False) if there else nullcontext():
             yield
 
-    def _check(self, optimizers: list[Any]) -> None:
-        """Raises UserError where these optimizers or processes cannot train what is attached."""
-        self._checked = True
-        if self._factor.dtype != self._dtype:
-            raise UserError(
-                f"the components were attached in {self._dtype} and are in {self._factor.dtype} now: "
-                "cast the model first and attach then; they stay in float32 beside a backbone in 16 bits"
-            )
-        every = [group for o in optimizers for group in getattr(o, "param_groups", [])]
-        groups = [set(group["params"]) for group in every]
-        own = [set(group.parameters) for group in self._own_groups]
-        apart = [{p for group in self._own_groups for p in group.parameters}, *own]
-        mixed = any(g & mine and g - mine for g in groups for mine in apart)
-        if (own and mixed) or any(g & set(self._by_method) for g in groups):
-            raise UserError(
-                f"{self.method.title} states rates or decays of its own for some parameters, or "
-                "moves them itself: make the optimizer from adapter.groups(lr); in the Transformers "
-                "Trainer pass optimizers=(optimizer, None)"
-            )
-        several = torch.distributed.is_available() and torch.distributed.is_initialized()
-        if several and torch.distributed.get_world_size() > 1 and self._removes():
-            raise UserError(
-                "several processes share gradients by shapes that are fixed when training begins: "
-                "attach with remove=False, which masks components instead of removing them"
-            )
-
-    def _check_gradients(self) -> None:
-        """Raises UserError or FloatingPointError where the method cannot read what it is to read."""
-        if self.method.reads_gradients and self._cleared():
-            raise UserError(
-                f"{self.method.title} reads gradients, and they are cleared already: call "
-                "adapter.step() between optimizer.step() and zero_grad()"
-            )
-        if not all(p.grad is None or bool(p.grad.isfinite().all()) for p in self._by_method):
-            raise FloatingPointError(
-                f"a gradient of {self.method.title}'s is not finite in step {self.taken + 1}: "
-                "training has diverged, or a gradient scaler, which does not know it, skipped a "
-                "step: train in bf16 or fp32"
-            )
-
-    def _cleared(self) -> bool:
-        """Tells whether the components' gradients are gone: None, or in the first step all 0."""
-        # Gates that died leave empty factors, which get no gradient.
-        gradients = [p.grad for p in self._watch.parameters if p.numel()]
-        if not gradients:
-            return False
-        there = [gradient for gradient in gradients if gradient is not None]
-        # Zeros are what zero_grad(set_to_none=False) leaves. Later they may be right.
-        return not there or (self.taken == 0 and not any(bool(g.any()) for g in there))
-
-    def _removes(self) -> bool:
-        return bool(getattr(getattr(self.method, "settings", None), "remove", False))
-
     # --- what there is ---
 
     def ranks(self) -> dict[str, int]:
@@ -233,11 +198,13 @@ class Adapter:
         return self.method.ranks()
 
     def __repr__(self) -> str:
-        ranks = list(self.ranks().values()) if self._originals else []
         of = f" of {self.steps}" if self.steps else ""
+        if not self._originals:
+            return f"<{self.method.title} after step {self.taken}{of}: merged>"
+        ranks = list(self.ranks().values())
         return (
             f"<{self.method.title} after step {self.taken}{of}: {sum(ranks)} components in "
-            f"{len(ranks)} matrices, {self.plan.params(ranks) if ranks else 0:,} parameters, "
+            f"{len(ranks)} matrices, {self.plan.params(ranks):,} parameters, "
             f"budget {self.plan.budget}>"
         )
 
@@ -253,7 +220,8 @@ class Adapter:
 
         The model's own `state_dict()` holds all of it too, beside the backbone.
         """
-        held = {**self._tensors(), **self._buffers()}
+        with self._awake():
+            held = {**self._tensors(), **self._buffers()}
         return {**{name: t.detach() for name, t in held.items()}, **state_of(self)}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:

@@ -19,7 +19,7 @@ from dora.attaching.linears import (
     refuse_wrapped,
 )
 from dora.attaching.saving import misread
-from dora.configuration.method_choice import MethodChoice, method_names, packaged
+from dora.configuration.method_choice import MethodChoice, method_names, packaged, spelled
 from dora.errors import UserError
 from dora.methods.base import Method, RunInfo
 
@@ -62,7 +62,7 @@ def attach(
     conf/method/NAME.yaml. Raises UserError with every mistake that can be told at once.
     """
     choice = _chosen(method, settings)
-    problems = _problems(choice, steps)
+    problems = _problems(choice, steps, seed)
     try:
         wanted = Budget.parse(str(budget))
     except ValueError as e:
@@ -70,7 +70,7 @@ def attach(
     if problems:
         raise UserError(*problems)
     refuse_wrapped(model)
-    modules = find_head(model, head)
+    modules = find_head(model, [head] if isinstance(head, str) else head)
     refuse_float16(model, modules)
     found = find_linears(model, modules, target)
     if problem := misread(model, modules, found):
@@ -85,7 +85,11 @@ def attach(
         layer.to(layer.base.weight.device)
         layer.train(model.training)
     attached.load(attached.state())
-    return Adapter(model, attached, plan, steps or 0, modules, found)
+    acts = choice.kind.after_step is not Method.after_step
+    length = f"steps={steps}, " if acts else ""
+    values = ", ".join(f"{key}={value}" for key, value in _settings_of(choice).items())
+    arguments = f"{length}budget={wanted}, {values}"
+    return Adapter(model, attached, plan, steps or 0, modules, found, arguments)
 
 
 def serves(kind: type[Method]) -> bool:
@@ -99,33 +103,49 @@ def _chosen(method: str, settings: dict[str, Any]) -> MethodChoice:
     working = ", ".join(n for n in method_names() if serves(packaged(n).kind))
     if method not in method_names():
         raise UserError(f"method={method} is none of this suite's; {working} can be attached")
-    if not serves(packaged(method).kind):
+    kind = packaged(method).kind
+    if not serves(kind):
+        needs = "needs the suite's own loop" if kind.result == "adapter" else "leaves no adapter"
         raise UserError(
-            f"method={method} needs the suite's own loop (python -m dora.run method={method}); "
-            f"{working} can be attached"
+            f"method={method} {needs} (python -m dora.run method={method}); {working} can be attached"
+        )
+    known = [field.name for field in fields(kind.settings_type) if field.name != "base_lr"]
+    if unknown := [name for name in settings if name not in known]:
+        rate = "; the learning rate is your optimizer's" if {"lr", "base_lr"} & {*unknown} else ""
+        raise UserError(
+            f"{method} has no setting {', '.join(unknown)}; it has {', '.join(known)}{rate}"
         )
     try:
-        choice = packaged(method, **settings)
+        return packaged(method, **settings)
     except ValueError as e:  # OmegaConf's, whose first line names the value
         raise UserError(f"{method}: {str(e).splitlines()[0]}") from e
-    if choice.unknown:
-        there = ", ".join(field.name for field in fields(choice.kind.settings_type))
-        raise UserError(f"{method} has no setting {', '.join(choice.unknown)}; it has {there}")
-    return choice
 
 
-def _problems(choice: MethodChoice, steps: int | None) -> list[str]:
+def _settings_of(choice: MethodChoice) -> dict[str, Any]:
+    """Returns a method's settings by name, less the learning rate, which is the optimizer's."""
+    return {key: value for key, value in spelled(choice).items() if key not in ("name", "base_lr")}
+
+
+def _problems(choice: MethodChoice, steps: Any, seed: Any) -> list[str]:
     """Returns a message for each setting out of range, and for a length that is missing."""
     prunes = choice.kind.after_step is not Method.after_step
+    found = []
+    if not _whole(seed, 0):
+        found.append(f"seed={seed!r} must be a whole number from 0")
     if steps is None and prunes:
-        return [
+        found.append(
             f"{choice.name} plans its pruning by the run's length: give steps=, the number of "
             "optimizer steps"
-        ]
-    if steps is not None and steps < 1:
-        return [f"steps={steps} must be at least 1: the number of optimizer steps"]
-    found: list[str] = choice.settings.problems(steps)
+        )
+    elif steps is not None and not _whole(steps, 1):
+        found.append(f"steps={steps!r} must be a whole number from 1: of optimizer steps")
+    else:
+        found += choice.settings.problems(steps)
     return [problem.replace("method.", "") for problem in found]
+
+
+def _whole(value: Any, low: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= low
 
 
 def _plan(choice: MethodChoice, budget: Budget, found: dict[str, nn.Module], run: RunInfo) -> Plan:

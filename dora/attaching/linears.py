@@ -34,7 +34,12 @@ def find_head(model: Any, given: Sequence[str] | None) -> list[str]:
             f"head={list(given)}: this model has no module {', '.join(unknown)}; its modules begin "
             f"with {', '.join([name for name, _ in model.named_children()][:SHOWN])}"
         )
-    return list(given)
+    # What lies inside another one is trained with it; PEFT could not read it twice.
+    return [name for name in dict.fromkeys(given) if not _inside(name, given)]
+
+
+def _inside(name: str, others: Sequence[str]) -> bool:
+    return any(name.startswith(f"{other}.") for other in others)
 
 
 def find_linears(
@@ -70,9 +75,12 @@ def find_linears(
         found = {name: module for name, module in every.items() if module is not output}
     else:
         found = {name: module for name, module in every.items() if _hit(name, target)}
-    if not found:
+    # One of several ends that is misspelt would leave its matrices out without a word.
+    ends = [] if target is None or isinstance(target, str) else target
+    idle = [end for end in ends if not any(_hit(name, [end]) for name in every)]
+    if idle or not found:
         raise UserError(
-            f"target={target!r} names none of this model's {len(every)} linears "
+            f"target={idle or target!r} names none of this model's {len(every)} linears "
             f"({', '.join(list(every)[:SHOWN])}, …): give a regular expression for whole names, or "
             "a list of names or of their ends"
         )

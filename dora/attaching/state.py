@@ -30,6 +30,7 @@ class Attached(Protocol):
     model: nn.Module
     method: Method
     taken: int
+    arguments: str
 
 
 def add_hooks(adapter: Attached) -> list[RemovableHandle]:
@@ -51,10 +52,15 @@ def state_of(adapter: Attached, prefix: str = "") -> State:
     """
     own = {
         "step": torch.tensor(adapter.taken, device="cpu"),
-        "made": torch.tensor(list(_made(adapter.method).encode()), dtype=torch.uint8, device="cpu"),
+        "made": _as_tensor(_made(adapter.method)),
+        "arguments": _as_tensor(adapter.arguments),
         **adapter.method.state(),
     }
     return {f"{prefix}{_PREFIX}{name}": t for name, t in own.items()}
+
+
+def _as_tensor(text: str) -> Tensor:
+    return torch.tensor(list(text.encode()), dtype=torch.uint8, device="cpu")
 
 
 def _made(method: Method) -> str:
@@ -80,19 +86,21 @@ def check(adapter: Attached, own: State) -> None:
             "this state holds tensors of the model alone: save adapter.state_dict() or "
             "model.state_dict(), which hold the adapter's steps and scores too"
         )
-    ours = _made(adapter.method)
-    # Older states do not say it.
-    theirs = bytes(own["made"].tolist()).decode() if "made" in own else ours
-    if theirs != ours:
-        raise UserError(
-            f"this state is of {theirs}; attached is {ours}: attach alike, then load it"
-        )
+    # First what the components are; arguments that differ change how they would go on.
+    for name, ours in (("made", _made(adapter.method)), ("arguments", adapter.arguments)):
+        # Older states do not say it.
+        theirs = bytes(own[name].tolist()).decode() if name in own else ours
+        if theirs != ours:
+            raise UserError(
+                f"this state is of {theirs}; attached is {ours}: attach alike, then load it"
+            )
 
 
 def take_up(adapter: Attached, own: State) -> None:
     """Takes up the tensors of `state_of`, by the names that `split` gives them."""
     adapter.taken = int(own["step"])
-    adapter.method.load({name: t for name, t in own.items() if name not in ("step", "made")})
+    facts = ("step", "made", "arguments")
+    adapter.method.load({name: t for name, t in own.items() if name not in facts})
 
 
 def _add(adapter: Attached, module: nn.Module, state: State, prefix: str, metadata: Any) -> None:

@@ -69,6 +69,7 @@ class TrainerCallback(Callback):
         self.adapter.step()
         if self.adapter.taken == before and not args.fp16:
             raise UserError(
-                "this Trainer's optimizer does not move the adapter's parameters: DeepSpeed and "
-                "FSDP, which keep copies of them, are not supported"
+                "this Trainer's optimizer does not move the adapter's parameters: make one that you "
+                "pass after attach, from adapter.groups(lr); DeepSpeed and FSDP, which keep copies of "
+                "parameters, are not supported"
             )

@@ -27,6 +27,9 @@ class Watch:
         self._seen: weakref.WeakSet[torch.optim.Optimizer] = weakref.WeakSet()
         # By optimizer: the rate of its last step, for those that have stepped since `take`.
         self._stepped: dict[torch.optim.Optimizer, float] = {}
+        # Steps of optimizers that hold no component, for as long as none was seen that does.
+        self._others: weakref.WeakKeyDictionary[torch.optim.Optimizer, int]
+        self._others = weakref.WeakKeyDictionary()
         # The hook is global, and must not keep the adapter alive.
         own = weakref.ref(self)
 
@@ -53,6 +56,21 @@ class Watch:
         """Says whether an optimizer has stepped since the last `take`."""
         return bool(self._stepped)
 
+    def passed_by(self, model: nn.Module) -> bool:
+        """Says whether an optimizer of this model stepped twice, and none held a component yet.
+
+        Another model's may step as often as it will.
+        """
+        if self._seen or not any(steps > 1 for steps in self._others.values()):
+            return False
+        own = set(model.parameters())
+        return any(
+            not own.isdisjoint(group["params"])
+            for optimizer, steps in self._others.items()
+            if steps > 1
+            for group in optimizer.param_groups
+        )
+
     def take(self) -> tuple[list[torch.optim.Optimizer], float | None]:
         """Returns the optimizers seen so far, and the rate of the last step, None if none stepped."""
         rate = next(iter(self._stepped.values()), None)
@@ -62,6 +80,8 @@ class Watch:
     def _note(self, optimizer: torch.optim.Optimizer) -> None:
         rate = self._rate(optimizer)
         if rate is None:
+            if not self._seen:
+                self._others[optimizer] = self._others.get(optimizer, 0) + 1
             return
         if self.strict and optimizer in self._stepped:
             raise UserError(

@@ -52,7 +52,10 @@ def read_finished(folder: Path) -> Run:
         raise UserError(f"{folder / 'run.json'} cannot be read ({e}); {rule}") from e
     if run["status"] != "done":
         how = command_of(at_home(run, folder), folder, "the command that began it")
-        raise UserError(f"{folder} is {run['status']}, not done; finish it first: {how}")
+        way = "finish it first"
+        if run["status"] == "diverged":
+            way = "train it with a lower lr than this"
+        raise UserError(f"{folder} is {run['status']}, not done; {way}: {how}")
     return run
 
 

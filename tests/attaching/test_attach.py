@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from peft.utils import ModulesToSaveWrapper
 from torch import nn
 
@@ -90,14 +90,20 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "method": ({"method": "vera"}, "method=vera is none.*adalora, dora, lora, melora, sora can be"),
     "chain": ({"method": "chain"}, "needs the suite's own loop.*adalora, dora, lora, melora, sora"),
     "federated": ({"method": "fedit"}, "needs the suite's own loop"),
-    "setting": ({"rank": 3}, "dora has no setting rank; it has base_lr, alpha, dropout"),
+    "setting": ({"rank": 3}, "dora has no setting rank; it has alpha, dropout"),
+    "rate": ({"base_lr": 1e-3}, "no setting base_lr; it has .*; the learning rate is your optim"),
+    "name": ({"name": "x"}, "dora has no setting name; it has"),
+    "whole": ({"method": "bitfit"}, r"method=bitfit leaves no adapter \(python -m dora.run"),
     "type": ({"alpha": "big"}, "dora: Value 'big'"),
     "value": ({"beta": 1.5}, r"beta=1.5 must lie in \[0, 1\); the paper uses 0.9"),
     "budget": ({"budget": "8"}, "budget=8 reads as 8 parameters: write r8"),
     "large": ({"budget": "r8"}, r"at most r5 .*the smallest is last, 8 x 16.*head=\['last'\]"),
     "length": ({"steps": None}, "give steps="),
+    "text": ({"steps": "16"}, "steps='16' must be a whole number from 1: of optimizer steps"),
+    "seed": ({"seed": None}, "seed=None must be a whole number from 0"),
     "short": ({"steps": 2}, "leave no pruning window in a run of 2 steps"),
     "target": ({"target": ["query"]}, "names none of this model's 3 linears"),
+    "typo": ({"target": ["first", "secnod"]}, r"target=\['secnod'\] names none of this model's"),
     "expression": ({"target": "("}, "no regular expression"),
     "head": ({"head": ["classifier"]}, "no module classifier; its modules begin with first"),
 }
@@ -178,6 +184,79 @@ def test_a_loop_without_step_is_told_so_at_its_second_step() -> None:
     optimizer.step()
     with pytest.raises(UserError, match=r"call adapter.step\(\) after each optimizer.step\(\)"):
         optimizer.step()
+
+
+@pytest.mark.parametrize("method", ["lora", "dora", "sora"])
+def test_an_optimizer_made_before_attach_is_told_at_its_second_step(method: str) -> None:
+    model, held = build("bert"), rows("bert")
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    adapter = attach(model, method)
+    with pytest.raises(UserError, match=r"does not hold the adapter's .* after attach"):
+        go_on(model, adapter, optimizer, held)
+    # One of the head alone, which steps beside the adapter's, is none of these.
+    model = build("bert")
+    adapter = attach(model, "lora")
+    head = torch.optim.SGD(model.classifier.parameters(), lr=0.1)
+    head.step()
+    adapter.step()
+    own = torch.optim.SGD(
+        [p for layer in adapter.method.layers.values() for p in (layer.A, layer.B)]
+    )
+    for optimizer in (own, head, head, own):
+        optimizer.step()
+        adapter.step()
+    assert adapter.taken == 2
+
+
+@pytest.mark.parametrize("method", ["adalora", "dora", "sora"])
+def test_a_step_before_the_optimizers_is_told(method: str) -> None:
+    model, held = build("mlp"), rows("mlp")
+    adapter = attach(model, method)
+    optimizer = torch.optim.AdamW(adapter.groups(1e-2))
+    (model(**batch(held, 1))["loss"] + adapter.penalty()).backward()
+    adapter.step()  # does nothing yet
+    optimizer.step()
+    optimizer.zero_grad()
+    with pytest.raises(UserError, match=r"the order is backward\(\), optimizer.step\(\), adapter"):
+        adapter.penalty()
+
+
+@pytest.mark.parametrize(
+    ("method", "weight"), [("adalora", "orthogonality"), ("dora", "dem"), ("sora", "l1_weight")]
+)
+def test_a_loss_without_the_methods_term_is_told(method: str, weight: str) -> None:
+    held = rows("mlp")
+
+    def first_step(**given: Any) -> int:
+        adapter = attach(model := build("mlp"), method, **given)
+        optimizer = torch.optim.AdamW(adapter.groups(1e-2))
+        model(**batch(held, 1))["loss"].backward()
+        optimizer.step()
+        adapter.step()
+        return adapter.taken
+
+    with pytest.raises(UserError, match="has a term in the loss, and it was not asked for"):
+        first_step()
+    assert first_step(**{weight: 0.0}) == 1
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+def test_a_head_named_twice_or_inside_another_is_one(tmp_path: Path) -> None:
+    model = build("bert")
+    adapter = attach(model, "lora", head=["bert.pooler", "bert.pooler.dense", "classifier"])
+    assert adapter.head == ["bert.pooler", "classifier"]
+    adapter.save(tmp_path)
+    PeftModel.from_pretrained(build("bert"), tmp_path)
+    assert attach(build("bert"), "lora", head="classifier").head == ["classifier"]
+
+
+def test_a_merged_adapter_says_so() -> None:
+    adapter = attach(build("mlp"), "lora")
+    adapter.merge()
+    assert repr(adapter) == f"<LoRA after step 0 of {STEPS}: merged>"
+    for call in (adapter.state_dict, adapter.step, adapter.penalty, lambda: adapter.save("x")):
+        with pytest.raises(UserError, match="this adapter was merged"):
+            call()
 
 
 def test_a_call_of_step_without_an_optimizers_step_counts_nothing() -> None:
@@ -297,6 +376,8 @@ def test_a_state_of_another_target_is_refused() -> None:
             ("lora", {"alpha": 64.0}),
             r"LoRA with init=kaiming, scale=4\.0; attached",
         ),
+        (("lora", {}), ("lora", {"dropout": 0.5}), r"budget=r4, .*dropout=0\.0.*; attached is"),
+        (("dora", {}), ("dora", {"prune_end": 0.9}), rf"steps={STEPS}, .*prune_end=0\.5.*; att"),
         (("dora", {}), ("adalora", {}), r"DoRA \(dynamic rank\) with .*; attached is AdaLoRA with"),
     ],
 )

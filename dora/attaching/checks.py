@@ -1,0 +1,105 @@
+"""What a training loop can get wrong with an attached adapter: each is an error, told at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from dora.attaching.watch import Watch
+from dora.errors import UserError
+from dora.methods.base import Method, ParameterGroup
+
+
+def refuse_unheld(watch: Watch, model: nn.Module) -> None:
+    """Raises UserError where this model's optimizer steps and never held a component."""
+    if watch.passed_by(model):
+        raise UserError(
+            "the optimizer does not hold the adapter's parameters, which would never be trained: "
+            "make it after attach, from adapter.parameters() or adapter.groups(lr)"
+        )
+
+
+def refuse_loss_without_term(method: Method, taken: int, asked: bool) -> None:
+    """Raises UserError where the method has a term in the loss that was never `asked` for."""
+    if not asked and method.penalty(taken + 1) is not None:
+        raise UserError(
+            f"{method.title} has a term in the loss, and it was not asked for: add "
+            "adapter.penalty() to the loss, or attach with its weight set to 0"
+        )
+
+
+def refuse_cast(attached: torch.dtype, now: torch.dtype) -> None:
+    """Raises UserError where the components are in another type than they were attached in."""
+    if now != attached:
+        raise UserError(
+            f"the components were attached in {attached} and are in {now} now: "
+            "cast the model first and attach then; they stay in float32 beside a backbone in 16 bits"
+        )
+
+
+def refuse_mixed_groups(
+    method: Method,
+    by_method: Sequence[nn.Parameter],
+    own_groups: Sequence[ParameterGroup],
+    optimizers: Sequence[Any],
+) -> None:
+    """Raises UserError where an optimizer's group mixes parameters of several rates.
+
+    `by_method`: those that no optimizer may hold. `own_groups`: those with rates of their own.
+    """
+    every = [group for o in optimizers for group in getattr(o, "param_groups", [])]
+    groups = [set(group["params"]) for group in every]
+    own = [set(group.parameters) for group in own_groups]
+    apart = [{p for group in own_groups for p in group.parameters}, *own]
+    mixed = any(g & mine and g - mine for g in groups for mine in apart)
+    if (own and mixed) or any(g & set(by_method) for g in groups):
+        raise UserError(
+            f"{method.title} states rates or decays of its own for some parameters, or "
+            "moves them itself: make the optimizer from adapter.groups(lr); in the Transformers "
+            "Trainer pass optimizers=(optimizer, None)"
+        )
+
+
+def refuse_removal_in_several_processes(method: Method) -> None:
+    """Raises UserError where shapes would change that processes share gradients by."""
+    removes = getattr(getattr(method, "settings", None), "remove", False)
+    several = torch.distributed.is_available() and torch.distributed.is_initialized()
+    if removes and several and torch.distributed.get_world_size() > 1:
+        raise UserError(
+            "several processes share gradients by shapes that are fixed when training begins: "
+            "attach with remove=False, which masks components instead of removing them"
+        )
+
+
+def refuse_cleared_gradients(
+    method: Method, parameters: Sequence[nn.Parameter], first: bool
+) -> None:
+    """Raises UserError where the method reads gradients and they are gone.
+
+    In the `first` step they are gone where all are 0, too: zero_grad(set_to_none=False) leaves
+    that, and later it may be right.
+    """
+    # Gates that died leave empty factors, which get no gradient.
+    gradients = [p.grad for p in parameters if p.numel()]
+    there = [gradient for gradient in gradients if gradient is not None]
+    cleared = not there or (first and not any(bool(g.any()) for g in there))
+    if method.reads_gradients and gradients and cleared:
+        raise UserError(
+            f"{method.title} reads gradients, and they are cleared already: call "
+            "adapter.step() between optimizer.step() and zero_grad()"
+        )
+
+
+def refuse_unbounded_gradients(
+    method: Method, by_method: Sequence[nn.Parameter], step: int
+) -> None:
+    """Raises FloatingPointError where a gradient that the method steps by itself is not finite."""
+    if not all(p.grad is None or bool(p.grad.isfinite().all()) for p in by_method):
+        raise FloatingPointError(
+            f"a gradient of {method.title}'s is not finite in step {step}: "
+            "training has diverged, or a gradient scaler, which does not know it, skipped a "
+            "step: train in bf16 or fp32"
+        )
