@@ -11,15 +11,16 @@ from hydra.core.override_parser.types import Override, OverrideType
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from dora.configuration.config import Config, from_hydra
-from dora.configuration.method_choice import named_as_its_file
+from dora.configuration.method_choice import check_choices
 
 
 def of_a_run(cfg: DictConfig) -> DictConfig:
     """Returns a composed tree without the node `hydra`, which no run reads.
 
-    Raises HydraException if the method's name is not that of its file, which the node tells.
+    Raises HydraException if the method's name is not that of its file, or if a group has several
+    files, both of which the node tells.
     """
-    named_as_its_file(cfg.method, cfg.hydra.runtime.choices)
+    check_choices(cfg.method, cfg.hydra.runtime.choices)
     with open_dict(cfg):
         del cfg["hydra"]
     return cfg

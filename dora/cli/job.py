@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 
 from dora.cli.line import options_of
 from dora.configuration.config import from_hydra
-from dora.configuration.method_choice import named_as_its_file
+from dora.configuration.method_choice import check_choices
 from dora.errors import NotNow, Stopped, UserError
 from dora.process.imports import uncollected
 from dora.process.signals import StopSignals, outside
@@ -53,7 +53,7 @@ def train(cfg: DictConfig) -> float | None:
     from dora.training.once import once
 
     begin_unless_stopped()
-    named_as_its_file(cfg.method, HydraConfig.get().runtime.choices)
+    check_choices(cfg.method, HydraConfig.get().runtime.choices)
     config = from_hydra(cfg)
     prepared = prepare(config)
     begin_unless_stopped()

@@ -26,6 +26,7 @@ from dora.cli.composer import Composer
 from dora.cli.grammar import first_lines, malformed, single_values
 from dora.cli.line import key_of
 from dora.configuration.check import check
+from dora.configuration.method_choice import ONE_FILE
 from dora.errors import UserError
 from dora.records.words import FORMER
 
@@ -101,6 +102,9 @@ def _of_single_values(words: Sequence[str], config_dir: str | None) -> list[str]
 
 def _of_choice(compose: Composer, word: str, config_dir: str | None) -> str | None:
     """Returns the message for `task=…` and the like, tried alone; None if it is right."""
+    key, _, value = word.partition("=")
+    if key in ONE_FILE and value.startswith("["):
+        return f"{word}: a run has one {key}; several runs: -m {key}={value.strip('[]')}"
     error = _error(compose, [word])
     if error is None:
         return None
@@ -108,9 +112,8 @@ def _of_choice(compose: Composer, word: str, config_dir: str | None) -> str | No
     if word in _LAUNCHERS:
         return f"{word} needs Hydra's launcher for it: pip install {_LAUNCHERS[word]}"
     names = choices(key_of(word), config_dir)
-    if word.partition("=")[2] in names:  # the file is there, and something in it is wrong
+    if value in names:  # the file is there, and something in it is wrong
         return f"{word}: {_in_file(error)}"
-    key, _, value = word.partition("=")
     if value.lower() in ("all", "glue"):
         hint = f"; all of them: -m '{key}=glob(*)'"
     else:

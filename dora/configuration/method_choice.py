@@ -29,6 +29,7 @@ CLASS = "_target_"  # the YAML's key that names the class, as Hydra calls it
 # The YAML's key for a setting that `python -m dora.tune` tries beside the rate, with the values
 # besides its default: {dem: [0.3, 0.5]}.
 TUNE = "_tune_"
+ONE_FILE = ("task", "method", "model", "data")  # the groups of which a run has one file each
 _NO_SETTINGS = ("name", CLASS, TUNE)  # the YAML's keys that are no settings of the method
 
 
@@ -107,12 +108,15 @@ def choose(held: DictConfig) -> MethodChoice:
     return MethodChoice(name, kind, OmegaConf.to_object(whole.method), unknown, tried)
 
 
-def named_as_its_file(held: DictConfig, choices: Mapping[str, Any]) -> None:
-    """Raises HydraException if a method's name is not that of the YAML that was chosen.
+def check_choices(held: DictConfig, choices: Mapping[str, Any]) -> None:
+    """Raises HydraException if a group has several files, or a method's name is not its file's.
 
     `choices`: the chosen file of each group, as Hydra notes them. A copy of lora.yaml that keeps
     `name: lora` would train one method, and be recorded and compared as another.
     """
+    # Hydra lays the files of `task=[mrpc,rte]` over each other, and notes no choice then.
+    if several := [group for group in ONE_FILE if group not in choices]:
+        raise HydraException(f"a run has one {several[0]}")
     file, name = str(choices.get("method")), held.get("name")
     if (stem := file.rpartition("/")[2]) != name:
         raise HydraException(

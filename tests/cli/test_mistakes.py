@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import dora
 from dora.cli.mistakes import explain
 from dora.configuration.config import register
 from dora.errors import UserError
@@ -128,6 +129,15 @@ def test_a_key_that_has_another_name_today_gets_that_name() -> None:
 def test_a_wrong_choice_gets_the_nearest_right_ones(word: str, hint: str) -> None:
     (problem,) = explain([word])
     assert hint in problem.rpartition("; ")[2]
+
+
+@pytest.mark.parametrize("word", ["task=[mrpc,rte]", "model=[tiny_roberta,tiny_deberta]"])
+def test_several_files_of_one_group_are_no_run(word: str) -> None:
+    key, _, value = word.partition("=")
+    (problem,) = refused(word)
+    assert problem == f"{word}: a run has one {key}; several runs: -m {key}={value[1:-1]}"
+    with pytest.raises(UserError, match=f"a run has one {key}"):
+        dora.train(**{key: value[1:-1].split(",")})
 
 
 @pytest.mark.parametrize("word", ["method.name=adalora", "+method.name=adalora"])
