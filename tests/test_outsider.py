@@ -20,13 +20,14 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
+import dora
 from dora.configuration import method_class
 from dora.configuration.method_choice import packaged
 from dora.configuration.method_class import RELEASED, fingerprint
 from dora.errors import UserError
 from dora.methods.base import Method
 from dora.methods.lora import LoRA
-from runs import FILES, only_run, refused, run, small, small_words
+from runs import FILES, only_run, refused, run, small, small_glue, small_words
 
 ROOT = Path(__file__).parents[1]
 BIASES = '''
@@ -191,7 +192,33 @@ def test_a_method_that_was_edited_begins_another_run(
     assert names >= RELEASED
     assert {name for name in RELEASED if fingerprint(packaged(name).kind)} == set()
     monkeypatch.setattr(method_class, "RELEASED", RELEASED - {"lora"})
+    fingerprint.cache_clear()
     assert len(fingerprint(kind) or "") == 64
+    fingerprint.cache_clear()
+
+
+def test_code_that_a_process_has_imported_keeps_its_name_and_an_edit_is_told(
+    package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine_in_a_notebook.py").write_text((package / "outside/biases.py").read_text())
+    (tmp_path / "conf/method").mkdir(parents=True)
+    yaml = yaml_of("mine", "mine_in_a_notebook.Biases")
+    (tmp_path / "conf/method/mine.yaml").write_text(yaml)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    given = {
+        "data": "dir",
+        "data__dir": small_glue(),
+        "max_steps": 2,
+        "results": str(tmp_path / "results"),
+        "config_dir": tmp_path / "conf",
+    }
+    first = dora.train("wnli", "mine", **given).record["fingerprints"]["method"]
+    kind = sys.modules["mine_in_a_notebook"].Biases
+    (tmp_path / "mine_in_a_notebook.py").write_text("# edited\n")
+    # What trains is what was imported, and a sweep under way goes on under its name.
+    assert fingerprint(kind) == first
+    with pytest.raises(UserError, match="Biases was edited since this process imported it"):
+        dora.train("wnli", "mine", seed=2, **given)
 
 
 def test_the_example_of_the_manual_trains_as_it_stands(package: Path, tmp_path: Path) -> None:
@@ -228,6 +255,7 @@ def test_a_method_from_outside_resumes_to_the_byte_and_appears_everywhere(
     record: dict[str, Any] = json.loads((a / "run.json").read_text())
     card = (tmp_path / "export/README.md").read_text()
     assert record["method"]["title"] in card
+    assert f"needs its author's files, of fingerprint `{record['fingerprints']['method']}`" in card
     if method == "gates":
         kept = load_file(a / "best.safetensors")
         assert sum(name.endswith(".shift") for name in kept) == len(record["ranks"]["end"])
@@ -257,6 +285,16 @@ def test_a_slip_in_an_outsiders_plan_is_told_with_its_line(
 
 SLIPS = [
     ("", "Slip has no title"),
+    ("title = nam", "importing it fails: name 'nam' is not defined (NameError in slip_"),
+    ("title = 'Slip'\nclass S", "importing it fails: expected ':'"),
+    (
+        "title = 'Slip'\n    class S(base.Settings):\n        alpha: float\n    settings_type = S",
+        "S has settings (alpha) and lacks @dataclass above it",
+    ),
+    (
+        "title = 'Slip'\n    class S: alpha: float\n    settings_type = S",
+        "Slip.settings_type must be a dataclass",
+    ),
     (
         "title = 'Slip'\n    def after_steps(self, step): return None",
         "is after_step meant? A helper",
@@ -277,6 +315,53 @@ def test_a_slip_in_an_outsiders_class_is_told_before_anything_is_loaded(
     monkeypatch.syspath_prepend(str(tmp_path))
     (problem,) = refused(f"--config-dir={tmp_path}", "method=slip", "task=rte")
     assert said in problem
+
+
+@pytest.mark.parametrize(("kind", "value"), [("Kind", "ONE"), ("Literal['a', 'b']", "a")])
+def test_a_setting_of_a_type_that_no_record_holds_is_told(
+    kind: str, value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"typed_{value}"
+    text = f"""
+from dataclasses import dataclass
+from enum import Enum
+from typing import Literal
+from dora.methods import base
+Kind = Enum("Kind", "ONE TWO")
+@dataclass
+class Settings(base.Settings):
+    kind: {kind}
+class Typed(base.Method):
+    title = "Typed"
+    settings_type = Settings
+"""
+    (tmp_path / f"{name}.py").write_text(text)
+    (tmp_path / "method").mkdir()
+    yaml = yaml_of("typed", f"{name}.Typed") + f"kind: {value}\n"
+    (tmp_path / "method/typed.yaml").write_text(yaml)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (problem,) = refused(f"--config-dir={tmp_path}", "method=typed", "task=rte")
+    assert "Settings" in problem
+    assert "a setting is a bool, an int, a float, a str" in problem
+
+
+@pytest.mark.parametrize("file", ["method/lora.yaml", "experiment/bitfit_roberta_base.yaml"])
+def test_a_file_that_has_the_name_of_one_of_the_suites_is_not_left_unread(
+    file: str, tmp_path: Path
+) -> None:
+    (tmp_path / file).parent.mkdir()
+    (tmp_path / file).write_text((ROOT / "conf" / file).read_text())
+    word = file.removesuffix(".yaml").replace("/", "=")
+    (problem,) = refused(f"--config-dir={tmp_path}", word, "task=rte", "seed=1")
+    assert f"{word} is the suite's own, and {tmp_path / file} has its name" in problem
+
+
+def test_a_librarys_mixin_is_no_class_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import PyTorchModelHubMixin
+
+    class Mine(PyTorchModelHubMixin, LoRA): ...
+
+    assert method_class._own(Mine) == [Mine]
 
 
 def test_settings_that_the_class_does_not_name_are_told_with_the_way_out(

@@ -23,7 +23,7 @@ def composing(config_dir: str | None) -> Iterator[None]:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         if config_dir is not None:
             # `initialize_config_dir` takes one folder. So Hydra is set up a second time, with the
-            # user's folder before the suite's own, as its own --config-dir has it.
+            # user's folder behind the suite's own, as its own --config-dir has it.
             path = create_config_search_path(str(CONF))
             path.prepend("command-line", f"file://{config_dir}", SearchPathQuery(provider="schema"))
             GlobalHydra.instance().clear()

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +19,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from dora.configuration.method_class import method_class
 from dora.errors import UserError
@@ -29,6 +32,10 @@ CLASS = "_target_"  # the YAML's key that names the class, as Hydra calls it
 # The YAML's key for a setting that `python -m dora.tune` tries beside the rate, with the values
 # besides its default: {dem: [0.3, 0.5]}.
 TUNE = "_tune_"
+_TYPES = (
+    "a setting is a bool, an int, a float, a str, one of these or None, or a list of them; "
+    "problems() says which values it may have"
+)
 ONE_FILE = ("task", "method", "model", "data")  # the groups of which a run has one file each
 _NO_SETTINGS = ("name", CLASS, TUNE)  # the YAML's keys that are no settings of the method
 
@@ -97,19 +104,29 @@ def choose(held: DictConfig) -> MethodChoice:
             f"{name}.yaml has no default for {', '.join(missing)}, "
             f"which {kind.__name__} has as settings"
         )
-    typed = OmegaConf.structured(kind.settings_type)
+    try:
+        typed = OmegaConf.structured(kind.settings_type)
+    except OmegaConfBaseException as e:
+        why = str(e).splitlines()[0]
+        raise HydraException(f"{kind.settings_type.__name__}: {why}; {_TYPES}") from None
     # The parent makes errors name the whole key, `method.alpha`.
     whole = OmegaConf.create({"method": typed})
     # One by one, so that a value of a wrong type raises an error with its key.
     for key in fields:
         OmegaConf.update(whole, f"method.{key}", held[key])
+    settings = OmegaConf.to_object(whole.method)
+    for key in fields:
+        try:
+            json.dumps(getattr(settings, key))
+        except TypeError as e:
+            raise HydraException(f"{kind.settings_type.__name__}.{key}: {e}; {_TYPES}") from None
     unknown = tuple(key for key in given if key not in fields)
     tried = _tried(name, held.get(TUNE), fields, whole)
-    return MethodChoice(name, kind, OmegaConf.to_object(whole.method), unknown, tried)
+    return MethodChoice(name, kind, settings, unknown, tried)
 
 
 def check_choices(held: DictConfig, choices: Mapping[str, Any]) -> None:
-    """Raises HydraException if a group has several files, or a method's name is not its file's.
+    """Raises HydraException if a group has several files, or a file or method a wrong name.
 
     `choices`: the chosen file of each group, as Hydra notes them. A copy of lora.yaml that keeps
     `name: lora` would train one method, and be recorded and compared as another.
@@ -117,6 +134,15 @@ def check_choices(held: DictConfig, choices: Mapping[str, Any]) -> None:
     # Hydra lays the files of `task=[mrpc,rte]` over each other, and notes no choice then.
     if several := [group for group in ONE_FILE if group not in choices]:
         raise HydraException(f"a run has one {several[0]}")
+    # Hydra would take the suite's file, and a user's changes to a copy of it would do nothing.
+    own = [folder for folder in _folders() if folder.resolve() != CONF.resolve()]
+    for folder, (group, name) in product(own, choices.items()):
+        file = f"{group}/{name}.yaml"
+        if (folder / file).is_file() and (CONF / file).is_file():
+            raise HydraException(
+                f"{group}={name} is the suite's own, and {folder / file} has its name: give yours "
+                "another one"
+            )
     file, name = str(choices.get("method")), held.get("name")
     if (stem := file.rpartition("/")[2]) != name:
         raise HydraException(

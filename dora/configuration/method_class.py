@@ -6,10 +6,15 @@ called, and the run would be of another method than its author thinks.
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
+import functools
 import hashlib
 import inspect
+import os
 import sys
+import sysconfig
+import traceback
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -66,6 +71,10 @@ def method_class(name: str, place: str) -> type[Method]:
             f"{name}.yaml names {place} as its class, which cannot be imported ({e}); "
             "a package of one's own must be installed, or lie on PYTHONPATH"
         ) from None  # the message has the reason
+    except Exception as e:  # whatever its author's module raises, such as a missing colon
+        raise UserError(
+            f"{name}.yaml names {place} as its class, and importing it fails: {e} ({_where(e)})"
+        ) from None
     if not (isinstance(found, type) and issubclass(found, Method)):
         raise UserError(
             f"{name}.yaml names {place}, which is not a subclass of dora.methods.base.Method"
@@ -75,10 +84,27 @@ def method_class(name: str, place: str) -> type[Method]:
     return found
 
 
+def _where(error: Exception) -> str:
+    """Returns `NameError in mine.py, line 4`, where a module of one's own raised an error."""
+    if isinstance(error, SyntaxError):
+        file, line = error.filename, error.lineno
+    else:
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        file, line = frame.filename, frame.lineno
+    return f"{type(error).__name__} in {Path(file or '?').name}, line {line}"
+
+
 def _problems(kind: type[Method]) -> Iterator[str]:
     """Yields a message for each rule that a subclass of Method breaks."""
     if not isinstance(getattr(kind, "title", None), str):
         yield f'{kind.__name__} has no title: title = "…" names it in tables and cards'
+    settings = kind.settings_type
+    if not dataclasses.is_dataclass(settings):
+        yield f"{kind.__name__}.settings_type must be a dataclass: write @dataclass above it"
+        return
+    fields = {field.name for field in dataclasses.fields(settings)}
+    if plain := [name for name in vars(settings).get("__annotations__", {}) if name not in fields]:
+        yield f"{settings.__name__} has settings ({', '.join(plain)}) and lacks @dataclass above it"
     known = moments()
     for cls in _own(kind):
         for public in sorted({n for n in vars(cls) if not n.startswith("_")} - known):
@@ -96,13 +122,29 @@ def is_released(cls: type) -> bool:
     return package == "dora.methods" and module in RELEASED
 
 
+@functools.cache
 def fingerprint(kind: type[Method]) -> str | None:
     """Returns the sha256 of the files that a method of one's own is written in.
 
-    Those of its class, of its settings, and of the classes of one's own that these derive from.
-    Whoever edits one begins other runs. None for the suite's methods: the number of its arithmetic
-    and the commit stand for them.
+    Those of its class, of its settings, and of the classes of one's own that these derive from, as
+    they are when this is first asked: a process goes on with what it has imported. Whoever edits
+    one begins other runs. None for the suite's methods: the number of its arithmetic and the commit
+    stand for them.
     """
+    return _sum_of_files(kind)
+
+
+def refuse_edited(kind: type[Method]) -> None:
+    """Raises UserError where a file of the method was edited since this process imported it."""
+    if _sum_of_files(kind) != fingerprint(kind):
+        raise UserError(
+            f"the file of {kind.__name__} was edited since this process imported it, and would be "
+            "recorded as if that had trained: begin a new process (restart the notebook's kernel)"
+        )
+
+
+def _sum_of_files(kind: type[Method]) -> str | None:
+    """Returns `fingerprint` as the files are now."""
     if is_released(kind):
         return None
     try:
@@ -119,14 +161,21 @@ def fingerprint(kind: type[Method]) -> str | None:
 
 
 def _own(kind: type) -> list[type]:
-    """Returns the classes that a class consists of, less the suite's, PyTorch's and Python's."""
-    return [cls for cls in kind.__mro__ if not (is_released(cls) or _is_library(cls))]
+    """Returns the classes that a class consists of, less the suite's and those of libraries."""
+    return [cls for cls in kind.__mro__ if not (is_released(cls) or _is_library(cls, kind))]
 
 
-def _is_library(cls: type) -> bool:
-    """Tells whether a class is Python's, PyTorch's or of this package's machinery."""
-    top = cls.__module__.partition(".")[0]
-    own_method = (
-        cls.__module__.startswith("dora.methods.") and cls.__module__ != "dora.methods.base"
+def _is_library(cls: type, kind: type) -> bool:
+    """Tells whether a class is Python's, of this package's machinery, or installed.
+
+    What is installed beside `kind`, in its own package, is its author's.
+    """
+    top, own = (c.__module__.partition(".")[0] for c in (cls, kind))
+    if top == "dora":
+        module = cls.__module__
+        return not module.startswith("dora.methods.") or module == "dora.methods.base"
+    installed = {sysconfig.get_path(name) for name in ("purelib", "platlib")}
+    file = getattr(sys.modules.get(cls.__module__), "__file__", None) or ""
+    return top in {*sys.stdlib_module_names, "torch"} or (
+        top != own and any(file.startswith(f"{folder}{os.sep}") for folder in installed)
     )
-    return top in {*sys.stdlib_module_names, "torch"} or (top == "dora" and not own_method)

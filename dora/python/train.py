@@ -15,6 +15,7 @@ from dora.cli.composer import of_a_run
 from dora.cli.line import in_grammar, quoted
 from dora.cli.mistakes import explain, is_mistake
 from dora.configuration.config import Config, from_hydra, register
+from dora.configuration.method_class import refuse_edited
 from dora.errors import UserError
 from dora.preparing.prepare import prepare
 from dora.python.surroundings import restored
@@ -72,7 +73,9 @@ def train(
     words = _words({"task": task, "method": method, "budget": budget, **settings})
     with restored():
         folder = _absolute(config_dir)
-        prepared = prepare(_config(words, folder))
+        config = _config(words, folder)
+        refuse_edited(config.chosen.kind)
+        prepared = prepare(config)
         options = [] if folder is None else [f"--config-dir={folder}"]
         typed = [*options, *prepared.words(words)]
         return Trained(*once(prepared, lambda: run(prepared, typed), print, "force=True"))

@@ -196,6 +196,12 @@ def _made(run: Run, about: AboutMethod, command: str) -> str:
         f"base model: {c['model']}, fingerprint of configuration, tokenizer and weights "
         f"`{marks['model']}`",
     ]
+    if code := marks.get("method"):
+        facts.insert(
+            0,
+            f"the method's code is not in this suite: the command needs its author's files, of "
+            f"fingerprint `{code}`",
+        )
     if about.paper:
         facts.insert(0, f"method: {about.title}, {about.paper}")
     if marks["init_from"]:
