@@ -192,9 +192,8 @@ def test_a_method_that_was_edited_begins_another_run(
     assert names >= RELEASED
     assert {name for name in RELEASED if fingerprint(packaged(name).kind)} == set()
     monkeypatch.setattr(method_class, "RELEASED", RELEASED - {"lora"})
-    fingerprint.cache_clear()
+    monkeypatch.setattr(method_class, "_AT_IMPORT", {})
     assert len(fingerprint(kind) or "") == 64
-    fingerprint.cache_clear()
 
 
 def test_code_that_a_process_has_imported_keeps_its_name_and_an_edit_is_told(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import functools
 import hashlib
 import inspect
 import os
@@ -47,6 +46,9 @@ RELEASED = {
     "sora",
     "xgblora",
 }
+
+# By class: the sum of its files when it was first asked for, soon after their import.
+_AT_IMPORT: dict[type, str | None] = {}
 
 
 def moments() -> frozenset[str]:
@@ -122,7 +124,6 @@ def is_released(cls: type) -> bool:
     return package == "dora.methods" and module in RELEASED
 
 
-@functools.cache
 def fingerprint(kind: type[Method]) -> str | None:
     """Returns the sha256 of the files that a method of one's own is written in.
 
@@ -131,7 +132,9 @@ def fingerprint(kind: type[Method]) -> str | None:
     one begins other runs. None for the suite's methods: the number of its arithmetic and the commit
     stand for them.
     """
-    return _sum_of_files(kind)
+    if kind not in _AT_IMPORT:
+        _AT_IMPORT[kind] = _sum_of_files(kind)
+    return _AT_IMPORT[kind]
 
 
 def refuse_edited(kind: type[Method]) -> None:
