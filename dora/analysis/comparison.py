@@ -1,10 +1,11 @@
-"""Methods compared at one budget: differences from LoRA, and the marks of the scores.
+"""Methods compared at one budget: differences from a baseline, and the marks of the scores.
 
-Differences are of each method from LoRA alone, not from every other: a study with three methods at
-two budgets makes four comparisons rather than six, and Holm's correction leaves more standing. The
-averages over tasks are one family of tests, the single tasks another. The marks say which rows are
-the best and which the seeds cannot tell from it. Where LoRA is one of two rows they use these very
-tests, so that no mark contradicts a p value.
+Differences are of each method from the baseline alone, LoRA unless a view names another, and not
+from every other: a study with three methods at two budgets makes four comparisons rather than six,
+and Holm's correction leaves more standing. The averages over tasks are one family of tests, the
+single tasks another. The marks say which rows are the best and which the seeds cannot tell from it.
+Where the baseline is one of two rows they use these very tests, so that no mark contradicts a p
+value.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from itertools import combinations
 import numpy as np
 
 from dora.analysis.grouping import Table
-from dora.analysis.rows import BASELINE, Row, has_budget
+from dora.analysis.rows import Row, has_budget
 from dora.analysis.stats import (
     RESAMPLED,
     ROUNDING,
@@ -33,11 +34,11 @@ ALPHA = 0.05
 
 @dataclass(frozen=True)
 class Difference:
-    """A method less LoRA at the same budget, in points.
+    """A method less the baseline at the same budget, in points.
 
     `task`: the task, None for the average over tasks. `estimate`: of the differences paired by
     seed. `seeds`: the number of pairs in each task. `better`: the probability that a run of this
-    method beats one of LoRA's. `p`: corrected for the number of comparisons (Holm), `family`.
+    method beats one of the baseline's. `p`: corrected for the number of comparisons (Holm), `family`.
     `examples`: the 95 % interval of the same difference over resamples of the development examples,
     the seeds held fixed; None without stored predictions or for a metric that cannot be resampled
     (`dora.analysis.stats.resampled`).
@@ -75,14 +76,14 @@ def _paired(table: Table, row: Row, other: Row, tasks: Sequence[str]) -> list[li
 
 
 def differences(table: Table, by_task: bool = False) -> list[Difference]:
-    """Returns every method with a budget less LoRA at that budget, task by task or averaged.
+    """Returns every method with a budget less the baseline at it, task by task or averaged.
 
     All of them are one family for Holm. A method is absent without two pairs of seeds in every
     task; the list is empty where evaluations cannot be compared (`Table.comparable`).
     """
     found = []
     for d in _tested(table, by_task):
-        other = (BASELINE, d.row[1])
+        other = table.compared_with(d.row)
         of_examples = None if d.task is None else _examples_once(table, d.row, other, d.task)
         found.append(replace(d, examples=of_examples))
     return found
@@ -95,8 +96,8 @@ def _tested(table: Table, by_task: bool) -> list[Difference]:
     """
     found = []
     for row in table.rows if table.comparable else []:
-        other = (BASELINE, row[1])
-        # Without a budget there is no LoRA of equal size to compare with.
+        other = table.compared_with(row)
+        # Without a budget there is no baseline of equal size to compare with.
         if not has_budget(row) or row == other or other not in table.cells:
             continue
         for tasks in _columns(table, by_task):
@@ -176,7 +177,7 @@ def leaders(table: Table, by_task: bool) -> dict[tuple[str, str | None], Leaders
     """Returns the leaders of each (budget, task), or of each (budget, None) on average.
 
     The best is the highest mean among the rows that can be tested; alike are the rows that no test
-    with p < 0.05 shows to be lower. Tests with LoRA are those of `differences`, so that no mark
+    with p < 0.05 shows to be lower. Tests with the baseline are those of `differences`, so that no mark
     contradicts a p value. The tests of all other pairs at a budget are a second family for Holm,
     of all pairs, because which of them is the best is read off the same scores. A row that shares
     fewer than two seeds with the best is not tested and not marked. A budget has no leaders where
@@ -218,14 +219,14 @@ def _told_apart(table: Table, by_task: bool) -> dict[tuple[Row, Row, str | None]
     if not table.comparable:
         return {}
     tested = [
-        ((d.row, (BASELINE, d.row[1]), d.task), d.estimate.mean, d.p)
+        ((d.row, table.compared_with(d.row), d.task), d.estimate.mean, d.p)
         for d in _tested(table, by_task)
     ]
     others = [
         ((one, two, tasks[0] if by_task else None), average(groups))
         for block in table.blocks
         if has_budget(block[0])
-        for one, two in combinations((row for row in block if row[0] != BASELINE), 2)
+        for one, two in combinations((row for row in block if row[0] != table.view.baseline), 2)
         for tasks in _columns(table, by_task)
         if (groups := _paired(table, one, two, tasks))
     ]

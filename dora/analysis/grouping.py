@@ -13,14 +13,14 @@ from typing import Any
 from dora.analysis import conflicts
 from dora.analysis.choice import shows
 from dora.analysis.names import data_title, method_title
-from dora.analysis.rows import BASELINE, Row, budget_in_words, row_order
+from dora.analysis.rows import Row, budget_in_words, row_order
 from dora.analysis.stats import Estimate, average
 from dora.analysis.view import View
 from dora.analysis.where import chosen
 from dora.data.tasks import TASKS
 from dora.errors import UserError
 from dora.records.about_data import is_glue
-from dora.records.about_method import about_method
+from dora.records.about_method import NO_BUDGET, about_method
 from dora.records.identity import arithmetic
 from dora.records.place import place_of
 from dora.records.schema import Run
@@ -77,7 +77,15 @@ class Table:
     @property
     def baseline(self) -> str:
         """The title of the method that others are compared with."""
-        return self.title(BASELINE)
+        return self.title(self.view.baseline)
+
+    def compared_with(self, row: Row) -> Row:
+        """Returns the row of the baseline that a row is compared with, whether or not it is there.
+
+        That at the row's budget, or the one of a baseline without a budget.
+        """
+        same, whole = (self.view.baseline, row[1]), (self.view.baseline, NO_BUDGET)
+        return whole if whole in self.cells and same not in self.cells else same
 
     @property
     def data_title(self) -> str:

@@ -14,8 +14,8 @@ from dora.records.about_method import NO_BUDGET
 # (method, budget), each as its folder of a run directory is named.
 Row = tuple[str, str]
 
-# Every method is compared with this one. A choice of comparison: the papers compare with LoRA.
-# Nothing else in the analysis depends on this method's properties.
+# Every method is compared with this one unless a view names another. A choice of comparison: the
+# papers compare with LoRA. Nothing else in the analysis depends on this method's properties.
 BASELINE = "lora"
 
 

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from dora.analysis.rows import BASELINE
 from dora.analysis.where import short
 from dora.data.tasks import TASKS
 from dora.errors import UserError
@@ -53,7 +54,8 @@ class View:
     over the mean of each task's metrics, WNLI included. `where`: settings that runs must have
     (`dora.analysis.where`). `mix`: runs of a cell may differ in their arithmetic. `by_length`: runs
     of each number of steps are a table of their own. `tasks`, `methods`: the ones to show, empty
-    for all. `transposed`: tables have a row a task. Raises UserError for an unknown task or metric.
+    for all. `transposed`: tables have a row a task. `baseline`: the method that others are compared
+    with. Raises UserError for an unknown task or metric.
     """
 
     score: str = "best"
@@ -65,6 +67,7 @@ class View:
     tasks: tuple[str, ...] = ()
     methods: tuple[str, ...] = ()
     transposed: bool = False
+    baseline: str = BASELINE
 
     def __post_init__(self) -> None:
         wrong = []
@@ -97,6 +100,7 @@ class View:
         return [
             *(["glue"] if self.glue else []),
             *(f"{task}-{metric}" for task, metric in sorted(self.metrics.items())),
+            *([f"from-{self.baseline}"] if self.baseline != BASELINE else []),
         ]
 
     def metric(self, task: str) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from dora.analysis.choice import named
 from dora.analysis.finished import anything_left_out, read_runs
 from dora.analysis.grouping import Table, note_diverged, showable
+from dora.analysis.rows import BASELINE
 from dora.analysis.view import View
 from dora.errors import UserError
 from dora.records.gaps import scan
@@ -71,6 +72,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             metavar="NAME,NAME",
             help=f"these {what} alone, by name or title: {help_text}",
         )
+    parser.add_argument(
+        "--baseline",
+        default=BASELINE,
+        metavar="NAME",
+        help="the method that others are compared with, at equal budget or without one: dora, full "
+        f"(default: {BASELINE})",
+    )
     parser.add_argument(
         "--mix-arithmetic",
         action="store_true",
@@ -139,12 +147,18 @@ def found_tables(given: argparse.Namespace) -> Asked:
         given.mix_arithmetic,
         by_length=given.by_length,
         transposed=getattr(given, "transpose", False),
+        baseline=given.baseline,
     )
     runs = read_runs(given.results)
     # Without a run there is no name to know.
     if runs:
         tasks, methods = named(given.tasks, given.methods, runs)
         view = replace(view, tasks=tasks, methods=methods)
+        there = sorted({run["config"]["method"]["name"] for run in runs})
+        if view.baseline not in (BASELINE, *there):
+            raise UserError(
+                f"--baseline {view.baseline}: no finished run has it; there are {', '.join(there)}"
+            )
     found, left_out = showable(runs, view)
     # With no table at all the reasons are the message; beside a table `end` prints them after it.
     if left_out and not found:

@@ -41,6 +41,23 @@ def test_differences_are_paired_by_seed(tmp_path: Path) -> None:
     assert found.p == pytest.approx(stats.ttest_1samp([1, 2, 3], 0).pvalue, rel=1e-3)
 
 
+def test_another_baseline_is_compared_with_at_equal_budget_or_without_one(tmp_path: Path) -> None:
+    scored(tmp_path, "lora", {1: 80, 2: 60, 3: 70})
+    scored(tmp_path, "dora", {1: 81, 2: 62, 3: 73})
+    for seed, value in {1: 90, 2: 72, 3: 81}.items():
+        write_run(tmp_path, "full", seed, value / 100, budget="none")
+
+    def found(baseline: str) -> dict[str, float]:
+        (table,) = tables(read_runs(tmp_path), View(baseline=baseline))
+        assert table.name == f"dir-minilm-best-from-{baseline}"
+        # The test of the table of differences is that of the marks, too.
+        assert leaders(table, by_task=True)["r8", "sst2"].best == {DORA}
+        return {d.row[0]: d.estimate.mean for d in differences(table)}
+
+    assert found("dora") == pytest.approx({"lora": -2})
+    assert found("full") == pytest.approx({"lora": -11, "dora": -9})
+
+
 def test_all_comparisons_of_a_table_are_one_family(tmp_path: Path) -> None:
     random = np.random.default_rng(3)
     values = {

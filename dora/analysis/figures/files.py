@@ -54,7 +54,7 @@ FIGURES = {
     ),
     "differences": Kind(
         paired_differences,
-        "Each method less LoRA at the same budget with its 95 % interval, each by itself, task by "
+        "Each method less the baseline (LoRA, if no other is named) at the same budget with its 95 % interval, each by itself, task by "
         "task and averaged.",
         paired_differences,
     ),

@@ -1,4 +1,4 @@
-"""The figure of score against the number of training steps, and where methods cross LoRA.
+"""The figure of score against the number of training steps, and where methods cross the baseline.
 
 It takes the tables of one data source and model, one for each length (View.by_length).
 """
@@ -20,7 +20,7 @@ from dora.analysis.figures.scores import (
 )
 from dora.analysis.figures.style import legend, logarithmic, panels, spread, styles, titles
 from dora.analysis.grouping import Table
-from dora.analysis.rows import BASELINE, budget_order, has_budget
+from dora.analysis.rows import budget_order, has_budget
 from dora.data.tasks import TASKS
 from dora.records.about_method import NO_BUDGET
 
@@ -41,7 +41,7 @@ def score_by_length(tables: Sequence[Table]) -> Drawn | None:
     """Draws scores against steps: means over seeds with their 95 % intervals, a panel for each task.
 
     Each method at the largest budget of all tables. A cross stands where a method's line crosses
-    LoRA's. Tasks are those of any length; their average has a point where a length has all of them,
+    the baseline's. Tasks are those of any length; their average has a point where a length has all of them,
     since other tasks would look like an effect of the length. A panel without a line is left out.
     Returns None unless some method has scores at two lengths.
     """
@@ -56,7 +56,9 @@ def score_by_length(tables: Sequence[Table]) -> Drawn | None:
     heads = list(dict.fromkeys(p["score"] for p in drawn))
     if not heads:
         return None
-    crossings = [c for title in heads for m in shown for c in crossing(drawn, title, m)]
+    crossings = [
+        c for title in heads for m in shown for c in crossing(drawn, title, m, view.baseline)
+    ]
     look = styles(shown)
     figure, axes = panels(heads)
     for panel, title in zip(axes, heads, strict=True):
@@ -98,19 +100,19 @@ def _curve(lines: Lines, title: str, method: str) -> Lines:
     return sorted(found, key=lambda p: p["steps"])
 
 
-def crossing(lines: Lines, title: str, method: str) -> Lines:
-    """Returns the points where a method's line crosses LoRA's, between two lengths that both have.
+def crossing(lines: Lines, title: str, method: str, baseline: str) -> Lines:
+    """Returns the points where a method's line crosses the baseline's, between two lengths of both.
 
     The lines are straight in the logarithm of the steps, as they are drawn.
     """
-    loras = {p["steps"]: p["mean"] for p in _curve(lines, title, BASELINE)}
-    both = [p for p in _curve(lines, title, method) if p["steps"] in loras]
+    bases = {p["steps"]: p["mean"] for p in _curve(lines, title, baseline)}
+    both = [p for p in _curve(lines, title, method) if p["steps"] in bases]
     found: Lines = []
-    if method == BASELINE:
+    if method == baseline:
         return found
     for a, b in pairwise(both):
-        before, after = a["mean"] - loras[a["steps"]], b["mean"] - loras[b["steps"]]
-        if before * after >= 0:  # one that only touches LoRA's line crosses nothing
+        before, after = a["mean"] - bases[a["steps"]], b["mean"] - bases[b["steps"]]
+        if before * after >= 0:  # one that only touches the line crosses nothing
             continue
         share = before / (before - after)
         steps = a["steps"] * (b["steps"] / a["steps"]) ** share

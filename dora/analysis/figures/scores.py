@@ -1,4 +1,4 @@
-"""Figures of scores: against the budget, and as differences from LoRA.
+"""Figures of scores: against the budget, and as differences from the baseline.
 
 Each function takes a table and returns a figure and the numbers drawn, or None where there is
 nothing to draw. With `part`, a task or `AVERAGE`, it draws that alone, with the whole table's
@@ -16,7 +16,7 @@ from dora.analysis.comparison import Difference, differences
 from dora.analysis.figures.style import legend, logarithmic, panels, spread, styles, titles
 from dora.analysis.grouping import Table
 from dora.analysis.names import size
-from dora.analysis.rows import BASELINE, Row, budget_in_words, has_budget
+from dora.analysis.rows import Row, budget_in_words, has_budget
 from dora.analysis.stats import average
 from dora.records.schema import Run
 
@@ -58,9 +58,13 @@ def score_by_budget(table: Table, part: str | None = None) -> Drawn | None:
     sizes = [line["adapter_params"] for line in with_budget]
     if not sizes:
         return None
-    # A tick at each of LoRA's sizes: the other methods end beside them, by a component or two.
-    loras = {round(line["adapter_params"]) for line in with_budget if line["method"] == BASELINE}
-    ticks = sorted(loras) or [max(sizes)]
+    # A tick at each of the baseline's sizes: the other methods end beside them, by a component or two.
+    bases = {
+        round(line["adapter_params"])
+        for line in with_budget
+        if line["method"] == table.view.baseline
+    }
+    ticks = sorted(bases) or [max(sizes)]
     look = styles(methods(table.rows))
     figure, axes = panels([title for title, _ in columns])
     for panel, (title, _) in zip(axes, columns, strict=True):
@@ -142,7 +146,7 @@ def with_intervals(
 
 
 def paired_differences(table: Table, part: str | None = None) -> Drawn | None:
-    """Draws each method less LoRA at the same budget with its 95 % interval, a panel a budget."""
+    """Draws each method less the baseline with its 95 % interval, a panel a budget."""
     averages = differences(table) if len(table.averaged) > 1 else []
     # Of the whole table also for a part: p values are corrected for all of its comparisons.
     every = [*differences(table, by_task=True), *averages]
@@ -157,9 +161,11 @@ def paired_differences(table: Table, part: str | None = None) -> Drawn | None:
     order = [names[t] for t in [*table.averaged, None, *table.apart]]
     scores = [name for name in order if name in there]
     budgets = list(dict.fromkeys(line["budget"] for line in lines))
-    shown = methods([row for row in table.rows if has_budget(row) and row[0] != BASELINE])
+    shown = methods(
+        [row for row in table.rows if has_budget(row) and row[0] != table.view.baseline]
+    )
     look = styles(methods(table.rows))
-    heads = [f"budget {budget_in_words((BASELINE, budget))}" for budget in budgets]
+    heads = [f"budget {budget_in_words((table.view.baseline, budget))}" for budget in budgets]
     # Room for the bars of all methods beside each other.
     height = max(0.32, 0.08 * (len(shown) + 1)) * len(scores)
     figure, axes = panels(heads, width=2.4, height=height, left=1.0, same_y=True)

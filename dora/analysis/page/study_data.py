@@ -16,7 +16,7 @@ from dora.analysis.figures.training import allocations, places, undamaged
 from dora.analysis.grouping import Table, dirty
 from dora.analysis.names import model_title
 from dora.analysis.page.contrast import on_dark, on_light
-from dora.analysis.rows import BASELINE, budget_in_words, budget_order
+from dora.analysis.rows import budget_in_words, budget_order
 from dora.analysis.stats import t_quantile
 from dora.analysis.tables import counts
 from dora.backbones.architectures import KINDS
@@ -94,7 +94,7 @@ def study_data(found: Sequence[Table]) -> dict[str, Any]:
         line["record"] = [line["record"].get(path) for path in paths]
     return {
         "groups": [_group(table) for table in found],
-        "baseline": BASELINE,
+        "baseline": found[0].view.baseline,
         "quantiles": quantiles(),
         "looks": looks(found),
         "kinds": KINDS,

@@ -81,7 +81,7 @@ def _seconds(table: Table, row: Row, tasks: Sequence[str]) -> str:
 
 
 def against(table: Table, by_task: bool) -> Grid | None:
-    """Returns each method less LoRA at the same budget, paired by seed; None without any.
+    """Returns each method less the baseline at the same budget, paired by seed; None without any.
 
     `shown with 80 % power` is `Difference.detectable`, the least that these seeds could show.
     """

@@ -15,7 +15,7 @@ from typing import Any
 from dora.analysis.choice import shows
 from dora.analysis.comparison import Difference, differences
 from dora.analysis.grouping import Table, dirty
-from dora.analysis.rows import BASELINE, Row
+from dora.analysis.rows import Row
 from dora.analysis.tables.contents import grids
 from dora.analysis.tables.latex import latex_file
 from dora.analysis.tables.layout import Grid, as_csv, in_markdown, markdown
@@ -143,7 +143,7 @@ def _difference_lines(found: Sequence[Difference], table: Table) -> Iterator[dic
             "score": table.view.score,
             "method": d.row[0],
             "budget": d.row[1],
-            "against": BASELINE,
+            "against": table.view.baseline,
             "task": d.task or "average",
             "mean": d.estimate.mean,
             "low": low,

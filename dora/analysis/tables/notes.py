@@ -10,7 +10,7 @@ from pathlib import Path
 from dora.analysis.comparison import ALPHA, Difference
 from dora.analysis.grouping import Table
 from dora.analysis.names import size, size_range
-from dora.analysis.rows import BASELINE, budget_in_words, has_budget, row_order
+from dora.analysis.rows import budget_in_words, has_budget, row_order
 from dora.analysis.settings_that_differ import sources, unlike
 from dora.analysis.tables import counts
 from dora.analysis.tables.layout import number_range
@@ -113,7 +113,7 @@ def _diverged_note(table: Table) -> list[str]:
 def _tests_note(table: Table) -> str:
     """Returns which tests the marks of the scores use (`dora.analysis.comparison.leaders`)."""
     others = "corrected for all pairs of methods at a budget, Holm"
-    if BASELINE not in {method for method, _ in table.rows}:
+    if not any(row[0] == table.view.baseline for row in filter(has_budget, table.rows)):
         return others
     return f"pairs with {table.baseline}: as in the tables of differences; others: {others}"
 

@@ -168,8 +168,11 @@ function differences(group, some) {
   if (!group.comparable) return null;
   const rows = rowsOf(some);
   const scores = scoresOf(group, some);
-  const panels = [...grouped(rows, row => row.budget).values()].map(ofBudget => {
-    const base = ofBudget.find(row => row.method === study.baseline);
+  const adapted = rows.filter(row => !row.none);
+  const isBase = row => row.method === study.baseline;
+  const panels = [...grouped(adapted, row => row.budget).values()].map(ofBudget => {
+    // Of its own budget, or a baseline that has none.
+    const base = ofBudget.find(isBase) ?? rows.find(row => row.none && isBase(row));
     return base
       ? differencePanel(
           base,
@@ -180,10 +183,10 @@ function differences(group, some) {
   });
   const title = runs.find(run => run.method === study.baseline)?.methodTitle;
   return figure(
-    `Differences from ${title} at equal budget.`,
+    `Differences from ${title}${rows.some(row => row.none && isBase(row)) ? "" : " at equal budget"}.`,
     "In points, paired by seed: dots are pairs, marks means with a 95 % interval, each by " +
       "itself. The tables of differences correct for the number of comparisons.",
-    methodsOf(rows.filter(row => !row.none && row.method !== study.baseline)),
+    methodsOf(adapted.filter(row => !isBase(row))),
     panels.filter(Boolean),
   );
 }
@@ -201,7 +204,7 @@ function differencePanel(base, others, scores) {
   if (!lines.length) return null;
   const numbers = lines.flatMap(([, points]) => extentOf(points));
   const canvas = panel({
-    title: `budget ${base.budgetTitle}`,
+    title: `budget ${others[0]?.budgetTitle ?? base.budgetTitle}`,
     label: lines.map(([title, points]) => inWords(title, points)).join("; "),
     across: axisOf(numbers, {zero: true}),
     // Downwards, a line a score.
