@@ -31,6 +31,8 @@ from dora.methods import base
 from dora.methods.base import RunInfo
 from dora.methods.rules import fraction_or_steps, in_range, interval, one_of
 
+IMPORTANCE = ("share", "random")
+
 
 @dataclass
 class Settings(base.Settings):
@@ -39,6 +41,7 @@ class Settings(base.Settings):
     alpha: float
     dropout: float
     dem: float
+    importance: str
     beta: float
     start_factor: float
     prune_start: float
@@ -56,6 +59,7 @@ class Settings(base.Settings):
             *in_range("method.alpha", self.alpha, 1e-6, math.inf, "the released code uses 8"),
             *in_range("method.dropout", self.dropout, 0, 1, "the released code uses 0.1"),
             *in_range("method.dem", self.dem, 0, math.inf, "the paper uses 0.1 to 0.5"),
+            *one_of("method.importance", self.importance, IMPORTANCE, "the paper's is share"),
             *in_range("method.beta", self.beta, 0, 1, "the paper uses 0.9"),
             *in_range("method.start_factor", self.start_factor, 1, math.inf, "the paper uses 1.5"),
             *fraction_or_steps("method.prune_start", self.prune_start),
@@ -165,6 +169,9 @@ class DoRA(base.Method):
         self.ranks_final_at = self.start + self.length if pruning else 0
         self.stacks = stacks(self.layers.values())
         self._smoothed = [torch.zeros_like(stack.of("g")) for stack in self.stacks]
+        if settings.importance == "random":
+            drawn = run.generator("importance")
+            self._smoothed = [torch.rand(s.shape, generator=drawn).to(s) for s in self._smoothed]
         # The final set, where components stay masked to the end (remove=false).
         self._final: list[torch.Tensor] | None = None
 
@@ -188,10 +195,8 @@ class DoRA(base.Method):
         if step > self.ranks_final_at:
             # The optimizer moves masked gates too, so the final mask is applied after every step.
             return None if self._final is None else Mask(self._final, new=False)
-        with torch.no_grad():
-            for smoothed, stack in zip(self._smoothed, self.stacks, strict=True):
-                # S ← β S + (1 − β) share, without a correction of the start at 0.
-                smoothed.lerp_(shares(stack), 1 - self.settings.beta)
+        if self.settings.importance == "share":
+            self._smooth()
         into = step - self.start
         if into < 0 or (into % self.interval and into != self.length):
             return None
@@ -219,6 +224,13 @@ class DoRA(base.Method):
         if "final" in state:
             self._final = list(state["final"].to(device).split(ranks))
 
+    @torch.no_grad()
+    def _smooth(self) -> None:
+        """Takes this step's shares into the smoothed ones."""
+        for smoothed, stack in zip(self._smoothed, self.stacks, strict=True):
+            # S ← β S + (1 − β) share, without a correction of the start at 0.
+            smoothed.lerp_(shares(stack), 1 - self.settings.beta)
+
     def _budget_at(self, step: int) -> int:
         """Returns how much may live after a step of the window, in the budget's unit."""
         surplus = self.budget_plan.start_total - self.budget_plan.target
@@ -226,6 +238,9 @@ class DoRA(base.Method):
         return self.budget_plan.start_total - gone // whole  # pruned components rounded down
 
     def _scores(self) -> list[torch.Tensor]:
-        """Returns the smoothed shares, (r,) for each layer, as views of the stacked ones."""
+        """Returns the smoothed shares, (r,) for each layer, as views of the stacked ones.
+
+        With importance=random they are draws from [0, 1), which stay as they are.
+        """
         stacked = zip(self.stacks, self._smoothed, strict=True)
         return in_order(self.layers.values(), stacked)

@@ -34,7 +34,8 @@ NOT_IDENTITY = (
 # A method's settings that came after its first runs, with the values that those runs had. At these
 # values they are no part of a run's identity, so that its directory keeps its name.
 LATER: dict[str, dict[str, Any]] = {
-    "lora": {"scaling": "standard", "lr_ratio": 1.0, "init": "kaiming", "deal": "spread"}
+    "lora": {"scaling": "standard", "lr_ratio": 1.0, "init": "kaiming", "deal": "spread"},
+    "dora": {"importance": "share"},
 }
 
 

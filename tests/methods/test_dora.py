@@ -25,12 +25,12 @@ from dora.methods.dora import DoRA, variance
 TOTAL, FIRST, LENGTH, INTERVAL = 40, 6, 14, 4
 
 
-def attach(model, budget="r4", total_steps=TOTAL, **settings):
+def attach(model, budget="r4", total_steps=TOTAL, seed=3, **settings):
     """Returns DoRA attached to the model, whose head is trained too."""
     settings = settings_of("dora", **{"prune_interval": INTERVAL, **settings})
     train_head_only(model)
     plan = DoRA.plan(settings, Budget.parse(budget), linears(model), RunInfo(100, 3))
-    return DoRA(settings, model, plan, RunInfo(total_steps, 3))
+    return DoRA(settings, model, plan, RunInfo(total_steps, seed))
 
 
 def weights(method):
@@ -271,6 +271,26 @@ def test_a_component_removed_at_the_end_leaves_weights_and_moments():
         torch.testing.assert_close(got[key], tensor, rtol=0, atol=0)
 
 
+def test_random_importance_keeps_what_the_seeds_draw_is_highest_for():
+    def kept(seed, noise):
+        model = tiny("roberta")
+        method = attach(model, seed=seed, importance="random")
+        drawn = torch.cat(method._scores()).clone()
+        for layer in method.layers.values():
+            layer.g.data += noise * torch.rand(layer.g.shape)  # which no share is asked for
+        for step in range(1, FIRST + LENGTH + 1):
+            decision = method.after_step(step)
+        assert torch.equal(torch.cat(method._scores()), drawn)
+        keep = torch.cat(decision.keep)
+        # A rank counts components, whatever they cost: the highest 48 of 72 draws stay.
+        assert keep.sum() == 4 * 12
+        assert drawn[keep].min() > drawn[~keep].max()
+        return keep
+
+    assert torch.equal(kept(1, 0.0), kept(1, 1.0))
+    assert not torch.equal(kept(1, 0.0), kept(2, 0.0))
+
+
 def test_kept_masked_components_stay_masked_to_the_end():
     model = tiny("roberta")
     method = attach(model, remove=False)
@@ -290,6 +310,10 @@ def test_kept_masked_components_stay_masked_to_the_end():
     [
         ({"beta": 1.5}, "method.beta=1.5 must lie in [0, 1); the paper uses 0.9"),
         ({"dem": -1.0}, "method.dem=-1.0 must lie in [0, inf); the paper uses 0.1 to 0.5"),
+        (
+            {"importance": "size"},
+            "method.importance=size must be one of share, random; the paper's",
+        ),
         ({"shape": "linear"}, "method.shape=linear must be one of cubic_late, cubic_early"),
         ({"prune_end": 1.5}, "method.prune_end=1.5 must be above 0"),
         ({"prune_end": 1.0}, "method.prune_end=1 would be one step: write 2 or more"),
