@@ -30,6 +30,7 @@ from dora.analysis.grouping import Table, showable, starts
 from dora.analysis.rows import budget_in_words, row_order
 from dora.analysis.stats import average
 from dora.analysis.view import View
+from dora.analysis.where import chosen
 from dora.errors import UserError
 from dora.records.identity import NOT_IDENTITY
 from dora.records.provenance import provenance
@@ -62,7 +63,7 @@ def sides(folders: Sequence[Path], by: str | None, view: View) -> list[list[Tabl
     runs = [read_runs(folder) for folder in folders]
     views = [view] * len(runs)
     if by is not None:
-        key, values = _two_values(by, runs[0])
+        key, values = _two_values(by, runs[0], view.where)
         runs *= 2  # both sides are in one folder, and `where` tells them apart
         views = [View(view.score, where=(*view.where, f"{key}={value}")) for value in values]
     # A side that holds two configurations of a cell is refused: no seed says which is meant.
@@ -72,10 +73,14 @@ def sides(folders: Sequence[Path], by: str | None, view: View) -> list[list[Tabl
     return [tables for tables, _ in found]
 
 
-def _two_values(by: str, runs: Sequence[Run]) -> tuple[str, list[str]]:
-    """Returns the key and the two values of `KEY=A,B`; for `KEY`, the two that the runs have."""
+def _two_values(by: str, runs: Sequence[Run], where: tuple[str, ...]) -> tuple[str, list[str]]:
+    """Returns the key and the two values of `KEY=A,B`; for `KEY`, the two that the runs have.
+
+    `where`: settings of the runs that count.
+    """
     key, given, text = by.partition("=")
-    there = sorted({in_words(known[key]) for run in runs if key in (known := settings(run))})
+    shown = (settings(run) for run in chosen(list(runs), where))
+    there = sorted({in_words(known[key]) for known in shown if key in known})
     values = text.split(",") if given else there
     if len(values) != 2:
         raise UserError(
@@ -149,6 +154,17 @@ def notes(found: dict[Group, list[Pairs]]) -> Iterator[str]:
         "; ".join(f"{key}: {' or '.join(sorted(of))}" for key, of in differing.items())
         or "no setting"
     )
+    counted = [
+        sorted({run["evaluations"]["counted"] for run in of}) for of in zip(*runs, strict=True)
+    ]
+    if counted[0] != counted[1]:
+        numbers = " evaluations in A, of ".join(
+            " to ".join(map(str, dict.fromkeys((n[0], n[-1])))) for n in counted
+        )
+        yield (
+            f"Not alike: the best of {numbers} evaluations in B, and the best of more is higher by "
+            "itself; --score last compares single ones"
+        )
     for side, of_side in zip("AB", zip(*runs, strict=True), strict=True):
         made = sorted({_commit(start["git"]) for run in of_side for start in starts(run)})
         torch = sorted({str(run["versions"].get("torch")) for run in of_side})

@@ -28,6 +28,7 @@ from dora.analysis.comparison import ALPHA, Difference, differences
 from dora.analysis.finished import read_runs
 from dora.analysis.grouping import Table, tables
 from dora.analysis.names import model_title
+from dora.analysis.rows import Row
 from dora.analysis.searches import of_runs
 from dora.analysis.stats import average
 from dora.analysis.tables.contents import findings, p_value, points
@@ -93,7 +94,10 @@ def _compare(table: Table, grid: Grid, whole: bool) -> None:
 
     `whole`: with p and power.
     """
-    found = {(d.task, d.row[0]): d for each in (False, True) for d in differences(table, each)}
+    made = [d for each in (False, True) for d in differences(table, each)]
+    if len(budgets := {d.row[1] for d in made}) > 1:
+        raise SystemExit(f"{table.name} has budgets {', '.join(budgets)}: this block shows one")
+    found = {(d.task, d.row[0]): d for d in made}
     tasks = [None, *table.averaged] if len(table.averaged) > 1 else table.averaged
     for task in tasks:
         ours = [found.get((task, method)) for method in PRUNING]
@@ -101,7 +105,7 @@ def _compare(table: Table, grid: Grid, whole: bool) -> None:
         if not there:
             continue
         over = [task] if task else table.averaged
-        lora = average([list(table.values(("lora", there[0].row[1]), t).values()) for t in over])
+        lora = average([_of_pairs(table, ("lora", there[0].row[1]), t) for t in over])
         cells = [model_title(table.model), f"{table.steps:,}"]
         cells += [table.view.title(task) if task else "average", f"{lora.mean:.1f}"]
         for d in ours:
@@ -109,6 +113,14 @@ def _compare(table: Table, grid: Grid, whole: bool) -> None:
                 grid.bold.add((len(grid.rows), len(cells)))
             cells += (_cells(d) if d else ["–"] * 3)[: 3 if whole else 1]
         grid.rows.append([*cells, number_range([n for d in there for n in d.seeds])])
+
+
+def _of_pairs(table: Table, row: Row, task: str) -> list[float]:
+    """Returns the row's scores of the seeds that a row of the others has too."""
+    others = [table.values(each, task) for each in table.rows if each[1] == row[1] and each != row]
+    return [
+        score for seed, score in table.values(row, task).items() if any(seed in o for o in others)
+    ]
 
 
 def _cells(d: Difference) -> list[str]:

@@ -10,7 +10,6 @@ value.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -40,7 +39,8 @@ class Difference:
     seed. `seeds`: the number of pairs in each task. `better`: the probability that a run of this
     method beats one of the baseline's. `p`: corrected for the number of comparisons (Holm), `family`.
     `examples`: the 95 % interval of the same difference over resamples of the development examples,
-    the seeds held fixed; None without stored predictions or for a metric that cannot be resampled
+    the seeds held fixed. `constant`: the tasks of an average in which every seed gives the same
+    difference, so that they add nothing to its error. `examples` is None without stored predictions or for a metric that cannot be resampled
     (`dora.analysis.stats.resampled`).
     """
 
@@ -52,6 +52,7 @@ class Difference:
     p: float
     examples: tuple[float, float] | None = None
     family: int = 1
+    constant: tuple[str, ...] = ()
 
     @property
     def detectable(self) -> float:
@@ -104,9 +105,7 @@ def _tested(table: Table, by_task: bool) -> list[Difference]:
             if groups := _paired(table, row, other, tasks):
                 found.append(_difference(table, row, other, tasks, groups, by_task))
     corrected = holm([d.estimate.p_value() for d in found])
-    # A difference that could not be tested is none of the family.
-    family = max(1, sum(not math.isnan(p) for p in corrected))
-    return [replace(d, p=p, family=family) for d, p in zip(found, corrected, strict=True)]
+    return [replace(d, p=p, family=len(found)) for d, p in zip(found, corrected, strict=True)]
 
 
 def _difference(
@@ -126,6 +125,7 @@ def _difference(
         tuple(map(len, groups)),
         improvement(*scores),
         estimate.p_value(),
+        constant=tuple(t for t, g in zip(tasks, groups, strict=True) if average([g]).error == 0),
     )
 
 
@@ -176,7 +176,8 @@ class Leaders:
 def leaders(table: Table, by_task: bool) -> dict[tuple[str, str | None], Leaders]:
     """Returns the leaders of each (budget, task), or of each (budget, None) on average.
 
-    The best is the highest mean among the rows that can be tested; alike are the rows that no test
+    The best is the highest mean among the rows that can be tested and that no test with p < 0.05
+    shows to be lower than another, as it may where rows have unequal seeds; alike are the rows that no test
     with p < 0.05 shows to be lower. Tests with the baseline are those of `differences`, so that no mark
     contradicts a p value. The tests of all other pairs at a budget are a second family for Holm,
     of all pairs, because which of them is the best is read off the same scores. A row that shares
@@ -194,10 +195,11 @@ def leaders(table: Table, by_task: bool) -> dict[tuple[str, str | None], Leaders
                 for row in block
                 if any((row, other, task) in told for other in block)
             }
-            if means:
-                highest = max(means.values())
+            lower = {row for row in means for other in block if told.get((other, row, task))}
+            if leading := means.keys() - lower:
+                highest = max(means[row] for row in leading)
                 # The order of seeds decides the last bits of a mean.
-                best = frozenset(row for row in means if highest - means[row] <= ROUNDING)
+                best = frozenset(row for row in leading if highest - means[row] <= ROUNDING)
                 alike = frozenset(
                     row
                     for row in means.keys() - best

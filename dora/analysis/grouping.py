@@ -116,10 +116,13 @@ class Table:
             found.setdefault(row[1], []).append(row)
         return list(found.values())
 
-    @cached_property
+    @property
     def tasks(self) -> list[str]:
-        """The tasks in GLUE's order; WNLI last, unless the average is GLUE's own."""
-        found = {task for row in self.cells.values() for task in row}
+        """The tasks in GLUE's order; WNLI last, unless the average is GLUE's own.
+
+        One whose every cell had to be left out is none of them.
+        """
+        found = {task for row in self.cells.values() for task, runs in row.items() if runs}
         there = (task for task in TASKS if task in found)
         return sorted(there, key=lambda task: task == APART and not self.view.glue)
 

@@ -103,14 +103,15 @@ def holm(p_values: Sequence[float]) -> list[float]:
     """Returns p values corrected for their number (Holm 1979), in the order given.
 
     The smallest is multiplied by m, the next by m - 1 and so on, each at least as large as the one
-    before. NaN (not tested) stays NaN and does not count in m.
+    before. NaN (no p value is known) stays NaN and counts in m: what a comparison came to must not
+    make the others easier.
     """
     # Written here because statsmodels, which has it too, is a dependency of the tests alone.
     tested = [i for i, p in enumerate(p_values) if not math.isnan(p)]
     order = sorted(tested, key=lambda i: p_values[i])
     corrected, largest = [math.nan] * len(p_values), 0.0
     for rank, i in enumerate(order):
-        largest = max(largest, min(1.0, (len(order) - rank) * p_values[i]))
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[i]))
         corrected[i] = largest
     return corrected
 

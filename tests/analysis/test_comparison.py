@@ -12,8 +12,9 @@ from statsmodels.stats.multitest import multipletests
 
 from dora.analysis.comparison import Leaders, differences, leaders, pairs
 from dora.analysis.finished import read_runs
-from dora.analysis.grouping import Table, tables
+from dora.analysis.grouping import Table, showable, tables
 from dora.analysis.tables.contents import scores
+from dora.analysis.tables.notes import difference_notes
 from dora.analysis.view import View
 from record_files import write_run
 
@@ -115,6 +116,44 @@ def test_the_best_leads_and_whatever_the_seeds_do_not_tell_from_it(tmp_path: Pat
     assert leaders(table, by_task=False) == {
         ("r8", None): Leaders(frozenset({LORA}), frozenset({ADALORA}))
     }
+
+
+def test_a_row_that_is_shown_to_be_lower_is_not_the_best_for_its_fewer_seeds(
+    tmp_path: Path,
+) -> None:
+    scored(tmp_path, "lora", {1: 90, 2: 90.1, 3: 90.2, 4: 70, 5: 70.3})
+    scored(tmp_path, "dora", {1: 88, 2: 88.1, 3: 88.25})
+    (table,) = tables(read_runs(tmp_path))
+    (found,) = differences(table, by_task=True)
+    assert (found.estimate.mean < 0, found.p < 0.05) == (True, True)
+    assert leaders(table, by_task=True)["r8", "sst2"] == Leaders(frozenset({LORA}), frozenset())
+
+
+def test_an_average_says_where_it_is_too_certain(tmp_path: Path) -> None:
+    for task, more in (("sst2", (0, 0, 0)), ("rte", (1, 2, 3))):
+        scored(tmp_path, "lora", {1: 80, 2: 60, 3: 70}, task)
+        scored(
+            tmp_path,
+            "dora",
+            {s: 70 + 10 * (s == 1) - 10 * (s == 2) + more[s - 1] for s in (1, 2, 3)},
+            task,
+        )
+    (table,) = tables(read_runs(tmp_path))
+    (average,) = differences(table)
+    assert average.constant == ("sst2",)
+    (note,) = [n for n in difference_notes([average], False, "LoRA") if "too certain" in n]
+    assert "every seed gives the same difference on SST-2" in note
+
+
+def test_a_task_whose_every_cell_is_left_out_leaves_the_average_to_the_others(
+    tmp_path: Path,
+) -> None:
+    for task in ("sst2", "rte"):
+        scored(tmp_path, "lora", {1: 80, 2: 60}, task)
+    write_run(tmp_path, "dora", 1, 0.7, task="rte", fingerprints={"data": "other"})
+    table = showable(read_runs(tmp_path), View())[0][0]
+    assert table.averaged == ["sst2"]
+    assert any(note.startswith("RTE: its rows are not the same") for note in table.left_out)
 
 
 def test_rows_of_equal_means_are_all_the_best(tmp_path: Path) -> None:

@@ -302,6 +302,12 @@ def difference_notes(found: Sequence[Difference], shown: bool, baseline: str) ->
         )
     if any(d.task is None for d in found):
         notes.append("average: its error is that of each task's seeds, taken as independent")
+    constant = {task for d in found if d.task is None for task in d.constant}
+    if constant:
+        notes.append(
+            f"average: too certain where every seed gives the same difference on {_folders(constant)}, "
+            "whose error counts as 0"
+        )
     if any(d.estimate.error == 0 for d in found):
         notes.append(
             "no interval: every seed gives the same difference, which leaves its error unknown; "

@@ -295,7 +295,7 @@ def test_differences_that_are_alike_on_every_seed_are_not_tested(tmp_path: Path)
     assert fields(grid, "AdaLoRA")[3:] == ["+0.0", "1.000", "0.50", "–", "2"]
     assert fields(grid, "DoRA (dynamic rank)")[3:] == ["-12.7", "–", "0.00", "–", "2"]
     assert grid.bold == set()
-    assert "number of comparisons in this table, 1 (Holm)" in grid.notes[0]
+    assert "number of comparisons in this table, 2 (Holm)" in grid.notes[0]
     assert grid.notes[1].startswith("no interval: every seed gives the same difference")
     # An empty cell: a spreadsheet reads nan as a text.
     assert "nan" not in files(table, tmp_path, [])["dir-minilm-best-differences.csv"]
