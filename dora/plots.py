@@ -24,7 +24,7 @@ def main() -> None:
         "the panels)",
     )
     asked = asked_for("dora.plots", __doc__, require_matplotlib, width)
-    folder = asked.results / "figures"
+    folder = asked.folder("figures")
     for table in asked.tables:
         with writing():
             names = write(table, folder, asked.given.width)

@@ -20,8 +20,9 @@ def main() -> None:
     last = [view.score] if view.score != "best" else []
     lengths = ["by-length"] if view.by_length else []
     name = "-".join(["report", *last, *view.scoring, *lengths])
-    path = asked.results / f"{name}{view.suffix}.html"
+    path = asked.folder("") / f"{name}{view.suffix}.html"
     with writing():
+        path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, page(asked.tables, asked.seen))
     print(path)
     asked.end()

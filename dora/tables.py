@@ -22,7 +22,7 @@ def main() -> None:
         help="scores and medians with tasks down and methods across",
     )
     asked = asked_for("dora.tables", __doc__, own=transpose)
-    folder = asked.results / "tables"
+    folder = asked.folder("tables")
     whole: dict[str, str] = {}
     for table in asked.tables:
         made = files(table, asked.results, holes(table, asked.seen))

@@ -30,6 +30,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the results folder (default: results)",
     )
     parser.add_argument(
+        "--to",
+        type=Path,
+        metavar="FOLDER",
+        help="where to write (default: the results folder, tables/ and figures/ in it)",
+    )
+    parser.add_argument(
         "--score",
         choices=["best", "last"],
         default="best",
@@ -114,6 +120,10 @@ class Asked:
     def results(self) -> Path:
         """The results folder."""
         return Path(self.given.results)
+
+    def folder(self, name: str) -> Path:
+        """The folder to write to: the one of --to, else `name` in the results folder."""
+        return self.given.to or self.results / name
 
     def end(self) -> None:
         """Prints what was left out and exits with `LEFT_OUT`; returns if nothing was."""

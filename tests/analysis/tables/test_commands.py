@@ -254,6 +254,20 @@ def test_no_page_overwrites_that_of_another_view(
     ]
 
 
+@pytest.mark.parametrize(
+    ("what", "file"),
+    [("tables", "*.tex"), ("plots", "*.pdf"), ("report", "report.html")],
+)
+def test_what_is_made_may_lie_elsewhere_than_the_runs(
+    what: str, file: str, searched: Path, tmp_path: Path
+) -> None:
+    before = set(searched.rglob("*"))
+    to = tmp_path / "paper" / what
+    command(f"dora.{what}", "--results", str(searched), "--to", str(to), "--where", "lr=1e-3")
+    assert list(to.glob(file.replace("report", "report*")))
+    assert set(searched.rglob("*")) - before <= {to.parent, to, *to.glob("*")}
+
+
 def test_where_nothing_can_be_shown_the_exit_code_is_2(searched: Path) -> None:
     # Only the cell of two configurations stays.
     for path in (searched / "runs" / "dir").glob("*/*/*"):
