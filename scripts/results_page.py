@@ -9,6 +9,7 @@ up to `<!-- end -->` is replaced:
 
     pruned FOLDERS   AdaLoRA and DoRA less LoRA in all runs of neighbouring folders, A/B,C
     verdict FOLDERS  the same without p and power, for a page that links to the other
+    variants FOLDER  a method's settings beside each other, and what each of them does
     tables FOLDER    scores of the runs in a folder, and differences from LoRA
     search FOLDER    the table of a search of learning rates
     bench FILE       the measurements in a file of `python -m dora.bench`
@@ -21,8 +22,10 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import statistics
 import sys
 from pathlib import Path
+from typing import Any
 
 from dora.analysis.comparison import ALPHA, Difference, differences
 from dora.analysis.finished import read_runs
@@ -38,6 +41,7 @@ from dora.analysis.tables.scores import with_interval
 from dora.analysis.tables.searches import table
 from dora.analysis.view import View
 from dora.files import write_atomic
+from dora.records.identity import LATER
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
@@ -46,7 +50,7 @@ PAGES = [
 ]
 # `.*?`: up to the nearest end, or the first block would reach to the last.
 BLOCK = re.compile(
-    r"(<!-- (pruned|verdict|tables|search|bench) (\S+) -->\n).*?(<!-- end -->)", re.DOTALL
+    r"(<!-- (pruned|verdict|variants|tables|search|bench) (\S+) -->\n).*?(<!-- end -->)", re.DOTALL
 )
 
 
@@ -127,6 +131,55 @@ def _cells(d: Difference) -> list[str]:
     return [with_interval(d.estimate, "+"), p_value(d.p), points(d.detectable)]
 
 
+def variants(folder: Path) -> str:
+    """Returns the scores of one method's settings on one task, and the effect of each setting.
+
+    The effect is the difference between a setting's two values, at each value of the first setting.
+    """
+    runs = read_runs(folder)
+    methods = [run["config"]["method"] for run in runs]
+    # A setting that came later has the value in LATER where a record lacks it.
+    later = LATER.get(methods[0]["name"], {})
+    names = list(dict.fromkeys(name for method in methods for name in method))
+    values = {n: sorted({m.get(n, later.get(n)) for m in methods}) for n in names}
+    varied = [name for name in names if len(values[name]) > 1]
+    (task,) = {run["config"]["task"] for run in runs}
+    cells: dict[tuple[Any, ...], dict[int, float]] = {}
+    for run in runs:
+        key = tuple(run["config"]["method"].get(n, later.get(n)) for n in varied)
+        score = View().value(run, task)
+        assert score is not None
+        cells.setdefault(key, {})[run["seed"]] = score
+    title = View().title(task)
+    scores = Grid("", [*varied, title, "seeds"], [], text_columns=len(varied))
+    for key, by_seed in sorted(cells.items()):
+        spread = statistics.stdev(by_seed.values())
+        mean = statistics.mean(by_seed.values())
+        scores.rows.append([*map(str, key), f"{mean:.1f} ± {spread:.1f}", str(len(by_seed))])
+    effects = Grid("", ["setting", f"{title} [95 %]", "p", "cells"], [], text_columns=1)
+    first = varied[0]
+    for at, name in enumerate(varied):
+        low, high = values[name]
+        for given in values[first] if at else [None]:
+            pairs = [
+                (by_seed, cells[other])
+                for key, by_seed in cells.items()
+                if key[at] == low and (given is None or key[0] == given)
+                if (other := (*key[:at], high, *key[at + 1 :])) in cells
+            ]
+            if not pairs:
+                continue
+            effect = average([[b[seed] - a[seed] for seed in a if seed in b] for a, b in pairs])
+            where = "" if given is None else f", {first} {given}"
+            line = [f"{name}: {high} less {low}{where}", with_interval(effect, "+")]
+            effects.rows.append([*line, p_value(effect.p_value()), str(len(pairs))])
+    effects.notes += [
+        "points, paired by seed, averaged over cells that are equal in all else; each cell has the error of "
+        "its seeds; p as it is, not corrected"
+    ]
+    return f"{markdown(scores)}\n\n{markdown(effects)}"
+
+
 def shown(folder: Path) -> str:
     """Returns scores and differences of every table that the runs under `folder` make.
 
@@ -179,6 +232,7 @@ def measured(file: Path) -> str:
 MAKERS = {
     "pruned": pruned,
     "verdict": verdict,
+    "variants": variants,
     "tables": shown,
     "search": searched,
     "bench": measured,
