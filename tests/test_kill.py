@@ -47,6 +47,7 @@ def test_forty_kills_are_eight_in_every_place_and_reach_every_method() -> None:
 
 
 # Kills in places come between two lines of Python; these also come within a write or a product.
+@pytest.mark.slow  # 12 s; tests/kill_runs.py makes as many kills as one likes
 def test_kills_at_random_times_leave_runs_that_end_as_ones_left_alone(tmp_path: Path) -> None:
     assert kill_groups("random", 2, 3, ["dora"], tmp_path, print) == []
 
