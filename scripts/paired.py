@@ -29,6 +29,7 @@ from dora.analysis.finished import read_runs
 from dora.analysis.grouping import Table, showable, starts
 from dora.analysis.rows import budget_in_words, row_order
 from dora.analysis.stats import average
+from dora.analysis.tables.layout import number_range
 from dora.analysis.view import View
 from dora.analysis.where import chosen
 from dora.errors import UserError
@@ -158,9 +159,7 @@ def notes(found: dict[Group, list[Pairs]]) -> Iterator[str]:
         sorted({run["evaluations"]["counted"] for run in of}) for of in zip(*runs, strict=True)
     ]
     if counted[0] != counted[1]:
-        numbers = " evaluations in A, of ".join(
-            " to ".join(map(str, dict.fromkeys((n[0], n[-1])))) for n in counted
-        )
+        numbers = " evaluations in A, of ".join(map(number_range, counted))
         yield (
             f"Not alike: the best of {numbers} evaluations in B, and the best of more is higher by "
             "itself; --score last compares single ones"

@@ -37,11 +37,11 @@ class Difference:
 
     `task`: the task, None for the average over tasks. `estimate`: of the differences paired by
     seed. `seeds`: the number of pairs in each task. `better`: the probability that a run of this
-    method beats one of the baseline's. `p`: corrected for the number of comparisons (Holm), `family`.
-    `examples`: the 95 % interval of the same difference over resamples of the development examples,
-    the seeds held fixed. `constant`: the tasks of an average in which every seed gives the same
-    difference, so that they add nothing to its error. `examples` is None without stored predictions or for a metric that cannot be resampled
-    (`dora.analysis.stats.resampled`).
+    method beats one of the baseline's. `p`: corrected for the number of comparisons (Holm),
+    `family`. `examples`: the 95 % interval of the same difference over resamples of the development
+    examples, the seeds held fixed; None without stored predictions or for a metric that cannot be
+    resampled (`dora.analysis.stats.resampled`). `constant`: the tasks of an average in which every
+    seed gives the same difference, so that they add nothing to its error.
     """
 
     row: Row
@@ -177,9 +177,9 @@ def leaders(table: Table, by_task: bool) -> dict[tuple[str, str | None], Leaders
     """Returns the leaders of each (budget, task), or of each (budget, None) on average.
 
     The best is the highest mean among the rows that can be tested and that no test with p < 0.05
-    shows to be lower than another, as it may where rows have unequal seeds; alike are the rows that no test
-    with p < 0.05 shows to be lower. Tests with the baseline are those of `differences`, so that no mark
-    contradicts a p value. The tests of all other pairs at a budget are a second family for Holm,
+    shows to be lower than another, as one may where rows have unequal seeds; alike are the rows that
+    no test with p < 0.05 shows to be lower than the best. Tests with the baseline are those of
+    `differences`, so that no mark contradicts a p value. The tests of all other pairs at a budget are a second family for Holm,
     of all pairs, because which of them is the best is read off the same scores. A row that shares
     fewer than two seeds with the best is not tested and not marked. A budget has no leaders where
     nothing can be tested: one row, one seed, or evaluations that are not shared. Rows without a

@@ -82,7 +82,7 @@ class Table:
     def compared_with(self, row: Row) -> Row:
         """Returns the row of the baseline that a row is compared with, whether or not it is there.
 
-        That at the row's budget, or the one of a baseline without a budget.
+        It has the row's budget, or none where the baseline has none.
         """
         same, whole = (self.view.baseline, row[1]), (self.view.baseline, NO_BUDGET)
         return whole if whole in self.cells and same not in self.cells else same

@@ -85,8 +85,7 @@ def attach(
         layer.to(layer.base.weight.device)
         layer.train(model.training)
     attached.load(attached.state())
-    acts = choice.kind.after_step is not Method.after_step
-    length = f"steps={steps}, " if acts else ""
+    length = f"steps={steps}, " if _prunes(choice.kind) else ""
     values = ", ".join(f"{key}={value}" for key, value in _settings_of(choice).items())
     arguments = f"{length}budget={wanted}, {values}"
     return Adapter(model, attached, plan, steps or 0, modules, found, arguments)
@@ -128,11 +127,10 @@ def _settings_of(choice: MethodChoice) -> dict[str, Any]:
 
 def _problems(choice: MethodChoice, steps: Any, seed: Any) -> list[str]:
     """Returns a message for each setting out of range, and for a length that is missing."""
-    prunes = choice.kind.after_step is not Method.after_step
     found = []
     if not _whole(seed, 0):
         found.append(f"seed={seed!r} must be a whole number from 0")
-    if steps is None and prunes:
+    if steps is None and _prunes(choice.kind):
         found.append(
             f"{choice.name} plans its pruning by the run's length: give steps=, the number of "
             "optimizer steps"
@@ -142,6 +140,11 @@ def _problems(choice: MethodChoice, steps: Any, seed: Any) -> list[str]:
     else:
         found += choice.settings.problems(steps)
     return [problem.replace("method.", "") for problem in found]
+
+
+def _prunes(kind: type[Method]) -> bool:
+    """Says whether the method acts between steps, on a schedule of the run's length."""
+    return kind.after_step is not Method.after_step
 
 
 def _whole(value: Any, low: int) -> bool:

@@ -82,11 +82,13 @@ def refuse_cleared_gradients(
     In the `first` step they are gone where all are 0, too: zero_grad(set_to_none=False) leaves
     that, and later it may be right.
     """
+    if not method.reads_gradients:
+        return
     # Gates that died leave empty factors, which get no gradient.
     gradients = [p.grad for p in parameters if p.numel()]
     there = [gradient for gradient in gradients if gradient is not None]
     cleared = not there or (first and not any(bool(g.any()) for g in there))
-    if method.reads_gradients and gradients and cleared:
+    if gradients and cleared:
         raise UserError(
             f"{method.title} reads gradients, and they are cleared already: call "
             "adapter.step() between optimizer.step() and zero_grad()"

@@ -35,11 +35,8 @@ def find_head(model: Any, given: Sequence[str] | None) -> list[str]:
             f"with {', '.join([name for name, _ in model.named_children()][:SHOWN])}"
         )
     # What lies inside another one is trained with it; PEFT could not read it twice.
-    return [name for name in dict.fromkeys(given) if not _inside(name, given)]
-
-
-def _inside(name: str, others: Sequence[str]) -> bool:
-    return any(name.startswith(f"{other}.") for other in others)
+    inside = tuple(f"{name}." for name in given)
+    return [name for name in dict.fromkeys(given) if not name.startswith(inside)]
 
 
 def find_linears(

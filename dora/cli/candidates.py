@@ -85,11 +85,10 @@ class Group:
         value, few rates would be left of equal effort.
         """
         values = self.tried[1] if self.tried else ()
-        first = next_rates(self.search(()), self.start, most) if not self.scores else []
-        # What was tried stays tried, though another version's rule may have come to other rates.
-        if first and set(first) <= set(self.held):
-            return [Candidate(rate) for rate in self.held]
         rates = next_rates(self.search(()), self.start, most - len(values))
+        # What was tried stays tried, though another version's rule may have come to other rates.
+        if not self.scores and set(rates) <= set(self.held):
+            return [Candidate(rate) for rate in self.held]
         if rates or self.values or not values:
             return [Candidate(rate) for rate in rates]
         lr = self.search(()).lr

@@ -35,6 +35,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="where to write (default: the results folder, tables/ and figures/ in it)",
     )
+    _add_scoring(parser)
+    _add_choice(parser)
+    # The exit codes stand in --help, since scripts depend on them.
+    parser.epilog = (
+        f"exit code: 0 all shown, {LEFT_OUT} something was left out and named, "
+        "2 nothing can be shown, 1 the disk failed"
+    )
+
+
+def _add_scoring(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that say how runs are scored and compared."""
     parser.add_argument(
         "--score",
         choices=["best", "last"],
@@ -56,6 +67,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="tasks: one metric a task, WNLI apart (default); glue: as the leaderboard, "
         "the mean of a task's metrics and WNLI in",
     )
+    parser.add_argument(
+        "--baseline",
+        default=BASELINE,
+        metavar="NAME",
+        help="the method that others are compared with, at equal budget or without one: dora, full "
+        f"(default: {BASELINE})",
+    )
+
+
+def _add_choice(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that say which runs are shown, and beside which others."""
     parser.add_argument(
         "--where",
         nargs="+",
@@ -79,13 +101,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             help=f"these {what} alone, by name or title: {help_text}",
         )
     parser.add_argument(
-        "--baseline",
-        default=BASELINE,
-        metavar="NAME",
-        help="the method that others are compared with, at equal budget or without one: dora, full "
-        f"(default: {BASELINE})",
-    )
-    parser.add_argument(
         "--mix-arithmetic",
         action="store_true",
         help="take runs together that differ in the arithmetic of this package alone; "
@@ -95,11 +110,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--by-length",
         action="store_true",
         help="a table for each number of training steps, and a figure of score against steps",
-    )
-    # The exit codes stand in --help, since scripts depend on them.
-    parser.epilog = (
-        f"exit code: 0 all shown, {LEFT_OUT} something was left out and named, "
-        "2 nothing can be shown, 1 the disk failed"
     )
 
 

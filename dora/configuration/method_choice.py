@@ -126,7 +126,7 @@ def choose(held: DictConfig) -> MethodChoice:
 
 
 def check_choices(held: DictConfig, choices: Mapping[str, Any]) -> None:
-    """Raises HydraException if a group has several files, or a file or method a wrong name.
+    """Raises HydraException for a group of several files, and for a name that means another thing.
 
     `choices`: the chosen file of each group, as Hydra notes them. A copy of lora.yaml that keeps
     `name: lora` would train one method, and be recorded and compared as another.

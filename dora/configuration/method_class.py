@@ -75,7 +75,7 @@ def method_class(name: str, place: str) -> type[Method]:
         ) from None  # the message has the reason
     except Exception as e:  # whatever its author's module raises, such as a missing colon
         raise UserError(
-            f"{name}.yaml names {place} as its class, and importing it fails: {e} ({_where(e)})"
+            f"{name}.yaml names {place} as its class, and importing it fails: {e} ({raised_at(e)})"
         ) from None
     if not (isinstance(found, type) and issubclass(found, Method)):
         raise UserError(
@@ -86,8 +86,8 @@ def method_class(name: str, place: str) -> type[Method]:
     return found
 
 
-def _where(error: Exception) -> str:
-    """Returns `NameError in mine.py, line 4`, where a module of one's own raised an error."""
+def raised_at(error: Exception) -> str:
+    """Returns `NameError in mine.py, line 4`, for who writes a method: the place of an error."""
     if isinstance(error, SyntaxError):
         file, line = error.filename, error.lineno
     else:
@@ -171,7 +171,7 @@ def _own(kind: type) -> list[type]:
 def _is_library(cls: type, kind: type) -> bool:
     """Tells whether a class is Python's, of this package's machinery, or installed.
 
-    What is installed beside `kind`, in its own package, is its author's.
+    Classes that are installed beside `kind`, in its own package, are its author's.
     """
     top, own = (c.__module__.partition(".")[0] for c in (cls, kind))
     if top == "dora":

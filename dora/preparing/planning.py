@@ -12,7 +12,7 @@ from dora.adapters.budget import Budget, Matrix, Plan
 from dora.backbones import backbone
 from dora.backbones.backbone import Folder
 from dora.configuration.config import Config
-from dora.configuration.method_class import fingerprint
+from dora.configuration.method_class import fingerprint, raised_at
 from dora.methods.base import Method, RunInfo
 from dora.methods.schedule import Schedule
 from dora.package import PACKAGE
@@ -139,7 +139,7 @@ def _raised_outside(e: ValueError) -> str:
     frame = traceback.extract_tb(e.__traceback__)[-1]
     if PACKAGE in Path(frame.filename).parents:
         return ""
-    return f" (ValueError in {Path(frame.filename).name}, line {frame.lineno})"
+    return f" ({raised_at(e)})"
 
 
 def _priced(matrix: Matrix, kind: type[Method]) -> Matrix:

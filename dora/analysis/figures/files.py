@@ -54,8 +54,8 @@ FIGURES = {
     ),
     "differences": Kind(
         paired_differences,
-        "Each method less the baseline (LoRA, if no other is named) at the same budget with its 95 % interval, each by itself, task by "
-        "task and averaged.",
+        "Each method less the baseline (LoRA, if no other is named) at the same budget with its "
+        "95 % interval, each by itself, task by task and averaged.",
         paired_differences,
     ),
     "score-by-cost": Kind(

@@ -41,8 +41,9 @@ def score_by_length(tables: Sequence[Table]) -> Drawn | None:
     """Draws scores against steps: means over seeds with their 95 % intervals, a panel for each task.
 
     Each method at the largest budget of all tables. A cross stands where a method's line crosses
-    the baseline's. Tasks are those of any length; their average has a point where a length has all of them,
-    since other tasks would look like an effect of the length. A panel without a line is left out.
+    the baseline's. Tasks are those of any length; their average has a point where a length has all
+    of them, since other tasks would look like an effect of the length. A panel without a line is
+    left out.
     Returns None unless some method has scores at two lengths.
     """
     view = tables[0].view

@@ -58,7 +58,7 @@ def score_by_budget(table: Table, part: str | None = None) -> Drawn | None:
     sizes = [line["adapter_params"] for line in with_budget]
     if not sizes:
         return None
-    # A tick at each of the baseline's sizes: the other methods end beside them, by a component or two.
+    # A tick at each of the baseline's sizes: other methods end beside them, by a component or two.
     bases = {
         round(line["adapter_params"])
         for line in with_budget

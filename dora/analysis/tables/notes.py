@@ -305,8 +305,8 @@ def difference_notes(found: Sequence[Difference], shown: bool, baseline: str) ->
     constant = {task for d in found if d.task is None for task in d.constant}
     if constant:
         notes.append(
-            f"average: too certain where every seed gives the same difference on {_folders(constant)}, "
-            "whose error counts as 0"
+            "average: too certain where every seed gives the same difference on "
+            f"{_folders(constant)}, whose error counts as 0"
         )
     if any(d.estimate.error == 0 for d in found):
         notes.append(

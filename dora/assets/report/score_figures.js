@@ -170,9 +170,9 @@ function differences(group, some) {
   const scores = scoresOf(group, some);
   const adapted = rows.filter(row => !row.none);
   const isBase = row => row.method === study.baseline;
+  const whole = rows.find(row => row.none && isBase(row)); // a baseline without a budget
   const panels = [...grouped(adapted, row => row.budget).values()].map(ofBudget => {
-    // Of its own budget, or a baseline that has none.
-    const base = ofBudget.find(isBase) ?? rows.find(row => row.none && isBase(row));
+    const base = ofBudget.find(isBase) ?? whole;
     return base
       ? differencePanel(
           base,
@@ -183,7 +183,7 @@ function differences(group, some) {
   });
   const title = runs.find(run => run.method === study.baseline)?.methodTitle;
   return figure(
-    `Differences from ${title}${rows.some(row => row.none && isBase(row)) ? "" : " at equal budget"}.`,
+    `Differences from ${title}${whole ? "" : " at equal budget"}.`,
     "In points, paired by seed: dots are pairs, marks means with a 95 % interval, each by " +
       "itself. The tables of differences correct for the number of comparisons.",
     methodsOf(adapted.filter(row => !isBase(row))),
@@ -204,7 +204,7 @@ function differencePanel(base, others, scores) {
   if (!lines.length) return null;
   const numbers = lines.flatMap(([, points]) => extentOf(points));
   const canvas = panel({
-    title: `budget ${others[0]?.budgetTitle ?? base.budgetTitle}`,
+    title: `budget ${others[0].budgetTitle}`,
     label: lines.map(([title, points]) => inWords(title, points)).join("; "),
     across: axisOf(numbers, {zero: true}),
     // Downwards, a line a score.
