@@ -55,6 +55,8 @@ BLOCK = re.compile(
 
 
 PRUNING = ("adalora", "dora")
+# The values of the settings that differ → the score of each seed.
+Cells = dict[tuple[Any, ...], dict[int, float]]
 
 
 def pruned(folders: Path) -> str:
@@ -132,39 +134,41 @@ def _cells(d: Difference) -> list[str]:
 
 
 def variants(folder: Path) -> str:
-    """Returns the scores of one method's settings on one task, and the effect of each setting.
-
-    The effect is the difference between a setting's two values, at each value of the first setting.
-    """
+    """Returns the scores of one method's settings on one task, and the effect of each setting."""
     runs = read_runs(folder)
-    methods = [run["config"]["method"] for run in runs]
-    # A setting that came later has the value in LATER where a record lacks it.
-    later = LATER.get(methods[0]["name"], {})
-    names = list(dict.fromkeys(name for method in methods for name in method))
-    values = {n: sorted({m.get(n, later.get(n)) for m in methods}) for n in names}
-    varied = [name for name in names if len(values[name]) > 1]
     (task,) = {run["config"]["task"] for run in runs}
-    cells: dict[tuple[Any, ...], dict[int, float]] = {}
-    for run in runs:
-        key = tuple(run["config"]["method"].get(n, later.get(n)) for n in varied)
+    # A setting that came later has the value in LATER where a record lacks it.
+    found = [run["config"]["method"] for run in runs]
+    methods = [method | LATER.get(method["name"], {}) | method for method in found]
+    values = {name: sorted({method[name] for method in methods}) for name in methods[0]}
+    varied = {name: its for name, its in values.items() if len(its) > 1}
+    cells: Cells = {}
+    for run, method in zip(runs, methods, strict=True):
         score = View().value(run, task)
         assert score is not None
-        cells.setdefault(key, {})[run["seed"]] = score
+        cells.setdefault(tuple(method[name] for name in varied), {})[run["seed"]] = score
     title = View().title(task)
     scores = Grid("", [*varied, title, "seeds"], [], text_columns=len(varied))
     for key, by_seed in sorted(cells.items()):
         spread = statistics.stdev(by_seed.values())
         mean = statistics.mean(by_seed.values())
         scores.rows.append([*map(str, key), f"{mean:.1f} ± {spread:.1f}", str(len(by_seed))])
-    effects = Grid("", ["setting", f"{title} [95 %]", "p", "cells"], [], text_columns=1)
-    first = varied[0]
-    for at, name in enumerate(varied):
-        low, high = values[name]
-        for given in values[first] if at else [None]:
+    return f"{markdown(scores)}\n\n{markdown(_effects(cells, varied, title))}"
+
+
+def _effects(cells: Cells, varied: dict[str, list[Any]], title: str) -> Grid:
+    """Returns the difference between each setting's two values, at each value of the first one.
+
+    Effects may differ with it, as those of spare components do with alpha.
+    """
+    grid = Grid("", ["setting", f"{title} [95 %]", "p", "cells"], [], text_columns=1)
+    first = next(iter(varied))
+    for at, (name, (low, high)) in enumerate(varied.items()):
+        for given in varied[first] if at else [None]:
             pairs = [
                 (by_seed, cells[other])
                 for key, by_seed in cells.items()
-                if key[at] == low and (given is None or key[0] == given)
+                if key[at] == low and given in (None, key[0])
                 if (other := (*key[:at], high, *key[at + 1 :])) in cells
             ]
             if not pairs:
@@ -172,12 +176,12 @@ def variants(folder: Path) -> str:
             effect = average([[b[seed] - a[seed] for seed in a if seed in b] for a, b in pairs])
             where = "" if given is None else f", {first} {given}"
             line = [f"{name}: {high} less {low}{where}", with_interval(effect, "+")]
-            effects.rows.append([*line, p_value(effect.p_value()), str(len(pairs))])
-    effects.notes += [
-        "points, paired by seed, averaged over cells that are equal in all else; each cell has the error of "
-        "its seeds; p as it is, not corrected"
-    ]
-    return f"{markdown(scores)}\n\n{markdown(effects)}"
+            grid.rows.append([*line, p_value(effect.p_value()), str(len(pairs))])
+    grid.notes.append(
+        "points, paired by seed, averaged over cells that are equal in all else; each cell has the "
+        "error of its seeds; p as it is, not corrected"
+    )
+    return grid
 
 
 def shown(folder: Path) -> str:
