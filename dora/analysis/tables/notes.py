@@ -48,8 +48,8 @@ def score_notes(table: Table, marks: set[str], bold: bool) -> list[str]:
     found += _average_notes(table)
     if bold:
         found.append(
-            "bold: the best mean at its budget; underlined: not shown by the seeds to be lower "
-            f"(p ≥ {ALPHA}; {_tests_note(table)})"
+            "bold: the best mean at its budget, of those that the seeds do not show to be lower; underlined: "
+            f"the others of those (p ≥ {ALPHA}; {_tests_note(table)})"
         )
     found += [f"left out: {text}" for text in table.left_out]
     found += [*_budgets_note(table), *_unequal_note(table), *_diverged_note(table)]
