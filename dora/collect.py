@@ -13,6 +13,7 @@ from dora.errors import UserError
 from dora.plain import counted
 from dora.process.command import command
 from dora.records import packed, study
+from dora.records.directories import directories
 from dora.records.place import Place, place_of
 
 DESCRIPTION = """\
@@ -39,7 +40,7 @@ def collect(results: Path | Sequence[Path], to: Path, blind: bool = False) -> st
     diverged: dict[Place, Path] = {}
     there: set[Place] = set()
     for folder in reversed(folders):  # of equals the first one counts
-        runs = study.directories(folder)
+        runs = directories(folder)
         there |= set(map(place_of, runs))
         finished |= {place_of(run["folder"]): run["folder"] for run in read_runs(folder)}
         # Without them a mean would be over the seeds that did not diverge, and nothing would say so.

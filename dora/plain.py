@@ -1,4 +1,4 @@
-"""Text as it is shown: escapes, so that a terminal does not obey it, and counted things."""
+"""Text as it is shown: escapes, so that a terminal does not obey it, counted things, durations."""
 
 from __future__ import annotations
 
@@ -27,6 +27,14 @@ def cut(text: object, at_most: int = 100) -> str:
 def counted(number: int, noun: str) -> str:
     """Returns `1 run` or `1,040 runs`, for a noun whose plural ends in s."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def duration(seconds: float) -> str:
+    """Returns a duration as `2 h 05 min`, `12 min` or `40 s`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min"
 
 
 def _escape(character: str) -> str:

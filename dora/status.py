@@ -14,6 +14,7 @@ from dora.cli import screen
 from dora.errors import UserError
 from dora.process.command import command
 from dora.records import gaps, study
+from dora.records.directories import directories
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -94,7 +95,7 @@ def main() -> None:
 
 def _verify(results: Path) -> NoReturn:
     """Prints which files are damaged; exit 0 where none is, 3 where one is, 1 without any run."""
-    if not study.directories(results):
+    if not directories(results):
         sys.exit(_no_run(results))
     # Late: it reads tensors and predictions, for which nothing else here waits.
     from dora.records.verify import report

@@ -31,8 +31,8 @@ from dora.analysis.finished import read_runs
 from dora.backbones import backbone
 from dora.data import tokens
 from dora.errors import UserError
+from dora.preparing.init_from import read_earlier_run
 from dora.preparing.prepare import Prepared, prepare
-from dora.preparing.start import read_start
 from dora.records.journals import JOURNALS
 from dora.records.record import Record, read_finished
 from dora.records.verify import verify
@@ -120,7 +120,7 @@ def finished(prepared: Prepared) -> Iterator[Kind]:
     architecture = backbone.architecture(prepared.model)
     verified = listed(lambda: verify(folder).problems)
     exported = listed(lambda: exporting.unfit(run, folder, Form()))
-    started = refused(lambda: read_start(config, weights, architecture))
+    started = refused(lambda: read_earlier_run(config, weights, architecture))
     predicted = refused(lambda: _kept_weights(prepared, run))
     tools = {
         "run.json": (

@@ -21,7 +21,7 @@ from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from dora.records import study
+from dora.records.directories import directories
 from runs import forkserver, problems, small_words
 
 # The processes that a kill of each kind may hit. A single run is its own launcher.
@@ -191,7 +191,7 @@ def differences(begun: Callable[[Path], Started], alone: Path, results: Path) ->
     again.process.join()
     wrong = [f"exit code {again.process.exitcode} on resuming"] if again.process.exitcode else []
     # By the runs left alone: a run that is missing from the others is a difference too.
-    for run in study.directories(alone):
+    for run in directories(alone):
         place = run.relative_to(alone)
         wrong += [f"{place}: {problem}" for problem in problems(run, results / place)]
     return wrong

@@ -252,7 +252,7 @@ def all_problems(given: list[Command], patch: pytest.MonkeyPatch) -> list[str]:
     register()
     GlobalHydra.instance().clear()
     # Which trackers and devices there are is no matter of the pages.
-    patch.setattr("dora.process.surroundings.problems", lambda *_: [])
+    patch.setattr("dora.process.requirements.problems", lambda *_: [])
     found = []
     with composing(None):
         composer = Composer(GlobalHydra.instance().config_loader())

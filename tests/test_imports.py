@@ -112,7 +112,7 @@ def test_only_config_commands_and_cli_know_hydra() -> None:
         "configuration.config",
         "configuration.groups",
         "configuration.method_choice",
-        "python.surroundings",
+        "python.restored",
         "python.train",
         "run",
     }

@@ -14,7 +14,8 @@ import scipy.stats
 
 from dora.analysis.finished import read_runs
 from dora.analysis.searches import of_runs
-from dora.records import packed, study
+from dora.records import packed
+from dora.records.directories import directories
 from dora.records.identity import arithmetic
 from runs import load_script, python
 
@@ -27,7 +28,7 @@ each = pytest.mark.parametrize("folder", FOLDERS, ids=lambda f: f.relative_to(RE
 
 @each
 def test_every_record_is_done_and_names_commit_machine_and_data(folder: Path) -> None:
-    found = study.directories(folder)
+    found = directories(folder)
     assert found
     for path in found:
         run = json.loads((path / "run.json").read_text())

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from dora.records import gaps, study
+from dora.records.directories import directories
 from runs import same_files
 
 pytestmark = pytest.mark.slurm
@@ -64,7 +65,7 @@ def launch(results: Path, *more: str) -> list[str]:
 def resumed_and_equal(alone: Path, results: Path) -> int:
     """Asserts that both studies' runs are equal; returns how many of `results` were resumed."""
     resumed = 0
-    for path in study.directories(alone):
+    for path in directories(alone):
         there = results / path.relative_to(alone)
         one, two = (json.loads((folder / "run.json").read_text()) for folder in (path, there))
         assert one["results"] == two["results"], path.name

@@ -12,10 +12,10 @@ from dora.data import npz
 from dora.data.predictions import UNREADABLE, predict
 from dora.data.tasks import TASKS
 from dora.records import artefacts, packed
+from dora.records.directories import directories
 from dora.records.rescore import WHICH, contradiction, scored_arrays
 from dora.records.run_json import NotARecord, read_placed
 from dora.records.schema import Run
-from dora.records.study import directories
 
 
 class Predicted(NamedTuple):

@@ -141,10 +141,10 @@ def _size(shape: Shape) -> str:
     return " x ".join(map(str, shape)) or "a single number"
 
 
-def some(items: list[str], most: int = 3) -> str:
-    """Joins the first names for a message, with the number of further ones."""
-    more = f" and {len(items) - most} more" if len(items) > most else ""
-    return ", ".join(items[:most]) + more
+def some(items: list[str]) -> str:
+    """Joins the first three names for a message, with the number of further ones."""
+    more = f" and {len(items) - 3} more" if len(items) > 3 else ""
+    return ", ".join(items[:3]) + more
 
 
 def _expected(config: Mapping[str, Any]) -> dict[str, Shape]:

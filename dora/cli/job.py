@@ -50,7 +50,7 @@ def train(cfg: DictConfig) -> float | None:
     from dora.cli import remaining
     from dora.preparing.prepare import prepare
     from dora.training.lines import labelled
-    from dora.training.once import once
+    from dora.training.unless_done import train_unless_done
 
     begin_unless_stopped()
     check_choices(cfg.method, HydraConfig.get().runtime.choices)
@@ -63,7 +63,7 @@ def train(cfg: DictConfig) -> float | None:
         said.append(line)
         print(labelled(_label(), line), flush=True)
 
-    _, result = once(prepared, lambda: _run(prepared), say)
+    _, result = train_unless_done(prepared, lambda: _run(prepared), say)
     # Of several processes that train a run one holds its record, and says this.
     if not said and result and (left := remaining.line(prepared.folder)) is not None:
         print(labelled(_label(), left), flush=True)

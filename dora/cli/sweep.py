@@ -16,8 +16,9 @@ from dora.cli.summary import labels, score_table
 from dora.configuration.config import MAX_SEED, Config
 from dora.data.predictions import unpredicted
 from dora.errors import NotNow, RunFailed, Stopped, UserError
-from dora.plain import counted, printable
+from dora.plain import counted, duration, printable
 from dora.preparing import precision
+from dora.preparing.notes import embedded_note
 from dora.preparing.prepare import Prepared, prepare
 from dora.process.signals import outside
 from dora.records import estimate, study
@@ -25,7 +26,6 @@ from dora.records.cleaning import tidy
 from dora.records.place import place_of
 from dora.records.planned import note_planned
 from dora.records.run_json import read_done
-from dora.training.lines import embedded_note
 
 Words = tuple[str, ...]
 # States of a run that is not done and did not go wrong: the same sweep goes on with it.
@@ -33,7 +33,7 @@ _HARMLESS = {"stopped", "running", "waiting"}
 
 
 @dataclass(frozen=True)
-class Planned:
+class SweepRun:
     """Describes one run of a sweep without its data, which for all runs may not fit into memory.
 
     `folder`: its directory, or the one that its packed record is unpacked into. `settings`: its configuration as it is recorded. `force`: whether it starts afresh. `notes`:
@@ -69,7 +69,7 @@ class Sweep:
     which to diverge is an outcome. `began`: by the monotonic clock, in seconds.
     """
 
-    runs: dict[Words, Planned]
+    runs: dict[Words, SweepRun]
     options: Words = ()
     folders: Mapping[Words, Path] = field(default_factory=dict)
     search: bool = False
@@ -98,7 +98,7 @@ class Sweep:
         )
         return [list(words) for words in pending]
 
-    def _estimate(self, pending: Mapping[Words, Planned]) -> str:
+    def _estimate(self, pending: Mapping[Words, SweepRun]) -> str:
         """Returns `; left: about 12 min of training, 9 runs`, empty where no run tells."""
         if len(pending) == len(self.runs):  # none is done
             return ""
@@ -119,7 +119,7 @@ class Sweep:
             folder, places, [self.runs[tuple(words)].folder for words in pending], what
         )
 
-    def _settled(self, p: Planned) -> bool:
+    def _settled(self, p: SweepRun) -> bool:
         """Tells whether nothing is left to do for a run."""
         return p.done or (self.search and not p.force and study.look(p.folder).state == "diverged")
 
@@ -140,7 +140,7 @@ class Sweep:
         left = {words: s for words, s in seen.items() if s.state not in ended}
         if not self.search:  # it shows held-out scores instead
             self._print_scores(seen)
-        took = study.duration(time.monotonic() - self.began)
+        took = duration(time.monotonic() - self.began)
         counts = study.in_words(study.count(seen.values()))
         print(f"\nafter {took}, {counted(len(self.runs), 'run')}: {counts}")
         if lost is not None:
@@ -217,7 +217,7 @@ def plan(
         group: compose(group if len(members) > 1 else members[0][0])
         for group, members in groups.items()
     }
-    planned: dict[Words, Planned] = {}
+    planned: dict[Words, SweepRun] = {}
     problems: dict[str, list[Words]] = defaultdict(list)
     # Sorted by data: each task's data are read once, since `prepare` keeps the last ones alone.
     for group in sorted(groups, key=lambda group: _data_of(configs[group])):
@@ -236,10 +236,10 @@ def plan(
         for words, seed in groups[group]:
             if words not in bad:
                 own = first.of_seed(int(seed)) if several and seed else first
-                planned[words] = _planned(own, words, here)
+                planned[words] = _sweep_run(own, words, here)
     if said or problems:
         raise UserError(*said, *_with_places(problems, len(groups)))
-    runs: dict[Path, tuple[Words, Planned]] = {}
+    runs: dict[Path, tuple[Words, SweepRun]] = {}
     for words in map(tuple, jobs):
         p = planned[words]
         runs.setdefault(p.folder, (p.words, p))
@@ -274,10 +274,10 @@ def _data_of(config: Config) -> tuple[str, str, str]:
     return config.data.source, str(config.data.dir), config.task.name
 
 
-def _planned(p: Prepared, words: Words, here: bool) -> Planned:
+def _sweep_run(p: Prepared, words: Words, here: bool) -> SweepRun:
     """Returns the description of a prepared run; reads its record, if it is done."""
     c = p.config
-    folder = p.recorded
+    folder = p.record_folder
     embedded = embedded_note(c)
     notes = tuple(filter(None, (embedded, c.model.note)))
     # In this order: looking for rows without predictions is cheap if the run has no record.
@@ -289,7 +289,7 @@ def _planned(p: Prepared, words: Words, here: bool) -> Planned:
             "here; precision=bf16 or precision=fp32 chooses"
         )
     own = tuple(p.words(words)), lacks, embedded is not None
-    return Planned(folder, p.settings, c.force, notes, text, p.auto, *own)
+    return SweepRun(folder, p.settings, c.force, notes, text, p.auto, *own)
 
 
 def _with_places(problems: Mapping[str, list[Words]], total: int) -> Iterator[str]:

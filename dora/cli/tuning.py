@@ -16,8 +16,8 @@ from dora.analysis.figures.style import images
 from dora.analysis.searches import heldout, heldout_loss, in_order
 from dora.analysis.tables.layout import as_csv
 from dora.analysis.tables.searches import table
-from dora.cli.candidates import Group
 from dora.cli.line import in_grammar
+from dora.cli.search_rule import OpenSearch
 from dora.configuration import tuned
 from dora.configuration.check import check
 from dora.configuration.config import Config, holder
@@ -75,7 +75,7 @@ class Tuning:
             raise UserError(*dict.fromkeys(problems))
         self.candidates, self.seeds = candidates, tuple(seeds)
         self.folder = Path(compose(grid[0]).results) / "search"
-        self.groups: dict[Key, Group] = {}
+        self.groups: dict[Key, OpenSearch] = {}
         for words, config in composed.items():
             self._add(words, config)
         # Before the first round: a file that cannot be read, and one that would lose scores.
@@ -101,7 +101,9 @@ class Tuning:
             own = (*words, "select=heldout", in_grammar(f"results={self.folder}", False))
             tried = config.chosen.tried
             default = getattr(config.chosen.settings, tried[0]) if tried else None
-            self.groups[key] = Group(own, key, config.learning_rate(), settings, tried, default)
+            self.groups[key] = OpenSearch(
+                own, key, config.learning_rate(), settings, tried, default
+            )
         elif other := [k for k, value in settings.items() if value != group.settings[k]]:
             raise UserError(
                 f"{key.task} with {key.method} is to be searched with several values of "

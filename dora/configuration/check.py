@@ -15,7 +15,7 @@ from dora.configuration.method_choice import method_names
 from dora.configuration.method_class import is_released
 from dora.data.tasks import TASKS
 from dora.methods.rules import fraction_or_steps
-from dora.process import surroundings
+from dora.process import requirements
 
 MAX_COUNT = 2**31 - 1  # of steps, rows, epochs: a signed 32-bit number, as some of PyTorch's are
 SOURCES = ("mini", "dir", "hub")  # the files in conf/data
@@ -38,7 +38,7 @@ def check(config: Config) -> list[str]:
         *_of_training(config),
         *_of_clients(config),
         *_of_paths(config),
-        *surroundings.problems(config.device, config.wandb, config.tensorboard, config.results),
+        *requirements.problems(config.device, config.wandb, config.tensorboard, config.results),
     ]
     # A number that is not finite breaks every rule that bounds it; one message is enough.
     said = tuple(text.split("=")[0] + "=" for text in infinite)

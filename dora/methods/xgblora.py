@@ -117,7 +117,7 @@ def _rounds(
     costs, left = budget.costs(matrices), budget.total(matrices)
     places = _by_layer(matrices)
     at_once = _at_once(settings, matrices)
-    _refuse_misfits(settings, budget, len(places), at_once, left)
+    _refuse_misfits(settings, budget, len(places), at_once)
     rounds: list[list[int]] = []
     for drawn in _draws(settings.sampling, len(places), at_once, seed):
         whole = [at for layer in drawn[:at_once] for at in places[layer]]
@@ -162,9 +162,7 @@ def _at_once(settings: Settings, matrices: Sequence[Matrix]) -> int:
     return settings.layers or max(1, len(_by_layer(matrices)) // 4)
 
 
-def _refuse_misfits(
-    settings: Settings, budget: Budget, layers: int, at_once: int, total: int
-) -> None:
+def _refuse_misfits(settings: Settings, budget: Budget, layers: int, at_once: int) -> None:
     """Raises ValueError unless rounds of `at_once` layers make up the budget."""
     if at_once > layers:
         raise ValueError(f"method.layers={at_once}: this model has {layers} layers")

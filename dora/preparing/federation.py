@@ -19,7 +19,7 @@ from dora.plain import counted
 
 
 @dataclass(frozen=True)
-class Place:
+class ClientStep:
     """Where a step lies: in which round (from 0), at which of its clients, and how far in there.
 
     `client`: its number. `local`: the client's step in this round, from 0. `share`: the client's
@@ -100,19 +100,19 @@ class Federation:
                 counts[client] = counts.get(client, 0) + 1
         return found
 
-    def place(self, step: int) -> Place:
+    def client_step(self, step: int) -> ClientStep:
         """Returns where a step, counted from 1, lies."""
         at, inside = divmod(step - 1, self.steps_a_round)
         slot, local = divmod(inside, self.local_steps)
         clients = self.chosen[at]
         client = clients[slot]
         held = sum(len(self.rows[k]) for k in clients)
-        return Place(at, slot, client, local, len(self.rows[client]) / held)
+        return ClientStep(at, slot, client, local, len(self.rows[client]) / held)
 
-    def step_of_client(self, place: Place) -> int:
+    def step_of_client(self, at: ClientStep) -> int:
         """Returns the number, from 0, of a step among all that its client takes in the run."""
-        before = self._rounds_before[place.round][place.client]
-        return before * self.local_steps + place.local
+        before = self._rounds_before[at.round][at.client]
+        return before * self.local_steps + at.local
 
     def describe(self) -> str:
         """Returns the rounds in one line, which is shown before training."""

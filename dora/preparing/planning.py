@@ -17,21 +17,21 @@ from dora.methods.base import Method, RunInfo
 from dora.methods.schedule import Schedule
 from dora.package import PACKAGE
 from dora.preparing.findings import Findings
+from dora.preparing.init_from import EarlierRun, read_earlier_run
 from dora.preparing.length import is_finite
-from dora.preparing.sources import Source, read_sources
-from dora.preparing.start import Start, read_start
+from dora.preparing.source_runs import Source, read_sources
 
 
 @dataclass(frozen=True)
-class Planned:
+class MethodInputs:
     """The checked inputs of a run's method.
 
-    `weights`: the model's fingerprint. `start`: the run of `init_from`. `sources`: the runs that
+    `weights`: the model's fingerprint. `earlier`: the run of `init_from`. `sources`: the runs that
     the method reads. `plan`: None if no budget applies.
     """
 
     weights: str
-    start: Start | None
+    earlier: EarlierRun | None
     sources: tuple[Source, ...]
     plan: Plan | None = None
 
@@ -40,7 +40,7 @@ class Planned:
         found = {
             "data": data,
             "model": self.weights,
-            "init_from": self.start.fingerprint if self.start else None,
+            "init_from": self.earlier.fingerprint if self.earlier else None,
         }
         if self.sources:
             found["sources"] = " ".join(source.sha256 for source in self.sources)
@@ -60,22 +60,22 @@ def plan_run(
     architecture: dict[str, Any],
     total_steps: int,
     found: Findings,
-) -> Planned:
+) -> MethodInputs:
     """Reads the runs that the configuration names and plans the budget; notes every problem.
 
     `total_steps`: 0 where it is not known because of a problem.
     """
     weights = backbone.fingerprint(folder)
-    start = None
+    earlier = None
     if config.init_from and config.chosen.kind.starts_from_runs:
-        start = found.attempt(lambda: read_start(config, weights, architecture))
+        earlier = found.attempt(lambda: read_earlier_run(config, weights, architecture))
     sources = found.attempt(lambda: read_sources(config, weights)) or ()
     plan = None
     # A setting that is not finite is a problem by now, and no plan can be made with it.
     if is_finite(config):
         run = run_info(config, total_steps, sources)
-        plan = found.attempt(lambda: make_plan(config, architecture, start, run))
-    return Planned(weights, start, sources, plan)
+        plan = found.attempt(lambda: make_plan(config, architecture, earlier, run))
+    return MethodInputs(weights, earlier, sources, plan)
 
 
 def run_info(config: Config, total_steps: int, sources: tuple[Source, ...]) -> RunInfo:
@@ -85,11 +85,11 @@ def run_info(config: Config, total_steps: int, sources: tuple[Source, ...]) -> R
 
 
 def make_plan(
-    config: Config, architecture: dict[str, Any], start: Start | None, run: RunInfo
+    config: Config, architecture: dict[str, Any], earlier: EarlierRun | None, run: RunInfo
 ) -> Plan | None:
     """Returns the method's plan for the budget; None for a method without one.
 
-    Raises ValueError if the budget does not fit the model, or the adapter of `start`.
+    Raises ValueError if the budget does not fit the model, or the adapter of `earlier`.
     """
     method = config.chosen
     if not method.has_budget:
@@ -113,11 +113,11 @@ def make_plan(
     plan = replace(plan, at_most=method.kind.budget == "at_most")
     if plan.end is not None and (missed := plan.missed(list(plan.end))):
         raise ValueError(f"the plan of method={method.name} misses its budget: {missed}")
-    if start is None:
+    if earlier is None:
         return plan
     # The ranks of the run before carry over: training starts with them, and prunes only what is
     # above the budget. A matrix that it pruned altogether has rank 0.
-    ranks = tuple(start.ranks.get(m.name, 0) for m in plan.matrices)
+    ranks = tuple(earlier.ranks.get(m.name, 0) for m in plan.matrices)
     total = plan.budget.spent(ranks, plan.matrices)
     if plan.end is not None and total > plan.target:
         raise ValueError(

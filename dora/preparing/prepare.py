@@ -28,13 +28,14 @@ from dora.methods.base import RunInfo
 from dora.preparing import precision
 from dora.preparing.federation import Federation
 from dora.preparing.findings import Findings
+from dora.preparing.init_from import EarlierRun
 from dora.preparing.length import plan_length
 from dora.preparing.planning import plan_run, run_info
 from dora.preparing.rows import Read, heldout_problems, read_rows, split_rows
-from dora.preparing.sources import Source
-from dora.preparing.start import Start
-from dora.records import run_json, study
+from dora.preparing.source_runs import Source
+from dora.records import run_json
 from dora.records.about_method import NO_BUDGET
+from dora.records.directories import directory
 from dora.records.identity import identity
 from dora.records.run_json import NotARecord
 
@@ -59,7 +60,7 @@ class Prepared:
     search: Search | None
     total_steps: int
     fingerprints: dict[str, str | None]
-    start: Start | None
+    earlier: EarlierRun | None
     sources: tuple[Source, ...]
     federation: Federation | None
     segments: bool
@@ -82,12 +83,12 @@ class Prepared:
         return Path(c.results, "runs", *place)
 
     @property
-    def recorded(self) -> Path:
+    def record_folder(self) -> Path:
         """The directory that holds the run's record, which may have been packed (`study.directory`).
 
         For a run that starts afresh it is `folder`.
         """
-        return self.folder if self.config.force else study.directory(self.folder)
+        return self.folder if self.config.force else directory(self.folder)
 
     @property
     def run_info(self) -> RunInfo:
@@ -143,20 +144,20 @@ def prepare(config: Config, here: bool = True) -> Prepared:
         found.problems += found.attempt(lambda: backbone.problems(folder, architecture)) or []
     train_rows, heldout, labels = _training_rows(config, read, found)
     total_steps, federation = plan_length(config, labels, found)
-    planned = None
+    inputs = None
     if architecture is not None and folder is not None:
-        planned = plan_run(config, folder, architecture, total_steps, found)
+        inputs = plan_run(config, folder, architecture, total_steps, found)
     if found.problems:
         raise UserError(*found.problems)
     # Never true: each of these is None only beside a problem. Type checkers cannot know that.
     if folder is None or architecture is None or read is None or train_rows is None:
         raise AssertionError("nothing is missing without a problem that says so")
-    assert planned is not None  # with an architecture
+    assert inputs is not None  # with an architecture
     rows, revision, fingerprint = read
     prepared = Prepared(
         config=_with_precision(config, here),
         model=folder,
-        plan=planned.plan,
+        plan=inputs.plan,
         rows=rows,
         revision=revision,
         train_rows=train_rows,
@@ -164,9 +165,9 @@ def prepare(config: Config, here: bool = True) -> Prepared:
         lr=config.learning_rate(),
         search=search,
         total_steps=total_steps,
-        fingerprints=planned.fingerprints(config, fingerprint),
-        start=planned.start,
-        sources=planned.sources,
+        fingerprints=inputs.fingerprints(config, fingerprint),
+        earlier=inputs.earlier,
+        sources=inputs.sources,
         federation=federation,
         segments=architecture_of(architecture["model_type"]).segments(architecture),
         model_type=architecture["model_type"],
@@ -208,11 +209,11 @@ def _with_precision(config: Config, here: bool) -> Config:
 
 
 def _as_begun(p: Prepared) -> Prepared:
-    """Returns the run in the precision in which `precision=auto` has begun or planned it, if it
+    """Returns the run in the precision in which `precision=auto` has begun or inputs it, if it
     has.
 
     So the same command resumes a run on a machine where auto stands for the other precision, and a
-    job trains what the machine that submitted it has planned.
+    job trains what the machine that submitted it has inputs.
     """
     if not p.auto or _by_auto(p.folder):
         return p
@@ -221,9 +222,9 @@ def _as_begun(p: Prepared) -> Prepared:
 
 
 def _by_auto(folder: Path) -> bool:
-    """Tells whether `folder` is that of a run that `precision=auto` has begun or planned."""
+    """Tells whether `folder` is that of a run that `precision=auto` has begun or inputs."""
     try:
-        return bool(run_json.read(study.directory(folder)).get("auto_precision"))
+        return bool(run_json.read(directory(folder)).get("auto_precision"))
     except (FileNotFoundError, NotARecord):
         return False
 

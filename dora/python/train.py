@@ -18,10 +18,10 @@ from dora.configuration.config import Config, from_hydra, register
 from dora.configuration.method_class import refuse_edited
 from dora.errors import UserError
 from dora.preparing.prepare import prepare
-from dora.python.surroundings import restored
+from dora.python.restored import restored
 from dora.records.schema import Run
-from dora.training.once import once
 from dora.training.one_run import run
+from dora.training.unless_done import train_unless_done
 
 _PLAIN = re.compile(r"[\w.+/~-]+")  # needs no quotes in Hydra's grammar
 
@@ -78,7 +78,9 @@ def train(
         prepared = prepare(config)
         options = [] if folder is None else [f"--config-dir={folder}"]
         typed = [*options, *prepared.words(words)]
-        return Trained(*once(prepared, lambda: run(prepared, typed), print, "force=True"))
+        return Trained(
+            *train_unless_done(prepared, lambda: run(prepared, typed), print, "force=True")
+        )
 
 
 def _absolute(config_dir: str | Path | None) -> str | None:

@@ -7,8 +7,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from dora.plain import counted
-from dora.records.study import Seen, duration
+from dora.plain import counted, duration
+from dora.records.study import Seen
 
 # Parts of a place that a run's length depends on, most alike first: data, task, model, method,
 # budget and key, which is all but the seed; then without the key, which names the number of epochs

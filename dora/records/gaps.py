@@ -10,9 +10,10 @@ from typing import Any
 
 from dora.data.tasks import TASKS
 from dora.package import CONF
+from dora.records.directories import directories
 from dora.records.place import Place
 from dora.records.schema import Run
-from dora.records.study import Seen, directories, look
+from dora.records.study import Seen, look
 
 
 def scan(results: Path, known: Mapping[Path, Run] | None = None) -> list[Seen]:

@@ -6,23 +6,18 @@ hundreds of runs takes a moment.
 
 from __future__ import annotations
 
-import contextlib
 import datetime
-import os
-import re
 import shlex
-import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from dora.configuration import tuned
 from dora.plain import printable
-from dora.records import packed
 from dora.records.lock import held
 from dora.records.place import Place, place_of
-from dora.records.run_json import NotARecord, read, read_placed
+from dora.records.run_json import NotARecord, read_placed
 from dora.records.schema import Run
 from dora.records.words import Foreign, as_command, at_home, typed
 
@@ -91,79 +86,6 @@ class Seen:
         named = self.place._asdict()
         rest = {k: v for k, v in asdict(self).items() if k not in ("place", "folder")}
         return {**named, **rest, "seed": int(named["seed"][1:]), "command": self.command}
-
-
-def directories(results: Path) -> list[Path]:
-    """Returns every run directory under `results`/runs, ordered by its place there.
-
-    A copy that somebody put beside a run (`s1_old`) is not one. The runs that `dora.collect` has
-    packed into `results` count as directories; of a run that is in both, its own directory counts
-    if the run was begun there.
-    """
-    level = [results / "runs"]
-    for _ in Place._fields:
-        level = list(_inside(level))
-    found = {place_of(path): path for path in packed.directories(results)}
-    for path in level:
-        here = place_of(path)
-        if re.fullmatch("s[0-9]+", path.name) and (here not in found or _begun(path)):
-            found[here] = path
-    return [found[here] for here in sorted(found)]
-
-
-def _begun(folder: Path) -> bool:
-    """Returns True where a run was begun in its directory, as far as its record tells.
-
-    A sweep notes runs there as waiting, and weights may lie there without a record: neither hides
-    what a packed record holds.
-    """
-    try:
-        return bool(read(folder)["status"] != "waiting")
-    except FileNotFoundError:
-        return False
-    except NotARecord:
-        return True
-
-
-def directory(folder: Path) -> Path:
-    """Returns the directory that holds a run's record: `folder`, its own, if it was begun there.
-
-    Else the one that is unpacked from results/runs.jsonl.gz, if the run is done there: whoever has
-    a study's packed records goes on with the study, and trains none of its runs anew. Raises
-    UserError where the file is damaged.
-    """
-    if not _begun(folder):
-        for unpacked in packed.directories(folder.parents[len(Place._fields)]):
-            if place_of(unpacked) == place_of(folder) and _done(unpacked):
-                return unpacked
-    return folder
-
-
-def _done(folder: Path) -> bool:
-    """Returns True for the record of a done run that lies at the run's place."""
-    try:
-        return bool(read_placed(folder)["status"] == "done")
-    except (FileNotFoundError, NotARecord):
-        return False
-
-
-def _inside(folders: Iterable[Path]) -> Iterator[Path]:
-    """Yields the folders inside these, each once however many links lead to it.
-
-    Links in circles would make paths without end: the depth is bounded, their number is not.
-    """
-    entries: list[os.DirEntry[str]] = []
-    for folder in folders:
-        with contextlib.suppress(OSError), os.scandir(folder) as found:
-            entries += found
-    seen = set()
-    # Links last, so that a folder is found under its own name and not that of a link to it.
-    for entry in sorted(entries, key=lambda e: (e.is_symlink(), e.path)):
-        with contextlib.suppress(OSError):  # a link to nowhere, or to itself
-            about = entry.stat()
-            if stat.S_ISDIR(about.st_mode) and (about.st_dev, about.st_ino) not in seen:
-                seen.add((about.st_dev, about.st_ino))
-                yield Path(entry.path)
 
 
 def look(folder: Path, run: Run | None = None) -> Seen:
@@ -258,11 +180,3 @@ def count(seen: Iterable[Seen]) -> dict[str, int]:
 def in_words(numbers: dict[str, int]) -> str:
     """Returns `3 done, 1 failed`: counts by state, finished runs first."""
     return ", ".join(f"{n:,} {state}" for state, n in reversed(numbers.items())) or "none"
-
-
-def duration(seconds: float) -> str:
-    """Returns a duration as `2 h 05 min`, `12 min` or `40 s`."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min"

@@ -24,8 +24,9 @@ from dora.data.tasks import TASKS
 from dora.errors import UserError
 from dora.files import open_own
 from dora.plain import counted, cut
-from dora.records import artefacts, study
+from dora.records import artefacts
 from dora.records.about_method import about_method
+from dora.records.directories import directories
 from dora.records.journals import JOURNALS, events
 from dora.records.place import place_of
 from dora.records.rescore import disagreement
@@ -202,7 +203,7 @@ def _begin(folder: Path, name: str, size: Any) -> str:
 
 def report(results: Path) -> tuple[list[str], bool]:
     """Returns a line for each damaged run and one for all runs, and True if every run is sound."""
-    found = {place_of(folder): verify(folder) for folder in study.directories(results)}
+    found = {place_of(folder): verify(folder) for folder in directories(results)}
     lines = [
         f"damaged   {'/'.join(at)}: {'; '.join(f.problems)}"
         for at, f in found.items()

@@ -134,10 +134,10 @@ def config_of(run: Run, shapes: Mapping[str, Shape], base: str) -> dict[str, Any
             ],
         }
     kind = _model_type(shapes, run["model"].get("type"))
-    return {**_full(run, kind, width, base), "name": adapter_name(run)} | {"config": config}
+    return {**_full(kind, width, base), "name": adapter_name(run)} | {"config": config}
 
 
-def _full(run: Run, kind: str | None, width: int, base: str) -> dict[str, Any]:
+def _full(kind: str | None, width: int, base: str) -> dict[str, Any]:
     """Returns the entries that the configurations of adapters and heads have in common."""
     return {
         "hidden_size": width,
@@ -195,7 +195,7 @@ def save(run: Run, folder: Path, to: Path, base: str) -> dict[str, Any]:
     for name, content in files.items():
         write_atomic(to / name, safetensors.torch.save(content, {"format": "pt"}))
     labels = TASKS[run["config"]["task"]].labels or ("score",)
-    head = {**_full(run, kind, config["hidden_size"], base), "name": None, "config": None}
+    head = {**_full(kind, config["hidden_size"], base), "name": None, "config": None}
     head |= {"num_labels": len(labels), "label2id": {label: i for i, label in enumerate(labels)}}
     write_atomic(to / "adapter_config.json", to_json(config))
     write_atomic(to / "head_config.json", to_json(head))

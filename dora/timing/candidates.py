@@ -145,7 +145,7 @@ def loop_of(s: Setting, name: str) -> tuple[Loop, int]:
     if phase == "compiled":
         model.compile(dynamic=True)  # as `dora.training.build` does
     method.load(method.state())  # brings the method's own tensors to the device
-    loop = _loop(s, model, method, plan, chosen)
+    loop = _loop(s, model, method, chosen)
     loop.train_step(1)  # the optimizer's moments exist from here on
     # 100: past the warm-up of 60 steps, before the first that allocates.
     at = {"allocating": TOTAL // 5, "after": method.ranks_final_at}.get(phase, 100)
@@ -164,7 +164,7 @@ def _plan(chosen: MethodChoice, matrices: tuple[Matrix, ...]) -> Plan | None:
     return plan
 
 
-def _loop(s: Setting, model: Any, method: Method, plan: Plan | None, chosen: MethodChoice) -> Loop:
+def _loop(s: Setting, model: Any, method: Method, chosen: MethodChoice) -> Loop:
     """Returns the training loop as a run builds it, without a record and without evaluations."""
     backbone_prefix = f"{model.base_model_prefix}."
     head = [n for n, _ in model.named_parameters() if not n.startswith(backbone_prefix)]

@@ -13,7 +13,7 @@ import torch
 
 from dora.data.tasks import TASKS
 from dora.package import CONF
-from dora.process.surroundings import folder_problems
+from dora.process.requirements import folder_problems
 from dora.timing.candidates import COMPILED, CONTENDERS, OTHERS
 from dora.timing.setting import LONGEST, SIZES, Setting
 from dora.timing.whole_run import DRAWN, Runs

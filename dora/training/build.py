@@ -18,16 +18,17 @@ from dora.data.tokens import Tokens, tokenised
 from dora.errors import UserError
 from dora.methods.base import Method
 from dora.preparing import precision
+from dora.preparing.notes import embedded_note, rows_note
 from dora.preparing.prepare import Prepared
-from dora.preparing.start import take_up
 from dora.process import memory
 from dora.records.record import Record
 from dora.training import checkpoint, processes
 from dora.training.calibration import calibrator
+from dora.training.carry_over import carry_over
 from dora.training.course import FederatedCourse
 from dora.training.federated_loop import FederatedLoop
 from dora.training.finite import not_finite
-from dora.training.lines import Lines, embedded_note, rows_note
+from dora.training.lines import Lines
 from dora.training.loop import Loop
 from dora.training.processes import World
 from dora.training.step import Setup
@@ -56,7 +57,7 @@ def build(
         found = checkpoint.load(record.checkpoints, say, record.journals_differ)
     # Only the main process reads the checkpoint; the others may not even see its folder.
     found = processes.broadcast(world, found)
-    if trains and found is None and p.start is None:
+    if trains and found is None and p.earlier is None:
         # Before the loop, which rounds the frozen weights where bf16 is asked for.
         _begin(p, world, model, method, splits["train"])
     setup = _setup(p, world, splits, model, head, method)
@@ -88,9 +89,9 @@ def attach(p: Prepared, model: nn.Module, head: list[str]) -> Method:
     parameters = dict(model.named_parameters())
     for name in head:
         parameters[name].requires_grad_(True)
-    if p.start is not None:
-        take_up(p.start, model, method, head)
-        _refuse_not_finite(model, p.start.folder)
+    if p.earlier is not None:
+        carry_over(p.earlier, model, method, head)
+        _refuse_not_finite(model, p.earlier.folder)
     return method
 
 
@@ -258,8 +259,8 @@ def _announce(p: Prepared, loop: Loop, say: Lines) -> None:
     in_head = sum(loop.stepper.parameters[n].numel() for n in s.head)
     # A sweep has shown these notes once for all of its runs.
     for note in filter(None, (embedded_note(c), c.model.note, rows_note(c, p.rows))):
-        say.once(note)
-    say.once(precision.line(c.precision, str(loop.setup.world.device), p.auto))
+        say.unless_in_sweep(note)
+    say.unless_in_sweep(precision.line(c.precision, str(loop.setup.world.device), p.auto))
     first = " in the first step" if s.method.trained_later() else ""
     none = ["every weight is trained; budget and target do not apply"]
     if s.method.result != "model":
@@ -273,10 +274,10 @@ def _announce(p: Prepared, loop: Loop, say: Lines) -> None:
     ]:
         say(line)
     if loop.record is not None:
-        loop.record.update(**_planned(p, loop, trained, in_head))
+        loop.record.update(**_counts_before(p, loop, trained, in_head))
 
 
-def _planned(p: Prepared, loop: Loop, trained: int, in_head: int) -> dict[str, Any]:
+def _counts_before(p: Prepared, loop: Loop, trained: int, in_head: int) -> dict[str, Any]:
     """Returns the entries of run.json on parameters, plan and ranks before training.
 
     `trained_at_once` counts the most parameters that one step trains, without head and gates.

@@ -66,7 +66,7 @@ class FederatedCourse(Course):
 
     def rows(self, step: int) -> np.ndarray:
         """Returns the rows of step `step` (from 1): the next batch of its client."""
-        place = self.federation.place(step)
+        place = self.federation.client_step(step)
         own = self.federation.rows[place.client]
         an_epoch = math.ceil(len(own) / self.config.batch_size)
         epoch, at = divmod(self.federation.step_of_client(place), an_epoch)
@@ -78,7 +78,7 @@ class FederatedCourse(Course):
 
         The schedule runs over the steps of one client in all rounds, or anew in each round.
         """
-        place, each = self.federation.place(step), self.federation.local_steps
+        place, each = self.federation.client_step(step), self.federation.local_steps
         # A warm-up in steps is of the whole run's steps, of which a client, or a round of one, has a
         # part.
         if self.config.fed.restart == "round":

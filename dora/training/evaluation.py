@@ -34,12 +34,12 @@ def predict(
     outputs: int,
     world: World,
     forward: Callable[[Tokens, np.ndarray], Tensor],
-    still: Callable[[str], None] = lambda text: None,
+    if_silent: Callable[[str], None] = lambda text: None,
 ) -> np.ndarray:
     """Returns the logits of a split in row order, (rows, outputs) float32, on every process.
 
     Each row is computed by one process. `forward`: (tokens, row numbers) → logits (n, outputs).
-    `still`: receives a progress line after each batch.
+    `if_silent`: receives a progress line after each batch.
     """
     # By row number, not by a sampler: one that pads its shards counts some rows twice.
     mine = np.arange(len(tokens))[world.rank :: world.size]
@@ -50,7 +50,7 @@ def predict(
     for rows in by_length(tokens.lengths[mine], max(1, of_all // world.size)):
         pieces.append((mine[rows], forward(tokens, mine[rows]).float().cpu().numpy()))
         done += len(rows)
-        still(f"{done:,} of {len(mine):,} rows")
+        if_silent(f"{done:,} of {len(mine):,} rows")
     logits = np.empty((len(tokens), outputs), np.float32)
     for piece in processes.gather(world, pieces):
         for rows, values in piece:

@@ -50,7 +50,7 @@ class FederatedLoop(Loop):
 
     def train_step(self, step: int) -> tuple[Tensor, Tensor | None]:
         """Takes step `step`, with what the server does before and behind it."""
-        place, each = self.course.federation.place(step), self.course.federation.local_steps
+        place, each = self.course.federation.client_step(step), self.course.federation.local_steps
         if (place.slot, place.local) == (0, 0):
             self._global, self._uploads, self._shares = self._trained(), [], []
         if place.local == 0:

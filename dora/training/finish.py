@@ -128,7 +128,7 @@ def _say_end(loop: Loop, record: Record, plan: Plan | None, say: Lines) -> None:
         if left:
             say(f"{left:,} {unit} of budget={plan.budget} stay unused, as the method allows")
     if note := record.data["embedded"]:
-        say.once(note)
+        say.unless_in_sweep(note)
 
 
 def _check_restored(loop: Loop, best: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
@@ -159,7 +159,7 @@ def _report(loop: Loop, which: str, step: int, arrays: dict[str, np.ndarray]) ->
     Labels and ids, which are equal for both, are added with "last" only.
     """
     # The last step's evaluation has predicted the development set with equal weights. A process
-    # that resumed behind it has not, and the best weights are predicted anew for `_compare`.
+    # that resumed behind it has not, and the best weights are predicted anew for `_check_restored`.
     evaluated, known = loop.evaluated
     reused = known if which == "last" and evaluated == loop.step else {}
     metrics, logits = loop.evaluate(loop.setup.reported, reused)

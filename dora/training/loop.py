@@ -32,7 +32,7 @@ class Loop:
     """One run's training state, and the loop over its steps.
 
     `record`: the run's directory, None in a process that keeps no record. `say`: shows the user a
-    line. `track`: receives (journal, line) of each line of the journals. `still`: receives progress
+    line. `track`: receives (journal, line) of each line of the journals. `if_silent`: receives progress
     lines during a long evaluation. `stopping`: asked during evaluations behind the last step, tells
     whether a signal has come.
     """
@@ -46,7 +46,7 @@ class Loop:
         # method that neither takes any away nor adds any.
         self.components: int | None = None
         self.track: Callable[[str, dict[str, Any]], None] = lambda journal, line: None
-        self.still: Callable[[str], None] = lambda text: None
+        self.if_silent: Callable[[str], None] = lambda text: None
         self.stopping: Callable[[], bool] = lambda: False
         self.stepper = Stepper(setup, self._log_ranks)
         self.eval_every = setup.config.eval_every or self.stepper.course.steps_an_epoch
@@ -129,7 +129,7 @@ class Loop:
             # Several processes have not as many batches each: they ask before a split alone.
             if s.world.size == 1:
                 self._heed()
-            self.still(f"{where}, {text}")
+            self.if_silent(f"{where}, {text}")
 
         self._heed()
         return evaluation.predict(tokens, s.task.outputs, s.world, self.stepper.forward, each_batch)

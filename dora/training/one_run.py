@@ -12,8 +12,9 @@ from torch import Tensor
 from dora.errors import Diverged, RunFailed, Stopped, UserError, foreseen
 from dora.methods.base import Method
 from dora.preparing import precision
+from dora.preparing.notes import embedded_note
 from dora.preparing.prepare import Prepared
-from dora.preparing.sources import Source
+from dora.preparing.source_runs import Source
 from dora.process.signals import StopSignals
 from dora.records.provenance import processor, provenance
 from dora.records.record import Record, writable
@@ -22,7 +23,7 @@ from dora.training.added import predict_added
 from dora.training.build import build
 from dora.training.evaluation import rows_at_once
 from dora.training.finish import finish
-from dora.training.lines import Lines, Pace, embedded_note, figures, on_terminal
+from dora.training.lines import Lines, Pace, figures, on_terminal
 from dora.training.loop import Loop
 from dora.training.processes import World
 from dora.training.tracking import Trackers
@@ -109,7 +110,7 @@ def _header(p: Prepared, world: World, words: Sequence[str] | None) -> dict[str,
         },
         **_tuning(p),
         "fingerprints": p.fingerprints,
-        "init_from": str(p.start.folder) if p.start else None,
+        "init_from": str(p.earlier.folder) if p.earlier else None,
         **({"sources": [_source(source) for source in p.sources]} if p.sources else {}),
         "device": torch.cuda.get_device_name(world.device)
         if world.device.type == "cuda"
@@ -171,7 +172,7 @@ def _train_and_finish(
         with signals:
             signals.begin()
             loop = build(p, world, record if world.main else None, lines)
-            loop.still = lines.still
+            loop.if_silent = lines.if_silent
             if world.main:
                 trackers = Trackers(p.config, record, p.settings, loop.step, lines)
                 loop.track = trackers.log

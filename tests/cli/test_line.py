@@ -20,6 +20,7 @@ from dora.cli.sweep import plan
 from dora.errors import UserError
 from dora.package import __version__
 from dora.records import study
+from dora.records.directories import directories
 from runs import configure, refused, typed
 
 # Each means something else to Hydra's grammar than its letters, or to a shell, or to YAML.
@@ -132,7 +133,7 @@ def test_a_printed_command_pasted_into_bash_means_the_same(path: str, tmp_path: 
     config = configure(*line.overrides)
     sweep = plan([line.overrides], lambda words: configure(*words), tuple(line.words()[:1]))
     sweep.begin()
-    (folder,) = study.directories(tmp_path / path)
+    (folder,) = directories(tmp_path / path)
     assert json.loads((folder / "run.json").read_text())["words"] == line.words()
     command = study.look(folder).command
     # bash itself takes the quotes off, one argument a line: no path here has a line break.

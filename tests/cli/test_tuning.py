@@ -16,8 +16,8 @@ from dora import tune
 from dora.analysis.finished import read_runs
 from dora.analysis.grouping import tables
 from dora.analysis.tables.scores import scores
-from dora.cli.candidates import Candidate, next_rates
 from dora.cli.line import is_sweep, read
+from dora.cli.search_rule import Candidate, next_rates
 from dora.cli.tuning import Tuning
 from dora.collect import collect
 from dora.configuration import tuned

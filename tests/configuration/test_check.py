@@ -81,7 +81,7 @@ def test_a_path_that_names_nothing_is_refused(value: str) -> None:
 
 
 def test_null_says_that_there_is_no_path() -> None:
-    assert prepare(configure("init_from=null", "model.path=null", "data.dir=null")).start is None
+    assert prepare(configure("init_from=null", "model.path=null", "data.dir=null")).earlier is None
 
 
 def test_a_path_in_another_encoding_is_refused_before_anything_is_made() -> None:

@@ -26,7 +26,7 @@ def federation(steps: int = 120, seed: int = 1, **fed: Any) -> Federation:
 def test_steps_lie_in_rounds_clients_and_local_steps() -> None:
     f = federation(clients=2, local_steps=5)
     assert (f.rounds, f.selected, f.total_steps) == (12, 2, 120)
-    places = [f.place(step) for step in range(1, 121)]
+    places = [f.client_step(step) for step in range(1, 121)]
     assert [(p.round, p.slot, p.local) for p in places] == [
         (t, s, e) for t in range(12) for s in range(2) for e in range(5)
     ]
@@ -43,12 +43,14 @@ def test_selected_clients_are_drawn_as_the_specification_says() -> None:
         assert clients == sorted(draw.tolist())
         # The average is over them alone, by their rows.
         held = [len(f.rows[k]) for k in clients]
-        places = [f.place(t * f.steps_a_round + slot * f.local_steps + 1) for slot in range(4)]
+        places = [
+            f.client_step(t * f.steps_a_round + slot * f.local_steps + 1) for slot in range(4)
+        ]
         assert [p.share for p in places] == [n / sum(held) for n in held]
     # A client's own steps count on from round to round in which it takes part.
     taken: dict[int, int] = {}
     for step in range(1, f.total_steps + 1):
-        place = f.place(step)
+        place = f.client_step(step)
         assert f.step_of_client(place) == taken.get(place.client, 0)
         taken[place.client] = taken.get(place.client, 0) + 1
 
@@ -92,7 +94,7 @@ def test_a_clients_steps_go_through_its_own_rows_epoch_by_epoch() -> None:
     c = course(clients=3, local_steps=4)
     seen: dict[int, list[np.ndarray]] = {}
     for step in range(1, c.federation.total_steps + 1):
-        place = c.federation.place(step)
+        place = c.federation.client_step(step)
         seen.setdefault(place.client, []).append(c.rows(step))
     for client, batches in seen.items():
         own = c.federation.rows[client]
@@ -109,7 +111,7 @@ def test_a_clients_steps_go_through_its_own_rows_epoch_by_epoch() -> None:
 def test_a_client_of_few_rows_trains_on_batches_of_all_of_them() -> None:
     c = course(batch_size=64, clients=3, local_steps=4)
     for step in range(1, 13):
-        own = c.federation.rows[c.federation.place(step).client]
+        own = c.federation.rows[c.federation.client_step(step).client]
         assert len(own) <= 64
         assert np.array_equal(np.sort(c.rows(step)), own)
 
@@ -119,7 +121,7 @@ def test_rates_follow_one_schedule_over_all_rounds_or_one_in_each() -> None:
     plain = Course(c.config, c.lengths, 60)
     whole = [plain.share(i) for i in range(1, 61)]
     for slot in range(2):
-        mine = [s for s in range(1, 121) if c.federation.place(s).slot == slot]
+        mine = [s for s in range(1, 121) if c.federation.client_step(s).slot == slot]
         assert [c.share(s) for s in mine] == pytest.approx(whole)
     each = course(clients=2, local_steps=5, restart="round")
     part = [Course(c.config, c.lengths, 5).share(i) for i in range(1, 6)]
@@ -142,7 +144,7 @@ def test_a_warm_up_in_steps_is_the_share_of_the_run_that_it_is_of_all_clients_st
     assert [few.share(s) for s in range(1, 1501)] == [share.share(s) for s in range(1, 1501)]
     # By hand: a fifth of a round's 10 steps, or of the client's 500, then down in equal parts.
     warm, rest = (2, 8) if restart == "round" else (100, 400)
-    own = [s for s in range(1, 1501) if few.federation.place(s).slot == 0][: warm + rest]
+    own = [s for s in range(1, 1501) if few.federation.client_step(s).slot == 0][: warm + rest]
     rates = [k / warm for k in range(warm)] + [1 - k / rest for k in range(rest)]
     assert [few.share(s) for s in own] == pytest.approx(rates)
 

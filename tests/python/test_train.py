@@ -18,7 +18,7 @@ from hydra.core.global_hydra import GlobalHydra
 import dora
 from dora.errors import UserError
 from dora.package import CONF
-from dora.python.surroundings import restored
+from dora.python.restored import restored
 from dora.python.train import _config, _words
 from dora.records import gaps
 from runs import differing, run, small, small_glue

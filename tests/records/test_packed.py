@@ -21,6 +21,7 @@ from dora.analysis.finished import anything_left_out, read_runs
 from dora.collect import collect
 from dora.errors import UserError
 from dora.records import artefacts, journals, packed, study
+from dora.records.directories import directories, directory
 from dora.records.place import place_of
 from dora.records.planned import note_planned
 from record_files import write_run
@@ -49,7 +50,7 @@ def test_tables_and_status_say_the_same_of_packed_runs(tmp_path: Path) -> None:
         assert there.returncode == here.returncode == 0, there.stderr
         assert there.stdout.replace(str(shared), "X") == here.stdout.replace(str(results), "X")
     # Everything that a report draws from is there, too.
-    for one, other in zip(study.directories(results), study.directories(shared), strict=True):
+    for one, other in zip(directories(results), directories(shared), strict=True):
         assert place_of(one) == place_of(other)
         kept = {file.name for file in other.iterdir()}
         assert kept == {file.name for file in one.iterdir()} & set(packed.FILES)
@@ -63,7 +64,7 @@ def test_what_a_killed_reader_has_unpacked_is_removed_by_the_next_one(
     collect(tmp_path, tmp_path / packed.NAME)
     here = tmp_path / "tmp"
     here.mkdir()
-    read = f"from dora.records import packed, study; study.directories(Path({str(tmp_path)!r}))"
+    read = f"from dora.records import packed; from dora.records.directories import directories; directories(Path({str(tmp_path)!r}))"
     code = f"import os; from pathlib import Path; {read}; os._exit(9)"
     env = {**os.environ, "TMPDIR": str(here)}
     assert subprocess.run([sys.executable, "-c", code], env=env, check=False).returncode == 9
@@ -82,7 +83,7 @@ def test_a_second_reader_finds_files_of_the_same_time(tmp_path: Path) -> None:
     times = []
     for _ in range(2):  # as two processes do
         packed._unpacked.cache_clear()
-        times.append([(f / "run.json").stat().st_mtime_ns for f in study.directories(tmp_path)])
+        times.append([(f / "run.json").stat().st_mtime_ns for f in directories(tmp_path)])
     assert times[0] == times[1]
 
 
@@ -152,12 +153,12 @@ def test_a_directory_in_which_no_run_was_begun_hides_no_packed_run(
     else:
         folders[0].mkdir(parents=True)
     assert [{**run, "folder": None} for run in read_runs(tmp_path)] == before
-    states = {study.look(path).state for path in study.directories(tmp_path)}
+    states = {study.look(path).state for path in directories(tmp_path)}
     assert states == {"done"}
-    assert study.directory(folders[0]) != folders[0]
+    assert directory(folders[0]) != folders[0]
     # A run that was begun there again counts, whatever has become of it.
     (folders[0] / "run.json").write_text(json.dumps({**kept, "status": "stopped"}))
-    assert study.directory(folders[0]) == folders[0]
+    assert directory(folders[0]) == folders[0]
     assert len(read_runs(tmp_path)) == len(before) - 1
 
 
@@ -169,7 +170,7 @@ def test_runs_that_diverged_are_packed_and_named_by_tables(tmp_path: Path) -> No
     assert "2 runs" in collect(tmp_path, tmp_path / packed.NAME)
     shutil.rmtree(tmp_path / "runs")
     assert [run["seed"] for run in read_runs(tmp_path)] == [1]
-    assert [study.look(path).state for path in study.directories(tmp_path)] == ["done", "diverged"]
+    assert [study.look(path).state for path in directories(tmp_path)] == ["done", "diverged"]
     # Trained again, it takes the place of the record in the file.
     write_run(tmp_path, "lora", 2, 0.8)
     collect(tmp_path, tmp_path / packed.NAME)
@@ -230,7 +231,7 @@ def test_a_damaged_record_stays_in_the_file_until_the_run_is_trained_again(tmp_p
     write_run(tmp_path, "lora", 1, 0.8)
     record = write_run(tmp_path, "lora", 2, 0.8) / "run.json"
     record.write_text("{")
-    packed.write(tmp_path / packed.NAME, study.directories(tmp_path))
+    packed.write(tmp_path / packed.NAME, directories(tmp_path))
     whole = (tmp_path / packed.NAME).read_bytes()
     shutil.rmtree(tmp_path / "runs")
     assert "2 runs" in collect(tmp_path, tmp_path / packed.NAME)

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from dora.records import gaps, study
+from dora.records.directories import directories
 from dora.records.lock import Lock
 from record_files import write_run
 from runs import command
@@ -69,7 +70,7 @@ def test_a_copy_beside_a_run_is_no_run(tmp_path: Path) -> None:
     folder = directory(tmp_path)
     for name in ("s1_old", "s1.bak", "s", "seed"):
         shutil.copytree(folder, folder.with_name(name))
-    assert study.directories(tmp_path) == [folder]
+    assert directories(tmp_path) == [folder]
     # Nor is it a hole's reason: s1_old is no seed that other methods lack.
     assert [s.place[6] for s in gaps.scan(tmp_path)] == ["s1"]
 
@@ -82,16 +83,12 @@ def test_links_in_circles_end_and_a_run_counts_once(tmp_path: Path) -> None:
     (folder.parent / "s2").symlink_to(folder)
     (folder.parent / "s3").symlink_to("s3")
     (tmp_path / "runs" / "nowhere").symlink_to("gone")
-    assert [path for path in study.directories(tmp_path) if (path / "run.json").exists()] == [
-        folder
-    ]
+    assert [path for path in directories(tmp_path) if (path / "run.json").exists()] == [folder]
     moved = tmp_path / "elsewhere"
     shutil.move(folder.parents[4], moved)
     (tmp_path / "runs" / "mini").mkdir(exist_ok=True)
     (tmp_path / "runs" / "mini" / "rte").symlink_to(moved)  # a part of the results on another disk
-    assert [path for path in study.directories(tmp_path) if (path / "run.json").exists()] == [
-        folder
-    ]
+    assert [path for path in directories(tmp_path) if (path / "run.json").exists()] == [folder]
 
 
 def test_a_folder_comes_before_a_link_to_it_wherever_that_lies(tmp_path: Path) -> None:
@@ -100,7 +97,7 @@ def test_a_folder_comes_before_a_link_to_it_wherever_that_lies(tmp_path: Path) -
     elsewhere.mkdir()
     # "aaa" is looked at before "wnli", and the run must not be counted under it.
     (elsewhere / "tiny").symlink_to(tmp_path / "runs" / "mini" / "wnli" / "tiny")
-    assert study.directories(tmp_path) == [folder]
+    assert directories(tmp_path) == [folder]
 
 
 def test_time_left_that_is_no_estimate_is_not_shown(tmp_path: Path) -> None:

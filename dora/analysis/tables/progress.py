@@ -11,7 +11,7 @@ from dora.adapters.budget import in_words
 from dora.analysis.rows import budget_order
 from dora.analysis.tables.layout import Grid, plain
 from dora.data.tasks import TASKS
-from dora.plain import counted, printable
+from dora.plain import counted, duration, printable
 from dora.records import estimate, study
 from dora.records.study import Seen
 
@@ -91,7 +91,7 @@ def _details(seen: list[Seen]) -> list[str]:
             if s.rounds is not None:
                 step += f" (round {s.rounds[0]:,} of {s.rounds[1]:,})"
             speed = f", {s.step / s.seconds:.2g} steps/s" if s.step and s.seconds else ""
-            left = "" if s.left_s is None else f", about {study.duration(s.left_s)} left"
+            left = "" if s.left_s is None else f", about {duration(s.left_s)} left"
             lines.append(f"running   {s.name}: {step}{speed}{left}, {printable(s.reason)}")
         elif s.state in ("stopped", "stale", "failed", "diverged", "broken"):
             # A killed process could not say how far it was.

@@ -6,17 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
-import torch
-from torch import Tensor, nn
-
-from dora.adapters import result
 from dora.adapters.budget import Matrix
 from dora.backbones import backbone, tensors
 from dora.configuration.config import Config
 from dora.errors import UserError
 from dora.files import check_safetensors, sha256_file
-from dora.methods.base import Method
 from dora.plain import cut
 from dora.records import artefacts
 from dora.records.identity import LATER
@@ -24,7 +18,7 @@ from dora.records.record import read_finished
 
 
 @dataclass(frozen=True)
-class Start:
+class EarlierRun:
     """A finished run to start from.
 
     `file`: its weights. `ranks`: the rank of each matrix by name; empty without low-rank layers.
@@ -38,7 +32,7 @@ class Start:
     fingerprint: str
 
 
-def read_start(config: Config, weights: str, architecture: dict[str, Any]) -> Start:
+def read_earlier_run(config: Config, weights: str, architecture: dict[str, Any]) -> EarlierRun:
     """Finds and checks the run that `init_from` names.
 
     `weights`: the fingerprint of this run's model; `architecture`: its config.json. Raises
@@ -66,7 +60,9 @@ def read_start(config: Config, weights: str, architecture: dict[str, Any]) -> St
     elif form == "weights":
         ranks, scale = {}, None
         problems = _strange(file, shapes, (), architecture)
-    elif form == "modules":  # `take_up` compares names and shapes with those of this run's modules
+    elif (
+        form == "modules"
+    ):  # `carry_over` compares names and shapes with those of this run's modules
         linears = backbone.find_linears(architecture, config.targets())
         problems, scale = _strange_ranks(folder / "run.json", ranks, linears), None
     else:
@@ -84,72 +80,7 @@ def read_start(config: Config, weights: str, architecture: dict[str, Any]) -> St
         raise UserError(
             *(f"{p}; name another run, or train this one again with force=true" for p in problems)
         )
-    return Start(folder, file, ranks, scale, sha256_file(file))
-
-
-def take_up(start: Start, model: nn.Module, method: Method, head: list[str]) -> None:
-    """Puts the start's weights and scale into the model; the head keeps its drawn weights.
-
-    Raises UserError if the weights are not those of this method.
-    """
-    held: dict[str, Tensor] = safetensors.torch.load_file(start.file)
-    frozen = method.frozen()
-    trained = result.tensors_of(model, frozen)
-    own = trained.keys() - set(head)
-    if lacking := own - held.keys():
-        raise UserError(f"{start.file} lacks {', '.join(sorted(lacking)[:3])}")
-    if method.result == "modules":
-        _refuse_other_modules(start.file, {n: trained[n] for n in own}, held, head)
-    if method.result == "model":  # a whole model's file may hold buffers, too
-        given = {name: held[name] for name in own}
-    else:
-        given = {name: tensor for name, tensor in held.items() if name not in head}
-        # A method that begins with kept factors goes on with those of the run before.
-        if start.scale is not None and not frozen:
-            given = _trained_again(given, start.scale)
-    # The scale of the run before: this method's own depends on its start ranks, which are now those
-    # that the other run ended with.
-    if start.scale is not None:
-        for layer in method.layers.values():
-            layer.scale = start.scale
-    try:
-        result.restore(model, {}, given)
-    except KeyError as e:
-        raise UserError(
-            f"{start.file} holds {cut(e.args[0])}, which this run's method has not"
-        ) from e
-
-
-def _refuse_other_modules(
-    file: Path, own: dict[str, Tensor], held: dict[str, Tensor], head: list[str]
-) -> None:
-    """Raises UserError if `held` has tensors of other shapes than `own`, or more of them."""
-    # A tensor that this run does not train would change the frozen backbone and be in no result.
-    wrong = sorted(held.keys() - own.keys() - set(head))
-    wrong += sorted(name for name, tensor in own.items() if held[name].shape != tensor.shape)
-    if wrong:
-        raise UserError(
-            f"{file} does not fit this run's modules: {', '.join(map(cut, wrong[:3]))}; start from "
-            "a run with equal settings"
-        )
-
-
-def _trained_again(held: dict[str, Tensor], scale: float) -> dict[str, Tensor]:
-    """Returns an adapter's tensors with kept factors before the trained ones, all to be trained.
-
-    The plan's start ranks count both, and a method that keeps factors begins its own chain anew.
-    `kept_B` has g and the scale folded in: the scale is taken out again, and g is 1.
-    """
-    given = {name: t for name, t in held.items() if name.rpartition(".")[2][:5] != "kept_"}
-    for name, kept_A in held.items():
-        matrix, _, factor = name.rpartition(".")
-        if factor == "kept_A":
-            kept_B = held[f"{matrix}.kept_B"] / scale
-            given[f"{matrix}.A"] = torch.cat([kept_A, held[f"{matrix}.A"]])
-            given[f"{matrix}.B"] = torch.cat([kept_B, held[f"{matrix}.B"]], dim=1)
-            if (g := held.get(f"{matrix}.g")) is not None:
-                given[f"{matrix}.g"] = torch.cat([g.new_ones(len(kept_A)), g])
-    return given
+    return EarlierRun(folder, file, ranks, scale, sha256_file(file))
 
 
 def _absent(folder: Path, file: Path, form: str) -> list[str]:
@@ -244,7 +175,7 @@ def _strange(
     """Returns messages on tensors of `file` that belong to no adapter, backbone or head.
 
     The head may be there and is not used. Tensors under a matrix's name may be a method's own;
-    `take_up` refuses those that this method does not have.
+    `carry_over` refuses those that this method does not have.
     """
     kind = str(architecture["model_type"])
     names = {m.name for m in matrices}

@@ -16,7 +16,7 @@ from dora.records.run_json import read_done
 from dora.records.schema import Run
 
 
-def once(
+def train_unless_done(
     prepared: Prepared,
     train: Callable[[], Run],
     say: Callable[[str], None],
@@ -29,7 +29,7 @@ def once(
     where this is called from. Raises UserError for one that lacks the model which is to be kept, and
     what `train` raises.
     """
-    folder = prepared.recorded
+    folder = prepared.record_folder
     done = None if prepared.config.force else read_done(folder)
     if done is None:
         return prepared.folder, train()

@@ -63,9 +63,9 @@ def untracked() -> Config:
 
 def forget() -> None:
     """Clears the cached answer whether there is a key: a process looks only once."""
-    surroundings = sys.modules.get("dora.process.surroundings")
-    if surroundings is not None:
-        surroundings._has_wandb_key.cache_clear()
+    requirements = sys.modules.get("dora.process.requirements")
+    if requirements is not None:
+        requirements._has_wandb_key.cache_clear()
 
 
 def test_tracking_online_without_a_key_is_refused_once_a_sweep(tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ class Candidate:
 
 
 @dataclass
-class Group:
+class OpenSearch:
     """One search in progress. `words`: those of its runs, less the rate and the seed.
 
     `settings`: what all its runs have in common, as they record it. `tried`: the method's setting

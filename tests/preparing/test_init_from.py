@@ -9,17 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from safetensors.numpy import load_file, save_file
 
-from dora.adapters import lowrank, result
 from dora.adapters.budget import Matrix
-from dora.adapters.lowrank import LowRankLinear
 from dora.backbones.architectures import USUAL
 from dora.backbones.backbone import architecture, find_linears, fingerprint, load_model, locate
 from dora.errors import UserError
+from dora.preparing.init_from import _factor_problems
 from dora.preparing.prepare import Prepared
-from dora.preparing.start import _factor_problems, _trained_again
 from dora.records import artefacts
 from dora.training.build import attach
 from folders import model_folder, prepared
@@ -79,10 +76,10 @@ def started(place: Path, base: Path, folder: Path, method: str) -> Prepared:
 @pytest.mark.parametrize("method", ["lora", "dora", "full"])
 def test_a_whole_run_is_taken(method: str, tmp_path: Path) -> None:
     base, folder = finished(tmp_path, method)
-    start = started(tmp_path, base, folder, method).start
-    assert start is not None
-    assert (start.folder, start.scale) == (folder, None if method == "full" else 1.0)
-    assert set(start.ranks.values()) == (set() if method == "full" else {RANK})
+    earlier = started(tmp_path, base, folder, method).earlier
+    assert earlier is not None
+    assert (earlier.folder, earlier.scale) == (folder, None if method == "full" else 1.0)
+    assert set(earlier.ranks.values()) == (set() if method == "full" else {RANK})
 
 
 @pytest.mark.parametrize("scale", [math.nan, math.inf, "1.0", None, True, [1.0], 0, 0.0, -1.0])
@@ -195,7 +192,7 @@ def test_weights_of_another_precision_are_taken(kind: str, tmp_path: Path) -> No
     base, folder = finished(tmp_path, "lora")
     file = folder / "best.safetensors"
     save_file({name: tensor.astype(kind) for name, tensor in load_file(file).items()}, file)
-    assert started(tmp_path, base, folder, "lora").start is not None
+    assert started(tmp_path, base, folder, "lora").earlier is not None
 
 
 @pytest.mark.parametrize(
@@ -237,7 +234,7 @@ def test_a_head_of_any_shape_is_left_where_it_is(name: str, tmp_path: Path) -> N
     base, folder = finished(tmp_path, "lora")
     file = folder / "best.safetensors"
     save_file({**load_file(file), name: np.ones((7, 5), "f")}, file)
-    assert started(tmp_path, base, folder, "lora").start is not None
+    assert started(tmp_path, base, folder, "lora").earlier is not None
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
@@ -247,7 +244,7 @@ def test_weights_that_are_not_as_the_record_has_them_are_refused(
     base, folder = finished(tmp_path, method)
     name = "model/model.safetensors" if method == "full" else "best.safetensors"
     change_record(folder, files=artefacts.sums(folder, [name]))
-    assert started(tmp_path, base, folder, method).start is not None
+    assert started(tmp_path, base, folder, method).earlier is not None
     content = bytearray((folder / name).read_bytes())
     content[-1] ^= 0x40  # within a tensor: another finite number, which only the checksum tells
     (folder / name).write_bytes(content)
@@ -255,24 +252,6 @@ def test_weights_that_are_not_as_the_record_has_them_are_refused(
         UserError, match=rf"{name} is damaged or another's: its sha256 is not the one in run\.json"
     ):
         started(tmp_path, base, folder, method)
-
-
-@pytest.mark.parametrize("gated", [True, False])
-def test_kept_factors_of_a_chain_are_trained_again_with_the_same_update(gated: bool) -> None:
-    torch.manual_seed(0)
-    layer = LowRankLinear(torch.nn.Linear(4, 5), 3, 0.5, 0.0, gated)
-    for p in layer.factors().values():
-        torch.nn.init.normal_(p)
-    starts = {"A": torch.randn(2, 4), "B": torch.randn(5, 2), "g": torch.randn(2)}
-    lowrank.renew([layer], [{name: starts[name] for name in layer.factors()}])
-    held = {f"m.{n}": t.detach() for n, t in {**layer.factors(), **layer.kept()}.items()}
-    given = _trained_again(held, layer.scale)
-    assert set(given) == {f"m.{name}" for name in layer.factors()}
-    fresh = LowRankLinear(layer.base, 5, 0.5, 0.0, gated)
-    holder = torch.nn.ModuleDict({"m": fresh})
-    result.restore(holder, {}, given)
-    assert (fresh.rank, fresh.kept_rank) == (5, 0)
-    torch.testing.assert_close(fresh.delta(), layer.delta(), rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize(
