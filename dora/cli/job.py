@@ -55,7 +55,7 @@ def train(cfg: DictConfig) -> float | None:
     begin_unless_stopped()
     check_choices(cfg.method, HydraConfig.get().runtime.choices)
     config = from_hydra(cfg)
-    prepared = prepare(config)
+    prepared = prepare(config, typed=HydraConfig.get().overrides.task)
     begin_unless_stopped()
     said: list[str] = []
 

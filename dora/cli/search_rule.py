@@ -62,7 +62,7 @@ class Candidate:
 class OpenSearch:
     """One search in progress. `words`: those of its runs, less the rate and the seed.
 
-    `settings`: what all its runs have in common, as they record it. `tried`: the method's setting
+    `settings`: what all its runs have in common, as the file holds it. `tried`: the method's setting
     that is tried beside the rate, and its values besides the `default`. `held`: the rates of an
     earlier search, which this one goes on with if it begins at the same place.
     """
@@ -125,4 +125,5 @@ class OpenSearch:
             length=self.key.length,
             data=self.key.data,
             losses=self.losses,
+            settings=self.settings,
         )

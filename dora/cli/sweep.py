@@ -228,7 +228,7 @@ def plan(
             text = f"seed={seed} must be a whole number from 0 to {MAX_SEED}"
             problems[text].append(words)
         try:
-            first = prepare(configs[group], here)
+            first = prepare(configs[group], here, group)
         except UserError as e:
             for problem in e.problems:
                 problems[problem].append(group)

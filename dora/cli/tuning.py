@@ -21,6 +21,7 @@ from dora.cli.search_rule import OpenSearch
 from dora.configuration import tuned
 from dora.configuration.check import check
 from dora.configuration.config import Config, holder
+from dora.configuration.searched import searched_with
 from dora.configuration.tuned import Key, Search
 from dora.errors import UserError
 from dora.files import write_atomic
@@ -71,11 +72,15 @@ class Tuning:
         problems += [text for config in composed.values() for text in check(config)]
         problems += _too_few(candidates, composed.values())
         problems += _out_of_range(composed.values())
+        folders = {word for job in grid for word in job if _key(word) == "results"}
+        if len(folders) > 1:
+            problems.append(f"{', '.join(sorted(folders))}: a search has one folder; give one")
         if problems:
             raise UserError(*dict.fromkeys(problems))
         self.candidates, self.seeds = candidates, tuple(seeds)
         self.folder = Path(compose(grid[0]).results) / "search"
         self.groups: dict[Key, OpenSearch] = {}
+        self._recorded: dict[Key, dict[str, Any]] = {}  # what the runs of each would record
         for words, config in composed.items():
             self._add(words, config)
         # Before the first round: a file that cannot be read, and one that would lose scores.
@@ -101,10 +106,11 @@ class Tuning:
             own = (*words, "select=heldout", in_grammar(f"results={self.folder}", False))
             tried = config.chosen.tried
             default = getattr(config.chosen.settings, tried[0]) if tried else None
+            self._recorded[key] = settings
             self.groups[key] = OpenSearch(
-                own, key, config.learning_rate(), settings, tried, default
+                own, key, config.learning_rate(), searched_with(config), tried, default
             )
-        elif other := [k for k, value in settings.items() if value != group.settings[k]]:
+        elif other := [k for k, value in settings.items() if value != self._recorded[key][k]]:
             raise UserError(
                 f"{key.task} with {key.method} is to be searched with several values of "
                 f"{', '.join(other)}: a search has one rate for a model, task, method, budget, "
@@ -154,10 +160,21 @@ class Tuning:
         return tuned.read(file) if file.exists() else {}
 
     def _lost(self) -> Iterator[str]:
-        """Yields a message for each search of the file that holds more than this one would."""
+        """Yields a message for each search of the file that this one would not go on with."""
         file, found = self.folder / CHOICES, self._held()
-        for key in self.groups.keys() & found.keys():
-            search = found[key]
+        for key in sorted(self.groups.keys() & found.keys(), key=str):
+            search, group = found[key], self.groups[key]
+            of = f"{file} holds a search for {key.task} with {key.method}"
+            if unlike := search.unlike(group.settings):
+                yield (
+                    f"{of} with {', '.join(f'{k}={v}' for k, v in unlike.items())}: give the same, "
+                    "or another results="
+                )
+            if not {candidate.lr for candidate in group.next(FEWEST)} <= search.scores.keys():
+                yield (
+                    f"{of} that began at another rate than {group.start:g}, and its scores would be "
+                    "lost: give the model.lr of before, or another results="
+                )
             if search.candidates > self.candidates or not set(search.seeds) <= set(self.seeds):
                 seeds = ",".join(map(str, search.seeds))
                 yield (

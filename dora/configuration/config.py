@@ -7,11 +7,9 @@ YAML under conf/ holds only values that differ. Hydra is known to this module an
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import os
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, cast
 
 from hydra.core.config_store import ConfigStore
@@ -23,7 +21,6 @@ from dora.configuration import tuned
 from dora.configuration.groups import DataConfig, FedConfig, ModelConfig, OwnConfig, TaskConfig
 from dora.configuration.method_choice import MethodChoice, choose, spelled
 from dora.data.tasks import TASKS, Task
-from dora.errors import UserError
 
 MAX_SEED = 2**63 - 1  # the largest that PyTorch's generators take
 # The keys whose value is a file's or folder's path.
@@ -225,63 +222,13 @@ class Config:
         fed = {"rounds": self.fed.rounds} if self.chosen.kind.federated else None
         return tuned.length({"max_steps": self.max_steps, "epochs": self.epochs, "fed": fed})
 
-    def search(self) -> tuned.Search | None:
-        """Returns the search in `rates_from` for this run; None if `lr` is given, or neither is.
-
-        A search of another length or other data will do if it is the only one. Raises UserError
-        where the file cannot be read, has no search for this run, or one in which every rate
-        diverged.
-        """
-        if self.lr is not None or self.rates_from is None:
-            return None
-        key = self.search_key
-        run = f"model={key.model}, task={key.task}, method={key.method}" + (
-            f", budget={key.budget}" if key.budget else ""
-        )
-        searches = tuned.read(Path(self.rates_from))
-        found = tuned.found(searches, key)
-        if found is None:
-            others = [search.key.where for search in tuned.of_cell(searches, key)]
-            at = f" at {key.where}, only at {' and '.join(others)}" if others else ""
-            raise UserError(
-                f"rates_from={self.rates_from} has no rate for {run}{at}: python -m dora.tune "
-                "searches one, or give lr="
-            )
-        if found.all_failed:
-            raise UserError(
-                f"rates_from={self.rates_from}: {run} diverged at every rate that was tried, from "
-                f"{min(found.scores):g} to {max(found.scores):g}; give lr="
-            )
-        return found
-
-    def as_tuned(self, found: tuned.Search) -> Config:
-        """Returns the configuration with the rate, and the method's setting, that `found` chose.
-
-        `found`: what `search` returned. The file may change, or go, while the run trains, so that
-        it is never asked again. Raises UserError if the setting is given a value other than the
-        search's default and its choice: rate and setting were chosen together.
-        """
-        # A copy, which keeps what `+key=value` has added for `check` to name.
-        chosen = copy.copy(self)
-        chosen.lr = found.lr
-        if found.setting is None:
-            return chosen
-        held = getattr(self.chosen.settings, found.setting, None)
-        if held not in (found.default, found.value):
-            raise UserError(
-                f"method.{found.setting}={held} does not go with rates_from={self.rates_from}, "
-                f"which chose {found.value} together with the rate: leave it out, or give lr= too"
-            )
-        settings = dataclasses.replace(self.chosen.settings, **{found.setting: found.value})
-        chosen.method = dataclasses.replace(self.chosen, settings=settings)
-        return chosen
-
     def learning_rate(self) -> float:
-        """Returns `lr`, else that of `rates_from`, of `rates`, of the model, or `base_lr`."""
+        """Returns `lr`, else that of `rates`, of the model, or `base_lr`.
+
+        Where the run has a search, `lr` is that of the search by now (`searched.as_tuned`).
+        """
         if self.lr is not None:
             return self.lr
-        if (found := self.search()) is not None:
-            return found.lr
         for rates in (self.rates.get(self.task.name, {}), self.model.lr, self.own.lr):
             if (rate := rates.get(self.method_name)) is not None:
                 return rate

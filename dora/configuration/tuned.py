@@ -63,7 +63,8 @@ class Search:
     `default`. `losses`: of the rates on the same rows; empty in files without them. `values`: scores
     of the setting's other values, at the best rate. `seeds`: the seeds of each candidate. `made`:
     command, commit and machine of the search. `length`: of its runs, such as "600 steps", and `data`
-    the name of what they trained on; None in files that do not say so.
+    the name of what they trained on; None in files that do not say so. `settings`: those that its
+    runs have in common (`searched.searched_with`); empty in files that do not say so.
     """
 
     model: str
@@ -79,6 +80,7 @@ class Search:
     length: str | None = None
     data: str | None = None
     losses: Scores = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def key(self) -> Key:
@@ -127,6 +129,14 @@ class Search:
     def candidates(self) -> int:
         """The number of candidates: rates, and the setting's other values."""
         return len(self.scores) + len(self.values)
+
+    def unlike(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns the search's value of each of these settings that it had otherwise."""
+        return {
+            key: self.settings[key]
+            for key, value in settings.items()
+            if key in self.settings and self.settings[key] != value
+        }
 
     def mean(self, lr: float) -> float:
         """Returns the mean score at a rate, in points; −∞ if any of its runs has none."""
@@ -208,7 +218,8 @@ def read(file: Path) -> dict[Key, Search]:
     try:
         changed = file.stat().st_mtime_ns
     except OSError as e:
-        raise UserError(f"rates_from={file} cannot be read: {e.strerror}") from e
+        way = "" if file.exists() else "; python -m dora.tune makes it"
+        raise UserError(f"rates_from={file} cannot be read: {e.strerror}{way}") from e
     return _read(file, changed)
 
 
@@ -248,4 +259,5 @@ def _search(entry: Mapping[str, Any]) -> Search:
         raise TypeError("the setting whose values were tried has a name")
     made = dict(entry.get("made", {}))
     about = (made, setting, default, values, entry.get("length"), entry.get("data"), losses)
-    return Search(model, task, method, budget, seeds, scores, *about)
+    settings = dict(entry.get("settings", {}))
+    return Search(model, task, method, budget, seeds, scores, *about, settings)

@@ -21,6 +21,7 @@ from dora.backbones.architectures import USUAL, architecture_of
 from dora.backbones.backbone import Folder
 from dora.configuration.check import check
 from dora.configuration.config import Config
+from dora.configuration.searched import as_tuned, search_of
 from dora.configuration.tuned import Search
 from dora.data.tasks import TASKS, Rows
 from dora.errors import UserError
@@ -118,19 +119,19 @@ class Prepared:
         return [*others, f"precision={self.config.precision}"]
 
 
-def prepare(config: Config, here: bool = True) -> Prepared:
+def prepare(config: Config, here: bool = True, typed: Sequence[str] = ()) -> Prepared:
     """Checks the configuration, reads the data and plans the budget.
 
     `here`: the run is to be trained on this machine, so its device must exist too, and
-    `precision=auto` follows it; elsewhere auto stands for fp32, which every machine has. Raises
-    UserError with every problem found.
+    `precision=auto` follows it; elsewhere auto stands for fp32, which every machine has. `typed`:
+    the words of the command line. Raises UserError with every problem found.
     """
     # Each step below works with what the ones before could find, so that a wrong budget is named
     # even where the data are missing.
     found = Findings([])
-    search = found.attempt(config.search)
+    search = found.attempt(lambda: search_of(config))
     if search is not None:
-        config = found.attempt(lambda: config.as_tuned(search)) or config
+        config = found.attempt(lambda: as_tuned(config, search, typed)) or config
     found.problems += [text for text in check(config) if text not in found.problems]
     if here and config.device.startswith("cuda"):
         found.problems += _device_problems(config.device)

@@ -75,7 +75,7 @@ def train(
         folder = _absolute(config_dir)
         config = _config(words, folder)
         refuse_edited(config.chosen.kind)
-        prepared = prepare(config)
+        prepared = prepare(config, typed=words)
         options = [] if folder is None else [f"--config-dir={folder}"]
         typed = [*options, *prepared.words(words)]
         return Trained(

@@ -156,6 +156,7 @@ RECORD: Mapping[str, Kind] = {
     "tuning.at_edge": YES_NO,
     "tuning.length": TEXT,
     "tuning.data": TEXT,
+    "tuning.settings": OBJECT,
     "times": OBJECT,
     "times.updated": TIME,
     "times.started": TIME,

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dora.configuration.searched import searched_with
 from dora.errors import Diverged, RunFailed, Stopped, UserError, foreseen
 from dora.methods.base import Method
 from dora.preparing import precision
@@ -131,7 +132,11 @@ def _tuning(p: Prepared) -> dict[str, Any]:
         return {}
     effort = {"candidates": found.candidates, "seeds": len(found.seeds)}
     known = {"length": (found.length, config.length), "data": (found.data, config.data_name)}
-    other = {name: its for name, (its, ours) in known.items() if its not in (None, ours)}
+    other: dict[str, Any] = {
+        name: its for name, (its, ours) in known.items() if its not in (None, ours)
+    }
+    if unlike := found.unlike(searched_with(config)):
+        other["settings"] = unlike
     return {"tuning": {"file": config.rates_from, **effort, "at_edge": found.at_edge, **other}}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import shlex
@@ -18,15 +19,25 @@ from dora.analysis.grouping import tables
 from dora.analysis.tables.scores import scores
 from dora.cli.line import is_sweep, read
 from dora.cli.search_rule import Candidate, next_rates
+from dora.cli.sweep import plan
 from dora.cli.tuning import Tuning
 from dora.collect import collect
 from dora.configuration import tuned
+from dora.configuration.config import Config
+from dora.configuration.searched import as_tuned, search_of, searched_with
 from dora.errors import UserError
 from dora.preparing.prepare import prepare
 from dora.records import packed
 from dora.records.journals import events
 from dora.training import one_run
 from runs import command, configure, only_run, record, refused, run, small, small_glue, small_words
+
+
+def rate_of(config: Config) -> float:
+    """Returns the rate that the run takes from its file."""
+    found = search_of(config)
+    assert found is not None
+    return as_tuned(config, found).learning_rate()
 
 
 def searched(score: Callable[[float], float | None], start: float, most: int) -> dict[float, float]:
@@ -161,6 +172,50 @@ def test_a_search_goes_on_with_all_that_its_file_holds(tmp_path: Path) -> None:
     assert tried == sorted(scores)
 
 
+def test_a_search_goes_on_with_the_settings_and_the_start_of_its_file_alone(tmp_path: Path) -> None:
+    words = small_words(tmp_path, "method=lora", "budget=r2")
+
+    def tuning(*more: str) -> Tuning:
+        return Tuning([[*words, *more]], lambda given: configure(*given), 4, (1,))
+
+    begun = tuning()
+    scores = {float(w[3:]): (50.0,) for job in begun.jobs() for w in job if w.startswith("lr=")}
+    next(iter(begun.groups.values())).scores = scores
+    (tmp_path / "search").mkdir()
+    tuned.write(tmp_path / "search/choices.json", begun.searches())
+    # What a search sets itself, and what changes last bits alone, may be another.
+    tuning("lr=1", "threads=2", "keep_model=true", "seed=2")
+    told = r"holds a search for wnli with lora with batch_size=8, method.alpha=16.0: give the same"
+    with pytest.raises(UserError, match=told):
+        tuning("batch_size=4", "method.alpha=8")
+    with pytest.raises(UserError, match=r"began at another rate than 0.1, .* or another results="):
+        tuning("model.own.lr.lora=0.1")
+    # A file that does not say its settings is gone on with.
+    search = dataclasses.replace(begun.searches()[0], settings={})
+    tuned.write(tmp_path / "search/choices.json", [search])
+    tuning("batch_size=4")
+
+
+def test_a_run_and_its_table_name_settings_that_its_rate_was_not_searched_with(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "choices.json"
+    words = ["method=lora", "budget=r2", f"rates_from={file}"]
+    other = searched_with(small(tmp_path, "method=lora", "batch_size=4", "precision=bf16"))
+    place = ("tiny_roberta", "wnli", "lora", "r2", (1,))
+    tuned.write(file, [tuned.Search(*place, {1e-3: (50.0,)}, settings=other)])
+    run(small(tmp_path, *words))
+    assert record(tmp_path)["tuning"]["settings"] == {"batch_size": 4}
+    (table,) = tables(read_runs(tmp_path))
+    assert any("; tried with other settings, batch_size=4" in n for n in scores(table).notes)
+
+
+def test_a_search_in_two_folders_is_refused(tmp_path: Path) -> None:
+    grid = [small_words(tmp_path / name, "method=lora", "budget=r2") for name in "ab"]
+    with pytest.raises(UserError, match=r"results=.*a, results=.*b: a search has one folder"):
+        Tuning(grid, lambda given: configure(*given), 3, (1,))
+
+
 def test_values_that_the_method_would_refuse_are_told_before_the_first_round(
     tmp_path: Path,
 ) -> None:
@@ -194,9 +249,15 @@ def test_a_run_takes_the_setting_that_was_chosen_with_its_rate(tmp_path: Path) -
     run(small(tmp_path / "a", "method=dora", "budget=r2", "lr=2e-3", "method.dem=0.3"))
     assert record(tmp_path / "a")["times"] == about["times"]
     # With a rate of one's own the file says nothing, and another value does not go with its rate.
-    assert configure(*words, "lr=1e-3").search() is None
+    assert search_of(configure(*words, "lr=1e-3")) is None
     with pytest.raises(UserError, match=r"method.dem=0.5 does not go with .* which chose 0.3"):
         run(small(tmp_path / "a", *words, "method.dem=0.5"))
+    # Nor does the default, where it is typed.
+    default = small_words(tmp_path / "a", *words, "method.dem=0.1")
+    with pytest.raises(UserError, match=r"method.dem=0.1 does not go with .* which chose 0.3"):
+        prepare(configure(*default), typed=default)
+    with pytest.raises(UserError, match=r"method.dem=0.1 does not go with"):
+        plan([default, [*default[:-1], "method.dem=0.3"]], lambda given: configure(*given))
 
 
 def test_a_run_keeps_its_place_whatever_becomes_of_its_file_of_rates(tmp_path: Path) -> None:
@@ -230,7 +291,7 @@ def test_a_rate_comes_from_a_search_of_the_same_length_or_else_from_the_only_oth
     words = ["method=lora", "budget=r2", f"rates_from={file}"]
 
     def rate(*more: str) -> float:
-        return small(tmp_path, *words, *more).learning_rate()
+        return rate_of(small(tmp_path, *words, *more))
 
     short, long = (
         tuned.Search(*place, {rate: (50.0,)}, length=f"{steps} steps")
@@ -273,18 +334,18 @@ def test_a_rate_comes_from_a_search_on_the_same_data_or_else_from_the_only_other
         for rate, data in ((1e-3, "sample"), (3e-3, "dir"))
     )
     tuned.write(file, [sample])
-    assert small(tmp_path, *words).learning_rate() == 1e-3
+    assert rate_of(small(tmp_path, *words)) == 1e-3
     # A table says that the rate was found on other data.
     run(small(tmp_path, *words))
     assert record(tmp_path)["tuning"]["data"] == "sample"
     (table,) = tables(read_runs(tmp_path))
     assert any("; tried on other data, sample" in note for note in scores(table).notes)
     tuned.write(file, [sample, whole])
-    assert small(tmp_path, *words).learning_rate() == 3e-3
-    assert small(tmp_path, *words, "data.name=sample").learning_rate() == 1e-3
+    assert rate_of(small(tmp_path, *words)) == 3e-3
+    assert rate_of(small(tmp_path, *words, "data.name=sample")) == 1e-3
     told = f"at {length} on other, only at {length} on sample and {length} on dir"
     with pytest.raises(UserError, match=told):
-        small(tmp_path, *words, "data.name=other").learning_rate()
+        rate_of(small(tmp_path, *words, "data.name=other"))
 
 
 def test_every_wrong_setting_of_a_grid_is_told_before_its_first_round(tmp_path: Path) -> None:
@@ -424,10 +485,8 @@ def test_the_command_searches_goes_on_where_it_was_stopped_and_a_study_reads_its
     assert "8 runs: 8 done before, 0 to train" in again.stdout
     assert json.loads(file.read_text())["choices"] == found["choices"]
     # A smaller search would lose scores.
-    less = command(*line[:-4], "--candidates", "3", "--seeds", "3")
-    assert less.returncode == 2
-    assert "holds 4 candidates with seeds 3 for wnli with lora" in less.stderr
-    assert json.loads(file.read_text())["choices"] == found["choices"]
+    with pytest.raises(UserError, match="holds 4 candidates with seeds 3 for wnli with lora"):
+        Tuning([[*words, "method=lora"]], lambda given: configure(*given), 3, (3,))
     # A run of the study has the rate, and says how it was found.
     # At the search's length.
     study = ["method=lora", "budget=r2", f"rates_from={file}", "max_steps=4"]
@@ -436,7 +495,8 @@ def test_the_command_searches_goes_on_where_it_was_stopped_and_a_study_reads_its
     about = record(tmp_path / "study")
     assert about["config"]["lr"] == lora["lr"]
     effort = {"file": str(file), "candidates": 4, "seeds": 1, "at_edge": lora["at_edge"]}
-    assert about["tuning"] == effort
+    unlike = {"eval_every": 2, "head_dropout": None}  # what `small` sets otherwise
+    assert about["tuning"] == {**effort, "settings": unlike}
     # The run is the one that has this rate typed.
     run(small(tmp_path / "study", *study[:2], "max_steps=4", f"lr={lora['lr']:g}"))
     assert record(tmp_path / "study")["times"] == about["times"]
