@@ -10,14 +10,13 @@ import numpy as np
 import wandb
 
 from dora.configuration.config import Config
-from dora.errors import UserError
 from dora.process import machine
 from dora.records.place import place_of
 from dora.records.record import Record
 
 
 class WeightsAndBiases:
-    """One run's curves on Weights & Biases. Raises UserError where they cannot begin.
+    """One run's curves on Weights & Biases. Raises what wandb raises where they cannot begin.
 
     Seeds of one configuration share a group. A resumed run goes on with its own curves, found by an
     id made of its directory and first start. `about`: the run's configuration.
@@ -33,27 +32,20 @@ class WeightsAndBiases:
         folder = Path(config.results) / "wandb"
         folder.mkdir(parents=True, exist_ok=True)
         before = list(folder.glob(f"wandb/offline-run-*-{id_}"))
-        try:
-            # Without finish_previous wandb returns the run before, if a sweep could not end it.
-            self.run = wandb.init(
-                project="dora-glue",
-                mode=config.wandb,  # type: ignore[arg-type]  # checked by dora.configuration.check
-                dir=str(folder),
-                resume="allow",
-                reinit="finish_previous",
-                id=id_,
-                name="/".join(place),
-                group="/".join(group),
-                job_type=config.method_name,
-                tags=[config.task.name, config.method_name, config.model_name, config.data_name],
-                config=about,
-            )
-        except wandb.Error as e:  # no network, or a key that the server does not know
-            why = " ".join(str(e).split())[:200]
-            raise UserError(
-                f"wandb={config.wandb} cannot begin ({type(e).__name__}: {why}); see to the "
-                "network and the key, or write wandb=offline, which `wandb sync` uploads later"
-            ) from e
+        # Without finish_previous wandb returns the run before, if a sweep could not end it.
+        self.run = wandb.init(
+            project="dora-glue",
+            mode=config.wandb,  # type: ignore[arg-type]  # checked by dora.configuration.check
+            dir=str(folder),
+            resume="allow",
+            reinit="finish_previous",
+            id=id_,
+            name="/".join(place),
+            group="/".join(group),
+            job_type=config.method_name,
+            tags=[config.task.name, config.method_name, config.model_name, config.data_name],
+            config=about,
+        )
         # A step that the server has stays as it is; the next one is its to tell.
         self.lacks_from = int(self.run.starting_step)
         # Offline the new folder gets every point. An earlier one lacks the last of them if its

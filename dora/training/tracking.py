@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from dora.configuration.config import Config
+from dora.errors import UserError
 from dora.records import journals
 from dora.records.record import Record
 
@@ -63,21 +64,45 @@ class Trackers:
         self._say = say
         about = {**settings, "params": record.data["params"]}
         self._trackers: list[Tracker] = []
-        # Imported here: both are slow to import, and most runs do without.
-        if config.tensorboard:
+
+        # Imported late: both are slow to import, and most runs do without.
+        def tensorboard() -> Tracker:
             from dora.training.track_tensorboard import TensorBoard
 
             named = [f"best/{metric}" for metric in config.glue_task.metrics]
-            self._trackers.append(TensorBoard(record.folder, about, step, named))
-        if config.wandb != "off":
+            return TensorBoard(record.folder, about, step, named)
+
+        def wandb() -> Tracker:
             from dora.training.track_wandb import WeightsAndBiases
 
-            self._trackers.append(WeightsAndBiases(config, record, about))
+            return WeightsAndBiases(config, record, about)
+
+        if config.tensorboard:
+            self._begin("tensorboard=true", tensorboard, step)
+        if config.wandb != "off":
+            self._begin(f"wandb={config.wandb}", wandb, step)
         # The step and the time of the last line, None before this start's first.
         self._last: tuple[int, float] | None = None
         if any(tracker.lacks_from <= step for tracker in self._trackers):
             for journal, line in _lines(record):
                 self._send(journal, line, {})
+
+    def _begin(self, setting: str, tracker: Callable[[], Tracker], step: int) -> None:
+        """Adds a tracker. Raises UserError where it cannot begin and the run has no step yet.
+
+        Whoever asked for curves hears of it before anything is trained. A run that goes on, perhaps
+        on a cluster at night, goes on without them.
+        """
+        try:
+            self._trackers.append(tracker())
+        except Exception as e:  # as in `_send`
+            told = f"{setting} cannot begin ({type(e).__name__}: {' '.join(str(e).split())[:200]})"
+            if not step:
+                raise UserError(
+                    f"{told}; see to network, key and disk, or leave it out (wandb=offline needs "
+                    "no network, and `wandb sync` uploads it later)"
+                ) from e
+            self._say(f"{told}; the run goes on without it; {_SAFE}")
 
     def log(self, journal: str, line: dict[str, Any]) -> None:
         """Gives every tracker one line of a journal, with the speed since the line before."""

@@ -86,6 +86,22 @@ def test_wandb_that_cannot_begin_is_one_message_before_training(
     assert not (only_run(tmp_path) / "metrics.jsonl").read_text()
 
 
+def test_a_run_that_goes_on_does_so_without_a_tracker_that_cannot_begin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut(tmp_path, 5, monkeypatch, "method=lora", "max_steps=6", "checkpoint_every=4")
+
+    def nowhere(*_: Any) -> None:
+        raise TimeoutError("no answer")
+
+    monkeypatch.setenv("WANDB_API_KEY", "of nobody")
+    monkeypatch.setattr(track_wandb, "WeightsAndBiases", nowhere)
+    config = small(tmp_path, "method=lora", "max_steps=6", "wandb=online")
+    assert run(config)["status"] == "done"
+    log = (only_run(tmp_path) / "log.txt").read_text()
+    assert "wandb=online cannot begin (TimeoutError: no answer); the run goes on without it" in log
+
+
 def test_a_run_after_one_that_broke_off_has_a_curve_of_its_own(tmp_path: Path) -> None:
     """Checks that wandb does not return the run that is still open for the next one."""
     # In another process, since wandb starts a service beside the one that it is used in.
