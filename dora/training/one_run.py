@@ -64,8 +64,7 @@ def run(
     signals.waits = world.size > 1
     record = Record(prepared.folder)
     try:
-        if world.main:
-            record.open(_header(prepared, world, words), force=config.force)
+        _open(record, prepared, world, words)
         if processes.broadcast(world, record.done):
             with Lines(prepared.folder if world.main else None, label) as say:
                 predict_added(
@@ -84,6 +83,20 @@ def run(
     finally:
         record.close()
         processes.stop(world)
+
+
+def _open(record: Record, p: Prepared, world: World, words: Sequence[str] | None) -> None:
+    """Opens the record in the main process; whatever refuses that is raised in every process."""
+    refused: Exception | None = None
+    if world.main:
+        try:
+            record.open(_header(p, world, words), force=p.config.force)
+        except (UserError, RunFailed, Stopped) as e:
+            refused = e
+    # Told to the others, which would else wait for this process, and fail when it has ended.
+    refused = processes.broadcast(world, refused)
+    if refused is not None:
+        raise refused
 
 
 def _header(p: Prepared, world: World, words: Sequence[str] | None) -> dict[str, Any]:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import pickle
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 import torch.distributed as dist
 
-from dora.errors import Stopped
+from dora.errors import Stopped, UserError
+from dora.records.record import Record
 from dora.training import processes
 from runs import (
     arrays,
@@ -21,6 +24,7 @@ from runs import (
     record,
     run,
     same_files,
+    small,
     small_glue,
     small_words,
     together,
@@ -148,3 +152,28 @@ def test_a_user_without_a_name_as_in_a_container_gets_a_gpu(
     assert [str(world.device) for world in worlds] == ["cuda:0", "cuda:1"]
     for world in worlds:
         processes.stop(world)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_what_refuses_the_main_process_the_directory_ends_the_others_alike(
+    rank: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[object] = []
+
+    def broadcast(world: processes.World, value: object) -> object:
+        # The second thing that all are told is whether the directory was opened.
+        told.append(value)
+        return Stopped("in use") if rank and len(told) == 2 else value
+
+    def in_use(*_: object, **__: object) -> None:
+        raise Stopped("in use")
+
+    world = processes.World(rank, 2, torch.device("cpu"))
+    monkeypatch.setattr(processes, "start", lambda _: world)
+    monkeypatch.setattr(processes, "broadcast", broadcast)
+    monkeypatch.setattr(Record, "open", in_use)
+    with pytest.raises(Stopped, match=r"^in use$"):
+        run(small(tmp_path, "method=lora"))
+    assert len(told) == 2
+    # As it travels from one process to the others.
+    assert str(pickle.loads(pickle.dumps(UserError("a", "b")))) == str(UserError("a", "b"))
