@@ -57,6 +57,8 @@ def main() -> None:
         help="seeds of each candidate (default: 1,2)",
     )
     given, words = parser.parse_known_args()
+    if shown := [w for w in words if w.partition("=")[0] in ("-c", "--cfg", "-i", "--info")]:
+        parser.error(f"{shown[0]} shows one run's configuration: give it to python -m dora.run")
     sys.argv[1:] = [
         "-m",
         "hydra/sweeper=tune",

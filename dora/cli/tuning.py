@@ -21,7 +21,7 @@ from dora.cli.search_rule import OpenSearch
 from dora.configuration import tuned
 from dora.configuration.check import check
 from dora.configuration.config import Config, holder
-from dora.configuration.searched import searched_with
+from dora.configuration.searched import METHOD_FILE, searched_with
 from dora.configuration.tuned import Key, Search
 from dora.errors import UserError
 from dora.files import write_atomic
@@ -165,7 +165,9 @@ class Tuning:
         for key in sorted(self.groups.keys() & found.keys(), key=str):
             search, group = found[key], self.groups[key]
             of = f"{file} holds a search for {key.task} with {key.method}"
-            if unlike := search.unlike(group.settings):
+            # An edited method is searched anew, and its scores take the place of the former ones.
+            asked = {k: v for k, v in group.settings.items() if k != METHOD_FILE}
+            if unlike := search.unlike(asked):
                 yield (
                     f"{of} with {', '.join(f'{k}={v}' for k, v in unlike.items())}: give the same, "
                     "or another results="

@@ -10,6 +10,7 @@ from typing import Any
 
 from dora.configuration import tuned
 from dora.configuration.config import Config
+from dora.configuration.method_class import fingerprint
 from dora.configuration.tuned import Search
 from dora.errors import UserError
 
@@ -21,6 +22,8 @@ _NOT_OF_A_SEARCH = (
     *("precision", "compile", "cuda_graphs", "device", "threads"),
     *("checkpoint_every", "wandb", "tensorboard", "keep_model", "force"),
 )
+# What tells the code of a method of one's own from an edited one's.
+METHOD_FILE = "the method's file"
 
 
 def search_of(config: Config) -> Search | None:
@@ -87,4 +90,6 @@ def searched_with(config: Config) -> dict[str, Any]:
     for group, left_out in (("method", ("name", tried)), ("fed", ("rounds",))):
         own = kept.pop(group, {})
         kept |= {f"{group}.{k}": v for k, v in own.items() if k not in left_out}
+    if source := fingerprint(config.chosen.kind):
+        kept[METHOD_FILE] = source[:8]
     return kept

@@ -24,7 +24,7 @@ from dora.cli.tuning import Tuning
 from dora.collect import collect
 from dora.configuration import tuned
 from dora.configuration.config import Config
-from dora.configuration.searched import as_tuned, search_of, searched_with
+from dora.configuration.searched import METHOD_FILE, as_tuned, search_of, searched_with
 from dora.errors import UserError
 from dora.preparing.prepare import prepare
 from dora.records import packed
@@ -172,7 +172,9 @@ def test_a_search_goes_on_with_all_that_its_file_holds(tmp_path: Path) -> None:
     assert tried == sorted(scores)
 
 
-def test_a_search_goes_on_with_the_settings_and_the_start_of_its_file_alone(tmp_path: Path) -> None:
+def test_a_search_goes_on_with_the_settings_and_the_start_of_its_file_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     words = small_words(tmp_path, "method=lora", "budget=r2")
 
     def tuning(*more: str) -> Tuning:
@@ -190,6 +192,14 @@ def test_a_search_goes_on_with_the_settings_and_the_start_of_its_file_alone(tmp_
         tuning("batch_size=4", "method.alpha=8")
     with pytest.raises(UserError, match=r"began at another rate than 0.1, .* or another results="):
         tuning("model.own.lr.lora=0.1")
+    # A method of one's own that was edited is searched anew, and a study's run would name it.
+    monkeypatch.setattr("dora.configuration.searched.fingerprint", lambda _: "0123456789")
+    (edited,) = tuning().searches()
+    assert edited.settings[METHOD_FILE] == "01234567"
+    assert edited.unlike({METHOD_FILE: "fedcba98"}) == {METHOD_FILE: "01234567"}
+    tuned.write(tmp_path / "search/choices.json", [dataclasses.replace(edited, scores=scores)])
+    monkeypatch.setattr("dora.configuration.searched.fingerprint", lambda _: "9876543210")
+    tuning()
     # A file that does not say its settings is gone on with.
     search = dataclasses.replace(begun.searches()[0], settings={})
     tuned.write(tmp_path / "search/choices.json", [search])
@@ -430,6 +440,15 @@ def test_seeds_that_are_none_are_told_by_the_option_that_gives_them(
     assert ended.value.code == 2
     said = f"argument --seeds: {seeds} must be different whole numbers from 0, such as 1,2"
     assert said in capsys.readouterr().err
+
+
+def test_a_search_shows_no_single_configuration(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["tune", "task=rte", "--cfg", "job"])
+    with pytest.raises(SystemExit):
+        tune.main()
+    assert "--cfg shows one run's configuration: give it to python" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
