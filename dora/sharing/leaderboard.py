@@ -31,6 +31,17 @@ class File:
     split: str
     task: Task
 
+    @property
+    def again(self) -> str:
+        """Says how to predict the file once the data hold it as GLUE does."""
+        # AX is no part of what identifies a run; another test file makes another run.
+        if self.split == "ax":
+            return (
+                "give the run's command again: it is predicted from the kept weights, without "
+                "training"
+            )
+        return "train again"
+
 
 # Names as the server's submission page lists them; rows as in the official download's test files.
 # One MNLI model fills three files: matched, mismatched and the diagnostic set AX.
@@ -76,8 +87,8 @@ def read_logits(file: File, predictions: Path, which: str) -> np.ndarray | None:
     if len(logits) != file.rows or not np.array_equal(np.sort(ids), np.arange(file.rows)):
         raise UserError(
             f"{predictions}: {file.name} takes {file.rows:,} rows, numbered from 0, each once; "
-            f"these are {len(logits):,} from {ids.min()} to {ids.max()}: train on the test file of "
-            "the official download"
+            f"these are {len(logits):,} from {ids.min()} to {ids.max()}: put the official file into "
+            f"the data, and {file.again}"
         )
     if not np.isfinite(logits).all():
         why = degenerate(file.task, logits, {})

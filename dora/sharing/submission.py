@@ -141,14 +141,7 @@ def absent(file: File, runs: Mapping[str, Run], which: str) -> str:
                 f"the data of {folder} got it after training, and of the weights only the best "
                 "evaluation's are kept: use --score best"
             )
-        how = "train again"
-        # AX is no part of what identifies a run; another test file makes another run.
-        if file.split == "ax":
-            how = (
-                "give the run's command again: it is predicted from the kept weights, without "
-                "training"
-            )
-        return f"the data of {folder} lacked its test file: add that, and {how}"
+        return f"the data of {folder} lacked its test file: add that, and {file.again}"
     return f"no run of {file.trained} among these: {_command_like(runs, file.trained)}"
 
 

@@ -183,6 +183,9 @@ def test_ax_that_is_missing_says_how_to_get_it(tmp_path: Path) -> None:
     said = "\n".join(send(later, to=tmp_path / "last.zip", which="last"))
     assert f"MISSING AX.tsv: the data of {later} got it after training" in said
     assert "only the best evaluation's are kept: use --score best" in said
+    cut = {"ax/ids": np.arange(400), "best/ax/logits": np.zeros((400, 3)), "last/ax/logits": None}
+    with pytest.raises(UserError, match=r"AX\.tsv takes 1,104 rows.* give the run's command again"):
+        send(invented(tmp_path / "cut", "mnli", **cut), to=tmp_path / "cut.zip")
     send(later, to=tmp_path / "best.zip")
     assert "AX" in read(tmp_path / "best.zip")
 
