@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from dora.analysis.tables.notes import OTHER_ROWS, other_rows
 from dora.data.predictions import UNREADABLE, degenerate, predict
 from dora.data.tasks import TASKS
 from dora.errors import UserError
@@ -159,7 +160,7 @@ def _command_like(runs: Mapping[str, Run], task: str) -> str:
 
 
 def notes(runs: Mapping[str, Run]) -> list[str]:
-    """Returns lines on each run's development scores, on their models, and on mixed systems."""
+    """Returns lines on each run's development scores, models and rows, and on mixed systems."""
     lines = [
         f"{task}: {run.system}, seed {run.data['seed']}, {scores(run.data)}"
         for task, run in runs.items()
@@ -169,6 +170,8 @@ def notes(runs: Mapping[str, Run]) -> list[str]:
         text for run in runs.values() for text in (run.data["embedded"], run.data["note"]) if text
     }
     lines += sorted(known)
+    other = list(filter(None, (other_rows([run.data]) for run in runs.values())))
+    lines += [f"{OTHER_ROWS}: {'; '.join(other)}"] if other else []
     systems = sorted({run.system for run in runs.values()})
     if len(systems) > 1:  # the leaderboard's average is of one system
         lines.append(f"these are {len(systems)} systems, not one: {', '.join(systems)}")

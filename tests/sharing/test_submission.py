@@ -283,6 +283,18 @@ def test_a_run_whose_record_says_another_score_is_refused(tmp_path: Path) -> Non
         send(wrong, to=tmp_path / "t.zip")
 
 
+def test_rows_that_are_not_glues_are_said(tmp_path: Path) -> None:
+    rte, wnli = invented(tmp_path, "rte"), invented(tmp_path, "wnli")
+    assert not [line for line in send(rte, wnli, to=tmp_path / "whole.zip") if "GLUE has" in line]
+    rows = {"revision": None, "rows": {"train": 2_490, "dev": 40}, "train": 64}
+    change_record(rte, data=rows)
+    said = send(rte, wnli, to=tmp_path / "s.zip")
+    assert (
+        "not GLUE's whole rows: RTE trained on 64 rows (GLUE has 2,490), scored on 40 rows (GLUE "
+        "has 277)" in said
+    )
+
+
 def test_degenerate_predictions_and_mixed_systems_are_said(tmp_path: Path) -> None:
     # Two runs at two budgets, one of them with class 1 in every row.
     same = np.tile(np.float32([0, 1]), (146, 1))
