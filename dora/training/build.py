@@ -239,6 +239,8 @@ def _tokens(p: Prepared, say: Lines) -> dict[str, Tokens]:
     added = {k: v for k, v in p.rows.items() if k not in own}
     splits: dict[str, Tokens] = {}
     for name, rows in ((p.fingerprints["data"], own), (fingerprint(added), added)):
+        if not rows:  # nothing was added
+            continue
         place = f"{name} {words}"
         splits |= tokenised(cache, place, rows, tokenizer, p.config.max_length, p.segments, begin)
     for split, tokens in splits.items():
