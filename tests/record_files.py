@@ -111,8 +111,8 @@ def write_run(
         "params": _parameters(method, budget, params),
         "data": {
             "revision": None,
-            "rows": dict(zip(("train", "dev"), sizes, strict=True)),
-            "train": sizes[0],
+            "rows": sizes,
+            "train": sizes["train"],
         },
         "ranks": {"start": dict.fromkeys(ranks or {}, start), "end": ranks or {}},
         # Unlike for each seed, so that a table that mixes two runs up shows it.

@@ -18,7 +18,7 @@ from dora.data.predictions import unpredicted
 from dora.errors import NotNow, RunFailed, Stopped, UserError
 from dora.plain import counted, duration, printable
 from dora.preparing import precision
-from dora.preparing.notes import embedded_note
+from dora.preparing.notes import embedded_note, rows_notes
 from dora.preparing.prepare import Prepared, prepare
 from dora.process.signals import outside
 from dora.records import estimate, study
@@ -279,7 +279,7 @@ def _sweep_run(p: Prepared, words: Words, here: bool) -> SweepRun:
     c = p.config
     folder = p.record_folder
     embedded = embedded_note(c)
-    notes = tuple(filter(None, (embedded, c.model.note)))
+    notes = tuple(filter(None, (embedded, c.model.note, *rows_notes(c, p.rows))))
     # In this order: looking for rows without predictions is cheap if the run has no record.
     lacks = not c.force and bool(unpredicted(folder, p.rows)) and read_done(folder) is not None
     text = precision.line(c.precision, c.device, p.auto) if here else None

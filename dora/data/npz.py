@@ -59,12 +59,6 @@ def load(
     return found
 
 
-def names(folder: Path) -> set[str]:
-    """Returns the names of a run's stored arrays without reading them. Raises as `load` does."""
-    with _opened(folder) as archive:
-        return {name.removesuffix(".npy") for name in archive.namelist()}
-
-
 @contextlib.contextmanager
 def _opened(folder: Path) -> Iterator[zipfile.ZipFile]:
     """Gives the run's archive; turns the many errors of damaged files into Refused."""

@@ -20,8 +20,9 @@ from dora.data.reading import Location, check_size, is_file, is_folder, readable
 from dora.data.tasks import TASKS, Task
 from dora.errors import UserError
 
-# Archives with other names than the task's folder, the official one first.
-_ZIPS = {"qnli": ("QNLI.zip", "QNLIv2.zip"), "qqp": ("QQP.zip", "QQP-clean.zip")}
+# Archives with other names than the task's folder. The first of each is the one that GLUE's download
+# script fetches; the plain names were those of earlier versions of the data.
+_ZIPS = {"qnli": ("QNLIv2.zip", "QNLI.zip"), "qqp": ("QQP-clean.zip", "QQP.zip")}
 _AX = ("AX", "diagnostic")  # folders of the diagnostic set
 _SHOWN = 8  # names quoted from one folder or archive
 

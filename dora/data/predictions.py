@@ -67,14 +67,14 @@ def save(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def unpredicted(folder: Path, rows: Mapping[str, Rows]) -> list[str]:
-    """Lists the unlabelled splits of `rows` that are missing from a done run's predictions.npz.
+    """Lists the unlabelled splits of `rows` whose ids are not in a done run's predictions.npz.
 
-    The list is empty where the run keeps no readable predictions: there is nothing to add to.
+    The file lacks such a split, or has it for other rows, as for an AX.tsv that was cut short. The
+    list is empty where the run keeps no readable predictions: there is nothing to add to.
     """
+    ids = {split: each.idx for split, each in rows.items() if each.label is None}
     try:
-        stored = npz.names(folder)
+        stored = npz.load(folder, [f"{split}/ids" for split in ids])
     except UNREADABLE:
         return []
-    return [
-        k for k, split in rows.items() if split.label is None and f"best/{k}/logits" not in stored
-    ]
+    return [k for k, own in ids.items() if not np.array_equal(stored.get(f"{k}/ids", ()), own)]

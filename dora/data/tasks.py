@@ -20,7 +20,7 @@ class Task:
     `text`: the hub's column names, one or two.
     `labels`: class names in the order of their ids; empty for a regression.
     `metrics`: metric names; selection and tables use the first.
-    `sizes`: rows of GLUE's own training and first development split.
+    `sizes`: rows of GLUE's own splits, by our names.
     `splits`: our name of a split -> the hub's name. Development splits after `dev` are scored with
     the same model (MNLI mismatched).
     """
@@ -30,7 +30,7 @@ class Task:
     text: tuple[str, ...]
     labels: tuple[str, ...]
     metrics: tuple[str, ...]
-    sizes: tuple[int, int]
+    sizes: dict[str, int]
     splits: dict[str, str] = field(
         default_factory=lambda: {"train": "train", "dev": "validation", "test": "test"}
     )
@@ -110,7 +110,7 @@ _MNLI = Task(
     ("premise", "hypothesis"),
     ("entailment", "neutral", "contradiction"),
     ("accuracy",),
-    (392_702, 9_815),
+    {"train": 392_702, "dev": 9_815, "dev_mm": 9_832, "test": 9_796, "test_mm": 9_847},
     _MNLI_SPLITS,
 )
 # name, folder, text, labels, metrics, sizes, splits: the fields of `Task`.
@@ -122,23 +122,53 @@ _ALL = (
         ("sentence",),
         ("unacceptable", "acceptable"),
         ("matthews_correlation",),
-        (8_551, 1_043),
+        {"train": 8_551, "dev": 1_043, "test": 1_063},
     ),
-    Task("sst2", "SST-2", ("sentence",), ("negative", "positive"), ("accuracy",), (67_349, 872)),
-    Task("mrpc", "MRPC", _PAIR, ("not_equivalent", "equivalent"), ("accuracy", "f1"), (3_668, 408)),
+    Task(
+        "sst2",
+        "SST-2",
+        ("sentence",),
+        ("negative", "positive"),
+        ("accuracy",),
+        {"train": 67_349, "dev": 872, "test": 1_821},
+    ),
+    Task(
+        "mrpc",
+        "MRPC",
+        _PAIR,
+        ("not_equivalent", "equivalent"),
+        ("accuracy", "f1"),
+        {"train": 3_668, "dev": 408, "test": 1_725},
+    ),
     Task(
         "qqp",
         "QQP",
         ("question1", "question2"),
         ("not_duplicate", "duplicate"),
         ("accuracy", "f1"),
-        (363_846, 40_430),
+        {"train": 363_846, "dev": 40_430, "test": 390_965},
     ),
-    Task("stsb", "STS-B", _PAIR, (), ("pearson", "spearmanr"), (5_749, 1_500)),
+    Task(
+        "stsb",
+        "STS-B",
+        _PAIR,
+        (),
+        ("pearson", "spearmanr"),
+        {"train": 5_749, "dev": 1_500, "test": 1_379},
+    ),
     _MNLI,
-    Task("qnli", "QNLI", ("question", "sentence"), _TWO[::-1], ("accuracy",), (104_743, 5_463)),
-    Task("rte", "RTE", _PAIR, _TWO[::-1], ("accuracy",), (2_490, 277)),
-    Task("wnli", "WNLI", _PAIR, _TWO, ("accuracy",), (635, 71)),
+    Task(
+        "qnli",
+        "QNLI",
+        ("question", "sentence"),
+        _TWO[::-1],
+        ("accuracy",),
+        {"train": 104_743, "dev": 5_463, "test": 5_463},
+    ),
+    Task(
+        "rte", "RTE", _PAIR, _TWO[::-1], ("accuracy",), {"train": 2_490, "dev": 277, "test": 3_000}
+    ),
+    Task("wnli", "WNLI", _PAIR, _TWO, ("accuracy",), {"train": 635, "dev": 71, "test": 146}),
 )
 
 # Tables and summaries list the tasks in this order.
@@ -146,4 +176,4 @@ TASKS: dict[str, Task] = {task.name: task for task in _ALL}
 
 # The diagnostic set, predicted with the MNLI model. It has MNLI's classes, but GLUE publishes no
 # labels. Not in TASKS, since no run trains on it.
-AX = Task("ax", "AX", _MNLI.text, _MNLI.labels, (), (0, 0), {"ax": "test"})
+AX = Task("ax", "AX", _MNLI.text, _MNLI.labels, (), {"ax": 1_104}, {"ax": "test"})

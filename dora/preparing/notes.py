@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from dora.configuration.config import Config
-from dora.data.tasks import Rows
+from dora.data.tasks import Rows, labelled
 from dora.records.about_data import other_sizes
 
 # The way out that every note on embedded models or data names.
@@ -27,13 +27,22 @@ def embedded_note(config: Config) -> str | None:
     return f"embedded {' and '.join(parts)}: {verdict}; {REAL}"
 
 
-def rows_note(config: Config, rows: Mapping[str, Rows]) -> str | None:
-    """Returns the note on real data that are not GLUE's whole rows; None for GLUE's, and for mini."""
-    other = other_sizes(config.glue_task, {split: len(held) for split, held in rows.items()})
-    if config.data.source == "mini" or not other:
-        return None
-    parts = [
-        f"{split} {there:,} rows (GLUE has {size:,})" for split, (there, size) in other.items()
-    ]
-    named = "" if config.data.name else "; data.name=WORD names them in paths and tables"
-    return f"not GLUE's whole rows: {config.task.name} {', '.join(parts)}; tables say so{named}"
+def rows_notes(config: Config, rows: Mapping[str, Rows]) -> list[str]:
+    """Returns the notes on real data that are not GLUE's whole rows; none for GLUE's, and for mini."""
+    if config.data.source == "mini":
+        return []
+    task = config.glue_task
+    # A test split may be absent. So may AX, which can be added when the run is done.
+    none = {split: 0 for split in task.splits if not labelled(split)}
+    other = other_sizes(task, none | {split: len(held) for split, held in rows.items()})
+    said = {k: f"{k} {there:,} rows (GLUE has {size:,})" for k, (there, size) in other.items()}
+    scored = [text for split, text in said.items() if labelled(split)]
+    submitted = [text for split, text in said.items() if not labelled(split)]
+    notes = []
+    if scored:
+        named = "" if config.data.name else "; data.name=WORD names them in paths and tables"
+        whole = f"not GLUE's whole rows: {task.name} {', '.join(scored)}; tables say so{named}"
+        notes.append(whole)
+    if submitted:
+        notes.append(f"no predictions that dora.submit takes: {task.name} {', '.join(submitted)}")
+    return notes

@@ -115,7 +115,12 @@ def _contents(run: Run, task: Task, about: AboutMethod, form: Form) -> str:
 def _results(run: Run) -> str:
     """Shows best and last on the development set, as fractions, and degenerate ones by name."""
     best, last = run["results"]["best"], run["results"]["last"]
-    metrics = [name for name, value in {**last, **best}.items() if isinstance(value, float)]
+    metrics = [
+        name
+        for name, value in {**last, **best}.items()
+        # A held-out score chose the evaluation; it is none of the development set.
+        if isinstance(value, float) and not name.endswith("_heldout")
+    ]
     rows = []
     for which, found in (("best", best), ("last", last)):
         # A metric that is undefined is absent from the record.

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from dora.analysis.tables.notes import OTHER_ROWS, other_rows
 from dora.data.predictions import UNREADABLE, degenerate, predict
 from dora.data.tasks import TASKS
 from dora.errors import UserError
@@ -141,14 +142,7 @@ def absent(file: File, runs: Mapping[str, Run], which: str) -> str:
                 f"the data of {folder} got it after training, and of the weights only the best "
                 "evaluation's are kept: use --score best"
             )
-        how = "train again"
-        # AX is no part of what identifies a run; another test file makes another run.
-        if file.split == "ax":
-            how = (
-                "give the run's command again: it is predicted from the kept weights, without "
-                "training"
-            )
-        return f"the data of {folder} lacked its test file: add that, and {how}"
+        return f"the data of {folder} lacked its test file: add that, and {file.again}"
     return f"no run of {file.trained} among these: {_command_like(runs, file.trained)}"
 
 
@@ -166,7 +160,7 @@ def _command_like(runs: Mapping[str, Run], task: str) -> str:
 
 
 def notes(runs: Mapping[str, Run]) -> list[str]:
-    """Returns lines on each run's development scores, on their models, and on mixed systems."""
+    """Returns lines on each run's development scores, models and rows, and on mixed systems."""
     lines = [
         f"{task}: {run.system}, seed {run.data['seed']}, {scores(run.data)}"
         for task, run in runs.items()
@@ -176,6 +170,8 @@ def notes(runs: Mapping[str, Run]) -> list[str]:
         text for run in runs.values() for text in (run.data["embedded"], run.data["note"]) if text
     }
     lines += sorted(known)
+    other = list(filter(None, (other_rows([run.data]) for run in runs.values())))
+    lines += [f"{OTHER_ROWS}: {'; '.join(other)}"] if other else []
     systems = sorted({run.system for run in runs.values()})
     if len(systems) > 1:  # the leaderboard's average is of one system
         lines.append(f"these are {len(systems)} systems, not one: {', '.join(systems)}")

@@ -11,7 +11,8 @@ from dora.data.tasks import Task
 from dora.records.schema import Run
 from dora.sharing.form import Form
 
-# float32: the recorded logits were computed in it, and Transformers would take the file's dtype.
+# float32, since Transformers would take the file's dtype. The logits that a run in bf16 stored have 8
+# bits of mantissa, and these agree with them up to that rounding.
 _WHOLE = [
     "import torch",
     "from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline",

@@ -1,4 +1,4 @@
-"""Predictions for splits that came after a run was done, such as AX beside MNLI.
+"""Predictions for splits that came or were mended after a run was done, such as AX beside MNLI.
 
 They are made from the run's kept weights, without training.
 """
@@ -28,7 +28,7 @@ from dora.training.processes import World
 def predict_added(
     p: Prepared, world: World, record: Record, build: Callable[[], Loop], say: Callable[[str], None]
 ) -> None:
-    """Adds unlabelled splits that a done run's predictions.npz lacks and the data hold by now.
+    """Predicts the unlabelled splits of the data whose rows a done run's predictions.npz lacks.
 
     `record`: the run's open record. `build`: makes the run's loop as it was before its first step.
     `say`: receives one line on the splits added, or on the reason why none was. The run stays done
@@ -102,7 +102,12 @@ def _store(p: Prepared, world: World, record: Record, logits: dict[str, np.ndarr
     The record is written first and names the checksums of both files, the present one and the one
     to come. If the second write fails, the split is still missing, and the command tries again.
     """
-    arrays = npz.load(p.folder)
+    # Earlier predictions for other rows of these splits go, the last evaluation's among them.
+    arrays = {
+        name: array
+        for name, array in npz.load(p.folder).items()
+        if logits.keys().isdisjoint(name.split("/"))
+    }
     results, here = record.data["results"], provenance()
     # The kept weights are the best ones; they are the last ones too if the best step was the last.
     whose = [w for w in ("last", "best") if results[w]["step"] == results["best"]["step"]]

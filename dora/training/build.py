@@ -18,7 +18,7 @@ from dora.data.tokens import Tokens, tokenised
 from dora.errors import UserError
 from dora.methods.base import Method
 from dora.preparing import precision
-from dora.preparing.notes import embedded_note, rows_note
+from dora.preparing.notes import embedded_note, rows_notes
 from dora.preparing.prepare import Prepared
 from dora.process import memory
 from dora.records.record import Record
@@ -239,6 +239,8 @@ def _tokens(p: Prepared, say: Lines) -> dict[str, Tokens]:
     added = {k: v for k, v in p.rows.items() if k not in own}
     splits: dict[str, Tokens] = {}
     for name, rows in ((p.fingerprints["data"], own), (fingerprint(added), added)):
+        if not rows:  # nothing was added
+            continue
         place = f"{name} {words}"
         splits |= tokenised(cache, place, rows, tokenizer, p.config.max_length, p.segments, begin)
     for split, tokens in splits.items():
@@ -258,7 +260,7 @@ def _announce(p: Prepared, loop: Loop, say: Lines) -> None:
     trained = sum(q.numel() for q in loop.stepper.parameters.values())
     in_head = sum(loop.stepper.parameters[n].numel() for n in s.head)
     # A sweep has shown these notes once for all of its runs.
-    for note in filter(None, (embedded_note(c), c.model.note, rows_note(c, p.rows))):
+    for note in filter(None, (embedded_note(c), c.model.note, *rows_notes(c, p.rows))):
         say.unless_in_sweep(note)
     say.unless_in_sweep(precision.line(c.precision, str(loop.setup.world.device), p.auto))
     first = " in the first step" if s.method.trained_later() else ""

@@ -142,6 +142,15 @@ def test_scores_of_a_model_of_ones_own_are_not_called_embedded(
         assert f"{told}method " in capsys.readouterr().out
 
 
+def test_rows_that_are_not_glues_are_said_once_before_a_sweep(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    planned(tmp_path, ["seed=1"], ["seed=2"]).begin()
+    out = capsys.readouterr().out
+    assert out.count("not GLUE's whole rows: wnli train 97 rows (GLUE has 635), dev 40 rows") == 1
+    assert out.count("no predictions that dora.submit takes: wnli test 40 rows") == 1
+
+
 def test_full_at_two_budgets_is_one_run_of_a_sweep(tmp_path: Path) -> None:
     sweep = planned(
         tmp_path, *([f"method={m}", f"budget={b}"] for m in ("full", "lora") for b in ("r2", "r4"))

@@ -131,17 +131,23 @@ def test_what_is_no_file_is_refused_without_waiting(kind: str, tmp_path: Path) -
         "link": lambda: path.symlink_to(elsewhere),
         "folder": path.mkdir,
     }[kind]()
-    for read in (npz.load, npz.names):
-        with pytest.raises(OSError, match=r"regular file|is a link"):
-            read(path.parent)
+    with pytest.raises(OSError, match=r"regular file|is a link"):
+        npz.load(path.parent)
     with pytest.raises(UserError, match=r"regular file|is a link"):
         read_logits(FILES[-2], path, "best")
+
+
+def test_rows_are_unpredicted_where_a_file_lacks_them_or_has_others(tmp_path: Path) -> None:
+    save(tmp_path / npz.NAME, GOOD)
+    rows = {n: Rows(["a"] * n, None, None, np.arange(n)) for n in (2, 3)}
+    assert unpredicted(tmp_path, {"test": rows[2]}) == []
+    assert unpredicted(tmp_path, {"test": rows[3], "ax": rows[2]}) == ["test", "ax"]
 
 
 def test_what_a_run_saves_is_read_to_the_bit(tmp_path: Path) -> None:
     save(tmp_path / npz.NAME, GOOD)
     for found in (npz.load(tmp_path), npz.load(tmp_path, GOOD, 2)):
-        assert found.keys() == GOOD.keys() == npz.names(tmp_path)
+        assert found.keys() == GOOD.keys()
         for name, array in GOOD.items():
             assert found[name].dtype == array.dtype
             assert np.array_equal(found[name], array)

@@ -69,6 +69,23 @@ def test_a_tasks_short_name_is_its_folder_too(tmp_path, task, name):
     assert len(read_dir(TASKS[task], folder)["train"]) == 1
 
 
+@pytest.mark.parametrize(
+    ("task", "older", "newer"),
+    [("qnli", "QNLI.zip", "QNLIv2.zip"), ("qqp", "QQP.zip", "QQP-clean.zip")],
+)
+def test_of_two_archives_the_one_of_glues_script_is_read(tmp_path, task, older, newer):
+    head, row = "index\tquestion\tsentence\tlabel\n0", "x\tentailment"
+    if task == "qqp":
+        head, row = "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate\n0\t1\t2", "x\t1"
+    for name in (older, newer):
+        files = {
+            f"{TASKS[task].folder}/{split}.tsv": f"{head}\t{name}\t{row}\n"
+            for split in ("train", "dev")
+        }
+        write_zip(tmp_path, name, files)
+    assert read_dir(TASKS[task], tmp_path)["train"].first == [newer]
+
+
 def test_a_zip_spelled_in_another_way_is_read(tmp_path):
     assert rows(write_zip(tmp_path, "rte.ZIP", RTE)) == 2
 

@@ -158,11 +158,12 @@ def test_the_card_names_what_a_reader_must_know(one: Trained) -> None:
         {**start, "git": {"commit": "abc", "dirty": True}},
         {**start, "git": {"commit": "def", "dirty": False}},
     ]
+    # With select=heldout the record holds scores of training rows, too.
     best = {**one.record["results"]["best"], "degenerate": "all 40 predictions are 'entailment'"}
-    rows = dict(zip(("train", "dev"), TASKS["wnli"].sizes, strict=True))
+    best["accuracy_heldout"] = 0.7
     record = {
         **one.record,
-        "data": {**one.record["data"], "rows": rows},
+        "data": {**one.record["data"], "rows": TASKS["wnli"].sizes},
         "embedded": "embedded model x: says nothing",
         "starts": starts,
         "model": {"revision": "e2da", "random_weights": False},
@@ -174,6 +175,7 @@ def test_the_card_names_what_a_reader_must_know(one: Trained) -> None:
     )
     assert "**Embedded model x: says nothing.**" in text
     assert "commit: abc with uncommitted changes, then def" in text
+    assert "accuracy_heldout" not in text
     assert "Degenerate (best): all 40 predictions are 'entailment'" in text
     assert "base_model: owner/name\n" in text
     assert "from_pretrained(base, revision='e2da')" in text

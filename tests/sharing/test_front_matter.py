@@ -26,7 +26,7 @@ def made(
     """
     settings = {"model": "m", "data": data, "budget": "r8", "method": {"name": method}}
     config = {"task": task, **settings}
-    rows = dict(zip(("train", "dev"), sizes or TASKS[task].sizes, strict=True))
+    rows = dict(zip(("train", "dev"), sizes, strict=True)) if sizes else TASKS[task].sizes
     results = {"best": {"step": 9, "degenerate": None, **best}}
     run = {"config": config, "model": {}, "data": {"rows": rows}, "results": results}
     text = front_matter(run, TASKS[task], None, "peft")

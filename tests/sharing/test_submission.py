@@ -183,6 +183,9 @@ def test_ax_that_is_missing_says_how_to_get_it(tmp_path: Path) -> None:
     said = "\n".join(send(later, to=tmp_path / "last.zip", which="last"))
     assert f"MISSING AX.tsv: the data of {later} got it after training" in said
     assert "only the best evaluation's are kept: use --score best" in said
+    cut = {"ax/ids": np.arange(400), "best/ax/logits": np.zeros((400, 3)), "last/ax/logits": None}
+    with pytest.raises(UserError, match=r"AX\.tsv takes 1,104 rows.* give the run's command again"):
+        send(invented(tmp_path / "cut", "mnli", **cut), to=tmp_path / "cut.zip")
     send(later, to=tmp_path / "best.zip")
     assert "AX" in read(tmp_path / "best.zip")
 
@@ -278,6 +281,18 @@ def test_a_run_whose_record_says_another_score_is_refused(tmp_path: Path) -> Non
         UserError, match=r"its best accuracy is 0\.5 in run\.json, its predictions\.npz gives 0\.75"
     ):
         send(wrong, to=tmp_path / "t.zip")
+
+
+def test_rows_that_are_not_glues_are_said(tmp_path: Path) -> None:
+    rte, wnli = invented(tmp_path, "rte"), invented(tmp_path, "wnli")
+    assert not [line for line in send(rte, wnli, to=tmp_path / "whole.zip") if "GLUE has" in line]
+    rows = {"revision": None, "rows": {"train": 2_490, "dev": 40}, "train": 64}
+    change_record(rte, data=rows)
+    said = send(rte, wnli, to=tmp_path / "s.zip")
+    assert (
+        "not GLUE's whole rows: RTE trained on 64 rows (GLUE has 2,490), scored on 40 rows (GLUE "
+        "has 277)" in said
+    )
 
 
 def test_degenerate_predictions_and_mixed_systems_are_said(tmp_path: Path) -> None:

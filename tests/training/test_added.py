@@ -14,6 +14,7 @@ import torch
 
 from dora.cli.sweep import plan
 from dora.configuration.groups import DataConfig
+from dora.data.predictions import save
 from dora.data.sources import fingerprint
 from dora.data.tasks import TASKS
 from dora.preparing import prepare
@@ -220,6 +221,22 @@ def test_a_kill_between_record_and_predictions_leaves_a_run_that_is_sound_and_is
     again(monkeypatch, *small_words(results, *words))
     assert "best/ax/logits" in arrays(folder)
     assert verify(folder).problems == []
+
+
+def test_an_ax_of_other_rows_is_predicted_anew_once_it_is_mended(
+    done: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = only_run(shutil.copytree(done["lora"], tmp_path / "results"))
+    cut = {"best/ax/logits": np.zeros((5, 3)), "last/ax/logits": np.zeros((5, 3))}
+    save(folder / "predictions.npz", {**arrays(folder), **cut, "ax/ids": np.arange(5)})
+    # As where the last evaluation is not the best one: nobody has its weights.
+    results = record(tmp_path / "results")["results"]
+    change_record(folder, "files", results={**results, "best": {**results["best"], "step": 1}})
+    words = (*WORDS, "max_steps=2", "method=lora", glue(tmp_path / "glue", ax=True))
+    again(monkeypatch, *small_words(tmp_path / "results", *words))
+    assert (len(arrays(folder)["ax/ids"]), len(arrays(folder)["best/ax/logits"])) == (40, 40)
+    assert "last/ax/logits" not in arrays(folder)
+    assert record(tmp_path / "results")["data"]["rows"]["ax"] == 40
 
 
 def no_space(path: Path, arrays: object) -> None:

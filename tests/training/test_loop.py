@@ -90,6 +90,7 @@ def test_rows_that_are_not_glues_are_said_and_can_have_a_name(
     note = "not GLUE's whole rows: wnli train 97 rows (GLUE has 635), dev 40 rows (GLUE has 71)"
     assert note in capsys.readouterr().out
     assert note in (folder / "log.txt").read_text()
+    assert len(list((tmp_path / "cache").iterdir())) == 1  # no place for AX, which WNLI has not
     (table,) = tables(read_runs(tmp_path))
     grid = scores(table)
     assert grid.caption.startswith("tiny_roberta, data glue_97, ")

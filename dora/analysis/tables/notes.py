@@ -14,7 +14,7 @@ from dora.analysis.rows import budget_in_words, has_budget, row_order
 from dora.analysis.settings_that_differ import sources, unlike
 from dora.analysis.tables import counts
 from dora.analysis.tables.layout import number_range
-from dora.data.tasks import TASKS
+from dora.data.tasks import TASKS, labelled
 from dora.records.about_data import other_sizes
 from dora.records.place import Place, place_of
 from dora.records.schema import Run
@@ -26,6 +26,7 @@ MARKS = {
     "‡": "‡ further from the published mean ± spread than the combined error",
 }
 
+OTHER_ROWS = "not GLUE's whole rows"
 COSTS_NOTE = (
     "the seconds are of training alone, mean over tasks of the mean over runs; the memory is the most that any run's "
     "process took: where one process trained several runs, what it still held of those before is "
@@ -170,30 +171,31 @@ def _ended_early(table: Table) -> str:
 
 
 def _rows_notes(table: Table) -> list[str]:
-    """Returns the note on tasks whose runs trained on, or are scored on, other rows than GLUE's.
-
-    Why is left to the settings: a sample of the files, `limit_train`, or rows held out.
-    """
+    """Returns the note on tasks whose runs trained on, or are scored on, other rows than GLUE's."""
     if table.data == "mini":  # which a note of its own says
         return []
-    parts = []
-    for task in table.tasks:
-        runs = [run for row in table.rows for run in table.runs_of(row, task)]
-        trained = _other_rows(task, "train", [run["data"]["train"] for run in runs])
-        scored = _other_rows(task, "dev", [run["data"]["rows"]["dev"] for run in runs])
-        said = [f"trained on {trained}"] if trained else []
-        said += [f"scored on {scored}"] if scored else []
-        parts += [f"{TASKS[task].folder} {', '.join(said)}"] if said else []
-    return [f"not GLUE's whole rows: {'; '.join(parts)}"] if parts else []
+    of_tasks = ([r for row in table.rows for r in table.runs_of(row, t)] for t in table.tasks)
+    parts = list(filter(None, map(other_rows, filter(None, of_tasks))))
+    return [f"{OTHER_ROWS}: {'; '.join(parts)}"] if parts else []
 
 
-def _other_rows(task: str, split: str, numbers: Sequence[int]) -> str:
-    """Returns `9,000 rows (GLUE has 104,743)`, or "" if all runs have as many rows as GLUE."""
-    other = [other_sizes(TASKS[task], {split: n}) for n in numbers]
-    if not any(other):
-        return ""
-    size = TASKS[task].sizes[("train", "dev").index(split)]
-    return f"{number_range(numbers)} rows (GLUE has {size:,})"
+def other_rows(runs: Sequence[Run]) -> str:
+    """Says where runs of one task trained on, or are scored on, other rows than GLUE's; or "".
+
+    As `CoLA trained on 64 rows (GLUE has 8,551)`. Why is left to the settings: a sample of the
+    files, `limit_train`, or rows held out.
+    """
+    task = TASKS[runs[0]["config"]["task"]]
+    used = [{**run["data"]["rows"], "train": run["data"]["train"]} for run in runs]
+    said = []
+    for split in filter(labelled, task.splits):
+        numbers = [rows[split] for rows in used if split in rows]
+        if any(other_sizes(task, {split: number}) for number in numbers):
+            how = "trained" if split == "train" else "scored"
+            which = "" if split in ("train", "dev") else f" of {split}"
+            size = task.sizes[split]
+            said.append(f"{how} on {number_range(numbers)} rows{which} (GLUE has {size:,})")
+    return f"{task.folder} {', '.join(said)}" if said else ""
 
 
 def _earlier_runs(table: Table) -> list[str]:

@@ -168,8 +168,8 @@ def test_rows_of_unequal_size_at_one_budget_and_weights_of_a_folder_are_said(
 
 
 def test_rows_that_are_not_glues_are_said_in_title_and_notes(tmp_path: Path) -> None:
-    def study(name: str, task: str, train: int, whole: int, dev: int) -> Grid:
-        rows = {"train": whole, "dev": dev}
+    def study(name: str, task: str, train: int, whole: int, dev: int, **more: int) -> Grid:
+        rows = {"train": whole, "dev": dev, **more}
         about = {"revision": None, "rows": rows, "train": train}
         change_record(write_run(tmp_path / name, "lora", 1, 0.8, task=task), data=about)
         return scores(only_table(tmp_path / name))
@@ -189,6 +189,11 @@ def test_rows_that_are_not_glues_are_said_in_title_and_notes(tmp_path: Path) -> 
         "not GLUE's whole rows: QNLI trained on 9,000 rows (GLUE has 104,743), "
         "scored on 200 rows (GLUE has 5,463)"
     ]
+    # No score rests on the test rows.
+    cut = study("cut", "mnli", 392_702, 392_702, 9_815, dev_mm=300, test=10)
+    assert "rows in GLUE's format (dir)" in cut.caption
+    whole = "not GLUE's whole rows: MNLI scored on 300 rows of dev_mm (GLUE has 9,832)"
+    assert noted(cut) == [whole]
 
 
 def test_what_a_cells_runs_were_trained_on_before_is_said(tmp_path: Path) -> None:
