@@ -23,6 +23,7 @@ from fractions import Fraction
 # 2³² over the golden ratio. Its multiples modulo 2³² lie evenly over the range wherever they end,
 # and follow no period that kinds of matrices have.
 _GOLDEN = 2_654_435_769
+ENOUGH = 0.95  # the share of the budget below which a run is warned that it ended with too little
 
 
 @dataclass(frozen=True)
@@ -238,6 +239,12 @@ class Plan:
                 f"{self.target} unused, where a component of {min(left)} was left out"
             )
         return None
+
+    def falls_short(self, ranks: Sequence[int]) -> bool:
+        """Tells whether `ranks` leave over 5 % of the target, and room for a component given up."""
+        gap = self.target - self.budget.spent(ranks, self.matrices)
+        given_up = [c for c, r, r0 in zip(self.costs, ranks, self.start, strict=True) if r < r0]
+        return bool(given_up) and gap >= min(given_up) and gap > (1 - ENOUGH) * self.target
 
     def _missed_components(self, components: int) -> str | None:
         """Returns a message if a rank budget's number of components is missed, else None."""

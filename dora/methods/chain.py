@@ -36,6 +36,20 @@ def knots(total_steps: int, links: int) -> list[int]:
     return [j * total_steps // links for j in range(links + 1)]
 
 
+def refuse_cold(restart: str, links: int, run: RunInfo, way: str) -> None:
+    """Raises ValueError if the shortest link, with a schedule of its own, is warm-up alone.
+
+    `way`: a way out beside the warm-up and the restart. A link without a step, and a run that is
+    warm-up alone, have messages already.
+    """
+    total, schedule = run.total_steps, run.schedule
+    if restart != "full" or links > total or schedule.cold(total, total, "the run's"):
+        return
+    way = f", {way}, or method.restart=rewarm"
+    if problem := schedule.cold(total // links, total, "the shortest link's", way):
+        raise ValueError(problem)
+
+
 class Links(base.Method):
     """Trains links one after another; a subclass says which ranks each link has.
 
@@ -125,7 +139,7 @@ class Settings(PlainSettings):
             *one_of("method.restart", self.restart, RESTARTS, "usual is full"),
         ]
         if self.shares is not None:
-            shown = f"method.shares=[{','.join(map(str, self.shares))}]"
+            shown = self.shown_shares()
             if len(self.shares) != self.links:
                 found.append(
                     f"{shown} must have one number for each of method.links={self.links} links"
@@ -135,6 +149,10 @@ class Settings(PlainSettings):
                     f"{shown} must hold whole numbers from 1; the paper's are [8,2] to [8,8]"
                 )
         return found
+
+    def shown_shares(self) -> str:
+        """Returns the shares as they are typed."""
+        return f"method.shares=[{','.join(map(str, self.shares or []))}]"
 
 
 class Chain(Links):
@@ -160,8 +178,8 @@ class Chain(Links):
     ) -> Plan:
         """Gives every matrix LoRA's rank at the end, and the first link's share of it at the start.
 
-        Raises ValueError if the budget does not fit the matrices, or leaves a link without a
-        component.
+        Raises ValueError if the budget does not fit the matrices, leaves a link without a
+        component, or a link never reaches the learning rate.
         """
         plan = equal_plan(budget, matrices)
         assert plan.end is not None
@@ -170,10 +188,15 @@ class Chain(Links):
         links = _links(settings, plan.end)
         empty = [j for j, ranks in enumerate(links, 1) if not any(ranks)]
         if empty:
+            # Equal shares would do where there are as many components as links.
+            uneven = settings.links <= max(plan.end)
+            shown = settings.shown_shares() if uneven else f"method.links={settings.links}"
+            way = "give it a larger share" if uneven else "chain fewer links"
             raise ValueError(
-                f"method.links={settings.links}: budget={budget} gives a matrix {max(plan.end)} "
-                f"components, which leaves link {empty[0]} without any; chain fewer links"
+                f"{shown}: budget={budget} gives a matrix {max(plan.end)} components, which leaves "
+                f"link {empty[0]} without any; {way}"
             )
+        refuse_cold(settings.restart, settings.links, run, "fewer method.links")
         return replace(plan, start=tuple(links[0]))
 
 

@@ -4,7 +4,9 @@ With ΔW = Σ p_k B_k A_k, the server looks, at each round's end and for each ma
 minimises S(ΔW, (B̄ + ΔB) Ā) + λ ‖ΔB‖², and the next round starts at (Ā, B̄ + ΔB):
 
 * `solver=cosine` (the paper's): S is 1 − cos of the two flattened matrices, by gradient descent
-  from 0;
+  from 0. Its gradient grows as 1 / ‖B̄‖, so that steps of a fixed size, as the released derivatives
+  take them, overshoot where ‖B̄‖ is small, in a run's first rounds. `server_step=relative` takes them
+  in units of ‖B̄‖² [ours];
 * `solver=ridge` (ours): S is the squared distance, solved at once.
 
 The paper prints the norm unsquared, which has no gradient at 0, and S as the cosine itself, whose
@@ -26,6 +28,8 @@ from dora.methods.fedit import FedIT, average
 from dora.methods.lora import PlainSettings
 from dora.methods.rules import in_range, one_of
 
+STEPS = ("relative", "fixed")
+
 
 @dataclass
 class Settings(PlainSettings):
@@ -33,6 +37,7 @@ class Settings(PlainSettings):
 
     solver: str
     regularisation: float
+    server_step: str
     server_lr: float
     server_steps: int
 
@@ -43,6 +48,7 @@ class Settings(PlainSettings):
             *super().problems(total_steps),
             *one_of("method.solver", self.solver, ("cosine", "ridge"), "usual is cosine"),
             *in_range(name, value, 0, math.inf, "the paper's is 0.01"),
+            *one_of("method.server_step", self.server_step, STEPS, "usual is relative"),
             *in_range("method.server_lr", self.server_lr, 0, math.inf, "usual is 0.01"),
             *in_range("method.server_steps", self.server_steps, 0, 1e7, "usual is 1000"),
         ]
@@ -58,7 +64,10 @@ class LoRAFAIR(FedIT):
     def aggregate(
         self, uploads: Sequence[Mapping[str, Tensor]], shares: Sequence[float]
     ) -> tuple[dict[str, Tensor], dict[str, float]]:
-        """Returns the averages with B corrected, and the `bias` before and after it."""
+        """Returns the averages with B corrected, and the `bias` before and after it.
+
+        Beside them `unmoved`, the number of matrices whose B stays as averaged.
+        """
         new, s = average(uploads, shares), self.settings
         gathered = self._gathered(uploads, shares)
         if s.solver == "ridge":
@@ -67,14 +76,16 @@ class LoRAFAIR(FedIT):
                 for B, G, M in zip(gathered.B, gathered.G, gathered.M, strict=True)
             ]
         else:
-            found = cosine(gathered, s.regularisation, s.server_lr, s.server_steps)
+            relative = s.server_step == "relative"
+            found = cosine(gathered, s.regularisation, s.server_lr, s.server_steps, relative)
         corrected = [B + change for B, change in zip(gathered.B, found, strict=True)]
         for name, B in zip(gathered.names, corrected, strict=True):
             new[f"{name}.B"] = B.to(new[f"{name}.B"])
         before, after = gathered.bias(), gathered.bias(corrected)
         if before is None or after is None:
             return new, {}
-        return new, {"bias": after, "bias_of_averages": before}
+        unmoved = float(sum(not change.any() for change in found))
+        return new, {"bias": after, "bias_of_averages": before, "unmoved": unmoved}
 
 
 def ridge(B: Tensor, G: Tensor, M: Tensor, regularisation: float) -> Tensor:
@@ -84,13 +95,14 @@ def ridge(B: Tensor, G: Tensor, M: Tensor, regularisation: float) -> Tensor:
     return torch.linalg.lstsq(damped, (M - B @ G).t(), driver="gelsd").solution.t()
 
 
-def cosine(gathered: Gathered, regularisation: float, lr: float, steps: int) -> list[Tensor]:
+def cosine(
+    gathered: Gathered, regularisation: float, lr: float, steps: int, relative: bool
+) -> list[Tensor]:
     """Returns each layer's ΔB after so many steps of gradient descent on 1 − cos + λ ‖ΔB‖².
 
-    With n² = ⟨B, B G⟩: ∂(1 − cos)/∂B = −M / (n w) + ⟨B, M⟩ / (n³ w) B G. A layer whose average
-    update, or whose B̄ Ā, is zero stays as it is. So does one whose objective ends above where it
-    began [ours]: the gradient grows as 1 / ‖B̄‖, so that steps of a fixed size overshoot in a run's
-    first rounds.
+    With n² = ⟨B, B G⟩: ∂(1 − cos)/∂B = −M / (n w) + ⟨B, M⟩ / (n³ w) B G. `relative` takes the steps
+    in units of ‖B̄‖². A layer whose average update, or whose B̄ Ā, is zero stays as it is, and so
+    does one whose objective ends no lower than it began. [ours]
     """
     able = [
         i
@@ -114,31 +126,33 @@ def cosine(gathered: Gathered, regularisation: float, lr: float, steps: int) -> 
         start, M = torch.stack(starts), torch.stack(targets)
         G = torch.stack([gathered.G[i] for i in places])
         w = torch.tensor([gathered.w[i] for i in places], dtype=torch.float64).view(-1, 1, 1)
+        # The same objective of B̄ / unit, where a step of fixed size is one of unit² for B̄ itself.
+        unit = start.norm(dim=(1, 2), keepdim=True) if relative else torch.ones_like(w)
+        start, M, w, weight = start / unit, M / unit, w / unit, regularisation * unit**2
         change = torch.zeros_like(start)
         for _ in range(steps):
-            change -= lr * gradient(start + change, change, G, M, w, regularisation)
-        better = objective(start + change, change, G, M, w, regularisation) < objective(
-            start, torch.zeros_like(start), G, M, w, regularisation
+            change -= lr * gradient(start + change, change, G, M, w, weight)
+        better = objective(start + change, change, G, M, w, weight) < objective(
+            start, torch.zeros_like(start), G, M, w, weight
         )
-        for i, Q, moved, lower in zip(places, bases, change, better, strict=True):
+        for i, Q, moved, lower in zip(places, bases, change * unit, better, strict=True):
             found[i] = Q @ moved if lower else found[i]
     return found
 
 
-def objective(
-    B: Tensor, change: Tensor, G: Tensor, M: Tensor, w: Tensor, regularisation: float
-) -> Tensor:
-    """Returns 1 − cos(ΔW, B Ā) + λ ‖ΔB‖² for each layer of a stack, (layers,)."""
+def objective(B: Tensor, change: Tensor, G: Tensor, M: Tensor, w: Tensor, weight: Tensor) -> Tensor:
+    """Returns 1 − cos(ΔW, B Ā) + λ ‖ΔB‖² for each layer of a stack, (layers,).
+
+    `w`, `weight`: ‖ΔW‖ and λ of each layer, (layers, 1, 1).
+    """
     n = (B * (B @ G)).sum((-2, -1)).sqrt()
     cos = (B * M).sum((-2, -1)) / (n * w.view(-1))
-    return 1 - cos + regularisation * change.pow(2).sum((-2, -1))
+    return 1 - cos + weight.view(-1) * change.pow(2).sum((-2, -1))
 
 
-def gradient(
-    B: Tensor, change: Tensor, G: Tensor, M: Tensor, w: Tensor, regularisation: float
-) -> Tensor:
+def gradient(B: Tensor, change: Tensor, G: Tensor, M: Tensor, w: Tensor, weight: Tensor) -> Tensor:
     """Returns the gradient of 1 − cos(ΔW, B Ā) + λ ‖ΔB‖² for each layer of a stack."""
     BG = B @ G
     n = (B * BG).sum((-2, -1), keepdim=True).sqrt()
     along = (B * M).sum((-2, -1), keepdim=True)
-    return along / (n**3 * w) * BG - M / (n * w) + 2 * regularisation * change
+    return along / (n**3 * w) * BG - M / (n * w) + 2 * weight * change

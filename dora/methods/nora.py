@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from dora.adapters.budget import Budget, Matrix, Plan
+from dora.adapters.budget import Budget, Matrix, Plan, equal_ranks
 from dora.adapters.lowrank import LowRankLinear
 from dora.adapters.singular import first_components
 from dora.methods import base
@@ -118,13 +118,14 @@ class NoRA(PlainLoRA):
 
         Raises ValueError if the budget does not fit the matrices, or the outer rank.
         """
-        plan = super().plan(settings, budget, matrices, run)
-        if max(plan.start) > settings.outer_rank:
+        # Before the budget's own check, which names what fits the matrices.
+        rank = max(equal_ranks(budget, matrices)) if matrices else 0
+        if rank > settings.outer_rank:
             raise ValueError(
-                f"budget={budget} makes an inner rank of {max(plan.start)}, which must not exceed "
+                f"budget={budget} makes an inner rank of {rank}, which must not exceed "
                 f"method.outer_rank={settings.outer_rank}: raise that, or lower the budget"
             )
-        return plan
+        return super().plan(settings, budget, matrices, run)
 
     def parameter_groups(self) -> tuple[ParameterGroup, ...]:
         """Spares the inner pair weight decay."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from dora.methods.rules import fraction_or_steps
+
 
 def lr_factor(schedule: str, warmup_steps: int, total_steps: int, step: int) -> float:
     """Returns the learning rate of optimizer step `step` (from 1) as a share of its peak.
@@ -45,3 +47,21 @@ class Schedule:
         if self.warmup < 1:
             return self
         return Schedule(self.shape, math.ceil(self.warmup * length / total_steps))
+
+    def cold(self, length: int, total_steps: int, whose: str, way: str = "") -> str | None:
+        """Returns a message if a part of the run, `length` steps, is warm-up alone, else None.
+
+        One step that is all warm-up would train at rate 0. `whose`: names the part. `way`: further
+        ways out. A warm-up that breaks its own rule has a message already.
+        """
+        if fraction_or_steps("warmup", self.warmup):
+            return None
+        warm = self.of_part(length, total_steps).warmup_steps(length)
+        if warm < length:
+            return None
+        # Rounded down: the warm-up's steps are rounded up.
+        most = math.floor(100 * (length - 1) / length) / 100
+        return (
+            f"warmup={self.warmup:g} is {warm} of {whose} {length} steps, so that the rate never "
+            f"reaches lr: give {'at most ' if most else ''}warmup={most:g}{way}"
+        )

@@ -102,7 +102,6 @@ def released_threshold(g: torch.Tensor, xi: float) -> torch.Tensor:
 THRESHOLDS = {"exact": exact_threshold, "released": released_threshold}
 # Where the shrinking ends: with live components within the budget, at the window's end, or the run's.
 ENDS = ("budget", "cut", "end")
-FEW = 0.95  # the share of the budget below which a run is warned that its shrinking took too much
 
 
 def adam_direction(
@@ -239,10 +238,8 @@ class SoRA(base.Method):
         keep = [chosen & (size > 0) for chosen, size in zip(best, sizes, strict=True)]
         kept, live = torch.cat(keep), torch.cat(sizes) > 0
         before, after = torch.stack([live.sum(), kept.sum()]).tolist()
-        spent = int((self._costs * kept).sum())
-        few = before == self.number or spent < FEW * self.budget_plan.target
-        # A run that begins with another run's empty adapter (`init_from`) has no gates at all.
-        warning = self._warning(before) if before == after and few and self.number else None
+        few = self.budget_plan.falls_short(torch.stack([k.sum() for k in keep]).tolist())
+        warning = self._warning(before) if before == after and few else None
         if not self.settings.remove:
             return Mask(keep, live_before=before, warning=warning)
         self._mean, self._square = self._mean[kept], self._square[kept]
@@ -258,10 +255,7 @@ class SoRA(base.Method):
                 f"all {self.number} components died before the cut, so the adapter is empty: "
                 f"{taken}; lower it, or train longer"
             )
-        remedy = f"{taken}; lower it to use the whole budget"
-        if live == self.number:
-            remedy = "raise method.start_factor to start above the budget"
         return (
             f"the cut after step {end} did nothing: {live} of {self.number} components were live, "
-            f"all of them within the budget; {remedy}"
+            f"all of them within the budget; {taken}; lower it to use the whole budget"
         )

@@ -24,7 +24,7 @@ from dora.adapters.changes import Change
 from dora.backbones.architectures import layer_and_kind
 from dora.methods import base
 from dora.methods.base import RunInfo
-from dora.methods.chain import RESTARTS, Links
+from dora.methods.chain import RESTARTS, Links, refuse_cold
 from dora.methods.rules import in_range, one_of
 
 SHORTEST = 5  # steps of a booster: one of fewer is mostly warm-up [ours]
@@ -79,8 +79,8 @@ class XGBLoRA(Links):
     ) -> Plan:
         """Draws the rounds: the first one's components at the start, those of all at the end.
 
-        Raises ValueError if the budget or the layers don't fit the model, or if rounds are too
-        short.
+        Raises ValueError if the budget, the layers or the draws don't fit the model, or if rounds
+        are too short.
         """
         if problem := budget.problem(matrices):
             raise ValueError(problem)
@@ -92,6 +92,8 @@ class XGBLoRA(Links):
                 f"{len(rounds)} boosters of {shortest} steps, and fewer than {SHORTEST} are mostly "
                 "warm-up: train longer, raise method.layers, or lower the budget"
             )
+        refuse_cold(settings.restart, len(rounds), run, "fewer boosters")
+        _refuse_overfull(budget, matrices, rounds, _at_once(settings, matrices), run.seed)
         ends = [sum(i in drawn for drawn in rounds) for i in range(len(matrices))]
         start = tuple(int(i in rounds[0]) for i in range(len(matrices)))
         note = f"{len(rounds)} boosters, {shortest} steps or one more each"
@@ -179,3 +181,29 @@ def _refuse_misfits(settings: Settings, budget: Budget, layers: int, at_once: in
             f"method.layers={at_once}: budget={budget} is {whole} boosters of one layer, which "
             f"rounds of {at_once} layers don't divide; these do: {fitting}"
         )
+
+
+def _refuse_overfull(
+    budget: Budget,
+    matrices: Sequence[Matrix],
+    rounds: Sequence[Sequence[int]],
+    at_once: int,
+    seed: int,
+) -> None:
+    """Raises ValueError if a matrix is drawn more often than its full rank."""
+    held = np.zeros((len(rounds), len(matrices)), dtype=int)
+    for row, drawn in zip(held, rounds, strict=True):
+        row[drawn] = 1
+    held, full = held.cumsum(axis=0), np.array([m.full_rank for m in matrices])
+    over = (held > full).any(axis=1)
+    if not over.any():
+        return
+    # A smaller budget's rounds are the first ones of this one's.
+    layers, fitting = len(_by_layer(matrices)), int(over.argmax())
+    most = max(r for r in range(fitting * at_once // layers + 1) if r * layers % at_once == 0)
+    at = int((held[-1] - full).argmax())
+    raise ValueError(
+        f"budget={budget} is larger than this model: seed={seed} draws a matrix of rank {full[at]} "
+        f"for {held[-1, at]} boosters of rank 1; at most r{most} or "
+        f"{most * sum(m.cost for m in matrices)} parameters fit with this seed"
+    )

@@ -104,15 +104,14 @@ def _too_short(
 def _cold(config: Config, steps: int, federation: Federation | None) -> list[str]:
     """Returns a message if the warm-up lasts as long as the schedule that it begins.
 
-    A schedule of one step, all of it warm-up, would train at rate 0 alone.
+    The links of a chain, each with a schedule of its own, are asked by their method's plan.
     """
     if fraction_or_steps("warmup", config.warmup):
         return []
-    given, schedule = config.warmup, Schedule(config.schedule, config.warmup)
-    if given >= steps:
+    if config.warmup >= steps:
         return [
-            f"warmup={given:g} must be less than the run's {steps} steps, or its rate never "
-            "reaches lr: give a fraction, or fewer steps"
+            f"warmup={config.warmup:g} must be less than the run's {steps} steps, or its rate "
+            "never reaches lr: give a fraction, or fewer steps"
         ]
     length, whose, way = steps, "the run's", ""
     if federation is not None:
@@ -121,13 +120,5 @@ def _cold(config: Config, steps: int, federation: Federation | None) -> list[str
         if config.fed.restart == "round":
             length, whose = federation.local_steps, "each round's"
             way = ", more fed.local_steps, or fed.restart=run"
-        schedule = schedule.of_part(length, steps)
-    warm = schedule.warmup_steps(length)
-    if warm < length:
-        return []
-    # Rounded down: the warm-up's steps are rounded up.
-    most = math.floor(100 * (length - 1) / length) / 100
-    return [
-        f"warmup={given:g} is {warm} of {whose} {length} steps, so that the rate never reaches lr: "
-        f"give {'at most ' if most else ''}warmup={most:g}{way}"
-    ]
+    problem = Schedule(config.schedule, config.warmup).cold(length, steps, whose, way)
+    return [problem] if problem else []

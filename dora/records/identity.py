@@ -36,6 +36,7 @@ NOT_IDENTITY = (
 LATER: dict[str, dict[str, Any]] = {
     "lora": {"scaling": "standard", "lr_ratio": 1.0, "init": "kaiming", "deal": "spread"},
     "dora": {"importance": "share"},
+    "lora_fair": {"server_step": "fixed"},
 }
 
 

@@ -79,7 +79,7 @@ def finish(p: Prepared, loop: Loop, record: Record, say: Lines) -> None:
             "counted": loop.selection.evaluations,
             "from_step": loop.selection.counts_from,
         },
-        warnings=_warnings(record, empty=plan is not None and counts["adapter_end"] == 0),
+        warnings=_warnings(record, plan, ranks["last"], empty=not counts["adapter_end"]),
         # `patience` may have ended the run before its last round.
         **loop.about_rounds(loop.step),
         train_s=round(loop.seconds, 2),
@@ -102,13 +102,26 @@ def _trained_in_all(method: Method) -> int:
     return total
 
 
-def _warnings(record: Record, empty: bool) -> list[str]:
-    """Returns the sentences that the run's user should read; `empty`: no component is left."""
+def _warnings(record: Record, plan: Plan | None, last: dict[str, int], empty: bool) -> list[str]:
+    """Returns the sentences that the run's user should read.
+
+    `last`: the ranks when training ended. `empty`: the best weights have no component.
+    """
     # From the journal, which a resumed run cuts back to its checkpoint: none is there twice.
     lines = journals.events(record.folder, "ranks.jsonl")
     found = [line["warning"] for line in lines if "warning" in line]
+    if plan is None:
+        return found
     if empty:
         found.append("no component is live: the result is the backbone with a trained head")
+    # A method that has warned in training has said so, with its own way out.
+    elif not found and plan.falls_short(list(last.values())):
+        unit = "components" if plan.budget.rank is not None else "parameters"
+        spent = plan.budget.spent(list(last.values()), plan.matrices)
+        found.append(
+            f"training ended with {spent:,} of the {plan.target:,} {unit} of budget={plan.budget}: "
+            "compare the run at that size, or let its method take less away"
+        )
     return found
 
 

@@ -220,3 +220,19 @@ def test_a_former_key_with_a_strange_value_stays_as_it_is(tmp_path: Path) -> Non
     (run,) = read_runs(tmp_path)
     assert settings(run)["group_by_length"] == "x"
     assert "batching" not in settings(run)
+
+
+def test_a_method_setting_that_came_later_has_the_value_of_the_runs_before_it(
+    tmp_path: Path,
+) -> None:
+    for key, method in enumerate(({}, {"server_step": "relative"}), 1):
+        whole = {"method": {"name": "lora_fair", **method}}
+        write_run(tmp_path, "lora_fair", key, 0.5, key=f"{key}" * 8, config=whole)
+    (problem,) = showable(read_runs(tmp_path))[1]
+    assert "which differ in method.server_step fixed | relative: " in problem
+    for step, seed in (("fixed", 1), ("relative", 2)):
+        (table,), problems = showable(
+            read_runs(tmp_path), View(where=(f"method.server_step={step}",))
+        )
+        assert problems == []
+        assert table.values(("lora_fair", "r8"), "sst2") == {seed: 50}

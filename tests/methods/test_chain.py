@@ -223,13 +223,14 @@ def test_the_budget_is_that_of_all_links_and_the_scale_loras() -> None:
 
 
 def test_a_link_without_a_component_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"method\.links=3: budget=r2 gives a matrix 2 components"):
-        Chain.plan(
-            settings_of("chain", links=3),
-            Budget.parse("r2"),
-            linears(tiny("roberta")),
-            RunInfo(20, 3),
-        )
+    matrices, run = linears(tiny("roberta")), RunInfo(20, 3)
+    for given, said in (
+        ({"links": 3}, r"method\.links=3: budget=r2 .* leaves link 3 without any; chain fewer"),
+        ({"shares": [3, 1]}, r"method\.shares=\[3,1\]: .* link 2 without any; give it a larger"),
+        ({"links": 3, "shares": [3, 1, 1]}, r"method\.links=3: .*; chain fewer links"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            Chain.plan(settings_of("chain", **given), Budget.parse("r2"), matrices, run)
 
 
 def test_every_mistake_is_named_before_a_model_is_loaded(tmp_path: Path) -> None:

@@ -108,18 +108,33 @@ def test_gathered_quantities_equal_dense_ones() -> None:
     assert g.bias() == pytest.approx(((whole - g.B[0] @ mean).norm() / whole.norm()).item())
 
 
-def stacked(g: Gathered) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns G, M and w of a gathered layer as stacks of one."""
-    w = torch.tensor(g.w, dtype=torch.float64).view(-1, 1, 1)
-    return g.G[0][None], g.M[0][None], w
+def stacked(g: Gathered, regularisation: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Returns G, M, w and λ of a gathered layer as stacks of one."""
+    w, weight = (
+        torch.tensor([x], dtype=torch.float64).view(1, 1, 1) for x in (*g.w, regularisation)
+    )
+    return g.G[0][None], g.M[0][None], w, weight
+
+
+def drifted(size: float = 1.0) -> Gathered:
+    """Returns two layers of three clients, whose B has entries of about `size`."""
+    torch.manual_seed(0)
+    pairs = [
+        (
+            [torch.randn(r, d).double() for _ in "abc"],
+            [size * torch.randn(o, r).double() for _ in "abc"],
+        )
+        for r, d, o in ((3, 7, 9), (2, 5, 4))
+    ]
+    return Gathered.of(["v", "w"], pairs, [0.2, 0.5, 0.3])
 
 
 def test_the_servers_first_step_of_the_published_case() -> None:
     g = published()
     zero = torch.zeros_like(g.B[0])[None]
-    found = gradient(g.B[0][None], zero, *stacked(g), 0.01)
+    found = gradient(g.B[0][None], zero, *stacked(g, 0.01))
     torch.testing.assert_close(found.flatten(), torch.tensor([8 / 75, -4 / 75]).double())
-    [one] = cosine(g, 0.01, 0.01, 1)
+    [one] = cosine(g, 0.01, 0.01, 1, relative=False)
     torch.testing.assert_close(
         one.flatten(), torch.tensor([-0.00106667, 0.00053333]).double(), rtol=0, atol=1e-8
     )
@@ -135,7 +150,7 @@ def cos(g: Gathered, change: Tensor) -> float:
 def test_the_servers_thousand_steps_of_the_published_case() -> None:
     g = published()
     assert cos(g, torch.zeros_like(g.B[0])) == pytest.approx(14 / 15)
-    [found] = cosine(g, 0.01, 0.01, 1000)
+    [found] = cosine(g, 0.01, 0.01, 1000, relative=False)
     want = torch.tensor([-0.143012269, 0.057872367], dtype=torch.float64)
     torch.testing.assert_close(found.flatten(), want, rtol=0, atol=1e-9)
     assert cos(g, found) == pytest.approx(0.942802560832591, abs=1e-12)
@@ -165,16 +180,18 @@ def test_objective_and_gradient_equal_dense_autograds_and_the_descent_follows_th
 
     change = torch.randn(9, 3, dtype=torch.float64, requires_grad=True)
     [want] = torch.autograd.grad(dense(change), change)
-    found = gradient((g.B[0] + change)[None], change[None], *stacked(g), 0.3)[0]
+    found = gradient((g.B[0] + change)[None], change[None], *stacked(g, 0.3))[0]
     torch.testing.assert_close(found, want, rtol=0, atol=1e-12)
-    value = objective((g.B[0] + change)[None], change[None], *stacked(g), 0.3)
+    value = objective((g.B[0] + change)[None], change[None], *stacked(g, 0.3))
     torch.testing.assert_close(value[0], dense(change), rtol=0, atol=1e-12)
 
     change = torch.zeros(9, 3, dtype=torch.float64, requires_grad=True)
     for _ in range(50):
         [grad] = torch.autograd.grad(dense(change), change)
         change = (change - 0.01 * grad).detach().requires_grad_(True)
-    torch.testing.assert_close(cosine(g, 0.3, 0.01, 50)[0], change.detach(), rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        cosine(g, 0.3, 0.01, 50, relative=False)[0], change.detach(), rtol=0, atol=1e-12
+    )
 
 
 @pytest.mark.parametrize("solver", ["cosine", "ridge"])
@@ -196,8 +213,38 @@ def test_a_round_that_changed_nothing_is_not_corrected() -> None:
 def test_a_descent_that_ends_higher_is_given_up() -> None:
     # The gradient grows as 1 / ‖B̄‖: steps of 0.01 throw a B̄ of 1e-5 far away.
     g = Gathered.of(["w"], [(A, [1e-5 * b for b in B])], HALVES)
-    assert not cosine(g, 0.01, 0.01, 1000)[0].any()
-    assert cosine(published(), 0.01, 0.01, 1000)[0].any()
+    assert not cosine(g, 0.01, 0.01, 1000, relative=False)[0].any()
+    assert cosine(published(), 0.01, 0.01, 1000, relative=False)[0].any()
+
+
+def test_the_relative_step_moves_a_small_b_and_lowers_the_objective() -> None:
+    g = Gathered.of(["w"], [(A, [0.01 / math.sqrt(1.25) * b for b in B])], HALVES)
+    assert g.B[0].norm().item() == pytest.approx(0.01)
+    change = cosine(g, 0.01, 0.01, 1000, relative=True)[0]
+    before, after = (
+        objective((g.B[0] + moved)[None], moved[None], *stacked(g, 0.01))
+        for moved in (torch.zeros_like(change), change)
+    )
+    assert change.any()
+    assert after < before
+
+
+def test_the_relative_steps_correction_grows_with_b() -> None:
+    for one, thousand in zip(
+        cosine(drifted(), 0.0, 0.01, 30, relative=True),
+        cosine(drifted(1000.0), 0.0, 0.01, 30, relative=True),
+        strict=True,
+    ):
+        assert one.any()
+        torch.testing.assert_close(thousand, 1000 * one, rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize(("step", "unmoved"), [("relative", 0.0), ("fixed", 1.0)])
+def test_the_server_says_how_many_matrices_stay_as_averaged(step: str, unmoved: float) -> None:
+    little = [{"w.A": a, "w.B": 1e-5 * b} for a, b in zip(A, B, strict=True)]
+    _, about = attached("lora_fair", server_step=step).aggregate(little, HALVES)
+    assert about["unmoved"] == unmoved
+    assert (about["bias"] == about["bias_of_averages"]) == (step == "fixed")
 
 
 def test_corrections_of_several_layers_and_ranks_are_those_of_each_alone() -> None:
@@ -206,9 +253,9 @@ def test_corrections_of_several_layers_and_ranks_are_those_of_each_alone() -> No
         ([torch.randn(r, d) for _ in range(2)], [torch.randn(o, r) for _ in range(2)])
         for r, d, o in ((2, 7, 5), (3, 4, 3), (2, 9, 6))
     ]
-    together = cosine(Gathered.of(list("abc"), pairs, HALVES), 0.01, 0.01, 30)
+    together = cosine(Gathered.of(list("abc"), pairs, HALVES), 0.01, 0.01, 30, relative=True)
     for pair, found in zip(pairs, together, strict=True):
-        [alone] = cosine(Gathered.of(["x"], [pair], HALVES), 0.01, 0.01, 30)
+        [alone] = cosine(Gathered.of(["x"], [pair], HALVES), 0.01, 0.01, 30, relative=True)
         torch.testing.assert_close(found, alone, rtol=0, atol=1e-12)
 
 
@@ -248,8 +295,9 @@ def test_what_is_trained_and_stored_is_in_the_record(finished: Path) -> None:
 
 
 def test_settings_out_of_range_are_named() -> None:
-    settings = settings_of("lora_fair", solver="exact", regularisation=-1.0)
+    settings = settings_of("lora_fair", solver="exact", regularisation=-1.0, server_step="1")
     assert [text.split("=")[0] for text in settings.problems(None)] == [
         "method.solver",
         "method.regularisation",
+        "method.server_step",
     ]

@@ -155,6 +155,14 @@ def test_every_mistake_is_named_before_a_model_is_loaded(tmp_path: Path) -> None
     assert problems[1].startswith("budget=r8 makes an inner rank of 8, which must not exceed")
 
 
+def test_no_message_offers_a_budget_above_the_outer_rank() -> None:
+    matrices = linears(tiny("roberta"))
+    for outer_rank, said in ((16, "an inner rank of 33, which must not"), (64, "at most r32")):
+        settings = settings_of("nora", outer_rank=outer_rank)
+        with pytest.raises(ValueError, match=f"budget=r33 .*{said}"):
+            NoRA.plan(settings, Budget.parse("r33"), matrices, RunInfo(20, 3))
+
+
 WORDS = ("method=nora", "budget=r3", "lr=1e-2", "method.outer_rank=16")
 
 

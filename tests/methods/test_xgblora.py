@@ -19,6 +19,7 @@ from dora.adapters.budget import Budget, Matrix, Plan
 from dora.adapters.changes import Renew, apply
 from dora.adapters.lowrank import LowRankLinear
 from dora.methods.base import RunInfo
+from dora.methods.schedule import Schedule
 from dora.methods.xgblora import XGBLoRA
 from runs import cut, only_run, refused, run, same_files, small, small_words
 
@@ -204,6 +205,31 @@ def test_rounds_that_do_not_divide_the_layers_are_refused_with_those_that_do() -
         planned("r1", layers=5)
     with pytest.raises(ValueError, match=r"balanced sampling needs a divisor of the model's 12"):
         planned("r5", layers=5, sampling="balanced")
+
+
+def test_a_booster_that_is_all_warm_up_is_refused() -> None:
+    settings, run = settings_of("xgblora", restart="full"), RunInfo(48, 1, Schedule("linear", 0.9))
+    # Eight boosters of six steps.
+    with pytest.raises(ValueError, match=r"warmup=0\.9 is 6 of the shortest link's 6 steps"):
+        XGBLoRA.plan(settings, Budget.parse("r2"), BASE, run)
+
+
+@pytest.mark.parametrize(("layers", "budget"), [(1, "r31"), (2, "r32"), (2, "55000")])
+def test_draws_above_a_matrixs_full_rank_are_refused_with_what_fits(
+    layers: int, budget: str
+) -> None:
+    matrices = matrices_of("roberta", 32, 3)
+    with pytest.raises(ValueError, match=r"draws a matrix of rank 32 for 3\d boosters") as e:
+        planned(budget, matrices, seed=3, layers=layers)
+    found = re.search(r"at most (r\d+) or (\d+) parameters fit with this seed", str(e.value))
+    assert found
+    for fits in found.groups():
+        plan = planned(fits, matrices, seed=3, layers=layers)
+        assert plan.params(plan.end) == int(found[2])
+        assert max(plan.end) <= 32
+    with pytest.raises(ValueError, match="boosters of rank 1"):
+        planned(f"r{int(found[1][1:]) + layers}", matrices, seed=3, layers=layers)
+    assert max(planned("r32", matrices, layers=1, sampling="balanced").end) == 32
 
 
 WORDS = ("method=xgblora", "budget=r2", "lr=1e-2")

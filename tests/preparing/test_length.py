@@ -69,6 +69,11 @@ def test_a_warm_up_must_fit_the_rounds_that_are_trained(
             "give warmup=0",
         ),
         (
+            ("method=chain", "method.links=2", "max_steps=3", "warmup=0.6"),
+            "warmup=0.6 is 1 of the shortest link's 1 steps, so that the rate never reaches lr: "
+            "give warmup=0, fewer method.links, or method.restart=rewarm",
+        ),
+        (
             ("method=lora", "max_steps=1"),
             "warmup=0.06 is 1 of the run's 1 steps, so that the rate never reaches lr: "
             "give warmup=0",
@@ -86,6 +91,17 @@ def test_a_schedule_that_is_all_warm_up_is_refused(
     assert problems(tmp_path, "budget=r2", *words) == [problem]
     warmup = problem.split("give ")[1].removeprefix("at most ").split(",")[0]
     assert problems(tmp_path, "budget=r2", *words, warmup) == []
+
+
+def test_a_chain_that_is_all_warm_up_is_told_so_once(tmp_path: Path) -> None:
+    words = ("method=chain", "method.links=2", "budget=r2", "max_steps=4")
+    assert problems(tmp_path, *words) == []
+    [problem] = problems(tmp_path, *words, "warmup=0.9")
+    assert problem.startswith("warmup=0.9 is 4 of the run's 4 steps")
+    assert about(problems(tmp_path, *words, "warmup=inf")) == ["warmup=inf"]
+    short = (*words, "max_steps=2")
+    assert about(problems(tmp_path, *short)) == ["warmup=0.06"]
+    assert problems(tmp_path, *short, "method.restart=rewarm") == []
 
 
 def test_rounds_and_steps_that_are_two_lengths_are_refused_with_the_one_that_fits(

@@ -145,6 +145,9 @@ def test_a_setting_that_came_later_leaves_runs_of_before_their_directories(
     others = {"scaling": "rslora", "lr_ratio": 16.0, "init": "pissa"}
     keys = {identity({**now, "method": {**method, k: v}}, {}) for k, v in others.items()}
     assert len(keys | {key}) == 4
+    fair = [{"name": "lora_fair", "server_step": step} for step in ("fixed", "relative")]
+    steps = [identity({"method": m}, {}) for m in [{"name": "lora_fair"}, *fair]]
+    assert steps[0] == steps[1] != steps[2]
     # Another method's setting of that name is its own.
     named = [{"name": "other", "init": init} for init in ("kaiming", "pissa")]
     assert len({identity({"method": m}, {}) for m in [{"name": "other"}, *named]}) == 3

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from dora.adapters.budget import Budget, Matrix, Plan
+from dora.adapters.budget import Budget, Matrix, Plan, pruning_plan
 from dora.adapters.changes import Mask, Remove
 from dora.data import npz
 from dora.errors import RunFailed, Stopped
@@ -84,6 +84,35 @@ def test_a_run_with_an_earlier_best_step_predicts_its_best_weights_anew_and_keep
     assert (only_run(tmp_path) / "log.txt").read_text().count("warning: look here\n") == 2
     # Of the last weights the test set alone, of the best ones both: their scores are compared.
     assert predicted == [*in_training(24), ("test", 24), ("dev", 24), ("test", 24)]
+
+
+@pytest.mark.parametrize(
+    ("budget", "ranks", "said"),
+    [
+        ("r4", [5, 2], "training ended with 7 of the 8 components of budget=r4: compare the run"),
+        ("r4", [5, 3], None),
+        ("220", [6, 4], "training ended with 200 of the 220 parameters of budget=220: compare"),
+        ("210", [6, 4], None),  # 5 % is 10.5
+        ("219", [6, 4], None),  # no component fits
+        ("r4", [0, 0], "no component is live"),
+    ],
+)
+def test_a_run_that_ends_below_its_budget_says_so_once(
+    budget: str, ranks: list[int], said: str | None, tmp_path: Path
+) -> None:
+    matrices = (Matrix("a", 10, 10), Matrix("b", 10, 10))
+    plan = replace(pruning_plan(Budget.parse("r4"), matrices, 1.5), at_most=True)
+    if budget != "r4":
+        plan = replace(plan, budget=Budget(params=int(budget)), target=int(budget))
+    given: Any = (SimpleNamespace(folder=tmp_path), plan, dict(zip("ab", ranks, strict=True)))
+    journal = tmp_path / "ranks.jsonl"
+    journal.write_text("")
+    found = finish._warnings(*given, empty=not any(ranks))
+    assert found == [] if said is None else [text.startswith(said) for text in found] == [True]
+    # The method has said it, with its own way out.
+    if any(ranks):
+        journal.write_text('{"step": 1, "warning": "too much"}\n')
+        assert finish._warnings(*given, empty=False) == ["too much"]
 
 
 def test_the_reused_logits_are_those_that_predicting_again_gives(
