@@ -81,6 +81,7 @@ class Tuning:
         self.folder = Path(compose(grid[0]).results) / "search"
         self.groups: dict[Key, OpenSearch] = {}
         self._recorded: dict[Key, dict[str, Any]] = {}  # what the runs of each would record
+        self.titles: dict[str, str] = {}  # of methods, by their names
         for words, config in composed.items():
             self._add(words, config)
         # Before the first round: a file that cannot be read, and one that would lose scores.
@@ -101,6 +102,7 @@ class Tuning:
         Raises UserError if runs of one search differ in a setting: its file has one rate for all.
         """
         key, settings = config.search_key, {**config.resolved(), **_unrecorded(config)}
+        self.titles[key.method] = config.chosen.kind.title
         group = self.groups.get(key)
         if group is None:
             own = (*words, "select=heldout", in_grammar(f"results={self.folder}", False))
@@ -210,7 +212,7 @@ class Tuning:
             )
         lines.append(f"for the study: {word}")
         try:
-            drawn = score_by_rate(found)
+            drawn = score_by_rate(found, self.titles)
         except ImportError:  # Matplotlib is an optional dependency
             return [*lines, "no figure: pip install matplotlib"]
         if drawn is not None:

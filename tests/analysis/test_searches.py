@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 import record_files
+from dora.analysis.figures.log_axis import apart
 from dora.analysis.figures.searches import label, score_by_rate
-from dora.analysis.figures.style import apart
 from dora.analysis.finished import read_runs
 from dora.analysis.grouping import tables
 from dora.analysis.searches import of_runs, unequal
@@ -143,6 +143,40 @@ def test_the_figure_holds_every_mean_and_marks_the_chosen_rate(tmp_path: Path) -
     assert [(line["lr"], line["mean"], line["chosen"]) for line in lines] == [
         (1e-3, 50.0, False),
         (2e-3, 60.0, True),
+    ]
+
+
+def test_every_search_has_a_panel_also_where_no_method_of_its_task_has_a_budget() -> None:
+    def search(task: str, method: str, budget: str | None, length: str = "600 steps") -> Search:
+        return Search("m", task, method, budget, (1,), {1e-3: (50.0,)}, length=length)
+
+    drawn = score_by_rate(
+        [
+            search("rte", "lora", "r8"),
+            search("rte", "full", None),
+            search("rte", "full", None, "1800 steps"),
+            search("cola", "cora", None),
+            search("cola", "own", None),
+        ],
+        {"own": "Own method"},
+    )
+    assert drawn is not None
+    figure, lines = drawn
+    assert [(p["task"], p["method"]) for p in lines] == [
+        ("rte", "lora"),
+        ("rte", "full"),
+        ("rte", "full"),
+        ("cola", "cora"),
+        ("cola", "own"),
+    ]
+    heads = [panel.get_title() for panel in figure.axes]
+    assert heads == ["RTE, 600 steps", "RTE, 1800 steps", "CoLA, 600 steps"]
+    # Methods have the titles of other figures.
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [
+        "LoRA",
+        "full fine-tuning",
+        "CoRA",
+        "Own method",
     ]
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from dora.analysis.figures.log_axis import logarithmic, spread
 from dora.analysis.figures.scores import Drawn, Lines, mean_cost, methods
-from dora.analysis.figures.style import legend, logarithmic, panels, spread, styles, titles
+from dora.analysis.figures.style import legend, panels, styles, titles
 from dora.analysis.grouping import Table
 from dora.analysis.names import size
 from dora.analysis.rows import Row

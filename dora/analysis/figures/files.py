@@ -61,13 +61,13 @@ FIGURES = {
     "score-by-cost": Kind(
         score_by_cost,
         "Average score against stored parameters and against seconds of training: mean over seeds "
-        "with its 95 % interval, larger marks for larger budgets; the line joins the rows that no "
-        "cheaper one beats.",
+        "with its 95 % interval, larger marks for larger budgets, side by side where costs are "
+        "nearly equal; the line joins the rows that no cheaper one beats.",
     ),
     "final-ranks": Kind(
         final_ranks,
         "Ranks at the end as a heat map, layer by kind of matrix: the mean over seeds, coloured "
-        "by its share of the start's.",
+        "by its share of the largest rank that the method has at the start or the end.",
         _task_alone(final_ranks),
     ),
     "rank-paths": Kind(

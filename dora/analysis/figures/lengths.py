@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
+from dora.analysis.figures.log_axis import logarithmic, spread
 from dora.analysis.figures.scores import (
     AVERAGE,
     Drawn,
@@ -18,7 +19,7 @@ from dora.analysis.figures.scores import (
     methods,
     with_intervals,
 )
-from dora.analysis.figures.style import legend, logarithmic, panels, spread, styles, titles
+from dora.analysis.figures.style import legend, panels, styles, titles
 from dora.analysis.grouping import Table
 from dora.analysis.rows import budget_order, has_budget
 from dora.data.tasks import TASKS

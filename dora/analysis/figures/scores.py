@@ -13,7 +13,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dora.analysis.comparison import Difference, differences
-from dora.analysis.figures.style import legend, logarithmic, panels, spread, styles, titles
+from dora.analysis.figures.log_axis import logarithmic, spread
+from dora.analysis.figures.style import legend, panels, styles, titles
 from dora.analysis.grouping import Table
 from dora.analysis.names import size
 from dora.analysis.rows import Row, budget_in_words, has_budget

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from dora.analysis.figures.style import legend, logarithmic, panels, styles, titles
+from dora.analysis.figures.log_axis import logarithmic
+from dora.analysis.figures.style import legend, panels, styles, titles
+from dora.analysis.names import method_title
 from dora.configuration.tuned import Search, mean
 from dora.data.tasks import TASKS
 
@@ -17,22 +19,23 @@ if TYPE_CHECKING:
 _Place = tuple[str, str, str | None, str | None, str | None]
 
 
-def score_by_rate(searches: Sequence[Search]) -> Drawn | None:
+def score_by_rate(searches: Sequence[Search], named: Mapping[str, str] = {}) -> Drawn | None:
     """Draws held-out scores against the learning rate, a line for each method.
 
     A panel for each task and budget. Dots are seeds; the chosen rate has a ring. Crosses are other
-    values of a setting of the method's own.
+    values of a setting of the method's own. `named`: titles of methods that `method_title` may lack.
     """
     shown = [s for s in searches if not s.all_failed]
     if not shown:
         return None
     places = list(dict.fromkeys((s.model, s.task, s.budget, s.length, s.data) for s in shown))
-    # Methods without a budget are drawn beside those of each one.
-    with_budget = [p for p in places if p[2] is not None] or places
+    # Methods without a budget are drawn beside those of each one, where there is any.
+    with_budget = {_apart_from_budget(p) for p in places if p[2] is not None}
+    places = [p for p in places if p[2] is not None or _apart_from_budget(p) not in with_budget]
     look = styles(list(dict.fromkeys(s.method for s in shown)))
-    figure, axes = panels([_head(p, with_budget) for p in with_budget], 3)
+    figure, axes = panels([_head(p, places) for p in places], 3)
     lines: list[dict[str, Any]] = []
-    for panel, (model, task, budget, length, data) in zip(axes, with_budget, strict=True):
+    for panel, (model, task, budget, length, data) in zip(axes, places, strict=True):
         before = len(lines)
         for s in shown:
             here = (s.model, s.task, s.length, s.data) == (model, task, length, data)
@@ -41,8 +44,13 @@ def score_by_rate(searches: Sequence[Search]) -> Drawn | None:
         rates = sorted({line["lr"] for line in lines[before:]})
         logarithmic(panel, rates, rates, label)
     titles(figure, "learning rate", "held-out score")
-    legend(figure, axes)
+    legend(figure, axes, lambda method: named.get(method, method_title(method)))
     return figure, lines
+
+
+def _apart_from_budget(place: _Place) -> tuple[str | None, ...]:
+    model, task, _, length, data = place
+    return model, task, length, data
 
 
 def _head(place: _Place, places: Sequence[_Place]) -> str:

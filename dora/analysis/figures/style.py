@@ -6,12 +6,12 @@ Only this module calls Matplotlib for anything but drawing in a panel.
 from __future__ import annotations
 
 import io
-import math
 import textwrap
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from dora.errors import UserError
@@ -42,7 +42,14 @@ COLOURS = (
     "#666644",
     "#5544BB",
 )
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "p", "h", "d", "8", "H", "$+$")
+# At 3 points stars, crosses and shapes of more corners are all round.
+_FILLED = ("o", "s", "^", "D", "v", "P", "<", ">", "d")
+_HOLLOW = ("o", "s", "^", "D", "v", "<", ">")
+_RIM = {"markerfacecolor": "white", "markeredgewidth": 0.6}  # a wider one would fill triangles
+MARKERS: list[dict[str, Any]] = [
+    *({"marker": shape} for shape in _FILLED),
+    *({"marker": shape, **_RIM} for shape in _HOLLOW),
+]
 # The suite's own methods: each has the colour and the marker of its place here, whichever others
 # are in a figure. Only append to this list. No other method needs an entry here.
 _KNOWN = (
@@ -73,8 +80,6 @@ WIDTHS = {"column": 3.3, "page": 6.8}
 _NARROWEST = 0.94  # inches of a panel whose ticks can still be read
 _LETTER = 0.06  # inches, the mean width of letters of 8 points
 _LINE = 0.13  # inches, the height of a line of them
-_LABEL = 0.42  # inches, the room of a tick's label
-_MARK = 0.07  # inches, the room of a mark with the caps of its bar
 _printed: ContextVar[float | None] = ContextVar("printed", default=None)
 
 
@@ -116,7 +121,7 @@ def styles(methods: Iterable[str]) -> dict[str, dict[str, Any]]:
         used[pair[0]] += 1
         found[method] = pair
     return {
-        method: {"color": COLOURS[colour], "marker": MARKERS[marker]}
+        method: {"color": COLOURS[colour], **MARKERS[marker]}
         for method, (colour, marker) in found.items()
     }
 
@@ -174,62 +179,6 @@ def _wrapped(text: str, width: float) -> str:
     return "\n".join(textwrap.wrap(text, max(16, int(width / _LETTER))))
 
 
-def logarithmic(
-    panel: Axes, places: Sequence[float], ticks: Sequence[float], name: Callable[[float], str]
-) -> None:
-    """Makes a panel's axis across logarithmic, with room for marks at `places`.
-
-    Those of `ticks` that there is room for have a label.
-    """
-    low, high = min(places), max(places)
-    # A factor of 2 at least: sizes that differ by a component are one size. The outer eighths are
-    # for the marks that `spread` moves aside.
-    room = max(1.2, math.sqrt(2 * low / high), (high / low) ** 0.17)
-    panel.set_xscale("log")
-    panel.set_xlim(low / room, high * room)
-    labelled = apart(ticks, _factor(panel, _LABEL))
-    panel.set_xticks(labelled, list(map(name, labelled)))
-    panel.minorticks_off()
-
-
-def _width(panel: Axes) -> float:
-    """Returns the width of a panel in inches."""
-    return float(panel.bbox.width / panel.figure.dpi)
-
-
-def _factor(panel: Axes, inches: float) -> float:
-    """Returns the factor between two places that far from each other on a logarithmic axis."""
-    low, high = panel.get_xlim()
-    return math.exp(inches / _width(panel) * math.log(high / low))
-
-
-def apart(places: Sequence[float], factor: float) -> list[float]:
-    """Returns those of ascending places that are at least such a factor from each other."""
-    found = list(places[:1])
-    for place in places[1:]:
-        if place >= factor * found[-1]:
-            found.append(place)
-    return found
-
-
-def spread(panel: Axes, places: Sequence[float]) -> list[float]:
-    """Returns where marks at `places` are drawn on a panel's logarithmic axis.
-
-    Marks within 5 % of each other stand side by side, around their place, in the order given:
-    without that, the methods of one budget would hide each other.
-    """
-    drawn, groups = list(places), list[list[int]]()
-    for i in sorted(range(len(places)), key=lambda i: places[i]):
-        if not groups or places[i] > 1.05 * places[groups[-1][0]]:
-            groups.append([])
-        groups[-1].append(i)
-    for group in groups:
-        inches = min(_MARK, _width(panel) / 4 / len(group))
-        for j, i in enumerate(sorted(group)):
-            drawn[i] *= _factor(panel, inches * (j - (len(group) - 1) / 2))
-    return drawn
-
-
 def titles(figure: Figure, below: str, beside: str = "") -> None:
     """Writes the meaning of the panels' axes once for all of them."""
     below = _wrapped(below, figure.get_figwidth())  # two lines fit below the ticks
@@ -255,29 +204,31 @@ def legend(
     if not found:
         return
     names = [title(label) for label in found]
-    rows = _rows(names, figure.get_figwidth())
-    _grow(figure, axes, 0.03 + 0.17 * rows)
+    columns = _columns(names, figure.get_figwidth())
+    _grow(figure, axes, 0.03 + 0.17 * -(-len(names) // columns))
     figure.legend(
         list(found.values()),
         names,
         loc="upper center",
-        ncols=-(-len(names) // rows),
+        ncols=columns,
         fontsize=8,
         columnspacing=1.2,
         frameon=False,
     )
 
 
-def _rows(names: Sequence[str], width: float) -> int:
-    """Returns the least number of a legend's rows with which it is no wider than `width` inches.
+def _columns(names: Sequence[str], width: float) -> int:
+    """Returns the columns of a legend that has the fewest rows and is at most `width` inches wide.
 
-    Entries stand in columns from the left, each as wide as its longest name with handle and gaps.
+    Each is as wide as its longest name with handle and gaps; the first ones have a name more.
     """
-    for rows in range(1, len(names)):
-        columns = [names[i : i + rows] for i in range(0, len(names), rows)]
-        if sum(0.45 + 0.066 * max(map(len, column)) for column in columns) <= width:
-            return rows
-    return len(names)
+    for columns in (-(-len(names) // rows) for rows in range(1, len(names))):
+        least, more = divmod(len(names), columns)
+        ends = [(i + 1) * least + min(i + 1, more) for i in range(columns)]
+        longest = [max(map(len, names[a:b])) for a, b in pairwise([0, *ends])]
+        if sum(0.45 + 0.062 * letters for letters in longest) <= width:
+            return columns
+    return 1
 
 
 def _grow(figure: Figure, axes: Sequence[Axes], inches: float) -> None:

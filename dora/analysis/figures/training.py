@@ -34,6 +34,7 @@ T = TypeVar("T")
 Columns = dict[tuple[str, str, str], int]
 # Up to here the ranks are legible as numbers in the image, and every layer has a label.
 _FEW_LAYERS = 6
+_COLOUR = "colour: share of the largest rank at start or end"  # one line below a single panel
 _LINES = ("-", "--", ":", "-.", "-", "--", ":", "-.")  # one for each of KINDS
 
 
@@ -60,8 +61,8 @@ def places(run: Run) -> dict[str, tuple[int, str]]:
 def final_ranks(table: Table) -> Drawn | None:
     """Draws ranks at the end as a heat map, layer by kind of matrix: means over seeds.
 
-    The colour is the share of the start's components. A panel for each task, the methods and
-    budgets beside each other in it.
+    The colour is the share of the largest rank that a matrix of the row has at the start or the
+    end. A panel for each task, the methods and budgets beside each other in it.
     """
     rows, tasks = adaptive(table), [*table.averaged, *table.apart]
     if not rows:
@@ -90,7 +91,7 @@ def final_ranks(table: Table) -> Drawn | None:
     axes[-1].set_xticks(list(columns.values()), [key[-1] for key in columns], fontsize=6)
     _colour_bar(figure, axes[-1])
     # Below the panels: beside the bar a figure of one task is too low for it.
-    titles(figure, "colour: share of the start's components")
+    titles(figure, _COLOUR)
     return figure, lines
 
 
@@ -116,17 +117,26 @@ def _ranks_in_print(
         _image(panel, here, layers, columns)
         panel.set_xticks(list(columns.values()), kinds, fontsize=6)
     _colour_bar(figure, axes[-1])
-    titles(figure, "colour: share of the start's components", "layer")
+    titles(figure, _COLOUR, "layer")
     return figure
 
 
 def _ranks(table: Table, row: Row, task: str) -> Lines:
-    """Returns a cell's mean rank at the end for each layer and kind of matrix."""
+    """Returns a cell's mean rank at the end for each layer and kind of matrix.
+
+    Its share is of the largest mean rank that any of them has at the start or the end: a method may
+    shrink them all, or let them grow from nothing.
+    """
     found: dict[tuple[int, str], list[tuple[int, int]]] = defaultdict(list)
     for run in table.runs_of(row, task):
         start, end = run["ranks"]["start"], run["ranks"]["end"]
         for name, where in places(run).items():
-            found[where].append((end[name], start[name]))
+            found[where].append((start[name], end[name]))
+    means = {
+        where: tuple(map(statistics.fmean, zip(*ranks, strict=True)))
+        for where, ranks in found.items()
+    }
+    most = max((rank for both in means.values() for rank in both), default=0) or 1
     return [
         {
             "task": task,
@@ -134,12 +144,11 @@ def _ranks(table: Table, row: Row, task: str) -> Lines:
             "budget": row[1],
             "layer": layer,
             "matrix": kind,
-            "rank": statistics.fmean(end for end, _ in ranks),
-            # A matrix may start without a component: a share of 0 then.
-            "share": sum(end for end, _ in ranks) / max(1, sum(start for _, start in ranks)),
-            "seeds": len(ranks),
+            "rank": end,
+            "share": end / most,
+            "seeds": len(found[layer, kind]),
         }
-        for (layer, kind), ranks in sorted(found.items())
+        for (layer, kind), (_, end) in sorted(means.items())
     ]
 
 

@@ -266,12 +266,13 @@ def _group(table: Table) -> dict[str, Any]:
     }
 
 
-def looks(found: Sequence[Table]) -> dict[str, dict[str, str]]:
+def looks(found: Sequence[Table]) -> dict[str, dict[str, Any]]:
     """Returns each method's marker, and its colour for light and for dark pages."""
     methods = {row[0] for table in found for row in table.rows}
     return {
         method: {
             "marker": look["marker"],
+            "hollow": "markerfacecolor" in look,
             "light": on_light(look["color"]),
             "dark": on_dark(look["color"]),
         }

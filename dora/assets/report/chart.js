@@ -48,10 +48,10 @@ function axisOf(numbers, {log = false, zero = false, marked = numbers} = {}) {
 
 // What is added to an axis at both ends.
 function roomOf(low, high, log) {
-  const share = 0.07 * (high - low);
-  // A factor of 2 at least: sizes that differ by a component are one size.
-  if (log) return Math.max(share, (Math.log(2) - (high - low)) / 2);
-  return share || Math.max(0.02 * Math.abs(high), 0.5);
+  // A factor of 2 at least: sizes that differ by a component are one size. The outer eighths are for
+  // the marks that `spread` moves aside.
+  if (log) return Math.max(0.17 * (high - low), (Math.log(2) - (high - low)) / 2);
+  return 0.07 * (high - low) || Math.max(0.02 * Math.abs(high), 0.5);
 }
 
 // In four digits.
@@ -92,21 +92,44 @@ function line(x1, y1, x2, y2, kind) {
   return drawing("line", {x1, y1, x2, y2, class: kind});
 }
 
-// The places of marks at some numbers across, and a panel that takes such places. Marks within 5 % of
-// each other stand side by side around their place, in the order given, so that none hides another.
+// The places of marks at some numbers across, and a panel that takes such places. Marks nearer than
+// they are wide stand side by side around their places, so that none hides another. They keep their
+// order; those within 5 % of each other have the order given. None is moved by more than an eighth of
+// the panel.
 function spread({svg, x, y}, numbers) {
-  const places = numbers.map(x);
-  const groups = [];
+  const equals = [];
   for (const i of [...numbers.keys()].sort((a, b) => numbers[a] - numbers[b])) {
-    if (!groups.length || numbers[i] > 1.05 * numbers[groups.at(-1)[0]]) groups.push([]);
-    groups.at(-1).push(i);
+    if (!equals.length || numbers[i] > 1.05 * numbers[equals.at(-1)[0]]) equals.push([]);
+    equals.at(-1).push(i);
   }
-  for (const group of groups) {
-    const apart = Math.min(6, 44 / group.length);
-    group.sort((a, b) => a - b);
-    group.forEach((i, j) => (places[i] += (j - (group.length - 1) / 2) * apart));
+  const order = equals.flatMap(group => group.sort((a, b) => a - b));
+  const there = order.map(i => x(numbers[i]));
+  const farthest = (WIDTH - LEFT - RIGHT) / 8;
+  let gap = 6;
+  let moved = apartBy(gap, there);
+  while (moved.some((place, i) => Math.abs(place - there[i]) > farthest)) {
+    gap *= 0.9;
+    moved = apartBy(gap, there);
   }
+  const places = [];
+  order.forEach((i, j) => (places[i] = moved[j]));
   return {places, canvas: {svg, x: place => place, y}};
+}
+// Places moved as little as makes each lie a gap or more beyond the one before: less i * gap they
+// must not descend, and those that do take their mean.
+function apartBy(gap, places) {
+  const groups = []; // [number of places, their mean less the gaps]
+  places.forEach((place, i) => {
+    let [count, level] = [1, place - i * gap];
+    while (groups.length && groups.at(-1)[1] > level) {
+      const [others, their] = groups.pop();
+      level = (count * level + others * their) / (count + others);
+      count += others;
+    }
+    groups.push([count, level]);
+  });
+  const levels = groups.flatMap(([count, level]) => Array(count).fill(level));
+  return levels.map((level, i) => level + i * gap);
 }
 
 const coloured = look => ({style: `--look: ${look.colour}`});
@@ -163,20 +186,15 @@ function titled(shape, text) {
 const CORNERS = {
   s: [4, 45],
   D: [4, 0],
-  d: [4, 0],
   "^": [3, -90],
   v: [3, 90],
   "<": [3, 180],
   ">": [3, 0],
-  p: [5, -90],
-  h: [6, -90],
-  H: [6, 0],
-  8: [8, 22.5],
 };
-// Stars, plus and cross: the number of points, the turn, and how deep the dents between are.
-const STARS = {"*": [5, -90, 0.4], P: [4, 0, 0.35], "$+$": [4, 0, 0.35], X: [4, 45, 0.35]};
+// Plus and thin diamond: the number of points, the turn, and how deep the dents between are.
+const STARS = {P: [4, 0, 0.35], d: [2, -90, 0.5]};
 function symbol(look, x, y, radius = 4) {
-  const about = {class: "mark", ...coloured(look)};
+  const about = {class: look.hollow ? "mark hollow" : "mark", ...coloured(look)};
   if (look.marker in CORNERS) {
     const [count, turn] = CORNERS[look.marker];
     return drawing("polygon", {points: corners(x, y, count, turn, () => radius), ...about});

@@ -9,7 +9,8 @@ function defineLooks() {
   const dark = `@media screen and (prefers-color-scheme: dark) { :root { ${colours("dark")} } }`;
   document.head.append(element("style", {}, `:root { ${colours("light")} } ${dark}`));
   names.forEach((name, i) => {
-    LOOKS[name] = {colour: `var(--method-${i})`, marker: study.looks[name].marker};
+    const {marker, hollow} = study.looks[name];
+    LOOKS[name] = {colour: `var(--method-${i})`, marker, hollow};
   });
 }
 
@@ -65,7 +66,10 @@ function averageOf(maps) {
 function figure(title, caption, legends, panels) {
   if (!panels.length) return null;
   const text = element("figcaption", {}, element("b", {}, title), ` ${caption}`);
-  return element("figure", {}, text, legend(legends), element("div", {class: "panels"}, ...panels));
+  // A method may have no point in any panel, as one that lacks a task of the average.
+  const isDrawn = look => panels.some(svg => svg.querySelector(`[style="${coloured(look).style}"]`));
+  const drawn = legends.filter(([, look]) => isDrawn(look));
+  return element("figure", {}, text, legend(drawn), element("div", {class: "panels"}, ...panels));
 }
 // A panel's numbers in words, for whoever does not see it.
 const inWords = (title, points) =>

@@ -17,7 +17,7 @@ function summary(some, name) {
 function curvesByTask(some, name, title, caption) {
   const rows = largest(rowsOf(some.filter(run => run.curves[name])));
   const panels = byTask(rows).map(([task, cells]) => curvesPanel(task, cells, name));
-  const legends = rows.map(row => [row.name, {...LOOKS[row.method], marker: null}]);
+  const legends = rows.map(row => [row.name, LOOKS[row.method]]);
   return figure(title, caption, legends, panels);
 }
 // [[task, [[row, its runs], ...]], ...]
@@ -47,6 +47,11 @@ function curvesPanel(task, cells, name) {
     const means = points.map(point => [point.step, point.mean]);
     band(canvas, ends, look);
     curve(canvas, shaped(means), look);
+    // At most ten marks, the last at the end: they tell the lines apart where colours do not.
+    const every = Math.ceil(means.length / 10);
+    for (const [step, value] of means.filter((_, i) => (means.length - 1 - i) % every === 0)) {
+      canvas.svg.append(symbol(look, canvas.x(step), canvas.y(value), 3));
+    }
   }
   return canvas.svg;
 }
@@ -59,7 +64,8 @@ function finalRanks(some) {
   return figure(
     "Ranks at the end.",
     "Layer by kind of matrix, means over seeds, each method at its largest budget; " +
-      "colour: share of the start's, from none (blue) to all (yellow).",
+      "colour: share of the panel's largest rank at the start or the end, " +
+      "from none (blue) to all (yellow).",
     [],
     panels,
   );
@@ -93,14 +99,18 @@ const HIGH = 15; // of a row, in units of the panel
 const beside = (text, y) => write(text, LEFT - 5, y, {"text-anchor": "end"});
 const centred = (text, x, y) => write(text, x, y, {"text-anchor": "middle"});
 
-// {layer, kind, end, share of the start} of each matrix, means over runs.
+// {layer, kind, start, end, share} of each matrix, means over runs. As in print, the share is of the
+// largest mean at the start or the end: a method may shrink them all, or let them grow from nothing.
 function meanRanks(some) {
   const matrices = grouped(some.flatMap(ranksOf), ({layer, kind}) => `${layer} ${kind}`);
-  return [...matrices.values()].map(of => {
-    const start = mean(of.map(one => one.start));
-    const end = mean(of.map(one => one.end));
-    return {layer: of[0].layer, kind: of[0].kind, end, share: start ? end / start : 0};
-  });
+  const means = [...matrices.values()].map(of => ({
+    layer: of[0].layer,
+    kind: of[0].kind,
+    start: mean(of.map(one => one.start)),
+    end: mean(of.map(one => one.end)),
+  }));
+  const most = Math.max(...means.flatMap(({start, end}) => [start, end])) || 1;
+  return means.map(one => ({...one, share: one.end / most}));
 }
 function rankCell(cell, x, y, wide, digits) {
   // A little smaller than its place, so that cells are told apart.

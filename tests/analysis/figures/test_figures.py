@@ -4,19 +4,32 @@ from __future__ import annotations
 
 import csv
 import json
-from itertools import pairwise, product
+from itertools import combinations, pairwise, product
 from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.container import ErrorbarContainer
+from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from dora.analysis.figures import files as figures
 from dora.analysis.figures.costs import score_by_cost
 from dora.analysis.figures.files import FIGURES, write
+from dora.analysis.figures.log_axis import spread
 from dora.analysis.figures.scores import paired_differences, score_by_budget
-from dora.analysis.figures.style import COLOURS, MARKERS, WIDTHS, images, printed, styles
+from dora.analysis.figures.style import (
+    COLOURS,
+    MARKERS,
+    PNG_DPI,
+    WIDTHS,
+    images,
+    legend,
+    panels,
+    printed,
+    styles,
+)
 from dora.analysis.figures.training import final_ranks, learning_curves, rank_paths
 from dora.analysis.finished import read_runs
 from dora.analysis.grouping import Table, tables
@@ -107,6 +120,24 @@ def test_final_ranks_are_means_over_seeds_of_the_methods_that_change_them(result
     # The second matrix of layer 0 is k: ranks 1 and 3 of 4.
     (line,) = lines(drawn, task="rte", budget="9000", layer=0, matrix="k")
     assert (line["rank"], line["share"], line["seeds"]) == (2, 0.5, 2)
+
+
+def test_ranks_that_grow_are_coloured_by_the_largest_whatever_the_number_of_seeds(
+    tmp_path: Path,
+) -> None:
+    first, second = names(1)[:2]
+    for method, start in (("xgblora", 0), ("chain", 4)):
+        for seed, ends in ((1, (8, 2)), (2, (8, 4)), (3, (8, 6))):
+            ranks = dict(zip((first, second), ends, strict=True))
+            path = write_run(tmp_path, method, seed, 0.8, ranks=ranks)
+            begin = dict.fromkeys(ranks, start)
+            change_record(
+                path, ranks={**json.loads((path / "run.json").read_text())["ranks"], "start": begin}
+            )
+    drawn = final_ranks(only_table(tmp_path))
+    for method in ("xgblora", "chain"):
+        found = {p["matrix"]: (p["rank"], p["share"]) for p in lines(drawn, method=method)}
+        assert found == {"q": (8, 1), "k": (4, 0.5)}
 
 
 def test_every_label_of_the_final_ranks_is_on_the_page_for_one_task_and_few_layers(
@@ -212,12 +243,14 @@ def test_known_methods_keep_their_looks_and_no_two_others_are_alike() -> None:
     names = ["zeta", "bias", "fedit", "ffa_lora", "lora", "lora_fair", "dora", "full"]
     looks = styles(names)
     assert looks == styles(names[::-1])
-    for key in ("color", "marker"):
-        assert len({look[key] for look in looks.values()}) == len(names)
+    assert len({look["color"] for look in looks.values()}) == len(names)
+    assert len({(look["marker"], "markerfacecolor" in look) for look in looks.values()}) == len(
+        names
+    )
 
 
 def test_sixteen_methods_have_colours_that_colour_blind_readers_tell_apart() -> None:
-    assert len(set(COLOURS)) == len(set(MARKERS)) == 16
+    assert len(set(COLOURS)) == len(MARKERS) == 16
     assert min(contrast(colour, "#ffffff") for colour in COLOURS) >= 2.2
     # What a reader without one kind of cones sees of linear RGB (Machado et al. 2009, severity 1).
     seen_by = {
@@ -238,6 +271,32 @@ def test_sixteen_methods_have_colours_that_colour_blind_readers_tell_apart() -> 
         )
         apart = np.linalg.norm(lab[:, None] - lab, axis=-1)[np.triu_indices(16, 1)]
         assert apart.min() > 15, reader
+
+
+def test_a_legend_of_unequal_columns_leaves_no_gap_above_the_panels() -> None:
+    figure, axes = panels(["head"])
+    for i, letters in enumerate([19, *[8] * 7, 17, *[8] * 6]):
+        axes[0].plot([0], [0], label=chr(97 + i) * letters)
+    legend(figure, axes)
+    FigureCanvasAgg(figure).draw()
+    bottom = figure.legends[0].get_window_extent().y0
+    assert 0 < (bottom - axes[0].title.get_window_extent().y1) / figure.dpi < 0.3  # inches
+
+
+@pytest.mark.parametrize("points", [3, 4])
+def test_sixteen_markers_differ_in_grey_at_the_sizes_of_figures(points: int) -> None:
+    figure = Figure(figsize=(2, 0.125), dpi=PNG_DPI)
+    panel = figure.add_axes((0, 0, 1, 1), xlim=(-0.5, 15.5), ylim=(-0.5, 0.5))
+    panel.set_axis_off()
+    for i, marker in enumerate(MARKERS):
+        panel.plot(i, 0, color="black", markersize=points, **marker)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    ink = 1 - np.asarray(canvas.buffer_rgba())[..., 0] / 255
+    drawn = np.split(ink, 16, axis=1)
+    # As a share of the smaller one's ink; hexagon and circle have 0.12.
+    least = min(abs(a - b).sum() / min(a.sum(), b.sum()) for a, b in combinations(drawn, 2))
+    assert least > 0.2
 
 
 def test_differences_are_drawn_with_their_average(results: Path) -> None:
@@ -403,6 +462,24 @@ def test_marks_of_one_size_stand_side_by_side_and_labels_do_not_touch(tmp_path: 
     )
     assert len(boxes) > 1
     assert all(end < start for (_, end), (start, _) in pairwise(boxes))
+
+
+def test_marks_keep_their_order_and_are_hardly_moved() -> None:
+    _, (panel,) = panels(["costs"], width=2.6)
+    panel.set_xscale("log")
+    panel.set_xlim(1e4, 1e8)
+    # One of 0.26M beside twelve of 0.33M: spread alone, they would have stood on both of its sides.
+    costs = [26_000, 262_656, *(331_000 + 50 * i for i in range(12)), 22_700_000]
+    drawn = spread(panel, costs)
+    assert drawn == sorted(drawn)
+    assert (drawn[0], drawn[-1]) == (pytest.approx(26_000), pytest.approx(22_700_000))
+    inches = np.log10(drawn) * 2.6 / 4
+    assert np.abs(inches - np.log10(costs) * 2.6 / 4).max() <= 2.6 / 8
+    assert np.diff(inches).min() > 0.04
+    # Equal ones have the order given, so that methods stand alike at every budget.
+    first, second = spread(panel, [331_776, 331_000])
+    assert first < second
+    assert spread(panel, []) == []
 
 
 def test_a_row_is_on_the_front_if_no_cheaper_one_scores_as_much(tmp_path: Path) -> None:

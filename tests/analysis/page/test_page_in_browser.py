@@ -19,6 +19,7 @@ from dora.analysis.page.page import page
 from dora.analysis.stats import Estimate, average, t_quantile
 from dora.records import gaps
 from record_files import names, write_budgets_that_look_alike, write_run
+from runs import change_record
 
 pytestmark = [
     pytest.mark.slow,
@@ -201,6 +202,38 @@ def test_figures_follow_the_filter(results: Path) -> None:
     # Nothing is left to compare with LoRA, and no ranks that training found.
     assert [figure[0] for figure in some] == [names[0], names[2], names[3]]
     assert some[0][1:] == [["RTE acc"], ["LoRA", "full fine-tuning"], 3]
+
+
+def test_only_what_is_drawn_has_a_legend_and_curves_have_marks(results: Path) -> None:
+    write_run(results, "zeta", 1, 0.8, task="rte", budget="9000")  # no average without SST-2
+    found = in_browser(
+        results,
+        """
+        const figure = name => all("#figures figure").find(f => f.querySelector("b").textContent === name);
+        return [texts(".legend li", figure("Score against parameters.")),
+          texts(".legend li", figure("Score against cost.")),
+          all(".panels .mark", figure("Learning curves.")).length];
+        """,
+    )
+    both = {"LoRA", "DoRA (dynamic rank)", "full fine-tuning"}
+    assert set(found[0]) == {*both, "zeta"}
+    assert set(found[1]) == both
+    assert found[2] == 2 * 2 * 2  # LoRA and DoRA, two tasks, two evaluations
+
+
+def test_ranks_are_coloured_as_in_the_figure_for_print(tmp_path: Path) -> None:
+    ranks = dict(zip(names(1)[:2], (8, 4), strict=True))
+    path = write_run(tmp_path, "xgblora", 1, 0.8, ranks=ranks)
+    recorded = json.loads((path / "run.json").read_text())["ranks"]
+    change_record(path, ranks={**recorded, "start": dict.fromkeys(ranks, 0)})
+    fills = in_browser(
+        tmp_path,
+        """
+        const cells = all("#figures rect").filter(cell => cell.textContent.startsWith("layer"));
+        return [cells.map(cell => cell.getAttribute("fill")), [shade(1), shade(0.5)]];
+        """,
+    )
+    assert fills[0] == fills[1]
 
 
 def test_a_cost_is_averaged_within_each_task_first(tmp_path: Path) -> None:
