@@ -159,6 +159,7 @@ RECORD: Mapping[str, Kind] = {
     "times": OBJECT,
     "times.updated": TIME,
     "times.started": TIME,
+    "times.planned": TIME,
     "progress": with_keys("an object with step and total_steps", "step", "total_steps"),
     "progress.step": WHOLE,
     "progress.total_steps": WHOLE,
