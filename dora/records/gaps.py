@@ -16,6 +16,10 @@ from dora.records.place import Place
 from dora.records.schema import Run
 from dora.records.study import Seen, look
 
+# Keys that one start of a run was given, which say nothing of another run: force=true would train
+# it anew at each start, and the device may be another machine's.
+_OF_ONE_START = ("force", "device")
+
 
 def scan(results: Path, known: Mapping[Path, Run] | None = None) -> list[Seen]:
     """Returns every run under `results`/runs in path order, and after them the missing ones.
@@ -113,14 +117,17 @@ def for_task(words: Sequence[str] | None, old: str, new: str) -> tuple[str, ...]
     """Returns the words typed for task `old` as they are typed for `new`, or None if unknown.
 
     `experiment=lora_roberta_base/sst2` holds a paper's settings for SST-2, so another task needs a
-    file of its own.
+    file of its own. Words of one start alone are left out.
     """
-    experiment = next((w for w in words or () if w.startswith("experiment=")), "")
+    if words is None:
+        return None
+    words = tuple(w for w in words if w.partition("=")[0].lstrip("+") not in _OF_ONE_START)
+    experiment = next((w for w in words if w.startswith("experiment=")), "")
     family, _, task = experiment.rpartition("/")
-    if words is None or task not in TASKS:
+    if task not in TASKS:
         return with_keys(words, task=new)
     if old == new:
-        return tuple(words)
+        return words
     # The package's experiments, and those of a --config-dir that was typed.
     other = f"{family}/{new}"
     own = [Path(w.partition("=")[2]) for w in words if w.startswith("--config-dir=")]

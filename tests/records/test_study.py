@@ -170,6 +170,11 @@ def test_tasks_may_each_have_a_length_of_their_own(tmp_path: Path) -> None:
         (("experiment=lora_roberta_base/sst2", "task=sst2"), ("experiment=lora_roberta_base/rte",)),
         (("experiment=nobody_knows/sst2",), None),  # there is no such file for RTE
         (("experiment=lora_roberta_base/mrpc", "task=sst2"), None),  # MRPC's settings on SST-2
+        # A hole is nobody's to train anew, and on any device.
+        (
+            ("lr=1", "force=true", "+device=cuda:3", "wandb=online"),
+            ("lr=1", "wandb=online", "task=rte"),
+        ),
         # A file for all tasks.
         (("experiment=study_tiny", "task=sst2"), ("experiment=study_tiny", "task=rte")),
         (None, None),
