@@ -71,6 +71,26 @@ def scores(data: Run) -> str:
     return f"{text or 'no metric is defined'}, best at step {best['step']}{warning}"
 
 
+def divergences(run: Run) -> int:
+    """Returns how often a run has diverged since it was begun.
+
+    At least 1 where its status says so, since older records do not count.
+    """
+    return int(run.get("divergences", run.get("status") == "diverged"))
+
+
+def refuse_diverged(run: Run) -> None:
+    """Raises RunFailed for a run that was resumed after it diverged, and diverged again.
+
+    It resumes at its last sound checkpoint, so a third try would end as the second did.
+    """
+    if run.get("status") == "diverged" and (times := divergences(run)) >= TRIES:
+        raise RunFailed(
+            f"{run.get('reason')}, or add force=true to start it anew: it diverged "
+            f"{times} times, and a run is taken up only once after it diverged"
+        )
+
+
 @contextlib.contextmanager
 def writable(folder: Path) -> Iterator[None]:
     """Turns an OSError before a run has begun into UserError, or NotNow if it will pass."""
@@ -117,11 +137,8 @@ class Record:
 
     @property
     def divergences(self) -> int:
-        """Returns how often the run has diverged since it was begun.
-
-        At least 1 where its status says so, since older records do not count.
-        """
-        return int(self.data.get("divergences", self.data.get("status") == "diverged"))
+        """Returns how often the run has diverged since it was begun."""
+        return divergences(self.data)
 
     def open(self, header: dict[str, Any], force: bool = False) -> None:
         """Takes the directory, makes it if needed, and reads its record.
@@ -146,7 +163,7 @@ class Record:
             self._lock.take()
             cleaning.sweep(self.folder)
             self._read(force)
-            self._refuse_diverged()
+            refuse_diverged(self.data)
             if self.done:  # a kill between its last two acts left the checkpoint
                 machine.discard(self.checkpoints)
             else:
@@ -169,17 +186,6 @@ class Record:
             path = self.folder / "run.json"
             raise UserError(
                 f"{path} cannot be read ({broken}); remove it to resume, or use force=true"
-            )
-
-    def _refuse_diverged(self) -> None:
-        """Raises RunFailed for a run that was resumed after it diverged, and diverged again.
-
-        It resumes at its last sound checkpoint, so a third try would end as the second did.
-        """
-        if self.data.get("status") == "diverged" and self.divergences >= TRIES:
-            raise RunFailed(
-                f"{self.data.get('reason')}, or add force=true to start it anew: it diverged "
-                f"{self.divergences} times, and a run is taken up only once after it diverged"
             )
 
     def _begin(self, header: dict[str, Any]) -> None:
