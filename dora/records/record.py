@@ -160,14 +160,19 @@ class Record:
                     f"run directory {self.folder} holds links or pipes, and no run leaves any: "
                     f"{names}; remove them, or move the directory away"
                 )
-            self._lock.take()
-            cleaning.sweep(self.folder)
-            self._read(force)
-            refuse_diverged(self.data)
-            if self.done:  # a kill between its last two acts left the checkpoint
-                machine.discard(self.checkpoints)
-            else:
-                self._begin(header)
+            try:
+                self._lock.take()
+                cleaning.sweep(self.folder)
+                self._read(force)
+                refuse_diverged(self.data)
+                if self.done:  # a kill between its last two acts left the checkpoint
+                    machine.discard(self.checkpoints)
+                else:
+                    self._begin(header)
+            except OSError:
+                self._lock.release()
+                cleaning.remove_unbegun(self.folder)
+                raise
 
     def _read(self, force: bool) -> None:
         """Reads the record, and clears the directory if it is to be started afresh."""
