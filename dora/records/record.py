@@ -92,12 +92,15 @@ def refuse_diverged(run: Run) -> None:
 
 
 @contextlib.contextmanager
-def writable(folder: Path) -> Iterator[None]:
-    """Turns an OSError before a run has begun into UserError, or NotNow if it will pass."""
+def writable(folder: Path, what: str = "run directory") -> Iterator[None]:
+    """Turns an OSError outside of training into UserError, or NotNow if it will pass.
+
+    `what`: what the folder is to a reader of the message.
+    """
     try:
         yield
     except OSError as e:
-        text = f"run directory {folder} cannot be used: {e.strerror or e}"
+        text = f"{what} {folder} cannot be used: {e.strerror or e}"
         if e.errno in TEMPORARY:
             raise NotNow(f"{text}; once that is mended, the same command goes on") from e
         raise UserError(text) from e
