@@ -229,12 +229,17 @@ def test_a_command_trains_the_run_where_it_lies_wherever_one_stands(
     # So are its other paths, where they are still there; what was typed elsewhere is left alone.
     (tmp_path / "a, b").mkdir()
     (tmp_path / "model").mkdir()
-    given = ['data.dir="a, b"', "model.path=model"]
+    for source in ("s1", "b 2"):
+        (tmp_path / source).mkdir()
+        (tmp_path / source / "run.json").touch()
+    runs = 'method.runs=[s1,"b 2",~/x]'
+    given = ['data.dir="a, b"', "model.path=model", runs, "method.names=[s2,b]"]
     others = ["rates_from=gone.json", "init_from=~/x"]
     second = Path("..", folder).with_name("s2")
     note_planned(second, ["task=rte", "results=mine", *given, *others], {**config, "seed": 2})
     there = printed(capsys, monkeypatch, Path("../mine"), "--missing").splitlines()[-1]
     named = [f"data.dir={tmp_path}/a, b", f"model.path={tmp_path}/model"]
+    named += [f'method.runs=["{tmp_path}/s1","{tmp_path}/b 2","~/x"]', "method.names=[s2,b]"]
     assert shlex.split(there)[4:] == [*named, *others, "results=../mine"]
     shutil.rmtree(second)
     # Another folder of that name is here now, and the run's own was moved.
