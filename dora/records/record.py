@@ -270,7 +270,9 @@ class Record:
         the result, or None if there are none.
         """
         keys = ("host", "device", "processor", "world_size", "git", "versions")
-        this = {"step": step, "time": now(), **{k: self.data[k] for k in keys}}
+        config = self.data.get("config", {})
+        how = {k: config[k] for k in ("compile", "cuda_graphs") if k in config}
+        this = {"step": step, "time": now(), **{k: self.data[k] for k in keys}, **how}
         before = self.data["starts"][-1] if step and self.data["starts"] else this
         resumed = [step] if step else []
         if not step:  # whatever progress was noted, no checkpoint of it is left
