@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 
 def printable(text: object, kept: str = "") -> str:
     r"""Replaces every character that does not print by an escape such as `\x1b`, `\n` or `\u202e`.
 
-    The characters in `kept` stay as they are. A terminal obeys control characters, and marks of
-    text direction make a command look like another one.
+    The characters in `kept` stay as they are, and so do spaces of other scripts, which folders'
+    names have. A terminal obeys control characters, and marks of text direction make a command look
+    like another one.
     """
     whole = str(text)
     # Nearly every text is, and a table of runs has a hundred for each run.
     if whole.isprintable():
         return whole
-    return "".join(c if c.isprintable() or c in kept else _escape(c) for c in whole)
+    return "".join(c if _prints(c) or c in kept else _escape(c) for c in whole)
 
 
 def cut(text: object, at_most: int = 100) -> str:
@@ -35,6 +38,11 @@ def duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min"
+
+
+def _prints(character: str) -> bool:
+    # Python calls no space printable but the one of ASCII.
+    return character.isprintable() or unicodedata.category(character) == "Zs"
 
 
 def _escape(character: str) -> str:

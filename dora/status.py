@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NoReturn
 
@@ -25,7 +26,8 @@ def _parser() -> argparse.ArgumentParser:
         epilog="exit code: 0 all done, 3 not all, 1 no run there, 2 packed records that cannot be "
         "read. missing: a run whose task, "
         "method, budget and seed all occur on its data and model, but not together; each length by "
-        "itself where there are several.",
+        "itself where there are several. superseded: left unfinished, and its command now names a "
+        "newer run; nothing is left to do for it.",
     )
     parser.add_argument(
         "--results",
@@ -68,7 +70,7 @@ def main() -> None:
         if given.verify:
             _verify(given.results)
         seen = gaps.scan(given.results)
-        while given.watch is not None and any(s.state != "done" for s in seen):
+        while given.watch is not None and not _whole(seen):
             screen.draw(report(seen, given.results))
             time.sleep(max(0.1, given.watch))
             seen = gaps.scan(given.results)
@@ -90,7 +92,12 @@ def main() -> None:
             screen.clear()
         print(*report(seen, given.results), sep="\n")
     # A study that is not whole is no failure: 3, so that a script tells the two apart.
-    sys.exit(0 if all(s.state == "done" for s in seen) else 3)
+    sys.exit(0 if _whole(seen) else 3)
+
+
+def _whole(seen: Iterable[study.Seen]) -> bool:
+    """Tells whether nothing is left to do."""
+    return all(s.state in study.NOTHING_LEFT for s in seen)
 
 
 def _verify(results: Path) -> NoReturn:

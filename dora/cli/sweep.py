@@ -236,7 +236,8 @@ def plan(
         for words, seed in groups[group]:
             if words not in bad:
                 own = first.of_seed(int(seed)) if several and seed else first
-                planned[words] = _sweep_run(own, words, here)
+                folder = own.candidate_folder if search else own.record_folder
+                planned[words] = _sweep_run(own, folder, words, here)
     if said or problems:
         raise UserError(*said, *_with_places(problems, len(groups)))
     runs: dict[Path, tuple[Words, SweepRun]] = {}
@@ -274,10 +275,9 @@ def _data_of(config: Config) -> tuple[str, str, str]:
     return config.data.source, str(config.data.dir), config.task.name
 
 
-def _sweep_run(p: Prepared, words: Words, here: bool) -> SweepRun:
-    """Returns the description of a prepared run; reads its record, if it is done."""
+def _sweep_run(p: Prepared, folder: Path, words: Words, here: bool) -> SweepRun:
+    """Returns the description of a prepared run; reads its record in `folder`, if it is done."""
     c = p.config
-    folder = p.record_folder
     embedded = embedded_note(c)
     notes = tuple(filter(None, (embedded, c.model.note, *rows_notes(c, p.rows))))
     # In this order: looking for rows without predictions is cheap if the run has no record.

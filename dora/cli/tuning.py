@@ -28,6 +28,7 @@ from dora.files import write_atomic
 from dora.plain import counted
 from dora.records import study
 from dora.records.provenance import provenance
+from dora.records.record import writable
 from dora.records.run_json import read_done
 
 FEWEST = 3  # with two candidates both would lie at an edge
@@ -198,10 +199,14 @@ class Tuning:
         }
 
     def write(self) -> list[str]:
-        """Writes choices and figure, beside those of earlier commands; returns their lines."""
+        """Writes choices and figure, beside those of earlier commands; returns their lines.
+
+        Raises NotNow where the disk is full.
+        """
         own = self.searches()
         found = in_order([*self._earlier().values(), *own])
-        tuned.write(self.folder / CHOICES, found)
+        with writable(self.folder, "search folder"):
+            tuned.write(self.folder / CHOICES, found)
         # A word to be typed: a shell parts it at spaces, and -m at commas.
         word = shlex.quote(in_grammar(f"rates_from={self.folder / CHOICES}", False))
         lines = ["", *table(found), ""]
@@ -216,9 +221,10 @@ class Tuning:
         except ImportError:  # Matplotlib is an optional dependency
             return [*lines, "no figure: pip install matplotlib"]
         if drawn is not None:
-            for ending, data in images(drawn[0]).items():
-                write_atomic(self.folder / f"learning-rates.{ending}", data)
-            write_atomic(self.folder / "learning-rates.csv", as_csv(drawn[1]))
+            with writable(self.folder, "search folder"):
+                for ending, data in images(drawn[0]).items():
+                    write_atomic(self.folder / f"learning-rates.{ending}", data)
+                write_atomic(self.folder / "learning-rates.csv", as_csv(drawn[1]))
             lines.append(f"figure: {self.folder / 'learning-rates.png'}")
         return lines
 

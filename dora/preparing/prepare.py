@@ -85,11 +85,16 @@ class Prepared:
 
     @property
     def record_folder(self) -> Path:
-        """The directory that holds the run's record, which may have been packed (`study.directory`).
+        """The directory that holds the run's record, which may have been packed (`directory`).
 
         For a run that starts afresh it is `folder`.
         """
         return self.folder if self.config.force else directory(self.folder)
+
+    @property
+    def candidate_folder(self) -> Path:
+        """As `record_folder`, for a candidate of a search: to diverge once is its outcome."""
+        return self.folder if self.config.force else directory(self.folder, diverged=1)
 
     @property
     def run_info(self) -> RunInfo:
@@ -210,11 +215,11 @@ def _with_precision(config: Config, here: bool) -> Config:
 
 
 def _as_begun(p: Prepared) -> Prepared:
-    """Returns the run in the precision in which `precision=auto` has begun or inputs it, if it
+    """Returns the run in the precision in which `precision=auto` has begun or planned it, if it
     has.
 
     So the same command resumes a run on a machine where auto stands for the other precision, and a
-    job trains what the machine that submitted it has inputs.
+    job trains what the machine that submitted it has planned.
     """
     if not p.auto or _by_auto(p.folder):
         return p
@@ -223,9 +228,9 @@ def _as_begun(p: Prepared) -> Prepared:
 
 
 def _by_auto(folder: Path) -> bool:
-    """Tells whether `folder` is that of a run that `precision=auto` has begun or inputs."""
+    """Tells whether `folder` is that of a run that `precision=auto` has begun or planned."""
     try:
-        return bool(run_json.read(directory(folder)).get("auto_precision"))
+        return bool(run_json.read(directory(folder, diverged=1)).get("auto_precision"))
     except (FileNotFoundError, NotARecord):
         return False
 

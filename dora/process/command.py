@@ -8,6 +8,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator
 
+from dora.errors import NotNow
 from dora.package import __version__
 from dora.process import streams
 from dora.process.signals import outside
@@ -45,6 +46,9 @@ def command(main: Callable[[], None], prints_only: bool = True) -> None:
     except KeyboardInterrupt as e:
         ended = SystemExit(130)
         print(str(e) or "interrupted", file=sys.stderr)
+    except NotNow as e:  # such as a full disk under the temporary folder
+        ended = SystemExit(e.exit_code)
+        print(e, file=sys.stderr)
     except SystemExit as e:
         # Kept and raised at the end: argparse exits with 0 too, and standard output is still to
         # be checked.

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 from dora.process import machine
 from dora.records import artefacts
 from dora.records.journals import JOURNALS
+from dora.records.lock import NAME as LOCK
 from dora.records.lock import held
 from dora.records.run_json import NAME, read_done
 
@@ -37,6 +39,18 @@ def sweep(folder: Path) -> None:
     # Others may export the run, or look at the file server's clock (.now.* of an older version).
     for pattern in (".*.part", ".*.now", ".now.*"):
         machine.sweep(folder, pattern, ours=True)
+
+
+def remove_unbegun(folder: Path) -> None:
+    """Removes a run directory that holds nothing, or nothing but a lock that names nobody.
+
+    A full disk leaves one. It would look like a run that lost its record.
+    """
+    lock = folder / LOCK
+    with contextlib.suppress(OSError):
+        if not (folder / NAME).exists() and not (lock.exists() and lock.stat().st_size):
+            lock.unlink(missing_ok=True)
+            folder.rmdir()
 
 
 def remove_run(folder: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from dora.records import packed
 from dora.records.place import Place, place_of
+from dora.records.record import TRIES, divergences
 from dora.records.run_json import NotARecord, read, read_placed
 
 
@@ -46,26 +47,29 @@ def _begun(folder: Path) -> bool:
         return True
 
 
-def directory(folder: Path) -> Path:
+def directory(folder: Path, diverged: int = TRIES) -> Path:
     """Returns the directory that holds a run's record: `folder`, its own, if it was begun there.
 
-    Else the one that is unpacked from results/runs.jsonl.gz, if the run is done there: whoever has
-    a study's packed records goes on with the study, and trains none of its runs anew. Raises
-    UserError where the file is damaged.
+    Else the one that is unpacked from results/runs.jsonl.gz, if the run has ended there: whoever
+    has a study's packed records goes on with the study, and trains none of its runs anew.
+    `diverged`: how often a run that diverged must have done so to count as ended. Raises UserError
+    where the file is damaged.
     """
     if not _begun(folder):
         for unpacked in packed.directories(folder.parents[len(Place._fields)]):
-            if place_of(unpacked) == place_of(folder) and _done(unpacked):
+            if place_of(unpacked) == place_of(folder) and _ended(unpacked, diverged):
                 return unpacked
     return folder
 
 
-def _done(folder: Path) -> bool:
-    """Returns True for the record of a done run that lies at the run's place."""
+def _ended(folder: Path, diverged: int) -> bool:
+    """Returns True for the record of a run that has ended, if it lies at the run's place."""
     try:
-        return bool(read_placed(folder)["status"] == "done")
+        run = read_placed(folder)
     except (FileNotFoundError, NotARecord):
         return False
+    lost = run["status"] == "diverged" and divergences(run) >= diverged
+    return lost or bool(run["status"] == "done")
 
 
 def _inside(folders: Iterable[Path]) -> Iterator[Path]:

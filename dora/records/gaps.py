@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -15,14 +16,45 @@ from dora.records.place import Place
 from dora.records.schema import Run
 from dora.records.study import Seen, look
 
+# Keys that one start of a run was given, which say nothing of another run: force=true would train
+# it anew at each start, and the device may be another machine's.
+_OF_ONE_START = ("force", "device")
+
 
 def scan(results: Path, known: Mapping[Path, Run] | None = None) -> list[Seen]:
     """Returns every run under `results`/runs in path order, and after them the missing ones.
 
-    `known`: run.json by directory of runs that are not to be read again.
+    Runs that newer ones have superseded are in that state. `known`: run.json by directory of runs
+    that are not to be read again.
     """
     seen = [look(folder, (known or {}).get(folder)) for folder in directories(results)]
+    newest: dict[tuple[str, ...], Seen] = {}
+    for s in sorted(seen, key=_updated):
+        if s.words is not None:
+            newest[s.words] = s
+    seen = [s if s.words is None else _superseded(s, newest[s.words]) for s in seen]
     return [*seen, *missing(seen)]
+
+
+def _updated(s: Seen) -> str:
+    # Times of records are in UTC and of one form, so that texts are in the order of times.
+    return s.updated or ""
+
+
+def _superseded(s: Seen, newest: Seen) -> Seen:
+    """Returns a run, as superseded if it is unfinished and its words name a newer one.
+
+    The words name another directory after the code, the arithmetic, the data or an experiment file
+    has changed. Nobody then comes back to the old one, which no command names.
+    """
+    if s.state in ("done", "running") or _updated(s) >= _updated(newest):
+        return s
+    reason = (
+        f"{s.state}; its command now names {newest.place.key}/{newest.place.seed} of "
+        f"{newest.place.method}, which is newer: undo the change to go on with this one, "
+        "or remove its directory"
+    )
+    return replace(s, state="superseded", reason=reason)
 
 
 def missing(seen: Iterable[Seen]) -> list[Seen]:
@@ -32,11 +64,15 @@ def missing(seen: Iterable[Seen]) -> list[Seen]:
     occur, but not together. A method without a budget is one row, whatever budgets others have.
     Where a task, row and seed occur at several lengths, the runs of each length are looked at alone.
     A hole's words are those of a run of its row, if possible of its task, with the hole's task and
-    seed; None if they named an experiment that belongs to another task alone.
+    seed; None if they named an experiment that belongs to another task alone. A superseded run
+    implies no others, and is not missing itself.
     """
     tables: dict[tuple[str, str], list[Seen]] = defaultdict(list)
+    behind: set[tuple[Place, str | None]] = set()
     for s in seen:
-        if s.state != "broken":  # without a record nothing says that the study was to hold it
+        if s.state == "superseded":
+            behind.add((s.place._replace(key=""), s.length))
+        elif s.state != "broken":  # without a record nothing says that the study was to hold it
             tables[s.place.data, s.place.model].append(s)
     by_length = [group for _, runs in sorted(tables.items()) for group in _lengths(runs)]
     found = []
@@ -52,9 +88,9 @@ def missing(seen: Iterable[Seen]) -> list[Seen]:
                 key = sibling.place.key if sibling.place.task == task else "?"
                 words = with_keys(for_task(sibling.words, sibling.place.task, task), seed=seed[1:])
                 here = Place(data, task, model, row[0], row[1], key, seed)
-                found.append(
-                    Seen(here, "missing", words=words, folder=sibling.folder, length=sibling.length)
-                )
+                if (here._replace(key=""), sibling.length) not in behind:
+                    hole = Seen(here, "missing", words=words, folder=sibling.folder)
+                    found.append(replace(hole, length=sibling.length))
     return found
 
 
@@ -81,14 +117,17 @@ def for_task(words: Sequence[str] | None, old: str, new: str) -> tuple[str, ...]
     """Returns the words typed for task `old` as they are typed for `new`, or None if unknown.
 
     `experiment=lora_roberta_base/sst2` holds a paper's settings for SST-2, so another task needs a
-    file of its own.
+    file of its own. Words of one start alone are left out.
     """
-    experiment = next((w for w in words or () if w.startswith("experiment=")), "")
+    if words is None:
+        return None
+    words = tuple(w for w in words if w.partition("=")[0].lstrip("+") not in _OF_ONE_START)
+    experiment = next((w for w in words if w.startswith("experiment=")), "")
     family, _, task = experiment.rpartition("/")
-    if words is None or task not in TASKS:
+    if task not in TASKS:
         return with_keys(words, task=new)
     if old == new:
-        return tuple(words)
+        return words
     # The package's experiments, and those of a --config-dir that was typed.
     other = f"{family}/{new}"
     own = [Path(w.partition("=")[2]) for w in words if w.startswith("--config-dir=")]

@@ -87,8 +87,14 @@ class Lock:
             "boot": machine.boot(),
             "numbering": machine.numbering(),
         }
-        self._file.write(json.dumps({**where, "pid": os.getpid(), "token": self._token}).encode())
-        sync(self._file)
+        text = json.dumps({**where, "pid": os.getpid(), "token": self._token})
+        try:
+            self._file.write(text.encode())
+            sync(self._file)
+        except OSError:  # on a full disk: whoever does not hold the directory must not be named
+            with contextlib.suppress(OSError):
+                self._file.truncate(0)
+            raise
         # Two hosts may have found the same lease expired at once: the later writer has the
         # directory.
         if other or not works:

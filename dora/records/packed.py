@@ -21,7 +21,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from dora.errors import UserError
+from dora.errors import NotNow, UserError
 from dora.files import check_readable, open_own, write_atomic
 from dora.plain import printable
 from dora.process import machine
@@ -119,13 +119,15 @@ def shown(path: Path) -> str:
 def _unpacked(file: Path, absolute: Path, changed: int, size: int) -> tuple[Path, ...]:
     """Unpacks a file; `changed`: its time of change in nanoseconds.
 
-    The unpacked files have its time, so that whoever looks at times sees no change.
+    The unpacked files have its time, so that whoever looks at times sees no change. Raises NotNow
+    where the temporary folder is full.
     """
     check_readable(file)
-    # A process that a signal ends leaves its folder, which the next one removes.
-    machine.sweep(Path(tempfile.gettempdir()), "dora-records-*.tmp")
-    suffix = f".{machine.mark()}.tmp"
-    _folders.append(tempfile.TemporaryDirectory(suffix, "dora-records-"))
+    with _unpacking(file):
+        # A process that a signal ends leaves its folder, which the next one removes.
+        machine.sweep(Path(tempfile.gettempdir()), "dora-records-*.tmp")
+        suffix = f".{machine.mark()}.tmp"
+        _folders.append(tempfile.TemporaryDirectory(suffix, "dora-records-"))
     root = Path(_folders[-1].name) / "runs"
     _files[root] = file
     found = []
@@ -135,14 +137,27 @@ def _unpacked(file: Path, absolute: Path, changed: int, size: int) -> tuple[Path
                 folder = root / texts.pop("place")
                 if folder.exists():
                     raise ValueError(f"it holds {folder.relative_to(root)} twice")
-                folder.mkdir(parents=True)
-                for name, text in texts.items():
-                    (folder / name).write_bytes(text.encode(errors="surrogateescape"))
-                    os.utime(folder / name, ns=(changed, changed))
+                with _unpacking(file):
+                    folder.mkdir(parents=True)
+                    for name, text in texts.items():
+                        (folder / name).write_bytes(text.encode(errors="surrogateescape"))
+                        os.utime(folder / name, ns=(changed, changed))
                 found.append(folder)
     except (OSError, EOFError, zlib.error, ValueError, RecursionError) as e:
         raise UserError(f"{file} cannot be read: {e}; copy it again from where it came") from e
     return tuple(found)
+
+
+@contextlib.contextmanager
+def _unpacking(file: Path) -> Iterator[None]:
+    """Turns an OSError of the temporary folder into NotNow: the packed file is not damaged."""
+    try:
+        yield
+    except OSError as e:
+        raise NotNow(
+            f"{file} cannot be unpacked into the temporary folder: {e.strerror or e}; "
+            "make room there, or name another folder in TMPDIR"
+        ) from e
 
 
 def _runs(lines: Any) -> Iterator[dict[str, str]]:

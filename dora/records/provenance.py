@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
 import platform
 import re
@@ -143,12 +144,15 @@ def _bits_depend_on(start: dict[str, Any]) -> dict[str, Any]:
     on_cpu = start["device"] == "cpu"
     # With a GPU the processor only loads and writes; without one CUDA's libraries compute nothing.
     packages = BIT_PACKAGES if on_cpu else (*BIT_PACKAGES, "cuda", "cudnn")
+    # Neither makes another run; without a GPU there are no graphs.
+    how = ("compile",) if on_cpu else ("compile", "cuda_graphs")
     return {
         "processes": start["world_size"],
         "device": start["device"],
         "processor": start.get("processor") if on_cpu else None,
         "commit": (start["git"] or {}).get("commit"),
         **{name: versions[name] for name in packages if name in versions},
+        **{key: json.dumps(start[key]) for key in how if key in start},
     }
 
 

@@ -71,13 +71,36 @@ def scores(data: Run) -> str:
     return f"{text or 'no metric is defined'}, best at step {best['step']}{warning}"
 
 
+def divergences(run: Run) -> int:
+    """Returns how often a run has diverged since it was begun.
+
+    At least 1 where its status says so, since older records do not count.
+    """
+    return int(run.get("divergences", run.get("status") == "diverged"))
+
+
+def refuse_diverged(run: Run) -> None:
+    """Raises RunFailed for a run that was resumed after it diverged, and diverged again.
+
+    It resumes at its last sound checkpoint, so a third try would end as the second did.
+    """
+    if run.get("status") == "diverged" and (times := divergences(run)) >= TRIES:
+        raise RunFailed(
+            f"{run.get('reason')}, or add force=true to start it anew: it diverged "
+            f"{times} times, and a run is taken up only once after it diverged"
+        )
+
+
 @contextlib.contextmanager
-def writable(folder: Path) -> Iterator[None]:
-    """Turns an OSError before a run has begun into UserError, or NotNow if it will pass."""
+def writable(folder: Path, what: str = "run directory") -> Iterator[None]:
+    """Turns an OSError outside of training into UserError, or NotNow if it will pass.
+
+    `what`: what the folder is to a reader of the message.
+    """
     try:
         yield
     except OSError as e:
-        text = f"run directory {folder} cannot be used: {e.strerror or e}"
+        text = f"{what} {folder} cannot be used: {e.strerror or e}"
         if e.errno in TEMPORARY:
             raise NotNow(f"{text}; once that is mended, the same command goes on") from e
         raise UserError(text) from e
@@ -117,11 +140,8 @@ class Record:
 
     @property
     def divergences(self) -> int:
-        """Returns how often the run has diverged since it was begun.
-
-        At least 1 where its status says so, since older records do not count.
-        """
-        return int(self.data.get("divergences", self.data.get("status") == "diverged"))
+        """Returns how often the run has diverged since it was begun."""
+        return divergences(self.data)
 
     def open(self, header: dict[str, Any], force: bool = False) -> None:
         """Takes the directory, makes it if needed, and reads its record.
@@ -143,14 +163,19 @@ class Record:
                     f"run directory {self.folder} holds links or pipes, and no run leaves any: "
                     f"{names}; remove them, or move the directory away"
                 )
-            self._lock.take()
-            cleaning.sweep(self.folder)
-            self._read(force)
-            self._refuse_diverged()
-            if self.done:  # a kill between its last two acts left the checkpoint
-                machine.discard(self.checkpoints)
-            else:
-                self._begin(header)
+            try:
+                self._lock.take()
+                cleaning.sweep(self.folder)
+                self._read(force)
+                refuse_diverged(self.data)
+                if self.done:  # a kill between its last two acts left the checkpoint
+                    machine.discard(self.checkpoints)
+                else:
+                    self._begin(header)
+            except OSError:
+                self._lock.release()
+                cleaning.remove_unbegun(self.folder)
+                raise
 
     def _read(self, force: bool) -> None:
         """Reads the record, and clears the directory if it is to be started afresh."""
@@ -169,17 +194,6 @@ class Record:
             path = self.folder / "run.json"
             raise UserError(
                 f"{path} cannot be read ({broken}); remove it to resume, or use force=true"
-            )
-
-    def _refuse_diverged(self) -> None:
-        """Raises RunFailed for a run that was resumed after it diverged, and diverged again.
-
-        It resumes at its last sound checkpoint, so a third try would end as the second did.
-        """
-        if self.data.get("status") == "diverged" and self.divergences >= TRIES:
-            raise RunFailed(
-                f"{self.data.get('reason')}, or add force=true to start it anew: it diverged "
-                f"{self.divergences} times, and a run is taken up only once after it diverged"
             )
 
     def _begin(self, header: dict[str, Any]) -> None:
@@ -256,7 +270,9 @@ class Record:
         the result, or None if there are none.
         """
         keys = ("host", "device", "processor", "world_size", "git", "versions")
-        this = {"step": step, "time": now(), **{k: self.data[k] for k in keys}}
+        config = self.data.get("config", {})
+        how = {k: config[k] for k in ("compile", "cuda_graphs") if k in config}
+        this = {"step": step, "time": now(), **{k: self.data[k] for k in keys}, **how}
         before = self.data["starts"][-1] if step and self.data["starts"] else this
         resumed = [step] if step else []
         if not step:  # whatever progress was noted, no checkpoint of it is left

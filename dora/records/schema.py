@@ -110,7 +110,8 @@ _MACHINE = {
     "versions": objects("an object of versions", TEXT | None),
 }
 _TUNING = ("candidates", "seeds", "at_edge")
-_START = {"step": WHOLE, "time": TIME, **_MACHINE, **_GIT}
+_HOW = {"compile": YES_NO, "cuda_graphs": YES_NO | None}
+_START = {"step": WHOLE, "time": TIME, **_MACHINE, **_GIT, **_HOW}
 
 # The kind of every key that any tool reads. A key may be absent, unless FINISHED asks for it; keys
 # that are not listed here may hold anything.
@@ -160,6 +161,7 @@ RECORD: Mapping[str, Kind] = {
     "times": OBJECT,
     "times.updated": TIME,
     "times.started": TIME,
+    "times.planned": TIME,
     "progress": with_keys("an object with step and total_steps", "step", "total_steps"),
     "progress.step": WHOLE,
     "progress.total_steps": WHOLE,

@@ -23,7 +23,8 @@ from dora.records.words import Foreign, as_command, at_home, typed
 
 # In the order in which they are shown. waiting: planned by a sweep and not begun. stale: its
 # process died without writing so. broken: run.json cannot be read. missing: no directory, though
-# other runs have its task, its row and its seed.
+# other runs have its task, its row and its seed. superseded: left unfinished, and its command now
+# names another run, which is newer (`dora.records.gaps`).
 STATES = (
     "running",
     "waiting",
@@ -33,8 +34,10 @@ STATES = (
     "diverged",
     "broken",
     "missing",
+    "superseded",
     "done",
 )
+NOTHING_LEFT = ("done", "superseded")  # states of runs for which there is nothing more to do
 _LONGEST_S = 10 * 365 * 86_400.0  # a longer estimate is worth nothing
 
 
@@ -48,7 +51,8 @@ class Seen:
     record does not tell them. `left_s`: estimated seconds left of a running run. `seconds`: of
     training so far, or in all. `score`: best scores of a finished run, by metric. `degenerate`: why
     its predictions say nothing, or None. `rounds`: of a federated run, (rounds done, all of them).
-    `length`: as it was given, such as "600 steps"; None without a record.
+    `length`: as it was given, such as "600 steps"; None without a record. `updated`: when its record
+    was last written, or the run planned; None if unknown.
     """
 
     place: Place
@@ -64,6 +68,7 @@ class Seen:
     folder: Path | None = None
     rounds: tuple[int, int] | None = None
     length: str | None = None
+    updated: str | None = None
 
     @property
     def name(self) -> str:
@@ -101,7 +106,7 @@ def look(folder: Path, run: Run | None = None) -> Seen:
     except NotARecord as e:
         return Seen(here, "broken", f"run.json cannot be read ({e})")
     state, reason = run["status"], run.get("reason")
-    progress = run.get("progress") or {}
+    progress, times = run.get("progress") or {}, run.get("times") or {}
     left = None
     # The record says "running" until the process that wrote it says otherwise; the lock tells
     # whether that process still lives.
@@ -109,7 +114,7 @@ def look(folder: Path, run: Run | None = None) -> Seen:
         state, reason = "stale", "its process is gone; the command resumes it"
     elif state == "running":
         reason = holder
-        left = _seconds_left(progress, run.get("times", {}).get("updated"))
+        left = _seconds_left(progress, times.get("updated"))
     best = (run.get("results") or {}).get("best") or {}
     return Seen(
         here,
@@ -126,6 +131,7 @@ def look(folder: Path, run: Run | None = None) -> Seen:
         folder=folder,
         rounds=_rounds(run.get("federation"), progress.get("step")),
         length=tuned.length(run.get("config") or {}),
+        updated=times.get("updated", times.get("planned")),
     )
 
 

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dora.plain import cut
+from dora.plain import cut, printable
 from dora.records import packed
 from dora.records.schema import Run
 
@@ -27,6 +27,9 @@ _CHOICE = re.compile(r"(?!\.)[\w.+-]+(/(?!\.)[\w.+-]+)*", re.ASCII)
 # A setting as Hydra reads it: `key=value`, `+key=value`, `++key=value`, `~key`. Keys with a slash
 # or an @ choose groups of Hydra's own, and are not matched.
 _WORD = re.compile(r"(?:\+{1,2}|~)?([A-Za-z_]\w*(?:\.[A-Za-z_0-9]\w*)*)(?:=(.*))?", re.ASCII)
+# One item of a list: in quotes, or without a comma. Signs that no item may have within.
+_ITEM = re.compile(r"""\s*(?:"[^"]*"|'[^']*'|[^,]+)""")
+_SIGNS = re.compile(r"""["'\\[\]{}]""")
 # Keys of earlier versions, which old records hold: the key of today, and its value for each of
 # theirs.
 FORMER = {"group_by_length": ("batching", {"true": "length", "false": "random"})}
@@ -88,6 +91,8 @@ def _from_here(word: str, began: Path) -> str:
     from dora.configuration.config import PATHS
 
     key, _, value = word.partition("=")
+    if key.startswith("method.") and value[:1] == "[":
+        return f"{key}={_runs_from_here(value, began)}"
     # In Hydra's quotes where it has a comma, which a sweep would part it at.
     path = value[1:-1] if value[:1] == value[-1:] == '"' else value
     if key not in PATHS or not path or path.startswith("~") or "\\" in path:
@@ -96,6 +101,22 @@ def _from_here(word: str, began: Path) -> str:
         if not Path(path).is_absolute() and (began / path).exists():
             return f"{key}={began / path}"  # without quotes, as `results`: it is one run's
     return word
+
+
+def _runs_from_here(value: str, began: Path) -> str:
+    """Returns a method's list with the whole paths of the runs that it names from `began`.
+
+    A record does not say which setting of a method names runs, as CoRA's `runs` does: the run.json
+    in each of their directories does.
+    """
+    items = [item.strip().strip("\"'") for item in _ITEM.findall(value[1:-1])]
+    with contextlib.suppress(OSError, ValueError):
+        # A quote or a backslash within a path would need signs that only Hydra's grammar knows.
+        sound = value[-1] == "]" and not _SIGNS.search(f"{''.join(items)}{began}")
+        if sound and any((began / item / "run.json").is_file() for item in items):
+            kept = [f'"{item}"' if item.startswith("~") else f'"{began / item}"' for item in items]
+            return f"[{','.join(kept)}]"
+    return value
 
 
 def _same(typed_home: str, home: Path) -> bool:
@@ -130,7 +151,7 @@ def _problem(word: Any, folder: Path | None) -> str | None:
     if not isinstance(word, str) or len(word) > _MOST_LETTERS:
         return "no word of a command"
     # Line feeds begin another command; escapes and marks of direction show one that is not there.
-    if not word.isprintable():
+    if printable(word) != word:
         return "control characters"
     if word.startswith("--config-dir="):
         return _of_config_dir(Path(word.partition("=")[2]), folder)

@@ -11,8 +11,8 @@ from dora.preparing.prepare import Prepared
 from dora.records import packed
 from dora.records.about_method import about_method
 from dora.records.cleaning import tidy
-from dora.records.record import scores
-from dora.records.run_json import read_done
+from dora.records.record import refuse_diverged, scores
+from dora.records.run_json import read, read_done
 from dora.records.schema import Run
 
 
@@ -26,12 +26,14 @@ def train_unless_done(
 
     A done run that lacks predictions of unlabelled rows, such as AX, is given to `train` for them
     alone. `say`: receives the lines on a run that is done. `force`: what to add, as it is spelled
-    where this is called from. Raises UserError for one that lacks the model which is to be kept, and
-    what `train` raises.
+    where this is called from. Raises UserError for one that lacks the model which is to be kept,
+    RunFailed for one that diverged too often, and what `train` raises.
     """
     folder = prepared.record_folder
     done = None if prepared.config.force else read_done(folder)
     if done is None:
+        if folder != prepared.folder:  # the packed record of a run that diverged
+            refuse_diverged(read(folder))
         return prepared.folder, train()
     leaves_model = about_method(done).result == "model"
     if prepared.config.keep_model and leaves_model and not (folder / "model").exists():

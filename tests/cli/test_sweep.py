@@ -19,15 +19,20 @@ from dora.backbones.backbone import ASSETS
 from dora.cli.sweep import plan
 from dora.collect import collect
 from dora.errors import RunFailed, Stopped, UserError
+from dora.preparing.prepare import prepare
 from dora.process.signals import Outside
 from dora.records import gaps, packed, study
+from dora.records.planned import note_planned
 from dora.training.processes import least_used
-from runs import command, configure, run, small, small_words, typed
+from dora.training.unless_done import train_unless_done
+from runs import change_record, command, configure, run, small, small_words, typed
 
 
-def planned(results: Path, *changes: list[str]) -> Any:
+def planned(results: Path, *changes: list[str], search: bool = False) -> Any:
     return plan(
-        [small_words(results, *words) for words in changes], lambda words: configure(*words)
+        [small_words(results, *words) for words in changes],
+        lambda words: configure(*words),
+        search=search,
     )
 
 
@@ -102,6 +107,37 @@ def test_a_run_whose_record_was_packed_is_done_until_it_is_forced(
     assert len(again.begin()) == 1
     # Noted there and not begun, the run is still what the file holds.
     assert planned(tmp_path, *both).begin() == []
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_packed_run_that_diverged_counts_as_it_does_in_a_directory(
+    times: int, tmp_path: Path
+) -> None:
+    words = ["method=lora", "seed=1"]
+    (p,) = planned(tmp_path, words).runs.values()
+    note_planned(p.folder, p.words, p.settings)
+    change_record(p.folder, status="diverged", reason="diverged: loss nan", divergences=times)
+    collect(tmp_path, tmp_path / packed.NAME)
+    shutil.rmtree(tmp_path / "runs")
+
+    def begun(*more: str) -> Path:
+        """Returns the directory of the run if it is begun there."""
+        prepared = prepare(small(tmp_path, *words, *more))
+        return train_unless_done(prepared, dict, print)[0]
+
+    # In a search to diverge once is the outcome; nothing is written where it was unpacked.
+    candidates = planned(tmp_path, words, search=True)
+    assert candidates.begin() == []
+    assert [study.look(s.folder).state for s in candidates.runs.values()] == ["diverged"]
+    assert len(planned(tmp_path, words).begin()) == 1
+    if times == 1:
+        assert begun() == p.folder
+    else:
+        with pytest.raises(RunFailed, match="force=true to start it anew: it diverged 2 times"):
+            begun()
+    assert begun("force=true") == p.folder
+    forced = planned(tmp_path, [*words, "force=true"], search=True)
+    assert [s.folder for s in forced.runs.values()] == [p.folder]
 
 
 def test_a_launcher_that_ends_without_a_word_leaves_the_report_of_its_runs(

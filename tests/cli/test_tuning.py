@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import math
 import shlex
@@ -17,6 +18,7 @@ from dora import tune
 from dora.analysis.finished import read_runs
 from dora.analysis.grouping import tables
 from dora.analysis.tables.scores import scores
+from dora.cli import tuning as tuning_module
 from dora.cli.line import is_sweep, read
 from dora.cli.search_rule import Candidate, next_rates
 from dora.cli.sweep import plan
@@ -25,7 +27,7 @@ from dora.collect import collect
 from dora.configuration import tuned
 from dora.configuration.config import Config
 from dora.configuration.searched import METHOD_FILE, as_tuned, search_of, searched_with
-from dora.errors import UserError
+from dora.errors import NotNow, UserError
 from dora.preparing.prepare import prepare
 from dora.records import packed
 from dora.records.journals import events
@@ -536,6 +538,30 @@ def test_a_search_goes_on_past_a_rate_at_which_training_diverges(tmp_path: Path)
     # Once more: a run that diverged is not trained again.
     again = command("dora.tune", *words, *rates, "--candidates", "3", "--seeds", "1")
     assert "0 to train" in again.stdout
+
+
+def test_a_disk_that_is_full_at_the_end_of_a_search_is_a_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = small_words(tmp_path, "method=lora")
+    tuning = Tuning([words], lambda words: configure(*words), 3, (1,))
+    for group in tuning.groups.values():
+        group.scores = {rate: (60.0,) for rate in (1e-3, 2e-3, 4e-3)}
+
+    def full(path: Path, *_: object) -> None:
+        if path.name == left[0]:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(tuned, "write_atomic", full)
+    monkeypatch.setattr(tuning_module, "write_atomic", full)
+    monkeypatch.setattr(tuning_module, "score_by_rate", lambda found: ((), []))
+    monkeypatch.setattr(tuning_module, "images", lambda drawn: {})
+    monkeypatch.setattr(tuning_module, "as_csv", str)
+    left = ["choices.json", "learning-rates.csv"]
+    while left:
+        with pytest.raises(NotNow, match=r"search folder .* cannot be used: No space left on dev"):
+            tuning.write()
+        left.pop(0)
 
 
 def test_a_second_search_is_added_to_the_file_of_the_first(tmp_path: Path) -> None:

@@ -25,6 +25,18 @@ def test_a_process_of_a_sweep_knows_the_line_that_was_typed_for_the_sweep(
     assert done.split(maxsplit=1)[1] == f"-c {' '.join(shown)}\n"
 
 
+def test_what_will_pass_ends_a_command_with_one_line_and_75() -> None:
+    code = """
+from dora.errors import NotNow
+from dora.process.command import command
+def main():
+    raise NotNow("the disk is full")
+command(main)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (75, "the disk is full\n")
+
+
 def test_a_line_that_is_too_long_to_pass_on_starts_processes_all_the_same() -> None:
     done = subprocess.check_output([sys.executable, "-c", CODE, "x" * 120_000], text=True)
     assert done.endswith(" -c\n")  # the other process's own

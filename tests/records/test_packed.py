@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
 import os
@@ -19,7 +20,7 @@ from dora.analysis.conflicts import one_configuration
 from dora.analysis.figures.training import undamaged
 from dora.analysis.finished import anything_left_out, read_runs
 from dora.collect import collect
-from dora.errors import UserError
+from dora.errors import NotNow, UserError
 from dora.records import artefacts, journals, packed, study
 from dora.records.directories import directories, directory
 from dora.records.place import place_of
@@ -74,6 +75,22 @@ def test_what_a_killed_reader_has_unpacked_is_removed_by_the_next_one(
     assert len(packed.directories(tmp_path)) == 4
     (own,) = here.iterdir()
     assert own != left
+
+
+@pytest.mark.parametrize("call", ["mkdtemp", "write_bytes"])
+def test_a_full_temporary_folder_is_no_damage_of_the_packed_file(
+    call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_run(tmp_path, "lora", 1, 0.8)
+    collect(tmp_path, tmp_path / packed.NAME)
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    packed._unpacked.cache_clear()
+    monkeypatch.setattr(tempfile if call == "mkdtemp" else Path, call, fail)
+    with pytest.raises(NotNow, match=r"temporary folder: No space left on device; .* in TMPDIR"):
+        packed.directories(tmp_path)
 
 
 def test_a_second_reader_finds_files_of_the_same_time(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from dora.records import study
 from dora.records.identity import ARITHMETIC, arithmetic, identity
 from dora.records.provenance import processor, provenance
 from dora.records.record import REMOVED, Record, read_finished
-from dora.records.run_json import read_done
+from dora.records.run_json import read, read_done
 from runs import configure, cut, only_run, record, run, small
 
 
@@ -81,6 +81,26 @@ def test_another_version_of_what_no_bit_depends_on_is_not_said(
 
 def test_a_version_that_an_older_record_does_not_hold_is_not_called_changed(tmp_path: Path) -> None:
     assert start_again(tmp_path, 5, versions={"torch": "2.8", "scipy": "1.2"}) is None
+
+
+@pytest.mark.parametrize("device", ["cpu", "H100"])
+def test_a_resumed_run_says_that_it_is_compiled_or_has_graphs_now(
+    device: str, tmp_path: Path
+) -> None:
+    for key, said in (
+        ("compile", "compile false before, now true"),
+        ("cuda_graphs", None if device == "cpu" else "cuda_graphs false before, now true"),
+    ):
+        # An older record does not say what its start had.
+        for before, changed in (({key: False}, said), ({}, None)):
+            folder = tmp_path / f"{key}{before}"
+            first = opened(folder, device=device, config=before)
+            first.start(0)
+            first.close()
+            second = opened(folder, device=device, config={key: True})
+            assert second.start(5) == changed
+            second.close()
+            assert read(folder)["starts"][-1][key] is True
 
 
 @pytest.mark.parametrize("library", ["cuda", "cudnn"])

@@ -170,6 +170,11 @@ def test_tasks_may_each_have_a_length_of_their_own(tmp_path: Path) -> None:
         (("experiment=lora_roberta_base/sst2", "task=sst2"), ("experiment=lora_roberta_base/rte",)),
         (("experiment=nobody_knows/sst2",), None),  # there is no such file for RTE
         (("experiment=lora_roberta_base/mrpc", "task=sst2"), None),  # MRPC's settings on SST-2
+        # A hole is nobody's to train anew, and on any device.
+        (
+            ("lr=1", "force=true", "+device=cuda:3", "wandb=online"),
+            ("lr=1", "wandb=online", "task=rte"),
+        ),
         # A file for all tasks.
         (("experiment=study_tiny", "task=sst2"), ("experiment=study_tiny", "task=rte")),
         (None, None),
@@ -191,6 +196,30 @@ def test_a_hole_of_a_users_own_experiment_has_its_file_for_the_task(tmp_path: Pa
     typed = (f"--config-dir={tmp_path}", "experiment=mine/sst2", "seed=1")
     assert gaps.for_task(typed, "sst2", "rte") == (typed[0], "experiment=mine/rte", "seed=1")
     assert gaps.for_task(typed, "sst2", "cola") is None
+
+
+def test_an_unfinished_run_whose_command_names_a_newer_one_is_left_behind(tmp_path: Path) -> None:
+    def at(key: str, status: str, when: str, seed: int = 1, budget: str = "r8") -> None:
+        times = {"planned" if status == "waiting" else "updated": f"2026-01-01T{when}:00:00+00:00"}
+        words = ["experiment=mine", f"seed={seed}"]
+        about = {"key": key, "status": status, "words": words, "times": times}
+        write_run(tmp_path, "lora", seed, 0.5, "rte", budget, **about)
+
+    at("aaaa0000", "done", "01")
+    at("bbbb0000", "stopped", "02")
+    at("cccc0000", "waiting", "03")
+    at("dddd0000", "stopped", "04")
+    at("eeee0000", "stopped", "04", seed=2)  # nothing newer has its words
+    at("ffff0000", "diverged", "01", seed=2, budget="r4")  # asks for no first seed of r4
+    seen = gaps.scan(tmp_path)
+    assert [s.place.key[0] for s in seen if s.state == "superseded"] == ["f", "b", "c"]
+    assert study.count(seen) == {"stopped": 2, "superseded": 3, "done": 1}
+    reason = next(s.reason for s in seen if s.place.key == "bbbb0000")
+    assert reason is not None
+    assert reason.startswith("stopped; its command now names dddd0000/s1 of lora, which is newer")
+    # A row that others keep has no hole where the run was left behind.
+    at("abcd1234", "done", "01", budget="r4")
+    assert "missing" not in study.count(gaps.scan(tmp_path))
 
 
 def test_folders_without_records_make_no_holes(tmp_path: Path) -> None:

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from dora.configuration.config import Config
+from dora.plain import printable
 from dora.records import packed
-from dora.records.words import Foreign, command_of, typed
+from dora.records.words import Foreign, as_command, command_of, typed
 from record_files import write_run
 from runs import python
 
@@ -58,6 +59,7 @@ RESULTS = Path(__file__).parents[2] / "results"
         # A terminal would show another command than the one that is pasted.
         "lr=\x1b[2J",
         "results=a\u202eb",
+        "results=a\u2028b",
         "lr=" + "1" * 5000,
         "--config-dir=",
         "--config-dir=relative",
@@ -100,6 +102,7 @@ def test_words_that_are_no_list_of_a_few_are_refused(words: Any) -> None:
         # Values are free: they are quoted for the shell, and Hydra reads them as text.
         'data.dir="/my data/$(x)"',
         "results=a b",
+        "data.dir=a\u3000b\u00a0c",
         "target=[q,v]",
         "results=/x/${seed}",
         "model.path=/x/`y`",
@@ -107,6 +110,12 @@ def test_words_that_are_no_list_of_a_few_are_refused(words: Any) -> None:
 )
 def test_what_a_user_may_type_is_what_is_shown(word: str) -> None:
     assert typed(["task=rte", word]) == ("task=rte", word)
+
+
+def test_spaces_of_other_scripts_reach_the_command_and_the_terminal() -> None:
+    shown = as_command(["results=a\u3000b\u00a0c"])
+    assert shown == "python -m dora.run 'results=a\u3000b\u00a0c'"
+    assert printable(shown) == shown
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ def holes(table: Table, seen: Sequence[study.Seen]) -> list[str]:
     return [
         s.command
         for s in here
-        if s.state != "done" and shows(table.view, s.place.task, s.place.method)
+        if s.state not in study.NOTHING_LEFT and shows(table.view, s.place.task, s.place.method)
     ]
 
 

@@ -93,7 +93,7 @@ def _details(seen: list[Seen]) -> list[str]:
             speed = f", {s.step / s.seconds:.2g} steps/s" if s.step and s.seconds else ""
             left = "" if s.left_s is None else f", about {duration(s.left_s)} left"
             lines.append(f"running   {s.name}: {step}{speed}{left}, {printable(s.reason)}")
-        elif s.state in ("stopped", "stale", "failed", "diverged", "broken"):
+        elif s.state in ("stopped", "stale", "failed", "diverged", "broken", "superseded"):
             # A killed process could not say how far it was.
             step = f"{_at_step(s)}, " if s.state == "stale" and s.step else ""
             lines.append(f"{s.state:<9} {s.name}: {step}{_first_line(s)}")
