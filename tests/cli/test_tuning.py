@@ -482,20 +482,20 @@ def test_the_command_searches_goes_on_where_it_was_stopped_and_a_study_reads_its
 ) -> None:
     words = ["task=wnli", "data=dir", f"data.dir={small_glue()}", "limit_train=96", "max_steps=4"]
     words += ["batch_size=8", "eval_every=2", "max_length=48", "budget=r2", f"results={tmp_path}"]
-    line = ["dora.tune", *words, "method=lora,full", "--candidates", "4", "--seeds", "3"]
+    line = ["dora.tune", *words, "method=lora,full", "--candidates", "3", "--seeds", "3"]
     done = command(*line)
     assert done.returncode == 0, done.stderr
     file = tmp_path / "search" / "choices.json"
     found = json.loads(file.read_text())
     assert {(c["method"], c["candidates"], tuple(c["seeds"])) for c in found["choices"]} == {
-        ("lora", 4, (3,)),
-        ("full", 4, (3,)),
+        ("lora", 3, (3,)),
+        ("full", 3, (3,)),
     }
     assert all(0 < loss for c in found["choices"] for _, by_seed in c["losses"] for loss in by_seed)
     assert all(
         [lr for lr, _ in c["losses"]] == [lr for lr, _ in c["scores"]] for c in found["choices"]
     )
-    assert len(list((tmp_path / "search").glob("runs/*/*/*/*/*/*/s*"))) == 2 * 4
+    assert len(list((tmp_path / "search").glob("runs/*/*/*/*/*/*/s*"))) == 2 * 3
     assert f"rates_from={file}" in done.stdout
     assert (tmp_path / "search" / "learning-rates.png").exists()
     # Nothing is trained twice, and the choices are the same; packed records will do for that.
@@ -503,11 +503,11 @@ def test_the_command_searches_goes_on_where_it_was_stopped_and_a_study_reads_its
     shutil.rmtree(file.parent / "runs")
     again = command(*line)
     assert again.returncode == 0
-    assert "8 runs: 8 done before, 0 to train" in again.stdout
+    assert "6 runs: 6 done before, 0 to train" in again.stdout
     assert json.loads(file.read_text())["choices"] == found["choices"]
-    # A smaller search would lose scores.
-    with pytest.raises(UserError, match="holds 4 candidates with seeds 3 for wnli with lora"):
-        Tuning([[*words, "method=lora"]], lambda given: configure(*given), 3, (3,))
+    # A search with other seeds would lose scores.
+    with pytest.raises(UserError, match="holds 3 candidates with seeds 3 for wnli with lora"):
+        Tuning([[*words, "method=lora"]], lambda given: configure(*given), 3, (4,))
     # A run of the study has the rate, and says how it was found.
     # At the search's length.
     study = ["method=lora", "budget=r2", f"rates_from={file}", "max_steps=4"]
@@ -515,7 +515,7 @@ def test_the_command_searches_goes_on_where_it_was_stopped_and_a_study_reads_its
     lora = next(c for c in found["choices"] if c["method"] == "lora")
     about = record(tmp_path / "study")
     assert about["config"]["lr"] == lora["lr"]
-    effort = {"file": str(file), "candidates": 4, "seeds": 1, "at_edge": lora["at_edge"]}
+    effort = {"file": str(file), "candidates": 3, "seeds": 1, "at_edge": lora["at_edge"]}
     unlike = {"eval_every": 2, "head_dropout": None}  # what `small` sets otherwise
     assert about["tuning"] == {**effort, "settings": unlike}
     # The run is the one that has this rate typed.

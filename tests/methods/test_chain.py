@@ -262,7 +262,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return only_run(place)
 
 
-@pytest.mark.parametrize("step", [7, 8, 9, 16, 20])
+@pytest.mark.parametrize(
+    "step", [8, 20, *(pytest.param(s, marks=pytest.mark.slow) for s in (7, 9, 16))]
+)
 def test_a_run_cut_about_a_knot_ends_as_one_left_alone(
     step: int, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

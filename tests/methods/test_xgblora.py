@@ -243,7 +243,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return only_run(place)
 
 
-@pytest.mark.parametrize("step", [5, 6, 12, 17])
+@pytest.mark.parametrize(
+    "step", [6, 17, *(pytest.param(s, marks=pytest.mark.slow) for s in (5, 12))]
+)
 def test_a_run_cut_about_a_knot_ends_as_one_left_alone(
     step: int, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

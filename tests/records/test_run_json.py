@@ -147,11 +147,12 @@ def test_an_odd_record_is_refused_with_what_is_wrong(odd: str, tmp_path: Path) -
 
 
 # Every tenth of more than 400: enough to meet every version.
-@pytest.mark.parametrize("path", RECORDS[::10], ids=lambda p: "-".join(p.parts[-6:-1]))
-def test_the_records_of_every_version_so_far_are_read(path: Path) -> None:
-    run = read(path.parent)
-    assert run["status"] == "done"
-    assert misplaced(run, place_of(path.parent)) is None
+def test_the_records_of_every_version_so_far_are_read() -> None:
+    assert len(RECORDS) > 400
+    for path in RECORDS[::10]:
+        run = read(path.parent)
+        assert run["status"] == "done", path
+        assert misplaced(run, place_of(path.parent)) is None, path
 
 
 @pytest.mark.parametrize(
