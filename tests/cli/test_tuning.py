@@ -554,7 +554,7 @@ def test_a_disk_that_is_full_at_the_end_of_a_search_is_a_message(
 
     monkeypatch.setattr(tuned, "write_atomic", full)
     monkeypatch.setattr(tuning_module, "write_atomic", full)
-    monkeypatch.setattr(tuning_module, "score_by_rate", lambda found: ((), []))
+    monkeypatch.setattr(tuning_module, "score_by_rate", lambda *_: ((), []))
     monkeypatch.setattr(tuning_module, "images", lambda drawn: {})
     monkeypatch.setattr(tuning_module, "as_csv", str)
     left = ["choices.json", "learning-rates.csv"]
