@@ -18,12 +18,12 @@ from dora.records.place import Place, place_of
 
 DESCRIPTION = """\
 Packs the records of all finished runs under RESULTS, and of those that diverged, into
-RESULTS/runs.jsonl.gz: run.json, ranks.jsonl and metrics.jsonl, without weights, predictions and logs. Tables, figures, reports and
-status read a folder with this file like one with the runs' directories; dora.run and dora.tune take
-its runs as done, unless force=true. Where a run is in both, the directory counts. A run that the
-file holds already stays in it until a finished directory of that run takes its place. Nothing is
-removed. Several folders, as of several machines, become one file with --to; a run that two of them have
-done is the first one's."""
+RESULTS/runs.jsonl.gz: run.json, ranks.jsonl and metrics.jsonl, without weights, predictions and
+logs. Tables, figures, reports and status read a folder with this file like one with the runs'
+directories; dora.run and dora.tune take its runs as they ended, unless force=true. Where a run is
+in both, the directory counts. A run that the file holds already stays in it until a finished
+directory of that run takes its place. Nothing is removed. Several folders, as of several machines,
+become one file with --to; a run that two of them have done is the first one's."""
 
 
 def collect(results: Path | Sequence[Path], to: Path, blind: bool = False) -> str:

@@ -179,11 +179,11 @@ def leaders(table: Table, by_task: bool) -> dict[tuple[str, str | None], Leaders
     The best is the highest mean among the rows that can be tested and that no test with p < 0.05
     shows to be lower than another, as one may where rows have unequal seeds; alike are the rows that
     no test with p < 0.05 shows to be lower than the best. Tests with the baseline are those of
-    `differences`, so that no mark contradicts a p value. The tests of all other pairs at a budget are a second family for Holm,
-    of all pairs, because which of them is the best is read off the same scores. A row that shares
-    fewer than two seeds with the best is not tested and not marked. A budget has no leaders where
-    nothing can be tested: one row, one seed, or evaluations that are not shared. Rows without a
-    budget have none, because they differ in size.
+    `differences`, so that no mark contradicts a p value. The tests of all other pairs at a budget
+    are a second family for Holm, of all pairs, because which of them is the best is read off the
+    same scores. A row that shares fewer than two seeds with the best is not tested and not marked.
+    A budget has no leaders where nothing can be tested: one row, one seed, or evaluations that are
+    not shared. Rows without a budget have none, because they differ in size.
     """
     told = _told_apart(table, by_task)
     found = {}

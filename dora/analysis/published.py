@@ -130,8 +130,8 @@ def departures(table: Table, row: Row, task: str) -> Iterator[Number]:
 def _as_papers_do(run: Run) -> bool:
     """Returns whether a run trained and was chosen as papers do.
 
-    They train on all of GLUE's rows for whole epochs, from the backbone alone, and choose on the development
-    set.
+    They train on all of GLUE's rows for whole epochs, from the backbone alone, and choose on the
+    development set.
     """
     config = run["config"]
     whole = config.get("limit_train") is None and config.get("max_steps") is None

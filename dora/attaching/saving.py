@@ -132,7 +132,8 @@ def misread(model: nn.Module, head: Sequence[str], adapted: Iterable[str]) -> st
         if other is not None:
             return (
                 "PEFT finds a module that is trained whole by the end of its name, and "
-                f"{other} ends in {end} too: it cannot read this adapter, so rename {end}, or keep state_dict()"
+                f"{other} ends in {end} too: it cannot read this adapter, so rename {end}, or keep "
+                "state_dict()"
             )
     return None
 

@@ -36,8 +36,9 @@ _HARMLESS = {"stopped", "running", "waiting"}
 class SweepRun:
     """Describes one run of a sweep without its data, which for all runs may not fit into memory.
 
-    `folder`: its directory, or the one that its packed record is unpacked into. `settings`: its configuration as it is recorded. `force`: whether it starts afresh. `notes`:
-    lines to show before the sweep begins. `precision`: such a line on the precision; None for
+    `folder`: its directory, or the one that its packed record is unpacked into. `settings`: its
+    configuration as it is recorded. `force`: whether it starts afresh. `notes`: lines to show
+    before the sweep begins. `precision`: such a line on the precision; None for
     a run on another machine, which says it itself. `auto`: its precision is the one that
     `precision=auto` stands for. `words`: the words that name it. `lacks`: whether it is done but
     lacks predictions of rows that came later, such as AX. `embedded`: whether its model or its data

@@ -46,8 +46,8 @@ class Prepared:
     """The checked inputs of a run.
 
     `plan`: None if no budget applies. `train_rows`, `heldout_rows`: row numbers in the training
-    split. `search`: the one that chose the learning rate, if one did. `segments`: whether the model tells a pair's two texts apart by segment ids. `auto`: the
-    precision in `config` is the one that `precision=auto` stands for.
+    split. `search`: the one that chose the learning rate, if one did. `segments`: whether the model
+    tells a pair's two texts apart by segment ids. `auto`: the precision in `config` is the one that `precision=auto` stands for.
     """
 
     config: Config

@@ -28,9 +28,9 @@ MARKS = {
 
 OTHER_ROWS = "not GLUE's whole rows"
 COSTS_NOTE = (
-    "the seconds are of training alone, mean over tasks of the mean over runs; the memory is the most that any run's "
-    "process took: where one process trained several runs, what it still held of those before is "
-    "in it"
+    "the seconds are of training alone, mean over tasks of the mean over runs; the memory is the "
+    "most that any run's process took: where one process trained several runs, what it still held "
+    "of those before is in it"
 )
 
 
@@ -49,8 +49,8 @@ def score_notes(table: Table, marks: set[str], bold: bool) -> list[str]:
     found += _average_notes(table)
     if bold:
         found.append(
-            "bold: the best mean at its budget, of those that the seeds do not show to be lower; underlined: "
-            f"the others of those (p ≥ {ALPHA}; {_tests_note(table)})"
+            "bold: the best mean at its budget, of those that the seeds do not show to be lower; "
+            f"underlined: the others of those (p ≥ {ALPHA}; {_tests_note(table)})"
         )
     found += [f"left out: {text}" for text in table.left_out]
     found += [*_budgets_note(table), *_unequal_note(table), *_diverged_note(table)]
