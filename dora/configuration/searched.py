@@ -84,8 +84,8 @@ def as_tuned(config: Config, found: Search, typed: Sequence[str] = ()) -> Config
 def searched_with(config: Config) -> dict[str, Any]:
     """Returns the settings, by dotted keys, that a rate was searched with and holds for."""
     kept = {k: v for k, v in config.resolved().items() if k not in _NOT_OF_A_SEARCH}
-    if config.head_lr is None:
-        del kept["head_lr"]  # it follows the rate
+    # As given: None follows the rate, and what a run starts from has no fingerprint yet.
+    kept |= {"head_lr": config.head_lr, "init_from": config.init_from}
     tried, _ = config.chosen.tried or (None, ())
     for group, left_out in (("method", ("name", tried)), ("fed", ("rounds",))):
         own = kept.pop(group, {})

@@ -192,6 +192,9 @@ def test_a_search_goes_on_with_the_settings_and_the_start_of_its_file_alone(
     told = r"holds a search for wnli with lora with batch_size=8, method.alpha=16.0: give the same"
     with pytest.raises(UserError, match=told):
         tuning("batch_size=4", "method.alpha=8")
+    for words_of_a_run, held in (("head_lr=0.01", "head_lr"), ("init_from=/x/a", "init_from")):
+        with pytest.raises(UserError, match=f"for wnli with lora with {held}=None: give the same"):
+            tuning(words_of_a_run)
     with pytest.raises(UserError, match=r"began at another rate than 0.1, .* or another results="):
         tuning("model.own.lr.lora=0.1")
     # A method of one's own that was edited is searched anew, and a study's run would name it.
