@@ -255,9 +255,9 @@ def _tuning_notes(table: Table) -> list[str]:
         text += f"; tried in runs of another length, {' and '.join(shorter)}"
     if other := sorted({t["data"] for _, _, t in found if "data" in t}):
         text += f"; tried on other data, {' and '.join(other)}"
-    unlike = {f"{k}={v}" for _, _, t in found for k, v in t.get("settings", {}).items()}
-    if unlike:
-        text += f"; tried with other settings, {', '.join(sorted(unlike))}"
+    settings = {f"{k}={v}" for _, _, t in found for k, v in t.get("settings", {}).items()}
+    if settings:
+        text += f"; tried with other settings, {', '.join(sorted(settings))}"
     if len(found) < len(cells):
         text += f"; {len(cells) - len(found)} rates are from no such search"
     return [text]
