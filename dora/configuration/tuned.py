@@ -218,7 +218,7 @@ def read(file: Path) -> dict[Key, Search]:
     try:
         changed = file.stat().st_mtime_ns
     except OSError as e:
-        way = "" if file.exists() else "; python -m dora.tune makes it"
+        way = "; python -m dora.tune makes it" if isinstance(e, FileNotFoundError) else ""
         raise UserError(f"rates_from={file} cannot be read: {e.strerror}{way}") from e
     return _read(file, changed)
 

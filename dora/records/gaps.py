@@ -47,7 +47,8 @@ def _superseded(s: Seen, newest: Seen) -> Seen:
     The words name another directory after the code, the arithmetic, the data or an experiment file
     has changed. Nobody then comes back to the old one, which no command names.
     """
-    if s.state in ("done", "running") or _updated(s) >= _updated(newest):
+    # One that diverged is an outcome, which tables name beside the mean of the others.
+    if s.state in ("done", "running", "diverged") or _updated(s) >= _updated(newest):
         return s
     reason = (
         f"{s.state}; its command now names {newest.place.key}/{newest.place.seed} of "

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from dora.configuration.config import Config
-from dora.errors import UserError
+from dora.errors import TEMPORARY, UserError
 from dora.records import journals
 from dora.records.record import Record
 
@@ -97,6 +97,8 @@ class Trackers:
             self._trackers.append(tracker())
         except Exception as e:  # as in `_send`
             told = f"{setting} cannot begin ({type(e).__name__}: {' '.join(str(e).split())[:200]})"
+            if not step and isinstance(e, OSError) and e.errno in TEMPORARY:
+                raise  # such as a full disk: the same command goes on once it has passed
             if not step:
                 raise UserError(
                     f"{told}; see to network, key and disk, or leave it out (wandb=offline needs "

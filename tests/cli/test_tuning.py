@@ -640,3 +640,5 @@ def test_a_file_that_is_no_search_is_refused_before_anything_begins(
         run(small(tmp_path, "method=lora", f"rates_from={tmp_path}/choices.json"))
     with pytest.raises(UserError, match=r"rates_from=.*cannot be read"):
         run(small(tmp_path, "method=lora", f"rates_from={tmp_path}/nothing.json"))
+    with pytest.raises(UserError, match=r"cannot be read: File name too long$"):
+        tuned.read(tmp_path / ("x" * 300))

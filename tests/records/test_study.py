@@ -210,10 +210,11 @@ def test_an_unfinished_run_whose_command_names_a_newer_one_is_left_behind(tmp_pa
     at("cccc0000", "waiting", "03")
     at("dddd0000", "stopped", "04")
     at("eeee0000", "stopped", "04", seed=2)  # nothing newer has its words
-    at("ffff0000", "diverged", "01", seed=2, budget="r4")  # asks for no first seed of r4
+    at("ffff0000", "failed", "01", seed=2, budget="r4")  # asks for no first seed of r4
+    at("abcd0000", "diverged", "01")  # an outcome, which tables name
     seen = gaps.scan(tmp_path)
     assert [s.place.key[0] for s in seen if s.state == "superseded"] == ["f", "b", "c"]
-    assert study.count(seen) == {"stopped": 2, "superseded": 3, "done": 1}
+    assert study.count(seen) == {"stopped": 2, "diverged": 1, "superseded": 3, "done": 1}
     reason = next(s.reason for s in seen if s.place.key == "bbbb0000")
     assert reason is not None
     assert reason.startswith("stopped; its command now names dddd0000/s1 of lora, which is newer")

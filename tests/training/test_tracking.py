@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import struct
 import sys
@@ -14,7 +15,7 @@ import pytest
 import wandb
 from wandb.proto import wandb_internal_pb2
 
-from dora.errors import UserError
+from dora.errors import NotNow, UserError
 from dora.preparing.prepare import prepare
 from dora.records import cleaning
 from dora.training import track_wandb
@@ -100,6 +101,18 @@ def test_a_run_that_goes_on_does_so_without_a_tracker_that_cannot_begin(
     assert run(config)["status"] == "done"
     log = (only_run(tmp_path) / "log.txt").read_text()
     assert "wandb=online cannot begin (TimeoutError: no answer); the run goes on without it" in log
+
+
+def test_a_disk_that_is_full_when_a_tracker_begins_ends_the_run_as_a_full_disk_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setenv("WANDB_API_KEY", "of nobody")
+    monkeypatch.setattr(track_wandb, "WeightsAndBiases", full)
+    with pytest.raises(NotNow, match="No space left on device"):
+        run(small(tmp_path, "method=lora", "max_steps=6", "wandb=online"))
 
 
 def test_a_run_after_one_that_broke_off_has_a_curve_of_its_own(tmp_path: Path) -> None:
