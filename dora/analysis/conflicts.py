@@ -14,7 +14,7 @@ from typing import Any
 
 from dora.plain import printable
 from dora.records import packed
-from dora.records.identity import LATER, NOT_IDENTITY, arithmetic
+from dora.records.identity import NOT_IDENTITY, arithmetic, method_settings
 from dora.records.schema import Run
 from dora.records.words import FORMER
 
@@ -22,12 +22,8 @@ ABSENT = "–"  # stands for a setting that a run does not have
 
 
 def settings(run: Run) -> dict[str, Any]:
-    """Returns the configuration under dotted keys (`method.alpha`), and the arithmetic's number.
-
-    A setting of the method that came after the run has the value in LATER.
-    """
-    method = run["config"].get("method") or {}
-    known = _flat({**run["config"], "method": LATER.get(str(method.get("name")), {}) | method})
+    """Returns the configuration under dotted keys (`method.alpha`), and the arithmetic's number."""
+    known = _flat({**run["config"], "method": method_settings(run)})
     for old, (new, values) in FORMER.items():
         if (value := in_words(known.get(old))) in values:
             known[new] = values[value]

@@ -1,4 +1,4 @@
-"""What a training loop can get wrong with an attached adapter: each is an error, told at once."""
+"""Checks that a training loop uses an attached adapter as it must; mistakes are told at once."""
 
 from __future__ import annotations
 

@@ -38,11 +38,10 @@ class SweepRun:
 
     `folder`: its directory, or the one that its packed record is unpacked into. `settings`: its
     configuration as it is recorded. `force`: whether it starts afresh. `notes`: lines to show
-    before the sweep begins. `precision`: such a line on the precision; None for
-    a run on another machine, which says it itself. `auto`: its precision is the one that
-    `precision=auto` stands for. `words`: the words that name it. `lacks`: whether it is done but
-    lacks predictions of rows that came later, such as AX. `embedded`: whether its model or its data
-    are the package's.
+    before the sweep begins. `precision`: such a line on the precision; None for a run on another
+    machine, which says it itself. `auto`: its precision is the one that `precision=auto` stands
+    for. `words`: the words that name it. `lacks`: whether it is done but lacks predictions of rows
+    that came later, such as AX. `embedded`: whether its model or its data are the package's.
     """
 
     folder: Path

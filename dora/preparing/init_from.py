@@ -13,7 +13,7 @@ from dora.errors import UserError
 from dora.files import check_safetensors, sha256_file
 from dora.plain import cut
 from dora.records import artefacts
-from dora.records.identity import LATER
+from dora.records.identity import method_settings
 from dora.records.record import read_finished
 
 
@@ -101,14 +101,13 @@ def _absent(folder: Path, file: Path, form: str) -> list[str]:
 def _unlike(folder: Path, run: dict[str, Any], config: Config, weights: str) -> list[str]:
     """Returns a message for each of method, model, target and layout in which two runs differ."""
     target = list(config.targets()) if config.chosen.has_budget else None
-    theirs = run["config"]["method"]
-    before = {**LATER.get(config.method_name, {}), **theirs}
+    before = method_settings(run)
     pairs = [
-        ("method", theirs["name"], config.method_name),
+        ("method", before["name"], config.method_name),
         ("model", run["fingerprints"]["model"], weights),
         ("target", run["config"]["target"], target),
     ]
-    if theirs["name"] == config.method_name:  # another method's settings say nothing here
+    if before["name"] == config.method_name:  # another method's settings say nothing here
         # The components come with the scale that these gave them, and keep it.
         of_scale = [key for key in ("alpha", "scaling") if key in before]
         for key in (*config.chosen.kind.layout, *of_scale):

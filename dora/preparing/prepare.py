@@ -47,7 +47,8 @@ class Prepared:
 
     `plan`: None if no budget applies. `train_rows`, `heldout_rows`: row numbers in the training
     split. `search`: the one that chose the learning rate, if one did. `segments`: whether the model
-    tells a pair's two texts apart by segment ids. `auto`: the precision in `config` is the one that `precision=auto` stands for.
+    tells a pair's two texts apart by segment ids. `auto`: the precision in `config` is the one that
+    `precision=auto` stands for.
     """
 
     config: Config
@@ -57,7 +58,6 @@ class Prepared:
     revision: str | None
     train_rows: np.ndarray
     heldout_rows: np.ndarray | None
-    lr: float
     search: Search | None
     total_steps: int
     fingerprints: dict[str, str | None]
@@ -168,7 +168,6 @@ def prepare(config: Config, here: bool = True, typed: Sequence[str] = ()) -> Pre
         revision=revision,
         train_rows=train_rows,
         heldout_rows=heldout,
-        lr=config.learning_rate(),
         search=search,
         total_steps=total_steps,
         fingerprints=inputs.fingerprints(config, fingerprint),

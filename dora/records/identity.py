@@ -1,4 +1,4 @@
-"""What makes two runs the same: the settings and the data that a run's result depends on.
+"""Names a run by the settings and the data that its result depends on.
 
 Their hash names a run's directory, so that a run that is done is found again, and one that would
 come to other numbers lies elsewhere.
@@ -55,6 +55,12 @@ def identity(config: dict[str, Any], fingerprints: dict[str, str | None]) -> str
     # 32 bits: the chance that two of a study's 100 configurations collide is 1 in a million.
     text = json.dumps(about, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def method_settings(run: Run) -> dict[str, Any]:
+    """Returns the settings of a recorded run's method, those that came later at its values."""
+    method = run["config"].get("method") or {}
+    return {**LATER.get(str(method.get("name")), {}), **method}
 
 
 def arithmetic(run: Run) -> int:

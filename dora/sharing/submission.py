@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from dora.analysis.tables.notes import OTHER_ROWS, other_rows
+from dora.analysis.tables.notes import other_rows_note
 from dora.data.predictions import UNREADABLE, degenerate, predict
 from dora.data.tasks import TASKS
 from dora.errors import UserError
@@ -170,8 +170,7 @@ def notes(runs: Mapping[str, Run]) -> list[str]:
         text for run in runs.values() for text in (run.data["embedded"], run.data["note"]) if text
     }
     lines += sorted(known)
-    other = list(filter(None, (other_rows([run.data]) for run in runs.values())))
-    lines += [f"{OTHER_ROWS}: {'; '.join(other)}"] if other else []
+    lines += other_rows_note([run.data] for run in runs.values())
     systems = sorted({run.system for run in runs.values()})
     if len(systems) > 1:  # the leaderboard's average is of one system
         lines.append(f"these are {len(systems)} systems, not one: {', '.join(systems)}")

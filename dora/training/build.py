@@ -199,7 +199,7 @@ def _setup(
         model=model,
         head=head,
         method=method,
-        lr=p.lr,
+        lr=p.config.learning_rate(),
         train=splits["train"],
         scored=scored,
         reported={k: v for k, v in splits.items() if k not in ("train", "heldout")},
@@ -269,7 +269,7 @@ def _announce(p: Prepared, loop: Loop, say: Lines) -> None:
         none = ["budget and target do not apply"]
     for line in [
         f"{c.method_name} on {c.model_name}, {c.task.name} ({c.data_name}, {len(p.train_rows):,} "
-        f"rows), seed {c.seed}: {p.total_steps} steps of {c.batch_size}, lr {p.lr:g}",
+        f"rows), seed {c.seed}: {p.total_steps} steps of {c.batch_size}, lr {s.lr:g}",
         *(p.plan.describe() if p.plan else none),
         *([p.federation.describe()] if p.federation else []),
         f"trained{first}: {trained:,} parameters, {in_head:,} of them the head, which no budget counts",

@@ -97,14 +97,15 @@ class Trackers:
             self._trackers.append(tracker())
         except Exception as e:  # as in `_send`
             told = f"{setting} cannot begin ({type(e).__name__}: {' '.join(str(e).split())[:200]})"
-            if not step and isinstance(e, OSError) and e.errno in TEMPORARY:
+            if step:
+                self._say(f"{told}; the run goes on without it; {_SAFE}")
+            elif isinstance(e, OSError) and e.errno in TEMPORARY:
                 raise  # such as a full disk: the same command goes on once it has passed
-            if not step:
+            else:
                 raise UserError(
                     f"{told}; see to network, key and disk, or leave it out (wandb=offline needs "
                     "no network, and `wandb sync` uploads it later)"
                 ) from e
-            self._say(f"{told}; the run goes on without it; {_SAFE}")
 
     def log(self, journal: str, line: dict[str, Any]) -> None:
         """Gives every tracker one line of a journal, with the speed since the line before."""

@@ -26,7 +26,6 @@ MARKS = {
     "‡": "‡ further from the published mean ± spread than the combined error",
 }
 
-OTHER_ROWS = "not GLUE's whole rows"
 COSTS_NOTE = (
     "the seconds are of training alone, mean over tasks of the mean over runs; the memory is the "
     "most that any run's process took: where one process trained several runs, what it still held "
@@ -171,15 +170,23 @@ def _ended_early(table: Table) -> str:
 
 
 def _rows_notes(table: Table) -> list[str]:
-    """Returns the note on tasks whose runs trained on, or are scored on, other rows than GLUE's."""
     if table.data == "mini":  # which a note of its own says
         return []
-    of_tasks = ([r for row in table.rows for r in table.runs_of(row, t)] for t in table.tasks)
-    parts = list(filter(None, map(other_rows, filter(None, of_tasks))))
-    return [f"{OTHER_ROWS}: {'; '.join(parts)}"] if parts else []
+    return other_rows_note(
+        [run for row in table.rows for run in table.runs_of(row, task)] for task in table.tasks
+    )
 
 
-def other_rows(runs: Sequence[Run]) -> str:
+def other_rows_note(by_task: Iterable[Sequence[Run]]) -> list[str]:
+    """Returns the note on tasks whose runs trained on, or are scored on, other rows than GLUE's.
+
+    `by_task`: the runs of each task.
+    """
+    parts = list(filter(None, map(_other_rows, filter(None, by_task))))
+    return [f"not GLUE's whole rows: {'; '.join(parts)}"] if parts else []
+
+
+def _other_rows(runs: Sequence[Run]) -> str:
     """Says where runs of one task trained on, or are scored on, other rows than GLUE's; or "".
 
     As `CoLA trained on 64 rows (GLUE has 8,551)`. Why is left to the settings: a sample of the
