@@ -143,7 +143,7 @@ class Budget:
         limit = min(m.full_rank for m in matrices)
         if start > limit:
             most = max(int(limit / start_factor), 1)
-            params = most * sum(m.cost for m in matrices)
+            params = sum(most * m.cost + m.fixed_cost for m in matrices)
             return (
                 f"budget={self} is larger than this model: it starts at rank {start} a matrix, "
                 f"the smallest matrix has rank {limit}; at most r{most} or {params} parameters fit"

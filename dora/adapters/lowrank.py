@@ -133,6 +133,11 @@ class LowRankLinear(nn.Module):
         return self.A.shape[0]
 
     @property
+    def magnitude(self) -> Tensor | None:
+        """The norm that each row of the whole weight has, (d_out,); None where it follows from it."""
+        return None
+
+    @property
     def kept_rank(self) -> int:
         """The number of frozen components kept beside the trained ones."""
         return 0 if self.kept_A is None else self.kept_A.shape[0]

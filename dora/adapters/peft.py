@@ -1,5 +1,7 @@
 """Writes an adapter in PEFT's file format: plain LoRA with g and the scale folded into B.
 
+Rows that have norms of their own are PEFT's `use_dora`.
+
 Every matrix has its own rank and alpha = rank, so PEFT's factor alpha / r is 1. A matrix of rank 0
 is left out, since PEFT refuses it. Names are full module names, escaped in patterns: `output.dense`
 alone would also match `attention.output.dense`, and layer 1 also layer 11.
@@ -16,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from dora.adapters.lowrank import LowRankLinear
-from dora.adapters.peft_config import adapter_config as adapter_config
+from dora.adapters.peft_config import MAGNITUDE, adapter_config
 from dora.files import to_json, write_atomic
 
 
@@ -36,6 +38,24 @@ def factor_name(matrix: str, factor: str) -> str:
     return f"base_model.model.{matrix}.lora_{factor}.weight"
 
 
+def magnitude_name(matrix: str) -> str:
+    """Returns PEFT's name of the norms of a matrix's rows."""
+    return f"base_model.model.{matrix}.{MAGNITUDE}"
+
+
+def merged(W: Tensor, A: Tensor, B: Tensor, magnitude: Tensor | None) -> Tensor:
+    """Returns W + B A, (d_out, d_in), each of its rows made as long as `magnitude`, (d_out,), says.
+
+    In float64, so that a sum is rounded to the weight's type once; Apple's GPUs have none.
+    """
+    wide = torch.float32 if W.device.type == "mps" else torch.float64
+    V = W.to(wide) + B.to(wide) @ A.to(wide)
+    if magnitude is None:
+        return V
+    norms = torch.linalg.vector_norm(V, dim=1).clamp_min(torch.finfo(wide).tiny)
+    return V * (magnitude.to(wide) / norms).unsqueeze(1)
+
+
 def adapter_tensors(
     layers: Mapping[str, LowRankLinear], parameters: Mapping[str, Tensor], head: Sequence[str]
 ) -> dict[str, Tensor]:
@@ -46,6 +66,8 @@ def adapter_tensors(
         if len(A):
             tensors[factor_name(name, "A")] = A
             tensors[factor_name(name, "B")] = B
+            if layer.magnitude is not None:
+                tensors[magnitude_name(name)] = layer.magnitude
     tensors |= {f"base_model.model.{name}": parameters[name] for name in head}
     # Sorted, so that equal weights give equal bytes. Contiguous, as safetensors requires: B is
     # often a view.
@@ -74,6 +96,11 @@ def ranks_in_file(layers: Mapping[str, LowRankLinear]) -> dict[str, int]:
     return {name: len(layer.stored()[0]) for name, layer in layers.items()}
 
 
+def decomposed(layers: Mapping[str, LowRankLinear]) -> bool:
+    """Tells whether rows have norms of their own, which is PEFT's `use_dora`."""
+    return any(layer.magnitude is not None for layer in layers.values())
+
+
 def save_adapter(
     folder: Path,
     model: nn.Module,
@@ -83,9 +110,8 @@ def save_adapter(
 ) -> None:
     """Writes adapter_model.safetensors and adapter_config.json; equal weights give equal bytes."""
     tensors = adapter_tensors(layers, dict(model.named_parameters()), head)
-    config = adapter_config(
-        ranks_in_file(layers), base_model, head_modules(head, str(model.base_model_prefix))
-    )
+    modules = head_modules(head, str(model.base_model_prefix))
+    config = adapter_config(ranks_in_file(layers), base_model, modules, decomposed(layers))
     write_adapter(folder, tensors, config)
 
 

@@ -17,6 +17,7 @@ from dora.errors import UserError
 from dora.plain import cut
 
 Run = dict[str, Any]
+MAGNITUDE = "lora_magnitude_vector"  # the end of PEFT's name of the norms of a matrix's rows
 _MODULE = re.compile(r"[A-Za-z_]\w*(\.\w+)*", re.ASCII)
 # A repository and a commit or branch of the hub. Anything else might name a place on the disk, or
 # become code in a model card.
@@ -25,11 +26,15 @@ _REVISION = re.compile(r"\w[\w.-]*(/\w[\w.-]*){0,3}", re.ASCII)
 
 
 def adapter_config(
-    ranks: Mapping[str, int], base_model: str | None, modules_to_save: Sequence[str]
+    ranks: Mapping[str, int],
+    base_model: str | None,
+    modules_to_save: Sequence[str],
+    use_dora: bool = False,
 ) -> dict[str, Any]:
     """Returns the content of adapter_config.json for these ranks.
 
-    `modules_to_save`: the head's modules, see `head_modules`.
+    `modules_to_save`: the head's modules, see `head_modules`. `use_dora`: the file holds the norms
+    of rows, too.
     """
     # PEFT refuses a rank of 0; a matrix without components is no target.
     held = {name: r for name, r in ranks.items() if r}
@@ -50,15 +55,16 @@ def adapter_config(
         "rank_pattern": pattern,
         "target_modules": list(held),
         "task_type": "SEQ_CLS",
+        **({"use_dora": True} if use_dora else {}),
     }
 
 
-def rebuilt(run: Run, found: Any) -> dict[str, Any]:
+def rebuilt(run: Run, found: Any, use_dora: bool = False) -> dict[str, Any]:
     """Returns the run's configuration made anew, after checking that `found` equals it.
 
     `found`: the configuration in the run's directory. Only the base model and the head's modules
-    are read from it, since run.json does not have both. Raises UserError with every difference from
-    a configuration that this run would write.
+    are read from it, since run.json does not have both. `use_dora`: as the tensors beside it say.
+    Raises UserError with every difference from a configuration that this run would write.
     """
     if not isinstance(found, dict):
         raise UserError(f"it holds {cut(found)}, no object")
@@ -76,7 +82,7 @@ def rebuilt(run: Run, found: Any) -> dict[str, Any]:
                 f"run.json has the base model's revision {cut(revision)}, which is none of the hub"
             )
         ranks = run["ranks"].get("in_peft_file", run["ranks"]["end"])
-        ours = adapter_config(ranks, str(base), head or [])
+        ours = adapter_config(ranks, str(base), head or [], use_dora)
         if strange := sorted(map(cut, found.keys() - ours.keys())):
             problems.append(f"it holds {', '.join(strange)}, which no run writes")
         if other := [key for key, value in ours.items() if not _alike(found.get(key), value)]:
@@ -120,8 +126,14 @@ def hub_revision(revision: Any) -> str | None:
     return revision if fits and ".." not in revision else None
 
 
+def holds_magnitudes(file: Path) -> bool:
+    """Tells whether an adapter file holds norms of rows, which is PEFT's `use_dora`."""
+    with safe_open(file, "np") as f:
+        return any(name.endswith(f".{MAGNITUDE}") for name in f.keys())  # noqa: SIM118
+
+
 def stored_params(file: Path) -> int:
-    """Counts the parameters of an adapter file's `lora_` tensors, Σ rank (d_in + d_out).
+    """Counts the parameters of an adapter file's `lora_` tensors: of components and row norms.
 
     Only the file's header is read.
     """

@@ -45,6 +45,7 @@ _METHODS = {
     "fedit": "FedIT",
     "ffa_lora": "FFA-LoRA",
     "lora_fair": "LoRA-FAIR",
+    "weight_decomposed": "DoRA (weight-decomposed)",
     "adapter_drop": "AdapterDrop",
     "aflora": "AFLoRA",
     "loraplus": "LoRA+",

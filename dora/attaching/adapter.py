@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from dora.adapters import changes, result
 from dora.adapters.budget import Plan
+from dora.adapters.peft import merged
 from dora.adapters.result import snapshot
 from dora.attaching import checks
 from dora.attaching.buffers import head_buffers, refuse_moved_averages, running_averages
@@ -266,12 +267,7 @@ class Adapter:
         with self._awake():
             self._warn_of_budget("merged")
             for name, layer in self.method.layers.items():
-                A, B = layer.stored()
-                W = layer.base.weight
-                # In float64, so that the sum is rounded to the weight's type once; Apple's GPUs
-                # have none.
-                wide = torch.float32 if W.device.type == "mps" else torch.float64
-                W.copy_(W.to(wide) + B.to(wide) @ A.to(wide))
+                layer.weight.copy_(merged(layer.weight, *layer.stored(), layer.magnitude))
                 parent, _, attribute = name.rpartition(".")
                 plain = put_back(self._originals[name], layer.base)
                 setattr(self.model.get_submodule(parent), attribute, plain)

@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from dora.adapters.lowrank import LowRankLinear
-from dora.adapters.peft import adapter_tensors, ranks_in_file, write_adapter
+from dora.adapters.peft import adapter_tensors, decomposed, ranks_in_file, write_adapter
 from dora.adapters.peft_config import adapter_config
 from dora.attaching.buffers import head_buffers
 from dora.attaching.linears import is_conv1d, tied
@@ -67,7 +67,8 @@ def save(
     ranks = ranks_in_file(layers)
     if not any(ranks.values()):
         raise UserError("no component is left, and PEFT reads no empty adapter: merge() instead")
-    config = adapter_config(ranks, getattr(model, "name_or_path", None) or None, head)
+    base = getattr(model, "name_or_path", None) or None
+    config = adapter_config(ranks, base, head, decomposed(layers))
     config |= {"task_type": _task(model, head)}
     if any(is_conv1d(originals[name]) for name, rank in ranks.items() if rank):
         config |= {"fan_in_fan_out": True}  # weights lie as (d_in, d_out)

@@ -44,6 +44,7 @@ RELEASED = {
     "nora",
     "pfeiffer",
     "sora",
+    "weight_decomposed",
     "xgblora",
 }
 

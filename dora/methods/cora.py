@@ -25,7 +25,7 @@ from torch import Tensor
 
 from dora.adapters.budget import Budget, Matrix, Plan
 from dora.adapters.lowrank import LowRankLinear
-from dora.adapters.peft import factor_name
+from dora.adapters.peft import factor_name, magnitude_name, merged
 from dora.adapters.singular import common_basis, common_basis_of_weights
 from dora.backbones import tensors
 from dora.backbones.architectures import layer_and_kind
@@ -145,9 +145,10 @@ class CoRA(PlainLoRA):
 
 def _directions(shapes: Mapping[str, tuple[int, ...]], matrix: Matrix) -> int:
     """Returns how many directions a run's update of a matrix can have, from its file's shapes."""
-    if (A := shapes.get(factor_name(matrix.name, "A"))) is not None:
+    A = shapes.get(factor_name(matrix.name, "A"))
+    if A is not None and magnitude_name(matrix.name) not in shapes:
         return A[0]
-    return matrix.full_rank if f"{matrix.name}.weight" in shapes else 0
+    return matrix.full_rank if A is not None or f"{matrix.name}.weight" in shapes else 0
 
 
 def _update(held: Any, name: str, layer: LowRankLinear) -> tuple[Tensor, Tensor] | None:
@@ -155,11 +156,17 @@ def _update(held: Any, name: str, layer: LowRankLinear) -> tuple[Tensor, Tensor]
 
     `held`: the opened safetensors file.
     """
-    there = held.keys()
-    if f"{name}.weight" in there:  # a whole model's: the difference itself, times the identity
-        change = held.get_tensor(f"{name}.weight") - layer.base.weight
-        return torch.eye(change.shape[1], dtype=change.dtype, device=change.device), change
+    there, W = held.keys(), layer.base.weight
+    if f"{name}.weight" in there:  # a whole model's
+        return _as_factors(held.get_tensor(f"{name}.weight") - W)
     if factor_name(name, "A") not in there:
         return None
     A, B = (held.get_tensor(factor_name(name, factor)) for factor in "AB")
+    if magnitude_name(name) in there:
+        return _as_factors(merged(W, A, B, held.get_tensor(magnitude_name(name))).to(W) - W)
     return (A, B) if B.any() else None
+
+
+def _as_factors(change: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns a change of any rank, (d_out, d_in), as (A, B): the identity, and itself."""
+    return torch.eye(change.shape[1], dtype=change.dtype, device=change.device), change

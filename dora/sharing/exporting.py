@@ -16,7 +16,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dora.adapters.peft_config import rebuilt, stored_params
+from dora.adapters.peft_config import holds_magnitudes, rebuilt, stored_params
 from dora.data.predictions import UNREADABLE
 from dora.errors import UserError
 from dora.files import check_safetensors, new_folder, open_own, taken, to_json, write_atomic
@@ -147,7 +147,7 @@ def read_config(run: Run, folder: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as e:
         raise UserError(f"{folder / file} cannot be read: {e}") from e
     try:
-        return rebuilt(run, found)
+        return rebuilt(run, found, holds_magnitudes(folder / artefacts.ADAPTER[0]))
     except UserError as e:
         texts = (f"{folder / file} is not as the run wrote it: {p}" for p in e.problems)
         raise UserError(*texts) from e

@@ -19,8 +19,8 @@ _HUB_METRICS = {"pearson": "pearsonr"}
 _NAME = re.compile(r"[\w.-]+", re.ASCII)
 _LICENSE = re.compile(r"[a-z0-9][a-z0-9.-]{0,39}", re.ASCII)
 _ARXIV = re.compile(r"(?<!\d)\d{4}\.\d{5}(?!\d)", re.ASCII)
-# On the hub the tag `dora` stands for weight-decomposed DoRA (PEFT's use_dora), another method.
-_TAGS = {"dora": "dora-dynamic-rank"}
+# On the hub the tag `dora` stands for weight-decomposed DoRA (PEFT's use_dora).
+_TAGS = {"dora": "dora-dynamic-rank", "weight_decomposed": "dora"}
 # The licences of the models that `model=` names, as their cards on the hub state them: by repository,
 # by Python package, or by the name of one that comes with this suite. mpnet_base's card states none.
 _LICENSES = {

@@ -16,6 +16,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from dora.adapters.peft import factor_name, magnitude_name, merged
 from dora.adapters.peft_config import hub_name, hub_revision
 from dora.backbones import backbone
 from dora.backbones.architectures import architecture_of
@@ -91,21 +92,22 @@ def find_base(run: Run, recorded: str, base: Path | None) -> Folder:
 
 @torch.no_grad()
 def merge(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Adds B A to each adapted weight and copies the trained head.
+    """Merges each adapted weight with its update and copies the trained head.
 
-    `tensors` by the names of PEFT's file: `lora_A.weight` (r, d_in) and `lora_B.weight` (d_out, r)
-    of each matrix, and the head's own. alpha = r in our files, so that the product is not scaled.
+    `tensors` by the names of PEFT's file: A (r, d_in), B (d_out, r) and perhaps the norms of rows
+    (d_out,) of each matrix, and the head's own. alpha = r in our files, so that B A is not scaled.
     """
-    parameters = dict(model.named_parameters())
-    for name, tensor in tensors.items():
-        own = name.removeprefix("base_model.model.")
-        if own.endswith(".lora_A.weight"):
-            B = tensors[name.replace(".lora_A.", ".lora_B.")]
-            weight = parameters[own.replace(".lora_A.", ".")]
-            # In float64, so that the sum is rounded to float32 once.
-            weight.copy_(weight.double() + B.double() @ tensor.double())
-        elif not own.endswith(".lora_B.weight"):
-            parameters[own].copy_(tensor)
+    parameters, held = dict(model.named_parameters()), dict(tensors)
+    for matrix, _ in model.named_modules():
+        if (A := held.pop(factor_name(matrix, "A"), None)) is not None:
+            B, magnitude = (
+                held.pop(factor_name(matrix, "B")),
+                held.pop(magnitude_name(matrix), None),
+            )
+            weight = parameters[f"{matrix}.weight"]
+            weight.copy_(merged(weight, A, B, magnitude))
+    for name, tensor in held.items():
+        parameters[name.removeprefix("base_model.model.")].copy_(tensor)
 
 
 @torch.no_grad()

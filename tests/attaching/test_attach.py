@@ -87,7 +87,10 @@ def test_a_head_that_peft_would_misread_is_told_before_training_and_not_saved(
 
 
 MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
-    "method": ({"method": "vera"}, "method=vera is none.*adalora, dora, lora, melora, sora can be"),
+    "method": (
+        {"method": "vera"},
+        "method=vera is none.*adalora, dora, lora, melora, sora, weight_decomposed can be",
+    ),
     "chain": ({"method": "chain"}, "needs the suite's own loop.*adalora, dora, lora, melora, sora"),
     "federated": ({"method": "fedit"}, "needs the suite's own loop"),
     "setting": ({"rank": 3}, "dora has no setting rank; it has alpha, dropout"),
