@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import traceback
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -110,7 +111,8 @@ def make_plan(
         raise ValueError(
             f"method={method.name} plans a {type(plan).__name__}, which must be a Plan"
         )
-    plan = replace(plan, at_most=method.kind.budget == "at_most")
+    notes = filter(None, [plan.note, _equal_parameters(plan, found)])
+    plan = replace(plan, at_most=method.kind.budget == "at_most", note="; ".join(notes) or None)
     if plan.end is not None and (missed := plan.missed(list(plan.end))):
         raise ValueError(f"the plan of method={method.name} misses its budget: {missed}")
     if earlier is None:
@@ -129,6 +131,16 @@ def make_plan(
     end = None if open_end else ranks
     target = min(plan.target, total)
     return replace(plan, start=ranks, end=end, target=target, dealt=True)
+
+
+def _equal_parameters(plan: Plan, linears: Sequence[Matrix]) -> str | None:
+    """Returns a line with the budget of LoRA's parameters where a rank stands for others here."""
+    if (rank := plan.budget.rank) is None:
+        return None
+    params = rank * sum(linear.d_in + linear.d_out for linear in linears)
+    if plan.end_range()[1] == (params, params):
+        return None
+    return f"{plan.budget} is not LoRA's number of parameters; that is budget={params}"
 
 
 def _raised_outside(e: ValueError) -> str:

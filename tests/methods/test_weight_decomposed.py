@@ -14,7 +14,7 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
 import dora
-from conftest import linears, loop_of, settings_of, tiny, tokens, train_head_only
+from conftest import linears, settings_of, tiny, train_head_only
 from dora.adapters.budget import Budget, Matrix
 from dora.adapters.peft import factor_name, magnitude_name
 from dora.configuration.method_choice import packaged

@@ -116,6 +116,23 @@ def test_a_sweep_waits_for_the_directory_that_each_seed_trains_in(
     assert one.folder.parent == three.folder.parent
 
 
+def test_a_rank_that_stands_for_other_parameters_than_loras_names_loras(tmp_path: Path) -> None:
+    def notes(*words: str) -> str | None:
+        plan = prepare(small(tmp_path, "max_steps=120", *words)).plan
+        assert plan is not None
+        return plan.note
+
+    loras = prepare(small(tmp_path, "method=lora", "budget=r2")).plan
+    assert loras is not None
+    assert loras.note is None
+    params = loras.params(loras.start)
+    assert notes("method=flat_lora", "budget=r2") is None
+    for method in ("dora", "weight_decomposed", "houlsby"):
+        line = f"r2 is not LoRA's number of parameters; that is budget={params}"
+        assert notes(f"method={method}", "budget=r2") == line
+        assert notes(f"method={method}", f"budget={params}") is None
+
+
 def test_rows_that_were_read_before_are_read_again_once_their_files_have_changed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
