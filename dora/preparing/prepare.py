@@ -39,6 +39,7 @@ from dora.records.about_method import NO_BUDGET
 from dora.records.directories import directory
 from dora.records.identity import identity
 from dora.records.run_json import NotARecord
+from dora.records.words import with_keys
 
 
 @dataclass(frozen=True)
@@ -113,15 +114,12 @@ class Prepared:
         # sweep's other seeds follow, so that they can be compared.
         return _as_begun(replace(self, config=replace(self.config, seed=seed)))
 
-    def words(self, typed: Sequence[str]) -> list[str]:
+    def words(self, typed: Sequence[str]) -> tuple[str, ...]:
         """Returns the words typed for this run, with the precision that auto stands for.
 
         They name this run on any machine, also on one where auto would stand for another precision.
         """
-        if not self.auto:
-            return list(typed)
-        others = [word for word in typed if word.lstrip("+").partition("=")[0] != "precision"]
-        return [*others, f"precision={self.config.precision}"]
+        return with_keys(typed, precision=self.config.precision) if self.auto else tuple(typed)
 
 
 def prepare(config: Config, here: bool = True, typed: Sequence[str] = ()) -> Prepared:
