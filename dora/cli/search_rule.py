@@ -114,15 +114,13 @@ class OpenSearch:
     def search(self, seeds: tuple[int, ...], made: Mapping[str, Any] | None = None) -> Search:
         """Returns what has been found so far."""
         return Search(
-            *self.key.cell,
+            self.key,
             seeds,
             self.scores,
             made or {},
             setting=self.tried[0] if self.tried else None,
             default=self.default,
             values=self.values,
-            length=self.key.length,
-            data=self.key.data,
             losses=self.losses,
             settings=self.settings,
         )
