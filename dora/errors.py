@@ -41,7 +41,7 @@ class UserError(Exception):
 def attempt(action: Callable[[], T], problems: list[str]) -> T | None:
     """Returns the result of `action`; notes a UserError or ValueError and returns None.
 
-    `problems`: of a run, without repeats, so that all of them come in one message.
+    `problems`: those found so far, each once, so that all of them come in one message.
     """
     try:
         return action()
