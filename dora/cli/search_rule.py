@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dora.configuration.tuned import BySeed, Key, Search, Value
-from dora.records.words import with_keys
+from dora.records.words import with_values
 
 
 def next_rates(search: Search, start: float, most: int) -> list[float]:
@@ -101,7 +101,7 @@ class OpenSearch:
         if candidate.value is not None:
             assert self.tried is not None  # or the candidate would have no value
             value = {f"method.{self.tried[0]}": candidate.value}
-        return with_keys(self.words, **value, lr=f"{candidate.lr:g}", seed=seed)
+        return with_values(self.words, **value, lr=f"{candidate.lr:g}", seed=seed)
 
     def take(self, candidate: Candidate, scores: BySeed, losses: BySeed = ()) -> None:
         """Notes a candidate's scores and losses by seed."""

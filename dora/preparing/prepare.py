@@ -38,7 +38,7 @@ from dora.records.about_method import NO_BUDGET
 from dora.records.directories import directory
 from dora.records.identity import identity
 from dora.records.run_json import NotARecord
-from dora.records.words import with_keys
+from dora.records.words import with_values
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ class Prepared:
 
         They name this run on any machine, also on one where auto would stand for another precision.
         """
-        return with_keys(typed, precision=self.config.precision) if self.auto else tuple(typed)
+        return with_values(typed, precision=self.config.precision) if self.auto else tuple(typed)
 
 
 def prepare(config: Config, here: bool = True, typed: Sequence[str] = ()) -> Prepared:

@@ -15,7 +15,7 @@ from dora.records.directories import directories
 from dora.records.place import Place
 from dora.records.schema import Run
 from dora.records.study import Seen, look
-from dora.records.words import key_of, with_keys
+from dora.records.words import key_of, with_values
 
 # Keys that one start of a run was given, which say nothing of another run: force=true would train
 # it anew at each start, and the device may be another machine's.
@@ -89,7 +89,7 @@ def missing(seen: Iterable[Seen]) -> list[Seen]:
                 # The key hashes the task too, so it is known only from a run of that task.
                 key = sibling.place.key if sibling.place.task == task else "?"
                 words = for_task(sibling.words, sibling.place.task, task)
-                words = None if words is None else with_keys(words, seed=seed[1:])
+                words = None if words is None else with_values(words, seed=seed[1:])
                 here = Place(data, task, model, row[0], row[1], key, seed)
                 if (here._replace(key=""), sibling.length) not in behind:
                     hole = Seen(here, "missing", words=words, folder=sibling.folder)
@@ -128,7 +128,7 @@ def for_task(words: Sequence[str] | None, old: str, new: str) -> tuple[str, ...]
     experiment = next((w for w in words if w.startswith("experiment=")), "")
     family, _, task = experiment.rpartition("/")
     if task not in TASKS:
-        return with_keys(words, task=new)
+        return with_values(words, task=new)
     if old == new:
         return words
     # The package's experiments, and those of a --config-dir that was typed.

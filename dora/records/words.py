@@ -44,7 +44,7 @@ def key_of(word: str) -> str:
     return word.partition("=")[0].lstrip("+~")
 
 
-def with_keys(words: Sequence[str], **values: object) -> tuple[str, ...]:
+def with_values(words: Sequence[str], **values: object) -> tuple[str, ...]:
     """Returns `words` with these values of some keys, each once and at the end."""
     rest = [word for word in words if key_of(word) not in values]
     return *rest, *(f"{key}={value}" for key, value in values.items())
@@ -84,7 +84,7 @@ def at_home(run: Run, folder: Path) -> tuple[str, ...] | None:
     began = _where_typed(typed_home, home)
     if began is not None:
         words = [_from_here(word, began) for word in words]
-    return with_keys(words, results=home)
+    return with_values(words, results=home)
 
 
 def _where_typed(typed_home: str, home: Path) -> Path | None:

@@ -13,7 +13,7 @@ import pytest
 from dora.configuration.config import Config
 from dora.plain import printable
 from dora.records import packed
-from dora.records.words import Foreign, as_command, command_of, typed, with_keys
+from dora.records.words import Foreign, as_command, command_of, typed, with_values
 from record_files import write_run
 from runs import python
 
@@ -177,4 +177,4 @@ def test_looking_at_records_needs_no_hydra_until_a_command_is_shown() -> None:
 
 def test_a_key_is_replaced_with_whatever_sign_it_was_typed() -> None:
     words = ["+lr=1", "lr_x=1", "++lr=2", "task=rte", "lr=3"]
-    assert with_keys(words, lr=4, seed=5) == ("lr_x=1", "task=rte", "lr=4", "seed=5")
+    assert with_values(words, lr=4, seed=5) == ("lr_x=1", "task=rte", "lr=4", "seed=5")
