@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import errno
 import re
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
 
 # Failures of the disk under a run; any other OSError is unforeseen. TEMPORARY ones pass: somebody
 # makes room, a server comes back. _LASTING ones stay until a setting, a right or a disk is changed.
@@ -32,6 +36,19 @@ class UserError(Exception):
     def under(self, heading: str) -> str:
         """Returns a single problem behind the heading, or the list of several below it."""
         return f"{heading}\n{self}" if len(self.problems) > 1 else f"{heading} {self}"
+
+
+def attempt(action: Callable[[], T], problems: list[str]) -> T | None:
+    """Returns the result of `action`; notes a UserError or ValueError and returns None.
+
+    `problems`: those found so far, each once, so that all of them come in one message.
+    """
+    try:
+        return action()
+    except (UserError, ValueError) as e:
+        new = e.problems if isinstance(e, UserError) else (str(e),)
+        problems += [text for text in dict.fromkeys(new) if text not in problems]
+    return None
 
 
 class RunFailed(Exception):

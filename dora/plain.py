@@ -1,8 +1,10 @@
-"""Text as it is shown: escapes, so that a terminal does not obey it, counted things, durations."""
+"""Text and settings as they are shown: escapes, counted things, durations, dotted keys."""
 
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Mapping
+from typing import Any
 
 
 def printable(text: object, kept: str = "") -> str:
@@ -38,6 +40,22 @@ def duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min"
+
+
+def dotted(nested: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns nested settings under dotted keys, such as `method.alpha`."""
+    flat: dict[str, Any] = {}
+    for key, value in nested.items():
+        if isinstance(value, Mapping):
+            flat |= {f"{key}.{inner}": held for inner, held in dotted(value).items()}
+        else:
+            flat[key] = value
+    return flat
+
+
+def with_commas(value: Any) -> Any:
+    """Returns a list of values as one text, with commas; any other value as it is."""
+    return ",".join(map(str, value)) if isinstance(value, list | tuple) else value
 
 
 def _prints(character: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dora.plain import counted, cut, printable
+from dora.plain import counted, cut, dotted, printable, with_commas
 
 
 @pytest.mark.parametrize(
@@ -35,3 +35,15 @@ def test_a_long_text_is_cut() -> None:
 @pytest.mark.parametrize(("number", "said"), [(0, "0 runs"), (1, "1 run"), (1040, "1,040 runs")])
 def test_one_thing_is_no_plural(number: int, said: str) -> None:
     assert counted(number, "run") == said
+
+
+def test_nested_settings_have_dotted_keys_and_empty_groups_none() -> None:
+    nested = {
+        "lr": None,
+        "method": {"alpha": 16, "rank": {"q": 8}},
+        "fed": {},
+        "target": ["q", "v"],
+    }
+    flat = {"lr": None, "method.alpha": 16, "method.rank.q": 8, "target": ["q", "v"]}
+    assert dotted(nested) == flat
+    assert [with_commas(v) for v in flat.values()] == [None, 16, 8, "q,v"]

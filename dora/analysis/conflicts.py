@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dora.plain import printable
+from dora.plain import dotted, printable
 from dora.records import packed
 from dora.records.identity import NOT_IDENTITY, arithmetic, method_settings
 from dora.records.schema import Run
@@ -23,7 +23,7 @@ ABSENT = "–"  # stands for a setting that a run does not have
 
 def settings(run: Run) -> dict[str, Any]:
     """Returns the configuration under dotted keys (`method.alpha`), and the arithmetic's number."""
-    known = _flat({**run["config"], "method": method_settings(run)})
+    known = dotted({**run["config"], "method": method_settings(run)})
     for old, (new, values) in FORMER.items():
         if (value := in_words(known.get(old))) in values:
             known[new] = values[value]
@@ -68,9 +68,7 @@ def _differing_settings(runs: Sequence[Run]) -> dict[str, list[Any]]:
     A run that lacks a setting has ABSENT there.
     """
     newest = max(map(arithmetic, runs))
-    known = [
-        {**settings(run), **_flat(run.get("fingerprints", {}), "fingerprints.")} for run in runs
-    ]
+    known = [settings(run) | dotted({"fingerprints": run.get("fingerprints", {})}) for run in runs]
     keys = sorted({key for one in known for key in one if key.split(".")[0] not in NOT_IDENTITY})
     found = {}
     for key in keys:
@@ -154,14 +152,3 @@ def _unlike(runs: Iterable[Run], key: str, what: str, way_out: str) -> str | Non
         f"{most[:8]} in the rest): a table compares methods on the same ones; "
         f"move these runs away, or {way_out}"
     )
-
-
-def _flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Returns nested settings under dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in nested.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat

@@ -74,13 +74,11 @@ def _of_key(key: Key, runs: Sequence[Run]) -> Search:
     # A candidate that lacks a seed would be compared by other seeds than the rest.
     seeds = tuple(sorted({run["seed"] for run in runs}))
     rates = Search(
-        *key.cell,
+        key,
         seeds,
         _by_seed(scores, seeds),
         setting=setting,
         default=default,
-        length=key.length,
-        data=key.data,
         losses=_by_seed(losses, seeds),
     )
     # A search that went on to a better rate tried them at an earlier one too.
@@ -114,16 +112,13 @@ def _setting(runs: Sequence[Run]) -> tuple[str | None, Any]:
 def in_order(searches: Iterable[Search]) -> list[Search]:
     """Returns the searches by model, then task, then the rows of tables."""
     tasks = list(TASKS)
-    return sorted(
-        searches,
-        key=lambda s: (
-            s.model,
-            tasks.index(s.task),
-            _in_numbers(s.length or ""),
-            s.data or "",
-            row_order((s.method, s.budget or NO_BUDGET)),
-        ),
-    )
+
+    def place(search: Search) -> tuple[Any, ...]:
+        model, task, method, budget, length, data = search.key
+        row = row_order((method, budget or NO_BUDGET))
+        return model, tasks.index(task), _in_numbers(length or ""), data or "", row
+
+    return sorted(searches, key=place)
 
 
 def _in_numbers(length: str) -> tuple[int, str]:
@@ -136,5 +131,5 @@ def unequal(searches: Iterable[Search]) -> list[str]:
     """Returns the tasks whose methods had unequal numbers of candidates or seeds."""
     effort = defaultdict(set)
     for s in searches:
-        effort[s.model, s.task, s.length, s.data].add((s.candidates, len(s.seeds)))
-    return sorted({task for (_, task, *_), kinds in effort.items() if len(kinds) > 1})
+        effort[s.key._replace(method="", budget=None)].add((s.candidates, len(s.seeds)))
+    return sorted({key.task for key, kinds in effort.items() if len(kinds) > 1})

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from dora.backbones.architectures import ARCHITECTURES
 from dora.backbones.model_config import read_config
-from dora.errors import UserError
+from dora.errors import UserError, attempt
 from dora.files import check_readable, check_safetensors, read_object
 
 # The files that a fingerprint covers. Chat templates are left out: no task here has a chat.
@@ -214,10 +214,7 @@ def _damaged(folder: Path, random_weights: bool) -> list[str]:
         checks.append(functools.partial(check_one, file))
     problems: list[str] = []
     for each in checks:  # every one, so that all problems come in one message
-        try:
-            each()
-        except UserError as e:
-            problems += e.problems
+        attempt(each, problems)
     return problems
 
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dora.backbones.model_files import read_by_tokenizer, vocabulary
-from dora.errors import UserError
+from dora.errors import UserError, attempt
 from dora.files import read_object
 
 _MARK = re.compile(r"[\[<][^\s\[\]<>]+[\]>]")  # [CLS], <mask> and the like
@@ -36,20 +36,14 @@ def problems(
     """
     del fingerprint  # part of the cache's key alone
     found: list[str] = []
-
-    def attempt(read: Callable[[], Any]) -> Any:
-        try:
-            return read()
-        except UserError as e:
-            found.extend(e.problems)
-        return None
-
     files = [file for file in read_by_tokenizer(folder) if file.suffix == ".json"]
-    held = {file.name: attempt(functools.partial(read_object, file)) for file in files}
+    held: dict[str, Any] = {
+        file.name: attempt(functools.partial(read_object, file), found) for file in files
+    }
     if found:  # with a damaged file nothing else can be told
         return tuple(found)
     config, special = held.get("tokenizer_config.json", {}), held.get("special_tokens_map.json", {})
-    ids = attempt(lambda: _ids(vocabulary(folder, config_type)))
+    ids = attempt(lambda: _ids(vocabulary(folder, config_type)), found)
     if ids is not None:
         found += _half_there(ids, vocabulary(folder, config_type), held, folder)
         # Tokens that are added after training have ids too, and need rows of the embedding.

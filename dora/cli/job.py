@@ -16,6 +16,7 @@ from dora.configuration.method_choice import check_choices
 from dora.errors import NotNow, Stopped, UserError
 from dora.process.imports import uncollected
 from dora.process.signals import StopSignals, outside
+from dora.records.words import key_of
 
 if TYPE_CHECKING:
     from dora.preparing.prepare import Prepared
@@ -32,7 +33,7 @@ def check_grid(hydra: Any) -> None:
     Without -m Hydra would train one run of the grid, with defaults that the experiment never has.
     """
     grid = hydra.sweeper.params or {}
-    given = {word.split("=")[0].lstrip("+") for word in hydra.overrides.task}
+    given = {key_of(word) for word in hydra.overrides.task}
     if hydra.mode == RunMode.RUN and (left := [key for key in grid if key not in given]):
         raise UserError(
             f"experiment={hydra.runtime.choices.experiment} is a grid of runs "

@@ -15,6 +15,7 @@ from hydra.errors import HydraException
 
 from dora.configuration.config import PATHS
 from dora.errors import UserError
+from dora.records.words import key_of
 
 # Names, which YAML may read as something else: 2024_01 as a number, true as a truth value.
 _NAMES = ("data.name", "model.name", "model.revision")  # a commit may look like a number, 12e4567
@@ -191,7 +192,7 @@ def in_grammar(word: str, sweeping: bool) -> str:
         return word
     if key == "target" and not sweeping and re.fullmatch("[a-z0-9]+(,[a-z0-9]+)+", value):
         return f"target=[{value}]"  # one value of several parts; in a sweep, several runs
-    if key.lstrip("+") not in (*PATHS, *_NAMES) or (sweeping and _FUNCTION.fullmatch(value)):
+    if key_of(word) not in (*PATHS, *_NAMES) or (sweeping and _FUNCTION.fullmatch(value)):
         return word
     values = [part.strip() for part in _VALUE.findall(value)] if sweeping else [value]
     return f"{key}={','.join(map(_path, values))}"
@@ -216,7 +217,7 @@ def plain(word: str) -> str:
     The sweeper puts a backslash before each special character of a path that it has read.
     """
     key, _, value = word.partition("=")
-    given = _value(value) if key.lstrip("+") in (*PATHS, *_NAMES) else None
+    given = _value(value) if key_of(word) in (*PATHS, *_NAMES) else None
     text = given.text if isinstance(given, QuotedString) else given
     if not isinstance(text, str):
         return word
@@ -247,8 +248,7 @@ def is_sweep(word: str) -> bool:
 
 def is_setting(word: str) -> bool:
     """Tells whether a word has a key and a value, or deletes a key as `~key` does."""
-    key, equals, _ = word.partition("=")
-    return key.lstrip("+~") != "" and (equals != "" or key.startswith("~"))
+    return key_of(word) != "" and ("=" in word or word.startswith("~"))
 
 
 def states_method(word: str) -> bool:
@@ -257,8 +257,3 @@ def states_method(word: str) -> bool:
     `method.name=lora` would train the chosen method and record it as LoRA.
     """
     return key_of(word) == "method.name"
-
-
-def key_of(word: str) -> str:
-    """Returns the key of a setting without the signs before it: `lr` for ++lr=1 and ~lr."""
-    return word.partition("=")[0].lstrip("+~")

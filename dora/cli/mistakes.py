@@ -24,11 +24,10 @@ from omegaconf.errors import (
 from dora.cli.choices import choices, composing, group_names, keys
 from dora.cli.composer import Composer
 from dora.cli.grammar import first_lines, malformed, single_values
-from dora.cli.line import key_of
 from dora.configuration.check import check
 from dora.configuration.method_choice import ONE_FILE
 from dora.errors import UserError
-from dora.records.words import FORMER
+from dora.records.words import FORMER, key_of
 
 # Hydra raises these if a word, or a file of --config-dir, does not fit.
 MISTAKES = (HydraException, OmegaConfBaseException, yaml.YAMLError, UnicodeDecodeError)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dora.configuration.tuned import BySeed, Key, Search, Value
+from dora.records.words import with_values
 
 
 def next_rates(search: Search, start: float, most: int) -> list[float]:
@@ -96,13 +97,11 @@ class OpenSearch:
 
     def words_of(self, candidate: Candidate, seed: int) -> tuple[str, ...]:
         """Returns the words of a candidate's run."""
-        words = list(self.words)
+        value = {}
         if candidate.value is not None:
             assert self.tried is not None  # or the candidate would have no value
-            key = f"method.{self.tried[0]}"
-            words = [word for word in words if word.partition("=")[0] != key]
-            words.append(f"{key}={candidate.value}")
-        return *words, f"lr={candidate.lr:g}", f"seed={seed}"
+            value = {f"method.{self.tried[0]}": candidate.value}
+        return with_values(self.words, **value, lr=f"{candidate.lr:g}", seed=seed)
 
     def take(self, candidate: Candidate, scores: BySeed, losses: BySeed = ()) -> None:
         """Notes a candidate's scores and losses by seed."""
@@ -115,15 +114,13 @@ class OpenSearch:
     def search(self, seeds: tuple[int, ...], made: Mapping[str, Any] | None = None) -> Search:
         """Returns what has been found so far."""
         return Search(
-            *self.key.cell,
+            self.key,
             seeds,
             self.scores,
             made or {},
             setting=self.tried[0] if self.tried else None,
             default=self.default,
             values=self.values,
-            length=self.key.length,
-            data=self.key.data,
             losses=self.losses,
             settings=self.settings,
         )

@@ -288,7 +288,7 @@ def _sweep_run(p: Prepared, folder: Path, words: Words, here: bool) -> SweepRun:
             f"precision {c.precision} for precision=auto: the machines that train are not known "
             "here; precision=bf16 or precision=fp32 chooses"
         )
-    own = tuple(p.words(words)), lacks, embedded is not None
+    own = p.words(words), lacks, embedded is not None
     return SweepRun(folder, p.settings, c.force, notes, text, p.auto, *own)
 
 

@@ -30,6 +30,7 @@ from dora.records import study
 from dora.records.provenance import provenance
 from dora.records.record import writable
 from dora.records.run_json import read_done
+from dora.records.words import key_of
 
 FEWEST = 3  # with two candidates both would lie at an edge
 CHOICES = "choices.json"
@@ -64,7 +65,9 @@ class Tuning:
         seeds: Sequence[int],
         typed: Sequence[str] = (),
     ) -> None:
-        problems = [f"{word}: {_REFUSED[key]}" for word in typed if (key := _key(word)) in _REFUSED]
+        problems = [
+            f"{word}: {_REFUSED[key]}" for word in typed if (key := key_of(word)) in _REFUSED
+        ]
         if not seeds or len(set(seeds)) < len(seeds):
             problems.append(f"seeds={list(seeds)} must be one or more different seeds")
         # Without the file that is about to be made, which an experiment may name.
@@ -73,7 +76,7 @@ class Tuning:
         problems += [text for config in composed.values() for text in check(config)]
         problems += _too_few(candidates, composed.values())
         problems += _out_of_range(composed.values())
-        folders = {word for job in grid for word in job if _key(word) == "results"}
+        folders = {word for job in grid for word in job if key_of(word) == "results"}
         if len(folders) > 1:
             problems.append(f"{', '.join(sorted(folders))}: a search has one folder; give one")
         if problems:
@@ -95,7 +98,7 @@ class Tuning:
     @staticmethod
     def _common(job: Sequence[str]) -> list[str]:
         """Returns the words of a run less those that a search sets itself."""
-        return [word for word in job if _key(word) not in _OWN]
+        return [word for word in job if key_of(word) not in _OWN]
 
     def _add(self, words: tuple[str, ...], config: Config) -> None:
         """Adds the search of a run, unless it is there, as full fine-tuning at a second budget.
@@ -227,11 +230,6 @@ class Tuning:
                 write_atomic(self.folder / "learning-rates.csv", as_csv(drawn[1]))
             lines.append(f"figure: {self.folder / 'learning-rates.png'}")
         return lines
-
-
-def _key(word: str) -> str:
-    """Returns the key of a setting, `lr` for +lr=1; a word that deletes one keeps its sign."""
-    return word.lstrip("+").partition("=")[0]
 
 
 def _unrecorded(config: Config) -> dict[str, Any]:

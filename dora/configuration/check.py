@@ -15,6 +15,7 @@ from dora.configuration.method_choice import method_names
 from dora.configuration.method_class import is_released
 from dora.data.tasks import TASKS
 from dora.methods.rules import fraction_or_steps
+from dora.plain import dotted
 from dora.process import requirements
 
 MAX_COUNT = 2**31 - 1  # of steps, rows, epochs: a signed 32-bit number, as some of PyTorch's are
@@ -45,23 +46,18 @@ def check(config: Config) -> list[str]:
     return [*infinite, *(p for p in problems if not p.startswith(said))]
 
 
-def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """Yields (dotted key, value) of all that nested settings hold, lists included."""
-    if isinstance(value, dict):
-        for name, part in value.items():
-            yield from _leaves(part, f"{key}.{name}" if key else name)
-    elif isinstance(value, list):
-        for part in value:
-            yield from _leaves(part, key)
-    else:
-        yield key, value
+def _values(config: Config) -> Iterator[tuple[str, Any]]:
+    """Yields (dotted key, value) of every setting, and of each value in a list."""
+    for key, held in dotted(config.flat()).items():
+        for value in held if isinstance(held, list) else [held]:
+            yield key, value
 
 
 def _not_finite(config: Config) -> list[str]:
     """Returns a message for every infinite or undefined number."""
     return [
         f"{key}={value} must be a finite number{' (0: no clipping)' if key == 'clip' else ''}"
-        for key, value in _leaves(config.flat())
+        for key, value in _values(config)
         if isinstance(value, float) and not math.isfinite(value)
     ]
 
@@ -73,7 +69,7 @@ def _no_text(config: Config) -> list[str]:
     """
     return [
         f"{key}={ascii(value)[1:-1]} must be UTF-8; rename it, or set the terminal's encoding"
-        for key, value in _leaves(config.flat())
+        for key, value in _values(config)
         # Python turns bytes of the command line that are not UTF-8 into surrogates.
         if isinstance(value, str) and any("\ud800" <= c <= "\udfff" for c in value)
     ]

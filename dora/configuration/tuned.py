@@ -9,7 +9,7 @@ import functools
 import math
 import statistics
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,8 +33,8 @@ class Key(NamedTuple):
     task: str
     method: str
     budget: str | None
-    length: str | None
-    data: str | None
+    length: str | None = None
+    data: str | None = None
 
     @property
     def cell(self) -> tuple[str, str, str, str | None]:
@@ -62,30 +62,19 @@ class Search:
     `scores`: of the rates, on the held-out part of the training set, where the setting has its
     `default`. `losses`: of the rates on the same rows; empty in files without them. `values`: scores
     of the setting's other values, at the best rate. `seeds`: the seeds of each candidate. `made`:
-    command, commit and machine of the search. `length`: of its runs, such as "600 steps", and `data`
-    the name of what they trained on; None in files that do not say so. `settings`: those that its
-    runs have in common (`searched.searched_with`); empty in files that do not say so.
+    command, commit and machine of the search. `settings`: those that its runs have in common
+    (`searched.searched_with`); empty in files that do not say so.
     """
 
-    model: str
-    task: str
-    method: str
-    budget: str | None
+    key: Key
     seeds: tuple[int, ...]
     scores: Scores
     made: Mapping[str, Any] = field(default_factory=dict, compare=False)
     setting: str | None = None
     default: Value | None = None
     values: Mapping[Value, BySeed] = field(default_factory=dict)
-    length: str | None = None
-    data: str | None = None
     losses: Scores = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def key(self) -> Key:
-        """Returns what tells this search from the others of a file."""
-        return Key(self.model, self.task, self.method, self.budget, self.length, self.data)
 
     @property
     def lr(self) -> float:
@@ -180,7 +169,8 @@ def write(file: Path, searches: Iterable[Search]) -> None:
     """Writes the searches, each with what it chose."""
     entries = [
         {
-            **asdict(s),
+            **s.key._asdict(),
+            **{name: value for name, value in vars(s).items() if name != "key"},
             # JSON has no numbers as keys.
             "scores": [[lr, list(by_seed)] for lr, by_seed in sorted(s.scores.items())],
             "losses": [[lr, list(by_seed)] for lr, by_seed in sorted(s.losses.items())],
@@ -239,15 +229,16 @@ def _read(file: Path, changed: int) -> dict[Key, Search]:
 
 def _search(entry: Mapping[str, Any]) -> Search:
     """Returns one entry of a file. Raises KeyError, TypeError or ValueError if it is none."""
-    model, task, method = names = [entry[key] for key in ("model", "task", "method")]
-    budget, seeds = entry["budget"], tuple(int(seed) for seed in entry["seeds"])
+    model, task, method, budget = (entry[name] for name in ("model", "task", "method", "budget"))
+    key = Key(model, task, method, budget, entry.get("length"), entry.get("data"))
+    seeds = tuple(int(seed) for seed in entry["seeds"])
     scores = {float(lr): tuple(by_seed) for lr, by_seed in entry["scores"]}
     losses = {float(lr): tuple(by_seed) for lr, by_seed in entry.get("losses", [])}
     setting, default = entry.get("setting"), entry.get("default")
     values = {value: tuple(by_seed) for value, by_seed in entry.get("values", [])}
     candidates = [*scores.values(), *losses.values(), *values.values()]
     numbers = [s for by_seed in candidates for s in by_seed if s is not None]
-    if not all(isinstance(name, str) for name in names) or not isinstance(budget, str | None):
+    if not all(isinstance(name, str) for name in key[:3]) or not isinstance(budget, str | None):
         raise TypeError("model, task, method and budget are texts")
     if not scores or not all(0 < lr < math.inf for lr in scores):
         raise ValueError("a search has rates above 0")
@@ -257,7 +248,5 @@ def _search(entry: Mapping[str, Any]) -> Search:
         raise ValueError("every rate has a score, and a loss, for each seed")
     if not isinstance(setting, str | None) or (setting is None and values):
         raise TypeError("the setting whose values were tried has a name")
-    made = dict(entry.get("made", {}))
-    about = (made, setting, default, values, entry.get("length"), entry.get("data"), losses)
-    settings = dict(entry.get("settings", {}))
-    return Search(model, task, method, budget, seeds, scores, *about, settings)
+    made, settings = dict(entry.get("made", {})), dict(entry.get("settings", {}))
+    return Search(key, seeds, scores, made, setting, default, values, losses, settings)

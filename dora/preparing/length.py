@@ -8,14 +8,14 @@ import numpy as np
 
 from dora.configuration.check import MAX_COUNT
 from dora.configuration.config import Config
+from dora.errors import attempt
 from dora.methods.rules import fraction_or_steps
 from dora.methods.schedule import Schedule
 from dora.preparing.federation import Federation, steps_a_round
-from dora.preparing.findings import Findings
 
 
 def plan_length(
-    config: Config, labels: np.ndarray | None, found: Findings
+    config: Config, labels: np.ndarray | None, problems: list[str]
 ) -> tuple[int, Federation | None]:
     """Returns (steps of the run, its clients and rounds); notes every problem.
 
@@ -25,11 +25,11 @@ def plan_length(
     """
     steps, federation = _given_steps(config, labels), None
     if config.chosen.kind.federated:
-        federation = _plan_rounds(config, labels, steps, found)
+        federation = _plan_rounds(config, labels, steps, problems)
         # Rounded down to whole rounds, or as many as `fed.rounds` says.
         steps = federation.total_steps if federation else 0
     if steps:
-        found.problems += _too_short(config, steps, federation, found.problems)
+        problems += _too_short(config, steps, federation, problems)
     return steps, federation
 
 
@@ -51,18 +51,18 @@ def _given_steps(config: Config, labels: np.ndarray | None) -> int:
 
 
 def _plan_rounds(
-    config: Config, labels: np.ndarray | None, steps: int, found: Findings
+    config: Config, labels: np.ndarray | None, steps: int, problems: list[str]
 ) -> Federation | None:
     """Returns clients and rounds of about `steps` steps; None beside a problem."""
     # Nothing can be dealt by keys that have a message already.
-    if not steps or any(text.startswith(("fed.", "seed=")) for text in found.problems):
+    if not steps or any(text.startswith(("fed.", "seed=")) for text in problems):
         return None
     if problem := _two_lengths(config, steps):
-        found.problems.append(problem)
+        problems.append(problem)
         return None
     if labels is None:
         return None
-    return found.attempt(lambda: Federation.of(config.fed, labels, config.seed, steps))
+    return attempt(lambda: Federation.of(config.fed, labels, config.seed, steps), problems)
 
 
 def _two_lengths(config: Config, steps: int) -> str | None:

@@ -14,10 +14,10 @@ from dora.backbones import backbone
 from dora.backbones.backbone import Folder
 from dora.configuration.config import Config
 from dora.configuration.method_class import fingerprint, raised_at
+from dora.errors import attempt
 from dora.methods.base import Method, RunInfo
 from dora.methods.schedule import Schedule
 from dora.package import PACKAGE
-from dora.preparing.findings import Findings
 from dora.preparing.init_from import EarlierRun, read_earlier_run
 from dora.preparing.length import is_finite
 from dora.preparing.source_runs import Source, read_sources
@@ -60,7 +60,7 @@ def plan_run(
     folder: Folder,
     architecture: dict[str, Any],
     total_steps: int,
-    found: Findings,
+    problems: list[str],
 ) -> MethodInputs:
     """Reads the runs that the configuration names and plans the budget; notes every problem.
 
@@ -69,13 +69,13 @@ def plan_run(
     weights = backbone.fingerprint(folder)
     earlier = None
     if config.init_from and config.chosen.kind.starts_from_runs:
-        earlier = found.attempt(lambda: read_earlier_run(config, weights, architecture))
-    sources = found.attempt(lambda: read_sources(config, weights)) or ()
+        earlier = attempt(lambda: read_earlier_run(config, weights, architecture), problems)
+    sources = attempt(lambda: read_sources(config, weights), problems) or ()
     plan = None
     # A setting that is not finite is a problem by now, and no plan can be made with it.
     if is_finite(config):
         run = run_info(config, total_steps, sources)
-        plan = found.attempt(lambda: make_plan(config, architecture, earlier, run))
+        plan = attempt(lambda: make_plan(config, architecture, earlier, run), problems)
     return MethodInputs(weights, earlier, sources, plan)
 
 

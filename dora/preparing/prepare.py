@@ -24,11 +24,10 @@ from dora.configuration.config import Config
 from dora.configuration.searched import as_tuned, search_of
 from dora.configuration.tuned import Search
 from dora.data.tasks import TASKS, Rows
-from dora.errors import UserError
+from dora.errors import UserError, attempt
 from dora.methods.base import RunInfo
 from dora.preparing import precision
 from dora.preparing.federation import Federation
-from dora.preparing.findings import Findings
 from dora.preparing.init_from import EarlierRun
 from dora.preparing.length import plan_length
 from dora.preparing.planning import plan_run, run_info
@@ -39,6 +38,7 @@ from dora.records.about_method import NO_BUDGET
 from dora.records.directories import directory
 from dora.records.identity import identity
 from dora.records.run_json import NotARecord
+from dora.records.words import with_values
 
 
 @dataclass(frozen=True)
@@ -113,15 +113,12 @@ class Prepared:
         # sweep's other seeds follow, so that they can be compared.
         return _as_begun(replace(self, config=replace(self.config, seed=seed)))
 
-    def words(self, typed: Sequence[str]) -> list[str]:
+    def words(self, typed: Sequence[str]) -> tuple[str, ...]:
         """Returns the words typed for this run, with the precision that auto stands for.
 
         They name this run on any machine, also on one where auto would stand for another precision.
         """
-        if not self.auto:
-            return list(typed)
-        others = [word for word in typed if word.lstrip("+").partition("=")[0] != "precision"]
-        return [*others, f"precision={self.config.precision}"]
+        return with_values(typed, precision=self.config.precision) if self.auto else tuple(typed)
 
 
 def prepare(config: Config, here: bool = True, typed: Sequence[str] = ()) -> Prepared:
@@ -133,28 +130,28 @@ def prepare(config: Config, here: bool = True, typed: Sequence[str] = ()) -> Pre
     """
     # Each step below works with what the ones before could find, so that a wrong budget is named
     # even where the data are missing.
-    found = Findings([])
-    search = found.attempt(lambda: search_of(config))
+    problems: list[str] = []
+    search = attempt(lambda: search_of(config), problems)
     if search is not None:
-        config = found.attempt(lambda: as_tuned(config, search, typed)) or config
-    found.problems += [text for text in check(config) if text not in found.problems]
+        config = attempt(lambda: as_tuned(config, search, typed), problems) or config
+    problems += [text for text in check(config) if text not in problems]
     if here and config.device.startswith("cuda"):
-        found.problems += _device_problems(config.device)
-    folder, read = _locate_and_read(config, found)
+        problems += _device_problems(config.device)
+    folder, read = _locate_and_read(config, problems)
     architecture = None
     if folder is not None:
-        architecture = found.attempt(lambda: backbone.architecture(folder))
+        architecture = attempt(lambda: backbone.architecture(folder), problems)
     if folder is not None and architecture is not None:
-        config = _with_targets(config, architecture["model_type"], found)
-        found.problems += _length_problems(config, architecture)
-        found.problems += found.attempt(lambda: backbone.problems(folder, architecture)) or []
-    train_rows, heldout, labels = _training_rows(config, read, found)
-    total_steps, federation = plan_length(config, labels, found)
+        config = _with_targets(config, architecture["model_type"], problems)
+        problems += _length_problems(config, architecture)
+        problems += attempt(lambda: backbone.problems(folder, architecture), problems) or []
+    train_rows, heldout, labels = _training_rows(config, read, problems)
+    total_steps, federation = plan_length(config, labels, problems)
     inputs = None
     if architecture is not None and folder is not None:
-        inputs = plan_run(config, folder, architecture, total_steps, found)
-    if found.problems:
-        raise UserError(*found.problems)
+        inputs = plan_run(config, folder, architecture, total_steps, problems)
+    if problems:
+        raise UserError(*problems)
     # Never true: each of these is None only beside a problem. Type checkers cannot know that.
     if folder is None or architecture is None or read is None or train_rows is None:
         raise AssertionError("nothing is missing without a problem that says so")
@@ -181,7 +178,7 @@ def prepare(config: Config, here: bool = True, typed: Sequence[str] = ()) -> Pre
     return _as_begun(prepared)
 
 
-def _with_targets(config: Config, model_type: str, found: Findings) -> Config:
+def _with_targets(config: Config, model_type: str, problems: list[str]) -> Config:
     """Returns the configuration with the kinds of linears that target=all stands for here.
 
     Notes a kind that the architecture does not have.
@@ -191,9 +188,9 @@ def _with_targets(config: Config, model_type: str, found: Findings) -> Config:
         return config
     if config.all_targets:
         return config if tuple(has) == USUAL else replace(config, target=list(has))
-    given = found.attempt(config.targets) or ()
+    given = attempt(config.targets, problems) or ()
     if lacking := [kind for kind in given if kind not in has]:
-        found.problems.append(
+        problems.append(
             f"target={','.join(given)}: a layer of a {model_type} model has no "
             f"{' and no '.join(lacking)}; it has {', '.join(has)}"
         )
@@ -234,7 +231,7 @@ def _by_auto(folder: Path) -> bool:
         return False
 
 
-def _locate_and_read(config: Config, found: Findings) -> tuple[Folder | None, Read | None]:
+def _locate_and_read(config: Config, problems: list[str]) -> tuple[Folder | None, Read | None]:
     """Finds the model's folder and reads the data; None for the one that could not be had."""
     m = config.model
     # At the same time: each may have to wait for a hub that does not answer.
@@ -248,27 +245,27 @@ def _locate_and_read(config: Config, found: Findings) -> tuple[Folder | None, Re
         reading = pool.submit(read_rows, config.data, config.glue_task) if readable else None
         # `check` has reported a path that names nothing.
         lost = m.path is not None and (not m.path.strip() or m.path.startswith("~"))
-        folder = None if lost else found.attempt(locating.result)
-        read = None if reading is None else found.attempt(reading.result)
+        folder = None if lost else attempt(locating.result, problems)
+        read = None if reading is None else attempt(reading.result, problems)
     return folder, read
 
 
 def _training_rows(
-    config: Config, read: Read | None, found: Findings
+    config: Config, read: Read | None, problems: list[str]
 ) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]:
     """Returns (rows to train on, rows held out, labels of the rows to train on).
 
-    All are None where the first cannot be had because of a problem noted in `found`.
+    All are None where the first cannot be had because of a problem noted in `problems`.
     """
     # `check` has reported a limit that leaves no row.
     if read is None or (config.limit_train is not None and config.limit_train < 1):
         return None, None, None
     train = read[0]["train"]
-    split = found.attempt(lambda: split_rows(len(train), config.limit_train, config.select))
+    split = attempt(lambda: split_rows(len(train), config.limit_train, config.select), problems)
     if split is None:
         return None, None, None
     train_rows, heldout = split
-    found.problems += heldout_problems(config, train, heldout)
+    problems += heldout_problems(config, train, heldout)
     assert train.label is not None  # training rows have labels
     return train_rows, heldout, train.label[train_rows]
 

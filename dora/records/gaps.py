@@ -15,6 +15,7 @@ from dora.records.directories import directories
 from dora.records.place import Place
 from dora.records.schema import Run
 from dora.records.study import Seen, look
+from dora.records.words import key_of, with_values
 
 # Keys that one start of a run was given, which say nothing of another run: force=true would train
 # it anew at each start, and the device may be another machine's.
@@ -87,7 +88,8 @@ def missing(seen: Iterable[Seen]) -> list[Seen]:
                 sibling = max(siblings, key=lambda r: (r.place.task == task, r.state == "done"))
                 # The key hashes the task too, so it is known only from a run of that task.
                 key = sibling.place.key if sibling.place.task == task else "?"
-                words = with_keys(for_task(sibling.words, sibling.place.task, task), seed=seed[1:])
+                words = for_task(sibling.words, sibling.place.task, task)
+                words = None if words is None else with_values(words, seed=seed[1:])
                 here = Place(data, task, model, row[0], row[1], key, seed)
                 if (here._replace(key=""), sibling.length) not in behind:
                     hole = Seen(here, "missing", words=words, folder=sibling.folder)
@@ -122,11 +124,11 @@ def for_task(words: Sequence[str] | None, old: str, new: str) -> tuple[str, ...]
     """
     if words is None:
         return None
-    words = tuple(w for w in words if w.partition("=")[0].lstrip("+") not in _OF_ONE_START)
+    words = tuple(w for w in words if key_of(w) not in _OF_ONE_START)
     experiment = next((w for w in words if w.startswith("experiment=")), "")
     family, _, task = experiment.rpartition("/")
     if task not in TASKS:
-        return with_keys(words, task=new)
+        return with_values(words, task=new)
     if old == new:
         return words
     # The package's experiments, and those of a --config-dir that was typed.
@@ -136,11 +138,3 @@ def for_task(words: Sequence[str] | None, old: str, new: str) -> tuple[str, ...]
     if task != old or not any((folder / file).is_file() for folder in (CONF, *own)):
         return None
     return tuple(other if w == experiment else w for w in words if not w.startswith("task="))
-
-
-def with_keys(words: Sequence[str] | None, **values: str) -> tuple[str, ...] | None:
-    """Returns `words` with these values of some keys, each once and at the end."""
-    if words is None:
-        return None
-    rest = [w for w in words if w.split("=")[0] not in values]
-    return *rest, *(f"{key}={value}" for key, value in values.items())

@@ -39,6 +39,17 @@ class Foreign(ValueError):
     """Raised for words of a record that no run of this suite can have had; says which."""
 
 
+def key_of(word: str) -> str:
+    """Returns the key of a setting without the signs before it: `lr` for ++lr=1 and ~lr."""
+    return word.partition("=")[0].lstrip("+~")
+
+
+def with_values(words: Sequence[str], **values: object) -> tuple[str, ...]:
+    """Returns `words` with these values of some keys, each once and at the end."""
+    rest = [word for word in words if key_of(word) not in values]
+    return *rest, *(f"{key}={value}" for key, value in values.items())
+
+
 def typed(words: Any, folder: Path | None = None) -> tuple[str, ...]:
     """Returns the words to type after `python -m dora.run`.
 
@@ -71,10 +82,9 @@ def at_home(run: Run, folder: Path) -> tuple[str, ...] | None:
     if home is None or not isinstance(typed_home, str) or _same(typed_home, home):
         return tuple(words)
     began = _where_typed(typed_home, home)
-    kept = [word for word in words if not word.startswith("results=")]
     if began is not None:
-        kept = [_from_here(word, began) for word in kept]
-    return *kept, f"results={home}"
+        words = [_from_here(word, began) for word in words]
+    return with_values(words, results=home)
 
 
 def _where_typed(typed_home: str, home: Path) -> Path | None:

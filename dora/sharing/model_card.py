@@ -22,6 +22,7 @@ from dora.records.about_data import is_glue
 from dora.records.about_method import AboutMethod, about_method
 from dora.records.provenance import commits
 from dora.records.schema import Run
+from dora.records.words import key_of
 from dora.sharing.form import ASKED, Form
 from dora.sharing.front_matter import front_matter
 from dora.sharing.usage import usage
@@ -227,18 +228,14 @@ def _without_paths(command: str) -> str:
     except ValueError:  # a quote that is never closed: somebody has edited the record
         words = command.split()
     # Shown as typed, quotes and all, if nothing has to be hidden.
-    if not any("/" in word or "~" in word or _key(word) in _PLACES for word in words):
+    if not any("/" in word or "~" in word or key_of(word) in _PLACES for word in words):
         return command
     return " ".join(map(_without_path, words))
-
-
-def _key(word: str) -> str:
-    return word.partition("=")[0].lstrip("+")
 
 
 def _without_path(word: str) -> str:
     """Returns one word of a command without the machine's folders."""
     key, equals, value = word.partition("=")
-    if equals and (_key(word) in _PLACES or _PATH.search(value)):
+    if equals and (key_of(word) in _PLACES or _PATH.search(value)):
         return f"{key}=FOLDER"
     return PurePath(word).name if word.startswith(("/", "~")) else shlex.quote(word)

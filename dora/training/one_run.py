@@ -144,9 +144,10 @@ def _tuning(p: Prepared) -> dict[str, Any]:
     if found is None:
         return {}
     effort = {"candidates": found.candidates, "seeds": len(found.seeds)}
-    known = {"length": (found.length, config.length), "data": (found.data, config.data_name)}
     other: dict[str, Any] = {
-        name: its for name, (its, ours) in known.items() if its not in (None, ours)
+        name: its
+        for name in ("length", "data")
+        if (its := getattr(found.key, name)) not in (None, getattr(config.search_key, name))
     }
     if unlike := found.unlike(searched_with(config)):
         other["settings"] = unlike

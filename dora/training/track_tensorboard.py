@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
+
+from dora.plain import dotted, with_commas
 
 FOLDER = "tensorboard"
 
@@ -30,7 +32,9 @@ class TensorBoard:
         # Every line is in the file before the journals' checkpoint is.
         self.lacks_from = step + 1 if any(folder.glob("events.*")) else 0
         self._writer = SummaryWriter(str(folder), purge_step=self.lacks_from or None)
-        *begin, self._end = hparams(dict(_flat(about)), dict.fromkeys(metrics, 0.0))
+        # The page takes numbers, texts and truth values.
+        shown = {key: with_commas(v) for key, v in dotted(about).items() if v is not None}
+        *begin, self._end = hparams(shown, dict.fromkeys(metrics, 0.0))
         for part in begin:
             self._writer._get_file_writer().add_summary(part)
 
@@ -67,14 +71,3 @@ class TensorBoard:
     def leave(self) -> None:
         """Closes the file."""
         self._writer.close()
-
-
-def _flat(value: Mapping[str, Any], key: str = "") -> Iterator[tuple[str, Any]]:
-    """Yields (dotted key, number, text or truth value) of nested settings, without empty ones."""
-    for name, held in value.items():
-        if isinstance(held, Mapping):
-            yield from _flat(held, f"{key}{name}.")
-        elif isinstance(held, list | tuple):
-            yield f"{key}{name}", ",".join(map(str, held))
-        elif held is not None:
-            yield f"{key}{name}", held

@@ -13,7 +13,7 @@ from dora.analysis.grouping import tables
 from dora.analysis.searches import of_runs, unequal
 from dora.analysis.tables.notes import score_notes
 from dora.analysis.tables.searches import table
-from dora.configuration.tuned import Search
+from dora.configuration.tuned import Key, Search
 
 
 def write_run(
@@ -57,7 +57,7 @@ def searches(folder: Path) -> list[Search]:
 
 def chosen(folder: Path) -> dict[str, float]:
     """Returns the rate of each search by its method."""
-    return {search.method: search.lr for search in searches(folder)}
+    return {search.key.method: search.lr for search in searches(folder)}
 
 
 def test_the_rate_with_the_best_heldout_mean_wins_whatever_the_development_set_says(
@@ -115,7 +115,7 @@ def test_searches_on_two_backbones_are_apart(tmp_path: Path) -> None:
     for lr, heldout in ((1e-3, 0.5), (2e-3, 0.6), (4e-3, 0.4)):
         write_run(tmp_path, "lora", lr, heldout, dev=0.5)
         write_run(tmp_path, "lora", lr, 1 - heldout, dev=0.5, model="other")
-    assert [(s.model, s.lr, s.at_edge) for s in searches(tmp_path)] == [
+    assert [(s.key.model, s.lr, s.at_edge) for s in searches(tmp_path)] == [
         ("m", 2e-3, False),
         ("other", 4e-3, True),
     ]
@@ -148,7 +148,7 @@ def test_the_figure_holds_every_mean_and_marks_the_chosen_rate(tmp_path: Path) -
 
 def test_every_search_has_a_panel_also_where_no_method_of_its_task_has_a_budget() -> None:
     def search(task: str, method: str, budget: str | None, length: str = "600 steps") -> Search:
-        return Search("m", task, method, budget, (1,), {1e-3: (50.0,)}, length=length)
+        return Search(Key("m", task, method, budget, length), (1,), {1e-3: (50.0,)})
 
     drawn = score_by_rate(
         [

@@ -11,6 +11,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -42,10 +43,17 @@ def rate_of(config: Config) -> float:
     return as_tuned(config, found).learning_rate()
 
 
+def search_at(
+    *place: Any, length: str | None = None, data: str | None = None, **more: Any
+) -> tuned.Search:
+    """Returns a search; `place`: model, task, method and budget, then a Search's own fields."""
+    return tuned.Search(tuned.Key(*place[:4], length=length, data=data), *place[4:], **more)
+
+
 def searched(score: Callable[[float], float | None], start: float, most: int) -> dict[float, float]:
     """Returns the candidates that the rule tries, with `score` of each."""
     scores: dict[float, tuple[float | None, ...]] = {}
-    while rates := next_rates(tuned.Search("", "", "", None, (1,), scores), start, most):
+    while rates := next_rates(search_at("", "", "", None, (1,), scores), start, most):
         for rate in rates:
             assert rate not in scores
             scores[rate] = (score(rate),)
@@ -87,11 +95,11 @@ def test_of_equal_scores_the_lower_rate_wins_and_a_diverged_one_loses() -> None:
     assert list(flat) == [5e-4, 1e-3, 2e-3, 2.5e-4, 1.25e-4]
     diverging = searched(lambda rate: None if rate > 4e-4 else 80.0, 1e-3, 5)
     assert list(diverging) == [5e-4, 1e-3, 2e-3, 2.5e-4, 1.25e-4]
-    search = tuned.Search("m", "rte", "lora", "r8", (1,), {r: (s,) for r, s in diverging.items()})
+    search = search_at("m", "rte", "lora", "r8", (1,), {r: (s,) for r, s in diverging.items()})
     assert (search.lr, search.at_edge) == (1.25e-4, True)
     # One seed that diverged is no lucky seed: the rate loses to any whole one.
     seeds = {1e-3: (70.0, 71.0), 2e-3: (None, 99.0)}
-    assert tuned.Search("m", "rte", "lora", "r8", (1, 2), seeds).lr == 1e-3
+    assert search_at("m", "rte", "lora", "r8", (1, 2), seeds).lr == 1e-3
 
 
 def test_where_no_rate_scores_the_lower_loss_is_better() -> None:
@@ -99,7 +107,7 @@ def test_where_no_rate_scores_the_lower_loss_is_better() -> None:
     losses: dict[float, tuple[float | None, ...]] = {}
 
     def found() -> tuned.Search:
-        return tuned.Search("", "", "", None, (1,), dict.fromkeys(losses, (0.0,)), losses=losses)
+        return search_at("", "", "", None, (1,), dict.fromkeys(losses, (0.0,)), losses=losses)
 
     while rates := next_rates(found(), 1e-3, 6):
         losses |= {rate: (0.6 + abs(math.log2(rate / 3e-3)) / 100,) for rate in rates}
@@ -108,7 +116,7 @@ def test_where_no_rate_scores_the_lower_loss_is_better() -> None:
     # Where one is not known, none counts: the lower rate. A score wins over every loss.
     losses |= {2.83e-3: (None,)}
     assert found().lr == 5e-4
-    one = tuned.Search("", "", "", None, (1,), {1e-3: (0.1,), 2e-3: (0.0,)}, losses=losses)
+    one = search_at("", "", "", None, (1,), {1e-3: (0.1,), 2e-3: (0.0,)}, losses=losses)
     assert (one.lr, one.alike) == (1e-3, False)
 
 
@@ -168,7 +176,7 @@ def test_a_search_goes_on_with_all_that_its_file_holds(tmp_path: Path) -> None:
     below = min(first) / 2
     scores = {rate: (50.0,) for rate in (*first, below)}
     (tmp_path / "search").mkdir()
-    whole = tuned.Search(*key.cell, (1,), scores, length=key.length, data=key.data)
+    whole = tuned.Search(key, (1,), scores)
     tuned.write(tmp_path / "search/choices.json", [whole])
     tried = [float(w[3:]) for job in tuning().jobs() for w in job if w.startswith("lr=")]
     assert tried == sorted(scores)
@@ -218,7 +226,7 @@ def test_a_run_and_its_table_name_settings_that_its_rate_was_not_searched_with(
     words = ["method=lora", "budget=r2", f"rates_from={file}"]
     other = searched_with(small(tmp_path, "method=lora", "batch_size=4", "precision=bf16"))
     place = ("tiny_roberta", "wnli", "lora", "r2", (1,))
-    tuned.write(file, [tuned.Search(*place, {1e-3: (50.0,)}, settings=other)])
+    tuned.write(file, [search_at(*place, {1e-3: (50.0,)}, settings=other)])
     run(small(tmp_path, *words))
     assert record(tmp_path)["tuning"]["settings"] == {"batch_size": 4}
     (table,) = tables(read_runs(tmp_path))
@@ -242,7 +250,7 @@ def test_values_that_the_method_would_refuse_are_told_before_the_first_round(
 def test_of_values_that_are_equal_the_default_wins() -> None:
     tie = {0.3: (60.0,), 0.5: (None,)}
     scores = {1e-3: (60.0,)}
-    search = tuned.Search("m", "rte", "dora", "r2", (1,), scores, {}, "dem", 0.1, tie)
+    search = search_at("m", "rte", "dora", "r2", (1,), scores, {}, "dem", 0.1, tie)
     assert (search.value, search.best) == (0.1, 60.0)
 
 
@@ -251,8 +259,8 @@ def test_a_run_takes_the_setting_that_was_chosen_with_its_rate(tmp_path: Path) -
     values = {0.3: (61.0,), 0.5: (40.0,)}
     place = ("tiny_roberta", "wnli", "dora", "r2")
     length = small(tmp_path).length
-    key = (*place, length, "dir")
-    search = tuned.Search(*place, (1,), rates, {}, "dem", 0.1, values, length, "dir")
+    key = tuned.Key(*place, length, "dir")
+    search = tuned.Search(key, (1,), rates, {}, "dem", 0.1, values)
     tuned.write(tmp_path / "choices.json", [search])
     assert tuned.read(tmp_path / "choices.json") == {key: search}
     words = ["method=dora", "budget=r2", f"rates_from={tmp_path}/choices.json"]
@@ -278,7 +286,7 @@ def test_a_run_takes_the_setting_that_was_chosen_with_its_rate(tmp_path: Path) -
 def test_a_run_keeps_its_place_whatever_becomes_of_its_file_of_rates(tmp_path: Path) -> None:
     place = ("tiny_roberta", "wnli", "dora", "r2", (1,))
     file = tmp_path / "choices.json"
-    tuned.write(file, [tuned.Search(*place, {1e-3: (50.0,)}, setting="dem", default=0.1)])
+    tuned.write(file, [search_at(*place, {1e-3: (50.0,)}, setting="dem", default=0.1)])
     words = ["method=dora", "budget=r2", f"rates_from={file}"]
     # A key that is added is named although the file chooses a setting.
     with pytest.raises(UserError, match=r"\+max_step: there is no key max_step"):
@@ -286,7 +294,7 @@ def test_a_run_keeps_its_place_whatever_becomes_of_its_file_of_rates(tmp_path: P
     begun = prepare(small(tmp_path, *words))
     folder = begun.folder
     # As a search with more candidates does, while the run trains.
-    tuned.write(file, [tuned.Search(*place, {3e-3: (60.0,)}, setting="dem", default=0.1)])
+    tuned.write(file, [search_at(*place, {3e-3: (60.0,)}, setting="dem", default=0.1)])
     assert begun.settings["lr"] == 1e-3
     assert begun.folder == folder != prepare(small(tmp_path, *words)).folder
     file.unlink()
@@ -309,7 +317,7 @@ def test_a_rate_comes_from_a_search_of_the_same_length_or_else_from_the_only_oth
         return rate_of(small(tmp_path, *words, *more))
 
     short, long = (
-        tuned.Search(*place, {rate: (50.0,)}, length=f"{steps} steps")
+        search_at(*place, {rate: (50.0,)}, length=f"{steps} steps")
         for rate, steps in ((1e-3, 600), (3e-3, 1800))
     )
     tuned.write(file, [short])
@@ -345,7 +353,7 @@ def test_a_rate_comes_from_a_search_on_the_same_data_or_else_from_the_only_other
     words = ["method=lora", "budget=r2", f"rates_from={file}"]
     length = small(tmp_path).length
     sample, whole = (
-        tuned.Search(*place, {rate: (50.0,)}, length=length, data=data)
+        search_at(*place, {rate: (50.0,)}, length=length, data=data)
         for rate, data in ((1e-3, "sample"), (3e-3, "dir"))
     )
     tuned.write(file, [sample])
@@ -570,11 +578,11 @@ def test_a_disk_that_is_full_at_the_end_of_a_search_is_a_message(
 def test_a_second_search_is_added_to_the_file_of_the_first(tmp_path: Path) -> None:
     file = tmp_path / "search" / "choices.json"
     file.parent.mkdir()
-    other = tuned.Search("tiny_roberta", "rte", "dora", "r2", (1,), {1e-3: (50.0,)}, {"host": "a"})
+    other = search_at("tiny_roberta", "rte", "dora", "r2", (1,), {1e-3: (50.0,)}, {"host": "a"})
     # Of another length it stays; one that does not say its length gives way.
     place = ("tiny_roberta", "wnli", "lora", "r2", (1,), {1e-3: (50.0,)})
-    longer = tuned.Search(*place, length="900 steps")
-    tuned.write(file, [other, tuned.Search(*place), longer])
+    longer = search_at(*place, length="900 steps")
+    tuned.write(file, [other, search_at(*place), longer])
     words = small_words(tmp_path, "method=lora", "budget=r2")
     tuning = Tuning([words], lambda words: configure(*words), 3, (1, 2))
     for group in tuning.groups.values():
@@ -602,9 +610,7 @@ def test_a_second_search_is_added_to_the_file_of_the_first(tmp_path: Path) -> No
 
 
 def test_a_rate_of_a_search_that_always_diverged_is_refused(tmp_path: Path) -> None:
-    search = tuned.Search(
-        "tiny_roberta", "wnli", "lora", "r2", (1,), {1e-3: (None,), 2e-3: (None,)}
-    )
+    search = search_at("tiny_roberta", "wnli", "lora", "r2", (1,), {1e-3: (None,), 2e-3: (None,)})
     tuned.write(tmp_path / "choices.json", [search])
     with pytest.raises(UserError, match=r"method=lora, budget=r2 diverged at .* 0.001 to 0.002"):
         run(small(tmp_path, "method=lora", "budget=r2", f"rates_from={tmp_path}/choices.json"))

@@ -152,8 +152,8 @@ def test_auto_is_the_same_run_as_the_precision_that_it_stands_for(
     assert auto.folder == {"bf16": bf16, "fp32": fp32}[stands_for].folder
     assert bf16.folder != fp32.folder
     assert auto.settings["precision"] == stands_for
-    assert auto.words(["precision=auto", "seed=1"]) == ["seed=1", f"precision={stands_for}"]
-    assert bf16.words(["precision=bf16", "seed=1"]) == ["precision=bf16", "seed=1"]
+    assert auto.words(["precision=auto", "seed=1"]) == ("seed=1", f"precision={stands_for}")
+    assert bf16.words(["precision=bf16", "seed=1"]) == ("precision=bf16", "seed=1")
 
 
 def test_auto_leaves_a_run_alone_that_the_other_precision_was_asked_for(

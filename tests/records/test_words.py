@@ -13,7 +13,7 @@ import pytest
 from dora.configuration.config import Config
 from dora.plain import printable
 from dora.records import packed
-from dora.records.words import Foreign, as_command, command_of, typed
+from dora.records.words import Foreign, as_command, command_of, typed, with_values
 from record_files import write_run
 from runs import python
 
@@ -173,3 +173,8 @@ def test_a_config_folder_beside_packed_records_came_with_them(tmp_path: Path) ->
 def test_looking_at_records_needs_no_hydra_until_a_command_is_shown() -> None:
     done = python("-c", "import sys, dora.status, dora.export; assert 'hydra' not in sys.modules")
     assert done.returncode == 0, done.stderr
+
+
+def test_a_key_is_replaced_with_whatever_sign_it_was_typed() -> None:
+    words = ["+lr=1", "lr_x=1", "++lr=2", "task=rte", "lr=3"]
+    assert with_values(words, lr=4, seed=5) == ("lr_x=1", "task=rte", "lr=4", "seed=5")

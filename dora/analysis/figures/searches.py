@@ -9,14 +9,11 @@ from typing import TYPE_CHECKING, Any
 from dora.analysis.figures.log_axis import logarithmic
 from dora.analysis.figures.style import legend, panels, styles, titles
 from dora.analysis.names import method_title
-from dora.configuration.tuned import Search, mean
+from dora.configuration.tuned import Key, Search, mean
 from dora.data.tasks import TASKS
 
 if TYPE_CHECKING:
     from dora.analysis.figures.scores import Drawn
-
-# Of a panel: model, task, budget, length, data.
-_Place = tuple[str, str, str | None, str | None, str | None]
 
 
 def score_by_rate(searches: Sequence[Search], named: Mapping[str, str] = {}) -> Drawn | None:
@@ -28,19 +25,18 @@ def score_by_rate(searches: Sequence[Search], named: Mapping[str, str] = {}) -> 
     shown = [s for s in searches if not s.all_failed]
     if not shown:
         return None
-    places = list(dict.fromkeys((s.model, s.task, s.budget, s.length, s.data) for s in shown))
+    places = list(dict.fromkeys(map(_place, shown)))
     # Methods without a budget are drawn beside those of each one, where there is any.
-    with_budget = {_apart_from_budget(p) for p in places if p[2] is not None}
-    places = [p for p in places if p[2] is not None or _apart_from_budget(p) not in with_budget]
-    look = styles(list(dict.fromkeys(s.method for s in shown)))
+    with_budget = {p._replace(budget=None) for p in places if p.budget is not None}
+    places = [p for p in places if p not in with_budget]
+    look = styles(list(dict.fromkeys(s.key.method for s in shown)))
     figure, axes = panels([_head(p, places) for p in places], 3)
     lines: list[dict[str, Any]] = []
-    for panel, (model, task, budget, length, data) in zip(axes, places, strict=True):
+    for panel, place in zip(axes, places, strict=True):
         before = len(lines)
         for s in shown:
-            here = (s.model, s.task, s.length, s.data) == (model, task, length, data)
-            if here and s.budget in (budget, None):
-                lines += _draw(panel, s, look[s.method])
+            if _place(s) in (place, place._replace(budget=None)):
+                lines += _draw(panel, s, look[s.key.method])
         rates = sorted({line["lr"] for line in lines[before:]})
         logarithmic(panel, rates, rates, label)
     titles(figure, "learning rate", "held-out score")
@@ -48,17 +44,17 @@ def score_by_rate(searches: Sequence[Search], named: Mapping[str, str] = {}) -> 
     return figure, lines
 
 
-def _apart_from_budget(place: _Place) -> tuple[str | None, ...]:
-    model, task, _, length, data = place
-    return model, task, length, data
+def _place(s: Search) -> Key:
+    """Returns the panel of a search: its key, whatever the method."""
+    return s.key._replace(method="")
 
 
-def _head(place: _Place, places: Sequence[_Place]) -> str:
+def _head(place: Key, places: Sequence[Key]) -> str:
     """Returns the head of a panel: the task, and what else tells it from the other panels."""
-    model, task, budget, length, data = place
-    several = [len({*values} - {None}) > 1 for values in zip(*places, strict=True)]
-    told = [(budget, several[2]), (model, several[0]), (length, several[3]), (data, several[4])]
-    return ", ".join([TASKS[task].folder, *(name for name, there in told if name and there)])
+    known = ("budget", "model", "length", "data")
+    several = [name for name in known if len({getattr(p, name) for p in places} - {None}) > 1]
+    told = (getattr(place, name) for name in several)
+    return ", ".join([TASKS[place.task].folder, *filter(None, told)])
 
 
 def label(rate: float) -> str:
@@ -71,7 +67,7 @@ def _draw(panel: Any, s: Search, look: dict[str, Any]) -> list[dict[str, Any]]:
     """Draws one search; returns its numbers as lines of the figure's CSV."""
     rates = [lr for lr in sorted(s.scores) if not math.isinf(s.mean(lr))]
     means = [s.mean(lr) for lr in rates]
-    panel.plot(rates, means, label=s.method, linewidth=1.2, markersize=3, **look)
+    panel.plot(rates, means, label=s.key.method, linewidth=1.2, markersize=3, **look)
     for lr in rates:
         seeds = s.scores[lr]
         panel.plot([lr] * len(seeds), seeds, ".", color=look["color"], markersize=2, alpha=0.5)
@@ -82,7 +78,7 @@ def _draw(panel: Any, s: Search, look: dict[str, Any]) -> list[dict[str, Any]]:
     if not math.isinf(best):
         ring = {"marker": "o", "markersize": 8, "markerfacecolor": "none", "linestyle": ""}
         panel.plot([s.lr], [best], color=look["color"], **ring)
-    about = {"model": s.model, "task": s.task, "method": s.method, "budget": s.budget}
+    about = dict(zip(("model", "task", "method", "budget"), s.key.cell, strict=True))
     points = [
         *((lr, s.default, score) for lr, score in zip(rates, means, strict=True)),
         *((s.lr, value, score) for value, score in others.items()),

@@ -79,7 +79,8 @@ def study_data(found: Sequence[Table]) -> dict[str, Any]:
     steps, matrices = Pool(), Pool()
     runs = []
     for table, run in ordered(found):
-        values = {path: paths.setdefault(path, Pool()).place(v) for path, v in leaves(_kept(run))}
+        kept = {key: run[key] for key in _SHOWN if key in run}
+        values = {path: paths.setdefault(path, Pool()).place(v) for path, v in leaves(kept)}
         runs.append(
             {
                 **about(table, run),
@@ -156,10 +157,6 @@ def _typed(run: Run) -> str:
     # Quoted and checked: a reader may paste it, and the record may be somebody else's.
     unknown = f"# {printable('/'.join(run['folder'].parts[-7:]))}: no command is known"
     return command_of(run.get("words"), run["folder"], unknown)
-
-
-def _kept(run: Run) -> dict[str, Any]:
-    return {key: run[key] for key in _SHOWN if key in run}
 
 
 def leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:

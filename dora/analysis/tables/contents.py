@@ -34,7 +34,7 @@ def medians(table: Table) -> Grid:
     text = f"{caption(table)}: median (n)"
     units = {j: table.view.unit(task) for j, task in enumerate(tasks, 2)}
     grid = Grid(text, head, rows, units=units, rules=budget_starts(table.rows), name="medians")
-    return transposed(grid, "task") if table.view.transposed else grid
+    return transposed(grid) if table.view.transposed else grid
 
 
 def costs(table: Table) -> Grid:

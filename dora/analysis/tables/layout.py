@@ -42,8 +42,8 @@ class Grid:
     name: str = ""
 
 
-def transposed(grid: Grid, corner: str) -> Grid:
-    """Returns the table with its rows as columns, each named by its words; `corner`: their head.
+def transposed(grid: Grid) -> Grid:
+    """Returns the table with a row for each task and its rows as columns, named by their words.
 
     The last word of a row, its budget, is what print sets in the second row of the head. A rule
     stands below a first row that is not of scores, and no other.
@@ -58,7 +58,7 @@ def transposed(grid: Grid, corner: str) -> Grid:
 
     return replace(
         grid,
-        head=[corner, *map(" ".join, named)],
+        head=["task", *map(" ".join, named)],
         rows=[[grid.head[j], *(row[j] for row in grid.rows)] for j in body],
         text_columns=1,
         units={i: name[-1] for i, name in enumerate(named, 1) if len(name) == words},

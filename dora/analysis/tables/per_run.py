@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
+from dora.plain import dotted, with_commas
 from dora.records.place import place_of
 from dora.records.schema import Run
 
@@ -33,29 +33,16 @@ def as_row(run: Run) -> dict[str, Any]:
     """
     row: dict[str, Any] = place_of(run["folder"])._asdict()
     row["seed"] = run["seed"]
-    for part in ("best", "last"):
-        row |= _flat(part, run["results"][part])
-    row |= _flat("params", run["params"])
-    row |= _flat("config", run["config"])
+    scores = {part: run["results"][part] for part in ("best", "last")}
+    row |= dotted({**scores, "params": run["params"], "config": run["config"]})
     row |= {key: run.get(key) for key in _PLAIN}
-    row |= _flat("tuning", run.get("tuning") or {})
+    row |= dotted({"tuning": run.get("tuning") or {}})
     git = run.get("git") or {}
     times = run.get("times", {})
     return {
-        **row,
+        **{key: with_commas(value) for key, value in row.items()},
         "commit": git.get("commit"),
         "dirty": git.get("dirty"),
         "started": times.get("started"),
         "finished": times.get("finished"),
     }
-
-
-def _flat(name: str, value: Any) -> dict[str, Any]:
-    """Returns nested objects as one level of dotted keys."""
-    if isinstance(value, Mapping):
-        return {
-            k: v for key, held in value.items() for k, v in _flat(f"{name}.{key}", held).items()
-        }
-    if isinstance(value, list | tuple):
-        return {name: ",".join(map(str, value))}
-    return {name: value}

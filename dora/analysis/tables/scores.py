@@ -70,7 +70,7 @@ def scores(table: Table) -> Grid:
         spare={1: f"budgets, from rule to rule: {', '.join(dict.fromkeys(spent))}"},
         notes=[*score_notes(table, marks, bool(bold)), *beside.notes],
     )
-    return transposed(grid, "task") if table.view.transposed else grid
+    return transposed(grid) if table.view.transposed else grid
 
 
 def _columns(table: Table) -> list[Column]:

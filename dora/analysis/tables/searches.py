@@ -17,11 +17,12 @@ def table(searches: Sequence[Search]) -> list[str]:
 
     Which rates lie at an edge, and in which tasks the methods had unequal effort.
     """
+    keys = [s.key for s in searches]
     several = {
-        "model": len({s.model for s in searches}) > 1,  # one value needs no column
-        "length": len({s.length for s in searches}) > 1,
-        "data": len({s.data for s in searches} - {None}) > 1,
-        "budget": len({s.budget for s in searches} - {None}) > 1,
+        "model": len({key.model for key in keys}) > 1,  # one value needs no column
+        "length": len({key.length for key in keys}) > 1,
+        "data": len({key.data for key in keys} - {None}) > 1,
+        "budget": len({key.budget for key in keys} - {None}) > 1,
     }
     known = ("model", "task", "length", "data", "method", "budget")
     columns = [c for c in known if several.get(c, True)]
@@ -41,16 +42,9 @@ def table(searches: Sequence[Search]) -> list[str]:
 
 
 def _named(s: Search, columns: Sequence[str]) -> list[str]:
-    budget = budget_in_words((s.method, s.budget or NO_BUDGET))
-    whole = {
-        "model": s.model,
-        "task": s.task,
-        "length": s.length or "–",
-        "data": s.data or "–",
-        "method": s.method,
-        "budget": budget,
-    }
-    return [whole[column] for column in columns]
+    budget = budget_in_words((s.key.method, s.key.budget or NO_BUDGET))
+    whole = s.key._replace(budget=budget)
+    return [getattr(whole, column) or "–" for column in columns]
 
 
 def _cells(s: Search) -> list[str]:
