@@ -13,6 +13,7 @@ them in each round, that is 32 boosters. Which layers are drawn is a function of
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -79,9 +80,11 @@ class XGBLoRA(Links):
     ) -> Plan:
         """Draws the rounds: the first one's components at the start, those of all at the end.
 
-        Raises ValueError if the budget, the layers or the draws don't fit the model, or if rounds
-        are too short.
+        Raises ValueError if the budget or the layers don't fit the model, or rounds are too short.
         """
+        # Before the budget's own check, which names what fits if every round trains all layers.
+        if matrices:
+            _refuse_overfull(settings, budget, matrices, run.total_steps)
         if problem := budget.problem(matrices):
             raise ValueError(problem)
         rounds = _rounds(settings, budget, matrices, run.seed)
@@ -93,7 +96,6 @@ class XGBLoRA(Links):
                 "warm-up: train longer, raise method.layers, or lower the budget"
             )
         refuse_cold(settings.restart, len(rounds), run, "fewer boosters")
-        _refuse_overfull(budget, matrices, rounds, _at_once(settings, matrices), run.seed)
         ends = [sum(i in drawn for drawn in rounds) for i in range(len(matrices))]
         start = tuple(int(i in rounds[0]) for i in range(len(matrices)))
         note = f"{len(rounds)} boosters, {shortest} steps or one more each"
@@ -184,26 +186,29 @@ def _refuse_misfits(settings: Settings, budget: Budget, layers: int, at_once: in
 
 
 def _refuse_overfull(
-    budget: Budget,
-    matrices: Sequence[Matrix],
-    rounds: Sequence[Sequence[int]],
-    at_once: int,
-    seed: int,
+    settings: Settings, budget: Budget, matrices: Sequence[Matrix], steps: int
 ) -> None:
-    """Raises ValueError if a matrix is drawn more often than its full rank."""
-    held = np.zeros((len(rounds), len(matrices)), dtype=int)
-    for row, drawn in zip(held, rounds, strict=True):
-        row[drawn] = 1
-    held, full = held.cumsum(axis=0), np.array([m.full_rank for m in matrices])
-    over = (held > full).any(axis=1)
-    if not over.any():
+    """Raises ValueError if a seed might draw a matrix more often than its full rank.
+
+    The rule is one for all seeds, so that a sweep over seeds is not refused in part. [ours]
+    """
+    layers, at_once = len(_by_layer(matrices)), _at_once(settings, matrices)
+    full, rank = min(m.full_rank for m in matrices), budget.average_rank(matrices)
+    boosters = math.ceil(rank * layers / at_once)
+    if settings.sampling == "random":
+        most, fitting = boosters, full
+    else:
+        # One in each pass over the layers; a last round of what still fits may add one more.
+        most, fitting = math.ceil(rank) + (rank.denominator > 1), full * layers // at_once
+    if most <= full:
         return
-    # A smaller budget's rounds are the first ones of this one's.
-    layers, fitting = len(_by_layer(matrices)), int(over.argmax())
-    most = max(r for r in range(fitting * at_once // layers + 1) if r * layers % at_once == 0)
-    at = int((held[-1] - full).argmax())
+    # What is offered must also have rounds that are long enough, and divide the layers.
+    fitting = min(fitting, steps // SHORTEST) if steps else fitting
+    largest = max(r for r in range(fitting * at_once // layers + 1) if r * layers % at_once == 0)
+    way = "train longer, raise method.layers, or lower the budget"
+    if largest:
+        way = f"at most r{largest} or {largest * sum(m.cost for m in matrices)} parameters fit"
     raise ValueError(
-        f"budget={budget} is larger than this model: seed={seed} draws a matrix of rank {full[at]} "
-        f"for {held[-1, at]} boosters of rank 1; at most r{most} or "
-        f"{most * sum(m.cost for m in matrices)} parameters fit with this seed"
+        f"budget={budget} is larger than this model: of {boosters} boosters of rank 1, {most} may "
+        f"be of one matrix, of rank {full}: {way}"
     )

@@ -214,22 +214,45 @@ def test_a_booster_that_is_all_warm_up_is_refused() -> None:
         XGBLoRA.plan(settings, Budget.parse("r2"), BASE, run)
 
 
-@pytest.mark.parametrize(("layers", "budget"), [(1, "r31"), (2, "r32"), (2, "55000")])
-def test_draws_above_a_matrixs_full_rank_are_refused_with_what_fits(
-    layers: int, budget: str
+@pytest.mark.parametrize(
+    ("sampling", "layers", "budget", "steps"),
+    [
+        ("random", 1, "r11", 0),
+        ("random", 2, "r32", 0),
+        ("random", 2, "r400", 70),
+        ("random", 2, "55000", 0),
+        ("random", 3, "r33", 0),
+        ("balanced", 1, "r33", 0),
+        ("balanced", 1, "73727", 0),
+    ],
+)
+def test_a_budget_that_some_seed_could_overdraw_is_refused_for_all_with_one_that_works(
+    sampling: str, layers: int, budget: str, steps: int
 ) -> None:
     matrices = matrices_of("roberta", 32, 3)
-    with pytest.raises(ValueError, match=r"draws a matrix of rank 32 for 3\d boosters") as e:
-        planned(budget, matrices, seed=3, layers=layers)
-    found = re.search(r"at most (r\d+) or (\d+) parameters fit with this seed", str(e.value))
+    given: dict[str, Any] = {"layers": layers, "sampling": sampling, "steps": steps}
+    with pytest.raises(ValueError, match=r"boosters of rank 1, \d+ may be of one matrix") as e:
+        planned(budget, matrices, **given)
+    found = re.search(r"at most (r\d+) or (\d+) parameters fit", str(e.value))
     assert found
     for fits in found.groups():
-        plan = planned(fits, matrices, seed=3, layers=layers)
-        assert plan.params(plan.end) == int(found[2])
-        assert max(plan.end) <= 32
-    with pytest.raises(ValueError, match="boosters of rank 1"):
-        planned(f"r{int(found[1][1:]) + layers}", matrices, seed=3, layers=layers)
-    assert max(planned("r32", matrices, layers=1, sampling="balanced").end) == 32
+        for seed in range(3):
+            plan = planned(fits, matrices, seed, **given)
+            assert plan.params(plan.end) == int(found[2])
+            assert max(plan.end) <= 32
+    if not steps:
+        with pytest.raises(ValueError, match="boosters of rank 1"):
+            planned(f"r{int(found[1][1:]) + layers}", matrices, **given)
+
+
+def test_no_accepted_budget_draws_a_matrix_above_its_full_rank() -> None:
+    matrices, random = matrices_of("roberta", 8, 3), np.random.default_rng(0)
+    whole = sum(m.cost for m in matrices)
+    for sampling, most in (("random", 8 * whole // 3), ("balanced", 7 * whole)):
+        for less in random.integers(0, whole // 3, 5):
+            for seed in (1, 2):
+                plan = planned(f"{most - less}e0", matrices, seed, layers=1, sampling=sampling)
+                assert max(plan.end) <= 8
 
 
 WORDS = ("method=xgblora", "budget=r2", "lr=1e-2")
