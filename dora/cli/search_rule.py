@@ -26,7 +26,7 @@ def next_rates(search: Search, start: float, most: int) -> list[float]:
     """
     scores = search.scores
     if not scores:
-        return [_tidy(start / 2), _tidy(start), _tidy(2 * start)]
+        return first_rates(start)
     if len(scores) >= most:
         return []
     rates, best = sorted(scores), search.lr
@@ -44,6 +44,11 @@ def next_rates(search: Search, start: float, most: int) -> list[float]:
     rate = _tidy(math.sqrt(best * wider))
     # Neighbours that differ in the third digit alone have nothing between them.
     return [] if rate in scores else [rate]
+
+
+def first_rates(start: float) -> list[float]:
+    """Returns the learning rates with which a search begins at `start`."""
+    return [_tidy(start / 2), _tidy(start), _tidy(2 * start)]
 
 
 def _tidy(rate: float) -> float:

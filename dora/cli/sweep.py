@@ -18,7 +18,7 @@ from dora.data.predictions import unpredicted
 from dora.errors import NotNow, RunFailed, Stopped, UserError
 from dora.plain import counted, duration, printable
 from dora.preparing import precision
-from dora.preparing.notes import embedded_note, rows_notes
+from dora.preparing.notes import embedded_note, notes_on
 from dora.preparing.prepare import Prepared, prepare
 from dora.process.signals import outside
 from dora.records import estimate, study
@@ -278,8 +278,6 @@ def _data_of(config: Config) -> tuple[str, str, str]:
 def _sweep_run(p: Prepared, folder: Path, words: Words, here: bool) -> SweepRun:
     """Returns the description of a prepared run; reads its record in `folder`, if it is done."""
     c = p.config
-    embedded = embedded_note(c)
-    notes = tuple(filter(None, (embedded, c.model.note, *rows_notes(c, p.rows))))
     # In this order: looking for rows without predictions is cheap if the run has no record.
     lacks = not c.force and bool(unpredicted(folder, p.rows)) and read_done(folder) is not None
     text = precision.line(c.precision, c.device, p.auto) if here else None
@@ -288,8 +286,8 @@ def _sweep_run(p: Prepared, folder: Path, words: Words, here: bool) -> SweepRun:
             f"precision {c.precision} for precision=auto: the machines that train are not known "
             "here; precision=bf16 or precision=fp32 chooses"
         )
-    own = p.words(words), lacks, embedded is not None
-    return SweepRun(folder, p.settings, c.force, notes, text, p.auto, *own)
+    own = p.words(words), lacks, embedded_note(c) is not None
+    return SweepRun(folder, p.settings, c.force, notes_on(p), text, p.auto, *own)
 
 
 def _with_places(problems: Mapping[str, list[Words]], total: int) -> Iterator[str]:

@@ -17,7 +17,7 @@ from dora.analysis.searches import heldout, heldout_loss, in_order
 from dora.analysis.tables.layout import as_csv
 from dora.analysis.tables.searches import table
 from dora.cli.line import in_grammar
-from dora.cli.search_rule import OpenSearch
+from dora.cli.search_rule import OpenSearch, first_rates
 from dora.configuration import tuned
 from dora.configuration.check import check
 from dora.configuration.config import Config, holder
@@ -85,6 +85,7 @@ class Tuning:
         self.folder = Path(compose(grid[0]).results) / "search"
         self.groups: dict[Key, OpenSearch] = {}
         self._recorded: dict[Key, dict[str, Any]] = {}  # what the runs of each would record
+        self._starts: dict[Key, str] = {}  # the setting that says where each begins
         self.titles: dict[str, str] = {}  # of methods, by their names
         for words, config in composed.items():
             self._add(words, config)
@@ -113,6 +114,10 @@ class Tuning:
             tried = config.chosen.tried
             default = getattr(config.chosen.settings, tried[0]) if tried else None
             self._recorded[key] = settings
+            # A study's own rates come before the model's.
+            of_study = key.method in config.rates.get(key.task, {})
+            where = f"rates.{key.task}" if of_study else "model.lr"
+            self._starts[key] = f"{where}.{key.method}"
             self.groups[key] = OpenSearch(
                 own, key, config.learning_rate(), searched_with(config), tried, default
             )
@@ -179,9 +184,13 @@ class Tuning:
                     "or another results="
                 )
             if not {candidate.lr for candidate in group.next(FEWEST)} <= search.scores.keys():
+                # The file does not say where it began, but from each of these all its rates go on.
+                held = search.scores.keys()
+                starts = [lr for lr in sorted(held) if set(first_rates(lr)) <= held]
+                way = f"{self._starts[key]}={starts[0]:g}, or another" if starts else "another"
                 yield (
                     f"{of} that began at another rate than {group.start:g}, and its scores would be "
-                    "lost: give the model.lr of before, or another results="
+                    f"lost: give {way} results="
                 )
             if search.candidates > self.candidates or not set(search.seeds) <= set(self.seeds):
                 seeds = ",".join(map(str, search.seeds))

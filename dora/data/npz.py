@@ -41,9 +41,9 @@ def load(
     `outputs`: the width of the logits, checked where it is given.
 
     Logits are floats (rows, outputs). Ids and labels are numbers (rows,); labels of a
-    classification are integers in [0, outputs). All arrays of a split have the same number of rows.
-    Raises FileNotFoundError where there is no file, OSError where it is a link or a pipe, Refused
-    for any other file that a run would not write; each within a second.
+    classification are integers in [0, outputs). All arrays of a split have the same number of rows,
+    at least one. Raises FileNotFoundError where there is no file, OSError where it is a link or a
+    pipe, Refused for any other file that a run would not write; each within a second.
     """
     with _opened(folder) as archive:
         infos = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
@@ -150,7 +150,8 @@ def _unfit(name: str, shape: tuple[int, ...], dtype: np.dtype) -> str | None:
         return f"holds {cut(dtype)}, no {'logits' if logits else 'numbers'}"
     if len(shape) != (2 if logits else 1):
         return f"has {len(shape)} dimensions, not {2 if logits else 1}"
-    return None
+    # A split without rows is refused when the data are read.
+    return "is empty" if 0 in shape else None
 
 
 def _check_rows(found: dict[str, np.ndarray]) -> None:
@@ -174,7 +175,7 @@ def _check_outputs(found: dict[str, np.ndarray], outputs: int | None) -> None:
     for name, array in found.items():
         if name.endswith("/logits") and array.shape[1] != outputs:
             raise Refused(f"{cut(name)} has {array.shape[1]:,} columns, and the task has {outputs}")
-        classes = name.endswith("/labels") and outputs > 1 and array.size
+        classes = name.endswith("/labels") and outputs > 1
         if classes and not (
             array.dtype.kind in "iu" and 0 <= array.min() and array.max() < outputs
         ):

@@ -6,7 +6,7 @@ minimises S(ΔW, (B̄ + ΔB) Ā) + λ ‖ΔB‖², and the next round starts at 
 * `solver=cosine` (the paper's): S is 1 − cos of the two flattened matrices, by gradient descent
   from 0. Its gradient grows as 1 / ‖B̄‖, so that steps of a fixed size, as the released derivatives
   take them, overshoot where ‖B̄‖ is small, in a run's first rounds. `server_step=relative` takes them
-  in units of ‖B̄‖² [ours];
+  in units of ‖B̄‖², and the penalty's part implicitly [ours];
 * `solver=ridge` (ours): S is the squared distance, solved at once.
 
 The paper prints the norm unsquared, which has no gradient at 0, and S as the cosine itself, whose
@@ -100,9 +100,9 @@ def cosine(
 ) -> list[Tensor]:
     """Returns each layer's ΔB after so many steps of gradient descent on 1 − cos + λ ‖ΔB‖².
 
-    With n² = ⟨B, B G⟩: ∂(1 − cos)/∂B = −M / (n w) + ⟨B, M⟩ / (n³ w) B G. `relative` takes the steps
-    in units of ‖B̄‖². A layer whose average update, or whose B̄ Ā, is zero stays as it is, and so
-    does one whose objective ends no lower than it began. [ours]
+    `relative` takes the steps in units of ‖B̄‖², and the penalty at the step's end. A layer whose
+    average update, or whose B̄ Ā, is zero stays as it is, and so does one whose objective ends no
+    lower than it began. [ours]
     """
     able = [
         i
@@ -131,7 +131,12 @@ def cosine(
         start, M, w, weight = start / unit, M / unit, w / unit, regularisation * unit**2
         change = torch.zeros_like(start)
         for _ in range(steps):
-            change -= lr * gradient(start + change, change, G, M, w, weight)
+            slope = gradient(start + change, G, M, w)
+            if relative:
+                # The penalty implicitly: an explicit step diverges where λ ‖B̄‖² is large.
+                change = (change - lr * slope) / (1 + 2 * lr * weight)
+            else:
+                change -= lr * (slope + 2 * weight * change)
         better = objective(start + change, change, G, M, w, weight) < objective(
             start, torch.zeros_like(start), G, M, w, weight
         )
@@ -150,9 +155,12 @@ def objective(B: Tensor, change: Tensor, G: Tensor, M: Tensor, w: Tensor, weight
     return 1 - cos + weight.view(-1) * change.pow(2).sum((-2, -1))
 
 
-def gradient(B: Tensor, change: Tensor, G: Tensor, M: Tensor, w: Tensor, weight: Tensor) -> Tensor:
-    """Returns the gradient of 1 − cos(ΔW, B Ā) + λ ‖ΔB‖² for each layer of a stack."""
+def gradient(B: Tensor, G: Tensor, M: Tensor, w: Tensor) -> Tensor:
+    """Returns the gradient of 1 − cos(ΔW, B Ā) for each layer of a stack.
+
+    With n² = ⟨B, B G⟩ it is −M / (n w) + ⟨B, M⟩ / (n³ w) B G.
+    """
     BG = B @ G
     n = (B * BG).sum((-2, -1), keepdim=True).sqrt()
     along = (B * M).sum((-2, -1), keepdim=True)
-    return along / (n**3 * w) * BG - M / (n * w) + 2 * weight * change
+    return along / (n**3 * w) * BG - M / (n * w)

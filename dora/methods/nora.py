@@ -121,9 +121,11 @@ class NoRA(PlainLoRA):
         # Before the budget's own check, which names what fits the matrices.
         rank = max(equal_ranks(budget, matrices)) if matrices else 0
         if rank > settings.outer_rank:
+            # No outer rank helps a budget that the matrices cannot hold.
+            way = "" if budget.problem(matrices) else "raise that, or "
             raise ValueError(
                 f"budget={budget} makes an inner rank of {rank}, which must not exceed "
-                f"method.outer_rank={settings.outer_rank}: raise that, or lower the budget"
+                f"method.outer_rank={settings.outer_rank}: {way}lower the budget"
             )
         return super().plan(settings, budget, matrices, run)
 

@@ -1,4 +1,4 @@
-"""Notes on a run's model and data that its scores never go without."""
+"""Notes on a run's model, data and settings, which are shown before it trains."""
 
 from __future__ import annotations
 
@@ -6,10 +6,18 @@ from collections.abc import Mapping
 
 from dora.configuration.config import Config
 from dora.data.tasks import Rows, labelled
+from dora.preparing.prepare import Prepared
 from dora.records.about_data import other_sizes
 
 # The way out that every note on embedded models or data names.
 REAL = "real ones: model=roberta_base (or another) and data=hub, or data=dir data.dir=GLUE"
+
+
+def notes_on(p: Prepared) -> tuple[str, ...]:
+    """Returns all notes on a run."""
+    c = p.config
+    known = (embedded_note(c), c.model.note, *rows_notes(c, p.rows))
+    return (*filter(None, known), *beyond_notes(c, len(p.train_rows), p.total_steps))
 
 
 def embedded_note(config: Config) -> str | None:
@@ -45,4 +53,21 @@ def rows_notes(config: Config, rows: Mapping[str, Rows]) -> list[str]:
         notes.append(whole)
     if submitted:
         notes.append(f"no predictions that dora.submit takes: {task.name} {', '.join(submitted)}")
+    return notes
+
+
+def beyond_notes(config: Config, train: int, steps: int) -> list[str]:
+    """Returns a note for each setting that exceeds the run's rows or steps.
+
+    `train`: the rows trained on. Notes, not errors: a sweep may go over tasks of all sizes.
+    """
+    task, limit, every = config.task.name, config.limit_train, config.eval_every
+    notes = []
+    if limit is not None and limit > train:
+        notes.append(f"limit_train={limit}: {task} has {train:,} rows to train on, all are used")
+    if every is not None and every > steps:
+        notes.append(
+            f"eval_every={every}: {task} is trained for {steps:,} steps, and evaluated after the "
+            "last one alone"
+        )
     return notes

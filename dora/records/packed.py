@@ -21,7 +21,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from dora.errors import NotNow, UserError
+from dora.errors import TEMPORARY, NotNow, UserError
 from dora.files import check_readable, open_own, write_atomic
 from dora.plain import printable
 from dora.process import machine
@@ -120,7 +120,7 @@ def _unpacked(file: Path, absolute: Path, changed: int, size: int) -> tuple[Path
     """Unpacks a file; `changed`: its time of change in nanoseconds.
 
     The unpacked files have its time, so that whoever looks at times sees no change. Raises NotNow
-    where the temporary folder is full.
+    where the temporary folder is full, UserError where it cannot be used.
     """
     check_readable(file)
     with _unpacking(file):
@@ -150,14 +150,17 @@ def _unpacked(file: Path, absolute: Path, changed: int, size: int) -> tuple[Path
 
 @contextlib.contextmanager
 def _unpacking(file: Path) -> Iterator[None]:
-    """Turns an OSError of the temporary folder into NotNow: the packed file is not damaged."""
+    """Turns an OSError of the temporary folder into UserError, or NotNow if it will pass.
+
+    The packed file is not damaged.
+    """
     try:
         yield
     except OSError as e:
-        raise NotNow(
-            f"{file} cannot be unpacked into the temporary folder: {e.strerror or e}; "
-            "make room there, or name another folder in TMPDIR"
-        ) from e
+        text = f"{file} cannot be unpacked into the temporary folder: {e.strerror or e};"
+        if e.errno in TEMPORARY:
+            raise NotNow(f"{text} make room there, or name another folder in TMPDIR") from e
+        raise UserError(f"{text} name another folder in TMPDIR") from e
 
 
 def _runs(lines: Any) -> Iterator[dict[str, str]]:

@@ -18,7 +18,7 @@ from dora.data.tokens import Tokens, tokenised
 from dora.errors import UserError
 from dora.methods.base import Method
 from dora.preparing import precision
-from dora.preparing.notes import embedded_note, rows_notes
+from dora.preparing.notes import notes_on
 from dora.preparing.prepare import Prepared
 from dora.process import memory
 from dora.records.record import Record
@@ -260,7 +260,7 @@ def _announce(p: Prepared, loop: Loop, say: Lines) -> None:
     trained = sum(q.numel() for q in loop.stepper.parameters.values())
     in_head = sum(loop.stepper.parameters[n].numel() for n in s.head)
     # A sweep has shown these notes once for all of its runs.
-    for note in filter(None, (embedded_note(c), c.model.note, *rows_notes(c, p.rows))):
+    for note in notes_on(p):
         say.unless_in_sweep(note)
     say.unless_in_sweep(precision.line(c.precision, str(loop.setup.world.device), p.auto))
     first = " in the first step" if s.method.trained_later() else ""

@@ -203,8 +203,15 @@ def test_a_search_goes_on_with_the_settings_and_the_start_of_its_file_alone(
     for words_of_a_run, held in (("head_lr=0.01", "head_lr"), ("init_from=/x/a", "init_from")):
         with pytest.raises(UserError, match=f"for wnli with lora with {held}=None: give the same"):
             tuning(words_of_a_run)
-    with pytest.raises(UserError, match=r"began at another rate than 0.1, .* or another results="):
-        tuning("model.own.lr.lora=0.1")
+    for elsewhere, key in (
+        ("model.own.lr.lora=0.1", "model.lr.lora"),
+        ("+rates.wnli.lora=0.1", "rates.wnli.lora"),
+    ):
+        # The rate in the middle of the three.
+        way = f"{key}={sorted(scores)[1]:g}"
+        with pytest.raises(UserError, match=f"began at another rate than 0.1, .* give {way}, or"):
+            tuning(elsewhere)
+        tuning(elsewhere, way)
     # A method of one's own that was edited is searched anew, and a study's run would name it.
     monkeypatch.setattr("dora.configuration.searched.fingerprint", lambda _: "0123456789")
     (edited,) = tuning().searches()

@@ -89,6 +89,9 @@ BOMBS = {
     "arrays in arrays": archive(header("(1, 2)", "('<f8', (10, 10))") + bytes(1600)),
     "one dimension": stored(**{LOGITS: np.ones(3)}),
     "three dimensions": stored(**{LOGITS: np.ones((3, 2, 1))}),
+    "no rows": stored(
+        **{LOGITS: np.ones((0, 2)), "dev/labels": np.arange(0), "dev/ids": np.arange(0)}
+    ),
     "fewer labels": stored(**{"dev/labels": np.array([0])}),
     "labels by two": stored(**{"dev/labels": np.zeros((3, 2), int)}),
     "labels beyond the classes": stored(**{"dev/labels": np.array([0, 1, 2])}),
@@ -176,8 +179,9 @@ def test_a_flipped_bit_is_noticed(tmp_path: Path) -> None:
         stored(**{"test/ids": np.arange(3)}),
         stored(**{"best/test/logits": np.array([[{}]], object)}),
         b"",
+        stored(**{"best/test/logits": np.ones((0, 2)), "test/ids": np.arange(0)}),
     ],
-    ids=["4 TB", "more ids", "objects", "nothing"],
+    ids=["4 TB", "more ids", "objects", "nothing", "no rows"],
 )
 def test_a_submission_refuses_them_with_a_way_out(data: bytes, tmp_path: Path) -> None:
     (tmp_path / npz.NAME).write_bytes(data)

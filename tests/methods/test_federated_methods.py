@@ -131,8 +131,7 @@ def drifted(size: float = 1.0) -> Gathered:
 
 def test_the_servers_first_step_of_the_published_case() -> None:
     g = published()
-    zero = torch.zeros_like(g.B[0])[None]
-    found = gradient(g.B[0][None], zero, *stacked(g, 0.01))
+    found = gradient(g.B[0][None], *stacked(g, 0.01)[:3])
     torch.testing.assert_close(found.flatten(), torch.tensor([8 / 75, -4 / 75]).double())
     [one] = cosine(g, 0.01, 0.01, 1, relative=False)
     torch.testing.assert_close(
@@ -180,8 +179,8 @@ def test_objective_and_gradient_equal_dense_autograds_and_the_descent_follows_th
 
     change = torch.randn(9, 3, dtype=torch.float64, requires_grad=True)
     [want] = torch.autograd.grad(dense(change), change)
-    found = gradient((g.B[0] + change)[None], change[None], *stacked(g, 0.3))[0]
-    torch.testing.assert_close(found, want, rtol=0, atol=1e-12)
+    found = gradient((g.B[0] + change)[None], *stacked(g, 0.3)[:3])[0]
+    torch.testing.assert_close(found + 2 * 0.3 * change, want, rtol=0, atol=1e-12)
     value = objective((g.B[0] + change)[None], change[None], *stacked(g, 0.3))
     torch.testing.assert_close(value[0], dense(change), rtol=0, atol=1e-12)
 
@@ -237,6 +236,25 @@ def test_the_relative_steps_correction_grows_with_b() -> None:
     ):
         assert one.any()
         torch.testing.assert_close(thousand, 1000 * one, rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("size", [10.0, 1000.0])
+def test_the_relative_step_finds_the_minimum_under_a_large_penalty(size: float) -> None:
+    g = Gathered.of(["w"], [(A, [size * b for b in B])], HALVES)
+    G, M, w, weight = stacked(g, 1.0)
+    start, [found] = g.B[0][None], cosine(g, 1.0, 0.01, 1000, relative=True)
+    slope = gradient(start + found, G, M, w)
+    torch.testing.assert_close(2 * found[None], -slope, rtol=1e-6, atol=0)
+    # ΔB is small beside B̄, so that the gradient is nearly that at B̄, which is worked by hand.
+    torch.testing.assert_close(
+        size * found.flatten(), torch.tensor([-4 / 75, 2 / 75]).double(), rtol=0.01, atol=0
+    )
+    zero = torch.zeros_like(start)
+    before, after = (
+        objective(start, zero, G, M, w, weight),
+        objective(start + found, found[None], G, M, w, weight),
+    )
+    assert after < before
 
 
 @pytest.mark.parametrize(("step", "unmoved"), [("relative", 0.0), ("fixed", 1.0)])

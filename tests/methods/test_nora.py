@@ -163,6 +163,19 @@ def test_no_message_offers_a_budget_above_the_outer_rank() -> None:
             NoRA.plan(settings, Budget.parse("r33"), matrices, RunInfo(20, 3))
 
 
+@pytest.mark.parametrize(
+    ("budget", "way"), [("r20", "raise that, or lower the budget"), ("r33", "lower the budget")]
+)
+def test_a_larger_outer_rank_is_offered_only_where_it_helps(budget: str, way: str) -> None:
+    with pytest.raises(ValueError, match=f"method.outer_rank=16: {way}$"):
+        NoRA.plan(
+            settings_of("nora", outer_rank=16),
+            Budget.parse(budget),
+            linears(tiny("roberta")),
+            RunInfo(20, 3),
+        )
+
+
 WORDS = ("method=nora", "budget=r3", "lr=1e-2", "method.outer_rank=16")
 
 

@@ -1,13 +1,16 @@
-"""A run says before it trains which of its splits are not GLUE's whole ones."""
+"""A run says before it trains which splits are not GLUE's whole ones, and what exceeds the run."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from dora.data.tasks import AX, TASKS, Rows
-from dora.preparing.notes import rows_notes
-from runs import configure
+from dora.preparing.notes import beyond_notes, notes_on, rows_notes
+from dora.preparing.prepare import prepare
+from runs import configure, small
 
 
 @pytest.mark.parametrize(
@@ -40,3 +43,16 @@ def test_splits_that_are_not_whole_are_named(
     found = rows_notes(config, rows)
     assert [note[: len(text)] for note, text in zip(found, said, strict=True)] == said
     assert rows_notes(configure("task=mnli", "method=lora", "data=mini"), rows) == []
+
+
+def test_settings_beyond_the_runs_rows_and_steps_are_told(tmp_path: Path) -> None:
+    config = configure("task=rte", "method=lora", "limit_train=2490", "eval_every=60")
+    assert beyond_notes(config, 2_490, 60) == []
+    said = [
+        "limit_train=2490: rte has 2,489 rows to train on, all are used",
+        "eval_every=60: rte is trained for 59 steps, and evaluated after the last one alone",
+    ]
+    assert beyond_notes(config, 2_489, 59) == said
+    assert beyond_notes(configure("task=rte", "method=lora"), 10, 5) == []
+    found = notes_on(prepare(small(tmp_path, "method=lora", "limit_train=9999", "max_steps=5")))
+    assert [note.split(":")[0] for note in found[-2:]] == ["limit_train=9999", "eval_every=6"]

@@ -78,18 +78,28 @@ def test_what_a_killed_reader_has_unpacked_is_removed_by_the_next_one(
 
 
 @pytest.mark.parametrize("call", ["mkdtemp", "write_bytes"])
-def test_a_full_temporary_folder_is_no_damage_of_the_packed_file(
-    call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("code", "kind", "way"),
+    [(errno.ENOSPC, NotNow, "make room there, or name"), (errno.EROFS, UserError, "name")],
+)
+def test_a_temporary_folder_that_takes_nothing_is_no_damage_of_the_packed_file(
+    call: str,
+    code: int,
+    kind: type[Exception],
+    way: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     write_run(tmp_path, "lora", 1, 0.8)
     collect(tmp_path, tmp_path / packed.NAME)
 
     def fail(*_: Any, **__: Any) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+        raise OSError(code, os.strerror(code))
 
     packed._unpacked.cache_clear()
     monkeypatch.setattr(tempfile if call == "mkdtemp" else Path, call, fail)
-    with pytest.raises(NotNow, match=r"temporary folder: No space left on device; .* in TMPDIR"):
+    said = f"temporary folder: {os.strerror(code)}; {way} another folder in TMPDIR"
+    with pytest.raises(kind, match=said):
         packed.directories(tmp_path)
 
 

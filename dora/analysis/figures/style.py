@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's six colours, which the colour-blind tell apart, and ten more that differ from them
-# and from each other as much, to normal eyes and to three kinds of colour-blind ones (the test
+# Okabe and Ito's six colours, which the colour-blind tell apart, and thirteen more that differ from
+# them and from each other as much, to normal eyes and to three kinds of colour-blind ones (the test
 # measures it). Each has a contrast of 2.2 and more to white. In grey print the markers differ.
 COLOURS = (
     "#0072B2",
@@ -41,10 +41,13 @@ COLOURS = (
     "#EE0055",
     "#666644",
     "#5544BB",
+    "#BB1100",
+    "#220044",
+    "#480800",
 )
 # At 3 points stars, crosses and shapes of more corners are all round.
 _FILLED = ("o", "s", "^", "D", "v", "P", "<", ">", "d")
-_HOLLOW = ("o", "s", "^", "D", "v", "<", ">")
+_HOLLOW = ("o", "s", "^", "D", "v", "<", ">", "P", "d", "X")
 _RIM = {"markerfacecolor": "white", "markeredgewidth": 0.6}  # a wider one would fill triangles
 MARKERS: list[dict[str, Any]] = [
     *({"marker": shape} for shape in _FILLED),
@@ -69,6 +72,9 @@ _KNOWN = (
     "nora",
     "cora",
     "lora_fair",
+    "fedit",
+    "ffa_lora",
+    "weight_decomposed",
 )
 # (colour, marker) for all other methods: every colour with its own marker, then with each other.
 _OTHERS = [

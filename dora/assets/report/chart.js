@@ -191,8 +191,8 @@ const CORNERS = {
   "<": [3, 180],
   ">": [3, 0],
 };
-// Plus and thin diamond: the number of points, the turn, and how deep the dents between are.
-const STARS = {P: [4, 0, 0.35], d: [2, -90, 0.5]};
+// Plus, cross and thin diamond: the number of points, the turn, and how deep the dents between are.
+const STARS = {P: [4, 0, 0.35], X: [4, 45, 0.35], d: [2, -90, 0.5]};
 function symbol(look, x, y, radius = 4) {
   const about = {class: look.hollow ? "mark hollow" : "mark", ...coloured(look)};
   if (look.marker in CORNERS) {

@@ -36,6 +36,7 @@ from dora.analysis.grouping import Table, tables
 from dora.analysis.page.contrast import contrast
 from dora.analysis.page.study_data import study_data
 from dora.backbones.architectures import layer_and_kind
+from dora.package import CONF
 from dora.plain import printable
 from record_files import names, write_run
 from runs import change_record
@@ -249,8 +250,17 @@ def test_known_methods_keep_their_looks_and_no_two_others_are_alike() -> None:
     )
 
 
-def test_sixteen_methods_have_colours_that_colour_blind_readers_tell_apart() -> None:
-    assert len(set(COLOURS)) == len(MARKERS) == 16
+def test_each_of_the_suites_methods_has_a_look_of_its_own() -> None:
+    ours = [file.stem for file in (CONF / "method").glob("*.yaml")]
+    assert len(COLOURS) == len(MARKERS) >= len(ours)
+    together = styles(ours)
+    assert len({look["color"] for look in together.values()}) == len(ours)
+    for name in ours:
+        assert styles([name, "zeta"])[name] == together[name]
+
+
+def test_colours_are_told_apart_by_colour_blind_readers() -> None:
+    count = len(COLOURS)
     assert min(contrast(colour, "#ffffff") for colour in COLOURS) >= 2.2
     # What a reader without one kind of cones sees of linear RGB (Machado et al. 2009, severity 1).
     seen_by = {
@@ -269,7 +279,7 @@ def test_sixteen_methods_have_colours_that_colour_blind_readers_tell_apart() -> 
         lab = np.stack(
             [116 * f[:, 1] - 16, 500 * (f[:, 0] - f[:, 1]), 200 * (f[:, 1] - f[:, 2])], axis=1
         )
-        apart = np.linalg.norm(lab[:, None] - lab, axis=-1)[np.triu_indices(16, 1)]
+        apart = np.linalg.norm(lab[:, None] - lab, axis=-1)[np.triu_indices(count, 1)]
         assert apart.min() > 15, reader
 
 
@@ -284,16 +294,17 @@ def test_a_legend_of_unequal_columns_leaves_no_gap_above_the_panels() -> None:
 
 
 @pytest.mark.parametrize("points", [3, 4])
-def test_sixteen_markers_differ_in_grey_at_the_sizes_of_figures(points: int) -> None:
-    figure = Figure(figsize=(2, 0.125), dpi=PNG_DPI)
-    panel = figure.add_axes((0, 0, 1, 1), xlim=(-0.5, 15.5), ylim=(-0.5, 0.5))
+def test_markers_differ_in_grey_at_the_sizes_of_figures(points: int) -> None:
+    count = len(MARKERS)
+    figure = Figure(figsize=(count / 8, 0.125), dpi=PNG_DPI)
+    panel = figure.add_axes((0, 0, 1, 1), xlim=(-0.5, count - 0.5), ylim=(-0.5, 0.5))
     panel.set_axis_off()
     for i, marker in enumerate(MARKERS):
         panel.plot(i, 0, color="black", markersize=points, **marker)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     ink = 1 - np.asarray(canvas.buffer_rgba())[..., 0] / 255
-    drawn = np.split(ink, 16, axis=1)
+    drawn = np.split(ink, count, axis=1)
     # As a share of the smaller one's ink; hexagon and circle have 0.12.
     least = min(abs(a - b).sum() / min(a.sum(), b.sum()) for a, b in combinations(drawn, 2))
     assert least > 0.2
