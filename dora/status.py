@@ -114,7 +114,10 @@ def _verify(results: Path) -> NoReturn:
 
 def _no_run(results: Path) -> str:
     """Returns the message that there is no run, and how to make one."""
-    return f"no run under {results / 'runs'}; make one with: {study.first_command(results)}"
+    search = results / "search"
+    there = f", but there are under {search}: --results {search}" if directories(search) else ""
+    way = there or f"; make one with: {study.first_command(results)}"
+    return f"no run under {results / 'runs'}{way}"
 
 
 if __name__ == "__main__":

@@ -38,8 +38,8 @@ def main() -> None:
             path.unlink()
     names = ", ".join(table.name for table in asked.tables)
     print(
-        f"written to {folder}: {names}, each as .md and .csv, a .tex for each of its tables, and "
-        "-runs.csv with a row a run"
+        f"written to {folder}: {names}, each as .md and .csv, a .tex for each of its tables, "
+        "-differences.csv, and -runs.csv with a row a run"
     )
     if old:
         print(f"removed, no longer made: {', '.join(path.name for path in old)}")

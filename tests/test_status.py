@@ -192,6 +192,16 @@ def test_the_command_for_a_first_run_trains_it_in_the_folder_that_has_none(
     assert study.first_command(Path("results")) == "python -m dora.run task=sst2"
 
 
+def test_a_search_without_a_study_is_pointed_to(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    write_run(tmp_path / "search", "lora", 1, 0.9)
+    monkeypatch.setattr(sys, "argv", ["status", "--results", str(tmp_path)])
+    with pytest.raises(SystemExit, match="no run under") as ended:
+        status.main()
+    assert str(ended.value.code).endswith(f": --results {tmp_path / 'search'}")
+
+
 def test_of_a_whole_study_missing_prints_nothing(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

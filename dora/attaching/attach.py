@@ -48,7 +48,7 @@ def attach(
 ) -> Adapter:
     """Attaches a method to a model and freezes its backbone; changes the model in place.
 
-    `method`: lora, adalora, dora, sora or melora. `budget`: `r8`, on average 8 components a matrix
+    `method`: lora, adalora, dora, sora, melora or weight_decomposed. `budget`: `r8`, on average 8 components a matrix
     at the end, or a number of parameters such as `0.3M`. `steps`: the number of optimizer steps,
     which a method that prunes plans its schedule by.
 

@@ -191,6 +191,8 @@ def _in_file(error: BaseException) -> str:
         return first_lines(error.__cause__ or error)
     where = re.match(r"In '[^']*': ", str(error))  # the file, which may be one of several
     key = str(cause.full_key)
+    if where and key == where[0].removeprefix("In '").split("/")[0]:  # such as experiment
+        return f"{where[0]}its first line must be: # @package _global_"
     parent = key.rpartition(".")[0]
     # Nothing composes with this file, so the keys to choose from are those beside the wrong one.
     known = [f"{parent}.{name}".lstrip(".") for name in cause.parent_node or ()]

@@ -10,6 +10,10 @@ from typing import Any
 
 import pytest
 
+import dora
+from dora.attaching.attach import serves
+from dora.configuration.method_choice import method_names, packaged
+
 TOUR = Path(__file__).parents[2] / "docs" / "python.md"
 PIECES = re.findall(r"```python\n(.*?)```", TOUR.read_text(), re.DOTALL)
 
@@ -39,3 +43,11 @@ def test_every_piece_runs_and_prints_what_it_says(
     assert names["run"].record["status"] == "done"
     assert len(names["table"]) == 1
     assert (tmp_path / "out" / "checkpoint-20").is_dir()
+
+
+def test_the_methods_that_can_be_attached_are_named_wherever_they_are_listed() -> None:
+    working = {name for name in method_names() if serves(packaged(name).kind)}
+    listed = TOUR.read_text().split("- `method`: ")[1].split("The others")[0]
+    told = str(dora.attach.__doc__).split("`method`: ")[1].split(". `budget`")[0]
+    assert working == set(re.findall(r"`([a-z_]+)`", listed)) - {"use_dora"}
+    assert working == set(re.split(r",? or |,\s*", told))

@@ -68,6 +68,7 @@ def mine(tmp_path: Path) -> str:
     (folder / "broken.yaml").write_text("# @package _global_\nepochs: [\n")
     (folder / "bytes.yaml").write_bytes("# @package _global_\nepochs: 2\n".encode("utf-16"))
     (folder / "typo.yaml").write_text("# @package _global_\nepoch: 2\n")
+    (folder / "untitled.yaml").write_text("epochs: 2\n")
     (folder / "deeper.yaml").write_text("# @package _global_\nmodel:\n  pathh: x\n")
     return f"--config-dir={folder.parent}"
 
@@ -76,7 +77,7 @@ def test_explanations_know_the_users_own_files(mine: str) -> None:
     (problem,) = refused(mine, "experiment=mine", "seed=abc")
     assert problem.startswith("seed=abc: ")
     (problem,) = refused(mine, "experiment=mind")
-    assert problem.endswith(", study_tiny, study_tiny_deberta, typo; did you mean mine?")
+    assert problem.endswith(", study_tiny, study_tiny_deberta, typo, untitled; did you mean mine?")
 
 
 @pytest.mark.parametrize("name", ["broken", "bytes", "typo"])
@@ -91,11 +92,10 @@ def test_a_users_file_that_cannot_be_used_is_not_called_unknown(name: str, mine:
     [
         ("typo", "there is no key epoch; did you mean epochs?"),
         ("deeper", "there is no key model.pathh; did you mean model.path or model.hub?"),
+        ("untitled", "its first line must be: # @package _global_"),
     ],
 )
-def test_a_key_of_a_users_file_that_is_unknown_gets_the_nearest_ones(
-    name: str, said: str, mine: str
-) -> None:
+def test_a_users_file_that_does_not_compose_is_told_why(name: str, said: str, mine: str) -> None:
     # Other mistakes of the command are named beside it, and do not change what is said of it.
     first, second = refused(mine, f"experiment={name}", "lrr=1")
     assert first == f"experiment={name}: In 'experiment/{name}': {said}"
