@@ -1,7 +1,8 @@
 """A GLUE benchmark suite for LoRA, AdaLoRA, DoRA and full fine-tuning at equal parameter budgets.
 
 DoRA here is *dynamic rank distribution* (Mao et al., ACL 2024, arXiv 2405.17357), not the
-weight-decomposed DoRA of Liu et al. (arXiv 2402.09353) that PEFT calls `use_dora`.
+weight-decomposed DoRA of Liu et al. (arXiv 2402.09353) that PEFT calls `use_dora`, which is the
+method `weight_decomposed` here.
 """
 
 from importlib import import_module

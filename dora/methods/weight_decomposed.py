@@ -38,9 +38,8 @@ class DecomposedLinear(LowRankLinear):
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns (..., d_out) for x of shape (..., d_in)."""
-        y = super().forward(
-            x
-        )  # V x. Dropout is of B A x alone; the paper's code drops all x. [ours]
+        # V x. Dropout is of B A x alone; the paper's code drops the change's W0 x, too. [ours]
+        y = super().forward(x)
         tiny = torch.finfo(self.m.dtype).tiny  # a row of zeros stays one
         # In 32 bits, whatever y has: 16 would lose what training adds to m.
         y32 = y * (self.m / self.row_norms().clamp_min(tiny))
@@ -71,7 +70,7 @@ class WeightDecomposed(PlainLoRA):
     lower ranks than LoRA's.
     """
 
-    title = "weight-decomposed DoRA"
+    title = "DoRA (weight-decomposed)"
     paper = "Liu et al., DoRA: Weight-Decomposed Low-Rank Adaptation, ICML 2024, arXiv 2402.09353"
     note = "Weight-decomposed DoRA is PEFT's use_dora, and not dynamic rank distribution."
     settings_type = PlainSettings

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import traceback
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from dora.adapters.budget import Budget, Matrix, Plan
 from dora.backbones import backbone
 from dora.backbones.backbone import Folder
 from dora.configuration.config import Config
+from dora.configuration.method_choice import MethodChoice
 from dora.configuration.method_class import fingerprint, raised_at
 from dora.errors import attempt
 from dora.methods.base import Method, RunInfo
@@ -111,12 +111,11 @@ def make_plan(
         raise ValueError(
             f"method={method.name} plans a {type(plan).__name__}, which must be a Plan"
         )
-    notes = filter(None, [plan.note, _equal_parameters(plan, found)])
-    plan = replace(plan, at_most=method.kind.budget == "at_most", note="; ".join(notes) or None)
+    plan = replace(plan, at_most=method.kind.budget == "at_most")
     if plan.end is not None and (missed := plan.missed(list(plan.end))):
         raise ValueError(f"the plan of method={method.name} misses its budget: {missed}")
     if earlier is None:
-        return plan
+        return _beside_lora(plan, method, matrices, run)
     # The ranks of the run before carry over: training starts with them, and prunes only what is
     # above the budget. A matrix that it pruned altogether has rank 0.
     ranks = tuple(earlier.ranks.get(m.name, 0) for m in plan.matrices)
@@ -133,14 +132,24 @@ def make_plan(
     return replace(plan, start=ranks, end=end, target=target, dealt=True)
 
 
-def _equal_parameters(plan: Plan, linears: Sequence[Matrix]) -> str | None:
-    """Returns a line with the budget of LoRA's parameters where a rank stands for others here."""
+def _beside_lora(
+    plan: Plan, method: MethodChoice, matrices: tuple[Matrix, ...], run: RunInfo
+) -> Plan:
+    """Returns the plan, which names the budget of LoRA's parameters if its rank stands for others.
+
+    Not where the method cannot have so few.
+    """
     if (rank := plan.budget.rank) is None:
-        return None
-    params = rank * sum(linear.d_in + linear.d_out for linear in linears)
-    if plan.end_range()[1] == (params, params):
-        return None
-    return f"{plan.budget} is not LoRA's number of parameters; that is budget={params}"
+        return plan
+    equal = Budget(params=rank * sum(m.d_in + m.d_out for m in matrices))
+    if plan.end_range()[1] == (equal.params, equal.params):
+        return plan
+    try:
+        method.kind.plan(method.settings, equal, matrices, run)
+    except ValueError:
+        return plan
+    text = f"{plan.budget} is not LoRA's number of parameters; that is budget={equal}"
+    return replace(plan, note="; ".join(filter(None, [plan.note, text])))
 
 
 def _raised_outside(e: ValueError) -> str:

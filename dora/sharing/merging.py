@@ -100,10 +100,8 @@ def merge(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     parameters, held = dict(model.named_parameters()), dict(tensors)
     for matrix, _ in model.named_modules():
         if (A := held.pop(factor_name(matrix, "A"), None)) is not None:
-            B, magnitude = (
-                held.pop(factor_name(matrix, "B")),
-                held.pop(magnitude_name(matrix), None),
-            )
+            B = held.pop(factor_name(matrix, "B"))
+            magnitude = held.pop(magnitude_name(matrix), None)
             weight = parameters[f"{matrix}.weight"]
             weight.copy_(merged(weight, A, B, magnitude))
     for name, tensor in held.items():

@@ -59,7 +59,7 @@ def model_card(run: Run, config: Mapping[str, Any] | None, form: Form = ASKED) -
         _contents(run, task, about, form),
         *(f"**{text[0].upper()}{text[1:]}.**" for text in (run["embedded"], run["note"]) if text),
         _results(run),
-        _parameters(run, about),
+        _parameters(run, about, bool(config and config.get("use_dora"))),
         _ranks(run["ranks"]["end"], "Bottlenecks" if about.result == "modules" else "Ranks"),
         usage(run, task, hub, library, form),
         _made(run, about, raw["command"]),
@@ -143,7 +143,7 @@ def _results(run: Run) -> str:
     return f"{heading}\n\n{pipe_table([['', 'step', *metrics], *rows])}\n\n{text}"
 
 
-def _parameters(run: Run, about: AboutMethod) -> str:
+def _parameters(run: Run, about: AboutMethod, norms: bool) -> str:
     """Shows the counts: trained, in the head, and under the budget if there is one."""
     p = run["params"]
     # All that were trained at some time: `trainable` counts the first step's.
@@ -166,7 +166,9 @@ def _parameters(run: Run, about: AboutMethod) -> str:
             # Zeros around blocks, or the start values of trained components, come with it.
             lines.append(["adapter in PEFT's format", f"{p['in_peft_file']:,}"])
         elif about.result == "adapter":
-            text += " A component stores d_in + d_out parameters; its gate is folded in."
+            text += " A component stores d_in + d_out parameters"
+            text += "; its gate is folded in." if p["gates"] else "."
+            text += " Each matrix stores d_out norms of its rows, too." if norms else ""
         if about.result == "modules":
             text += " An adapter of bottleneck m in a model of width d stores 2dm + m + d."
     return f"## Parameters\n\n{pipe_table(lines)}{text}"

@@ -47,7 +47,7 @@ CONTENDERS = ("products", "floor", "our floor", "forward", "evaluation", *OURS, 
 # XGBLoRA, whose backward pass ends at the lowest layer that a round draws.
 OTHERS = (
     *("sora", "melora", "lora_pro", "flat_lora", "bitfit", "houlsby", "pfeiffer"),
-    *("chain after", "nora", "cora"),
+    *("chain after", "nora", "cora", "weight_decomposed"),
 )
 # By torch.compile, before any allocation: a rank that changes compiles the graph anew.
 COMPILED = ("full compiled", "lora compiled", "dora compiled")

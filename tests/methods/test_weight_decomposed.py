@@ -176,6 +176,9 @@ def test_bf16_keeps_what_training_adds_to_the_magnitudes() -> None:
         assert y.dtype == torch.bfloat16
         return (y.float() - layer.base.bias.float()).abs().mean(0)
 
+    V = layer.base.weight.float() + layer.delta()
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(layer.row_norms(), V.norm(dim=1), rtol=1e-5, atol=0)
     before = mean()
     layer.m.data *= 1.001  # a quarter of what 8 bits of mantissa can tell from 1
     torch.testing.assert_close(mean() / before, torch.full((8,), 1.001), rtol=2e-4, atol=0)
@@ -230,7 +233,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return only_run(place)
 
 
-def test_pefts_file_holds_what_the_budget_bought(finished: Path) -> None:
+def test_pefts_file_holds_what_the_budget_bought(finished: Path, tmp_path: Path) -> None:
+    export(finished, tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "A component stores d_in + d_out parameters. Each matrix stores d_out norms" in card
     record = json.loads((finished / "run.json").read_text())
     params = record["params"]
     assert params["stored"] == params["in_peft_file"] == params["adapter_end"] <= 20_000

@@ -131,6 +131,8 @@ def test_a_rank_that_stands_for_other_parameters_than_loras_names_loras(tmp_path
         line = f"r2 is not LoRA's number of parameters; that is budget={params}"
         assert notes(f"method={method}", "budget=r2") == line
         assert notes(f"method={method}", f"budget={params}") is None
+    # One component and the norms of every matrix are more than LoRA's r1.
+    assert notes("method=weight_decomposed", "budget=r1") is None
 
 
 def test_rows_that_were_read_before_are_read_again_once_their_files_have_changed(

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from dora import bench
+from dora.configuration.method_choice import method_names, packaged
 from dora.errors import RunFailed
 from dora.timing import options, setting
-from dora.timing.candidates import CONTENDERS, OTHERS, PHASES, contender, loop_of
+from dora.timing.candidates import CONTENDERS, OTHERS, OURS, PHASES, contender, loop_of
 from dora.timing.measure import SHARES, _whole_runs, measure, ratio, series
 from dora.timing.setting import TOTAL, Setting, Times
 from dora.timing.whole_run import Runs
@@ -92,6 +93,12 @@ def test_contenders_take_turns_and_the_first_changes():
     fake = {name: lambda count, name=name: turns.append(name) or Times(1, 1) for name in "abc"}
     series(fake, 3, 1)
     assert "".join(turns) == "abcbcacab"
+
+
+def test_every_method_can_be_timed_but_those_with_a_reason():
+    alone = {name for name in method_names() if not packaged(name).kind.federated}
+    # XGBLoRA's reason stands at OTHERS; federated runs are other methods' steps.
+    assert {name.split()[0] for name in (*OURS, *OTHERS)} == alone - {"xgblora"}
 
 
 @pytest.mark.filterwarnings("ignore")  # PEFT's and the Trainer's
