@@ -228,10 +228,12 @@ def test_the_relative_step_moves_a_small_b_and_lowers_the_objective() -> None:
     assert after < before
 
 
-def test_the_relative_steps_correction_grows_with_b() -> None:
+@pytest.mark.parametrize("regularisation", [0.0, 0.3])
+def test_the_relative_steps_correction_grows_with_b(regularisation: float) -> None:
+    # λ ‖ΔB‖² stays as it is where ΔB is 1000 times as large and λ a millionth.
     for one, thousand in zip(
-        cosine(drifted(), 0.0, 0.01, 30, relative=True),
-        cosine(drifted(1000.0), 0.0, 0.01, 30, relative=True),
+        cosine(drifted(), regularisation, 0.01, 30, relative=True),
+        cosine(drifted(1000.0), regularisation / 1e6, 0.01, 30, relative=True),
         strict=True,
     ):
         assert one.any()
