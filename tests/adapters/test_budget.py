@@ -274,6 +274,19 @@ def test_missed_tells_too_many_too_few_and_too_much_left():
         assert (found is None) == (not said)
 
 
+def test_a_run_falls_short_below_95_percent_with_room_for_a_component_given_up():
+    one, dear = Matrix("a", 8, 8, 1), Matrix("b", 8, 8, 7)
+    for budget in (Budget(params=100), Budget(rank=100)):
+        plan = Plan(budget, (one,), (120,), None, 100)
+        assert (plan.falls_short((94,)), plan.falls_short((95,))) == (True, False)
+    # No component was given up.
+    assert not Plan(Budget(params=100), (one,), (50,), None, 100).falls_short((50,))
+    # 94 of 100 leave no room for one of 7; 93 do.
+    for rank, short in ((87, False), (86, True)):
+        plan = Plan(Budget(params=100), (one, dear), (rank, 2), None, 100)
+        assert plan.falls_short((rank, 1)) == short
+
+
 def test_fixed_costs_count_for_a_number_of_parameters_and_not_for_ranks():
     # 6 and 10 a component.
     matrices = (Matrix("a", 8, 8, 6, fixed_cost=10), Matrix("b", 8, 8, 10))

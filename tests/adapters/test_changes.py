@@ -42,7 +42,10 @@ def test_renewing_keeps_the_output_freezes_the_old_factors_and_forgets_their_mom
     if gated:
         lowrank.mask([layer], [torch.tensor([True, False, True])])
     before, delta = layer(x).detach(), layer.delta()
-    apply(Renew([start_of(layer, 2)]), [layer], optimizer)
+    start = start_of(layer, 2)
+    apply(Renew([start]), [layer], optimizer)
+    # Copied: a method may begin several layers from one tensor.
+    assert all(p.data_ptr() != start[name].data_ptr() for name, p in layer.factors().items())
     torch.testing.assert_close(layer(x), before, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(layer.delta(), delta, rtol=1e-6, atol=1e-7)
     assert (layer.rank, layer.kept_rank) == (2, 2 if gated else 3)  # a masked one is not kept

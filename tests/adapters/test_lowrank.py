@@ -209,13 +209,14 @@ class Trio(nn.Module):
 def test_q_k_and_v_together_have_the_outputs_and_gradients_of_each_alone(ranks, dropout):
     torch.manual_seed(0)
     model = nn.Sequential(Trio(4))
-    matrices = [Matrix(f"0.{name}", 4, 4) for name in "qkv"]
+    matrices = [Matrix(f"0.{name}", 4, 4, input_of="0") for name in "qkv"]
     layers = adapt(model, matrices, ranks, 0.7, dropout, gated=True)
     for layer in layers.values():
         for p in layer.factors().values():
             nn.init.normal_(p)
     # Without the hook each layer computes for itself.
     alone = copy.deepcopy(model)
+    assert len(alone[0]._forward_pre_hooks) == 1
     alone[0]._forward_pre_hooks.clear()
     together = copy.deepcopy(model)  # a copy's hook must be about the copy's layers
     results = []
@@ -340,7 +341,7 @@ def test_a_linear_that_reads_something_else_is_no_sibling():
             return self.q(x[:1]), self.k(x), self.v(x)
 
     model = nn.Sequential(Owner())
-    matrices = [Matrix(f"0.{name}", 4, 4) for name in "qkv"]
+    matrices = [Matrix(f"0.{name}", 4, 4, input_of="0") for name in "qkv"]
     layers = adapt(model, matrices, [2, 2, 2], 1.0, 0.0, gated=False)
     model(torch.randn(3, 4))
     # An output computed for q before it is called would still be here, and on 3 rows.

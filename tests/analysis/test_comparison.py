@@ -86,6 +86,17 @@ def test_all_comparisons_of_a_table_are_one_family(tmp_path: Path) -> None:
     assert len(differences(table)) == 2
 
 
+def test_the_detectable_difference_is_that_of_holms_first_step(tmp_path: Path) -> None:
+    scored(tmp_path, "lora", {1: 80, 2: 60, 3: 70})
+    scored(tmp_path, "dora", {1: 81, 2: 62, 3: 73})
+    scored(tmp_path, "adalora", {1: 82, 2: 61, 3: 74})
+    (table,) = tables(read_runs(tmp_path))
+    found = differences(table)
+    # Two comparisons: the smaller p value is tested at 0.05 / 2.
+    assert [d.detectable for d in found] == [d.estimate.detectable(0.025) for d in found]
+    assert len(found) == 2
+
+
 def test_nothing_is_compared_over_unequal_evaluations_or_without_two_pairs(tmp_path: Path) -> None:
     scored(tmp_path / "a", "lora", {1: 80, 2: 81})
     write_run(tmp_path / "a", "dora", 1, 0.9, evaluations={"counted": 9, "from_step": 46})
@@ -143,6 +154,19 @@ def test_an_average_says_where_it_is_too_certain(tmp_path: Path) -> None:
     assert average.constant == ("sst2",)
     (note,) = [n for n in difference_notes([average], False, "LoRA") if "too certain" in n]
     assert "every seed gives the same difference on SST-2" in note
+
+
+def test_an_equal_difference_that_is_not_0_makes_an_average_too_certain_as_well(
+    tmp_path: Path,
+) -> None:
+    for task, more in (("sst2", (1, 1, 1)), ("rte", (-1, 0, 1))):
+        before = {1: 80, 2: 60, 3: 70}
+        scored(tmp_path, "lora", before, task)
+        scored(tmp_path, "dora", {s: v + more[s - 1] for s, v in before.items()}, task)
+    (table,) = tables(read_runs(tmp_path))
+    (average,) = differences(table)
+    # Not RTE, whose mean difference is 0 and whose seeds differ.
+    assert average.constant == ("sst2",)
 
 
 def test_a_task_whose_every_cell_is_left_out_leaves_the_average_to_the_others(
@@ -349,6 +373,19 @@ def test_spearman_and_runs_without_predictions_have_no_examples_interval(tmp_pat
     scored(tmp_path, "dora", {1: 80, 2: 82})
     (table,) = tables(read_runs(tmp_path))
     assert differences(table, by_task=True)[0].examples is None
+
+
+def test_the_examples_interval_is_absent_where_one_run_of_a_pair_lacks_predictions(
+    tmp_path: Path,
+) -> None:
+    labels = np.zeros(40, int)
+    for method, seed, wrong in (("lora", 1, 10), ("lora", 2, 8), ("dora", 1, 6), ("dora", 2, 4)):
+        kept = {"labels": labels, "predicted": (np.arange(40) < wrong).astype(int)}
+        lacks = (method, seed) == ("lora", 2)
+        write_run(tmp_path, method, seed, 1 - wrong / 40, **({} if lacks else kept))
+    (table,) = tables(read_runs(tmp_path))
+    (found,) = differences(table, by_task=True)
+    assert (found.seeds, found.examples) == ((2,), None)
 
 
 def test_a_row_without_a_seed_in_common_with_lora_is_not_marked(tmp_path: Path) -> None:

@@ -166,12 +166,22 @@ def test_best_scores_are_comparable_only_over_evaluations_that_all_share(tmp_pat
     write_run(tmp_path, "dora", 1, 0.8, evaluations={"counted": 9, "from_step": 46})
     assert not only_table(tmp_path).comparable
     assert only_table(tmp_path, View("last")).comparable
+    write_run(tmp_path / "a", "lora", 1, 0.8)
+    write_run(tmp_path / "a", "dora", 1, 0.8, total_steps=180)
+    assert not only_table(tmp_path / "a").comparable  # of a longer run
     write_run(tmp_path / "b", "lora", 1, 0.8)
     write_run(
         tmp_path / "b", "lora", 1, 0.8, task="rte", evaluations={"counted": 9, "from_step": 46}
     )
     # Tasks may differ in their evaluations: no comparison is across tasks.
     assert only_table(tmp_path / "b").comparable
+
+
+def test_a_baseline_with_and_without_a_budget_is_compared_with_at_equal_budget() -> None:
+    rows = (("lora", "none"), ("lora", "r8"), ("dora", "r8"), ("dora", "r2"))
+    table = Table("dir", "m", View(), cells={row: {} for row in rows})
+    assert table.compared_with(("dora", "r8")) == ("lora", "r8")
+    assert table.compared_with(("dora", "r2")) == ("lora", "none")
 
 
 @pytest.mark.parametrize(

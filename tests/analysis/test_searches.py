@@ -10,7 +10,7 @@ from dora.analysis.figures.log_axis import apart
 from dora.analysis.figures.searches import label, score_by_rate
 from dora.analysis.finished import read_runs
 from dora.analysis.grouping import tables
-from dora.analysis.searches import of_runs, unequal
+from dora.analysis.searches import heldout_loss, of_runs, unequal
 from dora.analysis.tables.notes import score_notes
 from dora.analysis.tables.searches import table
 from dora.configuration.tuned import Key, Search
@@ -108,6 +108,20 @@ def test_of_rates_with_one_score_the_lowest_counted_loss_chooses_and_is_shown(
     assert "0.001: 50.0 (loss 0.6100), **0.002: 50.0 (loss 0.6000)**, 0.004: 50.0 (loss " in text
     assert "0.001: 50.0 (loss 0.6100), **0.002: 50.0 (loss 0.6000)**, 0.004: 40.0 " in text
     assert notes[-1] == "every rate has the same score: rte lora, rte full"
+
+
+def test_the_heldout_loss_is_the_least_that_counts_and_has_the_best_score(tmp_path: Path) -> None:
+    write_run(tmp_path, "lora", 1e-3, 0.5, dev=0.5)
+    (run,) = read_runs(tmp_path)
+    # The lower losses: before evaluations count, which is from step 46, and at a worse score.
+    seen = ((45, 0.5, 0.1), (46, 0.5, 0.4), (47, 0.4, 0.2), (48, 0.5, 0.3))
+    lines = [
+        {"step": step, "split": "heldout", "accuracy_heldout": score, "loss_heldout": loss}
+        for step, score, loss in seen
+    ]
+    journal = "".join(json.dumps(line) + "\n" for line in lines)
+    (run["folder"] / "metrics.jsonl").write_text(journal)
+    assert heldout_loss(run, run["folder"]) == 0.3
 
 
 def test_searches_on_two_backbones_are_apart(tmp_path: Path) -> None:

@@ -64,6 +64,11 @@ def test_rounding_never_takes_the_degrees_of_freedom_below_the_smallest_groups()
     assert estimate.interval()[1] == pytest.approx(50.8628955 + 12.7062 * 8.9645254, rel=1e-5)
 
 
+def test_scores_a_ten_thousandth_of_a_point_apart_have_a_spread_and_rounding_has_none() -> None:
+    assert average([[80.0, 80.0001]]).error == pytest.approx(5e-5)
+    assert average([[80.0, 80.0 + 1e-10]]).error == 0
+
+
 def coverage(seeds: int, variances: np.ndarray, draws: int) -> float:
     random = np.random.default_rng(len(variances) * 1000 + seeds)
     # All draws at once; the true mean is 0, which an interval covers where p is 0.05 or more.

@@ -226,6 +226,18 @@ def test_averages_and_scores_equal_the_papers_equations_entry_by_entry():
 
 
 @pytest.mark.usefixtures("float64")
+def test_beta1_is_the_sensitivitys_and_beta2_the_uncertaintys():
+    method = attach(tiny("roberta", layers=1), settings_of("adalora", beta1=0.5, beta2=0.25))
+    for p in factors(method):
+        torch.nn.init.ones_(p)
+        p.grad = torch.ones_like(p)
+    method.after_step(1)
+    # From 0: Ī = (1 - 1/2) · 1, and Ū = (1 - 1/4) · |1 - Ī|.
+    for name, value in (("sensitivity", 0.5), ("uncertainty", 0.375)):
+        assert all(t.eq(value).all() for of in method._averages(name) for t in of.values())
+
+
+@pytest.mark.usefixtures("float64")
 def test_the_penalty_is_the_mean_unsquared_distance_from_orthogonality():
     method = attach(tiny("roberta"))
     distances = []
@@ -235,6 +247,19 @@ def test_the_penalty_is_the_mean_unsquared_distance_from_orthogonality():
         distances += [math.sqrt(((gram - np.eye(6)) ** 2).sum()) for gram in (A @ A.T, B.T @ B)]
     assert method.penalty(1).item() == pytest.approx(0.1 * np.mean(distances), rel=1e-10)
     # To the end of training, unlike DoRA's.
+    assert method.penalty(TOTAL).item() == pytest.approx(0.1 * np.mean(distances), rel=1e-10)
+
+
+@pytest.mark.usefixtures("float64")
+def test_matrices_of_unequal_ranks_count_in_the_penalty_by_their_own_components_alone():
+    method = attach(tiny("roberta"))
+    layers = list(method.layers.values())
+    remove(layers, [torch.arange(6) < 1 + i % 6 for i in range(len(layers))])
+    distances = [
+        torch.linalg.norm(gram - torch.eye(layer.rank)).item()
+        for layer in layers
+        for gram in (layer.A @ layer.A.T, layer.B.T @ layer.B)
+    ]
     assert method.penalty(TOTAL).item() == pytest.approx(0.1 * np.mean(distances), rel=1e-10)
 
 
@@ -279,6 +304,12 @@ def test_scores_freeze_when_the_final_phase_begins():
         if t == TOTAL - T_F - 1:  # the last step before the final phase
             frozen = [s.clone() for s in method._scores()]
     assert all(torch.equal(a, b) for a, b in zip(frozen, method._scores(), strict=True))
+
+
+def test_a_run_that_starts_at_its_budget_is_final_from_the_start():
+    method = attach(tiny("roberta"), settings_of("adalora", start_factor=1.0))
+    assert method.ranks_final_at == 0
+    assert all(method.after_step(step) is None for step in range(1, TOTAL + 1))
 
 
 @pytest.mark.parametrize(

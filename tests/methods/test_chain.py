@@ -139,6 +139,16 @@ def test_one_link_is_lora_bit_for_bit(dropout: float, budget: str) -> None:
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
 
 
+def test_each_link_draws_an_a_of_its_own() -> None:
+    method = attach(tiny("roberta"), links=4)
+    drawn = [next(iter(method.layers.values())).A]
+    for step in (5, 10, 15):
+        change = method.after_step(step)
+        assert isinstance(change, Renew)
+        drawn.append(change.start[0]["A"])
+    assert len({tuple(A.flatten().tolist()) for A in drawn}) == 4
+
+
 @pytest.mark.parametrize("architecture", ["roberta", "bert", "deberta-v2"])
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
 def test_logits_stay_at_a_knot_and_a_new_link_begins_without_moments(

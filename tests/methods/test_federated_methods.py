@@ -55,6 +55,14 @@ def test_fedit_averages_a_and_b_apart_and_says_how_far_that_is_off() -> None:
     assert about["bias"] == pytest.approx(BIAS / 1.5)
 
 
+def test_averages_are_summed_in_64_bits() -> None:
+    torch.manual_seed(0)
+    p, tensors = [0.1, 0.2, 0.7], torch.randn(3, 200)
+    found = average([{"t": t} for t in tensors], p)["t"]
+    terms = [share * t.double() for share, t in zip(p, tensors, strict=True)]
+    assert torch.equal(found, (terms[0] + terms[1] + terms[2]).float())
+
+
 def test_ffa_loras_average_is_exact() -> None:
     method = attached("ffa_lora")
     layer = method.layers["w"]
@@ -228,10 +236,12 @@ def test_the_relative_step_moves_a_small_b_and_lowers_the_objective() -> None:
     assert after < before
 
 
-def test_the_relative_steps_correction_grows_with_b() -> None:
+@pytest.mark.parametrize("regularisation", [0.0, 0.3])
+def test_the_relative_steps_correction_grows_with_b(regularisation: float) -> None:
+    # λ ‖ΔB‖² stays as it is where ΔB is 1000 times as large and λ a millionth.
     for one, thousand in zip(
-        cosine(drifted(), 0.0, 0.01, 30, relative=True),
-        cosine(drifted(1000.0), 0.0, 0.01, 30, relative=True),
+        cosine(drifted(), regularisation, 0.01, 30, relative=True),
+        cosine(drifted(1000.0), regularisation / 1e6, 0.01, 30, relative=True),
         strict=True,
     ):
         assert one.any()
@@ -255,6 +265,22 @@ def test_the_relative_step_finds_the_minimum_under_a_large_penalty(size: float) 
         objective(start + found, found[None], G, M, w, weight),
     )
     assert after < before
+
+
+@pytest.mark.parametrize("solver", ["cosine", "ridge"])
+def test_a_matrix_without_a_component_is_none_of_those_that_are_corrected(solver: str) -> None:
+    uploads = [{"w.A": a, "w.B": b} for a, b in zip(A, B, strict=True)]
+    want = attached("lora_fair", solver=solver).aggregate(uploads, HALVES)
+    chosen, run = packaged("lora_fair", solver=solver), RunInfo(20, 3)
+    matrices = (Matrix("w", 2, 2), Matrix("v", 2, 2))
+    plan = chosen.kind.plan(chosen.settings, Budget(params=4), matrices, run)
+    assert plan.end == (1, 0)
+    model = nn.ModuleDict({name: nn.Linear(2, 2) for name in "wv"})
+    method = chosen.kind(chosen.settings, model, plan, run)
+    empty = {"v.A": torch.zeros(0, 2), "v.B": torch.zeros(2, 0)}
+    new, about = method.aggregate([u | empty for u in uploads], HALVES)
+    assert about == want[1]
+    assert torch.equal(new["w.B"], want[0]["w.B"])
 
 
 @pytest.mark.parametrize(("step", "unmoved"), [("relative", 0.0), ("fixed", 1.0)])

@@ -122,6 +122,14 @@ def test_the_outer_pair_weighs_columns_by_the_inputs_root_mean_square() -> None:
     U, sigma, Vh = torch.linalg.svd((layer.base.weight * S).double())
     want = (U[:, :4] * sigma[:4] @ Vh[:4] / S).float()
     torch.testing.assert_close(layer.outer_B @ layer.outer_A, want, rtol=1e-4, atol=1e-5)
+    # The mean is over tokens: over rows, the product would be as it is, and B_o larger.
+    torch.testing.assert_close(layer.outer_B.norm(dim=0), sigma[:4].float(), rtol=1e-4, atol=1e-5)
+
+
+def test_the_inputs_are_those_of_256_rows() -> None:
+    asked: list[int] = []
+    attach(tiny("roberta")).begin(asked.append)
+    assert asked == [256]
 
 
 def test_first_components_equal_a_decomposition() -> None:

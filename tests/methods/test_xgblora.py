@@ -91,6 +91,14 @@ def test_the_last_round_takes_what_still_fits_in_drawn_order() -> None:
     assert plan.params(plan.end) == 21 * 13_824 + 4 * 1_536 + 2 * 1_536 == 299_520
     assert plan.note is not None
     assert plan.note.startswith("22 boosters")
+    # A component that fits to the parameter is taken, too.
+    assert planned("299520", layers=1).end == plan.end
+
+
+def test_the_shortest_booster_has_five_steps() -> None:
+    assert planned("r8", steps=32 * 5).note == "32 boosters, 5 steps or one more each"
+    with pytest.raises(ValueError, match="32 boosters of 4 steps, and fewer than 5 are"):
+        planned("r8", steps=32 * 5 - 1)
 
 
 def test_a_budget_in_parameters_is_never_exceeded_and_leaves_less_than_a_component() -> None:

@@ -14,7 +14,7 @@ from dora.analysis.grouping import tables
 from dora.analysis.tables.scores import scores
 from dora.data.mini import mini
 from dora.data.tasks import TASKS
-from dora.methods.schedule import lr_factor
+from dora.methods.schedule import Schedule, lr_factor
 from dora.preparing.prepare import prepare
 from runs import only_run, run, small
 
@@ -42,6 +42,12 @@ def test_schedules_equal_transformers(schedule: str, theirs: object, warmup: int
         )
         optimizer.step()
         scheduler.step()
+
+
+def test_a_warm_up_is_rounded_up_and_a_part_of_a_run_has_its_part_of_it() -> None:
+    assert Schedule("linear", 0.06).warmup_steps(20) == 2
+    assert Schedule("linear", 4).of_part(7, 20).warmup_steps(7) == 2  # 1.4
+    assert Schedule("linear", 0.2).of_part(6, 20).warmup_steps(6) == 2  # 1.2
 
 
 def test_bf16_trains_with_parameters_in_thirty_two_bits(tmp_path: Path) -> None:

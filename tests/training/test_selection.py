@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 
@@ -59,3 +61,14 @@ def test_patience_ends_after_so_many_evaluations_without_a_better_one() -> None:
     assert offered(0.9, 0.5, 0.5, 0.4, patience=2).out_of_patience
     assert not offered(0.9, 0.5, 0.4, 0.6, 0.6, patience=2).out_of_patience
     assert not offered(0.9, *[0.5] * 50).out_of_patience
+
+
+def test_a_selection_taken_up_goes_on_counting_where_it_stopped() -> None:
+    whole, stopped = (offered(0.9, 0.5, 0.5, *more, patience=2) for more in ((0.4,), ()))
+    found = Selection(10, 2)
+    found.take_up(json.loads(json.dumps(stopped.label())), stopped.tensors)
+    assert not found.out_of_patience
+    found.offer(12, 0.4, {}, {}, {})
+    assert found.out_of_patience
+    assert found.label() == whole.label()
+    assert found.tensors["w"].item() == 10
