@@ -83,6 +83,13 @@ def test_what_is_not_finite_is_named_with_its_first_step(spoil, named, monkeypat
         loop.stepper.check_finite(2)
 
 
+def test_of_several_processes_the_first_to_see_it_is_believed(monkeypatch):
+    found = [(5, 0), None, (3, 2), (3, 1)]
+    monkeypatch.setattr("dora.training.step.processes.gather", lambda world, own: found)
+    with pytest.raises(RunFailed, match=r"^diverged: penalty not finite at step 3;"):
+        dora_loop().stepper.check_finite(5)
+
+
 @pytest.mark.parametrize("clip", [0.0, 1.0])
 def test_gradients_are_watched_whether_clipped_or_not(clip):
     loop = dora_loop()

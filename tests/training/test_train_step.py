@@ -72,19 +72,30 @@ def test_a_step_is_backward_clip_optimizer_after_step_applied_clear():
 
 
 def test_the_penalty_counts_once_a_step_whatever_the_number_of_micro_batches():
-    after = []
+    after, given = [], []
     for parts in (1, 4):
         model = tiny("roberta")
         train_head_only(model)
         method = Recorder(model)
         loop = loop_of(model, method, tokens(16), 10, batch_size=8, grad_accum=parts, clip=0.0)
         loop.stepper.observe = method.observe
-        loop.train_step(2)
+        given.append(loop.train_step(2))
         names, norms, _ = zip(*method.events, strict=True)
+        assert loop.stepper.gradient_norm.item() == pytest.approx(norms[1], rel=1e-5)
         # clip=0: no moment "clip". "penalty" stands there once, with 4 micro-batches too.
         assert names == ("penalty", "backward", "optimizer", "after_step", "applied", "clear")
         after.append(norms[1])
     assert after[0] == pytest.approx(after[1], rel=1e-5)
+    torch.testing.assert_close(given[0][1], given[1][1])  # the penalty, as it is logged
+
+
+def test_a_step_behind_an_evaluation_trains_in_training_mode():
+    model = tiny("roberta")
+    train_head_only(model)
+    loop = loop_of(model, Recorder(model), tokens(8), 10, batch_size=8)
+    model.eval()
+    loop.train_step(1)
+    assert all(module.training for module in model.modules())
 
 
 def test_every_micro_batch_of_every_step_draws_dropout_of_its_own_again_in_another_run():
