@@ -45,7 +45,7 @@ _METHODS = {
     "fedit": "FedIT",
     "ffa_lora": "FFA-LoRA",
     "lora_fair": "LoRA-FAIR",
-    "weight_decomposed": "DoRA (weight-decomposed)",
+    "weight_decomposed": "weight-decomposed DoRA",
     "adapter_drop": "AdapterDrop",
     "aflora": "AFLoRA",
     "loraplus": "LoRA+",

@@ -70,7 +70,7 @@ class WeightDecomposed(PlainLoRA):
     lower ranks than LoRA's.
     """
 
-    title = "DoRA (weight-decomposed)"
+    title = "weight-decomposed DoRA"
     paper = "Liu et al., DoRA: Weight-Decomposed Low-Rank Adaptation, ICML 2024, arXiv 2402.09353"
     note = "Weight-decomposed DoRA is PEFT's use_dora, and not dynamic rank distribution."
     settings_type = PlainSettings
