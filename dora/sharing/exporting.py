@@ -147,7 +147,8 @@ def read_config(run: Run, folder: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as e:
         raise UserError(f"{folder / file} cannot be read: {e}") from e
     try:
-        return rebuilt(run, found, holds_magnitudes(folder / artefacts.ADAPTER[0]))
+        weights = folder / artefacts.ADAPTER[0]  # one that is absent is another message's
+        return rebuilt(run, found, weights.is_file() and holds_magnitudes(weights))
     except UserError as e:
         texts = (f"{folder / file} is not as the run wrote it: {p}" for p in e.problems)
         raise UserError(*texts) from e
