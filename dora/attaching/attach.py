@@ -19,7 +19,7 @@ from dora.attaching.linears import (
     refuse_wrapped,
 )
 from dora.attaching.saving import misread
-from dora.configuration.method_choice import MethodChoice, method_names, packaged, spelled
+from dora.configuration.method_choice import MethodChoice, packaged, packaged_names, spelled
 from dora.errors import UserError
 from dora.methods.base import Method, RunInfo
 
@@ -99,8 +99,8 @@ def serves(kind: type[Method]) -> bool:
 
 def _chosen(method: str, settings: dict[str, Any]) -> MethodChoice:
     """Returns the method with its settings. Raises UserError for others than there are."""
-    working = ", ".join(n for n in method_names() if serves(packaged(n).kind))
-    if method not in method_names():
+    working = ", ".join(n for n in packaged_names() if serves(packaged(n).kind))
+    if method not in packaged_names():
         raise UserError(f"method={method} is none of this suite's; {working} can be attached")
     kind = packaged(method).kind
     if not serves(kind):

@@ -70,6 +70,11 @@ def method_names() -> list[str]:
     )
 
 
+def packaged_names() -> list[str]:
+    """Returns the names of this package's methods, sorted."""
+    return sorted(file.stem for file in (CONF / "method").glob("*.yaml"))
+
+
 def _folders() -> list[Path]:
     """Returns the folders that Hydra composes from, or this package's alone without Hydra."""
     if HydraConfig.initialized():  # within a run, in a launcher's worker too

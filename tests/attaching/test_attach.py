@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from hydra import initialize_config_dir
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.utils import ModulesToSaveWrapper
 from torch import nn
@@ -120,6 +121,15 @@ def test_a_mistake_is_told_with_its_rule_and_leaves_the_model_alone(mistake: str
         dora.attach(model, **{"method": "dora", "budget": "r4", "steps": STEPS, **given})
     assert [type(m) for m in model.children()] == [nn.Linear] * 3
     assert all(p.requires_grad for p in model.parameters())
+
+
+def test_the_methods_of_a_hydra_program_around_it_are_none_of_attachs(tmp_path: Path) -> None:
+    (tmp_path / "method").mkdir()
+    (tmp_path / "method" / "theirs.yaml").write_text("name: theirs\n")
+    with initialize_config_dir(str(tmp_path), version_base=None):
+        assert attach(build("mlp")).taken == 0
+        with pytest.raises(UserError, match="method=theirs is none of this suite's; adalora"):
+            dora.attach(build("mlp"), method="theirs")
 
 
 def test_a_tied_linear_and_a_second_adapter_are_refused() -> None:

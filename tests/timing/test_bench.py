@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from dora import bench
-from dora.configuration.method_choice import method_names, packaged
+from dora.configuration.method_choice import packaged, packaged_names
 from dora.errors import RunFailed
 from dora.timing import options, setting
 from dora.timing.candidates import CONTENDERS, OTHERS, OURS, PHASES, contender, loop_of
@@ -96,7 +96,7 @@ def test_contenders_take_turns_and_the_first_changes():
 
 
 def test_every_method_can_be_timed_but_those_with_a_reason():
-    alone = {name for name in method_names() if not packaged(name).kind.federated}
+    alone = {name for name in packaged_names() if not packaged(name).kind.federated}
     # XGBLoRA's reason stands at OTHERS; federated runs are other methods' steps.
     assert {name.split()[0] for name in (*OURS, *OTHERS)} == alone - {"xgblora"}
 
