@@ -29,7 +29,7 @@ from dora.backbones.architectures import KINDS
 from dora.backbones.backbone import find_linears
 from dora.configuration.config import Config
 from dora.configuration.groups import TaskConfig
-from dora.configuration.method_choice import MethodChoice, method_names, packaged
+from dora.configuration.method_choice import MethodChoice, packaged, packaged_names
 from dora.data.tokens import Tokens
 from dora.methods.base import Method
 from dora.package import PLUGINS
@@ -69,7 +69,7 @@ def settings_of(name: str, **changes: Any) -> Any:
 # Every method that there is, by name: (a function that returns its settings, its class). Tests take
 # methods from here, so that a new one is tested without an edit.
 METHODS: dict[str, tuple[Callable[..., Any], Any]] = {
-    name: (partial(settings_of, name), packaged(name).kind) for name in method_names()
+    name: (partial(settings_of, name), packaged(name).kind) for name in packaged_names()
 }
 
 

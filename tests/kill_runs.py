@@ -32,7 +32,7 @@ from typing import Any
 from kill_groups import KINDS, kill_groups
 
 import dora
-from dora.configuration.method_choice import method_names, packaged
+from dora.configuration.method_choice import packaged, packaged_names
 from dora.methods.base import Method
 from runs import forkserver, only_run, problems, small_words
 
@@ -41,7 +41,7 @@ PLACES = ("step", "evaluation", "checkpoint", "allocation", "export")
 # The server's sums of a federated round are such a decision, too.
 ALLOCATING = tuple(
     name
-    for name in method_names()
+    for name in packaged_names()
     if packaged(name).kind.after_step is not Method.after_step or packaged(name).kind.federated
 )
 SOURCES = str(Path(dora.__file__).parent) + os.sep
@@ -210,7 +210,7 @@ def main() -> None:
     for name in KINDS:
         parser.add_argument(f"--{name}", type=int, default=0)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--methods", default=",".join(method_names()))
+    parser.add_argument("--methods", default=",".join(packaged_names()))
     parser.add_argument(
         "--folder", type=Path, help="where the runs go (default: a temporary folder)"
     )

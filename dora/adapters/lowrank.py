@@ -134,7 +134,7 @@ class LowRankLinear(nn.Module):
 
     @property
     def magnitude(self) -> Tensor | None:
-        """The norm that each row of the whole weight has, (d_out,); None where it follows from it."""
+        """The norms of the whole weight's rows, (d_out,), where they are trained apart; else None."""
         return None
 
     @property

@@ -48,9 +48,9 @@ def attach(
 ) -> Adapter:
     """Attaches a method to a model and freezes its backbone; changes the model in place.
 
-    `method`: lora, adalora, dora, sora, melora or weight_decomposed. `budget`: `r8`, on average 8 components a matrix
-    at the end, or a number of parameters such as `0.3M`. `steps`: the number of optimizer steps,
-    which a method that prunes plans its schedule by.
+    `method`: lora, adalora, dora, sora, melora or weight_decomposed. `budget`: `r8`, on average 8
+    components a matrix at the end, or a number of parameters such as `0.3M`. `steps`: the number of
+    optimizer steps, which a method that prunes plans its schedule by.
 
     `target`: the linears to adapt (nn.Linear, and Conv1D of Transformers): a regular expression for
     whole names, or a list of names or of their ends (`["q_proj", "v_proj"]`). Without it, all but

@@ -82,7 +82,7 @@ def save(
 
 
 def _task(model: nn.Module, head: Sequence[str]) -> str | None:
-    """Returns PEFT's name of the model's task; None where its class for that would not serve."""
+    """Returns PEFT's name of the model's task, or None if its class for that would not serve."""
     # Without a task PEFT reads the file as it is; with one its class has inputs and modules of its own.
     kind = type(model).__name__
     task = next((task for end, task in _TASKS.items() if kind.endswith(end)), None)

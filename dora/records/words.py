@@ -69,7 +69,7 @@ def typed(words: Any, folder: Path | None = None) -> tuple[str, ...]:
 
 
 def at_home(run: Run, folder: Path) -> tuple[str, ...] | None:
-    """Returns the words of the record `run` that name its run from here; None where it has none.
+    """Returns the words of the record `run` that name its run from here, or None if it has none.
 
     `folder`: the run's directory. Where its results folder was moved, or is looked at from another
     folder than the one in which the words were typed, `results=` as typed would name another

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dora.configuration.method_choice import method_names
+from dora.configuration.method_choice import packaged_names
 from dora.data.mini import mini
 from dora.data.tasks import TASKS
 from dora.errors import UserError
@@ -103,7 +103,8 @@ def test_rows_that_no_score_can_be_had_on_are_not_held_out(
 
 # 3,500 parameters are fewer components than matrices, some of which have none then.
 @pytest.mark.parametrize(
-    ("method", "budget"), [*((m, "r2") for m in method_names()), ("lora", "3500"), ("nora", "3500")]
+    ("method", "budget"),
+    [*((m, "r2") for m in packaged_names()), ("lora", "3500"), ("nora", "3500")],
 )
 def test_a_sweep_waits_for_the_directory_that_each_seed_trains_in(
     method: str, budget: str, tmp_path: Path

@@ -36,7 +36,7 @@ from dora.analysis.grouping import Table, tables
 from dora.analysis.page.contrast import contrast
 from dora.analysis.page.study_data import study_data
 from dora.backbones.architectures import layer_and_kind
-from dora.package import CONF
+from dora.configuration.method_choice import packaged_names
 from dora.plain import printable
 from record_files import names, write_run
 from runs import change_record
@@ -251,7 +251,7 @@ def test_known_methods_keep_their_looks_and_no_two_others_are_alike() -> None:
 
 
 def test_each_of_the_suites_methods_has_a_look_of_its_own() -> None:
-    ours = [file.stem for file in (CONF / "method").glob("*.yaml")]
+    ours = packaged_names()
     assert len(COLOURS) == len(MARKERS) >= len(ours)
     together = styles(ours)
     assert len({look["color"] for look in together.values()}) == len(ours)
