@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 
 from dora.configuration.config import Config
+from dora.configuration.groups import FedConfig
 from dora.data.tasks import Rows, labelled
 from dora.preparing.prepare import Prepared
 from dora.records.about_data import other_sizes
@@ -16,7 +18,7 @@ REAL = "real ones: model=roberta_base (or another) and data=hub, or data=dir dat
 def notes_on(p: Prepared) -> tuple[str, ...]:
     """Returns all notes on a run."""
     c = p.config
-    known = (embedded_note(c), c.model.note, *rows_notes(c, p.rows))
+    known = (embedded_note(c), c.model.note, *rows_notes(c, p.rows), federated_note(c))
     return (*filter(None, known), *beyond_notes(c, len(p.train_rows), p.total_steps))
 
 
@@ -54,6 +56,19 @@ def rows_notes(config: Config, rows: Mapping[str, Rows]) -> list[str]:
     if submitted:
         notes.append(f"no predictions that dora.submit takes: {task.name} {', '.join(submitted)}")
     return notes
+
+
+def federated_note(config: Config) -> str | None:
+    """Returns the note on `fed.…` settings of a method without clients; None if there are none.
+
+    A note, not an error: a sweep may compare federated methods with others.
+    """
+    if config.chosen.kind.federated:
+        return None
+    usual = asdict(FedConfig())
+    given = {key: value for key, value in asdict(config.fed).items() if value != usual[key]}
+    typed = ", ".join(f"fed.{key}={value}" for key, value in given.items())
+    return f"{typed}: method={config.method_name} has no clients, and ignores it" if given else None
 
 
 def beyond_notes(config: Config, train: int, steps: int) -> list[str]:
