@@ -102,6 +102,8 @@ class LowRankLinear(nn.Module):
         self.perturbed: Tensor | None = None
         # (kept_B, the base's weight with the kept components in it) for `frozen_weight`.
         self._merged: tuple[Tensor, Tensor] | None = None
+        # Whether `Siblings` may compute this layer's output with those of others, by `operands`.
+        self.together = True
         # (input, output) that `Siblings` has computed before this layer is called.
         self.ready: tuple[Tensor, Tensor] | None = None
 
@@ -269,7 +271,8 @@ def adapt(
         setattr(owner, attribute, layer)
         layers[matrix.name] = layer
         # A faster module in the reader's place may give some of its linears another input.
-        if matrix.input_of and attribute not in getattr(owner, "own_input", ()):
+        own = attribute in getattr(owner, "own_input", ())
+        if matrix.input_of and layer.together and not own:
             by_reader.setdefault(matrix.input_of, []).append(layer)
     for reader, its in by_reader.items():
         if len(its) > 1:

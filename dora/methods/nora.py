@@ -135,7 +135,11 @@ class NoRA(PlainLoRA):
         return (ParameterGroup(factors, weight_decay=0.0),)
 
     def begin(self, forward: Callable[[int], None]) -> None:
-        """Decomposes the weights, as the layers' inputs for some training rows weigh them."""
+        """Decomposes the weights, as the layers' inputs for some training rows weigh them.
+
+        The inputs are those of training: the last layer computes first tokens alone, but for its
+        keys and values, and its other matrices are weighed by these. [ours]
+        """
         squares: dict[str, Tensor] = {}
         if self.settings.svd == "activation":
             squares = _mean_squares(self.layers, lambda: forward(CALIBRATION))

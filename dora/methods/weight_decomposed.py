@@ -1,10 +1,11 @@
 """Weight-decomposed DoRA (Liu et al., ICML 2024, arXiv 2402.09353): PEFT's `use_dora`.
 
-    y = m ∘ (V x) / ‖V‖ + b0        V = W0 + s B A        ‖V‖, m: (d_out,)
+    y = W0 (x − D x) + m ∘ (V D x) / ‖V‖ + b0        V = W0 + s B A        ‖V‖, m: (d_out,)
 
 ‖V‖ holds the norms of V's rows, one for each output (the paper's columns: it writes y = x W). The
 update turns the rows, and m, trained too, is their length. At the start m = ‖W0‖, so that training
-begins at the backbone. ‖V‖ is taken for a constant in backward (section 4.3 of the paper).
+begins at the backbone. ‖V‖ is taken for a constant in backward (section 4.3 of the paper). D is
+dropout, of the change's whole input, as in the paper's code; without it y = m ∘ (V x) / ‖V‖ + b0.
 
 Not `dora.py`, another paper's dynamic rank distribution (arXiv 2405.17357).
 """
@@ -16,8 +17,10 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dora.adapters.arithmetic import update
 from dora.adapters.budget import Budget, Matrix, Plan
 from dora.adapters.lowrank import LowRankLinear
 from dora.methods.base import ParameterGroup, RunInfo
@@ -29,6 +32,7 @@ class DecomposedLinear(LowRankLinear):
 
     def __init__(self, *given: Any) -> None:
         super().__init__(*given)
+        self.together = not self.dropout
         self.m = nn.Parameter(self.A.new_zeros(self.out_features))
 
     @property
@@ -38,13 +42,19 @@ class DecomposedLinear(LowRankLinear):
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns (..., d_out) for x of shape (..., d_in)."""
-        # V x. Dropout is of B A x alone; the paper's code drops the change's W0 x, too. [ours]
-        y = super().forward(x)
+        undropped = None
+        if self.training and self.dropout:
+            kept = F.dropout(x, self.dropout)
+            y = update(kept, 0.0, self.operands())[0]  # V D x
+            undropped = F.linear(x - kept, self.weight)
+        else:
+            y = super().forward(x)  # V x
         tiny = torch.finfo(self.m.dtype).tiny  # a row of zeros stays one
         # In 32 bits, whatever y has: 16 would lose what training adds to m.
         y32 = y * (self.m / self.row_norms().clamp_min(tiny))
-        bias = self.base.bias
-        return (y32 if bias is None else y32 + bias).to(y.dtype)
+        for term in (undropped, self.base.bias):
+            y32 = y32 if term is None else y32 + term
+        return y32.to(y.dtype)
 
     def operands(self) -> tuple[Tensor | float | None, ...]:
         """Returns the values of V x: no bias, which is added last."""

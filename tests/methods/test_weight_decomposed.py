@@ -138,6 +138,43 @@ def test_training_is_that_of_pefts_use_dora() -> None:
         torch.testing.assert_close(one.data, two.data, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.usefixtures("float64")
+def test_dropout_is_of_the_whole_change_as_in_peft(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = layer_of(8, 12, 3)
+    ours.dropout = 0.3
+    config = LoraConfig(r=3, lora_dropout=0.3, target_modules=["0"], use_dora=True)
+    theirs = get_peft_model(nn.Sequential(nn.Linear(8, 12)), config)
+    other = theirs.base_model.model[0]
+    other.base_layer.load_state_dict(ours.base.state_dict())
+    other.scaling["default"] = ours.scale
+    factors = {
+        "A": other.lora_A["default"].weight,
+        "B": other.lora_B["default"].weight,
+        "m": other.lora_magnitude_vector["default"].weight,
+    }
+    for name, p in factors.items():
+        p.data.copy_(ours.factors()[name])
+    ours.train()
+    theirs.train()
+    kept = (torch.rand(20, 8) > 0.3) / 0.7
+    monkeypatch.setattr(F, "dropout", lambda x, p, training=True, *_: x * kept if training else x)
+    x, dy = torch.randn(20, 8), torch.randn(20, 12)
+    found = []
+    for model, own in ((ours, ours.factors()), (theirs, factors)):
+        given = x.clone().requires_grad_()
+        y = model(given)
+        found.append([y, *torch.autograd.grad(y, [given, *own.values()], dy)])
+        assert not torch.allclose(y, model.eval()(x))
+    torch.testing.assert_close(*found)
+
+
+def test_dropout_of_siblings_is_drawn_apart() -> None:
+    model = tiny("roberta")
+    attach(model, dropout=0.5)
+    attention = model.get_submodule("roberta.encoder.layer.0.attention.self")
+    assert not attention._forward_pre_hooks
+
+
 def test_training_begins_at_the_backbone() -> None:
     ids = torch.arange(5, 17).view(1, 12)
     bare, model = tiny("roberta").eval(), tiny("roberta").eval()
