@@ -176,6 +176,7 @@ def _matthews(n: int, both: np.ndarray, y: np.ndarray, p: np.ndarray) -> np.ndar
 def _moments(y: np.ndarray, p: np.ndarray) -> tuple[np.ndarray, ...]:
     # Less their means, which changes no correlation: sums of small numbers lose fewer digits.
     y, p = y - y.mean(), p - p.mean(axis=1, keepdims=True)
+    p[np.ptp(p, axis=1) == 0] = 0.0  # all equal, their mean but for its rounding
     y = np.broadcast_to(y, p.shape)
     return y, p, y * y, p * p, y * p
 
@@ -183,7 +184,9 @@ def _moments(y: np.ndarray, p: np.ndarray) -> tuple[np.ndarray, ...]:
 def _pearson(
     n: int, y: np.ndarray, p: np.ndarray, yy: np.ndarray, pp: np.ndarray, yp: np.ndarray
 ) -> np.ndarray:
-    return (n * yp - y * p) / np.sqrt((n * yy - y * y) * (n * pp - p * p))
+    # Equal predictions count as 0, as in `dora.analysis.view`.
+    found = (n * yp - y * p) / np.sqrt((n * yy - y * y) * (n * pp - p * p))
+    return np.nan_to_num(found, posinf=0.0, neginf=0.0)
 
 
 # metric → (features that are summed over examples, the score from the sums). Spearman's ranks

@@ -13,6 +13,9 @@ from dora.data.tasks import TASKS
 from dora.errors import UserError
 from dora.records.schema import Run
 
+# Undefined where all predictions are equal. Then 0, as Matthews' correlation is by convention: a run
+# that collapsed would otherwise drop out of its method's mean.
+_CORRELATIONS = ("pearson", "spearmanr")
 MEAN = "mean"  # of all of a task's metrics, as GLUE's leaderboard counts them
 # The metrics' names in the heads of tables, which have to be narrow.
 _SHORT = {
@@ -119,9 +122,13 @@ class View:
         return in_head(self.metric(task).removesuffix("_mm"))
 
     def value(self, run: Run, task: str) -> float | None:
-        """Returns the score in points, or None where the run's predictions leave it undefined."""
+        """Returns the score in points, or None where the run's predictions leave it undefined.
+
+        A correlation of predictions that are all equal counts as 0.
+        """
         result, metric = run["results"][self.score], self.metric(task)
         names = metrics_of(task)[:-1] if metric == MEAN else (metric,)
-        values = [result.get(name) for name in names]
+        collapsed = dict.fromkeys(_CORRELATIONS, 0.0) if result["degenerate"] else {}
+        values = [result.get(name, collapsed.get(name)) for name in names]
         # The mean of what is left would be the score of another metric.
         return None if None in values else 100 * math.fsum(values) / len(values)

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from dora.analysis.rows import budget_in_words
 from dora.analysis.tables.layout import Grid, plain
+from dora.analysis.tables.notes import MARKS
 from dora.analysis.view import View
 from dora.data.tasks import TASKS
 from dora.records.about_method import NO_BUDGET
@@ -88,7 +89,8 @@ def score_table(seen: Mapping[Words, Seen]) -> list[str]:
     marked = set()
     for words, s in seen.items():
         task, method, budget = s.place.task, s.place.method, s.place.budget
-        value = view.value({"results": {"best": s.score or {}}}, task)
+        best = {**(s.score or {}), "degenerate": s.degenerate}
+        value = view.value({"results": {"best": best}}, task)
         if value is not None:
             row = method, budget, " ".join(others[words])
             cells[row][task].append(value)
@@ -103,7 +105,7 @@ def score_table(seen: Mapping[Words, Seen]) -> list[str]:
     if not any(line[2] for line in lines):
         lines = [[*line[:2], *line[3:]] for line in lines]
     table = plain(Grid("", lines[0], lines[1:])).splitlines()
-    notes = ["* at least one run predicts a single class or value"] if marked else []
+    notes = [MARKS["*"]] if marked else []
     return [*table, *notes] if tasks else []
 
 

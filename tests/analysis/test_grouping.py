@@ -96,6 +96,20 @@ def test_a_mean_of_metrics_is_none_of_those_that_are_defined(tmp_path: Path) -> 
     assert View().value(run, "mrpc") == pytest.approx(80)
 
 
+def test_a_run_that_predicts_one_value_counts_as_0_and_does_not_drop_out(tmp_path: Path) -> None:
+    collapsed = {
+        which: {"step": 9, "degenerate": "all 1500 predictions are 2.7"}
+        for which in ("best", "last")
+    }
+    write_run(tmp_path, "lora", 1, 0.8, task="stsb")
+    write_run(tmp_path, "lora", 2, None, task="stsb", results=collapsed)
+    for metric in ("pearson", "spearmanr", "mean"):
+        table = only_table(tmp_path, View(metrics={"stsb": metric}))
+        assert table.values(("lora", "r8"), "stsb")[2] == 0
+    (_, run) = read_runs(tmp_path)
+    assert View().value(run, "cola") is None  # what else is absent is not known
+
+
 def test_mnli_has_both_development_sets_and_their_mean() -> None:
     assert metrics_of("mnli") == ("accuracy", "accuracy_mm", "mean")
     assert View(metrics={"mnli": "accuracy_mm"}).title("mnli") == "MNLI-mm acc"

@@ -189,12 +189,14 @@ def test_a_resample_scores_as_the_metric_does_on_its_rows(metric: str) -> None:
     assert found == pytest.approx(np.array(expected))
 
 
-def test_a_collapsed_run_has_matthews_0_on_every_resample_and_one_without_a_positive_no_f1() -> (
+def test_a_collapsed_run_has_correlation_0_on_every_resample_and_one_without_a_positive_no_f1() -> (
     None
 ):
     labels, ones, zeros = np.array([0, 1, 0, 1]), np.ones((1, 4), int), np.zeros((1, 4), int)
     assert (resampled("matthews_correlation", labels, ones, draws=20) == 0).all()
     assert np.isnan(resampled("f1", np.zeros(4, int), zeros, draws=3)).all()
+    equal = np.full((1, 7), 0.1)  # whose mean is not quite 0.1
+    assert (resampled("pearson", np.arange(7.0), equal, draws=20) == 0).all()
 
 
 def test_the_spread_over_resamples_is_the_binomial_one() -> None:

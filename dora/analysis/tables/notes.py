@@ -21,7 +21,7 @@ from dora.records.schema import Run
 
 # Marks of a score with their explanations, in the order in which they stand.
 MARKS = {
-    "*": "* at least one run predicts a single class or value",
+    "*": "* at least one run predicts a single class or value; a correlation of such a run counts as 0",
     "§": "§ at least one run was made with uncommitted changes",
     "‡": "‡ further from the published mean ± spread than the combined error",
 }
