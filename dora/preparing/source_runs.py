@@ -10,6 +10,7 @@ from dora.errors import UserError
 from dora.files import check_safetensors, sha256_file
 from dora.records import artefacts
 from dora.records.record import read_finished
+from dora.records.schema import Run
 
 
 @dataclass(frozen=True)
@@ -59,10 +60,15 @@ def _source(key: str, folder: Path, config: Config, weights: str) -> Source:
         raise UserError(f"{key} must name directories of finished runs: {e}") from e
     task, method = run["config"]["task"], run["config"]["method"]["name"]
     problems = []
-    if task == config.task.name:
-        # Its updates were trained on what this run is scored on.
+    # Updates that were trained on what this run is scored on.
+    own = config.task.name
+    if task == own:
         problems.append(
             f"{key}: {folder} is a run on {task}, this run's own task; name runs on other tasks"
+        )
+    elif own in _tasks_before(key, folder, run):
+        problems.append(
+            f"{key}: {folder} began from a run on {own}, this run's own task; name another run"
         )
     if run["fingerprints"]["model"] != weights:
         problems.append(f"{key}: {folder} adapts another model than {config.model_name}")
@@ -80,3 +86,31 @@ def _source(key: str, folder: Path, config: Config, weights: str) -> Source:
     check_safetensors(file)
     artefacts.check(folder, run, name)
     return Source(folder, file, task, method, sha256_file(file))
+
+
+def _tasks_before(key: str, folder: Path, run: Run) -> set[str]:
+    """Returns the tasks of all runs that this one began from or read, and those before them.
+
+    Raises UserError if the record of one of them is gone.
+    """
+    tasks, seen, left = set(), {folder}, _before(run)
+    while left:
+        if (earlier := left.pop()) in seen:
+            continue
+        try:
+            found = read_finished(earlier)
+        except UserError as e:
+            raise UserError(
+                f"{key}: {folder} began from {earlier}, which may be a run on this run's own "
+                f"task: {e}; put it back, or name another run"
+            ) from e
+        tasks.add(found["config"]["task"])
+        seen.add(earlier)
+        left += _before(found)
+    return tasks
+
+
+def _before(run: Run) -> list[Path]:
+    """Returns the directories of the runs that this one began from (`init_from`) or read."""
+    sources = [source["folder"] for source in run.get("sources", [])]
+    return [Path(text) for text in (run["init_from"], *sources) if text]

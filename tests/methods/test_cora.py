@@ -190,6 +190,22 @@ def test_a_basis_of_runs_is_theirs_and_part_of_the_runs_identity(
     only_run(one)
 
 
+def test_a_run_that_began_from_one_on_this_task_is_refused(
+    sources: list[Path], tmp_path: Path
+) -> None:
+    for task, earlier in (("stsb", sources[0]), ("wnli", tmp_path / "stsb")):
+        started = f"init_from={earlier if earlier in sources else only_run(earlier)}"
+        words = (f"task={task}", "max_steps=4", "lr=1e-2", "method=lora", "budget=r2", started)
+        run(small(tmp_path / task, *words))
+    last = only_run(tmp_path / "wnli")
+    words = small_words(tmp_path, *WORDS, f"method.runs=[{last}]")
+    [leak] = refused(*words, "task=rte")
+    assert leak.endswith(f"{last} began from a run on rte, this run's own task; name another run")
+    only_run(tmp_path / "stsb").rename(tmp_path / "moved")
+    [gone] = refused(*words, "task=mnli")
+    assert "which may be a run on this run's own task" in gone
+
+
 def test_runs_that_do_not_fit_are_refused(sources: list[Path], tmp_path: Path) -> None:
     words = small_words(tmp_path, *WORDS[:2])
     assert refused(*words, "task=rte", f"method.runs=[{sources[0]}]")[0].endswith(
