@@ -16,7 +16,7 @@ import numpy as np
 
 from dora.data import npz
 from dora.data.predictions import constant, predict
-from dora.data.tasks import TASKS, Task
+from dora.data.tasks import TASKS, Task, score_key
 from dora.records.schema import Run
 
 WHICH = ("best", "last")
@@ -129,7 +129,7 @@ def _difference(
     """Returns the first score of a split that is not the recorded one, or None if all agree."""
     found = rescore(task, logits, labels)
     for metric in task.metrics:
-        name = f"{metric}{split.removeprefix('dev')}"
+        name = score_key(metric, split)
         told, value = recorded.get(name), found.get(metric)
         if not _equal(told, value):
             return (
