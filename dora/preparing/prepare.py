@@ -237,7 +237,13 @@ def _locate_and_read(config: Config, problems: list[str]) -> tuple[Folder | None
     # At the same time: each may have to wait for a hub that does not answer.
     with ThreadPoolExecutor() as pool:
         locating = pool.submit(
-            backbone.locate, m.path, m.embedded, m.package, m.hub, m.revision, m.random_weights
+            backbone.locate,
+            m.path,
+            embedded=m.embedded,
+            package=m.package,
+            hub=m.hub,
+            revision=m.revision,
+            random_weights=m.random_weights,
         )
         readable = config.task.name in TASKS and (
             config.data.source in ("mini", "hub") or config.data.dir

@@ -76,7 +76,7 @@ def find_base(run: Run, recorded: str, base: Path | None) -> Folder:
         )
     try:
         place = None if hub or package else str(path)
-        folder = backbone.locate(place, None, package, hub, revision or "main", False)
+        folder = backbone.locate(place, package=package, hub=hub, revision=revision or "main")
     except UserError as e:
         raise UserError(*(f"{p}; or name its folder with --base FOLDER" for p in e.problems)) from e
     # A folder's name proves nothing: another checkpoint may lie there since.
@@ -163,7 +163,7 @@ def save_with_weights(run: Run, folder: Path, base: Folder, to: Path) -> None:
 
 def save_tuned(run: Run, folder: Path, to: Path) -> None:
     """Writes the whole model that the run in `folder` kept in its model/."""
-    kept = backbone.locate(str(folder / "model"), None, None, None, "main", False)
+    kept = backbone.locate(str(folder / "model"))
     model, _ = _load(run, kept, keep_head=True)
     _save(run, model, kept, to)
 

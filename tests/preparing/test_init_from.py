@@ -32,7 +32,7 @@ def finished(place: Path, method: str, **changes: Any) -> tuple[Path, Path]:
     `changes`: entries of run.json that replace the usual ones.
     """
     # Written by hand rather than trained: each test then damages one thing in known content.
-    base = locate(str(model_folder(place / "m", "bert")), None, None, None, "main", False)
+    base = locate(str(model_folder(place / "m", "bert")))
     matrices = find_linears(architecture(base), USUAL)
     ranks = {} if method == "full" else {m.name: RANK for m in matrices}
     target = None if method == "full" else list(USUAL)
