@@ -25,7 +25,7 @@ from dora.data.tasks import TASKS
 from dora.errors import UserError
 from dora.files import plainly
 from dora.plain import cut
-from dora.records.artefacts import WEIGHTS
+from dora.records.artefacts import ADAPTER_WEIGHTS, WEIGHTS
 from dora.records.schema import Run
 
 
@@ -137,7 +137,7 @@ def replace(model: nn.Module, head: Collection[str], tensors: Mapping[str, Tenso
 def save_merged(run: Run, folder: Path, base: Folder, to: Path) -> None:
     """Writes the base model with the adapter and head of the run in `folder`, in float32."""
     model, _ = _load(run, base, keep_head=False)
-    merge(model, safetensors.torch.load_file(folder / "adapter" / "adapter_model.safetensors"))
+    merge(model, safetensors.torch.load_file(folder / ADAPTER_WEIGHTS))
     _save(run, model, base, to)
 
 

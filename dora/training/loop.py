@@ -20,6 +20,7 @@ from dora.data.tasks import score_key
 from dora.data.tokens import Tokens
 from dora.errors import Stopped
 from dora.process.signals import StopSignals
+from dora.records import journals
 from dora.records.record import Record
 from dora.training import checkpoint, evaluation, processes
 from dora.training.selection import Selection, counts_from
@@ -177,7 +178,7 @@ class Loop:
     def _log(self, event: dict[str, Any]) -> None:
         epoch = round(self.step / self.stepper.course.steps_an_epoch, 4)
         line = {"step": self.step, "epoch": epoch, **event}
-        self._write("metrics.jsonl", line)
+        self._write(journals.METRICS, line)
 
     def _write(self, journal: str, line: dict[str, Any]) -> None:
         if self.record is not None:
@@ -201,7 +202,7 @@ class Loop:
 
     def _log_ranks(self, event: dict[str, Any]) -> None:
         self.components = event["total"]
-        self._write("ranks.jsonl", event)
+        self._write(journals.RANKS, event)
         if "live_before" in event:
             ranks = list(event["ranks"].values())
             self.say(

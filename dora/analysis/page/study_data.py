@@ -185,7 +185,7 @@ def _printable(value: Any) -> Any:
 def _curves(run: Run) -> dict[str, list[tuple[int, float]]]:
     """Returns a run's curves as (step, value): `score` in points, `loss`, `live` components."""
     folder, metric = run["folder"], TASKS[run["config"]["task"]].metrics[0]
-    scores = undamaged(run, "metrics.jsonl", journals.scores(folder, metric))
+    scores = undamaged(run, journals.METRICS, journals.scores(folder, metric))
     allocated: list[tuple[int, float]] = [
         (step, sum(ranks.values())) for step, ranks in allocations(run)
     ]
@@ -196,7 +196,7 @@ def _curves(run: Run) -> dict[str, list[tuple[int, float]]]:
         allocated = [started, *allocated, ended]
     found = {
         "score": [(step, 100 * score) for step, score in scores],
-        "loss": list(undamaged(run, "metrics.jsonl", journals.losses(folder))),
+        "loss": list(undamaged(run, journals.METRICS, journals.losses(folder))),
         "live": allocated,
     }
     return {name: thinned(curve) for name, curve in found.items() if curve}
