@@ -85,25 +85,18 @@ def _whole(folder: Path) -> bool:
         return True  # damaged: to fetch the files that are there once more mends nothing
 
 
-def architecture(folder: Folder) -> dict[str, Any]:
-    """Returns config.json as a dictionary whose `model_type` is one of ARCHITECTURES.
+def problems(folder: Folder, model_config: Mapping[str, Any]) -> list[str]:
+    """Returns the reasons why tokenizer, weights and `model_config` cannot belong to one model.
 
-    Raises UserError with every problem of the file.
-    """
-    return read_config(folder.path)
-
-
-def problems(folder: Folder, config: Mapping[str, Any]) -> list[str]:
-    """Returns the reasons why tokenizer, weights and `config` cannot belong to one model.
-
-    From their files alone: nothing is loaded, so that a sweep can ask before its first run.
+    `model_config`: config.json, as `read_config` returns it. From their files alone: nothing is
+    loaded, so that a sweep can ask before its first run.
     """
     found = list(
         vocabulary.problems(
             folder.path,
-            config["model_type"],
-            config["vocab_size"],
-            _padding(config),
+            model_config["model_type"],
+            model_config["vocab_size"],
+            _padding(model_config),
             fingerprint(folder, True),
         )
     )
@@ -113,12 +106,13 @@ def problems(folder: Folder, config: Mapping[str, Any]) -> list[str]:
     shapes = tensors.of_files(model_files.weight_files(folder.path))
     if shapes is None:
         return found
-    return found + tensors.misfits(config, shapes, f"the weights in {folder.path}")
+    return found + tensors.misfits(model_config, shapes, f"the weights in {folder.path}")
 
 
-def _padding(config: Mapping[str, Any]) -> int | None:
+def _padding(model_config: Mapping[str, Any]) -> int | None:
     """Returns config.json's padding id, or Transformers' default for this kind of model."""
-    pad: int | None = config.get("pad_token_id", architecture_of(config["model_type"]).pad)
+    row = architecture_of(model_config["model_type"])
+    pad: int | None = model_config.get("pad_token_id", row.pad)
     return pad
 
 
@@ -139,13 +133,14 @@ def fingerprint(folder: Folder, tokenizer_only: bool = False) -> str:
     return whole.hexdigest()
 
 
-def find_linears(config: dict[str, Any], target: Sequence[str]) -> tuple[Matrix, ...]:
+def find_linears(model_config: dict[str, Any], target: Sequence[str]) -> tuple[Matrix, ...]:
     """Returns the matrices to adapt in layer order. `target`: kinds out of KINDS.
 
     From config.json alone, so that a budget can be checked before a model is loaded.
     """
-    row = architecture_of(config["model_type"])
-    hidden, inner = config[row.key("hidden_size")], config[row.key("intermediate_size")]
+    row = architecture_of(model_config["model_type"])
+    hidden = model_config[row.key("hidden_size")]
+    inner = model_config[row.key("intermediate_size")]
     # (d_in, d_out); a square matrix has none.
     shapes = {
         "qkv": (hidden, 3 * hidden),
@@ -162,7 +157,7 @@ def find_linears(config: dict[str, Any], target: Sequence[str]) -> tuple[Matrix,
     # The table's order, not that of `target`: it decides the order of draws and of parameters.
     return tuple(
         matrix(f"{row.prefix}{row.layers}.{i}", kind)
-        for i in range(config[row.key("num_hidden_layers")])
+        for i in range(model_config[row.key("num_hidden_layers")])
         for kind in row.linears
         if kind in target
     )
@@ -196,7 +191,7 @@ def load_model(
             model = classifier.drawn(config, seed)
     else:
         held = classifier.read_weights(folder.path)
-        if strange := tensors.strange(architecture(folder), held):
+        if strange := tensors.strange(read_config(folder.path), held):
             say(
                 f"the weights in {folder.path} hold tensors that the encoder layers of this "
                 f"{config.model_type} model do not have, and that are not used: "
@@ -252,13 +247,15 @@ def load_tokenizer(folder: Folder) -> Any:
         except Exception as e:  # each tokenizer class raises its own
             why = f"{type(e).__name__}: {' '.join(str(e).split())[:200]}"
             raise UserError(f"the tokenizer in {folder.path} cannot be read ({why})") from e
-    config = architecture(folder)
-    row = architecture_of(config["model_type"])
+    model_config = read_config(folder.path)
+    row = architecture_of(model_config["model_type"])
     # Another id of the padding would shift all positions in silence.
-    if row.counts_from_pad and tokenizer.pad_token_id not in (None, _padding(config)):
+    if row.counts_from_pad and tokenizer.pad_token_id not in (None, _padding(model_config)):
         raise UserError(
             f"the tokenizer in {folder.path} pads with id {tokenizer.pad_token_id}, config.json "
-            f"says pad_token_id={_padding(config)}: they are not of one model"
+            f"says pad_token_id={_padding(model_config)}: they are not of one model"
         )
-    vocabulary.check_loaded(tokenizer, folder.path, config["vocab_size"], _padding(config))
+    vocabulary.check_loaded(
+        tokenizer, folder.path, model_config["vocab_size"], _padding(model_config)
+    )
     return tokenizer

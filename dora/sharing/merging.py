@@ -21,6 +21,7 @@ from dora.adapters.peft_config import hub_name, hub_revision
 from dora.backbones import backbone
 from dora.backbones.architectures import architecture_of
 from dora.backbones.backbone import ASSETS, Folder
+from dora.backbones.model_config import read_config
 from dora.data.tasks import TASKS
 from dora.errors import UserError
 from dora.files import plainly
@@ -198,8 +199,8 @@ def _save(run: Run, model: Any, place: Folder, to: Path, without: Collection[str
     tokenizer.init_kwargs.pop("local_files_only", None)  # how we read it is no part of it
     # truncation=True then cuts to the length of training.
     tokenizer.model_max_length = run["config"]["max_length"]
-    config = backbone.architecture(place)
-    if architecture_of(config["model_type"]).segments(config):
+    model_config = read_config(place.path)
+    if architecture_of(model_config["model_type"]).segments(model_config):
         # As the run had them: a tokenizer of no model's own class gives none unless told to.
         names = ["input_ids", "token_type_ids", "attention_mask"]
         tokenizer.model_input_names = tokenizer.init_kwargs["model_input_names"] = names

@@ -20,6 +20,7 @@ from transformers import (
 from dora.backbones import backbone
 from dora.backbones.architectures import KINDS
 from dora.backbones.backbone import Folder, find_linears, load_model, locate
+from dora.backbones.model_config import read_config
 from dora.errors import UserError
 from folders import model_folder
 
@@ -104,18 +105,18 @@ def test_tiny_deberta_has_the_settings_of_deberta_v3() -> None:
 @pytest.mark.parametrize("name", ASSETS)
 def test_the_linears_found_are_those_the_model_has(name: str) -> None:
     folder = locate(embedded=name)
-    found = {m.name: (m.d_in, m.d_out) for m in find_linears(backbone.architecture(folder), KINDS)}
+    found = {m.name: (m.d_in, m.d_out) for m in find_linears(read_config(folder.path), KINDS)}
     assert found == shapes_by_model(folder)
 
 
 def test_the_linears_of_bert_are_found_and_target_picks_some(tmp_path: Path) -> None:
     folder = saved_bert(tmp_path, torch.float32)
-    architecture = backbone.architecture(folder)
+    model_config = read_config(folder.path)
     assert {
-        m.name: (m.d_in, m.d_out) for m in find_linears(architecture, KINDS)
+        m.name: (m.d_in, m.d_out) for m in find_linears(model_config, KINDS)
     } == shapes_by_model(folder)
     # In layer order, q before v, whatever order `target` has: draws and budgets depend on it.
-    some = [m.name for m in find_linears(architecture, ("q", "v"))]
+    some = [m.name for m in find_linears(model_config, ("q", "v"))]
     assert some == [
         f"bert.encoder.layer.{i}.attention.self.{kind}"
         for i in range(2)
@@ -210,7 +211,7 @@ def test_a_folder_without_weights_or_of_another_kind_is_refused_by_name(tmp_path
     with pytest.raises(
         UserError, match="'gpt2' model; this suite adapts bert, roberta, deberta-v2"
     ):
-        backbone.architecture(Folder(tmp_path, False))
+        read_config(tmp_path)
 
 
 def with_head(folder: Path, kind: str, outputs: int, suffix: str) -> Folder:
