@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from dora.data import npz
-from dora.data.predictions import constant, predict
+from dora.data.predictions import UNREADABLE, constant, predict
 from dora.data.tasks import TASKS, Task, score_key
 from dora.records.schema import Run
 
@@ -90,6 +90,17 @@ def disagreement(folder: Path, run: Run) -> str | None:
     and 3 ms for QQP's 40,430 rows.
     """
     return contradiction(run, scored_arrays(folder, run))
+
+
+def unlike_predictions(folder: Path, run: Run) -> str | None:
+    """Returns why stored predictions do not bear out a run's scores, or None if they do.
+
+    Predictions that cannot be read are a reason, too.
+    """
+    try:
+        return disagreement(folder, run)
+    except UNREADABLE as e:
+        return f"its predictions.npz cannot be read ({e})"
 
 
 def scored_arrays(folder: Path, run: Run) -> dict[str, np.ndarray]:

@@ -17,13 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dora.adapters.peft_config import holds_magnitudes, rebuilt, stored_params
-from dora.data.predictions import UNREADABLE
 from dora.errors import UserError
 from dora.files import check_safetensors, new_folder, open_own, taken, to_json, write_atomic
 from dora.records import artefacts
 from dora.records.about_method import about_method
 from dora.records.record import read_finished
-from dora.records.rescore import disagreement
+from dora.records.rescore import unlike_predictions
 from dora.records.schema import Run
 from dora.sharing import adapters_library
 from dora.sharing.form import Form
@@ -57,10 +56,7 @@ def unfit(run: Run, folder: Path, form: Form) -> list[str]:
         )
     # Checksums come second: a file that is absent or of another run has its own, clearer message.
     problems = problems or artefacts.damaged(folder, run, names)
-    try:
-        wrong = disagreement(folder, run)  # the card shows the scores
-    except UNREADABLE as e:
-        wrong = f"its predictions.npz cannot be read ({e})"
+    wrong = unlike_predictions(folder, run)  # the card shows the scores
     return problems if wrong is None else [*problems, f"{folder}: {wrong}; {_AGAIN}"]
 
 
