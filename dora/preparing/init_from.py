@@ -60,9 +60,8 @@ def read_earlier_run(config: Config, weights: str, model_config: dict[str, Any])
     elif form == "weights":
         ranks, scale = {}, None
         problems = _strange(file, shapes, (), model_config)
-    elif (
-        form == "modules"
-    ):  # `carry_over` compares names and shapes with those of this run's modules
+    elif form == "modules":
+        # `carry_over` compares names and shapes with those of this run's modules.
         linears = backbone.find_linears(model_config, config.targets())
         problems, scale = _strange_ranks(folder / "run.json", ranks, linears), None
     else:
