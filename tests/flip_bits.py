@@ -29,6 +29,7 @@ import pytest
 from dora.analysis.figures.training import undamaged
 from dora.analysis.finished import read_runs
 from dora.backbones import backbone
+from dora.backbones.model_config import read_config
 from dora.data import tokens
 from dora.errors import UserError
 from dora.preparing.init_from import read_earlier_run
@@ -117,10 +118,10 @@ def finished(prepared: Prepared) -> Iterator[Kind]:
     full = prepared.plan is None
     config = replace(prepared.config, init_from=str(folder))
     weights = backbone.fingerprint(prepared.model)
-    architecture = backbone.architecture(prepared.model)
+    model_config = read_config(prepared.model.path)
     verified = listed(lambda: verify(folder).problems)
     exported = listed(lambda: exporting.unfit(run, folder, Form()))
-    started = refused(lambda: read_earlier_run(config, weights, architecture))
+    started = refused(lambda: read_earlier_run(config, weights, model_config))
     predicted = refused(lambda: _kept_weights(prepared, run))
     tools = {
         "run.json": (

@@ -17,6 +17,7 @@ from hydra.errors import HydraException
 from conftest import METHODS
 from dora.adapters.budget import Budget, Matrix
 from dora.backbones import backbone
+from dora.backbones.model_config import read_config
 from dora.configuration.check import check
 from dora.configuration.config import Config, from_hydra, register
 from dora.methods.base import RunInfo
@@ -366,8 +367,8 @@ def test_a_study_is_one_command_with_equal_evaluations_and_parameters(experiment
     # The budgets are the parameters of LoRA at ranks 2 and 8 on this model.
     matrices = BASE
     if c.model.hub is None:
-        folder = backbone.locate(None, c.model.embedded, c.model.package, None, "main", False)
-        matrices = backbone.find_linears(backbone.architecture(folder), c.targets())
+        folder = backbone.locate(embedded=c.model.embedded, package=c.model.package)
+        matrices = backbone.find_linears(read_config(folder.path), c.targets())
     sizes = [str(sum(m.cost * n for m in matrices)) for n in (2, 8)]
     assert set(swept["budget"]) <= set(sizes)
 

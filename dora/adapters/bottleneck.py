@@ -114,11 +114,10 @@ def insert(
     """
     adapters = {}
     for matrix, end, size in zip(places, ends, sizes, strict=True):
-        parent, _, attribute = end.rpartition(".")
         of = model.get_submodule(end)
         adapter = Bottleneck(matrix.d_out, size, activation, dropout)
         kind = AdaptedAttention if hasattr(of, "attn") else AdaptedSublayer
-        setattr(model.get_submodule(parent), attribute, kind(of, adapter, norm_first))
+        model.set_submodule(end, kind(of, adapter, norm_first))
         adapters[matrix.name] = adapter
     return adapters
 

@@ -15,6 +15,7 @@ from typing import Any
 from dora.plain import dotted, printable
 from dora.records import packed
 from dora.records.identity import NOT_IDENTITY, arithmetic, method_settings
+from dora.records.place import place_of
 from dora.records.schema import Run
 from dora.records.words import FORMER
 
@@ -37,9 +38,9 @@ def one_configuration(runs: Sequence[Run], mix: bool = False) -> tuple[list[Run]
     A table can show none of several configurations. Runs that differ in their arithmetic alone are
     taken together if `mix`; where a seed occurs twice, the newer run counts.
     """
-    # The folder's name holds a hash of the configuration, so that no record has to be compared. Not
-    # its whole path: some of a cell's seeds may be packed, and others lie in directories.
-    keys = [(run["folder"].parent.name, arithmetic(run)) for run in runs]
+    # The key is a hash of the configuration, so that no record has to be compared. Not the whole
+    # path: some of a cell's seeds may be packed, and others lie in directories.
+    keys = [(place_of(run["folder"]).key, arithmetic(run)) for run in runs]
     kinds = dict(zip(keys, runs, strict=True))
     if len(kinds) == 1:
         return list(runs), None

@@ -270,7 +270,7 @@ def note_diverged(table: Table, seen: Iterable[Seen]) -> None:
             continue
         its = table.cells.get((method, spent), {}).get(task, [])
         # Another configuration, such as a rate that was tried first, is none of the cell's.
-        if (not its and not table.view.where) or key in {r["folder"].parent.name for r in its}:
+        if (not its and not table.view.where) or key in {place_of(r["folder"]).key for r in its}:
             table.diverged.setdefault(((method, spent), task), []).append(int(seed[1:]))
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from dora.analysis.rows import row_order
 from dora.configuration import tuned
 from dora.configuration.tuned import BySeed, Key, Search, Value
-from dora.data.tasks import TASKS
+from dora.data.tasks import TASKS, score_key
 from dora.records import journals
 from dora.records.about_method import NO_BUDGET
 from dora.records.place import place_of
@@ -23,9 +23,12 @@ def heldout(run: Run) -> float | None:
 
     It is None if undefined, as STS-B's where all predictions are equal after a rate far too high.
     """
-    task = run["config"]["task"]
-    score = run["results"]["best"].get(f"{TASKS[task].metrics[0]}_heldout")
+    score = run["results"]["best"].get(_metric(run))
     return None if score is None else 100 * float(score)
+
+
+def _metric(run: Run) -> str:
+    return score_key(TASKS[run["config"]["task"]].metrics[0], "heldout")
 
 
 def heldout_loss(run: Run, folder: Path) -> float | None:
@@ -34,10 +37,10 @@ def heldout_loss(run: Run, folder: Path) -> float | None:
     It is the lowest of the evaluations that count and have the best one's score: where a method
     learns little there are several. None where `folder` has no journal, or a damaged one.
     """
-    metric = f"{TASKS[run['config']['task']].metrics[0]}_heldout"
+    metric = _metric(run)
     best, counted = run["results"]["best"].get(metric), run["evaluations"]["from_step"]
     try:
-        losses = dict(journals.heldout(folder, "loss_heldout"))
+        losses = dict(journals.heldout(folder, score_key("loss", "heldout")))
         scores = dict(journals.heldout(folder, metric))
     except (OSError, ValueError):
         return None

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from dora.analysis.rows import BASELINE
 from dora.analysis.where import short
-from dora.data.tasks import TASKS
+from dora.data.tasks import TASKS, score_key
 from dora.errors import UserError
 from dora.records.schema import Run
 
@@ -42,9 +42,7 @@ def metrics_of(task: str) -> tuple[str, ...]:
     `MEAN` where there are several.
     """
     splits = TASKS[task].dev_splits
-    names = [
-        f"{metric}{split.removeprefix('dev')}" for split in splits for metric in TASKS[task].metrics
-    ]
+    names = [score_key(metric, split) for split in splits for metric in TASKS[task].metrics]
     return (*names, MEAN) if len(names) > 1 else tuple(names)
 
 

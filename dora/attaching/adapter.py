@@ -268,9 +268,7 @@ class Adapter:
             self._warn_of_budget("merged")
             for name, layer in self.method.layers.items():
                 layer.weight.copy_(merged(layer.weight, *layer.stored(), layer.magnitude))
-                parent, _, attribute = name.rpartition(".")
-                plain = put_back(self._originals[name], layer.base)
-                setattr(self.model.get_submodule(parent), attribute, plain)
+                self.model.set_submodule(name, put_back(self._originals[name], layer.base))
         for hook in self._hooks:
             hook.remove()
         self._watch.close()

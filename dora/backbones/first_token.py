@@ -26,9 +26,8 @@ def read_first_tokens(model: Any) -> None:
     row = architecture_of(model.config.model_type)
     layer = getattr(model, model.base_model_prefix).get_submodule(row.layers)[-1]
     if row.first_token and row.plain_attention and model.config._attn_implementation != "eager":
-        parent, _, attribute = row.reader.rpartition(".")
         reader = layer.get_submodule(row.reader)
-        setattr(layer.get_submodule(parent), attribute, FirstTokenAttention(reader, model.config))
+        layer.set_submodule(row.reader, FirstTokenAttention(reader, model.config))
     for path in row.first_token:
         layer.get_submodule(path).register_forward_pre_hook(
             lambda module, args: tuple(first_tokens(x) for x in args)

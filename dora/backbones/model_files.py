@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from dora.backbones.architectures import ARCHITECTURES
@@ -206,15 +206,13 @@ def read_by_tokenizer(folder: Path) -> list[Path]:
 
 
 def _damaged(folder: Path, random_weights: bool) -> list[str]:
-    checks: list[Callable[[], object]] = [lambda: read_config(folder)]
-    for file in [*read_by_tokenizer(folder), *([] if random_weights else weight_files(folder))]:
-        check_one = {".safetensors": check_safetensors, ".bin": _check_bin}.get(
-            file.suffix, check_readable
-        )
-        checks.append(functools.partial(check_one, file))
     problems: list[str] = []
-    for each in checks:  # every one, so that all problems come in one message
-        attempt(each, problems)
+    # Every file is tried, so that all problems come in one message.
+    attempt(lambda: read_config(folder), problems)
+    by_suffix = {".safetensors": check_safetensors, ".bin": _check_bin}
+    for file in [*read_by_tokenizer(folder), *([] if random_weights else weight_files(folder))]:
+        check_one = by_suffix.get(file.suffix, check_readable)
+        attempt(functools.partial(check_one, file), problems)
     return problems
 
 

@@ -87,6 +87,15 @@ class Rows:
         )
 
 
+def score_key(metric: str, split: str) -> str:
+    """Returns the name of a metric or the loss on a split, as records and journals have it.
+
+    The name of a split other than `dev` is its end: `accuracy`, `accuracy_mm`, `loss_heldout`.
+    """
+    end = split.removeprefix("dev").lstrip("_")
+    return f"{metric}_{end}" if end else metric
+
+
 def labelled(split: str) -> bool:
     """Returns True where GLUE publishes the labels of the split; `split` is our name of it."""
     return split.startswith(("train", "dev"))

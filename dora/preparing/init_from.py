@@ -32,10 +32,10 @@ class EarlierRun:
     fingerprint: str
 
 
-def read_earlier_run(config: Config, weights: str, architecture: dict[str, Any]) -> EarlierRun:
+def read_earlier_run(config: Config, weights: str, model_config: dict[str, Any]) -> EarlierRun:
     """Finds and checks the run that `init_from` names.
 
-    `weights`: the fingerprint of this run's model; `architecture`: its config.json. Raises
+    `weights`: the fingerprint of this run's model; `model_config`: its config.json. Raises
     UserError if the other run does not fit this one, or is damaged.
     """
     folder = Path(str(config.init_from)).expanduser()
@@ -56,22 +56,21 @@ def read_earlier_run(config: Config, weights: str, architecture: dict[str, Any])
     shapes = tensors.of_files([file]) or {}
     if form == "model":
         ranks, scale = {}, None
-        problems = tensors.misfits(architecture, shapes, f"the weights of init_from, in {file},")
+        problems = tensors.misfits(model_config, shapes, f"the weights of init_from, in {file},")
     elif form == "weights":
         ranks, scale = {}, None
-        problems = _strange(file, shapes, (), architecture)
-    elif (
-        form == "modules"
-    ):  # `carry_over` compares names and shapes with those of this run's modules
-        linears = backbone.find_linears(architecture, config.targets())
+        problems = _strange(file, shapes, (), model_config)
+    elif form == "modules":
+        # `carry_over` compares names and shapes with those of this run's modules.
+        linears = backbone.find_linears(model_config, config.targets())
         problems, scale = _strange_ranks(folder / "run.json", ranks, linears), None
     else:
-        matrices = backbone.find_linears(architecture, config.targets())
+        matrices = backbone.find_linears(model_config, config.targets())
         problems = _start_problems(folder / "run.json", ranks, scale, matrices)
         # By record and file: one of the two may have been changed by hand, and both must show it.
         gated = bool(run["params"].get("gates")) or any(name.endswith(".g") for name in shapes)
         problems = problems or _factor_problems(file, shapes, matrices, ranks, gated)
-        problems += _strange(file, shapes, matrices, architecture)
+        problems += _strange(file, shapes, matrices, model_config)
     problems += [
         f"{file} is damaged: {tensor} holds {kind}, and weights are floating-point numbers"
         for tensor, kind in tensors.not_floating(file).items()
@@ -169,17 +168,17 @@ def _strange(
     file: Path,
     shapes: dict[str, tensors.Shape],
     matrices: tuple[Matrix, ...],
-    architecture: dict[str, Any],
+    model_config: dict[str, Any],
 ) -> list[str]:
     """Returns messages on tensors of `file` that belong to no adapter, backbone or head.
 
     The head may be there and is not used. Tensors under a matrix's name may be a method's own;
     `carry_over` refuses those that this method does not have.
     """
-    kind = str(architecture["model_type"])
+    kind = str(model_config["model_type"])
     names = {m.name for m in matrices}
     # Only a method without adapted matrices may store tensors of the backbone.
-    backbones = set() if matrices else tensors.names(architecture)
+    backbones = set() if matrices else tensors.names(model_config)
     problems = [
         f"{file} is not this run's: it holds {cut(name)}, which is no part of its adapter or head"
         for name in sorted(shapes)

@@ -58,7 +58,7 @@ class MethodInputs:
 def plan_run(
     config: Config,
     folder: Folder,
-    architecture: dict[str, Any],
+    model_config: dict[str, Any],
     total_steps: int,
     problems: list[str],
 ) -> MethodInputs:
@@ -69,13 +69,13 @@ def plan_run(
     weights = backbone.fingerprint(folder)
     earlier = None
     if config.init_from and config.chosen.kind.starts_from_runs:
-        earlier = attempt(lambda: read_earlier_run(config, weights, architecture), problems)
+        earlier = attempt(lambda: read_earlier_run(config, weights, model_config), problems)
     sources = attempt(lambda: read_sources(config, weights), problems) or ()
     plan = None
     # A setting that is not finite is a problem by now, and no plan can be made with it.
     if is_finite(config):
         run = run_info(config, total_steps, sources)
-        plan = attempt(lambda: make_plan(config, architecture, earlier, run), problems)
+        plan = attempt(lambda: make_plan(config, model_config, earlier, run), problems)
     return MethodInputs(weights, earlier, sources, plan)
 
 
@@ -86,7 +86,7 @@ def run_info(config: Config, total_steps: int, sources: tuple[Source, ...]) -> R
 
 
 def make_plan(
-    config: Config, architecture: dict[str, Any], earlier: EarlierRun | None, run: RunInfo
+    config: Config, model_config: dict[str, Any], earlier: EarlierRun | None, run: RunInfo
 ) -> Plan | None:
     """Returns the method's plan for the budget; None for a method without one.
 
@@ -95,7 +95,7 @@ def make_plan(
     method = config.chosen
     if not method.has_budget:
         return None
-    found = backbone.find_linears(architecture, config.targets())
+    found = backbone.find_linears(model_config, config.targets())
     matrices = tuple(_priced(matrix, method.kind) for matrix in found)
     budget = Budget.parse(config.budget)
     try:

@@ -19,6 +19,7 @@ from dora.adapters.budget import Plan
 from dora.backbones import backbone
 from dora.backbones.architectures import USUAL, architecture_of
 from dora.backbones.backbone import Folder
+from dora.backbones.model_config import read_config
 from dora.configuration.check import check
 from dora.configuration.config import Config
 from dora.configuration.searched import as_tuned, search_of
@@ -138,24 +139,24 @@ def prepare(config: Config, here: bool = True, typed: Sequence[str] = ()) -> Pre
     if here and config.device.startswith("cuda"):
         problems += _device_problems(config.device)
     folder, read = _locate_and_read(config, problems)
-    architecture = None
+    model_config = None
     if folder is not None:
-        architecture = attempt(lambda: backbone.architecture(folder), problems)
-    if folder is not None and architecture is not None:
-        config = _with_targets(config, architecture["model_type"], problems)
-        problems += _length_problems(config, architecture)
-        problems += attempt(lambda: backbone.problems(folder, architecture), problems) or []
+        model_config = attempt(lambda: read_config(folder.path), problems)
+    if folder is not None and model_config is not None:
+        config = _with_targets(config, model_config["model_type"], problems)
+        problems += _length_problems(config, model_config)
+        problems += attempt(lambda: backbone.problems(folder, model_config), problems) or []
     train_rows, heldout, labels = _training_rows(config, read, problems)
     total_steps, federation = plan_length(config, labels, problems)
     inputs = None
-    if architecture is not None and folder is not None:
-        inputs = plan_run(config, folder, architecture, total_steps, problems)
+    if model_config is not None and folder is not None:
+        inputs = plan_run(config, folder, model_config, total_steps, problems)
     if problems:
         raise UserError(*problems)
     # Never true: each of these is None only beside a problem. Type checkers cannot know that.
-    if folder is None or architecture is None or read is None or train_rows is None:
+    if folder is None or model_config is None or read is None or train_rows is None:
         raise AssertionError("nothing is missing without a problem that says so")
-    assert inputs is not None  # with an architecture
+    assert inputs is not None  # with a config.json that could be read
     rows, revision, fingerprint = read
     prepared = Prepared(
         config=_with_precision(config, here),
@@ -171,8 +172,8 @@ def prepare(config: Config, here: bool = True, typed: Sequence[str] = ()) -> Pre
         earlier=inputs.earlier,
         sources=inputs.sources,
         federation=federation,
-        segments=architecture_of(architecture["model_type"]).segments(architecture),
-        model_type=architecture["model_type"],
+        segments=architecture_of(model_config["model_type"]).segments(model_config),
+        model_type=model_config["model_type"],
         auto=config.precision == "auto",
     )
     return _as_begun(prepared)
@@ -237,7 +238,13 @@ def _locate_and_read(config: Config, problems: list[str]) -> tuple[Folder | None
     # At the same time: each may have to wait for a hub that does not answer.
     with ThreadPoolExecutor() as pool:
         locating = pool.submit(
-            backbone.locate, m.path, m.embedded, m.package, m.hub, m.revision, m.random_weights
+            backbone.locate,
+            m.path,
+            embedded=m.embedded,
+            package=m.package,
+            hub=m.hub,
+            revision=m.revision,
+            random_weights=m.random_weights,
         )
         readable = config.task.name in TASKS and (
             config.data.source in ("mini", "hub") or config.data.dir
@@ -281,9 +288,9 @@ def _device_problems(device: str) -> list[str]:
     return []
 
 
-def _length_problems(config: Config, architecture: dict[str, Any]) -> list[str]:
+def _length_problems(config: Config, model_config: dict[str, Any]) -> list[str]:
     """Returns a message if `max_length` exceeds the positions that the model can tell apart."""
-    most = architecture_of(architecture["model_type"]).positions(architecture)
+    most = architecture_of(model_config["model_type"]).positions(model_config)
     if most is None or config.max_length <= most:
         return []
     return [f"max_length={config.max_length} is longer than this model's {most} positions"]

@@ -72,7 +72,7 @@ def _source(key: str, folder: Path, config: Config, weights: str) -> Source:
         )
     if run["fingerprints"]["model"] != weights:
         problems.append(f"{key}: {folder} adapts another model than {config.model_name}")
-    names = (artefacts.ADAPTER[0], artefacts.FULL_WEIGHTS)
+    names = (artefacts.ADAPTER_WEIGHTS, artefacts.FULL_WEIGHTS)
     name = next((name for name in names if (folder / name).is_file()), None)
     if name is None:
         problems.append(

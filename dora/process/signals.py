@@ -204,18 +204,16 @@ class StopSignals:
     passes the signal on to them.
     """
 
-    SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGUSR2)
-
-    def __init__(self, waits: bool = True) -> None:
+    def __init__(self) -> None:
         self.received: int | None = None
-        self.waits = waits
+        self.waits = True
         # The exception with which a signal that did not wait is to end the run.
         self._now: BaseException | None = None
         self._before: dict[int, Any] = {}  # signal number -> previous handler
 
     def __enter__(self) -> StopSignals:
         try:
-            for number in self.SIGNALS:
+            for number in EXITS:
                 ignored = signal.getsignal(number) == signal.SIG_IGN
                 if not ignored or number not in (signal.SIGHUP, signal.SIGINT):
                     self._before[number] = signal.signal(number, self._note)

@@ -23,7 +23,9 @@ SEAL = "sha256"
 # The seal is found and checked in the file's bytes, not by writing the parsed record again: two
 # JSON texts may parse alike (1.0 and 1.00), and only one of them is the file that was written.
 _TAIL = f',\n  "{SEAL}": "'  # as `to_json` writes a last key
-ADAPTER = ("adapter/adapter_model.safetensors", "adapter/adapter_config.json")
+ADAPTER_WEIGHTS = "adapter/adapter_model.safetensors"
+ADAPTER_CONFIG = "adapter/adapter_config.json"
+ADAPTER = (ADAPTER_WEIGHTS, ADAPTER_CONFIG)
 WEIGHTS = "best.safetensors"
 PREDICTIONS = npz.NAME
 MODEL = "model/"  # full fine-tuning's whole model, kept with keep_model=true

@@ -91,9 +91,9 @@ def missing(seen: Iterable[Seen]) -> list[Seen]:
                 words = for_task(sibling.words, sibling.place.task, task)
                 words = None if words is None else with_values(words, seed=seed[1:])
                 here = Place(data, task, model, row[0], row[1], key, seed)
-                if (here._replace(key=""), sibling.length) not in behind:
-                    hole = Seen(here, "missing", words=words, folder=sibling.folder)
-                    found.append(replace(hole, length=sibling.length))
+                folder, length = sibling.folder, sibling.length
+                if (here._replace(key=""), length) not in behind:
+                    found.append(Seen(here, "missing", words=words, folder=folder, length=length))
     return found
 
 

@@ -15,6 +15,7 @@ from dora.files import open_own
 from dora.plain import cut
 
 JOURNALS = ("metrics.jsonl", "ranks.jsonl")
+METRICS, RANKS = JOURNALS
 # A line of ranks names each adapted matrix once: DeBERTa-large has 144, in 10 kB. A file without
 # any end of line would otherwise be read into memory as one line.
 MOST_LINE, MOST_BYTES = 2**20, 2**30
@@ -28,7 +29,7 @@ def ranks(folder: Path) -> Iterator[tuple[int, dict[tuple[int, str], int]]]:
     Yields nothing where no journal is stored. Raises ValueError or OSError at the first line that
     no run wrote.
     """
-    for event in events(folder, "ranks.jsonl"):
+    for event in events(folder, RANKS):
         found = event.get("ranks")
         if not isinstance(found, dict) or not all(_whole(rank) for rank in found.values()):
             raise ValueError(f"ranks are {cut(found)}")
@@ -66,7 +67,7 @@ def heldout(folder: Path, key: str) -> Iterator[tuple[int, float]]:
 
 def _curve(folder: Path, split: str, key: str, most: float) -> Iterator[tuple[int, float]]:
     """Yields (step, value) of the lines of a split that have `key`; `most`: the largest value."""
-    for event in events(folder, "metrics.jsonl"):
+    for event in events(folder, METRICS):
         if event.get("split") == split and key in event:
             value = event[key]
             number = isinstance(value, int | float) and not isinstance(value, bool)

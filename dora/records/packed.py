@@ -26,11 +26,12 @@ from dora.files import check_readable, open_own, write_atomic
 from dora.plain import printable
 from dora.process import machine
 from dora.records.anonymous import anonymous
+from dora.records.journals import METRICS, RANKS
 from dora.records.place import Place, place_of
 
 NAME = "runs.jsonl.gz"
 RECORD = "run.json"
-FILES = (RECORD, "ranks.jsonl", "metrics.jsonl")
+FILES = (RECORD, RANKS, METRICS)
 FORMAT = {"format": "dora-glue records", "version": 1}
 _MOST_NAME = 255  # bytes of a folder's name on the usual file systems
 _LONGEST = 64 << 20  # characters of a line: a damaged or hostile file must not fill the memory

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from dora.data import npz
-from dora.data.predictions import constant, predict
-from dora.data.tasks import TASKS, Task
+from dora.data.predictions import UNREADABLE, constant, predict
+from dora.data.tasks import TASKS, Task, score_key
 from dora.records.schema import Run
 
 WHICH = ("best", "last")
@@ -92,6 +92,17 @@ def disagreement(folder: Path, run: Run) -> str | None:
     return contradiction(run, scored_arrays(folder, run))
 
 
+def unlike_predictions(folder: Path, run: Run) -> str | None:
+    """Returns why stored predictions do not bear out a run's scores, or None if they do.
+
+    Predictions that cannot be read are a reason, too.
+    """
+    try:
+        return disagreement(folder, run)
+    except UNREADABLE as e:
+        return f"its predictions.npz cannot be read ({e})"
+
+
 def scored_arrays(folder: Path, run: Run) -> dict[str, np.ndarray]:
     """Reads the stored arrays that the scores of a run follow from: labels and logits by name.
 
@@ -129,7 +140,7 @@ def _difference(
     """Returns the first score of a split that is not the recorded one, or None if all agree."""
     found = rescore(task, logits, labels)
     for metric in task.metrics:
-        name = f"{metric}{split.removeprefix('dev')}"
+        name = score_key(metric, split)
         told, value = recorded.get(name), found.get(metric)
         if not _equal(told, value):
             return (

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dora.adapters.budget import Budget
-from dora.data.tasks import TASKS
+from dora.data.tasks import TASKS, score_key
 from dora.files import open_own
 from dora.records.artefacts import seal_problem
 from dora.records.kinds import wrong
@@ -164,10 +164,8 @@ def _contradictions(run: Run) -> Iterator[str]:
         odd = sorted(start.keys() ^ end.keys())[0]
         yield f"ranks.start and ranks.end are of other matrices: {odd!r:.60} is in one alone"
     task = TASKS[run["config"]["task"]]
-    # A metric of MNLI's second development set ends in that split's suffix, `accuracy_mm`; a part
-    # of the training set that was held out for selection has `accuracy_heldout`.
-    splits = (*task.dev_splits, "dev_heldout")
-    known = {f"{m}{split.removeprefix('dev')}" for m in task.metrics for split in splits}
+    splits = (*task.dev_splits, "heldout")
+    known = {score_key(metric, split) for metric in task.metrics for split in splits}
     for which, result in run["results"].items():
         if odd := sorted(result.keys() - known - {"step", "degenerate"}):
             yield f"results.{which} has {odd[0]!r:.40}, which is no metric of {task.name}"

@@ -102,7 +102,7 @@ def _finished(folder: Path, run: Run, found: Found) -> None:
             found.problems += _journal_problems(folder, name)
     if artefacts.PREDICTIONS in there:
         found.problems += _prediction_problems(folder, run)
-    if artefacts.ADAPTER[0] in there:
+    if artefacts.ADAPTER_WEIGHTS in there:
         found.problems += _adapter_problems(folder, run)
 
 
@@ -116,7 +116,7 @@ def _prediction_problems(folder: Path, run: Run) -> list[str]:
 
 
 def _adapter_problems(folder: Path, run: Run) -> list[str]:
-    name = artefacts.ADAPTER[0]
+    name = artefacts.ADAPTER_WEIGHTS
     # Raises for a link or a pipe, which `stored_params` would follow or wait for.
     with open_own(folder, name):
         pass

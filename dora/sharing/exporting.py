@@ -17,13 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dora.adapters.peft_config import holds_magnitudes, rebuilt, stored_params
-from dora.data.predictions import UNREADABLE
 from dora.errors import UserError
 from dora.files import check_safetensors, new_folder, open_own, taken, to_json, write_atomic
 from dora.records import artefacts
 from dora.records.about_method import about_method
 from dora.records.record import read_finished
-from dora.records.rescore import disagreement
+from dora.records.rescore import unlike_predictions
 from dora.records.schema import Run
 from dora.sharing import adapters_library
 from dora.sharing.form import Form
@@ -57,10 +56,7 @@ def unfit(run: Run, folder: Path, form: Form) -> list[str]:
         )
     # Checksums come second: a file that is absent or of another run has its own, clearer message.
     problems = problems or artefacts.damaged(folder, run, names)
-    try:
-        wrong = disagreement(folder, run)  # the card shows the scores
-    except UNREADABLE as e:
-        wrong = f"its predictions.npz cannot be read ({e})"
+    wrong = unlike_predictions(folder, run)  # the card shows the scores
     return problems if wrong is None else [*problems, f"{folder}: {wrong}; {_AGAIN}"]
 
 
@@ -109,7 +105,7 @@ def _adapter_problems(run: Run, folder: Path, merge: bool) -> list[str]:
             *problems,
             f"{folder} holds no adapter, its record was kept without weights: {_AGAIN}",
         ]
-    file = folder / "adapter" / "adapter_model.safetensors"
+    file = folder / artefacts.ADAPTER_WEIGHTS
     try:
         check_safetensors(file)
         read_config(run, folder)
@@ -139,7 +135,7 @@ def read_config(run: Run, folder: Path) -> dict[str, Any]:
     Raises UserError where the file in `folder` cannot be read or differs from the rebuilt one: PEFT
     would follow whatever else it holds.
     """
-    file = "adapter/adapter_config.json"
+    file = artefacts.ADAPTER_CONFIG
     try:
         with open_own(folder, file, _MOST_CONFIGURED) as f:
             found = json.load(f)
@@ -147,7 +143,7 @@ def read_config(run: Run, folder: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as e:
         raise UserError(f"{folder / file} cannot be read: {e}") from e
     try:
-        weights = folder / artefacts.ADAPTER[0]  # one that is absent is another message's
+        weights = folder / artefacts.ADAPTER_WEIGHTS  # one that is absent is another message's
         return rebuilt(run, found, weights.is_file() and holds_magnitudes(weights))
     except UserError as e:
         texts = (f"{folder / file} is not as the run wrote it: {p}" for p in e.problems)
@@ -246,6 +242,6 @@ def _save_adapter(
     if not form.alone and place is not None:
         merging.save_base(run, place, part)
     # The bytes as the run wrote them: their checksum is the one that was just checked.
-    weights = (folder / "adapter" / "adapter_model.safetensors").read_bytes()
+    weights = (folder / artefacts.ADAPTER_WEIGHTS).read_bytes()
     write_atomic(part / "adapter_model.safetensors", weights)
     write_atomic(part / "adapter_config.json", to_json(config))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from dora.data.tasks import Task
+from dora.data.tasks import Task, score_key
 from dora.plain import cut
 from dora.records.about_data import is_glue
 from dora.records.schema import Run
@@ -137,6 +137,5 @@ def _results(run: Run, task: Task) -> list[EvalResult]:
         )
         for split in task.dev_splits
         for metric in task.metrics
-        # dev_mm's accuracy is recorded as accuracy_mm
-        if (name := f"{metric}{split.removeprefix('dev')}") in best
+        if (name := score_key(metric, split)) in best
     ]

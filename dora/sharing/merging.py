@@ -21,11 +21,12 @@ from dora.adapters.peft_config import hub_name, hub_revision
 from dora.backbones import backbone
 from dora.backbones.architectures import architecture_of
 from dora.backbones.backbone import ASSETS, Folder
+from dora.backbones.model_config import read_config
 from dora.data.tasks import TASKS
 from dora.errors import UserError
 from dora.files import plainly
 from dora.plain import cut
-from dora.records.artefacts import WEIGHTS
+from dora.records.artefacts import ADAPTER_WEIGHTS, WEIGHTS
 from dora.records.schema import Run
 
 
@@ -76,7 +77,7 @@ def find_base(run: Run, recorded: str, base: Path | None) -> Folder:
         )
     try:
         place = None if hub or package else str(path)
-        folder = backbone.locate(place, None, package, hub, revision or "main", False)
+        folder = backbone.locate(place, package=package, hub=hub, revision=revision or "main")
     except UserError as e:
         raise UserError(*(f"{p}; or name its folder with --base FOLDER" for p in e.problems)) from e
     # A folder's name proves nothing: another checkpoint may lie there since.
@@ -137,7 +138,7 @@ def replace(model: nn.Module, head: Collection[str], tensors: Mapping[str, Tenso
 def save_merged(run: Run, folder: Path, base: Folder, to: Path) -> None:
     """Writes the base model with the adapter and head of the run in `folder`, in float32."""
     model, _ = _load(run, base, keep_head=False)
-    merge(model, safetensors.torch.load_file(folder / "adapter" / "adapter_model.safetensors"))
+    merge(model, safetensors.torch.load_file(folder / ADAPTER_WEIGHTS))
     _save(run, model, base, to)
 
 
@@ -163,7 +164,7 @@ def save_with_weights(run: Run, folder: Path, base: Folder, to: Path) -> None:
 
 def save_tuned(run: Run, folder: Path, to: Path) -> None:
     """Writes the whole model that the run in `folder` kept in its model/."""
-    kept = backbone.locate(str(folder / "model"), None, None, None, "main", False)
+    kept = backbone.locate(str(folder / "model"))
     model, _ = _load(run, kept, keep_head=True)
     _save(run, model, kept, to)
 
@@ -198,8 +199,8 @@ def _save(run: Run, model: Any, place: Folder, to: Path, without: Collection[str
     tokenizer.init_kwargs.pop("local_files_only", None)  # how we read it is no part of it
     # truncation=True then cuts to the length of training.
     tokenizer.model_max_length = run["config"]["max_length"]
-    config = backbone.architecture(place)
-    if architecture_of(config["model_type"]).segments(config):
+    model_config = read_config(place.path)
+    if architecture_of(model_config["model_type"]).segments(model_config):
         # As the run had them: a tokenizer of no model's own class gives none unless told to.
         names = ["input_ids", "token_type_ids", "attention_mask"]
         tokenizer.model_input_names = tokenizer.init_kwargs["model_input_names"] = names

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from dora.analysis.tables.notes import other_rows_note
-from dora.data.predictions import UNREADABLE, degenerate, predict
+from dora.data.predictions import degenerate, predict
 from dora.data.tasks import TASKS
 from dora.errors import UserError
 from dora.files import taken, write_atomic
@@ -25,7 +25,7 @@ from dora.records import artefacts
 from dora.records.about_method import about_method
 from dora.records.gaps import for_task
 from dora.records.record import read_finished, scores
-from dora.records.rescore import disagreement
+from dora.records.rescore import unlike_predictions
 from dora.records.words import Foreign, as_command, at_home, typed
 from dora.sharing.leaderboard import FILES, File, answers, placeholder, read_logits, tsv, zipped
 
@@ -107,10 +107,7 @@ def unsound(run: Run) -> list[str]:
         return []
     if problems := artefacts.damaged(run.folder, run.data, [artefacts.PREDICTIONS]):
         return problems
-    try:
-        wrong = disagreement(run.folder, run.data)
-    except UNREADABLE as e:
-        wrong = f"its predictions.npz cannot be read ({e})"
+    wrong = unlike_predictions(run.folder, run.data)
     return [] if wrong is None else [f"{run.folder}: {wrong}; train it again with force=true"]
 
 

@@ -37,7 +37,11 @@ def main(began: float, file: Path, record: Path, data: str) -> None:
     # The package's own models come from nowhere else, and have their folder's name.
     embedded = None if m["package"] or m["hub"] else c["model"]
     folder = locate(
-        m["path"], embedded, m["package"], m["hub"], m["revision"] or "main", False
+        m["path"],
+        embedded=embedded,
+        package=m["package"],
+        hub=m["hub"],
+        revision=m["revision"] or "main",
     ).path
     torch.set_num_threads(c["threads"])
     set_seed(run["seed"])

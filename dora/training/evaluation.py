@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dora.data.predictions import degenerate
-from dora.data.tasks import Task
+from dora.data.tasks import Task, score_key
 from dora.data.tokens import Tokens, by_length
 from dora.process.imports import uncollected
 from dora.training import processes
@@ -76,7 +76,7 @@ def scores(
         if tokens.label is None or split == "train":
             continue
         values = score(task, logits[split], tokens.label)
-        found |= {f"{name}{_suffix(split)}": v for name, v in values.items()}
+        found |= {score_key(name, split): v for name, v in values.items()}
         why = why or degenerate(task, logits[split], values)
     return {**found, "degenerate": why}
 
@@ -98,11 +98,5 @@ def losses(
         total = task_loss(task, torch.from_numpy(logits[split]).double(), labels)
         value = float(total) / len(tokens)
         if math.isfinite(value):
-            found[f"loss{_suffix(split)}"] = value
+            found[score_key("loss", split)] = value
     return found
-
-
-def _suffix(split: str) -> str:
-    """Returns what distinguishes a split's metrics from those of `dev`: `_mm`, `_heldout`."""
-    name = split.removeprefix("dev").lstrip("_")
-    return name and f"_{name}"

@@ -108,7 +108,7 @@ def _warnings(record: Record, plan: Plan | None, last: dict[str, int], empty: bo
     `last`: the ranks when training ended. `empty`: the best weights have no component.
     """
     # From the journal, which a resumed run cuts back to its checkpoint: none is there twice.
-    lines = journals.events(record.folder, "ranks.jsonl")
+    lines = journals.events(record.folder, journals.RANKS)
     found = [line["warning"] for line in lines if "warning" in line]
     if plan is None:
         return found
@@ -220,7 +220,7 @@ def _save_weights(p: Prepared, loop: Loop, record: Record) -> dict[str, Any]:
     if form == "adapter":
         base = record.data["model"]["hub"] or str(p.model.path)
         save_adapter(record.folder / "adapter", s.model, s.method.layers, s.head, base)
-        exported = stored_params(record.folder / artefacts.ADAPTER[0])
+        exported = stored_params(record.folder / artefacts.ADAPTER_WEIGHTS)
         also = f" and the adapter for PEFT {exported:,}"
     # Counted in the file, not in the model: a method whose components cost more than it says would
     # otherwise pass its budget's check.

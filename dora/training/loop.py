@@ -16,9 +16,11 @@ import torch
 from torch import Tensor
 
 from dora.adapters import result
+from dora.data.tasks import score_key
 from dora.data.tokens import Tokens
 from dora.errors import Stopped
 from dora.process.signals import StopSignals
+from dora.records import journals
 from dora.records.record import Record
 from dora.training import checkpoint, evaluation, processes
 from dora.training.selection import Selection, counts_from
@@ -158,17 +160,17 @@ class Loop:
     def evaluate_and_select(self) -> None:
         """Evaluates the scored splits, logs the scores, and offers the weights to `selection`."""
         s = self.setup
+        selecting = next(iter(s.scored))
         metrics, logits = self.evaluate(s.scored)
         self.evaluated = self.step, logits
         # By the predictions that are there: no further forward pass.
         losses = evaluation.losses(s.task, logits, s.scored)
-        self._log({"split": next(iter(s.scored)), **losses, **metrics})
+        self._log({"split": selecting, **losses, **metrics})
         shown = [f"{k} {v:.4f}" for k, v in (metrics | losses).items() if isinstance(v, float)]
         shown += ["degenerate"] if metrics["degenerate"] else []
         self.say(f"step {self.step}/{s.total_steps}  {'  '.join(shown)}")
         # The task's first metric selects. A metric that is not defined is absent, hence `get`.
-        suffix = "_heldout" if "heldout" in s.scored else ""
-        score = metrics.get(s.task.metrics[0] + suffix)
+        score = metrics.get(score_key(s.task.metrics[0], selecting))
         self.selection.offer(self.step, score, metrics, losses, self.result())
 
     # --- journals ---
@@ -176,7 +178,7 @@ class Loop:
     def _log(self, event: dict[str, Any]) -> None:
         epoch = round(self.step / self.stepper.course.steps_an_epoch, 4)
         line = {"step": self.step, "epoch": epoch, **event}
-        self._write("metrics.jsonl", line)
+        self._write(journals.METRICS, line)
 
     def _write(self, journal: str, line: dict[str, Any]) -> None:
         if self.record is not None:
@@ -200,7 +202,7 @@ class Loop:
 
     def _log_ranks(self, event: dict[str, Any]) -> None:
         self.components = event["total"]
-        self._write("ranks.jsonl", event)
+        self._write(journals.RANKS, event)
         if "live_before" in event:
             ranks = list(event["ranks"].values())
             self.say(

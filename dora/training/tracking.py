@@ -113,7 +113,7 @@ class Trackers:
 
     def _speed(self, journal: str, line: dict[str, Any]) -> Values:
         """Returns {"train/steps_per_s": …} of a training line; empty for another line."""
-        if journal != "metrics.jsonl":
+        if journal != journals.METRICS:
             return {}
         before, now = self._last, time.monotonic()
         # An evaluation's line comes at its end, so that the time it took is in no speed.
@@ -127,7 +127,7 @@ class Trackers:
         for tracker in [t for t in self._trackers if step >= t.lacks_from]:
             try:
                 tracker.log(step, values)
-                if journal == "ranks.jsonl":
+                if journal == journals.RANKS:
                     tracker.histogram(step, "ranks", *histogram(line["ranks"].values()))
             except Exception as e:  # the tracker's own errors, the network's, a full disk's
                 self._trackers.remove(tracker)
@@ -154,7 +154,7 @@ class Trackers:
 
 def values_of(journal: str, line: dict[str, Any]) -> Values:
     """Returns the numbers in a journal's line as trackers name them: `train/loss`, `ranks/total`."""
-    group = "ranks" if journal == "ranks.jsonl" else line["split"]
+    group = "ranks" if journal == journals.RANKS else line["split"]
     return {f"{group}/{key}": value for key, value in _numbers(line).items() if key != "step"}
 
 
@@ -183,7 +183,7 @@ def _lines(record: Record) -> Iterator[tuple[str, dict[str, Any]]]:
     held = [
         [(line["step"], number, name, line) for line in journals.events(record.folder, name)]
         # An allocation is logged within its step, the other lines behind it.
-        for number, name in enumerate(("ranks.jsonl", "metrics.jsonl"))
+        for number, name in enumerate((journals.RANKS, journals.METRICS))
     ]
     for _, _, name, line in heapq.merge(*held, key=lambda entry: entry[:2]):
         yield name, line

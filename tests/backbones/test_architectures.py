@@ -24,11 +24,11 @@ from dora.backbones.attention import attention_mask, packs, speed_up
 from dora.backbones.backbone import (
     ASSETS,
     Folder,
-    architecture,
     find_linears,
     load_model,
     load_tokenizer,
 )
+from dora.backbones.model_config import read_config
 from dora.backbones.packing import Layout, packed
 from dora.data import npz
 from dora.data.sources import read_dir
@@ -266,7 +266,7 @@ def test_recorded_steps_are_the_steps_on_a_gpu(base: Path, tmp_path: Path) -> No
 @pytest.mark.parametrize("base", NAMES, indirect=True)
 def test_the_dropout_before_the_output_alone_is_set(base: Path) -> None:
     model, _ = load_model(Folder(base, False), 2, 0.37, seed=1)
-    row = ARCHITECTURES[architecture(Folder(base, False))["model_type"]]
+    row = ARCHITECTURES[read_config(base)["model_type"]]
     others, _ = load_model(Folder(base, False), 2, None, seed=1)
     changed = [
         name
@@ -302,7 +302,7 @@ def test_a_vocabulary_without_a_configuration_is_read_as_the_architectures(base:
         file.unlink()
     for name in ("vocab.json", "merges.txt"):
         (base / name).unlink(missing_ok=True)
-    mpnet = architecture(Folder(base, False))["model_type"] == "mpnet"
+    mpnet = read_config(base)["model_type"] == "mpnet"
     marks = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     marks = ["<s>", "<pad>", "</s>", "[UNK]", "<mask>"] if mpnet else marks
     (base / "vocab.txt").write_text("\n".join([*marks, "a", "film"]) + "\n")

@@ -20,6 +20,7 @@ from transformers import (
 from dora.backbones import backbone
 from dora.backbones.architectures import KINDS
 from dora.backbones.backbone import Folder, find_linears, load_model, locate
+from dora.backbones.model_config import read_config
 from dora.errors import UserError
 from folders import model_folder
 
@@ -54,7 +55,7 @@ def saved_bert(folder: Path, dtype: torch.dtype, pooler: bool = True) -> Folder:
 
 @pytest.mark.parametrize("name", ASSETS)
 def test_an_embedded_model_is_small_and_whole_and_knows_some_english(name: str) -> None:
-    folder = locate(None, name, None, None, "main", False)
+    folder = locate(embedded=name)
     assert not folder.random_weights
     # Both embedded models go into the wheel and every clone.
     assert sum(f.stat().st_size for f in folder.path.iterdir()) < 12_000_000
@@ -103,19 +104,19 @@ def test_tiny_deberta_has_the_settings_of_deberta_v3() -> None:
 # Against Transformers: a linear that our table of paths misses would silently not be adapted.
 @pytest.mark.parametrize("name", ASSETS)
 def test_the_linears_found_are_those_the_model_has(name: str) -> None:
-    folder = locate(None, name, None, None, "main", False)
-    found = {m.name: (m.d_in, m.d_out) for m in find_linears(backbone.architecture(folder), KINDS)}
+    folder = locate(embedded=name)
+    found = {m.name: (m.d_in, m.d_out) for m in find_linears(read_config(folder.path), KINDS)}
     assert found == shapes_by_model(folder)
 
 
 def test_the_linears_of_bert_are_found_and_target_picks_some(tmp_path: Path) -> None:
     folder = saved_bert(tmp_path, torch.float32)
-    architecture = backbone.architecture(folder)
+    model_config = read_config(folder.path)
     assert {
-        m.name: (m.d_in, m.d_out) for m in find_linears(architecture, KINDS)
+        m.name: (m.d_in, m.d_out) for m in find_linears(model_config, KINDS)
     } == shapes_by_model(folder)
     # In layer order, q before v, whatever order `target` has: draws and budgets depend on it.
-    some = [m.name for m in find_linears(architecture, ("q", "v"))]
+    some = [m.name for m in find_linears(model_config, ("q", "v"))]
     assert some == [
         f"bert.encoder.layer.{i}.attention.self.{kind}"
         for i in range(2)
@@ -160,7 +161,7 @@ def test_the_head_is_what_lies_outside_and_what_the_file_lacks(tmp_path: Path) -
     _, head = load_model(saved_bert(tmp_path / "b", torch.float32, pooler=False), 3, None, seed=1)
     assert {"bert.pooler.dense.weight", "classifier.weight"} <= set(head)
     # DeBERTa's pooler lies outside the backbone.
-    _, head = load_model(locate(None, "tiny_deberta", None, None, "main", True), 2, None, seed=1)
+    _, head = load_model(locate(embedded="tiny_deberta", random_weights=True), 2, None, seed=1)
     assert set(head) == {
         "pooler.dense.weight",
         "pooler.dense.bias",
@@ -172,7 +173,7 @@ def test_the_head_is_what_lies_outside_and_what_the_file_lacks(tmp_path: Path) -
 # Seeds vary the head and the data order: a backbone drawn anew would be another "pretrained" model.
 @pytest.mark.parametrize("name", ASSETS)
 def test_random_weights_are_the_same_ones_and_only_the_head_depends_on_the_seed(name: str) -> None:
-    folder = locate(None, name, None, None, "main", True)
+    folder = locate(embedded=name, random_weights=True)
     (one, head), (two, _) = (load_model(folder, 2, None, seed=s) for s in (1, 2))
     same = {n: torch.equal(p, dict(two.named_parameters())[n]) for n, p in one.named_parameters()}
     assert all(equal for n, equal in same.items() if n not in head)
@@ -181,7 +182,7 @@ def test_random_weights_are_the_same_ones_and_only_the_head_depends_on_the_seed(
 
 @pytest.mark.parametrize("name", ASSETS)
 def test_a_regression_starts_at_the_constant_it_is_given(name: str, tmp_path: Path) -> None:
-    folders = [locate(None, name, None, None, "main", True), saved_bert(tmp_path, torch.float32)]
+    folders = [locate(embedded=name, random_weights=True), saved_bert(tmp_path, torch.float32)]
     for folder in folders:
         model, _ = load_model(folder, 1, None, seed=1, output_bias=2.5)
         plain, _ = load_model(folder, 1, None, seed=1)
@@ -194,7 +195,7 @@ def test_a_regression_starts_at_the_constant_it_is_given(name: str, tmp_path: Pa
 
 @pytest.mark.parametrize("name", ASSETS)
 def test_head_dropout_reaches_the_head(name: str) -> None:
-    model, _ = load_model(locate(None, name, None, None, "main", True), 2, 0.37, seed=1)
+    model, _ = load_model(locate(embedded=name, random_weights=True), 2, 0.37, seed=1)
     dropout = model.classifier.dropout if name == "tiny_roberta" else model.dropout
     # Each architecture keeps it under another key of its configuration.
     assert dropout.p == 0.37
@@ -202,15 +203,15 @@ def test_head_dropout_reaches_the_head(name: str) -> None:
 
 def test_a_folder_without_weights_or_of_another_kind_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="does not exist"):
-        locate(str(tmp_path / "nowhere"), None, None, None, "main", False)
+        locate(str(tmp_path / "nowhere"))
     # Missing files come first: without them nothing tells what the folder is.
     (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
     with pytest.raises(UserError, match="no tokenizer and no weights"):
-        locate(str(tmp_path), None, None, None, "main", False)
+        locate(str(tmp_path))
     with pytest.raises(
         UserError, match="'gpt2' model; this suite adapts bert, roberta, deberta-v2"
     ):
-        backbone.architecture(Folder(tmp_path, False))
+        read_config(tmp_path)
 
 
 def with_head(folder: Path, kind: str, outputs: int, suffix: str) -> Folder:
@@ -267,7 +268,7 @@ def test_a_head_that_is_kept_is_the_files(kind: str, tmp_path: Path) -> None:
 def test_the_head_of_an_embedded_model_has_the_bits_of_committed_records(
     name: str, expected: str
 ) -> None:
-    model, head = load_model(locate(None, name, None, None, "main", False), 2, None, seed=1)
+    model, head = load_model(locate(embedded=name), 2, None, seed=1)
     bits = b"".join(model.state_dict()[n].numpy().tobytes() for n in sorted(head))
     assert hashlib.sha256(bits).hexdigest().startswith(expected)
 
@@ -278,9 +279,9 @@ def test_a_relative_path_is_found_absolute(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv("HOME", str(tmp_path))
     # The record names the model's folder, which has to be found from any working directory.
     for given in ("m", "./m", "~/m"):
-        assert locate(given, None, None, None, "main", False).path == folder
+        assert locate(given).path == folder
 
 
 def test_a_missing_package_is_named_as_pip_knows_it() -> None:
     with pytest.raises(UserError, match="pip install no-such-package-here"):
-        locate(None, None, "no_such_package_here", None, "main", False)
+        locate(package="no_such_package_here")

@@ -22,7 +22,7 @@ KINDS = ("bert", "roberta", "deberta-v2")
 
 
 def found(path: Path) -> Folder:
-    return locate(str(path), None, None, None, "main", False)
+    return locate(str(path))
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_every_file_of_a_tokenizer_is_in_the_fingerprint(name: str, tmp_path: Pa
 def test_the_fingerprints_in_committed_records_still_hold(
     name: str, random_weights: bool, expected: str
 ) -> None:
-    assert fingerprint(locate(None, name, None, None, "main", random_weights)) == expected
+    assert fingerprint(locate(embedded=name, random_weights=random_weights)) == expected
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_a_part_of_a_model_in_the_hubs_cache_is_not_whole(
             '{"model_type": "roberta", "weight_map": {"x": "model-00002-of-00002.safetensors"}}'
         )
     with pytest.raises(UserError, match="not whole"):
-        locate(None, None, None, "a/b", "0" * 40, False)
+        locate(hub="a/b", revision="0" * 40)
 
 
 def sharded(folder: Path, suffix: str, shards: int = 2) -> None:

@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModel
 
 from dora.backbones import backbone, tensors
 from dora.backbones.backbone import Folder, load_model
+from dora.backbones.model_config import read_config
 from dora.errors import UserError
 from folders import edit, model_folder, prepared
 
@@ -153,7 +154,7 @@ def test_names_with_a_prefix_and_those_of_old_files_are_known(kind: str, tmp_pat
             )
         ),
     )
-    assert backbone.problems(folder, backbone.architecture(folder)) == []
+    assert backbone.problems(folder, read_config(folder.path)) == []
     after, _ = load_model(folder, 2, None, 1)
     assert all(
         torch.equal(a, b) for a, b in zip(before.parameters(), after.parameters(), strict=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dora.data.tasks import AX, TASKS
+from dora.data.tasks import AX, TASKS, score_key
 
 ACCURACY = ("accuracy",)
 # Task: the columns of texts, the class names in the order of their ids, the metrics of GLUE's paper.
@@ -30,6 +30,11 @@ def test_columns_classes_and_metrics_of_a_task_are_those_of_the_hub(name: str) -
     assert task.labels == tuple(classes.split())
     assert task.metrics == metrics
     assert task.outputs == (len(task.labels) or 1)
+
+
+def test_a_score_ends_in_the_name_of_its_split_but_for_the_first_development_set() -> None:
+    names = [score_key("accuracy", split) for split in (*TASKS["mnli"].dev_splits, "heldout")]
+    assert names == ["accuracy", "accuracy_mm", "accuracy_heldout"]
 
 
 def test_the_diagnostic_set_has_mnlis_classes() -> None:

@@ -28,7 +28,7 @@ from runs import small
 
 @pytest.mark.parametrize(("model", "task"), [("tiny_roberta", "sst2"), ("tiny_deberta", "rte")])
 def test_a_batch_equals_the_tokenizers_own_padding(model: str, task: str, tmp_path: Path) -> None:
-    folder = locate(None, model, None, None, "main", True)
+    folder = locate(embedded=model, random_weights=True)
     tokenizer = load_tokenizer(folder)
     rows = mini(TASKS[task])["dev"]
     tokens = tokenised(tmp_path, "id", {"dev": rows}, tokenizer, 24, segments=False)["dev"]
@@ -116,7 +116,7 @@ def test_segment_ids_are_kept_where_the_model_has_them(tmp_path: Path) -> None:
 
 
 def test_tokens_are_made_once_and_read_from_the_cache_after(tmp_path: Path) -> None:
-    folder = locate(None, "tiny_roberta", None, None, "main", True)
+    folder = locate(embedded="tiny_roberta", random_weights=True)
     splits = {"dev": mini(TASKS["sst2"])["dev"]}
     one = tokenised(tmp_path, "id", splits, load_tokenizer(folder), 24, segments=False)["dev"]
 
@@ -138,7 +138,7 @@ def test_tokens_are_made_once_and_read_from_the_cache_after(tmp_path: Path) -> N
     "damage", [Path.unlink, lambda f: os.truncate(f, 200), lambda f: f.write_bytes(b"")]
 )
 def test_a_damaged_cache_is_made_anew(damage: Callable[[Path], Any], tmp_path: Path) -> None:
-    tokenizer = load_tokenizer(locate(None, "tiny_roberta", None, None, "main", True))
+    tokenizer = load_tokenizer(locate(embedded="tiny_roberta", random_weights=True))
     splits = {"dev": mini(TASKS["sst2"])["dev"]}
     one = np.array(tokenised(tmp_path, "id", splits, tokenizer, 24, segments=False)["dev"].ids)
     for file in sorted(tmp_path.rglob("*.npy")):
@@ -149,7 +149,7 @@ def test_a_damaged_cache_is_made_anew(damage: Callable[[Path], Any], tmp_path: P
 
 
 def test_every_flipped_bit_of_the_cache_is_noticed(tmp_path: Path) -> None:
-    tokenizer = load_tokenizer(locate(None, "tiny_roberta", None, None, "main", True))
+    tokenizer = load_tokenizer(locate(embedded="tiny_roberta", random_weights=True))
     rows = mini(TASKS["rte"])["dev"].take(np.arange(40))
     made: list[int] = []
 
@@ -177,7 +177,7 @@ def test_every_flipped_bit_of_the_cache_is_noticed(tmp_path: Path) -> None:
 
 
 def test_rows_are_tokenised_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    tokenizer = load_tokenizer(locate(None, "tiny_roberta", None, None, "main", True))
+    tokenizer = load_tokenizer(locate(embedded="tiny_roberta", random_weights=True))
     rows = mini(TASKS["rte"])["dev"].take(np.arange(50))
     whole = tokenise(rows, tokenizer, 24, segments=False)
     monkeypatch.setattr("dora.data.tokens.PIECE", 16)
@@ -195,7 +195,7 @@ def test_rows_are_tokenised_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_cache_is_read_where_files_cannot_be_mapped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tokenizer = load_tokenizer(locate(None, "tiny_roberta", None, None, "main", True))
+    tokenizer = load_tokenizer(locate(embedded="tiny_roberta", random_weights=True))
     splits = {"dev": mini(TASKS["sst2"])["dev"]}
     mapped = np.array(tokenised(tmp_path, "id", splits, tokenizer, 24, segments=False)["dev"].ids)
     load = np.load
@@ -215,7 +215,7 @@ def test_the_cache_is_read_where_files_cannot_be_mapped(
 def test_another_version_of_what_tokenises_has_a_cache_of_its_own(
     package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tokenizer = load_tokenizer(locate(None, "tiny_roberta", None, None, "main", True))
+    tokenizer = load_tokenizer(locate(embedded="tiny_roberta", random_weights=True))
     splits = {"dev": mini(TASKS["sst2"])["dev"].take(np.arange(8))}
     tokenised(tmp_path, "id", splits, tokenizer, 24, segments=False)
     monkeypatch.setattr(

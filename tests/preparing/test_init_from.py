@@ -13,7 +13,8 @@ from safetensors.numpy import load_file, save_file
 
 from dora.adapters.budget import Matrix
 from dora.backbones.architectures import USUAL
-from dora.backbones.backbone import architecture, find_linears, fingerprint, load_model, locate
+from dora.backbones.backbone import find_linears, fingerprint, load_model, locate
+from dora.backbones.model_config import read_config
 from dora.errors import UserError
 from dora.preparing.init_from import _factor_problems
 from dora.preparing.prepare import Prepared
@@ -32,8 +33,8 @@ def finished(place: Path, method: str, **changes: Any) -> tuple[Path, Path]:
     `changes`: entries of run.json that replace the usual ones.
     """
     # Written by hand rather than trained: each test then damages one thing in known content.
-    base = locate(str(model_folder(place / "m", "bert")), None, None, None, "main", False)
-    matrices = find_linears(architecture(base), USUAL)
+    base = locate(str(model_folder(place / "m", "bert")))
+    matrices = find_linears(read_config(base.path), USUAL)
     ranks = {} if method == "full" else {m.name: RANK for m in matrices}
     target = None if method == "full" else list(USUAL)
     config = {

@@ -250,7 +250,7 @@ def allocations(run: Run) -> Iterator[tuple[int, dict[tuple[int, str], int]]]:
     """Yields (step, components by (layer, kind)) of each change of ranks that have `places`."""
     # A sound journal of other modules would else be called damaged.
     if places(run):
-        yield from undamaged(run, "ranks.jsonl", journals.ranks(run["folder"]))
+        yield from undamaged(run, journals.RANKS, journals.ranks(run["folder"]))
 
 
 def undamaged(run: Run, name: str, lines: Iterable[T]) -> Iterator[T]:
@@ -279,7 +279,7 @@ def learning_curves(table: Table) -> Drawn | None:
         metric = TASKS[task].metrics[0]
         for run in table.runs_of(row, task):
             for step, score in undamaged(
-                run, "metrics.jsonl", journals.scores(run["folder"], metric)
+                run, journals.METRICS, journals.scores(run["folder"], metric)
             ):
                 scores[task, method, step].append(100 * score)
     lines: Lines = [

@@ -23,6 +23,7 @@ from dora.backbones.architectures import KINDS
 from dora.data.tasks import TASKS
 from dora.plain import printable
 from dora.records import journals
+from dora.records.place import place_of
 from dora.records.schema import Run
 from dora.records.words import command_of
 
@@ -115,7 +116,7 @@ def ordered(found: Sequence[Table]) -> list[tuple[Table, Run]]:
     tasks = list(TASKS)
 
     def order(pair: tuple[Table, Run]) -> tuple[Any, ...]:
-        data, task, model, method, budget, key, _ = pair[1]["folder"].parts[-7:]
+        data, task, model, method, budget, key, _ = place_of(pair[1]["folder"])
         return tasks.index(task), model, method, budget_order(budget), pair[1]["seed"], data, key
 
     return sorted(((table, run) for table in found for run in table.runs), key=order)
@@ -123,7 +124,7 @@ def ordered(found: Sequence[Table]) -> list[tuple[Table, Run]]:
 
 def about(table: Table, run: Run) -> dict[str, Any]:
     """Returns a run's line in the table of runs: names as commands take them, titles, numbers."""
-    data, task, model, method, budget, key, _ = run["folder"].parts[-7:]
+    data, task, model, method, budget, key, _ = place_of(run["folder"])
     score = table.view.value(run, task)
     return {
         "data": data,
@@ -155,7 +156,7 @@ def about(table: Table, run: Run) -> dict[str, Any]:
 def _typed(run: Run) -> str:
     """Returns the run's command for a shell."""
     # Quoted and checked: a reader may paste it, and the record may be somebody else's.
-    unknown = f"# {printable('/'.join(run['folder'].parts[-7:]))}: no command is known"
+    unknown = f"# {printable('/'.join(place_of(run['folder'])))}: no command is known"
     return command_of(run.get("words"), run["folder"], unknown)
 
 
@@ -185,7 +186,7 @@ def _printable(value: Any) -> Any:
 def _curves(run: Run) -> dict[str, list[tuple[int, float]]]:
     """Returns a run's curves as (step, value): `score` in points, `loss`, `live` components."""
     folder, metric = run["folder"], TASKS[run["config"]["task"]].metrics[0]
-    scores = undamaged(run, "metrics.jsonl", journals.scores(folder, metric))
+    scores = undamaged(run, journals.METRICS, journals.scores(folder, metric))
     allocated: list[tuple[int, float]] = [
         (step, sum(ranks.values())) for step, ranks in allocations(run)
     ]
@@ -196,7 +197,7 @@ def _curves(run: Run) -> dict[str, list[tuple[int, float]]]:
         allocated = [started, *allocated, ended]
     found = {
         "score": [(step, 100 * score) for step, score in scores],
-        "loss": list(undamaged(run, "metrics.jsonl", journals.losses(folder))),
+        "loss": list(undamaged(run, journals.METRICS, journals.losses(folder))),
         "live": allocated,
     }
     return {name: thinned(curve) for name, curve in found.items() if curve}

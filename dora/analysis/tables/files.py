@@ -21,6 +21,7 @@ from dora.analysis.tables.latex import latex_file
 from dora.analysis.tables.layout import Grid, as_csv, in_markdown, markdown
 from dora.analysis.tables.per_run import as_row
 from dora.records import gaps, study
+from dora.records.place import place_of
 
 _MADE_BY = "python -m dora.tables"
 HOLES_SHOWN = 20  # commands of missing runs in a report; a study that has begun lacks hundreds
@@ -167,7 +168,7 @@ def files(table: Table, results: Path, missing: Sequence[str]) -> dict[str, str]
         found[f"{name}.tex"] = latex_file(grid, name, _MADE_BY)
     found[f"{table.name}.csv"] = as_csv(list(_lines(table)))
     found[f"{table.name}-runs.csv"] = as_csv(
-        [as_row(run) for run in sorted(table.runs, key=lambda run: run["folder"].parts[-7:])],
+        [as_row(run) for run in sorted(table.runs, key=lambda run: place_of(run["folder"]))],
         exact=True,
     )
     averages = differences(table) if len(table.averaged) > 1 else []
