@@ -198,8 +198,8 @@ class AdaLoRA(base.Method):
             return b0
         if t > self.t_end:
             return b_end
-        gone, whole = pruned("cubic_early", b0 - b_end, t - self.t_i, self.t_end - self.t_i)
-        return b0 - -(-gone // whole)
+        gone = pruned("cubic_early", b0 - b_end, t - self.t_i, self.t_end - self.t_i)
+        return b0 - math.ceil(gone)
 
     def _average(self) -> None:
         """Updates the averages Ī of I = |w ∂L/∂w|, and Ū of |I − Ī| (eqs. 9 to 11)."""
