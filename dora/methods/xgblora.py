@@ -121,17 +121,18 @@ def _rounds(
     at_once = _at_once(settings, matrices)
     _refuse_misfits(settings, budget, len(places), at_once)
     rounds: list[list[int]] = []
-    for drawn in _draws(settings.sampling, len(places), at_once, seed):
-        whole = [at for layer in drawn[:at_once] for at in places[layer]]
+    for order in _draws(settings.sampling, len(places), at_once, seed):
+        whole = [at for layer in order[:at_once] for at in places[layer]]
         if sum(costs[at] for at in whole) > left:
             break
         rounds.append(sorted(whole))
         left -= sum(costs[at] for at in whole)
     last = []
-    for at in (at for layer in drawn for at in places[layer]):
-        if costs[at] <= left:
-            last.append(at)
-            left -= costs[at]
+    for layer in order:  # of the round that no longer fits whole
+        for at in places[layer]:
+            if costs[at] <= left:
+                last.append(at)
+                left -= costs[at]
     return [*rounds, sorted(last)] if last else rounds
 
 
