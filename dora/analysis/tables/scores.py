@@ -18,7 +18,9 @@ from dora.analysis.tables.layout import Grid, transposed
 from dora.analysis.tables.notes import MARKS, score_notes
 from dora.records.about_method import stored, trains_all
 
-_FIRST_SCORE = 3  # the columns before are method, budget, parameters
+# The columns before are method, budget, parameters; `_sizes` of published.py fills the last two in
+# a paper's rows.
+_FIRST_SCORE = 3
 
 
 @dataclass(frozen=True)
