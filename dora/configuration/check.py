@@ -262,7 +262,8 @@ def _of_training(config: Config) -> list[str]:
             batch >= parts or batch < 1,  # a batch below 1 has its own message above
             f"grad_accum={parts} cuts a batch of batch_size={batch} into empty parts",
         ),
-        # The names that tokens.py, step.py and rows.py know.
+        # The names that data/tokens.py, methods/schedule.py, preparing/precision.py and
+        # preparing/rows.py know.
         _choice(config, "batching", "length", "random"),
         _choice(config, "schedule", "linear", "cosine", "constant"),
         _choice(config, "precision", "auto", "fp32", "bf16"),

@@ -1,4 +1,4 @@
-"""`python -m dora.export RUN_DIR`: a finished run's best weights for others, with a model card.
+"""A finished run's best weights, written for others with a model card.
 
 The result of the run's method decides the form: an adapter as stock PEFT loads it, adapters in the
 layout of the `adapters` library, or a whole model as plain Transformers loads it. Nothing here

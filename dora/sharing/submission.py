@@ -1,6 +1,6 @@
-"""`python -m dora.submit RUN_DIR…`: the runs' test predictions as one zip for the GLUE server.
+"""Several runs' test predictions as one zip for the GLUE server.
 
-A file that no run predicts is left out and named; --fill puts a placeholder in its place and says
+A file that no run predicts is left out and named; `fill` puts a placeholder in its place and says
 so.
 """
 
