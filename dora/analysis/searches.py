@@ -32,7 +32,7 @@ def heldout_loss(run: Run, folder: Path) -> float | None:
     """Returns a run's held-out loss, in nats; for a regression the squared error.
 
     It is the lowest of the evaluations that count and have the best one's score: where a method
-    learns little there are several. None where `folder` has no journal, or a damaged one.
+    learns little there are several. It is None where `folder` has no journal, or a damaged one.
     """
     metric = f"{TASKS[run['config']['task']].metrics[0]}_heldout"
     best, counted = run["results"]["best"].get(metric), run["evaluations"]["from_step"]

@@ -8,7 +8,7 @@ are fitted. The paper's code is not public. Choices that it leaves open are mark
 line.
 
 `budget=r8` stores as many components as LoRA's r8 does, all boosters together. With 12 layers, 3 of
-them in each round, that is 32 boosters. Which layers are drawn is a function of (seed, round).
+them in each round, that is 32 boosters. The drawn layers are a function of (seed, round).
 """
 
 from __future__ import annotations

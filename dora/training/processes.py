@@ -79,7 +79,7 @@ def start(device: str) -> World:
             # others, inside C++, could not be left otherwise.
             with outside.at_once(), _saying_what_is_waited_for():
                 dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
-        # Such as after torchrun was killed: resumable, not failed.
+        # This happens after torchrun was killed, for one: the run is resumable, not failed.
         except (dist.DistNetworkError, dist.DistStoreError) as e:
             why = str(e).splitlines()[0]
             raise Stopped(

@@ -95,7 +95,7 @@ class Stepper:
         self.watch = FiniteWatch(setup.world.device)
         # The run's learning rate in the last step. Not a group's: the only one may be the head's.
         self.rate = 0.0
-        # Of the last step, before clipping; on the device, for whoever reads it.
+        # The last step's norm before clipping; on the device, for whoever reads it.
         self.gradient_norm = torch.zeros((), device=setup.world.device)
         self.graphs = Graphs(list(self.parameters.values())) if self._records() else None
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-# What a panel's axis counts: its title, and the cost of a run.
+# The axis of each panel: its title, and the cost of a run.
 COSTS: dict[str, Callable[[Run], float]] = {
     "stored parameters": stored,
     "seconds of training": lambda run: float(run["train_s"]),

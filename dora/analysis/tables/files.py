@@ -152,7 +152,7 @@ def _difference_lines(found: Sequence[Difference], table: Table) -> Iterator[dic
             "p_holm": d.p,
             "better": d.better,
             "detectable": d.detectable,
-            # Of an average, the task with fewest pairs.
+            # For an average this is the number of the task with fewest pairs.
             "seeds": min(d.seeds),
         }
 
