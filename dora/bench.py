@@ -60,7 +60,7 @@ def main() -> None:
     except (UserError, RunFailed) as e:  # from a whole run
         print(e, file=sys.stderr)
         sys.exit(e.exit_code)
-    # What was measured before Ctrl-C or a failure may have taken an hour.
+    # Measurements made before Ctrl-C or a failure may have taken an hour.
     finally:
         found["load_after"] = os.getloadavg()
         if any(found.get(part) for part in ("runs", "tables", "startup")):

@@ -94,7 +94,9 @@ def main() -> None:
         except OSError as e:
             sys.exit(f"nothing packed: {e.filename or to}: {e.strerror}")
         damaged |= any(map(anything_left_out, results))
-    sys.exit(UserError.exit_code if refused else LEFT_OUT if damaged else 0)
+    if refused:
+        sys.exit(UserError.exit_code)
+    sys.exit(LEFT_OUT if damaged else 0)
 
 
 if __name__ == "__main__":

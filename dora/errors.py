@@ -64,6 +64,9 @@ class RunFailed(Exception):
 class Diverged(RunFailed):
     """A run whose loss, gradients, weights or scores are no longer finite."""
 
+    # It ends with RunFailed's exit code. Three more places would have to know another one:
+    # `refuse_diverged` of records/record.py and `Sweep.end` raise RunFailed for such runs, and
+    # `together` of dora/torchrun.py returns no other code of a failure than RunFailed's.
     status = "diverged"
 
 

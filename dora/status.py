@@ -70,7 +70,7 @@ def main() -> None:
         if given.verify:
             _verify(given.results)
         seen = gaps.scan(given.results)
-        while given.watch is not None and not _whole(seen):
+        while given.watch is not None and not _all_done(seen):
             screen.draw(report(seen, given.results))
             time.sleep(max(0.1, given.watch))
             seen = gaps.scan(given.results)
@@ -92,10 +92,10 @@ def main() -> None:
             screen.clear()
         print(*report(seen, given.results), sep="\n")
     # A study that is not whole is no failure: 3, so that a script tells the two apart.
-    sys.exit(0 if _whole(seen) else 3)
+    sys.exit(0 if _all_done(seen) else 3)
 
 
-def _whole(seen: Iterable[study.Seen]) -> bool:
+def _all_done(seen: Iterable[study.Seen]) -> bool:
     """Tells whether nothing is left to do."""
     return all(s.state in study.NOTHING_LEFT for s in seen)
 
@@ -105,9 +105,9 @@ def _verify(results: Path) -> NoReturn:
     if not directories(results):
         sys.exit(_no_run(results))
     # Late: it reads tensors and predictions, for which nothing else here waits.
-    from dora.records.verify import report
+    from dora.records import verify
 
-    lines, sound = report(results)
+    lines, sound = verify.report(results)
     print(*lines, sep="\n")
     sys.exit(0 if sound else 3)
 

@@ -26,8 +26,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dora.analysis.figures.training import undamaged
 from dora.analysis.finished import read_runs
+from dora.analysis.run_journals import undamaged
 from dora.backbones import backbone
 from dora.backbones.model_config import read_config
 from dora.data import tokens

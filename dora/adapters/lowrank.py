@@ -98,7 +98,7 @@ class LowRankLinear(nn.Module):
         # Buffers that are None are absent from the state dict until a method renews its factors.
         self.register_buffer("kept_A", None)
         self.register_buffer("kept_B", None)
-        # What training reads in place of the base's weight, (d_out, d_in), or None for that weight.
+        # A weight that training reads in place of the base's, (d_out, d_in); None for the base's own.
         self.perturbed: Tensor | None = None
         # (kept_B, the base's weight with the kept components in it) for `frozen_weight`.
         self._merged: tuple[Tensor, Tensor] | None = None
@@ -107,8 +107,8 @@ class LowRankLinear(nn.Module):
         # (input, output) that `Siblings` has computed before this layer is called.
         self.ready: tuple[Tensor, Tensor] | None = None
 
-    # The base's own, for models that ask a linear for its type or shape. What is computed with the
-    # weight instead of this layer leaves the update out.
+    # The base's own, for models that ask a linear for its type or shape. A product with
+    # this weight, made outside the layer, leaves the update out.
     @property
     def weight(self) -> Tensor:
         """The base's weight, (d_out, d_in)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from fractions import Fraction
 
 
@@ -11,24 +12,16 @@ def steps_of(value: float, total_steps: int) -> int:
     return int(Fraction(str(value)) * total_steps) if value < 1 else int(value)
 
 
-def _cubic_late(n: int, d: int) -> tuple[int, int]:
-    """Returns u³ as (numerator, denominator), as DoRA's released code has it: few go early."""
-    return n**3, d**3
+# u runs over the pruning window from 0 to 1; each shape gives the share pruned so far.
+SHAPES: dict[str, Callable[[Fraction], Fraction]] = {
+    "cubic_late": lambda u: u**3,  # as DoRA's released code has it: few go early
+    "cubic_early": lambda u: 1 - (1 - u) ** 3,  # AdaLoRA's eq. 14 as its code has it
+}
 
 
-def _cubic_early(n: int, d: int) -> tuple[int, int]:
-    """Returns 1 − (1 − u)³ as (numerator, denominator): AdaLoRA's eq. 14 as its code has it."""
-    return d**3 - (d - n) ** 3, d**3
-
-
-# u = n / d runs over the pruning window from 0 to 1; each shape gives the share pruned so far.
-SHAPES = {"cubic_late": _cubic_late, "cubic_early": _cubic_early}
-
-
-def pruned(shape: str, surplus: int, n: int, d: int) -> tuple[int, int]:
+def pruned(shape: str, surplus: int, n: int, d: int) -> Fraction:
     """Returns how much of `surplus` is pruned n steps into a window of d steps.
 
-    The amount is a fraction (numerator, denominator), which the method rounds as its code does.
+    The amount is exact; the method rounds it as its code does.
     """
-    numerator, denominator = SHAPES[shape](n, d)
-    return surplus * numerator, denominator
+    return surplus * SHAPES[shape](Fraction(n, d))

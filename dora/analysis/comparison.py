@@ -224,14 +224,15 @@ def _told_apart(table: Table, by_task: bool) -> dict[tuple[Row, Row, str | None]
         ((d.row, table.compared_with(d.row), d.task), d.estimate.mean, d.p)
         for d in _tested(table, by_task)
     ]
-    others = [
-        ((one, two, tasks[0] if by_task else None), average(groups))
-        for block in table.blocks
-        if has_budget(block[0])
-        for one, two in combinations((row for row in block if row[0] != table.view.baseline), 2)
-        for tasks in _columns(table, by_task)
-        if (groups := _paired(table, one, two, tasks))
-    ]
+    others = []
+    for block in table.blocks:
+        if not has_budget(block[0]):
+            continue
+        rest = [row for row in block if row[0] != table.view.baseline]
+        for one, two in combinations(rest, 2):
+            for tasks in _columns(table, by_task):
+                if groups := _paired(table, one, two, tasks):
+                    others.append(((one, two, tasks[0] if by_task else None), average(groups)))
     corrected = holm([estimate.p_value() for _, estimate in others])
     tested += [(key, e.mean, p) for (key, e), p in zip(others, corrected, strict=True)]
     told = {}

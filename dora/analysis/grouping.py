@@ -212,7 +212,8 @@ def showable(runs: Iterable[Run], view: View | None = None) -> tuple[list[Table]
         steps = int(run["total_steps"]) if view.by_length else None
         table = found.setdefault((data, model, steps), Table(data, model, view, steps=steps))
         if not shows(view, task, method):
-            table.not_averaged |= {task} - {*(view.tasks or [task]), "" if view.glue else APART}
+            if view.tasks and task not in view.tasks and (view.glue or task != APART):
+                table.not_averaged.add(task)
             continue
         table.cells.setdefault((method, spent), {}).setdefault(task, []).append(run)
     # Cells first: a run of a cell that is left out can be no reason to leave a whole task out.

@@ -29,7 +29,7 @@ AVERAGE = "average"
 # `target` of a published row whose method adapts no matrices, such as full fine-tuning and BitFit.
 NO_TARGET = "none"
 # Their names of metrics → ours. Any other keeps its name, which no view of ours asks for.
-_METRICS = {"accuracy_m": "accuracy", "pearson_spearman_mean": MEAN}
+_THEIR_NAMES = {"accuracy_m": "accuracy", "pearson_spearman_mean": MEAN}
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def numbers() -> tuple[Number, ...]:
         """Returns one line of the file."""
         # The columns have the fields' names; only these three are no texts as they stand.
         parsed: dict[str, Any] = dict(line)
-        parsed["metric"] = _METRICS.get(line["metric"], line["metric"])
+        parsed["metric"] = _THEIR_NAMES.get(line["metric"], line["metric"])
         for key in ("value", "spread"):
             parsed[key] = float(line[key]) if line[key] else None
         return Number(**parsed)

@@ -52,6 +52,12 @@ def budget_order(text: str) -> tuple[int, int, str]:
     return (1, parsed.rank, "") if parsed.rank is not None else (2, parsed.params or 0, "")
 
 
+def length_order(text: str) -> tuple[int, str]:
+    """Returns a key that sorts runs' lengths by number: `600 steps` before `1800 steps`."""
+    number, _, unit = text.partition(" ")
+    return (int(number) if number.isdigit() else 0), unit
+
+
 def row_order(row: Row) -> tuple[tuple[int, int, str], bool, str]:
     """Returns a key that sorts rows by budget, `BASELINE` first in each, then by method."""
     method, spent = row

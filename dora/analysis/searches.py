@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from dora.analysis.rows import row_order
+from dora.analysis.rows import length_order, row_order
 from dora.configuration import tuned
 from dora.configuration.tuned import BySeed, Key, Search, Value
 from dora.data.tasks import TASKS, score_key
@@ -35,7 +35,7 @@ def heldout_loss(run: Run, folder: Path) -> float | None:
     """Returns a run's held-out loss, in nats; for a regression the squared error.
 
     It is the lowest of the evaluations that count and have the best one's score: where a method
-    learns little there are several. None where `folder` has no journal, or a damaged one.
+    learns little there are several. It is None where `folder` has no journal, or a damaged one.
     """
     metric = _metric(run)
     best, counted = run["results"]["best"].get(metric), run["evaluations"]["from_step"]
@@ -119,15 +119,9 @@ def in_order(searches: Iterable[Search]) -> list[Search]:
     def place(search: Search) -> tuple[Any, ...]:
         model, task, method, budget, length, data = search.key
         row = row_order((method, budget or NO_BUDGET))
-        return model, tasks.index(task), _in_numbers(length or ""), data or "", row
+        return model, tasks.index(task), length_order(length or ""), data or "", row
 
     return sorted(searches, key=place)
-
-
-def _in_numbers(length: str) -> tuple[int, str]:
-    """Returns a key that sorts `600 steps` before `5400 steps`."""
-    number, _, unit = length.partition(" ")
-    return (int(number) if number.isdigit() else 0), unit
 
 
 def unequal(searches: Iterable[Search]) -> list[str]:

@@ -49,7 +49,7 @@ class Estimate:
         from scipy.special import nctdtrinc  # late, as in t_quantile
 
         critical = t_quantile(1 - alpha / 2, self.df)
-        # That a true difference is found with the wrong sign has no weight at a power of use.
+        # The chance to find a true difference with the wrong sign has no weight at a power of use.
         return float(nctdtrinc(self.df, 1 - power, critical)) * self.error
 
     def p_value(self) -> float:

@@ -111,7 +111,7 @@ class View:
 
     def title(self, task: str) -> str:
         """Returns the task with its score, as a table's head has it: `MRPC F1`."""
-        # Which of MNLI's two development sets it is belongs to the task's name, not the metric's.
+        # The task's name, not the metric's, says which of MNLI's two development sets it is.
         mismatched = "-mm" if self.metric(task).endswith("_mm") else ""
         return f"{TASKS[task].folder}{mismatched} {self.unit(task)}"
 

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from dora.attaching.watch import Watch
+from dora.attaching.watch import ChangeWatch
 from dora.errors import UserError
 from dora.methods.base import Method, ParameterGroup
 
 
-def refuse_unheld(watch: Watch, model: nn.Module) -> None:
+def refuse_unheld(watch: ChangeWatch, model: nn.Module) -> None:
     """Raises UserError where this model's optimizer steps and never held a component."""
     if watch.passed_by(model):
         raise UserError(

@@ -34,7 +34,7 @@ def find_head(model: Any, given: Sequence[str] | None) -> list[str]:
             f"head={list(given)}: this model has no module {', '.join(unknown)}; its modules begin "
             f"with {', '.join([name for name, _ in model.named_children()][:SHOWN])}"
         )
-    # What lies inside another one is trained with it; PEFT could not read it twice.
+    # A module inside another one is trained with it; PEFT could not read it twice.
     inside = tuple(f"{name}." for name in given)
     return [name for name in dict.fromkeys(given) if not name.startswith(inside)]
 

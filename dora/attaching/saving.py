@@ -17,7 +17,7 @@ from dora.attaching.buffers import head_buffers
 from dora.attaching.linears import is_conv1d, tied
 from dora.errors import UserError
 
-# What PEFT calls the tasks of Transformers' classes, by the end of the class's name. For any other
+# PEFT's names for the tasks of Transformers' classes, by the end of the class's name. For any other
 # model it needs no task.
 _TASKS = {
     "ForSequenceClassification": "SEQ_CLS",

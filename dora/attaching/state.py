@@ -134,6 +134,6 @@ def _take_up_ranks(layer: nn.Module, state: State, prefix: str, *rest: Any) -> N
     layer._merged = None  # of the tensors that are loaded over, in their place
     for name, p in layer.factors().items():
         stored = state.get(f"{prefix}{name}")
-        # Of the same number of axes: anything else is for load_state_dict to refuse.
+        # The number of axes must be equal: anything else is for load_state_dict to refuse.
         if stored is not None and stored.dim() == p.dim() and stored.shape != p.shape:
             set_data(p, p.new_zeros(stored.shape))

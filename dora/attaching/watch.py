@@ -14,7 +14,7 @@ from dora.adapters.lowrank import LowRankLinear
 from dora.errors import UserError
 
 
-class Watch:
+class ChangeWatch:
     """Notes each step of an optimizer that holds any of the layers' components.
 
     A loop, the Transformers Trainer and accelerate make the optimizer after the adapter, or wrap
@@ -48,9 +48,9 @@ class Watch:
         """
         return [p for layer in self.layers for p in layer.factors().values()]
 
-    def __reduce__(self) -> tuple[type[Watch], tuple[Any, ...]]:
+    def __reduce__(self) -> tuple[type[ChangeWatch], tuple[Any, ...]]:
         """A copy, of a deep-copied or pickled model, watches the copied parameters."""
-        return Watch, (self.layers, self.strict)
+        return ChangeWatch, (self.layers, self.strict)
 
     def due(self) -> bool:
         """Says whether an optimizer has stepped since the last `take`."""

@@ -23,7 +23,7 @@ _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 def building(folder: Path) -> Iterator[None]:
     """Turns an error of Transformers while it builds a model into a UserError.
 
-    Such as an activation that it does not know, or a kept head of another width.
+    Examples are an activation that it does not know, and a kept head of another width.
     """
     try:
         yield

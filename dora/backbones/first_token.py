@@ -1,4 +1,4 @@
-"""Computes of the last layer what the head reads: each row's first token, and nothing else.
+"""Computes only what the head reads of the last layer: each row's first token.
 
 Every token has a key and a value for the first tokens to attend to. The last layer's queries, its
 attention and all that follows are computed for the first tokens alone, (rows, 1, d), so that the

@@ -107,7 +107,7 @@ def current() -> Layout | None:
 
 
 @contextlib.contextmanager
-def packed(layout: Layout | None) -> Iterator[None]:
+def with_layout(layout: Layout | None) -> Iterator[None]:
     """Lets the model know the layout of the batch that it is given while the context is open."""
     global _current
     before, _current = _current, layout

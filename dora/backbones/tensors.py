@@ -87,7 +87,7 @@ def names(config: Mapping[str, Any]) -> set[str]:
 def strange(config: Mapping[str, Any], held: Iterable[str]) -> list[str]:
     """Returns those of the names in a file that are of an encoder layer and not of this backbone.
 
-    Such as an adapter's, saved beside the weights: nobody would read them.
+    An adapter's are such names, if it was saved beside the weights: nobody would read them.
     """
     kind, expected = config["model_type"], _expected(config)
     inside = f"{architecture_of(kind).layers}."

@@ -65,7 +65,7 @@ def train(cfg: DictConfig) -> float | None:
         print(labelled(_label(), line), flush=True)
 
     _, result = train_unless_done(prepared, lambda: _run(prepared), say)
-    # Of several processes that train a run one holds its record, and says this.
+    # Where several processes train a run, one holds its record, and says this.
     if not said and result and (left := remaining.line(prepared.folder)) is not None:
         print(labelled(_label(), left), flush=True)
     # A sweep prints these once, for all its runs; a process that keeps no record has none.

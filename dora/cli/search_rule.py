@@ -1,7 +1,7 @@
-"""Which candidate a search tries next, by one rule for every method.
+"""Chooses the candidate that a search tries next, by one rule for every method.
 
-Learning rates first, and at the best of them the values of a setting of the method's own, if its
-YAML names one. The rule looks at that method's own candidates alone.
+Learning rates come first, and at the best of them the values of a setting of the method's own, if
+its YAML names one. The rule looks at that method's own candidates alone.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class OpenSearch:
         """
         values = self.tried[1] if self.tried else ()
         rates = next_rates(self.search(()), self.start, most - len(values))
-        # What was tried stays tried, though another version's rule may have come to other rates.
+        # Rates that were tried stay tried, though another version's rule may have come to others.
         if not self.scores and set(rates) <= set(self.held):
             return [Candidate(rate) for rate in self.held]
         if rates or self.values or not values:

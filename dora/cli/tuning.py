@@ -37,7 +37,7 @@ CHOICES = "choices.json"
 _MADE = ("command", "host", "platform", "git")  # what a search says of its origin
 # Keys that a search sets itself. `rates_from` would be what it is about to find.
 _OWN = ("lr", "seed", "select", "results", "rates_from")
-# Of these, the ones that it has no use for, with the reason and what to do. An experiment may set
+# Keys among these that a search has no use for, with the reason and what to do. An experiment may set
 # them for the study to come; on the command line of a search they can only be a mistake.
 _REFUSED = {
     "lr": "a search tries rates of its own, first around model.lr.METHOD: give that to begin "

@@ -227,34 +227,24 @@ def _of_training(config: Config) -> list[str]:
     )
     # Shorter than 8 tokens, a pair's texts hardly have room beside the special tokens.
     lowest = {**dict.fromkeys(counts, 1), "max_length": 8}
-    numbers = {key: getattr(config, key) for key in (*lowest, "lr", "head_lr")}
-    dropout, batch, parts = config.head_dropout, config.batch_size, config.grad_accum
     most = {**dict.fromkeys(lowest, MAX_COUNT), "threads": MAX_THREADS}
+    # None stands for a number that is not given.
+    given = {key: n for key in lowest if (n := getattr(config, key)) is not None}
+    rates = {key: lr for key in ("lr", "head_lr") if (lr := getattr(config, key)) is not None}
+    dropout, batch, parts = config.head_dropout, config.batch_size, config.grad_accum
     own_threads = config.model.threads
     return fraction_or_steps("warmup", config.warmup) + _broken(
         *(
-            (
-                numbers[key] is None or numbers[key] >= low,
-                f"{key}={numbers[key]} must be at least {low}",
-            )
-            for key, low in lowest.items()
+            (n >= lowest[key], f"{key}={n} must be at least {lowest[key]}")
+            for key, n in given.items()
         ),
-        *(
-            (
-                numbers[key] is None or numbers[key] <= high,
-                f"{key}={numbers[key]} must be at most {high}",
-            )
-            for key, high in most.items()
-        ),
+        *((n <= most[key], f"{key}={n} must be at most {most[key]}") for key, n in given.items()),
         (
             own_threads is None or 1 <= own_threads <= MAX_THREADS,
             f"model.threads={own_threads} must lie between 1 and {MAX_THREADS}",
         ),
         (0 <= config.seed <= MAX_SEED, f"seed={config.seed} must lie between 0 and {MAX_SEED}"),
-        *(
-            (numbers[key] is None or numbers[key] > 0, f"{key}={numbers[key]} must be above 0")
-            for key in ("lr", "head_lr")
-        ),
+        *((lr > 0, f"{key}={lr} must be above 0") for key, lr in rates.items()),
         (config.weight_decay >= 0, f"weight_decay={config.weight_decay} must be at least 0"),
         (config.clip >= 0, f"clip={config.clip} must be at least 0 (0: no clipping)"),
         (dropout is None or 0 <= dropout < 1, f"head_dropout={dropout} must lie in [0, 1)"),
@@ -262,7 +252,8 @@ def _of_training(config: Config) -> list[str]:
             batch >= parts or batch < 1,  # a batch below 1 has its own message above
             f"grad_accum={parts} cuts a batch of batch_size={batch} into empty parts",
         ),
-        # The names that tokens.py, step.py and rows.py know.
+        # The names that data/tokens.py, methods/schedule.py, preparing/precision.py and
+        # preparing/rows.py know.
         _choice(config, "batching", "length", "random"),
         _choice(config, "schedule", "linear", "cosine", "constant"),
         _choice(config, "precision", "auto", "fp32", "bf16"),

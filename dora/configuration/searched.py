@@ -22,7 +22,7 @@ _NOT_OF_A_SEARCH = (
     *("precision", "compile", "cuda_graphs", "device", "threads"),
     *("checkpoint_every", "wandb", "tensorboard", "keep_model", "force"),
 )
-# What tells the code of a method of one's own from an edited one's.
+# Stands for the code of a method of one's own, and tells it from an edited one's.
 METHOD_FILE = "the method's file"
 
 

@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 from dora.errors import UserError
 from dora.files import read_object, to_json, write_atomic
 
-# A score in points for each seed, or a loss; None where the run diverged or it is undefined.
+# A score in points for each seed, or a loss; it is None where the run diverged or the score is
+# undefined.
 BySeed = tuple[float | None, ...]
 Scores = Mapping[float, BySeed]  # by learning rate
 Value = float | int | str | bool  # of a method's own setting

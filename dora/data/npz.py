@@ -68,7 +68,7 @@ def _opened(folder: Path) -> Iterator[zipfile.ZipFile]:
                 yield archive
         except Refused:
             raise
-        # What zipfile, zlib and NumPy's reader of headers trust in a damaged file leads them to
+        # Zipfile, zlib and NumPy's reader of headers trust a damaged file, which leads them to
         # almost any exception, tokenize.TokenError among them.
         except Exception as e:
             raise Refused(f"it is no whole archive of arrays ({type(e).__name__}: {cut(e)})") from e

@@ -53,7 +53,7 @@ def degenerate(task: Task, logits: np.ndarray, metrics: dict[str, float]) -> str
     return None
 
 
-def packed(arrays: Mapping[str, np.ndarray]) -> bytes:
+def as_npz(arrays: Mapping[str, np.ndarray]) -> bytes:
     """Returns the bytes of a predictions.npz; equal arrays give equal bytes."""
     # np.savez gives every member the same date, so no time of writing gets into the bytes.
     buffer = io.BytesIO()
@@ -63,7 +63,7 @@ def packed(arrays: Mapping[str, np.ndarray]) -> bytes:
 
 def save(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Writes predictions.npz, whole or not at all."""
-    write_atomic(path, packed(arrays))
+    write_atomic(path, as_npz(arrays))
 
 
 def unpredicted(folder: Path, rows: Mapping[str, Rows]) -> list[str]:

@@ -29,6 +29,11 @@ class Task:
     folder: str
     text: tuple[str, ...]
     labels: tuple[str, ...]
+    # A new metric needs a function in data/metrics.py and another in records/rescore.py, which
+    # computes it apart, on purpose. For an interval over examples it also needs its sums in
+    # RESAMPLED of analysis/stats.py, for a short head of its column a name in _SHORT of
+    # analysis/view.py, and in _HUB_METRICS of sharing/front_matter.py its name on the hub if that
+    # is another.
     metrics: tuple[str, ...]
     sizes: dict[str, int]
     splits: dict[str, str] = field(

@@ -169,9 +169,10 @@ class AdaLoRA(base.Method):
     def state(self) -> dict[str, torch.Tensor]:
         """Returns both averages, flat, and the final set if components stay masked."""
         # By layer, not by stack: how layers are stacked is no part of a checkpoint's format.
+        both = {"sensitivity": self._sensitivity, "uncertainty": self._uncertainty}
         state = {
-            name: torch.cat([t.flatten() for of in self._averages(name) for t in of.values()])
-            for name in ("sensitivity", "uncertainty")
+            name: torch.cat([t.flatten() for of in self._averages(stored) for t in of.values()])
+            for name, stored in both.items()
         }
         return state if self._final is None else {**state, "final": torch.cat(self._final)}
 
@@ -180,8 +181,9 @@ class AdaLoRA(base.Method):
         device = next(iter(self.layers.values())).A.device
         self._sensitivity = [[t.to(device) for t in of] for of in self._sensitivity]
         self._uncertainty = [[t.to(device) for t in of] for of in self._uncertainty]
-        for name in ("sensitivity", "uncertainty"):
-            mine = [t for of in self._averages(name) for t in of.values()]
+        both = {"sensitivity": self._sensitivity, "uncertainty": self._uncertainty}
+        for name, stored in both.items():
+            mine = [t for of in self._averages(stored) for t in of.values()]
             parts = state[name].to(device).split([t.numel() for t in mine])
             for t, part in zip(mine, parts, strict=True):
                 # `mine` are views, so this fills the stacked averages.
@@ -198,8 +200,8 @@ class AdaLoRA(base.Method):
             return b0
         if t > self.t_end:
             return b_end
-        gone, whole = pruned("cubic_early", b0 - b_end, t - self.t_i, self.t_end - self.t_i)
-        return b0 - -(-gone // whole)
+        gone = pruned("cubic_early", b0 - b_end, t - self.t_i, self.t_end - self.t_i)
+        return b0 - math.ceil(gone)
 
     def _average(self) -> None:
         """Updates the averages Ī of I = |w ∂L/∂w|, and Ū of |I − Ī| (eqs. 9 to 11)."""
@@ -226,12 +228,11 @@ class AdaLoRA(base.Method):
             found.append(g + A.mean(-1) + B.mean(-1))
         return in_order(self.layers.values(), zip(self.stacks, found, strict=True))
 
-    def _averages(self, which: str) -> list[dict[str, torch.Tensor]]:
-        """Returns Ī ("sensitivity") or Ū ("uncertainty") of A, B and g for each layer.
+    def _averages(self, stored: list[list[torch.Tensor]]) -> list[dict[str, torch.Tensor]]:
+        """Returns Ī (`_sensitivity`) or Ū (`_uncertainty`) of A, B and g for each layer.
 
         The tensors are views of the stacked averages, in the shapes of the layer's factors.
         """
-        stored = getattr(self, f"_{which}")
         layers = self.layers.values()
         columns = [
             in_order(layers, zip(self.stacks, (of[i] for of in stored), strict=True))

@@ -1,8 +1,9 @@
 """The base class of every method: the moments of a training step at which a method may speak.
 
 A method *decides*, the training loop *applies*. Each moment does nothing unless a method overrides
-it; they stand below in the order in which the loop comes to them. `lora.py` is the shortest example
-of an adapter. How to add a method of your own, in this package or outside it: docs/adding-a-method.md.
+it; they stand below in the order in which the loop comes to them. `flat_lora.py` is a short
+example: LoRA with a setting and two moments of its own. How to add a method of your own, in this
+package or outside it: docs/adding-a-method.md.
 """
 
 from __future__ import annotations

@@ -234,8 +234,8 @@ class DoRA(base.Method):
     def _budget_at(self, step: int) -> int:
         """Returns how much may live after a step of the window, in the budget's unit."""
         surplus = self.budget_plan.start_total - self.budget_plan.target
-        gone, whole = pruned(self.settings.shape, surplus, step - self.start, self.length)
-        return self.budget_plan.start_total - gone // whole  # pruned components rounded down
+        gone = pruned(self.settings.shape, surplus, step - self.start, self.length)
+        return self.budget_plan.start_total - math.floor(gone)
 
     def _scores(self) -> list[torch.Tensor]:
         """Returns the smoothed shares, (r,) for each layer, as views of the stacked ones.

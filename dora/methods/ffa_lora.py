@@ -59,6 +59,6 @@ class FFALoRA(FedIT):
         if self.settings.init == "kaiming":
             return super()._draw(generator)
         for layer in self.layers.values():
-            # Of the scale of kaiming's values; the paper's is a Gaussian whose scale is not given.
+            # The scale is that of kaiming's values: the paper does not give its Gaussian's.
             std = (3 * layer.base.in_features) ** -0.5
             nn.init.normal_(layer.A, std=std, generator=generator)

@@ -86,12 +86,7 @@ class PlainLoRA(base.Method):
         cls, settings: Any, budget: Budget, matrices: tuple[Matrix, ...], run: RunInfo
     ) -> Plan:
         """Gives every matrix one rank, and the rest of a parameter budget one by one."""
-        return equal_plan(budget, matrices, cls._spread(settings))
-
-    @classmethod
-    def _spread(cls, settings: Any) -> bool:
-        """Tells whether less than one component a matrix is dealt evenly over the layers."""
-        return True
+        return equal_plan(budget, matrices)
 
     def _scale(self, rank: float) -> float:
         """Returns s, one for all matrices, from their average rank."""
@@ -126,12 +121,7 @@ class LoRA(PlainLoRA):
         if settings.init == "pissa":
             # Against the backbone as it was loaded, a component is stored with its start values.
             matrices = tuple(replace(m, component_cost=2 * m.cost) for m in matrices)
-        return super().plan(settings, budget, matrices, run)
-
-    @classmethod
-    def _spread(cls, settings: Settings) -> bool:
-        """Tells whether less than one component a matrix is dealt evenly over the layers."""
-        return settings.deal == "spread"
+        return equal_plan(budget, matrices, settings.deal == "spread")
 
     def parameter_groups(self) -> Sequence[ParameterGroup]:
         """Gives B its own rate (LoRA+), and PiSSA's factors no weight decay.

@@ -8,7 +8,7 @@ are fitted. The paper's code is not public. Choices that it leaves open are mark
 line.
 
 `budget=r8` stores as many components as LoRA's r8 does, all boosters together. With 12 layers, 3 of
-them in each round, that is 32 boosters. Which layers are drawn is a function of (seed, round).
+them in each round, that is 32 boosters. The drawn layers are a function of (seed, round).
 """
 
 from __future__ import annotations
@@ -121,17 +121,18 @@ def _rounds(
     at_once = _at_once(settings, matrices)
     _refuse_misfits(settings, budget, len(places), at_once)
     rounds: list[list[int]] = []
-    for drawn in _draws(settings.sampling, len(places), at_once, seed):
-        whole = [at for layer in drawn[:at_once] for at in places[layer]]
+    for order in _draws(settings.sampling, len(places), at_once, seed):
+        whole = [at for layer in order[:at_once] for at in places[layer]]
         if sum(costs[at] for at in whole) > left:
             break
         rounds.append(sorted(whole))
         left -= sum(costs[at] for at in whole)
     last = []
-    for at in (at for layer in drawn for at in places[layer]):
-        if costs[at] <= left:
-            last.append(at)
-            left -= costs[at]
+    for layer in order:  # of the round that no longer fits whole
+        for at in places[layer]:
+            if costs[at] <= left:
+                last.append(at)
+                left -= costs[at]
     return [*rounds, sorted(last)] if last else rounds
 
 

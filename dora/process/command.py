@@ -81,7 +81,7 @@ def _own() -> str:
 def _passed_on() -> Iterator[None]:
     """Has `typed` return this process's line in the processes that it starts, and in itself."""
     before, line = os.environ.get(TYPED), _own()
-    # What `dora.torchrun` has noted stands for its processes as well.
+    # The line that `dora.torchrun` has noted stands for its processes as well.
     kept = before is not None and "TORCHELASTIC_RUN_ID" in os.environ
     if not kept and len(os.fsencode(line)) < _LONGEST:
         os.environ[TYPED] = line

@@ -52,3 +52,16 @@ def about_method(run: Run) -> AboutMethod:
         return AboutMethod(name, "full fine-tuning", None, NO_BUDGET, "model")
     title = {"lora": "LoRA", "adalora": "AdaLoRA", "dora": "DoRA (dynamic rank)"}.get(name, name)
     return AboutMethod(name, title, None, "exact", "adapter", _OLD_NOTES.get(name))
+
+
+def trains_all(run: Run) -> bool:
+    """Tells whether the run leaves a whole model, which stores no adapter."""
+    return about_method(run).result == "model"
+
+
+def stored(run: Run) -> int:
+    """Returns the parameters that a run's result takes beside the head: all, if all are trained."""
+    params = run["params"]
+    if trains_all(run):
+        return int(params["trainable"] - params["head"])
+    return int(params["adapter_end"])

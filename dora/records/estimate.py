@@ -14,7 +14,8 @@ from dora.records.study import Seen
 # budget and key, which is all but the seed; then without the key, which names the number of epochs
 # too; then without the budget; then any method of the task; then any task of the model.
 _ALIKE = ((0, 1, 2, 3, 4, 5), (0, 1, 2, 3, 4), (0, 1, 2, 3), (0, 1, 2), (2,))
-# (seconds, steps) of finished runs by their part of a place; None where a record tells no steps.
+# (seconds, steps) of finished runs by their part of a place; steps are None where a record tells
+# none.
 _Lengths = dict[tuple[str, ...], list[tuple[float, int | None]]]
 
 
@@ -33,7 +34,7 @@ class Left:
 
 
 def left(seen: Sequence[Seen], to_do: Iterable[str]) -> Left | None:
-    """Returns what is left of a study; None where nothing is, or where nothing tells.
+    """Returns what is left of a study, or None where nothing is or nothing tells.
 
     `to_do`: the states of runs that are to be trained.
     """
@@ -42,7 +43,7 @@ def left(seen: Sequence[Seen], to_do: Iterable[str]) -> Left | None:
 
 
 def of(runs: Sequence[Seen], known: Iterable[Seen], at_once: int) -> Left | None:
-    """Returns what is left where these runs are; None where none is, or where nothing tells.
+    """Returns what is left where these runs are, or None where none is or nothing tells.
 
     `known`: runs whose finished ones tell how long the others take. A run takes as long as the mean
     of those that are most like it, in proportion to its steps; one that has begun, the share of it

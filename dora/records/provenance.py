@@ -62,7 +62,7 @@ def provenance() -> dict[str, Any]:
 def processor() -> str:
     """Returns the processor's name and PyTorch's widest vector instructions on it.
 
-    Such as `AMD EPYC (AVX512)`. With other instructions sums are taken in another order, and the
+    An example is `AMD EPYC (AVX512)`. With other instructions sums are taken in another order, and the
     same run ends in other bits.
     """
     import torch  # late: status and tables must not load it, and whoever trains has it

@@ -59,7 +59,7 @@ def read_finished(folder: Path) -> Run:
     return run
 
 
-def scores(data: Run) -> str:
+def scores_in_words(data: Run) -> str:
     """Returns best and last as one phrase: `accuracy 0.8670 (last 0.8567), best at step 252`."""
     best, last = data["results"]["best"], data["results"]["last"]
     # A metric that is undefined is absent, and may be so in one of the two alone.

@@ -214,7 +214,7 @@ def _home(folder: Path) -> Path | None:
 def _known(key: str) -> bool:
     """Tells whether `key` is one of this suite's.
 
-    Such as `lr`, `model.path`, `method.beta`, `model.lr.dora`, `rates.rte.lora`.
+    Examples are `lr`, `model.path`, `method.beta`, `model.lr.dora` and `rates.rte.lora`.
     """
     first, *rest = key.split(".")
     below = _keys().get(first)

@@ -1,4 +1,4 @@
-"""`python -m dora.export RUN_DIR`: a finished run's best weights for others, with a model card.
+"""A finished run's best weights, written for others with a model card.
 
 The result of the run's method decides the form: an adapter as stock PEFT loads it, adapters in the
 layout of the `adapters` library, or a whole model as plain Transformers loads it. Nothing here
@@ -151,14 +151,22 @@ def read_config(run: Run, folder: Path) -> dict[str, Any]:
 
 
 def export(
-    folder: Path, to: Path, merge: bool = False, base: Path | None = None, **others: Any
+    folder: Path,
+    to: Path,
+    merge: bool = False,
+    base: Path | None = None,
+    *,
+    alone: bool = False,
+    repository: str | None = None,
+    license: str | None = None,
 ) -> None:
     """Writes the run in `folder` into `to`, which must be absent or empty.
 
-    `to` appears whole or not at all. `merge`, `base` and `others` are the fields of a `Form`. Raises
+    `to` appears whole or not at all. All other arguments are the fields of a `Form`. Raises
     UserError, with every problem that shows before a model is loaded.
     """
-    form, problems = Form(merge=merge, base=base, **others), taken(to)
+    form = Form(merge=merge, alone=alone, base=base, repository=repository, license=license)
+    problems = taken(to)
     try:
         run = read_finished(folder)
         problems = unfit(run, folder, form) + problems  # the run's before the target's

@@ -1,6 +1,6 @@
-"""`python -m dora.submit RUN_DIR…`: the runs' test predictions as one zip for the GLUE server.
+"""Several runs' test predictions as one zip for the GLUE server.
 
-A file that no run predicts is left out and named; --fill puts a placeholder in its place and says
+A file that no run predicts is left out and named; `fill` puts a placeholder in its place and says
 so.
 """
 
@@ -24,7 +24,7 @@ from dora.files import taken, write_atomic
 from dora.records import artefacts
 from dora.records.about_method import about_method
 from dora.records.gaps import for_task
-from dora.records.record import read_finished, scores
+from dora.records.record import read_finished, scores_in_words
 from dora.records.rescore import unlike_predictions
 from dora.records.words import Foreign, as_command, at_home, typed
 from dora.sharing.leaderboard import FILES, File, answers, placeholder, read_logits, tsv, zipped
@@ -159,7 +159,7 @@ def _command_like(runs: Mapping[str, Run], task: str) -> str:
 def notes(runs: Mapping[str, Run]) -> list[str]:
     """Returns lines on each run's development scores, models and rows, and on mixed systems."""
     lines = [
-        f"{task}: {run.system}, seed {run.data['seed']}, {scores(run.data)}"
+        f"{task}: {run.system}, seed {run.data['seed']}, {scores_in_words(run.data)}"
         for task, run in runs.items()
     ]
     # A set: runs on one model share their note.

@@ -52,7 +52,7 @@ OTHERS = (
 # By torch.compile, before any allocation: a rank that changes compiles the graph anew.
 COMPILED = ("full compiled", "lora compiled", "dora compiled")
 
-# What a method is told of the run that the timed steps are taken from.
+# The facts that a method is told of the run that the timed steps are taken from.
 RUN = RunInfo(TOTAL, seed=0)
 
 

@@ -13,7 +13,7 @@ import safetensors.torch
 from torch import Tensor
 
 from dora.data import npz
-from dora.data.predictions import packed, save, unpredicted
+from dora.data.predictions import as_npz, save, unpredicted
 from dora.errors import UserError
 from dora.preparing.prepare import Prepared
 from dora.records import artefacts
@@ -126,7 +126,7 @@ def _store(p: Prepared, world: World, record: Record, logits: dict[str, np.ndarr
         "world_size": world.size,
     }
     note = {"splits": list(logits), "time": now(), **about}
-    files = _files(p, record.data, packed(arrays))
+    files = _files(p, record.data, as_npz(arrays))
     record.update(
         data={**record.data["data"], "rows": rows},
         added=[*record.data.get("added", []), note],

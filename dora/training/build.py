@@ -164,7 +164,8 @@ def _begin(p: Prepared, world: World, model: nn.Module, method: Method, train: T
             f"{type(method).__name__}.begin sets {', '.join(lost[:3])}, which neither is trained "
             "nor named by frozen(): a resumed run would lack it; let frozen() name it"
         )
-    # Of one process for all: a decomposition's last bits, even its signs, depend on the machine.
+    # One process's values for all: a decomposition's last bits, even its signs, depend on the
+    # machine.
     sent = processes.broadcast(world, result.snapshot(held) if world.main else None)
     if not world.main:
         result.restore(model, method.frozen(), sent)

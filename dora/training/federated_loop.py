@@ -26,8 +26,8 @@ class FederatedLoop(Loop):
 
     def __init__(self, setup: Setup, record: Record | None, say: Callable[[str], None]) -> None:
         super().__init__(setup, record, say)
-        # Of the round at work: what its clients start from, what each of them ended with, and each
-        # one's part of the rows.
+        # The round at work: the tensors that its clients start from, the tensors that each of them
+        # ended with, and each one's part of the rows.
         self._global: dict[str, Tensor] = {}
         self._uploads: list[dict[str, Tensor]] = []
         self._shares: list[float] = []
@@ -84,7 +84,7 @@ class FederatedLoop(Loop):
         if s.world.main:
             new, about = s.method.aggregate(self._uploads, self._shares)
             found = {name: t.cpu() for name, t in new.items()}, about
-        # Of one process for all: another processor's last bits may differ.
+        # One process's values for all: another processor's last bits may differ.
         new, about = processes.broadcast(s.world, found)
         self._send(new)
         self._global, self._uploads = {}, []

@@ -23,7 +23,7 @@ from dora.methods.base import Method
 from dora.preparing.prepare import Prepared
 from dora.process import memory
 from dora.records import artefacts, journals
-from dora.records.record import Record, scores
+from dora.records.record import Record, scores_in_words
 from dora.training.evaluation import losses
 from dora.training.lines import Lines
 from dora.training.loop import Loop
@@ -131,7 +131,8 @@ def _say_end(loop: Loop, record: Record, plan: Plan | None, say: Lines) -> None:
     number = params["trainable" if result == "model" else "adapter_end"]
     trained = result in ("model", "weights")
     size = f"{number:,} trained parameters" if trained else f"adapter {number:,} parameters"
-    say(f"done in {loop.seconds:.1f} s of training: {scores(record.data)}; {size}; {record.folder}")
+    scores = scores_in_words(record.data)
+    say(f"done in {loop.seconds:.1f} s of training: {scores}; {size}; {record.folder}")
     for warning in record.data["warnings"]:
         say(f"warning: {warning}")
     if plan is not None and plan.at_most:

@@ -11,7 +11,7 @@ from torch import Tensor
 NEVER = torch.iinfo(torch.int64).max
 
 
-class Watch:
+class FiniteWatch:
     """Remembers the steps at which loss, penalty and gradients were first not finite.
 
     The steps are kept on the device: the host waits for it only when it calls `found`.

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dora.backbones.architectures import architecture_of
 from dora.backbones.attention import attention_mask, packs
-from dora.backbones.packing import Layout, packed
+from dora.backbones.packing import Layout, with_layout
 from dora.configuration.config import Config
 from dora.data.tasks import Task
 from dora.data.tokens import Tokens
@@ -55,7 +55,10 @@ class Forward:
 
     def logits(self, inputs: dict[str, Tensor], layout: Layout | None) -> Tensor:
         """Returns the logits of what `inputs` returned, (rows, outputs)."""
-        with packed(layout), torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16):
+        with (
+            with_layout(layout),
+            torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16),
+        ):
             logits: Tensor = self.model(**inputs).logits
             return logits
 

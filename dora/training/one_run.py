@@ -253,8 +253,8 @@ def _train(loop: Loop, signals: StopSignals, lines: Lines) -> None:
     lines.begin_bar(s.total_steps, loop.step)
 
     def progress(step: int, loss: Tensor) -> None:
-        # Reading the loss waits for the device, and is done for a line alone. Of several processes
-        # the first one's rows, its share of the mean, stand for all.
+        # Reading the loss waits for the device, and is done for a line alone. The first
+        # process's rows, its share of the mean, stand for those of all.
         lines.progress(
             step,
             lambda: pace.line(step, loss.item() * s.world.size, loop.stepper.rate, loop.components),

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import itertools
 import os
 import sys
 import tempfile
@@ -80,7 +79,7 @@ def start(device: str) -> World:
             # others, inside C++, could not be left otherwise.
             with outside.at_once(), _saying_what_is_waited_for():
                 dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
-        # Such as after torchrun was killed: resumable, not failed.
+        # This happens after torchrun was killed, for one: the run is resumable, not failed.
         except (dist.DistNetworkError, dist.DistStoreError) as e:
             why = str(e).splitlines()[0]
             raise Stopped(
@@ -119,16 +118,16 @@ def least_used(names: Sequence[str], folder: Path) -> tuple[int, IO[bytes]]:
     """
     # Round by round: `turn` is the number of claims a device must have before it is claimed again.
     folder.mkdir(exist_ok=True)
-    for turn, (index, name) in (
-        (turn, device) for turn in itertools.count() for device in enumerate(names)
-    ):
-        claim = (folder / f"{name}.{turn}").open("ab")
-        try:
-            fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return index, claim
-        except BlockingIOError:
-            claim.close()
-    raise AssertionError("counting has no end")
+    turn = 0
+    while True:
+        for index, name in enumerate(names):
+            claim = (folder / f"{name}.{turn}").open("ab")
+            try:
+                fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return index, claim
+            except BlockingIOError:
+                claim.close()
+        turn += 1
 
 
 def stop(world: World) -> None:

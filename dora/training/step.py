@@ -36,7 +36,7 @@ from dora.methods.returned import checked
 from dora.methods.seeds import seed_of
 from dora.training import processes
 from dora.training.course import Course
-from dora.training.finite import Watch, not_finite
+from dora.training.finite import FiniteWatch, not_finite
 from dora.training.forward import Forward, task_loss
 from dora.training.graphs import Graphs
 from dora.training.processes import World
@@ -92,10 +92,10 @@ class Stepper:
         # mostly wait for calls to begin.
         self.optimizer = torch.optim.AdamW(groups, lr=setup.lr, fused=True)
         self.course = setup.course or Course(setup.config, setup.train.lengths, setup.total_steps)
-        self.watch = Watch(setup.world.device)
+        self.watch = FiniteWatch(setup.world.device)
         # The run's learning rate in the last step. Not a group's: the only one may be the head's.
         self.rate = 0.0
-        # Of the last step, before clipping; on the device, for whoever reads it.
+        # The last step's norm before clipping; on the device, for whoever reads it.
         self.gradient_norm = torch.zeros((), device=setup.world.device)
         self.graphs = Graphs(list(self.parameters.values())) if self._records() else None
 
@@ -205,7 +205,7 @@ class Stepper:
         """Clips the gradients if `clip` is above 0; returns their norm before that, a scalar."""
         limit = self.setup.config.clip
         if not limit:
-            # The norm is computed even so: `Watch` finds NaN and infinity in gradients by it.
+            # The norm is computed even so: `FiniteWatch` finds NaN and infinity in gradients by it.
             grads = [p.grad for p in self.parameters.values() if p.grad is not None]
             return nn.utils.get_total_norm(grads)
         norm = nn.utils.clip_grad_norm_(self.parameters.values(), limit)
@@ -253,12 +253,12 @@ class Stepper:
         All processes must call it at the same step, since it gathers their findings.
         """
         firsts = processes.gather(self.setup.world, self.watch.found())
-        # The earliest step wins, then the earliest term in the order of Watch.NAMES: a loss that is
-        # NaN makes the gradients NaN too, and the message should name the cause.
+        # The earliest step wins, then the earliest term in the order of FiniteWatch.NAMES: a loss
+        # that is NaN makes the gradients NaN too, and the message should name the cause.
         if found := [first for first in firsts if first is not None]:
             first, which = min(found)
             raise Diverged(
-                f"diverged: {Watch.NAMES[which]} not finite at step {first}; {self._remedy}"
+                f"diverged: {FiniteWatch.NAMES[which]} not finite at step {first}; {self._remedy}"
             )
         if (weights := not_finite(self.parameters)) is not None:
             raise Diverged(

@@ -11,7 +11,7 @@ from dora.preparing.prepare import Prepared
 from dora.records import packed
 from dora.records.about_method import about_method
 from dora.records.cleaning import tidy
-from dora.records.record import refuse_diverged, scores
+from dora.records.record import refuse_diverged, scores_in_words
 from dora.records.run_json import read, read_done
 from dora.records.schema import Run
 
@@ -41,7 +41,7 @@ def train_unless_done(
             f"{packed.shown(folder)} is done but kept no model; add {force} to train it again"
         )
     tidy(folder)
-    say(f"already done: {packed.shown(folder)} ({scores(done)}); {force} trains it again")
+    say(f"already done: {packed.shown(folder)} ({scores_in_words(done)}); {force} trains it again")
     if added := unpredicted(folder, prepared.rows):
         try:
             return prepared.folder, train()

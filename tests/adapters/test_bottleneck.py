@@ -22,7 +22,7 @@ from dora.adapters.bottleneck import (
 from dora.adapters.budget import Budget, Matrix
 from dora.backbones.architectures import ARCHITECTURES, end_of, layer_and_kind
 from dora.backbones.attention import packs, speed_up
-from dora.backbones.packing import Layout, packed
+from dora.backbones.packing import Layout, with_layout
 
 ROWS = np.array([3, 1, 7, 9, 11])  # rows of 6 to 12 tokens, not in the order of their lengths
 HOULSBY = {"kinds": ("o", "ffn2"), "activation": "swish", "norm_first": False}
@@ -148,7 +148,7 @@ def test_a_packed_batch_has_the_logits_and_gradients_of_a_plain_reference(
     if packs(ours):
         batch = inputs(data.packed(ROWS))
         batch["position_ids"] += ARCHITECTURES[architecture].first_position(ours.config.to_dict())
-        with packed(Layout(data.lengths[ROWS])):
+        with with_layout(Layout(data.lengths[ROWS])):
             got = ours(**batch).logits
     else:  # DeBERTa's own attention takes padded batches
         got = ours(**inputs(data.batch(ROWS))).logits

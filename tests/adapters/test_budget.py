@@ -327,9 +327,7 @@ def test_fractions_become_steps_as_the_decimals_they_were_typed_as(value, total,
 def test_both_shapes_run_from_nothing_to_everything_and_mirror_each_other(surplus, n, d):
     assume(n <= d)
     # In fractions, so that the comparison itself rounds nothing.
-    late, early = (
-        Fraction(*pruned(shape, surplus, n, d)) for shape in ("cubic_late", "cubic_early")
-    )
+    late, early = (pruned(shape, surplus, n, d) for shape in ("cubic_late", "cubic_early"))
     assert late == surplus * Fraction(n, d) ** 3
     assert early == surplus * (1 - (1 - Fraction(n, d)) ** 3)
     assert 0 <= late <= early <= surplus

@@ -29,7 +29,7 @@ from dora.backbones.backbone import (
     load_tokenizer,
 )
 from dora.backbones.model_config import read_config
-from dora.backbones.packing import Layout, packed
+from dora.backbones.packing import Layout, with_layout
 from dora.data import npz
 from dora.data.sources import read_dir
 from dora.data.tasks import TASKS
@@ -167,7 +167,7 @@ def test_a_faster_adapted_model_is_transformers_own_with_merged_weights(name: st
     if packs(model):
         flat = tokens.packed(np.arange(3))
         flat["position_ids"] += row.first_position(model.config.to_dict())
-        with packed(Layout(tokens.lengths)):
+        with with_layout(Layout(tokens.lengths)):
             got = model(**{key: torch.from_numpy(value) for key, value in flat.items()}).logits
         torch.testing.assert_close(got, want)
     # Matrices of one input are computed together, and no output is left over for another input.
@@ -199,7 +199,7 @@ def test_a_faster_model_gives_every_weight_its_gradient(name: str) -> None:
         flat = tokens.packed(np.arange(3))
         flat["position_ids"] += ARCHITECTURES[name].first_position(model.config.to_dict())
         batch = {key: torch.from_numpy(value) for key, value in flat.items()}
-    with packed(Layout(tokens.lengths) if packs(model) else None):
+    with with_layout(Layout(tokens.lengths) if packs(model) else None):
         got = gradients(model, model(**batch).logits)
     assert got.keys() == want.keys()
     for key, gradient in want.items():

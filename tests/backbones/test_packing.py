@@ -9,7 +9,7 @@ from conftest import tiny, tokens
 from dora.backbones import fused, packing
 from dora.backbones.attention import packs, speed_up
 from dora.backbones.first_token import read_first_tokens
-from dora.backbones.packing import Layout, packed
+from dora.backbones.packing import Layout, with_layout
 
 # Rows of 6 to 12 tokens, not in the order of their lengths.
 ROWS = np.array([3, 1, 7, 9, 11])
@@ -43,7 +43,7 @@ def test_a_packed_batch_has_the_logits_and_gradients_of_the_padded_one(architect
     assert batch["input_ids"].shape == (1, data.lengths[ROWS].sum())
     if architecture == "roberta":
         batch["position_ids"] += 2  # behind the padding's id, 1
-    with packed(Layout(data.lengths[ROWS])):
+    with with_layout(Layout(data.lengths[ROWS])):
         got = ours(**batch).logits
         with torch.no_grad():  # an evaluation attends by another kernel
             torch.testing.assert_close(ours(**batch).logits, want)
@@ -118,7 +118,7 @@ def test_a_layout_ends_with_its_batch_also_after_an_error():
     layout, seen = Layout(np.array([3])), []
 
     def fail():
-        with packed(layout):
+        with with_layout(layout):
             seen.append(packing.current())
             raise KeyError
 

@@ -91,7 +91,9 @@ def peft_name(matrix, factor):
 
 def averages(method):
     """Returns our averages as {PEFT's name: (sensitivity, uncertainty)}."""
-    both = zip(method._averages("sensitivity"), method._averages("uncertainty"), strict=True)
+    both = zip(
+        method._averages(method._sensitivity), method._averages(method._uncertainty), strict=True
+    )
     return {
         peft_name(m, f).removeprefix("base_model.model."): (sensitivity[f], uncertainty[f])
         for m, (sensitivity, uncertainty) in zip(method.layers, both, strict=True)
@@ -233,8 +235,8 @@ def test_beta1_is_the_sensitivitys_and_beta2_the_uncertaintys():
         p.grad = torch.ones_like(p)
     method.after_step(1)
     # From 0: Ī = (1 - 1/2) · 1, and Ū = (1 - 1/4) · |1 - Ī|.
-    for name, value in (("sensitivity", 0.5), ("uncertainty", 0.375)):
-        assert all(t.eq(value).all() for of in method._averages(name) for t in of.values())
+    for stored, value in ((method._sensitivity, 0.5), (method._uncertainty, 0.375)):
+        assert all(t.eq(value).all() for of in method._averages(stored) for t in of.values())
 
 
 @pytest.mark.usefixtures("float64")

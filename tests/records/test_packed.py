@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 from dora.analysis.conflicts import one_configuration
-from dora.analysis.figures.training import undamaged
 from dora.analysis.finished import anything_left_out, read_runs
+from dora.analysis.run_journals import undamaged
 from dora.collect import collect
 from dora.errors import NotNow, UserError
 from dora.records import artefacts, journals, packed, study

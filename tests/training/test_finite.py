@@ -17,7 +17,7 @@ from dora.errors import RunFailed, UserError
 from dora.methods.base import RunInfo
 from dora.training import checkpoint
 from dora.training import step as training
-from dora.training.finite import Watch, not_finite
+from dora.training.finite import FiniteWatch, not_finite
 from dora.training.loop import Loop
 from runs import only_run, record, run, same_files, small
 
@@ -139,7 +139,7 @@ def test_no_component_is_chosen_by_a_score_that_is_not_finite(value):
 
 
 def test_the_watch_remembers_the_first_of_several():
-    watch, fine, bad = Watch(torch.device("cpu")), torch.tensor(1.0), torch.tensor(NAN)
+    watch, fine, bad = FiniteWatch(torch.device("cpu")), torch.tensor(1.0), torch.tensor(NAN)
     watch.see(1, fine, None, fine)
     assert watch.found() is None
     watch.see(2, fine, fine, bad)

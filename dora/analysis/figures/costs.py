@@ -11,16 +11,16 @@ from dora.analysis.figures.style import legend, panels, styles, titles
 from dora.analysis.grouping import Table
 from dora.analysis.names import size
 from dora.analysis.rows import Row
-from dora.analysis.tables import counts
+from dora.records.about_method import stored
 from dora.records.schema import Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-# What a panel's axis counts: its title, and the cost of a run.
+# The axis of each panel: its title, and the cost of a run.
 COSTS: dict[str, Callable[[Run], float]] = {
-    "stored parameters": counts.stored,
+    "stored parameters": stored,
     "seconds of training": lambda run: float(run["train_s"]),
 }
 

@@ -1,4 +1,4 @@
-"""The figures of a table and their files: PDF, PNG, and the numbers drawn as CSV."""
+"""The figures of a table and their files: PDF, SVG, PNG, and the numbers drawn as CSV."""
 
 from __future__ import annotations
 

@@ -149,7 +149,8 @@ def with_intervals(
 def paired_differences(table: Table, part: str | None = None) -> Drawn | None:
     """Draws each method less the baseline with its 95 % interval, a panel a budget."""
     averages = differences(table) if len(table.averaged) > 1 else []
-    # Of the whole table also for a part: p values are corrected for all of its comparisons.
+    # The differences are the whole table's, also for a part: p values are corrected for all of its
+    # comparisons.
     every = [*differences(table, by_task=True), *averages]
     found = [d for d in every if part in (None, d.task or AVERAGE)]
     if not found:

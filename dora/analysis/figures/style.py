@@ -21,61 +21,39 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+_FILLED: dict[str, Any] = {}
+_HOLLOW = {"markerfacecolor": "white", "markeredgewidth": 0.6}  # a wider rim would fill triangles
 # Okabe and Ito's six colours, which the colour-blind tell apart, and thirteen more that differ from
 # them and from each other as much, to normal eyes and to three kinds of colour-blind ones (the test
 # measures it). Each has a contrast of 2.2 and more to white. In grey print the markers differ.
-COLOURS = (
-    "#0072B2",
-    "#D55E00",
-    "#009E73",
-    "#CC79A7",
-    "#E69F00",
-    "#56B4E9",
-    "#331122",
-    "#8800FF",
-    "#001177",
-    "#772211",
-    "#88BB55",
-    "#773366",
-    "#BB55FF",
-    "#EE0055",
-    "#666644",
-    "#5544BB",
-    "#BB1100",
-    "#220044",
-    "#480800",
-)
 # At 3 points stars, crosses and shapes of more corners are all round.
-_FILLED = ("o", "s", "^", "D", "v", "P", "<", ">", "d")
-_HOLLOW = ("o", "s", "^", "D", "v", "<", ">", "P", "d", "X")
-_RIM = {"markerfacecolor": "white", "markeredgewidth": 0.6}  # a wider one would fill triangles
-MARKERS: list[dict[str, Any]] = [
-    *({"marker": shape} for shape in _FILLED),
-    *({"marker": shape, **_RIM} for shape in _HOLLOW),
-]
-# The suite's own methods: each has the colour and the marker of its place here, whichever others
+#
+# The suite's own methods: each has the colour and the marker of its line here, whichever others
 # are in a figure. Only append to this list. No other method needs an entry here.
-_KNOWN = (
-    "lora",
-    "adalora",
-    "dora",
-    "full",
-    "sora",
-    "melora",
-    "lora_pro",
-    "flat_lora",
-    "bitfit",
-    "houlsby",
-    "pfeiffer",
-    "chain",
-    "xgblora",
-    "nora",
-    "cora",
-    "lora_fair",
-    "fedit",
-    "ffa_lora",
-    "weight_decomposed",
+_OWN = (
+    ("lora", "#0072B2", "o", _FILLED),
+    ("adalora", "#D55E00", "s", _FILLED),
+    ("dora", "#009E73", "^", _FILLED),
+    ("full", "#CC79A7", "D", _FILLED),
+    ("sora", "#E69F00", "v", _FILLED),
+    ("melora", "#56B4E9", "P", _FILLED),
+    ("lora_pro", "#331122", "<", _FILLED),
+    ("flat_lora", "#8800FF", ">", _FILLED),
+    ("bitfit", "#001177", "d", _FILLED),
+    ("houlsby", "#772211", "o", _HOLLOW),
+    ("pfeiffer", "#88BB55", "s", _HOLLOW),
+    ("chain", "#773366", "^", _HOLLOW),
+    ("xgblora", "#BB55FF", "D", _HOLLOW),
+    ("nora", "#EE0055", "v", _HOLLOW),
+    ("cora", "#666644", "<", _HOLLOW),
+    ("lora_fair", "#5544BB", ">", _HOLLOW),
+    ("fedit", "#BB1100", "P", _HOLLOW),
+    ("ffa_lora", "#220044", "d", _HOLLOW),
+    ("weight_decomposed", "#480800", "X", _HOLLOW),
 )
+_KNOWN = [name for name, *_ in _OWN]
+COLOURS = [colour for _, colour, _, _ in _OWN]
+MARKERS = [{"marker": shape, **fill} for _, _, shape, fill in _OWN]
 # (colour, marker) for all other methods: every colour with its own marker, then with each other.
 _OTHERS = [
     (i, (i + shift) % len(COLOURS)) for shift in range(len(COLOURS)) for i in range(len(COLOURS))

@@ -8,28 +8,27 @@ from __future__ import annotations
 
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import product
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dora.analysis.figures.scores import Drawn, Lines, methods
 from dora.analysis.figures.style import COLOURS, in_print, legend, panels, styles, titles
-from dora.analysis.finished import left_out
 from dora.analysis.grouping import Table
 from dora.analysis.rows import Row, budget_in_words
+from dora.analysis.run_journals import allocations, places, undamaged
 from dora.analysis.view import View
-from dora.backbones.architectures import KINDS, layer_and_kind
+from dora.backbones.architectures import KINDS
 from dora.data.tasks import TASKS
-from dora.records import artefacts, journals
+from dora.records import journals
 from dora.records.schema import Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-T = TypeVar("T")
 # (method, budget, kind of matrix) → its column in the image of a task's ranks.
 Columns = dict[tuple[str, str, str], int]
 # Up to here the ranks are legible as numbers in the image, and every layer has a label.
@@ -45,17 +44,6 @@ def adaptive(table: Table) -> list[Row]:
 
 def _adapted(run: Run) -> bool:
     return bool(places(run)) and run["ranks"].get("start") != run["ranks"]["end"]
-
-
-def places(run: Run) -> dict[str, tuple[int, str]]:
-    """Returns (layer, kind of matrix) by the names of the run's ranks.
-
-    Returns none if the method has no ranks, or has them elsewhere than in the backbone's linears.
-    """
-    try:
-        return {name: layer_and_kind(name) for name in run["ranks"]["end"]}
-    except ValueError:
-        return {}
 
 
 def final_ranks(table: Table) -> Drawn | None:
@@ -244,27 +232,6 @@ def _path(run: Run) -> Iterator[tuple[int, dict[tuple[int, str], int]]]:
         yield from found
         # Where `patience` ended the run, and not at the last step that was planned.
         yield run["results"]["last"]["step"], found[-1][1]
-
-
-def allocations(run: Run) -> Iterator[tuple[int, dict[tuple[int, str], int]]]:
-    """Yields (step, components by (layer, kind)) of each change of ranks that have `places`."""
-    # A sound journal of other modules would else be called damaged.
-    if places(run):
-        yield from undamaged(run, journals.RANKS, journals.ranks(run["folder"]))
-
-
-def undamaged(run: Run, name: str, lines: Iterable[T]) -> Iterator[T]:
-    """Yields the lines of a run's journal up to the first damaged one, which is said.
-
-    Yields nothing where the record has checksums and the journal is another.
-    """
-    if (problem := artefacts.changed(run["folder"], run, name)) is not None:
-        left_out(run["folder"] / name, problem)
-        return
-    try:
-        yield from lines
-    except (OSError, ValueError) as e:
-        left_out(run["folder"] / name, f"from a damaged line on: {e}")
 
 
 def learning_curves(table: Table) -> Drawn | None:

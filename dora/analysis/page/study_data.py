@@ -12,17 +12,17 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from dora.analysis.figures.style import styles
-from dora.analysis.figures.training import allocations, places, undamaged
 from dora.analysis.grouping import Table, dirty
 from dora.analysis.names import model_title
 from dora.analysis.page.contrast import on_dark, on_light
 from dora.analysis.rows import budget_in_words, budget_order
+from dora.analysis.run_journals import allocations, places, undamaged
 from dora.analysis.stats import t_quantile
-from dora.analysis.tables import counts
 from dora.backbones.architectures import KINDS
 from dora.data.tasks import TASKS
 from dora.plain import printable
 from dora.records import journals
+from dora.records.about_method import stored, trains_all
 from dora.records.place import place_of
 from dora.records.schema import Run
 from dora.records.words import command_of
@@ -143,8 +143,8 @@ def about(table: Table, run: Run) -> dict[str, Any]:
         "score": None if score is None else round(score, 6),
         "metric": table.view.title(task),
         "step": run["results"][table.view.score]["step"],
-        "params": counts.stored(run),
-        "all": counts.trains_all(run),
+        "params": stored(run),
+        "all": trains_all(run),
         "seconds": round(run["train_s"], 2),
         "commit": printable(((run["git"] or {}).get("commit") or "")[:7]),
         "dirty": dirty(run),

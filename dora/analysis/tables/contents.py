@@ -43,19 +43,21 @@ def costs(table: Table) -> Grid:
     shown = [row for row in table.rows if table.runs_of(row)]
     # A mean over other tasks than those of the other rows could not be set beside theirs.
     common = [task for task in table.tasks if all(table.runs_of(row, task) for row in shown)]
-    rows = [
-        [
-            table.title(row[0]),
-            budget_in_words(row),
-            str(len(runs)),
-            parameters(table, row),
-            size_range([run["params"]["head"] for run in runs]),
-            _seconds(table, row, common),
-            f"{max(run['peak_memory_bytes'] for run in runs) / 2**20:,.0f}",
-        ]
-        for row in shown
-        for runs in [table.runs_of(row)]
-    ]
+    rows = []
+    for row in shown:
+        runs = table.runs_of(row)
+        peak = max(run["peak_memory_bytes"] for run in runs)
+        rows.append(
+            [
+                table.title(row[0]),
+                budget_in_words(row),
+                str(len(runs)),
+                parameters(table, row),
+                size_range([run["params"]["head"] for run in runs]),
+                _seconds(table, row, common),
+                f"{peak / 2**20:,.0f}",
+            ]
+        )
     head = [
         "method",
         "budget",

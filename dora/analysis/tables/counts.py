@@ -9,7 +9,7 @@ from dora.analysis.grouping import Table
 from dora.analysis.names import size_range
 from dora.analysis.rows import budget_in_words, budget_starts
 from dora.analysis.tables.layout import Grid, number_range
-from dora.records.about_method import about_method
+from dora.records.about_method import about_method, stored
 from dora.records.schema import Run
 
 TRAINED_NOTE = (
@@ -17,19 +17,6 @@ TRAINED_NOTE = (
     "trains. Trained in all: distinct ones over the whole run. In PEFT's file: where blocks are "
     "filled up, or start values kept"
 )
-
-
-def trains_all(run: Run) -> bool:
-    """Tells whether the run leaves a whole model, which stores no adapter."""
-    return about_method(run).result == "model"
-
-
-def stored(run: Run) -> int:
-    """Returns the parameters that a run's result takes beside the head: all, if all are trained."""
-    params = run["params"]
-    if trains_all(run):
-        return int(params["trainable"] - params["head"])
-    return int(params["adapter_end"])
 
 
 def trained(table: Table, caption: str) -> Grid | None:

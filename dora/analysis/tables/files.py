@@ -1,8 +1,7 @@
-"""`python -m dora.tables`: finished runs as tables for a paper, from their run.json alone.
+"""The files of finished runs' tables for a paper, from the runs' run.json alone.
 
-For each data source and model it writes results/tables: Markdown (also printed), LaTeX (a file a
-table) and CSV. A cell that holds several configurations, such as a search of rates, is left out and
-named; --where chooses one.
+For each data source and model there are Markdown, LaTeX (a file a table) and CSV. `dora.tables`
+writes them and prints the Markdown.
 """
 
 from __future__ import annotations
@@ -154,7 +153,7 @@ def _difference_lines(found: Sequence[Difference], table: Table) -> Iterator[dic
             "p_holm": d.p,
             "better": d.better,
             "detectable": d.detectable,
-            # Of an average, the task with fewest pairs.
+            # For an average this is the number of the task with fewest pairs.
             "seeds": min(d.seeds),
         }
 

@@ -135,8 +135,11 @@ def _split_columns(grid: Grid) -> list[list[int]]:
     fewest = len(filled(room))
     equal = sum(widths[j] for j in places) / fewest
     # A little more than an equal share each, as columns cannot be cut.
-    limits = (equal * (1 + percent / 100) for percent in range(100))
-    return next((p for x in limits if x < room and len(p := filled(x)) == fewest), filled(room))
+    for percent in range(100):
+        limit = equal * (1 + percent / 100)
+        if limit < room and len(parts := filled(limit)) == fewest:
+            return parts
+    return filled(room)
 
 
 def _of_rows(grid: Grid, kept: Sequence[int]) -> Grid:

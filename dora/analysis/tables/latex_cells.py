@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from dora.plain import printable
 
 _PLUS_MINUS = r"$\pm$"
-# What a document needs to set these characters as themselves, with \pm and dashes from its fonts.
+# These characters as a document needs them to be set as themselves, with \pm and dashes from its
+# fonts.
 _LATEX = {
     "\\": r"\textbackslash{}",
     "{": r"\{",

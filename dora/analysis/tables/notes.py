@@ -12,10 +12,10 @@ from dora.analysis.grouping import Table
 from dora.analysis.names import size, size_range
 from dora.analysis.rows import budget_in_words, has_budget, row_order
 from dora.analysis.settings_that_differ import sources, unlike
-from dora.analysis.tables import counts
 from dora.analysis.tables.layout import number_range
 from dora.data.tasks import TASKS, labelled
 from dora.records.about_data import other_sizes
+from dora.records.about_method import stored
 from dora.records.place import Place, place_of
 from dora.records.schema import Run
 
@@ -86,11 +86,11 @@ def _unequal_note(table: Table) -> list[str]:
     """Returns the note on rows that store fewer parameters than others at their budget."""
     fewer, by_rank = [], False
     for block in filter(lambda block: has_budget(block[0]), table.blocks):
-        stored = {row: [counts.stored(run) for run in table.runs_of(row)] for row in block}
-        most = max((n for its in stored.values() for n in its), default=0)
-        below = [row for row, its in stored.items() if its and min(its) < 0.99 * most]
+        sizes = {row: [stored(run) for run in table.runs_of(row)] for row in block}
+        most = max((n for its in sizes.values() for n in its), default=0)
+        below = [row for row, its in sizes.items() if its and min(its) < 0.99 * most]
         fewer += [
-            f"{table.title(row[0])} {size_range(stored[row])} of {size(most)}" for row in below
+            f"{table.title(row[0])} {size_range(sizes[row])} of {size(most)}" for row in below
         ]
         by_rank = by_rank or any(row[1].startswith("r") for row in below)
     if not fewer:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dora.adapters.budget import in_words
-from dora.analysis.rows import budget_order
+from dora.analysis.rows import budget_order, length_order
 from dora.analysis.tables.layout import Grid, plain
 from dora.data.tasks import TASKS
 from dora.plain import counted, duration, printable
@@ -60,10 +60,9 @@ def table(seen: list[Seen]) -> str:
 
 
 def _order(cell: tuple[tuple[str, ...], str]) -> tuple[Any, ...]:
-    """Returns what lines are ordered by: `600 steps` comes before `1800 steps`."""
+    """Returns the key by which lines are ordered: by place, budget and length."""
     place, length = cell
-    number = length.split(" ")[0]
-    return place[:4], budget_order(place[4]), int(number) if number.isdigit() else 0
+    return place[:4], budget_order(place[4]), length_order(length)
 
 
 def _score(seen: list[Seen]) -> str:

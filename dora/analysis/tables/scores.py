@@ -13,11 +13,14 @@ from dora.analysis.names import model_title, size_range
 from dora.analysis.published import departures
 from dora.analysis.rows import Row, budget_in_words, budget_starts
 from dora.analysis.stats import Estimate
-from dora.analysis.tables import counts, published
+from dora.analysis.tables import published
 from dora.analysis.tables.layout import Grid, transposed
 from dora.analysis.tables.notes import MARKS, score_notes
+from dora.records.about_method import stored, trains_all
 
-_FIRST_SCORE = 3  # the columns before are method, budget, parameters
+# The columns before are method, budget, parameters; `_sizes` of published.py fills the last two in
+# a paper's rows.
+_FIRST_SCORE = 3
 
 
 @dataclass(frozen=True)
@@ -139,8 +142,8 @@ def parameters(table: Table, row: Row) -> str:
     runs = table.runs_of(row)
     if not runs:
         return "–"
-    text = size_range([counts.stored(run) for run in runs])
-    return f"all {text}" if all(map(counts.trains_all, runs)) else text
+    text = size_range([stored(run) for run in runs])
+    return f"all {text}" if all(map(trains_all, runs)) else text
 
 
 def caption(table: Table) -> str:

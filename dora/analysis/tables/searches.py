@@ -13,9 +13,9 @@ from dora.records.about_method import NO_BUDGET
 
 
 def table(searches: Sequence[Search]) -> list[str]:
-    """Returns a Markdown table with a line for each search, and what a reader must know of them.
+    """Returns a Markdown table with a line for each search, and notes below it.
 
-    Which rates lie at an edge, and in which tasks the methods had unequal effort.
+    The notes name the rates that lie at an edge, and the tasks in which methods had unequal effort.
     """
     keys = [s.key for s in searches]
     several = {

@@ -10,9 +10,10 @@ from typing import Any
 from dora.analysis.finished import read_runs
 from dora.analysis.grouping import showable, tables
 from dora.analysis.tables.contents import costs
-from dora.analysis.tables.counts import federated, stored, trained
+from dora.analysis.tables.counts import federated, trained
 from dora.analysis.tables.scores import scores
 from dora.analysis.view import View
+from dora.records.about_method import stored
 from record_files import write_run
 from runs import change_record
 
