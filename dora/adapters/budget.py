@@ -142,11 +142,16 @@ class Budget:
         start = math.ceil(self.average_rank(matrices) * start_factor)
         limit = min(m.full_rank for m in matrices)
         if start > limit:
-            most = max(int(limit / start_factor), 1)
-            params = sum(most * m.cost + m.fixed_cost for m in matrices)
+            # The average rank may be a fraction: a number of parameters need not give whole ones.
+            most = limit / start_factor
+            params = int(most * sum(m.cost for m in matrices)) + sum(m.fixed_cost for m in matrices)
+            ranks = f"r{int(most)} or " if most >= 1 else ""
+            fits = f"at most {ranks}{params} parameters fit"
+            if params < cheapest:
+                fits = f"none fits that starts at {float(start_factor):g} times its rank"
             return (
                 f"budget={self} is larger than this model: it starts at rank {start} a matrix, "
-                f"the smallest matrix has rank {limit}; at most r{most} or {params} parameters fit"
+                f"the smallest matrix has rank {limit}; {fits}"
             )
         return None
 
