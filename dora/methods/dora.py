@@ -235,7 +235,9 @@ class DoRA(base.Method):
         """Returns how much may live after a step of the window, in the budget's unit."""
         surplus = self.budget_plan.start_total - self.budget_plan.target
         gone, whole = pruned(self.settings.shape, surplus, step - self.start, self.length)
-        return self.budget_plan.start_total - gone // whole  # pruned components rounded down
+        # The amount pruned is rounded down in the budget's unit. In parameters, a component of
+        # which a part has to go goes whole.
+        return self.budget_plan.start_total - gone // whole
 
     def _scores(self) -> list[torch.Tensor]:
         """Returns the smoothed shares, (r,) for each layer, as views of the stacked ones.
