@@ -142,11 +142,16 @@ class Budget:
         start = math.ceil(self.average_rank(matrices) * start_factor)
         limit = min(m.full_rank for m in matrices)
         if start > limit:
-            most = max(int(limit / start_factor), 1)
-            params = sum(most * m.cost + m.fixed_cost for m in matrices)
+            # The average rank may be a fraction: a number of parameters need not give whole ones.
+            most = limit / start_factor
+            params = int(most * sum(m.cost for m in matrices)) + sum(m.fixed_cost for m in matrices)
+            ranks = f"r{int(most)} or " if most >= 1 else ""
+            fits = f"at most {ranks}{params} parameters fit"
+            if params < cheapest:
+                fits = f"none fits that starts at {float(start_factor):g} times its rank"
             return (
                 f"budget={self} is larger than this model: it starts at rank {start} a matrix, "
-                f"the smallest matrix has rank {limit}; at most r{most} or {params} parameters fit"
+                f"the smallest matrix has rank {limit}; {fits}"
             )
         return None
 
@@ -278,13 +283,16 @@ def _span(low: int, high: int) -> str:
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
-def equal_ranks(budget: Budget, matrices: Sequence[Matrix], spread: bool = True) -> tuple[int, ...]:
+def equal_ranks(
+    budget: Budget, matrices: Sequence[Matrix], spread: bool = True, blocks: int = 1
+) -> tuple[int, ...]:
     """Returns fixed ranks: the largest that every matrix can have, the rest dealt one by one.
 
     The rest goes to the matrices in front, in layer order. Where there are fewer components than
     matrices, that would leave the upper layers without any; with `spread` they are then dealt
-    evenly over the layers. No matrix gets more than its full rank. The gap to the budget is smaller
-    than the cheapest component of the matrices that have less.
+    evenly over the layers. No matrix gets more than its full rank, or than that of one of the
+    `blocks` into which each is divided. The gap to the budget is smaller than the cheapest
+    component of the matrices that have less.
     """
     costs, left = budget.costs(matrices), budget.for_components(matrices)
     base = left // sum(costs)
@@ -300,19 +308,22 @@ def equal_ranks(budget: Budget, matrices: Sequence[Matrix], spread: bool = True)
         dealt = False
         for i in order:
             # A base above a full rank is for the caller to refuse, by its whole size.
-            if costs[i] <= left and ranks[i] < max(base + 1, matrices[i].full_rank):
+            if costs[i] <= left and ranks[i] < max(base + 1, matrices[i].full_rank // blocks):
                 ranks[i], left, dealt = ranks[i] + 1, left - costs[i], True
     return tuple(ranks)
 
 
-def equal_plan(budget: Budget, matrices: tuple[Matrix, ...], spread: bool = True) -> Plan:
+def equal_plan(
+    budget: Budget, matrices: tuple[Matrix, ...], spread: bool = True, blocks: int = 1
+) -> Plan:
     """Returns the plan of a method whose ranks are `equal_ranks` from start to end.
 
-    Raises ValueError if the budget does not fit the matrices.
+    `blocks`: divides every width. Raises ValueError if the budget does not fit the matrices.
     """
-    if problem := budget.problem(matrices):
+    # n blocks of rank r make an update of rank n r, which is at most the matrix's.
+    if problem := budget.problem(matrices, Fraction(blocks)):
         raise ValueError(problem)
-    ranks = equal_ranks(budget, matrices, spread)
+    ranks = equal_ranks(budget, matrices, spread, blocks)
     return Plan(budget, matrices, ranks, ranks, budget.total(matrices), dealt=True)
 
 

@@ -159,6 +159,7 @@ class Adapter:
                 checks.refuse_cast(self._dtype, self._factor.dtype)
                 checks.refuse_mixed_groups(self.method, self._by_method, self._own_groups, moved)
                 checks.refuse_removal_in_several_processes(self.method)
+                checks.warn_of_unused(self.method, self.parameters(), self.taken + 1)
             parameters = self._watch.parameters
             checks.refuse_cleared_gradients(self.method, parameters, first=self.taken == 0)
             checks.refuse_unbounded_gradients(self.method, self._by_method, self.taken + 1)

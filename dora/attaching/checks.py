@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
+from dora.attaching.linears import SHOWN
 from dora.attaching.watch import ChangeWatch
 from dora.errors import UserError
 from dora.methods.base import Method, ParameterGroup
@@ -72,6 +74,34 @@ def refuse_removal_in_several_processes(method: Method) -> None:
             "several processes share gradients by shapes that are fixed when training begins: "
             "attach with remove=False, which masks components instead of removing them"
         )
+
+
+def warn_of_unused(method: Method, trained: Sequence[nn.Parameter], step: int) -> None:
+    """Warns of layers that got no gradient from the loss of a step, micro-batches included.
+
+    `trained`: what an optimizer trains, the head included. Where none of it has a gradient, a loop
+    has cleared them before the adapter's step, and they tell nothing.
+    """
+    if all(p.grad is None for p in trained):
+        return
+    # Every factor of a layer that is called has a gradient, be it 0. In one that is not, a penalty
+    # gives some of them one: AdaLoRA's and DoRA's A and B, but not g; SoRA's g, but not A and B.
+    unused = [
+        name
+        for name, layer in method.layers.items()
+        if layer.rank and any(p.grad is None and p.requires_grad for p in layer.factors().values())
+    ]
+    if not unused:
+        return
+    more = f" and {len(unused) - SHOWN} more" if len(unused) > SHOWN else ""
+    # Not refused: LayerDrop skips layers at random, and a batch may reach no row of an expert's.
+    warnings.warn(
+        f"no gradient reached the components of {', '.join(unused[:SHOWN])}{more} in step {step}: "
+        "a layer on which the loss never depends takes its part of the budget for nothing, so leave "
+        "it out with target=, which names the layers to adapt; one that this step alone has skipped "
+        "(LayerDrop, experts) may stay",
+        stacklevel=3,
+    )
 
 
 def refuse_cleared_gradients(

@@ -235,6 +235,8 @@ class DoRA(base.Method):
         """Returns how much may live after a step of the window, in the budget's unit."""
         surplus = self.budget_plan.start_total - self.budget_plan.target
         gone = pruned(self.settings.shape, surplus, step - self.start, self.length)
+        # The amount pruned is rounded down in the budget's unit. In parameters, a component of
+        # which a part has to go goes whole.
         return self.budget_plan.start_total - math.floor(gone)
 
     def _scores(self) -> list[torch.Tensor]:

@@ -13,12 +13,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from fractions import Fraction
 
 import torch
 from torch import Tensor, nn
 
-from dora.adapters.budget import Budget, Matrix, Plan
+from dora.adapters.budget import Budget, Matrix, Plan, equal_plan
 from dora.adapters.lowrank import LowRankLinear
 from dora.methods.base import RunInfo
 from dora.methods.lora import PlainLoRA, PlainSettings
@@ -98,10 +97,7 @@ class MELoRA(PlainLoRA):
                 f"method.blocks={n} must divide every width of the adapted matrices "
                 f"({', '.join(map(str, widths))}); these do: {fitting}"
             )
-        # A block's rank is at most its smaller side: n r is at most the matrix's.
-        if problem := budget.problem(matrices, Fraction(n)):
-            raise ValueError(problem)
-        return super().plan(settings, budget, matrices, run)
+        return equal_plan(budget, matrices, blocks=n)
 
     def _layer_type(self) -> type[LowRankLinear]:
         return BlockLinear

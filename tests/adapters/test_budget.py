@@ -211,6 +211,42 @@ def test_the_largest_budget_that_is_offered_does_fit(shape, factor):
     assert Budget(rank=rank + 1).problem(matrices, factor) is not None
 
 
+# Factors over the smallest full rank too: not one rank fits then, nor does every number.
+@quick
+@given(
+    st.lists(st.tuples(st.integers(1, 8), st.integers(1, 8)), min_size=1, max_size=4),
+    st.fractions(1, 5, max_denominator=8),
+    st.integers(0, 20),
+)
+def test_the_budgets_that_are_offered_are_the_largest_of_all(sizes, factor, fixed):
+    matrices = tuple(Matrix(f"m{i}", a, b, fixed_cost=fixed) for i, (a, b) in enumerate(sizes))
+
+    def largest(spelt, budgets):
+        fitting = [n for n, b in budgets if b.problem(matrices, factor) is None]
+        return [f"{spelt}{max(fitting)}"] if fitting else []
+
+    # As much as one component more than the full rank of every matrix.
+    above = sum(m.fixed_cost + (m.full_rank + 1) * m.cost for m in matrices)
+    offered = [
+        *largest("r", [(n, Budget(rank=n)) for n in range(1, 10)]),
+        *largest("", [(n, Budget(params=n)) for n in range(1, above + 1)]),
+    ]
+    said = f"none fits that starts at {float(factor):g} times its rank"
+    if offered:
+        said = f"at most {' or '.join(offered)} parameters fit"
+    for refused in (Budget(rank=10), Budget(params=above + 1)):
+        assert refused.problem(matrices, factor).endswith(f"; {said}")
+
+
+def test_a_limit_that_no_whole_rank_reaches_is_offered_to_the_last_parameter():
+    # Matrices of 20, 24 and 24 parameters a component: 8 / 3 of each.
+    matrices = (Matrix("a", 12, 8), Matrix("b", 8, 16), Matrix("c", 16, 8))
+    message = Budget(params=300).problem(matrices, Fraction(3))
+    assert message.endswith("the smallest matrix has rank 8; at most r2 or 181 parameters fit")
+    assert Budget(params=181).problem(matrices, Fraction(3)) is None
+    assert Budget(params=182).problem(matrices, Fraction(3)) is not None
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(

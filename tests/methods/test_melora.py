@@ -12,6 +12,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from exported import dev_logits
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -176,6 +178,17 @@ def test_blocks_cost_what_lora_costs_whatever_their_number(params: int) -> None:
     assert sum(p.numel() for p in held) == plans[2].params(plans[2].start) <= params
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(*[st.integers(1, 12)] * 2), min_size=1, max_size=12), st.data())
+def test_one_block_is_planned_as_lora_is(sizes: list[tuple[int, int]], data: st.DataObject) -> None:
+    matrices = tuple(Matrix(str(i), *size) for i, size in enumerate(sizes))
+    most = min(m.full_rank for m in matrices) * sum(m.cost for m in matrices)
+    budget = Budget(params=data.draw(st.integers(min(m.cost for m in matrices), most)))
+    lora = packaged("lora").kind.plan(settings_of("lora"), budget, matrices, RunInfo(100, 3))
+    assert MELoRA.plan(settings_of("melora", blocks=1), budget, matrices, RunInfo(100, 3)) == lora
+    assert all(r <= m.full_rank for r, m in zip(lora.start, matrices, strict=True))
+
+
 @pytest.mark.parametrize("blocks", [0, 3, 64])
 def test_blocks_that_do_not_divide_a_width_are_refused_with_those_that_do(blocks: int) -> None:
     with pytest.raises(
@@ -203,6 +216,19 @@ def test_a_budget_of_more_than_the_blocks_hold_is_refused() -> None:
     assert MELoRA.plan(settings, Budget.parse("r8"), matrices, RunInfo(100, 3)).start == (8,) * 12
     with pytest.raises(ValueError, match=r"budget=r9 is larger than this model.*at most r8"):
         MELoRA.plan(settings, Budget.parse("r9"), matrices, RunInfo(100, 3))
+
+
+# MiniLM's ratios in 96 blocks: those of attention are 2 x 2, where a third component adds nothing.
+def test_no_block_gets_more_components_than_its_full_rank() -> None:
+    shapes = [*[(192, 192)] * 4, (192, 768), (768, 192)] * 2
+    matrices = tuple(Matrix(str(i), *shape) for i, shape in enumerate(shapes))
+    full = sum(2 * m.cost for m in matrices)
+    for params in range(full - 1_000, full + 1):
+        budget = Budget(params=params)
+        plan = MELoRA.plan(settings_of("melora", blocks=96), budget, matrices, RunInfo(100, 3))
+        assert max(plan.start) == 2
+        room = [m.cost for m, r in zip(matrices, plan.start, strict=True) if r < 2]
+        assert 0 <= params - plan.start_params < min(room, default=1)
 
 
 WORDS = ("method=melora", "budget=5000", "max_steps=6", "lr=1e-2")
