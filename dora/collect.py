@@ -75,7 +75,10 @@ def main() -> None:
         "results", type=Path, nargs="+", metavar="RESULTS", help="a folder that holds runs"
     )
     parser.add_argument(
-        "--to", type=Path, metavar="FILE", help="another file, written anew, for all folders"
+        "--to",
+        type=Path,
+        metavar="FILE",
+        help="another file, written anew, for all folders; one that is there must be such a file",
     )
     parser.add_argument(
         "--anonymous",
@@ -87,6 +90,8 @@ def main() -> None:
     for results in [given.results] if given.to else [[folder] for folder in given.results]:
         to = given.to or results[0] / packed.NAME
         try:
+            if given.to:
+                packed.check_free(to)
             print(collect(results, to, given.anonymous))
         except UserError as e:
             refused = True
