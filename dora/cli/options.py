@@ -219,6 +219,8 @@ def asked_for(
     add_arguments(parser)
     given = parser.parse_args()
     try:
+        if given.to and given.to.exists() and not given.to.is_dir():
+            raise UserError(f"--to {given.to} is a file: name a folder")
         first()
         return found_tables(given)
     except UserError as e:
