@@ -25,7 +25,7 @@ FLOATS = [
         (f"method.{f.name}", name)
         for name, (_, method) in METHODS.items()
         for f in dataclasses.fields(method.settings_type)
-        if f.type == "float"
+        if f.type in ("float", "float | None")
     ),
     *((f"model.lr.{name}", name) for name in METHODS),
     ("+rates.sst2.dora", "dora"),
@@ -53,6 +53,16 @@ def test_every_number_must_be_finite(value: str, methods: list[str]) -> None:
         found = problems(f"method={method}", *(f"{key}={value}" for key in mine))
         said = [f"{key.lstrip('+')}={value} must be a finite number" for key in mine]
         assert sorted(p.removesuffix(" (0: no clipping)") for p in found) == sorted(said)
+
+
+@pytest.mark.parametrize("method", list(METHODS))
+def test_a_number_beyond_float32_is_refused_as_infinity_is(method: str) -> None:
+    # PyTorch would raise "without overflow" in the middle of a run, or diverge.
+    mine = [key for key, name in FLOATS if name == method]
+    for value in ("1e+39", "-1e+39"):
+        found = check(configure(f"method={method}", *(f"{key}={value}" for key in mine)))
+        said = [f"{key.lstrip('+')}={value} must lie between -3.4e+38 and 3.4e+38" for key in mine]
+        assert sorted(p.split(",")[0] for p in found) == sorted(said)
 
 
 def test_a_count_has_a_highest_value() -> None:
