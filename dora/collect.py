@@ -11,7 +11,7 @@ from dora.analysis.finished import anything_left_out, read_runs
 from dora.cli.options import LEFT_OUT
 from dora.errors import UserError
 from dora.plain import counted
-from dora.process.command import command
+from dora.process.command import command, path
 from dora.records import packed, study
 from dora.records.directories import directories
 from dora.records.place import Place, place_of
@@ -72,11 +72,11 @@ def main() -> None:
         "the file held stay in it), 2 a folder has nothing that could be packed, 1 the disk failed.",
     )
     parser.add_argument(
-        "results", type=Path, nargs="+", metavar="RESULTS", help="a folder that holds runs"
+        "results", type=path, nargs="+", metavar="RESULTS", help="a folder that holds runs"
     )
     parser.add_argument(
         "--to",
-        type=Path,
+        type=path,
         metavar="FILE",
         help="another file, written anew, for all folders; one that is there must be such a file",
     )

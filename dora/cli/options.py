@@ -15,6 +15,7 @@ from dora.analysis.grouping import Table, note_diverged, showable
 from dora.analysis.rows import BASELINE
 from dora.analysis.view import View
 from dora.errors import UserError
+from dora.process.command import path
 from dora.records.gaps import scan
 from dora.records.study import Seen, first_command
 
@@ -25,13 +26,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options that tables, figures and report share."""
     parser.add_argument(
         "--results",
-        type=Path,
+        type=path,
         default=Path("results"),
         help="the results folder (default: results)",
     )
     parser.add_argument(
         "--to",
-        type=Path,
+        type=path,
         metavar="FOLDER",
         help="where to write (default: the results folder, tables/ and figures/ in it)",
     )

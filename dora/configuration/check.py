@@ -10,7 +10,7 @@ from typing import Any
 
 from dora.adapters.budget import Budget
 from dora.configuration.config import MAX_SEED, PATHS, Config, holder
-from dora.configuration.groups import ModelConfig
+from dora.configuration.groups import PLACES, ModelConfig
 from dora.configuration.method_choice import method_names
 from dora.configuration.method_class import is_released
 from dora.data.tasks import TASKS
@@ -189,8 +189,19 @@ def _of_model(config: Config) -> list[str]:
     given = [f"model.{key}={value}" for key, value in model.places.items()]
     # A folder is taken whatever else is given, as with model=roberta_base model.path=FOLDER.
     known = {} if model.path or len(given) > 1 else model.namesake()
+    # `model.hub=$HUB` is empty if the shell has no HUB, and another model would be trained.
+    places = {key: getattr(model, key) for key in PLACES}
+    empty = [key for key, value in places.items() if value is not None and not value.strip()]
     return _broken(
         _names_a_folder("model.name", config.model_name),
+        *(
+            (
+                False,
+                f"model.{key}= must name a model; model.{key}=null says that there is none (a "
+                "shell's variable that is not set is empty)",
+            )
+            for key in empty
+        ),
         (
             bool(model.path) or len(given) < 2,
             f"{' and '.join(given)} are {len(given)} models: write model=hub too, which leaves the "

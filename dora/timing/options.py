@@ -13,6 +13,7 @@ import torch
 
 from dora.data.tasks import TASKS
 from dora.package import CONF
+from dora.process.command import path
 from dora.process.requirements import folder_problems
 from dora.timing.candidates import COMPILED, CONTENDERS, OTHERS
 from dora.timing.setting import LONGEST, SIZES, Setting
@@ -75,7 +76,7 @@ def parser() -> argparse.ArgumentParser:
     add("--startup", action="store_true", help="start-up times too (default: no)")
     _add_runs(add)
     add(
-        "--to", type=Path, metavar="FILE", help="default: results/bench/[run-]DEVICE-PRECISION.json"
+        "--to", type=path, metavar="FILE", help="default: results/bench/[run-]DEVICE-PRECISION.json"
     )
     # Hidden from the help: it is how `peak_memory` asks a process of its own.
     add("--memory-of", choices=[*CONTENDERS, *OTHERS, *COMPILED], help=argparse.SUPPRESS)

@@ -90,6 +90,14 @@ def test_a_path_that_names_nothing_is_refused(value: str) -> None:
         assert ("null" in said) is (key != "results")  # results are always written somewhere
 
 
+@pytest.mark.parametrize("key", ["hub", "package", "embedded"])
+@pytest.mark.parametrize("value", ["", "'  '"])
+@pytest.mark.parametrize("model", ["tiny_roberta", "roberta_base"])
+def test_a_model_that_is_named_by_nothing_is_refused(model: str, key: str, value: str) -> None:
+    found = check(configure(f"model={model}", f"model.{key}={value}"))
+    assert sum(p.startswith(f"model.{key}= must name a model") for p in found) == 1
+
+
 def test_null_says_that_there_is_no_path() -> None:
     assert prepare(configure("init_from=null", "model.path=null", "data.dir=null")).earlier is None
 
