@@ -121,7 +121,7 @@ def problems(given: argparse.Namespace) -> list[str]:
         found.append(f"--device {given.device} must be cpu, cuda or cuda:N")
     elif given.device != "cpu" and int(device[1] or 0) >= torch.cuda.device_count():
         found.append(f"--device {given.device}: no such GPU here")
-    if given.run and given.data != "mini" and not Path(given.data).is_dir():
+    if given.data != "mini" and not Path(given.data).is_dir():
         found.append(f"--data {given.data}: no such folder; a GLUE download, or mini")
     to = given.to or BENCH
     if given.to and to.is_dir():
