@@ -11,7 +11,7 @@ from dora.analysis.finished import anything_left_out, read_runs
 from dora.cli.options import LEFT_OUT
 from dora.errors import UserError
 from dora.plain import counted
-from dora.process.command import command
+from dora.process.command import command, path
 from dora.records import packed, study
 from dora.records.directories import directories
 from dora.records.place import Place, place_of
@@ -72,10 +72,13 @@ def main() -> None:
         "the file held stay in it), 2 a folder has nothing that could be packed, 1 the disk failed.",
     )
     parser.add_argument(
-        "results", type=Path, nargs="+", metavar="RESULTS", help="a folder that holds runs"
+        "results", type=path, nargs="+", metavar="RESULTS", help="a folder that holds runs"
     )
     parser.add_argument(
-        "--to", type=Path, metavar="FILE", help="another file, written anew, for all folders"
+        "--to",
+        type=path,
+        metavar="FILE",
+        help="another file, written anew, for all folders; one that is there must be such a file",
     )
     parser.add_argument(
         "--anonymous",
@@ -87,6 +90,8 @@ def main() -> None:
     for results in [given.results] if given.to else [[folder] for folder in given.results]:
         to = given.to or results[0] / packed.NAME
         try:
+            if given.to:
+                packed.check_free(to)
             print(collect(results, to, given.anonymous))
         except UserError as e:
             refused = True

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dora.errors import UserError
 from dora.package import __version__
-from dora.process.command import command
+from dora.process.command import command, path
 from dora.sharing import pushing
 from dora.sharing.exporting import export
 from dora.sharing.front_matter import is_license
@@ -27,8 +27,8 @@ def _parser() -> argparse.ArgumentParser:
         "written, 2 it cannot be exported or pushed as asked.",
     )
     add = parser.add_argument
-    add("run", type=Path, metavar="RUN_DIR", help="a run's directory, the one that holds run.json")
-    add("--to", type=Path, metavar="FOLDER", help="a new folder (default: RUN_DIR/export)")
+    add("run", type=path, metavar="RUN_DIR", help="a run's directory, the one that holds run.json")
+    add("--to", type=path, metavar="FOLDER", help="a new folder (default: RUN_DIR/export)")
     form = parser.add_mutually_exclusive_group()
     form.add_argument(
         "--merge",
@@ -44,7 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add(
         "--base",
-        type=Path,
+        type=path,
         metavar="FOLDER",
         help="the base model's folder, where it is not found or has moved",
     )

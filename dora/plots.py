@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from pathlib import Path
 
 from dora.analysis.figures.files import write, write_by_length
 from dora.analysis.figures.style import WIDTHS, require_matplotlib
-from dora.cli.options import asked_for, writing
+from dora.cli.options import Asked, asked_for, writing
+from dora.errors import UserError
 from dora.process.command import command
 
 
@@ -25,16 +28,33 @@ def main() -> None:
     )
     asked = asked_for("dora.plots", __doc__, require_matplotlib, width)
     folder = asked.folder("figures")
+    drawn = False
     for table in asked.tables:
         with writing():
             names = write(table, folder, asked.given.width)
-        for name in names:
-            print(folder / f"{name}.png")
+        _print(folder, names)
+        drawn |= bool(names)
     with writing():
         names = write_by_length(asked.tables, folder, asked.given.width)
+    _print(folder, names)
+    if not (drawn or names):
+        print(_nothing(asked), file=sys.stderr)
+        sys.exit(UserError.exit_code)
+    asked.end()
+
+
+def _print(folder: Path, names: list[str]) -> None:
     for name in names:
         print(folder / f"{name}.png")
-    asked.end()
+
+
+def _nothing(asked: Asked) -> str:
+    """Returns the message for runs that no figure can be drawn from."""
+    needs = "a figure needs a run with a budget, a run's metrics.jsonl, or two methods to compare"
+    if not any(table.averaged for table in asked.tables):
+        apart = dict.fromkeys(t.view.title(task) for t in asked.tables for task in t.apart)
+        needs += f", on a task that averages count ({', '.join(apart)}: with --average glue)"
+    return UserError(needs, *asked.left_out).under("nothing to draw:")
 
 
 if __name__ == "__main__":

@@ -113,7 +113,12 @@ def _do(line: Line) -> None:
         raise HydraException("a word cannot be a setting")
     else:
         sys.argv[1:] = line.words()
-        job()
+        try:
+            job()
+        except SystemExit as e:
+            # Hydra's code for a --package that there is none of, which it has said.
+            wrong = e.code == 1 and any(word.startswith("--package=") for word in line.options)
+            sys.exit(2 if wrong else e.code)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from typing import NoReturn
 from dora.analysis.tables.progress import TO_DO, report
 from dora.cli import screen
 from dora.errors import UserError
-from dora.process.command import command
+from dora.process.command import command, path
 from dora.records import gaps, study
 from dora.records.directories import directories
 
@@ -31,7 +31,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--results",
-        type=Path,
+        type=path,
         default=Path("results"),
         help="the results folder (default: results)",
     )

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from dora.errors import UserError
-from dora.process.command import command
+from dora.process.command import command, path
 from dora.sharing.leaderboard import FILES
 from dora.sharing.submission import submit
 
@@ -25,14 +25,14 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add(
         "runs",
-        type=Path,
+        type=path,
         nargs="+",
         metavar="RUN_DIR",
         help="directories of finished runs, one a task",
     )
     add(
         "--to",
-        type=Path,
+        type=path,
         default=Path("submission.zip"),
         metavar="ZIP",
         help="default: submission.zip",

@@ -30,10 +30,14 @@ HEAVY = ("torch", "transformers", "dora.training.one_run", "transformers.modelin
 def check_grid(hydra: Any) -> None:
     """Raises UserError if an experiment is a grid of runs, and neither -m nor one run is given.
 
-    Without -m Hydra would train one run of the grid, with defaults that the experiment never has.
+    So it does for a search without -m. Without -m Hydra would train one run of the grid, with defaults that the experiment never has.
     """
     grid = hydra.sweeper.params or {}
     given = {key_of(word) for word in hydra.overrides.task}
+    if hydra.mode == RunMode.RUN and hydra.runtime.choices["hydra/sweeper"] == "tune":
+        raise UserError(
+            "hydra/sweeper=tune is a search, of many runs: python -m dora.tune begins it"
+        )
     if hydra.mode == RunMode.RUN and (left := [key for key in grid if key not in given]):
         raise UserError(
             f"experiment={hydra.runtime.choices.experiment} is a grid of runs "

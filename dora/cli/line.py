@@ -109,6 +109,8 @@ def _unfit(given: argparse.Namespace, overrides: Sequence[str]) -> list[str]:
         problems.append(f"{' and '.join(commands)} cannot go together{why}")
     if given.resolve and not given.cfg:
         problems.append("--resolve goes with --cfg job")
+    if given.package is not None and not given.cfg:
+        problems.append("--package goes with --cfg job")
     if given.cfg and not given.multirun:
         several = [word for word in overrides if is_sweep(word)]
         problems += [

@@ -15,6 +15,7 @@ from dora.analysis.grouping import Table, note_diverged, showable
 from dora.analysis.rows import BASELINE
 from dora.analysis.view import View
 from dora.errors import UserError
+from dora.process.command import path
 from dora.records.gaps import scan
 from dora.records.study import Seen, first_command
 
@@ -25,13 +26,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options that tables, figures and report share."""
     parser.add_argument(
         "--results",
-        type=Path,
+        type=path,
         default=Path("results"),
         help="the results folder (default: results)",
     )
     parser.add_argument(
         "--to",
-        type=Path,
+        type=path,
         metavar="FOLDER",
         help="where to write (default: the results folder, tables/ and figures/ in it)",
     )
@@ -219,6 +220,8 @@ def asked_for(
     add_arguments(parser)
     given = parser.parse_args()
     try:
+        if given.to and given.to.exists() and not given.to.is_dir():
+            raise UserError(f"--to {given.to} is a file: name a folder")
         first()
         return found_tables(given)
     except UserError as e:

@@ -10,7 +10,7 @@ from typing import Any
 
 from dora.adapters.budget import Budget
 from dora.configuration.config import MAX_SEED, PATHS, Config, holder
-from dora.configuration.groups import ModelConfig
+from dora.configuration.groups import PLACES, ModelConfig
 from dora.configuration.method_choice import method_names
 from dora.configuration.method_class import is_released
 from dora.data.tasks import TASKS
@@ -18,6 +18,7 @@ from dora.methods.rules import fraction_or_steps
 from dora.plain import dotted
 from dora.process import requirements
 
+MAX_FLOAT = (2 - 2**-23) * 2.0**127  # the largest float32, about 3.4e38
 MAX_COUNT = 2**31 - 1  # of steps, rows, epochs: a signed 32-bit number, as some of PyTorch's are
 SOURCES = ("mini", "dir", "hub")  # the files in conf/data
 MAX_THREADS = 1024  # beyond any machine's: a mistyped number would start as many threads
@@ -28,7 +29,7 @@ def check(config: Config) -> list[str]:
 
     Each message has the value, the rule and a way out.
     """
-    infinite = _not_finite(config)
+    infinite = [*_not_finite(config), *_beyond_float32(config)]
     problems = [
         *_no_text(config),
         *_keys_added(config),
@@ -41,7 +42,7 @@ def check(config: Config) -> list[str]:
         *_of_paths(config),
         *requirements.problems(config.device, config.wandb, config.tensorboard, config.results),
     ]
-    # A number that is not finite breaks every rule that bounds it; one message is enough.
+    # Such a number breaks every rule that bounds it; one message is enough.
     said = tuple(text.split("=")[0] + "=" for text in infinite)
     return [*infinite, *(p for p in problems if not p.startswith(said))]
 
@@ -59,6 +60,15 @@ def _not_finite(config: Config) -> list[str]:
         f"{key}={value} must be a finite number{' (0: no clipping)' if key == 'clip' else ''}"
         for key, value in _values(config)
         if isinstance(value, float) and not math.isfinite(value)
+    ]
+
+
+def _beyond_float32(config: Config) -> list[str]:
+    """Returns a message for every finite number that float32, the type of tensors, cannot hold."""
+    return [
+        f"{key}={value} must lie between -{MAX_FLOAT:.1e} and {MAX_FLOAT:.1e}, as float32 holds it"
+        for key, value in _values(config)
+        if isinstance(value, float) and MAX_FLOAT < abs(value) < math.inf
     ]
 
 
@@ -139,8 +149,8 @@ def _of_choices(config: Config) -> list[str]:
     wrong = {
         key: by
         for key, by in given.items()
-        # -inf is left to the check of finite numbers.
-        if any(m not in methods or -math.inf < v <= 0 for m, v in by.items())
+        # Numbers beyond float32 are left to their own check.
+        if any(m not in methods or -MAX_FLOAT <= v <= 0 for m, v in by.items())
     }
     return _broken(
         (task in TASKS, f"task={task} must be one of {', '.join(TASKS)}"),
@@ -179,8 +189,19 @@ def _of_model(config: Config) -> list[str]:
     given = [f"model.{key}={value}" for key, value in model.places.items()]
     # A folder is taken whatever else is given, as with model=roberta_base model.path=FOLDER.
     known = {} if model.path or len(given) > 1 else model.namesake()
+    # `model.hub=$HUB` is empty if the shell has no HUB, and another model would be trained.
+    places = {key: getattr(model, key) for key in PLACES}
+    empty = [key for key, value in places.items() if value is not None and not value.strip()]
     return _broken(
         _names_a_folder("model.name", config.model_name),
+        *(
+            (
+                False,
+                f"model.{key}= must name a model; model.{key}=null says that there is none (a "
+                "shell's variable that is not set is empty)",
+            )
+            for key in empty
+        ),
         (
             bool(model.path) or len(given) < 2,
             f"{' and '.join(given)} are {len(given)} models: write model=hub too, which leaves the "

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from dora.errors import NotNow
 from dora.package import __version__
@@ -60,6 +62,16 @@ def command(main: Callable[[], None], prints_only: bool = True) -> None:
             ended = SystemExit(1)
     if ended is not None:
         raise ended
+
+
+def path(text: str) -> Path:
+    """Returns the path that an option gives. Raises ArgumentTypeError where it names nothing.
+
+    `Path("")` is the folder where one stands, which nobody means by `--to=$TO` without a TO.
+    """
+    if not text.strip():
+        raise argparse.ArgumentTypeError("is empty, as a shell's variable that is not set")
+    return Path(text)
 
 
 def typed() -> str:

@@ -66,6 +66,27 @@ def write(file: Path, folders: Iterable[Path], blind: bool = False) -> int:
     return number
 
 
+def check_free(file: Path) -> None:
+    """Raises UserError where `write` would replace another kind of file, or add one to a run's."""
+    run = next((p for p in file.absolute().parents if (p / RECORD).exists()), None)
+    if run is not None:
+        raise UserError(f"{file} lies in {run}, a run's directory: name a file elsewhere")
+    # A link to nowhere is replaced; anything but a file, such as a pipe, is not opened.
+    if file.exists() and not (file.is_file() and _is_packed(file)):
+        raise UserError(
+            f"{file} is there and holds no packed records: name another file, or remove this one"
+        )
+
+
+def _is_packed(file: Path) -> bool:
+    """Tells whether a file begins as `write` begins one."""
+    try:
+        with gzip.open(file, "rt", encoding="ascii") as lines:
+            return _object(lines.readline(_LONGEST)) == FORMAT
+    except (OSError, EOFError, zlib.error, ValueError, RecursionError):
+        return False
+
+
 def _line(value: Any) -> bytes:
     return json.dumps(value, ensure_ascii=True, sort_keys=True).encode() + b"\n"
 

@@ -13,6 +13,7 @@ import torch
 
 from dora.data.tasks import TASKS
 from dora.package import CONF
+from dora.process.command import path
 from dora.process.requirements import folder_problems
 from dora.timing.candidates import COMPILED, CONTENDERS, OTHERS
 from dora.timing.setting import LONGEST, SIZES, Setting
@@ -75,7 +76,7 @@ def parser() -> argparse.ArgumentParser:
     add("--startup", action="store_true", help="start-up times too (default: no)")
     _add_runs(add)
     add(
-        "--to", type=Path, metavar="FILE", help="default: results/bench/[run-]DEVICE-PRECISION.json"
+        "--to", type=path, metavar="FILE", help="default: results/bench/[run-]DEVICE-PRECISION.json"
     )
     # Hidden from the help: it is how `peak_memory` asks a process of its own.
     add("--memory-of", choices=[*CONTENDERS, *OTHERS, *COMPILED], help=argparse.SUPPRESS)
@@ -120,7 +121,7 @@ def problems(given: argparse.Namespace) -> list[str]:
         found.append(f"--device {given.device} must be cpu, cuda or cuda:N")
     elif given.device != "cpu" and int(device[1] or 0) >= torch.cuda.device_count():
         found.append(f"--device {given.device}: no such GPU here")
-    if given.run and given.data != "mini" and not Path(given.data).is_dir():
+    if given.data != "mini" and not Path(given.data).is_dir():
         found.append(f"--data {given.data}: no such folder; a GLUE download, or mini")
     to = given.to or BENCH
     if given.to and to.is_dir():

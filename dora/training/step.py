@@ -113,8 +113,20 @@ class Stepper:
         """Takes step `step` (from 1); returns (mean task loss over the batch, penalty or None).
 
         The loss is this process's share of the mean. Both stay on the device: reading them would
-        wait for it.
+        wait for it. Raises Diverged if the method meets values that are not finite.
         """
+        try:
+            return self._take(step)
+        # Its scores, or a matrix to decompose. Looked at only here: to read values is to wait for
+        # the device.
+        except (FloatingPointError, torch.linalg.LinAlgError) as e:
+            self.check_finite(step)  # a loss that was not finite before is the cause
+            if isinstance(e, FloatingPointError):
+                raise Diverged(f"diverged: {e} at step {step}; {self._remedy}") from e
+            raise
+
+    def _take(self, step: int) -> tuple[Tensor, Tensor | None]:
+        """Takes the step for `take`, which explains the errors of the method's moments."""
         s = self.setup
         self._set_rate(step)
         if not s.model.training:  # going through all modules takes the host a while
@@ -126,13 +138,15 @@ class Stepper:
         processes.sum_gradients(s.world, self.parameters.values())
         s.method.adjust_gradients(step)
         self.gradient_norm = self._clip()
-        s.method.adjust_clipped_gradients(step)
+        # Before the method's next moments: if one fails, this step's loss may be the cause.
         self.watch.see(step, loss, penalty, self.gradient_norm)
+        s.method.adjust_clipped_gradients(step)
         self.optimizer.step()
         s.method.update(step, self.rate)
         self.observe("optimizer")
         # Before gradients are cleared: AdaLoRA's scores need them.
-        if (change := self._decide(step)) is not None:
+        change = checked(s.method, "after_step", s.method.after_step(step), Mask, Remove, Renew)
+        if change is not None:
             self.apply(change, step)
         # Not by the optimizer, which does not know the tensors that a method moves itself.
         for p in self.parameters.values():
@@ -211,18 +225,6 @@ class Stepper:
         norm = nn.utils.clip_grad_norm_(self.parameters.values(), limit)
         self.observe("clip")
         return norm
-
-    def _decide(self, step: int) -> Change | None:
-        """Returns the change that the method decides on after the optimizer's step, or None.
-
-        Raises Diverged if the method's scores are not finite.
-        """
-        try:
-            change = self.setup.method.after_step(step)
-        except FloatingPointError as e:
-            self.check_finite(step)  # a loss that was not finite before is the cause
-            raise Diverged(f"diverged: {e} at step {step}; {self._remedy}") from e
-        return checked(self.setup.method, "after_step", change, Mask, Remove, Renew)
 
     def apply(self, change: Change, step: int) -> None:
         """Applies a method's change to weights and moments, and logs a new allocation."""

@@ -203,6 +203,11 @@ def test_the_version_is_ours() -> None:
             "seed=1,2: --cfg shows one configuration, so give one value",
         ),
         (["--resolve"], "--resolve goes with --cfg job"),
+        (["-p", "method"], "--package goes with --cfg job"),
+        (
+            ["hydra/sweeper=tune"],
+            "hydra/sweeper=tune is a search, of many runs: python -m dora.tune",
+        ),
         (["--shell-completion", "install=bash"], "--help lists keys and choices"),
     ],
 )
@@ -236,6 +241,12 @@ def test_what_hydras_sweeper_writes_of_a_path_is_spelled_as_it_is_typed(folder: 
     again = plain(written[0])
     assert in_grammar(again, sweeping=False) == in_grammar(f"results={folder}", sweeping=False)
     assert plain(again) == again
+
+
+def test_a_package_that_there_is_none_of_is_a_bad_configuration() -> None:
+    code, out, err = typed("--cfg", "job", "-p", "nope")
+    assert (code, out) == (2, "")
+    assert "nope" in err
 
 
 def test_a_config_dir_that_is_empty_or_given_twice_is_refused(tmp_path: Path) -> None:

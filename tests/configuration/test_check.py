@@ -25,7 +25,7 @@ FLOATS = [
         (f"method.{f.name}", name)
         for name, (_, method) in METHODS.items()
         for f in dataclasses.fields(method.settings_type)
-        if f.type == "float"
+        if f.type in ("float", "float | None")
     ),
     *((f"model.lr.{name}", name) for name in METHODS),
     ("+rates.sst2.dora", "dora"),
@@ -55,6 +55,16 @@ def test_every_number_must_be_finite(value: str, methods: list[str]) -> None:
         assert sorted(p.removesuffix(" (0: no clipping)") for p in found) == sorted(said)
 
 
+@pytest.mark.parametrize("method", list(METHODS))
+def test_a_number_beyond_float32_is_refused_as_infinity_is(method: str) -> None:
+    # PyTorch would raise "without overflow" in the middle of a run, or diverge.
+    mine = [key for key, name in FLOATS if name == method]
+    for value in ("1e+39", "-1e+39"):
+        found = check(configure(f"method={method}", *(f"{key}={value}" for key in mine)))
+        said = [f"{key.lstrip('+')}={value} must lie between -3.4e+38 and 3.4e+38" for key in mine]
+        assert sorted(p.split(",")[0] for p in found) == sorted(said)
+
+
 def test_a_count_has_a_highest_value() -> None:
     counts = ["epochs", "max_steps", "batch_size", "max_length", "limit_train"]
     counts += ["eval_every", "patience", "checkpoint_every", "threads"]
@@ -78,6 +88,14 @@ def test_a_path_that_names_nothing_is_refused(value: str) -> None:
     for key in keys:
         (said,) = (p for p in found if p.startswith(f"{key}= must name a folder"))
         assert ("null" in said) is (key != "results")  # results are always written somewhere
+
+
+@pytest.mark.parametrize("key", ["hub", "package", "embedded"])
+@pytest.mark.parametrize("value", ["", "'  '"])
+@pytest.mark.parametrize("model", ["tiny_roberta", "roberta_base"])
+def test_a_model_that_is_named_by_nothing_is_refused(model: str, key: str, value: str) -> None:
+    found = check(configure(f"model={model}", f"model.{key}={value}"))
+    assert sum(p.startswith(f"model.{key}= must name a model") for p in found) == 1
 
 
 def test_null_says_that_there_is_no_path() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 
@@ -40,3 +41,29 @@ command(main)
 def test_a_line_that_is_too_long_to_pass_on_starts_processes_all_the_same() -> None:
     done = subprocess.check_output([sys.executable, "-c", CODE, "x" * 120_000], text=True)
     assert done.endswith(" -c\n")  # the other process's own
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        ["tables", "--results="],
+        ["plots", "--to="],
+        ["report", "--to", " "],
+        ["status", "--results="],
+        ["collect", ""],
+        ["collect", "x", "--to="],
+        ["export", ""],
+        ["export", "x", "--to="],
+        ["export", "x", "--base="],
+        ["submit", "x", "--to="],
+        ["bench", "--to="],
+    ],
+)
+def test_a_path_that_names_nothing_is_refused(
+    line: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", line)
+    with pytest.raises(SystemExit) as ended:
+        importlib.import_module(f"dora.{line[0]}").main()
+    assert ended.value.code == 2
+    assert "is empty, as a shell's variable that is not set" in capsys.readouterr().err

@@ -429,6 +429,28 @@ def test_the_command_packs_every_folder_and_says_where_there_is_nothing(tmp_path
     )
 
 
+def test_no_file_but_an_older_one_of_its_kind_is_replaced(tmp_path: Path) -> None:
+    (run, *_) = some(tmp_path)
+    paper, table = tmp_path / "paper.tex", tmp_path / "table.gz"
+    paper.write_text("a year's work")
+    table.write_bytes(gzip.compress(b"a,b\n"))
+    for to, why in (
+        (paper, "is there and holds no packed records"),
+        (table, "is there and holds no packed records"),
+        (tmp_path / "runs", "is there and holds no packed records"),
+        (run / "run.json", f"lies in {run}, a run's directory"),
+        (run / "export" / "x.gz", f"lies in {run}, a run's directory"),
+    ):
+        before = to.read_bytes() if to.is_file() else None
+        done = command("dora.collect", str(tmp_path), "--to", str(to))
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr.startswith(f"nothing packed: {to} {why}")
+        assert (to.read_bytes() if to.is_file() else None) == before
+    for _ in range(2):  # the second time over the first one's file
+        done = command("dora.collect", str(tmp_path), "--to", str(tmp_path / "mine.gz"))
+        assert done.returncode == 0, done.stderr
+
+
 def test_an_anonymous_file_names_no_host_and_no_folder_and_is_read_like_any(tmp_path: Path) -> None:
     (folder, *_) = some(tmp_path)
     record = json.loads((folder / "run.json").read_text())

@@ -214,6 +214,7 @@ def test_the_help_fits_a_screen_and_states_every_default(monkeypatch):
         ("--dropout 0 1 --backbone-dropout nan", "--dropout 1 must lie in [0, 1); --backbone-"),
         ("--device gpu", "--device gpu must be cpu, cuda or cuda:N"),
         ("--device cuda:99", "--device cuda:99: no such GPU here"),
+        ("--data /nope", "--data /nope: no such folder"),
         ("--to .", "--to . is a folder; name a file"),
         ("--to {file}/b.json", "{file} cannot be written to"),
     ],

@@ -210,3 +210,21 @@ def test_a_run_that_diverged_goes_on_once_from_its_last_sound_checkpoint(tmp_pat
     assert again["resumed_from"] == [12]
     assert again["results"] == alone["results"]
     same_files(only_run(tmp_path / "alone"), only_run(tmp_path / "once"))
+
+
+def test_a_decomposition_of_values_that_are_not_finite_is_a_divergence(tmp_path):
+    # Its steps decompose BᵀB, which LAPACK refuses where the step before made NaN of B.
+    with pytest.raises(RunFailed, match=r"^diverged: loss not finite at step \d+; lower lr"):
+        run(small(tmp_path, "method=lora_pro", "lr=1e4"))
+    assert record(tmp_path)["status"] == "diverged"
+
+
+def test_a_decomposition_that_fails_on_finite_values_is_no_divergence(monkeypatch):
+    loop = dora_loop()
+
+    def fail(step, rate):
+        raise torch.linalg.LinAlgError("did not converge")
+
+    monkeypatch.setattr(loop.setup.method, "update", fail)
+    with pytest.raises(torch.linalg.LinAlgError):
+        loop.train_step(1)

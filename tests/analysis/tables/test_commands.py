@@ -281,6 +281,41 @@ def test_where_nothing_can_be_shown_the_exit_code_is_2(searched: Path) -> None:
     assert not (searched / "tables").exists()
 
 
+@pytest.mark.parametrize(
+    ("method", "task", "why"),
+    [
+        (
+            "full",
+            "rte",
+            "a figure needs a run with a budget, a run's metrics.jsonl, or two methods",
+        ),
+        ("lora", "wnli", "on a task that averages count (WNLI acc: with --average glue)"),
+    ],
+)
+def test_where_nothing_can_be_drawn_the_exit_code_is_2(
+    method: str, task: str, why: str, tmp_path: Path
+) -> None:
+    write_run(tmp_path, method, 1, 0.6, task=task, budget="none" if method == "full" else "r8")
+    done = command("dora.plots", "--results", str(tmp_path))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("nothing to draw: a figure needs ")
+    assert why in done.stderr
+    assert not (tmp_path / "figures").exists()
+    if task == "wnli":
+        done = command("dora.plots", "--results", str(tmp_path), "--average", "glue")
+        assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("what", ["tables", "plots", "report"])
+def test_a_file_is_no_folder_to_write_to(what: str, tmp_path: Path) -> None:
+    write_run(tmp_path, "lora", 1, 0.6)
+    (tmp_path / "paper").write_text("a year's work")
+    to = str(tmp_path / "paper")
+    done = command(f"dora.{what}", "--results", str(tmp_path), "--to", to)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"--to {to} is a file: name a folder\n"
+
+
 def test_a_row_that_lost_its_only_cell_is_all_dashes(searched: Path) -> None:
     # LoRA has no run but those of SST-2, which are of two configurations.
     shutil.rmtree(searched / "runs" / "dir" / "rte")
