@@ -65,7 +65,8 @@ def single_values(word: str) -> list[str]:
     override = _parsed(word)
     if not override.is_sweep_override():
         return [word]
-    return [f"{key_of(word)}={value}" for value in override.sweep_string_iterator()]
+    key = word.partition("=")[0]  # with its plus sign
+    return [f"{key}={value}" for value in override.sweep_string_iterator()]
 
 
 def first_lines(error: BaseException) -> str:
