@@ -158,6 +158,21 @@ def test_a_choice_is_written_without_a_plus_sign(words: list[str], said: list[st
         assert part in problem
 
 
+def test_no_key_is_taken_away_in_a_run_or_a_sweep() -> None:
+    words = {
+        "~lr": "write lr=null, or leave it out",
+        "~results=x": "write results=null, or leave it out",
+        "~method=lora": "write method=NAME for another, or leave it out",
+        "~": "settings are written key=value",
+    }
+    for sweep in ([], ["-m"]):
+        problems = refused(*sweep, *words)
+        assert len(problems) == len(words)
+        for problem, (word, part) in zip(problems, words.items(), strict=True):
+            assert problem.startswith(f"{word}: ")
+            assert part in problem
+
+
 @pytest.mark.parametrize("word", ["method.name=adalora", "+method.name=adalora"])
 def test_a_method_is_not_chosen_by_the_key_that_its_file_states(word: str) -> None:
     # It would train the default method under the name of another.
