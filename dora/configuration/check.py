@@ -295,16 +295,17 @@ def _of_paths(config: Config) -> list[str]:
     for key in PATHS:
         part, name = holder(config, key)
         path = getattr(part, name)
+        what = "file" if key == "rates_from" else "folder"
         if path is not None and not path.strip():
             none = "" if key == "results" else f"; {key}=null says that there is none"
             found.append(
-                f"{key}= must name a folder{none} (a shell's variable that is not set is empty)"
+                f"{key}= must name a {what}{none} (a shell's variable that is not set is empty)"
             )
         # `from_hydra` has expanded the homes that exist.
         elif path is not None and path.startswith("~"):
             found.append(
                 f"{key}={path}: there is no home {path.split('/')[0]}; "
-                f"a folder of that name is ./{path}"
+                f"a {what} of that name is ./{path}"
             )
     if config.init_from and not config.chosen.kind.starts_from_runs:
         found.append(

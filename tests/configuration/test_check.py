@@ -73,10 +73,12 @@ def test_a_models_threads_are_a_number_of_threads(threads: int) -> None:
 # As `init_from=$RUN` is where the shell has no RUN.
 @pytest.mark.parametrize("value", ["", "'  '"])
 def test_a_path_that_names_nothing_is_refused(value: str) -> None:
-    keys = ["init_from", "model.path", "data.dir", "results"]
+    keys = ["init_from", "model.path", "data.dir", "results", "rates_from"]
     found = problems(*(f"{key}={value}" for key in keys))
     for key in keys:
-        (said,) = (p for p in found if p.startswith(f"{key}= must name a folder"))
+        what = "file" if key == "rates_from" else "folder"
+        (said,) = (p for p in found if p.startswith(f"{key}="))
+        assert said.startswith(f"{key}= must name a {what}")
         assert ("null" in said) is (key != "results")  # results are always written somewhere
 
 
