@@ -243,10 +243,10 @@ def plan(
     runs: dict[Path, tuple[Words, SweepRun]] = {}
     for words in map(tuple, jobs):
         p = planned[words]
-        own, held = runs.get(p.folder, (p.words, p))
+        named, held = runs.get(p.folder, (p.words, p))
         # The words of each may hold another setting without effect.
         notes = tuple(dict.fromkeys((*held.notes, *p.notes)))
-        runs[p.folder] = own, dataclasses.replace(held, notes=notes)
+        runs[p.folder] = named, dataclasses.replace(held, notes=notes)
     folders = {words: planned[words].folder for words in map(tuple, jobs)}
     return Sweep(dict(runs.values()), options, folders, search)
 

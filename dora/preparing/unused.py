@@ -50,7 +50,8 @@ def _of_length_and_rate(config: Config, searched: bool) -> dict[str, str]:
 
 
 def _of_the_rest(config: Config) -> dict[str, str]:
-    found, model, kind = {}, config.model, config.chosen.kind
+    found: dict[str, str] = {}
+    model, kind = config.model, config.chosen.kind
     known = model.namesake()
     # The choices of the suite name a hub's model too, which nobody has typed.
     own = model.name is None or (known != {} and known.get("hub") != model.hub)
