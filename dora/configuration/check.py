@@ -179,8 +179,11 @@ def _of_model(config: Config) -> list[str]:
     given = [f"model.{key}={value}" for key, value in model.places.items()]
     # A folder is taken whatever else is given, as with model=roberta_base model.path=FOLDER.
     known = {} if model.path or len(given) > 1 else model.namesake()
+    named = _names_a_folder("model.name", config.model_name)
+    if model.name is None and model.hub and not model.path:  # then the name is the repository's
+        named = named[0], f"model.hub={model.hub} must be a repository of the hub, ORG/NAME"
     return _broken(
-        _names_a_folder("model.name", config.model_name),
+        named,
         (
             bool(model.path) or len(given) < 2,
             f"{' and '.join(given)} are {len(given)} models: write model=hub too, which leaves the "

@@ -181,8 +181,9 @@ class Config:
             return USUAL
         unknown = [k for k in given if k not in KINDS]
         if unknown or not given:
+            typed = self.target if isinstance(self.target, str) else ",".join(map(str, given))
             raise ValueError(
-                f"target={self.target} must be all or some of {', '.join(KINDS)}, such as q,v"
+                f"target={typed or self.target} must be all or some of {', '.join(KINDS)}, such as q,v"
             )
         # In the table's order, without repeats: target=v,q is the same run as target=q,v.
         return tuple(k for k in KINDS if k in given)

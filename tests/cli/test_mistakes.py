@@ -355,7 +355,7 @@ def test_an_unreachable_hub_is_reported_within_ten_seconds(tmp_path: Path) -> No
         (["max_length=600"], ["longer than this model's 128 positions"]),
         (
             ["target=[q,w]", "epochs=0", "clip=-1"],
-            ["target=['q', 'w'] must be all or some of q", "epochs=0", "clip=-1.0"],
+            ["target=q,w must be all or some of q", "epochs=0", "clip=-1.0"],
         ),
     ],
 )

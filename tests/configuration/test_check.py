@@ -70,6 +70,11 @@ def test_a_models_threads_are_a_number_of_threads(threads: int) -> None:
     assert problem == f"model.threads={threads} must lie between 1 and 1024"
 
 
+def test_a_wrong_repository_is_named_by_the_key_that_was_typed() -> None:
+    found = check(configure("method=lora", "model=hub", "model.hub=../../etc"))
+    assert found == ["model.hub=../../etc must be a repository of the hub, ORG/NAME"]
+
+
 # As `init_from=$RUN` is where the shell has no RUN.
 @pytest.mark.parametrize("value", ["", "'  '"])
 def test_a_path_that_names_nothing_is_refused(value: str) -> None:
