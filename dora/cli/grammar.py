@@ -11,7 +11,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
-from dora.cli.line import is_setting, quoted, states_method
+from dora.cli.line import is_setting, quoted, states_method, takes_away
 from dora.records.words import key_of
 
 # The first line of that part of Hydra's and OmegaConf's messages which speaks of internals.
@@ -26,6 +26,11 @@ def malformed(word: str) -> str | None:
     Needs `composing`: `glob()` in a value asks for the choices that there are.
     """
     key, _, value = word.partition("=")
+    if takes_away(word) and (name := key_of(word)):
+        # A choice has a file, and no null.
+        is_choice = GlobalHydra.instance().config_loader().get_group_options(name)
+        way = f"{name}=NAME for another" if is_choice else f"{name}=null"
+        return f"{word}: no key is taken away; write {way}, or leave it out: its default counts"
     if not is_setting(word):
         return f"{word}: settings are written key=value, such as task=sst2"
     if states_method(word):
@@ -65,7 +70,8 @@ def single_values(word: str) -> list[str]:
     override = _parsed(word)
     if not override.is_sweep_override():
         return [word]
-    return [f"{key_of(word)}={value}" for value in override.sweep_string_iterator()]
+    key = word.partition("=")[0]  # with its plus sign
+    return [f"{key}={value}" for value in override.sweep_string_iterator()]
 
 
 def first_lines(error: BaseException) -> str:

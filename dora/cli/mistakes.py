@@ -101,16 +101,19 @@ def _of_single_values(words: Sequence[str], config_dir: str | None) -> list[str]
 
 def _of_choice(compose: Composer, word: str, config_dir: str | None) -> str | None:
     """Returns the message for `task=…` and the like, tried alone; None if it is right."""
-    key, _, value = word.partition("=")
+    key, value = key_of(word), word.partition("=")[2]
     if key in ONE_FILE and value.startswith("["):
         return f"{word}: a run has one {key}; several runs: -m {key}={value.strip('[]')}"
     error = _error(compose, [word])
     if error is None:
         return None
+    # Hydra adds with a plus sign the groups that the suite's own list of defaults lacks.
+    if word.startswith("+") and _error(compose, [f"{key}={value}"]) is None:
+        return f"{word}: write {key}={value} without {word.partition(key)[0]}"
     # Its file in conf/ is there, but the configuration that it extends comes with the launcher.
     if word in _LAUNCHERS:
         return f"{word} needs Hydra's launcher for it: pip install {_LAUNCHERS[word]}"
-    names = choices(key_of(word), config_dir)
+    names = choices(key, config_dir)
     if value in names:  # the file is there, and something in it is wrong
         return f"{word}: {_in_file(error)}"
     if value.lower() in ("all", "glue"):

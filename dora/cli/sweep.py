@@ -243,7 +243,10 @@ def plan(
     runs: dict[Path, tuple[Words, SweepRun]] = {}
     for words in map(tuple, jobs):
         p = planned[words]
-        runs.setdefault(p.folder, (p.words, p))
+        named, held = runs.get(p.folder, (p.words, p))
+        # The words of each may hold another setting without effect.
+        notes = tuple(dict.fromkeys((*held.notes, *p.notes)))
+        runs[p.folder] = named, dataclasses.replace(held, notes=notes)
     folders = {words: planned[words].folder for words in map(tuple, jobs)}
     return Sweep(dict(runs.values()), options, folders, search)
 
@@ -287,7 +290,7 @@ def _sweep_run(p: Prepared, folder: Path, words: Words, here: bool) -> SweepRun:
             "here; precision=bf16 or precision=fp32 chooses"
         )
     own = p.words(words), lacks, embedded_note(c) is not None
-    return SweepRun(folder, p.settings, c.force, notes_on(p), text, p.auto, *own)
+    return SweepRun(folder, p.settings, c.force, notes_on(p, here), text, p.auto, *own)
 
 
 def _with_places(problems: Mapping[str, list[Words]], total: int) -> Iterator[str]:

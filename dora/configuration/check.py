@@ -192,8 +192,11 @@ def _of_model(config: Config) -> list[str]:
     # `model.hub=$HUB` is empty if the shell has no HUB, and another model would be trained.
     places = {key: getattr(model, key) for key in PLACES}
     empty = [key for key, value in places.items() if value is not None and not value.strip()]
+    named = _names_a_folder("model.name", config.model_name)
+    if model.name is None and model.hub and not model.path:  # then the name is the repository's
+        named = named[0], f"model.hub={model.hub} must be a repository of the hub, ORG/NAME"
     return _broken(
-        _names_a_folder("model.name", config.model_name),
+        named,
         *(
             (
                 False,
@@ -307,16 +310,17 @@ def _of_paths(config: Config) -> list[str]:
     for key in PATHS:
         part, name = holder(config, key)
         path = getattr(part, name)
+        what = "file" if key == "rates_from" else "folder"
         if path is not None and not path.strip():
             none = "" if key == "results" else f"; {key}=null says that there is none"
             found.append(
-                f"{key}= must name a folder{none} (a shell's variable that is not set is empty)"
+                f"{key}= must name a {what}{none} (a shell's variable that is not set is empty)"
             )
         # `from_hydra` has expanded the homes that exist.
         elif path is not None and path.startswith("~"):
             found.append(
                 f"{key}={path}: there is no home {path.split('/')[0]}; "
-                f"a folder of that name is ./{path}"
+                f"a {what} of that name is ./{path}"
             )
     if config.init_from and not config.chosen.kind.starts_from_runs:
         found.append(

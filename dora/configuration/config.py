@@ -181,8 +181,9 @@ class Config:
             return USUAL
         unknown = [k for k in given if k not in KINDS]
         if unknown or not given:
+            typed = self.target if isinstance(self.target, str) else ",".join(map(str, given))
             raise ValueError(
-                f"target={self.target} must be all or some of {', '.join(KINDS)}, such as q,v"
+                f"target={typed or self.target} must be all or some of {', '.join(KINDS)}, such as q,v"
             )
         # In the table's order, without repeats: target=v,q is the same run as target=q,v.
         return tuple(k for k in KINDS if k in given)
@@ -227,12 +228,19 @@ class Config:
 
         Where the run has a search, `lr` is that of the search by now (`searched.as_tuned`).
         """
-        if self.lr is not None:
-            return self.lr
-        for rates in (self.rates.get(self.task.name, {}), self.model.lr, self.own.lr):
-            if (rate := rates.get(self.method_name)) is not None:
-                return rate
-        return float(self.chosen.settings.base_lr)
+        return self.rate_and_key()[1]
+
+    def rate_and_key(self) -> tuple[str, float]:
+        """Returns the key that decides the learning rate, and the rate."""
+        task, method = self.task.name, self.method_name
+        rates = {
+            "lr": self.lr,
+            f"rates.{task}.{method}": self.rates.get(task, {}).get(method),
+            f"model.lr.{method}": self.model.lr.get(method),
+            f"model.own.lr.{method}": self.own.lr.get(method),
+        }
+        usual = "method.base_lr", float(self.chosen.settings.base_lr)
+        return next(((key, rate) for key, rate in rates.items() if rate is not None), usual)
 
     def flat(self) -> dict[str, Any]:
         """Returns every key with its value as nested plain dictionaries."""

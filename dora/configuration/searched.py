@@ -33,13 +33,15 @@ def search_of(config: Config) -> Search | None:
     where the file cannot be read, has no search for this run, or one in which every rate
     diverged.
     """
-    if config.lr is not None or config.rates_from is None:
+    file = config.rates_from or ""
+    # `check` reports a path that names nothing.
+    if config.lr is not None or not file.strip():
         return None
     key = config.search_key
     run = f"model={key.model}, task={key.task}, method={key.method}" + (
         f", budget={key.budget}" if key.budget else ""
     )
-    searches = tuned.read(Path(config.rates_from))
+    searches = tuned.read(Path(file))
     found = tuned.found(searches, key)
     if found is None:
         others = [search.key.where for search in tuned.of_cell(searches, key)]

@@ -45,9 +45,9 @@ def read_dir(task: Task, folder: Path) -> dict[str, Rows]:
     held = [
         f"{name}, which holds {shown(names)}" if names else name for name, names in looked.items()
     ]
+    wrong = f"holds no {task.folder} data (looked in: {'; '.join(held)})"
     raise UserError(
-        f"data.dir={folder} holds no {task.folder} data "
-        f"(looked in: {'; '.join(held) if there else 'it is not a folder'}); it must be the folder "
+        f"data.dir={folder} {wrong if there else 'is not a folder'}; it must be the folder "
         f"of an official GLUE download, with {task.folder}/ or {task.folder}.zip in it. "
         "Without one, use data=hub or data=mini"
     )
@@ -81,9 +81,16 @@ def read_hub(task: Task, folder: Path) -> dict[str, Rows]:
     """Reads the rows of each split, by our split names, from a folder like the hub's repository.
 
     `folder` has the layout of `nyu-mll/glue`: TASK/SPLIT-00000-of-0000N.parquet, with the hub's
-    names. Raises UserError with every missing split or shard, and where the file's own label names
-    are not `Task.labels`, in that order.
+    names. Raises UserError where it has another layout, with every missing split or shard, and
+    where the file's own label names are not `Task.labels`, in that order.
     """
+    # AX is left out where it is missing, as any split without labels.
+    if any(map(labelled, task.splits)) and not _holds_parquet(folder / task.name):
+        wrong = f"holds no {task.name}/*.parquet" if is_folder(folder) else "is not a folder"
+        raise UserError(
+            f"data.dir={folder} {wrong}; with data=hub it must be a copy of {GLUE_REPO}; for an "
+            "official GLUE download (zips or unpacked TSVs) write data=dir"
+        )
 
     def read(split: str) -> Rows:
         stem = folder / task.name / task.splits[split]
@@ -97,6 +104,11 @@ def read_hub(task: Task, folder: Path) -> dict[str, Rows]:
         return read_parquet(task, split, shards)
 
     return _every_split(task, read)
+
+
+def _holds_parquet(folder: Path) -> bool:
+    with readable(folder):
+        return is_folder(folder) and any(n.endswith(".parquet") for n in os.listdir(folder))
 
 
 def _every_split(task: Task, read: Callable[[str], Rows]) -> dict[str, Rows]:

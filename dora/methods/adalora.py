@@ -26,6 +26,7 @@ from dora.methods.base import RunInfo
 from dora.methods.rules import fraction_or_steps, in_range, interval
 
 FACTORS = ("A", "B", "g")  # in the order of the averages below
+_MASKING = ("beta1", "beta2", "init_warmup", "final_warmup", "mask_interval", "remove")
 
 
 @dataclass
@@ -76,6 +77,12 @@ class Settings(base.Settings):
                     "together they must be shorter than the run, the final phase at least 2 steps"
                 )
         return found
+
+    def unused(self, plan: Plan | None) -> dict[str, str]:
+        """Returns each setting that has no effect in a run with this plan, with the reason."""
+        if plan is None or plan.start_total > plan.target:
+            return {}
+        return dict.fromkeys(_MASKING, "the run starts within its budget, and prunes nothing")
 
 
 def orthogonality(stack: Stack) -> torch.Tensor:

@@ -44,6 +44,14 @@ class Settings:
         """
         return []
 
+    def unused(self, plan: Plan | None) -> dict[str, str]:
+        """Returns each setting that has no effect in a run with this plan, with the reason.
+
+        A run of the suite's methods shows those that differ from their defaults. `plan`: None
+        without a budget.
+        """
+        return {}
+
 
 @dataclass(frozen=True)
 class RunInfo:

@@ -32,6 +32,11 @@ from dora.methods.base import RunInfo
 from dora.methods.rules import fraction_or_steps, in_range, interval, one_of
 
 IMPORTANCE = ("share", "random")
+# The settings of pruning, and of the penalty that ends with it.
+_PRUNING = (
+    *("dem", "importance", "beta", "shape", "remove"),
+    *("prune_start", "prune_end", "prune_interval"),
+)
 
 
 @dataclass
@@ -76,6 +81,12 @@ class Settings(base.Settings):
                     f"{start} to {start + length}); train longer or move the window"
                 )
         return found
+
+    def unused(self, plan: Plan | None) -> dict[str, str]:
+        """Returns each setting that has no effect in a run with this plan, with the reason."""
+        if plan is None or plan.start_total > plan.target:
+            return {}
+        return dict.fromkeys(_PRUNING, "the run starts within its budget, and prunes nothing")
 
     def window(self, total_steps: int) -> tuple[int, int]:
         """Returns (step at which t' = 0, length T' in steps) of the pruning window.

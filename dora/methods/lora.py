@@ -61,6 +61,11 @@ class Settings(PlainSettings):
             *one_of("method.deal", self.deal, ("spread", "first"), "usual is spread"),
         ]
 
+    def unused(self, plan: Plan | None) -> dict[str, str]:
+        """Returns each setting that has no effect in a run with this plan, with the reason."""
+        whole = plan is not None and all(plan.start)
+        return {"deal": "the budget has a component for every matrix"} if whole else {}
+
 
 class PlainLoRA(base.Method):
     """Draws A and leaves B at zero, so that training starts at the backbone itself.

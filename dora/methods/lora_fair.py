@@ -23,6 +23,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dora.adapters.budget import Plan
 from dora.adapters.gathered import Gathered
 from dora.methods.fedit import FedIT, average
 from dora.methods.lora import PlainSettings
@@ -52,6 +53,12 @@ class Settings(PlainSettings):
             *in_range("method.server_lr", self.server_lr, 0, math.inf, "usual is 0.01"),
             *in_range("method.server_steps", self.server_steps, 0, 1e7, "usual is 1000"),
         ]
+
+    def unused(self, plan: Plan | None) -> dict[str, str]:
+        """Returns each setting that has no effect in a run with this plan, with the reason."""
+        descent = ("server_step", "server_lr", "server_steps")
+        why = "method.solver=ridge takes no steps"
+        return dict.fromkeys(descent, why) if self.solver == "ridge" else {}
 
 
 class LoRAFAIR(FedIT):

@@ -53,6 +53,10 @@ class Settings(PlainSettings):
             ),
         ]
 
+    def unused(self, plan: Plan | None) -> dict[str, str]:
+        """Returns each setting that has no effect in a run with this plan, with the reason."""
+        return {} if self.mode == "full" else {"full_rate": f"method.mode={self.mode}"}
+
 
 def adjusted(
     A: Tensor, B: Tensor, G_A: Tensor, G_B: Tensor, s: float, x: str

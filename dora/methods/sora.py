@@ -76,6 +76,10 @@ class Settings(base.Settings):
                 )
         return found
 
+    def unused(self, plan: Plan | None) -> dict[str, str]:
+        """Returns each setting that has no effect in a run with this plan, with the reason."""
+        return {} if self.xi is None else {"shrink": f"method.xi={self.xi} stands in for it"}
+
     def threshold(self, total_steps: int) -> float:
         """Returns ξ, which one proximal step takes off each gate, in a run of this length."""
         if self.xi is not None:

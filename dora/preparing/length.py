@@ -28,6 +28,11 @@ def plan_length(
         federation = _plan_rounds(config, labels, steps, problems)
         # Rounded down to whole rounds, or as many as `fed.rounds` says.
         steps = federation.total_steps if federation else 0
+    if steps > MAX_COUNT:
+        by_rounds = federation is not None and config.fed.rounds is not None
+        given = f"fed.rounds={config.fed.rounds}" if by_rounds else f"epochs={config.epochs}"
+        problems.append(f"{given} makes {steps:,} steps, which must be at most {MAX_COUNT:,}")
+        return 0, None
     if steps:
         problems += _too_short(config, steps, federation, problems)
     return steps, federation

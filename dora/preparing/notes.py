@@ -9,17 +9,19 @@ from dora.configuration.config import Config
 from dora.configuration.groups import FedConfig
 from dora.data.tasks import Rows, labelled
 from dora.preparing.prepare import Prepared
+from dora.preparing.unused import unused_notes
 from dora.records.about_data import other_sizes
 
 # The way out that every note on embedded models or data names.
 REAL = "real ones: model=roberta_base (or another) and data=hub, or data=dir data.dir=GLUE"
 
 
-def notes_on(p: Prepared) -> tuple[str, ...]:
-    """Returns all notes on a run."""
+def notes_on(p: Prepared, here: bool = True) -> tuple[str, ...]:
+    """Returns all notes on a run. `here`: it is to be trained on this machine."""
     c = p.config
     known = (embedded_note(c), c.model.note, *rows_notes(c, p.rows), federated_note(c))
-    return (*filter(None, known), *beyond_notes(c, len(p.train_rows), p.total_steps))
+    unused = unused_notes(c, p.plan, p.search is not None, here)
+    return (*filter(None, known), *unused, *beyond_notes(c, len(p.train_rows), p.total_steps))
 
 
 def embedded_note(config: Config) -> str | None:

@@ -140,6 +140,39 @@ def test_several_files_of_one_group_are_no_run(word: str) -> None:
         dora.train(**{key: value[1:-1].split(",")})
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["+experiment=study_tiny"], ["write experiment=study_tiny without +"]),
+        (["+task=sst2"], ["write task=sst2 without +"]),
+        (["++method=lora"], ["write method=lora without ++"]),
+        (["-m", "+task=sst2,rte"], ["write task=sst2 without +", "write task=rte without +"]),
+        (["+task=sts"], ["choose task from "]),
+        (["-m", "+rates.rte.lora=1e-3,slow"], ["rates.rte.lora"]),
+    ],
+)
+def test_a_choice_is_written_without_a_plus_sign(words: list[str], said: list[str]) -> None:
+    problems = refused(*words)
+    assert len(problems) == len(said)
+    for problem, part in zip(problems, said, strict=True):
+        assert part in problem
+
+
+def test_no_key_is_taken_away_in_a_run_or_a_sweep() -> None:
+    words = {
+        "~lr": "write lr=null, or leave it out",
+        "~results=x": "write results=null, or leave it out",
+        "~method=lora": "write method=NAME for another, or leave it out",
+        "~": "settings are written key=value",
+    }
+    for sweep in ([], ["-m"]):
+        problems = refused(*sweep, *words)
+        assert len(problems) == len(words)
+        for problem, (word, part) in zip(problems, words.items(), strict=True):
+            assert problem.startswith(f"{word}: ")
+            assert part in problem
+
+
 @pytest.mark.parametrize("word", ["method.name=adalora", "+method.name=adalora"])
 def test_a_method_is_not_chosen_by_the_key_that_its_file_states(word: str) -> None:
     # It would train the default method under the name of another.
@@ -322,7 +355,7 @@ def test_an_unreachable_hub_is_reported_within_ten_seconds(tmp_path: Path) -> No
         (["max_length=600"], ["longer than this model's 128 positions"]),
         (
             ["target=[q,w]", "epochs=0", "clip=-1"],
-            ["target=['q', 'w'] must be all or some of q", "epochs=0", "clip=-1.0"],
+            ["target=q,w must be all or some of q", "epochs=0", "clip=-1.0"],
         ),
     ],
 )

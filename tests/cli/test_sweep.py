@@ -82,6 +82,16 @@ def test_a_launcher_without_processes_is_told_beside_the_runs_mistakes(tmp_path:
     assert "budget=many is not a budget" in e.value.problems[1]
 
 
+def test_words_that_name_one_run_are_each_told_what_has_no_effect(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep = planned(tmp_path, *(["method=lora", f"epochs={n}"] for n in (5, 6, 7)))
+    assert len(sweep.begin()) == 1
+    said = capsys.readouterr().out
+    for n in (6, 7):  # 5 is the default
+        assert said.count(f"epochs={n} has no effect: max_steps=24 is the run's length\n") == 1
+
+
 def test_a_run_whose_record_was_packed_is_done_until_it_is_forced(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -80,13 +80,20 @@ def test_a_models_threads_are_a_number_of_threads(threads: int) -> None:
     assert problem == f"model.threads={threads} must lie between 1 and 1024"
 
 
+def test_a_wrong_repository_is_named_by_the_key_that_was_typed() -> None:
+    found = check(configure("method=lora", "model=hub", "model.hub=../../etc"))
+    assert found == ["model.hub=../../etc must be a repository of the hub, ORG/NAME"]
+
+
 # As `init_from=$RUN` is where the shell has no RUN.
 @pytest.mark.parametrize("value", ["", "'  '"])
 def test_a_path_that_names_nothing_is_refused(value: str) -> None:
-    keys = ["init_from", "model.path", "data.dir", "results"]
+    keys = ["init_from", "model.path", "data.dir", "results", "rates_from"]
     found = problems(*(f"{key}={value}" for key in keys))
     for key in keys:
-        (said,) = (p for p in found if p.startswith(f"{key}= must name a folder"))
+        what = "file" if key == "rates_from" else "folder"
+        (said,) = (p for p in found if p.startswith(f"{key}="))
+        assert said.startswith(f"{key}= must name a {what}")
         assert ("null" in said) is (key != "results")  # results are always written somewhere
 
 

@@ -31,7 +31,7 @@ def test_hub_label_order_must_be_ours(tmp_path):
 
 
 def test_hub_layout_missing_splits_shards_and_columns_are_all_named(tmp_path):
-    (tmp_path / "none").mkdir()
+    write(tmp_path, {"none/mnli/other.parquet": ""})
     # train and both dev splits
     assert len(problems(read_hub, TASKS["mnli"], tmp_path / "none")) == 3
     (hub_rte(tmp_path) / "rte/train-00000-of-00002.parquet").unlink()

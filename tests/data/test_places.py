@@ -128,4 +128,4 @@ def test_a_diagnostic_zip_without_ax_says_what_is_inside(tmp_path):
 def test_a_data_folder_that_is_a_file_is_no_folder(tmp_path):
     write_zip(tmp_path, "RTE.zip", RTE)
     (found,) = problems(rows, tmp_path / "RTE.zip")
-    assert "it is not a folder" in found
+    assert "is not a folder; it must be" in found

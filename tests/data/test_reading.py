@@ -94,7 +94,9 @@ def test_a_link_to_itself_is_named(tmp_path):
 
 def test_a_way_through_a_file_leads_to_no_folder(tmp_path):
     write(tmp_path, {"RTE": "a file"})
-    assert "it is not a folder" in problems(read_dir, RTE_TASK, tmp_path / "RTE" / "glue")[0]
+    assert (
+        "is not a folder; it must be" in problems(read_dir, RTE_TASK, tmp_path / "RTE" / "glue")[0]
+    )
     assert "holds no RTE data" in problems(read_dir, RTE_TASK, tmp_path)[0]
 
 

@@ -31,6 +31,14 @@ def test_empty_and_missing_folder_name_what_was_wanted(tmp_path):
         )
 
 
+def test_an_official_download_read_as_the_hubs_copy_names_the_way_out(tmp_path):
+    (found,) = problems(read_hub, TASKS["rte"], write(tmp_path, RTE))
+    assert found.startswith(f"data.dir={tmp_path} holds no rte/*.parquet; with data=hub it must be")
+    assert found.endswith("write data=dir")
+    (found,) = problems(read_hub, TASKS["rte"], tmp_path / "nowhere")
+    assert found.startswith(f"data.dir={tmp_path / 'nowhere'} is not a folder; ")
+
+
 def test_fingerprint_is_that_of_the_content_not_of_the_file(tmp_path):
     task = TASKS["rte"]
     zipped = write_zip(tmp_path, "RTE.zip", RTE)

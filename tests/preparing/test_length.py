@@ -104,6 +104,24 @@ def test_a_chain_that_is_all_warm_up_is_told_so_once(tmp_path: Path) -> None:
     assert problems(tmp_path, *short, "method.restart=rewarm") == []
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("method=lora", "epochs=2147483647"), "epochs=2147483647 makes 25,769,803,764 steps"),
+        (("method=fedit", "epochs=2147483647"), "epochs=2147483647 makes 25,769,803,764 steps"),
+        (
+            ("method=fedit", "fed.rounds=2147483647"),
+            "fed.rounds=2147483647 makes 12,884,901,882 steps",
+        ),
+    ],
+)
+def test_a_length_that_follows_is_bounded_as_one_that_is_typed(
+    words: tuple[str, ...], said: str, tmp_path: Path
+) -> None:
+    [problem] = problems(tmp_path, "budget=r2", "max_steps=null", *words)
+    assert problem == f"{said}, which must be at most 2,147,483,647"
+
+
 def test_rounds_and_steps_that_are_two_lengths_are_refused_with_the_one_that_fits(
     tmp_path: Path,
 ) -> None:
