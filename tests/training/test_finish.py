@@ -227,7 +227,7 @@ def test_what_an_upper_bound_leaves_unused_is_said_in_the_budgets_unit(
 ) -> None:
     matrices = (Matrix("a", 4, 5), Matrix("b", 4, 5))
     plan = Plan(budget, matrices, (3, 3), None, budget.total(matrices), at_most=True)
-    monkeypatch.setattr(finish, "scores", lambda data: "accuracy 0.5")
+    monkeypatch.setattr(finish, "scores_in_words", lambda data: "accuracy 0.5")
     setup = SimpleNamespace(method=SimpleNamespace(result="adapter"))
     loop: Any = SimpleNamespace(setup=setup, seconds=1.0)
     end = {"params": {"adapter_end": 27}, "ranks": {"end": dict(zip("ab", ranks, strict=True))}}
