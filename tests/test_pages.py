@@ -56,6 +56,13 @@ def test_the_readme_names_methods_that_are_there() -> None:
 
 
 @named
+def test_a_model_that_a_page_loads_has_the_precision_it_was_scored_in(page: Path) -> None:
+    # Transformers would take the file's, which may have 16 bits.
+    calls = re.findall(r"\bAutoModelFor\w+\.from_pretrained\(([^()]*)\)", page.read_text())
+    assert all("dtype=torch.float32" in call for call in calls)
+
+
+@named
 def test_names_of_the_package_on_a_page_are_there(page: Path) -> None:
     python = "".join(re.findall(r"^```python\n(.*?)^```", page.read_text(), re.S | re.M))
     used = [

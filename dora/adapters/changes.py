@@ -52,7 +52,8 @@ class Renew:
     """Freezes each layer's trained factors beside it, and trains new ones, without moments.
 
     `start`: for each layer the new factors' start values by name: "A" (r, d_in), "B" (d_out, r)
-    and, where the layer is gated, "g" (r,). The rank r may differ from the old one.
+    and, where the layer is gated, "g" (r,). The rank r may differ from the old one. Other factors
+    of a layer of one's own stay as they are, unless they are named.
     """
 
     start: Sequence[Mapping[str, Tensor]]

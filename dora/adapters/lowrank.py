@@ -244,7 +244,8 @@ class Siblings:
                 layer.ready = args[0], layer.beside_kept(args[0], y)
 
 
-# The axis of each factor along which its components lie.
+# The axis of each factor along which its components lie. A layer of one's own may have factors
+# without one, such as a norm for each output.
 _AXIS = {"A": 0, "B": 1, "g": 0}
 
 
@@ -299,13 +300,15 @@ def remove(
     """Deletes the components where `keep` is False from the weights and the optimizers' moments.
 
     Gradients are deleted too. A loss of an earlier step may still be alive, but no backward pass
-    may follow through it, since its tensors have the old shapes.
+    may follow through it, since its tensors have the old shapes. A factor that has no components
+    stays as it is.
     """
     for layer, k in zip(layers, keep, strict=True):
         index = k.nonzero().squeeze(1)
         for name, p in layer.factors().items():
-            cut_moments(optimizers, p, _AXIS[name], index)
-            set_data(p, p.data.index_select(_AXIS[name], index))
+            if (axis := _AXIS.get(name)) is not None:
+                cut_moments(optimizers, p, axis, index)
+                set_data(p, p.data.index_select(axis, index))
 
 
 @torch.no_grad()
@@ -317,7 +320,7 @@ def renew(
     """Moves each layer's live components to its kept ones, and begins new ones from `start`.
 
     `start`: the new factors by name for each layer; ranks may differ from the old ones. The new
-    ones begin without moments.
+    ones begin without moments. A factor that has no components and is not in `start` stays as it is.
     """
     for layer, factors in zip(layers, start, strict=True):
         # `stored` holds the components kept before, too. Masked ones are given up here for good.
@@ -325,8 +328,9 @@ def renew(
         if len(A):
             layer.kept_A, layer.kept_B = A, B
         for name, p in layer.factors().items():
-            forget(optimizers, p)
-            set_data(p, factors[name].to(device=p.device, dtype=p.dtype, copy=True))
+            if name in factors or name in _AXIS:
+                forget(optimizers, p)
+                set_data(p, factors[name].to(device=p.device, dtype=p.dtype, copy=True))
 
 
 def drop_masked(layers: Iterable[LowRankLinear]) -> None:

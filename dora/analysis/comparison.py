@@ -166,11 +166,13 @@ def _examples_once(table: Table, row: Row, other: Row, task: str) -> tuple[float
 class Leaders:
     """The best rows of one budget in one column, and those that the seeds cannot tell from them.
 
-    The best are several where means are equal.
+    The best are several where means are equal. `untested`: rows with a score that no test compares
+    with the best, which share fewer than two seeds with it; their means may be higher.
     """
 
     best: frozenset[Row]
     alike: frozenset[Row]
+    untested: frozenset[Row] = frozenset()
 
 
 def leaders(table: Table, by_task: bool) -> dict[tuple[str, str | None], Leaders]:
@@ -205,7 +207,13 @@ def leaders(table: Table, by_task: bool) -> dict[tuple[str, str | None], Leaders
                     for row in means.keys() - best
                     if all(told.get((one, row, task)) is False for one in best)
                 )
-                found[block[0][1], task] = Leaders(best, alike)
+                untested = frozenset(
+                    row
+                    for row in set(block) - best
+                    if all(table.values(row, t) for t in tasks)
+                    and not any((one, row, task) in told for one in best)
+                )
+                found[block[0][1], task] = Leaders(best, alike, untested)
     return found
 
 

@@ -14,6 +14,7 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
 
 from dora.configuration.config import PATHS
+from dora.configuration.method_choice import TUNE
 from dora.errors import UserError
 from dora.records.words import key_of
 
@@ -188,10 +189,13 @@ def in_grammar(word: str, sweeping: bool) -> str:
 
     Puts a path or a name in quotes and expands its `~`; puts a list in brackets. In a sweep commas
     separate paths, unless they stand in quotes, and a function such as choice() is left to Hydra.
+    `method._tune_=null` fits every method, also one whose file has no such key.
     """
     key, equals, value = word.partition("=")
     if not equals:
         return word
+    if key == f"method.{TUNE}" and value.lower() == "null":
+        return f"++{word}"
     if key == "target" and not sweeping and re.fullmatch("[a-z0-9]+(,[a-z0-9]+)+", value):
         return f"target=[{value}]"  # one value of several parts; in a sweep, several runs
     if key_of(word) not in (*PATHS, *_NAMES) or (sweeping and _FUNCTION.fullmatch(value)):

@@ -25,7 +25,7 @@ from dora.cli.choices import choices, composing, group_names, keys
 from dora.cli.composer import Composer
 from dora.cli.grammar import first_lines, malformed, single_values
 from dora.configuration.check import check
-from dora.configuration.method_choice import ONE_FILE
+from dora.configuration.method_choice import ONE_FILE, as_a_choice
 from dora.errors import UserError
 from dora.records.words import FORMER, key_of
 
@@ -190,9 +190,12 @@ def _in_file(error: BaseException) -> str:
     # that was being handled when composing began.
     if isinstance(error, ConfigCompositionException) and "while composing" in str(error):
         cause = error.__context__ or error
+    where = re.match(r"In '[^']*': ", str(error))  # the file, which may be one of several
+    body = re.match(r"Merge error: .* is not a subclass of (\w+)Config\. value: (.*)", str(cause))
+    if body and (group := body[1].lower()) in ONE_FILE:  # `task: rte`, say
+        return f"{where[0] if where else ''}{as_a_choice(group, body[2])}"
     if not isinstance(cause, ConfigKeyError | ConfigAttributeError):
         return first_lines(error.__cause__ or error)
-    where = re.match(r"In '[^']*': ", str(error))  # the file, which may be one of several
     key = str(cause.full_key)
     if where and key == where[0].removeprefix("In '").split("/")[0]:  # such as experiment
         return f"{where[0]}its first line must be: # @package _global_"

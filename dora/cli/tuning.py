@@ -21,6 +21,7 @@ from dora.cli.search_rule import OpenSearch, first_rates
 from dora.configuration import tuned
 from dora.configuration.check import check
 from dora.configuration.config import Config, holder
+from dora.configuration.method_choice import TUNE
 from dora.configuration.searched import METHOD_FILE, searched_with
 from dora.configuration.tuned import Key, Search
 from dora.errors import UserError
@@ -110,7 +111,9 @@ class Tuning:
         self.titles[key.method] = config.chosen.kind.title
         group = self.groups.get(key)
         if group is None:
-            own = (*words, "select=heldout", in_grammar(f"results={self.folder}", False))
+            # A run does not depend on what a search tries, and a record may not hold the key.
+            kept = [word for word in words if key_of(word) != f"method.{TUNE}"]
+            own = (*kept, "select=heldout", in_grammar(f"results={self.folder}", False))
             tried = config.chosen.tried
             default = getattr(config.chosen.settings, tried[0]) if tried else None
             self._recorded[key] = settings

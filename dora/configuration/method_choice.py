@@ -130,15 +130,18 @@ def choose(held: DictConfig) -> MethodChoice:
     return MethodChoice(name, kind, settings, unknown, tried)
 
 
-def check_choices(held: DictConfig, choices: Mapping[str, Any]) -> None:
+def check_choices(held: Any, choices: Mapping[str, Any]) -> None:
     """Raises HydraException for a group of several files, and for a name that means another thing.
 
-    `choices`: the chosen file of each group, as Hydra notes them. A copy of lora.yaml that keeps
-    `name: lora` would train one method, and be recorded and compared as another.
+    `held`: the composed `method` group, or the value that a file has put in its place. `choices`:
+    the chosen file of each group, as Hydra notes them. A copy of lora.yaml that keeps `name: lora`
+    would train one method, and be recorded and compared as another.
     """
     # Hydra lays the files of `task=[mrpc,rte]` over each other, and notes no choice then.
     if several := [group for group in ONE_FILE if group not in choices]:
         raise HydraException(f"a run has one {several[0]}")
+    if not isinstance(held, DictConfig):
+        raise HydraException(as_a_choice("method", held))
     # Hydra would take the suite's file, and a user's changes to a copy of it would do nothing.
     own = [folder for folder in _folders() if folder.resolve() != CONF.resolve()]
     for folder, (group, name) in product(own, choices.items()):
@@ -154,6 +157,16 @@ def check_choices(held: DictConfig, choices: Mapping[str, Any]) -> None:
             f"{file}.yaml says name: {name}; it must say name: {stem}, as method={file} selects it: "
             "paths and tables show the name"
         )
+
+
+def as_a_choice(group: str, value: Any) -> str:
+    """Says how a file makes the choice that it holds as a plain key, such as `method: lora`."""
+    name = value if str(value).isidentifier() else "NAME"
+    return (
+        f"{group}: {value} chooses nothing in the body of a file: write the line "
+        f"`- override /{group}: {name}` under defaults:, or the values of a sweep under "
+        "hydra.sweeper.params"
+    )
 
 
 def _tried(

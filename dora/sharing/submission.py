@@ -28,6 +28,7 @@ from dora.records.record import read_finished, scores_in_words
 from dora.records.rescore import unlike_predictions
 from dora.records.words import Foreign, as_command, at_home, typed
 from dora.sharing.leaderboard import FILES, File, answers, placeholder, read_logits, tsv, zipped
+from dora.sharing.search_first import search_first, untuned
 
 _BELOW_EVERY_SCORE = -2.0  # correlations go down to -1
 
@@ -127,8 +128,11 @@ def describe(file: File, logits: np.ndarray, folder: Path) -> str:
     return f"{file.name:<12}{len(logits):>8,} rows: {says}; {folder}{warning}"
 
 
-def absent(file: File, runs: Mapping[str, Run], which: str) -> str:
-    """Says why no run gives the file's `which` (best or last) predictions, and how to get them."""
+def absent(file: File, runs: Mapping[str, Run], which: str, untuned: Sequence[str] = ()) -> str:
+    """Says why no run gives the file's `which` (best or last) predictions, and how to get them.
+
+    `untuned`: tasks whose runs need a search first, which the lines of `search_first` name.
+    """
     if file.trained in runs:
         folder = runs[file.trained].folder
         if (
@@ -140,17 +144,23 @@ def absent(file: File, runs: Mapping[str, Run], which: str) -> str:
                 "evaluation's are kept: use --score best"
             )
         return f"the data of {folder} lacked its test file: add that, and {file.again}"
+    if file.trained in untuned:
+        return f"no run of {file.trained} among these; see below"
     return f"no run of {file.trained} among these: {_command_like(runs, file.trained)}"
+
+
+def _known(runs: Mapping[str, Run]) -> Run | None:
+    """Returns the first run whose record has the words that were typed, or None."""
+    return next((run for run in runs.values() if run.data.get("words")), None)
 
 
 def _command_like(runs: Mapping[str, Run], task: str) -> str:
     """Returns the command that trains `task` as one of `runs` was trained, or its beginning."""
-    known = ((trained, run) for trained, run in runs.items() if run.data.get("words"))
-    trained, run = next(known, ("", None))
+    run = _known(runs)
     if run is not None:
         # Foreign: words of a record that this suite would not have written are not repeated.
         with contextlib.suppress(Foreign):
-            like = for_task(typed(at_home(run.data, run.folder), run.folder), trained, task)
+            like = for_task(typed(at_home(run.data, run.folder), run.folder), run.task, task)
             if like is not None:  # None: their experiment has no file for this task
                 return as_command(like)
     return f"python -m dora.run task={task} …"
@@ -202,19 +212,24 @@ def submit(
         raise UserError(*problems)
     # In the order of FILES, so that equal predictions give equal bytes.
     lines, texts = notes(runs), {}
+    known = _known(runs)
+    missing = dict.fromkeys(file.trained for file in FILES if file.trained not in runs)
+    to_search = [] if known is None else untuned(known.data, known.folder, list(missing))
     for file in FILES:
         found = logits.get(file.name)
         if found is not None:
             texts[file.name] = tsv(answers(file.task, found))
             lines.append(describe(file, found, runs[file.trained].folder))
             continue
-        lines.append(f"MISSING {file.name}: {absent(file, runs, which)}")
+        lines.append(f"MISSING {file.name}: {absent(file, runs, which, to_search)}")
         if fill:
             answer = placeholder(file)
             texts[file.name] = tsv(answer)
             lines.append(
                 f"  in its place {file.rows:,} times {answer[0]}: its score will mean nothing"
             )
+    if known is not None and to_search:
+        lines += search_first(known.data, known.folder, to_search)
     to.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(to, zipped(texts))
     return lines, len(texts)

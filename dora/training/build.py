@@ -96,7 +96,7 @@ def attach(p: Prepared, model: nn.Module, head: list[str]) -> Method:
 
 
 def _refuse_misplaced(method: Method, model: nn.Module, before: set[str], head: list[str]) -> None:
-    """Raises UserError if the method trains tensors that its kind of result would not hold.
+    """Raises UserError if the result would lack tensors that the method trains, or factors.
 
     `before`: names of the backbone's and the head's parameters. An export would leave such a tensor
     out without a word, and the exported model would be another than the one that was scored.
@@ -109,6 +109,12 @@ def _refuse_misplaced(method: Method, model: nn.Module, before: set[str], head: 
             raise UserError(
                 f'{type(method).__name__} has no low-rank layers, so its result is no "adapter": '
                 'state result = "weights" or "model", for tensors of the backbone'
+            )
+        fixed = factors - trained
+        if lost := sorted(fixed - method.frozen().keys()) if fixed else []:
+            raise UserError(
+                f"{type(method).__name__} freezes {', '.join(lost[:3])}, which its result would "
+                "lack: let frozen() name it (as in dora/methods/ffa_lora.py)"
             )
     elif method.result == "modules":  # stored by name, whatever they are
         misplaced, allowed = set(), ""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -21,6 +23,17 @@ def layer_of(rank: int = 3, gated: bool = True) -> LowRankLinear:
     for p in layer.factors().values():
         nn.init.normal_(p)
     return layer
+
+
+class Lengthened(LowRankLinear):
+    """A layer of one's own with a factor that has no components: a length for each output."""
+
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self.m = nn.Parameter(torch.ones(self.out_features))
+
+    def factors(self) -> dict[str, nn.Parameter]:
+        return {**super().factors(), "m": self.m}
 
 
 def start_of(layer: LowRankLinear, rank: int) -> dict[str, torch.Tensor]:
@@ -57,6 +70,28 @@ def test_renewing_keeps_the_output_freezes_the_old_factors_and_forgets_their_mom
     assert all(torch.equal(a, b) for a, b in zip(kept, layer.kept().values(), strict=True))
     apply(Renew([start_of(layer, 1)]), [layer], optimizer)
     assert (layer.rank, layer.kept_rank) == (1, (2 if gated else 3) + 2)
+
+
+@pytest.mark.parametrize("change", ["remove", "renew"])
+def test_a_factor_without_components_stays_as_it_is_with_its_moments(change: str) -> None:
+    layer = Lengthened(nn.Linear(4, 5), 3, 0.5, 0.0, True)
+    optimizer = torch.optim.AdamW(layer.factors().values(), lr=0.1)
+    sum(p.pow(2).sum() for p in layer.factors().values()).backward()
+    optimizer.step()
+    m, moment = layer.m.clone(), optimizer.state[layer.m]["exp_avg"].clone()
+    if change == "remove":
+        apply(Remove([torch.tensor([True, False, False])]), [layer], optimizer)
+    else:
+        start = {"A": torch.ones(1, 4), "B": torch.zeros(5, 1), "g": torch.ones(1)}
+        apply(Renew([start]), [layer], optimizer)
+    assert layer.rank == 1
+    assert torch.equal(layer.m, m)
+    assert torch.equal(optimizer.state[layer.m]["exp_avg"], moment)
+    # One that the method names begins anew, as the others do.
+    named = {name: torch.zeros_like(p) for name, p in layer.factors().items()}
+    apply(Renew([named]), [layer], optimizer)
+    assert not layer.m.any()
+    assert not optimizer.state
 
 
 def test_gradients_pass_kept_factors_to_the_input() -> None:

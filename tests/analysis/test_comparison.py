@@ -201,6 +201,21 @@ def test_a_row_that_one_of_two_best_is_shown_to_beat_is_not_alike(tmp_path: Path
     }
 
 
+def test_a_higher_score_of_one_seed_is_not_marked_and_a_note_says_why(tmp_path: Path) -> None:
+    scored(tmp_path, "lora", {1: 80.0, 2: 82.0})
+    scored(tmp_path, "dora", {1: 79.0, 2: 79.5})
+    scored(tmp_path, "adalora", {1: 99.0})
+    (table,) = tables(read_runs(tmp_path))
+    found = leaders(table, by_task=True)["r8", "sst2"]
+    assert (found.best, found.untested) == ({LORA}, {ADALORA})
+    told = "not tested, and so not marked however high: AdaLoRA r8 on SST-2 (fewer than two seeds"
+    assert any(note.startswith(told) for note in scores(table).notes)
+    # With a second seed there is nothing to say.
+    scored(tmp_path, "adalora", {2: 99.5})
+    (table,) = tables(read_runs(tmp_path))
+    assert not any("not tested" in note for note in scores(table).notes)
+
+
 def test_a_row_alone_leads_nobody(tmp_path: Path) -> None:
     scored(tmp_path, "lora", {1: 80.0, 2: 82.0})
     scored(tmp_path, "dora", {1: 80.0, 2: 82.0}, task="rte")

@@ -102,6 +102,33 @@ def test_a_users_file_that_does_not_compose_is_told_why(name: str, said: str, mi
     assert second == "lrr=1: there is no key lrr; did you mean lr?"
 
 
+@pytest.mark.parametrize("sweeping", [(), ("-m",)])
+@pytest.mark.parametrize("choice", ["task: rte", "method: lora", "model: minilm", "data: dir"])
+def test_a_choice_in_the_body_of_an_experiment_gets_the_line_to_write(
+    choice: str, sweeping: tuple[str, ...], tmp_path: Path
+) -> None:
+    file = tmp_path / "experiment" / "mine.yaml"
+    file.parent.mkdir()
+    file.write_text(f"# @package _global_\n{choice}\n")
+    (problem,) = refused(*sweeping, f"--config-dir={tmp_path}", "experiment=mine")
+    assert f"{choice} chooses nothing in the body of a file" in problem
+    assert f"write the line `- override /{choice}` under defaults:" in problem
+
+
+def test_the_experiment_that_the_page_shows_is_a_grid_with_its_choices(tmp_path: Path) -> None:
+    page = (CHECKOUT / "docs/running.md").read_text(encoding="utf-8")
+    file = tmp_path / "experiment" / "mine.yaml"
+    file.parent.mkdir()
+    file.write_text(page.partition("```yaml\n")[2].partition("```")[0])
+    mine = (f"--config-dir={tmp_path}", "experiment=mine")
+    (problem,) = refused(*mine)
+    assert problem.startswith("experiment=mine is a grid of runs over task, seed: add -m")
+    code, shown, _ = typed(*mine, "--cfg", "job")
+    assert code == 0
+    for part in ("name: lora", "tiny_deberta", "max_steps: 600"):
+        assert part in shown
+
+
 def test_a_key_that_has_another_name_today_gets_that_name() -> None:
     for word, meant in (
         ("alpha=16", "method.alpha or fed.alpha"),

@@ -254,6 +254,18 @@ def test_values_that_the_method_would_refuse_are_told_before_the_first_round(
         Tuning([words], lambda given: configure(*given), 6, (1,))
 
 
+@pytest.mark.parametrize("method", ["lora", "dora", "full"])
+def test_every_method_may_be_searched_for_its_rate_alone(method: str, tmp_path: Path) -> None:
+    # LoRA's file names no setting to try: the key is added there, and overridden in DoRA's.
+    typed = read(["-m", f"method={method}", "method._tune_=null"]).overrides
+    words = small_words(tmp_path, *typed)
+    assert configure(*words).chosen.tried is None
+    jobs = Tuning([words], lambda given: configure(*given), 3, (1,)).jobs()
+    assert len(jobs) == 3
+    # A record that held the key would not be repeated: no run has it.
+    assert not [word for job in jobs for word in job if "_tune_" in word]
+
+
 def test_of_values_that_are_equal_the_default_wins() -> None:
     tie = {0.3: (60.0,), 0.5: (None,)}
     scores = {1e-3: (60.0,)}

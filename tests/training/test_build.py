@@ -56,6 +56,22 @@ class OwnModule(NewModule):
     result = "modules"
 
 
+class HalfFrozen(LoRA):
+    """Keeps A as it is drawn, and does not name it."""
+
+    def __init__(self, settings: Any, model: nn.Module, plan: Any, run: Any) -> None:
+        super().__init__(settings, model, plan, run)
+        for layer in self.layers.values():
+            layer.A.requires_grad_(False)
+
+
+class HalfNamed(HalfFrozen):
+    """Names it."""
+
+    def frozen(self) -> dict[str, Tensor]:
+        return {f"{name}.A": layer.A for name, layer in self.layers.items()}
+
+
 class Unplanned(Method):
     """A budget binds it, and it plans nothing."""
 
@@ -165,6 +181,10 @@ def attached(kind: type[Method], results: Path) -> None:
             NewModule,
             r'result = "weights", which holds parameters of the backbone alone, .*bottleneck',
         ),
+        (
+            HalfFrozen,
+            r"HalfFrozen freezes .*\.A, which its result would lack: let frozen\(\) name it",
+        ),
     ],
 )
 def test_a_result_that_would_not_hold_what_is_trained_is_refused(
@@ -172,6 +192,10 @@ def test_a_result_that_would_not_hold_what_is_trained_is_refused(
 ) -> None:
     with pytest.raises(UserError, match=said):
         attached(kind, tmp_path)
+
+
+def test_a_frozen_factor_that_the_method_names_is_part_of_its_result(tmp_path: Path) -> None:
+    attached(HalfNamed, tmp_path)
 
 
 def test_modules_of_a_methods_own_are_a_kind_of_result(tmp_path: Path) -> None:

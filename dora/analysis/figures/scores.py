@@ -163,9 +163,8 @@ def paired_differences(table: Table, part: str | None = None) -> Drawn | None:
     order = [names[t] for t in [*table.averaged, None, *table.apart]]
     scores = [name for name in order if name in there]
     budgets = list(dict.fromkeys(line["budget"] for line in lines))
-    shown = methods(
-        [row for row in table.rows if has_budget(row) and row[0] != table.view.baseline]
-    )
+    # The legend names those with a mark: a method without two seeds of the baseline's has none.
+    shown = [name for name in methods(table.rows) if name in {line["method"] for line in lines}]
     look = styles(methods(table.rows))
     heads = [f"budget {budget_in_words((table.view.baseline, budget))}" for budget in budgets]
     # Room for the bars of all methods beside each other.

@@ -33,8 +33,13 @@ COSTS_NOTE = (
 )
 
 
-def score_notes(table: Table, marks: set[str], bold: bool) -> list[str]:
-    """Returns the notes below the scores: sources, seeds, evaluations, bold, gaps, marks."""
+def score_notes(
+    table: Table, marks: set[str], bold: bool, untested: Sequence[str] = ()
+) -> list[str]:
+    """Returns the notes below the scores: sources, seeds, evaluations, bold, gaps, marks.
+
+    `untested`: the names of the scores that no test compares with the bold one.
+    """
     # First what makes a number no result at all: embedded data or model, random weights.
     said = {text for run in table.runs for text in (run["embedded"], run["note"]) if text}
     said |= _weights_said(table)
@@ -50,6 +55,11 @@ def score_notes(table: Table, marks: set[str], bold: bool) -> list[str]:
         found.append(
             "bold: the best mean at its budget, of those that the seeds do not show to be lower; "
             f"underlined: the others of those (p ≥ {ALPHA}; {_tests_note(table)})"
+        )
+    if untested:
+        found.append(
+            f"not tested, and so not marked however high: {', '.join(untested)} (fewer than two "
+            "seeds in common with the bold score)"
         )
     found += [f"left out: {text}" for text in table.left_out]
     found += [*_budgets_note(table), *_unequal_note(table), *_diverged_note(table)]

@@ -57,7 +57,7 @@ def scores(table: Table) -> Grid:
         ]
         for row in table.rows
     ]
-    bold, underlined = _marked(table, columns)
+    bold, underlined, untested = _marked(table, columns)
     # Only marks that occur are explained below the table.
     marks = {mark for row in rows for text in row[_FIRST_SCORE:] for mark in MARKS if mark in text}
     beside = published.beside(table, [c.task for c in columns])
@@ -71,7 +71,7 @@ def scores(table: Table) -> Grid:
         underlined=underlined,
         rules=budget_starts(table.rows) | ({len(rows)} if beside.rows else set()),
         spare={1: f"budgets, from rule to rule: {', '.join(dict.fromkeys(spent))}"},
-        notes=[*score_notes(table, marks, bool(bold)), *beside.notes],
+        notes=[*score_notes(table, marks, bool(bold), untested), *beside.notes],
     )
     return transposed(grid) if table.view.transposed else grid
 
@@ -91,16 +91,21 @@ def _columns(table: Table) -> list[Column]:
 
 def _marked(
     table: Table, columns: Sequence[Column]
-) -> tuple[set[tuple[int, int]], set[tuple[int, int]]]:
-    """Returns the places of the best scores, and of those that the seeds cannot tell from them."""
+) -> tuple[set[tuple[int, int]], set[tuple[int, int]], list[str]]:
+    """Returns the places of the best scores, and of those that the seeds cannot tell from them.
+
+    The third value names the scores that no test compares with the best.
+    """
     leading = leaders(table, by_task=False) | leaders(table, by_task=True)
-    bold, underlined = set(), set()
+    bold, underlined, untested = set(), set(), []
     for j, column in enumerate(columns, _FIRST_SCORE):
         for i, row in enumerate(table.rows):
             found = leading.get((row[1], column.task))
             bold |= {(i, j)} if found and row in found.best else set()
             underlined |= {(i, j)} if found and row in found.alike else set()
-    return bold, underlined
+            if found and row in found.untested:
+                untested.append(f"{table.title(row[0])} {budget_in_words(row)} on {column.name}")
+    return bold, underlined, untested
 
 
 def _score(table: Table, row: Row, column: Column) -> str:

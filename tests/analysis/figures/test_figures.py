@@ -317,6 +317,17 @@ def test_differences_are_drawn_with_their_average(results: Path) -> None:
     assert line["mean"] == pytest.approx(3.0)
 
 
+def test_the_legend_of_the_differences_names_no_method_without_a_mark(tmp_path: Path) -> None:
+    for seed in (1, 2, 3):
+        for method in ("lora", "dora"):
+            write_run(tmp_path, method, seed, 0.8 + seed / 100)
+    write_run(tmp_path, "adalora", 1, 0.9)  # one pair has no spread, and no difference
+    drawn = paired_differences(only_table(tmp_path))
+    assert drawn is not None
+    (legend,) = drawn[0].legends
+    assert [text.get_text() for text in legend.get_texts()] == ["DoRA (dynamic rank)"]
+
+
 def test_every_figure_is_written_with_its_numbers(results: Path) -> None:
     folder = results / "figures"
     found = write(only_table(results), folder)
