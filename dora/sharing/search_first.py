@@ -14,13 +14,8 @@ from dora.records.gaps import for_task
 from dora.records.schema import Run
 from dora.records.words import Foreign, as_command, at_home, key_of, typed, with_values
 
-_OF_A_SEARCH = (
-    "lr",
-    "seed",
-    "select",
-    "rates_from",
-    "results",
-)  # a search sets these, or has its own
+# A search sets these itself, or has its own.
+_OF_A_SEARCH = ("lr", "seed", "select", "rates_from", "results")
 
 
 def untuned(run: Run, folder: Path, tasks: Sequence[str]) -> list[str]:
