@@ -59,8 +59,11 @@ def trains_all(run: Run) -> bool:
     return about_method(run).result == "model"
 
 
-def stored(run: Run) -> int:
-    """Returns the parameters that a run's result takes beside the head: all, if all are trained."""
+def adapter_parameters(run: Run) -> int:
+    """Returns the parameters that the budget counts, without the head; all, if all are trained.
+
+    A method may store more: NoRA's frozen outer factors are no part of them.
+    """
     params = run["params"]
     if trains_all(run):
         return int(params["trainable"] - params["head"])

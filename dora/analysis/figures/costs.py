@@ -1,4 +1,4 @@
-"""The figure of what a score costs: stored parameters, and time."""
+"""The figure of what a score costs: adapter parameters, and time."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dora.analysis.figures.style import legend, panels, styles, titles
 from dora.analysis.grouping import Table
 from dora.analysis.names import size
 from dora.analysis.rows import Row
-from dora.records.about_method import stored
+from dora.records.about_method import adapter_parameters
 from dora.records.schema import Run
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 # The axis of each panel: its title, and the cost of a run.
 COSTS: dict[str, Callable[[Run], float]] = {
-    "stored parameters": stored,
+    "adapter parameters": adapter_parameters,
     "seconds of training": lambda run: float(run["train_s"]),
 }
 

@@ -60,7 +60,7 @@ FIGURES = {
     ),
     "score-by-cost": Kind(
         score_by_cost,
-        "Average score against stored parameters and against seconds of training: mean over seeds "
+        "Average score against adapter parameters and against seconds of training: mean over seeds "
         "with its 95 % interval, larger marks for larger budgets, side by side where costs are "
         "nearly equal; the line joins the rows that no cheaper one beats.",
     ),

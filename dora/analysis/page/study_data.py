@@ -22,7 +22,7 @@ from dora.backbones.architectures import KINDS
 from dora.data.tasks import TASKS
 from dora.plain import printable
 from dora.records import journals
-from dora.records.about_method import stored, trains_all
+from dora.records.about_method import adapter_parameters, trains_all
 from dora.records.place import place_of
 from dora.records.schema import Run
 from dora.records.words import command_of
@@ -143,7 +143,7 @@ def about(table: Table, run: Run) -> dict[str, Any]:
         "score": None if score is None else round(score, 6),
         "metric": table.view.title(task),
         "step": run["results"][table.view.score]["step"],
-        "params": stored(run),
+        "params": adapter_parameters(run),
         "all": trains_all(run),
         "seconds": round(run["train_s"], 2),
         "commit": printable(((run["git"] or {}).get("commit") or "")[:7]),

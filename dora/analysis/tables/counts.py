@@ -9,18 +9,18 @@ from dora.analysis.grouping import Table
 from dora.analysis.names import size_range
 from dora.analysis.rows import budget_in_words, budget_starts
 from dora.analysis.tables.layout import Grid, number_range
-from dora.records.about_method import about_method, stored
+from dora.records.about_method import about_method, adapter_parameters
 from dora.records.schema import Run
 
 TRAINED_NOTE = (
-    "stored: what the budget limits. Trained at once: the most adapter parameters that one step "
+    "counted: what the budget limits. Trained at once: the most adapter parameters that one step "
     "trains. Trained in all: distinct ones over the whole run. In PEFT's file: where blocks are "
     "filled up, or start values kept"
 )
 
 
 def trained(table: Table, caption: str) -> Grid | None:
-    """Returns stored, trained and exported parameters; nothing where all runs have them equal."""
+    """Returns counted, trained and exported parameters; nothing where all runs have them equal."""
     counted = {
         row: [run for run in table.runs_of(row) if "trained_in_all" in run["params"]]
         for row in table.rows
@@ -38,7 +38,7 @@ def trained(table: Table, caption: str) -> Grid | None:
     head = [
         "method",
         "budget",
-        "stored",
+        "counted",
         "trained at once",
         "trained in all",
         "in PEFT's file",
@@ -53,7 +53,7 @@ def _counts(run: Run) -> list[int | None]:
     # Records of before there was this count have a file of as many parameters as are stored.
     in_file = params.get("in_peft_file", params["adapter_end"])
     return [
-        stored(run),
+        adapter_parameters(run),
         params["trained_at_once"],
         params["trained_in_all"],
         in_file if about_method(run).result == "adapter" else None,

@@ -15,7 +15,7 @@ from dora.analysis.settings_that_differ import sources, unlike
 from dora.analysis.tables.layout import number_range
 from dora.data.tasks import TASKS, labelled
 from dora.records.about_data import other_sizes
-from dora.records.about_method import stored
+from dora.records.about_method import adapter_parameters
 from dora.records.place import Place, place_of
 from dora.records.schema import Run
 
@@ -96,7 +96,7 @@ def _unequal_note(table: Table) -> list[str]:
     """Returns the note on rows that store fewer parameters than others at their budget."""
     fewer, by_rank = [], False
     for block in filter(lambda block: has_budget(block[0]), table.blocks):
-        sizes = {row: [stored(run) for run in table.runs_of(row)] for row in block}
+        sizes = {row: [adapter_parameters(run) for run in table.runs_of(row)] for row in block}
         most = max((n for its in sizes.values() for n in its), default=0)
         below = [row for row, its in sizes.items() if its and min(its) < 0.99 * most]
         fewer += [

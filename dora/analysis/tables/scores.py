@@ -16,7 +16,7 @@ from dora.analysis.stats import Estimate
 from dora.analysis.tables import published
 from dora.analysis.tables.layout import Grid, transposed
 from dora.analysis.tables.notes import MARKS, score_notes
-from dora.records.about_method import stored, trains_all
+from dora.records.about_method import adapter_parameters, trains_all
 
 # The columns before are method, budget, parameters; `_sizes` of published.py fills the last two in
 # a paper's rows.
@@ -147,7 +147,7 @@ def parameters(table: Table, row: Row) -> str:
     runs = table.runs_of(row)
     if not runs:
         return "–"
-    text = size_range([stored(run) for run in runs])
+    text = size_range([adapter_parameters(run) for run in runs])
     return f"all {text}" if all(map(trains_all, runs)) else text
 
 

@@ -125,7 +125,7 @@ function sizePanel(rows, title, of, tasks) {
   const canvas = panel({
     title,
     label: inWords(title, points),
-    below: "stored parameters",
+    below: "adapter parameters",
     format: size,
     across: axisOf(sizes, {log: true, marked: base.length ? base : sizes}),
     up: axisOf(extentOf(points)),
@@ -244,7 +244,7 @@ function drawDifference(canvas, point, height) {
 }
 
 const COSTS = [
-  ["stored parameters", "params", size],
+  ["adapter parameters", "params", size],
   ["seconds of training", "seconds", number => size(Math.round(number))],
 ];
 function scoreByCost(group, some) {

@@ -516,10 +516,10 @@ def test_a_row_is_on_the_front_if_no_cheaper_one_scores_as_much(tmp_path: Path) 
     drawn = score_by_cost(only_table(tmp_path))
     on_front = {
         cost: {(p["method"], p["budget"]) for p in lines(drawn, cost=cost, on_front=True)}
-        for cost in ("stored parameters", "seconds of training")
+        for cost in ("adapter parameters", "seconds of training")
     }
     assert on_front == {
-        "stored parameters": {("lora", "55296"), ("dora", "9000"), ("dora", "55296")},
+        "adapter parameters": {("lora", "55296"), ("dora", "9000"), ("dora", "55296")},
         "seconds of training": {("lora", "55296"), ("dora", "55296")},
     }
     (line,) = lines(drawn, cost="seconds of training", method="dora", budget="9000")
@@ -550,7 +550,7 @@ def test_costs_are_means_over_tasks_as_scores_are_whatever_their_numbers_of_seed
     table = only_table(tmp_path)
     costs = lines(score_by_cost(table), cost="seconds of training")
     assert {line["method"]: line["value"] for line in costs} == {"lora": 505, "dora": 505}
-    stored = lines(score_by_cost(table), cost="stored parameters")
+    stored = lines(score_by_cost(table), cost="adapter parameters")
     assert {line["value"] for line in stored} == {200}
     averages = lines(score_by_budget(table), score="average")
     assert {line["method"]: line["adapter_params"] for line in averages} == {

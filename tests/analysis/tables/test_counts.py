@@ -13,7 +13,7 @@ from dora.analysis.tables.contents import costs
 from dora.analysis.tables.counts import federated, trained
 from dora.analysis.tables.scores import scores
 from dora.analysis.view import View
-from dora.records.about_method import stored
+from dora.records.about_method import adapter_parameters
 from record_files import write_run
 from runs import change_record
 
@@ -23,9 +23,9 @@ def test_an_adapter_that_ends_without_a_component_stores_nothing(tmp_path: Path)
     write_run(tmp_path, "sora", 1, 0.8, params=0)
     write_run(tmp_path, "full", 1, 0.8, budget="none", params=900)
     runs = {run["config"]["method"]["name"]: run for run in read_runs(tmp_path)}
-    assert stored(runs["sora"]) == 0
+    assert adapter_parameters(runs["sora"]) == 0
     params = runs["full"]["params"]
-    assert stored(runs["full"]) == params["trainable"] - params["head"] > 0
+    assert adapter_parameters(runs["full"]) == params["trainable"] - params["head"] > 0
 
 
 def test_a_method_that_leaves_no_file_for_peft_has_a_dash_there() -> None:
@@ -83,7 +83,7 @@ def test_the_counts_of_a_whole_model_are_those_of_its_weights(tmp_path: Path) ->
     table: Any = SimpleNamespace(
         rows=[("full", "none")], runs_of=lambda row: [{**run, "params": params}], title=str
     )
-    assert stored({**run, "params": params}) == 900
+    assert adapter_parameters({**run, "params": params}) == 900
     assert trained(table, "t") is None  # nothing that the table of scores does not say
 
 
