@@ -23,7 +23,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m dora.status",
         description=__doc__,
-        epilog="exit code: 0 all done, 3 not all, 1 no run there, 2 packed records that cannot be "
+        epilog="exit code: 0 all done, 3 not all, 2 no run there, or packed records that cannot be "
         "read. missing: a run whose task, "
         "method, budget and seed all occur on its data and model, but not together; each length by "
         "itself where there are several. superseded: left unfinished, and its command now names a "
@@ -62,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
 def main() -> None:
     """Prints the table, JSON or commands.
 
-    Exit 0 where every run is done, 3 where one is not, 1 where there is none, 2 where the records
+    Exit 0 where every run is done, 3 where one is not, 2 where there is none, or where the records
     that somebody packed cannot be read.
     """
     given = _parser().parse_args()
@@ -74,11 +74,11 @@ def main() -> None:
             screen.draw(report(seen, given.results))
             time.sleep(max(0.1, given.watch))
             seen = gaps.scan(given.results)
-    except UserError as e:  # packed records that cannot be read
+        if not seen:
+            raise UserError(_no_run(given.results))
+    except UserError as e:
         print(e, file=sys.stderr)
         sys.exit(e.exit_code)
-    if not seen:
-        sys.exit(_no_run(given.results))
     # --json and --missing print for programs and shells: nothing but JSON or commands.
     if given.json:
         print(
@@ -101,9 +101,12 @@ def _all_done(seen: Iterable[study.Seen]) -> bool:
 
 
 def _verify(results: Path) -> NoReturn:
-    """Prints which files are damaged; exit 0 where none is, 3 where one is, 1 without any run."""
+    """Prints which files are damaged; exit 0 where none is, 3 where one is.
+
+    Raises UserError without any run.
+    """
     if not directories(results):
-        sys.exit(_no_run(results))
+        raise UserError(_no_run(results))
     # Late: it reads tensors and predictions, for which nothing else here waits.
     from dora.records import verify
 

@@ -24,6 +24,10 @@ _OPTIONS = (
     "-m (a sweep), --config-dir FOLDER (your own files beside conf/), "
     "--cfg job, --info, --help, --version"
 )
+_TUNE = "hydra/sweeper=tune"  # the word that dora.tune adds to its own
+_TUNE_OPTIONS = (
+    "--candidates NUMBER, --seeds SEED,…, --config-dir FOLDER (your own files beside conf/), --help"
+)
 # Options that Hydra has, each with the reason why it cannot work here and the way out.
 _REFUSED = {
     "config_path": "--config-path would take the place of conf/: "
@@ -75,7 +79,12 @@ class Line:
 def read(words: Sequence[str]) -> Line:
     """Reads a command line. Raises UserError that names every option unknown or refused."""
     # Intermixed: argparse otherwise takes no settings after an option that follows settings.
-    given = _parser().parse_intermixed_args(list(words))
+    parser = _parser()
+    if _TUNE in words:
+        parser.options = _TUNE_OPTIONS
+    given, left = parser.parse_known_intermixed_args(list(words))
+    if left:  # the unknown options, and the settings after them, which are none
+        parser.error(f"unrecognized arguments: {_unrecognized(left, words)}")
     folders = given.config_dir or []
     # Absolute, since the command is recorded and may be repeated from another folder.
     folder = os.path.abspath(os.path.expanduser(folders[-1])) if folders else None
@@ -92,6 +101,22 @@ def read(words: Sequence[str]) -> Line:
     if problems:
         raise UserError(*problems)
     return Line(overrides, given.multirun, folder, _for_hydra(given), given.help, given.version)
+
+
+def _unrecognized(left: Sequence[str], words: Sequence[str]) -> str:
+    """Returns the options among the words that were left over, each with the setting to write.
+
+    `words`: the whole line. `--results=F` and `--results F`, which other commands take, mean
+    results=F.
+    """
+    told = []
+    for word in (w for w in left if w.startswith("-")):
+        key, equals, value = word.lstrip("-").partition("=")
+        (after, *_) = (*words[words.index(word) + 1 :], "-")
+        if not equals and not after.startswith("-") and "=" not in after:
+            value = after
+        told.append(f"{word} (write {key}={value})" if key and value else word)
+    return ", ".join(told or left)
 
 
 def _unfit(given: argparse.Namespace, overrides: Sequence[str]) -> list[str]:
@@ -133,14 +158,16 @@ def _for_hydra(given: argparse.Namespace) -> tuple[str, ...]:
 
 
 class _Parser(argparse.ArgumentParser):
+    options = _OPTIONS
+
     def error(self, message: str) -> NoReturn:
         """Raises UserError; argparse itself would print its message and exit."""
         raise UserError(
-            f"{message}; settings are written key=value, and the options are {_OPTIONS}"
+            f"{message}; settings are written key=value, and the options are {self.options}"
         )
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> _Parser:
     # argparse's own --help would list options alone; `usage` also shows every key and choice.
     parser = _Parser(add_help=False, prog="python -m dora.run")
     add = parser.add_argument

@@ -10,6 +10,7 @@ import difflib
 import re
 from collections.abc import Iterable, Sequence
 from itertools import product
+from pathlib import Path
 
 import yaml
 from hydra.core.global_hydra import GlobalHydra
@@ -121,6 +122,9 @@ def _of_choice(compose: Composer, word: str, config_dir: str | None) -> str | No
     else:
         near = _like(value, names)
         hint = f"; did you mean {' or '.join(near)}?" if near else ""
+    own = key in ("method", "experiment") and config_dir is not None
+    if own and not Path(str(config_dir), key).is_dir():
+        hint = f"; --config-dir={config_dir} holds no {key}/ folder{hint}"
     return f"{word}: choose {key} from {', '.join(names)}{hint}"
 
 

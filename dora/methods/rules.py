@@ -14,19 +14,20 @@ def fraction_or_steps(name: str, value: float, zero: bool = True) -> list[str]:
         return [
             f"{name}=1 would be one step: write 2 or more steps, or a fraction of the run below 1"
         ]
-    return _fraction_or_steps(name, value, zero)
+    return _fraction_or_steps(name, value, zero, least=2)
 
 
 def interval(name: str, value: float) -> list[str]:
     """Returns a message unless `value` is whole steps from 1, or a fraction of the run below 1."""
-    return _fraction_or_steps(name, value, zero=False)
+    return _fraction_or_steps(name, value, zero=False, least=1)
 
 
-def _fraction_or_steps(name: str, value: float, zero: bool) -> list[str]:
-    fine = (0 <= value if zero else 0 < value) and (value < 1 or float(value).is_integer())
-    low = "at least 0" if zero else "above 0"
-    rule = f"{name}={value} must be {low}: a fraction of the run below 1, or whole steps"
-    return [] if fine else [rule]
+def _fraction_or_steps(name: str, value: float, zero: bool, least: int) -> list[str]:
+    what = f"a fraction of the run below 1, or whole steps from {least}"
+    if value < 0 or (value == 0 and not zero):
+        return [f"{name}={value} must be {'at least' if zero else 'above'} 0: {what}"]
+    fine = value < 1 or float(value).is_integer()
+    return [] if fine else [f"{name}={value} must be {what}"]
 
 
 def in_range(name: str, value: float, low: float, high: float, usual: str) -> list[str]:

@@ -207,9 +207,17 @@ def test_a_table_says_how_its_learning_rates_were_searched(tmp_path: Path) -> No
     (found,) = tables(read_runs(tmp_path))
     assert (
         "tuned settings: the best of 6 candidates for each method and task, 2 seeds each, on "
-        "held-out training rows; 1 of 2 rates at an edge of those tried (RTE DoRA (dynamic rank)); 1 rates are from no "
+        "held-out training rows; 1 of 2 rates at an edge of those tried (RTE DoRA (dynamic rank)); 1 rate is from no "
         "such search"
     ) in score_notes(found, set(), bold=False)
+
+
+def test_one_evaluation_is_not_called_the_best_of_several(tmp_path: Path) -> None:
+    once = {"counted": 1, "from_step": 46}
+    record_files.write_run(tmp_path, "lora", 1, 0.8, task="rte", evaluations=once)
+    (found,) = tables(read_runs(tmp_path))
+    said = "the only development evaluation in the second half of a run"
+    assert said in score_notes(found, set(), bold=False)
 
 
 def test_labels_of_rates_keep_a_distance_and_begin_with_the_lowest() -> None:

@@ -189,7 +189,17 @@ def test_the_version_is_ours() -> None:
     ("words", "part"),
     [
         (["--foo"], "unrecognized arguments: --foo; settings are written key=value"),
-        (["--task", "sst2"], "unrecognized arguments: --task"),
+        (["--task", "sst2"], "unrecognized arguments: --task (write task=sst2); settings"),
+        # The settings after an unknown option are no options.
+        (
+            ["task=sst2", "--rates_from=x", "results=Y"],
+            "unrecognized arguments: --rates_from=x (write rates_from=x); settings",
+        ),
+        (
+            ["-m", "hydra/sweeper=tune", "--results", "F", "task=rte"],
+            "--results (write results=F); settings are written key=value, and the options are "
+            "--candidates NUMBER, --seeds",
+        ),
         (["--cfg"], "--cfg: expected one argument"),
         (["--cfg", "me"], "invalid choice: 'me'"),
         (["--config-dir", "/no/where"], "--config-dir=/no/where is no folder"),

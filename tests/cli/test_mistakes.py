@@ -80,6 +80,13 @@ def test_explanations_know_the_users_own_files(mine: str) -> None:
     assert problem.endswith(", study_tiny, study_tiny_deberta, typo, untitled; did you mean mine?")
 
 
+def test_a_folder_without_the_kind_of_file_that_is_asked_for_is_named(mine: str) -> None:
+    (problem,) = refused(mine, "method=vera")
+    assert f"; {mine} holds no method/ folder" in problem
+    (problem,) = refused(mine, "experiment=mind")
+    assert "holds no" not in problem
+
+
 @pytest.mark.parametrize("name", ["broken", "bytes", "typo"])
 def test_a_users_file_that_cannot_be_used_is_not_called_unknown(name: str, mine: str) -> None:
     (problem,) = refused(mine, f"experiment={name}")
@@ -379,6 +386,11 @@ def test_an_unreachable_hub_is_reported_within_ten_seconds(tmp_path: Path) -> No
             ["data=dir", "data.dir=", "results="],
             ["data=dir needs data.dir=FOLDER", "results= must name a folder"],
         ),
+        (
+            ["warmup=1.5"],
+            ["warmup=1.5 must be a fraction of the run below 1, or whole steps from 2"],
+        ),
+        (["warmup=-1"], ["warmup=-1.0 must be at least 0: a fraction of the run below 1"]),
         (["max_length=600"], ["longer than this model's 128 positions"]),
         (
             ["target=[q,w]", "epochs=0", "clip=-1"],

@@ -319,7 +319,7 @@ def test_a_run_that_starts_at_its_budget_is_final_from_the_start():
     [
         ({"beta1": 1.0}, "method.beta1=1.0 must lie in [0, 1); the paper uses 0.85"),
         ({"orthogonality": -0.1}, "method.orthogonality=-0.1 must lie in [0, inf)"),
-        ({"mask_interval": 2.5}, "method.mask_interval=2.5 must be above 0"),
+        ({"mask_interval": 2.5}, "method.mask_interval=2.5 must be a fraction of the run below 1"),
         ({"init_warmup": 0.6}, "do not fit a run of 100 steps"),
         # The two phases leave no step between them.
         ({"init_warmup": 60.0, "final_warmup": 40.0}, "do not fit a run of 100 steps"),

@@ -315,7 +315,7 @@ def test_kept_masked_components_stay_masked_to_the_end():
             "method.importance=size must be one of share, random; the paper's",
         ),
         ({"shape": "linear"}, "method.shape=linear must be one of cubic_late, cubic_early"),
-        ({"prune_end": 1.5}, "method.prune_end=1.5 must be above 0"),
+        ({"prune_end": 1.5}, "method.prune_end=1.5 must be a fraction of the run below 1"),
         ({"prune_end": 1.0}, "method.prune_end=1 would be one step: write 2 or more"),
         ({"prune_end": 0.1}, "leave no pruning window in a run of 100 steps"),
         ({"prune_end": 200.0}, "leave no pruning window in a run of 100 steps"),

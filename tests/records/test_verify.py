@@ -293,7 +293,8 @@ def test_the_command_exits_0_for_a_sound_study_and_3_for_a_damaged_one(
         return ended.value.code
 
     # Nothing to verify is not the same as everything sound.
-    assert str(code()).startswith(f"no run under {tmp_path / 'runs'}")
+    assert code() == 2
+    assert capsys.readouterr().err.startswith(f"no run under {tmp_path / 'runs'}")
     folder = finished(tmp_path)
     assert code() == 0
     flip(folder / "best.safetensors")

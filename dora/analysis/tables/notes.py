@@ -276,7 +276,10 @@ def _tuning_notes(table: Table) -> list[str]:
     if settings:
         text += f"; tried with other settings, {', '.join(sorted(settings))}"
     if len(found) < len(cells):
-        text += f"; {len(cells) - len(found)} rates are from no such search"
+        other_rates = len(cells) - len(found)
+        text += (
+            f"; {other_rates} {'rate is' if other_rates == 1 else 'rates are'} from no such search"
+        )
     return [text]
 
 
@@ -292,7 +295,10 @@ def _evaluation_notes(table: Table) -> list[str]:
         kind = "development evaluations"
     else:
         kind = "evaluations on the development set or on held-out training rows"
-    found = [f"the best of {counted} {kind} in the second half of a run"]
+    best = f"the best of {counted} {kind}"
+    if counted == "1":
+        best = f"the only {kind.replace('evaluations', 'evaluation', 1)}"
+    found = [f"{best} in the second half of a run"]
     if not table.comparable:
         found.append(
             "runs of one task have unequal evaluations, so that no method is compared with "
