@@ -234,7 +234,7 @@ def test_folders_without_records_make_no_holes(tmp_path: Path) -> None:
 
 def test_status_as_table_json_and_commands(tmp_path: Path) -> None:
     results = f"--results={tmp_path}"
-    assert command("dora.status", results).returncode == 1
+    assert command("dora.status", results).returncode == 2
     directory(tmp_path)
     assert command("dora.status", results).returncode == 0
     directory(tmp_path, seed=2, status="failed", reason="OSError: disk full\nand more")
