@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 
 from dora.configuration.config import Config
-from dora.configuration.groups import FedConfig
 from dora.data.tasks import Rows, labelled
 from dora.preparing.prepare import Prepared
 from dora.preparing.unused import unused_notes
@@ -19,7 +17,7 @@ REAL = "real ones: model=roberta_base (or another) and data=hub, or data=dir dat
 def notes_on(p: Prepared, here: bool = True) -> tuple[str, ...]:
     """Returns all notes on a run. `here`: it is to be trained on this machine."""
     c = p.config
-    known = (embedded_note(c), c.model.note, *rows_notes(c, p.rows), federated_note(c))
+    known = (embedded_note(c), c.model.note, *rows_notes(c, p.rows))
     unused = unused_notes(c, p.plan, p.search is not None, here)
     return (*filter(None, known), *unused, *beyond_notes(c, len(p.train_rows), p.total_steps))
 
@@ -58,19 +56,6 @@ def rows_notes(config: Config, rows: Mapping[str, Rows]) -> list[str]:
     if submitted:
         notes.append(f"no predictions that dora.submit takes: {task.name} {', '.join(submitted)}")
     return notes
-
-
-def federated_note(config: Config) -> str | None:
-    """Returns the note on `fed.…` settings of a method without clients; None if there are none.
-
-    A note, not an error: a sweep may compare federated methods with others.
-    """
-    if config.chosen.kind.federated:
-        return None
-    usual = asdict(FedConfig())
-    given = {key: value for key, value in asdict(config.fed).items() if value != usual[key]}
-    typed = ", ".join(f"fed.{key}={value}" for key, value in given.items())
-    return f"{typed}: method={config.method_name} has no clients, and ignores it" if given else None
 
 
 def beyond_notes(config: Config, train: int, steps: int) -> list[str]:

@@ -29,6 +29,7 @@ def unused_notes(
     why = {
         **_of_length_and_rate(config, searched),
         **_of_the_rest(config),
+        **_of_clients(config),
         **_of_graphs(config, here),
         **_of_method(config, plan, searched),
     }
@@ -58,12 +59,19 @@ def _of_the_rest(config: Config) -> dict[str, str]:
     if model.path and model.hub and own:
         keys = ["hub", *(["revision"] if model.revision != type(model).revision else [])]
         found |= {f"model.{key}": f"model.path={model.path} is the model" for key in keys}
-    fed = config.fed
-    if kind.federated and fed.partition == "iid" and fed.alpha != type(fed).alpha:
-        found["fed.alpha"] = "fed.partition=iid deals equal parts"
     if config.keep_model and kind.result != "model":
         found["keep_model"] = f"method={config.method_name} leaves no whole model"
     return found
+
+
+def _of_clients(config: Config) -> dict[str, str]:
+    fed = config.fed
+    if config.chosen.kind.federated:
+        alone = fed.partition == "iid" and fed.alpha != type(fed).alpha
+        return {"fed.alpha": "fed.partition=iid deals equal parts"} if alone else {}
+    usual = asdict(type(fed)())
+    why = f"method={config.method_name} has no clients"
+    return {f"fed.{key}": why for key, value in asdict(fed).items() if value != usual[key]}
 
 
 def _of_graphs(config: Config, here: bool) -> dict[str, str]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dora.data.tasks import AX, TASKS, Rows
-from dora.preparing.notes import beyond_notes, federated_note, notes_on, rows_notes
+from dora.preparing.notes import beyond_notes, notes_on, rows_notes
 from dora.preparing.prepare import prepare
 from runs import configure, small
 
@@ -56,11 +56,3 @@ def test_settings_beyond_the_runs_rows_and_steps_are_told(tmp_path: Path) -> Non
     assert beyond_notes(configure("task=rte", "method=lora"), 10, 5) == []
     found = notes_on(prepare(small(tmp_path, "method=lora", "limit_train=9999", "max_steps=5")))
     assert [note.split(":")[0] for note in found[-2:]] == ["limit_train=9999", "eval_every=6"]
-
-
-def test_a_method_without_clients_says_that_it_ignores_their_settings() -> None:
-    words = ("fed.clients=5", "fed.partition=iid")
-    said = "fed.clients=5, fed.partition=iid: method=lora has no clients, and ignores it"
-    assert federated_note(configure("method=lora", *words)) == said
-    assert federated_note(configure("method=lora")) is None
-    assert federated_note(configure("method=fedit", *words)) is None

@@ -18,7 +18,12 @@ FEDERATED = ("method=fedit", "fed.local_steps=2")
 
 def told(tmp_path: Path, *words: str) -> list[str]:
     """Returns the notes on settings without effect of a small run with these words."""
-    p = prepare(small(tmp_path, *words))
+    federated = any(
+        word in words for word in ("method=fedit", "method=ffa_lora", "method=lora_fair")
+    )
+    # `small` gives a number of local steps, of which other methods say that it has no effect.
+    usual = () if federated else ("fed.local_steps=10",)
+    p = prepare(small(tmp_path, *words, *usual))
     found = unused_notes(p.config, p.plan, p.search is not None)
     assert set(found) <= set(notes_on(p))
     return [note.replace(" has no effect", "") for note in found]
@@ -27,6 +32,7 @@ def told(tmp_path: Path, *words: str) -> list[str]:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
+        (["method=lora", "fed.clients=4"], "fed.clients=4: method=lora has no clients"),
         (["method=lora", "epochs=3"], "epochs=3: max_steps=24 is the run's length"),
         (
             ["method=lora", "rates_from=x.json", "lr=1e-3"],
@@ -58,7 +64,12 @@ def told(tmp_path: Path, *words: str) -> list[str]:
             "method.full_rate=0.1: method.mode=efficient",
         ),
         (
-            ["method=lora_fair", "method.solver=ridge", "method.server_lr=0.1"],
+            [
+                "method=lora_fair",
+                "fed.local_steps=2",
+                "method.solver=ridge",
+                "method.server_lr=0.1",
+            ],
             "method.server_lr=0.1: method.solver=ridge takes no steps",
         ),
         (
