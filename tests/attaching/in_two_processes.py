@@ -38,6 +38,7 @@ def main(folder: Path) -> None:
     if rank == 0:
         torch.save(adapter.state_dict(), folder / "together.pt")
     refused = attach(build("mlp"), target=["first"])
+    refused.penalty()
     torch.optim.SGD(refused.parameters(), lr=0.1).step()
     with pytest.raises(UserError, match="attach with remove=False"):
         refused.step()
