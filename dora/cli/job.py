@@ -28,9 +28,10 @@ HEAVY = ("torch", "transformers", "dora.training.one_run", "transformers.modelin
 
 
 def check_grid(hydra: Any) -> None:
-    """Raises UserError if an experiment is a grid of runs, and neither -m nor one run is given.
+    """Raises UserError for a search without -m, and for an experiment that is a grid of runs.
 
-    So it does for a search without -m. Without -m Hydra would train one run of the grid, with defaults that the experiment never has.
+    An experiment is left to a sweep, and to a command that gives one run of it. Hydra would train
+    one run of the grid, with defaults that the experiment never has.
     """
     grid = hydra.sweeper.params or {}
     given = {key_of(word) for word in hydra.overrides.task}

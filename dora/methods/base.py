@@ -264,6 +264,6 @@ class Method:
         """Takes up a `state()` again, on the device where the layers are now."""
 
 
-def is_recordable(method: Method) -> bool:
+def is_recordable(kind: type[Method]) -> bool:
     """Says whether the method's own class states that its steps may be recorded."""
-    return bool(vars(type(method)).get("recordable", False))
+    return bool(vars(kind).get("recordable", False))

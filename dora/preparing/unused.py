@@ -14,6 +14,7 @@ import torch
 from dora.adapters.budget import Plan
 from dora.configuration.config import Config
 from dora.configuration.method_choice import packaged, packaged_names
+from dora.methods.base import is_recordable
 from dora.plain import dotted
 
 
@@ -83,7 +84,7 @@ def _of_graphs(config: Config, here: bool) -> dict[str, str]:
         "with device=cpu": config.device == "cpu",
         "with compile=true": config.compile,
         f"with grad_accum={config.grad_accum}": config.grad_accum > 1,
-        f"with method={config.method_name}": not vars(config.chosen.kind).get("recordable", False),
+        f"with method={config.method_name}": not is_recordable(config.chosen.kind),
     }
     why = next((text for text, holds in reasons.items() if holds), None)
     return {"cuda_graphs": f"no step is recorded {why}"} if why else {}

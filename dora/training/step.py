@@ -107,7 +107,7 @@ class Stepper:
             model: Any = s.model.config
             asked = architecture_of(model.model_type).plain_attention
         able = s.world.device.type == "cuda" and not c.compile and c.grad_accum == 1
-        return asked and able and is_recordable(s.method)
+        return asked and able and is_recordable(type(s.method))
 
     def take(self, step: int) -> tuple[Tensor, Tensor | None]:
         """Takes step `step` (from 1); returns (mean task loss over the batch, penalty or None).

@@ -47,7 +47,7 @@ def _recorded(monkeypatch: pytest.MonkeyPatch) -> None:
     def with_graphs(self: Stepper, *given: Any) -> None:
         begin(self, *given)
         self.forward.packs = False
-        assert is_recordable(self.setup.method)
+        assert is_recordable(type(self.setup.method))
         self.graphs = Computed(list(self.parameters.values()))
 
     monkeypatch.setattr(Stepper, "__init__", with_graphs)
