@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from dora.analysis.tables.notes import other_rows_note
+from dora.analysis.tables.run_notes import other_rows_note
 from dora.data.predictions import degenerate, predict
 from dora.data.tasks import TASKS
 from dora.errors import UserError
