@@ -52,7 +52,7 @@ import torch
 from torch import nn
 from dora.adapters import lowrank
 from dora.adapters.allocation import allocate
-from dora.adapters.budget import pruning_plan
+from dora.adapters.plan import pruning_plan
 from dora.adapters.changes import Mask, Remove
 from dora.methods import base
 from dora.methods.base import ParameterGroup

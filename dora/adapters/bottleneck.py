@@ -21,7 +21,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from dora.adapters.budget import Budget, Matrix, Plan, equal_ranks
+from dora.adapters.budget import Budget, Matrix
+from dora.adapters.plan import Plan, equal_ranks
 
 # By their names in the `adapters` library. Its gelu is the exact one, as PyTorch's is.
 ACTIVATIONS: dict[str, type[nn.Module]] = {"swish": nn.SiLU, "gelu": nn.GELU, "relu": nn.ReLU}

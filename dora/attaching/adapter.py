@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from dora.adapters import changes, result
-from dora.adapters.budget import Plan
 from dora.adapters.peft import merged
+from dora.adapters.plan import Plan
 from dora.adapters.result import snapshot
 from dora.attaching import checks
 from dora.attaching.buffers import head_buffers, refuse_moved_averages, running_averages

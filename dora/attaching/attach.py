@@ -9,7 +9,8 @@ from typing import Any
 
 from torch import nn
 
-from dora.adapters.budget import Budget, Matrix, Plan
+from dora.adapters.budget import Budget, Matrix
+from dora.adapters.plan import Plan
 from dora.attaching.adapter import Adapter
 from dora.attaching.linears import (
     as_linear,

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from dora.adapters.budget import Plan
+from dora.adapters.plan import Plan
 from dora.errors import UserError
 from dora.methods import base
 from dora.methods.base import ParameterGroup, RunInfo

@@ -21,8 +21,9 @@ import torch
 from torch import Tensor, nn
 
 from dora.adapters import lowrank
-from dora.adapters.budget import Budget, Matrix, Plan, equal_plan
+from dora.adapters.budget import Budget, Matrix
 from dora.adapters.changes import Change, Renew
+from dora.adapters.plan import Plan, equal_plan
 from dora.methods import base
 from dora.methods.base import RunInfo
 from dora.methods.lora import PlainSettings, average_rank, kaiming

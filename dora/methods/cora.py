@@ -23,9 +23,10 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from dora.adapters.budget import Budget, Matrix, Plan
+from dora.adapters.budget import Budget, Matrix
 from dora.adapters.lowrank import LowRankLinear
 from dora.adapters.peft import factor_name, magnitude_name, merged
+from dora.adapters.plan import Plan
 from dora.adapters.singular import common_basis, common_basis_of_weights
 from dora.backbones import tensors
 from dora.backbones.architectures import layer_and_kind

@@ -23,8 +23,9 @@ from torch.autograd.function import once_differentiable
 
 from dora.adapters import lowrank
 from dora.adapters.allocation import allocate
-from dora.adapters.budget import Budget, Matrix, Plan, pruning_plan
+from dora.adapters.budget import Budget, Matrix
 from dora.adapters.changes import Mask, Remove
+from dora.adapters.plan import Plan, pruning_plan
 from dora.adapters.pruning import SHAPES, pruned, steps_of
 from dora.adapters.stack import Stack, in_order, stacks
 from dora.methods import base

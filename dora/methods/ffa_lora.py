@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from dora.adapters.budget import Plan
+from dora.adapters.plan import Plan
 from dora.methods.base import RunInfo
 from dora.methods.fedit import FedIT, average
 from dora.methods.lora import PlainSettings

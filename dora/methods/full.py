@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from dora.adapters.budget import Plan
+from dora.adapters.plan import Plan
 from dora.methods import base
 from dora.methods.base import RunInfo
 

@@ -13,7 +13,8 @@ from typing import ClassVar
 from torch import nn
 
 from dora.adapters.bottleneck import ACTIVATIONS, adapter_at, bottleneck_plan, insert
-from dora.adapters.budget import Budget, Matrix, Plan
+from dora.adapters.budget import Budget, Matrix
+from dora.adapters.plan import Plan
 from dora.backbones.architectures import KINDS, end_of, layer_and_kind, owner_of
 from dora.errors import UserError
 from dora.methods import base

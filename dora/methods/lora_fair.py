@@ -23,8 +23,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dora.adapters.budget import Plan
 from dora.adapters.gathered import Gathered
+from dora.adapters.plan import Plan
 from dora.methods.fedit import FedIT, average
 from dora.methods.lora import PlainSettings
 from dora.methods.rules import in_range, one_of

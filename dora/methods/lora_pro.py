@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from dora.adapters.budget import Plan
+from dora.adapters.plan import Plan
 from dora.adapters.stack import Stack, stacks
 from dora.methods.base import ParameterGroup, RunInfo
 from dora.methods.lora import PlainLoRA, PlainSettings

@@ -17,8 +17,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from dora.adapters.budget import Budget, Matrix, Plan, equal_plan
+from dora.adapters.budget import Budget, Matrix
 from dora.adapters.lowrank import LowRankLinear
+from dora.adapters.plan import Plan, equal_plan
 from dora.methods.base import RunInfo
 from dora.methods.lora import PlainLoRA, PlainSettings
 

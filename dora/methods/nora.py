@@ -19,8 +19,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from dora.adapters.budget import Budget, Matrix, Plan, equal_ranks
+from dora.adapters.budget import Budget, Matrix
 from dora.adapters.lowrank import LowRankLinear
+from dora.adapters.plan import Plan, equal_ranks
 from dora.adapters.singular import first_components
 from dora.methods import base
 from dora.methods.base import ParameterGroup, RunInfo

@@ -22,8 +22,9 @@ from torch import nn
 
 from dora.adapters import lowrank
 from dora.adapters.allocation import allocate
-from dora.adapters.budget import Budget, Matrix, Plan, pruning_plan
+from dora.adapters.budget import Budget, Matrix
 from dora.adapters.changes import Mask, Remove
+from dora.adapters.plan import Plan, pruning_plan
 from dora.adapters.pruning import steps_of
 from dora.methods import base
 from dora.methods.base import ParameterGroup, RunInfo

@@ -21,8 +21,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dora.adapters.arithmetic import update
-from dora.adapters.budget import Budget, Matrix, Plan
+from dora.adapters.budget import Budget, Matrix
 from dora.adapters.lowrank import LowRankLinear
+from dora.adapters.plan import Plan
 from dora.methods.base import ParameterGroup, RunInfo
 from dora.methods.lora import PlainLoRA, PlainSettings
 

@@ -19,8 +19,9 @@ from dataclasses import dataclass
 import numpy as np
 from torch import nn
 
-from dora.adapters.budget import Budget, Matrix, Plan
+from dora.adapters.budget import Budget, Matrix
 from dora.adapters.changes import Change
+from dora.adapters.plan import Plan
 from dora.backbones.architectures import layer_and_kind
 from dora.methods import base
 from dora.methods.base import RunInfo

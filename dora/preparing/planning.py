@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from dora.adapters.budget import Budget, Matrix, Plan
+from dora.adapters.budget import Budget, Matrix
+from dora.adapters.plan import Plan
 from dora.backbones import backbone
 from dora.backbones.backbone import Folder
 from dora.configuration.config import Config

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from dora.adapters.budget import Plan
+from dora.adapters.plan import Plan
 from dora.backbones import backbone
 from dora.backbones.architectures import USUAL, architecture_of
 from dora.backbones.backbone import Folder

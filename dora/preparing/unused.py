@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from dora.adapters.budget import Plan
+from dora.adapters.plan import Plan
 from dora.configuration.config import Config
 from dora.configuration.method_choice import packaged, packaged_names
 from dora.methods.base import is_recordable

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from dora.adapters.budget import Budget, Matrix, Plan
+from dora.adapters.budget import Budget, Matrix
+from dora.adapters.plan import Plan
 from dora.backbones.architectures import KINDS
 from dora.backbones.attention import speed_up
 from dora.backbones.backbone import find_linears

@@ -12,9 +12,9 @@ from safetensors import safe_open
 from torch import Tensor
 
 from dora.adapters import lowrank
-from dora.adapters.budget import Plan
 from dora.adapters.peft import ranks_in_file, save_adapter
 from dora.adapters.peft_config import stored_params
+from dora.adapters.plan import Plan
 from dora.backbones import backbone
 from dora.data.predictions import save
 from dora.errors import RunFailed

@@ -11,8 +11,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from conftest import METHODS, linears, tiny, train_head_only
-from dora.adapters.budget import Budget, Matrix, Plan, equal_plan, equal_ranks, start_ranks
+from dora.adapters.budget import Budget, Matrix
 from dora.adapters.changes import apply
+from dora.adapters.plan import Plan, equal_plan, equal_ranks, start_ranks
 from dora.adapters.pruning import pruned, steps_of
 from dora.methods.base import RunInfo
 

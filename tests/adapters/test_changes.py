@@ -10,10 +10,11 @@ from torch import nn
 
 from conftest import batches, linears, tiny, train_head_only
 from dora.adapters import lowrank, result
-from dora.adapters.budget import Budget, Matrix, Plan
+from dora.adapters.budget import Budget, Matrix
 from dora.adapters.changes import Mask, Remove, Renew, apply, ranks_after
 from dora.adapters.lowrank import LowRankLinear
 from dora.adapters.peft import adapter_tensors, stored_ranks
+from dora.adapters.plan import Plan
 
 
 def layer_of(rank: int = 3, gated: bool = True) -> LowRankLinear:

@@ -15,9 +15,10 @@ from conftest import (
     train_head_only,
     trained,
 )
-from dora.adapters.budget import Budget, Matrix, Plan
+from dora.adapters.budget import Budget, Matrix
 from dora.adapters.changes import Remove
 from dora.adapters.lowrank import mask, remove
+from dora.adapters.plan import Plan
 from dora.methods.base import RunInfo
 from dora.methods.dora import DoRA, variance
 

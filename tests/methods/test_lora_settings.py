@@ -27,7 +27,8 @@ from conftest import (
     train_head_only,
     trained,
 )
-from dora.adapters.budget import Budget, Matrix, equal_ranks
+from dora.adapters.budget import Budget, Matrix
+from dora.adapters.plan import equal_ranks
 from dora.backbones.backbone import ASSETS
 from dora.configuration.config import Config
 from dora.configuration.groups import TaskConfig

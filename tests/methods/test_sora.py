@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from conftest import layer_of, linears, loop_of, settings_of, tiny, tokens, train_head_only
-from dora.adapters.budget import Budget, Plan
+from dora.adapters.budget import Budget
 from dora.adapters.changes import Mask, Remove, apply
+from dora.adapters.plan import Plan
 from dora.methods.base import RunInfo
 from dora.methods.sora import SoRA, exact_threshold, released_threshold
 from runs import cut, only_run, run, same_files, small

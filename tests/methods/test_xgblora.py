@@ -15,9 +15,10 @@ from budgets import SHAPES, matrices_of
 from torch import nn
 
 from conftest import linears, loop_of, settings_of, tiny, tokens, train_head_only
-from dora.adapters.budget import Budget, Matrix, Plan
+from dora.adapters.budget import Budget, Matrix
 from dora.adapters.changes import Renew, apply
 from dora.adapters.lowrank import LowRankLinear
+from dora.adapters.plan import Plan
 from dora.methods.base import RunInfo
 from dora.methods.schedule import Schedule
 from dora.methods.xgblora import XGBLoRA

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from dora.adapters import lowrank
-from dora.adapters.budget import Budget, Matrix, Plan, equal_plan
+from dora.adapters.budget import Budget, Matrix
+from dora.adapters.plan import Plan, equal_plan
 from dora.backbones.backbone import load_model
 from dora.configuration.config import Config
 from dora.errors import RunFailed, UserError

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 import torch
 
-from dora.adapters.budget import Budget, Matrix, Plan, pruning_plan
+from dora.adapters.budget import Budget, Matrix
 from dora.adapters.changes import Mask, Remove
+from dora.adapters.plan import Plan, pruning_plan
 from dora.data import npz
 from dora.errors import RunFailed, Stopped
 from dora.methods.dora import DoRA

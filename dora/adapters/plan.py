@@ -1,0 +1,192 @@
+"""A run's plan: the ranks at which it starts, and what it may hold when it ends."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+from dora.adapters.budget import Budget, Matrix
+
+# 2³² over the golden ratio. Its multiples modulo 2³² lie evenly over the range wherever they end,
+# and follow no period that kinds of matrices have.
+_GOLDEN = 2_654_435_769
+ENOUGH = 0.95  # the share of the budget below which a run is warned that it ended with too little
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The ranks at which a run starts, and the total that it may hold when it ends.
+
+    `start`: rank of each matrix when training begins. `end`: rank of each matrix at the end if it
+    is fixed beforehand (LoRA), None if training decides it. `target`: the total at the end, in the
+    budget's unit; less than the budget's own total only if `init_from` starts with less. `at_most`:
+    the run may end below the target. `note`: what else the user should read of it before training.
+    `dealt`: `start` is `equal_ranks` of the budget, a share of them, or another run's, and so the
+    same for every seed; where that leaves matrices without a component, it names the run too.
+    """
+
+    budget: Budget
+    matrices: tuple[Matrix, ...]
+    start: tuple[int, ...]
+    end: tuple[int, ...] | None
+    target: int
+    at_most: bool = False
+    note: str | None = None
+    dealt: bool = False
+
+    @property
+    def costs(self) -> list[int]:
+        """The cost of one component of each matrix, in the budget's unit."""
+        return self.budget.costs(self.matrices)
+
+    @property
+    def start_total(self) -> int:
+        """The cost of the start ranks, in the budget's unit."""
+        return self.budget.spent(self.start, self.matrices)
+
+    @property
+    def start_params(self) -> int:
+        """The number of adapter parameters when training begins."""
+        return self.params(self.start)
+
+    def params(self, ranks: Sequence[int]) -> int:
+        """Returns the adapter parameters stored at these ranks: Σ rank · cost + fixed cost."""
+        return sum(r * m.cost + m.fixed_cost for r, m in zip(ranks, self.matrices, strict=True))
+
+    def end_range(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Returns (fewest, most) components and (fewest, most) parameters at the end."""
+        if self.end is not None:
+            total, params = sum(self.end), self.params(self.end)
+            return (total, total), (params, params)
+        # The costs of all components at the start, cheapest first: whichever of them training
+        # keeps, the cheapest and the dearest choice bound the result.
+        cheap = [c for m, r in zip(self.matrices, self.start, strict=True) for c in [m.cost] * r]
+        cheap.sort()
+        fixed = sum(m.fixed_cost for m in self.matrices)
+        if self.budget.rank is not None:
+            low, high = sum(cheap[: self.target]), sum(cheap[len(cheap) - self.target :])
+            low, high = fixed + low, fixed + high
+            components = (self.target, self.target)
+        else:
+            # The gap is smaller than some component left out, so than the dearest one.
+            low, high = max(fixed, self.target - max(cheap, default=1) + 1), self.target
+            left = self.target - fixed
+            components = (_fill(cheap[::-1], left), _fill(cheap, left))
+        return ((0, components[1]), (fixed, high)) if self.at_most else (components, (low, high))
+
+    def missed(self, ranks: Sequence[int]) -> str | None:
+        """Returns a message if a run that ended at `ranks` missed its budget, else None."""
+        if self.budget.rank is not None:
+            return self._missed_components(sum(ranks))
+        params = self.params(ranks)
+        if params > self.target:
+            return f"{params} adapter parameters at the end exceed the budget of {self.target}"
+        left = [m.cost for m, r, r0 in zip(self.matrices, ranks, self.start, strict=True) if r < r0]
+        # A gap is allowed only if it is too small for any component that was given up.
+        if not self.at_most and left and self.target - params >= min(left):
+            return (
+                f"{params} adapter parameters at the end leave {self.target - params} of "
+                f"{self.target} unused, where a component of {min(left)} was left out"
+            )
+        return None
+
+    def falls_short(self, ranks: Sequence[int]) -> bool:
+        """Tells whether `ranks` leave over 5 % of the target, and room for a component given up."""
+        gap = self.target - self.budget.spent(ranks, self.matrices)
+        given_up = [c for c, r, r0 in zip(self.costs, ranks, self.start, strict=True) if r < r0]
+        return bool(given_up) and gap >= min(given_up) and gap > (1 - ENOUGH) * self.target
+
+    def _missed_components(self, components: int) -> str | None:
+        """Returns a message if a rank budget's number of components is missed, else None."""
+        if components == self.target or (self.at_most and components < self.target):
+            return None
+        return f"{components} components live at the end, budget {self.budget} means {self.target}"
+
+    def describe(self) -> list[str]:
+        """Returns the plan in plain lines, which are printed before training."""
+        (low, high), (low_params, high_params) = self.end_range()
+        return [
+            f"start: {sum(self.start)} components over {len(self.matrices)} matrices, "
+            f"{self.start_params:,} adapter parameters",
+            f"end:   {_span(low, high)} components, {_span(low_params, high_params)} adapter "
+            f"parameters (budget {self.budget})",
+            *([self.note] if self.note else []),
+        ]
+
+
+def _fill(costs: Sequence[int], total: int) -> int:
+    """Returns how many of `costs`, in order and skipping those that don't fit, fill `total`."""
+    count = 0
+    for cost in costs:
+        if cost <= total:
+            total, count = total - cost, count + 1
+    return count
+
+
+def _span(low: int, high: int) -> str:
+    """Spells a range of whole numbers: `8` or `8 to 12`."""
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
+def equal_ranks(
+    budget: Budget, matrices: Sequence[Matrix], spread: bool = True, blocks: int = 1
+) -> tuple[int, ...]:
+    """Returns fixed ranks: the largest that every matrix can have, the rest dealt one by one.
+
+    The rest goes to the matrices in front, in layer order. Where there are fewer components than
+    matrices, that would leave the upper layers without any; with `spread` they are then dealt
+    evenly over the layers. No matrix gets more than its full rank, or than that of one of the
+    `blocks` into which each is divided. The gap to the budget is smaller than the cheapest
+    component of the matrices that have less.
+    """
+    costs, left = budget.costs(matrices), budget.for_components(matrices)
+    base = left // sum(costs)
+    ranks = [base] * len(matrices)
+    left -= base * sum(costs)
+    order = list(range(len(matrices)))
+    if base == 0 and spread:
+        order.sort(key=lambda i: i * _GOLDEN % 2**32)
+    # Rounds of one component each: a component that no longer fits leaves room for cheaper ones
+    # behind it.
+    dealt = True
+    while dealt:
+        dealt = False
+        for i in order:
+            # A base above a full rank is for the caller to refuse, by its whole size.
+            if costs[i] <= left and ranks[i] < max(base + 1, matrices[i].full_rank // blocks):
+                ranks[i], left, dealt = ranks[i] + 1, left - costs[i], True
+    return tuple(ranks)
+
+
+def equal_plan(
+    budget: Budget, matrices: tuple[Matrix, ...], spread: bool = True, blocks: int = 1
+) -> Plan:
+    """Returns the plan of a method whose ranks are `equal_ranks` from start to end.
+
+    `blocks`: divides every width. Raises ValueError if the budget does not fit the matrices.
+    """
+    # n blocks of rank r make an update of rank n r, which is at most the matrix's.
+    if problem := budget.problem(matrices, Fraction(blocks)):
+        raise ValueError(problem)
+    ranks = equal_ranks(budget, matrices, spread, blocks)
+    return Plan(budget, matrices, ranks, ranks, budget.total(matrices), dealt=True)
+
+
+def start_ranks(budget: Budget, matrices: Sequence[Matrix], factor: Fraction) -> tuple[int, ...]:
+    """Returns one start rank for every matrix, ceil(factor · average rank): 12 for r8 at 1.5."""
+    return (math.ceil(budget.average_rank(matrices) * factor),) * len(matrices)
+
+
+def pruning_plan(budget: Budget, matrices: tuple[Matrix, ...], start_factor: float) -> Plan:
+    """Returns the plan of a method that starts above the budget and prunes down to it.
+
+    `start_factor`: the start ranks divided by the budget's average rank. Raises ValueError if that
+    does not fit the matrices.
+    """
+    factor = Fraction(str(start_factor))  # the decimal as typed: 1.1 as a float is a little more
+    if problem := budget.problem(matrices, factor):
+        raise ValueError(problem)
+    start = start_ranks(budget, matrices, factor)
+    return Plan(budget, matrices, start, None, budget.total(matrices))
