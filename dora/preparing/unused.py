@@ -14,8 +14,8 @@ import torch
 from dora.adapters.plan import Plan
 from dora.configuration.config import Config
 from dora.configuration.method_choice import packaged, packaged_names
-from dora.methods.base import is_recordable
 from dora.plain import dotted
+from dora.preparing.recording import not_recordable
 
 
 def unused_notes(
@@ -76,17 +76,12 @@ def _of_clients(config: Config) -> dict[str, str]:
 
 
 def _of_graphs(config: Config, here: bool) -> dict[str, str]:
-    """Says why no step is recorded although cuda_graphs=true, as `Stepper` decides it."""
+    """Says why no step is recorded although cuda_graphs=true."""
     if not config.cuda_graphs:
         return {}
-    reasons = {
-        "on a CPU": here and not config.device.startswith("cuda") and not torch.cuda.is_available(),
-        "with device=cpu": config.device == "cpu",
-        "with compile=true": config.compile,
-        f"with grad_accum={config.grad_accum}": config.grad_accum > 1,
-        f"with method={config.method_name}": not is_recordable(config.chosen.kind),
-    }
-    why = next((text for text, holds in reasons.items() if holds), None)
+    free = config.device != "cpu"
+    on_gpu = config.device.startswith("cuda") or (free and (not here or torch.cuda.is_available()))
+    why = not_recordable(config, on_gpu)
     return {"cuda_graphs": f"no step is recorded {why}"} if why else {}
 
 

@@ -30,10 +30,11 @@ from dora.configuration.config import Config
 from dora.data.tasks import Task
 from dora.data.tokens import Tokens
 from dora.errors import Diverged
-from dora.methods.base import Method, is_recordable
+from dora.methods.base import Method
 from dora.methods.groups import parameter_groups
 from dora.methods.returned import checked
 from dora.methods.seeds import seed_of
+from dora.preparing.recording import not_recordable
 from dora.training import processes
 from dora.training.course import Course
 from dora.training.finite import FiniteWatch, not_finite
@@ -106,8 +107,7 @@ class Stepper:
         if asked is None:
             model: Any = s.model.config
             asked = architecture_of(model.model_type).plain_attention
-        able = s.world.device.type == "cuda" and not c.compile and c.grad_accum == 1
-        return asked and able and is_recordable(type(s.method))
+        return bool(asked) and not_recordable(c, s.world.device.type == "cuda") is None
 
     def take(self, step: int) -> tuple[Tensor, Tensor | None]:
         """Takes step `step` (from 1); returns (mean task loss over the batch, penalty or None).
