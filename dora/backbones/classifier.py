@@ -90,7 +90,7 @@ def read_weights(folder: Path) -> dict[str, torch.Tensor]:
     held: dict[str, torch.Tensor] = {}
     for file in model_files.weight_files(folder):
         try:
-            held |= load_state_dict(file, weights_only=True)
+            held |= load_state_dict(str(file), weights_only=True)
         except Exception as e:  # every format has its own exceptions, some plain `Exception`
             why = " ".join(str(e).split())[:200]
             # PyTorch's own message recommends to switch weights_only off, which runs any code.
