@@ -24,6 +24,7 @@ import json
 import re
 import statistics
 import sys
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
@@ -134,12 +135,19 @@ def _cells(d: Difference) -> list[str]:
 
 
 def variants(folder: Path) -> str:
-    """Returns the scores of one method's settings on one task, and the effect of each setting."""
+    """Returns the scores of one method's settings on one task, and the effect of each setting.
+
+    Alpha stands as what it does: the scale of the update, alpha over the rank at the start.
+    """
     runs = read_runs(folder)
     (task,) = {run["config"]["task"] for run in runs}
     # A setting that came later has the value in LATER where a record lacks it.
     found = [run["config"]["method"] for run in runs]
     methods = [method | LATER.get(method["name"], {}) | method for method in found]
+    methods = [
+        {"scale": round(run["scale"], 2)} | {k: v for k, v in method.items() if k != "alpha"}
+        for run, method in zip(runs, methods, strict=True)
+    ]
     values = {name: sorted({method[name] for method in methods}) for name in methods[0]}
     varied = {name: its for name, its in values.items() if len(its) > 1}
     cells: Cells = {}
@@ -157,14 +165,16 @@ def variants(folder: Path) -> str:
 
 
 def _effects(cells: Cells, varied: dict[str, list[Any]], title: str) -> Grid:
-    """Returns the difference between each setting's two values, at each value of the first one.
+    """Returns the differences between each setting's values, at each value of the first one.
 
-    Effects may differ with it, as those of spare components do with alpha.
+    Effects may differ with it, as those of dropout may with the scale.
     """
     grid = Grid("", ["setting", f"{title} [95 %]", "p", "cells"], [], text_columns=1)
     first = next(iter(varied))
-    for at, (name, (low, high)) in enumerate(varied.items()):
-        for given in varied[first] if at else [None]:
+    for at, name in enumerate(varied):
+        for (low, high), given in product(
+            combinations(varied[name], 2), varied[first] if at else [None]
+        ):
             pairs = [
                 (by_seed, cells[other])
                 for key, by_seed in cells.items()
