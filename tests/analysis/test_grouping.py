@@ -189,6 +189,13 @@ def test_best_scores_are_comparable_only_over_evaluations_that_all_share(tmp_pat
     )
     # Tasks may differ in their evaluations: no comparison is across tasks.
     assert only_table(tmp_path / "b").comparable
+    # The best that the development set chose is higher by chance than one that other rows chose.
+    for task, select in (("sst2", "heldout"), ("rte", "dev")):
+        write_run(tmp_path / "c", "lora", 1, 0.8, task, config={"select": select})
+    assert only_table(tmp_path / "c").comparable
+    write_run(tmp_path / "c", "dora", 1, 0.8, config={"select": "dev"})
+    assert not only_table(tmp_path / "c").comparable
+    assert only_table(tmp_path / "c", View("last")).comparable
 
 
 def test_a_baseline_with_and_without_a_budget_is_compared_with_at_equal_budget() -> None:

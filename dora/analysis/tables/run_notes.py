@@ -130,8 +130,8 @@ def _evaluation_notes(table: Table) -> list[str]:
     found = [f"{best} in the second half of a run"]
     if not table.comparable:
         found.append(
-            "runs of one task have unequal evaluations, so that no method is compared with "
-            "another: see --score last"
+            "runs of one task have unequal evaluations (in number, steps, or the rows that choose "
+            "the best), so that no method is compared with another: see --score last"
         )
     # A run keeps one best evaluation; another metric is read from it, and may have been better.
     chosen = [t for t in table.tasks if table.view.metric(t) != TASKS[t].metrics[0]]
