@@ -30,11 +30,16 @@ COSTS_NOTE = (
 
 
 def score_notes(
-    table: Table, marks: set[str], bold: bool, untested: Sequence[str] = ()
+    table: Table,
+    marks: set[str],
+    bold: bool,
+    untested: Sequence[str] = (),
+    uncompared: Sequence[str] = (),
 ) -> list[str]:
     """Returns the notes below the scores: sources, seeds, evaluations, bold, gaps, marks.
 
-    `untested`: the names of the scores that no test compares with the bold one.
+    `untested`: the names of the scores that no test compares with the bold one. `uncompared`: of
+    those that are not compared with the baseline.
     """
     found = [*run_notes(table), *_average_notes(table)]
     if bold:
@@ -46,6 +51,11 @@ def score_notes(
         found.append(
             f"not tested, and so not marked however high: {', '.join(untested)} (fewer than two "
             "seeds in common with the bold score)"
+        )
+    if uncompared:
+        found.append(
+            f"not compared with {table.baseline}: {'; '.join(uncompared)} (fewer than two seeds in "
+            "common)"
         )
     found += [f"left out: {text}" for text in table.left_out]
     found += [*_budgets_note(table), *_unequal_note(table), *_diverged_note(table)]
