@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from itertools import product
 from typing import Any
 
-from dora.analysis.conflicts import arithmetic, settings
+from dora.analysis.conflicts import arithmetic, in_words, settings
 from dora.analysis.grouping import Table, starts
 from dora.analysis.rows import Row, budget_in_words
 from dora.data.tasks import TASKS
@@ -25,6 +25,9 @@ FIXED = {
     "select": "",
     "precision": "",
     "target": "",
+    "head_dropout": "the model's",
+    "clip": "",
+    "decay_all": "",
     "init_from": "none",
     # The rounds follow from these and the steps. `fed.restart` is a schedule.
     "fed.clients": "",
@@ -87,13 +90,14 @@ def _setting(run: Run, key: str) -> str | None:
     known: dict[str, Any] = {
         **settings(run),
         "total_steps": run["total_steps"],
-        "init_from": (run["fingerprints"].get("init_from") or "")[:8],
+        "init_from": (run["fingerprints"].get("init_from") or "")[:8] or None,
     }
     value = known.get(key)
     # A method that adapts no matrices, as full fine-tuning, has no target that could differ.
     if key not in known or (key == "target" and value is None):
         return None
-    return "+".join(value) if isinstance(value, list) else str(value or FIXED[key])
+    # A 0 is a value of its own: a head without dropout is not one with the model's.
+    return FIXED[key] if value is None else in_words(value)
 
 
 def _names(rows: list[Row], table: Table) -> str:

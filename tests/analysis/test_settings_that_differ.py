@@ -94,6 +94,19 @@ def test_rows_of_other_batches_are_named_whatever_their_key_is_called(tmp_path: 
     ]
 
 
+def test_rows_of_another_head_clipping_or_decay_are_named_and_0_is_no_default(
+    tmp_path: Path,
+) -> None:
+    run_of(tmp_path, "lora", head_dropout=None, clip=1.0, decay_all=False)
+    run_of(tmp_path, "sora", head_dropout=None, clip=1.0, decay_all=False)
+    run_of(tmp_path, "dora", head_dropout=0.0, clip=0.0, decay_all=True)
+    assert unlike(only_table(tmp_path)) == [
+        "RTE: head_dropout differs: 0 (DoRA (dynamic rank)), the model's (the rest)",
+        "RTE: clip differs: 0 (DoRA (dynamic rank)), 1 (the rest)",
+        "RTE: decay_all differs: true (DoRA (dynamic rank)), false (the rest)",
+    ]
+
+
 def test_a_start_from_another_run_is_a_difference(tmp_path: Path) -> None:
     write_run(tmp_path, "dora", 1, 0.8, task="rte")
     write_run(tmp_path, "lora", 1, 0.8, task="rte", fingerprints={"init_from": "a" * 64})
