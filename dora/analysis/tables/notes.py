@@ -139,9 +139,11 @@ def difference_notes(found: Sequence[Difference], shown: bool, baseline: str) ->
         f"beats one of {baseline}"
     ]
     if not all(math.isnan(d.detectable) for d in found):
+        # As a fraction: 0.0125 rounded to 0.013 would allow p values that Holm's step does not.
+        least = f"{ALPHA} / {family}" if family > 1 else f"{ALPHA}"
         notes.append(
             "shown with 80 % power: the true difference that as many seeds with this spread would "
-            f"show at Holm's first step, p < {ALPHA / family:.2g}, in four studies of five"
+            f"show at Holm's first step, p < {least}, in four studies of five"
         )
     if any(d.task is None for d in found):
         notes.append("average: its error is that of each task's seeds, taken as independent")
