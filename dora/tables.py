@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
 
 from dora.analysis.tables.files import files, holes, stale
 from dora.cli.options import asked_for, writing
@@ -24,11 +25,13 @@ def main() -> None:
     asked = asked_for("dora.tables", __doc__, own=transpose)
     folder = asked.folder("tables")
     whole: dict[str, str] = {}
+    written = []
     for table in asked.tables:
         made = files(table, asked.results, holes(table, asked.seen))
         # Printed before anything is written: a full disk costs the files, not the result.
         print(next(iter(made.values())))
         whole |= made
+        written.append(_named(table.name, made))
     with writing():
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in whole.items():
@@ -36,14 +39,17 @@ def main() -> None:
         old = [path for table in asked.tables for path in stale(table, folder, whole)]
         for path in old:
             path.unlink()
-    names = ", ".join(table.name for table in asked.tables)
-    print(
-        f"written to {folder}: {names}, each as .md and .csv, a .tex for each of its tables, "
-        "-differences.csv, and -runs.csv with a row a run"
-    )
+    print(f"written to {folder}: {'; '.join(written)}")
     if old:
         print(f"removed, no longer made: {', '.join(path.name for path in old)}")
     asked.end()
+
+
+def _named(name: str, made: Iterable[str]) -> str:
+    """Returns a table's files: `NAME as .md, .csv, -runs.csv, and 4 .tex`."""
+    ends = [file.removeprefix(name) for file in made]
+    others = [end for end in ends if not end.endswith(".tex")]
+    return f"{name} as {', '.join(others)}, and {len(ends) - len(others)} .tex"
 
 
 if __name__ == "__main__":

@@ -10,9 +10,9 @@ value.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
+from itertools import combinations, product
 
 import numpy as np
 
@@ -96,16 +96,44 @@ def _tested(table: Table, by_task: bool) -> list[Difference]:
     Those take longest, and no mark depends on them.
     """
     found = []
-    for row in table.rows if table.comparable else []:
-        other = table.compared_with(row)
-        # Without a budget there is no baseline of equal size to compare with.
-        if not has_budget(row) or row == other or other not in table.cells:
-            continue
+    for row, other in _beside_baseline(table):
         for tasks in _columns(table, by_task):
             if groups := _paired(table, row, other, tasks):
                 found.append(_difference(table, row, other, tasks, groups, by_task))
     corrected = holm([d.estimate.p_value() for d in found])
     return [replace(d, p=p, family=len(found)) for d, p in zip(found, corrected, strict=True)]
+
+
+def _beside_baseline(table: Table) -> Iterator[tuple[Row, Row]]:
+    """Yields each row that is compared with the baseline, and the baseline's row."""
+    for row in table.rows if table.comparable else []:
+        other = table.compared_with(row)
+        # Without a budget there is no baseline of equal size to compare with.
+        if has_budget(row) and row != other and other in table.cells:
+            yield row, other
+
+
+def uncompared(
+    table: Table, leading: Mapping[tuple[str, str | None], Leaders]
+) -> dict[Row, list[str | None]]:
+    """Returns in which tasks, None for the average, rows lack a comparison for want of seeds.
+
+    There the row and the baseline have scores, but share fewer than two seeds. `leading`: the
+    leaders by task and on average; rows that are `untested` beside a leading baseline are left out.
+    """
+    found: dict[Row, list[str | None]] = {}
+    columns = _columns(table, by_task=True)
+    columns += _columns(table, by_task=False) if len(table.averaged) > 1 else []
+    for (row, other), tasks in product(_beside_baseline(table), columns):
+        task = tasks[0] if len(tasks) == 1 else None
+        # A cell without a score is seen as a hole.
+        scored = all(table.values(r, t) for r in (row, other) for t in tasks)
+        beside = leading.get((row[1], task))
+        said = beside is not None and other in beside.best and row in beside.untested
+        if scored and not said and not _paired(table, row, other, tasks):
+            found.setdefault(row, []).append(task)
+    # With one seed in the whole table nothing is compared, which a note of its own says.
+    return found if len(table.seeds) > 1 else {}
 
 
 def _difference(

@@ -168,13 +168,19 @@ class Table:
         # A mean over other tasks than the next row's would look like a difference of methods.
         return average(groups) if groups and all(groups) else None
 
-    def evaluations(self, task: str) -> set[tuple[int, int, int]]:
+    def evaluations(self, task: str) -> set[tuple[int, int, int, str]]:
         """Returns how the task's runs were evaluated, one entry where all of them share it.
 
-        Each entry: (evaluations that counted, step of the first that counted, steps of the run).
+        Each entry: (evaluations that counted, step of the first that counted, steps of the run,
+        rows that chose the best of them: `dev` or `heldout`).
         """
         return {
-            (run["evaluations"]["counted"], run["evaluations"]["from_step"], run["total_steps"])
+            (
+                run["evaluations"]["counted"],
+                run["evaluations"]["from_step"],
+                run["total_steps"],
+                run["config"]["select"],
+            )
             for row in self.rows
             for run in self.runs_of(row, task)
         }
@@ -183,8 +189,9 @@ class Table:
     def comparable(self) -> bool:
         """True where methods may be compared.
 
-        The last evaluation always may. The best of more evaluations is higher by chance, so `best`
-        needs evaluations that all runs of a task share.
+        The last evaluation always may. The best of more evaluations is higher by chance, and so is
+        one that the development set chose beside one that held-out rows chose, so `best` needs
+        evaluations that all runs of a task share.
         """
         return self.view.score == "last" or all(
             len(self.evaluations(task)) <= 1 for task in self.tasks

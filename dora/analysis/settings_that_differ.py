@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import product
 from typing import Any
 
-from dora.analysis.conflicts import arithmetic, settings
+from dora.analysis.conflicts import arithmetic, in_words, settings
 from dora.analysis.grouping import Table, starts
 from dora.analysis.rows import Row, budget_in_words
 from dora.data.tasks import TASKS
@@ -24,6 +25,9 @@ FIXED = {
     "select": "",
     "precision": "",
     "target": "",
+    "head_dropout": "the model's",
+    "clip": "",
+    "decay_all": "",
     "init_from": "none",
     # The rounds follow from these and the steps. `fed.restart` is a schedule.
     "fed.clients": "",
@@ -47,12 +51,38 @@ def unlike(table: Table) -> list[str]:
                 if (value := _setting(run, key)) is not None:
                     rows.setdefault(value, []).append(row)
         if len(rows) > 1:
-            # The value that most rows have is the rest, so that the exceptions are named.
-            *few, (rest, _) = sorted(rows.items(), key=lambda item: len(item[1]))
-            named = [f"{value} ({_names(members, table)})" for value, members in few]
-            text = f"{key} differs: {', '.join(named)}, {rest} (the rest)"
+            text = f"{key} differs: {_by_row(rows, table)}"
             tasks.setdefault(text, []).append(TASKS[task].folder)
     return [f"{', '.join(names)}: {text}" for text, names in tasks.items()]
+
+
+def _by_row(rows: Mapping[str, list[Row]], table: Table) -> str:
+    """Returns each value with the rows that have it: `64 (adalora), all (the rest)`."""
+    # The value that most rows have is the rest, so that the exceptions are named.
+    *few, (rest, _) = sorted(rows.items(), key=lambda item: len(item[1]))
+    named = [f"{value} ({_names(members, table)})" for value, members in few]
+    return ", ".join([*named, f"{rest} (the rest)"])
+
+
+def trained_on(table: Table) -> str:
+    """Returns the devices and numbers of processes of the runs, row by row where they differ.
+
+    Every start of a run counts: `cpu`, or `NVIDIA H200 in 4 processes (DoRA), cpu (the rest)`.
+    """
+    rows: dict[str, list[Row]] = {}
+    for row in table.rows:
+        begun = [start for run in table.runs_of(row) for start in starts(run)]
+        if places := sorted(set(map(_place, begun))):
+            rows.setdefault(" and ".join(places), []).append(row)
+    return _by_row(rows, table) if len(rows) > 1 else next(iter(rows))
+
+
+def _place(start: Mapping[str, Any]) -> str:
+    """Returns the device of a start, with the number of its processes if they are several."""
+    # Records from before processes were counted are of one.
+    processes = start.get("world_size") or 1
+    device = str(start["device"])
+    return f"{device} in {processes} processes" if processes > 1 else device
 
 
 def _setting(run: Run, key: str) -> str | None:
@@ -60,13 +90,14 @@ def _setting(run: Run, key: str) -> str | None:
     known: dict[str, Any] = {
         **settings(run),
         "total_steps": run["total_steps"],
-        "init_from": (run["fingerprints"].get("init_from") or "")[:8],
+        "init_from": (run["fingerprints"].get("init_from") or "")[:8] or None,
     }
     value = known.get(key)
     # A method that adapts no matrices, as full fine-tuning, has no target that could differ.
     if key not in known or (key == "target" and value is None):
         return None
-    return "+".join(value) if isinstance(value, list) else str(value or FIXED[key])
+    # A 0 is a value of its own: a head without dropout is not one with the model's.
+    return FIXED[key] if value is None else in_words(value)
 
 
 def _names(rows: list[Row], table: Table) -> str:

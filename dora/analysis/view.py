@@ -16,6 +16,9 @@ from dora.records.schema import Run
 # Undefined where all predictions are equal. Then 0, as Matthews' correlation is by convention: a run
 # that collapsed would otherwise drop out of its method's mean.
 _CORRELATIONS = ("pearson", "spearmanr")
+# The reason that `dora.data.predictions.degenerate` gives then. It is no import: NumPy takes a while,
+# and the summary of a sweep needs a view. Logits that are not finite have no value in any task.
+_ALL_EQUAL = re.compile(r"all \d+ predictions are ")
 MEAN = "mean"  # of all of a task's metrics, as GLUE's leaderboard counts them
 # The metrics' names in the heads of tables, which have to be narrow.
 _SHORT = {
@@ -126,7 +129,8 @@ class View:
         """
         result, metric = run["results"][self.score], self.metric(task)
         names = metrics_of(task)[:-1] if metric == MEAN else (metric,)
-        collapsed = dict.fromkeys(_CORRELATIONS, 0.0) if result["degenerate"] else {}
+        equal = _ALL_EQUAL.match(result["degenerate"] or "")
+        collapsed = dict.fromkeys(_CORRELATIONS, 0.0) if equal else {}
         values = [result.get(name, collapsed.get(name)) for name in names]
         # The mean of what is left would be the score of another metric.
         return None if None in values else 100 * math.fsum(values) / len(values)

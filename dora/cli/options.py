@@ -70,10 +70,9 @@ def _add_scoring(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--baseline",
-        default=BASELINE,
         metavar="NAME",
         help="the method that others are compared with, at equal budget or without one: dora, full "
-        f"(default: {BASELINE})",
+        f"(default: {BASELINE}); shown even if --methods does not name it",
     )
 
 
@@ -168,18 +167,21 @@ def found_tables(given: argparse.Namespace) -> Asked:
         given.mix_arithmetic,
         by_length=given.by_length,
         transposed=getattr(given, "transpose", False),
-        baseline=given.baseline,
+        baseline=BASELINE if given.baseline is None else given.baseline,
     )
     runs = read_runs(given.results)
     # Without a run there is no name to know.
     if runs:
         tasks, methods = named(given.tasks, given.methods, runs)
-        view = replace(view, tasks=tasks, methods=methods)
         there = sorted({run["config"]["method"]["name"] for run in runs})
         if view.baseline not in (BASELINE, *there):
             raise UserError(
                 f"--baseline {view.baseline}: no finished run has it; there are {', '.join(there)}"
             )
+        # Whoever names a baseline asks for the comparison with it.
+        if methods and given.baseline in there:
+            methods = tuple(sorted({*methods, given.baseline}))
+        view = replace(view, tasks=tasks, methods=methods)
     found, left_out = showable(runs, view)
     # With no table at all the reasons are the message; beside a table `end` prints them after it.
     if left_out and not found:

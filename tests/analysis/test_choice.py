@@ -86,6 +86,17 @@ def test_names_and_titles_in_any_case_are_one_choice(results: Path) -> None:
     assert "AdaLoRA" not in out
 
 
+def test_a_baseline_that_is_named_is_shown_beside_the_methods_that_are(results: Path) -> None:
+    code, out, err = said(results, "--methods", "lora", "dora", "--baseline", "adalora")
+    assert (code, err) == (0, "")
+    assert "differences from AdaLoRA" in out
+    name = "dir-minilm-best-from-adalora-methods=adalora+dora+lora"
+    assert (results / "tables" / f"{name}-differences.csv").exists()
+    # Without that word only the methods that are named are shown.
+    _, out, _ = said(results, "--methods", "adalora", "dora")
+    assert "| LoRA" not in out
+
+
 def test_an_unknown_name_is_a_message_that_lists_what_there_is(results: Path) -> None:
     code, _, err = said(results, "--tasks", "rte,sts", "--methods", "rola")
     assert code == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -95,6 +96,10 @@ def test_the_detectable_difference_is_that_of_holms_first_step(tmp_path: Path) -
     # Two comparisons: the smaller p value is tested at 0.05 / 2.
     assert [d.detectable for d in found] == [d.estimate.detectable(0.025) for d in found]
     assert len(found) == 2
+    # No rounded number, which could be above the one that the test has.
+    assert "p < 0.05 / 2, in four studies of five" in difference_notes(found, False, "LoRA")[1]
+    alone = [replace(found[0], family=1)]
+    assert "p < 0.05, in four studies of five" in difference_notes(alone, False, "LoRA")[1]
 
 
 def test_nothing_is_compared_over_unequal_evaluations_or_without_two_pairs(tmp_path: Path) -> None:
@@ -409,3 +414,34 @@ def test_a_row_without_a_seed_in_common_with_lora_is_not_marked(tmp_path: Path) 
         write_run(tmp_path, "dora", seed + 3, 0.7 + seed / 100)
     (table,) = tables(read_runs(tmp_path))
     assert leaders(table, by_task=True) == {}
+
+
+def test_what_is_not_compared_for_want_of_seeds_is_named_once(tmp_path: Path) -> None:
+    def named(name: str) -> list[str]:
+        (table,) = tables(read_runs(tmp_path / name))
+        return [note for note in scores(table).notes if note.startswith("not ")]
+
+    # Nothing is bold: no seed is shared.
+    scored(tmp_path / "a", "lora", {1: 80, 2: 81})
+    scored(tmp_path / "a", "dora", {3: 80, 4: 81})
+    said = "not compared with LoRA: DoRA (dynamic rank) r8 (fewer than two seeds in common)"
+    assert named("a") == [said]
+    # On one task of two; AdaLoRA, which is compared, is the best, and so has the bold scores.
+    for task in ("sst2", "rte"):
+        scored(tmp_path / "b", "lora", {1: 80, 2: 81, 3: 80}, task)
+        scored(tmp_path / "b", "adalora", {1: 90, 2: 92, 3: 91, 4: 90}, task)
+    scored(tmp_path / "b", "dora", {1: 85, 2: 86, 3: 85}, "sst2")
+    scored(tmp_path / "b", "dora", {3: 85, 4: 86}, "rte")
+    assert named("b") == [
+        "not compared with LoRA: DoRA (dynamic rank) r8 on RTE, average (fewer than two seeds in "
+        "common)"
+    ]
+    # The note on marks says it where the bold score is LoRA's, and one seed in all is said as such.
+    scored(tmp_path / "c", "lora", {1: 80, 2: 82})
+    scored(tmp_path / "c", "dora", {1: 70, 2: 71})
+    scored(tmp_path / "c", "adalora", {1: 79})
+    (note,) = named("c")
+    assert note.startswith("not tested, and so not marked however high: AdaLoRA r8 on SST-2")
+    scored(tmp_path / "d", "lora", {1: 80})
+    scored(tmp_path / "d", "dora", {1: 80})
+    assert named("d") == []

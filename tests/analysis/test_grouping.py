@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from dora.adapters.budget import Budget
@@ -11,6 +12,8 @@ from dora.analysis.finished import read_runs
 from dora.analysis.grouping import Table, tables
 from dora.analysis.rows import budget_in_words
 from dora.analysis.view import View, metrics_of
+from dora.data.predictions import degenerate
+from dora.data.tasks import TASKS
 from dora.errors import UserError
 from record_files import write_run
 
@@ -110,6 +113,17 @@ def test_a_run_that_predicts_one_value_counts_as_0_and_does_not_drop_out(tmp_pat
     assert View().value(run, "cola") is None  # what else is absent is not known
 
 
+def test_a_correlation_counts_as_0_for_equal_predictions_and_not_for_logits_that_are_not_finite(
+    tmp_path: Path,
+) -> None:
+    # The reasons are those that an evaluation writes.
+    for seed, logit in ((1, 2.5), (2, np.nan)):
+        why = degenerate(TASKS["stsb"], np.full((1500, 1), logit), {})
+        result = {"step": 9, "degenerate": why}
+        write_run(tmp_path, "lora", seed, None, "stsb", results={"best": result, "last": result})
+    assert only_table(tmp_path).values(("lora", "r8"), "stsb") == {1: 0}
+
+
 def test_mnli_has_both_development_sets_and_their_mean() -> None:
     assert metrics_of("mnli") == ("accuracy", "accuracy_mm", "mean")
     assert View(metrics={"mnli": "accuracy_mm"}).title("mnli") == "MNLI-mm acc"
@@ -189,6 +203,13 @@ def test_best_scores_are_comparable_only_over_evaluations_that_all_share(tmp_pat
     )
     # Tasks may differ in their evaluations: no comparison is across tasks.
     assert only_table(tmp_path / "b").comparable
+    # The best that the development set chose is higher by chance than one that other rows chose.
+    for task, select in (("sst2", "heldout"), ("rte", "dev")):
+        write_run(tmp_path / "c", "lora", 1, 0.8, task, config={"select": select})
+    assert only_table(tmp_path / "c").comparable
+    write_run(tmp_path / "c", "dora", 1, 0.8, config={"select": "dev"})
+    assert not only_table(tmp_path / "c").comparable
+    assert only_table(tmp_path / "c", View("last")).comparable
 
 
 def test_a_baseline_with_and_without_a_budget_is_compared_with_at_equal_budget() -> None:

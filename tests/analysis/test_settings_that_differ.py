@@ -7,8 +7,8 @@ from typing import Any
 
 from dora.analysis.finished import read_runs
 from dora.analysis.grouping import Table, tables
-from dora.analysis.settings_that_differ import sources, unlike
-from dora.analysis.tables.contents import scores
+from dora.analysis.settings_that_differ import sources, trained_on, unlike
+from dora.analysis.tables.contents import costs, scores
 from record_files import write_run
 
 SETTINGS = {"limit_train": None, "batch_size": 32, "select": "dev", "weight_decay": 0.01}
@@ -94,6 +94,19 @@ def test_rows_of_other_batches_are_named_whatever_their_key_is_called(tmp_path: 
     ]
 
 
+def test_rows_of_another_head_clipping_or_decay_are_named_and_0_is_no_default(
+    tmp_path: Path,
+) -> None:
+    run_of(tmp_path, "lora", head_dropout=None, clip=1.0, decay_all=False)
+    run_of(tmp_path, "sora", head_dropout=None, clip=1.0, decay_all=False)
+    run_of(tmp_path, "dora", head_dropout=0.0, clip=0.0, decay_all=True)
+    assert unlike(only_table(tmp_path)) == [
+        "RTE: head_dropout differs: 0 (DoRA (dynamic rank)), the model's (the rest)",
+        "RTE: clip differs: 0 (DoRA (dynamic rank)), 1 (the rest)",
+        "RTE: decay_all differs: true (DoRA (dynamic rank)), false (the rest)",
+    ]
+
+
 def test_a_start_from_another_run_is_a_difference(tmp_path: Path) -> None:
     write_run(tmp_path, "dora", 1, 0.8, task="rte")
     write_run(tmp_path, "lora", 1, 0.8, task="rte", fingerprints={"init_from": "a" * 64})
@@ -151,3 +164,19 @@ def test_several_kinds_of_processors_are_said_unless_a_gpu_did_the_work(tmp_path
     # The third processor stands beside a GPU, which did the arithmetic.
     (said,) = sources(only_table(tmp_path))
     assert said == "made by 2 kinds of processors, whose last bits differ: one (AVX2), two (AVX512)"
+
+
+def test_devices_and_processes_of_every_start_are_named_by_row_where_they_differ(
+    tmp_path: Path,
+) -> None:
+    write_run(tmp_path, "lora", 1, 0.8)
+    write_run(tmp_path, "sora", 1, 0.8, device="cpu")
+    assert trained_on(only_table(tmp_path)) == "cpu"
+    first = {"step": 0, "time": "2026-01-01T00:00:00+00:00", "host": "node", "git": None}
+    begun = {**first, "device": "H200", "world_size": 4}
+    # Begun on another machine; the record's own device is that of the last start.
+    write_run(tmp_path, "dora", 1, 0.8, starts=[begun, {**first, "device": "cpu", "world_size": 1}])
+    table = only_table(tmp_path)
+    said = "H200 in 4 processes and cpu (DoRA (dynamic rank)), cpu (the rest)"
+    assert trained_on(table) == said
+    assert costs(table).notes[0].startswith(f"on {said}; the seconds are")

@@ -19,6 +19,7 @@ from dora.analysis.grouping import Table
 from dora.analysis.names import size
 from dora.analysis.rows import Row, budget_in_words, has_budget
 from dora.analysis.stats import average
+from dora.records.about_method import adapter_parameters
 from dora.records.schema import Run
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def _mean(table: Table, row: Row, title: str, tasks: list[str]) -> dict[str, Any
         "score": title,
         "method": row[0],
         "budget": row[1],
-        "adapter_params": mean_cost(table, row, tasks, lambda run: run["params"]["adapter_end"]),
+        "adapter_params": mean_cost(table, row, tasks, adapter_parameters),
         **found,
     }
 

@@ -10,6 +10,7 @@ from dora.analysis.comparison import ALPHA, Difference, differences
 from dora.analysis.grouping import Table
 from dora.analysis.names import size_range
 from dora.analysis.rows import Row, budget_in_words, budget_starts
+from dora.analysis.settings_that_differ import trained_on
 from dora.analysis.tables import counts
 from dora.analysis.tables.layout import Grid, number_range, transposed
 from dora.analysis.tables.notes import COSTS_NOTE, difference_notes
@@ -67,9 +68,8 @@ def costs(table: Table) -> Grid:
         "training s a run",
         "peak memory MiB",
     ]
-    devices = sorted({run["device"] for run in table.runs})
     over = ", ".join(TASKS[task].folder for task in common)
-    notes = [f"on {', '.join(devices)}; {COSTS_NOTE}"]
+    notes = [f"on {trained_on(table)}; {COSTS_NOTE}"]
     if len(common) < len(table.tasks):
         notes.append(f"seconds: over {over or 'no task'}, which every row has runs of")
     text = f"{caption(table)}: parameters, time, memory"

@@ -20,6 +20,7 @@ from dora.analysis.tables.latex import latex_file
 from dora.analysis.tables.layout import Grid, as_csv, in_markdown, markdown
 from dora.analysis.tables.per_run import as_row
 from dora.records import gaps, study
+from dora.records.about_method import adapter_parameters
 from dora.records.place import place_of
 
 _MADE_BY = "python -m dora.tables"
@@ -99,8 +100,8 @@ def _lines(table: Table) -> Iterator[dict[str, Any]]:
             "score": table.view.score,
             "method": row[0],
             "budget": row[1],
-            "adapter_params_min": min((r["params"]["adapter_end"] for r in runs), default=None),
-            "adapter_params_max": max((r["params"]["adapter_end"] for r in runs), default=None),
+            "adapter_params_min": min(map(adapter_parameters, runs), default=None),
+            "adapter_params_max": max(map(adapter_parameters, runs), default=None),
             "head_params_max": max((r["params"]["head"] for r in runs), default=None),
         }
         for task in table.tasks:

@@ -17,7 +17,7 @@ from dora.records.about_method import adapter_parameters
 
 # Marks of a score with their explanations, in the order in which they stand.
 MARKS = {
-    "*": "* at least one run predicts a single class or value; a correlation of such a run counts as 0",
+    "*": "* at least one run predicts a single class or value (a correlation then counts as 0), or its logits are not finite",
     "§": "§ at least one run was made with uncommitted changes",
     "‡": "‡ further from the published mean ± spread than the combined error",
 }
@@ -30,11 +30,16 @@ COSTS_NOTE = (
 
 
 def score_notes(
-    table: Table, marks: set[str], bold: bool, untested: Sequence[str] = ()
+    table: Table,
+    marks: set[str],
+    bold: bool,
+    untested: Sequence[str] = (),
+    uncompared: Sequence[str] = (),
 ) -> list[str]:
     """Returns the notes below the scores: sources, seeds, evaluations, bold, gaps, marks.
 
-    `untested`: the names of the scores that no test compares with the bold one.
+    `untested`: the names of the scores that no test compares with the bold one. `uncompared`: of
+    those that are not compared with the baseline.
     """
     found = [*run_notes(table), *_average_notes(table)]
     if bold:
@@ -46,6 +51,11 @@ def score_notes(
         found.append(
             f"not tested, and so not marked however high: {', '.join(untested)} (fewer than two "
             "seeds in common with the bold score)"
+        )
+    if uncompared:
+        found.append(
+            f"not compared with {table.baseline}: {'; '.join(uncompared)} (fewer than two seeds in "
+            "common)"
         )
     found += [f"left out: {text}" for text in table.left_out]
     found += [*_budgets_note(table), *_unequal_note(table), *_diverged_note(table)]
@@ -129,9 +139,11 @@ def difference_notes(found: Sequence[Difference], shown: bool, baseline: str) ->
         f"beats one of {baseline}"
     ]
     if not all(math.isnan(d.detectable) for d in found):
+        # As a fraction: 0.0125 rounded to 0.013 would allow p values that Holm's step does not.
+        least = f"{ALPHA} / {family}" if family > 1 else f"{ALPHA}"
         notes.append(
             "shown with 80 % power: the true difference that as many seeds with this spread would "
-            f"show at Holm's first step, p < {ALPHA / family:.2g}, in four studies of five"
+            f"show at Holm's first step, p < {least}, in four studies of five"
         )
     if any(d.task is None for d in found):
         notes.append("average: its error is that of each task's seeds, taken as independent")

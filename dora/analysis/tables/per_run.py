@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
+from dora.analysis.grouping import dirty, starts
 from dora.plain import dotted, with_commas
 from dora.records.place import place_of
 from dora.records.schema import Run
@@ -22,6 +24,8 @@ _PLAIN = (
     "note",
     "command",
 )
+# Keys above that may differ between the starts of a run that was taken up again.
+_OF_STARTS = ("device", "processor", "world_size", "host")
 
 
 def as_row(run: Run) -> dict[str, Any]:
@@ -29,7 +33,8 @@ def as_row(run: Run) -> dict[str, Any]:
 
     Its place; `best.…` and `last.…`, both evaluations' scores as fractions with their steps;
     `params.…`, as docs/record.md explains them; `config.…`, every setting; then what it took and where
-    it was made. A list of values is one text, with commas. `run`: a record, with its `folder`.
+    it was made, by all starts of the run. Several values are one text, with commas. `run`: a record,
+    with its `folder`.
     """
     row: dict[str, Any] = place_of(run["folder"])._asdict()
     row["seed"] = run["seed"]
@@ -37,12 +42,19 @@ def as_row(run: Run) -> dict[str, Any]:
     row |= dotted({**scores, "params": run["params"], "config": run["config"]})
     row |= {key: run.get(key) for key in _PLAIN}
     row |= dotted({"tuning": run.get("tuning") or {}})
-    git = run.get("git") or {}
+    row |= {key: _of_starts(run.get(key), (s.get(key) for s in starts(run))) for key in _OF_STARTS}
+    git = [start["git"] or {} for start in starts(run)]
     times = run.get("times", {})
     return {
         **{key: with_commas(value) for key, value in row.items()},
-        "commit": git.get("commit"),
-        "dirty": git.get("dirty"),
+        "commit": with_commas(_of_starts(None, (each.get("commit") for each in git))),
+        "dirty": dirty(run),
         "started": times.get("started"),
         "finished": times.get("finished"),
     }
+
+
+def _of_starts(last: Any, values: Iterable[Any]) -> Any:
+    """Returns the value of all starts, a list where they differ; `last` where none of them has one."""
+    known = list(dict.fromkeys(value for value in values if value is not None))
+    return known if len(known) > 1 else (known or [last])[0]

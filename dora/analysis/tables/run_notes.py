@@ -19,13 +19,19 @@ def run_notes(table: Table) -> list[str]:
     # First what makes a number no result at all: embedded data or model, random weights.
     said = {text for run in table.runs for text in (run["embedded"], run["note"]) if text}
     said |= _weights_said(table)
-    seeds = len(table.seeds)
-    if seeds > 1:
-        of_seeds = f"mean ± standard deviation over {seeds} seeds"
-    else:
-        of_seeds = "one seed: no spread is known"
-    found = [*sorted(said), of_seeds, _length_note(table), *_rows_notes(table)]
+    found = [*sorted(said), _seeds_note(table), _length_note(table), *_rows_notes(table)]
     return [*found, *_evaluation_notes(table), *_tuning_notes(table)]
+
+
+def _seeds_note(table: Table) -> str:
+    """Returns the note on how many seeds a mean is over, by the cell that has most scores."""
+    seeds = len(table.seeds)
+    most = max(len(table.values(row, task)) for row in table.rows for task in table.tasks)
+    if most < 2:
+        return f"one seed{' a cell' if seeds > 1 else ''}: no spread is known"
+    # Cells of other seeds, as 1 to 3 and 4 to 6: `n = 3/6` beside a score says the rest.
+    which = f"{most} seeds" if most == seeds else f"at most {most} of {seeds} seeds"
+    return f"mean ± standard deviation over {which}"
 
 
 def _weights_said(table: Table) -> set[str]:
@@ -130,8 +136,8 @@ def _evaluation_notes(table: Table) -> list[str]:
     found = [f"{best} in the second half of a run"]
     if not table.comparable:
         found.append(
-            "runs of one task have unequal evaluations, so that no method is compared with "
-            "another: see --score last"
+            "runs of one task have unequal evaluations (in number, steps, or the rows that choose "
+            "the best), so that no method is compared with another: see --score last"
         )
     # A run keeps one best evaluation; another metric is read from it, and may have been better.
     chosen = [t for t in table.tasks if table.view.metric(t) != TASKS[t].metrics[0]]

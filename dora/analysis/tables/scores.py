@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from dora.analysis.comparison import leaders
+from dora.analysis.comparison import Leaders, leaders, uncompared
 from dora.analysis.grouping import Table, dirty
 from dora.analysis.names import model_title, size_range
 from dora.analysis.published import departures
@@ -57,7 +57,9 @@ def scores(table: Table) -> Grid:
         ]
         for row in table.rows
     ]
-    bold, underlined, untested = _marked(table, columns)
+    leading = leaders(table, by_task=False) | leaders(table, by_task=True)
+    bold, underlined, untested = _marked(table, columns, leading)
+    lacking = _uncompared(table, columns, uncompared(table, leading))
     # Only marks that occur are explained below the table.
     marks = {mark for row in rows for text in row[_FIRST_SCORE:] for mark in MARKS if mark in text}
     beside = published.beside(table, [c.task for c in columns])
@@ -71,7 +73,7 @@ def scores(table: Table) -> Grid:
         underlined=underlined,
         rules=budget_starts(table.rows) | ({len(rows)} if beside.rows else set()),
         spare={1: f"budgets, from rule to rule: {', '.join(dict.fromkeys(spent))}"},
-        notes=[*score_notes(table, marks, bool(bold), untested), *beside.notes],
+        notes=[*score_notes(table, marks, bool(bold), untested, lacking), *beside.notes],
     )
     return transposed(grid) if table.view.transposed else grid
 
@@ -90,13 +92,14 @@ def _columns(table: Table) -> list[Column]:
 
 
 def _marked(
-    table: Table, columns: Sequence[Column]
+    table: Table,
+    columns: Sequence[Column],
+    leading: Mapping[tuple[str, str | None], Leaders],
 ) -> tuple[set[tuple[int, int]], set[tuple[int, int]], list[str]]:
     """Returns the places of the best scores, and of those that the seeds cannot tell from them.
 
     The third value names the scores that no test compares with the best.
     """
-    leading = leaders(table, by_task=False) | leaders(table, by_task=True)
     bold, underlined, untested = set(), set(), []
     for j, column in enumerate(columns, _FIRST_SCORE):
         for i, row in enumerate(table.rows):
@@ -106,6 +109,18 @@ def _marked(
             if found and row in found.untested:
                 untested.append(f"{table.title(row[0])} {budget_in_words(row)} on {column.name}")
     return bold, underlined, untested
+
+
+def _uncompared(
+    table: Table, columns: Sequence[Column], found: Mapping[Row, Sequence[str | None]]
+) -> list[str]:
+    """Returns `DoRA r8 on RTE, average` for each row; without columns where it is all of them."""
+    named = []
+    for row, tasks in found.items():
+        names = ", ".join(c.name for c in columns if c.task in tasks)
+        where = "" if len(tasks) == len(columns) else f" on {names}"
+        named.append(f"{table.title(row[0])} {budget_in_words(row)}{where}")
+    return named
 
 
 def _score(table: Table, row: Row, column: Column) -> str:

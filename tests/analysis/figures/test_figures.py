@@ -112,6 +112,9 @@ def test_scores_stand_at_the_parameters_that_were_counted(results: Path) -> None
     assert (line["adapter_params"], line["mean"]) == (8616, pytest.approx(84.5))
     (line,) = lines(drawn, method="lora", budget="9000", score="average")
     assert line["mean"] == pytest.approx((81.5 + 61.5) / 2)
+    # Full fine-tuning has no adapter, and its number is that of what it trains.
+    (line,) = lines(drawn, method="full", score="SST-2 acc")
+    assert line["adapter_params"] == 900
 
 
 def test_final_ranks_are_means_over_seeds_of_the_methods_that_change_them(results: Path) -> None:

@@ -37,6 +37,11 @@ def test_the_commands_that_fill_the_holes_are_in_the_report(tmp_path: Path) -> N
     assert (
         "    python -m dora.run method=dora budget=r8 model=minilm task=rte seed=1" in done.stdout
     )
+    # One seed has no differences, and no file of them is named.
+    assert done.stdout.splitlines()[-1] == (
+        f"written to {tmp_path / 'tables'}: dir-minilm-best as .md, .csv, -runs.csv, and 2 .tex"
+    )
+    assert len(list((tmp_path / "tables").iterdir())) == 5
     # The Markdown that is written is also what is printed.
     assert done.stdout.startswith((tmp_path / "tables" / "dir-minilm-best.md").read_text()[:200])
 

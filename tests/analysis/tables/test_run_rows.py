@@ -38,6 +38,22 @@ def test_a_row_holds_place_scores_settings_and_origin(tmp_path: Path) -> None:
     assert {key: row[key] for key in expected} == expected
 
 
+def test_origin_is_that_of_every_start_of_a_run(tmp_path: Path) -> None:
+    def start(device: str, commit: str, dirty: bool) -> dict[str, object]:
+        git = {"commit": commit * 40, "dirty": dirty}
+        first = {"step": 0, "time": "2026-01-01T00:00:00+00:00", "host": "node", "world_size": 1}
+        return {**first, "device": device, "git": git}
+
+    # Begun with uncommitted changes on a GPU; the record's own `git` and `device` are the last's.
+    whole = [start("H200", "a", True), start("cpu", "b", False), start("cpu", "b", False)]
+    write_run(tmp_path, "lora", 1, 0.8, starts=whole, git={"commit": "b" * 40, "dirty": False})
+    (run,) = read_runs(tmp_path)
+    row = as_row(run)
+    assert (row["dirty"], row["commit"]) == (True, f"{'a' * 40},{'b' * 40}")
+    # Starts that agree have the one value, a number among them.
+    assert (row["device"], row["host"], row["world_size"]) == ("H200,cpu", "node", 1)
+
+
 def test_the_file_has_a_row_a_run_with_every_digit(tmp_path: Path) -> None:
     for method, seed in (("lora", 2), ("lora", 1), ("dora", 1)):
         path = write_run(tmp_path, method, seed, 1 / 3) / "run.json"

@@ -151,6 +151,24 @@ def test_a_cell_holds_mean_and_standard_deviation_of_its_seeds(tmp_path: Path) -
     assert fields(costs(table), "LoRA") == ["LoRA", "r8", "3", "900", "100", "30", "300"]
 
 
+def test_the_number_of_seeds_is_that_of_a_cell_and_not_of_all_cells_together(
+    tmp_path: Path,
+) -> None:
+    def note(name: str, lora: tuple[int, ...], dora: tuple[int, ...]) -> str:
+        for method, seeds in (("lora", lora), ("dora", dora)):
+            for seed in seeds:
+                write_run(tmp_path / name, method, seed, 0.8 + seed / 100)
+        notes = scores(only_table(tmp_path / name)).notes
+        (found,) = [n for n in notes if "deviation" in n or "spread is known" in n]
+        return found
+
+    assert note("one", (1,), (1,)) == "one seed: no spread is known"
+    assert note("unlike", (1,), (2,)).startswith("one seed a cell: no spread is known")
+    assert note("hole", (1, 2, 3), (1, 2)) == "mean ± standard deviation over 3 seeds"
+    said = "mean ± standard deviation over at most 2 of 4 seeds"
+    assert note("apart", (1, 2), (3, 4)).startswith(said)
+
+
 def test_rows_of_unequal_size_at_one_budget_and_weights_of_a_folder_are_said(
     tmp_path: Path,
 ) -> None:
@@ -411,6 +429,8 @@ def test_methods_that_nobody_has_heard_of_have_rows_like_any_other(tmp_path: Pat
     assert not any("differs" in note for note in scores(table).notes)
     made = files(table, tmp_path, [])
     assert "dir,minilm,best,bias,none,900,900,100,sst2,accuracy,2," in made["dir-minilm-best.csv"]
+    # Full fine-tuning has no adapter; the CSV counts what it trains, as `all 900` does.
+    assert "dir,minilm,best,full,none,900,900,100,sst2,accuracy,2," in made["dir-minilm-best.csv"]
     shown = [about(table, run) for _, run in ordered([table])][::2]
     assert [(run["methodTitle"], run["budgetTitle"]) for run in shown] == [
         ("Bias", "–"),
