@@ -437,6 +437,14 @@ def test_intervals_are_those_of_the_statistics_for_the_seeds_that_the_filter_lea
         assert quantile == pytest.approx(t_quantile(0.975, df), rel=2e-5)
 
 
+def test_a_difference_that_all_seeds_share_has_no_interval(tmp_path: Path) -> None:
+    for seed, right in ((1, 140), (2, 151), (3, 149)):  # of RTE's 277 examples
+        write_run(tmp_path, "lora", seed, right / 277, task="rte")
+        write_run(tmp_path, "dora", seed, (right + 5) / 277, task="rte")
+    marks = in_browser(tmp_path, 'return texts(".mark title", all("#figures figure")[1]);')
+    assert marks == ["DoRA (dynamic rank) r8: 1.81"]
+
+
 def _numbers(estimate: Estimate) -> list[str]:
     """Returns mean and interval in the page's digits."""
     return [f"{number:.2f}" for number in (estimate.mean, *estimate.interval())]
