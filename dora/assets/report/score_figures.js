@@ -273,16 +273,21 @@ function costPanel(points, title, below, format) {
     across: axisOf(costs, {log: true}),
     up: axisOf(extentOf(points.map(point => ({...point, seeds: []})))),
   });
-  const beaten = (point, i) => points.slice(0, i).some(cheaper => cheaper.mean >= point.mean);
   const {places, canvas: placed} = spread(canvas, costs);
-  const front = points
-    .map((point, i) => (beaten(point, i) ? null : [places[i], point.mean]))
-    .filter(Boolean);
-  canvas.svg.append(drawing("path", {d: pathOf(placed, front), class: "front"}));
+  const joined = frontOf(points).map(point => [places[points.indexOf(point)], point.mean]);
+  canvas.svg.append(drawing("path", {d: pathOf(placed, joined), class: "front"}));
   points.forEach((point, i) => {
     const look = LOOKS[point.row.method];
     interval(placed, point, [places[i], point.low], [places[i], point.high], look);
     mark(placed, places[i], point.mean, look, `${markText(point)} at ${format(point.x)}`);
   });
   return canvas.svg;
+}
+// The points that score more than every one that costs no more, cheapest first, as in print.
+function frontOf(points) {
+  const best = [];
+  for (const point of [...points].sort((a, b) => a.x - b.x || b.mean - a.mean)) {
+    if (!best.length || point.mean > best.at(-1).mean) best.push(point);
+  }
+  return best;
 }

@@ -257,6 +257,14 @@ def test_a_cost_is_averaged_within_each_task_first(tmp_path: Path) -> None:
     assert sum(mark.endswith(" at 505") for mark in marks) == 2
 
 
+def test_of_equal_costs_the_best_score_alone_is_on_the_line_of_costs(tmp_path: Path) -> None:
+    for method, score in (("lora", 0.80), ("dora", 0.85)):  # the row of the lower score is first
+        write_run(tmp_path, method, 1, score)
+    lines = in_browser(tmp_path, 'return all("path.front").map(path => path.getAttribute("d"));')
+    assert len(lines) == 2  # parameters and seconds
+    assert not any("L" in line for line in lines)  # a place, and no line to another
+
+
 def test_budgets_that_look_alike_are_not_compared(tmp_path: Path) -> None:
     write_budgets_that_look_alike(tmp_path)
     marks = in_browser(
