@@ -249,7 +249,12 @@ const COSTS = [
 ];
 function scoreByCost(group, some) {
   const rows = rowsOf(some);
-  const [title, of, tasks] = scoresOf(group, some).at(-1);
+  // The average, or the one task that it would be over. Not WNLI, which stands apart in print, too.
+  const averaged = scoresOf(group, some).filter(([, , tasks]) =>
+    tasks.every(task => group.averaged.includes(task)),
+  );
+  if (!averaged.length) return null;
+  const [title, of, tasks] = averaged.at(-1);
   const panels = COSTS.map(([below, key, format]) => {
     const points = pointsOf(rows, of, costOf(key, tasks)).filter(point => point.x > 0);
     return points.length > 1 ? costPanel(points, title, below, format) : null;

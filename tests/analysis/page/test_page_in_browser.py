@@ -265,6 +265,24 @@ def test_of_equal_costs_the_best_score_alone_is_on_the_line_of_costs(tmp_path: P
     assert not any("L" in line for line in lines)  # a place, and no line to another
 
 
+def test_wnli_is_not_set_against_costs(tmp_path: Path) -> None:
+    for method, score in (("lora", 0.80), ("dora", 0.85)):
+        write_run(tmp_path, method, 1, score)
+        write_run(tmp_path, method, 1, score - 0.3, task="wnli")
+    panels, alone = in_browser(
+        tmp_path,
+        """
+        const ofCosts = () => all("#figures figure").filter(f => f.textContent.includes("Score against cost."))
+          .map(f => texts("svg .title", f));
+        const panels = ofCosts();
+        await type("task:wnli");
+        return [panels, ofCosts()];
+        """,
+    )
+    assert panels == [["SST-2 acc", "SST-2 acc"]]  # against parameters and seconds
+    assert alone == []
+
+
 def test_budgets_that_look_alike_are_not_compared(tmp_path: Path) -> None:
     write_budgets_that_look_alike(tmp_path)
     marks = in_browser(
