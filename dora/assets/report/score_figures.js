@@ -292,7 +292,7 @@ function costPanel(points, title, below, format) {
 function frontOf(points) {
   const best = [];
   for (const point of [...points].sort((a, b) => a.x - b.x || b.mean - a.mean)) {
-    if (!best.length || point.mean > best.at(-1).mean) best.push(point);
+    if (!best.length || point.mean - best.at(-1).mean > study.rounding) best.push(point);
   }
   return best;
 }

@@ -265,6 +265,16 @@ def test_of_equal_costs_the_best_score_alone_is_on_the_line_of_costs(tmp_path: P
     assert not any("L" in line for line in lines)  # a place, and no line to another
 
 
+def test_a_dearer_row_of_equal_mean_is_not_on_the_line_of_costs(tmp_path: Path) -> None:
+    # Equal sums of right answers, of RTE's 277, whose means differ in their last bits.
+    for method, params, right in (("lora", 900, (140, 205, 144)), ("dora", 950, (141, 204, 144))):
+        for seed, number in enumerate(right, 1):
+            write_run(tmp_path, method, seed, number / 277, task="rte", params=params)
+    lines = in_browser(tmp_path, 'return all("path.front").map(path => path.getAttribute("d"));')
+    assert len(lines) == 2
+    assert not any("L" in line for line in lines)
+
+
 def test_wnli_is_not_set_against_costs(tmp_path: Path) -> None:
     for method, score in (("lora", 0.80), ("dora", 0.85)):
         write_run(tmp_path, method, 1, score)
