@@ -326,6 +326,28 @@ def test_nothing_is_drawn_outside_a_panel(results: Path) -> None:
     assert min(map(min, places)) >= 0
 
 
+def test_numbers_that_are_all_alike_are_drawn(tmp_path: Path) -> None:
+    # As runs that predict one class: no difference, and means that differ by rounding.
+    for method, seeds in (("lora", 5), ("dora", 2)):
+        for seed in range(1, seeds + 1):
+            write_run(tmp_path, method, seed, 146 / 277, task="rte")
+    figures = in_browser(
+        tmp_path,
+        """
+        const ticks = svg => new Set(texts("text[text-anchor=end]", svg)).size;
+        return all("#figures figure").map(f => [f.querySelector("b").textContent, all("svg[role=img]", f).map(ticks)]);
+        """,
+    )
+    assert [name for name, _ in figures] == [
+        "Score against parameters.",
+        "Differences from LoRA at equal budget.",
+        "Score against cost.",
+    ]
+    # Heights with different labels: of scores, and one for the only difference.
+    assert min(figures[0][1] + figures[2][1]) >= 3
+    assert figures[1][1] == [1]
+
+
 def test_a_run_opens_with_its_record_curve_and_ranks(results: Path) -> None:
     name, opened, record, titles, closed = in_browser(
         results,
