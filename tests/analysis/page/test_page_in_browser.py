@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from dora.analysis.figures.training import final_ranks
 from dora.analysis.finished import read_runs
 from dora.analysis.grouping import tables
 from dora.analysis.page.page import page
@@ -234,6 +235,21 @@ def test_ranks_are_coloured_as_in_the_figure_for_print(tmp_path: Path) -> None:
         """,
     )
     assert fills[0] == fills[1]
+
+
+def test_ranks_are_means_over_all_runs_of_a_row_also_of_one_that_ends_as_it_began(
+    tmp_path: Path,
+) -> None:
+    for seed, rank in ((1, 2), (2, 4)):  # of 4 at the start
+        write_run(tmp_path, "dora", seed, 0.8, ranks={names(1)[0]: rank})
+    write_run(tmp_path, "lora", 1, 0.8, ranks={names(1)[0]: 4})
+    cells = in_browser(
+        tmp_path, 'return texts("#figures rect").filter(text => text.startsWith("layer"));'
+    )
+    drawn = final_ranks(tables(read_runs(tmp_path))[0])
+    assert drawn is not None
+    assert [line["rank"] for line in drawn[1]] == [3]
+    assert cells == ["layer 0 q: 3.0"]
 
 
 def test_a_cost_is_averaged_within_each_task_first(tmp_path: Path) -> None:
