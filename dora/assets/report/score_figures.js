@@ -244,8 +244,8 @@ function drawDifference(canvas, point, height) {
 }
 
 const COSTS = [
-  ["adapter parameters", "params", size],
-  ["seconds of training", "seconds", number => size(Math.round(number))],
+  ["adapter parameters", "params"],
+  ["seconds of training", "seconds"],
 ];
 function scoreByCost(group, some) {
   const rows = rowsOf(some);
@@ -255,9 +255,9 @@ function scoreByCost(group, some) {
   );
   if (!averaged.length) return null;
   const [title, of, tasks] = averaged.at(-1);
-  const panels = COSTS.map(([below, key, format]) => {
+  const panels = COSTS.map(([below, key]) => {
     const points = pointsOf(rows, of, costOf(key, tasks)).filter(point => point.x > 0);
-    return points.length > 1 ? costPanel(points, title, below, format) : null;
+    return points.length > 1 ? costPanel(points, title, below) : null;
   });
   return figure(
     "Score against cost.",
@@ -267,14 +267,14 @@ function scoreByCost(group, some) {
     panels.filter(Boolean),
   );
 }
-function costPanel(points, title, below, format) {
+function costPanel(points, title, below) {
   points.sort((a, b) => a.x - b.x);
   const costs = points.map(point => point.x);
   const canvas = panel({
     title,
     label: inWords(`${title} against ${below}`, points),
     below,
-    format,
+    format: size,
     across: axisOf(costs, {log: true}),
     up: axisOf(extentOf(points.map(point => ({...point, seeds: []})))),
   });
@@ -284,7 +284,7 @@ function costPanel(points, title, below, format) {
   points.forEach((point, i) => {
     const look = LOOKS[point.row.method];
     interval(placed, point, [places[i], point.low], [places[i], point.high], look);
-    mark(placed, places[i], point.mean, look, `${markText(point)} at ${format(point.x)}`);
+    mark(placed, places[i], point.mean, look, `${markText(point)} at ${size(point.x)}`);
   });
   return canvas.svg;
 }

@@ -16,6 +16,7 @@ import pytest
 from dora.analysis.figures.training import final_ranks
 from dora.analysis.finished import read_runs
 from dora.analysis.grouping import tables
+from dora.analysis.names import size
 from dora.analysis.page.page import page
 from dora.analysis.stats import Estimate, average, t_quantile
 from dora.records import gaps
@@ -250,6 +251,15 @@ def test_ranks_are_means_over_all_runs_of_a_row_also_of_one_that_ends_as_it_bega
     assert drawn is not None
     assert [line["rank"] for line in drawn[1]] == [3]
     assert cells == ["layer 0 q: 3.0"]
+
+
+def test_numbers_of_parameters_are_worded_as_in_tables(tmp_path: Path) -> None:
+    write_run(tmp_path, "lora", 1, 0.8)
+    numbers = [0, 770, 999, 1000, 13_824, 99_949, 99_950, 100_000, 331_776, 999_499_999]
+    numbers += [999_500_000, 1_310_000_000]
+    means = {505 + 1 / 3: "505", 999.6: "1k", 99_999.6: "0.1M"}
+    found = in_browser(tmp_path, f"return {[*numbers, *means]}.map(size);")
+    assert found == [*map(size, numbers), *means.values()]
 
 
 def test_a_cost_is_averaged_within_each_task_first(tmp_path: Path) -> None:
