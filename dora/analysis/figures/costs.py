@@ -11,6 +11,7 @@ from dora.analysis.figures.style import legend, panels, styles, titles
 from dora.analysis.grouping import Table
 from dora.analysis.names import size
 from dora.analysis.rows import Row
+from dora.analysis.stats import ROUNDING
 from dora.records.about_method import adapter_parameters
 from dora.records.schema import Run
 
@@ -82,10 +83,13 @@ def _row(point: dict[str, Any]) -> Row:
 
 
 def front(points: Lines) -> Lines:
-    """Returns the points that score more than every one that costs no more, cheapest first."""
+    """Returns the points that score more than every one that costs no more, cheapest first.
+
+    Means within ROUNDING are equal: other scores with the same sum give other last bits.
+    """
     best: Lines = []
     for point in sorted(points, key=lambda p: (p["value"], -p["mean"])):
-        if not best or point["mean"] > best[-1]["mean"]:
+        if not best or point["mean"] - best[-1]["mean"] > ROUNDING:
             best.append(point)
     return best
 

@@ -22,11 +22,12 @@ from dora.analysis.figures.scores import (
 from dora.analysis.figures.style import legend, panels, styles, titles
 from dora.analysis.grouping import Table
 from dora.analysis.rows import budget_order, has_budget
+from dora.analysis.stats import ROUNDING
 from dora.data.tasks import TASKS
 from dora.records.about_method import NO_BUDGET
 
 NAME = "score-by-length"
-CROSSES = "crosses"  # marks a line of the CSV whose steps and score were read between two lengths
+CROSSES = "crosses"  # marks a line of the CSV whose steps and score are those of a crossing
 
 
 def groups(tables: Sequence[Table]) -> list[list[Table]]:
@@ -103,22 +104,28 @@ def _curve(lines: Lines, title: str, method: str) -> Lines:
 
 
 def crossing(lines: Lines, title: str, method: str, baseline: str) -> Lines:
-    """Returns the points where a method's line crosses the baseline's, between two lengths of both.
+    """Returns the points where a method's line crosses the baseline's, among lengths of both.
 
-    The lines are straight in the logarithm of the steps, as they are drawn.
+    The lines are straight in the logarithm of the steps, as they are drawn. Lines that meet at a
+    length cross there if they change sides; where they are one over several lengths, at the first
+    of these. Lines that touch without changing sides don't cross.
     """
+    if method == baseline:
+        return []
     bases = {p["steps"]: p["mean"] for p in _curve(lines, title, baseline)}
     both = [p for p in _curve(lines, title, method) if p["steps"] in bases]
+    less = [p["mean"] - bases[p["steps"]] for p in both]
     found: Lines = []
-    if method == baseline:
-        return found
-    for a, b in pairwise(both):
-        before, after = a["mean"] - bases[a["steps"]], b["mean"] - bases[b["steps"]]
-        if before * after >= 0:  # one that only touches the line crosses nothing
+    for i, j in pairwise(i for i, difference in enumerate(less) if abs(difference) > ROUNDING):
+        if less[i] * less[j] > 0:
             continue
-        share = before / (before - after)
-        steps = a["steps"] * (b["steps"] / a["steps"]) ** share
-        mean = a["mean"] + share * (b["mean"] - a["mean"])
+        if j > i + 1:  # the lines meet at the lengths between
+            steps, mean = both[i + 1]["steps"], both[i + 1]["mean"]
+        else:
+            a, b = both[i], both[j]
+            share = less[i] / (less[i] - less[j])
+            steps = round(a["steps"] * (b["steps"] / a["steps"]) ** share)
+            mean = a["mean"] + share * (b["mean"] - a["mean"])
         nothing = {"low": math.nan, "high": math.nan}
-        found.append({**a, **nothing, "steps": round(steps), "mean": mean, CROSSES: True})
+        found.append({**both[i], **nothing, "steps": steps, "mean": mean, CROSSES: True})
     return found

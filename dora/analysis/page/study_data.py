@@ -17,7 +17,7 @@ from dora.analysis.names import model_title
 from dora.analysis.page.contrast import on_dark, on_light
 from dora.analysis.rows import budget_in_words, budget_order
 from dora.analysis.run_journals import allocations, places, undamaged
-from dora.analysis.stats import t_quantile
+from dora.analysis.stats import ROUNDING, t_quantile
 from dora.backbones.architectures import KINDS
 from dora.data.tasks import TASKS
 from dora.plain import printable
@@ -49,6 +49,9 @@ _SHOWN = (
     "peak_memory_bytes",
 )
 _MOST_POINTS = 60  # of a curve: more are not seen in a small panel
+# Decimals of a score in points: 57, not 56.99999999999999. They must be finer than ROUNDING, so that
+# scores with equal differences keep them.
+_DECIMALS = 12
 
 
 class Pool:
@@ -74,7 +77,8 @@ def study_data(found: Sequence[Table]) -> dict[str, Any]:
     `groups`: the tables, within which runs are compared. `runs`: an object a run, as `ordered` has
     them. `fields`: paths into records; a run's `record` holds for each the place of its value in
     the list of `pools` with that number, or null. `quantiles`: as that function returns them.
-    `steps` and `matrices`: shared by curves and ranks, which begin with a place in them.
+    `rounding`: scores that differ by no more are equal. `steps` and `matrices`: shared by curves and
+    ranks, which begin with a place in them.
     """
     paths: dict[tuple[str, ...], Pool] = {}
     steps, matrices = Pool(), Pool()
@@ -98,6 +102,7 @@ def study_data(found: Sequence[Table]) -> dict[str, Any]:
         "groups": [_group(table) for table in found],
         "baseline": found[0].view.baseline,
         "quantiles": quantiles(),
+        "rounding": ROUNDING,
         "looks": looks(found),
         "kinds": KINDS,
         "fields": list(paths),
@@ -140,7 +145,7 @@ def about(table: Table, run: Run) -> dict[str, Any]:
         "budgetOrder": budget_order(budget)[:2],
         "key": key,
         "seed": run["seed"],
-        "score": None if score is None else round(score, 6),
+        "score": None if score is None else round(score, _DECIMALS),
         "metric": table.view.title(task),
         "step": run["results"][table.view.score]["step"],
         "params": adapter_parameters(run),

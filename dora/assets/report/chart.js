@@ -34,9 +34,10 @@ function axisOf(numbers, {log = false, zero = false, marked = numbers} = {}) {
   const mapped = [...numbers.map(map), ...(zero ? [0] : [])];
   let [low, high] = [Math.min(...mapped), Math.max(...mapped)];
   const room = roomOf(low, high, log);
-  // An axis from zero begins there.
-  if (!zero || low < 0) low -= room;
-  if (!zero || high > 0) high += room;
+  // An axis from zero begins there; one of zeros alone has room on both sides.
+  const zeros = zero && high - low <= study.rounding;
+  if (!zero || zeros || low < 0) low -= room;
+  if (!zero || zeros || high > 0) high += room;
   const at = number => (map(number) - low) / (high - low);
   if (!log) return {at, ticks: ticksOf(low, high)};
   const ticks = [];
@@ -51,7 +52,8 @@ function roomOf(low, high, log) {
   // A factor of 2 at least: sizes that differ by a component are one size. The outer eighths are for
   // the marks that `spread` moves aside.
   if (log) return Math.max(0.17 * (high - low), (Math.log(2) - (high - low)) / 2);
-  return 0.07 * (high - low) || Math.max(0.02 * Math.abs(high), 0.5);
+  if (high - low <= study.rounding) return Math.max(0.02 * Math.abs(high), 0.5);
+  return 0.07 * (high - low);
 }
 
 // In four digits.

@@ -11,9 +11,6 @@ function quantileOf(df) {
   return from * (to / from) ** (place - i);
 }
 
-// Differences of scores in points that are rounding.
-const ROUNDING = 1e-9;
-
 // {mean, low, high} of the mean of some groups' means, a group of scores a task, each with its own
 // variance (Satterthwaite). `low` and `high` are null where the seeds do not show the error: one
 // seed in a group, or scores that are all alike.
@@ -30,7 +27,7 @@ function estimateOf(groups) {
 // The squared error of the mean of some scores; NaN of one score.
 function errorOf(scores) {
   if (scores.length < 2) return NaN;
-  if (Math.max(...scores) - Math.min(...scores) <= ROUNDING) return 0;
+  if (Math.max(...scores) - Math.min(...scores) <= study.rounding) return 0;
   const middle = mean(scores);
   const squares = scores.reduce((sum, score) => sum + (score - middle) ** 2, 0);
   return squares / (scores.length - 1) / scores.length;

@@ -66,11 +66,13 @@ function ranksOf(run) {
   }));
 }
 
-// A number of parameters in three digits, as tables print it: 770, 13.8k, 0.332M.
+// A number of parameters in three digits, as tables print it: 770, 13.8k, 0.332M. A mean of such
+// numbers is rounded to a whole one.
 function size(number) {
-  if (number < 1000) return String(number);
-  const [unit, name] = number >= 100000 ? [1e6, "M"] : [1e3, "k"];
-  return Number((number / unit).toPrecision(3)) + name;
+  const whole = Math.round(number);
+  if (whole < 1000 || whole >= 999500000) return whole.toLocaleString("en");
+  const [unit, name] = whole >= 100000 ? [1e6, "M"] : [1e3, "k"];
+  return Number((whole / unit).toPrecision(3)) + name;
 }
 const fixed = (number, digits) => (number === null ? "–" : signed(number.toFixed(digits)));
 const signed = text => text.replace("-", "−");

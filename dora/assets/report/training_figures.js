@@ -57,8 +57,10 @@ function curvesPanel(task, cells, name) {
 }
 
 function finalRanks(some) {
-  const adapted = some.filter(run => ranksOf(run).some(matrix => matrix.start !== matrix.end));
-  const panels = byTask(largest(rowsOf(adapted))).flatMap(([task, cells]) =>
+  // Rows as in print, with all of their runs: one that ends as it began counts in the means, too.
+  const adapted = run => ranksOf(run).some(matrix => matrix.start !== matrix.end);
+  const rows = rowsOf(some.filter(run => run.ranks)).filter(row => row.runs.some(adapted));
+  const panels = byTask(largest(rows)).flatMap(([task, cells]) =>
     cells.map(([row, of]) => heatMap(`${task}, ${row.name}`, of)),
   );
   return figure(

@@ -529,6 +529,18 @@ def test_a_row_is_on_the_front_if_no_cheaper_one_scores_as_much(tmp_path: Path) 
     assert (line["value"], line["mean"]) == (30, pytest.approx(75))
 
 
+def test_a_dearer_row_of_equal_mean_is_not_on_the_front(tmp_path: Path) -> None:
+    # Equal sums of right answers, of RTE's 277, whose means differ in their last bits.
+    for method, params, right in (("lora", 900, (140, 205, 144)), ("dora", 950, (141, 204, 144))):
+        for seed, number in enumerate(right, 1):
+            write_run(tmp_path, method, seed, number / 277, task="rte", params=params)
+    drawn = score_by_cost(only_table(tmp_path))
+    cheap, dear = lines(drawn, cost="adapter parameters")
+    assert (cheap["method"], dear["method"]) == ("lora", "dora")
+    assert dear["mean"] > cheap["mean"]
+    assert (cheap["on_front"], dear["on_front"]) == (True, False)
+
+
 def test_a_cost_that_no_row_has_is_no_panel(tmp_path: Path) -> None:
     for i, budget in enumerate(("9000", "55296")):
         write_run(tmp_path, "sora", 1, 0.8 + i / 10, budget=budget, params=0)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dora.analysis.figures.files import write_by_length
-from dora.analysis.figures.lengths import score_by_length
+from dora.analysis.figures.lengths import crossing, score_by_length
 from dora.analysis.finished import read_runs
 from dora.analysis.grouping import Table, showable
 from dora.analysis.tables.files import holes
@@ -66,6 +66,33 @@ def test_methods_cross_where_their_lines_do_in_the_logarithm_of_the_steps(result
     (crossing,) = (p for p in drawn[1] if p["crosses"])
     assert (crossing["method"], crossing["steps"]) == ("dora", 1512)
     assert crossing["mean"] == pytest.approx(72 + 14 * 2 / 3)
+
+
+# Points more than the baseline's at 100, 300, 900, ... steps, and where the lines cross.
+MEETINGS = {
+    "at a length": ([-4, 0, 6], [300]),
+    "at the first of several": ([4, 0, 0, -6], [300]),
+    "between lengths, and at one": ([-2, 2, 0, -1], [173, 900]),
+    "a touch": ([-4, 0, -6], []),
+    "a touch but for rounding": ([-4, 1e-13, -6], []),
+    "at an end": ([0, 3, 0], []),
+}
+
+
+@pytest.mark.parametrize(("more", "crossings"), MEETINGS.values(), ids=MEETINGS)
+def test_lines_that_meet_at_a_length_cross_there_if_they_change_sides(
+    more: list[float], crossings: list[int]
+) -> None:
+    lines = [
+        {"score": "RTE acc", "method": method, "steps": 100 * 3**i, "mean": 60 + i + points}
+        for i, difference in enumerate(more)
+        for method, points in (("lora", 0), ("dora", difference))
+    ]
+    found = crossing(lines, "RTE acc", "dora", "lora")
+    assert [p["steps"] for p in found] == crossings
+    means = {100 * 3**i: 60 + i for i in range(len(more))}
+    # 173 steps are halfway, on the baseline's line too.
+    assert [p["mean"] for p in found] == [pytest.approx(means.get(s, 60.5)) for s in crossings]
 
 
 def test_one_length_is_no_figure(results: Path, tmp_path: Path) -> None:

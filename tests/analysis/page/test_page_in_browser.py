@@ -13,8 +13,10 @@ from typing import Any
 
 import pytest
 
+from dora.analysis.figures.training import final_ranks
 from dora.analysis.finished import read_runs
 from dora.analysis.grouping import tables
+from dora.analysis.names import size
 from dora.analysis.page.page import page
 from dora.analysis.stats import Estimate, average, t_quantile
 from dora.records import gaps
@@ -236,6 +238,30 @@ def test_ranks_are_coloured_as_in_the_figure_for_print(tmp_path: Path) -> None:
     assert fills[0] == fills[1]
 
 
+def test_ranks_are_means_over_all_runs_of_a_row_also_of_one_that_ends_as_it_began(
+    tmp_path: Path,
+) -> None:
+    for seed, rank in ((1, 2), (2, 4)):  # of 4 at the start
+        write_run(tmp_path, "dora", seed, 0.8, ranks={names(1)[0]: rank})
+    write_run(tmp_path, "lora", 1, 0.8, ranks={names(1)[0]: 4})
+    cells = in_browser(
+        tmp_path, 'return texts("#figures rect").filter(text => text.startsWith("layer"));'
+    )
+    drawn = final_ranks(tables(read_runs(tmp_path))[0])
+    assert drawn is not None
+    assert [line["rank"] for line in drawn[1]] == [3]
+    assert cells == ["layer 0 q: 3.0"]
+
+
+def test_numbers_of_parameters_are_worded_as_in_tables(tmp_path: Path) -> None:
+    write_run(tmp_path, "lora", 1, 0.8)
+    numbers = [0, 770, 999, 1000, 13_824, 99_949, 99_950, 100_000, 331_776, 999_499_999]
+    numbers += [999_500_000, 1_310_000_000]
+    means = {505 + 1 / 3: "505", 999.6: "1k", 99_999.6: "0.1M"}
+    found = in_browser(tmp_path, f"return {[*numbers, *means]}.map(size);")
+    assert found == [*map(size, numbers), *means.values()]
+
+
 def test_a_cost_is_averaged_within_each_task_first(tmp_path: Path) -> None:
     # A run of RTE takes 10 s and one of MNLI 1,000; LoRA has more seeds of one, DoRA of the other.
     for method, task, seeds, score in (
@@ -255,6 +281,42 @@ def test_a_cost_is_averaged_within_each_task_first(tmp_path: Path) -> None:
         """,
     )
     assert sum(mark.endswith(" at 505") for mark in marks) == 2
+
+
+def test_of_equal_costs_the_best_score_alone_is_on_the_line_of_costs(tmp_path: Path) -> None:
+    for method, score in (("lora", 0.80), ("dora", 0.85)):  # the row of the lower score is first
+        write_run(tmp_path, method, 1, score)
+    lines = in_browser(tmp_path, 'return all("path.front").map(path => path.getAttribute("d"));')
+    assert len(lines) == 2  # parameters and seconds
+    assert not any("L" in line for line in lines)  # a place, and no line to another
+
+
+def test_a_dearer_row_of_equal_mean_is_not_on_the_line_of_costs(tmp_path: Path) -> None:
+    # Equal sums of right answers, of RTE's 277, whose means differ in their last bits.
+    for method, params, right in (("lora", 900, (140, 205, 144)), ("dora", 950, (141, 204, 144))):
+        for seed, number in enumerate(right, 1):
+            write_run(tmp_path, method, seed, number / 277, task="rte", params=params)
+    lines = in_browser(tmp_path, 'return all("path.front").map(path => path.getAttribute("d"));')
+    assert len(lines) == 2
+    assert not any("L" in line for line in lines)
+
+
+def test_wnli_is_not_set_against_costs(tmp_path: Path) -> None:
+    for method, score in (("lora", 0.80), ("dora", 0.85)):
+        write_run(tmp_path, method, 1, score)
+        write_run(tmp_path, method, 1, score - 0.3, task="wnli")
+    panels, alone = in_browser(
+        tmp_path,
+        """
+        const ofCosts = () => all("#figures figure").filter(f => f.textContent.includes("Score against cost."))
+          .map(f => texts("svg .title", f));
+        const panels = ofCosts();
+        await type("task:wnli");
+        return [panels, ofCosts()];
+        """,
+    )
+    assert panels == [["SST-2 acc", "SST-2 acc"]]  # against parameters and seconds
+    assert alone == []
 
 
 def test_budgets_that_look_alike_are_not_compared(tmp_path: Path) -> None:
@@ -288,6 +350,28 @@ def test_nothing_is_drawn_outside_a_panel(results: Path) -> None:
     )
     assert len(places) > 100
     assert min(map(min, places)) >= 0
+
+
+def test_numbers_that_are_all_alike_are_drawn(tmp_path: Path) -> None:
+    # As runs that predict one class: no difference, and means that differ by rounding.
+    for method, seeds in (("lora", 5), ("dora", 2)):
+        for seed in range(1, seeds + 1):
+            write_run(tmp_path, method, seed, 146 / 277, task="rte")
+    figures = in_browser(
+        tmp_path,
+        """
+        const ticks = svg => new Set(texts("text[text-anchor=end]", svg)).size;
+        return all("#figures figure").map(f => [f.querySelector("b").textContent, all("svg[role=img]", f).map(ticks)]);
+        """,
+    )
+    assert [name for name, _ in figures] == [
+        "Score against parameters.",
+        "Differences from LoRA at equal budget.",
+        "Score against cost.",
+    ]
+    # Heights with different labels: of scores, and one for the only difference.
+    assert min(figures[0][1] + figures[2][1]) >= 3
+    assert figures[1][1] == [1]
 
 
 def test_a_run_opens_with_its_record_curve_and_ranks(results: Path) -> None:
@@ -435,6 +519,14 @@ def test_intervals_are_those_of_the_statistics_for_the_seeds_that_the_filter_lea
             assert bar == pytest.approx([low, high], abs=0.003 * (high - low) + 0.1)
     for df, quantile in quantiles:
         assert quantile == pytest.approx(t_quantile(0.975, df), rel=2e-5)
+
+
+def test_a_difference_that_all_seeds_share_has_no_interval(tmp_path: Path) -> None:
+    for seed, right in ((1, 140), (2, 151), (3, 149)):  # of RTE's 277 examples
+        write_run(tmp_path, "lora", seed, right / 277, task="rte")
+        write_run(tmp_path, "dora", seed, (right + 5) / 277, task="rte")
+    marks = in_browser(tmp_path, 'return texts(".mark title", all("#figures figure")[1]);')
+    assert marks == ["DoRA (dynamic rank) r8: 1.81"]
 
 
 def _numbers(estimate: Estimate) -> list[str]:

@@ -8,9 +8,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from dora.analysis.finished import read_runs
 from dora.analysis.grouping import tables
 from dora.analysis.page.study_data import Pool, leaves, ordered, quantiles, study_data, thinned
+from dora.analysis.stats import ROUNDING
 from dora.records import packed
 from record_files import names, write_run
 
@@ -132,6 +135,18 @@ def test_quantiles_are_those_of_two_sided_intervals_by_the_reciprocal_of_df() ->
     printed = {0: 1.960, 10: 2.228, 25: 2.776, 50: 4.303, 100: 12.706}
     assert {i: round(found[i], 3) for i in printed} == printed
     assert len(found) == 101
+
+
+def test_equal_differences_of_scores_are_equal_in_the_pages_data(tmp_path: Path) -> None:
+    for seed, right in ((1, 140), (2, 151), (3, 149)):  # of RTE's 277 examples
+        write_run(tmp_path, "lora", seed, right / 277, task="rte")
+        write_run(tmp_path, "dora", seed, (right + 5) / 277, task="rte")
+    data = data_of(tmp_path)
+    assert data["rounding"] == ROUNDING
+    scores = {(run["method"], run["seed"]): run["score"] for run in data["runs"]}
+    found = [scores["dora", seed] - scores["lora", seed] for seed in (1, 2, 3)]
+    assert found == pytest.approx([500 / 277] * 3, abs=1e-11)
+    assert max(found) - min(found) < data["rounding"]
 
 
 def test_matrices_that_are_no_linears_have_no_heat_map(tmp_path: Path) -> None:
