@@ -33,9 +33,9 @@ ROOT = Path(__file__).parents[1]
 BIASES = '''
 """Trains the biases of the backbone alone."""
 from torch import nn
-from dora.methods import base
+from dora.method import Method
 
-class Biases(base.Method):
+class Biases(Method):
     """Trains every bias."""
     title = "Biases"
     budget = "none"
@@ -50,26 +50,21 @@ GATES = '''
 from dataclasses import dataclass
 import torch
 from torch import nn
-from dora.adapters import lowrank
-from dora.adapters.allocation import allocate
-from dora.adapters.plan import pruning_plan
-from dora.adapters.changes import Mask, Remove
-from dora.methods import base
-from dora.methods.base import ParameterGroup
+from dora.method import Method, ParameterGroup, Remove, Settings, adapt, allocate, pruning_plan
 
 @dataclass
-class Settings(base.Settings):
+class GatesSettings(Settings):
     shrink: float
     start_factor: float
 
-class Gates(base.Method):
+class Gates(Method):
     title = "Gates"
     budget = "at_most"
-    settings_type = Settings
+    settings_type = GatesSettings
 
     def __init__(self, settings, model, plan, run):
         self.settings, self.budget_plan = settings, plan
-        self.layers = lowrank.adapt(model, plan.matrices, plan.start, 2.0, 0.0, gated=True)
+        self.layers = adapt(model, plan.matrices, plan.start, 2.0, 0.0, gated=True)
         generator = run.generator("start")
         for i, layer in enumerate(self.layers.values()):
             nn.init.kaiming_uniform_(layer.A, generator=generator)
@@ -271,7 +266,7 @@ def test_a_method_from_outside_resumes_to_the_byte_and_appears_everywhere(
 def test_a_slip_in_an_outsiders_plan_is_told_with_its_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lines = ["from dora.methods import base", "class Slip(base.Method):", "    title = 'Slip'"]
+    lines = ["from dora.method import Method", "class Slip(Method):", "    title = 'Slip'"]
     lines += ["    @classmethod", "    def plan(cls, *given):", "        a, b = given"]
     (tmp_path / "slip_of_mine.py").write_text("\n".join(lines))
     (tmp_path / "method").mkdir()
@@ -287,7 +282,7 @@ SLIPS = [
     ("title = nam", "importing it fails: name 'nam' is not defined (NameError in slip_"),
     ("title = 'Slip'\nclass S", "importing it fails: expected ':'"),
     (
-        "title = 'Slip'\n    class S(base.Settings):\n        alpha: float\n    settings_type = S",
+        "title = 'Slip'\n    class S(Settings):\n        alpha: float\n    settings_type = S",
         "S has settings (alpha) and lacks @dataclass above it",
     ),
     (
@@ -307,7 +302,7 @@ def test_a_slip_in_an_outsiders_class_is_told_before_anything_is_loaded(
     body: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name = f"slip_{abs(hash(body))}"  # a module is imported once
-    text = f"from dora.methods import base\nclass Slip(base.Method):\n    {body or 'note = None'}\n"
+    text = f"from dora.method import Method, Settings\nclass Slip(Method):\n    {body or 'note = None'}\n"
     (tmp_path / f"{name}.py").write_text(text)
     (tmp_path / "method").mkdir()
     (tmp_path / "method/slip.yaml").write_text(yaml_of("slip", f"{name}.Slip"))
@@ -325,14 +320,14 @@ def test_a_setting_of_a_type_that_no_record_holds_is_told(
 from dataclasses import dataclass
 from enum import Enum
 from typing import Literal
-from dora.methods import base
+from dora.method import Method, Settings
 Kind = Enum("Kind", "ONE TWO")
 @dataclass
-class Settings(base.Settings):
+class Typing(Settings):
     kind: {kind}
-class Typed(base.Method):
+class Typed(Method):
     title = "Typed"
-    settings_type = Settings
+    settings_type = Typing
 """
     (tmp_path / f"{name}.py").write_text(text)
     (tmp_path / "method").mkdir()
@@ -340,7 +335,7 @@ class Typed(base.Method):
     (tmp_path / "method/typed.yaml").write_text(yaml)
     monkeypatch.syspath_prepend(str(tmp_path))
     (problem,) = refused(f"--config-dir={tmp_path}", "method=typed", "task=rte")
-    assert "Settings" in problem
+    assert "Typing" in problem
     assert "a setting is a bool, an int, a float, a str" in problem
 
 
@@ -366,7 +361,7 @@ def test_a_librarys_mixin_is_no_class_of_ones_own(monkeypatch: pytest.MonkeyPatc
 def test_settings_that_the_class_does_not_name_are_told_with_the_way_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lines = ["from dora.methods import base", "class Bare(base.Method):", "    title = 'Bare'"]
+    lines = ["from dora.method import Method", "class Bare(Method):", "    title = 'Bare'"]
     (tmp_path / "bare_of_mine.py").write_text("\n".join([*lines, "    budget = 'none'"]))
     (tmp_path / "method").mkdir()
     yaml = yaml_of("bare", "bare_of_mine.Bare") + "alpha: 16.0\n"
