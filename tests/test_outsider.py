@@ -277,6 +277,25 @@ def test_a_slip_in_an_outsiders_plan_is_told_with_its_line(
     assert "(ValueError in slip_of_mine.py, line 6)" in problem
 
 
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("from dora.method import Nothing", "(ImportError in importing_1.py, line 2)"),
+        ("import no_such_library", "(ModuleNotFoundError in importing_2.py, line 2)"),
+        ("import math; math.nothing", "(AttributeError in importing_3.py, line 2)"),
+    ],
+)
+def test_an_import_that_fails_in_an_outsiders_file_is_told_with_its_line(
+    line: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = said.partition(" in ")[2].partition(".")[0]  # a module is imported once
+    (tmp_path / f"{name}.py").write_text(f"import math\n{line}\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(UserError, match=re.escape(said)) as told:
+        method_class.method_class("mine", f"{name}.Mine")
+    assert "PYTHONPATH" not in str(told.value)
+
+
 SLIPS = [
     ("", "Slip has no title"),
     ("title = nam", "importing it fails: name 'nam' is not defined (NameError in slip_"),
@@ -400,7 +419,11 @@ def test_the_manual_names_every_statement_and_every_moment() -> None:
     ("yaml", "said"),
     [
         ("name: bad\nbase_lr: 1.0\n", "bad.yaml must name a class"),
-        ("name: bad\n_target_: outside.nothing.X\nbase_lr: 1.0\n", "cannot be imported"),
+        (
+            "name: bad\n_target_: outside.nothing.X\nbase_lr: 1.0\n",
+            "cannot be imported (No module named 'outside.nothing'); a package of one's own must",
+        ),
+        ("name: bad\n_target_: outside.gates.Gate\nbase_lr: 1.0\n", "gates.py has no Gate"),
         (
             "name: bad\n_target_: json.JSONDecoder\nbase_lr: 1.0\n",
             "is not a subclass of dora.methods",
