@@ -227,6 +227,53 @@ def test_the_example_of_the_manual_trains_as_it_stands(package: Path, tmp_path: 
     assert set(record["ranks"]["end"].values()) == {0, 1}
 
 
+SCALES = '''
+"""Scales the outputs of the value matrices by vectors, which are called g."""
+import torch
+from torch import nn
+from dora.method import Method
+
+class Scaled(nn.Module):
+    def __init__(self, base):
+        super().__init__()
+        self.base, self.g = base, nn.Parameter(torch.ones(base.out_features))
+
+    def forward(self, x):
+        return self.base(x) * self.g
+
+class Scales(Method):
+    title = "Scales"
+    budget = "none"
+    result = "modules"
+
+    def __init__(self, settings, model, plan, run):
+        for name, linear in list(model.named_modules()):
+            if name.endswith("attention.self.value"):
+                model.set_submodule(name, Scaled(linear))
+'''
+
+
+def test_a_modules_vector_is_counted_though_it_has_the_name_of_a_gate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "scales_of_mine.py").write_text(SCALES)
+    (tmp_path / "conf/method").mkdir(parents=True)
+    yaml = yaml_of("scales", "scales_of_mine.Scales")
+    (tmp_path / "conf/method/scales.yaml").write_text(yaml)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    given = {
+        "data": "dir",
+        "data__dir": small_glue(),
+        "max_steps": 2,
+        "config_dir": tmp_path / "conf",
+    }
+    params = dora.train("wnli", "scales", results=str(tmp_path / "results"), **given).record[
+        "params"
+    ]
+    # Two layers of width 192.
+    assert (params["adapter_end"], params["trained_at_once"], params["gates"]) == (384, 384, 0)
+
+
 @pytest.mark.slow  # 20 s each; the manual's example, above, always runs
 @pytest.mark.parametrize("method", ["gates", "biases"])
 def test_a_method_from_outside_resumes_to_the_byte_and_appears_everywhere(

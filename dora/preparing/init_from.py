@@ -68,7 +68,7 @@ def read_earlier_run(config: Config, weights: str, model_config: dict[str, Any])
         matrices = backbone.find_linears(model_config, config.targets())
         problems = _start_problems(folder / "run.json", ranks, scale, matrices)
         # By record and file: one of the two may have been changed by hand, and both must show it.
-        gated = bool(run["params"].get("gates")) or any(name.endswith(".g") for name in shapes)
+        gated = bool(run["params"].get("gates")) or any(f"{m.name}.g" in shapes for m in matrices)
         problems = problems or _factor_problems(file, shapes, matrices, ranks, gated)
         problems += _strange(file, shapes, matrices, model_config)
     problems += [
