@@ -17,7 +17,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from exported import dev_logits
 from safetensors.torch import load_file
 
 import dora
@@ -27,7 +29,8 @@ from dora.configuration.method_class import RELEASED, fingerprint
 from dora.errors import UserError
 from dora.methods.base import Method
 from dora.methods.lora import LoRA
-from runs import FILES, only_run, refused, run, small, small_glue, small_words
+from dora.sharing.exporting import export
+from runs import FILES, arrays, only_run, refused, run, small, small_glue, small_words
 
 ROOT = Path(__file__).parents[1]
 BIASES = '''
@@ -115,11 +118,11 @@ def yaml_of(name: str, place: str, **settings: float) -> str:
     return "\n".join([*held, *(f"{key}: {value}" for key, value in settings.items())]) + "\n"
 
 
-def example() -> tuple[str, str]:
-    """(class file, YAML) of the manual's example."""
+def example(at: int = 0) -> tuple[str, str]:
+    """(class file, YAML) of the manual's first example, or of the one `at` another place."""
     text = (ROOT / "docs" / "adding-a-method.md").read_text()
-    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    (yaml,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    code = re.findall(r"```python\n(.*?)```", text, re.DOTALL)[at]
+    yaml = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)[at]
     return code, yaml.replace("dora.methods.shrunk.", "outside.shrunk.")
 
 
@@ -225,6 +228,33 @@ def test_the_example_of_the_manual_trains_as_it_stands(package: Path, tmp_path: 
     assert record["method"]["title"] == "Shrunk LoRA"
     assert len(record["fingerprints"]["method"]) == 64
     assert set(record["ranks"]["end"].values()) == {0, 1}
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+def test_the_manuals_layer_of_ones_own_stores_its_vectors_and_exports_whole_factors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, yaml = example(1)
+    (tmp_path / "mypackage").mkdir()
+    (tmp_path / "mypackage/vera.py").write_text(code)
+    (tmp_path / "conf/method").mkdir(parents=True)
+    (tmp_path / "conf/method/vera.yaml").write_text(yaml)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    given = {"data": "dir", "data__dir": small_glue(), "config_dir": tmp_path / "conf"}
+    trained = dora.train(
+        "wnli", "vera", "r4", max_steps=4, max_length=48, results=str(tmp_path / "r"), **given
+    )
+    params, matrices = trained.record["params"], trained.record["ranks"]["end"]
+    # Two layers of width 192: four matrices of 192 rows, one of 768 and one of 192.
+    assert params["adapter_end"] == params["stored"] == 12 * 4 + 2 * (5 * 192 + 768)
+    kept = load_file(trained.folder / "best.safetensors")
+    own = {name for name in kept if not name.startswith("classifier.")}
+    assert own == {f"{name}.{factor}" for name in matrices for factor in ("d", "b")}
+    assert all(kept[f"{name}.b"].any() for name in matrices)
+    export(trained.folder, tmp_path / "out")
+    logits = dev_logits(tmp_path / "out", True)
+    want = arrays(trained.folder)["best/dev/logits"]
+    np.testing.assert_allclose(logits, want, rtol=0, atol=1e-5)
 
 
 SCALES = '''
