@@ -91,15 +91,16 @@ def _ranks_in_print(
     layers: list[int],
     kinds: list[str],
 ) -> Figure:
-    """Draws a panel for each task and row of the table: together they are too wide for a page."""
+    """Draws a panel for each cell that has runs: together they are too wide for a page."""
     height = 0.13 * len(layers) + 0.1
+    drawn = {(line["task"], line["method"], line["budget"]) for line in lines}
+    cells = [(task, row) for task, row in product(tasks, rows) if (task, *row) in drawn]
     heads = [
-        f"{TASKS[task].folder}, {table.title(row[0])} {budget_in_words(row)}"
-        for task, row in product(tasks, rows)
+        f"{TASKS[task].folder}, {table.title(row[0])} {budget_in_words(row)}" for task, row in cells
     ]
     # Narrower ones have no room for the ranks as numbers.
     figure, axes = panels(heads, 4, 1.5, height, right=0.7, gap=0.25, narrowest=1.3)
-    for panel, (task, row) in zip(axes, product(tasks, rows), strict=True):
+    for panel, (task, row) in zip(axes, cells, strict=True):
         columns: Columns = {(*row, kind): i for i, kind in enumerate(kinds)}
         here = [p for p in lines if (p["task"], p["method"], p["budget"]) == (task, *row)]
         _image(panel, here, layers, columns)
