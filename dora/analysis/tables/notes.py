@@ -146,7 +146,10 @@ def difference_notes(found: Sequence[Difference], shown: bool, baseline: str) ->
             f"show at Holm's first step, p < {least}, in four studies of five"
         )
     if any(d.task is None for d in found):
-        notes.append("average: its error is that of each task's seeds, taken as independent")
+        notes.append(
+            "average: its error is that of each task's seeds, taken as independent; its P(better) is "
+            "the mean of its tasks'"
+        )
     constant = {task for d in found if d.task is None for task in d.constant}
     if constant:
         notes.append(

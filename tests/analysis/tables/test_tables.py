@@ -232,11 +232,14 @@ def test_what_a_cells_runs_were_trained_on_before_is_said(tmp_path: Path) -> Non
 
 def test_runs_that_patience_ended_are_not_said_to_have_trained_to_the_end(tmp_path: Path) -> None:
     write_run(tmp_path, "lora", 1, 0.8)
-    assert "each run: 90 steps of 16 examples" in scores(only_table(tmp_path)).notes
+    assert (
+        "each run: 90 steps of 16 examples of at most 128 tokens"
+        in scores(only_table(tmp_path)).notes
+    )
     ended = {key: {"step": 9, "accuracy": 0.8, "degenerate": None} for key in ("best", "last")}
     write_run(tmp_path, "dora", 1, 0.8, config={"patience": 3}, results=ended)
     assert (
-        "each run: 90 steps of 16 examples; patience ended 1 of 2 runs after 9 steps"
+        "each run: 90 steps of 16 examples of at most 128 tokens; patience ended 1 of 2 runs after 9 steps"
         in scores(only_table(tmp_path)).notes
     )
 
