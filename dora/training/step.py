@@ -22,8 +22,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dora.adapters import changes
+from dora.adapters import changes, result
 from dora.adapters.changes import Change, Mask, Remove, Renew
+from dora.adapters.resizing import lay_in_order
 from dora.backbones.architectures import architecture_of
 from dora.backbones.packing import Layout
 from dora.configuration.config import Config
@@ -77,6 +78,7 @@ class Stepper:
         self.setup = setup
         self.log = log
         self.observe: Callable[[str], Any] = lambda moment: None
+        lay_in_order(result.tensors_of(setup.model, setup.method.frozen()).values())
         self.parameters = {n: p for n, p in setup.model.named_parameters() if p.requires_grad}
         self.forward = Forward(setup.model, setup.config, setup.world.device)
         c = setup.config

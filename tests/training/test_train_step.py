@@ -185,3 +185,16 @@ def test_removing_gives_the_losses_of_masking_to_the_end_but_for_penalty_and_cli
     assert losses[0][: run.ranks_final_at] == pytest.approx(
         losses[1][: run.ranks_final_at], rel=1e-12
     )
+
+
+def test_start_values_of_another_memory_order_are_laid_in_that_of_a_checkpoint():
+    model = tiny("roberta")
+    train_head_only(model)
+    method = Recorder(model)
+    layers = method.layers.values()
+    for layer in layers:
+        layer.A.data = layer.A.data.t().contiguous().t()  # as an SVD's Vᵀ, or one drawn as (d, r)
+    before = [layer.A.detach().clone() for layer in layers]
+    loop_of(model, method, tokens(16), 10, batch_size=8)
+    assert all(layer.A.is_contiguous() for layer in layers)
+    assert all(torch.equal(q.A, A) for q, A in zip(layers, before, strict=True))
