@@ -133,11 +133,14 @@ class Stepper:
         self._set_rate(step)
         if not s.model.training:  # going through all modules takes the host a while
             s.model.train()
+        self._seed(step, "noise")
         s.method.noise(step)
         loss, penalty = self._backward(step)
         self.observe("backward")
         # Methods see gradients summed over processes, so that every process decides alike.
         processes.sum_gradients(s.world, self.parameters.values())
+        # Anew: micro-batches have drawn by process, or not at all.
+        self._seed(step, "after")
         s.method.adjust_gradients(step)
         self.gradient_norm = self._clip()
         # Before the method's next moments: if one fails, this step's loss may be the cause.
@@ -156,6 +159,18 @@ class Stepper:
         self.observe("clear")
         return loss, penalty
 
+    def _seed(self, step: int, *parts: object) -> None:
+        """Seeds PyTorch's default generator, so that what is drawn next is a function of the step.
+
+        A resumed run draws what an uninterrupted one would, with no generator state saved.
+        """
+        seed = seed_of(self.setup.config.seed, step, *parts)
+        if self.setup.world.device.type == "cpu":
+            # torch.manual_seed also notes the seed for GPUs, which takes as long as 80 such calls.
+            torch.default_generator.manual_seed(seed)
+        else:
+            torch.manual_seed(seed)
+
     def _set_rate(self, step: int) -> None:
         """Sets `rate`, and every group's learning rate: its peak times the method's factor."""
         s = self.setup
@@ -172,9 +187,7 @@ class Stepper:
         loss = torch.zeros((), device=world.device)
         penalty = None
         for part, rows in enumerate(np.array_split(batch, s.config.grad_accum)):
-            # Dropout draws from PyTorch's default generator, which is seeded anew each time: a
-            # resumed run draws what an uninterrupted one would, with no generator state saved.
-            torch.manual_seed(seed_of(s.config.seed, step, part, world.rank))
+            self._seed(step, part, world.rank)  # dropout draws
             mine = rows[world.rank :: world.size]
             inputs, layout = self.forward.inputs(s.train, mine) if len(mine) else ({}, None)
             if inputs:
