@@ -17,6 +17,7 @@ from dora.data.sources import fingerprint
 from dora.data.tokens import Tokens, tokenised
 from dora.errors import UserError
 from dora.methods.base import Method
+from dora.methods.returned import checked_state
 from dora.preparing import precision
 from dora.preparing.notes import notes_on
 from dora.preparing.prepare import Prepared
@@ -86,6 +87,13 @@ def attach(p: Prepared, model: nn.Module, head: list[str]) -> Method:
     before = {name for name, _ in model.named_parameters()}
     method = chosen.kind(chosen.settings, model, p.plan, p.run_info)
     _refuse_misplaced(method, model, before, head)
+    if method.ranks_final_at > p.total_steps:
+        # No evaluation would count but the last, of components that were still to change.
+        raise UserError(
+            f"{type(method).__name__}.ranks_final_at={method.ranks_final_at} is behind the run's "
+            f"last step, {p.total_steps}: its components must be final within the run; plan them "
+            "by run.total_steps, or train longer (max_steps= or epochs=)"
+        )
     parameters = dict(model.named_parameters())
     for name in head:
         parameters[name].requires_grad_(True)
@@ -152,7 +160,7 @@ def _place(p: Prepared, world: World, model: nn.Module, method: Method) -> None:
         # Dynamic shapes: batches differ in length, and each length would otherwise be compiled.
         model.compile(dynamic=True)
     # The method made its state on the CPU, beside the layers of that moment.
-    method.load(method.state())
+    method.load(checked_state(method))
 
 
 def _begin(p: Prepared, world: World, model: nn.Module, method: Method, train: Tokens) -> None:

@@ -19,6 +19,7 @@ from dora.adapters import result
 from dora.data.tasks import score_key
 from dora.data.tokens import Tokens
 from dora.errors import Stopped
+from dora.methods.returned import checked_state
 from dora.process.signals import StopSignals
 from dora.records import journals
 from dora.records.record import Record
@@ -252,7 +253,8 @@ class Loop:
         for name, p in self.stepper.parameters.items():
             moments = self.stepper.optimizer.state.get(p, {})
             tensors |= {f"moments/{name}/{k}": v for k, v in moments.items()}
-        tensors |= {f"method/{k}": v for k, v in self.setup.method.state().items()}
+        state = checked_state(self.setup.method, tensors)
+        tensors |= {f"method/{k}": v for k, v in state.items()}
         tensors |= {f"best/{k}": v for k, v in self.selection.tensors.items()}
         # The journals are synced first and their lengths go into the label: a checkpoint never
         # points beyond what is on the disk.
