@@ -161,6 +161,7 @@ class Loop:
     def evaluate_and_select(self) -> None:
         """Evaluates the scored splits, logs the scores, and offers the weights to `selection`."""
         s = self.setup
+        self.stepper.trained.check_identity(s.model, self.step)
         selecting = next(iter(s.scored))
         metrics, logits = self.evaluate(s.scored)
         self.evaluated = self.step, logits
@@ -230,6 +231,7 @@ class Loop:
         Raises KeyError for a name that the model does not have.
         """
         result.restore(self.setup.model, self.setup.method.frozen(), tensors)
+        self.stepper.trained.note()
 
     @contextmanager
     def weights(self, tensors: dict[str, Tensor]) -> Iterator[None]:
@@ -247,6 +249,7 @@ class Loop:
         Only the main process does so. It writes nothing if a value is not finite: the checkpoint
         before stays, and the next log line ends the run.
         """
+        self.stepper.trained.check_identity(self.setup.model, self.step)
         if self.record is None or not self.stepper.sound():
             return
         tensors = {f"weights/{name}": t for name, t in self.result().items()}

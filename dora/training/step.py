@@ -42,6 +42,7 @@ from dora.training.finite import FiniteWatch, not_finite
 from dora.training.forward import Forward, task_loss
 from dora.training.graphs import Graphs
 from dora.training.processes import World
+from dora.training.trained import Trained
 
 
 @dataclass
@@ -80,6 +81,7 @@ class Stepper:
         self.observe: Callable[[str], Any] = lambda moment: None
         lay_in_order(result.tensors_of(setup.model, setup.method.frozen()).values())
         self.parameters = {n: p for n, p in setup.model.named_parameters() if p.requires_grad}
+        self.trained = Trained(setup.method, self.parameters)
         self.forward = Forward(setup.model, setup.config, setup.world.device)
         c = setup.config
         groups = parameter_groups(
@@ -146,11 +148,13 @@ class Stepper:
         # Before the method's next moments: if one fails, this step's loss may be the cause.
         self.watch.see(step, loss, penalty, self.gradient_norm)
         s.method.adjust_clipped_gradients(step)
+        self.trained.check(step)  # before the optimizer, which would not
         self.optimizer.step()
         s.method.update(step, self.rate)
         self.observe("optimizer")
         # Before gradients are cleared: AdaLoRA's scores need them.
         change = checked(s.method, "after_step", s.method.after_step(step), Mask, Remove, Renew)
+        self.trained.check(step)
         if change is not None:
             self.apply(change, step)
         # Not by the optimizer, which does not know the tensors that a method moves itself.
@@ -245,6 +249,7 @@ class Stepper:
         """Applies a method's change to weights and moments, and logs a new allocation."""
         layers = self.setup.method.layers
         changes.apply(change, layers.values(), self.optimizer)
+        self.trained.note()
         # A final mask is applied again in every step, since the optimizer moves g; one line in
         # ranks.jsonl is enough for it.
         if not isinstance(change, Mask) or change.new:
