@@ -24,6 +24,7 @@ from dora.process.signals import StopSignals
 from dora.records import journals
 from dora.records.record import Record
 from dora.training import checkpoint, evaluation, processes
+from dora.training.backbone_kept import Backbone
 from dora.training.selection import Selection, counts_from
 from dora.training.step import Setup, Stepper
 
@@ -55,6 +56,8 @@ class Loop:
         self.eval_every = setup.config.eval_every or self.stepper.course.steps_an_epoch
         from_step = counts_from(setup.total_steps, setup.method.ranks_final_at)
         self.selection = Selection(from_step, setup.config.patience)
+        # What of the model must stay as it was; None where nothing is finished.
+        self.backbone: Backbone | None = None
         # (step, logits by split) of this process's last evaluation in training.
         self.evaluated: tuple[int, dict[str, np.ndarray]] = (0, {})
 
