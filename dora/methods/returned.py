@@ -27,7 +27,9 @@ def checked(method: Any, moment: str, value: T, *kinds: type) -> T:
     )
 
 
-def checked_state(method: Any, held: Mapping[str, Tensor] = MappingProxyType({})) -> dict[str, Tensor]:
+def checked_state(
+    method: Any, held: Mapping[str, Tensor] = MappingProxyType({})
+) -> dict[str, Tensor]:
     """Returns the method's `state()` if a checkpoint can hold it beside the tensors `held`.
 
     Raises UserError if it is no dictionary of tensors by name, or one memory has two names.

@@ -79,9 +79,18 @@ def trained(results: Path, name: str, kind: type, *words: str) -> dict[str, Any]
 @pytest.mark.parametrize(
     ("kind", "said"),
     [
-        (Subtracting, r"Subtracting\.__init__ changes roberta.*query\.base\.weight, which its resul"),
-        (Replacing, r"Replacing\.__init__ changes roberta.*query\.base\.weight, .*\(kept_A and kept_B"),
-        (Embedding, r"Embedding\.__init__ changes roberta\.embeddings\.LayerNorm\.weight, which its"),
+        (
+            Subtracting,
+            r"Subtracting\.__init__ changes roberta.*query\.base\.weight, which its resul",
+        ),
+        (
+            Replacing,
+            r"Replacing\.__init__ changes roberta.*query\.base\.weight, .*\(kept_A and kept_B",
+        ),
+        (
+            Embedding,
+            r"Embedding\.__init__ changes roberta\.embeddings\.LayerNorm\.weight, which its",
+        ),
         (Merging, r"Merging has changed roberta.*query\.base\.weight in training, .* `perturbed`"),
     ],
 )

@@ -200,8 +200,14 @@ def test_what_begins_a_run_must_be_part_of_its_result(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "said"),
     [
-        (Unfinished, r"Unfinished\.ranks_final_at=12 is behind the run's last step, 2: .*max_steps"),
-        (Counting, r"Counting\.state returned a int \(3\) as 'taken', which must be a Tensor by its"),
+        (
+            Unfinished,
+            r"Unfinished\.ranks_final_at=12 is behind the run's last step, 2: .*max_steps",
+        ),
+        (
+            Counting,
+            r"Counting\.state returned a int \(3\) as 'taken', which must be a Tensor by its",
+        ),
         (Doubled, r"Doubled\.state returned as 'b' the memory that is saved as 'a' already"),
         (Saving, r"Saving\.state returned as 'first' the memory that is saved as 'weights/.*A' al"),
     ],

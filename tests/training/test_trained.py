@@ -78,9 +78,18 @@ def unfreeze(layer: LowRankLinear) -> None:
 @pytest.mark.parametrize(
     ("act", "said"),
     [
-        (grow, r"Acting changed .*query\.A from \(4, 32\) to \(5, 32\) by itself in step 2, .*Renew"),
-        (shrink, r"Acting changed .*query\.A from \(4, 32\) to \(3, 32\) by itself in step 2, .*Remov"),
-        (freeze, r"Acting froze .*query\.A in step 2, which its result would lack: .* \.grad to None"),
+        (
+            grow,
+            r"Acting changed .*query\.A from \(4, 32\) to \(5, 32\) by itself in step 2, .*Renew",
+        ),
+        (
+            shrink,
+            r"Acting changed .*query\.A from \(4, 32\) to \(3, 32\) by itself in step 2, .*Remov",
+        ),
+        (
+            freeze,
+            r"Acting froze .*query\.A in step 2, which its result would lack: .* \.grad to None",
+        ),
     ],
 )
 def test_a_shape_or_a_freeze_that_the_optimizer_does_not_follow_is_refused(
@@ -96,7 +105,10 @@ def test_a_shape_or_a_freeze_that_the_optimizer_does_not_follow_is_refused(
     ("act", "said"),
     [
         (replace, r"Acting put another tensor in the place of .*query\.A by step 2, .* \(copy_\)"),
-        (unfreeze, r"Acting began to train .*query\.base\.weight by step 2, and the optimizer does"),
+        (
+            unfreeze,
+            r"Acting began to train .*query\.base\.weight by step 2, and the optimizer does",
+        ),
     ],
 )
 def test_a_tensor_that_the_optimizer_does_not_have_is_refused_when_it_would_be_saved(
