@@ -34,10 +34,12 @@ def finish(p: Prepared, loop: Loop, record: Record, say: Lines) -> None:
 
     The best weights are saved. Ranks and counts in the record belong to the weights that they stand
     beside: "last" or "best". Raises RunFailed if a budget is missed, or if the best weights don't
-    predict as they did in training.
+    predict as they did in training, and UserError if the method has changed the backbone.
     """
     s, plan, best = loop.setup, p.plan, loop.selection.best
     assert best is not None  # the last step is always evaluated and counts
+    if loop.backbone is not None:
+        loop.backbone.check_trained(s.method, s.model)
     arrays: dict[str, np.ndarray] = {}
     results = {"last": _report(loop, "last", loop.step, arrays)}
     ranks = {"last": s.method.ranks()}

@@ -129,6 +129,37 @@ class Mindful(Forgetful):
         return {**super().frozen(), **seen}
 
 
+class Unfinished(LoRA):
+    """Changes components behind the run's end."""
+
+    def __init__(self, settings: Any, model: nn.Module, plan: Any, run: Any) -> None:
+        super().__init__(settings, model, plan, run)
+        self.ranks_final_at = run.total_steps + 10
+
+
+class Counting(LoRA):
+    """Saves a number that is no tensor."""
+
+    def state(self) -> dict[str, Any]:
+        return {"taken": 3}
+
+
+class Doubled(LoRA):
+    """Saves one tensor under two names."""
+
+    mean = torch.ones(3)
+
+    def state(self) -> dict[str, Tensor]:
+        return {"a": self.mean, "b": self.mean}
+
+
+class Saving(LoRA):
+    """Saves a trained tensor a second time."""
+
+    def state(self) -> dict[str, Tensor]:
+        return {"first": next(iter(self.layers.values())).A}
+
+
 def of_kind(kind: type[Method], results: Path) -> Config:
     """LoRA's small run, trained by another class."""
     config = small(results, "method=lora", "max_steps=2")
@@ -164,6 +195,28 @@ def test_what_begins_a_run_must_be_part_of_its_result(tmp_path: Path) -> None:
     ):
         run(of_kind(Forgetful, tmp_path))
     assert run(of_kind(Mindful, tmp_path))["status"] == "done"
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        (
+            Unfinished,
+            r"Unfinished\.ranks_final_at=12 is behind the run's last step, 2: .*max_steps",
+        ),
+        (
+            Counting,
+            r"Counting\.state returned a int \(3\) as 'taken', which must be a Tensor by its",
+        ),
+        (Doubled, r"Doubled\.state returned as 'b' the memory that is saved as 'a' already"),
+        (Saving, r"Saving\.state returned as 'first' the memory that is saved as 'weights/.*A' al"),
+    ],
+)
+def test_a_state_that_no_checkpoint_can_hold_and_an_end_behind_the_run_are_named(
+    kind: type[Method], said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=said):
+        run(of_kind(kind, tmp_path))
 
 
 def attached(kind: type[Method], results: Path) -> None:
