@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import functools
 import glob
 import hashlib
@@ -103,6 +104,21 @@ def sync_folder(folder: Path) -> None:
     except OSError as e:
         if e.errno not in _NO_FOLDER_SYNC:
             raise
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Holds the folder's lock, after waiting for it, if the file system has locks.
+
+    Some shared file systems have none: whoever asks here must do no harm there either.
+    """
+    with contextlib.ExitStack() as held:
+        # The system frees the lock when its descriptor closes, also after a kill.
+        with contextlib.suppress(OSError):
+            descriptor = os.open(folder, os.O_RDONLY)
+            held.callback(os.close, descriptor)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
 
 
 @contextlib.contextmanager
