@@ -28,8 +28,10 @@ def noted(
     `runs`: the directories of all of them; `pending`: of those to be trained, in their order.
     `what`: the name of the whole in the lines.
     """
+    # Notes that killed sweeps left, and temporary files of such notes.
+    machine.sweep(folder, "*runs.*.tmp")
     # One name for each process: workers may outlive a sweep and take the next one's runs.
-    file = folder.absolute() / f"runs-{machine.mark()}.json"
+    file = folder.absolute() / f"runs.{machine.mark()}.tmp"
     text = {"what": what, "runs": [str(r) for r in runs], "pending": [str(p) for p in pending]}
     try:
         folder.mkdir(parents=True, exist_ok=True)

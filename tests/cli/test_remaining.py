@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from dora.cli import remaining
+from dora.process import machine
 from record_files import write_run
 
 
@@ -38,6 +39,23 @@ def test_a_round_of_a_search_is_called_one_and_unlike_runs_are_not_counted(tmp_p
             "left of the round: about 10 s of training, 2 runs; 1 of them unlike any that is done, "
             "and not counted"
         )
+
+
+def test_the_note_of_a_sweep_that_was_killed_is_removed_by_the_next_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = folders(tmp_path, "waiting")
+    mark = machine.mark()
+    dead, other = (tmp_path / f"multirun/runs.{mark}.tmp" for mark in (mark, "7-00000000"))
+    other.parent.mkdir()
+    for left in (dead, other):  # that of another machine may be in use
+        left.write_text("{}")
+    monkeypatch.setattr(machine, "lives", lambda pid: False)
+    monkeypatch.setattr(machine, "mark", lambda: mark.replace(mark.split("-")[0], "1"))
+    with remaining.noted(tmp_path / "multirun", runs, runs):
+        assert not dead.exists()
+        assert Path(os.environ[remaining.VARIABLE]).name == f"runs.{machine.mark()}.tmp"
+    assert list(other.parent.iterdir()) == [other]
 
 
 def test_nothing_is_said_where_nothing_is_known(
