@@ -29,10 +29,10 @@ _NO_SYNC = {errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.ENOSYS}
 _NO_FOLDER_SYNC = _NO_SYNC | {errno.EISDIR, errno.EACCES, errno.EPERM}
 
 
-def write_atomic(path: Path, *content: bytes | memoryview | str) -> None:
+def write_atomic(path: Path, *content: bytes | memoryview | str, over: bool = True) -> None:
     """Writes the parts of `content` to `path`, so that the file is the old one or the new one.
 
-    This holds for a reader at any moment, and after a crash of the machine. Removes temporary files
+    `over`: False to replace no file: raises UserError where `path` is taken by then. This holds for a reader at any moment, and after a crash of the machine. Removes temporary files
     of `path` that killed processes left. Raises OSError with the name `path`, since the user knows
     nothing of the temporary file.
     """
@@ -45,7 +45,10 @@ def write_atomic(path: Path, *content: bytes | memoryview | str) -> None:
             f.flush()
             # Before the rename: otherwise a power cut may leave the new name with no content.
             sync(f)
-        temporary.replace(path)
+        if over:
+            temporary.replace(path)
+        else:
+            _add(temporary, path)
     except OSError as e:
         raise OSError(e.errno, e.strerror, str(path)) from e
     finally:
@@ -53,6 +56,17 @@ def write_atomic(path: Path, *content: bytes | memoryview | str) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
     sync_folder(path.parent)
+
+
+def _add(temporary: Path, path: Path) -> None:
+    """Gives a file the name `path`. Raises UserError where that is taken."""
+    # Only a link takes a name in one act with the look whether it is free.
+    with contextlib.suppress(OSError):  # no free name, or a file system without hard links
+        os.link(temporary, path)
+        return
+    if problems := taken(path):
+        raise UserError(*problems)
+    temporary.replace(path)
 
 
 @contextlib.contextmanager
