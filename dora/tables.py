@@ -35,7 +35,7 @@ def main() -> None:
             write_atomic(folder / name, text)
         old = [path for table in asked.tables for path in stale(table, folder, whole)]
         for path in old:
-            path.unlink()
+            path.unlink(missing_ok=True)  # another command may have been faster
     names = ", ".join(table.name for table in asked.tables)
     print(
         f"written to {folder}: {names}, each as .md and .csv, a .tex for each of its tables, "
