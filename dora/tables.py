@@ -38,7 +38,7 @@ def main() -> None:
             write_atomic(folder / name, text)
         old = [path for table in asked.tables for path in stale(table, folder, whole)]
         for path in old:
-            path.unlink()
+            path.unlink(missing_ok=True)  # another command may have been faster
     print(f"written to {folder}: {'; '.join(written)}")
     if old:
         print(f"removed, no longer made: {', '.join(path.name for path in old)}")

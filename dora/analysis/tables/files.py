@@ -86,8 +86,11 @@ def stale(table: Table, folder: Path, made: Collection[str]) -> list[Path]:
 
 
 def _is_ours(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.readline(200).startswith((f"% {_MADE_BY};".encode(), b"data,model,"))
+    try:
+        with path.open("rb") as file:
+            return file.readline(200).startswith((f"% {_MADE_BY};".encode(), b"data,model,"))
+    except FileNotFoundError:  # another command has removed it meanwhile
+        return False
 
 
 def _lines(table: Table) -> Iterator[dict[str, Any]]:

@@ -14,17 +14,18 @@ from typing import Any
 
 import pytest
 
-from dora import report
+from dora import report, tables
 from dora.analysis import comparison
 from dora.analysis.finished import read_runs
 from dora.analysis.grouping import showable
+from dora.analysis.tables import files as table_files
 from dora.analysis.tables.files import files
 from dora.analysis.tables.scores import scores
 from dora.analysis.view import View
 from dora.cli.options import add_arguments, found_tables
 from dora.records import run_json
 from record_files import write_budgets_that_look_alike, write_run
-from runs import change_record, command
+from runs import change_record, command, in_process
 
 
 def test_the_commands_that_fill_the_holes_are_in_the_report(tmp_path: Path) -> None:
@@ -351,3 +352,28 @@ def test_every_other_command_has_a_help_that_shows_how_to_call_it(command: list[
     )
     assert done.returncode == 0, done.stderr
     assert "usage:" in done.stdout
+
+
+def test_a_stale_file_that_another_command_has_removed_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_run(tmp_path, "lora", 1, 0.8)
+    folder = tmp_path / "tables"
+
+    def removed(path: Path) -> bool:
+        path.unlink()
+        return is_ours(path)
+
+    def listed(*given: Any) -> list[Path]:
+        return [folder / "gone.tex", *stale(*given)]
+
+    stale, is_ours = tables.stale, table_files._is_ours
+    monkeypatch.setattr(tables, "stale", listed)
+    monkeypatch.setattr(table_files, "_is_ours", removed)
+    command_words = ("dora.tables", "--results", str(tmp_path))
+    assert in_process(tables.main, *command_words)[0] == 0
+    old = folder / "dir-minilm-best-differences.tex"
+    old.write_text("% python -m dora.tables; old")
+    code, said, _ = in_process(tables.main, *command_words)
+    assert (code, said.splitlines()[-1]) == (0, "removed, no longer made: gone.tex")
+    assert not old.exists()
