@@ -69,7 +69,10 @@ class LoRAFAIR(FedIT):
     settings_type = Settings
 
     def aggregate(
-        self, uploads: Sequence[Mapping[str, Tensor]], shares: Sequence[float]
+        self,
+        uploads: Sequence[Mapping[str, Tensor]],
+        shares: Sequence[float],
+        before: Mapping[str, Tensor],
     ) -> tuple[dict[str, Tensor], dict[str, float]]:
         """Returns the averages with B corrected, and the `bias` before and after it.
 
