@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from numbers import Real
 from typing import Any, TypeVar
 
 from torch import Tensor
@@ -56,7 +55,7 @@ def checked_round(
                 f"{tuple(before[name].shape)}"
             )
     for key, number in about.items():
-        if not isinstance(number, Real):
+        if not isinstance(number, int | float):
             raise UserError(
                 f"{moment} returned {key}={number!r:.60} for the log, which must be a number"
             )
