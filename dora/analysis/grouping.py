@@ -177,7 +177,7 @@ class Table:
         return {
             (
                 run["evaluations"]["counted"],
-                run["evaluations"]["from_step"],
+                first_counted(run),
                 run["total_steps"],
                 run["config"]["select"],
             )
@@ -280,6 +280,19 @@ def note_diverged(table: Table, seen: Iterable[Seen]) -> None:
         # Another configuration, such as a rate that was tried first, is none of the cell's.
         if (not its and not table.view.where) or key in {place_of(r["folder"]).key for r in its}:
             table.diverged.setdefault(((method, spent), task), []).append(int(seed[1:]))
+
+
+def first_counted(run: Run) -> int:
+    """Returns the step of the first evaluation that counted for the best one.
+
+    The record holds the step from which they count, which differs with a method's last change of
+    ranks even where no evaluation lies between. A federated run's evaluation is at the end of the
+    round that this step is in.
+    """
+    config, total = run["config"], int(run["total_steps"])
+    # Without `eval_every` a run is evaluated after each epoch.
+    every = config.get("eval_every") or -(-run["data"]["train"] // config["batch_size"])
+    return min(total, -(-run["evaluations"]["from_step"] // every) * every)
 
 
 def dirty(run: Run) -> bool:
