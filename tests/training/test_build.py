@@ -113,6 +113,25 @@ class Greedy(LoRA):
         return dataclasses.replace(plan, start=more, end=more)
 
 
+class Stingy(LoRA):
+    """Plans rank 1 everywhere, whatever its budget."""
+
+    @classmethod
+    def plan(cls, settings: Any, budget: Budget, matrices: tuple[Matrix, ...], run: Any) -> Plan:
+        ones = (1,) * len(matrices)
+        return Plan(budget, matrices, ones, ones, budget.total(matrices))
+
+
+class Humble(LoRA):
+    """Plans rank 1 everywhere, and calls it the target."""
+
+    @classmethod
+    def plan(cls, settings: Any, budget: Budget, matrices: tuple[Matrix, ...], run: Any) -> Plan:
+        ones = (1,) * len(matrices)
+        plan = Plan(budget, matrices, ones, ones, 0)
+        return dataclasses.replace(plan, target=plan.start_total)
+
+
 class Forgetful(LoRA):
     """Sets a buffer when training begins, and does not name it."""
 
@@ -187,6 +206,22 @@ def test_weights_under_a_budget_are_counted_too(tmp_path: Path) -> None:
 def test_a_plan_that_misses_its_budget_is_refused_before_training(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="the plan of method=lora misses its budget: 108 compon"):
         prepare(of_kind(Greedy, tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        (Stingy, r"leaves 23088 of 30000 unspent, where a component of 384 would fit: .*'at_most'"),
+        (Humble, "has target=6912, which must be the whole budget, 30000"),
+    ],
+)
+def test_an_exact_budget_must_be_spent_by_the_plan(
+    kind: type[LoRA], said: str, tmp_path: Path
+) -> None:
+    config = of_kind(kind, tmp_path)
+    config.budget = "30000"
+    with pytest.raises(UserError, match=said):
+        prepare(config)
 
 
 def test_what_begins_a_run_must_be_part_of_its_result(tmp_path: Path) -> None:
