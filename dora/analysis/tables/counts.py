@@ -46,7 +46,7 @@ def trained(table: Table, caption: str) -> Grid | None:
     text = f"{caption}: adapter parameters"
     note = TRAINED_NOTE
     if table.view.score == "last":
-        note += ". The file holds the best weights, counted those of the last evaluation"
+        note += ". The file holds the best weights; counted are the last ones"
     return Grid(text, head, rows, rules=budget_starts(shown), name="trained", notes=[note])
 
 

@@ -170,7 +170,7 @@ def test_the_file_for_peft_holds_the_best_weights_whatever_the_score(tmp_path: P
         grid = trained(table, "caption")
         assert grid is not None
         assert grid.rows[-1][2:] == [counted, "300", "900", "300 to 600"]
-        said = "The file holds the best weights, counted those of the last" in grid.notes[0]
+        said = "The file holds the best weights; counted are the last" in grid.notes[0]
         assert said == (score == "last")
 
 
