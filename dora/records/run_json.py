@@ -169,10 +169,12 @@ def _at(run: Run, path: str) -> Run:
 
 def _contradictions(run: Run) -> Iterator[str]:
     """Yields the contradictions between parts of a finished run's record, each sound by itself."""
-    start, end = run["ranks"]["start"], run["ranks"]["end"]
-    if start.keys() != end.keys():
-        odd = sorted(start.keys() ^ end.keys())[0]
-        yield f"ranks.start and ranks.end are of other matrices: {odd!r:.60} is in one alone"
+    start = run["ranks"]["start"]
+    for which in ("end", "last"):  # tables and figures look them up by the same names
+        ranks = run["ranks"].get(which, start)
+        if start.keys() != ranks.keys():
+            odd = sorted(start.keys() ^ ranks.keys())[0]
+            yield f"ranks.start and ranks.{which} are of other matrices: {odd!r:.60} is in one alone"
     task = TASKS[run["config"]["task"]]
     splits = (*task.dev_splits, "heldout")
     known = {score_key(metric, split) for metric in task.metrics for split in splits}

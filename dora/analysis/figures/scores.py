@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 AVERAGE = "average"  # the name of the average over tasks, among those of tasks
 Lines = list[dict[str, Any]]  # the numbers of a figure, as lines of its CSV
 Drawn = tuple["Figure", Lines]
+Cost = Callable[[Run, str], float]  # of a run, in the weights that its score, best or last, is of
 
 
 def methods(rows: list[Row]) -> list[str]:
@@ -109,12 +110,14 @@ def mean_with_interval(table: Table, row: Row, tasks: Sequence[str]) -> dict[str
     return {"mean": estimate.mean, "low": low, "high": high}
 
 
-def mean_cost(table: Table, row: Row, tasks: Sequence[str], cost: Callable[[Run], float]) -> float:
+def mean_cost(table: Table, row: Row, tasks: Sequence[str], cost: Cost) -> float:
     """Returns the mean over tasks of a row's mean cost of a run; each task must have a run.
 
     Averaged as scores are: a task with more seeds than another weighs no more.
     """
-    return statistics.fmean(statistics.fmean(map(cost, table.runs_of(row, t))) for t in tasks)
+    score = table.view.score
+    of_tasks = [[cost(run, score) for run in table.runs_of(row, task)] for task in tasks]
+    return statistics.fmean(map(statistics.fmean, of_tasks))
 
 
 def _across(panel: Axes, line: dict[str, Any], colour: str) -> None:

@@ -23,6 +23,7 @@ from dora.analysis.view import View
 from dora.backbones.architectures import KINDS
 from dora.data.tasks import TASKS
 from dora.records import journals
+from dora.records.about_method import ranks_of
 from dora.records.schema import Run
 
 if TYPE_CHECKING:
@@ -39,11 +40,15 @@ _LINES = ("-", "--", ":", "-.", "-", "--", ":", "-.")  # one for each of KINDS
 
 def adaptive(table: Table) -> list[Row]:
     """Returns the rows whose runs end with ranks that training found."""
-    return [row for row in table.rows if any(_adapted(run) for run in table.runs_of(row))]
+    return [
+        row
+        for row in table.rows
+        if any(_adapted(run, table.view.score) for run in table.runs_of(row))
+    ]
 
 
-def _adapted(run: Run) -> bool:
-    return bool(places(run)) and run["ranks"].get("start") != run["ranks"]["end"]
+def _adapted(run: Run, score: str) -> bool:
+    return bool(places(run)) and run["ranks"].get("start") != ranks_of(run, score)
 
 
 def final_ranks(table: Table) -> Drawn | None:
@@ -118,7 +123,7 @@ def _ranks(table: Table, row: Row, task: str) -> Lines:
     """
     found: dict[tuple[int, str], list[tuple[int, int]]] = defaultdict(list)
     for run in table.runs_of(row, task):
-        start, end = run["ranks"]["start"], run["ranks"]["end"]
+        start, end = run["ranks"]["start"], ranks_of(run, table.view.score)
         for name, where in places(run).items():
             found[where].append((start[name], end[name]))
     means = {

@@ -97,14 +97,15 @@ def _lines(table: Table) -> Iterator[dict[str, Any]]:
     """Yields a line of the CSV for each cell and each average; numbers are not rounded."""
     for row in table.rows:
         runs = table.runs_of(row)
+        sizes = [adapter_parameters(run, table.view.score) for run in runs]
         common = {
             "data": table.data,
             "model": table.model,
             "score": table.view.score,
             "method": row[0],
             "budget": row[1],
-            "adapter_params_min": min(map(adapter_parameters, runs), default=None),
-            "adapter_params_max": max(map(adapter_parameters, runs), default=None),
+            "adapter_params_min": min(sizes, default=None),
+            "adapter_params_max": max(sizes, default=None),
             "head_params_max": max((r["params"]["head"] for r in runs), default=None),
         }
         for task in table.tasks:
