@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from dora.adapters import lowrank
 from dora.adapters.budget import Budget, Matrix
+from dora.adapters.lowrank import LowRankLinear
 from dora.adapters.plan import Plan, equal_plan
 from dora.backbones.backbone import load_model
 from dora.configuration.config import Config
@@ -83,6 +85,47 @@ class Dear(LoRA):
     @classmethod
     def component_cost(cls, matrix: Matrix) -> int:
         return 2 * (matrix.d_in + matrix.d_out)
+
+
+class TwiceLinear(LowRankLinear):
+    """Adds twice the update that it stores."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        update = F.linear(F.linear(x, self.A), self.B)
+        return F.linear(x, self.base.weight, self.base.bias) + 2 * self.scale * update
+
+
+class StoredLinear(TwiceLinear):
+    """Stores what it adds."""
+
+    def stored(self) -> tuple[Tensor, Tensor]:
+        A, B = self.folded()
+        return A, 2 * B
+
+
+class Twice(Method):
+    """Low-rank layers of one's own."""
+
+    title = "x"
+    layer: type[LowRankLinear] = TwiceLinear
+
+    def __init__(self, settings: Any, model: nn.Module, plan: Any, run: Any) -> None:
+        self.layers = lowrank.adapt(
+            model, plan.matrices, plan.start, 1.0, 0.0, False, layer_type=self.layer
+        )
+        for layer in self.layers.values():
+            nn.init.normal_(layer.A)
+            nn.init.normal_(layer.B, std=0.01)
+
+    @classmethod
+    def plan(cls, settings: Any, budget: Budget, matrices: tuple[Matrix, ...], run: Any) -> Plan:
+        return equal_plan(budget, matrices)
+
+
+class Stored(Twice):
+    """The same, with an update that is stored as it is."""
+
+    layer = StoredLinear
 
 
 class OwnWeights(Method):
@@ -194,6 +237,19 @@ def test_a_method_that_a_budget_binds_must_plan(tmp_path: Path) -> None:
 def test_a_component_that_does_not_cost_what_its_method_says_fails_the_run(tmp_path: Path) -> None:
     with pytest.raises(RunFailed, match=r"Dear\.component_cost must say what a component stores"):
         run(of_kind(Dear, tmp_path))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_layer_that_stores_another_update_than_it_adds_fails_the_run(
+    precision: str, tmp_path: Path
+) -> None:
+    config = of_kind(Twice, tmp_path)
+    config.precision = precision
+    with pytest.raises(RunFailed, match=r"TwiceLinear\.stored\(\) gives another update than forw"):
+        run(config)
+    config = of_kind(Stored, tmp_path / "stored")
+    config.precision = precision
+    assert run(config)["status"] == "done"
 
 
 def test_weights_under_a_budget_are_counted_too(tmp_path: Path) -> None:
