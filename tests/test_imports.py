@@ -18,7 +18,8 @@ ORDER = (
     ("data",),
     ("adapters",),
     ("backbones",),
-    ("methods",),
+    # `method` stands beside it: what authors import, in this package or outside.
+    ("methods", "method"),
     ("configuration",),
     ("attaching",),
     ("records",),

@@ -33,9 +33,9 @@ ROOT = Path(__file__).parents[1]
 BIASES = '''
 """Trains the biases of the backbone alone."""
 from torch import nn
-from dora.methods import base
+from dora.method import Method
 
-class Biases(base.Method):
+class Biases(Method):
     """Trains every bias."""
     title = "Biases"
     budget = "none"
@@ -50,26 +50,21 @@ GATES = '''
 from dataclasses import dataclass
 import torch
 from torch import nn
-from dora.adapters import lowrank
-from dora.adapters.allocation import allocate
-from dora.adapters.plan import pruning_plan
-from dora.adapters.changes import Mask, Remove
-from dora.methods import base
-from dora.methods.base import ParameterGroup
+from dora.method import Method, ParameterGroup, Remove, Settings, adapt, allocate, pruning_plan
 
 @dataclass
-class Settings(base.Settings):
+class GatesSettings(Settings):
     shrink: float
     start_factor: float
 
-class Gates(base.Method):
+class Gates(Method):
     title = "Gates"
     budget = "at_most"
-    settings_type = Settings
+    settings_type = GatesSettings
 
     def __init__(self, settings, model, plan, run):
         self.settings, self.budget_plan = settings, plan
-        self.layers = lowrank.adapt(model, plan.matrices, plan.start, 2.0, 0.0, gated=True)
+        self.layers = adapt(model, plan.matrices, plan.start, 2.0, 0.0, gated=True)
         generator = run.generator("start")
         for i, layer in enumerate(self.layers.values()):
             nn.init.kaiming_uniform_(layer.A, generator=generator)
@@ -251,6 +246,53 @@ def test_the_example_of_the_manual_trains_as_it_stands(package: Path, tmp_path: 
     assert set(record["ranks"]["end"].values()) == {0, 1}
 
 
+SCALES = '''
+"""Scales the outputs of the value matrices by vectors, which are called g."""
+import torch
+from torch import nn
+from dora.method import Method
+
+class Scaled(nn.Module):
+    def __init__(self, base):
+        super().__init__()
+        self.base, self.g = base, nn.Parameter(torch.ones(base.out_features))
+
+    def forward(self, x):
+        return self.base(x) * self.g
+
+class Scales(Method):
+    title = "Scales"
+    budget = "none"
+    result = "modules"
+
+    def __init__(self, settings, model, plan, run):
+        for name, linear in list(model.named_modules()):
+            if name.endswith("attention.self.value"):
+                model.set_submodule(name, Scaled(linear))
+'''
+
+
+def test_a_modules_vector_is_counted_though_it_has_the_name_of_a_gate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "scales_of_mine.py").write_text(SCALES)
+    (tmp_path / "conf/method").mkdir(parents=True)
+    yaml = yaml_of("scales", "scales_of_mine.Scales")
+    (tmp_path / "conf/method/scales.yaml").write_text(yaml)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    given = {
+        "data": "dir",
+        "data__dir": small_glue(),
+        "max_steps": 2,
+        "config_dir": tmp_path / "conf",
+    }
+    params = dora.train("wnli", "scales", results=str(tmp_path / "results"), **given).record[
+        "params"
+    ]
+    # Two layers of width 192.
+    assert (params["adapter_end"], params["trained_at_once"], params["gates"]) == (384, 384, 0)
+
+
 @pytest.mark.slow  # 20 s each; the manual's example, above, always runs
 @pytest.mark.parametrize("method", ["gates", "biases"])
 def test_a_method_from_outside_resumes_to_the_byte_and_appears_everywhere(
@@ -309,7 +351,7 @@ def test_the_checks_of_every_method_are_made_of_those_of_a_folder_and_find_a_sta
 def test_a_slip_in_an_outsiders_plan_is_told_with_its_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lines = ["from dora.methods import base", "class Slip(base.Method):", "    title = 'Slip'"]
+    lines = ["from dora.method import Method", "class Slip(Method):", "    title = 'Slip'"]
     lines += ["    @classmethod", "    def plan(cls, *given):", "        a, b = given"]
     (tmp_path / "slip_of_mine.py").write_text("\n".join(lines))
     (tmp_path / "method").mkdir()
@@ -320,12 +362,31 @@ def test_a_slip_in_an_outsiders_plan_is_told_with_its_line(
     assert "(ValueError in slip_of_mine.py, line 6)" in problem
 
 
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("from dora.method import Nothing", "(ImportError in importing_1.py, line 2)"),
+        ("import no_such_library", "(ModuleNotFoundError in importing_2.py, line 2)"),
+        ("import math; math.nothing", "(AttributeError in importing_3.py, line 2)"),
+    ],
+)
+def test_an_import_that_fails_in_an_outsiders_file_is_told_with_its_line(
+    line: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = said.partition(" in ")[2].partition(".")[0]  # a module is imported once
+    (tmp_path / f"{name}.py").write_text(f"import math\n{line}\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(UserError, match=re.escape(said)) as told:
+        method_class.method_class("mine", f"{name}.Mine")
+    assert "PYTHONPATH" not in str(told.value)
+
+
 SLIPS = [
     ("", "Slip has no title"),
     ("title = nam", "importing it fails: name 'nam' is not defined (NameError in slip_"),
     ("title = 'Slip'\nclass S", "importing it fails: expected ':'"),
     (
-        "title = 'Slip'\n    class S(base.Settings):\n        alpha: float\n    settings_type = S",
+        "title = 'Slip'\n    class S(Settings):\n        alpha: float\n    settings_type = S",
         "S has settings (alpha) and lacks @dataclass above it",
     ),
     (
@@ -345,7 +406,7 @@ def test_a_slip_in_an_outsiders_class_is_told_before_anything_is_loaded(
     body: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name = f"slip_{abs(hash(body))}"  # a module is imported once
-    text = f"from dora.methods import base\nclass Slip(base.Method):\n    {body or 'note = None'}\n"
+    text = f"from dora.method import Method, Settings\nclass Slip(Method):\n    {body or 'note = None'}\n"
     (tmp_path / f"{name}.py").write_text(text)
     (tmp_path / "method").mkdir()
     (tmp_path / "method/slip.yaml").write_text(yaml_of("slip", f"{name}.Slip"))
@@ -363,14 +424,14 @@ def test_a_setting_of_a_type_that_no_record_holds_is_told(
 from dataclasses import dataclass
 from enum import Enum
 from typing import Literal
-from dora.methods import base
+from dora.method import Method, Settings
 Kind = Enum("Kind", "ONE TWO")
 @dataclass
-class Settings(base.Settings):
+class Typing(Settings):
     kind: {kind}
-class Typed(base.Method):
+class Typed(Method):
     title = "Typed"
-    settings_type = Settings
+    settings_type = Typing
 """
     (tmp_path / f"{name}.py").write_text(text)
     (tmp_path / "method").mkdir()
@@ -378,7 +439,7 @@ class Typed(base.Method):
     (tmp_path / "method/typed.yaml").write_text(yaml)
     monkeypatch.syspath_prepend(str(tmp_path))
     (problem,) = refused(f"--config-dir={tmp_path}", "method=typed", "task=rte")
-    assert "Settings" in problem
+    assert "Typing" in problem
     assert "a setting is a bool, an int, a float, a str" in problem
 
 
@@ -404,7 +465,7 @@ def test_a_librarys_mixin_is_no_class_of_ones_own(monkeypatch: pytest.MonkeyPatc
 def test_settings_that_the_class_does_not_name_are_told_with_the_way_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lines = ["from dora.methods import base", "class Bare(base.Method):", "    title = 'Bare'"]
+    lines = ["from dora.method import Method", "class Bare(Method):", "    title = 'Bare'"]
     (tmp_path / "bare_of_mine.py").write_text("\n".join([*lines, "    budget = 'none'"]))
     (tmp_path / "method").mkdir()
     yaml = yaml_of("bare", "bare_of_mine.Bare") + "alpha: 16.0\n"
@@ -443,7 +504,11 @@ def test_the_manual_names_every_statement_and_every_moment() -> None:
     ("yaml", "said"),
     [
         ("name: bad\nbase_lr: 1.0\n", "bad.yaml must name a class"),
-        ("name: bad\n_target_: outside.nothing.X\nbase_lr: 1.0\n", "cannot be imported"),
+        (
+            "name: bad\n_target_: outside.nothing.X\nbase_lr: 1.0\n",
+            "cannot be imported (No module named 'outside.nothing'); a package of one's own must",
+        ),
+        ("name: bad\n_target_: outside.gates.Gate\nbase_lr: 1.0\n", "gates.py has no Gate"),
         (
             "name: bad\n_target_: json.JSONDecoder\nbase_lr: 1.0\n",
             "is not a subclass of dora.methods",

@@ -68,16 +68,22 @@ def method_class(name: str, place: str) -> type[Method]:
 
     module, _, attribute = place.rpartition(".")
     try:
-        found = getattr(import_module(module), attribute)
-    except (ImportError, AttributeError) as e:
-        raise UserError(
-            f"{name}.yaml names {place} as its class, which cannot be imported ({e}); "
-            "a package of one's own must be installed, or lie on PYTHONPATH"
-        ) from None  # the message has the reason
+        imported = import_module(module)
     except Exception as e:  # whatever its author's module raises, such as a missing colon
+        # By name: a module that is there may import another one that is not.
+        if isinstance(e, ModuleNotFoundError) and f"{module}.".startswith(f"{e.name}."):
+            raise UserError(
+                f"{name}.yaml names {place} as its class, which cannot be imported ({e}); "
+                "a package of one's own must be installed, or lie on PYTHONPATH"
+            ) from None  # the message has the reason
         raise UserError(
             f"{name}.yaml names {place} as its class, and importing it fails: {e} ({raised_at(e)})"
         ) from None
+    found = getattr(imported, attribute, None)
+    if found is None:
+        raise UserError(
+            f"{name}.yaml names {place} as its class, and {imported.__file__} has no {attribute}"
+        )
     if not (isinstance(found, type) and issubclass(found, Method)):
         raise UserError(
             f"{name}.yaml names {place}, which is not a subclass of dora.methods.base.Method"

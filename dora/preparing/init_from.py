@@ -9,6 +9,7 @@ from typing import Any
 from dora.adapters.budget import Matrix
 from dora.backbones import backbone, tensors
 from dora.configuration.config import Config
+from dora.configuration.method_class import is_released
 from dora.errors import UserError
 from dora.files import check_safetensors, sha256_file
 from dora.plain import cut
@@ -68,8 +69,12 @@ def read_earlier_run(config: Config, weights: str, model_config: dict[str, Any])
         matrices = backbone.find_linears(model_config, config.targets())
         problems = _start_problems(folder / "run.json", ranks, scale, matrices)
         # By record and file: one of the two may have been changed by hand, and both must show it.
-        gated = bool(run["params"].get("gates")) or any(name.endswith(".g") for name in shapes)
-        problems = problems or _factor_problems(file, shapes, matrices, ranks, gated)
+        gated = bool(run["params"].get("gates")) or any(f"{m.name}.g" in shapes for m in matrices)
+        misfits = [] if problems else _misfits(shapes, matrices, ranks, gated)
+        # The checksum has told that the file is whole: a method of one's own may store other factors.
+        if misfits and not is_released(config.chosen.kind):
+            raise UserError(_other_factors(config, misfits))
+        problems += _some([f"{file} is damaged: {misfit}" for misfit in misfits])
         problems += _strange(file, shapes, matrices, model_config)
     problems += [
         f"{file} is damaged: {tensor} holds {kind}, and weights are floating-point numbers"
@@ -137,15 +142,25 @@ def _strange_ranks(file: Path, ranks: dict[str, int], matrices: tuple[Matrix, ..
     ]
 
 
-def _factor_problems(
-    file: Path,
+def _other_factors(config: Config, misfits: list[str]) -> str:
+    """Returns the message for a method outside the suite whose factors are not LoRA's."""
+    return (
+        f"init_from={config.init_from}: init_from reads A (rank, d_in) and B (d_out, rank) of each "
+        f"matrix, and method={config.method_name} stores other factors ({misfits[0]}); state "
+        f"starts_from_runs = False in {config.chosen.kind.__name__}, and start from a run of a "
+        "method with LoRA's factors, or merge that run into a model (python -m dora.export RUN "
+        "--merge) and give its folder as model.path"
+    )
+
+
+def _misfits(
     shapes: dict[str, tensors.Shape],
     matrices: tuple[Matrix, ...],
     ranks: dict[str, int],
     gated: bool,
 ) -> list[str]:
-    """Returns a message for each factor missing from `file`, or of another rank than recorded."""
-    problems = []
+    """Says of each factor that it is missing from the file, or of another rank than recorded."""
+    found = []
     for m in matrices:
         # A recorded rank counts kept components too, which have tensors of their own, unless they
         # are the start values of the trained ones, and so as many as these.
@@ -160,8 +175,8 @@ def _factor_problems(
             name = f"{m.name}.{factor}"
             if shapes.get(name) != shape:
                 held = f"is {shapes[name]}" if name in shapes else "is missing"
-                problems.append(f"{file} is damaged: {name} {held}, run.json makes it {shape}")
-    return _some(problems)
+                found.append(f"{name} {held}, run.json makes it {shape}")
+    return found
 
 
 def _strange(

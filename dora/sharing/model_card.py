@@ -162,9 +162,11 @@ def _parameters(run: Run, about: AboutMethod, norms: bool) -> str:
             [f"{noun} as stored", f"{p['adapter_end']:,}"],
         ]
         text = f"\n\nBudget: {p['budget']}."
-        if "in_peft_file" in run["ranks"]:
-            # Zeros around blocks, or the start values of trained components, come with it.
-            lines.append(["adapter in PEFT's format", f"{p['in_peft_file']:,}"])
+        # The file holds A and B of each matrix. Where that is another number, a component costs
+        # something else, or zeros around blocks or start values come with it.
+        in_file = p.get("in_peft_file")
+        if in_file is not None and in_file != p["adapter_end"]:
+            lines.append(["adapter in PEFT's format", f"{in_file:,}"])
         elif about.result == "adapter":
             text += " A component stores d_in + d_out parameters"
             text += "; its gate is folded in." if p["gates"] else "."

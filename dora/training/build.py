@@ -298,7 +298,8 @@ def _counts_before(p: Prepared, loop: Loop, trained: int, in_head: int) -> dict[
     method = loop.setup.method
     layers = method.layers
     # Gates g are counted apart: an export folds them into B, so they cost the budget nothing.
-    gates = sum(q.numel() for n, q in loop.stepper.parameters.items() if n.endswith(".g"))
+    names = {f"{name}.g" for name in layers}  # a module of one's own may call anything g
+    gates = sum(q.numel() for n, q in loop.stepper.parameters.items() if n in names)
     plan = None
     if p.plan:
         components, params = p.plan.end_range()

@@ -220,7 +220,7 @@ def _save_weights(p: Prepared, loop: Loop, record: Record) -> dict[str, Any]:
     }
     file = record.folder / artefacts.WEIGHTS
     write_atomic(file, safetensors.torch.save(tensors, {"format": "pt"}))
-    held = _held_params(file, s.head)
+    held = _held_params(file, {*s.head, *(f"{name}.g" for name in s.method.layers)})
     exported, also = None, ""
     if form == "adapter":
         check_stored(s.method)
@@ -243,12 +243,11 @@ def _save_weights(p: Prepared, loop: Loop, record: Record) -> dict[str, Any]:
     return {"adapter_end": planned, "stored": held, "in_peft_file": exported}
 
 
-def _held_params(file: Path, head: list[str]) -> int:
-    """Counts the parameters of a safetensors file, from its header; head and gates are left out.
+def _held_params(file: Path, uncounted: set[str]) -> int:
+    """Counts the parameters of a safetensors file, from its header, without those `uncounted`.
 
-    Gates g are folded into B by an export, so they are not stored there.
+    These are head and gates: an export folds gates g into B, so they are not stored there.
     """
     with safe_open(file, "np") as f:
-        stored = f.keys()
-        names = [name for name in stored if name not in head and not name.endswith(".g")]
+        names = set(f.keys()) - uncounted
         return sum(math.prod(f.get_slice(name).get_shape()) for name in names)

@@ -16,7 +16,8 @@ from dora.backbones.architectures import USUAL
 from dora.backbones.backbone import find_linears, fingerprint, load_model, locate
 from dora.backbones.model_config import read_config
 from dora.errors import UserError
-from dora.preparing.init_from import _factor_problems
+from dora.preparing import init_from
+from dora.preparing.init_from import _misfits
 from dora.preparing.prepare import Prepared
 from dora.records import artefacts
 from dora.training.build import attach
@@ -153,6 +154,25 @@ def test_a_tensor_of_the_adapter_that_does_not_fit_is_named(
         started(tmp_path, base, folder, method)
 
 
+def test_a_run_of_other_factors_is_not_called_damaged_for_a_method_of_ones_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, folder = finished(tmp_path, "lora")
+    file = folder / "best.safetensors"
+    tensors = load_file(file)
+    save_file({name.replace(".A", ".d"): held for name, held in tensors.items()}, file)
+    monkeypatch.setattr(init_from, "is_released", lambda kind: False)
+    with pytest.raises(
+        UserError, match=r"method=lora stores other factors \(.*\.A is missing"
+    ) as told:
+        started(tmp_path, base, folder, "lora")
+    assert "starts_from_runs = False in LoRA" in str(told.value)
+    assert "damaged" not in str(told.value)
+    # Factors of LoRA's names and shapes are taken from a method of one's own, too.
+    save_file(tensors, file)
+    assert started(tmp_path, base, folder, "lora").earlier is not None
+
+
 @pytest.mark.parametrize("damage", ["missing", "another shape"])
 def test_a_tensor_of_the_fine_tuned_model_that_does_not_fit_is_named(
     damage: str, tmp_path: Path
@@ -271,7 +291,7 @@ def test_a_recorded_rank_counts_kept_components_but_no_start_values(trained, kep
     matrices = (Matrix("m", 4, 5),)
 
     def problems(rank: int) -> list[str]:
-        return _factor_problems(Path("best"), shapes, matrices, {"m": rank}, gated=False)
+        return _misfits(shapes, matrices, {"m": rank}, gated=False)
 
     assert problems(recorded) == []
     assert problems(recorded + 1)

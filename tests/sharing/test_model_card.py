@@ -153,6 +153,22 @@ def test_an_honest_card_reads_as_before() -> None:
     assert "\\" not in card  # nothing in it needs an escape
 
 
+@pytest.mark.parametrize("gates", [0, 48])
+def test_the_cost_of_a_component_is_told_where_the_file_bears_it_out(gates: int) -> None:
+    run = json.loads(RECORD.read_text())
+    params = {**run["params"], "gates": gates, "adapter_end": 3504}
+    said = (
+        f"A component stores d_in + d_out parameters{'; its gate is folded in.' if gates else '.'}"
+    )
+    own = model_card({**run, "params": {**params, "in_peft_file": 3504}}, CONFIG)
+    assert said in own
+    assert "| adapter in PEFT's format" not in own
+    # VeRA's: a component stores one number, and A and B are in the file all the same.
+    other = model_card({**run, "params": {**params, "in_peft_file": 27648}}, CONFIG)
+    assert "d_in + d_out" not in other
+    assert "| adapter in PEFT's format | 27,648 |" in re.sub(" +", " ", other)
+
+
 def test_what_a_method_is_not_is_said_where_its_record_or_its_name_says_so() -> None:
     run = json.loads(RECORD.read_text())
     assert "use_dora" not in model_card(run, CONFIG)
