@@ -7,14 +7,16 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from dora.analysis.finished import anything_left_out, read_runs
+from dora.analysis.finished import anything_left_out, left_out, read_runs
 from dora.cli.options import LEFT_OUT
 from dora.errors import UserError
 from dora.plain import counted
 from dora.process.command import command, path
-from dora.records import packed, study
+from dora.records import artefacts, packed, run_json, study
 from dora.records.directories import directories
+from dora.records.journals import JOURNALS
 from dora.records.place import Place, place_of
+from dora.records.run_json import NotARecord
 
 DESCRIPTION = """\
 Packs the records of all finished runs under RESULTS, and of those that diverged, into
@@ -52,10 +54,41 @@ def collect(results: Path | Sequence[Path], to: Path, blind: bool = False) -> st
     chosen = diverged | held | finished
     if not chosen:
         raise UserError(f"no finished run under {' or '.join(str(f / 'runs') for f in folders)}")
-    number = packed.write(to, [chosen[place] for place in sorted(chosen)], blind)
+
+    def read(folder: Path) -> dict[str, str] | None:
+        """Returns what is packed for a run: as it ended, else as an earlier file holds it."""
+        if (texts := _as_it_ended(folder)) is None and (earlier := held.get(place_of(folder))):
+            texts = packed.texts_of(earlier)
+        return texts
+
+    number = packed.write(to, [chosen[place] for place in sorted(chosen)], blind, read)
     left = len(there) - number
     line = f"{to}: {counted(number, 'run')}, {to.stat().st_size / 1e3:,.0f} kB"
     return f"{line}; left out: {left:,} not done or damaged" if left else line
+
+
+def _as_it_ended(folder: Path) -> dict[str, str] | None:
+    """Returns a run's texts, None if it was begun anew or removed since its record was believed.
+
+    A journal that its record does not know is named, and gives None too.
+    """
+    texts = packed.texts_of(folder)
+    if packed.origin(folder) is not None:  # nobody else's, and damaged records stay in their file
+        return texts
+    content = {name: text.encode(errors="surrogateescape") for name, text in texts.items()}
+    try:
+        run = run_json.parsed(content.get(packed.RECORD, b""))
+        # Whoever begins a run anew changes its record before the rest: equal, it is that of all.
+        same = run_json.content(folder) == content[packed.RECORD]
+    except (OSError, NotARecord):
+        return None
+    if not same or run["status"] not in ("done", "diverged"):
+        return None
+    for name in JOURNALS:
+        if name in content and not artefacts.matches(run, name, content[name]):
+            left_out(folder / name, "it is damaged or another's: run.json has another sha256")
+            return None
+    return texts
 
 
 def main() -> None:

@@ -21,7 +21,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m dora.export",
         description="A finished run's best evaluation as a PEFT adapter beside its base model, or as "
         "a whole model, with a model card. One line loads it, with labels by name: "
-        "transformers.pipeline('text-classification', model=FOLDER), or PEFT's "
+        "transformers.pipeline('text-classification', model=FOLDER, truncation=True), or PEFT's "
         "AutoPeftModelForSequenceClassification.from_pretrained(FOLDER).",
         epilog="exit code: 0 written (and pushed), 1 the disk failed, or the hub after all was "
         "written, 2 it cannot be exported or pushed as asked.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import functools
 import glob
 import hashlib
@@ -28,12 +29,13 @@ _NO_SYNC = {errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.ENOSYS}
 _NO_FOLDER_SYNC = _NO_SYNC | {errno.EISDIR, errno.EACCES, errno.EPERM}
 
 
-def write_atomic(path: Path, *content: bytes | memoryview | str) -> None:
+def write_atomic(path: Path, *content: bytes | memoryview | str, over: bool = True) -> None:
     """Writes the parts of `content` to `path`, so that the file is the old one or the new one.
 
-    This holds for a reader at any moment, and after a crash of the machine. Removes temporary files
-    of `path` that killed processes left. Raises OSError with the name `path`, since the user knows
-    nothing of the temporary file.
+    This holds for a reader at any moment, and after a crash of the machine. `over`: False to replace
+    no file: raises UserError where `path` is taken by then. Removes temporary files of `path` that
+    killed processes left. Raises OSError with the name `path`, since the user knows nothing of the
+    temporary file.
     """
     machine.sweep(path.parent, f".{glob.escape(path.name)}.*.tmp")
     temporary = path.with_name(f".{path.name}.{machine.mark()}.tmp")
@@ -44,7 +46,10 @@ def write_atomic(path: Path, *content: bytes | memoryview | str) -> None:
             f.flush()
             # Before the rename: otherwise a power cut may leave the new name with no content.
             sync(f)
-        temporary.replace(path)
+        if over:
+            temporary.replace(path)
+        else:
+            _add(temporary, path)
     except OSError as e:
         raise OSError(e.errno, e.strerror, str(path)) from e
     finally:
@@ -52,6 +57,17 @@ def write_atomic(path: Path, *content: bytes | memoryview | str) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
     sync_folder(path.parent)
+
+
+def _add(temporary: Path, path: Path) -> None:
+    """Gives a file the name `path`. Raises UserError where that is taken."""
+    # Only a link takes a name in one act with the look whether it is free.
+    with contextlib.suppress(OSError):  # no free name, or a file system without hard links
+        os.link(temporary, path)
+        return
+    if problems := taken(path):
+        raise UserError(*problems)
+    temporary.replace(path)
 
 
 @contextlib.contextmanager
@@ -103,6 +119,21 @@ def sync_folder(folder: Path) -> None:
     except OSError as e:
         if e.errno not in _NO_FOLDER_SYNC:
             raise
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Holds the folder's lock, after waiting for it, if the file system has locks.
+
+    Some shared file systems have none: whoever asks here must do no harm there either.
+    """
+    with contextlib.ExitStack() as held:
+        # The system frees the lock when its descriptor closes, also after a kill.
+        with contextlib.suppress(OSError):
+            descriptor = os.open(folder, os.O_RDONLY)
+            held.callback(os.close, descriptor)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
 
 
 @contextlib.contextmanager

@@ -23,7 +23,7 @@ def main() -> None:
     width.add_argument(
         "--width",
         choices=list(WIDTHS),
-        help="for print: 3.3 inches wide, a column of two, or 6.8, the page (default: as wide as "
+        help="for print: 3.03 inches wide, a column of the ACL's two, or 6.3, the page (default: as wide as "
         "the panels)",
     )
     asked = asked_for("dora.plots", __doc__, require_matplotlib, width)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterable
 
-from dora.analysis.tables.files import files, holes, stale
-from dora.cli.options import asked_for, writing
+from dora.analysis.tables.files import files, holes, of_other_studies, stale, study_of
+from dora.cli.options import Asked, asked_for, writing
+from dora.errors import UserError
 from dora.files import write_atomic
 from dora.process.command import command
 
@@ -14,7 +16,8 @@ from dora.process.command import command
 def main() -> None:
     """Prints and writes the tables.
 
-    Exit 2 where there is nothing to show, 3 where cells are left out, 1 where the disk failed.
+    Exit 2 where there is nothing to show, or where files of another study would be overwritten, 3
+    where cells are left out, 1 where the disk failed.
     """
     transpose = argparse.ArgumentParser(add_help=False)
     transpose.add_argument(
@@ -24,6 +27,9 @@ def main() -> None:
     )
     asked = asked_for("dora.tables", __doc__, own=transpose)
     folder = asked.folder("tables")
+    if problems := _overwritten(asked):
+        print(UserError(*problems), file=sys.stderr)
+        sys.exit(UserError.exit_code)
     whole: dict[str, str] = {}
     written = []
     for table in asked.tables:
@@ -36,13 +42,32 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in whole.items():
             write_atomic(folder / name, text)
-        old = [path for table in asked.tables for path in stale(table, folder, whole)]
+        old = [
+            path for table in asked.tables for path in stale(table, asked.results, folder, whole)
+        ]
         for path in old:
-            path.unlink()
+            path.unlink(missing_ok=True)  # another command may have been faster
     print(f"written to {folder}: {'; '.join(written)}")
     if old:
         print(f"removed, no longer made: {', '.join(path.name for path in old)}")
     asked.end()
+
+
+def _overwritten(asked: Asked) -> list[str]:
+    """Returns why the folder of --to cannot be written to: it holds files of another study.
+
+    The results folder's own tables are rewritten, also once the folder has got another name.
+    """
+    if not (to := asked.given.to):
+        return []
+    study, problems = study_of(asked.results), []
+    for table in asked.tables:
+        for name, other in list(of_other_studies(table, asked.results, to).items())[:1]:
+            problems.append(
+                f"--to {to}: {name} there is of {other}, and a study ({study}) overwrites its own "
+                "files alone: name another folder, or remove those of the other study"
+            )
+    return problems
 
 
 def _named(name: str, made: Iterable[str]) -> str:

@@ -24,9 +24,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
+from dora.cli.choices import composing
 from dora.cli.composer import Composer
 from dora.configuration.config import Config, register
 from dora.data.mini import mini
@@ -38,6 +38,8 @@ from dora.records import artefacts
 from dora.training import one_run
 from dora.training.loop import Loop
 
+# The folder of configurations whose methods test_every_method.py checks: conf/, or one's own.
+METHODS_FROM = Path(os.environ.get("METHODS_FROM") or CONF).resolve()
 # The columns of the official TSVs: two texts and the label. The hub has other names for some.
 COLUMNS = {
     "wnli": ("sentence1", "sentence2", "label"),
@@ -122,7 +124,7 @@ def _composer() -> Composer:
     register()
     # Hydra's state is global, and a test before may have left one.
     GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with composing(None if METHODS_FROM == CONF.resolve() else str(METHODS_FROM)):
         return Composer(GlobalHydra.instance().config_loader())
 
 

@@ -216,6 +216,8 @@ def problems_of(command: Command, composer: Composer, patch: pytest.MonkeyPatch)
 
         given = get_args_parser().parse_args(rest)
         name, rest = given.training_script, given.training_script_args
+    if name == "pytest":
+        return [] if (ROOT / rest[0]).is_file() else [f"{rest[0]} is not there"]
     search = name == "dora.tune"
     if search:
         rest = parsing(importlib.import_module(name).main, rest, patch)

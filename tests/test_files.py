@@ -4,13 +4,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from dora.files import open_own, strange
+from dora.errors import UserError
+from dora.files import open_own, strange, write_atomic
 
 
 def test_a_regular_file_of_a_run_is_opened(tmp_path: Path) -> None:
@@ -96,3 +98,21 @@ def test_links_pipes_and_devices_inside_a_directory_are_named(tmp_path: Path) ->
     (run / "gone").symlink_to("nowhere")
     os.mkfifo(run / "checkpoint" / "pipe")
     assert strange(run) == ["checkpoint/pipe", "gone", "log.txt", "model"]
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_file_that_is_added_replaces_none(
+    links: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    if not links:
+        monkeypatch.setattr(os, "link", refused)
+    write_atomic(tmp_path / "x", "first", over=False)
+    with pytest.raises(UserError, match="x is there already, and nothing is overwritten"):
+        write_atomic(tmp_path / "x", "second", over=False)
+    assert (tmp_path / "x").read_text() == "first"
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+    write_atomic(tmp_path / "x", "second")
+    assert (tmp_path / "x").read_text() == "second"

@@ -109,13 +109,30 @@ class Gates(Method):
         return {"seen": self.seen}
 
     def load(self, state):
-        self.seen = state["seen"].clone()
+        where = next(iter(self.layers.values())).A.device
+        self.seen = state["seen"].to(where, copy=True)
+'''
+FORGETFUL = '''
+"""LoRA that halves B once, after a number of steps that it counts and does not save."""
+from dora.methods.lora import PlainLoRA, PlainSettings
+
+class Forgetful(PlainLoRA):
+    """Forgets in a resumed run how many steps there were."""
+    title = "Forgetful"
+    settings_type = PlainSettings
+
+    def after_step(self, step):
+        self._steps = getattr(self, "_steps", 0) + 1
+        if self._steps == 12:
+            for layer in self.layers.values():
+                layer.B.data.mul_(0.5)
 '''
 
 
 def yaml_of(name: str, place: str, **settings: float) -> str:
-    held = [f"name: {name}", f"_target_: {place}", "base_lr: 1e-2"]
-    return "\n".join([*held, *(f"{key}: {value}" for key, value in settings.items())]) + "\n"
+    held = {"base_lr": "1e-2", **settings}
+    explained = [f"{key}: {value}  # of the example" for key, value in held.items()]
+    return "\n".join([f"name: {name}", f"_target_: {place}", *explained]) + "\n"
 
 
 def example(at: int = 0) -> tuple[str, str]:
@@ -128,7 +145,7 @@ def example(at: int = 0) -> tuple[str, str]:
 
 @pytest.fixture(scope="module")
 def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A package `outside` of three methods, and a folder conf/ that names them."""
+    """A package `outside` of four methods, and a folder conf/ that names them."""
     root = tmp_path_factory.mktemp("outsider")
     (root / "outside").mkdir()
     (root / "outside/__init__.py").write_text("")
@@ -136,10 +153,12 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     code, yaml = example()
     biases = yaml_of("biases", "outside.biases.Biases")
     gates = yaml_of("gates", "outside.gates.Gates", shrink=0.02, start_factor=1.5)
+    forgetful = yaml_of("forgetful", "outside.forgetful.Forgetful", alpha=16.0, dropout=0.0)
     for name, source, held in (
         ("shrunk", code, yaml),
         ("biases", BIASES, biases),
         ("gates", GATES, gates),
+        ("forgetful", FORGETFUL, forgetful),
     ):
         (root / f"outside/{name}.py").write_text(source)
         (root / f"conf/method/{name}.yaml").write_text(held)
@@ -338,6 +357,25 @@ def test_a_method_from_outside_resumes_to_the_byte_and_appears_everywhere(
         assert all(
             ".bias" in name or "classifier" in name for name in load_file(a / "best.safetensors")
         )
+
+
+@pytest.mark.parametrize(
+    ("chosen", "passed"),
+    [
+        ("ends_as_one_left_alone and (forgetful or shrunk)", 1),
+        pytest.param("", 30, marks=pytest.mark.slow),  # 30 s
+    ],
+)
+def test_the_checks_of_every_method_are_made_of_those_of_a_folder_and_find_a_state_that_is_lacking(
+    chosen: str, passed: int, package: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("METHODS_FROM", str(package / "conf"))
+    checks = "tests/methods/test_every_method.py"
+    given = ("-p", "no:cacheprovider", "--tb=no", "--rootdir", str(ROOT), "-k", chosen)
+    said = call(package, "-m", "pytest", str(ROOT / checks), *given, code=1)
+    of_state = "test_a_run_that_was_cut_ends_as_one_left_alone[forgetful]"
+    assert re.findall(r"^FAILED (.*?)(?: - .*)?$", said, re.MULTILINE) == [f"{checks}::{of_state}"]
+    assert f"1 failed, {passed} passed" in said
 
 
 def test_a_slip_in_an_outsiders_plan_is_told_with_its_line(

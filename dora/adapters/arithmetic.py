@@ -5,7 +5,7 @@
 Several linears that read one x (q, k and v of attention) are one call. The gradients written here
 are those that autograd would find, with less memory traffic: no tensor as large as x or y is made
 for the update, and nothing is kept for backward that is cheap to compute again. Each linear is
-passed as six values: W, b, A, B, g (or None) and s.
+passed as six values: W, b, A, B, g (or None) and s. A, B and g get gradients, W, b and s do not.
 """
 
 from __future__ import annotations
@@ -20,14 +20,18 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from dora.adapters.dropout import add_product_, draw, zeroed
+from dora.errors import UserError
 
 
 def update(x: Tensor, p: float, given: Sequence[Any]) -> tuple[Tensor, ...]:
     """Returns the outputs of all linears, (..., d_out) each, for x of shape (..., d_in).
 
     p: the probability that an entry of x is dropped before A, drawn anew for each linear. `given`:
-    the six values of each linear, one after the other.
+    the six values of each linear, one after the other. Raises UserError if a W, b or s requires a
+    gradient: it would get none.
     """
+    if torch.is_grad_enabled():
+        _refuse_trained(given)
     # Merging needs 32 bits, since in 16 the update would be lost in the weight's rounding, and no
     # dropout, which belongs to the update's input alone.
     if p or x.dtype.itemsize < 4 or torch.is_autocast_enabled(x.device.type):
@@ -36,6 +40,17 @@ def update(x: Tensor, p: float, given: Sequence[Any]) -> tuple[Tensor, ...]:
     if x.device.type == "cpu" and rows < _enough_rows(*given[0].shape):
         return _Beside.apply(x, p, *given)
     return _Merged.apply(x, *given)
+
+
+def _refuse_trained(given: Sequence[Any]) -> None:
+    """Raises UserError if a W, b or s requires a gradient."""
+    for at, name in ((0, "weight"), (1, "bias"), (5, "scale")):
+        if any(isinstance(t, Tensor) and t.requires_grad for t in given[at::6]):
+            raise UserError(
+                f"a {name} that a low-rank layer multiplies with requires a gradient and would get "
+                "none: of what operands() returns only A, B and g are trained; let the layer's "
+                f"forward() add what trains the {name} (docs/adding-a-method.md)"
+            )
 
 
 def _enough_rows(d_out: int, d_in: int) -> float:

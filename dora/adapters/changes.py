@@ -15,6 +15,7 @@ from torch import Tensor
 
 from dora.adapters import lowrank
 from dora.adapters.lowrank import LowRankLinear
+from dora.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -65,13 +66,41 @@ Change = Mask | Remove | Renew
 def apply(
     change: Change, layers: Iterable[LowRankLinear], *optimizers: torch.optim.Optimizer
 ) -> None:
-    """Applies a change to all layers; the moments of `optimizers` follow it."""
+    """Applies a change to all layers; the moments of `optimizers` follow it.
+
+    Raises UserError if the `keep` of a `Mask` or `Remove` is not what it must be.
+    """
+    layers = list(layers)
+    if isinstance(change, Keep):
+        _check_keep(change, layers)
     if isinstance(change, Mask):
         lowrank.mask(layers, change.keep)
     elif isinstance(change, Remove):
         lowrank.remove(layers, change.keep, *optimizers)
     else:
         lowrank.renew(layers, change.start, *optimizers)
+
+
+def _check_keep(change: Keep, layers: Sequence[LowRankLinear]) -> None:
+    """Raises UserError unless `keep` is (r,) bool for each layer."""
+    # Unchecked, one entry would stand for all components, numbers would scale gates, and components
+    # behind the last entry would go.
+    name = f"{type(change).__name__}.keep"
+    if len(change.keep) != len(layers):
+        raise UserError(
+            f"{name} has {len(change.keep)} entries for {len(layers)} layers: it must have one for "
+            "each, in the order of Method.layers"
+        )
+    for at, (keep, layer) in enumerate(zip(change.keep, layers, strict=True)):
+        if isinstance(keep, Tensor) and keep.dtype == torch.bool and keep.shape == (layer.rank,):
+            continue
+        found = type(keep).__name__
+        if isinstance(keep, Tensor):
+            found = f"{str(keep.dtype).removeprefix('torch.')} of shape {tuple(keep.shape)}"
+        raise UserError(
+            f"{name}[{at}] is {found}: it must be bool of shape ({layer.rank},), True for each of "
+            "the layer's components that lives on (scores > 0 is such a tensor)"
+        )
 
 
 def noted(change: Change) -> dict[str, Any]:

@@ -326,7 +326,7 @@ def renew(
         # `stored` holds the components kept before, too. Masked ones are given up here for good.
         A, B = layer.stored()
         if len(A):
-            layer.kept_A, layer.kept_B = A, B
+            layer.kept_A, layer.kept_B = A.contiguous(), B.contiguous()
         for name, p in layer.factors().items():
             if name in factors or name in _AXIS:
                 forget(optimizers, p)

@@ -20,8 +20,9 @@ class Plan:
     """The ranks at which a run starts, and the total that it may hold when it ends.
 
     `start`: rank of each matrix when training begins. `end`: rank of each matrix at the end if it
-    is fixed beforehand (LoRA), None if training decides it. `target`: the total at the end, in the
-    budget's unit; less than the budget's own total only if `init_from` starts with less. `at_most`:
+    is fixed beforehand (LoRA), None if training decides it: one that starts below the target grows.
+    `target`: the total at the end, in the budget's unit; less than the budget's own total only if
+    `init_from` starts with less. `at_most`:
     the run may end below the target. `note`: what else the user should read of it before training.
     `dealt`: `start` is `equal_ranks` of the budget, a share of them, or another run's, and so the
     same for every seed; where that leaves matrices without a component, it names the run too.
@@ -51,6 +52,12 @@ class Plan:
         """The number of adapter parameters when training begins."""
         return self.params(self.start)
 
+    @property
+    def most(self) -> tuple[int, ...]:
+        """The rank that each matrix can end with: its start rank, its full rank if the run grows."""
+        grows = self.end is None and self.start_total < self.target
+        return tuple(m.full_rank for m in self.matrices) if grows else self.start
+
     def params(self, ranks: Sequence[int]) -> int:
         """Returns the adapter parameters stored at these ranks: Σ rank · cost + fixed cost."""
         return sum(r * m.cost + m.fixed_cost for r, m in zip(ranks, self.matrices, strict=True))
@@ -60,9 +67,9 @@ class Plan:
         if self.end is not None:
             total, params = sum(self.end), self.params(self.end)
             return (total, total), (params, params)
-        # The costs of all components at the start, cheapest first: whichever of them training
-        # keeps, the cheapest and the dearest choice bound the result.
-        cheap = [c for m, r in zip(self.matrices, self.start, strict=True) for c in [m.cost] * r]
+        # The costs of all components that there can be, cheapest first: whichever of them training
+        # keeps or adds, the cheapest and the dearest choice bound the result.
+        cheap = [c for m, r in zip(self.matrices, self.most, strict=True) for c in [m.cost] * r]
         cheap.sort()
         fixed = sum(m.fixed_cost for m in self.matrices)
         if self.budget.rank is not None:
@@ -83,8 +90,10 @@ class Plan:
         params = self.params(ranks)
         if params > self.target:
             return f"{params} adapter parameters at the end exceed the budget of {self.target}"
-        left = [m.cost for m, r, r0 in zip(self.matrices, ranks, self.start, strict=True) if r < r0]
-        # A gap is allowed only if it is too small for any component that was given up.
+        left = [
+            m.cost for m, r, most in zip(self.matrices, ranks, self.most, strict=True) if r < most
+        ]
+        # A gap is allowed only if it is too small for any component that was given up or not added.
         if not self.at_most and left and self.target - params >= min(left):
             return (
                 f"{params} adapter parameters at the end leave {self.target - params} of "
@@ -93,10 +102,10 @@ class Plan:
         return None
 
     def falls_short(self, ranks: Sequence[int]) -> bool:
-        """Tells whether `ranks` leave over 5 % of the target, and room for a component given up."""
+        """Tells whether `ranks` leave over 5 % of the target, and room for a component left out."""
         gap = self.target - self.budget.spent(ranks, self.matrices)
-        given_up = [c for c, r, r0 in zip(self.costs, ranks, self.start, strict=True) if r < r0]
-        return bool(given_up) and gap >= min(given_up) and gap > (1 - ENOUGH) * self.target
+        left = [c for c, r, most in zip(self.costs, ranks, self.most, strict=True) if r < most]
+        return bool(left) and gap >= min(left) and gap > (1 - ENOUGH) * self.target
 
     def _missed_components(self, components: int) -> str | None:
         """Returns a message if a rank budget's number of components is missed, else None."""

@@ -14,7 +14,8 @@ def set_data(p: nn.Parameter, data: Tensor) -> None:
     """Puts `data`, of another shape, into the parameter, and deletes its gradient.
 
     The parameter stays the same object, so that an optimizer's groups and the keys of its state,
-    and whatever list of parameters a loop holds, stay valid.
+    and whatever list of parameters a loop holds, stay valid. The entries lie in the order of the
+    shape afterwards, as they do behind a checkpoint.
     """
     p.grad = None
     # While an earlier loss is alive, so is the graph's node that adds up this parameter's gradient.
@@ -22,7 +23,18 @@ def set_data(p: nn.Parameter, data: Tensor) -> None:
     # fail. PyTorch parts with the node if the type changes, but not if the shape does.
     other = torch.float16 if data.dtype == torch.float32 else torch.float32
     p.data = torch.empty(0, dtype=other, device=data.device)
-    p.data = data
+    p.data = data.contiguous()
+
+
+def lay_in_order(tensors: Iterable[Tensor]) -> None:
+    """Lays the entries of each tensor in the order of its shape; it stays the same object.
+
+    A checkpoint has no other order. Singular vectors, or a tensor drawn transposed, have another:
+    products with them would add up in that order, and differ from a resumed run's in the last bits.
+    """
+    for t in tensors:
+        if not t.is_contiguous():
+            t.data = t.data.contiguous()
 
 
 def cut_moments(

@@ -32,12 +32,16 @@ def settings(run: Run) -> dict[str, Any]:
     return {**known, "arithmetic": arithmetic(run)}
 
 
-def one_configuration(runs: Sequence[Run], mix: bool = False) -> tuple[list[Run], str | None]:
+def one_configuration(
+    runs: Sequence[Run], mix: bool = False, scope: str = ""
+) -> tuple[list[Run], str | None]:
     """Returns the runs of a cell that a table can show, and the problem where it can show none.
 
     A table can show none of several configurations. Runs that differ in their arithmetic alone are
-    taken together if `mix`; where a seed occurs twice, the newer run counts.
+    taken together if `mix`; where a seed occurs twice, the newer run counts. `scope`: this cell's
+    names in a choice (`rte:dora:r8`), so that the one in the problem leaves other cells alone.
     """
+    scope = f"{scope}:" if scope else ""
     # The key is a hash of the configuration, so that no record has to be compared. Not the whole
     # path: some of a cell's seeds may be packed, and others lie in directories.
     keys = [(place_of(run["folder"]).key, arithmetic(run)) for run in runs]
@@ -48,18 +52,18 @@ def one_configuration(runs: Sequence[Run], mix: bool = False) -> tuple[list[Run]
     differing = _differing_settings(list(kinds.values()))
     if set(differing) != {"arithmetic"} or len(set(differing["arithmetic"])) < len(kinds):
         numbers = list(Counter(keys).values())
-        return [], _several_configurations(folders, differing, numbers.index(max(numbers)))
+        return [], _several_configurations(folders, differing, numbers.index(max(numbers)), scope)
     if mix:
         newest = {run["seed"]: run for run in sorted(runs, key=arithmetic)}
         return [newest[seed] for seed in sorted(newest)], None
     # The suite's arithmetic is all that differs, so the way out is not the general one.
     numbers = differing["arithmetic"]
+    choice = shlex.quote(printable(f"{scope}arithmetic={max(numbers)}"))
     where = " | ".join(f"{n} in {folder}" for n, folder in zip(numbers, folders, strict=True))
     return [], (
         f"one cell holds runs of {len(kinds)} arithmetics of this package, which give one "
         f"configuration other bits: {where}: a table compares one; choose it by --where "
-        f"arithmetic={max(numbers)}, or take all by --mix-arithmetic (of a seed that is there "
-        "twice, the newer)"
+        f"{choice}, or take all by --mix-arithmetic (of a seed that is there twice, the newer)"
     )
 
 
@@ -82,11 +86,12 @@ def _differing_settings(runs: Sequence[Run]) -> dict[str, list[Any]]:
 
 
 def _several_configurations(
-    folders: Sequence[str], differing: Mapping[str, list[Any]], largest: int
+    folders: Sequence[str], differing: Mapping[str, list[Any]], largest: int, scope: str
 ) -> str:
     """Returns the message for a cell of several configurations.
 
-    It shows how to choose the one in the `largest`-th of `folders`, which has most runs.
+    It shows how to choose the one in the `largest`-th of `folders`, which has most runs, by keys
+    behind `scope`.
     """
     words = {key: list(map(in_words, values)) for key, values in differing.items()}
     named = [f"{key} {' | '.join(values)}" for key, values in words.items()]
@@ -99,7 +104,7 @@ def _several_configurations(
     # One setting that no other configuration shares, preferably the rate, or else all together.
     alone = [key for key, values in typed.items() if values.count(values[largest]) == 1]
     keys = sorted(alone, key=lambda key: key != "lr")[:1] or list(typed)
-    choice = shlex.join(printable(f"{key}={typed[key][largest]}") for key in keys)
+    choice = shlex.join(printable(f"{scope}{key}={typed[key][largest]}") for key in keys)
     ways = [f"choose it, as by --where {choice}"] if choice else []
     ways += ["show each length by --by-length"] if {"max_steps", "epochs"} & set(words) else []
     return (

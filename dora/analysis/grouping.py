@@ -5,7 +5,7 @@ Everything is read from run.json; only runs that are done count. Knows no model 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 from dora.analysis import conflicts
 from dora.analysis.choice import shows
 from dora.analysis.names import data_title, method_title
-from dora.analysis.rows import Row, budget_in_words, row_order
+from dora.analysis.rows import Row, budget_in_words, has_budget, row_order
 from dora.analysis.stats import Estimate, average
 from dora.analysis.view import View
 from dora.analysis.where import chosen
@@ -177,7 +177,7 @@ class Table:
         return {
             (
                 run["evaluations"]["counted"],
-                run["evaluations"]["from_step"],
+                first_counted(run),
                 run["total_steps"],
                 run["config"]["select"],
             )
@@ -224,16 +224,25 @@ def showable(runs: Iterable[Run], view: View | None = None) -> tuple[list[Table]
             continue
         table.cells.setdefault((method, spent), {}).setdefault(task, []).append(run)
     # Cells first: a run of a cell that is left out can be no reason to leave a whole task out.
-    problems = [problem for table in found.values() for problem in _keep_one_configuration(table)]
+    every = list(found.values())
+    problems = [problem for table in every for problem in _keep_one_configuration(table, every)]
     problems += [problem for table in found.values() for problem in _keep_one_source(table)]
     return [table for table in found.values() if any(table.runs)], problems
 
 
-def _keep_one_configuration(table: Table) -> Iterator[str]:
-    """Empties every cell of several configurations, and yields the reason for each."""
+def _keep_one_configuration(table: Table, every: Sequence[Table]) -> Iterator[str]:
+    """Empties every cell of several configurations, and yields the reason for each.
+
+    `every`: all tables; the choice that a reason names is of a cell of this one alone.
+    """
+    source = [table.data] if any(other.data != table.data for other in every) else []
+    source += [table.model] if any(other.model != table.model for other in every) else []
     for row, by_task in table.cells.items():
         for task, members in by_task.items():
-            by_task[task], problem = conflicts.one_configuration(members, table.view.mix)
+            cell = [*source, task, row[0], *([row[1]] if has_budget(row) else [])]
+            by_task[task], problem = conflicts.one_configuration(
+                members, table.view.mix, ":".join(cell)
+            )
             if problem:
                 name = f"{TASKS[task].folder} of {row[0]} {budget_in_words(row)}"
                 table.left_out.append(f"{name}: its runs are of several configurations")
@@ -280,6 +289,19 @@ def note_diverged(table: Table, seen: Iterable[Seen]) -> None:
         # Another configuration, such as a rate that was tried first, is none of the cell's.
         if (not its and not table.view.where) or key in {place_of(r["folder"]).key for r in its}:
             table.diverged.setdefault(((method, spent), task), []).append(int(seed[1:]))
+
+
+def first_counted(run: Run) -> int:
+    """Returns the step of the first evaluation that counted for the best one.
+
+    The record holds the step from which they count, which differs with a method's last change of
+    ranks even where no evaluation lies between. A federated run's evaluation is at the end of the
+    round that this step is in.
+    """
+    config, total = run["config"], int(run["total_steps"])
+    # Without `eval_every` a run is evaluated after each epoch.
+    every = config.get("eval_every") or -(-run["data"]["train"] // config["batch_size"])
+    return min(total, -(-run["evaluations"]["from_step"] // every) * every)
 
 
 def dirty(run: Run) -> bool:

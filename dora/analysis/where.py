@@ -1,4 +1,4 @@
-"""Choosing finished runs by their settings: `lr=2e-3`, `method.alpha=16`, `seed=1`."""
+"""Choosing finished runs by their settings: `lr=2e-3`, `method.alpha=16`, `rte:dora:lr=2e-3`."""
 
 from __future__ import annotations
 
@@ -11,52 +11,92 @@ from typing import Any
 from dora.adapters.budget import Budget
 from dora.analysis.conflicts import in_words, settings
 from dora.errors import UserError
+from dora.records.place import place_of
 from dora.records.schema import Run
+
+# What a condition asks: of runs whose place has all these names, this setting.
+_Asked = tuple[frozenset[str], str]
 
 
 def chosen(runs: Sequence[Run], words: Sequence[str]) -> list[Run]:
-    """Returns the runs that have every setting of `words` (KEY=VALUE).
+    """Returns the runs that have every setting of `words`, each KEY=VALUE or SCOPE:KEY=VALUE.
 
     Keys are those of run.json's configuration (`method` stands for `method.name`) and `arithmetic`.
     A key that is given again accepts any of its values. Numbers are compared as numbers, budgets as
-    budgets. Raises UserError for a key or a value that no run has, and where no run is left.
+    budgets. A scope asks a setting of some runs alone and leaves all others in: names of a task, a
+    method, a budget, a model or a data source, with colons between (`rte:dora:r8`), which no key
+    has. Raises UserError for a scope, a key or a value that no run has, and where no run is left,
+    of all or of a scope.
     """
     if not words or not runs:
         return list(runs)
     known = [settings(run) for run in runs]
-    asked: dict[str, list[str]] = {}
+    names = [_names(run) for run in runs]
+    asked: dict[_Asked, list[str]] = {}
     # All mistakes at once: a command line is often wrong in more than one word.
     wrong = []
     for word in words:
-        given, equals, value = word.partition("=")
+        before, equals, value = word.partition("=")
+        *parts, given = before.split(":")
+        scope = frozenset(map(_as_named, parts))
+        inside = [one for one, its in zip(known, names, strict=True) if scope <= its]
         # `method` is a group of settings; what people type of a group is its name.
-        key = given if any(given in one for one in known) else f"{given}.name"
-        asked.setdefault(key, []).append(value)
+        key = given if any(given in one for one in inside) else f"{given}.name"
+        asked.setdefault((scope, key), []).append(value)
         if not equals:
             wrong.append(f"--where {word} must be KEY=VALUE, as lr=2e-3")
-        elif not any(key in one for one in known):
-            there = ", ".join(sorted({key for one in known for key in one}))
+        elif not inside:
+            there = ", ".join(sorted(set().union(*names)))
             wrong.append(
-                f"--where {word}: no finished run has a setting {given}; there are {there}"
+                f"--where {word}: no finished run is of {':'.join(parts)}; there are {there}"
             )
-        elif not any(key in one and same(key, one[key], value) for one in known):
-            there = ", ".join(
-                sorted({in_words(one[key]) for one in known if key in one}, key=_by_size)
-            )
-            wrong.append(f"--where {word}: no finished run has it; there {given} is {there}")
+        else:
+            wrong += _mistakes(word, given, key, value, inside)
     if wrong:
         raise UserError(*wrong)
-    left = [run for run, one in zip(runs, known, strict=True) if _fits(one, asked)]
-    # Each setting occurs, but not together.
-    if not left:
+    kept = [_fits(one, its, asked) for one, its in zip(known, names, strict=True)]
+    left = [its for its, fits in zip(names, kept, strict=True) if fits]
+    # Each setting occurs, but not together: nothing is left of all runs, or of a scope.
+    scopes = {frozenset[str](), *(scope for scope, _ in asked)}
+    if not all(any(scope <= its for its in left) for scope in scopes):
         raise UserError(f"no finished run has {' and '.join(words)} at once")
-    return left
+    return [run for run, fits in zip(runs, kept, strict=True) if fits]
 
 
-def _fits(known: Mapping[str, Any], asked: Mapping[str, Sequence[str]]) -> bool:
+def _mistakes(
+    word: str, given: str, key: str, value: str, known: Sequence[Mapping[str, Any]]
+) -> list[str]:
+    """Returns why no run can have the setting that a word asks for; empty where one has it."""
+    values = [one[key] for one in known if key in one]
+    if not values:
+        there = ", ".join(sorted({key for one in known for key in one}))
+        return [f"--where {word}: no finished run has a setting {given}; there are {there}"]
+    if not any(same(key, its, value) for its in values):
+        there = ", ".join(sorted(set(map(in_words, values)), key=_by_size))
+        return [f"--where {word}: no finished run has it; there {given} is {there}"]
+    return []
+
+
+def _names(run: Run) -> frozenset[str]:
+    """Returns the names by which a scope finds a run."""
+    place = place_of(run["folder"])
+    return frozenset((place.data, place.task, place.model, place.method, place.budget))
+
+
+def _as_named(part: str) -> str:
+    """Returns a part of a scope as a run's folders have it: `300000` for `0.3M`."""
+    with contextlib.suppress(ValueError):
+        return str(Budget.parse(part))
+    return part
+
+
+def _fits(
+    known: Mapping[str, Any], names: frozenset[str], asked: Mapping[_Asked, Sequence[str]]
+) -> bool:
     """Returns whether settings have, for each key that was asked for, one of its values."""
-    for key, values in asked.items():
-        if key not in known or not any(same(key, known[key], v) for v in values):
+    for (scope, key), values in asked.items():
+        has = key in known and any(same(key, known[key], v) for v in values)
+        if scope <= names and not has:
             return False
     return True
 

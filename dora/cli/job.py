@@ -62,6 +62,12 @@ def train(cfg: DictConfig) -> float | None:
     check_choices(cfg.method, HydraConfig.get().runtime.choices)
     config = from_hydra(cfg)
     prepared = prepare(config, typed=HydraConfig.get().overrides.task)
+    if config.rates_from is not None and _label() and not remaining.planned(prepared.folder):
+        # The sweep's runs before and behind this one would have other settings.
+        raise UserError(
+            f"rates_from={config.rates_from} has changed since the sweep was planned, and with it "
+            f"this run, now with lr={prepared.settings['lr']:g}: type the sweep again"
+        )
     begin_unless_stopped()
     said: list[str] = []
 

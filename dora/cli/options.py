@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     # The exit codes stand in --help, since scripts depend on them.
     parser.epilog = (
         f"exit code: 0 all shown, {LEFT_OUT} something was left out and named, "
-        "2 nothing can be shown, 1 the disk failed"
+        "2 nothing can be shown, or tables of another study are in --to, 1 the disk failed"
     )
 
 
@@ -85,7 +85,9 @@ def _add_choice(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="KEY=VALUE",
         help="runs with these settings alone: lr=2e-3 method.alpha=16 seed=1 (any key of "
-        "run.json's config, and arithmetic); a key given twice: either value",
+        "run.json's config, and arithmetic); a key given twice: either value; behind names of a "
+        "task, method, budget, model or data source, asked of these runs alone, and all others "
+        "stay: dora:lr=2e-3, rte:dora:r8:lr=2e-3",
     )
     shown = {
         "tasks": "rte,mrpc; averages are over these, and say so",

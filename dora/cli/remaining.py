@@ -1,4 +1,4 @@
-"""How long the rest of a sweep will take, said in the lines of its runs.
+"""The runs that a sweep has planned, and how long the rest of them will take.
 
 A run may train in another process, or on another machine, than its sweep. So the sweep notes its
 runs in a file, and names the file in the environment of whatever it starts.
@@ -15,6 +15,7 @@ from pathlib import Path
 from dora.files import write_atomic
 from dora.process import machine
 from dora.records import estimate, study
+from dora.records.place import place_of
 
 VARIABLE = "DORA_GLUE_SWEEP"
 
@@ -28,8 +29,10 @@ def noted(
     `runs`: the directories of all of them; `pending`: of those to be trained, in their order.
     `what`: the name of the whole in the lines.
     """
+    # Notes that killed sweeps left, and temporary files of such notes.
+    machine.sweep(folder, "*runs.*.tmp")
     # One name for each process: workers may outlive a sweep and take the next one's runs.
-    file = folder.absolute() / f"runs-{machine.mark()}.json"
+    file = folder.absolute() / f"runs.{machine.mark()}.tmp"
     text = {"what": what, "runs": [str(r) for r in runs], "pending": [str(p) for p in pending]}
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -43,6 +46,18 @@ def noted(
     finally:
         del os.environ[VARIABLE]
         machine.discard(file)
+
+
+def planned(folder: Path) -> bool:
+    """Tells whether a sweep that noted its runs is going to train the one of this directory.
+
+    True where no such note can be read, as by a cluster's job whose sweep was killed.
+    """
+    with contextlib.suppress(KeyError, OSError, ValueError):
+        text = json.loads(Path(os.environ[VARIABLE]).read_text())
+        # By places: of a packed run to predict more rows for, the note names a temporary folder.
+        return place_of(folder) in [place_of(Path(name)) for name in text["pending"]]
+    return True
 
 
 def line(folder: Path) -> str | None:

@@ -25,7 +25,7 @@ from dora.configuration.method_choice import TUNE
 from dora.configuration.searched import METHOD_FILE, searched_with
 from dora.configuration.tuned import Key, Search
 from dora.errors import UserError
-from dora.files import write_atomic
+from dora.files import alone, write_atomic
 from dora.plain import counted
 from dora.records import study
 from dora.records.provenance import provenance
@@ -174,7 +174,10 @@ class Tuning:
         return tuned.read(file) if file.exists() else {}
 
     def _lost(self) -> Iterator[str]:
-        """Yields a message for each search of the file that this one would not go on with."""
+        """Yields a message for each search of the file that this one would not go on with.
+
+        Before the first round and, with what this one has tried by then, after the last.
+        """
         file, found = self.folder / CHOICES, self._held()
         for key in sorted(self.groups.keys() & found.keys(), key=str):
             search, group = found[key], self.groups[key]
@@ -186,9 +189,10 @@ class Tuning:
                     f"{of} with {', '.join(f'{k}={v}' for k, v in unlike.items())}: give the same, "
                     "or another results="
                 )
-            if not {candidate.lr for candidate in group.next(FEWEST)} <= search.scores.keys():
+            held, tried = search.scores.keys(), group.scores.keys()
+            kept = set(first_rates(group.start)) <= held
+            if not (kept or (tried and held <= tried)):
                 # The file does not say where it began, but from each of these all its rates go on.
-                held = search.scores.keys()
                 starts = [lr for lr in sorted(held) if set(first_rates(lr)) <= held]
                 way = f"{self._starts[key]}={starts[0]:g}, or another" if starts else "another"
                 yield (
@@ -203,6 +207,8 @@ class Tuning:
                     f"--candidates {max(search.candidates, self.candidates)} --seeds {seeds} or "
                     "more of both, or another results="
                 )
+            elif kept and tried and not held <= tried:
+                yield f"{of} at rates that this one has not tried: give the same once more"
 
     def _earlier(self) -> dict[Key, Search]:
         """Returns what other commands have found in this folder, for other methods or tasks."""
@@ -216,8 +222,18 @@ class Tuning:
     def write(self) -> list[str]:
         """Writes choices and figure, beside those of earlier commands; returns their lines.
 
-        Raises NotNow where the disk is full.
+        Raises NotNow where the disk is full, UserError where another command has written scores
+        meanwhile that would be lost.
         """
+        # From the last look at the file to its writing: no other command may write it in between.
+        with alone(self.folder):
+            if lost := list(self._lost()):
+                stay = "another command wrote it meanwhile, and this one's runs stay: typed so it"
+                raise UserError(*(f"{text}; {stay} goes on with them" for text in lost))
+            return self._write()
+
+    def _write(self) -> list[str]:
+        """Writes the files of `write`; returns their lines."""
         own = self.searches()
         found = in_order([*self._earlier().values(), *own])
         with writable(self.folder, "search folder"):

@@ -59,7 +59,7 @@ class Config:
     chose, and the setting of the method's own that its YAML names for a search.
     `rates`: learning rates by task and method; a study's file holds them.
     `head_lr`: the peak learning rate of the head; null for `lr`.
-    `weight_decay`: AdamW's.
+    `weight_decay`: AdamW's. Its β₁, β₂ and ε are PyTorch's: 0.9, 0.999 and 1e-8.
     `decay_all`: weight decay on biases and LayerNorm too.
     `warmup`: the part of the run in which the rate rises; a fraction is rounded up to steps, as in
     the Transformers Trainer.

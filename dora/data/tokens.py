@@ -7,7 +7,6 @@ saving.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import io
 import json
@@ -22,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from dora.data.tasks import Rows
-from dora.files import sync_folder, to_json, write_atomic
+from dora.files import alone, sync_folder, to_json, write_atomic
 from dora.process import machine
 
 # How far chance moves a row from its place by length, in `order`. Less leaves less padding and
@@ -212,7 +211,7 @@ def tokenised(
     # Suppressed: the folder is absent or damaged.
     with contextlib.suppress(OSError, ValueError, EOFError):
         return opened()
-    with _alone(cache):
+    with alone(cache):
         # Again under the lock: of processes that start together, the first has tokenised.
         with contextlib.suppress(OSError, ValueError, EOFError):
             return opened()
@@ -247,21 +246,6 @@ def _fill(
         sync_folder(folder.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Holds the folder's lock, if the file system has locks.
-
-    Some shared file systems have none: several processes may then do the same work, harmlessly.
-    """
-    with contextlib.ExitStack() as held:
-        # The system frees the lock when its descriptor closes, also after a kill.
-        with contextlib.suppress(OSError):
-            descriptor = os.open(folder, os.O_RDONLY)
-            held.callback(os.close, descriptor)
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
 
 
 def _check(folder: Path) -> None:

@@ -223,13 +223,16 @@ class Method:
 
     # --- federated runs: when a round ends, on the main process ---
     def aggregate(
-        self, uploads: Sequence[Mapping[str, Tensor]], shares: Sequence[float]
+        self,
+        uploads: Sequence[Mapping[str, Tensor]],
+        shares: Sequence[float],
+        before: Mapping[str, Tensor],
     ) -> tuple[dict[str, Tensor], dict[str, float]]:
         """Returns the new global tensors of the clients', and what the log should say of them.
 
         `uploads`: every trained tensor of each client, the head's among them, by its name in the
-        model. `shares`: each client's part of the rows, whose sum is 1. Only a method that is
-        `federated` has this moment.
+        model. `shares`: each client's part of the rows, whose sum is 1. `before`: the global
+        tensors at which the clients began. Only a method that is `federated` has this moment.
         """
         raise NotImplementedError
 

@@ -33,7 +33,10 @@ class FedIT(PlainLoRA):
     federated = True
 
     def aggregate(
-        self, uploads: Sequence[Mapping[str, Tensor]], shares: Sequence[float]
+        self,
+        uploads: Sequence[Mapping[str, Tensor]],
+        shares: Sequence[float],
+        before: Mapping[str, Tensor],
     ) -> tuple[dict[str, Tensor], dict[str, float]]:
         """Returns the averages, and `bias`: ‖Σ p_k B_k A_k − B̄ Ā‖ / ‖Σ p_k B_k A_k‖."""
         new = average(uploads, shares)

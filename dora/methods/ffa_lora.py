@@ -46,7 +46,10 @@ class FFALoRA(FedIT):
             layer.A.requires_grad_(False)
 
     def aggregate(
-        self, uploads: Sequence[Mapping[str, Tensor]], shares: Sequence[float]
+        self,
+        uploads: Sequence[Mapping[str, Tensor]],
+        shares: Sequence[float],
+        before: Mapping[str, Tensor],
     ) -> tuple[dict[str, Tensor], dict[str, float]]:
         """Returns the averages; their update is the updates' own average."""
         return average(uploads, shares), {}

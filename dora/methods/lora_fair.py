@@ -69,7 +69,10 @@ class LoRAFAIR(FedIT):
     settings_type = Settings
 
     def aggregate(
-        self, uploads: Sequence[Mapping[str, Tensor]], shares: Sequence[float]
+        self,
+        uploads: Sequence[Mapping[str, Tensor]],
+        shares: Sequence[float],
+        before: Mapping[str, Tensor],
     ) -> tuple[dict[str, Tensor], dict[str, float]]:
         """Returns the averages with B corrected, and the `bias` before and after it.
 
@@ -88,11 +91,11 @@ class LoRAFAIR(FedIT):
         corrected = [B + change for B, change in zip(gathered.B, found, strict=True)]
         for name, B in zip(gathered.names, corrected, strict=True):
             new[f"{name}.B"] = B.to(new[f"{name}.B"])
-        before, after = gathered.bias(), gathered.bias(corrected)
-        if before is None or after is None:
+        averaged, after = gathered.bias(), gathered.bias(corrected)
+        if averaged is None or after is None:
             return new, {}
         unmoved = float(sum(not change.any() for change in found))
-        return new, {"bias": after, "bias_of_averages": before, "unmoved": unmoved}
+        return new, {"bias": after, "bias_of_averages": averaged, "unmoved": unmoved}
 
 
 def ridge(B: Tensor, G: Tensor, M: Tensor, regularisation: float) -> Tensor:

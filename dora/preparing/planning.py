@@ -14,7 +14,7 @@ from dora.backbones import backbone
 from dora.backbones.backbone import Folder
 from dora.configuration.config import Config
 from dora.configuration.method_choice import MethodChoice
-from dora.configuration.method_class import fingerprint, raised_at
+from dora.configuration.method_class import fingerprint, is_released, raised_at
 from dora.errors import attempt
 from dora.methods.base import Method, RunInfo
 from dora.methods.schedule import Schedule
@@ -113,6 +113,8 @@ def make_plan(
             f"method={method.name} plans a {type(plan).__name__}, which must be a Plan"
         )
     plan = replace(plan, at_most=method.kind.budget == "at_most")
+    if problem := _unspent(plan, method):
+        raise ValueError(f"the plan of method={method.name} {problem}")
     if plan.end is not None and (missed := plan.missed(list(plan.end))):
         raise ValueError(f"the plan of method={method.name} misses its budget: {missed}")
     if earlier is None:
@@ -131,6 +133,29 @@ def make_plan(
     end = None if open_end else ranks
     target = min(plan.target, total)
     return replace(plan, start=ranks, end=end, target=target, dealt=True)
+
+
+def _unspent(plan: Plan, method: MethodChoice) -> str | None:
+    """Returns a message if a plan of one's own leaves some of an exact budget unspent, else None.
+
+    Such a run would stand in tables as one of this budget. The suite's plans are tested for it.
+    """
+    if method.kind.budget != "exact" or is_released(method.kind):
+        return None
+    total = plan.budget.total(plan.matrices)
+    if plan.target != total:
+        return f"has target={plan.target}, which must be the whole budget, {total}"
+    if plan.end is None:
+        return None
+    left = total - plan.budget.spent(plan.end, plan.matrices)
+    costs = zip(plan.budget.costs(plan.matrices), plan.end, plan.matrices, strict=True)
+    room = [cost for cost, rank, matrix in costs if rank < matrix.full_rank]
+    if room and left >= min(room):
+        return (
+            f"leaves {left} of {total} unspent, where a component of {min(room)} would fit: deal it "
+            "(as equal_ranks does), or state budget = 'at_most' in the class"
+        )
+    return None
 
 
 def _beside_lora(

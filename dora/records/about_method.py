@@ -59,12 +59,23 @@ def trains_all(run: Run) -> bool:
     return about_method(run).result == "model"
 
 
-def adapter_parameters(run: Run) -> int:
+def adapter_parameters(run: Run, score: str) -> int:
     """Returns the parameters that the budget counts, without the head; all, if all are trained.
 
-    A method may store more: NoRA's frozen outer factors are no part of them.
+    They are those of the weights that the score is of, "best" or "last": a method that grows, or
+    prunes to the end, has other counts in each. A method may store more: NoRA's frozen outer
+    factors are no part of them.
     """
     params = run["params"]
     if trains_all(run):
         return int(params["trainable"] - params["head"])
-    return int(params["adapter_end"])
+    best = params["adapter_end"]
+    return int(params.get("adapter_last", best) if score == "last" else best)
+
+
+def ranks_of(run: Run, score: str) -> dict[str, int]:
+    """Returns the components of each matrix in the weights that the score is of."""
+    ranks = run["ranks"]
+    # Records made before the last weights' ranks were kept have those of the best alone.
+    found: dict[str, int] = ranks.get("last", ranks["end"]) if score == "last" else ranks["end"]
+    return found

@@ -17,7 +17,7 @@ import os
 import re
 import tempfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,19 +37,37 @@ _MOST_NAME = 255  # bytes of a folder's name on the usual file systems
 _LONGEST = 64 << 20  # characters of a line: a damaged or hostile file must not fill the memory
 
 
-def write(file: Path, folders: Iterable[Path], blind: bool = False) -> int:
+def texts_of(folder: Path) -> dict[str, str]:
+    """Returns a run's place and the texts of its files that are there."""
+    texts = {"place": "/".join(place_of(folder))}
+    for name in FILES:
+        with contextlib.suppress(FileNotFoundError), open_own(folder, name) as file:
+            # Undecodable bytes stay what they are: a record's readers say what is wrong with it.
+            texts[name] = file.read().decode(errors="surrogateescape")
+    return texts
+
+
+def write(
+    file: Path,
+    folders: Iterable[Path],
+    blind: bool = False,
+    read: Callable[[Path], dict[str, str] | None] = texts_of,
+) -> int:
     """Packs the records of these run directories into `file`; returns their number.
 
-    `blind`: without hosts and the machine's folders (`dora.records.anonymous`). Weights,
-    predictions and logs stay where they are. Equal records give equal bytes. Raises UserError with
-    every run that would not be read back; an older file then stays.
+    `blind`: without hosts and the machine's folders (`dora.records.anonymous`). `read`: returns a
+    run's texts, or None to leave it out. Weights, predictions and logs stay where they are. Equal
+    records give equal bytes. Raises UserError with every run that would not be read back, and where
+    none is left; an older file then stays.
     """
     held, number = io.BytesIO(), 0
     problems = []
     with gzip.GzipFile(filename="", mode="wb", fileobj=held, mtime=0) as packed:
         packed.write(_line(FORMAT))
         for folder in folders:
-            line, texts = b"", _texts(folder)
+            line, texts = b"", read(folder)
+            if texts is None:
+                continue
             try:
                 _run(_line(texts).decode())
                 if blind:
@@ -62,6 +80,8 @@ def write(file: Path, folders: Iterable[Path], blind: bool = False) -> int:
             number += 1
     if problems:
         raise UserError(*problems)
+    if not number:
+        raise UserError(f"{file} would hold no run: none is done or has diverged any more")
     write_atomic(file, held.getvalue())
     return number
 
@@ -89,16 +109,6 @@ def _is_packed(file: Path) -> bool:
 
 def _line(value: Any) -> bytes:
     return json.dumps(value, ensure_ascii=True, sort_keys=True).encode() + b"\n"
-
-
-def _texts(folder: Path) -> dict[str, str]:
-    """Returns a run's place and the texts of its files that are there."""
-    texts = {"place": "/".join(place_of(folder))}
-    for name in FILES:
-        with contextlib.suppress(FileNotFoundError), open_own(folder, name) as file:
-            # Undecodable bytes stay what they are: a record's readers say what is wrong with it.
-            texts[name] = file.read().decode(errors="surrogateescape")
-    return texts
 
 
 def directories(results: Path) -> list[Path]:

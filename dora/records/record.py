@@ -243,15 +243,19 @@ class Record:
         self._lock.look()
         taker = self.taken_by
         if taker == REMOVED:
-            raise RunFailed(
-                f"{self.folder} was removed or moved away while this process was at work in it; "
-                "where it was moved, its last checkpoint went along"
-            )
+            raise self.removed()
         if taker is not None:
             raise RunFailed(
                 f"{self.folder} was taken over by {taker}, which began while this process "
                 "was halted, or with it; it goes on there"
             )
+
+    def removed(self) -> RunFailed:
+        """Returns the error of a run whose directory is gone."""
+        return RunFailed(
+            f"{self.folder} was removed or moved away while this process was at work in it; "
+            "where it was moved, its last checkpoint went along"
+        )
 
     def update(self, **changes: Any) -> None:
         """Changes keys of run.json and writes it whole. Raises OSError: a failed write is fatal."""

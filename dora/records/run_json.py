@@ -34,18 +34,28 @@ def read(folder: Path) -> Run:
     there is none, NotARecord where it cannot be believed.
     """
     try:
-        with open_own(folder, NAME, AT_MOST) as file:
-            content = file.read()
+        return parsed(content(folder))
+    except FileNotFoundError:
+        raise
+    except OSError as e:
+        raise NotARecord(e.strerror) from e
+
+
+def content(folder: Path) -> bytes:
+    """Returns the bytes of run.json. Raises OSError where there is none that may be read."""
+    with open_own(folder, NAME, AT_MOST) as file:
+        return file.read()
+
+
+def parsed(content: bytes) -> Run:
+    """Returns the record that these bytes of a run.json hold, checked as by `read`."""
+    try:
         text = content.decode()
         run = _DECODER.decode(text)
         # Half of a surrogate pair is legal JSON, but cannot be printed. Encoding the whole record
         # is slow, so only a text that spells a surrogate (an emoji does so too) is tried.
         if "\\ud" in text or "\\uD" in text:
             json.dumps(run, ensure_ascii=False).encode()
-    except FileNotFoundError:
-        raise
-    except OSError as e:
-        raise NotARecord(e.strerror) from e
     except (ValueError, RecursionError) as e:  # brackets within brackets end in RecursionError
         raise NotARecord(f"{type(e).__name__}: {e}") from e
     if (problem := next(_problems(run, content), None)) is not None:
@@ -159,10 +169,12 @@ def _at(run: Run, path: str) -> Run:
 
 def _contradictions(run: Run) -> Iterator[str]:
     """Yields the contradictions between parts of a finished run's record, each sound by itself."""
-    start, end = run["ranks"]["start"], run["ranks"]["end"]
-    if start.keys() != end.keys():
-        odd = sorted(start.keys() ^ end.keys())[0]
-        yield f"ranks.start and ranks.end are of other matrices: {odd!r:.60} is in one alone"
+    start = run["ranks"]["start"]
+    for which in ("end", "last"):  # tables and figures look them up by the same names
+        ranks = run["ranks"].get(which, start)
+        if start.keys() != ranks.keys():
+            odd = sorted(start.keys() ^ ranks.keys())[0]
+            yield f"ranks.start and ranks.{which} are of other matrices: {odd!r:.60} is in one alone"
     task = TASKS[run["config"]["task"]]
     splits = (*task.dev_splits, "heldout")
     known = {score_key(metric, split) for metric in task.metrics for split in splits}

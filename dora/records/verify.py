@@ -24,19 +24,20 @@ from dora.data.tasks import TASKS
 from dora.errors import UserError
 from dora.files import open_own
 from dora.plain import counted, cut
-from dora.records import artefacts
+from dora.records import artefacts, packed
 from dora.records.about_method import about_method
 from dora.records.directories import directories
 from dora.records.journals import JOURNALS, events
 from dora.records.place import place_of
 from dora.records.rescore import disagreement
-from dora.records.run_json import NotARecord, read_placed
+from dora.records.run_json import NotARecord, content, read_placed
 from dora.records.schema import Run
 
 # Bytes that are read at most. A checkpoint holds weights and two moments: 64 GiB is beyond any.
 JOURNAL_AT_MOST = 1 << 30
 CHECKPOINT_AT_MOST = 1 << 36
 HEADER_AT_MOST = 1 << 26
+TRIES = 3  # checks of a run whose record changes meanwhile
 _SEAL = hashlib.sha256().digest_size
 
 
@@ -53,6 +54,29 @@ class Found:
     problems: list[str] = field(default_factory=list)
     checksums: bool = True
     absent: bool = False
+
+
+def settled(folder: Path) -> Found | None:
+    """Checks a run that may be begun anew or removed meanwhile; returns None for one that is gone.
+
+    Problems found while its record changed may be those of two runs: it is checked again, at most
+    `TRIES` times in all.
+    """
+    found = Found()
+    for _ in range(TRIES):
+        before = _record(folder)
+        found = verify(folder)
+        if not found.problems or _record(folder) == before:
+            break
+    return found if os.path.lexists(folder) else None
+
+
+def _record(folder: Path) -> bytes | None:
+    """Returns the bytes of run.json, None where they cannot be read."""
+    try:
+        return content(folder)
+    except OSError:
+        return None
 
 
 def verify(folder: Path) -> Found:
@@ -89,7 +113,9 @@ def _finished(folder: Path, run: Run, found: Found) -> None:
     if found.checksums:
         found.absent = bool(set(run["files"]) - set(there))
         wrong = {name: artefacts.problem(folder, run, name) for name in there}
-        found.problems += [text for text in wrong.values() if text is not None]
+        # A packed run's folder is a temporary one, which is nobody's to look at.
+        named = packed.shown(folder)
+        found.problems += [text.replace(str(folder), named) for text in wrong.values() if text]
         found.verified = sum(text is None for text in wrong.values())
         # The content of a damaged file is not looked at: its sum says enough.
         there = [name for name in there if wrong[name] is None]
@@ -203,7 +229,8 @@ def _begin(folder: Path, name: str, size: Any) -> str:
 
 def report(results: Path) -> tuple[list[str], bool]:
     """Returns a line for each damaged run and one for all runs, and True if every run is sound."""
-    found = {place_of(folder): verify(folder) for folder in directories(results)}
+    checked = {place_of(folder): settled(folder) for folder in directories(results)}
+    found = {at: f for at, f in checked.items() if f is not None}
     lines = [
         f"damaged   {'/'.join(at)}: {'; '.join(f.problems)}"
         for at, f in found.items()

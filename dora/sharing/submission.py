@@ -231,5 +231,5 @@ def submit(
     if known is not None and to_search:
         lines += search_first(known.data, known.folder, to_search)
     to.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(to, zipped(texts))
+    write_atomic(to, zipped(texts), over=False)
     return lines, len(texts)

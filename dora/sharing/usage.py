@@ -18,7 +18,7 @@ _WHOLE = [
     "from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline",
     "",
     "{here}",
-    'classify = pipeline("text-classification", model=here)',
+    'classify = pipeline("text-classification", model=here, truncation=True)  # as long as in training',
     "print(classify({text}))  # labels by name",
     "",
     "tokenizer = AutoTokenizer.from_pretrained(here)",

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 
 from dora.adapters import result
@@ -17,12 +15,14 @@ from dora.data.sources import fingerprint
 from dora.data.tokens import Tokens, tokenised
 from dora.errors import UserError
 from dora.methods.base import Method
+from dora.methods.returned import checked_state
 from dora.preparing import precision
 from dora.preparing.notes import notes_on
 from dora.preparing.prepare import Prepared
 from dora.process import memory
 from dora.records.record import Record
 from dora.training import checkpoint, processes
+from dora.training.backbone_kept import Backbone, named, sums
 from dora.training.calibration import calibrator
 from dora.training.carry_over import carry_over
 from dora.training.course import FederatedCourse
@@ -50,7 +50,9 @@ def build(
     # not counted as this run's memory.
     memory.reset_peak(world.device)
     model, head = _model(p, splits, say)
+    loaded = Backbone(p.config.chosen.kind, model)
     method = attach(p, model, head)
+    loaded.check_attached(method, model)
     _place(p, world, model, method)
     found = None
     if record is not None:
@@ -66,6 +68,9 @@ def build(
     if found is not None:
         loop.load(*found)
         say(f"resumed after step {loop.step} of {p.total_steps}")
+    if trains:
+        loaded.note(model)
+        loop.backbone = loaded
     if record is not None:
         # Another version, device or number of processes changes the last bits of a result.
         if changed := record.start(loop.step, loop.seconds):
@@ -86,6 +91,13 @@ def attach(p: Prepared, model: nn.Module, head: list[str]) -> Method:
     before = {name for name, _ in model.named_parameters()}
     method = chosen.kind(chosen.settings, model, p.plan, p.run_info)
     _refuse_misplaced(method, model, before, head)
+    if method.ranks_final_at > p.total_steps:
+        # No evaluation would count but the last, of components that were still to change.
+        raise UserError(
+            f"{type(method).__name__}.ranks_final_at={method.ranks_final_at} is behind the run's "
+            f"last step, {p.total_steps}: its components must be final within the run; plan them "
+            "by run.total_steps, or train longer (max_steps= or epochs=)"
+        )
     parameters = dict(model.named_parameters())
     for name in head:
         parameters[name].requires_grad_(True)
@@ -152,7 +164,7 @@ def _place(p: Prepared, world: World, model: nn.Module, method: Method) -> None:
         # Dynamic shapes: batches differ in length, and each length would otherwise be compiled.
         model.compile(dynamic=True)
     # The method made its state on the CPU, beside the layers of that moment.
-    method.load(method.state())
+    method.load(checked_state(method))
 
 
 def _begin(p: Prepared, world: World, model: nn.Module, method: Method, train: Tokens) -> None:
@@ -160,11 +172,11 @@ def _begin(p: Prepared, world: World, model: nn.Module, method: Method, train: T
     if type(method).begin is Method.begin:
         return
     c = p.config
-    before = _sums(model) if world.main else {}
+    before = sums(named(model)) if world.main else {}
     if world.main:
         method.begin(calibrator(model, train, c.seed, c.batch_size, c.batching, world.device))
     held = result.tensors_of(model, method.frozen())
-    after = _sums(model) if world.main else {}
+    after = sums(named(model)) if world.main else {}
     if lost := [name for name in after if name not in held and after[name] != before.get(name)]:
         raise UserError(
             f"{type(method).__name__}.begin sets {', '.join(lost[:3])}, which neither is trained "
@@ -175,14 +187,6 @@ def _begin(p: Prepared, world: World, model: nn.Module, method: Method, train: T
     sent = processes.broadcast(world, result.snapshot(held) if world.main else None)
     if not world.main:
         result.restore(model, method.frozen(), sent)
-
-
-def _sums(model: nn.Module) -> dict[str, int]:
-    """Returns a checksum of every tensor of the model by its name."""
-    return {
-        name: zlib.crc32(t.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-        for name, t in (*model.named_parameters(), *model.named_buffers())
-    }
 
 
 def _setup(

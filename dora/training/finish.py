@@ -27,6 +27,7 @@ from dora.records.record import Record, scores_in_words
 from dora.training.evaluation import losses
 from dora.training.lines import Lines
 from dora.training.loop import Loop
+from dora.training.stored_update import check_stored
 
 
 def finish(p: Prepared, loop: Loop, record: Record, say: Lines) -> None:
@@ -34,10 +35,12 @@ def finish(p: Prepared, loop: Loop, record: Record, say: Lines) -> None:
 
     The best weights are saved. Ranks and counts in the record belong to the weights that they stand
     beside: "last" or "best". Raises RunFailed if a budget is missed, or if the best weights don't
-    predict as they did in training.
+    predict as they did in training, and UserError if the method has changed the backbone.
     """
     s, plan, best = loop.setup, p.plan, loop.selection.best
     assert best is not None  # the last step is always evaluated and counts
+    if loop.backbone is not None:
+        loop.backbone.check_trained(s.method, s.model)
     arrays: dict[str, np.ndarray] = {}
     results = {"last": _report(loop, "last", loop.step, arrays)}
     ranks = {"last": s.method.ranks()}
@@ -196,7 +199,8 @@ def _save_weights(p: Prepared, loop: Loop, record: Record) -> dict[str, Any]:
     """Writes the present weights in the form of the method's result; returns parameter counts.
 
     "model" leaves the whole model if keep_model=true; the others leave best.safetensors, "adapter"
-    also adapter/ for PEFT. Raises RunFailed if the count in the file is not the plan's.
+    also adapter/ for PEFT. Raises RunFailed if the count in the file is not the plan's, or a layer of
+    one's own stores another update than it adds.
     """
     s = loop.setup
     form = p.config.chosen.kind.result
@@ -219,6 +223,7 @@ def _save_weights(p: Prepared, loop: Loop, record: Record) -> dict[str, Any]:
     held = _held_params(file, {*s.head, *(f"{name}.g" for name in s.method.layers)})
     exported, also = None, ""
     if form == "adapter":
+        check_stored(s.method)
         base = record.data["model"]["hub"] or str(p.model.path)
         save_adapter(record.folder / "adapter", s.model, s.method.layers, s.head, base)
         exported = stored_params(record.folder / artefacts.ADAPTER_WEIGHTS)

@@ -19,10 +19,12 @@ from dora.adapters import result
 from dora.data.tasks import score_key
 from dora.data.tokens import Tokens
 from dora.errors import Stopped
+from dora.methods.returned import checked_state
 from dora.process.signals import StopSignals
 from dora.records import journals
 from dora.records.record import Record
 from dora.training import checkpoint, evaluation, processes
+from dora.training.backbone_kept import Backbone
 from dora.training.selection import Selection, counts_from
 from dora.training.step import Setup, Stepper
 
@@ -54,6 +56,8 @@ class Loop:
         self.eval_every = setup.config.eval_every or self.stepper.course.steps_an_epoch
         from_step = counts_from(setup.total_steps, setup.method.ranks_final_at)
         self.selection = Selection(from_step, setup.config.patience)
+        # What of the model must stay as it was; None where nothing is finished.
+        self.backbone: Backbone | None = None
         # (step, logits by split) of this process's last evaluation in training.
         self.evaluated: tuple[int, dict[str, np.ndarray]] = (0, {})
 
@@ -160,6 +164,7 @@ class Loop:
     def evaluate_and_select(self) -> None:
         """Evaluates the scored splits, logs the scores, and offers the weights to `selection`."""
         s = self.setup
+        self.stepper.trained.check_identity(s.model, self.step)
         selecting = next(iter(s.scored))
         metrics, logits = self.evaluate(s.scored)
         self.evaluated = self.step, logits
@@ -229,6 +234,7 @@ class Loop:
         Raises KeyError for a name that the model does not have.
         """
         result.restore(self.setup.model, self.setup.method.frozen(), tensors)
+        self.stepper.trained.note()
 
     @contextmanager
     def weights(self, tensors: dict[str, Tensor]) -> Iterator[None]:
@@ -246,13 +252,15 @@ class Loop:
         Only the main process does so. It writes nothing if a value is not finite: the checkpoint
         before stays, and the next log line ends the run.
         """
+        self.stepper.trained.check_identity(self.setup.model, self.step)
         if self.record is None or not self.stepper.sound():
             return
         tensors = {f"weights/{name}": t for name, t in self.result().items()}
         for name, p in self.stepper.parameters.items():
             moments = self.stepper.optimizer.state.get(p, {})
             tensors |= {f"moments/{name}/{k}": v for k, v in moments.items()}
-        tensors |= {f"method/{k}": v for k, v in self.setup.method.state().items()}
+        state = checked_state(self.setup.method, tensors)
+        tensors |= {f"method/{k}": v for k, v in state.items()}
         tensors |= {f"best/{k}": v for k, v in self.selection.tensors.items()}
         # The journals are synced first and their lengths go into the label: a checkpoint never
         # points beyond what is on the disk.

@@ -18,7 +18,7 @@ from dora.preparing.prepare import Prepared
 from dora.preparing.source_runs import Source
 from dora.process.signals import StopSignals
 from dora.records.provenance import processor, provenance
-from dora.records.record import Record, writable
+from dora.records.record import REMOVED, Record, writable
 from dora.training import checkpoint, processes
 from dora.training.added import predict_added
 from dora.training.build import build
@@ -204,6 +204,9 @@ def _train_and_finish(
         saved = checkpoint.newest(record.checkpoints)
         at_once = rows_at_once(world.device)
         why = foreseen(e, saved, c.batch_size, c.grad_accum, c.max_length, at_once)
+        # Some writes, as of a checkpoint, do not look first whether the directory is still there.
+        if why is None and isinstance(e, OSError) and record.taken_by == REMOVED:
+            why = record.removed()
         if world.main:
             _note_end(record, why or e, lines)
         if trackers is not None and isinstance(e, Stopped | KeyboardInterrupt):

@@ -22,8 +22,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dora.adapters import changes
+from dora.adapters import changes, result
 from dora.adapters.changes import Change, Mask, Remove, Renew
+from dora.adapters.resizing import lay_in_order
 from dora.backbones.architectures import architecture_of
 from dora.backbones.packing import Layout
 from dora.configuration.config import Config
@@ -41,6 +42,7 @@ from dora.training.finite import FiniteWatch, not_finite
 from dora.training.forward import Forward, task_loss
 from dora.training.graphs import Graphs
 from dora.training.processes import World
+from dora.training.trained import Trained
 
 
 @dataclass
@@ -77,7 +79,9 @@ class Stepper:
         self.setup = setup
         self.log = log
         self.observe: Callable[[str], Any] = lambda moment: None
+        lay_in_order(result.tensors_of(setup.model, setup.method.frozen()).values())
         self.parameters = {n: p for n, p in setup.model.named_parameters() if p.requires_grad}
+        self.trained = Trained(setup.method, self.parameters)
         self.forward = Forward(setup.model, setup.config, setup.world.device)
         c = setup.config
         groups = parameter_groups(
@@ -131,21 +135,26 @@ class Stepper:
         self._set_rate(step)
         if not s.model.training:  # going through all modules takes the host a while
             s.model.train()
+        self._seed(step, "noise")
         s.method.noise(step)
         loss, penalty = self._backward(step)
         self.observe("backward")
         # Methods see gradients summed over processes, so that every process decides alike.
         processes.sum_gradients(s.world, self.parameters.values())
+        # Anew: micro-batches have drawn by process, or not at all.
+        self._seed(step, "after")
         s.method.adjust_gradients(step)
         self.gradient_norm = self._clip()
         # Before the method's next moments: if one fails, this step's loss may be the cause.
         self.watch.see(step, loss, penalty, self.gradient_norm)
         s.method.adjust_clipped_gradients(step)
+        self.trained.check(step)  # before the optimizer, which would not
         self.optimizer.step()
         s.method.update(step, self.rate)
         self.observe("optimizer")
         # Before gradients are cleared: AdaLoRA's scores need them.
         change = checked(s.method, "after_step", s.method.after_step(step), Mask, Remove, Renew)
+        self.trained.check(step)
         if change is not None:
             self.apply(change, step)
         # Not by the optimizer, which does not know the tensors that a method moves itself.
@@ -153,6 +162,18 @@ class Stepper:
             p.grad = None
         self.observe("clear")
         return loss, penalty
+
+    def _seed(self, step: int, *parts: object) -> None:
+        """Seeds PyTorch's default generator, so that what is drawn next is a function of the step.
+
+        A resumed run draws what an uninterrupted one would, with no generator state saved.
+        """
+        seed = seed_of(self.setup.config.seed, step, *parts)
+        if self.setup.world.device.type == "cpu":
+            # torch.manual_seed also notes the seed for GPUs, which takes as long as 80 such calls.
+            torch.default_generator.manual_seed(seed)
+        else:
+            torch.manual_seed(seed)
 
     def _set_rate(self, step: int) -> None:
         """Sets `rate`, and every group's learning rate: its peak times the method's factor."""
@@ -170,9 +191,7 @@ class Stepper:
         loss = torch.zeros((), device=world.device)
         penalty = None
         for part, rows in enumerate(np.array_split(batch, s.config.grad_accum)):
-            # Dropout draws from PyTorch's default generator, which is seeded anew each time: a
-            # resumed run draws what an uninterrupted one would, with no generator state saved.
-            torch.manual_seed(seed_of(s.config.seed, step, part, world.rank))
+            self._seed(step, part, world.rank)  # dropout draws
             mine = rows[world.rank :: world.size]
             inputs, layout = self.forward.inputs(s.train, mine) if len(mine) else ({}, None)
             if inputs:
@@ -230,6 +249,7 @@ class Stepper:
         """Applies a method's change to weights and moments, and logs a new allocation."""
         layers = self.setup.method.layers
         changes.apply(change, layers.values(), self.optimizer)
+        self.trained.note()
         # A final mask is applied again in every step, since the optimizer moves g; one line in
         # ranks.jsonl is enough for it.
         if not isinstance(change, Mask) or change.new:

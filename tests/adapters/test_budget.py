@@ -285,6 +285,58 @@ def test_the_range_of_ends_holds_every_end_that_greedy_selection_can_reach(sizes
         assert (low_params, high_params) == (min(params), max(params))
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(1, 3), st.sampled_from([3, 5])), min_size=1, max_size=4),
+    st.booleans(),
+    st.data(),
+)
+def test_a_run_that_starts_below_its_budget_must_grow_into_it_and_its_range_holds_every_end(
+    sizes, in_ranks, data
+):
+    """Tries all ranks that the matrices can have."""
+    matrices = tuple(Matrix(f"m{i}", d, 9, component_cost=c) for i, (d, c) in enumerate(sizes))
+    full = [m.full_rank for m in matrices]
+    costs = [1 if in_ranks else m.cost for m in matrices]
+    start = tuple(data.draw(st.integers(0, rank)) for rank in full)
+    below, whole = (sum(r * c for r, c in zip(x, costs, strict=True)) for x in (start, full))
+    assume(below < whole)
+    target = data.draw(st.integers(below + 1, whole))
+    budget = Budget(rank=1) if in_ranks else Budget(params=target)
+    plan = Plan(budget, matrices, start, None, target)
+
+    ends = []
+    for ranks in itertools.product(*(range(rank + 1) for rank in full)):
+        gap = target - sum(r * c for r, c in zip(ranks, costs, strict=True))
+        room = [c for r, c, most in zip(ranks, costs, full, strict=True) if r < most]
+        met = gap == 0 or 0 < gap < min(room)
+        assert (plan.missed(ranks) is None) == met
+        assert plan.falls_short(ranks) == (gap > 0.05 * target and not met)
+        if met:
+            ends.append((sum(ranks), sum(r * m.cost for r, m in zip(ranks, matrices, strict=True))))
+    (low, high), (low_params, high_params) = plan.end_range()
+    # The numbers of components are exact where there are two costs, as in every backbone.
+    counts, params = [c for c, _ in ends], [p for _, p in ends]
+    assert (low, high) == (min(counts), max(counts))
+    assert low_params <= min(params)
+    assert max(params) <= high_params
+    if in_ranks:
+        assert (low_params, high_params) == (min(params), max(params))
+
+
+def test_a_run_that_never_grows_misses_its_budget():
+    matrices = (Matrix("a", 3, 3), Matrix("b", 5, 5))  # 6 and 10 parameters a component
+    plan = Plan(Budget(params=40), matrices, (1, 1), None, 40)
+    said = "16 adapter parameters at the end leave 24 of 40 unused, where a component of 6"
+    assert said in plan.missed((1, 1))
+    assert plan.missed((3, 2)) is None  # 38 of 40; a is full, and b's next component takes 10
+    assert plan.end_range() == ((4, 5), (31, 40))
+    assert Plan(Budget(rank=2), matrices, (1, 1), None, 4).end_range() == ((4, 4), (28, 40))
+    bound = Plan(Budget(params=40), matrices, (1, 1), None, 40, at_most=True)
+    assert bound.missed((1, 1)) is None
+    assert bound.falls_short((1, 1))
+
+
 def test_a_method_that_finds_no_matrix_says_so():
     with pytest.raises(ValueError, match="budget=r2 has no matrix to be spent on: target="):
         equal_plan(Budget.parse("r2"), ())
@@ -316,8 +368,9 @@ def test_a_run_falls_short_below_95_percent_with_room_for_a_component_given_up()
     for budget in (Budget(params=100), Budget(rank=100)):
         plan = Plan(budget, (one,), (120,), None, 100)
         assert (plan.falls_short((94,)), plan.falls_short((95,))) == (True, False)
-    # No component was given up.
-    assert not Plan(Budget(params=100), (one,), (50,), None, 100).falls_short((50,))
+    # No component was given up, or can be added.
+    assert not Plan(Budget(params=100), (one,), (50,), (50,), 100).falls_short((50,))
+    assert not Plan(Budget(params=100), (one,), (2,), None, 100).falls_short((8,))
     # 94 of 100 leave no room for one of 7; 93 do.
     for rank, short in ((87, False), (86, True)):
         plan = Plan(Budget(params=100), (one, dear), (rank, 2), None, 100)
@@ -335,8 +388,8 @@ def test_fixed_costs_count_for_a_number_of_parameters_and_not_for_ranks():
     # 24 of 34 are left for components: three of 6, or two of 10.
     assert Plan(Budget(params=34), matrices, (3, 3), None, 34).end_range() == ((2, 3), (25, 34))
     assert Plan(in_ranks, matrices, (3, 3), None, 4).end_range() == ((4, 4), (38, 46))
-    # A start from a run in which every gate died.
-    assert Plan(Budget(params=34), matrices, (0, 0), None, 34).end_range() == ((0, 0), (34, 34))
+    # A start from a run in which every gate died: the fixed costs alone are its target.
+    assert Plan(Budget(params=34), matrices, (0, 0), None, 10).end_range() == ((0, 0), (10, 10))
 
 
 # --- schedules ---

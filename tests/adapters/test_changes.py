@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from dora.adapters.changes import Mask, Remove, Renew, apply, ranks_after
 from dora.adapters.lowrank import LowRankLinear
 from dora.adapters.peft import adapter_tensors, stored_ranks
 from dora.adapters.plan import Plan
+from dora.errors import UserError
 
 
 def layer_of(rank: int = 3, gated: bool = True) -> LowRankLinear:
@@ -176,3 +178,23 @@ def test_a_component_costs_what_the_method_says() -> None:
     matrix = Matrix("a", 4, 5, component_cost=18)
     assert (matrix.cost, Matrix("a", 4, 5).cost) == (18, 9)
     assert Budget(params=90).costs([matrix]) == [18]
+
+
+@pytest.mark.parametrize("change", [Mask, Remove])
+@pytest.mark.parametrize(
+    ("keep", "said"),
+    [
+        ([torch.tensor([True])], "keep[0] is bool of shape (1,): it must be bool of shape (3,), T"),
+        ([torch.full((3,), 0.5)], "keep[0] is float32 of shape (3,): it must be bool of shape (3"),
+        ([[True, False, True]], "keep[0] is list: it must be bool of shape (3,)"),
+        ([], "keep has 0 entries for 1 layers: it must have one for each"),
+    ],
+)
+def test_a_keep_that_does_not_name_each_component_is_refused(
+    change: Any, keep: Any, said: str
+) -> None:
+    layer = layer_of()
+    before = {name: p.detach().clone() for name, p in layer.factors().items()}
+    with pytest.raises(UserError, match=re.escape(f"{change.__name__}.{said}")):
+        apply(change(keep), [layer])
+    assert all(torch.equal(p, before[name]) for name, p in layer.factors().items())

@@ -20,6 +20,7 @@ from dora.adapters.lowrank import (
     update_norm,
 )
 from dora.adapters.stack import gram, in_order, stacks
+from dora.errors import UserError
 
 
 def test_forward_of_a_hand_worked_two_by_two_case():
@@ -364,3 +365,15 @@ def test_folded_factors_hold_g_and_scale_in_b():
     assert torch.equal(A, layer.A)
     explicit = sum(0.5 * layer.g[i] * torch.outer(layer.B[:, i], layer.A[i]) for i in range(2))
     torch.testing.assert_close(B @ A, explicit, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(("at", "name"), [(0, "weight"), (1, "bias"), (5, "scale")])
+@pytest.mark.parametrize("rows", [4, 400])  # the update beside the weight, and merged into it
+def test_what_would_get_no_gradient_is_refused_if_it_requires_one(at, name, rows):
+    layer, x = layer_of(8, 6, 2), torch.randn(rows, 8)
+    given = list(layer.operands())
+    given[at] = torch.as_tensor(given[at]).detach().clone().requires_grad_()
+    with pytest.raises(UserError, match=f"a {name} that a low-rank layer multiplies with requires"):
+        arithmetic.update(x, 0.0, given)
+    with torch.no_grad():  # as in an evaluation
+        arithmetic.update(x, 0.0, given)

@@ -11,7 +11,7 @@ from torch import nn
 
 from conftest import layer_of
 from dora.adapters.lowrank import remove
-from dora.adapters.resizing import set_data
+from dora.adapters.resizing import lay_in_order, set_data
 from dora.adapters.result import restore
 
 KEEP = [0, 2, 3]
@@ -47,6 +47,16 @@ def test_a_plain_change_of_data_would_fail_there() -> None:
     (x @ p.t()).sum().backward()
     assert p.grad is not None
     assert loss.requires_grad
+
+
+def test_singular_vectors_lie_in_the_order_of_their_shape_as_they_do_behind_a_checkpoint() -> None:
+    values = torch.arange(12.0).view(3, 4)
+    p, buffer = nn.Parameter(torch.zeros(3, 5)), values.t().contiguous().t()
+    set_data(p, values.t().contiguous().t())
+    lay_in_order([buffer])
+    assert (p.stride(), buffer.stride()) == ((4, 1), (4, 1))
+    assert torch.equal(p.data, values)
+    assert torch.equal(buffer, values)
 
 
 class Reduced(torch.optim.Optimizer):

@@ -49,7 +49,9 @@ def test_a_search_beside_a_study_leaves_every_other_cell_shown(tmp_path: Path) -
         assert str(tmp_path / "runs/dir/cola/minilm/lora/r8" / (f"{i}" * 8)) in problem
     # Values in the order of the folders, so that a reader can tell which is where.
     assert "lr 0.001 | 0.004 | 0.002; select heldout | heldout | dev" in problem
-    assert problem.endswith("choose it, as by --where lr=0.001, or move the others away")
+    assert problem.endswith(
+        "choose it, as by --where minilm:cola:lora:r8:lr=0.001, or move the others away"
+    )
     assert found[0].left_out == ["CoLA of lora r8: its runs are of several configurations"]
 
 
@@ -72,9 +74,10 @@ def test_the_choice_that_is_shown_singles_the_largest_configuration_out(tmp_path
             tmp_path, "lora", seed, 0.5, task="cola", key="9" * 8, config={**config, "seed": seed}
         )
     (problem,) = showable(read_runs(tmp_path))[1]
-    assert "as by --where lr=0.001 select=dev, or" in problem
+    words = ("cola:lora:r8:lr=0.001", "cola:lora:r8:select=dev")
+    assert f"as by --where {' '.join(words)}, or" in problem
     # The way out that the message names works.
-    (table,), problems = showable(read_runs(tmp_path), View(where=("lr=0.001", "select=dev")))
+    (table,), problems = showable(read_runs(tmp_path), View(where=words))
     assert (problems, table.values(("lora", "r8"), "cola")) == ([], {2: 50, 3: 50})
 
 
@@ -99,10 +102,42 @@ def test_a_setting_that_not_every_run_has_is_chosen_by_runs_that_have_it(
             about = {"key": f"{i}" * 8, "config": changed, "arithmetic": number}
             write_run(tmp_path, "lora", seed, 0.5, **about)
     (problem,) = showable(read_runs(tmp_path))[1]
-    assert f"as by --where {choice}, " in problem
-    (table,), problems = showable(read_runs(tmp_path), View(where=(choice,)))
+    assert f"as by --where sst2:lora:r8:{choice}, " in problem
+    (table,), problems = showable(read_runs(tmp_path), View(where=(f"sst2:lora:r8:{choice}",)))
     assert problems == []
     assert table.values(("lora", "r8"), "sst2").keys() == {1, 2, 3}
+
+
+@pytest.mark.parametrize("budget", ["r8", "none"])
+def test_the_choice_that_is_shown_leaves_every_other_cell(budget: str, tmp_path: Path) -> None:
+    for seed in (1, 2):
+        # A tuned study: each method has its rate, and one of them got another one later.
+        for method, lr, score in (("lora", 0.004, 0.5), ("dora", 0.002, 0.6), ("dora", 0.001, 0.7)):
+            for task, model in (("rte", "minilm"), ("rte", "other"), ("cola", "minilm")):
+                if lr == 0.002 and (task, model) != ("rte", "minilm"):
+                    continue
+                about = {"key": f"{lr}", "config": {"lr": lr}, "model": model}
+                write_run(tmp_path, method, seed, score, task=task, budget=budget, **about)
+    (problem,) = showable(read_runs(tmp_path))[1]
+    choice = ":".join(["minilm:rte:dora", *([] if budget == "none" else [budget]), "lr=0.001"])
+    assert f"choose it, as by --where {choice}, or" in problem
+    chosen = choice.replace("0.001", "2e-3")
+    found, problems = showable(read_runs(tmp_path), View(where=(chosen,)))
+    scores = {
+        (table.model, row[0], task): set(table.values(row, task).values())
+        for table in found
+        for row in table.rows
+        for task in table.tasks
+    }
+    assert problems == []
+    assert scores == {
+        ("minilm", "lora", "cola"): {50},
+        ("minilm", "lora", "rte"): {50},
+        ("minilm", "dora", "cola"): {70},
+        ("minilm", "dora", "rte"): {60},
+        ("other", "lora", "rte"): {50},
+        ("other", "dora", "rte"): {70},
+    }
 
 
 def test_a_choice_fills_the_cell_again(tmp_path: Path) -> None:

@@ -212,6 +212,33 @@ def test_best_scores_are_comparable_only_over_evaluations_that_all_share(tmp_pat
     assert only_table(tmp_path / "c", View("last")).comparable
 
 
+@pytest.mark.parametrize(
+    ("every", "of_lora", "of_dora", "shared"),
+    [
+        (10, 12, 15, True),  # both count the one of step 20 alone
+        (10, 10, 11, False),  # the one of step 10 counts for LoRA
+        (5, 15, 16, False),
+        (None, 12, 15, False),  # SST-2's 67,349 rows are epochs of 12 steps of 5,613
+        (None, 13, 15, True),
+        (50, 12, 15, True),  # the last step is always evaluated
+    ],
+)
+def test_evaluations_are_shared_where_the_first_that_counts_is_one_step(
+    every: int | None, of_lora: int, of_dora: int, shared: bool, tmp_path: Path
+) -> None:
+    for method, from_step in (("lora", of_lora), ("dora", of_dora)):
+        write_run(
+            tmp_path,
+            method,
+            1,
+            0.8,
+            total_steps=20,
+            config={"eval_every": every, "batch_size": 5613},
+            evaluations={"counted": 1, "from_step": from_step},
+        )
+    assert only_table(tmp_path).comparable == shared
+
+
 def test_a_baseline_with_and_without_a_budget_is_compared_with_at_equal_budget() -> None:
     rows = (("lora", "none"), ("lora", "r8"), ("dora", "r8"), ("dora", "r2"))
     table = Table("dir", "m", View(), cells={row: {} for row in rows})

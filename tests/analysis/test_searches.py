@@ -208,7 +208,7 @@ def test_a_table_says_how_its_learning_rates_were_searched(tmp_path: Path) -> No
     assert (
         "tuned settings: the best of 6 candidates for each method and task, 2 seeds each, on "
         "held-out training rows; 1 of 2 rates at an edge of those tried (RTE DoRA (dynamic rank)); 1 rate is from no "
-        "such search"
+        "such search (RTE AdaLoRA)"
     ) in score_notes(found, set(), bold=False)
 
 

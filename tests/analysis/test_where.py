@@ -70,6 +70,14 @@ def runs(tmp_path: Path) -> list[Run]:
         (["lr=1e-3", "lr=2e-3", "seed=2"], 3),
         (["limit_train=null"], 8),
         (["arithmetic=2"], 1),
+        # Of some runs alone; all others stay.
+        (["dora:arithmetic=2"], 7),
+        (["sst2:lora:lr=1e-3"], 6),
+        (["lora:0.3M:lr=1e-3"], 6),
+        (["lora:lr=1e-3", "lora:lr=2e-3"], 8),
+        (["lora:lr=1e-3", "dora:arithmetic=2", "full:seed=1"], 4),
+        (["lora:lr=1e-3", "seed=1"], 3),
+        (["lora:method=lora"], 8),
     ],
 )
 def test_runs_with_these_settings_are_chosen(
@@ -89,6 +97,17 @@ def test_runs_with_these_settings_are_chosen(
         (["lr=3e-3"], "--where lr=3e-3: no finished run has it; there lr is 1e-05, 0.001, 0.002"),
         (["method.alpha=large"], "there method.alpha is 8, 16"),
         (["target=q"], "there target is null, q+v"),
+        (["dora:lr=1e-3"], "--where dora:lr=1e-3: no finished run has it; there lr is 0.002"),
+        (["full:method.alpha=8"], "no finished run has a setting method.alpha; there are"),
+        (
+            ["rte:dora:lr=1e-3"],
+            "no finished run is of rte:dora; there are 300000, dir, dora, full, lora, minilm, "
+            "none, sst2",
+        ),
+        (["dora:lr"], "--where dora:lr must be KEY=VALUE"),
+        # All other runs are left, but none of LoRA.
+        (["lora:lr=1e-3", "lora:arithmetic=2"], "has it; there arithmetic is 1"),
+        (["lora:lr=1e-3", "lr=1e-5"], "no finished run has lora:lr=1e-3 and lr=1e-5 at once"),
         # Each alone is there, so that no value is to blame.
         (["method=full", "lr=1e-3"], "no finished run has method=full and lr=1e-3 at once"),
     ],
@@ -112,6 +131,7 @@ def test_every_mistake_is_told_at_once(runs: list[Run]) -> None:
         (("lr=2e-3",), "-lr=0.002"),
         (("lr=0.002",), "-lr=0.002"),
         (("seed=1", "lr=2e-3"), "-lr=0.002-seed=1"),
+        (("rte:dora:lr=2e-3",), "-rte_dora_lr=0.002"),
         # Only characters that any file system takes.
         (("target=[q,v]",), "-target=_q_v_"),
         (("init_from=/a/b c",), "-init_from=_a_b_c"),

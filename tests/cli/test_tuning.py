@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import fcntl
 import json
 import math
+import os
 import shlex
 import shutil
 import sys
@@ -626,6 +628,80 @@ def test_a_second_search_is_added_to_the_file_of_the_first(tmp_path: Path) -> No
     (word,) = read(["-m", *typed]).overrides
     assert not is_sweep(word)
     assert configure(word).rates_from == str(tuning.folder / "choices.json")
+
+
+def ended(results: Path, candidates: int, *words: str) -> Tuning:
+    """Returns a search whose rounds have ended, and which is still to write its file."""
+    given = small_words(results, "method=lora", "budget=r2", *words)
+    tuning = Tuning([given], lambda given: configure(*given), candidates, (1,))
+    for group in tuning.groups.values():
+        while tried := group.next(candidates):
+            for candidate in tried:
+                group.take(candidate, (60.0,))
+    return tuning
+
+
+@pytest.mark.parametrize(
+    ("faster", "told"),
+    [
+        ((4,), "holds 4 candidates with seeds 1 .* give --candidates 4 --seeds 1 or more of both"),
+        ((3, "model.own.lr.lora=0.2"), "began at another rate than .*: give model.lr.lora=0.2, or"),
+    ],
+)
+def test_a_search_that_another_command_has_overtaken_leaves_its_scores(
+    faster: Any, told: str, tmp_path: Path
+) -> None:
+    (tmp_path / "search").mkdir()
+    slow, fast = ended(tmp_path, 3), ended(tmp_path, *faster)
+    fast.write()
+    file = tmp_path / "search" / "choices.json"
+    whole = file.read_bytes()
+    with pytest.raises(UserError, match=f"{told}.*runs stay: typed so it goes on with them"):
+        slow.write()
+    assert file.read_bytes() == whole
+    # Of as many candidates it may be written twice, and with more of them it goes on.
+    ended(tmp_path, 5, *faster[1:]).write()
+    (search,) = tuned.read(file).values()
+    assert search.candidates == 5
+
+
+def test_rates_that_a_search_has_not_tried_are_not_lost_with_its_file(tmp_path: Path) -> None:
+    (tmp_path / "search").mkdir()
+    slow, fast = ended(tmp_path, 3), ended(tmp_path, 3)
+    (group,) = fast.groups.values()
+    group.scores = {group.start / 4: (50.0,), **group.scores}
+    fast.candidates = slow.candidates = 4
+    fast.write()
+    with pytest.raises(UserError, match="at rates that this one has not tried: give the same once"):
+        slow.write()
+    (group,) = ended(tmp_path, 4).groups.values()
+    assert group.start / 4 in group.scores
+
+
+def test_no_other_command_writes_between_a_searchs_last_look_and_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "search").mkdir()
+    tuning = ended(tmp_path, 3)
+    asked = []
+
+    def locked(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
+        """Returns the function, which now first asks whether the folder is locked."""
+
+        def function(*given: Any) -> Any:
+            folder = os.open(tmp_path / "search", os.O_RDONLY)
+            with pytest.raises(BlockingIOError):
+                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.close(folder)
+            asked.append(name)
+            return original(*given)
+
+        return function
+
+    monkeypatch.setattr(Tuning, "_held", locked("read", Tuning._held))
+    monkeypatch.setattr(tuned, "write", locked("write", tuned.write))
+    tuning.write()
+    assert asked == ["read", "read", "write"]
 
 
 def test_a_rate_of_a_search_that_always_diverged_is_refused(tmp_path: Path) -> None:

@@ -1,4 +1,8 @@
-"""Rules that hold for every method of the suite, whichever there are."""
+"""Rules that hold for every method of the suite, whichever there are.
+
+With METHODS_FROM=FOLDER in the environment they are checked of the methods in FOLDER alone, a folder
+as --config-dir names one: docs/adding-a-method.md.
+"""
 
 from __future__ import annotations
 
@@ -14,42 +18,49 @@ import pytest
 import safetensors.torch
 import torch
 from exported import dev_logits
+from omegaconf import OmegaConf
 from sklearn.metrics import accuracy_score
 
-from conftest import METHODS, linears, tiny, train_head_only
+from conftest import linears, tiny, train_head_only
 from dora.adapters.budget import Budget
-from dora.configuration.method_choice import packaged
+from dora.configuration.method_choice import MethodChoice, choose
 from dora.configuration.method_class import RELEASED, moments
 from dora.data import npz
 from dora.data.sources import read_dir
 from dora.data.tasks import TASKS
 from dora.methods.base import Method, RunInfo
-from dora.package import CONF
 from dora.preparing.prepare import prepare
 from dora.records import artefacts
 from dora.sharing.exporting import export
 from dora.training.build import build
 from dora.training.lines import Lines
 from dora.training.processes import World
-from runs import arrays, cut, lines, only_run, run, same_files, small, small_glue
+from runs import METHODS_FROM, arrays, cut, lines, only_run, run, same_files, small, small_glue
 
+METHODS = sorted(file.stem for file in (METHODS_FROM / "method").glob("*.yaml"))
+assert METHODS, f"METHODS_FROM={METHODS_FROM} holds no method/*.yaml"
 # Released methods have such a test of their own, or one of their kind's.
 RESUMED = [pytest.param(m, marks=[pytest.mark.slow] if m in RELEASED else []) for m in METHODS]
 
 
+def chosen(name: str) -> MethodChoice:
+    """Returns a method with the defaults of its YAML."""
+    return choose(OmegaConf.load(METHODS_FROM / "method" / f"{name}.yaml"))
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_a_method_defines_only_moments_of_the_base_class(name: str) -> None:
-    own = [cls for cls in packaged(name).kind.__mro__ if cls not in Method.__mro__]
+    own = [cls for cls in chosen(name).kind.__mro__ if cls not in Method.__mro__]
     assert own
     assert {public for cls in own for public in vars(cls) if public[0] != "_"} <= moments()
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_methods_yaml_says_its_name_and_explains_every_setting(name: str) -> None:
-    text = (CONF / "method" / f"{name}.yaml").read_text()
-    chosen = packaged(name)
-    fields = [field.name for field in dataclasses.fields(chosen.settings)]
-    assert chosen.name == name
+    text = (METHODS_FROM / "method" / f"{name}.yaml").read_text()
+    choice = chosen(name)
+    fields = [field.name for field in dataclasses.fields(choice.settings)]
+    assert choice.name == name
     assert sorted(re.findall(r"^(\w+): \S+ +# \S", text, re.MULTILINE)) == sorted(fields)
 
 
@@ -91,7 +102,8 @@ def test_a_run_leaves_a_whole_record_that_its_predictions_bear_out(
     counted = [e for e in evaluations if e["step"] >= record["counts_from"]]
     assert record["results"]["best"]["accuracy"] == max(e["accuracy"] for e in counted)
     # The second half alone counts: an early score is not what the run's end is worth.
-    assert record["evaluations"]["counted"] == len(counted) == 2
+    late = record["counts_from"] > 18  # a method of one's own whose ranks are final late
+    assert record["evaluations"]["counted"] == len(counted) == (1 if late else 2)
     assert not (folder / "checkpoint").exists()
 
 
@@ -110,11 +122,11 @@ def test_a_run_that_was_cut_ends_as_one_left_alone(
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_methods_own_tensors_go_where_its_layers_are(name: str) -> None:
-    chosen, model = packaged(name), tiny("roberta")
+    choice, model = chosen(name), tiny("roberta")
     train_head_only(model)
     info, budget = RunInfo(1000, 3), Budget.parse("r2")
-    plan = chosen.kind.plan(chosen.settings, budget, linears(model), info)
-    method = chosen.kind(chosen.settings, model, plan, info)
+    plan = choice.kind.plan(choice.settings, budget, linears(model), info)
+    method = choice.kind(choice.settings, model, plan, info)
     model.to("meta")  # any device but the one where start values are drawn
     method.load(method.state())
     assert {t.device.type for t in tensors_in(vars(method))} <= {"meta"}
@@ -173,7 +185,7 @@ def test_a_fresh_model_with_the_stored_tensors_gives_the_same_logits(
 
 def exported(name: str) -> list[tuple[str, bool]]:
     """Returns the ways in which a method's runs are exported as a model: (name, merged)."""
-    result = packaged(name).kind.result
+    result = chosen(name).kind.result
     ways = {"adapter": [False, True], "weights": [True], "model": [False], "modules": []}
     return [(name, merge) for merge in ways[result]]
 
@@ -184,7 +196,7 @@ def test_an_export_gives_the_recorded_logits_to_others_code(
     name: str, merge: bool, finished: Callable[[str], Path], tmp_path: Path
 ) -> None:
     export(finished(name), tmp_path / "out", merge)
-    adapter = packaged(name).kind.result == "adapter" and not merge
+    adapter = chosen(name).kind.result == "adapter" and not merge
     logits = dev_logits(tmp_path / "out", adapter)
     want = npz.load(finished(name))["best/dev/logits"]
     np.testing.assert_allclose(logits, want, rtol=0, atol=1e-5)

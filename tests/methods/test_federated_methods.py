@@ -47,7 +47,7 @@ UPLOADS = [
 
 def test_fedit_averages_a_and_b_apart_and_says_how_far_that_is_off() -> None:
     new, about = attached("fedit").aggregate(
-        [{**u, "head": u["head"].float()} for u in UPLOADS], HALVES
+        [{**u, "head": u["head"].float()} for u in UPLOADS], HALVES, {}
     )
     assert new["w.A"].tolist() == [[1, 0.5]]
     assert new["w.B"].tolist() == [[0.5], [1]]
@@ -68,7 +68,7 @@ def test_ffa_loras_average_is_exact() -> None:
     layer = method.layers["w"]
     assert not layer.A.requires_grad
     layer.A.data = torch.tensor([[1.0, 2.0]])
-    new, about = method.aggregate([{"w.B": b} for b in B], HALVES)
+    new, about = method.aggregate([{"w.B": b} for b in B], HALVES, {})
     assert about == {}
     assert (new["w.B"] @ layer.A).tolist() == [[0.5, 1], [1, 2]]
     assert method.frozen()["w.A"] is layer.A
@@ -204,7 +204,7 @@ def test_objective_and_gradient_equal_dense_autograds_and_the_descent_follows_th
 @pytest.mark.parametrize("solver", ["cosine", "ridge"])
 def test_one_client_leaves_b_alone(solver: str) -> None:
     method = attached("lora_fair", solver=solver, regularisation=0.01)
-    new, about = method.aggregate([UPLOADS[1] | {"head": torch.zeros(1)}], [1.0])
+    new, about = method.aggregate([UPLOADS[1] | {"head": torch.zeros(1)}], [1.0], {})
     torch.testing.assert_close(new["w.B"], B[1], rtol=0, atol=1e-6)
     assert about["bias"] == pytest.approx(0, abs=1e-6)
 
@@ -212,7 +212,7 @@ def test_one_client_leaves_b_alone(solver: str) -> None:
 def test_a_round_that_changed_nothing_is_not_corrected() -> None:
     still = [{"w.A": a, "w.B": torch.zeros(2, 1)} for a in A]
     for solver in ("cosine", "ridge"):
-        new, about = attached("lora_fair", solver=solver).aggregate(still, HALVES)
+        new, about = attached("lora_fair", solver=solver).aggregate(still, HALVES, {})
         assert not new["w.B"].any()
         assert about == {}
 
@@ -270,7 +270,7 @@ def test_the_relative_step_finds_the_minimum_under_a_large_penalty(size: float) 
 @pytest.mark.parametrize("solver", ["cosine", "ridge"])
 def test_a_matrix_without_a_component_is_none_of_those_that_are_corrected(solver: str) -> None:
     uploads = [{"w.A": a, "w.B": b} for a, b in zip(A, B, strict=True)]
-    want = attached("lora_fair", solver=solver).aggregate(uploads, HALVES)
+    want = attached("lora_fair", solver=solver).aggregate(uploads, HALVES, {})
     chosen, run = packaged("lora_fair", solver=solver), RunInfo(20, 3)
     matrices = (Matrix("w", 2, 2), Matrix("v", 2, 2))
     plan = chosen.kind.plan(chosen.settings, Budget(params=4), matrices, run)
@@ -278,7 +278,7 @@ def test_a_matrix_without_a_component_is_none_of_those_that_are_corrected(solver
     model = nn.ModuleDict({name: nn.Linear(2, 2) for name in "wv"})
     method = chosen.kind(chosen.settings, model, plan, run)
     empty = {"v.A": torch.zeros(0, 2), "v.B": torch.zeros(2, 0)}
-    new, about = method.aggregate([u | empty for u in uploads], HALVES)
+    new, about = method.aggregate([u | empty for u in uploads], HALVES, {})
     assert about == want[1]
     assert torch.equal(new["w.B"], want[0]["w.B"])
 
@@ -286,7 +286,7 @@ def test_a_matrix_without_a_component_is_none_of_those_that_are_corrected(solver
 @pytest.mark.parametrize(("step", "unmoved"), [("relative", 0.0), ("fixed", 1.0)])
 def test_the_server_says_how_many_matrices_stay_as_averaged(step: str, unmoved: float) -> None:
     little = [{"w.A": a, "w.B": 1e-5 * b} for a, b in zip(A, B, strict=True)]
-    _, about = attached("lora_fair", server_step=step).aggregate(little, HALVES)
+    _, about = attached("lora_fair", server_step=step).aggregate(little, HALVES, {})
     assert about["unmoved"] == unmoved
     assert (about["bias"] == about["bias_of_averages"]) == (step == "fixed")
 
@@ -305,7 +305,7 @@ def test_corrections_of_several_layers_and_ranks_are_those_of_each_alone() -> No
 
 def test_the_correction_brings_the_update_closer_to_the_average() -> None:
     new, about = attached("lora_fair", solver="ridge").aggregate(
-        [{"w.A": a, "w.B": b} for a, b in zip(A, B, strict=True)], HALVES
+        [{"w.A": a, "w.B": b} for a, b in zip(A, B, strict=True)], HALVES, {}
     )
     assert about["bias"] < about["bias_of_averages"] == pytest.approx(BIAS / 1.5)
     assert new["w.A"].tolist() == [[1, 0.5]]

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,13 @@ from dora.analysis.finished import anything_left_out, read_runs
 from dora.analysis.run_journals import undamaged
 from dora.collect import collect
 from dora.errors import NotNow, UserError
+from dora.files import open_own
 from dora.records import artefacts, journals, packed, study
 from dora.records.directories import directories, directory
 from dora.records.place import place_of
 from dora.records.planned import note_planned
 from record_files import write_run
-from runs import command
+from runs import change_record, command
 
 
 def some(results: Path) -> list[Path]:
@@ -205,23 +207,76 @@ def test_runs_that_diverged_are_packed_and_named_by_tables(tmp_path: Path) -> No
     assert [run["seed"] for run in read_runs(tmp_path)] == [1, 2]
 
 
-def test_a_record_that_goes_while_it_is_packed_costs_the_file_nothing(
+def begun_anew(folder: Path) -> None:
+    """Does as the start of a run with force=true, up to the first line of its journal."""
+    change_record(folder, status="running")
+    (folder / "metrics.jsonl").write_text("{}\n")
+
+
+def removed_record(folder: Path) -> None:
+    (folder / "run.json").unlink()
+
+
+def meanwhile(monkeypatch: pytest.MonkeyPatch, change: Callable[[Path], None], name: str) -> None:
+    """Lets `change` befall the run of seed 1 just before this file of it is read to be packed."""
+
+    def opened(folder: Path, file: str, *given: Any) -> Any:
+        if (folder.name, file) == ("s1", name) and packed.origin(folder) is None:
+            monkeypatch.setattr(packed, "open_own", open_own)
+            change(folder)
+        return open_own(folder, file, *given)
+
+    monkeypatch.setattr(packed, "open_own", opened)
+
+
+@pytest.mark.parametrize("change", [begun_anew, removed_record, shutil.rmtree])
+@pytest.mark.parametrize("name", packed.FILES)
+@pytest.mark.parametrize("before", [True, False])
+def test_a_run_that_is_begun_anew_or_removed_while_it_is_packed_costs_the_file_nothing(
+    before: bool,
+    name: str,
+    change: Callable[[Path], None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for seed in (1, 2):
+        folder = write_run(tmp_path, "lora", seed, 0.8)
+        (folder / "metrics.jsonl").write_text('{"step": 1}\n')
+    file = tmp_path / packed.NAME
+    if before:
+        collect(tmp_path, file)
+        whole = file.read_bytes()
+    meanwhile(monkeypatch, change, name)
+    line = collect(tmp_path, file)
+    if before:
+        assert (": 2 runs" in line, "left out" in line) == (True, False)
+        assert file.read_bytes() == whole
+    else:
+        assert (": 1 run," in line, "left out: 1 not done" in line) == (True, True)
+    shutil.rmtree(tmp_path / "runs", ignore_errors=True)
+    assert {run["status"] for run in read_runs(tmp_path)} == {"done"}
+
+
+def test_of_runs_that_are_all_begun_anew_meanwhile_no_file_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = write_run(tmp_path, "lora", 1, 0.8)
-    collect(tmp_path, tmp_path / packed.NAME)
-    whole = (tmp_path / packed.NAME).read_bytes()
-
-    def cleared(*given: Any) -> int:
-        """Writes as `packed.write`, after force=true has begun the run anew."""
-        (folder / "run.json").unlink()
-        return write(*given)
-
-    write = packed.write
-    monkeypatch.setattr(packed, "write", cleared)
-    with pytest.raises(UserError, match=r"has no run\.json"):
+    write_run(tmp_path, "lora", 1, 0.8)
+    meanwhile(monkeypatch, begun_anew, "metrics.jsonl")
+    with pytest.raises(UserError, match="would hold no run: none is done or has diverged any more"):
         collect(tmp_path, tmp_path / packed.NAME)
-    assert (tmp_path / packed.NAME).read_bytes() == whole
+    assert not (tmp_path / packed.NAME).exists()
+
+
+def test_a_journal_that_its_record_does_not_know_is_named_and_not_packed(tmp_path: Path) -> None:
+    *_, folder = some(tmp_path)
+    (folder / "metrics.jsonl").write_text('{"step": 1}\n')
+    change_record(folder, files=artefacts.sums(folder, ["metrics.jsonl"]))
+    assert ": 4 runs" in collect(tmp_path, tmp_path / packed.NAME)
+    (tmp_path / packed.NAME).unlink()
+    (folder / "metrics.jsonl").write_text('{"step": 2}\n')
+    done = command("dora.collect", str(tmp_path))
+    assert (done.returncode, ": 3 runs" in done.stdout) == (3, True)
+    assert f"left out: {folder}/metrics.jsonl cannot be read (it is damaged or" in done.stderr
 
 
 def test_an_anonymous_file_does_not_take_the_place_of_one_with_hosts(tmp_path: Path) -> None:
@@ -307,7 +362,7 @@ def test_records_longer_than_the_reader_takes_are_not_written(
 ) -> None:
     folder = write_run(tmp_path, "lora", 1, 0.8)
     (folder / "metrics.jsonl").write_text("x" * 1000)
-    with_journal = len(packed._line(packed._texts(folder)))
+    with_journal = len(packed._line(packed.texts_of(folder)))
     monkeypatch.setattr(packed, "_LONGEST", with_journal)
     collect(tmp_path, tmp_path / packed.NAME)
     assert len(packed.directories(tmp_path)) == 1

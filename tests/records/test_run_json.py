@@ -116,6 +116,10 @@ ODD: dict[str, tuple[Spoil, str]] = {
     # From here on values deep inside, of which tables, figures, exports and --json make use.
     "ranks that are a list": (changed(ranks__end=[8]), r"ranks.end is \[8\]"),
     "a rank below 0": (changed(ranks__end={"layer.0.q": -1}), "ranks.end.layer.0.q is -1"),
+    "last ranks of other matrices": (
+        changed(ranks__last={"layer.0.q": 8}),
+        "ranks.start and ranks.last are of other matrices: 'layer.0.q'",
+    ),
     "setting in a setting": (
         changed(config__limit_train={"a": {}}),
         "config.limit_train is .*, which must be a setting",

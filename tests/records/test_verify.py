@@ -16,7 +16,9 @@ from safetensors.numpy import save_file
 
 from dora import status
 from dora.data.predictions import save
-from dora.records import artefacts
+from dora.records import artefacts, packed
+from dora.records import verify as verify_module
+from dora.records.run_json import read_placed
 from dora.records.verify import report, verify
 from dora.training import checkpoint
 from record_files import write_run
@@ -90,6 +92,63 @@ def test_a_damaged_file_is_named_and_the_rest_goes_on(name: str, tmp_path: Path)
 
 
 # Each of these four leaves a file that contradicts the record, or is cut short.
+def meanwhile(monkeypatch: pytest.MonkeyPatch, change: Callable[[], None], times: int) -> None:
+    """Lets `change` happen just after a record is read to be checked, so many times."""
+    left = [change] * times
+
+    def read(folder: Path) -> Any:
+        run = read_placed(folder)
+        if left:
+            left.pop()()
+        return run
+
+    monkeypatch.setattr(verify_module, "read_placed", read)
+
+
+def test_a_run_that_is_begun_anew_while_it_is_checked_is_not_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = finished(tmp_path)
+
+    def begun() -> None:
+        (folder / "metrics.jsonl").write_text("")
+        change_record(folder, status="running")
+
+    meanwhile(monkeypatch, begun, 1)
+    assert report(tmp_path) == (["1 run, 0 files verified, 0 damaged, 0 without checksums"], True)
+
+
+def test_a_run_that_is_removed_while_it_is_checked_is_not_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for seed in (1, 2):
+        folder = finished(tmp_path, seed)
+    meanwhile(monkeypatch, lambda: shutil.rmtree(folder, ignore_errors=True), 2)
+    assert report(tmp_path) == (["1 run, 6 files verified, 0 damaged, 0 without checksums"], True)
+
+
+def test_a_damaged_run_whose_record_changes_all_the_time_is_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = finished(tmp_path)
+    flip(folder / "best.safetensors")
+    counts = iter(range(9))
+    meanwhile(monkeypatch, lambda: change_record(folder, reason=f"{next(counts)}"), 9)
+    assert not report(tmp_path)[1]
+    assert next(counts) == verify_module.TRIES
+
+
+def test_damage_of_a_packed_run_is_named_by_its_file(tmp_path: Path) -> None:
+    folder = finished(tmp_path)
+    (folder / "metrics.jsonl").write_text("")
+    packed.write(tmp_path / packed.NAME, [folder])
+    shutil.rmtree(tmp_path / "runs")
+    line = report(tmp_path)[0][0]
+    assert line.startswith("damaged   dir/sst2/minilm/lora/r8/abcd1234/s1: ")
+    named = f"{tmp_path / packed.NAME}: dir/sst2/minilm/lora/r8/abcd1234/s1/metrics.jsonl"
+    assert f"s1: {named} is damaged or another's" in line
+
+
 def another_score(folder: Path) -> None:
     run = json.loads((folder / "run.json").read_text())
     change_record(

@@ -16,6 +16,7 @@ from dora.configuration.tuned import Key, Search
 from dora.data.tasks import TASKS
 from dora.errors import UserError
 from dora.records import artefacts
+from dora.sharing import submission
 from dora.sharing.leaderboard import FILES
 from dora.sharing.submission import submit
 from record_files import write_run
@@ -224,6 +225,22 @@ def test_ax_that_is_missing_says_how_to_get_it(tmp_path: Path) -> None:
         send(invented(tmp_path / "cut", "mnli", **cut), to=tmp_path / "cut.zip")
     send(later, to=tmp_path / "best.zip")
     assert "AX" in read(tmp_path / "best.zip")
+
+
+def test_a_zip_that_another_command_writes_meanwhile_is_not_overwritten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, to = invented(tmp_path, "wnli"), tmp_path / "s.zip"
+    zipped = submission.zipped
+
+    def slowly(texts: Any) -> Any:
+        to.write_text("the other's")
+        return zipped(texts)
+
+    monkeypatch.setattr(submission, "zipped", slowly)
+    with pytest.raises(UserError, match=r"s\.zip is there already, and nothing is overwritten"):
+        send(folder, to=to)
+    assert to.read_text() == "the other's"
 
 
 def test_placeholders_stand_only_where_asked_and_say_so(tmp_path: Path) -> None:

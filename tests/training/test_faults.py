@@ -9,6 +9,7 @@ import contextlib
 import errno
 import os
 import resource
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ from dora.errors import NotNow, RunFailed, UserError, foreseen
 from dora.files import write_atomic
 from dora.records import study
 from dora.records.record import Record
+from dora.training import checkpoint
 from dora.training.loop import Loop
 from runs import (
     command,
@@ -244,6 +246,22 @@ def test_whatever_nobody_foresaw_is_in_the_log_whole(
     assert (found["status"], found["reason"]) == ("failed", "AssertionError: power cut")
     # The traceback: without it a bug could not be found from a finished sweep's logs.
     assert "in train_step" in (only_run(tmp_path) / "log.txt").read_text()
+
+
+def test_a_directory_that_is_removed_while_a_checkpoint_is_written_is_a_message_and_no_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def removed(path: Path, *content: Any) -> None:
+        """Writes as `write_atomic`, after somebody has removed the run's directory."""
+        shutil.rmtree(path.parents[1])
+        write_atomic(path, *content)
+
+    monkeypatch.setattr(checkpoint, "write_atomic", removed)
+    with pytest.raises(RunFailed, match="was removed or moved away while this process") as found:
+        run(small(tmp_path, "method=lora", "max_steps=2", "checkpoint_every=1"))
+    assert isinstance(found.value.__cause__, FileNotFoundError)
+    said = capsys.readouterr()
+    assert "Traceback" not in said.out + said.err
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from dora.configuration.config import Config
 from dora.configuration.groups import FedConfig, TaskConfig
 from dora.configuration.method_choice import MethodChoice, packaged
 from dora.data.tokens import Tokens
-from dora.errors import RunFailed, Stopped
+from dora.errors import RunFailed, Stopped, UserError
 from dora.methods.base import Method, RunInfo
 from dora.preparing.federation import Federation
 from dora.process.signals import StopSignals
@@ -140,6 +141,59 @@ def test_clients_start_from_the_global_weights_and_are_averaged_by_rows() -> Non
         want = sum(share * ends[i][name] for share, i in zip(shares, (3, 7, 11), strict=True))
         torch.testing.assert_close(p, want, rtol=0, atol=1e-6)
     assert not loop.stepper.optimizer.state
+
+
+def test_a_server_is_given_the_weights_at_which_its_round_began() -> None:
+    train, model = tokens(40), tiny("roberta")
+    method = attach(model)
+    loop = federated(model, method, train, 8, 8, clients=2, local_steps=2)
+    aggregate, begun, given = method.aggregate, [], []
+
+    def noted(uploads: Any, shares: Any, before: Any) -> Any:
+        given.append(before)
+        return aggregate(uploads, shares, before)
+
+    method.aggregate = noted  # type: ignore[method-assign]
+    for step in range(1, 9):
+        if step in (1, 5):
+            begun.append(trained(model))
+        loop.train_step(step)
+    assert len(given) == 2
+    for before, want in zip(given, begun, strict=True):
+        assert before.keys() == want.keys()
+        assert all(torch.equal(before[name], want[name]) for name in want)
+
+
+@pytest.mark.parametrize(
+    ("slip", "said"),
+    [
+        (lambda new: new, "must return the global tensors and a dict of numbers to log"),
+        (lambda new: (new, 0.5), "returned a dict and a float, which must both be dicts"),
+        (
+            lambda new: ({n: t for n, t in new.items() if n.endswith(".B")}, {}),
+            r"returned 12 tensors of the 28 that clients train, without \S+\.A: one that the server",
+        ),
+        (lambda new: (new | {"w": new.popitem()[1]}, {}), "without classifier"),
+        (lambda new: (new | {"w": torch.zeros(1)}, {}), "returned 'w', which no client trains"),
+        (
+            lambda new: ({n: t.mean(-1, keepdim=True) for n, t in new.items()}, {}),
+            r"as \(2, 1\), which must be a tensor of shape \(2, 32\)",
+        ),
+        (lambda new: (dict.fromkeys(new, 0.5), {}), "as float, which must be a tensor of shape"),
+        (lambda new: (new, {"bias": "x"}), "returned bias='x' for the log, which must be a number"),
+    ],
+)
+def test_a_server_that_returns_other_tensors_than_the_clients_is_told(
+    slip: Callable[[dict[str, Tensor]], Any], said: str
+) -> None:
+    train, model = tokens(40), tiny("roberta")
+    method = attach(model)
+    loop = federated(model, method, train, 2, 8, clients=2, local_steps=1)
+    aggregate = method.aggregate
+    method.aggregate = lambda *given: slip(aggregate(*given)[0])  # type: ignore[method-assign]
+    loop.train_step(1)
+    with pytest.raises(UserError, match=rf"FedIT\.aggregate .*{said}"):
+        loop.train_step(2)
 
 
 WORDS = (

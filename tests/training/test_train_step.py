@@ -9,6 +9,7 @@ from conftest import METHODS, linears, loop_of, tiny, tokens, train_head_only, t
 from dora.adapters.budget import Budget
 from dora.adapters.changes import Mask
 from dora.methods.base import Method, RunInfo
+from dora.training.processes import World
 
 
 class Recorder(Method):
@@ -185,3 +186,52 @@ def test_removing_gives_the_losses_of_masking_to_the_end_but_for_penalty_and_cli
     assert losses[0][: run.ranks_final_at] == pytest.approx(
         losses[1][: run.ranks_final_at], rel=1e-12
     )
+
+
+def test_start_values_of_another_memory_order_are_laid_in_that_of_a_checkpoint():
+    model = tiny("roberta")
+    train_head_only(model)
+    method = Recorder(model)
+    layers = method.layers.values()
+    for layer in layers:
+        layer.A.data = layer.A.data.t().contiguous().t()  # as an SVD's Vᵀ, or one drawn as (d, r)
+    before = [layer.A.detach().clone() for layer in layers]
+    loop_of(model, method, tokens(16), 10, batch_size=8)
+    assert all(layer.A.is_contiguous() for layer in layers)
+    assert all(torch.equal(q.A, A) for q, A in zip(layers, before, strict=True))
+
+
+class Drawing(Recorder):
+    """Draws from PyTorch's default generator wherever it may change weights."""
+
+    def __init__(self, model):
+        super().__init__(model)
+        self.drawn = []
+
+    def noise(self, step):
+        self.drawn.append(("noise", step, torch.rand(()).item()))
+
+    def adjust_gradients(self, step):
+        self.drawn.append(("adjust", step, torch.rand(()).item()))
+
+    def after_step(self, step):
+        self.drawn.append(("after", step, torch.rand(()).item()))
+
+
+def test_what_a_method_draws_by_itself_is_a_function_of_the_step_on_every_process():
+    def drawn(*steps, rank=0, disturbed=False):
+        model = tiny("roberta", dropout=0.1)
+        train_head_only(model)
+        method = Drawing(model)
+        loop = loop_of(model, method, tokens(16), 10, batch_size=8)
+        loop.setup.world = World(rank, 1, torch.device("cpu"))
+        for step in steps:
+            if disturbed:
+                torch.rand(7)  # as an evaluation, or the start of a process, may leave it
+            loop.train_step(step)
+        return method.drawn
+
+    alone = drawn(1, 2, 3)
+    assert drawn(2, 3, disturbed=True) == alone[3:]
+    assert drawn(1, 2, 3, rank=1) == alone  # another rank drops other entries
+    assert len({number for *_, number in alone}) == len(alone)

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from dora.analysis.figures.log_axis import logarithmic, spread
-from dora.analysis.figures.scores import Drawn, Lines, mean_cost, methods
+from dora.analysis.figures.scores import Cost, Drawn, Lines, mean_cost, methods
 from dora.analysis.figures.style import legend, panels, styles, titles
 from dora.analysis.grouping import Table
 from dora.analysis.names import size
 from dora.analysis.rows import Row
 from dora.analysis.stats import ROUNDING
 from dora.records.about_method import adapter_parameters
-from dora.records.schema import Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
 # The axis of each panel: its title, and the cost of a run.
-COSTS: dict[str, Callable[[Run], float]] = {
+COSTS: dict[str, Cost] = {
     "adapter parameters": adapter_parameters,
-    "seconds of training": lambda run: float(run["train_s"]),
+    "seconds of training": lambda run, score: float(run["train_s"]),
 }
 
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 AVERAGE = "average"  # the name of the average over tasks, among those of tasks
 Lines = list[dict[str, Any]]  # the numbers of a figure, as lines of its CSV
 Drawn = tuple["Figure", Lines]
+Cost = Callable[[Run, str], float]  # of a run, in the weights that its score, best or last, is of
 
 
 def methods(rows: list[Row]) -> list[str]:
@@ -109,12 +110,14 @@ def mean_with_interval(table: Table, row: Row, tasks: Sequence[str]) -> dict[str
     return {"mean": estimate.mean, "low": low, "high": high}
 
 
-def mean_cost(table: Table, row: Row, tasks: Sequence[str], cost: Callable[[Run], float]) -> float:
+def mean_cost(table: Table, row: Row, tasks: Sequence[str], cost: Cost) -> float:
     """Returns the mean over tasks of a row's mean cost of a run; each task must have a run.
 
     Averaged as scores are: a task with more seeds than another weighs no more.
     """
-    return statistics.fmean(statistics.fmean(map(cost, table.runs_of(row, t))) for t in tasks)
+    score = table.view.score
+    of_tasks = [[cost(run, score) for run in table.runs_of(row, task)] for task in tasks]
+    return statistics.fmean(map(statistics.fmean, of_tasks))
 
 
 def _across(panel: Axes, line: dict[str, Any], colour: str) -> None:
@@ -173,14 +176,13 @@ def paired_differences(table: Table, part: str | None = None) -> Drawn | None:
     figure, axes = panels(heads, width=2.4, height=height, left=1.0, same_y=True)
     for panel, budget in zip(axes, budgets, strict=True):
         panel.axvline(0, color="0.6", linewidth=0.8)
-        for i, method in enumerate(shown):
+        heights = _heights([p for p in lines if p["budget"] == budget], scores, shown)
+        for method in shown:
             here = [p for p in lines if (p["method"], p["budget"]) == (method, budget)]
-            # The methods of a score side by side around its height, within three quarters.
-            shift = min(0.25, 0.75 / len(shown)) * (i - (len(shown) - 1) / 2)
             error = [[p["mean"] - p["low"] for p in here], [p["high"] - p["mean"] for p in here]]
             panel.errorbar(
                 [p["mean"] for p in here],
-                [scores.index(p["score"]) + shift for p in here],
+                [heights[p["score"], method] for p in here],
                 xerr=error,
                 linestyle="none",
                 capsize=2,
@@ -194,6 +196,22 @@ def paired_differences(table: Table, part: str | None = None) -> Drawn | None:
     titles(figure, f"points more than {table.baseline}, 95 % interval over seeds")
     legend(figure, axes, table.title)
     return figure, lines
+
+
+def _heights(
+    lines: Lines, scores: Sequence[str], shown: Sequence[str]
+) -> dict[tuple[str, str], float]:
+    """Returns the height of each mark by score and method, of the lines of one budget.
+
+    The methods that a score has stand around its own height, within three quarters.
+    """
+    heights = {}
+    for at, score in enumerate(scores):
+        there = {line["method"] for line in lines if line["score"] == score}
+        for i, method in enumerate(m for m in shown if m in there):
+            step = min(0.25, 0.75 / len(shown))
+            heights[score, method] = at + step * (i - (len(there) - 1) / 2)
+    return heights
 
 
 def _difference(d: Difference, name: str) -> dict[str, Any]:

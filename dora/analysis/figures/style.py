@@ -59,8 +59,8 @@ _OTHERS = [
     (i, (i + shift) % len(COLOURS)) for shift in range(len(COLOURS)) for i in range(len(COLOURS))
 ]
 PNG_DPI = 160
-# Widths of print in inches: one column of a two-column page, and the whole page.
-WIDTHS = {"column": 3.3, "page": 6.8}
+# Widths of print in inches, those of the ACL's pages: 7.7 cm, one column of two, and 16 cm, both.
+WIDTHS = {"column": 3.03, "page": 6.3}
 _NARROWEST = 0.94  # inches of a panel whose ticks can still be read
 _LETTER = 0.06  # inches, the mean width of letters of 8 points
 _LINE = 0.13  # inches, the height of a line of them

@@ -23,6 +23,7 @@ from dora.analysis.view import View
 from dora.backbones.architectures import KINDS
 from dora.data.tasks import TASKS
 from dora.records import journals
+from dora.records.about_method import ranks_of
 from dora.records.schema import Run
 
 if TYPE_CHECKING:
@@ -39,11 +40,15 @@ _LINES = ("-", "--", ":", "-.", "-", "--", ":", "-.")  # one for each of KINDS
 
 def adaptive(table: Table) -> list[Row]:
     """Returns the rows whose runs end with ranks that training found."""
-    return [row for row in table.rows if any(_adapted(run) for run in table.runs_of(row))]
+    return [
+        row
+        for row in table.rows
+        if any(_adapted(run, table.view.score) for run in table.runs_of(row))
+    ]
 
 
-def _adapted(run: Run) -> bool:
-    return bool(places(run)) and run["ranks"].get("start") != run["ranks"]["end"]
+def _adapted(run: Run, score: str) -> bool:
+    return bool(places(run)) and run["ranks"].get("start") != ranks_of(run, score)
 
 
 def final_ranks(table: Table) -> Drawn | None:
@@ -91,15 +96,16 @@ def _ranks_in_print(
     layers: list[int],
     kinds: list[str],
 ) -> Figure:
-    """Draws a panel for each task and row of the table: together they are too wide for a page."""
+    """Draws a panel for each cell that has runs: together they are too wide for a page."""
     height = 0.13 * len(layers) + 0.1
+    drawn = {(line["task"], line["method"], line["budget"]) for line in lines}
+    cells = [(task, row) for task, row in product(tasks, rows) if (task, *row) in drawn]
     heads = [
-        f"{TASKS[task].folder}, {table.title(row[0])} {budget_in_words(row)}"
-        for task, row in product(tasks, rows)
+        f"{TASKS[task].folder}, {table.title(row[0])} {budget_in_words(row)}" for task, row in cells
     ]
     # Narrower ones have no room for the ranks as numbers.
     figure, axes = panels(heads, 4, 1.5, height, right=0.7, gap=0.25, narrowest=1.3)
-    for panel, (task, row) in zip(axes, product(tasks, rows), strict=True):
+    for panel, (task, row) in zip(axes, cells, strict=True):
         columns: Columns = {(*row, kind): i for i, kind in enumerate(kinds)}
         here = [p for p in lines if (p["task"], p["method"], p["budget"]) == (task, *row)]
         _image(panel, here, layers, columns)
@@ -117,7 +123,7 @@ def _ranks(table: Table, row: Row, task: str) -> Lines:
     """
     found: dict[tuple[int, str], list[tuple[int, int]]] = defaultdict(list)
     for run in table.runs_of(row, task):
-        start, end = run["ranks"]["start"], run["ranks"]["end"]
+        start, end = run["ranks"]["start"], ranks_of(run, table.view.score)
         for name, where in places(run).items():
             found[where].append((start[name], end[name]))
     means = {

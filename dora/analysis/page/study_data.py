@@ -22,7 +22,7 @@ from dora.backbones.architectures import KINDS
 from dora.data.tasks import TASKS
 from dora.plain import printable
 from dora.records import journals
-from dora.records.about_method import adapter_parameters, trains_all
+from dora.records.about_method import adapter_parameters, ranks_of, trains_all
 from dora.records.place import place_of
 from dora.records.schema import Run
 from dora.records.words import command_of
@@ -91,7 +91,7 @@ def study_data(found: Sequence[Table]) -> dict[str, Any]:
                 **about(table, run),
                 "group": found.index(table),
                 "curves": {name: _pooled(curve, steps) for name, curve in _curves(run).items()},
-                "ranks": _ranks(run, matrices),
+                "ranks": _ranks(run, table.view.score, matrices),
                 "record": values,
             }
         )
@@ -148,7 +148,7 @@ def about(table: Table, run: Run) -> dict[str, Any]:
         "score": None if score is None else round(score, _DECIMALS),
         "metric": table.view.title(task),
         "step": run["results"][table.view.score]["step"],
-        "params": adapter_parameters(run),
+        "params": adapter_parameters(run, table.view.score),
         "all": trains_all(run),
         "seconds": round(run["train_s"], 2),
         "commit": printable(((run["git"] or {}).get("commit") or "")[:7]),
@@ -227,18 +227,18 @@ def _short(value: float) -> float | int:
     return int(short) if short.is_integer() else short
 
 
-def _ranks(run: Run, matrices: Pool) -> list[Any] | None:
+def _ranks(run: Run, score: str, matrices: Pool) -> list[Any] | None:
     """Returns [place of (layer, kind) of the matrices, ranks at the start, at the end].
 
     Returns None if the method has no ranks, or has them elsewhere than in the backbone's linears.
     """
-    start, end, found = run["ranks"]["start"], run["ranks"]["end"], places(run)
+    start, end, found = run["ranks"]["start"], ranks_of(run, score), places(run)
     if not found:
         return None
     return [
         matrices.place(list(found.values())),
-        [start[name] for name in end],
-        list(end.values()),
+        [start[name] for name in found],
+        [end[name] for name in found],
     ]
 
 

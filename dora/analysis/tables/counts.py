@@ -28,7 +28,7 @@ def trained(table: Table, caption: str) -> Grid | None:
     shown = [row for row in table.rows if counted[row]]
     rows, apart = [], False
     for row in shown:
-        counts = [_counts(run) for run in counted[row]]
+        counts = [_counts(run, table.view.score) for run in counted[row]]
         apart = apart or any(len(set(each) - {None}) > 1 for each in counts)
         columns = [[n for n in column if n is not None] for column in zip(*counts, strict=True)]
         cells = [size_range(column) if column else "–" for column in columns]
@@ -44,16 +44,19 @@ def trained(table: Table, caption: str) -> Grid | None:
         "in PEFT's file",
     ]
     text = f"{caption}: adapter parameters"
-    return Grid(text, head, rows, rules=budget_starts(shown), name="trained", notes=[TRAINED_NOTE])
+    note = TRAINED_NOTE
+    if table.view.score == "last":
+        note += ". The file holds the best weights; counted are the last ones"
+    return Grid(text, head, rows, rules=budget_starts(shown), name="trained", notes=[note])
 
 
-def _counts(run: Run) -> list[int | None]:
+def _counts(run: Run, score: str) -> list[int | None]:
     """Returns a run's four counts; the last is None for a method that leaves no file for PEFT."""
     params = run["params"]
     # Records of before there was this count have a file of as many parameters as are stored.
     in_file = params.get("in_peft_file", params["adapter_end"])
     return [
-        adapter_parameters(run),
+        adapter_parameters(run, score),
         params["trained_at_once"],
         params["trained_in_all"],
         in_file if about_method(run).result == "adapter" else None,

@@ -6,6 +6,8 @@ writes them and prints the Markdown.
 
 from __future__ import annotations
 
+import os
+import re
 import statistics
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
@@ -74,34 +76,67 @@ _ENDS = (
 )
 
 
-def stale(table: Table, folder: Path, made: Collection[str]) -> list[Path]:
+def study_of(results: Path) -> str:
+    """Returns the name of the results folder, which tells studies apart in files and labels.
+
+    The name alone, not the path: these files go into papers, some of them anonymous.
+    """
+    # `abspath` gives `.` and `..` a name, and follows no link. A line break would end a comment.
+    return re.sub(r"[^\w.=+-]", "_", Path(os.path.abspath(results)).name)
+
+
+def of_other_studies(table: Table, results: Path, folder: Path) -> dict[str, str]:
+    """Returns the LaTeX files under this table's names in `folder` that are not of `results`.
+
+    File name → the other study. Every table has a LaTeX file, so these tell of its other files too.
+    """
+    names = [f"{table.name}{end}.tex" for end in _ENDS]
+    found = {name: _study_in(folder / name) for name in names}
+    return {name: study for name, study in found.items() if study not in (None, study_of(results))}
+
+
+def stale(table: Table, results: Path, folder: Path, made: Collection[str]) -> list[Path]:
     """Returns the files in `folder` that an earlier call made for this table, and none now.
 
     LaTeX, and the CSV of differences. `made`: the names of this call's files. A file without this
-    command's first line is somebody's own and stays.
+    command's first line, or with another study's, stays.
     """
-    names = [f"{table.name}{end}.tex" for end in _ENDS] + [f"{table.name}-differences.csv"]
-    there = (folder / name for name in names if name not in made)
-    return [path for path in there if path.is_file() and _is_ours(path)]
+    names = [f"{table.name}{end}.tex" for end in _ENDS if f"{table.name}{end}.tex" not in made]
+    old = [folder / name for name in names if _study_in(folder / name) == study_of(results)]
+    differences_csv = folder / f"{table.name}-differences.csv"
+    if differences_csv.name not in made and _starts(differences_csv).startswith("data,model,"):
+        old.append(differences_csv)
+    return old
 
 
-def _is_ours(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.readline(200).startswith((f"% {_MADE_BY};".encode(), b"data,model,"))
+def _study_in(path: Path) -> str | None:
+    """Returns the study that a LaTeX file is of, None unless its first line is this command's."""
+    found = re.match(rf"% {re.escape(_MADE_BY)} of (\S+);", _starts(path))
+    return found[1] if found else None
+
+
+def _starts(path: Path) -> str:
+    """Returns a file's first line, as far as it is needed; empty where there is no file."""
+    try:
+        with path.open("rb") as file:
+            return file.readline(1000).decode(errors="replace")
+    except (FileNotFoundError, IsADirectoryError):  # another command may have removed it meanwhile
+        return ""
 
 
 def _lines(table: Table) -> Iterator[dict[str, Any]]:
     """Yields a line of the CSV for each cell and each average; numbers are not rounded."""
     for row in table.rows:
         runs = table.runs_of(row)
+        sizes = [adapter_parameters(run, table.view.score) for run in runs]
         common = {
             "data": table.data,
             "model": table.model,
             "score": table.view.score,
             "method": row[0],
             "budget": row[1],
-            "adapter_params_min": min(map(adapter_parameters, runs), default=None),
-            "adapter_params_max": max(map(adapter_parameters, runs), default=None),
+            "adapter_params_min": min(sizes, default=None),
+            "adapter_params_max": max(sizes, default=None),
             "head_params_max": max((r["params"]["head"] for r in runs), default=None),
         }
         for task in table.tasks:
@@ -163,9 +198,11 @@ def files(table: Table, results: Path, missing: Sequence[str]) -> dict[str, str]
     """Returns the table's files, name → text, the Markdown first."""
     shown = grids(table)
     found = {f"{table.name}.md": report(shown, missing, results) + "\n"}
+    made_by = f"{_MADE_BY} of {study_of(results)}"
     for grid in shown:
         name = f"{table.name}{f'-{grid.name}' if grid.name else ''}"
-        found[f"{name}.tex"] = latex_file(grid, name, _MADE_BY)
+        # With the study in the label, tables of several studies have no label twice in one paper.
+        found[f"{name}.tex"] = latex_file(grid, f"{study_of(results)}-{name}", made_by)
     found[f"{table.name}.csv"] = as_csv(list(_lines(table)))
     found[f"{table.name}-runs.csv"] = as_csv(
         [as_row(run) for run in sorted(table.runs, key=lambda run: place_of(run["folder"]))],

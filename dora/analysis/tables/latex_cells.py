@@ -220,7 +220,7 @@ def column(cells: Sequence[str], words: bool) -> Column:
     numbers = tuple(n for text in cells if (n := number(text)) is not None)
     # Sizes may stand among scores, as 0.3M does in a table with methods across.
     others = [text for text in cells if number(text) is None and text not in ("–", "")]
-    alone = len(numbers) > len(others) and all(re.search("[A-Za-z]", text) for text in others)
+    alone = 0 < len(numbers) >= len(others) and all(re.search("[A-Za-z]", text) for text in others)
     return Column("r", numbers if alone else None)
 
 

@@ -76,10 +76,13 @@ def _budgets_note(table: Table) -> list[str]:
 
 
 def _unequal_note(table: Table) -> list[str]:
-    """Returns the note on rows that store fewer parameters than others at their budget."""
+    """Returns the note on rows that have fewer parameters than others at their budget."""
     fewer, by_rank = [], False
     for block in filter(lambda block: has_budget(block[0]), table.blocks):
-        sizes = {row: [adapter_parameters(run) for run in table.runs_of(row)] for row in block}
+        sizes = {
+            row: [adapter_parameters(run, table.view.score) for run in table.runs_of(row)]
+            for row in block
+        }
         most = max((n for its in sizes.values() for n in its), default=0)
         below = [row for row, its in sizes.items() if its and min(its) < 0.99 * most]
         fewer += [
@@ -146,7 +149,10 @@ def difference_notes(found: Sequence[Difference], shown: bool, baseline: str) ->
             f"show at Holm's first step, p < {least}, in four studies of five"
         )
     if any(d.task is None for d in found):
-        notes.append("average: its error is that of each task's seeds, taken as independent")
+        notes.append(
+            "average: its error is that of each task's seeds, taken as independent; its P(better) is "
+            "the mean of its tasks'"
+        )
     constant = {task for d in found if d.task is None for task in d.constant}
     if constant:
         notes.append(

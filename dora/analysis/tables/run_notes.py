@@ -49,14 +49,13 @@ def _weights_said(table: Table) -> set[str]:
 
 def _length_note(table: Table) -> str:
     """Returns the note on how long runs are: which method is best depends on it."""
-    of_task: dict[str, list[tuple[int, int]]] = {}
+    of_task: dict[str, list[Run]] = {}
     for run in table.runs:
-        of_task.setdefault(run["config"]["task"], []).append(
-            (run["total_steps"], run["config"]["batch_size"])
-        )
+        of_task.setdefault(run["config"]["task"], []).append(run)
     lengths = {
-        task: f"{number_range([n for n, _ in its])} steps of {number_range([b for _, b in its])} "
-        "examples"
+        task: f"{number_range([run['total_steps'] for run in its])} steps of "
+        f"{number_range([run['config']['batch_size'] for run in its])} examples of at most "
+        f"{number_range([run['config']['max_length'] for run in its])} tokens"
         for task, its in of_task.items()
     }
     if len(set(lengths.values())) == 1:
@@ -178,11 +177,14 @@ def _tuning_notes(table: Table) -> list[str]:
     settings = {f"{k}={v}" for _, _, t in found for k, v in t.get("settings", {}).items()}
     if settings:
         text += f"; tried with other settings, {', '.join(sorted(settings))}"
-    if len(found) < len(cells):
-        other_rates = len(cells) - len(found)
-        text += (
-            f"; {other_rates} {'rate is' if other_rates == 1 else 'rates are'} from no such search"
-        )
+    untuned = [
+        f"{TASKS[task].folder} {table.title(row[0])}"
+        for row, task, run in cells
+        if "tuning" not in run
+    ]
+    if untuned:
+        are = "rate is" if len(untuned) == 1 else "rates are"
+        text += f"; {len(untuned)} {are} from no such search ({', '.join(untuned)})"
     return [text]
 
 

@@ -162,7 +162,7 @@ def parameters(table: Table, row: Row) -> str:
     runs = table.runs_of(row)
     if not runs:
         return "–"
-    text = size_range([adapter_parameters(run) for run in runs])
+    text = size_range([adapter_parameters(run, table.view.score) for run in runs])
     return f"all {text}" if all(map(trains_all, runs)) else text
 
 

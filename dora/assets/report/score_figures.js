@@ -220,11 +220,11 @@ function differencePanel(base, others, scores) {
   });
   canvas.svg.append(line(canvas.x(0), TOP, canvas.x(0), canvas.y(lines.length - 0.5), "axis"));
   lines.forEach(([, points], place) => {
-    for (const point of points) {
-      // The methods of a score beside each other in three quarters of its line.
-      const aside = others.indexOf(point.row) - (others.length - 1) / 2;
+    points.forEach((point, i) => {
+      // The methods that the score has beside each other, around its line, within three quarters.
+      const aside = i - (points.length - 1) / 2;
       drawDifference(canvas, point, place + (0.75 * aside) / others.length);
-    }
+    });
   });
   return canvas.svg;
 }

@@ -18,7 +18,7 @@ from dora.analysis.figures import files as figures
 from dora.analysis.figures.costs import score_by_cost
 from dora.analysis.figures.files import FIGURES, write
 from dora.analysis.figures.log_axis import spread
-from dora.analysis.figures.scores import paired_differences, score_by_budget
+from dora.analysis.figures.scores import _heights, paired_differences, score_by_budget
 from dora.analysis.figures.style import (
     COLOURS,
     MARKERS,
@@ -156,6 +156,33 @@ def test_every_label_of_the_final_ranks_is_on_the_page_for_one_task_and_few_laye
     assert box.y0 >= 0
     assert box.x1 <= width
     assert box.y1 <= height
+
+
+def test_in_print_final_ranks_have_a_panel_for_each_cell_that_has_runs(tmp_path: Path) -> None:
+    ranks = dict.fromkeys(names(1), 2)
+    for method, task in (("dora", "sst2"), ("dora", "rte"), ("adalora", "sst2")):
+        write_run(tmp_path, method, 1, 0.8, task=task, ranks=ranks)
+    with printed("page"):
+        drawn = final_ranks(only_table(tmp_path))
+    assert drawn is not None
+    heads = [panel.get_title() for panel in drawn[0].axes if panel.get_title()]
+    assert [head.split(" (")[0].removesuffix(" r8") for head in heads] == [
+        "SST-2, AdaLoRA",
+        "SST-2, DoRA",
+        "RTE, DoRA",
+    ]
+
+
+def test_the_methods_that_a_score_has_stand_around_its_height() -> None:
+    drawn = [("CoLA", m) for m in ("adalora", "dora", "sora")] + [("RTE", "dora")]
+    lines = [{"score": score, "method": method} for score, method in drawn]
+    heights = _heights(lines, ["CoLA", "RTE"], ["adalora", "dora", "sora"])
+    assert heights == {
+        ("CoLA", "adalora"): -0.25,
+        ("CoLA", "dora"): 0,
+        ("CoLA", "sora"): 0.25,
+        ("RTE", "dora"): 1,
+    }
 
 
 def test_ranks_elsewhere_than_in_linears_are_not_drawn_and_no_damage(

@@ -14,17 +14,18 @@ from typing import Any
 
 import pytest
 
-from dora import report
+from dora import report, tables
 from dora.analysis import comparison
 from dora.analysis.finished import read_runs
 from dora.analysis.grouping import showable
+from dora.analysis.tables import files as table_files
 from dora.analysis.tables.files import files
 from dora.analysis.tables.scores import scores
 from dora.analysis.view import View
 from dora.cli.options import add_arguments, found_tables
 from dora.records import run_json
 from record_files import write_budgets_that_look_alike, write_run
-from runs import change_record, command
+from runs import change_record, command, in_process
 
 
 def test_the_commands_that_fill_the_holes_are_in_the_report(tmp_path: Path) -> None:
@@ -93,9 +94,10 @@ def test_a_table_that_is_no_longer_made_leaves_no_file(tmp_path: Path) -> None:
     write_run(tmp_path, "lora", 1, 0.8)
     folder = tmp_path / "tables"
     folder.mkdir()
-    ours, others = "% python -m dora.tables; \\input it in a document\n", "% by hand\n"
+    ours = f"% python -m dora.tables of {tmp_path.name}; \\input it in a document\n"
     stays = {
-        "dir-minilm-best-medians.tex": others,
+        "dir-minilm-best-medians.tex": "% by hand\n",
+        "dir-minilm-best-differences.tex": ours.replace(tmp_path.name, "another"),
         "dir-minilm-best-lr=0.1-medians.tex": ours,  # of another choice of runs
         "dir-minilm-last-published.tex": ours,
         "dir-minilm-best-mine.tex": ours,
@@ -108,6 +110,37 @@ def test_a_table_that_is_no_longer_made_leaves_no_file(tmp_path: Path) -> None:
     assert f"removed, no longer made: {', '.join(gone)}\n" in done.stdout
     assert not any((folder / name).exists() for name in gone)
     assert {name: (folder / name).read_text() for name in stays} == stays
+
+
+def test_a_study_never_overwrites_the_tables_of_another(tmp_path: Path) -> None:
+    paper = tmp_path / "paper"
+    for study, seeds in (("one", (1, 2)), ("two", (1,))):
+        for method, seed in product(("lora", "dora"), seeds):
+            write_run(tmp_path / study, method, seed, 0.8 + seed / 100)
+
+    def written(study: str) -> subprocess.CompletedProcess[str]:
+        return command("dora.tables", "--results", str(tmp_path / study), "--to", str(paper))
+
+    assert written("one").returncode == 0
+    before = {path.name: path.read_bytes() for path in paper.iterdir()}
+    assert "dir-minilm-best-differences-by-task.tex" in before
+    done = written("two")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        f"--to {paper}: dir-minilm-best.tex there is of one, and a study (two) overwrites its own "
+        "files alone: name another folder, or remove those of the other study\n"
+    )
+    assert {path.name: path.read_bytes() for path in paper.iterdir()} == before
+    assert written("one").returncode == 0
+    # A folder of tables that was renamed with its study is that study's.
+    (tmp_path / "one").rename(tmp_path / "three")
+    (tmp_path / "three" / "tables").mkdir()
+    for name, text in before.items():
+        (tmp_path / "three" / "tables" / name).write_bytes(text)
+    assert command("dora.tables", "--results", str(tmp_path / "three")).returncode == 0
+    tex = (tmp_path / "three" / "tables" / "dir-minilm-best.tex").read_text()
+    assert tex.startswith("% python -m dora.tables of three; ")
+    assert r"\label{tab:three-dir-minilm-best}" in tex
 
 
 def test_examples_are_resampled_once_for_all_texts_of_a_table(
@@ -351,3 +384,28 @@ def test_every_other_command_has_a_help_that_shows_how_to_call_it(command: list[
     )
     assert done.returncode == 0, done.stderr
     assert "usage:" in done.stdout
+
+
+def test_a_stale_file_that_another_command_has_removed_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_run(tmp_path, "lora", 1, 0.8)
+    folder = tmp_path / "tables"
+
+    def removed(path: Path) -> bool:
+        path.unlink()
+        return is_ours(path)
+
+    def listed(*given: Any) -> list[Path]:
+        return [folder / "gone.tex", *stale(*given)]
+
+    stale, is_ours = tables.stale, table_files._is_ours
+    monkeypatch.setattr(tables, "stale", listed)
+    monkeypatch.setattr(table_files, "_is_ours", removed)
+    command_words = ("dora.tables", "--results", str(tmp_path))
+    assert in_process(tables.main, *command_words)[0] == 0
+    old = folder / "dir-minilm-best-differences.tex"
+    old.write_text("% python -m dora.tables; old")
+    code, said, _ = in_process(tables.main, *command_words)
+    assert (code, said.splitlines()[-1]) == (0, "removed, no longer made: gone.tex")
+    assert not old.exists()

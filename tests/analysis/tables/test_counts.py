@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from dora.analysis.figures.costs import score_by_cost
+from dora.analysis.figures.scores import score_by_budget
+from dora.analysis.figures.training import adaptive, final_ranks
 from dora.analysis.finished import read_runs
 from dora.analysis.grouping import showable, tables
+from dora.analysis.page.study_data import study_data
 from dora.analysis.tables.contents import costs
 from dora.analysis.tables.counts import federated, trained
+from dora.analysis.tables.files import files
 from dora.analysis.tables.scores import scores
 from dora.analysis.view import View
-from dora.records.about_method import adapter_parameters
-from record_files import write_run
+from dora.records.about_method import adapter_parameters, ranks_of
+from record_files import names, write_run
 from runs import change_record
 
 
@@ -23,9 +30,9 @@ def test_an_adapter_that_ends_without_a_component_stores_nothing(tmp_path: Path)
     write_run(tmp_path, "sora", 1, 0.8, params=0)
     write_run(tmp_path, "full", 1, 0.8, budget="none", params=900)
     runs = {run["config"]["method"]["name"]: run for run in read_runs(tmp_path)}
-    assert adapter_parameters(runs["sora"]) == 0
+    assert adapter_parameters(runs["sora"], "best") == 0
     params = runs["full"]["params"]
-    assert adapter_parameters(runs["full"]) == params["trainable"] - params["head"] > 0
+    assert adapter_parameters(runs["full"], "best") == params["trainable"] - params["head"] > 0
 
 
 def test_a_method_that_leaves_no_file_for_peft_has_a_dash_there() -> None:
@@ -41,7 +48,7 @@ def test_a_method_that_leaves_no_file_for_peft_has_a_dash_there() -> None:
         ("dora", "r2"): [of("dora", "adapter", in_peft_file=800)],
         ("old", "r2"): [of("old", "adapter")],
     }
-    table: Any = SimpleNamespace(rows=list(runs), runs_of=runs.get, title=str)
+    table: Any = SimpleNamespace(rows=list(runs), runs_of=runs.get, title=str, view=View())
     grid = trained(table, "t")
     assert grid is not None
     assert [line[-1] for line in grid.rows] == ["–", "800", "700"]
@@ -80,10 +87,11 @@ def test_the_counts_of_a_whole_model_are_those_of_its_weights(tmp_path: Path) ->
     params = {"trainable": 1000, "head": 100, "budget": None, **more, "in_peft_file": None}
     write_run(tmp_path, "full", 1, 0.8, budget="none", params=900)
     (run,) = read_runs(tmp_path)
+    of_all = [{**run, "params": params}]
     table: Any = SimpleNamespace(
-        rows=[("full", "none")], runs_of=lambda row: [{**run, "params": params}], title=str
+        rows=[("full", "none")], runs_of=lambda row: of_all, title=str, view=View()
     )
-    assert adapter_parameters({**run, "params": params}) == 900
+    assert adapter_parameters({**run, "params": params}, "best") == 900
     assert trained(table, "t") is None  # nothing that the table of scores does not say
 
 
@@ -108,3 +116,80 @@ def test_rules_stand_between_budgets_where_a_row_has_nothing_to_show(tmp_path: P
     ):
         assert [line[1] for line in grid.rows] == budgets
         assert grid.rules == rules
+
+
+def write_grown(results: Path) -> None:
+    """Writes LoRA of 900 parameters, and a method whose best weights came before its last growth.
+
+    The latter's have 600 or 300 parameters and a rank of 4, the last ones 900 and a rank of 6.
+    """
+    modules = names(1)
+    for seed in (1, 2):
+        write_run(results, "lora", seed, 0.8, ranks=dict.fromkeys(modules, 4))
+        early = 900 - 300 * seed
+        counted = {"adapter_end": early, "adapter_last": 900, "adapter_start": 0}
+        in_all = {"trained_at_once": 300, "trained_in_all": 900, "in_peft_file": early}
+        params = {"trainable": 1000, "head": 100, "budget": "r8", **counted, **in_all}
+        path = write_run(results, "xgblora", seed, 0.8, ranks=dict.fromkeys(modules, 4))
+        ranks = {"start": 4, "end": 4, "last": 6}
+        each = {when: dict.fromkeys(modules, rank) for when, rank in ranks.items()}
+        change_record(path, params=params, ranks=each)
+
+
+def test_numbers_of_parameters_are_those_of_the_weights_that_are_scored(tmp_path: Path) -> None:
+    write_grown(tmp_path)
+    in_tables = {"best": ("300 to 600", (300, 600)), "last": ("900", (900, 900))}
+    for score, (shown, (least, most)) in in_tables.items():
+        (table,) = tables(read_runs(tmp_path), View(score=score))
+        for grid, column in ((scores(table), 2), (costs(table), 3)):
+            (row,) = [row for row in grid.rows if row[0] == table.title("xgblora")]
+            assert row[column] == shown
+        # At the last evaluation both methods have 900: no row is smaller than another.
+        assert any("not equal in size" in note for note in scores(table).notes) == (score == "best")
+        (text,) = [text for name, text in files(table, tmp_path, []).items() if _has_cells(name)]
+        (line,) = [r for r in csv.DictReader(io.StringIO(text)) if r["method"] == "xgblora"]
+        assert [int(line[f"adapter_params_{end}"]) for end in ("min", "max")] == [least, most]
+        by_budget, by_cost = score_by_budget(table), score_by_cost(table)
+        assert by_budget is not None
+        assert by_cost is not None
+        drawn = [p["adapter_params"] for p in by_budget[1] if p["method"] == "xgblora"]
+        costing = {(p["method"], p["cost"]): p["value"] for p in by_cost[1]}
+        assert drawn == [costing["xgblora", "adapter parameters"]] == [(least + most) / 2]
+        on_page = [r["params"] for r in study_data([table])["runs"] if r["method"] == "xgblora"]
+        assert sorted(on_page) == [least, most]
+
+
+def _has_cells(name: str) -> bool:
+    return name.endswith(("-best.csv", "-last.csv"))
+
+
+def test_the_file_for_peft_holds_the_best_weights_whatever_the_score(tmp_path: Path) -> None:
+    write_grown(tmp_path)
+    for score, counted in (("best", "300 to 600"), ("last", "900")):
+        (table,) = tables(read_runs(tmp_path), View(score=score))
+        grid = trained(table, "caption")
+        assert grid is not None
+        assert grid.rows[-1][2:] == [counted, "300", "900", "300 to 600"]
+        said = "The file holds the best weights; counted are the last" in grid.notes[0]
+        assert said == (score == "last")
+
+
+def test_ranks_are_those_of_the_weights_that_are_scored(tmp_path: Path) -> None:
+    write_grown(tmp_path)
+    best, last = (tables(read_runs(tmp_path), View(score=score))[0] for score in ("best", "last"))
+    # The best weights have the ranks of the start.
+    assert adaptive(best) == []
+    drawn = final_ranks(last)
+    assert drawn is not None
+    assert {(line["method"], line["rank"]) for line in drawn[1]} == {("xgblora", 6)}
+    for table, rank in ((best, 4), (last, 6)):
+        on_page = [r["ranks"][1:] for r in study_data([table])["runs"] if r["method"] == "xgblora"]
+        assert on_page == [[[4] * 6, [rank] * 6]] * 2
+
+
+def test_a_record_without_counts_of_the_last_weights_has_those_of_the_best(tmp_path: Path) -> None:
+    write_run(tmp_path, "lora", 1, 0.8, ranks=dict.fromkeys(names(1), 4))
+    (run,) = read_runs(tmp_path)
+    assert "adapter_last" not in run["params"]
+    assert adapter_parameters(run, "last") == adapter_parameters(run, "best") == 900
+    assert ranks_of(run, "last") == run["ranks"]["end"]

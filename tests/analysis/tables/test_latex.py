@@ -81,6 +81,9 @@ def test_a_column_of_anything_else_is_text() -> None:
     # In a table with methods across, one size stands among scores.
     mixed = column(["0.3M", "82.5 ± 1.0", "9.5 ± 0.1"], words=False)
     assert (mixed.spec[0], mixed.cell("0.3M")) == ("S", "{0.3M}")
+    # And beside the one score of a table of one task.
+    assert column(["0.3M", "82.5 ± 1.0"], words=False).spec[0] == "S"
+    assert column(["0.3M", "0.2M", "82.5"], words=False).spec[0] == "r"
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from dora.analysis.grouping import Table, tables
 from dora.analysis.page.study_data import about, ordered
 from dora.analysis.tables import progress
 from dora.analysis.tables.contents import against, costs, grids, medians
-from dora.analysis.tables.files import files, stale
+from dora.analysis.tables.files import files, stale, study_of
 from dora.analysis.tables.layout import Grid, as_csv
 from dora.analysis.tables.scores import scores
 from dora.analysis.view import View
@@ -232,11 +232,14 @@ def test_what_a_cells_runs_were_trained_on_before_is_said(tmp_path: Path) -> Non
 
 def test_runs_that_patience_ended_are_not_said_to_have_trained_to_the_end(tmp_path: Path) -> None:
     write_run(tmp_path, "lora", 1, 0.8)
-    assert "each run: 90 steps of 16 examples" in scores(only_table(tmp_path)).notes
+    assert (
+        "each run: 90 steps of 16 examples of at most 128 tokens"
+        in scores(only_table(tmp_path)).notes
+    )
     ended = {key: {"step": 9, "accuracy": 0.8, "degenerate": None} for key in ("best", "last")}
     write_run(tmp_path, "dora", 1, 0.8, config={"patience": 3}, results=ended)
     assert (
-        "each run: 90 steps of 16 examples; patience ended 1 of 2 runs after 9 steps"
+        "each run: 90 steps of 16 examples of at most 128 tokens; patience ended 1 of 2 runs after 9 steps"
         in scores(only_table(tmp_path)).notes
     )
 
@@ -455,7 +458,8 @@ def test_every_table_is_a_latex_file_with_one_float_and_a_label_of_its_own(tmp_p
     for name, text in made.items():
         assert len(re.findall(r"\\begin\{table\*?\}", text)) == 1
         assert text.count(r"\caption{") == 1
-        assert text.count(rf"\label{{tab:{name.removesuffix('.tex')}}}") == 1
+        label = f"tab:{study_of(tmp_path)}-{name.removesuffix('.tex')}"
+        assert text.count(rf"\label{{{label}}}") == 1
 
 
 @pytest.mark.parametrize("committed", ["study_tiny", "study_family", "study_federated"])
@@ -467,8 +471,10 @@ def test_every_latex_file_that_is_made_is_found_when_it_is_stale(
     made = {k: v for k, v in files(table, tmp_path, []).items() if k.endswith(".tex")}
     for name, text in made.items():
         (tmp_path / name).write_text(text)
-    assert {path.name for path in stale(table, tmp_path, ())} == set(made)
-    assert stale(table, tmp_path, made) == []
+    assert {path.name for path in stale(table, tmp_path, tmp_path, ())} == set(made)
+    assert stale(table, tmp_path, tmp_path, made) == []
+    # Of the same names, they are another study's.
+    assert stale(table, tmp_path / "other", tmp_path, ()) == []
 
 
 @pytest.mark.parametrize("text", ["=cmd()", "+1", "-1", "@x", "\t=x", "a\r=x"])

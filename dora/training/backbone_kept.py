@@ -1,0 +1,81 @@
+"""Refuses a method of one's own that changes the backbone by more than its result holds.
+
+The result is stored beside the name of the backbone, as it was loaded: scores of another one would
+belong to a model that nobody can make again. The suite's own methods are tested for it.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from dora.adapters import result
+from dora.configuration.method_class import is_released
+from dora.errors import UserError
+from dora.methods.base import Method
+
+WAY_OUT = (
+    "which its result does not hold, so that nobody could make the scored model again: train the "
+    "tensor, or keep the change beside it (kept_A and kept_B, as PiSSA in dora/methods/lora.py)"
+)
+
+
+def sums(tensors: Mapping[str, Tensor]) -> dict[str, int]:
+    """Returns a checksum of every tensor by its name."""
+    return {name: _sum(t) for name, t in tensors.items()}
+
+
+def _sum(t: Tensor) -> int:
+    return zlib.crc32(t.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+
+
+def named(model: nn.Module) -> dict[str, Tensor]:
+    """Returns every parameter and buffer of the model by its name."""
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+class Backbone:
+    """A model's tensors before a method was attached, and what of them must stay as it was."""
+
+    def __init__(self, kind: type[Method], model: nn.Module) -> None:
+        """Takes the sums of the model as it was loaded; none for a method of the suite."""
+        self._kind = kind
+        own = not is_released(kind)
+        # The tensors themselves, too: a layer may hold one under another name afterwards.
+        self._loaded = [(n, t, _sum(t)) for n, t in named(model).items()] if own else []
+        self._sums: dict[str, int] = {}
+
+    def check_attached(self, method: Method, model: nn.Module) -> None:
+        """Raises UserError if `__init__` has changed a tensor that the result does not hold."""
+        present = named(model)
+        name_of = {id(t): name for name, t in present.items()}
+        held = result.tensors_of(model, method.frozen()).keys()
+        for before, tensor, known in self._loaded:
+            parent, _, attribute = before.rpartition(".")
+            # One in its place: under its own name, or as that of a layer's base.
+            places = [name_of.get(id(tensor)), before, f"{parent}.base.{attribute}"]
+            now = next((name for name in places if name in present), None)
+            if now is None:  # the method has taken it away
+                continue
+            if now not in held and _sum(present[now]) != known:
+                raise UserError(f"{self._kind.__name__}.__init__ changes {now}, {WAY_OUT}")
+            self._sums[now] = known
+        self._loaded = []
+
+    def note(self, model: nn.Module) -> None:
+        """Takes the sums as training finds the tensors: on its device, and rounded to bf16."""
+        present = named(model)
+        self._sums = sums({name: present[name] for name in self._sums if name in present})
+
+    def check_trained(self, method: Method, model: nn.Module) -> None:
+        """Raises UserError if training has changed a tensor that the result does not hold."""
+        present, held = named(model), result.tensors_of(model, method.frozen()).keys()
+        for name, known in self._sums.items():
+            if name not in held and (name not in present or _sum(present[name]) != known):
+                raise UserError(
+                    f"{self._kind.__name__} has changed {name} in training, {WAY_OUT}; noise for "
+                    "a step goes into the layer's `perturbed`"
+                )

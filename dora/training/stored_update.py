@@ -1,0 +1,58 @@
+"""Refuses a layer of one's own that stores another update than its forward adds.
+
+What is stored is exported beside the run's score: that would be the score of another model. The
+suite's own layers are tested for it.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from dora.adapters.lowrank import LowRankLinear
+from dora.configuration.method_class import is_released
+from dora.errors import RunFailed
+from dora.methods.base import Method
+
+_ROWS = 8  # random inputs of a layer
+_WRONG = 0.05  # of the update's own size; a layer that forgets a factor is off by more
+
+
+def check_stored(method: Method) -> None:
+    """Raises RunFailed if a layer's `stored()` is not what its `forward` adds to the base's output.
+
+    Layers whose rows have norms of their own (`magnitude`) are not asked.
+    """
+    if is_released(type(method)):
+        return
+    for name, layer in method.layers.items():
+        if layer.magnitude is None and not _agree(layer):
+            raise RunFailed(
+                f"{type(layer).__name__}.stored() gives another update than forward() adds (at "
+                f"{name}), so that what is exported would not score as this run did: let stored() "
+                "return two factors of what forward() multiplies with, the scale folded in, or state "
+                "result = 'modules' in the method's class (docs/adding-a-method.md)"
+            )
+
+
+@torch.no_grad()
+def _agree(layer: LowRankLinear) -> bool:
+    """Tells whether the layer's output for random inputs is the base's and the stored update's."""
+    W, training = layer.base.weight, layer.training
+    x = torch.randn(_ROWS, layer.in_features, generator=torch.Generator().manual_seed(0))
+    short = W.dtype.itemsize < 4
+    x = x.to(W.device, torch.float32 if short else W.dtype)
+    layer.eval()
+    with torch.autocast(W.device.type, W.dtype if short else torch.bfloat16, enabled=short):
+        whole, alone = layer(x), F.linear(x, W, layer.base.bias)
+    layer.train(training)
+    A, B = (t.to(x.dtype) for t in layer.stored())
+    update = (x @ A.T) @ B.T
+    # The outputs are rounded, in 16 bits to three digits.
+    least = (0.02 if short else 1e-4) * _norm(alone)
+    return _norm(whole.to(x.dtype) - alone.to(x.dtype) - update) <= _WRONG * _norm(update) + least
+
+
+def _norm(t: Tensor) -> float:
+    return float(torch.linalg.vector_norm(t.float()))

@@ -1,0 +1,127 @@
+"""Methods of one's own that change the backbone, and those that train parts of it."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from conftest import METHODS
+from dora.errors import UserError
+from dora.methods.lora import LoRA
+from runs import run, small
+
+
+class Subtracting(LoRA):
+    """Takes the start of the update off the weight itself."""
+
+    def __init__(self, settings: Any, model: nn.Module, plan: Any, run: Any) -> None:
+        super().__init__(settings, model, plan, run)
+        for layer in self.layers.values():
+            layer.base.weight.data -= 1e-3 * layer.base.weight
+
+
+class Replacing(LoRA):
+    """Puts another weight into the layers."""
+
+    def __init__(self, settings: Any, model: nn.Module, plan: Any, run: Any) -> None:
+        super().__init__(settings, model, plan, run)
+        for layer in self.layers.values():
+            layer.base.weight = nn.Parameter(layer.base.weight * 0.999, requires_grad=False)
+
+
+class Embedding(LoRA):
+    """Changes a tensor that has no layer of its own."""
+
+    def __init__(self, settings: Any, model: nn.Module, plan: Any, run: Any) -> None:
+        super().__init__(settings, model, plan, run)
+        model.get_parameter("roberta.embeddings.LayerNorm.weight").data.mul_(0.999)
+
+
+class Merging(LoRA):
+    """Changes the weight while it trains."""
+
+    @torch.no_grad()
+    def after_step(self, step: int) -> None:
+        next(iter(self.layers.values())).base.weight.mul_(0.999)
+
+
+class Scratch(LoRA):
+    """Has a buffer of its own, which no result needs."""
+
+    def __init__(self, settings: Any, model: nn.Module, plan: Any, run: Any) -> None:
+        super().__init__(settings, model, plan, run)
+        self._layer = next(iter(self.layers.values()))
+        self._layer.register_buffer("seen", torch.zeros(1))
+
+    def after_step(self, step: int) -> None:
+        self._layer.seen += 1
+
+    def state(self) -> dict[str, Tensor]:
+        return {"seen": self._layer.seen}
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        self._layer.seen = state["seen"].clone()
+
+
+def trained(results: Path, name: str, kind: type, *words: str) -> dict[str, Any]:
+    """The record of a run of method=`name`, whose class is `kind`."""
+    budget = ["budget=r2"] if kind.budget != "none" else []  # type: ignore[attr-defined]
+    config = small(results, f"method={name}", "max_steps=4", "eval_every=4", *budget, *words)
+    config.method = dataclasses.replace(config.chosen, kind=kind)
+    return run(config)
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        (
+            Subtracting,
+            r"Subtracting\.__init__ changes roberta.*query\.base\.weight, which its resul",
+        ),
+        (
+            Replacing,
+            r"Replacing\.__init__ changes roberta.*query\.base\.weight, .*\(kept_A and kept_B",
+        ),
+        (
+            Embedding,
+            r"Embedding\.__init__ changes roberta\.embeddings\.LayerNorm\.weight, which its",
+        ),
+        (Merging, r"Merging has changed roberta.*query\.base\.weight in training, .* `perturbed`"),
+    ],
+)
+def test_a_backbone_that_the_result_does_not_hold_is_refused(
+    kind: type, said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=said):
+        trained(tmp_path, "lora", kind)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("lora", "method.init=pissa"),
+        ("full",),
+        ("bitfit", "precision=bf16"),
+        ("houlsby", "method.layer_norm=true"),
+        ("nora",),
+        ("chain", "method.links=2"),
+        ("weight_decomposed",),
+        ("flat_lora",),
+    ],
+)
+def test_what_trains_the_backbone_or_keeps_components_beside_it_passes(
+    words: tuple[str, ...], tmp_path: Path
+) -> None:
+    name, *own = words
+    # A class of one's own: those of the suite are not asked.
+    kind = type("Own", (METHODS[name][1],), {})
+    assert trained(tmp_path, name, kind, *own)["status"] == "done"
+
+
+def test_a_buffer_of_the_methods_own_is_no_part_of_the_backbone(tmp_path: Path) -> None:
+    assert trained(tmp_path, "lora", Scratch)["status"] == "done"

@@ -1,0 +1,147 @@
+"""What a method must not do by itself to tensors that the optimizer trains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from conftest import METHODS, linears, loop_of, tiny, tokens, train_head_only
+from dora.adapters.budget import Budget
+from dora.adapters.changes import Remove
+from dora.adapters.lowrank import LowRankLinear
+from dora.adapters.resizing import set_data
+from dora.errors import UserError
+from dora.methods.base import RunInfo
+from dora.methods.lora import LoRA
+from dora.training.loop import Loop
+
+AT = 2  # the step in which the method acts
+
+
+class Acting(LoRA):
+    """LoRA that does something to its layers in step AT."""
+
+    act: Callable[[LowRankLinear], Any]
+    moment = "after_step"
+
+    def after_step(self, step: int) -> Any:
+        return self._act(step, "after_step")
+
+    def noise(self, step: int) -> None:
+        self._act(step, "noise")
+
+    def _act(self, step: int, moment: str) -> Any:
+        if step != AT or moment != self.moment:
+            return None
+        with torch.no_grad():
+            found = [self.act(layer) for layer in self.layers.values()]
+        return found[0] if isinstance(found[0], Remove) else None
+
+
+def acting(act: Callable[[LowRankLinear], Any], moment: str = "after_step") -> Loop:
+    """A loop whose method calls `act` on every layer in step AT."""
+    model = tiny("roberta")
+    train_head_only(model)
+    settings, matrices = METHODS["lora"][0](), linears(model)
+    plan = LoRA.plan(settings, Budget(rank=4), matrices, RunInfo(10, 3))
+    method = Acting(settings, model, plan, RunInfo(10, 3))
+    method.act, method.moment = act, moment  # type: ignore[method-assign, assignment]
+    return loop_of(model, method, tokens(16), 10, batch_size=8)
+
+
+def grow(layer: LowRankLinear) -> None:
+    set_data(layer.A, torch.cat([layer.A, torch.zeros_like(layer.A[:1])]))
+    set_data(layer.B, torch.cat([layer.B, torch.zeros_like(layer.B[:, :1])], 1))
+
+
+def shrink(layer: LowRankLinear) -> None:
+    layer.A.data, layer.B.data = layer.A.data[1:], layer.B.data[:, 1:]
+
+
+def freeze(layer: LowRankLinear) -> None:
+    layer.A.requires_grad_(False)
+
+
+def replace(layer: LowRankLinear) -> None:
+    layer.A = nn.Parameter(layer.A * 0.9)
+
+
+def unfreeze(layer: LowRankLinear) -> None:
+    layer.base.weight.requires_grad_(True)
+
+
+@pytest.mark.parametrize("moment", ["after_step", "noise"])
+@pytest.mark.parametrize(
+    ("act", "said"),
+    [
+        (
+            grow,
+            r"Acting changed .*query\.A from \(4, 32\) to \(5, 32\) by itself in step 2, .*Renew",
+        ),
+        (
+            shrink,
+            r"Acting changed .*query\.A from \(4, 32\) to \(3, 32\) by itself in step 2, .*Remov",
+        ),
+        (
+            freeze,
+            r"Acting froze .*query\.A in step 2, which its result would lack: .* \.grad to None",
+        ),
+    ],
+)
+def test_a_shape_or_a_freeze_that_the_optimizer_does_not_follow_is_refused(
+    act: Any, said: str, moment: str
+) -> None:
+    loop = acting(act, moment)
+    loop.train_step(1)
+    with pytest.raises(UserError, match=said):
+        loop.train_step(AT)
+
+
+@pytest.mark.parametrize(
+    ("act", "said"),
+    [
+        (replace, r"Acting put another tensor in the place of .*query\.A by step 2, .* \(copy_\)"),
+        (
+            unfreeze,
+            r"Acting began to train .*query\.base\.weight by step 2, and the optimizer does",
+        ),
+    ],
+)
+def test_a_tensor_that_the_optimizer_does_not_have_is_refused_when_it_would_be_saved(
+    act: Any, said: str
+) -> None:
+    loop = acting(act)
+    loop.train_step(1)
+    loop.save()
+    loop.train_step(AT)
+    loop.step = AT
+    with pytest.raises(UserError, match=said):
+        loop.save()
+
+
+def test_what_is_set_in_another_memory_order_is_laid_in_that_of_a_checkpoint() -> None:
+    def transpose(layer: LowRankLinear) -> None:
+        layer.A.data = layer.A.data.t().contiguous().t()
+
+    loop = acting(transpose)
+    for step in (1, AT, 3):
+        loop.train_step(step)
+    assert all(layer.A.is_contiguous() for layer in loop.setup.method.layers.values())
+
+
+def test_a_change_that_is_returned_and_weights_of_other_ranks_pass() -> None:
+    keep = torch.tensor([True, False, True, True])
+    loop = acting(lambda layer: Remove([keep] * 12))
+    loop.train_step(1)
+    first = {name: t.detach().clone() for name, t in loop.result().items()}
+    loop.train_step(AT)
+    loop.train_step(3)
+    loop.save()
+    loop.stepper.optimizer.state.clear()  # moments of the first ranks come with a checkpoint
+    loop.put(first)
+    loop.train_step(1)
+    assert {layer.rank for layer in loop.setup.method.layers.values()} == {4}
