@@ -49,7 +49,7 @@ def server_s(size: str, budget: str, clients: int, rounds: int, case: str) -> fl
             {n: t + 0.01 * torch.randn_like(t) for n, t in trained.items()} for _ in range(clients)
         ]
         began = time.process_time()
-        method.aggregate(uploads, [1 / clients] * clients)
+        method.aggregate(uploads, [1 / clients] * clients, trained)
         took.append(time.process_time() - began)
     return statistics.median(took)
 

@@ -86,7 +86,7 @@ def method_class(name: str, place: str) -> type[Method]:
         )
     if not (isinstance(found, type) and issubclass(found, Method)):
         raise UserError(
-            f"{name}.yaml names {place}, which is not a subclass of dora.methods.base.Method"
+            f"{name}.yaml names {place}, which is not a subclass of dora.method.Method"
         )
     if problems := list(_problems(found)):
         raise UserError(*problems)

@@ -62,7 +62,7 @@ class Scratch(LoRA):
         self._layer.seen += 1
 
     def state(self) -> dict[str, Tensor]:
-        return {"seen": self._layer.seen}
+        return {"seen": self._layer.seen}  # type: ignore[dict-item]
 
     def load(self, state: dict[str, Tensor]) -> None:
         self._layer.seen = state["seen"].clone()
