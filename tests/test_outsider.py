@@ -541,7 +541,7 @@ def test_the_manual_names_every_statement_and_every_moment() -> None:
         ("name: bad\n_target_: outside.gates.Gate\nbase_lr: 1.0\n", "gates.py has no Gate"),
         (
             "name: bad\n_target_: json.JSONDecoder\nbase_lr: 1.0\n",
-            "is not a subclass of dora.methods",
+            "is not a subclass of dora.method.Method",
         ),
         (
             "name: bad\n_target_: outside.gates.Gates\nbase_lr: 1.0\nshrink: 1.0\n",
