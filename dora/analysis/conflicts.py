@@ -22,6 +22,9 @@ from dora.records.words import FORMER
 ABSENT = "–"  # stands for a setting that a run does not have
 
 
+_LENGTH = {"max_steps", "epochs"}
+
+
 def settings(run: Run) -> dict[str, Any]:
     """Returns the configuration under dotted keys (`method.alpha`), and the arithmetic's number."""
     known = dotted({**run["config"], "method": method_settings(run)})
@@ -101,12 +104,14 @@ def _several_configurations(
         for key, values in words.items()
         if not key.startswith("fingerprints.") and differing[key][largest] != ABSENT
     }
-    # One setting that no other configuration shares, preferably the rate, or else all together.
+    # One setting that no other configuration shares, preferably the length or the rate, or else all
+    # together. A length is chosen for all cells, since methods are compared at equal ones.
     alone = [key for key, values in typed.items() if values.count(values[largest]) == 1]
-    keys = sorted(alone, key=lambda key: key != "lr")[:1] or list(typed)
+    keys = sorted(alone, key=lambda key: (key not in _LENGTH, key != "lr"))[:1] or list(typed)
+    scope = "" if _LENGTH & set(keys[:1]) else scope
     choice = shlex.join(printable(f"{scope}{key}={typed[key][largest]}") for key in keys)
     ways = [f"choose it, as by --where {choice}"] if choice else []
-    ways += ["show each length by --by-length"] if {"max_steps", "epochs"} & set(words) else []
+    ways += ["show each length by --by-length"] if _LENGTH & set(words) else []
     return (
         f"one cell holds {len(folders)} configurations: {' | '.join(folders)}, which differ in "
         f"{'; '.join(named) or 'nothing that run.json says'}: a table compares one; "

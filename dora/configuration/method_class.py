@@ -85,9 +85,7 @@ def method_class(name: str, place: str) -> type[Method]:
             f"{name}.yaml names {place} as its class, and {imported.__file__} has no {attribute}"
         )
     if not (isinstance(found, type) and issubclass(found, Method)):
-        raise UserError(
-            f"{name}.yaml names {place}, which is not a subclass of dora.method.Method"
-        )
+        raise UserError(f"{name}.yaml names {place}, which is not a subclass of dora.method.Method")
     if problems := list(_problems(found)):
         raise UserError(*problems)
     return found

@@ -140,7 +140,8 @@ def _unspent(plan: Plan, method: MethodChoice) -> str | None:
 
     Such a run would stand in tables as one of this budget. The suite's plans are tested for it.
     """
-    if method.kind.budget != "exact" or is_released(method.kind):
+    # A plan of another type may count otherwise, as that of bottlenecks does.
+    if method.kind.budget != "exact" or is_released(method.kind) or type(plan) is not Plan:
         return None
     total = plan.budget.total(plan.matrices)
     if plan.target != total:

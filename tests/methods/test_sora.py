@@ -35,7 +35,9 @@ def with_gates(*gates: list[float], **changes: Any) -> SoRA:
     model = tiny("roberta")
     matrices = linears(model)[: len(gates)]
     ranks = tuple(len(values) for values in gates)
-    plan = Plan(Budget(rank=1), matrices, ranks, None, len(gates), at_most=True)
+    # A run that begins at another's ranks aims at no more than these.
+    target = min(len(gates), sum(ranks))
+    plan = Plan(Budget(rank=1), matrices, ranks, None, target, at_most=True)
     method = SoRA(settings_of("sora", **changes), model, plan, RunInfo(TOTAL, 3))
     for layer, values in zip(method.layers.values(), gates, strict=True):
         layer.g.data = torch.tensor(values)
