@@ -135,14 +135,15 @@ class Stepper:
         self._set_rate(step)
         if not s.model.training:  # going through all modules takes the host a while
             s.model.train()
-        self._seed(step, "noise")
+        if self.trained.own:  # methods of the suite draw from generators of their own alone
+            self._seed(step, "noise")
         s.method.noise(step)
         loss, penalty = self._backward(step)
         self.observe("backward")
         # Methods see gradients summed over processes, so that every process decides alike.
         processes.sum_gradients(s.world, self.parameters.values())
-        # Anew: micro-batches have drawn by process, or not at all.
-        self._seed(step, "after")
+        if self.trained.own:  # anew: micro-batches have drawn by process, or not at all
+            self._seed(step, "after")
         s.method.adjust_gradients(step)
         self.gradient_norm = self._clip()
         # Before the method's next moments: if one fails, this step's loss may be the cause.

@@ -21,12 +21,12 @@ from dora.errors import UserError
 class Trained:
     """The trained parameters of a model by name, and their shapes as the loop knows them.
 
-    `method`: named in messages. Methods of the suite, which are tested for it, are not asked in
-    every step.
+    `method`: named in messages. `own`: it is one of the user's own; methods of the suite, which are
+    tested for it, are not asked in every step.
     """
 
     def __init__(self, method: Any, parameters: Mapping[str, nn.Parameter]) -> None:
-        self._method, self._own = type(method).__name__, not is_released(type(method))
+        self._method, self.own = type(method).__name__, not is_released(type(method))
         self._parameters = dict(parameters)
         self._list = list(self._parameters.values())
         self._shapes: list[torch.Size] = []
@@ -41,7 +41,7 @@ class Trained:
 
         Called in every step, it asks for nothing that lies on the device.
         """
-        if not self._own:
+        if not self.own:
             return
         if [p.shape for p in self._list] != self._shapes:
             self._refuse_shape(step)
