@@ -22,9 +22,8 @@ class Plan:
     `start`: rank of each matrix when training begins. `end`: rank of each matrix at the end if it
     is fixed beforehand (LoRA), None if training decides it: one that starts below the target grows.
     `target`: the total at the end, in the budget's unit; less than the budget's own total only if
-    `init_from` starts with less. `at_most`:
-    the run may end below the target. `note`: what else the user should read of it before training.
-    `dealt`: `start` is `equal_ranks` of the budget, a share of them, or another run's, and so the
+    `init_from` starts with less. `at_most`: the run may end below the target. `note`: what else the
+    user should read of it before training. `dealt`: `start` is `equal_ranks` of the budget, a share of them, or another run's, and so the
     same for every seed; where that leaves matrices without a component, it names the run too.
     """
 
@@ -83,6 +82,10 @@ class Plan:
             components = (_fill(cheap[::-1], left), _fill(cheap, left))
         return ((0, components[1]), (fixed, high)) if self.at_most else (components, (low, high))
 
+    def costs_below(self, most: Sequence[int], ranks: Sequence[int]) -> list[int]:
+        """Returns the cost of one component of each matrix that has fewer than `most` of them."""
+        return [c for c, r, m in zip(self.costs, ranks, most, strict=True) if r < m]
+
     def missed(self, ranks: Sequence[int]) -> str | None:
         """Returns a message if a run that ended at `ranks` missed its budget, else None."""
         if self.budget.rank is not None:
@@ -90,9 +93,7 @@ class Plan:
         params = self.params(ranks)
         if params > self.target:
             return f"{params} adapter parameters at the end exceed the budget of {self.target}"
-        left = [
-            m.cost for m, r, most in zip(self.matrices, ranks, self.most, strict=True) if r < most
-        ]
+        left = self.costs_below(self.most, ranks)
         # A gap is allowed only if it is too small for any component that was given up or not added.
         if not self.at_most and left and self.target - params >= min(left):
             return (
@@ -104,7 +105,7 @@ class Plan:
     def falls_short(self, ranks: Sequence[int]) -> bool:
         """Tells whether `ranks` leave over 5 % of the target, and room for a component left out."""
         gap = self.target - self.budget.spent(ranks, self.matrices)
-        left = [c for c, r, most in zip(self.costs, ranks, self.most, strict=True) if r < most]
+        left = self.costs_below(self.most, ranks)
         return bool(left) and gap >= min(left) and gap > (1 - ENOUGH) * self.target
 
     def _missed_components(self, components: int) -> str | None:

@@ -149,8 +149,7 @@ def _unspent(plan: Plan, method: MethodChoice) -> str | None:
     if plan.end is None:
         return None
     left = total - plan.budget.spent(plan.end, plan.matrices)
-    costs = zip(plan.budget.costs(plan.matrices), plan.end, plan.matrices, strict=True)
-    room = [cost for cost, rank, matrix in costs if rank < matrix.full_rank]
+    room = plan.costs_below([matrix.full_rank for matrix in plan.matrices], plan.end)
     if room and left >= min(room):
         return (
             f"leaves {left} of {total} unspent, where a component of {min(room)} would fit: deal it "
