@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     # The exit codes stand in --help, since scripts depend on them.
     parser.epilog = (
         f"exit code: 0 all shown, {LEFT_OUT} something was left out and named, "
-        "2 nothing can be shown, or tables of another study are in --to, 1 the disk failed"
+        "2 nothing can be shown, or dora.tables found another study's tables in --to, 1 the disk failed"
     )
 
 

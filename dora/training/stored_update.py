@@ -1,6 +1,6 @@
 """Refuses a layer of one's own that stores another update than its forward adds.
 
-What is stored is exported beside the run's score: that would be the score of another model. The
+The stored update is exported beside the run's score, which would be the score of another model. The
 suite's own layers are tested for it.
 """
 
