@@ -142,12 +142,12 @@ def variants(folder: Path) -> str:
     runs = read_runs(folder)
     (task,) = {run["config"]["task"] for run in runs}
     # A setting that came later has the value in LATER where a record lacks it.
-    found = [run["config"]["method"] for run in runs]
-    methods = [method | LATER.get(method["name"], {}) | method for method in found]
-    methods = [
-        {"scale": round(run["scale"], 2)} | {k: v for k, v in method.items() if k != "alpha"}
-        for run, method in zip(runs, methods, strict=True)
-    ]
+    methods = []
+    for run in runs:
+        method = run["config"]["method"]
+        method = method | LATER.get(method["name"], {}) | method
+        del method["alpha"]
+        methods.append({"scale": round(run["scale"], 2), **method})
     values = {name: sorted({method[name] for method in methods}) for name in methods[0]}
     varied = {name: its for name, its in values.items() if len(its) > 1}
     cells: Cells = {}

@@ -143,6 +143,13 @@ def example(at: int = 0) -> tuple[str, str]:
     return code, yaml.replace("dora.methods.shrunk.", "outside.shrunk.")
 
 
+def put(root: Path, file: str, code: str, name: str, yaml: str) -> None:
+    """Writes a module of one's own, and conf/method/NAME.yaml, below a folder."""
+    for path, text in ((root / file, code), (root / f"conf/method/{name}.yaml", yaml)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
 @pytest.fixture(scope="module")
 def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A package `outside` of four methods, and a folder conf/ that names them."""
@@ -216,10 +223,9 @@ def test_a_method_that_was_edited_begins_another_run(
 def test_code_that_a_process_has_imported_keeps_its_name_and_an_edit_is_told(
     package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "mine_in_a_notebook.py").write_text((package / "outside/biases.py").read_text())
-    (tmp_path / "conf/method").mkdir(parents=True)
+    code = (package / "outside/biases.py").read_text()
     yaml = yaml_of("mine", "mine_in_a_notebook.Biases")
-    (tmp_path / "conf/method/mine.yaml").write_text(yaml)
+    put(tmp_path, "mine_in_a_notebook.py", code, "mine", yaml)
     monkeypatch.syspath_prepend(str(tmp_path))
     given = {
         "data": "dir",
@@ -254,10 +260,7 @@ def test_the_manuals_layer_of_ones_own_stores_its_vectors_and_exports_whole_fact
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     code, yaml = example(1)
-    (tmp_path / "mypackage").mkdir()
-    (tmp_path / "mypackage/vera.py").write_text(code)
-    (tmp_path / "conf/method").mkdir(parents=True)
-    (tmp_path / "conf/method/vera.yaml").write_text(yaml)
+    put(tmp_path, "mypackage/vera.py", code, "vera", yaml)
     monkeypatch.syspath_prepend(str(tmp_path))
     given = {"data": "dir", "data__dir": small_glue(), "config_dir": tmp_path / "conf"}
     trained = dora.train(
@@ -305,10 +308,7 @@ class Scales(Method):
 def test_a_modules_vector_is_counted_though_it_has_the_name_of_a_gate(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "scales_of_mine.py").write_text(SCALES)
-    (tmp_path / "conf/method").mkdir(parents=True)
-    yaml = yaml_of("scales", "scales_of_mine.Scales")
-    (tmp_path / "conf/method/scales.yaml").write_text(yaml)
+    put(tmp_path, "scales_of_mine.py", SCALES, "scales", yaml_of("scales", "scales_of_mine.Scales"))
     monkeypatch.syspath_prepend(str(tmp_path))
     given = {
         "data": "dir",

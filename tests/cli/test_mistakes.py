@@ -18,6 +18,14 @@ from dora.preparing.prepare import prepare
 from runs import command, configure, refused, small, typed
 
 
+def assert_refused(words: list[str], said: list[str]) -> None:
+    """Compares the messages on a command line with a part of each."""
+    problems = refused(*words)
+    assert len(problems) == len(said)
+    for problem, part in zip(problems, said, strict=True):
+        assert part in problem
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -47,10 +55,7 @@ from runs import command, configure, refused, small, typed
     ],
 )
 def test_a_word_that_cannot_be_read_gets_one_message(words: list[str], said: list[str]) -> None:
-    problems = refused(*words)
-    assert len(problems) == len(said)
-    for problem, part in zip(problems, said, strict=True):
-        assert part in problem
+    assert_refused(words, said)
 
 
 def test_no_message_names_a_package_that_the_registry_lacks() -> None:
@@ -186,10 +191,7 @@ def test_several_files_of_one_group_are_no_run(word: str) -> None:
     ],
 )
 def test_a_choice_is_written_without_a_plus_sign(words: list[str], said: list[str]) -> None:
-    problems = refused(*words)
-    assert len(problems) == len(said)
-    for problem, part in zip(problems, said, strict=True):
-        assert part in problem
+    assert_refused(words, said)
 
 
 def test_no_key_is_taken_away_in_a_run_or_a_sweep() -> None:
