@@ -37,7 +37,8 @@ class Table:
     `cells`: row → task → its runs, all of one configuration; a cell that had to be left out is
     empty, and `left_out` names it with the reason. `steps`: the length of its runs, if the view has
     a table for each length. `not_averaged`: tasks that there are runs of and that the average would
-    be over, did the view not leave them out.
+    be over, did the view not leave them out. `searched_s`: seconds of training of each run of the
+    search that its settings come from.
     """
 
     data: str
@@ -48,6 +49,7 @@ class Table:
     steps: int | None = None
     diverged: dict[tuple[Row, str], list[int]] = field(default_factory=dict)
     not_averaged: set[str] = field(default_factory=set)
+    searched_s: list[float] = field(default_factory=list)
     # Tables, tests and figures ask for each cell's scores some thirty times.
     _values: dict[tuple[Row, str], dict[int, float]] = field(default_factory=dict, repr=False)
     # Intervals by (row, other row, task): each reads all predictions and draws resamples of them.
@@ -289,6 +291,18 @@ def note_diverged(table: Table, seen: Iterable[Seen]) -> None:
         # Another configuration, such as a rate that was tried first, is none of the cell's.
         if (not its and not table.view.where) or key in {place_of(r["folder"]).key for r in its}:
             table.diverged.setdefault(((method, spent), task), []).append(int(seed[1:]))
+
+
+def note_search(table: Table, seen: Iterable[Seen]) -> None:
+    """Notes what the search of the table's settings took; `seen`: the runs of its folder.
+
+    Those of the table's rows and tasks count, ended or not: each has taken its time.
+    """
+    for s in seen:
+        data, task, model, method, spent, *_ = s.place
+        here = (data, model) == (table.data, table.model) and task in table.tasks
+        if here and (method, spent) in table.cells and table.steps in (None, s.total_steps):
+            table.searched_s.append(s.seconds or 0.0)
 
 
 def first_counted(run: Run) -> int:

@@ -11,13 +11,14 @@ from pathlib import Path
 
 from dora.analysis.choice import named
 from dora.analysis.finished import anything_left_out, read_runs
-from dora.analysis.grouping import Table, note_diverged, showable
+from dora.analysis.grouping import Table, note_diverged, note_search, showable
 from dora.analysis.rows import BASELINE
 from dora.analysis.view import View
 from dora.errors import UserError
 from dora.process.command import path
+from dora.records.directories import directories
 from dora.records.gaps import scan
-from dora.records.study import Seen, first_command
+from dora.records.study import Seen, first_command, look
 
 LEFT_OUT = 3  # exit code, as `dora.status` has it for a study that is not whole
 
@@ -197,8 +198,10 @@ def found_tables(given: argparse.Namespace) -> Asked:
         )
     # The records that were read are passed on, so that no file is read twice.
     seen = scan(given.results, {run["folder"]: run for run in runs})
+    searched = [look(folder) for folder in directories(given.results / "search")]
     for table in found:
         note_diverged(table, seen)
+        note_search(table, searched)
     return Asked(given, found, left_out, seen)
 
 

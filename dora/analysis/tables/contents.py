@@ -1,4 +1,4 @@
-"""The contents of a study's tables: scores, differences, medians, costs."""
+"""The contents of a study's tables: scores, differences, medians, costs, and all of them in order."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from dora.analysis.settings_that_differ import trained_on
 from dora.analysis.tables import counts
 from dora.analysis.tables.layout import Grid, number_range, transposed
 from dora.analysis.tables.notes import COSTS_NOTE, difference_notes
+from dora.analysis.tables.run_settings import run_settings
 from dora.analysis.tables.scores import caption, parameters, scores, with_interval
 from dora.data.tasks import TASKS
+from dora.plain import counted, duration
 
 
 def medians(table: Table) -> Grid:
@@ -72,8 +74,22 @@ def costs(table: Table) -> Grid:
     notes = [f"on {trained_on(table)}; {COSTS_NOTE}"]
     if len(common) < len(table.tasks):
         notes.append(f"seconds: over {over or 'no task'}, which every row has runs of")
+    notes.append(_in_all(table))
     text = f"{caption(table)}: parameters, time, memory"
     return Grid(text, head, rows, rules=budget_starts(shown), name="costs", notes=notes)
+
+
+def _in_all(table: Table) -> str:
+    """Returns the time of all runs together, which papers' checklists ask for."""
+
+    def took(seconds: Sequence[float]) -> str:
+        """Returns `60 runs, 1 h 52 min`."""
+        return f"{counted(len(seconds), 'run')}, {duration(sum(seconds))}"
+
+    text = f"training in all: {took([run['train_s'] for run in table.runs])}"
+    return text + (
+        f"; the search of settings: {took(table.searched_s)}" if table.searched_s else ""
+    )
 
 
 def _seconds(table: Table, row: Row, tasks: Sequence[str]) -> str:
@@ -160,5 +176,6 @@ def grids(table: Table) -> list[Grid]:
         costs(table),
         counts.trained(table, caption(table)),
         counts.federated(table, caption(table)),
+        run_settings(table),
     ]
     return [*findings(table), *(grid for grid in rest if grid is not None)]

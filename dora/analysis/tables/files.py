@@ -72,7 +72,7 @@ def report(
 # The ends of names that tables have or had; a study may have lost what an earlier call wrote.
 _ENDS = (
     *("", "-differences", "-differences-by-task", "-medians", "-costs", "-trained"),
-    *("-federated", "-published"),
+    *("-federated", "-settings", "-published"),
 )
 
 

@@ -40,9 +40,9 @@ def test_the_commands_that_fill_the_holes_are_in_the_report(tmp_path: Path) -> N
     )
     # One seed has no differences, and no file of them is named.
     assert done.stdout.splitlines()[-1] == (
-        f"written to {tmp_path / 'tables'}: dir-minilm-best as .md, .csv, -runs.csv, and 2 .tex"
+        f"written to {tmp_path / 'tables'}: dir-minilm-best as .md, .csv, -runs.csv, and 3 .tex"
     )
-    assert len(list((tmp_path / "tables").iterdir())) == 5
+    assert len(list((tmp_path / "tables").iterdir())) == 6
     # The Markdown that is written is also what is printed.
     assert done.stdout.startswith((tmp_path / "tables" / "dir-minilm-best.md").read_text()[:200])
 

@@ -333,7 +333,7 @@ def test_no_table_repeats_another(tmp_path: Path) -> None:
 
     write_run(tmp_path, "lora", 1, 0.8)
     write_run(tmp_path, "dora", 1, 0.8)
-    assert captions() == ["", "parameters, time, memory"]
+    assert captions() == ["", "parameters, time, memory", "settings"]
     # Two seeds have medians and differences; two tasks an average.
     write_run(tmp_path, "lora", 2, 0.8)
     write_run(tmp_path, "dora", 2, 0.8)
@@ -342,6 +342,7 @@ def test_no_table_repeats_another(tmp_path: Path) -> None:
         "differences from LoRA by task",
         "median (n)",
         "parameters, time, memory",
+        "settings",
     ]
     for method in ("lora", "dora"):
         for seed in (1, 2):
@@ -454,6 +455,7 @@ def test_every_table_is_a_latex_file_with_one_float_and_a_label_of_its_own(tmp_p
         "-differences-by-task.tex",
         "-medians.tex",
         "-costs.tex",
+        "-settings.tex",
     ]
     for name, text in made.items():
         assert len(re.findall(r"\\begin\{table\*?\}", text)) == 1
