@@ -82,7 +82,10 @@ def finish(p: Prepared, loop: Loop, record: Record, say: Lines) -> None:
             "counted": loop.selection.evaluations,
             "from_step": loop.selection.counts_from,
         },
-        warnings=_warnings(record, plan, ranks["last"], empty=not counts["adapter_end"]),
+        warnings=[
+            *_warnings(record, plan, ranks["last"], empty=not counts["adapter_end"]),
+            *loop.stepper.trained.never_reached(loop.stepper.optimizer),
+        ],
         # `patience` may have ended the run before its last round.
         **loop.about_rounds(loop.step),
         train_s=round(loop.seconds, 2),

@@ -30,6 +30,7 @@ class Trained:
         self._parameters = dict(parameters)
         self._list = list(self._parameters.values())
         self._shapes: list[torch.Size] = []
+        self._idle, self._checked = list(self._parameters), False  # those without a gradient so far
         self.note()
 
     def note(self) -> None:
@@ -43,6 +44,8 @@ class Trained:
         """
         if not self.own:
             return
+        self._checked = True
+        self._idle = [name for name in self._idle if self._parameters[name].grad is None]
         if [p.shape for p in self._list] != self._shapes:
             self._refuse_shape(step)
         if all(p.requires_grad and p.is_contiguous() for p in self._list):
@@ -65,6 +68,23 @@ class Trained:
                     "after_step return Remove or Renew (dora.adapters.changes), which the loop "
                     "applies to both"
                 )
+
+    def never_reached(self, optimizer: torch.optim.Optimizer) -> list[str]:
+        """Returns a warning of tensors that no loss has reached, for a method of one's own.
+
+        The budget counts them, and they have kept their start values. Asked at the end of a run:
+        a method may train some of its tensors late.
+        """
+        # Behind a checkpoint the moments tell which gradients came before it.
+        names = [name for name in self._idle if not optimizer.state.get(self._parameters[name])]
+        if not (self._checked and names):
+            return []
+        more = f" and {len(names) - 1:,} more" if len(names) > 1 else ""
+        return [
+            f"{self._method} trains {names[0]}{more}, and no loss has reached "
+            f"{'them' if more else 'it'} in the whole run: the parameters are counted, and kept "
+            "their start values; use them in the forward pass, or freeze them in __init__"
+        ]
 
     def check_identity(self, model: nn.Module, step: int) -> None:
         """Raises UserError unless the model trains the very tensors that the optimizer has.

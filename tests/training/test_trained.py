@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -42,13 +43,15 @@ class Acting(LoRA):
         return found[0] if isinstance(found[0], Remove) else None
 
 
-def acting(act: Callable[[LowRankLinear], Any], moment: str = "after_step") -> Loop:
+def acting(
+    act: Callable[[LowRankLinear], Any], moment: str = "after_step", kind: type[Acting] = Acting
+) -> Loop:
     """A loop whose method calls `act` on every layer in step AT."""
     model = tiny("roberta")
     train_head_only(model)
     settings, matrices = METHODS["lora"][0](), linears(model)
     plan = LoRA.plan(settings, Budget(rank=4), matrices, RunInfo(10, 3))
-    method = Acting(settings, model, plan, RunInfo(10, 3))
+    method = kind(settings, model, plan, RunInfo(10, 3))
     method.act, method.moment = act, moment  # type: ignore[method-assign, assignment]
     return loop_of(model, method, tokens(16), 10, batch_size=8)
 
@@ -145,3 +148,44 @@ def test_a_change_that_is_returned_and_weights_of_other_ranks_pass() -> None:
     loop.put(first)
     loop.train_step(1)
     assert {layer.rank for layer in loop.setup.method.layers.values()} == {4}
+
+
+def test_tensors_that_no_loss_reaches_are_named_at_the_end_of_a_method_of_ones_own() -> None:
+    def named(loop: Loop) -> list[str]:
+        loop.train_step(1)
+        return loop.stepper.trained.never_reached(loop.stepper.optimizer)
+
+    class Idle(Acting):
+        """LoRA whose layers have a factor more, which no forward pass reads."""
+
+        def __init__(self, *given: Any) -> None:
+            super().__init__(*given)
+            for layer in self.layers.values():
+                layer.idle = nn.Parameter(torch.ones(3))
+
+    assert named(acting(lambda layer: None)) == []
+    loop = acting(lambda layer: None, kind=Idle)
+    (warning,) = named(loop)
+    assert re.match(
+        r"Idle trains .*query\.idle and 11 more, and no loss has reached them in the whole run",
+        warning,
+    )
+    # One gradient is enough, however late; the optimizer may have forgotten it, as after a round.
+    for layer in loop.setup.method.layers.values():
+        layer.idle.grad = torch.ones(3)
+    loop.stepper.trained.check(2)
+    loop.stepper.optimizer.state.clear()
+    assert loop.stepper.trained.never_reached(loop.stepper.optimizer) == []
+
+
+def test_a_run_that_is_resumed_names_no_tensor_that_was_reached_before() -> None:
+    first, resumed = acting(lambda layer: None), acting(lambda layer: None)
+    first.train_step(1)
+    # Nothing is said by a process that has taken no step.
+    assert resumed.stepper.trained.never_reached(resumed.stepper.optimizer) == []
+    for p, before in zip(
+        resumed.stepper.parameters.values(), first.stepper.parameters.values(), strict=True
+    ):
+        resumed.stepper.optimizer.state[p] = first.stepper.optimizer.state[before]
+    resumed.stepper.trained.check(2)
+    assert resumed.stepper.trained.never_reached(resumed.stepper.optimizer) == []
