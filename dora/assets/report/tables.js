@@ -1,11 +1,11 @@
 // Tables: sorting of all of them, the table of runs, and its CSV file.
 
-// The number a cell begins with (76.8 of "76.8 ± 1.3", 332000 of "0.332M to 0.4M", 8 of "r8"), or
-// its text. Cells of runs carry their value.
+// The number a cell begins with (76.8 of "76.8 ± 1.3", 332000 of "0.332M to 0.4M", 8 of "r8", 0.002
+// of "2e-3"), or its text. Cells of runs carry their value.
 function sortKey(cell) {
   if (cell.dataset.value !== undefined) return Number(cell.dataset.value);
   const text = cell.textContent.trim();
-  const found = text.replace(/,/g, "").match(/^(?:all |<|\[)?r?([+-]?\d[\d.]*)([kM]?)(?!\w)/);
+  const found = text.replace(/,/g, "").match(/^(?:all |<|\[)?r?([+-]?\d[\d.]*(?:e-?\d+)?)([kM]?)(?!\w)/);
   return found ? Number(found[1]) * ({k: 1e3, M: 1e6}[found[2]] ?? 1) : text.toLowerCase();
 }
 // Numbers come before words.

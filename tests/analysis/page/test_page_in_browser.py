@@ -133,6 +133,18 @@ def test_tables_sort_by_numbers_and_budgets_by_value(results: Path) -> None:
     assert dashes == ["r8", "r8", "9k", "9k", "0.3M", "0.3M", "–"]
 
 
+def test_cells_sort_by_the_number_they_begin_with(results: Path) -> None:
+    texts = ["5e-4", "2.83e-3", "1e-3", "0.332M to 0.4M", "76.8 ± 1.3", "r8", "<0.001", "dem", "–"]
+    keys = in_browser(
+        results,
+        f"""
+        const cell = text => ({{dataset: {{}}, textContent: text}});
+        return {json.dumps(texts)}.map(text => sortKey(cell(text)));
+        """,
+    )
+    assert keys == [5e-4, 2.83e-3, 1e-3, 332_000, 76.8, 8, 0.001, "dem", "–"]
+
+
 # What is typed into the filter, and how many of 28 runs are left.
 FILTERS = {
     "method:lora task:rte": 6,
