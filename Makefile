@@ -12,7 +12,7 @@ BIN = $(VENV)/bin
 MADE = $(wildcard $(VENV)/.ready)
 READY = $(if $(MADE),$(VENV)/.ready,$(if $(call HOLDS,$(VENV)),,$(VENV)/.ready))
 
-.PHONY: help setup demo test test-slow test-slurm check bench tables figures report missing clean
+.PHONY: help setup demo test test-slow test-slurm check bench tables figures report missing clean clean-runs
 
 help:  ## lists the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -55,5 +55,8 @@ report: setup  ## puts tables, figures and every run's configuration on one page
 missing: setup  ## prints the commands of the runs under RESULTS that are left to do
 	@$(BIN)/python -m dora.status --results "$(RESULTS)" --missing || test $$? -eq 3
 
-clean:  ## removes runs, caches and an environment that make has made; committed results stay
-	rm -rf $(if $(wildcard .venv/.ready),.venv) $(if $(MADE),$(VENV)) results/runs results/cache results/multirun results/wandb results/tables results/figures results/search results/report*.html .pytest_cache .mypy_cache .ruff_cache
+clean:  ## removes caches, tables, figures and an environment that make has made; runs stay
+	rm -rf $(if $(wildcard .venv/.ready),.venv) $(if $(MADE),$(VENV)) results/cache results/multirun results/tables results/figures results/report*.html .pytest_cache .mypy_cache .ruff_cache
+
+clean-runs:  ## removes the runs and the search in results/ for good; studies in folders of their own stay
+	rm -rf results/runs results/search results/wandb

@@ -34,12 +34,12 @@ def environment(folder: Path, holds: bool, made: bool = False) -> Path:
     return folder
 
 
-def make(checkout: Path, *words: str, **env: Path) -> str:
-    """Returns the commands that make would run."""
+def make(checkout: Path, *words: str, dry: bool = True, **env: Path) -> str:
+    """Returns the commands that make would run, or has run if not `dry`."""
     kept = {k: v for k, v in os.environ.items() if k not in ("VIRTUAL_ENV", "CONDA_PREFIX", "VENV")}
     kept = {k: v for k, v in kept.items() if not k.startswith("MAKE")}
     done = subprocess.run(
-        ["make", "-n", *words],
+        ["make", *(["-n"] if dry else []), *words],
         cwd=checkout,
         env={**kept, **{k: str(v) for k, v in env.items()}},
         capture_output=True,
@@ -95,3 +95,23 @@ def test_a_results_folder_with_spaces_is_one_argument(checkout: Path) -> None:
 def test_clean_leaves_an_environment_that_make_has_not_made(checkout: Path) -> None:
     environment(checkout / ".venv", holds=True)
     assert ".venv" not in make(checkout, "clean")
+
+
+def test_clean_keeps_all_runs_and_clean_runs_keeps_studies_in_folders_of_their_own(
+    checkout: Path,
+) -> None:
+    kept = ["mine/runs/run.json", "study/runs.jsonl.gz", "README.md"]
+    runs = ["runs/dir/run.json", "search/choices.json", "wandb/offline.log"]
+    made = ["cache/rows.arrow", "tables/a.md", "figures/a.pdf", "report.html", "multirun/0/log"]
+    for name in (*kept, *runs, *made):
+        (checkout / "results" / name).parent.mkdir(parents=True, exist_ok=True)
+        (checkout / "results" / name).touch()
+
+    def left() -> set[str]:
+        folder = checkout / "results"
+        return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+    make(checkout, "clean", dry=False)
+    assert left() == {*kept, *runs}
+    make(checkout, "clean-runs", dry=False)
+    assert left() == set(kept)
