@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from dora.analysis.comparison import Difference, differences
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+_APART = 0.08  # inches between the bars of two methods in the figure of differences
 AVERAGE = "average"  # the name of the average over tasks, among those of tasks
 Lines = list[dict[str, Any]]  # the numbers of a figure, as lines of its CSV
 Drawn = tuple["Figure", Lines]
@@ -171,12 +174,12 @@ def paired_differences(table: Table, part: str | None = None) -> Drawn | None:
     shown = [name for name in methods(table.rows) if name in {line["method"] for line in lines}]
     look = styles(methods(table.rows))
     heads = [f"budget {budget_in_words((table.view.baseline, budget))}" for budget in budgets]
-    # Room for the bars of all methods beside each other.
-    height = max(0.32, 0.08 * (len(shown) + 1)) * len(scores)
+    bands = _bands(lines, scores)
+    height = sum(bands.values())
     figure, axes = panels(heads, width=2.4, height=height, left=1.0, same_y=True)
     for panel, budget in zip(axes, budgets, strict=True):
         panel.axvline(0, color="0.6", linewidth=0.8)
-        heights = _heights([p for p in lines if p["budget"] == budget], scores, shown)
+        heights = _heights([p for p in lines if p["budget"] == budget], bands, shown)
         for method in shown:
             here = [p for p in lines if (p["method"], p["budget"]) == (method, budget)]
             error = [[p["mean"] - p["low"] for p in here], [p["high"] - p["mean"] for p in here]]
@@ -191,26 +194,38 @@ def paired_differences(table: Table, part: str | None = None) -> Drawn | None:
                 label=method,
                 **look[method],
             )
-        panel.set_yticks(range(len(scores)), scores)
-        panel.set_ylim(len(scores) - 0.5, -0.5)  # downwards, in the order of the tables
+        ends = list(accumulate(bands.values()))
+        panel.set_yticks([end - band / 2 for end, band in zip(ends, bands.values(), strict=True)])
+        panel.set_yticklabels(bands)
+        for end in ends[:-1]:
+            panel.axhline(end, color="0.9", linewidth=0.6)
+        panel.set_ylim(height, 0)  # downwards, in the order of the tables
     titles(figure, f"points more than {table.baseline}, 95 % interval over seeds")
     legend(figure, axes, table.title)
     return figure, lines
 
 
+def _bands(lines: Lines, scores: Sequence[str]) -> dict[str, float]:
+    """Returns the height in inches of each score's band: room for its methods at any budget."""
+    most = dict.fromkeys(scores, 0)
+    for (score, _), number in Counter((p["score"], p["budget"]) for p in lines).items():
+        most[score] = max(most[score], number)
+    return {score: max(0.32, _APART * (number + 1)) for score, number in most.items()}
+
+
 def _heights(
-    lines: Lines, scores: Sequence[str], shown: Sequence[str]
+    lines: Lines, bands: Mapping[str, float], shown: Sequence[str]
 ) -> dict[tuple[str, str], float]:
     """Returns the height of each mark by score and method, of the lines of one budget.
 
-    The methods that a score has stand around its own height, within three quarters.
+    The methods that a score has stand around the middle of its band. In inches from the top.
     """
-    heights = {}
-    for at, score in enumerate(scores):
+    heights, top = {}, 0.0
+    for score, band in bands.items():
         there = {line["method"] for line in lines if line["score"] == score}
         for i, method in enumerate(m for m in shown if m in there):
-            step = min(0.25, 0.75 / len(shown))
-            heights[score, method] = at + step * (i - (len(there) - 1) / 2)
+            heights[score, method] = top + band / 2 + _APART * (i - (len(there) - 1) / 2)
+        top += band
     return heights
 
 

@@ -18,7 +18,7 @@ from dora.analysis.figures import files as figures
 from dora.analysis.figures.costs import score_by_cost
 from dora.analysis.figures.files import FIGURES, write
 from dora.analysis.figures.log_axis import spread
-from dora.analysis.figures.scores import _heights, paired_differences, score_by_budget
+from dora.analysis.figures.scores import _bands, _heights, paired_differences, score_by_budget
 from dora.analysis.figures.style import (
     COLOURS,
     MARKERS,
@@ -173,16 +173,28 @@ def test_in_print_final_ranks_have_a_panel_for_each_cell_that_has_runs(tmp_path:
     ]
 
 
-def test_the_methods_that_a_score_has_stand_around_its_height() -> None:
-    drawn = [("CoLA", m) for m in ("adalora", "dora", "sora")] + [("RTE", "dora")]
-    lines = [{"score": score, "method": method} for score, method in drawn]
-    heights = _heights(lines, ["CoLA", "RTE"], ["adalora", "dora", "sora"])
-    assert heights == {
-        ("CoLA", "adalora"): -0.25,
-        ("CoLA", "dora"): 0,
-        ("CoLA", "sora"): 0.25,
-        ("RTE", "dora"): 1,
-    }
+def test_a_score_has_room_for_the_methods_that_it_has_which_stand_around_its_middle() -> None:
+    found = [("CoLA", m, "r8") for m in ("adalora", "dora", "sora", "nora", "cora")]
+    # At another budget there are fewer, in a panel with the same bands.
+    found += [("CoLA", "dora", "r2"), ("RTE", "dora", "r8")]
+    lines = [{"score": score, "method": method, "budget": at} for score, method, at in found]
+    # Five methods 0.08 inches from each other with as much above and below; one has the least.
+    bands = _bands(lines, ["CoLA", "RTE"])
+    assert bands == pytest.approx({"CoLA": 0.48, "RTE": 0.32})
+    shown = ["adalora", "cora", "dora", "nora", "sora"]
+    at_r8 = _heights([line for line in lines if line["budget"] == "r8"], bands, shown)
+    assert at_r8 == pytest.approx(
+        {
+            ("CoLA", "adalora"): 0.08,
+            ("CoLA", "cora"): 0.16,
+            ("CoLA", "dora"): 0.24,
+            ("CoLA", "nora"): 0.32,
+            ("CoLA", "sora"): 0.40,
+            ("RTE", "dora"): 0.64,
+        }
+    )
+    at_r2 = _heights([line for line in lines if line["budget"] == "r2"], bands, shown)
+    assert at_r2 == pytest.approx({("CoLA", "dora"): 0.24})
 
 
 def test_ranks_elsewhere_than_in_linears_are_not_drawn_and_no_damage(
