@@ -23,9 +23,10 @@ MARKS = {
 }
 
 COSTS_NOTE = (
-    "the seconds are of training alone, mean over tasks of the mean over runs; the memory is the "
-    "most that any run's process took: where one process trained several runs, what it still held "
-    "of those before is in it"
+    "the seconds are of training alone, by the clock, mean over tasks of the mean over runs: where "
+    "runs shared a machine they say nothing of a method's speed, which dora.bench measures; the "
+    "memory is the most that any run's process took: where one process trained several runs, what "
+    "it still held of those before is in it"
 )
 
 
