@@ -93,6 +93,12 @@ class Search:
         return len({self.mean(lr) for lr in self.scores}) == 1 < len(self.scores)
 
     @property
+    def agreed(self) -> bool:
+        """True if the best rate has the best score at each seed: none by itself chose another."""
+        of_rate = {lr: [mean((v,)) for v in by_seed] for lr, by_seed in self.scores.items()}
+        return of_rate[self.lr] == [max(column) for column in zip(*of_rate.values(), strict=True)]
+
+    @property
     def all_failed(self) -> bool:
         """True if every candidate had a run that diverged or had no score: none is the best."""
         return all(math.isinf(mean(s)) for s in (*self.scores.values(), *self.values.values()))

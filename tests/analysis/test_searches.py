@@ -75,6 +75,33 @@ def test_the_rate_with_the_best_heldout_mean_wins_whatever_the_development_set_s
     assert unequal(searches(tmp_path)) == []
 
 
+def test_seeds_that_choose_another_rate_by_themselves_are_counted(tmp_path: Path) -> None:
+    # Scores of seeds 1 and 2 at 0.001 and at 0.002.
+    scores = {
+        "lora": ((0.60, 0.50), (0.61, 0.62)),  # both choose 0.002
+        "dora": ((0.60, 0.62), (0.65, 0.61)),  # seed 2 chooses 0.001, the mean 0.002
+        "adalora": (
+            (0.60, None),
+            (0.55, 0.50),
+        ),  # at 0.001 seed 2 has no score, and seed 1 its best
+        "full": ((0.60, 0.60), (0.60, 0.60)),  # neither is above the other
+        "sora": ((0.0, None), (None, 0.0)),  # nothing was chosen that anyone could agree on
+    }
+    for method, by_rate in scores.items():
+        for lr, by_seed in zip((1e-3, 2e-3), by_rate, strict=True):
+            for seed, heldout in enumerate(by_seed, 1):
+                write_run(tmp_path, method, lr, heldout, dev=0.5, seed=seed)
+    found = {s.key.method: s.agreed for s in searches(tmp_path)}
+    assert found == {"lora": True, "dora": False, "adalora": False, "full": True, "sora": False}
+    assert (
+        "in 2 of 4 searches each seed by itself chooses the same rate; in the others more seeds may "
+        "move the choice"
+    ) in table(searches(tmp_path))
+    # One seed says nothing of another.
+    write_run(tmp_path / "one", "lora", 1e-3, 0.6, dev=0.5)
+    assert not any("each seed" in line for line in table(searches(tmp_path / "one")))
+
+
 def test_every_rate_chosen_at_an_edge_is_marked_and_counted(tmp_path: Path) -> None:
     # Held-out scores at rates of 0.001, 0.002 and 0.004; full's best two are equal, the lower wins.
     scores = {

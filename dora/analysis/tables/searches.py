@@ -15,7 +15,8 @@ from dora.records.about_method import NO_BUDGET
 def table(searches: Sequence[Search]) -> list[str]:
     """Returns a Markdown table with a line for each search, and notes below it.
 
-    The notes name the rates that lie at an edge, and the tasks in which methods had unequal effort.
+    The notes name the rates that lie at an edge and the tasks in which methods had unequal effort,
+    and say how often the seeds agree on a rate.
     """
     keys = [s.key for s in searches]
     several = {
@@ -36,6 +37,14 @@ def table(searches: Sequence[Search]) -> list[str]:
     ]
     if alike := [" ".join(_named(s, columns)) for s in searches if s.alike and not s.all_failed]:
         lines += ["", f"every rate has the same score: {', '.join(alike)}"]
+    several_seeds = [s for s in searches if len(s.seeds) > 1 and not s.all_failed]
+    if several_seeds:
+        sure = sum(s.agreed for s in several_seeds)
+        lines += [
+            "",
+            f"in {sure} of {len(several_seeds)} searches each seed by itself chooses the same rate; "
+            "in the others more seeds may move the choice",
+        ]
     if odd := unequal(searches):
         lines += ["", f"unequal numbers of candidates or seeds in {', '.join(odd)}"]
     return lines
