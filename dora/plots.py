@@ -6,8 +6,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from dora.analysis.figures.files import write, write_by_length
+from dora.analysis.figures.files import svg_names, write, write_by_length
 from dora.analysis.figures.style import WIDTHS, require_matplotlib
+from dora.analysis.studies import made_by
 from dora.cli.options import Asked, asked_for, writing
 from dora.errors import UserError
 from dora.process.command import command
@@ -16,7 +17,8 @@ from dora.process.command import command
 def main() -> None:
     """Writes the figures of every table.
 
-    Exit 2 where there is nothing to draw from, 3 where cells are left out, 1 where the disk failed.
+    Exit 2 where there is nothing to draw from, or where files of another study would be
+    overwritten, 3 where cells are left out, 1 where the disk failed.
     """
     # Matplotlib is an optional dependency: it is missed before runs are read, not after.
     width = argparse.ArgumentParser(add_help=False)
@@ -28,14 +30,16 @@ def main() -> None:
     )
     asked = asked_for("dora.plots", __doc__, require_matplotlib, width)
     folder = asked.folder("figures")
+    asked.refuse_overwriting(svg_names(asked.tables))
+    made = made_by("plots", asked.results)
     drawn = False
     for table in asked.tables:
         with writing():
-            names = write(table, folder, asked.given.width)
+            names = write(table, folder, asked.given.width, made)
         _print(folder, names)
         drawn |= bool(names)
     with writing():
-        names = write_by_length(asked.tables, folder, asked.given.width)
+        names = write_by_length(asked.tables, folder, asked.given.width, made)
     _print(folder, names)
     if not (drawn or names):
         print(_nothing(asked), file=sys.stderr)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dora.analysis.page.page import page
+from dora.analysis.studies import made_by
 from dora.cli.options import asked_for, writing
 from dora.files import write_atomic
 from dora.process.command import command
@@ -11,7 +12,8 @@ from dora.process.command import command
 def main() -> None:
     """Writes results/report.html.
 
-    Exit 2 where there is nothing to show, 3 where cells are left out, 1 where the disk failed.
+    Exit 2 where there is nothing to show, or where the page of another study would be overwritten,
+    3 where cells are left out, 1 where the disk failed.
     Every choice that is no default is in the page's name, so that no page overwrites another's:
     `report-last-lr=0.002.html`.
     """
@@ -21,9 +23,11 @@ def main() -> None:
     lengths = ["by-length"] if view.by_length else []
     name = "-".join(["report", *last, *view.scoring, *lengths])
     path = asked.folder("") / f"{name}{view.suffix}.html"
+    asked.refuse_overwriting([[path.name]])
     with writing():
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, page(asked.tables, asked.seen))
+        made = made_by("report", asked.results)
+        write_atomic(path, page(asked.tables, asked.seen, made))
     print(path)
     asked.end()
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterable
 
-from dora.analysis.tables.files import files, holes, of_other_studies, stale, study_of
-from dora.cli.options import Asked, asked_for, writing
-from dora.errors import UserError
+from dora.analysis.tables.files import files, holes, latex_names, stale
+from dora.cli.options import asked_for, writing
 from dora.files import write_atomic
 from dora.process.command import command
 
@@ -27,9 +25,7 @@ def main() -> None:
     )
     asked = asked_for("dora.tables", __doc__, own=transpose)
     folder = asked.folder("tables")
-    if problems := _overwritten(asked):
-        print(UserError(*problems), file=sys.stderr)
-        sys.exit(UserError.exit_code)
+    asked.refuse_overwriting(latex_names(table) for table in asked.tables)
     whole: dict[str, str] = {}
     written = []
     for table in asked.tables:
@@ -51,23 +47,6 @@ def main() -> None:
     if old:
         print(f"removed, no longer made: {', '.join(path.name for path in old)}")
     asked.end()
-
-
-def _overwritten(asked: Asked) -> list[str]:
-    """Returns why the folder of --to cannot be written to: it holds files of another study.
-
-    The results folder's own tables are rewritten, also once the folder has got another name.
-    """
-    if not (to := asked.given.to):
-        return []
-    study, problems = study_of(asked.results), []
-    for table in asked.tables:
-        for name, other in list(of_other_studies(table, asked.results, to).items())[:1]:
-            problems.append(
-                f"--to {to}: {name} there is of {other}, and a study ({study}) overwrites its own "
-                "files alone: name another folder, or remove those of the other study"
-            )
-    return problems
 
 
 def _named(name: str, made: Iterable[str]) -> str:

@@ -21,7 +21,6 @@ ORDER = (
     # `method` stands beside it: what authors import, in this package or outside.
     ("methods", "method"),
     ("configuration",),
-    ("attaching",),
     ("records",),
     ("preparing",),
     ("training",),
@@ -32,6 +31,7 @@ ORDER = (
     ("sharing",),
     ("cli",),
     ("python",),
+    ("attaching",),
     ("timing",),
     (*("run", "tables", "plots", "report", "status", "export"), "submit", "bench", "torchrun"),
     ("collect",),

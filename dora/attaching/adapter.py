@@ -24,6 +24,8 @@ from dora.attaching.watch import ChangeWatch
 from dora.errors import UserError
 from dora.methods.base import Method, ParameterGroup
 from dora.methods.groups import parameter_groups
+from dora.methods.returned import checked
+from dora.training.stored_update import check_stored
 
 
 class Adapter:
@@ -122,7 +124,7 @@ class Adapter:
             )
         self._asked = True
         with self._awake():
-            term = self.method.penalty(self.taken + 1)
+            term = checked(self.method, "penalty", self.method.penalty(self.taken + 1), Tensor)
         return torch.zeros((), device=self.device) if term is None else term
 
     def add_penalty_gradient(self) -> None:
@@ -169,6 +171,9 @@ class Adapter:
                 self.method.update(self.taken, rate)
             try:
                 change = self.method.after_step(self.taken)
+                change = checked(
+                    self.method, "after_step", change, changes.Mask, changes.Remove, changes.Renew
+                )
             except FloatingPointError as e:
                 why = f"{e} after step {self.taken}: training has diverged, lower its learning rate"
                 raise FloatingPointError(why) from e
@@ -233,7 +238,9 @@ class Adapter:
         """
         held, own = split(state)
         there = self._tensors().keys() | self._buffers().keys()
-        if wrong := sorted(there ^ held.keys()):
+        # A method that renews its components keeps more of them later than at the start.
+        kept = {f"{name}.{k}" for name in self.method.layers for k in ("kept_A", "kept_B")}
+        if wrong := sorted((there ^ held.keys()) - kept):
             raise UserError(
                 f"this state is of another model, method or target: {', '.join(wrong[:3])}"
             )
@@ -257,6 +264,7 @@ class Adapter:
         with self._awake():
             refuse_moved_averages(self.model, self.head, self._averages)
             self._warn_of_budget("saved")
+            check_stored(self.method)
             save(Path(folder), self.model, self.method.layers, self.head, self._originals)
 
     @torch.no_grad()
@@ -267,6 +275,7 @@ class Adapter:
         """
         with self._awake():
             self._warn_of_budget("merged")
+            check_stored(self.method)
             for name, layer in self.method.layers.items():
                 layer.weight.copy_(merged(layer.weight, *layer.stored(), layer.magnitude))
                 self.model.set_submodule(name, put_back(self._originals[name], layer.base))

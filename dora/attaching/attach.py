@@ -1,10 +1,11 @@
-"""`dora.attach`: a method of this suite on any PyTorch model."""
+"""`dora.attach`: a method of this suite, or of one's own, on any PyTorch model."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
-from dataclasses import fields, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -20,9 +21,21 @@ from dora.attaching.linears import (
     refuse_wrapped,
 )
 from dora.attaching.saving import misread
-from dora.configuration.method_choice import MethodChoice, packaged, packaged_names, spelled
+from dora.configuration.method_choice import (
+    MethodChoice,
+    changed,
+    packaged,
+    packaged_names,
+    spelled,
+)
+from dora.configuration.method_class import fingerprint, refuse_edited
 from dora.errors import UserError
 from dora.methods.base import Method, RunInfo
+from dora.methods.returned import checked_state
+from dora.preparing.planning import checked_plan, priced
+from dora.python.train import method_of
+from dora.training.backbone_kept import Backbone
+from dora.training.build import refuse_misplaced
 
 # Moments that only the suite's own loop has: it runs training rows before the first step, sets the
 # learning rate, and stands between the forward pass, backward, the clip and the optimizer.
@@ -32,8 +45,9 @@ _OWN_LOOP = (
     "noise",
     "adjust_gradients",
     "adjust_clipped_gradients",
-    "aggregate",
 )
+# Moments that are told a step's number, and may go by its share of the run's length.
+_IN_STEPS = ("penalty", "update", "after_step")
 
 
 def attach(
@@ -45,13 +59,15 @@ def attach(
     target: str | Sequence[str] | None = None,
     head: Sequence[str] | None = None,
     seed: int = 1,
+    config_dir: str | Path | None = None,
     **settings: Any,
 ) -> Adapter:
     """Attaches a method to a model and freezes its backbone; changes the model in place.
 
     `method`: lora, adalora, dora, sora, melora or weight_decomposed. `budget`: `r8`, on average 8
     components a matrix at the end, or a number of parameters such as `0.3M`. `steps`: the number of
-    optimizer steps, which a method that prunes plans its schedule by.
+    optimizer steps, which a method that prunes plans its schedule by. `config_dir`: a folder of
+    your own beside conf/, as for `dora.train`, whose methods can then be attached too.
 
     `target`: the linears to adapt (nn.Linear, and Conv1D of Transformers): a regular expression for
     whole names, or a list of names or of their ends (`["q_proj", "v_proj"]`). Without it, all but
@@ -62,7 +78,7 @@ def attach(
     `seed`: of the components' start values. `settings`: the method's own, as in
     conf/method/NAME.yaml. Raises UserError with every mistake that can be told at once.
     """
-    choice = _chosen(method, settings)
+    choice = _chosen(method, config_dir, settings)
     problems = _problems(choice, steps, seed)
     try:
         wanted = Budget.parse(str(budget))
@@ -79,34 +95,54 @@ def attach(
     run = RunInfo(steps or 0, seed)
     plan = _plan(choice, wanted, found, run)
     _freeze(model, found)
+    loaded = Backbone(choice.kind, model)
     attached = choice.kind(choice.settings, model, plan, run)
+    refuse_misplaced(attached, model, set(), [])
+    loaded.check_attached(attached, model)
     for name in modules:
         model.get_submodule(name).requires_grad_(True)
     for layer in attached.layers.values():  # drawn on the CPU
         layer.to(layer.base.weight.device)
         layer.train(model.training)
-    attached.load(attached.state())
-    length = f"steps={steps}, " if _prunes(choice.kind) else ""
-    values = ", ".join(f"{key}={value}" for key, value in _settings_of(choice).items())
-    arguments = f"{length}budget={wanted}, {values}"
+    attached.load(checked_state(attached))
+    arguments = ", ".join(f"{key}={value}" for key, value in _arguments(choice, steps, wanted))
     return Adapter(model, attached, plan, steps or 0, modules, found, arguments)
 
 
-def serves(kind: type[Method]) -> bool:
-    """Says whether a method works in a loop other than the suite's."""
-    needs = [name for name in _OWN_LOOP if getattr(kind, name) is not getattr(Method, name)]
-    return kind.result == "adapter" and not kind.federated and not needs
+def unserved(kind: type[Method]) -> str | None:
+    """Returns why a method works in no loop but the suite's; None if it works in any."""
+    if kind.result != "adapter":
+        return "leaves no adapter"
+    if needs := ["clients"] if kind.federated else _overridden(kind, _OWN_LOOP):
+        return f"needs the suite's own loop for its {' and '.join(needs)}"
+    if kind.budget == "none":
+        return "has no budget"
+    return "reads finished runs of the suite" if kind.sources else None
 
 
-def _chosen(method: str, settings: dict[str, Any]) -> MethodChoice:
+def _overridden(kind: type[Method], moments: Sequence[str]) -> list[str]:
+    """Returns those of these moments that a method has."""
+    return [name for name in moments if getattr(kind, name) is not getattr(Method, name)]
+
+
+def _chosen(method: str, config_dir: str | Path | None, settings: dict[str, Any]) -> MethodChoice:
     """Returns the method with its settings. Raises UserError for others than there are."""
-    if method not in packaged_names():
-        raise UserError(f"method={method} is none of this suite's; {_working()} can be attached")
-    kind = packaged(method).kind
-    if not serves(kind):
-        needs = "needs the suite's own loop" if kind.result == "adapter" else "leaves no adapter"
+    if config_dir is not None:
+        choice = method_of(method, config_dir)
+    elif method in packaged_names():
+        choice = packaged(method)
+    else:
         raise UserError(
-            f"method={method} {needs} (python -m dora.run method={method}); {_working()} can be attached"
+            f"method={method} is none of this suite's; {_working()} can be attached, and one of "
+            "your own with config_dir=FOLDER, which holds method/NAME.yaml"
+        )
+    kind = choice.kind
+    refuse_edited(kind)
+    if reason := unserved(kind):
+        folder = "" if config_dir is None else f"--config-dir={config_dir} "
+        raise UserError(
+            f"method={method} {reason} (python -m dora.run {folder}method={method}); {_working()} "
+            "can be attached"
         )
     known = [field.name for field in fields(kind.settings_type) if field.name != "base_lr"]
     if unknown := [name for name in settings if name not in known]:
@@ -115,19 +151,26 @@ def _chosen(method: str, settings: dict[str, Any]) -> MethodChoice:
             f"{method} has no setting {', '.join(unknown)}; it has {', '.join(known)}{rate}"
         )
     try:
-        return packaged(method, **settings)
+        return changed(choice, **settings)
     except ValueError as e:  # OmegaConf's, whose first line names the value
         raise UserError(f"{method}: {str(e).splitlines()[0]}") from e
 
 
 def _working() -> str:
     """Returns the methods that can be attached, for a message: to list them loads them all."""
-    return ", ".join(name for name in packaged_names() if serves(packaged(name).kind))
+    return ", ".join(name for name in packaged_names() if not unserved(packaged(name).kind))
 
 
-def _settings_of(choice: MethodChoice) -> dict[str, Any]:
-    """Returns a method's settings by name, less the learning rate, which is the optimizer's."""
-    return {key: value for key, value in spelled(choice).items() if key not in ("name", "base_lr")}
+def _arguments(
+    choice: MethodChoice, steps: int | None, budget: Budget
+) -> Iterator[tuple[str, object]]:
+    """Yields the arguments that training depends on; the learning rate is the optimizer's."""
+    if _overridden(choice.kind, _IN_STEPS):
+        yield "steps", steps
+    yield "budget", budget
+    yield from ((k, v) for k, v in spelled(choice).items() if k not in ("name", "base_lr"))
+    if code := fingerprint(choice.kind):  # of a method of one's own
+        yield "code", code[:12]
 
 
 def _problems(choice: MethodChoice, steps: Any, seed: Any) -> list[str]:
@@ -135,21 +178,16 @@ def _problems(choice: MethodChoice, steps: Any, seed: Any) -> list[str]:
     found = []
     if not _whole(seed, 0):
         found.append(f"seed={seed!r} must be a whole number from 0")
-    if steps is None and _prunes(choice.kind):
+    if steps is None and (moments := _overridden(choice.kind, _IN_STEPS)):
         found.append(
-            f"{choice.name} plans its pruning by the run's length: give steps=, the number of "
-            "optimizer steps"
+            f"{choice.name} may plan its {' and '.join(moments)} by the run's length: give steps=, "
+            "the number of optimizer steps"
         )
     elif steps is not None and not _whole(steps, 1):
         found.append(f"steps={steps!r} must be a whole number from 1: of optimizer steps")
     else:
         found += choice.settings.problems(steps)
     return [problem.replace("method.", "") for problem in found]
-
-
-def _prunes(kind: type[Method]) -> bool:
-    """Says whether the method acts between steps, on a schedule of the run's length."""
-    return kind.after_step is not Method.after_step
 
 
 def _whole(value: Any, low: int) -> bool:
@@ -163,17 +201,14 @@ def _plan(choice: MethodChoice, budget: Budget, found: dict[str, nn.Module], run
     """
     bare = [(name, as_linear(module)) for name, module in found.items()]
     matrices = [Matrix(name, linear.in_features, linear.out_features) for name, linear in bare]
-    priced = tuple(replace(m, component_cost=choice.kind.component_cost(m)) for m in matrices)
     try:
-        plan = choice.kind.plan(choice.settings, budget, priced, run)
+        return checked_plan(choice, budget, tuple(priced(m, choice.kind) for m in matrices), run)
     except ValueError as e:
         smallest = min(matrices, key=lambda m: m.full_rank)
         raise UserError(
             f"{str(e).replace('method.', '')} (the smallest is {smallest.name}, {smallest.d_out} x "
             f"{smallest.d_in}: target= can leave it out, head=['{smallest.name}'] trains it whole)"
         ) from e
-    assert plan is not None  # a method that `serves` has a budget
-    return replace(plan, at_most=choice.kind.budget == "at_most")
 
 
 def _freeze(model: nn.Module, found: dict[str, nn.Module]) -> None:

@@ -21,6 +21,7 @@ from dora.errors import UserError
 from dora.methods.base import Method
 
 _PREFIX = "adapter_state."
+_FACTS = ("step", "made", "arguments")
 State = dict[str, Tensor]
 
 
@@ -54,9 +55,14 @@ def state_of(adapter: Attached, prefix: str = "") -> State:
         "step": torch.tensor(adapter.taken, device="cpu"),
         "made": _as_tensor(_made(adapter.method)),
         "arguments": _as_tensor(adapter.arguments),
-        **adapter.method.state(),
+        **{_beside_facts(name): t for name, t in adapter.method.state().items()},
     }
     return {f"{prefix}{_PREFIX}{name}": t for name, t in own.items()}
+
+
+def _beside_facts(name: str) -> str:
+    """Returns the name of an entry of the method's state, which may be one of `state_of`'s own."""
+    return f"method.{name}" if name in _FACTS else name
 
 
 def _as_tensor(text: str) -> Tensor:
@@ -99,8 +105,9 @@ def check(adapter: Attached, own: State) -> None:
 def take_up(adapter: Attached, own: State) -> None:
     """Takes up the tensors of `state_of`, by the names that `split` gives them."""
     adapter.taken = int(own["step"])
-    facts = ("step", "made", "arguments")
-    adapter.method.load({name: t for name, t in own.items() if name not in facts})
+    rest = {name: t for name, t in own.items() if name not in _FACTS}
+    theirs = {_beside_facts(name): name for name in _FACTS}
+    adapter.method.load({theirs.get(name, name): t for name, t in rest.items()})
 
 
 def _add(adapter: Attached, module: nn.Module, state: State, prefix: str, metadata: Any) -> None:
@@ -132,6 +139,9 @@ def _take_up_ranks(layer: nn.Module, state: State, prefix: str, *rest: Any) -> N
     """Gives a layer's factors the ranks that a state_dict has, before it is loaded into them."""
     assert isinstance(layer, LowRankLinear)
     layer._merged = None  # of the tensors that are loaded over, in their place
+    for name in ("kept_A", "kept_B"):  # of a renewal since the start
+        if getattr(layer, name) is None and (stored := state.get(f"{prefix}{name}")) is not None:
+            setattr(layer, name, torch.empty_like(stored, device=layer.weight.device))
     for name, p in layer.factors().items():
         stored = state.get(f"{prefix}{name}")
         # The number of axes must be equal: anything else is for load_state_dict to refuse.

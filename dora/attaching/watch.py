@@ -13,6 +13,19 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from dora.adapters.lowrank import LowRankLinear
 from dora.errors import UserError
 
+# Weak: PyTorch's hooks are global, and must not keep an adapter alive.
+_watches: weakref.WeakSet[ChangeWatch] = weakref.WeakSet()
+
+
+# One hook for all, which stays: PyTorch goes through its table of hooks while the garbage collector
+# may find a dropped adapter, and fails where a hook is taken from the table meanwhile.
+def _stepped(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+    for watch in list(_watches):
+        watch._note(optimizer)
+
+
+register_optimizer_step_post_hook(_stepped)
+
 
 class ChangeWatch:
     """Notes each step of an optimizer that holds any of the layers' components.
@@ -30,15 +43,11 @@ class ChangeWatch:
         # Steps of optimizers that hold no component, for as long as none was seen that does.
         self._others: weakref.WeakKeyDictionary[torch.optim.Optimizer, int]
         self._others = weakref.WeakKeyDictionary()
-        # The hook is global, and must not keep the adapter alive.
-        own = weakref.ref(self)
+        _watches.add(self)
 
-        def stepped(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-            if (watch := own()) is not None:
-                watch._note(optimizer)
-
-        self.close = weakref.finalize(self, register_optimizer_step_post_hook(stepped).remove)
-        self.close.atexit = False
+    def close(self) -> None:
+        """Ends the watch."""
+        _watches.discard(self)
 
     @property
     def parameters(self) -> list[nn.Parameter]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from dora.analysis.choice import named
 from dora.analysis.finished import anything_left_out, read_runs
 from dora.analysis.grouping import Table, note_diverged, note_search, showable
 from dora.analysis.rows import BASELINE
+from dora.analysis.studies import study_in, study_of
 from dora.analysis.view import View
 from dora.errors import UserError
 from dora.process.command import path
@@ -42,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     # The exit codes stand in --help, since scripts depend on them.
     parser.epilog = (
         f"exit code: 0 all shown, {LEFT_OUT} something was left out and named, "
-        "2 nothing can be shown, or dora.tables found another study's tables in --to, 1 the disk failed"
+        "2 nothing can be shown, or --to has files of another study, 1 the disk failed"
     )
 
 
@@ -137,6 +138,26 @@ class Asked:
     def folder(self, name: str) -> Path:
         """The folder to write to: the one of --to, else `name` in the results folder."""
         return self.given.to or self.results / name
+
+    def refuse_overwriting(self, made: Iterable[Iterable[str]]) -> None:
+        """Exits with code 2 where the folder of --to has files of another study.
+
+        `made`: names in that folder, which are written together. The results folder's own files are
+        rewritten, also once the folder has got another name.
+        """
+        if not (to := self.given.to):
+            return
+        study, problems = study_of(self.results), []
+        for names in made:
+            found = {name: study_in(to / name) for name in names}
+            for name, other in [i for i in found.items() if i[1] not in (None, study)][:1]:
+                problems.append(
+                    f"--to {to}: {name} there is of {other}, and a study ({study}) overwrites its own "
+                    "files alone: name another folder, or remove those of the other study"
+                )
+        if problems:
+            print(UserError(*problems), file=sys.stderr)
+            sys.exit(UserError.exit_code)
 
     def end(self) -> None:
         """Prints what was left out and exits with `LEFT_OUT`; returns if nothing was."""

@@ -200,6 +200,15 @@ def packaged(name: str, **changes: Any) -> MethodChoice:
     return choose(OmegaConf.merge(held, changes))  # type: ignore[arg-type]
 
 
+def changed(choice: MethodChoice, **changes: Any) -> MethodChoice:
+    """Returns the choice with other values of some settings, all of which it has.
+
+    Raises OmegaConf's error, a ValueError, for a value of a wrong type.
+    """
+    held = OmegaConf.merge(OmegaConf.structured(choice.settings), changes)
+    return dataclasses.replace(choice, settings=OmegaConf.to_object(held))
+
+
 def spelled(choice: MethodChoice) -> Mapping[str, Any]:
     """Returns a method's name and settings as run.json records them."""
     return {"name": choice.name, **dataclasses.asdict(choice.settings)}

@@ -97,8 +97,33 @@ def make_plan(
     if not method.has_budget:
         return None
     found = backbone.find_linears(model_config, config.targets())
-    matrices = tuple(_priced(matrix, method.kind) for matrix in found)
-    budget = Budget.parse(config.budget)
+    matrices = tuple(priced(matrix, method.kind) for matrix in found)
+    plan = checked_plan(method, Budget.parse(config.budget), matrices, run)
+    if earlier is None:
+        return _beside_lora(plan, method, matrices, run)
+    # The ranks of the run before carry over: training starts with them, and prunes only what is
+    # above the budget. A matrix that it pruned altogether has rank 0.
+    ranks = tuple(earlier.ranks.get(m.name, 0) for m in plan.matrices)
+    total = plan.budget.spent(ranks, plan.matrices)
+    if plan.end is not None and total > plan.target:
+        raise ValueError(
+            f"init_from={config.init_from} holds more than budget={config.budget} allows, and "
+            f"{config.method_name} removes nothing"
+        )
+    # Nothing above the budget: no pruning is left to do, and the end is known now.
+    open_end = plan.end is None and (total > plan.target or plan.at_most)
+    end = None if open_end else ranks
+    target = min(plan.target, total)
+    return replace(plan, start=ranks, end=end, target=target, dealt=True)
+
+
+def checked_plan(
+    method: MethodChoice, budget: Budget, matrices: tuple[Matrix, ...], run: RunInfo
+) -> Plan:
+    """Returns the method's plan for the budget.
+
+    Raises ValueError if the budget does not fit, or if a method of one's own plans something else.
+    """
     try:
         plan = method.kind.plan(method.settings, budget, matrices, run)
     except ValueError as e:
@@ -117,22 +142,7 @@ def make_plan(
         raise ValueError(f"the plan of method={method.name} {problem}")
     if plan.end is not None and (missed := plan.missed(list(plan.end))):
         raise ValueError(f"the plan of method={method.name} misses its budget: {missed}")
-    if earlier is None:
-        return _beside_lora(plan, method, matrices, run)
-    # The ranks of the run before carry over: training starts with them, and prunes only what is
-    # above the budget. A matrix that it pruned altogether has rank 0.
-    ranks = tuple(earlier.ranks.get(m.name, 0) for m in plan.matrices)
-    total = plan.budget.spent(ranks, plan.matrices)
-    if plan.end is not None and total > plan.target:
-        raise ValueError(
-            f"init_from={config.init_from} holds more than budget={config.budget} allows, and "
-            f"{config.method_name} removes nothing"
-        )
-    # Nothing above the budget: no pruning is left to do, and the end is known now.
-    open_end = plan.end is None and (total > plan.target or plan.at_most)
-    end = None if open_end else ranks
-    target = min(plan.target, total)
-    return replace(plan, start=ranks, end=end, target=target, dealt=True)
+    return plan
 
 
 def _unspent(plan: Plan, method: MethodChoice) -> str | None:
@@ -189,7 +199,7 @@ def _raised_outside(e: ValueError) -> str:
     return f" ({raised_at(e)})"
 
 
-def _priced(matrix: Matrix, kind: type[Method]) -> Matrix:
+def priced(matrix: Matrix, kind: type[Method]) -> Matrix:
     """Returns the matrix with the method's cost of a component, if that is not the usual one."""
     # A component_cost of None stands for d_in + d_out.
     cost = kind.component_cost(matrix)

@@ -15,6 +15,7 @@ from dora.cli.composer import of_a_run
 from dora.cli.line import in_grammar, quoted
 from dora.cli.mistakes import explain, is_mistake
 from dora.configuration.config import Config, from_hydra, register
+from dora.configuration.method_choice import MethodChoice
 from dora.configuration.method_class import refuse_edited
 from dora.errors import UserError
 from dora.preparing.prepare import prepare
@@ -81,6 +82,16 @@ def train(
         return Trained(
             *train_unless_done(prepared, lambda: run(prepared, typed), print, "force=True")
         )
+
+
+def method_of(name: str, config_dir: str | Path) -> MethodChoice:
+    """Returns a method with its defaults, as `train` finds it in conf/ and in `config_dir`.
+
+    Raises UserError for a name that neither has, for no folder, and for a YAML or a class that
+    cannot be used.
+    """
+    with restored():
+        return _config(_words({"method": name}), _absolute(config_dir)).chosen
 
 
 def _absolute(config_dir: str | Path | None) -> str | None:

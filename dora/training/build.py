@@ -90,7 +90,7 @@ def attach(p: Prepared, model: nn.Module, head: list[str]) -> Method:
     chosen = p.config.chosen
     before = {name for name, _ in model.named_parameters()}
     method = chosen.kind(chosen.settings, model, p.plan, p.run_info)
-    _refuse_misplaced(method, model, before, head)
+    refuse_misplaced(method, model, before, head)
     if method.ranks_final_at > p.total_steps:
         # No evaluation would count but the last, of components that were still to change.
         raise UserError(
@@ -107,7 +107,7 @@ def attach(p: Prepared, model: nn.Module, head: list[str]) -> Method:
     return method
 
 
-def _refuse_misplaced(method: Method, model: nn.Module, before: set[str], head: list[str]) -> None:
+def refuse_misplaced(method: Method, model: nn.Module, before: set[str], head: list[str]) -> None:
     """Raises UserError if the result would lack tensors that the method trains, or factors.
 
     `before`: names of the backbone's and the head's parameters. An export would leave such a tensor

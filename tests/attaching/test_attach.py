@@ -19,6 +19,7 @@ from hydra import initialize_config_dir
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.utils import ModulesToSaveWrapper
 from torch import nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 import dora
 from dora.errors import UserError
@@ -443,6 +444,22 @@ def test_nothing_keeps_a_model_alive_that_its_owner_has_dropped() -> None:
     del model, adapter
     gc.collect()
     assert alive() is None
+
+
+def test_an_adapter_that_is_collected_within_a_step_does_not_end_it() -> None:
+    # As any allocation may begin a collection while PyTorch goes through the hooks of a step.
+    hook = register_optimizer_step_post_hook(lambda *_: gc.collect())
+    try:
+        model = build("mlp")
+        adapter = attach(model, "lora")
+        dropped = attach(build("mlp"), "lora")
+        alive = weakref.ref(dropped)
+        del dropped
+        train(model, adapter, rows("mlp"), 2)
+    finally:
+        hook.remove()
+    assert alive() is None
+    assert adapter.taken == 2
 
 
 def test_components_are_trained_in_fp32_beside_a_backbone_in_bf16() -> None:

@@ -85,10 +85,21 @@ FIGURES = {
 }
 
 
-def write(table: Table, folder: Path, width: str | None = None) -> list[str]:
+def svg_names(tables: Sequence[Table]) -> Iterator[list[str]]:
+    """Yields the names that SVG files of each table, and those by length, may have."""
+    for table in tables:
+        parts = ["", *(f"-{name}" for name in (*table.tasks, AVERAGE))]
+        yield [f"{table.name}-{name}{part}.svg" for name in FIGURES for part in parts]
+    for group in lengths.groups(tables):
+        yield [f"{_name_by_length(group)}.svg"]
+
+
+def write(
+    table: Table, folder: Path, width: str | None = None, made_by: str | None = None
+) -> list[str]:
     """Draws all figures of a table into `folder`; `width`: one of style.WIDTHS, for print.
 
-    A figure for print that is higher than a page is one for each task, and one for the average,
+    `made_by`: the command and its study, which the SVG files name. A figure for print that is higher than a page is one for each task, and one for the average,
     instead. Returns the names of those that there was something to draw for.
     """
     names = []
@@ -96,7 +107,7 @@ def write(table: Table, folder: Path, width: str | None = None) -> list[str]:
         with printed(width):
             for part, drawn in _parts(kind, table):
                 names.append(f"{table.name}-{name}{part}")
-                _write(drawn, folder / names[-1])
+                _write(drawn, folder / names[-1], made_by)
     return names
 
 
@@ -115,7 +126,12 @@ def _parts(kind: Kind, table: Table) -> Iterator[tuple[str, Drawn]]:
             yield f"-{name}", part
 
 
-def write_by_length(tables: Sequence[Table], folder: Path, width: str | None = None) -> list[str]:
+def write_by_length(
+    tables: Sequence[Table],
+    folder: Path,
+    width: str | None = None,
+    made_by: str | None = None,
+) -> list[str]:
     """Draws score against steps for each data source and model of which there are several lengths.
 
     Returns the names of the figures.
@@ -125,15 +141,18 @@ def write_by_length(tables: Sequence[Table], folder: Path, width: str | None = N
         with printed(width):
             drawn = lengths.score_by_length(group)
         if drawn is not None:
-            every = replace(group[0], steps=None)
-            names.append(f"{every.name}-{lengths.NAME}")
-            _write(drawn, folder / names[-1])
+            names.append(_name_by_length(group))
+            _write(drawn, folder / names[-1], made_by)
     return names
 
 
-def _write(drawn: Drawn, place: Path) -> None:
+def _name_by_length(group: Sequence[Table]) -> str:
+    return f"{replace(group[0], steps=None).name}-{lengths.NAME}"
+
+
+def _write(drawn: Drawn, place: Path, made_by: str | None) -> None:
     """Writes a figure in every format and its numbers, as `place` with their endings."""
     place.parent.mkdir(parents=True, exist_ok=True)
-    for ending, data in images(drawn[0]).items():
+    for ending, data in images(drawn[0], made_by).items():
         write_atomic(place.with_name(f"{place.name}.{ending}"), data)
     write_atomic(place.with_name(f"{place.name}.csv"), as_csv(drawn[1]))

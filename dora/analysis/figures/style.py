@@ -227,8 +227,10 @@ def _grow(figure: Figure, axes: Sequence[Axes], inches: float) -> None:
     figure.set_figheight(before + inches)
 
 
-def images(figure: Figure) -> dict[str, bytes]:
+def images(figure: Figure, made_by: str | None = None) -> dict[str, bytes]:
     """Returns the figure's files by their endings; equal numbers give equal bytes.
+
+    `made_by`: the source that the SVG names.
 
     Letters are TrueType in the PDF, which publishers ask for, and text in the SVG.
     """
@@ -252,7 +254,8 @@ def images(figure: Figure) -> dict[str, bytes]:
     # The salt names the parts of an SVG; without one they are named at random.
     with rc_context({"pdf.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "dora"}):
         FigureCanvasPdf(figure).print_pdf(pdf, metadata={"CreationDate": None})
-        FigureCanvasSVG(figure).print_svg(svg, metadata={"Date": None, "Creator": None})
+        about = {"Date": None, "Creator": None, "Source": made_by}
+        FigureCanvasSVG(figure).print_svg(svg, metadata=about)
     return {"png": png.getvalue(), "pdf": pdf.getvalue(), "svg": svg.getvalue().encode()}
 
 

@@ -74,12 +74,16 @@ def template() -> Template:
     return environment.get_template(TEMPLATE)
 
 
-def page(found: Sequence[Table], seen: Sequence[study.Seen]) -> str:
-    """Returns the whole page; `seen`: all runs of the results folder, done or not."""
+def page(found: Sequence[Table], seen: Sequence[study.Seen], generator: str) -> str:
+    """Returns the whole page.
+
+    `seen`: all runs of the results folder, done or not. `generator`: the command and its study.
+    """
     return template().render(
         total=sum(len(list(table.runs)) for table in found),
         made_by=f"python -m dora.report {shlex.join(sys.argv[1:])}".strip(),
         sections=[_section(table, seen) for table in found],
+        generator=generator,
         study=study_data(found),
         style=_asset(STYLE),
         scripts=[_asset(name) for name in SCRIPTS],

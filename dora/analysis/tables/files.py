@@ -6,8 +6,6 @@ writes them and prints the Markdown.
 
 from __future__ import annotations
 
-import os
-import re
 import statistics
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
@@ -17,6 +15,7 @@ from dora.analysis.choice import shows
 from dora.analysis.comparison import Difference, differences
 from dora.analysis.grouping import Table, dirty
 from dora.analysis.rows import Row
+from dora.analysis.studies import beginning, made_by, study_in, study_of
 from dora.analysis.tables.contents import grids
 from dora.analysis.tables.latex import latex_file
 from dora.analysis.tables.layout import Grid, as_csv, in_markdown, markdown
@@ -25,7 +24,6 @@ from dora.records import gaps, study
 from dora.records.about_method import adapter_parameters
 from dora.records.place import place_of
 
-_MADE_BY = "python -m dora.tables"
 HOLES_SHOWN = 20  # commands of missing runs in a report; a study that has begun lacks hundreds
 
 
@@ -76,23 +74,12 @@ _ENDS = (
 )
 
 
-def study_of(results: Path) -> str:
-    """Returns the name of the results folder, which tells studies apart in files and labels.
+def latex_names(table: Table) -> list[str]:
+    """Returns the names that LaTeX files of this table have or had.
 
-    The name alone, not the path: these files go into papers, some of them anonymous.
+    Every table has a LaTeX file, so these tell of its other files too.
     """
-    # `abspath` gives `.` and `..` a name, and follows no link. A line break would end a comment.
-    return re.sub(r"[^\w.=+-]", "_", Path(os.path.abspath(results)).name)
-
-
-def of_other_studies(table: Table, results: Path, folder: Path) -> dict[str, str]:
-    """Returns the LaTeX files under this table's names in `folder` that are not of `results`.
-
-    File name → the other study. Every table has a LaTeX file, so these tell of its other files too.
-    """
-    names = [f"{table.name}{end}.tex" for end in _ENDS]
-    found = {name: _study_in(folder / name) for name in names}
-    return {name: study for name, study in found.items() if study not in (None, study_of(results))}
+    return [f"{table.name}{end}.tex" for end in _ENDS]
 
 
 def stale(table: Table, results: Path, folder: Path, made: Collection[str]) -> list[Path]:
@@ -101,27 +88,12 @@ def stale(table: Table, results: Path, folder: Path, made: Collection[str]) -> l
     LaTeX, and the CSV of differences. `made`: the names of this call's files. A file without this
     command's first line, or with another study's, stays.
     """
-    names = [f"{table.name}{end}.tex" for end in _ENDS if f"{table.name}{end}.tex" not in made]
-    old = [folder / name for name in names if _study_in(folder / name) == study_of(results)]
+    names = [name for name in latex_names(table) if name not in made]
+    old = [folder / name for name in names if study_in(folder / name) == study_of(results)]
     differences_csv = folder / f"{table.name}-differences.csv"
-    if differences_csv.name not in made and _starts(differences_csv).startswith("data,model,"):
+    if differences_csv.name not in made and beginning(differences_csv).startswith("data,model,"):
         old.append(differences_csv)
     return old
-
-
-def _study_in(path: Path) -> str | None:
-    """Returns the study that a LaTeX file is of, None unless its first line is this command's."""
-    found = re.match(rf"% {re.escape(_MADE_BY)} of (\S+);", _starts(path))
-    return found[1] if found else None
-
-
-def _starts(path: Path) -> str:
-    """Returns a file's first line, as far as it is needed; empty where there is no file."""
-    try:
-        with path.open("rb") as file:
-            return file.readline(1000).decode(errors="replace")
-    except (FileNotFoundError, IsADirectoryError):  # another command may have removed it meanwhile
-        return ""
 
 
 def _lines(table: Table) -> Iterator[dict[str, Any]]:
@@ -198,11 +170,12 @@ def files(table: Table, results: Path, missing: Sequence[str]) -> dict[str, str]
     """Returns the table's files, name → text, the Markdown first."""
     shown = grids(table)
     found = {f"{table.name}.md": report(shown, missing, results) + "\n"}
-    made_by = f"{_MADE_BY} of {study_of(results)}"
     for grid in shown:
         name = f"{table.name}{f'-{grid.name}' if grid.name else ''}"
         # With the study in the label, tables of several studies have no label twice in one paper.
-        found[f"{name}.tex"] = latex_file(grid, f"{study_of(results)}-{name}", made_by)
+        found[f"{name}.tex"] = latex_file(
+            grid, f"{study_of(results)}-{name}", made_by("tables", results)
+        )
     found[f"{table.name}.csv"] = as_csv(list(_lines(table)))
     found[f"{table.name}-runs.csv"] = as_csv(
         [as_row(run) for run in sorted(table.runs, key=lambda run: place_of(run["folder"]))],

@@ -467,7 +467,7 @@ def test_parts_of_a_figure_hold_the_numbers_of_the_whole_its_average_included(
     names = ("score-by-budget", "differences")
     monkeypatch.setattr(figures, "FIGURES", {name: FIGURES[name] for name in names})
     monkeypatch.setattr(figures, "_HIGHEST", 0.5)
-    monkeypatch.setattr(figures, "images", lambda _: {})  # the numbers alone: images take seconds
+    monkeypatch.setattr(figures, "images", lambda *_: {})  # the numbers alone: images take seconds
 
     def drawn(width: str | None) -> dict[str, list[dict[str, str]]]:
         """Draws the figures; returns the lines of each one's CSV."""

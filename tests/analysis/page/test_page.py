@@ -34,7 +34,7 @@ def results(tmp_path: Path) -> Path:
 
 
 def whole(results: Path) -> str:
-    return page(tables(read_runs(results)), gaps.scan(results))
+    return page(tables(read_runs(results)), gaps.scan(results), "a test")
 
 
 class Reader(HTMLParser):

@@ -46,7 +46,7 @@ HELP = """
 
 def in_browser(results: Path, steps: str) -> Any:
     """Opens the page of `results`, and returns what `steps`, the body of a function, returns."""
-    text = page(tables(read_runs(results)), gaps.scan(results))
+    text = page(tables(read_runs(results)), gaps.scan(results), "a test")
     probe = f"""<pre id="seen"></pre><script>addEventListener("load", async () => {{ {HELP}
       const found = await (async () => {{ {steps} }})();
       document.getElementById("seen").textContent = "SEEN" + JSON.stringify(found) + "END";

@@ -15,10 +15,9 @@ from typing import Any
 import pytest
 
 from dora import report, tables
-from dora.analysis import comparison
+from dora.analysis import comparison, studies
 from dora.analysis.finished import read_runs
 from dora.analysis.grouping import showable
-from dora.analysis.tables import files as table_files
 from dora.analysis.tables.files import files
 from dora.analysis.tables.scores import scores
 from dora.analysis.view import View
@@ -141,6 +140,45 @@ def test_a_study_never_overwrites_the_tables_of_another(tmp_path: Path) -> None:
     tex = (tmp_path / "three" / "tables" / "dir-minilm-best.tex").read_text()
     assert tex.startswith("% python -m dora.tables of three; ")
     assert r"\label{tab:three-dir-minilm-best}" in tex
+
+
+@pytest.mark.parametrize(
+    ("name", "choice", "named"),
+    [
+        ("plots", (), "dir-minilm-best-score-by-budget.svg"),
+        ("plots", ("--by-length",), "dir-minilm-best-score-by-length.svg"),
+        ("report", (), "report.html"),
+    ],
+)
+def test_a_study_never_overwrites_the_figures_or_the_page_of_another(
+    name: str, choice: tuple[str, ...], named: str, tmp_path: Path
+) -> None:
+    for study, method in product(("one", "two"), ("lora", "dora")):
+        for steps in (100, 200) if choice else (100,):
+            write_run(tmp_path / study, method, 1, 0.8, total_steps=steps, key=f"{steps:08d}")
+    main, paper = import_module(f"dora.{name}").main, tmp_path / "paper"
+
+    def written(study: str) -> tuple[int, str, str]:
+        given = ("--results", str(tmp_path / study), "--to", str(paper), *choice)
+        return in_process(main, f"dora.{name}", *given)
+
+    assert written("one")[0] == 0
+    for path in paper.glob("*steps*" if choice else "none"):
+        path.unlink()  # figures of one length, named before those of several
+    before = {path.name: path.read_bytes() for path in paper.iterdir()}
+    assert written("two") == (
+        2,
+        "",
+        f"--to {paper}: {named} there is of one, and a study (two) overwrites its own files alone: "
+        "name another folder, or remove those of the other study\n",
+    )
+    assert {path.name: path.read_bytes() for path in paper.iterdir()} == before
+    assert written("one")[0] == 0
+    # Files that name no study, as those of earlier versions, are written anew.
+    for path in paper.iterdir():
+        path.write_bytes(path.read_bytes().replace(b" of one", b""))
+    assert written("two")[0] == 0
+    assert b" of two" in (paper / named).read_bytes()
 
 
 def test_examples_are_resampled_once_for_all_texts_of_a_table(
@@ -401,9 +439,9 @@ def test_a_stale_file_that_another_command_has_removed_is_no_error(
     def listed(*given: Any) -> list[Path]:
         return [folder / "gone.tex", *stale(*given)]
 
-    stale, starts = tables.stale, table_files._starts
+    stale, starts = tables.stale, studies.beginning
     monkeypatch.setattr(tables, "stale", listed)
-    monkeypatch.setattr(table_files, "_starts", removed)
+    monkeypatch.setattr(studies, "beginning", removed)
     command_words = ("dora.tables", "--results", str(tmp_path))
     assert in_process(tables.main, *command_words)[0] == 0
     old.write_text(f"% python -m dora.tables of {tmp_path.name}; old")

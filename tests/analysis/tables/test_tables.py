@@ -17,9 +17,10 @@ import pytest
 from dora.analysis.finished import read_runs
 from dora.analysis.grouping import Table, tables
 from dora.analysis.page.study_data import about, ordered
+from dora.analysis.studies import study_of
 from dora.analysis.tables import progress
 from dora.analysis.tables.contents import against, costs, grids, medians
-from dora.analysis.tables.files import files, stale, study_of
+from dora.analysis.tables.files import files, stale
 from dora.analysis.tables.layout import Grid, as_csv
 from dora.analysis.tables.scores import scores
 from dora.analysis.view import View
