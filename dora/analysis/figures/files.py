@@ -99,8 +99,9 @@ def write(
 ) -> list[str]:
     """Draws all figures of a table into `folder`; `width`: one of style.WIDTHS, for print.
 
-    `made_by`: the command and its study, which the SVG files name. A figure for print that is higher than a page is one for each task, and one for the average,
-    instead. Returns the names of those that there was something to draw for.
+    `made_by`: the command and its study, which the SVG files name. A figure for print that is higher
+    than a page is one for each task, and one for the average, instead. Returns the names of those
+    that there was something to draw for.
     """
     names = []
     for name, kind in FIGURES.items():

@@ -230,9 +230,8 @@ def _grow(figure: Figure, axes: Sequence[Axes], inches: float) -> None:
 def images(figure: Figure, made_by: str | None = None) -> dict[str, bytes]:
     """Returns the figure's files by their endings; equal numbers give equal bytes.
 
-    `made_by`: the source that the SVG names.
-
-    Letters are TrueType in the PDF, which publishers ask for, and text in the SVG.
+    Letters are TrueType in the PDF, which publishers ask for, and text in the SVG, which names
+    `made_by` as its source.
     """
     # By each format's own canvas: `savefig` would draw twice for each.
     from matplotlib import rc_context
