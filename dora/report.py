@@ -24,6 +24,7 @@ def main() -> None:
     name = "-".join(["report", *last, *view.scoring, *lengths])
     path = asked.folder("") / f"{name}{view.suffix}.html"
     asked.refuse_overwriting([[path.name]])
+    asked.note_searches()
     with writing():
         path.parent.mkdir(parents=True, exist_ok=True)
         made = made_by("report", asked.results)

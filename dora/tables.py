@@ -26,6 +26,7 @@ def main() -> None:
     asked = asked_for("dora.tables", __doc__, own=transpose)
     folder = asked.folder("tables")
     asked.refuse_overwriting(latex_names(table) for table in asked.tables)
+    asked.note_searches()
     whole: dict[str, str] = {}
     written = []
     for table in asked.tables:

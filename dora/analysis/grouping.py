@@ -296,13 +296,23 @@ def note_diverged(table: Table, seen: Iterable[Seen]) -> None:
 def note_search(table: Table, seen: Iterable[Seen]) -> None:
     """Notes what the search of the table's settings took; `seen`: the runs of its folder.
 
-    Those of the table's rows and tasks count, ended or not: each has taken its time.
+    Those of the table's rows, tasks and lengths count, ended or not: each has taken its time. A
+    method that was not searched at its budget has the rates of its other budgets.
     """
-    for s in seen:
-        data, task, model, method, spent, *_ = s.place
-        here = (data, model) == (table.data, table.model) and task in table.tasks
-        if here and (method, spent) in table.cells and table.steps in (None, s.total_steps):
-            table.searched_s.append(s.seconds or 0.0)
+    lengths = {run["total_steps"] for run in table.runs}
+    here = [
+        s
+        for s in seen
+        if (s.place.data, s.place.model) == (table.data, table.model)
+        and s.place.task in table.tasks
+        and s.total_steps in lengths
+        and s.seconds is not None
+    ]
+    rows = {s.place.row for s in here}
+    elsewhere = {method for method, spent in table.cells if (method, spent) not in rows}
+    for s in here:
+        if s.place.row in table.cells or s.place.method in elsewhere:
+            table.searched_s.append(float(s.seconds or 0))
 
 
 def first_counted(run: Run) -> int:

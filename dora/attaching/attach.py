@@ -95,10 +95,7 @@ def attach(
     run = RunInfo(steps or 0, seed)
     plan = _plan(choice, wanted, found, run)
     _freeze(model, found)
-    loaded = Backbone(choice.kind, model)
-    attached = choice.kind(choice.settings, model, plan, run)
-    refuse_misplaced(attached, model, set(), [])
-    loaded.check_attached(attached, model)
+    attached = _attached(choice, model, plan, run)
     for name in modules:
         model.get_submodule(name).requires_grad_(True)
     for layer in attached.layers.values():  # drawn on the CPU
@@ -107,6 +104,21 @@ def attach(
     attached.load(checked_state(attached))
     arguments = ", ".join(f"{key}={value}" for key, value in _arguments(choice, steps, wanted))
     return Adapter(model, attached, plan, steps or 0, modules, found, arguments)
+
+
+def _attached(choice: MethodChoice, model: nn.Module, plan: Plan, run: RunInfo) -> Method:
+    """Returns the method, whose layers are in the model now.
+
+    Raises UserError where one of one's own does what a run of the suite refuses.
+    """
+    loaded = Backbone(choice.kind, model)
+    attached = choice.kind(choice.settings, model, plan, run)
+    try:
+        refuse_misplaced(attached, model, set(), [])
+        loaded.check_attached(attached, model)
+    except UserError as e:
+        raise UserError(*e.problems, "the model has been changed by now: load it anew") from e
+    return attached
 
 
 def unserved(kind: type[Method]) -> str | None:

@@ -19,6 +19,7 @@ from dora.errors import UserError
 from dora.process.command import path
 from dora.records.directories import directories
 from dora.records.gaps import scan
+from dora.records.place import place_of
 from dora.records.study import Seen, first_command, look
 
 LEFT_OUT = 3  # exit code, as `dora.status` has it for a study that is not whole
@@ -139,6 +140,22 @@ class Asked:
         """The folder to write to: the one of --to, else `name` in the results folder."""
         return self.given.to or self.results / name
 
+    def note_searches(self) -> None:
+        """Notes in the tables what the search in the results folder took, for their costs.
+
+        A search that cannot be read is named, and costs these hours alone.
+        """
+        places = {(table.data, table.model) for table in self.tables}
+        search = self.results / "search"
+        try:
+            folders = [(place_of(folder), folder) for folder in directories(search)]
+            seen = [look(folder) for at, folder in folders if (at.data, at.model) in places]
+        except UserError as e:
+            print(e.under(f"the hours of the search are left out: {search}:"), file=sys.stderr)
+            return
+        for table in self.tables:
+            note_search(table, seen)
+
     def refuse_overwriting(self, made: Iterable[Iterable[str]]) -> None:
         """Exits with code 2 where the folder of --to has files of another study.
 
@@ -219,10 +236,8 @@ def found_tables(given: argparse.Namespace) -> Asked:
         )
     # The records that were read are passed on, so that no file is read twice.
     seen = scan(given.results, {run["folder"]: run for run in runs})
-    searched = [look(folder) for folder in directories(given.results / "search")]
     for table in found:
         note_diverged(table, seen)
-        note_search(table, searched)
     return Asked(given, found, left_out, seen)
 
 

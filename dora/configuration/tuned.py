@@ -9,7 +9,7 @@ import functools
 import math
 import statistics
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -94,9 +94,17 @@ class Search:
 
     @property
     def agreed(self) -> bool:
-        """True if the best rate has the best score at each seed: none by itself chose another."""
-        of_rate = {lr: [mean((v,)) for v in by_seed] for lr, by_seed in self.scores.items()}
-        return of_rate[self.lr] == [max(column) for column in zip(*of_rate.values(), strict=True)]
+        """True if each seed by itself would choose the best rate, ties decided as they are here."""
+
+        def of(i: int, scores: Scores) -> Scores:
+            """Returns the scores or losses of one seed."""
+            return {lr: by_seed[i : i + 1] for lr, by_seed in scores.items()}
+
+        alone = (
+            replace(self, scores=of(i, self.scores), losses=of(i, self.losses))
+            for i in range(len(self.seeds))
+        )
+        return all(one.lr == self.lr for one in alone)
 
     @property
     def all_failed(self) -> bool:

@@ -45,7 +45,8 @@ class Backbone:
         self._kind = kind
         own = not is_released(kind)
         # The tensors themselves, too: a layer may hold one under another name afterwards.
-        self._loaded = [(n, t, _sum(t)) for n, t in named(model).items()] if own else []
+        tensors = named(model).items() if own else ()
+        self._loaded = [(n, t, _sum(t)) for n, t in tensors if not t.is_meta]
         self._sums: dict[str, int] = {}
 
     def check_attached(self, method: Method, model: nn.Module) -> None:

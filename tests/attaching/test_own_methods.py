@@ -202,7 +202,8 @@ REFUSED = {
         "def __init__(self, settings, model, plan, run):\n"
         "    super().__init__(settings, model, plan, run)\n"
         "    model.last.base.weight.data.mul_(2)",
-        r"Mine.__init__ changes last\.base\.weight, which its result does not hold",
+        r"Mine.__init__ changes last\.base\.weight, which its result does not hold(.|\n)*"
+        "the model has been changed by now: load it anew",
     ),
     "state": ("def state(self): return {'count': 3}", "Mine.state returned a int"),
 }
@@ -264,6 +265,21 @@ def test_an_update_that_is_stored_otherwise_than_it_is_added_is_not_kept(
     for keep in (lambda: adapter.save(tmp_path / "adapter"), adapter.merge):
         with pytest.raises(RunFailed, match=r"VeRALinear.stored\(\) gives another update"):
             keep()
+
+
+def test_a_diverged_adapter_is_kept_as_the_suites_are(own: Own, tmp_path: Path) -> None:
+    # Its values are no fault of stored(), which another message would blame.
+    adapter = dora.attach(build("mlp"), "mine", "r4", config_dir=own("mine", subclass(""), **PLAIN))
+    with torch.no_grad():
+        next(iter(adapter.method.layers.values())).B.fill_(torch.nan)
+    adapter.save(tmp_path / "adapter")
+
+
+def test_a_model_without_values_takes_a_method_of_ones_own(own: Own) -> None:
+    with torch.device("meta"):
+        model = build("mlp")
+    folder = own("mine", subclass(""), **PLAIN)
+    assert dora.attach(model, "mine", "r4", config_dir=folder).ranks()
 
 
 def test_the_suites_methods_that_act_in_steps_are_those_that_act_after_them() -> None:

@@ -44,13 +44,16 @@ class Acting(LoRA):
 
 
 def acting(
-    act: Callable[[LowRankLinear], Any], moment: str = "after_step", kind: type[Acting] = Acting
+    act: Callable[[LowRankLinear], Any],
+    moment: str = "after_step",
+    kind: type[Acting] = Acting,
+    budget: str = "r4",
 ) -> Loop:
     """A loop whose method calls `act` on every layer in step AT."""
     model = tiny("roberta")
     train_head_only(model)
     settings, matrices = METHODS["lora"][0](), linears(model)
-    plan = LoRA.plan(settings, Budget(rank=4), matrices, RunInfo(10, 3))
+    plan = LoRA.plan(settings, Budget.parse(budget), matrices, RunInfo(10, 3))
     method = kind(settings, model, plan, RunInfo(10, 3))
     method.act, method.moment = act, moment  # type: ignore[method-assign, assignment]
     return loop_of(model, method, tokens(16), 10, batch_size=8)
@@ -175,6 +178,16 @@ def test_tensors_that_no_loss_reaches_are_named_at_the_end_of_a_method_of_ones_o
         layer.idle.grad = torch.ones(3)
     loop.stepper.trained.check(2)
     loop.stepper.optimizer.state.clear()
+    assert loop.stepper.trained.never_reached(loop.stepper.optimizer) == []
+
+
+def test_a_matrix_without_components_has_nothing_that_a_loss_could_reach() -> None:
+    # Two components for twelve matrices.
+    loop = acting(lambda layer: None, budget="200")
+    ranks = loop.setup.method.ranks().values()
+    assert 0 in ranks
+    assert any(ranks)
+    loop.train_step(1)
     assert loop.stepper.trained.never_reached(loop.stepper.optimizer) == []
 
 

@@ -23,8 +23,10 @@ _ELSEWHERE = frozenset(
 )
 
 _RATES = ("lr", "head_lr")  # searched and read task by task, also where they happen to be equal
+# What a null stands for, where it is not off.
+_NULL = {"head_dropout": "the model's", "eval_every": "each epoch", "limit_train": "all rows"}
 
-# The settings of the runs in each cell by dotted key, without those that are off or null.
+# The settings of the runs in each cell by dotted key, without those that are off.
 Cells = dict[tuple[Row, str], dict[str, Any]]
 
 
@@ -63,9 +65,10 @@ def run_settings(table: Table) -> Grid:
 
 def _given(config: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the settings that a table names; `head_lr` only where it is another rate than `lr`."""
+    words = {key: _NULL.get(key) if value is None else value for key, value in config.items()}
     found = {
         key: value
-        for key, value in config.items()
+        for key, value in words.items()
         if key not in _ELSEWHERE and value is not None and value is not False
     }
     if found.get("head_lr") == found["lr"]:
@@ -74,17 +77,21 @@ def _given(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _scope(key: str, cells: Cells) -> str:
-    """Returns what decides a setting: nothing ("all"), the "task", the "row", or the "cell"."""
+    """Returns what decides a setting: nothing ("all"), the "task", the "row", or the "cell".
+
+    It is "some" where all that have it have the same: methods that adapt no matrices have no
+    target, and those without clients no settings of them.
+    """
     if key in _RATES:
         return "cell"
     values = {place: in_words(its.get(key)) for place, its in cells.items()}
-    if key == "target" or key.startswith("fed."):
-        # Methods that adapt no matrices, and those without clients, have no other one.
-        values = {place: value for place, value in values.items() if key in cells[place]}
     # A method's own setting is no other method's, even where both have one of its name.
     if not key.startswith("method."):
         if len(set(values.values())) == 1:
             return "all"
+        having = {in_words(its[key]) for its in cells.values() if key in its}
+        if (key == "target" or key.startswith("fed.")) and len(having) == 1:
+            return "some"
         if _decides(1, values):
             return "task"
     return "row" if _decides(0, values) else "cell"
@@ -109,7 +116,7 @@ def _of_row(table: Table, row: Row, cells: Cells, keys: Iterable[str]) -> Iterat
     for key in keys:
         if any(key in each for each in its):
             values = [_value(key, each.get(key)) for each in its]
-            yield [table.title(row[0]), budget_in_words(row), key.removeprefix("method."), *values]
+            yield [table.title(row[0]), budget_in_words(row), _name(key), *values]
 
 
 def _value(key: str, value: Any) -> str:
@@ -121,7 +128,11 @@ def _value(key: str, value: Any) -> str:
     if key in _RATES:
         digits, _, exponent = f"{value:.2e}".partition("e")
         return f"{float(digits):g}e{int(exponent)}"
-    return f"{value:g}" if isinstance(value, float) else str(with_commas(value))
+    if isinstance(value, float):
+        short = f"{value:g}"
+        # Two values that differ are printed so.
+        return short if float(short) == value else repr(value)
+    return str(with_commas(value))
 
 
 def _notes(table: Table, cells: Cells, scope: Mapping[str, str]) -> Iterator[str]:
@@ -131,6 +142,11 @@ def _notes(table: Table, cells: Cells, scope: Mapping[str, str]) -> Iterator[str
     yield f"lr: the peak learning rate{head}; settings that are off are left out"
     together = {key: value for its in cells.values() for key, value in its.items()}
     yield f"every run: {_named(together, [key for key in scope if scope[key] == 'all'])}"
+    having: dict[str, list[str]] = {}
+    for key in (key for key in scope if scope[key] == "some"):
+        having.setdefault(_having(table, key, cells), []).append(key)
+    for which, keys in having.items():
+        yield f"{which}: {_named(together, keys)}"
     said: dict[tuple[str, str], list[Row]] = {}
     for row in table.rows:
         its = next((its for (of, _), its in cells.items() if of == row), {})
@@ -144,8 +160,21 @@ def _notes(table: Table, cells: Cells, scope: Mapping[str, str]) -> Iterator[str
         yield f"{table.title(method)}{which}: {named}"
 
 
+def _having(table: Table, key: str, cells: Cells) -> str:
+    """Returns the titles of the methods that have a setting, or of the fewer ones without it."""
+    shown = dict.fromkeys(row[0] for row, _ in cells)
+    there = dict.fromkeys(row[0] for (row, _), its in cells.items() if key in its)
+    lacking = [method for method in shown if method not in there]
+    few = ", ".join(map(table.title, min(there, lacking, key=len)))
+    return f"all but {few}" if len(lacking) < len(there) else few
+
+
 def _named(its: Mapping[str, Any], keys: Sequence[str]) -> str:
     """Returns `batch_size 32, warmup 0.06` for the keys that a run has."""
-    return ", ".join(
-        f"{key.removeprefix('method.')} {_value(key, its[key])}" for key in keys if key in its
-    )
+    return ", ".join(f"{_name(key)} {_value(key, its[key])}" for key in keys if key in its)
+
+
+def _name(key: str) -> str:
+    """Returns a key without its group, unless that would make one of the suite's rates of it."""
+    name = key.removeprefix("method.")
+    return key if name in _RATES and name != key else name

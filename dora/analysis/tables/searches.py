@@ -39,11 +39,11 @@ def table(searches: Sequence[Search]) -> list[str]:
         lines += ["", f"every rate has the same score: {', '.join(alike)}"]
     several_seeds = [s for s in searches if len(s.seeds) > 1 and not s.all_failed]
     if several_seeds:
-        sure = sum(s.agreed for s in several_seeds)
+        sure, number = sum(s.agreed for s in several_seeds), len(several_seeds)
+        rest = "; in the others more seeds may move the choice" if sure < number else ""
         lines += [
             "",
-            f"in {sure} of {len(several_seeds)} searches each seed by itself chooses the same rate; "
-            "in the others more seeds may move the choice",
+            f"in {sure} of {number} searches each seed by itself chooses the same rate{rest}",
         ]
     if odd := unequal(searches):
         lines += ["", f"unequal numbers of candidates or seeds in {', '.join(odd)}"]

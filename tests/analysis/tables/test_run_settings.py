@@ -13,7 +13,7 @@ from dora.analysis.view import View
 from dora.records.directories import directories
 from dora.records.study import look
 from record_files import write_run
-from runs import change_record
+from runs import change_record, command
 
 
 def only_table(results: Path, view: View | None = None) -> Table:
@@ -63,14 +63,52 @@ def test_a_setting_is_said_once_and_as_widely_as_it_holds(tmp_path: Path) -> Non
     assert grid.rules == {1, 2}
     assert grid.notes == [
         "lr: the peak learning rate, of the head too; settings that are off are left out",
+        "every run: batch_size 16, max_length 128, head_dropout the model's, select dev, "
+        "precision fp32, warmup 0.06",
         # Full fine-tuning has no target, and so none that could be another.
-        "every run: batch_size 16, max_length 128, select dev, precision fp32, warmup 0.06, target q,v",
+        "all but full fine-tuning: target q,v",
         "full fine-tuning: weight_decay 0.1",
         # A 0 is a value. What came to a method after these records has the value of such runs.
         "LoRA: weight_decay 0, scaling standard, lr_ratio 1, init kaiming, deal spread, alpha 16, "
         "remove on",
         "DoRA (dynamic rank): weight_decay 0, alpha 16, remove on, importance share",
     ]
+
+
+def test_what_some_methods_alone_have_is_said_of_these(tmp_path: Path) -> None:
+    clients = {"clients": 3, "alpha": 0.5}
+    for task in ("rte", "sst2"):
+        for method in ("lora", "sora", "fedit", "ffa_lora"):
+            steps = {"local_steps": 10 if task == "rte" else 20}
+            config = {"fed": {**clients, **steps}} if method.startswith("f") else {}
+            write_run(tmp_path, method, 1, 0.8, task, config=config)
+        write_run(tmp_path, "full", 1, 0.8, task, "none")
+    grid = run_settings(only_table(tmp_path))
+    assert "fedit, ffa_lora: fed.clients 3, fed.alpha 0.5" in grid.notes
+    assert "all but full fine-tuning: target q,v" in grid.notes
+    assert not any("fed" in note for note in grid.notes if note.startswith("every run"))
+    # LoRA is none of "every method" that has local steps.
+    assert [row[0] for row in grid.rows if row[2] == "fed.local_steps"] == ["fedit", "ffa_lora"]
+
+
+def test_a_null_that_stands_for_something_is_not_taken_for_off(tmp_path: Path) -> None:
+    write_run(tmp_path, "lora", 1, 0.8, config={"eval_every": None, "limit_train": None})
+    write_run(tmp_path, "dora", 1, 0.8, config={"eval_every": 50, "head_dropout": 0.0})
+    of_lora, of_dora = run_settings(only_table(tmp_path)).notes[2:]
+    assert "head_dropout the model's" in of_lora
+    assert "eval_every each epoch, limit_train all rows" in of_lora
+    assert "head_dropout 0" in of_dora
+    assert "eval_every 50" in of_dora
+
+
+def test_values_that_differ_are_printed_so(tmp_path: Path) -> None:
+    for task, alpha in (("rte", 0.123456789), ("sst2", 1234567.0)):
+        config = {"method": {"name": "mine", "alpha": alpha, "lr": 3, "beta": 0.1}}
+        write_run(tmp_path, "mine", 1, 0.8, task, config=config)
+    grid = run_settings(only_table(tmp_path))
+    assert grid.rows[-1][2:] == ["alpha", "1234567.0", "0.123456789"]
+    # A method's own setting of this name is no learning rate of the suite's.
+    assert grid.notes[-1] == "mine: method.lr 3, beta 0.1"
 
 
 def test_another_rate_of_the_head_has_lines_of_its_own(tmp_path: Path) -> None:
@@ -105,6 +143,7 @@ def test_transposed_the_settings_stand_above_each_other(tmp_path: Path) -> None:
     grid = run_settings(only_table(tmp_path, View(transposed=True)))
     assert [row[0] for row in grid.rows] == ["SST-2", "RTE"]
     assert grid.head[-1] == "DoRA (dynamic rank) r8 dem"
+    assert grid.rules == set()
 
 
 def test_the_time_in_all_is_of_all_runs_and_of_their_own_search(tmp_path: Path) -> None:
@@ -128,8 +167,31 @@ def test_the_time_in_all_is_of_all_runs_and_of_their_own_search(tmp_path: Path) 
         note_search(table, seen)
         return costs(table).notes[-1]
 
-    assert note(View()) == ("training in all: 4 runs, 60 s; the search of settings: 4 runs, 34 s")
-    assert note(View(by_length=True)) == (
-        "training in all: 4 runs, 60 s; the search of settings: 3 runs, 24 s"
-    )
+    for view in (View(), View(by_length=True)):
+        assert note(view) == "training in all: 4 runs, 60 s; the search of settings: 3 runs, 24 s"
     assert costs(only_table(tmp_path)).notes[-1] == "training in all: 4 runs, 60 s"
+
+
+def test_a_method_that_was_not_searched_at_its_budget_has_the_search_at_another(
+    tmp_path: Path,
+) -> None:
+    write_run(tmp_path, "lora", 1, 0.8, budget="r2")
+    write_run(tmp_path, "dora", 1, 0.8, budget="r2")
+    search = tmp_path / "search"
+    for method, budget in (("lora", "r8"), ("dora", "r8"), ("dora", "r2")):
+        write_run(search, method, 1, 0.8, budget=budget)
+    write_run(search, "dora", 2, 0.8, budget="r2", train_s=None)  # it says nothing of its time
+    table = only_table(tmp_path)
+    note_search(table, [look(folder) for folder in directories(search)])
+    # LoRA's at r8, and DoRA's at r2.
+    assert table.searched_s == [10, 10]
+
+
+def test_a_search_that_cannot_be_read_costs_its_hours_alone(tmp_path: Path) -> None:
+    write_run(tmp_path, "lora", 1, 0.8)
+    (tmp_path / "search").mkdir()
+    (tmp_path / "search" / "runs.jsonl.gz").write_bytes(b"garbage")
+    done = command("dora.tables", "--results", str(tmp_path))
+    assert done.returncode == 0
+    assert "the hours of the search are left out: " in done.stderr
+    assert "- training in all: 1 run, 10 s\n" in done.stdout
