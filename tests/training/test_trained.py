@@ -183,7 +183,7 @@ def test_tensors_that_no_loss_reaches_are_named_at_the_end_of_a_method_of_ones_o
 
 def test_a_matrix_without_components_has_nothing_that_a_loss_could_reach() -> None:
     # Two components for twelve matrices.
-    loop = acting(lambda layer: None, budget="200")
+    loop = acting(lambda layer: None, budget="0.2k")
     ranks = loop.setup.method.ranks().values()
     assert 0 in ranks
     assert any(ranks)
