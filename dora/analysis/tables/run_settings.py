@@ -162,11 +162,12 @@ def _notes(table: Table, cells: Cells, scope: Mapping[str, str]) -> Iterator[str
 
 def _having(table: Table, key: str, cells: Cells) -> str:
     """Returns the titles of the methods that have a setting, or of the fewer ones without it."""
-    shown = dict.fromkeys(row[0] for row, _ in cells)
-    there = dict.fromkeys(row[0] for (row, _), its in cells.items() if key in its)
-    lacking = [method for method in shown if method not in there]
-    few = ", ".join(map(table.title, min(there, lacking, key=len)))
-    return f"all but {few}" if len(lacking) < len(there) else few
+    there = {method: False for (method, _), _ in cells}
+    for (row, _), its in cells.items():
+        there[row[0]] |= key in its
+    having, lacking = ([m for m in there if there[m] is held] for held in (True, False))
+    fewer = len(lacking) < len(having)
+    return ("all but " if fewer else "") + ", ".join(map(table.title, lacking if fewer else having))
 
 
 def _named(its: Mapping[str, Any], keys: Sequence[str]) -> str:
