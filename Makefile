@@ -12,7 +12,7 @@ BIN = $(VENV)/bin
 MADE = $(wildcard $(VENV)/.ready)
 READY = $(if $(MADE),$(VENV)/.ready,$(if $(call HOLDS,$(VENV)),,$(VENV)/.ready))
 
-.PHONY: help setup demo test test-slow test-slurm check bench tables figures report missing clean clean-runs
+.PHONY: help setup demo test test-slow test-slurm test-lowest check bench tables figures report missing clean clean-runs
 
 help:  ## lists the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -37,6 +37,13 @@ test-slow: setup  ## runs the tests that take minutes
 test-slurm: setup  ## runs the tests on a real SLURM of one node, set up and torn down (root; else skipped)
 	$(BIN)/python -m pytest -m slurm -rs
 
+# PyTorch is the pinned one: its lowest version is not tested.
+test-lowest:  ## runs the default tests with the lowest versions that pyproject.toml allows, in .lowest (needs uv)
+	uv venv --quiet --clear --python $(PYTHON) .lowest
+	grep '^torch==' requirements.txt > .lowest/torch.txt
+	uv pip install --quiet --python .lowest/bin/python --resolution lowest-direct --override .lowest/torch.txt --editable '.[dev]'
+	.lowest/bin/python -m pytest -n 2
+
 check: setup  ## checks format, lint and types
 	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy
 
@@ -56,7 +63,7 @@ missing: setup  ## prints the commands of the runs under RESULTS that are left t
 	@$(BIN)/python -m dora.status --results "$(RESULTS)" --missing || test $$? -eq 3
 
 clean:  ## removes caches, tables, figures and an environment that make has made; runs stay
-	rm -rf $(if $(wildcard .venv/.ready),.venv) $(if $(MADE),$(VENV)) results/cache results/multirun results/tables results/figures results/report*.html .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(if $(wildcard .venv/.ready),.venv) $(if $(MADE),$(VENV)) .lowest results/cache results/multirun results/tables results/figures results/report*.html .pytest_cache .mypy_cache .ruff_cache
 
 clean-runs:  ## removes the runs and the search in results/ for good; studies in folders of their own stay
 	rm -rf results/runs results/search results/wandb
