@@ -60,7 +60,10 @@ def identity(config: dict[str, Any], fingerprints: dict[str, str | None]) -> str
 def method_settings(run: Run) -> dict[str, Any]:
     """Returns the settings of a recorded run's method, those that came later at its values."""
     method = run["config"].get("method") or {}
-    return {**LATER.get(str(method.get("name")), {}), **method}
+    # In the order of the record, which is the YAML's; what it lacks comes last.
+    return method | {
+        k: v for k, v in LATER.get(str(method.get("name")), {}).items() if k not in method
+    }
 
 
 def arithmetic(run: Run) -> int:
