@@ -239,8 +239,10 @@ def _path(text: str) -> str:
     if text == "" or text.lower() == "null":
         return text
     given = _value(text)
+    # Hydra would skip a space before quotes; the path's own name begins with it.
+    in_quotes = isinstance(given, QuotedString) and text[0] in "'\""
     # No shell expands `~` in quotes, and not every shell does after `=`.
-    path = os.path.expanduser(given.text if isinstance(given, QuotedString) else text)
+    path = os.path.expanduser(given.text if in_quotes else text)
     return path if _value(path) == path else quoted(path)
 
 

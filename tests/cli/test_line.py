@@ -12,7 +12,7 @@ import yaml
 from hydra import compose
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from dora.cli.line import in_grammar, plain, quoted, read
@@ -156,6 +156,7 @@ def test_a_run_knows_the_options_that_its_command_needs(tmp_path: Path) -> None:
 
 
 @settings(max_examples=50, deadline=None)
+@example(' ""')  # a space before what Hydra reads as quotes
 @given(st.text(alphabet="ab~=#()[]{}:,$'\"\\ é\t/.-_1?*|%@!&;\n", min_size=1))
 def test_whatever_a_path_is_hydra_reads_it_whole(path: str) -> None:
     from hydra.core.override_parser.overrides_parser import OverridesParser
