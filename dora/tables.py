@@ -21,7 +21,7 @@ def main() -> None:
     transpose.add_argument(
         "--transpose",
         action="store_true",
-        help="scores, medians and settings with tasks down and methods across",
+        help="scores and medians with tasks down and methods across",
     )
     asked = asked_for("dora.tables", __doc__, own=transpose)
     folder = asked.folder("tables")

@@ -64,7 +64,7 @@ def transposed(grid: Grid) -> Grid:
         units={i: name[-1] for i, name in enumerate(named, 1) if len(name) == words},
         bold=turned(grid.bold),
         underlined=turned(grid.underlined),
-        rules={1} if grid.units and body and body[0] not in grid.units else set(),
+        rules={1} if body and body[0] not in grid.units else set(),
         spare={},
     )
 

@@ -9,7 +9,7 @@ from typing import Any
 from dora.analysis.conflicts import in_words, settings
 from dora.analysis.grouping import Table
 from dora.analysis.rows import Row, budget_in_words, has_budget
-from dora.analysis.tables.layout import Grid, transposed
+from dora.analysis.tables.layout import Grid
 from dora.analysis.tables.scores import caption
 from dora.data.tasks import TASKS
 from dora.plain import with_commas
@@ -51,7 +51,7 @@ def run_settings(table: Table) -> Grid:
         rules |= {len(lines)} if lines else set()
         for row in block:
             lines += _of_row(table, row, cells, [key for key in keys if scope[key] == "cell"])
-    grid = Grid(
+    return Grid(
         f"{caption(table)}: settings",
         ["method", "budget", "setting", *(TASKS[task].folder for task in table.tasks)],
         lines,
@@ -60,7 +60,6 @@ def run_settings(table: Table) -> Grid:
         notes=list(_notes(table, cells, scope)),
         name="settings",
     )
-    return transposed(grid) if table.view.transposed else grid
 
 
 def _given(config: Mapping[str, Any]) -> dict[str, Any]:

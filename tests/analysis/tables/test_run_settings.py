@@ -138,14 +138,6 @@ def test_a_cell_without_runs_is_a_dash_and_budgets_are_named_where_they_differ(
     assert of_dora.startswith("DoRA (dynamic rank): ")
 
 
-def test_transposed_the_settings_stand_above_each_other(tmp_path: Path) -> None:
-    study(tmp_path)
-    grid = run_settings(only_table(tmp_path, View(transposed=True)))
-    assert [row[0] for row in grid.rows] == ["SST-2", "RTE"]
-    assert grid.head[-1] == "DoRA (dynamic rank) r8 dem"
-    assert grid.rules == set()
-
-
 def test_the_time_in_all_is_of_all_runs_and_of_their_own_search(tmp_path: Path) -> None:
     # 10 s a seed (record_files.py): 30 + 30 s; of the search 10 s a candidate.
     for method in ("lora", "dora"):
