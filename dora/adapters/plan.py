@@ -23,8 +23,9 @@ class Plan:
     is fixed beforehand (LoRA), None if training decides it: one that starts below the target grows.
     `target`: the total at the end, in the budget's unit; less than the budget's own total only if
     `init_from` starts with less. `at_most`: the run may end below the target. `note`: what else the
-    user should read of it before training. `dealt`: `start` is `equal_ranks` of the budget, a share of them, or another run's, and so the
-    same for every seed; where that leaves matrices without a component, it names the run too.
+    user should read of it before training. `dealt`: `start` is `equal_ranks` of the budget, a share
+    of them, or another run's, and so the same for every seed; where that leaves matrices without a
+    component, it names the run too.
     """
 
     budget: Budget

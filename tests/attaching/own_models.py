@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +109,35 @@ def go_on(model: Any, adapter: dora.Adapter, optimizer: Any, held: Rows, last: i
         optimizer.step()
         adapter.step()
         optimizer.zero_grad()
+
+
+def check_restart(
+    attached: Callable[[], tuple[Any, dora.Adapter, torch.optim.Optimizer]],
+    held: Rows,
+    cut: int,
+    by: str,
+) -> None:
+    """Asserts that training goes on behind step `cut` in another process's objects, to the bit.
+
+    `attached`: makes a model, its adapter and the optimizer anew. `by`: whose state_dict is stored,
+    "adapter" or "model".
+    """
+    whole, adapter, optimizer = attached()
+    go_on(whole, adapter, optimizer, held)
+
+    first, adapter, optimizer = attached()
+    go_on(first, adapter, optimizer, held, cut)
+    state = copy.deepcopy((adapter if by == "adapter" else first).state_dict())
+    moments = copy.deepcopy(optimizer.state_dict())
+
+    second, adapter, optimizer = attached()
+    (adapter if by == "adapter" else second).load_state_dict(state)
+    optimizer.load_state_dict(moments)
+    assert adapter.taken == cut
+    go_on(second, adapter, optimizer, held)
+    expected, found = whole.state_dict(), second.state_dict()
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
 
 
 def trainer(

@@ -23,7 +23,18 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 import dora
 from dora.errors import UserError
-from own_models import STEPS, Perceptron, attach, batch, build, go_on, rows, train, trainer
+from own_models import (
+    STEPS,
+    Perceptron,
+    attach,
+    batch,
+    build,
+    check_restart,
+    go_on,
+    rows,
+    train,
+    trainer,
+)
 
 
 def test_all_linears_but_the_output_are_adapted_and_the_head_is_trained_whole() -> None:
@@ -352,27 +363,12 @@ def test_training_goes_on_after_a_restart_as_if_there_had_been_none(
     method: str, cut: int, by: str
 ) -> None:
     # Step 12 is behind the pruning: the state has fewer components than a fresh adapter.
-    held, settings = rows("mlp"), {"dropout": 0.0}
-    model = build("mlp")
-    adapter = attach(model, method, **settings)
-    train(model, adapter, held)
+    def attached() -> tuple[Any, dora.Adapter, torch.optim.AdamW]:
+        model = build("mlp")
+        adapter = attach(model, method, dropout=0.0)
+        return model, adapter, torch.optim.AdamW(adapter.parameters(), lr=1e-2)
 
-    first = build("mlp")
-    started = attach(first, method, **settings)
-    optimizer = train(first, started, held, cut)
-    state = copy.deepcopy(started.state_dict() if by == "adapter" else first.state_dict())
-    moments = copy.deepcopy(optimizer.state_dict())
-
-    second = build("mlp")
-    again = attach(second, method, **settings)
-    optimizer = torch.optim.AdamW(again.parameters(), lr=1e-2)
-    (again if by == "adapter" else second).load_state_dict(state)
-    optimizer.load_state_dict(moments)
-    assert again.taken == cut
-    go_on(second, again, optimizer, held)
-    expected, found = model.state_dict(), second.state_dict()
-    assert expected.keys() == found.keys()
-    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    check_restart(attached, rows("mlp"), cut, by)
 
 
 def test_a_state_of_another_target_is_refused() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import importlib
 import re
 import sys
@@ -21,7 +20,7 @@ from dora.attaching.attach import _IN_STEPS, _overridden, unserved
 from dora.configuration.method_choice import packaged, packaged_names
 from dora.errors import RunFailed, UserError
 from dora.methods.base import Method
-from own_models import STEPS, batch, build, go_on, rows, train
+from own_models import STEPS, batch, build, check_restart, go_on, rows, train
 
 # LoRA whose components are kept and begun anew in the middle of the run, which it counts as "step".
 RENEWED = '''
@@ -122,29 +121,15 @@ def test_it_trains_and_is_saved_for_peft_and_merged(name: str, own: Own, tmp_pat
 @pytest.mark.parametrize("by", ["adapter", "model"])
 @pytest.mark.parametrize("name", METHODS)
 def test_it_goes_on_after_a_restart_to_the_bit(name: str, by: str, own: Own) -> None:
-    folder, held = METHODS[name](own), rows("mlp")
+    folder = METHODS[name](own)
 
-    def attached(**given: Any) -> tuple[Any, dora.Adapter, torch.optim.AdamW]:
+    def attached() -> tuple[Any, dora.Adapter, torch.optim.AdamW]:
         model = build("mlp")
-        adapter = dora.attach(model, name, "r4", STEPS, config_dir=folder, **given)
+        adapter = dora.attach(model, name, "r4", STEPS, config_dir=folder)
         return model, adapter, torch.optim.AdamW(adapter.groups(1e-2))
 
-    whole, adapter, optimizer = attached()
-    go_on(whole, adapter, optimizer, held)
-    first, adapter, optimizer = attached()
-    cut = 12  # behind the pruning, and behind the renewal
-    go_on(first, adapter, optimizer, held, cut)
-    state = copy.deepcopy((adapter if by == "adapter" else first).state_dict())
-    moments = copy.deepcopy(optimizer.state_dict())
-
-    second, adapter, optimizer = attached()
-    (adapter if by == "adapter" else second).load_state_dict(state)
-    optimizer.load_state_dict(moments)
-    assert adapter.taken == cut
-    go_on(second, adapter, optimizer, held)
-    expected, found = whole.state_dict(), second.state_dict()
-    assert expected.keys() == found.keys()
-    assert all(torch.equal(expected[key], found[key]) for key in expected)
+    # Behind the pruning, and behind the renewal.
+    check_restart(attached, rows("mlp"), 12, by)
 
 
 def test_a_state_of_other_settings_or_other_code_is_refused(own: Own) -> None:
