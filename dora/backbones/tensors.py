@@ -162,14 +162,18 @@ def _expected(config: Mapping[str, Any]) -> dict[str, Shape]:
 def _built(config: str) -> tuple[tuple[str, Shape], ...]:
     """Returns (bare name, shape) of the tensors of a backbone, for the text of its config.json."""
     import torch
-    from transformers import AutoConfig, AutoModelForSequenceClassification
+    from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, AutoConfig
 
     keys = json.loads(config)
     inside = prefix(keys["model_type"])
     try:
-        # Shapes alone: nothing is drawn, and nothing takes memory.
-        with quiet(), torch.device("meta"):
-            model = AutoModelForSequenceClassification.from_config(AutoConfig.for_model(**keys))
+        with quiet():
+            settings = AutoConfig.for_model(**keys)
+            # This imports the architecture's module. Under "meta" torch 2.6 would fail to import
+            # what such a module needs of torch.
+            classifier = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(settings)]
+            with torch.device("meta"):  # shapes alone: nothing is drawn, nothing takes memory
+                model = classifier(settings)
     except Exception as e:  # a value that Transformers checks and this suite does not
         raise UserError(
             f"config.json cannot be used ({type(e).__name__}: {' '.join(str(e).split())})"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +84,30 @@ def test_the_tensors_asked_for_are_those_that_transformers_builds(own: dict[str,
             config, {n: s for n, s in shapes.items() if n != name}, "weights"
         )
         assert f"lack 1 of the {len(shapes)} tensors that config.json asks for: {name};" in problem
+
+
+# Prints what is imported while new tensors are on the "meta" device.
+UNDER_META = """
+import sys, torch
+from dora.backbones import tensors
+
+class Watcher:
+    def find_spec(self, name, path=None, target=None):
+        if torch.empty(0).is_meta:
+            print(name)
+
+sys.meta_path.insert(0, Watcher())
+tensors.misfits(dict.fromkeys(["hidden_size", "intermediate_size", "num_hidden_layers",
+    "num_attention_heads", "vocab_size"], 2) | {"model_type": sys.argv[1]}, {}, "weights")
+"""
+
+
+# Some modules of torch 2.6 compute with tensors when they are first imported, and fail there.
+@pytest.mark.parametrize("kind", ["roberta", "deberta-v2"])
+def test_no_module_is_first_imported_under_meta(kind: str) -> None:
+    words = (sys.executable, "-c", UNDER_META, kind)
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert done.stdout == ""
 
 
 @pytest.mark.parametrize(
