@@ -51,6 +51,16 @@ def attempt(action: Callable[[], T], problems: list[str]) -> T | None:
     return None
 
 
+def reason(error: BaseException) -> str:
+    """Returns the kind and the words of another library's error, on one line of at most 300 signs.
+
+    A failed import is told by its first cause: Transformers says no more than that it failed.
+    """
+    while isinstance(error, ImportError) and error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+
 class RunFailed(Exception):
     """A run that ended without a result to report, such as one that missed its budget; exit code 1.
 

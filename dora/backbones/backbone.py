@@ -22,7 +22,7 @@ from dora.backbones.architectures import architecture_of
 from dora.backbones.model_config import read_config
 from dora.backbones.quiet import quiet
 from dora.data.hub import fetch_hub
-from dora.errors import UserError
+from dora.errors import UserError, reason
 from dora.files import sha256_file
 from dora.package import ASSETS
 
@@ -245,8 +245,7 @@ def load_tokenizer(folder: Folder) -> Any:
                 folder.path, local_files_only=True, trust_remote_code=False
             )
         except Exception as e:  # each tokenizer class raises its own
-            why = f"{type(e).__name__}: {' '.join(str(e).split())[:200]}"
-            raise UserError(f"the tokenizer in {folder.path} cannot be read ({why})") from e
+            raise UserError(f"the tokenizer in {folder.path} cannot be read ({reason(e)})") from e
     model_config = read_config(folder.path)
     row = architecture_of(model_config["model_type"])
     # Another id of the padding would shift all positions in silence.

@@ -13,7 +13,7 @@ import torch
 from dora.backbones import model_files, tensors
 from dora.backbones.model_config import read_config
 from dora.backbones.quiet import quiet
-from dora.errors import UserError
+from dora.errors import UserError, reason
 
 # Quantised weights, integers or 8-bit floats, would load too, but without their scales.
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -30,9 +30,8 @@ def building(folder: Path) -> Iterator[None]:
     except MemoryError:  # no fault of the folder's
         raise
     except Exception as e:
-        why = f"{type(e).__name__}: {' '.join(str(e).split())[:200]}"
         raise UserError(
-            f"no model can be made of config.json and weights in {folder} ({why})"
+            f"no model can be made of config.json and weights in {folder} ({reason(e)})"
         ) from e
 
 
@@ -55,9 +54,7 @@ def configuration(folder: Path, outputs: int) -> Any:
                 output_attentions=False,
             )
     except Exception as e:  # a value that Transformers checks and this suite does not
-        raise UserError(
-            f"{file} cannot be used ({type(e).__name__}: {' '.join(str(e).split())})"
-        ) from e
+        raise UserError(f"{file} cannot be used ({reason(e)})") from e
     return config
 
 

@@ -16,7 +16,7 @@ from safetensors import safe_open
 
 from dora.backbones.architectures import architecture_of
 from dora.backbones.quiet import quiet
-from dora.errors import UserError
+from dora.errors import UserError, reason
 
 Shape = tuple[int, ...]
 _OF_THE_HEAD = ("id2label", "label2id", "num_labels", "problem_type")
@@ -174,10 +174,13 @@ def _built(config: str) -> tuple[tuple[str, Shape], ...]:
             classifier = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(settings)]
             with torch.device("meta"):  # shapes alone: nothing is drawn, nothing takes memory
                 model = classifier(settings)
-    except Exception as e:  # a value that Transformers checks and this suite does not
+    except ImportError as e:
         raise UserError(
-            f"config.json cannot be used ({type(e).__name__}: {' '.join(str(e).split())})"
+            f"Transformers cannot import its own code for {keys['model_type']} ({reason(e)}): the "
+            "environment is at fault, and not the model"
         ) from e
+    except Exception as e:  # a value that Transformers checks and this suite does not
+        raise UserError(f"config.json cannot be used ({reason(e)})") from e
     return tuple(
         (name.removeprefix(inside), tuple(tensor.shape))
         for name, tensor in model.state_dict().items()

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from dora.configuration.config import Config
-from dora.errors import TEMPORARY, UserError
+from dora.errors import TEMPORARY, UserError, reason
 from dora.records import journals
 from dora.records.record import Record
 
@@ -96,7 +96,7 @@ class Trackers:
         try:
             self._trackers.append(tracker())
         except Exception as e:  # as in `_send`
-            told = f"{setting} cannot begin ({type(e).__name__}: {' '.join(str(e).split())[:200]})"
+            told = f"{setting} cannot begin ({reason(e)})"
             if step:
                 self._say(f"{told}; the run goes on without it; {_SAFE}")
             elif isinstance(e, OSError) and e.errno in TEMPORARY:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel
 
@@ -269,3 +270,19 @@ def test_a_value_that_no_check_foresaw_shows_before_training(
         UserError, match=r"no model can be made of config.json and weights in|cannot be used"
     ):
         load_model(Folder(folder, False), 2, None, 1)
+
+
+def test_a_broken_environment_is_not_blamed_on_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken(dict[Any, Any]):
+        def __getitem__(self, key: Any) -> Any:
+            first = RuntimeError("operator torchvision::nms does not exist")
+            raise ModuleNotFoundError("Could not import module 'BertModel'") from first
+
+    tensors._built.cache_clear()
+    monkeypatch.setattr(transformers, "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING", Broken())
+    sizes = ["hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"]
+    (problem,) = tensors.misfits({**dict.fromkeys(sizes, 2), "model_type": "bert"}, {}, "weights")
+    assert problem == (
+        "weights fit no model: Transformers cannot import its own code for bert (RuntimeError: "
+        "operator torchvision::nms does not exist): the environment is at fault, and not the model"
+    )
