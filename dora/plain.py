@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 
@@ -32,6 +32,12 @@ def cut(text: object, at_most: int = 100) -> str:
 def counted(number: int, noun: str) -> str:
     """Returns `1 run` or `1,040 runs`, for a noun whose plural ends in s."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def number_range(numbers: Collection[int]) -> str:
+    """Returns `1,200`, or `1,200 to 2,000` where the numbers differ."""
+    low, high = min(numbers), max(numbers)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
 def duration(seconds: float) -> str:
