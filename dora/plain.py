@@ -1,7 +1,8 @@
-"""Text and settings as they are shown: escapes, counted things, durations, dotted keys."""
+"""Shows values: escapes, counted things, durations, dotted keys. Tells whole numbers from others."""
 
 from __future__ import annotations
 
+import math
 import unicodedata
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -46,6 +47,12 @@ def duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min"
+
+
+def is_whole(value: object, low: int, high: float = math.inf) -> bool:
+    """Tells whether a value is a whole number from `low` to `high`."""
+    # JSON's true is an int to Python.
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
 
 
 def dotted(nested: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-_LARGEST = 1 << 63  # NumPy, safetensors and every file system count in 64 bits
+from dora.plain import is_whole
+
+_LARGEST = (1 << 63) - 1  # NumPy, safetensors and every file system count in 64 bits
 
 
 @dataclass(frozen=True)
@@ -53,16 +55,11 @@ def wrong(record: Mapping[str, Any], known: Mapping[str, Kind], at: str = "") ->
                 yield from wrong(value, known, f"{path}.")
 
 
-# `type(value) is int` and not isinstance: JSON's true is an int to Python.
-def _whole(value: Any) -> bool:
-    return type(value) is int and 0 <= value < _LARGEST
-
-
 def _number(value: Any) -> bool:
     # `abs(NaN) < inf` is false, so NaN does not fit either.
     if type(value) is float:
         return abs(value) < math.inf
-    return type(value) is int and abs(value) < _LARGEST
+    return is_whole(value, -_LARGEST, _LARGEST)
 
 
 def _time(value: Any) -> bool:
@@ -95,7 +92,7 @@ def _setting(value: Any) -> bool:
 
 TEXT = Kind("a text", lambda value: isinstance(value, str))
 YES_NO = Kind("true or false", lambda value: isinstance(value, bool))
-WHOLE = Kind("a whole number from 0", _whole)
+WHOLE = Kind("a whole number from 0", lambda value: is_whole(value, 0, _LARGEST))
 NUMBER = Kind("a finite number", _number)
 TIME = Kind("a time as in 2026-01-31T12:00:00+00:00", _time)
 SETTING = Kind("a setting", _setting)
