@@ -158,11 +158,11 @@ def test_values_of_a_methods_own_setting_are_tried_at_its_best_rate_and_count(
                 score = peak(1e-3)(candidate.lr) + (candidate.value == 0.5)
                 group.take(candidate, (score,))
     assert len(tried["lora"]) == len(tried["dora"]) == 6
-    best = dora.search((1,)).lr
+    best = dora.found.lr
     assert tried["dora"][4:] == [Candidate(best, 0.3), Candidate(best, 0.5)]
     assert all(candidate.value is None for candidate in (*tried["lora"], *tried["dora"][:4]))
     assert {"method.dem=0.5", f"lr={best:g}"} <= set(dora.words_of(Candidate(best, 0.5), 1))
-    assert (dora.search((1,)).value, lora.search((1,)).value) == (0.5, None)
+    assert (dora.found.value, lora.found.value) == (0.5, None)
 
 
 def test_a_search_goes_on_with_all_that_its_file_holds(tmp_path: Path) -> None:
@@ -194,7 +194,9 @@ def test_a_search_goes_on_with_the_settings_and_the_start_of_its_file_alone(
 
     begun = tuning()
     scores = {float(w[3:]): (50.0,) for job in begun.jobs() for w in job if w.startswith("lr=")}
-    next(iter(begun.groups.values())).scores = scores
+    (group,) = begun.groups.values()
+    for rate, by_seed in scores.items():
+        group.take(Candidate(rate), by_seed)
     (tmp_path / "search").mkdir()
     tuned.write(tmp_path / "search/choices.json", begun.searches())
     # What a search sets itself, and what changes last bits alone, may be another.
@@ -577,8 +579,9 @@ def test_a_disk_that_is_full_at_the_end_of_a_search_is_a_message(
 ) -> None:
     words = small_words(tmp_path, "method=lora")
     tuning = Tuning([words], lambda words: configure(*words), 3, (1,))
-    for group in tuning.groups.values():
-        group.scores = {rate: (60.0,) for rate in (1e-3, 2e-3, 4e-3)}
+    (group,) = tuning.groups.values()
+    for rate in (1e-3, 2e-3, 4e-3):
+        group.take(Candidate(rate), (60.0,))
 
     def full(path: Path, *_: object) -> None:
         if path.name == left[0]:
@@ -606,11 +609,12 @@ def test_a_second_search_is_added_to_the_file_of_the_first(tmp_path: Path) -> No
     tuned.write(file, [other, search_at(*place), longer])
     words = small_words(tmp_path, "method=lora", "budget=r2")
     tuning = Tuning([words], lambda words: configure(*words), 3, (1, 2))
-    for group in tuning.groups.values():
-        group.scores = {rate: (60.0, 61.0) for rate in (1e-3, 2e-3, 4e-3)}
+    (group,) = tuning.groups.values()
+    for rate in (1e-3, 2e-3, 4e-3):
+        group.take(Candidate(rate), (60.0, 61.0))
     # Of equal rates the lowest is taken, which is an edge here.
     assert sum("--candidates 5 goes on, for every method" in line for line in tuning.write()) == 1
-    group.scores[2e-3] = (70.0, 61.0)
+    group.take(Candidate(2e-3), (70.0, 61.0))
     assert not any("goes on" in line for line in tuning.write())
     found = tuned.read(file)
     assert found[other.key] == other
@@ -669,13 +673,13 @@ def test_rates_that_a_search_has_not_tried_are_not_lost_with_its_file(tmp_path: 
     (tmp_path / "search").mkdir()
     slow, fast = ended(tmp_path, 3), ended(tmp_path, 3)
     (group,) = fast.groups.values()
-    group.scores = {group.start / 4: (50.0,), **group.scores}
+    group.take(Candidate(group.start / 4), (50.0,))
     fast.candidates = slow.candidates = 4
     fast.write()
     with pytest.raises(UserError, match="at rates that this one has not tried: give the same once"):
         slow.write()
     (group,) = ended(tmp_path, 4).groups.values()
-    assert group.start / 4 in group.scores
+    assert group.start / 4 in group.found.scores
 
 
 def test_no_other_command_writes_between_a_searchs_last_look_and_its_file(
