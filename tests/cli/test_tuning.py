@@ -35,7 +35,18 @@ from dora.preparing.prepare import prepare
 from dora.records import packed
 from dora.records.journals import events
 from dora.training import one_run
-from runs import command, configure, only_run, record, refused, run, small, small_glue, small_words
+from runs import (
+    command,
+    configure,
+    in_process,
+    only_run,
+    record,
+    refused,
+    run,
+    small,
+    small_glue,
+    small_words,
+)
 
 
 def rate_of(config: Config) -> float:
@@ -533,12 +544,13 @@ def test_the_command_searches_goes_on_where_it_was_stopped_and_a_study_reads_its
     assert f"rates_from={file}" in done.stdout
     assert (tmp_path / "search" / "learning-rates.png").exists()
     # Nothing is trained twice, and the choices are the same; packed records will do for that.
+    searches = tuned.read(file)
     collect(file.parent, file.parent / packed.NAME)
     shutil.rmtree(file.parent / "runs")
-    again = command(*line)
-    assert again.returncode == 0
-    assert "6 runs: 6 done before, 0 to train" in again.stdout
-    assert json.loads(file.read_text())["choices"] == found["choices"]
+    code, said, _ = in_process(tune.main, *line)
+    assert code == 0
+    assert "6 runs: 6 done before, 0 to train" in said
+    assert tuned.read(file) == searches
     # A search with other seeds would lose scores.
     with pytest.raises(UserError, match="holds 3 candidates with seeds 3 for wnli with lora"):
         Tuning([[*words, "method=lora"]], lambda given: configure(*given), 3, (4,))
@@ -565,13 +577,14 @@ def test_a_search_goes_on_past_a_rate_at_which_training_diverges(tmp_path: Path)
     words += ["batch_size=8", "eval_every=2", "max_length=48", "warmup=0", f"results={tmp_path}"]
     # The highest rate is close to the largest float of 32 bits: training diverges there.
     rates = ["model.own.lr.lora=1.6e38", "method=lora", "budget=r2"]
-    done = command("dora.tune", *words, *rates, "--candidates", "3", "--seeds", "1")
+    line = ["dora.tune", *words, *rates, "--candidates", "3", "--seeds", "1"]
+    done = command(*line)
     assert done.returncode == 0, done.stderr
     (choice,) = json.loads((tmp_path / "search" / "choices.json").read_text())["choices"]
     assert [None] in [by_seed for _, by_seed in choice["scores"]]
     # Once more: a run that diverged is not trained again.
-    again = command("dora.tune", *words, *rates, "--candidates", "3", "--seeds", "1")
-    assert "0 to train" in again.stdout
+    _, said, _ = in_process(tune.main, *line)
+    assert "0 to train" in said
 
 
 def test_a_disk_that_is_full_at_the_end_of_a_search_is_a_message(
