@@ -155,7 +155,7 @@ def _built(config: str) -> tuple[tuple[str, Shape], ...]:
             settings = AutoConfig.for_model(**keys)
             # This imports the architecture's module. Under "meta" torch 2.6 would fail to import
             # what such a module needs of torch.
-            classifier = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(settings)]
+            classifier: Any = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(settings)]
             with torch.device("meta"):  # shapes alone: nothing is drawn, nothing takes memory
                 model = classifier(settings)
     except ImportError as e:
