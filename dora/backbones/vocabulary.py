@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from dora.backbones.model_files import read_by_tokenizer
-from dora.errors import UserError, attempt
+from dora.errors import UserError, attempt, reason
 from dora.files import read_object
 
 _MARK = re.compile(r"[\[<][^\s\[\]<>]+[\]>]")  # [CLS], <mask> and the like
@@ -33,12 +33,14 @@ def damaged(folder: Path) -> list[str]:
 
 
 def _check_pieces(file: Path) -> None:
-    from sentencepiece import SentencePieceProcessor
-
     try:
+        from sentencepiece import SentencePieceProcessor
+
         SentencePieceProcessor(model_file=str(file))
-    except Exception as e:  # the library raises RuntimeError, TypeError and others
-        raise UserError(f"{file} cannot be read; it is cut short or no SentencePiece model") from e
+    except Exception as e:  # RuntimeError, and ImportError in a bare environment
+        raise UserError(
+            f"{file} cannot be read ({reason(e)}); it is cut short or no SentencePiece model"
+        ) from e
 
 
 def problems(tokenizer: Any, folder: Path, rows: int, pad: int | None) -> list[str]:
