@@ -22,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from dora.errors import UserError
 from dora.process import machine
 
+Shape = tuple[int, ...]
 _LFS = b"version https://git-lfs"  # the first bytes of a Git LFS pointer
 # Errors of file systems that cannot sync a file or, more often, a folder. They are passed over:
 # only a power cut could then lose data.
@@ -290,6 +291,13 @@ def check_safetensors(file: Path) -> None:
         raise UserError(
             f"{file} cannot be read: {e}; it is cut short or no safetensors file"
         ) from e
+
+
+def tensor_shapes(file: Path) -> dict[str, Shape]:
+    """Returns the shape of every tensor in a safetensors file, by name; reads the header alone."""
+    with safe_open(file, "np") as f:
+        # `f` is no mapping: it has keys(), and cannot be iterated.
+        return {name: tuple(f.get_slice(name).get_shape()) for name in f.keys()}  # noqa: SIM118
 
 
 def sha256_file(path: Path) -> str:

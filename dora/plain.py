@@ -1,9 +1,10 @@
-"""Text and settings as they are shown: escapes, counted things, durations, dotted keys."""
+"""Shows values: escapes, counted things, durations, dotted keys. Tells whole numbers from others."""
 
 from __future__ import annotations
 
+import math
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 
@@ -34,12 +35,24 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
+def number_range(numbers: Collection[int]) -> str:
+    """Returns `1,200`, or `1,200 to 2,000` where the numbers differ."""
+    low, high = min(numbers), max(numbers)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
 def duration(seconds: float) -> str:
     """Returns a duration as `2 h 05 min`, `12 min` or `40 s`."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min"
+
+
+def is_whole(value: object, low: int, high: float = math.inf) -> bool:
+    """Tells whether a value is a whole number from `low` to `high`."""
+    # JSON's true is an int to Python.
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
 
 
 def dotted(nested: Mapping[str, Any]) -> dict[str, Any]:

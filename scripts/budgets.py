@@ -13,11 +13,12 @@ from __future__ import annotations
 import argparse
 
 from dora.adapters.budget import Budget
-from dora.analysis.tables.layout import number_range, pipe_table
+from dora.analysis.tables.layout import pipe_table
 from dora.backbones.architectures import KINDS
 from dora.backbones.backbone import find_linears
 from dora.configuration.method_choice import method_names, packaged
 from dora.methods.base import RunInfo
+from dora.plain import number_range
 
 # model_type, hidden size, feed-forward size, layers: as in the models' config.json
 SHAPES = {

@@ -29,10 +29,10 @@ from dora.analysis.finished import read_runs
 from dora.analysis.grouping import Table, showable, starts
 from dora.analysis.rows import budget_in_words, row_order
 from dora.analysis.stats import average
-from dora.analysis.tables.layout import number_range
 from dora.analysis.view import View
 from dora.analysis.where import chosen
 from dora.errors import UserError
+from dora.plain import number_range
 from dora.records.identity import NOT_IDENTITY
 from dora.records.provenance import provenance
 from dora.records.schema import Run

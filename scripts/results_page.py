@@ -37,11 +37,12 @@ from dora.analysis.searches import of_runs
 from dora.analysis.stats import average
 from dora.analysis.tables.contents import findings, p_value, points
 from dora.analysis.tables.files import report
-from dora.analysis.tables.layout import Grid, markdown, number_range
+from dora.analysis.tables.layout import Grid, markdown
 from dora.analysis.tables.scores import with_interval
 from dora.analysis.tables.searches import table
 from dora.analysis.view import View
 from dora.files import write_atomic
+from dora.plain import number_range
 from dora.records.identity import LATER
 
 ROOT = Path(__file__).parents[1]

@@ -33,6 +33,7 @@ from dora.configuration.method_choice import MethodChoice, packaged, packaged_na
 from dora.data.tokens import Tokens
 from dora.methods.base import Method
 from dora.package import PLUGINS
+from dora.training.lines import Lines
 from dora.training.loop import Loop
 from dora.training.processes import World
 from dora.training.step import Setup
@@ -176,7 +177,7 @@ def loop_of(
     return Loop(
         Setup(c, c.glue_task, model, head, method, lr, train, {}, {}, total_steps, world),
         None,
-        print,
+        Lines(None),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dora.plain import counted, cut, dotted, printable, with_commas
+from dora.plain import counted, cut, dotted, is_whole, number_range, printable, with_commas
 
 
 @pytest.mark.parametrize(
@@ -47,3 +47,14 @@ def test_nested_settings_have_dotted_keys_and_empty_groups_none() -> None:
     flat = {"lr": None, "method.alpha": 16, "method.rank.q": 8, "target": ["q", "v"]}
     assert dotted(nested) == flat
     assert [with_commas(v) for v in flat.values()] == [None, 16, 8, "q,v"]
+
+
+def test_a_range_of_equal_numbers_is_one_number() -> None:
+    assert number_range([1200, 1200]) == "1,200"
+    assert number_range([2000, 8, 1200]) == "8 to 2,000"
+
+
+def test_a_whole_number_is_an_int_between_its_bounds_and_no_yes_or_no() -> None:
+    assert all(is_whole(value, 1, 3) for value in (1, 3))
+    assert not any(is_whole(value, 1, 3) for value in (0, 4, 2.0, "2", True, None))
+    assert is_whole(1 << 80, 0)

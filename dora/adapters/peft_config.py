@@ -11,9 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
-
 from dora.errors import UserError
+from dora.files import tensor_shapes
 from dora.plain import cut
 
 Run = dict[str, Any]
@@ -128,8 +127,7 @@ def hub_revision(revision: Any) -> str | None:
 
 def holds_magnitudes(file: Path) -> bool:
     """Tells whether an adapter file holds norms of rows, which is PEFT's `use_dora`."""
-    with safe_open(file, "np") as f:
-        return any(name.endswith(f".{MAGNITUDE}") for name in f.keys())  # noqa: SIM118
+    return any(name.endswith(f".{MAGNITUDE}") for name in tensor_shapes(file))
 
 
 def stored_params(file: Path) -> int:
@@ -137,6 +135,5 @@ def stored_params(file: Path) -> int:
 
     Only the file's header is read.
     """
-    with safe_open(file, "np") as f:
-        names = [name for name in f.keys() if ".lora_" in name]  # noqa: SIM118  # it is no mapping
-        return sum(math.prod(f.get_slice(name).get_shape()) for name in names)
+    shapes = tensor_shapes(file)
+    return sum(math.prod(shape) for name, shape in shapes.items() if ".lora_" in name)

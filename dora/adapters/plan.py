@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from dora.adapters.budget import Budget, Matrix
+from dora.plain import number_range
 
 # 2³² over the golden ratio. Its multiples modulo 2³² lie evenly over the range wherever they end,
 # and follow no period that kinds of matrices have.
@@ -117,11 +118,11 @@ class Plan:
 
     def describe(self) -> list[str]:
         """Returns the plan in plain lines, which are printed before training."""
-        (low, high), (low_params, high_params) = self.end_range()
+        components, params = self.end_range()
         return [
             f"start: {sum(self.start)} components over {len(self.matrices)} matrices, "
             f"{self.start_params:,} adapter parameters",
-            f"end:   {_span(low, high)} components, {_span(low_params, high_params)} adapter "
+            f"end:   {number_range(components)} components, {number_range(params)} adapter "
             f"parameters (budget {self.budget})",
             *([self.note] if self.note else []),
         ]
@@ -134,11 +135,6 @@ def _fill(costs: Sequence[int], total: int) -> int:
         if cost <= total:
             total, count = total - cost, count + 1
     return count
-
-
-def _span(low: int, high: int) -> str:
-    """Spells a range of whole numbers: `8` or `8 to 12`."""
-    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
 def equal_ranks(

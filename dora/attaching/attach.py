@@ -32,6 +32,7 @@ from dora.configuration.method_class import fingerprint, refuse_edited
 from dora.errors import UserError
 from dora.methods.base import Method, RunInfo
 from dora.methods.returned import checked_state
+from dora.plain import is_whole
 from dora.preparing.planning import checked_plan, priced
 from dora.python.train import method_of
 from dora.training.backbone_kept import Backbone
@@ -188,22 +189,18 @@ def _arguments(
 def _problems(choice: MethodChoice, steps: Any, seed: Any) -> list[str]:
     """Returns a message for each setting out of range, and for a length that is missing."""
     found = []
-    if not _whole(seed, 0):
+    if not is_whole(seed, 0):
         found.append(f"seed={seed!r} must be a whole number from 0")
     if steps is None and (moments := _overridden(choice.kind, _IN_STEPS)):
         found.append(
             f"{choice.name} may plan its {' and '.join(moments)} by the run's length: give steps=, "
             "the number of optimizer steps"
         )
-    elif steps is not None and not _whole(steps, 1):
+    elif steps is not None and not is_whole(steps, 1):
         found.append(f"steps={steps!r} must be a whole number from 1: of optimizer steps")
     else:
         found += choice.settings.problems(steps)
     return [problem.replace("method.", "") for problem in found]
-
-
-def _whole(value: Any, low: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= low
 
 
 def _plan(choice: MethodChoice, budget: Budget, found: dict[str, nn.Module], run: RunInfo) -> Plan:

@@ -24,7 +24,7 @@ from dora.backbones.model_config import read_config
 from dora.backbones.quiet import quiet
 from dora.data.hub import fetch_hub
 from dora.errors import UserError, attempt, reason
-from dora.files import sha256_file
+from dora.files import sha256_file, tensor_shapes
 from dora.package import ASSETS
 
 
@@ -95,10 +95,11 @@ def problems(folder: Folder, model_config: Mapping[str, Any]) -> list[str]:
     found = list(_of_tokenizer(folder, fingerprint(folder, tokenizer_only=True)))
     if folder.random_weights:
         return found
+    files = model_files.weight_files(folder.path)
     # Pickled weights have no header to read: their shapes are compared when they are loaded.
-    shapes = tensors.of_files(model_files.weight_files(folder.path))
-    if shapes is None:
+    if any(file.suffix != ".safetensors" for file in files):
         return found
+    shapes = {name: shape for file in files for name, shape in tensor_shapes(file).items()}
     return found + tensors.misfits(model_config, shapes, f"the weights in {folder.path}")
 
 

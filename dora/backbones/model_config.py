@@ -12,6 +12,7 @@ from typing import Any
 from dora.backbones.architectures import ARCHITECTURES, Architecture
 from dora.errors import UserError
 from dora.files import read_object
+from dora.plain import is_whole
 
 # The largest value of each required key, far beyond any model of these kinds: a larger one means a
 # damaged file, and would ask for more memory than there is.
@@ -77,11 +78,6 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _whole(value: object, least: int, most: int) -> bool:
-    # JSON's true is an int to Python.
-    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
-
-
 def _sizes(config: dict[str, Any], row: Architecture) -> list[str]:
     """Returns the problems of the whole numbers from which the tensors' shapes follow."""
     needed = {row.key(name): most for name, most in _NEEDED.items()}
@@ -90,12 +86,12 @@ def _sizes(config: dict[str, Any], row: Architecture) -> list[str]:
         if key in config
         else f"{key} is missing"
         for key, most in needed.items()
-        if not _whole(config.get(key), 1, most)
+        if not is_whole(config.get(key), 1, most)
     ]
     wrong += [
         f"{key}={config[key]!r} must be a whole number from {least} to {most:,}"
         for key, (least, most) in _OPTIONAL.items()
-        if key in config and not _whole(config[key], least, most)
+        if key in config and not is_whole(config[key], least, most)
     ]
     # Only between two sound numbers: a remainder of something else would be a second message.
     width, heads = row.key("hidden_size"), row.key("num_attention_heads")
@@ -123,8 +119,8 @@ def _numbers(config: dict[str, Any], row: Architecture) -> list[str]:
     # A model that counts its positions from the padding's id needs one; the others do without.
     if (
         not (pad is None and not row.counts_from_pad)
-        and _whole(rows, 1, _NEEDED["vocab_size"])
-        and not _whole(pad, 0, rows - 1)
+        and is_whole(rows, 1, _NEEDED["vocab_size"])
+        and not is_whole(pad, 0, rows - 1)
     ):
         wrong.append(
             f"pad_token_id={pad!r} must be a token's id, from 0 to {rows - 1} (vocab_size - 1)"

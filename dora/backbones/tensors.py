@@ -17,8 +17,8 @@ from safetensors import safe_open
 from dora.backbones.architectures import architecture_of
 from dora.backbones.quiet import quiet
 from dora.errors import UserError, reason
+from dora.files import Shape
 
-Shape = tuple[int, ...]
 _OF_THE_HEAD = ("id2label", "label2id", "num_labels", "problem_type")
 # May be missing from a file: the heads of some tasks, such as masked language modelling, have none.
 POOLER = ("pooler.dense.weight", "pooler.dense.bias")
@@ -49,22 +49,6 @@ def bare(name: str, model_type: str) -> str:
     return short.replace("LayerNorm.gamma", "LayerNorm.weight").replace(
         "LayerNorm.beta", "LayerNorm.bias"
     )
-
-
-def of_files(files: list[Path]) -> dict[str, Shape] | None:
-    """Returns names and shapes from the headers of safetensors files.
-
-    Returns None if one is of another format, which must be loaded to know its shapes.
-    """
-    if any(file.suffix != ".safetensors" for file in files):
-        return None
-    shapes: dict[str, Shape] = {}
-    for file in files:
-        with safe_open(file, "np") as f:
-            # `f` is no mapping: it has keys(), and cannot be iterated.
-            for name in f.keys():  # noqa: SIM118
-                shapes[name] = tuple(f.get_slice(name).get_shape())
-    return shapes
 
 
 def not_floating(file: Path) -> dict[str, str]:
@@ -171,7 +155,7 @@ def _built(config: str) -> tuple[tuple[str, Shape], ...]:
             settings = AutoConfig.for_model(**keys)
             # This imports the architecture's module. Under "meta" torch 2.6 would fail to import
             # what such a module needs of torch.
-            classifier = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(settings)]
+            classifier: Any = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(settings)]
             with torch.device("meta"):  # shapes alone: nothing is drawn, nothing takes memory
                 model = classifier(settings)
     except ImportError as e:

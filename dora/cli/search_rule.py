@@ -7,11 +7,9 @@ its YAML names one. The rule looks at that method's own candidates alone.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, replace
 
-from dora.configuration.tuned import BySeed, Key, Search, Value
+from dora.configuration.tuned import BySeed, Search, Value
 from dora.records.words import with_values
 
 
@@ -68,20 +66,15 @@ class Candidate:
 class OpenSearch:
     """One search in progress. `words`: those of its runs, less the rate and the seed.
 
-    `settings`: what all its runs have in common, as the file holds it. `tried`: the method's setting
-    that is tried beside the rate, and its values besides the `default`. `held`: the rates of an
-    earlier search, which this one goes on with if it begins at the same place.
+    `found`: what was tried so far. `start`: the rate where it begins. `others`: the values of the
+    method's setting to try beside its default. `held`: the rates of an earlier search, which this
+    one goes on with if it begins at the same place.
     """
 
     words: tuple[str, ...]
-    key: Key
+    found: Search
     start: float
-    settings: Mapping[str, Any]
-    tried: tuple[str, tuple[Value, ...]] | None = None
-    default: Value | None = None
-    scores: dict[float, BySeed] = field(default_factory=dict)
-    losses: dict[float, BySeed] = field(default_factory=dict)
-    values: dict[Value, BySeed] = field(default_factory=dict)
+    others: tuple[Value, ...] = ()
     held: tuple[float, ...] = ()
 
     def next(self, most: int) -> list[Candidate]:
@@ -90,42 +83,30 @@ class OpenSearch:
         Rates first, then all values at once at the best of them: had each rate been tried with each
         value, few rates would be left of equal effort.
         """
-        values = self.tried[1] if self.tried else ()
-        rates = next_rates(self.search(()), self.start, most - len(values))
+        rates = next_rates(self.found, self.start, most - len(self.others))
         # Rates that were tried stay tried, though another version's rule may have come to others.
-        if not self.scores and set(rates) <= set(self.held):
+        if not self.found.scores and set(rates) <= set(self.held):
             return [Candidate(rate) for rate in self.held]
-        if rates or self.values or not values:
+        if rates or self.found.values or not self.others:
             return [Candidate(rate) for rate in rates]
-        lr = self.search(()).lr
-        return [Candidate(lr, value) for value in values]
+        return [Candidate(self.found.lr, value) for value in self.others]
 
     def words_of(self, candidate: Candidate, seed: int) -> tuple[str, ...]:
         """Returns the words of a candidate's run."""
         value = {}
         if candidate.value is not None:
-            assert self.tried is not None  # or the candidate would have no value
-            value = {f"method.{self.tried[0]}": candidate.value}
+            value = {f"method.{self.found.setting}": candidate.value}
         return with_values(self.words, **value, lr=f"{candidate.lr:g}", seed=seed)
 
     def take(self, candidate: Candidate, scores: BySeed, losses: BySeed = ()) -> None:
         """Notes a candidate's scores and losses by seed."""
+        found = self.found
         if candidate.value is None:
-            self.scores[candidate.lr] = scores
-            self.losses[candidate.lr] = losses or (None,) * len(scores)
+            losses = losses or (None,) * len(scores)
+            self.found = replace(
+                found,
+                scores={**found.scores, candidate.lr: scores},
+                losses={**found.losses, candidate.lr: losses},
+            )
         else:
-            self.values[candidate.value] = scores
-
-    def search(self, seeds: tuple[int, ...], made: Mapping[str, Any] | None = None) -> Search:
-        """Returns what has been found so far."""
-        return Search(
-            self.key,
-            seeds,
-            self.scores,
-            made or {},
-            setting=self.tried[0] if self.tried else None,
-            default=self.default,
-            values=self.values,
-            losses=self.losses,
-            settings=self.settings,
-        )
+            self.found = replace(found, values={**found.values, candidate.value: scores})

@@ -114,16 +114,21 @@ class Tuning:
             # A run does not depend on what a search tries, and a record may not hold the key.
             kept = [word for word in words if key_of(word) != f"method.{TUNE}"]
             own = (*kept, "select=heldout", in_grammar(f"results={self.folder}", False))
-            tried = config.chosen.tried
-            default = getattr(config.chosen.settings, tried[0]) if tried else None
+            name, values = config.chosen.tried or (None, ())
+            begun = Search(
+                key,
+                self.seeds,
+                scores={},
+                setting=name,
+                default=getattr(config.chosen.settings, name) if name else None,
+                settings=searched_with(config),
+            )
             self._recorded[key] = settings
             # A study's own rates come before the model's.
             of_study = key.method in config.rates.get(key.task, {})
             where = f"rates.{key.task}" if of_study else "model.lr"
             self._starts[key] = f"{where}.{key.method}"
-            self.groups[key] = OpenSearch(
-                own, key, config.learning_rate(), searched_with(config), tried, default
-            )
+            self.groups[key] = OpenSearch(own, begun, config.learning_rate(), values)
         elif other := [k for k, value in settings.items() if value != self._recorded[key][k]]:
             raise UserError(
                 f"{key.task} with {key.method} is to be searched with several values of "
@@ -166,7 +171,7 @@ class Tuning:
     def searches(self) -> list[Search]:
         """Returns all searches of this command in the order of tables."""
         made = {key: value for key, value in provenance().items() if key in _MADE}
-        return in_order(group.search(self.seeds, made) for group in self.groups.values())
+        return in_order(replace(group.found, made=made) for group in self.groups.values())
 
     def _held(self) -> dict[Key, Search]:
         """Returns all searches that the file in this folder holds."""
@@ -183,13 +188,13 @@ class Tuning:
             search, group = found[key], self.groups[key]
             of = f"{file} holds a search for {key.task} with {key.method}"
             # An edited method is searched anew, and its scores take the place of the former ones.
-            asked = {k: v for k, v in group.settings.items() if k != METHOD_FILE}
+            asked = {k: v for k, v in group.found.settings.items() if k != METHOD_FILE}
             if unlike := search.unlike(asked):
                 yield (
                     f"{of} with {', '.join(f'{k}={v}' for k, v in unlike.items())}: give the same, "
                     "or another results="
                 )
-            held, tried = search.scores.keys(), group.scores.keys()
+            held, tried = search.scores.keys(), group.found.scores.keys()
             kept = set(first_rates(group.start)) <= held
             if not (kept or (tried and held <= tried)):
                 # The file does not say where it began, but from each of these all its rates go on.

@@ -28,9 +28,9 @@ from dora.adapters.lowrank import LowRankLinear
 from dora.adapters.peft import factor_name, magnitude_name, merged
 from dora.adapters.plan import Plan
 from dora.adapters.singular import common_basis, common_basis_of_weights
-from dora.backbones import tensors
 from dora.backbones.architectures import layer_and_kind
 from dora.errors import UserError
+from dora.files import tensor_shapes
 from dora.methods.base import RunInfo
 from dora.methods.lora import PlainLoRA, PlainSettings
 from dora.methods.rules import one_of
@@ -83,7 +83,7 @@ class CoRA(PlainLoRA):
         fewer directions than a matrix needs.
         """
         plan = super().plan(settings, budget, matrices, run)
-        held = [tensors.of_files([file]) or {} for file in run.sources]
+        held = [tensor_shapes(file) for file in run.sources]
         for matrix, rank in zip(matrices, plan.start, strict=True):
             there = sum(_directions(shapes, matrix) for shapes in held)
             if held and there < rank:

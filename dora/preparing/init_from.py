@@ -11,7 +11,7 @@ from dora.backbones import backbone, tensors
 from dora.configuration.config import Config
 from dora.configuration.method_class import is_released
 from dora.errors import UserError
-from dora.files import check_safetensors, sha256_file
+from dora.files import Shape, check_safetensors, sha256_file, tensor_shapes
 from dora.plain import cut
 from dora.records import artefacts
 from dora.records.identity import method_settings
@@ -54,7 +54,7 @@ def read_earlier_run(config: Config, weights: str, model_config: dict[str, Any])
     check_safetensors(file)
     artefacts.check(folder, run, name)
     ranks, scale = run["ranks"]["end"], run.get("scale")
-    shapes = tensors.of_files([file]) or {}
+    shapes = tensor_shapes(file)
     if form == "model":
         ranks, scale = {}, None
         problems = tensors.misfits(model_config, shapes, f"the weights of init_from, in {file},")
@@ -154,7 +154,7 @@ def _other_factors(config: Config, misfits: list[str]) -> str:
 
 
 def _misfits(
-    shapes: dict[str, tensors.Shape],
+    shapes: dict[str, Shape],
     matrices: tuple[Matrix, ...],
     ranks: dict[str, int],
     gated: bool,
@@ -181,7 +181,7 @@ def _misfits(
 
 def _strange(
     file: Path,
-    shapes: dict[str, tensors.Shape],
+    shapes: dict[str, Shape],
     matrices: tuple[Matrix, ...],
     model_config: dict[str, Any],
 ) -> list[str]:

@@ -1,7 +1,18 @@
 """Signals that end a process in good order: at once before training, between two steps during it.
 
-A command handles signals from its first import on (`outside.watch`). While a run trains,
-`StopSignals` handles them.
+Who handles SIGINT, SIGTERM, SIGHUP and SIGUSR2, and what one of them does then:
+
+- `Outside.watch`, from a command's first import on: it ends the process, with the exit code of EXITS.
+- `Outside.launching`, and `watch(noting=True)` in a worker, between the runs of a sweep: it sets
+  `stopping`, and no further run begins. A sweep passes it on to its workers; a second SIGINT ends
+  the sweep.
+- `StopSignals` before a run's first step: it ends the run, with nothing to lose.
+- `StopSignals` from the first step on, and in one of several processes from the start: the run
+  writes its checkpoint between two steps. A second SIGINT ends it at once.
+- `Outside.end`, while the process ends: nothing, so that the last writes are whole.
+
+Whoever stops a run means its sweep as well, so a run that was stopped sets `stopping` behind it
+(dora/cli/job.py). A worker whose launcher has died sends itself SIGTERM (dora/process/orphan.py).
 """
 
 from __future__ import annotations

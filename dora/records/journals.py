@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 from dora.backbones.architectures import layer_and_kind
 from dora.files import open_own
-from dora.plain import cut
+from dora.plain import cut, is_whole
 
 JOURNALS = ("metrics.jsonl", "ranks.jsonl")
 METRICS, RANKS = JOURNALS
@@ -20,7 +20,7 @@ METRICS, RANKS = JOURNALS
 # any end of line would otherwise be read into memory as one line.
 MOST_LINE, MOST_BYTES = 2**20, 2**30
 _MOST_LOSS = 3.5e38  # a float32 holds no larger number
-_MOST_STEPS = 2**53  # whole numbers up to here are exact in figures, whose axes are floats
+_MOST_STEPS = 2**53 - 1  # whole numbers up to here are exact in figures, whose axes are floats
 
 
 def ranks(folder: Path) -> Iterator[tuple[int, dict[tuple[int, str], int]]]:
@@ -31,7 +31,9 @@ def ranks(folder: Path) -> Iterator[tuple[int, dict[tuple[int, str], int]]]:
     """
     for event in events(folder, RANKS):
         found = event.get("ranks")
-        if not isinstance(found, dict) or not all(_whole(rank) for rank in found.values()):
+        if not isinstance(found, dict) or not all(
+            is_whole(rank, 0, _MOST_STEPS) for rank in found.values()
+        ):
             raise ValueError(f"ranks are {cut(found)}")
         yield _step(event), {layer_and_kind(name): rank for name, rank in found.items()}
 
@@ -107,13 +109,8 @@ def _refused(constant: str) -> NoReturn:
 _LINE = json.JSONDecoder(parse_constant=_refused)
 
 
-def _whole(value: Any) -> bool:
-    # JSON's true is an int to Python.
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _MOST_STEPS
-
-
 def _step(event: dict[str, Any]) -> int:
     step = event.get("step")
-    if not _whole(step):
+    if not is_whole(step, 0, _MOST_STEPS):
         raise ValueError(f"step is {cut(step)}")
     return int(event["step"])

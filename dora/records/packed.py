@@ -135,6 +135,21 @@ def origin(path: Path) -> Path | None:
     return next((_files[root] for root in path.parents if root in _files), None)
 
 
+def results_of(folder: Path) -> Path | None:
+    """Returns the results folder that holds a run, as it was typed; None if the run was moved.
+
+    RESULTS/runs/DATA/TASK/MODEL/METHOD/BUDGET/KEY/sSEED: "runs" is six parents up. An unpacked
+    run came with the folder that its packed file lies in.
+    """
+    if (file := origin(folder)) is not None:
+        return file.parent
+    # A directory may be named from within the results, as `s1`.
+    for above in (folder.parents, folder.resolve().parents):
+        if len(above) > 7 and above[6].name == "runs":
+            return above[7]
+    return None
+
+
 def shown(path: Path) -> str:
     """Returns a path as messages name it: `RESULTS/runs.jsonl.gz: PLACE` for an unpacked one.
 

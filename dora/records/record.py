@@ -22,10 +22,11 @@ from dora.records import artefacts, cleaning, run_json
 from dora.records.identity import ARITHMETIC
 from dora.records.journal_writer import JournalWriter, journal_that_differs
 from dora.records.lock import Lock
+from dora.records.moved import at_home
 from dora.records.provenance import changes
 from dora.records.run_json import NotARecord
 from dora.records.schema import SCHEMA, Run
-from dora.records.words import at_home, command_of
+from dora.records.words import command_of
 
 TRIES = 2  # how often a run may diverge before only force=true begins it again
 # `taken_by` of a run whose directory has disappeared.

@@ -17,7 +17,7 @@ from dora.files import open_own
 from dora.records.artefacts import seal_problem
 from dora.records.kinds import wrong
 from dora.records.place import Place, place_of
-from dora.records.schema import FINISHED, SCHEMA, STATUSES, TREE, Run
+from dora.records.schema import FINISHED, RECORD, SCHEMA, STATUSES, Run
 
 NAME = "run.json"
 AT_MOST = 16 << 20  # bytes; a record of 400 matrices has 60,000
@@ -141,7 +141,7 @@ def _problems(run: Any, content: bytes) -> Iterator[str]:
         yield f"status is {run.get('status')!r:.40}, which must be one of {', '.join(STATUSES)}"
     if (problem := seal_problem(content, run)) is not None:
         yield problem
-    yield from wrong(run, TREE)
+    yield from wrong(run, RECORD)
     if run["status"] == "done":
         for name, keys in FINISHED.items():
             if lacking := keys - _at(run, name).keys():

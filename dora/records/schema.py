@@ -23,7 +23,6 @@ from dora.records.kinds import (
     lists,
     objects,
     one_of,
-    tree,
     with_keys,
     wrong,
 )
@@ -70,7 +69,7 @@ def _sums(value: Any) -> bool:
 
 def _start(value: Any) -> bool:
     keys = {"step", "time", "host", "device", "world_size", "git"}
-    return isinstance(value, dict) and value.keys() >= keys and not any(wrong(value, _START_TREE))
+    return isinstance(value, dict) and value.keys() >= keys and not any(wrong(value, _START))
 
 
 def _client(value: Any) -> bool:
@@ -281,7 +280,3 @@ FINISHED: Mapping[str, frozenset[str]] = {
     "evaluations": frozenset(("counted", "from_step")),
     "results": frozenset(("best", "last")),
 }
-
-# Built once: to check a record then takes one pass over its keys.
-TREE = tree(RECORD)
-_START_TREE = tree(_START)

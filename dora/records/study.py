@@ -16,10 +16,11 @@ from typing import Any
 from dora.configuration import tuned
 from dora.plain import printable
 from dora.records.lock import held
+from dora.records.moved import at_home
 from dora.records.place import Place, place_of
 from dora.records.run_json import NotARecord, read_placed
 from dora.records.schema import Run
-from dora.records.words import Foreign, as_command, at_home, typed
+from dora.records.words import Foreign, as_command, typed
 
 # In the order in which they are shown. waiting: planned by a sweep and not begun. stale: its
 # process died without writing so. broken: run.json cannot be read. missing: no directory, though

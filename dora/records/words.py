@@ -6,10 +6,8 @@ words that no run of this suite can have had are never among them.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
-import os
 import re
 import shlex
 from collections.abc import Sequence
@@ -17,8 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from dora.plain import cut, printable
-from dora.records import packed
-from dora.records.schema import Run
+from dora.records.packed import results_of
 
 _MOST_WORDS, _MOST_LETTERS = 200, 4096
 _GROUPS = ("task", "method", "model", "data", "experiment")  # each names a file of conf/
@@ -27,9 +24,6 @@ _CHOICE = re.compile(r"(?!\.)[\w.+-]+(/(?!\.)[\w.+-]+)*", re.ASCII)
 # A setting as Hydra reads it: `key=value`, `+key=value`, `++key=value`, `~key`. Keys with a slash
 # or an @ choose groups of Hydra's own, and are not matched.
 _WORD = re.compile(r"(?:\+{1,2}|~)?([A-Za-z_]\w*(?:\.[A-Za-z_0-9]\w*)*)(?:=(.*))?", re.ASCII)
-# One item of a list: in quotes, or without a comma. Signs that no item may have within.
-_ITEM = re.compile(r"""\s*(?:"[^"]*"|'[^']*'|[^,]+)""")
-_SIGNS = re.compile(r"""["'\\[\]{}]""")
 # Keys of earlier versions, which old records hold: the key of today, and its value for each of
 # theirs.
 FORMER = {"group_by_length": ("batching", {"true": "length", "false": "random"})}
@@ -66,75 +60,6 @@ def typed(words: Any, folder: Path | None = None) -> tuple[str, ...]:
         if problem := _problem(word, folder):
             raise Foreign(f"its record holds words that no run has ({cut(word)}: {problem})")
     return tuple(today)
-
-
-def at_home(run: Run, folder: Path) -> tuple[str, ...] | None:
-    """Returns the words of the record `run` that name its run from here, or None if it has none.
-
-    `folder`: the run's directory. Where its results folder was moved, or is looked at from another
-    folder than the one in which the words were typed, `results=` as typed would name another
-    folder, and train the run there anew. Other paths are then named from here as well, as far as
-    `results` tells where they were typed and they are there.
-    """
-    if (words := run.get("words")) is None:
-        return None
-    home, typed_home = _home(folder), (run.get("config") or {}).get("results")
-    if home is None or not isinstance(typed_home, str) or _same(typed_home, home):
-        return tuple(words)
-    began = _where_typed(typed_home, home)
-    if began is not None:
-        words = [_from_here(word, began) for word in words]
-    return with_values(words, results=home)
-
-
-def _where_typed(typed_home: str, home: Path) -> Path | None:
-    """Returns the folder from which `typed_home` is the folder `home`; None if there is none."""
-    parts, whole = Path(typed_home).parts, Path(os.path.abspath(home)).parts
-    # An absolute path has the root as its first part, which nothing stands before.
-    typed_here = not typed_home.startswith("~") and whole[-len(parts) :] == parts
-    return Path(*whole[: -len(parts)]) if typed_here and len(parts) < len(whole) else None
-
-
-def _from_here(word: str, began: Path) -> str:
-    """Returns a word whose relative path was typed in the folder `began` with the whole path."""
-    # Late: importing Hydra takes 0.2 s.
-    from dora.configuration.config import PATHS
-
-    key, _, value = word.partition("=")
-    if key.startswith("method.") and value[:1] == "[":
-        return f"{key}={_runs_from_here(value, began)}"
-    # In Hydra's quotes where it has a comma, which a sweep would part it at.
-    path = value[1:-1] if value[:1] == value[-1:] == '"' else value
-    if key not in PATHS or not path or path.startswith("~") or "\\" in path:
-        return word
-    with contextlib.suppress(OSError, ValueError):
-        if not Path(path).is_absolute() and (began / path).exists():
-            return f"{key}={began / path}"  # without quotes, as `results`: it is one run's
-    return word
-
-
-def _runs_from_here(value: str, began: Path) -> str:
-    """Returns a method's list with the whole paths of the runs that it names from `began`.
-
-    A record does not say which setting of a method names runs, as CoRA's `runs` does: the run.json
-    in each of their directories does.
-    """
-    items = [item.strip().strip("\"'") for item in _ITEM.findall(value[1:-1])]
-    with contextlib.suppress(OSError, ValueError):
-        # A quote or a backslash within a path would need signs that only Hydra's grammar knows.
-        sound = value[-1] == "]" and not _SIGNS.search(f"{''.join(items)}{began}")
-        if sound and any((began / item / "run.json").is_file() for item in items):
-            kept = [f'"{item}"' if item.startswith("~") else f'"{began / item}"' for item in items]
-            return f"[{','.join(kept)}]"
-    return value
-
-
-def _same(typed_home: str, home: Path) -> bool:
-    """Tells whether a record's results folder, seen from here, is the folder `home`."""
-    # ValueError: a record of somebody else's may hold a null byte.
-    with contextlib.suppress(OSError, ValueError):
-        return Path(typed_home).expanduser().samefile(home)
-    return False
 
 
 def as_command(words: Sequence[str]) -> str:
@@ -184,31 +109,12 @@ def _of_setting(word: str) -> str | None:
 def _of_config_dir(place: Path, folder: Path | None) -> str | None:
     if not (place.is_absolute() and place.is_dir()):
         return "no folder of this machine"
+    if folder is None:
+        return None
+    came_with = results_of(folder) or folder  # a run that was moved came with its directory alone
     # Resolved, since a link elsewhere may lead into the results.
-    if folder is not None and place.resolve().is_relative_to(_results(folder)):
-        return "inside the results themselves"
-    return None
-
-
-def _results(folder: Path) -> Path:
-    """Returns the resolved results folder that holds a run, or its directory if that was moved."""
-    home = _home(folder)
-    return (folder if home is None else home).resolve()
-
-
-def _home(folder: Path) -> Path | None:
-    """Returns the results folder that holds a run, as it was typed; None if the run was moved.
-
-    RESULTS/runs/DATA/TASK/MODEL/METHOD/BUDGET/KEY/sSEED: "runs" is six parents up. An unpacked
-    run came with the folder that its packed file lies in.
-    """
-    if (file := packed.origin(folder)) is not None:
-        return file.parent
-    # A directory may be named from within the results, as `s1`.
-    for above in (folder.parents, folder.resolve().parents):
-        if len(above) > 7 and above[6].name == "runs":
-            return above[7]
-    return None
+    inside = place.resolve().is_relative_to(came_with.resolve())
+    return "inside the results themselves" if inside else None
 
 
 def _known(key: str) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 from dora.backbones import tensors
 from dora.data.tasks import TASKS
 from dora.errors import UserError
-from dora.files import to_json, write_atomic
+from dora.files import Shape, tensor_shapes, to_json, write_atomic
 from dora.plain import cut
 from dora.records import artefacts
 from dora.records.schema import Run
@@ -41,8 +41,6 @@ _NAME = re.compile(
     re.ASCII,
 )
 _PARTS = {"down": "adapter_down.0", "up": "adapter_up"}
-
-Shape = tuple[int, ...]
 
 
 def unfit(run: Run, merge: bool) -> list[str]:
@@ -80,7 +78,7 @@ def unfit(run: Run, merge: bool) -> list[str]:
 
 def file_problems(folder: Path) -> list[str]:
     """Returns messages on tensors in a run's weights that are of no adapter and of no head."""
-    shapes = tensors.of_files([folder / artefacts.WEIGHTS]) or {}
+    shapes = tensor_shapes(folder / artefacts.WEIGHTS)
     kind = _model_type(shapes)
     strange = [n for n in shapes if not _NAME.fullmatch(n) and (kind is None or _backbone(n, kind))]
     return [f"{artefacts.WEIGHTS} holds {cut(n)}, which is no part of an adapter" for n in strange]

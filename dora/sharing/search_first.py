@@ -11,8 +11,9 @@ from dora.configuration import tuned
 from dora.configuration.tuned import Key
 from dora.errors import UserError
 from dora.records.gaps import for_task
+from dora.records.moved import at_home
 from dora.records.schema import Run
-from dora.records.words import Foreign, as_command, at_home, key_of, typed, with_values
+from dora.records.words import Foreign, as_command, key_of, typed, with_values
 
 # A search sets these itself, or has its own.
 _OF_A_SEARCH = ("lr", "seed", "select", "rates_from", "results")

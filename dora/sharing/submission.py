@@ -24,9 +24,10 @@ from dora.files import taken, write_atomic
 from dora.records import artefacts
 from dora.records.about_method import about_method
 from dora.records.gaps import for_task
+from dora.records.moved import at_home
 from dora.records.record import read_finished, scores_in_words
 from dora.records.rescore import unlike_predictions
-from dora.records.words import Foreign, as_command, at_home, typed
+from dora.records.words import Foreign, as_command, typed
 from dora.sharing.leaderboard import FILES, File, answers, placeholder, read_logits, tsv, zipped
 from dora.sharing.search_first import search_first, untuned
 

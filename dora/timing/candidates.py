@@ -35,6 +35,7 @@ from dora.timing.setting import (
     timed,
 )
 from dora.training.evaluation import rows_at_once
+from dora.training.lines import Lines
 from dora.training.loop import Loop
 from dora.training.processes import World
 from dora.training.step import Setup
@@ -176,4 +177,4 @@ def _loop(s: Setting, model: Any, method: Method, chosen: MethodChoice) -> Loop:
     setup = Setup(
         config, config.glue_task, model, head, method, 1e-4, rows(s), {}, {}, TOTAL, world
     )
-    return Loop(setup, None, lambda _: None)
+    return Loop(setup, None, Lines(None))

@@ -20,19 +20,18 @@ from dora.records import artefacts
 from dora.records.provenance import provenance
 from dora.records.record import Record, now
 from dora.training import processes
+from dora.training.build import build
 from dora.training.finite import not_finite
+from dora.training.lines import Lines
 from dora.training.loop import Loop
 from dora.training.processes import World
 
 
-def predict_added(
-    p: Prepared, world: World, record: Record, build: Callable[[], Loop], say: Callable[[str], None]
-) -> None:
+def predict_added(p: Prepared, world: World, record: Record, say: Callable[[str], None]) -> None:
     """Predicts the unlabelled splits of the data whose rows a done run's predictions.npz lacks.
 
-    `record`: the run's open record. `build`: makes the run's loop as it was before its first step.
-    `say`: receives one line on the splits added, or on the reason why none was. The run stays done
-    whatever goes wrong.
+    `record`: the run's open record. `say`: receives one line on the splits added, or on the reason
+    why none was. The run stays done whatever goes wrong.
     """
     missing = processes.broadcast(world, unpredicted(p.folder, p.rows))
     if not missing:
@@ -42,7 +41,7 @@ def predict_added(
     names = " and ".join(split.upper() for split in missing)
     try:
         tensors = _kept_weights(p, run)
-        logits = _predict(build(), tensors, missing)
+        logits = _predict(build(p, world, None, Lines(None), trains=False), tensors, missing)
         if world.main:
             _store(p, world, record, logits)
         text = (

@@ -7,7 +7,6 @@ stopped inside one repeats it, bit for bit, and a checkpoint holds neither momen
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from dora.methods.returned import checked_round
 from dora.records.record import Record
 from dora.training import processes
 from dora.training.course import FederatedCourse
+from dora.training.lines import Lines
 from dora.training.loop import Loop
 from dora.training.step import Setup
 
@@ -25,7 +25,7 @@ from dora.training.step import Setup
 class FederatedLoop(Loop):
     """Takes the steps of clients, and lets the method make global weights of theirs."""
 
-    def __init__(self, setup: Setup, record: Record | None, say: Callable[[str], None]) -> None:
+    def __init__(self, setup: Setup, record: Record | None, say: Lines) -> None:
         super().__init__(setup, record, say)
         # The round at work: the tensors that its clients start from, the tensors that each of them
         # ended with, and each one's part of the rows.

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import safetensors.torch
-from safetensors import safe_open
 from torch import Tensor
 
 from dora.adapters import lowrank
@@ -18,7 +17,7 @@ from dora.adapters.plan import Plan
 from dora.backbones import backbone
 from dora.data.predictions import save
 from dora.errors import RunFailed
-from dora.files import plainly, write_atomic
+from dora.files import plainly, tensor_shapes, write_atomic
 from dora.methods.base import Method
 from dora.preparing.prepare import Prepared
 from dora.process import memory
@@ -251,6 +250,5 @@ def _held_params(file: Path, uncounted: set[str]) -> int:
 
     These are head and gates: an export folds gates g into B, so they are not stored there.
     """
-    with safe_open(file, "np") as f:
-        names = set(f.keys()) - uncounted
-        return sum(math.prod(f.get_slice(name).get_shape()) for name in names)
+    shapes = tensor_shapes(file)
+    return sum(math.prod(shape) for name, shape in shapes.items() if name not in uncounted)

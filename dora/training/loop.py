@@ -25,6 +25,7 @@ from dora.records import journals
 from dora.records.record import Record
 from dora.training import checkpoint, evaluation, processes
 from dora.training.backbone_kept import Backbone
+from dora.training.lines import Lines, figures
 from dora.training.selection import Selection, counts_from
 from dora.training.step import Setup, Stepper
 
@@ -35,13 +36,12 @@ CHECKPOINT_S = 300.0  # seconds of work that a crash may cost where evaluations 
 class Loop:
     """One run's training state, and the loop over its steps.
 
-    `record`: the run's directory, None in a process that keeps no record. `say`: shows the user a
-    line. `track`: receives (journal, line) of each line of the journals. `if_silent`: receives progress
-    lines during a long evaluation. `stopping`: asked during evaluations behind the last step, tells
-    whether a signal has come.
+    `record`: the run's directory, None in a process that keeps no record. `say`: shows the user
+    lines. `track`: receives (journal, line) of each line of the journals. `stopping`: asked during
+    evaluations behind the last step, tells whether a signal has come.
     """
 
-    def __init__(self, setup: Setup, record: Record | None, say: Callable[[str], None]) -> None:
+    def __init__(self, setup: Setup, record: Record | None, say: Lines) -> None:
         self.setup, self.record, self.say = setup, record, say
         self.step = 0
         self.saved = 0  # the step of the newest checkpoint, 0 without one
@@ -50,7 +50,6 @@ class Loop:
         # method that neither takes any away nor adds any.
         self.components: int | None = None
         self.track: Callable[[str, dict[str, Any]], None] = lambda journal, line: None
-        self.if_silent: Callable[[str], None] = lambda text: None
         self.stopping: Callable[[], bool] = lambda: False
         self.stepper = Stepper(setup, self._log_ranks)
         self.eval_every = setup.config.eval_every or self.stepper.course.steps_an_epoch
@@ -135,7 +134,7 @@ class Loop:
             # Several processes have not as many batches each: they ask before a split alone.
             if s.world.size == 1:
                 self._heed()
-            self.if_silent(f"{where}, {text}")
+            self.say.if_silent(f"{where}, {text}")
 
         self._heed()
         return evaluation.predict(tokens, s.task.outputs, s.world, self.stepper.forward, each_batch)
@@ -204,6 +203,7 @@ class Loop:
             event["components"] = sum(ranks.values())
             self.components = event["components"] if s.method.ranks_final_at else None
         self._log(event)
+        self.say.figures(figures(event["loss"], event["lr"], self.components))
 
     def _log_ranks(self, event: dict[str, Any]) -> None:
         self.components = event["total"]

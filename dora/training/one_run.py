@@ -24,7 +24,7 @@ from dora.training.added import predict_added
 from dora.training.build import build
 from dora.training.evaluation import rows_at_once
 from dora.training.finish import finish
-from dora.training.lines import Lines, Pace, figures, on_terminal
+from dora.training.lines import Lines, Pace, on_terminal
 from dora.training.loop import Loop
 from dora.training.processes import World
 from dora.training.tracking import Trackers
@@ -67,13 +67,7 @@ def run(
         _open(record, prepared, world, words)
         if processes.broadcast(world, record.done):
             with Lines(prepared.folder if world.main else None, label) as say:
-                predict_added(
-                    prepared,
-                    world,
-                    record,
-                    lambda: build(prepared, world, None, Lines(None), trains=False),
-                    say,
-                )
+                predict_added(prepared, world, record, say)
         else:
             with writable(record.folder):
                 lines = Lines(record.folder if world.main else None, label, bar and on_terminal())
@@ -191,7 +185,6 @@ def _train_and_finish(
         with signals:
             signals.begin()
             loop = build(p, world, record if world.main else None, lines)
-            loop.if_silent = lines.if_silent
             if world.main:
                 trackers = Trackers(p.config, record, p.settings, loop.step, lines)
                 loop.track = trackers.log
@@ -262,15 +255,6 @@ def _train(loop: Loop, signals: StopSignals, lines: Lines) -> None:
             step,
             lambda: pace.line(step, loss.item() * s.world.size, loop.stepper.rate, loop.components),
         )
-
-    track = loop.track
-
-    def tracked(journal: str, event: dict[str, Any]) -> None:
-        track(journal, event)
-        if event.get("split") == "train":
-            lines.figures(figures(event["loss"], event["lr"], loop.components))
-
-    loop.track = tracked
 
     signals.wait()
     loop.run(signals, progress)

@@ -35,7 +35,18 @@ from dora.preparing.prepare import prepare
 from dora.records import packed
 from dora.records.journals import events
 from dora.training import one_run
-from runs import command, configure, only_run, record, refused, run, small, small_glue, small_words
+from runs import (
+    command,
+    configure,
+    in_process,
+    only_run,
+    record,
+    refused,
+    run,
+    small,
+    small_glue,
+    small_words,
+)
 
 
 def rate_of(config: Config) -> float:
@@ -158,11 +169,11 @@ def test_values_of_a_methods_own_setting_are_tried_at_its_best_rate_and_count(
                 score = peak(1e-3)(candidate.lr) + (candidate.value == 0.5)
                 group.take(candidate, (score,))
     assert len(tried["lora"]) == len(tried["dora"]) == 6
-    best = dora.search((1,)).lr
+    best = dora.found.lr
     assert tried["dora"][4:] == [Candidate(best, 0.3), Candidate(best, 0.5)]
     assert all(candidate.value is None for candidate in (*tried["lora"], *tried["dora"][:4]))
     assert {"method.dem=0.5", f"lr={best:g}"} <= set(dora.words_of(Candidate(best, 0.5), 1))
-    assert (dora.search((1,)).value, lora.search((1,)).value) == (0.5, None)
+    assert (dora.found.value, lora.found.value) == (0.5, None)
 
 
 def test_a_search_goes_on_with_all_that_its_file_holds(tmp_path: Path) -> None:
@@ -194,7 +205,9 @@ def test_a_search_goes_on_with_the_settings_and_the_start_of_its_file_alone(
 
     begun = tuning()
     scores = {float(w[3:]): (50.0,) for job in begun.jobs() for w in job if w.startswith("lr=")}
-    next(iter(begun.groups.values())).scores = scores
+    (group,) = begun.groups.values()
+    for rate, by_seed in scores.items():
+        group.take(Candidate(rate), by_seed)
     (tmp_path / "search").mkdir()
     tuned.write(tmp_path / "search/choices.json", begun.searches())
     # What a search sets itself, and what changes last bits alone, may be another.
@@ -531,12 +544,13 @@ def test_the_command_searches_goes_on_where_it_was_stopped_and_a_study_reads_its
     assert f"rates_from={file}" in done.stdout
     assert (tmp_path / "search" / "learning-rates.png").exists()
     # Nothing is trained twice, and the choices are the same; packed records will do for that.
+    searches = tuned.read(file)
     collect(file.parent, file.parent / packed.NAME)
     shutil.rmtree(file.parent / "runs")
-    again = command(*line)
-    assert again.returncode == 0
-    assert "6 runs: 6 done before, 0 to train" in again.stdout
-    assert json.loads(file.read_text())["choices"] == found["choices"]
+    code, said, _ = in_process(tune.main, *line)
+    assert code == 0
+    assert "6 runs: 6 done before, 0 to train" in said
+    assert tuned.read(file) == searches
     # A search with other seeds would lose scores.
     with pytest.raises(UserError, match="holds 3 candidates with seeds 3 for wnli with lora"):
         Tuning([[*words, "method=lora"]], lambda given: configure(*given), 3, (4,))
@@ -563,13 +577,14 @@ def test_a_search_goes_on_past_a_rate_at_which_training_diverges(tmp_path: Path)
     words += ["batch_size=8", "eval_every=2", "max_length=48", "warmup=0", f"results={tmp_path}"]
     # The highest rate is close to the largest float of 32 bits: training diverges there.
     rates = ["model.own.lr.lora=1.6e38", "method=lora", "budget=r2"]
-    done = command("dora.tune", *words, *rates, "--candidates", "3", "--seeds", "1")
+    line = ["dora.tune", *words, *rates, "--candidates", "3", "--seeds", "1"]
+    done = command(*line)
     assert done.returncode == 0, done.stderr
     (choice,) = json.loads((tmp_path / "search" / "choices.json").read_text())["choices"]
     assert [None] in [by_seed for _, by_seed in choice["scores"]]
     # Once more: a run that diverged is not trained again.
-    again = command("dora.tune", *words, *rates, "--candidates", "3", "--seeds", "1")
-    assert "0 to train" in again.stdout
+    _, said, _ = in_process(tune.main, *line)
+    assert "0 to train" in said
 
 
 def test_a_disk_that_is_full_at_the_end_of_a_search_is_a_message(
@@ -577,8 +592,9 @@ def test_a_disk_that_is_full_at_the_end_of_a_search_is_a_message(
 ) -> None:
     words = small_words(tmp_path, "method=lora")
     tuning = Tuning([words], lambda words: configure(*words), 3, (1,))
-    for group in tuning.groups.values():
-        group.scores = {rate: (60.0,) for rate in (1e-3, 2e-3, 4e-3)}
+    (group,) = tuning.groups.values()
+    for rate in (1e-3, 2e-3, 4e-3):
+        group.take(Candidate(rate), (60.0,))
 
     def full(path: Path, *_: object) -> None:
         if path.name == left[0]:
@@ -606,11 +622,12 @@ def test_a_second_search_is_added_to_the_file_of_the_first(tmp_path: Path) -> No
     tuned.write(file, [other, search_at(*place), longer])
     words = small_words(tmp_path, "method=lora", "budget=r2")
     tuning = Tuning([words], lambda words: configure(*words), 3, (1, 2))
-    for group in tuning.groups.values():
-        group.scores = {rate: (60.0, 61.0) for rate in (1e-3, 2e-3, 4e-3)}
+    (group,) = tuning.groups.values()
+    for rate in (1e-3, 2e-3, 4e-3):
+        group.take(Candidate(rate), (60.0, 61.0))
     # Of equal rates the lowest is taken, which is an edge here.
     assert sum("--candidates 5 goes on, for every method" in line for line in tuning.write()) == 1
-    group.scores[2e-3] = (70.0, 61.0)
+    group.take(Candidate(2e-3), (70.0, 61.0))
     assert not any("goes on" in line for line in tuning.write())
     found = tuned.read(file)
     assert found[other.key] == other
@@ -669,13 +686,13 @@ def test_rates_that_a_search_has_not_tried_are_not_lost_with_its_file(tmp_path: 
     (tmp_path / "search").mkdir()
     slow, fast = ended(tmp_path, 3), ended(tmp_path, 3)
     (group,) = fast.groups.values()
-    group.scores = {group.start / 4: (50.0,), **group.scores}
+    group.take(Candidate(group.start / 4), (50.0,))
     fast.candidates = slow.candidates = 4
     fast.write()
     with pytest.raises(UserError, match="at rates that this one has not tried: give the same once"):
         slow.write()
     (group,) = ended(tmp_path, 4).groups.values()
-    assert group.start / 4 in group.scores
+    assert group.start / 4 in group.found.scores
 
 
 def test_no_other_command_writes_between_a_searchs_last_look_and_its_file(

@@ -200,9 +200,8 @@ def test_a_process_that_holds_no_record_gives_up_where_the_first_one_does(
     first = iter([["ax"], record(tmp_path / "results")])
     monkeypatch.setattr("dora.training.processes.broadcast", lambda world, value: next(first))
     second = World(1, 2, torch.device("cpu"))
-    predict_added(
-        prepared, second, Record(folder), lambda: pytest.fail("predicts"), lambda text: None
-    )
+    monkeypatch.setattr("dora.training.added.build", lambda *_, **__: pytest.fail("predicts"))
+    predict_added(prepared, second, Record(folder), lambda text: None)
     assert next(first, None) is None
 
 

@@ -24,6 +24,7 @@ from dora.process.signals import StopSignals
 from dora.training import checkpoint
 from dora.training.course import FederatedCourse
 from dora.training.federated_loop import FederatedLoop
+from dora.training.lines import Lines
 from dora.training.processes import World
 from dora.training.selection import Selection
 from dora.training.step import Setup
@@ -71,7 +72,7 @@ def federated(
         world,
         own,
     )
-    return FederatedLoop(setup, None, print)
+    return FederatedLoop(setup, None, Lines(None))
 
 
 def trained(model: nn.Module) -> dict[str, Tensor]:

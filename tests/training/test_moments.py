@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from dora.adapters import lowrank
 from dora.adapters.changes import Change, Mask, Remove, Renew
 from dora.errors import UserError
 from dora.methods.base import Method, ParameterGroup, RunInfo
+from dora.training.lines import Lines
 
 
 class Everything(Method):
@@ -168,14 +170,15 @@ def test_a_method_moves_tensors_that_the_optimizer_leaves_alone() -> None:
 
 
 def test_a_change_carries_its_count_and_its_warning_into_the_journal_and_the_log(
-    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     loop, method = taken()
     events: list[dict[str, Any]] = []
     loop.stepper.log = lambda event: (events.append(event), loop._log_ranks(event))[0]
     keep = [torch.tensor([True, False])] * 3 + [torch.tensor([False, False])]
     method.change = Remove(keep, live_before=7, warning="nothing to be done; do it otherwise")
-    loop.train_step(3)
+    with Lines(tmp_path) as loop.say:
+        loop.train_step(3)
     (event,) = events
     assert (event["total"], event["live_before"]) == (3, 7)
     assert event["warning"] == "nothing to be done; do it otherwise"

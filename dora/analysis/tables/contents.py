@@ -12,12 +12,12 @@ from dora.analysis.names import size_range
 from dora.analysis.rows import Row, budget_in_words, budget_starts
 from dora.analysis.settings_that_differ import trained_on
 from dora.analysis.tables import counts
-from dora.analysis.tables.layout import Grid, number_range, transposed
+from dora.analysis.tables.layout import Grid, transposed
 from dora.analysis.tables.notes import COSTS_NOTE, difference_notes
 from dora.analysis.tables.run_settings import run_settings
 from dora.analysis.tables.scores import caption, parameters, scores, with_interval
 from dora.data.tasks import TASKS
-from dora.plain import counted, duration
+from dora.plain import counted, duration, number_range
 
 
 def medians(table: Table) -> Grid:

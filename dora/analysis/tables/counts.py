@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from dora.analysis.grouping import Table
 from dora.analysis.names import size_range
 from dora.analysis.rows import budget_in_words, budget_starts
-from dora.analysis.tables.layout import Grid, number_range
+from dora.analysis.tables.layout import Grid
+from dora.plain import number_range
 from dora.records.about_method import about_method, adapter_parameters
 from dora.records.schema import Run
 

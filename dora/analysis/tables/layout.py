@@ -69,12 +69,6 @@ def transposed(grid: Grid) -> Grid:
     )
 
 
-def number_range(numbers: Sequence[int]) -> str:
-    """Returns `1,200`, or `1,200 to 2,000` where the numbers differ."""
-    low, high = min(numbers), max(numbers)
-    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
-
-
 def aligned(lines: Sequence[Sequence[str]]) -> list[list[str]]:
     """Returns the lines with every cell as wide as the widest of its column."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]

@@ -7,8 +7,8 @@ from itertools import product
 from pathlib import Path
 
 from dora.analysis.grouping import Table
-from dora.analysis.tables.layout import number_range
 from dora.data.tasks import TASKS, labelled
+from dora.plain import number_range
 from dora.records.about_data import other_sizes
 from dora.records.place import Place, place_of
 from dora.records.schema import Run
