@@ -6,6 +6,7 @@ package, given by path, brought by a Python package, or a pinned revision from t
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +23,7 @@ from dora.backbones.architectures import architecture_of
 from dora.backbones.model_config import read_config
 from dora.backbones.quiet import quiet
 from dora.data.hub import fetch_hub
-from dora.errors import UserError, reason
+from dora.errors import UserError, attempt, reason
 from dora.files import sha256_file, tensor_shapes
 from dora.package import ASSETS
 
@@ -88,18 +89,10 @@ def _whole(folder: Path) -> bool:
 def problems(folder: Folder, model_config: Mapping[str, Any]) -> list[str]:
     """Returns the reasons why tokenizer, weights and `model_config` cannot belong to one model.
 
-    `model_config`: config.json, as `read_config` returns it. From their files alone: nothing is
-    loaded, so that a sweep can ask before its first run.
+    `model_config`: config.json, as `read_config` returns it. No weights are loaded, so that a sweep
+    can ask before its first run.
     """
-    found = list(
-        vocabulary.problems(
-            folder.path,
-            model_config["model_type"],
-            model_config["vocab_size"],
-            _padding(model_config),
-            fingerprint(folder, True),
-        )
-    )
+    found = list(_of_tokenizer(folder, fingerprint(folder, tokenizer_only=True)))
     if folder.random_weights:
         return found
     files = model_files.weight_files(folder.path)
@@ -108,6 +101,18 @@ def problems(folder: Folder, model_config: Mapping[str, Any]) -> list[str]:
         return found
     shapes = {name: shape for file in files for name, shape in tensor_shapes(file).items()}
     return found + tensors.misfits(model_config, shapes, f"the weights in {folder.path}")
+
+
+# The runs of a sweep ask again and again, of a handful of models.
+@functools.lru_cache(maxsize=16)
+def _of_tokenizer(folder: Folder, fingerprint: str) -> tuple[str, ...]:
+    """Returns the problems of the folder's tokenizer.
+
+    `fingerprint`: a hash of its files, by which the cache notices that one has changed.
+    """
+    found: list[str] = []
+    attempt(lambda: load_tokenizer(folder), found)
+    return tuple(found)
 
 
 def _padding(model_config: Mapping[str, Any]) -> int | None:
@@ -234,28 +239,39 @@ def _try(model: Any) -> None:
 def load_tokenizer(folder: Folder) -> Any:
     """Returns the fast tokenizer of the folder.
 
-    Raises UserError where it cannot be read, or does not belong to this model.
+    Where it has no padding token, config.json's takes its place. Raises UserError where it cannot
+    be read, or does not belong to this model.
     """
     from transformers import AutoTokenizer
 
     # First, since AutoTokenizer reads config.json too and would be blamed for its mistakes.
     classifier.configuration(folder.path, 2)
+    if damaged := vocabulary.damaged(folder.path):
+        raise UserError(*damaged)
     with quiet():
         try:
             tokenizer = AutoTokenizer.from_pretrained(
                 folder.path, local_files_only=True, trust_remote_code=False
             )
         except Exception as e:  # each tokenizer class raises its own
-            raise UserError(f"the tokenizer in {folder.path} cannot be read ({reason(e)})") from e
+            files = ", ".join(file.name for file in model_files.read_by_tokenizer(folder.path))
+            # A package that is missing is no fault of the folder's, and is named in the reason.
+            ways = "" if isinstance(e, ImportError) else f"; {vocabulary.WAYS}"
+            raise UserError(
+                f"the tokenizer in {folder.path} cannot be read from {files} ({reason(e)}){ways}"
+            ) from e
     model_config = read_config(folder.path)
+    pad = _padding(model_config)
+    found = vocabulary.problems(tokenizer, folder.path, model_config["vocab_size"], pad)
     row = architecture_of(model_config["model_type"])
     # Another id of the padding would shift all positions in silence.
-    if row.counts_from_pad and tokenizer.pad_token_id not in (None, _padding(model_config)):
-        raise UserError(
+    if row.counts_from_pad and tokenizer.pad_token_id not in (None, pad):
+        found.append(
             f"the tokenizer in {folder.path} pads with id {tokenizer.pad_token_id}, config.json "
-            f"says pad_token_id={_padding(model_config)}: they are not of one model"
+            f"says pad_token_id={pad}: they are not of one model"
         )
-    vocabulary.check_loaded(
-        tokenizer, folder.path, model_config["vocab_size"], _padding(model_config)
-    )
+    if found:
+        raise UserError(*found)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = next(t for t, i in tokenizer.get_vocab().items() if i == pad)
     return tokenizer

@@ -44,21 +44,15 @@ def test_a_vocabulary_without_a_word_is_refused(name: str, tmp_path: Path) -> No
         prepared(folder, tmp_path)
 
 
-@pytest.mark.parametrize(
-    "how", ["vocab.txt", "tokenizer.json", "added_tokens.json", "added_tokens_decoder"]
-)
-def test_ids_beyond_the_embedding_are_refused(how: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["vocab.txt", "tokenizer.json"])
+def test_ids_beyond_the_embedding_are_refused(name: str, tmp_path: Path) -> None:
     folder = model_folder(tmp_path / "m", "bert")
     # The embedding has 60 rows. On a GPU an id beyond it ends in an assertion without a name.
     many = [*MARKS, *WORDS, *(f"word{i}" for i in range(60))]
-    if how == "vocab.txt":
-        (folder / how).write_text("\n".join(many))
-    elif how == "tokenizer.json":
-        tokenizer_json(folder, many)
-    elif how == "added_tokens.json":
-        (folder / how).write_text(json.dumps({"<new>": 72}))
+    if name == "vocab.txt":
+        (folder / name).write_text("\n".join(many))
     else:
-        edit(folder / "tokenizer_config.json", added_tokens_decoder={"72": ADDED})
+        tokenizer_json(folder, many)
     with pytest.raises(UserError, match=r"has ids up to 72, the model's embedding has 60 rows"):
         prepared(folder, tmp_path)
 
@@ -67,12 +61,49 @@ def test_a_token_that_only_transformers_adds_counts_too(tmp_path: Path) -> None:
     folder = model_folder(tmp_path / "m", "bert")
     (folder / "vocab.txt").write_text("\n".join([*MARKS, *(f"word{i}" for i in range(55))]))
     prepared(folder, tmp_path)
-    load_tokenizer(Folder(folder, False))
     # No file lists its id: Transformers gives it the next free one, 60, when it loads the
     # tokenizer.
     edit(folder / "tokenizer_config.json", mask_token="<another>")
     with pytest.raises(UserError, match="has ids up to 60, the model's embedding has 60 rows"):
-        load_tokenizer(Folder(folder, False))
+        prepared(folder, tmp_path)
+
+
+@pytest.mark.parametrize("how", ["added_tokens.json", "added_tokens_decoder", "no number"])
+@pytest.mark.parametrize("kind", ["vocab.txt", "tokenizer.json"])
+def test_the_id_that_a_file_lists_for_an_added_token_is_not_used(
+    kind: str, how: str, tmp_path: Path
+) -> None:
+    folder = model_folder(tmp_path / "m", "bert")
+    if kind == "tokenizer.json":
+        tokenizer_json(folder, [*MARKS, *WORDS])
+    before = load_tokenizer(Folder(folder, False))("the film was good .")["input_ids"]
+    if how == "added_tokens_decoder":
+        edit(folder / "tokenizer_config.json", added_tokens_decoder={"72": ADDED})
+    else:
+        (folder / "added_tokens.json").write_text(
+            json.dumps({"<new>": 72} if how == "added_tokens.json" else {"film": "b"})
+        )
+    prepared(folder, tmp_path)
+    after = load_tokenizer(Folder(folder, False))
+    assert after("the film was good .")["input_ids"] == before
+    # Transformers takes the next free id.
+    assert max(after("the film was <new> good .")["input_ids"]) <= len([*MARKS, *WORDS])
+
+
+def test_every_problem_of_a_tokenizer_comes_with_those_of_other_settings(tmp_path: Path) -> None:
+    folder = model_folder(tmp_path / "m", "bert")
+    words = ("method=lora", "budget=r9999")
+    (folder / "vocab.txt").write_text("\n".join([*MARKS, *(f"word{i}" for i in range(60))]))
+    edit(folder / "tokenizer_config.json", pad_token=None)
+    edit(folder / "config.json", pad_token_id=None)
+    with pytest.raises(UserError, match=r"(?s)ids up to 64, .*no padding token.*r9999"):
+        prepared(folder, tmp_path, words)
+    (folder / "special_tokens_map.json").write_text("{")
+    (folder / "added_tokens.json").write_text("[]")
+    with pytest.raises(
+        UserError, match=r"(?s)tokens_map.json cannot be read.*added_tokens.json holds a.*r9999"
+    ):
+        prepared(folder, tmp_path, words)
 
 
 @pytest.mark.parametrize(
@@ -87,7 +118,6 @@ def test_a_token_that_only_transformers_adds_counts_too(tmp_path: Path) -> None:
         ("bert", "tokenizer_config.json", "[]"),
         ("bert", "special_tokens_map.json", "{"),
         ("bert", "added_tokens.json", '["a"]'),
-        ("bert", "added_tokens.json", '{"a": "b"}'),
         ("roberta", "vocab.json", '{"a": 1, "b'),
         ("roberta", "vocab.json", '{"a": "b"}'),
         ("roberta", "merges.txt", "#version: 0.2\nt h o u\n"),
@@ -102,8 +132,7 @@ def test_a_file_of_the_tokenizer_that_is_damaged_is_named(
     (folder / name).write_text(text)
     with pytest.raises(
         UserError,
-        match=rf"({name} (cannot be read|holds a)"
-        r"|the tokenizer in .* (has a token whose id|knows 0 tokens))",
+        match=rf"{name} (cannot be read|holds a)|the tokenizer in .* cannot be read from .*{name}",
     ):
         prepared(folder, tmp_path)
 
@@ -120,10 +149,13 @@ def test_a_sentencepiece_model_cut_short_is_named(share: float, tmp_path: Path) 
 
 def test_a_tokenizer_that_transformers_cannot_make_is_a_mistake(tmp_path: Path) -> None:
     folder = model_folder(tmp_path / "m", "bert")
-    # Well-formed JSON that no check of ours looks into.
+    # Well-formed JSON, so only Transformers can tell.
     edit(folder / "tokenizer_config.json", added_tokens_decoder={"3": "not a token"})
-    with pytest.raises(UserError, match=r"the tokenizer in .* cannot be read"):
-        load_tokenizer(Folder(folder, False))
+    with pytest.raises(
+        UserError,
+        match=r"the tokenizer in .* cannot be read from vocab.txt, tokenizer_config.json \(.*\); use",
+    ):
+        prepared(folder, tmp_path)
 
 
 def test_the_configs_padding_stands_in_for_a_tokenizers(tmp_path: Path) -> None:
@@ -141,7 +173,7 @@ def test_the_configs_padding_stands_in_for_a_tokenizers(tmp_path: Path) -> None:
         prepared(folder, tmp_path)
     edit(folder / "config.json", pad_token_id=50)  # a row of the embedding that no token has
     with pytest.raises(UserError, match="no padding token"):
-        load_tokenizer(Folder(folder, False))
+        prepared(folder, tmp_path)
 
 
 # The little vocabulary of the folder, MARKS and WORDS, has hardly a word of WNLI's.
@@ -210,4 +242,14 @@ def test_a_roberta_that_counts_positions_from_another_id_is_refused(tmp_path: Pa
     # The first position would be 1 and not 2: every row of the position table shifted by one.
     edit(folder / "config.json", pad_token_id=0)
     with pytest.raises(UserError, match=r"pads with id 1, config.json says pad_token_id=0"):
-        load_tokenizer(Folder(folder, False))
+        prepared(folder, tmp_path)
+
+
+def test_a_tokenizer_written_in_python_is_taken(tmp_path: Path) -> None:
+    folder = model_folder(tmp_path / "m", "roberta")
+    # BERTweet's vocabulary lists words with their counts, and its class adds the special tokens.
+    edit(folder / "tokenizer_config.json", tokenizer_class="BertweetTokenizer")
+    (folder / "vocab.txt").write_text("the 5\nfilm 4\n")
+    (folder / "bpe.codes").write_text("t h 5\n")
+    prepared(folder, tmp_path)
+    assert not load_tokenizer(Folder(folder, False)).is_fast
