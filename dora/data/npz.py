@@ -15,9 +15,9 @@ from dora.plain import cut
 
 NAME = "predictions.npz"
 # The largest real file is QQP's: 390,965 test rows and 40,430 of development, each with an id and two
-# times two logits. It has 11 MB, and would have 18 MB with logits in double precision. An archive of
-# 24 MiB can list half a million names, which take 160 MB of memory.
-MOST_BYTES = 24 * 2**20
+# times two logits. It has 11 MB; rows of one's own may be more. An archive of 64 MiB can list over a
+# million names, which take 430 MB of memory.
+MOST_BYTES = 64 * 2**20
 
 
 class Refused(ValueError):
@@ -35,7 +35,7 @@ def load(
     Logits are floats (rows, outputs). Ids and labels are numbers (rows,); labels of a
     classification are integers in [0, outputs). All arrays of a split have the same number of rows,
     at least one. Raises FileNotFoundError where there is no file, OSError where it is a link or a
-    pipe, Refused for any other file that a run would not write. No file takes over 200 MB of
+    pipe, Refused for any other file that a run would not write. No file takes over 500 MB of
     memory.
     """
     with open_own(folder, NAME, MOST_BYTES) as file:
