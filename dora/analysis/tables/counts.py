@@ -64,7 +64,7 @@ def _counts(run: Run, score: str) -> list[int | None]:
 
 
 def federated(table: Table, caption: str) -> Grid | None:
-    """Returns clients, rounds and communication of federated runs, if there are any."""
+    """Returns clients, rounds, depth and communication of federated runs, if there are any."""
     rows = []
     for row in table.rows:
         for task in [*table.averaged, *table.apart]:
@@ -82,12 +82,14 @@ def federated(table: Table, caption: str) -> Grid | None:
         "rows of a client",
         "clients of one class",
         "rounds",
-        "steps of a client",
+        "steps of a client in a round",
+        "steps in a row",
         "MB in all",
     ]
     notes = [
         "federated runs: rows from the smallest to the largest client over all seeds; clients of "
-        "one class: a run's mean number; MB: sent to and from the server in 32 bits, head included"
+        "one class: a run's mean number; steps in a row: those that follow each other if the clients "
+        "of a round train at once; MB: sent to and from the server in 32 bits, head included"
     ]
     text = f"{caption}: clients and communication"
     return Grid(text, head, rows, text_columns=3, name="federated", notes=notes)
@@ -106,5 +108,6 @@ def _rounds(runs: Iterable[Run]) -> list[str]:
         f"{alone / len(found):.1f}",
         number_range([f["rounds"] for f in found]),
         number_range([f["local_steps"] for f in found]),
+        number_range([f["sequential_steps"] for f in found]),
         f"{statistics.mean(f['bytes_in_all'] for f in found) / 1e6:,.1f}",
     ]

@@ -65,10 +65,11 @@ def test_clients_and_communication_are_those_of_the_records(tmp_path: Path) -> N
         2: [client(20, 0), client(50, 526), client(30, 670)],
     }
     # The rest of a record's entry, which the table does not show.
-    unshown = ["sequential_steps", "values_in_all", "values_up_a_round", "values_down_a_round"]
+    unshown = ["values_in_all", "values_up_a_round", "values_down_a_round"]
     rest = dict.fromkeys([*unshown, "values_down_once"], 1)
     for seed, rounds, sent in ((1, 5, 10_000_000), (2, 4, 8_600_000)):
-        shown = {"selected": 2, "rounds": rounds, "local_steps": 10, "bytes_in_all": sent}
+        steps = {"local_steps": 10, "sequential_steps": 10 * rounds}
+        shown = {"selected": 2, "rounds": rounds, **steps, "bytes_in_all": sent}
         about = {"clients": clients[seed], **shown, **rest}
         write_run(tmp_path, "fedit", seed, 0.8, federation=about)
     write_run(tmp_path, "lora", 1, 0.8)
@@ -77,9 +78,9 @@ def test_clients_and_communication_are_those_of_the_records(tmp_path: Path) -> N
     assert grid is not None
     # Rows of the smallest and largest client of both runs; 3 clients of one class in 2 runs;
     # 18.6 million bytes in 2 runs.
-    assert grid.rows == [
-        ["fedit", "r8", "SST-2 acc", "2 of 3", "20 to 1,200", "1.5", "4 to 5", "10", "9.3"]
-    ]
+    counted = ["2 of 3", "20 to 1,200", "1.5", "4 to 5", "10", "40 to 50", "9.3"]
+    assert grid.rows == [["fedit", "r8", "SST-2 acc", *counted]]
+    assert grid.head[6:9] == ["rounds", "steps of a client in a round", "steps in a row"]
 
 
 def test_the_counts_of_a_whole_model_are_those_of_its_weights(tmp_path: Path) -> None:
