@@ -84,12 +84,16 @@ def federated(table: Table, caption: str) -> Grid | None:
         "rounds",
         "steps of a client in a round",
         "steps in a row",
+        "examples",
         "MB in all",
     ]
+    at = head.index("examples")
+    if all(row[at] == "–" for row in rows):  # of before records had them
+        head, *rows = [[*line[:at], *line[at + 1 :]] for line in [head, *rows]]
     notes = [
         "federated runs: rows from the smallest to the largest client over all seeds; clients of "
         "one class: a run's mean number; steps in a row: those that follow each other if the clients "
-        "of a round train at once; MB: sent to and from the server in 32 bits, head included"
+        "of a round train at once; examples: a run's, which has fewer in small batches; MB: sent to and from the server in 32 bits, head included"
     ]
     text = f"{caption}: clients and communication"
     return Grid(text, head, rows, text_columns=3, name="federated", notes=notes)
@@ -99,6 +103,7 @@ def _rounds(runs: Iterable[Run]) -> list[str]:
     """Returns the cells of a method's runs on one task."""
     found = [run["federation"] for run in runs]
     clients = [client for f in found for client in f["clients"]]
+    examples = [f["examples"] for f in found if "examples" in f]
     alone = sum(sum(n > 0 for n in client["classes"].values()) == 1 for client in clients)
     selected = number_range([f["selected"] for f in found])
     number = number_range([len(f["clients"]) for f in found])
@@ -109,5 +114,6 @@ def _rounds(runs: Iterable[Run]) -> list[str]:
         number_range([f["rounds"] for f in found]),
         number_range([f["local_steps"] for f in found]),
         number_range([f["sequential_steps"] for f in found]),
+        number_range(examples) if examples else "–",
         f"{statistics.mean(f['bytes_in_all'] for f in found) / 1e6:,.1f}",
     ]
