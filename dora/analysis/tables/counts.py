@@ -18,6 +18,12 @@ TRAINED_NOTE = (
     "filled up, or start values kept"
 )
 
+FEDERATED_NOTE = (
+    "federated runs: rows from the smallest to the largest client over all seeds; clients of one "
+    "class: a run's mean number; steps in a row: those that follow each other where the clients of a "
+    "round train at once; MB: sent to and from the server in 32 bits, head included"
+)
+
 
 def trained(table: Table, caption: str) -> Grid | None:
     """Returns counted, trained and exported parameters; nothing where all runs have them equal."""
@@ -90,13 +96,10 @@ def federated(table: Table, caption: str) -> Grid | None:
     at = head.index("examples")
     if all(row[at] == "–" for row in rows):  # of before records had them
         head, *rows = [[*line[:at], *line[at + 1 :]] for line in [head, *rows]]
-    notes = [
-        "federated runs: rows from the smallest to the largest client over all seeds; clients of "
-        "one class: a run's mean number; steps in a row: those that follow each other if the clients "
-        "of a round train at once; examples: a run's, which has fewer in small batches; MB: sent to and from the server in 32 bits, head included"
-    ]
-    text = f"{caption}: clients and communication"
-    return Grid(text, head, rows, text_columns=3, name="federated", notes=notes)
+    text, note = f"{caption}: clients and communication", FEDERATED_NOTE
+    if "examples" in head:
+        note += "; examples: the rows of all of a run's steps, a row as often as it is trained on"
+    return Grid(text, head, rows, text_columns=3, name="federated", notes=[note])
 
 
 def _rounds(runs: Iterable[Run]) -> list[str]:

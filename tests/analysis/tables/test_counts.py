@@ -95,6 +95,7 @@ def test_examples_are_shown_where_a_record_has_them(tmp_path: Path) -> None:
         assert grid is not None
         columns = dict(zip(grid.head, zip(*grid.rows, strict=True), strict=True))
         assert columns.get("examples") == (shown and tuple(shown))
+        assert ("; examples: " in grid.notes[0]) == bool(shown)
         assert columns["MB in all"][0] == "0.0"
 
 
