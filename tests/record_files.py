@@ -127,6 +127,14 @@ def write_run(
     return path
 
 
+def federation_entry(**changes: Any) -> dict[str, Any]:
+    """Returns what a record says of a federation of one client, its counts 1 but for `changes`."""
+    counts = ["rounds", "selected", "local_steps", "sequential_steps", "bytes_in_all"]
+    counts += ["values_up_a_round", "values_down_a_round", "values_down_once", "values_in_all"]
+    clients = [{"rows": 40, "classes": {"0": 40}}]
+    return {"clients": clients, **dict.fromkeys(counts, 1), **changes}
+
+
 def _parameters(method: str, budget: str, stored: int) -> dict[str, Any]:
     # Full fine-tuning has no adapter in the end, whatever it began with.
     end = 0 if method == "full" else stored

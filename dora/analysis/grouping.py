@@ -173,7 +173,7 @@ class Table:
     def evaluations(self, task: str) -> set[tuple[int, int, int, str]]:
         """Returns how the task's runs were evaluated, one entry where all of them share it.
 
-        Each entry: (evaluations that counted, step of the first that counted, steps of the run,
+        Each entry: (evaluations that counted, step at which the first was due, steps of the run,
         rows that chose the best of them: `dev` or `heldout`).
         """
         return {
@@ -316,16 +316,20 @@ def note_search(table: Table, seen: Iterable[Seen]) -> None:
 
 
 def first_counted(run: Run) -> int:
-    """Returns the step of the first evaluation that counted for the best one.
+    """Returns the multiple of `eval_every` at which the first evaluation that counted was due.
 
     The record holds the step from which they count, which differs with a method's last change of
-    ranks even where no evaluation lies between. A federated run's evaluation is at the end of the
-    round that this step is in.
+    ranks even where no evaluation lies between. A federated run is evaluated at the end of the round
+    that has a multiple in it, which may lie before the step in the record.
     """
     config, total = run["config"], int(run["total_steps"])
     # Without `eval_every` a run is evaluated after each epoch.
     every = config.get("eval_every") or -(-run["data"]["train"] // config["batch_size"])
-    return min(total, -(-run["evaluations"]["from_step"] // every) * every)
+    f = run.get("federation")
+    unit = max(1, f["selected"] * f["local_steps"]) if f else 1
+    # The end of the last round that came too early to count.
+    before = (run["evaluations"]["from_step"] - 1) // unit * unit
+    return min(total, (before // every + 1) * every)
 
 
 def dirty(run: Run) -> bool:

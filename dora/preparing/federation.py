@@ -126,12 +126,12 @@ class Federation:
         """Returns the rounds up to this step, where a run may end before the last one."""
         return replace(self, rounds=step // self.steps_a_round)
 
-    def about(self, labels: np.ndarray, sent: int, frozen: int) -> dict[str, object]:
-        """Returns what the record says of clients, rounds and communication.
+    def about(self, labels: np.ndarray, examples: int, sent: int, frozen: int) -> dict[str, object]:
+        """Returns what the record says of clients, rounds, examples and communication.
 
-        labels: (rows,), of the training rows. sent: the values, head included, that a client sends
-        to the server, and that it is sent, in a round. frozen: the values that each client is sent
-        once.
+        labels: (rows,), of the training rows. examples: the rows of all steps. sent: the values,
+        head included, that a client sends to the server, and that it is sent, in a round. frozen:
+        the values that each client is sent once.
         """
         classes = classes_of(labels)
         numbers = [int(one) for one in np.unique(classes)]
@@ -151,6 +151,7 @@ class Federation:
             "selected": self.selected,
             "local_steps": self.local_steps,
             "sequential_steps": self.rounds * self.local_steps,
+            "examples": examples,
             "values_up_a_round": each_way,
             "values_down_a_round": each_way,
             "values_down_once": once,

@@ -19,9 +19,10 @@ def load(results: str | Path = "results") -> pandas.DataFrame:
 
     Columns: the run's place (data, task, model, method, budget, key, seed); `best.…` and `last.…`,
     both evaluations' scores as fractions with their steps; `params.…`, counts of parameters;
-    `config.…`, every setting; `tuning.…`, the search of its learning rate; then what it took and
-    where it was made, and its `folder`. docs/python.md lists them. Records that cannot be believed
-    are left out and named on standard error.
+    `config.…`, every setting; `tuning.…`, the search of its learning rate; `federation.…`, a
+    federated run's rounds; then what it took and where it was made, and its `folder`.
+    docs/python.md lists them. Records that cannot be believed are left out and named on standard
+    error.
 
     Raises UserError where there is no finished run, or no pandas.
     """

@@ -209,6 +209,7 @@ RECORD: Mapping[str, Kind] = {
         "a list of clients", Kind("an object with rows and classes", _client)
     ),
     **{f"federation.{key}": WHOLE for key in _FEDERATION},
+    "federation.examples": WHOLE,  # came later: no older record has it
     "scale": NUMBER | None,
     "ranks": objects("an object of ranks by matrix", COUNTS),
     "evaluations": COUNTS,

@@ -13,11 +13,11 @@ from pathlib import PurePath
 from typing import Any
 
 from dora.adapters.peft_config import hub_name
-from dora.analysis.tables.layout import in_markdown, pipe_table
+from dora.analysis.tables.layout import in_markdown, number_range, pipe_table
 from dora.backbones.architectures import KINDS, layer_and_kind
 from dora.configuration.config import PATHS
 from dora.data.tasks import TASKS, Task
-from dora.plain import printable
+from dora.plain import counted, printable
 from dora.records.about_data import is_glue
 from dora.records.about_method import AboutMethod, about_method
 from dora.records.provenance import commits
@@ -197,15 +197,19 @@ def _ranks(ranks: Mapping[str, int], heading: str) -> str:
 def _made(run: Run, about: AboutMethod, command: str) -> str:
     """Lists how the run was made; `command` is the typed one, not yet escaped."""
     c, marks = run["config"], run["fingerprints"]
+    # A client's last batch of an epoch is smaller.
+    most = "at most " if "federation" in run else ""
     revision = f", revision {run['data']['revision']}" if run["data"]["revision"] else ""
     facts = [
-        f"{run['total_steps']:,} steps of {c['batch_size']}, learning rate {c['lr']:g}, "
+        f"{run['total_steps']:,} steps of {most}{c['batch_size']}, learning rate {c['lr']:g}, "
         f"seed {c['seed']}, {c['precision']}, {run['train_s']:.0f} s on {run['device']}",
         f"data: {c['data']}{revision}, {run['data']['train']:,} training rows, "
         f"fingerprint `{marks['data']}`",
         f"base model: {c['model']}, fingerprint of configuration, tokenizer and weights "
         f"`{marks['model']}`",
     ]
+    if "federation" in run:
+        facts.insert(1, f"federated: {_rounds(run)}")
     if code := marks.get("method"):
         facts.insert(
             0,
@@ -223,6 +227,20 @@ def _made(run: Run, about: AboutMethod, command: str) -> str:
     # Four spaces make a code block, in which Markdown escapes would show: control characters alone.
     shown = "\n".join(f"    {printable(line)}" for line in _without_paths(command).splitlines())
     return "\n".join(["## How it was made", "", shown, "", *(f"- {fact}" for fact in facts)])
+
+
+def _rounds(run: Run) -> str:
+    """Returns a federated run's rounds, and how its clients got their rows."""
+    f, fed = run["federation"], run["config"]["fed"]
+    parts = (
+        f"Dirichlet({fed['alpha']})" if fed["partition"] == "dirichlet" else "equal random parts"
+    )
+    return (
+        f"{counted(f['rounds'], 'round')} of {f['selected']} of "
+        f"{counted(len(f['clients']), 'client')}, {parts}, "
+        f"{counted(f['local_steps'], 'step')} each, {f['sequential_steps']:,} in a row, "
+        f"{number_range([client['rows'] for client in f['clients']])} rows"
+    )
 
 
 def _without_paths(command: str) -> str:

@@ -6,6 +6,7 @@ Nothing about them is part of a checkpoint.
 from __future__ import annotations
 
 import math
+from collections import Counter
 
 import numpy as np
 
@@ -67,11 +68,34 @@ class FederatedCourse(Course):
     def rows(self, step: int) -> np.ndarray:
         """Returns the rows of step `step` (from 1): the next batch of its client."""
         place = self.federation.client_step(step)
+        taken = self.federation.step_of_client(place)
+        epoch, at = divmod(taken, self._steps_an_epoch_of(place.client))
         own = self.federation.rows[place.client]
-        an_epoch = math.ceil(len(own) / self.config.batch_size)
-        epoch, at = divmod(self.federation.step_of_client(place), an_epoch)
-        seed = seed_of(self.config.seed, "client", place.client)
-        return own[self._batches(seed, epoch, self.lengths[own])[at]]
+        return own[self._batches_of(place.client, epoch)[at]]
+
+    def examples(self, step: int) -> int:
+        """Returns the number of rows of all steps up to `step`, a row as often as it is trained on.
+
+        `step`: the end of a round.
+        """
+        rounds = self.federation.until(step)
+        taken = Counter(client for clients in rounds.chosen for client in clients)
+        total = 0
+        for client, times in taken.items():
+            steps = times * rounds.local_steps
+            epochs, rest = divmod(steps, self._steps_an_epoch_of(client))
+            total += epochs * len(rounds.rows[client])
+            # The small batch may be any of an epoch: only the order tells whether it was taken.
+            total += sum(map(len, self._batches_of(client, epochs)[:rest]))
+        return total
+
+    def _steps_an_epoch_of(self, client: int) -> int:
+        return math.ceil(len(self.federation.rows[client]) / self.config.batch_size)
+
+    def _batches_of(self, client: int, epoch: int) -> list[np.ndarray]:
+        """Returns the batches of a client's epoch, as places among its rows."""
+        seed = seed_of(self.config.seed, "client", client)
+        return self._batches(seed, epoch, self.lengths[self.federation.rows[client]])
 
     def share(self, step: int) -> float:
         """Returns the rate of step `step` (from 1) as a share of its peak, equal for all clients.

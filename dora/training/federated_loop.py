@@ -41,13 +41,14 @@ class FederatedLoop(Loop):
         return course
 
     def about_rounds(self, step: int) -> dict[str, Any]:
-        """Returns the record's entry on clients, rounds and communication up to `step`."""
+        """Returns the record's entry on clients, rounds, examples and communication up to `step`."""
         rounds = self.course.federation.until(step)
         labels = self.setup.train.label
         assert labels is not None  # training rows have labels
         sent = sum(p.numel() for p in self.stepper.parameters.values())
         frozen = sum(t.numel() for t in self.setup.method.frozen().values())
-        return {"federation": rounds.about(np.asarray(labels), sent, frozen)}
+        examples = self.course.examples(step)
+        return {"federation": rounds.about(np.asarray(labels), examples, sent, frozen)}
 
     def train_step(self, step: int) -> tuple[Tensor, Tensor | None]:
         """Takes step `step`, with what the server does before and behind it."""

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from dora.adapters.budget import Budget
 from dora.analysis.finished import read_runs
-from dora.analysis.grouping import Table, tables
+from dora.analysis.grouping import Table, first_counted, tables
 from dora.analysis.rows import budget_in_words
 from dora.analysis.view import View, metrics_of
 from dora.data.predictions import degenerate
 from dora.data.tasks import TASKS
 from dora.errors import UserError
-from record_files import write_run
+from record_files import federation_entry, write_run
 
 
 def only_table(results: Path, view: View | None = None) -> Table:
@@ -237,6 +239,60 @@ def test_evaluations_are_shared_where_the_first_that_counts_is_one_step(
             evaluations={"counted": 1, "from_step": from_step},
         )
     assert only_table(tmp_path).comparable == shared
+
+
+def first(from_step: int, every: int, selected: int, local_steps: int, total: int) -> int:
+    """Returns `first_counted` of a federated run."""
+    return first_counted(
+        {
+            "config": {"eval_every": every},
+            "total_steps": total,
+            "evaluations": {"from_step": from_step},
+            "federation": federation_entry(selected=selected, local_steps=local_steps),
+        }
+    )
+
+
+def test_the_first_evaluation_that_counts_of_a_federated_run_may_be_due_before_it() -> None:
+    # By hand: rounds end at 30, 60, ..., and step 121 is in the round that ends at 150.
+    assert first(121, 121, 3, 10, 240) == 121
+    assert first(122, 121, 3, 10, 240) == first(150, 121, 3, 10, 240) == 121
+    assert first(151, 121, 3, 10, 240) == 240
+    # That of step 300 is at a round's end, before 302; that of 400 is at 420.
+    assert first(302, 100, 3, 10, 600) == 400
+    # A run is evaluated where `Course.crosses` says so, and behind its last step.
+    for every, selected, each in product((1, 4, 7, 12, 13, 50), (1, 2), (1, 3, 5)):
+        unit = selected * each
+        ends = range(unit, 12 * unit + 1, unit)
+        for from_step in range(1, ends[-1] + 1):
+            due = min(
+                (
+                    m
+                    for e in ends
+                    if e >= from_step
+                    for m in range(e - unit + 1, e + 1)
+                    if not m % every
+                ),
+                default=ends[-1],
+            )
+            assert first(from_step, every, selected, each, ends[-1]) == due
+
+
+def test_a_federated_run_is_comparable_though_it_is_evaluated_at_the_ends_of_rounds(
+    tmp_path: Path,
+) -> None:
+    # LoRA is evaluated at 400, 500 and 600, FedIT with rounds of 30 steps at 420, 510 and 600.
+    common: dict[str, Any] = {"total_steps": 600, "config": {"eval_every": 100}}
+    write_run(tmp_path, "lora", 1, 0.8, **common, evaluations={"counted": 3, "from_step": 301})
+    entry = federation_entry(selected=3, local_steps=10)
+    counted = {"counted": 3, "from_step": 302}
+    write_run(tmp_path, "fedit", 1, 0.8, **common, evaluations=counted, federation=entry)
+    assert only_table(tmp_path).comparable
+    # Rounds of 40 steps: the one of 320, due at 300, counts too.
+    entry = federation_entry(selected=2, local_steps=20)
+    counted = {"counted": 4, "from_step": 302}
+    write_run(tmp_path, "ffa_lora", 1, 0.8, **common, evaluations=counted, federation=entry)
+    assert not only_table(tmp_path).comparable
 
 
 def test_a_baseline_with_and_without_a_budget_is_compared_with_at_equal_budget() -> None:

@@ -76,13 +76,18 @@ def test_a_run_shorter_than_a_round_is_refused(tmp_path: Path) -> None:
 
 
 def course(
-    total: int = 120, batch_size: int = 8, warmup: float = 0.2, **fed: Any
+    total: int = 120,
+    batch_size: int = 8,
+    warmup: float = 0.2,
+    batching: str = "length",
+    **fed: Any,
 ) -> FederatedCourse:
     """Returns the course of a run on 100 rows of unequal lengths."""
     config = Config(
         task=TaskConfig("sst2"),
         batch_size=batch_size,
         warmup=warmup,
+        batching=batching,
         schedule="linear",
         fed=FedConfig(**fed),
     )
@@ -114,6 +119,22 @@ def test_a_client_of_few_rows_trains_on_batches_of_all_of_them() -> None:
         own = c.federation.rows[c.federation.client_step(step).client]
         assert len(own) <= 64
         assert np.array_equal(np.sort(c.rows(step)), own)
+
+
+@pytest.mark.parametrize("batching", ["length", "random"])
+def test_the_examples_of_a_run_are_the_rows_of_its_steps(batching: str) -> None:
+    # By hand: 34, 33 and 33 rows are epochs of 5 steps of up to 8; in 10 rounds of 4 steps each
+    # client has 8 epochs: 800 rows in 120 steps.
+    assert course(batching=batching, partition="iid", local_steps=4).examples(120) == 800
+    # Small batches lie anywhere; not all clients take part; epochs end inside rounds.
+    for fed in (
+        {"clients": 3, "local_steps": 4},
+        {"clients": 8, "fraction": 0.5, "local_steps": 3},
+    ):
+        c = course(batching=batching, **fed)
+        for last in range(c.unit, c.total_steps + 1, c.unit):
+            assert c.examples(last) == sum(len(c.rows(step)) for step in range(1, last + 1))
+        assert c.examples(c.total_steps) < 8 * c.total_steps
 
 
 def test_rates_follow_one_schedule_over_all_rounds_or_one_in_each() -> None:

@@ -15,6 +15,7 @@ import yaml
 from dora.records import packed
 from dora.sharing.form import Form
 from dora.sharing.model_card import model_card
+from record_files import federation_entry
 
 STUDY = Path(__file__).parents[2] / "results" / "study_minilm"
 RECORD = next(
@@ -167,6 +168,29 @@ def test_the_cost_of_a_component_is_told_where_the_file_bears_it_out(gates: int)
     other = model_card({**run, "params": {**params, "in_peft_file": 27648}}, CONFIG)
     assert "d_in + d_out" not in other
     assert "| adapter in PEFT's format | 27,648 |" in re.sub(" +", " ", other)
+
+
+def test_a_card_tells_what_the_federation_was() -> None:
+    run = json.loads(RECORD.read_text())
+    assert "federated:" not in model_card(run, CONFIG)
+    run["federation"] = federation_entry(
+        clients=[{"rows": n, "classes": {"0": n}} for n in (29, 41, 1_102)],
+        rounds=4,
+        selected=2,
+        local_steps=10,
+        sequential_steps=40,
+    )
+    for fed, parts in (
+        ({"partition": "dirichlet", "alpha": 0.5}, "Dirichlet(0.5)"),
+        ({"partition": "iid", "alpha": 0.5}, "equal random parts"),
+    ):
+        run["config"]["fed"] = fed
+        card = model_card(run, CONFIG)
+        line = f"- federated: 4 rounds of 2 of 3 clients, {parts}, 10 steps each, 40 in a row, "
+        assert f"\n{line}29 to 1,102 rows\n" in card
+        assert f"steps of at most {run['config']['batch_size']}, " in card
+    run["config"]["fed"] = {"partition": "dirichlet", "alpha": "<script>"}
+    assert ", Dirichlet(\\<script>), " in model_card(run, CONFIG)
 
 
 def test_what_a_method_is_not_is_said_where_its_record_or_its_name_says_so() -> None:

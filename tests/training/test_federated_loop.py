@@ -252,6 +252,15 @@ def test_a_run_that_patience_ends_records_the_rounds_that_it_had(
     monkeypatch.setattr(
         Selection, "offer", lambda self, step, score, *rest: offer(self, step, 0.5, *rest)
     )
+    given: dict[int, int] = {}
+    of_step = FederatedCourse.rows
+
+    def rows(self: FederatedCourse, step: int) -> Any:
+        found = of_step(self, step)
+        given[step] = len(found)
+        return found
+
+    monkeypatch.setattr(FederatedCourse, "rows", rows)
     # Twelve rounds of two steps; the eighth brings nothing better.
     words = ("method=ffa_lora", "fed.local_steps=1", "fed.fraction=0.6", "eval_every=2")
     record = run(small(tmp_path, "budget=r2", *words, "patience=1"))
@@ -259,6 +268,7 @@ def test_a_run_that_patience_ends_records_the_rounds_that_it_had(
     assert [line["round"] for line in lines(only_run(tmp_path), "server")] == list(range(1, 9))
     f, params = record["federation"], record["params"]
     assert (record["total_steps"], f["rounds"], f["sequential_steps"]) == (24, 8, 8)
+    assert f["examples"] == sum(given[step] for step in range(1, 17))
     each = params["trained_at_once"] + params["head"]
     assert f["values_in_all"] == 2 * 2 * 8 * each + f["values_down_once"]
 

@@ -19,6 +19,12 @@ TRAINED_NOTE = (
     "filled up, or start values kept"
 )
 
+FEDERATED_NOTE = (
+    "federated runs: rows from the smallest to the largest client over all seeds; clients of one "
+    "class: a run's mean number; steps in a row: those that follow each other where the clients of a "
+    "round train at once; MB: sent to and from the server in 32 bits, head included"
+)
+
 
 def trained(table: Table, caption: str) -> Grid | None:
     """Returns counted, trained and exported parameters; nothing where all runs have them equal."""
@@ -65,7 +71,7 @@ def _counts(run: Run, score: str) -> list[int | None]:
 
 
 def federated(table: Table, caption: str) -> Grid | None:
-    """Returns clients, rounds and communication of federated runs, if there are any."""
+    """Returns clients, rounds, depth and communication of federated runs, if there are any."""
     rows = []
     for row in table.rows:
         for task in [*table.averaged, *table.apart]:
@@ -83,21 +89,25 @@ def federated(table: Table, caption: str) -> Grid | None:
         "rows of a client",
         "clients of one class",
         "rounds",
-        "steps of a client",
+        "steps of a client in a round",
+        "steps in a row",
+        "examples",
         "MB in all",
     ]
-    notes = [
-        "federated runs: rows from the smallest to the largest client over all seeds; clients of "
-        "one class: a run's mean number; MB: sent to and from the server in 32 bits, head included"
-    ]
-    text = f"{caption}: clients and communication"
-    return Grid(text, head, rows, text_columns=3, name="federated", notes=notes)
+    at = head.index("examples")
+    if all(row[at] == "–" for row in rows):  # of before records had them
+        head, *rows = [[*line[:at], *line[at + 1 :]] for line in [head, *rows]]
+    text, note = f"{caption}: clients and communication", FEDERATED_NOTE
+    if "examples" in head:
+        note += "; examples: the rows of all of a run's steps, a row as often as it is trained on"
+    return Grid(text, head, rows, text_columns=3, name="federated", notes=[note])
 
 
 def _rounds(runs: Iterable[Run]) -> list[str]:
     """Returns the cells of a method's runs on one task."""
     found = [run["federation"] for run in runs]
     clients = [client for f in found for client in f["clients"]]
+    examples = [f["examples"] for f in found if "examples" in f]
     alone = sum(sum(n > 0 for n in client["classes"].values()) == 1 for client in clients)
     selected = number_range([f["selected"] for f in found])
     number = number_range([len(f["clients"]) for f in found])
@@ -107,5 +117,7 @@ def _rounds(runs: Iterable[Run]) -> list[str]:
         f"{alone / len(found):.1f}",
         number_range([f["rounds"] for f in found]),
         number_range([f["local_steps"] for f in found]),
+        number_range([f["sequential_steps"] for f in found]),
+        number_range(examples) if examples else "–",
         f"{statistics.mean(f['bytes_in_all'] for f in found) / 1e6:,.1f}",
     ]

@@ -32,9 +32,9 @@ def as_row(run: Run) -> dict[str, Any]:
     """Returns a finished run as one row of numbers and texts.
 
     Its place; `best.…` and `last.…`, both evaluations' scores as fractions with their steps;
-    `params.…`, as docs/record.md explains them; `config.…`, every setting; then what it took and where
-    it was made, by all starts of the run. Several values are one text, with commas. `run`: a record,
-    with its `folder`.
+    `params.…`, and `federation.…` of a federated run, as docs/record.md explains them; `config.…`,
+    every setting; then what it took and where it was made, by all starts of the run. Several values
+    are one text, with commas. `run`: a record, with its `folder`.
     """
     row: dict[str, Any] = place_of(run["folder"])._asdict()
     row["seed"] = run["seed"]
@@ -42,6 +42,8 @@ def as_row(run: Run) -> dict[str, Any]:
     row |= dotted({**scores, "params": run["params"], "config": run["config"]})
     row |= {key: run.get(key) for key in _PLAIN}
     row |= dotted({"tuning": run.get("tuning") or {}})
+    rounds = {k: v for k, v in run.get("federation", {}).items() if k != "clients"}
+    row |= dotted({"federation": rounds})
     row |= {key: _of_starts(run.get(key), (s.get(key) for s in starts(run))) for key in _OF_STARTS}
     git = [start["git"] or {} for start in starts(run)]
     times = run.get("times", {})

@@ -52,8 +52,10 @@ def _length_note(table: Table) -> str:
     of_task: dict[str, list[Run]] = {}
     for run in table.runs:
         of_task.setdefault(run["config"]["task"], []).append(run)
+    # A client's last batch of an epoch is smaller, and clients have many epochs of few rows.
+    most = "at most " if any("federation" in run for run in table.runs) else ""
     lengths = {
-        task: f"{number_range([run['total_steps'] for run in its])} steps of "
+        task: f"{number_range([run['total_steps'] for run in its])} steps of {most}"
         f"{number_range([run['config']['batch_size'] for run in its])} examples of at most "
         f"{number_range([run['config']['max_length'] for run in its])} tokens"
         for task, its in of_task.items()

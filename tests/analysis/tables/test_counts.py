@@ -21,7 +21,7 @@ from dora.analysis.tables.files import files
 from dora.analysis.tables.scores import scores
 from dora.analysis.view import View
 from dora.records.about_method import adapter_parameters, ranks_of
-from record_files import names, write_run
+from record_files import federation_entry, names, write_run
 from runs import change_record
 
 
@@ -64,12 +64,10 @@ def test_clients_and_communication_are_those_of_the_records(tmp_path: Path) -> N
         1: [client(40, 0), client(0, 1_200), client(30, 26)],
         2: [client(20, 0), client(50, 526), client(30, 670)],
     }
-    # The rest of a record's entry, which the table does not show.
-    unshown = ["sequential_steps", "values_in_all", "values_up_a_round", "values_down_a_round"]
-    rest = dict.fromkeys([*unshown, "values_down_once"], 1)
     for seed, rounds, sent in ((1, 5, 10_000_000), (2, 4, 8_600_000)):
-        shown = {"selected": 2, "rounds": rounds, "local_steps": 10, "bytes_in_all": sent}
-        about = {"clients": clients[seed], **shown, **rest}
+        steps = {"local_steps": 10, "sequential_steps": 10 * rounds}
+        shown = {"selected": 2, "rounds": rounds, **steps, "bytes_in_all": sent}
+        about = federation_entry(clients=clients[seed], **shown)
         write_run(tmp_path, "fedit", seed, 0.8, federation=about)
     write_run(tmp_path, "lora", 1, 0.8)
     (table,) = tables(read_runs(tmp_path))
@@ -77,9 +75,28 @@ def test_clients_and_communication_are_those_of_the_records(tmp_path: Path) -> N
     assert grid is not None
     # Rows of the smallest and largest client of both runs; 3 clients of one class in 2 runs;
     # 18.6 million bytes in 2 runs.
-    assert grid.rows == [
-        ["fedit", "r8", "SST-2 acc", "2 of 3", "20 to 1,200", "1.5", "4 to 5", "10", "9.3"]
-    ]
+    counted = ["2 of 3", "20 to 1,200", "1.5", "4 to 5", "10", "40 to 50", "9.3"]
+    assert grid.rows == [["fedit", "r8", "SST-2 acc", *counted]]
+    assert grid.head[6:9] == ["rounds", "steps of a client in a round", "steps in a row"]
+
+
+def test_examples_are_shown_where_a_record_has_them(tmp_path: Path) -> None:
+    # The records of seed 1 and of FFA-LoRA are of before there was this count.
+    for method, seed, more in (
+        ("fedit", 1, {}),
+        ("fedit", 2, {"examples": 7_000}),
+        ("fedit", 3, {"examples": 7_680}),
+        ("ffa_lora", 1, {}),
+    ):
+        write_run(tmp_path, method, seed, 0.8, federation=federation_entry(**more))
+    for methods, shown in (((), ["7,000 to 7,680", "–"]), (("ffa_lora",), None)):
+        (table,) = tables(read_runs(tmp_path), View(methods=methods))
+        grid = federated(table, "caption")
+        assert grid is not None
+        columns = dict(zip(grid.head, zip(*grid.rows, strict=True), strict=True))
+        assert columns.get("examples") == (shown and tuple(shown))
+        assert ("; examples: " in grid.notes[0]) == bool(shown)
+        assert columns["MB in all"][0] == "0.0"
 
 
 def test_the_counts_of_a_whole_model_are_those_of_its_weights(tmp_path: Path) -> None:

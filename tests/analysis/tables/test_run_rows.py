@@ -11,7 +11,7 @@ from dora.analysis.finished import read_runs
 from dora.analysis.grouping import tables
 from dora.analysis.tables.files import files
 from dora.analysis.tables.per_run import as_row
-from record_files import write_run
+from record_files import federation_entry, write_run
 
 
 def test_a_row_holds_place_scores_settings_and_origin(tmp_path: Path) -> None:
@@ -36,6 +36,17 @@ def test_a_row_holds_place_scores_settings_and_origin(tmp_path: Path) -> None:
         "dirty": False,
     }
     assert {key: row[key] for key in expected} == expected
+
+
+def test_a_row_of_a_federated_run_holds_its_depth_and_examples(tmp_path: Path) -> None:
+    entry = federation_entry(rounds=8, sequential_steps=80, examples=7_443)
+    write_run(tmp_path, "fedit", 1, 0.8, federation=entry)
+    write_run(tmp_path, "lora", 1, 0.8)
+    federated, plain = map(as_row, sorted(read_runs(tmp_path), key=lambda run: str(run["folder"])))
+    expected = {"rounds": 8, "sequential_steps": 80, "examples": 7_443}
+    assert {key: federated[f"federation.{key}"] for key in expected} == expected
+    assert "federation.clients" not in federated
+    assert not any(key.startswith("federation") for key in plain)
 
 
 def test_origin_is_that_of_every_start_of_a_run(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from dora.analysis.tables.layout import Grid, as_csv
 from dora.analysis.tables.scores import scores
 from dora.analysis.view import View
 from dora.records import gaps
-from record_files import write_run
+from record_files import federation_entry, write_run
 from runs import change_record
 
 ROOT = Path(__file__).parents[3]
@@ -241,6 +241,15 @@ def test_runs_that_patience_ended_are_not_said_to_have_trained_to_the_end(tmp_pa
     write_run(tmp_path, "dora", 1, 0.8, config={"patience": 3}, results=ended)
     assert (
         "each run: 90 steps of 16 examples of at most 128 tokens; patience ended 1 of 2 runs after 9 steps"
+        in scores(only_table(tmp_path)).notes
+    )
+
+
+def test_batches_beside_federated_runs_are_said_to_be_the_largest(tmp_path: Path) -> None:
+    write_run(tmp_path, "lora", 1, 0.8)
+    write_run(tmp_path, "fedit", 1, 0.8, federation=federation_entry())
+    assert (
+        "each run: 90 steps of at most 16 examples of at most 128 tokens"
         in scores(only_table(tmp_path)).notes
     )
 
