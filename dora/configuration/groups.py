@@ -129,7 +129,8 @@ class FedConfig:
     equal random parts.
     `alpha`: of the Dirichlet distribution; the smaller, the more skewed are the classes.
     `local_steps`: optimizer steps of a selected client in a round.
-    `rounds`: their number; null for as many as the run's steps make.
+    `rounds`: their number; null for as many as the run's steps make. `max_steps` or `epochs` beside
+    it must make as many rounds of all clients; clients without rows leave fewer steps.
     `restart`: `run` has one schedule of the learning rate over all rounds, `round` one in each.
     """
 

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 
 from dora.configuration.config import Config
 from dora.data.tasks import Rows, labelled
+from dora.plain import counted
+from dora.preparing.federation import Federation, steps_a_round
+from dora.preparing.length import given_length
 from dora.preparing.prepare import Prepared
 from dora.preparing.unused import unused_notes
 from dora.records.about_data import other_sizes
@@ -20,6 +23,25 @@ def notes_on(p: Prepared, here: bool = True) -> tuple[str, ...]:
     known = (embedded_note(c), c.model.note, *rows_notes(c, p.rows))
     unused = unused_notes(c, p.plan, p.search is not None, here)
     return (*filter(None, known), *unused, *beyond_notes(c, len(p.train_rows), p.total_steps))
+
+
+def clients_notes(config: Config, federation: Federation | None) -> list[str]:
+    """Returns the note on clients without rows and the steps that this costs; none without such.
+
+    It is not among `notes_on`, which a sweep shows once for all seeds: each seed deals other rows.
+    """
+    empty = sum(not len(part) for part in federation.rows) if federation else 0
+    if federation is None or not empty:
+        return []
+    clients, given = config.fed.clients, given_length(config)
+    verb = "has" if empty == 1 else "have"
+    said = f"{empty:,} of {counted(clients, 'client')} {verb} no rows"
+    # `plan_length` took the length that is given for one of rounds with all clients.
+    expected = federation.rounds * steps_a_round(config.fed, clients)
+    if config.fed.rounds is None or given is None or federation.total_steps == expected:
+        return [f"{said} and {'takes' if empty == 1 else 'take'} no part"]
+    rounds = "1 round is" if federation.rounds == 1 else f"{federation.rounds:,} rounds are"
+    return [f"{said}: {rounds} {federation.total_steps:,} steps, and not {given}"]
 
 
 def embedded_note(config: Config) -> str | None:
