@@ -123,7 +123,7 @@ class DataConfig:
 class FedConfig:
     """`fed.…`: the rounds of a federated method (fedit, ffa_lora, lora_fair); others ignore them.
 
-    `clients`: their number; the training rows are dealt among them.
+    `clients`: their number, at most that of the training rows, which are dealt among them.
     `fraction`: the share of the clients that is selected in each round.
     `partition`: `dirichlet` deals each class by shares from Dirichlet(`alpha`, …); `iid` deals
     equal random parts.

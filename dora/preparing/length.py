@@ -11,6 +11,7 @@ from dora.configuration.config import Config
 from dora.errors import attempt
 from dora.methods.rules import fraction_or_steps
 from dora.methods.schedule import Schedule
+from dora.plain import counted
 from dora.preparing.federation import Federation, steps_a_round
 
 
@@ -67,6 +68,10 @@ def _plan_rounds(
     config: Config, labels: np.ndarray | None, steps: int, problems: list[str]
 ) -> Federation | None:
     """Returns clients and rounds of about `steps` steps; None beside a problem."""
+    if labels is not None and config.fed.clients > len(labels):
+        clients, rows = config.fed.clients, counted(len(labels), "training row")
+        most = f"at most {len(labels):,}"
+        problems.append(f"fed.clients={clients} is more than the {rows}: {most}")
     # Nothing can be dealt by keys that have a message already.
     if not steps or any(text.startswith(("fed.", "seed=")) for text in problems):
         return None
