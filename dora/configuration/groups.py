@@ -131,7 +131,8 @@ class FedConfig:
     `local_steps`: optimizer steps of a selected client in a round.
     `rounds`: their number; null for as many as the run's steps make. `max_steps` or `epochs` beside
     it must make as many rounds of all clients; clients without rows leave fewer steps.
-    `restart`: `run` has one schedule of the learning rate over all rounds, `round` one in each.
+    `restart`: `run` has one schedule of the learning rate over all rounds, `round` one in each. Then
+    a warm-up's first step, at rate 0, is one of each `local_steps`; `warmup=0` leaves it out.
     """
 
     clients: int = 3

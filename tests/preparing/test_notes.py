@@ -9,8 +9,9 @@ import pytest
 
 from dora.data.tasks import AX, TASKS, Rows
 from dora.preparing.federation import Federation
-from dora.preparing.notes import beyond_notes, clients_notes, notes_on, rows_notes
+from dora.preparing.notes import beyond_notes, clients_notes, idle_note, notes_on, rows_notes
 from dora.preparing.prepare import prepare
+from dora.training.course import FederatedCourse
 from runs import configure, run, small
 
 
@@ -113,3 +114,45 @@ def test_a_run_tells_of_clients_without_rows_before_it_trains(
     run(p.config)
     told = f"clients have no rows: 1 round is {p.total_steps} steps, and not max_steps=24\n"
     assert f"{empty} of 12 {told}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("restart", "warmup", "steps", "percent"),
+    [
+        ("round", "0.06", 2, 50),
+        ("round", "0.06", 10, 10),
+        ("round", "0.06", 19, 5),
+        ("round", "60", 10, 10),
+        ("round", "0.06", 20, None),  # 5 % exactly
+        ("round", "0", 2, None),
+        ("run", "0.06", 2, None),
+    ],
+)
+def test_rounds_with_many_steps_at_rate_0_are_told_with_their_share(
+    restart: str, warmup: str, steps: int, percent: int | None
+) -> None:
+    words = (f"fed.restart={restart}", f"warmup={warmup}", f"fed.local_steps={steps}")
+    config = configure("method=fedit", *words)
+    federation = Federation((np.arange(16),) * 3, 20, 3, steps, seed=1)
+    note = (
+        f"fed.restart=round with warmup={warmup}: one of each round's {steps} steps, the first, "
+        f"has rate 0, {percent} % of the training; warmup=0 gives it lr"
+    )
+    assert idle_note(config, federation) == (None if percent is None else note)
+    # The share counted in the course that is trained.
+    course = FederatedCourse(config, np.full(16, 9), federation)
+    total = federation.total_steps
+    idle = sum(course.share(step) == 0 for step in range(1, total + 1)) / total
+    assert (idle > 0.05) == (percent is not None)
+    assert percent is None or percent == round(100 * idle)
+    assert idle_note(config, None) is None
+
+
+def test_the_note_on_steps_at_rate_0_comes_with_the_others(tmp_path: Path) -> None:
+    words = ("method=fedit", "budget=r2", "fed.local_steps=2")
+    kept = notes_on(prepare(small(tmp_path, *words)))
+    found = notes_on(prepare(small(tmp_path, *words, "fed.restart=round")))
+    assert [note for note in found if note not in kept] == [
+        "fed.restart=round with warmup=0.06: one of each round's 2 steps, the first, has rate 0, "
+        "50 % of the training; warmup=0 gives it lr"
+    ]
