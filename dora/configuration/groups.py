@@ -124,7 +124,7 @@ class FedConfig:
     """`fed.…`: the rounds of a federated method (fedit, ffa_lora, lora_fair); others ignore them.
 
     `clients`: their number, at most that of the training rows, which are dealt among them.
-    `fraction`: the share of the clients that is selected in each round.
+    `fraction`: the share of the clients with rows that is selected in each round.
     `partition`: `dirichlet` deals each class by shares from Dirichlet(`alpha`, …); `iid` deals
     equal random parts.
     `alpha`: of the Dirichlet distribution; the smaller, the more skewed are the classes.
