@@ -392,17 +392,18 @@ def test_a_small_model_has_a_rate_for_every_method_or_says_for_which_not(name):
 
 
 @pytest.mark.parametrize(
-    ("method", "lr"),
+    ("method", "roberta", "deberta"),
     [
-        ("fedit", 4e-3),
-        ("ffa_lora", 4e-3),
-        ("lora_fair", 2e-3),
-        ("xgblora", 8e-3),
-        ("pfeiffer", 2e-3),
+        ("fedit", 4e-3, 2e-3),
+        ("ffa_lora", 4e-3, 8e-3),
+        ("lora_fair", 2e-3, 8e-3),
+        ("xgblora", 8e-3, 8e-3),
+        ("pfeiffer", 2e-3, 2e-3),
     ],
 )
-def test_the_default_model_trains_at_the_rate_that_was_best_on_it(method, lr):
-    assert composed(f"method={method}").learning_rate() == lr
+def test_an_embedded_model_trains_at_the_rate_that_was_best_on_it(method, roberta, deberta):
+    assert composed(f"method={method}").learning_rate() == roberta
+    assert composed(f"method={method}", "model=tiny_deberta").learning_rate() == deberta
 
 
 def test_rates_count_for_their_task_and_method_unless_lr_is_given():
