@@ -288,8 +288,10 @@ def _of_training(config: Config) -> list[str]:
 def _of_clients(config: Config) -> list[str]:
     """Checks the rounds of a federated run."""
     fed = config.fed
-    counts = {key: getattr(fed, key) for key in ("clients", "local_steps", "rounds")}
+    counts = {key: getattr(fed, key) for key in ("local_steps", "rounds")}
     return _broken(
+        # `plan_length` compares with the training rows.
+        (fed.clients >= 1, f"fed.clients={fed.clients} must be at least 1"),
         *(
             (n is None or 1 <= n <= MAX_COUNT, f"fed.{key}={n} must lie between 1 and {MAX_COUNT}")
             for key, n in counts.items()

@@ -123,14 +123,16 @@ class DataConfig:
 class FedConfig:
     """`fed.…`: the rounds of a federated method (fedit, ffa_lora, lora_fair); others ignore them.
 
-    `clients`: their number; the training rows are dealt among them.
-    `fraction`: the share of the clients that is selected in each round.
+    `clients`: their number, at most that of the training rows, which are dealt among them.
+    `fraction`: the share of the clients with rows that is selected in each round.
     `partition`: `dirichlet` deals each class by shares from Dirichlet(`alpha`, …); `iid` deals
     equal random parts.
     `alpha`: of the Dirichlet distribution; the smaller, the more skewed are the classes.
     `local_steps`: optimizer steps of a selected client in a round.
-    `rounds`: their number; null for as many as the run's steps make.
-    `restart`: `run` has one schedule of the learning rate over all rounds, `round` one in each.
+    `rounds`: their number; null for as many as the run's steps make. `max_steps` or `epochs` beside
+    it must make as many rounds of all clients; clients without rows leave fewer steps.
+    `restart`: `run` has one schedule of the learning rate over all rounds, `round` one in each. Then
+    a warm-up's first step, at rate 0, is one of each `local_steps`; `warmup=0` leaves it out.
     """
 
     clients: int = 3

@@ -11,6 +11,7 @@ from dora.configuration.config import Config
 from dora.errors import attempt
 from dora.methods.rules import fraction_or_steps
 from dora.methods.schedule import Schedule
+from dora.plain import counted
 from dora.preparing.federation import Federation, steps_a_round
 
 
@@ -38,6 +39,14 @@ def plan_length(
     return steps, federation
 
 
+def given_length(config: Config) -> str | None:
+    """Returns the key that gives the run's length in steps, with its value; None by default."""
+    if config.max_steps is not None:
+        return f"max_steps={config.max_steps}"
+    # Five epochs are the default, which nobody may have asked for.
+    return f"epochs={config.epochs}" if config.epochs != Config.epochs else None
+
+
 def is_finite(config: Config) -> bool:
     """Tells whether all settings of the method are finite, so that one can reckon with them."""
     settings = vars(config.chosen.settings).values()
@@ -59,6 +68,10 @@ def _plan_rounds(
     config: Config, labels: np.ndarray | None, steps: int, problems: list[str]
 ) -> Federation | None:
     """Returns clients and rounds of about `steps` steps; None beside a problem."""
+    if labels is not None and config.fed.clients > len(labels):
+        clients, rows = config.fed.clients, counted(len(labels), "training row")
+        most = f"at most {len(labels):,}"
+        problems.append(f"fed.clients={clients} is more than the {rows}: {most}")
     # Nothing can be dealt by keys that have a message already.
     if not steps or any(text.startswith(("fed.", "seed=")) for text in problems):
         return None
@@ -78,12 +91,10 @@ def _two_lengths(config: Config, steps: int) -> str | None:
     """
     fed = config.fed
     each = steps_a_round(fed, fed.clients)
-    # Five epochs are the default, which nobody may have asked for.
-    asked = config.max_steps is not None or config.epochs != Config.epochs
-    if fed.rounds is None or not asked or steps // each == fed.rounds:
+    given = given_length(config)
+    if fed.rounds is None or given is None or steps // each == fed.rounds:
         return None
     total = fed.rounds * each
-    given = f"max_steps={steps}" if config.max_steps is not None else f"epochs={config.epochs}"
     return (
         f"{given} and fed.rounds={fed.rounds} are two lengths: a round of "
         f"{each // fed.local_steps} clients with fed.local_steps={fed.local_steps} has {each} "

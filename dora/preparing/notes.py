@@ -6,10 +6,16 @@ from collections.abc import Mapping
 
 from dora.configuration.config import Config
 from dora.data.tasks import Rows, labelled
+from dora.methods.schedule import Schedule
+from dora.plain import counted
+from dora.preparing.federation import Federation, steps_a_round
+from dora.preparing.length import given_length
 from dora.preparing.prepare import Prepared
 from dora.preparing.unused import unused_notes
 from dora.records.about_data import other_sizes
 
+# A round's share of steps at rate 0 that nobody need be told of.
+IDLE_SHARE = 0.05
 # The way out that every note on embedded models or data names.
 REAL = "real ones: model=roberta_base (or another) and data=hub, or data=dir data.dir=GLUE"
 
@@ -17,9 +23,45 @@ REAL = "real ones: model=roberta_base (or another) and data=hub, or data=dir dat
 def notes_on(p: Prepared, here: bool = True) -> tuple[str, ...]:
     """Returns all notes on a run. `here`: it is to be trained on this machine."""
     c = p.config
-    known = (embedded_note(c), c.model.note, *rows_notes(c, p.rows))
+    idle = idle_note(c, p.federation)
+    known = (embedded_note(c), c.model.note, *rows_notes(c, p.rows), idle)
     unused = unused_notes(c, p.plan, p.search is not None, here)
     return (*filter(None, known), *unused, *beyond_notes(c, len(p.train_rows), p.total_steps))
+
+
+def clients_notes(config: Config, federation: Federation | None) -> list[str]:
+    """Returns the note on clients without rows and the steps that this costs; none without such.
+
+    It is not among `notes_on`, which a sweep shows once for all seeds: each seed deals other rows.
+    """
+    empty = sum(not len(part) for part in federation.rows) if federation else 0
+    if federation is None or not empty:
+        return []
+    clients, given = config.fed.clients, given_length(config)
+    verb = "has" if empty == 1 else "have"
+    said = f"{empty:,} of {counted(clients, 'client')} {verb} no rows"
+    # `plan_length` took the length that is given for one of rounds with all clients.
+    expected = federation.rounds * steps_a_round(config.fed, clients)
+    if config.fed.rounds is None or given is None or federation.total_steps == expected:
+        return [f"{said} and {'takes' if empty == 1 else 'take'} no part"]
+    rounds = "1 round is" if federation.rounds == 1 else f"{federation.rounds:,} rounds are"
+    return [f"{said}: {rounds} {federation.total_steps:,} steps, and not {given}"]
+
+
+def idle_note(config: Config, federation: Federation | None) -> str | None:
+    """Returns the note on rounds that train a large part of their steps at rate 0, else None."""
+    if federation is None or config.fed.restart != "round":
+        return None
+    steps = federation.local_steps
+    # As `FederatedCourse.share` has it. A warm-up's first step alone has rate 0.
+    schedule = Schedule(config.schedule, config.warmup).of_part(steps, federation.total_steps)
+    share = 1 / steps
+    if schedule.share(1, steps) > 0 or share <= IDLE_SHARE:
+        return None
+    return (
+        f"fed.restart=round with warmup={config.warmup:g}: one of each round's {steps} steps, the "
+        f"first, has rate 0, {100 * share:.0f} % of the training; warmup=0 gives it lr"
+    )
 
 
 def embedded_note(config: Config) -> str | None:

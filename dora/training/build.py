@@ -17,7 +17,7 @@ from dora.errors import UserError
 from dora.methods.base import Method
 from dora.methods.returned import checked_state
 from dora.preparing import precision
-from dora.preparing.notes import notes_on
+from dora.preparing.notes import clients_notes, notes_on
 from dora.preparing.prepare import Prepared
 from dora.process import memory
 from dora.records.record import Record
@@ -283,6 +283,7 @@ def _announce(p: Prepared, loop: Loop, say: Lines) -> None:
         f"rows), seed {c.seed}: {p.total_steps} steps of {c.batch_size}, lr {s.lr:g}",
         *(p.plan.describe() if p.plan else none),
         *([p.federation.describe()] if p.federation else []),
+        *clients_notes(c, p.federation),
         f"trained{first}: {trained:,} parameters, {in_head:,} of them the head, which no budget counts",
     ]:
         say(line)

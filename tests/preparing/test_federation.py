@@ -61,6 +61,9 @@ def test_a_client_without_rows_takes_no_part() -> None:
     assert empty
     assert not empty & {k for clients in f.chosen for k in clients}
     assert f.selected == 30 - len(empty)
+    # `fed.fraction` is a share of those with rows.
+    half = federation(600, seed=4, clients=30, alpha=0.05, fraction=0.5)
+    assert half.selected == round((30 - len(empty)) / 2) < 15
 
 
 def test_a_run_shorter_than_a_round_is_refused(tmp_path: Path) -> None:

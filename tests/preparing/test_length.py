@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from dora.errors import UserError
+from dora.preparing.federation import Federation
 from dora.preparing.prepare import prepare
 from runs import configure, small_words
 
@@ -145,6 +146,24 @@ def test_rounds_and_steps_that_are_two_lengths_are_refused_with_the_one_that_fit
     assert problems(tmp_path, "method=lora", "budget=r2", "max_steps=60", "fed.rounds=1") == []
 
 
+def test_more_clients_than_training_rows_are_refused_before_rows_are_dealt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def deal(*given: object) -> None:
+        raise AssertionError("no list of so many clients is made")
+
+    words = ("method=fedit", "budget=r2", "limit_train=60", "fed.local_steps=2")
+    assert problems(tmp_path, *words, "max_steps=120", "fed.clients=60") == []
+    monkeypatch.setattr(Federation, "of", deal)
+    for clients in ("61", "200", "2000000", "3000000000"):
+        said = f"fed.clients={clients} is more than the 60 training rows: at most 60"
+        assert problems(tmp_path, *words, f"fed.clients={clients}") == [said]
+    one = (*words, "limit_train=1", "fed.clients=2")
+    assert problems(tmp_path, *one) == ["fed.clients=2 is more than the 1 training row: at most 1"]
+    # Other methods have no clients.
+    assert problems(tmp_path, "method=lora", "budget=r2", "fed.clients=200") == []
+
+
 @pytest.mark.parametrize(
     ("words", "keys"),
     [
@@ -167,6 +186,13 @@ def test_rounds_and_steps_that_are_two_lengths_are_refused_with_the_one_that_fit
         (["method=chain", "method.links=0", "max_steps=40"], ["method.links=0"]),
         (["method=dora", "method.prune_start=nan"], ["method.prune_start=nan"]),
         ([*FEDERATED, "max_steps=40", "seed=-1", "warmup=99"], ["seed=-1"]),
+        (
+            [*FEDERATED, "fed.clients=97", "lr=0", "warmup=9.5"],
+            ["warmup=9.5", "lr=0.0", "fed.clients=97"],
+        ),
+        ([*FEDERATED, "fed.clients=97", "fed.alpha=0"], ["fed.alpha=0.0", "fed.clients=97"]),
+        ([*FEDERATED, "fed.clients=97", "max_steps=0"], ["max_steps=0", "fed.clients=97"]),
+        ([*FEDERATED, "fed.clients=0"], ["fed.clients=0"]),
         ([*FEDERATED, "max_steps=40", "fed.alpha=nan", "warmup=99"], ["fed.alpha=nan"]),
     ],
 )

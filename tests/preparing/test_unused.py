@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from conftest import METHODS
+from dora.backbones.backbone import ASSETS
 from dora.preparing.notes import notes_on
 from dora.preparing.prepare import prepare
 from dora.preparing.unused import unused_notes
@@ -103,7 +104,8 @@ def test_a_setting_without_effect_is_told_with_the_reason(
         ["method=lora", "method.deal=first", "budget=3k"],
         ["method=dora", "method.dem=0.3", "method.start_factor=2"],
         ["method=lora_pro", "method.mode=full", "method.full_rate=0.1"],
-        ["method=pfeiffer", "method.base_lr=1e-3"],  # the only rate that the model lacks
+        # A folder's model has no rates of its own.
+        ["method=lora", "method.base_lr=1e-3", f"model.path={ASSETS / 'tiny_roberta'}"],
     ],
 )
 def test_nothing_is_told_of_settings_that_count(words: list[str], tmp_path: Path) -> None:
