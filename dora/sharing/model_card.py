@@ -13,11 +13,11 @@ from pathlib import PurePath
 from typing import Any
 
 from dora.adapters.peft_config import hub_name
-from dora.analysis.tables.layout import in_markdown, number_range, pipe_table
+from dora.analysis.tables.layout import in_markdown, pipe_table
 from dora.backbones.architectures import KINDS, layer_and_kind
 from dora.configuration.config import PATHS
 from dora.data.tasks import TASKS, Task
-from dora.plain import counted, printable
+from dora.plain import counted, number_range, printable
 from dora.records.about_data import is_glue
 from dora.records.about_method import AboutMethod, about_method
 from dora.records.provenance import commits
