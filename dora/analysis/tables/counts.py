@@ -24,6 +24,7 @@ FEDERATED_NOTE = (
     "class: a run's mean number; steps in a row: those that follow each other where the clients of a "
     "round train at once; MB: sent to and from the server in 32 bits, head included"
 )
+_EXAMPLES = "examples"  # a column of runs whose records have their number
 
 
 def trained(table: Table, caption: str) -> Grid | None:
@@ -72,52 +73,44 @@ def _counts(run: Run, score: str) -> list[int | None]:
 
 def federated(table: Table, caption: str) -> Grid | None:
     """Returns clients, rounds, depth and communication of federated runs, if there are any."""
-    rows = []
+    lines: list[dict[str, str]] = []
     for row in table.rows:
         for task in [*table.averaged, *table.apart]:
             runs = [run for run in table.runs_of(row, task) if "federation" in run]
             if runs:
-                named = [table.title(row[0]), budget_in_words(row), table.view.title(task)]
-                rows.append([*named, *_rounds(runs)])
-    if not rows:
+                named = {
+                    "method": table.title(row[0]),
+                    "budget": budget_in_words(row),
+                    "task": table.view.title(task),
+                }
+                lines.append({**named, **_rounds(runs)})
+    if not lines:
         return None
-    head = [
-        "method",
-        "budget",
-        "task",
-        "clients in a round",
-        "rows of a client",
-        "clients of one class",
-        "rounds",
-        "steps of a client in a round",
-        "steps in a row",
-        "examples",
-        "MB in all",
-    ]
-    at = head.index("examples")
-    if all(row[at] == "–" for row in rows):  # of before records had them
-        head, *rows = [[*line[:at], *line[at + 1 :]] for line in [head, *rows]]
-    text, note = f"{caption}: clients and communication", FEDERATED_NOTE
-    if "examples" in head:
+    note = FEDERATED_NOTE
+    if all(line[_EXAMPLES] == "–" for line in lines):  # of before records had them
+        for line in lines:
+            del line[_EXAMPLES]
+    else:
         note += "; examples: the rows of all of a run's steps, a row as often as it is trained on"
-    return Grid(text, head, rows, text_columns=3, name="federated", notes=[note])
+    text, cells = f"{caption}: clients and communication", [list(line.values()) for line in lines]
+    return Grid(text, list(lines[0]), cells, text_columns=3, name="federated", notes=[note])
 
 
-def _rounds(runs: Iterable[Run]) -> list[str]:
-    """Returns the cells of a method's runs on one task."""
+def _rounds(runs: Iterable[Run]) -> dict[str, str]:
+    """Returns the cells of a method's runs on one task, by their heads."""
     found = [run["federation"] for run in runs]
     clients = [client for f in found for client in f["clients"]]
     examples = [f["examples"] for f in found if "examples" in f]
     alone = sum(sum(n > 0 for n in client["classes"].values()) == 1 for client in clients)
     selected = number_range([f["selected"] for f in found])
     number = number_range([len(f["clients"]) for f in found])
-    return [
-        f"{selected} of {number}",
-        number_range([client["rows"] for client in clients]),
-        f"{alone / len(found):.1f}",
-        number_range([f["rounds"] for f in found]),
-        number_range([f["local_steps"] for f in found]),
-        number_range([f["sequential_steps"] for f in found]),
-        number_range(examples) if examples else "–",
-        f"{statistics.mean(f['bytes_in_all'] for f in found) / 1e6:,.1f}",
-    ]
+    return {
+        "clients in a round": f"{selected} of {number}",
+        "rows of a client": number_range([client["rows"] for client in clients]),
+        "clients of one class": f"{alone / len(found):.1f}",
+        "rounds": number_range([f["rounds"] for f in found]),
+        "steps of a client in a round": number_range([f["local_steps"] for f in found]),
+        "steps in a row": number_range([f["sequential_steps"] for f in found]),
+        _EXAMPLES: number_range(examples) if examples else "–",
+        "MB in all": f"{statistics.mean(f['bytes_in_all'] for f in found) / 1e6:,.1f}",
+    }
