@@ -28,6 +28,7 @@ from typing import Any
 
 from dora.errors import NotNow, Stopped
 from dora.files import open_own, sync
+from dora.plain import is_whole
 from dora.process import machine
 from dora.process.signals import outside
 
@@ -185,7 +186,7 @@ def _read(path: Path) -> dict[str, Any] | None:
         return None
     named = all(isinstance(text, str) and text.isprintable() for text in (host, token))
     # A signal to process -1 or 0 would reach many processes; larger numbers overflow in C.
-    return holder if named and type(pid) is int and 0 < pid < 2**31 else None
+    return holder if named and is_whole(pid, 1, 2**31 - 1) else None
 
 
 def _here(holder: dict[str, Any]) -> bool:
