@@ -3,12 +3,12 @@
     python scripts/results_page.py [PAGE ...]
     python scripts/results_page.py --check [PAGE ...]    # exit code 1 if a page is out of date
 
-Without PAGE: README.md, and README.md and earlier.md in results/, and README.md in results/bench/. A
-page marks each place with a comment `<!-- KIND NAME -->`, where NAME is relative to the page; the text
-up to `<!-- end -->` is replaced:
+Without PAGE: README.md and all pages in results/. A page marks each place with a comment
+`<!-- KIND NAME -->`, where NAME is relative to the page; the text up to `<!-- end -->` is replaced:
 
     pruned FOLDERS   AdaLoRA and DoRA less LoRA in all runs of neighbouring folders, A/B,C
     verdict FOLDERS  the same without p and power, for a page that links to the other
+    changes FOLDER   the same at each length of a run, and how it changes from one to the next
     variants FOLDER  a method's settings beside each other, and what each of them does
     tables FOLDER    scores of the runs in a folder, and differences from LoRA
     search FOLDER    the table of a search of learning rates
@@ -24,7 +24,8 @@ import json
 import re
 import statistics
 import sys
-from itertools import combinations, product
+from collections.abc import Sequence
+from itertools import combinations, pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -46,17 +47,16 @@ from dora.plain import number_range
 from dora.records.identity import LATER
 
 ROOT = Path(__file__).parents[1]
-PAGES = [
-    ROOT / page
-    for page in ("README.md", "results/README.md", "results/earlier.md", "results/bench/README.md")
-]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "results").rglob("*.md"))]
 # `.*?`: up to the nearest end, or the first block would reach to the last.
 BLOCK = re.compile(
-    r"(<!-- (pruned|verdict|variants|tables|search|bench) (\S+) -->\n).*?(<!-- end -->)", re.DOTALL
+    r"(<!-- (pruned|verdict|changes|variants|tables|search|bench) (\S+) -->\n).*?(<!-- end -->)",
+    re.DOTALL,
 )
 
 
 PRUNING = ("adalora", "dora")
+TITLES = {"lora": "LoRA", "adalora": "AdaLoRA − LoRA", "dora": "DoRA − LoRA"}
 # The values of the settings that differ → the score of each seed.
 Cells = dict[tuple[Any, ...], dict[int, float]]
 
@@ -88,8 +88,8 @@ def _compared(folders: Path, more: tuple[str, ...]) -> Grid:
     """Returns the lines of all `folders`; `more`: further columns behind each difference."""
     view = View(by_length=True, methods=("lora", *PRUNING))
     head = ["model", "steps", "score", "LoRA"]
-    for title in ("AdaLoRA", "DoRA"):
-        head += [f"{title} − LoRA [95 %]", *more]
+    for method in PRUNING:
+        head += [f"{TITLES[method]} [95 %]", *more]
     grid = Grid("", [*head, "seeds"], [], text_columns=3)
     for name in folders.name.split(","):
         for compared in tables(read_runs(folders.with_name(name)), view):
@@ -133,6 +133,61 @@ def _of_pairs(table: Table, row: Row, task: str) -> list[float]:
 
 def _cells(d: Difference) -> list[str]:
     return [with_interval(d.estimate, "+"), p_value(d.p), points(d.detectable)]
+
+
+def changes(folder: Path) -> str:
+    """Returns LoRA's scores and the others' leads over it at each length, and how they change.
+
+    The runs are of one model and budget. Changes are paired by seed. The average at a length is over
+    the tasks of the shortest one, and is left out where a length lacks one of them.
+    """
+    view = View(by_length=True, methods=("lora", *PRUNING))
+    lengths = sorted(tables(read_runs(folder), view), key=lambda each: each.steps or 0)
+    head = ["score", "method", *(f"{each.steps:,} steps" for each in lengths)]
+    for longer in lengths[1:]:
+        head += [f"change to {longer.steps:,} [95 %]", "p"]
+    grid = Grid("", head, [], text_columns=2)
+    every = lengths[0].averaged
+    for tasks in [every, *([task] for task in every)]:
+        for method in ("lora", *PRUNING):
+            at = [_ahead(each, method, tasks) for each in lengths]
+            line = ["average" if tasks == every else view.title(tasks[0]), TITLES[method]]
+            sign = "" if method == "lora" else "+"
+            line += [f"{_mean(groups):{sign}.1f}" if groups else "–" for groups in at]
+            for before, after in pairwise(at):
+                line += _change(before, after)
+            grid.rows.append(line)
+    grid.notes.append(
+        "LoRA's scores and the others' less LoRA's, in points, paired by seed; changes are from the "
+        "length before; p as it is, not corrected"
+    )
+    return markdown(grid)
+
+
+def _ahead(table: Table, method: str, tasks: Sequence[str]) -> list[dict[int, float]]:
+    """Returns LoRA's scores by seed, or a method's less LoRA's, for each task; [] if one has none."""
+    rows = {row[0]: row for row in table.rows}
+    found = []
+    for task in tasks:
+        lora, ours = (table.values(rows[name], task) for name in ("lora", method))
+        found.append(
+            lora if method == "lora" else {s: ours[s] - lora[s] for s in ours if s in lora}
+        )
+    return found if all(found) else []
+
+
+def _mean(groups: list[dict[int, float]]) -> float:
+    return average([list(by_seed.values()) for by_seed in groups]).mean
+
+
+def _change(before: list[dict[int, float]], after: list[dict[int, float]]) -> list[str]:
+    """Returns the change's cells, interval and p."""
+    if not (before and after):
+        return ["–", "–"]
+    change = average(
+        [[new[s] - old[s] for s in new if s in old] for old, new in zip(before, after, strict=True)]
+    )
+    return [with_interval(change, "+"), p_value(change.p_value())]
 
 
 def variants(folder: Path) -> str:
@@ -247,6 +302,7 @@ def measured(file: Path) -> str:
 MAKERS = {
     "pruned": pruned,
     "verdict": verdict,
+    "changes": changes,
     "variants": variants,
     "tables": shown,
     "search": searched,

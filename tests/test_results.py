@@ -67,7 +67,7 @@ def test_adapters_of_one_budget_differ_by_less_than_one_component(folder: Path) 
 
 
 def test_the_pages_show_every_folder_as_its_records_have_it() -> None:
-    text = "".join((RESULTS / page).read_text() for page in ("README.md", "earlier.md"))
+    text = "".join(page.read_text() for page in RESULTS.glob("*.md"))
     # The pages' numbers are written between marks by the script; a folder without marks is unseen.
     script = load_script("results_page")
     found = {
@@ -123,6 +123,26 @@ def test_the_answer_is_the_paired_t_test_of_the_records() -> None:
     assert whole[7] == short[5] == f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]"
     assert float(whole[8]) >= round(test.pvalue, 3)  # Holm only ever raises it
     assert whole[10] == short[6] == str(len(seeds))
+
+
+def test_a_change_with_the_length_is_the_t_test_of_its_paired_differences() -> None:
+    at: dict[int, dict[str, dict[int, float]]] = {1800: {}, 5400: {}}
+    for run in read_runs(RESULTS / "study_length"):
+        if run["config"]["task"] == "cola" and (length := at.get(run["total_steps"])) is not None:
+            score = 100 * run["results"]["best"]["matthews_correlation"]
+            length.setdefault(run["config"]["method"]["name"], {})[run["config"]["seed"]] = score
+    lead = {
+        steps: [found["dora"][seed] - found["lora"][seed] for seed in sorted(found["lora"])]
+        for steps, found in at.items()
+    }
+    test = scipy.stats.ttest_rel(lead[5400], lead[1800])
+    low, high = test.confidence_interval()
+    change = statistics.fmean(lead[5400]) - statistics.fmean(lead[1800])
+    text = (RESULTS / "study_length.md").read_text()
+    (line,) = re.findall(r"^\| CoLA Mcc +\| DoRA − LoRA +\|.*$", text, re.MULTILINE)
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert cells[3:5] == [f"{statistics.fmean(lead[steps]):+.1f}" for steps in (1800, 5400)]
+    assert cells[7:] == [f"{change:+.1f} [{low:+.1f}, {high:+.1f}]", f"{test.pvalue:.3f}"]
 
 
 def test_a_page_that_says_something_else_is_told_and_mended(tmp_path: Path) -> None:
