@@ -311,7 +311,10 @@ def _one_of(
 
 def load_script(name: str) -> ModuleType:
     """Imports scripts/NAME.py, which is no part of the package, as a module."""
-    file = Path(__file__).parents[1] / "scripts" / f"{name}.py"
+    folder = Path(__file__).parents[1] / "scripts"
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))  # as Python does for a script: its packages are found there
+    file = folder / f"{name}.py"
     spec = importlib.util.spec_from_file_location(name, file)
     assert spec is not None
     assert spec.loader is not None

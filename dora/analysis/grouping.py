@@ -228,8 +228,9 @@ def showable(runs: Iterable[Run], view: View | None = None) -> tuple[list[Table]
     # Cells first: a run of a cell that is left out can be no reason to leave a whole task out.
     every = list(found.values())
     problems = [problem for table in every for problem in _keep_one_configuration(table, every)]
-    problems += [problem for table in found.values() for problem in _keep_one_source(table)]
-    return [table for table in found.values() if any(table.runs)], problems
+    problems += [problem for table in every for problem in _keep_one_source(table)]
+    in_order = sorted(every, key=lambda table: (table.data, table.model, table.steps or 0))
+    return [table for table in in_order if any(table.runs)], problems
 
 
 def _keep_one_configuration(table: Table, every: Sequence[Table]) -> Iterator[str]:

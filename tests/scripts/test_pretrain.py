@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,6 @@ from dora.data.tasks import TASKS
 from dora.process.signals import StopSignals
 from runs import load_script, small_glue
 
-SCRIPTS = Path(__file__).parents[2] / "scripts"
-sys.path.append(str(SCRIPTS))  # as Python does for a script: the parts are found there
 script = load_script("pretrain_tiny")
 from pretraining import card, corpus  # noqa: E402
 from pretraining import loop as pretraining_loop  # noqa: E402
