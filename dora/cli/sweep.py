@@ -15,7 +15,7 @@ from dora.cli import remaining
 from dora.cli.summary import labels, score_table
 from dora.configuration.config import MAX_SEED, Config
 from dora.data.predictions import unpredicted
-from dora.errors import NotNow, RunFailed, Stopped, UserError
+from dora.errors import NotNow, RunFailed, Stopped, UserError, reason
 from dora.plain import counted, duration, printable
 from dora.preparing import precision
 from dora.preparing.notes import embedded_note, notes_on
@@ -144,9 +144,7 @@ class Sweep:
         counts = study.in_words(study.count(seen.values()))
         print(f"\nafter {took}, {counted(len(self.runs), 'run')}: {counts}")
         if lost is not None:
-            # Some errors say nothing, such as the MemoryError of a worker.
-            why = next(iter(str(lost).splitlines()), "no reason given")
-            print(f"the launcher ended with {type(lost).__name__}: {printable(why)}")
+            print(f"the launcher ended with {printable(reason(lost))}")
         if not left:
             return
         for words, s in left.items():
@@ -178,8 +176,7 @@ class Sweep:
         # A run that was refused, or never got as far as its record, has no reason of this sweep
         # in its record, only the error that it raised.
         recorded = s.state in ("failed", "diverged") or raised is None
-        reason = (s.reason if recorded else str(raised)) or "no reason given"
-        first = printable(reason.splitlines()[0].removeprefix(f"{s.state}: "))
+        first = study.first_line(s.state, s.reason if recorded else str(raised))
         # A record that cannot be read is not overwritten unless the user says so.
         forced = s.state == "broken" and "force=true" not in words
         again = (*words, "force=true") if forced else words

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dora.errors import UserError
+from dora.errors import UserError, reason
 from dora.files import read_object, to_json, write_atomic
 
 # A score in points for each seed, or a loss; it is None where the run diverged or the score is
@@ -236,9 +236,7 @@ def _read(file: Path, changed: int) -> dict[Key, Search]:
     except UserError as e:
         raise UserError(*(f"rates_from: {problem}" for problem in e.problems)) from e
     except (KeyError, TypeError, ValueError, AttributeError) as e:
-        raise UserError(
-            f"rates_from={file} is no file of python -m dora.tune ({type(e).__name__}: {e})"
-        ) from e
+        raise UserError(f"rates_from={file} is no file of python -m dora.tune ({reason(e)})") from e
     return {search.key: search for search in found}
 
 

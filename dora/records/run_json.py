@@ -13,6 +13,7 @@ from typing import Any
 
 from dora.adapters.budget import Budget
 from dora.data.tasks import TASKS, score_key
+from dora.errors import reason
 from dora.files import open_own
 from dora.records.artefacts import seal_problem
 from dora.records.kinds import wrong
@@ -57,7 +58,7 @@ def parsed(content: bytes) -> Run:
         if "\\ud" in text or "\\uD" in text:
             json.dumps(run, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as e:  # brackets within brackets end in RecursionError
-        raise NotARecord(f"{type(e).__name__}: {e}") from e
+        raise NotARecord(reason(e)) from e
     if (problem := next(_problems(run, content), None)) is not None:
         raise NotARecord(problem)
     return dict(run)

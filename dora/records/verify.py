@@ -21,7 +21,7 @@ from dora.adapters.peft_config import stored_params
 from dora.data import npz
 from dora.data.predictions import UNREADABLE
 from dora.data.tasks import TASKS
-from dora.errors import UserError
+from dora.errors import UserError, reason
 from dora.files import open_own
 from dora.plain import counted, cut
 from dora.records import artefacts, packed
@@ -137,7 +137,7 @@ def _prediction_problems(folder: Path, run: Run) -> list[str]:
         npz.load(folder, outputs=TASKS[run["config"]["task"]].outputs)
         wrong = disagreement(folder, run)
     except UNREADABLE as e:
-        return [f"predictions.npz cannot be read ({type(e).__name__}: {e})"]
+        return [f"predictions.npz cannot be read ({reason(e)})"]
     return [] if wrong is None else [wrong]
 
 
