@@ -155,7 +155,7 @@ def held(folder: Path) -> str | None:
     if holder is None or not _fresh(path):
         return None
     # In another container of this host the same number is another process.
-    same = _here(holder) and holder.get("numbering", machine.numbering()) == machine.numbering()
+    same = _here(holder) and holder.get("numbering") == machine.numbering()
     return None if same and not machine.lives(holder["pid"]) else _name(holder)
 
 
@@ -190,14 +190,8 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 
 def _here(holder: dict[str, Any]) -> bool:
-    """Tells whether the holder runs, or ran, under this very kernel.
-
-    The lock of an older version names its host alone.
-    """
-    return (
-        holder["host"] == socket.gethostname()
-        and holder.get("boot", machine.boot()) == machine.boot()
-    )
+    """Tells whether the holder runs, or ran, under this very kernel."""
+    return holder["host"] == socket.gethostname() and holder.get("boot") == machine.boot()
 
 
 def _name(holder: dict[str, Any] | None) -> str:
