@@ -217,12 +217,7 @@ class Tuning:
 
     def _earlier(self) -> dict[Key, Search]:
         """Returns what other commands have found in this folder, for other methods or tasks."""
-        # One that does not say its length or data would stand beside the same one that does.
-        return {
-            key: search
-            for key, search in self._held().items()
-            if not any(key.serves(own) for own in self.groups)
-        }
+        return {key: found for key, found in self._held().items() if key not in self.groups}
 
     def write(self) -> list[str]:
         """Writes choices and figure, beside those of earlier commands; returns their lines.

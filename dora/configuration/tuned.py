@@ -26,16 +26,16 @@ Value = float | int | str | bool  # of a method's own setting
 class Key(NamedTuple):
     """Names a search of a file: no other one has an equal key.
 
-    `budget`: None for a method without one. `length`: that of its runs, such as "600 steps", and
-    `data` the name of what they trained on; None in files that do not say so.
+    `budget`: None for a method without one. `length`: that of its runs, such as "600 steps".
+    `data`: the name of the data that they trained on.
     """
 
     model: str
     task: str
     method: str
     budget: str | None
-    length: str | None = None
-    data: str | None = None
+    length: str
+    data: str
 
     @property
     def cell(self) -> tuple[str, str, str, str | None]:
@@ -45,12 +45,7 @@ class Key(NamedTuple):
     @property
     def where(self) -> str:
         """Returns what it was searched in: `600 steps on glue_sample`."""
-        return " on ".join(part for part in (self.length, self.data) if part)
-
-    def serves(self, run: Key) -> bool:
-        """Tells whether this search's runs are of the length and data of `run`, by what it says."""
-        alike = self.length in (None, run.length) and self.data in (None, run.data)
-        return self.cell == run.cell and alike
+        return f"{self.length} on {self.data}"
 
 
 @dataclass(frozen=True)
@@ -61,7 +56,7 @@ class Search:
     (`setting`; None for a method whose YAML names none).
 
     `scores`: of the rates, on the held-out part of the training set, where the setting has its
-    `default`. `losses`: of the rates on the same rows; empty in files without them. `values`: scores
+    `default`. `losses`: of the rates on the same rows; empty where none is known. `values`: scores
     of the setting's other values, at the best rate. `seeds`: the seeds of each candidate. `made`:
     command, commit and machine of the search. `settings`: those that its runs have in common
     (`searched.searched_with`); empty in files that do not say so.
@@ -208,9 +203,7 @@ def found(searches: Mapping[Key, Search], run: Key) -> Search | None:
     if run in searches:
         return searches[run]
     there = of_cell(searches, run)
-    serving = [search for search in there if search.key.serves(run)]
-    one = serving or there
-    return one[0] if len(one) == 1 else None
+    return there[0] if len(there) == 1 else None
 
 
 def of_cell(searches: Mapping[Key, Search], run: Key) -> list[Search]:
@@ -242,17 +235,17 @@ def _read(file: Path, changed: int) -> dict[Key, Search]:
 
 def _search(entry: Mapping[str, Any]) -> Search:
     """Returns one entry of a file. Raises KeyError, TypeError or ValueError if it is none."""
-    model, task, method, budget = (entry[name] for name in ("model", "task", "method", "budget"))
-    key = Key(model, task, method, budget, entry.get("length"), entry.get("data"))
+    key = Key(*(entry[name] for name in Key._fields))
     seeds = tuple(int(seed) for seed in entry["seeds"])
     scores = {float(lr): tuple(by_seed) for lr, by_seed in entry["scores"]}
-    losses = {float(lr): tuple(by_seed) for lr, by_seed in entry.get("losses", [])}
-    setting, default = entry.get("setting"), entry.get("default")
-    values = {value: tuple(by_seed) for value, by_seed in entry.get("values", [])}
+    losses = {float(lr): tuple(by_seed) for lr, by_seed in entry["losses"]}
+    setting, default = entry["setting"], entry["default"]
+    values = {value: tuple(by_seed) for value, by_seed in entry["values"]}
     candidates = [*scores.values(), *losses.values(), *values.values()]
     numbers = [s for by_seed in candidates for s in by_seed if s is not None]
-    if not all(isinstance(name, str) for name in key[:3]) or not isinstance(budget, str | None):
-        raise TypeError("model, task, method and budget are texts")
+    texts = [name for field, name in zip(Key._fields, key, strict=True) if field != "budget"]
+    if not all(isinstance(text, str) for text in texts) or not isinstance(key.budget, str | None):
+        raise TypeError(f"{', '.join(Key._fields)} are texts, and budget may be null")
     if not scores or not all(0 < lr < math.inf for lr in scores):
         raise ValueError("a search has rates above 0")
     if not all(isinstance(s, int | float) and math.isfinite(s) for s in numbers):
@@ -261,5 +254,5 @@ def _search(entry: Mapping[str, Any]) -> Search:
         raise ValueError("every rate has a score, and a loss, for each seed")
     if not isinstance(setting, str | None) or (setting is None and values):
         raise TypeError("the setting whose values were tried has a name")
-    made, settings = dict(entry.get("made", {})), dict(entry.get("settings", {}))
+    made, settings = dict(entry["made"]), dict(entry["settings"])
     return Search(key, seeds, scores, made, setting, default, values, losses, settings)
