@@ -1,4 +1,4 @@
-"""Options that the commands over finished runs share, and the exit codes of these commands."""
+"""The options that the commands over finished runs share, and the tables that these ask for."""
 
 from __future__ import annotations
 
@@ -16,13 +16,11 @@ from dora.analysis.rows import BASELINE
 from dora.analysis.studies import study_in, study_of
 from dora.analysis.view import View
 from dora.errors import UserError
-from dora.process.command import path
+from dora.process.command import INCOMPLETE, path
 from dora.records.directories import directories
 from dora.records.gaps import scan
 from dora.records.place import place_of
 from dora.records.study import Seen, first_command, look
-
-LEFT_OUT = 3  # exit code, as `dora.status` has it for a study that is not whole
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_choice(parser)
     # The exit codes stand in --help, since scripts depend on them.
     parser.epilog = (
-        f"exit code: 0 all shown, {LEFT_OUT} something was left out and named, "
+        f"exit code: 0 all shown, {INCOMPLETE} something was left out and named, "
         "2 nothing can be shown, or --to has files of another study, 1 the disk failed"
     )
 
@@ -177,7 +175,7 @@ class Asked:
             sys.exit(UserError.exit_code)
 
     def end(self) -> None:
-        """Prints what was left out and exits with `LEFT_OUT`; returns if nothing was."""
+        """Prints what was left out and exits with `INCOMPLETE`; returns if nothing was."""
         if self.left_out:
             print(
                 "left out:",
@@ -187,7 +185,7 @@ class Asked:
             )
         # A file of a run that could not be read is named at once, not in this list.
         if self.left_out or anything_left_out(self.results):
-            sys.exit(LEFT_OUT)
+            sys.exit(INCOMPLETE)
 
 
 def found_tables(given: argparse.Namespace) -> Asked:

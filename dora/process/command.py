@@ -18,6 +18,9 @@ from dora.process.signals import outside
 # The command line for the processes that it starts: a launcher's workers and a cluster's jobs have
 # another one of their own.
 TYPED = "DORA_GLUE_COMMAND"
+# The exit code of a command that did its work and found something missing, left out or damaged:
+# neither 0, success, nor 1, failure, so that a script tells the three apart.
+INCOMPLETE = 3
 _LONGEST = 100_000  # bytes; Linux starts no process that has a variable of 131,072
 
 
