@@ -77,5 +77,5 @@ def line(folder: Path) -> str | None:
     running = [s for s in seen.values() if s.state == "running"]
     # This process takes one of those that wait.
     at_once = len(running) + bool(waiting)
-    left = estimate.of([*running, *waiting], seen.values(), at_once)
+    left = estimate.left_of([*running, *waiting], seen.values(), at_once)
     return None if left is None else f"left of the {text['what']}: {estimate.in_words(left)}"

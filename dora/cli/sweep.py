@@ -103,7 +103,7 @@ class Sweep:
         if len(pending) == len(self.runs):  # none is done
             return ""
         seen = {words: study.look(p.folder) for words, p in self.runs.items()}
-        left = estimate.of([seen[words] for words in pending], seen.values(), at_once=1)
+        left = estimate.left_of([seen[words] for words in pending], seen.values(), at_once=1)
         return "" if left is None else f"; left: {estimate.in_words(left)}"
 
     def said_in_lines(
