@@ -160,4 +160,6 @@ class Federation:
         }
 
     def _random(self, at: int) -> np.random.Generator:
+        """Returns the generator that selects the clients of round `at`."""
+        # The constant parts its draws from `partition`'s, which deals rows by the same seed.
         return np.random.default_rng([self.seed, 0x5E1, at])
