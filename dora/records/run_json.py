@@ -15,6 +15,7 @@ from dora.adapters.budget import Budget
 from dora.data.tasks import TASKS, score_key
 from dora.errors import reason
 from dora.files import open_own
+from dora.plain import is_whole
 from dora.records.artefacts import seal_problem
 from dora.records.kinds import wrong
 from dora.records.place import Place, place_of
@@ -135,8 +136,7 @@ def _problems(run: Any, content: bytes) -> Iterator[str]:
     """
     if not isinstance(run, dict):
         yield f"it holds a {type(run).__name__}, which must be an object"
-    # True equals 1.
-    if run.get("schema") != SCHEMA or type(run["schema"]) is not int:
+    if not is_whole(run.get("schema"), SCHEMA, SCHEMA):
         yield _foreign(run)
     if run.get("status") not in STATUSES:
         yield f"status is {run.get('status')!r:.40}, which must be one of {', '.join(STATUSES)}"
@@ -155,7 +155,7 @@ def _foreign(run: Run) -> str:
     """Says which schema a record has, and who could read it."""
     said = "no schema" if "schema" not in run else f"schema {run['schema']!r:.40}"
     which = "it is no run's record"
-    if type(run.get("schema")) is int and run["schema"] > SCHEMA:
+    if is_whole(run.get("schema"), SCHEMA + 1):
         which = "a later version of this suite wrote it, which can read it"
     return f"it has {said}, and this version reads schema {SCHEMA}: {which}"
 

@@ -23,18 +23,17 @@ from dora.data.predictions import UNREADABLE
 from dora.data.tasks import TASKS
 from dora.errors import UserError, reason
 from dora.files import open_own
-from dora.plain import counted, cut
+from dora.plain import counted, cut, is_whole
 from dora.records import artefacts, packed
 from dora.records.about_method import about_method
 from dora.records.directories import directories
-from dora.records.journals import JOURNALS, events
+from dora.records.journals import JOURNALS, MOST_BYTES, events
 from dora.records.place import place_of
 from dora.records.rescore import disagreement
 from dora.records.run_json import NotARecord, content, read_placed
 from dora.records.schema import Run
 
 # Bytes that are read at most. A checkpoint holds weights and two moments: 64 GiB is beyond any.
-JOURNAL_AT_MOST = 1 << 30
 CHECKPOINT_AT_MOST = 1 << 36
 HEADER_AT_MOST = 1 << 26
 TRIES = 3  # checks of a run whose record changes meanwhile
@@ -221,8 +220,8 @@ def _begin(folder: Path, name: str, size: Any) -> str:
     # A label could name any file of the machine, and any size.
     if name not in JOURNALS:
         raise ValueError(f"{name!r:.40} is no journal")
-    with open_own(folder, name, JOURNAL_AT_MOST) as file:
-        if type(size) is not int or not 0 <= size <= os.fstat(file.fileno()).st_size:
+    with open_own(folder, name, MOST_BYTES) as file:
+        if not is_whole(size, 0, os.fstat(file.fileno()).st_size):
             return ""
         return hashlib.sha256(file.read(size)).hexdigest()
 
