@@ -77,7 +77,7 @@ def _as_it_ended(folder: Path) -> dict[str, str] | None:
     content = {name: text.encode(errors="surrogateescape") for name, text in texts.items()}
     try:
         run = run_json.parsed(content.get(run_json.NAME, b""))
-        # Whoever begins a run anew changes its record before the rest: equal, it is that of all.
+        # A run that is begun anew changes its record first: while that is the same, all texts are.
         same = run_json.content(folder) == content[run_json.NAME]
     except (OSError, NotARecord):
         return None

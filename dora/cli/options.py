@@ -135,7 +135,7 @@ class Asked:
         return Path(self.given.results)
 
     def folder(self, name: str) -> Path:
-        """The folder to write to: the one of --to, else `name` in the results folder."""
+        """Returns the folder to write to: the one of --to, else `name` in the results folder."""
         return self.given.to or self.results / name
 
     def note_searches(self) -> None:

@@ -39,12 +39,12 @@ class Key(NamedTuple):
 
     @property
     def cell(self) -> tuple[str, str, str, str | None]:
-        """Returns what a choice is for: model, task, method and budget."""
+        """The part that says what a choice is for: model, task, method and budget."""
         return self[:4]
 
     @property
     def where(self) -> str:
-        """Returns what it was searched in: `600 steps on glue_sample`."""
+        """The length and data of its runs, in words: `600 steps on glue_sample`."""
         return f"{self.length} on {self.data}"
 
 

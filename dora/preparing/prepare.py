@@ -99,7 +99,7 @@ class Prepared:
 
     @property
     def run_info(self) -> RunInfo:
-        """Returns what the method is told of the run."""
+        """The steps, seed, schedule and source files that the method is given."""
         return run_info(self.config, self.total_steps, self.sources)
 
     def in_precision(self, precision: str) -> Prepared:

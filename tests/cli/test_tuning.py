@@ -361,7 +361,7 @@ def test_a_rate_comes_from_a_search_of_the_same_length_or_else_from_the_only_oth
     assert record(tmp_path)["tuning"]["length"] == "600 steps"
     tuned.write(file, [short, long])
     assert (rate("max_steps=600"), rate("max_steps=1800")) == (1e-3, 3e-3)
-    told = r"method=lora, budget=r2 at 5400 steps on dir, only at 600 steps and 1800 steps"
+    told = r"method=lora, budget=r2 at 5400 steps on dir, only at 600 steps on dir and 1800 steps on dir"
     with pytest.raises(UserError, match=told):
         rate("max_steps=5400")
 
@@ -617,7 +617,8 @@ def test_a_second_search_is_added_to_the_file_of_the_first(tmp_path: Path) -> No
     file.parent.mkdir()
     other = search_at("tiny_roberta", "rte", "dora", "r2", (1,), {1e-3: (50.0,)}, {"host": "a"})
     # Of another length it stays; one of this length gives way.
-    place = ("tiny_roberta", "wnli", "lora", "r2", (1,), {1e-3: (50.0,)})
+    place = ("tiny_roberta", "wnli", "lora", "r2", (1,))
+    place = (*place, {rate: (50.0,) for rate in (1e-3, 2e-3, 4e-3)})
     longer = search_at(*place, length="900 steps")
     tuned.write(file, [other, search_at(*place, length=small(tmp_path).length), longer])
     words = small_words(tmp_path, "method=lora", "budget=r2")
