@@ -48,7 +48,7 @@ def about_method(run: Run) -> AboutMethod:
     if (said := run.get("method")) is not None:
         kind, note = (said["budget"], said["result"]), said.get("note")
         return AboutMethod(name, said["title"], said["paper"], *kind, note)
-    if run["config"]["budget"] in (None, NO_BUDGET):
+    if run["config"]["budget"] is None:
         return AboutMethod(name, "full fine-tuning", None, NO_BUDGET, "model")
     title = {"lora": "LoRA", "adalora": "AdaLoRA", "dora": "DoRA (dynamic rank)"}.get(name, name)
     return AboutMethod(name, title, None, "exact", "adapter", _OLD_NOTES.get(name))

@@ -14,8 +14,9 @@ from typing import Any
 from dora.adapters.budget import Budget
 from dora.data.tasks import TASKS, score_key
 from dora.errors import reason
-from dora.files import open_own
+from dora.files import from_json, open_own
 from dora.plain import is_whole
+from dora.records.about_method import NO_BUDGET
 from dora.records.artefacts import seal_problem
 from dora.records.kinds import wrong
 from dora.records.place import Place, place_of
@@ -53,7 +54,7 @@ def parsed(content: bytes) -> Run:
     """Returns the record that these bytes of a run.json hold, checked as by `read`."""
     try:
         text = content.decode()
-        run = _DECODER.decode(text)
+        run = from_json(text)
         # Half of a surrogate pair is legal JSON, but cannot be printed. Encoding the whole record
         # is slow, so only a text that spells a surrogate (an emoji does so too) is tried.
         if "\\ud" in text or "\\uD" in text:
@@ -115,17 +116,9 @@ def misplaced(run: Run, place: Place) -> str | None:
 def _spelled(budget: str | None) -> str:
     """Returns the name of a budget's folder: `300000` for `0.3M`; any other text as it is."""
     try:
-        return "none" if budget is None else str(Budget.parse(budget))
+        return NO_BUDGET if budget is None else str(Budget.parse(budget))
     except ValueError:
         return str(budget)
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no JSON")
-
-
-# Python's reader accepts NaN and Infinity; a record holds finite numbers alone.
-_DECODER = json.JSONDecoder(parse_constant=_refuse)
 
 
 def _problems(run: Any, content: bytes) -> Iterator[str]:

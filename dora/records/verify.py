@@ -111,13 +111,12 @@ def _finished(folder: Path, run: Run, found: Found) -> None:
     found.checksums = "files" in run
     if found.checksums:
         found.absent = bool(set(run["files"]) - set(there))
-        wrong = {name: artefacts.problem(folder, run, name) for name in there}
-        # A packed run's folder is a temporary one, which is nobody's to look at.
-        named = packed.shown(folder)
-        found.problems += [text.replace(str(folder), named) for text in wrong.values() if text]
-        found.verified = sum(text is None for text in wrong.values())
+        wrong = {name: why for name in there if (why := artefacts.fault(folder, run, name))}
+        # `shown`: a packed run's folder is a temporary one, which is nobody's to look at.
+        found.problems += [f"{packed.shown(folder / name)} {why}" for name, why in wrong.items()]
         # The content of a damaged file is not looked at: its sum says enough.
-        there = [name for name in there if wrong[name] is None]
+        there = [name for name in there if name not in wrong]
+        found.verified = len(there)
     else:
         # Such a record does not name its files. A whole model is kept only with keep_model=true.
         weights = set() if about_method(run).result == "model" else {artefacts.WEIGHTS}
