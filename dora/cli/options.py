@@ -157,15 +157,17 @@ class Asked:
     def refuse_overwriting(self, made: Iterable[Iterable[str]]) -> None:
         """Exits with code 2 where the folder of --to has files of another study.
 
-        `made`: names in that folder, which are written together. The results folder's own files are
-        rewritten, also once the folder has got another name.
+        `made`: groups of names in that folder, each written together. The files in the results
+        folder itself are rewritten, also once that folder has got another name.
         """
         if not (to := self.given.to):
             return
         study, problems = study_of(self.results), []
         for names in made:
             found = {name: study_in(to / name) for name in names}
-            for name, other in [i for i in found.items() if i[1] not in (None, study)][:1]:
+            others = [(name, its) for name, its in found.items() if its not in (None, study)]
+            if others:
+                name, other = others[0]  # the rest would say no more
                 problems.append(
                     f"--to {to}: {name} there is of {other}, and a study ({study}) overwrites its own "
                     "files alone: name another folder, or remove those of the other study"
@@ -247,8 +249,8 @@ def asked_for(
 ) -> Asked:
     """Parses the command line of `python -m PROG` and returns the tables that it asks for.
 
-    `first` is called before runs are read, which may take a while, and raises UserError for a
-    library that is missing. `own`: the command's own options, found in `Asked.given`. A UserError
+    `first`: called before the runs are read, since reading may take a while; it raises UserError
+    for a missing library. `own`: the command's own options, found in `Asked.given`. A UserError
     becomes a message and exit code 2.
     """
     parser = argparse.ArgumentParser(

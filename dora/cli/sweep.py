@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -237,15 +237,20 @@ def plan(
                 planned[words] = _sweep_run(own, folder, words, here)
     if said or problems:
         raise UserError(*said, *_with_places(problems, len(groups)))
-    runs: dict[Path, tuple[Words, SweepRun]] = {}
-    for words in map(tuple, jobs):
-        p = planned[words]
-        named, held = runs.get(p.folder, (p.words, p))
+    in_order = {words: planned[words] for words in map(tuple, jobs)}
+    folders = {words: p.folder for words, p in in_order.items()}
+    return Sweep(_one_a_folder(in_order.values()), options, folders, search)
+
+
+def _one_a_folder(runs: Iterable[SweepRun]) -> dict[Words, SweepRun]:
+    """Returns the first run of each directory by its words, with the notes of all that name it."""
+    found: dict[Path, SweepRun] = {}
+    for p in runs:
+        first = found.get(p.folder, p)
         # The words of each may hold another setting without effect.
-        notes = tuple(dict.fromkeys((*held.notes, *p.notes)))
-        runs[p.folder] = named, dataclasses.replace(held, notes=notes)
-    folders = {words: planned[words].folder for words in map(tuple, jobs)}
-    return Sweep(dict(runs.values()), options, folders, search)
+        notes = tuple(dict.fromkeys((*first.notes, *p.notes)))
+        found[p.folder] = dataclasses.replace(first, notes=notes)
+    return {p.words: p for p in found.values()}
 
 
 def _is_seed(text: str | None) -> bool:
@@ -286,8 +291,17 @@ def _sweep_run(p: Prepared, folder: Path, words: Words, here: bool) -> SweepRun:
             f"precision {c.precision} for precision=auto: the machines that train are not known "
             "here; precision=bf16 or precision=fp32 chooses"
         )
-    own = p.words(words), lacks, embedded_note(c) is not None
-    return SweepRun(folder, p.settings, c.force, notes_on(p, here), text, p.auto, *own)
+    return SweepRun(
+        folder=folder,
+        settings=p.settings,
+        force=c.force,
+        notes=notes_on(p, here),
+        precision=text,
+        auto=p.auto,
+        words=p.words(words),
+        lacks=lacks,
+        embedded=embedded_note(c) is not None,
+    )
 
 
 def _with_places(problems: Mapping[str, list[Words]], total: int) -> Iterator[str]:

@@ -142,10 +142,11 @@ class Search:
         return mean(self.scores[lr])
 
     def rank(self, lr: float) -> tuple[float, float]:
-        """Returns what the best rate has most of: its mean score, then less of mean loss.
+        """Returns the key by which the best rate is the highest: its mean score, then minus its loss.
 
         Without the loss a method that learns little, whose score is 0.0 at every rate, would be
-        searched in the wrong direction. It counts where that of every rate of this score is known.
+        searched in the wrong direction. The loss is left out (0.0) unless it is known for every
+        rate of this score.
         """
         equal = [rate for rate in self.scores if self.mean(rate) == self.mean(lr)]
         known = not any(math.isinf(self.loss(rate)) for rate in equal)

@@ -130,8 +130,8 @@ class Federation:
         """Returns what the record says of clients, rounds, examples and communication.
 
         labels: (rows,), of the training rows. examples: the rows of all steps. sent: the values,
-        head included, that a client sends to the server, and that it is sent, in a round. frozen:
-        the values that each client is sent once.
+        head included, that a client sends to the server in a round; the server sends it as many.
+        frozen: the values that each client is sent once.
         """
         classes = classes_of(labels)
         numbers = [int(one) for one in np.unique(classes)]

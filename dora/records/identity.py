@@ -47,7 +47,7 @@ def identity(config: dict[str, Any], fingerprints: dict[str, str | None]) -> str
 
 
 def method_settings(run: Run) -> dict[str, Any]:
-    """Returns the settings of a recorded run's method, those that came later at its values."""
+    """Returns the settings of a recorded run's method, those added since (LATER) at its values."""
     method = run["config"].get("method") or {}
     # In the order of the record, which is the YAML's; what it lacks comes last.
     return method | {

@@ -92,22 +92,22 @@ def read_done(folder: Path) -> Run | None:
 def misplaced(run: Run, place: Place) -> str | None:
     """Returns how a record differs from its place under results/runs, or None where it does not.
 
-    `place`: data, task, model, method, budget, key, seed. A record without a configuration fits any
-    place.
+    A record without a configuration fits any place.
     """
     if "config" not in run:
         return None
-    data, task, model, method, budget, _, seed = place
     c = run["config"]
     told = {
-        "data": (c.get("data"), data),
-        "task": (c.get("task"), task),
-        "model": (c.get("model"), model),
-        "method": (c.get("method", {}).get("name"), method),
-        "budget": (_spelled(c.get("budget")), budget),
-        "seed": (f"s{c.get('seed')}", seed),
+        "data": c.get("data"),
+        "task": c.get("task"),
+        "model": c.get("model"),
+        "method": c.get("method", {}).get("name"),
+        "budget": _spelled(c.get("budget")),
+        "seed": f"s{c.get('seed')}",
     }
-    differing = [f"{key} {is_!r:.40}" for key, (is_, folder) in told.items() if is_ != folder]
+    differing = [
+        f"{key} {value!r:.40}" for key, value in told.items() if value != getattr(place, key)
+    ]
     if not differing:
         return None
     return f"it is the record of {' and '.join(differing)}, in another's place"
