@@ -91,12 +91,12 @@ class Search:
     def agreed(self) -> bool:
         """True if each seed by itself would choose the best rate, ties decided as they are here."""
 
-        def of(i: int, scores: Scores) -> Scores:
+        def of_one(i: int, scores: Scores) -> Scores:
             """Returns the scores or losses of one seed."""
             return {lr: by_seed[i : i + 1] for lr, by_seed in scores.items()}
 
         alone = (
-            replace(self, scores=of(i, self.scores), losses=of(i, self.losses))
+            replace(self, scores=of_one(i, self.scores), losses=of_one(i, self.losses))
             for i in range(len(self.seeds))
         )
         return all(one.lr == self.lr for one in alone)

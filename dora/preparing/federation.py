@@ -42,7 +42,8 @@ def steps_a_round(fed: FedConfig, able: int) -> int:
 class Federation:
     """The clients of a run, the rounds, and the steps of each client in a round.
 
-    `rows`: each client's training rows. `selected`: the number of clients of a round.
+    `rows`: (n,) per client, the numbers of its training rows, ascending. `selected`: the number of
+    clients of a round.
     """
 
     rows: tuple[np.ndarray, ...]

@@ -65,18 +65,16 @@ def write(
     with gzip.GzipFile(filename="", mode="wb", fileobj=held, mtime=0) as packed:
         packed.write(_line(FORMAT))
         for folder in folders:
-            line, texts = b"", read(folder)
-            if texts is None:
+            if (texts := read(folder)) is None:
                 continue
             try:
                 _run(_line(texts).decode())
                 if blind:
                     texts[run_json.NAME] = anonymous(texts[run_json.NAME])
-                line = _line(texts)
             except ValueError as e:
                 named = printable(shown(folder))
                 problems.append(f"{named} cannot be packed: {e}; move it away, to pack the others")
-            packed.write(line)
+            packed.write(_line(texts))
             number += 1
     if problems:
         raise UserError(*problems)
