@@ -1,4 +1,4 @@
-"""Values in plain words: escapes, counts, durations, dotted keys; and the test for whole numbers."""
+"""Shows values: escapes, counted things, durations, dotted keys. Tells whole numbers from others."""
 
 from __future__ import annotations
 
