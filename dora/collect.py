@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dora.analysis.finished import anything_left_out, left_out, read_runs
-from dora.cli.options import LEFT_OUT
 from dora.errors import UserError
 from dora.plain import counted
-from dora.process.command import command, path
+from dora.process.command import INCOMPLETE, command, path
 from dora.records import artefacts, packed, run_json, study
 from dora.records.directories import directories
 from dora.records.journals import JOURNALS
@@ -77,9 +76,9 @@ def _as_it_ended(folder: Path) -> dict[str, str] | None:
         return texts
     content = {name: text.encode(errors="surrogateescape") for name, text in texts.items()}
     try:
-        run = run_json.parsed(content.get(packed.RECORD, b""))
-        # Whoever begins a run anew changes its record before the rest: equal, it is that of all.
-        same = run_json.content(folder) == content[packed.RECORD]
+        run = run_json.parsed(content.get(run_json.NAME, b""))
+        # A run that is begun anew changes its record first: while that is the same, all texts are.
+        same = run_json.content(folder) == content[run_json.NAME]
     except (OSError, NotARecord):
         return None
     if not same or run["status"] not in ("done", "diverged"):
@@ -134,7 +133,7 @@ def main() -> None:
         damaged |= any(map(anything_left_out, results))
     if refused:
         sys.exit(UserError.exit_code)
-    sys.exit(LEFT_OUT if damaged else 0)
+    sys.exit(INCOMPLETE if damaged else 0)
 
 
 if __name__ == "__main__":

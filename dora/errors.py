@@ -52,13 +52,15 @@ def attempt(action: Callable[[], T], problems: list[str]) -> T | None:
 
 
 def reason(error: BaseException) -> str:
-    """Returns the kind and the words of another library's error, on one line of at most 300 signs.
+    """Returns the class and the message of another library's error, on one line.
 
-    A failed import is told by its first cause: Transformers says no more than that it failed.
+    The message is cut to 300 characters; the class stands alone where there is none. A failed
+    import is told by its first cause: Transformers says no more than that it failed.
     """
     while isinstance(error, ImportError) and error.__cause__ is not None:
         error = error.__cause__
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    kind, message = type(error).__name__, " ".join(str(error).split())[:300]
+    return f"{kind}: {message}" if message else kind
 
 
 class RunFailed(Exception):

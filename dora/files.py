@@ -1,4 +1,8 @@
-"""Files that are whole or absent: writes go to a temporary name, are synced, then renamed."""
+"""Files that can be relied on: written whole or not at all, and checked before they are believed.
+
+Writes go to a temporary name, are synced, then renamed. A file from elsewhere may be cut short, a
+link, a pipe, or a Git LFS pointer; the readers here refuse it with the reason.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,7 @@ import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 from safetensors import SafetensorError, safe_open
 
@@ -244,6 +248,22 @@ def to_json(value: Any) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is no JSON")
+
+
+_STRICT = json.JSONDecoder(parse_constant=_refuse)
+
+
+def from_json(text: str) -> Any:
+    """Returns the value of a JSON text.
+
+    Raises ValueError for NaN and Infinity too, which Python's own reader takes, and RecursionError
+    for brackets nested some thousand times, as only a damaged or hostile text has.
+    """
+    return _STRICT.decode(text)
+
+
 def check_readable(file: Path) -> None:
     """Reads the first bytes of `file`.
 
@@ -269,7 +289,6 @@ def read_object(file: Path) -> dict[str, Any]:
     check_readable(file)
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
-    # RecursionError: brackets nested some thousand times, as only a damaged or hostile file has.
     except (OSError, ValueError, RecursionError) as e:
         raise UserError(f"{file} cannot be read: {e}; it is cut short or no JSON file") from e
     if not isinstance(value, dict):

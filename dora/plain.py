@@ -16,18 +16,18 @@ def printable(text: object, kept: str = "") -> str:
     like another one.
     """
     whole = str(text)
-    # Nearly every text is, and a table of runs has a hundred for each run.
+    # Fast for nearly every text: a table of runs shows a hundred for each run.
     if whole.isprintable():
         return whole
     return "".join(c if _prints(c) or c in kept else _escape(c) for c in whole)
 
 
-def cut(text: object, at_most: int = 100) -> str:
-    """Returns `printable(text)`, with an ellipsis for everything after `at_most` characters."""
+def cut(text: object) -> str:
+    """Returns `printable(text)`, with an ellipsis for everything after 100 characters."""
     whole = str(text)
     # Cut before escaping, so that the cut never falls inside an escape.
-    shown = printable(whole[:at_most])
-    return f"{shown}…" if len(whole) > at_most else shown
+    shown = printable(whole[:100])
+    return f"{shown}…" if len(whole) > 100 else shown
 
 
 def counted(number: int, noun: str) -> str:

@@ -13,7 +13,7 @@ from typing import NoReturn
 from dora.analysis.tables.progress import TO_DO, report
 from dora.cli import screen
 from dora.errors import UserError
-from dora.process.command import command, path
+from dora.process.command import INCOMPLETE, command, path
 from dora.records import gaps, study
 from dora.records.directories import directories
 
@@ -91,8 +91,7 @@ def main() -> None:
         if given.watch is not None and sys.stdout.isatty():
             screen.clear()
         print(*report(seen, given.results), sep="\n")
-    # A study that is not whole is no failure: 3, so that a script tells the two apart.
-    sys.exit(0 if _all_done(seen) else 3)
+    sys.exit(0 if _all_done(seen) else INCOMPLETE)
 
 
 def _all_done(seen: Iterable[study.Seen]) -> bool:
@@ -112,7 +111,7 @@ def _verify(results: Path) -> NoReturn:
 
     lines, sound = verify.report(results)
     print(*lines, sep="\n")
-    sys.exit(0 if sound else 3)
+    sys.exit(0 if sound else INCOMPLETE)
 
 
 def _no_run(results: Path) -> str:

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from dora.errors import UserError
-from dora.process.command import command, path
+from dora.process.command import INCOMPLETE, command, path
 from dora.sharing.leaderboard import FILES
 from dora.sharing.submission import submit
 
@@ -74,10 +74,10 @@ def main() -> None:
         # An OSError of a file already open has no name; a text as exit code means 1.
         sys.exit(f"nothing written: {e.filename or given.to}: {e.strerror}")
     print(*lines, f"written: {given.to}, {held} of {len(FILES)} files", sep="\n")
-    # Neither success nor failure: the zip is right as far as it goes, and the server refuses it.
+    # The zip is right as far as it goes, and the server refuses it.
     if held < len(FILES):
         print("the server wants all of them: train what is missing, or add --fill for placeholders")
-        sys.exit(3)
+        sys.exit(INCOMPLETE)
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from dora.cli.grammar import single_values
 from dora.cli.line import Line, read
 from dora.configuration.check import check
 from dora.configuration.config import register
+from dora.errors import reason
 from dora.package import CONF
 from runs import load_script
 
@@ -263,7 +264,7 @@ def all_problems(given: list[Command], patch: pytest.MonkeyPatch) -> list[str]:
                 problems = problems_of(command, composer, patch)
             # A wrong key or option: each library has an exception of its own.
             except (Exception, SystemExit) as e:
-                problems = [f"{type(e).__name__}: {str(e).splitlines()[0] if str(e) else e}"]
+                problems = [reason(e)]
             found += [f"{command.page}: {command.text}: {p}" for p in problems]
     return found
 

@@ -11,6 +11,7 @@ import numpy as np
 from dora.data import npz
 from dora.data.predictions import UNREADABLE, predict
 from dora.data.tasks import TASKS
+from dora.errors import reason
 from dora.records import artefacts, packed
 from dora.records.directories import directories
 from dora.records.rescore import WHICH, contradiction, scored_arrays
@@ -64,7 +65,7 @@ def _believed_arrays(folder: Path, run: Run) -> dict[str, np.ndarray]:
         try:
             return scored_arrays(folder, run)
         except UNREADABLE as e:
-            problem = f"{type(e).__name__}: {e}"
+            problem = reason(e)
     left_out(folder / npz.NAME, problem)
     return {}
 

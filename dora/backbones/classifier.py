@@ -89,13 +89,11 @@ def read_weights(folder: Path) -> dict[str, torch.Tensor]:
         try:
             held |= load_state_dict(str(file), weights_only=True)
         except Exception as e:  # every format has its own exceptions, some plain `Exception`
-            why = " ".join(str(e).split())[:200]
+            why = reason(e)
             # PyTorch's own message recommends to switch weights_only off, which runs any code.
             if file.suffix == ".bin":
-                why = "damaged, or it holds Python objects beside tensors, which are unsupported"
-            raise UserError(
-                f"{where} cannot be read: {file.name} ({type(e).__name__}: {why})"
-            ) from e
+                why = f"{type(e).__name__}: damaged, or it holds Python objects beside tensors, which are unsupported"
+            raise UserError(f"{where} cannot be read: {file.name} ({why})") from e
     if strange := [name for name in held if not isinstance(name, str)]:
         raise UserError(
             f"{where} cannot be read: a tensor is called {strange[0]!r}, which is no name"

@@ -1,4 +1,4 @@
-"""Options that the commands over finished runs share, and the exit codes of these commands."""
+"""The options that the commands over finished runs share, and the tables that these ask for."""
 
 from __future__ import annotations
 
@@ -16,13 +16,11 @@ from dora.analysis.rows import BASELINE
 from dora.analysis.studies import study_in, study_of
 from dora.analysis.view import View
 from dora.errors import UserError
-from dora.process.command import path
+from dora.process.command import INCOMPLETE, path
 from dora.records.directories import directories
 from dora.records.gaps import scan
 from dora.records.place import place_of
 from dora.records.study import Seen, first_command, look
-
-LEFT_OUT = 3  # exit code, as `dora.status` has it for a study that is not whole
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_choice(parser)
     # The exit codes stand in --help, since scripts depend on them.
     parser.epilog = (
-        f"exit code: 0 all shown, {LEFT_OUT} something was left out and named, "
+        f"exit code: 0 all shown, {INCOMPLETE} something was left out and named, "
         "2 nothing can be shown, or --to has files of another study, 1 the disk failed"
     )
 
@@ -137,7 +135,7 @@ class Asked:
         return Path(self.given.results)
 
     def folder(self, name: str) -> Path:
-        """The folder to write to: the one of --to, else `name` in the results folder."""
+        """Returns the folder to write to: the one of --to, else `name` in the results folder."""
         return self.given.to or self.results / name
 
     def note_searches(self) -> None:
@@ -159,15 +157,17 @@ class Asked:
     def refuse_overwriting(self, made: Iterable[Iterable[str]]) -> None:
         """Exits with code 2 where the folder of --to has files of another study.
 
-        `made`: names in that folder, which are written together. The results folder's own files are
-        rewritten, also once the folder has got another name.
+        `made`: groups of names in that folder, each written together. The files in the results
+        folder itself are rewritten, also once that folder has got another name.
         """
         if not (to := self.given.to):
             return
         study, problems = study_of(self.results), []
         for names in made:
             found = {name: study_in(to / name) for name in names}
-            for name, other in [i for i in found.items() if i[1] not in (None, study)][:1]:
+            others = [(name, its) for name, its in found.items() if its not in (None, study)]
+            if others:
+                name, other = others[0]  # the rest would say no more
                 problems.append(
                     f"--to {to}: {name} there is of {other}, and a study ({study}) overwrites its own "
                     "files alone: name another folder, or remove those of the other study"
@@ -177,7 +177,7 @@ class Asked:
             sys.exit(UserError.exit_code)
 
     def end(self) -> None:
-        """Prints what was left out and exits with `LEFT_OUT`; returns if nothing was."""
+        """Prints what was left out and exits with `INCOMPLETE`; returns if nothing was."""
         if self.left_out:
             print(
                 "left out:",
@@ -187,7 +187,7 @@ class Asked:
             )
         # A file of a run that could not be read is named at once, not in this list.
         if self.left_out or anything_left_out(self.results):
-            sys.exit(LEFT_OUT)
+            sys.exit(INCOMPLETE)
 
 
 def found_tables(given: argparse.Namespace) -> Asked:
@@ -249,8 +249,8 @@ def asked_for(
 ) -> Asked:
     """Parses the command line of `python -m PROG` and returns the tables that it asks for.
 
-    `first` is called before runs are read, which may take a while, and raises UserError for a
-    library that is missing. `own`: the command's own options, found in `Asked.given`. A UserError
+    `first`: called before the runs are read, since reading may take a while; it raises UserError
+    for a missing library. `own`: the command's own options, found in `Asked.given`. A UserError
     becomes a message and exit code 2.
     """
     parser = argparse.ArgumentParser(

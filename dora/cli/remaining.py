@@ -11,6 +11,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from dora.files import write_atomic
 from dora.process import machine
@@ -53,11 +54,9 @@ def planned(folder: Path) -> bool:
 
     True where no such note can be read, as by a cluster's job whose sweep was killed.
     """
-    with contextlib.suppress(KeyError, OSError, ValueError):
-        text = json.loads(Path(os.environ[VARIABLE]).read_text())
-        # By places: of a packed run to predict more rows for, the note names a temporary folder.
-        return place_of(folder) in [place_of(Path(name)) for name in text["pending"]]
-    return True
+    note = _note()
+    # By places: of a packed run to predict more rows for, the note names a temporary folder.
+    return note is None or place_of(folder) in [place_of(Path(name)) for name in note["pending"]]
 
 
 def line(folder: Path) -> str | None:
@@ -66,16 +65,22 @@ def line(folder: Path) -> str | None:
     Returns None where the run is none of a sweep, where nothing is left, and where no run that has
     ended tells how long the others take.
     """
-    try:
-        text = json.loads(Path(os.environ[VARIABLE]).read_text())
-        mine = text["pending"].index(str(folder))
-    except (KeyError, OSError, ValueError):
+    note = _note()
+    if note is None or str(folder) not in note["pending"]:
         return None
-    seen = {name: study.look(Path(name)) for name in text["runs"]}
-    later = [seen[name] for name in text["pending"][mine + 1 :]]
+    seen = {name: study.look(Path(name)) for name in note["runs"]}
+    later = [seen[name] for name in note["pending"][note["pending"].index(str(folder)) + 1 :]]
     waiting = [s for s in later if s.state not in ("done", "running")]
     running = [s for s in seen.values() if s.state == "running"]
     # This process takes one of those that wait.
     at_once = len(running) + bool(waiting)
-    left = estimate.of([*running, *waiting], seen.values(), at_once)
-    return None if left is None else f"left of the {text['what']}: {estimate.in_words(left)}"
+    left = estimate.left_of([*running, *waiting], seen.values(), at_once)
+    return None if left is None else f"left of the {note['what']}: {estimate.in_words(left)}"
+
+
+def _note() -> dict[str, Any] | None:
+    """Returns what `noted` wrote for the sweep of this process; None where no note can be read."""
+    with contextlib.suppress(KeyError, OSError, ValueError):
+        note: dict[str, Any] = json.loads(Path(os.environ[VARIABLE]).read_text())
+        return note
+    return None

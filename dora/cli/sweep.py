@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from dora.cli import remaining
 from dora.cli.summary import labels, score_table
 from dora.configuration.config import MAX_SEED, Config
 from dora.data.predictions import unpredicted
-from dora.errors import NotNow, RunFailed, Stopped, UserError
+from dora.errors import NotNow, RunFailed, Stopped, UserError, reason
 from dora.plain import counted, duration, printable
 from dora.preparing import precision
 from dora.preparing.notes import embedded_note, notes_on
@@ -103,7 +103,7 @@ class Sweep:
         if len(pending) == len(self.runs):  # none is done
             return ""
         seen = {words: study.look(p.folder) for words, p in self.runs.items()}
-        left = estimate.of([seen[words] for words in pending], seen.values(), at_once=1)
+        left = estimate.left_of([seen[words] for words in pending], seen.values(), at_once=1)
         return "" if left is None else f"; left: {estimate.in_words(left)}"
 
     def said_in_lines(
@@ -144,9 +144,7 @@ class Sweep:
         counts = study.in_words(study.count(seen.values()))
         print(f"\nafter {took}, {counted(len(self.runs), 'run')}: {counts}")
         if lost is not None:
-            # Some errors say nothing, such as the MemoryError of a worker.
-            why = next(iter(str(lost).splitlines()), "no reason given")
-            print(f"the launcher ended with {type(lost).__name__}: {printable(why)}")
+            print(f"the launcher ended with {printable(reason(lost))}")
         if not left:
             return
         for words, s in left.items():
@@ -178,8 +176,7 @@ class Sweep:
         # A run that was refused, or never got as far as its record, has no reason of this sweep
         # in its record, only the error that it raised.
         recorded = s.state in ("failed", "diverged") or raised is None
-        reason = (s.reason if recorded else str(raised)) or "no reason given"
-        first = printable(reason.splitlines()[0].removeprefix(f"{s.state}: "))
+        first = study.first_line(s.state, s.reason if recorded else str(raised))
         # A record that cannot be read is not overwritten unless the user says so.
         forced = s.state == "broken" and "force=true" not in words
         again = (*words, "force=true") if forced else words
@@ -240,15 +237,20 @@ def plan(
                 planned[words] = _sweep_run(own, folder, words, here)
     if said or problems:
         raise UserError(*said, *_with_places(problems, len(groups)))
-    runs: dict[Path, tuple[Words, SweepRun]] = {}
-    for words in map(tuple, jobs):
-        p = planned[words]
-        named, held = runs.get(p.folder, (p.words, p))
+    in_order = {words: planned[words] for words in map(tuple, jobs)}
+    folders = {words: p.folder for words, p in in_order.items()}
+    return Sweep(_one_a_folder(in_order.values()), options, folders, search)
+
+
+def _one_a_folder(runs: Iterable[SweepRun]) -> dict[Words, SweepRun]:
+    """Returns the first run of each directory by its words, with the notes of all that name it."""
+    found: dict[Path, SweepRun] = {}
+    for p in runs:
+        first = found.get(p.folder, p)
         # The words of each may hold another setting without effect.
-        notes = tuple(dict.fromkeys((*held.notes, *p.notes)))
-        runs[p.folder] = named, dataclasses.replace(held, notes=notes)
-    folders = {words: planned[words].folder for words in map(tuple, jobs)}
-    return Sweep(dict(runs.values()), options, folders, search)
+        notes = tuple(dict.fromkeys((*first.notes, *p.notes)))
+        found[p.folder] = dataclasses.replace(first, notes=notes)
+    return {p.words: p for p in found.values()}
 
 
 def _is_seed(text: str | None) -> bool:
@@ -289,8 +291,17 @@ def _sweep_run(p: Prepared, folder: Path, words: Words, here: bool) -> SweepRun:
             f"precision {c.precision} for precision=auto: the machines that train are not known "
             "here; precision=bf16 or precision=fp32 chooses"
         )
-    own = p.words(words), lacks, embedded_note(c) is not None
-    return SweepRun(folder, p.settings, c.force, notes_on(p, here), text, p.auto, *own)
+    return SweepRun(
+        folder=folder,
+        settings=p.settings,
+        force=c.force,
+        notes=notes_on(p, here),
+        precision=text,
+        auto=p.auto,
+        words=p.words(words),
+        lacks=lacks,
+        embedded=embedded_note(c) is not None,
+    )
 
 
 def _with_places(problems: Mapping[str, list[Words]], total: int) -> Iterator[str]:

@@ -17,7 +17,7 @@ from dora.analysis.searches import heldout, heldout_loss, in_order
 from dora.analysis.tables.layout import as_csv
 from dora.analysis.tables.searches import table
 from dora.cli.line import in_grammar
-from dora.cli.search_rule import OpenSearch, first_rates
+from dora.cli.search_rule import Candidate, OpenSearch, first_rates
 from dora.configuration import tuned
 from dora.configuration.check import check
 from dora.configuration.config import Config, holder
@@ -88,6 +88,7 @@ class Tuning:
         self._recorded: dict[Key, dict[str, Any]] = {}  # what the runs of each would record
         self._starts: dict[Key, str] = {}  # the setting that says where each begins
         self.titles: dict[str, str] = {}  # of methods, by their names
+        self._round: dict[Key, list[Candidate]] = {}  # the round that `jobs` has begun
         for words, config in composed.items():
             self._add(words, config)
         # Before the first round: a file that cannot be read, and one that would lose scores.
@@ -217,12 +218,7 @@ class Tuning:
 
     def _earlier(self) -> dict[Key, Search]:
         """Returns what other commands have found in this folder, for other methods or tasks."""
-        # One that does not say its length or data would stand beside the same one that does.
-        return {
-            key: search
-            for key, search in self._held().items()
-            if not any(key.serves(own) for own in self.groups)
-        }
+        return {key: found for key, found in self._held().items() if key not in self.groups}
 
     def write(self) -> list[str]:
         """Writes choices and figure, beside those of earlier commands; returns their lines.

@@ -31,8 +31,8 @@ def check(config: Config) -> list[str]:
     """
     infinite = [*_not_finite(config), *_beyond_float32(config)]
     problems = [
-        *_no_text(config),
-        *_keys_added(config),
+        *_not_utf8(config),
+        *_unknown_keys(config),
         *_of_choices(config),
         *_of_model(config),
         *config.chosen.settings.problems(None),
@@ -72,7 +72,7 @@ def _beyond_float32(config: Config) -> list[str]:
     ]
 
 
-def _no_text(config: Config) -> list[str]:
+def _not_utf8(config: Config) -> list[str]:
     """Returns a message for every text that is not UTF-8, which no record could hold.
 
     Such a text comes from a path typed in another encoding.
@@ -90,7 +90,7 @@ def _broken(*rules: tuple[bool, str]) -> list[str]:
     return [message for kept, message in rules if not kept]
 
 
-def _names_a_folder(key: str, name: str, marks: str = "._+-") -> tuple[bool, str]:
+def _folder_rule(key: str, name: str, marks: str = "._+-") -> tuple[bool, str]:
     """Returns the rule for a name that becomes a folder of the run's path.
 
     It is made of letters, digits and `marks`.
@@ -102,14 +102,14 @@ def _names_a_folder(key: str, name: str, marks: str = "._+-") -> tuple[bool, str
     )
 
 
-def _choice(config: Config, key: str, *allowed: str) -> tuple[bool, str]:
+def _choice_rule(config: Config, key: str, *allowed: str) -> tuple[bool, str]:
     """Returns the rule that a key has one of the allowed values."""
     part, name = holder(config, key)
     value = getattr(part, name)
     return value in allowed, f"{key}={value} must be one of {', '.join(allowed)}"
 
 
-def _keys_added(config: Config) -> list[str]:
+def _unknown_keys(config: Config) -> list[str]:
     """Returns a message for every key that `+key=value` added and nothing would read."""
     # Hydra sets added keys as attributes of the dataclass, so they are in `vars` but no fields.
     groups = {
@@ -155,7 +155,7 @@ def _of_choices(config: Config) -> list[str]:
     return _broken(
         (task in TASKS, f"task={task} must be one of {', '.join(TASKS)}"),
         # Without a dash, which parts it from the model's name in the names of tables and figures.
-        _names_a_folder("data.name", config.data_name, "._+"),
+        _folder_rule("data.name", config.data_name, "._+"),
         (
             data.name is None or data.source != "mini",
             f"data.name={data.name} names rows of yours, and data=mini is the suite's own: give "
@@ -192,7 +192,7 @@ def _of_model(config: Config) -> list[str]:
     # `model.hub=$HUB` is empty if the shell has no HUB, and another model would be trained.
     places = {key: getattr(model, key) for key in PLACES}
     empty = [key for key, value in places.items() if value is not None and not value.strip()]
-    named = _names_a_folder("model.name", config.model_name)
+    named = _folder_rule("model.name", config.model_name)
     if model.name is None and model.hub and not model.path:  # then the name is the repository's
         named = named[0], f"model.hub={model.hub} must be a repository of the hub, ORG/NAME"
     return _broken(
@@ -278,10 +278,10 @@ def _of_training(config: Config) -> list[str]:
         ),
         # The names that data/tokens.py, methods/schedule.py, preparing/precision.py and
         # preparing/rows.py know.
-        _choice(config, "batching", "length", "random"),
-        _choice(config, "schedule", "linear", "cosine", "constant"),
-        _choice(config, "precision", "auto", "fp32", "bf16"),
-        _choice(config, "select", "dev", "heldout"),
+        _choice_rule(config, "batching", "length", "random"),
+        _choice_rule(config, "schedule", "linear", "cosine", "constant"),
+        _choice_rule(config, "precision", "auto", "fp32", "bf16"),
+        _choice_rule(config, "select", "dev", "heldout"),
     )
 
 
@@ -298,8 +298,8 @@ def _of_clients(config: Config) -> list[str]:
         ),
         (0 < fed.fraction <= 1, f"fed.fraction={fed.fraction} must lie in (0, 1]; 1 selects all"),
         (0 < fed.alpha <= 1e6, f"fed.alpha={fed.alpha} must lie in (0, 1e6]; 0.5 is usual"),
-        _choice(config, "fed.partition", "dirichlet", "iid"),
-        _choice(config, "fed.restart", "run", "round"),
+        _choice_rule(config, "fed.partition", "dirichlet", "iid"),
+        _choice_rule(config, "fed.restart", "run", "round"),
     )
 
 

@@ -48,7 +48,7 @@ RELEASED = {
     "xgblora",
 }
 
-# By class: the sum of its files when it was first asked for, soon after their import.
+# `fingerprint` by class, as it was at the first call.
 _AT_IMPORT: dict[type, str | None] = {}
 
 
@@ -92,7 +92,7 @@ def method_class(name: str, place: str) -> type[Method]:
 
 
 def raised_at(error: Exception) -> str:
-    """Returns `NameError in mine.py, line 4`, for who writes a method: the place of an error."""
+    """Returns the kind and place of an error in a user's own method: `NameError in mine.py, line 4`."""
     if isinstance(error, SyntaxError):
         file, line = error.filename, error.lineno
     else:
@@ -130,12 +130,12 @@ def is_released(cls: type) -> bool:
 
 
 def fingerprint(kind: type[Method]) -> str | None:
-    """Returns the sha256 of the files that a method of one's own is written in.
+    """Returns the sha256 of the files that a user's own method is written in.
 
-    Those of its class, of its settings, and of the classes of one's own that these derive from, as
-    they are when this is first asked: a process goes on with what it has imported. Whoever edits
-    one begins other runs. None for the suite's methods: the number of its arithmetic and the commit
-    stand for them.
+    The files are those of its class, of its settings, and of the user's classes that these derive
+    from. They are read at the first call, soon after their import: a process goes on with the code
+    that it has imported. An edited file begins other runs. Returns None for the suite's methods,
+    for which the number of the arithmetic and the commit stand.
     """
     if kind not in _AT_IMPORT:
         _AT_IMPORT[kind] = _sum_of_files(kind)

@@ -11,16 +11,16 @@ from typing import Any
 from dora.configuration import tuned
 from dora.configuration.config import Config
 from dora.configuration.method_class import fingerprint
+from dora.configuration.neutral import NEUTRAL
 from dora.configuration.tuned import Search
 from dora.errors import UserError
 
 # The keys in which the runs of a search, and a study's runs beside it, may differ: those that name
-# the search, those that it sets, and those that change no more than a run's last bits.
+# the search, those that it sets, and those that do not decide which rate is best.
 _NOT_OF_A_SEARCH = (
     *("task", "model", "data", "budget", "max_steps", "epochs"),
     *("lr", "seed", "select", "results"),
-    *("precision", "compile", "cuda_graphs", "device", "threads"),
-    *("checkpoint_every", "wandb", "tensorboard", "keep_model", "force"),
+    *(*NEUTRAL, "precision", "threads"),
 )
 # Stands for the code of a method of one's own, and tells it from an edited one's.
 METHOD_FILE = "the method's file"

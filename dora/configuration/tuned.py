@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dora.errors import UserError
+from dora.errors import UserError, reason
 from dora.files import read_object, to_json, write_atomic
 
 # A score in points for each seed, or a loss; it is None where the run diverged or the score is
@@ -26,31 +26,26 @@ Value = float | int | str | bool  # of a method's own setting
 class Key(NamedTuple):
     """Names a search of a file: no other one has an equal key.
 
-    `budget`: None for a method without one. `length`: that of its runs, such as "600 steps", and
-    `data` the name of what they trained on; None in files that do not say so.
+    `budget`: None for a method without one. `length`: that of its runs, such as "600 steps".
+    `data`: the name of the data that they trained on.
     """
 
     model: str
     task: str
     method: str
     budget: str | None
-    length: str | None = None
-    data: str | None = None
+    length: str
+    data: str
 
     @property
     def cell(self) -> tuple[str, str, str, str | None]:
-        """Returns what a choice is for: model, task, method and budget."""
+        """The part that says what a choice is for: model, task, method and budget."""
         return self[:4]
 
     @property
     def where(self) -> str:
-        """Returns what it was searched in: `600 steps on glue_sample`."""
-        return " on ".join(part for part in (self.length, self.data) if part)
-
-    def serves(self, run: Key) -> bool:
-        """Tells whether this search's runs are of the length and data of `run`, by what it says."""
-        alike = self.length in (None, run.length) and self.data in (None, run.data)
-        return self.cell == run.cell and alike
+        """The length and data of its runs, in words: `600 steps on glue_sample`."""
+        return f"{self.length} on {self.data}"
 
 
 @dataclass(frozen=True)
@@ -61,7 +56,7 @@ class Search:
     (`setting`; None for a method whose YAML names none).
 
     `scores`: of the rates, on the held-out part of the training set, where the setting has its
-    `default`. `losses`: of the rates on the same rows; empty in files without them. `values`: scores
+    `default`. `losses`: of the rates on the same rows; empty where none is known. `values`: scores
     of the setting's other values, at the best rate. `seeds`: the seeds of each candidate. `made`:
     command, commit and machine of the search. `settings`: those that its runs have in common
     (`searched.searched_with`); empty in files that do not say so.
@@ -96,12 +91,12 @@ class Search:
     def agreed(self) -> bool:
         """True if each seed by itself would choose the best rate, ties decided as they are here."""
 
-        def of(i: int, scores: Scores) -> Scores:
+        def of_one(i: int, scores: Scores) -> Scores:
             """Returns the scores or losses of one seed."""
             return {lr: by_seed[i : i + 1] for lr, by_seed in scores.items()}
 
         alone = (
-            replace(self, scores=of(i, self.scores), losses=of(i, self.losses))
+            replace(self, scores=of_one(i, self.scores), losses=of_one(i, self.losses))
             for i in range(len(self.seeds))
         )
         return all(one.lr == self.lr for one in alone)
@@ -147,10 +142,11 @@ class Search:
         return mean(self.scores[lr])
 
     def rank(self, lr: float) -> tuple[float, float]:
-        """Returns what the best rate has most of: its mean score, then less of mean loss.
+        """Returns the key by which the best rate is the highest: its mean score, then minus its loss.
 
         Without the loss a method that learns little, whose score is 0.0 at every rate, would be
-        searched in the wrong direction. It counts where that of every rate of this score is known.
+        searched in the wrong direction. The loss is left out (0.0) unless it is known for every
+        rate of this score.
         """
         equal = [rate for rate in self.scores if self.mean(rate) == self.mean(lr)]
         known = not any(math.isinf(self.loss(rate)) for rate in equal)
@@ -208,9 +204,7 @@ def found(searches: Mapping[Key, Search], run: Key) -> Search | None:
     if run in searches:
         return searches[run]
     there = of_cell(searches, run)
-    serving = [search for search in there if search.key.serves(run)]
-    one = serving or there
-    return one[0] if len(one) == 1 else None
+    return there[0] if len(there) == 1 else None
 
 
 def of_cell(searches: Mapping[Key, Search], run: Key) -> list[Search]:
@@ -236,25 +230,23 @@ def _read(file: Path, changed: int) -> dict[Key, Search]:
     except UserError as e:
         raise UserError(*(f"rates_from: {problem}" for problem in e.problems)) from e
     except (KeyError, TypeError, ValueError, AttributeError) as e:
-        raise UserError(
-            f"rates_from={file} is no file of python -m dora.tune ({type(e).__name__}: {e})"
-        ) from e
+        raise UserError(f"rates_from={file} is no file of python -m dora.tune ({reason(e)})") from e
     return {search.key: search for search in found}
 
 
 def _search(entry: Mapping[str, Any]) -> Search:
     """Returns one entry of a file. Raises KeyError, TypeError or ValueError if it is none."""
-    model, task, method, budget = (entry[name] for name in ("model", "task", "method", "budget"))
-    key = Key(model, task, method, budget, entry.get("length"), entry.get("data"))
+    key = Key(*(entry[name] for name in Key._fields))
     seeds = tuple(int(seed) for seed in entry["seeds"])
     scores = {float(lr): tuple(by_seed) for lr, by_seed in entry["scores"]}
-    losses = {float(lr): tuple(by_seed) for lr, by_seed in entry.get("losses", [])}
-    setting, default = entry.get("setting"), entry.get("default")
-    values = {value: tuple(by_seed) for value, by_seed in entry.get("values", [])}
+    losses = {float(lr): tuple(by_seed) for lr, by_seed in entry["losses"]}
+    setting, default = entry["setting"], entry["default"]
+    values = {value: tuple(by_seed) for value, by_seed in entry["values"]}
     candidates = [*scores.values(), *losses.values(), *values.values()]
     numbers = [s for by_seed in candidates for s in by_seed if s is not None]
-    if not all(isinstance(name, str) for name in key[:3]) or not isinstance(budget, str | None):
-        raise TypeError("model, task, method and budget are texts")
+    texts = [name for field, name in zip(Key._fields, key, strict=True) if field != "budget"]
+    if not all(isinstance(text, str) for text in texts) or not isinstance(key.budget, str | None):
+        raise TypeError(f"{', '.join(Key._fields)} are texts, and budget may be null")
     if not scores or not all(0 < lr < math.inf for lr in scores):
         raise ValueError("a search has rates above 0")
     if not all(isinstance(s, int | float) and math.isfinite(s) for s in numbers):
@@ -263,5 +255,5 @@ def _search(entry: Mapping[str, Any]) -> Search:
         raise ValueError("every rate has a score, and a loss, for each seed")
     if not isinstance(setting, str | None) or (setting is None and values):
         raise TypeError("the setting whose values were tried has a name")
-    made, settings = dict(entry.get("made", {})), dict(entry.get("settings", {}))
+    made, settings = dict(entry["made"]), dict(entry["settings"])
     return Search(key, seeds, scores, made, setting, default, values, losses, settings)

@@ -9,7 +9,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Literal
 
-from dora.errors import UserError
+from dora.errors import UserError, reason
 
 # Seconds after which the hub counts as out of reach: more than a slow connection needs for one
 # request, and little to wait for a message.
@@ -102,10 +102,9 @@ def _check_reachable(wanted: _Revision) -> None:
         )
     )
     if failure is not None:
-        why = f"{type(failure).__name__}: {' '.join(str(failure).split())[:200]}"
         raise UserError(
             f"{wanted} is not (or not whole) in the cache {constants.HF_HUB_CACHE}, and "
-            f"{constants.ENDPOINT} does not deliver it ({why}); use {wanted.instead}"
+            f"{constants.ENDPOINT} does not deliver it ({reason(failure)}); use {wanted.instead}"
         ) from failure
 
 
@@ -123,7 +122,7 @@ def _download(wanted: _Revision, choices: list[list[str]]) -> Path:
         # Any Exception: the class depends on the HTTP library below the installed huggingface_hub.
         except Exception as error:
             raise UserError(
-                f"{wanted}: download broke off ({error}); run again to go on, "
+                f"{wanted}: download broke off ({reason(error)}); run again to go on, "
                 f"or use {wanted.instead}"
             ) from error
         if not (lacking := _lacking(found, choices)):

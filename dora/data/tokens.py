@@ -201,7 +201,7 @@ def tokenised(
     folder = cache / key
     cache.mkdir(parents=True, exist_ok=True)
     # Half-filled folders that killed processes left, by their key of 16 digits.
-    machine.sweep(cache, f".{'[0-9a-f]' * 16}.*", ours=True)
+    machine.sweep(cache, f".{'[0-9a-f]' * 16}.*")
 
     def opened() -> dict[str, Tokens]:
         pad = tokenizer.pad_token_id

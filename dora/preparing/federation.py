@@ -42,7 +42,8 @@ def steps_a_round(fed: FedConfig, able: int) -> int:
 class Federation:
     """The clients of a run, the rounds, and the steps of each client in a round.
 
-    `rows`: each client's training rows. `selected`: the number of clients of a round.
+    `rows`: (n,) per client, the numbers of its training rows, ascending. `selected`: the number of
+    clients of a round.
     """
 
     rows: tuple[np.ndarray, ...]
@@ -130,8 +131,8 @@ class Federation:
         """Returns what the record says of clients, rounds, examples and communication.
 
         labels: (rows,), of the training rows. examples: the rows of all steps. sent: the values,
-        head included, that a client sends to the server, and that it is sent, in a round. frozen:
-        the values that each client is sent once.
+        head included, that a client sends to the server in a round; the server sends it as many.
+        frozen: the values that each client is sent once.
         """
         classes = classes_of(labels)
         numbers = [int(one) for one in np.unique(classes)]
@@ -160,4 +161,6 @@ class Federation:
         }
 
     def _random(self, at: int) -> np.random.Generator:
+        """Returns the generator that selects the clients of round `at`."""
+        # The constant parts its draws from `partition`'s, which deals rows by the same seed.
         return np.random.default_rng([self.seed, 0x5E1, at])

@@ -47,44 +47,53 @@ def read_earlier_run(config: Config, weights: str, model_config: dict[str, Any])
     form = config.chosen.kind.result
     name = artefacts.weights_name(form)
     file = folder / name
-    problems = [*_absent(folder, file, form), *_unlike(folder, run, config, weights)]
-    if problems:
+    if problems := [*_absent(folder, file, form), *_unlike(folder, run, config, weights)]:
         raise UserError(*problems)
     # The file's form, then its checksum in the record, before any shape in it is believed.
     check_safetensors(file)
     artefacts.check(folder, run, name)
-    ranks, scale = run["ranks"]["end"], run.get("scale")
-    shapes = tensor_shapes(file)
-    if form == "model":
-        ranks, scale = {}, None
-        problems = tensors.misfits(model_config, shapes, f"the weights of init_from, in {file},")
-    elif form == "weights":
-        ranks, scale = {}, None
-        problems = _strange(file, shapes, (), model_config)
-    elif form == "modules":
-        # `carry_over` compares names and shapes with those of this run's modules.
-        linears = backbone.find_linears(model_config, config.targets())
-        problems, scale = _strange_ranks(folder / "run.json", ranks, linears), None
-    else:
-        matrices = backbone.find_linears(model_config, config.targets())
-        problems = _start_problems(folder / "run.json", ranks, scale, matrices)
-        # By record and file: one of the two may have been changed by hand, and both must show it.
-        gated = bool(run["params"].get("gates")) or any(f"{m.name}.g" in shapes for m in matrices)
-        misfits = [] if problems else _misfits(shapes, matrices, ranks, gated)
-        # The checksum has told that the file is whole: a method of one's own may store other factors.
-        if misfits and not is_released(config.chosen.kind):
-            raise UserError(_other_factors(config, misfits))
-        problems += _some([f"{file} is damaged: {misfit}" for misfit in misfits])
-        problems += _strange(file, shapes, matrices, model_config)
-    problems += [
-        f"{file} is damaged: {tensor} holds {kind}, and weights are floating-point numbers"
-        for tensor, kind in tensors.not_floating(file).items()
+    problems = [
+        *_content_problems(file, run, config, model_config),
+        *(
+            f"{file} is damaged: {tensor} holds {kind}, and weights are floating-point numbers"
+            for tensor, kind in tensors.not_floating(file).items()
+        ),
     ]
     if problems:
         raise UserError(
             *(f"{p}; name another run, or train this one again with force=true" for p in problems)
         )
+    ranks = run["ranks"]["end"] if form in ("adapter", "modules") else {}
+    scale = run.get("scale") if form == "adapter" else None
     return EarlierRun(folder, file, ranks, scale, sha256_file(file))
+
+
+def _content_problems(
+    file: Path, run: dict[str, Any], config: Config, model_config: dict[str, Any]
+) -> list[str]:
+    """Returns the problems of a run's weights, by the kind of result that its method leaves.
+
+    Raises UserError if a method of one's own stores other factors than LoRA's.
+    """
+    form, shapes = config.chosen.kind.result, tensor_shapes(file)
+    if form == "model":
+        return tensors.misfits(model_config, shapes, f"the weights of init_from, in {file},")
+    if form == "weights":
+        return _foreign_tensors(file, shapes, (), model_config)
+    ranks, record = run["ranks"]["end"], file.parent / "run.json"
+    matrices = backbone.find_linears(model_config, config.targets())
+    if form == "modules":
+        # `carry_over` compares names and shapes with those of this run's modules.
+        return _foreign_ranks(record, ranks, matrices)
+    problems = _start_problems(record, ranks, run.get("scale"), matrices)
+    # By record and file: one of the two may have been changed by hand, and both must show it.
+    gated = bool(run["params"].get("gates")) or any(f"{m.name}.g" in shapes for m in matrices)
+    misfits = [] if problems else _misfits(shapes, matrices, ranks, gated)
+    # The checksum has told that the file is whole: a method of one's own may store other factors.
+    if misfits and not is_released(config.chosen.kind):
+        raise UserError(_other_factors(config, misfits))
+    problems += _first_three([f"{file} is damaged: {misfit}" for misfit in misfits])
+    return problems + _foreign_tensors(file, shapes, matrices, model_config)
 
 
 def _absent(folder: Path, file: Path, form: str) -> list[str]:
@@ -131,10 +140,10 @@ def _start_problems(
     problems = []
     if scale is None or scale <= 0:
         problems.append(f"{file} is damaged: scale={scale!r} must be a finite number above 0")
-    return problems + _strange_ranks(file, ranks, matrices)
+    return problems + _foreign_ranks(file, ranks, matrices)
 
 
-def _strange_ranks(file: Path, ranks: dict[str, int], matrices: tuple[Matrix, ...]) -> list[str]:
+def _foreign_ranks(file: Path, ranks: dict[str, int], matrices: tuple[Matrix, ...]) -> list[str]:
     """Returns a message for each name in a record's ranks that is no matrix of this model."""
     return [
         f"{file} is damaged: ranks.end names {cut(name)}, which is no matrix of this run"
@@ -159,7 +168,11 @@ def _misfits(
     ranks: dict[str, int],
     gated: bool,
 ) -> list[str]:
-    """Says of each factor that it is missing from the file, or of another rank than recorded."""
+    """Returns a message for each factor that the file lacks, or has in another rank than recorded.
+
+    `shapes`: of the file's tensors by name. `ranks`: the recorded ones. `gated`: each component has
+    a gate, `g`.
+    """
     found = []
     for m in matrices:
         # A recorded rank counts kept components too, which have tensors of their own, unless they
@@ -179,7 +192,7 @@ def _misfits(
     return found
 
 
-def _strange(
+def _foreign_tensors(
     file: Path,
     shapes: dict[str, Shape],
     matrices: tuple[Matrix, ...],
@@ -202,10 +215,10 @@ def _strange(
         and not tensors.in_head(name, kind)
         and tensors.bare(name, kind) not in tensors.POOLER
     ]
-    return _some(problems)
+    return _first_three(problems)
 
 
-def _some(problems: list[str]) -> list[str]:
+def _first_three(problems: list[str]) -> list[str]:
     """Returns the first three messages; the third says how many more there are."""
     more = f"; {len(problems) - 3} more tensors are not as they should be"
     return problems if len(problems) <= 3 else [*problems[:2], problems[2] + more]

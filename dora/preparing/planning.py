@@ -81,7 +81,7 @@ def plan_run(
 
 
 def run_info(config: Config, total_steps: int, sources: tuple[Source, ...]) -> RunInfo:
-    """Returns what the method is told of the run."""
+    """Returns the steps, seed, schedule and source files that the method is given."""
     schedule = Schedule(config.schedule, config.warmup)
     return RunInfo(total_steps, config.seed, schedule, tuple(s.file for s in sources))
 
@@ -171,9 +171,9 @@ def _unspent(plan: Plan, method: MethodChoice) -> str | None:
 def _beside_lora(
     plan: Plan, method: MethodChoice, matrices: tuple[Matrix, ...], run: RunInfo
 ) -> Plan:
-    """Returns the plan, which names the budget of LoRA's parameters if its rank stands for others.
+    """Returns the plan, with a note if its rank stands for another number of parameters than LoRA's.
 
-    Not where the method cannot have so few.
+    The note names the budget of LoRA's number. There is none where the method cannot have so few.
     """
     if (rank := plan.budget.rank) is None:
         return plan
@@ -189,7 +189,7 @@ def _beside_lora(
 
 
 def _raised_outside(e: ValueError) -> str:
-    """Returns the place of an error that code outside this package raised, for who writes a method.
+    """Returns the place of an error in a user's own method, in brackets; "" for one of this package.
 
     Python raises ValueError for many a slip, and none of its messages says where.
     """

@@ -32,7 +32,7 @@ def native(device: str) -> tuple[bool, str]:
 
     `device`: auto, cpu, cuda, or cuda:N, as in the configuration.
     """
-    if not _is_cuda(device):
+    if not computes_on_gpu(device):
         return _on_cpu()
     return _on_cuda(device.removeprefix("auto").removeprefix("cuda").removeprefix(":"))
 
@@ -92,13 +92,13 @@ def line(precision: str, device: str, auto: bool) -> str:
         text += f"; {why}, for precision=bf16"
     elif auto:
         text += f": {why}"
-    if _is_cuda(device):
+    if computes_on_gpu(device):
         # GPUs have TF32 from the same compute capability on as bf16, whatever is set.
         text += f"; TF32 is {'on' if able and _tf32() else 'off'}"
     return text
 
 
-def _is_cuda(device: str) -> bool:
+def computes_on_gpu(device: str) -> bool:
     """Tells whether a run with `device`, as in the configuration, computes on a GPU."""
     # As in `processes.start`.
     return device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())

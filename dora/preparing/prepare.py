@@ -99,7 +99,7 @@ class Prepared:
 
     @property
     def run_info(self) -> RunInfo:
-        """Returns what the method is told of the run."""
+        """The steps, seed, schedule and source files that the method is given."""
         return run_info(self.config, self.total_steps, self.sources)
 
     def in_precision(self, precision: str) -> Prepared:
@@ -107,9 +107,7 @@ class Prepared:
         return replace(self, config=replace(self.config, precision=precision))
 
     def of_seed(self, seed: int) -> Prepared:
-        """Returns this run with another seed, to find its directory; the plan stays that of this
-        one.
-        """
+        """Returns this run with another seed, to find its directory; its plan stays as it is."""
         # From this run's precision: where auto went on with the one it finds for this seed, a
         # sweep's other seeds follow, so that they can be compared.
         return _as_begun(replace(self, config=replace(self.config, seed=seed)))
@@ -157,18 +155,17 @@ def prepare(config: Config, here: bool = True, typed: Sequence[str] = ()) -> Pre
     if folder is None or model_config is None or read is None or train_rows is None:
         raise AssertionError("nothing is missing without a problem that says so")
     assert inputs is not None  # with a config.json that could be read
-    rows, revision, fingerprint = read
     prepared = Prepared(
         config=_with_precision(config, here),
         model=folder,
         plan=inputs.plan,
-        rows=rows,
-        revision=revision,
+        rows=read.splits,
+        revision=read.revision,
         train_rows=train_rows,
         heldout_rows=heldout,
         search=search,
         total_steps=total_steps,
-        fingerprints=inputs.fingerprints(config, fingerprint),
+        fingerprints=inputs.fingerprints(config, read.fingerprint),
         earlier=inputs.earlier,
         sources=inputs.sources,
         federation=federation,
@@ -212,8 +209,7 @@ def _with_precision(config: Config, here: bool) -> Config:
 
 
 def _as_begun(p: Prepared) -> Prepared:
-    """Returns the run in the precision in which `precision=auto` has begun or planned it, if it
-    has.
+    """Returns the run in the precision in which `precision=auto` began or planned it, if it did.
 
     So the same command resumes a run on a machine where auto stands for the other precision, and a
     job trains what the machine that submitted it has planned.
@@ -267,7 +263,7 @@ def _training_rows(
     # `check` has reported a limit that leaves no row.
     if read is None or (config.limit_train is not None and config.limit_train < 1):
         return None, None, None
-    train = read[0]["train"]
+    train = read.splits["train"]
     split = attempt(lambda: split_rows(len(train), config.limit_train, config.select), problems)
     if split is None:
         return None, None, None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,25 +20,30 @@ from dora.errors import UserError
 
 # select=heldout holds out one training row in ten, at most 2,000.
 HELDOUT_SHARE, HELDOUT_MOST = 10, 2_000
-# A task's splits, the revision of a hub's data, and a fingerprint.
-Read = tuple[dict[str, Rows], str | None, str]
+
+
+class Read(NamedTuple):
+    """The rows of a task as they were read.
+
+    `splits`: rows by split; MNLI's have AX among them if the source holds it. `revision`: the commit
+    of the hub's repository, None for other data. `fingerprint`: names the rows by their content,
+    without AX, so that a run keeps its directory if AX is added later.
+    """
+
+    splits: dict[str, Rows]
+    revision: str | None
+    fingerprint: str
 
 
 def read_rows(data: DataConfig, task: Task) -> Read:
-    """Returns the task's splits, the revision of a hub's data, and a fingerprint.
-
-    MNLI has AX among its splits if the source holds it. AX is no part of the fingerprint, so that a
-    run keeps its directory if AX is added later.
-    """
+    """Reads the task's rows from the source that `data` names."""
     state = None if data.dir is None else places.state(task, Path(data.dir))
     return _read_rows(data.source, data.dir, task.name, state)
 
 
 # The last data read stay in memory: consecutive runs of a sweep mostly want the same.
 @functools.lru_cache(maxsize=1)
-def _read_rows(
-    source: str, place: str | None, task_name: str, state: object
-) -> tuple[dict[str, Rows], str | None, str]:
+def _read_rows(source: str, place: str | None, task_name: str, state: object) -> Read:
     """Reads as `read_rows` does, from plain values, which the cache can hash.
 
     `state`: of the files in `place`, which may change between two runs of a notebook.
@@ -45,11 +51,11 @@ def _read_rows(
     del state  # part of the cache's key alone
     task = TASKS[task_name]
     read, revision = _source(source, place, task)
-    rows = read(task)
-    fingerprint = sources.fingerprint(rows)  # before AX is added
+    splits = read(task)
+    fingerprint = sources.fingerprint(splits)  # before AX is added
     if task.name == "mnli":
-        rows |= read(AX)
-    return rows, revision, fingerprint
+        splits |= read(AX)
+    return Read(splits, revision, fingerprint)
 
 
 def _source(

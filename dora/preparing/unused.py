@@ -9,12 +9,11 @@ import functools
 from dataclasses import asdict
 from typing import Any
 
-import torch
-
 from dora.adapters.plan import Plan
 from dora.configuration.config import Config
 from dora.configuration.method_choice import packaged, packaged_names
 from dora.plain import dotted
+from dora.preparing.precision import computes_on_gpu
 from dora.preparing.recording import not_recordable
 
 
@@ -79,8 +78,8 @@ def _of_graphs(config: Config, here: bool) -> dict[str, str]:
     """Says why no step is recorded although cuda_graphs=true."""
     if not config.cuda_graphs:
         return {}
-    free = config.device != "cpu"
-    on_gpu = config.device.startswith("cuda") or (free and (not here or torch.cuda.is_available()))
+    # On another machine auto may find a GPU.
+    on_gpu = computes_on_gpu(config.device) or (config.device == "auto" and not here)
     why = not_recordable(config, on_gpu)
     return {"cuda_graphs": f"no step is recorded {why}"} if why else {}
 

@@ -15,9 +15,12 @@ from dora.package import __version__
 from dora.process import streams
 from dora.process.signals import outside
 
-# The command line for the processes that it starts: a launcher's workers and a cluster's jobs have
-# another one of their own.
+# The environment variable that holds the command line that was typed, for the processes that a
+# command starts: a launcher's workers and a cluster's jobs have other command lines.
 TYPED = "DORA_GLUE_COMMAND"
+# The exit code of a command that did its work and found something missing, left out or damaged:
+# neither 0, success, nor 1, failure, so that a script tells the three apart.
+INCOMPLETE = 3
 _LONGEST = 100_000  # bytes; Linux starts no process that has a variable of 131,072
 
 

@@ -19,9 +19,8 @@ from pathlib import Path
 # Age in seconds from which a half-made file of another machine counts as left behind. Its process
 # cannot be asked from here, and no single file takes a day to write.
 FOREIGN_AGE_S = 86_400.0
-# Temporary files with a mark (`.1234-0a1b2c3d.tmp`), or without one, as older versions named them.
-UNFINISHED = re.compile(r"\.[0-9]{1,10}(-[0-9a-f]{8})?\.tmp$")
-_MARKED = re.compile(r"\.([0-9]{1,10})-([0-9a-f]{8})\.(tmp|part|now)$")
+# The end of a half-made file's or folder's name: the process id and machine of `mark`, and a suffix.
+MARKED = re.compile(r"\.([0-9]{1,10})-([0-9a-f]{8})\.(tmp|part|now)$")
 
 
 @functools.cache
@@ -72,18 +71,17 @@ def _machine() -> str:
     return hashlib.sha256(about.encode()).hexdigest()[:8]
 
 
-def sweep(folder: Path, pattern: str, ours: bool = False) -> None:
+def sweep(folder: Path, pattern: str) -> None:
     """Removes half-made files and folders that match `pattern` in `folder` and whose maker is gone.
 
-    A leftover of another machine is removed only when it is a day old, since it may be in use.
-    `ours`: True where only this suite writes into `folder`. A leftover without a mark, as older
-    versions named them, is then removed at that age too; elsewhere it is never touched. A removal
-    that fails is passed over.
+    A leftover of another machine is removed only when it is a day old, since it may be in use. A
+    file without a mark may be another program's and is never touched. A removal that fails is
+    passed over.
     """
     with contextlib.suppress(OSError):
         # A list, because the folder must not change while `glob` still reads it.
         for path in list(folder.glob(pattern)):
-            if _left_behind(path, ours):
+            if _left_behind(path):
                 discard(path)
 
 
@@ -102,11 +100,13 @@ def discard(path: Path) -> None:
         remove(path)
 
 
-def _left_behind(path: Path, ours: bool) -> bool:
-    """Returns True where no living process can still be filling `path`."""
-    made_by = _MARKED.search(path.name)
-    if made_by is not None and made_by[2] == _machine():
+def _left_behind(path: Path) -> bool:
+    """Returns True where `path` has a mark and no living process can still be filling it."""
+    made_by = MARKED.search(path.name)
+    if made_by is None:
+        return False
+    if made_by[2] == _machine():
         return not lives(int(made_by[1]))
     with contextlib.suppress(OSError):
-        return (ours or made_by is not None) and time.time() - path.lstat().st_mtime > FOREIGN_AGE_S
+        return time.time() - path.lstat().st_mtime > FOREIGN_AGE_S
     return False

@@ -30,8 +30,8 @@ def restored() -> Iterator[None]:
     The C library keeps freed memory from then on (`dora.process.memory`).
     """
     environment, path = dict(os.environ), list(sys.path)
-    draws = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    on_gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    draws = random.getstate(), np.random.get_state()
+    gpus = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
     threads = torch.get_num_threads()
     strict = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
@@ -43,7 +43,7 @@ def restored() -> Iterator[None]:
     # With this workspace cuBLAS gives the same bits each time; read when CUDA starts.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), torch.random.fork_rng(devices=gpus):
             # Replaced, not changed: an application of Hydra's may go on with them.
             for kind in holders:
                 Singleton._instances.pop(kind, None)
@@ -60,9 +60,6 @@ def restored() -> Iterator[None]:
         os.environ.update(environment)
         random.setstate(draws[0])
         np.random.set_state(draws[1])
-        torch.set_rng_state(draws[2])
-        if on_gpus:
-            torch.cuda.set_rng_state_all(on_gpus)
         torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(strict, warn_only=warn_only)
         torch.utils.deterministic.fill_uninitialized_memory = filled  # type: ignore[attr-defined]

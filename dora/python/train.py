@@ -104,7 +104,7 @@ def _absolute(config_dir: str | Path | None) -> str | None:
     return str(folder)
 
 
-def _config(words: Sequence[str], config_dir: str | None = None) -> Config:
+def _config(words: Sequence[str], config_dir: str | None) -> Config:
     """Returns the configuration. Raises UserError with every mistake in the words."""
     register()
     try:

@@ -48,7 +48,7 @@ def about_method(run: Run) -> AboutMethod:
     if (said := run.get("method")) is not None:
         kind, note = (said["budget"], said["result"]), said.get("note")
         return AboutMethod(name, said["title"], said["paper"], *kind, note)
-    if run["config"]["budget"] in (None, NO_BUDGET):
+    if run["config"]["budget"] is None:
         return AboutMethod(name, "full fine-tuning", None, NO_BUDGET, "model")
     title = {"lora": "LoRA", "adalora": "AdaLoRA", "dora": "DoRA (dynamic rank)"}.get(name, name)
     return AboutMethod(name, title, None, "exact", "adapter", _OLD_NOTES.get(name))
@@ -60,11 +60,11 @@ def trains_all(run: Run) -> bool:
 
 
 def adapter_parameters(run: Run, score: str) -> int:
-    """Returns the parameters that the budget counts, without the head; all, if all are trained.
+    """Returns the number of parameters that the budget counts, without the head; all, if all train.
 
-    They are those of the weights that the score is of, "best" or "last": a method that grows, or
-    prunes to the end, has other counts in each. A method may store more: NoRA's frozen outer
-    factors are no part of them.
+    `score`: the evaluation whose weights are counted, "best" or "last": a method that grows, or
+    prunes to the end, has another number at each. A method may store more: NoRA's frozen outer
+    factors are not counted.
     """
     params = run["params"]
     if trains_all(run):
@@ -74,8 +74,8 @@ def adapter_parameters(run: Run, score: str) -> int:
 
 
 def ranks_of(run: Run, score: str) -> dict[str, int]:
-    """Returns the components of each matrix in the weights that the score is of."""
+    """Returns the number of components of each matrix at the "best" or "last" evaluation."""
     ranks = run["ranks"]
-    # Records made before the last weights' ranks were kept have those of the best alone.
+    # Older records have no ranks of the last evaluation.
     found: dict[str, int] = ranks.get("last", ranks["end"]) if score == "last" else ranks["end"]
     return found

@@ -60,7 +60,5 @@ def _word(text: str) -> str:
 
 
 def _last(text: str) -> str:
-    """Returns the last part of a path that begins at the root or at a home; any other text as it
-    is.
-    """
+    """Returns the last part of a path from the root or from a home; any other text as it is."""
     return text.rstrip("/").rpartition("/")[2] if _ROOTED.match(text) else text

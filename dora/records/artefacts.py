@@ -92,27 +92,29 @@ def _sum(file: IO[bytes]) -> dict[str, Any]:
     return {"bytes": file.tell(), "sha256": digest}
 
 
-def problem(folder: Path, run: Run, name: str) -> str | None:
-    """Returns the problem of a file of a run whose record has checksums, or None if it is sound."""
+def fault(folder: Path, run: Run, name: str) -> str | None:
+    """Returns why a file is not as the run wrote it, such as `is missing`, or None if it is.
+
+    The message goes behind the file's path. The run's record must have checksums.
+    """
     known = _known(run["files"].get(name))
-    path = folder / name
     if not known:
-        return f"{path} is not among the files that run.json names: it is not this run's"
+        return "is not among the files that run.json names: it is not this run's"
     try:
         with open_own(folder, name) as file:
             size = os.fstat(file.fileno()).st_size
             # A file of another size is not read: somebody else's may have terabytes.
             if size not in [each["bytes"] for each in known]:
                 return (
-                    f"{path} is damaged or another's: it has {size:,} bytes, run.json says "
+                    f"is damaged or another's: it has {size:,} bytes, run.json says "
                     f"{known[0]['bytes']:,}"
                 )
             if _sum(file) not in known:
-                return f"{path} is damaged or another's: its sha256 is not the one in run.json"
+                return "is damaged or another's: its sha256 is not the one in run.json"
     except FileNotFoundError:
-        return f"{path} is missing"
+        return "is missing"
     except OSError as e:
-        return f"{path} cannot be read: {e.strerror}"
+        return f"cannot be read: {e.strerror}"
     return None
 
 
@@ -122,14 +124,12 @@ def matches(run: Run, name: str, content: bytes) -> bool:
 
 
 def changed(folder: Path, run: Run, name: str) -> str | None:
-    """Returns why an existing file is not as the run wrote it, without its path; else None.
+    """Returns the `fault` of a file that is there, None of a missing one.
 
-    A missing file, and a record without checksums, give None.
+    It is None too where the record has no checksums.
     """
-    if "files" not in run or not os.path.lexists(folder / name):
-        return None
-    found = problem(folder, run, name)
-    return None if found is None else found.removeprefix(f"{folder / name} ")
+    there = "files" in run and os.path.lexists(folder / name)
+    return fault(folder, run, name) if there else None
 
 
 def _known(entry: dict[str, Any] | None) -> list[dict[str, Any]]:
@@ -153,8 +153,10 @@ def damaged(folder: Path, run: Run, names: Iterable[str]) -> list[str]:
         _say_unchecked(folder)
         return []
     again = "train it again with force=true"
-    found = (problem(folder, run, name) for name in names)
-    return [f"{text}; fetch it again, or {again}" for text in found if text is not None]
+    found = {name: fault(folder, run, name) for name in names}
+    return [
+        f"{folder / name} {why}; fetch it again, or {again}" for name, why in found.items() if why
+    ]
 
 
 def check(folder: Path, run: Run, *names: str) -> None:

@@ -34,11 +34,11 @@ def sweep(folder: Path) -> None:
     own = [inner for name in FOLDERS if not (inner := folder / name).is_symlink()]
     for left in (left for inner in (folder, *own) for left in inner.glob(".*.tmp")):
         # A user's own hidden files may match the pattern too.
-        if machine.UNFINISHED.search(left.name):
+        if machine.MARKED.search(left.name):
             machine.discard(left)
-    # Others may export the run, or look at the file server's clock (.now.* of an older version).
-    for pattern in (".*.part", ".*.now", ".now.*"):
-        machine.sweep(folder, pattern, ours=True)
+    # Other processes may be exporting the run, or looking at the file server's clock.
+    for pattern in (".*.part", ".*.now"):
+        machine.sweep(folder, pattern)
 
 
 def remove_unbegun(folder: Path) -> None:

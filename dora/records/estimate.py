@@ -4,27 +4,25 @@ from __future__ import annotations
 
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from dora.plain import counted, duration
+from dora.records.place import Place
 from dora.records.study import Seen
 
-# Parts of a place that a run's length depends on, most alike first: data, task, model, method,
-# budget and key, which is all but the seed; then without the key, which names the number of epochs
-# too; then without the budget; then any method of the task; then any task of the model.
-_ALIKE = ((0, 1, 2, 3, 4, 5), (0, 1, 2, 3, 4), (0, 1, 2, 3), (0, 1, 2), (2,))
-# (seconds, steps) of finished runs by their part of a place; steps are None where a record tells
-# none.
-_Lengths = dict[tuple[str, ...], list[tuple[float, int | None]]]
+# (seconds, steps) of finished runs by what they have in common (`_groups`); steps are None where a
+# record tells none.
+_Lengths = Mapping[tuple[str, ...], Sequence[tuple[float, int | None]]]
 
 
 @dataclass(frozen=True)
 class Left:
-    """Holds what is left of a study. `seconds`: of training, one run after the other.
+    """Holds what is left of a study.
 
-    `runs`: that are not done. `at_once`: runs in training at a time. `unlike`: runs for which
-    nothing that is done tells how long they take.
+    `seconds`: of training, one run after the other. `runs`: the number that is not done. `at_once`:
+    the number in training at a time. `unlike`: the number of runs for which nothing that is done
+    tells how long they take; `seconds` leaves them out.
     """
 
     seconds: float
@@ -39,22 +37,22 @@ def left(seen: Sequence[Seen], to_do: Iterable[str]) -> Left | None:
     `to_do`: the states of runs that are to be trained.
     """
     running = [s for s in seen if s.state == "running"]
-    return of([*running, *(s for s in seen if s.state in to_do)], seen, len(running))
+    return left_of([*running, *(s for s in seen if s.state in to_do)], seen, len(running))
 
 
-def of(runs: Sequence[Seen], known: Iterable[Seen], at_once: int) -> Left | None:
-    """Returns what is left where these runs are, or None where none is or nothing tells.
+def left_of(runs: Sequence[Seen], known: Iterable[Seen], at_once: int) -> Left | None:
+    """Returns what is left where `runs` are not done, or None where nothing is or nothing tells.
 
     `known`: runs whose finished ones tell how long the others take. A run takes as long as the mean
-    of those that are most like it, in proportion to its steps; one that has begun, the share of it
-    that its steps leave.
+    of those that are most like it, in proportion to its steps. One that has begun takes the share
+    of it that is not done.
     """
-    lengths_of: list[_Lengths] = [defaultdict(list) for _ in _ALIKE]
+    lengths: dict[tuple[str, ...], list[tuple[float, int | None]]] = defaultdict(list)
     for s in known:
         if s.state == "done" and s.seconds:
-            for parts, lengths in zip(_ALIKE, lengths_of, strict=True):
-                lengths[_part(s, parts)].append((s.seconds, s.total_steps))
-    found = [_length(s, lengths_of) for s in runs]
+            for group in _groups(s.place):
+                lengths[group].append((s.seconds, s.total_steps))
+    found = [_seconds_left(s, lengths) for s in runs]
     told = [seconds for seconds in found if seconds is not None]
     return Left(sum(told), len(runs), at_once, len(runs) - len(told)) if told else None
 
@@ -69,16 +67,24 @@ def in_words(left: Left) -> str:
     return text
 
 
-def _part(s: Seen, parts: Sequence[int]) -> tuple[str, ...]:
-    return tuple(s.place[i] for i in parts)
+def _groups(place: Place) -> list[tuple[str, ...]]:
+    """Returns what a run has in common with those like it, the most alike first."""
+    data, task, model, method, budget, key, _ = place
+    return [
+        (data, task, model, method, budget, key),  # all but the seed
+        (data, task, model, method, budget),  # the key names the number of epochs too
+        (data, task, model, method),
+        (data, task, model),
+        (model,),
+    ]
 
 
-def _length(s: Seen, known: Sequence[_Lengths]) -> float | None:
+def _seconds_left(s: Seen, lengths: _Lengths) -> float | None:
     """Returns the seconds that a run will still take, None if nothing tells."""
     if s.state == "running" and s.left_s is not None:  # its own speed
         return s.left_s
-    for parts, of in zip(_ALIKE, known, strict=True):
-        if found := of.get(_part(s, parts)):
+    for group in _groups(s.place):
+        if found := lengths.get(group):
             share = s.step / s.total_steps if s.step and s.total_steps else 0.0
             # A study of several lengths has them all in one folder.
             whole = (_scaled(seconds, steps, s.total_steps) for seconds, steps in found)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -70,34 +70,44 @@ def missing(seen: Iterable[Seen]) -> list[Seen]:
     implies no others, and is not missing itself.
     """
     tables: dict[tuple[str, str], list[Seen]] = defaultdict(list)
-    behind: set[tuple[Place, str | None]] = set()
+    superseded: set[tuple[Place, str | None]] = set()
     for s in seen:
         if s.state == "superseded":
-            behind.add((s.place._replace(key=""), s.length))
+            superseded.add(_without_key(s))
         elif s.state != "broken":  # without a record nothing says that the study was to hold it
             tables[s.place.data, s.place.model].append(s)
     by_length = [group for _, runs in sorted(tables.items()) for group in _lengths(runs)]
-    found = []
-    for runs in by_length:
-        data, _, model, *_ = runs[0].place
-        there = {_cell(r): r for r in runs}
-        tasks, rows, seeds = (sorted(set(column)) for column in zip(*there, strict=True))
-        for task, row, seed in product(tasks, rows, sorted(seeds, key=lambda s: int(s[1:]))):
-            if (task, row, seed) not in there:
-                siblings = [r for r in runs if r.place.row == row]
-                sibling = max(siblings, key=lambda r: (r.place.task == task, r.state == "done"))
-                # The key hashes the task too, so it is known only from a run of that task.
-                key = sibling.place.key if sibling.place.task == task else "?"
-                words = for_task(sibling.words, sibling.place.task, task)
-                words = None if words is None else with_values(words, seed=seed[1:])
-                here = Place(data, task, model, row[0], row[1], key, seed)
-                folder, length = sibling.folder, sibling.length
-                if (here._replace(key=""), length) not in behind:
-                    found.append(Seen(here, "missing", words=words, folder=folder, length=length))
-    return found
+    holes = [hole for runs in by_length for hole in _holes(runs)]
+    return [hole for hole in holes if _without_key(hole) not in superseded]
 
 
-def _cell(run: Seen) -> tuple[str, tuple[str, ...], str]:
+def _without_key(run: Seen) -> tuple[Place, str | None]:
+    """Returns a run's place but for its key, and its length: a hole's key may be unknown."""
+    return run.place._replace(key=""), run.length
+
+
+def _holes(runs: Sequence[Seen]) -> Iterator[Seen]:
+    """Yields the holes among runs on the same data and model."""
+    there = set(map(_cell, runs))
+    tasks, rows, seeds = (sorted(set(column)) for column in zip(*there, strict=True))
+    for cell in product(tasks, rows, sorted(seeds, key=lambda seed: int(seed[1:]))):
+        if cell not in there:
+            yield _hole(runs, *cell)
+
+
+def _hole(runs: Sequence[Seen], task: str, row: tuple[str, str], seed: str) -> Seen:
+    """Returns a missing run, which follows the example of a run of its row."""
+    siblings = [r for r in runs if r.place.row == row]
+    sibling = max(siblings, key=lambda r: (r.place.task == task, r.state == "done"))
+    # The key hashes the task too, so it is known only from a run of that task.
+    key = sibling.place.key if sibling.place.task == task else "?"
+    words = for_task(sibling.words, sibling.place.task, task)
+    words = None if words is None else with_values(words, seed=seed[1:])
+    place = sibling.place._replace(task=task, key=key, seed=seed)
+    return Seen(place, "missing", words=words, folder=sibling.folder, length=sibling.length)
+
+
+def _cell(run: Seen) -> tuple[str, tuple[str, str], str]:
     """Returns a run's task, row (method and budget) and seed."""
     return run.place.task, run.place.row, run.place.seed
 

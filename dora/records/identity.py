@@ -10,26 +10,15 @@ import hashlib
 import json
 from typing import Any
 
+from dora.configuration.neutral import NEUTRAL
 from dora.records.schema import Run
 
 # Raised whenever the same configuration trains to other bits than before, so that old and new runs
 # are two directories and tables do not mix them. tests/test_arithmetic.py tells when;
 # results/README.md says which number means what.
 ARITHMETIC = 6
-# Settings on which a run's weights do not depend but for their last bits, or that have a place of
-# their own in the path.
-NOT_IDENTITY = (
-    "seed",
-    "results",
-    "device",
-    "compile",
-    "cuda_graphs",
-    "wandb",
-    "tensorboard",
-    "force",
-    "checkpoint_every",
-    "keep_model",
-)
+# The keys that are no part of the hash: seed and results have places of their own in the path.
+NOT_IDENTITY = (*NEUTRAL, "seed", "results")
 
 # A method's settings that came after its first runs, with the values that those runs had. At these
 # values they are no part of a run's identity, so that its directory keeps its name.
@@ -58,7 +47,7 @@ def identity(config: dict[str, Any], fingerprints: dict[str, str | None]) -> str
 
 
 def method_settings(run: Run) -> dict[str, Any]:
-    """Returns the settings of a recorded run's method, those that came later at its values."""
+    """Returns the settings of a recorded run's method, those added since (LATER) at its values."""
     method = run["config"].get("method") or {}
     # In the order of the record, which is the YAML's; what it lacks comes last.
     return method | {

@@ -5,13 +5,12 @@ Journals may be somebody else's, or damaged: no line is believed before it is ch
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from dora.backbones.architectures import layer_and_kind
-from dora.files import open_own
+from dora.files import from_json, open_own
 from dora.plain import cut, is_whole
 
 JOURNALS = ("metrics.jsonl", "ranks.jsonl")
@@ -93,20 +92,12 @@ def events(folder: Path, name: str) -> Iterator[dict[str, Any]]:
             if len(line) > MOST_LINE:
                 raise ValueError(f"a line of more than {MOST_LINE:,} bytes")
             try:
-                event = _LINE.decode(line.decode("utf-8"))
+                event = from_json(line.decode("utf-8"))
             except RecursionError as e:
                 raise ValueError("brackets within brackets, deeper than any line of a run") from e
             if not isinstance(event, dict):
                 raise ValueError(f"a line holds {cut(event)}, no object")
             yield event
-
-
-def _refused(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is no number of JSON")
-
-
-# Python's reader accepts NaN and Infinity; no run writes them.
-_LINE = json.JSONDecoder(parse_constant=_refused)
 
 
 def _step(event: dict[str, Any]) -> int:

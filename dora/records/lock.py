@@ -72,13 +72,13 @@ class Lock:
     def _claim(self) -> None:
         # flock first: among processes of one host it decides at once, without waiting for a lease.
         try:
-            works = _flock(self._file)
+            has_flock = _flock(self._file)
         except BlockingIOError:
             raise self._in_use() from None
         holder = _read(self.path)
         # With flock in hand, a holder under this kernel is dead. Another host's may live, and only
         # its lease tells.
-        other = holder is not None and not (works and _here(holder))
+        other = holder is not None and not (has_flock and _here(holder))
         if other and _renewed(self.path, holder):
             raise self._in_use()
         self._file.truncate(0)
@@ -98,7 +98,7 @@ class Lock:
             raise
         # Two hosts may have found the same lease expired at once: the later writer has the
         # directory.
-        if other or not works:
+        if other or not has_flock:
             time.sleep(1)  # long enough for the other, which looked when we did, to have written
             if (now := _read(self.path)) and now["token"] != self._token:
                 raise self._in_use()
@@ -155,7 +155,7 @@ def held(folder: Path) -> str | None:
     if holder is None or not _fresh(path):
         return None
     # In another container of this host the same number is another process.
-    same = _here(holder) and holder.get("numbering", machine.numbering()) == machine.numbering()
+    same = _here(holder) and holder.get("numbering") == machine.numbering()
     return None if same and not machine.lives(holder["pid"]) else _name(holder)
 
 
@@ -190,14 +190,8 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 
 def _here(holder: dict[str, Any]) -> bool:
-    """Tells whether the holder runs, or ran, under this very kernel.
-
-    The lock of an older version names its host alone.
-    """
-    return (
-        holder["host"] == socket.gethostname()
-        and holder.get("boot", machine.boot()) == machine.boot()
-    )
+    """Tells whether the holder runs, or ran, under this very kernel."""
+    return holder["host"] == socket.gethostname() and holder.get("boot") == machine.boot()
 
 
 def _name(holder: dict[str, Any] | None) -> str:

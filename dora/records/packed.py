@@ -25,13 +25,13 @@ from dora.errors import TEMPORARY, NotNow, UserError
 from dora.files import check_readable, open_own, write_atomic
 from dora.plain import printable
 from dora.process import machine
+from dora.records import run_json
 from dora.records.anonymous import anonymous
 from dora.records.journals import METRICS, RANKS
 from dora.records.place import Place, place_of
 
 NAME = "runs.jsonl.gz"
-RECORD = "run.json"
-FILES = (RECORD, RANKS, METRICS)
+FILES = (run_json.NAME, RANKS, METRICS)
 FORMAT = {"format": "dora-glue records", "version": 1}
 _MOST_NAME = 255  # bytes of a folder's name on the usual file systems
 _LONGEST = 64 << 20  # characters of a line: a damaged or hostile file must not fill the memory
@@ -65,18 +65,16 @@ def write(
     with gzip.GzipFile(filename="", mode="wb", fileobj=held, mtime=0) as packed:
         packed.write(_line(FORMAT))
         for folder in folders:
-            line, texts = b"", read(folder)
-            if texts is None:
+            if (texts := read(folder)) is None:
                 continue
             try:
                 _run(_line(texts).decode())
                 if blind:
-                    texts[RECORD] = anonymous(texts[RECORD])
-                line = _line(texts)
+                    texts[run_json.NAME] = anonymous(texts[run_json.NAME])
             except ValueError as e:
                 named = printable(shown(folder))
                 problems.append(f"{named} cannot be packed: {e}; move it away, to pack the others")
-            packed.write(line)
+            packed.write(_line(texts))
             number += 1
     if problems:
         raise UserError(*problems)
@@ -88,7 +86,7 @@ def write(
 
 def check_free(file: Path) -> None:
     """Raises UserError where `write` would replace another kind of file, or add one to a run's."""
-    run = next((p for p in file.absolute().parents if (p / RECORD).exists()), None)
+    run = next((p for p in file.absolute().parents if (p / run_json.NAME).exists()), None)
     if run is not None:
         raise UserError(f"{file} lies in {run}, a run's directory: name a file elsewhere")
     # A link to nowhere is replaced; anything but a file, such as a pipe, is not opened.
@@ -235,8 +233,8 @@ def _run(line: str) -> dict[str, str]:
         raise ValueError(f"{sorted(odd)[0]!r:.40} is no file of a run's records")
     if not all(isinstance(text, str) for text in texts.values()):
         raise ValueError(f"a file of {texts['place']} is no text")
-    if RECORD not in texts:
-        raise ValueError(f"{texts['place']} has no {RECORD}")
+    if run_json.NAME not in texts:
+        raise ValueError(f"{texts['place']} has no {run_json.NAME}")
     return texts
 
 

@@ -144,7 +144,7 @@ def _bits_depend_on(start: dict[str, Any]) -> dict[str, Any]:
     on_cpu = start["device"] == "cpu"
     # With a GPU the processor only loads and writes; without one CUDA's libraries compute nothing.
     packages = BIT_PACKAGES if on_cpu else (*BIT_PACKAGES, "cuda", "cudnn")
-    # Neither makes another run; without a GPU there are no graphs.
+    # Neither is part of a run's name, so one start may differ from the next. A CPU has no graphs.
     how = ("compile",) if on_cpu else ("compile", "cuda_graphs")
     return {
         "processes": start["world_size"],

@@ -72,20 +72,12 @@ def scores_in_words(data: Run) -> str:
     return f"{text or 'no metric is defined'}, best at step {best['step']}{warning}"
 
 
-def divergences(run: Run) -> int:
-    """Returns how often a run has diverged since it was begun.
-
-    At least 1 where its status says so, since older records do not count.
-    """
-    return int(run.get("divergences", run.get("status") == "diverged"))
-
-
 def refuse_diverged(run: Run) -> None:
     """Raises RunFailed for a run that was resumed after it diverged, and diverged again.
 
     It resumes at its last sound checkpoint, so a third try would end as the second did.
     """
-    if run.get("status") == "diverged" and (times := divergences(run)) >= TRIES:
+    if run.get("status") == "diverged" and (times := run.get("divergences", 0)) >= TRIES:
         raise RunFailed(
             f"{run.get('reason')}, or add force=true to start it anew: it diverged "
             f"{times} times, and a run is taken up only once after it diverged"
@@ -142,7 +134,7 @@ class Record:
     @property
     def divergences(self) -> int:
         """Returns how often the run has diverged since it was begun."""
-        return divergences(self.data)
+        return int(self.data.get("divergences", 0))
 
     def open(self, header: dict[str, Any], force: bool = False) -> None:
         """Takes the directory, makes it if needed, and reads its record.

@@ -13,7 +13,10 @@ from typing import Any
 
 from dora.adapters.budget import Budget
 from dora.data.tasks import TASKS, score_key
-from dora.files import open_own
+from dora.errors import reason
+from dora.files import from_json, open_own
+from dora.plain import is_whole
+from dora.records.about_method import NO_BUDGET
 from dora.records.artefacts import seal_problem
 from dora.records.kinds import wrong
 from dora.records.place import Place, place_of
@@ -51,13 +54,13 @@ def parsed(content: bytes) -> Run:
     """Returns the record that these bytes of a run.json hold, checked as by `read`."""
     try:
         text = content.decode()
-        run = _DECODER.decode(text)
+        run = from_json(text)
         # Half of a surrogate pair is legal JSON, but cannot be printed. Encoding the whole record
         # is slow, so only a text that spells a surrogate (an emoji does so too) is tried.
         if "\\ud" in text or "\\uD" in text:
             json.dumps(run, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as e:  # brackets within brackets end in RecursionError
-        raise NotARecord(f"{type(e).__name__}: {e}") from e
+        raise NotARecord(reason(e)) from e
     if (problem := next(_problems(run, content), None)) is not None:
         raise NotARecord(problem)
     return dict(run)
@@ -89,22 +92,22 @@ def read_done(folder: Path) -> Run | None:
 def misplaced(run: Run, place: Place) -> str | None:
     """Returns how a record differs from its place under results/runs, or None where it does not.
 
-    `place`: data, task, model, method, budget, key, seed. A record without a configuration fits any
-    place.
+    A record without a configuration fits any place.
     """
     if "config" not in run:
         return None
-    data, task, model, method, budget, _, seed = place
     c = run["config"]
     told = {
-        "data": (c.get("data"), data),
-        "task": (c.get("task"), task),
-        "model": (c.get("model"), model),
-        "method": (c.get("method", {}).get("name"), method),
-        "budget": (_spelled(c.get("budget")), budget),
-        "seed": (f"s{c.get('seed')}", seed),
+        "data": c.get("data"),
+        "task": c.get("task"),
+        "model": c.get("model"),
+        "method": c.get("method", {}).get("name"),
+        "budget": _spelled(c.get("budget")),
+        "seed": f"s{c.get('seed')}",
     }
-    differing = [f"{key} {is_!r:.40}" for key, (is_, folder) in told.items() if is_ != folder]
+    differing = [
+        f"{key} {value!r:.40}" for key, value in told.items() if value != getattr(place, key)
+    ]
     if not differing:
         return None
     return f"it is the record of {' and '.join(differing)}, in another's place"
@@ -113,17 +116,9 @@ def misplaced(run: Run, place: Place) -> str | None:
 def _spelled(budget: str | None) -> str:
     """Returns the name of a budget's folder: `300000` for `0.3M`; any other text as it is."""
     try:
-        return "none" if budget is None else str(Budget.parse(budget))
+        return NO_BUDGET if budget is None else str(Budget.parse(budget))
     except ValueError:
         return str(budget)
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no JSON")
-
-
-# Python's reader accepts NaN and Infinity; a record holds finite numbers alone.
-_DECODER = json.JSONDecoder(parse_constant=_refuse)
 
 
 def _problems(run: Any, content: bytes) -> Iterator[str]:
@@ -134,8 +129,7 @@ def _problems(run: Any, content: bytes) -> Iterator[str]:
     """
     if not isinstance(run, dict):
         yield f"it holds a {type(run).__name__}, which must be an object"
-    # True equals 1.
-    if run.get("schema") != SCHEMA or type(run["schema"]) is not int:
+    if not is_whole(run.get("schema"), SCHEMA, SCHEMA):
         yield _foreign(run)
     if run.get("status") not in STATUSES:
         yield f"status is {run.get('status')!r:.40}, which must be one of {', '.join(STATUSES)}"
@@ -154,7 +148,7 @@ def _foreign(run: Run) -> str:
     """Says which schema a record has, and who could read it."""
     said = "no schema" if "schema" not in run else f"schema {run['schema']!r:.40}"
     which = "it is no run's record"
-    if type(run.get("schema")) is int and run["schema"] > SCHEMA:
+    if is_whole(run.get("schema"), SCHEMA + 1):
         which = "a later version of this suite wrote it, which can read it"
     return f"it has {said}, and this version reads schema {SCHEMA}: {which}"
 

@@ -166,6 +166,13 @@ def _seconds_since(stamp: str) -> float:
     return (datetime.datetime.now(datetime.timezone.utc) - then).total_seconds()
 
 
+def first_line(state: str, reason: str | None) -> str:
+    """Returns the first line of the reason why a run is in `state`, such as failed."""
+    first = next(iter((reason or "").splitlines()), "no reason given")
+    # A record's reason begins with its status, which every line about the run shows already.
+    return printable(first.removeprefix(f"{state}: "))
+
+
 def first_command(results: Path) -> str:
     """Returns a command that trains a first run under `results`."""
     where = [] if results == Path("results") else [f"results={results}"]

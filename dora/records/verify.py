@@ -21,20 +21,19 @@ from dora.adapters.peft_config import stored_params
 from dora.data import npz
 from dora.data.predictions import UNREADABLE
 from dora.data.tasks import TASKS
-from dora.errors import UserError
+from dora.errors import UserError, reason
 from dora.files import open_own
-from dora.plain import counted, cut
+from dora.plain import counted, cut, is_whole
 from dora.records import artefacts, packed
 from dora.records.about_method import about_method
 from dora.records.directories import directories
-from dora.records.journals import JOURNALS, events
+from dora.records.journals import JOURNALS, MOST_BYTES, events
 from dora.records.place import place_of
 from dora.records.rescore import disagreement
 from dora.records.run_json import NotARecord, content, read_placed
 from dora.records.schema import Run
 
 # Bytes that are read at most. A checkpoint holds weights and two moments: 64 GiB is beyond any.
-JOURNAL_AT_MOST = 1 << 30
 CHECKPOINT_AT_MOST = 1 << 36
 HEADER_AT_MOST = 1 << 26
 TRIES = 3  # checks of a run whose record changes meanwhile
@@ -112,13 +111,12 @@ def _finished(folder: Path, run: Run, found: Found) -> None:
     found.checksums = "files" in run
     if found.checksums:
         found.absent = bool(set(run["files"]) - set(there))
-        wrong = {name: artefacts.problem(folder, run, name) for name in there}
-        # A packed run's folder is a temporary one, which is nobody's to look at.
-        named = packed.shown(folder)
-        found.problems += [text.replace(str(folder), named) for text in wrong.values() if text]
-        found.verified = sum(text is None for text in wrong.values())
+        wrong = {name: why for name in there if (why := artefacts.fault(folder, run, name))}
+        # `shown`: a packed run's folder is a temporary one, which is nobody's to look at.
+        found.problems += [f"{packed.shown(folder / name)} {why}" for name, why in wrong.items()]
         # The content of a damaged file is not looked at: its sum says enough.
-        there = [name for name in there if wrong[name] is None]
+        there = [name for name in there if name not in wrong]
+        found.verified = len(there)
     else:
         # Such a record does not name its files. A whole model is kept only with keep_model=true.
         weights = set() if about_method(run).result == "model" else {artefacts.WEIGHTS}
@@ -137,7 +135,7 @@ def _prediction_problems(folder: Path, run: Run) -> list[str]:
         npz.load(folder, outputs=TASKS[run["config"]["task"]].outputs)
         wrong = disagreement(folder, run)
     except UNREADABLE as e:
-        return [f"predictions.npz cannot be read ({type(e).__name__}: {e})"]
+        return [f"predictions.npz cannot be read ({reason(e)})"]
     return [] if wrong is None else [wrong]
 
 
@@ -221,8 +219,8 @@ def _begin(folder: Path, name: str, size: Any) -> str:
     # A label could name any file of the machine, and any size.
     if name not in JOURNALS:
         raise ValueError(f"{name!r:.40} is no journal")
-    with open_own(folder, name, JOURNAL_AT_MOST) as file:
-        if type(size) is not int or not 0 <= size <= os.fstat(file.fileno()).st_size:
+    with open_own(folder, name, MOST_BYTES) as file:
+        if not is_whole(size, 0, os.fstat(file.fileno()).st_size):
             return ""
         return hashlib.sha256(file.read(size)).hexdigest()
 

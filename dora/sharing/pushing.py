@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from dora.adapters.peft_config import hub_name
-from dora.errors import UserError
+from dora.errors import UserError, reason
 from dora.files import check_safetensors, read_object
 
 # The hub makes this file itself, with a repository.
@@ -94,9 +94,8 @@ def _explained(repository: str) -> Iterator[None]:
         why = _REASONS.get(code, "the hub answers {code}").format(owner=owner, code=code)
         raise UserError(f"{repository}: {why} ({said})") from e
     except (HTTPError, OSError) as e:
-        said = " ".join(str(e).split())[:200] or type(e).__name__
         raise UserError(
-            f"{repository}: {constants.ENDPOINT} is not reached ({said}); try again later"
+            f"{repository}: {constants.ENDPOINT} is not reached ({reason(e)}); try again later"
         ) from e
     except ValueError as e:  # as ModelCard.validate raises it
         raise UserError(f"{repository}: the hub refuses the card: {e}") from e

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dora.data import npz
 from dora.data.predictions import as_npz, save, unpredicted
-from dora.errors import UserError
+from dora.errors import UserError, reason
 from dora.preparing.prepare import Prepared
 from dora.records import artefacts
 from dora.records.provenance import provenance
@@ -53,7 +53,7 @@ def predict_added(p: Prepared, world: World, record: Record, say: Callable[[str]
     except Exception as e:  # the run's results do not depend on these predictions
         text = (
             f"{names} not predicted: {p.folder} holds weights or predictions that cannot be used "
-            f"({type(e).__name__}: {e}); force=true trains it again and predicts all there is"
+            f"({reason(e)}); force=true trains it again and predicts all there is"
         )
     if world.main:
         say(text)

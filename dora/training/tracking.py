@@ -131,7 +131,7 @@ class Trackers:
                     tracker.histogram(step, "ranks", *histogram(line["ranks"].values()))
             except Exception as e:  # the tracker's own errors, the network's, a full disk's
                 self._trackers.remove(tracker)
-                self._say(f"{tracker.name} stopped ({type(e).__name__}: {e}); {_SAFE}")
+                self._say(f"{tracker.name} stopped ({reason(e)}); {_SAFE}")
 
     def finish(self, record: Record) -> None:
         """Ends every curve, with the run's best and its parameter counts if it is done.
@@ -144,7 +144,7 @@ class Trackers:
             try:
                 tracker.finish(step, summary)
             except Exception as e:  # as in `_send`
-                self._say(f"{tracker.name} did not end well ({type(e).__name__}: {e}); {_SAFE}")
+                self._say(f"{tracker.name} did not end well ({reason(e)}); {_SAFE}")
 
     def leave(self) -> None:
         """Lets go of every curve, for another start of the run to continue."""

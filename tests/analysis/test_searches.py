@@ -191,7 +191,7 @@ def test_the_figure_holds_every_mean_and_marks_the_chosen_rate(tmp_path: Path) -
 
 def test_every_search_has_a_panel_also_where_no_method_of_its_task_has_a_budget() -> None:
     def search(task: str, method: str, budget: str | None, length: str = "600 steps") -> Search:
-        return Search(Key("m", task, method, budget, length), (1,), {1e-3: (50.0,)})
+        return Search(Key("m", task, method, budget, length, "dir"), (1,), {1e-3: (50.0,)})
 
     drawn = score_by_rate(
         [

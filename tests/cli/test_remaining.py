@@ -97,7 +97,7 @@ def test_a_sweep_does_not_train_at_rates_that_came_after_its_plan(
     file = tmp_path / "choices.json"
 
     def choose(lr: float) -> None:
-        key = tuned.Key("tiny_roberta", "wnli", "lora", "r2")
+        key = tuned.Key("tiny_roberta", "wnli", "lora", "r2", "24 steps", "dir")
         tuned.write(file, [tuned.Search(key, (1,), {lr: (50.0,)})])
         tuned._read.cache_clear()  # a clock's tick may be longer than the time between two writes
 

@@ -158,7 +158,7 @@ def test_a_launcher_that_ends_without_a_word_leaves_the_report_of_its_runs(
     with pytest.raises(RunFailed, match="1 of 1"):
         sweep.end({}, MemoryError())
     out = capsys.readouterr().out
-    assert "the launcher ended with MemoryError: no reason given\n  waiting: " in out
+    assert "the launcher ended with MemoryError\n  waiting: " in out
 
 
 def test_a_sweep_over_results_names_the_tables_of_each_folder(

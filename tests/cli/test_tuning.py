@@ -57,7 +57,7 @@ def rate_of(config: Config) -> float:
 
 
 def search_at(
-    *place: Any, length: str | None = None, data: str | None = None, **more: Any
+    *place: Any, length: str = "600 steps", data: str = "dir", **more: Any
 ) -> tuned.Search:
     """Returns a search; `place`: model, task, method and budget, then a Search's own fields."""
     return tuned.Search(tuned.Key(*place[:4], length=length, data=data), *place[4:], **more)
@@ -361,7 +361,7 @@ def test_a_rate_comes_from_a_search_of_the_same_length_or_else_from_the_only_oth
     assert record(tmp_path)["tuning"]["length"] == "600 steps"
     tuned.write(file, [short, long])
     assert (rate("max_steps=600"), rate("max_steps=1800")) == (1e-3, 3e-3)
-    told = r"method=lora, budget=r2 at 5400 steps on dir, only at 600 steps and 1800 steps"
+    told = r"method=lora, budget=r2 at 5400 steps on dir, only at 600 steps on dir and 1800 steps on dir"
     with pytest.raises(UserError, match=told):
         rate("max_steps=5400")
 
@@ -616,10 +616,11 @@ def test_a_second_search_is_added_to_the_file_of_the_first(tmp_path: Path) -> No
     file = tmp_path / "search" / "choices.json"
     file.parent.mkdir()
     other = search_at("tiny_roberta", "rte", "dora", "r2", (1,), {1e-3: (50.0,)}, {"host": "a"})
-    # Of another length it stays; one that does not say its length gives way.
-    place = ("tiny_roberta", "wnli", "lora", "r2", (1,), {1e-3: (50.0,)})
+    # Of another length it stays; one of this length gives way.
+    place = ("tiny_roberta", "wnli", "lora", "r2", (1,))
+    place = (*place, {rate: (50.0,) for rate in (1e-3, 2e-3, 4e-3)})
     longer = search_at(*place, length="900 steps")
-    tuned.write(file, [other, search_at(*place), longer])
+    tuned.write(file, [other, search_at(*place, length=small(tmp_path).length), longer])
     words = small_words(tmp_path, "method=lora", "budget=r2")
     tuning = Tuning([words], lambda words: configure(*words), 3, (1, 2))
     (group,) = tuning.groups.values()
@@ -632,7 +633,7 @@ def test_a_second_search_is_added_to_the_file_of_the_first(tmp_path: Path) -> No
     found = tuned.read(file)
     assert found[other.key] == other
     assert found[other.key].made == {"host": "a"}
-    same = longer.key._replace(length=small(tmp_path).length, data="dir")
+    same = longer.key._replace(length=small(tmp_path).length)
     again = found[same]
     assert len(again.scores) == 3
     assert "git" in again.made
@@ -737,19 +738,27 @@ def test_a_mistake_is_told_alone_whatever_the_sweeper_is_set_to() -> None:
 
 
 @pytest.mark.parametrize(
-    "text",
+    ("changes", "why"),
     [
-        "{}",
-        '{"choices": [{}]}',
-        '{"choices": [{"model": "m", "task": "rte", "method": "lora", "budget": 8, "seeds": [1],'
-        ' "scores": [[0.1, [1]]]}]}',
-        '{"choices": [{"model": "m", "task": "rte", "method": "lora", "budget": null, "seeds": [1],'
-        ' "scores": [[-0.1, [1]]]}]}',
-        '{"choices": [{"model": "m", "task": "rte", "method": "lora", "budget": null, "seeds": [1],'
-        ' "scores": [[0.1, [1, 2]]]}]}',
-        "no json",
+        ({"budget": 8}, "TypeError: model, task, method, budget, length, data are texts"),
+        ({"length": None}, "TypeError: model, task, method, budget, length, data are texts"),
+        ({"scores": [[-0.1, [1]]]}, "ValueError: a search has rates above 0"),
+        ({"scores": [[0.1, [1, 2]]]}, "ValueError: every rate has a score, and a loss, for each"),
+        ({"values": [[0.3, [1]]], "setting": None}, "TypeError: the setting whose values"),
     ],
 )
+def test_a_search_with_a_wrong_entry_is_refused(
+    changes: dict[str, Any], why: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "choices.json"
+    tuned.write(file, [search_at("m", "rte", "lora", None, (1,), {0.1: (1,)})])
+    (entry,) = json.loads(file.read_text())["choices"]
+    file.write_text(json.dumps({"choices": [entry | changes]}))
+    with pytest.raises(UserError, match=rf"is no file of python -m dora.tune \({why}"):
+        tuned.read(file)
+
+
+@pytest.mark.parametrize("text", ["{}", '{"choices": [{}]}', "no json"])
 def test_a_file_that_is_no_search_is_refused_before_anything_begins(
     text: str, tmp_path: Path
 ) -> None:

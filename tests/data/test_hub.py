@@ -123,5 +123,5 @@ def test_download_that_breaks_off_is_told_with_the_way_out(no_network, monkeypat
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
     monkeypatch.setattr(huggingface_hub.HfApi, "repo_info", lambda *a, **k: None)
     (found,) = problems(fetch_hub, "a/b", "0" * 40, ["*"], "dataset", "data=mini")
-    assert "download broke off (reset by peer)" in found
+    assert "download broke off (ConnectionResetError: reset by peer)" in found
     assert "data=mini" in found

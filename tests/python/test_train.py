@@ -88,7 +88,7 @@ def test_a_text_stays_the_text_that_it_is(text: str, tmp_path: Path) -> None:
     given = {"data__name": text, "model__name": text, "model__revision": text}
     words = _words({"task": "sst2", "method": "lora", **given, "results": tmp_path / text})
     with restored():
-        config = _config(words)
+        config = _config(words, None)
     assert (config.data.name, config.model.name, config.model.revision) == (text,) * 3
     assert config.results == str(tmp_path / text)
 

@@ -157,9 +157,9 @@ def test_the_file_that_was_there_before_counts_beside_the_one_to_come(tmp_path: 
     run["files"]["predictions.npz"] = {**artefacts.sum_of(b"logits of AX too"), "before": before}
     for content in (b"logits", b"logits of AX too"):
         (tmp_path / "predictions.npz").write_bytes(content)
-        assert artefacts.problem(tmp_path, run, "predictions.npz") is None
+        assert artefacts.fault(tmp_path, run, "predictions.npz") is None
     (tmp_path / "predictions.npz").write_bytes(b"login")
-    said = artefacts.problem(tmp_path, run, "predictions.npz") or ""
+    said = artefacts.fault(tmp_path, run, "predictions.npz") or ""
     assert said.endswith("it has 5 bytes, run.json says 16")
 
 

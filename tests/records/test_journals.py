@@ -80,7 +80,7 @@ def test_scores_end_at_one_that_is_none(value: str, tmp_path: Path) -> None:
     )
     found = journals.scores(tmp_path, "accuracy")
     assert next(found) == (10, 0.5)
-    with pytest.raises(ValueError, match=r"accuracy|number of JSON"):
+    with pytest.raises(ValueError, match=r"accuracy|is no JSON"):
         next(found)
 
 
@@ -95,7 +95,7 @@ def test_losses_are_those_of_training_and_end_at_one_that_is_none(
     found = journals.losses(tmp_path)
     # A loss is no score: it may be larger than 1.
     assert next(found) == (10, 123.5)
-    with pytest.raises(ValueError, match=r"loss|number of JSON"):
+    with pytest.raises(ValueError, match=r"loss|is no JSON"):
         next(found)
 
 

@@ -93,19 +93,6 @@ def test_a_process_is_looked_for_only_where_its_number_means_something(
     assert held(tmp_path) == f"process {os.getpid()} on {socket.gethostname()}"
 
 
-def test_a_lock_of_an_older_version_goes_by_its_host_alone(tmp_path: Path) -> None:
-    old = {
-        "host": socket.gethostname(),
-        "pid": 2**22 + 1,
-        "token": "0",
-    }  # a number above any process's
-    (tmp_path / lock.NAME).write_text(json.dumps(old))
-    assert held(tmp_path) is None
-    mine = Lock(tmp_path)
-    mine.take()
-    mine.release()
-
-
 HOLDER = {"host": "elsewhere", "pid": 7, "token": "0"}
 DAMAGED: dict[str, Callable[[Path], Any]] = {
     "pid is text": lambda p: p.write_text(json.dumps({**HOLDER, "pid": "7"})),

@@ -289,12 +289,12 @@ def test_a_record_in_the_folder_of_another_budget_is_in_anothers_place(
 ) -> None:
     run = write_run(tmp_path, "lora", 1, 0.5, budget=typed)
     # Folders name a budget in one way, however it was typed.
-    here = (*place_of(run)[:4], folder, *place_of(run)[5:])
-    assert place_of(run) == here
+    here = place_of(run)
+    assert here.budget == folder
     assert (
         misplaced({**read(run), "config": {**read(run)["config"], "budget": typed}}, here) is None
     )
-    assert "budget" in str(misplaced(read(run), (*here[:4], "r9", *here[5:])))
+    assert "budget" in str(misplaced(read(run), here._replace(budget="r9")))
 
 
 # Settings are free: the reader only asks that a number be finite.

@@ -95,7 +95,7 @@ def _details(seen: list[Seen]) -> list[str]:
         elif s.state in ("stopped", "stale", "failed", "diverged", "broken", "superseded"):
             # A killed process could not say how far it was.
             step = f"{_at_step(s)}, " if s.state == "stale" and s.step else ""
-            lines.append(f"{s.state:<9} {s.name}: {step}{_first_line(s)}")
+            lines.append(f"{s.state:<9} {s.name}: {step}{study.first_line(s.state, s.reason)}")
     return lines
 
 
@@ -108,10 +108,3 @@ def _time_left(seen: list[Seen]) -> str | None:
     """Returns a line on how long the study will still take, None where nothing tells."""
     left = estimate.left(seen, TO_DO)
     return None if left is None else f"left: {estimate.in_words(left)}"
-
-
-def _first_line(seen: Seen) -> str:
-    """Returns the reason why a run is not done, in one line."""
-    # A record's reason begins with its status, which the line shows already.
-    reason = (str(seen.reason or "").splitlines() or ["no reason given"])[0]
-    return printable(reason.removeprefix(f"{seen.state}: "))
