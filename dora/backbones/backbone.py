@@ -26,6 +26,7 @@ from dora.data.hub import fetch_hub
 from dora.errors import UserError, attempt, reason
 from dora.files import sha256_file, tensor_shapes
 from dora.package import ASSETS
+from dora.plain import first_few
 
 
 @dataclass(frozen=True)
@@ -201,7 +202,7 @@ def load_model(
             say(
                 f"the weights in {folder.path} hold tensors that the encoder layers of this "
                 f"{config.model_type} model do not have, and that are not used: "
-                f"{tensors.some(strange)}"
+                f"{first_few(strange)}"
             )
         unused = [name for name in held if tensors.in_new_head(name, config.model_type)]
         if unused and not keep_head:
@@ -246,8 +247,8 @@ def load_tokenizer(folder: Folder) -> Any:
 
     # First, since AutoTokenizer reads config.json too and would be blamed for its mistakes.
     classifier.configuration(folder.path, 2)
-    if damaged := vocabulary.damaged(folder.path):
-        raise UserError(*damaged)
+    if malformed := vocabulary.malformed(folder.path):
+        raise UserError(*malformed)
     with quiet():
         try:
             tokenizer = AutoTokenizer.from_pretrained(
