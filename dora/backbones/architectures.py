@@ -71,9 +71,18 @@ class Architecture:
         """Returns how config.json of this architecture spells one of BERT's keys."""
         return self.keys.get(name, name)
 
+    def padding(self, config: Mapping[str, Any]) -> int | None:
+        """Returns the padding's token id: config.json's, or Transformers' if that names none."""
+        pad: int | None = config.get("pad_token_id", self.pad)
+        return pad
+
     def first_position(self, config: Mapping[str, Any]) -> int:
         """Returns the position id of a row's first token."""
-        return int(config.get("pad_token_id", self.pad)) + 1 if self.counts_from_pad else 0
+        if not self.counts_from_pad:
+            return 0
+        pad = self.padding(config)
+        assert pad is not None  # `read_config` refuses null here
+        return pad + 1
 
     def segments(self, config: Mapping[str, Any]) -> bool:
         """Tells whether the model tells a pair's two texts apart by segment ids."""

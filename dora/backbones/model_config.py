@@ -115,7 +115,7 @@ def _numbers(config: dict[str, Any], row: Architecture) -> list[str]:
         for key in ("layer_norm_eps", "norm_eps")
         if not fits(key, 1)
     ]
-    pad, rows = config.get("pad_token_id", row.pad), config.get("vocab_size", 0)
+    pad, rows = row.padding(config), config.get("vocab_size", 0)
     # A model that counts its positions from the padding's id needs one; the others do without.
     if (
         not (pad is None and not row.counts_from_pad)
