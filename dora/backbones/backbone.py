@@ -233,9 +233,10 @@ def _try(model: Any) -> None:
 
     Some keys that no check here knows fail only in a forward pass.
     """
-    training = model.training
+    training, ids = model.training, torch.zeros(1, 2, dtype=torch.long)
     with torch.inference_mode():
-        model.eval()(input_ids=torch.zeros(1, 2, dtype=torch.long))
+        # With a mask: without one Transformers warns where id 0 is the padding's.
+        model.eval()(input_ids=ids, attention_mask=torch.ones_like(ids))
     model.train(training)
 
 
