@@ -27,7 +27,7 @@ from dora.errors import UserError
 from dora.process import machine
 
 Shape = tuple[int, ...]
-_LFS = b"version https://git-lfs"  # the first bytes of a Git LFS pointer
+LFS_POINTER = b"version https://git-lfs"  # the first bytes of a Git LFS pointer
 # Errors of file systems that cannot sync a file or, more often, a folder. They are passed over:
 # only a power cut could then lose data.
 _NO_SYNC = {errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.ENOSYS}
@@ -271,10 +271,10 @@ def check_readable(file: Path) -> None:
     """
     try:
         with file.open("rb") as f:
-            start = f.read(len(_LFS))
+            start = f.read(len(LFS_POINTER))
     except OSError as e:
         raise UserError(f"{file} cannot be read: {e.strerror}") from e
-    if start == _LFS:
+    if start == LFS_POINTER:
         raise UserError(
             f"{file} cannot be read: it is a Git LFS pointer, a few lines that stand for the file "
             "itself; run git lfs pull where it was cloned, or download it again"

@@ -1,10 +1,13 @@
-"""Shows values: escapes, counted things, durations, dotted keys. Tells whole numbers from others."""
+"""Shows values: escapes, counted things, lists of names, durations, dotted keys.
+
+Tells whole numbers from others.
+"""
 
 from __future__ import annotations
 
 import math
 import unicodedata
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 
@@ -33,6 +36,12 @@ def cut(text: object) -> str:
 def counted(number: int, noun: str) -> str:
     """Returns `1 run` or `1,040 runs`, for a noun whose plural ends in s."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def first_few(names: Sequence[str], at_most: int = 3) -> str:
+    """Joins the first names with commas, and says how many more there are."""
+    more = f" and {len(names) - at_most:,} more" if len(names) > at_most else ""
+    return ", ".join(names[:at_most]) + more
 
 
 def number_range(numbers: Collection[int]) -> str:

@@ -13,6 +13,7 @@ from dora.attaching.linears import SHOWN
 from dora.attaching.watch import ChangeWatch
 from dora.errors import UserError
 from dora.methods.base import Method, ParameterGroup
+from dora.plain import first_few
 
 
 def refuse_unheld(watch: ChangeWatch, model: nn.Module) -> None:
@@ -93,10 +94,9 @@ def warn_of_unused(method: Method, trained: Sequence[nn.Parameter], step: int) -
     ]
     if not unused:
         return
-    more = f" and {len(unused) - SHOWN} more" if len(unused) > SHOWN else ""
     # Not refused: LayerDrop skips layers at random, and a batch may reach no row of an expert's.
     warnings.warn(
-        f"no gradient reached the components of {', '.join(unused[:SHOWN])}{more} in step {step}: "
+        f"no gradient reached the components of {first_few(unused, SHOWN)} in step {step}: "
         "a layer on which the loss never depends takes its part of the budget for nothing, so leave "
         "it out with target=, which names the layers to adapt; one that this step alone has skipped "
         "(LayerDrop, experts) may stay",

@@ -1,7 +1,7 @@
-"""The table of architectures: for each, where its linears and its head are, and what else differs.
+"""The table of architectures: where each has its linears and its head, and what else differs.
 
-A row is all that the suite has to know of an encoder. Shapes and names of the other tensors are
-Transformers' to say (`dora.backbones.tensors`).
+A row holds all that the suite itself knows of a kind of encoder. For names and shapes of the other
+tensors it asks Transformers (`dora.backbones.tensors`).
 """
 
 from __future__ import annotations
@@ -11,25 +11,25 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-# The kinds of linears in an encoder layer: first those of BERT and its like, which `target=all`
-# stands for there. `qkv` is query, key and value in one matrix; `glu` is the first matrix of a
-# gated feed-forward network, input and gate in one.
+# The kinds of linears in an encoder layer. USUAL are those of BERT and its like, for which
+# `target=all` stands there. `qkv` is query, key and value in one matrix; `glu` is the first matrix
+# of a gated feed-forward network, input and gate in one.
 USUAL = ("q", "k", "v", "o", "ffn1", "ffn2")
 KINDS = (*USUAL, "qkv", "glu")
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """Describes the encoders of one `model_type` of config.json, as far as they differ.
+    """Describes in what the encoders of one `model_type` of config.json differ from others.
 
     `prefix`: the backbone's name in Transformers' sequence classifier, with its dot.
     `layers`: the name of the list of encoder layers inside the backbone.
     `linears`: the path of each linear in a layer, by kind, in the order of draws and parameters.
     Paths are exact: "output.dense" as a substring would also find "attention.output.dense".
-    `reader`: the module in a layer whose first argument `read` is given to.
-    `read`: the kinds of linears that read that one argument, so that they can be computed together.
+    `read`: the kinds of linears that all read one input, so that they can be computed together.
+    `reader`: the module in a layer that gets this input as its first argument.
     `head`: the modules outside the backbone, which are drawn from a run's seed.
-    `pretrained_head`: those of them that checkpoints hold, and that are taken from there.
+    `pretrained_head`: those of them that are read from the checkpoint instead, which holds them.
     `head_dropout`: the dropout module before the classifier's output.
     `tokenizer`: the tokenizer's class, less "Tokenizer", if tokenizer_config.json names none.
     `pad`: Transformers' id of the padding, if config.json names none.
@@ -37,14 +37,15 @@ class Architecture:
     `counts_from_pad`: position ids begin at the padding's id + 1, not at 0.
     `absolute`: positions have an embedding each, so that a text may not be longer than these.
     `keys`: keys of config.json that are spelled otherwise than BERT's, by BERT's.
-    `ends`: the module of a layer in which a half of it ends with `dropout`, the residual and
-    `LayerNorm`, by the kind of the linear before; empty where no such modules do.
-    `plain_attention`: attention is BERT's, called through Transformers' interface. Nothing but its
-    mask depends on other tokens' places, so that rows may follow each other without padding.
+    `ends`: the module with which each half of a layer ends, by the kind of the half's last linear.
+    It applies `dropout`, adds the residual and applies `LayerNorm`. Empty if there are no such
+    modules.
+    `plain_attention`: attention is BERT's, called through Transformers' interface. Only its mask
+    depends on the places of tokens, so that rows may follow each other without padding.
     `biased`: attention is MPNet's, with a bias by two tokens' distance (`dora.backbones.biased`).
-    `first_token`: the modules of a layer that in the last one need each row's first token alone,
-    since the head reads no other; none if a module in between adds what other tokens hold, as
-    where a layer normalises before its halves. Rows are then padded, not packed.
+    `first_token`: the modules that the last layer computes for each row's first token alone, since
+    the head reads no other. Empty if later modules of that layer add values of all tokens, as where
+    a layer normalises before its halves; rows are then padded, not packed.
     """
 
     prefix: str
@@ -70,9 +71,18 @@ class Architecture:
         """Returns how config.json of this architecture spells one of BERT's keys."""
         return self.keys.get(name, name)
 
+    def padding(self, config: Mapping[str, Any]) -> int | None:
+        """Returns the padding's token id: config.json's, or Transformers' if that names none."""
+        pad: int | None = config.get("pad_token_id", self.pad)
+        return pad
+
     def first_position(self, config: Mapping[str, Any]) -> int:
         """Returns the position id of a row's first token."""
-        return int(config.get("pad_token_id", self.pad)) + 1 if self.counts_from_pad else 0
+        if not self.counts_from_pad:
+            return 0
+        pad = self.padding(config)
+        assert pad is not None  # `read_config` refuses null here
+        return pad + 1
 
     def segments(self, config: Mapping[str, Any]) -> bool:
         """Tells whether the model tells a pair's two texts apart by segment ids."""
@@ -207,44 +217,49 @@ def architecture_of(model_type: object) -> Architecture:
     return ARCHITECTURES[str(model_type)]
 
 
-def owner_of(name: str) -> Architecture | None:
-    """Returns the first row whose classifiers have a linear of this name in an encoder layer."""
-    return next((row for row in ARCHITECTURES.values() if _within(row, name)), None)
-
-
 # Cached: a study's journals name the same few hundred matrices hundreds of thousands of times.
 @functools.cache
+def _find(name: str) -> tuple[Architecture, int, str]:
+    """Returns (row, layer from 0, kind) of a linear, by the first row that has it.
+
+    name: the module's full name. Raises ValueError for one that is no linear of an encoder layer.
+    """
+    for row in ARCHITECTURES.values():
+        inside = f"{row.prefix}{row.layers}."
+        if not name.startswith(inside):
+            continue
+        layer, _, path = name.removeprefix(inside).partition(".")
+        # Not the first row of this prefix: two rows may share one and have other linears, as both
+        # versions of DeBERTa would.
+        for kind, own in row.linears.items():
+            if own == path and layer.isdigit():
+                return row, int(layer), kind
+    raise ValueError(f"{name} is no linear of an encoder layer")
+
+
+def owner_of(name: str) -> Architecture:
+    """Returns the first row whose classifiers have a linear of this name in an encoder layer.
+
+    Raises ValueError for a name that is no linear of an encoder layer.
+    """
+    return _find(name)[0]
+
+
 def layer_and_kind(name: str) -> tuple[int, str]:
     """Returns (layer from 0, kind) of a full module name.
 
     `roberta.encoder.layer.3.attention.self.query` gives (3, "q"). Raises ValueError for a name that
-    is not a linear of an encoder layer.
+    is no linear of an encoder layer.
     """
-    for row in ARCHITECTURES.values():
-        if (found := _within(row, name)) is not None:
-            return found
-    raise ValueError(f"{name} is no linear of an encoder layer")
-
-
-def _within(row: Architecture, name: str) -> tuple[int, str] | None:
-    """Returns what `layer_and_kind` does if `name` is a linear of this row's, else None.
-
-    Two rows may have one prefix and other linears, as both versions of DeBERTa would.
-    """
-    inside = f"{row.prefix}{row.layers}."
-    layer, _, path = name.removeprefix(inside).partition(".")
-    kind = next((kind for kind, its in row.linears.items() if its == path), None)
-    if kind is None or not layer.isdigit() or not name.startswith(inside):
-        return None
-    return int(layer), kind
+    return _find(name)[1:]
 
 
 def end_of(name: str) -> str:
-    """Returns the full name of the module in which the half layer of a linear ends (`ends`).
+    """Returns the full name of the module with which the half layer of a linear ends (`ends`).
 
-    Raises ValueError for a linear behind which no half layer ends.
+    Raises ValueError for a linear that is not the last one of its half.
     """
-    row, (layer, kind) = owner_of(name), layer_and_kind(name)
-    if row is None or kind not in row.ends:
+    row, layer, kind = _find(name)
+    if kind not in row.ends:
         raise ValueError(f"no half of a layer ends behind {name}")
     return f"{row.prefix}{row.layers}.{layer}.{row.ends[kind]}"

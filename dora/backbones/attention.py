@@ -21,31 +21,26 @@ def speed_up(model: Any, device: torch.device) -> None:
     """Replaces parts of the backbone by faster ones, before training on `device`.
 
     Outputs and gradients stay as they are but for rounding, and dropout keeps its distribution. On
-    every device the last layer computes the first tokens alone (`first_token`), as far as the table
-    of architectures says where. On a CPU dropout
-    draws what it drops alone (`dora.adapters.dropout`), attention and residual connections are
-    fused with it (`fused`), batches can be packed, and the process keeps the memory that a step
-    frees.
+    every device the last layer computes each row's first token alone (`first_token`), if the table
+    of architectures names the modules where it can. On a CPU, dropout draws only the entries that
+    it drops (`dora.adapters.dropout`), attention and residual connections are fused with it
+    (`fused`), batches can be packed, and the process keeps the memory that a step frees.
     """
+    row = architecture_of(model.config.model_type)
     if device.type == "cpu":
         fused.fuse_sublayers(model)
         cheap.replace(model)
         # DeBERTa computes its attention itself, with a dropout module that `replace` has found.
-        if _plain(model) and model.config._attn_implementation == "sdpa":
+        if row.plain_attention and model.config._attn_implementation == "sdpa":
             _attend_by_ours(model)
-        if architecture_of(model.config.model_type).biased:
+        if row.biased:
             biased.replace_attention(model)
         memory.keep_freed()
-    if architecture_of(model.config.model_type).biased:
+    if row.biased:
         # Older Transformers make the bias on the CPU, which a recorded step cannot wait for.
         biased.replace_bias(model)
     # Last: it takes the model's attention, and hooks a module that `fuse_sublayers` replaces.
     read_first_tokens(model)
-
-
-def _plain(model: Any) -> bool:
-    """Tells whether attention depends on nothing but its inputs and one mask of keys."""
-    return architecture_of(model.config.model_type).plain_attention
 
 
 def _attend_by_ours(model: Any) -> None:
@@ -95,10 +90,11 @@ def attention_mask(model: Any, inside: np.ndarray) -> np.ndarray | None:
     float32, 0 for a token and the lowest number for padding. A model with another attention gets
     `inside` itself.
     """
-    if architecture_of(model.config.model_type).biased:
+    row = architecture_of(model.config.model_type)
+    if row.biased:
         # Even without padding: Transformers would copy a number to the device to make this mask.
         lowest = np.finfo(np.float32).min
         return np.where(inside, np.float32(0), lowest)[:, None, None]
-    if not _plain(model) or model.config._attn_implementation not in ("sdpa", _ATTENTION):
+    if not row.plain_attention or model.config._attn_implementation not in ("sdpa", _ATTENTION):
         return inside
     return None if inside.all() else inside.astype(bool)[:, None, None]

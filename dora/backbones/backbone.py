@@ -26,6 +26,7 @@ from dora.data.hub import fetch_hub
 from dora.errors import UserError, attempt, reason
 from dora.files import sha256_file, tensor_shapes
 from dora.package import ASSETS
+from dora.plain import first_few
 
 
 @dataclass(frozen=True)
@@ -115,13 +116,6 @@ def _of_tokenizer(folder: Folder, fingerprint: str) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _padding(model_config: Mapping[str, Any]) -> int | None:
-    """Returns config.json's padding id, or Transformers' default for this kind of model."""
-    row = architecture_of(model_config["model_type"])
-    pad: int | None = model_config.get("pad_token_id", row.pad)
-    return pad
-
-
 def fingerprint(folder: Folder, tokenizer_only: bool = False) -> str:
     """Returns a sha256 over configuration, tokenizer and weights, wherever the folder lies.
 
@@ -181,11 +175,11 @@ def load_model(
     """Returns the sequence classifier in float32 and the names of its head's parameters.
 
     The weights are float32 whatever the file holds. The head is everything outside the backbone (in
-    DeBERTa its pooler too), and a pooler that the file does not hold. It is drawn from `seed`, also
-    where the file holds one, with `output_bias`, if given, as the bias of its output; `keep_head`
-    takes the file's head instead. `say` is told of a file's tensors that are not used. Random
-    weights of the backbone are always the same ones. Pickled weights are read with weights_only=True.
-    Raises UserError where configuration or weights cannot be used.
+    DeBERTa its pooler too), and a pooler that the file does not hold. It is drawn from `seed` even
+    if the file holds one, and its output's bias is set to `output_bias`, if given; `keep_head` takes
+    the file's head instead. `say` is told of a file's tensors that are not used. Random weights of
+    the backbone are always the same ones. Pickled weights are read with weights_only=True. Raises
+    UserError where configuration or weights cannot be used.
     """
     config = classifier.configuration(folder.path, outputs)
     row = architecture_of(config.model_type)
@@ -196,21 +190,7 @@ def load_model(
         with classifier.building(folder.path):
             model = classifier.drawn(config, seed)
     else:
-        held = classifier.read_weights(folder.path)
-        if strange := tensors.strange(read_config(folder.path), held):
-            say(
-                f"the weights in {folder.path} hold tensors that the encoder layers of this "
-                f"{config.model_type} model do not have, and that are not used: "
-                f"{tensors.some(strange)}"
-            )
-        unused = [name for name in held if tensors.in_new_head(name, config.model_type)]
-        if unused and not keep_head:
-            # A head of another task, or of this one: with it, seeds would not differ in their head.
-            held = {name: tensor for name, tensor in held.items() if name not in unused}
-            say(
-                f"the weights in {folder.path} hold a head ({', '.join(unused)}), which is not "
-                "used: this run's is drawn from its seed"
-            )
+        held = _weights(folder.path, say, keep_head)
         model, missing = classifier.filled(folder.path, config, held, seed)
     with classifier.building(folder.path):
         _try(model)
@@ -225,29 +205,53 @@ def load_model(
     return model, head
 
 
+def _weights(folder: Path, say: Callable[[str], None], keep_head: bool) -> dict[str, torch.Tensor]:
+    """Returns the tensors to load, by their names in the folder's files.
+
+    `say` is told of those that are not used. Arguments and errors are those of `load_model`.
+    """
+    held, model_config = classifier.read_weights(folder), read_config(folder)
+    kind = model_config["model_type"]
+    if strange := tensors.strange(model_config, held):
+        say(
+            f"the weights in {folder} hold tensors that the encoder layers of this {kind} model do "
+            f"not have, and that are not used: {first_few(strange)}"
+        )
+    head = [name for name in held if tensors.in_new_head(name, kind)]
+    if not head or keep_head:
+        return held
+    say(
+        f"the weights in {folder} hold a head ({', '.join(head)}), which is not used: this run's is "
+        "drawn from its seed"
+    )
+    # A head of another task, or of this one: with it, seeds would not differ in their head.
+    return {name: tensor for name, tensor in held.items() if name not in head}
+
+
 def _try(model: Any) -> None:
     """Computes one output, so that mistakes in config.json show before training.
 
     Some keys that no check here knows fail only in a forward pass.
     """
-    training = model.training
+    training, ids = model.training, torch.zeros(1, 2, dtype=torch.long)
     with torch.inference_mode():
-        model.eval()(input_ids=torch.zeros(1, 2, dtype=torch.long))
+        # With a mask: without one Transformers warns where id 0 is the padding's.
+        model.eval()(input_ids=ids, attention_mask=torch.ones_like(ids))
     model.train(training)
 
 
 def load_tokenizer(folder: Folder) -> Any:
-    """Returns the fast tokenizer of the folder.
+    """Returns the folder's tokenizer, a fast one if its class has one.
 
-    Where it has no padding token, config.json's takes its place. Raises UserError where it cannot
+    If it has no padding token, config.json's takes its place. Raises UserError where it cannot
     be read, or does not belong to this model.
     """
     from transformers import AutoTokenizer
 
     # First, since AutoTokenizer reads config.json too and would be blamed for its mistakes.
     classifier.configuration(folder.path, 2)
-    if damaged := vocabulary.damaged(folder.path):
-        raise UserError(*damaged)
+    if malformed := vocabulary.malformed(folder.path):
+        raise UserError(*malformed)
     with quiet():
         try:
             tokenizer = AutoTokenizer.from_pretrained(
@@ -261,9 +265,9 @@ def load_tokenizer(folder: Folder) -> Any:
                 f"the tokenizer in {folder.path} cannot be read from {files} ({reason(e)}){ways}"
             ) from e
     model_config = read_config(folder.path)
-    pad = _padding(model_config)
-    found = vocabulary.problems(tokenizer, folder.path, model_config["vocab_size"], pad)
     row = architecture_of(model_config["model_type"])
+    pad = row.padding(model_config)
+    found = vocabulary.problems(tokenizer, folder.path, model_config["vocab_size"], pad)
     # Another id of the padding would shift all positions in silence.
     if row.counts_from_pad and tokenizer.pad_token_id not in (None, pad):
         found.append(

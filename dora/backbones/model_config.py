@@ -115,13 +115,10 @@ def _numbers(config: dict[str, Any], row: Architecture) -> list[str]:
         for key in ("layer_norm_eps", "norm_eps")
         if not fits(key, 1)
     ]
-    pad, rows = config.get("pad_token_id", row.pad), config.get("vocab_size", 0)
-    # A model that counts its positions from the padding's id needs one; the others do without.
-    if (
-        not (pad is None and not row.counts_from_pad)
-        and is_whole(rows, 1, _NEEDED["vocab_size"])
-        and not is_whole(pad, 0, rows - 1)
-    ):
+    pad, rows = row.padding(config), config.get("vocab_size", 0)
+    # Only a model that counts its positions from the padding's id cannot do without one.
+    checked = pad is not None or row.counts_from_pad
+    if checked and is_whole(rows, 1, _NEEDED["vocab_size"]) and not is_whole(pad, 0, rows - 1):
         wrong.append(
             f"pad_token_id={pad!r} must be a token's id, from 0 to {rows - 1} (vocab_size - 1)"
         )

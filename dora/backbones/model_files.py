@@ -206,6 +206,11 @@ def read_by_tokenizer(folder: Path) -> list[Path]:
 
 
 def _damaged(folder: Path, random_weights: bool) -> list[str]:
+    """Returns the problems of config.json, and those that the first bytes of other files show.
+
+    The tokenizer's files are only opened here, before a fingerprint reads them whole. Their content
+    takes longer to parse: `vocabulary.malformed` does so once for each fingerprint.
+    """
     problems: list[str] = []
     # Every file is tried, so that all problems come in one message.
     attempt(lambda: read_config(folder), problems)

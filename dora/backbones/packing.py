@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# Rows are padded to each other as long as less than so many entries of a score matrix are padding
-# that another group would save: at 2 to 6 ns an entry and head, what the calls of a group cost.
+# A group is split where that saves more than so many padded entries of a score matrix. At 2 to 6 ns
+# an entry and head, the calls for one more group take as long as computing so many entries.
 SPARED = 6_000
 
 
@@ -52,7 +52,7 @@ class Group:
 
 
 class Layout:
-    """The places of a packed batch's tokens, and the groups in which attention pads its rows.
+    """Where the tokens of a packed batch stand, and in which groups attention pads its rows.
 
     `lengths`: (rows,) tokens of each row. `first`: (rows,) the place of each row's first token.
     `order`: (rows,) the rows in the order of the groups. `place`: (rows,) each row's place in it.
@@ -69,10 +69,11 @@ class Layout:
         self._by_heads: dict[int, tuple[list[Tensor], Tensor]] = {}
 
     def by_heads(self, heads: int) -> tuple[list[Tensor], Tensor]:
-        """Returns the places to read each head's vectors from: for each group's padding, and back.
+        """Returns where each head's vectors are read from, to pad each group and to pack again.
 
-        The first, (rows · heads · longest,) for a group, read vectors in the order (token, head).
-        The last, (tokens · heads,), reads them from all padded groups, one after the other.
+        To pad: (rows · heads · longest,) for each group, places in the packed batch, whose vectors
+        lie in the order (token, head). To pack: (tokens · heads,), places in all padded groups, one
+        after the other.
         """
         # All layers have equal heads: computed once for a batch.
         if heads not in self._by_heads:

@@ -1,19 +1,20 @@
-"""Silence for what Transformers says of things that every run has."""
+"""Keeps Transformers from warning of things that are alike in every run, such as a new head."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 
-class quiet:  # noqa: N801
-    """Silences Transformers' warnings, such as its report of the head's new weights."""
 
-    def __enter__(self) -> None:
-        from transformers.utils import logging
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Silences Transformers' warnings while the context is open; its progress bars stay off."""
+    from transformers.utils import logging
 
-        self.level = logging.get_verbosity()
-        logging.set_verbosity_error()
-        logging.disable_progress_bar()
-
-    def __exit__(self, *_: object) -> None:
-        from transformers.utils import logging
-
-        logging.set_verbosity(self.level)
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)

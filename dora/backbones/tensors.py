@@ -1,4 +1,4 @@
-"""The tensors that a backbone has by its config.json, and how those of a file differ from them.
+"""Which tensors config.json asks of a backbone, and how the tensors in a file differ from them.
 
 Names are those inside the backbone, without its prefix such as "roberta."; files hold names with or
 without it. The head is not part of the backbone.
@@ -18,6 +18,7 @@ from dora.backbones.architectures import architecture_of
 from dora.backbones.quiet import quiet
 from dora.errors import UserError, reason
 from dora.files import Shape
+from dora.plain import first_few
 
 _OF_THE_HEAD = ("id2label", "label2id", "num_labels", "problem_type")
 # May be missing from a file: the heads of some tasks, such as masked language modelling, have none.
@@ -35,7 +36,7 @@ def in_head(name: str, model_type: str) -> bool:
 
 
 def in_new_head(name: str, model_type: str) -> bool:
-    """Tells whether such a tensor is not used, since every run draws it anew."""
+    """Tells whether a tensor of this name belongs to the modules that every run draws anew."""
     kept = architecture_of(model_type).pretrained_head
     return in_head(name, model_type) and name.split(".", 1)[0] not in kept
 
@@ -54,8 +55,8 @@ def bare(name: str, model_type: str) -> str:
 def not_floating(file: Path) -> dict[str, str]:
     """Returns the types of the tensors in a safetensors file that are not floating point, by name.
 
-    Reads the header alone. `position_ids`, which models of earlier Transformers hold beside their
-    weights, are integers by right and left out.
+    Reads the header alone. Leaves out `position_ids`, which earlier versions of Transformers saved
+    beside the weights, and which are integers in a sound file too.
     """
     with safe_open(file, "np") as f:
         kinds = {name: f.get_slice(name).get_dtype() for name in f.keys()}  # noqa: SIM118
@@ -69,9 +70,9 @@ def names(config: Mapping[str, Any]) -> set[str]:
 
 
 def strange(config: Mapping[str, Any], held: Iterable[str]) -> list[str]:
-    """Returns those of the names in a file that are of an encoder layer and not of this backbone.
+    """Returns the names in a file that lie in an encoder layer, but that this backbone does not have.
 
-    An adapter's are such names, if it was saved beside the weights: nobody would read them.
+    An adapter that was saved beside the weights has such names: nothing would read its tensors.
     """
     kind, expected = config["model_type"], _expected(config)
     inside = f"{architecture_of(kind).layers}."
@@ -81,9 +82,9 @@ def strange(config: Mapping[str, Any], held: Iterable[str]) -> list[str]:
 def misfits(config: Mapping[str, Any], shapes: Mapping[str, Shape], where: str) -> list[str]:
     """Returns the reasons why the tensors of `where` are not this backbone's.
 
-    Tensors are missing or have another shape. A pooler may be missing, since the heads of some
-    tasks have none: it is drawn with the head. Random weights anywhere else would be frozen under
-    an adapter, and the run would learn little, in silence.
+    The reasons are tensors that are missing or have another shape. A pooler may be missing, since
+    the heads of some tasks have none: it is drawn with the head. Any other missing tensor would be
+    drawn at random and frozen under an adapter, and the run would learn little without a message.
     """
     own = {bare(name, config["model_type"]): shape for name, shape in shapes.items()}
     try:
@@ -109,13 +110,13 @@ def misfits(config: Mapping[str, Any], shapes: Mapping[str, Shape], where: str) 
     if lacking:
         problems.append(
             f"{where} lack {len(lacking)} of the {len(expected)} tensors that config.json asks "
-            f"for: {some(lacking)}; only a head and its pooler may be new; download the folder "
+            f"for: {first_few(lacking)}; only a head and its pooler may be new; download the folder "
             "again, or take the config.json that belongs to it"
         )
     if wrong:
         told = [f"{name} is {_size(own[name])}, not {_size(expected[name])}" for name in wrong]
         problems.append(
-            f"{where} do not fit config.json: {some(told)}; take the config.json that "
+            f"{where} do not fit config.json: {first_few(told)}; take the config.json that "
             "belongs to them"
         )
     return problems
@@ -123,12 +124,6 @@ def misfits(config: Mapping[str, Any], shapes: Mapping[str, Shape], where: str) 
 
 def _size(shape: Shape) -> str:
     return " x ".join(map(str, shape)) or "a single number"
-
-
-def some(items: list[str]) -> str:
-    """Joins the first three names for a message, with the number of further ones."""
-    more = f" and {len(items) - 3} more" if len(items) > 3 else ""
-    return ", ".join(items[:3]) + more
 
 
 def _expected(config: Mapping[str, Any]) -> dict[str, Shape]:

@@ -19,10 +19,11 @@ _MARK = re.compile(r"[\[<][^\s\[\]<>]+[\]>]")  # [CLS], <mask> and the like
 WAYS = "use the tokenizer that the model was saved with, or download the folder again"
 
 
-def damaged(folder: Path) -> list[str]:
-    """Returns what is wrong with single files of the tokenizer, which Transformers would not name.
+def malformed(folder: Path) -> list[str]:
+    """Returns what is wrong inside the tokenizer's JSON files and SentencePiece models, by file.
 
-    It takes a SentencePiece model that was cut short for a file of another kind.
+    `model_files.check` has seen that they can be opened. Transformers would not name the file, and
+    takes a SentencePiece model that was cut short for a file of another kind.
     """
     found: list[str] = []
     by_suffix = {".json": read_object, ".model": _check_pieces}

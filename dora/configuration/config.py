@@ -63,18 +63,18 @@ class Config:
     `decay_all`: weight decay on biases and LayerNorm too.
     `warmup`: the part of the run in which the rate rises; a fraction is rounded up to steps, as in
     the Transformers Trainer.
-    `schedule`: of the rate after the warm-up: `linear` or `cosine` to 0, or `constant`.
+    `schedule`: the learning rate after the warm-up: `linear` or `cosine` to 0, or `constant`.
     `clip`: the largest norm of a step's gradient; 0 for no clipping.
-    `head_dropout`: in the head; null for the model's own.
+    `head_dropout`: dropout in the head; null for the model's own.
 
-    `precision`: of the matrix products, `fp32` or `bf16` (by autocast; trained parameters stay in
-    fp32). `auto` stands for bf16 where the device computes it natively, else fp32, and is replaced
-    by it before the run is named and recorded.
-    `compile`: have torch.compile make the model's kernels, which takes a while before the first
-    step and again after a removal, and is slower on a CPU.
+    `precision`: number format of the matrix products, `fp32` or `bf16` (by autocast; trained
+    parameters stay in fp32). `auto` stands for bf16 where the device computes it natively, else
+    fp32, and is replaced by it before the run is named and recorded.
+    `compile`: have torch.compile make the model's kernels. That takes a while before the first step
+    and again after a removal, and steps are slower on a CPU.
     `cuda_graphs`: on a GPU, record a step's launches and repeat them instead of making them anew.
-    null for doing so with RoBERTa, for which this was compared on a GPU, and those that have its
-    layers (BERT, XLM-R, ELECTRA); true for any model. It takes a method that allows it.
+    null: for RoBERTa, with which this was compared on a GPU, and models with its layers (BERT,
+    XLM-R, ELECTRA); true: for any model. The method must allow it.
     `device`: `cpu`, `cuda:N`, `cuda` for the GPU with the fewest runs of this suite, or `auto` for
     `cuda` where there is one, else the CPU.
     `threads`: CPU threads; null for the model's own number. Fixed, because it changes the last

@@ -15,7 +15,7 @@ from random import Random
 
 import numpy as np
 
-from dora.data.tasks import Rows, Task
+from dora.data.tasks import Rows, Task, labelled
 
 Row = tuple[str, str | None, float]  # first sentence, second or None, label
 Draw = Callable[[Random], Row]
@@ -330,6 +330,6 @@ def _split(task: Task, split: str, seen: set[tuple[str, str | None]]) -> Rows:
     return Rows(
         first=list(first),
         second=None if len(task.text) == 1 else list(second),
-        label=labels if split.startswith(("train", "dev")) else None,
+        label=labels if labelled(split) else None,
         idx=np.arange(len(rows)),
     )

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from dora.data.reading import check_size, readable
+from dora.data.reading import check_size, is_no_data, readable
 from dora.data.tasks import Rows, Task, labelled
 from dora.data.tsv import to_rows
 from dora.errors import UserError
@@ -78,7 +78,7 @@ def _read(task: Task, shard: Path) -> dict[str, np.ndarray]:
     if shard.is_fifo():  # opening a pipe waits for a writer
         raise ValueError("it is a pipe, not a file")
     with shard.open("rb") as start:
-        if start.read(64).startswith((b"<", b"version https://git-lfs")):
+        if is_no_data(start.read(64)):
             raise ValueError("it is a web page or a Git LFS pointer; fetch it again (git lfs pull)")
     wanted = [*task.text, "label", "idx"]
     with pq.ParquetFile(shard) as file:

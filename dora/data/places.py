@@ -19,12 +19,13 @@ from typing import IO, cast
 from dora.data.reading import Location, check_size, is_file, is_folder, readable
 from dora.data.tasks import TASKS, Task
 from dora.errors import UserError
+from dora.plain import first_few
 
 # Archives with other names than the task's folder. The first of each is the one that GLUE's download
 # script fetches; the plain names were those of earlier versions of the data.
 _ZIPS = {"qnli": ("QNLIv2.zip", "QNLI.zip"), "qqp": ("QQP-clean.zip", "QQP.zip")}
 _AX = ("AX", "diagnostic")  # folders of the diagnostic set
-_SHOWN = 8  # names quoted from one folder or archive
+SHOWN = 8  # names quoted from one folder or archive
 
 
 def find(
@@ -128,7 +129,7 @@ def _holding(
     # All tasks have a train.tsv: a folder with another task's name is never taken.
     own = [p for p in found if named[p] == task.name] or [p for p in found if named[p] not in TASKS]
     if len(own) > 1:
-        places = shown([p or "." for p in sorted(own)])
+        places = first_few([p or "." for p in sorted(own)], SHOWN)
         raise UserError(
             f"{root} holds {task.folder} files in {len(own)} folders ({places}): "
             f"leave one of them, named {task.folder}"
@@ -184,9 +185,3 @@ def _inner(task: Task, root: zipfile.Path, stack: ExitStack) -> zipfile.Path | N
         check_size(path, root.root.getinfo(path.at).file_size)
         file = stack.enter_context(path.open("rb"))
     return _opened(cast(IO[bytes], file), path, stack)
-
-
-def shown(names: list[str]) -> str:
-    """Joins the first names for a message, with the number of further ones."""
-    more = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more

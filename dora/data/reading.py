@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from dora.errors import UserError
+from dora.files import LFS_POINTER
 
 Location = Path | zipfile.Path
 
@@ -82,6 +83,15 @@ def _mode(path: Path) -> int:
         return path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):  # the latter: a part of the path is a file
         return 0
+
+
+def is_no_data(start: bytes) -> bool:
+    """Tells whether a file begins as a web page or a Git LFS pointer does.
+
+    A failed download leaves an error page, and a clone without git-lfs a pointer, under the file's
+    name.
+    """
+    return start.startswith((b"<", LFS_POINTER))
 
 
 def check_size(place: object, size: int) -> None:

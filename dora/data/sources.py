@@ -13,11 +13,12 @@ from pathlib import Path
 
 from dora.data.mrpc import RAW_FILES, read_raw
 from dora.data.parquet import GLUE_REPO, read_parquet
-from dora.data.places import find, shown
+from dora.data.places import SHOWN, find
 from dora.data.reading import Location, is_file, is_folder, readable
 from dora.data.tasks import Rows, Task, labelled
 from dora.data.tsv import read_tsv
 from dora.errors import UserError
+from dora.plain import first_few
 
 _AX_FILES = ("AX.tsv", "diagnostic.tsv")
 
@@ -43,7 +44,8 @@ def read_dir(task: Task, folder: Path) -> dict[str, Rows]:
         if there:
             looked[str(folder)] = sorted(os.listdir(folder))
     held = [
-        f"{name}, which holds {shown(names)}" if names else name for name, names in looked.items()
+        f"{name}, which holds {first_few(names, SHOWN)}" if names else name
+        for name, names in looked.items()
     ]
     wrong = f"holds no {task.folder} data (looked in: {'; '.join(held)})"
     raise UserError(

@@ -12,7 +12,7 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -24,9 +24,9 @@ from dora.data.tasks import Rows
 from dora.files import alone, sync_folder, to_json, write_atomic
 from dora.process import machine
 
-# How far chance moves a row from its place by length, in `order`. Less leaves less padding and
-# gives a row its partners of the epoch before more often: 0.5 gives 1.8 times as many of them as
-# random order does, 0.25 gives 3 times, 0.1 gives 6.5 times (results/padding.md).
+# How far chance moves a row from its place by length, in `order`. A lower value leaves less padding,
+# but a row shares its batch more often with rows of its last batch: with 0.5 there are 1.8 times as
+# many of them as in random order, with 0.25 3 times, with 0.1 6.5 times (results/padding.md).
 MIX = 0.5
 PIECE = 20_000  # rows that are tokenised at a time
 FORMAT = 2  # version of the cache's folders, raised whenever equal inputs give other files
@@ -109,11 +109,11 @@ def order(
 
     "random" cuts shuffled rows into batches as they come, so the short batch is the last. "length"
     sorts the rows by √u + MIX·x first, and shuffles the batches. u in [0, 1) is a row's place among
-    all rows, longest first, and x is drawn from [0, 1) anew in each epoch. So a batch holds rows of
-    similar length, longest first, and yet other rows in each epoch: of a row's partners it met at
-    most twice as many in the epoch before as under "random", whatever the lengths, the number of
-    rows and the size of a batch. The number of processes has no influence, since they share each
-    batch.
+    all rows, longest first, and x is drawn from [0, 1) anew in each epoch. So the rows of a
+    batch are similar in length, longest first, and change from epoch to epoch: a row shares its
+    batch with at most twice as many rows of its last batch as under "random", whatever the lengths,
+    the number of rows and the size of a batch. The number of processes has no influence, since they
+    share each batch.
     """
     # A generator of its own for each epoch: a resumed run needs no state of an earlier one.
     random, n = np.random.default_rng([seed, epoch]), len(lengths)
@@ -122,7 +122,8 @@ def order(
         return _cut(rows, batch_size)
     # Stable: rows of equal length stay shuffled, and have one order with every version of NumPy.
     rows = rows[np.argsort(-lengths[rows], kind="stable")]
-    # Places rather than lengths, because the share of old partners is then equal on every data set.
+    # Places rather than lengths, because the share of rows that meet again is then equal on every
+    # data set.
     # The root parts the longest rows most, where lengths differ most: on GLUE that leaves a tenth
     # less padding than u itself at an equal share. A logarithm saves as much, but its last bits
     # depend on the machine; those of a root do not.
@@ -137,14 +138,12 @@ def _cut(rows: np.ndarray, size: int) -> list[np.ndarray]:
     return [rows[at : at + size] for at in range(0, len(rows), size)]
 
 
-def by_length(lengths: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
-    """Yields batches of row numbers for evaluation: all rows, longest first.
+def by_length(lengths: np.ndarray, batch_size: int) -> list[np.ndarray]:
+    """Returns batches of row numbers for evaluation: all rows, longest first.
 
     If memory is too small, the first batch shows it.
     """
-    rows = np.argsort(-lengths, kind="stable")
-    for at in range(0, len(rows), batch_size):
-        yield rows[at : at + batch_size]
+    return _cut(np.argsort(-lengths, kind="stable"), batch_size)
 
 
 def tokenise(rows: Rows, tokenizer: Any, max_length: int, segments: bool) -> dict[str, np.ndarray]:

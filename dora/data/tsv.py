@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from dora.data.reading import Location, is_file, lines, readable
+from dora.data.reading import Location, is_file, is_no_data, lines, readable
 from dora.data.tasks import Rows, Task, labelled
 from dora.errors import UserError
 
@@ -57,8 +57,7 @@ def read_tsv(
         numbered = lines(path)
         number, first = next(numbered, (1, b""))
         first = first.removeprefix(b"\xef\xbb\xbf")  # MRPC's files begin with a byte order mark
-        # A failed download leaves an error page or a pointer under the file's name.
-        if first.startswith((b"<", b"version https://git-lfs")):
+        if is_no_data(first):
             raise UserError(
                 f"{path} is a web page or a Git LFS pointer, not a table; fetch it again"
             )

@@ -95,7 +95,7 @@ class Houlsby(base.Method):
     ) -> Plan:
         """Gives every adapter one bottleneck, and the rest of a parameter budget in layer order."""
         row = owner_of(matrices[0].name)
-        if row is None or not row.ends:
+        if not row.ends:
             raise ValueError(
                 f"{cls.title} stand in modules that end a half layer with dropout and LayerNorm, "
                 "which this backbone's layers do not have: take a BERT, RoBERTa, DeBERTa, ELECTRA "

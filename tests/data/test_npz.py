@@ -121,7 +121,7 @@ def test_a_bomb_is_refused_within_a_second_and_said(
 ) -> None:
     folder = write_run(tmp_path, "lora", 1, 0.9, task="wnli")
     (folder / npz.NAME).write_bytes(BOMBS[name])
-    began = time.monotonic()
+    began = time.process_time()  # not by the clock, which runs on while other processes compute
     with pytest.raises(npz.Refused) as e:
         npz.load(folder, [LOGITS, "dev/labels"], 2)
     assert str(e.value).isprintable()
@@ -129,7 +129,7 @@ def test_a_bomb_is_refused_within_a_second_and_said(
     assert run["predicted"] == {}
     assert f"left out: {folder / npz.NAME} cannot be read" in capsys.readouterr().err
     assert isinstance(unpredicted(folder, {"test": Rows(["a"], None, None, np.arange(1))}), list)
-    assert time.monotonic() - began < 1
+    assert time.process_time() - began < 1
 
 
 @pytest.mark.parametrize("kind", ["pipe", "link", "folder"])
