@@ -175,7 +175,7 @@ def loop_of(
     c = Config(task=TaskConfig("sst2"), method=MethodChoice("any", type(method), None), **config)
     world = World(0, 1, torch.device("cpu"))
     return Loop(
-        Setup(c, c.glue_task, model, head, method, lr, train, {}, {}, total_steps, world),
+        Setup(c, model, head, method, lr, train, {}, {}, total_steps, world),
         None,
         Lines(None),
     )

@@ -174,7 +174,5 @@ def _loop(s: Setting, model: Any, method: Method, chosen: MethodChoice) -> Loop:
         task=TaskConfig("sst2"), method=chosen, batch_size=s.batch, precision=s.precision
     )
     world = World(0, 1, torch.device(s.device))
-    setup = Setup(
-        config, config.glue_task, model, head, method, 1e-4, rows(s), {}, {}, TOTAL, world
-    )
+    setup = Setup(config, model, head, method, 1e-4, rows(s), {}, {}, TOTAL, world)
     return Loop(setup, None, Lines(None))

@@ -206,11 +206,10 @@ def _setup(
         scored = {k: splits[k] for k in c.glue_task.dev_splits}
     return Setup(
         config=c,
-        task=c.glue_task,
         model=model,
         head=head,
         method=method,
-        lr=p.config.learning_rate(),
+        lr=c.learning_rate(),
         train=splits["train"],
         scored=scored,
         reported={k: v for k, v in splits.items() if k not in ("train", "heldout")},

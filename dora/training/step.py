@@ -55,7 +55,6 @@ class Setup:
     """
 
     config: Config
-    task: Task
     model: nn.Module
     head: list[str]
     method: Method
@@ -66,6 +65,11 @@ class Setup:
     total_steps: int
     world: World
     course: Course | None = None
+
+    @property
+    def task(self) -> Task:
+        """The GLUE task of the configuration."""
+        return self.config.glue_task
 
 
 class Stepper:

@@ -60,7 +60,6 @@ def federated(
     world = World(0, 1, torch.device("cpu"))
     setup = Setup(
         config,
-        config.glue_task,
         model,
         plain.setup.head,
         method,
