@@ -22,7 +22,7 @@ from dora.attaching.saving import save
 from dora.attaching.state import add_hooks, check, split, state_of, take_up
 from dora.attaching.watch import ChangeWatch
 from dora.errors import UserError
-from dora.methods.base import Method, ParameterGroup
+from dora.methods.base import Method, ParameterGroup, overrides
 from dora.methods.groups import parameter_groups
 from dora.methods.returned import checked
 from dora.training.stored_update import check_stored
@@ -55,9 +55,7 @@ class Adapter:
         self._originals = dict(originals)
         # Training changes them although the backbone is frozen, and PEFT's file has no place for them.
         self._averages = snapshot(running_averages(model))
-        acts = any(
-            getattr(type(method), n) is not getattr(Method, n) for n in ("after_step", "update")
-        )
+        acts = any(overrides(type(method), moment) for moment in ("after_step", "update"))
         self._watch = ChangeWatch(list(method.layers.values()), strict=acts)
         self._acts, self._checked, self._asked = acts, False, False
         self._device, self._dtype = self.device, self._factor.dtype

@@ -30,7 +30,7 @@ from dora.configuration.method_choice import (
 )
 from dora.configuration.method_class import fingerprint, refuse_edited
 from dora.errors import UserError
-from dora.methods.base import Method, RunInfo
+from dora.methods.base import Method, RunInfo, overrides
 from dora.methods.returned import checked_state
 from dora.plain import is_whole
 from dora.preparing.planning import checked_plan, priced
@@ -40,13 +40,7 @@ from dora.training.build import refuse_misplaced
 
 # Moments that only the suite's own loop has: it runs training rows before the first step, sets the
 # learning rate, and stands between the forward pass, backward, the clip and the optimizer.
-_OWN_LOOP = (
-    "begin",
-    "learning_rate",
-    "noise",
-    "adjust_gradients",
-    "adjust_clipped_gradients",
-)
+_OWN_LOOP = ("begin", "learning_rate", "noise", "adjust_gradients", "adjust_clipped_gradients")
 # Moments that are told a step's number, and may go by its share of the run's length.
 _IN_STEPS = ("penalty", "update", "after_step")
 
@@ -126,16 +120,17 @@ def unserved(kind: type[Method]) -> str | None:
     """Returns why a method works in no loop but the suite's; None if it works in any."""
     if kind.result != "adapter":
         return "leaves no adapter"
-    if needs := ["clients"] if kind.federated else _overridden(kind, _OWN_LOOP):
+    needs = ["clients"] if kind.federated else [m for m in _OWN_LOOP if overrides(kind, m)]
+    if needs:
         return f"needs the suite's own loop for its {' and '.join(needs)}"
     if kind.budget == "none":
         return "has no budget"
     return "reads finished runs of the suite" if kind.sources else None
 
 
-def _overridden(kind: type[Method], moments: Sequence[str]) -> list[str]:
-    """Returns those of these moments that a method has."""
-    return [name for name in moments if getattr(kind, name) is not getattr(Method, name)]
+def _planned(kind: type[Method]) -> list[str]:
+    """Returns the method's moments that may go by a step's share of the run's length."""
+    return [moment for moment in _IN_STEPS if overrides(kind, moment)]
 
 
 def _chosen(method: str, config_dir: str | Path | None, settings: dict[str, Any]) -> MethodChoice:
@@ -178,7 +173,7 @@ def _arguments(
     choice: MethodChoice, steps: int | None, budget: Budget
 ) -> Iterator[tuple[str, object]]:
     """Yields the arguments that training depends on; the learning rate is the optimizer's."""
-    if _overridden(choice.kind, _IN_STEPS):
+    if _planned(choice.kind):
         yield "steps", steps
     yield "budget", budget
     yield from ((k, v) for k, v in spelled(choice).items() if k not in ("name", "base_lr"))
@@ -191,7 +186,7 @@ def _problems(choice: MethodChoice, steps: Any, seed: Any) -> list[str]:
     found = []
     if not is_whole(seed, 0):
         found.append(f"seed={seed!r} must be a whole number from 0")
-    if steps is None and (moments := _overridden(choice.kind, _IN_STEPS)):
+    if steps is None and (moments := _planned(choice.kind)):
         found.append(
             f"{choice.name} may plan its {' and '.join(moments)} by the run's length: give steps=, "
             "the number of optimizer steps"

@@ -268,6 +268,11 @@ class Method:
         """Takes up a `state()` again, on the device where the layers are now."""
 
 
+def overrides(kind: type[Method], moment: str) -> bool:
+    """Says whether a method does anything at this moment, such as "begin" or "after_step"."""
+    return getattr(kind, moment) is not getattr(Method, moment)
+
+
 def is_recordable(kind: type[Method]) -> bool:
     """Says whether the method's own class states that its steps may be recorded."""
     return bool(vars(kind).get("recordable", False))
