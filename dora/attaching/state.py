@@ -94,8 +94,7 @@ def check(adapter: Attached, own: State) -> None:
         )
     # First what the components are; arguments that differ change how they would go on.
     for name, ours in (("made", _made(adapter.method)), ("arguments", adapter.arguments)):
-        # Older states do not say it.
-        theirs = bytes(own[name].tolist()).decode() if name in own else ours
+        theirs = bytes(own[name].tolist()).decode()
         if theirs != ours:
             raise UserError(
                 f"this state is of {theirs}; attached is {ours}: attach alike, then load it"
