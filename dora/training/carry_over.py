@@ -68,7 +68,7 @@ def _trained_again(held: dict[str, Tensor], scale: float) -> dict[str, Tensor]:
     The plan's start ranks count both, and a method that keeps factors begins its own chain anew.
     `kept_B` has g and the scale folded in: the scale is taken out again, and g is 1.
     """
-    given = {name: t for name, t in held.items() if name.rpartition(".")[2][:5] != "kept_"}
+    given = {n: t for n, t in held.items() if not n.endswith((".kept_A", ".kept_B"))}
     for name, kept_A in held.items():
         matrix, _, factor = name.rpartition(".")
         if factor == "kept_A":

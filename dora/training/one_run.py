@@ -170,8 +170,8 @@ def _about(kind: type[Method]) -> dict[str, str | None]:
 
 
 def _hub(p: Prepared) -> str | None:
-    """The hub repository that the model was read from; None for a folder, whatever else the model's
-    YAML names.
+    """Returns the hub repository that the model was read from; None if it was read from a folder,
+    even where the model's YAML names a repository too.
     """
     return None if p.config.model.path else p.config.model.hub
 
