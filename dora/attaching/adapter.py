@@ -20,7 +20,7 @@ from dora.attaching.buffers import head_buffers, refuse_moved_averages, running_
 from dora.attaching.linears import put_back
 from dora.attaching.saving import save
 from dora.attaching.state import add_hooks, check, split, state_of, take_up
-from dora.attaching.watch import ChangeWatch
+from dora.attaching.watch import StepWatch
 from dora.errors import UserError
 from dora.methods.base import Method, ParameterGroup, overrides
 from dora.methods.groups import parameter_groups
@@ -56,7 +56,7 @@ class Adapter:
         # Training changes them although the backbone is frozen, and PEFT's file has no place for them.
         self._averages = snapshot(running_averages(model))
         acts = any(overrides(type(method), moment) for moment in ("after_step", "update"))
-        self._watch = ChangeWatch(list(method.layers.values()), strict=acts)
+        self._watch = StepWatch(list(method.layers.values()), strict=acts)
         self._acts, self._checked, self._asked = acts, False, False
         self._device, self._dtype = self.device, self._factor.dtype
         self._hooks = add_hooks(self)

@@ -10,12 +10,12 @@ import torch
 from torch import nn
 
 from dora.attaching.linears import SHOWN
-from dora.attaching.watch import ChangeWatch
+from dora.attaching.watch import StepWatch
 from dora.errors import UserError
 from dora.methods.base import Method, ParameterGroup
 
 
-def refuse_unheld(watch: ChangeWatch, model: nn.Module) -> None:
+def refuse_unheld(watch: StepWatch, model: nn.Module) -> None:
     """Raises UserError where this model's optimizer steps and never held a component."""
     if watch.passed_by(model):
         raise UserError(

@@ -14,7 +14,7 @@ from dora.adapters.lowrank import LowRankLinear
 from dora.errors import UserError
 
 # Weak: PyTorch's hooks are global, and must not keep an adapter alive.
-_watches: weakref.WeakSet[ChangeWatch] = weakref.WeakSet()
+_watches: weakref.WeakSet[StepWatch] = weakref.WeakSet()
 
 
 # One hook for all, which stays: PyTorch goes through its table of hooks while the garbage collector
@@ -27,7 +27,7 @@ def _stepped(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
 register_optimizer_step_post_hook(_stepped)
 
 
-class ChangeWatch:
+class StepWatch:
     """Notes each step of an optimizer that holds any of the layers' components.
 
     A loop, the Transformers Trainer and accelerate make the optimizer after the adapter, or wrap
@@ -57,9 +57,9 @@ class ChangeWatch:
         """
         return [p for layer in self.layers for p in layer.factors().values()]
 
-    def __reduce__(self) -> tuple[type[ChangeWatch], tuple[Any, ...]]:
+    def __reduce__(self) -> tuple[type[StepWatch], tuple[Any, ...]]:
         """A copy, of a deep-copied or pickled model, watches the copied parameters."""
-        return ChangeWatch, (self.layers, self.strict)
+        return StepWatch, (self.layers, self.strict)
 
     def due(self) -> bool:
         """Says whether an optimizer has stepped since the last `take`."""

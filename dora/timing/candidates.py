@@ -20,7 +20,7 @@ from dora.configuration.groups import TaskConfig
 from dora.configuration.method_choice import MethodChoice, packaged
 from dora.data.tokens import Tokens
 from dora.methods.base import Method, RunInfo
-from dora.timing.libraries import PEFTS, pefts
+from dora.timing.libraries import PEFTS, peft_contender
 from dora.timing.products import products
 from dora.timing.setting import (
     BUDGET,
@@ -75,7 +75,7 @@ def contender(s: Setting, name: str) -> Contender:
     """Returns one of CONTENDERS or COMPILED, ready to be timed; see `in_precision` for names."""
     s, name = in_precision(s, name)
     if name in PEFTS:
-        return pefts(s, name)
+        return peft_contender(s, name)
     if name == "products":
         return products(s)
     if name in ("forward", "evaluation"):
