@@ -35,7 +35,7 @@ from dora.methods.returned import checked_state
 from dora.plain import is_whole
 from dora.preparing.planning import checked_plan, priced
 from dora.python.train import method_of
-from dora.training.backbone_kept import Backbone
+from dora.training.backbone_kept import BackboneCheck
 from dora.training.build import refuse_misplaced
 
 # Moments that only the suite's own loop has: it runs training rows before the first step, sets the
@@ -106,11 +106,11 @@ def _attached(choice: MethodChoice, model: nn.Module, plan: Plan, run: RunInfo) 
 
     Raises UserError where one of one's own does what a run of the suite refuses.
     """
-    loaded = Backbone(choice.kind, model)
+    check = BackboneCheck(choice.kind, model)
     attached = choice.kind(choice.settings, model, plan, run)
     try:
         refuse_misplaced(attached, model, set(), [])
-        loaded.check_attached(attached, model)
+        check.after_attaching(attached, model)
     except UserError as e:
         raise UserError(*e.problems, "the model has been changed by now: load it anew") from e
     return attached

@@ -19,7 +19,8 @@ from dora.training.forward import task_loss
 from dora.training.processes import World
 
 # Rows of an evaluation batch over all processes, on a CPU and on a GPU. They may be many, since
-# nothing is kept for a backward pass; a GPU computes a small batch sooner than its host launches it.
+# nothing is kept for a backward pass. A GPU computes small batches faster than its host can launch
+# them.
 EVAL_ROWS, _GPU_ROWS = 64, 256
 
 
@@ -41,13 +42,13 @@ def predict(
     Each row is computed by one process. `forward`: (tokens, row numbers) → logits (n, outputs).
     `each_batch`: receives a line on the progress after each batch.
     """
-    # By row number, not by a sampler: one that pads its shards counts some rows twice.
+    # By row number, not by a DistributedSampler, which pads its shards with rows that it repeats.
     mine = np.arange(len(tokens))[world.rank :: world.size]
     pieces, done = [], 0
-    # Rows of like length share a batch, which leaves little padding. Batches shrink with more
-    # processes, so that one batch of all of them holds as many rows.
-    of_all = rows_at_once(world.device)
-    for rows in by_length(tokens.lengths[mine], max(1, of_all // world.size)):
+    # Rows of like length share a batch, which leaves little padding. With several processes each
+    # one's batch is smaller, so that all together still compute `rows_at_once`.
+    each = max(1, rows_at_once(world.device) // world.size)
+    for rows in by_length(tokens.lengths[mine], each):
         pieces.append((mine[rows], forward(tokens, mine[rows]).float().cpu().numpy()))
         done += len(rows)
         each_batch(f"{done:,} of {len(mine):,} rows")

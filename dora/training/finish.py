@@ -38,12 +38,12 @@ def finish(p: Prepared, loop: Loop, record: Record, say: Lines) -> None:
     """
     s, plan, best = loop.setup, p.plan, loop.selection.best
     assert best is not None  # the last step is always evaluated and counts
-    if loop.backbone is not None:
-        loop.backbone.check_trained(s.method, s.model)
+    if loop.backbone_check is not None:
+        loop.backbone_check.after_training(s.method, s.model)
     arrays: dict[str, np.ndarray] = {}
     results = {"last": _report(loop, "last", loop.step, arrays)}
     ranks = {"last": s.method.ranks()}
-    # Asked of the last weights: the best ones may come from before a renewal.
+    # Of the last weights: the best ones may come from before a renewal.
     in_all = _trained_in_all(s.method)
     _check_budget(plan, ranks["last"], "at the end")
     with loop.weights(loop.selection.tensors):
@@ -161,8 +161,8 @@ def _check_restored(loop: Loop, best: dict[str, Any], arrays: dict[str, np.ndarr
     known = known if evaluated == best["step"] else {}
     known |= {k: arrays[f"best/{k}/logits"] for k in s.scored.keys() & s.reported.keys()}
     logits = {k: known[k] if k in known else loop.predict(rows) for k, rows in s.scored.items()}
-    # By losses, which move as little as the logits do. A score may jump: where a model predicts
-    # nearly one class, one row that turns moves CoLA's by 4 points.
+    # By losses, which move as little as the logits do. A score may jump: if a model predicts nearly
+    # one class, a single row that changes moves CoLA's by 4 points.
     now, then = losses(s.task, logits, s.scored), best["losses"]
     for name in now.keys() & then.keys():
         if abs(now[name] - then[name]) > 0.005 * max(1.0, then[name]):
@@ -201,8 +201,8 @@ def _save_weights(p: Prepared, loop: Loop, record: Record) -> dict[str, Any]:
     """Writes the present weights in the form of the method's result; returns parameter counts.
 
     "model" leaves the whole model if keep_model=true; the others leave best.safetensors, "adapter"
-    also adapter/ for PEFT. Raises RunFailed if the count in the file is not the plan's, or a layer of
-    one's own stores another update than it adds.
+    also adapter/ for PEFT. Raises RunFailed if the count in the file is not the plan's, or if a
+    layer of one's own stores another update than it adds.
     """
     s = loop.setup
     form = p.config.chosen.kind.result
@@ -235,7 +235,7 @@ def _save_weights(p: Prepared, loop: Loop, record: Record) -> dict[str, Any]:
     planned = exported or held
     if p.plan is not None:
         planned = p.plan.params(list(s.method.ranks().values()))
-    # One count differs where a method has frozen tensors, or blocks that PEFT must fill up.
+    # One of the two differs if a method has frozen tensors, or blocks that PEFT's file fills up.
     if planned not in (held, exported):
         raise RunFailed(
             f"the plan counts {planned:,} adapter parameters at these ranks, {file.name} holds "
@@ -246,7 +246,7 @@ def _save_weights(p: Prepared, loop: Loop, record: Record) -> dict[str, Any]:
 
 
 def _held_params(file: Path, uncounted: set[str]) -> int:
-    """Counts the parameters of a safetensors file, from its header, without those `uncounted`.
+    """Counts the parameters of a safetensors file, by its header, without the tensors `uncounted`.
 
     These are head and gates: an export folds gates g into B, so they are not stored there.
     """
