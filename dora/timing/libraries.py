@@ -1,4 +1,4 @@
-"""The benchmark's candidates that are not ours: PEFT in a plain loop, and in the Trainer."""
+"""The benchmark's candidates of other libraries: PEFT in a plain loop, and in the Trainer."""
 
 from __future__ import annotations
 
