@@ -69,15 +69,16 @@ class RunInfo:
     schedule: Schedule = field(default_factory=Schedule)
     sources: tuple[Path, ...] = ()
 
-    def generator(self, name: str, index: int = 0) -> torch.Generator:
-        """Returns a CPU generator that is a function of (seed, name, index), so that no state needs
-        saving.
+    def generator(
+        self, name: str, index: int = 0, device: torch.device | str = "cpu"
+    ) -> torch.Generator:
+        """Returns a generator seeded by (seed, name, index) alone, so that no state needs saving.
 
         "start" with index 0, for start values, is seeded with the run's seed itself.
         """
-        if (name, index) == ("start", 0):
-            return torch.Generator().manual_seed(self.seed)
-        return torch.Generator().manual_seed(seed_of(self.seed, name, index))
+        itself = (name, index) == ("start", 0)
+        seed = self.seed if itself else seed_of(self.seed, name, index)
+        return torch.Generator(device).manual_seed(seed)
 
 
 @dataclass(frozen=True)
