@@ -182,6 +182,16 @@ def _loop(s: Setting, model: Any, method: Method, chosen: MethodChoice) -> Loop:
     config = Config(
         task=TaskConfig("sst2"), method=chosen, batch_size=s.batch, precision=s.precision
     )
-    world = World(0, 1, torch.device(s.device))
-    setup = Setup(config, model, head, method, 1e-4, rows(s), {}, {}, TOTAL, world)
+    setup = Setup(
+        config=config,
+        model=model,
+        head=head,
+        method=method,
+        lr=1e-4,
+        train=rows(s),
+        scored={},
+        reported={},
+        total_steps=TOTAL,
+        world=World(0, 1, torch.device(s.device)),
+    )
     return Loop(setup, None, Lines(None))
