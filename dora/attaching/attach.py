@@ -104,7 +104,7 @@ def attach(
 def _attached(choice: MethodChoice, model: nn.Module, plan: Plan, run: RunInfo) -> Method:
     """Returns the method, whose layers are in the model now.
 
-    Raises UserError where one of one's own does what a run of the suite refuses.
+    Raises UserError if a method of one's own does something that a run of the suite refuses too.
     """
     check = BackboneCheck(choice.kind, model)
     attached = choice.kind(choice.settings, model, plan, run)
@@ -165,7 +165,7 @@ def _chosen(method: str, config_dir: str | Path | None, settings: dict[str, Any]
 
 
 def _working() -> str:
-    """Returns the methods that can be attached, for a message: to list them loads them all."""
+    """Lists the methods that can be attached, for a message; this loads all of them."""
     return ", ".join(name for name in packaged_names() if not unserved(packaged(name).kind))
 
 

@@ -58,7 +58,7 @@ class StepWatch:
         return [p for layer in self.layers for p in layer.factors().values()]
 
     def __reduce__(self) -> tuple[type[StepWatch], tuple[Any, ...]]:
-        """A copy, of a deep-copied or pickled model, watches the copied parameters."""
+        """Makes a copy, of a deep-copied or pickled model, a watch of the copied parameters."""
         return StepWatch, (self.layers, self.strict)
 
     def due(self) -> bool:
@@ -81,7 +81,7 @@ class StepWatch:
         )
 
     def take(self) -> tuple[list[torch.optim.Optimizer], float | None]:
-        """Returns the optimizers seen so far, and the rate of the last step, None if none stepped."""
+        """Returns the optimizers seen so far, and the last step's rate, None without a step."""
         rate = next(iter(self._stepped.values()), None)
         self._stepped.clear()
         return list(self._seen), rate
