@@ -32,11 +32,11 @@ def carry_over(earlier: EarlierRun, model: nn.Module, method: Method, head: list
         given = {name: held[name] for name in own}
     else:
         given = {name: tensor for name, tensor in held.items() if name not in head}
-        # A method that begins with kept factors goes on with those of the run before.
+        # A method that begins with kept factors (PiSSA) goes on with the earlier run's.
         if earlier.scale is not None and not frozen:
             given = _trained_again(given, earlier.scale)
-    # The scale of the run before: this method's own depends on its start ranks, which are now those
-    # that the other run ended with.
+    # The earlier run's scale: this run's own would follow from its start ranks, which are those at
+    # the earlier run's end.
     if earlier.scale is not None:
         for layer in method.layers.values():
             layer.scale = earlier.scale

@@ -204,7 +204,7 @@ class Loop:
             event["components"] = sum(ranks.values())
             self.components = event["components"] if s.method.ranks_final_at else None
         self._log(event)
-        self.say.figures(figures(event["loss"], event["lr"], self.components))
+        self.say.beside_bar(figures(event["loss"], event["lr"], self.components))
 
     def _log_ranks(self, event: dict[str, Any]) -> None:
         self.components = event["total"]
