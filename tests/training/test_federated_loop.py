@@ -12,10 +12,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from conftest import linears, loop_of, tiny, tokens, train_head_only
-from dora.adapters.budget import Budget
+from conftest import attach_method, loop_of, tiny, tokens
 from dora.configuration.groups import FedConfig
-from dora.configuration.method_choice import packaged
 from dora.data.tokens import Tokens
 from dora.errors import RunFailed, Stopped, UserError
 from dora.methods.base import Method, RunInfo
@@ -31,11 +29,7 @@ from runs import cut, left_alone, only_run, run, same_files, small, small_words,
 
 def attach(model: nn.Module, name: str = "fedit", budget: str = "r2", **given: Any) -> Method:
     """Returns a method attached to the model, whose head is trained too."""
-    train_head_only(model)
-    chosen = packaged(name, **given)
-    run = RunInfo(40, 3)
-    plan = chosen.kind.plan(chosen.settings, Budget.parse(budget), linears(model), run)
-    return chosen.kind(chosen.settings, model, plan, run)
+    return attach_method(model, name, budget, RunInfo(40, 3), **given)
 
 
 def federated(
