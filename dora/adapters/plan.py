@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -183,7 +182,7 @@ def equal_plan(
 
 def start_ranks(budget: Budget, matrices: Sequence[Matrix], factor: Fraction) -> tuple[int, ...]:
     """Returns one start rank for every matrix, ceil(factor · average rank): 12 for r8 at 1.5."""
-    return (math.ceil(budget.average_rank(matrices) * factor),) * len(matrices)
+    return (budget.start_rank(matrices, factor),) * len(matrices)
 
 
 def pruning_plan(budget: Budget, matrices: tuple[Matrix, ...], start_factor: float) -> Plan:

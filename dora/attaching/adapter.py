@@ -56,9 +56,10 @@ class Adapter:
         self._originals = dict(originals)
         # BatchNorm's, which training changes even in a frozen backbone and PEFT's file cannot hold.
         self._averages = snapshot(running_averages(model))
-        acts = any(overrides(type(method), moment) for moment in ("after_step", "update"))
-        self._watch = StepWatch(list(method.layers.values()), strict=acts)
-        self._acts, self._checked, self._asked = acts, False, False
+        self._acts = any(overrides(type(method), moment) for moment in ("after_step", "update"))
+        self._watch = StepWatch(list(method.layers.values()), strict=self._acts)
+        self._checked = False  # whether the first step has been checked
+        self._asked = False  # whether the penalty was ever asked for
         self._device, self._dtype = self.device, self._factor.dtype
         self._hooks = add_hooks(self)
 

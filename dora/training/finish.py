@@ -121,11 +121,10 @@ def _warnings(record: Record, plan: Plan | None, last: dict[str, int], empty: bo
         found.append("no component is live: the result is the backbone with a trained head")
     # A method that has warned in training has said so, with its own way out.
     elif not found and plan.falls_short(list(last.values())):
-        unit = "components" if plan.budget.rank is not None else "parameters"
         spent = plan.budget.spent(list(last.values()), plan.matrices)
         found.append(
-            f"training ended with {spent:,} of the {plan.target:,} {unit} of budget={plan.budget}: "
-            "compare the run at that size, or let its method take less away"
+            f"training ended with {spent:,} of the {plan.target:,} {plan.budget.unit} of "
+            f"budget={plan.budget}: compare the run at that size, or let its method take less away"
         )
     return found
 
@@ -143,8 +142,8 @@ def _say_end(loop: Loop, record: Record, plan: Plan | None, say: Lines) -> None:
     if plan is not None and plan.at_most:
         ranks = list(record.data["ranks"]["end"].values())
         left = plan.target - plan.budget.spent(ranks, plan.matrices)
-        unit = "components" if plan.budget.rank is not None else "parameters"
         if left:
+            unit = plan.budget.unit
             say(f"{left:,} {unit} of budget={plan.budget} stay unused, as the method allows")
     if note := record.data["embedded"]:
         say.unless_in_sweep(note)
