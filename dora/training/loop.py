@@ -73,7 +73,7 @@ class Loop:
         if the loss is not finite, and Stopped after a signal, once a checkpoint is written.
         """
         s = self.setup
-        # `began` lies as far back as all starts of the run have trained for.
+        # Set back by the seconds that earlier starts of the run have trained.
         began, saved = time.monotonic() - self.seconds, time.monotonic()
         while self.step < s.total_steps and not self.selection.out_of_patience:
             step = self.step + 1
