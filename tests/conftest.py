@@ -23,7 +23,7 @@ from transformers import (
     RobertaForSequenceClassification,
 )
 
-from dora.adapters.budget import Matrix
+from dora.adapters.budget import Budget, Matrix
 from dora.adapters.lowrank import LowRankLinear
 from dora.backbones.architectures import KINDS
 from dora.backbones.backbone import find_linears
@@ -31,7 +31,7 @@ from dora.configuration.config import Config
 from dora.configuration.groups import TaskConfig
 from dora.configuration.method_choice import MethodChoice, packaged, packaged_names
 from dora.data.tokens import Tokens
-from dora.methods.base import Method
+from dora.methods.base import Method, RunInfo
 from dora.package import PLUGINS
 from dora.training.lines import Lines
 from dora.training.loop import Loop
@@ -66,6 +66,9 @@ def settings_of(name: str, **changes: Any) -> Any:
     """Returns a method's settings as its YAML has them, with `changes`."""
     return packaged(name, **changes).settings
 
+
+# For methods attached without a schedule of their own: 100 steps, seed 3.
+RUN = RunInfo(100, 3)
 
 # Every method that there is, by name: (a function that returns its settings, its class). Tests take
 # methods from here, so that a new one is tested without an edit.
@@ -109,6 +112,16 @@ def tiny(
 def linears(model: nn.Module, kinds: tuple[str, ...] = KINDS) -> tuple[Matrix, ...]:
     """Returns the model's linears of these kinds in layer order."""
     return find_linears(model.config.to_dict(), kinds)
+
+
+def attach_method(
+    model: nn.Module, name: str, budget: str, run: RunInfo = RUN, **settings: Any
+) -> Any:
+    """Returns a method of the suite attached to the model, whose head is trained too."""
+    train_head_only(model)
+    chosen = packaged(name, **settings)
+    plan = chosen.kind.plan(chosen.settings, Budget.parse(budget), linears(model), run)
+    return chosen.kind(chosen.settings, model, plan, run)
 
 
 def batches(count: int, size: int = 4, longest: int = 12, seed: int = 0) -> list[dict[str, Tensor]]:
@@ -175,7 +188,7 @@ def loop_of(
     c = Config(task=TaskConfig("sst2"), method=MethodChoice("any", type(method), None), **config)
     world = World(0, 1, torch.device("cpu"))
     return Loop(
-        Setup(c, c.glue_task, model, head, method, lr, train, {}, {}, total_steps, world),
+        Setup(c, model, head, method, lr, train, {}, {}, total_steps, world),
         None,
         Lines(None),
     )

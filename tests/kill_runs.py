@@ -33,7 +33,7 @@ from kill_groups import KINDS, kill_groups
 
 import dora
 from dora.configuration.method_choice import packaged, packaged_names
-from dora.methods.base import Method
+from dora.methods.base import overrides
 from runs import forkserver, only_run, problems, small_words
 
 PLACES = ("step", "evaluation", "checkpoint", "allocation", "export")
@@ -42,7 +42,7 @@ PLACES = ("step", "evaluation", "checkpoint", "allocation", "export")
 ALLOCATING = tuple(
     name
     for name in packaged_names()
-    if packaged(name).kind.after_step is not Method.after_step or packaged(name).kind.federated
+    if overrides(packaged(name).kind, "after_step") or packaged(name).kind.federated
 )
 SOURCES = str(Path(dora.__file__).parent) + os.sep
 Line = tuple[str, int]

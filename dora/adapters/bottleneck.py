@@ -59,7 +59,7 @@ class AdaptedSublayer(nn.Module):
     def __init__(self, of: Any, adapter: Bottleneck, norm_first: bool) -> None:
         super().__init__()
         self.dense, self.dropout, self.LayerNorm = of.dense, of.dropout, of.LayerNorm
-        # The last layer's leaves the first tokens alone, if `speed_up` has been there before.
+        # `speed_up` may have given the last layer's module a hook that passes first tokens alone.
         self._forward_pre_hooks = of._forward_pre_hooks
         self.adapter, self.norm_first = adapter, norm_first
 

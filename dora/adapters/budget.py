@@ -95,6 +95,11 @@ class Budget:
         """Returns the one spelling of this budget, so that 0.3M and 300k are the same run."""
         return f"r{self.rank}" if self.rank is not None else str(self.params)
 
+    @property
+    def unit(self) -> str:
+        """The name of the unit that the budget counts in, for messages."""
+        return "components" if self.rank is not None else "parameters"
+
     def costs(self, matrices: Sequence[Matrix]) -> list[int]:
         """Returns the cost of one component of each matrix, in the budget's unit."""
         return [1 if self.rank is not None else m.cost for m in matrices]
@@ -117,6 +122,10 @@ class Budget:
         """Returns the exact number of components per matrix if every matrix gets equally many."""
         return Fraction(self.for_components(matrices), sum(self.costs(matrices)))
 
+    def start_rank(self, matrices: Sequence[Matrix], factor: Fraction) -> int:
+        """Returns one start rank for every matrix, ceil(factor · average rank): 12 for r8 at 1.5."""
+        return math.ceil(self.average_rank(matrices) * factor)
+
     def problem(
         self, matrices: Sequence[Matrix], start_factor: Fraction = Fraction(1)
     ) -> str | None:
@@ -134,7 +143,7 @@ class Budget:
                 f"({cheapest} parameters)"
             )
         # One start rank for all matrices, so the smallest matrix limits it.
-        start = math.ceil(self.average_rank(matrices) * start_factor)
+        start = self.start_rank(matrices, start_factor)
         limit = min(m.full_rank for m in matrices)
         if start > limit:
             # The average rank may be a fraction: a number of parameters need not give whole ones.

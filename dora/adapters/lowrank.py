@@ -95,7 +95,7 @@ class LowRankLinear(nn.Module):
         # `forward` reads the base's weight and does not call the base: hooks on it are the layer's.
         for table in _HOOKS:
             setattr(self, table, getattr(base, table))
-        # Buffers that are None are absent from the state dict until a method renews its factors.
+        # Absent from the state dict while they are None.
         self.register_buffer("kept_A", None)
         self.register_buffer("kept_B", None)
         # A weight that training reads in place of the base's, (d_out, d_in); None for the base's own.
@@ -107,8 +107,8 @@ class LowRankLinear(nn.Module):
         # (input, output) that `Siblings` has computed before this layer is called.
         self.ready: tuple[Tensor, Tensor] | None = None
 
-    # The base's own, for models that ask a linear for its type or shape. A product with
-    # this weight, made outside the layer, leaves the update out.
+    # Some models ask a linear for its weight's type or shape, and find the base's here. A product
+    # with this weight outside the layer leaves the update out.
     @property
     def weight(self) -> Tensor:
         """The base's weight, (d_out, d_in)."""

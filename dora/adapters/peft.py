@@ -1,10 +1,10 @@
 """Writes an adapter in PEFT's file format: plain LoRA with g and the scale folded into B.
 
-Rows that have norms of their own are PEFT's `use_dora`.
+A layer that trains the norms of its rows is written as PEFT's `use_dora`.
 
-Every matrix has its own rank and alpha = rank, so PEFT's factor alpha / r is 1. A matrix of rank 0
-is left out, since PEFT refuses it. Names are full module names, escaped in patterns: `output.dense`
-alone would also match `attention.output.dense`, and layer 1 also layer 11.
+Every matrix has a rank of its own and alpha = rank, so that PEFT's factor alpha / r is 1. A matrix
+of rank 0 is left out, since PEFT refuses it. Names are full module names, escaped in patterns:
+`output.dense` alone would also match `attention.output.dense`, and layer 1 also layer 11.
 """
 
 from __future__ import annotations
@@ -75,10 +75,7 @@ def adapter_tensors(
 
 
 def stored_ranks(layers: Mapping[str, LowRankLinear]) -> dict[str, int]:
-    """Returns how many components each matrix stores: the live ones and the kept ones.
-
-    A plan counts these.
-    """
+    """Returns how many components each matrix stores, live and kept ones, as a plan counts them."""
     gates = {name: layer.g for name, layer in layers.items() if layer.g is not None}
     live = {name: layer.rank for name, layer in layers.items()}
     if gates:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -10,8 +9,8 @@ from fractions import Fraction
 from dora.adapters.budget import Budget, Matrix
 from dora.plain import number_range
 
-# 2³² over the golden ratio. Its multiples modulo 2³² lie evenly over the range wherever they end,
-# and follow no period that kinds of matrices have.
+# 2³² over the golden ratio. However many of its multiples modulo 2³² are taken, they lie evenly
+# over the range, and with no period in step with that of the kinds of matrices.
 _GOLDEN = 2_654_435_769
 ENOUGH = 0.95  # the share of the budget below which a run is warned that it ended with too little
 
@@ -21,12 +20,12 @@ class Plan:
     """The ranks at which a run starts, and the total that it may hold when it ends.
 
     `start`: rank of each matrix when training begins. `end`: rank of each matrix at the end if it
-    is fixed beforehand (LoRA), None if training decides it: one that starts below the target grows.
+    is fixed beforehand (LoRA); None if training decides it, where a start below the target grows.
     `target`: the total at the end, in the budget's unit; less than the budget's own total only if
-    `init_from` starts with less. `at_most`: the run may end below the target. `note`: what else the
-    user should read of it before training. `dealt`: `start` is `equal_ranks` of the budget, a share
-    of them, or another run's, and so the same for every seed; where that leaves matrices without a
-    component, it names the run too.
+    `init_from` starts with less. `at_most`: the run may end below the target. `note`: a further
+    line for the user to read before training. `dealt`: `start` follows from `equal_ranks` or from
+    another run, so that it is equal for all seeds. If it then leaves matrices without a component,
+    it is part of the run's fingerprint.
     """
 
     budget: Budget
@@ -68,8 +67,8 @@ class Plan:
         if self.end is not None:
             total, params = sum(self.end), self.params(self.end)
             return (total, total), (params, params)
-        # The costs of all components that there can be, cheapest first: whichever of them training
-        # keeps or adds, the cheapest and the dearest choice bound the result.
+        # The costs of all components that there can be, cheapest first. The cheapest and the
+        # dearest choice among them bound whatever training keeps or adds.
         cheap = [c for m, r in zip(self.matrices, self.most, strict=True) for c in [m.cost] * r]
         cheap.sort()
         fixed = sum(m.fixed_cost for m in self.matrices)
@@ -78,7 +77,7 @@ class Plan:
             low, high = fixed + low, fixed + high
             components = (self.target, self.target)
         else:
-            # The gap is smaller than some component left out, so than the dearest one.
+            # The unused rest is smaller than some component left out, and so than the dearest one.
             low, high = max(fixed, self.target - max(cheap, default=1) + 1), self.target
             left = self.target - fixed
             components = (_fill(cheap[::-1], left), _fill(cheap, left))
@@ -161,7 +160,7 @@ def equal_ranks(
     while dealt:
         dealt = False
         for i in order:
-            # A base above a full rank is for the caller to refuse, by its whole size.
+            # A base above a full rank stays: the caller refuses it, and names its whole size.
             if costs[i] <= left and ranks[i] < max(base + 1, matrices[i].full_rank // blocks):
                 ranks[i], left, dealt = ranks[i] + 1, left - costs[i], True
     return tuple(ranks)
@@ -183,7 +182,7 @@ def equal_plan(
 
 def start_ranks(budget: Budget, matrices: Sequence[Matrix], factor: Fraction) -> tuple[int, ...]:
     """Returns one start rank for every matrix, ceil(factor · average rank): 12 for r8 at 1.5."""
-    return (math.ceil(budget.average_rank(matrices) * factor),) * len(matrices)
+    return (budget.start_rank(matrices, factor),) * len(matrices)
 
 
 def pruning_plan(budget: Budget, matrices: tuple[Matrix, ...], start_factor: float) -> Plan:

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 def set_data(p: nn.Parameter, data: Tensor) -> None:
     """Puts `data`, of another shape, into the parameter, and deletes its gradient.
 
-    The parameter stays the same object, so that an optimizer's groups and the keys of its state,
-    and whatever list of parameters a loop holds, stay valid. The entries lie in the order of the
-    shape afterwards, as they do behind a checkpoint.
+    The parameter stays the same object, so that optimizers' groups, the keys of their states and
+    lists of parameters in a loop stay valid. Its entries lie in the order of its shape afterwards,
+    as in a resumed run.
     """
     p.grad = None
     # While an earlier loss is alive, so is the graph's node that adds up this parameter's gradient.
@@ -42,9 +42,9 @@ def cut_moments(
 ) -> None:
     """Keeps the entries `index` along `axis` of what each optimizer holds of the parameter.
 
-    Called before the parameter itself is cut. Moments in the parameter's shape are cut as it is,
-    and factors of them (Adafactor's) where they have an entry for each component. State of another
-    form is deleted with a warning: the optimizer begins anew with this parameter.
+    Called before the parameter itself is cut. Moments in the parameter's shape are cut, and so are
+    factored moments (Adafactor's) with an entry for each component. State of another form is
+    deleted with a warning: the optimizer begins anew with this parameter.
     """
     for optimizer in optimizers:
         if isinstance(optimizer, torch.optim.LBFGS):
@@ -86,7 +86,7 @@ def _cut(state: MutableMapping[str, Any], p: nn.Parameter, axis: int, index: Ten
     """Cuts all tensors of a parameter's state; returns False, with nothing cut, if one cannot be."""
     found = {}
     for key, held in state.items():
-        # Scalars count steps; whatever has no component's axis is shared by all components.
+        # Scalars count steps; a tensor without an axis of components is shared by all of them.
         if not isinstance(held, Tensor) or held.dim() == 0 or _shared(held, p, axis):
             continue
         at = _axis_in(held, p, axis)

@@ -1,7 +1,7 @@
 """A run's result: the tensors that are saved, restored, started from and exported.
 
 The result is every trained tensor (adapters, head, or whatever else the method trains) and every
-frozen tensor that the method adds to the backbone. A fresh model with the same start, given these
+frozen tensor that the method adds to the backbone. A fresh model of the same backbone, given these
 tensors, computes the same logits bit for bit.
 """
 

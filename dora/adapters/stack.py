@@ -16,9 +16,9 @@ from dora.adapters.lowrank import LowRankLinear
 class Stack:
     """Layers of one shape whose factors are stacked, so that one call treats all of them.
 
-    Called for one matrix after the other, a few hundred small products mostly wait for calls to
-    begin. If ranks differ, the smaller matrices are padded with components of zeros. In the shapes
-    below m is the number of matrices and R the largest rank when the stack is made.
+    A few hundred small products, called one by one, take longer to begin than to compute. If ranks
+    differ, the smaller matrices are padded with components of zeros. In the shapes below m is the
+    number of matrices and R the largest rank when the stack is made.
     """
 
     def __init__(self, layers: Sequence[LowRankLinear]) -> None:

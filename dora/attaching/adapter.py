@@ -20,9 +20,9 @@ from dora.attaching.buffers import head_buffers, refuse_moved_averages, running_
 from dora.attaching.linears import put_back
 from dora.attaching.saving import save
 from dora.attaching.state import add_hooks, check, split, state_of, take_up
-from dora.attaching.watch import ChangeWatch
+from dora.attaching.watch import StepWatch
 from dora.errors import UserError
-from dora.methods.base import Method, ParameterGroup
+from dora.methods.base import Method, ParameterGroup, overrides
 from dora.methods.groups import parameter_groups
 from dora.methods.returned import checked
 from dora.training.stored_update import check_stored
@@ -46,20 +46,20 @@ class Adapter:
         originals: Mapping[str, nn.Module],
         arguments: str,
     ) -> None:
-        """Takes up what `dora.attach` has made; `originals`: the linears by name, as they were.
+        """Takes up what `dora.attach` has made.
 
-        `arguments`: those that how it goes on depends on, in words.
+        `originals`: the adapted linears by name, as they were. `arguments`: in words, the arguments
+        of `attach` on which further training depends.
         """
         self.model, self.method, self.plan = model, method, plan
         self.steps, self.head, self.taken, self.arguments = steps, head, 0, arguments
         self._originals = dict(originals)
-        # Training changes them although the backbone is frozen, and PEFT's file has no place for them.
+        # BatchNorm's, which training changes even in a frozen backbone and PEFT's file cannot hold.
         self._averages = snapshot(running_averages(model))
-        acts = any(
-            getattr(type(method), n) is not getattr(Method, n) for n in ("after_step", "update")
-        )
-        self._watch = ChangeWatch(list(method.layers.values()), strict=acts)
-        self._acts, self._checked, self._asked = acts, False, False
+        self._acts = any(overrides(type(method), moment) for moment in ("after_step", "update"))
+        self._watch = StepWatch(list(method.layers.values()), strict=self._acts)
+        self._checked = False  # whether the first step has been checked
+        self._asked = False  # whether the penalty was ever asked for
         self._device, self._dtype = self.device, self._factor.dtype
         self._hooks = add_hooks(self)
 
@@ -179,13 +179,16 @@ class Adapter:
                 raise FloatingPointError(why) from e
             if change is not None:
                 changes.apply(change, self.method.layers.values(), *moved)
-        # The optimizer does not know these, and its zero_grad() leaves them alone.
+        # The optimizer's zero_grad() leaves these alone: it does not know them.
         for p in self._by_method:
             p.grad = None
 
     @contextmanager
     def _awake(self) -> Iterator[None]:
-        """Opens what the method computes in: no autocast, its state where the model is now."""
+        """Lets the method compute without autocast, with its state on the model's present device.
+
+        Raises UserError for an adapter that was merged.
+        """
         if not self._originals:
             raise UserError("this adapter was merged: the model holds plain linears now")
         if self.device != self._device:

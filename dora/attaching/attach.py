@@ -30,23 +30,17 @@ from dora.configuration.method_choice import (
 )
 from dora.configuration.method_class import fingerprint, refuse_edited
 from dora.errors import UserError
-from dora.methods.base import Method, RunInfo
+from dora.methods.base import Method, RunInfo, overrides
 from dora.methods.returned import checked_state
 from dora.plain import is_whole
 from dora.preparing.planning import checked_plan, priced
 from dora.python.train import method_of
-from dora.training.backbone_kept import Backbone
+from dora.training.backbone_kept import BackboneCheck
 from dora.training.build import refuse_misplaced
 
 # Moments that only the suite's own loop has: it runs training rows before the first step, sets the
 # learning rate, and stands between the forward pass, backward, the clip and the optimizer.
-_OWN_LOOP = (
-    "begin",
-    "learning_rate",
-    "noise",
-    "adjust_gradients",
-    "adjust_clipped_gradients",
-)
+_OWN_LOOP = ("begin", "learning_rate", "noise", "adjust_gradients", "adjust_clipped_gradients")
 # Moments that are told a step's number, and may go by its share of the run's length.
 _IN_STEPS = ("penalty", "update", "after_step")
 
@@ -110,13 +104,13 @@ def attach(
 def _attached(choice: MethodChoice, model: nn.Module, plan: Plan, run: RunInfo) -> Method:
     """Returns the method, whose layers are in the model now.
 
-    Raises UserError where one of one's own does what a run of the suite refuses.
+    Raises UserError if a method of one's own does something that a run of the suite refuses too.
     """
-    loaded = Backbone(choice.kind, model)
+    check = BackboneCheck(choice.kind, model)
     attached = choice.kind(choice.settings, model, plan, run)
     try:
         refuse_misplaced(attached, model, set(), [])
-        loaded.check_attached(attached, model)
+        check.after_attaching(attached, model)
     except UserError as e:
         raise UserError(*e.problems, "the model has been changed by now: load it anew") from e
     return attached
@@ -126,16 +120,17 @@ def unserved(kind: type[Method]) -> str | None:
     """Returns why a method works in no loop but the suite's; None if it works in any."""
     if kind.result != "adapter":
         return "leaves no adapter"
-    if needs := ["clients"] if kind.federated else _overridden(kind, _OWN_LOOP):
+    needs = ["clients"] if kind.federated else [m for m in _OWN_LOOP if overrides(kind, m)]
+    if needs:
         return f"needs the suite's own loop for its {' and '.join(needs)}"
     if kind.budget == "none":
         return "has no budget"
     return "reads finished runs of the suite" if kind.sources else None
 
 
-def _overridden(kind: type[Method], moments: Sequence[str]) -> list[str]:
-    """Returns those of these moments that a method has."""
-    return [name for name in moments if getattr(kind, name) is not getattr(Method, name)]
+def _planned(kind: type[Method]) -> list[str]:
+    """Returns the method's moments that may go by a step's share of the run's length."""
+    return [moment for moment in _IN_STEPS if overrides(kind, moment)]
 
 
 def _chosen(method: str, config_dir: str | Path | None, settings: dict[str, Any]) -> MethodChoice:
@@ -170,7 +165,7 @@ def _chosen(method: str, config_dir: str | Path | None, settings: dict[str, Any]
 
 
 def _working() -> str:
-    """Returns the methods that can be attached, for a message: to list them loads them all."""
+    """Lists the methods that can be attached, for a message; this loads all of them."""
     return ", ".join(name for name in packaged_names() if not unserved(packaged(name).kind))
 
 
@@ -178,7 +173,7 @@ def _arguments(
     choice: MethodChoice, steps: int | None, budget: Budget
 ) -> Iterator[tuple[str, object]]:
     """Yields the arguments that training depends on; the learning rate is the optimizer's."""
-    if _overridden(choice.kind, _IN_STEPS):
+    if _planned(choice.kind):
         yield "steps", steps
     yield "budget", budget
     yield from ((k, v) for k, v in spelled(choice).items() if k not in ("name", "base_lr"))
@@ -191,7 +186,7 @@ def _problems(choice: MethodChoice, steps: Any, seed: Any) -> list[str]:
     found = []
     if not is_whole(seed, 0):
         found.append(f"seed={seed!r} must be a whole number from 0")
-    if steps is None and (moments := _overridden(choice.kind, _IN_STEPS)):
+    if steps is None and (moments := _planned(choice.kind)):
         found.append(
             f"{choice.name} may plan its {' and '.join(moments)} by the run's length: give steps=, "
             "the number of optimizer steps"

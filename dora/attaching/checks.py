@@ -10,13 +10,13 @@ import torch
 from torch import nn
 
 from dora.attaching.linears import SHOWN
-from dora.attaching.watch import ChangeWatch
+from dora.attaching.watch import StepWatch
 from dora.errors import UserError
 from dora.methods.base import Method, ParameterGroup
 from dora.plain import first_few
 
 
-def refuse_unheld(watch: ChangeWatch, model: nn.Module) -> None:
+def refuse_unheld(watch: StepWatch, model: nn.Module) -> None:
     """Raises UserError where this model's optimizer steps and never held a component."""
     if watch.passed_by(model):
         raise UserError(

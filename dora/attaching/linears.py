@@ -177,13 +177,18 @@ def _refuse_adapted(model: nn.Module) -> None:
         raise UserError("this is a PEFT model: call merge_and_unload() first, or take its base")
 
 
+def _names(model: nn.Module) -> dict[nn.Parameter, list[str]]:
+    """Returns every name of each parameter: a tied one has several."""
+    found: dict[nn.Parameter, list[str]] = {}
+    for name, p in model.named_parameters(remove_duplicate=False):
+        found.setdefault(p, []).append(name)
+    return found
+
+
 def tied(model: nn.Module, head: Sequence[str]) -> tuple[str, str] | None:
     """Returns the names of a head's parameter inside and outside of the head; None without any."""
     inside = tuple(f"{name}." for name in head)
-    names: dict[nn.Parameter, list[str]] = {}
-    for name, p in model.named_parameters(remove_duplicate=False):
-        names.setdefault(p, []).append(name)
-    for each in names.values():
+    for each in _names(model).values():
         own = [name for name in each if name.startswith(inside)]
         if own and len(own) < len(each):
             return own[0], next(name for name in each if name not in own)
@@ -195,11 +200,10 @@ def _refuse_tied(model: nn.Module, found: dict[str, nn.Module]) -> None:
 
     The adapter would be at one of the two, and merging would change both.
     """
-    weights: dict[torch.Tensor, list[str]] = {}
-    for name, p in model.named_parameters(remove_duplicate=False):
-        weights.setdefault(p, []).append(name)
+    names = _names(model)
     for name, module in found.items():
-        others = [n for n in weights[module.weight] if n != f"{name}.weight"]  # type: ignore[index]
+        weight = module.get_parameter("weight")
+        others = [n for n in names[weight] if n != f"{name}.weight"]
         if others:
             raise UserError(
                 f"the weight of {name} is {others[0]} too: a tied linear cannot be adapted; leave "

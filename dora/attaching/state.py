@@ -47,9 +47,9 @@ def add_hooks(adapter: Attached) -> list[RemovableHandle]:
 
 
 def state_of(adapter: Attached, prefix: str = "") -> State:
-    """Returns the number of steps, what the components are, and the method's state.
+    """Returns tensors that hold the number of steps, facts on the adapter, and the method's state.
 
-    Their names begin with `prefix`.
+    `prefix`: begins their names.
     """
     own = {
         "step": torch.tensor(adapter.taken, device="cpu"),
@@ -61,7 +61,7 @@ def state_of(adapter: Attached, prefix: str = "") -> State:
 
 
 def _beside_facts(name: str) -> str:
-    """Returns the name of an entry of the method's state, which may be one of `state_of`'s own."""
+    """Returns the name of an entry of the method's state, changed where it is one of the facts'."""
     return f"method.{name}" if name in _FACTS else name
 
 
@@ -70,7 +70,7 @@ def _as_tensor(text: str) -> Tensor:
 
 
 def _made(method: Method) -> str:
-    """Returns the method and all that its components' numbers depend on beside themselves."""
+    """Returns in words the method and the facts by which its components make up an update."""
     settings = getattr(method, "settings", None)
     facts = {name: getattr(settings, name, None) for name in method.layout}
     scales = sorted({layer.scale for layer in method.layers.values()})
@@ -86,16 +86,15 @@ def split(state: Mapping[str, Tensor], prefix: str = "") -> tuple[State, State]:
 
 
 def check(adapter: Attached, own: State) -> None:
-    """Raises UserError unless the tensors of `state_of` are of what is attached."""
+    """Raises UserError unless a state, as `state_of` gives it, is of an adapter attached alike."""
     if "step" not in own:
         raise UserError(
             "this state holds tensors of the model alone: save adapter.state_dict() or "
             "model.state_dict(), which hold the adapter's steps and scores too"
         )
-    # First what the components are; arguments that differ change how they would go on.
+    # First the components' meaning, then the arguments, which change only how training goes on.
     for name, ours in (("made", _made(adapter.method)), ("arguments", adapter.arguments)):
-        # Older states do not say it.
-        theirs = bytes(own[name].tolist()).decode() if name in own else ours
+        theirs = bytes(own[name].tolist()).decode()
         if theirs != ours:
             raise UserError(
                 f"this state is of {theirs}; attached is {ours}: attach alike, then load it"

@@ -14,7 +14,7 @@ from dora.adapters.lowrank import LowRankLinear
 from dora.errors import UserError
 
 # Weak: PyTorch's hooks are global, and must not keep an adapter alive.
-_watches: weakref.WeakSet[ChangeWatch] = weakref.WeakSet()
+_watches: weakref.WeakSet[StepWatch] = weakref.WeakSet()
 
 
 # One hook for all, which stays: PyTorch goes through its table of hooks while the garbage collector
@@ -27,7 +27,7 @@ def _stepped(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
 register_optimizer_step_post_hook(_stepped)
 
 
-class ChangeWatch:
+class StepWatch:
     """Notes each step of an optimizer that holds any of the layers' components.
 
     A loop, the Transformers Trainer and accelerate make the optimizer after the adapter, or wrap
@@ -57,9 +57,9 @@ class ChangeWatch:
         """
         return [p for layer in self.layers for p in layer.factors().values()]
 
-    def __reduce__(self) -> tuple[type[ChangeWatch], tuple[Any, ...]]:
-        """A copy, of a deep-copied or pickled model, watches the copied parameters."""
-        return ChangeWatch, (self.layers, self.strict)
+    def __reduce__(self) -> tuple[type[StepWatch], tuple[Any, ...]]:
+        """Makes a copy, of a deep-copied or pickled model, a watch of the copied parameters."""
+        return StepWatch, (self.layers, self.strict)
 
     def due(self) -> bool:
         """Says whether an optimizer has stepped since the last `take`."""
@@ -81,7 +81,7 @@ class ChangeWatch:
         )
 
     def take(self) -> tuple[list[torch.optim.Optimizer], float | None]:
-        """Returns the optimizers seen so far, and the rate of the last step, None if none stepped."""
+        """Returns the optimizers seen so far, and the last step's rate, None without a step."""
         rate = next(iter(self._stepped.values()), None)
         self._stepped.clear()
         return list(self._seen), rate

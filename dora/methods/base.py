@@ -1,4 +1,4 @@
-"""The base class of every method: the moments of a training step at which a method may speak.
+"""The base class of every method: the moments of a training step at which a method may act.
 
 A method *decides*, the training loop *applies*. Each moment does nothing unless a method overrides
 it; they stand below in the order in which the loop comes to them. `flat_lora.py` is a short
@@ -69,15 +69,16 @@ class RunInfo:
     schedule: Schedule = field(default_factory=Schedule)
     sources: tuple[Path, ...] = ()
 
-    def generator(self, name: str, index: int = 0) -> torch.Generator:
-        """Returns a CPU generator that is a function of (seed, name, index), so that no state needs
-        saving.
+    def generator(
+        self, name: str, index: int = 0, device: torch.device | str = "cpu"
+    ) -> torch.Generator:
+        """Returns a generator seeded by (seed, name, index) alone, so that no state needs saving.
 
         "start" with index 0, for start values, is seeded with the run's seed itself.
         """
-        if (name, index) == ("start", 0):
-            return torch.Generator().manual_seed(self.seed)
-        return torch.Generator().manual_seed(seed_of(self.seed, name, index))
+        itself = (name, index) == ("start", 0)
+        seed = self.seed if itself else seed_of(self.seed, name, index)
+        return torch.Generator(device).manual_seed(seed)
 
 
 @dataclass(frozen=True)
@@ -143,8 +144,8 @@ class Method:
         """Attaches the method to a frozen `model`, on the CPU, and marks what it trains as
         requiring gradients.
 
-        `plan`: what `plan` made of the budget, start ranks of another run's adapter put in; None
-        without a budget.
+        `plan`: from `Method.plan`, under `init_from` with the earlier run's ranks at the start;
+        None without a budget.
         """
 
     # --- before anything is loaded ---
@@ -186,7 +187,7 @@ class Method:
         return usual
 
     def noise(self, step: int) -> None:
-        """Draws what the method's own layers use in this step's forward passes, in training alone.
+        """Draws the random values that its layers use in this step's training passes.
 
         Called once a step, before its first micro-batch, on every process.
         """
@@ -213,11 +214,10 @@ class Method:
         """
 
     def after_step(self, step: int) -> Change | None:
-        """Called after the optimizer, gradients as clipped still in place.
+        """Returns a change to shapes, moments or frozen tensors, which the loop applies, or None.
 
-        May set values of its own trained tensors. Returns a change to shapes, moments or frozen
-        tensors (mask, remove, renew) for the loop to apply; None for no change. Raises
-        FloatingPointError where its scores are not finite.
+        Called after the optimizer, while gradients are still there as clipped. May set values of
+        its own trained tensors. Raises FloatingPointError if its scores are not finite.
         """
         return None
 
@@ -266,6 +266,11 @@ class Method:
 
     def load(self, state: dict[str, Tensor]) -> None:
         """Takes up a `state()` again, on the device where the layers are now."""
+
+
+def overrides(kind: type[Method], moment: str) -> bool:
+    """Says whether a method does anything at this moment, such as "begin" or "after_step"."""
+    return getattr(kind, moment) is not getattr(Method, moment)
 
 
 def is_recordable(kind: type[Method]) -> bool:

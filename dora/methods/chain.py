@@ -189,7 +189,7 @@ class Chain(Links):
         links = _links(settings, plan.end)
         empty = [j for j, ranks in enumerate(links, 1) if not any(ranks)]
         if empty:
-            # Equal shares would do where there are as many components as links.
+            # With a component for every link, the shares are at fault: equal ones would fit.
             uneven = settings.links <= max(plan.end)
             shown = settings.shown_shares() if uneven else f"method.links={settings.links}"
             way = "give it a larger share" if uneven else "chain fewer links"
@@ -202,7 +202,7 @@ class Chain(Links):
 
 
 def _links(settings: Settings, ranks: Sequence[int]) -> list[list[int]]:
-    """Returns each link's rank of every matrix, whose ranks in all are `ranks`."""
+    """Returns each link's rank of every matrix; over all links they add up to `ranks`."""
     shares = settings.shares or [1] * settings.links
     by_matrix = [split(rank, shares) for rank in ranks]
     return [[parts[j] for parts in by_matrix] for j in range(len(shares))]

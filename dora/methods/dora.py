@@ -35,8 +35,14 @@ from dora.methods.rules import fraction_or_steps, in_range, interval, one_of
 IMPORTANCE = ("share", "random")
 # The settings of pruning, and of the penalty that ends with it.
 _PRUNING = (
-    *("dem", "importance", "beta", "shape", "remove"),
-    *("prune_start", "prune_end", "prune_interval"),
+    "dem",
+    "importance",
+    "beta",
+    "shape",
+    "remove",
+    "prune_start",
+    "prune_end",
+    "prune_interval",
 )
 
 

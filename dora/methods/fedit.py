@@ -46,14 +46,15 @@ class FedIT(PlainLoRA):
     def _gathered(
         self, uploads: Sequence[Mapping[str, Tensor]], shares: Sequence[float]
     ) -> Gathered:
-        """Returns the clients' factors of every layer."""
-        frozen = self.frozen()  # FFA-LoRA's A
+        """Returns the clients' factors of every layer that has components."""
         names = [name for name, layer in self.layers.items() if layer.rank]
-
-        def held(name: str) -> list[Tensor]:
-            return [frozen[name] if name in frozen else upload[name] for upload in uploads]
-
-        pairs = [(held(f"{name}.A"), held(f"{name}.B")) for name in names]
+        pairs = [
+            (
+                [upload[f"{name}.A"] for upload in uploads],
+                [upload[f"{name}.B"] for upload in uploads],
+            )
+            for name in names
+        ]
         return Gathered.of(names, pairs, shares)
 
 

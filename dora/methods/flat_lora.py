@@ -86,8 +86,7 @@ class FlatLoRA(PlainLoRA):
             W = held.to(A.dtype)
             std = size / math.sqrt(layer.base.in_features) * row_norms(W, A, B, layer.scale)
             # On the layer's device: drawn on the CPU, all weights would be copied in every step.
-            seed = self.run.generator(f"noise {name}", step).initial_seed()
-            generator = torch.Generator(held.device).manual_seed(seed)
+            generator = self.run.generator(f"noise {name}", step, held.device)
             drawn = self._drawn[name].normal_(generator=generator)
             # The sum is rounded once, to the type that the base holds (bfloat16 under
             # precision=bf16).

@@ -190,7 +190,7 @@ class ResidualLinear(LowRankLinear):
 def kaiming(like: Tensor, generator: torch.Generator) -> Tensor:
     """Returns start values of A in the shape of `like`, (r, d_in), uniform on ±1/√d_in."""
     A = torch.empty_like(like)
-    # a = √5 as in microsoft/LoRA. An empty tensor would draw a warning.
+    # a = √5 as in microsoft/LoRA. PyTorch warns about an empty tensor.
     return nn.init.kaiming_uniform_(A, a=math.sqrt(5), generator=generator) if len(A) else A
 
 

@@ -15,13 +15,13 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dora.adapters.budget import Budget, Matrix
 from dora.adapters.lowrank import LowRankLinear
 from dora.adapters.plan import Plan, equal_plan
 from dora.methods.base import RunInfo
-from dora.methods.lora import PlainLoRA, PlainSettings
+from dora.methods.lora import PlainLoRA, PlainSettings, kaiming
 
 
 @dataclass
@@ -108,8 +108,7 @@ class MELoRA(PlainLoRA):
         for layer in self.layers.values():
             assert isinstance(layer, BlockLinear)  # by _layer_type
             layer.blocks = n
-            if layer.rank:
-                # One row for each block's row, so that the fan-in is a block's: uniform on
-                # ±√(n/d_in), √n times as wide as LoRA's.
-                rows = layer.A.detach().view(-1, layer.A.shape[1] // n)
-                nn.init.kaiming_uniform_(rows, a=math.sqrt(5), generator=generator)
+            # One row for each block's row, so that the fan-in is a block's: uniform on ±√(n/d_in),
+            # √n times as wide as LoRA's.
+            rows = layer.A.view(-1, layer.A.shape[1] // n)
+            layer.A.data = kaiming(rows, generator).view_as(layer.A)

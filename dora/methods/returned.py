@@ -1,4 +1,4 @@
-"""Names the moment of a method that returned something else than it may."""
+"""Checks the values that a method's moments return; an error names the method and the moment."""
 
 from __future__ import annotations
 

@@ -41,6 +41,6 @@ def in_range(name: str, value: float, low: float, high: float, usual: str) -> li
 
 
 def one_of(name: str, value: str, choices: Collection[str], usual: str) -> list[str]:
-    """Returns a message unless `value` is one of `choices`; `usual`: what others use."""
+    """Returns a message unless `value` is one of `choices`; `usual`: names the usual one."""
     fine = value in choices
     return [] if fine else [f"{name}={value} must be one of {', '.join(choices)}; {usual}"]

@@ -8,27 +8,12 @@ from dataclasses import dataclass
 from dora.methods.rules import fraction_or_steps
 
 
-def lr_factor(schedule: str, warmup_steps: int, total_steps: int, step: int) -> float:
-    """Returns the learning rate of optimizer step `step` (from 1) as a share of its peak.
-
-    The rate rises linearly over the warm-up, then falls to 0 linearly or as a cosine, or stays
-    constant.
-    """
-    # As in Transformers, the first step of a warm-up has rate 0, and no step has rate 0 at the end.
-    done = step - 1
-    if done < warmup_steps:
-        return done / warmup_steps
-    if schedule == "constant":
-        return 1.0
-    left = (total_steps - done) / max(1, total_steps - warmup_steps)
-    return left if schedule == "linear" else 0.5 * (1 - math.cos(math.pi * left))
-
-
 @dataclass(frozen=True)
 class Schedule:
-    """A run's schedule: `shape` is linear, cosine or constant.
+    """The learning rate's course: it rises linearly over the warm-up, then follows `shape`.
 
-    `warmup`: below 1 a share of the steps, else a number of steps of the whole run.
+    `shape`: linear or cosine, which fall to 0 at the end, or constant. `warmup`: below 1 a share of
+    the steps, else a number of steps of the whole run.
     """
 
     shape: str = "constant"
@@ -39,8 +24,16 @@ class Schedule:
         return math.ceil(self.warmup * total_steps) if self.warmup < 1 else int(self.warmup)
 
     def share(self, step: int, total_steps: int) -> float:
-        """Returns the rate of `step` (from 1) as a share of its peak."""
-        return lr_factor(self.shape, self.warmup_steps(total_steps), total_steps, step)
+        """Returns the rate of optimizer step `step` (from 1) as a share of its peak."""
+        # As in Transformers, the first step of a warm-up has rate 0, and no step has rate 0 at the
+        # end.
+        done, warm = step - 1, self.warmup_steps(total_steps)
+        if done < warm:
+            return done / warm
+        if self.shape == "constant":
+            return 1.0
+        left = (total_steps - done) / max(1, total_steps - warm)
+        return left if self.shape == "linear" else 0.5 * (1 - math.cos(math.pi * left))
 
     def of_part(self, length: int, total_steps: int) -> Schedule:
         """Returns this schedule for a part of the run, `length` steps, warmed up in proportion."""

@@ -28,6 +28,7 @@ from dora.adapters.plan import Plan, pruning_plan
 from dora.adapters.pruning import steps_of
 from dora.methods import base
 from dora.methods.base import ParameterGroup, RunInfo
+from dora.methods.lora import kaiming
 from dora.methods.rules import fraction_or_steps, in_range, one_of
 
 BETA1, BETA2 = 0.9, 0.999  # of Adam, in the paper's code and in the loop's optimizer alike
@@ -147,9 +148,7 @@ class SoRA(base.Method):
         )
         generator = run.generator("start")
         for layer, g in zip(self.layers.values(), self._gates(), strict=True):
-            # kaiming_uniform_ with a = √5, as released; written out, since it warns about rank 0.
-            bound = 1 / math.sqrt(layer.A.shape[1])
-            nn.init.uniform_(layer.A, -bound, bound, generator=generator)
+            layer.A.data = kaiming(layer.A, generator)  # as released, with B = 0
             nn.init.normal_(g, generator=generator)
         # Behind this step no component comes to life; with shrink_until=end some may still die.
         self.ranks_final_at = steps_of(settings.prune_end, run.total_steps)

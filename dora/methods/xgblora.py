@@ -86,15 +86,15 @@ class XGBLoRA(Links):
         if problem := budget.problem(matrices):
             raise ValueError(problem)
         rounds = _rounds(settings, budget, matrices, run.seed)
-        shortest = run.total_steps // len(rounds)
+        at_once, shortest = _at_once(settings, matrices), run.total_steps // len(rounds)
         if run.total_steps and shortest < SHORTEST:
             raise ValueError(
-                f"budget={budget} in rounds of {_at_once(settings, matrices)} layers makes "
-                f"{len(rounds)} boosters of {shortest} steps, and fewer than {SHORTEST} are mostly "
-                "warm-up: train longer, raise method.layers, or lower the budget"
+                f"budget={budget} in rounds of {at_once} layers makes {len(rounds)} boosters of "
+                f"{shortest} steps, and fewer than {SHORTEST} are mostly warm-up: train longer, "
+                "raise method.layers, or lower the budget"
             )
         refuse_cold(settings.restart, len(rounds), run, "fewer boosters")
-        _refuse_overfull(budget, matrices, rounds, _at_once(settings, matrices), run.seed)
+        _refuse_overfull(budget, matrices, rounds, at_once, run.seed)
         ends = [sum(i in drawn for drawn in rounds) for i in range(len(matrices))]
         start = tuple(int(i in rounds[0]) for i in range(len(matrices)))
         note = f"{len(rounds)} boosters, {shortest} steps or one more each"

@@ -20,7 +20,7 @@ from dora.configuration.groups import TaskConfig
 from dora.configuration.method_choice import MethodChoice, packaged
 from dora.data.tokens import Tokens
 from dora.methods.base import Method, RunInfo
-from dora.timing.libraries import PEFTS, pefts
+from dora.timing.libraries import PEFTS, peft_contender
 from dora.timing.products import products
 from dora.timing.setting import (
     BUDGET,
@@ -48,8 +48,17 @@ CONTENDERS = ("products", "floor", "our floor", "forward", "evaluation", *OURS, 
 # Other methods, where their steps cost most: SoRA before its cut, a chain in its last link. Not
 # XGBLoRA, whose backward pass ends at the lowest layer that a round draws.
 OTHERS = (
-    *("sora", "melora", "lora_pro", "flat_lora", "bitfit", "houlsby", "pfeiffer"),
-    *("chain after", "nora", "cora", "weight_decomposed"),
+    "sora",
+    "melora",
+    "lora_pro",
+    "flat_lora",
+    "bitfit",
+    "houlsby",
+    "pfeiffer",
+    "chain after",
+    "nora",
+    "cora",
+    "weight_decomposed",
 )
 # By torch.compile, before any allocation: a rank that changes compiles the graph anew.
 COMPILED = ("full compiled", "lora compiled", "dora compiled")
@@ -75,7 +84,7 @@ def contender(s: Setting, name: str) -> Contender:
     """Returns one of CONTENDERS or COMPILED, ready to be timed; see `in_precision` for names."""
     s, name = in_precision(s, name)
     if name in PEFTS:
-        return pefts(s, name)
+        return peft_contender(s, name)
     if name == "products":
         return products(s)
     if name in ("forward", "evaluation"):
@@ -91,10 +100,10 @@ def contender(s: Setting, name: str) -> Contender:
 
 
 def _evaluation(s: Setting, name: str) -> Contender:
-    """Returns a candidate that predicts the rows of a step's batch; forward or evaluation.
+    """Returns the candidate "forward" or "evaluation", which predicts as many rows as a step has.
 
-    They are predicted in the batches of an evaluation, which hold more rows than a step's: all four
-    batches of `rows` are predicted at once, and the time is shared out.
+    An evaluation's batches hold more rows than a step's: all four batches of `rows` are predicted
+    together, and the time is divided by four.
     """
     loop, _ = loop_of(s, "lora" if name == "evaluation" else "floor")
     tokens = loop.setup.train
@@ -137,7 +146,7 @@ def loop_of(s: Setting, name: str) -> tuple[Loop, int]:
         # Only a method with adapters drops out their input.
         if hasattr(chosen.settings, "dropout"):
             chosen.settings.dropout = s.dropout
-        if phase == "allocating":  # every step does
+        if phase == "allocating":  # in every step; AdaLoRA and DoRA each read one of the two names
             chosen.settings.mask_interval = chosen.settings.prune_interval = 1
         plan = _plan(chosen, find_linears(model.config.to_dict(), KINDS))
         method = chosen.kind(chosen.settings, model, plan, RUN)
@@ -173,8 +182,16 @@ def _loop(s: Setting, model: Any, method: Method, chosen: MethodChoice) -> Loop:
     config = Config(
         task=TaskConfig("sst2"), method=chosen, batch_size=s.batch, precision=s.precision
     )
-    world = World(0, 1, torch.device(s.device))
     setup = Setup(
-        config, config.glue_task, model, head, method, 1e-4, rows(s), {}, {}, TOTAL, world
+        config=config,
+        model=model,
+        head=head,
+        method=method,
+        lr=1e-4,
+        train=rows(s),
+        scored={},
+        reported={},
+        total_steps=TOTAL,
+        world=World(0, 1, torch.device(s.device)),
     )
     return Loop(setup, None, Lines(None))

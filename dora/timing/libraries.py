@@ -1,4 +1,4 @@
-"""The benchmark's candidates that are not ours: PEFT in a plain loop, and in the Trainer."""
+"""The benchmark's candidates of other libraries: PEFT in a plain loop, and in the Trainer."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from dora.timing.setting import (
 PEFTS = ("PEFT LoRA", "PEFT AdaLoRA", "Trainer + PEFT LoRA")
 
 
-def pefts(s: Setting, name: str) -> Contender:
+def peft_contender(s: Setting, name: str) -> Contender:
     """Returns the training step as a user of PEFT writes it.
 
     Forward, backward, clip, fused AdamW and, for AdaLoRA, PEFT's allocation.
@@ -53,7 +53,7 @@ def pefts(s: Setting, name: str) -> Contender:
         p.requires_grad_(True)
     model.to(s.device)
     if name.startswith("Trainer"):
-        return trainers(s, model)
+        return _trainer_contender(s, model)
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-4, fused=True)
     data, at = rows(s), 100  # the step that ours begin at
@@ -81,7 +81,7 @@ def pefts(s: Setting, name: str) -> Contender:
     return timed(s, step)
 
 
-def trainers(s: Setting, model: nn.Module) -> Contender:
+def _trainer_contender(s: Setting, model: nn.Module) -> Contender:
     """Returns steps of the Transformers Trainer with its defaults, its start-up left out."""
     from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 

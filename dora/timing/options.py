@@ -153,14 +153,14 @@ def runs(given: argparse.Namespace) -> list[Runs]:
     """Returns every combination of model and threads, as whole runs."""
     return [
         Runs(
-            given.task,
-            model,
-            given.data,
-            given.epochs,
-            threads,
-            tuple(dict.fromkeys(given.precision)),
-            given.device,
-            given.repeats,
+            task=given.task,
+            model=model,
+            data=given.data,
+            epochs=given.epochs,
+            threads=threads,
+            precisions=tuple(dict.fromkeys(given.precision)),
+            device=given.device,
+            repeats=given.repeats,
         )
         for model, threads in product(given.model, given.threads)
     ]

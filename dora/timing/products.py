@@ -1,4 +1,4 @@
-"""The matrix products that a training step needs: their count, and a candidate that does no more.
+"""The matrix products that a training step needs: their count, and a candidate of nothing else.
 
 Counted for every row alike: forward and backward of the encoder's linears and of the attention,
 each backward through the input. The last layer needs every token's key and value, and otherwise the

@@ -127,11 +127,12 @@ class Times:
     cpu: float
 
 
-Contender = Callable[[int], Times]  # does so many training steps
+# Takes a number of training steps, and returns the mean times of one.
+Contender = Callable[[int], Times]
 
 
 def clock(s: Setting) -> tuple[float, float]:
-    """Returns (wall, CPU) seconds, once the device has done all it was given."""
+    """Returns (wall, CPU) seconds, after the device has finished all its work."""
     # Kernels are launched asynchronously: without the wait only their launches would be timed.
     if s.device != "cpu":
         torch.cuda.synchronize(s.device)  # without it, the first GPU's, whichever one measures

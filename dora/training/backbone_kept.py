@@ -1,7 +1,7 @@
-"""Refuses a method of one's own that changes the backbone by more than its result holds.
+"""Refuses a method of one's own that changes the backbone in tensors that its result does not hold.
 
-The result is stored beside the name of the backbone, as it was loaded: scores of another one would
-belong to a model that nobody can make again. The suite's own methods are tested for it.
+A result is stored beside the name of its backbone. If a run changed other tensors of the backbone,
+nobody could make the scored model again. The suite's own methods are tested for this.
 """
 
 from __future__ import annotations
@@ -32,31 +32,31 @@ def _sum(t: Tensor) -> int:
     return zlib.crc32(t.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
 
 
-def named(model: nn.Module) -> dict[str, Tensor]:
+def tensors_by_name(model: nn.Module) -> dict[str, Tensor]:
     """Returns every parameter and buffer of the model by its name."""
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
-class Backbone:
-    """A model's tensors before a method was attached, and what of them must stay as it was."""
+class BackboneCheck:
+    """Compares a model's tensors with their checksums from before a method was attached."""
 
     def __init__(self, kind: type[Method], model: nn.Module) -> None:
-        """Takes the sums of the model as it was loaded; none for a method of the suite."""
+        """Takes the checksums of the loaded model; none for a method of the suite."""
         self._kind = kind
         own = not is_released(kind)
-        # The tensors themselves, too: a layer may hold one under another name afterwards.
-        tensors = named(model).items() if own else ()
+        # With the tensors themselves, since a layer may hold one under another name afterwards.
+        tensors = tensors_by_name(model).items() if own else ()
         self._loaded = [(n, t, _sum(t)) for n, t in tensors if not t.is_meta]
         self._sums: dict[str, int] = {}
 
-    def check_attached(self, method: Method, model: nn.Module) -> None:
+    def after_attaching(self, method: Method, model: nn.Module) -> None:
         """Raises UserError if `__init__` has changed a tensor that the result does not hold."""
-        present = named(model)
+        present = tensors_by_name(model)
         name_of = {id(t): name for name, t in present.items()}
         held = result.tensors_of(model, method.frozen()).keys()
         for before, tensor, known in self._loaded:
             parent, _, attribute = before.rpartition(".")
-            # One in its place: under its own name, or as that of a layer's base.
+            # Or a tensor that stands in its place, under its name or in a layer's base.
             places = [name_of.get(id(tensor)), before, f"{parent}.base.{attribute}"]
             now = next((name for name in places if name in present), None)
             if now is None:  # the method has taken it away
@@ -66,14 +66,14 @@ class Backbone:
             self._sums[now] = known
         self._loaded = []
 
-    def note(self, model: nn.Module) -> None:
-        """Takes the sums as training finds the tensors: on its device, and rounded to bf16."""
-        present = named(model)
+    def before_training(self, model: nn.Module) -> None:
+        """Takes the checksums anew: the tensors are on the run's device now, and may be rounded."""
+        present = tensors_by_name(model)
         self._sums = sums({name: present[name] for name in self._sums if name in present})
 
-    def check_trained(self, method: Method, model: nn.Module) -> None:
+    def after_training(self, method: Method, model: nn.Module) -> None:
         """Raises UserError if training has changed a tensor that the result does not hold."""
-        present, held = named(model), result.tensors_of(model, method.frozen()).keys()
+        present, held = tensors_by_name(model), result.tensors_of(model, method.frozen()).keys()
         for name, known in self._sums.items():
             if name not in held and (name not in present or _sum(present[name]) != known):
                 raise UserError(

@@ -1,4 +1,7 @@
-"""Builds a run's training loop from tokens, model, method and the newest checkpoint, if any."""
+"""Builds a run's training loop: tokens, model, method, and the newest checkpoint if there is one.
+
+Everything that can refuse the run once its model is loaded is checked here, before the first step.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from dora.backbones.attention import speed_up
 from dora.data.sources import fingerprint
 from dora.data.tokens import Tokens, tokenised
 from dora.errors import UserError
-from dora.methods.base import Method
+from dora.methods.base import Method, overrides
 from dora.methods.returned import checked_state
 from dora.preparing import precision
 from dora.preparing.notes import clients_notes, notes_on
@@ -22,7 +25,7 @@ from dora.preparing.prepare import Prepared
 from dora.process import memory
 from dora.records.record import Record
 from dora.training import checkpoint, processes
-from dora.training.backbone_kept import Backbone, named, sums
+from dora.training.backbone_kept import BackboneCheck, sums, tensors_by_name
 from dora.training.calibration import calibrator
 from dora.training.carry_over import carry_over
 from dora.training.course import FederatedCourse
@@ -41,18 +44,17 @@ def build(
 ) -> Loop:
     """Builds the run's loop, and takes up its newest checkpoint, if there is one.
 
-    With a record it also notes this start in run.json, and cuts the journals back to the checkpoint.
-    `record`: the directory that the loop writes to; None in a process that keeps no record, or
-    when finished weights only predict. `trains`: False if they do; start values are left out then.
+    With a record it also notes this start in run.json and cuts the journals back to the checkpoint.
+    `record`: the directory that the loop writes to; None in a process that keeps no record, and
+    where finished weights only predict. `trains`: False for these, which need no start values.
     """
     splits = _tokens(p, say)
-    # Tokenising is done by the first of several runs on the same data, for all of them, so it is
-    # not counted as this run's memory.
+    # Its memory is not counted: the first of several runs on the same data tokenises for all.
     memory.reset_peak(world.device)
     model, head = _model(p, splits, say)
-    loaded = Backbone(p.config.chosen.kind, model)
+    check = BackboneCheck(p.config.chosen.kind, model)
     method = attach(p, model, head)
-    loaded.check_attached(method, model)
+    check.after_attaching(method, model)
     _place(p, world, model, method)
     found = None
     if record is not None:
@@ -69,8 +71,8 @@ def build(
         loop.load(*found)
         say(f"resumed after step {loop.step} of {p.total_steps}")
     if trains:
-        loaded.note(model)
-        loop.backbone = loaded
+        check.before_training(model)
+        loop.backbone_check = check
     if record is not None:
         # Another version, device or number of processes changes the last bits of a result.
         if changed := record.start(loop.step, loop.seconds):
@@ -92,7 +94,7 @@ def attach(p: Prepared, model: nn.Module, head: list[str]) -> Method:
     method = chosen.kind(chosen.settings, model, p.plan, p.run_info)
     refuse_misplaced(method, model, before, head)
     if method.ranks_final_at > p.total_steps:
-        # No evaluation would count but the last, of components that were still to change.
+        # Only the last evaluation would count, of components that were still to change.
         raise UserError(
             f"{type(method).__name__}.ranks_final_at={method.ranks_final_at} is behind the run's "
             f"last step, {p.total_steps}: its components must be final within the run; plan them "
@@ -108,10 +110,10 @@ def attach(p: Prepared, model: nn.Module, head: list[str]) -> Method:
 
 
 def refuse_misplaced(method: Method, model: nn.Module, before: set[str], head: list[str]) -> None:
-    """Raises UserError if the result would lack tensors that the method trains, or factors.
+    """Raises UserError if the result would lack a tensor that the method trains, or a factor.
 
-    `before`: names of the backbone's and the head's parameters. An export would leave such a tensor
-    out without a word, and the exported model would be another than the one that was scored.
+    An export would leave such a tensor out without a word, and would not score as the run did.
+    `before`: names of the parameters of backbone and head before the method was attached.
     """
     trained = {name for name, p in model.named_parameters() if p.requires_grad} - set(head)
     if method.result == "adapter":
@@ -142,9 +144,9 @@ def refuse_misplaced(method: Method, model: nn.Module, before: set[str], head: l
 def _model(p: Prepared, splits: dict[str, Tokens], say: Lines) -> tuple[nn.Module, list[str]]:
     """Returns the classifier and the names of its head's parameters."""
     c = p.config
-    # A regression's head starts at the labels' mean, the best constant. From 0, an adapter at its
-    # usual rate reaches the mean sooner through the encoder than through the head, and the
-    # encoder's pretraining is lost on the way (seen on STS-B).
+    # A regression's head starts at the labels' mean, the best constant. If it started at 0, an
+    # adapter at its usual rate would reach the mean through the encoder sooner than through the
+    # head, and would lose the encoder's pretraining on the way (seen on STS-B).
     mean = float(np.mean(np.asarray(splits["train"].label))) if c.glue_task.regression else None
     model, head = backbone.load_model(
         p.model, c.glue_task.outputs, c.head_dropout, c.seed, mean, say
@@ -163,27 +165,27 @@ def _place(p: Prepared, world: World, model: nn.Module, method: Method) -> None:
     if p.config.compile:
         # Dynamic shapes: batches differ in length, and each length would otherwise be compiled.
         model.compile(dynamic=True)
-    # The method made its state on the CPU, beside the layers of that moment.
+    # The method made its state on the CPU, where its layers were; `load` moves it to theirs.
     method.load(checked_state(method))
 
 
 def _begin(p: Prepared, world: World, model: nn.Module, method: Method, train: Tokens) -> None:
     """Lets the method set start values that follow from weights or rows, equal in all processes."""
-    if type(method).begin is Method.begin:
+    if not overrides(type(method), "begin"):
         return
     c = p.config
-    before = sums(named(model)) if world.main else {}
+    before = sums(tensors_by_name(model)) if world.main else {}
     if world.main:
         method.begin(calibrator(model, train, c.seed, c.batch_size, c.batching, world.device))
     held = result.tensors_of(model, method.frozen())
-    after = sums(named(model)) if world.main else {}
+    after = sums(tensors_by_name(model)) if world.main else {}
     if lost := [name for name in after if name not in held and after[name] != before.get(name)]:
         raise UserError(
             f"{type(method).__name__}.begin sets {', '.join(lost[:3])}, which neither is trained "
             "nor named by frozen(): a resumed run would lack it; let frozen() name it"
         )
-    # One process's values for all: a decomposition's last bits, even its signs, depend on the
-    # machine.
+    # All processes take the main one's values: a decomposition's last bits, and even its signs,
+    # depend on the machine.
     sent = processes.broadcast(world, result.snapshot(held) if world.main else None)
     if not world.main:
         result.restore(model, method.frozen(), sent)
@@ -206,11 +208,10 @@ def _setup(
         scored = {k: splits[k] for k in c.glue_task.dev_splits}
     return Setup(
         config=c,
-        task=c.glue_task,
         model=model,
         head=head,
         method=method,
-        lr=p.config.learning_rate(),
+        lr=c.learning_rate(),
         train=splits["train"],
         scored=scored,
         reported={k: v for k, v in splits.items() if k not in ("train", "heldout")},
@@ -230,7 +231,7 @@ def _refuse_not_finite(model: nn.Module, folder: Path) -> None:
 
 
 def _tokens(p: Prepared, say: Lines) -> dict[str, Tokens]:
-    """Returns every split tokenised, from the cache where it is there, and the run's training rows.
+    """Returns every split tokenised, or read from the cache, with training cut to the run's rows.
 
     Raises UserError if a split is mostly unknown tokens to this tokenizer.
     """
@@ -244,8 +245,8 @@ def _tokens(p: Prepared, say: Lines) -> dict[str, Tokens]:
         if number >= MANY_ROWS:
             say(f"tokenising {number:,} rows, once for all runs on them")
 
-    # AX is no part of the data's fingerprint, so it has its own place in the cache: MNLI need not
-    # be tokenised again when AX is added later.
+    # AX, which may be added later, is no part of the data's fingerprint and has its own place in
+    # the cache, so that MNLI need not be tokenised again.
     own = {k: v for k, v in p.rows.items() if k in p.config.glue_task.splits}
     added = {k: v for k, v in p.rows.items() if k not in own}
     splits: dict[str, Tokens] = {}

@@ -19,15 +19,15 @@ def calibrator(
 ) -> Callable[[int], None]:
     """Returns a function that runs the first n training rows of epoch 0 through the model.
 
-    In evaluation mode and without gradients, so that it draws from no random stream. Rows of one
-    batch have one length: no padding enters a layer's input.
+    The model is in evaluation mode, so that nothing random is drawn. Rows of one batch have one
+    length, so that no padding enters a layer's input.
     """
 
     @torch.no_grad()
     def forward(number: int) -> None:
         model.eval()
         rows = np.concatenate(order(seed, 0, train.lengths, batch_size, batching))[:number]
-        # By length, then in the epoch's order, so that sums are made in one order everywhere.
+        # By length, then in the epoch's order, so that sums have one order on every machine.
         rows = rows[np.argsort(train.lengths[rows], kind="stable")]
         for _, group in groupby(rows, key=lambda row: train.lengths[row]):
             alike = np.array(list(group))

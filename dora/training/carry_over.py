@@ -32,11 +32,11 @@ def carry_over(earlier: EarlierRun, model: nn.Module, method: Method, head: list
         given = {name: held[name] for name in own}
     else:
         given = {name: tensor for name, tensor in held.items() if name not in head}
-        # A method that begins with kept factors goes on with those of the run before.
+        # A method that begins with kept factors (PiSSA) goes on with the earlier run's.
         if earlier.scale is not None and not frozen:
             given = _trained_again(given, earlier.scale)
-    # The scale of the run before: this method's own depends on its start ranks, which are now those
-    # that the other run ended with.
+    # The earlier run's scale: this run's own would follow from its start ranks, which are those at
+    # the earlier run's end.
     if earlier.scale is not None:
         for layer in method.layers.values():
             layer.scale = earlier.scale
@@ -68,7 +68,7 @@ def _trained_again(held: dict[str, Tensor], scale: float) -> dict[str, Tensor]:
     The plan's start ranks count both, and a method that keeps factors begins its own chain anew.
     `kept_B` has g and the scale folded in: the scale is taken out again, and g is 1.
     """
-    given = {name: t for name, t in held.items() if name.rpartition(".")[2][:5] != "kept_"}
+    given = {n: t for n, t in held.items() if not n.endswith((".kept_A", ".kept_B"))}
     for name, kept_A in held.items():
         matrix, _, factor = name.rpartition(".")
         if factor == "kept_A":

@@ -40,8 +40,8 @@ def save(folder: Path, step: int, tensors: dict[str, Tensor], about: dict[str, A
     # Under a temporary name, synced, renamed: a kill leaves the old files or the new one, whole.
     write_atomic(_file(folder, step), hashlib.sha256(data).digest(), data)
     steps = _steps(folder)
-    # Later steps' too: the run has begun before them because they could not be used. Counted as the
-    # newest, they would have this one deleted.
+    # Checkpoints of later steps go too. The run could not use them and has begun before them; if
+    # they counted as the newest, this one would be deleted.
     kept = [other for other in steps if other <= step][:KEPT]
     for other in set(steps) - set(kept):
         _file(folder, other).unlink(missing_ok=True)
@@ -54,11 +54,11 @@ def load(
 ) -> Loaded | None:
     """Returns (tensors, label) of the newest whole checkpoint; None if there is none.
 
-    `warn`: receives a line for each damaged one. `problem`: takes a label and says why it cannot be
-    used, such as a journal that was changed; None if nothing speaks against it. Reading a
-    checkpoint executes nothing of it, as unpickling would.
+    `warn`: receives a line for each damaged one. `problem`: takes a label and returns why its
+    checkpoint cannot be used, such as a journal that was changed, or None. Unlike unpickling,
+    reading a checkpoint executes nothing that it holds.
 
-    Raises OSError if a file cannot be read now, which says nothing about its content: to go on
+    Raises OSError if a file cannot be read now. This says nothing about its content, and going on
     without it would give up the work that it holds.
     """
     steps = _steps(folder)

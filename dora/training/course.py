@@ -20,7 +20,8 @@ from dora.preparing.federation import Federation
 class Course:
     """The course of a run that trains on all rows.
 
-    `lengths`: of the training rows in tokens, (rows,). `unit`: the steps that belong together.
+    `lengths`: of the training rows in tokens, (rows,). `unit`: the number of steps that belong
+    together, after which alone a run may be evaluated, saved and resumed.
     """
 
     unit = 1
@@ -29,8 +30,8 @@ class Course:
         self.config, self.lengths, self.total_steps = config, lengths, total_steps
         self.schedule = Schedule(config.schedule, config.warmup)
         self.steps_an_epoch = math.ceil(len(lengths) / config.batch_size)
-        # The order of the epoch that was last asked for, since drawing it takes longer than a step.
-        # A resumed run draws the one it stopped in again.
+        # The last epoch asked for and its batches, kept because drawing them takes longer than a
+        # step. A resumed run draws them again.
         self._epoch: tuple[object, list[np.ndarray]] = (None, [])
 
     def rows(self, step: int) -> np.ndarray:
@@ -43,7 +44,7 @@ class Course:
         return self.schedule.share(step, self.total_steps)
 
     def whole(self, step: int) -> bool:
-        """Tells whether a run may be evaluated, saved and resumed after this step."""
+        """Tells whether this step is the last of its unit."""
         return step % self.unit == 0
 
     def crosses(self, step: int, every: int) -> bool:
@@ -51,6 +52,7 @@ class Course:
         return self.whole(step) and step // every > (step - self.unit) // every
 
     def _batches(self, seed: int, epoch: int, lengths: np.ndarray) -> list[np.ndarray]:
+        """Returns an epoch's batches, as places among the rows that have these lengths."""
         if self._epoch[0] != (seed, epoch):
             c = self.config
             self._epoch = (seed, epoch), order(seed, epoch, lengths, c.batch_size, c.batching)
@@ -85,7 +87,7 @@ class FederatedCourse(Course):
             steps = times * rounds.local_steps
             epochs, rest = divmod(steps, self._steps_an_epoch_of(client))
             total += epochs * len(rounds.rows[client])
-            # The small batch may be any of an epoch: only the order tells whether it was taken.
+            # Summed, since an epoch's one small batch may stand anywhere in its order.
             total += sum(map(len, self._batches_of(client, epochs)[:rest]))
         return total
 
@@ -103,8 +105,8 @@ class FederatedCourse(Course):
         The schedule runs over the steps of one client in all rounds, or anew in each round.
         """
         place, each = self.federation.client_step(step), self.federation.local_steps
-        # A warm-up in steps is of the whole run's steps, of which a client, or a round of one, has a
-        # part.
+        # A warm-up in steps counts the whole run's steps; a client, or its part of a round, has a
+        # share of them.
         if self.config.fed.restart == "round":
             part = self.schedule.of_part(each, self.total_steps)
             return part.share(place.local + 1, each)

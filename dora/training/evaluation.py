@@ -18,8 +18,9 @@ from dora.training import processes
 from dora.training.forward import task_loss
 from dora.training.processes import World
 
-# Rows of an evaluation batch over all processes, on a CPU and on a GPU: nothing is kept for a
-# backward, and a GPU's host would take longer to launch small batches than the GPU to compute them.
+# Rows of an evaluation batch over all processes, on a CPU and on a GPU. They may be many, since
+# nothing is kept for a backward pass. A GPU computes small batches faster than its host can launch
+# them.
 EVAL_ROWS, _GPU_ROWS = 64, 256
 
 
@@ -34,23 +35,23 @@ def predict(
     outputs: int,
     world: World,
     forward: Callable[[Tokens, np.ndarray], Tensor],
-    if_silent: Callable[[str], None] = lambda text: None,
+    each_batch: Callable[[str], None] = lambda text: None,
 ) -> np.ndarray:
     """Returns the logits of a split in row order, (rows, outputs) float32, on every process.
 
     Each row is computed by one process. `forward`: (tokens, row numbers) → logits (n, outputs).
-    `if_silent`: receives a progress line after each batch.
+    `each_batch`: receives a line on the progress after each batch.
     """
-    # By row number, not by a sampler: one that pads its shards counts some rows twice.
+    # By row number, not by a DistributedSampler, which pads its shards with rows that it repeats.
     mine = np.arange(len(tokens))[world.rank :: world.size]
     pieces, done = [], 0
-    # Rows of like length share a batch, which leaves little padding. Batches shrink with more
-    # processes, so that one batch of all of them holds as many rows.
-    of_all = rows_at_once(world.device)
-    for rows in by_length(tokens.lengths[mine], max(1, of_all // world.size)):
+    # Rows of like length share a batch, which leaves little padding. With several processes each
+    # one's batch is smaller, so that all together still compute `rows_at_once`.
+    each = max(1, rows_at_once(world.device) // world.size)
+    for rows in by_length(tokens.lengths[mine], each):
         pieces.append((mine[rows], forward(tokens, mine[rows]).float().cpu().numpy()))
         done += len(rows)
-        if_silent(f"{done:,} of {len(mine):,} rows")
+        each_batch(f"{done:,} of {len(mine):,} rows")
     logits = np.empty((len(tokens), outputs), np.float32)
     for piece in processes.gather(world, pieces):
         for rows, values in piece:
@@ -61,7 +62,7 @@ def predict(
 def scores(
     task: Task, logits: Mapping[str, np.ndarray], splits: Mapping[str, Tokens]
 ) -> dict[str, Any]:
-    """Returns {metric: value, …, degenerate: reason or None} over the labelled splits.
+    """Returns {metric: value, …, degenerate: reason or None} over those splits that have labels.
 
     Metrics of splits other than `dev` have a suffix: `accuracy_mm`, `accuracy_heldout`. A metric
     that is not defined is absent.
@@ -73,7 +74,7 @@ def scores(
     found: dict[str, Any] = {}
     why = None
     for split, tokens in splits.items():
-        if tokens.label is None or split == "train":
+        if tokens.label is None:
             continue
         values = score(task, logits[split], tokens.label)
         found |= {score_key(name, split): v for name, v in values.items()}
@@ -86,12 +87,12 @@ def losses(
 ) -> dict[str, float]:
     """Returns the mean loss of each labelled split: {"loss": …, "loss_mm": …}, as scores are named.
 
-    It is the task loss that training minimises, without a penalty. A loss that is not finite is
-    absent.
+    This is the task loss that training minimises, without a method's penalty. A loss that is not
+    finite is absent.
     """
     found = {}
     for split, tokens in splits.items():
-        if tokens.label is None or split == "train":
+        if tokens.label is None:
             continue
         labels = torch.from_numpy(np.asarray(tokens.label))
         # 64 bits: QQP's sum has 40,000 terms.

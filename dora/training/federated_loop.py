@@ -27,8 +27,8 @@ class FederatedLoop(Loop):
 
     def __init__(self, setup: Setup, record: Record | None, say: Lines) -> None:
         super().__init__(setup, record, say)
-        # The round at work: the tensors that its clients start from, the tensors that each of them
-        # ended with, and each one's part of the rows.
+        # Of the present round: the tensors that its clients start from, those that each client has
+        # ended with, and each client's share of the rows.
         self._global: dict[str, Tensor] = {}
         self._uploads: list[dict[str, Tensor]] = []
         self._shares: list[float] = []
@@ -51,7 +51,7 @@ class FederatedLoop(Loop):
         return {"federation": rounds.about(np.asarray(labels), examples, sent, frozen)}
 
     def train_step(self, step: int) -> tuple[Tensor, Tensor | None]:
-        """Takes step `step`, with what the server does before and behind it."""
+        """Takes step `step` of a client, and the server's part before a turn and after a round."""
         place, each = self.course.federation.client_step(step), self.course.federation.local_steps
         if (place.slot, place.local) == (0, 0):
             self._global, self._uploads, self._shares = self._trained(), [], []
@@ -71,14 +71,14 @@ class FederatedLoop(Loop):
         return {name: p.detach().clone() for name, p in self.stepper.parameters.items()}
 
     def _send(self, tensors: dict[str, Tensor]) -> None:
-        """Puts weights into the model, and begins without moments."""
+        """Puts weights into the model and clears the optimizer's moments."""
         with torch.no_grad():
             for name, p in self.stepper.parameters.items():
                 p.copy_(tensors[name])
         self.stepper.optimizer.state.clear()
 
     def _serve(self, at: int) -> None:
-        """Ends a round: the server's new global weights stand in the model, and are logged."""
+        """Ends a round: puts the server's new global weights into the model, and logs the round."""
         s = self.setup
         # No average, and no decomposition, of values that are not finite.
         self.stepper.check_finite(self.step)

@@ -38,12 +38,12 @@ def finish(p: Prepared, loop: Loop, record: Record, say: Lines) -> None:
     """
     s, plan, best = loop.setup, p.plan, loop.selection.best
     assert best is not None  # the last step is always evaluated and counts
-    if loop.backbone is not None:
-        loop.backbone.check_trained(s.method, s.model)
+    if loop.backbone_check is not None:
+        loop.backbone_check.after_training(s.method, s.model)
     arrays: dict[str, np.ndarray] = {}
     results = {"last": _report(loop, "last", loop.step, arrays)}
     ranks = {"last": s.method.ranks()}
-    # Asked of the last weights: the best ones may come from before a renewal.
+    # Of the last weights: the best ones may come from before a renewal.
     in_all = _trained_in_all(s.method)
     _check_budget(plan, ranks["last"], "at the end")
     with loop.weights(loop.selection.tensors):
@@ -121,11 +121,10 @@ def _warnings(record: Record, plan: Plan | None, last: dict[str, int], empty: bo
         found.append("no component is live: the result is the backbone with a trained head")
     # A method that has warned in training has said so, with its own way out.
     elif not found and plan.falls_short(list(last.values())):
-        unit = "components" if plan.budget.rank is not None else "parameters"
         spent = plan.budget.spent(list(last.values()), plan.matrices)
         found.append(
-            f"training ended with {spent:,} of the {plan.target:,} {unit} of budget={plan.budget}: "
-            "compare the run at that size, or let its method take less away"
+            f"training ended with {spent:,} of the {plan.target:,} {plan.budget.unit} of "
+            f"budget={plan.budget}: compare the run at that size, or let its method take less away"
         )
     return found
 
@@ -143,8 +142,8 @@ def _say_end(loop: Loop, record: Record, plan: Plan | None, say: Lines) -> None:
     if plan is not None and plan.at_most:
         ranks = list(record.data["ranks"]["end"].values())
         left = plan.target - plan.budget.spent(ranks, plan.matrices)
-        unit = "components" if plan.budget.rank is not None else "parameters"
         if left:
+            unit = plan.budget.unit
             say(f"{left:,} {unit} of budget={plan.budget} stay unused, as the method allows")
     if note := record.data["embedded"]:
         say.unless_in_sweep(note)
@@ -161,8 +160,8 @@ def _check_restored(loop: Loop, best: dict[str, Any], arrays: dict[str, np.ndarr
     known = known if evaluated == best["step"] else {}
     known |= {k: arrays[f"best/{k}/logits"] for k in s.scored.keys() & s.reported.keys()}
     logits = {k: known[k] if k in known else loop.predict(rows) for k, rows in s.scored.items()}
-    # By losses, which move as little as the logits do. A score may jump: where a model predicts
-    # nearly one class, one row that turns moves CoLA's by 4 points.
+    # By losses, which move as little as the logits do. A score may jump: if a model predicts nearly
+    # one class, a single row that changes moves CoLA's by 4 points.
     now, then = losses(s.task, logits, s.scored), best["losses"]
     for name in now.keys() & then.keys():
         if abs(now[name] - then[name]) > 0.005 * max(1.0, then[name]):
@@ -201,8 +200,8 @@ def _save_weights(p: Prepared, loop: Loop, record: Record) -> dict[str, Any]:
     """Writes the present weights in the form of the method's result; returns parameter counts.
 
     "model" leaves the whole model if keep_model=true; the others leave best.safetensors, "adapter"
-    also adapter/ for PEFT. Raises RunFailed if the count in the file is not the plan's, or a layer of
-    one's own stores another update than it adds.
+    also adapter/ for PEFT. Raises RunFailed if the count in the file is not the plan's, or if a
+    layer of one's own stores another update than it adds.
     """
     s = loop.setup
     form = p.config.chosen.kind.result
@@ -235,7 +234,7 @@ def _save_weights(p: Prepared, loop: Loop, record: Record) -> dict[str, Any]:
     planned = exported or held
     if p.plan is not None:
         planned = p.plan.params(list(s.method.ranks().values()))
-    # One count differs where a method has frozen tensors, or blocks that PEFT must fill up.
+    # One of the two differs if a method has frozen tensors, or blocks that PEFT's file fills up.
     if planned not in (held, exported):
         raise RunFailed(
             f"the plan counts {planned:,} adapter parameters at these ranks, {file.name} holds "
@@ -246,7 +245,7 @@ def _save_weights(p: Prepared, loop: Loop, record: Record) -> dict[str, Any]:
 
 
 def _held_params(file: Path, uncounted: set[str]) -> int:
-    """Counts the parameters of a safetensors file, from its header, without those `uncounted`.
+    """Counts the parameters of a safetensors file, by its header, without the tensors `uncounted`.
 
     These are head and gates: an export folds gates g into B, so they are not stored there.
     """

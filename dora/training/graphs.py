@@ -36,8 +36,9 @@ class Graphs:
     """Runs a pass over one batch after the other, and repeats it as a graph where it can.
 
     The first batch of a shape runs as usual, the second one is recorded. Everything is recorded
-    anew once a parameter lies elsewhere, as after a removal of components. A pass that cannot be
-    recorded, as one that asks the GPU for a value, runs as usual from then on, with a warning.
+    anew once a parameter lies elsewhere, as after a removal of components. If a pass cannot be
+    recorded, for example because it asks the GPU for a value, all passes run as usual from then on,
+    with a warning.
 
     `parameters`: what a pass trains. Whatever else it reads must stay where it is, and a pass may
     draw random numbers from PyTorch's default generator alone.
@@ -121,10 +122,9 @@ class Graphs:
     ) -> tuple[Any, tuple[Tensor, Tensor | None]]:
         """Records a pass that begins by clearing the gradients, which backward then adds to."""
         graph = torch.cuda.CUDAGraph()
-        # Uncollected: freeing the recordings of an earlier run would invalidate this one. Recordings
-        # share the memory of what they compute on the way, too.
-        # On the parameters' device, which need not be the current one, nor that of the stream which
-        # PyTorch keeps for the recordings of a process.
+        # Uncollected: a garbage collection that freed an earlier run's recordings would invalidate
+        # this one. On the parameters' device, which need be neither the current one nor that of the
+        # stream that PyTorch keeps for recordings. All recordings share one pool of memory.
         device = self.parameters[0].device
         self._stream = self._stream or torch.cuda.Stream(device)
         with (

@@ -90,7 +90,7 @@ class Lines:
         elif self._log is not None and time.monotonic() - self._said > SILENCE_S:
             self(line())
 
-    def figures(self, text: str) -> None:
+    def beside_bar(self, text: str) -> None:
         """Shows `text`, such as loss and rate, behind the bar, if this run has one."""
         if self._bar is not None:
             self._bar.set_postfix_str(text, refresh=False)  # with the next step

@@ -24,7 +24,7 @@ from dora.process.signals import StopSignals
 from dora.records import journals
 from dora.records.record import Record
 from dora.training import checkpoint, evaluation, processes
-from dora.training.backbone_kept import Backbone
+from dora.training.backbone_kept import BackboneCheck
 from dora.training.lines import Lines, figures
 from dora.training.selection import Selection, counts_from
 from dora.training.step import Setup, Stepper
@@ -37,8 +37,8 @@ class Loop:
     """One run's training state, and the loop over its steps.
 
     `record`: the run's directory, None in a process that keeps no record. `say`: shows the user
-    lines. `track`: receives (journal, line) of each line of the journals. `stopping`: asked during
-    evaluations behind the last step, tells whether a signal has come.
+    lines. `track`: receives (journal, line) of each line of the journals. `stopping`: tells whether
+    a signal has come, for evaluations after the last step, which a signal may end.
     """
 
     def __init__(self, setup: Setup, record: Record | None, say: Lines) -> None:
@@ -47,7 +47,7 @@ class Loop:
         self.saved = 0  # the step of the newest checkpoint, 0 without one
         self.seconds = 0.0  # of training, over all starts of the run
         # Live components at the last log line or allocation; None before the first one, and for a
-        # method that neither takes any away nor adds any.
+        # method whose components stay as many.
         self.components: int | None = None
         self.track: Callable[[str, dict[str, Any]], None] = lambda journal, line: None
         self.stopping: Callable[[], bool] = lambda: False
@@ -55,8 +55,8 @@ class Loop:
         self.eval_every = setup.config.eval_every or self.stepper.course.steps_an_epoch
         from_step = counts_from(setup.total_steps, setup.method.ranks_final_at)
         self.selection = Selection(from_step, setup.config.patience)
-        # What of the model must stay as it was; None where nothing is finished.
-        self.backbone: Backbone | None = None
+        # Asked when training has ended; None where finished weights only predict.
+        self.backbone_check: BackboneCheck | None = None
         # (step, logits by split) of this process's last evaluation in training.
         self.evaluated: tuple[int, dict[str, np.ndarray]] = (0, {})
 
@@ -73,7 +73,7 @@ class Loop:
         if the loss is not finite, and Stopped after a signal, once a checkpoint is written.
         """
         s = self.setup
-        # A resumed run's clock starts as if the seconds of its earlier starts had just passed.
+        # Set back by the seconds that earlier starts of the run have trained.
         began, saved = time.monotonic() - self.seconds, time.monotonic()
         while self.step < s.total_steps and not self.selection.out_of_patience:
             step = self.step + 1
@@ -91,19 +91,19 @@ class Loop:
                 if self.selection.out_of_patience and not logged:  # this step is the last one
                     self._log_training(loss, penalty)
             self.seconds = time.monotonic() - began
-            # Every process must stop after the same step, or the others would wait for its
-            # gradients for ever; a signal may reach some of them a step earlier.
+            # All processes stop after the same step, though a signal may reach some of them a step
+            # earlier: the others would wait for their gradients for ever.
             stop = self._agreed(signals.received is not None)
             every = s.config.checkpoint_every
             due = (every and course.crosses(step, every)) or time.monotonic() - saved > CHECKPOINT_S
-            # After each evaluation, since it may take longer than all steps since the last one: a
-            # kill should not cost it twice.
+            # Also after each evaluation, which may take longer than the steps before it: a killed
+            # run should not have to repeat it.
             if (evaluated or stop or due) and course.whole(step):
                 self.save()
                 saved = time.monotonic()
             progress(step, loss)
             if stop:
-                # Not every step can be saved: not one within a round of clients.
+                # A step within a round of clients cannot be saved.
                 at = f"after step {self.saved}" if self.saved else "at its start"
                 known = self.record is not None and self.saved != step
                 raise Stopped(
@@ -124,14 +124,14 @@ class Loop:
     def predict(self, tokens: Tokens) -> np.ndarray:
         """Returns the logits of a split in row order, (rows, outputs) float32.
 
-        Raises Stopped where `stopping` says so; the checkpoint of the last step is there.
+        Raises Stopped if `stopping` says so, which is after the last step's checkpoint alone.
         """
         s = self.setup
         s.model.eval()
         where = f"step {self.step}/{s.total_steps}  evaluating"
 
         def each_batch(text: str) -> None:
-            # Several processes have not as many batches each: they ask before a split alone.
+            # Several processes may differ in their number of batches: they ask once a split.
             if s.world.size == 1:
                 self._heed()
             self.say.if_silent(f"{where}, {text}")
@@ -140,6 +140,7 @@ class Loop:
         return evaluation.predict(tokens, s.task.outputs, s.world, self.stepper.forward, each_batch)
 
     def _heed(self) -> None:
+        """Raises Stopped if a signal has come to any process."""
         if self._agreed(self.stopping()):
             raise Stopped(
                 "stopped by a signal while it predicted with the final weights; the same command "
@@ -167,7 +168,7 @@ class Loop:
         selecting = next(iter(s.scored))
         metrics, logits = self.evaluate(s.scored)
         self.evaluated = self.step, logits
-        # By the predictions that are there: no further forward pass.
+        # From the predictions that there are, without another forward pass.
         losses = evaluation.losses(s.task, logits, s.scored)
         self._log({"split": selecting, **losses, **metrics})
         shown = [f"{k} {v:.4f}" for k, v in (metrics | losses).items() if isinstance(v, float)]
@@ -203,7 +204,7 @@ class Loop:
             event["components"] = sum(ranks.values())
             self.components = event["components"] if s.method.ranks_final_at else None
         self._log(event)
-        self.say.figures(figures(event["loss"], event["lr"], self.components))
+        self.say.beside_bar(figures(event["loss"], event["lr"], self.components))
 
     def _log_ranks(self, event: dict[str, Any]) -> None:
         self.components = event["total"]
@@ -249,7 +250,7 @@ class Loop:
     def save(self) -> None:
         """Writes a checkpoint: result, moments, the method's state and the best evaluation so far.
 
-        Only the main process does so. It writes nothing if a value is not finite: the checkpoint
+        Only the main process does so, and only if all values are finite. Otherwise the checkpoint
         before stays, and the next log line ends the run.
         """
         self.stepper.trained.check_identity(self.setup.model, self.step)

@@ -37,30 +37,27 @@ def run(
     bar: bool = True,
     signals: StopSignals | None = None,
 ) -> dict[str, Any]:
-    """Trains what was prepared, or resumes it, or predicts what came after it was done. Returns
-    run.json.
+    """Trains or resumes a prepared run, or predicts what a done one lacks. Returns run.json.
 
-    `words`: what to type after `python -m dora.run` for this run alone, for whoever reads the
-    record. `label`: the beginning of each of its lines, where it is one of a sweep. `bar`: whether
-    it may show a progress bar on a terminal. `signals`: hears what stops the run; the caller may
-    ask it afterwards what came.
+    `words`: the arguments of `python -m dora.run` that make this run alone, for readers of the
+    record. `label`: begins each of its lines, if it is one of a sweep. `bar`: whether a progress
+    bar may be shown on a terminal. `signals`: notes signals that stop the run; the caller may read
+    there which one came.
 
-    Raises UserError where its directory cannot be written to, RunFailed where it ended without a
-    result, Stopped where a signal ended it in good order, and NotNow, which is a Stopped too, where
-    another process is at work on it or a disk is full. A signal that comes behind the final
-    predictions raises nothing.
+    Raises UserError if the run's directory cannot be written to, RunFailed if it ends without a
+    result, Stopped if a signal ends it in good order, and NotNow, a subclass of Stopped, if another
+    process is at work on it or a disk is full. A signal after the final predictions raises nothing.
     """
     config = prepared.config
     world = processes.start(config.device)
-    # On machines of several kinds precision=auto may stand for either: the main process decides.
+    # On processors of several kinds precision=auto may mean fp32 or bf16: the main process decides.
     prepared = prepared.in_precision(processes.broadcast(world, config.precision))
     torch.set_num_threads(config.cpu_threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
-    # Otherwise all new memory would be written twice.
+    # Deterministic mode would fill all new memory with NaN first, and so write it twice.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     signals = StopSignals() if signals is None else signals
-    # One of several processes must not leave the others waiting for it: all of them first train a
-    # step.
+    # From the start: a process that ended before the first step would leave the others waiting.
     signals.waits = world.size > 1
     record = Record(prepared.folder)
     try:
@@ -80,14 +77,14 @@ def run(
 
 
 def _open(record: Record, p: Prepared, world: World, words: Sequence[str] | None) -> None:
-    """Opens the record in the main process; whatever refuses that is raised in every process."""
+    """Opens the record in the main process; an error that refuses it is raised in every process."""
     refused: Exception | None = None
     if world.main:
         try:
             record.open(_header(p, world, words), force=p.config.force)
         except (UserError, RunFailed, Stopped) as e:
             refused = e
-    # Told to the others, which would else wait for this process, and fail when it has ended.
+    # The others would otherwise wait for this process, and fail once it has ended.
     refused = processes.broadcast(world, refused)
     if refused is not None:
         raise refused
@@ -149,7 +146,7 @@ def _tuning(p: Prepared) -> dict[str, Any]:
 
 
 def _source(source: Source) -> dict[str, str]:
-    """Returns what a record says of a run that the method read."""
+    """Returns the record's entry on a finished run that the method reads."""
     return {
         "folder": str(source.folder),
         "task": source.task,
@@ -159,7 +156,7 @@ def _source(source: Source) -> dict[str, str]:
 
 
 def _about(kind: type[Method]) -> dict[str, str | None]:
-    """Returns what tools that must not import the method need to know of it."""
+    """Returns facts on the method for tools that read records and must not import its class."""
     return {
         "title": kind.title,
         "paper": kind.paper,
@@ -170,8 +167,8 @@ def _about(kind: type[Method]) -> dict[str, str | None]:
 
 
 def _hub(p: Prepared) -> str | None:
-    """The hub repository that the model was read from; None for a folder, whatever else the model's
-    YAML names.
+    """Returns the hub repository that the model was read from; None if it was read from a folder,
+    even where the model's YAML names a repository too.
     """
     return None if p.config.model.path else p.config.model.hub
 
@@ -179,7 +176,7 @@ def _hub(p: Prepared) -> str | None:
 def _train_and_finish(
     p: Prepared, world: World, record: Record, signals: StopSignals, lines: Lines
 ) -> None:
-    """Trains to the end and finishes the record; whatever ends the run earlier is noted there."""
+    """Trains to the end and finishes the record; an error that ends the run is noted there."""
     trackers = None
     try:
         with signals:
@@ -197,7 +194,7 @@ def _train_and_finish(
         saved = checkpoint.newest(record.checkpoints)
         at_once = rows_at_once(world.device)
         why = foreseen(e, saved, c.batch_size, c.grad_accum, c.max_length, at_once)
-        # Some writes, as of a checkpoint, do not look first whether the directory is still there.
+        # A write, such as a checkpoint's, also fails because the run's directory was removed.
         if why is None and isinstance(e, OSError) and record.taken_by == REMOVED:
             why = record.removed()
         if world.main:
@@ -217,7 +214,7 @@ def _note_end(record: Record, error: BaseException, say: Lines) -> None:
     """Says in run.json why the run ended; a run that was stopped or failed keeps its checkpoint."""
     known = isinstance(error, Stopped | RunFailed | UserError | KeyboardInterrupt)
     status, reason = _status_and_reason(error)
-    if record.taken_by is None and not record.done:  # what is done stays done, whatever comes after
+    if record.taken_by is None and not record.done:  # a done run stays done
         try:
             more = {"divergences": record.divergences + 1} if status == Diverged.status else {}
             record.update(status=status, reason=reason, **more)
@@ -226,7 +223,7 @@ def _note_end(record: Record, error: BaseException, say: Lines) -> None:
             say(f"{file} could not be written either ({e}) and still says running")
     if not known:
         say("".join(traceback.format_exception(error)))  # whoever mends it needs all of it
-    # A command says itself, once, what Ctrl-C means.
+    # On standard output the command itself explains Ctrl-C, once for all runs of a sweep.
     last = say.note if isinstance(error, KeyboardInterrupt) else say
     last(reason if reason.startswith(status) else f"{status}: {reason}")
 

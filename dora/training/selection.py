@@ -75,6 +75,4 @@ class Selection:
     def take_up(self, label: Mapping[str, Any], tensors: dict[str, Tensor]) -> None:
         """Restores the selection from a checkpoint's label and its best weights."""
         self.best, self.worse = label["best"], label["worse"]
-        if self.best is not None:  # of a checkpoint that was written before losses were kept
-            self.best = {"losses": {}, **self.best}
         self.evaluations, self.tensors = label["evaluations"], tensors

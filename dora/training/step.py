@@ -55,7 +55,6 @@ class Setup:
     """
 
     config: Config
-    task: Task
     model: nn.Module
     head: list[str]
     method: Method
@@ -67,12 +66,17 @@ class Setup:
     world: World
     course: Course | None = None
 
+    @property
+    def task(self) -> Task:
+        """The GLUE task of the configuration."""
+        return self.config.glue_task
+
 
 class Stepper:
     """Takes optimizer steps: holds the optimizer, and watches for values that are not finite.
 
-    `log`: receives the event of each new allocation, for ranks.jsonl. `observe`: is called with
-    the name of each moment of a step once it has passed; tests record the order with it.
+    `log`: receives the event of each new allocation, for ranks.jsonl. `observe`: called with the
+    name of each moment of a step once it has passed; tests record the order with it.
     """
 
     def __init__(self, setup: Setup, log: Callable[[dict[str, Any]], None]) -> None:
@@ -93,14 +97,15 @@ class Stepper:
             c.decay_all,
             setup.method.parameter_groups(),
         )
-        # Fused: one call for all tensors of a group. A loop over a few hundred small factors would
-        # mostly wait for calls to begin.
+        # Fused: one call for all tensors of a group. For a few hundred small factors, one call each
+        # would take longer to begin than to compute.
         self.optimizer = torch.optim.AdamW(groups, lr=setup.lr, fused=True)
         self.course = setup.course or Course(setup.config, setup.train.lengths, setup.total_steps)
         self.watch = FiniteWatch(setup.world.device)
-        # The run's learning rate in the last step. Not a group's: the only one may be the head's.
+        # The run's learning rate in the last step, which need not be any group's: SoRA's gates and
+        # LoRA-Pro's factors are in none, and the head may have a rate of its own.
         self.rate = 0.0
-        # The last step's norm before clipping; on the device, for whoever reads it.
+        # The last step's gradient norm before clipping, on the device: to read it is to wait.
         self.gradient_norm = torch.zeros((), device=setup.world.device)
         self.graphs = Graphs(list(self.parameters.values())) if self._records() else None
 
@@ -121,8 +126,8 @@ class Stepper:
         """
         try:
             return self._take(step)
-        # Its scores, or a matrix to decompose. Looked at only here: to read values is to wait for
-        # the device.
+        # Scores, or a matrix to decompose, are not finite. Loss and gradients are read only now:
+        # reading them waits for the device.
         except (FloatingPointError, torch.linalg.LinAlgError) as e:
             self.check_finite(step)  # a loss that was not finite before is the cause
             if isinstance(e, FloatingPointError):
@@ -142,14 +147,14 @@ class Stepper:
         self.observe("backward")
         # Methods see gradients summed over processes, so that every process decides alike.
         processes.sum_gradients(s.world, self.parameters.values())
-        if self.trained.own:  # anew: micro-batches have drawn by process, or not at all
+        if self.trained.own:  # seeded anew, since processes have drawn other dropout by now
             self._seed(step, "after")
         s.method.adjust_gradients(step)
         self.gradient_norm = self._clip()
         # Before the method's next moments: if one fails, this step's loss may be the cause.
         self.watch.see(step, loss, penalty, self.gradient_norm)
         s.method.adjust_clipped_gradients(step)
-        self.trained.check(step)  # before the optimizer, which would not
+        self.trained.check(step)  # the optimizer checks no shapes
         self.optimizer.step()
         s.method.update(step, self.rate)
         self.observe("optimizer")
@@ -158,7 +163,7 @@ class Stepper:
         self.trained.check(step)
         if change is not None:
             self.apply(change, step)
-        # Not by the optimizer, which does not know the tensors that a method moves itself.
+        # Not by the optimizer's zero_grad: a method may move tensors that it does not know.
         for p in self.parameters.values():
             p.grad = None
         self.observe("clear")
@@ -239,7 +244,7 @@ class Stepper:
         """Clips the gradients if `clip` is above 0; returns their norm before that, a scalar."""
         limit = self.setup.config.clip
         if not limit:
-            # The norm is computed even so: `FiniteWatch` finds NaN and infinity in gradients by it.
+            # Computed even so: `FiniteWatch` finds NaN and infinity in gradients by their norm.
             grads = [p.grad for p in self.parameters.values() if p.grad is not None]
             return nn.utils.get_total_norm(grads)
         norm = nn.utils.clip_grad_norm_(self.parameters.values(), limit)

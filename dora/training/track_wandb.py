@@ -46,7 +46,7 @@ class WeightsAndBiases:
             tags=[config.task.name, config.method_name, config.model_name, config.data_name],
             config=about,
         )
-        # A step that the server has stays as it is; the next one is its to tell.
+        # The server keeps the points that it has; `starting_step` is the first that it lacks.
         self.lacks_from = int(self.run.starting_step)
         # Offline the new folder gets every point. An earlier one lacks the last of them if its
         # process was killed, and `wandb sync` would upload what they share twice.

@@ -1,8 +1,8 @@
-"""Refuses what a method does by itself to the tensors that the optimizer trains.
+"""Refuses changes that a method makes by itself to the tensors that the optimizer trains.
 
-Moments fit the tensors as the loop knows them. A tensor of another shape would be moved by moments
-of other components, or end the process inside the optimizer; one that was put in its place would
-not be trained at all; one that was frozen would be missing in the result.
+The optimizer's moments fit the tensors as the loop knows them. A tensor of another shape would be
+moved by moments of other components, or end the process inside the optimizer. A new tensor in the
+place of another would not be trained, and a frozen one would be missing in the result.
 """
 
 from __future__ import annotations
@@ -30,11 +30,12 @@ class Trained:
         self._parameters = dict(parameters)
         self._list = list(self._parameters.values())
         self._shapes: list[torch.Size] = []
-        self._idle, self._checked = list(self._parameters), False  # those without a gradient so far
+        # Names of the tensors that have had no gradient so far, and whether any step was checked.
+        self._idle, self._checked = list(self._parameters), False
         self.note()
 
     def note(self) -> None:
-        """Notes the present shapes: the loop has set them."""
+        """Notes the present shapes, after the loop itself has changed them."""
         self._shapes = [p.shape for p in self._list]
 
     def check(self, step: int) -> None:
@@ -72,11 +73,11 @@ class Trained:
     def never_reached(self, optimizer: torch.optim.Optimizer) -> list[str]:
         """Returns a warning of tensors that no loss has reached, for a method of one's own.
 
-        Asked at the end of a run: a method may train some of its tensors late. One process alone
-        can tell: the sum over several has zeros for a gradient that is missing.
+        Asked at the end of a run, since a method may train some of its tensors late. A run of
+        several processes has no answer: their sum has zeros in place of a missing gradient.
         """
-        # Behind a checkpoint the moments tell which gradients came before it. A matrix without
-        # components has tensors without entries.
+        # In a resumed run the moments tell which tensors had gradients before the checkpoint. A
+        # matrix without components has tensors without entries.
         idle = {name: self._parameters[name] for name in self._idle}
         names = [name for name, p in idle.items() if p.numel() and not optimizer.state.get(p)]
         if not (self._checked and names):

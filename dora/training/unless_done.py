@@ -1,4 +1,4 @@
-"""A run is trained once: what is done is not trained again, and only lacks what came later."""
+"""Trains a run unless it is done; a done one is at most given predictions of splits added since."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def train_unless_done(
     say: Callable[[str], None],
     force: str = "force=true",
 ) -> tuple[Path, Run]:
-    """Returns the directory and the record of a run that is done, and else of what `train` makes.
+    """Returns the run's directory and record: as they are if it is done, else those of `train`.
 
-    A done run that lacks predictions of unlabelled rows, such as AX, is given to `train` for them
-    alone. `say`: receives the lines on a run that is done. `force`: what to add, as it is spelled
-    where this is called from. Raises UserError for one that lacks the model which is to be kept,
-    RunFailed for one that diverged too often, and what `train` raises.
+    A done run that lacks predictions of unlabelled rows, such as AX, is given to `train` for these
+    alone. `say`: receives the lines on a done run. `force`: the caller's spelling of the setting
+    that trains it again. Raises UserError if a done run kept no model and keep_model asks for it,
+    RunFailed if the run diverged too often, and whatever `train` raises.
     """
     folder = prepared.record_folder
     done = None if prepared.config.force else read_done(folder)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dora.methods.schedule import lr_factor
+from dora.methods.schedule import Schedule
 from dora.process.signals import StopSignals
 from dora.training import checkpoint
 from pretraining.corpus import LENGTH, ROBERTA_SPECIAL
@@ -91,10 +91,10 @@ class Pretraining:
     def run(self, heldout: np.ndarray, signals: StopSignals) -> bool:
         """Trains to the end, or until a signal. Returns whether the end was reached."""
         saved, started, losses = time.monotonic(), time.monotonic(), []
-        warmup = round(self.args.warmup * self.steps)
+        schedule = Schedule("linear", round(self.args.warmup * self.steps))
         while self.step < self.steps and signals.received is None:
             for group in self.optimizer.param_groups:
-                group["lr"] = group["peak"] * lr_factor("linear", warmup, self.steps, self.step + 1)
+                group["lr"] = group["peak"] * schedule.share(self.step + 1, self.steps)
             # 1 in the seed: training's masks; 2: those of the held-out blocks.
             loss = self.loss(self.blocks(self.step), [self.args.seed, 1, self.step])
             loss.backward()

@@ -16,10 +16,10 @@ from peft import PeftModel
 from test_outsider import GATES, example, put, yaml_of
 
 import dora
-from dora.attaching.attach import _IN_STEPS, _overridden, unserved
+from dora.attaching.attach import _planned, unserved
 from dora.configuration.method_choice import packaged, packaged_names
 from dora.errors import RunFailed, UserError
-from dora.methods.base import Method
+from dora.methods.base import overrides
 from own_models import STEPS, batch, build, check_restart, go_on, rows, train
 
 # LoRA whose components are kept and begun anew in the middle of the run, which it counts as "step".
@@ -270,7 +270,7 @@ def test_a_model_without_values_takes_a_method_of_ones_own(own: Own) -> None:
 def test_the_suites_methods_that_act_in_steps_are_those_that_act_after_them() -> None:
     # The others' states do not name the number of steps, and are loaded under any other.
     kinds = [packaged(name).kind for name in packaged_names()]
-    acting = {kind for kind in kinds if not unserved(kind) and _overridden(kind, _IN_STEPS)}
+    acting = {kind for kind in kinds if not unserved(kind) and _planned(kind)}
     assert acting == {
-        kind for kind in kinds if not unserved(kind) and kind.after_step is not Method.after_step
+        kind for kind in kinds if not unserved(kind) and overrides(kind, "after_step")
     }

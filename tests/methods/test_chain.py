@@ -12,11 +12,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from conftest import batches, linears, loop_of, settings_of, tiny, tokens, train_head_only
+from conftest import attach_method, batches, linears, loop_of, settings_of, tiny, tokens
 from dora.adapters.budget import Budget
 from dora.adapters.changes import Renew, apply
 from dora.adapters.lowrank import LowRankLinear
-from dora.configuration.method_choice import packaged
 from dora.methods.base import Method, RunInfo
 from dora.methods.chain import Chain, knots, split
 from dora.methods.schedule import Schedule
@@ -29,10 +28,7 @@ def attach(
     model: nn.Module, name: str = "chain", budget: str = "r4", run: RunInfo = RUN, **given: Any
 ) -> Method:
     """Returns a method attached to the model, whose head is trained too."""
-    train_head_only(model)
-    chosen = packaged(name, **given)
-    plan = chosen.kind.plan(chosen.settings, Budget.parse(budget), linears(model), run)
-    return chosen.kind(chosen.settings, model, plan, run)
+    return attach_method(model, name, budget, run, **given)
 
 
 def test_two_links_worked_in_exact_fractions() -> None:

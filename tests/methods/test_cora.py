@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from conftest import linears, loop_of, settings_of, tiny, tokens, train_head_only
+from conftest import attach_method, loop_of, settings_of, tiny, tokens
 from dora.adapters.budget import Budget, Matrix
 from dora.adapters.peft import factor_name
 from dora.adapters.singular import common_basis, common_basis_of_weights
@@ -23,10 +23,7 @@ from runs import cut, only_run, refused, run, same_files, small, small_words
 
 def attach(model: nn.Module, budget: str = "r2", **given: Any) -> CoRA:
     """Returns the method attached to the model, whose head is trained too."""
-    train_head_only(model)
-    settings, run = settings_of("cora", **given), RunInfo(20, 3)
-    plan = CoRA.plan(settings, Budget.parse(budget), linears(model), run)
-    return CoRA(settings, model, plan, run)
+    return attach_method(model, "cora", budget, RunInfo(20, 3), **given)
 
 
 def factors(M: Tensor) -> tuple[Tensor, Tensor]:

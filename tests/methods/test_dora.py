@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from conftest import (
+    attach_method,
     backward_and_step,
     batches,
     linears,
     settings_of,
     tiny,
-    train_head_only,
     trained,
 )
 from dora.adapters.budget import Budget, Matrix
@@ -28,10 +28,8 @@ TOTAL, FIRST, LENGTH, INTERVAL = 40, 6, 14, 4
 
 def attach(model, budget="r4", total_steps=TOTAL, seed=3, **settings):
     """Returns DoRA attached to the model, whose head is trained too."""
-    settings = settings_of("dora", **{"prune_interval": INTERVAL, **settings})
-    train_head_only(model)
-    plan = DoRA.plan(settings, Budget.parse(budget), linears(model), RunInfo(100, 3))
-    return DoRA(settings, model, plan, RunInfo(total_steps, seed))
+    settings = {"prune_interval": INTERVAL, **settings}
+    return attach_method(model, "dora", budget, RunInfo(total_steps, seed), **settings)
 
 
 def weights(method):

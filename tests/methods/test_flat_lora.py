@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from conftest import batches, linears, loop_of, settings_of, tiny, tokens, train_head_only
+from conftest import attach_method, batches, loop_of, settings_of, tiny, tokens
 from dora.adapters.budget import Budget, Matrix
 from dora.methods.base import RunInfo
 from dora.methods.flat_lora import FlatLoRA, row_norms
@@ -17,10 +17,8 @@ from runs import only_run, run, small, small_words, together
 
 def attach(model, budget="r4", total_steps=10, kind=FlatLoRA, **settings):
     """Returns Flat-LoRA (or LoRA) attached to the model, B away from 0, the head trained too."""
-    settings = settings_of("lora" if kind is LoRA else "flat_lora", **settings)
-    train_head_only(model)
-    plan = kind.plan(settings, Budget.parse(budget), linears(model), RunInfo(100, 3))
-    method = kind(settings, model, plan, RunInfo(total_steps, 3))
+    name = "lora" if kind is LoRA else "flat_lora"
+    method = attach_method(model, name, budget, RunInfo(total_steps, 3), **settings)
     random = torch.Generator().manual_seed(5)
     for layer in method.layers.values():
         if layer.rank:

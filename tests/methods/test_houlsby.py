@@ -7,6 +7,7 @@ from torch import nn
 
 from conftest import (
     ARCHITECTURES,
+    attach_method,
     linears,
     loop_of,
     settings_of,
@@ -39,10 +40,7 @@ BOTH = {"houlsby": Houlsby, "pfeiffer": Pfeiffer}
 
 def attach(name, model, budget="r1", **changes):
     """Returns the method attached to the frozen model; its head is trained."""
-    train_head_only(model)
-    settings = settings_of(name, **changes)
-    plan = BOTH[name].plan(settings, Budget.parse(budget), linears(model), RunInfo(100, 3))
-    return BOTH[name](settings, model, plan, RunInfo(20, 3))
+    return attach_method(model, name, budget, RunInfo(20, 3), **changes)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

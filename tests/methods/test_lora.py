@@ -8,17 +8,14 @@ from peft import LoraConfig, get_peft_model
 
 from conftest import (
     ARCHITECTURES,
+    attach_method,
     backward_and_step,
     batches,
-    linears,
-    settings_of,
     tiny,
     train_head_only,
     trained,
 )
-from dora.adapters.budget import Budget
-from dora.methods.base import RunInfo
-from dora.methods.lora import LoRA, average_rank
+from dora.methods.lora import average_rank
 
 # PEFT reads an attribute that Transformers deprecates.
 pytestmark = pytest.mark.filterwarnings(
@@ -28,9 +25,7 @@ pytestmark = pytest.mark.filterwarnings(
 
 def attach(model, budget="r4", **settings):
     """Returns LoRA attached to the model, whose head is trained too."""
-    train_head_only(model)
-    plan = LoRA.plan(settings_of("lora"), Budget.parse(budget), linears(model), RunInfo(100, 3))
-    return LoRA(settings_of("lora", **settings), model, plan, RunInfo(100, 3))
+    return attach_method(model, "lora", budget, **settings)
 
 
 def attach_pefts(model, method):

@@ -6,7 +6,7 @@ import scipy.linalg
 import torch
 from torch import nn
 
-from conftest import batches, linears, settings_of, tiny, train_head_only, trained
+from conftest import attach_method, batches, settings_of, tiny, trained
 from dora.adapters.budget import Budget, Matrix
 from dora.methods.base import RunInfo
 from dora.methods.lora_pro import CHOICES_OF_X, LoRAPro, adjusted, equivalent_gradient
@@ -19,10 +19,7 @@ B1 = [1, 0, 1]
 
 def attach(model, budget, **settings):
     """Returns LoRA-Pro attached to the model, whose head is trained too."""
-    settings = settings_of("lora_pro", **settings)
-    train_head_only(model)
-    plan = LoRAPro.plan(settings, Budget.parse(budget), linears(model), RunInfo(100, 3))
-    return LoRAPro(settings, model, plan, RunInfo(100, 3))
+    return attach_method(model, "lora_pro", budget, **settings)
 
 
 def one_matrix(A, B, **settings):

@@ -17,6 +17,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from conftest import (
     ARCHITECTURES,
+    attach_method,
     backward_and_step,
     batches,
     linears,
@@ -24,7 +25,6 @@ from conftest import (
     settings_of,
     tiny,
     tokens,
-    train_head_only,
     trained,
 )
 from dora.adapters.budget import Budget, Matrix
@@ -52,10 +52,7 @@ pytestmark = pytest.mark.filterwarnings(
 
 def attach(model: nn.Module, budget: str = "r4", **given: Any) -> LoRA:
     """Returns LoRA with these settings, attached to the model, whose head is trained too."""
-    train_head_only(model)
-    settings = settings_of("lora", **given)
-    plan = LoRA.plan(settings, Budget.parse(budget), linears(model), RunInfo(100, 3))
-    return LoRA(settings, model, plan, RunInfo(100, 3))
+    return attach_method(model, "lora", budget, **given)
 
 
 def pefts(model: nn.Module, method: LoRA, **given: Any) -> PeftModel:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from conftest import linears, loop_of, settings_of, tiny, tokens, train_head_only
+from conftest import attach_method, linears, loop_of, settings_of, tiny, tokens
 from dora.adapters.budget import Budget, Matrix
 from dora.configuration.method_choice import packaged
 from dora.data import npz
@@ -46,10 +46,7 @@ def layer_of(d_in: int, d_out: int, rank: int, blocks: int, scale: float) -> Blo
 
 def attach(model: nn.Module, name: str = "melora", budget: str = "r2", **given: Any) -> Method:
     """Returns a method attached to the model, whose head is trained too."""
-    train_head_only(model)
-    chosen = packaged(name, **given)
-    plan = chosen.kind.plan(chosen.settings, Budget.parse(budget), linears(model), RunInfo(100, 3))
-    return chosen.kind(chosen.settings, model, plan, RunInfo(100, 3))
+    return attach_method(model, name, budget, **given)
 
 
 def test_the_published_case_of_two_blocks() -> None:

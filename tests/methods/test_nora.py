@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from conftest import linears, loop_of, settings_of, tiny, tokens, train_head_only
+from conftest import attach_method, linears, loop_of, settings_of, tiny, tokens
 from dora.adapters.budget import Budget
 from dora.adapters.singular import first_components
 from dora.data.tokens import order
@@ -32,10 +32,7 @@ def nested(W: list[list[float]], rank: int, outer: int) -> NestedLinear:
 
 def attach(model: nn.Module, budget: str = "r2", **given: Any) -> NoRA:
     """Returns the method attached to the model, whose head is trained too."""
-    train_head_only(model)
-    settings, run = settings_of("nora", **given), RunInfo(20, 3)
-    plan = NoRA.plan(settings, Budget.parse(budget), linears(model), run)
-    return NoRA(settings, model, plan, run)
+    return attach_method(model, "nora", budget, RunInfo(20, 3), **given)
 
 
 def test_the_plain_form_worked_by_hand() -> None:

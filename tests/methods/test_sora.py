@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import layer_of, linears, loop_of, settings_of, tiny, tokens, train_head_only
+from conftest import attach_method, layer_of, linears, loop_of, settings_of, tiny, tokens
 from dora.adapters.budget import Budget
 from dora.adapters.changes import Mask, Remove, apply
 from dora.adapters.plan import Plan
@@ -24,10 +24,7 @@ TOTAL, END = 24, 12  # steps of a run, and of its window
 def attach(budget: str = "r4", total_steps: int = TOTAL, **changes: Any) -> tuple[Any, SoRA]:
     """Returns (a tiny RoBERTa, SoRA attached to it)."""
     model = tiny("roberta")
-    train_head_only(model)
-    settings = settings_of("sora", **changes)
-    plan = SoRA.plan(settings, Budget.parse(budget), linears(model), RunInfo(100, 3))
-    return model, SoRA(settings, model, plan, RunInfo(total_steps, 3))
+    return model, attach_method(model, "sora", budget, RunInfo(total_steps, 3), **changes)
 
 
 def with_gates(*gates: list[float], **changes: Any) -> SoRA:

@@ -14,10 +14,9 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
 import dora
-from conftest import linears, settings_of, tiny, train_head_only
+from conftest import attach_method, settings_of, tiny
 from dora.adapters.budget import Budget, Matrix
 from dora.adapters.peft import factor_name, magnitude_name
-from dora.configuration.method_choice import packaged
 from dora.data import npz
 from dora.errors import UserError
 from dora.methods.base import RunInfo
@@ -34,12 +33,7 @@ pytestmark = pytest.mark.filterwarnings(
 
 def attach(model: nn.Module, budget: str = "r2", **given: float) -> WeightDecomposed:
     """Returns the method attached to the model, whose head is trained too."""
-    train_head_only(model)
-    chosen = packaged("weight_decomposed", **given)
-    plan = WeightDecomposed.plan(
-        chosen.settings, Budget.parse(budget), linears(model), RunInfo(100, 3)
-    )
-    return WeightDecomposed(chosen.settings, model, plan, RunInfo(100, 3))
+    return attach_method(model, "weight_decomposed", budget, **given)
 
 
 def layer_of(d_in: int, d_out: int, rank: int, scale: float = 0.5) -> DecomposedLinear:

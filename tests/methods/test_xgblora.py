@@ -14,7 +14,7 @@ import torch
 from budgets import SHAPES, matrices_of
 from torch import nn
 
-from conftest import linears, loop_of, settings_of, tiny, tokens, train_head_only
+from conftest import attach_method, loop_of, settings_of, tiny, tokens
 from dora.adapters.budget import Budget, Matrix
 from dora.adapters.changes import Renew, apply
 from dora.adapters.lowrank import LowRankLinear
@@ -44,10 +44,7 @@ def attach(
     model: nn.Module, budget: str = "r2", steps: int = 24, seed: int = 3, **given: Any
 ) -> XGBLoRA:
     """Returns the method attached to the model, whose head is trained too."""
-    train_head_only(model)
-    settings, run = settings_of("xgblora", **given), RunInfo(steps, seed)
-    plan = XGBLoRA.plan(settings, Budget.parse(budget), linears(model), run)
-    return XGBLoRA(settings, model, plan, run)
+    return attach_method(model, "xgblora", budget, RunInfo(steps, seed), **given)
 
 
 def selections(method: XGBLoRA, rounds: int, steps: int) -> list[set[int]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from conftest import linears, loop_of, tiny, tokens, train_head_only
-from dora.adapters.budget import Budget
-from dora.configuration.config import Config
-from dora.configuration.groups import FedConfig, TaskConfig
-from dora.configuration.method_choice import MethodChoice, packaged
+from conftest import attach_method, loop_of, tiny, tokens
+from dora.configuration.groups import FedConfig
 from dora.data.tokens import Tokens
 from dora.errors import RunFailed, Stopped, UserError
 from dora.methods.base import Method, RunInfo
@@ -25,53 +23,35 @@ from dora.training import checkpoint
 from dora.training.course import FederatedCourse
 from dora.training.federated_loop import FederatedLoop
 from dora.training.lines import Lines
-from dora.training.processes import World
 from dora.training.selection import Selection
-from dora.training.step import Setup
 from runs import cut, left_alone, only_run, run, same_files, small, small_words, together
 
 
 def attach(model: nn.Module, name: str = "fedit", budget: str = "r2", **given: Any) -> Method:
     """Returns a method attached to the model, whose head is trained too."""
-    train_head_only(model)
-    chosen = packaged(name, **given)
-    run = RunInfo(40, 3)
-    plan = chosen.kind.plan(chosen.settings, Budget.parse(budget), linears(model), run)
-    return chosen.kind(chosen.settings, model, plan, run)
+    return attach_method(model, name, budget, RunInfo(40, 3), **given)
 
 
 def federated(
     model: nn.Module, method: Method, train: Tokens, steps: int, batch_size: int, **fed: Any
 ) -> FederatedLoop:
     """Returns a federated loop that keeps no record and evaluates nothing."""
-    plain = loop_of(model, method, train, steps, lr=0.1, batch_size=batch_size)
-    config = Config(
-        task=TaskConfig("sst2"),
-        method=MethodChoice("any", type(method), None),
+    plain = loop_of(
+        model,
+        method,
+        train,
+        steps,
+        lr=0.1,
         batch_size=batch_size,
         schedule="constant",
         warmup=0,
         clip=0,
         fed=FedConfig(**fed),
-    )
+    ).setup
     assert train.label is not None
-    f = Federation.of(config.fed, train.label, config.seed, steps)
-    own = FederatedCourse(config, train.lengths, f)
-    world = World(0, 1, torch.device("cpu"))
-    setup = Setup(
-        config,
-        config.glue_task,
-        model,
-        plain.setup.head,
-        method,
-        0.1,
-        train,
-        {},
-        {},
-        f.total_steps,
-        world,
-        own,
-    )
+    f = Federation.of(plain.config.fed, train.label, plain.config.seed, steps)
+    course = FederatedCourse(plain.config, train.lengths, f)
+    setup = replace(plain, total_steps=f.total_steps, course=course)
     return FederatedLoop(setup, None, Lines(None))
 
 

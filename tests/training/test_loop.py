@@ -14,7 +14,7 @@ from dora.analysis.grouping import tables
 from dora.analysis.tables.scores import scores
 from dora.data.mini import mini
 from dora.data.tasks import TASKS
-from dora.methods.schedule import Schedule, lr_factor
+from dora.methods.schedule import Schedule
 from dora.preparing.prepare import prepare
 from runs import only_run, run, small
 
@@ -37,7 +37,7 @@ def test_schedules_equal_transformers(schedule: str, theirs: object, warmup: int
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     scheduler = theirs(optimizer, warmup, 20)  # type: ignore[operator]
     for step in range(1, 21):
-        assert lr_factor(schedule, warmup, 20, step) == pytest.approx(
+        assert Schedule(schedule, warmup).share(step, 20) == pytest.approx(
             scheduler.get_last_lr()[0], abs=1e-12
         )
         optimizer.step()
