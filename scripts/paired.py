@@ -24,10 +24,10 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from dora.analysis.conflicts import in_words, settings
 from dora.analysis.finished import read_runs
 from dora.analysis.grouping import Table, showable, starts
 from dora.analysis.rows import budget_in_words, row_order
+from dora.analysis.settings import in_words, settings
 from dora.analysis.stats import average
 from dora.analysis.view import View
 from dora.analysis.where import chosen

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dora.adapters.budget import Budget
-from dora.analysis.conflicts import in_words, settings
+from dora.analysis.settings import in_words, settings
 from dora.errors import UserError
 from dora.records.place import place_of
 from dora.records.schema import Run
