@@ -24,11 +24,21 @@ def places(run: Run) -> dict[str, tuple[int, str]]:
         return {}
 
 
-def allocations(run: Run) -> Iterator[tuple[int, dict[tuple[int, str], int]]]:
-    """Yields (step, components by (layer, kind)) of each change of ranks that have `places`."""
+def rank_path(run: Run) -> list[tuple[int, dict[tuple[int, str], int]]]:
+    """Returns (step, components by (layer, kind)) at the start, at each change, and at the end.
+
+    Returns none if no change is stored, or the ranks have no `places`.
+    """
+    where = places(run)
     # A sound journal of other modules would else be called damaged.
-    if places(run):
-        yield from undamaged(run, journals.RANKS, journals.ranks(run["folder"]))
+    changes = undamaged(run, journals.RANKS, journals.ranks(run["folder"])) if where else ()
+    found = list(changes)
+    if not found:
+        return []
+    start = {place: run["ranks"]["start"][name] for name, place in where.items()}
+    # The end is where `patience` ended the run, and not the last step that was planned.
+    end = run["results"]["last"]["step"]
+    return [(0, {place: start.get(place, 0) for place in found[0][1]}), *found, (end, found[-1][1])]
 
 
 def undamaged(run: Run, name: str, lines: Iterable[T]) -> Iterator[T]:

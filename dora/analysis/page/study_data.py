@@ -16,7 +16,7 @@ from dora.analysis.grouping import Table, dirty
 from dora.analysis.names import model_title
 from dora.analysis.page.contrast import on_dark, on_light
 from dora.analysis.rows import budget_in_words, budget_order
-from dora.analysis.run_journals import allocations, places, undamaged
+from dora.analysis.run_journals import places, rank_path, undamaged
 from dora.analysis.stats import ROUNDING, t_quantile
 from dora.backbones.architectures import KINDS
 from dora.data.tasks import TASKS
@@ -192,18 +192,10 @@ def _curves(run: Run) -> dict[str, list[tuple[int, float]]]:
     """Returns a run's curves as (step, value): `score` in points, `loss`, `live` components."""
     folder, metric = run["folder"], TASKS[run["config"]["task"]].metrics[0]
     scores = undamaged(run, journals.METRICS, journals.scores(folder, metric))
-    allocated: list[tuple[int, float]] = [
-        (step, sum(ranks.values())) for step, ranks in allocations(run)
-    ]
-    if allocated:
-        # Ranks stay as they are up to the first allocation and after the last.
-        started = (0, sum(run["ranks"]["start"].values()))
-        ended = (run["results"]["last"]["step"], allocated[-1][1])
-        allocated = [started, *allocated, ended]
-    found = {
+    found: dict[str, list[tuple[int, float]]] = {
         "score": [(step, 100 * score) for step, score in scores],
         "loss": list(undamaged(run, journals.METRICS, journals.losses(folder))),
-        "live": allocated,
+        "live": [(step, sum(ranks.values())) for step, ranks in rank_path(run)],
     }
     return {name: thinned(curve) for name, curve in found.items() if curve}
 
