@@ -31,7 +31,7 @@ def one_configuration(
 
     A table can show none of several configurations. Runs that differ in their arithmetic alone are
     taken together if `mix`; where a seed occurs twice, the newer run counts. `scope`: this cell's
-    names in a choice (`rte:dora:r8`), so that the one in the problem leaves other cells alone.
+    names in a choice (`rte:dora:r8`), so that the choice in the problem leaves other cells alone.
     """
     scope = f"{scope}:" if scope else ""
     # The key is a hash of the configuration, so that no record has to be compared. Not the whole

@@ -36,9 +36,9 @@ class Table:
 
     `cells`: row → task → its runs, all of one configuration; a cell that had to be left out is
     empty, and `left_out` names it with the reason. `steps`: the length of its runs, if the view has
-    a table for each length. `not_averaged`: tasks that there are runs of and that the average would
-    be over, did the view not leave them out. `searched_s`: seconds of training of each run of the
-    search that its settings come from.
+    a table for each length. `diverged`: (row, task) → seeds of runs without a result.
+    `not_averaged`: tasks with runs that the view leaves out of the average. `searched_s`: seconds of
+    training of each run of the search that its settings come from.
     """
 
     data: str
@@ -60,7 +60,7 @@ class Table:
     def title(self, method: str) -> str:
         """Returns a method's title as papers print it, by the records of its runs.
 
-        The method's name follows where two of the table have one title, as two files for one class.
+        Its name follows where two methods of the table have one title, as two files of one class.
         """
         titles = {method: method_title(method)} | self._titles
         own = titles[method]
@@ -122,7 +122,7 @@ class Table:
     def tasks(self) -> list[str]:
         """The tasks in GLUE's order; WNLI last, unless the average is GLUE's own.
 
-        One whose every cell had to be left out is none of them.
+        A task is absent if each of its cells had to be left out.
         """
         found = {task for row in self.cells.values() for task, runs in row.items() if runs}
         there = (task for task in TASKS if task in found)
@@ -140,7 +140,7 @@ class Table:
 
     @cached_property
     def seeds(self) -> set[int]:
-        """Every seed that occurs, which are the seeds that a complete table has in every cell."""
+        """Every seed that occurs; a complete table has all of them in every cell."""
         return {run["seed"] for run in self.runs}
 
     @property
@@ -296,8 +296,8 @@ def note_diverged(table: Table, seen: Iterable[Seen]) -> None:
 def note_search(table: Table, seen: Iterable[Seen]) -> None:
     """Notes what the search of the table's settings took; `seen`: the runs of its folder.
 
-    Those of the table's rows, tasks and lengths count, ended or not: each has taken its time. A
-    method that was not searched at its budget has the rates of its other budgets.
+    Runs of the table's rows, tasks and lengths count, ended or not: each has taken its time. A
+    method that was not searched at its budget has the rates of its other budgets, whose runs count.
     """
     lengths = {run["total_steps"] for run in table.runs}
     here = [

@@ -1,4 +1,7 @@
-"""The journals of finished runs as figures and the page read them: up to a damaged line."""
+"""Curves of finished runs from their journals, for figures and the page.
+
+A journal counts up to its first damaged line, which is printed as left out.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +17,9 @@ T = TypeVar("T")
 
 
 def places(run: Run) -> dict[str, tuple[int, str]]:
-    """Returns (layer, kind of matrix) by the names of the run's ranks.
+    """Returns name of an adapted module → (layer, kind of matrix).
 
-    Returns none if the method has no ranks, or has them elsewhere than in the backbone's linears.
+    It is empty if the method has no ranks, or has them elsewhere than in the backbone's linears.
     """
     try:
         return {name: layer_and_kind(name) for name in run["ranks"]["end"]}
@@ -27,7 +30,7 @@ def places(run: Run) -> dict[str, tuple[int, str]]:
 def rank_path(run: Run) -> list[tuple[int, dict[tuple[int, str], int]]]:
     """Returns (step, components by (layer, kind)) at the start, at each change, and at the end.
 
-    Returns none if no change is stored, or the ranks have no `places`.
+    It is empty if no change is stored, or the ranks have no `places`.
     """
     where = places(run)
     # A sound journal of other modules would else be called damaged.
@@ -42,9 +45,9 @@ def rank_path(run: Run) -> list[tuple[int, dict[tuple[int, str], int]]]:
 
 
 def undamaged(run: Run, name: str, lines: Iterable[T]) -> Iterator[T]:
-    """Yields the lines of a run's journal up to the first damaged one, which is said.
+    """Yields the lines of a run's journal up to the first damaged one, which `left_out` prints.
 
-    Yields nothing where the record has checksums and the journal is another.
+    Yields nothing where the journal has another checksum than its record says.
     """
     if (problem := artefacts.changed(run["folder"], run, name)) is not None:
         left_out(run["folder"] / name, problem)

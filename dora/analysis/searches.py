@@ -34,8 +34,8 @@ def _metric(run: Run) -> str:
 def heldout_loss(run: Run, folder: Path) -> float | None:
     """Returns a run's held-out loss, in nats; for a regression the squared error.
 
-    It is the lowest of the evaluations that count and have the best one's score: where a method
-    learns little there are several. It is None where `folder` has no journal, or a damaged one.
+    Where a method learns little, several of the evaluations that count have the best score: this is
+    the lowest of their losses. It is None where `folder` has no journal, or a damaged one.
     """
     metric = _metric(run)
     best, counted = run["results"]["best"].get(metric), run["evaluations"]["from_step"]

@@ -42,7 +42,7 @@ class Estimate:
 
         The test is at `alpha`, and finds this difference with probability `power`, by the
         non-central t. The error is taken for the true one, though a few seeds estimate it roughly:
-        with three, a 95 % interval goes from half of it to six times. NaN where it is NaN or 0.
+        with three, a 95 % interval goes from half of it to six times. NaN where the error is NaN or 0.
         """
         if not self.error > 0:
             return math.nan

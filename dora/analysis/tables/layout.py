@@ -45,8 +45,8 @@ class Grid:
 def transposed(grid: Grid) -> Grid:
     """Returns the table with a row for each task and its rows as columns, named by their words.
 
-    The last word of a row, its budget, is what print sets in the second row of the head. A rule
-    stands below a first row that is not of scores, and no other.
+    Print sets the last word of a row, its budget, in the second row of the head. The only rule
+    stands below a first row that is not of scores.
     """
     words = grid.text_columns
     body = list(range(words, len(grid.head)))

@@ -151,7 +151,7 @@ def _evaluation_notes(table: Table) -> list[str]:
 def _tuning_notes(table: Table) -> list[str]:
     """Returns the note on the search that chose the learning rates, if all runs come from one."""
     # A cell's runs have one rate. Some may have begun before its search was as large as it is now:
-    # how well the rate is chosen is said by the most candidates that it was the best of.
+    # the run with most candidates says how well the rate was chosen.
     cells = [
         (row, task, max(runs, key=lambda run: run.get("tuning", {}).get("candidates", 0)))
         for row in table.rows
@@ -191,8 +191,9 @@ def _tuning_notes(table: Table) -> list[str]:
 
 
 def earlier_runs(table: Table) -> list[str]:
-    """Returns a note on the runs that a cell's began at (`init_from`) or read (`method.runs`).
+    """Returns a note on earlier runs that a cell's runs began at (`init_from`) or read.
 
+    A method reads those of its setting `method.runs`.
     A cell's score rests on what those were trained on, too: MNLI asks what RTE and WNLI ask.
     """
     learnt: dict[tuple[str, str], list[str]] = {}
@@ -213,7 +214,7 @@ def earlier_runs(table: Table) -> list[str]:
 
 
 def _task_of_start(run: Run) -> str | None:
-    """Returns the task of the run that this one began at, by its directory's place."""
-    # By its path, which tells the place whether or not the folder has been moved since.
+    """Returns the task of the run that this one began at; None without one."""
+    # The recorded path names the task, wherever the folder lies now.
     folder = Path(run.get("init_from") or "")
     return place_of(folder).task if len(folder.parts) >= len(Place._fields) else None
