@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
 from dora.analysis import conflicts
 from dora.analysis.choice import shows
@@ -330,16 +329,3 @@ def first_counted(run: Run) -> int:
     # The end of the last round that came too early to count.
     before = (run["evaluations"]["from_step"] - 1) // unit * unit
     return min(total, (before // every + 1) * every)
-
-
-def dirty(run: Run) -> bool:
-    """Returns whether any process that trained the run had sources with uncommitted changes."""
-    return any((start["git"] or {}).get("dirty") for start in starts(run))
-
-
-def starts(run: Run) -> list[dict[str, Any]]:
-    """Returns a description of each process that trained the run.
-
-    Older records have no list of them, and describe the first at their own top level.
-    """
-    return run.get("starts") or [run]

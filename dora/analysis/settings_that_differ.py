@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from itertools import product
 from typing import Any
 
-from dora.analysis.grouping import Table, starts
+from dora.analysis.grouping import Table
 from dora.analysis.rows import Row, budget_in_words
 from dora.analysis.settings import in_words, settings
 from dora.data.tasks import TASKS
+from dora.records.about_starts import starts
 from dora.records.identity import arithmetic
 from dora.records.schema import Run
 

@@ -20,7 +20,7 @@ from dora.data.tasks import TASKS, Task
 from dora.plain import counted, number_range, printable
 from dora.records.about_data import is_glue
 from dora.records.about_method import AboutMethod, about_method
-from dora.records.provenance import commits
+from dora.records.about_starts import commits
 from dora.records.schema import Run
 from dora.records.words import key_of
 from dora.sharing.form import Form

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from dora.analysis.figures.style import styles
-from dora.analysis.grouping import Table, dirty
+from dora.analysis.grouping import Table
 from dora.analysis.names import model_title
 from dora.analysis.page.contrast import on_dark, on_light
 from dora.analysis.rows import budget_in_words, budget_order
@@ -23,6 +23,7 @@ from dora.data.tasks import TASKS
 from dora.plain import printable
 from dora.records import journals
 from dora.records.about_method import adapter_parameters, ranks_of, trains_all
+from dora.records.about_starts import dirty
 from dora.records.place import place_of
 from dora.records.schema import Run
 from dora.records.words import command_of

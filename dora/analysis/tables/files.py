@@ -13,7 +13,7 @@ from typing import Any
 
 from dora.analysis.choice import shows
 from dora.analysis.comparison import Difference, differences
-from dora.analysis.grouping import Table, dirty
+from dora.analysis.grouping import Table
 from dora.analysis.rows import Row
 from dora.analysis.studies import beginning, made_by, study_in, study_of
 from dora.analysis.tables.contents import grids
@@ -22,6 +22,7 @@ from dora.analysis.tables.layout import Grid, as_csv, in_markdown, markdown
 from dora.analysis.tables.per_run import as_row
 from dora.records import gaps, study
 from dora.records.about_method import adapter_parameters
+from dora.records.about_starts import dirty
 from dora.records.place import place_of
 
 HOLES_SHOWN = 20  # commands of missing runs in a report; a study that has begun lacks hundreds
