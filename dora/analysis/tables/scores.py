@@ -86,7 +86,7 @@ def _columns(table: Table) -> list[Column]:
     name = f"average of {number}" if table.not_averaged else "average"
     average = [Column(name, "[95 %]", None)] if number > 1 else []
     averaged, apart = (
-        [Column(view.title(t).removesuffix(f" {view.unit(t)}"), view.unit(t), t) for t in tasks]
+        [Column(view.name(t), view.unit(t), t) for t in tasks]
         for tasks in (table.averaged, table.apart)
     )
     return [*averaged, *average, *apart]
