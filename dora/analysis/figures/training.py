@@ -56,7 +56,7 @@ def final_ranks(table: Table) -> Drawn | None:
     The colour is the share of the largest rank that a matrix of the row has at the start or the
     end. A panel for each task, the methods and budgets beside each other in it.
     """
-    rows, tasks = adaptive(table), [*table.averaged, *table.apart]
+    rows, tasks = adaptive(table), table.tasks
     if not rows:
         return None
     lines = [line for task, row in product(tasks, rows) for line in _ranks(table, row, task)]

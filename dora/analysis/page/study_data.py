@@ -272,5 +272,5 @@ def looks(found: Sequence[Table]) -> dict[str, dict[str, Any]]:
             "light": on_light(look["color"]),
             "dark": on_dark(look["color"]),
         }
-        for method, look in sorted(styles(sorted(methods)).items())
+        for method, look in sorted(styles(methods).items())
     }

@@ -75,7 +75,7 @@ def federated(table: Table, caption: str) -> Grid | None:
     """Returns clients, rounds, depth and communication of federated runs, if there are any."""
     lines: list[dict[str, str]] = []
     for row in table.rows:
-        for task in [*table.averaged, *table.apart]:
+        for task in table.tasks:
             runs = [run for run in table.runs_of(row, task) if "federation" in run]
             if runs:
                 named = {
