@@ -68,15 +68,21 @@ def report(
     return "\n\n".join(parts)
 
 
-# The ends of names that tables have or had; a study may have lost what an earlier call wrote.
+# The ends of the names of a study's tables: "" for the scores, which always exist.
 _ENDS = (
-    *("", "-differences", "-differences-by-task", "-medians", "-costs", "-trained"),
-    *("-federated", "-settings", "-published"),
+    "",
+    "-differences",
+    "-differences-by-task",
+    "-medians",
+    "-costs",
+    "-trained",
+    "-federated",
+    "-settings",
 )
 
 
 def latex_names(table: Table) -> list[str]:
-    """Returns the names that LaTeX files of this table have or had.
+    """Returns the names that LaTeX files of this table may have.
 
     Every table has a LaTeX file, so these tell of its other files too.
     """
