@@ -224,11 +224,11 @@ def showable(runs: Iterable[Run], view: View | None = None) -> tuple[list[Table]
                 table.not_averaged.add(task)
             continue
         table.cells.setdefault((method, spent), {}).setdefault(task, []).append(run)
-    # Cells first: a run of a cell that is left out can be no reason to leave a whole task out.
     every = list(found.values())
+    # Cells first: a run of a cell that is left out can be no reason to leave a whole task out.
     problems = [problem for table in every for problem in _keep_one_configuration(table, every)]
-    problems += [problem for table in found.values() for problem in _keep_one_source(table)]
-    return [table for table in found.values() if any(table.runs)], problems
+    problems += [problem for table in every for problem in _keep_one_source(table)]
+    return [table for table in every if any(table.runs)], problems
 
 
 def _keep_one_configuration(table: Table, every: Sequence[Table]) -> Iterator[str]:

@@ -103,11 +103,9 @@ def markdown(grid: Grid) -> str:
         rows[i][j] = f"_{rows[i][j]}_"
     text = pipe_table([list(map(in_markdown, grid.head)), *rows])
     said = [in_markdown(note) for note in grid.notes]
-    said += (
-        ["_underlined_ cells are italic here, or between underscores"] if grid.underlined else []
-    )
-    notes = "\n".join(f"- {note}" for note in said)
-    return "\n\n".join([text, notes] if notes else [text])
+    if grid.underlined:
+        said.append("_underlined_ cells are italic here, or between underscores")
+    return "\n\n".join([text, "\n".join(f"- {note}" for note in said)] if said else [text])
 
 
 # Characters that end a cell, begin code or a tag, or make a link of the brackets before them. The

@@ -61,11 +61,10 @@ def _length_note(table: Table) -> str:
         for task, its in of_task.items()
     }
     if len(set(lengths.values())) == 1:
-        text = f"each run: {next(iter(lengths.values()))}"
+        text = next(iter(lengths.values()))
     else:
         text = "; ".join(f"{TASKS[t].folder} {lengths[t]}" for t in TASKS if t in lengths)
-        text = f"each run: {text}"
-    return text + _ended_early(table)
+    return f"each run: {text}{_ended_early(table)}"
 
 
 def _ended_early(table: Table) -> str:
