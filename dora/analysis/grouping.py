@@ -216,14 +216,15 @@ def showable(runs: Iterable[Run], view: View | None = None) -> tuple[list[Table]
     view = view or View()
     found: dict[tuple[str, str, int | None], Table] = {}
     for run in chosen(list(runs), view.where):
-        data, task, model, method, spent, _key, _seed = place_of(run["folder"])
+        place = place_of(run["folder"])
+        data, model, task = place.data, place.model, place.task
         steps = int(run["total_steps"]) if view.by_length else None
         table = found.setdefault((data, model, steps), Table(data, model, view, steps=steps))
-        if not shows(view, task, method):
+        if not shows(view, task, place.method):
             if view.tasks and task not in view.tasks and (view.glue or task != APART):
                 table.not_averaged.add(task)
             continue
-        table.cells.setdefault((method, spent), {}).setdefault(task, []).append(run)
+        table.cells.setdefault(place.row, {}).setdefault(task, []).append(run)
     every = list(found.values())
     # Cells first: a run of a cell that is left out can be no reason to leave a whole task out.
     problems = [problem for table in every for problem in _keep_one_configuration(table, every)]
@@ -279,17 +280,19 @@ def note_diverged(table: Table, seen: Iterable[Seen]) -> None:
     words = (word.partition("=") for word in table.view.where)
     seeds = {value for key, _, value in words if key == "seed"}
     for s in seen:
-        data, task, model, method, spent, key, seed = s.place
-        if s.state != "diverged" or (data, model) != (table.data, table.model):
+        place, seed = s.place, s.place.seed[1:]  # without its `s`
+        if s.state != "diverged" or (place.data, place.model) != (table.data, table.model):
             continue
-        if seeds and seed[1:] not in seeds:
+        if seeds and seed not in seeds:
             continue
-        if not shows(table.view, task, method) or table.steps not in (None, s.total_steps):
+        shown = shows(table.view, place.task, place.method)
+        if not shown or table.steps not in (None, s.total_steps):
             continue
-        its = table.cells.get((method, spent), {}).get(task, [])
+        its = table.cells.get(place.row, {}).get(place.task, [])
         # Another configuration, such as a rate that was tried first, is none of the cell's.
-        if (not its and not table.view.where) or key in {place_of(r["folder"]).key for r in its}:
-            table.diverged.setdefault(((method, spent), task), []).append(int(seed[1:]))
+        keys = {place_of(run["folder"]).key for run in its}
+        if (not its and not table.view.where) or place.key in keys:
+            table.diverged.setdefault((place.row, place.task), []).append(int(seed))
 
 
 def note_search(table: Table, seen: Iterable[Seen]) -> None:

@@ -122,32 +122,34 @@ def ordered(found: Sequence[Table]) -> list[tuple[Table, Run]]:
     tasks = list(TASKS)
 
     def order(pair: tuple[Table, Run]) -> tuple[Any, ...]:
-        data, task, model, method, budget, key, _ = place_of(pair[1]["folder"])
-        return tasks.index(task), model, method, budget_order(budget), pair[1]["seed"], data, key
+        run = pair[1]
+        at = place_of(run["folder"])
+        row = at.model, at.method, budget_order(at.budget)
+        return tasks.index(at.task), *row, run["seed"], at.data, at.key
 
     return sorted(((table, run) for table in found for run in table.runs), key=order)
 
 
 def about(table: Table, run: Run) -> dict[str, Any]:
     """Returns a run's line in the table of runs: names as commands take them, titles, numbers."""
-    data, task, model, method, budget, key, _ = place_of(run["folder"])
-    score = table.view.value(run, task)
+    at = place_of(run["folder"])
+    score = table.view.value(run, at.task)
     return {
-        "data": data,
-        "task": task,
-        "taskTitle": TASKS[task].folder,
-        "model": model,
-        "modelTitle": model_title(model),
-        "method": method,
-        "methodTitle": printable(table.title(method)),
-        "budget": budget,
-        "budgetTitle": budget_in_words((method, budget)),
+        "data": at.data,
+        "task": at.task,
+        "taskTitle": TASKS[at.task].folder,
+        "model": at.model,
+        "modelTitle": model_title(at.model),
+        "method": at.method,
+        "methodTitle": printable(table.title(at.method)),
+        "budget": at.budget,
+        "budgetTitle": budget_in_words(at.row),
         # By kind, then size: a thousand ranks are still less than one number of parameters.
-        "budgetOrder": budget_order(budget)[:2],
-        "key": key,
+        "budgetOrder": budget_order(at.budget)[:2],
+        "key": at.key,
         "seed": run["seed"],
         "score": None if score is None else round(score, _DECIMALS),
-        "metric": table.view.title(task),
+        "metric": table.view.title(at.task),
         "step": run["results"][table.view.score]["step"],
         "params": adapter_parameters(run, table.view.score),
         "all": trains_all(run),
