@@ -206,14 +206,15 @@ class Leaders:
 def leaders(table: Table, by_task: bool) -> dict[tuple[str, str | None], Leaders]:
     """Returns the leaders of each (budget, task), or of each (budget, None) on average.
 
-    The best is the highest mean among the rows that can be tested and that no test with p < 0.05
-    shows to be lower than another, as one may where rows have unequal seeds; alike are the rows that
-    no test with p < 0.05 shows to be lower than the best. Tests with the baseline are those of
-    `differences`, so that no mark contradicts a p value. The tests of all other pairs at a budget
-    are a second family for Holm, of all pairs, because which of them is the best is read off the
-    same scores. A row that shares fewer than two seeds with the best is not tested and not marked.
-    A budget has no leaders where nothing can be tested: one row, one seed, or evaluations that are
-    not shared. Rows without a budget have none, because they differ in size.
+    The best row has the highest mean of those that can be tested and that no test with p < 0.05
+    shows to be lower than another; where rows have unequal seeds, a test can show this of the row
+    with the highest mean of all. Alike are the rows that no test with p < 0.05 shows to be lower
+    than the best. A row that shares fewer than two seeds with the best is not tested and not marked.
+    Tests with the baseline are those of `differences`, so that no mark contradicts a p value. The
+    tests of all other pairs at a budget are a second family for Holm: of all pairs, because the same
+    scores show which row is the best. A budget has no leaders where nothing can be tested: one row,
+    one seed, or evaluations that are not shared. Rows without a budget have none, because they
+    differ in size.
     """
     told = _told_apart(table, by_task)
     found = {}
