@@ -135,7 +135,7 @@ def finished(prepared: Prepared) -> Iterator[Kind]:
         "predictions.npz": (
             verified,
             predicted,
-            listed(lambda: submission.unsound(submission.Run(folder, run))),
+            listed(lambda: submission.unsound(submission.Candidate(folder, run))),
             compared(folder, run),
         ),
         "best.safetensors": (verified, predicted, started),

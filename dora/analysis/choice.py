@@ -14,13 +14,13 @@ from dora.records.schema import Run
 def named(
     tasks: Sequence[str], methods: Sequence[str], runs: Sequence[Run]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Returns the tasks, in GLUE's order, and the methods, by name, that words name.
+    """Reads the words of --tasks and --methods: returns the names of the tasks and of the methods.
 
-    Names are those of commands or titles, in any case, with commas between: `RTE,mrpc`. Raises
-    UserError for all names at once that no run has.
+    A word holds names or titles in any case, with commas between: `RTE,mrpc`. Tasks are in GLUE's
+    order. Raises UserError with every name that no run has.
     """
     there = {run["config"]["task"] for run in runs}
-    # A title stands in each record; one record a method is enough to read it.
+    # Every record has its method's title, so one record a method is enough.
     one_each = {run["config"]["method"]["name"]: run for run in runs}
     options = (
         ("--tasks", tasks, {name: TASKS[name].folder for name in TASKS if name in there}),

@@ -97,9 +97,9 @@ def _tested(table: Table, by_task: bool) -> list[Difference]:
     """
     found = []
     for row, other in _beside_baseline(table):
-        for tasks in _columns(table, by_task):
+        for task, tasks in _columns(table, by_task):
             if groups := _paired(table, row, other, tasks):
-                found.append(_difference(table, row, other, tasks, groups, by_task))
+                found.append(_difference(table, row, other, task, tasks, groups))
     corrected = holm([d.estimate.p_value() for d in found])
     return [replace(d, p=p, family=len(found)) for d, p in zip(found, corrected, strict=True)]
 
@@ -124,8 +124,7 @@ def uncompared(
     found: dict[Row, list[str | None]] = {}
     columns = _columns(table, by_task=True)
     columns += _columns(table, by_task=False) if len(table.averaged) > 1 else []
-    for (row, other), tasks in product(_beside_baseline(table), columns):
-        task = tasks[0] if len(tasks) == 1 else None
+    for (row, other), (task, tasks) in product(_beside_baseline(table), columns):
         # A cell without a score is seen as a hole.
         scored = all(table.values(r, t) for r in (row, other) for t in tasks)
         beside = leading.get((row[1], task))
@@ -140,15 +139,16 @@ def _difference(
     table: Table,
     row: Row,
     other: Row,
+    task: str | None,
     tasks: Sequence[str],
     groups: list[list[float]],
-    by_task: bool,
 ) -> Difference:
+    """Returns a difference whose p value is not corrected yet; `groups`: its pairs by task."""
     scores = [[list(table.values(r, t).values()) for t in tasks] for r in (row, other)]
     estimate = average(groups)
     return Difference(
         row,
-        tasks[0] if by_task else None,
+        task,
         estimate,
         tuple(map(len, groups)),
         improvement(*scores),
@@ -206,20 +206,20 @@ class Leaders:
 def leaders(table: Table, by_task: bool) -> dict[tuple[str, str | None], Leaders]:
     """Returns the leaders of each (budget, task), or of each (budget, None) on average.
 
-    The best is the highest mean among the rows that can be tested and that no test with p < 0.05
-    shows to be lower than another, as one may where rows have unequal seeds; alike are the rows that
-    no test with p < 0.05 shows to be lower than the best. Tests with the baseline are those of
-    `differences`, so that no mark contradicts a p value. The tests of all other pairs at a budget
-    are a second family for Holm, of all pairs, because which of them is the best is read off the
-    same scores. A row that shares fewer than two seeds with the best is not tested and not marked.
-    A budget has no leaders where nothing can be tested: one row, one seed, or evaluations that are
-    not shared. Rows without a budget have none, because they differ in size.
+    The best row has the highest mean of those that can be tested and that no test with p < 0.05
+    shows to be lower than another; where rows have unequal seeds, a test can show this of the row
+    with the highest mean of all. Alike are the rows that no test with p < 0.05 shows to be lower
+    than the best. A row that shares fewer than two seeds with the best is not tested and not marked.
+    Tests with the baseline are those of `differences`, so that no mark contradicts a p value. The
+    tests of all other pairs at a budget are a second family for Holm: of all pairs, because the same
+    scores show which row is the best. A budget has no leaders where nothing can be tested: one row,
+    one seed, or evaluations that are not shared. Rows without a budget have none, because they
+    differ in size.
     """
     told = _told_apart(table, by_task)
     found = {}
     for block in filter(lambda block: has_budget(block[0]), table.blocks):
-        for tasks in _columns(table, by_task):
-            task = tasks[0] if by_task else None
+        for task, tasks in _columns(table, by_task):
             means = {
                 row: average([list(table.values(row, t).values()) for t in tasks]).mean
                 for row in block
@@ -245,11 +245,11 @@ def leaders(table: Table, by_task: bool) -> dict[tuple[str, str | None], Leaders
     return found
 
 
-def _columns(table: Table, by_task: bool) -> list[list[str]]:
-    """Returns the tasks of each column: every task apart, or all averaged ones together."""
+def _columns(table: Table, by_task: bool) -> list[tuple[str | None, list[str]]]:
+    """Returns (task, [task]) for each task, or (None, the averaged tasks) for their average."""
     if by_task:
-        return [[task] for task in table.tasks]
-    return [table.averaged] if table.averaged else []
+        return [(task, [task]) for task in table.tasks]
+    return [(None, table.averaged)] if table.averaged else []
 
 
 def _told_apart(table: Table, by_task: bool) -> dict[tuple[Row, Row, str | None], bool]:
@@ -266,9 +266,9 @@ def _told_apart(table: Table, by_task: bool) -> dict[tuple[Row, Row, str | None]
             continue
         rest = [row for row in block if row[0] != table.view.baseline]
         for one, two in combinations(rest, 2):
-            for tasks in _columns(table, by_task):
+            for task, tasks in _columns(table, by_task):
                 if groups := _paired(table, one, two, tasks):
-                    others.append(((one, two, tasks[0] if by_task else None), average(groups)))
+                    others.append(((one, two, task), average(groups)))
     corrected = holm([estimate.p_value() for _, estimate in others])
     tested += [(key, e.mean, p) for (key, e), p in zip(others, corrected, strict=True)]
     told = {}

@@ -1,6 +1,7 @@
 """Conflicts that keep finished runs from being compared.
 
-They are several configurations or arithmetics in one cell, other weights or rows under one name.
+A cell may hold several configurations or arithmetics; a model's name may stand for several sets of
+weights, and a data source's for several sets of rows.
 """
 
 from __future__ import annotations
@@ -12,27 +13,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dora.analysis.settings import in_words, settings
 from dora.plain import dotted, printable
 from dora.records import packed
-from dora.records.identity import NOT_IDENTITY, arithmetic, method_settings
+from dora.records.identity import NOT_IDENTITY, arithmetic
 from dora.records.place import place_of
 from dora.records.schema import Run
-from dora.records.words import FORMER
 
 ABSENT = "–"  # stands for a setting that a run does not have
-
-
-_LENGTH = {"max_steps", "epochs"}
-
-
-def settings(run: Run) -> dict[str, Any]:
-    """Returns the configuration under dotted keys (`method.alpha`), and the arithmetic's number."""
-    known = dotted({**run["config"], "method": method_settings(run)})
-    for old, (new, values) in FORMER.items():
-        if (value := in_words(known.get(old))) in values:
-            known[new] = values[value]
-            del known[old]
-    return {**known, "arithmetic": arithmetic(run)}
+_LENGTH = {"max_steps", "epochs"}  # the settings that say how long a run is
 
 
 def one_configuration(
@@ -42,7 +31,7 @@ def one_configuration(
 
     A table can show none of several configurations. Runs that differ in their arithmetic alone are
     taken together if `mix`; where a seed occurs twice, the newer run counts. `scope`: this cell's
-    names in a choice (`rte:dora:r8`), so that the one in the problem leaves other cells alone.
+    names in a choice (`rte:dora:r8`), so that the choice in the problem leaves other cells alone.
     """
     scope = f"{scope}:" if scope else ""
     # The key is a hash of the configuration, so that no record has to be compared. Not the whole
@@ -117,16 +106,6 @@ def _several_configurations(
         f"{'; '.join(named) or 'nothing that run.json says'}: a table compares one; "
         f"{', '.join(ways)}{', or ' if ways else ''}move the others away"
     )
-
-
-def in_words(value: Any) -> str:
-    """Returns a setting as it is typed: `0.002`, `q+v`, `null`."""
-    if isinstance(value, list):
-        return "+".join(map(in_words, value))
-    if value is None or isinstance(value, bool):
-        return json.dumps(value)
-    # The short spelling only where it is exact: six digits of 1/3 would name another setting.
-    return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)
 
 
 def other_weights(runs: Iterable[Run], model: str) -> str | None:

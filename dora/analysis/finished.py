@@ -20,7 +20,7 @@ from dora.records.schema import Run
 
 
 class Predicted(NamedTuple):
-    """Holds what one evaluation of a run said of the development set.
+    """Holds the development set's labels, and what one evaluation of a run predicted.
 
     `labels`, `predictions`: (n,) each; classes as small integers, scores of a regression as floats.
     """
@@ -85,9 +85,9 @@ def _predicted(run: Run, arrays: dict[str, np.ndarray]) -> dict[str, Predicted]:
     return found
 
 
-# Files that were named, by name; of a packed run's file, the packed file. One for the process:
-# several tables and figures of one command meet the same damaged file, and the exit code depends
-# on it.
+# The files that `left_out` has named: the name → the file, or the packed file that it lies in. Kept
+# for the whole process: several tables and figures of one command meet the same damaged file, and
+# the exit code depends on it.
 _said: dict[str, Path] = {}
 
 

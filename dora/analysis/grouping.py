@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
 from dora.analysis import conflicts
 from dora.analysis.choice import shows
@@ -36,9 +35,9 @@ class Table:
 
     `cells`: row → task → its runs, all of one configuration; a cell that had to be left out is
     empty, and `left_out` names it with the reason. `steps`: the length of its runs, if the view has
-    a table for each length. `not_averaged`: tasks that there are runs of and that the average would
-    be over, did the view not leave them out. `searched_s`: seconds of training of each run of the
-    search that its settings come from.
+    a table for each length. `diverged`: (row, task) → seeds of runs without a result.
+    `not_averaged`: tasks with runs that the view leaves out of the average. `searched_s`: seconds of
+    training of each run of the search that its settings come from.
     """
 
     data: str
@@ -60,7 +59,7 @@ class Table:
     def title(self, method: str) -> str:
         """Returns a method's title as papers print it, by the records of its runs.
 
-        The method's name follows where two of the table have one title, as two files for one class.
+        Its name follows where two methods of the table have one title, as two files of one class.
         """
         titles = {method: method_title(method)} | self._titles
         own = titles[method]
@@ -122,7 +121,7 @@ class Table:
     def tasks(self) -> list[str]:
         """The tasks in GLUE's order; WNLI last, unless the average is GLUE's own.
 
-        One whose every cell had to be left out is none of them.
+        A task is absent if each of its cells had to be left out.
         """
         found = {task for row in self.cells.values() for task, runs in row.items() if runs}
         there = (task for task in TASKS if task in found)
@@ -140,7 +139,7 @@ class Table:
 
     @cached_property
     def seeds(self) -> set[int]:
-        """Every seed that occurs, which are the seeds that a complete table has in every cell."""
+        """Every seed that occurs; a complete table has all of them in every cell."""
         return {run["seed"] for run in self.runs}
 
     @property
@@ -217,16 +216,17 @@ def showable(runs: Iterable[Run], view: View | None = None) -> tuple[list[Table]
     view = view or View()
     found: dict[tuple[str, str, int | None], Table] = {}
     for run in chosen(list(runs), view.where):
-        data, task, model, method, spent, _key, _seed = place_of(run["folder"])
+        place = place_of(run["folder"])
+        data, model, task = place.data, place.model, place.task
         steps = int(run["total_steps"]) if view.by_length else None
         table = found.setdefault((data, model, steps), Table(data, model, view, steps=steps))
-        if not shows(view, task, method):
+        if not shows(view, task, place.method):
             if view.tasks and task not in view.tasks and (view.glue or task != APART):
                 table.not_averaged.add(task)
             continue
-        table.cells.setdefault((method, spent), {}).setdefault(task, []).append(run)
-    # Cells first: a run of a cell that is left out can be no reason to leave a whole task out.
+        table.cells.setdefault(place.row, {}).setdefault(task, []).append(run)
     every = list(found.values())
+    # Cells first: a run of a cell that is left out can be no reason to leave a whole task out.
     problems = [problem for table in every for problem in _keep_one_configuration(table, every)]
     problems += [problem for table in every for problem in _keep_one_source(table)]
     in_order = sorted(every, key=lambda table: (table.data, table.model, table.steps or 0))
@@ -281,24 +281,26 @@ def note_diverged(table: Table, seen: Iterable[Seen]) -> None:
     words = (word.partition("=") for word in table.view.where)
     seeds = {value for key, _, value in words if key == "seed"}
     for s in seen:
-        data, task, model, method, spent, key, seed = s.place
-        if s.state != "diverged" or (data, model) != (table.data, table.model):
+        place, seed = s.place, s.place.seed[1:]  # without its `s`
+        if s.state != "diverged" or (place.data, place.model) != (table.data, table.model):
             continue
-        if seeds and seed[1:] not in seeds:
+        if seeds and seed not in seeds:
             continue
-        if not shows(table.view, task, method) or table.steps not in (None, s.total_steps):
+        shown = shows(table.view, place.task, place.method)
+        if not shown or table.steps not in (None, s.total_steps):
             continue
-        its = table.cells.get((method, spent), {}).get(task, [])
+        its = table.cells.get(place.row, {}).get(place.task, [])
         # Another configuration, such as a rate that was tried first, is none of the cell's.
-        if (not its and not table.view.where) or key in {place_of(r["folder"]).key for r in its}:
-            table.diverged.setdefault(((method, spent), task), []).append(int(seed[1:]))
+        keys = {place_of(run["folder"]).key for run in its}
+        if (not its and not table.view.where) or place.key in keys:
+            table.diverged.setdefault((place.row, place.task), []).append(int(seed))
 
 
 def note_search(table: Table, seen: Iterable[Seen]) -> None:
     """Notes what the search of the table's settings took; `seen`: the runs of its folder.
 
-    Those of the table's rows, tasks and lengths count, ended or not: each has taken its time. A
-    method that was not searched at its budget has the rates of its other budgets.
+    Runs of the table's rows, tasks and lengths count, ended or not: each has taken its time. A
+    method that was not searched at its budget has the rates of its other budgets, whose runs count.
     """
     lengths = {run["total_steps"] for run in table.runs}
     here = [
@@ -331,16 +333,3 @@ def first_counted(run: Run) -> int:
     # The end of the last round that came too early to count.
     before = (run["evaluations"]["from_step"] - 1) // unit * unit
     return min(total, (before // every + 1) * every)
-
-
-def dirty(run: Run) -> bool:
-    """Returns whether any process that trained the run had sources with uncommitted changes."""
-    return any((start["git"] or {}).get("dirty") for start in starts(run))
-
-
-def starts(run: Run) -> list[dict[str, Any]]:
-    """Returns a description of each process that trained the run.
-
-    Older records have no list of them, and describe the first at their own top level.
-    """
-    return run.get("starts") or [run]

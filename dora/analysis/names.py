@@ -25,7 +25,8 @@ _MODELS = {
     "minilm": "MiniLM",
 }
 
-# Methods of published rows, and those of this suite; a run's record has its method's own title.
+# Methods of published rows and of this suite. A run's record has its method's own title, which
+# `Table.title` prefers.
 _METHODS = {
     "full": "full fine-tuning",
     "lora": "LoRA",
@@ -53,7 +54,7 @@ _METHODS = {
     "rslora": "rsLoRA",
 }
 
-# Data by the names that commands have for their sources.
+# Sources of data, by the names that commands take.
 _DATA = {
     "hub": "GLUE (Hugging Face hub)",
     "dir": "GLUE (official files)",
@@ -72,7 +73,7 @@ def model_title(name: str) -> str:
 
 
 def data_title(name: str, is_glue: bool) -> str:
-    """Returns what data are, as captions have it, or the name where no title is known.
+    """Returns a data source's title, as captions have it, or its name where no title is known.
 
     `is_glue`: whether the rows are GLUE's own by their number; files in its format may hold others.
     """

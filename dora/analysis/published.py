@@ -85,7 +85,7 @@ def numbers() -> tuple[Number, ...]:
 
 
 @functools.cache  # asked for each cell that may depart from a number
-def beside(model: str) -> dict[tuple[str, str, str, str, str], list[Number]]:
+def rows_for(model: str) -> dict[tuple[str, str, str, str, str], list[Number]]:
     """Returns the published rows for one of our backbones (`roberta_base`), by `Number.row`."""
     rows: dict[tuple[str, str, str, str, str], list[Number]] = {}
     for number in numbers():
@@ -108,7 +108,7 @@ def departures(table: Table, row: Row, task: str) -> Iterator[Number]:
     if len(ours) < 2 or table.view.score != "best" or not all(map(_as_papers_do, runs)):
         return
     measured = (row[0], task, table.view.metric(task))
-    for number in (n for group in beside(table.model).values() for n in group):
+    for number in (n for group in rows_for(table.model).values() for n in group):
         if (number.method, number.task, number.metric) != measured:
             continue
         if not (

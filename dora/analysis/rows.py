@@ -22,7 +22,8 @@ BASELINE = "lora"
 def has_budget(row: Row) -> bool:
     """Returns whether a budget binds the row's method.
 
-    The folder's name says it, not the method's: full fine-tuning is one such method, others follow.
+    The budget's folder says so, not the method's name: full fine-tuning is not the only method
+    without a budget.
     """
     return row[1] != NO_BUDGET
 
@@ -33,7 +34,7 @@ def budget_in_words(row: Row) -> str:
 
 
 def budget_starts(rows: Sequence[Row]) -> set[int]:
-    """Returns the places from 1 at which another budget begins; tables have a rule above these."""
+    """Returns the indices of rows at which another budget begins; tables have a rule above them."""
     return {i for i, (before, row) in enumerate(pairwise(rows), 1) if before[1] != row[1]}
 
 

@@ -1,4 +1,7 @@
-"""The journals of finished runs as figures and the page read them: up to a damaged line."""
+"""Curves of finished runs from their journals, for figures and the page.
+
+A journal counts up to its first damaged line, which is printed as left out.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +17,9 @@ T = TypeVar("T")
 
 
 def places(run: Run) -> dict[str, tuple[int, str]]:
-    """Returns (layer, kind of matrix) by the names of the run's ranks.
+    """Returns name of an adapted module → (layer, kind of matrix).
 
-    Returns none if the method has no ranks, or has them elsewhere than in the backbone's linears.
+    It is empty if the method has no ranks, or has them elsewhere than in the backbone's linears.
     """
     try:
         return {name: layer_and_kind(name) for name in run["ranks"]["end"]}
@@ -24,17 +27,27 @@ def places(run: Run) -> dict[str, tuple[int, str]]:
         return {}
 
 
-def allocations(run: Run) -> Iterator[tuple[int, dict[tuple[int, str], int]]]:
-    """Yields (step, components by (layer, kind)) of each change of ranks that have `places`."""
+def rank_path(run: Run) -> list[tuple[int, dict[tuple[int, str], int]]]:
+    """Returns (step, components by (layer, kind)) at the start, at each change, and at the end.
+
+    It is empty if no change is stored, or the ranks have no `places`.
+    """
+    where = places(run)
     # A sound journal of other modules would else be called damaged.
-    if places(run):
-        yield from undamaged(run, journals.RANKS, journals.ranks(run["folder"]))
+    changes = undamaged(run, journals.RANKS, journals.ranks(run["folder"])) if where else ()
+    found = list(changes)
+    if not found:
+        return []
+    start = {place: run["ranks"]["start"][name] for name, place in where.items()}
+    # The end is where `patience` ended the run, and not the last step that was planned.
+    end = run["results"]["last"]["step"]
+    return [(0, {place: start.get(place, 0) for place in found[0][1]}), *found, (end, found[-1][1])]
 
 
 def undamaged(run: Run, name: str, lines: Iterable[T]) -> Iterator[T]:
-    """Yields the lines of a run's journal up to the first damaged one, which is said.
+    """Yields the lines of a run's journal up to the first damaged one, which `left_out` prints.
 
-    Yields nothing where the record has checksums and the journal is another.
+    Yields nothing where the journal has another checksum than its record says.
     """
     if (problem := artefacts.changed(run["folder"], run, name)) is not None:
         left_out(run["folder"] / name, problem)

@@ -28,14 +28,15 @@ def heldout(run: Run) -> float | None:
 
 
 def _metric(run: Run) -> str:
+    """Returns the name under which a record has the held-out score: `accuracy_heldout`."""
     return score_key(TASKS[run["config"]["task"]].metrics[0], "heldout")
 
 
 def heldout_loss(run: Run, folder: Path) -> float | None:
     """Returns a run's held-out loss, in nats; for a regression the squared error.
 
-    It is the lowest of the evaluations that count and have the best one's score: where a method
-    learns little there are several. It is None where `folder` has no journal, or a damaged one.
+    Where a method learns little, several of the evaluations that count have the best score: this is
+    the lowest of their losses. It is None where `folder` has no journal, or a damaged one.
     """
     metric = _metric(run)
     best, counted = run["results"]["best"].get(metric), run["evaluations"]["from_step"]
@@ -54,9 +55,10 @@ def of_runs(runs: Iterable[Run]) -> list[Search]:
     for run in runs:
         c = run["config"]
         if c["select"] == "heldout":
-            data, _, model, *_ = place_of(run["folder"])
-            cell = (model, c["task"], c["method"]["name"], c["budget"])
-            found[Key(*cell, tuned.length(c), data)].append(run)
+            place, method = place_of(run["folder"]), c["method"]["name"]
+            length = tuned.length(c)
+            key = Key(place.model, c["task"], method, c["budget"], length, place.data)
+            found[key].append(run)
     return in_order(_of_key(key, its) for key, its in found.items())
 
 
@@ -117,9 +119,10 @@ def in_order(searches: Iterable[Search]) -> list[Search]:
     tasks = list(TASKS)
 
     def place(search: Search) -> tuple[Any, ...]:
-        model, task, method, budget, length, data = search.key
-        row = row_order((method, budget or NO_BUDGET))
-        return model, tasks.index(task), length_order(length or ""), data or "", row
+        key = search.key
+        row = row_order((key.method, key.budget or NO_BUDGET))
+        length = length_order(key.length or "")
+        return key.model, tasks.index(key.task), length, key.data or "", row
 
     return sorted(searches, key=place)
 

@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from itertools import product
 from typing import Any
 
-from dora.analysis.conflicts import arithmetic, in_words, settings
-from dora.analysis.grouping import Table, starts
+from dora.analysis.grouping import Table
 from dora.analysis.rows import Row, budget_in_words
+from dora.analysis.settings import in_words, settings
 from dora.data.tasks import TASKS
+from dora.records.about_starts import starts
+from dora.records.identity import arithmetic
 from dora.records.schema import Run
 
 # Settings that a comparison of methods should hold fixed, with the word for a null. Not here are

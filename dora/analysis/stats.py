@@ -42,7 +42,7 @@ class Estimate:
 
         The test is at `alpha`, and finds this difference with probability `power`, by the
         non-central t. The error is taken for the true one, though a few seeds estimate it roughly:
-        with three, a 95 % interval goes from half of it to six times. NaN where it is NaN or 0.
+        with three, a 95 % interval goes from half of it to six times. NaN where the error is NaN or 0.
         """
         if not self.error > 0:
             return math.nan
@@ -159,10 +159,13 @@ def resampled(
     return np.concatenate(rows)
 
 
+# (labels (1, n), predictions (m, n)) → features, each (m, n), and (n, their sums over examples, each
+# (draws, m)) → scores (draws, m).
 _Sums = tuple[Callable[..., tuple[np.ndarray, ...]], Callable[..., np.ndarray]]
 
 
 def _binary(y: np.ndarray, p: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Returns true positives, positives among the labels, positives among the predictions."""
     return tuple(np.asarray(c, np.float64) for c in (y * p, np.broadcast_to(y, p.shape), p))
 
 
@@ -174,6 +177,7 @@ def _matthews(n: int, both: np.ndarray, y: np.ndarray, p: np.ndarray) -> np.ndar
 
 
 def _moments(y: np.ndarray, p: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Returns labels y, predictions p, y², p² and y p, whose sums give Pearson's correlation."""
     # Less their means, which changes no correlation: sums of small numbers lose fewer digits.
     y, p = y - y.mean(), p - p.mean(axis=1, keepdims=True)
     p[np.ptp(p, axis=1) == 0] = 0.0  # all equal, their mean but for its rounding

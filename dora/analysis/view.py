@@ -114,12 +114,15 @@ class View:
 
     def title(self, task: str) -> str:
         """Returns the task with its score, as a table's head has it: `MRPC F1`."""
+        return f"{self.name(task)} {self.unit(task)}"
+
+    def name(self, task: str) -> str:
+        """Returns the task as `title` begins: `MRPC`, or `MNLI-mm` for MNLI's mismatched rows."""
         # The task's name, not the metric's, says which of MNLI's two development sets it is.
-        mismatched = "-mm" if self.metric(task).endswith("_mm") else ""
-        return f"{TASKS[task].folder}{mismatched} {self.unit(task)}"
+        return TASKS[task].folder + ("-mm" if self.metric(task).endswith("_mm") else "")
 
     def unit(self, task: str) -> str:
-        """Returns the task's score as the end of `title` has it: `F1`."""
+        """Returns the task's score as `title` ends: `F1`."""
         return in_head(self.metric(task).removesuffix("_mm"))
 
     def value(self, run: Run, task: str) -> float | None:

@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dora.adapters.budget import Budget
-from dora.analysis.conflicts import in_words, settings
+from dora.analysis.settings import in_words, settings
 from dora.errors import UserError
 from dora.records.place import place_of
 from dora.records.schema import Run
 
-# What a condition asks: of runs whose place has all these names, this setting.
+# A condition: (names that a run's place must all have for it to be asked, the key of the setting).
 _Asked = tuple[frozenset[str], str]
 
 
@@ -23,10 +23,10 @@ def chosen(runs: Sequence[Run], words: Sequence[str]) -> list[Run]:
 
     Keys are those of run.json's configuration (`method` stands for `method.name`) and `arithmetic`.
     A key that is given again accepts any of its values. Numbers are compared as numbers, budgets as
-    budgets. A scope asks a setting of some runs alone and leaves all others in: names of a task, a
-    method, a budget, a model or a data source, with colons between (`rte:dora:r8`), which no key
-    has. Raises UserError for a scope, a key or a value that no run has, and where no run is left,
-    of all or of a scope.
+    budgets. A scope is names of a task, a method, a budget, a model or a data source, with colons
+    between (`rte:dora:r8`; no key has a colon): the setting is asked of its runs alone, and all
+    others stay. Raises UserError for a scope, a key or a value that no run has, and where no run is
+    left in all or in a scope.
     """
     if not words or not runs:
         return list(runs)
@@ -93,7 +93,10 @@ def _as_named(part: str) -> str:
 def _fits(
     known: Mapping[str, Any], names: frozenset[str], asked: Mapping[_Asked, Sequence[str]]
 ) -> bool:
-    """Returns whether settings have, for each key that was asked for, one of its values."""
+    """Returns whether a run has one of the accepted values for each key that is asked of it.
+
+    `known`, `names`: the run's settings, and the names that a scope finds it by.
+    """
     for (scope, key), values in asked.items():
         has = key in known and any(same(key, known[key], v) for v in values)
         if scope <= names and not has:

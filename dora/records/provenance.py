@@ -15,7 +15,6 @@ from typing import Any
 
 from dora.package import CHECKOUT
 from dora.process.command import typed
-from dora.records.schema import Run
 
 # The packages whose version may change the last bits of a result: they compute, draw random
 # numbers, tokenise or score.
@@ -154,17 +153,3 @@ def _bits_depend_on(start: dict[str, Any]) -> dict[str, Any]:
         **{name: versions[name] for name in packages if name in versions},
         **{key: json.dumps(start[key]) for key in how if key in start},
     }
-
-
-def commits(data: Run) -> str:
-    """Returns the commits that trained a run, marked if its sources had uncommitted changes."""
-    # One commit for each start; a record from before there were starts has one of its own.
-    starts = [start["git"] for start in data.get("starts") or [data]]
-    names = [_named(git, data["versions"]["dora-glue"]) for git in starts]
-    return ", then ".join(dict.fromkeys(names))  # each commit once, in order
-
-
-def _named(git: dict[str, Any] | None, version: str) -> str:
-    if git is None:
-        return f"installed package, version {version}"
-    return f"{git['commit']} with uncommitted changes" if git["dirty"] else str(git["commit"])

@@ -111,10 +111,15 @@ def config_of(run: Run, shapes: Mapping[str, Shape], base: str) -> dict[str, Any
         found = _NAME.fullmatch(name)
         if found is not None and name.endswith("down.weight"):
             sizes[found[3]][found[2]], width = shape[0], shape[1]
-    about = {"non_linearity": method["activation"], "dropout": method["dropout"]}
-    # As the library spells them, a scaling must be a number with a point.
-    about |= {**_FORMS[method["name"]], "original_ln_after": True, "residual_before_ln": True}
-    about |= {"init_weights": "bert", "scaling": 1.0}
+    about = {
+        "non_linearity": method["activation"],
+        "dropout": method["dropout"],
+        **_FORMS[method["name"]],
+        "original_ln_after": True,
+        "residual_before_ln": True,
+        "init_weights": "bert",
+        "scaling": 1.0,  # the library takes a number for a scaling only with a point
+    }
     if not about["mh_adapter"] or sizes["attention.output"] == sizes["output"]:
         config = {**about, "reduction_factor": _factors(width, sizes["output"])}
     else:
@@ -132,7 +137,7 @@ def config_of(run: Run, shapes: Mapping[str, Shape], base: str) -> dict[str, Any
             ],
         }
     kind = _model_type(shapes, run["model"].get("type"))
-    return {**_full(kind, width, base), "name": adapter_name(run)} | {"config": config}
+    return {**_full(kind, width, base), "name": adapter_name(run), "config": config}
 
 
 def _full(kind: str | None, width: int, base: str) -> dict[str, Any]:
@@ -193,8 +198,13 @@ def save(run: Run, folder: Path, to: Path, base: str) -> dict[str, Any]:
     for name, content in files.items():
         write_atomic(to / name, safetensors.torch.save(content, {"format": "pt"}))
     labels = TASKS[run["config"]["task"]].labels or ("score",)
-    head = {**_full(kind, config["hidden_size"], base), "name": None, "config": None}
-    head |= {"num_labels": len(labels), "label2id": {label: i for i, label in enumerate(labels)}}
+    head = {
+        **_full(kind, config["hidden_size"], base),
+        "name": None,
+        "config": None,
+        "num_labels": len(labels),
+        "label2id": {label: i for i, label in enumerate(labels)},
+    }
     write_atomic(to / "adapter_config.json", to_json(config))
     write_atomic(to / "head_config.json", to_json(head))
     return config

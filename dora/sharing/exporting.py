@@ -179,9 +179,9 @@ def export(
 
     result = about_method(run).result
     to = to.expanduser().resolve()  # the folder may name itself
-    config = read_config(run, folder) if result == "adapter" else None
-    place = None
-    if config is not None:
+    config = place = None
+    if result == "adapter":
+        config = read_config(run, folder)
         place = _base_of_adapter(run, str(config["base_model_name_or_path"]), form)
     elif result == "weights":
         place = merging.find_base(run, merging.recorded_base(run), form.base)

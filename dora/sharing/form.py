@@ -21,6 +21,3 @@ class Form:
     base: Path | None = None
     repository: str | None = None
     license: str | None = None
-
-
-ASKED = Form()  # an export without an option

@@ -20,9 +20,8 @@ from dora.errors import UserError
 class File:
     """One file of a submission.
 
-    `trained`: the task whose run predicts the file, and
-    `split`: the split of that run's predictions. `task`: the task whose labels it holds (AX has its
-    own).
+    `trained`: the task whose run predicts the file. `split`: the split of that run's predictions.
+    `task`: the task whose labels the file holds (AX has its own).
     """
 
     name: str
@@ -32,12 +31,12 @@ class File:
 
     @property
     def rows(self) -> int:
-        """Returns the number of rows of GLUE's test set."""
+        """The number of rows of GLUE's test set."""
         return self.task.sizes[self.split]
 
     @property
     def again(self) -> str:
-        """Says how to predict the file once the data hold it as GLUE does."""
+        """How to predict the file once the data hold it as GLUE does, for the end of a message."""
         # AX is no part of what identifies a run; another test file makes another run.
         if self.split == "ax":
             return (

@@ -20,11 +20,12 @@ from dora.adapters.peft import factor_name, magnitude_name, merged
 from dora.adapters.peft_config import hub_name, hub_revision
 from dora.backbones import backbone
 from dora.backbones.architectures import architecture_of
-from dora.backbones.backbone import ASSETS, Folder
+from dora.backbones.backbone import Folder
 from dora.backbones.model_config import read_config
 from dora.data.tasks import TASKS
 from dora.errors import UserError
 from dora.files import plainly
+from dora.package import ASSETS
 from dora.plain import cut
 from dora.records.artefacts import ADAPTER_WEIGHTS, WEIGHTS
 from dora.records.schema import Run

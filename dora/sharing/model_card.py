@@ -20,10 +20,10 @@ from dora.data.tasks import TASKS, Task
 from dora.plain import counted, number_range, printable
 from dora.records.about_data import is_glue
 from dora.records.about_method import AboutMethod, about_method
-from dora.records.provenance import commits
+from dora.records.about_starts import commits
 from dora.records.schema import Run
 from dora.records.words import key_of
-from dora.sharing.form import ASKED, Form
+from dora.sharing.form import Form
 from dora.sharing.front_matter import front_matter
 from dora.sharing.usage import usage
 
@@ -36,7 +36,7 @@ _PATH = re.compile(r"""(^|[\[,])\s*['"]*(/|~|\.\.?/)""")
 _LIBRARIES = {"adapter": "peft", "modules": "adapter-transformers"}
 
 
-def model_card(run: Run, config: Mapping[str, Any] | None, form: Form = ASKED) -> str:
+def model_card(run: Run, config: Mapping[str, Any] | None, form: Form) -> str:
     """Writes README.md.
 
     `config`: adapter_config.json as the run wrote it; None for a method that leaves no adapter.
@@ -200,24 +200,26 @@ def _made(run: Run, about: AboutMethod, command: str) -> str:
     # A client's last batch of an epoch is smaller.
     most = "at most " if "federation" in run else ""
     revision = f", revision {run['data']['revision']}" if run["data"]["revision"] else ""
-    facts = [
+    facts = []
+    if about.paper:
+        facts.append(f"method: {about.title}, {about.paper}")
+    if code := marks.get("method"):
+        facts.append(
+            "the method's code is not in this suite: the command needs its author's files, of "
+            f"fingerprint `{code}`"
+        )
+    facts.append(
         f"{run['total_steps']:,} steps of {most}{c['batch_size']}, learning rate {c['lr']:g}, "
-        f"seed {c['seed']}, {c['precision']}, {run['train_s']:.0f} s on {run['device']}",
+        f"seed {c['seed']}, {c['precision']}, {run['train_s']:.0f} s on {run['device']}"
+    )
+    if "federation" in run:
+        facts.append(f"federated: {_rounds(run)}")
+    facts += [
         f"data: {c['data']}{revision}, {run['data']['train']:,} training rows, "
         f"fingerprint `{marks['data']}`",
         f"base model: {c['model']}, fingerprint of configuration, tokenizer and weights "
         f"`{marks['model']}`",
     ]
-    if "federation" in run:
-        facts.insert(1, f"federated: {_rounds(run)}")
-    if code := marks.get("method"):
-        facts.insert(
-            0,
-            f"the method's code is not in this suite: the command needs its author's files, of "
-            f"fingerprint `{code}`",
-        )
-    if about.paper:
-        facts.insert(0, f"method: {about.title}, {about.paper}")
     if marks["init_from"]:
         facts.append(f"started from another run's weights, sha256 `{marks['init_from']}`")
     facts += [

@@ -7,12 +7,12 @@ so.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -27,30 +27,29 @@ from dora.records.gaps import for_task
 from dora.records.moved import at_home
 from dora.records.record import read_finished, scores_in_words
 from dora.records.rescore import unlike_predictions
+from dora.records.schema import Run
 from dora.records.words import Foreign, as_command, typed
 from dora.sharing.leaderboard import FILES, File, answers, placeholder, read_logits, tsv, zipped
 from dora.sharing.search_first import search_first, untuned
 
-_BELOW_EVERY_SCORE = -2.0  # correlations go down to -1
-
 
 @dataclass(frozen=True)
-class Run:
-    """A finished run: its directory and run.json."""
+class Candidate:
+    """A finished run that may fill files of a submission: its directory, and its record."""
 
     folder: Path
-    data: dict[str, Any]
+    record: Run
 
     @property
     def task(self) -> str:
         """The task's name."""
-        return str(self.data["config"]["task"])
+        return str(self.record["config"]["task"])
 
     @property
     def system(self) -> str:
         """Model, method and budget: the system that a submission reports on."""
-        c = self.data["config"]
-        budget = c["budget"] if about_method(self.data).has_budget else None
+        c = self.record["config"]
+        budget = c["budget"] if about_method(self.record).has_budget else None
         return " ".join(filter(None, (c["model"], c["method"]["name"], budget)))
 
     def score(self, which: str) -> float:
@@ -59,10 +58,10 @@ class Run:
         An undefined metric counts as less than every score.
         """
         first = TASKS[self.task].metrics[0]
-        return float(self.data["results"][which].get(first, _BELOW_EVERY_SCORE))
+        return float(self.record["results"][which].get(first, -math.inf))
 
 
-def choose(folders: Sequence[Path], which: str, best: bool) -> dict[str, Run]:
+def choose(folders: Sequence[Path], which: str, best: bool) -> dict[str, Candidate]:
     """Returns the run for each task by the task's name.
 
     `best`: take the run that scores best on the development set, the first of equals, where a task
@@ -71,16 +70,16 @@ def choose(folders: Sequence[Path], which: str, best: bool) -> dict[str, Run]:
     """
     # All problems together: there are up to nine runs, and one message a try would take nine tries.
     problems: list[str] = []
-    found: dict[str, list[Run]] = {}
+    found: dict[str, list[Candidate]] = {}
     # By resolved path: a folder named twice is one run, not two of one task.
     for folder in {f.resolve(): f for f in folders}.values():
         try:
-            run = Run(folder, read_finished(folder))
+            run = Candidate(folder, read_finished(folder))
         except UserError as e:
             problems += e.problems
             continue
         problems += unsound(run)
-        if run.data["config"]["data"] == "mini":
+        if run.record["config"]["data"] == "mini":
             problems.append(
                 f"{folder} was trained on data=mini, generated sentences that are not GLUE's; "
                 "train on the real ones: data=hub, or data=dir data.dir=GLUE"
@@ -99,7 +98,7 @@ def choose(folders: Sequence[Path], which: str, best: bool) -> dict[str, Run]:
     return {task: max(runs, key=lambda run: run.score(which)) for task, runs in found.items()}
 
 
-def unsound(run: Run) -> list[str]:
+def unsound(run: Candidate) -> list[str]:
     """Returns the reasons against a run's predictions: damaged, or not what its record scores.
 
     Predictions that are absent are no reason here: `read_logits` tells of them.
@@ -107,9 +106,9 @@ def unsound(run: Run) -> list[str]:
     # lexists: a link is there, if only to be refused.
     if not os.path.lexists(run.folder / artefacts.PREDICTIONS):
         return []
-    if problems := artefacts.damaged(run.folder, run.data, [artefacts.PREDICTIONS]):
+    if problems := artefacts.damaged(run.folder, run.record, [artefacts.PREDICTIONS]):
         return problems
-    wrong = unlike_predictions(run.folder, run.data)
+    wrong = unlike_predictions(run.folder, run.record)
     return [] if wrong is None else [f"{run.folder}: {wrong}; train it again with force=true"]
 
 
@@ -129,10 +128,10 @@ def describe(file: File, logits: np.ndarray, folder: Path) -> str:
     return f"{file.name:<12}{len(logits):>8,} rows: {says}; {folder}{warning}"
 
 
-def absent(file: File, runs: Mapping[str, Run], which: str, untuned: Sequence[str] = ()) -> str:
+def absent(file: File, runs: Mapping[str, Candidate], which: str, to_search: Sequence[str]) -> str:
     """Says why no run gives the file's `which` (best or last) predictions, and how to get them.
 
-    `untuned`: tasks whose runs need a search first, which the lines of `search_first` name.
+    `to_search`: tasks whose runs need a search first, which the lines of `search_first` name.
     """
     if file.trained in runs:
         folder = runs[file.trained].folder
@@ -145,40 +144,43 @@ def absent(file: File, runs: Mapping[str, Run], which: str, untuned: Sequence[st
                 "evaluation's are kept: use --score best"
             )
         return f"the data of {folder} lacked its test file: add that, and {file.again}"
-    if file.trained in untuned:
+    if file.trained in to_search:
         return f"no run of {file.trained} among these; see below"
     return f"no run of {file.trained} among these: {_command_like(runs, file.trained)}"
 
 
-def _known(runs: Mapping[str, Run]) -> Run | None:
+def _known(runs: Mapping[str, Candidate]) -> Candidate | None:
     """Returns the first run whose record has the words that were typed, or None."""
-    return next((run for run in runs.values() if run.data.get("words")), None)
+    return next((run for run in runs.values() if run.record.get("words")), None)
 
 
-def _command_like(runs: Mapping[str, Run], task: str) -> str:
+def _command_like(runs: Mapping[str, Candidate], task: str) -> str:
     """Returns the command that trains `task` as one of `runs` was trained, or its beginning."""
     run = _known(runs)
     if run is not None:
         # Foreign: words of a record that this suite would not have written are not repeated.
         with contextlib.suppress(Foreign):
-            like = for_task(typed(at_home(run.data, run.folder), run.folder), run.task, task)
+            like = for_task(typed(at_home(run.record, run.folder), run.folder), run.task, task)
             if like is not None:  # None: their experiment has no file for this task
                 return as_command(like)
     return f"python -m dora.run task={task} …"
 
 
-def notes(runs: Mapping[str, Run]) -> list[str]:
+def notes(runs: Mapping[str, Candidate]) -> list[str]:
     """Returns lines on each run's development scores, models and rows, and on mixed systems."""
     lines = [
-        f"{task}: {run.system}, seed {run.data['seed']}, {scores_in_words(run.data)}"
+        f"{task}: {run.system}, seed {run.record['seed']}, {scores_in_words(run.record)}"
         for task, run in runs.items()
     ]
     # A set: runs on one model share their note.
     known = {
-        text for run in runs.values() for text in (run.data["embedded"], run.data["note"]) if text
+        text
+        for run in runs.values()
+        for text in (run.record["embedded"], run.record["note"])
+        if text
     }
     lines += sorted(known)
-    lines += other_rows_note([run.data] for run in runs.values())
+    lines += other_rows_note([run.record] for run in runs.values())
     systems = sorted({run.system for run in runs.values()})
     if len(systems) > 1:  # the leaderboard's average is of one system
         lines.append(f"these are {len(systems)} systems, not one: {', '.join(systems)}")
@@ -194,7 +196,7 @@ def submit(
     missing files. Raises UserError with every problem; nothing is written then.
     """
     problems = taken(to)
-    runs: dict[str, Run] = {}
+    runs: dict[str, Candidate] = {}
     logits: dict[str, np.ndarray | None] = {}
     try:
         runs = choose(folders, which, best)
@@ -215,7 +217,7 @@ def submit(
     lines, texts = notes(runs), {}
     known = _known(runs)
     missing = dict.fromkeys(file.trained for file in FILES if file.trained not in runs)
-    to_search = [] if known is None else untuned(known.data, known.folder, list(missing))
+    to_search = [] if known is None else untuned(known.record, known.folder, list(missing))
     for file in FILES:
         found = logits.get(file.name)
         if found is not None:
@@ -230,7 +232,7 @@ def submit(
                 f"  in its place {file.rows:,} times {answer[0]}: its score will mean nothing"
             )
     if known is not None and to_search:
-        lines += search_first(known.data, known.folder, to_search)
+        lines += search_first(known.record, known.folder, to_search)
     to.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(to, zipped(texts), over=False)
     return lines, len(texts)

@@ -11,27 +11,31 @@ from dora.data.tasks import Task
 from dora.records.schema import Run
 from dora.sharing.form import Form
 
-# float32, since Transformers would take the file's dtype. The logits that a run in bf16 stored have 8
-# bits of mantissa, and these agree with them up to that rounding.
-_WHOLE = [
-    "import torch",
-    "from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline",
+# {here} and {text} are filled in for each export.
+_BY_PIPELINE = [
     "",
     "{here}",
     'classify = pipeline("text-classification", model=here, truncation=True)  # as long as in training',
     "print(classify({text}))  # labels by name",
     "",
     "tokenizer = AutoTokenizer.from_pretrained(here)",
+]
+# float32, since Transformers would take the file's dtype. The logits that a run in bf16 stored have 8
+# bits of mantissa, and these agree with them up to that rounding.
+_WHOLE = [
+    "import torch",
+    "from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline",
+    *_BY_PIPELINE,
     "model = AutoModelForSequenceClassification.from_pretrained(here, dtype=torch.float32).eval()",
 ]
 # PEFT, which the pipeline needs as well, knows the dtype from the folder's config.json.
 _COMPLETE = [
     "import torch",
     "from peft import AutoPeftModelForSequenceClassification",
-    *_WHOLE[1:-1],
+    "from transformers import AutoTokenizer, pipeline",
+    *_BY_PIPELINE,
     "model = AutoPeftModelForSequenceClassification.from_pretrained(here).eval()",
 ]
-_COMPLETE[2] = "from transformers import AutoTokenizer, pipeline"
 _MOVED = (
     "The pipeline, and Transformers' `AutoModelForSequenceClassification`, find the base model "
     "beside the adapter wherever this folder lies. PEFT's classes go by `base_model_name_or_path` "

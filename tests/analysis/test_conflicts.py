@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dora.analysis.conflicts import one_configuration, settings
+from dora.analysis.conflicts import one_configuration
 from dora.analysis.finished import read_runs
 from dora.analysis.grouping import showable
 from dora.analysis.view import View
@@ -243,20 +243,9 @@ def test_a_setting_under_its_former_name_is_no_difference(tmp_path: Path) -> Non
     ):
         write_run(tmp_path, "dora", seed, 0.5, key=f"{seed}" * 8, config=setting, arithmetic=number)
     runs = read_runs(tmp_path)
-    assert [settings(run)["batching"] for run in runs] == ["length", "length"]
-    assert not any("group_by_length" in settings(run) for run in runs)
     # Only the arithmetic tells them apart, so that they may be mixed.
     kept, problem = one_configuration(runs, mix=True)
     assert ([run["seed"] for run in kept], problem) == ([1, 2], None)
-    write_run(tmp_path, "dora", 3, 0.5, config={"group_by_length": False}, arithmetic=3)
-    assert settings(read_runs(tmp_path)[-1])["batching"] == "random"
-
-
-def test_a_former_key_with_a_strange_value_stays_as_it_is(tmp_path: Path) -> None:
-    write_run(tmp_path, "dora", 1, 0.5, config={"group_by_length": "x"})
-    (run,) = read_runs(tmp_path)
-    assert settings(run)["group_by_length"] == "x"
-    assert "batching" not in settings(run)
 
 
 def test_a_method_setting_that_came_later_has_the_value_of_the_runs_before_it(

@@ -10,7 +10,7 @@ import pytest
 from dora.analysis import published
 from dora.analysis.finished import read_runs
 from dora.analysis.grouping import tables
-from dora.analysis.published import Number, beside, departures, numbers
+from dora.analysis.published import Number, departures, numbers, rows_for
 from dora.analysis.view import View
 from record_files import write_run
 from runs import change_record
@@ -51,7 +51,7 @@ def test_averages_of_copied_tables_are_those_of_their_numbers() -> None:
 
 
 def test_doras_own_row_is_there_and_empty() -> None:
-    ((key, group),) = [(k, g) for k, g in beside("roberta_base").items() if k[3] == "dora"]
+    ((key, group),) = [(k, g) for k, g in rows_for("roberta_base").items() if k[3] == "dora"]
     assert "Mao" in key[0]
     # Nobody enters numbers from memory: dashes until someone has the paper's table.
     assert all(n.value is None for n in group)

@@ -123,7 +123,9 @@ def test_a_run_says_that_the_files_head_is_not_used(stranger: Trained) -> None:
 def test_a_command_is_shown_without_places_of_the_machine(words: list[str], one: Trained) -> None:
     record = {**one.record, "command": " ".join(["python -m dora.run task=rte", *words])}
     # Quotes are the shell's: the key before them is shown all the same.
-    (line,) = re.findall(r"    (python -m dora.run .*)", model_card.model_card(record, None))
+    (line,) = re.findall(
+        r"    (python -m dora.run .*)", model_card.model_card(record, None, Form())
+    )
     keys = [word.strip("'").split("=")[0] for word in words]
     assert line == "python -m dora.run task=rte " + " ".join(f"{key}=FOLDER" for key in keys)
 
@@ -185,7 +187,7 @@ def test_the_card_names_what_a_reader_must_know(one: Trained) -> None:
     assert "base_model: owner/tuned\nbase_model_relation: finetune" in text
     # Generated sentences: nothing in the card may pass for a result on GLUE.
     record["config"] = {**record["config"], "data": "mini"}
-    text = model_card.model_card(record, {"base_model_name_or_path": "owner/name"})
+    text = model_card.model_card(record, {"base_model_name_or_path": "owner/name"}, Form())
     assert "# base on generated sentences in the shape of GLUE's WNLI" in text
     assert "nyu-mll/glue" not in text
 

@@ -161,18 +161,18 @@ def test_the_cost_of_a_component_is_told_where_the_file_bears_it_out(gates: int)
     said = (
         f"A component stores d_in + d_out parameters{'; its gate is folded in.' if gates else '.'}"
     )
-    own = model_card({**run, "params": {**params, "in_peft_file": 3504}}, CONFIG)
+    own = model_card({**run, "params": {**params, "in_peft_file": 3504}}, CONFIG, Form())
     assert said in own
     assert "| adapter in PEFT's format" not in own
     # VeRA's: a component stores one number, and A and B are in the file all the same.
-    other = model_card({**run, "params": {**params, "in_peft_file": 27648}}, CONFIG)
+    other = model_card({**run, "params": {**params, "in_peft_file": 27648}}, CONFIG, Form())
     assert "d_in + d_out" not in other
     assert "| adapter in PEFT's format | 27,648 |" in re.sub(" +", " ", other)
 
 
 def test_a_card_tells_what_the_federation_was() -> None:
     run = json.loads(RECORD.read_text())
-    assert "federated:" not in model_card(run, CONFIG)
+    assert "federated:" not in model_card(run, CONFIG, Form())
     run["federation"] = federation_entry(
         clients=[{"rows": n, "classes": {"0": n}} for n in (29, 41, 1_102)],
         rounds=4,
@@ -185,25 +185,25 @@ def test_a_card_tells_what_the_federation_was() -> None:
         ({"partition": "iid", "alpha": 0.5}, "equal random parts"),
     ):
         run["config"]["fed"] = fed
-        card = model_card(run, CONFIG)
+        card = model_card(run, CONFIG, Form())
         line = f"- federated: 4 rounds of 2 of 3 clients, {parts}, 10 steps each, 40 in a row, "
         assert f"\n{line}29 to 1,102 rows\n" in card
         assert f"steps of at most {run['config']['batch_size']}, " in card
     run["config"]["fed"] = {"partition": "dirichlet", "alpha": "<script>"}
-    assert ", Dirichlet(\\<script>), " in model_card(run, CONFIG)
+    assert ", Dirichlet(\\<script>), " in model_card(run, CONFIG, Form())
 
 
 def test_what_a_method_is_not_is_said_where_its_record_or_its_name_says_so() -> None:
     run = json.loads(RECORD.read_text())
-    assert "use_dora" not in model_card(run, CONFIG)
+    assert "use_dora" not in model_card(run, CONFIG, Form())
     # An older record, of the suite's own method.
     run["config"]["method"]["name"] = "dora"
-    assert "not weight-decomposed DoRA: PEFT's use_dora is off." in model_card(run, CONFIG)
+    assert "not weight-decomposed DoRA: PEFT's use_dora is off." in model_card(run, CONFIG, Form())
     about = {"title": "T", "paper": "A 2024", "budget": "exact", "result": "adapter"}
     # A record that describes its method speaks for itself, whatever the method's name.
     run["method"] = about
-    card = model_card(run, CONFIG)
+    card = model_card(run, CONFIG, Form())
     assert "use_dora" not in card
     assert "method: T, A 2024" in card
     run["method"] = {**about, "note": "T is not U."}
-    assert "T is not U." in model_card(run, CONFIG)
+    assert "T is not U." in model_card(run, CONFIG, Form())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dora.analysis.figures.log_axis import logarithmic, spread
-from dora.analysis.figures.scores import Cost, Drawn, Lines, mean_cost, methods
+from dora.analysis.figures.scores import Cost, Drawn, Line, Lines, mean_cost, methods, row_of
 from dora.analysis.figures.style import legend, panels, styles, titles
 from dora.analysis.grouping import Table
 from dora.analysis.names import size
@@ -30,7 +30,7 @@ def score_by_cost(table: Table) -> Drawn | None:
     A point is beaten by one that costs no more and scores more: those left are the Pareto front.
     """
     lines = [line for row in table.rows for title in COSTS if (line := _point(table, row, title))]
-    if len({(line["method"], line["budget"]) for line in lines}) < 2:
+    if len(set(map(row_of, lines))) < 2:
         return None  # one point compares nothing
     look = styles(methods(table.rows))
     # Costs of 0 alone, as of methods that end without a component, leave a panel without points.
@@ -45,8 +45,8 @@ def score_by_cost(table: Table) -> Drawn | None:
         cheapest_first = sorted(points, key=lambda p: p["value"])
         costs = [p["value"] for p in cheapest_first]
         logarithmic(panel, costs, costs, lambda tick: size(round(tick)))
-        places = dict(zip(map(_row, cheapest_first), spread(panel, costs), strict=True))
-        across, means = [places[_row(p)] for p in best], [p["mean"] for p in best]
+        places = dict(zip(map(row_of, cheapest_first), spread(panel, costs), strict=True))
+        across, means = [places[row_of(p)] for p in best], [p["mean"] for p in best]
         panel.plot(across, means, color="0.6", linewidth=0.8)
         _draw(panel, points, places, look)
     of = "average" if len(table.averaged) > 1 else table.view.title(table.averaged[0])
@@ -55,7 +55,7 @@ def score_by_cost(table: Table) -> Drawn | None:
     return figure, lines
 
 
-def _point(table: Table, row: Row, title: str) -> dict[str, Any] | None:
+def _point(table: Table, row: Row, title: str) -> Line | None:
     """Returns a row's average score and its cost; None unless every task has a score."""
     estimate = table.average(row)
     if estimate is None:
@@ -74,10 +74,6 @@ def _point(table: Table, row: Row, title: str) -> dict[str, Any] | None:
         "high": high,
         "on_front": False,
     }
-
-
-def _row(point: dict[str, Any]) -> Row:
-    return point["method"], point["budget"]
 
 
 def front(points: Lines) -> Lines:
@@ -103,7 +99,7 @@ def _draw(
         # Rows come with the smaller budget first.
         for i, p in enumerate(q for q in points if q["method"] == method):
             panel.errorbar(
-                [places[_row(p)]],
+                [places[row_of(p)]],
                 [p["mean"]],
                 yerr=[[p["mean"] - p["low"]], [p["high"] - p["mean"]]],
                 capsize=2,

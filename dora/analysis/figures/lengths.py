@@ -8,12 +8,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import Any
 
 from dora.analysis.figures.log_axis import logarithmic, spread
 from dora.analysis.figures.scores import (
     AVERAGE,
     Drawn,
+    Line,
     Lines,
     mean_with_interval,
     methods,
@@ -45,8 +45,7 @@ def score_by_length(tables: Sequence[Table]) -> Drawn | None:
     Each method at the largest budget of all tables. A cross stands where a method's line crosses
     the baseline's. Tasks are those of any length; their average has a point where a length has all
     of them, since other tasks would look like an effect of the length. A panel without a line is
-    left out.
-    Returns None unless some method has scores at two lengths.
+    left out. Returns None unless some method has scores at two lengths.
     """
     view = tables[0].view
     tasks = [task for task in TASKS if any(task in table.averaged for table in tables)]
@@ -79,7 +78,7 @@ def score_by_length(tables: Sequence[Table]) -> Drawn | None:
     return figure, [*drawn, *crossings]
 
 
-def _lines(tables: Sequence[Table], title: str, tasks: Sequence[str]) -> Iterator[dict[str, Any]]:
+def _lines(tables: Sequence[Table], title: str, tasks: Sequence[str]) -> Iterator[Line]:
     """Yields a line for each method and length, where all of the tasks have a score."""
     budgets = [row[1] for table in tables for row in table.rows if has_budget(row)]
     shown = {NO_BUDGET, max(budgets, key=budget_order, default=NO_BUDGET)}

@@ -30,9 +30,15 @@ if TYPE_CHECKING:
 
 _APART = 0.08  # inches between the bars of two methods in the figure of differences
 AVERAGE = "average"  # the name of the average over tasks, among those of tasks
-Lines = list[dict[str, Any]]  # the numbers of a figure, as lines of its CSV
+Line = dict[str, Any]  # one point of a figure, as a line of its CSV
+Lines = list[Line]
 Drawn = tuple["Figure", Lines]
 Cost = Callable[[Run, str], float]  # of a run, in the weights that its score, best or last, is of
+
+
+def row_of(line: Line) -> Row:
+    """Returns the row of the table that a line is of."""
+    return line["method"], line["budget"]
 
 
 def methods(rows: list[Row]) -> list[str]:
@@ -54,12 +60,9 @@ def score_by_budget(table: Table, part: str | None = None) -> Drawn | None:
         for row in table.rows
         if (line := _mean(table, row, title, tasks)) is not None
     ]
-    across, adapted = ([row for row in table.rows if has_budget(row) is b] for b in (False, True))
     # An adapter of no component, which an upper bound allows, has no place on a logarithmic axis.
     with_budget = [
-        line
-        for line in lines
-        if (line["method"], line["budget"]) in adapted and line["adapter_params"] > 0
+        line for line in lines if has_budget(row_of(line)) and line["adapter_params"] > 0
     ]
     sizes = [line["adapter_params"] for line in with_budget]
     if not sizes:
@@ -74,9 +77,8 @@ def score_by_budget(table: Table, part: str | None = None) -> Drawn | None:
     look = styles(methods(table.rows))
     figure, axes = panels([title for title, _ in columns])
     for panel, (title, _) in zip(axes, columns, strict=True):
-        of_panel = [line for line in lines if line["score"] == title]
-        for line in of_panel:
-            if (line["method"], line["budget"]) in across:
+        for line in lines:
+            if line["score"] == title and not has_budget(row_of(line)):
                 _across(panel, line, look[line["method"]]["color"])
         # The same limits in every panel, also where a task has no adapters yet.
         logarithmic(panel, sizes, ticks, lambda tick: size(round(tick)))
@@ -87,7 +89,7 @@ def score_by_budget(table: Table, part: str | None = None) -> Drawn | None:
     return figure, lines
 
 
-def _mean(table: Table, row: Row, title: str, tasks: list[str]) -> dict[str, Any] | None:
+def _mean(table: Table, row: Row, title: str, tasks: list[str]) -> Line | None:
     """Returns the row's score over the tasks, None unless each of them has a value."""
     if (found := mean_with_interval(table, row, tasks)) is None:
         return None
@@ -123,7 +125,7 @@ def mean_cost(table: Table, row: Row, tasks: Sequence[str], cost: Cost) -> float
     return statistics.fmean(map(statistics.fmean, of_tasks))
 
 
-def _across(panel: Axes, line: dict[str, Any], colour: str) -> None:
+def _across(panel: Axes, line: Line, colour: str) -> None:
     """Draws a score without a budget as a line across the panel, its interval as a band."""
     panel.axhline(line["mean"], color=colour, linestyle="--", label=line["method"])
     if not math.isnan(line["low"]):
@@ -181,7 +183,7 @@ def paired_differences(table: Table, part: str | None = None) -> Drawn | None:
         panel.axvline(0, color="0.6", linewidth=0.8)
         heights = _heights([p for p in lines if p["budget"] == budget], bands, shown)
         for method in shown:
-            here = [p for p in lines if (p["method"], p["budget"]) == (method, budget)]
+            here = [p for p in lines if row_of(p) == (method, budget)]
             error = [[p["mean"] - p["low"] for p in here], [p["high"] - p["mean"] for p in here]]
             panel.errorbar(
                 [p["mean"] for p in here],
@@ -229,7 +231,7 @@ def _heights(
     return heights
 
 
-def _difference(d: Difference, name: str) -> dict[str, Any]:
+def _difference(d: Difference, name: str) -> Line:
     low, high = d.estimate.interval()
     return {
         "method": d.row[0],

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import statistics
 from collections import defaultdict
-from collections.abc import Iterator
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +17,7 @@ from dora.analysis.figures.scores import Drawn, Lines, methods
 from dora.analysis.figures.style import COLOURS, in_print, legend, panels, styles, titles
 from dora.analysis.grouping import Table
 from dora.analysis.rows import Row, budget_in_words
-from dora.analysis.run_journals import allocations, places, undamaged
+from dora.analysis.run_journals import places, rank_path, undamaged
 from dora.analysis.view import View
 from dora.backbones.architectures import KINDS
 from dora.data.tasks import TASKS
@@ -57,7 +56,7 @@ def final_ranks(table: Table) -> Drawn | None:
     The colour is the share of the largest rank that a matrix of the row has at the start or the
     end. A panel for each task, the methods and budgets beside each other in it.
     """
-    rows, tasks = adaptive(table), [*table.averaged, *table.apart]
+    rows, tasks = adaptive(table), table.tasks
     if not rows:
         return None
     lines = [line for task, row in product(tasks, rows) for line in _ranks(table, row, task)]
@@ -155,10 +154,8 @@ def _image(panel: Axes, lines: Lines, layers: list[int], columns: Columns) -> No
         y = layers.index(line["layer"])
         shares[y, x] = line["share"]
         if few:
-            text, colour = (
-                f"{round(line['rank'], 1):g}",
-                "white" if line["share"] < 0.6 else "black",
-            )
+            text = f"{round(line['rank'], 1):g}"
+            colour = "white" if line["share"] < 0.6 else "black"
             panel.text(x, y, text, fontsize=6, ha="center", va="center", color=colour)
     panel.imshow(shares, vmin=0, vmax=1, cmap="cividis", aspect="auto", origin="lower")
     panel.set_xticks([])
@@ -186,7 +183,7 @@ def rank_paths(table: Table) -> Drawn | None:
     ranks: dict[tuple[str, str, str, int], list[float]] = defaultdict(list)
     for task, (method, row) in product(table.averaged, rows.items()):
         for run in table.runs_of(row, task):
-            for step, found in _path(run):
+            for step, found in rank_path(run):
                 for (_, kind), rank in found.items():
                     ranks[task, method, kind, step].append(rank)
     lines: Lines = [
@@ -227,17 +224,6 @@ def rank_paths(table: Table) -> Drawn | None:
     titles(figure, "step", "live components a matrix")
     legend(figure, axes)
     return figure, lines
-
-
-def _path(run: Run) -> Iterator[tuple[int, dict[tuple[int, str], int]]]:
-    """Yields (step, components by (layer, kind)) at the start, at each change, and at the end."""
-    found = list(allocations(run))
-    if found:
-        start = {where: run["ranks"]["start"][name] for name, where in places(run).items()}
-        yield 0, {where: start.get(where, 0) for where in found[0][1]}
-        yield from found
-        # Where `patience` ended the run, and not at the last step that was planned.
-        yield run["results"]["last"]["step"], found[-1][1]
 
 
 def learning_curves(table: Table) -> Drawn | None:

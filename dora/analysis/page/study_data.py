@@ -12,17 +12,18 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from dora.analysis.figures.style import styles
-from dora.analysis.grouping import Table, dirty
+from dora.analysis.grouping import Table
 from dora.analysis.names import model_title
 from dora.analysis.page.contrast import on_dark, on_light
 from dora.analysis.rows import budget_in_words, budget_order
-from dora.analysis.run_journals import allocations, places, undamaged
+from dora.analysis.run_journals import places, rank_path, undamaged
 from dora.analysis.stats import ROUNDING, t_quantile
 from dora.backbones.architectures import KINDS
 from dora.data.tasks import TASKS
 from dora.plain import printable
 from dora.records import journals
 from dora.records.about_method import adapter_parameters, ranks_of, trains_all
+from dora.records.about_starts import dirty
 from dora.records.place import place_of
 from dora.records.schema import Run
 from dora.records.words import command_of
@@ -121,32 +122,34 @@ def ordered(found: Sequence[Table]) -> list[tuple[Table, Run]]:
     tasks = list(TASKS)
 
     def order(pair: tuple[Table, Run]) -> tuple[Any, ...]:
-        data, task, model, method, budget, key, _ = place_of(pair[1]["folder"])
-        return tasks.index(task), model, method, budget_order(budget), pair[1]["seed"], data, key
+        run = pair[1]
+        at = place_of(run["folder"])
+        row = at.model, at.method, budget_order(at.budget)
+        return tasks.index(at.task), *row, run["seed"], at.data, at.key
 
     return sorted(((table, run) for table in found for run in table.runs), key=order)
 
 
 def about(table: Table, run: Run) -> dict[str, Any]:
     """Returns a run's line in the table of runs: names as commands take them, titles, numbers."""
-    data, task, model, method, budget, key, _ = place_of(run["folder"])
-    score = table.view.value(run, task)
+    at = place_of(run["folder"])
+    score = table.view.value(run, at.task)
     return {
-        "data": data,
-        "task": task,
-        "taskTitle": TASKS[task].folder,
-        "model": model,
-        "modelTitle": model_title(model),
-        "method": method,
-        "methodTitle": printable(table.title(method)),
-        "budget": budget,
-        "budgetTitle": budget_in_words((method, budget)),
+        "data": at.data,
+        "task": at.task,
+        "taskTitle": TASKS[at.task].folder,
+        "model": at.model,
+        "modelTitle": model_title(at.model),
+        "method": at.method,
+        "methodTitle": printable(table.title(at.method)),
+        "budget": at.budget,
+        "budgetTitle": budget_in_words(at.row),
         # By kind, then size: a thousand ranks are still less than one number of parameters.
-        "budgetOrder": budget_order(budget)[:2],
-        "key": key,
+        "budgetOrder": budget_order(at.budget)[:2],
+        "key": at.key,
         "seed": run["seed"],
         "score": None if score is None else round(score, _DECIMALS),
-        "metric": table.view.title(task),
+        "metric": table.view.title(at.task),
         "step": run["results"][table.view.score]["step"],
         "params": adapter_parameters(run, table.view.score),
         "all": trains_all(run),
@@ -192,18 +195,10 @@ def _curves(run: Run) -> dict[str, list[tuple[int, float]]]:
     """Returns a run's curves as (step, value): `score` in points, `loss`, `live` components."""
     folder, metric = run["folder"], TASKS[run["config"]["task"]].metrics[0]
     scores = undamaged(run, journals.METRICS, journals.scores(folder, metric))
-    allocated: list[tuple[int, float]] = [
-        (step, sum(ranks.values())) for step, ranks in allocations(run)
-    ]
-    if allocated:
-        # Ranks stay as they are up to the first allocation and after the last.
-        started = (0, sum(run["ranks"]["start"].values()))
-        ended = (run["results"]["last"]["step"], allocated[-1][1])
-        allocated = [started, *allocated, ended]
-    found = {
+    found: dict[str, list[tuple[int, float]]] = {
         "score": [(step, 100 * score) for step, score in scores],
         "loss": list(undamaged(run, journals.METRICS, journals.losses(folder))),
-        "live": allocated,
+        "live": [(step, sum(ranks.values())) for step, ranks in rank_path(run)],
     }
     return {name: thinned(curve) for name, curve in found.items() if curve}
 
@@ -279,5 +274,5 @@ def looks(found: Sequence[Table]) -> dict[str, dict[str, Any]]:
             "light": on_light(look["color"]),
             "dark": on_dark(look["color"]),
         }
-        for method, look in sorted(styles(sorted(methods)).items())
+        for method, look in sorted(styles(methods).items())
     }

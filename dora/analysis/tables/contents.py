@@ -28,7 +28,7 @@ def medians(table: Table) -> Grid:
         known = table.values(row, task).values()
         return f"{statistics.median(known):.1f} ({len(known)})" if known else "–"
 
-    tasks = [*table.averaged, *table.apart]
+    tasks = table.tasks
     rows = [
         [table.title(row[0]), budget_in_words(row), *(cell(row, t) for t in tasks)]
         for row in table.rows

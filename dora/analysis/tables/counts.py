@@ -1,4 +1,4 @@
-"""The tables of what scores don't show of chains and federated runs: counts and communication."""
+"""Two tables beside the scores: adapter parameters by four counts, and federated runs' rounds."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FEDERATED_NOTE = (
     "class: a run's mean number; steps in a row: those that follow each other where the clients of a "
     "round train at once; MB: sent to and from the server in 32 bits, head included"
 )
-_EXAMPLES = "examples"  # a column of runs whose records have their number
+_EXAMPLES = "examples"  # the head of a column that older records have no number for
 
 
 def trained(table: Table, caption: str) -> Grid | None:
@@ -61,7 +61,7 @@ def trained(table: Table, caption: str) -> Grid | None:
 def _counts(run: Run, score: str) -> list[int | None]:
     """Returns a run's four counts; the last is None for a method that leaves no file for PEFT."""
     params = run["params"]
-    # Records of before there was this count have a file of as many parameters as are stored.
+    # In records older than this count the file holds as many parameters as are stored.
     in_file = params.get("in_peft_file", params["adapter_end"])
     return [
         adapter_parameters(run, score),
@@ -75,7 +75,7 @@ def federated(table: Table, caption: str) -> Grid | None:
     """Returns clients, rounds, depth and communication of federated runs, if there are any."""
     lines: list[dict[str, str]] = []
     for row in table.rows:
-        for task in [*table.averaged, *table.apart]:
+        for task in table.tasks:
             runs = [run for run in table.runs_of(row, task) if "federation" in run]
             if runs:
                 named = {
@@ -87,7 +87,7 @@ def federated(table: Table, caption: str) -> Grid | None:
     if not lines:
         return None
     note = FEDERATED_NOTE
-    if all(line[_EXAMPLES] == "–" for line in lines):  # of before records had them
+    if all(line[_EXAMPLES] == "–" for line in lines):  # the records are older than this number
         for line in lines:
             del line[_EXAMPLES]
     else:

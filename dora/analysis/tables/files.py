@@ -13,7 +13,7 @@ from typing import Any
 
 from dora.analysis.choice import shows
 from dora.analysis.comparison import Difference, differences
-from dora.analysis.grouping import Table, dirty
+from dora.analysis.grouping import Table
 from dora.analysis.rows import Row
 from dora.analysis.studies import beginning, made_by, study_in, study_of
 from dora.analysis.tables.contents import grids
@@ -22,6 +22,7 @@ from dora.analysis.tables.layout import Grid, as_csv, in_markdown, markdown
 from dora.analysis.tables.per_run import as_row
 from dora.records import gaps, study
 from dora.records.about_method import adapter_parameters
+from dora.records.about_starts import dirty
 from dora.records.place import place_of
 
 HOLES_SHOWN = 20  # commands of missing runs in a report; a study that has begun lacks hundreds
@@ -67,15 +68,21 @@ def report(
     return "\n\n".join(parts)
 
 
-# The ends of names that tables have or had; a study may have lost what an earlier call wrote.
+# The ends of the names of a study's tables: "" for the scores, which always exist.
 _ENDS = (
-    *("", "-differences", "-differences-by-task", "-medians", "-costs", "-trained"),
-    *("-federated", "-settings", "-published"),
+    "",
+    "-differences",
+    "-differences-by-task",
+    "-medians",
+    "-costs",
+    "-trained",
+    "-federated",
+    "-settings",
 )
 
 
 def latex_names(table: Table) -> list[str]:
-    """Returns the names that LaTeX files of this table have or had.
+    """Returns the names that LaTeX files of this table may have.
 
     Every table has a LaTeX file, so these tell of its other files too.
     """

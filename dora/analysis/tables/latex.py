@@ -64,8 +64,8 @@ def _widths(grid: Grid, size: float, below: bool) -> list[float]:
     found = []
     for j, heads in enumerate(_heads(grid)):
         cells = [row[j] for row in grid.rows]
-        aligned = column(cells, j < grid.text_columns)
-        found.append(width(aligned, [*heads, *cells], size, below))
+        shape = column(cells, j < grid.text_columns)
+        found.append(width(shape, [*heads, *cells], size, below))
     return found
 
 

@@ -45,8 +45,8 @@ class Grid:
 def transposed(grid: Grid) -> Grid:
     """Returns the table with a row for each task and its rows as columns, named by their words.
 
-    The last word of a row, its budget, is what print sets in the second row of the head. A rule
-    stands below a first row that is not of scores, and no other.
+    Print sets the last word of a row, its budget, in the second row of the head. The only rule
+    stands below a first row that is not of scores.
     """
     words = grid.text_columns
     body = list(range(words, len(grid.head)))
@@ -103,11 +103,9 @@ def markdown(grid: Grid) -> str:
         rows[i][j] = f"_{rows[i][j]}_"
     text = pipe_table([list(map(in_markdown, grid.head)), *rows])
     said = [in_markdown(note) for note in grid.notes]
-    said += (
-        ["_underlined_ cells are italic here, or between underscores"] if grid.underlined else []
-    )
-    notes = "\n".join(f"- {note}" for note in said)
-    return "\n\n".join([text, notes] if notes else [text])
+    if grid.underlined:
+        said.append("_underlined_ cells are italic here, or between underscores")
+    return "\n\n".join([text, "\n".join(f"- {note}" for note in said)] if said else [text])
 
 
 # Characters that end a cell, begin code or a tag, or make a link of the brackets before them. The

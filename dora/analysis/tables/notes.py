@@ -39,8 +39,8 @@ def score_notes(
 ) -> list[str]:
     """Returns the notes below the scores: sources, seeds, evaluations, bold, gaps, marks.
 
-    `untested`: the names of the scores that no test compares with the bold one. `uncompared`: of
-    those that are not compared with the baseline.
+    `untested`: the names of the scores that no test compares with the bold one. `uncompared`: the
+    names of the scores that are not compared with the baseline.
     """
     found = [*run_notes(table), *_average_notes(table)]
     if bold:

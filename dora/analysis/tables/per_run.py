@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from dora.analysis.grouping import dirty, starts
 from dora.plain import dotted, with_commas
+from dora.records.about_starts import dirty, starts
 from dora.records.place import place_of
 from dora.records.schema import Run
 

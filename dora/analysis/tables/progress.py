@@ -51,9 +51,9 @@ def table(seen: list[Seen]) -> str:
         runs = cells[place, length]
         numbers = [sum(s.state == state for s in runs) for state in states]
         # An empty cell, not a 0: what is left to do should stand out.
-        counted = [str(n) if n else "" for n in numbers]
+        shown = [str(n) if n else "" for n in numbers]
         named = [length] if several else []
-        rows.append([*place[:4], in_words(place[4]), *named, *counted, _score(runs)])
+        rows.append([*place[:4], in_words(place[4]), *named, *shown, _score(runs)])
     named = ["length"] if several else []
     head = ["data", "task", "model", "method", "budget", *named, *states, "best score"]
     return plain(Grid("", head, rows))

@@ -34,19 +34,18 @@ def beside(table: Table, columns: Sequence[str | None]) -> Beside:
     """
     found: dict[_Source, dict[tuple[str, str], list[Number]]] = {}
     lines: list[tuple[_Source, list[str]]] = []
-    for key, group in published.beside(table.model).items():
-        *source, method, params = key
+    for (source, protocol, note, method, params), group in published.rows_for(table.model).items():
         cells = [_cell(table, group, column) for column in columns]
         chosen = method in (table.view.methods or (method,))
         if chosen and any(cell != "–" for cell in cells):
-            where = (source[0], source[1], source[2])
-            found.setdefault(where, {})[method, params] = group
-            lines.append((where, [table.title(method), *_sizes(method, params), *cells]))
+            printed = (source, protocol, note)
+            found.setdefault(printed, {})[method, params] = group
+            lines.append((printed, [table.title(method), *_sizes(method, params), *cells]))
     marks = dict(zip(found, string.ascii_lowercase, strict=False))
-    rows = [[f"{name} †{marks[source]}", *rest] for source, (name, *rest) in lines]
+    rows = [[f"{name} †{marks[printed]}", *rest] for printed, (name, *rest) in lines]
     notes = [
-        f"†{marks[source]} published: {'; '.join([*filter(None, source), *_targets(table, groups)])}"
-        for source, groups in found.items()
+        f"†{marks[printed]} published: {'; '.join([*filter(None, printed), *_targets(table, groups)])}"
+        for printed, groups in found.items()
     ]
     if any(STARTED in cell for row in rows for cell in row):
         starts = {n.start for groups in found.values() for g in groups.values() for n in g}

@@ -61,11 +61,10 @@ def _length_note(table: Table) -> str:
         for task, its in of_task.items()
     }
     if len(set(lengths.values())) == 1:
-        text = f"each run: {next(iter(lengths.values()))}"
+        text = next(iter(lengths.values()))
     else:
         text = "; ".join(f"{TASKS[t].folder} {lengths[t]}" for t in TASKS if t in lengths)
-        text = f"each run: {text}"
-    return text + _ended_early(table)
+    return f"each run: {text}{_ended_early(table)}"
 
 
 def _ended_early(table: Table) -> str:
@@ -151,7 +150,7 @@ def _evaluation_notes(table: Table) -> list[str]:
 def _tuning_notes(table: Table) -> list[str]:
     """Returns the note on the search that chose the learning rates, if all runs come from one."""
     # A cell's runs have one rate. Some may have begun before its search was as large as it is now:
-    # how well the rate is chosen is said by the most candidates that it was the best of.
+    # the run with most candidates says how well the rate was chosen.
     cells = [
         (row, task, max(runs, key=lambda run: run.get("tuning", {}).get("candidates", 0)))
         for row in table.rows
@@ -191,8 +190,9 @@ def _tuning_notes(table: Table) -> list[str]:
 
 
 def earlier_runs(table: Table) -> list[str]:
-    """Returns a note on the runs that a cell's began at (`init_from`) or read (`method.runs`).
+    """Returns a note on earlier runs that a cell's runs began at (`init_from`) or read.
 
+    A method reads those of its setting `method.runs`.
     A cell's score rests on what those were trained on, too: MNLI asks what RTE and WNLI ask.
     """
     learnt: dict[tuple[str, str], list[str]] = {}
@@ -213,7 +213,7 @@ def earlier_runs(table: Table) -> list[str]:
 
 
 def _task_of_start(run: Run) -> str | None:
-    """Returns the task of the run that this one began at, by its directory's place."""
-    # By its path, which tells the place whether or not the folder has been moved since.
+    """Returns the task of the run that this one began at; None without one."""
+    # The recorded path names the task, wherever the folder lies now.
     folder = Path(run.get("init_from") or "")
     return place_of(folder).task if len(folder.parts) >= len(Place._fields) else None

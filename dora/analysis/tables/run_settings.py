@@ -6,24 +6,24 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any
 
-from dora.analysis.conflicts import in_words, settings
 from dora.analysis.grouping import Table
 from dora.analysis.rows import Row, budget_in_words, has_budget
+from dora.analysis.settings import in_words, settings
 from dora.analysis.tables.layout import Grid
 from dora.analysis.tables.scores import caption
 from dora.data.tasks import TASKS
 from dora.plain import with_commas
 from dora.records.identity import NOT_IDENTITY
 
-# What the table's other columns or its caption say, what changes a run's last bits alone, and
-# folders, of which the notes on scores tell the tasks.
+# Settings that have no line: the caption or another column says them, they change a run's last bits
+# alone, or they are folders, whose tasks the notes on scores name.
 _ELSEWHERE = frozenset(
     {*NOT_IDENTITY, "task", "model", "data", "budget", "method.name", "arithmetic"}
     | {"threads", "init_from", "method.runs"}
 )
 
 _RATES = ("lr", "head_lr")  # searched and read task by task, also where they happen to be equal
-# What a null stands for, where it is not off.
+# The meaning of null in settings where it is not "off".
 _NULL = {"head_dropout": "the model's", "eval_every": "each epoch", "limit_train": "all rows"}
 
 # The settings of the runs in each cell by dotted key, without those that are off.
@@ -78,8 +78,8 @@ def _given(config: Mapping[str, Any]) -> dict[str, Any]:
 def _scope(key: str, cells: Cells) -> str:
     """Returns what decides a setting: nothing ("all"), the "task", the "row", or the "cell".
 
-    It is "some" where all that have it have the same: methods that adapt no matrices have no
-    target, and those without clients no settings of them.
+    It is "some" where some methods lack the setting and all others have one value of it: methods
+    that adapt no matrices have no target, and those without clients no settings of clients.
     """
     if key in _RATES:
         return "cell"

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from dora.analysis.comparison import Leaders, leaders, uncompared
-from dora.analysis.grouping import Table, dirty
+from dora.analysis.grouping import Table
 from dora.analysis.names import model_title, size_range
 from dora.analysis.published import departures
 from dora.analysis.rows import Row, budget_in_words, budget_starts
@@ -17,6 +17,7 @@ from dora.analysis.tables import published
 from dora.analysis.tables.layout import Grid, transposed
 from dora.analysis.tables.notes import MARKS, score_notes
 from dora.records.about_method import adapter_parameters, trains_all
+from dora.records.about_starts import dirty
 
 # The columns before are method, budget, parameters; `_sizes` of published.py fills the last two in
 # a paper's rows.
@@ -85,7 +86,7 @@ def _columns(table: Table) -> list[Column]:
     name = f"average of {number}" if table.not_averaged else "average"
     average = [Column(name, "[95 %]", None)] if number > 1 else []
     averaged, apart = (
-        [Column(view.title(t).removesuffix(f" {view.unit(t)}"), view.unit(t), t) for t in tasks]
+        [Column(view.name(t), view.unit(t), t) for t in tasks]
         for tasks in (table.averaged, table.apart)
     )
     return [*averaged, *average, *apart]

@@ -98,10 +98,10 @@ def test_a_table_that_is_no_longer_made_leaves_no_file(tmp_path: Path) -> None:
         "dir-minilm-best-medians.tex": "% by hand\n",
         "dir-minilm-best-differences.tex": ours.replace(tmp_path.name, "another"),
         "dir-minilm-best-lr=0.1-medians.tex": ours,  # of another choice of runs
-        "dir-minilm-last-published.tex": ours,
+        "dir-minilm-last-differences.tex": ours,
         "dir-minilm-best-mine.tex": ours,
     }
-    gone = {"dir-minilm-best-published.tex": ours}
+    gone = {"dir-minilm-best-differences-by-task.tex": ours}
     gone["dir-minilm-best-differences.csv"] = "data,model,score\ndir,minilm,best\n"
     for name, text in {**gone, **stays}.items():
         (folder / name).write_text(text)
