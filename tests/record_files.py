@@ -95,7 +95,7 @@ def write_run(
         "method": {"name": method},
         "model": model,
         "data": data,
-        "budget": budget,
+        "budget": None if budget == "none" else budget,
         "seed": seed,
     }
     sizes = TASKS[task].sizes

@@ -56,9 +56,10 @@ class Difference:
 
     @property
     def detectable(self) -> float:
-        """The true difference that these seeds would show in four studies of five; NaN if unknown.
+        """The true difference that four of five such studies would detect; NaN if unknown.
 
-        At p < ALPHA / family, Holm's first step, by the spread that these seeds have.
+        Such studies have as many seeds with the same spread, and detect it at p < ALPHA / family,
+        Holm's first step.
         """
         return self.estimate.detectable(ALPHA / self.family)
 

@@ -14,6 +14,7 @@ from dora.analysis.rows import Row
 from dora.analysis.stats import Estimate, average, holm
 from dora.analysis.tables.contents import p_value, points
 from dora.analysis.tables.layout import Grid, markdown
+from dora.analysis.tables.notes import DETECTABLE
 from dora.analysis.tables.scores import with_interval
 from dora.analysis.view import View
 from dora.plain import number_range
@@ -28,14 +29,14 @@ def pruned(folders: Path) -> str:
     p is corrected for the comparisons of each model and length, once for its tasks and once for
     their average.
     """
-    grid = _compared(folders, ("p (Holm)", "shown with 80 % power"))
+    grid = _compared(folders, ("p (Holm)", DETECTABLE))
     grid.notes += [
-        "points, paired by seed; p corrected for the comparisons of this table at a model and length "
-        "(Holm), once for the tasks and once for their average; intervals are not; bold: p < 0.05",
-        "shown with 80 % power: the true difference that as many seeds with this spread would show "
-        "at Holm's first step in four studies of five",
+        "points, paired by seed; p (Holm) is corrected for the comparisons at a model and length, once "
+        "for the tasks and once for their average, intervals are not; bold: p < 0.05",
+        f"{DETECTABLE}: a true difference of this size would reach p < 0.05 at Holm's first step in "
+        "four of five studies with as many seeds and this spread",
         "scores: the best of a run's development evaluations in its second half; average: over unlike "
-        "metrics, its error that of each task's seeds, taken as independent",
+        "metrics, with tasks taken as independent",
     ]
     return markdown(grid)
 
@@ -113,9 +114,9 @@ def changes(folder: Path) -> str:
     _add_changes(grid, lengths, {view.title(task): [task] for task in every})
     grid.notes += [
         "LoRA's scores and the others' less LoRA's, in points, paired by seed; changes are from the "
-        "length before; the average's error is that of each task's seeds, taken as independent",
-        "p corrected for the changes of AdaLoRA and DoRA in this table (Holm), once for the tasks and "
-        "once for the average; intervals are not; bold: p < 0.05",
+        "length before; the average takes tasks as independent",
+        "p (Holm) is corrected for the changes of AdaLoRA and DoRA in this table, once for the tasks "
+        "and once for the average, intervals are not; bold: p < 0.05",
     ]
     return markdown(grid)
 

@@ -44,7 +44,7 @@ def test_only_what_is_named_is_shown_and_the_average_says_what_it_is_over(result
     assert grid.head[3:] == ["MRPC acc", "RTE acc", "average of 2 [95 %]"]
     # By hand: 63 and 73 of LoRA, its two seeds 2 apart on each.
     assert grid.rows[0][5].startswith("68.0 [")
-    assert "average: over MRPC, RTE; not over SST-2, which there are runs of, too" in grid.notes
+    assert "average: over MRPC, RTE; not over SST-2, of which there are runs, too" in grid.notes
     whole = scores(table_of(results))
     assert whole.head[6] == "average [95 %]"
     assert "average: over SST-2, MRPC, RTE" in whole.notes

@@ -97,9 +97,9 @@ def test_the_detectable_difference_is_that_of_holms_first_step(tmp_path: Path) -
     assert [d.detectable for d in found] == [d.estimate.detectable(0.025) for d in found]
     assert len(found) == 2
     # No rounded number, which could be above the one that the test has.
-    assert "p < 0.05 / 2, in four studies of five" in difference_notes(found, False, "LoRA")[1]
+    assert "reach p < 0.05 / 2 (Holm's" in difference_notes(found, False, "LoRA")[1]
     alone = [replace(found[0], family=1)]
-    assert "p < 0.05, in four studies of five" in difference_notes(alone, False, "LoRA")[1]
+    assert "reach p < 0.05 (Holm's" in difference_notes(alone, False, "LoRA")[1]
 
 
 def test_nothing_is_compared_over_unequal_evaluations_or_without_two_pairs(tmp_path: Path) -> None:
@@ -213,7 +213,7 @@ def test_a_higher_score_of_one_seed_is_not_marked_and_a_note_says_why(tmp_path: 
     (table,) = tables(read_runs(tmp_path))
     found = leaders(table, by_task=True)["r8", "sst2"]
     assert (found.best, found.untested) == ({LORA}, {ADALORA})
-    told = "not tested, and so not marked however high: AdaLoRA r8 on SST-2 (fewer than two seeds"
+    told = "not tested against the bold score, and so not marked however high: AdaLoRA r8 on SST-2 (fewer"
     assert any(note.startswith(told) for note in scores(table).notes)
     # With a second seed there is nothing to say.
     scored(tmp_path, "adalora", {2: 99.5})
@@ -441,7 +441,9 @@ def test_what_is_not_compared_for_want_of_seeds_is_named_once(tmp_path: Path) ->
     scored(tmp_path / "c", "dora", {1: 70, 2: 71})
     scored(tmp_path / "c", "adalora", {1: 79})
     (note,) = named("c")
-    assert note.startswith("not tested, and so not marked however high: AdaLoRA r8 on SST-2")
+    assert note.startswith(
+        "not tested against the bold score, and so not marked however high: AdaLoRA"
+    )
     scored(tmp_path / "d", "lora", {1: 80})
     scored(tmp_path / "d", "dora", {1: 80})
     assert named("d") == []

@@ -179,4 +179,4 @@ def test_devices_and_processes_of_every_start_are_named_by_row_where_they_differ
     table = only_table(tmp_path)
     said = "H200 in 4 processes and cpu (DoRA (dynamic rank)), cpu (the rest)"
     assert trained_on(table) == said
-    assert costs(table).notes[0].startswith(f"on {said}; the seconds are")
+    assert costs(table).notes[0].startswith(f"on {said}; seconds: of training")

@@ -13,7 +13,7 @@ from dora.analysis.rows import Row, budget_in_words, budget_starts
 from dora.analysis.settings_that_differ import trained_on
 from dora.analysis.tables import counts
 from dora.analysis.tables.layout import Grid, transposed
-from dora.analysis.tables.notes import COSTS_NOTE, difference_notes
+from dora.analysis.tables.notes import COSTS_NOTE, DETECTABLE, difference_notes
 from dora.analysis.tables.run_settings import run_settings
 from dora.analysis.tables.scores import caption, parameters, scores, with_interval
 from dora.data.tasks import TASKS
@@ -101,7 +101,7 @@ def _seconds(table: Table, row: Row, tasks: Sequence[str]) -> str:
 def against(table: Table, by_task: bool) -> Grid | None:
     """Returns each method less the baseline at the same budget, paired by seed; None without any.
 
-    `shown with 80 % power` is `Difference.detectable`, the least that these seeds could show.
+    Its column DETECTABLE says what these seeds could show.
     """
     found = differences(table, by_task)
     if not found:
@@ -116,7 +116,7 @@ def against(table: Table, by_task: bool) -> Grid | None:
         *(["[95 %, examples]"] if shown else []),
         "p (Holm)",
         "P(better)",
-        "shown with 80 % power",
+        DETECTABLE,
         "seeds",
     ]
     return Grid(

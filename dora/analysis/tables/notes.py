@@ -17,16 +17,18 @@ from dora.records.about_method import adapter_parameters
 
 # Marks of a score with their explanations, in the order in which they stand.
 MARKS = {
-    "*": "* at least one run predicts a single class or value (a correlation then counts as 0), or its logits are not finite",
+    "*": "* at least one run predicts a single class or value (its correlation counts as 0), or has logits that are not finite",
     "§": "§ at least one run was made with uncommitted changes",
     "‡": "‡ further from the published mean ± spread than the combined error",
 }
 
+DETECTABLE = "detectable at 80 % power"  # the head of the column with `Difference.detectable`
+
 COSTS_NOTE = (
-    "the seconds are of training alone, by the clock, mean over tasks of the mean over runs: where "
-    "runs shared a machine they say nothing of a method's speed, which dora.bench measures; the "
-    "memory is the most that any run's process took: where one process trained several runs, what "
-    "it still held of those before is in it"
+    "seconds: of training alone, by the clock, the mean over tasks of the mean over runs; if runs "
+    "shared a machine, they say nothing about a method's speed, which dora.bench measures; memory: "
+    "the largest that any run's process took; if a process trained several runs, it includes what "
+    "was still held of earlier ones"
 )
 
 
@@ -45,13 +47,13 @@ def score_notes(
     found = [*run_notes(table), *_average_notes(table)]
     if bold:
         found.append(
-            "bold: the best mean at its budget, of those that the seeds do not show to be lower; "
-            f"underlined: the others of those (p ≥ {ALPHA}; {_tests_note(table)})"
+            "bold: the best mean at its budget that no test shows to be lower than another; underlined: "
+            f"not shown to be lower than the bold one (p ≥ {ALPHA}); {_tests_note(table)}"
         )
     if untested:
         found.append(
-            f"not tested, and so not marked however high: {', '.join(untested)} (fewer than two "
-            "seeds in common with the bold score)"
+            "not tested against the bold score, and so not marked however high: "
+            f"{', '.join(untested)} (fewer than two seeds in common)"
         )
     if uncompared:
         found.append(
@@ -70,7 +72,7 @@ def _budgets_note(table: Table) -> list[str]:
     for row in filter(has_budget, table.rows):
         budgets.setdefault(budget_in_words(row), set()).add(row[1])
     return [
-        f"{shown} stands for budgets of {' and of '.join(sorted(its))}, which are not compared"
+        f"{shown} stands for budgets of {' and of '.join(sorted(its))}, not compared with each other"
         for shown, its in budgets.items()
         if len(its) > 1
     ]
@@ -87,13 +89,13 @@ def _unequal_note(table: Table) -> list[str]:
         most = max((n for its in sizes.values() for n in its), default=0)
         below = [row for row, its in sizes.items() if its and min(its) < 0.99 * most]
         fewer += [
-            f"{table.title(row[0])} {size_range(sizes[row])} of {size(most)}" for row in below
+            f"{table.title(row[0])} ({size_range(sizes[row])} of {size(most)})" for row in below
         ]
         by_rank = by_rank or any(row[1].startswith("r") for row in below)
     if not fewer:
         return []
     why = ", since a budget such as r8 is an average rank and no size" if by_rank else ""
-    return [f"not equal in size, at one budget: {'; '.join(fewer)} parameters{why}"]
+    return [f"fewer parameters than others at the budget: {', '.join(fewer)}{why}"]
 
 
 def _diverged_note(table: Table) -> list[str]:
@@ -104,15 +106,17 @@ def _diverged_note(table: Table) -> list[str]:
             budget = f" {budget_in_words(row)}" if has_budget(row) else ""
             which = f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}"
             named.append(f"{table.title(row[0])}{budget} on {TASKS[task].folder} ({which})")
-    return [f"diverged, and in no number here: {'; '.join(named)}"] if named else []
+    return [f"diverged runs, left out of every number: {'; '.join(named)}"] if named else []
 
 
 def _tests_note(table: Table) -> str:
     """Returns which tests the marks of the scores use (`dora.analysis.comparison.leaders`)."""
-    others = "corrected for all pairs of methods at a budget, Holm"
     if not any(row[0] == table.view.baseline for row in filter(has_budget, table.rows)):
-        return others
-    return f"pairs with {table.baseline}: as in the tables of differences; others: {others}"
+        return "p corrected (Holm) for all pairs of methods at a budget"
+    return (
+        f"pairs with {table.baseline} are tested as in the tables of differences, p of other pairs is "
+        "corrected (Holm) for all pairs of methods at a budget"
+    )
 
 
 def _average_notes(table: Table) -> list[str]:
@@ -122,7 +126,7 @@ def _average_notes(table: Table) -> list[str]:
     text = f"average: over {_folders(table.averaged)}"
     text += f", without {_folders(table.apart)}" if table.apart else ""
     if table.not_averaged:
-        text += f"; not over {_folders(table.not_averaged)}, which there are runs of, too"
+        text += f"; not over {_folders(table.not_averaged)}, of which there are runs, too"
     return [text]
 
 
@@ -137,36 +141,37 @@ def difference_notes(found: Sequence[Difference], shown: bool, baseline: str) ->
     `shown`: with intervals over examples.
     """
     family = max(d.family for d in found)
+    comparisons = f"the {family} comparisons of this table" if family > 1 else "one comparison"
     notes = [
-        "points, paired by seed; p corrected for the number of comparisons in this table, "
-        f"{family} (Holm), intervals not; bold: p < {ALPHA}; P(better): that a run of the method "
-        f"beats one of {baseline}"
+        f"points, paired by seed; p (Holm) is corrected for {comparisons}, intervals are "
+        f"not; bold: p < {ALPHA}; P(better): the probability that a run of the method beats one of "
+        f"{baseline}"
     ]
     if not all(math.isnan(d.detectable) for d in found):
         # As a fraction: 0.0125 rounded to 0.013 would allow p values that Holm's step does not.
         least = f"{ALPHA} / {family}" if family > 1 else f"{ALPHA}"
         notes.append(
-            "shown with 80 % power: the true difference that as many seeds with this spread would "
-            f"show at Holm's first step, p < {least}, in four studies of five"
+            f"{DETECTABLE}: a true difference of this size would reach p < {least} (Holm's first step) "
+            "in four of five studies with as many seeds and this spread"
         )
     if any(d.task is None for d in found):
         notes.append(
-            "average: its error is that of each task's seeds, taken as independent; its P(better) is "
-            "the mean of its tasks'"
+            "average: its error is made of each task's error over seeds, with tasks taken as "
+            "independent; its P(better) is the mean over tasks"
         )
     constant = {task for d in found if d.task is None for task in d.constant}
     if constant:
         notes.append(
-            "average: too certain where every seed gives the same difference on "
-            f"{_folders(constant)}, whose error counts as 0"
+            f"average: too certain, since every seed gives the same difference on {_folders(constant)}, "
+            "whose error counts as 0"
         )
     if any(d.estimate.error == 0 for d in found):
         notes.append(
-            "no interval: every seed gives the same difference, which leaves its error unknown; "
-            "p –, and 1 for a difference of 0"
+            "no interval: every seed gives the same difference, so that its error is unknown; p is –, "
+            "or 1 for a difference of 0"
         )
     if shown:
         notes.append(
-            "[95 %, examples]: over resamples of the development examples, the seeds as they are"
+            "[95 %, examples]: over resamples of the development examples, with the seeds as they are"
         )
     return notes

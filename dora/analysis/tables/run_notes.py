@@ -192,8 +192,8 @@ def _tuning_notes(table: Table) -> list[str]:
 def earlier_runs(table: Table) -> list[str]:
     """Returns a note on earlier runs that a cell's runs began at (`init_from`) or read.
 
-    A method reads those of its setting `method.runs`.
-    A cell's score rests on what those were trained on, too: MNLI asks what RTE and WNLI ask.
+    A method reads the runs that its setting `method.runs` names. The score depends on their tasks,
+    too: MNLI asks what RTE and WNLI ask.
     """
     learnt: dict[tuple[str, str], list[str]] = {}
     for row, task in product(table.rows, table.tasks):

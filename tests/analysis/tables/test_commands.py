@@ -70,14 +70,14 @@ def test_runs_that_diverged_are_named_beside_the_means_of_the_others(tmp_path: P
         folder = write_run(tmp_path, "bitfit", 1, 0.8, task, budget="none")
         change_record(folder, "results", status="diverged", reason="diverged at step 3")
     assert notes() == [
-        "diverged, and in no number here: BitFit on SST-2 (seed 1); BitFit on RTE (seed 1); "
+        "diverged runs, left out of every number: BitFit on SST-2 (seed 1); BitFit on RTE (seed 1); "
         "DoRA (dynamic rank) r8 on SST-2 (seeds 2, 3)"
     ]
     assert notes("--methods", "lora,dora", "--tasks", "sst2") == [
-        "diverged, and in no number here: DoRA (dynamic rank) r8 on SST-2 (seeds 2, 3)"
+        "diverged runs, left out of every number: DoRA (dynamic rank) r8 on SST-2 (seeds 2, 3)"
     ]
     assert notes("--where", "seed=1") == []
-    named = "diverged, and in no number here: DoRA (dynamic rank) r8 on SST-2 (seeds 2, 3)"
+    named = "diverged runs, left out of every number: DoRA (dynamic rank) r8 on SST-2 (seeds 2, 3)"
     assert notes("--where", "data=dir") == [named]
     assert notes("--where", "seed=1", "seed=3") == [named.replace("seeds 2, 3", "seed 3")]
 
@@ -85,7 +85,7 @@ def test_runs_that_diverged_are_named_beside_the_means_of_the_others(tmp_path: P
 def test_budgets_that_look_alike_are_told_apart(tmp_path: Path) -> None:
     write_budgets_that_look_alike(tmp_path)
     (table,) = showable(read_runs(tmp_path), View())[0]
-    note = "0.332M stands for budgets of 331776 and of 332000, which are not compared"
+    note = "0.332M stands for budgets of 331776 and of 332000, not compared with each other"
     assert note in scores(table).notes
 
 

@@ -162,7 +162,9 @@ def test_numbers_of_parameters_are_those_of_the_weights_that_are_scored(tmp_path
             (row,) = [row for row in grid.rows if row[0] == table.title("xgblora")]
             assert row[column] == shown
         # At the last evaluation both methods have 900: no row is smaller than another.
-        assert any("not equal in size" in note for note in scores(table).notes) == (score == "best")
+        assert any("fewer parameters than others" in note for note in scores(table).notes) == (
+            score == "best"
+        )
         (text,) = [text for name, text in files(table, tmp_path, []).items() if _has_cells(name)]
         (line,) = [r for r in csv.DictReader(io.StringIO(text)) if r["method"] == "xgblora"]
         assert [int(line[f"adapter_params_{end}"]) for end in ("min", "max")] == [least, most]

@@ -179,8 +179,8 @@ def test_rows_of_unequal_size_at_one_budget_and_weights_of_a_folder_are_said(
         change_record(path, model={**model, "path": "/mnt/copies/my weights"})
     notes = scores(only_table(tmp_path)).notes
     assert (
-        "not equal in size, at one budget: AdaLoRA 790 of 900 parameters, since a budget such as r8 "
-        "is an average rank and no size" in notes
+        "fewer parameters than others at the budget: AdaLoRA (790 of 900), since a budget such as r8 is "
+        "an average rank and no size" in notes
     )
     said = "weights from the folder my weights (model.path), fingerprint eeeeeeee"
     assert notes[0] == said
@@ -331,7 +331,7 @@ def test_differences_that_are_alike_on_every_seed_are_not_tested(tmp_path: Path)
     assert fields(grid, "AdaLoRA")[3:] == ["+0.0", "1.000", "0.50", "–", "2"]
     assert fields(grid, "DoRA (dynamic rank)")[3:] == ["-12.7", "–", "0.00", "–", "2"]
     assert grid.bold == set()
-    assert "number of comparisons in this table, 2 (Holm)" in grid.notes[0]
+    assert "p (Holm) is corrected for the 2 comparisons" in grid.notes[0]
     assert grid.notes[1].startswith("no interval: every seed gives the same difference")
     # An empty cell: a spreadsheet reads nan as a text.
     assert "nan" not in files(table, tmp_path, [])["dir-minilm-best-differences.csv"]
