@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import record_files
 from dora.analysis.figures.log_axis import apart
@@ -187,6 +188,26 @@ def test_the_figure_holds_every_mean_and_marks_the_chosen_rate(tmp_path: Path) -
         (1e-3, 50.0, False),
         (2e-3, 60.0, True),
     ]
+
+
+def test_a_panel_ends_above_scores_that_would_flatten_the_others_and_counts_them() -> None:
+    def panel(*scores: float) -> Any:
+        rates = {10.0**-i: (score,) for i, score in enumerate(scores)}
+        drawn = score_by_rate(
+            [Search(Key("m", "rte", "lora", "r8", "600 steps", "dir"), (1,), rates)]
+        )
+        assert drawn is not None
+        assert len(drawn[1]) == len(scores)  # the numbers hold all of them
+        (panel,) = drawn[0].axes
+        return panel
+
+    # The median is 87, the best one 3 above it: 72 is the lowest that is drawn.
+    cut = panel(88.0, 90.0, 87.0, 72.0, 54.6)
+    assert 54.6 < cut.get_ylim()[0] < 72
+    assert [text.get_text() for text in cut.texts] == ["1 lower"]
+    whole = panel(88.0, 90.0, 87.0, 73.0, 72.0)
+    assert whole.get_ylim()[0] < 72
+    assert not whole.texts
 
 
 def test_every_search_has_a_panel_also_where_no_method_of_its_task_has_a_budget() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,8 @@ from dora.configuration.tuned import Key, Search, mean
 from dora.data.tasks import TASKS
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
     from dora.analysis.figures.scores import Drawn
 
 
@@ -20,7 +23,9 @@ def score_by_rate(searches: Sequence[Search], named: Mapping[str, str] = {}) -> 
     """Draws held-out scores against the learning rate, a line for each method.
 
     A panel for each task and budget. Dots are seeds; the chosen rate has a ring. Crosses are other
-    values of a setting of the method's own. `named`: titles of methods that `method_title` may lack.
+    values of a setting of the method's own. Scores far below the others, as of runs that learned
+    nothing, lie below the panel, which says how many they are. `named`: titles of methods that
+    `method_title` may lack.
     """
     shown = [s for s in searches if not s.all_failed]
     if not shown:
@@ -33,15 +38,34 @@ def score_by_rate(searches: Sequence[Search], named: Mapping[str, str] = {}) -> 
     figure, axes = panels([_head(p, places) for p in places], 3)
     lines: list[dict[str, Any]] = []
     for panel, place in zip(axes, places, strict=True):
-        before = len(lines)
-        for s in shown:
-            if _place(s) in (place, place._replace(budget=None)):
-                lines += _draw(panel, s, look[s.key.method])
-        rates = sorted({line["lr"] for line in lines[before:]})
+        here = [s for s in shown if _place(s) in (place, place._replace(budget=None))]
+        drawn = [line for s in here for line in _draw(panel, s, look[s.key.method])]
+        rates = sorted({line["lr"] for line in drawn})
         logarithmic(panel, rates, rates, label)
+        _leave_out_failures(panel, drawn)
+        lines += drawn
     titles(figure, "learning rate", "held-out score")
     legend(figure, axes, lambda method: named.get(method, method_title(method)))
     return figure, lines
+
+
+def _leave_out_failures(panel: Axes, drawn: Sequence[Mapping[str, Any]]) -> None:
+    """Ends the panel above scores that would flatten all others, and says how many lie below.
+
+    They are those further below the median than five times the best one's distance above it. No
+    chosen score is left out.
+    """
+    scores = [line["mean"] for line in drawn]
+    middle, top = statistics.median(scores), max(scores)
+    # At least a point: where most scores are equal, the next one is no failure yet.
+    least = min(middle - 5 * max(top - middle, 1), *(p["mean"] for p in drawn if p["chosen"]), top)
+    shown = [score for score in scores if score >= least]
+    if len(shown) == len(scores):
+        return
+    low, high = min(shown), max(panel.get_ylim()[1], top)
+    panel.set_ylim(low - 0.15 * (high - low), high)
+    below = f"{len(scores) - len(shown)} lower"
+    panel.text(0.99, 0.02, below, ha="right", fontsize=7, transform=panel.transAxes)
 
 
 def _place(s: Search) -> Key:
