@@ -121,8 +121,8 @@ def in_order(searches: Iterable[Search]) -> list[Search]:
     def place(search: Search) -> tuple[Any, ...]:
         key = search.key
         row = row_order((key.method, key.budget or NO_BUDGET))
-        length = length_order(key.length or "")
-        return key.model, tasks.index(key.task), length, key.data or "", row
+        length = length_order(key.length)
+        return key.model, tasks.index(key.task), length, key.data, row
 
     return sorted(searches, key=place)
 

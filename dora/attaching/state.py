@@ -94,6 +94,11 @@ def check(adapter: Attached, own: State) -> None:
         )
     # First the components' meaning, then the arguments, which change only how training goes on.
     for name, ours in (("made", _made(adapter.method)), ("arguments", adapter.arguments)):
+        if name not in own:
+            raise UserError(
+                f"this state lacks {name!r}, which says how its adapter was attached: it is incomplete, or "
+                "an earlier version saved it, which can load it"
+            )
         theirs = bytes(own[name].tolist()).decode()
         if theirs != ours:
             raise UserError(

@@ -229,7 +229,12 @@ def _read(file: Path, changed: int) -> dict[Key, Search]:
         found = [_search(entry) for entry in read_object(file)["choices"]]
     except UserError as e:
         raise UserError(*(f"rates_from: {problem}" for problem in e.problems)) from e
-    except (KeyError, TypeError, ValueError, AttributeError) as e:
+    except KeyError as e:
+        raise UserError(
+            f"rates_from={file} lacks {e}: it is no file of python -m dora.tune, or of an earlier "
+            "version; where it is moved away, dora.tune makes it anew from the runs beside it"
+        ) from e
+    except (TypeError, ValueError, AttributeError) as e:
         raise UserError(f"rates_from={file} is no file of python -m dora.tune ({reason(e)})") from e
     return {search.key: search for search in found}
 

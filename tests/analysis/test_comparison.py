@@ -158,7 +158,7 @@ def test_an_average_says_where_it_is_too_certain(tmp_path: Path) -> None:
     (average,) = differences(table)
     assert average.constant == ("sst2",)
     (note,) = [n for n in difference_notes([average], False, "LoRA") if "too certain" in n]
-    assert "every seed gives the same difference on SST-2" in note
+    assert "for a method that every seed gives the same difference on SST-2" in note
 
 
 def test_an_equal_difference_that_is_not_0_makes_an_average_too_certain_as_well(

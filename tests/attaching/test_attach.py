@@ -419,6 +419,15 @@ def test_the_trained_parameters_alone_are_no_state() -> None:
         adapter.load_state_dict(trained)
 
 
+@pytest.mark.parametrize("fact", ["made", "arguments"])
+def test_a_state_without_a_fact_on_its_adapter_is_refused(fact: str) -> None:
+    adapter = attach(build("mlp"))
+    state = {n: t for n, t in adapter.state_dict().items() if not n.endswith(f".{fact}")}
+    assert len(state) < len(adapter.state_dict())
+    with pytest.raises(UserError, match=f"this state lacks '{fact}'"):
+        adapter.load_state_dict(state)
+
+
 def test_a_deep_copy_of_the_model_trains_by_itself() -> None:
     model, held = build("mlp"), rows("mlp")
     adapter = attach(model)

@@ -758,6 +758,18 @@ def test_a_search_with_a_wrong_entry_is_refused(
         tuned.read(file)
 
 
+def test_a_search_that_an_earlier_version_wrote_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    file = tmp_path / "choices.json"
+    tuned.write(file, [search_at("m", "rte", "lora", None, (1,), {0.1: (1,)})])
+    (entry,) = json.loads(file.read_text())["choices"]
+    del entry["losses"]
+    file.write_text(json.dumps({"choices": [entry]}))
+    with pytest.raises(
+        UserError, match=r"choices\.json lacks 'losses': .* moved away, dora\.tune makes"
+    ):
+        tuned.read(file)
+
+
 @pytest.mark.parametrize("text", ["{}", '{"choices": [{}]}', "no json"])
 def test_a_file_that_is_no_search_is_refused_before_anything_begins(
     text: str, tmp_path: Path

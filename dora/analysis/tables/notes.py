@@ -141,10 +141,12 @@ def difference_notes(found: Sequence[Difference], shown: bool, baseline: str) ->
     `shown`: with intervals over examples.
     """
     family = max(d.family for d in found)
-    comparisons = f"the {family} comparisons of this table" if family > 1 else "one comparison"
+    number = (
+        f"p (Holm) is corrected for the {family} comparisons of this table, intervals are not; "
+    )
+    corrected = number if family > 1 else ""
     notes = [
-        f"points, paired by seed; p (Holm) is corrected for {comparisons}, intervals are "
-        f"not; bold: p < {ALPHA}; P(better): the probability that a run of the method beats one of "
+        f"points, paired by seed; {corrected}bold: p < {ALPHA}; P(better): the probability that a run of the method beats one of "
         f"{baseline}"
     ]
     if not all(math.isnan(d.detectable) for d in found):
@@ -162,8 +164,8 @@ def difference_notes(found: Sequence[Difference], shown: bool, baseline: str) ->
     constant = {task for d in found if d.task is None for task in d.constant}
     if constant:
         notes.append(
-            f"average: too certain, since every seed gives the same difference on {_folders(constant)}, "
-            "whose error counts as 0"
+            "average: too certain for a method that every seed gives the same difference on "
+            f"{_folders(constant)}, whose error then counts as 0"
         )
     if any(d.estimate.error == 0 for d in found):
         notes.append(
