@@ -97,8 +97,8 @@ class Budget:
 
     @property
     def unit(self) -> str:
-        """The name of the unit that the budget counts in, for messages."""
-        return "components" if self.rank is not None else "parameters"
+        """The name of what the budget counts, for messages."""
+        return "component" if self.rank is not None else "parameter"
 
     def costs(self, matrices: Sequence[Matrix]) -> list[int]:
         """Returns the cost of one component of each matrix, in the budget's unit."""

@@ -59,7 +59,7 @@ class Search:
     `default`. `losses`: of the rates on the same rows; empty where none is known. `values`: scores
     of the setting's other values, at the best rate. `seeds`: the seeds of each candidate. `made`:
     command, commit and machine of the search. `settings`: those that its runs have in common
-    (`searched.searched_with`); empty in files that do not say so.
+    (`searched.searched_with`).
     """
 
     key: Key
@@ -232,7 +232,7 @@ def _read(file: Path, changed: int) -> dict[Key, Search]:
     except KeyError as e:
         raise UserError(
             f"rates_from={file} lacks {e}: it is no file of python -m dora.tune, or of an earlier "
-            "version; where it is moved away, dora.tune makes it anew from the runs beside it"
+            "version; where it is moved away, the commands that made it make it anew from the runs beside it"
         ) from e
     except (TypeError, ValueError, AttributeError) as e:
         raise UserError(f"rates_from={file} is no file of python -m dora.tune ({reason(e)})") from e

@@ -48,12 +48,10 @@ class FedIT(PlainLoRA):
     ) -> Gathered:
         """Returns the clients' factors of every layer that has components."""
         names = [name for name, layer in self.layers.items() if layer.rank]
+        frozen = self.frozen()  # which a method derived from this one may have
+        held = [{**frozen, **upload} for upload in uploads]
         pairs = [
-            (
-                [upload[f"{name}.A"] for upload in uploads],
-                [upload[f"{name}.B"] for upload in uploads],
-            )
-            for name in names
+            ([of[f"{name}.A"] for of in held], [of[f"{name}.B"] for of in held]) for name in names
         ]
         return Gathered.of(names, pairs, shares)
 

@@ -19,6 +19,7 @@ from dora.data.predictions import save
 from dora.errors import RunFailed
 from dora.files import plainly, tensor_shapes, write_atomic
 from dora.methods.base import Method
+from dora.plain import counted
 from dora.preparing.prepare import Prepared
 from dora.process import memory
 from dora.records import artefacts, journals
@@ -123,7 +124,7 @@ def _warnings(record: Record, plan: Plan | None, last: dict[str, int], empty: bo
     elif not found and plan.falls_short(list(last.values())):
         spent = plan.budget.spent(list(last.values()), plan.matrices)
         found.append(
-            f"training ended with {spent:,} of the {plan.target:,} {plan.budget.unit} of "
+            f"training ended with {spent:,} of the {plan.target:,} {plan.budget.unit}s of "
             f"budget={plan.budget}: compare the run at that size, or let its method take less away"
         )
     return found
@@ -143,8 +144,8 @@ def _say_end(loop: Loop, record: Record, plan: Plan | None, say: Lines) -> None:
         ranks = list(record.data["ranks"]["end"].values())
         left = plan.target - plan.budget.spent(ranks, plan.matrices)
         if left:
-            unit = plan.budget.unit
-            say(f"{left:,} {unit} of budget={plan.budget} stay unused, as the method allows")
+            unused = counted(left, plan.budget.unit)
+            say(f"{unused} of budget={plan.budget} left unused, as the method allows")
     if note := record.data["embedded"]:
         say.unless_in_sweep(note)
 

@@ -105,6 +105,10 @@ def changes(folder: Path) -> str:
     """
     view = View(by_length=True, methods=("lora", *PRUNING))
     lengths = tables(read_runs(folder), view)
+    models = {(each.data, each.model) for each in lengths}
+    budgets = {row[1] for each in lengths for row in each.rows}
+    if len(models) > 1 or len(budgets) > 1:
+        raise SystemExit(f"{folder} has several models or budgets: this block shows one of each")
     head = ["score", "method", *(f"{each.steps:,} steps" for each in lengths)]
     for longer in lengths[1:]:
         head += [f"change to {longer.steps:,} [95 %]", "p (Holm)"]
@@ -151,8 +155,9 @@ def _add_changes(grid: Grid, lengths: Sequence[Table], scores: dict[str, list[st
 
 def _ahead(table: Table, method: str, tasks: Sequence[str]) -> list[dict[int, float]]:
     """Returns LoRA's scores by seed, or a method's less LoRA's, for each task; [] if one has none."""
-    rows = {row[0]: row for row in table.rows}
-    found = []
+    rows, found = {row[0]: row for row in table.rows}, []
+    if not {"lora", method} <= rows.keys():
+        return []
     for task in tasks:
         lora, ours = (table.values(rows[name], task) for name in ("lora", method))
         found.append(

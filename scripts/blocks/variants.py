@@ -66,12 +66,11 @@ def _effects(cells: Cells, varied: dict[str, list[Any]], title: str) -> Grid:
                 if key[at] == low and given in (None, key[0])
                 if (other := (*key[:at], high, *key[at + 1 :])) in cells
             ]
-            if not pairs:
-                continue
             # Cells share a seed's data order and draws: they are no independent samples.
-            seeds = [
-                seed for seed in pairs[0][0] if all(seed in cell for pair in pairs for cell in pair)
-            ]
+            of_cells = [set(cell) for pair in pairs for cell in pair]
+            seeds = sorted(set.intersection(*of_cells)) if of_cells else []
+            if not seeds:
+                continue
             by_seed = [statistics.mean(b[seed] - a[seed] for a, b in pairs) for seed in seeds]
             effect = average([by_seed])
             where = "" if given is None else f", {first} {given}"

@@ -108,5 +108,5 @@ def test_scores_of_runs_that_predict_one_class_are_marked() -> None:
     }
     assert score_table(found)[1:] == [
         "lora    r8      50.00* (2)",
-        "* at least one run predicts a single class or value (its correlation counts as 0), or has logits that are not finite",
+        "* at least one run predicts a single class or value (a correlation then counts as 0), or has logits that are not finite",
     ]

@@ -765,7 +765,7 @@ def test_a_search_that_an_earlier_version_wrote_is_refused_with_the_way_out(tmp_
     del entry["losses"]
     file.write_text(json.dumps({"choices": [entry]}))
     with pytest.raises(
-        UserError, match=r"choices\.json lacks 'losses': .* moved away, dora\.tune makes"
+        UserError, match=r"choices\.json lacks 'losses': .* moved away, the commands"
     ):
         tuned.read(file)
 

@@ -55,6 +55,16 @@ def test_fedit_averages_a_and_b_apart_and_says_how_far_that_is_off() -> None:
     assert about["bias"] == pytest.approx(BIAS / 1.5)
 
 
+def test_the_bias_of_factors_that_a_derived_method_freezes_is_measured_with_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    method = attached("fedit")
+    monkeypatch.setattr(method, "frozen", lambda: {"w.A": A[1]})
+    new, about = method.aggregate([{"w.B": b} for b in B], HALVES, {})
+    # With one A for all clients the average is exact.
+    assert (list(new), about["bias"]) == (["w.B"], pytest.approx(0, abs=1e-7))
+
+
 def test_averages_are_summed_in_64_bits() -> None:
     torch.manual_seed(0)
     p, tensors = [0.1, 0.2, 0.7], torch.randn(3, 200)

@@ -217,9 +217,10 @@ def test_best_weights_that_predict_otherwise_than_in_training_fail_the_run(
 @pytest.mark.parametrize(
     ("budget", "ranks", "said"),
     [
-        (Budget(rank=2), (1, 1), "2 components of budget=r2 stay unused, as the method allows"),
+        (Budget(rank=2), (1, 2), "1 component of budget=r2 left unused, as the method allows"),
+        (Budget(rank=2), (1, 1), "2 components of budget=r2 left unused, as the method allows"),
         # Three components of 9 parameters each.
-        (Budget(params=40), (1, 2), "13 parameters of budget=40 stay unused, as the method allows"),
+        (Budget(params=40), (1, 2), "13 parameters of budget=40 left unused, as the method allows"),
         (Budget(rank=2), (1, 3), None),
     ],
 )

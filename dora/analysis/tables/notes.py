@@ -17,7 +17,7 @@ from dora.records.about_method import adapter_parameters
 
 # Marks of a score with their explanations, in the order in which they stand.
 MARKS = {
-    "*": "* at least one run predicts a single class or value (its correlation counts as 0), or has logits that are not finite",
+    "*": "* at least one run predicts a single class or value (a correlation then counts as 0), or has logits that are not finite",
     "§": "§ at least one run was made with uncommitted changes",
     "‡": "‡ further from the published mean ± spread than the combined error",
 }
