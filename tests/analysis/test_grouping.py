@@ -49,6 +49,13 @@ def test_budgets_stand_by_kind_and_size(tmp_path: Path) -> None:
     assert spent == ["none", "r8", "r16", "9000", "300000"]
 
 
+def test_lengths_stand_in_their_order_whatever_their_folders_are_called(tmp_path: Path) -> None:
+    for steps, key in ((600, "b0000000"), (5400, "a0000000"), (1800, "c0000000")):
+        write_run(tmp_path, "lora", 1, 0.8, key=key, total_steps=steps)
+    found = tables(read_runs(tmp_path), View(by_length=True))
+    assert [table.steps for table in found] == [600, 1800, 5400]
+
+
 def test_only_finished_runs_and_defined_scores_count(tmp_path: Path) -> None:
     write_run(tmp_path, "lora", 1, 0.8)
     write_run(tmp_path, "lora", 2, 0.9, status="failed")
