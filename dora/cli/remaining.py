@@ -79,7 +79,7 @@ def line(folder: Path) -> str | None:
 
 
 def _note() -> dict[str, Any] | None:
-    """Returns what `noted` wrote for the sweep of this process; None where no note can be read."""
+    """Returns what `noted` wrote for the sweep of this process, or None if no note can be read."""
     with contextlib.suppress(KeyError, OSError, ValueError):
         note: dict[str, Any] = json.loads(Path(os.environ[VARIABLE]).read_text())
         return note

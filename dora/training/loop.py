@@ -55,7 +55,7 @@ class Loop:
         self.eval_every = setup.config.eval_every or self.stepper.course.steps_an_epoch
         from_step = counts_from(setup.total_steps, setup.method.ranks_final_at)
         self.selection = Selection(from_step, setup.config.patience)
-        # Asked when training has ended; None where finished weights only predict.
+        # Asked when training has ended. A run whose finished weights only predict has none.
         self.backbone_check: BackboneCheck | None = None
         # (step, logits by split) of this process's last evaluation in training.
         self.evaluated: tuple[int, dict[str, np.ndarray]] = (0, {})

@@ -1,1 +1,1 @@
-"""What the blocks on the pages of results hold that no command of the package prints."""
+"""Makes the blocks on the pages of results that no command of the package prints."""

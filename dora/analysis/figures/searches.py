@@ -57,8 +57,9 @@ def _leave_out_failures(panel: Axes, drawn: Sequence[Mapping[str, Any]]) -> None
     """
     scores = [line["mean"] for line in drawn]
     middle, top = statistics.median(scores), max(scores)
+    chosen = [line["mean"] for line in drawn if line["chosen"]]
     # At least a point: where most scores are equal, the next one is no failure yet.
-    least = min(middle - 5 * max(top - middle, 1), *(p["mean"] for p in drawn if p["chosen"]), top)
+    least = min([middle - 5 * max(top - middle, 1), *chosen])
     shown = [score for score in scores if score >= least]
     if len(shown) == len(scores):
         return

@@ -141,14 +141,16 @@ def difference_notes(found: Sequence[Difference], shown: bool, baseline: str) ->
     `shown`: with intervals over examples.
     """
     family = max(d.family for d in found)
-    number = (
-        f"p (Holm) is corrected for the {family} comparisons of this table, intervals are not; "
-    )
-    corrected = number if family > 1 else ""
-    notes = [
-        f"points, paired by seed; {corrected}bold: p < {ALPHA}; P(better): the probability that a run of the method beats one of "
-        f"{baseline}"
+    parts = ["points, paired by seed"]
+    if family > 1:
+        parts.append(
+            f"p (Holm) is corrected for the {family} comparisons of this table, intervals are not"
+        )
+    parts += [
+        f"bold: p < {ALPHA}",
+        f"P(better): the probability that a run of the method beats one of {baseline}",
     ]
+    notes = ["; ".join(parts)]
     if not all(math.isnan(d.detectable) for d in found):
         # As a fraction: 0.0125 rounded to 0.013 would allow p values that Holm's step does not.
         least = f"{ALPHA} / {family}" if family > 1 else f"{ALPHA}"
