@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import gc
 import os
 import sys
@@ -113,12 +114,29 @@ def _do(line: Line) -> None:
         raise HydraException("a word cannot be a setting")
     else:
         sys.argv[1:] = line.words()
+        _check_text_alone()
         try:
             job()
         except SystemExit as e:
             # Hydra's code for a --package that there is none of, which it has said.
             wrong = e.code == 1 and any(word.startswith("--package=") for word in line.options)
             sys.exit(2 if wrong else e.code)
+
+
+def _check_text_alone() -> None:
+    """Keeps argparse from checking the one help of Hydra's options that is no text.
+
+    From Python 3.14 on, argparse checks each help when its option is added. Hydra 1.3 has one that
+    becomes a text when it is printed, and so ends there (Hydra's issue 3121).
+    """
+    check = getattr(argparse.ArgumentParser, "_check_help", None)
+    if check is not None:  # Python 3.14 or later
+
+        def check_text(parser: argparse.ArgumentParser, action: argparse.Action) -> None:
+            if isinstance(action.help, str):
+                check(parser, action)
+
+        argparse.ArgumentParser._check_help = check_text  # type: ignore[attr-defined]
 
 
 if __name__ == "__main__":
