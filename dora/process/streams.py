@@ -94,10 +94,12 @@ def _tolerant(
     """
     if stream is not original:
         return stream  # type: ignore[return-value]  # only the original is None
+    if stream is None:
+        # The interpreter found the descriptor closed. A library may have opened a file since, which
+        # then has its number.
+        return kind(io.BufferedWriter(TolerantFile(os.devnull, "wb")), "utf-8")
     # closefd=False: the descriptor outlives this object, for what others write at the very end.
     raw = io.BufferedWriter(TolerantFile(number, "wb", closefd=False))
-    if stream is None:  # the interpreter found the descriptor closed and made no stream
-        return kind(raw, "utf-8")
     with contextlib.suppress(OSError):
         stream.flush()
     at_once = stream.isatty() or getattr(stream, "write_through", False) or number == 2

@@ -93,6 +93,20 @@ def test_closed_streams_are_no_mistake_and_their_numbers_go_to_no_file(tmp_path:
     assert (tmp_path / "kept").read_bytes() == b""
 
 
+def test_a_file_that_a_library_opened_on_a_closed_stream_is_not_written_to(tmp_path: Path) -> None:
+    # libffi keeps its own file open, under the lowest free number.
+    code = (
+        "import os; assert os.open('held', os.O_CREAT | os.O_RDWR) == 1\n"
+        "from dora.process import streams; streams.keep_open(); print('lost')\n"
+        "os._exit(streams.write_error() is not None)"
+    )
+    done = subprocess.run(
+        ["sh", "-c", f'exec "{sys.executable}" -c "{code}" >&-'], cwd=tmp_path, check=False
+    )
+    assert done.returncode == 0
+    assert (tmp_path / "held").read_bytes() == b""
+
+
 def test_a_command_that_prints_shows_control_characters_and_never_sends_them(
     tmp_path: Path,
 ) -> None:
