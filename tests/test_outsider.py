@@ -417,7 +417,11 @@ SLIPS = [
     ("title = 'Slip'\nclass S", "importing it fails: expected ':'"),
     (
         "title = 'Slip'\n    class S(Settings):\n        alpha: float\n    settings_type = S",
-        "S has settings (alpha) and lacks @dataclass above it",
+        "S has settings (alpha) that a class without @dataclass above it states",
+    ),
+    (
+        "title = 'Slip'\n    class S(Settings):\n        alpha: 'flaot'\n    settings_type = S",
+        "S has a setting whose type cannot be read: name 'flaot' is not defined",
     ),
     (
         "title = 'Slip'\n    class S: alpha: float\n    settings_type = S",

@@ -17,7 +17,7 @@ import traceback
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, get_origin, get_type_hints
 
 from dora.errors import UserError
 from dora.files import sha256_file
@@ -109,9 +109,18 @@ def _problems(kind: type[Method]) -> Iterator[str]:
     if not dataclasses.is_dataclass(settings):
         yield f"{kind.__name__}.settings_type must be a dataclass: write @dataclass above it"
         return
+    try:
+        types = get_type_hints(settings)
+    except Exception as e:  # whatever a type in quotes raises; from Python 3.14 on, any type
+        yield f"{settings.__name__} has a setting whose type cannot be read: {e}"
+        return
     fields = {field.name for field in dataclasses.fields(settings)}
-    if plain := [name for name in vars(settings).get("__annotations__", {}) if name not in fields]:
-        yield f"{settings.__name__} has settings ({', '.join(plain)}) and lacks @dataclass above it"
+    settable = [name for name, of in types.items() if ClassVar not in (of, get_origin(of))]
+    if plain := [name for name in settable if name not in fields]:
+        yield (
+            f"{settings.__name__} has settings ({', '.join(plain)}) that a class without @dataclass "
+            "above it states"
+        )
     known = moments()
     for cls in _own(kind):
         for public in sorted({n for n in vars(cls) if not n.startswith("_")} - known):
