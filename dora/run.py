@@ -64,7 +64,8 @@ def job(cfg: DictConfig) -> float | None:
         streams.keep_open()
         outside.watch(noting=True)
     try:
-        check_grid(HydraConfig.get())
+        if HydraConfig.get().mode == RunMode.RUN:
+            check_grid(HydraConfig.get())
         return train(cfg)
     except (UserError, RunFailed, Stopped, *MISTAKES) as e:
         if HydraConfig.get().mode != RunMode.RUN:

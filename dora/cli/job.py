@@ -28,21 +28,21 @@ HEAVY = ("torch", "transformers", "dora.training.one_run", "transformers.modelin
 
 
 def check_grid(hydra: Any) -> None:
-    """Raises UserError for a search without -m, and for an experiment that is a grid of runs.
+    """Raises UserError where one run's configuration is a search, or a grid without a choice of one.
 
-    An experiment is left to a sweep, and to a command that gives one run of it. Hydra would train
-    one run of the grid, with defaults that the experiment never has.
+    Hydra would train one run of the grid, with defaults that the experiment never has. `hydra`: the
+    composed `hydra` group of a command without -m, or of `dora.train`.
     """
     grid = hydra.sweeper.params or {}
     given = {key_of(word) for word in hydra.overrides.task}
-    if hydra.mode == RunMode.RUN and hydra.runtime.choices["hydra/sweeper"] == "tune":
+    if hydra.runtime.choices["hydra/sweeper"] == "tune":
         raise UserError(
             "hydra/sweeper=tune is a search, of many runs: python -m dora.tune begins it"
         )
-    if hydra.mode == RunMode.RUN and (left := [key for key in grid if key not in given]):
+    if left := [key for key in grid if key not in given]:
         raise UserError(
             f"experiment={hydra.runtime.choices.experiment} is a grid of runs "
-            f"over {', '.join(grid)}: add -m for all of them, "
+            f"over {', '.join(grid)}: add -m to python -m dora.run for all of them, "
             f"or say which one with {' '.join(f'{key}=…' for key in left)}"
         )
 

@@ -12,6 +12,7 @@ from hydra import compose
 
 from dora.cli.choices import composing
 from dora.cli.composer import of_a_run
+from dora.cli.job import check_grid
 from dora.cli.line import in_grammar, quoted
 from dora.cli.mistakes import explain, is_mistake
 from dora.configuration.config import Config, from_hydra, register
@@ -55,14 +56,15 @@ class Trained:
 
 
 def train(
-    task: str = "sst2",
-    method: str = "dora",
-    budget: str = "r8",
+    task: str | None = None,
+    method: str | None = None,
+    budget: str | None = None,
     config_dir: str | Path | None = None,
     **settings: Any,
 ) -> Trained:
     """Trains a run as `python -m dora.run` does, unless it is done; goes on with one that was cut.
 
+    `task`, `method`, `budget`: where one is None, what `experiment` says, or else sst2, dora and r8.
     `config_dir`: a folder of your own files beside conf/, as --config-dir. `settings`: every other
     key of the command line; a dot is spelled as two underscores, so that `data__dir="GLUE"` is
     `data.dir=GLUE`. Lines and a progress bar are shown as by the command. The process is left as
@@ -71,7 +73,9 @@ def train(
     Raises UserError with every mistake in the settings, RunFailed where the run ends without a
     result, and Stopped where a signal or Ctrl-C ended it: the same call goes on from there.
     """
-    words = _words({"task": task, "method": method, "budget": budget, **settings})
+    first = {"task": task, "method": method, "budget": budget}
+    given = {key: value for key, value in first.items() if value is not None}
+    words = _words({**given, **settings})
     with restored():
         folder = _absolute(config_dir)
         config = _config(words, folder)
@@ -110,6 +114,7 @@ def _config(words: Sequence[str], config_dir: str | None) -> Config:
     try:
         with composing(config_dir):
             cfg = compose("config", overrides=list(words), return_hydra_config=True)
+            check_grid(cfg.hydra)
             return from_hydra(of_a_run(cfg))
     except Exception as e:
         if not is_mistake(e):

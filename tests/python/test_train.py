@@ -93,6 +93,19 @@ def test_a_text_stays_the_text_that_it_is(text: str, tmp_path: Path) -> None:
     assert config.results == str(tmp_path / text)
 
 
+def test_what_an_experiment_says_holds_unless_an_argument_says_otherwise() -> None:
+    whole = {"experiment": "lora_roberta_base/rte"}
+    with restored():
+        of_it, other = (
+            _config(_words(whole), None),
+            _config(_words({**whole, "budget": "r4"}), None),
+        )
+    for config, budget in ((of_it, "r8"), (other, "r4")):
+        assert (config.task.name, config.chosen.name, config.budget) == ("rte", "lora", budget)
+    with pytest.raises(UserError, match=r"study_tiny is a grid .* with budget=… seed=…$"):
+        dora.train("rte", "lora", experiment="study_tiny")
+
+
 def test_a_method_of_ones_own_is_named_with_its_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
