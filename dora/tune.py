@@ -10,13 +10,13 @@ Searches settings before a study: as many candidates for every method, task and 
 many seeds, scored on a held-out part of the training set. Candidates are ordinary runs: the
 same command goes on where it was stopped, and hydra/launcher=slurm makes them jobs.
 
-  python -m dora.tune experiment=study_minilm data.dir=GLUE
+  python -m dora.tune experiment=study_base data.dir=GLUE
   python -m dora.tune task=sst2,mrpc method=full,lora,adalora,dora budget=331776 model=minilm \\
       data=dir data.dir=GLUE max_steps=600 eval_every=100 results=results/mine
 
 All other words are settings, as python -m dora.run takes them, without lr, seed, select and
 rates_from, which a search sets itself; force=true trains its candidates again. The first three are
-half of a method's default learning rate, that rate and twice it; then one at a time, beyond the
+half of the rate that a run without lr takes, that rate and twice it; then one at a time, beyond the
 best one while it lies at an edge, else in the middle of the wider gap beside it. The last of a
 method whose YAML names a setting of its own (_tune_: {dem: [0.3, 0.5]}) are that setting's other
 values, at the best rate; method._tune_=null leaves all of them to the rate.

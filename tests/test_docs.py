@@ -43,7 +43,7 @@ PACKAGES = set(re.findall(r'"([\w-]+)[\[>]', PROJECT))
 OTHERS = {
     ". .venv/bin/activate",
     "nvidia-cuda-mps-control -d",
-    "rm -r results/cache",
+    "rm -r results/mine/cache",
     "tensorboard --logdir results/runs",
     "unset WORLD_SIZE RANK",
     'python -c "import dora; print(dora.__file__)"',

@@ -41,8 +41,8 @@ _OWN = ("lr", "seed", "select", "results", "rates_from")
 # Keys among these that a search has no use for, with the reason and what to do. An experiment may set
 # them for the study to come; on the command line of a search they can only be a mistake.
 _REFUSED = {
-    "lr": "a search tries rates of its own, first around model.lr.METHOD: give that to begin "
-    "elsewhere",
+    "lr": "a search tries rates of its own: to begin elsewhere give model.lr.METHOD, or "
+    "rates.TASK.METHOD where the experiment has rates",
     "seed": "--seeds gives the seeds of each candidate, as --seeds 1,2",
     "select": "a search always selects on rows held out of the training set: leave it out",
     "rates_from": "a search finds the rates that such a file holds: leave it out",
