@@ -11,8 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dora.configuration import tuned
-from dora.configuration.tuned import Key, Search
 from dora.data.tasks import TASKS
 from dora.errors import UserError
 from dora.records import artefacts
@@ -163,40 +161,6 @@ def test_what_no_run_predicts_is_named_with_its_command_and_left_out(tmp_path: P
         "MISSING QQP.tsv: no run of qqp among these: python -m dora.run data=hub task=qqp" in said
     )
     assert f"MISSING AX.tsv: the data of {mnli} lacked its test file" in said
-
-
-def test_tasks_that_a_search_lacks_are_to_be_searched_first_with_one_command(
-    tmp_path: Path,
-) -> None:
-    rte = invented(tmp_path, "rte")
-    file = tmp_path / "search" / "choices.json"
-    file.parent.mkdir()
-    length = tuned.length(json.loads((rte / "run.json").read_text())["config"])
-    found = [
-        Search(Key("m", task, "lora", "r8", length, "dir"), (1, 2), {1e-3: (60.0, 61.0)})
-        for task in ("rte", "qqp")
-    ]
-    tuned.write(file, found)
-    words = ["task=rte", "seed=3", "force=true", f"results={tmp_path}", f"rates_from={file}"]
-    tuning = {"file": str(file), "candidates": 1, "seeds": 2, "at_edge": True}
-    change_record(rte, words=words, tuning=tuning)
-    said = send(rte, to=tmp_path / "s.zip")
-    # One that the file has a rate for needs no search.
-    assert (
-        "MISSING QQP.tsv: no run of qqp among these: "
-        f"python -m dora.run seed=3 results={tmp_path} rates_from={file} task=qqp" in said
-    )
-    assert "MISSING CoLA.tsv: no run of cola among these; see below" in said
-    left = "cola,sst2,mrpc,stsb,mnli,qnli,wnli"
-    assert said[-2:] == [
-        f"{file} has no rate for {left.replace(',', ', ')}: search them first, with "
-        f"python -m dora.tune task={left} results={tmp_path} --candidates 1 --seeds 1,2",
-        f"then train them: python -m dora.run -m seed=3 results={tmp_path} task={left} "
-        f"rates_from={file}",
-    ]
-    # Without the file nobody knows which rates there are.
-    file.unlink()
-    assert "see below" not in "\n".join(send(rte, to=tmp_path / "t.zip"))
 
 
 def test_a_command_is_not_made_up_where_an_experiment_has_no_file_for_the_task(
