@@ -63,6 +63,7 @@ def invented(
     )
     kept = {k: v for k, v in {**stored, **arrays}.items() if v is not None}
     np.savez(place / "predictions.npz", **kept)  # type: ignore[arg-type]
+    change_record(place, files=artefacts.sums(place, ["predictions.npz"]))
     return place
 
 
@@ -274,8 +275,6 @@ def test_a_record_without_predictions_says_so(tmp_path: Path) -> None:
 def test_predictions_that_are_not_as_the_record_has_them_are_refused(tmp_path: Path) -> None:
     """A bit flipped in an array's name must not make its file one that nobody predicted."""
     wnli, rte = invented(tmp_path, "wnli"), invented(tmp_path, "rte")
-    for folder in (wnli, rte):
-        change_record(folder, files=artefacts.sums(folder, ["predictions.npz"]))
     content = bytearray((rte / "predictions.npz").read_bytes())
     # The last mention is in the archive's directory, by which arrays are found.
     content[content.rindex(b"best/test/logits")] ^= 1
@@ -316,10 +315,8 @@ def test_degenerate_predictions_and_mixed_systems_are_said(tmp_path: Path) -> No
     # Two runs at two budgets, one of them with class 1 in every row.
     same = np.tile(np.float32([0, 1]), (146, 1))
     wnli, rte = invented(tmp_path, "wnli", **{"best/test/logits": same}), invented(tmp_path, "rte")
-    # Without checksums, as older records are, so that it may be edited.
-    record = json.loads((rte / "run.json").read_text())
-    record["config"]["budget"] = "r2"
-    (rte / "run.json").write_text(json.dumps(record))
+    config = json.loads((rte / "run.json").read_text())["config"]
+    change_record(rte, config={**config, "budget": "r2"})
     said = "\n".join(send(wnli, rte, to=tmp_path / "s.zip"))
     assert "DEGENERATE: all 146 predictions are 'entailment'" in said
     assert "these are 2 systems, not one: m lora r2, m lora r8" in said
