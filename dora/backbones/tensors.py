@@ -9,10 +9,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
-
-from safetensors import safe_open
 
 from dora.backbones.architectures import architecture_of
 from dora.backbones.quiet import quiet
@@ -50,23 +47,6 @@ def bare(name: str, model_type: str) -> str:
     return short.replace("LayerNorm.gamma", "LayerNorm.weight").replace(
         "LayerNorm.beta", "LayerNorm.bias"
     )
-
-
-def not_floating(file: Path) -> dict[str, str]:
-    """Returns the types of the tensors in a safetensors file that are not floating point, by name.
-
-    Reads the header alone. Leaves out `position_ids`, which earlier versions of Transformers saved
-    beside the weights, and which are integers in a sound file too.
-    """
-    with safe_open(file, "np") as f:
-        kinds = {name: f.get_slice(name).get_dtype() for name in f.keys()}  # noqa: SIM118
-    known = ("F64", "F32", "F16", "BF16")
-    return {n: k for n, k in kinds.items() if k not in known and not n.endswith("position_ids")}
-
-
-def names(config: Mapping[str, Any]) -> set[str]:
-    """Returns the bare name of every tensor of the backbone that this config.json describes."""
-    return set(_expected(config))
 
 
 def strange(config: Mapping[str, Any], held: Iterable[str]) -> list[str]:

@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from dora.adapters.budget import Matrix
-from dora.backbones import backbone, tensors
+from dora.backbones import backbone
 from dora.configuration.config import Config
 from dora.configuration.method_class import is_released
 from dora.errors import UserError
 from dora.files import Shape, check_safetensors, sha256_file, tensor_shapes
-from dora.plain import cut
 from dora.records import artefacts
 from dora.records.identity import method_settings
 from dora.records.record import read_finished
@@ -49,51 +48,17 @@ def read_earlier_run(config: Config, weights: str, model_config: dict[str, Any])
     file = folder / name
     if problems := [*_absent(folder, file, form), *_unlike(folder, run, config, weights)]:
         raise UserError(*problems)
-    # The file's form, then its checksum in the record, before any shape in it is believed.
     check_safetensors(file)
+    # Method, model and target are this run's by now, so that a file as its run wrote it fits.
     artefacts.check(folder, run, name)
-    problems = [
-        *_content_problems(file, run, config, model_config),
-        *(
-            f"{file} is damaged: {tensor} holds {kind}, and weights are floating-point numbers"
-            for tensor, kind in tensors.not_floating(file).items()
-        ),
-    ]
-    if problems:
-        raise UserError(
-            *(f"{p}; name another run, or train this one again with force=true" for p in problems)
-        )
     ranks = run["ranks"]["end"] if form in ("adapter", "modules") else {}
+    # A method of one's own may store other factors, whose values may mean another start here.
+    if form == "adapter" and not is_released(config.chosen.kind):
+        matrices = backbone.find_linears(model_config, config.targets())
+        if (other := _other_factors(tensor_shapes(file), matrices, ranks)) is not None:
+            raise UserError(_not_started(config, other))
     scale = run.get("scale") if form == "adapter" else None
     return EarlierRun(folder, file, ranks, scale, sha256_file(file))
-
-
-def _content_problems(
-    file: Path, run: dict[str, Any], config: Config, model_config: dict[str, Any]
-) -> list[str]:
-    """Returns the problems of a run's weights, by the kind of result that its method leaves.
-
-    Raises UserError if a method of one's own stores other factors than LoRA's.
-    """
-    form, shapes = config.chosen.kind.result, tensor_shapes(file)
-    if form == "model":
-        return tensors.misfits(model_config, shapes, f"the weights of init_from, in {file},")
-    if form == "weights":
-        return _foreign_tensors(file, shapes, (), model_config)
-    ranks, record = run["ranks"]["end"], file.parent / "run.json"
-    matrices = backbone.find_linears(model_config, config.targets())
-    if form == "modules":
-        # `carry_over` compares names and shapes with those of this run's modules.
-        return _foreign_ranks(record, ranks, matrices)
-    problems = _start_problems(record, ranks, run.get("scale"), matrices)
-    # By record and file: one of the two may have been changed by hand, and both must show it.
-    gated = bool(run["params"].get("gates")) or any(f"{m.name}.g" in shapes for m in matrices)
-    misfits = [] if problems else _misfits(shapes, matrices, ranks, gated)
-    # The checksum has told that the file is whole: a method of one's own may store other factors.
-    if misfits and not is_released(config.chosen.kind):
-        raise UserError(_other_factors(config, misfits))
-    problems += _first_three([f"{file} is damaged: {misfit}" for misfit in misfits])
-    return problems + _foreign_tensors(file, shapes, matrices, model_config)
 
 
 def _absent(folder: Path, file: Path, form: str) -> list[str]:
@@ -133,92 +98,29 @@ def _unlike(folder: Path, run: dict[str, Any], config: Config, weights: str) -> 
     ]
 
 
-def _start_problems(
-    file: Path, ranks: dict[str, int], scale: float | None, matrices: tuple[Matrix, ...]
-) -> list[str]:
-    """Returns a message for each error in a record's scale and ranks, by which weights are read."""
-    problems = []
-    if scale is None or scale <= 0:
-        problems.append(f"{file} is damaged: scale={scale!r} must be a finite number above 0")
-    return problems + _foreign_ranks(file, ranks, matrices)
+def _other_factors(
+    shapes: dict[str, Shape], matrices: tuple[Matrix, ...], ranks: dict[str, int]
+) -> str | None:
+    """Returns the first matrix without A (r, d_in) and B (d_out, r) of its recorded rank, or None.
+
+    `shapes`: of a file's tensors by name.
+    """
+    for m in matrices:
+        A, B, kept = (shapes.get(f"{m.name}.{factor}", (0,)) for factor in ("A", "B", "kept_A"))
+        r = A[0]
+        # A recorded rank counts kept components too, unless they are the trained ones' start values.
+        recorded = ranks.get(m.name, 0) in (r, r + kept[0])
+        if (A, B) != ((r, m.d_in), (m.d_out, r)) or not recorded:
+            return m.name
+    return None
 
 
-def _foreign_ranks(file: Path, ranks: dict[str, int], matrices: tuple[Matrix, ...]) -> list[str]:
-    """Returns a message for each name in a record's ranks that is no matrix of this model."""
-    return [
-        f"{file} is damaged: ranks.end names {cut(name)}, which is no matrix of this run"
-        for name in sorted(ranks.keys() - {m.name for m in matrices})
-    ]
-
-
-def _other_factors(config: Config, misfits: list[str]) -> str:
+def _not_started(config: Config, matrix: str) -> str:
     """Returns the message for a method outside the suite whose factors are not LoRA's."""
     return (
         f"init_from={config.init_from}: init_from reads A (rank, d_in) and B (d_out, rank) of each "
-        f"matrix, and method={config.method_name} stores other factors ({misfits[0]}); state "
+        f"matrix, and method={config.method_name} stores other factors of {matrix}; state "
         f"starts_from_runs = False in {config.chosen.kind.__name__}, and start from a run of a "
         "method with LoRA's factors, or merge that run into a model (python -m dora.export RUN "
         "--merge) and give its folder as model.path"
     )
-
-
-def _misfits(
-    shapes: dict[str, Shape],
-    matrices: tuple[Matrix, ...],
-    ranks: dict[str, int],
-    gated: bool,
-) -> list[str]:
-    """Returns a message for each factor that the file lacks, or has in another rank than recorded.
-
-    `shapes`: of the file's tensors by name. `ranks`: the recorded ones. `gated`: each component has
-    a gate, `g`.
-    """
-    found = []
-    for m in matrices:
-        # A recorded rank counts kept components too, which have tensors of their own, unless they
-        # are the start values of the trained ones, and so as many as these.
-        kept = shapes.get(f"{m.name}.kept_A", (0,))[0]
-        trained = shapes.get(f"{m.name}.A", (0,))[0]
-        rank = ranks.get(m.name, 0)
-        start_values = kept == trained == rank
-        rank -= 0 if start_values else kept
-        wanted = {"A": (rank, m.d_in), "B": (m.d_out, rank), **({"g": (rank,)} if gated else {})}
-        wanted |= {"kept_A": (kept, m.d_in), "kept_B": (m.d_out, kept)} if kept else {}
-        for factor, shape in wanted.items():
-            name = f"{m.name}.{factor}"
-            if shapes.get(name) != shape:
-                held = f"is {shapes[name]}" if name in shapes else "is missing"
-                found.append(f"{name} {held}, run.json makes it {shape}")
-    return found
-
-
-def _foreign_tensors(
-    file: Path,
-    shapes: dict[str, Shape],
-    matrices: tuple[Matrix, ...],
-    model_config: dict[str, Any],
-) -> list[str]:
-    """Returns messages on tensors of `file` that belong to no adapter, backbone or head.
-
-    The head may be there and is not used. Tensors under a matrix's name may be a method's own;
-    `carry_over` refuses those that this method does not have.
-    """
-    kind = str(model_config["model_type"])
-    names = {m.name for m in matrices}
-    # Only a method without adapted matrices may store tensors of the backbone.
-    backbones = set() if matrices else tensors.names(model_config)
-    problems = [
-        f"{file} is not this run's: it holds {cut(name)}, which is no part of its adapter or head"
-        for name in sorted(shapes)
-        if name.rpartition(".")[0] not in names
-        and tensors.bare(name, kind) not in backbones
-        and not tensors.in_head(name, kind)
-        and tensors.bare(name, kind) not in tensors.POOLER
-    ]
-    return _first_three(problems)
-
-
-def _first_three(problems: list[str]) -> list[str]:
-    """Returns the first three messages; the third says how many more there are."""
-    more = f"; {len(problems) - 3} more tensors are not as they should be"
-    return problems if len(problems) <= 3 else [*problems[:2], problems[2] + more]

@@ -1,15 +1,14 @@
 """Checksums of everything that a run leaves: of its files, in run.json, and of run.json itself.
 
 `files` in run.json holds the size in bytes and the sha256 of each file; `sha256`, its last key,
-seals the record. A tool that uses a file checks that file first. The oldest records have neither.
+seals the record. A tool that uses a file checks that file first. The oldest records have neither:
+tables and figures read them, and no tool hands their weights or predictions on.
 """
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import os
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, Any
@@ -147,12 +146,11 @@ def of_model(run: Run) -> list[str]:
 def damaged(folder: Path, run: Run, names: Iterable[str]) -> list[str]:
     """Returns the problems of these files of the finished run in `folder`, each with the way out.
 
-    Returns none for a record without checksums, and says so once on stderr.
+    A record without checksums is one problem: nothing tells whose the files beside it are.
     """
-    if "files" not in run:
-        _say_unchecked(folder)
-        return []
     again = "train it again with force=true"
+    if "files" not in run:
+        return [f"{folder}: its record has no checksums; {again}"]
     found = {name: fault(folder, run, name) for name in names}
     return [
         f"{folder / name} {why}; fetch it again, or {again}" for name, why in found.items() if why
@@ -163,10 +161,3 @@ def check(folder: Path, run: Run, *names: str) -> None:
     """Raises UserError with each of these files that is not as the run in `folder` wrote it."""
     if problems := damaged(folder, run, names):
         raise UserError(*problems)
-
-
-@functools.cache  # once a run directory, however many of its files are used
-def _say_unchecked(folder: Path) -> None:
-    print(
-        f"{folder}: its record has no checksums, it was made before they were kept", file=sys.stderr
-    )

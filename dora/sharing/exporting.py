@@ -16,7 +16,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dora.adapters.peft_config import holds_magnitudes, rebuilt, stored_params
+from dora.adapters.peft_config import holds_magnitudes, rebuilt
 from dora.errors import UserError
 from dora.files import check_safetensors, new_folder, open_own, taken, to_json, write_atomic
 from dora.records import artefacts
@@ -109,14 +109,6 @@ def _adapter_problems(run: Run, folder: Path, merge: bool) -> list[str]:
     try:
         check_safetensors(file)
         read_config(run, folder)
-        # In records made before checksums only this count tells whose adapter it is.
-        stored = stored_params(file)
-        expected = run["params"].get("in_peft_file") or run["params"]["adapter_end"]
-        if stored != expected:
-            problems.append(
-                f"{file.parent} holds {stored:,} adapter parameters, run.json says "
-                f"{expected:,}: it is not this run's; {_AGAIN}"
-            )
     except UserError as e:
         problems += [f"{p}; {_AGAIN}" for p in e.problems]
     return problems
@@ -132,8 +124,8 @@ def _random_base(run: Run, folder: Path) -> list[str]:
 def read_config(run: Run, folder: Path) -> dict[str, Any]:
     """Rebuilds adapter_config.json of the run in `folder` from its record.
 
-    Raises UserError where the file in `folder` cannot be read or differs from the rebuilt one: PEFT
-    would follow whatever else it holds.
+    Raises UserError where the file in `folder` cannot be read, or names a base model or a head that
+    no run does.
     """
     file = artefacts.ADAPTER_CONFIG
     try:

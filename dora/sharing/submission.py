@@ -30,7 +30,6 @@ from dora.records.rescore import unlike_predictions
 from dora.records.schema import Run
 from dora.records.words import Foreign, as_command, typed
 from dora.sharing.leaderboard import FILES, File, answers, placeholder, read_logits, tsv, zipped
-from dora.sharing.search_first import search_first, untuned
 
 
 @dataclass(frozen=True)
@@ -128,11 +127,8 @@ def describe(file: File, logits: np.ndarray, folder: Path) -> str:
     return f"{file.name:<12}{len(logits):>8,} rows: {says}; {folder}{warning}"
 
 
-def absent(file: File, runs: Mapping[str, Candidate], which: str, to_search: Sequence[str]) -> str:
-    """Says why no run gives the file's `which` (best or last) predictions, and how to get them.
-
-    `to_search`: tasks whose runs need a search first, which the lines of `search_first` name.
-    """
+def absent(file: File, runs: Mapping[str, Candidate], which: str) -> str:
+    """Says why no run gives the file's `which` (best or last) predictions, and how to get them."""
     if file.trained in runs:
         folder = runs[file.trained].folder
         if (
@@ -144,19 +140,12 @@ def absent(file: File, runs: Mapping[str, Candidate], which: str, to_search: Seq
                 "evaluation's are kept: use --score best"
             )
         return f"the data of {folder} lacked its test file: add that, and {file.again}"
-    if file.trained in to_search:
-        return f"no run of {file.trained} among these; see below"
     return f"no run of {file.trained} among these: {_command_like(runs, file.trained)}"
-
-
-def _known(runs: Mapping[str, Candidate]) -> Candidate | None:
-    """Returns the first run whose record has the words that were typed, or None."""
-    return next((run for run in runs.values() if run.record.get("words")), None)
 
 
 def _command_like(runs: Mapping[str, Candidate], task: str) -> str:
     """Returns the command that trains `task` as one of `runs` was trained, or its beginning."""
-    run = _known(runs)
+    run = next((run for run in runs.values() if run.record.get("words")), None)
     if run is not None:
         # Foreign: words of a record that this suite would not have written are not repeated.
         with contextlib.suppress(Foreign):
@@ -215,24 +204,19 @@ def submit(
         raise UserError(*problems)
     # In the order of FILES, so that equal predictions give equal bytes.
     lines, texts = notes(runs), {}
-    known = _known(runs)
-    missing = dict.fromkeys(file.trained for file in FILES if file.trained not in runs)
-    to_search = [] if known is None else untuned(known.record, known.folder, list(missing))
     for file in FILES:
         found = logits.get(file.name)
         if found is not None:
             texts[file.name] = tsv(answers(file.task, found))
             lines.append(describe(file, found, runs[file.trained].folder))
             continue
-        lines.append(f"MISSING {file.name}: {absent(file, runs, which, to_search)}")
+        lines.append(f"MISSING {file.name}: {absent(file, runs, which)}")
         if fill:
             answer = placeholder(file)
             texts[file.name] = tsv(answer)
             lines.append(
                 f"  in its place {file.rows:,} times {answer[0]}: its score will mean nothing"
             )
-    if known is not None and to_search:
-        lines += search_first(known.record, known.folder, to_search)
     to.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(to, zipped(texts), over=False)
     return lines, len(texts)

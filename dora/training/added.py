@@ -125,24 +125,16 @@ def _store(p: Prepared, world: World, record: Record, logits: dict[str, np.ndarr
         "world_size": world.size,
     }
     note = {"splits": list(logits), "time": now(), **about}
-    files = _files(p, record.data, as_npz(arrays))
     record.update(
         data={**record.data["data"], "rows": rows},
         added=[*record.data.get("added", []), note],
-        **files,
+        files=_files(p, record.data, as_npz(arrays)),
     )
     save(p.folder / artefacts.PREDICTIONS, arrays)
 
 
 def _files(p: Prepared, run: dict[str, Any], content: bytes) -> dict[str, Any]:
-    """Returns the record's entry `files` with the new predictions' checksum beside the old one.
-
-    The entry is left out if the record has none.
-    """
-    if "files" not in run:  # a record written before files had checksums
-        return {}
+    """Returns the record's entry `files` with the new predictions' checksum beside the old one."""
     name = artefacts.PREDICTIONS
     before = artefacts.sums(p.folder, [name])[name]
-    return {
-        "files": {**run["files"], name: {**artefacts.sum_of(content), artefacts.BEFORE: before}}
-    }
+    return {**run["files"], name: {**artefacts.sum_of(content), artefacts.BEFORE: before}}

@@ -1,4 +1,4 @@
-"""adapter_config.json of an export: made from the run's ranks, refused if the run's own differs."""
+"""adapter_config.json of an export: made from the run's ranks, whatever the run's own file holds."""
 
 from __future__ import annotations
 
@@ -22,30 +22,10 @@ GOOD = adapter_config(RANKS, "FacebookAI/roberta-base", ["classifier"])
 FIRST = next(name for name, rank in RANKS.items() if rank)
 
 
+# The two entries that are read from the file, since run.json does not have both.
 @pytest.mark.parametrize(
     "change",
     [
-        # Keys that PEFT follows and no run writes.
-        {"auto_mapping": {"base_model_class": "x", "parent_library": "evil"}},
-        {"use_dora": True},
-        {"layer_replication": [[0, 9]]},
-        # Values of another size, kind or type.
-        {"lora_dropout": float("nan")},
-        {"lora_dropout": 0},
-        {"r": 10**9},
-        {"r": "2"},
-        {"lora_alpha": 99},
-        {"bias": "all"},
-        # Patterns that take a regular expression's matcher exponential time.
-        {"target_modules": "(a+)+$"},
-        {"target_modules": ["(a+)+$"]},
-        {"rank_pattern": {"(a+)+$": 2}},
-        {"alpha_pattern": {}},
-        {"inference_mode": False},
-        {"inference_mode": 1},
-        {"peft_type": "VERA"},
-        {"task_type": "CAUSAL_LM"},
-        # The two entries that are read from the file, since run.json does not have both.
         {"modules_to_save": None},
         {"modules_to_save": ["a b"]},
         {"modules_to_save": "classifier"},
@@ -53,29 +33,31 @@ FIRST = next(name for name, rank in RANKS.items() if rank)
         {"base_model_name_or_path": "evil/model"},
         {"base_model_name_or_path": None},
         {"base_model_name_or_path": "/etc"},
-        # A key that would clear the terminal it is shown on.
-        {"\x1b[2J": 1},
+        {"base_model_name_or_path": "\x1b[2J"},  # would clear the terminal it is shown on
     ],
     ids=str,
 )
-def test_what_does_not_follow_from_the_record_is_refused(change: dict[str, Any]) -> None:
+def test_a_base_model_or_a_head_that_no_run_writes_is_refused(change: dict[str, Any]) -> None:
     with pytest.raises(UserError) as e:
         rebuilt(RUN, {**GOOD, **change})
     assert all(problem.isprintable() for problem in e.value.problems)
-    key = next(iter(change))
-    assert key in str(e.value) or "base model" in str(e.value) or r"\x1b" in str(e.value)
+    assert next(iter(change)) in str(e.value) or "base model" in str(e.value)
 
 
-@pytest.mark.parametrize("key", GOOD)
-def test_a_key_that_is_missing_is_noticed(key: str) -> None:
-    with pytest.raises(UserError):
-        rebuilt(RUN, {k: v for k, v in GOOD.items() if k != key})
-
-
-def test_what_a_run_wrote_is_made_anew_from_its_ranks() -> None:
-    found = json.loads(json.dumps(GOOD))
-    assert rebuilt(RUN, found) == GOOD
-    assert rebuilt(RUN, found) is not found  # nothing of the file's own goes on into an export
+# PEFT follows every key, and takes a pattern like this one exponential time to match.
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"auto_mapping": {"base_model_class": "x", "parent_library": "evil"}},
+        {"use_dora": True},
+        {"r": 10**9},
+        {"target_modules": "(a+)+$"},
+        {"peft_type": "VERA"},
+    ],
+    ids=str,
+)
+def test_nothing_else_of_the_file_goes_on_into_an_export(change: dict[str, Any]) -> None:
+    assert rebuilt(RUN, json.loads(json.dumps({**GOOD, **change}))) == GOOD
 
 
 @pytest.mark.parametrize(
@@ -120,7 +102,7 @@ MAKE: dict[str, Callable[[Path], Any]] = {
     "a list": lambda path: path.write_text("[]"),
     "half": lambda path: path.write_text(json.dumps(GOOD)[:-9]),
     "no text": lambda path: path.write_bytes(b"\xff\xfe"),
-    "another": lambda path: path.write_text(json.dumps({**GOOD, "use_dora": True})),
+    "another's": lambda path: path.write_text(json.dumps({**GOOD, "modules_to_save": "x"})),
 }
 
 
@@ -183,5 +165,3 @@ def test_ranks_in_the_file_that_differ_from_the_plans_make_the_configuration() -
     run = {**RUN, "ranks": {"end": RANKS, "in_peft_file": in_file}}
     found = adapter_config(in_file, "FacebookAI/roberta-base", ["classifier"])
     assert rebuilt(run, found) == found
-    with pytest.raises(UserError, match=r"do not follow from the ranks in run\.json"):
-        rebuilt(run, GOOD)

@@ -18,7 +18,6 @@ from conftest import attach_method, settings_of, tiny
 from dora.adapters.budget import Budget, Matrix
 from dora.adapters.peft import factor_name, magnitude_name
 from dora.data import npz
-from dora.errors import UserError
 from dora.methods.base import RunInfo
 from dora.methods.cora import _directions, _update
 from dora.methods.weight_decomposed import DecomposedLinear, WeightDecomposed
@@ -280,21 +279,6 @@ def test_an_export_gives_the_recorded_logits(merge: bool, finished: Path, tmp_pa
     export(finished, tmp_path / "out", merge)
     logits = dev_logits(tmp_path / "out", adapter=not merge)
     np.testing.assert_allclose(logits, npz.load(finished)["best/dev/logits"], rtol=0, atol=1e-5)
-
-
-def test_a_configuration_that_leaves_use_dora_out_is_refused(
-    finished: Path, tmp_path: Path
-) -> None:
-    file = finished / "adapter" / "adapter_config.json"
-    whole = file.read_text()
-    config = json.loads(whole)
-    del config["use_dora"]
-    file.write_text(json.dumps(config))
-    try:
-        with pytest.raises(UserError, match="use_dora do not follow"):
-            export(finished, tmp_path / "out")
-    finally:
-        file.write_text(whole)
 
 
 @pytest.mark.parametrize("merge", [False, True])

@@ -163,13 +163,9 @@ def test_the_file_that_was_there_before_counts_beside_the_one_to_come(tmp_path: 
     assert said.endswith("it has 5 bytes, run.json says 16")
 
 
-def test_a_record_without_checksums_says_so_once(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    # Every file of a run is checked; one line for the run is enough.
-    for _ in range(2):
-        artefacts.check(tmp_path, {}, "best.safetensors")
-    assert (
-        capsys.readouterr().err
-        == f"{tmp_path}: its record has no checksums, it was made before they were kept\n"
+def test_the_files_of_a_record_without_checksums_are_refused_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        artefacts.check(tmp_path, {}, "best.safetensors", "predictions.npz")
+    assert caught.value.problems == (
+        f"{tmp_path}: its record has no checksums; train it again with force=true",
     )

@@ -51,9 +51,7 @@ def test_an_adapter_that_is_not_the_runs_is_refused(one: Trained, tmp_path: Path
     # A whole file, as of a run that pruned one matrix more.
     del tensors[next(name for name in tensors if "lora_A" in name)]
     save_file(tensors, file)
-    with pytest.raises(
-        UserError, match=r"adapter holds [\d,]+ adapter parameters, run.json says 1,"
-    ):
+    with pytest.raises(UserError, match=r"adapter_model\.safetensors is damaged or another's"):
         export(tmp_path / "run", tmp_path / "out")
     file.write_bytes(b"cut")  # shorter than a header
     with pytest.raises(UserError, match=r"adapter_model\.safetensors cannot be read"):
@@ -114,15 +112,6 @@ def test_a_card_shows_no_score_that_the_predictions_do_not_give(
         UserError, match=r"its best accuracy is 0\.999 in run\.json, its predictions\.npz gives 0\."
     ):
         export(tmp_path / "run", tmp_path / "out")
-
-
-def test_a_run_of_before_there_were_checksums_is_exported_and_it_is_said(
-    one: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    shutil.copytree(one.folder, tmp_path / "run")
-    change_record(tmp_path / "run", "files")  # they came with the checksums
-    export(tmp_path / "run", tmp_path / "out")
-    assert capsys.readouterr().err.startswith(f"{tmp_path / 'run'}: its record has no checksums")
 
 
 def test_random_weights_are_not_handed_on(one: Trained, tmp_path: Path) -> None:

@@ -11,8 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dora.configuration import tuned
-from dora.configuration.tuned import Key, Search
 from dora.data.tasks import TASKS
 from dora.errors import UserError
 from dora.records import artefacts
@@ -65,6 +63,7 @@ def invented(
     )
     kept = {k: v for k, v in {**stored, **arrays}.items() if v is not None}
     np.savez(place / "predictions.npz", **kept)  # type: ignore[arg-type]
+    change_record(place, files=artefacts.sums(place, ["predictions.npz"]))
     return place
 
 
@@ -163,40 +162,6 @@ def test_what_no_run_predicts_is_named_with_its_command_and_left_out(tmp_path: P
         "MISSING QQP.tsv: no run of qqp among these: python -m dora.run data=hub task=qqp" in said
     )
     assert f"MISSING AX.tsv: the data of {mnli} lacked its test file" in said
-
-
-def test_tasks_that_a_search_lacks_are_to_be_searched_first_with_one_command(
-    tmp_path: Path,
-) -> None:
-    rte = invented(tmp_path, "rte")
-    file = tmp_path / "search" / "choices.json"
-    file.parent.mkdir()
-    length = tuned.length(json.loads((rte / "run.json").read_text())["config"])
-    found = [
-        Search(Key("m", task, "lora", "r8", length, "dir"), (1, 2), {1e-3: (60.0, 61.0)})
-        for task in ("rte", "qqp")
-    ]
-    tuned.write(file, found)
-    words = ["task=rte", "seed=3", "force=true", f"results={tmp_path}", f"rates_from={file}"]
-    tuning = {"file": str(file), "candidates": 1, "seeds": 2, "at_edge": True}
-    change_record(rte, words=words, tuning=tuning)
-    said = send(rte, to=tmp_path / "s.zip")
-    # One that the file has a rate for needs no search.
-    assert (
-        "MISSING QQP.tsv: no run of qqp among these: "
-        f"python -m dora.run seed=3 results={tmp_path} rates_from={file} task=qqp" in said
-    )
-    assert "MISSING CoLA.tsv: no run of cola among these; see below" in said
-    left = "cola,sst2,mrpc,stsb,mnli,qnli,wnli"
-    assert said[-2:] == [
-        f"{file} has no rate for {left.replace(',', ', ')}: search them first, with "
-        f"python -m dora.tune task={left} results={tmp_path} --candidates 1 --seeds 1,2",
-        f"then train them: python -m dora.run -m seed=3 results={tmp_path} task={left} "
-        f"rates_from={file}",
-    ]
-    # Without the file nobody knows which rates there are.
-    file.unlink()
-    assert "see below" not in "\n".join(send(rte, to=tmp_path / "t.zip"))
 
 
 def test_a_command_is_not_made_up_where_an_experiment_has_no_file_for_the_task(
@@ -310,8 +275,6 @@ def test_a_record_without_predictions_says_so(tmp_path: Path) -> None:
 def test_predictions_that_are_not_as_the_record_has_them_are_refused(tmp_path: Path) -> None:
     """A bit flipped in an array's name must not make its file one that nobody predicted."""
     wnli, rte = invented(tmp_path, "wnli"), invented(tmp_path, "rte")
-    for folder in (wnli, rte):
-        change_record(folder, files=artefacts.sums(folder, ["predictions.npz"]))
     content = bytearray((rte / "predictions.npz").read_bytes())
     # The last mention is in the archive's directory, by which arrays are found.
     content[content.rindex(b"best/test/logits")] ^= 1
@@ -352,10 +315,8 @@ def test_degenerate_predictions_and_mixed_systems_are_said(tmp_path: Path) -> No
     # Two runs at two budgets, one of them with class 1 in every row.
     same = np.tile(np.float32([0, 1]), (146, 1))
     wnli, rte = invented(tmp_path, "wnli", **{"best/test/logits": same}), invented(tmp_path, "rte")
-    # Without checksums, as older records are, so that it may be edited.
-    record = json.loads((rte / "run.json").read_text())
-    record["config"]["budget"] = "r2"
-    (rte / "run.json").write_text(json.dumps(record))
+    config = json.loads((rte / "run.json").read_text())["config"]
+    change_record(rte, config={**config, "budget": "r2"})
     said = "\n".join(send(wnli, rte, to=tmp_path / "s.zip"))
     assert "DEGENERATE: all 146 predictions are 'entailment'" in said
     assert "these are 2 systems, not one: m lora r2, m lora r8" in said

@@ -18,6 +18,7 @@ from dora.data.predictions import save
 from dora.data.sources import fingerprint
 from dora.data.tasks import TASKS
 from dora.preparing import prepare
+from dora.records import artefacts
 from dora.records.lock import Lock
 from dora.records.record import Record
 from dora.records.verify import verify
@@ -124,8 +125,8 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {method: root / method for method in ("lora", "full")}
 
 
-# Damage to weights or predictions is found by the record's checksums. Records written before these
-# existed have none; then the content itself must show it.
+# Damage to weights or predictions is found by the record's checksums. Weights that the record names
+# and the method no longer trains, or that are not finite, show in their content.
 @pytest.mark.parametrize(
     ("kind", "said"),
     [
@@ -133,12 +134,9 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         ("damaged", "best.safetensors is damaged or another's: it has 999 bytes, run.json says "),
         ("another's", "best.safetensors is damaged or another's: it has "),
         ("not finite", "best.safetensors is damaged or another's: "),
-        ("damaged, no checksums", "deserializing"),
-        ("another's, no checksums", "the kept weights lack "),
-        (
-            "not finite, no checksums",
-            "the kept weights hold NaN or infinity: classifier.dense.bias",
-        ),
+        ("no checksums", "its record has no checksums; train it again with force=true"),
+        ("another's, recorded", "the kept weights lack "),
+        ("not finite, recorded", "the kept weights hold NaN or infinity: classifier.dense.bias"),
         (
             "predictions",
             "predictions.npz is damaged or another's: its sha256 is not the one in run.json",
@@ -158,14 +156,14 @@ def test_a_done_run_stays_done_whatever_keeps_ax_from_being_predicted(
     method = "full" if kind == "not kept" else "lora"
     results = shutil.copytree(done[method], tmp_path / "results")
     folder, weights = only_run(results), only_run(results) / "best.safetensors"
-    if kind.endswith("no checksums"):
+    if kind == "no checksums":
         change_record(folder, "files")
     if kind == "predictions":  # one bit in the middle
         content = bytearray((folder / "predictions.npz").read_bytes())
         content[len(content) // 2] ^= 1
         (folder / "predictions.npz").write_bytes(content)
     before, lock = (folder / "predictions.npz").read_bytes(), Lock(folder)
-    kind = kind.removesuffix(", no checksums")
+    kind, _, recorded = kind.partition(", ")
     if kind == "damaged":
         weights.write_bytes(weights.read_bytes()[:999])
     elif kind == "another's":  # whole tensors under PEFT's names, none of which is this model's
@@ -178,6 +176,8 @@ def test_a_done_run_stays_done_whatever_keeps_ax_from_being_predicted(
         monkeypatch.setattr("dora.training.added.save", no_space)
     elif kind == "in use":
         lock.take()
+    if recorded:
+        change_record(folder, files=artefacts.sums(folder, [weights.name, "predictions.npz"]))
     words = (*WORDS, "max_steps=2", f"method={method}", glue(tmp_path / "glue", ax=True))
     again(monkeypatch, *small_words(results, *words))
     lock.release()
@@ -230,7 +230,11 @@ def test_an_ax_of_other_rows_is_predicted_anew_once_it_is_mended(
     save(folder / "predictions.npz", {**arrays(folder), **cut, "ax/ids": np.arange(5)})
     # As where the last evaluation is not the best one: nobody has its weights.
     results = record(tmp_path / "results")["results"]
-    change_record(folder, "files", results={**results, "best": {**results["best"], "step": 1}})
+    change_record(
+        folder,
+        files=artefacts.sums(folder, ["best.safetensors", "predictions.npz"]),
+        results={**results, "best": {**results["best"], "step": 1}},
+    )
     words = (*WORDS, "max_steps=2", "method=lora", glue(tmp_path / "glue", ax=True))
     again(monkeypatch, *small_words(tmp_path / "results", *words))
     assert (len(arrays(folder)["ax/ids"]), len(arrays(folder)["best/ax/logits"])) == (40, 40)
