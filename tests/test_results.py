@@ -14,10 +14,11 @@ import scipy.stats
 
 from dora.analysis.finished import read_runs
 from dora.analysis.searches import of_runs
+from dora.plain import dotted
 from dora.records import packed
 from dora.records.directories import directories
-from dora.records.identity import arithmetic
-from runs import load_script, python
+from dora.records.identity import ARITHMETIC, NOT_IDENTITY, arithmetic, configuration
+from runs import configure, load_script, python
 
 RESULTS = Path(__file__).parents[1] / "results"
 SCRIPT = str(Path(__file__).parents[1] / "scripts" / "results_page.py")
@@ -100,6 +101,15 @@ def test_the_page_counts_the_records_of_each_arithmetic() -> None:
     text = (RESULTS / "README.md").read_text()
     shown = re.findall(r"^\| (\d) \| [^|]* \| (\d+): ", text, re.MULTILINE)
     assert {int(number): int(count) for number, count in shown} == Counter(numbers)
+
+
+def test_runs_have_the_settings_of_the_committed_ones_and_those_of_later() -> None:
+    # Any other new setting would rename all directories, and these runs would be trained again.
+    runs = [run for folder in FOLDERS for run in read_runs(folder) if arithmetic(run) == ARITHMETIC]
+    for name, run in {run["config"]["method"]["name"]: run for run in runs}.items():
+        now, then = configure(f"method={name}").resolved(), configuration(run)
+        differing = dotted(now).keys() ^ dotted(then).keys()
+        assert differing <= {*NOT_IDENTITY, "epochs"}, f"{name}: see LATER in CONTRIBUTING.md"
 
 
 def test_the_answer_is_the_paired_t_test_of_the_records() -> None:

@@ -10,7 +10,7 @@ import json
 from typing import Any
 
 from dora.plain import dotted
-from dora.records.identity import arithmetic, method_settings
+from dora.records.identity import arithmetic, configuration
 from dora.records.schema import Run
 from dora.records.words import FORMER
 
@@ -20,7 +20,7 @@ def settings(run: Run) -> dict[str, Any]:
 
     A setting that has been renamed since the run stands under its name of today.
     """
-    known = dotted({**run["config"], "method": method_settings(run)})
+    known = dotted(configuration(run))
     for old, (new, values) in FORMER.items():
         if (value := in_words(known.get(old))) in values:
             known[new] = values[value]
