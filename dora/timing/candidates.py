@@ -19,6 +19,7 @@ from dora.configuration.config import Config
 from dora.configuration.groups import TaskConfig
 from dora.configuration.method_choice import MethodChoice, packaged
 from dora.data.tokens import Tokens
+from dora.guarding.guard import Guard
 from dora.methods.base import Method, RunInfo
 from dora.methods.released import RELEASED
 from dora.timing.libraries import PEFTS, peft_contender
@@ -181,7 +182,7 @@ def _loop(s: Setting, model: Any, method: Method, chosen: MethodChoice) -> Loop:
         config=config,
         model=model,
         head=head,
-        method=method,
+        guard=Guard(method, model),
         lr=1e-4,
         train=rows(s),
         scored={},
