@@ -36,6 +36,23 @@ def _tensors(model: nn.Module) -> dict[str, Tensor]:
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
+def _factors(method: Method) -> dict[str, nn.Parameter]:
+    """Returns all layers' factors by name. Raises UserError if a trained one has two names."""
+    factors: dict[str, nn.Parameter] = {}
+    names: dict[int, str] = {}
+    for matrix, layer in method.layers.items():
+        for factor, p in layer.factors().items():
+            name = f"{matrix}.{factor}"
+            if (first := names.setdefault(id(p), name)) != name and p.requires_grad:
+                raise UserError(
+                    f"{name} of {type(method).__name__} is the tensor {first} as well, and an adapter "
+                    'stores each layer\'s own: state result = "modules", which stores it once and is '
+                    "not exported"
+                )
+            factors[name] = p
+    return factors
+
+
 class Loaded:
     """A model's tensors as they are before a method is attached, by their names and checksums."""
 
@@ -77,14 +94,15 @@ class Loaded:
         parameters = self._model.named_parameters()
         trained = {name for name, p in parameters if p.requires_grad} - set(head)
         if method.result == "adapter":
-            factors = {f"{n}.{f}" for n, layer in method.layers.items() for f in layer.factors()}
-            misplaced, allowed = trained - factors, "factors of its low-rank layers"
             if not method.layers:
                 raise UserError(
                     f'{type(method).__name__} has no low-rank layers, so its result is no "adapter": '
-                    'state result = "weights" or "model", for tensors of the backbone'
+                    'state result = "weights" or "model", for tensors of the backbone, or "modules", '
+                    "for those that it adds"
                 )
-            fixed = factors - trained
+            factors = _factors(method)
+            misplaced, allowed = trained - factors.keys(), "factors of its low-rank layers"
+            fixed = {name for name, p in factors.items() if not p.requires_grad}
             if lost := sorted(fixed - method.frozen().keys()) if fixed else []:
                 raise UserError(
                     f"{type(method).__name__} freezes {', '.join(lost[:3])}, which its result would "

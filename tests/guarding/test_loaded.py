@@ -178,6 +178,15 @@ class HalfNamed(HalfFrozen):
         return {f"{name}.A": layer.A for name, layer in self.layers.items()}
 
 
+class Tied(LoRA):
+    """One trained A for the two first layers."""
+
+    def __init__(self, settings: Any, model: nn.Module, plan: Any, run: Any) -> None:
+        super().__init__(settings, model, plan, run)
+        first, second, *_ = self.layers.values()
+        second.A = first.A
+
+
 def attached(kind: type[Method], results: Path) -> None:
     config = of_kind(kind, results)
     lora: Prepared = prepare(small(results, "method=lora"))
@@ -198,6 +207,7 @@ def attached(kind: type[Method], results: Path) -> None:
             HalfFrozen,
             r"HalfFrozen freezes .*\.A, which its result would lack: let frozen\(\) name it",
         ),
+        (Tied, r"key\.A of Tied is the tensor .*query\.A as well, and an adapter stores each"),
     ],
 )
 def test_a_result_that_would_not_hold_what_is_trained_is_refused(
