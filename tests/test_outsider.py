@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from exported import dev_logits
 from safetensors.torch import load_file
 
@@ -127,6 +128,24 @@ class Forgetful(PlainLoRA):
         if self._steps == 12:
             for layer in self.layers.values():
                 layer.B.data.mul_(0.5)
+'''
+
+TIED = '''
+"""LoRA whose layers of one shape have one A, which is drawn and never trained."""
+from dora.methods.lora import PlainLoRA, PlainSettings
+
+class Tied(PlainLoRA):
+    title = "Tied"
+    settings_type = PlainSettings
+
+    def __init__(self, settings, model, plan, run):
+        super().__init__(settings, model, plan, run)
+        first = {}
+        for layer in self.layers.values():
+            layer.A = first.setdefault(layer.A.shape, layer.A).requires_grad_(False)
+
+    def frozen(self):
+        return {f"{name}.A": layer.A for name, layer in self.layers.items()}
 '''
 
 
@@ -278,6 +297,30 @@ def test_the_manuals_layer_of_ones_own_stores_its_vectors_and_exports_whole_fact
     logits = dev_logits(tmp_path / "out", True)
     want = arrays(trained.folder)["best/dev/logits"]
     np.testing.assert_allclose(logits, want, rtol=0, atol=1e-5)
+    # Layers share A, and the file has it for each of them.
+    written = load_file(trained.folder / "adapter/adapter_model.safetensors")
+    As = [t for name, t in written.items() if name.endswith("query.lora_A.weight")]
+    assert len(As) == 2
+    assert torch.equal(*As)
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+def test_layers_may_share_a_frozen_parameter_that_the_result_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(tmp_path, "ties.py", TIED, "tied", yaml_of("tied", "ties.Tied", alpha=16.0, dropout=0.0))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    given = {"data": "dir", "data__dir": small_glue(), "config_dir": tmp_path / "conf"}
+    # With a checkpoint, which holds it too.
+    given |= {"max_steps": 4, "eval_every": 2, "max_length": 48, "results": str(tmp_path / "r")}
+    trained = dora.train("wnli", "tied", "r2", **given)
+    kept = load_file(trained.folder / "best.safetensors")
+    As = [t for name, t in kept.items() if name.endswith("query.A")]
+    assert len(As) == 2
+    assert torch.equal(*As)
+    export(trained.folder, tmp_path / "out")
+    want = arrays(trained.folder)["best/dev/logits"]
+    np.testing.assert_allclose(dev_logits(tmp_path / "out", True), want, rtol=0, atol=1e-5)
 
 
 SCALES = '''

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from dora.adapters.lowrank import LowRankLinear
 from dora.adapters.peft_config import MAGNITUDE, adapter_config
+from dora.adapters.result import as_stored
 from dora.files import to_json, write_atomic
 
 
@@ -69,9 +70,7 @@ def adapter_tensors(
             if layer.magnitude is not None:
                 tensors[magnitude_name(name)] = layer.magnitude
     tensors |= {f"base_model.model.{name}": parameters[name] for name in head}
-    # Sorted, so that equal weights give equal bytes. Contiguous, as safetensors requires: B is
-    # often a view.
-    return {name: t.detach().cpu().contiguous() for name, t in sorted(tensors.items())}
+    return as_stored(dict(sorted(tensors.items())))  # sorted: equal weights give equal bytes
 
 
 def stored_ranks(layers: Mapping[str, LowRankLinear]) -> dict[str, int]:

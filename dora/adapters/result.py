@@ -24,6 +24,23 @@ def tensors_of(model: nn.Module, frozen: Mapping[str, Tensor]) -> dict[str, Tens
     return {**trained, **frozen}
 
 
+def as_stored(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Returns these tensors as safetensors takes them: on the CPU, and each in memory of its own.
+
+    Layers may share a tensor. Only one that is in the memory of another is copied, since a whole
+    model may be among them.
+    """
+    stored: dict[str, Tensor] = {}
+    taken: set[int] = set()
+    for name, t in tensors.items():
+        # In the order of its shape: a factor is often a view.
+        held = t.detach().cpu().contiguous()
+        place = held.untyped_storage().data_ptr()
+        stored[name] = held.clone() if place in taken else held
+        taken.add(place)
+    return stored
+
+
 def snapshot(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Returns copies of these tensors on the CPU."""
     return {name: t.detach().to("cpu", copy=True) for name, t in tensors.items()}

@@ -19,6 +19,7 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from dora.adapters.result import as_stored
 from dora.files import write_atomic
 
 KEPT = 2  # the newest, and the one before for a damaged newest
@@ -35,8 +36,7 @@ def save(folder: Path, step: int, tensors: dict[str, Tensor], about: dict[str, A
     """
     folder.mkdir(parents=True, exist_ok=True)
     label = json.dumps({"step": step, **about}, allow_nan=False)
-    held = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
-    data = safetensors.torch.save(held, {"label": label})
+    data = safetensors.torch.save(as_stored(tensors), {"label": label})
     # Under a temporary name, synced, renamed: a kill leaves the old files or the new one, whole.
     write_atomic(_file(folder, step), hashlib.sha256(data).digest(), data)
     steps = _steps(folder)

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import safetensors.torch
-from torch import Tensor
 
 from dora.adapters import lowrank
 from dora.adapters.peft import ranks_in_file, save_adapter
 from dora.adapters.peft_config import stored_params
 from dora.adapters.plan import Plan
+from dora.adapters.result import as_stored
 from dora.backbones import backbone
 from dora.data.predictions import save
 from dora.errors import RunFailed
@@ -215,9 +215,7 @@ def _save_weights(p: Prepared, loop: Loop, record: Record) -> dict[str, Any]:
     # A masked component adds nothing to the output, so the file need not hold it. The model is
     # restored to the last weights afterwards, by `Loop.weights`.
     lowrank.drop_masked(s.method.layers.values())
-    tensors: dict[str, Tensor] = {
-        name: t.detach().cpu().contiguous() for name, t in sorted(loop.result().items())
-    }
+    tensors = as_stored(dict(sorted(loop.result().items())))
     file = record.folder / artefacts.WEIGHTS
     write_atomic(file, safetensors.torch.save(tensors, {"format": "pt"}))
     held = _held_params(file, {*s.head, *(f"{name}.g" for name in s.method.layers)})

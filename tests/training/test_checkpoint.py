@@ -29,6 +29,16 @@ def two(folder: Path) -> Path:
     return folder / "step-4.checkpoint"
 
 
+def test_a_tensor_of_two_names_is_kept_under_both(tmp_path: Path) -> None:
+    shared = torch.arange(6.0).view(2, 3)
+    given = {"one": shared, "two": shared, "turned": shared.t(), "row": shared[1]}
+    checkpoint.save(tmp_path, 1, given, {})
+    found = checkpoint.load(tmp_path, pytest.fail)
+    assert found is not None
+    assert found[0].keys() == given.keys()
+    assert all(torch.equal(found[0][name], t) for name, t in given.items())
+
+
 def test_every_flipped_bit_is_noticed_and_the_one_before_is_used(tmp_path: Path) -> None:
     newest = two(tmp_path)
     whole, chance = newest.read_bytes(), random.Random(0)
