@@ -118,7 +118,10 @@ def _attached(choice: MethodChoice, model: nn.Module, plan: Plan, run: RunInfo) 
 def unserved(kind: type[Method]) -> str | None:
     """Returns why a method works in no loop but the suite's; None if it works in any."""
     if kind.result != "adapter":
-        return "leaves no adapter"
+        return (
+            f'leaves no adapter: it states result = "{kind.result}", and save() writes and merge() '
+            "adds the factors of low-rank layers alone"
+        )
     needs = ["clients"] if kind.federated else [m for m in _OWN_LOOP if overrides(kind, m)]
     if needs:
         return f"needs the suite's own loop for its {' and '.join(needs)}"

@@ -162,7 +162,14 @@ REFUSED = {
         "own loop for its noise and adjust_gradients",
     ),
     "federated": ("federated = True", "own loop for its clients"),
-    "weights": ("result = 'weights'", "method=mine leaves no adapter"),
+    "weights": (
+        "result = 'weights'",
+        'method=mine leaves no adapter: it states result = "weights", and save.. writes and',
+    ),
+    "modules": (
+        "result = 'modules'",
+        'states result = "modules", and save.. writes and merge.. adds the factors of low-rank lay',
+    ),
     "no budget": ("budget = 'none'", "method=mine has no budget"),
     "sources": ("sources = 'alpha'", "method=mine reads finished runs of the suite"),
     "unknown": ("def after_steps(self, step): ...", "is after_step meant"),
