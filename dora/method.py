@@ -9,14 +9,16 @@ from dora.adapters.budget import Budget, Matrix
 from dora.adapters.changes import Mask, Remove, Renew
 from dora.adapters.lowrank import LowRankLinear, adapt
 from dora.adapters.plan import Plan, equal_plan, equal_ranks, pruning_plan, start_ranks
+from dora.adapters.residual import ResidualLinear
 from dora.backbones import packing
 from dora.backbones.architectures import layer_and_kind
 from dora.errors import UserError
-from dora.methods.base import Method, ParameterGroup, RunInfo, Settings
+from dora.methods.base import FirstRows, Method, ParameterGroup, RunInfo, Settings
 from dora.methods.rules import fraction_or_steps, in_range, interval, one_of
 
 __all__ = [
     "Budget",
+    "FirstRows",
     "LowRankLinear",
     "Mask",
     "Matrix",
@@ -25,6 +27,7 @@ __all__ = [
     "Plan",
     "Remove",
     "Renew",
+    "ResidualLinear",
     "RunInfo",
     "Settings",
     "UserError",

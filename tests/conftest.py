@@ -186,13 +186,18 @@ def loop_of(
     head = [
         n for n, _ in model.named_parameters() if not n.startswith(model.base_model_prefix + ".")
     ]
-    c = Config(task=TaskConfig("sst2"), method=MethodChoice("any", type(method), None), **config)
+    c = config_of(type(method), **config)
     world = World(0, 1, torch.device("cpu"))
     return Loop(
         Setup(c, model, head, Guard(method, model), lr, train, {}, {}, total_steps, world),
         None,
         Lines(None),
     )
+
+
+def config_of(kind: type[Method], **config: Any) -> Config:
+    """Returns the configuration of a run of this method on a task of two classes."""
+    return Config(task=TaskConfig("sst2"), method=MethodChoice("any", kind, None), **config)
 
 
 def train_head_only(model: nn.Module) -> None:

@@ -12,9 +12,9 @@ from dora import method
 PAGE = (Path(__file__).parents[1] / "docs" / "adding-a-method.md").read_text()
 # A name that is taken from this list breaks methods in other people's packages.
 PROMISED = {
-    *("Method", "Settings", "RunInfo", "ParameterGroup", "UserError"),
+    *("Method", "Settings", "RunInfo", "FirstRows", "ParameterGroup", "UserError"),
     *("Budget", "Matrix", "Plan", "equal_plan", "pruning_plan", "equal_ranks", "start_ranks"),
-    *("LowRankLinear", "adapt", "allocate", "Mask", "Remove", "Renew"),
+    *("LowRankLinear", "ResidualLinear", "adapt", "allocate", "Mask", "Remove", "Renew"),
     *("in_range", "interval", "fraction_or_steps", "one_of"),
     *("layer_and_kind", "packing"),
 }

@@ -6,7 +6,7 @@ of a model that nobody could make again. The suite's own methods are tested for 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from numbers import Real
 from typing import Any, TypeVar
 
@@ -20,7 +20,7 @@ from dora.configuration.method_class import is_released
 from dora.errors import UserError
 from dora.guarding.loaded import Loaded, sums
 from dora.guarding.stored import check_stored
-from dora.methods.base import Method
+from dora.methods.base import FirstRows, Method
 
 T = TypeVar("T")
 
@@ -45,7 +45,7 @@ class Guard:
 
     # --- before the first step ---
 
-    def begin(self, forward: Callable[[int], None]) -> None:
+    def begin(self, forward: FirstRows) -> None:
         """Lets the method set start values; raises UserError if a resumed run would lack one."""
         before = sums(self._model)
         self.method.begin(forward)

@@ -8,11 +8,11 @@ package or outside it: docs/adding-a-method.md.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -95,6 +95,13 @@ class ParameterGroup:
     by_method: bool = False
 
 
+class FirstRows(Protocol):
+    """Runs the first training rows of a run through its model, for `Method.begin`."""
+
+    def __call__(self, number: int, backward: bool = False) -> None:
+        """Runs `number` rows forward, without gradients, or backward too, which leaves them."""
+
+
 class Method:
     """One method, attached to one backbone.
 
@@ -166,13 +173,15 @@ class Method:
         return None
 
     # --- once, when training begins ---
-    def begin(self, forward: Callable[[int], None]) -> None:
+    def begin(self, forward: FirstRows) -> None:
         """Sets start values that follow from the weights, or from training rows.
 
-        Called on the main process's device before a run's first step, not after a resume or
-        `init_from`; the other processes get the tensors of the result from it. `forward(n)`: runs
-        the first n training rows through the model, in evaluation mode, so that hooks on layers see
-        their inputs, without padding.
+        Called on the main process before a run's first step, not after a resume or `init_from`; the
+        other processes get the tensors of the result from it. `forward(n)`: runs the first n
+        training rows through the model, in evaluation mode and in 32 bits, so that hooks on layers
+        see their inputs, without padding. `forward(n, backward=True)`: also leaves the gradients of
+        the task's loss, its mean over these rows, in `.grad` of the trained tensors and of each
+        low-rank layer's frozen `weight`. They are cleared by the next call, and after `begin`.
         """
 
     def parameter_groups(self) -> Sequence[ParameterGroup]:

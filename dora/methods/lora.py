@@ -22,6 +22,7 @@ from dora.adapters import lowrank
 from dora.adapters.budget import Budget, Matrix
 from dora.adapters.lowrank import LowRankLinear
 from dora.adapters.plan import Plan, equal_plan
+from dora.adapters.residual import ResidualLinear
 from dora.adapters.singular import first_components
 from dora.methods import base
 from dora.methods.base import ParameterGroup, RunInfo
@@ -158,33 +159,18 @@ class LoRA(PlainLoRA):
             super()._draw(generator)
         for layer in self.layers.values():
             if isinstance(layer, ResidualLinear):
-                layer.split()
+                begin_as_pissa(layer)
 
 
-class ResidualLinear(LowRankLinear):
-    """Holds the start values of A and B beside them: y = W0 x + b0 + s (B A − B0 A0) x (PiSSA).
+def begin_as_pissa(layer: ResidualLinear) -> None:
+    """Begins the layer at the first r singular components of the base's weight over s.
 
-    The kept factors are A0 and −s B0, so that the base's weight stays as it was loaded. They see
-    the whole input, as PEFT's W0 − s B0 A0 does: dropout is of the trained factors' input alone.
+    With W0 = U diag(σ) Vᵀ: A0 = diag(√(σ/s)) Vᵀ and B0 = U diag(√(σ/s)) (the paper's start;
+    dividing by s is PEFT's).
     """
-
-    @property
-    def kept_rank(self) -> int:
-        """0: a trained component and its start values are one component, of twice the cost."""
-        return 0
-
-    @torch.no_grad()
-    def split(self) -> None:
-        """Sets A = A0 and B = B0 to the first r singular components of the base's weight over s.
-
-        With W0 = U diag(σ) Vᵀ: A0 = diag(√(σ/s)) Vᵀ and B0 = U diag(√(σ/s)) (the paper's start;
-        dividing by s is PEFT's).
-        """
-        U, sigma, Vt = first_components(self.base.weight, self.rank)
-        root = (sigma / self.scale).sqrt()
-        self.A.copy_(root.unsqueeze(1) * Vt)
-        self.B.copy_(U * root)
-        self.kept_A, self.kept_B = self.A.clone(), -self.scale * self.B
+    U, sigma, Vt = first_components(layer.base.weight, layer.rank)
+    root = (sigma / layer.scale).sqrt()
+    layer.start_at(root.unsqueeze(1) * Vt, U * root)
 
 
 def kaiming(like: Tensor, generator: torch.Generator) -> Tensor:

@@ -138,7 +138,8 @@ def _begin(p: Prepared, world: World, model: nn.Module, guard: Guard, train: Tok
     if not overrides(type(method), "begin"):
         return
     if world.main:
-        guard.begin(calibrator(model, train, c.seed, c.batch_size, c.batching, world.device))
+        guard.begin(calibrator(c, model, method.layers.values(), train, world.device))
+        model.zero_grad()
     held = result.tensors_of(model, method.frozen())
     # All processes take the main one's values: a decomposition's last bits, and even its signs,
     # depend on the machine.

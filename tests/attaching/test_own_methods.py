@@ -118,6 +118,15 @@ def test_it_trains_and_is_saved_for_peft_and_merged(name: str, own: Own, tmp_pat
         torch.testing.assert_close(model(**given).logits, expected, rtol=0, atol=1e-5)
 
 
+def test_factors_that_layers_share_stand_in_no_checkpoint_of_the_trainers(
+    own: Own, tmp_path: Path
+) -> None:
+    model = build("bert")
+    adapter = dora.attach(model, "vera", "r4", config_dir=METHODS["vera"](own))
+    assert len({id(layer.A) for layer in adapter.method.layers.values()}) == 1
+    model.save_pretrained(tmp_path)  # as its checkpoints do; refuses names that share memory
+
+
 @pytest.mark.parametrize("by", ["adapter", "model"])
 @pytest.mark.parametrize("name", METHODS)
 def test_it_goes_on_after_a_restart_to_the_bit(name: str, by: str, own: Own) -> None:

@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from conftest import attach_method, linears, loop_of, settings_of, tiny, tokens
+from conftest import attach_method, config_of, linears, loop_of, settings_of, tiny, tokens
 from dora.adapters.budget import Budget
 from dora.adapters.singular import first_components
-from dora.data.tokens import order
-from dora.methods.base import RunInfo
+from dora.data.tokens import Tokens, order
+from dora.methods.base import FirstRows, RunInfo
 from dora.methods.nora import NestedLinear, NoRA
 from dora.training.calibration import calibrator
 from runs import cut, only_run, refused, run, same_files, small, small_words
@@ -33,6 +33,12 @@ def nested(W: list[list[float]], rank: int, outer: int) -> NestedLinear:
 def attach(model: nn.Module, budget: str = "r2", **given: Any) -> NoRA:
     """Returns the method attached to the model, whose head is trained too."""
     return attach_method(model, "nora", budget, RunInfo(20, 3), **given)
+
+
+def rows_of(model: nn.Module, method: NoRA, train: Tokens) -> FirstRows:
+    """Returns what `begin` runs training rows with."""
+    config = config_of(NoRA, seed=1, batch_size=8, batching="length")
+    return calibrator(config, model, method.layers.values(), train, torch.device("cpu"))
 
 
 def test_the_plain_form_worked_by_hand() -> None:
@@ -71,7 +77,7 @@ def test_training_begins_at_the_backbone_and_changes_the_inner_pair_alone(
     method = attach(model, svd=svd)
     train = tokens(40)
     state = torch.get_rng_state()
-    method.begin(calibrator(model, train, 1, 8, "length", torch.device("cpu")))
+    method.begin(rows_of(model, method, train))
     assert torch.equal(torch.get_rng_state(), state)  # no stream of training's was drawn from
     torch.testing.assert_close(model.eval()(**batch).logits, before, rtol=1e-5, atol=1e-6)
     frozen = {name: t.clone() for name, t in method.frozen().items()}
@@ -92,8 +98,9 @@ def test_training_begins_at_the_backbone_and_changes_the_inner_pair_alone(
 
 def test_inputs_are_those_of_the_first_training_rows_without_padding() -> None:
     model, train = tiny("roberta"), tokens(40)
-    forward = calibrator(model, train, 1, 8, "length", torch.device("cpu"))
-    layer = next(iter(attach(model).layers.values()))
+    method = attach(model)
+    forward = rows_of(model, method, train)
+    layer = next(iter(method.layers.values()))
     inside: list[Tensor] = []
     hook = layer.register_forward_pre_hook(lambda module, args: inside.append(args[0]))
     forward(12)
@@ -111,7 +118,7 @@ def test_the_outer_pair_weighs_columns_by_the_inputs_root_mean_square() -> None:
     assert isinstance(layer, NestedLinear)
     inside: list[Tensor] = []
     hook = layer.register_forward_pre_hook(lambda module, args: inside.append(args[0]))
-    forward = calibrator(model, train, 1, 8, "length", torch.device("cpu"))
+    forward = rows_of(model, method, train)
     method.begin(forward)
     hook.remove()
     x = torch.cat([each.reshape(-1, 32) for each in inside])
