@@ -168,12 +168,30 @@ def _parameters(run: Run, about: AboutMethod, norms: bool) -> str:
         if in_file is not None and in_file != p["adapter_end"]:
             lines.append(["adapter in PEFT's format", f"{in_file:,}"])
         elif about.result == "adapter":
-            text += " A component stores d_in + d_out parameters"
+            text += _cost(run["ranks"])
             text += "; its gate is folded in." if p["gates"] else "."
             text += " Each matrix stores d_out norms of its rows, too." if norms else ""
         if about.result == "modules":
             text += " An adapter of bottleneck m in a model of width d stores 2dm + m + d."
     return f"## Parameters\n\n{pipe_table(lines)}{text}"
+
+
+def _cost(ranks: Mapping[str, Mapping[str, int]]) -> str:
+    """Says what a component stores: PEFT's file may hold several for it, such as start values."""
+    end = ranks["end"]
+    in_file = ranks.get("in_peft_file", end)
+    times = {in_file.get(name, rank) / rank for name, rank in end.items() if rank}
+    if times <= {1}:
+        return " A component stores d_in + d_out parameters"
+    if len(times) == 1 and (only := times.pop()).is_integer():
+        return (
+            f" A component stores {only:.0f} (d_in + d_out) parameters: PEFT's file holds "
+            f"{only:.0f} components in its place"
+        )
+    return (
+        f" In the place of the {sum(end.values()):,} components PEFT's file holds "
+        f"{sum(in_file.values()):,}, of d_in + d_out parameters each"
+    )
 
 
 def _ranks(ranks: Mapping[str, int], heading: str) -> str:

@@ -297,6 +297,8 @@ def test_peft_reads_pissa_against_the_backbone_as_it_was_loaded(
     pissa: Path, tmp_path: Path
 ) -> None:
     export(pissa, tmp_path / "out")
+    card = (tmp_path / "out/README.md").read_text()
+    assert "A component stores 2 (d_in + d_out) parameters: PEFT's file holds 2" in card
     base = ASSETS / "tiny_roberta"
     model = AutoModelForSequenceClassification.from_pretrained(base, dtype=torch.float32)
     peft = PeftModel.from_pretrained(model, tmp_path / "out").eval()

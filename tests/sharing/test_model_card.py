@@ -170,6 +170,32 @@ def test_the_cost_of_a_component_is_told_where_the_file_bears_it_out(gates: int)
     assert "| adapter in PEFT's format | 27,648 |" in re.sub(" +", " ", other)
 
 
+@pytest.mark.parametrize(
+    ("in_file", "said"),
+    [
+        ([2, 4, 0], "A component stores d_in + d_out parameters; its gate is folded in."),
+        # PiSSA's: start values stand beside the trained factors.
+        (
+            [4, 8, 0],
+            "A component stores 2 (d_in + d_out) parameters: PEFT's file holds 2 components in its "
+            "place; its gate is folded in.",
+        ),
+        (
+            [3, 8, 1],
+            "In the place of the 6 components PEFT's file holds 12, of d_in + d_out parameters each;",
+        ),
+    ],
+)
+def test_a_component_costs_as_much_as_the_file_holds_for_it(in_file: list[int], said: str) -> None:
+    run = json.loads(RECORD.read_text())
+    params = {**run["params"], "gates": 48, "adapter_end": 3504, "in_peft_file": 3504}
+    names = list(run["ranks"]["end"])[:3]
+    found = {"end": [2, 4, 0], "in_peft_file": in_file}
+    ranks = {key: dict(zip(names, held, strict=True)) for key, held in found.items()}
+    run |= {"params": params, "ranks": {**run["ranks"], **ranks}}
+    assert said in model_card(run, CONFIG, Form())
+
+
 def test_a_card_tells_what_the_federation_was() -> None:
     run = json.loads(RECORD.read_text())
     assert "federated:" not in model_card(run, CONFIG, Form())
