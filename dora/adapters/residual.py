@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dora.adapters.lowrank import LowRankLinear
 
@@ -15,6 +15,14 @@ class ResidualLinear(LowRankLinear):
     the whole input, as PEFT's W0 − s B0 A0 does: dropout is of the trained factors' input alone.
     An export stores a component twice, which its cost must say: 2 (d_in + d_out).
     """
+
+    def __init__(
+        self, base: nn.Linear, rank: int, scale: float, dropout: float, gated: bool
+    ) -> None:
+        super().__init__(base, rank, scale, dropout, gated)
+        # Zeros until a method sets others, perhaps in `begin`: a run that begins at another's
+        # factors (`init_from`) goes on with its start values if it holds any itself.
+        self.start_at(self.A, self.B)
 
     @property
     def kept_rank(self) -> int:

@@ -139,7 +139,7 @@ def _begin(p: Prepared, world: World, model: nn.Module, guard: Guard, train: Tok
         return
     if world.main:
         guard.begin(calibrator(c, model, method.layers.values(), train, world.device))
-        model.zero_grad()
+        model.zero_grad()  # those that training rows have left
     held = result.tensors_of(model, method.frozen())
     # All processes take the main one's values: a decomposition's last bits, and even its signs,
     # depend on the machine.

@@ -9,7 +9,13 @@ from dora.adapters.result import as_stored
 
 def test_only_a_tensor_in_the_memory_of_another_is_copied() -> None:
     alone, shared = torch.arange(6.0), torch.arange(6.0).view(2, 3)
-    given = {"alone": alone, "first": shared, "again": shared, "row": shared[1], "turned": shared.t()}
+    given = {
+        "alone": alone,
+        "first": shared,
+        "again": shared,
+        "row": shared[1],
+        "turned": shared.t(),
+    }
     stored = as_stored(given)
     assert list(stored) == list(given)
     assert all(torch.equal(stored[name], t) for name, t in given.items())

@@ -109,7 +109,10 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "setting": ({"rank": 3}, "dora has no setting rank; it has alpha, dropout"),
     "rate": ({"base_lr": 1e-3}, "no setting base_lr; it has .*; the learning rate is your optim"),
     "name": ({"name": "x"}, "dora has no setting name; it has"),
-    "whole": ({"method": "bitfit"}, r'method=bitfit leaves no adapter: .*"weights".*alone \(python -m dora.run'),
+    "whole": (
+        {"method": "bitfit"},
+        r'method=bitfit leaves no adapter: .*"weights".*alone \(python -m dora.run',
+    ),
     "type": ({"alpha": "big"}, "dora: Value 'big'"),
     "value": ({"beta": 1.5}, r"beta=1.5 must lie in \[0, 1\); the paper uses 0.9"),
     "budget": ({"budget": "8"}, "budget=8 reads as 8 parameters: write r8"),

@@ -71,7 +71,7 @@ def near(found: Tensor, want: Tensor) -> None:
 
 
 # Training begins without a gradient, and with the tensors that the method trains alone.
-BEGUN = '''
+BEGUN = """
 
 class Watched(LoRAGA):
     def __init__(self, settings, model, plan, run):
@@ -84,7 +84,7 @@ class Watched(LoRAGA):
         trained = {name for name, p in parameters.items() if p.requires_grad}
         assert {name for name in trained if "classifier" not in name} == factors
         assert step > 1 or all(p.grad is None for p in parameters.values())
-'''
+"""
 
 
 def lora_ga(folder: Path) -> dict[str, Any]:
@@ -131,6 +131,18 @@ def test_lora_ga_begins_at_the_singular_vectors_of_the_first_gradient(
         size = len(dW) ** 0.25 / 4  # gamma = 16
         same_lines(found[f"{name}.kept_A"], size * Vt[:2])
         same_lines(found[f"{name}.kept_B"].t(), -16 / 2**0.5 * size * U[:, 2:4].t())
+
+
+def test_a_run_that_begins_at_another_keeps_that_ones_start_values(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = lora_ga(tmp_path) | {"results": str(tmp_path / "r")}
+    monkeypatch.syspath_prepend(str(tmp_path))
+    first = dora.train("wnli", "lora_ga", "r2", **given)
+    then = dora.train("rte", "lora_ga", "r2", init_from=str(first.folder), **given)
+    before, after = kept(first.folder), kept(then.folder)
+    assert before.keys() == after.keys()
+    assert all(torch.equal(after[name], t) for name, t in before.items())
 
 
 @pytest.mark.parametrize(("size", "precision"), [(1, "bf16"), (2, "fp32")])
