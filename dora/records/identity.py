@@ -48,13 +48,6 @@ def identity(config: dict[str, Any], fingerprints: dict[str, str | None]) -> str
 
 def method_settings(run: Run) -> dict[str, Any]:
     """Returns the settings of a recorded run's method, those added since (LATER) at its values."""
-    method = run["config"].get("method") or {}
+    method = run["config"]["method"]
     # In the order of the record, which is the YAML's; what it lacks comes last.
-    return method | {
-        k: v for k, v in LATER.get(str(method.get("name")), {}).items() if k not in method
-    }
-
-
-def arithmetic(run: Run) -> int:
-    """Returns the number of the arithmetic that trained a run; 1 for records that name none."""
-    return int(run.get("arithmetic", 1))
+    return method | {k: v for k, v in LATER.get(method["name"], {}).items() if k not in method}

@@ -16,7 +16,7 @@ from dora.backbones.backbone import ASSETS
 from dora.errors import RunFailed, UserError
 from dora.records import provenance as provenance_module
 from dora.records import study
-from dora.records.identity import ARITHMETIC, arithmetic, identity
+from dora.records.identity import ARITHMETIC, identity
 from dora.records.provenance import processor, provenance
 from dora.records.record import REMOVED, Record, read_finished
 from dora.records.run_json import read, read_done
@@ -173,12 +173,10 @@ def test_a_setting_that_came_later_leaves_runs_of_before_their_directories(
     assert len({identity({"method": m}, {}) for m in [{"name": "other"}, *named]}) == 3
 
 
-def test_records_name_their_arithmetic_and_those_without_have_the_first(tmp_path: Path) -> None:
+def test_records_name_their_arithmetic(tmp_path: Path) -> None:
     held = opened(tmp_path)
     held.close()
-    assert arithmetic(held.data) == ARITHMETIC
-    # Committed studies have records from before there were numbers.
-    assert arithmetic({}) == 1
+    assert held.data["arithmetic"] == ARITHMETIC
 
 
 # The words become a command that is shown to be pasted.
