@@ -32,7 +32,7 @@ class NotARecord(ValueError):
 
 
 def read(folder: Path) -> Run:
-    """Returns run.json of the run directory `folder`, checked against RECORD.
+    """Returns run.json of the run directory `folder`, checked against RECORD, with today's keys.
 
     The record of a run that is done is checked against FINISHED too. Raises FileNotFoundError where
     there is none, NotARecord where it cannot be believed.
