@@ -31,6 +31,7 @@ from dora.configuration.config import Config
 from dora.configuration.groups import TaskConfig
 from dora.configuration.method_choice import MethodChoice, packaged, packaged_names
 from dora.data.tokens import Tokens
+from dora.guarding.guard import Guard
 from dora.methods.base import Method, RunInfo
 from dora.package import PLUGINS
 from dora.training.lines import Lines
@@ -188,7 +189,7 @@ def loop_of(
     c = Config(task=TaskConfig("sst2"), method=MethodChoice("any", type(method), None), **config)
     world = World(0, 1, torch.device("cpu"))
     return Loop(
-        Setup(c, model, head, method, lr, train, {}, {}, total_steps, world),
+        Setup(c, model, head, Guard(method, model), lr, train, {}, {}, total_steps, world),
         None,
         Lines(None),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import dataclasses
 import functools
 import importlib.util
 import io
@@ -31,6 +32,7 @@ from dora.cli.composer import Composer
 from dora.configuration.config import Config, register
 from dora.data.mini import mini
 from dora.data.tasks import AX, TASKS, Rows, Task
+from dora.methods.base import Method
 from dora.package import CONF
 from dora.preparing.prepare import prepare
 from dora.process.signals import StopSignals
@@ -136,6 +138,13 @@ def configure(*overrides: str) -> Config:
 def small(results: Path, *overrides: str) -> Config:
     """Composes the configuration of the small run."""
     return configure(*small_words(results, *overrides))
+
+
+def of_kind(kind: type[Method], results: Path) -> Config:
+    """Composes LoRA's small run in two steps, trained by another class."""
+    config = small(results, "method=lora", "max_steps=2")
+    config.method = dataclasses.replace(config.chosen, kind=kind)
+    return config
 
 
 def run(config: Config, signals: StopSignals | None = None) -> dict[str, Any]:

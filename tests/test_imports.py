@@ -21,6 +21,7 @@ ORDER = (
     # `method` stands beside it: what authors import, in this package or outside.
     ("methods", "method"),
     ("configuration",),
+    ("guarding",),
     ("records",),
     ("preparing",),
     ("training",),

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dora.adapters import budget
+from dora.methods.released import RELEASED
 
 # Models of this suite whose name is not their title.
 _MODELS = {
@@ -25,28 +26,9 @@ _MODELS = {
     "minilm": "MiniLM",
 }
 
-# Methods of published rows and of this suite. A run's record has its method's own title, which
+# The suite's methods, and others of published rows. A run's record has its method's own title, which
 # `Table.title` prefers.
-_METHODS = {
-    "full": "full fine-tuning",
-    "lora": "LoRA",
-    "adalora": "AdaLoRA",
-    "dora": "DoRA (dynamic rank)",
-    "bitfit": "BitFit",
-    "houlsby": "Houlsby adapters",
-    "pfeiffer": "Pfeiffer adapters",
-    "sora": "SoRA",
-    "melora": "MELoRA",
-    "lora_pro": "LoRA-Pro",
-    "flat_lora": "Flat-LoRA",
-    "chain": "Chain of LoRA",
-    "xgblora": "XGBLoRA",
-    "nora": "NoRA",
-    "cora": "CoRA",
-    "fedit": "FedIT",
-    "ffa_lora": "FFA-LoRA",
-    "lora_fair": "LoRA-FAIR",
-    "weight_decomposed": "weight-decomposed DoRA",
+_METHODS = RELEASED | {
     "adapter_drop": "AdapterDrop",
     "aflora": "AFLoRA",
     "loraplus": "LoRA+",

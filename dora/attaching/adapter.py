@@ -22,10 +22,9 @@ from dora.attaching.saving import save
 from dora.attaching.state import add_hooks, check, split, state_of, take_up
 from dora.attaching.watch import StepWatch
 from dora.errors import UserError
-from dora.methods.base import Method, ParameterGroup, overrides
+from dora.guarding.guard import Guard
+from dora.methods.base import ParameterGroup, overrides
 from dora.methods.groups import parameter_groups
-from dora.methods.returned import checked
-from dora.training.stored_update import check_stored
 
 
 class Adapter:
@@ -39,7 +38,7 @@ class Adapter:
     def __init__(
         self,
         model: nn.Module,
-        method: Method,
+        guard: Guard,
         plan: Plan,
         steps: int,
         head: list[str],
@@ -51,13 +50,13 @@ class Adapter:
         `originals`: the adapted linears by name, as they were. `arguments`: in words, the arguments
         of `attach` on which further training depends.
         """
-        self.model, self.method, self.plan = model, method, plan
+        self.model, self.method, self.plan = model, guard.method, plan
         self.steps, self.head, self.taken, self.arguments = steps, head, 0, arguments
-        self._originals = dict(originals)
+        self._guard, self._originals = guard, dict(originals)
         # BatchNorm's, which training changes even in a frozen backbone and PEFT's file cannot hold.
         self._averages = snapshot(running_averages(model))
-        self._acts = any(overrides(type(method), moment) for moment in ("after_step", "update"))
-        self._watch = StepWatch(list(method.layers.values()), strict=self._acts)
+        self._acts = any(overrides(type(guard.method), m) for m in ("after_step", "update"))
+        self._watch = StepWatch(list(self.method.layers.values()), strict=self._acts)
         self._checked = False  # whether the first step has been checked
         self._asked = False  # whether the penalty was ever asked for
         self._device, self._dtype = self.device, self._factor.dtype
@@ -124,7 +123,7 @@ class Adapter:
             )
         self._asked = True
         with self._awake():
-            term = checked(self.method, "penalty", self.method.penalty(self.taken + 1), Tensor)
+            term = self._guard.penalty(self.taken + 1)
         return torch.zeros((), device=self.device) if term is None else term
 
     def add_penalty_gradient(self) -> None:
@@ -170,10 +169,7 @@ class Adapter:
                 rate = float(others[0].param_groups[0]["lr"]) if rate is None else rate
                 self.method.update(self.taken, rate)
             try:
-                change = self.method.after_step(self.taken)
-                change = checked(
-                    self.method, "after_step", change, changes.Mask, changes.Remove, changes.Renew
-                )
+                change = self._guard.after_step(self.taken)
             except FloatingPointError as e:
                 why = f"{e} after step {self.taken}: training has diverged, lower its learning rate"
                 raise FloatingPointError(why) from e
@@ -267,7 +263,7 @@ class Adapter:
         with self._awake():
             refuse_moved_averages(self.model, self.head, self._averages)
             self._warn_of_budget("saved")
-            check_stored(self.method)
+            self._guard.stored()
             save(Path(folder), self.model, self.method.layers, self.head, self._originals)
 
     @torch.no_grad()
@@ -278,7 +274,7 @@ class Adapter:
         """
         with self._awake():
             self._warn_of_budget("merged")
-            check_stored(self.method)
+            self._guard.stored()
             for name, layer in self.method.layers.items():
                 layer.weight.copy_(merged(layer.weight, *layer.stored(), layer.magnitude))
                 self.model.set_submodule(name, put_back(self._originals[name], layer.base))

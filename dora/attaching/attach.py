@@ -30,13 +30,13 @@ from dora.configuration.method_choice import (
 )
 from dora.configuration.method_class import fingerprint, refuse_edited
 from dora.errors import UserError
+from dora.guarding.guard import Guard
+from dora.guarding.loaded import Loaded
+from dora.guarding.planned import checked_plan
 from dora.methods.base import Method, RunInfo, overrides
-from dora.methods.returned import checked_state
 from dora.plain import is_whole
-from dora.preparing.planning import checked_plan, priced
+from dora.preparing.planning import priced
 from dora.python.train import method_of
-from dora.training.backbone_kept import BackboneCheck
-from dora.training.build import refuse_misplaced
 
 # Moments that only the suite's own loop has: it runs training rows before the first step, sets the
 # learning rate, and stands between the forward pass, backward, the clip and the optimizer.
@@ -90,30 +90,29 @@ def attach(
     run = RunInfo(steps or 0, seed)
     plan = _plan(choice, wanted, found, run)
     _freeze(model, found)
-    attached = _attached(choice, model, plan, run)
+    guard = _attached(choice, model, plan, run)
     for name in modules:
         model.get_submodule(name).requires_grad_(True)
-    for layer in attached.layers.values():  # drawn on the CPU
+    for layer in guard.method.layers.values():  # drawn on the CPU
         layer.to(layer.base.weight.device)
         layer.train(model.training)
-    attached.load(checked_state(attached))
+    guard.method.load(guard.state())
     arguments = ", ".join(f"{key}={value}" for key, value in _arguments(choice, steps, wanted))
-    return Adapter(model, attached, plan, steps or 0, modules, found, arguments)
+    return Adapter(model, guard, plan, steps or 0, modules, found, arguments)
 
 
-def _attached(choice: MethodChoice, model: nn.Module, plan: Plan, run: RunInfo) -> Method:
-    """Returns the method, whose layers are in the model now.
+def _attached(choice: MethodChoice, model: nn.Module, plan: Plan, run: RunInfo) -> Guard:
+    """Returns the guarded method, whose layers are in the model now.
 
     Raises UserError if a method of one's own does something that a run of the suite refuses too.
     """
-    check = BackboneCheck(choice.kind, model)
+    loaded = Loaded(choice.kind, model)
     attached = choice.kind(choice.settings, model, plan, run)
     try:
-        refuse_misplaced(attached, model, set(), [])
-        check.after_attaching(attached, model)
+        loaded.after_attaching(attached)
     except UserError as e:
         raise UserError(*e.problems, "the model has been changed by now: load it anew") from e
-    return attached
+    return Guard(attached, model, loaded)
 
 
 def unserved(kind: type[Method]) -> str | None:

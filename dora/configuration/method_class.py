@@ -21,32 +21,10 @@ from typing import TYPE_CHECKING, ClassVar, get_origin, get_type_hints
 
 from dora.errors import UserError
 from dora.files import sha256_file
+from dora.methods.released import RELEASED
 
 if TYPE_CHECKING:
     from dora.methods.base import Method
-
-# Modules of dora.methods that are the suite's own; the file of any other is part of a run's identity.
-RELEASED = {
-    "adalora",
-    "bitfit",
-    "chain",
-    "cora",
-    "dora",
-    "fedit",
-    "ffa_lora",
-    "flat_lora",
-    "full",
-    "houlsby",
-    "lora",
-    "lora_fair",
-    "lora_pro",
-    "melora",
-    "nora",
-    "pfeiffer",
-    "sora",
-    "weight_decomposed",
-    "xgblora",
-}
 
 # `fingerprint` by class, as it was at the first call.
 _AT_IMPORT: dict[type, str | None] = {}
@@ -133,7 +111,10 @@ def _problems(kind: type[Method]) -> Iterator[str]:
 
 
 def is_released(cls: type) -> bool:
-    """Tells whether a class is of a method of this suite, rather than of one of the user's own."""
+    """Tells whether a class is of a released method, rather than of one of the user's own.
+
+    The file of one's own is part of a run's identity.
+    """
     package, _, module = cls.__module__.rpartition(".")
     return package == "dora.methods" and module in RELEASED
 

@@ -13,7 +13,7 @@ from dora.configuration.method_class import is_released
 from dora.errors import UserError
 from dora.files import Shape, check_safetensors, sha256_file, tensor_shapes
 from dora.records import artefacts
-from dora.records.identity import method_settings
+from dora.records.identity import configuration
 from dora.records.record import read_finished
 
 
@@ -79,7 +79,7 @@ def _absent(folder: Path, file: Path, form: str) -> list[str]:
 def _unlike(folder: Path, run: dict[str, Any], config: Config, weights: str) -> list[str]:
     """Returns a message for each of method, model, target and layout in which two runs differ."""
     target = list(config.targets()) if config.chosen.has_budget else None
-    before = method_settings(run)
+    before = configuration(run)["method"]
     pairs = [
         ("method", before["name"], config.method_name),
         ("model", run["fingerprints"]["model"], weights),

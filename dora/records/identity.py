@@ -6,8 +6,10 @@ come to other numbers lies elsewhere.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
+from collections.abc import Iterator
 from typing import Any
 
 from dora.configuration.neutral import NEUTRAL
@@ -20,9 +22,11 @@ ARITHMETIC = 6
 # The keys that are no part of the hash: seed and results have places of their own in the path.
 NOT_IDENTITY = (*NEUTRAL, "seed", "results")
 
-# A method's settings that came after its first runs, with the values that those runs had. At these
+# Settings that came after the first runs, with the values that mean what those runs did: those of
+# every run under "" by dotted keys ("clip", "fed.alpha"), a method's own under its name. At these
 # values they are no part of a run's identity, so that its directory keeps its name.
 LATER: dict[str, dict[str, Any]] = {
+    "": {},
     "lora": {"scaling": "standard", "lr_ratio": 1.0, "init": "kaiming", "deal": "spread"},
     "dora": {"importance": "share"},
     "lora_fair": {"server_step": "fixed"},
@@ -36,25 +40,30 @@ def identity(config: dict[str, Any], fingerprints: dict[str, str | None]) -> str
     favour of the `fingerprints` of what lies there (data, model, init_from), so that the same run
     typed two ways, or from a folder that was moved, is the same directory.
     """
-    kept = {k: v for k, v in config.items() if k not in NOT_IDENTITY}
-    if method := kept.get("method"):
-        before = LATER.get(method["name"], {}).items()
-        kept["method"] = {k: v for k, v in method.items() if (k, v) not in before}
+    kept = copy.deepcopy({k: v for k, v in config.items() if k not in NOT_IDENTITY})
+    for part, key, before in _later(kept):
+        if (key, before) in part.items():
+            del part[key]
     about = {"config": kept, "fingerprints": fingerprints, "arithmetic": ARITHMETIC}
     # 32 bits: the chance that two of a study's 100 configurations collide is 1 in a million.
     text = json.dumps(about, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-def method_settings(run: Run) -> dict[str, Any]:
-    """Returns the settings of a recorded run's method, those added since (LATER) at its values."""
-    method = run["config"].get("method") or {}
-    # In the order of the record, which is the YAML's; what it lacks comes last.
-    return method | {
-        k: v for k, v in LATER.get(str(method.get("name")), {}).items() if k not in method
-    }
+def configuration(run: Run) -> dict[str, Any]:
+    """Returns a recorded run's configuration, with the settings added since (LATER) at its values."""
+    whole = copy.deepcopy(run["config"])
+    for part, key, before in _later(whole):
+        # In the order of the record, which is the YAML's; what it lacks comes last.
+        part.setdefault(key, before)
+    return whole
 
 
-def arithmetic(run: Run) -> int:
-    """Returns the number of the arithmetic that trained a run; 1 for records that name none."""
-    return int(run.get("arithmetic", 1))
+def _later(config: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str, Any]]:
+    """Yields each setting of LATER: the part of `config` it is for, its name, its value of before."""
+    method = config.get("method") or {}
+    own = LATER.get(str(method.get("name")), {})
+    for key, before in (LATER[""] | {f"method.{k}": v for k, v in own.items()}).items():
+        group, _, name = key.rpartition(".")
+        # Only a federated run has `fed`.
+        yield config.get(group, {}) if group else config, name, before

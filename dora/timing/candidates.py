@@ -19,7 +19,9 @@ from dora.configuration.config import Config
 from dora.configuration.groups import TaskConfig
 from dora.configuration.method_choice import MethodChoice, packaged
 from dora.data.tokens import Tokens
+from dora.guarding.guard import Guard
 from dora.methods.base import Method, RunInfo
+from dora.methods.released import RELEASED
 from dora.timing.libraries import PEFTS, peft_contender
 from dora.timing.products import products
 from dora.timing.setting import (
@@ -45,20 +47,14 @@ PHASES = ("before", "allocating", "after")
 OURS = ("full", "lora", *(f"{m} {phase}" for m in ("adalora", "dora") for phase in PHASES))
 # "forward" is the bare backbone's, over the batches that "evaluation" predicts with an adapter.
 CONTENDERS = ("products", "floor", "our floor", "forward", "evaluation", *OURS, *PEFTS)
-# Other methods, where their steps cost most: SoRA before its cut, a chain in its last link. Not
-# XGBLoRA, whose backward pass ends at the lowest layer that a round draws.
-OTHERS = (
-    "sora",
-    "melora",
-    "lora_pro",
-    "flat_lora",
-    "bitfit",
-    "houlsby",
-    "pfeiffer",
-    "chain after",
-    "nora",
-    "cora",
-    "weight_decomposed",
+# The methods that are not timed beside OURS: XGBLoRA, whose backward pass ends at the lowest layer
+# that a round draws, and the federated ones, whose steps are other methods'.
+UNTIMED = {"xgblora", "fedit", "ffa_lora", "lora_fair"}
+# Other methods, where their steps cost most: SoRA before its cut, a chain in its last link.
+OTHERS = tuple(
+    "chain after" if name == "chain" else name
+    for name in RELEASED
+    if name not in UNTIMED | {ours.split()[0] for ours in OURS}
 )
 # By torch.compile, before any allocation: a rank that changes compiles the graph anew.
 COMPILED = ("full compiled", "lora compiled", "dora compiled")
@@ -186,7 +182,7 @@ def _loop(s: Setting, model: Any, method: Method, chosen: MethodChoice) -> Loop:
         config=config,
         model=model,
         head=head,
-        method=method,
+        guard=Guard(method, model),
         lr=1e-4,
         train=rows(s),
         scored={},

@@ -17,15 +17,15 @@ from dora.backbones.attention import speed_up
 from dora.data.sources import fingerprint
 from dora.data.tokens import Tokens, tokenised
 from dora.errors import UserError
-from dora.methods.base import Method, overrides
-from dora.methods.returned import checked_state
+from dora.guarding.guard import Guard
+from dora.guarding.loaded import Loaded
+from dora.methods.base import overrides
 from dora.preparing import precision
 from dora.preparing.notes import clients_notes, notes_on
 from dora.preparing.prepare import Prepared
 from dora.process import memory
 from dora.records.record import Record
 from dora.training import checkpoint, processes
-from dora.training.backbone_kept import BackboneCheck, sums, tensors_by_name
 from dora.training.calibration import calibrator
 from dora.training.carry_over import carry_over
 from dora.training.course import FederatedCourse
@@ -52,10 +52,8 @@ def build(
     # Its memory is not counted: the first of several runs on the same data tokenises for all.
     memory.reset_peak(world.device)
     model, head = _model(p, splits, say)
-    check = BackboneCheck(p.config.chosen.kind, model)
-    method = attach(p, model, head)
-    check.after_attaching(method, model)
-    _place(p, world, model, method)
+    guard = attach(p, model, head)
+    _place(p, world, model, guard)
     found = None
     if record is not None:
         found = checkpoint.load(record.checkpoints, say, record.journals_differ)
@@ -63,16 +61,13 @@ def build(
     found = processes.broadcast(world, found)
     if trains and found is None and p.earlier is None:
         # Before the loop, which rounds the frozen weights where bf16 is asked for.
-        _begin(p, world, model, method, splits["train"])
-    setup = _setup(p, world, splits, model, head, method)
+        _begin(p, world, model, guard, splits["train"])
+    setup = _setup(p, world, splits, model, head, guard)
     loop = (FederatedLoop if p.federation else Loop)(setup, record, say)
     _announce(p, loop, say)
     if found is not None:
         loop.load(*found)
         say(f"resumed after step {loop.step} of {p.total_steps}")
-    if trains:
-        check.before_training(model)
-        loop.backbone_check = check
     if record is not None:
         # Another version, device or number of processes changes the last bits of a result.
         if changed := record.start(loop.step, loop.seconds):
@@ -82,17 +77,16 @@ def build(
     return loop
 
 
-def attach(p: Prepared, model: nn.Module, head: list[str]) -> Method:
-    """Attaches the run's method to `model`, and marks the head as trained.
+def attach(p: Prepared, model: nn.Module, head: list[str]) -> Guard:
+    """Attaches the run's method to `model`, under a guard, and marks the head as trained.
 
     With `init_from`, the adapter begins with that run's weights; the head keeps its drawn ones.
     """
     # Frozen first: the method then marks what it trains.
     model.requires_grad_(False)
     chosen = p.config.chosen
-    before = {name for name, _ in model.named_parameters()}
+    loaded = Loaded(chosen.kind, model)
     method = chosen.kind(chosen.settings, model, p.plan, p.run_info)
-    refuse_misplaced(method, model, before, head)
     if method.ranks_final_at > p.total_steps:
         # Only the last evaluation would count, of components that were still to change.
         raise UserError(
@@ -106,39 +100,8 @@ def attach(p: Prepared, model: nn.Module, head: list[str]) -> Method:
     if p.earlier is not None:
         carry_over(p.earlier, model, method, head)
         _refuse_not_finite(model, p.earlier.folder)
-    return method
-
-
-def refuse_misplaced(method: Method, model: nn.Module, before: set[str], head: list[str]) -> None:
-    """Raises UserError if the result would lack a tensor that the method trains, or a factor.
-
-    An export would leave such a tensor out without a word, and would not score as the run did.
-    `before`: names of the parameters of backbone and head before the method was attached.
-    """
-    trained = {name for name, p in model.named_parameters() if p.requires_grad} - set(head)
-    if method.result == "adapter":
-        factors = {f"{n}.{f}" for n, layer in method.layers.items() for f in layer.factors()}
-        misplaced, allowed = trained - factors, "factors of its low-rank layers"
-        if not method.layers:
-            raise UserError(
-                f'{type(method).__name__} has no low-rank layers, so its result is no "adapter": '
-                'state result = "weights" or "model", for tensors of the backbone'
-            )
-        fixed = factors - trained
-        if lost := sorted(fixed - method.frozen().keys()) if fixed else []:
-            raise UserError(
-                f"{type(method).__name__} freezes {', '.join(lost[:3])}, which its result would "
-                "lack: let frozen() name it (as in dora/methods/ffa_lora.py)"
-            )
-    elif method.result == "modules":  # stored by name, whatever they are
-        misplaced, allowed = set(), ""
-    else:
-        misplaced, allowed = trained - before, "parameters of the backbone"
-    if misplaced:
-        raise UserError(
-            f'{type(method).__name__} states result = "{method.result}", which holds {allowed} '
-            f"alone, and trains {', '.join(sorted(misplaced)[:3])}"
-        )
+    loaded.after_attaching(method, head)
+    return Guard(method, model, loaded)
 
 
 def _model(p: Prepared, splits: dict[str, Tokens], say: Lines) -> tuple[nn.Module, list[str]]:
@@ -155,7 +118,7 @@ def _model(p: Prepared, splits: dict[str, Tokens], say: Lines) -> tuple[nn.Modul
     return model, head
 
 
-def _place(p: Prepared, world: World, model: nn.Module, method: Method) -> None:
+def _place(p: Prepared, world: World, model: nn.Module, guard: Guard) -> None:
     """Moves the model and the method's state to the device.
 
     Start values are drawn on the CPU before, so that they are equal on every device.
@@ -166,24 +129,17 @@ def _place(p: Prepared, world: World, model: nn.Module, method: Method) -> None:
         # Dynamic shapes: batches differ in length, and each length would otherwise be compiled.
         model.compile(dynamic=True)
     # The method made its state on the CPU, where its layers were; `load` moves it to theirs.
-    method.load(checked_state(method))
+    guard.method.load(guard.state())
 
 
-def _begin(p: Prepared, world: World, model: nn.Module, method: Method, train: Tokens) -> None:
+def _begin(p: Prepared, world: World, model: nn.Module, guard: Guard, train: Tokens) -> None:
     """Lets the method set start values that follow from weights or rows, equal in all processes."""
+    c, method = p.config, guard.method
     if not overrides(type(method), "begin"):
         return
-    c = p.config
-    before = sums(tensors_by_name(model)) if world.main else {}
     if world.main:
-        method.begin(calibrator(model, train, c.seed, c.batch_size, c.batching, world.device))
+        guard.begin(calibrator(model, train, c.seed, c.batch_size, c.batching, world.device))
     held = result.tensors_of(model, method.frozen())
-    after = sums(tensors_by_name(model)) if world.main else {}
-    if lost := [name for name in after if name not in held and after[name] != before.get(name)]:
-        raise UserError(
-            f"{type(method).__name__}.begin sets {', '.join(lost[:3])}, which neither is trained "
-            "nor named by frozen(): a resumed run would lack it; let frozen() name it"
-        )
     # All processes take the main one's values: a decomposition's last bits, and even its signs,
     # depend on the machine.
     sent = processes.broadcast(world, result.snapshot(held) if world.main else None)
@@ -197,7 +153,7 @@ def _setup(
     splits: dict[str, Tokens],
     model: nn.Module,
     head: list[str],
-    method: Method,
+    guard: Guard,
 ) -> Setup:
     """Returns the loop's inputs: which splits are trained on, scored and reported."""
     c = p.config
@@ -210,7 +166,7 @@ def _setup(
         config=c,
         model=model,
         head=head,
-        method=method,
+        guard=guard,
         lr=c.learning_rate(),
         train=splits["train"],
         scored=scored,

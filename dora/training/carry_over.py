@@ -35,6 +35,9 @@ def carry_over(earlier: EarlierRun, model: nn.Module, method: Method, head: list
         # A method that begins with kept factors (PiSSA) goes on with the earlier run's.
         if earlier.scale is not None and not frozen:
             given = _trained_again(given, earlier.scale)
+    # It would change the backbone, and be in no result.
+    if foreign := given.keys() & {name for name, _ in model.named_parameters()} - own:
+        raise UserError(f"{earlier.file} holds {min(foreign)}, which this run does not train")
     # The earlier run's scale: this run's own would follow from its start ranks, which are those at
     # the earlier run's end.
     if earlier.scale is not None:

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dora.methods.returned import checked_round
 from dora.records.record import Record
 from dora.training import processes
 from dora.training.course import FederatedCourse
@@ -84,8 +83,7 @@ class FederatedLoop(Loop):
         self.stepper.check_finite(self.step)
         found: Any = None
         if s.world.main:
-            made = s.method.aggregate(self._uploads, self._shares, self._global)
-            new, about = checked_round(s.method, made, self._global)
+            new, about = s.guard.aggregate(self._uploads, self._shares, self._global)
             found = {name: t.cpu() for name, t in new.items()}, about
         # One process's values for all: another processor's last bits may differ.
         new, about = processes.broadcast(s.world, found)

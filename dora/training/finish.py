@@ -27,7 +27,6 @@ from dora.records.record import Record, scores_in_words
 from dora.training.evaluation import losses
 from dora.training.lines import Lines
 from dora.training.loop import Loop
-from dora.training.stored_update import check_stored
 
 
 def finish(p: Prepared, loop: Loop, record: Record, say: Lines) -> None:
@@ -39,8 +38,7 @@ def finish(p: Prepared, loop: Loop, record: Record, say: Lines) -> None:
     """
     s, plan, best = loop.setup, p.plan, loop.selection.best
     assert best is not None  # the last step is always evaluated and counts
-    if loop.backbone_check is not None:
-        loop.backbone_check.after_training(s.method, s.model)
+    unreached = s.guard.ended(loop.stepper.optimizer)
     arrays: dict[str, np.ndarray] = {}
     results = {"last": _report(loop, "last", loop.step, arrays)}
     ranks = {"last": s.method.ranks()}
@@ -84,7 +82,7 @@ def finish(p: Prepared, loop: Loop, record: Record, say: Lines) -> None:
         },
         warnings=[
             *_warnings(record, plan, ranks["last"], empty=not counts["adapter_end"]),
-            *loop.stepper.trained.never_reached(loop.stepper.optimizer),
+            *unreached,
         ],
         # `patience` may have ended the run before its last round.
         **loop.about_rounds(loop.step),
@@ -225,7 +223,7 @@ def _save_weights(p: Prepared, loop: Loop, record: Record) -> dict[str, Any]:
     held = _held_params(file, {*s.head, *(f"{name}.g" for name in s.method.layers)})
     exported, also = None, ""
     if form == "adapter":
-        check_stored(s.method)
+        s.guard.stored()
         base = record.data["model"]["hub"] or str(p.model.path)
         save_adapter(record.folder / "adapter", s.model, s.method.layers, s.head, base)
         exported = stored_params(record.folder / artefacts.ADAPTER_WEIGHTS)

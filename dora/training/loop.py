@@ -19,12 +19,10 @@ from dora.adapters import result
 from dora.data.tasks import score_key
 from dora.data.tokens import Tokens
 from dora.errors import Stopped
-from dora.methods.returned import checked_state
 from dora.process.signals import StopSignals
 from dora.records import journals
 from dora.records.record import Record
 from dora.training import checkpoint, evaluation, processes
-from dora.training.backbone_kept import BackboneCheck
 from dora.training.lines import Lines, figures
 from dora.training.selection import Selection, counts_from
 from dora.training.step import Setup, Stepper
@@ -55,8 +53,6 @@ class Loop:
         self.eval_every = setup.config.eval_every or self.stepper.course.steps_an_epoch
         from_step = counts_from(setup.total_steps, setup.method.ranks_final_at)
         self.selection = Selection(from_step, setup.config.patience)
-        # Asked when training has ended. A run whose finished weights only predict has none.
-        self.backbone_check: BackboneCheck | None = None
         # (step, logits by split) of this process's last evaluation in training.
         self.evaluated: tuple[int, dict[str, np.ndarray]] = (0, {})
 
@@ -164,7 +160,7 @@ class Loop:
     def evaluate_and_select(self) -> None:
         """Evaluates the scored splits, logs the scores, and offers the weights to `selection`."""
         s = self.setup
-        self.stepper.trained.check_identity(s.model, self.step)
+        s.guard.check_identity(self.step)
         selecting = next(iter(s.scored))
         metrics, logits = self.evaluate(s.scored)
         self.evaluated = self.step, logits
@@ -235,7 +231,7 @@ class Loop:
         Raises KeyError for a name that the model does not have.
         """
         result.restore(self.setup.model, self.setup.method.frozen(), tensors)
-        self.stepper.trained.note()
+        self.setup.guard.note()
 
     @contextmanager
     def weights(self, tensors: dict[str, Tensor]) -> Iterator[None]:
@@ -253,15 +249,14 @@ class Loop:
         Only the main process does so, and only if all values are finite. Otherwise the checkpoint
         before stays, and the next log line ends the run.
         """
-        self.stepper.trained.check_identity(self.setup.model, self.step)
+        self.setup.guard.check_identity(self.step)
         if self.record is None or not self.stepper.sound():
             return
         tensors = {f"weights/{name}": t for name, t in self.result().items()}
         for name, p in self.stepper.parameters.items():
             moments = self.stepper.optimizer.state.get(p, {})
             tensors |= {f"moments/{name}/{k}": v for k, v in moments.items()}
-        state = checked_state(self.setup.method, tensors)
-        tensors |= {f"method/{k}": v for k, v in state.items()}
+        tensors |= {f"method/{k}": v for k, v in self.setup.guard.state(tensors).items()}
         tensors |= {f"best/{k}": v for k, v in self.selection.tensors.items()}
         # The journals are synced first and their lengths go into the label: a checkpoint never
         # points beyond what is on the disk.

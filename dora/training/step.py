@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -23,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from dora.adapters import changes, result
-from dora.adapters.changes import Change, Mask, Remove, Renew
+from dora.adapters.changes import Change, Mask
 from dora.adapters.resizing import lay_in_order
 from dora.backbones.architectures import architecture_of
 from dora.backbones.packing import Layout
@@ -31,9 +30,9 @@ from dora.configuration.config import Config
 from dora.data.tasks import Task
 from dora.data.tokens import Tokens
 from dora.errors import Diverged
+from dora.guarding.guard import Guard
 from dora.methods.base import Method
 from dora.methods.groups import parameter_groups
-from dora.methods.returned import checked
 from dora.methods.seeds import seed_of
 from dora.preparing.recording import not_recordable
 from dora.training import processes
@@ -42,7 +41,6 @@ from dora.training.finite import FiniteWatch, not_finite
 from dora.training.forward import Forward, task_loss
 from dora.training.graphs import Graphs
 from dora.training.processes import World
-from dora.training.trained import Trained
 
 
 @dataclass
@@ -57,7 +55,7 @@ class Setup:
     config: Config
     model: nn.Module
     head: list[str]
-    method: Method
+    guard: Guard
     lr: float
     train: Tokens
     scored: dict[str, Tokens]
@@ -65,6 +63,11 @@ class Setup:
     total_steps: int
     world: World
     course: Course | None = None
+
+    @property
+    def method(self) -> Method:
+        """The method that is trained."""
+        return self.guard.method
 
     @property
     def task(self) -> Task:
@@ -85,7 +88,6 @@ class Stepper:
         self.observe: Callable[[str], Any] = lambda moment: None
         lay_in_order(result.tensors_of(setup.model, setup.method.frozen()).values())
         self.parameters = {n: p for n, p in setup.model.named_parameters() if p.requires_grad}
-        self.trained = Trained(setup.method, self.parameters)
         self.forward = Forward(setup.model, setup.config, setup.world.device)
         c = setup.config
         groups = parameter_groups(
@@ -108,6 +110,7 @@ class Stepper:
         # The last step's gradient norm before clipping, on the device: to read it is to wait.
         self.gradient_norm = torch.zeros((), device=setup.world.device)
         self.graphs = Graphs(list(self.parameters.values())) if self._records() else None
+        setup.guard.watch(self.parameters)
 
     def _records(self) -> bool:
         """Says whether steps are recorded as CUDA graphs."""
@@ -140,27 +143,26 @@ class Stepper:
         self._set_rate(step)
         if not s.model.training:  # going through all modules takes the host a while
             s.model.train()
-        if self.trained.own:  # methods of the suite draw from generators of their own alone
+        if s.guard.own:  # methods of the suite draw from generators of their own alone
             self._seed(step, "noise")
         s.method.noise(step)
         loss, penalty = self._backward(step)
         self.observe("backward")
         # Methods see gradients summed over processes, so that every process decides alike.
         processes.sum_gradients(s.world, self.parameters.values())
-        if self.trained.own:  # seeded anew, since processes have drawn other dropout by now
+        if s.guard.own:  # seeded anew, since processes have drawn other dropout by now
             self._seed(step, "after")
         s.method.adjust_gradients(step)
         self.gradient_norm = self._clip()
         # Before the method's next moments: if one fails, this step's loss may be the cause.
         self.watch.see(step, loss, penalty, self.gradient_norm)
         s.method.adjust_clipped_gradients(step)
-        self.trained.check(step)  # the optimizer checks no shapes
+        s.guard.check(step)
         self.optimizer.step()
         s.method.update(step, self.rate)
         self.observe("optimizer")
         # Before gradients are cleared: AdaLoRA's scores need them.
-        change = checked(s.method, "after_step", s.method.after_step(step), Mask, Remove, Renew)
-        self.trained.check(step)
+        change = s.guard.after_step(step)
         if change is not None:
             self.apply(change, step)
         # Not by the optimizer's zero_grad: a method may move tensors that it does not know.
@@ -185,7 +187,7 @@ class Stepper:
         """Sets `rate`, and every group's learning rate: its peak times the method's factor."""
         s = self.setup
         usual = self.course.share(step)
-        factor = checked(s.method, "learning_rate", s.method.learning_rate(step, usual), Real)
+        factor = s.guard.learning_rate(step, usual)
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * factor
         self.rate = s.lr * factor
@@ -231,8 +233,7 @@ class Stepper:
             # gradients are summed over processes, not averaged.
             objective = task_loss(s.task, self.forward.logits(given, layout), labels) / rows
             loss = objective.detach()
-        term = None if step is None else s.method.penalty(step)
-        if (term := checked(s.method, "penalty", term, Tensor)) is not None:
+        if step is not None and (term := s.guard.penalty(step)) is not None:
             penalty = term.detach()
             share = term / world.size  # the sum over processes counts the penalty once a step
             objective = share if objective is None else objective + share
@@ -255,7 +256,7 @@ class Stepper:
         """Applies a method's change to weights and moments, and logs a new allocation."""
         layers = self.setup.method.layers
         changes.apply(change, layers.values(), self.optimizer)
-        self.trained.note()
+        self.setup.guard.note()
         # A final mask is applied again in every step, since the optimizer moves g; one line in
         # ranks.jsonl is enough for it.
         if not isinstance(change, Mask) or change.new:

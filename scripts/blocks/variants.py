@@ -13,7 +13,7 @@ from dora.analysis.tables.contents import p_value
 from dora.analysis.tables.layout import Grid, markdown
 from dora.analysis.tables.scores import with_interval
 from dora.analysis.view import View
-from dora.records.identity import LATER
+from dora.records.identity import configuration
 
 # The values of the settings that differ → the score of each seed.
 Cells = dict[tuple[Any, ...], dict[int, float]]
@@ -26,11 +26,9 @@ def variants(folder: Path) -> str:
     """
     runs = read_runs(folder)
     (task,) = {run["config"]["task"] for run in runs}
-    # A setting that came later has the value in LATER where a record lacks it.
     methods = []
     for run in runs:
-        method = run["config"]["method"]
-        method = method | LATER.get(method["name"], {}) | method
+        method = configuration(run)["method"]
         del method["alpha"]
         methods.append({"scale": round(run["scale"], 2), **method})
     values = {name: sorted({method[name] for method in methods}) for name in methods[0]}

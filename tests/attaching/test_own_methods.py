@@ -155,7 +155,7 @@ REFUSED = {
     "begin": (
         "def begin(self, forward): ...",
         r"method=mine needs the suite's own loop for its begin \(python -m dora.run --config-dir=\S+"
-        r" method=mine\); adalora, dora, lora, melora, sora, weight_decomposed can be attached",
+        r" method=mine\); adalora, dora, lora, .* can be attached",
     ),
     "noise": (
         "def noise(self, step): ...\ndef adjust_gradients(self, step): ...",

@@ -24,11 +24,12 @@ from sklearn.metrics import accuracy_score
 from conftest import linears, tiny, train_head_only
 from dora.adapters.budget import Budget
 from dora.configuration.method_choice import MethodChoice, choose
-from dora.configuration.method_class import RELEASED, moments
+from dora.configuration.method_class import moments
 from dora.data import npz
 from dora.data.sources import read_dir
 from dora.data.tasks import TASKS
 from dora.methods.base import Method, RunInfo
+from dora.methods.released import RELEASED
 from dora.preparing.prepare import prepare
 from dora.records import artefacts
 from dora.sharing.exporting import export

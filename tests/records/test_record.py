@@ -7,16 +7,18 @@ import os
 import re
 import shutil
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dora.backbones.backbone import ASSETS
+from dora.configuration.config import Config
 from dora.errors import RunFailed, UserError
 from dora.records import provenance as provenance_module
 from dora.records import study
-from dora.records.identity import ARITHMETIC, arithmetic, identity
+from dora.records.identity import ARITHMETIC, LATER, configuration, identity
 from dora.records.provenance import processor, provenance
 from dora.records.record import REMOVED, Record, read_finished
 from dora.records.run_json import read, read_done
@@ -173,12 +175,34 @@ def test_a_setting_that_came_later_leaves_runs_of_before_their_directories(
     assert len({identity({"method": m}, {}) for m in [{"name": "other"}, *named]}) == 3
 
 
-def test_records_name_their_arithmetic_and_those_without_have_the_first(tmp_path: Path) -> None:
+def test_a_new_setting_of_every_run_leaves_their_directories_at_the_value_of_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    @dataclass
+    class Grown(Config):
+        averaging: float = 0.0
+
+    then = configure("method=fedit")
+    before, after = then.resolved(), Grown(**vars(then)).resolved()
+    after["fed"]["momentum"] = 0.0
+    key = identity(before, {})
+    assert identity(after, {}) != key
+    monkeypatch.setitem(LATER, "", {"averaging": 0.0, "fed.momentum": 0.0})
+    assert identity(after, {}) == key
+    assert (after["averaging"], after["fed"]["momentum"]) == (0.0, 0.0)  # the record has both
+    others = {"averaging": 0.9}, {"fed": {**after["fed"], "momentum": 0.9}}
+    assert len({key, *(identity({**after, **other}, {}) for other in others)}) == 3
+    # Readers see the settings in the records of before, but clients' in a federated run alone.
+    assert configuration({"config": before}) == after
+    assert "averaging" not in before
+    alone = configure("method=lora").resolved()
+    assert configuration({"config": alone}) == {**alone, "averaging": 0.0}
+
+
+def test_records_name_their_arithmetic(tmp_path: Path) -> None:
     held = opened(tmp_path)
     held.close()
-    assert arithmetic(held.data) == ARITHMETIC
-    # Committed studies have records from before there were numbers.
-    assert arithmetic({}) == 1
+    assert held.data["arithmetic"] == ARITHMETIC
 
 
 # The words become a command that is shown to be pasted.

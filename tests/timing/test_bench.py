@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from dora import bench
-from dora.configuration.method_choice import packaged, packaged_names
+from dora.configuration.method_choice import packaged
 from dora.errors import RunFailed
+from dora.methods.released import RELEASED
 from dora.timing import options, setting
-from dora.timing.candidates import CONTENDERS, OTHERS, OURS, PHASES, contender, loop_of
+from dora.timing.candidates import CONTENDERS, OTHERS, OURS, PHASES, UNTIMED, contender, loop_of
 from dora.timing.measure import SHARES, _whole_runs, measure, ratio, series
 from dora.timing.setting import TOTAL, Setting, Times
 from dora.timing.whole_run import Runs
@@ -96,9 +97,9 @@ def test_contenders_take_turns_and_the_first_changes():
 
 
 def test_every_method_can_be_timed_but_those_with_a_reason():
-    alone = {name for name in packaged_names() if not packaged(name).kind.federated}
-    # XGBLoRA's reason stands at OTHERS; federated runs are other methods' steps.
-    assert {name.split()[0] for name in (*OURS, *OTHERS)} == alone - {"xgblora"}
+    federated = {name for name in RELEASED if packaged(name).kind.federated}
+    assert {*federated, "xgblora"} == UNTIMED
+    assert {name.split()[0] for name in (*OURS, *OTHERS)} == RELEASED.keys() - UNTIMED
 
 
 @pytest.mark.filterwarnings("ignore")  # PEFT's and the Trainer's

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from dora.adapters import lowrank, result
 from dora.adapters.lowrank import LowRankLinear
-from dora.training.carry_over import _trained_again
+from dora.errors import UserError
+from dora.preparing.init_from import EarlierRun
+from dora.training.carry_over import _trained_again, carry_over
 
 
 @pytest.mark.parametrize("gated", [True, False])
@@ -26,3 +33,19 @@ def test_kept_factors_of_a_chain_are_trained_again_with_the_same_update(gated: b
     result.restore(holder, {}, given)
     assert (fresh.rank, fresh.kept_rank) == (5, 0)
     torch.testing.assert_close(fresh.delta(), layer.delta(), rtol=1e-6, atol=1e-6)
+
+
+def test_a_file_changes_nothing_that_this_run_keeps_frozen(tmp_path: Path) -> None:
+    layer = LowRankLinear(torch.nn.Linear(4, 5), 2, 0.5, 0.0, gated=False)
+    model = torch.nn.ModuleDict({"m": layer})
+    method: Any = SimpleNamespace(result="adapter", layers={"m": layer}, frozen=dict)
+    held = {f"m.{name}": torch.ones_like(p) for name, p in layer.factors().items()}
+    earlier = EarlierRun(tmp_path, tmp_path / "best.safetensors", {"m": 2}, 1.0, "0")
+    save_file(held, earlier.file)
+    carry_over(earlier, model, method, [])
+    assert torch.equal(layer.A, torch.ones(2, 4))
+    before = layer.base.weight.clone()
+    save_file({**held, "m.base.weight": torch.zeros(5, 4)}, earlier.file)
+    with pytest.raises(UserError, match=r"holds m\.base\.weight, which this run does not train"):
+        carry_over(earlier, model, method, [])
+    assert torch.equal(layer.base.weight, before)

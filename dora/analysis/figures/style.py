@@ -15,6 +15,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from dora.errors import UserError
+from dora.methods.released import RELEASED
 from dora.plain import printable
 
 if TYPE_CHECKING:
@@ -28,32 +29,32 @@ _HOLLOW = {"markerfacecolor": "white", "markeredgewidth": 0.6}  # a wider rim wo
 # measures it). Each has a contrast of 2.2 and more to white. In grey print the markers differ.
 # At 3 points stars, crosses and shapes of more corners are all round.
 #
-# The suite's own methods: each has the colour and the marker of its line here, whichever others
-# are in a figure. Only append to this list. No other method needs an entry here.
-_OWN = (
-    ("lora", "#0072B2", "o", _FILLED),
-    ("adalora", "#D55E00", "s", _FILLED),
-    ("dora", "#009E73", "^", _FILLED),
-    ("full", "#CC79A7", "D", _FILLED),
-    ("sora", "#E69F00", "v", _FILLED),
-    ("melora", "#56B4E9", "P", _FILLED),
-    ("lora_pro", "#331122", "<", _FILLED),
-    ("flat_lora", "#8800FF", ">", _FILLED),
-    ("bitfit", "#001177", "d", _FILLED),
-    ("houlsby", "#772211", "o", _HOLLOW),
-    ("pfeiffer", "#88BB55", "s", _HOLLOW),
-    ("chain", "#773366", "^", _HOLLOW),
-    ("xgblora", "#BB55FF", "D", _HOLLOW),
-    ("nora", "#EE0055", "v", _HOLLOW),
-    ("cora", "#666644", "<", _HOLLOW),
-    ("lora_fair", "#5544BB", ">", _HOLLOW),
-    ("fedit", "#BB1100", "P", _HOLLOW),
-    ("ffa_lora", "#220044", "d", _HOLLOW),
-    ("weight_decomposed", "#480800", "X", _HOLLOW),
+# The n-th colour and marker are those of the n-th released method, whichever others are in a figure.
+# Only append to this list. No other method needs an entry here.
+_LOOKS = (
+    ("#0072B2", "o", _FILLED),
+    ("#D55E00", "s", _FILLED),
+    ("#009E73", "^", _FILLED),
+    ("#CC79A7", "D", _FILLED),
+    ("#E69F00", "v", _FILLED),
+    ("#56B4E9", "P", _FILLED),
+    ("#331122", "<", _FILLED),
+    ("#8800FF", ">", _FILLED),
+    ("#001177", "d", _FILLED),
+    ("#772211", "o", _HOLLOW),
+    ("#88BB55", "s", _HOLLOW),
+    ("#773366", "^", _HOLLOW),
+    ("#BB55FF", "D", _HOLLOW),
+    ("#EE0055", "v", _HOLLOW),
+    ("#666644", "<", _HOLLOW),
+    ("#5544BB", ">", _HOLLOW),
+    ("#BB1100", "P", _HOLLOW),
+    ("#220044", "d", _HOLLOW),
+    ("#480800", "X", _HOLLOW),
 )
-_KNOWN = [name for name, *_ in _OWN]
-COLOURS = [colour for _, colour, _, _ in _OWN]
-MARKERS = [{"marker": shape, **fill} for _, _, shape, fill in _OWN]
+_KNOWN = list(RELEASED)[: len(_LOOKS)]
+COLOURS = [colour for colour, _, _ in _LOOKS]
+MARKERS = [{"marker": shape, **fill} for _, shape, fill in _LOOKS]
 # (colour, marker) for all other methods: every colour with its own marker, then with each other.
 _OTHERS = [
     (i, (i + shift) % len(COLOURS)) for shift in range(len(COLOURS)) for i in range(len(COLOURS))

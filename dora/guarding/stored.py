@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dora.adapters.lowrank import LowRankLinear
-from dora.configuration.method_class import is_released
 from dora.errors import RunFailed
 from dora.methods.base import Method
 
@@ -24,8 +23,6 @@ def check_stored(method: Method) -> None:
 
     Layers whose rows have norms of their own (`magnitude`) are not asked.
     """
-    if is_released(type(method)):
-        return
     for name, layer in method.layers.items():
         if layer.magnitude is None and not _agree(layer):
             raise RunFailed(

@@ -1,4 +1,4 @@
-"""Methods of one's own that change the backbone, and those that train parts of it."""
+"""A method is refused that trains or changes what its result does not hold."""
 
 from __future__ import annotations
 
@@ -11,9 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from conftest import METHODS
+from dora.adapters import lowrank
+from dora.backbones.backbone import load_model
 from dora.errors import UserError
+from dora.methods.base import Method
 from dora.methods.lora import LoRA
-from runs import run, small
+from dora.preparing.prepare import Prepared, prepare
+from dora.training.build import attach
+from runs import of_kind, run, small
 
 
 class Subtracting(LoRA):
@@ -125,3 +130,96 @@ def test_what_trains_the_backbone_or_keeps_components_beside_it_passes(
 
 def test_a_buffer_of_the_methods_own_is_no_part_of_the_backbone(tmp_path: Path) -> None:
     assert trained(tmp_path, "lora", Scratch)["status"] == "done"
+
+
+class LoRAWithNorms(Method):
+    """Low-rank layers, and LayerNorms that an adapter's file does not hold."""
+
+    def __init__(self, settings: Any, model: nn.Module, plan: Any, run: Any) -> None:
+        self.layers = lowrank.adapt(model, plan.matrices, plan.start, 1.0, 0.0, gated=False)
+        for name, p in model.named_parameters():
+            if name.endswith("LayerNorm.bias"):
+                p.requires_grad_(True)
+
+
+class Nothing(Method):
+    """No low-rank layers, and the result that the base class assumes."""
+
+
+class NewModule(Method):
+    """A module that the backbone does not have."""
+
+    result = "weights"
+
+    def __init__(self, settings: Any, model: nn.Module, plan: Any, run: Any) -> None:
+        super().__init__(settings, model, plan, run)
+        model.bottleneck = nn.Linear(2, 2)
+
+
+class OwnModule(NewModule):
+    """The same module, as the kind of result that holds it."""
+
+    result = "modules"
+
+
+class HalfFrozen(LoRA):
+    """Keeps A as it is drawn, and does not name it."""
+
+    def __init__(self, settings: Any, model: nn.Module, plan: Any, run: Any) -> None:
+        super().__init__(settings, model, plan, run)
+        for layer in self.layers.values():
+            layer.A.requires_grad_(False)
+
+
+class HalfNamed(HalfFrozen):
+    """Names it."""
+
+    def frozen(self) -> dict[str, Tensor]:
+        return {f"{name}.A": layer.A for name, layer in self.layers.items()}
+
+
+class Tied(LoRA):
+    """One trained A for the two first layers."""
+
+    def __init__(self, settings: Any, model: nn.Module, plan: Any, run: Any) -> None:
+        super().__init__(settings, model, plan, run)
+        first, second, *_ = self.layers.values()
+        second.A = first.A
+
+
+def attached(kind: type[Method], results: Path) -> None:
+    config = of_kind(kind, results)
+    lora: Prepared = prepare(small(results, "method=lora"))
+    model, head = load_model(lora.model, 2, None, 1)
+    attach(dataclasses.replace(lora, config=config), model, head)
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        (LoRAWithNorms, r'result = "adapter", which holds factors .* and trains .*LayerNorm\.bias'),
+        (Nothing, r'Nothing has no low-rank layers, so its result is no "adapter"'),
+        (
+            NewModule,
+            r'result = "weights", which holds parameters of the backbone alone, .*bottleneck',
+        ),
+        (
+            HalfFrozen,
+            r"HalfFrozen freezes .*\.A, which its result would lack: let frozen\(\) name it",
+        ),
+        (Tied, r"key\.A of Tied is the tensor .*query\.A as well, and an adapter stores each"),
+    ],
+)
+def test_a_result_that_would_not_hold_what_is_trained_is_refused(
+    kind: type[Method], said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=said):
+        attached(kind, tmp_path)
+
+
+def test_a_frozen_factor_that_the_method_names_is_part_of_its_result(tmp_path: Path) -> None:
+    attached(HalfNamed, tmp_path)
+
+
+def test_modules_of_a_methods_own_are_a_kind_of_result(tmp_path: Path) -> None:
+    attached(OwnModule, tmp_path)

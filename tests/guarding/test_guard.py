@@ -1,14 +1,15 @@
-"""What a method must not do by itself to tensors that the optimizer trains."""
+"""What a method must not do by itself in a run's steps, and what its moments must return."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from conftest import METHODS, linears, loop_of, tiny, tokens, train_head_only
 from dora.adapters.budget import Budget
@@ -16,9 +17,10 @@ from dora.adapters.changes import Remove
 from dora.adapters.lowrank import LowRankLinear
 from dora.adapters.resizing import set_data
 from dora.errors import UserError
-from dora.methods.base import RunInfo
+from dora.methods.base import Method, RunInfo
 from dora.methods.lora import LoRA
 from dora.training.loop import Loop
+from runs import of_kind, run
 
 AT = 2  # the step in which the method acts
 
@@ -156,7 +158,7 @@ def test_a_change_that_is_returned_and_weights_of_other_ranks_pass() -> None:
 def test_tensors_that_no_loss_reaches_are_named_at_the_end_of_a_method_of_ones_own() -> None:
     def named(loop: Loop) -> list[str]:
         loop.train_step(1)
-        return loop.stepper.trained.never_reached(loop.stepper.optimizer)
+        return loop.setup.guard.ended(loop.stepper.optimizer)
 
     class Idle(Acting):
         """LoRA whose layers have a factor more, which no forward pass reads."""
@@ -176,9 +178,9 @@ def test_tensors_that_no_loss_reaches_are_named_at_the_end_of_a_method_of_ones_o
     # One gradient is enough, however late; the optimizer may have forgotten it, as after a round.
     for layer in loop.setup.method.layers.values():
         layer.idle.grad = torch.ones(3)
-    loop.stepper.trained.check(2)
+    loop.setup.guard.check(2)
     loop.stepper.optimizer.state.clear()
-    assert loop.stepper.trained.never_reached(loop.stepper.optimizer) == []
+    assert loop.setup.guard.ended(loop.stepper.optimizer) == []
 
 
 def test_a_matrix_without_components_has_nothing_that_a_loss_could_reach() -> None:
@@ -188,17 +190,82 @@ def test_a_matrix_without_components_has_nothing_that_a_loss_could_reach() -> No
     assert 0 in ranks
     assert any(ranks)
     loop.train_step(1)
-    assert loop.stepper.trained.never_reached(loop.stepper.optimizer) == []
+    assert loop.setup.guard.ended(loop.stepper.optimizer) == []
 
 
 def test_a_run_that_is_resumed_names_no_tensor_that_was_reached_before() -> None:
     first, resumed = acting(lambda layer: None), acting(lambda layer: None)
     first.train_step(1)
     # Nothing is said by a process that has taken no step.
-    assert resumed.stepper.trained.never_reached(resumed.stepper.optimizer) == []
+    assert resumed.setup.guard.ended(resumed.stepper.optimizer) == []
     for p, before in zip(
         resumed.stepper.parameters.values(), first.stepper.parameters.values(), strict=True
     ):
         resumed.stepper.optimizer.state[p] = first.stepper.optimizer.state[before]
-    resumed.stepper.trained.check(2)
-    assert resumed.stepper.trained.never_reached(resumed.stepper.optimizer) == []
+    resumed.setup.guard.check(2)
+    assert resumed.setup.guard.ended(resumed.stepper.optimizer) == []
+
+
+class Forgetful(LoRA):
+    """Sets a buffer when training begins, and does not name it."""
+
+    def begin(self, forward: Callable[[int], None]) -> None:
+        next(iter(self.layers.values())).register_buffer("seen", torch.ones(2))
+
+
+class Mindful(Forgetful):
+    """Names it."""
+
+    def frozen(self) -> dict[str, Tensor]:
+        name, layer = next(iter(self.layers.items()))
+        seen = {f"{name}.{which}": held for which, held in layer.named_buffers(recurse=False)}
+        return {**super().frozen(), **seen}
+
+
+class Counting(LoRA):
+    """Saves a number that is no tensor."""
+
+    def state(self) -> dict[str, Any]:
+        return {"taken": 3}
+
+
+class Doubled(LoRA):
+    """Saves one tensor under two names."""
+
+    mean = torch.ones(3)
+
+    def state(self) -> dict[str, Tensor]:
+        return {"a": self.mean, "b": self.mean}
+
+
+class Saving(LoRA):
+    """Saves a trained tensor a second time."""
+
+    def state(self) -> dict[str, Tensor]:
+        return {"first": next(iter(self.layers.values())).A}
+
+
+def test_what_begins_a_run_must_be_part_of_its_result(tmp_path: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"Forgetful\.begin sets .*\.seen, .* let frozen\(\) name it"
+    ):
+        run(of_kind(Forgetful, tmp_path))
+    assert run(of_kind(Mindful, tmp_path))["status"] == "done"
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        (
+            Counting,
+            r"Counting\.state returned a int \(3\) as 'taken', which must be a Tensor by its",
+        ),
+        (Doubled, r"Doubled\.state returned as 'b' the memory that is saved as 'a' already"),
+        (Saving, r"Saving\.state returned as 'first' the memory that is saved as 'weights/.*A' al"),
+    ],
+)
+def test_a_state_that_no_checkpoint_can_hold_is_named(
+    kind: type[Method], said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=said):
+        run(of_kind(kind, tmp_path))
