@@ -44,8 +44,10 @@ def upgraded(run: Run) -> Run:
         run.setdefault("method", _method(config))
         run["ranks"].setdefault("last", run["ranks"]["end"])
         if not run.get("starts"):
+            begun = run["times"].get("started", run["times"]["updated"])
             keys = ("host", "device", "processor", "world_size", "git")
-            run["starts"] = [{"world_size": 1, **{key: run[key] for key in keys if key in run}}]
+            known = {key: run[key] for key in keys if key in run}
+            run["starts"] = [{"step": 0, "time": begun, "world_size": 1, **known}]
     return run
 
 

@@ -13,7 +13,7 @@ from dora.records import packed
 from dora.records.about_method import about_method, ranks_of
 from dora.records.about_starts import commits
 from dora.records.older import upgraded
-from dora.records.run_json import read
+from dora.records.run_json import parsed, read
 from dora.records.words import Foreign, typed
 from record_files import write_run
 
@@ -78,6 +78,14 @@ def test_an_unfinished_record_is_given_no_keys() -> None:
     # It may hold any part of a record.
     run = {"schema": 1, "status": "waiting", "words": None}
     assert upgraded(copy.deepcopy(run)) == run
+
+
+def test_an_old_record_that_was_read_can_be_written_and_read_again(tmp_path: Path) -> None:
+    # A run that is begun anew writes its old record once more, with a note, before it is cleared.
+    runs = [old(tmp_path)] + [read(folder) for folder in packed.directories(RESULTS / "backbones")]
+    for run in runs:
+        run.pop("sha256", None)
+        assert parsed(json.dumps(run).encode()) == run
 
 
 def test_a_record_of_today_stays_as_it_is() -> None:
