@@ -33,7 +33,6 @@ from dora.analysis.view import View
 from dora.analysis.where import chosen
 from dora.errors import UserError
 from dora.plain import number_range
-from dora.records.about_starts import starts
 from dora.records.identity import NOT_IDENTITY
 from dora.records.provenance import provenance
 from dora.records.schema import Run
@@ -166,7 +165,7 @@ def notes(found: dict[Group, list[Pairs]]) -> Iterator[str]:
             "itself; --score last compares single ones"
         )
     for side, of_side in zip("AB", zip(*runs, strict=True), strict=True):
-        made = sorted({_commit(start["git"]) for run in of_side for start in starts(run)})
+        made = sorted({_commit(start["git"]) for run in of_side for start in run["starts"]})
         torch = sorted({str(run["versions"].get("torch")) for run in of_side})
         yield f"{side}: {', '.join(made)}; torch {', '.join(torch)}"
     p = provenance()

@@ -14,6 +14,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from exported import dev_logits
 from safetensors.torch import load_file
 
 import dora
+from dora.adapters.plan import Plan
 from dora.configuration import method_class
 from dora.configuration.method_choice import packaged
 from dora.configuration.method_class import fingerprint
@@ -31,6 +33,8 @@ from dora.errors import UserError
 from dora.methods.base import Method
 from dora.methods.lora import LoRA
 from dora.methods.released import RELEASED
+from dora.preparing.prepare import prepare
+from dora.python.train import method_of
 from dora.sharing.exporting import export
 from runs import FILES, arrays, only_run, refused, run, small, small_glue, small_words
 
@@ -170,6 +174,14 @@ def put(root: Path, file: str, code: str, name: str, yaml: str) -> None:
         path.write_text(text)
 
 
+def planned(root: Path, method: str, budget: str) -> Plan:
+    """The plan of a run with a method of one's own, whose YAML is below `root`."""
+    config = small(root / "results", "method=lora", f"budget={budget}")
+    plan = prepare(replace(config, method=method_of(method, root / "conf"))).plan
+    assert plan is not None
+    return plan
+
+
 @pytest.fixture(scope="module")
 def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A package `outside` of four methods, and a folder conf/ that names them."""
@@ -276,19 +288,20 @@ def test_the_example_of_the_manual_trains_as_it_stands(package: Path, tmp_path: 
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+@pytest.mark.parametrize("rank", [4, 200])  # 200: more than the matrices have
 def test_the_manuals_layer_of_ones_own_stores_its_vectors_and_exports_whole_factors(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    rank: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     code, yaml = example(1)
     put(tmp_path, "mypackage/vera.py", code, "vera", yaml)
     monkeypatch.syspath_prepend(str(tmp_path))
     given = {"data": "dir", "data__dir": small_glue(), "config_dir": tmp_path / "conf"}
     trained = dora.train(
-        "wnli", "vera", "r4", max_steps=4, max_length=48, results=str(tmp_path / "r"), **given
+        "wnli", "vera", f"r{rank}", max_steps=4, max_length=48, results=str(tmp_path / "r"), **given
     )
     params, matrices = trained.record["params"], trained.record["ranks"]["end"]
     # Two layers of width 192: four matrices of 192 rows, one of 768 and one of 192.
-    assert params["adapter_end"] == params["stored"] == 12 * 4 + 2 * (5 * 192 + 768)
+    assert params["adapter_end"] == params["stored"] == 12 * rank + 2 * (5 * 192 + 768)
     kept = load_file(trained.folder / "best.safetensors")
     own = {name for name in kept if not name.startswith("classifier.")}
     assert own == {f"{name}.{factor}" for name in matrices for factor in ("d", "b")}
@@ -321,6 +334,60 @@ def test_layers_may_share_a_frozen_parameter_that_the_result_holds(
     export(trained.folder, tmp_path / "out")
     want = arrays(trained.folder)["best/dev/logits"]
     np.testing.assert_allclose(dev_logits(tmp_path / "out", True), want, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("budget", "said"),
+    [
+        # 3,456 parameters of vectors b, and one of d for each of 12 matrices.
+        *(
+            (n, "of each matrix and what is stored beside it (3468 parameters)")
+            for n in (2_000, 3_456)
+        ),
+        (3_467, "budget=3467 is less than one component of each matrix and"),
+        (3_468, None),
+    ],
+)
+def test_the_manuals_vectors_are_not_paid_for_where_no_component_is(
+    budget: int, said: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, yaml = example(1)
+    put(tmp_path, "mypackage/vera.py", code, "vera", yaml)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    words = (f"--config-dir={tmp_path / 'conf'}", "method=vera", f"budget={budget}", "task=rte")
+    if said:
+        (problem,) = refused(*words)
+        assert said in problem
+        return
+    plan = planned(tmp_path, "vera", str(budget))
+    assert (plan.start, plan.params(plan.start)) == ((1,) * 12, budget)
+
+
+ONE_SIZE = '''
+"""Scales the outputs of the key matrices by vectors, of one size under every budget."""
+from dataclasses import replace
+from dora.method import Method, Plan
+
+class OneSize(Method):
+    title = "One size"
+    budget = "at_most"
+    result = "modules"
+
+    @classmethod
+    def plan(cls, settings, budget, matrices, run):
+        own = tuple(replace(m, component_cost=m.d_out) for m in matrices if "key" in m.name)
+        return Plan(budget, own, (1, 1), (1, 1), budget.total(own), dealt=True)
+'''
+
+
+def test_a_method_of_one_size_is_not_told_to_come_near_loras_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(tmp_path, "one_size.py", ONE_SIZE, "one", yaml_of("one", "one_size.OneSize"))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    plan = planned(tmp_path, "one", "r8")
+    # Two vectors of 192, and LoRA's r8 is 55,296.
+    assert (plan.params(plan.start), plan.note) == (384, None)
 
 
 SCALES = '''

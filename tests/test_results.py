@@ -7,7 +7,6 @@ import re
 import statistics
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import pytest
 import scipy.stats
@@ -17,7 +16,7 @@ from dora.analysis.searches import of_runs
 from dora.plain import dotted
 from dora.records import packed
 from dora.records.directories import directories
-from dora.records.identity import ARITHMETIC, NOT_IDENTITY, arithmetic, configuration
+from dora.records.identity import ARITHMETIC, NOT_IDENTITY, configuration
 from runs import configure, load_script, python
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -41,11 +40,6 @@ def test_every_record_is_done_and_names_commit_machine_and_data(folder: Path) ->
         assert run["fingerprints"]["model"]
 
 
-def at_most(run: dict[str, Any]) -> bool:
-    """Says whether the run's method may end below its budget; old records don't, and may not."""
-    return bool(run.get("method", {}).get("budget") == "at_most")
-
-
 @each
 def test_adapters_of_one_budget_differ_by_less_than_one_component(folder: Path) -> None:
     """Checks budgets in parameters: the gap is smaller than a feed-forward matrix's component."""
@@ -59,7 +53,8 @@ def test_adapters_of_one_budget_differ_by_less_than_one_component(folder: Path) 
     by_budget: dict[tuple[str, str], list[int]] = {}
     for run in read_runs(folder):
         # Full fine-tuning and BitFit have none, and an upper bound leaves any gap.
-        if (run["config"]["budget"] or "").isdigit() and not at_most(run):
+        exact = run["method"]["budget"] != "at_most"
+        if exact and (run["config"]["budget"] or "").isdigit():
             key = (run["config"]["model"], run["config"]["budget"])
             by_budget.setdefault(key, []).append(run["params"]["adapter_end"])
     for (model, budget), numbers in by_budget.items():
@@ -97,7 +92,7 @@ def test_the_page_says_how_many_rates_were_chosen_at_an_edge() -> None:
 
 
 def test_the_page_counts_the_records_of_each_arithmetic() -> None:
-    numbers = [arithmetic(run) for folder in FOLDERS for run in read_runs(folder)]
+    numbers = [run["arithmetic"] for folder in FOLDERS for run in read_runs(folder)]
     text = (RESULTS / "README.md").read_text()
     shown = re.findall(r"^\| (\d) \| [^|]* \| (\d+): ", text, re.MULTILINE)
     assert {int(number): int(count) for number, count in shown} == Counter(numbers)
@@ -105,7 +100,9 @@ def test_the_page_counts_the_records_of_each_arithmetic() -> None:
 
 def test_runs_have_the_settings_of_the_committed_ones_and_those_of_later() -> None:
     # Any other new setting would rename all directories, and these runs would be trained again.
-    runs = [run for folder in FOLDERS for run in read_runs(folder) if arithmetic(run) == ARITHMETIC]
+    runs = [
+        run for folder in FOLDERS for run in read_runs(folder) if run["arithmetic"] == ARITHMETIC
+    ]
     for name, run in {run["config"]["method"]["name"]: run for run in runs}.items():
         now, then = configure(f"method={name}").resolved(), configuration(run)
         differing = dotted(now).keys() ^ dotted(then).keys()

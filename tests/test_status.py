@@ -14,12 +14,12 @@ import pytest
 from dora import status
 from dora.cli.line import read
 from dora.errors import UserError
-from dora.records import gaps, study
+from dora.records import artefacts, gaps, study
 from dora.records.planned import note_planned
 from dora.records.record import read_finished
 from dora.sharing.submission import submit
 from record_files import write_run
-from runs import configure
+from runs import change_record, configure
 
 # Names that a shell would run, a terminal obey, or an option parser take.
 NAMES = (
@@ -116,9 +116,10 @@ def test_a_submission_names_no_command_from_words_that_no_run_has(tmp_path: Path
     )
     # Predictions of WNLI's test set, which has 146 rows.
     np.savez(
-        folder / "predictions.npz",
+        folder / artefacts.PREDICTIONS,
         **{"best/test/logits": np.zeros((146, 2)), "test/ids": np.arange(146)},
     )
+    change_record(folder, files=artefacts.sums(folder, [artefacts.PREDICTIONS]))
     lines, _ = submit([folder], tmp_path / "s.zip", "best", best=False, fill=False)
     assert any("no run of rte among these: python -m dora.run task=rte …" in line for line in lines)
     assert "evil" not in "\n".join(lines)

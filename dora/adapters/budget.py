@@ -127,34 +127,41 @@ class Budget:
         return math.ceil(self.average_rank(matrices) * factor)
 
     def problem(
-        self, matrices: Sequence[Matrix], start_factor: Fraction = Fraction(1)
+        self, matrices: Sequence[Matrix], factor: Fraction = Fraction(1), capped: bool = True
     ) -> str | None:
         """Returns a message if these matrices cannot hold this budget, else None.
 
-        `start_factor`: the start ranks divided by the budget's average rank; 1 unless the method
-        prunes.
+        `factor`: the rank that a method needs of a matrix divided by the budget's average rank. It
+        is 1 unless the method starts with more and prunes, or divides its matrices into blocks.
+        `capped`: whether a matrix holds no more components than its full rank.
         """
         if not matrices:
             return f"budget={self} has no matrix to be spent on: target= leaves the method none"
         cheapest = min(m.cost for m in matrices)
-        if self.params is not None and self.params < cheapest:
+        fixed = sum(m.fixed_cost for m in matrices)
+        if self.params is not None and self.params < fixed + cheapest:
+            if fixed:
+                return (
+                    f"budget={self} is less than one component and what is stored beside the "
+                    f"components ({fixed + cheapest} parameters)"
+                )
             return (
                 f"budget={self} is less than the smallest component of this model "
                 f"({cheapest} parameters)"
             )
-        # One start rank for all matrices, so the smallest matrix limits it.
-        start = self.start_rank(matrices, start_factor)
+        # One rank for all matrices, so the smallest matrix limits it.
+        needed = self.start_rank(matrices, factor)
         limit = min(m.full_rank for m in matrices)
-        if start > limit:
+        if capped and needed > limit:
             # The average rank may be a fraction: a number of parameters need not give whole ones.
-            most = limit / start_factor
-            params = int(most * sum(m.cost for m in matrices)) + sum(m.fixed_cost for m in matrices)
+            most = limit / factor
+            params = int(most * sum(m.cost for m in matrices))
             ranks = f"r{int(most)} or " if most >= 1 else ""
-            fits = f"at most {ranks}{params} parameters fit"
+            fits = f"at most {ranks}{params + fixed} parameters fit"
             if params < cheapest:
-                fits = f"none fits that starts at {float(start_factor):g} times its rank"
+                fits = f"none fits that needs {float(factor):g} times its rank"
             return (
-                f"budget={self} is larger than this model: it starts at rank {start} a matrix, "
+                f"budget={self} is larger than this model: it needs rank {needed} of a matrix, "
                 f"the smallest matrix has rank {limit}; {fits}"
             )
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -137,19 +138,26 @@ def _fill(costs: Sequence[int], total: int) -> int:
 
 
 def equal_ranks(
-    budget: Budget, matrices: Sequence[Matrix], spread: bool = True, blocks: int = 1
+    budget: Budget,
+    matrices: Sequence[Matrix],
+    spread: bool = True,
+    blocks: int = 1,
+    capped: bool = True,
 ) -> tuple[int, ...]:
     """Returns fixed ranks: the largest that every matrix can have, the rest dealt one by one.
 
     The rest goes to the matrices in front, in layer order. Where there are fewer components than
     matrices, that would leave the upper layers without any; with `spread` they are then dealt
-    evenly over the layers. No matrix gets more than its full rank, or than that of one of the
-    `blocks` into which each is divided. The gap to the budget is smaller than the cheapest
-    component of the matrices that have less.
+    evenly over the layers. With `capped` no matrix gets more than its full rank, or than that of
+    one of the `blocks` into which each is divided. The gap to the budget is smaller than the
+    cheapest component of the matrices that may have more. All ranks are 0 if the fixed costs leave
+    nothing.
     """
     costs, left = budget.costs(matrices), budget.for_components(matrices)
-    base = left // sum(costs)
+    base = max(0, left // sum(costs))
     ranks = [base] * len(matrices)
+    # A base above a full rank stays: the caller refuses it, and names its whole size.
+    most = [max(base + 1, m.full_rank // blocks) if capped else math.inf for m in matrices]
     left -= base * sum(costs)
     order = list(range(len(matrices)))
     if base == 0 and spread:
@@ -160,23 +168,35 @@ def equal_ranks(
     while dealt:
         dealt = False
         for i in order:
-            # A base above a full rank stays: the caller refuses it, and names its whole size.
-            if costs[i] <= left and ranks[i] < max(base + 1, matrices[i].full_rank // blocks):
+            if costs[i] <= left and ranks[i] < most[i]:
                 ranks[i], left, dealt = ranks[i] + 1, left - costs[i], True
     return tuple(ranks)
 
 
 def equal_plan(
-    budget: Budget, matrices: tuple[Matrix, ...], spread: bool = True, blocks: int = 1
+    budget: Budget,
+    matrices: tuple[Matrix, ...],
+    spread: bool = True,
+    blocks: int = 1,
+    capped: bool = True,
 ) -> Plan:
     """Returns the plan of a method whose ranks are `equal_ranks` from start to end.
 
-    `blocks`: divides every width. Raises ValueError if the budget does not fit the matrices.
+    `blocks`: divides every width. `capped`: whether a matrix has at most its full rank; more adds
+    something only where the factors are not trained. Raises ValueError if the budget does not fit
+    the matrices, or leaves one with a fixed cost without a component: its share of the budget would
+    buy nothing.
     """
+    ranks = equal_ranks(budget, matrices, spread, blocks, capped) if matrices else ()
+    if any(m.fixed_cost and not rank for m, rank in zip(matrices, ranks, strict=True)):
+        least = sum(m.cost + m.fixed_cost for m in matrices)
+        raise ValueError(
+            f"budget={budget} is less than one component of each matrix and what is stored beside "
+            f"it ({least} parameters): raise it, or adapt fewer matrices (target=)"
+        )
     # n blocks of rank r make an update of rank n r, which is at most the matrix's.
-    if problem := budget.problem(matrices, Fraction(blocks)):
+    if problem := budget.problem(matrices, Fraction(blocks), capped):
         raise ValueError(problem)
-    ranks = equal_ranks(budget, matrices, spread, blocks)
     return Plan(budget, matrices, ranks, ranks, budget.total(matrices), dealt=True)
 
 

@@ -10,13 +10,14 @@ import json
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 from dora.analysis.settings import in_words, settings
 from dora.plain import dotted, printable
 from dora.records import packed
-from dora.records.identity import NOT_IDENTITY, arithmetic
+from dora.records.identity import NOT_IDENTITY
 from dora.records.place import place_of
 from dora.records.schema import Run
 
@@ -36,7 +37,7 @@ def one_configuration(
     scope = f"{scope}:" if scope else ""
     # The key is a hash of the configuration, so that no record has to be compared. Not the whole
     # path: some of a cell's seeds may be packed, and others lie in directories.
-    keys = [(place_of(run["folder"]).key, arithmetic(run)) for run in runs]
+    keys = [(place_of(run["folder"]).key, run["arithmetic"]) for run in runs]
     kinds = dict(zip(keys, runs, strict=True))
     if len(kinds) == 1:
         return list(runs), None
@@ -46,7 +47,7 @@ def one_configuration(
         numbers = list(Counter(keys).values())
         return [], _several_configurations(folders, differing, numbers.index(max(numbers)), scope)
     if mix:
-        newest = {run["seed"]: run for run in sorted(runs, key=arithmetic)}
+        newest = {run["seed"]: run for run in sorted(runs, key=itemgetter("arithmetic"))}
         return [newest[seed] for seed in sorted(newest)], None
     # The suite's arithmetic is all that differs, so the way out is not the general one.
     numbers = differing["arithmetic"]
@@ -64,8 +65,8 @@ def _differing_settings(runs: Sequence[Run]) -> dict[str, list[Any]]:
 
     A run that lacks a setting has ABSENT there.
     """
-    newest = max(map(arithmetic, runs))
-    known = [settings(run) | dotted({"fingerprints": run.get("fingerprints", {})}) for run in runs]
+    newest = max(run["arithmetic"] for run in runs)
+    known = [settings(run) | dotted({"fingerprints": run["fingerprints"]}) for run in runs]
     keys = sorted({key for one in known for key in one if key.split(".")[0] not in NOT_IDENTITY})
     found = {}
     for key in keys:

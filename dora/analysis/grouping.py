@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from operator import itemgetter
 
 from dora.analysis import conflicts
 from dora.analysis.choice import shows
@@ -20,7 +21,6 @@ from dora.data.tasks import TASKS
 from dora.errors import UserError
 from dora.records.about_data import is_glue
 from dora.records.about_method import NO_BUDGET, about_method
-from dora.records.identity import arithmetic
 from dora.records.place import place_of
 from dora.records.schema import Run
 from dora.records.study import Seen
@@ -72,7 +72,7 @@ class Table:
 
     def _title_of(self, method: str) -> str:
         runs = (run for row in self.rows if row[0] == method for run in self.runs_of(row))
-        newest = max(runs, key=arithmetic, default=None)
+        newest = max(runs, key=itemgetter("arithmetic"), default=None)
         return method_title(method) if newest is None else about_method(newest).title
 
     @property

@@ -135,8 +135,8 @@ def _as_papers_do(run: Run) -> bool:
     """
     config = run["config"]
     whole = config.get("limit_train") is None and config.get("max_steps") is None
-    by_dev = config.get("select", "dev") == "dev"
-    return whole and is_glue(run) and by_dev and not run["fingerprints"].get("init_from")
+    by_dev = config["select"] == "dev"
+    return whole and is_glue(run) and by_dev and not run["fingerprints"]["init_from"]
 
 
 def _can_be_contradicted(number: Number) -> bool:
@@ -148,7 +148,7 @@ def _can_be_contradicted(number: Number) -> bool:
 
 def _adapts_alike(row: Row, run: Run, number: Number) -> bool:
     """Returns whether the adapter is on the same matrices and as large, up to rounding (`0.3M`)."""
-    target = run["config"].get("target")
+    target = run["config"]["target"]
     # Without a budget there is no size to choose: the backbone sets it, as in full fine-tuning.
     if not has_budget(row):
         return target is None and number.target == NO_TARGET

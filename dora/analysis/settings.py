@@ -10,22 +10,13 @@ import json
 from typing import Any
 
 from dora.plain import dotted
-from dora.records.identity import arithmetic, configuration
+from dora.records.identity import configuration
 from dora.records.schema import Run
-from dora.records.words import FORMER
 
 
 def settings(run: Run) -> dict[str, Any]:
-    """Returns the configuration under dotted keys (`method.alpha`), and the arithmetic's number.
-
-    A setting that has been renamed since the run stands under its name of today.
-    """
-    known = dotted(configuration(run))
-    for old, (new, values) in FORMER.items():
-        if (value := in_words(known.get(old))) in values:
-            known[new] = values[value]
-            del known[old]
-    return {**known, "arithmetic": arithmetic(run)}
+    """Returns the configuration under dotted keys (`method.alpha`), and the arithmetic's number."""
+    return {**dotted(configuration(run)), "arithmetic": run["arithmetic"]}
 
 
 def in_words(value: Any) -> str:

@@ -10,8 +10,6 @@ from dora.analysis.grouping import Table
 from dora.analysis.rows import Row, budget_in_words
 from dora.analysis.settings import in_words, settings
 from dora.data.tasks import TASKS
-from dora.records.about_starts import starts
-from dora.records.identity import arithmetic
 from dora.records.schema import Run
 
 # Settings that a comparison of methods should hold fixed, with the word for a null. Not here are
@@ -73,7 +71,7 @@ def trained_on(table: Table) -> str:
     """
     rows: dict[str, list[Row]] = {}
     for row in table.rows:
-        begun = [start for run in table.runs_of(row) for start in starts(run)]
+        begun = [start for run in table.runs_of(row) for start in run["starts"]]
         if places := sorted(set(map(_place, begun))):
             rows.setdefault(" and ".join(places), []).append(row)
     return _by_row(rows, table) if len(rows) > 1 else next(iter(rows))
@@ -81,9 +79,7 @@ def trained_on(table: Table) -> str:
 
 def _place(start: Mapping[str, Any]) -> str:
     """Returns the device of a start, with the number of its processes if they are several."""
-    # Records from before processes were counted are of one.
-    processes = start.get("world_size") or 1
-    device = str(start["device"])
+    device, processes = str(start["device"]), start["world_size"]
     return f"{device} in {processes} processes" if processes > 1 else device
 
 
@@ -92,7 +88,7 @@ def _setting(run: Run, key: str) -> str | None:
     known: dict[str, Any] = {
         **settings(run),
         "total_steps": run["total_steps"],
-        "init_from": (run["fingerprints"].get("init_from") or "")[:8] or None,
+        "init_from": (run["fingerprints"]["init_from"] or "")[:8] or None,
     }
     value = known.get(key)
     # A method that adapts no matrices, as full fine-tuning, has no target that could differ.
@@ -120,12 +116,11 @@ def sources(table: Table) -> list[str]:
     """
     made, torch, processors = set(), set(), set()
     for run in table.runs:
-        commits = [(start["git"] or {}).get("commit") for start in starts(run)]
+        commits = [(start["git"] or {}).get("commit") for start in run["starts"]]
         made |= {commit[:7] if commit else "an installed package" for commit in commits}
-        # Records from before the versions were written say nothing of torch.
-        torch |= {run.get("versions", {}).get("torch")}
+        torch |= {run["versions"].get("torch")}
         # A GPU's results do not depend on the processor beside it.
-        processors |= {start.get("processor") for start in starts(run) if run["device"] == "cpu"}
+        processors |= {start.get("processor") for start in run["starts"] if run["device"] == "cpu"}
     found = {
         "commits of this package": made,
         "versions of torch": torch - {None},
@@ -148,7 +143,7 @@ def _arithmetics(table: Table) -> list[str]:
     rows: dict[tuple[int, str], list[Row]] = {}
     # A cell may hold several, with --mix-arithmetic; it is then named for each.
     for task, row in product(table.tasks, table.rows):
-        for number in {arithmetic(run) for run in table.runs_of(row, task)}:
+        for number in {run["arithmetic"] for run in table.runs_of(row, task)}:
             rows.setdefault((number, task), []).append(row)
     made: dict[int, dict[str, list[str]]] = {}
     for (number, task), members in rows.items():

@@ -28,7 +28,7 @@ from dora.cli.grammar import first_lines, malformed, single_values
 from dora.configuration.check import check
 from dora.configuration.method_choice import ONE_FILE, as_a_choice
 from dora.errors import UserError
-from dora.records.words import FORMER, key_of
+from dora.records.words import key_of
 
 # Hydra raises these if a word, or a file of --config-dir, does not fit.
 MISTAKES = (HydraException, OmegaConfBaseException, yaml.YAMLError, UnicodeDecodeError)
@@ -46,6 +46,7 @@ _ELSEWHERE = {
     "lora_alpha": "method.alpha",
     "lora_dropout": "method.dropout",
     "target_modules": "target",
+    "group_by_length": "batching",
 }
 
 
@@ -220,9 +221,7 @@ def _hint(key: str, known: Sequence[str]) -> str:
         key=lambda name: not name.startswith("method."),
     )
     near = same[:2] or difflib.get_close_matches(key, typed, n=2, cutoff=0.6)
-    if key in FORMER:  # renamed since, to a word that is not alike
-        near = [FORMER[key][0]]
-    elif not same and last in _ELSEWHERE:
+    if not same and last in _ELSEWHERE:
         near = [_ELSEWHERE[last]]
     return f"did you mean {' or '.join(near)}?" if near else "--help lists the keys"
 

@@ -326,8 +326,8 @@ def _of_paths(config: Config) -> list[str]:
             )
     if config.init_from and not config.chosen.kind.starts_from_runs:
         found.append(
-            f"init_from={config.init_from}: method={config.method_name} begins at the backbone "
-            "itself; merge that run into a model (python -m dora.export RUN --merge) and give its "
-            "folder as model.path"
+            f"init_from={config.init_from}: method={config.method_name} cannot begin with the "
+            "tensors that a run stores; merge that run into a model (python -m dora.export RUN "
+            "--merge) and give its folder as model.path"
         )
     return found

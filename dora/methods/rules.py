@@ -31,10 +31,15 @@ def _fraction_or_steps(name: str, value: float, zero: bool, least: int) -> list[
 
 
 def in_range(name: str, value: float, low: float, high: float, usual: str) -> list[str]:
-    """Returns a message unless `value` lies in [low, high).
+    """Returns a message unless `value` lies in [low, high): `low` is allowed, and `high` is not.
 
     `usual`: names the paper's or its code's value, as a way out.
     """
+    # A bound that follows from the run's steps may leave a short run no value at all.
+    if not low < high:
+        return [
+            f"{name}={value}: no value is allowed in this run, as [{low:g}, {high:g}) is empty; {usual}"
+        ]
     # NaN compares false with everything, so it breaks every rule.
     fine = low <= value < high
     return [] if fine else [f"{name}={value} must lie in [{low:g}, {high:g}); {usual}"]

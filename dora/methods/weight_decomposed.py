@@ -96,12 +96,6 @@ class WeightDecomposed(PlainLoRA):
         magnitudes alone.
         """
         matrices = tuple(replace(m, fixed_cost=m.d_out) for m in matrices)
-        least = sum(m.cost + m.fixed_cost for m in matrices)
-        if budget.params is not None and budget.params < least:
-            raise ValueError(
-                f"budget={budget} is less than one component and the magnitudes of each matrix "
-                f"take ({least} parameters): raise it, or adapt fewer matrices (target=)"
-            )
         return super().plan(settings, budget, matrices, run)
 
     def parameter_groups(self) -> Sequence[ParameterGroup]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from dora.adapters.budget import Budget, Matrix
-from dora.adapters.plan import Plan
+from dora.adapters.plan import ENOUGH, Plan
 from dora.backbones import backbone
 from dora.backbones.backbone import Folder
 from dora.configuration.config import Config
@@ -120,7 +120,8 @@ def _beside_lora(
 ) -> Plan:
     """Returns the plan, with a note if its rank stands for another number of parameters than LoRA's.
 
-    The note names the budget of LoRA's number. There is none where the method cannot have so few.
+    The note names the budget of LoRA's number. There is none where the method cannot come near it:
+    it may need more, or have one size under every budget.
     """
     if (rank := plan.budget.rank) is None:
         return plan
@@ -128,8 +129,10 @@ def _beside_lora(
     if plan.end_range()[1] == (equal.params, equal.params):
         return plan
     try:
-        method.kind.plan(method.settings, equal, matrices, run)
+        params = checked_plan(method, equal, matrices, run).end_range()[1]
     except ValueError:
+        return plan
+    if params[1] < ENOUGH * equal.total(matrices):
         return plan
     text = f"{plan.budget} is not LoRA's number of parameters; that is budget={equal}"
     return replace(plan, note="; ".join(filter(None, [plan.note, text])))

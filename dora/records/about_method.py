@@ -8,12 +8,6 @@ from dora.records.schema import Run
 
 NO_BUDGET = "none"  # the budget's folder, and its name in tables, of a method without one
 
-# For records made before a record described its method.
-_OLD_NOTES = {
-    "dora": "DoRA is dynamic rank distribution (Mao et al., ACL 2024, arXiv 2405.17357), not "
-    "weight-decomposed DoRA: PEFT's use_dora is off."
-}
-
 
 @dataclass(frozen=True)
 class AboutMethod:
@@ -39,19 +33,10 @@ class AboutMethod:
 
 
 def about_method(run: Run) -> AboutMethod:
-    """Returns the description of a run's method.
-
-    A record without `method` is of one of the suite's first four methods, and is described from its
-    budget: full fine-tuning alone has none and leaves a whole model.
-    """
-    name = run["config"]["method"]["name"]
-    if (said := run.get("method")) is not None:
-        kind, note = (said["budget"], said["result"]), said.get("note")
-        return AboutMethod(name, said["title"], said["paper"], *kind, note)
-    if run["config"]["budget"] is None:
-        return AboutMethod(name, "full fine-tuning", None, NO_BUDGET, "model")
-    title = {"lora": "LoRA", "adalora": "AdaLoRA", "dora": "DoRA (dynamic rank)"}.get(name, name)
-    return AboutMethod(name, title, None, "exact", "adapter", _OLD_NOTES.get(name))
+    """Returns the description of a run's method."""
+    name, said = run["config"]["method"]["name"], run["method"]
+    kind = said["budget"], said["result"]
+    return AboutMethod(name, said["title"], said["paper"], *kind, said.get("note"))
 
 
 def trains_all(run: Run) -> bool:
@@ -70,12 +55,11 @@ def adapter_parameters(run: Run, score: str) -> int:
     if trains_all(run):
         return int(params["trainable"] - params["head"])
     best = params["adapter_end"]
+    # A method without a budget has no count of its last weights.
     return int(params.get("adapter_last", best) if score == "last" else best)
 
 
 def ranks_of(run: Run, score: str) -> dict[str, int]:
     """Returns the number of components of each matrix at the "best" or "last" evaluation."""
-    ranks = run["ranks"]
-    # Older records have no ranks of the last evaluation.
-    found: dict[str, int] = ranks.get("last", ranks["end"]) if score == "last" else ranks["end"]
+    found: dict[str, int] = run["ranks"]["last" if score == "last" else "end"]
     return found

@@ -67,8 +67,3 @@ def _later(config: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str, Any]]:
         group, _, name = key.rpartition(".")
         # Only a federated run has `fed`.
         yield config.get(group, {}) if group else config, name, before
-
-
-def arithmetic(run: Run) -> int:
-    """Returns the number of the arithmetic that trained a run; 1 for records that name none."""
-    return int(run.get("arithmetic", 1))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from dora.plain import is_whole
@@ -18,12 +18,18 @@ class Kind:
     """A kind of value.
 
     `words`: its name in messages. `fits`: tells whether a value is of this kind. `of`: the kind of
-    everything inside such a value, if it holds any.
+    everything inside such a value, if it holds any. `needed`: a finished run's record has the key.
     """
 
     words: str
     fits: Callable[[Any], bool]
     of: Kind | None = None
+    needed: bool = False
+
+    @property
+    def always(self) -> Kind:
+        """Returns this kind for a key that the record of every finished run has."""
+        return replace(self, needed=True)
 
     def __or__(self, other: None) -> Kind:
         return Kind(f"{self.words} or null", lambda v: v is None or self.fits(v), self.of)

@@ -19,6 +19,7 @@ from dora.plain import is_whole
 from dora.records.about_method import NO_BUDGET
 from dora.records.artefacts import seal_problem
 from dora.records.kinds import wrong
+from dora.records.older import upgraded
 from dora.records.place import Place, place_of
 from dora.records.schema import FINISHED, RECORD, SCHEMA, STATUSES, Run
 
@@ -31,7 +32,7 @@ class NotARecord(ValueError):
 
 
 def read(folder: Path) -> Run:
-    """Returns run.json of the run directory `folder`, checked against RECORD.
+    """Returns run.json of the run directory `folder`, checked against RECORD, with today's keys.
 
     The record of a run that is done is checked against FINISHED too. Raises FileNotFoundError where
     there is none, NotARecord where it cannot be believed.
@@ -63,7 +64,7 @@ def parsed(content: bytes) -> Run:
         raise NotARecord(reason(e)) from e
     if (problem := next(_problems(run, content), None)) is not None:
         raise NotARecord(problem)
-    return dict(run)
+    return upgraded(run)
 
 
 def read_placed(folder: Path) -> Run:

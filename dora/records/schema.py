@@ -82,6 +82,16 @@ def _client(value: Any) -> bool:
     )
 
 
+def _finished(known: Mapping[str, Kind]) -> dict[str, frozenset[str]]:
+    """Returns the keys of `known` that are always there, by the path of the object that holds them."""
+    found: dict[str, frozenset[str]] = {}
+    for path, kind in known.items():
+        if kind.needed:
+            parent, _, key = path.rpartition(".")
+            found[parent] = found.get(parent, frozenset()) | {key}
+    return found
+
+
 # A federated run's clients, rounds and values sent.
 _FEDERATION = (
     "rounds",
@@ -97,34 +107,36 @@ _FEDERATION = (
 
 # The commit of the checkout; null for an installed package.
 _GIT = {
-    "git": with_keys("an object with commit and dirty", "commit", "dirty") | None,
+    "git": (with_keys("an object with commit and dirty", "commit", "dirty") | None).always,
     "git.commit": TEXT,
     "git.dirty": YES_NO,
 }
 _MACHINE = {
-    "host": TEXT,
-    "device": TEXT,
+    "host": TEXT.always,
+    "device": TEXT.always,
     "processor": TEXT | None,
     "world_size": WHOLE,
-    "versions": objects("an object of versions", TEXT | None),
+    "versions": objects("an object of versions", TEXT | None).always,
 }
+_RESULT = Kind("an object with step, degenerate and metrics from -1 to 1", _result)
 _TUNING = ("candidates", "seeds", "at_edge")
 _HOW = {"compile": YES_NO, "cuda_graphs": YES_NO | None}
 _START = {"step": WHOLE, "time": TIME, **_MACHINE, **_GIT, **_HOW}
 
-# The kind of every key that any tool reads. A key may be absent, unless FINISHED asks for it; keys
-# that are not listed here may hold anything.
+# The kind of every key that any tool reads. A key may be absent, unless it is `always` there once
+# the run is done, whichever version of the suite trained it; keys that are not listed here may hold
+# anything.
 RECORD: Mapping[str, Kind] = {
     "reason": TEXT | None,
     "arithmetic": WHOLE,
-    "config": objects("an object of settings", SETTING),
-    "config.task": one_of(TASKS),
-    "config.data": TEXT,
-    "config.model": TEXT,
-    "config.method": OBJECT,
-    "config.method.name": TEXT,
-    "config.budget": TEXT | None,
-    "config.seed": WHOLE,
+    "config": objects("an object of settings", SETTING).always,
+    "config.task": one_of(TASKS).always,
+    "config.data": TEXT.always,
+    "config.model": TEXT.always,
+    "config.method": OBJECT.always,
+    "config.method.name": TEXT.always,
+    "config.budget": (TEXT | None).always,
+    "config.seed": WHOLE.always,
     # A method of a user's own may have any name and title.
     "method": with_keys("an object with title, paper, budget and result", *METHOD),
     "method.title": TEXT,
@@ -132,19 +144,19 @@ RECORD: Mapping[str, Kind] = {
     "method.note": TEXT | None,
     "method.budget": one_of(("exact", "at_most", "none")),
     "method.result": one_of(("adapter", "weights", "modules", "model")),
-    "config.target": TEXTS | None,
-    "config.lr": NUMBER,
-    "config.batch_size": WHOLE,
-    "config.max_length": WHOLE,
-    "config.head_dropout": NUMBER | None,
-    "config.select": TEXT,
-    "config.precision": TEXT,
-    "seed": WHOLE,
+    "config.target": (TEXTS | None).always,
+    "config.lr": NUMBER.always,
+    "config.batch_size": WHOLE.always,
+    "config.max_length": WHOLE.always,
+    "config.head_dropout": (NUMBER | None).always,
+    "config.select": TEXT.always,
+    "config.precision": TEXT.always,
+    "seed": WHOLE.always,
     "words": TEXTS | None,
-    "command": TEXT,
+    "command": TEXT.always,
     "platform": TEXT,
-    "embedded": TEXT | None,
-    "note": TEXT | None,
+    "embedded": (TEXT | None).always,
+    "note": (TEXT | None).always,
     "precision": TEXT,
     "auto_precision": YES_NO,
     "init_from": TEXT | None,
@@ -157,8 +169,8 @@ RECORD: Mapping[str, Kind] = {
     "tuning.length": TEXT,
     "tuning.data": TEXT,
     "tuning.settings": OBJECT,
-    "times": OBJECT,
-    "times.updated": TIME,
+    "times": OBJECT.always,
+    "times.updated": TIME.always,
     "times.started": TIME,
     "times.planned": TIME,
     "progress": with_keys("an object with step and total_steps", "step", "total_steps"),
@@ -171,38 +183,39 @@ RECORD: Mapping[str, Kind] = {
     "sha256": TEXT,
     "starts": lists("a list of starts", Kind("what is known of a start", _start)),
     "resumed_from": lists("a list of steps", WHOLE),
-    "total_steps": WHOLE,
-    "fingerprints": OBJECT,
-    "fingerprints.data": TEXT,
-    "fingerprints.model": TEXT,
+    "total_steps": WHOLE.always,
+    "fingerprints": OBJECT.always,
+    "fingerprints.data": TEXT.always,
+    "fingerprints.model": TEXT.always,
     "fingerprints.method": TEXT,
-    "fingerprints.init_from": TEXT | None,
+    "fingerprints.init_from": (TEXT | None).always,
     "fingerprints.sources": TEXT,
     "fingerprints.ranks": TEXT,
-    "data": OBJECT,
-    "data.revision": TEXT | None,
-    "data.rows": COUNTS,
-    "data.train": WHOLE,
-    "model": OBJECT,
+    "data": OBJECT.always,
+    "data.revision": (TEXT | None).always,
+    "data.rows": COUNTS.always,
+    "data.rows.dev": WHOLE.always,
+    "data.train": WHOLE.always,
+    "model": OBJECT.always,
     "model.type": TEXT,
     "model.hub": TEXT | None,
     "model.path": TEXT | None,
     "model.package": TEXT | None,
-    "model.revision": TEXT | None,
-    "model.random_weights": YES_NO,
+    "model.revision": (TEXT | None).always,
+    "model.random_weights": YES_NO.always,
     "model.segments": YES_NO,
-    "params": OBJECT,
-    "params.trainable": WHOLE,
-    "params.head": WHOLE,
+    "params": OBJECT.always,
+    "params.trainable": WHOLE.always,
+    "params.head": WHOLE.always,
     "params.gates": WHOLE,
     "params.trained_at_once": WHOLE,
     "params.trained_in_all": WHOLE,
     "params.stored": WHOLE,
     "params.adapter_last": WHOLE,
     "params.in_peft_file": WHOLE | None,
-    "params.adapter_start": WHOLE,
-    "params.adapter_end": WHOLE,
-    "params.budget": TEXT | None,
+    "params.adapter_start": WHOLE.always,
+    "params.adapter_end": WHOLE.always,
+    "params.budget": (TEXT | None).always,
     "plan": OBJECT | None,
     "federation": with_keys("an object of clients and rounds", "clients", *_FEDERATION),
     "federation.clients": lists(
@@ -211,73 +224,23 @@ RECORD: Mapping[str, Kind] = {
     **{f"federation.{key}": WHOLE for key in _FEDERATION},
     "federation.examples": WHOLE,  # came later: no older record has it
     "scale": NUMBER | None,
-    "ranks": objects("an object of ranks by matrix", COUNTS),
-    "evaluations": COUNTS,
+    "ranks": objects("an object of ranks by matrix", COUNTS).always,
+    "ranks.start": COUNTS.always,
+    "ranks.end": COUNTS.always,
+    "evaluations": COUNTS.always,
+    "evaluations.counted": WHOLE.always,
+    "evaluations.from_step": WHOLE.always,
     "warnings": TEXTS,
-    "results": objects(
-        "an object of the results best and last",
-        Kind("an object with step, degenerate and metrics from -1 to 1", _result),
-    ),
+    "results": objects("an object of the results best and last", _RESULT).always,
+    "results.best": _RESULT.always,
+    "results.last": _RESULT.always,
     "files": objects("an object of checksums", Kind("bytes and sha256 of a file", _sums)),
-    "train_s": NUMBER,
-    "peak_memory_bytes": WHOLE,
+    "train_s": NUMBER.always,
+    "peak_memory_bytes": WHOLE.always,
     **_MACHINE,
     **_GIT,
 }
 
-# The keys of every finished run's record, by the object that holds them ("" is the record itself),
-# whichever version of the suite trained it. A key that came later (arithmetic, method, starts,
-# files) cannot be asked for: committed studies have records without it.
-FINISHED: Mapping[str, frozenset[str]] = {
-    "": frozenset(
-        (
-            "config",
-            "seed",
-            "embedded",
-            "note",
-            "command",
-            "host",
-            "device",
-            "versions",
-            "git",
-            "times",
-            "total_steps",
-            "fingerprints",
-            "data",
-            "model",
-            "params",
-            "ranks",
-            "evaluations",
-            "results",
-            "train_s",
-            "peak_memory_bytes",
-        )
-    ),
-    "config": frozenset(
-        (
-            "task",
-            "data",
-            "model",
-            "method",
-            "budget",
-            "seed",
-            "target",
-            "lr",
-            "batch_size",
-            "max_length",
-            "head_dropout",
-            "select",
-            "precision",
-        )
-    ),
-    "config.method": frozenset(("name",)),
-    "times": frozenset(("updated",)),
-    "fingerprints": frozenset(("data", "model", "init_from")),
-    "data": frozenset(("revision", "rows", "train")),
-    "data.rows": frozenset(("dev",)),
-    "model": frozenset(("revision", "random_weights")),
-    "params": frozenset(("trainable", "head", "adapter_start", "adapter_end", "budget")),
-    "ranks": frozenset(("start", "end")),
-    "evaluations": frozenset(("counted", "from_step")),
-    "results": frozenset(("best", "last")),
-}
+# The keys of every finished run's record, by the path of the object that holds them ("" is the
+# record itself).
+FINISHED: Mapping[str, frozenset[str]] = _finished(RECORD)

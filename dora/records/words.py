@@ -24,9 +24,6 @@ _CHOICE = re.compile(r"(?!\.)[\w.+-]+(/(?!\.)[\w.+-]+)*", re.ASCII)
 # A setting as Hydra reads it: `key=value`, `+key=value`, `++key=value`, `~key`. Keys with a slash
 # or an @ choose groups of Hydra's own, and are not matched.
 _WORD = re.compile(r"(?:\+{1,2}|~)?([A-Za-z_]\w*(?:\.[A-Za-z_0-9]\w*)*)(?:=(.*))?", re.ASCII)
-# Keys of earlier versions, which old records hold: the key of today, and its value for each of
-# theirs.
-FORMER = {"group_by_length": ("batching", {"true": "length", "false": "random"})}
 
 
 class Foreign(ValueError):
@@ -55,11 +52,10 @@ def typed(words: Any, folder: Path | None = None) -> tuple[str, ...]:
     """
     if not isinstance(words, list | tuple) or len(words) > _MOST_WORDS:
         raise Foreign("its record holds words that no run has")
-    today = [_of_today(word) for word in words]
-    for word in today:
+    for word in words:
         if problem := _problem(word, folder):
             raise Foreign(f"its record holds words that no run has ({cut(word)}: {problem})")
-    return tuple(today)
+    return tuple(words)
 
 
 def as_command(words: Sequence[str]) -> str:
@@ -73,13 +69,6 @@ def command_of(words: Any, folder: Path, otherwise: str) -> str:
         return otherwise if words is None else as_command(typed(words, folder))
     except Foreign as e:
         return f"{otherwise} ({e})"
-
-
-def _of_today(word: Any) -> Any:
-    """Returns a word with the key of today for one of FORMER; any other word as it is."""
-    old, _, value = word.partition("=") if isinstance(word, str) else ("", "", "")
-    new, values = FORMER.get(old, ("", {}))
-    return f"{new}={values[value.lower()]}" if value.lower() in values else word
 
 
 def _problem(word: Any, folder: Path | None) -> str | None:

@@ -103,7 +103,7 @@ def base_license(run: Run, hub: str | None) -> str:
 def _tags(run: Run, library: str) -> list[str]:
     """Returns the method's name, its paper, and `lora` for what loads as LoRA."""
     method = run["config"]["method"]["name"]
-    paper = (run.get("method") or {}).get("paper")
+    paper = run["method"]["paper"]
     found = _ARXIV.findall(paper) if isinstance(paper, str) else []
     tags = [_TAGS.get(method, cut(method)), *(f"arxiv:{number}" for number in found)]
     return list(dict.fromkeys([*tags, "lora"] if library == "peft" else tags))

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 from fractions import Fraction
 
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from conftest import METHODS, linears, tiny, train_head_only
 from dora.adapters.budget import Budget, Matrix
 from dora.adapters.changes import apply
-from dora.adapters.plan import Plan, equal_plan, equal_ranks, start_ranks
+from dora.adapters.plan import Plan, equal_plan, equal_ranks, pruning_plan, start_ranks
 from dora.adapters.pruning import pruned, steps_of
 from dora.methods.base import RunInfo
 
@@ -185,10 +186,10 @@ def test_a_plan_in_parameters_starts_with_at_least_its_budget_or_says_why_not(
         ),
         (
             Budget(rank=513),
-            "it starts at rank 770 a matrix, the smallest matrix has rank 768; "
+            "it needs rank 770 of a matrix, the smallest matrix has rank 768; "
             "at most r512 or 84934656",
         ),
-        (Budget(params=10**8), "budget=100000000 is larger than this model: it starts at rank 905"),
+        (Budget(params=10**8), "budget=100000000 is larger than this model: it needs rank 905"),
     ],
 )
 def test_a_budget_that_does_not_fit_says_what_would(budget, said):
@@ -232,7 +233,7 @@ def test_the_budgets_that_are_offered_are_the_largest_of_all(sizes, factor, fixe
         *largest("r", [(n, Budget(rank=n)) for n in range(1, 10)]),
         *largest("", [(n, Budget(params=n)) for n in range(1, above + 1)]),
     ]
-    said = f"none fits that starts at {float(factor):g} times its rank"
+    said = f"none fits that needs {float(factor):g} times its rank"
     if offered:
         said = f"at most {' or '.join(offered)} parameters fit"
     for refused in (Budget(rank=10), Budget(params=above + 1)):
@@ -340,6 +341,72 @@ def test_a_run_that_never_grows_misses_its_budget():
 def test_a_method_that_finds_no_matrix_says_so():
     with pytest.raises(ValueError, match="budget=r2 has no matrix to be spent on: target="):
         equal_plan(Budget.parse("r2"), ())
+
+
+def fixed_of(*fixed: int) -> tuple[Matrix, ...]:
+    """Matrices of 4 x 6 whose components cost 1, as VeRA's do, with these fixed costs."""
+    return tuple(Matrix(str(i), 4, 6, 1, fixed_cost=f) for i, f in enumerate(fixed))
+
+
+def test_a_budget_below_the_fixed_costs_and_one_component_is_refused() -> None:
+    matrices = fixed_of(6, 6, 5)
+    said = "is less than one component and what is stored beside the components (18 parameters)"
+    for params in (1, 10, 17):
+        assert Budget(params=params).problem(matrices) == f"budget={params} {said}"
+        assert equal_ranks(Budget(params=params), matrices) == (0, 0, 0)
+        with pytest.raises(ValueError, match=re.escape(said)):
+            pruning_plan(Budget(params=params), matrices, 1.5)
+    assert Budget(params=18).problem(matrices) is None
+    assert Budget(rank=1).problem(matrices) is None  # counts components alone
+
+
+def test_equal_ranks_leave_no_fixed_cost_without_a_component() -> None:
+    said = "of each matrix and what is stored beside it (20 parameters): raise it, or adapt fewer"
+    for params in (1, 17, 18, 19):
+        with pytest.raises(ValueError, match=re.escape(f"budget={params} is less than")) as told:
+            equal_plan(Budget(params=params), fixed_of(6, 6, 5))
+        assert said in str(told.value)
+    assert equal_plan(Budget(params=20), fixed_of(6, 6, 5)).start == (1, 1, 1)
+    # A matrix without a fixed cost may go without components; here the first is dealt one first.
+    assert equal_plan(Budget(params=7), fixed_of(6, 0, 0), spread=False).start == (1, 0, 0)
+
+
+@quick
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=6), st.data())
+def test_a_plan_of_equal_ranks_spends_all_that_the_fixed_costs_leave(fixed, data):
+    matrices, least = fixed_of(*fixed), sum(fixed) + len(fixed)
+    params = data.draw(st.integers(least, sum(fixed) + 4 * len(fixed)))
+    plan = equal_plan(Budget(params=params), matrices)
+    assert plan == equal_plan(Budget(params=params), matrices, capped=False)
+    assert plan.missed(plan.start) is None
+    assert sum(plan.start) == params - sum(fixed)
+    assert 1 <= min(plan.start) <= max(plan.start) <= min(plan.start) + 1
+    if all(fixed):
+        with pytest.raises(ValueError, match="raise it, or adapt fewer matrices"):
+            equal_plan(Budget(params=least - 1), matrices)
+
+
+def test_ranks_above_the_matrixs_are_refused_unless_the_method_allows_them() -> None:
+    matrices = (Matrix("a", 4, 6), Matrix("b", 8, 8))  # 10 and 16 parameters a component
+    for budget, ranks in ((Budget(rank=9), (9, 9)), (Budget(params=26 * 8 + 10), (9, 8))):
+        with pytest.raises(ValueError, match="larger than this model: it needs rank"):
+            equal_plan(budget, matrices)
+        plan = equal_plan(budget, matrices, capped=False)
+        assert plan.start == plan.end == ranks == equal_ranks(budget, matrices, capped=False)
+        assert plan.missed(plan.start) is None
+    # No component of b fits: what is left of the budget buys those of a.
+    uneven, budget = (Matrix("a", 2, 2), Matrix("b", 40, 40)), Budget(params=70)
+    assert equal_ranks(budget, uneven) == (2, 0)
+    assert equal_ranks(budget, uneven, capped=False) == (17, 0)
+    with pytest.raises(ValueError, match="less than the smallest component"):
+        equal_plan(Budget(params=9), matrices, capped=False)
+
+
+def test_blocks_are_told_the_rank_that_they_need_of_a_matrix() -> None:
+    matrices = (Matrix("a", 192, 192),)
+    said = r"r97 .* it needs rank 194 of a matrix, .* 192; at most r96"
+    with pytest.raises(ValueError, match=said):
+        equal_plan(Budget(rank=97), matrices, blocks=2)
 
 
 def test_missed_tells_too_many_too_few_and_too_much_left():

@@ -252,7 +252,10 @@ def test_every_mistake_is_named_before_a_model_is_loaded(tmp_path: Path) -> None
     assert problems[0].startswith("method.restart=half must be one of full, rewarm, none")
     assert problems[1].startswith("method.shares=[1,0,2] must have one number for each of")
     assert problems[2].startswith("method.shares=[1,0,2] must hold whole numbers from 1")
-    assert problems[3].startswith("init_from=elsewhere: method=chain begins at the backbone itself")
+    said = (
+        "init_from=elsewhere: method=chain cannot begin with the tensors that a run stores; merge"
+    )
+    assert problems[3].startswith(said)
     words = small_words(tmp_path, "method=chain", "method.links=25")
     assert refused(*words)[0].startswith("method.links=25 must lie in [1, 25)")
 

@@ -237,7 +237,9 @@ def test_magnitudes_are_counted_and_none_goes_without_components() -> None:
     assert plan("0.064k") == ((1, 1), 64)
     assert plan("0.103k") == ((3, 1), 96)  # 8 more would be one of b
     assert plan("0.104k") == ((2, 2), 104)
-    with pytest.raises(ValueError, match=r"budget=63 .* each matrix take \(64 parameters\)"):
+    with pytest.raises(
+        ValueError, match=r"budget=63 .* of each matrix and .* beside it \(64 parameters\)"
+    ):
         plan("0.063k")
     with pytest.raises(ValueError, match=r"at most r8 or 344 parameters fit"):
         plan("r9")

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from dora.records.about_starts import commits, dirty, starts
+from dora.records.about_starts import commits, dirty
 
 VERSIONS = {"dora-glue": "0.1.0"}
 
@@ -19,12 +19,6 @@ def git(commit: str, changed: bool = False) -> dict[str, Any]:
 def test_each_commit_is_named_once_and_in_order() -> None:
     run = {"starts": [git("b"), git("a"), git("b")], "versions": VERSIONS, **git("b")}
     assert commits(run) == "b, then a"
-
-
-def test_an_older_record_describes_its_one_start_at_its_top_level() -> None:
-    run = {"versions": VERSIONS, **git("a")}
-    assert starts(run) == [run]
-    assert commits(run) == "a"
 
 
 @pytest.mark.parametrize("changed", [(True, False), (False, True)])

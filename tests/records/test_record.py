@@ -18,7 +18,7 @@ from dora.configuration.config import Config
 from dora.errors import RunFailed, UserError
 from dora.records import provenance as provenance_module
 from dora.records import study
-from dora.records.identity import ARITHMETIC, LATER, arithmetic, configuration, identity
+from dora.records.identity import ARITHMETIC, LATER, configuration, identity
 from dora.records.provenance import processor, provenance
 from dora.records.record import REMOVED, Record, read_finished
 from dora.records.run_json import read, read_done
@@ -199,12 +199,10 @@ def test_a_new_setting_of_every_run_leaves_their_directories_at_the_value_of_bef
     assert configuration({"config": alone}) == {**alone, "averaging": 0.0}
 
 
-def test_records_name_their_arithmetic_and_those_without_have_the_first(tmp_path: Path) -> None:
+def test_records_name_their_arithmetic(tmp_path: Path) -> None:
     held = opened(tmp_path)
     held.close()
-    assert arithmetic(held.data) == ARITHMETIC
-    # Committed studies have records from before there were numbers.
-    assert arithmetic({}) == 1
+    assert held.data["arithmetic"] == ARITHMETIC
 
 
 # The words become a command that is shown to be pasted.

@@ -118,19 +118,6 @@ def test_spaces_of_other_scripts_reach_the_command_and_the_terminal() -> None:
     assert printable(shown) == shown
 
 
-@pytest.mark.parametrize(
-    ("word", "today"),
-    [
-        ("group_by_length=false", "batching=random"),
-        ("group_by_length=True", "batching=length"),
-    ],
-)
-def test_a_key_of_an_earlier_version_is_shown_as_todays(word: str, today: str) -> None:
-    assert typed(["task=rte", word]) == ("task=rte", today)
-    with pytest.raises(Foreign, match="no key of this suite"):
-        typed(["group_by_length=perhaps"])
-
-
 def test_every_key_and_every_committed_record_is_known() -> None:
     for field in dataclasses.fields(Config):
         assert typed([f"{field.name}=x"])

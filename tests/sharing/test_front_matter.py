@@ -28,7 +28,8 @@ def made(
     config = {"task": task, **settings}
     rows = dict(zip(("train", "dev"), sizes, strict=True)) if sizes else TASKS[task].sizes
     results = {"best": {"step": 9, "degenerate": None, **best}}
-    run = {"config": config, "model": {}, "data": {"rows": rows}, "results": results}
+    about = {"method": {"paper": None}, "model": {}, "data": {"rows": rows}}
+    run = {"config": config, **about, "results": results}
     text = front_matter(run, TASKS[task], None, "peft")
     assert text.isascii()
     assert all(line.isprintable() for line in text.split("\n"))

@@ -10,7 +10,7 @@ from dora.analysis.names import size_range
 from dora.analysis.rows import budget_in_words, budget_starts
 from dora.analysis.tables.layout import Grid
 from dora.plain import number_range
-from dora.records.about_method import about_method, adapter_parameters
+from dora.records.about_method import adapter_parameters
 from dora.records.schema import Run
 
 TRAINED_NOTE = (
@@ -61,13 +61,11 @@ def trained(table: Table, caption: str) -> Grid | None:
 def _counts(run: Run, score: str) -> list[int | None]:
     """Returns a run's four counts; the last is None for a method that leaves no file for PEFT."""
     params = run["params"]
-    # In records older than this count the file holds as many parameters as are stored.
-    in_file = params.get("in_peft_file", params["adapter_end"])
     return [
         adapter_parameters(run, score),
         params["trained_at_once"],
         params["trained_in_all"],
-        in_file if about_method(run).result == "adapter" else None,
+        params["in_peft_file"],
     ]
 
 

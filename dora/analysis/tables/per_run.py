@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from dora.plain import dotted, with_commas
-from dora.records.about_starts import dirty, starts
+from dora.records.about_starts import dirty
 from dora.records.place import place_of
 from dora.records.schema import Run
 
@@ -44,19 +44,18 @@ def as_row(run: Run) -> dict[str, Any]:
     row |= dotted({"tuning": run.get("tuning") or {}})
     rounds = {k: v for k, v in run.get("federation", {}).items() if k != "clients"}
     row |= dotted({"federation": rounds})
-    row |= {key: _of_starts(run.get(key), (s.get(key) for s in starts(run))) for key in _OF_STARTS}
-    git = [start["git"] or {} for start in starts(run)]
-    times = run.get("times", {})
+    row |= {key: _of_starts(start.get(key) for start in run["starts"]) for key in _OF_STARTS}
+    git = [start["git"] or {} for start in run["starts"]]
     return {
         **{key: with_commas(value) for key, value in row.items()},
-        "commit": with_commas(_of_starts(None, (each.get("commit") for each in git))),
+        "commit": with_commas(_of_starts(each.get("commit") for each in git)),
         "dirty": dirty(run),
-        "started": times.get("started"),
-        "finished": times.get("finished"),
+        "started": run["times"].get("started"),
+        "finished": run["times"].get("finished"),
     }
 
 
-def _of_starts(last: Any, values: Iterable[Any]) -> Any:
-    """Returns the value of all starts, a list where they differ; `last` where none of them has one."""
+def _of_starts(values: Iterable[Any]) -> Any:
+    """Returns the value of all starts, a list where they differ; None where none of them has one."""
     known = list(dict.fromkeys(value for value in values if value is not None))
-    return known if len(known) > 1 else (known or [last])[0]
+    return known if len(known) > 1 else next(iter(known), None)

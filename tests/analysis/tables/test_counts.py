@@ -46,12 +46,11 @@ def test_a_method_that_leaves_no_file_for_peft_has_a_dash_there() -> None:
     runs = {
         ("mine", "r2"): [of("mine", "modules", in_peft_file=None)],
         ("dora", "r2"): [of("dora", "adapter", in_peft_file=800)],
-        ("old", "r2"): [of("old", "adapter")],
     }
     table: Any = SimpleNamespace(rows=list(runs), runs_of=runs.get, title=str, view=View())
     grid = trained(table, "t")
     assert grid is not None
-    assert [line[-1] for line in grid.rows] == ["–", "800", "700"]
+    assert [line[-1] for line in grid.rows] == ["–", "800"]
 
 
 def test_clients_and_communication_are_those_of_the_records(tmp_path: Path) -> None:
@@ -114,7 +113,7 @@ def test_the_counts_of_a_whole_model_are_those_of_its_weights(tmp_path: Path) ->
 
 def test_rules_stand_between_budgets_where_a_row_has_nothing_to_show(tmp_path: Path) -> None:
     counted = {"trainable": 1000, "head": 100, "adapter_start": 900, "adapter_end": 900}
-    in_all = {"trained_at_once": 900, "trained_in_all": 1800}
+    in_all = {"trained_at_once": 900, "trained_in_all": 1800, "in_peft_file": 900}
     for method, budget in product(("lora", "dora"), ("r4", "r8")):
         old = (method, budget) == ("lora", "r4")  # a record of before there were these counts
         params = {**counted, "budget": budget, **({} if old else in_all)}
