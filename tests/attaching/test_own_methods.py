@@ -123,7 +123,9 @@ def test_factors_that_layers_share_stand_in_no_checkpoint_of_the_trainers(
 ) -> None:
     model = build("bert")
     adapter = dora.attach(model, "vera", "r4", config_dir=METHODS["vera"](own))
-    assert len({id(layer.A) for layer in adapter.method.layers.values()}) == 1
+    layers = adapter.method.layers.values()
+    shapes = {layer.A.shape for layer in layers}
+    assert len({id(layer.A) for layer in layers}) == len(shapes) < len(layers)
     model.save_pretrained(tmp_path)  # as its checkpoints do; refuses names that share memory
 
 

@@ -187,7 +187,7 @@ def test_the_cost_of_a_component_is_told_where_the_file_bears_it_out(gates: int)
     ],
 )
 def test_a_component_costs_as_much_as_the_file_holds_for_it(in_file: list[int], said: str) -> None:
-    run = json.loads(RECORD.read_text())
+    run = read(RECORD)
     params = {**run["params"], "gates": 48, "adapter_end": 3504, "in_peft_file": 3504}
     names = list(run["ranks"]["end"])[:3]
     found = {"end": [2, 4, 0], "in_peft_file": in_file}
