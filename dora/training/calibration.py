@@ -1,6 +1,4 @@
-"""Training rows run through the model before the first step, for methods that look at their inputs
-or at the gradients of the loss.
-"""
+"""Training rows run through the model before the first step: inputs and gradients for `begin`."""
 
 from __future__ import annotations
 
@@ -8,7 +6,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from itertools import groupby
-from typing import Any
 
 import numpy as np
 import torch
@@ -75,21 +72,11 @@ def _gradients(model: nn.Module, layers: list[LowRankLinear]) -> Iterator[None]:
     zeros = [q.weight.new_zeros(()).expand_as(q.weight).requires_grad_() for q in layers]
     with ExitStack() as hooks:
         for layer, zero in zip(layers, zeros, strict=True):
-            hooks.enter_context(_hooked(layer, partial(_add_product, zero)))
+            hooks.enter_context(layer.register_forward_hook(partial(_add_product, zero)))
         yield
     for layer, zero in zip(layers, zeros, strict=True):
         # None: no row has come through the layer.
         layer.weight.grad = torch.zeros_like(layer.weight) if zero.grad is None else zero.grad
-
-
-@contextmanager
-def _hooked(layer: nn.Module, hook: Any) -> Iterator[None]:
-    """Calls the hook after the layer, in the context."""
-    handle = layer.register_forward_hook(hook)
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 def _add_product(zero: Tensor, layer: nn.Module, args: tuple[Tensor, ...], y: Tensor) -> Tensor:
