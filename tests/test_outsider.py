@@ -528,7 +528,7 @@ SLIPS = [
     ("title = 'Slip'\nclass S", "importing it fails: expected ':'"),
     (
         "title = 'Slip'\n    class S(Settings):\n        alpha: float\n    settings_type = S",
-        "S has settings (alpha) that a class without @dataclass above it states",
+        "S: alpha must be declared in a class that has @dataclass above it",
     ),
     (
         "title = 'Slip'\n    class S(Settings):\n        alpha: 'flaot'\n    settings_type = S",
@@ -625,7 +625,12 @@ def test_settings_that_the_class_does_not_name_are_told_with_the_way_out(
     [
         ("penalty", 0.1, "LoRA.penalty returned a float (0.1), which must be Tensor or None"),
         ("after_step", 3, "LoRA.after_step returned a int (3), which must be Mask or Remove or "),
-        ("learning_rate", "x", "LoRA.learning_rate returned a str ('x'), which must be Real or "),
+        ("learning_rate", "x", "LoRA.learning_rate returned a str ('x'), which must be Real"),
+        (
+            "learning_rate",
+            None,
+            "LoRA.learning_rate returned a NoneType (None), which must be Real",
+        ),
         ("parameter_groups", [{"lr": 1}], "parameter_groups returned dicts ({'lr': 1}), which"),
     ],
 )

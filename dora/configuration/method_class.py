@@ -96,8 +96,8 @@ def _problems(kind: type[Method]) -> Iterator[str]:
     settable = [name for name, of in types.items() if ClassVar not in (of, get_origin(of))]
     if plain := [name for name in settable if name not in fields]:
         yield (
-            f"{settings.__name__} has settings ({', '.join(plain)}) that a class without @dataclass "
-            "above it states"
+            f"{settings.__name__}: {', '.join(plain)} must be declared in a class that has @dataclass "
+            "above it"
         )
     known = moments()
     for cls in _own(kind):

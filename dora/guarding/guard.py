@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from numbers import Real
+from types import NoneType
 from typing import Any, TypeVar
 
 import torch
@@ -72,19 +73,21 @@ class Guard:
 
     def penalty(self, step: int) -> Tensor | None:
         """Returns the method's term in the loss."""
-        return self._kind("penalty", self.method.penalty(step), Tensor)
+        return self._kind("penalty", self.method.penalty(step), Tensor, NoneType)
 
     def after_step(self, step: int) -> Change | None:
         """Returns the method's change after a step, which the caller applies and then `note`s."""
-        change = self._kind("after_step", self.method.after_step(step), Mask, Remove, Renew)
+        change = self._kind(
+            "after_step", self.method.after_step(step), Mask, Remove, Renew, NoneType
+        )
         self.check(step)
         return change
 
     def _kind(self, moment: str, value: T, *kinds: type) -> T:
-        """Returns the value of a moment. Raises UserError if it is of none of `kinds`, nor None."""
-        if value is None or isinstance(value, kinds):
+        """Returns the value of a moment. Raises UserError if it is of none of `kinds`."""
+        if isinstance(value, kinds):
             return value
-        allowed = " or ".join([*(kind.__name__ for kind in kinds), "None"])
+        allowed = " or ".join(kind.__name__.replace("NoneType", "None") for kind in kinds)
         raise UserError(
             f"{self._name}.{moment} returned a {type(value).__name__} ({value!r:.60}), "
             f"which must be {allowed}"

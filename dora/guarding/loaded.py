@@ -19,7 +19,7 @@ from dora.methods.base import Method
 
 WAY_OUT = (
     "which its result does not hold, so that nobody could make the scored model again: train the "
-    "tensor, or keep the change beside it (kept_A and kept_B, as PiSSA in dora/methods/lora.py)"
+    "tensor, or keep the change beside it (kept_A and kept_B, as dora.method.ResidualLinear does)"
 )
 
 
@@ -47,7 +47,7 @@ def _factors(method: Method) -> dict[str, nn.Parameter]:
                 raise UserError(
                     f"{name} of {type(method).__name__} is the tensor {first} as well, and an adapter "
                     'stores each layer\'s own: state result = "modules", which stores it once and is '
-                    "not exported"
+                    "not exported, and let plan() count it once"
                 )
             factors[name] = p
     return factors

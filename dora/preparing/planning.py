@@ -129,10 +129,10 @@ def _beside_lora(
     if plan.end_range()[1] == (equal.params, equal.params):
         return plan
     try:
-        params = checked_plan(method, equal, matrices, run).end_range()[1]
+        _, (_, most) = checked_plan(method, equal, matrices, run).end_range()
     except ValueError:
         return plan
-    if params[1] < ENOUGH * equal.total(matrices):
+    if most < ENOUGH * equal.total(matrices):
         return plan
     text = f"{plan.budget} is not LoRA's number of parameters; that is budget={equal}"
     return replace(plan, note="; ".join(filter(None, [plan.note, text])))

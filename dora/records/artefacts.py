@@ -148,9 +148,9 @@ def damaged(folder: Path, run: Run, names: Iterable[str]) -> list[str]:
 
     A record without checksums is one problem: nothing tells whose the files beside it are.
     """
-    again = "train it again with force=true"
     if "files" not in run:
-        return [f"{folder}: its record has no checksums; {again}"]
+        return [f"{folder}: its record has no checksums; its command trains it anew"]
+    again = "train it again with force=true"
     found = {name: fault(folder, run, name) for name in names}
     return [
         f"{folder / name} {why}; fetch it again, or {again}" for name, why in found.items() if why

@@ -97,10 +97,10 @@ def attach(p: Prepared, model: nn.Module, head: list[str]) -> Guard:
     parameters = dict(model.named_parameters())
     for name in head:
         parameters[name].requires_grad_(True)
+    loaded.after_attaching(method, head)
     if p.earlier is not None:
         carry_over(p.earlier, model, method, head)
         _refuse_not_finite(model, p.earlier.folder)
-    loaded.after_attaching(method, head)
     return Guard(method, model, loaded)
 
 

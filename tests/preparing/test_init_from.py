@@ -144,7 +144,7 @@ def test_a_record_without_a_part_of_itself_is_refused(key: str, tmp_path: Path) 
 def test_a_record_without_checksums_is_refused_by_init_from_and_export(tmp_path: Path) -> None:
     base, folder = finished(tmp_path, "lora")
     change_record(folder, "files")
-    said = f"{folder}: its record has no checksums; train it again with force=true"
+    said = f"{folder}: its record has no checksums; its command trains it anew"
     with pytest.raises(UserError) as caught:
         started(tmp_path, base, folder, "lora")
     assert caught.value.problems == (said,)

@@ -167,5 +167,5 @@ def test_the_files_of_a_record_without_checksums_are_refused_in_one_line(tmp_pat
     with pytest.raises(UserError) as caught:
         artefacts.check(tmp_path, {}, "best.safetensors", "predictions.npz")
     assert caught.value.problems == (
-        f"{tmp_path}: its record has no checksums; train it again with force=true",
+        f"{tmp_path}: its record has no checksums; its command trains it anew",
     )

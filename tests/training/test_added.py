@@ -134,7 +134,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         ("damaged", "best.safetensors is damaged or another's: it has 999 bytes, run.json says "),
         ("another's", "best.safetensors is damaged or another's: it has "),
         ("not finite", "best.safetensors is damaged or another's: "),
-        ("no checksums", "its record has no checksums; train it again with force=true"),
+        ("no checksums", "its record has no checksums; its command trains it anew"),
         ("another's, recorded", "the kept weights lack "),
         ("not finite, recorded", "the kept weights hold NaN or infinity: classifier.dense.bias"),
         (

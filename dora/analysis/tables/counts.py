@@ -30,7 +30,7 @@ _EXAMPLES = "examples"  # the head of a column that older records have no number
 def trained(table: Table, caption: str) -> Grid | None:
     """Returns counted, trained and exported parameters; nothing where all runs have them equal."""
     counted = {
-        row: [run for run in table.runs_of(row) if "trained_in_all" in run["params"]]
+        row: [run for run in table.runs_of(row) if "in_peft_file" in run["params"]]
         for row in table.rows
     }
     shown = [row for row in table.rows if counted[row]]
