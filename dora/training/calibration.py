@@ -37,6 +37,7 @@ def calibrator(
     layers = list(layers)
 
     def forward(number: int, backward: bool = False) -> None:
+        """Runs the first `number` rows; with `backward` their gradients are left (`FirstRows`)."""
         model.eval()
         epoch = order(config.seed, 0, train.lengths, config.batch_size, config.batching)
         rows = np.concatenate(epoch)[:number]

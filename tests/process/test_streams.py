@@ -71,6 +71,12 @@ def status(results: Path, output: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
 
 
+def ended(code: str, output: str, folder: Path) -> int:
+    """Runs Python code in `folder` with the shell's redirections in `output`; returns its exit code."""
+    command = f'exec "{sys.executable}" -c "{code}" {output}'
+    return subprocess.run(["sh", "-c", command], cwd=folder, check=False).returncode
+
+
 def test_output_that_a_full_disk_took_none_of_is_a_message_and_a_failure(tmp_path: Path) -> None:
     write_run(tmp_path, "lora", 1, 0.9)
     done = status(tmp_path, "> /dev/full")
@@ -86,10 +92,7 @@ def test_closed_streams_are_no_mistake_and_their_numbers_go_to_no_file(tmp_path:
         "print('lost'); os.write(1, b'lost');"
         "n = os.open('kept', os.O_CREAT | os.O_WRONLY); os._exit(n > 2 and 7)"
     )
-    done = subprocess.run(
-        ["sh", "-c", f'exec "{sys.executable}" -c "{code}" >&- 2>&-'], cwd=tmp_path, check=False
-    )
-    assert done.returncode == 7
+    assert ended(code, ">&- 2>&-", tmp_path) == 7
     assert (tmp_path / "kept").read_bytes() == b""
 
 
@@ -100,10 +103,7 @@ def test_a_file_that_a_library_opened_on_a_closed_stream_is_not_written_to(tmp_p
         "from dora.process import streams; streams.keep_open(); print('lost')\n"
         "os._exit(streams.write_error() is not None)"
     )
-    done = subprocess.run(
-        ["sh", "-c", f'exec "{sys.executable}" -c "{code}" >&-'], cwd=tmp_path, check=False
-    )
-    assert done.returncode == 0
+    assert ended(code, ">&-", tmp_path) == 0
     assert (tmp_path / "held").read_bytes() == b""
 
 

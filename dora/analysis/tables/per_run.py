@@ -56,6 +56,6 @@ def as_row(run: Run) -> dict[str, Any]:
 
 
 def _of_starts(values: Iterable[Any]) -> Any:
-    """Returns the value of all starts, a list where they differ; None where none of them has one."""
+    """Returns the value of all starts: a list if they differ, None if no start has one."""
     known = list(dict.fromkeys(value for value in values if value is not None))
     return known if len(known) > 1 else next(iter(known), None)
