@@ -42,6 +42,16 @@ def update(x: Tensor, p: float, given: Sequence[Any]) -> tuple[Tensor, ...]:
     return _Merged.apply(x, *given)
 
 
+def update_alone(x: Tensor, p: float, given: Sequence[Any]) -> Tensor:
+    """Returns s B diag(g) A D x, (..., d_out), for a linear that computes W x + b by itself.
+
+    x, p and `given` are those of `update`, for one linear. The products are in the type of A, as in
+    PEFT, unless autocast says another.
+    """
+    _, _, A, B, g, s = given
+    return F.linear(F.linear(F.dropout(x.to(A.dtype), p), A), _fold(B, g, s))
+
+
 def _refuse_trained(given: Sequence[Any]) -> None:
     """Raises UserError if a W, b or s requires a gradient."""
     for at, name in ((0, "weight"), (1, "bias"), (5, "scale")):

@@ -5,9 +5,6 @@
 Component i is g_i B[:, i] A[i, :]. *Masking* sets g_i to 0 and leaves everything else, so that a
 gradient may revive it. *Removing* deletes its row of A, its column of B, its g and its optimizer
 moments.
-
-The functions on bare tensors accept any leading axes, so that one call can treat many matrices of
-one shape, or many runs.
 """
 
 from __future__ import annotations
@@ -20,9 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dora.adapters.arithmetic import update
+from dora.adapters.arithmetic import update, update_alone
 from dora.adapters.budget import Matrix
 from dora.adapters.resizing import cut_moments, forget, set_data
+from dora.errors import UserError
 
 # Where nn.Module keeps a module's hooks.
 _HOOKS = (
@@ -37,25 +35,6 @@ _HOOKS = (
 )
 
 
-def component_norms(A: Tensor, g: Tensor, B: Tensor) -> Tensor:
-    """Returns ‖g_i B[:, i] A[i, :]‖_F of each component, (..., r), ≥ 0.
-
-    A: (..., r, d_in), g: (..., r), B: (..., d_out, r).
-    """
-    # A rank-1 matrix's norm is the product of its factors' norms: no d_out x d_in array is formed.
-    return g.abs() * torch.linalg.vector_norm(A, dim=-1) * torch.linalg.vector_norm(B, dim=-2)
-
-
-def update_norm(A: Tensor, g: Tensor, B: Tensor) -> Tensor:
-    """Returns ‖B diag(g) A‖_F, (...,), ≥ 0; shapes as for `component_norms`.
-
-    The norm is computed as sqrt(gᵀ [(A Aᵀ) ∘ (Bᵀ B)] g), in O(r² (d_in + d_out)).
-    """
-    gram = (A @ A.mT) * (B.mT @ B)
-    squared = (g.unsqueeze(-2) @ gram @ g.unsqueeze(-1)).squeeze(-1).squeeze(-1)
-    return squared.clamp_min(0).sqrt()  # rounding can leave −1e-12 where components cancel
-
-
 def _outputs(x: Tensor, layers: Sequence[LowRankLinear]) -> tuple[Tensor, ...]:
     """Returns the outputs of these layers for one input. Every layer must hold components."""
     # Dropout and training mode are the first layer's: `adapt` gives all of them one dropout.
@@ -66,10 +45,11 @@ def _outputs(x: Tensor, layers: Sequence[LowRankLinear]) -> tuple[Tensor, ...]:
 class LowRankLinear(nn.Module):
     """A frozen linear layer with trainable rank-1 components beside it.
 
-    `base`: the linear layer, whose weight and bias are frozen. `scale`: s above, a constant.
-    `gated`: g is trained (DoRA, AdaLoRA); without it g is fixed at 1 and absent (LoRA). `dropout`:
-    the share of the adapter's input that is dropped in training. A, B and g are zero-filled; the
-    method sets their start values.
+    `base`: the linear layer, whose weight and bias are frozen. A subclass of nn.Linear may pack its
+    weight (quantised ones do): it is called, and its weight is not read. `scale`: s above, a
+    constant. `gated`: g is trained (DoRA, AdaLoRA); without it g is fixed at 1 and absent (LoRA).
+    `dropout`: the share of the adapter's input that is dropped in training. A, B and g are
+    zero-filled; the method sets their start values.
 
     `kept_A` (k, d_in) and `kept_B` (d_out, k) are the frozen factors of earlier components, g and s
     folded into `kept_B`. They are None until a method renews its factors.
@@ -83,6 +63,7 @@ class LowRankLinear(nn.Module):
     ) -> None:
         super().__init__()
         self.base = base.requires_grad_(False)
+        self.packed = type(base) is not nn.Linear
         self.scale = scale
         self.dropout = dropout
         # On the CPU, wherever the base is: a method draws their start values there. In 32 bits, in
@@ -103,7 +84,7 @@ class LowRankLinear(nn.Module):
         # (kept_B, the base's weight with the kept components in it) for `frozen_weight`.
         self._merged: tuple[Tensor, Tensor] | None = None
         # Whether `Siblings` may compute this layer's output with those of others, by `operands`.
-        self.together = True
+        self.together = not self.packed
         # (input, output) that `Siblings` has computed before this layer is called.
         self.ready: tuple[Tensor, Tensor] | None = None
 
@@ -112,6 +93,15 @@ class LowRankLinear(nn.Module):
     @property
     def weight(self) -> Tensor:
         """The base's weight, (d_out, d_in)."""
+        return self.base.weight
+
+    def unpacked(self) -> Tensor:
+        """Returns the base's weight, (d_out, d_in); raises UserError if the base packs it."""
+        if self.packed:
+            raise UserError(
+                f"{type(self.base).__name__} packs its weight, which this computes with: load the "
+                "model without quantisation"
+            )
         return self.base.weight
 
     @property
@@ -150,6 +140,12 @@ class LowRankLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns (..., d_out) for x of shape (..., d_in)."""
+        if self.packed:
+            y = self.base.forward(x)  # hooks on it are the layer's
+            if self.rank:
+                p = self.dropout if self.training else 0.0
+                y = y + update_alone(x, p, self.operands()).to(y.dtype)
+            return self.beside_kept(x, y)
         if self.rank == 0:  # costs nothing beyond the backbone's own layer
             return self.beside_kept(x, F.linear(x, self.frozen_weight(), self.base.bias))
         # By identity: a layer may also be called on another tensor than the module's input.
@@ -164,8 +160,7 @@ class LowRankLinear(nn.Module):
         return self.frozen_weight(), self.base.bias, self.A, self.B, self.g, self.scale
 
     def frozen_weight(self) -> Tensor:
-        """Returns the frozen weight, (d_out, d_in), with the kept components in it if it has 32
-        bits.
+        """Returns the frozen weight, (d_out, d_in), with the kept components in it where it has 32 bits.
 
         A layer with kept components then holds its weight twice. In 16 bits they would be lost in
         the weight's rounding; `beside_kept` adds them then.
@@ -173,7 +168,7 @@ class LowRankLinear(nn.Module):
         if self.training and self.perturbed is not None:
             return self.perturbed
         W = self.base.weight
-        if self.kept_A is None or self.kept_B is None or W.dtype.itemsize < 4:
+        if self.kept_A is None or self.kept_B is None or not self._takes_kept:
             return W
         if self._merged is None or self._merged[0] is not self.kept_B:
             # From the base's weight each time: a resumed run, which has no other, gets equal bits.
@@ -182,9 +177,14 @@ class LowRankLinear(nn.Module):
                 self._merged = self.kept_B, torch.addmm(W, self.kept_B, self.kept_A)
         return self._merged[1]
 
+    @property
+    def _takes_kept(self) -> bool:
+        """Whether the kept components can be added to the weight."""
+        return not self.packed and self.base.weight.dtype.itemsize >= 4
+
     def beside_kept(self, x: Tensor, y: Tensor) -> Tensor:
         """Returns y plus the kept components' output for x, unless `frozen_weight` has them."""
-        if self.kept_A is None or self.kept_B is None or self.base.weight.dtype.itemsize >= 4:
+        if self.kept_A is None or self.kept_B is None or self._takes_kept:
             return y
         A, B = self.kept_A.to(x.dtype), self.kept_B.to(x.dtype)  # a backbone may have 16 bits
         return y + F.linear(F.linear(x, A), B)

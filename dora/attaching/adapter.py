@@ -270,9 +270,14 @@ class Adapter:
     def merge(self) -> nn.Module:
         """Adds every update to its weight and puts the plain linears back; returns the model.
 
-        The adapter cannot be used afterwards.
+        The adapter cannot be used afterwards. Raises UserError if a weight is quantised.
         """
         with self._awake():
+            if any(layer.packed for layer in self.method.layers.values()):
+                raise UserError(
+                    "an update would be lost in the rounding of a quantised weight: save() the "
+                    "adapter, and let PEFT merge it into the model in 16 or 32 bits"
+                )
             self._warn_of_budget("merged")
             self._guard.stored()
             for name, layer in self.method.layers.items():

@@ -17,7 +17,7 @@ from dora.attaching.linears import (
     as_linear,
     find_head,
     find_linears,
-    refuse_float16,
+    refuse_untrainable,
     refuse_wrapped,
 )
 from dora.attaching.saving import misread
@@ -64,9 +64,9 @@ def attach(
     optimizer steps, which a method that prunes plans its schedule by. `config_dir`: a folder of
     your own beside conf/, as for `dora.train`, whose methods can then be attached too.
 
-    `target`: the linears to adapt (nn.Linear, and Conv1D of Transformers): a regular expression for
-    whole names, or a list of names or of their ends (`["q_proj", "v_proj"]`). Without it, all but
-    the head's and, of a language model, the output's. `head`: names of modules that are trained
+    `target`: the linears to adapt (nn.Linear, Conv1D of Transformers, and those of bitsandbytes): a
+    regular expression for whole names, or a list of names or of their ends (`["q_proj", "v_proj"]`).
+    Without it, all but the head's and, of a language model, the output's. `head`: names of modules that are trained
     whole. Without it, in a Transformers model all modules beside the backbone (classifier, score),
     but none in a language model; in any other model none.
 
@@ -83,7 +83,7 @@ def attach(
         raise UserError(*problems)
     refuse_wrapped(model)
     modules = find_head(model, [head] if isinstance(head, str) else head)
-    refuse_float16(model, modules)
+    refuse_untrainable(model, modules)
     found = find_linears(model, modules, target)
     if problem := misread(model, modules, found):
         warnings.warn(f"save() will be refused: {problem}", stacklevel=2)
@@ -104,11 +104,12 @@ def attach(
 def _attached(choice: MethodChoice, model: nn.Module, plan: Plan, run: RunInfo) -> Guard:
     """Returns the guarded method, whose layers are in the model now.
 
-    Raises UserError if a method of one's own does something that a run of the suite refuses too.
+    Raises UserError if a method of one's own does something that a run of the suite refuses too,
+    or if the method computes with weights that are quantised.
     """
     loaded = Loaded(choice.kind, model)
-    attached = choice.kind(choice.settings, model, plan, run)
     try:
+        attached = choice.kind(choice.settings, model, plan, run)
         loaded.after_attaching(attached)
     except UserError as e:
         raise UserError(*e.problems, "the model has been changed by now: load it anew") from e

@@ -13,6 +13,7 @@ from dora.adapters.lowrank import LowRankLinear
 from dora.errors import UserError
 
 SHOWN = 5  # names in a message
+_QUANTISED = ("bitsandbytes.nn.modules.Linear4bit", "bitsandbytes.nn.modules.Linear8bitLt")
 
 
 def find_head(model: Any, given: Sequence[str] | None) -> list[str]:
@@ -42,7 +43,7 @@ def find_head(model: Any, given: Sequence[str] | None) -> list[str]:
 def find_linears(
     model: nn.Module, head: Sequence[str], target: str | Sequence[str] | None
 ) -> dict[str, nn.Module]:
-    """Returns the linears to adapt, nn.Linear and Transformers' Conv1D, by their full names.
+    """Returns the linears to adapt by their full names: nn.Linear, Conv1D, and quantised ones.
 
     `target`: None for all but the head's and a language model's output; a regular expression that
     must match a whole name; or names, of which each stands for itself and for all names that end
@@ -64,8 +65,8 @@ def find_linears(
     if not every:
         raise UserError(
             f"this {type(model).__name__} has no linear to adapt outside of its head: of all "
-            "modules, nn.Linear and the Conv1D of Transformers can be adapted, subclasses of them "
-            "(quantised ones, say) cannot"
+            "modules, nn.Linear, the Conv1D of Transformers and bitsandbytes' Linear4bit and "
+            "Linear8bitLt can be adapted, other subclasses of nn.Linear cannot"
         )
     if target is None:
         output = _output(model)
@@ -105,10 +106,17 @@ def refuse_wrapped(model: Any) -> None:
         )
 
 
-def refuse_float16(model: nn.Module, head: Sequence[str]) -> None:
-    """Raises UserError if a head that is to be trained is in float16."""
+def refuse_untrainable(model: nn.Module, head: Sequence[str]) -> None:
+    """Raises UserError if a head that is to be trained is quantised or in float16."""
     for name in head:
-        if any(p.dtype == torch.float16 for p in model.get_submodule(name).parameters()):
+        module = model.get_submodule(name)
+        if any(is_quantised(inner) for inner in module.modules()):
+            raise UserError(
+                f"{name} would be trained whole and is quantised: load the model with "
+                f"llm_int8_skip_modules=['{name}'] in its BitsAndBytesConfig, which serves 4 bits "
+                "too, or train no head with head=[]"
+            )
+        if any(p.dtype == torch.float16 for p in module.parameters()):
             raise UserError(
                 f"{name} would be trained in float16, where AdamW diverges: load the model with "
                 "dtype=torch.float32 or torch.bfloat16 (Transformers takes the type of the file), "
@@ -118,9 +126,11 @@ def refuse_float16(model: nn.Module, head: Sequence[str]) -> None:
 
 def is_linear(module: nn.Module) -> bool:
     """Says whether a layer of this suite can stand in the module's place."""
-    # No subclasses: they may pack their weight, or be read by their owner without being called, as
-    # the output of nn.MultiheadAttention is. And no weight that a hook computes of other tensors
-    # in each pass (weight_norm, pruning): it is no parameter.
+    if is_quantised(module):
+        return True
+    # No other subclasses: they may be read by their owner without being called, as the output of
+    # nn.MultiheadAttention is. And no weight that a hook computes of other tensors in each pass
+    # (weight_norm, pruning): it is no parameter.
     weight = module._parameters.get("weight")
     kind = type(module) is nn.Linear or is_conv1d(module)
     return kind and weight is not None and weight.is_floating_point()
@@ -128,9 +138,17 @@ def is_linear(module: nn.Module) -> bool:
 
 def is_conv1d(module: nn.Module) -> bool:
     """Says whether the module is GPT-2's linear, whose weight is (d_in, d_out)."""
-    return f"{type(module).__module__}.{type(module).__name__}" == (
-        "transformers.pytorch_utils.Conv1D"
-    )
+    return _class_of(module) == "transformers.pytorch_utils.Conv1D"
+
+
+def is_quantised(module: nn.Module) -> bool:
+    """Says whether the module is a linear of bitsandbytes, whose weight is packed."""
+    return _class_of(module) in _QUANTISED
+
+
+def _class_of(module: nn.Module) -> str:
+    """Returns the full name of the module's class, whose library is then not imported."""
+    return f"{type(module).__module__}.{type(module).__name__}"
 
 
 def as_linear(module: Any) -> nn.Linear:

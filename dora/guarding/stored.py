@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from dora.adapters.lowrank import LowRankLinear
 from dora.errors import RunFailed
@@ -38,11 +37,11 @@ def _agree(layer: LowRankLinear) -> bool:
     """Tells whether the layer's output for random inputs is the base's and the stored update's."""
     W, training = layer.base.weight, layer.training
     x = torch.randn(_ROWS, layer.in_features, generator=torch.Generator().manual_seed(0))
-    short = W.dtype.itemsize < 4
-    x = x.to(W.device, torch.float32 if short else W.dtype)
+    short = W.dtype.itemsize < 4 and not layer.packed
+    x = x.to(W.device, torch.float32 if short else layer.A.dtype)
     layer.eval()
     with torch.autocast(W.device.type, W.dtype if short else torch.bfloat16, enabled=short):
-        whole, alone = layer(x), F.linear(x, W, layer.base.bias)
+        whole, alone = layer(x), layer.base.forward(x)  # without hooks, which are the layer's
     layer.train(training)
     if not whole.isfinite().all():  # training has diverged, which is no fault of stored()
         return True

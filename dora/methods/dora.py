@@ -25,6 +25,7 @@ from dora.adapters import lowrank
 from dora.adapters.allocation import allocate
 from dora.adapters.budget import Budget, Matrix
 from dora.adapters.changes import Mask, Remove
+from dora.adapters.norms import component_norms, update_norm
 from dora.adapters.plan import Plan, pruning_plan
 from dora.adapters.pruning import SHAPES, pruned, steps_of
 from dora.adapters.stack import Stack, in_order, stacks
@@ -116,7 +117,7 @@ def shares(stack: Stack) -> torch.Tensor:
     """Returns each component's share of its matrix's update, (m, R), ≥ 0 (eq. 5)."""
     # The released code adds 1e-8 to the norm of the update, and so do we: g starts at 0.
     A, g, B = stack.of("A"), stack.of("g"), stack.of("B").mT
-    return lowrank.component_norms(A, g, B) / (lowrank.update_norm(A, g, B) + 1e-8).unsqueeze(-1)
+    return component_norms(A, g, B) / (update_norm(A, g, B) + 1e-8).unsqueeze(-1)
 
 
 def equilibrium(stack: Stack) -> torch.Tensor:

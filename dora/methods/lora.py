@@ -168,7 +168,7 @@ def begin_as_pissa(layer: ResidualLinear) -> None:
     With W0 = U diag(σ) Vᵀ: A0 = diag(√(σ/s)) Vᵀ and B0 = U diag(√(σ/s)) (the paper's start;
     dividing by s is PEFT's).
     """
-    U, sigma, Vt = first_components(layer.base.weight, layer.rank)
+    U, sigma, Vt = first_components(layer.unpacked(), layer.rank)
     root = (sigma / layer.scale).sqrt()
     layer.start_at(root.unsqueeze(1) * Vt, U * root)
 

@@ -109,5 +109,5 @@ class WeightDecomposed(PlainLoRA):
     def _draw(self, generator: torch.Generator) -> None:
         super()._draw(generator)
         for layer in self.layers.values():
-            m, W = layer.factors()["m"], layer.weight.detach()
+            m, W = layer.factors()["m"], layer.unpacked().detach()
             m.data = torch.linalg.vector_norm(W.to(m.dtype), dim=1).to(m.device)

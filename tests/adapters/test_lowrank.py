@@ -12,13 +12,8 @@ from torch import nn
 from conftest import layer_of
 from dora.adapters import arithmetic
 from dora.adapters.budget import Matrix
-from dora.adapters.lowrank import (
-    LowRankLinear,
-    Siblings,
-    adapt,
-    component_norms,
-    update_norm,
-)
+from dora.adapters.lowrank import LowRankLinear, Siblings, adapt
+from dora.adapters.norms import component_norms, update_norm
 from dora.adapters.stack import gram, in_order, stacks
 from dora.errors import UserError
 
