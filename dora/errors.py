@@ -100,6 +100,10 @@ class NotNow(Stopped):
     """
 
 
+class PeerEnded(NotNow):
+    """The end of another process of the run, which may have left its reason with the group."""
+
+
 def foreseen(
     error: BaseException,
     saved: int,
@@ -123,7 +127,7 @@ def foreseen(
     # With the type's name, since a MemoryError often has no text.
     text = f"{type(error).__name__}: {error}"
     if isinstance(error, RuntimeError) and _PEER_ENDED.search(text):
-        return NotNow(
+        return PeerEnded(
             "another process of this run ended before its time; "
             f"the same command takes the run up {at}"
         )

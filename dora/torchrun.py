@@ -32,6 +32,8 @@ def main() -> None:
     # Under nohup SIGHUP is ignored, which torchrun would undo.
     if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
         os.environ.setdefault("PET_SIGNALS_TO_HANDLE", "SIGTERM,SIGINT,SIGQUIT")
+    # Torchrun would kill them 30 s after a signal, in the middle of an evaluation perhaps.
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "600")
     # Torchrun passes SIGTERM, SIGHUP and SIGINT on to its processes and waits for them. It does not
     # know SIGUSR2, with which a cluster announces its time limit.
     signal.signal(signal.SIGUSR2, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
@@ -46,12 +48,11 @@ def main() -> None:
 def together(codes: set[int]) -> int:
     """Returns one exit code for processes that ended with `codes`.
 
-    A process that stopped, or was refused, may have made the others fail; so these codes win.
+    A process that fails, or is refused, ends the others, which call that being stopped. One that was
+    killed does so too; they can be resumed.
     """
-    return next(
-        (code for code in (Stopped.exit_code, UserError.exit_code) if code in codes),
-        RunFailed.exit_code,
-    )
+    order = (UserError.exit_code, RunFailed.exit_code, Stopped.exit_code)
+    return next((code for code in order if code in codes), RunFailed.exit_code)
 
 
 if __name__ == "__main__":

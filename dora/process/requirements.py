@@ -92,6 +92,19 @@ def _has_wandb_key() -> bool:
     )
 
 
+def sweep_problems(env: Mapping[str, str]) -> list[str]:
+    """Says that a sweep cannot be one of several processes: each would plan and begin its runs."""
+    size = env.get("WORLD_SIZE", "")
+    if not size.isdigit() or int(size) < 2:  # what is no number is each run's own problem
+        return []
+    return [
+        f"WORLD_SIZE={size} in the environment makes this one of several processes, which train one "
+        "run together: a sweep or a search begins by itself, with hydra/launcher=slurm "
+        "hydra.launcher.tasks_per_node=2 for several in each run; unset WORLD_SIZE where it is left "
+        "from another job"
+    ]
+
+
 def _process_problems(env: Mapping[str, str]) -> list[str]:
     """Checks the variables that torchrun sets for a group of processes.
 

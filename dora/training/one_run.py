@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dora.configuration.searched import searched_with
-from dora.errors import Diverged, RunFailed, Stopped, UserError, foreseen
+from dora.errors import Diverged, PeerEnded, RunFailed, Stopped, UserError, foreseen
 from dora.methods.base import Method
 from dora.preparing import precision
 from dora.preparing.notes import embedded_note
@@ -198,7 +198,11 @@ def _train_and_finish(
         if why is None and isinstance(e, OSError) and record.taken_by == REMOVED:
             why = record.removed()
         if world.main:
+            if isinstance(why, PeerEnded) and (told := processes.told_failure()) is not None:
+                why = RunFailed(told)
             _note_end(record, why or e, lines)
+        elif not isinstance(why or e, Stopped | KeyboardInterrupt):
+            processes.tell_failure(world, _status_and_reason(why or e)[1])
         if trackers is not None and isinstance(e, Stopped | KeyboardInterrupt):
             trackers.leave()
             trackers = None
@@ -240,17 +244,26 @@ def _status_and_reason(error: BaseException) -> tuple[str, str]:
     return RunFailed.status, f"{type(error).__name__}: {error}"
 
 
+def _mean(loop: Loop, step: int, loss: Tensor) -> float:
+    """Returns the mean loss over this process's rows of a step, which stand for those of all.
+
+    `loss`: its share of the mean over the whole batch.
+    """
+    world, rows = loop.setup.world, len(loop.stepper.course.rows(step))
+    mine = len(range(world.rank, rows, world.size))
+    return loss.item() * rows / max(1, mine)
+
+
 def _train(loop: Loop, signals: StopSignals, lines: Lines) -> None:
     """Trains to the end, and shows how far it is."""
     s, pace = loop.setup, Pace(loop.step, loop.setup.total_steps)
     lines.begin_bar(s.total_steps, loop.step)
 
     def progress(step: int, loss: Tensor) -> None:
-        # Reading the loss waits for the device, and is done for a line alone. The first
-        # process's rows, its share of the mean, stand for those of all.
+        # Reading the loss waits for the device, and is done for a line alone.
         lines.progress(
             step,
-            lambda: pace.line(step, loss.item() * s.world.size, loop.stepper.rate, loop.components),
+            lambda: pace.line(step, _mean(loop, step, loss), loop.stepper.rate, loop.components),
         )
 
     signals.wait()

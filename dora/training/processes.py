@@ -15,6 +15,7 @@ import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import IO, Any
 
@@ -23,7 +24,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from dora.errors import Stopped
+from dora.process import group
 from dora.process.signals import outside
+
+_FAILURE = "dora/failure"  # where a process leaves its reason
 
 
 @dataclass(frozen=True)
@@ -50,15 +54,7 @@ def start(device: str) -> World:
     `device`: auto, cpu or cuda[:n]. On a machine with several GPUs a run by itself takes the one
     that the fewest other runs use. Raises Stopped if the process at which they meet has gone.
     """
-    # A job of submitit's has no variables of torchrun's; without these each task would be a run.
-    if "SUBMITIT_EXECUTOR" in os.environ and "WORLD_SIZE" not in os.environ:
-        from submitit.helpers import TorchDistributedEnvironment
-
-        # Every task of the job (tasks_per_node) is one process. Its GPU is chosen below, from
-        # LOCAL_RANK, so submitit must not hide the others.
-        if (tasks := TorchDistributedEnvironment()).world_size > 1:
-            tasks.export(set_cuda_visible_devices=False)
-    size = int(os.environ.get("WORLD_SIZE", "1"))
+    size = group.size()
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if size == 1:
@@ -136,6 +132,29 @@ def stop(world: World) -> None:
         world.claim.close()
     if world.size > 1 and dist.is_initialized():
         dist.destroy_process_group()
+
+
+def tell_failure(world: World, reason: str) -> None:
+    """Leaves for the main process why this one fails, where they have met; it may be gone."""
+    with contextlib.suppress(dist.DistError):
+        _meeting_place().set(_FAILURE, f"process {world.rank} of {world.size}: {reason}")
+
+
+def told_failure() -> str | None:
+    """Returns the reason that another process has left with `tell_failure`, None without any."""
+    with contextlib.suppress(dist.DistError):
+        place = _meeting_place()
+        if place.check([_FAILURE]):
+            return place.get(_FAILURE).decode()
+    return None
+
+
+def _meeting_place() -> dist.Store:
+    """Connects to the store at which the processes have met; it outlives their group."""
+    port = int(os.environ["MASTER_PORT"])
+    return dist.TCPStore(
+        os.environ["MASTER_ADDR"], port, is_master=False, timeout=timedelta(seconds=5)
+    )
 
 
 def sum_gradients(world: World, parameters: Iterable[nn.Parameter]) -> None:

@@ -198,12 +198,13 @@ class Stepper:
         batch = self.course.rows(step)
         loss = torch.zeros((), device=world.device)
         penalty = None
-        for part, rows in enumerate(np.array_split(batch, s.config.grad_accum)):
+        # By process first: each then has equally many rows in as many micro-batches as it is told.
+        mine = batch[world.rank :: world.size]
+        for part, rows in enumerate(np.array_split(mine, s.config.grad_accum)):
             self._seed(step, part, world.rank)  # dropout draws
-            mine = rows[world.rank :: world.size]
-            inputs, layout = self.forward.inputs(s.train, mine) if len(mine) else ({}, None)
+            inputs, layout = self.forward.inputs(s.train, rows) if len(rows) else ({}, None)
             if inputs:
-                inputs["labels"] = self.forward.to_device(np.asarray(s.train.label)[mine])
+                inputs["labels"] = self.forward.to_device(np.asarray(s.train.label)[rows])
             with_penalty = step if part == 0 else None
             each = partial(self._pass, layout=layout, rows=len(batch), step=with_penalty)
             if self.graphs is None or not inputs:

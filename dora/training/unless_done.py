@@ -8,12 +8,28 @@ from pathlib import Path
 from dora.data.predictions import unpredicted
 from dora.errors import NotNow, UserError
 from dora.preparing.prepare import Prepared
+from dora.process import group
 from dora.records import packed
 from dora.records.about_method import about_method
 from dora.records.cleaning import tidy
 from dora.records.record import refuse_diverged, scores_in_words
 from dora.records.run_json import read, read_done
 from dora.records.schema import Run
+
+
+def _done(folder: Path, device: str) -> Run | None:
+    """Returns the record of a run that is done, else None.
+
+    Several processes go by what the main one reads: another sweep may finish the run between their
+    looks, and those that looked before would wait for the others.
+    """
+    if group.size() == 1:
+        return read_done(folder)
+    from dora.training import processes  # late: it imports PyTorch
+
+    # Left open: their run goes on with this group.
+    world = processes.start(device)
+    return processes.broadcast(world, read_done(folder) if world.main else None)
 
 
 def train_unless_done(
@@ -30,7 +46,7 @@ def train_unless_done(
     RunFailed if the run diverged too often, and whatever `train` raises.
     """
     folder = prepared.record_folder
-    done = None if prepared.config.force else read_done(folder)
+    done = None if prepared.config.force else _done(folder, prepared.config.device)
     if done is None:
         if folder != prepared.folder:  # the packed record of a run that diverged
             refuse_diverged(read(folder))

@@ -25,7 +25,7 @@ from dora.records import gaps, packed, study
 from dora.records.planned import note_planned
 from dora.training.processes import least_used
 from dora.training.unless_done import train_unless_done
-from runs import change_record, command, configure, run, small, small_words, typed
+from runs import change_record, command, configure, python, run, small, small_words, typed
 
 
 def planned(results: Path, *changes: list[str], search: bool = False) -> Any:
@@ -341,3 +341,17 @@ def test_what_follows_from_the_seed_is_planned_for_each_seed(tmp_path: Path) -> 
     # Planned by its first seed alone, a group would put both runs into one folder.
     sweep = planned(tmp_path, *([f"results={tmp_path}/${{seed}}", f"seed={s}"] for s in (1, 2)))
     assert [p.folder.relative_to(tmp_path).parts[0] for p in sweep.runs.values()] == ["1", "2"]
+
+
+@pytest.mark.parametrize("command", ["dora.run", "dora.tune"])
+def test_a_sweep_in_one_of_several_processes_is_refused(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = {"WORLD_SIZE": "2", "RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+    for name, value in found.items():
+        monkeypatch.setenv(name, value)
+    sweeping = ["-m"] if command == "dora.run" else []
+    done = python("-m", command, *sweeping, *small_words(tmp_path, "method=lora,full"))
+    assert done.returncode == 2
+    assert "a sweep or a search begins by itself" in done.stderr
+    assert not (tmp_path / "runs").exists()

@@ -12,9 +12,12 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from conftest import attach_method, loop_of, tiny, tokens
+from dora.data.tokens import Tokens
 from dora.errors import Stopped, UserError
+from dora.process import group
 from dora.records.record import Record
-from dora.training import processes
+from dora.training import one_run, processes, unless_done
 from runs import (
     arrays,
     configure,
@@ -51,7 +54,7 @@ def test_two_processes_have_the_losses_of_one_at_the_same_batch(
     # In float64 and without dropout, which draws other numbers in each process: what is left is the
     # arithmetic of sharing, and it must agree to rounding.
     double = HERE / "double_run.py"
-    words = [f"method={method}", "method.dropout=0", "head_dropout=0", *uneven()]
+    words = [f"method={method}", "method.dropout=0", "head_dropout=0", "grad_accum=3", *uneven()]
     for size, name in ((1, "one"), (2, "two")):
         done = together(tmp_path, *small_words(tmp_path / name, *words), script=double, size=size)
         assert done.returncode == 0, done.stdout
@@ -100,6 +103,63 @@ def test_two_processes_resume_bit_for_bit_across_an_allocation_and_one_says_that
         "processes 2 before, now 1: the result may not be, to the bit, that of a run left alone"
         in said
     )
+
+
+def test_why_another_process_failed_is_in_the_record(tmp_path: Path) -> None:
+    words = small_words(tmp_path / "results", "method=lora")
+    ended = together(tmp_path, *words, script=HERE / "failing_run.py")
+    assert ended.returncode == 1, ended.stdout
+    run = record(tmp_path / "results")
+    why = "process 1 of 2: ValueError: a fault of one process"
+    assert (run["status"], run["reason"]) == ("failed", why)
+    # And what it had is not lost.
+    again = together(tmp_path, *words)
+    assert again.returncode == 0, again.stdout
+    # A done run needs no third look.
+    assert "already done" in together(tmp_path, *words).stdout
+
+
+@pytest.mark.parametrize("grad_accum", [2, 4])
+def test_each_process_has_equally_many_rows_however_small_the_micro_batches(
+    grad_accum: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shares = []
+    for rank in range(2):
+        model = tiny("roberta")
+        method = attach_method(model, "lora", "r2")
+        loop = loop_of(model, method, tokens(16), 2, batch_size=8, grad_accum=grad_accum)
+        loop.setup.world = processes.World(rank, 2, torch.device("cpu"))
+        taken: list[int] = []
+
+        def inputs(held: Tokens, rows: np.ndarray, taken: list[int] = taken) -> tuple[dict, None]:
+            taken.append(len(rows))
+            return {}, None
+
+        monkeypatch.setattr(loop.stepper.forward, "inputs", inputs)
+        loop.stepper._backward(1)
+        shares.append(taken)
+    assert shares == [[4 // grad_accum] * grad_accum] * 2
+
+
+def test_the_loss_on_screen_is_the_mean_over_the_rows_of_this_process() -> None:
+    # Rows 0 and 2 of three are the first process's; their losses are 1 and 3.
+    world = processes.World(0, 2, torch.device("cpu"))
+    course = SimpleNamespace(rows=lambda step: np.arange(3))
+    loop = SimpleNamespace(
+        setup=SimpleNamespace(world=world), stepper=SimpleNamespace(course=course)
+    )
+    assert one_run._mean(loop, 1, torch.tensor((1.0 + 3.0) / 3)) == pytest.approx(2.0)
+
+
+def test_processes_go_by_what_the_main_one_reads_of_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # To this one the run looks done; the main process looked a moment earlier.
+    monkeypatch.setattr(group, "size", lambda: 2)
+    monkeypatch.setattr(processes, "start", lambda _: processes.World(1, 2, torch.device("cpu")))
+    monkeypatch.setattr(processes, "broadcast", lambda world, value: None)
+    monkeypatch.setattr(unless_done, "read_done", lambda _: {"status": "done"})
+    assert unless_done._done(tmp_path, "cpu") is None
 
 
 @pytest.mark.parametrize("error", [dist.DistNetworkError, dist.DistStoreError])

@@ -6,6 +6,7 @@ included, so everything heavy is imported where it is needed.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,9 +73,16 @@ class StudySweeper(BasicSweeper):
         return study
 
     def _grid(self, arguments: list[str]) -> list[list[str]]:
-        """Returns the words of every run of the grid. Raises HydraException if there is none."""
-        from dora.cli.line import plain
+        """Returns the words of every run of the grid. Raises HydraException if there is none.
 
+        Raises UserError in one of several processes, before any of them plans runs.
+        """
+        from dora.cli.line import plain
+        from dora.errors import UserError
+        from dora.process.requirements import sweep_problems
+
+        if problems := sweep_problems(os.environ):
+            raise UserError(*problems)
         assert self.hydra_context is not None
         params = [f"{key}={value}" for key, value in self.params.items()]
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
