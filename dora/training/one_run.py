@@ -59,7 +59,7 @@ def run(
     signals = StopSignals() if signals is None else signals
     # From the start: a process that ended before the first step would leave the others waiting.
     signals.waits = world.size > 1
-    record = Record(prepared.folder)
+    record, failed = Record(prepared.folder), True
     try:
         _open(record, prepared, world, words)
         if processes.broadcast(world, record.done):
@@ -70,10 +70,14 @@ def run(
                 lines = Lines(record.folder if world.main else None, label, bar and on_terminal())
             with lines:
                 _train_and_finish(prepared, world, record, signals, lines)
+        failed = False
         return record.data
+    except Stopped:  # by all of them, or because another has ended
+        failed = False
+        raise
     finally:
         record.close()
-        processes.stop(world)
+        processes.stop(world, failed)
 
 
 def _open(record: Record, p: Prepared, world: World, words: Sequence[str] | None) -> None:

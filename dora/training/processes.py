@@ -126,11 +126,15 @@ def least_used(names: Sequence[str], folder: Path) -> tuple[int, IO[bytes]]:
         turn += 1
 
 
-def stop(world: World) -> None:
-    """Leaves the process group, and gives up the claim on the GPU."""
+def stop(world: World, failed: bool = False) -> None:
+    """Leaves the process group, and gives up the claim on the GPU.
+
+    A process that `failed` stays in the group until it ends: the others end as soon as it leaves,
+    torchrun then sends it SIGTERM, and it would exit as one that was stopped.
+    """
     if world.claim is not None:
         world.claim.close()
-    if world.size > 1 and dist.is_initialized():
+    if world.size > 1 and dist.is_initialized() and not failed:
         dist.destroy_process_group()
 
 
