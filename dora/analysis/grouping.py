@@ -11,12 +11,11 @@ from functools import cached_property
 from operator import itemgetter
 
 from dora.analysis import conflicts
-from dora.analysis.choice import shows
+from dora.analysis.choice import chosen
 from dora.analysis.names import data_title, method_title
 from dora.analysis.rows import Row, budget_in_words, has_budget, row_order
 from dora.analysis.stats import Estimate, average
 from dora.analysis.view import View
-from dora.analysis.where import chosen
 from dora.data.tasks import TASKS
 from dora.errors import UserError
 from dora.records.about_data import is_glue
@@ -220,7 +219,7 @@ def showable(runs: Iterable[Run], view: View | None = None) -> tuple[list[Table]
         data, model, task = place.data, place.model, place.task
         steps = int(run["total_steps"]) if view.by_length else None
         table = found.setdefault((data, model, steps), Table(data, model, view, steps=steps))
-        if not shows(view, task, place.method):
+        if not view.shows(task, place.method):
             if view.tasks and task not in view.tasks and (view.glue or task != APART):
                 table.not_averaged.add(task)
             continue
@@ -286,7 +285,7 @@ def note_diverged(table: Table, seen: Iterable[Seen]) -> None:
             continue
         if seeds and seed not in seeds:
             continue
-        shown = shows(table.view, place.task, place.method)
+        shown = table.view.shows(place.task, place.method)
         if not shown or table.steps not in (None, s.total_steps):
             continue
         its = table.cells.get(place.row, {}).get(place.task, [])

@@ -11,7 +11,6 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from dora.analysis.choice import shows
 from dora.analysis.comparison import Difference, differences
 from dora.analysis.grouping import Table
 from dora.analysis.rows import Row
@@ -44,7 +43,7 @@ def holes(table: Table, seen: Sequence[study.Seen]) -> list[str]:
     return [
         s.command
         for s in here
-        if s.state not in study.NOTHING_LEFT and shows(table.view, s.place.task, s.place.method)
+        if s.state not in study.NOTHING_LEFT and table.view.shows(s.place.task, s.place.method)
     ]
 
 
