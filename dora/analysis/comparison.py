@@ -16,7 +16,6 @@ from itertools import combinations, product
 
 import numpy as np
 
-from dora.analysis.grouping import Table
 from dora.analysis.rows import Row, has_budget
 from dora.analysis.stats import (
     RESAMPLED,
@@ -27,6 +26,7 @@ from dora.analysis.stats import (
     improvement,
     resampled,
 )
+from dora.analysis.table import Table
 
 ALPHA = 0.05
 

@@ -11,9 +11,11 @@ from pathlib import Path
 
 from dora.analysis.choice import named
 from dora.analysis.finished import anything_left_out, read_runs
-from dora.analysis.grouping import Table, note_diverged, note_search, showable
+from dora.analysis.grouping import showable
+from dora.analysis.other_runs import note_diverged, note_search
 from dora.analysis.rows import BASELINE
 from dora.analysis.studies import study_in, study_of
+from dora.analysis.table import Table
 from dora.analysis.view import View
 from dora.errors import UserError
 from dora.process.command import INCOMPLETE, path

@@ -8,10 +8,11 @@ from pathlib import Path
 
 from dora.analysis.comparison import ALPHA, Difference, differences
 from dora.analysis.finished import read_runs
-from dora.analysis.grouping import Table, tables
+from dora.analysis.grouping import tables
 from dora.analysis.names import model_title
 from dora.analysis.rows import Row
 from dora.analysis.stats import Estimate, average, holm
+from dora.analysis.table import Table
 from dora.analysis.tables.contents import p_value, points
 from dora.analysis.tables.layout import Grid, markdown
 from dora.analysis.tables.notes import DETECTABLE

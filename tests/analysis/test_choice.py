@@ -12,7 +12,8 @@ import pytest
 
 from dora.analysis.choice import chosen, named
 from dora.analysis.finished import read_runs
-from dora.analysis.grouping import Table, tables
+from dora.analysis.grouping import tables
+from dora.analysis.table import Table
 from dora.analysis.tables.contents import medians
 from dora.analysis.tables.scores import scores
 from dora.analysis.view import View

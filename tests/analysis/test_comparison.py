@@ -13,7 +13,8 @@ from statsmodels.stats.multitest import multipletests
 
 from dora.analysis.comparison import Leaders, differences, leaders, pairs
 from dora.analysis.finished import read_runs
-from dora.analysis.grouping import Table, showable, tables
+from dora.analysis.grouping import showable, tables
+from dora.analysis.table import Table
 from dora.analysis.tables.contents import scores
 from dora.analysis.tables.notes import difference_notes
 from dora.analysis.view import View

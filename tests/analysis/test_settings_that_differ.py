@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from dora.analysis.finished import read_runs
-from dora.analysis.grouping import Table, tables
+from dora.analysis.grouping import tables
 from dora.analysis.settings_that_differ import sources, trained_on, unlike
+from dora.analysis.table import Table
 from dora.analysis.tables.contents import costs, scores
 from record_files import write_run
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 from dora.analysis.figures.log_axis import logarithmic, spread
 from dora.analysis.figures.scores import Cost, Drawn, Line, Lines, mean_cost, methods, row_of
 from dora.analysis.figures.style import legend, panels, styles, titles
-from dora.analysis.grouping import Table
 from dora.analysis.names import size
 from dora.analysis.rows import Row
 from dora.analysis.stats import ROUNDING
+from dora.analysis.table import Table
 from dora.records.about_method import adapter_parameters
 
 if TYPE_CHECKING:

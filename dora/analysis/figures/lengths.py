@@ -20,9 +20,9 @@ from dora.analysis.figures.scores import (
     with_intervals,
 )
 from dora.analysis.figures.style import legend, panels, styles, titles
-from dora.analysis.grouping import Table
 from dora.analysis.rows import budget_order, has_budget
 from dora.analysis.stats import ROUNDING
+from dora.analysis.table import Table
 from dora.data.tasks import TASKS
 from dora.records.about_method import NO_BUDGET
 

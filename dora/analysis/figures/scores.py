@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 from dora.analysis.comparison import Difference, differences
 from dora.analysis.figures.log_axis import logarithmic, spread
 from dora.analysis.figures.style import legend, panels, styles, titles
-from dora.analysis.grouping import Table
 from dora.analysis.names import size
 from dora.analysis.rows import Row, budget_in_words, has_budget
 from dora.analysis.stats import average
+from dora.analysis.table import Table
 from dora.records.about_method import adapter_parameters
 from dora.records.schema import Run
 

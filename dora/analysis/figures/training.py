@@ -15,9 +15,9 @@ import numpy as np
 
 from dora.analysis.figures.scores import Drawn, Lines, methods
 from dora.analysis.figures.style import COLOURS, in_print, legend, panels, styles, titles
-from dora.analysis.grouping import Table
 from dora.analysis.rows import Row, budget_in_words
 from dora.analysis.run_journals import places, rank_path, undamaged
+from dora.analysis.table import Table
 from dora.analysis.view import View
 from dora.backbones.architectures import KINDS
 from dora.data.tasks import TASKS

@@ -7,10 +7,10 @@ import statistics
 from collections.abc import Sequence
 
 from dora.analysis.comparison import ALPHA, Difference, differences
-from dora.analysis.grouping import Table
 from dora.analysis.names import size_range
 from dora.analysis.rows import Row, budget_in_words, budget_starts
 from dora.analysis.settings_that_differ import trained_on
+from dora.analysis.table import Table
 from dora.analysis.tables import counts
 from dora.analysis.tables.layout import Grid, transposed
 from dora.analysis.tables.notes import COSTS_NOTE, DETECTABLE, difference_notes

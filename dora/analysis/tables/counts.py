@@ -5,9 +5,9 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable
 
-from dora.analysis.grouping import Table
 from dora.analysis.names import size_range
 from dora.analysis.rows import budget_in_words, budget_starts
+from dora.analysis.table import Table
 from dora.analysis.tables.layout import Grid
 from dora.plain import number_range
 from dora.records.about_method import adapter_parameters

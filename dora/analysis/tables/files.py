@@ -12,39 +12,19 @@ from pathlib import Path
 from typing import Any
 
 from dora.analysis.comparison import Difference, differences
-from dora.analysis.grouping import Table
 from dora.analysis.rows import Row
 from dora.analysis.studies import beginning, made_by, study_in, study_of
+from dora.analysis.table import Table
 from dora.analysis.tables.contents import grids
 from dora.analysis.tables.latex import latex_file
 from dora.analysis.tables.layout import Grid, as_csv, in_markdown, markdown
 from dora.analysis.tables.per_run import as_row
-from dora.records import gaps, study
+from dora.records import study
 from dora.records.about_method import adapter_parameters
 from dora.records.about_starts import dirty
 from dora.records.place import place_of
 
 HOLES_SHOWN = 20  # commands of missing runs in a report; a study that has begun lacks hundreds
-
-
-def holes(table: Table, seen: Sequence[study.Seen]) -> list[str]:
-    """Returns the commands of the runs that this table lacks.
-
-    A table of runs of chosen settings has none: the rest is absent by intent. A run whose
-    length no record tells is named in the tables of all lengths.
-    """
-    if table.view.where:
-        return []
-    here = [s for s in seen if (s.place.data, s.place.model) == (table.data, table.model)]
-    if table.steps is not None:
-        there = [s for s in here if s.state != "missing" and s.total_steps in (None, table.steps)]
-        # Anew, from the runs of this length alone: another length may have a run that this lacks.
-        here = [*there, *gaps.missing(there)]
-    return [
-        s.command
-        for s in here
-        if s.state not in study.NOTHING_LEFT and table.view.shows(s.place.task, s.place.method)
-    ]
 
 
 def report(

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Sequence
 from itertools import product
 
 from dora.analysis.comparison import ALPHA, Difference
-from dora.analysis.grouping import Table
 from dora.analysis.names import size, size_range
 from dora.analysis.rows import budget_in_words, has_budget, row_order
 from dora.analysis.settings_that_differ import sources, unlike
+from dora.analysis.table import Table
 from dora.analysis.tables.run_notes import earlier_runs, run_notes
 from dora.data.tasks import TASKS
 from dora.records.about_method import adapter_parameters

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 
 from dora.adapters.budget import Budget
 from dora.analysis import published
-from dora.analysis.grouping import Table
 from dora.analysis.names import size
 from dora.analysis.published import Number
+from dora.analysis.table import Table
 from dora.analysis.view import in_head
 from dora.data.tasks import TASKS
 

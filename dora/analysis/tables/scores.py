@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from dora.analysis.comparison import Leaders, leaders, uncompared
-from dora.analysis.grouping import Table
 from dora.analysis.names import model_title, size_range
 from dora.analysis.published import departures
 from dora.analysis.rows import Row, budget_in_words, budget_starts
 from dora.analysis.stats import Estimate
+from dora.analysis.table import Table
 from dora.analysis.tables import published
 from dora.analysis.tables.layout import Grid, transposed
 from dora.analysis.tables.notes import MARKS, score_notes

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from dora.analysis.finished import read_runs
-from dora.analysis.grouping import Table, tables
+from dora.analysis.grouping import tables
+from dora.analysis.table import Table
 from dora.analysis.tables.published import beside
 from dora.analysis.tables.scores import scores
 from dora.analysis.view import View

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from dora.analysis.finished import read_runs
-from dora.analysis.grouping import Table, note_search, tables
+from dora.analysis.grouping import tables
+from dora.analysis.other_runs import note_search
+from dora.analysis.table import Table
 from dora.analysis.tables.contents import costs
 from dora.analysis.tables.run_settings import run_settings
 from dora.analysis.view import View

@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 
 from dora.analysis.finished import read_runs
-from dora.analysis.grouping import Table, tables
+from dora.analysis.grouping import tables
 from dora.analysis.page.study_data import about, ordered
 from dora.analysis.studies import study_of
+from dora.analysis.table import Table
 from dora.analysis.tables import progress
 from dora.analysis.tables.contents import against, costs, grids, medians
 from dora.analysis.tables.files import files, stale
