@@ -6,10 +6,11 @@ alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from operator import itemgetter
+from statistics import fmean
 
 from dora.analysis.names import data_title, method_title
 from dora.analysis.rows import Row, row_order
@@ -22,11 +23,15 @@ from dora.records.schema import Run
 
 # WNLI's development set contradicts its training set, so the field leaves it out of averages.
 APART = "wnli"
+AVERAGE = "average"  # the title of the average over tasks, among those of tasks
+Cost = Callable[[Run, str], float]  # of a run, in the weights that its score, best or last, is of
 
 
 @dataclass(eq=False)  # two tables are never one, and to compare all their records would take long
 class Table:
     """All runs on one data source and model.
+
+    A column of its scores is a task, or None for the average over tasks.
 
     `cells`: row → task → its runs, all of one configuration; a cell that had to be left out is
     empty, and `left_out` names it with the reason. `steps`: the length of its runs, if the view has
@@ -63,7 +68,7 @@ class Table:
     @cached_property
     def _titles(self) -> dict[str, str]:
         """The title of each method that has a row, whether or not others share it."""
-        return {method: self._title_of(method) for method, _ in self.rows}
+        return {method: self._title_of(method) for method in self.methods}
 
     def _title_of(self, method: str) -> str:
         runs = (run for row in self.rows if row[0] == method for run in self.runs_of(row))
@@ -104,6 +109,11 @@ class Table:
         """Methods without a budget, then budget by budget from the smallest, LoRA first in each."""
         return sorted(self.cells, key=row_order)
 
+    @property
+    def methods(self) -> list[str]:
+        """The methods that have rows, in the order of the rows."""
+        return list(dict.fromkeys(method for method, _ in self.rows))
+
     @cached_property
     def blocks(self) -> list[list[Row]]:
         """The rows of each budget, which can be compared; those without one are the first block."""
@@ -132,6 +142,23 @@ class Table:
         """The tasks that are shown and not averaged."""
         return [t for t in self.tasks if t not in self.averaged]
 
+    @property
+    def columns(self) -> list[str | None]:
+        """The averaged tasks, their average, then the tasks apart.
+
+        The average of one task is that task, and has no column.
+        """
+        average = [None] if len(self.averaged) > 1 else []
+        return [*self.averaged, *average, *self.apart]
+
+    def over(self, column: str | None) -> list[str]:
+        """Returns the tasks that a column is over: one, or all that are averaged."""
+        return self.averaged if column is None else [column]
+
+    def column_title(self, column: str | None) -> str:
+        """Returns a column's title: `MRPC F1`, `average`."""
+        return AVERAGE if column is None else self.view.title(column)
+
     @cached_property
     def seeds(self) -> set[int]:
         """Every seed that occurs; a complete table has all of them in every cell."""
@@ -158,11 +185,24 @@ class Table:
         # A copy, so that no caller changes what the next one is given.
         return dict(self._values[row, task])
 
-    def average(self, row: Row) -> Estimate | None:
+    def mean(self, row: Row, tasks: Sequence[str]) -> Estimate | None:
         """Returns the mean over tasks with its error over seeds, None unless all have a value."""
-        groups = [list(self.values(row, task).values()) for task in self.averaged]
+        groups = [list(self.values(row, task).values()) for task in tasks]
         # A mean over other tasks than the next row's would look like a difference of methods.
         return average(groups) if groups and all(groups) else None
+
+    def average(self, row: Row) -> Estimate | None:
+        """Returns the mean over the averaged tasks, as `mean` does."""
+        return self.mean(row, self.averaged)
+
+    def mean_cost(self, row: Row, tasks: Sequence[str], cost: Cost) -> float:
+        """Returns the mean over tasks of a row's mean cost of a run; each task must have a run.
+
+        Averaged as scores are: a task with more seeds than another weighs no more.
+        """
+        score = self.view.score
+        of_tasks = [[cost(run, score) for run in self.runs_of(row, task)] for task in tasks]
+        return fmean(map(fmean, of_tasks))
 
     def evaluations(self, task: str) -> set[tuple[int, int, int, str]]:
         """Returns how the task's runs were evaluated, one entry where all of them share it.

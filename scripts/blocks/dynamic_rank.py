@@ -65,20 +65,19 @@ def _compare(table: Table, grid: Grid, whole: bool) -> None:
 
     `whole`: with p and power.
     """
-    made = [d for each in (False, True) for d in differences(table, each)]
+    made = differences(table)
     if len(budgets := {d.row[1] for d in made}) > 1:
         raise SystemExit(f"{table.name} has budgets {', '.join(budgets)}: this block shows one")
     found = {(d.task, d.row[0]): d for d in made}
-    tasks = [None, *table.averaged] if len(table.averaged) > 1 else table.averaged
+    tasks = [None, *table.averaged] if None in table.columns else table.averaged
     for task in tasks:
         ours = [found.get((task, method)) for method in PRUNING]
         there = [d for d in ours if d]
         if not there:
             continue
-        over = [task] if task else table.averaged
-        lora = average([_of_pairs(table, ("lora", there[0].row[1]), t) for t in over])
+        lora = average([_of_pairs(table, ("lora", there[0].row[1]), t) for t in table.over(task)])
         cells = [model_title(table.model), f"{table.steps:,}"]
-        cells += [table.view.title(task) if task else "average", f"{lora.mean:.1f}"]
+        cells += [table.column_title(task), f"{lora.mean:.1f}"]
         for d in ours:
             if d and d.p < ALPHA:
                 grid.bold.add((len(grid.rows), len(cells)))

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from dora.analysis.figures import lengths
 from dora.analysis.figures.costs import score_by_cost
-from dora.analysis.figures.scores import AVERAGE, Drawn, paired_differences, score_by_budget
+from dora.analysis.figures.scores import Drawn, paired_differences, score_by_budget
 from dora.analysis.figures.style import images, in_print, printed
 from dora.analysis.figures.training import final_ranks, learning_curves, rank_paths
-from dora.analysis.table import Table
+from dora.analysis.table import AVERAGE, Table
 from dora.analysis.tables.layout import as_csv
 from dora.files import write_atomic
 

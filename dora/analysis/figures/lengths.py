@@ -11,18 +11,16 @@ from itertools import pairwise
 
 from dora.analysis.figures.log_axis import logarithmic, spread
 from dora.analysis.figures.scores import (
-    AVERAGE,
     Drawn,
     Line,
     Lines,
-    mean_with_interval,
-    methods,
-    with_intervals,
+    draw_means,
+    with_interval,
 )
 from dora.analysis.figures.style import legend, panels, styles, titles
 from dora.analysis.rows import budget_order, has_budget
 from dora.analysis.stats import ROUNDING
-from dora.analysis.table import Table
+from dora.analysis.table import AVERAGE, Table
 from dora.data.tasks import TASKS
 from dora.records.about_method import NO_BUDGET
 
@@ -53,7 +51,7 @@ def score_by_length(tables: Sequence[Table]) -> Drawn | None:
     if len(columns) > 1:
         columns.append((AVERAGE, tasks))
     lines = [line for title, its in columns for line in _lines(tables, title, its)]
-    shown = methods([row for table in tables for row in table.rows])
+    shown = list(dict.fromkeys(method for table in tables for method in table.methods))
     drawn = [p for p in lines if len(_curve(lines, p["score"], p["method"])) > 1]
     heads = list(dict.fromkeys(p["score"] for p in drawn))
     if not heads:
@@ -67,13 +65,13 @@ def score_by_length(tables: Sequence[Table]) -> Drawn | None:
         here = [p for p in drawn if p["score"] == title]
         steps = [p["steps"] for p in here]
         logarithmic(panel, steps, sorted(set(steps)), lambda step: f"{step:,}")
-        with_intervals(panel, spread(panel, steps), here, look)
+        draw_means(panel, spread(panel, steps), here, look)
         for c in (c for c in crossings if c["score"] == title):
             cross = {"marker": "x", "markersize": 6, "color": look[c["method"]]["color"]}
             panel.plot([c["steps"]], [c["mean"]], linestyle="none", zorder=5, **cross)
     titles(figure, "steps of training", f"{view.score} score")
     # By a table that has the method: the longest may lack it.
-    names = {method: table.title(method) for table in tables for method in methods(table.rows)}
+    names = {method: table.title(method) for table in tables for method in table.methods}
     legend(figure, axes, names.__getitem__)
     return figure, [*drawn, *crossings]
 
@@ -84,14 +82,14 @@ def _lines(tables: Sequence[Table], title: str, tasks: Sequence[str]) -> Iterato
     shown = {NO_BUDGET, max(budgets, key=budget_order, default=NO_BUDGET)}
     for table in tables:
         for row in (row for row in table.rows if row[1] in shown):
-            if (found := mean_with_interval(table, row, tasks)) is None:
+            if (estimate := table.mean(row, tasks)) is None:
                 continue
             yield {
                 "score": title,
                 "method": row[0],
                 "budget": row[1],
                 "steps": table.steps,
-                **found,
+                **with_interval(estimate),
                 CROSSES: False,
             }
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dora.analysis.figures.scores import Drawn, Lines, methods
+from dora.analysis.figures.scores import Drawn, Lines
 from dora.analysis.figures.style import COLOURS, in_print, legend, panels, styles, titles
 from dora.analysis.rows import Row, budget_in_words
 from dora.analysis.run_journals import places, rank_path, undamaged
@@ -257,11 +257,11 @@ def learning_curves(table: Table) -> Drawn | None:
     tasks = [t for t in table.averaged if any(t == task for task, _, _ in scores)]
     if not tasks:
         return None
-    look = styles(methods(table.rows))
+    look = styles(table.methods)
     # A journal holds a task's first metric alone, whatever the view shows elsewhere.
     figure, axes = panels([View().title(task) for task in tasks])
     for panel, task in zip(axes, tasks, strict=True):
-        for method in methods(table.rows):
+        for method in table.methods:
             curve = [p for p in lines if (p["task"], p["method"]) == (task, method)]
             _curve(panel, curve, method, look[method])
     titles(figure, "step", "development score")

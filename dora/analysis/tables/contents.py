@@ -18,6 +18,7 @@ from dora.analysis.tables.run_settings import run_settings
 from dora.analysis.tables.scores import caption, parameters, scores, with_interval
 from dora.data.tasks import TASKS
 from dora.plain import counted, duration, number_range
+from dora.records.schema import Run
 
 
 def medians(table: Table) -> Grid:
@@ -57,7 +58,7 @@ def costs(table: Table) -> Grid:
                 str(len(runs)),
                 parameters(table, row),
                 size_range([run["params"]["head"] for run in runs]),
-                _seconds(table, row, common),
+                f"{table.mean_cost(row, common, _seconds):,.0f}" if common else "–",
                 f"{peak / 2**20:,.0f}",
             ]
         )
@@ -79,6 +80,10 @@ def costs(table: Table) -> Grid:
     return Grid(text, head, rows, rules=budget_starts(shown), name="costs", notes=notes)
 
 
+def _seconds(run: Run, score: str) -> float:
+    return float(run["train_s"])
+
+
 def _in_all(table: Table) -> str:
     """Returns the time of all runs together, which papers' checklists ask for."""
 
@@ -92,18 +97,12 @@ def _in_all(table: Table) -> str:
     )
 
 
-def _seconds(table: Table, row: Row, tasks: Sequence[str]) -> str:
-    """Returns the mean over tasks of a run's seconds; a dash without tasks."""
-    of_tasks = [[run["train_s"] for run in table.runs_of(row, task)] for task in tasks]
-    return f"{statistics.fmean(map(statistics.fmean, of_tasks)):,.0f}" if tasks else "–"
-
-
 def against(table: Table, by_task: bool) -> Grid | None:
     """Returns each method less the baseline at the same budget, paired by seed; None without any.
 
     Its column DETECTABLE says what these seeds could show.
     """
-    found = differences(table, by_task)
+    found = [d for d in differences(table) if (d.task is not None) == by_task]
     if not found:
         return None
     # The column of intervals over examples only where any run has stored predictions.
@@ -136,7 +135,7 @@ def _difference(table: Table, d: Difference, shown: bool) -> list[str]:
     return [
         table.title(d.row[0]),
         budget_in_words(d.row),
-        table.view.title(d.task) if d.task else "average",
+        table.column_title(d.task),
         with_interval(d.estimate, "+"),
         *([of_examples] if shown else []),
         p_value(d.p),
@@ -160,12 +159,7 @@ def p_value(p: float) -> str:
 
 def findings(table: Table) -> list[Grid]:
     """Returns the scores and the differences that the seeds show; none that repeats another."""
-    found = [
-        scores(table),
-        # The average of one task is that task.
-        against(table, by_task=False) if len(table.averaged) > 1 else None,
-        against(table, by_task=True),
-    ]
+    found = [scores(table), against(table, by_task=False), against(table, by_task=True)]
     return [grid for grid in found if grid is not None]
 
 

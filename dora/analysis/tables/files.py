@@ -14,7 +14,7 @@ from typing import Any
 from dora.analysis.comparison import Difference, differences
 from dora.analysis.rows import Row
 from dora.analysis.studies import beginning, made_by, study_in, study_of
-from dora.analysis.table import Table
+from dora.analysis.table import AVERAGE, Table
 from dora.analysis.tables.contents import grids
 from dora.analysis.tables.latex import latex_file
 from dora.analysis.tables.layout import Grid, as_csv, in_markdown, markdown
@@ -99,10 +99,10 @@ def _lines(table: Table) -> Iterator[dict[str, Any]]:
         }
         for task in table.tasks:
             yield {**common, **_cell(table, row, task)}
-        # Columns `low` and `high` are the averages' own; the average of one task is that task.
-        if (estimate := table.average(row)) is not None and len(table.averaged) > 1:
+        # Columns `low` and `high` are the averages' own.
+        if None in table.columns and (estimate := table.average(row)) is not None:
             low, high = estimate.interval()
-            yield {**common, "task": "average", "mean": estimate.mean, "low": low, "high": high}
+            yield {**common, "task": AVERAGE, "mean": estimate.mean, "low": low, "high": high}
 
 
 def _cell(table: Table, row: Row, task: str) -> dict[str, Any]:
@@ -138,7 +138,7 @@ def _difference_lines(found: Sequence[Difference], table: Table) -> Iterator[dic
             "method": d.row[0],
             "budget": d.row[1],
             "against": table.view.baseline,
-            "task": d.task or "average",
+            "task": d.task or AVERAGE,
             "mean": d.estimate.mean,
             "low": low,
             "high": high,
@@ -167,7 +167,6 @@ def files(table: Table, results: Path, missing: Sequence[str]) -> dict[str, str]
         [as_row(run) for run in sorted(table.runs, key=lambda run: place_of(run["folder"]))],
         exact=True,
     )
-    averages = differences(table) if len(table.averaged) > 1 else []
-    if compared := [*averages, *differences(table, by_task=True)]:
+    if compared := differences(table):
         found[f"{table.name}-differences.csv"] = as_csv(list(_difference_lines(compared, table)))
     return found

@@ -121,7 +121,7 @@ def _tests_note(table: Table) -> str:
 
 def _average_notes(table: Table) -> list[str]:
     """Returns the note on the tasks that the average is over, if there is one."""
-    if len(table.averaged) < 2:
+    if None not in table.columns:
         return []
     text = f"average: over {_folders(table.averaged)}"
     text += f", without {_folders(table.apart)}" if table.apart else ""

@@ -12,7 +12,7 @@ from dora.analysis.names import model_title, size_range
 from dora.analysis.published import departures
 from dora.analysis.rows import Row, budget_in_words, budget_starts
 from dora.analysis.stats import Estimate
-from dora.analysis.table import Table
+from dora.analysis.table import AVERAGE, Table
 from dora.analysis.tables import published
 from dora.analysis.tables.layout import Grid, transposed
 from dora.analysis.tables.notes import MARKS, score_notes
@@ -58,7 +58,7 @@ def scores(table: Table) -> Grid:
         ]
         for row in table.rows
     ]
-    leading = leaders(table, by_task=False) | leaders(table, by_task=True)
+    leading = leaders(table)
     bold, underlined, untested = _marked(table, columns, leading)
     lacking = _uncompared(table, columns, uncompared(table, leading))
     # Only marks that occur are explained below the table.
@@ -80,16 +80,14 @@ def scores(table: Table) -> Grid:
 
 
 def _columns(table: Table) -> list[Column]:
-    """Returns the averaged tasks, their average where there are several, then the tasks apart."""
-    view, number = table.view, len(table.averaged)
+    """Returns the columns with their heads."""
+    view = table.view
     # An average over a choice of tasks must not pass for that of a paper or of a whole study.
-    name = f"average of {number}" if table.not_averaged else "average"
-    average = [Column(name, "[95 %]", None)] if number > 1 else []
-    averaged, apart = (
-        [Column(view.name(t), view.unit(t), t) for t in tasks]
-        for tasks in (table.averaged, table.apart)
-    )
-    return [*averaged, *average, *apart]
+    average = f"{AVERAGE} of {len(table.averaged)}" if table.not_averaged else AVERAGE
+    return [
+        Column(average, "[95 %]", None) if t is None else Column(view.name(t), view.unit(t), t)
+        for t in table.columns
+    ]
 
 
 def _marked(
