@@ -13,9 +13,8 @@ from dora.analysis.names import model_title
 from dora.analysis.rows import Row
 from dora.analysis.stats import Estimate, average, holm
 from dora.analysis.table import Table
-from dora.analysis.tables.contents import p_value, points
+from dora.analysis.tables.differences import DETECTABLE, p_value, points
 from dora.analysis.tables.layout import Grid, markdown
-from dora.analysis.tables.notes import DETECTABLE
 from dora.analysis.tables.scores import with_interval
 from dora.analysis.view import View
 from dora.plain import number_range

@@ -14,8 +14,7 @@ from dora.analysis.choice import chosen, named
 from dora.analysis.finished import read_runs
 from dora.analysis.grouping import tables
 from dora.analysis.table import Table
-from dora.analysis.tables.contents import medians
-from dora.analysis.tables.scores import scores
+from dora.analysis.tables.scores import medians, scores
 from dora.analysis.view import View
 from dora.errors import UserError
 from dora.records.schema import Run

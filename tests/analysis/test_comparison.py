@@ -15,8 +15,8 @@ from dora.analysis.comparison import Leaders, differences, leaders, pairs
 from dora.analysis.finished import read_runs
 from dora.analysis.grouping import showable, tables
 from dora.analysis.table import Table
-from dora.analysis.tables.contents import scores
-from dora.analysis.tables.notes import difference_notes
+from dora.analysis.tables.differences import difference_notes
+from dora.analysis.tables.scores import scores
 from dora.analysis.view import View
 from record_files import write_run
 
@@ -99,9 +99,9 @@ def test_the_detectable_difference_is_that_of_holms_first_step(tmp_path: Path) -
     assert [d.detectable for d in found] == [d.estimate.detectable(0.025) for d in found]
     assert len(found) == 2
     # No rounded number, which could be above the one that the test has.
-    assert "reach p < 0.05 / 2 (Holm's" in difference_notes(found, False, "LoRA")[1]
+    assert "reach p < 0.05 / 2 (Holm's" in difference_notes(found, "LoRA")[1]
     alone = [replace(found[0], family=1)]
-    assert "reach p < 0.05 (Holm's" in difference_notes(alone, False, "LoRA")[1]
+    assert "reach p < 0.05 (Holm's" in difference_notes(alone, "LoRA")[1]
 
 
 def test_nothing_is_compared_over_unequal_evaluations_or_without_two_pairs(tmp_path: Path) -> None:
@@ -153,7 +153,7 @@ def test_an_average_says_where_it_is_too_certain(tmp_path: Path) -> None:
     (table,) = tables(read_runs(tmp_path))
     (average,) = (d for d in differences(table) if d.task is None)
     assert average.constant == ("sst2",)
-    (note,) = [n for n in difference_notes([average], False, "LoRA") if "too certain" in n]
+    (note,) = [n for n in difference_notes([average], "LoRA") if "too certain" in n]
     assert "for a method that every seed gives the same difference on SST-2" in note
 
 

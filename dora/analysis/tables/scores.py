@@ -1,4 +1,4 @@
-"""The main table of a study: scores by method and task, published rows under a rule."""
+"""The tables of scores by method and task: means with published rows under a rule, and medians."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from dora.analysis.published import departures
 from dora.analysis.rows import Row, budget_in_words, budget_starts
 from dora.analysis.stats import Estimate
 from dora.analysis.table import AVERAGE, Table
-from dora.analysis.tables import published
 from dora.analysis.tables.layout import Grid, transposed
 from dora.analysis.tables.notes import MARKS, score_notes
+from dora.analysis.tables.published_rows import published_rows
 from dora.records.about_method import adapter_parameters, trains_all
 from dora.records.about_starts import dirty
 
-# The columns before are method, budget, parameters; `_sizes` of published.py fills the last two in
+# The columns before are method, budget, parameters; `_sizes` of published_rows.py fills the last two in
 # a paper's rows.
 _FIRST_SCORE = 3
 
@@ -63,19 +63,39 @@ def scores(table: Table) -> Grid:
     lacking = _uncompared(table, columns, uncompared(table, leading))
     # Only marks that occur are explained below the table.
     marks = {mark for row in rows for text in row[_FIRST_SCORE:] for mark in MARKS if mark in text}
-    beside = published.beside(table, [c.task for c in columns])
+    published, sources = published_rows(table)
     spent = ["none" if row[1] == "–" else row[1] for row in rows]
     grid = Grid(
         caption(table),
         ["method", "budget", "adapter parameters", *(c.head for c in columns)],
-        rows + beside.rows,
+        rows + published,
         units={_FIRST_SCORE + j: c.unit for j, c in enumerate(columns)},
         bold=bold,
         underlined=underlined,
-        rules=budget_starts(table.rows) | ({len(rows)} if beside.rows else set()),
+        rules=budget_starts(table.rows) | ({len(rows)} if published else set()),
         spare={1: f"budgets, from rule to rule: {', '.join(dict.fromkeys(spent))}"},
-        notes=[*score_notes(table, marks, bool(bold), untested, lacking), *beside.notes],
+        notes=[*score_notes(table, marks, bool(bold), untested, lacking), *sources],
     )
+    return transposed(grid) if table.view.transposed else grid
+
+
+def medians(table: Table) -> Grid:
+    """Returns the median of each cell, and the number of its runs."""
+
+    def cell(row: Row, task: str) -> str:
+        """Returns `82.0 (3)`, a dash without a score."""
+        known = table.values(row, task).values()
+        return f"{statistics.median(known):.1f} ({len(known)})" if known else "–"
+
+    tasks = table.tasks
+    rows = [
+        [table.title(row[0]), budget_in_words(row), *(cell(row, t) for t in tasks)]
+        for row in table.rows
+    ]
+    head = ["method", "budget", *map(table.view.title, tasks)]
+    text = f"{caption(table)}: median (n)"
+    units = {j: table.view.unit(task) for j, task in enumerate(tasks, 2)}
+    grid = Grid(text, head, rows, units=units, rules=budget_starts(table.rows), name="medians")
     return transposed(grid) if table.view.transposed else grid
 
 

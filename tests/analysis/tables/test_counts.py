@@ -15,7 +15,7 @@ from dora.analysis.figures.training import adaptive, final_ranks
 from dora.analysis.finished import read_runs
 from dora.analysis.grouping import showable, tables
 from dora.analysis.page.study_data import study_data
-from dora.analysis.tables.contents import costs
+from dora.analysis.tables.costs import costs
 from dora.analysis.tables.counts import federated, trained
 from dora.analysis.tables.files import files
 from dora.analysis.tables.scores import scores
@@ -48,7 +48,7 @@ def test_a_method_that_leaves_no_file_for_peft_has_a_dash_there() -> None:
         ("dora", "r2"): [of("dora", "adapter", in_peft_file=800)],
     }
     table: Any = SimpleNamespace(rows=list(runs), runs_of=runs.get, title=str, view=View())
-    grid = trained(table, "t")
+    grid = trained(table)
     assert grid is not None
     assert [line[-1] for line in grid.rows] == ["–", "800"]
 
@@ -70,7 +70,7 @@ def test_clients_and_communication_are_those_of_the_records(tmp_path: Path) -> N
         write_run(tmp_path, "fedit", seed, 0.8, federation=about)
     write_run(tmp_path, "lora", 1, 0.8)
     (table,) = tables(read_runs(tmp_path))
-    grid = federated(table, "caption")
+    grid = federated(table)
     assert grid is not None
     # Rows of the smallest and largest client of both runs; 3 clients of one class in 2 runs;
     # 18.6 million bytes in 2 runs.
@@ -90,7 +90,7 @@ def test_examples_are_shown_where_a_record_has_them(tmp_path: Path) -> None:
         write_run(tmp_path, method, seed, 0.8, federation=federation_entry(**more))
     for methods, shown in (((), ["7,000 to 7,680", "–"]), (("ffa_lora",), None)):
         (table,) = tables(read_runs(tmp_path), View(methods=methods))
-        grid = federated(table, "caption")
+        grid = federated(table)
         assert grid is not None
         columns = dict(zip(grid.head, zip(*grid.rows, strict=True), strict=True))
         assert columns.get("examples") == (shown and tuple(shown))
@@ -108,7 +108,7 @@ def test_the_counts_of_a_whole_model_are_those_of_its_weights(tmp_path: Path) ->
         rows=[("full", "none")], runs_of=lambda row: of_all, title=str, view=View()
     )
     assert adapter_parameters({**run, "params": params}, "best") == 900
-    assert trained(table, "t") is None  # nothing that the table of scores does not say
+    assert trained(table) is None  # nothing that the table of scores does not say
 
 
 def test_rules_stand_between_budgets_where_a_row_has_nothing_to_show(tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ def test_rules_stand_between_budgets_where_a_row_has_nothing_to_show(tmp_path: P
     write_run(tmp_path, "dora", 2, 0.8, budget="r4", key="ffff0000", config={"lr": 0.5})
     (found,), left_out = showable(read_runs(tmp_path), View())
     assert len(left_out) == 1
-    in_costs, in_counts = costs(found), trained(found, "caption")
+    in_costs, in_counts = costs(found), trained(found)
     assert in_counts is not None
     # The older record has no counts.
     for grid, budgets, rules in (
@@ -185,7 +185,7 @@ def test_the_file_for_peft_holds_the_best_weights_whatever_the_score(tmp_path: P
     write_grown(tmp_path)
     for score, counted in (("best", "300 to 600"), ("last", "900")):
         (table,) = tables(read_runs(tmp_path), View(score=score))
-        grid = trained(table, "caption")
+        grid = trained(table)
         assert grid is not None
         assert grid.rows[-1][2:] == [counted, "300", "900", "300 to 600"]
         said = "The file holds the best weights; counted are the last" in grid.notes[0]

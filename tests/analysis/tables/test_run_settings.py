@@ -9,7 +9,7 @@ from dora.analysis.finished import read_runs
 from dora.analysis.grouping import tables
 from dora.analysis.other_runs import note_search
 from dora.analysis.table import Table
-from dora.analysis.tables.contents import costs
+from dora.analysis.tables.costs import costs
 from dora.analysis.tables.run_settings import run_settings
 from dora.analysis.view import View
 from dora.records.directories import directories
