@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dora.analysis.figures.log_axis import logarithmic, spread
-from dora.analysis.figures.scores import Drawn, Line, Lines, row_of, with_interval
+from dora.analysis.figures.points import Drawn, Line, Lines, mean_and_ends, row_of
 from dora.analysis.figures.style import legend, panels, styles, titles
 from dora.analysis.names import size
 from dora.analysis.rows import Row
@@ -68,7 +68,7 @@ def _point(table: Table, row: Row, title: str) -> Line | None:
         "method": row[0],
         "budget": row[1],
         "value": value,
-        **with_interval(estimate),
+        **mean_and_ends(estimate),
         "on_front": False,
     }
 

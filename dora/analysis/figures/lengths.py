@@ -10,13 +10,7 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 from dora.analysis.figures.log_axis import logarithmic, spread
-from dora.analysis.figures.scores import (
-    Drawn,
-    Line,
-    Lines,
-    draw_means,
-    with_interval,
-)
+from dora.analysis.figures.points import Drawn, Line, Lines, draw_means, mean_and_ends
 from dora.analysis.figures.style import legend, panels, styles, titles
 from dora.analysis.rows import budget_order, has_budget
 from dora.analysis.stats import ROUNDING
@@ -89,7 +83,7 @@ def _lines(tables: Sequence[Table], title: str, tasks: Sequence[str]) -> Iterato
                 "method": row[0],
                 "budget": row[1],
                 "steps": table.steps,
-                **with_interval(estimate),
+                **mean_and_ends(estimate),
                 CROSSES: False,
             }
 

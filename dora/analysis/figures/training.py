@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dora.analysis.figures.scores import Drawn, Lines
+from dora.analysis.figures.points import Drawn, Lines
 from dora.analysis.figures.style import COLOURS, in_print, legend, panels, styles, titles
 from dora.analysis.rows import Row, budget_in_words
 from dora.analysis.run_journals import places, rank_path, undamaged

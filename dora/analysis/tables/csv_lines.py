@@ -1,6 +1,6 @@
-"""The lines of CSV files, for whoever analyses runs with tools of their own; nothing is rounded.
+"""The lines of the CSV files, for whoever analyses runs with tools of their own.
 
-A line is a cell of the table of scores, a difference, or a run.
+A line is a cell of the table of scores, a difference, or a run. Its numbers are not rounded.
 """
 
 from __future__ import annotations

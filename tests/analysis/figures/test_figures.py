@@ -16,9 +16,10 @@ from matplotlib.text import Text
 
 from dora.analysis.figures import files as figures
 from dora.analysis.figures.costs import score_by_cost
+from dora.analysis.figures.differences import _bands, _heights, paired_differences
 from dora.analysis.figures.files import FIGURES, write
 from dora.analysis.figures.log_axis import spread
-from dora.analysis.figures.scores import _bands, _heights, paired_differences, score_by_budget
+from dora.analysis.figures.scores import score_by_budget
 from dora.analysis.figures.style import (
     COLOURS,
     MARKERS,
