@@ -6,7 +6,6 @@ import csv
 import io
 from itertools import product
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from dora.analysis.figures.costs import score_by_cost
@@ -35,22 +34,16 @@ def test_an_adapter_that_ends_without_a_component_stores_nothing(tmp_path: Path)
     assert adapter_parameters(runs["full"], "best") == params["trainable"] - params["head"] > 0
 
 
-def test_a_method_that_leaves_no_file_for_peft_has_a_dash_there() -> None:
-    counted = {"adapter_end": 700, "trained_at_once": 900, "trained_in_all": 900}
-
-    def of(name: str, result: str, **more: int | None) -> dict[str, Any]:
-        method = {"title": name, "paper": None, "budget": "exact", "result": result}
-        config = {"method": {"name": name}, "budget": "r2"}
-        return {"config": config, "method": method, "params": {**counted, **more}}
-
-    runs = {
-        ("mine", "r2"): [of("mine", "modules", in_peft_file=None)],
-        ("dora", "r2"): [of("dora", "adapter", in_peft_file=800)],
-    }
-    table: Any = SimpleNamespace(rows=list(runs), runs_of=runs.get, title=str, view=View())
+def test_a_method_that_leaves_no_file_for_peft_has_a_dash_there(tmp_path: Path) -> None:
+    counted = {"trainable": 1000, "head": 100, "adapter_start": 700, "adapter_end": 700}
+    counted |= {"trained_at_once": 900, "trained_in_all": 900}
+    for method, in_file in (("mine", None), ("dora", 800)):
+        folder = write_run(tmp_path, method, 1, 0.8)
+        change_record(folder, params={**counted, "budget": "r8", "in_peft_file": in_file})
+    (table,) = tables(read_runs(tmp_path))
     grid = trained(table)
     assert grid is not None
-    assert [line[-1] for line in grid.rows] == ["–", "800"]
+    assert [line[-1] for line in grid.rows] == ["800", "–"]
 
 
 def test_clients_and_communication_are_those_of_the_records(tmp_path: Path) -> None:
@@ -103,10 +96,7 @@ def test_the_counts_of_a_whole_model_are_those_of_its_weights(tmp_path: Path) ->
     params = {"trainable": 1000, "head": 100, "budget": None, **more, "in_peft_file": None}
     write_run(tmp_path, "full", 1, 0.8, budget="none", params=900)
     (run,) = read_runs(tmp_path)
-    of_all = [{**run, "params": params}]
-    table: Any = SimpleNamespace(
-        rows=[("full", "none")], runs_of=lambda row: of_all, title=str, view=View()
-    )
+    (table,) = tables([{**run, "params": params}])
     assert adapter_parameters({**run, "params": params}, "best") == 900
     assert trained(table) is None  # nothing that the table of scores does not say
 
