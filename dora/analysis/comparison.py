@@ -228,10 +228,10 @@ def leaders(table: Table) -> dict[tuple[str, str | None], Leaders]:
     found = {}
     for block in filter(lambda block: has_budget(block[0]), table.blocks):
         for column in table.columns:
-            tasks = table.over(column)
+            scored = {row: e.mean for row in block if (e := table.mean(row, column))}
             means = {
-                row: average([list(table.values(row, t).values()) for t in tasks]).mean
-                for row in block
+                row: mean
+                for row, mean in scored.items()
                 if any((row, other, column) in told for other in block)
             }
             lower = {row for row in means for other in block if told.get((other, row, column))}
@@ -246,9 +246,8 @@ def leaders(table: Table) -> dict[tuple[str, str | None], Leaders]:
                 )
                 untested = frozenset(
                     row
-                    for row in set(block) - best
-                    if all(table.values(row, t) for t in tasks)
-                    and not any((one, row, column) in told for one in best)
+                    for row in scored.keys() - best
+                    if not any((one, row, column) in told for one in best)
                 )
                 found[block[0][1], column] = Leaders(best, alike, untested)
     return found

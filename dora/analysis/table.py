@@ -49,8 +49,6 @@ class Table:
     diverged: dict[tuple[Row, str], list[int]] = field(default_factory=dict)
     not_averaged: set[str] = field(default_factory=set)
     searched_s: list[float] = field(default_factory=list)
-    # Tables, tests and figures ask for each cell's scores some thirty times.
-    _values: dict[tuple[Row, str], dict[int, float]] = field(default_factory=dict, repr=False)
     # Intervals by (row, other row, task): each reads all predictions and draws resamples of them.
     examples: dict[tuple[Row, Row, str], tuple[float, float] | None] = field(
         default_factory=dict, repr=False
@@ -177,23 +175,30 @@ class Table:
 
     def values(self, row: Row, task: str) -> dict[int, float]:
         """Returns the cell's scores by seed, in points; runs with an undefined score are absent."""
-        if (row, task) not in self._values:
-            known = {run["seed"]: self.view.value(run, task) for run in self.runs_of(row, task)}
-            self._values[row, task] = {
-                seed: v for seed, v in sorted(known.items()) if v is not None
-            }
         # A copy, so that no caller changes what the next one is given.
-        return dict(self._values[row, task])
+        return dict(self._values[row].get(task, {}))
 
-    def mean(self, row: Row, tasks: Sequence[str]) -> Estimate | None:
-        """Returns the mean over tasks with its error over seeds, None unless all have a value."""
-        groups = [list(self.values(row, task).values()) for task in tasks]
+    @cached_property
+    def _values(self) -> dict[Row, dict[str, dict[int, float]]]:
+        """The scores of every cell: tables, tests and figures ask for each some thirty times."""
+
+        def scores(task: str, runs: Sequence[Run]) -> dict[int, float]:
+            known = {run["seed"]: self.view.value(run, task) for run in runs}
+            return {seed: v for seed, v in sorted(known.items()) if v is not None}
+
+        return {
+            row: {task: scores(task, runs) for task, runs in by_task.items()}
+            for row, by_task in self.cells.items()
+        }
+
+    def mean(self, row: Row, column: str | None) -> Estimate | None:
+        """Returns the mean of a column with its error over seeds.
+
+        Returns None unless every task that the column is over has a score.
+        """
+        groups = [list(self.values(row, task).values()) for task in self.over(column)]
         # A mean over other tasks than the next row's would look like a difference of methods.
         return average(groups) if groups and all(groups) else None
-
-    def average(self, row: Row) -> Estimate | None:
-        """Returns the mean over the averaged tasks, as `mean` does."""
-        return self.mean(row, self.averaged)
 
     def mean_cost(self, row: Row, tasks: Sequence[str], cost: Cost) -> float:
         """Returns the mean over tasks of a row's mean cost of a run; each task must have a run.

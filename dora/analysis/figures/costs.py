@@ -57,7 +57,7 @@ def score_by_cost(table: Table) -> Drawn | None:
 
 def _point(table: Table, row: Row, title: str) -> Line | None:
     """Returns a row's average score and its cost; None unless every task has a score."""
-    estimate = table.average(row)
+    estimate = table.mean(row, None)
     if estimate is None:
         return None
     value = table.mean_cost(row, table.averaged, COSTS[title])

@@ -14,7 +14,7 @@ from dora.analysis.figures.points import Drawn, Line, Lines, draw_means, mean_an
 from dora.analysis.figures.style import legend, panels, styles, titles
 from dora.analysis.rows import budget_order, has_budget
 from dora.analysis.stats import ROUNDING
-from dora.analysis.table import AVERAGE, Table
+from dora.analysis.table import Table
 from dora.data.tasks import TASKS
 from dora.records.about_method import NO_BUDGET
 
@@ -41,10 +41,8 @@ def score_by_length(tables: Sequence[Table]) -> Drawn | None:
     """
     view = tables[0].view
     tasks = [task for task in TASKS if any(task in table.averaged for table in tables)]
-    columns = [(view.title(task), [task]) for task in tasks]
-    if len(columns) > 1:
-        columns.append((AVERAGE, tasks))
-    lines = [line for title, its in columns for line in _lines(tables, title, its)]
+    columns = [*tasks, None] if len(tasks) > 1 else tasks
+    lines = [line for column in columns for line in _lines(tables, column, tasks)]
     shown = list(dict.fromkeys(method for table in tables for method in table.methods))
     drawn = [p for p in lines if len(_curve(lines, p["score"], p["method"])) > 1]
     heads = list(dict.fromkeys(p["score"] for p in drawn))
@@ -70,16 +68,18 @@ def score_by_length(tables: Sequence[Table]) -> Drawn | None:
     return figure, [*drawn, *crossings]
 
 
-def _lines(tables: Sequence[Table], title: str, tasks: Sequence[str]) -> Iterator[Line]:
-    """Yields a line for each method and length, where all of the tasks have a score."""
+def _lines(tables: Sequence[Table], column: str | None, tasks: Sequence[str]) -> Iterator[Line]:
+    """Yields a line for each method and length with a score; an average is over all of `tasks`."""
     budgets = [row[1] for table in tables for row in table.rows if has_budget(row)]
     shown = {NO_BUDGET, max(budgets, key=budget_order, default=NO_BUDGET)}
     for table in tables:
+        if column is None and table.averaged != tasks:
+            continue
         for row in (row for row in table.rows if row[1] in shown):
-            if (estimate := table.mean(row, tasks)) is None:
+            if (estimate := table.mean(row, column)) is None:
                 continue
             yield {
-                "score": title,
+                "score": table.column_title(column),
                 "method": row[0],
                 "budget": row[1],
                 "steps": table.steps,

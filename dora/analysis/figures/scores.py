@@ -61,14 +61,13 @@ def score_by_budget(table: Table, part: str | None = None) -> Drawn | None:
 
 def _mean(table: Table, row: Row, column: str | None) -> Line | None:
     """Returns the row's score in a column, None unless each of its tasks has a value."""
-    tasks = table.over(column)
-    if (estimate := table.mean(row, tasks)) is None:
+    if (estimate := table.mean(row, column)) is None:
         return None
     return {
         "score": table.column_title(column),
         "method": row[0],
         "budget": row[1],
-        "adapter_params": table.mean_cost(row, tasks, adapter_parameters),
+        "adapter_params": table.mean_cost(row, table.over(column), adapter_parameters),
         **mean_and_ends(estimate),
     }
 

@@ -54,7 +54,7 @@ def score_lines(table: Table) -> Iterator[dict[str, Any]]:
         for task in table.tasks:
             yield {**common, **_cell(table, row, task)}
         # Columns `low` and `high` are the averages' own.
-        if None in table.columns and (estimate := table.average(row)) is not None:
+        if None in table.columns and (estimate := table.mean(row, None)) is not None:
             low, high = estimate.interval()
             yield {**common, "task": AVERAGE, "mean": estimate.mean, "low": low, "high": high}
 

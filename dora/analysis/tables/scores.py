@@ -132,7 +132,7 @@ def _uncompared(table: Table, heads: Heads, found: Mapping[Row, Sequence[str | N
 def _score(table: Table, row: Row, column: str | None) -> str:
     """Returns a cell: `83.0 ± 3.6*§ (n = 2/3)`, a dash without a defined score."""
     if column is None:
-        estimate = table.average(row)
+        estimate = table.mean(row, None)
         return "–" if estimate is None else with_interval(estimate)
     known = list(table.values(row, column).values())
     if not known:
