@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from dora.analysis.rows import Row
 from dora.analysis.table import Table
 from dora.records import gaps
 from dora.records.place import place_of
@@ -15,14 +16,15 @@ def _of_table(table: Table, seen: Iterable[Seen]) -> list[Seen]:
     return [s for s in seen if (s.place.data, s.place.model) == (table.data, table.model)]
 
 
-def note_diverged(table: Table, seen: Iterable[Seen]) -> None:
-    """Notes which runs of the table's cells diverged, which its means would otherwise hide.
+def diverged(table: Table, seen: Iterable[Seen]) -> dict[tuple[Row, str], list[int]]:
+    """Returns the seeds of each cell that diverged, which the table's means would otherwise hide.
 
     In a table of chosen settings these are the runs of a cell's own configuration alone: whether
     another one that has no result would be chosen is not known.
     """
     words = (word.partition("=") for word in table.view.where)
     seeds = {value for key, _, value in words if key == "seed"}
+    found: dict[tuple[Row, str], list[int]] = {}
     for s in _of_table(table, seen):
         place, seed = s.place, s.place.seed[1:]  # without its `s`
         if s.state != "diverged" or (seeds and seed not in seeds):
@@ -34,11 +36,12 @@ def note_diverged(table: Table, seen: Iterable[Seen]) -> None:
         # Another configuration, such as a rate that was tried first, is none of the cell's.
         keys = {place_of(run["folder"]).key for run in its}
         if (not its and not table.view.where) or place.key in keys:
-            table.diverged.setdefault((place.row, place.task), []).append(int(seed))
+            found.setdefault((place.row, place.task), []).append(int(seed))
+    return found
 
 
-def note_search(table: Table, seen: Iterable[Seen]) -> None:
-    """Notes what the search of the table's settings took; `seen`: the runs of its folder.
+def search_seconds(table: Table, seen: Iterable[Seen]) -> list[float]:
+    """Returns what each run of the search of the table's settings took; `seen`: its folder's runs.
 
     Runs of the table's rows, tasks and lengths count, ended or not: each has taken its time. A
     method that was not searched at its budget has the rates of its other budgets, whose runs count.
@@ -51,9 +54,11 @@ def note_search(table: Table, seen: Iterable[Seen]) -> None:
     ]
     rows = {s.place.row for s in here}
     elsewhere = {method for method, spent in table.cells if (method, spent) not in rows}
-    for s in here:
-        if s.place.row in table.cells or s.place.method in elsewhere:
-            table.searched_s.append(float(s.seconds or 0))
+    return [
+        float(s.seconds or 0)
+        for s in here
+        if s.place.row in table.cells or s.place.method in elsewhere
+    ]
 
 
 def holes(table: Table, seen: Iterable[Seen]) -> list[str]:
