@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterable
 
-from dora.analysis.tables.files import files, holes, latex_names, stale
+from dora.analysis.other_runs import holes
+from dora.analysis.tables.files import files, latex_names, stale
 from dora.cli.options import asked_for, writing
 from dora.files import write_atomic
 from dora.process.command import command

@@ -24,13 +24,14 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from dora.analysis.choice import chosen
 from dora.analysis.finished import read_runs
-from dora.analysis.grouping import Table, showable
+from dora.analysis.grouping import showable
 from dora.analysis.rows import budget_in_words, row_order
 from dora.analysis.settings import in_words, settings
 from dora.analysis.stats import average
+from dora.analysis.table import Table
 from dora.analysis.view import View
-from dora.analysis.where import chosen
 from dora.errors import UserError
 from dora.plain import number_range
 from dora.records.identity import NOT_IDENTITY

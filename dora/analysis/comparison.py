@@ -10,13 +10,12 @@ value.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import combinations, product
 
 import numpy as np
 
-from dora.analysis.grouping import Table
 from dora.analysis.rows import Row, has_budget
 from dora.analysis.stats import (
     RESAMPLED,
@@ -27,6 +26,7 @@ from dora.analysis.stats import (
     improvement,
     resampled,
 )
+from dora.analysis.table import Table
 
 ALPHA = 0.05
 
@@ -70,39 +70,52 @@ def pairs(table: Table, row: Row, other: Row, task: str) -> list[float]:
     return [ours[seed] - theirs[seed] for seed in ours if seed in theirs]
 
 
-def _paired(table: Table, row: Row, other: Row, tasks: Sequence[str]) -> list[list[float]]:
-    """Returns the differences paired by seed, a group a task; empty where they cannot be tested."""
-    groups = [pairs(table, row, other, task) for task in tasks]
+def _paired(table: Table, row: Row, other: Row, column: str | None) -> list[list[float]]:
+    """Returns the differences paired by seed, a group for each task that the column is over.
+
+    It is empty where they cannot be tested.
+    """
+    groups = [pairs(table, row, other, task) for task in table.over(column)]
     # One pair has no spread, so that nothing can be tested.
     return groups if all(len(group) > 1 for group in groups) else []
 
 
-def differences(table: Table, by_task: bool = False) -> list[Difference]:
-    """Returns every method with a budget less the baseline at it, task by task or averaged.
+def differences(table: Table) -> list[Difference]:
+    """Returns every method with a budget less the baseline at it: averaged, then task by task.
 
-    All of them are one family for Holm. A method is absent without two pairs of seeds in every
-    task; the list is empty where evaluations cannot be compared (`Table.comparable`).
+    A method is absent without two pairs of seeds in every task that is compared; the list is empty
+    where evaluations cannot be compared (`Table.comparable`).
     """
     found = []
-    for d in _tested(table, by_task):
+    for d in _tested(table):
         other = table.compared_with(d.row)
         of_examples = None if d.task is None else _examples_once(table, d.row, other, d.task)
         found.append(replace(d, examples=of_examples))
     return found
 
 
-def _tested(table: Table, by_task: bool) -> list[Difference]:
+def _families(table: Table) -> list[list[str | None]]:
+    """Returns the columns whose tests Holm corrects together: the average, and the tasks."""
+    average: list[str | None] = [None] if None in table.columns else []
+    return [average, [*table.tasks]]
+
+
+def _tested(table: Table) -> list[Difference]:
     """Returns the differences without their intervals over examples.
 
     Those take longest, and no mark depends on them.
     """
     found = []
-    for row, other in _beside_baseline(table):
-        for task, tasks in _columns(table, by_task):
-            if groups := _paired(table, row, other, tasks):
-                found.append(_difference(table, row, other, task, tasks, groups))
-    corrected = holm([d.estimate.p_value() for d in found])
-    return [replace(d, p=p, family=len(found)) for d, p in zip(found, corrected, strict=True)]
+    for family in _families(table):
+        made = [
+            _difference(table, row, other, column, groups)
+            for row, other in _beside_baseline(table)
+            for column in family
+            if (groups := _paired(table, row, other, column))
+        ]
+        corrected = holm([d.p for d in made])
+        found += [replace(d, p=p, family=len(made)) for d, p in zip(made, corrected, strict=True)]
+    return found
 
 
 def _beside_baseline(table: Table) -> Iterator[tuple[Row, Row]]:
@@ -117,39 +130,33 @@ def _beside_baseline(table: Table) -> Iterator[tuple[Row, Row]]:
 def uncompared(
     table: Table, leading: Mapping[tuple[str, str | None], Leaders]
 ) -> dict[Row, list[str | None]]:
-    """Returns in which tasks, None for the average, rows lack a comparison for want of seeds.
+    """Returns the columns in which rows lack a comparison for want of seeds.
 
     There the row and the baseline have scores, but share fewer than two seeds. `leading`: the
-    leaders by task and on average; rows that are `untested` beside a leading baseline are left out.
+    leaders; rows that are `untested` beside a leading baseline are left out.
     """
     found: dict[Row, list[str | None]] = {}
-    columns = _columns(table, by_task=True)
-    columns += _columns(table, by_task=False) if len(table.averaged) > 1 else []
-    for (row, other), (task, tasks) in product(_beside_baseline(table), columns):
+    for (row, other), column in product(_beside_baseline(table), table.columns):
         # A cell without a score is seen as a hole.
-        scored = all(table.values(r, t) for r in (row, other) for t in tasks)
-        beside = leading.get((row[1], task))
+        scored = all(table.values(r, t) for r in (row, other) for t in table.over(column))
+        beside = leading.get((row[1], column))
         said = beside is not None and other in beside.best and row in beside.untested
-        if scored and not said and not _paired(table, row, other, tasks):
-            found.setdefault(row, []).append(task)
+        if scored and not said and not _paired(table, row, other, column):
+            found.setdefault(row, []).append(column)
     # With one seed in the whole table nothing is compared, which a note of its own says.
     return found if len(table.seeds) > 1 else {}
 
 
 def _difference(
-    table: Table,
-    row: Row,
-    other: Row,
-    task: str | None,
-    tasks: Sequence[str],
-    groups: list[list[float]],
+    table: Table, row: Row, other: Row, column: str | None, groups: list[list[float]]
 ) -> Difference:
     """Returns a difference whose p value is not corrected yet; `groups`: its pairs by task."""
+    tasks = table.over(column)
     scores = [[list(table.values(r, t).values()) for t in tasks] for r in (row, other)]
     estimate = average(groups)
     return Difference(
         row,
-        task,
+        column,
         estimate,
         tuple(map(len, groups)),
         improvement(*scores),
@@ -204,8 +211,8 @@ class Leaders:
     untested: frozenset[Row] = frozenset()
 
 
-def leaders(table: Table, by_task: bool) -> dict[tuple[str, str | None], Leaders]:
-    """Returns the leaders of each (budget, task), or of each (budget, None) on average.
+def leaders(table: Table) -> dict[tuple[str, str | None], Leaders]:
+    """Returns the leaders of each (budget, column).
 
     The best row has the highest mean of those that can be tested and that no test with p < 0.05
     shows to be lower than another; where rows have unequal seeds, a test can show this of the row
@@ -217,16 +224,17 @@ def leaders(table: Table, by_task: bool) -> dict[tuple[str, str | None], Leaders
     one seed, or evaluations that are not shared. Rows without a budget have none, because they
     differ in size.
     """
-    told = _told_apart(table, by_task)
+    told = _told_apart(table)
     found = {}
     for block in filter(lambda block: has_budget(block[0]), table.blocks):
-        for task, tasks in _columns(table, by_task):
+        for column in table.columns:
+            scored = {row: e.mean for row in block if (e := table.mean(row, column))}
             means = {
-                row: average([list(table.values(row, t).values()) for t in tasks]).mean
-                for row in block
-                if any((row, other, task) in told for other in block)
+                row: mean
+                for row, mean in scored.items()
+                if any((row, other, column) in told for other in block)
             }
-            lower = {row for row in means for other in block if told.get((other, row, task))}
+            lower = {row for row in means for other in block if told.get((other, row, column))}
             if leading := means.keys() - lower:
                 highest = max(means[row] for row in leading)
                 # The order of seeds decides the last bits of a mean.
@@ -234,47 +242,41 @@ def leaders(table: Table, by_task: bool) -> dict[tuple[str, str | None], Leaders
                 alike = frozenset(
                     row
                     for row in means.keys() - best
-                    if all(told.get((one, row, task)) is False for one in best)
+                    if all(told.get((one, row, column)) is False for one in best)
                 )
                 untested = frozenset(
                     row
-                    for row in set(block) - best
-                    if all(table.values(row, t) for t in tasks)
-                    and not any((one, row, task) in told for one in best)
+                    for row in scored.keys() - best
+                    if not any((one, row, column) in told for one in best)
                 )
-                found[block[0][1], task] = Leaders(best, alike, untested)
+                found[block[0][1], column] = Leaders(best, alike, untested)
     return found
 
 
-def _columns(table: Table, by_task: bool) -> list[tuple[str | None, list[str]]]:
-    """Returns (task, [task]) for each task, or (None, the averaged tasks) for their average."""
-    if by_task:
-        return [(task, [task]) for task in table.tasks]
-    return [(None, table.averaged)] if table.averaged else []
-
-
-def _told_apart(table: Table, by_task: bool) -> dict[tuple[Row, Row, str | None], bool]:
-    """Returns for each tested (row, other, task) whether the row is shown to be the higher one."""
+def _told_apart(table: Table) -> dict[tuple[Row, Row, str | None], bool]:
+    """Returns for each tested (row, other, column) whether the row is shown to be the higher one."""
     if not table.comparable:
         return {}
     tested = [
-        ((d.row, table.compared_with(d.row), d.task), d.estimate.mean, d.p)
-        for d in _tested(table, by_task)
+        ((d.row, table.compared_with(d.row), d.task), d.estimate.mean, d.p) for d in _tested(table)
     ]
-    others = []
-    for block in table.blocks:
-        if not has_budget(block[0]):
-            continue
-        rest = [row for row in block if row[0] != table.view.baseline]
-        for one, two in combinations(rest, 2):
-            for task, tasks in _columns(table, by_task):
-                if groups := _paired(table, one, two, tasks):
-                    others.append(((one, two, task), average(groups)))
-    corrected = holm([estimate.p_value() for _, estimate in others])
-    tested += [(key, e.mean, p) for (key, e), p in zip(others, corrected, strict=True)]
+    # All pairs of rows at a budget without the baseline, whose pairs are the differences.
+    rest = [
+        pair
+        for block in filter(lambda block: has_budget(block[0]), table.blocks)
+        for pair in combinations([row for row in block if row[0] != table.view.baseline], 2)
+    ]
+    for family in _families(table):
+        others = [
+            ((one, two, column), average(groups))
+            for (one, two), column in product(rest, family)
+            if (groups := _paired(table, one, two, column))
+        ]
+        corrected = holm([estimate.p_value() for _, estimate in others])
+        tested += [(key, e.mean, p) for (key, e), p in zip(others, corrected, strict=True)]
     told = {}
-    for (one, two, task), mean, p in tested:
+    for (one, two, column), mean, p in tested:
         # NaN is not below: a difference whose error is unknown is not shown.
-        told[one, two, task] = p < ALPHA and mean > 0
-        told[two, one, task] = p < ALPHA and mean < 0
+        told[one, two, column] = p < ALPHA and mean > 0
+        told[two, one, column] = p < ALPHA and mean < 0
     return told

@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from dora.analysis.grouping import Table
 from dora.analysis.rows import Row, has_budget
+from dora.analysis.table import Table
 from dora.analysis.view import MEAN
 from dora.backbones.architectures import USUAL
 from dora.package import ASSETS

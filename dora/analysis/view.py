@@ -7,8 +7,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from dora.analysis.choice import short
 from dora.analysis.rows import BASELINE
-from dora.analysis.where import short
 from dora.data.tasks import TASKS, score_key
 from dora.errors import UserError
 from dora.records.schema import Run
@@ -56,7 +56,7 @@ class View:
     `score`: "best" or "last" development evaluation. `metrics`: task → one of `metrics_of`; a task
     that is not named is scored by its first metric. `glue`: average as GLUE's leaderboard does,
     over the mean of each task's metrics, WNLI included. `where`: settings that runs must have
-    (`dora.analysis.where`). `mix`: runs of a cell may differ in their arithmetic. `by_length`: runs
+    (`dora.analysis.choice`). `mix`: runs of a cell may differ in their arithmetic. `by_length`: runs
     of each number of steps are a table of their own. `tasks`, `methods`: the ones to show, empty
     for all. `transposed`: tables have a row a task. `baseline`: the method that others are compared
     with. Raises UserError for an unknown task or metric.
@@ -106,6 +106,10 @@ class View:
             *(f"{task}-{metric}" for task, metric in sorted(self.metrics.items())),
             *([f"from-{self.baseline}"] if self.baseline != BASELINE else []),
         ]
+
+    def shows(self, task: str, method: str) -> bool:
+        """Returns whether the view shows this task and method: it names them, or names none."""
+        return task in (self.tasks or (task,)) and method in (self.methods or (method,))
 
     def metric(self, task: str) -> str:
         """Returns the name of the task's score."""

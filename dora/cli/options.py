@@ -11,9 +11,11 @@ from pathlib import Path
 
 from dora.analysis.choice import named
 from dora.analysis.finished import anything_left_out, read_runs
-from dora.analysis.grouping import Table, note_diverged, note_search, showable
+from dora.analysis.grouping import showable
+from dora.analysis.other_runs import diverged, search_seconds
 from dora.analysis.rows import BASELINE
 from dora.analysis.studies import study_in, study_of
+from dora.analysis.table import Table
 from dora.analysis.view import View
 from dora.errors import UserError
 from dora.process.command import INCOMPLETE, path
@@ -152,7 +154,7 @@ class Asked:
             print(e.under(f"the hours of the search are left out: {search}:"), file=sys.stderr)
             return
         for table in self.tables:
-            note_search(table, seen)
+            table.searched_s = search_seconds(table, seen)
 
     def refuse_overwriting(self, made: Iterable[Iterable[str]]) -> None:
         """Exits with code 2 where the folder of --to has files of another study.
@@ -237,7 +239,7 @@ def found_tables(given: argparse.Namespace) -> Asked:
     # The records that were read are passed on, so that no file is read twice.
     seen = scan(given.results, {run["folder"]: run for run in runs})
     for table in found:
-        note_diverged(table, seen)
+        table.diverged = diverged(table, seen)
     return Asked(given, found, left_out, seen)
 
 

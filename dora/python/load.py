@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dora.analysis.finished import read_runs
-from dora.analysis.tables.per_run import as_row
+from dora.analysis.tables.csv_lines import as_row
 from dora.errors import UserError
 from dora.records.packed import origin
 

@@ -8,13 +8,13 @@ from pathlib import Path
 
 from dora.analysis.comparison import ALPHA, Difference, differences
 from dora.analysis.finished import read_runs
-from dora.analysis.grouping import Table, tables
+from dora.analysis.grouping import tables
 from dora.analysis.names import model_title
 from dora.analysis.rows import Row
 from dora.analysis.stats import Estimate, average, holm
-from dora.analysis.tables.contents import p_value, points
+from dora.analysis.table import Table
+from dora.analysis.tables.differences import DETECTABLE, p_value, points
 from dora.analysis.tables.layout import Grid, markdown
-from dora.analysis.tables.notes import DETECTABLE
 from dora.analysis.tables.scores import with_interval
 from dora.analysis.view import View
 from dora.plain import number_range
@@ -64,20 +64,19 @@ def _compare(table: Table, grid: Grid, whole: bool) -> None:
 
     `whole`: with p and power.
     """
-    made = [d for each in (False, True) for d in differences(table, each)]
+    made = differences(table)
     if len(budgets := {d.row[1] for d in made}) > 1:
         raise SystemExit(f"{table.name} has budgets {', '.join(budgets)}: this block shows one")
     found = {(d.task, d.row[0]): d for d in made}
-    tasks = [None, *table.averaged] if len(table.averaged) > 1 else table.averaged
+    tasks = [None, *table.averaged] if None in table.columns else table.averaged
     for task in tasks:
         ours = [found.get((task, method)) for method in PRUNING]
         there = [d for d in ours if d]
         if not there:
             continue
-        over = [task] if task else table.averaged
-        lora = average([_of_pairs(table, ("lora", there[0].row[1]), t) for t in over])
+        lora = average([_of_pairs(table, ("lora", there[0].row[1]), t) for t in table.over(task)])
         cells = [model_title(table.model), f"{table.steps:,}"]
-        cells += [table.view.title(task) if task else "average", f"{lora.mean:.1f}"]
+        cells += [table.column_title(task), f"{lora.mean:.1f}"]
         for d in ours:
             if d and d.p < ALPHA:
                 grid.bold.add((len(grid.rows), len(cells)))

@@ -9,7 +9,7 @@ from typing import Any
 
 from dora.analysis.finished import read_runs
 from dora.analysis.stats import Estimate, average, holm
-from dora.analysis.tables.contents import p_value
+from dora.analysis.tables.differences import p_value
 from dora.analysis.tables.layout import Grid, markdown
 from dora.analysis.tables.scores import with_interval
 from dora.analysis.view import View

@@ -13,9 +13,10 @@ from statsmodels.stats.multitest import multipletests
 
 from dora.analysis.comparison import Leaders, differences, leaders, pairs
 from dora.analysis.finished import read_runs
-from dora.analysis.grouping import Table, showable, tables
-from dora.analysis.tables.contents import scores
-from dora.analysis.tables.notes import difference_notes
+from dora.analysis.grouping import showable, tables
+from dora.analysis.table import Table
+from dora.analysis.tables.differences import difference_notes
+from dora.analysis.tables.scores import scores
 from dora.analysis.view import View
 from record_files import write_run
 
@@ -53,7 +54,7 @@ def test_another_baseline_is_compared_with_at_equal_budget_or_without_one(tmp_pa
         (table,) = tables(read_runs(tmp_path), View(baseline=baseline))
         assert table.name == f"dir-minilm-best-from-{baseline}"
         # The test of the table of differences is that of the marks, too.
-        assert leaders(table, by_task=True)["r8", "sst2"].best == {DORA}
+        assert leaders(table)["r8", "sst2"].best == {DORA}
         return {d.row[0]: d.estimate.mean for d in differences(table)}
 
     assert found("dora") == pytest.approx({"lora": -2})
@@ -70,7 +71,8 @@ def test_all_comparisons_of_a_table_are_one_family(tmp_path: Path) -> None:
         for task, of_task in by_task.items():
             scored(tmp_path, method, of_task, task)
     (table,) = tables(read_runs(tmp_path))
-    found = differences(table, by_task=True)
+    averages = [d for d in differences(table) if d.task is None]
+    found = [d for d in differences(table) if d.task is not None]
     # Two methods on two tasks: four tests, which SciPy and statsmodels make here.
     raw = [
         stats.ttest_rel(
@@ -84,7 +86,7 @@ def test_all_comparisons_of_a_table_are_one_family(tmp_path: Path) -> None:
         list(multipletests(raw, method="holm")[1]), rel=1e-3
     )
     # The averages are a family of their own.
-    assert len(differences(table)) == 2
+    assert [d.family for d in averages] == [2, 2]
 
 
 def test_the_detectable_difference_is_that_of_holms_first_step(tmp_path: Path) -> None:
@@ -97,9 +99,9 @@ def test_the_detectable_difference_is_that_of_holms_first_step(tmp_path: Path) -
     assert [d.detectable for d in found] == [d.estimate.detectable(0.025) for d in found]
     assert len(found) == 2
     # No rounded number, which could be above the one that the test has.
-    assert "reach p < 0.05 / 2 (Holm's" in difference_notes(found, False, "LoRA")[1]
+    assert "reach p < 0.05 / 2 (Holm's" in difference_notes(found, "LoRA")[1]
     alone = [replace(found[0], family=1)]
-    assert "reach p < 0.05 (Holm's" in difference_notes(alone, False, "LoRA")[1]
+    assert "reach p < 0.05 (Holm's" in difference_notes(alone, "LoRA")[1]
 
 
 def test_nothing_is_compared_over_unequal_evaluations_or_without_two_pairs(tmp_path: Path) -> None:
@@ -108,7 +110,7 @@ def test_nothing_is_compared_over_unequal_evaluations_or_without_two_pairs(tmp_p
     write_run(tmp_path / "a", "dora", 2, 0.9)
     (table,) = tables(read_runs(tmp_path / "a"))
     assert differences(table) == []
-    assert leaders(table, by_task=True) == {}
+    assert leaders(table) == {}
     # The last evaluation is not chosen, so that their number does not matter.
     (last,) = tables(read_runs(tmp_path / "a"), View("last"))
     assert len(differences(last)) == 1
@@ -117,7 +119,7 @@ def test_nothing_is_compared_over_unequal_evaluations_or_without_two_pairs(tmp_p
     (table,) = tables(read_runs(tmp_path / "b"))
     assert differences(table) == []
     # One shared seed tests nothing, so nothing is marked.
-    assert leaders(table, by_task=True) == {}
+    assert leaders(table) == {}
 
 
 def test_the_best_leads_and_whatever_the_seeds_do_not_tell_from_it(tmp_path: Path) -> None:
@@ -125,13 +127,7 @@ def test_the_best_leads_and_whatever_the_seeds_do_not_tell_from_it(tmp_path: Pat
     scored(tmp_path, "adalora", {1: 79.0, 2: 83.0, 3: 80.0})  # differences 1, -1, 1: p = 0.42
     scored(tmp_path, "dora", {1: 75.0, 2: 77.1, 3: 76.0})  # differences 5, 4.9, 5: p < 0.001
     (table,) = tables(read_runs(tmp_path))
-    assert leaders(table, by_task=True) == {
-        ("r8", "sst2"): Leaders(frozenset({LORA}), frozenset({ADALORA}))
-    }
-    # One task is its own average.
-    assert leaders(table, by_task=False) == {
-        ("r8", None): Leaders(frozenset({LORA}), frozenset({ADALORA}))
-    }
+    assert leaders(table) == {("r8", "sst2"): Leaders(frozenset({LORA}), frozenset({ADALORA}))}
 
 
 def test_a_row_that_is_shown_to_be_lower_is_not_the_best_for_its_fewer_seeds(
@@ -140,9 +136,9 @@ def test_a_row_that_is_shown_to_be_lower_is_not_the_best_for_its_fewer_seeds(
     scored(tmp_path, "lora", {1: 90, 2: 90.1, 3: 90.2, 4: 70, 5: 70.3})
     scored(tmp_path, "dora", {1: 88, 2: 88.1, 3: 88.25})
     (table,) = tables(read_runs(tmp_path))
-    (found,) = differences(table, by_task=True)
+    (found,) = differences(table)
     assert (found.estimate.mean < 0, found.p < 0.05) == (True, True)
-    assert leaders(table, by_task=True)["r8", "sst2"] == Leaders(frozenset({LORA}), frozenset())
+    assert leaders(table)["r8", "sst2"] == Leaders(frozenset({LORA}), frozenset())
 
 
 def test_an_average_says_where_it_is_too_certain(tmp_path: Path) -> None:
@@ -155,9 +151,9 @@ def test_an_average_says_where_it_is_too_certain(tmp_path: Path) -> None:
             task,
         )
     (table,) = tables(read_runs(tmp_path))
-    (average,) = differences(table)
+    (average,) = (d for d in differences(table) if d.task is None)
     assert average.constant == ("sst2",)
-    (note,) = [n for n in difference_notes([average], False, "LoRA") if "too certain" in n]
+    (note,) = [n for n in difference_notes([average], "LoRA") if "too certain" in n]
     assert "for a method that every seed gives the same difference on SST-2" in note
 
 
@@ -169,7 +165,7 @@ def test_an_equal_difference_that_is_not_0_makes_an_average_too_certain_as_well(
         scored(tmp_path, "lora", before, task)
         scored(tmp_path, "dora", {s: v + more[s - 1] for s, v in before.items()}, task)
     (table,) = tables(read_runs(tmp_path))
-    (average,) = differences(table)
+    (average,) = (d for d in differences(table) if d.task is None)
     # Not RTE, whose mean difference is 0 and whose seeds differ.
     assert average.constant == ("sst2",)
 
@@ -190,7 +186,7 @@ def test_rows_of_equal_means_are_all_the_best(tmp_path: Path) -> None:
     scored(tmp_path, "dora", {1: 70.3, 2: 70.2, 3: 70.1})  # the same in another order
     scored(tmp_path, "adalora", {1: 60.0, 2: 75.0, 3: 60.0})
     (table,) = tables(read_runs(tmp_path))
-    assert leaders(table, by_task=True) == {
+    assert leaders(table) == {
         ("r8", "sst2"): Leaders(frozenset({LORA, DORA}), frozenset({ADALORA}))
     }
 
@@ -201,9 +197,7 @@ def test_a_row_that_one_of_two_best_is_shown_to_beat_is_not_alike(tmp_path: Path
     # From LoRA 0.11, 0.09 and 0.1: p = 0.003. From DoRA 0.31, -0.01 and 0: p = 0.4.
     scored(tmp_path, "adalora", {1: 69.99, 2: 70.21, 3: 70.1})
     (table,) = tables(read_runs(tmp_path))
-    assert leaders(table, by_task=True) == {
-        ("r8", "sst2"): Leaders(frozenset({LORA, DORA}), frozenset())
-    }
+    assert leaders(table) == {("r8", "sst2"): Leaders(frozenset({LORA, DORA}), frozenset())}
 
 
 def test_a_higher_score_of_one_seed_is_not_marked_and_a_note_says_why(tmp_path: Path) -> None:
@@ -211,7 +205,7 @@ def test_a_higher_score_of_one_seed_is_not_marked_and_a_note_says_why(tmp_path: 
     scored(tmp_path, "dora", {1: 79.0, 2: 79.5})
     scored(tmp_path, "adalora", {1: 99.0})
     (table,) = tables(read_runs(tmp_path))
-    found = leaders(table, by_task=True)["r8", "sst2"]
+    found = leaders(table)["r8", "sst2"]
     assert (found.best, found.untested) == ({LORA}, {ADALORA})
     told = "not tested against the bold score, and so not marked however high: AdaLoRA r8 on SST-2 (fewer"
     assert any(note.startswith(told) for note in scores(table).notes)
@@ -225,7 +219,7 @@ def test_a_row_alone_leads_nobody(tmp_path: Path) -> None:
     scored(tmp_path, "lora", {1: 80.0, 2: 82.0})
     scored(tmp_path, "dora", {1: 80.0, 2: 82.0}, task="rte")
     (table,) = tables(read_runs(tmp_path))
-    assert leaders(table, by_task=True) == leaders(table, by_task=False) == {}
+    assert leaders(table) == {}
 
 
 def test_the_highest_mean_is_bold_though_only_a_lower_one_is_shown_to_beat_lora(
@@ -236,7 +230,7 @@ def test_the_highest_mean_is_bold_though_only_a_lower_one_is_shown_to_beat_lora(
     scored(tmp_path, "adalora", {1: 70.0, 2: 99.0, 3: 98.0})  # mean 89, seeds that tell nothing
     (table,) = tables(read_runs(tmp_path))
     # Neither is shown to be lower than AdaLoRA, so both are underlined.
-    assert leaders(table, by_task=True) == {
+    assert leaders(table) == {
         ("r8", "sst2"): Leaders(frozenset({ADALORA}), frozenset({LORA, DORA}))
     }
 
@@ -278,7 +272,8 @@ def test_pairs_without_lora_are_a_family_of_their_own(tmp_path: Path) -> None:
         expected["r8", task] = Leaders(
             frozenset({(best, "r8")}), frozenset((m, "r8") for m in alike)
         )
-    assert leaders(table, by_task=True) == expected
+    by_task = {key: found for key, found in leaders(table).items() if key[1] is not None}
+    assert by_task == expected
     # The draw is one in which rows are told from the best, and not all of them.
     assert {len(found.alike) for found in expected.values()} <= {1, 2}
 
@@ -302,7 +297,7 @@ def test_pairs_without_lora_are_corrected_for_their_own_number(
     scored(tmp_path, "lora", {1: 90.0, 2: 70.0, 3: 85.0})
     scored(tmp_path, "adalora", {1: 70.0, 2: 95.0, 3: 80.0})
     (table,) = tables(read_runs(tmp_path))
-    assert leaders(table, by_task=True) == {
+    assert leaders(table) == {
         ("r8", "sst2"): Leaders(frozenset({DORA}), frozenset((m, "r8") for m in alike))
     }
 
@@ -313,10 +308,7 @@ def marks_against_p_values(table: Table) -> int:
     bold, underlined = (
         {(table.rows[i], grid.head[j]) for i, j in cells} for cells in (grid.bold, grid.underlined)
     )
-    found = [
-        *(differences(table) if len(table.averaged) > 1 else []),
-        *differences(table, by_task=True),
-    ]
+    found = differences(table)
     for d in found:
         head = table.view.title(d.task) if d.task else "average [95 %]"
         rows = (d.row, ("lora", d.row[1]))
@@ -361,7 +353,7 @@ def test_one_seed_has_no_leader(tmp_path: Path) -> None:
     scored(tmp_path, "lora", {1: 80})
     scored(tmp_path, "dora", {1: 70})
     (table,) = tables(read_runs(tmp_path))
-    assert leaders(table, by_task=True) == {}
+    assert leaders(table) == {}
 
 
 def test_the_examples_interval_is_of_the_same_paired_difference(tmp_path: Path) -> None:
@@ -376,7 +368,7 @@ def test_the_examples_interval_is_of_the_same_paired_difference(tmp_path: Path) 
     # A seed that LoRA lacks is in no pair, and so in neither interval.
     write_run(tmp_path, "dora", 3, 0.0, labels=labels, predicted=np.ones(400, int))
     (table,) = tables(read_runs(tmp_path))
-    (found,) = differences(table, by_task=True)
+    (found,) = differences(table)
     assert found.examples is not None
     # Rows 90 to 99 are right in DoRA's first run alone, and none in one run of LoRA's alone:
     # 10 / 400 / 2 = 1.25 points, binomial over 400 rows.
@@ -392,7 +384,7 @@ def test_spearman_and_runs_without_predictions_have_no_examples_interval(tmp_pat
     scored(tmp_path, "lora", {1: 80, 2: 81})
     scored(tmp_path, "dora", {1: 80, 2: 82})
     (table,) = tables(read_runs(tmp_path))
-    assert differences(table, by_task=True)[0].examples is None
+    assert differences(table)[0].examples is None
 
 
 def test_the_examples_interval_is_absent_where_one_run_of_a_pair_lacks_predictions(
@@ -404,7 +396,7 @@ def test_the_examples_interval_is_absent_where_one_run_of_a_pair_lacks_predictio
         lacks = (method, seed) == ("lora", 2)
         write_run(tmp_path, method, seed, 1 - wrong / 40, **({} if lacks else kept))
     (table,) = tables(read_runs(tmp_path))
-    (found,) = differences(table, by_task=True)
+    (found,) = differences(table)
     assert (found.seeds, found.examples) == ((2,), None)
 
 
@@ -413,7 +405,7 @@ def test_a_row_without_a_seed_in_common_with_lora_is_not_marked(tmp_path: Path) 
         write_run(tmp_path, "lora", seed, 0.5 + seed / 100)
         write_run(tmp_path, "dora", seed + 3, 0.7 + seed / 100)
     (table,) = tables(read_runs(tmp_path))
-    assert leaders(table, by_task=True) == {}
+    assert leaders(table) == {}
 
 
 def test_what_is_not_compared_for_want_of_seeds_is_named_once(tmp_path: Path) -> None:

@@ -11,8 +11,9 @@ import pytest
 
 from dora.adapters.budget import Budget
 from dora.analysis.finished import read_runs
-from dora.analysis.grouping import Table, first_counted, tables
+from dora.analysis.grouping import tables
 from dora.analysis.rows import budget_in_words
+from dora.analysis.table import Table, first_counted
 from dora.analysis.view import View, metrics_of
 from dora.data.predictions import degenerate
 from dora.data.tasks import TASKS

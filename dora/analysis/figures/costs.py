@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dora.analysis.figures.log_axis import logarithmic, spread
-from dora.analysis.figures.scores import Cost, Drawn, Line, Lines, mean_cost, methods, row_of
+from dora.analysis.figures.points import Drawn, Line, Lines, mean_and_ends, row_of
 from dora.analysis.figures.style import legend, panels, styles, titles
-from dora.analysis.grouping import Table
 from dora.analysis.names import size
 from dora.analysis.rows import Row
 from dora.analysis.stats import ROUNDING
+from dora.analysis.table import AVERAGE, Cost, Table
 from dora.records.about_method import adapter_parameters
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def score_by_cost(table: Table) -> Drawn | None:
     lines = [line for row in table.rows for title in COSTS if (line := _point(table, row, title))]
     if len(set(map(row_of, lines))) < 2:
         return None  # one point compares nothing
-    look = styles(methods(table.rows))
+    look = styles(table.methods)
     # Costs of 0 alone, as of methods that end without a component, leave a panel without points.
     shown = [title for title in COSTS if any(line["cost"] == title for line in lines)]
     figure, axes = panels(shown, width=2.6, narrowest=1.3)
@@ -49,7 +49,7 @@ def score_by_cost(table: Table) -> Drawn | None:
         across, means = [places[row_of(p)] for p in best], [p["mean"] for p in best]
         panel.plot(across, means, color="0.6", linewidth=0.8)
         _draw(panel, points, places, look)
-    of = "average" if len(table.averaged) > 1 else table.view.title(table.averaged[0])
+    of = AVERAGE if None in table.columns else table.view.title(table.averaged[0])
     titles(figure, "cost", f"{table.view.score} score, {of}")
     legend(figure, axes, table.title)
     return figure, lines
@@ -57,21 +57,18 @@ def score_by_cost(table: Table) -> Drawn | None:
 
 def _point(table: Table, row: Row, title: str) -> Line | None:
     """Returns a row's average score and its cost; None unless every task has a score."""
-    estimate = table.average(row)
+    estimate = table.mean(row, None)
     if estimate is None:
         return None
-    value = mean_cost(table, row, table.averaged, COSTS[title])
+    value = table.mean_cost(row, table.averaged, COSTS[title])
     if value <= 0:  # has no place on a logarithmic axis
         return None
-    low, high = estimate.interval()
     return {
         "cost": title,
         "method": row[0],
         "budget": row[1],
         "value": value,
-        "mean": estimate.mean,
-        "low": low,
-        "high": high,
+        **mean_and_ends(estimate),
         "on_front": False,
     }
 

@@ -8,10 +8,12 @@ from pathlib import Path
 
 from dora.analysis.figures import lengths
 from dora.analysis.figures.costs import score_by_cost
-from dora.analysis.figures.scores import AVERAGE, Drawn, paired_differences, score_by_budget
+from dora.analysis.figures.differences import paired_differences
+from dora.analysis.figures.points import Drawn
+from dora.analysis.figures.scores import score_by_budget
 from dora.analysis.figures.style import images, in_print, printed
 from dora.analysis.figures.training import final_ranks, learning_curves, rank_paths
-from dora.analysis.grouping import Table
+from dora.analysis.table import AVERAGE, Table
 from dora.analysis.tables.layout import as_csv
 from dora.files import write_atomic
 

@@ -10,19 +10,11 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 from dora.analysis.figures.log_axis import logarithmic, spread
-from dora.analysis.figures.scores import (
-    AVERAGE,
-    Drawn,
-    Line,
-    Lines,
-    mean_with_interval,
-    methods,
-    with_intervals,
-)
+from dora.analysis.figures.points import Drawn, Line, Lines, draw_means, mean_and_ends
 from dora.analysis.figures.style import legend, panels, styles, titles
-from dora.analysis.grouping import Table
 from dora.analysis.rows import budget_order, has_budget
 from dora.analysis.stats import ROUNDING
+from dora.analysis.table import Table
 from dora.data.tasks import TASKS
 from dora.records.about_method import NO_BUDGET
 
@@ -49,11 +41,9 @@ def score_by_length(tables: Sequence[Table]) -> Drawn | None:
     """
     view = tables[0].view
     tasks = [task for task in TASKS if any(task in table.averaged for table in tables)]
-    columns = [(view.title(task), [task]) for task in tasks]
-    if len(columns) > 1:
-        columns.append((AVERAGE, tasks))
-    lines = [line for title, its in columns for line in _lines(tables, title, its)]
-    shown = methods([row for table in tables for row in table.rows])
+    columns = [*tasks, None] if len(tasks) > 1 else tasks
+    lines = [line for column in columns for line in _lines(tables, column, tasks)]
+    shown = list(dict.fromkeys(method for table in tables for method in table.methods))
     drawn = [p for p in lines if len(_curve(lines, p["score"], p["method"])) > 1]
     heads = list(dict.fromkeys(p["score"] for p in drawn))
     if not heads:
@@ -67,31 +57,33 @@ def score_by_length(tables: Sequence[Table]) -> Drawn | None:
         here = [p for p in drawn if p["score"] == title]
         steps = [p["steps"] for p in here]
         logarithmic(panel, steps, sorted(set(steps)), lambda step: f"{step:,}")
-        with_intervals(panel, spread(panel, steps), here, look)
+        draw_means(panel, spread(panel, steps), here, look)
         for c in (c for c in crossings if c["score"] == title):
             cross = {"marker": "x", "markersize": 6, "color": look[c["method"]]["color"]}
             panel.plot([c["steps"]], [c["mean"]], linestyle="none", zorder=5, **cross)
     titles(figure, "steps of training", f"{view.score} score")
     # By a table that has the method: the longest may lack it.
-    names = {method: table.title(method) for table in tables for method in methods(table.rows)}
+    names = {method: table.title(method) for table in tables for method in table.methods}
     legend(figure, axes, names.__getitem__)
     return figure, [*drawn, *crossings]
 
 
-def _lines(tables: Sequence[Table], title: str, tasks: Sequence[str]) -> Iterator[Line]:
-    """Yields a line for each method and length, where all of the tasks have a score."""
+def _lines(tables: Sequence[Table], column: str | None, tasks: Sequence[str]) -> Iterator[Line]:
+    """Yields a line for each method and length with a score; an average is over all of `tasks`."""
     budgets = [row[1] for table in tables for row in table.rows if has_budget(row)]
     shown = {NO_BUDGET, max(budgets, key=budget_order, default=NO_BUDGET)}
     for table in tables:
+        if column is None and table.averaged != tasks:
+            continue
         for row in (row for row in table.rows if row[1] in shown):
-            if (found := mean_with_interval(table, row, tasks)) is None:
+            if (estimate := table.mean(row, column)) is None:
                 continue
             yield {
-                "score": title,
+                "score": table.column_title(column),
                 "method": row[0],
                 "budget": row[1],
                 "steps": table.steps,
-                **found,
+                **mean_and_ends(estimate),
                 CROSSES: False,
             }
 

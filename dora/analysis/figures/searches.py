@@ -16,7 +16,7 @@ from dora.data.tasks import TASKS
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from dora.analysis.figures.scores import Drawn
+    from dora.analysis.figures.points import Drawn
 
 
 def score_by_rate(searches: Sequence[Search], named: Mapping[str, str] = {}) -> Drawn | None:

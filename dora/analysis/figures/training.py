@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dora.analysis.figures.scores import Drawn, Lines, methods
+from dora.analysis.figures.points import Drawn, Lines, row_of
 from dora.analysis.figures.style import COLOURS, in_print, legend, panels, styles, titles
-from dora.analysis.grouping import Table
 from dora.analysis.rows import Row, budget_in_words
 from dora.analysis.run_journals import places, rank_path, undamaged
+from dora.analysis.table import Table
 from dora.analysis.view import View
 from dora.backbones.architectures import KINDS
 from dora.data.tasks import TASKS
@@ -63,7 +63,7 @@ def final_ranks(table: Table) -> Drawn | None:
     layers = sorted({line["layer"] for line in lines})
     kinds = [kind for kind in KINDS if any(line["matrix"] == kind for line in lines)]
     if in_print():
-        return _ranks_in_print(table, lines, rows, tasks, layers, kinds), lines
+        return _ranks_in_print(table, lines, layers, kinds), lines
     # One image a task, with an empty column between two rows of the table: a panel of its own for
     # each row costs seconds.
     columns: Columns = {
@@ -87,18 +87,10 @@ def final_ranks(table: Table) -> Drawn | None:
     return figure, lines
 
 
-def _ranks_in_print(
-    table: Table,
-    lines: Lines,
-    rows: list[Row],
-    tasks: list[str],
-    layers: list[int],
-    kinds: list[str],
-) -> Figure:
+def _ranks_in_print(table: Table, lines: Lines, layers: list[int], kinds: list[str]) -> Figure:
     """Draws a panel for each cell that has runs: together they are too wide for a page."""
     height = 0.13 * len(layers) + 0.1
-    drawn = {(line["task"], line["method"], line["budget"]) for line in lines}
-    cells = [(task, row) for task, row in product(tasks, rows) if (task, *row) in drawn]
+    cells = list(dict.fromkeys((line["task"], row_of(line)) for line in lines))
     heads = [
         f"{TASKS[task].folder}, {table.title(row[0])} {budget_in_words(row)}" for task, row in cells
     ]
@@ -106,7 +98,7 @@ def _ranks_in_print(
     figure, axes = panels(heads, 4, 1.5, height, right=0.7, gap=0.25, narrowest=1.3)
     for panel, (task, row) in zip(axes, cells, strict=True):
         columns: Columns = {(*row, kind): i for i, kind in enumerate(kinds)}
-        here = [p for p in lines if (p["task"], p["method"], p["budget"]) == (task, *row)]
+        here = [line for line in lines if (line["task"], row_of(line)) == (task, row)]
         _image(panel, here, layers, columns)
         panel.set_xticks(list(columns.values()), kinds, fontsize=6)
     _colour_bar(figure, axes[-1])
@@ -257,11 +249,11 @@ def learning_curves(table: Table) -> Drawn | None:
     tasks = [t for t in table.averaged if any(t == task for task, _, _ in scores)]
     if not tasks:
         return None
-    look = styles(methods(table.rows))
+    look = styles(table.methods)
     # A journal holds a task's first metric alone, whatever the view shows elsewhere.
     figure, axes = panels([View().title(task) for task in tasks])
     for panel, task in zip(axes, tasks, strict=True):
-        for method in methods(table.rows):
+        for method in table.methods:
             curve = [p for p in lines if (p["task"], p["method"]) == (task, method)]
             _curve(panel, curve, method, look[method])
     titles(figure, "step", "development score")

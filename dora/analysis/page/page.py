@@ -16,10 +16,10 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
-from dora.analysis.grouping import Table
+from dora.analysis.other_runs import holes
 from dora.analysis.page.study_data import study_data, title_of
+from dora.analysis.table import Table
 from dora.analysis.tables.contents import grids
-from dora.analysis.tables.files import holes
 from dora.package import ASSETS
 from dora.plain import printable
 from dora.records import study

@@ -12,12 +12,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from dora.analysis.figures.style import styles
-from dora.analysis.grouping import Table
 from dora.analysis.names import model_title
 from dora.analysis.page.contrast import on_dark, on_light
 from dora.analysis.rows import budget_in_words, budget_order
 from dora.analysis.run_journals import places, rank_path, undamaged
 from dora.analysis.stats import ROUNDING, t_quantile
+from dora.analysis.table import Table
 from dora.backbones.architectures import KINDS
 from dora.data.tasks import TASKS
 from dora.plain import printable

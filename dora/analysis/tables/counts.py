@@ -5,21 +5,22 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable
 
-from dora.analysis.grouping import Table
 from dora.analysis.names import size_range
 from dora.analysis.rows import budget_in_words, budget_starts
+from dora.analysis.table import Table
 from dora.analysis.tables.layout import Grid
+from dora.analysis.tables.scores import caption
 from dora.plain import number_range
 from dora.records.about_method import adapter_parameters
 from dora.records.schema import Run
 
-TRAINED_NOTE = (
+_TRAINED_NOTE = (
     "counted: what the budget limits. Trained at once: the most adapter parameters that one step "
     "trains. Trained in all: distinct ones over the whole run. In PEFT's file: where blocks are "
     "filled up, or start values kept"
 )
 
-FEDERATED_NOTE = (
+_FEDERATED_NOTE = (
     "federated runs: rows from the smallest to the largest client over all seeds; clients of one "
     "class: a run's mean number; steps in a row: those that follow each other where the clients of a "
     "round train at once; MB: sent to and from the server in 32 bits, head included"
@@ -27,7 +28,7 @@ FEDERATED_NOTE = (
 _EXAMPLES = "examples"  # the head of a column that older records have no number for
 
 
-def trained(table: Table, caption: str) -> Grid | None:
+def trained(table: Table) -> Grid | None:
     """Returns counted, trained and exported parameters; nothing where all runs have them equal."""
     counted = {
         row: [run for run in table.runs_of(row) if "in_peft_file" in run["params"]]
@@ -51,8 +52,8 @@ def trained(table: Table, caption: str) -> Grid | None:
         "trained in all",
         "in PEFT's file",
     ]
-    text = f"{caption}: adapter parameters"
-    note = TRAINED_NOTE
+    text = f"{caption(table)}: adapter parameters"
+    note = _TRAINED_NOTE
     if table.view.score == "last":
         note += ". The file holds the best weights; counted are the last ones"
     return Grid(text, head, rows, rules=budget_starts(shown), name="trained", notes=[note])
@@ -69,7 +70,7 @@ def _counts(run: Run, score: str) -> list[int | None]:
     ]
 
 
-def federated(table: Table, caption: str) -> Grid | None:
+def federated(table: Table) -> Grid | None:
     """Returns clients, rounds, depth and communication of federated runs, if there are any."""
     lines: list[dict[str, str]] = []
     for row in table.rows:
@@ -84,13 +85,16 @@ def federated(table: Table, caption: str) -> Grid | None:
                 lines.append({**named, **_rounds(runs)})
     if not lines:
         return None
-    note = FEDERATED_NOTE
+    note = _FEDERATED_NOTE
     if all(line[_EXAMPLES] == "–" for line in lines):  # the records are older than this number
         for line in lines:
             del line[_EXAMPLES]
     else:
         note += "; examples: the rows of all of a run's steps, a row as often as it is trained on"
-    text, cells = f"{caption}: clients and communication", [list(line.values()) for line in lines]
+    text, cells = (
+        f"{caption(table)}: clients and communication",
+        [list(line.values()) for line in lines],
+    )
     return Grid(text, list(lines[0]), cells, text_columns=3, name="federated", notes=[note])
 
 

@@ -1,17 +1,16 @@
-"""Notes that stand below tables and say what a reader must know of their numbers."""
+"""Notes below the scores, which say what a reader must know of the numbers."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from itertools import product
 
-from dora.analysis.comparison import ALPHA, Difference
-from dora.analysis.grouping import Table
+from dora.analysis.comparison import ALPHA
 from dora.analysis.names import size, size_range
 from dora.analysis.rows import budget_in_words, has_budget, row_order
-from dora.analysis.settings_that_differ import sources, unlike
+from dora.analysis.table import Table
 from dora.analysis.tables.run_notes import earlier_runs, run_notes
+from dora.analysis.tables.unlike import sources, unlike
 from dora.data.tasks import TASKS
 from dora.records.about_method import adapter_parameters
 
@@ -21,15 +20,6 @@ MARKS = {
     "§": "§ at least one run was made with uncommitted changes",
     "‡": "‡ further from the published mean ± spread than the combined error",
 }
-
-DETECTABLE = "detectable at 80 % power"  # the head of the column with `Difference.detectable`
-
-COSTS_NOTE = (
-    "seconds: of training alone, by the clock, the mean over tasks of the mean over runs; if runs "
-    "shared a machine, they say nothing about a method's speed, which dora.bench measures; memory: "
-    "the largest that any run's process took; if a process trained several runs, it includes what "
-    "was still held of earlier ones"
-)
 
 
 def score_notes(
@@ -121,7 +111,7 @@ def _tests_note(table: Table) -> str:
 
 def _average_notes(table: Table) -> list[str]:
     """Returns the note on the tasks that the average is over, if there is one."""
-    if len(table.averaged) < 2:
+    if None not in table.columns:
         return []
     text = f"average: over {_folders(table.averaged)}"
     text += f", without {_folders(table.apart)}" if table.apart else ""
@@ -133,49 +123,3 @@ def _average_notes(table: Table) -> list[str]:
 def _folders(tasks: Iterable[str]) -> str:
     """Returns tasks as tables name them, in GLUE's order."""
     return ", ".join(TASKS[task].folder for task in TASKS if task in set(tasks))
-
-
-def difference_notes(found: Sequence[Difference], shown: bool, baseline: str) -> list[str]:
-    """Returns the notes below a table of differences from `baseline`.
-
-    `shown`: with intervals over examples.
-    """
-    family = max(d.family for d in found)
-    parts = ["points, paired by seed"]
-    if family > 1:
-        parts.append(
-            f"p (Holm) is corrected for the {family} comparisons of this table, intervals are not"
-        )
-    parts += [
-        f"bold: p < {ALPHA}",
-        f"P(better): the probability that a run of the method beats one of {baseline}",
-    ]
-    notes = ["; ".join(parts)]
-    if not all(math.isnan(d.detectable) for d in found):
-        # As a fraction: 0.0125 rounded to 0.013 would allow p values that Holm's step does not.
-        least = f"{ALPHA} / {family}" if family > 1 else f"{ALPHA}"
-        notes.append(
-            f"{DETECTABLE}: a true difference of this size would reach p < {least} (Holm's first step) "
-            "in four of five studies with as many seeds and this spread"
-        )
-    if any(d.task is None for d in found):
-        notes.append(
-            "average: its error is made of each task's error over seeds, with tasks taken as "
-            "independent; its P(better) is the mean over tasks"
-        )
-    constant = {task for d in found if d.task is None for task in d.constant}
-    if constant:
-        notes.append(
-            "average: too certain for a method that every seed gives the same difference on "
-            f"{_folders(constant)}, whose error then counts as 0"
-        )
-    if any(d.estimate.error == 0 for d in found):
-        notes.append(
-            "no interval: every seed gives the same difference, so that its error is unknown; p is –, "
-            "or 1 for a difference of 0"
-        )
-    if shown:
-        notes.append(
-            "[95 %, examples]: over resamples of the development examples, with the seeds as they are"
-        )
-    return notes

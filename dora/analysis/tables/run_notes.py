@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from itertools import product
 from pathlib import Path
 
-from dora.analysis.grouping import Table
+from dora.analysis.table import Table
 from dora.data.tasks import TASKS, labelled
 from dora.plain import number_range
 from dora.records.about_data import other_sizes

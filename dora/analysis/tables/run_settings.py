@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any
 
-from dora.analysis.grouping import Table
 from dora.analysis.rows import Row, budget_in_words, has_budget
 from dora.analysis.settings import in_words, settings
+from dora.analysis.table import Table
 from dora.analysis.tables.layout import Grid
 from dora.analysis.tables.scores import caption
 from dora.data.tasks import TASKS

@@ -1,44 +1,28 @@
-"""The main table of a study: scores by method and task, published rows under a rule."""
+"""The tables of scores by method and task: means with published rows under a rule, and medians."""
 
 from __future__ import annotations
 
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from dora.analysis.comparison import Leaders, leaders, uncompared
-from dora.analysis.grouping import Table
 from dora.analysis.names import model_title, size_range
 from dora.analysis.published import departures
 from dora.analysis.rows import Row, budget_in_words, budget_starts
 from dora.analysis.stats import Estimate
-from dora.analysis.tables import published
+from dora.analysis.table import AVERAGE, Table
 from dora.analysis.tables.layout import Grid, transposed
 from dora.analysis.tables.notes import MARKS, score_notes
+from dora.analysis.tables.published_rows import published_rows
 from dora.records.about_method import adapter_parameters, trains_all
 from dora.records.about_starts import dirty
 
-# The columns before are method, budget, parameters; `_sizes` of published.py fills the last two in
-# a paper's rows.
+# The columns before are method, budget, parameters; `_sizes` of published_rows.py fills the last
+# two in a paper's rows.
 _FIRST_SCORE = 3
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column of scores: a task, or the average over tasks (`task` None).
-
-    Its head is `name` and `unit`, which print sets in two rows.
-    """
-
-    name: str
-    unit: str
-    task: str | None
-
-    @property
-    def head(self) -> str:
-        """The whole head: `SST-2 acc`."""
-        return f"{self.name} {self.unit}"
+# By column the name and the unit of its head, which print sets in two rows.
+Heads = dict[str | None, tuple[str, str]]
 
 
 def scores(table: Table) -> Grid:
@@ -48,53 +32,76 @@ def scores(table: Table) -> Grid:
     underlined: `dora.analysis.comparison.leaders`. Published rows stand last, under a rule. With
     the view's `transposed` there is one row a task, one column a method and budget.
     """
-    columns = _columns(table)
+    heads = _heads(table)
     rows = [
         [
             table.title(row[0]),
             budget_in_words(row),
             parameters(table, row),
-            *(_score(table, row, c) for c in columns),
+            *(_score(table, row, column) for column in heads),
         ]
         for row in table.rows
     ]
-    leading = leaders(table, by_task=False) | leaders(table, by_task=True)
-    bold, underlined, untested = _marked(table, columns, leading)
-    lacking = _uncompared(table, columns, uncompared(table, leading))
+    leading = leaders(table)
+    bold, underlined, untested = _marked(table, heads, leading)
+    lacking = _uncompared(table, heads, uncompared(table, leading))
     # Only marks that occur are explained below the table.
     marks = {mark for row in rows for text in row[_FIRST_SCORE:] for mark in MARKS if mark in text}
-    beside = published.beside(table, [c.task for c in columns])
+    published, sources = published_rows(table)
     spent = ["none" if row[1] == "–" else row[1] for row in rows]
     grid = Grid(
         caption(table),
-        ["method", "budget", "adapter parameters", *(c.head for c in columns)],
-        rows + beside.rows,
-        units={_FIRST_SCORE + j: c.unit for j, c in enumerate(columns)},
+        [
+            "method",
+            "budget",
+            "adapter parameters",
+            *(f"{name} {unit}" for name, unit in heads.values()),
+        ],
+        rows + published,
+        units={j: unit for j, (_, unit) in enumerate(heads.values(), _FIRST_SCORE)},
         bold=bold,
         underlined=underlined,
-        rules=budget_starts(table.rows) | ({len(rows)} if beside.rows else set()),
+        rules=budget_starts(table.rows) | ({len(rows)} if published else set()),
         spare={1: f"budgets, from rule to rule: {', '.join(dict.fromkeys(spent))}"},
-        notes=[*score_notes(table, marks, bool(bold), untested, lacking), *beside.notes],
+        notes=[*score_notes(table, marks, bool(bold), untested, lacking), *sources],
     )
     return transposed(grid) if table.view.transposed else grid
 
 
-def _columns(table: Table) -> list[Column]:
-    """Returns the averaged tasks, their average where there are several, then the tasks apart."""
-    view, number = table.view, len(table.averaged)
+def medians(table: Table) -> Grid:
+    """Returns the median of each cell, and the number of its runs."""
+
+    def cell(row: Row, task: str) -> str:
+        """Returns `82.0 (3)`, a dash without a score."""
+        known = table.values(row, task).values()
+        return f"{statistics.median(known):.1f} ({len(known)})" if known else "–"
+
+    tasks = table.tasks
+    rows = [
+        [table.title(row[0]), budget_in_words(row), *(cell(row, t) for t in tasks)]
+        for row in table.rows
+    ]
+    head = ["method", "budget", *map(table.view.title, tasks)]
+    text = f"{caption(table)}: median (n)"
+    units = {j: table.view.unit(task) for j, task in enumerate(tasks, 2)}
+    grid = Grid(text, head, rows, units=units, rules=budget_starts(table.rows), name="medians")
+    return transposed(grid) if table.view.transposed else grid
+
+
+def _heads(table: Table) -> Heads:
+    """Returns the heads of the scores: `SST-2` and `acc`."""
+    view = table.view
     # An average over a choice of tasks must not pass for that of a paper or of a whole study.
-    name = f"average of {number}" if table.not_averaged else "average"
-    average = [Column(name, "[95 %]", None)] if number > 1 else []
-    averaged, apart = (
-        [Column(view.name(t), view.unit(t), t) for t in tasks]
-        for tasks in (table.averaged, table.apart)
-    )
-    return [*averaged, *average, *apart]
+    average = f"{AVERAGE} of {len(table.averaged)}" if table.not_averaged else AVERAGE
+    return {
+        column: (average, "[95 %]") if column is None else (view.name(column), view.unit(column))
+        for column in table.columns
+    }
 
 
 def _marked(
     table: Table,
-    columns: Sequence[Column],
+    heads: Heads,
     leading: Mapping[tuple[str, str | None], Leaders],
 ) -> tuple[set[tuple[int, int]], set[tuple[int, int]], list[str]]:
     """Returns the places of the best scores, and of those that the seeds cannot tell from them.
@@ -102,42 +109,39 @@ def _marked(
     The third value names the scores that no test compares with the best.
     """
     bold, underlined, untested = set(), set(), []
-    for j, column in enumerate(columns, _FIRST_SCORE):
+    for j, (column, (name, _)) in enumerate(heads.items(), _FIRST_SCORE):
         for i, row in enumerate(table.rows):
-            found = leading.get((row[1], column.task))
+            found = leading.get((row[1], column))
             bold |= {(i, j)} if found and row in found.best else set()
             underlined |= {(i, j)} if found and row in found.alike else set()
             if found and row in found.untested:
-                untested.append(f"{table.title(row[0])} {budget_in_words(row)} on {column.name}")
+                untested.append(f"{table.title(row[0])} {budget_in_words(row)} on {name}")
     return bold, underlined, untested
 
 
-def _uncompared(
-    table: Table, columns: Sequence[Column], found: Mapping[Row, Sequence[str | None]]
-) -> list[str]:
+def _uncompared(table: Table, heads: Heads, found: Mapping[Row, Sequence[str | None]]) -> list[str]:
     """Returns `DoRA r8 on RTE, average` for each row; without columns where it is all of them."""
     named = []
-    for row, tasks in found.items():
-        names = ", ".join(c.name for c in columns if c.task in tasks)
-        where = "" if len(tasks) == len(columns) else f" on {names}"
+    for row, columns in found.items():
+        names = ", ".join(name for column, (name, _) in heads.items() if column in columns)
+        where = "" if len(columns) == len(heads) else f" on {names}"
         named.append(f"{table.title(row[0])} {budget_in_words(row)}{where}")
     return named
 
 
-def _score(table: Table, row: Row, column: Column) -> str:
+def _score(table: Table, row: Row, column: str | None) -> str:
     """Returns a cell: `83.0 ± 3.6*§ (n = 2/3)`, a dash without a defined score."""
-    task = column.task
-    if task is None:
-        estimate = table.average(row)
+    if column is None:
+        estimate = table.mean(row, None)
         return "–" if estimate is None else with_interval(estimate)
-    known = list(table.values(row, task).values())
+    known = list(table.values(row, column).values())
     if not known:
         return "–"
     # One seed has no spread: nothing is shown, rather than ± 0.0.
     spread = f" ± {statistics.stdev(known):.1f}" if len(known) > 1 else ""
     # The number of seeds only where it is not the whole table's.
     number = "" if len(known) == len(table.seeds) else f" (n = {len(known)}/{len(table.seeds)})"
-    return f"{statistics.mean(known):.1f}{spread}{_marks_of(table, row, task)}{number}"
+    return f"{statistics.mean(known):.1f}{spread}{_marks_of(table, row, column)}{number}"
 
 
 def _marks_of(table: Table, row: Row, task: str) -> str:

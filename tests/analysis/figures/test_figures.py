@@ -16,9 +16,10 @@ from matplotlib.text import Text
 
 from dora.analysis.figures import files as figures
 from dora.analysis.figures.costs import score_by_cost
+from dora.analysis.figures.differences import _bands, _heights, paired_differences
 from dora.analysis.figures.files import FIGURES, write
 from dora.analysis.figures.log_axis import spread
-from dora.analysis.figures.scores import _bands, _heights, paired_differences, score_by_budget
+from dora.analysis.figures.scores import score_by_budget
 from dora.analysis.figures.style import (
     COLOURS,
     MARKERS,
@@ -32,9 +33,10 @@ from dora.analysis.figures.style import (
 )
 from dora.analysis.figures.training import final_ranks, learning_curves, rank_paths
 from dora.analysis.finished import read_runs
-from dora.analysis.grouping import Table, tables
+from dora.analysis.grouping import tables
 from dora.analysis.page.contrast import contrast
 from dora.analysis.page.study_data import study_data
+from dora.analysis.table import Table
 from dora.backbones.architectures import layer_and_kind
 from dora.configuration.method_choice import packaged_names
 from dora.plain import printable

@@ -10,8 +10,9 @@ import pytest
 from dora.analysis.figures.files import write_by_length
 from dora.analysis.figures.lengths import crossing, score_by_length
 from dora.analysis.finished import read_runs
-from dora.analysis.grouping import Table, showable
-from dora.analysis.tables.files import holes
+from dora.analysis.grouping import showable
+from dora.analysis.other_runs import holes
+from dora.analysis.table import Table
 from dora.analysis.view import View
 from dora.records import gaps
 from dora.records.planned import note_planned

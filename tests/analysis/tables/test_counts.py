@@ -6,7 +6,6 @@ import csv
 import io
 from itertools import product
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from dora.analysis.figures.costs import score_by_cost
@@ -15,7 +14,7 @@ from dora.analysis.figures.training import adaptive, final_ranks
 from dora.analysis.finished import read_runs
 from dora.analysis.grouping import showable, tables
 from dora.analysis.page.study_data import study_data
-from dora.analysis.tables.contents import costs
+from dora.analysis.tables.costs import costs
 from dora.analysis.tables.counts import federated, trained
 from dora.analysis.tables.files import files
 from dora.analysis.tables.scores import scores
@@ -35,22 +34,16 @@ def test_an_adapter_that_ends_without_a_component_stores_nothing(tmp_path: Path)
     assert adapter_parameters(runs["full"], "best") == params["trainable"] - params["head"] > 0
 
 
-def test_a_method_that_leaves_no_file_for_peft_has_a_dash_there() -> None:
-    counted = {"adapter_end": 700, "trained_at_once": 900, "trained_in_all": 900}
-
-    def of(name: str, result: str, **more: int | None) -> dict[str, Any]:
-        method = {"title": name, "paper": None, "budget": "exact", "result": result}
-        config = {"method": {"name": name}, "budget": "r2"}
-        return {"config": config, "method": method, "params": {**counted, **more}}
-
-    runs = {
-        ("mine", "r2"): [of("mine", "modules", in_peft_file=None)],
-        ("dora", "r2"): [of("dora", "adapter", in_peft_file=800)],
-    }
-    table: Any = SimpleNamespace(rows=list(runs), runs_of=runs.get, title=str, view=View())
-    grid = trained(table, "t")
+def test_a_method_that_leaves_no_file_for_peft_has_a_dash_there(tmp_path: Path) -> None:
+    counted = {"trainable": 1000, "head": 100, "adapter_start": 700, "adapter_end": 700}
+    counted |= {"trained_at_once": 900, "trained_in_all": 900}
+    for method, in_file in (("mine", None), ("dora", 800)):
+        folder = write_run(tmp_path, method, 1, 0.8)
+        change_record(folder, params={**counted, "budget": "r8", "in_peft_file": in_file})
+    (table,) = tables(read_runs(tmp_path))
+    grid = trained(table)
     assert grid is not None
-    assert [line[-1] for line in grid.rows] == ["–", "800"]
+    assert [line[-1] for line in grid.rows] == ["800", "–"]
 
 
 def test_clients_and_communication_are_those_of_the_records(tmp_path: Path) -> None:
@@ -70,7 +63,7 @@ def test_clients_and_communication_are_those_of_the_records(tmp_path: Path) -> N
         write_run(tmp_path, "fedit", seed, 0.8, federation=about)
     write_run(tmp_path, "lora", 1, 0.8)
     (table,) = tables(read_runs(tmp_path))
-    grid = federated(table, "caption")
+    grid = federated(table)
     assert grid is not None
     # Rows of the smallest and largest client of both runs; 3 clients of one class in 2 runs;
     # 18.6 million bytes in 2 runs.
@@ -90,7 +83,7 @@ def test_examples_are_shown_where_a_record_has_them(tmp_path: Path) -> None:
         write_run(tmp_path, method, seed, 0.8, federation=federation_entry(**more))
     for methods, shown in (((), ["7,000 to 7,680", "–"]), (("ffa_lora",), None)):
         (table,) = tables(read_runs(tmp_path), View(methods=methods))
-        grid = federated(table, "caption")
+        grid = federated(table)
         assert grid is not None
         columns = dict(zip(grid.head, zip(*grid.rows, strict=True), strict=True))
         assert columns.get("examples") == (shown and tuple(shown))
@@ -103,12 +96,9 @@ def test_the_counts_of_a_whole_model_are_those_of_its_weights(tmp_path: Path) ->
     params = {"trainable": 1000, "head": 100, "budget": None, **more, "in_peft_file": None}
     write_run(tmp_path, "full", 1, 0.8, budget="none", params=900)
     (run,) = read_runs(tmp_path)
-    of_all = [{**run, "params": params}]
-    table: Any = SimpleNamespace(
-        rows=[("full", "none")], runs_of=lambda row: of_all, title=str, view=View()
-    )
+    (table,) = tables([{**run, "params": params}])
     assert adapter_parameters({**run, "params": params}, "best") == 900
-    assert trained(table, "t") is None  # nothing that the table of scores does not say
+    assert trained(table) is None  # nothing that the table of scores does not say
 
 
 def test_rules_stand_between_budgets_where_a_row_has_nothing_to_show(tmp_path: Path) -> None:
@@ -122,7 +112,7 @@ def test_rules_stand_between_budgets_where_a_row_has_nothing_to_show(tmp_path: P
     write_run(tmp_path, "dora", 2, 0.8, budget="r4", key="ffff0000", config={"lr": 0.5})
     (found,), left_out = showable(read_runs(tmp_path), View())
     assert len(left_out) == 1
-    in_costs, in_counts = costs(found), trained(found, "caption")
+    in_costs, in_counts = costs(found), trained(found)
     assert in_counts is not None
     # The older record has no counts.
     for grid, budgets, rules in (
@@ -185,7 +175,7 @@ def test_the_file_for_peft_holds_the_best_weights_whatever_the_score(tmp_path: P
     write_grown(tmp_path)
     for score, counted in (("best", "300 to 600"), ("last", "900")):
         (table,) = tables(read_runs(tmp_path), View(score=score))
-        grid = trained(table, "caption")
+        grid = trained(table)
         assert grid is not None
         assert grid.rows[-1][2:] == [counted, "300", "900", "300 to 600"]
         said = "The file holds the best weights; counted are the last" in grid.notes[0]

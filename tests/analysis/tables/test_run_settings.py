@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from dora.analysis.finished import read_runs
-from dora.analysis.grouping import Table, note_search, tables
-from dora.analysis.tables.contents import costs
+from dora.analysis.grouping import tables
+from dora.analysis.other_runs import search_seconds
+from dora.analysis.table import Table
+from dora.analysis.tables.costs import costs
 from dora.analysis.tables.run_settings import run_settings
 from dora.analysis.view import View
 from dora.records.directories import directories
@@ -156,7 +158,7 @@ def test_the_time_in_all_is_of_all_runs_and_of_their_own_search(tmp_path: Path) 
 
     def note(view: View) -> str:
         table = only_table(tmp_path, view)
-        note_search(table, seen)
+        table.searched_s = search_seconds(table, seen)
         return costs(table).notes[-1]
 
     for view in (View(), View(by_length=True)):
@@ -174,9 +176,9 @@ def test_a_method_that_was_not_searched_at_its_budget_has_the_search_at_another(
         write_run(search, method, 1, 0.8, budget=budget)
     write_run(search, "dora", 2, 0.8, budget="r2", train_s=None)  # it says nothing of its time
     table = only_table(tmp_path)
-    note_search(table, [look(folder) for folder in directories(search)])
+    found = search_seconds(table, [look(folder) for folder in directories(search)])
     # LoRA's at r8, and DoRA's at r2.
-    assert table.searched_s == [10, 10]
+    assert found == [10, 10]
 
 
 def test_a_search_that_cannot_be_read_costs_its_hours_alone(tmp_path: Path) -> None:

@@ -15,14 +15,17 @@ import numpy as np
 import pytest
 
 from dora.analysis.finished import read_runs
-from dora.analysis.grouping import Table, tables
+from dora.analysis.grouping import tables
 from dora.analysis.page.study_data import about, ordered
 from dora.analysis.studies import study_of
+from dora.analysis.table import Table
 from dora.analysis.tables import progress
-from dora.analysis.tables.contents import against, costs, grids, medians
+from dora.analysis.tables.contents import grids
+from dora.analysis.tables.costs import costs
+from dora.analysis.tables.differences import against
 from dora.analysis.tables.files import files, stale
 from dora.analysis.tables.layout import Grid, as_csv
-from dora.analysis.tables.scores import scores
+from dora.analysis.tables.scores import medians, scores
 from dora.analysis.view import View
 from dora.records import gaps
 from record_files import federation_entry, write_run

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from dora.analysis.finished import read_runs
 from dora.analysis.grouping import tables
+from dora.analysis.tables.csv_lines import as_row
 from dora.analysis.tables.files import files
-from dora.analysis.tables.per_run import as_row
 from record_files import federation_entry, write_run
 
 

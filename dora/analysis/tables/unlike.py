@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from itertools import product
 from typing import Any
 
-from dora.analysis.grouping import Table
 from dora.analysis.rows import Row, budget_in_words
 from dora.analysis.settings import in_words, settings
+from dora.analysis.table import Table
 from dora.data.tasks import TASKS
 from dora.records.schema import Run
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import string
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 from dora.adapters.budget import Budget
 from dora.analysis import published
-from dora.analysis.grouping import Table
 from dora.analysis.names import size
 from dora.analysis.published import Number
+from dora.analysis.table import Table
 from dora.analysis.view import in_head
 from dora.data.tasks import TASKS
 
@@ -19,23 +18,16 @@ STARTED = "⋄"
 _Source = tuple[str, str, str]  # source, protocol, note
 
 
-@dataclass(frozen=True)
-class Beside:
-    """Lines of published numbers, under the head of the table of scores, and their notes."""
+def published_rows(table: Table) -> tuple[list[list[str]], list[str]]:
+    """Returns (lines, notes): published numbers for the table's backbone and methods, their sources.
 
-    rows: list[list[str]] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-
-def beside(table: Table, columns: Sequence[str | None]) -> Beside:
-    """Returns the published lines for the table's backbone and the methods that it shows.
-
-    `columns`: tasks, None for the average. Lines without a number in any of them are left out.
+    The lines stand under the head of the table of scores. One without a number in any of the
+    table's columns is left out.
     """
     found: dict[_Source, dict[tuple[str, str], list[Number]]] = {}
     lines: list[tuple[_Source, list[str]]] = []
     for (source, protocol, note, method, params), group in published.rows_for(table.model).items():
-        cells = [_cell(table, group, column) for column in columns]
+        cells = [_cell(table, group, column) for column in table.columns]
         chosen = method in (table.view.methods or (method,))
         if chosen and any(cell != "–" for cell in cells):
             printed = (source, protocol, note)
@@ -51,7 +43,7 @@ def beside(table: Table, columns: Sequence[str | None]) -> Beside:
         starts = {n.start for groups in found.values() for g in groups.values() for n in g}
         named = ", ".join(TASKS[task].folder for task in sorted(starts - {""}))
         notes.append(f"{STARTED} started from the adapter of {named}")
-    return Beside(rows, notes)
+    return rows, notes
 
 
 def _cell(table: Table, group: Sequence[Number], task: str | None) -> str:

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from dora.analysis.finished import read_runs
-from dora.analysis.grouping import Table, tables
-from dora.analysis.settings_that_differ import sources, trained_on, unlike
-from dora.analysis.tables.contents import costs, scores
+from dora.analysis.grouping import tables
+from dora.analysis.table import Table
+from dora.analysis.tables.costs import costs
+from dora.analysis.tables.scores import scores
+from dora.analysis.tables.unlike import sources, trained_on, unlike
 from record_files import write_run
 
 SETTINGS = {"limit_train": None, "batch_size": 32, "select": "dev", "weight_decay": 0.01}
