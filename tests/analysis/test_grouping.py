@@ -317,6 +317,7 @@ def test_a_baseline_with_and_without_a_budget_is_compared_with_at_equal_budget()
         ("300_000", "0.3M"),
         ("13824", "13.8k"),
         ("55296", "55.3k"),
+        ("1000", "1k"),
         ("9k", "9k"),
         ("99.9k", "99.9k"),
         ("0.1M", "0.1M"),
