@@ -20,8 +20,7 @@ def test_a_merged_weight_is_a_sum_in_64_bits_with_rows_as_long_as_asked() -> Non
     W, A, B = torch.tensor([[1.0, 1.0], [0.0, 0.0]]), torch.ones(1, 2), torch.zeros(2, 1)
     B[0] = 1e-9  # lost beside 1 in 32 bits
     assert merged(W, A, B, None).tolist() == [[1 + float(B[0])] * 2, [0, 0]]
-    lengths = torch.tensor([2.0, 5.0])
-    # 2 / √2 each; a row of zeros has no direction, and stays.
+    lengths = torch.tensor([2.0, 0.0])  # 2 / √2 for each of two equal entries; zeros stay zeros
     wanted = torch.tensor([[2**0.5, 2**0.5], [0, 0]], dtype=torch.float64)
     torch.testing.assert_close(merged(W, A, B, lengths), wanted)
 

@@ -11,13 +11,15 @@ import pytest
 
 from dora.adapters.budget import Budget
 from dora.analysis.finished import read_runs
-from dora.analysis.grouping import Table, first_counted, tables
+from dora.analysis.grouping import Table, first_counted, note_diverged, tables
 from dora.analysis.rows import budget_in_words
 from dora.analysis.view import View, metrics_of
 from dora.data.predictions import degenerate
 from dora.data.tasks import TASKS
 from dora.errors import UserError
+from dora.records.gaps import scan
 from record_files import federation_entry, write_run
+from runs import change_record
 
 
 def only_table(results: Path, view: View | None = None) -> Table:
@@ -300,6 +302,20 @@ def test_a_federated_run_is_comparable_though_it_is_evaluated_at_the_ends_of_rou
     counted = {"counted": 4, "from_step": 302}
     write_run(tmp_path, "ffa_lora", 1, 0.8, **common, evaluations=counted, federation=entry)
     assert not only_table(tmp_path).comparable
+
+
+def test_a_run_that_diverged_is_noted_in_the_table_of_its_length(tmp_path: Path) -> None:
+    for key, steps in (("aaaaaaaa", 90), ("bbbbbbbb", 180)):
+        write_run(tmp_path, "lora", 1, 0.8, key=key, total_steps=steps)
+    folder = write_run(tmp_path, "dora", 1, 0.8, total_steps=180)
+    change_record(folder, "results", status="diverged", reason="diverged at step 3")
+    found = tables(read_runs(tmp_path), View(by_length=True))
+    for table in found:
+        note_diverged(table, scan(tmp_path))
+    assert [(table.steps, table.diverged) for table in found] == [
+        (90, {}),
+        (180, {(("dora", "r8"), "sst2"): [1]}),
+    ]
 
 
 def test_a_baseline_with_and_without_a_budget_is_compared_with_at_equal_budget() -> None:
