@@ -237,7 +237,7 @@ def leaders(table: Table) -> dict[tuple[str, str | None], Leaders]:
             lower = {row for row in means for other in block if told.get((other, row, column))}
             if leading := means.keys() - lower:
                 highest = max(means[row] for row in leading)
-                # The order of seeds decides the last bits of a mean.
+                # Equal means of unequal scores may differ in their last bits.
                 best = frozenset(row for row in leading if highest - means[row] <= ROUNDING)
                 alike = frozenset(
                     row

@@ -170,10 +170,8 @@ def _binary(y: np.ndarray, p: np.ndarray) -> tuple[np.ndarray, ...]:
 
 
 def _matthews(n: int, both: np.ndarray, y: np.ndarray, p: np.ndarray) -> np.ndarray:
-    # All one class counts as 0, as in `dora.data.metrics`.
-    return np.nan_to_num(
-        (n * both - y * p) / np.sqrt(y * p * (n - y) * (n - p)), posinf=0.0, neginf=0.0
-    )
+    # All one class is 0 / 0 in whole numbers, and counts as 0, as in `dora.data.metrics`.
+    return np.nan_to_num((n * both - y * p) / np.sqrt(y * p * (n - y) * (n - p)))
 
 
 def _moments(y: np.ndarray, p: np.ndarray) -> tuple[np.ndarray, ...]:

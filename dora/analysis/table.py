@@ -122,13 +122,12 @@ class Table:
 
     @property
     def tasks(self) -> list[str]:
-        """The tasks in GLUE's order; WNLI last, unless the average is GLUE's own.
+        """The tasks in GLUE's order, WNLI last.
 
         A task is absent if each of its cells had to be left out.
         """
         found = {task for row in self.cells.values() for task, runs in row.items() if runs}
-        there = (task for task in TASKS if task in found)
-        return sorted(there, key=lambda task: task == APART and not self.view.glue)
+        return [task for task in TASKS if task in found]
 
     @property
     def averaged(self) -> list[str]:

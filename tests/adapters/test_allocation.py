@@ -43,9 +43,9 @@ def test_select_equals_the_greedy_loop_on_real_shapes(shape, total):
 
 
 def test_equal_scores_still_keep_exactly_the_planned_number_in_a_fixed_order():
-    # As at the first steps of a run, where every score is 0.
-    keep = select(torch.zeros(6), torch.ones(6, dtype=torch.long), 4)
-    assert keep.tolist() == [True] * 4 + [False] * 2
+    # As at the first steps of a run, where every score is 0. Up to 16 of them any sort is stable.
+    keep = select(torch.zeros(40), torch.ones(40, dtype=torch.long), 30)
+    assert keep.tolist() == [True] * 30 + [False] * 10
 
 
 def test_allocate_compares_across_matrices_and_answers_per_matrix():

@@ -12,7 +12,7 @@ from torch import nn
 from conftest import batches, linears, tiny, train_head_only
 from dora.adapters import lowrank, result
 from dora.adapters.budget import Budget, Matrix
-from dora.adapters.changes import Mask, Remove, Renew, apply, ranks_after
+from dora.adapters.changes import Mask, Remove, Renew, apply, noted, ranks_after
 from dora.adapters.lowrank import LowRankLinear
 from dora.adapters.peft import adapter_tensors, stored_ranks
 from dora.adapters.plan import Plan
@@ -84,6 +84,7 @@ def test_a_factor_without_components_stays_as_it_is_with_its_moments(change: str
     m, moment = layer.m.clone(), optimizer.state[layer.m]["exp_avg"].clone()
     if change == "remove":
         apply(Remove([torch.tensor([True, False, False])]), [layer], optimizer)
+        assert optimizer.state[layer.A]["exp_avg"].shape == (1, 4)
     else:
         start = {"A": torch.ones(1, 4), "B": torch.zeros(5, 1), "g": torch.ones(1)}
         apply(Renew([start]), [layer], optimizer)
@@ -150,8 +151,14 @@ def test_the_ranks_that_a_change_leaves_are_counted_with_kept_components() -> No
     change = Renew([start_of(layer, 1) for layer in layers.values()])
     apply(change, layers.values())
     assert ranks_after(change, layers) == {"a": 4, "b": 3}
-    apply(Remove([torch.tensor([False]), torch.tensor([True])]), layers.values())
-    assert stored_ranks(layers) == {"a": 3, "b": 3}
+    removal = Remove([torch.tensor([False]), torch.tensor([True])])
+    apply(removal, layers.values())
+    assert ranks_after(removal, layers) == stored_ranks(layers) == {"a": 3, "b": 3}
+
+
+def test_the_journal_notes_a_count_of_no_live_component() -> None:
+    assert noted(Remove([torch.tensor([False])], live_before=0)) == {"live_before": 0}
+    assert noted(Mask([torch.tensor([True])])) == noted(Renew([])) == {}
 
 
 @pytest.mark.parametrize(

@@ -264,6 +264,25 @@ def test_under_bfloat16_autocast_factors_get_float32_gradients_close_to_float32s
         assert (full - half).norm() < 0.02 * full.norm()
 
 
+@pytest.mark.parametrize("rank", [0, 2])
+def test_kept_components_are_added_beside_a_weight_of_16_bits_alone_and_among_siblings(rank):
+    layers = [layer_of(4, 3, rank, scale=0.5, seed=seed) for seed in (0, 1)]
+    x = torch.randn(5, 4)
+    for layer in layers:
+        layer.base.to(torch.bfloat16)
+        layer.kept_A, layer.kept_B = torch.randn(2, 4), torch.randn(3, 2)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        alone = [layer(x) for layer in layers]
+        Siblings(layers)(nn.Identity(), (x,))
+        together = [layer(x) for layer in layers]
+    for layer, *ys in zip(layers, alone, together, strict=True):
+        whole = layer.base.weight.float() + layer.delta()
+        want = F.linear(x, whole, layer.base.bias.float())
+        for y in ys:
+            # bfloat16 has 8 bits: a relative error of 0.4 % an operation.
+            assert (y.float() - want).norm() < 0.02 * want.norm()
+
+
 @pytest.mark.usefixtures("float64")
 def test_stacked_factors_are_the_layers_padded_and_in_their_order():
     layers = [

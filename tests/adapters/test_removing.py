@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from conftest import layer_of
-from dora.adapters.lowrank import mask, remove
+from dora.adapters.lowrank import drop_masked, mask, remove
 from dora.adapters.result import restore
 
 
@@ -106,6 +106,16 @@ def test_removing_every_component_leaves_a_layer_that_still_trains_beside_others
     layer(x).sum().backward()
     optimizer.step()
     assert torch.equal(layer(x), layer.base(x))
+
+
+def test_masked_components_are_dropped_after_training_and_layers_without_g_keep_theirs():
+    gated, plain = layer_of(4, 3, 5), layer_of(4, 3, 2, gated=False)
+    mask([gated], [torch.tensor([True, False, True, True, False])])
+    before = [layer.delta() for layer in (gated, plain)]
+    drop_masked([gated, plain])
+    assert (gated.rank, plain.rank) == (3, 2)
+    for layer, update in zip((gated, plain), before, strict=True):
+        assert torch.equal(layer.delta(), update)
 
 
 def test_restoring_takes_on_a_smaller_rank_and_copies():

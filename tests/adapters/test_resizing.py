@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from conftest import layer_of
+from dora.adapters.changes import Remove, Renew, apply
 from dora.adapters.lowrank import remove
 from dora.adapters.resizing import lay_in_order, set_data
 from dora.adapters.result import restore
@@ -144,7 +145,26 @@ def test_moments_of_an_unknown_form_begin_anew_with_a_warning(held: torch.Tensor
     assert optimizer.state[layer.B]["exp_avg"].shape == layer.B.shape
 
 
-def test_lbfgs_which_keeps_all_parameters_in_one_row_begins_anew_with_a_warning() -> None:
+def test_a_vector_beside_a_square_factor_begins_anew_as_it_may_be_of_rows_or_columns() -> None:
+    layer = layer_of(5, 6, 5)  # A: (5, 5)
+    optimizer = torch.optim.AdamW(layer.factors().values())
+    optimizer.state[layer.A]["mean"] = torch.ones(5)
+    with pytest.warns(UserWarning, match="AdamW keeps moments in a form"):
+        remove([layer], [MASK], optimizer)
+    assert layer.A not in optimizer.state
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        Remove([MASK]),
+        Renew([{"A": torch.ones(2, 4), "B": torch.ones(3, 2), "g": torch.ones(2)}]),
+    ],
+    ids=["remove", "renew"],
+)
+def test_lbfgs_which_keeps_all_parameters_in_one_row_begins_anew_with_a_warning(
+    change: Remove | Renew,
+) -> None:
     layer = layer_of(4, 3, 5)
     optimizer = torch.optim.LBFGS(layer.factors().values(), lr=0.1)
     x = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
@@ -157,7 +177,7 @@ def test_lbfgs_which_keeps_all_parameters_in_one_row_begins_anew_with_a_warning(
 
     optimizer.step(loss)
     with pytest.warns(UserWarning, match="LBFGS keeps moments in a form .* all of them begin anew"):
-        remove([layer], [MASK], optimizer)
+        apply(change, [layer], optimizer)
     before = loss().item()
     optimizer.step(loss)
     assert loss().item() < before

@@ -83,7 +83,7 @@ def test_a_choice_has_files_and_a_caption_of_its_own(results: Path) -> None:
 
 
 def test_names_and_titles_in_any_case_are_one_choice(results: Path) -> None:
-    words = ["--tasks", "RTE,sst-2", "--methods", "DoRA (dynamic rank),lora", "LORA"]
+    words = ["--tasks", "RTE, sst-2", "--methods", "DoRA (dynamic rank),lora", "LORA"]
     code, out, err = said(results, *words)
     assert (code, err) == (0, "")
     name = "dir-minilm-best-tasks=sst2+rte-methods=dora+lora"

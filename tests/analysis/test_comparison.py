@@ -182,9 +182,10 @@ def test_a_task_whose_every_cell_is_left_out_leaves_the_average_to_the_others(
 
 
 def test_rows_of_equal_means_are_all_the_best(tmp_path: Path) -> None:
-    scored(tmp_path, "lora", {1: 70.1, 2: 70.3, 3: 70.2})
-    scored(tmp_path, "dora", {1: 70.3, 2: 70.2, 3: 70.1})  # the same in another order
-    scored(tmp_path, "adalora", {1: 60.0, 2: 75.0, 3: 60.0})
+    # 60.3 twice, which computes to 60.29999999999999 and 60.300000000000004.
+    scored(tmp_path, "lora", {1: 60.1, 2: 60.3, 3: 60.5})
+    scored(tmp_path, "dora", {1: 60.5, 2: 60.4, 3: 60.0})
+    scored(tmp_path, "adalora", {1: 50.0, 2: 65.0, 3: 50.0})
     (table,) = tables(read_runs(tmp_path))
     assert leaders(table) == {
         ("r8", "sst2"): Leaders(frozenset({LORA, DORA}), frozenset({ADALORA}))
@@ -418,6 +419,11 @@ def test_what_is_not_compared_for_want_of_seeds_is_named_once(tmp_path: Path) ->
     scored(tmp_path / "a", "dora", {3: 80, 4: 81})
     said = "not compared with LoRA: DoRA (dynamic rank) r8 (fewer than two seeds in common)"
     assert named("a") == [said]
+    # A task on which a row has no score at all is a hole of the table, which needs no note.
+    for seed in (1, 2):
+        write_run(tmp_path / "a", "dora", seed, None, task="rte")
+    scored(tmp_path / "a", "lora", {1: 60, 2: 61}, "rte")
+    assert named("a") == [said.replace(" (fewer", " on SST-2 (fewer")]
     # On one task of two; AdaLoRA, which is compared, is the best, and so has the bold scores.
     for task in ("sst2", "rte"):
         scored(tmp_path / "b", "lora", {1: 80, 2: 81, 3: 80}, task)

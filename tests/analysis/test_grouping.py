@@ -12,13 +12,16 @@ import pytest
 from dora.adapters.budget import Budget
 from dora.analysis.finished import read_runs
 from dora.analysis.grouping import tables
+from dora.analysis.other_runs import diverged
 from dora.analysis.rows import budget_in_words
 from dora.analysis.table import Table, first_counted
 from dora.analysis.view import View, metrics_of
 from dora.data.predictions import degenerate
 from dora.data.tasks import TASKS
 from dora.errors import UserError
+from dora.records.gaps import scan
 from record_files import federation_entry, write_run
+from runs import change_record
 
 
 def only_table(results: Path, view: View | None = None) -> Table:
@@ -303,6 +306,18 @@ def test_a_federated_run_is_comparable_though_it_is_evaluated_at_the_ends_of_rou
     assert not only_table(tmp_path).comparable
 
 
+def test_a_run_that_diverged_is_noted_in_the_table_of_its_length(tmp_path: Path) -> None:
+    for key, steps in (("aaaaaaaa", 90), ("bbbbbbbb", 180)):
+        write_run(tmp_path, "lora", 1, 0.8, key=key, total_steps=steps)
+    folder = write_run(tmp_path, "dora", 1, 0.8, total_steps=180)
+    change_record(folder, "results", status="diverged", reason="diverged at step 3")
+    found = tables(read_runs(tmp_path), View(by_length=True))
+    assert [(table.steps, diverged(table, scan(tmp_path))) for table in found] == [
+        (90, {}),
+        (180, {(("dora", "r8"), "sst2"): [1]}),
+    ]
+
+
 def test_a_baseline_with_and_without_a_budget_is_compared_with_at_equal_budget() -> None:
     rows = (("lora", "none"), ("lora", "r8"), ("dora", "r8"), ("dora", "r2"))
     table = Table("dir", "m", View(), cells={row: {} for row in rows})
@@ -318,6 +333,7 @@ def test_a_baseline_with_and_without_a_budget_is_compared_with_at_equal_budget()
         ("300_000", "0.3M"),
         ("13824", "13.8k"),
         ("55296", "55.3k"),
+        ("1000", "1k"),
         ("9k", "9k"),
         ("99.9k", "99.9k"),
         ("0.1M", "0.1M"),

@@ -6,12 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 import record_files
 from dora.analysis.figures.log_axis import apart
 from dora.analysis.figures.searches import label, score_by_rate
 from dora.analysis.finished import read_runs
 from dora.analysis.grouping import tables
-from dora.analysis.searches import heldout_loss, of_runs, unequal
+from dora.analysis.searches import heldout_loss, in_order, of_runs, unequal
 from dora.analysis.tables.notes import score_notes
 from dora.analysis.tables.searches import table
 from dora.configuration.tuned import Key, Search
@@ -140,11 +142,14 @@ def test_of_rates_with_one_score_the_lowest_counted_loss_chooses_and_is_shown(
     assert notes[-1] == "every rate has the same score: rte lora, rte full"
 
 
-def test_the_heldout_loss_is_the_least_that_counts_and_has_the_best_score(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("first", "last"), [(0.4, 0.3), (0.3, 0.4)])
+def test_the_heldout_loss_is_the_least_that_counts_and_has_the_best_score(
+    first: float, last: float, tmp_path: Path
+) -> None:
     write_run(tmp_path, "lora", 1e-3, 0.5, dev=0.5)
     (run,) = read_runs(tmp_path)
     # The lower losses: before evaluations count, which is from step 46, and at a worse score.
-    seen = ((45, 0.5, 0.1), (46, 0.5, 0.4), (47, 0.4, 0.2), (48, 0.5, 0.3))
+    seen = ((45, 0.5, 0.1), (46, 0.5, first), (47, 0.4, 0.2), (48, 0.5, last))
     lines = [
         {"step": step, "split": "heldout", "accuracy_heldout": score, "loss_heldout": loss}
         for step, score, loss in seen
@@ -152,6 +157,14 @@ def test_the_heldout_loss_is_the_least_that_counts_and_has_the_best_score(tmp_pa
     journal = "".join(json.dumps(line) + "\n" for line in lines)
     (run["folder"] / "metrics.jsonl").write_text(journal)
     assert heldout_loss(run, run["folder"]) == 0.3
+    (run["folder"] / "metrics.jsonl").write_text(journal + "{}\n[]\n")  # no run writes such a line
+    assert heldout_loss(run, run["folder"]) is None
+
+
+def test_searches_of_one_task_stand_from_the_shortest_to_the_longest() -> None:
+    keys = [Key("m", "rte", "lora", "r8", f"{n} steps", "dir") for n in (1800, 600, 5400)]
+    found = in_order(Search(key, (1,), {1e-3: (50.0,)}) for key in keys)
+    assert [search.key.length for search in found] == ["600 steps", "1800 steps", "5400 steps"]
 
 
 def test_searches_on_two_backbones_are_apart(tmp_path: Path) -> None:
@@ -176,6 +189,10 @@ def test_a_score_that_is_not_defined_loses_and_unequal_effort_is_named(tmp_path:
     assert "0.002: 0.0, 0.003: –" in table(searches(tmp_path))[0]
     assert unequal(searches(tmp_path)) == ["rte"]
     assert table(searches(tmp_path))[-1] == "unequal numbers of candidates or seeds in rte"
+    # As many rates, but LoRA's with one seed and DoRA's with two.
+    for lr, seed in ((2e-3, 1), (3e-3, 1), (1e-3, 2), (2e-3, 2), (3e-3, 2)):
+        write_run(tmp_path, "dora", lr, 0.5, dev=0.5, seed=seed)
+    assert unequal(searches(tmp_path)) == ["rte"]
 
 
 def test_the_figure_holds_every_mean_and_marks_the_chosen_rate(tmp_path: Path) -> None:

@@ -106,7 +106,8 @@ def test_where_one_task_varies_a_hundred_times_as_much_as_all_others_it_covers_l
 
 
 @pytest.mark.parametrize(
-    "groups", [[[80.0], [70.0]], [[80.0, 80.0], [70.0, 70.0]], [[2.0, 2.0 + 3e-14]]]
+    "groups",
+    [[[80.0], [70.0]], [[80.0, 80.0], [70.0, 70.0]], [[2.0, 2.0 + 3e-14]], [[-2.0, -2.0]]],
 )
 def test_one_seed_or_equal_values_show_no_error_and_nothing_follows_from_them(
     groups: list[list[float]],
@@ -144,9 +145,10 @@ def test_the_p_value_of_one_group_is_that_of_the_textbook_test() -> None:
     assert average([[0.0, 0.0]]).p_value() == 1
 
 
+@pytest.mark.parametrize("largest", [0.2, 1.0])
 @pytest.mark.parametrize("seed", range(5))
-def test_holms_correction_equals_statsmodels(seed: int) -> None:
-    p = list(np.random.default_rng(seed).uniform(0, 0.2, 7))
+def test_holms_correction_equals_statsmodels(seed: int, largest: float) -> None:
+    p = list(np.random.default_rng(seed).uniform(0, largest, 7))
     assert holm(p) == pytest.approx(multipletests(p, method="holm")[1])
     # One whose p is not known counts as if it were 1: what it came to makes no other easier.
     with_gaps = [p[0], math.nan, *p[1:]]

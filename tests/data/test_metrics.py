@@ -6,7 +6,7 @@ import scipy.stats
 import sklearn.metrics
 
 from dora.data.metrics import Glue, score
-from dora.data.predictions import degenerate, predict
+from dora.data.predictions import constant, degenerate, predict
 from dora.data.tasks import TASKS
 
 # 8 rows: TP = 3, FN = 1, FP = 2, TN = 2.
@@ -72,12 +72,12 @@ def test_three_classes_and_ties():
 
 def test_undefined_metrics_are_left_out():
     labels = np.array([1.0, 2.0, 3.0])
-    for constant in (
+    for alike in (
         np.full((3, 1), 2.5),
         np.full((3, 1), 0.0),
         np.array([[1e6], [1e6 + 1e-8], [1e6]]),
     ):
-        assert score(TASKS["stsb"], constant, labels) == {}
+        assert score(TASKS["stsb"], alike, labels) == {}
     assert score(TASKS["stsb"], np.array([[1.0], [2.0], [3.0]]), np.full(3, 4.0)) == {}
     no_positive = np.zeros(4, int)
     assert score(TASKS["mrpc"], logits(no_positive), no_positive) == {"accuracy": 1.0}
@@ -94,6 +94,19 @@ def test_collapsed_cola_counts_as_0_as_glue_counts_it():
     metrics = score(TASKS["cola"], collapsed, LABELS)
     assert metrics == {"matthews_correlation": 0.0}
     assert degenerate(TASKS["cola"], collapsed, metrics) == "all 8 predictions are 'acceptable'"
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_values_are_constant_if_they_are_equal_up_to_a_relative_rounding_of_1e_11(sign):
+    # 4.2 with a spread of 2e-12, and of 2e-10, of itself; 0 has no rounding.
+    for spread, equal in ((0, True), (8.4e-12, True), (8.4e-10, False)):
+        assert constant(sign * np.array([4.2, 4.2 + spread, 4.2])) == equal
+    assert constant(np.zeros(3))
+    assert not constant(sign * np.array([0.0, 1e-300]))
+
+
+def test_a_regressions_predictions_are_its_logits_in_64_bits():
+    assert predict(TASKS["stsb"], np.array([[0.1], [2.0]])).tolist() == [0.1, 2.0]
 
 
 def test_degenerate_says_why():

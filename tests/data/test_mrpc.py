@@ -52,7 +52,8 @@ def test_raw_files_give_the_official_splits(tmp_path):
 
 
 def test_raw_files_are_read_from_a_zip_and_with_the_downloads_name_of_the_ids(tmp_path):
-    ids = {"MRPC/mrpc_dev_ids.tsv": RAW["MRPC/dev_ids.tsv"], **without("dev_ids.tsv")}
+    # With a byte order mark, as the other files have it.
+    ids = {"MRPC/mrpc_dev_ids.tsv": "\ufeff" + RAW["MRPC/dev_ids.tsv"], **without("dev_ids.tsv")}
     assert len(read_dir(MRPC, write_zip(tmp_path, "MRPC.zip", ids))["dev"]) == 2
 
 
@@ -94,6 +95,8 @@ def test_a_missing_file_is_named_with_where_to_get_it(tmp_path, missing):
         ("dev_ids.tsv", "22\t12\n", "(22 12)"),
         ("dev_ids.tsv", "12 22\n", "dev_ids.tsv, line 1: two ids with a tab between them are due"),
         ("dev_ids.tsv", "<!DOCTYPE html>\n", "dev_ids.tsv, line 1: two ids"),
+        ("dev_ids.tsv", "12\t22\n14\n", "dev_ids.tsv, line 2: two ids"),
+        ("dev_ids.tsv", "12\t22\t32\n", "dev_ids.tsv, line 1: two ids"),
         ("dev_ids.tsv", "", "leave no row for dev"),
         ("dev_ids.tsv", "11\t22\n12\t22\n14\t23\n14\t24\n", "leave no row for train"),
         (

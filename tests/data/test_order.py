@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dora.data.tokens import order
+from dora.data.tokens import by_length, order
 from runs import load_script
 
 script = load_script("padding")
@@ -63,6 +63,11 @@ def test_micro_batches_of_a_batch_by_length_hold_like_rows() -> None:
     # As a step cuts them with grad_accum=4.
     parts = [part for rows in batches for part in np.array_split(rows, 4)]
     assert script.padding(lengths, parts) < 0.3 * script.padding(lengths, batches)
+
+
+def test_an_evaluation_begins_with_the_longest_rows_and_keeps_equal_ones_in_order() -> None:
+    batches = by_length(np.array([2, 5, 3, 5, 1]), 2)
+    assert [rows.tolist() for rows in batches] == [[1, 3], [2, 0], [4]]
 
 
 # The sizes of WNLI, RTE, MRPC, CoLA and SST-2.

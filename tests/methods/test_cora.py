@@ -71,6 +71,9 @@ def test_directions_that_would_come_from_rounding_are_refused() -> None:
     torch.manual_seed(1)
     A, B = torch.randn(2, 9), torch.randn(7, 2)
     assert common_basis([(A, B)], 2).shape == (7, 2)
+    # A weak direction is still one: 1e-5 of the first is a hundred times the rounding.
+    weak = torch.diag(torch.tensor([1.0, 1e-5]))
+    torch.testing.assert_close(common_basis([factors(weak)], 2), torch.eye(2).double())
     # The same update twice, once in other factors.
     turn = torch.linalg.qr(torch.randn(2, 2))[0]
     with pytest.raises(ValueError, match="span 2 directions, 3 are needed"):

@@ -321,6 +321,18 @@ def test_the_correction_brings_the_update_closer_to_the_average() -> None:
     assert new["w.A"].tolist() == [[1, 0.5]]
 
 
+@pytest.mark.parametrize("regularisation", [0.0, 0.3])
+def test_ridges_correction_is_of_the_settings_regularisation(regularisation: float) -> None:
+    method = attached("lora_fair", solver="ridge", regularisation=regularisation)
+    uploads = [{"w.A": a, "w.B": b} for a, b in zip(A, B, strict=True)]
+    new, _ = method.aggregate(uploads, HALVES, {})
+    a, b, update = ((x + y) / 2 for x, y in (A, B, [B[0] @ A[0], B[1] @ A[1]]))
+    gram = a @ a.t()  # one number, as the rank is 1
+    torch.testing.assert_close(
+        new["w.B"], b + (update @ a.t() - b @ gram) / (gram + regularisation)
+    )
+
+
 @pytest.fixture(scope="module", params=["fedit", "ffa_lora", "lora_fair"])
 def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Trains a short run of each method; returns its directory."""

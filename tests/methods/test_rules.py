@@ -7,6 +7,7 @@ import math
 import pytest
 
 from dora.method import in_range
+from dora.methods.rules import fraction_or_steps, interval
 
 
 @pytest.mark.parametrize(("value", "fits"), [(0, True), (0.5, True), (1, False), (-0.1, False)])
@@ -14,6 +15,26 @@ def test_a_range_takes_its_low_end_and_refuses_its_high_one(value: float, fits: 
     said = [f"method.x={value} must lie in [0, 1); usual is 0.5"]
     assert in_range("method.x", value, 0, 1, "usual is 0.5") == ([] if fits else said)
     assert in_range("method.x", math.nan, 0, math.inf, "usual is 0.5")
+
+
+@pytest.mark.parametrize(
+    ("value", "share", "steps"),
+    [
+        (0, True, False),  # allowed as a length, not as an interval
+        (0.5, True, True),
+        (1, False, True),  # as a length it may be meant as the whole run
+        (1.2, False, False),
+        (2, True, True),
+        (2.5, False, False),
+        (-0.1, False, False),
+    ],
+)
+def test_a_length_is_a_fraction_or_steps_from_2_and_an_interval_from_1(
+    value: float, share: bool, steps: bool
+) -> None:
+    assert bool(fraction_or_steps("method.x", value)) == (not share)
+    assert bool(fraction_or_steps("method.x", value, zero=False)) == (not share or value == 0)
+    assert bool(interval("method.x", value)) == (not steps)
 
 
 # As from in_range("method.batches", …, 1, total_steps - 1, …) in a run of two steps.

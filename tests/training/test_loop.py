@@ -50,6 +50,15 @@ def test_a_warm_up_is_rounded_up_and_a_part_of_a_run_has_its_part_of_it() -> Non
     assert Schedule("linear", 0.2).of_part(6, 20).warmup_steps(6) == 2  # 1.2
 
 
+def test_a_part_that_is_warm_up_alone_is_told_with_a_warm_up_that_is_not() -> None:
+    told = Schedule("linear", 0.8).cold(3, 20, "a client's")  # 2.4, rounded up
+    assert told is not None
+    assert told.endswith(
+        "is 3 of a client's 3 steps, so that the rate never reaches lr: give at most warmup=0.66"
+    )
+    assert Schedule("linear", 0.66).cold(3, 20, "a client's") is None
+
+
 def test_bf16_trains_with_parameters_in_thirty_two_bits(tmp_path: Path) -> None:
     record = run(small(tmp_path, "method=dora", "precision=bf16", "max_steps=12"))
     assert record["status"] == "done"

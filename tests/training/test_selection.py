@@ -72,3 +72,10 @@ def test_a_selection_taken_up_goes_on_counting_where_it_stopped() -> None:
     assert found.out_of_patience
     assert found.label() == whole.label()
     assert found.tensors["w"].item() == 10
+
+
+def test_the_best_weights_are_copies_that_training_does_not_move() -> None:
+    found, weight = Selection(1, None), torch.zeros(2)
+    found.offer(1, 0.5, {}, {}, {"w": weight})
+    weight.fill_(1)
+    assert found.tensors["w"].tolist() == [0, 0]
