@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from pathlib import Path
 
@@ -49,12 +50,16 @@ def test_a_launcher_that_was_told_to_stop_ends_as_a_run_does(
     # `main` sets a handler for SIGUSR2 and never removes it, since its process ends with it.
     before = signal.getsignal(signal.SIGUSR2)
     monkeypatch.setattr(torch.distributed.run, "main", run)
+    monkeypatch.setenv("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "30")
+    monkeypatch.delenv("TORCH_ELASTIC_SHUTDOWN_TIMEOUT")
     try:
         with pytest.raises(SystemExit) as end:
             torchrun.main()
     finally:
         signal.signal(signal.SIGUSR2, before)
     assert end.value.code == code
+    # Torchrun's own 30 s may end within an evaluation, which no checkpoint can interrupt.
+    assert os.environ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] == "600"
 
 
 @pytest.mark.slow
