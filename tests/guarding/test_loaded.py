@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from conftest import METHODS
-from dora.adapters import lowrank
+from dora.adapters import lowrank, result
 from dora.backbones.backbone import load_model
 from dora.errors import UserError
 from dora.methods.base import Method
@@ -187,11 +187,13 @@ class Tied(LoRA):
         second.A = first.A
 
 
-def attached(kind: type[Method], results: Path) -> None:
+def attached(kind: type[Method], results: Path) -> set[str]:
+    """Attaches a method as a run does; returns the names of its result's tensors."""
     config = of_kind(kind, results)
     lora: Prepared = prepare(small(results, "method=lora"))
     model, head = load_model(lora.model, 2, None, 1)
-    attach(dataclasses.replace(lora, config=config), model, head)
+    guard = attach(dataclasses.replace(lora, config=config), model, head)
+    return result.tensors_of(model, guard.method.frozen()).keys() - set(head)
 
 
 @pytest.mark.parametrize(
@@ -218,8 +220,9 @@ def test_a_result_that_would_not_hold_what_is_trained_is_refused(
 
 
 def test_a_frozen_factor_that_the_method_names_is_part_of_its_result(tmp_path: Path) -> None:
-    attached(HalfNamed, tmp_path)
+    names = attached(HalfNamed, tmp_path)
+    assert {name[-2:] for name in names} == {".A", ".B"}
 
 
 def test_modules_of_a_methods_own_are_a_kind_of_result(tmp_path: Path) -> None:
-    attached(OwnModule, tmp_path)
+    assert any("bottleneck" in name for name in attached(OwnModule, tmp_path))
