@@ -111,11 +111,12 @@ def foreseen(
     grad_accum: int,
     max_length: int,
     evaluated: int,
+    processes: int = 1,
 ) -> RunFailed | NotNow | None:
     """Translates an error of the disk, of memory or of another process into one for the user.
 
     Returns None for any other error. `saved`: the step of the newest checkpoint, 0 for none.
-    `evaluated`: the rows of an evaluation that are computed at a time.
+    `evaluated`: the rows of an evaluation that are computed at a time. `processes`: of this run.
     """
     at = f"after step {saved}" if saved else "at its start"
     if isinstance(error, OSError) and error.errno in TEMPORARY | _LASTING:
@@ -132,13 +133,19 @@ def foreseen(
             f"the same command takes the run up {at}"
         )
     if isinstance(error, MemoryError | RuntimeError) and _OUT_OF_MEMORY.search(text):
-        return _out_of_memory(batch_size, grad_accum, max_length, evaluated)
+        share = -(-batch_size // processes)
+        return _out_of_memory(batch_size, share, grad_accum, max_length, evaluated)
     return None
 
 
-def _out_of_memory(batch_size: int, grad_accum: int, max_length: int, evaluated: int) -> RunFailed:
-    """Returns the error for a full memory, with the settings that need less, gentlest first."""
-    rows = -(-batch_size // grad_accum)  # rounded up: the largest part of a batch
+def _out_of_memory(
+    batch_size: int, share: int, grad_accum: int, max_length: int, evaluated: int
+) -> RunFailed:
+    """Returns the error for a full memory, with the settings that need less, gentlest first.
+
+    `share`: the rows of a batch that one process has.
+    """
+    rows = -(-share // grad_accum)  # rounded up: the largest part
     ways = []
     if rows > 1:
         ways.append(f"grad_accum={2 * grad_accum} (the same steps, in parts of {-(-rows // 2)})")

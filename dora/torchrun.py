@@ -33,6 +33,7 @@ def main() -> None:
     if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
         os.environ.setdefault("PET_SIGNALS_TO_HANDLE", "SIGTERM,SIGINT,SIGQUIT")
     # Torchrun would kill them 30 s after a signal, in the middle of an evaluation perhaps.
+    # Earlier versions than PyTorch 2.13 may not know the variable.
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "600")
     # Torchrun passes SIGTERM, SIGHUP and SIGINT on to its processes and waits for them. It does not
     # know SIGUSR2, with which a cluster announces its time limit.

@@ -141,6 +141,8 @@ class LowRankLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Returns (..., d_out) for x of shape (..., d_in)."""
         if self.packed:
+            if self.training and self.perturbed is not None:
+                self.unpacked()  # raises: there is no weight to put it in the place of
             y = self.base.forward(x)  # hooks on it are the layer's
             if self.rank:
                 p = self.dropout if self.training else 0.0
@@ -160,10 +162,10 @@ class LowRankLinear(nn.Module):
         return self.frozen_weight(), self.base.bias, self.A, self.B, self.g, self.scale
 
     def frozen_weight(self) -> Tensor:
-        """Returns the frozen weight, (d_out, d_in), with the kept components in it where it has 32 bits.
+        """Returns the frozen weight, (d_out, d_in), with the kept components in it where it can.
 
         A layer with kept components then holds its weight twice. In 16 bits they would be lost in
-        the weight's rounding; `beside_kept` adds them then.
+        the weight's rounding, and a packed weight takes none; `beside_kept` adds them then.
         """
         if self.training and self.perturbed is not None:
             return self.perturbed

@@ -66,9 +66,9 @@ def attach(
 
     `target`: the linears to adapt (nn.Linear, Conv1D of Transformers, and those of bitsandbytes): a
     regular expression for whole names, or a list of names or of their ends (`["q_proj", "v_proj"]`).
-    Without it, all but the head's and, of a language model, the output's. `head`: names of modules that are trained
-    whole. Without it, in a Transformers model all modules beside the backbone (classifier, score),
-    but none in a language model; in any other model none.
+    Without it, all but the head's and, of a language model, the output's. `head`: names of modules
+    that are trained whole. Without it, in a Transformers model all modules beside the backbone
+    (classifier, score), but none in a language model; in any other model none.
 
     `seed`: of the components' start values. `settings`: the method's own, as in
     conf/method/NAME.yaml. Raises UserError with every mistake that can be told at once.

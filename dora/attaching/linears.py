@@ -13,6 +13,7 @@ from dora.adapters.lowrank import LowRankLinear
 from dora.errors import UserError
 
 SHOWN = 5  # names in a message
+# Classes of quantised linears, which may have subclasses.
 _QUANTISED = ("bitsandbytes.nn.modules.Linear4bit", "bitsandbytes.nn.modules.Linear8bitLt")
 
 
@@ -138,17 +139,17 @@ def is_linear(module: nn.Module) -> bool:
 
 def is_conv1d(module: nn.Module) -> bool:
     """Says whether the module is GPT-2's linear, whose weight is (d_in, d_out)."""
-    return _class_of(module) == "transformers.pytorch_utils.Conv1D"
+    return _name_of(type(module)) == "transformers.pytorch_utils.Conv1D"
 
 
 def is_quantised(module: nn.Module) -> bool:
     """Says whether the module is a linear of bitsandbytes, whose weight is packed."""
-    return _class_of(module) in _QUANTISED
+    return any(_name_of(kind) in _QUANTISED for kind in type(module).__mro__)
 
 
-def _class_of(module: nn.Module) -> str:
-    """Returns the full name of the module's class, whose library is then not imported."""
-    return f"{type(module).__module__}.{type(module).__name__}"
+def _name_of(kind: type) -> str:
+    """Returns the full name of a class, by which it is known without an import of its library."""
+    return f"{kind.__module__}.{kind.__name__}"
 
 
 def as_linear(module: Any) -> nn.Linear:

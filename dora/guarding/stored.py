@@ -40,6 +40,7 @@ def _agree(layer: LowRankLinear) -> bool:
     short = W.dtype.itemsize < 4 and not layer.packed
     x = x.to(W.device, torch.float32 if short else layer.A.dtype)
     layer.eval()
+    layer.base.train()  # an evaluation may pack a quantised weight anew, which ends its training
     with torch.autocast(W.device.type, W.dtype if short else torch.bfloat16, enabled=short):
         whole, alone = layer(x), layer.base.forward(x)  # without hooks, which are the layer's
     layer.train(training)

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
@@ -26,12 +27,13 @@ def restored() -> Iterator[None]:
     """Puts back, at the end, whatever training changes in a process.
 
     These are the states of random generators, threads, determinism, warnings, environment,
-    sys.path and Hydra; inside, Hydra is not set up. Signal handlers are put back by the run itself.
+    sys.path, the process group and Hydra; inside, Hydra is not set up. Signal handlers are put back by the run itself.
     The C library keeps freed memory from then on (`dora.process.memory`).
     """
     environment, path = dict(os.environ), list(sys.path)
     draws = random.getstate(), np.random.get_state()
     gpus = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
+    in_group = dist.is_initialized()
     threads = torch.get_num_threads()
     strict = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
@@ -50,6 +52,8 @@ def restored() -> Iterator[None]:
             ConfigStore.instance().repo = copy.deepcopy(stored)
             yield
     finally:
+        if dist.is_initialized() and not in_group:
+            dist.destroy_process_group()
         for kind, holder in holders.items():
             Singleton._instances.pop(kind, None)
             if holder is not None:

@@ -197,7 +197,7 @@ def _train_and_finish(
         c = p.config
         saved = checkpoint.newest(record.checkpoints)
         at_once = rows_at_once(world.device)
-        why = foreseen(e, saved, c.batch_size, c.grad_accum, c.max_length, at_once)
+        why = foreseen(e, saved, c.batch_size, c.grad_accum, c.max_length, at_once, world.size)
         # A write, such as a checkpoint's, also fails because the run's directory was removed.
         if why is None and isinstance(e, OSError) and record.taken_by == REMOVED:
             why = record.removed()

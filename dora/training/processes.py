@@ -27,8 +27,6 @@ from dora.errors import Stopped
 from dora.process import group
 from dora.process.signals import outside
 
-_FAILURE = "dora/failure"  # where a process leaves its reason
-
 
 @dataclass(frozen=True)
 class World:
@@ -129,8 +127,9 @@ def least_used(names: Sequence[str], folder: Path) -> tuple[int, IO[bytes]]:
 def stop(world: World, failed: bool = False) -> None:
     """Leaves the process group, and gives up the claim on the GPU.
 
-    A process that `failed` stays in the group until it ends: the others end as soon as it leaves,
-    torchrun then sends it SIGTERM, and it would exit as one that was stopped.
+    A process that `failed` stays in the group until it ends, or until `dora.train` returns: the
+    others end as soon as it leaves, torchrun then sends it SIGTERM, and a command would exit as one
+    that was stopped.
     """
     if world.claim is not None:
         world.claim.close()
@@ -141,16 +140,26 @@ def stop(world: World, failed: bool = False) -> None:
 def tell_failure(world: World, reason: str) -> None:
     """Leaves for the main process why this one fails, where they have met; it may be gone."""
     with contextlib.suppress(dist.DistError):
-        _meeting_place().set(_FAILURE, f"process {world.rank} of {world.size}: {reason}")
+        _meeting_place().set(_failure(), f"process {world.rank} of {world.size}: {reason}")
 
 
 def told_failure() -> str | None:
-    """Returns the reason that another process has left with `tell_failure`, None without any."""
+    """Returns the reason that another process has left with `tell_failure`, None without any.
+
+    It is told once: the place outlives a run, and torchrun's restarts of it.
+    """
     with contextlib.suppress(dist.DistError):
-        place = _meeting_place()
-        if place.check([_FAILURE]):
-            return place.get(_FAILURE).decode()
+        place, name = _meeting_place(), _failure()
+        if place.check([name]):
+            told = place.get(name).decode()
+            place.delete_key(name)
+            return told
     return None
+
+
+def _failure() -> str:
+    """Returns the name under which a process of this start leaves its reason."""
+    return f"dora/failure/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
 
 
 def _meeting_place() -> dist.Store:

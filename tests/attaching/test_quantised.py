@@ -157,6 +157,18 @@ def test_what_computes_with_the_weight_itself_is_refused(given):
         attach(build(4), **given)
 
 
+def test_noise_that_a_packed_weight_cannot_take_is_refused():
+    layer = next(iter(attach(build(4), "lora").method.layers.values()))
+    layer.perturbed = torch.zeros(64, 64)
+    with pytest.raises(UserError, match=r"Linear4bit packs its weight"):
+        layer(torch.ones(1, 64))
+
+
+def test_subclasses_of_the_quantised_linears_are_adapted_too():
+    packed = bitsandbytes.nn.LinearNF4(64, 64).to("cpu")
+    assert dora.attach(nn.Sequential(packed), "lora", "r4").ranks() == {"0": 4}
+
+
 def test_a_quantised_head_is_refused_and_the_way_out_named():
     model = build(4)
     model.classifier = bitsandbytes.nn.Linear4bit(64, 2).to("cpu")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from hydra.core.global_hydra import GlobalHydra
 
 import dora
@@ -165,3 +167,19 @@ def test_a_done_run_that_kept_no_model_is_not_given_for_one_that_does(tmp_path: 
     dora.train("wnli", "full", **given)
     with pytest.raises(UserError, match="is done but kept no model; add force=True"):
         dora.train("wnli", "full", **given, keep_model=True)
+
+
+def test_a_group_of_processes_that_a_failed_run_is_left_in_is_closed() -> None:
+    # The others would wait in it as long as a notebook lives that has caught the error.
+    def begin() -> None:
+        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+
+    with contextlib.suppress(ValueError), restored():
+        begin()
+        raise ValueError
+    assert not dist.is_initialized()
+    begin()  # one's own stays
+    with restored():
+        pass
+    assert dist.is_initialized()
+    dist.destroy_process_group()

@@ -364,3 +364,5 @@ def test_a_full_memory_names_an_evaluation_that_takes_more_rows_than_a_step() ->
         "only a smaller max_length helps): try grad_accum=2 "
     )
     assert "evaluation" not in large
+    # Of 16 rows each of two processes has 8, in two parts.
+    assert "with 4 examples" in str(foreseen(full, 0, 16, 2, 128, 4, processes=2))

@@ -112,10 +112,8 @@ def test_why_another_process_failed_is_in_the_record(tmp_path: Path) -> None:
     run = record(tmp_path / "results")
     why = "process 1 of 2: ValueError: a fault of one process"
     assert (run["status"], run["reason"]) == ("failed", why)
-    # And what it had is not lost.
     again = together(tmp_path, *words)
     assert again.returncode == 0, again.stdout
-    # A done run needs no third look.
     assert "already done" in together(tmp_path, *words).stdout
 
 
