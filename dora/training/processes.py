@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
+import itertools
 import os
 import sys
 import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import IO, Any
 
@@ -26,6 +27,9 @@ from torch import Tensor, nn
 from dora.errors import Stopped
 from dora.process import group
 from dora.process.signals import outside
+
+_FAILURE = "failure"  # where a process leaves its reason
+_groups = itertools.count()  # that this process has joined; all of them join as many
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,13 @@ def start(device: str) -> World:
             # A signal ends the process here at once: nothing is trained yet, and the wait for the
             # others, inside C++, could not be left otherwise.
             with outside.at_once(), _saying_what_is_waited_for():
-                dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+                dist.init_process_group(
+                    "nccl" if device.startswith("cuda") else "gloo",
+                    # Of its own: there it finds no address of a group before it.
+                    store=dist.PrefixStore(f"group-{next(_groups)}", _meeting_place()),
+                    rank=int(os.environ["RANK"]),
+                    world_size=size,
+                )
         # This happens after torchrun was killed, for one: the run is resumable, not failed.
         except (dist.DistNetworkError, dist.DistStoreError) as e:
             why = str(e).splitlines()[0]
@@ -80,6 +90,16 @@ def start(device: str) -> World:
                 f"before the run's processes had met ({why}); the same command takes it up"
             ) from e
     return World(dist.get_rank(), size, torch.device(device))
+
+
+@functools.cache
+def _meeting_place() -> dist.Store:
+    """Returns the store at which this start's processes meet; it outlives their groups.
+
+    Torchrun's own outlives its restarts, too.
+    """
+    store, *_ = next(dist.rendezvous("env://"))
+    return dist.PrefixStore(f"start-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
 
 
 @contextlib.contextmanager
@@ -140,34 +160,21 @@ def stop(world: World, failed: bool = False) -> None:
 def tell_failure(world: World, reason: str) -> None:
     """Leaves for the main process why this one fails, where they have met; it may be gone."""
     with contextlib.suppress(dist.DistError):
-        _meeting_place().set(_failure(), f"process {world.rank} of {world.size}: {reason}")
+        _meeting_place().set(_FAILURE, f"process {world.rank} of {world.size}: {reason}")
 
 
 def told_failure() -> str | None:
     """Returns the reason that another process has left with `tell_failure`, None without any.
 
-    It is told once: the place outlives a run, and torchrun's restarts of it.
+    It is told once, since the place outlives a run.
     """
     with contextlib.suppress(dist.DistError):
-        place, name = _meeting_place(), _failure()
-        if place.check([name]):
-            told = place.get(name).decode()
-            place.delete_key(name)
+        place = _meeting_place()
+        if place.check([_FAILURE]):
+            told = place.get(_FAILURE).decode()
+            place.delete_key(_FAILURE)
             return told
     return None
-
-
-def _failure() -> str:
-    """Returns the name under which a process of this start leaves its reason."""
-    return f"dora/failure/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
-
-
-def _meeting_place() -> dist.Store:
-    """Connects to the store at which the processes have met; it outlives their group."""
-    port = int(os.environ["MASTER_PORT"])
-    return dist.TCPStore(
-        os.environ["MASTER_ADDR"], port, is_master=False, timeout=timedelta(seconds=5)
-    )
 
 
 def sum_gradients(world: World, parameters: Iterable[nn.Parameter]) -> None:

@@ -117,6 +117,18 @@ def test_why_another_process_failed_is_in_the_record(tmp_path: Path) -> None:
     assert "already done" in together(tmp_path, *words).stdout
 
 
+@pytest.mark.slow
+def test_a_program_trains_several_runs_in_the_same_processes(tmp_path: Path) -> None:
+    ended = together(tmp_path, str(tmp_path / "results"), script=HERE / "several_runs.py")
+    assert ended.returncode == 0, ended.stdout
+    said = [line for line in ended.stdout.splitlines() if line.startswith(("lora ", "full "))]
+    assert [line for line in said if "fault" in line] == [
+        "lora process 1 of 2: ValueError: a fault of one process",
+        "lora a fault of one process",
+    ]
+    assert said.count("full s1") == 2
+
+
 @pytest.mark.parametrize("grad_accum", [2, 4])
 def test_each_process_has_equally_many_rows_however_small_the_micro_batches(
     grad_accum: int, monkeypatch: pytest.MonkeyPatch
@@ -168,7 +180,7 @@ def test_a_process_whose_launcher_dies_while_it_waits_for_the_others_is_stopped_
         raise error("Connection was likely closed\nframe #1")
 
     monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setattr(dist, "init_process_group", lost)
+    monkeypatch.setattr(processes, "_meeting_place", lost)
     with pytest.raises(
         Stopped, match=r"had met \(Connection was likely closed\); the same command takes it up"
     ):
