@@ -44,6 +44,7 @@ def test_a_file_changes_nothing_that_this_run_keeps_frozen(tmp_path: Path) -> No
     save_file(held, earlier.file)
     carry_over(earlier, model, method, [])
     assert torch.equal(layer.A, torch.ones(2, 4))
+    assert layer.scale == 1.0  # the earlier run's
     before = layer.base.weight.clone()
     save_file({**held, "m.base.weight": torch.zeros(5, 4)}, earlier.file)
     with pytest.raises(UserError, match=r"holds m\.base\.weight, which this run does not train"):
