@@ -110,8 +110,10 @@ def test_inputs_are_those_of_the_first_training_rows_without_padding() -> None:
     layer = next(iter(method.layers.values()))
     inside: list[Tensor] = []
     hook = layer.register_forward_pre_hook(lambda module, args: inside.append(args[0]))
+    model.train()
     forward(12)
     hook.remove()
+    assert not any(module.training for module in model.modules())  # nothing is dropped
     rows = np.concatenate(order(1, 0, train.lengths, 8, "length"))[:12]
     assert sum(x.shape[0] for x in inside) == 12
     # As many vectors as the rows have tokens.
