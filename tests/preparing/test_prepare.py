@@ -6,6 +6,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from dora.configuration.method_choice import packaged_names
@@ -46,6 +47,14 @@ def test_a_tenth_of_enough_rows_is_held_out(
     assert heldout is not None
     assert (len(train), len(heldout)) == sizes
     assert not set(train) & set(heldout)
+
+
+def test_rows_are_drawn_by_one_seed_for_every_run_and_sorted() -> None:
+    drawn = np.random.default_rng(0).permutation(30)
+    train, heldout = split_rows(30, 5, "heldout")
+    assert heldout is not None
+    assert heldout.tolist() == sorted(drawn[:3])
+    assert train.tolist() == sorted(drawn[3:8])
 
 
 def test_too_few_rows_to_hold_out_from_come_with_every_other_problem(tmp_path: Path) -> None:
