@@ -73,6 +73,15 @@ def test_a_weight_that_no_row_comes_through_has_a_gradient_of_zeros() -> None:
     assert not any(layer.weight.grad.any() for layer in layers)
 
 
+def test_rows_of_one_length_are_run_in_batches_of_32_and_each_once() -> None:
+    model, train = tiny("roberta"), tokens(500)
+    layers = list(attach_method(model, "lora", "r2").layers.values())
+    sizes: list[int] = []
+    layers[0].register_forward_pre_hook(lambda module, args: sizes.append(len(args[0])))
+    calibrator(config_of(LoRA, seed=1, batch_size=8), model, layers, train, CPU)(500)
+    assert (sum(sizes), max(sizes)) == (500, 32)
+
+
 def near(found: Tensor, want: Tensor) -> None:
     """Asserts that they differ by less than rounding makes of them, 1e-5 of the norm."""
     assert (found.double() - want).norm() <= 1e-5 * want.norm()
