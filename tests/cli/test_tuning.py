@@ -133,6 +133,25 @@ def test_where_no_rate_scores_the_lower_loss_is_better() -> None:
     assert (one.lr, one.alike) == (1e-3, False)
 
 
+@pytest.mark.parametrize(
+    ("rates", "losses", "tried"),
+    [
+        ((1e-4, 2e-4, 4e-4), (), [1.41e-4]),  # the lower rate
+        ((1e-4, 2e-4, 4e-4), (0.7, 0.5, 0.6), [2.83e-4]),  # the lower loss
+        ((1e-3, 1.01e-3, 1.02e-3), (), []),  # nothing of three digits lies between
+    ],
+)
+def test_a_search_between_neighbours_of_one_score_closes_in_by_loss_then_by_rate(
+    rates: tuple[float, ...], losses: tuple[float, ...], tried: list[float]
+) -> None:
+    scores: dict[float, tuple[float | None, ...]] = dict(
+        zip(rates, [(0.5,), (0.9,), (0.5,)], strict=True)
+    )
+    held = {rate: (loss,) for rate, loss in zip(rates, losses, strict=False)}
+    found = search_at("", "", "", None, (1,), scores, losses=held)
+    assert next_rates(found, rates[1], 6) == tried
+
+
 def test_groups_are_methods_tasks_and_budgets_and_full_counts_once(tmp_path: Path) -> None:
     grid = [
         small_words(tmp_path, f"method={m}", f"budget={b}", f"seed={s}", "lr=1")

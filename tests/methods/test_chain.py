@@ -239,6 +239,23 @@ def test_a_link_without_a_component_is_refused() -> None:
             Chain.plan(settings_of("chain", **given), Budget.parse("r2"), matrices, run)
 
 
+@pytest.mark.parametrize(
+    ("links", "warmup", "steps"),
+    [
+        (3, 0.85, 6),  # of 6, 7 and 7 steps
+        (20, 0.06, 1),
+    ],
+)
+def test_a_shortest_link_that_is_all_warm_up_is_refused(
+    links: int, warmup: float, steps: int
+) -> None:
+    run = RunInfo(20, 3, Schedule("linear", warmup))
+    with pytest.raises(ValueError, match=rf"is {steps} of the shortest link's {steps} step"):
+        Chain.plan(
+            settings_of("chain", links=links), Budget.parse("r20"), linears(tiny("roberta")), run
+        )
+
+
 def test_every_mistake_is_named_before_a_model_is_loaded(tmp_path: Path) -> None:
     words = small_words(
         tmp_path,

@@ -98,6 +98,31 @@ def test_a_run_that_left_a_matrix_as_it_was_adds_nothing_to_its_basis(tmp_path: 
     assert bases[0].norm().item() == pytest.approx(1)
 
 
+def test_a_whole_models_change_is_its_weight_less_the_backbones(tmp_path: Path) -> None:
+    model = nn.ModuleDict({"w": nn.Linear(4, 5)})
+    change = torch.zeros(5, 4)
+    change[2] = 1.0
+    file = tmp_path / "best.safetensors"
+    save_file({"w.weight": model.get_parameter("w.weight").detach() + change}, file)
+    settings, run = settings_of("cora"), RunInfo(20, 3, sources=(file,))
+    plan = CoRA.plan(settings, Budget.parse("r1"), (Matrix("w", 4, 5),), run)
+    method = CoRA(settings, model, plan, run)
+    method.begin(lambda n: pytest.fail("no rows are needed"))
+    B = method.layers["w"].B.detach()
+    torch.testing.assert_close(B[:, 0], torch.eye(5)[2], rtol=0, atol=1e-6)
+
+
+def test_a_smaller_rank_takes_the_first_columns_of_its_kinds_basis() -> None:
+    method = attach(tiny("roberta"), "2k")
+    method.begin(lambda n: pytest.fail("no rows are needed"))
+    layers = list(method.layers.values())
+    pairs = list(zip(layers[:6], layers[6:], strict=True))
+    assert any(0 < min(a.rank, b.rank) < max(a.rank, b.rank) for a, b in pairs)
+    for a, b in pairs:
+        rank = min(a.rank, b.rank)
+        assert torch.equal(a.B[:, :rank], b.B[:, :rank])
+
+
 @pytest.mark.parametrize("basis", ["fixed", "init"])
 @pytest.mark.parametrize("architecture", ["roberta", "bert", "deberta-v2"])
 def test_training_begins_at_the_backbone_from_one_basis_a_kind(

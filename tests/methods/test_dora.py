@@ -136,12 +136,13 @@ def test_matrices_of_unequal_ranks_count_alike_in_the_penalty_each_by_its_own_ve
     # As of a run that starts from another one's pruned adapter.
     model = tiny("roberta")
     matrices = linears(model)
-    ranks = tuple(i % 4 for i in range(len(matrices)))
+    ranks = tuple((i + 2) % 4 for i in range(len(matrices)))  # neither first nor last is largest
     plan = Plan(Budget(rank=1), matrices, ranks, None, len(matrices))
     method = DoRA(settings_of("dora", dem=0.1), model, plan, RunInfo(TOTAL, 3))
     held = [(A, g, B) for A, g, B in weights(method) if len(g)]
     assert {len(g) for _, g, _ in held} == {1, 2, 3}
     assert method.penalty(1).item() == pytest.approx(reference_penalty(held), rel=1e-10)
+    assert {layer.scale for layer in method.layers.values()} == {8 / 3}  # alpha / largest rank
 
 
 def test_a_run_that_starts_at_its_budget_has_no_window_and_so_no_penalty():
@@ -324,3 +325,4 @@ def test_a_setting_out_of_range_is_named_with_its_rule(changed, said):
     (problem,) = settings_of("dora", **changed).problems(100)
     assert said in problem
     assert settings_of("dora").problems(100) == []
+    assert settings_of("dora", prune_end=100.0).problems(100) == []  # the last step is still inside

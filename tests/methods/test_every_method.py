@@ -121,16 +121,31 @@ def test_a_run_that_was_cut_ends_as_one_left_alone(
     same_files(finished(name), only_run(tmp_path))
 
 
+def attached(name: str, model: torch.nn.Module) -> Method:
+    """Returns the method attached to the model, whose head is trained too."""
+    choice, info = chosen(name), RunInfo(1000, 3)
+    train_head_only(model)
+    plan = choice.kind.plan(choice.settings, Budget.parse("r2"), linears(model), info)
+    return choice.kind(choice.settings, model, plan, info)
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_a_methods_own_tensors_go_where_its_layers_are(name: str) -> None:
-    choice, model = chosen(name), tiny("roberta")
-    train_head_only(model)
-    info, budget = RunInfo(1000, 3), Budget.parse("r2")
-    plan = choice.kind.plan(choice.settings, budget, linears(model), info)
-    method = choice.kind(choice.settings, model, plan, info)
+    model = tiny("roberta")
+    method = attached(name, model)
     model.to("meta")  # any device but the one where start values are drawn
     method.load(method.state())
     assert {t.device.type for t in tensors_in(vars(method))} <= {"meta"}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_holds_the_state_that_it_is_given(name: str) -> None:
+    method = attached(name, tiny("roberta"))
+    given = {n: torch.rand(t.shape).to(t.dtype) for n, t in method.state().items()}
+    method.load({n: t.clone() for n, t in given.items()})
+    held = method.state()
+    assert held.keys() == given.keys()
+    assert all(torch.equal(held[n], t) for n, t in given.items())
 
 
 def tensors_in(held: object) -> Iterator[torch.Tensor]:

@@ -186,6 +186,13 @@ def test_one_block_is_planned_as_lora_is(sizes: list[tuple[int, int]], data: st.
     assert all(r <= m.full_rank for r, m in zip(lora.start, matrices, strict=True))
 
 
+@pytest.mark.parametrize(("d_in", "d_out"), [(4, 6), (6, 4)])
+def test_blocks_must_divide_both_widths_of_a_matrix(d_in: int, d_out: int) -> None:
+    settings, run = settings_of("melora", blocks=4), RunInfo(100, 3)
+    with pytest.raises(ValueError, match=r"\(4, 6\); these do: 1, 2$"):
+        MELoRA.plan(settings, Budget.parse("r1"), (Matrix("w", d_in, d_out),), run)
+
+
 @pytest.mark.parametrize("blocks", [0, 3, 64])
 def test_blocks_that_do_not_divide_a_width_are_refused_with_those_that_do(blocks: int) -> None:
     with pytest.raises(

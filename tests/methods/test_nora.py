@@ -56,6 +56,11 @@ def test_the_plain_form_worked_by_hand() -> None:
     assert layer.B.grad.tolist() == [[3.0], [0.0]]
     assert layer.A.grad.tolist() == [[3.0, 1.5]]
     assert layer.outer_A.grad is None
+    with torch.autocast("cpu", torch.bfloat16):  # products are rounded only where they meet x
+        assert [t.dtype for t in layer._products()] == [torch.float32] * 2
+    layer.scale = 4.0
+    assert layer.stored()[1].tolist() == [[6.0], [2.0]]
+    assert layer.delta().tolist() == [[6, -6, 0], [2, -2, 0]]
 
 
 def test_the_activation_aware_form_worked_by_hand() -> None:
@@ -63,6 +68,8 @@ def test_the_activation_aware_form_worked_by_hand() -> None:
     layer.set_outer(torch.tensor([1.0, 2.0, 1.0]))  # the order of the components turns
     torch.testing.assert_close(layer.outer_B, torch.tensor([[0.0, 3.0], [4.0, 0.0]]))
     torch.testing.assert_close(layer.outer_A, torch.tensor([[0.0, 0.5, 0.0], [1.0, 0.0, 0.0]]))
+    torch.testing.assert_close(layer.outer_B @ layer.outer_A, layer.base.weight)
+    layer.set_outer(torch.tensor([1.0, 0.0, 1.0]))  # an input that was always 0
     torch.testing.assert_close(layer.outer_B @ layer.outer_A, layer.base.weight)
 
 
@@ -103,8 +110,10 @@ def test_inputs_are_those_of_the_first_training_rows_without_padding() -> None:
     layer = next(iter(method.layers.values()))
     inside: list[Tensor] = []
     hook = layer.register_forward_pre_hook(lambda module, args: inside.append(args[0]))
+    model.train()
     forward(12)
     hook.remove()
+    assert not any(module.training for module in model.modules())  # nothing is dropped
     rows = np.concatenate(order(1, 0, train.lengths, 8, "length"))[:12]
     assert sum(x.shape[0] for x in inside) == 12
     # As many vectors as the rows have tokens.
@@ -158,6 +167,19 @@ def test_a_matrix_smaller_than_the_outer_rank_has_all_of_its_components() -> Non
     method = attach(tiny("roberta"))
     assert {len(q.outer_A) for q in method.layers.values()} == {32}  # not 64
     assert {len(q.outer_A) for q in attach(tiny("roberta"), outer_rank=5).layers.values()} == {5}
+
+
+def test_every_layer_has_the_scale_of_the_settings_whatever_its_rank() -> None:
+    method = attach(tiny("roberta"), "r5", outer_rank=5, scale=3.0)  # an inner rank may be as large
+    assert {(layer.rank, layer.scale) for layer in method.layers.values()} == {(5, 3.0)}
+
+
+def test_a_matrix_without_a_component_is_not_decomposed() -> None:
+    method = attach(tiny("roberta"), "0.2k", svd="plain")
+    method.begin(lambda n: pytest.fail("no rows are needed"))
+    layers = method.layers.values()
+    assert {layer.rank for layer in layers} == {0, 1}
+    assert all(layer.outer_A.any() == bool(layer.rank) for layer in layers)
 
 
 def test_every_mistake_is_named_before_a_model_is_loaded(tmp_path: Path) -> None:

@@ -107,6 +107,11 @@ def test_the_penalty_is_eta_times_the_mean_size_of_all_gates_dead_ones_included(
     assert with_gates([1.0], l1_weight=0).penalty(1) is None
 
 
+def test_one_scale_serves_unequal_ranks_alpha_over_the_largest() -> None:
+    method = with_gates([1.0], [1.0, 1.0, 1.0, 1.0], [], alpha=6.0)
+    assert {layer.scale for layer in method.layers.values()} == {6 / 4}
+
+
 def test_start_values_are_those_of_the_released_code() -> None:
     _, method = attach("r8")
     for layer in method.layers.values():
@@ -282,6 +287,30 @@ def test_a_cut_that_does_nothing_is_said_with_a_way_out(
     assert torch.cat(list(change.keep)).tolist() == [g != 0 for its in gates for g in its]
 
 
+def test_a_cut_that_leaves_room_for_a_dead_gate_alone_has_not_done_nothing() -> None:
+    model = tiny("roberta")
+    matrices = linears(model)[3:5]
+    assert [m.cost for m in matrices] == [64, 96]
+    plan = Plan(Budget(params=170), matrices, (1, 2), None, 170, at_most=True)
+    method = SoRA(settings_of("sora"), model, plan, RunInfo(TOTAL, 3))
+    for layer, values in zip(method.layers.values(), ([0.0], [2.0, 1.0]), strict=True):
+        layer.g.data = torch.tensor(values)
+    change = method.after_step(END)
+    assert isinstance(change, Remove)
+    assert [k.tolist() for k in change.keep] == [[False], [True, False]]
+    assert change.warning is None
+
+
+def test_moments_that_are_taken_up_are_copied() -> None:
+    method = with_gates([1.0])
+    given = {name: torch.zeros(1) for name in method.state()}
+    method.load(given)
+    next(iter(method.layers.values())).g.grad = torch.ones(1)
+    method.update(1, 0.1)
+    assert all(t.all() for t in method.state().values())
+    assert not any(t.any() for t in given.values())
+
+
 def test_a_run_that_begins_without_components_goes_on_without_them() -> None:
     method = with_gates([], [])
     assert method.penalty(1) is None
@@ -347,3 +376,4 @@ def test_a_setting_out_of_range_is_named_with_its_rule(changed: dict[str, Any], 
     (problem,) = settings_of("sora", **changed).problems(100)
     assert said in problem
     assert settings_of("sora").problems(100) == []
+    assert settings_of("sora", prune_end=100.0).problems(100) == []  # a cut after the last step

@@ -178,6 +178,13 @@ def test_training_begins_at_the_backbone() -> None:
     torch.testing.assert_close(model(ids).logits, bare(ids).logits, rtol=1e-5, atol=1e-6)
 
 
+def test_magnitudes_of_a_backbone_of_16_bits_have_32() -> None:
+    method = attach(tiny("roberta").bfloat16())
+    for layer in method.layers.values():
+        norms = layer.base.weight.float().norm(dim=1)
+        torch.testing.assert_close(layer.factors()["m"].data, norms, rtol=1e-6, atol=0)
+
+
 def test_siblings_compute_what_each_layer_does_alone() -> None:
     model = tiny("roberta").eval()
     layers = attach(model).layers

@@ -91,6 +91,15 @@ def test_a_limit_on_onednn_takes_native_bf16_away(
         assert precision.native("cpu")[1] == f"{name}={limit} rules out AVX512-BF16"
 
 
+def test_of_both_limits_onednn_reads_the_one_of_its_present_name(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine(ZEN4)
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "DEFAULT")
+    monkeypatch.setenv("DNNL_MAX_CPU_ISA", "AVX512_CORE")
+    assert precision.automatic("cpu") == "bf16"
+
+
 def test_a_pytorch_without_onednn_has_no_native_bf16(machine: Machine) -> None:
     machine(ZEN4, onednn=False)
     assert precision.native("cpu") == (False, "this PyTorch rules out AVX512-BF16")

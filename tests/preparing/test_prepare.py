@@ -6,13 +6,16 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from dora.configuration.method_choice import packaged_names
 from dora.data.mini import mini
+from dora.data.sources import fingerprint
 from dora.data.tasks import TASKS
 from dora.errors import UserError
 from dora.preparing.prepare import prepare, split_rows
+from dora.preparing.rows import heldout_problems, read_rows
 from folders import edit, model_folder, prepared
 from runs import configure, small, small_glue, write_tsv
 
@@ -48,6 +51,14 @@ def test_a_tenth_of_enough_rows_is_held_out(
     assert not set(train) & set(heldout)
 
 
+def test_rows_are_drawn_by_one_seed_for_every_run_and_sorted() -> None:
+    drawn = np.random.default_rng(0).permutation(30)
+    train, heldout = split_rows(30, 5, "heldout")
+    assert heldout is not None
+    assert heldout.tolist() == sorted(drawn[:3])
+    assert train.tolist() == sorted(drawn[3:8])
+
+
 def test_too_few_rows_to_hold_out_from_come_with_every_other_problem(tmp_path: Path) -> None:
     folder = tmp_path / "RTE"
     folder.mkdir()
@@ -79,6 +90,22 @@ def test_positions_of_a_roberta_begin_after_its_padding(tmp_path: Path) -> None:
     edit(folder / "config.json", pad_token_id=20)
     with pytest.raises(UserError, match="max_length=62 is longer than this model's 43 positions"):
         prepared(folder, tmp_path, ("method=lora", "budget=r1", "max_length=62"))
+
+
+def test_ax_is_read_with_mnli_and_is_no_part_of_its_fingerprint() -> None:
+    mnli = TASKS["mnli"]
+    found = read_rows(configure("task=mnli", "data=mini").data, mnli)
+    assert "ax" in found.splits
+    assert found.fingerprint == fingerprint(mini(mnli))
+
+
+@pytest.mark.parametrize(("labels", "problems"), [([0, 1, 1], 0), ([1, 1, 0], 1)])
+def test_a_correlation_needs_two_labels_among_the_rows_held_out(
+    labels: list[int], problems: int
+) -> None:
+    rows = replace(mini(TASKS["cola"])["train"], label=np.array(labels))
+    found = heldout_problems(configure("task=cola"), rows, np.array([0, 1]))
+    assert len(found) == problems
 
 
 @pytest.mark.parametrize(("task", "alike"), [("stsb", True), ("rte", False)])

@@ -65,6 +65,23 @@ def test_gradients_are_plain_autograds_by_the_whole_weights_and_the_factors(
     assert not any(layer._forward_hooks for layer in layers.values())
 
 
+def test_a_weight_that_no_row_comes_through_has_a_gradient_of_zeros() -> None:
+    model = tiny("roberta")
+    layers = attach_method(model, "lora", "r2").layers.values()
+    config = config_of(LoRA, seed=1, batch_size=8)
+    calibrator(config, model, layers, tokens(8), CPU)(0, backward=True)
+    assert not any(layer.weight.grad.any() for layer in layers)
+
+
+def test_rows_of_one_length_are_run_in_batches_of_32_and_each_once() -> None:
+    model, train = tiny("roberta"), tokens(500)
+    layers = list(attach_method(model, "lora", "r2").layers.values())
+    sizes: list[int] = []
+    layers[0].register_forward_pre_hook(lambda module, args: sizes.append(len(args[0])))
+    calibrator(config_of(LoRA, seed=1, batch_size=8), model, layers, train, CPU)(500)
+    assert (sum(sizes), max(sizes)) == (500, 32)
+
+
 def near(found: Tensor, want: Tensor) -> None:
     """Asserts that they differ by less than rounding makes of them, 1e-5 of the norm."""
     assert (found.double() - want).norm() <= 1e-5 * want.norm()

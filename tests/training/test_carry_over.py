@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from dora.adapters import lowrank, result
+from dora.adapters import lowrank
 from dora.adapters.lowrank import LowRankLinear
 from dora.errors import UserError
 from dora.preparing.init_from import EarlierRun
@@ -18,7 +18,9 @@ from dora.training.carry_over import _trained_again, carry_over
 
 
 @pytest.mark.parametrize("gated", [True, False])
-def test_kept_factors_of_a_chain_are_trained_again_with_the_same_update(gated: bool) -> None:
+def test_kept_factors_of_a_chain_are_trained_again_with_the_same_update(
+    gated: bool, tmp_path: Path
+) -> None:
     torch.manual_seed(0)
     layer = LowRankLinear(torch.nn.Linear(4, 5), 3, 0.5, 0.0, gated)
     for p in layer.factors().values():
@@ -28,9 +30,11 @@ def test_kept_factors_of_a_chain_are_trained_again_with_the_same_update(gated: b
     held = {f"m.{n}": t.detach() for n, t in {**layer.factors(), **layer.kept()}.items()}
     given = _trained_again(held, layer.scale)
     assert set(given) == {f"m.{name}" for name in layer.factors()}
-    fresh = LowRankLinear(layer.base, 5, 0.5, 0.0, gated)
-    holder = torch.nn.ModuleDict({"m": fresh})
-    result.restore(holder, {}, given)
+    fresh = LowRankLinear(layer.base, 5, 2.0, 0.0, gated)
+    method: Any = SimpleNamespace(result="adapter", layers={"m": fresh}, frozen=dict)
+    earlier = EarlierRun(tmp_path, tmp_path / "best.safetensors", {"m": 5}, layer.scale, "0")
+    save_file(held, earlier.file)
+    carry_over(earlier, torch.nn.ModuleDict({"m": fresh}), method, [])
     assert (fresh.rank, fresh.kept_rank) == (5, 0)
     torch.testing.assert_close(fresh.delta(), layer.delta(), rtol=1e-6, atol=1e-6)
 
@@ -44,8 +48,17 @@ def test_a_file_changes_nothing_that_this_run_keeps_frozen(tmp_path: Path) -> No
     save_file(held, earlier.file)
     carry_over(earlier, model, method, [])
     assert torch.equal(layer.A, torch.ones(2, 4))
+    assert layer.scale == 1.0  # the earlier run's
     before = layer.base.weight.clone()
     save_file({**held, "m.base.weight": torch.zeros(5, 4)}, earlier.file)
     with pytest.raises(UserError, match=r"holds m\.base\.weight, which this run does not train"):
         carry_over(earlier, model, method, [])
     assert torch.equal(layer.base.weight, before)
+
+
+def test_modules_of_another_shape_are_refused(tmp_path: Path) -> None:
+    method: Any = SimpleNamespace(result="modules", layers={}, frozen=dict)
+    earlier = EarlierRun(tmp_path, tmp_path / "best.safetensors", {}, None, "0")
+    save_file({"m.weight": torch.zeros(3, 1), "m.bias": torch.zeros(3)}, earlier.file)
+    with pytest.raises(UserError, match=r"does not fit this run's modules: m\.weight; start from"):
+        carry_over(earlier, torch.nn.ModuleDict({"m": torch.nn.Linear(2, 3)}), method, [])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 
 from conftest import tokens
 from dora.data.tasks import TASKS
+from dora.training import processes
 from dora.training.evaluation import EVAL_ROWS, losses, predict, scores
 from dora.training.processes import World
 
@@ -30,6 +32,23 @@ def test_every_row_is_predicted_once_and_in_its_place() -> None:
     # Sorted over the whole split: no batch holds a row that is longer than one of the batch before.
     lengths = data.lengths[np.concatenate(batches)]
     assert (np.diff(lengths) <= 0).all()
+
+
+def test_processes_share_out_the_rows_in_smaller_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = tokens(EVAL_ROWS + 3)
+    held: list[tuple[np.ndarray, np.ndarray]] = []
+
+    def gather(world: World, pieces: list[tuple[np.ndarray, np.ndarray]]) -> list[object]:
+        held.extend(pieces)
+        return [pieces]
+
+    monkeypatch.setattr(processes, "gather", gather)
+    for rank in (0, 1):
+        world = World(rank, 2, torch.device("cpu"))
+        predict(data, 1, world, lambda given, rows: torch.from_numpy(rows[:, None]))
+    assert sorted(np.concatenate([rows for rows, _ in held])) == list(range(len(data)))
+    assert all(np.array_equal(rows, values[:, 0]) for rows, values in held)
+    assert [len(rows) for rows, _ in held] == [EVAL_ROWS // 2, 2, EVAL_ROWS // 2, 1]
 
 
 def test_every_development_split_has_its_scores_and_a_collapse_on_any_of_them_is_said() -> None:
@@ -58,5 +77,18 @@ def test_losses_are_means_over_a_splits_rows_and_one_that_is_not_finite_is_absen
     splits = {"heldout": tokens(5)}
     logits = {"heldout": np.zeros((5, 2), np.float32)}
     assert losses(TASKS["sst2"], logits, splits) == {"loss_heldout": pytest.approx(math.log(2))}
+    drawn = np.random.default_rng(0).normal(size=(5, 2)).astype(np.float32)
+    wide = drawn.astype(np.float64)
+    chosen = wide[np.arange(5), splits["heldout"].label]
+    want = np.mean(np.log(np.exp(wide).sum(1)) - chosen)
+    found = losses(TASKS["sst2"], {"heldout": drawn}, splits)
+    assert found == {"loss_heldout": pytest.approx(want, rel=1e-12)}  # summed in 64 bits
     logits["heldout"][3] = np.nan
+    assert losses(TASKS["sst2"], logits, splits) == {}
+
+
+def test_a_split_without_labels_has_neither_scores_nor_a_loss() -> None:
+    splits = {"test": replace(tokens(5), label=None)}
+    logits = {"test": np.zeros((5, 2), np.float32)}
+    assert scores(TASKS["sst2"], logits, splits) == {"degenerate": None}
     assert losses(TASKS["sst2"], logits, splits) == {}

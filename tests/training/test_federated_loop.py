@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from conftest import attach_method, loop_of, tiny, tokens
 from dora.configuration.groups import FedConfig
 from dora.data.tokens import Tokens
-from dora.errors import RunFailed, Stopped, UserError
+from dora.errors import Diverged, RunFailed, Stopped, UserError
 from dora.methods.base import Method, RunInfo
 from dora.preparing.federation import Federation
 from dora.process.signals import StopSignals
@@ -143,6 +143,17 @@ def test_a_server_is_given_the_weights_at_which_its_round_began() -> None:
     for before, want in zip(given, begun, strict=True):
         assert before.keys() == want.keys()
         assert all(torch.equal(before[name], want[name]) for name in want)
+
+
+def test_a_server_averages_nothing_of_a_client_that_diverged() -> None:
+    train, model = tokens(40), tiny("roberta")
+    method = attach(model)
+    loop = federated(model, method, train, 2, 8, clients=2, local_steps=1)
+    method.aggregate = lambda *given: pytest.fail("averaged")  # type: ignore[method-assign]
+    loop.train_step(1)
+    loop.stepper.watch.see(1, torch.tensor(float("nan")), None, torch.tensor(1.0))
+    with pytest.raises(Diverged, match="loss not finite at step 1"):
+        loop.train_step(2)
 
 
 @pytest.mark.parametrize(

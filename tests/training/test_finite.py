@@ -138,6 +138,13 @@ def test_no_component_is_chosen_by_a_score_that_is_not_finite(value):
         allocate([torch.tensor([1.0, value]), torch.tensor([2.0])], [1, 1], 2)
 
 
+def test_a_run_with_a_loss_that_was_not_finite_is_unsound_even_with_finite_weights():
+    loop = dora_loop()
+    assert loop.stepper.sound()
+    loop.stepper.watch.see(1, torch.tensor(NAN), None, torch.tensor(1.0))
+    assert not loop.stepper.sound()
+
+
 def test_the_watch_remembers_the_first_of_several():
     watch, fine, bad = FiniteWatch(torch.device("cpu")), torch.tensor(1.0), torch.tensor(NAN)
     watch.see(1, fine, None, fine)

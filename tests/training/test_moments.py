@@ -190,6 +190,10 @@ def test_a_change_carries_its_count_and_its_warning_into_the_journal_and_the_log
     method.change = Mask([torch.tensor([True])] * 3 + [torch.zeros(0, dtype=torch.bool)])
     loop.train_step(4)
     assert events[1].keys() == {"step", "total", "ranks"}
+    # A final mask that is applied again is no new allocation.
+    method.change = Mask([torch.tensor([True])] * 3 + [torch.zeros(0, dtype=torch.bool)], new=False)
+    loop.train_step(5)
+    assert len(events) == 2
     assert capsys.readouterr().out == ""
 
 
