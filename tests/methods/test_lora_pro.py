@@ -121,10 +121,10 @@ def test_the_equivalent_gradient_is_the_projection_on_the_tangent_space_for_ever
 @pytest.mark.parametrize("x", CHOICES_OF_X)
 def test_float32_factors_are_adjusted_in_float64(x):
     A, B, G, s = random_case()
-    given = A, B, s * B.T @ G, s * G @ A.T
-    for got, want in zip(
-        adjusted(*given, s, x), adjusted(*map(torch.Tensor.double, given), s, x), strict=True
-    ):
+    G_A, G_B = s * B.T @ G, s * G @ A.T
+    found = adjusted(A, B, G_A, G_B, s, x)
+    wanted = adjusted(A.double(), B.double(), G_A.double(), G_B.double(), s, x)
+    for got, want in zip(found, wanted, strict=True):
         assert torch.equal(got, want)
 
 
