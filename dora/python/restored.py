@@ -27,8 +27,8 @@ def restored() -> Iterator[None]:
     """Puts back, at the end, whatever training changes in a process.
 
     These are the states of random generators, threads, determinism, warnings, environment,
-    sys.path, the process group and Hydra; inside, Hydra is not set up. Signal handlers are put back by the run itself.
-    The C library keeps freed memory from then on (`dora.process.memory`).
+    sys.path, the process group and Hydra; inside, Hydra is not set up. Signal handlers are put back
+    by the run itself. The C library keeps freed memory from then on (`dora.process.memory`).
     """
     environment, path = dict(os.environ), list(sys.path)
     draws = random.getstate(), np.random.get_state()

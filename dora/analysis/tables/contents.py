@@ -25,8 +25,7 @@ ENDS = (
 
 def findings(table: Table) -> list[Grid]:
     """Returns the scores and the differences that the seeds show; none that repeats another."""
-    found = [scores(table), against(table, by_task=False), against(table, by_task=True)]
-    return [grid for grid in found if grid is not None]
+    return [scores(table), *against(table)]
 
 
 def grids(table: Table) -> list[Grid]:

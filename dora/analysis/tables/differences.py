@@ -16,14 +16,22 @@ from dora.plain import number_range
 DETECTABLE = "detectable at 80 % power"  # the head of the column with `Difference.detectable`
 
 
-def against(table: Table, by_task: bool) -> Grid | None:
-    """Returns each method less the baseline at the same budget, paired by seed; None without any.
+def against(table: Table) -> list[Grid]:
+    """Returns each method less the baseline at the same budget, paired by seed.
 
-    Its column DETECTABLE says what these seeds could show.
+    One table is of averages, one by task; neither is there without a difference. Their column
+    DETECTABLE says what these seeds could show.
     """
-    found = [d for d in differences(table) if (d.task is not None) == by_task]
-    if not found:
-        return None
+    found = differences(table)
+    averages, by_task = (
+        [d for d in found if (d.task is not None) == apart] for apart in (False, True)
+    )
+    return [_grid(table, family) for family in (averages, by_task) if family]
+
+
+def _grid(table: Table, found: Sequence[Difference]) -> Grid:
+    """Returns the table of these differences, which are all of averages or all of tasks."""
+    by_task = found[0].task is not None
     # The column of intervals over examples only where any run has stored predictions.
     shown = any(d.examples for d in found)
     head = [

@@ -306,8 +306,7 @@ def test_differences_show_what_the_seeds_could_have_shown(tmp_path: Path) -> Non
     for seed, lora, dora in ((1, 0.80, 0.81), (2, 0.60, 0.62), (3, 0.70, 0.73)):
         write_run(tmp_path, "lora", seed, lora)
         write_run(tmp_path, "dora", seed, dora)
-    grid = against(only_table(tmp_path), by_task=True)
-    assert grid is not None
+    (grid,) = against(only_table(tmp_path))
     # By hand: differences 1, 2, 3; error 1 / sqrt(3); t(0.975, 2) = 4.303; t = 3.46, p = 0.074; the
     # non-central t of 2 degrees of freedom passes 4.303 in four of five draws with 5.653, by its
     # tables; DoRA's run is the higher in 6 of 9 pairs.
@@ -329,8 +328,7 @@ def test_differences_that_are_alike_on_every_seed_are_not_tested(tmp_path: Path)
         for method, wnli in (("lora", 0.563), ("adalora", 0.563), ("dora", 0.436)):
             write_run(tmp_path, method, seed, wnli, task="wnli")
     table = only_table(tmp_path)
-    grid = against(table, by_task=True)
-    assert grid is not None
+    (grid,) = against(table)
     assert fields(grid, "AdaLoRA")[3:] == ["+0.0", "1.000", "0.50", "–", "2"]
     assert fields(grid, "DoRA (dynamic rank)")[3:] == ["-12.7", "–", "0.00", "–", "2"]
     assert grid.bold == set()
@@ -439,8 +437,7 @@ def test_methods_that_nobody_has_heard_of_have_rows_like_any_other(tmp_path: Pat
         ["zeta", "r8", "900"],
     ]
     assert scores(table).rules == {2}
-    grid = against(table, by_task=True)
-    assert grid is not None
+    (grid,) = against(table)
     assert [row[0] for row in grid.rows] == ["zeta"]  # nothing of equal size is beside the others
     # "target" is a setting of zeta and LoRA alone, so that it does not differ.
     assert not any("differs" in note for note in scores(table).notes)
