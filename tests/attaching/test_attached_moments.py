@@ -189,6 +189,7 @@ def test_a_copy_of_the_model_draws_by_itself() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # those that Dynamo raises in itself
 def test_a_compiled_model_draws_once_a_step() -> None:
     model = build("mlp")
     adapter = attach(model, "flat_lora", rho=1.0)

@@ -26,6 +26,8 @@ from dora.training.processes import World
 from runs import small
 
 STEPS, LR = 24, 2e-3
+# Their rates or decays are not the Trainer's own.
+GROUPED = ("sora", "nora")
 # Without the rows that NoRA's outer factors are weighed by.
 MORE = {"nora": {"svd": "plain"}}
 Batches = list[dict[str, Tensor]]
@@ -42,10 +44,10 @@ def own_run(
         return model.double(), head
 
     monkeypatch.setattr(building, "_model", double)
-    given = [f"method.{key}={value}" for key, value in MORE.get(method, {}).items()]
+    more = [f"method.{key}={value}" for key, value in MORE.get(method, {}).items()]
     words = [
         f"method={method}",
-        *given,
+        *more,
         "budget=r4",
         f"lr={LR}",
         "method.dropout=0",
@@ -131,7 +133,7 @@ LOOPS = (by_loop, by_trainer, by_accelerate)
             method, loop, marks=[] if loop is by_loop and method == "dora" else pytest.mark.slow
         )
         for method in ("dora", "adalora", "lora", "sora", "lora_pro", "flat_lora", "nora", "cora")
-        for loop in (LOOPS if method != "sora" else (by_loop, by_accelerate))
+        for loop in (LOOPS if method not in GROUPED else (by_loop, by_accelerate))
     ],
 )
 def test_equals_the_suites_own_loop(

@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from peft import PeftModel
 
 import dora
-from own_models import BATCH, STEPS, Rows, attach, build, rows, train, trainer
+from own_models import BATCH, STEPS, Rows, attach, build, go_on, rows, train, trainer
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
@@ -95,7 +95,7 @@ def test_the_other_methods_end_at_their_budget_too(kind: str, method: str, tmp_p
     frozen = copy.deepcopy(model)
     adapter = attach(model, method, **({"blocks": 2} if method == "melora" else {}))
     adapter.begin(lambda number: model(**joined(held[:number]))["loss"])
-    train(model, adapter, held)
+    go_on(model, adapter, torch.optim.AdamW(adapter.groups(1e-2)), held)
     assert adapter.plan.missed(list(adapter.ranks().values())) is None
     check_exports(kind, model, adapter, frozen, tmp_path)
 
