@@ -15,7 +15,8 @@ from dora.adapters import result
 from dora.backbones import backbone, vocabulary
 from dora.backbones.attention import speed_up
 from dora.data.sources import fingerprint
-from dora.data.tokens import Tokens, tokenised
+from dora.data.token_cache import tokenised
+from dora.data.tokens import Tokens
 from dora.errors import UserError
 from dora.guarding.guard import Guard
 from dora.guarding.loaded import Loaded
