@@ -13,8 +13,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from dora.checked_files import read_object
 from dora.errors import UserError, reason
-from dora.files import read_object, to_json, write_atomic
+from dora.files import to_json, write_atomic
 
 # A score in points for each seed, or a loss; it is None where the run diverged or the score is
 # undefined.
