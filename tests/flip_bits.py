@@ -26,7 +26,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dora.analysis.finished import read_runs
 from dora.analysis.run_journals import undamaged
 from dora.backbones import backbone
 from dora.backbones.model_config import read_config
@@ -34,6 +33,7 @@ from dora.data import token_cache
 from dora.errors import UserError
 from dora.preparing.init_from import read_earlier_run
 from dora.preparing.prepare import Prepared, prepare
+from dora.records.finished import read_runs
 from dora.records.journals import JOURNALS
 from dora.records.record import Record, read_finished
 from dora.records.verify import verify

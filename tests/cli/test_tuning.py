@@ -18,7 +18,6 @@ from typing import Any
 import pytest
 
 from dora import tune
-from dora.analysis.finished import read_runs
 from dora.analysis.grouping import tables
 from dora.analysis.tables.scores import scores
 from dora.cli import tuning as tuning_module
@@ -33,6 +32,7 @@ from dora.configuration.searched import METHOD_FILE, as_tuned, search_of, search
 from dora.errors import NotNow, UserError
 from dora.preparing.prepare import prepare
 from dora.records import packed
+from dora.records.finished import read_runs
 from dora.records.journals import events
 from dora.training import one_run
 from runs import (
