@@ -16,8 +16,8 @@ from dora.analysis.figures.style import images
 from dora.analysis.searches import heldout, heldout_loss, in_order
 from dora.analysis.tables.layout import as_csv
 from dora.analysis.tables.searches import table
-from dora.cli.line import in_grammar
 from dora.cli.search_rule import Candidate, OpenSearch, first_rates
+from dora.cli.spelling import in_grammar
 from dora.configuration import tuned
 from dora.configuration.check import check
 from dora.configuration.config import Config, holder

@@ -21,8 +21,9 @@ from dora import tune
 from dora.analysis.grouping import tables
 from dora.analysis.tables.scores import scores
 from dora.cli import tuning as tuning_module
-from dora.cli.line import is_sweep, read
+from dora.cli.line import read
 from dora.cli.search_rule import Candidate, next_rates
+from dora.cli.spelling import is_sweep
 from dora.cli.sweep import plan
 from dora.cli.tuning import Tuning
 from dora.collect import collect
