@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from dora.configuration.searched import searched_with
+from dora.configuration.rates_from import searched_with
 from dora.methods.base import Method
 from dora.preparing import precision
 from dora.preparing.notes import embedded_note

@@ -15,7 +15,7 @@ from dora.analysis.grouping import tables
 from dora.analysis.searches import heldout_loss, in_order, of_runs, unequal
 from dora.analysis.tables.notes import score_notes
 from dora.analysis.tables.searches import table
-from dora.configuration.tuned import Key, Search
+from dora.configuration.search_file import Key, Search
 from dora.records.finished import read_runs
 
 

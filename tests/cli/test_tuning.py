@@ -27,9 +27,9 @@ from dora.cli.spelling import is_sweep
 from dora.cli.sweep import plan
 from dora.cli.tuning import Tuning
 from dora.collect import collect
-from dora.configuration import tuned
+from dora.configuration import search_file
 from dora.configuration.config import Config
-from dora.configuration.searched import METHOD_FILE, as_tuned, search_of, searched_with
+from dora.configuration.rates_from import METHOD_FILE, as_tuned, search_of, searched_with
 from dora.errors import NotNow, UserError
 from dora.preparing.prepare import prepare
 from dora.records import packed
@@ -59,9 +59,11 @@ def rate_of(config: Config) -> float:
 
 def search_at(
     *place: Any, length: str = "600 steps", data: str = "dir", **more: Any
-) -> tuned.Search:
+) -> search_file.Search:
     """Returns a search; `place`: model, task, method and budget, then a Search's own fields."""
-    return tuned.Search(tuned.Key(*place[:4], length=length, data=data), *place[4:], **more)
+    return search_file.Search(
+        search_file.Key(*place[:4], length=length, data=data), *place[4:], **more
+    )
 
 
 def searched(score: Callable[[float], float | None], start: float, most: int) -> dict[float, float]:
@@ -120,7 +122,7 @@ def test_where_no_rate_scores_the_lower_loss_is_better() -> None:
     # A Matthews correlation of 0.0 everywhere, and losses lowest about 3e-3.
     losses: dict[float, tuple[float | None, ...]] = {}
 
-    def found() -> tuned.Search:
+    def found() -> search_file.Search:
         return search_at("", "", "", None, (1,), dict.fromkeys(losses, (0.0,)), losses=losses)
 
     while rates := next_rates(found(), 1e-3, 6):
@@ -209,8 +211,8 @@ def test_a_search_goes_on_with_all_that_its_file_holds(tmp_path: Path) -> None:
     below = min(first) / 2
     scores = {rate: (50.0,) for rate in (*first, below)}
     (tmp_path / "search").mkdir()
-    whole = tuned.Search(key, (1,), scores)
-    tuned.write(tmp_path / "search/choices.json", [whole])
+    whole = search_file.Search(key, (1,), scores)
+    search_file.write(tmp_path / "search/choices.json", [whole])
     tried = [float(w[3:]) for job in tuning().jobs() for w in job if w.startswith("lr=")]
     assert tried == sorted(scores)
 
@@ -229,7 +231,7 @@ def test_a_search_goes_on_with_the_settings_and_the_start_of_its_file_alone(
     for rate, by_seed in scores.items():
         group.take(Candidate(rate), by_seed)
     (tmp_path / "search").mkdir()
-    tuned.write(tmp_path / "search/choices.json", begun.searches())
+    search_file.write(tmp_path / "search/choices.json", begun.searches())
     # What a search sets itself, and what changes last bits alone, may be another.
     tuning("lr=1", "threads=2", "keep_model=true", "seed=2")
     told = r"holds a search for wnli with lora with batch_size=8, method.alpha=16.0: give the same"
@@ -248,16 +250,18 @@ def test_a_search_goes_on_with_the_settings_and_the_start_of_its_file_alone(
             tuning(elsewhere)
         tuning(elsewhere, way)
     # A method of one's own that was edited is searched anew, and a study's run would name it.
-    monkeypatch.setattr("dora.configuration.searched.fingerprint", lambda _: "0123456789")
+    monkeypatch.setattr("dora.configuration.rates_from.fingerprint", lambda _: "0123456789")
     (edited,) = tuning().searches()
     assert edited.settings[METHOD_FILE] == "01234567"
     assert edited.unlike({METHOD_FILE: "fedcba98"}) == {METHOD_FILE: "01234567"}
-    tuned.write(tmp_path / "search/choices.json", [dataclasses.replace(edited, scores=scores)])
-    monkeypatch.setattr("dora.configuration.searched.fingerprint", lambda _: "9876543210")
+    search_file.write(
+        tmp_path / "search/choices.json", [dataclasses.replace(edited, scores=scores)]
+    )
+    monkeypatch.setattr("dora.configuration.rates_from.fingerprint", lambda _: "9876543210")
     tuning()
     # A file that does not say its settings is gone on with.
     search = dataclasses.replace(begun.searches()[0], settings={})
-    tuned.write(tmp_path / "search/choices.json", [search])
+    search_file.write(tmp_path / "search/choices.json", [search])
     tuning("batch_size=4")
 
 
@@ -268,7 +272,7 @@ def test_a_run_and_its_table_name_settings_that_its_rate_was_not_searched_with(
     words = ["method=lora", "budget=r2", f"rates_from={file}"]
     other = searched_with(small(tmp_path, "method=lora", "batch_size=4", "precision=bf16"))
     place = ("tiny_roberta", "wnli", "lora", "r2", (1,))
-    tuned.write(file, [search_at(*place, {1e-3: (50.0,)}, settings=other)])
+    search_file.write(file, [search_at(*place, {1e-3: (50.0,)}, settings=other)])
     run(small(tmp_path, *words))
     assert record(tmp_path)["tuning"]["settings"] == {"batch_size": 4}
     (table,) = tables(read_runs(tmp_path))
@@ -313,10 +317,10 @@ def test_a_run_takes_the_setting_that_was_chosen_with_its_rate(tmp_path: Path) -
     values = {0.3: (61.0,), 0.5: (40.0,)}
     place = ("tiny_roberta", "wnli", "dora", "r2")
     length = small(tmp_path).length
-    key = tuned.Key(*place, length, "dir")
-    search = tuned.Search(key, (1,), rates, {}, "dem", 0.1, values)
-    tuned.write(tmp_path / "choices.json", [search])
-    assert tuned.read(tmp_path / "choices.json") == {key: search}
+    key = search_file.Key(*place, length, "dir")
+    search = search_file.Search(key, (1,), rates, {}, "dem", 0.1, values)
+    search_file.write(tmp_path / "choices.json", [search])
+    assert search_file.read(tmp_path / "choices.json") == {key: search}
     words = ["method=dora", "budget=r2", f"rates_from={tmp_path}/choices.json"]
     run(small(tmp_path / "a", *words))
     about = record(tmp_path / "a")
@@ -340,7 +344,7 @@ def test_a_run_takes_the_setting_that_was_chosen_with_its_rate(tmp_path: Path) -
 def test_a_run_keeps_its_place_whatever_becomes_of_its_file_of_rates(tmp_path: Path) -> None:
     place = ("tiny_roberta", "wnli", "dora", "r2", (1,))
     file = tmp_path / "choices.json"
-    tuned.write(file, [search_at(*place, {1e-3: (50.0,)}, setting="dem", default=0.1)])
+    search_file.write(file, [search_at(*place, {1e-3: (50.0,)}, setting="dem", default=0.1)])
     words = ["method=dora", "budget=r2", f"rates_from={file}"]
     # A key that is added is named although the file chooses a setting.
     with pytest.raises(UserError, match=r"\+max_step: there is no key max_step"):
@@ -348,7 +352,7 @@ def test_a_run_keeps_its_place_whatever_becomes_of_its_file_of_rates(tmp_path: P
     begun = prepare(small(tmp_path, *words))
     folder = begun.folder
     # As a search with more candidates does, while the run trains.
-    tuned.write(file, [search_at(*place, {3e-3: (60.0,)}, setting="dem", default=0.1)])
+    search_file.write(file, [search_at(*place, {3e-3: (60.0,)}, setting="dem", default=0.1)])
     assert begun.settings["lr"] == 1e-3
     assert begun.folder == folder != prepare(small(tmp_path, *words)).folder
     file.unlink()
@@ -374,12 +378,12 @@ def test_a_rate_comes_from_a_search_of_the_same_length_or_else_from_the_only_oth
         search_at(*place, {rate: (50.0,)}, length=f"{steps} steps")
         for rate, steps in ((1e-3, 600), (3e-3, 1800))
     )
-    tuned.write(file, [short])
+    search_file.write(file, [short])
     assert rate("max_steps=600") == rate("max_steps=5400") == 1e-3
     # A table says that the rate was found in other runs.
     run(small(tmp_path, *words))
     assert record(tmp_path)["tuning"]["length"] == "600 steps"
-    tuned.write(file, [short, long])
+    search_file.write(file, [short, long])
     assert (rate("max_steps=600"), rate("max_steps=1800")) == (1e-3, 3e-3)
     told = r"method=lora, budget=r2 at 5400 steps on dir, only at 600 steps on dir and 1800 steps on dir"
     with pytest.raises(UserError, match=told):
@@ -396,7 +400,7 @@ def test_a_search_is_named_by_the_length_that_its_runs_were_given(tmp_path: Path
     }
     assert {name: config.length for name, config in given.items()} == lengths
     # The record, from which tables make searches, says the same.
-    assert {name: tuned.length(c.resolved()) for name, c in given.items()} == lengths
+    assert {name: search_file.length(c.resolved()) for name, c in given.items()} == lengths
 
 
 def test_a_rate_comes_from_a_search_on_the_same_data_or_else_from_the_only_other(
@@ -410,14 +414,14 @@ def test_a_rate_comes_from_a_search_on_the_same_data_or_else_from_the_only_other
         search_at(*place, {rate: (50.0,)}, length=length, data=data)
         for rate, data in ((1e-3, "sample"), (3e-3, "dir"))
     )
-    tuned.write(file, [sample])
+    search_file.write(file, [sample])
     assert rate_of(small(tmp_path, *words)) == 1e-3
     # A table says that the rate was found on other data.
     run(small(tmp_path, *words))
     assert record(tmp_path)["tuning"]["data"] == "sample"
     (table,) = tables(read_runs(tmp_path))
     assert any("; tried on other data, sample" in note for note in scores(table).notes)
-    tuned.write(file, [sample, whole])
+    search_file.write(file, [sample, whole])
     assert rate_of(small(tmp_path, *words)) == 3e-3
     assert rate_of(small(tmp_path, *words, "data.name=sample")) == 1e-3
     told = f"at {length} on other, only at {length} on sample and {length} on dir"
@@ -564,13 +568,13 @@ def test_the_command_searches_goes_on_where_it_was_stopped_and_a_study_reads_its
     assert f"rates_from={file}" in done.stdout
     assert (tmp_path / "search" / "learning-rates.png").exists()
     # Nothing is trained twice, and the choices are the same; packed records will do for that.
-    searches = tuned.read(file)
+    searches = search_file.read(file)
     collect(file.parent, file.parent / packed.NAME)
     shutil.rmtree(file.parent / "runs")
     code, said, _ = in_process(tune.main, *line)
     assert code == 0
     assert "6 runs: 6 done before, 0 to train" in said
-    assert tuned.read(file) == searches
+    assert search_file.read(file) == searches
     # A search with other seeds would lose scores.
     with pytest.raises(UserError, match="holds 3 candidates with seeds 3 for wnli with lora"):
         Tuning([[*words, "method=lora"]], lambda given: configure(*given), 3, (4,))
@@ -620,7 +624,7 @@ def test_a_disk_that_is_full_at_the_end_of_a_search_is_a_message(
         if path.name == left[0]:
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
-    monkeypatch.setattr(tuned, "write_atomic", full)
+    monkeypatch.setattr(search_file, "write_atomic", full)
     monkeypatch.setattr(tuning_module, "write_atomic", full)
     monkeypatch.setattr(tuning_module, "score_by_rate", lambda *_: ((), []))
     monkeypatch.setattr(tuning_module, "images", lambda drawn: {})
@@ -640,7 +644,7 @@ def test_a_second_search_is_added_to_the_file_of_the_first(tmp_path: Path) -> No
     place = ("tiny_roberta", "wnli", "lora", "r2", (1,))
     place = (*place, {rate: (50.0,) for rate in (1e-3, 2e-3, 4e-3)})
     longer = search_at(*place, length="900 steps")
-    tuned.write(file, [other, search_at(*place, length=small(tmp_path).length), longer])
+    search_file.write(file, [other, search_at(*place, length=small(tmp_path).length), longer])
     words = small_words(tmp_path, "method=lora", "budget=r2")
     tuning = Tuning([words], lambda words: configure(*words), 3, (1, 2))
     (group,) = tuning.groups.values()
@@ -650,7 +654,7 @@ def test_a_second_search_is_added_to_the_file_of_the_first(tmp_path: Path) -> No
     assert sum("--candidates 5 goes on, for every method" in line for line in tuning.write()) == 1
     group.take(Candidate(2e-3), (70.0, 61.0))
     assert not any("goes on" in line for line in tuning.write())
-    found = tuned.read(file)
+    found = search_file.read(file)
     assert found[other.key] == other
     assert found[other.key].made == {"host": "a"}
     same = longer.key._replace(length=small(tmp_path).length)
@@ -699,7 +703,7 @@ def test_a_search_that_another_command_has_overtaken_leaves_its_scores(
     assert file.read_bytes() == whole
     # Of as many candidates it may be written twice, and with more of them it goes on.
     ended(tmp_path, 5, *faster[1:]).write()
-    (search,) = tuned.read(file).values()
+    (search,) = search_file.read(file).values()
     assert search.candidates == 5
 
 
@@ -737,14 +741,14 @@ def test_no_other_command_writes_between_a_searchs_last_look_and_its_file(
         return function
 
     monkeypatch.setattr(Tuning, "_held", locked("read", Tuning._held))
-    monkeypatch.setattr(tuned, "write", locked("write", tuned.write))
+    monkeypatch.setattr(search_file, "write", locked("write", search_file.write))
     tuning.write()
     assert asked == ["read", "read", "write"]
 
 
 def test_a_rate_of_a_search_that_always_diverged_is_refused(tmp_path: Path) -> None:
     search = search_at("tiny_roberta", "wnli", "lora", "r2", (1,), {1e-3: (None,), 2e-3: (None,)})
-    tuned.write(tmp_path / "choices.json", [search])
+    search_file.write(tmp_path / "choices.json", [search])
     with pytest.raises(UserError, match=r"method=lora, budget=r2 diverged at .* 0.001 to 0.002"):
         run(small(tmp_path, "method=lora", "budget=r2", f"rates_from={tmp_path}/choices.json"))
 
@@ -771,23 +775,23 @@ def test_a_search_with_a_wrong_entry_is_refused(
     changes: dict[str, Any], why: str, tmp_path: Path
 ) -> None:
     file = tmp_path / "choices.json"
-    tuned.write(file, [search_at("m", "rte", "lora", None, (1,), {0.1: (1,)})])
+    search_file.write(file, [search_at("m", "rte", "lora", None, (1,), {0.1: (1,)})])
     (entry,) = json.loads(file.read_text())["choices"]
     file.write_text(json.dumps({"choices": [entry | changes]}))
     with pytest.raises(UserError, match=rf"is no file of python -m dora.tune \({why}"):
-        tuned.read(file)
+        search_file.read(file)
 
 
 def test_a_search_that_an_earlier_version_wrote_is_refused_with_the_way_out(tmp_path: Path) -> None:
     file = tmp_path / "choices.json"
-    tuned.write(file, [search_at("m", "rte", "lora", None, (1,), {0.1: (1,)})])
+    search_file.write(file, [search_at("m", "rte", "lora", None, (1,), {0.1: (1,)})])
     (entry,) = json.loads(file.read_text())["choices"]
     del entry["losses"]
     file.write_text(json.dumps({"choices": [entry]}))
     with pytest.raises(
         UserError, match=r"choices\.json lacks 'losses': .* moved away, the commands"
     ):
-        tuned.read(file)
+        search_file.read(file)
 
 
 @pytest.mark.parametrize("text", ["{}", '{"choices": [{}]}', "no json"])
@@ -800,4 +804,4 @@ def test_a_file_that_is_no_search_is_refused_before_anything_begins(
     with pytest.raises(UserError, match=r"rates_from=.*cannot be read"):
         run(small(tmp_path, "method=lora", f"rates_from={tmp_path}/nothing.json"))
     with pytest.raises(UserError, match=r"cannot be read: File name too long$"):
-        tuned.read(tmp_path / ("x" * 300))
+        search_file.read(tmp_path / ("x" * 300))

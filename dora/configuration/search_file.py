@@ -60,7 +60,7 @@ class Search:
     `default`. `losses`: of the rates on the same rows; empty where none is known. `values`: scores
     of the setting's other values, at the best rate. `seeds`: the seeds of each candidate. `made`:
     command, commit and machine of the search. `settings`: those that its runs have in common
-    (`searched.searched_with`).
+    (`rates_from.searched_with`).
     """
 
     key: Key
