@@ -1,4 +1,4 @@
-"""A search gives every method equal effort, by a rule that looks at its own scores alone."""
+"""A search gives every method equal effort, and its file loses no scores."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import dataclasses
 import errno
 import fcntl
 import json
-import math
 import os
 import shlex
 import shutil
@@ -16,31 +15,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from searches import peak, search_at
 
 from dora import tune
-from dora.analysis.grouping import tables
-from dora.analysis.tables.scores import scores
 from dora.cli import tuning as tuning_module
 from dora.cli.line import read
-from dora.cli.search_rule import Candidate, next_rates
+from dora.cli.search_rule import Candidate
 from dora.cli.spelling import is_sweep
-from dora.cli.sweep import plan
 from dora.cli.tuning import Tuning
 from dora.collect import collect
 from dora.configuration import search_file
-from dora.configuration.config import Config
-from dora.configuration.rates_from import METHOD_FILE, as_tuned, search_of, searched_with
+from dora.configuration.rates_from import METHOD_FILE
 from dora.errors import NotNow, UserError
-from dora.preparing.prepare import prepare
 from dora.records import packed
-from dora.records.finished import read_runs
-from dora.records.journals import events
-from dora.training import one_run
 from runs import (
     command,
     configure,
     in_process,
-    only_run,
     record,
     refused,
     run,
@@ -48,111 +39,6 @@ from runs import (
     small_glue,
     small_words,
 )
-
-
-def rate_of(config: Config) -> float:
-    """Returns the rate that the run takes from its file."""
-    found = search_of(config)
-    assert found is not None
-    return as_tuned(config, found).learning_rate()
-
-
-def search_at(
-    *place: Any, length: str = "600 steps", data: str = "dir", **more: Any
-) -> search_file.Search:
-    """Returns a search; `place`: model, task, method and budget, then a Search's own fields."""
-    return search_file.Search(
-        search_file.Key(*place[:4], length=length, data=data), *place[4:], **more
-    )
-
-
-def searched(score: Callable[[float], float | None], start: float, most: int) -> dict[float, float]:
-    """Returns the candidates that the rule tries, with `score` of each."""
-    scores: dict[float, tuple[float | None, ...]] = {}
-    while rates := next_rates(search_at("", "", "", None, (1,), scores), start, most):
-        for rate in rates:
-            assert rate not in scores
-            scores[rate] = (score(rate),)
-    return {rate: s[0] for rate, s in scores.items()}  # type: ignore[misc]
-
-
-def peak(at: float) -> Callable[[float], float]:
-    """Returns a score with its maximum at a rate, falling by a point with each factor of 2."""
-    return lambda rate: 90 - abs(math.log2(rate / at))
-
-
-# Worked by hand: half, once and twice the start, then on by the rule.
-@pytest.mark.parametrize(
-    ("at", "tried"),
-    [
-        # At the upper edge until 1.6e-3 shows that 8e-4 lies inside.
-        (1e-3, [5e-5, 1e-4, 2e-4, 4e-4, 8e-4, 1.6e-3]),
-        # Never inside: six candidates, each half of the one before.
-        (1e-9, [5e-5, 1e-4, 2e-4, 2.5e-5, 1.25e-5, 6.25e-6]),
-        # Inside at once, and 2e-4 the better neighbour: their geometric mean, then nearer.
-        (1.2e-4, [5e-5, 1e-4, 2e-4, 1.41e-4, 1.19e-4, 1.3e-4]),
-        # 1e-4 stays the best: the wider gap, below it, then that towards the better neighbour.
-        (1.05e-4, [5e-5, 1e-4, 2e-4, 1.41e-4, 7.07e-5, 1.19e-4]),
-    ],
-)
-def test_a_search_grows_at_an_edge_and_closes_in_inside(at: float, tried: list[float]) -> None:
-    assert list(searched(peak(at), 1e-4, 6)) == tried
-
-
-@pytest.mark.parametrize("most", [3, 4, 6, 9])
-@pytest.mark.parametrize("at", [1e-7, 3e-5, 1.1e-4, 2e-3, 1.0])
-def test_every_search_has_as_many_candidates_as_it_may(at: float, most: int) -> None:
-    assert len(searched(peak(at), 1e-4, most)) == most
-
-
-def test_of_equal_scores_the_lower_rate_wins_and_a_diverged_one_loses() -> None:
-    # Nothing learns: down, and the edge is told.
-    flat = searched(lambda rate: 50.0, 1e-3, 5)
-    assert list(flat) == [5e-4, 1e-3, 2e-3, 2.5e-4, 1.25e-4]
-    diverging = searched(lambda rate: None if rate > 4e-4 else 80.0, 1e-3, 5)
-    assert list(diverging) == [5e-4, 1e-3, 2e-3, 2.5e-4, 1.25e-4]
-    search = search_at("m", "rte", "lora", "r8", (1,), {r: (s,) for r, s in diverging.items()})
-    assert (search.lr, search.at_edge) == (1.25e-4, True)
-    # One seed that diverged is no lucky seed: the rate loses to any whole one.
-    seeds = {1e-3: (70.0, 71.0), 2e-3: (None, 99.0)}
-    assert search_at("m", "rte", "lora", "r8", (1, 2), seeds).lr == 1e-3
-
-
-def test_where_no_rate_scores_the_lower_loss_is_better() -> None:
-    # A Matthews correlation of 0.0 everywhere, and losses lowest about 3e-3.
-    losses: dict[float, tuple[float | None, ...]] = {}
-
-    def found() -> search_file.Search:
-        return search_at("", "", "", None, (1,), dict.fromkeys(losses, (0.0,)), losses=losses)
-
-    while rates := next_rates(found(), 1e-3, 6):
-        losses |= {rate: (0.6 + abs(math.log2(rate / 3e-3)) / 100,) for rate in rates}
-    assert list(losses) == [5e-4, 1e-3, 2e-3, 4e-3, 8e-3, 2.83e-3]
-    assert (found().lr, found().at_edge, found().alike) == (2.83e-3, False, True)
-    # Where one is not known, none counts: the lower rate. A score wins over every loss.
-    losses |= {2.83e-3: (None,)}
-    assert found().lr == 5e-4
-    one = search_at("", "", "", None, (1,), {1e-3: (0.1,), 2e-3: (0.0,)}, losses=losses)
-    assert (one.lr, one.alike) == (1e-3, False)
-
-
-@pytest.mark.parametrize(
-    ("rates", "losses", "tried"),
-    [
-        ((1e-4, 2e-4, 4e-4), (), [1.41e-4]),  # the lower rate
-        ((1e-4, 2e-4, 4e-4), (0.7, 0.5, 0.6), [2.83e-4]),  # the lower loss
-        ((1e-3, 1.01e-3, 1.02e-3), (), []),  # nothing of three digits lies between
-    ],
-)
-def test_a_search_between_neighbours_of_one_score_closes_in_by_loss_then_by_rate(
-    rates: tuple[float, ...], losses: tuple[float, ...], tried: list[float]
-) -> None:
-    scores: dict[float, tuple[float | None, ...]] = dict(
-        zip(rates, [(0.5,), (0.9,), (0.5,)], strict=True)
-    )
-    held = {rate: (loss,) for rate, loss in zip(rates, losses, strict=False)}
-    found = search_at("", "", "", None, (1,), scores, losses=held)
-    assert next_rates(found, rates[1], 6) == tried
 
 
 def test_groups_are_methods_tasks_and_budgets_and_full_counts_once(tmp_path: Path) -> None:
@@ -265,20 +151,6 @@ def test_a_search_goes_on_with_the_settings_and_the_start_of_its_file_alone(
     tuning("batch_size=4")
 
 
-def test_a_run_and_its_table_name_settings_that_its_rate_was_not_searched_with(
-    tmp_path: Path,
-) -> None:
-    file = tmp_path / "choices.json"
-    words = ["method=lora", "budget=r2", f"rates_from={file}"]
-    other = searched_with(small(tmp_path, "method=lora", "batch_size=4", "precision=bf16"))
-    place = ("tiny_roberta", "wnli", "lora", "r2", (1,))
-    search_file.write(file, [search_at(*place, {1e-3: (50.0,)}, settings=other)])
-    run(small(tmp_path, *words))
-    assert record(tmp_path)["tuning"]["settings"] == {"batch_size": 4}
-    (table,) = tables(read_runs(tmp_path))
-    assert any("; tried with other settings, batch_size=4" in n for n in scores(table).notes)
-
-
 def test_a_search_in_two_folders_is_refused(tmp_path: Path) -> None:
     grid = [small_words(tmp_path / name, "method=lora", "budget=r2") for name in "ab"]
     with pytest.raises(UserError, match=r"results=.*a, results=.*b: a search has one folder"):
@@ -303,130 +175,6 @@ def test_every_method_may_be_searched_for_its_rate_alone(method: str, tmp_path: 
     assert len(jobs) == 3
     # A record that held the key would not be repeated: no run has it.
     assert not [word for job in jobs for word in job if "_tune_" in word]
-
-
-def test_of_values_that_are_equal_the_default_wins() -> None:
-    tie = {0.3: (60.0,), 0.5: (None,)}
-    scores = {1e-3: (60.0,)}
-    search = search_at("m", "rte", "dora", "r2", (1,), scores, {}, "dem", 0.1, tie)
-    assert (search.value, search.best) == (0.1, 60.0)
-
-
-def test_a_run_takes_the_setting_that_was_chosen_with_its_rate(tmp_path: Path) -> None:
-    rates = {1e-3: (50.0,), 2e-3: (60.0,), 4e-3: (55.0,)}
-    values = {0.3: (61.0,), 0.5: (40.0,)}
-    place = ("tiny_roberta", "wnli", "dora", "r2")
-    length = small(tmp_path).length
-    key = search_file.Key(*place, length, "dir")
-    search = search_file.Search(key, (1,), rates, {}, "dem", 0.1, values)
-    search_file.write(tmp_path / "choices.json", [search])
-    assert search_file.read(tmp_path / "choices.json") == {key: search}
-    words = ["method=dora", "budget=r2", f"rates_from={tmp_path}/choices.json"]
-    run(small(tmp_path / "a", *words))
-    about = record(tmp_path / "a")
-    assert (about["config"]["lr"], about["config"]["method"]["dem"]) == (2e-3, 0.3)
-    assert about["tuning"]["candidates"] == 5
-    # The run is the one that has both typed.
-    run(small(tmp_path / "a", "method=dora", "budget=r2", "lr=2e-3", "method.dem=0.3"))
-    assert record(tmp_path / "a")["times"] == about["times"]
-    # With a rate of one's own the file says nothing, and another value does not go with its rate.
-    assert search_of(configure(*words, "lr=1e-3")) is None
-    with pytest.raises(UserError, match=r"method.dem=0.5 does not go with .* which chose 0.3"):
-        run(small(tmp_path / "a", *words, "method.dem=0.5"))
-    # Nor does the default, where it is typed.
-    default = small_words(tmp_path / "a", *words, "method.dem=0.1")
-    with pytest.raises(UserError, match=r"method.dem=0.1 does not go with .* which chose 0.3"):
-        prepare(configure(*default), typed=default)
-    with pytest.raises(UserError, match=r"method.dem=0.1 does not go with"):
-        plan([default, [*default[:-1], "method.dem=0.3"]], lambda given: configure(*given))
-
-
-def test_a_run_keeps_its_place_whatever_becomes_of_its_file_of_rates(tmp_path: Path) -> None:
-    place = ("tiny_roberta", "wnli", "dora", "r2", (1,))
-    file = tmp_path / "choices.json"
-    search_file.write(file, [search_at(*place, {1e-3: (50.0,)}, setting="dem", default=0.1)])
-    words = ["method=dora", "budget=r2", f"rates_from={file}"]
-    # A key that is added is named although the file chooses a setting.
-    with pytest.raises(UserError, match=r"\+max_step: there is no key max_step"):
-        prepare(small(tmp_path, *words, "+max_step=100"))
-    begun = prepare(small(tmp_path, *words))
-    folder = begun.folder
-    # As a search with more candidates does, while the run trains.
-    search_file.write(file, [search_at(*place, {3e-3: (60.0,)}, setting="dem", default=0.1)])
-    assert begun.settings["lr"] == 1e-3
-    assert begun.folder == folder != prepare(small(tmp_path, *words)).folder
-    file.unlink()
-    assert (begun.folder, begun.settings["lr"]) == (folder, 1e-3)
-    # It trains at the rate that names it, and says which search chose it.
-    about = one_run.run(begun)
-    assert (about["config"]["lr"], about["tuning"]["candidates"]) == (1e-3, 1)
-    assert only_run(tmp_path) == folder
-    assert max(line["lr"] for line in events(folder, "metrics.jsonl") if "lr" in line) <= 1e-3
-
-
-def test_a_rate_comes_from_a_search_of_the_same_length_or_else_from_the_only_other(
-    tmp_path: Path,
-) -> None:
-    place = ("tiny_roberta", "wnli", "lora", "r2", (1,))
-    file = tmp_path / "choices.json"
-    words = ["method=lora", "budget=r2", f"rates_from={file}"]
-
-    def rate(*more: str) -> float:
-        return rate_of(small(tmp_path, *words, *more))
-
-    short, long = (
-        search_at(*place, {rate: (50.0,)}, length=f"{steps} steps")
-        for rate, steps in ((1e-3, 600), (3e-3, 1800))
-    )
-    search_file.write(file, [short])
-    assert rate("max_steps=600") == rate("max_steps=5400") == 1e-3
-    # A table says that the rate was found in other runs.
-    run(small(tmp_path, *words))
-    assert record(tmp_path)["tuning"]["length"] == "600 steps"
-    search_file.write(file, [short, long])
-    assert (rate("max_steps=600"), rate("max_steps=1800")) == (1e-3, 3e-3)
-    told = r"method=lora, budget=r2 at 5400 steps on dir, only at 600 steps on dir and 1800 steps on dir"
-    with pytest.raises(UserError, match=told):
-        rate("max_steps=5400")
-
-
-def test_a_search_is_named_by_the_length_that_its_runs_were_given(tmp_path: Path) -> None:
-    federated = ["method=fedit", "fed.rounds=4", "max_steps=null"]
-    lengths = {"lora": "24 steps", "full": "2 epochs", "fedit": "4 rounds"}
-    given = {
-        "lora": small(tmp_path, "method=lora"),
-        "full": small(tmp_path, "method=full", "max_steps=null", "epochs=2"),
-        "fedit": small(tmp_path, *federated),
-    }
-    assert {name: config.length for name, config in given.items()} == lengths
-    # The record, from which tables make searches, says the same.
-    assert {name: search_file.length(c.resolved()) for name, c in given.items()} == lengths
-
-
-def test_a_rate_comes_from_a_search_on_the_same_data_or_else_from_the_only_other(
-    tmp_path: Path,
-) -> None:
-    place = ("tiny_roberta", "wnli", "lora", "r2", (1,))
-    file = tmp_path / "choices.json"
-    words = ["method=lora", "budget=r2", f"rates_from={file}"]
-    length = small(tmp_path).length
-    sample, whole = (
-        search_at(*place, {rate: (50.0,)}, length=length, data=data)
-        for rate, data in ((1e-3, "sample"), (3e-3, "dir"))
-    )
-    search_file.write(file, [sample])
-    assert rate_of(small(tmp_path, *words)) == 1e-3
-    # A table says that the rate was found on other data.
-    run(small(tmp_path, *words))
-    assert record(tmp_path)["tuning"]["data"] == "sample"
-    (table,) = tables(read_runs(tmp_path))
-    assert any("; tried on other data, sample" in note for note in scores(table).notes)
-    search_file.write(file, [sample, whole])
-    assert rate_of(small(tmp_path, *words)) == 3e-3
-    assert rate_of(small(tmp_path, *words, "data.name=sample")) == 1e-3
-    told = f"at {length} on other, only at {length} on sample and {length} on dir"
-    with pytest.raises(UserError, match=told):
-        rate_of(small(tmp_path, *words, "data.name=other"))
 
 
 def test_every_wrong_setting_of_a_grid_is_told_before_its_first_round(tmp_path: Path) -> None:
@@ -746,62 +494,9 @@ def test_no_other_command_writes_between_a_searchs_last_look_and_its_file(
     assert asked == ["read", "read", "write"]
 
 
-def test_a_rate_of_a_search_that_always_diverged_is_refused(tmp_path: Path) -> None:
-    search = search_at("tiny_roberta", "wnli", "lora", "r2", (1,), {1e-3: (None,), 2e-3: (None,)})
-    search_file.write(tmp_path / "choices.json", [search])
-    with pytest.raises(UserError, match=r"method=lora, budget=r2 diverged at .* 0.001 to 0.002"):
-        run(small(tmp_path, "method=lora", "budget=r2", f"rates_from={tmp_path}/choices.json"))
-
-
 def test_a_mistake_is_told_alone_whatever_the_sweeper_is_set_to() -> None:
     # As `dora.tune` hands its words on.
     own = ["-m", "hydra/sweeper=tune", "hydra.sweeper.candidates=6", "hydra.sweeper.seeds=[1,2]"]
     assert refused(*own, "metod=lora") == [
         "metod=lora: there is no key metod; did you mean method or method.dem?"
     ]
-
-
-@pytest.mark.parametrize(
-    ("changes", "why"),
-    [
-        ({"budget": 8}, "TypeError: model, task, method, budget, length, data are texts"),
-        ({"length": None}, "TypeError: model, task, method, budget, length, data are texts"),
-        ({"scores": [[-0.1, [1]]]}, "ValueError: a search has rates above 0"),
-        ({"scores": [[0.1, [1, 2]]]}, "ValueError: every rate has a score, and a loss, for each"),
-        ({"values": [[0.3, [1]]], "setting": None}, "TypeError: the setting whose values"),
-    ],
-)
-def test_a_search_with_a_wrong_entry_is_refused(
-    changes: dict[str, Any], why: str, tmp_path: Path
-) -> None:
-    file = tmp_path / "choices.json"
-    search_file.write(file, [search_at("m", "rte", "lora", None, (1,), {0.1: (1,)})])
-    (entry,) = json.loads(file.read_text())["choices"]
-    file.write_text(json.dumps({"choices": [entry | changes]}))
-    with pytest.raises(UserError, match=rf"is no file of python -m dora.tune \({why}"):
-        search_file.read(file)
-
-
-def test_a_search_that_an_earlier_version_wrote_is_refused_with_the_way_out(tmp_path: Path) -> None:
-    file = tmp_path / "choices.json"
-    search_file.write(file, [search_at("m", "rte", "lora", None, (1,), {0.1: (1,)})])
-    (entry,) = json.loads(file.read_text())["choices"]
-    del entry["losses"]
-    file.write_text(json.dumps({"choices": [entry]}))
-    with pytest.raises(
-        UserError, match=r"choices\.json lacks 'losses': .* moved away, the commands"
-    ):
-        search_file.read(file)
-
-
-@pytest.mark.parametrize("text", ["{}", '{"choices": [{}]}', "no json"])
-def test_a_file_that_is_no_search_is_refused_before_anything_begins(
-    text: str, tmp_path: Path
-) -> None:
-    (tmp_path / "choices.json").write_text(text)
-    with pytest.raises(UserError, match=r"rates_from"):
-        run(small(tmp_path, "method=lora", f"rates_from={tmp_path}/choices.json"))
-    with pytest.raises(UserError, match=r"rates_from=.*cannot be read"):
-        run(small(tmp_path, "method=lora", f"rates_from={tmp_path}/nothing.json"))
-    with pytest.raises(UserError, match=r"cannot be read: File name too long$"):
-        search_file.read(tmp_path / ("x" * 300))
