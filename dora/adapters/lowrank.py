@@ -79,7 +79,8 @@ class LowRankLinear(nn.Module):
         # Absent from the state dict while they are None.
         self.register_buffer("kept_A", None)
         self.register_buffer("kept_B", None)
-        # A weight that training reads in place of the base's, (d_out, d_in); None for the base's own.
+        # A weight that this step's training passes read in place of the base's, (d_out, d_in); None
+        # for the base's own.
         self.perturbed: Tensor | None = None
         # (kept_B, the base's weight with the kept components in it) for `frozen_weight`.
         self._merged: tuple[Tensor, Tensor] | None = None
@@ -333,6 +334,12 @@ def renew(
             if name in factors or name in _AXIS:
                 forget(optimizers, p)
                 set_data(p, factors[name].to(device=p.device, dtype=p.dtype, copy=True))
+
+
+def end_noise(layers: Iterable[LowRankLinear]) -> None:
+    """Takes each layer's `perturbed` weight away, when a step has no more training passes."""
+    for layer in layers:
+        layer.perturbed = None
 
 
 def drop_masked(layers: Iterable[LowRankLinear]) -> None:

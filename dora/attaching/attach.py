@@ -13,6 +13,7 @@ from torch import nn
 from dora.adapters.budget import Budget, Matrix
 from dora.adapters.plan import Plan
 from dora.attaching.adapter import Adapter
+from dora.attaching.checks import refuse_unwatched
 from dora.attaching.linears import (
     as_linear,
     find_head,
@@ -20,6 +21,7 @@ from dora.attaching.linears import (
     refuse_untrainable,
     refuse_wrapped,
 )
+from dora.attaching.moments import ACTING
 from dora.attaching.saving import misread
 from dora.configuration.method_choice import (
     MethodChoice,
@@ -38,11 +40,11 @@ from dora.plain import is_whole
 from dora.preparing.planning import priced
 from dora.python.train import method_of
 
-# Moments that only the suite's own loop has: it runs training rows before the first step, sets the
-# learning rate, and stands between the forward pass, backward, the clip and the optimizer.
-_OWN_LOOP = ("begin", "learning_rate", "noise", "adjust_gradients", "adjust_clipped_gradients")
+# Moments that only the suite's own loop has: it sets the learning rate, and stands between backward
+# and the clip.
+_OWN_LOOP = ("learning_rate", "adjust_gradients")
 # Moments that are told a step's number, and may go by its share of the run's length.
-_IN_STEPS = ("penalty", "update", "after_step")
+_IN_STEPS = ("penalty", *ACTING)
 
 
 def attach(
@@ -59,7 +61,8 @@ def attach(
 ) -> Adapter:
     """Attaches a method to a model and freezes its backbone; changes the model in place.
 
-    `method`: lora, adalora, dora, sora, melora or weight_decomposed. `budget`: `r8`, on average 8
+    `method`: lora, adalora, dora, sora, melora, lora_pro, flat_lora, nora, cora or
+    weight_decomposed. `budget`: `r8`, on average 8
     components a matrix at the end, or a number of parameters such as `0.3M`. `steps`: the number of
     optimizer steps, which a method that prunes plans its schedule by. `config_dir`: a folder of
     your own beside conf/, as for `dora.train`, whose methods can then be attached too.
@@ -111,6 +114,7 @@ def _attached(choice: MethodChoice, model: nn.Module, plan: Plan, run: RunInfo) 
     try:
         attached = choice.kind(choice.settings, model, plan, run)
         loaded.after_attaching(attached)
+        refuse_unwatched(attached)
     except UserError as e:
         raise UserError(*e.problems, "the model has been changed by now: load it anew") from e
     return Guard(attached, model, loaded)
@@ -126,9 +130,7 @@ def unserved(kind: type[Method]) -> str | None:
     needs = ["clients"] if kind.federated else [m for m in _OWN_LOOP if overrides(kind, m)]
     if needs:
         return f"needs the suite's own loop for its {' and '.join(needs)}"
-    if kind.budget == "none":
-        return "has no budget"
-    return "reads finished runs of the suite" if kind.sources else None
+    return "has no budget" if kind.budget == "none" else None
 
 
 def _planned(kind: type[Method]) -> list[str]:
@@ -198,6 +200,9 @@ def _problems(choice: MethodChoice, steps: Any, seed: Any) -> list[str]:
         found.append(f"steps={steps!r} must be a whole number from 1: of optimizer steps")
     else:
         found += choice.settings.problems(steps)
+    sources = choice.kind.sources
+    if sources and getattr(choice.settings, sources):
+        found.append(f"{sources}= names runs of the suite, which none but its own runs can read")
     return [problem.replace("method.", "") for problem in found]
 
 

@@ -4,16 +4,31 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 
+from dora.adapters.plan import Plan
 from dora.attaching.linears import SHOWN
 from dora.attaching.watch import StepWatch
 from dora.errors import UserError
 from dora.methods.base import Method, ParameterGroup
 from dora.plain import first_few
+
+
+class Budgeted(Protocol):
+    """The parts of an `Adapter` by which it is held to its budget."""
+
+    plan: Plan
+    method: Method
+
+    @property
+    def taken(self) -> int:
+        """The number of optimizer steps so far."""
+
+    def ranks(self) -> dict[str, int]:
+        """Returns how many components of each matrix live, by its name."""
 
 
 def refuse_unheld(watch: StepWatch, model: nn.Module) -> None:
@@ -23,6 +38,30 @@ def refuse_unheld(watch: StepWatch, model: nn.Module) -> None:
             "the optimizer does not hold the adapter's parameters, which would never be trained: "
             "make it after attach, from adapter.parameters() or adapter.groups(lr)"
         )
+
+
+def refuse_unwatched(method: Method) -> None:
+    """Raises UserError if the method moves all of its factors itself, as LoRA-Pro's mode=full.
+
+    A step is noticed by the optimizer that holds one of them.
+    """
+    groups = method.parameter_groups()
+    own = {p for group in groups if group.by_method for p in group.parameters}
+    factors = [p for layer in method.layers.values() for p in layer.factors().values()]
+    if own.issuperset(p for p in factors if p.requires_grad):
+        raise UserError(
+            f"{method.title} moves all of its factors itself with these settings, so that no optimizer "
+            "holds any, and none tells of a step: let an optimizer hold them (LoRA-Pro: "
+            "mode=efficient), or train in the suite's own loop (python -m dora.run)"
+        )
+
+
+def refuse_untold(method: Method, optimizer: Any) -> None:
+    """Raises UserError where nothing tells of a step before which the method acts."""
+    raise UserError(
+        f"{method.title} adjusts gradients before the optimizer's step, and nothing tells of one by a "
+        f"{type(optimizer).__name__}: use a torch.optim.Optimizer"
+    )
 
 
 def refuse_loss_without_term(method: Method, taken: int, asked: bool) -> None:
@@ -100,7 +139,7 @@ def warn_of_unused(method: Method, trained: Sequence[nn.Parameter], step: int) -
         "a layer on which the loss never depends takes its part of the budget for nothing, so leave "
         "it out with target=, which names the layers to adapt; one that this step alone has skipped "
         "(LayerDrop, experts) may stay",
-        stacklevel=3,
+        stacklevel=5,  # the caller of adapter.step()
     )
 
 
@@ -134,4 +173,22 @@ def refuse_unbounded_gradients(
             f"a gradient of {method.title}'s is not finite in step {step}: "
             "training has diverged, or a gradient scaler, which does not know it, skipped a "
             "step: train in bf16 or fp32"
+        )
+
+
+def warn_of_budget(adapter: Budgeted, done: str) -> None:
+    """Warns where an adapter holds another number of components than its budget.
+
+    `done`: what was done with it, "saved" or "merged".
+    """
+    ranks, final = list(adapter.ranks().values()), adapter.method.ranks_final_at
+    if adapter.taken < final:
+        problem = f"its components are final after step {final}, not before"
+    else:
+        problem = adapter.plan.missed(ranks) or ""
+    if problem:
+        warnings.warn(
+            f"adapter {done} after step {adapter.taken} with {sum(ranks)} components, budget "
+            f"{adapter.plan.budget}: {problem}",
+            stacklevel=3,
         )

@@ -18,10 +18,10 @@ from torch.utils.hooks import RemovableHandle
 from dora.adapters.lowrank import LowRankLinear
 from dora.adapters.resizing import set_data
 from dora.errors import UserError
-from dora.methods.base import Method
+from dora.methods.base import Method, overrides
 
 _PREFIX = "adapter_state."
-_FACTS = ("step", "made", "arguments")
+_FACTS = ("step", "made", "arguments", "begun")
 State = dict[str, Tensor]
 
 
@@ -30,8 +30,18 @@ class Attached(Protocol):
 
     model: nn.Module
     method: Method
-    taken: int
     arguments: str
+
+    @property
+    def taken(self) -> int:
+        """The number of optimizer steps so far."""
+
+    @property
+    def begun(self) -> bool:
+        """Whether the method has its start values."""
+
+    def take_up(self, taken: int, begun: bool) -> None:
+        """Goes on after step `taken`, whose tensors and state have been loaded."""
 
 
 def add_hooks(adapter: Attached) -> list[RemovableHandle]:
@@ -51,10 +61,13 @@ def state_of(adapter: Attached, prefix: str = "") -> State:
 
     `prefix`: begins their names.
     """
+    begins = overrides(type(adapter.method), "begin")
     own = {
         "step": torch.tensor(adapter.taken, device="cpu"),
         "made": _as_tensor(_made(adapter.method)),
         "arguments": _as_tensor(adapter.arguments),
+        # Of a method whose start values are set after it was attached.
+        **({"begun": torch.tensor(adapter.begun, device="cpu")} if begins else {}),
         **{_beside_facts(name): t for name, t in adapter.method.state().items()},
     }
     return {f"{prefix}{_PREFIX}{name}": t for name, t in own.items()}
@@ -85,6 +98,14 @@ def split(state: Mapping[str, Tensor], prefix: str = "") -> tuple[State, State]:
     return rest, {n.removeprefix(start): t for n, t in state.items() if n.startswith(start)}
 
 
+def refuse_other_names(held: State, there: State, method: Method) -> None:
+    """Raises UserError unless the tensors of a state have the names of those that are there."""
+    # A method that renews its components keeps more of them later than at the start.
+    kept = {f"{name}.{k}" for name in method.layers for k in ("kept_A", "kept_B")}
+    if wrong := sorted((there.keys() ^ held.keys()) - kept):
+        raise UserError(f"this state is of another model, method or target: {', '.join(wrong[:3])}")
+
+
 def check(adapter: Attached, own: State) -> None:
     """Raises UserError unless a state, as `state_of` gives it, is of an adapter attached alike."""
     if "step" not in own:
@@ -108,7 +129,7 @@ def check(adapter: Attached, own: State) -> None:
 
 def take_up(adapter: Attached, own: State) -> None:
     """Takes up the tensors of `state_of`, by the names that `split` gives them."""
-    adapter.taken = int(own["step"])
+    adapter.take_up(int(own["step"]), bool(own.get("begun", True)))
     rest = {name: t for name, t in own.items() if name not in _FACTS}
     theirs = {_beside_facts(name): name for name in _FACTS}
     adapter.method.load({theirs.get(name, name): t for name, t in rest.items()})

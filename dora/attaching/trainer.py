@@ -46,10 +46,11 @@ class TrainerCallback(Callback):
                 f"{adapter.taken}: attach it anew to the model as it was loaded, and resume from a "
                 "checkpoint of a Trainer with this callback"
             )
-        if args.fp16 and (adapter.moves_itself or adapter.penalty().requires_grad):
+        reads = adapter.moves_itself or adapter.adjusts
+        if args.fp16 and (reads or adapter.penalty().requires_grad):
             raise UserError(
                 "fp16=True scales the loss and its gradients, and neither the method's penalty nor "
-                "what it moves itself would follow: train with bf16=True or in fp32"
+                "what it moves or adjusts itself would follow: train with bf16=True or in fp32"
             )
 
     def on_step_begin(

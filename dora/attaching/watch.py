@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import nn
-from torch.optim.optimizer import register_optimizer_step_post_hook
+from torch.optim.optimizer import (
+    register_optimizer_step_post_hook,
+    register_optimizer_step_pre_hook,
+)
 
 from dora.adapters.lowrank import LowRankLinear
 from dora.errors import UserError
@@ -17,13 +20,20 @@ from dora.errors import UserError
 _watches: weakref.WeakSet[StepWatch] = weakref.WeakSet()
 
 
-# One hook for all, which stays: PyTorch goes through its table of hooks while the garbage collector
-# may find a dropped adapter, and fails where a hook is taken from the table meanwhile.
+# One hook each for all, which stays: PyTorch goes through its table of hooks while the garbage
+# collector may find a dropped adapter, and fails where a hook is taken from the table meanwhile.
+def _stepping(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+    closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
+    for watch in list(_watches):
+        watch._prepare(optimizer, closure is not None)
+
+
 def _stepped(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
     for watch in list(_watches):
         watch._note(optimizer)
 
 
+register_optimizer_step_pre_hook(_stepping)
 register_optimizer_step_post_hook(_stepped)
 
 
@@ -32,11 +42,18 @@ class StepWatch:
 
     A loop, the Transformers Trainer and accelerate make the optimizer after the adapter, or wrap
     it, and PyTorch tells of every optimizer's step. `strict`: two steps of one optimizer without a
-    `take` between them are an error.
+    `take` between them are an error. `before`: called once between two calls of `take`, when the
+    gradients are as the first optimizer gets them.
     """
 
-    def __init__(self, layers: Sequence[LowRankLinear], strict: bool) -> None:
-        self.layers, self.strict = list(layers), strict
+    def __init__(
+        self,
+        layers: Sequence[LowRankLinear],
+        strict: bool,
+        before: Callable[[], None] | None = None,
+    ) -> None:
+        self.layers, self.strict, self.before = list(layers), strict, before
+        self._prepared = False  # whether `before` was called since `take`
         self._seen: weakref.WeakSet[torch.optim.Optimizer] = weakref.WeakSet()
         # By optimizer: the rate of its last step, for those that have stepped since `take`.
         self._stepped: dict[torch.optim.Optimizer, float] = {}
@@ -59,7 +76,7 @@ class StepWatch:
 
     def __reduce__(self) -> tuple[type[StepWatch], tuple[Any, ...]]:
         """Makes a copy, of a deep-copied or pickled model, a watch of the copied parameters."""
-        return StepWatch, (self.layers, self.strict)
+        return StepWatch, (self.layers, self.strict, self.before)
 
     def due(self) -> bool:
         """Says whether an optimizer has stepped since the last `take`."""
@@ -84,7 +101,24 @@ class StepWatch:
         """Returns the optimizers seen so far, and the last step's rate, None without a step."""
         rate = next(iter(self._stepped.values()), None)
         self._stepped.clear()
+        self._prepared = False
         return list(self._seen), rate
+
+    def _prepare(self, optimizer: torch.optim.Optimizer, closure: bool) -> None:
+        """Calls `before` if this optimizer is the first to step on a component.
+
+        `closure`: it is to compute gradients itself, when it is too late for `before`.
+        """
+        if self.before is None or self._prepared or self._rate(optimizer) is None:
+            return
+        if closure:
+            raise UserError(
+                "the method adjusts gradients before the optimizer's step, and this optimizer "
+                "computes them within its step: call backward() first and optimizer.step() without "
+                "a closure (in Lightning with automatic_optimization=False)"
+            )
+        self._prepared = True
+        self.before()
 
     def _note(self, optimizer: torch.optim.Optimizer) -> None:
         rate = self._rate(optimizer)

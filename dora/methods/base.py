@@ -198,7 +198,8 @@ class Method:
     def noise(self, step: int) -> None:
         """Draws the random values that its layers use in this step's training passes.
 
-        Called once a step, before its first micro-batch, on every process.
+        Called once a step, before its first micro-batch, on every process. A layer's `perturbed`
+        weight, if this sets one, is taken away when the last micro-batch is done.
         """
 
     def penalty(self, step: int) -> Tensor | None:

@@ -28,7 +28,6 @@ from dora.adapters.lowrank import LowRankLinear
 from dora.adapters.peft import factor_name, magnitude_name, merged
 from dora.adapters.plan import Plan
 from dora.adapters.singular import common_basis, common_basis_of_weights
-from dora.backbones.architectures import layer_and_kind
 from dora.checked_files import tensor_shapes
 from dora.errors import UserError
 from dora.methods.base import RunInfo
@@ -111,14 +110,17 @@ class CoRA(PlainLoRA):
 
     def _of_weights(self) -> dict[str, Tensor]:
         """Returns each matrix's basis, one for all layers of its kind."""
-        kinds: dict[str, list[str]] = {}
-        for name in self.layers:
-            kinds.setdefault(layer_and_kind(name)[1], []).append(name)
+        # A kind is a name without the layers' numbers, and a width, in models of all makes.
+        kinds: dict[tuple[str, int], list[str]] = {}
+        for name, layer in self.layers.items():
+            kind = ".".join(part for part in name.split(".") if not part.isdigit())
+            kinds.setdefault((kind, layer.out_features), []).append(name)
         bases: dict[str, Tensor] = {}
         for names in kinds.values():
             layers = [self.layers[name] for name in names]
             rank = max(layer.rank for layer in layers)
-            basis = common_basis_of_weights([layer.base.weight for layer in layers], rank)
+            weights = [layer.unpacked().to(layer.A.dtype) for layer in layers]
+            basis = common_basis_of_weights(weights, rank)
             bases |= dict.fromkeys(names, basis)
         return bases
 

@@ -64,6 +64,8 @@ class FlatLoRA(PlainLoRA):
 
     def __init__(self, settings: Settings, model: nn.Module, plan: Plan, run: RunInfo) -> None:
         super().__init__(settings, model, plan, run)
+        for layer in self.layers.values():
+            layer.unpacked()  # raises for a packed weight, which takes no noise
         self.run = run
         # One for each adapted matrix, (d_out, d_in), kept from step to step: drawing into new
         # memory takes half as long again.
@@ -80,7 +82,7 @@ class FlatLoRA(PlainLoRA):
         for name, layer in self.layers.items():
             if layer.rank == 0:  # a small budget leaves some matrices as they are
                 continue
-            held, A, B = layer.base.weight, layer.A, layer.B
+            held, A, B = layer.unpacked(), layer.A, layer.B
             if name not in self._drawn:
                 self._drawn[name] = torch.empty_like(held, dtype=A.dtype)
             W = held.to(A.dtype)
@@ -91,8 +93,3 @@ class FlatLoRA(PlainLoRA):
             # The sum is rounded once, to the type that the base holds (bfloat16 under
             # precision=bf16).
             layer.perturbed = drawn.mul_(std.unsqueeze(1)).add_(W).to(held.dtype)
-
-    def adjust_gradients(self, step: int) -> None:
-        """Takes the noise away: the step has no more products. The gradients stay as they are."""
-        for layer in self.layers.values():
-            layer.perturbed = None

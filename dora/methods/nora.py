@@ -58,11 +58,11 @@ class NestedLinear(LowRankLinear):
 
     def nest(self, outer_rank: int) -> None:
         """Takes up an outer pair of at most this rank, zero-filled, and gives A and B its width."""
-        W = self.base.weight
-        width = min(outer_rank, *W.shape)
-        self.register_buffer("outer_A", W.new_zeros(width, W.shape[1]))
-        self.register_buffer("outer_B", W.new_zeros(W.shape[0], width))
-        self.A.data, self.B.data = W.new_zeros(self.rank, width), W.new_zeros(width, self.rank)
+        d_out, d_in = self.unpacked().shape
+        width, zeros = min(outer_rank, d_out, d_in), self.A.new_zeros
+        self.register_buffer("outer_A", zeros(width, d_in))
+        self.register_buffer("outer_B", zeros(d_out, width))
+        self.A.data, self.B.data = zeros(self.rank, width), zeros(width, self.rank)
 
     @torch.no_grad()
     def set_outer(self, inputs: Tensor | None) -> None:
@@ -71,7 +71,7 @@ class NestedLinear(LowRankLinear):
         inputs: (d_in,), the root mean square of each input feature, by which the weight's columns
         are weighed in the decomposition; None for the plain one.
         """
-        W = self.base.weight
+        W = self.base.weight.to(self.A.dtype)  # a backbone may have 16 bits
         # The form of activation-aware SVD in a PEFT fork; the paper does not print its own. [ours]
         S = torch.ones_like(W[0]) if inputs is None else inputs + 1e-8
         S, W = S.cpu(), W.cpu()
@@ -166,14 +166,14 @@ def _mean_squares(
     layers: Mapping[str, LowRankLinear], forward: Callable[[], None]
 ) -> dict[str, Tensor]:
     """Returns the mean square of each input feature of each layer, (d_in,), in a forward pass."""
-    sums = {name: torch.zeros_like(layer.base.weight[0]) for name, layer in layers.items()}
+    sums = {name: layer.A.new_zeros(layer.in_features) for name, layer in layers.items()}
     counts = dict.fromkeys(layers, 0)
 
     def watch(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
             # DeBERTa's query and key see its relative positions, too: both inputs count.
             x = args[0].detach().reshape(-1, args[0].shape[-1])
-            sums[name] += x.pow(2).sum(0)
+            sums[name] += x.to(sums[name].dtype).pow(2).sum(0)
             counts[name] += len(x)
 
         return hook

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
-from functools import partial
+from collections.abc import Iterable
+from contextlib import nullcontext
 from itertools import groupby
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from dora.adapters.lowrank import LowRankLinear
+from dora.adapters.weight_gradients import weight_gradients
 from dora.configuration.config import Config
 from dora.data.order import order
 from dora.data.tokens import Tokens
@@ -46,7 +45,7 @@ def calibrator(
         rows = rows[np.argsort(train.lengths[rows], kind="stable")]
         # A compiled model need not ask for hooks that it was compiled without.
         eager = torch.compiler.set_stance("force_eager") if config.compile else nullcontext()
-        with eager, _gradients(model, layers) if backward else torch.no_grad():
+        with eager, weight_gradients(model, layers) if backward else torch.no_grad():
             for _, group in groupby(rows, key=lambda row: train.lengths[row]):
                 alike = np.array(list(group))
                 for at in range(0, len(alike), ROWS):
@@ -60,27 +59,3 @@ def calibrator(
                         (loss / len(rows)).backward()
 
     return forward
-
-
-@contextmanager
-def _gradients(model: nn.Module, layers: list[LowRankLinear]) -> Iterator[None]:
-    """Lets the backward passes of the context leave gradients, in place of all that were there.
-
-    A layer's frozen weight gets none by itself: zeros in its shape are multiplied with the layer's
-    input beside it, and their gradient is the weight's.
-    """
-    model.zero_grad()
-    # Without memory of their own, however large the model.
-    zeros = [q.weight.new_zeros(()).expand_as(q.weight).requires_grad_() for q in layers]
-    with ExitStack() as hooks:
-        for layer, zero in zip(layers, zeros, strict=True):
-            hooks.enter_context(layer.register_forward_hook(partial(_add_product, zero)))
-        yield
-    for layer, zero in zip(layers, zeros, strict=True):
-        # None: no row has come through the layer.
-        layer.weight.grad = torch.zeros_like(layer.weight) if zero.grad is None else zero.grad
-
-
-def _add_product(zero: Tensor, layer: nn.Module, args: tuple[Tensor, ...], y: Tensor) -> Tensor:
-    """Runs as a forward hook of `layer`; returns y + 0 x, (..., d_out)."""
-    return y + F.linear(args[0], zero)

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from dora.adapters import changes, result
 from dora.adapters.changes import Change, Mask
+from dora.adapters.lowrank import end_noise
 from dora.adapters.resizing import lay_in_order
 from dora.backbones.architectures import architecture_of
 from dora.backbones.packing import Layout
@@ -31,7 +32,7 @@ from dora.data.tasks import Task
 from dora.data.tokens import Tokens
 from dora.errors import Diverged
 from dora.guarding.guard import Guard
-from dora.methods.base import Method
+from dora.methods.base import Method, overrides
 from dora.methods.groups import parameter_groups
 from dora.methods.seeds import seed_of
 from dora.preparing.recording import not_recordable
@@ -109,6 +110,8 @@ class Stepper:
         self.rate = 0.0
         # The last step's gradient norm before clipping, on the device: to read it is to wait.
         self.gradient_norm = torch.zeros((), device=setup.world.device)
+        # Asked once: going through all layers takes the host a while.
+        self.noisy = overrides(type(setup.method), "noise")
         self.graphs = Graphs(list(self.parameters.values())) if self._records() else None
         setup.guard.watch(self.parameters)
 
@@ -147,6 +150,8 @@ class Stepper:
             self._seed(step, "noise")
         s.method.noise(step)
         loss, penalty = self._backward(step)
+        if self.noisy:
+            end_noise(s.method.layers.values())
         self.observe("backward")
         # Methods see gradients summed over processes, so that every process decides alike.
         processes.sum_gradients(s.world, self.parameters.values())

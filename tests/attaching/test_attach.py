@@ -102,9 +102,9 @@ def test_a_head_that_peft_would_misread_is_told_before_training_and_not_saved(
 MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "method": (
         {"method": "vera"},
-        "method=vera is none.*adalora, dora, lora, .* can be",
+        "method=vera is none.*adalora, cora, dora, .* can be",
     ),
-    "chain": ({"method": "chain"}, "needs the suite's own loop.*adalora, dora, lora"),
+    "chain": ({"method": "chain"}, "needs the suite's own loop.*adalora, cora, dora"),
     "federated": ({"method": "fedit"}, "needs the suite's own loop"),
     "setting": ({"rank": 3}, "dora has no setting rank; it has alpha, dropout"),
     "rate": ({"base_lr": 1e-3}, "no setting base_lr; it has .*; the learning rate is your optim"),
@@ -357,7 +357,7 @@ def test_an_adapter_before_its_pruning_is_saved_and_merged_with_a_warning(tmp_pa
         pytest.param(
             method, cut, by, marks=[] if (method, cut) == ("dora", 12) else pytest.mark.slow
         )
-        for method in ("dora", "adalora", "sora", "lora")
+        for method in ("dora", "adalora", "sora", "lora", "flat_lora", "lora_pro")
         for cut in (5, 12)
         for by in ("adapter", "model")
     ],

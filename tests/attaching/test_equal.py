@@ -26,6 +26,8 @@ from dora.training.processes import World
 from runs import small
 
 STEPS, LR = 24, 2e-3
+# Without the rows that NoRA's outer factors are weighed by.
+MORE = {"nora": {"svd": "plain"}}
 Batches = list[dict[str, Tensor]]
 pytestmark = pytest.mark.filterwarnings("ignore:.*pin_memory.*:UserWarning")
 
@@ -40,7 +42,15 @@ def own_run(
         return model.double(), head
 
     monkeypatch.setattr(building, "_model", double)
-    words = [f"method={method}", "budget=r4", f"lr={LR}", "method.dropout=0", "head_dropout=0"]
+    given = [f"method.{key}={value}" for key, value in MORE.get(method, {}).items()]
+    words = [
+        f"method={method}",
+        *given,
+        "budget=r4",
+        f"lr={LR}",
+        "method.dropout=0",
+        "head_dropout=0",
+    ]
     p = prepare(small(folder, *words))
     loop = building.build(p, World(0, 1, torch.device("cpu")), None, Lines(None))
     s = loop.setup
@@ -120,7 +130,7 @@ LOOPS = (by_loop, by_trainer, by_accelerate)
         pytest.param(
             method, loop, marks=[] if loop is by_loop and method == "dora" else pytest.mark.slow
         )
-        for method in ("dora", "adalora", "lora", "sora")
+        for method in ("dora", "adalora", "lora", "sora", "lora_pro", "flat_lora", "nora", "cora")
         for loop in (LOOPS if method != "sora" else (by_loop, by_accelerate))
     ],
 )
@@ -128,11 +138,13 @@ def test_equals_the_suites_own_loop(
     method: str, loop: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own, batches, model = own_run(method, tmp_path, monkeypatch)
-    adapter = dora.attach(model, method, "r4", STEPS, dropout=0.0, seed=1)
+    given = MORE.get(method, {})
+    adapter = dora.attach(model, method, "r4", STEPS, dropout=0.0, seed=1, **given)
+    adapter.begin()  # at the weights alone
     assert list(adapter.method.layers) == list(own.setup.method.layers)
     loop(model, adapter, batches, tmp_path)
     assert adapter.ranks() == own.setup.method.ranks()
-    if method != "lora":
+    if method in ("dora", "adalora", "sora"):
         assert STEPS > adapter.method.ranks_final_at == own.setup.method.ranks_final_at > 0
     found = result.tensors_of(model, adapter.method.frozen())
     for name, expected in own.result().items():

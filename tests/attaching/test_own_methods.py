@@ -19,7 +19,6 @@ import dora
 from dora.attaching.attach import _planned, unserved
 from dora.configuration.method_choice import packaged, packaged_names
 from dora.errors import RunFailed, UserError
-from dora.methods.base import overrides
 from own_models import STEPS, batch, build, check_restart, go_on, rows, train
 
 # LoRA whose components are kept and begun anew in the middle of the run, which it counts as "step".
@@ -163,14 +162,14 @@ def test_a_state_of_other_settings_or_other_code_is_refused(own: Own) -> None:
 
 
 REFUSED = {
-    "begin": (
-        "def begin(self, forward): ...",
-        r"method=mine needs the suite's own loop for its begin \(python -m dora.run --config-dir=\S+"
-        r" method=mine\); adalora, dora, lora, .* can be attached",
+    "rate": (
+        "def learning_rate(self, step, usual): ...",
+        r"method=mine needs the suite's own loop for its learning_rate \(python -m dora.run "
+        r"--config-dir=\S+ method=mine\); adalora, cora, dora, .* can be attached",
     ),
-    "noise": (
-        "def noise(self, step): ...\ndef adjust_gradients(self, step): ...",
-        "own loop for its noise and adjust_gradients",
+    "clip": (
+        "def learning_rate(self, step, usual): ...\ndef adjust_gradients(self, step): ...",
+        "own loop for its learning_rate and adjust_gradients",
     ),
     "federated": ("federated = True", "own loop for its clients"),
     "weights": (
@@ -182,7 +181,7 @@ REFUSED = {
         'states result = "modules", and save.. writes and merge.. adds the factors of low-rank lay',
     ),
     "no budget": ("budget = 'none'", "method=mine has no budget"),
-    "sources": ("sources = 'alpha'", "method=mine reads finished runs of the suite"),
+    "sources": ("sources = 'alpha'", "alpha= names runs of the suite, which none but its own"),
     "unknown": ("def after_steps(self, step): ...", "is after_step meant"),
     "length": ("def after_step(self, step): ...", "mine may plan its after_step by the run's len"),
     "plan": (
@@ -285,10 +284,8 @@ def test_a_model_without_values_takes_a_method_of_ones_own(own: Own) -> None:
     assert dora.attach(model, "mine", "r4", config_dir=folder).ranks()
 
 
-def test_the_suites_methods_that_act_in_steps_are_those_that_act_after_them() -> None:
+def test_the_suites_methods_that_may_go_by_the_runs_length() -> None:
     # The others' states do not name the number of steps, and are loaded under any other.
-    kinds = [packaged(name).kind for name in packaged_names()]
-    acting = {kind for kind in kinds if not unserved(kind) and _planned(kind)}
-    assert acting == {
-        kind for kind in kinds if not unserved(kind) and overrides(kind, "after_step")
-    }
+    kinds = {name: packaged(name).kind for name in packaged_names()}
+    planned = {name for name, kind in kinds.items() if not unserved(kind) and _planned(kind)}
+    assert planned == {"adalora", "dora", "sora", "flat_lora", "lora_pro"}

@@ -64,7 +64,7 @@ def attach(model: nn.Module, method: str = "dora", **given) -> dora.Adapter:
     return dora.attach(model.train(), method, "r4", STEPS, **{"dropout": 0.0, **given})
 
 
-@pytest.mark.parametrize("method", ["lora", "adalora", "dora", "sora", "melora"])
+@pytest.mark.parametrize("method", ["lora", "adalora", "dora", "sora", "melora", "lora_pro"])
 def test_trains_as_beside_the_unpacked_weights(method):
     # fp32 throughout: packed and unpacked weights hold the same numbers.
     found = []
@@ -150,11 +150,18 @@ def test_accelerate_trains_it():
 
 
 @pytest.mark.parametrize(
-    "given", [{"method": "lora", "init": "pissa"}, {"method": "weight_decomposed"}]
+    "given",
+    [
+        {"method": "lora", "init": "pissa"},
+        {"method": "weight_decomposed"},
+        {"method": "flat_lora"},
+        {"method": "nora"},
+        {"method": "cora"},
+    ],
 )
 def test_what_computes_with_the_weight_itself_is_refused(given):
     with pytest.raises(UserError, match=r"Linear4bit packs its weight.*without quantisation"):
-        attach(build(4), **given)
+        attach(build(4), **given).begin()
 
 
 def test_noise_that_a_packed_weight_cannot_take_is_refused():

@@ -50,4 +50,4 @@ def test_the_methods_that_can_be_attached_are_named_wherever_they_are_listed() -
     listed = TOUR.read_text().split("- `method`: ")[1].split("The others")[0]
     told = str(dora.attach.__doc__).split("`method`: ")[1].split(". `budget`")[0]
     assert working == set(re.findall(r"`([a-z_]+)`", listed)) - {"use_dora"}
-    assert working == set(re.split(r",? or |,\s*", told))
+    assert working == set(re.split(r",\s*|\s+or\s+", told))

@@ -52,6 +52,15 @@ def by_accelerate(model: Any, adapter: dora.Adapter, held: Rows, folder: Path) -
         assert adapter.taken - before == len(held) // BATCH // 2
 
 
+# They begin at weights or rows, or act before the optimizer does.
+LATER = ("lora_pro", "flat_lora", "nora", "cora")
+
+
+def joined(held: Rows) -> dict[str, torch.Tensor]:
+    """Returns rows as one batch."""
+    return {name: torch.stack([row[name] for row in held]) for name in held[0]}
+
+
 # All fifteen; those that are slow differ from the others in model or loop alone.
 @pytest.mark.parametrize(
     ("kind", "loop"),
@@ -79,12 +88,13 @@ def test_dora_prunes_to_its_budget_and_peft_computes_what_it_does(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["lora", "adalora", "sora", "melora"])
+@pytest.mark.parametrize("method", ["lora", "adalora", "sora", "melora", *LATER])
 @pytest.mark.parametrize("kind", MODELS)
 def test_the_other_methods_end_at_their_budget_too(kind: str, method: str, tmp_path: Path) -> None:
     model, held = build(kind), rows(kind)
     frozen = copy.deepcopy(model)
     adapter = attach(model, method, **({"blocks": 2} if method == "melora" else {}))
+    adapter.begin(lambda number: model(**joined(held[:number]))["loss"])
     train(model, adapter, held)
     assert adapter.plan.missed(list(adapter.ranks().values())) is None
     check_exports(kind, model, adapter, frozen, tmp_path)
@@ -92,7 +102,7 @@ def test_the_other_methods_end_at_their_budget_too(kind: str, method: str, tmp_p
 
 def check_exports(kind: str, model: Any, adapter: dora.Adapter, frozen: Any, folder: Path) -> None:
     """Asserts that PEFT's model and the merged one compute what the trained one does."""
-    given = {name: torch.stack([row[name] for row in rows(kind, 3)]) for name in rows(kind, 1)[0]}
+    given = joined(rows(kind, 3))
     model.eval()
     with torch.no_grad():
         expected = model(**given)["logits"]
