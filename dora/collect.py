@@ -7,12 +7,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from dora.analysis.finished import anything_left_out, left_out, read_runs
 from dora.errors import UserError
 from dora.plain import counted
 from dora.process.command import INCOMPLETE, command, path
 from dora.records import artefacts, packed, run_json, study
 from dora.records.directories import directories
+from dora.records.finished import anything_left_out, left_out, read_runs
 from dora.records.journals import JOURNALS
 from dora.records.place import Place, place_of
 from dora.records.run_json import NotARecord

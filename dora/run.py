@@ -36,8 +36,9 @@ from omegaconf import DictConfig
 
 from dora.cli.choices import usage
 from dora.cli.grammar import first_lines
-from dora.cli.line import Line, is_setting, is_sweep, read, states_method
+from dora.cli.line import Line, read
 from dora.cli.mistakes import MISTAKES, explain, is_mistake
+from dora.cli.spelling import is_setting, is_sweep, states_method
 from dora.configuration.config import register
 from dora.errors import RunFailed, Stopped, UserError
 from dora.package import CONF, __version__

@@ -33,8 +33,10 @@ import numpy as np
 from dora.backbones.backbone import Folder, fingerprint, load_tokenizer, locate
 from dora.backbones.model_config import read_config
 from dora.configuration.groups import DataConfig
+from dora.data.order import MIX, order
 from dora.data.tasks import TASKS, Rows
-from dora.data.tokens import MIX, Tokens, order, tokenised
+from dora.data.token_cache import tokenised
+from dora.data.tokens import Tokens
 from dora.errors import UserError
 from dora.files import write_atomic
 from dora.preparing.prepare import read_rows
@@ -165,11 +167,11 @@ def table(sets: dict[str, Tokens]) -> Iterator[str]:
 
 
 def mixes(sets: dict[str, Tokens], size: int = 32) -> Iterator[str]:
-    """Yields the lines of a table of other values of `dora.data.tokens.MIX`, means over tasks."""
+    """Yields the lines of a table of other values of `dora.data.order.MIX`, means over tasks."""
     yield from _head(["MIX", "padding", f"in {PARTS}", "old partners", "label variance"])
     for mix in MIXES:
         # A constant and no setting: only this table has other values of it.
-        with mock.patch("dora.data.tokens.MIX", mix):
+        with mock.patch("dora.data.order.MIX", mix):
             found = {name: measured(tokens, size, order) for name, tokens in sets.items()}
         times = mean(of.old / by_chance(sets[name], size) for name, of in found.items())
         padded = [f"{mean(of.padding[n] for of in found.values()):.1f}" for n in (1, PARTS)]

@@ -25,7 +25,6 @@ from statistics import mean
 from typing import Any
 
 from dora.analysis.choice import chosen
-from dora.analysis.finished import read_runs
 from dora.analysis.grouping import showable
 from dora.analysis.rows import budget_in_words, row_order
 from dora.analysis.settings import in_words, settings
@@ -34,6 +33,7 @@ from dora.analysis.table import Table
 from dora.analysis.view import View
 from dora.errors import UserError
 from dora.plain import number_range
+from dora.records.finished import read_runs
 from dora.records.identity import NOT_IDENTITY
 from dora.records.provenance import provenance
 from dora.records.schema import Run

@@ -28,7 +28,6 @@ from pathlib import Path
 from blocks.dynamic_rank import changes, pruned, verdict
 from blocks.variants import variants
 
-from dora.analysis.finished import read_runs
 from dora.analysis.grouping import tables
 from dora.analysis.searches import of_runs
 from dora.analysis.tables.contents import findings
@@ -36,6 +35,7 @@ from dora.analysis.tables.files import report
 from dora.analysis.tables.searches import table
 from dora.analysis.view import View
 from dora.files import write_atomic
+from dora.records.finished import read_runs
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "results").rglob("*.md"))]

@@ -26,14 +26,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dora.analysis.finished import read_runs
 from dora.analysis.run_journals import undamaged
 from dora.backbones import backbone
 from dora.backbones.model_config import read_config
-from dora.data import tokens
+from dora.data import token_cache
 from dora.errors import UserError
 from dora.preparing.init_from import read_earlier_run
 from dora.preparing.prepare import Prepared, prepare
+from dora.records.finished import read_runs
 from dora.records.journals import JOURNALS
 from dora.records.record import Record, read_finished
 from dora.records.verify import verify
@@ -263,7 +263,7 @@ def cached(prepared: Prepared) -> Iterator[Kind]:
     """Yields the files of the token cache, which is made again if it is damaged."""
     # The arguments with which a run opens its cache, recorded on the way; `begin` is the last one.
     calls: list[Any] = []
-    original = tokens.tokenised
+    original = token_cache.tokenised
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(build, "tokenised", lambda *given: (calls.append(given), original(*given))[1])
         build._tokens(prepared, Lines(None))
@@ -276,7 +276,7 @@ def cached(prepared: Prepared) -> Iterator[Kind]:
 
 def tokenised(*given: Any) -> Callable[[], str]:
     """Returns the tool that opens the cache; it notices by calling `begin` and tokenising again."""
-    opened: Callable[..., Any] = tokens.tokenised
+    opened: Callable[..., Any] = token_cache.tokenised
 
     def read(begin: Callable[[], None]) -> dict[str, tuple[np.ndarray, ...]]:
         found = opened(*given, begin)

@@ -39,6 +39,7 @@ from dora.process.signals import StopSignals
 from dora.records import artefacts
 from dora.training import one_run
 from dora.training.loop import Loop
+from dora.training.step import Stepper
 
 # The folder of configurations whose methods test_every_method.py checks: conf/, or one's own.
 METHODS_FROM = Path(os.environ.get("METHODS_FROM") or CONF).resolve()
@@ -168,6 +169,18 @@ def crash_after(last: int) -> Callable[[Loop, int], Any]:
         return original(self, step)
 
     return train_step
+
+
+def second_fails_in(last: int) -> Callable[[Stepper, int], Any]:
+    """Returns a `Stepper.take` that fails in step `last` in the second of several processes."""
+    original = Stepper.take
+
+    def take(self: Stepper, step: int) -> Any:
+        if step == last and os.environ["RANK"] == "1":
+            raise ValueError("a fault of one process")
+        return original(self, step)
+
+    return take
 
 
 @functools.cache

@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "dora"
 ORDER = (
     ("errors", "package", "plain"),
     ("process",),
-    ("files",),
+    ("files", "checked_files"),
     ("data",),
     ("adapters",),
     ("backbones",),

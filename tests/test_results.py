@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import scipy.stats
 
-from dora.analysis.finished import read_runs
 from dora.analysis.searches import of_runs
 from dora.plain import dotted
 from dora.records import packed
 from dora.records.directories import directories
+from dora.records.finished import read_runs
 from dora.records.identity import ARITHMETIC, NOT_IDENTITY, configuration
 from runs import configure, load_script, python
 

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dora.checked_files import tensor_shapes
 from dora.errors import UserError
-from dora.files import tensor_shapes
 from dora.plain import cut
 
 Run = dict[str, Any]

@@ -2,7 +2,7 @@
 
 From records to print, each step in its modules:
 
-1. records → runs that are believed: `finished`, and their curves: `run_journals`;
+1. records → runs that are believed: `dora.records.finished`, and their curves: `run_journals`;
 2. runs → those that are asked for, each with a score: `choice`, `settings`, `view`;
 3. runs → a `table` of cells, one for each row (a method at a budget: `rows`) and task, several seeds
    in each: `grouping`, which leaves out and names `conflicts`. Runs that are not in its cells, as

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
-from dora.analysis.finished import left_out
 from dora.backbones.architectures import layer_and_kind
 from dora.records import artefacts, journals
+from dora.records.finished import left_out
 from dora.records.schema import Run
 
 T = TypeVar("T")

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from dora.analysis.rows import length_order, row_order
-from dora.configuration import tuned
-from dora.configuration.tuned import BySeed, Key, Search, Value
+from dora.configuration import search_file
+from dora.configuration.search_file import BySeed, Key, Search, Value
 from dora.data.tasks import TASKS, score_key
 from dora.records import journals
 from dora.records.about_method import NO_BUDGET
@@ -56,7 +56,7 @@ def of_runs(runs: Iterable[Run]) -> list[Search]:
         c = run["config"]
         if c["select"] == "heldout":
             place, method = place_of(run["folder"]), c["method"]["name"]
-            length = tuned.length(c)
+            length = search_file.length(c)
             key = Key(place.model, c["task"], method, c["budget"], length, place.data)
             found[key].append(run)
     return in_order(_of_key(key, its) for key, its in found.items())

@@ -22,9 +22,9 @@ from dora.backbones import classifier, model_files, tensors, vocabulary
 from dora.backbones.architectures import architecture_of
 from dora.backbones.model_config import read_config
 from dora.backbones.quiet import quiet
+from dora.checked_files import sha256_file, tensor_shapes
 from dora.data.hub import fetch_hub
 from dora.errors import UserError, attempt, reason
-from dora.files import sha256_file, tensor_shapes
 from dora.package import ASSETS
 from dora.plain import first_few
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from dora.backbones.architectures import ARCHITECTURES, Architecture
+from dora.checked_files import read_object
 from dora.errors import UserError
-from dora.files import read_object
 from dora.plain import is_whole
 
 # The largest value of each required key, far beyond any model of these kinds: a larger one means a

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from dora.backbones.architectures import ARCHITECTURES
 from dora.backbones.model_config import read_config
+from dora.checked_files import check_readable, check_safetensors, read_object
 from dora.errors import UserError, attempt
-from dora.files import check_readable, check_safetensors, read_object
 
 # The files that a fingerprint covers. Chat templates are left out: no task here has a chat.
 WEIGHTS = (

@@ -13,8 +13,8 @@ from typing import Any
 
 from dora.backbones.architectures import architecture_of
 from dora.backbones.quiet import quiet
+from dora.checked_files import Shape
 from dora.errors import UserError, reason
-from dora.files import Shape
 from dora.plain import first_few
 
 _OF_THE_HEAD = ("id2label", "label2id", "num_labels", "problem_type")

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from dora.backbones.model_files import read_by_tokenizer
+from dora.checked_files import read_object
 from dora.errors import UserError, attempt, reason
-from dora.files import read_object
 
 _MARK = re.compile(r"[\[<][^\s\[\]<>]+[\]>]")  # [CLS], <mask> and the like
 # The end of most messages: the two ways out.

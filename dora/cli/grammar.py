@@ -11,7 +11,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
-from dora.cli.line import is_setting, quoted, states_method, takes_away
+from dora.cli.spelling import is_setting, quoted, states_method, takes_away
 from dora.records.words import key_of
 
 # The first line of that part of Hydra's and OmegaConf's messages which speaks of internals.

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from dora.analysis.choice import named
-from dora.analysis.finished import anything_left_out, read_runs
 from dora.analysis.grouping import showable
 from dora.analysis.other_runs import diverged, search_seconds
 from dora.analysis.rows import BASELINE
@@ -20,6 +19,7 @@ from dora.analysis.view import View
 from dora.errors import UserError
 from dora.process.command import INCOMPLETE, path
 from dora.records.directories import directories
+from dora.records.finished import anything_left_out, read_runs
 from dora.records.gaps import scan
 from dora.records.place import place_of
 from dora.records.study import Seen, first_command, look

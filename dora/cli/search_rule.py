@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from dora.configuration.tuned import BySeed, Search, Value
+from dora.configuration.search_file import BySeed, Search, Value
 from dora.records.words import with_values
 
 

@@ -16,14 +16,14 @@ from dora.analysis.figures.style import images
 from dora.analysis.searches import heldout, heldout_loss, in_order
 from dora.analysis.tables.layout import as_csv
 from dora.analysis.tables.searches import table
-from dora.cli.line import in_grammar
 from dora.cli.search_rule import Candidate, OpenSearch, first_rates
-from dora.configuration import tuned
+from dora.cli.spelling import in_grammar
+from dora.configuration import search_file
 from dora.configuration.check import check
 from dora.configuration.config import Config, holder
 from dora.configuration.method_choice import TUNE
-from dora.configuration.searched import METHOD_FILE, searched_with
-from dora.configuration.tuned import Key, Search
+from dora.configuration.rates_from import METHOD_FILE, searched_with
+from dora.configuration.search_file import Key, Search
 from dora.errors import UserError
 from dora.files import alone, write_atomic
 from dora.plain import counted
@@ -177,7 +177,7 @@ class Tuning:
     def _held(self) -> dict[Key, Search]:
         """Returns all searches that the file in this folder holds."""
         file = self.folder / CHOICES
-        return tuned.read(file) if file.exists() else {}
+        return search_file.read(file) if file.exists() else {}
 
     def _lost(self) -> Iterator[str]:
         """Yields a message for each search of the file that this one would not go on with.
@@ -238,7 +238,7 @@ class Tuning:
         own = self.searches()
         found = in_order([*self._earlier().values(), *own])
         with writable(self.folder, "search folder"):
-            tuned.write(self.folder / CHOICES, found)
+            search_file.write(self.folder / CHOICES, found)
         # A word to be typed: a shell parts it at spaces, and -m at commas.
         word = shlex.quote(in_grammar(f"rates_from={self.folder / CHOICES}", False))
         lines = ["", *table(found), ""]

@@ -276,7 +276,7 @@ def _of_training(config: Config) -> list[str]:
             batch >= parts or batch < 1,  # a batch below 1 has its own message above
             f"grad_accum={parts} cuts a batch of batch_size={batch} into empty parts",
         ),
-        # The names that data/tokens.py, methods/schedule.py, preparing/precision.py and
+        # The names that data/order.py, methods/schedule.py, preparing/precision.py and
         # preparing/rows.py know.
         _choice_rule(config, "batching", "length", "random"),
         _choice_rule(config, "schedule", "linear", "cosine", "constant"),

@@ -17,7 +17,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 from dora.adapters.budget import Budget
 from dora.backbones.architectures import KINDS, USUAL
-from dora.configuration import tuned
+from dora.configuration import search_file
 from dora.configuration.groups import DataConfig, FedConfig, ModelConfig, OwnConfig, TaskConfig
 from dora.configuration.method_choice import MethodChoice, choose, spelled
 from dora.data.tasks import TASKS, Task
@@ -211,22 +211,22 @@ class Config:
         return self.threads or self.model.threads or self.own.threads
 
     @property
-    def search_key(self) -> tuned.Key:
+    def search_key(self) -> search_file.Key:
         """The key of this run's learning rate in the file of a search."""
         budget = str(Budget.parse(self.budget)) if self.chosen.has_budget else None
         cell = (self.model_name, self.task.name, self.method_name, budget)
-        return tuned.Key(*cell, self.length, self.data_name)
+        return search_file.Key(*cell, self.length, self.data_name)
 
     @property
     def length(self) -> str:
         """The run's length as it was given: `600 steps`, `5 epochs`, or `20 rounds`."""
         fed = {"rounds": self.fed.rounds} if self.chosen.kind.federated else None
-        return tuned.length({"max_steps": self.max_steps, "epochs": self.epochs, "fed": fed})
+        return search_file.length({"max_steps": self.max_steps, "epochs": self.epochs, "fed": fed})
 
     def learning_rate(self) -> float:
         """Returns `lr`, else that of `rates`, of the model, or `base_lr`.
 
-        Where the run has a search, `lr` is that of the search by now (`searched.as_tuned`).
+        Where the run has a search, `lr` is that of the search by now (`rates_from.as_tuned`).
         """
         return self.rate_and_key()[1]
 

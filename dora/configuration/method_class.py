@@ -19,8 +19,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, get_origin, get_type_hints
 
+from dora.checked_files import sha256_file
 from dora.errors import UserError
-from dora.files import sha256_file
 from dora.methods.released import RELEASED
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dora.files import open_own
+from dora.checked_files import open_own
 from dora.plain import cut
 
 NAME = "predictions.npz"

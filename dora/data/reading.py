@@ -17,8 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, cast
 
+from dora.checked_files import LFS_POINTER
 from dora.errors import UserError
-from dora.files import LFS_POINTER
 
 Location = Path | zipfile.Path
 

@@ -28,8 +28,8 @@ from dora.adapters.lowrank import LowRankLinear
 from dora.adapters.peft import factor_name, magnitude_name, merged
 from dora.adapters.plan import Plan
 from dora.adapters.singular import common_basis, common_basis_of_weights
+from dora.checked_files import tensor_shapes
 from dora.errors import UserError
-from dora.files import tensor_shapes
 from dora.methods.base import RunInfo
 from dora.methods.lora import PlainLoRA, PlainSettings
 from dora.methods.rules import one_of

@@ -8,10 +8,10 @@ from typing import Any
 
 from dora.adapters.budget import Matrix
 from dora.backbones import backbone
+from dora.checked_files import Shape, check_safetensors, sha256_file, tensor_shapes
 from dora.configuration.config import Config
 from dora.configuration.method_class import is_released
 from dora.errors import UserError
-from dora.files import Shape, check_safetensors, sha256_file, tensor_shapes
 from dora.records import artefacts
 from dora.records.identity import configuration
 from dora.records.record import read_finished

@@ -22,8 +22,8 @@ from dora.backbones.backbone import Folder
 from dora.backbones.model_config import read_config
 from dora.configuration.check import check
 from dora.configuration.config import Config
-from dora.configuration.searched import as_tuned, search_of
-from dora.configuration.tuned import Search
+from dora.configuration.rates_from import as_tuned, search_of
+from dora.configuration.search_file import Search
 from dora.data.tasks import TASKS, Rows
 from dora.errors import UserError, attempt
 from dora.methods.base import RunInfo

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from dora.checked_files import check_safetensors, sha256_file
 from dora.configuration.config import Config
 from dora.errors import UserError
-from dora.files import check_safetensors, sha256_file
 from dora.records import artefacts
 from dora.records.record import read_finished
 from dora.records.schema import Run

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dora.analysis.finished import read_runs
 from dora.analysis.tables.csv_lines import as_row
 from dora.errors import UserError
+from dora.records.finished import read_runs
 from dora.records.packed import origin
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from hydra import compose
 from dora.cli.choices import composing
 from dora.cli.composer import of_a_run
 from dora.cli.job import check_grid
-from dora.cli.line import in_grammar, quoted
 from dora.cli.mistakes import explain, is_mistake
+from dora.cli.spelling import in_grammar, quoted
 from dora.configuration.config import Config, from_hydra, register
 from dora.configuration.method_choice import MethodChoice
 from dora.configuration.method_class import refuse_edited

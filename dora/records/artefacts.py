@@ -13,9 +13,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, Any
 
+from dora.checked_files import open_own, sha256_of
 from dora.data import npz
 from dora.errors import UserError
-from dora.files import open_own, sha256_of, to_json
+from dora.files import to_json
 from dora.records.schema import BEFORE, Run
 
 SEAL = "sha256"

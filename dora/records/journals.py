@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dora.backbones.architectures import layer_and_kind
-from dora.files import from_json, open_own
+from dora.checked_files import from_json, open_own
 from dora.plain import cut, is_whole
 
 JOURNALS = ("metrics.jsonl", "ranks.jsonl")

@@ -26,8 +26,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from dora.checked_files import open_own
 from dora.errors import NotNow, Stopped
-from dora.files import open_own, sync
+from dora.files import sync
 from dora.plain import is_whole
 from dora.process import machine
 from dora.process.signals import outside

@@ -21,8 +21,9 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from dora.checked_files import check_readable, open_own
 from dora.errors import TEMPORARY, NotNow, UserError
-from dora.files import check_readable, open_own, write_atomic
+from dora.files import write_atomic
 from dora.plain import printable
 from dora.process import machine
 from dora.records import run_json

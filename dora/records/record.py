@@ -14,8 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from dora.checked_files import strange
 from dora.errors import TEMPORARY, NotNow, RunFailed, UserError
-from dora.files import strange, write_atomic
+from dora.files import write_atomic
 from dora.plain import cut
 from dora.process import machine
 from dora.records import artefacts, cleaning, run_json

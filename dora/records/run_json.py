@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from dora.adapters.budget import Budget
+from dora.checked_files import from_json, open_own
 from dora.data.tasks import TASKS, score_key
 from dora.errors import reason
-from dora.files import from_json, open_own
 from dora.plain import is_whole
 from dora.records.about_method import NO_BUDGET
 from dora.records.artefacts import seal_problem

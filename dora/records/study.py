@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from dora.configuration import tuned
+from dora.configuration import search_file
 from dora.plain import printable
 from dora.records.lock import held
 from dora.records.moved import at_home
@@ -131,7 +131,7 @@ def look(folder: Path, run: Run | None = None) -> Seen:
         degenerate=best.get("degenerate"),
         folder=folder,
         rounds=_rounds(run.get("federation"), progress.get("step")),
-        length=tuned.length(run.get("config") or {}),
+        length=search_file.length(run.get("config") or {}),
         updated=times.get("updated", times.get("planned")),
     )
 

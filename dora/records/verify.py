@@ -18,11 +18,11 @@ from typing import Any
 from safetensors import SafetensorError
 
 from dora.adapters.peft_config import stored_params
+from dora.checked_files import open_own
 from dora.data import npz
 from dora.data.predictions import UNREADABLE
 from dora.data.tasks import TASKS
 from dora.errors import UserError, reason
-from dora.files import open_own
 from dora.plain import counted, cut, is_whole
 from dora.records import artefacts, packed
 from dora.records.about_method import about_method

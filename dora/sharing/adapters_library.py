@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from dora.backbones import tensors
+from dora.checked_files import Shape, tensor_shapes
 from dora.data.tasks import TASKS
 from dora.errors import UserError
-from dora.files import Shape, tensor_shapes, to_json, write_atomic
+from dora.files import to_json, write_atomic
 from dora.plain import cut
 from dora.records import artefacts
 from dora.records.schema import Run

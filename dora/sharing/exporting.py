@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dora.adapters.peft_config import holds_magnitudes, rebuilt
+from dora.checked_files import check_safetensors, open_own
 from dora.errors import UserError
-from dora.files import check_safetensors, new_folder, open_own, taken, to_json, write_atomic
+from dora.files import new_folder, taken, to_json, write_atomic
 from dora.records import artefacts
 from dora.records.about_method import about_method
 from dora.records.record import read_finished

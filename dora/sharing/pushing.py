@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from dora.adapters.peft_config import hub_name
+from dora.checked_files import check_safetensors, read_object
 from dora.errors import UserError, reason
-from dora.files import check_safetensors, read_object
 
 # The hub makes this file itself, with a repository.
 _OWN = {".gitattributes"}

@@ -6,7 +6,6 @@ Everything that can refuse the run once its model is loaded is checked here, bef
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from torch import nn
@@ -15,17 +14,17 @@ from dora.adapters import result
 from dora.backbones import backbone, vocabulary
 from dora.backbones.attention import speed_up
 from dora.data.sources import fingerprint
-from dora.data.tokens import Tokens, tokenised
+from dora.data.token_cache import tokenised
+from dora.data.tokens import Tokens
 from dora.errors import UserError
 from dora.guarding.guard import Guard
 from dora.guarding.loaded import Loaded
 from dora.methods.base import overrides
-from dora.preparing import precision
-from dora.preparing.notes import clients_notes, notes_on
 from dora.preparing.prepare import Prepared
 from dora.process import memory
 from dora.records.record import Record
 from dora.training import checkpoint, processes
+from dora.training.announce import announce
 from dora.training.calibration import calibrator
 from dora.training.carry_over import carry_over
 from dora.training.course import FederatedCourse
@@ -64,7 +63,7 @@ def build(
         _begin(p, world, model, guard, splits["train"])
     setup = _setup(p, world, splits, model, head, guard)
     loop = (FederatedLoop if p.federation else Loop)(setup, record, say)
-    _announce(p, loop, say)
+    announce(p, loop, say)
     if found is not None:
         loop.load(*found)
         say(f"resumed after step {loop.step} of {p.total_steps}")
@@ -221,66 +220,3 @@ def _tokens(p: Prepared, say: Lines) -> dict[str, Tokens]:
     if p.heldout_rows is not None:
         splits["heldout"] = whole.take(p.heldout_rows)
     return splits
-
-
-def _announce(p: Prepared, loop: Loop, say: Lines) -> None:
-    """Shows the run, its plan and its parameter counts before training, and records the counts."""
-    s, c = loop.setup, p.config
-    trained = sum(q.numel() for q in loop.stepper.parameters.values())
-    in_head = sum(loop.stepper.parameters[n].numel() for n in s.head)
-    # A sweep has shown these notes once for all of its runs.
-    for note in notes_on(p):
-        say.unless_in_sweep(note)
-    say.unless_in_sweep(precision.line(c.precision, str(loop.setup.world.device), p.auto))
-    first = " in the first step" if s.method.trained_later() else ""
-    none = ["every weight is trained; budget and target do not apply"]
-    if s.method.result != "model":
-        none = ["budget and target do not apply"]
-    for line in [
-        f"{c.method_name} on {c.model_name}, {c.task.name} ({c.data_name}, {len(p.train_rows):,} "
-        f"rows), seed {c.seed}: {p.total_steps} steps of {c.batch_size}, lr {s.lr:g}",
-        *(p.plan.describe() if p.plan else none),
-        *([p.federation.describe()] if p.federation else []),
-        *clients_notes(c, p.federation),
-        f"trained{first}: {trained:,} parameters, {in_head:,} of them the head, which no budget counts",
-    ]:
-        say(line)
-    if loop.record is not None:
-        loop.record.update(**_counts_before(p, loop, trained, in_head))
-
-
-def _counts_before(p: Prepared, loop: Loop, trained: int, in_head: int) -> dict[str, Any]:
-    """Returns the entries of run.json on parameters, plan and ranks before training.
-
-    `trained_at_once` counts the most parameters that one step trains, without head and gates.
-    """
-    method = loop.setup.method
-    layers = method.layers
-    # Gates g are counted apart: an export folds them into B, so they cost the budget nothing.
-    names = {f"{name}.g" for name in layers}  # a module of one's own may call anything g
-    gates = sum(q.numel() for n, q in loop.stepper.parameters.items() if n in names)
-    plan = None
-    if p.plan:
-        components, params = p.plan.end_range()
-        plan = {
-            "start_components": sum(p.plan.start),
-            "start_params": p.plan.start_params,
-            "end_components": components,
-            "end_params": params,
-        }
-    return {
-        "params": {
-            "trainable": trained,
-            "head": in_head,
-            "gates": gates,
-            "trained_at_once": max(trained - in_head - gates, method.trained_later()),
-            "adapter_start": p.plan.start_params if p.plan else 0,
-            "budget": str(p.plan.budget) if p.plan else None,
-        },
-        "plan": plan,
-        **loop.about_rounds(loop.setup.total_steps),
-        "scale": next((layer.scale for layer in layers.values()), None),
-        "counts_from": loop.selection.counts_from,
-        # Gates start at 0, so that `ranks` would count no component of a gated layer.
-        "ranks": {"start": {name: layer.rank for name, layer in layers.items()} or method.ranks()},
-    }

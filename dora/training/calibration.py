@@ -13,7 +13,8 @@ from torch import nn
 from dora.adapters.lowrank import LowRankLinear
 from dora.adapters.weight_gradients import weight_gradients
 from dora.configuration.config import Config
-from dora.data.tokens import Tokens, order
+from dora.data.order import order
+from dora.data.tokens import Tokens
 from dora.methods.base import FirstRows
 from dora.training.forward import task_loss
 

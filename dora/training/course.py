@@ -11,7 +11,7 @@ from collections import Counter
 import numpy as np
 
 from dora.configuration.config import Config
-from dora.data.tokens import order
+from dora.data.order import order
 from dora.methods.schedule import Schedule
 from dora.methods.seeds import seed_of
 from dora.preparing.federation import Federation

@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dora.data.order import by_length
 from dora.data.predictions import degenerate
 from dora.data.tasks import Task, score_key
-from dora.data.tokens import Tokens, by_length
+from dora.data.tokens import Tokens
 from dora.process.imports import uncollected
 from dora.training import processes
 from dora.training.forward import task_loss

@@ -15,9 +15,10 @@ from dora.adapters.peft_config import stored_params
 from dora.adapters.plan import Plan
 from dora.adapters.result import as_stored
 from dora.backbones import backbone
+from dora.checked_files import tensor_shapes
 from dora.data.predictions import save
 from dora.errors import RunFailed
-from dora.files import plainly, tensor_shapes, write_atomic
+from dora.files import plainly, write_atomic
 from dora.methods.base import Method
 from dora.plain import counted
 from dora.preparing.prepare import Prepared

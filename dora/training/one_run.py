@@ -9,21 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dora.configuration.searched import searched_with
 from dora.errors import Diverged, PeerEnded, RunFailed, Stopped, UserError, foreseen
-from dora.methods.base import Method
-from dora.preparing import precision
-from dora.preparing.notes import embedded_note
 from dora.preparing.prepare import Prepared
-from dora.preparing.source_runs import Source
 from dora.process.signals import StopSignals
-from dora.records.provenance import processor, provenance
 from dora.records.record import REMOVED, Record, writable
 from dora.training import checkpoint, processes
 from dora.training.added import predict_added
 from dora.training.build import build
 from dora.training.evaluation import rows_at_once
 from dora.training.finish import finish
+from dora.training.header import header
 from dora.training.lines import Lines, Pace, on_terminal
 from dora.training.loop import Loop
 from dora.training.processes import World
@@ -85,96 +80,13 @@ def _open(record: Record, p: Prepared, world: World, words: Sequence[str] | None
     refused: Exception | None = None
     if world.main:
         try:
-            record.open(_header(p, world, words), force=p.config.force)
+            record.open(header(p, world, words), force=p.config.force)
         except (UserError, RunFailed, Stopped) as e:
             refused = e
     # The others would otherwise wait for this process, and fail once it has ended.
     refused = processes.broadcast(world, refused)
     if refused is not None:
         raise refused
-
-
-def _header(p: Prepared, world: World, words: Sequence[str] | None) -> dict[str, Any]:
-    note = embedded_note(p.config)
-    return {
-        "config": p.settings,
-        "method": _about(p.config.chosen.kind),
-        "words": None if words is None else list(words),
-        "seed": p.config.seed,
-        "embedded": note,
-        "note": p.config.model.note,
-        "data": {
-            "revision": p.revision,
-            "rows": {k: len(v) for k, v in p.rows.items()},
-            "train": len(p.train_rows),
-        },
-        "model": {
-            "type": p.model_type,
-            "hub": _hub(p),
-            "revision": p.config.model.revision if _hub(p) else None,
-            "path": str(p.model.path) if p.config.model.path else None,
-            "package": None if p.config.model.path else p.config.model.package,
-            "random_weights": p.model.random_weights,
-            "segments": p.segments,
-        },
-        **_tuning(p),
-        "fingerprints": p.fingerprints,
-        "init_from": str(p.earlier.folder) if p.earlier else None,
-        **({"sources": [_source(source) for source in p.sources]} if p.sources else {}),
-        "device": torch.cuda.get_device_name(world.device)
-        if world.device.type == "cuda"
-        else "cpu",
-        "processor": processor(),
-        "world_size": world.size,
-        "precision": precision.line(p.config.precision, str(world.device), p.auto),
-        **({"auto_precision": True} if p.auto else {}),
-        "total_steps": p.total_steps,
-        **provenance(),
-    }
-
-
-def _tuning(p: Prepared) -> dict[str, Any]:
-    """Returns the entry on the search that chose the learning rate, if there was one."""
-    config, found = p.config, p.search
-    if found is None:
-        return {}
-    effort = {"candidates": found.candidates, "seeds": len(found.seeds)}
-    other: dict[str, Any] = {
-        name: its
-        for name in ("length", "data")
-        if (its := getattr(found.key, name)) not in (None, getattr(config.search_key, name))
-    }
-    if unlike := found.unlike(searched_with(config)):
-        other["settings"] = unlike
-    return {"tuning": {"file": config.rates_from, **effort, "at_edge": found.at_edge, **other}}
-
-
-def _source(source: Source) -> dict[str, str]:
-    """Returns the record's entry on a finished run that the method reads."""
-    return {
-        "folder": str(source.folder),
-        "task": source.task,
-        "method": source.method,
-        "sha256": source.sha256,
-    }
-
-
-def _about(kind: type[Method]) -> dict[str, str | None]:
-    """Returns facts on the method for tools that read records and must not import its class."""
-    return {
-        "title": kind.title,
-        "paper": kind.paper,
-        "note": kind.note,
-        "budget": kind.budget,
-        "result": kind.result,
-    }
-
-
-def _hub(p: Prepared) -> str | None:
-    """Returns the hub repository that the model was read from; None if it was read from a folder,
-    even where the model's YAML names a repository too.
-    """
-    return None if p.config.model.path else p.config.model.hub
 
 
 def _train_and_finish(

@@ -7,7 +7,6 @@ from itertools import pairwise
 from pathlib import Path
 
 from dora.analysis.comparison import ALPHA, Difference, differences
-from dora.analysis.finished import read_runs
 from dora.analysis.grouping import tables
 from dora.analysis.names import model_title
 from dora.analysis.rows import Row
@@ -18,6 +17,7 @@ from dora.analysis.tables.layout import Grid, markdown
 from dora.analysis.tables.scores import with_interval
 from dora.analysis.view import View
 from dora.plain import number_range
+from dora.records.finished import read_runs
 
 PRUNING = ("adalora", "dora")
 TITLES = {"lora": "LoRA", "adalora": "AdaLoRA − LoRA", "dora": "DoRA − LoRA"}

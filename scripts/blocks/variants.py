@@ -7,12 +7,12 @@ from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
-from dora.analysis.finished import read_runs
 from dora.analysis.stats import Estimate, average, holm
 from dora.analysis.tables.differences import p_value
 from dora.analysis.tables.layout import Grid, markdown
 from dora.analysis.tables.scores import with_interval
 from dora.analysis.view import View
+from dora.records.finished import read_runs
 from dora.records.identity import configuration
 
 # The values of the settings that differ → the score of each seed.

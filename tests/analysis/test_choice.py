@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from dora.analysis.choice import chosen, named
-from dora.analysis.finished import read_runs
 from dora.analysis.grouping import tables
 from dora.analysis.table import Table
 from dora.analysis.tables.scores import medians, scores
 from dora.analysis.view import View
 from dora.errors import UserError
+from dora.records.finished import read_runs
 from dora.records.schema import Run
 from dora.tables import main
 from record_files import write_run

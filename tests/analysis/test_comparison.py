@@ -12,12 +12,12 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from dora.analysis.comparison import Leaders, differences, leaders, pairs
-from dora.analysis.finished import read_runs
 from dora.analysis.grouping import showable, tables
 from dora.analysis.table import Table
 from dora.analysis.tables.differences import difference_notes
 from dora.analysis.tables.scores import scores
 from dora.analysis.view import View
+from dora.records.finished import read_runs
 from record_files import write_run
 
 LORA, DORA, ADALORA = (("lora", "r8"), ("dora", "r8"), ("adalora", "r8"))

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from dora.analysis.conflicts import one_configuration
-from dora.analysis.finished import read_runs
 from dora.analysis.grouping import showable
 from dora.analysis.view import View
 from dora.records import packed
+from dora.records.finished import read_runs
 from record_files import write_run
 
 

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from dora.adapters.budget import Budget
-from dora.analysis.finished import read_runs
 from dora.analysis.grouping import tables
 from dora.analysis.other_runs import diverged
 from dora.analysis.rows import budget_in_words
@@ -19,6 +18,7 @@ from dora.analysis.view import View, metrics_of
 from dora.data.predictions import degenerate
 from dora.data.tasks import TASKS
 from dora.errors import UserError
+from dora.records.finished import read_runs
 from dora.records.gaps import scan
 from record_files import federation_entry, write_run
 from runs import change_record

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from dora.analysis import published
-from dora.analysis.finished import read_runs
 from dora.analysis.grouping import tables
 from dora.analysis.published import Number, departures, numbers, rows_for
 from dora.analysis.view import View
+from dora.records.finished import read_runs
 from record_files import write_run
 from runs import change_record
 

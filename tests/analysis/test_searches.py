@@ -11,12 +11,12 @@ import pytest
 import record_files
 from dora.analysis.figures.log_axis import apart
 from dora.analysis.figures.searches import label, score_by_rate
-from dora.analysis.finished import read_runs
 from dora.analysis.grouping import tables
 from dora.analysis.searches import heldout_loss, in_order, of_runs, unequal
 from dora.analysis.tables.notes import score_notes
 from dora.analysis.tables.searches import table
-from dora.configuration.tuned import Key, Search
+from dora.configuration.search_file import Key, Search
+from dora.records.finished import read_runs
 
 
 def write_run(

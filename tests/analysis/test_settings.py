@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dora.analysis.finished import read_runs
 from dora.analysis.settings import settings
+from dora.records.finished import read_runs
 from record_files import write_run
 
 

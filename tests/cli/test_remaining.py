@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from dora.cli import remaining
-from dora.configuration import tuned
+from dora.configuration import search_file
 from dora.process import machine
 from dora.records import study
 from dora.records.directories import directories
@@ -97,9 +97,9 @@ def test_a_sweep_does_not_train_at_rates_that_came_after_its_plan(
     file = tmp_path / "choices.json"
 
     def choose(lr: float) -> None:
-        key = tuned.Key("tiny_roberta", "wnli", "lora", "r2", "24 steps", "dir")
-        tuned.write(file, [tuned.Search(key, (1,), {lr: (50.0,)})])
-        tuned._read.cache_clear()  # a clock's tick may be longer than the time between two writes
+        key = search_file.Key("tiny_roberta", "wnli", "lora", "r2", "24 steps", "dir")
+        search_file.write(file, [search_file.Search(key, (1,), {lr: (50.0,)})])
+        search_file._read.cache_clear()  # a clock's tick may be longer than the time between two writes
 
     @contextlib.contextmanager
     def another_search(*given: Any) -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""A search gives every method equal effort, by a rule that looks at its own scores alone."""
+"""A search gives every method equal effort, and its file loses no scores."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import dataclasses
 import errno
 import fcntl
 import json
-import math
 import os
 import shlex
 import shutil
@@ -16,30 +15,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from searches import peak, search_at
 
 from dora import tune
-from dora.analysis.finished import read_runs
-from dora.analysis.grouping import tables
-from dora.analysis.tables.scores import scores
 from dora.cli import tuning as tuning_module
-from dora.cli.line import is_sweep, read
-from dora.cli.search_rule import Candidate, next_rates
-from dora.cli.sweep import plan
+from dora.cli.line import read
+from dora.cli.search_rule import Candidate
+from dora.cli.spelling import is_sweep
 from dora.cli.tuning import Tuning
 from dora.collect import collect
-from dora.configuration import tuned
-from dora.configuration.config import Config
-from dora.configuration.searched import METHOD_FILE, as_tuned, search_of, searched_with
+from dora.configuration import search_file
+from dora.configuration.rates_from import METHOD_FILE
 from dora.errors import NotNow, UserError
-from dora.preparing.prepare import prepare
 from dora.records import packed
-from dora.records.journals import events
-from dora.training import one_run
 from runs import (
     command,
     configure,
     in_process,
-    only_run,
     record,
     refused,
     run,
@@ -47,109 +39,6 @@ from runs import (
     small_glue,
     small_words,
 )
-
-
-def rate_of(config: Config) -> float:
-    """Returns the rate that the run takes from its file."""
-    found = search_of(config)
-    assert found is not None
-    return as_tuned(config, found).learning_rate()
-
-
-def search_at(
-    *place: Any, length: str = "600 steps", data: str = "dir", **more: Any
-) -> tuned.Search:
-    """Returns a search; `place`: model, task, method and budget, then a Search's own fields."""
-    return tuned.Search(tuned.Key(*place[:4], length=length, data=data), *place[4:], **more)
-
-
-def searched(score: Callable[[float], float | None], start: float, most: int) -> dict[float, float]:
-    """Returns the candidates that the rule tries, with `score` of each."""
-    scores: dict[float, tuple[float | None, ...]] = {}
-    while rates := next_rates(search_at("", "", "", None, (1,), scores), start, most):
-        for rate in rates:
-            assert rate not in scores
-            scores[rate] = (score(rate),)
-    return {rate: s[0] for rate, s in scores.items()}  # type: ignore[misc]
-
-
-def peak(at: float) -> Callable[[float], float]:
-    """Returns a score with its maximum at a rate, falling by a point with each factor of 2."""
-    return lambda rate: 90 - abs(math.log2(rate / at))
-
-
-# Worked by hand: half, once and twice the start, then on by the rule.
-@pytest.mark.parametrize(
-    ("at", "tried"),
-    [
-        # At the upper edge until 1.6e-3 shows that 8e-4 lies inside.
-        (1e-3, [5e-5, 1e-4, 2e-4, 4e-4, 8e-4, 1.6e-3]),
-        # Never inside: six candidates, each half of the one before.
-        (1e-9, [5e-5, 1e-4, 2e-4, 2.5e-5, 1.25e-5, 6.25e-6]),
-        # Inside at once, and 2e-4 the better neighbour: their geometric mean, then nearer.
-        (1.2e-4, [5e-5, 1e-4, 2e-4, 1.41e-4, 1.19e-4, 1.3e-4]),
-        # 1e-4 stays the best: the wider gap, below it, then that towards the better neighbour.
-        (1.05e-4, [5e-5, 1e-4, 2e-4, 1.41e-4, 7.07e-5, 1.19e-4]),
-    ],
-)
-def test_a_search_grows_at_an_edge_and_closes_in_inside(at: float, tried: list[float]) -> None:
-    assert list(searched(peak(at), 1e-4, 6)) == tried
-
-
-@pytest.mark.parametrize("most", [3, 4, 6, 9])
-@pytest.mark.parametrize("at", [1e-7, 3e-5, 1.1e-4, 2e-3, 1.0])
-def test_every_search_has_as_many_candidates_as_it_may(at: float, most: int) -> None:
-    assert len(searched(peak(at), 1e-4, most)) == most
-
-
-def test_of_equal_scores_the_lower_rate_wins_and_a_diverged_one_loses() -> None:
-    # Nothing learns: down, and the edge is told.
-    flat = searched(lambda rate: 50.0, 1e-3, 5)
-    assert list(flat) == [5e-4, 1e-3, 2e-3, 2.5e-4, 1.25e-4]
-    diverging = searched(lambda rate: None if rate > 4e-4 else 80.0, 1e-3, 5)
-    assert list(diverging) == [5e-4, 1e-3, 2e-3, 2.5e-4, 1.25e-4]
-    search = search_at("m", "rte", "lora", "r8", (1,), {r: (s,) for r, s in diverging.items()})
-    assert (search.lr, search.at_edge) == (1.25e-4, True)
-    # One seed that diverged is no lucky seed: the rate loses to any whole one.
-    seeds = {1e-3: (70.0, 71.0), 2e-3: (None, 99.0)}
-    assert search_at("m", "rte", "lora", "r8", (1, 2), seeds).lr == 1e-3
-
-
-def test_where_no_rate_scores_the_lower_loss_is_better() -> None:
-    # A Matthews correlation of 0.0 everywhere, and losses lowest about 3e-3.
-    losses: dict[float, tuple[float | None, ...]] = {}
-
-    def found() -> tuned.Search:
-        return search_at("", "", "", None, (1,), dict.fromkeys(losses, (0.0,)), losses=losses)
-
-    while rates := next_rates(found(), 1e-3, 6):
-        losses |= {rate: (0.6 + abs(math.log2(rate / 3e-3)) / 100,) for rate in rates}
-    assert list(losses) == [5e-4, 1e-3, 2e-3, 4e-3, 8e-3, 2.83e-3]
-    assert (found().lr, found().at_edge, found().alike) == (2.83e-3, False, True)
-    # Where one is not known, none counts: the lower rate. A score wins over every loss.
-    losses |= {2.83e-3: (None,)}
-    assert found().lr == 5e-4
-    one = search_at("", "", "", None, (1,), {1e-3: (0.1,), 2e-3: (0.0,)}, losses=losses)
-    assert (one.lr, one.alike) == (1e-3, False)
-
-
-@pytest.mark.parametrize(
-    ("rates", "losses", "tried"),
-    [
-        ((1e-4, 2e-4, 4e-4), (), [1.41e-4]),  # the lower rate
-        ((1e-4, 2e-4, 4e-4), (0.7, 0.5, 0.6), [2.83e-4]),  # the lower loss
-        ((1e-3, 1.01e-3, 1.02e-3), (), []),  # nothing of three digits lies between
-    ],
-)
-def test_a_search_between_neighbours_of_one_score_closes_in_by_loss_then_by_rate(
-    rates: tuple[float, ...], losses: tuple[float, ...], tried: list[float]
-) -> None:
-    scores: dict[float, tuple[float | None, ...]] = dict(
-        zip(rates, [(0.5,), (0.9,), (0.5,)], strict=True)
-    )
-    held = {rate: (loss,) for rate, loss in zip(rates, losses, strict=False)}
-    found = search_at("", "", "", None, (1,), scores, losses=held)
-    assert next_rates(found, rates[1], 6) == tried
 
 
 def test_groups_are_methods_tasks_and_budgets_and_full_counts_once(tmp_path: Path) -> None:
@@ -208,8 +97,8 @@ def test_a_search_goes_on_with_all_that_its_file_holds(tmp_path: Path) -> None:
     below = min(first) / 2
     scores = {rate: (50.0,) for rate in (*first, below)}
     (tmp_path / "search").mkdir()
-    whole = tuned.Search(key, (1,), scores)
-    tuned.write(tmp_path / "search/choices.json", [whole])
+    whole = search_file.Search(key, (1,), scores)
+    search_file.write(tmp_path / "search/choices.json", [whole])
     tried = [float(w[3:]) for job in tuning().jobs() for w in job if w.startswith("lr=")]
     assert tried == sorted(scores)
 
@@ -228,7 +117,7 @@ def test_a_search_goes_on_with_the_settings_and_the_start_of_its_file_alone(
     for rate, by_seed in scores.items():
         group.take(Candidate(rate), by_seed)
     (tmp_path / "search").mkdir()
-    tuned.write(tmp_path / "search/choices.json", begun.searches())
+    search_file.write(tmp_path / "search/choices.json", begun.searches())
     # What a search sets itself, and what changes last bits alone, may be another.
     tuning("lr=1", "threads=2", "keep_model=true", "seed=2")
     told = r"holds a search for wnli with lora with batch_size=8, method.alpha=16.0: give the same"
@@ -247,31 +136,19 @@ def test_a_search_goes_on_with_the_settings_and_the_start_of_its_file_alone(
             tuning(elsewhere)
         tuning(elsewhere, way)
     # A method of one's own that was edited is searched anew, and a study's run would name it.
-    monkeypatch.setattr("dora.configuration.searched.fingerprint", lambda _: "0123456789")
+    monkeypatch.setattr("dora.configuration.rates_from.fingerprint", lambda _: "0123456789")
     (edited,) = tuning().searches()
     assert edited.settings[METHOD_FILE] == "01234567"
     assert edited.unlike({METHOD_FILE: "fedcba98"}) == {METHOD_FILE: "01234567"}
-    tuned.write(tmp_path / "search/choices.json", [dataclasses.replace(edited, scores=scores)])
-    monkeypatch.setattr("dora.configuration.searched.fingerprint", lambda _: "9876543210")
+    search_file.write(
+        tmp_path / "search/choices.json", [dataclasses.replace(edited, scores=scores)]
+    )
+    monkeypatch.setattr("dora.configuration.rates_from.fingerprint", lambda _: "9876543210")
     tuning()
     # A file that does not say its settings is gone on with.
     search = dataclasses.replace(begun.searches()[0], settings={})
-    tuned.write(tmp_path / "search/choices.json", [search])
+    search_file.write(tmp_path / "search/choices.json", [search])
     tuning("batch_size=4")
-
-
-def test_a_run_and_its_table_name_settings_that_its_rate_was_not_searched_with(
-    tmp_path: Path,
-) -> None:
-    file = tmp_path / "choices.json"
-    words = ["method=lora", "budget=r2", f"rates_from={file}"]
-    other = searched_with(small(tmp_path, "method=lora", "batch_size=4", "precision=bf16"))
-    place = ("tiny_roberta", "wnli", "lora", "r2", (1,))
-    tuned.write(file, [search_at(*place, {1e-3: (50.0,)}, settings=other)])
-    run(small(tmp_path, *words))
-    assert record(tmp_path)["tuning"]["settings"] == {"batch_size": 4}
-    (table,) = tables(read_runs(tmp_path))
-    assert any("; tried with other settings, batch_size=4" in n for n in scores(table).notes)
 
 
 def test_a_search_in_two_folders_is_refused(tmp_path: Path) -> None:
@@ -298,130 +175,6 @@ def test_every_method_may_be_searched_for_its_rate_alone(method: str, tmp_path: 
     assert len(jobs) == 3
     # A record that held the key would not be repeated: no run has it.
     assert not [word for job in jobs for word in job if "_tune_" in word]
-
-
-def test_of_values_that_are_equal_the_default_wins() -> None:
-    tie = {0.3: (60.0,), 0.5: (None,)}
-    scores = {1e-3: (60.0,)}
-    search = search_at("m", "rte", "dora", "r2", (1,), scores, {}, "dem", 0.1, tie)
-    assert (search.value, search.best) == (0.1, 60.0)
-
-
-def test_a_run_takes_the_setting_that_was_chosen_with_its_rate(tmp_path: Path) -> None:
-    rates = {1e-3: (50.0,), 2e-3: (60.0,), 4e-3: (55.0,)}
-    values = {0.3: (61.0,), 0.5: (40.0,)}
-    place = ("tiny_roberta", "wnli", "dora", "r2")
-    length = small(tmp_path).length
-    key = tuned.Key(*place, length, "dir")
-    search = tuned.Search(key, (1,), rates, {}, "dem", 0.1, values)
-    tuned.write(tmp_path / "choices.json", [search])
-    assert tuned.read(tmp_path / "choices.json") == {key: search}
-    words = ["method=dora", "budget=r2", f"rates_from={tmp_path}/choices.json"]
-    run(small(tmp_path / "a", *words))
-    about = record(tmp_path / "a")
-    assert (about["config"]["lr"], about["config"]["method"]["dem"]) == (2e-3, 0.3)
-    assert about["tuning"]["candidates"] == 5
-    # The run is the one that has both typed.
-    run(small(tmp_path / "a", "method=dora", "budget=r2", "lr=2e-3", "method.dem=0.3"))
-    assert record(tmp_path / "a")["times"] == about["times"]
-    # With a rate of one's own the file says nothing, and another value does not go with its rate.
-    assert search_of(configure(*words, "lr=1e-3")) is None
-    with pytest.raises(UserError, match=r"method.dem=0.5 does not go with .* which chose 0.3"):
-        run(small(tmp_path / "a", *words, "method.dem=0.5"))
-    # Nor does the default, where it is typed.
-    default = small_words(tmp_path / "a", *words, "method.dem=0.1")
-    with pytest.raises(UserError, match=r"method.dem=0.1 does not go with .* which chose 0.3"):
-        prepare(configure(*default), typed=default)
-    with pytest.raises(UserError, match=r"method.dem=0.1 does not go with"):
-        plan([default, [*default[:-1], "method.dem=0.3"]], lambda given: configure(*given))
-
-
-def test_a_run_keeps_its_place_whatever_becomes_of_its_file_of_rates(tmp_path: Path) -> None:
-    place = ("tiny_roberta", "wnli", "dora", "r2", (1,))
-    file = tmp_path / "choices.json"
-    tuned.write(file, [search_at(*place, {1e-3: (50.0,)}, setting="dem", default=0.1)])
-    words = ["method=dora", "budget=r2", f"rates_from={file}"]
-    # A key that is added is named although the file chooses a setting.
-    with pytest.raises(UserError, match=r"\+max_step: there is no key max_step"):
-        prepare(small(tmp_path, *words, "+max_step=100"))
-    begun = prepare(small(tmp_path, *words))
-    folder = begun.folder
-    # As a search with more candidates does, while the run trains.
-    tuned.write(file, [search_at(*place, {3e-3: (60.0,)}, setting="dem", default=0.1)])
-    assert begun.settings["lr"] == 1e-3
-    assert begun.folder == folder != prepare(small(tmp_path, *words)).folder
-    file.unlink()
-    assert (begun.folder, begun.settings["lr"]) == (folder, 1e-3)
-    # It trains at the rate that names it, and says which search chose it.
-    about = one_run.run(begun)
-    assert (about["config"]["lr"], about["tuning"]["candidates"]) == (1e-3, 1)
-    assert only_run(tmp_path) == folder
-    assert max(line["lr"] for line in events(folder, "metrics.jsonl") if "lr" in line) <= 1e-3
-
-
-def test_a_rate_comes_from_a_search_of_the_same_length_or_else_from_the_only_other(
-    tmp_path: Path,
-) -> None:
-    place = ("tiny_roberta", "wnli", "lora", "r2", (1,))
-    file = tmp_path / "choices.json"
-    words = ["method=lora", "budget=r2", f"rates_from={file}"]
-
-    def rate(*more: str) -> float:
-        return rate_of(small(tmp_path, *words, *more))
-
-    short, long = (
-        search_at(*place, {rate: (50.0,)}, length=f"{steps} steps")
-        for rate, steps in ((1e-3, 600), (3e-3, 1800))
-    )
-    tuned.write(file, [short])
-    assert rate("max_steps=600") == rate("max_steps=5400") == 1e-3
-    # A table says that the rate was found in other runs.
-    run(small(tmp_path, *words))
-    assert record(tmp_path)["tuning"]["length"] == "600 steps"
-    tuned.write(file, [short, long])
-    assert (rate("max_steps=600"), rate("max_steps=1800")) == (1e-3, 3e-3)
-    told = r"method=lora, budget=r2 at 5400 steps on dir, only at 600 steps on dir and 1800 steps on dir"
-    with pytest.raises(UserError, match=told):
-        rate("max_steps=5400")
-
-
-def test_a_search_is_named_by_the_length_that_its_runs_were_given(tmp_path: Path) -> None:
-    federated = ["method=fedit", "fed.rounds=4", "max_steps=null"]
-    lengths = {"lora": "24 steps", "full": "2 epochs", "fedit": "4 rounds"}
-    given = {
-        "lora": small(tmp_path, "method=lora"),
-        "full": small(tmp_path, "method=full", "max_steps=null", "epochs=2"),
-        "fedit": small(tmp_path, *federated),
-    }
-    assert {name: config.length for name, config in given.items()} == lengths
-    # The record, from which tables make searches, says the same.
-    assert {name: tuned.length(c.resolved()) for name, c in given.items()} == lengths
-
-
-def test_a_rate_comes_from_a_search_on_the_same_data_or_else_from_the_only_other(
-    tmp_path: Path,
-) -> None:
-    place = ("tiny_roberta", "wnli", "lora", "r2", (1,))
-    file = tmp_path / "choices.json"
-    words = ["method=lora", "budget=r2", f"rates_from={file}"]
-    length = small(tmp_path).length
-    sample, whole = (
-        search_at(*place, {rate: (50.0,)}, length=length, data=data)
-        for rate, data in ((1e-3, "sample"), (3e-3, "dir"))
-    )
-    tuned.write(file, [sample])
-    assert rate_of(small(tmp_path, *words)) == 1e-3
-    # A table says that the rate was found on other data.
-    run(small(tmp_path, *words))
-    assert record(tmp_path)["tuning"]["data"] == "sample"
-    (table,) = tables(read_runs(tmp_path))
-    assert any("; tried on other data, sample" in note for note in scores(table).notes)
-    tuned.write(file, [sample, whole])
-    assert rate_of(small(tmp_path, *words)) == 3e-3
-    assert rate_of(small(tmp_path, *words, "data.name=sample")) == 1e-3
-    told = f"at {length} on other, only at {length} on sample and {length} on dir"
-    with pytest.raises(UserError, match=told):
-        rate_of(small(tmp_path, *words, "data.name=other"))
 
 
 def test_every_wrong_setting_of_a_grid_is_told_before_its_first_round(tmp_path: Path) -> None:
@@ -563,13 +316,13 @@ def test_the_command_searches_goes_on_where_it_was_stopped_and_a_study_reads_its
     assert f"rates_from={file}" in done.stdout
     assert (tmp_path / "search" / "learning-rates.png").exists()
     # Nothing is trained twice, and the choices are the same; packed records will do for that.
-    searches = tuned.read(file)
+    searches = search_file.read(file)
     collect(file.parent, file.parent / packed.NAME)
     shutil.rmtree(file.parent / "runs")
     code, said, _ = in_process(tune.main, *line)
     assert code == 0
     assert "6 runs: 6 done before, 0 to train" in said
-    assert tuned.read(file) == searches
+    assert search_file.read(file) == searches
     # A search with other seeds would lose scores.
     with pytest.raises(UserError, match="holds 3 candidates with seeds 3 for wnli with lora"):
         Tuning([[*words, "method=lora"]], lambda given: configure(*given), 3, (4,))
@@ -619,7 +372,7 @@ def test_a_disk_that_is_full_at_the_end_of_a_search_is_a_message(
         if path.name == left[0]:
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
-    monkeypatch.setattr(tuned, "write_atomic", full)
+    monkeypatch.setattr(search_file, "write_atomic", full)
     monkeypatch.setattr(tuning_module, "write_atomic", full)
     monkeypatch.setattr(tuning_module, "score_by_rate", lambda *_: ((), []))
     monkeypatch.setattr(tuning_module, "images", lambda drawn: {})
@@ -639,7 +392,7 @@ def test_a_second_search_is_added_to_the_file_of_the_first(tmp_path: Path) -> No
     place = ("tiny_roberta", "wnli", "lora", "r2", (1,))
     place = (*place, {rate: (50.0,) for rate in (1e-3, 2e-3, 4e-3)})
     longer = search_at(*place, length="900 steps")
-    tuned.write(file, [other, search_at(*place, length=small(tmp_path).length), longer])
+    search_file.write(file, [other, search_at(*place, length=small(tmp_path).length), longer])
     words = small_words(tmp_path, "method=lora", "budget=r2")
     tuning = Tuning([words], lambda words: configure(*words), 3, (1, 2))
     (group,) = tuning.groups.values()
@@ -649,7 +402,7 @@ def test_a_second_search_is_added_to_the_file_of_the_first(tmp_path: Path) -> No
     assert sum("--candidates 5 goes on, for every method" in line for line in tuning.write()) == 1
     group.take(Candidate(2e-3), (70.0, 61.0))
     assert not any("goes on" in line for line in tuning.write())
-    found = tuned.read(file)
+    found = search_file.read(file)
     assert found[other.key] == other
     assert found[other.key].made == {"host": "a"}
     same = longer.key._replace(length=small(tmp_path).length)
@@ -698,7 +451,7 @@ def test_a_search_that_another_command_has_overtaken_leaves_its_scores(
     assert file.read_bytes() == whole
     # Of as many candidates it may be written twice, and with more of them it goes on.
     ended(tmp_path, 5, *faster[1:]).write()
-    (search,) = tuned.read(file).values()
+    (search,) = search_file.read(file).values()
     assert search.candidates == 5
 
 
@@ -736,16 +489,9 @@ def test_no_other_command_writes_between_a_searchs_last_look_and_its_file(
         return function
 
     monkeypatch.setattr(Tuning, "_held", locked("read", Tuning._held))
-    monkeypatch.setattr(tuned, "write", locked("write", tuned.write))
+    monkeypatch.setattr(search_file, "write", locked("write", search_file.write))
     tuning.write()
     assert asked == ["read", "read", "write"]
-
-
-def test_a_rate_of_a_search_that_always_diverged_is_refused(tmp_path: Path) -> None:
-    search = search_at("tiny_roberta", "wnli", "lora", "r2", (1,), {1e-3: (None,), 2e-3: (None,)})
-    tuned.write(tmp_path / "choices.json", [search])
-    with pytest.raises(UserError, match=r"method=lora, budget=r2 diverged at .* 0.001 to 0.002"):
-        run(small(tmp_path, "method=lora", "budget=r2", f"rates_from={tmp_path}/choices.json"))
 
 
 def test_a_mistake_is_told_alone_whatever_the_sweeper_is_set_to() -> None:
@@ -754,49 +500,3 @@ def test_a_mistake_is_told_alone_whatever_the_sweeper_is_set_to() -> None:
     assert refused(*own, "metod=lora") == [
         "metod=lora: there is no key metod; did you mean method or method.dem?"
     ]
-
-
-@pytest.mark.parametrize(
-    ("changes", "why"),
-    [
-        ({"budget": 8}, "TypeError: model, task, method, budget, length, data are texts"),
-        ({"length": None}, "TypeError: model, task, method, budget, length, data are texts"),
-        ({"scores": [[-0.1, [1]]]}, "ValueError: a search has rates above 0"),
-        ({"scores": [[0.1, [1, 2]]]}, "ValueError: every rate has a score, and a loss, for each"),
-        ({"values": [[0.3, [1]]], "setting": None}, "TypeError: the setting whose values"),
-    ],
-)
-def test_a_search_with_a_wrong_entry_is_refused(
-    changes: dict[str, Any], why: str, tmp_path: Path
-) -> None:
-    file = tmp_path / "choices.json"
-    tuned.write(file, [search_at("m", "rte", "lora", None, (1,), {0.1: (1,)})])
-    (entry,) = json.loads(file.read_text())["choices"]
-    file.write_text(json.dumps({"choices": [entry | changes]}))
-    with pytest.raises(UserError, match=rf"is no file of python -m dora.tune \({why}"):
-        tuned.read(file)
-
-
-def test_a_search_that_an_earlier_version_wrote_is_refused_with_the_way_out(tmp_path: Path) -> None:
-    file = tmp_path / "choices.json"
-    tuned.write(file, [search_at("m", "rte", "lora", None, (1,), {0.1: (1,)})])
-    (entry,) = json.loads(file.read_text())["choices"]
-    del entry["losses"]
-    file.write_text(json.dumps({"choices": [entry]}))
-    with pytest.raises(
-        UserError, match=r"choices\.json lacks 'losses': .* moved away, the commands"
-    ):
-        tuned.read(file)
-
-
-@pytest.mark.parametrize("text", ["{}", '{"choices": [{}]}', "no json"])
-def test_a_file_that_is_no_search_is_refused_before_anything_begins(
-    text: str, tmp_path: Path
-) -> None:
-    (tmp_path / "choices.json").write_text(text)
-    with pytest.raises(UserError, match=r"rates_from"):
-        run(small(tmp_path, "method=lora", f"rates_from={tmp_path}/choices.json"))
-    with pytest.raises(UserError, match=r"rates_from=.*cannot be read"):
-        run(small(tmp_path, "method=lora", f"rates_from={tmp_path}/nothing.json"))
-    with pytest.raises(UserError, match=r"cannot be read: File name too long$"):
-        tuned.read(tmp_path / ("x" * 300))

@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dora.analysis.finished import read_runs
 from dora.data import npz
 from dora.data.predictions import save, unpredicted
 from dora.data.tasks import Rows
 from dora.errors import UserError
+from dora.records.finished import read_runs
 from dora.sharing.leaderboard import FILES, read_logits
 from record_files import write_run
 

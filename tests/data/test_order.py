@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dora.data.tokens import by_length, order
+from dora.data.order import by_length, order
 from runs import load_script
 
 script = load_script("padding")

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from conftest import attach_method, config_of, linears, loop_of, settings_of, tiny, tokens
 from dora.adapters.budget import Budget
 from dora.adapters.singular import first_components
-from dora.data.tokens import Tokens, order
+from dora.data.order import order
+from dora.data.tokens import Tokens
 from dora.methods.base import FirstRows, RunInfo
 from dora.methods.nora import NestedLinear, NoRA
 from dora.training.calibration import calibrator

@@ -18,7 +18,7 @@ import pytest
 
 from dora.cli.sweep import plan
 from dora.data.tasks import Rows
-from dora.data.tokens import tokenised
+from dora.data.token_cache import tokenised
 from dora.files import new_folder, write_atomic
 from dora.process import machine
 from dora.records.cleaning import tidy

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 import dora
-from dora.analysis.finished import read_runs
 from dora.errors import UserError
+from dora.records.finished import read_runs
 
 ROOT = Path(__file__).parents[2]
 

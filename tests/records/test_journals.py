@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from dora.analysis.figures.files import learning_curves, rank_paths
-from dora.analysis.finished import read_runs
 from dora.analysis.grouping import tables
 from dora.records import journals
+from dora.records.finished import read_runs
 from record_files import names, write_run
 
 NAMES = names(1)

@@ -18,13 +18,13 @@ from typing import Any
 import pytest
 
 from dora.analysis.conflicts import one_configuration
-from dora.analysis.finished import anything_left_out, read_runs
 from dora.analysis.run_journals import undamaged
+from dora.checked_files import open_own
 from dora.collect import collect
 from dora.errors import NotNow, UserError
-from dora.files import open_own
 from dora.records import artefacts, journals, packed, study
 from dora.records.directories import directories, directory
+from dora.records.finished import anything_left_out, read_runs
 from dora.records.place import place_of
 from dora.records.planned import note_planned
 from record_files import write_run

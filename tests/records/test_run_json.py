@@ -221,7 +221,7 @@ def test_a_tool_leaves_odd_records_out_and_shows_the_rest(
 ) -> None:
     results, odd = study
     # Each message is said once a process, and the tools of this test share one.
-    monkeypatch.setattr("dora.analysis.finished._said", {})
+    monkeypatch.setattr("dora.records.finished._said", {})
     monkeypatch.setattr(sys, "argv", [tool.__name__, "--results", str(results)])
     with pytest.raises(SystemExit) as e:
         tool.main()

@@ -19,7 +19,7 @@ import dora
 from conftest import ARCHITECTURES, attach_method, config_of, tiny, tokens
 from dora.backbones.attention import speed_up
 from dora.backbones.backbone import load_model, load_tokenizer
-from dora.data.tokens import order
+from dora.data.order import order
 from dora.methods.lora import LoRA
 from dora.preparing.prepare import prepare
 from dora.training.calibration import calibrator

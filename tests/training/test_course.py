@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from conftest import config_of, tokens
-from dora.data.tokens import order
+from dora.data.order import order
 from dora.methods.base import Method
 from dora.training.course import Course
 

@@ -9,13 +9,13 @@ import pytest
 import torch
 import transformers
 
-from dora.analysis.finished import read_runs
 from dora.analysis.grouping import tables
 from dora.analysis.tables.scores import scores
 from dora.data.mini import mini
 from dora.data.tasks import TASKS
 from dora.methods.schedule import Schedule
 from dora.preparing.prepare import prepare
+from dora.records.finished import read_runs
 from runs import only_run, run, small
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from dora.analysis.figures.log_axis import logarithmic
 from dora.analysis.figures.style import legend, panels, styles, titles
 from dora.analysis.names import method_title
-from dora.configuration.tuned import Key, Search, mean
+from dora.configuration.search_file import Key, Search, mean
 from dora.data.tasks import TASKS
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dora.analysis.rows import budget_in_words
 from dora.analysis.searches import unequal
 from dora.analysis.tables.layout import pipe_table
-from dora.configuration.tuned import BySeed, Search, mean
+from dora.configuration.search_file import BySeed, Search, mean
 from dora.records.about_method import NO_BUDGET
 
 

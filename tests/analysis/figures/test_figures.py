@@ -32,7 +32,6 @@ from dora.analysis.figures.style import (
     styles,
 )
 from dora.analysis.figures.training import final_ranks, learning_curves, rank_paths
-from dora.analysis.finished import read_runs
 from dora.analysis.grouping import tables
 from dora.analysis.page.contrast import contrast
 from dora.analysis.page.study_data import study_data
@@ -40,6 +39,7 @@ from dora.analysis.table import Table
 from dora.backbones.architectures import layer_and_kind
 from dora.configuration.method_choice import packaged_names
 from dora.plain import printable
+from dora.records.finished import read_runs
 from record_files import names, write_run
 from runs import change_record
 

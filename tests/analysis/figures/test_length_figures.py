@@ -9,12 +9,12 @@ import pytest
 
 from dora.analysis.figures.files import write_by_length
 from dora.analysis.figures.lengths import crossing, score_by_length
-from dora.analysis.finished import read_runs
 from dora.analysis.grouping import showable
 from dora.analysis.other_runs import holes
 from dora.analysis.table import Table
 from dora.analysis.view import View
 from dora.records import gaps
+from dora.records.finished import read_runs
 from dora.records.planned import note_planned
 from record_files import write_run
 from runs import change_record

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from dora.analysis.figures.files import FIGURES
-from dora.analysis.finished import read_runs
 from dora.analysis.grouping import tables
 from dora.analysis.page import contrast
 from dora.analysis.page.page import FOLDER, SCRIPTS, STYLE, TEMPLATE, page
 from dora.records import gaps
+from dora.records.finished import read_runs
 from record_files import large_study, write_run
 from runs import command
 

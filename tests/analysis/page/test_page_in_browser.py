@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 
 from dora.analysis.figures.training import final_ranks
-from dora.analysis.finished import read_runs
 from dora.analysis.grouping import tables
 from dora.analysis.names import size
 from dora.analysis.page.page import page
 from dora.analysis.stats import Estimate, average, t_quantile
 from dora.records import gaps
+from dora.records.finished import read_runs
 from record_files import names, write_budgets_that_look_alike, write_run
 from runs import change_record
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from dora.analysis.finished import read_runs
 from dora.analysis.grouping import tables
 from dora.analysis.page.study_data import Pool, leaves, ordered, quantiles, study_data, thinned
 from dora.analysis.stats import ROUNDING
 from dora.records import packed
+from dora.records.finished import read_runs
 from record_files import names, write_run
 
 

@@ -16,13 +16,13 @@ import pytest
 
 from dora import report, tables
 from dora.analysis import comparison, studies
-from dora.analysis.finished import read_runs
 from dora.analysis.grouping import showable
 from dora.analysis.tables.files import files
 from dora.analysis.tables.scores import scores
 from dora.analysis.view import View
 from dora.cli.options import add_arguments, found_tables
 from dora.records import run_json
+from dora.records.finished import read_runs
 from record_files import write_budgets_that_look_alike, write_run
 from runs import change_record, command, in_process
 

@@ -11,7 +11,6 @@ from typing import Any
 from dora.analysis.figures.costs import score_by_cost
 from dora.analysis.figures.scores import score_by_budget
 from dora.analysis.figures.training import adaptive, final_ranks
-from dora.analysis.finished import read_runs
 from dora.analysis.grouping import showable, tables
 from dora.analysis.page.study_data import study_data
 from dora.analysis.tables.costs import costs
@@ -20,6 +19,7 @@ from dora.analysis.tables.files import files
 from dora.analysis.tables.scores import scores
 from dora.analysis.view import View
 from dora.records.about_method import adapter_parameters, ranks_of
+from dora.records.finished import read_runs
 from record_files import federation_entry, names, write_run
 from runs import change_record
 

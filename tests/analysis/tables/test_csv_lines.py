@@ -7,10 +7,10 @@ import io
 import json
 from pathlib import Path
 
-from dora.analysis.finished import read_runs
 from dora.analysis.grouping import tables
 from dora.analysis.tables.csv_lines import as_row
 from dora.analysis.tables.files import files
+from dora.records.finished import read_runs
 from record_files import federation_entry, write_run
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from harmful import TEXTS, table_of
 
-from dora.analysis.finished import read_runs
 from dora.analysis.grouping import tables
 from dora.analysis.tables.files import files
 from dora.analysis.tables.latex import latex, latex_file
@@ -19,6 +18,7 @@ from dora.analysis.tables.latex_cells import column, escaped
 from dora.analysis.tables.layout import Grid
 from dora.analysis.view import View
 from dora.data.tasks import TASKS
+from dora.records.finished import read_runs
 from record_files import large_study, write_run
 from runs import change_record
 

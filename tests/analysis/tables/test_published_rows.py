@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dora.analysis.finished import read_runs
 from dora.analysis.grouping import tables
 from dora.analysis.table import Table
 from dora.analysis.tables.published_rows import published_rows
 from dora.analysis.tables.scores import scores
 from dora.analysis.view import View
+from dora.records.finished import read_runs
 from record_files import write_run
 
 # Every task that LoRA's Table 2 is over.

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from dora.analysis.finished import read_runs
 from dora.analysis.grouping import tables
 from dora.analysis.other_runs import search_seconds
 from dora.analysis.table import Table
@@ -13,6 +12,7 @@ from dora.analysis.tables.costs import costs
 from dora.analysis.tables.run_settings import run_settings
 from dora.analysis.view import View
 from dora.records.directories import directories
+from dora.records.finished import read_runs
 from dora.records.study import look
 from record_files import write_run
 from runs import change_record, command

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dora.analysis.finished import read_runs
 from dora.analysis.grouping import tables
 from dora.analysis.page.study_data import about, ordered
 from dora.analysis.studies import study_of
@@ -28,6 +27,7 @@ from dora.analysis.tables.layout import Grid, as_csv
 from dora.analysis.tables.scores import medians, scores
 from dora.analysis.view import View
 from dora.records import gaps
+from dora.records.finished import read_runs
 from record_files import federation_entry, write_run
 from runs import change_record
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from dora.analysis.finished import read_runs
 from dora.analysis.grouping import tables
 from dora.analysis.table import Table
 from dora.analysis.tables.costs import costs
 from dora.analysis.tables.scores import scores
 from dora.analysis.tables.unlike import sources, trained_on, unlike
+from dora.records.finished import read_runs
 from record_files import write_run
 
 SETTINGS = {"limit_train": None, "batch_size": 32, "select": "dev", "weight_decay": 0.01}

@@ -44,7 +44,8 @@ class StudySweeper(BasicSweeper):
         `search`: as in `dora.cli.sweep.Sweep`.
         """
         from dora.cli import sweep
-        from dora.cli.line import options_of, quoted
+        from dora.cli.line import options_of
+        from dora.cli.spelling import quoted
         from dora.process.signals import outside
 
         assert self.config is not None
@@ -77,7 +78,7 @@ class StudySweeper(BasicSweeper):
 
         Raises UserError in one of several processes, before any of them plans runs.
         """
-        from dora.cli.line import plain
+        from dora.cli.spelling import plain
         from dora.errors import UserError
         from dora.process.requirements import sweep_problems
 

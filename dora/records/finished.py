@@ -1,4 +1,4 @@
-"""Finished runs as tables and figures read them: each one believed, or left out and named."""
+"""Finished runs as tables, figures and `dora.load` read them: believed, or left out and named."""
 
 from __future__ import annotations
 

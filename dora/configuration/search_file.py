@@ -13,8 +13,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from dora.checked_files import read_object
 from dora.errors import UserError, reason
-from dora.files import read_object, to_json, write_atomic
+from dora.files import to_json, write_atomic
 
 # A score in points for each seed, or a loss; it is None where the run diverged or the score is
 # undefined.
@@ -59,7 +60,7 @@ class Search:
     `default`. `losses`: of the rates on the same rows; empty where none is known. `values`: scores
     of the setting's other values, at the best rate. `seeds`: the seeds of each candidate. `made`:
     command, commit and machine of the search. `settings`: those that its runs have in common
-    (`searched.searched_with`).
+    (`rates_from.searched_with`).
     """
 
     key: Key

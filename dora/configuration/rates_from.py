@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dora.configuration import tuned
+from dora.configuration import search_file
 from dora.configuration.config import Config
 from dora.configuration.method_class import fingerprint
 from dora.configuration.neutral import NEUTRAL
-from dora.configuration.tuned import Search
+from dora.configuration.search_file import Search
 from dora.errors import UserError
 
 # The keys in which the runs of a search, and a study's runs beside it, may differ: those that name
@@ -41,10 +41,10 @@ def search_of(config: Config) -> Search | None:
     run = f"model={key.model}, task={key.task}, method={key.method}" + (
         f", budget={key.budget}" if key.budget else ""
     )
-    searches = tuned.read(Path(file))
-    found = tuned.found(searches, key)
+    searches = search_file.read(Path(file))
+    found = search_file.found(searches, key)
     if found is None:
-        others = [search.key.where for search in tuned.of_cell(searches, key)]
+        others = [search.key.where for search in search_file.of_cell(searches, key)]
         at = f" at {key.where}, only at {' and '.join(others)}" if others else ""
         raise UserError(
             f"rates_from={config.rates_from} has no rate for {run}{at}: python -m dora.tune "

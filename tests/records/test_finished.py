@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dora.analysis.finished import read_runs
 from dora.records import artefacts
+from dora.records.finished import read_runs
 from record_files import write_run
 from runs import change_record
 
