@@ -17,19 +17,26 @@ from dora.records.run_json import read, read_done
 from dora.records.schema import Run
 
 
-def _done(folder: Path, device: str) -> Run | None:
-    """Returns the record of a run that is done, else None.
+def _look(prepared: Prepared) -> tuple[Run | None, list[str]]:
+    """Returns the record of a run that is done, else None, and the splits that it must yet predict.
 
-    Several processes go by what the main one reads: another sweep may finish the run between their
-    looks, and those that looked before would wait for the others.
+    Several processes go by what the main one reads: another sweep may finish the run, or predict
+    these splits, between their looks, and those that looked before would wait for the others.
     """
     if group.size() == 1:
-        return read_done(folder)
+        return _found(prepared)
     from dora.training import processes  # late: it imports PyTorch
 
     # Left open: their run goes on with this group.
-    world = processes.start(device)
-    return processes.broadcast(world, read_done(folder) if world.main else None)
+    world = processes.start(prepared.config.device)
+    return processes.broadcast(world, _found(prepared) if world.main else (None, []))
+
+
+def _found(prepared: Prepared) -> tuple[Run | None, list[str]]:
+    """Returns what `_look` does, as this process finds it."""
+    folder = prepared.record_folder
+    done = read_done(folder)
+    return done, [] if done is None else unpredicted(folder, prepared.rows)
 
 
 def train_unless_done(
@@ -46,7 +53,7 @@ def train_unless_done(
     RunFailed if the run diverged too often, and whatever `train` raises.
     """
     folder = prepared.record_folder
-    done = None if prepared.config.force else _done(folder, prepared.config.device)
+    done, added = (None, []) if prepared.config.force else _look(prepared)
     if done is None:
         if folder != prepared.folder:  # the packed record of a run that diverged
             refuse_diverged(read(folder))
@@ -58,7 +65,7 @@ def train_unless_done(
         )
     tidy(folder)
     say(f"already done: {packed.shown(folder)} ({scores_in_words(done)}); {force} trains it again")
-    if added := unpredicted(folder, prepared.rows):
+    if added:
         try:
             return prepared.folder, train()
         # Not writable, or another process is at work there. The scores are good all the same.

@@ -6,6 +6,7 @@ import pickle
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -161,15 +162,18 @@ def test_the_loss_on_screen_is_the_mean_over_the_rows_of_this_process() -> None:
     assert one_run._mean(loop, 1, torch.tensor((1.0 + 3.0) / 3)) == pytest.approx(2.0)
 
 
-def test_processes_go_by_what_the_main_one_reads_of_a_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # To this one the run looks done; the main process looked a moment earlier.
+def test_processes_go_by_what_the_main_one_reads_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    # To this one the run looks done and lacks AX; the main process looked a moment earlier or later.
     monkeypatch.setattr(group, "size", lambda: 2)
     monkeypatch.setattr(processes, "start", lambda _: processes.World(1, 2, torch.device("cpu")))
-    monkeypatch.setattr(processes, "broadcast", lambda world, value: None)
     monkeypatch.setattr(unless_done, "read_done", lambda _: {"status": "done"})
-    assert unless_done._done(tmp_path, "cpu") is None
+    monkeypatch.setattr(unless_done, "unpredicted", lambda *_: ["ax"])
+    prepared: Any = SimpleNamespace(
+        record_folder=Path(), rows={}, config=SimpleNamespace(device="cpu")
+    )
+    for main in ((None, []), ({"status": "done"}, [])):
+        monkeypatch.setattr(processes, "broadcast", lambda world, value, main=main: main)
+        assert unless_done._look(prepared) == main
 
 
 @pytest.mark.parametrize("error", [dist.DistNetworkError, dist.DistStoreError])
