@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dora.adapters import lowrank
+from dora.adapters import components
 from dora.adapters.lowrank import LowRankLinear
 from dora.errors import UserError
 
@@ -74,11 +74,11 @@ def apply(
     if isinstance(change, Keep):
         _check_keep(change, layers)
     if isinstance(change, Mask):
-        lowrank.mask(layers, change.keep)
+        components.mask(layers, change.keep)
     elif isinstance(change, Remove):
-        lowrank.remove(layers, change.keep, *optimizers)
+        components.remove(layers, change.keep, *optimizers)
     else:
-        lowrank.renew(layers, change.start, *optimizers)
+        components.renew(layers, change.start, *optimizers)
 
 
 def _check_keep(change: Keep, layers: Sequence[LowRankLinear]) -> None:

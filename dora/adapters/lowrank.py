@@ -1,15 +1,15 @@
-"""The layer of every low-rank method, and the operations on its components.
+"""The layer of every low-rank method, put into a model in the place of its linears.
 
     y = W0 x + b0 + s · B diag(g) A x        A: (r, d_in)   g: (r,)   B: (d_out, r)
 
 Component i is g_i B[:, i] A[i, :]. *Masking* sets g_i to 0 and leaves everything else, so that a
 gradient may revive it. *Removing* deletes its row of A, its column of B, its g and its optimizer
-moments.
+moments (`components.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from dora.adapters.arithmetic import update, update_alone
 from dora.adapters.budget import Matrix
-from dora.adapters.resizing import cut_moments, forget, set_data
 from dora.errors import UserError
 
 # Where nn.Module keeps a module's hooks.
@@ -247,11 +246,6 @@ class Siblings:
                 layer.ready = args[0], layer.beside_kept(args[0], y)
 
 
-# The axis of each factor along which its components lie. A layer of one's own may have factors
-# without one, such as a norm for each output.
-_AXIS = {"A": 0, "B": 1, "g": 0}
-
-
 def adapt(
     model: nn.Module,
     matrices: Sequence[Matrix],
@@ -284,66 +278,7 @@ def adapt(
     return layers
 
 
-@torch.no_grad()
-def mask(layers: Iterable[LowRankLinear], keep: Iterable[Tensor]) -> None:
-    """Sets g to 0 where `keep`, (r,) bool for each layer, is False.
-
-    A, B, gradients and moments stay. Raises ValueError for a layer without g.
-    """
-    for layer, k in zip(layers, keep, strict=True):
-        if layer.g is None:
-            raise ValueError("a layer without g has nothing to mask")
-        layer.g.mul_(k)
-
-
-@torch.no_grad()
-def remove(
-    layers: Iterable[LowRankLinear], keep: Iterable[Tensor], *optimizers: torch.optim.Optimizer
-) -> None:
-    """Deletes the components where `keep` is False from the weights and the optimizers' moments.
-
-    Gradients are deleted too. A loss of an earlier step may still be alive, but no backward pass
-    may follow through it, since its tensors have the old shapes. A factor that has no components
-    stays as it is.
-    """
-    for layer, k in zip(layers, keep, strict=True):
-        index = k.nonzero().squeeze(1)
-        for name, p in layer.factors().items():
-            if (axis := _AXIS.get(name)) is not None:
-                cut_moments(optimizers, p, axis, index)
-                set_data(p, p.data.index_select(axis, index))
-
-
-@torch.no_grad()
-def renew(
-    layers: Iterable[LowRankLinear],
-    start: Iterable[Mapping[str, Tensor]],
-    *optimizers: torch.optim.Optimizer,
-) -> None:
-    """Moves each layer's live components to its kept ones, and begins new ones from `start`.
-
-    `start`: the new factors by name for each layer; ranks may differ from the old ones. The new
-    ones begin without moments. A factor that has no components and is not in `start` stays as it is.
-    """
-    for layer, factors in zip(layers, start, strict=True):
-        # `stored` holds the components kept before, too. Masked ones are given up here for good.
-        A, B = layer.stored()
-        if len(A):
-            layer.kept_A, layer.kept_B = A.contiguous(), B.contiguous()
-        for name, p in layer.factors().items():
-            if name in factors or name in _AXIS:
-                forget(optimizers, p)
-                set_data(p, factors[name].to(device=p.device, dtype=p.dtype, copy=True))
-
-
 def end_noise(layers: Iterable[LowRankLinear]) -> None:
     """Takes each layer's `perturbed` weight away, when a step has no more training passes."""
     for layer in layers:
         layer.perturbed = None
-
-
-def drop_masked(layers: Iterable[LowRankLinear]) -> None:
-    """Removes the masked components after training: only live ones are stored."""
-    layers = list(layers)
-    if any(layer.g is not None for layer in layers):
-        remove(layers, [layer.live() for layer in layers])

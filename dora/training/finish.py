@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import safetensors.torch
 
-from dora.adapters import lowrank
+from dora.adapters import components
 from dora.adapters.peft import ranks_in_file, save_adapter
 from dora.adapters.peft_config import stored_params
 from dora.adapters.plan import Plan
@@ -215,7 +215,7 @@ def _save_weights(p: Prepared, loop: Loop, record: Record) -> dict[str, Any]:
         return {"adapter_end": planned, "stored": 0, "in_peft_file": None}
     # A masked component adds nothing to the output, so the file need not hold it. The model is
     # restored to the last weights afterwards, by `Loop.weights`.
-    lowrank.drop_masked(s.method.layers.values())
+    components.drop_masked(s.method.layers.values())
     tensors = as_stored(dict(sorted(loop.result().items())))
     file = record.folder / artefacts.WEIGHTS
     write_atomic(file, safetensors.torch.save(tensors, {"format": "pt"}))

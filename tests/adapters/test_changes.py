@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from conftest import batches, linears, tiny, train_head_only
-from dora.adapters import lowrank, result
+from dora.adapters import components, lowrank, result
 from dora.adapters.budget import Budget, Matrix
 from dora.adapters.changes import Mask, Remove, Renew, apply, noted, ranks_after
 from dora.adapters.lowrank import LowRankLinear
@@ -56,7 +56,7 @@ def test_renewing_keeps_the_output_freezes_the_old_factors_and_forgets_their_mom
     optimizer.step()
     optimizer.zero_grad()
     if gated:
-        lowrank.mask([layer], [torch.tensor([True, False, True])])
+        components.mask([layer], [torch.tensor([True, False, True])])
     before, delta = layer(x).detach(), layer.delta()
     start = start_of(layer, 2)
     apply(Renew([start]), [layer], optimizer)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from conftest import layer_of
-from dora.adapters.lowrank import mask
+from dora.adapters.components import mask
 from dora.adapters.peft import adapter_tensors, head_modules, merged, ranks_in_file, stored_ranks
 
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from conftest import layer_of
 from dora.adapters.changes import Remove, Renew, apply
-from dora.adapters.lowrank import remove
+from dora.adapters.components import remove
 from dora.adapters.resizing import lay_in_order, set_data
 from dora.adapters.result import restore
 

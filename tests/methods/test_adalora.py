@@ -23,7 +23,7 @@ from conftest import (
 )
 from dora.adapters.budget import Budget
 from dora.adapters.changes import apply
-from dora.adapters.lowrank import mask, remove
+from dora.adapters.components import mask, remove
 from dora.methods.adalora import AdaLoRA
 from dora.methods.base import RunInfo
 

@@ -17,7 +17,7 @@ from conftest import (
 )
 from dora.adapters.budget import Budget, Matrix
 from dora.adapters.changes import Remove
-from dora.adapters.lowrank import mask, remove
+from dora.adapters.components import mask, remove
 from dora.adapters.plan import Plan
 from dora.methods.base import RunInfo
 from dora.methods.dora import DoRA, variance

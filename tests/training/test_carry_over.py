@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from dora.adapters import lowrank
+from dora.adapters import components
 from dora.adapters.lowrank import LowRankLinear
 from dora.errors import UserError
 from dora.preparing.init_from import EarlierRun
@@ -26,7 +26,7 @@ def test_kept_factors_of_a_chain_are_trained_again_with_the_same_update(
     for p in layer.factors().values():
         torch.nn.init.normal_(p)
     starts = {"A": torch.randn(2, 4), "B": torch.randn(5, 2), "g": torch.randn(2)}
-    lowrank.renew([layer], [{name: starts[name] for name in layer.factors()}])
+    components.renew([layer], [{name: starts[name] for name in layer.factors()}])
     held = {f"m.{n}": t.detach() for n, t in {**layer.factors(), **layer.kept()}.items()}
     given = _trained_again(held, layer.scale)
     assert set(given) == {f"m.{name}" for name in layer.factors()}

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from conftest import layer_of
-from dora.adapters.lowrank import drop_masked, mask, remove
+from dora.adapters.components import drop_masked, mask, remove
 from dora.adapters.result import restore
 
 
