@@ -81,8 +81,9 @@ class LowRankLinear(nn.Module):
         # A weight that this step's training passes read in place of the base's, (d_out, d_in); None
         # for the base's own.
         self.perturbed: Tensor | None = None
-        # (kept_B, the base's weight with the kept components in it) for `frozen_weight`.
-        self._merged: tuple[Tensor, Tensor] | None = None
+        # (kept_B, the versions of kept_A and kept_B, which a loaded state is written over, the base's
+        # weight with these components in it) for `frozen_weight`.
+        self._merged: tuple[Tensor, tuple[int, int], Tensor] | None = None
         # Whether `Siblings` may compute this layer's output with those of others, by `operands`.
         self.together = not self.packed
         # (input, output) that `Siblings` has computed before this layer is called.
@@ -172,12 +173,15 @@ class LowRankLinear(nn.Module):
         W = self.base.weight
         if self.kept_A is None or self.kept_B is None or not self._takes_kept:
             return W
-        if self._merged is None or self._merged[0] is not self.kept_B:
+        versions = self.kept_A._version, self.kept_B._version
+        before = self._merged
+        if before is None or before[0] is not self.kept_B or before[1] != versions:
             # From the base's weight each time: a resumed run, which has no other, gets equal bits.
             # Not in inference mode, which an evaluation may be in: training reads the tensor, too.
             with torch.inference_mode(False), torch.no_grad():
-                self._merged = self.kept_B, torch.addmm(W, self.kept_B, self.kept_A)
-        return self._merged[1]
+                merged = torch.addmm(W, self.kept_B, self.kept_A)
+            self._merged = before = self.kept_B, versions, merged
+        return before[2]
 
     @property
     def _takes_kept(self) -> bool:

@@ -58,10 +58,10 @@ def common_basis(updates: Sequence[tuple[Tensor, Tensor]], rank: int) -> Tensor:
 def common_basis_of_weights(weights: Sequence[Tensor], rank: int) -> Tensor:
     """Returns the first left singular vectors of whole matrices side by side, (m, r).
 
-    weights: (m, n) each; each counts as if its Frobenius norm were 1.
+    weights: (m, n) each; each counts as if its Frobenius norm were 1, and one of zeros not at all.
     """
     doubled = [W.detach().cpu().double() for W in weights]
-    scaled = [W / torch.linalg.matrix_norm(W) for W in doubled]
+    scaled = [W / (torch.linalg.matrix_norm(W) or 1.0) for W in doubled]
     total = torch.stack([W @ W.t() for W in scaled]).sum(0)
     return _positive(torch.linalg.eigh(total)[1].flip(1)[:, :rank])
 

@@ -73,7 +73,7 @@ def attach(
     that are trained whole. Without it, in a Transformers model all modules beside the backbone
     (classifier, score), but none in a language model; in any other model none.
 
-    `seed`: of the components' start values. `settings`: the method's own, as in
+    `seed`: of the components' start values, and of noise. `settings`: the method's own, as in
     conf/method/NAME.yaml. Raises UserError with every mistake that can be told at once.
     """
     choice = _chosen(method, config_dir, settings)
@@ -100,7 +100,9 @@ def attach(
         layer.to(layer.base.weight.device)
         layer.train(model.training)
     guard.method.load(guard.state())
-    arguments = ", ".join(f"{key}={value}" for key, value in _arguments(choice, steps, wanted))
+    arguments = ", ".join(
+        f"{key}={value}" for key, value in _arguments(choice, steps, wanted, seed)
+    )
     return Adapter(model, guard, plan, steps or 0, modules, found, arguments)
 
 
@@ -175,14 +177,17 @@ def _working() -> str:
 
 
 def _arguments(
-    choice: MethodChoice, steps: int | None, budget: Budget
+    choice: MethodChoice, steps: int | None, budget: Budget, seed: int
 ) -> Iterator[tuple[str, object]]:
     """Yields the arguments that training depends on; the learning rate is the optimizer's."""
+    code = fingerprint(choice.kind)  # of a method of one's own
+    if code or overrides(choice.kind, "noise"):  # which may draw in every step
+        yield "seed", seed
     if _planned(choice.kind):
         yield "steps", steps
     yield "budget", budget
     yield from ((k, v) for k, v in spelled(choice).items() if k not in ("name", "base_lr"))
-    if code := fingerprint(choice.kind):  # of a method of one's own
+    if code:
         yield "code", code[:12]
 
 

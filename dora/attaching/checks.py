@@ -56,6 +56,25 @@ def refuse_unwatched(method: Method) -> None:
         )
 
 
+def refuse_partial_gradients(method: Method) -> None:
+    """Raises UserError where an optimizer steps before all gradients are there."""
+    raise UserError(
+        f"{method.title} adjusts gradients before the optimizer's step, and this optimizer steps "
+        "before all of them are there, by a closure or within backward(): call backward(), then "
+        "optimizer.step() without a closure (in Lightning: automatic_optimization=False and the "
+        "optimizer of self.optimizers(use_pl_optimizer=False))"
+    )
+
+
+def refuse_replica(method: Method, layer: nn.Module) -> None:
+    """Raises UserError for a layer of nn.DataParallel's, which are copies made before a pass."""
+    if getattr(layer, "_is_replica", False):
+        raise UserError(
+            f"{method.title} draws noise for its layers, which the copies that nn.DataParallel makes "
+            "would not have: train on one device, or with DistributedDataParallel"
+        )
+
+
 def refuse_untold(method: Method, optimizer: Any) -> None:
     """Raises UserError where nothing tells of a step before which the method acts."""
     raise UserError(

@@ -39,7 +39,7 @@ class Moments:
         self.adjusts = overrides(kind, "adjust_clipped_gradients")
         self._acts = any(overrides(kind, moment) for moment in ACTING)
         layers = list(self.method.layers.values())
-        self._watch = StepWatch(layers, self._acts, self._adjust if self.adjusts else None)
+        self._watch = StepWatch(layers, self._acts, self._before_step)
         self._noisy = 0  # the step whose noise is in the layers, 0 for none
         self._checked = False  # whether the first step has been checked
         self._asked = False  # whether the penalty was ever asked for
@@ -107,9 +107,12 @@ class Moments:
                 "this adapter has its start values: adapter.begin() comes once, after attach and "
                 "before training, and not after a state was loaded"
             )
-        with self.awake(begun=False):
-            self.guard.begin(FirstRows(self.model, self.method.layers.values(), mean_loss))
-        self.model.zero_grad()  # those that training rows have left
+        rows = FirstRows(self.model, self.method.layers.values(), mean_loss)
+        with torch.inference_mode(False), torch.enable_grad(), self.awake(begun=False):
+            try:
+                self.guard.begin(rows)
+            finally:
+                self.model.zero_grad()  # those that training rows have left
         self.begun = True
 
     def penalty(self) -> Tensor:
@@ -129,7 +132,7 @@ class Moments:
         term = self.penalty()
         if not term.requires_grad:
             return
-        parameters = self._watch.parameters
+        parameters = [p for p in self._watch.parameters if p.requires_grad]
         # Not backward(): wrappers such as DistributedDataParallel count its gradients.
         found = torch.autograd.grad(term, parameters, allow_unused=True)
         for p, gradient in zip(parameters, found, strict=True):
@@ -139,13 +142,21 @@ class Moments:
     def draw_noise(self) -> None:
         """Has the method draw this step's noise, unless it has."""
         if self._noisy != self.taken + 1:
+            # What is drawn here is read in training, wherever this pass stands.
+            with torch.inference_mode(False), self.awake():
+                self.method.noise(self.taken + 1)
             self._noisy = self.taken + 1
-            with self.awake():
-                self.method.noise(self._noisy)
 
-    def _adjust(self) -> None:
-        """Has the method rewrite its gradients, as the optimizer is about to take them."""
-        with self.awake():
+    def _before_step(self, whole: bool) -> None:
+        """Has the method rewrite its gradients, as an optimizer is about to take them.
+
+        `whole`: all of the step's gradients are there.
+        """
+        with self.awake():  # which a method that has not begun is not
+            if not self.adjusts:
+                return
+            if not whole:
+                checks.refuse_partial_gradients(self.method)
             self.method.adjust_clipped_gradients(self.taken + 1)
 
     def step(self, *optimizers: Any) -> None:
@@ -158,6 +169,7 @@ class Moments:
         with self.awake():
             if not (others or self._watch.due()):
                 checks.refuse_unheld(self._watch, self.model)
+                self._watch.forget()
                 return
             seen, rate = self._watch.take()
             moved = [*seen, *others]
@@ -214,4 +226,5 @@ class Moments:
 def _draw_noise(moments: Moments, layer: nn.Module, args: tuple[Any, ...]) -> None:
     """Runs as a forward pre-hook of each layer; acts in training alone."""
     if layer.training:
+        checks.refuse_replica(moments.method, layer)
         moments.draw_noise()

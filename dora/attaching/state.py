@@ -163,7 +163,6 @@ def _load(
 def _take_up_ranks(layer: nn.Module, state: State, prefix: str, *rest: Any) -> None:
     """Gives a layer's factors the ranks that a state_dict has, before it is loaded into them."""
     assert isinstance(layer, LowRankLinear)
-    layer._merged = None  # of the tensors that are loaded over, in their place
     for name in ("kept_A", "kept_B"):  # of a renewal since the start
         if getattr(layer, name) is None and (stored := state.get(f"{prefix}{name}")) is not None:
             setattr(layer, name, torch.empty_like(stored, device=layer.weight.device))

@@ -43,14 +43,14 @@ class StepWatch:
     A loop, the Transformers Trainer and accelerate make the optimizer after the adapter, or wrap
     it, and PyTorch tells of every optimizer's step. `strict`: two steps of one optimizer without a
     `take` between them are an error. `before`: called once between two calls of `take`, when the
-    gradients are as the first optimizer gets them.
+    first optimizer is about to step; its argument says whether all gradients are there.
     """
 
     def __init__(
         self,
         layers: Sequence[LowRankLinear],
         strict: bool,
-        before: Callable[[], None] | None = None,
+        before: Callable[[bool], None],
     ) -> None:
         self.layers, self.strict, self.before = list(layers), strict, before
         self._prepared = False  # whether `before` was called since `take`
@@ -104,21 +104,21 @@ class StepWatch:
         self._prepared = False
         return list(self._seen), rate
 
+    def forget(self) -> None:
+        """Goes back to before a step that began and did not end, as one that was interrupted."""
+        self._prepared = False
+
     def _prepare(self, optimizer: torch.optim.Optimizer, closure: bool) -> None:
         """Calls `before` if this optimizer is the first to step on a component.
 
-        `closure`: it is to compute gradients itself, when it is too late for `before`.
+        `closure`: the optimizer computes gradients itself.
         """
-        if self.before is None or self._prepared or self._rate(optimizer) is None:
+        if self._prepared or self._rate(optimizer) is None:
             return
-        if closure:
-            raise UserError(
-                "the method adjusts gradients before the optimizer's step, and this optimizer "
-                "computes them within its step: call backward() first and optimizer.step() without "
-                "a closure (in Lightning with automatic_optimization=False)"
-            )
+        # -1 outside of a backward pass, within which an optimizer may step, tensor by tensor.
+        within = torch._C._current_graph_task_id() != -1
+        self.before(not (closure or within))
         self._prepared = True
-        self.before()
 
     def _note(self, optimizer: torch.optim.Optimizer) -> None:
         rate = self._rate(optimizer)

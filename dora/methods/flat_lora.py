@@ -74,7 +74,7 @@ class FlatLoRA(PlainLoRA):
     @torch.no_grad()
     def noise(self, step: int) -> None:
         """Draws ε of this step, and puts W0 + ε in place of the weight of each adapted matrix."""
-        t = step - 1
+        t = min(step - 1, self.run.total_steps)  # a loop of somebody else's may go on
         c = (1 - math.cos(math.pi * t / self.run.total_steps)) / 2
         size = c * self.settings.rho
         if size == 0:  # in the first step

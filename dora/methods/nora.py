@@ -28,6 +28,7 @@ from dora.methods.base import ParameterGroup, RunInfo
 from dora.methods.lora import PlainLoRA, kaiming
 from dora.methods.rules import in_range, one_of
 
+FAINT = 1e-4  # the least outer singular value that is kept, as a share of the largest one [ours]
 CALIBRATION = 256  # training rows by which inputs are weighed [ours]
 
 
@@ -76,7 +77,10 @@ class NestedLinear(LowRankLinear):
         S = torch.ones_like(W[0]) if inputs is None else inputs + 1e-8
         S, W = S.cpu(), W.cpu()
         U, sigma, Vt = first_components(W * S, len(self.outer_A))
-        self.outer_A.copy_(Vt / S)
+        # A direction of features that are all but 0 in these rows: Vᵀ / S would have entries up to
+        # 1e8, for later rows that have such a feature.
+        found = (sigma > FAINT * sigma[:1]).unsqueeze(1)
+        self.outer_A.copy_(torch.where(found, Vt / S, 0.0))
         self.outer_B.copy_(U * sigma)
 
     def folded(self) -> tuple[Tensor, Tensor]:

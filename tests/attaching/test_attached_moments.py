@@ -15,7 +15,17 @@ from torch import Tensor, nn
 
 import dora
 from dora.errors import UserError
-from own_models import STEPS, attach, batch, build, check_restart, go_on, rows, train
+from own_models import (
+    STEPS,
+    Perceptron,
+    attach,
+    batch,
+    build,
+    check_restart,
+    go_on,
+    rows,
+    train,
+)
 
 ROWS = rows("mlp")
 
@@ -93,13 +103,109 @@ def test_a_state_brings_the_start_values(by: str) -> None:
     check_restart(attached, ROWS, 5, by)
 
 
-@pytest.mark.parametrize("given", [None, lambda number: 1.0, lambda number: torch.ones(2)])
-def test_a_function_that_gives_no_mean_loss_is_told(given: Any, lora_ga: Path) -> None:
-    adapter = dora.attach(build("mlp"), "lora_ga", "r2", config_dir=lora_ga)
-    message = "follow from 64 training rows" if given is None else "must return the rows' mean loss"
+# What the function does with the model, and what is said of it.
+WRONG: dict[str, tuple[Callable[[Any], Any] | None, str]] = {
+    "none": (None, "follow from 64 training rows"),
+    "number": (lambda model: mean_loss(model)(4).item(), "must return the rows' mean loss"),
+    "rows": (lambda model: model(**batch(ROWS, 1))["logits"], "must return the rows' mean loss"),
+    "other model": (lambda model: mean_loss(build("mlp"))(4), "has run no row through the linears"),
+    "no gradient": (
+        lambda model: (
+            model(**batch(ROWS, 1))["logits"].detach() + torch.ones(1, requires_grad=True)
+        ).sum(),
+        "has no gradient by any adapted linear",
+    ),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_a_function_that_gives_no_mean_loss_is_told_and_another_taken(
+    wrong: str, lora_ga: Path
+) -> None:
+    model = build("mlp")
+    adapter = dora.attach(model, "lora_ga", "r2", config_dir=lora_ga)
+    given, message = WRONG[wrong]
     with pytest.raises(UserError, match=message):
-        adapter.begin(given)
+        adapter.begin(None if given is None else lambda number: given(model))
     assert not adapter.begun
+    assert all(p.grad is None for p in model.parameters())
+    adapter.begin(mean_loss(model))
+    assert adapter.begun
+
+
+def test_a_loop_that_calls_the_adapter_never_is_told_of_the_start_values() -> None:
+    model = build("mlp")
+    optimizer = torch.optim.AdamW(attach(model, "nora").parameters())
+    model(**batch(ROWS, 1))["loss"].backward()
+    with pytest.raises(UserError, match="NoRA has no start values yet"):
+        optimizer.step()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # those that Dynamo raises in itself
+def test_a_compiled_model_shows_its_inputs_too() -> None:
+    eager, model = build("mlp"), build("mlp")
+    attach(eager, "nora").begin(mean_loss(eager))
+    adapter = attach(model, "nora")
+    compiled: Any = torch.compile(model, backend="eager")
+    with torch.no_grad():
+        compiled(**batch(ROWS, 1))
+    adapter.begin(mean_loss(compiled))
+    for name, tensor in eager.state_dict().items():
+        assert torch.equal(model.state_dict()[name], tensor), name
+
+
+def test_a_buffer_that_a_forward_pass_changes_is_as_it_was() -> None:
+    class Counting(Perceptron):
+        """A perceptron that counts its passes."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("passes", torch.zeros(()))
+
+        def forward(self, x: Tensor, labels: Tensor) -> dict[str, Tensor]:
+            """Returns the perceptron's loss and logits."""
+            self.passes += 1
+            return super().forward(x, labels)
+
+    model = Counting()
+    attach(model, "nora").begin(mean_loss(model))
+    assert model.passes == 0
+
+
+def test_a_feature_that_these_rows_lack_is_no_danger_later() -> None:
+    model = build("mlp")
+    adapter = attach(model, "nora")
+    without = batch(ROWS, 1)
+    without["x"][:, 3] = 0.0
+    adapter.begin(lambda number: model(**without)["loss"])
+    layer: Any = adapter.method.layers["first"]
+    assert layer.outer_A.abs().max() < 1e5
+
+
+def test_a_matrix_of_zeros_begins_at_some_orthonormal_basis() -> None:
+    model: Any = build("mlp")
+    model.second.weight.data.zero_()
+    adapter = attach(model, "cora")
+    adapter.begin()
+    B = adapter.method.layers["second"].B.detach()
+    torch.testing.assert_close(B.t() @ B, torch.eye(4), rtol=0, atol=1e-6)
+
+
+def test_start_values_that_are_written_over_are_computed_with(lora_ga: Path) -> None:
+    # As DistributedDataParallel does with one process's, in their place.
+    models = [build("mlp"), build("mlp")]
+    for model, number in zip(models, (8, 20), strict=True):
+        adapter = dora.attach(model, "lora_ga", "r2", config_dir=lora_ga, rows=number)
+        adapter.begin(mean_loss(model))
+        model(**batch(ROWS, 1))
+    with torch.no_grad():
+        for own, others in zip(models[0].buffers(), models[1].buffers(), strict=True):
+            own.detach().copy_(others)
+        for p, q in zip(models[0].parameters(), models[1].parameters(), strict=True):
+            p.copy_(q)
+    first, second = (model(**batch(ROWS, 1))["logits"] for model in models)
+    assert torch.equal(first, second)
 
 
 @pytest.mark.parametrize("method", ["nora", "cora", "flat_lora", "lora_pro"])
@@ -178,6 +284,48 @@ def test_a_state_that_is_loaded_within_a_step_has_that_ones_noise_drawn_anew() -
     assert torch.equal(weights[0], adapter.method.layers["first"].base.weight)
 
 
+def test_a_pass_in_inference_mode_draws_for_training_too() -> None:
+    model = build("mlp")
+    adapter = attach(model, "flat_lora", rho=1.0)
+    train(model, adapter, ROWS, 1)
+    with torch.inference_mode():
+        model(**batch(ROWS, 2))
+    train(model, adapter, ROWS, 3)
+
+
+def test_a_draw_that_failed_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build("mlp")
+    adapter = attach(model, "flat_lora", rho=1.0)
+    train(model, adapter, ROWS, 2)
+    with monkeypatch.context() as patched:
+        patched.setattr(adapter.method, "noise", lambda step: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            model(**batch(ROWS, 3))
+    model(**batch(ROWS, 3))
+    assert adapter.method.layers["first"].perturbed is not None
+
+
+def test_a_layer_that_data_parallel_has_copied_is_refused() -> None:
+    model: Any = build("mlp")
+    attach(model, "flat_lora")
+    with pytest.raises(UserError, match=r"nn\.DataParallel makes .*DistributedDataParallel"):
+        model.first._replicate_for_data_parallel()(torch.zeros(1, 12))
+
+
+def test_noise_ends_at_its_full_size_where_a_loop_goes_on() -> None:
+    adapter = attach(build("mlp"), "flat_lora", rho=1.0)
+    adapter.method.noise(3 * STEPS)
+    layer = adapter.method.layers["first"]
+    assert layer.perturbed is not None
+    assert (layer.perturbed - layer.base.weight).norm() > 0.5 * layer.base.weight.norm()
+
+
+def test_a_state_of_other_noise_is_refused() -> None:
+    state = attach(build("mlp"), "flat_lora", seed=2).state_dict()
+    with pytest.raises(UserError, match=r"seed=2.*attached is .*seed=1"):
+        attach(build("mlp"), "flat_lora").load_state_dict(state)
+
+
 def test_a_copy_of_the_model_draws_by_itself() -> None:
     model = build("mlp")
     adapter = attach(model, "flat_lora", rho=1.0)
@@ -230,13 +378,52 @@ def test_gradients_are_adjusted_once_before_the_first_of_two_optimizers() -> Non
         assert torch.equal(a, b)
 
 
-def test_an_optimizer_that_computes_gradients_within_its_step_is_refused() -> None:
+def test_an_optimizer_that_steps_before_all_gradients_are_there_is_refused() -> None:
     model = build("mlp")
     adapter = attach(model, "lora_pro")
     optimizer = torch.optim.AdamW(adapter.parameters())
-    with pytest.raises(UserError, match=r"this optimizer computes them within its step: call back"):
+    message = r"LoRA-Pro adjusts gradients .*, by a closure or within backward\(\): call backward"
+    with pytest.raises(UserError, match=message):
         optimizer.step(lambda: model(**batch(ROWS, 1))["loss"])
+    for p in adapter.parameters():
+        alone = torch.optim.AdamW([p])
+        p.register_post_accumulate_grad_hook(lambda _, alone=alone: alone.step())
+    with pytest.raises(UserError, match=message):
+        model(**batch(ROWS, 1))["loss"].backward()
     torch.optim.AdamW(build("mlp").parameters()).step(lambda: torch.zeros(()))  # another model's
+
+
+def test_a_step_that_was_interrupted_is_adjusted_anew() -> None:
+    model = build("mlp")
+    adapter = attach(model, "lora_pro")
+    optimizer = torch.optim.AdamW(adapter.parameters())
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    model(**batch(ROWS, 1))["loss"].backward()
+    hook = optimizer.register_step_pre_hook(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        optimizer.step()
+    hook.remove()
+    adapter.step()
+    optimizer.zero_grad()
+    model(**batch(ROWS, 1))["loss"].backward()
+    before = adapter.method.layers["first"].B.grad
+    assert before is not None
+    clipped = before.clone()
+    optimizer.step()
+    assert not torch.equal(clipped, before)
+
+
+def test_a_penalty_beside_a_frozen_factor_is_added_where_there_is_a_gradient() -> None:
+    adapter = attach(build("mlp"), "cora", basis="fixed")
+    adapter.begin()
+    layer = adapter.method.layers["first"]
+    adapter.method.penalty = lambda step: layer.A.pow(2).sum() + layer.A.sum()  # type: ignore[method-assign]
+    adapter.add_penalty_gradient()
+    assert layer.B.grad is None
+    torch.testing.assert_close(layer.A.grad, torch.ones_like(layer.A))
 
 
 def test_an_optimizer_that_tells_of_no_step_is_refused() -> None:

@@ -71,7 +71,7 @@ def test_the_activation_aware_form_worked_by_hand() -> None:
     torch.testing.assert_close(layer.outer_A, torch.tensor([[0.0, 0.5, 0.0], [1.0, 0.0, 0.0]]))
     torch.testing.assert_close(layer.outer_B @ layer.outer_A, layer.base.weight)
     layer.set_outer(torch.tensor([1.0, 0.0, 1.0]))  # an input that was always 0
-    torch.testing.assert_close(layer.outer_B @ layer.outer_A, layer.base.weight)
+    torch.testing.assert_close(layer.outer_A, torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 0.0]]))
 
 
 @pytest.mark.parametrize("svd", ["activation", "plain"])
