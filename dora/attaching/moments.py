@@ -39,7 +39,9 @@ class Moments:
         self.adjusts = overrides(kind, "adjust_clipped_gradients")
         self._acts = any(overrides(kind, moment) for moment in ACTING)
         layers = list(self.method.layers.values())
-        self._watch = StepWatch(layers, self._acts, self._before_step)
+        # Others need no look before each step.
+        before = self._before_step if self.adjusts or not self.begun else None
+        self._watch = StepWatch(layers, self._acts, before)
         self._noisy = 0  # the step whose noise is in the layers, 0 for none
         self._checked = False  # whether the first step has been checked
         self._asked = False  # whether the penalty was ever asked for
@@ -188,7 +190,8 @@ class Moments:
             except FloatingPointError as e:
                 why = f"{e} after step {self.taken}: training has diverged, lower its learning rate"
                 raise FloatingPointError(why) from e
-            end_noise(self.method.layers.values())
+            if self._hooks:  # by which noise is drawn
+                end_noise(self.method.layers.values())
             if change is not None:
                 changes.apply(change, self.method.layers.values(), *moved)
         # The optimizer's zero_grad() leaves these alone: it does not know them.

@@ -43,14 +43,15 @@ class StepWatch:
     A loop, the Transformers Trainer and accelerate make the optimizer after the adapter, or wrap
     it, and PyTorch tells of every optimizer's step. `strict`: two steps of one optimizer without a
     `take` between them are an error. `before`: called once between two calls of `take`, when the
-    first optimizer is about to step; its argument says whether all gradients are there.
+    first optimizer is about to step, unless it is None; its argument says whether all gradients are
+    there.
     """
 
     def __init__(
         self,
         layers: Sequence[LowRankLinear],
         strict: bool,
-        before: Callable[[bool], None],
+        before: Callable[[bool], None] | None,
     ) -> None:
         self.layers, self.strict, self.before = list(layers), strict, before
         self._prepared = False  # whether `before` was called since `take`
@@ -113,7 +114,7 @@ class StepWatch:
 
         `closure`: the optimizer computes gradients itself.
         """
-        if self._prepared or self._rate(optimizer) is None:
+        if self.before is None or self._prepared or self._rate(optimizer) is None:
             return
         # -1 outside of a backward pass, within which an optimizer may step, tensor by tensor.
         within = torch._C._current_graph_task_id() != -1

@@ -70,7 +70,7 @@ class Config:
     `precision`: number format of the matrix products, `fp32` or `bf16` (by autocast; trained
     parameters stay in fp32). `auto` stands for bf16 where the device computes it natively, else
     fp32, and is replaced by it before the run is named and recorded.
-    `compile`: have torch.compile make the model's kernels. That takes a while before the first step
+    `compile`: have torch.compile make the model's kernels. It takes a while before the first step
     and again after a removal, and steps are slower on a CPU.
     `cuda_graphs`: on a GPU, record a step's launches and repeat them instead of making them anew.
     null: for RoBERTa, with which this was compared on a GPU, and models with its layers (BERT,
