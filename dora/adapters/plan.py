@@ -49,6 +49,11 @@ class Plan:
         return self.budget.spent(self.start, self.matrices)
 
     @property
+    def prunes(self) -> bool:
+        """True if the run starts above its target, so that training has to remove components."""
+        return self.start_total > self.target
+
+    @property
     def start_params(self) -> int:
         """The number of adapter parameters when training begins."""
         return self.params(self.start)

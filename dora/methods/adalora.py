@@ -81,7 +81,7 @@ class Settings(base.Settings):
 
     def unused(self, plan: Plan | None) -> dict[str, str]:
         """Returns each setting that has no effect in a run with this plan, with the reason."""
-        if plan is None or plan.start_total > plan.target:
+        if plan is None or plan.prunes:
             return {}
         return dict.fromkeys(_MASKING, "the run starts within its budget, and prunes nothing")
 
@@ -126,7 +126,7 @@ class AdaLoRA(base.Method):
         self.interval = max(1, steps_of(settings.mask_interval, total_steps))
         # The final phase begins at t = t_end + 1, which is step t_end + 2 counted from 1. Ranks
         # that are within the budget from the start are final from the start.
-        self.ranks_final_at = self.t_end + 2 if plan.start_total > plan.target else 0
+        self.ranks_final_at = self.t_end + 2 if plan.prunes else 0
         self.stacks = stacks(self.layers.values())
         # A removal changes ranks: the penalty then needs new stacks; the averages keep theirs.
         self._penalised = self.stacks

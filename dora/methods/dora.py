@@ -92,7 +92,7 @@ class Settings(base.Settings):
 
     def unused(self, plan: Plan | None) -> dict[str, str]:
         """Returns each setting that has no effect in a run with this plan, with the reason."""
-        if plan is None or plan.start_total > plan.target:
+        if plan is None or plan.prunes:
             return {}
         return dict.fromkeys(_PRUNING, "the run starts within its budget, and prunes nothing")
 
@@ -184,8 +184,7 @@ class DoRA(base.Method):
             nn.init.uniform_(layer.B, -bound_b, bound_b, generator=generator)
         self.start, self.length = settings.window(run.total_steps)
         self.interval = max(1, steps_of(settings.prune_interval, run.total_steps))
-        pruning = plan.start_total > plan.target
-        self.ranks_final_at = self.start + self.length if pruning else 0
+        self.ranks_final_at = self.start + self.length if plan.prunes else 0
         self.stacks = stacks(self.layers.values())
         self._smoothed = [torch.zeros_like(stack.of("g")) for stack in self.stacks]
         if settings.importance == "random":
