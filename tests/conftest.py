@@ -34,6 +34,7 @@ from dora.data.tokens import Tokens
 from dora.guarding.guard import Guard
 from dora.methods.base import Method, RunInfo
 from dora.package import PLUGINS
+from dora.training.course import Course
 from dora.training.lines import Lines
 from dora.training.loop import Loop
 from dora.training.processes import World
@@ -187,12 +188,9 @@ def loop_of(
         n for n, _ in model.named_parameters() if not n.startswith(model.base_model_prefix + ".")
     ]
     c = config_of(type(method), **config)
-    world = World(0, 1, torch.device("cpu"))
-    return Loop(
-        Setup(c, model, head, Guard(method, model), lr, train, {}, {}, total_steps, world),
-        None,
-        Lines(None),
-    )
+    course, world = Course(c, train.lengths, total_steps), World(0, 1, torch.device("cpu"))
+    setup = Setup(c, model, head, Guard(method, model), lr, train, course, {}, {}, world)
+    return Loop(setup, None, Lines(None))
 
 
 def config_of(kind: type[Method], **config: Any) -> Config:

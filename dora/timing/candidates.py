@@ -36,6 +36,7 @@ from dora.timing.setting import (
     rows,
     timed,
 )
+from dora.training.course import Course
 from dora.training.evaluation import rows_at_once
 from dora.training.lines import Lines
 from dora.training.loop import Loop
@@ -178,16 +179,17 @@ def _loop(s: Setting, model: Any, method: Method, chosen: MethodChoice) -> Loop:
     config = Config(
         task=TaskConfig("sst2"), method=chosen, batch_size=s.batch, precision=s.precision
     )
+    train = rows(s)
     setup = Setup(
         config=config,
         model=model,
         head=head,
         guard=Guard(method, model),
         lr=1e-4,
-        train=rows(s),
+        train=train,
+        course=Course(config, train.lengths, TOTAL),
         scored={},
         reported={},
-        total_steps=TOTAL,
         world=World(0, 1, torch.device(s.device)),
     )
     return Loop(setup, None, Lines(None))

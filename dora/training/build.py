@@ -27,7 +27,7 @@ from dora.training import checkpoint, processes
 from dora.training.announce import announce
 from dora.training.calibration import calibrator
 from dora.training.carry_over import carry_over
-from dora.training.course import FederatedCourse
+from dora.training.course import Course, FederatedCourse
 from dora.training.federated_loop import FederatedLoop
 from dora.training.finite import not_finite
 from dora.training.lines import Lines
@@ -156,7 +156,7 @@ def _setup(
     guard: Guard,
 ) -> Setup:
     """Returns the loop's inputs: which splits are trained on, scored and reported."""
-    c = p.config
+    c, lengths = p.config, splits["train"].lengths
     # With select=heldout the development set is not looked at before the end.
     if p.heldout_rows is not None:
         scored = {"heldout": splits["heldout"]}
@@ -169,11 +169,14 @@ def _setup(
         guard=guard,
         lr=c.learning_rate(),
         train=splits["train"],
+        course=(
+            FederatedCourse(c, lengths, p.federation)
+            if p.federation
+            else Course(c, lengths, p.total_steps)
+        ),
         scored=scored,
         reported={k: v for k, v in splits.items() if k not in ("train", "heldout")},
-        total_steps=p.total_steps,
         world=world,
-        course=FederatedCourse(c, splits["train"].lengths, p.federation) if p.federation else None,
     )
 
 

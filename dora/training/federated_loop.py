@@ -35,7 +35,7 @@ class FederatedLoop(Loop):
     @property
     def course(self) -> FederatedCourse:
         """The course, which knows the rounds."""
-        course = self.stepper.course
+        course = self.setup.course
         assert isinstance(course, FederatedCourse)
         return course
 

@@ -50,7 +50,7 @@ class Loop:
         self.track: Callable[[str, dict[str, Any]], None] = lambda journal, line: None
         self.stopping: Callable[[], bool] = lambda: False
         self.stepper = Stepper(setup, self._log_ranks)
-        self.eval_every = setup.config.eval_every or self.stepper.course.steps_an_epoch
+        self.eval_every = setup.config.eval_every or setup.course.steps_an_epoch
         from_step = counts_from(setup.total_steps, setup.method.ranks_final_at)
         self.selection = Selection(from_step, setup.config.patience)
         # (step, logits by split) of this process's last evaluation in training.
@@ -78,8 +78,7 @@ class Loop:
             self.step = step
             if logged := step % LOG_EVERY == 0 or step == s.total_steps:
                 self._log_training(loss, penalty)
-            course = self.stepper.course
-            evaluated = course.crosses(step, self.eval_every) or step == s.total_steps
+            evaluated = s.course.crosses(step, self.eval_every) or step == s.total_steps
             if evaluated:
                 # Before the evaluation: weights that are not finite must never be offered as best.
                 self.stepper.check_finite(step)
@@ -91,10 +90,12 @@ class Loop:
             # earlier: the others would wait for their gradients for ever.
             stop = self._agreed(signals.received is not None)
             every = s.config.checkpoint_every
-            due = (every and course.crosses(step, every)) or time.monotonic() - saved > CHECKPOINT_S
+            due = (
+                every and s.course.crosses(step, every)
+            ) or time.monotonic() - saved > CHECKPOINT_S
             # Also after each evaluation, which may take longer than the steps before it: a killed
             # run should not have to repeat it.
-            if (evaluated or stop or due) and course.whole(step):
+            if (evaluated or stop or due) and s.course.whole(step):
                 self.save()
                 saved = time.monotonic()
             progress(step, loss)
@@ -177,7 +178,7 @@ class Loop:
     # --- journals ---
 
     def _log(self, event: dict[str, Any]) -> None:
-        epoch = round(self.step / self.stepper.course.steps_an_epoch, 4)
+        epoch = round(self.step / self.setup.course.steps_an_epoch, 4)
         line = {"step": self.step, "epoch": epoch, **event}
         self._write(journals.METRICS, line)
 

@@ -165,7 +165,7 @@ def _mean(loop: Loop, step: int, loss: Tensor) -> float:
 
     `loss`: its share of the mean over the whole batch.
     """
-    world, rows = loop.setup.world, len(loop.stepper.course.rows(step))
+    world, rows = loop.setup.world, len(loop.setup.course.rows(step))
     mine = len(range(world.rank, rows, world.size))
     return loss.item() * rows / max(1, mine)
 

@@ -48,9 +48,9 @@ from dora.training.processes import World
 class Setup:
     """Everything that a training loop needs.
 
-    `scored`: the splits evaluated during training; the first one selects the best weights.
-    `reported`: the splits whose predictions are kept at the end. `head`: names of the head's
-    parameters. `course`: None for that of a run on all rows.
+    `course`: each step's rows and rate. `scored`: the splits evaluated during training; the first
+    one selects the best weights. `reported`: the splits whose predictions are kept at the end.
+    `head`: names of the head's parameters.
     """
 
     config: Config
@@ -59,11 +59,10 @@ class Setup:
     guard: Guard
     lr: float
     train: Tokens
+    course: Course
     scored: dict[str, Tokens]
     reported: dict[str, Tokens]
-    total_steps: int
     world: World
-    course: Course | None = None
 
     @property
     def method(self) -> Method:
@@ -74,6 +73,11 @@ class Setup:
     def task(self) -> Task:
         """The GLUE task of the configuration."""
         return self.config.glue_task
+
+    @property
+    def total_steps(self) -> int:
+        """The run's length in optimizer steps."""
+        return self.course.total_steps
 
 
 class Stepper:
@@ -103,7 +107,6 @@ class Stepper:
         # Fused: one call for all tensors of a group. For a few hundred small factors, one call each
         # would take longer to begin than to compute.
         self.optimizer = torch.optim.AdamW(groups, lr=setup.lr, fused=True)
-        self.course = setup.course or Course(setup.config, setup.train.lengths, setup.total_steps)
         self.watch = FiniteWatch(setup.world.device)
         # The run's learning rate in the last step, which need not be any group's: SoRA's gates and
         # LoRA-Pro's factors are in none, and the head may have a rate of its own.
@@ -191,7 +194,7 @@ class Stepper:
     def _set_rate(self, step: int) -> None:
         """Sets `rate`, and every group's learning rate: its peak times the method's factor."""
         s = self.setup
-        usual = self.course.share(step)
+        usual = s.course.share(step)
         factor = s.guard.learning_rate(step, usual)
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * factor
@@ -200,7 +203,7 @@ class Stepper:
     def _backward(self, step: int) -> tuple[Tensor, Tensor | None]:
         """Runs forward and backward over this process's micro-batches; returns loss and penalty."""
         s, world = self.setup, self.setup.world
-        batch = self.course.rows(step)
+        batch = s.course.rows(step)
         loss = torch.zeros((), device=world.device)
         penalty = None
         # By process first: each then has equally many rows in as many micro-batches as it is told.

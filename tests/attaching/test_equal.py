@@ -58,7 +58,7 @@ def own_run(
     s = loop.setup
     batches = []
     for step in range(1, STEPS + 1):
-        at = loop.stepper.course.rows(step)
+        at = loop.setup.course.rows(step)
         given = {name: torch.from_numpy(array) for name, array in s.train.batch(at).items()}
         batches.append({**given, "labels": torch.as_tensor(s.train.label[at])})
         loop.train_step(step)

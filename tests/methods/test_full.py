@@ -43,7 +43,7 @@ def test_twenty_steps_give_the_trainers_losses(architecture, tmp_path):
     loop = full(ours)
     data = loop.setup.train
     # The rows that our steps take, one after the other: four epochs as one dataset.
-    order = np.concatenate([loop.stepper.course.rows(step) for step in range(1, STEPS + 1)])
+    order = np.concatenate([loop.setup.course.rows(step) for step in range(1, STEPS + 1)])
     dataset = [
         (data.ids[data.start[i] :][: data.lengths[i]].tolist(), int(data.label[i])) for i in order
     ]
@@ -106,7 +106,7 @@ def test_a_short_last_batch_is_a_mean_over_its_own_rows():
         method_model = tiny("roberta")
         method = FullFineTuning(settings_of("full"), method_model, None, RunInfo(STEPS, 0))
         loop = loop_of(method_model, method, tokens(43), STEPS, batch_size=8, grad_accum=parts)
-        sizes = [len(loop.stepper.course.rows(step)) for step in range(1, 7)]
+        sizes = [len(loop.setup.course.rows(step)) for step in range(1, 7)]
         losses.append([loop.train_step(step)[0].item() for step in range(1, 7)])
     assert sorted(sizes) == [3, 8, 8, 8, 8, 8]
     assert losses[0] == pytest.approx(losses[1], abs=1e-6)

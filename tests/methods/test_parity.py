@@ -173,7 +173,7 @@ def test_a_whole_run_of_the_parity_settings_equals_the_released_recipe(architect
     released = Released(plain, factors, head)
     live = []
     for step in range(1, T + 1):
-        rows = loop.stepper.course.rows(step)
+        rows = loop.setup.course.rows(step)
         batch = {k: torch.from_numpy(v) for k, v in loop.setup.train.batch(rows).items()}
         loop.train_step(step)
         labels = torch.from_numpy(loop.setup.train.label[rows])

@@ -51,8 +51,7 @@ def federated(
     assert train.label is not None
     f = Federation.of(plain.config.fed, train.label, plain.config.seed, steps)
     course = FederatedCourse(plain.config, train.lengths, f)
-    setup = replace(plain, total_steps=f.total_steps, course=course)
-    return FederatedLoop(setup, None, Lines(None))
+    return FederatedLoop(replace(plain, course=course), None, Lines(None))
 
 
 def trained(model: nn.Module) -> dict[str, Tensor]:
@@ -88,7 +87,7 @@ def test_one_client_is_plain_training_with_a_fresh_optimizer_in_each_round() -> 
     plain = loop_of(
         other, attach(other), train, 12, lr=0.1, batch_size=8, schedule="constant", warmup=0, clip=0
     )
-    plain.stepper.course = loop.course  # equal rows and rates
+    plain.setup.course = loop.course  # equal rows and rates
     for step in range(1, 13):
         if step in (5, 9):
             plain.stepper.optimizer.state.clear()
