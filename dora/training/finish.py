@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from dora.adapters.result import as_stored
 from dora.backbones import backbone
 from dora.checked_files import tensor_shapes
 from dora.data.predictions import save
+from dora.data.tokens import Tokens
 from dora.errors import RunFailed
 from dora.files import plainly, write_atomic
 from dora.methods.base import Method
@@ -40,41 +42,40 @@ def finish(p: Prepared, loop: Loop, record: Record, say: Lines) -> None:
     s, plan, best = loop.setup, p.plan, loop.selection.best
     assert best is not None  # the last step is always evaluated and counts
     unreached = s.guard.ended(loop.stepper.optimizer)
-    arrays: dict[str, np.ndarray] = {}
-    results = {"last": _report(loop, "last", loop.step, arrays)}
+    # The last step's evaluation has predicted the development set with equal weights.
+    last, last_logits = loop.evaluate(s.reported, loop.known(loop.step))
     ranks = {"last": s.method.ranks()}
-    # Of the last weights: the best ones may come from before a renewal.
+    # Counted in the last weights: the best ones may come from before a renewal.
     in_all = _trained_in_all(s.method)
     _check_budget(plan, ranks["last"], "at the end")
     with loop.weights(loop.selection.tensors):
         if best["step"] == loop.step:  # the weights are equal: no second evaluation
-            results["best"] = {**results["last"]}
-            arrays |= {
-                k.replace("last/", "best/"): v for k, v in arrays.items() if k.startswith("last/")
-            }
-        else:
-            results["best"] = _report(loop, "best", best["step"], arrays)
+            scores, best_logits = last, last_logits
+        else:  # predicted anew, for `_check_restored`
+            scores, best_logits = loop.evaluate(s.reported)
         # The ranks of the best weights, which may come from a step before the last pruning.
         ranks["end"] = s.method.ranks()
         in_file = ranks_in_file(s.method.layers)
         if in_file and in_file != ranks["end"]:
             ranks["in_peft_file"] = in_file
         _check_budget(plan, ranks["end"], "in the best evaluation")
-        _check_restored(loop, best, arrays)
-        heldout = {k: v for k, v in best["metrics"].items() if k.endswith("_heldout")}
-        results["best"] |= heldout
+        _check_restored(loop, best, best_logits)
         # All processes share the evaluations above; only the main one writes.
         if not s.world.main:
             return
         counts = _save_weights(p, loop, record)
-    save(record.folder / artefacts.PREDICTIONS, arrays)
+    save(record.folder / artefacts.PREDICTIONS, _arrays(s.reported, last_logits, best_logits))
     if plan is not None:
         counts["adapter_last"] = plan.params(list(ranks["last"].values()))
     params = {**record.data["params"], **counts}
     params["trained_in_all"] = max(params["trained_at_once"], in_all)
+    heldout = {k: v for k, v in best["metrics"].items() if k.endswith("_heldout")}
     # The checksums come last, when every file they cover is whole.
     record.update(
-        results=results,
+        results={
+            "last": {"step": loop.step, **last},
+            "best": {"step": best["step"], **scores, **heldout},
+        },
         params=params,
         ranks={**record.data["ranks"], **ranks},
         evaluations={
@@ -149,16 +150,14 @@ def _say_end(loop: Loop, record: Record, plan: Plan | None, say: Lines) -> None:
         say.unless_in_sweep(note)
 
 
-def _check_restored(loop: Loop, best: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+def _check_restored(loop: Loop, best: dict[str, Any], reported: dict[str, np.ndarray]) -> None:
     """Raises RunFailed unless the restored best weights predict as they did in training.
 
-    A small difference is allowed, because a run may be resumed on another device or by another
-    number of processes.
+    `reported`: their logits by split. A small difference is allowed, because a run may be resumed
+    on another device or by another number of processes.
     """
     s = loop.setup
-    evaluated, known = loop.evaluated
-    known = known if evaluated == best["step"] else {}
-    known |= {k: arrays[f"best/{k}/logits"] for k in s.scored.keys() & s.reported.keys()}
+    known = loop.known(best["step"]) | reported
     logits = {k: known[k] if k in known else loop.predict(rows) for k, rows in s.scored.items()}
     # By losses, which move as little as the logits do. A score may jump: if a model predicts nearly
     # one class, a single row that changes moves CoLA's by 4 points.
@@ -171,23 +170,17 @@ def _check_restored(loop: Loop, best: dict[str, Any], arrays: dict[str, np.ndarr
             )
 
 
-def _report(loop: Loop, which: str, step: int, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Returns the metrics of the present weights, and adds their logits to `arrays`.
-
-    Labels and ids, which are equal for both, are added with "last" only.
-    """
-    # The last step's evaluation has predicted the development set with equal weights. A process
-    # that resumed behind it has not, and the best weights are predicted anew for `_check_restored`.
-    evaluated, known = loop.evaluated
-    reused = known if which == "last" and evaluated == loop.step else {}
-    metrics, logits = loop.evaluate(loop.setup.reported, reused)
-    for split, tokens in loop.setup.reported.items():
-        arrays[f"{which}/{split}/logits"] = logits[split]
-        if which == "last":
-            arrays[f"{split}/ids"] = tokens.idx
-            if tokens.label is not None:
-                arrays[f"{split}/labels"] = tokens.label
-    return {"step": step, **metrics}
+def _arrays(
+    splits: Mapping[str, Tokens], last: Mapping[str, np.ndarray], best: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Returns the arrays of predictions.npz: `last` and `best` logits, ids and labels by split."""
+    arrays = {}
+    for split, tokens in splits.items():
+        arrays[f"last/{split}/logits"] = last[split]
+        arrays[f"{split}/ids"] = tokens.idx
+        if tokens.label is not None:
+            arrays[f"{split}/labels"] = tokens.label
+    return arrays | {f"best/{split}/logits": logits for split, logits in best.items()}
 
 
 def _check_budget(plan: Plan | None, ranks: dict[str, int], where: str) -> None:

@@ -54,7 +54,7 @@ class Loop:
         from_step = counts_from(setup.total_steps, setup.method.ranks_final_at)
         self.selection = Selection(from_step, setup.config.patience)
         # (step, logits by split) of this process's last evaluation in training.
-        self.evaluated: tuple[int, dict[str, np.ndarray]] = (0, {})
+        self._evaluated: tuple[int, dict[str, np.ndarray]] = (0, {})
 
     def train_step(self, step: int) -> tuple[Tensor, Tensor | None]:
         """Takes step `step`; returns (mean task loss, penalty or None), see `Stepper.take`."""
@@ -90,12 +90,11 @@ class Loop:
             # earlier: the others would wait for their gradients for ever.
             stop = self._agreed(signals.received is not None)
             every = s.config.checkpoint_every
-            due = (
-                every and s.course.crosses(step, every)
-            ) or time.monotonic() - saved > CHECKPOINT_S
+            asked = every is not None and s.course.crosses(step, every)
+            long_ago = time.monotonic() - saved > CHECKPOINT_S
             # Also after each evaluation, which may take longer than the steps before it: a killed
             # run should not have to repeat it.
-            if (evaluated or stop or due) and s.course.whole(step):
+            if (evaluated or stop or asked or long_ago) and s.course.whole(step):
                 self.save()
                 saved = time.monotonic()
             progress(step, loss)
@@ -158,13 +157,21 @@ class Loop:
         }
         return evaluation.scores(self.setup.task, logits, splits), logits
 
+    def known(self, step: int) -> dict[str, np.ndarray]:
+        """Returns the logits by split that this process's evaluation at `step` gave.
+
+        Empty unless it is the last evaluation: a process that resumed behind it has none.
+        """
+        evaluated, logits = self._evaluated
+        return logits if evaluated == step else {}
+
     def evaluate_and_select(self) -> None:
         """Evaluates the scored splits, logs the scores, and offers the weights to `selection`."""
         s = self.setup
         s.guard.check_identity(self.step)
         selecting = next(iter(s.scored))
         metrics, logits = self.evaluate(s.scored)
-        self.evaluated = self.step, logits
+        self._evaluated = self.step, logits
         # From the predictions that there are, without another forward pass.
         losses = evaluation.losses(s.task, logits, s.scored)
         self._log({"split": selecting, **losses, **metrics})

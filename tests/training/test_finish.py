@@ -125,7 +125,7 @@ def test_the_reused_logits_are_those_that_predicting_again_gives(
         original = finish.finish
 
         def forgetful(p: object, loop: Loop, *rest: object) -> None:
-            loop.evaluated = (0, {})
+            loop._evaluated = (0, {})
             original(p, loop, *rest)  # type: ignore[arg-type]
 
         patch.setattr(one_run, "finish", forgetful)
@@ -157,14 +157,14 @@ def test_a_signal_is_heeded_while_the_final_weights_predict_and_the_run_goes_on_
 ) -> None:
     # QQP's 390,965 test rows may take longer than a cluster waits for a job to end.
     config, signals = small(tmp_path / "cut", "method=lora", "max_steps=12"), StopSignals()
-    report = finish._report
+    original = finish.finish
 
-    def signalled(*given: Any) -> Any:
+    def signalled(*given: Any) -> None:
         signals.received = signal.SIGUSR2
-        return report(*given)
+        original(*given)
 
     with monkeypatch.context() as patched:
-        patched.setattr(finish, "_report", signalled)
+        patched.setattr(one_run, "finish", signalled)
         with pytest.raises(Stopped, match="goes on behind the last step"):
             run(config, signals)
     assert record(tmp_path / "cut")["status"] == "stopped"
