@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,6 @@ from dora.adapters import result
 from dora.adapters.peft import merged
 from dora.adapters.plan import Plan
 from dora.adapters.result import snapshot
-from dora.attaching import checks
 from dora.attaching.buffers import head_buffers, refuse_moved_averages, running_averages
 from dora.attaching.first_rows import MeanLoss
 from dora.attaching.linears import put_back
@@ -56,12 +56,12 @@ class Adapter:
         of `attach` on which further training depends.
         """
         self.model, self.method, self.plan = model, guard.method, plan
-        self.steps, self.head, self.arguments = steps, head, arguments
-        self._guard, self._originals = guard, dict(originals)
+        self.steps, self.head = steps, head
+        self._guard, self._originals, self._arguments = guard, dict(originals), arguments
         # BatchNorm's, which training changes even in a frozen backbone and PEFT's file cannot hold.
         self._averages = snapshot(running_averages(model))
         self._moments = Moments(model, guard)
-        self._hooks = add_hooks(self)
+        self._hooks = add_hooks(self._moments, arguments)
 
     @property
     def taken(self) -> int:
@@ -74,19 +74,9 @@ class Adapter:
         return self._moments.begun
 
     @property
-    def device(self) -> torch.device:
-        """The device of the components."""
-        return self._moments.device
-
-    @property
-    def moves_itself(self) -> bool:
-        """True if the method moves some parameters itself (SoRA's gates), without the optimizer."""
-        return bool(self._moments.by_method)
-
-    @property
-    def adjusts(self) -> bool:
-        """True if the method rewrites gradients before the optimizer's step (LoRA-Pro)."""
-        return self._moments.adjusts
+    def uses_gradients(self) -> bool:
+        """True if the method moves tensors by their gradients (SoRA) or rewrites some (LoRA-Pro)."""
+        return bool(self._moments.by_method) or self._moments.adjusts
 
     # --- before the first step ---
 
@@ -142,10 +132,6 @@ class Adapter:
         """
         self._moments.step(*optimizers)
 
-    def take_up(self, taken: int, begun: bool) -> None:
-        """Goes on after step `taken`, whose tensors and state have been loaded."""
-        self._moments.take_up(taken, begun)
-
     # --- what there is ---
 
     def ranks(self) -> dict[str, int]:
@@ -179,7 +165,10 @@ class Adapter:
         """
         with self._moments.awake():
             held = {**self._tensors(), **self._buffers()}
-        return {**{name: t.detach() for name, t in held.items()}, **state_of(self)}
+        return {
+            **{name: t.detach() for name, t in held.items()},
+            **state_of(self._moments, self._arguments),
+        }
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Takes up a `state_dict()`, whose ranks may differ from the present ones.
@@ -188,9 +177,9 @@ class Adapter:
         """
         held, own = split(state)
         refuse_other_names(held, {**self._tensors(), **self._buffers()}, self.method)
-        check(self, own)
+        check(self.method, self._arguments, own)
         result.restore(self.model, self.method.frozen(), held)
-        take_up(self, own)
+        take_up(self._moments, own)
 
     def _tensors(self) -> dict[str, Tensor]:
         """Returns every trained tensor, and the method's frozen ones, by name."""
@@ -207,9 +196,25 @@ class Adapter:
         """
         with self._moments.awake():
             refuse_moved_averages(self.model, self.head, self._averages)
-            checks.warn_of_budget(self, "saved")
+            self._warn_of_budget("saved")
             self._guard.stored()
             save(Path(folder), self.model, self.method.layers, self.head, self._originals)
+
+    def _warn_of_budget(self, done: str) -> None:
+        """Warns where there is another number of components than the budget's.
+
+        `done`: what is done with the adapter, "saved" or "merged".
+        """
+        ranks, final = list(self.ranks().values()), self.method.ranks_final_at
+        problem = self.plan.missed(ranks)
+        if self.taken < final:
+            problem = f"its components are final after step {final}, not before"
+        if problem:
+            warnings.warn(
+                f"adapter {done} after step {self.taken} with {sum(ranks)} components, budget "
+                f"{self.plan.budget}: {problem}",
+                stacklevel=3,
+            )
 
     @torch.no_grad()
     def merge(self) -> nn.Module:
@@ -223,7 +228,7 @@ class Adapter:
                     "an update would be lost in the rounding of a quantised weight: save() the "
                     "adapter, and let PEFT merge it into the model in 16 or 32 bits"
                 )
-            checks.warn_of_budget(self, "merged")
+            self._warn_of_budget("merged")
             self._guard.stored()
             for name, layer in self.method.layers.items():
                 layer.weight.copy_(merged(layer.weight, *layer.stored(), layer.magnitude))

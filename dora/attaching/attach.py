@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -100,9 +100,7 @@ def attach(
         layer.to(layer.base.weight.device)
         layer.train(model.training)
     guard.method.load(guard.state())
-    arguments = ", ".join(
-        f"{key}={value}" for key, value in _arguments(choice, steps, wanted, seed)
-    )
+    arguments = _arguments(choice, steps, wanted, seed)
     return Adapter(model, guard, plan, steps or 0, modules, found, arguments)
 
 
@@ -135,7 +133,7 @@ def unserved(kind: type[Method]) -> str | None:
     return "has no budget" if kind.budget == "none" else None
 
 
-def _planned(kind: type[Method]) -> list[str]:
+def _moments_in_steps(kind: type[Method]) -> list[str]:
     """Returns the method's moments that may go by a step's share of the run's length."""
     return [moment for moment in _IN_STEPS if overrides(kind, moment)]
 
@@ -176,19 +174,19 @@ def _working() -> str:
     return ", ".join(name for name in packaged_names() if not unserved(packaged(name).kind))
 
 
-def _arguments(
-    choice: MethodChoice, steps: int | None, budget: Budget, seed: int
-) -> Iterator[tuple[str, object]]:
-    """Yields the arguments that training depends on; the learning rate is the optimizer's."""
+def _arguments(choice: MethodChoice, steps: int | None, budget: Budget, seed: int) -> str:
+    """Returns in words the arguments that training depends on; the optimizer has the rate."""
+    found: list[tuple[str, object]] = []
     code = fingerprint(choice.kind)  # of a method of one's own
     if code or overrides(choice.kind, "noise"):  # which may draw in every step
-        yield "seed", seed
-    if _planned(choice.kind):
-        yield "steps", steps
-    yield "budget", budget
-    yield from ((k, v) for k, v in spelled(choice).items() if k not in ("name", "base_lr"))
+        found.append(("seed", seed))
+    if _moments_in_steps(choice.kind):
+        found.append(("steps", steps))
+    found.append(("budget", budget))
+    found += [(k, v) for k, v in spelled(choice).items() if k not in ("name", "base_lr")]
     if code:
-        yield "code", code[:12]
+        found.append(("code", code[:12]))
+    return ", ".join(f"{key}={value}" for key, value in found)
 
 
 def _problems(choice: MethodChoice, steps: Any, seed: Any) -> list[str]:
@@ -196,7 +194,7 @@ def _problems(choice: MethodChoice, steps: Any, seed: Any) -> list[str]:
     found = []
     if not is_whole(seed, 0):
         found.append(f"seed={seed!r} must be a whole number from 0")
-    if steps is None and (moments := _planned(choice.kind)):
+    if steps is None and (moments := _moments_in_steps(choice.kind)):
         found.append(
             f"{choice.name} may plan its {' and '.join(moments)} by the run's length: give steps=, "
             "the number of optimizer steps"

@@ -4,31 +4,16 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import nn
 
-from dora.adapters.plan import Plan
 from dora.attaching.linears import SHOWN
 from dora.attaching.watch import StepWatch
 from dora.errors import UserError
 from dora.methods.base import Method, ParameterGroup
 from dora.plain import first_few
-
-
-class Budgeted(Protocol):
-    """The parts of an `Adapter` by which it is held to its budget."""
-
-    plan: Plan
-    method: Method
-
-    @property
-    def taken(self) -> int:
-        """The number of optimizer steps so far."""
-
-    def ranks(self) -> dict[str, int]:
-        """Returns how many components of each matrix live, by its name."""
 
 
 def refuse_unheld(watch: StepWatch, model: nn.Module) -> None:
@@ -192,22 +177,4 @@ def refuse_unbounded_gradients(
             f"a gradient of {method.title}'s is not finite in step {step}: "
             "training has diverged, or a gradient scaler, which does not know it, skipped a "
             "step: train in bf16 or fp32"
-        )
-
-
-def warn_of_budget(adapter: Budgeted, done: str) -> None:
-    """Warns where an adapter holds another number of components than its budget.
-
-    `done`: what was done with it, "saved" or "merged".
-    """
-    ranks, final = list(adapter.ranks().values()), adapter.method.ranks_final_at
-    if adapter.taken < final:
-        problem = f"its components are final after step {final}, not before"
-    else:
-        problem = adapter.plan.missed(ranks) or ""
-    if problem:
-        warnings.warn(
-            f"adapter {done} after step {adapter.taken} with {sum(ranks)} components, budget "
-            f"{adapter.plan.budget}: {problem}",
-            stacklevel=3,
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from torch.utils.hooks import RemovableHandle
 
 from dora.adapters.lowrank import LowRankLinear
 from dora.adapters.resizing import set_data
+from dora.attaching.moments import Moments
 from dora.errors import UserError
 from dora.methods.base import Method, overrides
 
@@ -25,51 +26,35 @@ _FACTS = ("step", "made", "arguments", "begun")
 State = dict[str, Tensor]
 
 
-class Attached(Protocol):
-    """The parts of an `Adapter` that make up its state."""
+def add_hooks(moments: Moments, arguments: str) -> list[RemovableHandle]:
+    """Has the model's state_dict hold the adapter's state; returns the handles of the hooks.
 
-    model: nn.Module
-    method: Method
-    arguments: str
-
-    @property
-    def taken(self) -> int:
-        """The number of optimizer steps so far."""
-
-    @property
-    def begun(self) -> bool:
-        """Whether the method has its start values."""
-
-    def take_up(self, taken: int, begun: bool) -> None:
-        """Goes on after step `taken`, whose tensors and state have been loaded."""
-
-
-def add_hooks(adapter: Attached) -> list[RemovableHandle]:
-    """Has the model's state_dict hold the adapter's state; returns the handles of the hooks."""
+    `arguments`: in words, the arguments of `attach` on which further training depends.
+    """
     # Partial functions, not closures: a deep copy of the model copies them with its adapter.
     handles = [
-        adapter.model.register_state_dict_post_hook(partial(_add, adapter)),
-        adapter.model.register_load_state_dict_pre_hook(partial(_load, adapter)),
+        moments.model.register_state_dict_post_hook(partial(_add, moments, arguments)),
+        moments.model.register_load_state_dict_pre_hook(partial(_load, moments, arguments)),
     ]
-    for layer in adapter.method.layers.values():
+    for layer in moments.method.layers.values():
         layer.register_load_state_dict_pre_hook(_take_up_ranks)
     return handles
 
 
-def state_of(adapter: Attached, prefix: str = "") -> State:
+def state_of(moments: Moments, arguments: str, prefix: str = "") -> State:
     """Returns tensors that hold the number of steps, facts on the adapter, and the method's state.
 
     `prefix`: begins their names.
     """
-    begins = overrides(type(adapter.method), "begin")
+    method = moments.method
     own = {
-        "step": torch.tensor(adapter.taken, device="cpu"),
-        "made": _as_tensor(_made(adapter.method)),
-        "arguments": _as_tensor(adapter.arguments),
-        # Of a method whose start values are set after it was attached.
-        **({"begun": torch.tensor(adapter.begun, device="cpu")} if begins else {}),
-        **{_beside_facts(name): t for name, t in adapter.method.state().items()},
+        "step": torch.tensor(moments.taken, device="cpu"),
+        "made": _as_tensor(_made(method)),
+        "arguments": _as_tensor(arguments),
+        **{_beside_facts(name): t for name, t in method.state().items()},
     }
+    if overrides(type(method), "begin"):  # its start values come after `attach`, or never
+        own["begun"] = torch.tensor(moments.begun, device="cpu")
     return {f"{prefix}{_PREFIX}{name}": t for name, t in own.items()}
 
 
@@ -106,7 +91,7 @@ def refuse_other_names(held: State, there: State, method: Method) -> None:
         raise UserError(f"this state is of another model, method or target: {', '.join(wrong[:3])}")
 
 
-def check(adapter: Attached, own: State) -> None:
+def check(method: Method, arguments: str, own: State) -> None:
     """Raises UserError unless a state, as `state_of` gives it, is of an adapter attached alike."""
     if "step" not in own:
         raise UserError(
@@ -114,7 +99,7 @@ def check(adapter: Attached, own: State) -> None:
             "model.state_dict(), which hold the adapter's steps and scores too"
         )
     # First the components' meaning, then the arguments, which change only how training goes on.
-    for name, ours in (("made", _made(adapter.method)), ("arguments", adapter.arguments)):
+    for name, ours in (("made", _made(method)), ("arguments", arguments)):
         if name not in own:
             raise UserError(
                 f"this state lacks {name!r}, which says how its adapter was attached: it is incomplete, or "
@@ -127,20 +112,23 @@ def check(adapter: Attached, own: State) -> None:
             )
 
 
-def take_up(adapter: Attached, own: State) -> None:
+def take_up(moments: Moments, own: State) -> None:
     """Takes up the tensors of `state_of`, by the names that `split` gives them."""
-    adapter.take_up(int(own["step"]), bool(own.get("begun", True)))
+    moments.take_up(int(own["step"]), bool(own.get("begun", True)))
     rest = {name: t for name, t in own.items() if name not in _FACTS}
     theirs = {_beside_facts(name): name for name in _FACTS}
-    adapter.method.load({theirs.get(name, name): t for name, t in rest.items()})
+    moments.method.load({theirs.get(name, name): t for name, t in rest.items()})
 
 
-def _add(adapter: Attached, module: nn.Module, state: State, prefix: str, metadata: Any) -> None:
-    state.update(state_of(adapter, prefix))
+def _add(
+    moments: Moments, arguments: str, module: nn.Module, state: State, prefix: str, metadata: Any
+) -> None:
+    state.update(state_of(moments, arguments, prefix))
 
 
 def _load(
-    adapter: Attached,
+    moments: Moments,
+    arguments: str,
     module: nn.Module,
     state: State,
     prefix: str,
@@ -153,8 +141,8 @@ def _load(
     for name in own:
         del state[f"{prefix}{_PREFIX}{name}"]
     if own:
-        check(adapter, own)
-        take_up(adapter, own)
+        check(moments.method, arguments, own)
+        take_up(moments, own)
     else:  # a state of the bare model; an error where load_state_dict is strict
         missing.append(f"{prefix}{_PREFIX}step")
 

@@ -46,8 +46,7 @@ class TrainerCallback(Callback):
                 f"{adapter.taken}: attach it anew to the model as it was loaded, and resume from a "
                 "checkpoint of a Trainer with this callback"
             )
-        reads = adapter.moves_itself or adapter.adjusts
-        if args.fp16 and (reads or adapter.penalty().requires_grad):
+        if args.fp16 and (adapter.uses_gradients or adapter.penalty().requires_grad):
             raise UserError(
                 "fp16=True scales the loss and its gradients, and neither the method's penalty nor "
                 "what it moves or adjusts itself would follow: train with bf16=True or in fp32"
