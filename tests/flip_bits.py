@@ -40,7 +40,7 @@ from dora.records.verify import verify
 from dora.sharing import exporting, submission
 from dora.sharing.form import Form
 from dora.training import build, checkpoint, one_run
-from dora.training.added import _kept_weights
+from dora.training.added_splits import _kept_weights
 from dora.training.lines import Lines
 from runs import cut, only_run, small
 

@@ -170,7 +170,7 @@ class Chain(Links):
     def __init__(self, settings: Settings, model: nn.Module, plan: Plan, run: RunInfo) -> None:
         assert plan.end is not None  # by `plan`
         scale = settings.alpha / average_rank(plan.end)
-        super().__init__(settings, model, plan, run, _links(settings, plan.end), scale)
+        super().__init__(settings, model, plan, run, _ranks_by_link(settings, plan.end), scale)
         self.ranks_final_at = self._knots[-2]
 
     @classmethod
@@ -186,7 +186,7 @@ class Chain(Links):
         assert plan.end is not None
         if settings.problems(None):  # which have messages, and may leave no link
             return plan
-        links = _links(settings, plan.end)
+        links = _ranks_by_link(settings, plan.end)
         empty = [j for j, ranks in enumerate(links, 1) if not any(ranks)]
         if empty:
             # With a component for every link, the shares are at fault: equal ones would fit.
@@ -201,8 +201,8 @@ class Chain(Links):
         return replace(plan, start=tuple(links[0]))
 
 
-def _links(settings: Settings, ranks: Sequence[int]) -> list[list[int]]:
-    """Returns each link's rank of every matrix; over all links they add up to `ranks`."""
+def _ranks_by_link(settings: Settings, ranks: Sequence[int]) -> list[list[int]]:
+    """Returns each link's rank of every matrix, (links, matrices); links add up to `ranks`."""
     shares = settings.shares or [1] * settings.links
     by_matrix = [split(rank, shares) for rank in ranks]
     return [[parts[j] for parts in by_matrix] for j in range(len(shares))]

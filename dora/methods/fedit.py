@@ -15,7 +15,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from dora.adapters.gathered import Gathered
+from dora.adapters.client_factors import ClientFactors
 from dora.methods.base import Settings
 from dora.methods.lora import PlainLoRA, PlainSettings
 
@@ -40,12 +40,12 @@ class FedIT(PlainLoRA):
     ) -> tuple[dict[str, Tensor], dict[str, float]]:
         """Returns the averages, and `bias`: ‖Σ p_k B_k A_k − B̄ Ā‖ / ‖Σ p_k B_k A_k‖."""
         new = average(uploads, shares)
-        bias = self._gathered(uploads, shares).bias()
+        bias = self._client_factors(uploads, shares).bias()
         return new, {} if bias is None else {"bias": bias}
 
-    def _gathered(
+    def _client_factors(
         self, uploads: Sequence[Mapping[str, Tensor]], shares: Sequence[float]
-    ) -> Gathered:
+    ) -> ClientFactors:
         """Returns the clients' factors of every layer that has components."""
         names = [name for name, layer in self.layers.items() if layer.rank]
         frozen = self.frozen()  # which a method derived from this one may have
@@ -53,7 +53,7 @@ class FedIT(PlainLoRA):
         pairs = [
             ([of[f"{name}.A"] for of in held], [of[f"{name}.B"] for of in held]) for name in names
         ]
-        return Gathered.of(names, pairs, shares)
+        return ClientFactors.of(names, pairs, shares)
 
 
 def average(uploads: Sequence[Mapping[str, Tensor]], shares: Sequence[float]) -> dict[str, Tensor]:

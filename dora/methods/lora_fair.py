@@ -11,7 +11,7 @@ minimises S(ΔW, (B̄ + ΔB) Ā) + λ ‖ΔB‖², and the next round starts at 
 
 The paper prints the norm unsquared, which has no gradient at 0, and S as the cosine itself, whose
 minimum is the opposite; its released derivatives square the one and turn the other's sign. The
-gradient is written out in factors (`dora/adapters/gathered.py`).
+gradient is written out in factors (`dora/adapters/client_factors.py`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dora.adapters.gathered import Gathered
+from dora.adapters.client_factors import ClientFactors
 from dora.adapters.plan import Plan
 from dora.methods.fedit import FedIT, average
 from dora.methods.lora import PlainSettings
@@ -79,19 +79,19 @@ class LoRAFAIR(FedIT):
         Beside them `unmoved`, the number of matrices whose B stays as averaged.
         """
         new, s = average(uploads, shares), self.settings
-        gathered = self._gathered(uploads, shares)
+        clients = self._client_factors(uploads, shares)
         if s.solver == "ridge":
             found = [
                 ridge(B, G, M, s.regularisation)
-                for B, G, M in zip(gathered.B, gathered.G, gathered.M, strict=True)
+                for B, G, M in zip(clients.B, clients.G, clients.M, strict=True)
             ]
         else:
             relative = s.server_step == "relative"
-            found = cosine(gathered, s.regularisation, s.server_lr, s.server_steps, relative)
-        corrected = [B + change for B, change in zip(gathered.B, found, strict=True)]
-        for name, B in zip(gathered.names, corrected, strict=True):
+            found = cosine(clients, s.regularisation, s.server_lr, s.server_steps, relative)
+        corrected = [B + change for B, change in zip(clients.B, found, strict=True)]
+        for name, B in zip(clients.names, corrected, strict=True):
             new[f"{name}.B"] = B.to(new[f"{name}.B"])
-        averaged, after = gathered.bias(), gathered.bias(corrected)
+        averaged, after = clients.bias(), clients.bias(corrected)
         if averaged is None or after is None:
             return new, {}
         unmoved = float(sum(not change.any() for change in found))
@@ -106,7 +106,7 @@ def ridge(B: Tensor, G: Tensor, M: Tensor, regularisation: float) -> Tensor:
 
 
 def cosine(
-    gathered: Gathered, regularisation: float, lr: float, steps: int, relative: bool
+    clients: ClientFactors, regularisation: float, lr: float, steps: int, relative: bool
 ) -> list[Tensor]:
     """Returns each layer's ΔB after so many steps of gradient descent on 1 − cos + λ ‖ΔB‖².
 
@@ -116,26 +116,26 @@ def cosine(
     """
     able = [
         i
-        for i, (B, G, w) in enumerate(zip(gathered.B, gathered.G, gathered.w, strict=True))
+        for i, (B, G, w) in enumerate(zip(clients.B, clients.G, clients.w, strict=True))
         if w > 0 and (B * (B @ G)).sum() > 0
     ]
-    found = [torch.zeros_like(B) for B in gathered.B]
+    found = [torch.zeros_like(B) for B in clients.B]
     # Every iterate lies in the columns of B̄ and M: in an orthonormal basis of these, (d_out, 2r),
     # norms and products stay, and the matrices have 2r rows. All layers of one rank are one stack.
     by_rank: dict[int, list[int]] = {}
     for i in able:
-        by_rank.setdefault(gathered.B[i].shape[1], []).append(i)
+        by_rank.setdefault(clients.B[i].shape[1], []).append(i)
     for places in by_rank.values():
         bases, starts, targets = [], [], []
         for i in places:
-            Q, _ = torch.linalg.qr(torch.cat([gathered.B[i], gathered.M[i]], dim=1))
-            Q = torch.nn.functional.pad(Q, (0, 2 * gathered.B[i].shape[1] - Q.shape[1]))
+            Q, _ = torch.linalg.qr(torch.cat([clients.B[i], clients.M[i]], dim=1))
+            Q = torch.nn.functional.pad(Q, (0, 2 * clients.B[i].shape[1] - Q.shape[1]))
             bases.append(Q)
-            starts.append(Q.t() @ gathered.B[i])
-            targets.append(Q.t() @ gathered.M[i])
+            starts.append(Q.t() @ clients.B[i])
+            targets.append(Q.t() @ clients.M[i])
         start, M = torch.stack(starts), torch.stack(targets)
-        G = torch.stack([gathered.G[i] for i in places])
-        w = torch.tensor([gathered.w[i] for i in places], dtype=torch.float64).view(-1, 1, 1)
+        G = torch.stack([clients.G[i] for i in places])
+        w = torch.tensor([clients.w[i] for i in places], dtype=torch.float64).view(-1, 1, 1)
         # The same objective of B̄ / unit, where a step of fixed size is one of unit² for B̄ itself.
         unit = start.norm(dim=(1, 2), keepdim=True) if relative else torch.ones_like(w)
         start, M, w, weight = start / unit, M / unit, w / unit, regularisation * unit**2

@@ -13,8 +13,8 @@ from dora.adapters.plan import Plan
 from dora.configuration.config import Config
 from dora.configuration.method_choice import packaged, packaged_names
 from dora.plain import dotted
+from dora.preparing.cuda_graphs import not_recordable
 from dora.preparing.precision import computes_on_gpu
-from dora.preparing.recording import not_recordable
 
 
 def unused_notes(
@@ -28,7 +28,7 @@ def unused_notes(
     given = dotted(config.flat())
     why = {
         **_of_length_and_rate(config, searched),
-        **_of_the_rest(config),
+        **_of_model(config),
         **_of_clients(config),
         **_of_graphs(config, here),
         **_of_method(config, plan, searched),
@@ -50,7 +50,7 @@ def _of_length_and_rate(config: Config, searched: bool) -> dict[str, str]:
     return found
 
 
-def _of_the_rest(config: Config) -> dict[str, str]:
+def _of_model(config: Config) -> dict[str, str]:
     found: dict[str, str] = {}
     model, kind = config.model, config.chosen.kind
     known = model.namesake()

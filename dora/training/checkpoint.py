@@ -26,7 +26,7 @@ KEPT = 2  # the newest, and the one before for a damaged newest
 # Errors of reading that tell of this file alone: a bad block of the disk, or no such file.
 _OF_THE_FILE = (errno.EIO, errno.ENOENT)
 _SEAL = hashlib.sha256().digest_size  # bytes at the beginning of the file
-Loaded = tuple[dict[str, Tensor], dict[str, Any]]
+Checkpoint = tuple[dict[str, Tensor], dict[str, Any]]
 
 
 def save(folder: Path, step: int, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
@@ -51,7 +51,7 @@ def load(
     folder: Path,
     warn: Callable[[str], None],
     problem: Callable[[dict[str, Any]], str | None] = lambda about: None,
-) -> Loaded | None:
+) -> Checkpoint | None:
     """Returns (tensors, label) of the newest whole checkpoint; None if there is none.
 
     `warn`: receives a line for each damaged one. `problem`: takes a label and returns why its
@@ -80,7 +80,7 @@ def load(
     return None
 
 
-def _opened(file: Path) -> Loaded:
+def _opened(file: Path) -> Checkpoint:
     """Returns a checkpoint's tensors and label. Raises ValueError if its checksum is wrong."""
     with file.open("rb") as f:
         seal, data = f.read(_SEAL), f.read()

@@ -43,13 +43,13 @@ class Course:
         """Returns the learning rate of step `step` (from 1) as a share of its peak."""
         return self.schedule.share(step, self.total_steps)
 
-    def whole(self, step: int) -> bool:
+    def ends_unit(self, step: int) -> bool:
         """Tells whether this step is the last of its unit."""
         return step % self.unit == 0
 
     def crosses(self, step: int, every: int) -> bool:
-        """Tells whether this step is the first whole one at or behind a multiple of `every`."""
-        return self.whole(step) and step // every > (step - self.unit) // every
+        """Tells whether this step ends the first unit at or behind a multiple of `every`."""
+        return self.ends_unit(step) and step // every > (step - self.unit) // every
 
     def _batches(self, seed: int, epoch: int, lengths: np.ndarray) -> list[np.ndarray]:
         """Returns an epoch's batches, as places among the rows that have these lengths."""

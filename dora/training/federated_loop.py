@@ -26,8 +26,8 @@ class FederatedLoop(Loop):
 
     def __init__(self, setup: Setup, record: Record | None, say: Lines) -> None:
         super().__init__(setup, record, say)
-        # Of the present round: the tensors that its clients start from, those that each client has
-        # ended with, and each client's share of the rows.
+        # The present round's global tensors, at which its clients start; the tensors that each
+        # client has ended with; and each client's share of the rows.
         self._global: dict[str, Tensor] = {}
         self._uploads: list[dict[str, Tensor]] = []
         self._shares: list[float] = []
@@ -60,7 +60,7 @@ class FederatedLoop(Loop):
         if place.local == each - 1:
             self._uploads.append(self._trained())
             self._shares.append(place.share)
-        if self.course.whole(step):
+        if self.course.ends_unit(step):
             self.step = step  # the log's line belongs to it
             self._serve(place.round)
         return taken

@@ -94,7 +94,7 @@ class Loop:
             long_ago = time.monotonic() - saved > CHECKPOINT_S
             # Also after each evaluation, which may take longer than the steps before it: a killed
             # run should not have to repeat it.
-            if (evaluated or stop or asked or long_ago) and s.course.whole(step):
+            if (evaluated or stop or asked or long_ago) and s.course.ends_unit(step):
                 self.save()
                 saved = time.monotonic()
             progress(step, loss)

@@ -14,7 +14,7 @@ from dora.preparing.prepare import Prepared
 from dora.process.signals import StopSignals
 from dora.records.record import REMOVED, Record, writable
 from dora.training import checkpoint, processes
-from dora.training.added import predict_added
+from dora.training.added_splits import predict_added
 from dora.training.build import build
 from dora.training.evaluation import rows_at_once
 from dora.training.finish import finish

@@ -35,7 +35,7 @@ from dora.guarding.guard import Guard
 from dora.methods.base import Method, overrides
 from dora.methods.groups import parameter_groups
 from dora.methods.seeds import seed_of
-from dora.preparing.recording import not_recordable
+from dora.preparing.cuda_graphs import not_recordable
 from dora.training import processes
 from dora.training.course import Course
 from dora.training.finite import FiniteWatch, not_finite
@@ -115,10 +115,10 @@ class Stepper:
         self.gradient_norm = torch.zeros((), device=setup.world.device)
         # Asked once: going through all layers takes the host a while.
         self.noisy = overrides(type(setup.method), "noise")
-        self.graphs = Graphs(list(self.parameters.values())) if self._records() else None
+        self.graphs = Graphs(list(self.parameters.values())) if self._uses_graphs() else None
         setup.guard.watch(self.parameters)
 
-    def _records(self) -> bool:
+    def _uses_graphs(self) -> bool:
         """Says whether steps are recorded as CUDA graphs."""
         s, c = self.setup, self.setup.config
         asked = c.cuda_graphs

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from conftest import settings_of
 from dora.adapters.budget import Budget, Matrix
-from dora.adapters.gathered import Gathered
+from dora.adapters.client_factors import ClientFactors
 from dora.configuration.method_choice import packaged
 from dora.methods.base import Method, RunInfo
 from dora.methods.fedit import average
@@ -27,9 +27,9 @@ HALVES = [0.5, 0.5]
 BIAS = 0.5590169943749475
 
 
-def published() -> Gathered:
+def published() -> ClientFactors:
     """Returns the published case."""
-    return Gathered.of(["w"], [(A, B)], HALVES)
+    return ClientFactors.of(["w"], [(A, B)], HALVES)
 
 
 def attached(name: str, **given: object) -> Method:
@@ -117,7 +117,7 @@ def test_gathered_quantities_equal_dense_ones() -> None:
     torch.manual_seed(0)
     p = [0.2, 0.5, 0.3]
     As, Bs = ([torch.randn(*s).double() for _ in p] for s in ((3, 7), (5, 3)))
-    g = Gathered.of(["w"], [(As, Bs)], p)
+    g = ClientFactors.of(["w"], [(As, Bs)], p)
     whole = sum(x * b @ a for x, a, b in zip(p, As, Bs, strict=True))
     mean = sum(x * a for x, a in zip(p, As, strict=True))
     torch.testing.assert_close(g.M[0], whole @ mean.t())
@@ -126,7 +126,7 @@ def test_gathered_quantities_equal_dense_ones() -> None:
     assert g.bias() == pytest.approx(((whole - g.B[0] @ mean).norm() / whole.norm()).item())
 
 
-def stacked(g: Gathered, regularisation: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def stacked(g: ClientFactors, regularisation: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Returns G, M, w and λ of a gathered layer as stacks of one."""
     w, weight = (
         torch.tensor([x], dtype=torch.float64).view(1, 1, 1) for x in (*g.w, regularisation)
@@ -134,7 +134,7 @@ def stacked(g: Gathered, regularisation: float) -> tuple[Tensor, Tensor, Tensor,
     return g.G[0][None], g.M[0][None], w, weight
 
 
-def drifted(size: float = 1.0) -> Gathered:
+def drifted(size: float = 1.0) -> ClientFactors:
     """Returns two layers of three clients, whose B has entries of about `size`."""
     torch.manual_seed(0)
     pairs = [
@@ -144,7 +144,7 @@ def drifted(size: float = 1.0) -> Gathered:
         )
         for r, d, o in ((3, 7, 9), (2, 5, 4))
     ]
-    return Gathered.of(["v", "w"], pairs, [0.2, 0.5, 0.3])
+    return ClientFactors.of(["v", "w"], pairs, [0.2, 0.5, 0.3])
 
 
 def test_the_servers_first_step_of_the_published_case() -> None:
@@ -157,7 +157,7 @@ def test_the_servers_first_step_of_the_published_case() -> None:
     )
 
 
-def cos(g: Gathered, change: Tensor) -> float:
+def cos(g: ClientFactors, change: Tensor) -> float:
     """Returns the cosine of the average update and the corrected one."""
     b = g.B[0] + change
     n = (b * (b @ g.G[0])).sum().sqrt()
@@ -186,7 +186,7 @@ def test_objective_and_gradient_equal_dense_autograds_and_the_descent_follows_th
     torch.manual_seed(0)
     p = [0.2, 0.5, 0.3]
     As, Bs = ([torch.randn(*s).double() for _ in p] for s in ((3, 7), (9, 3)))
-    g = Gathered.of(["w"], [(As, Bs)], p)
+    g = ClientFactors.of(["w"], [(As, Bs)], p)
     whole = sum(x * b @ a for x, a, b in zip(p, As, Bs, strict=True))
     mean = sum(x * a for x, a in zip(p, As, strict=True))
 
@@ -229,13 +229,13 @@ def test_a_round_that_changed_nothing_is_not_corrected() -> None:
 
 def test_a_descent_that_ends_higher_is_given_up() -> None:
     # The gradient grows as 1 / ‖B̄‖: steps of 0.01 throw a B̄ of 1e-5 far away.
-    g = Gathered.of(["w"], [(A, [1e-5 * b for b in B])], HALVES)
+    g = ClientFactors.of(["w"], [(A, [1e-5 * b for b in B])], HALVES)
     assert not cosine(g, 0.01, 0.01, 1000, relative=False)[0].any()
     assert cosine(published(), 0.01, 0.01, 1000, relative=False)[0].any()
 
 
 def test_the_relative_step_moves_a_small_b_and_lowers_the_objective() -> None:
-    g = Gathered.of(["w"], [(A, [0.01 / math.sqrt(1.25) * b for b in B])], HALVES)
+    g = ClientFactors.of(["w"], [(A, [0.01 / math.sqrt(1.25) * b for b in B])], HALVES)
     assert g.B[0].norm().item() == pytest.approx(0.01)
     change = cosine(g, 0.01, 0.01, 1000, relative=True)[0]
     before, after = (
@@ -260,7 +260,7 @@ def test_the_relative_steps_correction_grows_with_b(regularisation: float) -> No
 
 @pytest.mark.parametrize("size", [10.0, 1000.0])
 def test_the_relative_step_finds_the_minimum_under_a_large_penalty(size: float) -> None:
-    g = Gathered.of(["w"], [(A, [size * b for b in B])], HALVES)
+    g = ClientFactors.of(["w"], [(A, [size * b for b in B])], HALVES)
     G, M, w, weight = stacked(g, 1.0)
     start, [found] = g.B[0][None], cosine(g, 1.0, 0.01, 1000, relative=True)
     slope = gradient(start + found, G, M, w)
@@ -307,9 +307,9 @@ def test_corrections_of_several_layers_and_ranks_are_those_of_each_alone() -> No
         ([torch.randn(r, d) for _ in range(2)], [torch.randn(o, r) for _ in range(2)])
         for r, d, o in ((2, 7, 5), (3, 4, 3), (2, 9, 6))
     ]
-    together = cosine(Gathered.of(list("abc"), pairs, HALVES), 0.01, 0.01, 30, relative=True)
+    together = cosine(ClientFactors.of(list("abc"), pairs, HALVES), 0.01, 0.01, 30, relative=True)
     for pair, found in zip(pairs, together, strict=True):
-        [alone] = cosine(Gathered.of(["x"], [pair], HALVES), 0.01, 0.01, 30, relative=True)
+        [alone] = cosine(ClientFactors.of(["x"], [pair], HALVES), 0.01, 0.01, 30, relative=True)
         torch.testing.assert_close(found, alone, rtol=0, atol=1e-12)
 
 

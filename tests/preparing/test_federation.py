@@ -175,6 +175,6 @@ def test_a_warm_up_in_steps_is_the_share_of_the_run_that_it_is_of_all_clients_st
 
 def test_only_rounds_ends_are_evaluated_and_saved() -> None:
     c = course(clients=2, local_steps=5)
-    assert [s for s in range(1, 121) if c.whole(s)] == list(range(10, 121, 10))
+    assert [s for s in range(1, 121) if c.ends_unit(s)] == list(range(10, 121, 10))
     assert [s for s in range(1, 121) if c.crosses(s, 25)] == [30, 50, 80, 100]
     assert [s for s in range(1, 121) if c.crosses(s, 3)] == list(range(10, 121, 10))

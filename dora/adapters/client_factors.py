@@ -22,7 +22,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Gathered:
+class ClientFactors:
     """The quantities of each layer, in lists of one order; w is a list of numbers."""
 
     names: list[str]
@@ -36,9 +36,9 @@ class Gathered:
         names: Sequence[str],
         pairs: Sequence[tuple[Sequence[Tensor], Sequence[Tensor]]],
         shares: Sequence[float],
-    ) -> Gathered:
+    ) -> ClientFactors:
         """Gathers the layers; `pairs`: for each the clients' A (r, d_in) and B (d_out, r)."""
-        found = Gathered(list(names), [], [], [], [])
+        found = ClientFactors(list(names), [], [], [], [])
         p = torch.tensor(shares, dtype=torch.float64)
         for As, Bs in pairs:
             A = torch.stack([each.detach().cpu().double() for each in As])

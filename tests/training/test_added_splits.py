@@ -23,7 +23,7 @@ from dora.records.lock import Lock
 from dora.records.record import Record
 from dora.records.verify import verify
 from dora.run import main
-from dora.training.added import predict_added
+from dora.training.added_splits import predict_added
 from dora.training.loop import Loop
 from dora.training.processes import World
 from runs import (
@@ -173,7 +173,7 @@ def test_a_done_run_stays_done_whatever_keeps_ax_from_being_predicted(
         tensors["classifier.dense.bias"].fill_(float("nan"))
         safetensors.torch.save_file(tensors, weights)
     elif kind == "disk":
-        monkeypatch.setattr("dora.training.added.save", no_space)
+        monkeypatch.setattr("dora.training.added_splits.save", no_space)
     elif kind == "in use":
         lock.take()
     if recorded:
@@ -200,7 +200,9 @@ def test_a_process_that_holds_no_record_gives_up_where_the_first_one_does(
     first = iter([["ax"], record(tmp_path / "results")])
     monkeypatch.setattr("dora.training.processes.broadcast", lambda world, value: next(first))
     second = World(1, 2, torch.device("cpu"))
-    monkeypatch.setattr("dora.training.added.build", lambda *_, **__: pytest.fail("predicts"))
+    monkeypatch.setattr(
+        "dora.training.added_splits.build", lambda *_, **__: pytest.fail("predicts")
+    )
     predict_added(prepared, second, Record(folder), lambda text: None)
     assert next(first, None) is None
 
@@ -213,7 +215,7 @@ def test_a_kill_between_record_and_predictions_leaves_a_run_that_is_sound_and_is
     words = (*WORDS, "max_steps=2", "method=lora", glue(tmp_path / "glue", ax=True))
     for time in (1, 2):  # the second time the record already names the first attempt
         with monkeypatch.context() as patch:
-            patch.setattr("dora.training.added.save", no_space)
+            patch.setattr("dora.training.added_splits.save", no_space)
             again(patch, *small_words(results, *words))
         assert len(record(results)["added"]) == time
         assert verify(folder).problems == []
