@@ -118,13 +118,10 @@ class Budget:
         fixed = self.total(matrices) - self.for_components(matrices)
         return fixed + sum(r * cost for r, cost in zip(ranks, self.costs(matrices), strict=True))
 
-    def average_rank(self, matrices: Sequence[Matrix]) -> Fraction:
-        """Returns the exact number of components per matrix if every matrix gets equally many."""
-        return Fraction(self.for_components(matrices), sum(self.costs(matrices)))
-
     def start_rank(self, matrices: Sequence[Matrix], factor: Fraction) -> int:
         """Returns one start rank for every matrix, ceil(factor · average rank): 12 for r8 at 1.5."""
-        return math.ceil(self.average_rank(matrices) * factor)
+        average = Fraction(self.for_components(matrices), sum(self.costs(matrices)))
+        return math.ceil(average * factor)
 
     def problem(
         self, matrices: Sequence[Matrix], factor: Fraction = Fraction(1), capped: bool = True

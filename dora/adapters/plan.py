@@ -96,7 +96,10 @@ class Plan:
     def missed(self, ranks: Sequence[int]) -> str | None:
         """Returns a message if a run that ended at `ranks` missed its budget, else None."""
         if self.budget.rank is not None:
-            return self._missed_components(sum(ranks))
+            live = sum(ranks)
+            if live == self.target or (self.at_most and live < self.target):
+                return None
+            return f"{live} components live at the end, budget {self.budget} means {self.target}"
         params = self.params(ranks)
         if params > self.target:
             return f"{params} adapter parameters at the end exceed the budget of {self.target}"
@@ -114,12 +117,6 @@ class Plan:
         gap = self.target - self.budget.spent(ranks, self.matrices)
         left = self.costs_below(self.most, ranks)
         return bool(left) and gap >= min(left) and gap > (1 - ENOUGH) * self.target
-
-    def _missed_components(self, components: int) -> str | None:
-        """Returns a message if a rank budget's number of components is missed, else None."""
-        if components == self.target or (self.at_most and components < self.target):
-            return None
-        return f"{components} components live at the end, budget {self.budget} means {self.target}"
 
     def describe(self) -> list[str]:
         """Returns the plan in plain lines, which are printed before training."""

@@ -15,7 +15,7 @@ Not the recommendation method "CoRA" (arXiv 2408.10645).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +30,7 @@ from dora.adapters.plan import Plan
 from dora.adapters.singular import common_basis, common_basis_of_weights
 from dora.checked_files import tensor_shapes
 from dora.errors import UserError
-from dora.methods.base import RunInfo
+from dora.methods.base import FirstRows, RunInfo
 from dora.methods.lora import PlainLoRA, PlainSettings
 from dora.methods.rules import one_of
 
@@ -92,7 +92,7 @@ class CoRA(PlainLoRA):
                 )
         return plan
 
-    def begin(self, forward: Callable[[int], None]) -> None:
+    def begin(self, forward: FirstRows) -> None:
         """Sets B to the common basis."""
         bases = self._of_runs() if self.run.sources else self._of_weights()
         for name, layer in self.layers.items():

@@ -24,7 +24,7 @@ from dora.adapters.lowrank import LowRankLinear
 from dora.adapters.plan import Plan, equal_ranks
 from dora.adapters.singular import first_components
 from dora.methods import base
-from dora.methods.base import ParameterGroup, RunInfo
+from dora.methods.base import FirstRows, ParameterGroup, RunInfo
 from dora.methods.lora import PlainLoRA, kaiming
 from dora.methods.rules import in_range, one_of
 
@@ -139,7 +139,7 @@ class NoRA(PlainLoRA):
         factors = [p for layer in self.layers.values() for p in layer.factors().values()]
         return (ParameterGroup(factors, weight_decay=0.0),)
 
-    def begin(self, forward: Callable[[int], None]) -> None:
+    def begin(self, forward: FirstRows) -> None:
         """Decomposes the weights, as the layers' inputs for some training rows weigh them.
 
         The inputs are those of training: the last layer computes first tokens alone, but for its

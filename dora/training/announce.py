@@ -13,21 +13,20 @@ from dora.training.loop import Loop
 
 def announce(p: Prepared, loop: Loop, say: Lines) -> None:
     """Shows the run, its plan and its parameter counts before training, and records the counts."""
-    s, c = loop.setup, p.config
-    trained = sum(q.numel() for q in loop.stepper.parameters.values())
-    in_head = sum(loop.stepper.parameters[n].numel() for n in s.head)
+    s, c, parameters = loop.setup, p.config, loop.stepper.parameters
+    trained = sum(q.numel() for q in parameters.values())
+    in_head = sum(parameters[n].numel() for n in s.head)
     # A sweep has shown these notes once for all of its runs.
     for note in notes_on(p):
         say.unless_in_sweep(note)
-    say.unless_in_sweep(precision.line(c.precision, str(loop.setup.world.device), p.auto))
+    say.unless_in_sweep(precision.line(c.precision, str(s.world.device), p.auto))
     first = " in the first step" if s.method.trained_later() else ""
-    none = ["every weight is trained; budget and target do not apply"]
-    if s.method.result != "model":
-        none = ["budget and target do not apply"]
+    every = "every weight is trained; " if s.method.result == "model" else ""
+    unbound = f"{every}budget and target do not apply"
     for line in [
         f"{c.method_name} on {c.model_name}, {c.task.name} ({c.data_name}, {len(p.train_rows):,} "
         f"rows), seed {c.seed}: {p.total_steps} steps of {c.batch_size}, lr {s.lr:g}",
-        *(p.plan.describe() if p.plan else none),
+        *(p.plan.describe() if p.plan else [unbound]),
         *([p.federation.describe()] if p.federation else []),
         *clients_notes(c, p.federation),
         f"trained{first}: {trained:,} parameters, {in_head:,} of them the head, which no budget counts",

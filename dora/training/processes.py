@@ -78,7 +78,7 @@ def start(device: str) -> World:
             with outside.at_once(), _saying_what_is_waited_for():
                 dist.init_process_group(
                     "nccl" if device.startswith("cuda") else "gloo",
-                    # Of its own: there it finds no address of a group before it.
+                    # A prefix for each group, which would find an earlier one's addresses.
                     store=dist.PrefixStore(f"group-{next(_groups)}", _meeting_place()),
                     rank=int(os.environ["RANK"]),
                     world_size=size,
