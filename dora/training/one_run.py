@@ -106,28 +106,33 @@ def _train_and_finish(
             finish(p, loop, record, lines)
     except BaseException as e:
         lines.end_bar()
-        c = p.config
-        saved = checkpoint.newest(record.checkpoints)
-        at_once = rows_at_once(world.device)
-        why = foreseen(e, saved, c.batch_size, c.grad_accum, c.max_length, at_once, world.size)
-        # A write, such as a checkpoint's, also fails because the run's directory was removed.
-        if why is None and isinstance(e, OSError) and record.taken_by == REMOVED:
-            why = record.removed()
+        cause = _cause(e, p, world, record)
         if world.main:
-            if isinstance(why, PeerEnded) and (told := processes.told_failure()) is not None:
-                why = RunFailed(told)
-            _note_end(record, why or e, lines)
-        elif not isinstance(why or e, Stopped | KeyboardInterrupt):
-            processes.tell_failure(world, _status_and_reason(why or e)[1])
+            _note_end(record, cause, lines)
+        elif not isinstance(cause, Stopped | KeyboardInterrupt):
+            processes.tell_failure(world, _status_and_reason(cause)[1])
         if trackers is not None and isinstance(e, Stopped | KeyboardInterrupt):
             trackers.leave()
             trackers = None
-        if why is not None:
-            raise why from e
+        if cause is not e:
+            raise cause from e
         raise
     finally:
         if trackers is not None:
             trackers.finish(record)
+
+
+def _cause(error: BaseException, p: Prepared, world: World, record: Record) -> BaseException:
+    """Returns the error that says why the run ended: `error` itself where no cause is known."""
+    c, saved = p.config, checkpoint.newest(record.checkpoints)
+    at_once = rows_at_once(world.device)
+    cause = foreseen(error, saved, c.batch_size, c.grad_accum, c.max_length, at_once, world.size)
+    # A write, such as a checkpoint's, also fails because the run's directory was removed.
+    if cause is None and isinstance(error, OSError) and record.taken_by == REMOVED:
+        cause = record.removed()
+    if world.main and isinstance(cause, PeerEnded) and (told := processes.told_failure()):
+        return RunFailed(told)
+    return cause or error
 
 
 def _note_end(record: Record, error: BaseException, say: Lines) -> None:
