@@ -1,4 +1,4 @@
-"""Operations on the components of low-rank layers: masked, removed, or kept and renewed."""
+"""The components of low-rank layers: masked, removed, kept and renewed, or counted."""
 
 from __future__ import annotations
 
@@ -72,3 +72,14 @@ def drop_masked(layers: Iterable[LowRankLinear]) -> None:
     layers = list(layers)
     if any(layer.g is not None for layer in layers):
         remove(layers, [layer.live() for layer in layers])
+
+
+def stored_ranks(layers: Mapping[str, LowRankLinear]) -> dict[str, int]:
+    """Returns how many components each matrix stores, live and kept ones, as a plan counts them."""
+    gates = {name: layer.g for name, layer in layers.items() if layer.g is not None}
+    live = {name: layer.rank for name, layer in layers.items()}
+    if gates:
+        # One transfer for all matrices: each transfer would wait for the device.
+        found = torch.cat(list(gates.values())).ne(0).cpu().split([len(g) for g in gates.values()])
+        live |= {name: int(alive.sum()) for name, alive in zip(gates, found, strict=True)}
+    return {name: live[name] + layer.kept_rank for name, layer in layers.items()}

@@ -73,17 +73,6 @@ def adapter_tensors(
     return as_stored(dict(sorted(tensors.items())))  # sorted: equal weights give equal bytes
 
 
-def stored_ranks(layers: Mapping[str, LowRankLinear]) -> dict[str, int]:
-    """Returns how many components each matrix stores, live and kept ones, as a plan counts them."""
-    gates = {name: layer.g for name, layer in layers.items() if layer.g is not None}
-    live = {name: layer.rank for name, layer in layers.items()}
-    if gates:
-        # One transfer for all matrices: each transfer would wait for the device.
-        found = torch.cat(list(gates.values())).ne(0).cpu().split([len(g) for g in gates.values()])
-        live |= {name: int(alive.sum()) for name, alive in zip(gates, found, strict=True)}
-    return {name: live[name] + layer.kept_rank for name, layer in layers.items()}
-
-
 def ranks_in_file(layers: Mapping[str, LowRankLinear]) -> dict[str, int]:
     """Returns each matrix's rank in PEFT's file.
 

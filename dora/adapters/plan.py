@@ -75,18 +75,18 @@ class Plan:
             return (total, total), (params, params)
         # The costs of all components that there can be, cheapest first. The cheapest and the
         # dearest choice among them bound whatever training keeps or adds.
-        cheap = [c for m, r in zip(self.matrices, self.most, strict=True) for c in [m.cost] * r]
-        cheap.sort()
+        pairs = zip(self.matrices, self.most, strict=True)
+        costs = sorted(m.cost for m, r in pairs for _ in range(r))
         fixed = sum(m.fixed_cost for m in self.matrices)
         if self.budget.rank is not None:
-            low, high = sum(cheap[: self.target]), sum(cheap[len(cheap) - self.target :])
+            low, high = sum(costs[: self.target]), sum(costs[len(costs) - self.target :])
             low, high = fixed + low, fixed + high
             components = (self.target, self.target)
         else:
             # The unused rest is smaller than some component left out, and so than the dearest one.
-            low, high = max(fixed, self.target - max(cheap, default=1) + 1), self.target
+            low, high = max(fixed, self.target - max(costs, default=1) + 1), self.target
             left = self.target - fixed
-            components = (_fill(cheap[::-1], left), _fill(cheap, left))
+            components = (_fill(costs[::-1], left), _fill(costs, left))
         return ((0, components[1]), (fixed, high)) if self.at_most else (components, (low, high))
 
     def costs_below(self, most: Sequence[int], ranks: Sequence[int]) -> list[int]:

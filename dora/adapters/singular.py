@@ -60,8 +60,8 @@ def common_basis_of_weights(weights: Sequence[Tensor], rank: int) -> Tensor:
 
     weights: (m, n) each; each counts as if its Frobenius norm were 1, and one of zeros not at all.
     """
-    doubled = [W.detach().cpu().double() for W in weights]
-    scaled = [W / (torch.linalg.matrix_norm(W) or 1.0) for W in doubled]
+    in_float64 = [W.detach().cpu().double() for W in weights]
+    scaled = [W / (torch.linalg.matrix_norm(W) or 1.0) for W in in_float64]
     total = torch.stack([W @ W.t() for W in scaled]).sum(0)
     return _positive(torch.linalg.eigh(total)[1].flip(1)[:, :rank])
 

@@ -36,7 +36,7 @@ def next_rates(search: Search, start: float, most: int) -> list[float]:
     below, above = rates[at - 1], rates[at + 1]
     up, down = math.log(above / best), math.log(best / below)
     if math.isclose(up, down, rel_tol=0.1):  # the same but for their three digits
-        wider = above if search.rank(above) > search.rank(below) else below
+        wider = above if search.merit(above) > search.merit(below) else below
     else:
         wider = above if up > down else below
     rate = _tidy(math.sqrt(best * wider))

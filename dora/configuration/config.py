@@ -228,9 +228,9 @@ class Config:
 
         Where the run has a search, `lr` is that of the search by now (`rates_from.as_tuned`).
         """
-        return self.rate_and_key()[1]
+        return self.key_and_rate()[1]
 
-    def rate_and_key(self) -> tuple[str, float]:
+    def key_and_rate(self) -> tuple[str, float]:
         """Returns the key that decides the learning rate, and the rate."""
         task, method = self.task.name, self.method_name
         rates = {

@@ -76,7 +76,7 @@ class Search:
     @property
     def lr(self) -> float:
         """The best rate; the lowest of those that are equal in score and loss."""
-        return max(sorted(self.scores), key=self.rank)  # `max` takes the first of equals
+        return max(sorted(self.scores), key=self.merit)  # `max` takes the first of equals
 
     @property
     def at_edge(self) -> bool:
@@ -84,7 +84,7 @@ class Search:
         return self.lr in (min(self.scores), max(self.scores))
 
     @property
-    def alike(self) -> bool:
+    def all_equal(self) -> bool:
         """True if all rates have the same score: only losses tell them apart, if anything does."""
         return len({self.mean(lr) for lr in self.scores}) == 1 < len(self.scores)
 
@@ -142,8 +142,8 @@ class Search:
         """Returns the mean score at a rate, in points; −∞ if any of its runs has none."""
         return mean(self.scores[lr])
 
-    def rank(self, lr: float) -> tuple[float, float]:
-        """Returns the key by which the best rate is the highest: its mean score, then minus its loss.
+    def merit(self, lr: float) -> tuple[float, float]:
+        """Returns by what the best rate is the highest: (its mean score, minus its loss).
 
         Without the loss a method that learns little, whose score is 0.0 at every rate, would be
         searched in the wrong direction. The loss is left out (0.0) unless it is known for every

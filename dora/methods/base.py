@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from dora.adapters.budget import Budget, Matrix
 from dora.adapters.changes import Change
+from dora.adapters.components import stored_ranks
 from dora.adapters.lowrank import LowRankLinear
-from dora.adapters.peft import stored_ranks
 from dora.adapters.plan import Plan
 from dora.methods.schedule import Schedule
 from dora.methods.seeds import seed_of

@@ -60,12 +60,12 @@ class Federation:
         """
         rows = partition(labels, fed.clients, fed.partition, fed.alpha, seed)
         able = sum(len(part) > 0 for part in rows)
-        each = steps_a_round(fed, able)
-        selected = each // fed.local_steps
-        rounds = fed.rounds or steps // each
+        a_round = steps_a_round(fed, able)
+        selected = a_round // fed.local_steps
+        rounds = fed.rounds or steps // a_round
         if not rounds:
             raise ValueError(
-                f"a round of {selected} clients with fed.local_steps={fed.local_steps} has {each} "
+                f"a round of {selected} clients with fed.local_steps={fed.local_steps} has {a_round} "
                 f"steps, and the run has {steps}: train longer, or lower fed.local_steps, "
                 "fed.fraction or fed.clients"
             )

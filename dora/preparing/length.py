@@ -90,14 +90,14 @@ def _two_lengths(config: Config, steps: int) -> str | None:
     seeds of a sweep must not differ in what is refused.
     """
     fed = config.fed
-    each = steps_a_round(fed, fed.clients)
+    a_round = steps_a_round(fed, fed.clients)
     given = given_length(config)
-    if fed.rounds is None or given is None or steps // each == fed.rounds:
+    if fed.rounds is None or given is None or steps // a_round == fed.rounds:
         return None
-    total = fed.rounds * each
+    total = fed.rounds * a_round
     return (
         f"{given} and fed.rounds={fed.rounds} are two lengths: a round of "
-        f"{each // fed.local_steps} clients with fed.local_steps={fed.local_steps} has {each} "
+        f"{a_round // fed.local_steps} clients with fed.local_steps={fed.local_steps} has {a_round} "
         f"steps, which makes {total}; give fed.rounds=null for as many rounds as fit, or "
         f"max_steps={total}"
     )

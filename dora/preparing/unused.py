@@ -92,7 +92,7 @@ def _of_method(config: Config, plan: Plan | None, searched: bool) -> dict[str, s
     if config.method_name not in packaged_names():
         return {}
     settings, usual = config.chosen.settings, _defaults(config.method_name)
-    key, rate = config.rate_and_key()
+    key, rate = config.key_and_rate()
     why = settings.unused(plan)
     if key != "method.base_lr":
         decides = f"rates_from={config.rates_from}" if searched else f"{key}={rate}"

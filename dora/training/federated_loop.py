@@ -51,13 +51,14 @@ class FederatedLoop(Loop):
 
     def train_step(self, step: int) -> tuple[Tensor, Tensor | None]:
         """Takes step `step` of a client, and the server's part before a turn and after a round."""
-        place, each = self.course.federation.client_step(step), self.course.federation.local_steps
+        federation = self.course.federation
+        place = federation.client_step(step)
         if (place.slot, place.local) == (0, 0):
             self._global, self._uploads, self._shares = self._trained(), [], []
         if place.local == 0:
             self._send(self._global)
         taken = super().train_step(step)
-        if place.local == each - 1:
+        if place.local == federation.local_steps - 1:
             self._uploads.append(self._trained())
             self._shares.append(place.share)
         if self.course.ends_unit(step):

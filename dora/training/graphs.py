@@ -60,27 +60,27 @@ class Graphs:
         self._pool: Any = None
 
     def run(
-        self, inputs: dict[str, Tensor], phase: object, each: Pass
+        self, inputs: dict[str, Tensor], phase: object, compute: Pass
     ) -> tuple[Tensor, Tensor | None]:
-        """Returns what `each` returns for these inputs, and leaves gradients in `.grad`.
+        """Returns what `compute` returns for these inputs, and leaves gradients in `.grad`.
 
-        No parameter may have a gradient before. `phase`: whatever else `each` depends on.
+        No parameter may have a gradient before. `phase`: whatever else `compute` depends on.
         """
         if not self.able:
-            return each(inputs)
+            return compute(inputs)
         if [p.data_ptr() for p in self.parameters] != self._places:
             self._forget()
         key = (phase, *((name, x.shape, x.dtype) for name, x in inputs.items()))
         if key not in self._seen:
-            found = each(inputs)
+            found = compute(inputs)
             self._seen[key] = [p for p in self.parameters if p.grad is not None]
             return found
         if key not in self._graphs:
             try:
-                self._graphs[key] = self._record(inputs, self._seen[key], each)
+                self._graphs[key] = self._record(inputs, self._seen[key], compute)
             except RuntimeError as e:
                 self._give_up(e)
-                return each(inputs)
+                return compute(inputs)
         recorded = self._graphs[key]
         for name, x in inputs.items():
             recorded.inputs[name].copy_(x, non_blocking=True)
@@ -106,7 +106,7 @@ class Graphs:
         for p in self.parameters:  # what the recording has left there
             p.grad = None
 
-    def _record(self, inputs: dict[str, Tensor], trained: list[Tensor], each: Pass) -> _Graph:
+    def _record(self, inputs: dict[str, Tensor], trained: list[Tensor], compute: Pass) -> _Graph:
         held = {name: x.clone() for name, x in inputs.items()}
         for p in trained:
             if p not in self._gradients:
@@ -114,11 +114,11 @@ class Graphs:
                 self._gradients[p] = torch.zeros_like(p)
             p.grad = self._gradients[p]
         gradients = [self._gradients[p] for p in trained]
-        graph, found = self._recorded(held, gradients, each)
+        graph, found = self._recorded(held, gradients, compute)
         return _Graph(graph, held, found, list(zip(trained, gradients, strict=True)))
 
     def _recorded(
-        self, inputs: dict[str, Tensor], gradients: list[Tensor], each: Pass
+        self, inputs: dict[str, Tensor], gradients: list[Tensor], compute: Pass
     ) -> tuple[Any, tuple[Tensor, Tensor | None]]:
         """Records a pass that begins by clearing the gradients, which backward then adds to."""
         graph = torch.cuda.CUDAGraph()
@@ -133,6 +133,6 @@ class Graphs:
             torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local"),
         ):
             torch._foreach_zero_(gradients)
-            found = each(inputs)
+            found = compute(inputs)
         self._pool = graph.pool()
         return graph, found

@@ -214,12 +214,12 @@ class Stepper:
             if inputs:
                 inputs["labels"] = self.forward.to_device(np.asarray(s.train.label)[rows])
             with_penalty = step if part == 0 else None
-            each = partial(self._pass, layout=layout, rows=len(batch), step=with_penalty)
+            compute = partial(self._pass, layout=layout, rows=len(batch), step=with_penalty)
             if self.graphs is None or not inputs:
-                own, term = each(inputs)
+                own, term = compute(inputs)
             else:
                 phase = len(batch), step > s.method.ranks_final_at
-                own, term = self.graphs.run(inputs, phase, each)
+                own, term = self.graphs.run(inputs, phase, compute)
             loss += own
             if part == 0:
                 penalty = term

@@ -13,8 +13,9 @@ from conftest import batches, linears, tiny, train_head_only
 from dora.adapters import components, lowrank, result
 from dora.adapters.budget import Budget, Matrix
 from dora.adapters.changes import Mask, Remove, Renew, apply, noted, ranks_after
+from dora.adapters.components import stored_ranks
 from dora.adapters.lowrank import LowRankLinear
-from dora.adapters.peft import adapter_tensors, stored_ranks
+from dora.adapters.peft import adapter_tensors
 from dora.adapters.plan import Plan
 from dora.errors import UserError
 

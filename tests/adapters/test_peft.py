@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from conftest import layer_of
-from dora.adapters.components import mask
-from dora.adapters.peft import adapter_tensors, head_modules, merged, ranks_in_file, stored_ranks
+from dora.adapters.components import mask, stored_ranks
+from dora.adapters.peft import adapter_tensors, head_modules, merged, ranks_in_file
 
 
 def test_a_head_is_named_by_its_modules_and_a_pooler_within_the_backbone_one_level_deeper() -> None:

@@ -69,12 +69,12 @@ def test_where_no_rate_scores_the_lower_loss_is_better() -> None:
     while rates := next_rates(found(), 1e-3, 6):
         losses |= {rate: (0.6 + abs(math.log2(rate / 3e-3)) / 100,) for rate in rates}
     assert list(losses) == [5e-4, 1e-3, 2e-3, 4e-3, 8e-3, 2.83e-3]
-    assert (found().lr, found().at_edge, found().alike) == (2.83e-3, False, True)
+    assert (found().lr, found().at_edge, found().all_equal) == (2.83e-3, False, True)
     # Where one is not known, none counts: the lower rate. A score wins over every loss.
     losses |= {2.83e-3: (None,)}
     assert found().lr == 5e-4
     one = search_at("", "", "", None, (1,), {1e-3: (0.1,), 2e-3: (0.0,)}, losses=losses)
-    assert (one.lr, one.alike) == (1e-3, False)
+    assert (one.lr, one.all_equal) == (1e-3, False)
 
 
 @pytest.mark.parametrize(

@@ -22,17 +22,17 @@ class Computed(Graphs):
     repetitions = 0
 
     def _recorded(
-        self, inputs: dict[str, Tensor], gradients: list[Tensor], each: Pass
+        self, inputs: dict[str, Tensor], gradients: list[Tensor], compute: Pass
     ) -> tuple[Any, tuple[Tensor, Tensor | None]]:
         Computed.recordings += 1
         with torch.random.fork_rng():  # a recording draws nothing yet
-            found = each(inputs)
+            found = compute(inputs)
 
         class Again:
             def replay(self) -> None:
                 Computed.repetitions += 1
                 torch._foreach_zero_(gradients)
-                for held, new in zip(found, each(inputs), strict=True):
+                for held, new in zip(found, compute(inputs), strict=True):
                     if held is not None and new is not None:
                         held.copy_(new)
 
@@ -87,21 +87,21 @@ def one_linear() -> tuple[nn.Linear, Graphs, Pass]:
     """Returns a layer, graphs of its weight, and a pass whose loss is the sum of its outputs."""
     layer = nn.Linear(3, 2)
 
-    def each(inputs: dict[str, Tensor]) -> tuple[Tensor, None]:
+    def compute(inputs: dict[str, Tensor]) -> tuple[Tensor, None]:
         loss = layer(inputs["x"]).sum()
         loss.backward()
         return loss.detach(), None
 
     Computed.recordings = Computed.repetitions = 0
-    return layer, Computed([layer.weight, layer.bias, nn.Parameter(torch.ones(1))]), each
+    return layer, Computed([layer.weight, layer.bias, nn.Parameter(torch.ones(1))]), compute
 
 
-def taken(layer: nn.Linear, graphs: Graphs, each: Pass, rows: int, phase: object = 0) -> None:
+def taken(layer: nn.Linear, graphs: Graphs, compute: Pass, rows: int, phase: object = 0) -> None:
     """Takes a pass over random rows and compares its loss and gradients with the exact ones."""
     x = torch.randn(rows, 3)
     for p in graphs.parameters:
         p.grad = None
-    loss, _ = graphs.run({"x": x}, phase, each)
+    loss, _ = graphs.run({"x": x}, phase, compute)
     torch.testing.assert_close(loss, layer(x).sum().detach())
     torch.testing.assert_close(layer.weight.grad, x.sum(0).expand(2, 3))
     # One that a pass does not reach has no gradient, as without a recording: AdamW skips it.
@@ -109,7 +109,7 @@ def taken(layer: nn.Linear, graphs: Graphs, each: Pass, rows: int, phase: object
 
 
 def test_the_second_batch_of_a_shape_and_phase_is_recorded() -> None:
-    layer, graphs, each = one_linear()
+    layer, graphs, compute = one_linear()
     for rows, phase, recordings, repetitions in [
         (4, 0, 0, 0),
         (4, 0, 1, 1),
@@ -119,41 +119,41 @@ def test_the_second_batch_of_a_shape_and_phase_is_recorded() -> None:
         (4, 1, 2, 3),  # another phase
         (4, 0, 2, 4),  # the first recording is still there
     ]:
-        taken(layer, graphs, each, rows, phase)
+        taken(layer, graphs, compute, rows, phase)
         assert (Computed.recordings, Computed.repetitions) == (recordings, repetitions)
 
 
 def test_what_was_returned_stays_when_the_recording_is_repeated() -> None:
-    _, graphs, each = one_linear()
+    _, graphs, compute = one_linear()
     losses = []
     for at in range(4):
         for p in graphs.parameters:
             p.grad = None
-        losses.append(graphs.run({"x": torch.full((2, 3), float(at))}, 0, each)[0])
+        losses.append(graphs.run({"x": torch.full((2, 3), float(at))}, 0, compute)[0])
     assert len({float(loss) for loss in losses}) == 4
 
 
 def test_everything_is_recorded_anew_once_a_parameter_lies_elsewhere() -> None:
-    layer, graphs, each = one_linear()
+    layer, graphs, compute = one_linear()
     for _ in range(3):
-        taken(layer, graphs, each, 4)
+        taken(layer, graphs, compute, 4)
     layer.weight.data = torch.randn(2, 3)  # as a removal of components does
     for recordings, repetitions in [(1, 2), (2, 3), (2, 4)]:
-        taken(layer, graphs, each, 4)
+        taken(layer, graphs, compute, 4)
         assert (Computed.recordings, Computed.repetitions) == (recordings, repetitions)
 
 
 def test_a_pass_that_cannot_be_recorded_runs_as_usual_with_a_warning(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    layer, graphs, each = one_linear()
+    layer, graphs, compute = one_linear()
 
-    def refused(inputs: dict[str, Tensor], gradients: list[Tensor], each: Pass) -> Any:
-        each(inputs)
+    def refused(inputs: dict[str, Tensor], gradients: list[Tensor], compute: Pass) -> Any:
+        compute(inputs)
         raise RuntimeError("asks the GPU")
 
     monkeypatch.setattr(graphs, "_recorded", refused)
-    taken(layer, graphs, each, 4)
+    taken(layer, graphs, compute, 4)
     with pytest.warns(UserWarning, match=r"asks the GPU\); cuda_graphs=false"):
-        taken(layer, graphs, each, 4)
-    taken(layer, graphs, each, 4)  # no second attempt, no second warning
+        taken(layer, graphs, compute, 4)
+    taken(layer, graphs, compute, 4)  # no second attempt, no second warning

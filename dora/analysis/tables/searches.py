@@ -35,7 +35,9 @@ def table(searches: Sequence[Search]) -> list[str]:
         "",
         summary + (f": {', '.join(edges)}" if edges else ""),
     ]
-    if alike := [" ".join(_named(s, columns)) for s in searches if s.alike and not s.all_failed]:
+    if alike := [
+        " ".join(_named(s, columns)) for s in searches if s.all_equal and not s.all_failed
+    ]:
         lines += ["", f"every rate has the same score: {', '.join(alike)}"]
     several_seeds = [s for s in searches if len(s.seeds) > 1 and not s.all_failed]
     if several_seeds:
