@@ -19,7 +19,6 @@ from dora.preparing.prepare import Prepared
 from dora.records import artefacts
 from dora.records.provenance import provenance
 from dora.records.record import Record, now
-from dora.training import processes
 from dora.training.build import build
 from dora.training.finite import not_finite
 from dora.training.lines import Lines
@@ -33,11 +32,11 @@ def predict_added(p: Prepared, world: World, record: Record, say: Callable[[str]
     `record`: the run's open record. `say`: receives one line on the splits added, or on the reason
     why none was. The run stays done whatever goes wrong.
     """
-    missing = processes.broadcast(world, unpredicted(p.folder, p.rows))
+    missing = world.broadcast(unpredicted(p.folder, p.rows))
     if not missing:
         return
     # Every process checks the same files: if one gave up alone, the others would wait for it.
-    run = processes.broadcast(world, record.data)
+    run = world.broadcast(record.data)
     names = " and ".join(split.upper() for split in missing)
     try:
         tensors = _kept_weights(p, run)

@@ -23,7 +23,7 @@ from dora.methods.base import overrides
 from dora.preparing.prepare import Prepared
 from dora.process import memory
 from dora.records.record import Record
-from dora.training import checkpoint, processes
+from dora.training import checkpoint
 from dora.training.announce import announce
 from dora.training.calibration import calibrator
 from dora.training.carry_over import carry_over
@@ -57,7 +57,7 @@ def build(
     if record is not None:
         found = checkpoint.load(record.checkpoints, say, record.journals_differ)
     # Only the main process reads the checkpoint; the others may not even see its folder.
-    found = processes.broadcast(world, found)
+    found = world.broadcast(found)
     if trains and found is None and p.earlier is None:
         # Before the loop, which rounds the frozen weights where bf16 is asked for.
         _begin(p, world, model, guard, splits["train"])
@@ -142,7 +142,7 @@ def _begin(p: Prepared, world: World, model: nn.Module, guard: Guard, train: Tok
     held = result.tensors_of(model, method.frozen())
     # All processes take the main one's values: a decomposition's last bits, and even its signs,
     # depend on the machine.
-    sent = processes.broadcast(world, result.snapshot(held) if world.main else None)
+    sent = world.broadcast(result.snapshot(held) if world.main else None)
     if not world.main:
         result.restore(model, method.frozen(), sent)
 

@@ -15,7 +15,6 @@ from dora.data.predictions import degenerate
 from dora.data.tasks import Task, score_key
 from dora.data.tokens import Tokens
 from dora.process.imports import uncollected
-from dora.training import processes
 from dora.training.forward import task_loss
 from dora.training.processes import World
 
@@ -54,7 +53,7 @@ def predict(
         done += len(rows)
         each_batch(f"{done:,} of {len(mine):,} rows")
     logits = np.empty((len(tokens), outputs), np.float32)
-    for piece in processes.gather(world, pieces):
+    for piece in world.gather(pieces):
         for rows, values in piece:
             logits[rows] = values
     return logits

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from dora.records.record import Record
-from dora.training import processes
 from dora.training.course import FederatedCourse
 from dora.training.lines import Lines
 from dora.training.loop import Loop
@@ -87,7 +86,7 @@ class FederatedLoop(Loop):
             new, about = s.guard.aggregate(self._uploads, self._shares, self._global)
             found = {name: t.cpu() for name, t in new.items()}, about
         # One process's values for all: another processor's last bits may differ.
-        new, about = processes.broadcast(s.world, found)
+        new, about = s.world.broadcast(found)
         self._send(new)
         self._global, self._uploads = {}, []
         self._log({"split": "server", "round": at + 1, **about})

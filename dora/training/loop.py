@@ -22,7 +22,7 @@ from dora.errors import Stopped
 from dora.process.signals import StopSignals
 from dora.records import journals
 from dora.records.record import Record
-from dora.training import checkpoint, evaluation, processes
+from dora.training import checkpoint, evaluation
 from dora.training.lines import Lines, figures
 from dora.training.selection import Selection, counts_from
 from dora.training.step import Setup, Stepper
@@ -113,7 +113,7 @@ class Loop:
         if world.size == 1:
             return flag
         mine = torch.tensor(float(flag), device=world.device)
-        return processes.sum_scalar(world, mine).item() > 0
+        return world.sum_scalar(mine).item() > 0
 
     # --- evaluation ---
 
@@ -197,7 +197,7 @@ class Loop:
     def _log_training(self, loss: Tensor, penalty: Tensor | None) -> None:
         s = self.setup
         # A clone: the sum is made in place, and `progress` still reads this process's own loss.
-        read = {"loss": processes.sum_scalar(s.world, loss.clone())}
+        read = {"loss": s.world.sum_scalar(loss.clone())}
         read["gradient_norm"] = self.stepper.gradient_norm.to(loss.dtype)
         read |= {} if penalty is None else {"penalty": penalty.to(loss.dtype)}
         # Stacked: reading them one by one would wait for the device each time.

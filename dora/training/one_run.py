@@ -46,7 +46,7 @@ def run(
     config = prepared.config
     world = processes.start(config.device)
     # On processors of several kinds precision=auto may mean fp32 or bf16: the main process decides.
-    prepared = prepared.in_precision(processes.broadcast(world, config.precision))
+    prepared = prepared.in_precision(world.broadcast(config.precision))
     torch.set_num_threads(config.cpu_threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
     # Deterministic mode would fill all new memory with NaN first, and so write it twice.
@@ -57,7 +57,7 @@ def run(
     record, failed = Record(prepared.folder), True
     try:
         _open(record, prepared, world, words)
-        if processes.broadcast(world, record.done):
+        if world.broadcast(record.done):
             with Lines(prepared.folder if world.main else None, label) as say:
                 predict_added(prepared, world, record, say)
         else:
@@ -84,7 +84,7 @@ def _open(record: Record, p: Prepared, world: World, words: Sequence[str] | None
         except (UserError, RunFailed, Stopped) as e:
             refused = e
     # The others would otherwise wait for this process, and fail once it has ended.
-    refused = processes.broadcast(world, refused)
+    refused = world.broadcast(refused)
     if refused is not None:
         raise refused
 

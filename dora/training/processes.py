@@ -49,6 +49,44 @@ class World:
         """True in the one process that keeps the record."""
         return self.rank == 0
 
+    def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Sums gradients over processes, in place.
+
+        A process without rows in this step has no gradients, and counts as zeros.
+        """
+        if self.size == 1:
+            return
+        # Matrices pruned to rank 0 have no entries. Every process must flatten the same parameters
+        # in the same order, with or without gradients.
+        some = [p for p in parameters if p.numel()]
+        grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in some]
+        flat = torch.cat([grad.flatten() for grad in grads])
+        dist.all_reduce(flat)
+        for p, part in zip(some, flat.split([p.numel() for p in some]), strict=True):
+            p.grad = part.view_as(p)
+
+    def sum_scalar(self, value: Tensor) -> Tensor:
+        """Sums a scalar over processes, in place, and returns it."""
+        if self.size > 1:
+            dist.all_reduce(value)
+        return value
+
+    def gather(self, value: Any) -> list[Any]:
+        """Returns every process's `value`, in order of rank, on every process."""
+        if self.size == 1:
+            return [value]
+        everyone: list[Any] = [None] * self.size
+        dist.all_gather_object(everyone, value)
+        return everyone
+
+    def broadcast(self, value: Any) -> Any:
+        """Returns the main process's `value` on every process."""
+        if self.size == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]
+
 
 def start(device: str) -> World:
     """Joins the processes that torchrun or a cluster's job started; returns a world of one without.
@@ -175,44 +213,3 @@ def told_failure() -> str | None:
             place.delete_key(_FAILURE)
             return told
     return None
-
-
-def sum_gradients(world: World, parameters: Iterable[nn.Parameter]) -> None:
-    """Sums gradients over processes, in place.
-
-    A process without rows in this step has no gradients, and counts as zeros.
-    """
-    if world.size == 1:
-        return
-    # Matrices pruned to rank 0 have no entries. Every process must flatten the same parameters in
-    # the same order, with or without gradients.
-    some = [p for p in parameters if p.numel()]
-    flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in some])
-    dist.all_reduce(flat)
-    for p, part in zip(some, flat.split([p.numel() for p in some]), strict=True):
-        p.grad = part.view_as(p)
-
-
-def sum_scalar(world: World, value: Tensor) -> Tensor:
-    """Sums a scalar over processes, in place, and returns it."""
-    if world.size > 1:
-        dist.all_reduce(value)
-    return value
-
-
-def gather(world: World, value: Any) -> list[Any]:
-    """Returns every process's `value`, in order of rank, on every process."""
-    if world.size == 1:
-        return [value]
-    everyone: list[Any] = [None] * world.size
-    dist.all_gather_object(everyone, value)
-    return everyone
-
-
-def broadcast(world: World, value: Any) -> Any:
-    """Returns the main process's `value` on every process."""
-    if world.size == 1:
-        return value
-    box = [value]
-    dist.broadcast_object_list(box, src=0)
-    return box[0]

@@ -36,7 +36,6 @@ from dora.methods.base import Method, overrides
 from dora.methods.groups import parameter_groups
 from dora.methods.seeds import seed_of
 from dora.preparing.cuda_graphs import not_recordable
-from dora.training import processes
 from dora.training.course import Course
 from dora.training.finite import FiniteWatch, not_finite
 from dora.training.forward import Forward, task_loss
@@ -157,7 +156,7 @@ class Stepper:
             end_noise(s.method.layers.values())
         self.observe("backward")
         # Methods see gradients summed over processes, so that every process decides alike.
-        processes.sum_gradients(s.world, self.parameters.values())
+        s.world.sum_gradients(self.parameters.values())
         if s.guard.own:  # seeded anew, since processes have drawn other dropout by now
             self._seed(step, "after")
         s.method.adjust_gradients(step)
@@ -290,7 +289,7 @@ class Stepper:
 
         All processes must call it at the same step, since it gathers their findings.
         """
-        firsts = processes.gather(self.setup.world, self.watch.found())
+        firsts = self.setup.world.gather(self.watch.found())
         # The earliest step wins, then the earliest term in the order of FiniteWatch.NAMES: a loss
         # that is NaN makes the gradients NaN too, and the message should name the cause.
         if found := [first for first in firsts if first is not None]:

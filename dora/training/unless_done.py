@@ -29,7 +29,7 @@ def _look(prepared: Prepared) -> tuple[Run | None, list[str]]:
 
     # Left open: their run goes on with this group.
     world = processes.start(prepared.config.device)
-    return processes.broadcast(world, _found(prepared) if world.main else (None, []))
+    return world.broadcast(_found(prepared) if world.main else (None, []))
 
 
 def _found(prepared: Prepared) -> tuple[Run | None, list[str]]:

@@ -16,7 +16,7 @@ from peft import PeftModel
 from test_outsider import GATES, example, put, yaml_of
 
 import dora
-from dora.attaching.attach import _planned, unserved
+from dora.attaching.attach import _moments_in_steps, unserved
 from dora.configuration.method_choice import packaged, packaged_names
 from dora.errors import RunFailed, UserError
 from own_models import STEPS, batch, build, check_restart, go_on, rows, train
@@ -287,5 +287,7 @@ def test_a_model_without_values_takes_a_method_of_ones_own(own: Own) -> None:
 def test_the_suites_methods_that_may_go_by_the_runs_length() -> None:
     # The others' states do not name the number of steps, and are loaded under any other.
     kinds = {name: packaged(name).kind for name in packaged_names()}
-    planned = {name for name, kind in kinds.items() if not unserved(kind) and _planned(kind)}
+    planned = {
+        name for name, kind in kinds.items() if not unserved(kind) and _moments_in_steps(kind)
+    }
     assert planned == {"adalora", "dora", "sora", "flat_lora", "lora_pro"}

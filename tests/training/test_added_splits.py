@@ -198,7 +198,7 @@ def test_a_process_that_holds_no_record_gives_up_where_the_first_one_does(
     prepared = prepare.prepare(small(tmp_path / "results", *words))
     # What the main process broadcasts: the missing splits, then its record.
     first = iter([["ax"], record(tmp_path / "results")])
-    monkeypatch.setattr("dora.training.processes.broadcast", lambda world, value: next(first))
+    monkeypatch.setattr(World, "broadcast", lambda world, value: next(first))
     second = World(1, 2, torch.device("cpu"))
     monkeypatch.setattr(
         "dora.training.added_splits.build", lambda *_, **__: pytest.fail("predicts")

@@ -11,7 +11,6 @@ import torch
 
 from conftest import tokens
 from dora.data.tasks import TASKS
-from dora.training import processes
 from dora.training.evaluation import EVAL_ROWS, losses, predict, scores
 from dora.training.processes import World
 
@@ -42,7 +41,7 @@ def test_processes_share_out_the_rows_in_smaller_batches(monkeypatch: pytest.Mon
         held.extend(pieces)
         return [pieces]
 
-    monkeypatch.setattr(processes, "gather", gather)
+    monkeypatch.setattr(World, "gather", gather)
     for rank in (0, 1):
         world = World(rank, 2, torch.device("cpu"))
         predict(data, 1, world, lambda given, rows: torch.from_numpy(rows[:, None]))

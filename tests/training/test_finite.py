@@ -85,7 +85,7 @@ def test_what_is_not_finite_is_named_with_its_first_step(spoil, named, monkeypat
 
 def test_of_several_processes_the_first_to_see_it_is_believed(monkeypatch):
     found = [(5, 0), None, (3, 2), (3, 1)]
-    monkeypatch.setattr("dora.training.step.processes.gather", lambda world, own: found)
+    monkeypatch.setattr("dora.training.step.World.gather", lambda world, own: found)
     with pytest.raises(RunFailed, match=r"^diverged: penalty not finite at step 3;"):
         dora_loop().stepper.check_finite(5)
 

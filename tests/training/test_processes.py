@@ -156,9 +156,7 @@ def test_the_loss_on_screen_is_the_mean_over_the_rows_of_this_process() -> None:
     # Rows 0 and 2 of three are the first process's; their losses are 1 and 3.
     world = processes.World(0, 2, torch.device("cpu"))
     course = SimpleNamespace(rows=lambda step: np.arange(3))
-    loop = SimpleNamespace(
-        setup=SimpleNamespace(world=world), stepper=SimpleNamespace(course=course)
-    )
+    loop = SimpleNamespace(setup=SimpleNamespace(world=world, course=course))
     assert one_run._mean(loop, 1, torch.tensor((1.0 + 3.0) / 3)) == pytest.approx(2.0)
 
 
@@ -172,7 +170,7 @@ def test_processes_go_by_what_the_main_one_reads_of_a_run(monkeypatch: pytest.Mo
         record_folder=Path(), rows={}, config=SimpleNamespace(device="cpu")
     )
     for main in ((None, []), ({"status": "done"}, [])):
-        monkeypatch.setattr(processes, "broadcast", lambda world, value, main=main: main)
+        monkeypatch.setattr(processes.World, "broadcast", lambda world, value, main=main: main)
         assert unless_done._look(prepared) == main
 
 
@@ -244,7 +242,7 @@ def test_what_refuses_the_main_process_the_directory_ends_the_others_alike(
 
     world = processes.World(rank, 2, torch.device("cpu"))
     monkeypatch.setattr(processes, "start", lambda _: world)
-    monkeypatch.setattr(processes, "broadcast", broadcast)
+    monkeypatch.setattr(processes.World, "broadcast", broadcast)
     monkeypatch.setattr(Record, "open", in_use)
     with pytest.raises(Stopped, match=r"^in use$"):
         run(small(tmp_path, "method=lora"))
