@@ -114,7 +114,7 @@ def noted(change: Change) -> dict[str, Any]:
 def ranks_after(change: Change, layers: Mapping[str, LowRankLinear]) -> dict[str, int]:
     """Returns how many components each matrix stores after the change, by matrix name.
 
-    The kept components of earlier renewals count too.
+    The kept components of earlier renewals count too. `layers`: with the change applied.
     """
     if isinstance(change, Renew):
         return {name: layer.rank + layer.kept_rank for name, layer in layers.items()}

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from dora.adapters import result
 from dora.adapters.peft import merged
 from dora.adapters.plan import Plan
-from dora.adapters.result import snapshot
 from dora.attaching.buffers import head_buffers, refuse_moved_averages, running_averages
 from dora.attaching.first_rows import MeanLoss
 from dora.attaching.linears import put_back
@@ -59,7 +58,7 @@ class Adapter:
         self.steps, self.head = steps, head
         self._guard, self._originals, self._arguments = guard, dict(originals), arguments
         # BatchNorm's, which training changes even in a frozen backbone and PEFT's file cannot hold.
-        self._averages = snapshot(running_averages(model))
+        self._averages = result.snapshot(running_averages(model))
         self._moments = Moments(model, guard)
         self._hooks = add_hooks(self._moments, arguments)
 

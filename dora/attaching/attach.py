@@ -62,10 +62,10 @@ def attach(
     """Attaches a method to a model and freezes its backbone; changes the model in place.
 
     `method`: lora, adalora, dora, sora, melora, lora_pro, flat_lora, nora, cora or
-    weight_decomposed. `budget`: `r8`, on average 8
-    components a matrix at the end, or a number of parameters such as `0.3M`. `steps`: the number of
-    optimizer steps, which a method that prunes plans its schedule by. `config_dir`: a folder of
-    your own beside conf/, as for `dora.train`, whose methods can then be attached too.
+    weight_decomposed. `budget`: `r8`, on average 8 components a matrix at the end, or a number of
+    parameters such as `0.3M`. `steps`: the number of optimizer steps, which a method that prunes
+    plans its schedule by. `config_dir`: a folder of your own beside conf/, as for `dora.train`,
+    whose methods can then be attached too.
 
     `target`: the linears to adapt (nn.Linear, Conv1D of Transformers, and those of bitsandbytes): a
     regular expression for whole names, or a list of names or of their ends (`["q_proj", "v_proj"]`).

@@ -164,15 +164,15 @@ class AdaLoRA(base.Method):
         if t < self.t_end:
             with torch.no_grad():
                 self._average()
-        if step == self.ranks_final_at:
-            keep = allocate(self._scores(), self.budget_plan.costs, self._budget_at(t))
-            if self.settings.remove:
-                return Remove(keep)
+        last = step == self.ranks_final_at
+        if not last and (t <= self.t_i or t % self.interval):
+            return None
+        keep = allocate(self._scores(), self.budget_plan.costs, self._budget_at(t))
+        if last and self.settings.remove:
+            return Remove(keep)
+        if last:
             self._final = keep
-            return Mask(keep)
-        if t > self.t_i and t % self.interval == 0:
-            return Mask(allocate(self._scores(), self.budget_plan.costs, self._budget_at(t)))
-        return None
+        return Mask(keep)
 
     def state(self) -> dict[str, torch.Tensor]:
         """Returns both averages, flat, and the final set if components stay masked."""

@@ -1,6 +1,6 @@
-"""Predictions for splits that came or were mended after a run was done, such as AX beside MNLI.
+"""Predicts splits that were added to the data, or corrected, after a run was done, such as AX.
 
-They are made from the run's kept weights, without training.
+The run's kept weights predict them, without training.
 """
 
 from __future__ import annotations

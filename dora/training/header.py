@@ -34,15 +34,7 @@ def header(p: Prepared, world: World, words: Sequence[str] | None) -> dict[str, 
             "rows": {k: len(v) for k, v in p.rows.items()},
             "train": len(p.train_rows),
         },
-        "model": {
-            "type": p.model_type,
-            "hub": _hub(p),
-            "revision": p.config.model.revision if _hub(p) else None,
-            "path": str(p.model.path) if p.config.model.path else None,
-            "package": None if p.config.model.path else p.config.model.package,
-            "random_weights": p.model.random_weights,
-            "segments": p.segments,
-        },
+        "model": _model(p),
         **_tuning(p),
         "fingerprints": p.fingerprints,
         "init_from": str(p.earlier.folder) if p.earlier else None,
@@ -96,8 +88,17 @@ def _about(kind: type[Method]) -> dict[str, str | None]:
     }
 
 
-def _hub(p: Prepared) -> str | None:
-    """Returns the hub repository that the model was read from; None if it was read from a folder,
-    even where the model's YAML names a repository too.
-    """
-    return None if p.config.model.path else p.config.model.hub
+def _model(p: Prepared) -> dict[str, Any]:
+    """Returns the entry on the model: its kind, and where it was read from."""
+    given = p.config.model
+    # A folder is read even where the model's YAML names a repository or package too.
+    hub, package = (None, None) if given.path else (given.hub, given.package)
+    return {
+        "type": p.model_type,
+        "hub": hub,
+        "revision": given.revision if hub else None,
+        "path": str(p.model.path) if given.path else None,
+        "package": package,
+        "random_weights": p.model.random_weights,
+        "segments": p.segments,
+    }
