@@ -25,6 +25,8 @@ from dora.adapters.plan import Plan
 from dora.methods.schedule import Schedule
 from dora.methods.seeds import seed_of
 
+Tensors = Mapping[str, Tensor]  # by their names in the model
+
 
 @dataclass
 class Settings:
@@ -233,10 +235,7 @@ class Method:
 
     # --- federated runs: when a round ends, on the main process ---
     def aggregate(
-        self,
-        uploads: Sequence[Mapping[str, Tensor]],
-        shares: Sequence[float],
-        before: Mapping[str, Tensor],
+        self, uploads: Sequence[Tensors], shares: Sequence[float], before: Tensors
     ) -> tuple[dict[str, Tensor], dict[str, float]]:
         """Returns the new global tensors of the clients', and what the log should say of them.
 

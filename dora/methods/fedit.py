@@ -9,14 +9,14 @@ alone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from dora.adapters.client_factors import ClientFactors
-from dora.methods.base import Settings
+from dora.methods.base import Settings, Tensors
 from dora.methods.lora import PlainLoRA, PlainSettings
 
 
@@ -33,19 +33,14 @@ class FedIT(PlainLoRA):
     federated = True
 
     def aggregate(
-        self,
-        uploads: Sequence[Mapping[str, Tensor]],
-        shares: Sequence[float],
-        before: Mapping[str, Tensor],
+        self, uploads: Sequence[Tensors], shares: Sequence[float], before: Tensors
     ) -> tuple[dict[str, Tensor], dict[str, float]]:
         """Returns the averages, and `bias`: ‖Σ p_k B_k A_k − B̄ Ā‖ / ‖Σ p_k B_k A_k‖."""
         new = average(uploads, shares)
         bias = self._client_factors(uploads, shares).bias()
         return new, {} if bias is None else {"bias": bias}
 
-    def _client_factors(
-        self, uploads: Sequence[Mapping[str, Tensor]], shares: Sequence[float]
-    ) -> ClientFactors:
+    def _client_factors(self, uploads: Sequence[Tensors], shares: Sequence[float]) -> ClientFactors:
         """Returns the clients' factors of every layer that has components."""
         names = [name for name, layer in self.layers.items() if layer.rank]
         frozen = self.frozen()  # which a method derived from this one may have
@@ -56,7 +51,7 @@ class FedIT(PlainLoRA):
         return ClientFactors.of(names, pairs, shares)
 
 
-def average(uploads: Sequence[Mapping[str, Tensor]], shares: Sequence[float]) -> dict[str, Tensor]:
+def average(uploads: Sequence[Tensors], shares: Sequence[float]) -> dict[str, Tensor]:
     """Returns Σ p_k t_k of every tensor, summed in float64 in the order of the clients."""
     found = {}
     for name, first in uploads[0].items():

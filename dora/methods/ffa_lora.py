@@ -6,14 +6,14 @@ clients' updates is then exact: Σ p_k B_k A = B̄ A.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from dora.adapters.plan import Plan
-from dora.methods.base import RunInfo
+from dora.methods.base import RunInfo, Tensors
 from dora.methods.fedit import FedIT, average
 from dora.methods.lora import PlainSettings
 from dora.methods.rules import one_of
@@ -46,10 +46,7 @@ class FFALoRA(FedIT):
             layer.A.requires_grad_(False)
 
     def aggregate(
-        self,
-        uploads: Sequence[Mapping[str, Tensor]],
-        shares: Sequence[float],
-        before: Mapping[str, Tensor],
+        self, uploads: Sequence[Tensors], shares: Sequence[float], before: Tensors
     ) -> tuple[dict[str, Tensor], dict[str, float]]:
         """Returns the averages; their update is the updates' own average."""
         return average(uploads, shares), {}

@@ -17,7 +17,7 @@ gradient is written out in factors (`dora/adapters/client_factors.py`).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,6 +25,7 @@ from torch import Tensor
 
 from dora.adapters.client_factors import ClientFactors
 from dora.adapters.plan import Plan
+from dora.methods.base import Tensors
 from dora.methods.fedit import FedIT, average
 from dora.methods.lora import PlainSettings
 from dora.methods.rules import in_range, one_of
@@ -69,10 +70,7 @@ class LoRAFAIR(FedIT):
     settings_type = Settings
 
     def aggregate(
-        self,
-        uploads: Sequence[Mapping[str, Tensor]],
-        shares: Sequence[float],
-        before: Mapping[str, Tensor],
+        self, uploads: Sequence[Tensors], shares: Sequence[float], before: Tensors
     ) -> tuple[dict[str, Tensor], dict[str, float]]:
         """Returns the averages with B corrected, and the `bias` before and after it.
 
