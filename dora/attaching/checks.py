@@ -12,7 +12,7 @@ from torch import nn
 from dora.attaching.linears import SHOWN
 from dora.attaching.watch import StepWatch
 from dora.errors import UserError
-from dora.methods.base import Method, ParameterGroup
+from dora.methods.base import Method, moved_by
 from dora.plain import first_few
 
 
@@ -30,8 +30,7 @@ def refuse_unwatched(method: Method) -> None:
 
     A step is noticed by the optimizer that holds one of them.
     """
-    groups = method.parameter_groups()
-    own = {p for group in groups if group.by_method for p in group.parameters}
+    own = set(moved_by(method))
     factors = [p for layer in method.layers.values() for p in layer.factors().values()]
     if own.issuperset(p for p in factors if p.requires_grad):
         raise UserError(
@@ -86,22 +85,17 @@ def refuse_cast(attached: torch.dtype, now: torch.dtype) -> None:
         )
 
 
-def refuse_mixed_groups(
-    method: Method,
-    by_method: Sequence[nn.Parameter],
-    own_groups: Sequence[ParameterGroup],
-    optimizers: Sequence[Any],
-) -> None:
+def refuse_mixed_groups(method: Method, optimizers: Sequence[Any]) -> None:
     """Raises UserError where an optimizer's group mixes parameters of several rates.
 
-    `by_method`: those that no optimizer may hold. `own_groups`: those with rates of their own.
+    No optimizer may hold those that the method moves itself.
     """
-    every = [group for o in optimizers for group in getattr(o, "param_groups", [])]
-    groups = [set(group["params"]) for group in every]
-    own = [set(group.parameters) for group in own_groups]
-    apart = [{p for group in own_groups for p in group.parameters}, *own]
+    groups = [set(group["params"]) for o in optimizers for group in getattr(o, "param_groups", [])]
+    own = [set(group.parameters) for group in method.parameter_groups() if not group.by_method]
+    apart = [set[nn.Parameter]().union(*own), *own]
     mixed = any(g & mine and g - mine for g in groups for mine in apart)
-    if (own and mixed) or any(g & set(by_method) for g in groups):
+    moved = set(moved_by(method))
+    if mixed or any(g & moved for g in groups):
         raise UserError(
             f"{method.title} states rates or decays of its own for some parameters, or "
             "moves them itself: make the optimizer from adapter.groups(lr); in the Transformers "

@@ -18,7 +18,7 @@ from dora.attaching.first_rows import FirstRows, MeanLoss
 from dora.attaching.watch import StepWatch
 from dora.errors import UserError
 from dora.guarding.guard import Guard
-from dora.methods.base import ParameterGroup, overrides
+from dora.methods.base import moved_by, overrides
 
 # Moments in which a method acts on a step, so that the loop has to tell of each step's end.
 ACTING = ("noise", "adjust_clipped_gradients", "update", "after_step")
@@ -66,13 +66,7 @@ class Moments:
     @property
     def by_method(self) -> list[nn.Parameter]:
         """The parameters that the method moves itself."""
-        groups = self.method.parameter_groups()
-        return [p for group in groups if group.by_method for p in group.parameters]
-
-    @property
-    def _own_groups(self) -> list[ParameterGroup]:
-        """The groups with rates or decays of the method's own, for the optimizer."""
-        return [group for group in self.method.parameter_groups() if not group.by_method]
+        return moved_by(self.method)
 
     def trained(self) -> list[nn.Parameter]:
         """Returns what the optimizer trains: the components and the head."""
@@ -207,7 +201,7 @@ class Moments:
             checks.refuse_untold(self.method, others[0])
         checks.refuse_loss_without_term(self.method, self.taken, self._asked)
         checks.refuse_cast(self._dtype, self._factor.dtype)
-        checks.refuse_mixed_groups(self.method, self.by_method, self._own_groups, moved)
+        checks.refuse_mixed_groups(self.method, moved)
         checks.refuse_removal_in_several_processes(self.method)
         checks.warn_of_unused(self.method, self.trained(), self.taken + 1)
 

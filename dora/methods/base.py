@@ -282,6 +282,11 @@ def overrides(kind: type[Method], moment: str) -> bool:
     return getattr(kind, moment) is not getattr(Method, moment)
 
 
+def moved_by(method: Method) -> list[nn.Parameter]:
+    """Returns the trained tensors that the method moves itself, in `update`."""
+    return [p for group in method.parameter_groups() if group.by_method for p in group.parameters]
+
+
 def is_recordable(kind: type[Method]) -> bool:
     """Says whether the method's own class states that its steps may be recorded."""
     return bool(vars(kind).get("recordable", False))
