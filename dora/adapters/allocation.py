@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 
-def select(scores: torch.Tensor, costs: torch.Tensor, total: int) -> torch.Tensor:
+def select(scores: Tensor, costs: Tensor, total: int) -> Tensor:
     """Selects components in order of their scores, skipping each one that no longer fits.
 
     `scores`: (n,), higher is better, ties go to the lower index. `costs`: (n,), int64 ≥ 1 in the
@@ -32,9 +33,7 @@ def select(scores: torch.Tensor, costs: torch.Tensor, total: int) -> torch.Tenso
     return keep
 
 
-def allocate(
-    scores: Sequence[torch.Tensor], costs: Sequence[int], total: int
-) -> list[torch.Tensor]:
+def allocate(scores: Sequence[Tensor], costs: Sequence[int], total: int) -> list[Tensor]:
     """Applies `select` to the components of all matrices at once.
 
     `scores`: (r,) for each matrix. `costs`: the cost of one component of each matrix. Returns (r,)

@@ -13,7 +13,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dora.adapters import lowrank
 from dora.adapters.allocation import allocate
@@ -86,7 +86,7 @@ class Settings(base.Settings):
         return dict.fromkeys(_MASKING, "the run starts within its budget, and prunes nothing")
 
 
-def orthogonality(stack: Stack) -> torch.Tensor:
+def orthogonality(stack: Stack) -> Tensor:
     """Returns ‖A Aᵀ − I‖_F and ‖Bᵀ B − I‖_F of each of the m matrices, (2m,), ≥ 0."""
     # Eq. 4 squares the norms; the released code does not, and neither do we. `of("B")` is Bᵀ.
     factors = torch.cat([gram(f) for f in (stack.of("A"), stack.of("B"))])
@@ -134,7 +134,7 @@ class AdaLoRA(base.Method):
         self._sensitivity = [[torch.zeros_like(s.of(f)) for f in FACTORS] for s in self.stacks]
         self._uncertainty = [[torch.zeros_like(s.of(f)) for f in FACTORS] for s in self.stacks]
         # The final set, where components stay masked to the end (remove=false).
-        self._final: list[torch.Tensor] | None = None
+        self._final: list[Tensor] | None = None
 
     @classmethod
     def plan(
@@ -143,7 +143,7 @@ class AdaLoRA(base.Method):
         """Starts with ceil(start_factor x r) components a matrix and ends at the budget."""
         return pruning_plan(budget, matrices, settings.start_factor)
 
-    def penalty(self, step: int) -> torch.Tensor | None:
+    def penalty(self, step: int) -> Tensor | None:
         """Returns the weighted mean of `orthogonality` over all A and B that hold components."""
         # To the end of training, unlike DoRA's penalty.
         if self.settings.orthogonality == 0:
@@ -174,7 +174,7 @@ class AdaLoRA(base.Method):
             self._final = keep
         return Mask(keep)
 
-    def state(self) -> dict[str, torch.Tensor]:
+    def state(self) -> dict[str, Tensor]:
         """Returns both averages, flat, and the final set if components stay masked."""
         # By layer, not by stack: how layers are stacked is no part of a checkpoint's format.
         both = {"sensitivity": self._sensitivity, "uncertainty": self._uncertainty}
@@ -184,7 +184,7 @@ class AdaLoRA(base.Method):
         }
         return state if self._final is None else {**state, "final": torch.cat(self._final)}
 
-    def load(self, state: dict[str, torch.Tensor]) -> None:
+    def load(self, state: dict[str, Tensor]) -> None:
         """Restores averages and final set, on the device where the layers are."""
         device = next(iter(self.layers.values())).A.device
         self._sensitivity = [[t.to(device) for t in of] for of in self._sensitivity]
@@ -225,7 +225,7 @@ class AdaLoRA(base.Method):
                 # |I − Ī| with the Ī just updated.
                 spread.lerp_(now.sub_(mean).abs_(), 1 - beta2)
 
-    def _scores(self) -> list[torch.Tensor]:
+    def _scores(self) -> list[Tensor]:
         """Returns every component's score, (r,) for each layer, ≥ 0.
 
         S_i = s(g_i) + mean_j s(A_ij) + mean_j s(B_ji) with s = Ī Ū (eqs. 12, 13).
@@ -236,7 +236,7 @@ class AdaLoRA(base.Method):
             found.append(g + A.mean(-1) + B.mean(-1))
         return in_order(self.layers.values(), zip(self.stacks, found, strict=True))
 
-    def _averages(self, stored: list[list[torch.Tensor]]) -> list[dict[str, torch.Tensor]]:
+    def _averages(self, stored: list[list[Tensor]]) -> list[dict[str, Tensor]]:
         """Returns Ī (`_sensitivity`) or Ū (`_uncertainty`) of A, B and g for each layer.
 
         The tensors are views of the stacked averages, in the shapes of the layer's factors.

@@ -18,7 +18,7 @@ from fractions import Fraction
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from dora.adapters import lowrank
@@ -113,14 +113,14 @@ class Settings(base.Settings):
         return start, steps_of(self.prune_end, total_steps) - start
 
 
-def shares(stack: Stack) -> torch.Tensor:
+def shares(stack: Stack) -> Tensor:
     """Returns each component's share of its matrix's update, (m, R), ≥ 0 (eq. 5)."""
     # The released code adds 1e-8 to the norm of the update, and so do we: g starts at 0.
     A, g, B = stack.of("A"), stack.of("g"), stack.of("B").mT
     return component_norms(A, g, B) / (update_norm(A, g, B) + 1e-8).unsqueeze(-1)
 
 
-def equilibrium(stack: Stack) -> torch.Tensor:
+def equilibrium(stack: Stack) -> Tensor:
     """Returns the mean unbiased variance of each matrix's 2r vectors A[i, :] and B[:, i], (m,).
 
     The dimensional equilibrium modulator (DEM), a penalty, is its mean over matrices.
@@ -130,7 +130,7 @@ def equilibrium(stack: Stack) -> torch.Tensor:
     return variances.sum(-1) / (2 * stack.real.sum(-1))
 
 
-def variance(x: torch.Tensor) -> torch.Tensor:
+def variance(x: Tensor) -> Tensor:
     """Returns the unbiased variance over the last axis, (...,) from (..., d)."""
     return _Variance.apply(x)
 
@@ -139,7 +139,7 @@ class _Variance(torch.autograd.Function):
     """Computes `variance`. On a CPU Tensor.var and its gradient take 3 to 5 times as long."""
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+    def forward(ctx: Any, x: Tensor) -> Tensor:
         """Returns (...,) for x of shape (..., d)."""
         centred = x - x.mean(-1, keepdim=True)
         ctx.save_for_backward(centred)
@@ -147,7 +147,7 @@ class _Variance(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dv: torch.Tensor) -> torch.Tensor:
+    def backward(ctx: Any, dv: Tensor) -> Tensor:
         """Returns 2 (x − mean) dv / (d − 1); the mean's own gradient cancels."""
         (centred,) = ctx.saved_tensors
         return centred * (dv * (2 / (centred.shape[-1] - 1))).unsqueeze(-1)
@@ -191,7 +191,7 @@ class DoRA(base.Method):
             drawn = run.generator("importance")
             self._smoothed = [torch.rand(s.shape, generator=drawn).to(s) for s in self._smoothed]
         # The final set, where components stay masked to the end (remove=false).
-        self._final: list[torch.Tensor] | None = None
+        self._final: list[Tensor] | None = None
 
     @classmethod
     def plan(
@@ -200,7 +200,7 @@ class DoRA(base.Method):
         """Starts with ceil(start_factor x r) components a matrix and ends at the budget."""
         return pruning_plan(budget, matrices, settings.start_factor)
 
-    def penalty(self, step: int) -> torch.Tensor | None:
+    def penalty(self, step: int) -> Tensor | None:
         """Returns dem times the mean of `equilibrium`; None after the pruning window."""
         # Ends with the window, as in the released code. The stacks of the start are valid until
         # then: nothing is removed before the window's end.
@@ -226,12 +226,12 @@ class DoRA(base.Method):
             self._final = keep
         return Mask(keep)
 
-    def state(self) -> dict[str, torch.Tensor]:
+    def state(self) -> dict[str, Tensor]:
         """Returns the smoothed shares, and the final set if components stay masked."""
         state = {"scores": torch.cat(self._scores())}
         return state if self._final is None else {**state, "final": torch.cat(self._final)}
 
-    def load(self, state: dict[str, torch.Tensor]) -> None:
+    def load(self, state: dict[str, Tensor]) -> None:
         """Restores shares and final set, on the device where the layers are."""
         device = next(iter(self.layers.values())).A.device
         self._smoothed = [smoothed.to(device) for smoothed in self._smoothed]
@@ -257,7 +257,7 @@ class DoRA(base.Method):
         # which a part has to go goes whole.
         return self.budget_plan.start_total - math.floor(gone)
 
-    def _scores(self) -> list[torch.Tensor]:
+    def _scores(self) -> list[Tensor]:
         """Returns the smoothed shares, (r,) for each layer, as views of the stacked ones.
 
         With importance=random they are draws from [0, 1), which stay as they are.

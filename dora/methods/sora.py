@@ -18,7 +18,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dora.adapters import lowrank
 from dora.adapters.allocation import allocate
@@ -90,12 +90,12 @@ class Settings(base.Settings):
         return self.shrink / end
 
 
-def exact_threshold(g: torch.Tensor, xi: float) -> torch.Tensor:
+def exact_threshold(g: Tensor, xi: float) -> Tensor:
     """Returns sign(g) max(|g| − ξ, 0), the proximal step of ξ‖g‖₁, in the shape of g."""
     return g - g.clamp(-xi, xi)
 
 
-def released_threshold(g: torch.Tensor, xi: float) -> torch.Tensor:
+def released_threshold(g: Tensor, xi: float) -> Tensor:
     """Returns the released code's step: g shrunk by ξ, and 0 for gates below 2 ξ, shaped as g."""
     # The released code shrinks by ξ first and compares with ξ only then. Neither of its two
     # comparisons includes |g| = ξ, so a gate of just that size stays as it is.
@@ -110,9 +110,7 @@ THRESHOLDS = {"exact": exact_threshold, "released": released_threshold}
 ENDS = ("budget", "cut", "end")
 
 
-def adam_direction(
-    mean: torch.Tensor, square: torch.Tensor, step: int, released: bool
-) -> torch.Tensor:
+def adam_direction(mean: Tensor, square: Tensor, step: int, released: bool) -> Tensor:
     """Returns Adam's step against the gradient at learning rate 1, in the moments' shape.
 
     `mean`, `square`: the running averages of the gradient and its square after `step` (from 1).
@@ -173,7 +171,7 @@ class SoRA(base.Method):
         """Keeps the gates from the loop's optimizer."""
         return [ParameterGroup(self._gates(), by_method=True)]
 
-    def penalty(self, step: int) -> torch.Tensor | None:
+    def penalty(self, step: int) -> Tensor | None:
         """Returns η times the mean |g|, to the end of training; None for η = 0."""
         # L1 twice: the released code both penalises |g| and shrinks it, and so do we.
         if self.settings.l1_weight == 0 or self.number == 0:
@@ -215,11 +213,11 @@ class SoRA(base.Method):
             return Mask([layer.live() for layer in self.layers.values()])
         return self._cut() if step == self.ranks_final_at else None
 
-    def state(self) -> dict[str, torch.Tensor]:
+    def state(self) -> dict[str, Tensor]:
         """Returns Adam's moments of all gates, flat, in the order of the layers."""
         return {"exp_avg": self._mean, "exp_avg_sq": self._square}
 
-    def load(self, state: dict[str, torch.Tensor]) -> None:
+    def load(self, state: dict[str, Tensor]) -> None:
         """Restores the moments, on the device where the layers are."""
         device = self._gates()[0].device
         self._costs = self._costs.to(device)

@@ -25,18 +25,13 @@ class FederatedLoop(Loop):
 
     def __init__(self, setup: Setup, record: Record | None, say: Lines) -> None:
         super().__init__(setup, record, say)
+        assert isinstance(setup.course, FederatedCourse)
+        self.course = setup.course
         # The present round's global tensors, at which its clients start; the tensors that each
         # client has ended with; and each client's share of the rows.
         self._global: dict[str, Tensor] = {}
         self._uploads: list[dict[str, Tensor]] = []
         self._shares: list[float] = []
-
-    @property
-    def course(self) -> FederatedCourse:
-        """The course, which knows the rounds."""
-        course = self.setup.course
-        assert isinstance(course, FederatedCourse)
-        return course
 
     def about_rounds(self, step: int) -> dict[str, Any]:
         """Returns the record's entry on clients, rounds, examples and communication up to `step`."""
