@@ -14,6 +14,8 @@ from dora.records.artefacts import SEAL, sealed
 # An absolute path, or one from a home, with its last part: at the start of a text, or behind what
 # comes before a value in a command. A URL is none.
 _PATH = re.compile(r"""(?<![^\s='"\[(,])(?:~[^/\s'",)\]]*)?/(?:[^\s'",)\]]*/)?([^/\s'",)\]]+)/?""")
+# The last part of a home tells whose it is.
+_HOME = re.compile("/(?:home|Users)/[^/]+/?")
 _ROOTED = re.compile("(?:~[^/]*)?/[^/]")
 _KEY = re.compile(r"[+~-]*[\w./@-]+=")
 
@@ -56,9 +58,19 @@ def _word(text: str) -> str:
     inside = value[1:-1] if quote else value
     if inside.startswith("[") and inside.endswith("]"):
         inside = f"[{','.join(map(_last, inside[1:-1].split(',')))}]"
-    return _PATH.sub(r"\1", f"{key}{equals}{quote}{_last(inside)}{quote}")
+    return _PATH.sub(_last_part, f"{key}{equals}{quote}{_last(inside)}{quote}")
+
+
+def _last_part(path: re.Match[str]) -> str:
+    """Returns the last part of a path that _PATH has found."""
+    return "home" if _HOME.fullmatch(path[0]) else path[1]
 
 
 def _last(text: str) -> str:
-    """Returns the last part of a path from the root or from a home; any other text as it is."""
+    """Returns the last part of a path from the root or from a home; any other text as it is.
+
+    A home itself is `home`.
+    """
+    if _HOME.fullmatch(text):
+        return "home"
     return text.rstrip("/").rpartition("/")[2] if _ROOTED.match(text) else text

@@ -23,6 +23,7 @@ from dora.checked_files import open_own
 from dora.collect import collect
 from dora.errors import NotNow, UserError
 from dora.records import artefacts, journals, packed, study
+from dora.records.anonymous import anonymous
 from dora.records.directories import directories, directory
 from dora.records.finished import anything_left_out, read_runs
 from dora.records.place import place_of
@@ -545,3 +546,12 @@ def test_a_damaged_record_is_not_packed_in_silence(tmp_path: Path) -> None:
     done = command("dora.collect", str(tmp_path))
     assert (done.returncode, str(damaged) in done.stderr) == (3, True)
     assert ": 3 runs" in done.stdout
+
+
+@pytest.mark.parametrize("folder", ["/home/alice", "/home/alice/", "/Users/alice"])
+def test_an_anonymous_record_does_not_name_whose_home_it_was_made_in(folder: str) -> None:
+    said = {"reason": f"cannot read '{folder}'", "config": {"results": folder, "data": {}}}
+    words = [f"results={folder}", f"x=[{folder},{folder}/glue]"]
+    text = anonymous(json.dumps({**said, "command": f"run results={folder}", "words": words}))
+    assert "alice" not in text
+    assert json.loads(text)["words"] == ["results=home", "x=[home,glue]"]

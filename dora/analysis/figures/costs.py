@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+# The size of a method's mark at its smallest budget, and the most by which those of larger ones are
+# larger: with twenty budgets they would else cover the panel.
+_SMALLEST, _GROWTH = 4, 5
 # The axis of each panel: its title, and the cost of a run.
 COSTS: dict[str, Cost] = {
     "adapter parameters": adapter_parameters,
@@ -94,13 +97,14 @@ def _draw(
     """
     for method in dict.fromkeys(p["method"] for p in points):
         # Rows come with the smaller budget first.
-        for i, p in enumerate(q for q in points if q["method"] == method):
+        of_method = [q for q in points if q["method"] == method]
+        for i, p in enumerate(of_method):
             panel.errorbar(
                 [places[row_of(p)]],
                 [p["mean"]],
                 yerr=[[p["mean"] - p["low"]], [p["high"] - p["mean"]]],
                 capsize=2,
-                markersize=4 + i,
+                markersize=_SMALLEST + min(1, _GROWTH / len(of_method)) * i,
                 linewidth=1,
                 linestyle="none",
                 label=None if i else method,

@@ -10,6 +10,7 @@ from typing import Any
 from dora.adapters.budget import in_words
 from dora.analysis.rows import budget_order, length_order
 from dora.analysis.tables.layout import Grid, plain
+from dora.analysis.view import View
 from dora.data.tasks import TASKS
 from dora.plain import counted, duration, printable
 from dora.records import estimate, study
@@ -75,9 +76,13 @@ def _score(seen: list[Seen]) -> str:
         return ""
     found: dict[str, list[float]] = defaultdict(list)
     for s in seen:
-        if s.score and task.metrics[0] in s.score:
-            found[s.place.key].append(s.score[task.metrics[0]])
-    means = [f"{100 * mean:.1f}" for mean in sorted(map(statistics.fmean, found.values()))]
+        # As tables count it: a correlation of predictions that are all equal is 0, which the
+        # record lacks.
+        result = {**(s.score or {}), "degenerate": s.degenerate}
+        value = View().value({"results": {"best": result}}, task.name)
+        if s.state == "done" and value is not None:
+            found[s.place.key].append(value)
+    means = [f"{mean:.1f}" for mean in sorted(map(statistics.mean, found.values()))]
     return " to ".join(dict.fromkeys((means[0], means[-1]))) if means else ""
 
 

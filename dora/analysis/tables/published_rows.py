@@ -12,6 +12,7 @@ from dora.analysis.published import Number
 from dora.analysis.table import Table
 from dora.analysis.view import in_head
 from dora.data.tasks import TASKS
+from dora.records.about_data import is_glue
 
 # Marks a number whose runs did not start from the pretrained backbone alone.
 STARTED = "⋄"
@@ -22,12 +23,21 @@ def published_rows(table: Table) -> tuple[list[list[str]], list[str]]:
     """Returns (lines, notes): published numbers for the table's backbone and methods, their sources.
 
     The lines stand under the head of the table of scores. One without a number in any of the
-    table's columns is left out.
+    table's columns is left out, and so is a number on a task of which the table has other rows than
+    GLUE's: a score on generated sentences, or on a sample, says nothing beside it.
     """
+    on_glue = {
+        task
+        for task in table.tasks
+        if all(is_glue(run) for row in table.rows for run in table.runs_of(row, task))
+    }
     found: dict[_Source, dict[tuple[str, str], list[Number]]] = {}
     lines: list[tuple[_Source, list[str]]] = []
     for (source, protocol, note, method, params), group in published.rows_for(table.model).items():
-        cells = [_cell(table, group, column) for column in table.columns]
+        cells = [
+            _cell(table, group, column) if on_glue.issuperset(table.over(column)) else "–"
+            for column in table.columns
+        ]
         chosen = method in (table.view.methods or (method,))
         if chosen and any(cell != "–" for cell in cells):
             printed = (source, protocol, note)

@@ -582,6 +582,17 @@ def test_a_dearer_row_of_equal_mean_is_not_on_the_front(tmp_path: Path) -> None:
     assert (cheap["on_front"], dear["on_front"]) == (True, False)
 
 
+def test_marks_of_many_budgets_are_larger_and_still_small(tmp_path: Path) -> None:
+    for rank in range(1, 21):
+        write_run(tmp_path, "lora", 1, 0.8, budget=f"r{rank}", params=900 * rank)
+    drawn = score_by_cost(only_table(tmp_path))
+    assert drawn is not None
+    sizes = [line.get_markersize() for line in drawn[0].axes[0].lines if line.get_marker() == "o"]
+    assert len(sizes) == 20
+    assert sizes == sorted(set(sizes))
+    assert sizes[-1] < 10
+
+
 def test_a_cost_that_no_row_has_is_no_panel(tmp_path: Path) -> None:
     for i, budget in enumerate(("9000", "55296")):
         write_run(tmp_path, "sora", 1, 0.8 + i / 10, budget=budget, params=0)

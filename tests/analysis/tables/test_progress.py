@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from dora.analysis.grouping import tables
 from dora.analysis.tables import progress
+from dora.analysis.tables.scores import scores
 from dora.records import gaps
+from dora.records.finished import read_runs
 from record_files import write_run
 
 
@@ -31,3 +34,18 @@ def test_budgets_stand_by_kind_and_size(tmp_path: Path) -> None:
     lines = progress.table(gaps.scan(tmp_path)).splitlines()
     done = [line.split()[4] for line in lines if line.split()[5:] == ["1", "90.0"]]
     assert done == ["r8", "r16", "9k", "0.3M"]
+
+
+def test_a_score_is_the_one_of_the_table_of_scores(tmp_path: Path) -> None:
+    # 36.75 and 40.75 points: as fractions their mean is below 38.75.
+    for seed, score in ((1, 0.3675), (2, 0.4075)):
+        write_run(tmp_path, "lora", seed, score, task="mnli")
+    write_run(tmp_path, "lora", 1, 0.5, task="stsb")
+    collapsed = {"step": 5, "degenerate": "all 1500 predictions are 2.50"}
+    both = {"best": collapsed, "last": collapsed}
+    write_run(tmp_path, "lora", 2, None, task="stsb", results=both)
+    (table,) = tables(read_runs(tmp_path))
+    of_table = [cell.split(" ± ")[0].rstrip("*") for cell in scores(table).rows[0][3:5]]
+    lines = progress.table(gaps.scan(tmp_path)).splitlines()
+    of_status = {line.split()[1]: line.split()[-1] for line in lines[1:]}
+    assert of_table == [of_status["stsb"], of_status["mnli"]] == ["25.0", "38.8"]

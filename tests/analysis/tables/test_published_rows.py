@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 
 from dora.analysis.grouping import tables
@@ -11,6 +12,7 @@ from dora.analysis.tables.scores import scores
 from dora.analysis.view import View
 from dora.records.finished import read_runs
 from record_files import write_run
+from runs import change_record
 
 # Every task that LoRA's Table 2 is over.
 GLUE = ("cola", "sst2", "mrpc", "qqp", "stsb", "mnli", "qnli", "rte")
@@ -57,6 +59,18 @@ def test_a_row_without_a_number_is_left_out_with_its_note(tmp_path: Path) -> Non
         name for name, _ in rows_of(study(tmp_path / "b", "roberta_base", "rte"))
     }
     assert published_rows(study(tmp_path / "c", "minilm", "sst2")) == ([], [])
+
+
+def test_no_published_number_stands_beside_scores_on_other_rows(tmp_path: Path) -> None:
+    for task, data in product(("sst2", "rte"), ("dir", "mini")):
+        folder = write_run(tmp_path, "lora", 1, 0.9, task, model="roberta_base", data=data)
+        if (task, data) == ("sst2", "dir"):
+            rows = {"train": 500, "dev": 100}
+            change_record(folder, data={"revision": None, "rows": rows, "train": 500})
+    on_files, on_mini = sorted(tables(read_runs(tmp_path)), key=lambda table: table.data)
+    assert rows_of(on_mini) == {}
+    # Method, budget and parameters; then SST-2, of which these files hold a sample, and RTE.
+    assert rows_of(on_files)["LoRA", "0.3M"][3:5] == ["–", "86.6 ± 0.7⋄"]
 
 
 def test_a_papers_average_stands_only_beside_one_over_the_same_tasks(tmp_path: Path) -> None:
