@@ -282,6 +282,7 @@ MISTYPED = (
     "python -m dora.run task=rte batch_size=0",
     "python -m dora.run experiment=study_tiny data.dir=GLUE",
     "python -m dora.run -m hydra/launcher=slurm hydra.launcher.partitionn=P task=rte",
+    "python -m dora.run hydra/launcher=local task=rte",
     "python -m dora.run task=rte model=roberta_base",
     "python -m dora.tune task=rte --candidate 6 --seedz 1",
     "python -m dora.tables --wheer lr=1",
