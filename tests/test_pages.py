@@ -11,6 +11,7 @@ import pytest
 
 import dora
 from dora.package import CONF
+from dora.records.study import STATES
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
@@ -122,3 +123,19 @@ def test_messages_quoted_as_symptoms_are_the_suites_own() -> None:
         # What stands between the values of a message.
         for piece in re.split(r"…|\d+(?:/\d+)?|results/runs|[A-Z_]+=\w+|SST-2", message):
             assert len(piece.strip()) < 8 or piece.strip(" .,:") in package, (message, piece)
+
+
+def test_the_page_on_running_explains_every_state_of_a_run() -> None:
+    text = (ROOT / "docs" / "running.md").read_text()
+    rows = text.partition("| state | meaning |")[2].partition("\n\n")[0]
+    assert re.findall(r"^\| `(\w+)` \|", rows, re.MULTILINE) == list(STATES)
+
+
+def test_the_figures_are_drawn_by_the_commands_on_the_page_of_figures() -> None:
+    # Their numbers are not compared: drawing takes seconds, and letters are matplotlib's.
+    tables = (ROOT / "docs" / "tables.md").read_text()
+    for name, study in (("scores", "study_tiny"), ("ranks", "study_base")):
+        figure = (ROOT / "docs" / "figures" / f"{name}.svg").read_text()
+        assert f"<dc:source>python -m dora.plots of {study}</dc:source>" in figure
+        assert f"dora.plots --width page --results results/{study} " in tables
+        assert 'width="453.6pt"' in figure  # 6.3 inches
