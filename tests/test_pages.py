@@ -50,6 +50,21 @@ def test_the_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) <= 150
 
 
+def test_the_page_on_running_lists_every_choice() -> None:
+    text = (ROOT / "docs" / "running.md").read_text()
+    for group in ("task", "method", "model", "experiment"):
+        (row,) = re.findall(rf"^\| `{group}` \| (.*) \|$", text, re.MULTILINE)
+        files = (f.relative_to(CONF / group).parts[0] for f in (CONF / group).rglob("*.yaml"))
+        names = {name.removesuffix(".yaml") for name in files if not name.startswith("_")}
+        assert [n for n in sorted(names) if not re.search(rf"\b{n}\b", row)] == []
+
+
+def test_the_page_of_methods_has_a_row_for_each_and_no_other() -> None:
+    page = (ROOT / "docs" / "methods.md").read_text().partition("## All methods")[2]
+    rows = re.findall(r"^\| (\w+) \| (?!paper)", page, re.MULTILINE)
+    assert sorted(rows) == sorted(f.stem for f in CONF.glob("method/*.yaml"))
+
+
 def test_the_readme_names_methods_that_are_there() -> None:
     rows = re.findall(r"^\| `(\w+)` \|", (ROOT / "README.md").read_text(), re.MULTILINE)
     # Not all of them must be named: the page is short.
