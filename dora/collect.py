@@ -30,8 +30,8 @@ become one file with --to; a run that two of them have done is the first one's."
 def collect(results: Path | Sequence[Path], to: Path, blind: bool = False) -> str:
     """Packs the records of one or more folders into a file; returns a line on them.
 
-    `blind`: as in `packed.write`. Raises UserError where there are none, where one would not be read
-    back, and where a file would lose its hosts. Damaged records are named on standard error.
+    `blind`: as in `packed.write`. Raises UserError where a folder has none, where one would not be
+    read back, and where a file would lose its hosts. Damaged records are named on standard error.
     """
     folders = [results] if isinstance(results, Path) else results
     if blind and to.exists() and any(to == folder / packed.NAME for folder in folders):
@@ -40,19 +40,26 @@ def collect(results: Path | Sequence[Path], to: Path, blind: bool = False) -> st
     held: dict[Place, Path] = {}
     diverged: dict[Place, Path] = {}
     there: set[Place] = set()
+    # Named instead of passed over: a mistyped folder would be missing from a paper's supplement.
+    empty: list[Path] = []
     for folder in reversed(folders):  # of equals the first one counts
         runs = directories(folder)
         there |= set(map(place_of, runs))
-        finished |= {place_of(run["folder"]): run["folder"] for run in read_runs(folder)}
+        done = {place_of(run["folder"]): run["folder"] for run in read_runs(folder)}
         # Without them a mean would be over the seeds that did not diverge, and nothing would say so.
-        diverged |= {place_of(run): run for run in runs if study.look(run).state == "diverged"}
+        failed = {place_of(run): run for run in runs if study.look(run).state == "diverged"}
         # A sweep notes in new directories which runs it is going to train, and a directory may be
         # damaged: neither costs the file a run that it holds.
-        held |= {place_of(run): run for run in packed.directories(folder)}
+        kept = {place_of(run): run for run in packed.directories(folder)}
+        if not (done or failed or kept):
+            empty.append(folder)
+        finished |= done
+        diverged |= failed
+        held |= kept
+    if empty:
+        raise UserError(*(f"no finished run under {folder / 'runs'}" for folder in reversed(empty)))
     # A finished run of one folder takes the place of one that diverged in another's file.
     chosen = diverged | held | finished
-    if not chosen:
-        raise UserError(f"no finished run under {' or '.join(str(f / 'runs') for f in folders)}")
 
     def read(folder: Path) -> dict[str, str] | None:
         """Returns what is packed for a run: as it ended, else as an earlier file holds it."""

@@ -274,6 +274,40 @@ def test_every_command_on_a_page_composes_or_parses(monkeypatch: pytest.MonkeyPa
     assert all_problems(ALL, monkeypatch) == []
 
 
+# The page that explains the options of a command.
+EXPLAINED = {
+    "status": "running",
+    "tune": "tuning",
+    "tables": "tables",
+    "plots": "tables",
+    "report": "tables",
+    "collect": "tables",
+    "export": "sharing",
+    "submit": "sharing",
+}
+
+
+@pytest.mark.parametrize("name", EXPLAINED)
+def test_every_option_of_a_command_is_on_its_page(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsers: list[argparse.ArgumentParser] = []
+    parse = argparse.ArgumentParser.parse_known_args
+
+    def known(self: argparse.ArgumentParser, args: Any = None, space: Any = None) -> Any:
+        parsers.append(self)
+        return parse(self, args, space)
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_known_args", known)
+    monkeypatch.setattr(sys, "argv", ["", "--help"])
+    with pytest.raises(SystemExit):
+        importlib.import_module(f"dora.{name}").main()
+    text = (ROOT / "docs" / f"{EXPLAINED[name]}.md").read_text()
+    options = {o for a in parsers[0]._actions for o in a.option_strings if o.startswith("--")}
+    missed = [o for o in options - {"--help"} if not re.search(rf"{o}\b(?!-)", text)]
+    assert missed == []
+
+
 MISTYPED = (
     "python -m dora.run task=sst3",
     "python -m dora.run -m task=rte,mrpc method=lora,dorra",
@@ -282,6 +316,7 @@ MISTYPED = (
     "python -m dora.run task=rte batch_size=0",
     "python -m dora.run experiment=study_tiny data.dir=GLUE",
     "python -m dora.run -m hydra/launcher=slurm hydra.launcher.partitionn=P task=rte",
+    "python -m dora.run hydra/launcher=local task=rte",
     "python -m dora.run task=rte model=roberta_base",
     "python -m dora.tune task=rte --candidate 6 --seedz 1",
     "python -m dora.tables --wheer lr=1",

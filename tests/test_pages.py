@@ -11,6 +11,7 @@ import pytest
 
 import dora
 from dora.package import CONF
+from dora.records.study import STATES
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
@@ -47,6 +48,21 @@ def test_the_index_names_every_page() -> None:
 
 def test_the_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) <= 150
+
+
+def test_the_page_on_running_lists_every_choice() -> None:
+    text = (ROOT / "docs" / "running.md").read_text()
+    for group in ("task", "method", "model", "experiment"):
+        (row,) = re.findall(rf"^\| `{group}` \| (.*) \|$", text, re.MULTILINE)
+        files = (f.relative_to(CONF / group).parts[0] for f in (CONF / group).rglob("*.yaml"))
+        names = {name.removesuffix(".yaml") for name in files if not name.startswith("_")}
+        assert [n for n in sorted(names) if not re.search(rf"\b{n}\b", row)] == []
+
+
+def test_the_page_of_methods_has_a_row_for_each_and_no_other() -> None:
+    page = (ROOT / "docs" / "methods.md").read_text().partition("## All methods")[2]
+    rows = re.findall(r"^\| (\w+) \| (?!paper)", page, re.MULTILINE)
+    assert sorted(rows) == sorted(f.stem for f in CONF.glob("method/*.yaml"))
 
 
 def test_the_readme_names_methods_that_are_there() -> None:
@@ -122,3 +138,19 @@ def test_messages_quoted_as_symptoms_are_the_suites_own() -> None:
         # What stands between the values of a message.
         for piece in re.split(r"…|\d+(?:/\d+)?|results/runs|[A-Z_]+=\w+|SST-2", message):
             assert len(piece.strip()) < 8 or piece.strip(" .,:") in package, (message, piece)
+
+
+def test_the_page_on_running_explains_every_state_of_a_run() -> None:
+    text = (ROOT / "docs" / "running.md").read_text()
+    rows = text.partition("| state | meaning |")[2].partition("\n\n")[0]
+    assert re.findall(r"^\| `(\w+)` \|", rows, re.MULTILINE) == list(STATES)
+
+
+def test_the_figures_are_drawn_by_the_commands_on_the_page_of_figures() -> None:
+    # Their numbers are not compared: drawing takes seconds, and letters are matplotlib's.
+    tables = (ROOT / "docs" / "tables.md").read_text()
+    for name, study in (("scores", "study_tiny"), ("ranks", "study_base")):
+        figure = (ROOT / "docs" / "figures" / f"{name}.svg").read_text()
+        assert f"<dc:source>python -m dora.plots of {study}</dc:source>" in figure
+        assert f"dora.plots --width page --results results/{study} " in tables
+        assert 'width="453.6pt"' in figure  # 6.3 inches

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 from dora.cli.spelling import in_grammar, is_sweep
 from dora.errors import UserError
+from dora.records.words import key_of
 
 _OPTIONS = (
     "-m (a sweep), --config-dir FOLDER (your own files beside conf/), "
@@ -116,6 +117,13 @@ def _unfit(given: argparse.Namespace, overrides: Sequence[str]) -> list[str]:
         problems.append("--resolve goes with --cfg job")
     if given.package is not None and not given.cfg:
         problems.append("--package goes with --cfg job")
+    if not (given.multirun or given.help or given.cfg or given.info or given.hydra_help):
+        # Hydra would train the run here, on a cluster's login node say, and call no launcher.
+        problems += [
+            f"{word}: a launcher begins the runs of a sweep; add -m, also for a single run"
+            for word in overrides
+            if key_of(word) == "hydra/launcher" and word.partition("=")[2] != "basic"
+        ]
     if given.cfg and not given.multirun:
         several = [word for word in overrides if is_sweep(word)]
         problems += [

@@ -96,6 +96,10 @@ def test_the_version_is_ours() -> None:
             ["hydra/sweeper=tune"],
             "hydra/sweeper=tune is a search, of many runs: python -m dora.tune",
         ),
+        (
+            ["hydra/launcher=slurm", "task=rte"],
+            "hydra/launcher=slurm: a launcher begins the runs of a sweep; add -m, also for a single",
+        ),
         (["--shell-completion", "install=bash"], "--help lists keys and choices"),
     ],
 )

@@ -310,6 +310,14 @@ def test_folders_of_several_machines_become_one_file(tmp_path: Path) -> None:
     assert len(read_runs(one)) == 1
 
 
+def test_a_folder_without_runs_is_named_and_nothing_is_packed(tmp_path: Path) -> None:
+    write_run(tmp_path / "one", "lora", 1, 0.81)
+    with pytest.raises(UserError) as told:
+        collect([tmp_path / "one", tmp_path / "tow"], tmp_path / packed.NAME)
+    assert told.value.problems == (f"no finished run under {tmp_path}/tow/runs",)
+    assert not (tmp_path / packed.NAME).exists()
+
+
 def test_a_damaged_record_stays_in_the_file_until_the_run_is_trained_again(tmp_path: Path) -> None:
     write_run(tmp_path, "lora", 1, 0.8)
     record = write_run(tmp_path, "lora", 2, 0.8) / "run.json"
