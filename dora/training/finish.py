@@ -58,7 +58,9 @@ def finish(p: Prepared, loop: Loop, record: Record, say: Lines) -> None:
         in_file = ranks_in_file(s.method.layers)
         if in_file and in_file != ranks["end"]:
             ranks["in_peft_file"] = in_file
-        _check_budget(plan, ranks["end"], "in the best evaluation")
+        # The last weights have met it: components changed after the best evaluation.
+        after = f"{type(s.method).__name__}.ranks_final_at={s.method.ranks_final_at} lets it count"
+        _check_budget(plan, ranks["end"], f"in the best evaluation ({after})")
         _check_restored(loop, best, best_logits)
         # All processes share the evaluations above; only the main one writes.
         if not s.world.main:
@@ -83,7 +85,7 @@ def finish(p: Prepared, loop: Loop, record: Record, say: Lines) -> None:
             "from_step": loop.selection.counts_from,
         },
         warnings=[
-            *_warnings(record, plan, ranks["last"], empty=not counts["adapter_end"]),
+            *_warnings(record, plan, ranks["last"], counts, s.guard.own),
             *unreached,
         ],
         # `patience` may have ended the run before its last round.
@@ -108,17 +110,20 @@ def _trained_in_all(method: Method) -> int:
     return total
 
 
-def _warnings(record: Record, plan: Plan | None, last: dict[str, int], empty: bool) -> list[str]:
+def _warnings(
+    record: Record, plan: Plan | None, last: dict[str, int], counts: dict[str, Any], own: bool
+) -> list[str]:
     """Returns the sentences that the run's user should read.
 
-    `last`: the ranks when training ended. `empty`: the best weights have no component.
+    `last`: the ranks when training ended. `counts`: those of the best weights. `own`: the method is
+    one of the user's own.
     """
     # From the journal, which a resumed run cuts back to its checkpoint: none is there twice.
     lines = journals.events(record.folder, journals.RANKS)
     found = [line["warning"] for line in lines if "warning" in line]
     if plan is None:
         return found
-    if empty:
+    if not counts["adapter_end"]:
         found.append("no component is live: the result is the backbone with a trained head")
     # A method that has warned in training has said so, with its own way out.
     elif not found and plan.falls_short(list(last.values())):
@@ -126,6 +131,13 @@ def _warnings(record: Record, plan: Plan | None, last: dict[str, int], empty: bo
         found.append(
             f"training ended with {spent:,} of the {plan.target:,} {plan.budget.unit}s of "
             f"budget={plan.budget}: compare the run at that size, or let its method take less away"
+        )
+    # Where component_cost() is LoRA's still, and frozen factors that are drawn again are in no result.
+    if own and counts["stored"] < counts["adapter_end"] == counts["in_peft_file"]:
+        found.append(
+            f"the budget counts the {counts['adapter_end']:,} numbers of the adapter for PEFT; the "
+            f"run's own weights are {counts['stored']:,}: if the budget is to bind these, let "
+            "component_cost() or plan() say what a component adds to them"
         )
     return found
 
@@ -162,11 +174,15 @@ def _check_restored(loop: Loop, best: dict[str, Any], reported: dict[str, np.nda
     # By losses, which move as little as the logits do. A score may jump: if a model predicts nearly
     # one class, a single row that changes moves CoLA's by 4 points.
     now, then = losses(s.task, logits, s.scored), best["losses"]
+    # A method of one's own may set such a number for one step, and evaluations find it there.
+    perhaps = (
+        " (a layer's scale that changes in training is no part of them)" if s.guard.own else ""
+    )
     for name in now.keys() & then.keys():
         if abs(now[name] - then[name]) > 0.005 * max(1.0, then[name]):
             raise RunFailed(
                 f"the best evaluation's weights give {name} {now[name]:.4f}, in training it was "
-                f"{then[name]:.4f}: they are not those that were evaluated"
+                f"{then[name]:.4f}: they are not those that were evaluated{perhaps}"
             )
 
 

@@ -23,7 +23,7 @@ from sklearn.metrics import accuracy_score
 
 from conftest import linears, tiny, train_head_only
 from dora.adapters.budget import Budget
-from dora.configuration.method_choice import MethodChoice, choose
+from dora.configuration.method_choice import MethodChoice
 from dora.configuration.method_class import moments
 from dora.data import npz
 from dora.data.sources import read_dir
@@ -36,7 +36,18 @@ from dora.sharing.exporting import export
 from dora.training.build import build
 from dora.training.lines import Lines
 from dora.training.processes import World
-from runs import METHODS_FROM, arrays, cut, lines, only_run, run, same_files, small, small_glue
+from runs import (
+    METHODS_FROM,
+    arrays,
+    configure,
+    cut,
+    lines,
+    only_run,
+    run,
+    same_files,
+    small,
+    small_glue,
+)
 
 METHODS = sorted(file.stem for file in (METHODS_FROM / "method").glob("*.yaml"))
 assert METHODS, f"METHODS_FROM={METHODS_FROM} holds no method/*.yaml"
@@ -45,8 +56,8 @@ RESUMED = [pytest.param(m, marks=[pytest.mark.slow] if m in RELEASED else []) fo
 
 
 def chosen(name: str) -> MethodChoice:
-    """Returns a method with the defaults of its YAML."""
-    return choose(OmegaConf.load(METHODS_FROM / "method" / f"{name}.yaml"))
+    """Returns a method with the defaults of its YAML, and of those that this one extends."""
+    return configure(f"method={name}").chosen
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -60,9 +71,12 @@ def test_a_method_defines_only_moments_of_the_base_class(name: str) -> None:
 def test_a_methods_yaml_says_its_name_and_explains_every_setting(name: str) -> None:
     text = (METHODS_FROM / "method" / f"{name}.yaml").read_text()
     choice = chosen(name)
-    fields = [field.name for field in dataclasses.fields(choice.settings)]
+    fields = {field.name for field in dataclasses.fields(choice.settings)}
     assert choice.name == name
-    assert sorted(re.findall(r"^(\w+): \S+ +# \S", text, re.MULTILINE)) == sorted(fields)
+    assert not choice.unknown
+    # A YAML that extends another one has some of them there.
+    here = fields & OmegaConf.create(text).keys() if "\ndefaults:" in f"\n{text}" else fields
+    assert sorted(re.findall(r"^(\w+): \S+ +# \S", text, re.MULTILINE)) == sorted(here)
 
 
 @pytest.fixture(scope="module")
@@ -178,7 +192,9 @@ def test_a_fresh_model_with_the_stored_tensors_gives_the_same_logits(
     }
     loop.put(stored)
     logits = loop.predict(loop.setup.reported["dev"])
-    np.testing.assert_array_equal(logits, npz.load(folder)["best/dev/logits"])
+    # A file has no masked components, whose zeros may have rounded the sums of a method of one's own.
+    apart = 0 if name in RELEASED else 1e-5
+    np.testing.assert_allclose(logits, npz.load(folder)["best/dev/logits"], rtol=0, atol=apart)
     assert not np.array_equal(logits, before)
     # The counts in the record are those of the files.
     head = set(loop.setup.head)

@@ -13,18 +13,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from dora.adapters.budget import Budget, Matrix
 from dora.adapters.changes import Mask, Remove
+from dora.adapters.lowrank import LowRankLinear, adapt
 from dora.adapters.plan import Plan, pruning_plan
 from dora.data import npz
 from dora.errors import RunFailed, Stopped
 from dora.methods.dora import DoRA
+from dora.methods.lora import LoRA
 from dora.process.signals import StopSignals
 from dora.training import finish, one_run
 from dora.training.loop import Loop
 from dora.training.selection import Selection
-from runs import lines, only_run, record, run, same_files, small
+from runs import lines, of_kind, only_run, record, run, same_files, small
 
 
 @pytest.fixture
@@ -87,6 +90,78 @@ def test_a_run_with_an_earlier_best_step_predicts_its_best_weights_anew_and_keep
     assert predicted == [*in_training(24), ("test", 24), ("dev", 24), ("test", 24)]
 
 
+class HalfLinear(LowRankLinear):
+    """Freezes A, which its method draws again, and stores B."""
+
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self.A.requires_grad_(False)
+
+    def factors(self) -> dict[str, nn.Parameter]:
+        return {"B": self.B}
+
+
+class Half(LoRA):
+    """Costs what LoRA does, as it says nothing else."""
+
+    starts_from_runs = False
+
+    def _layer_type(self) -> type[LowRankLinear]:
+        return HalfLinear
+
+
+class Late(LoRA):
+    """Masks a component of each matrix, and does not say when."""
+
+    def __init__(self, settings: Any, model: nn.Module, plan: Any, run: Any) -> None:
+        self.settings = settings
+        self.layers = adapt(model, plan.matrices, plan.start, 1.0, 0.0, gated=True)
+        for layer in self.layers.values():
+            nn.init.normal_(layer.A, std=0.01)
+            nn.init.ones_(layer.factors()["g"])
+
+    @classmethod
+    def plan(cls, settings: Any, budget: Budget, matrices: tuple[Matrix, ...], run: Any) -> Plan:
+        return pruning_plan(budget, matrices, 1.5)
+
+    def after_step(self, step: int) -> Remove | None:
+        keep = [torch.arange(layer.rank) < 8 for layer in self.layers.values()]
+        return Remove(keep) if step == 6 else None
+
+
+class Rescaled(LoRA):
+    """Sets the layers' scale in every step."""
+
+    def noise(self, step: int) -> None:
+        for layer in self.layers.values():
+            layer.scale = 1000.0 if step < 6 else 0.0
+
+
+def test_a_budget_that_binds_another_number_than_the_run_stores_is_told(tmp_path: Path) -> None:
+    (warning,) = run(of_kind(Half, tmp_path))["warnings"]
+    assert (
+        "counts the 55,296 numbers of the adapter for PEFT; the run's own weights are 27,648"
+        in (warning)
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        (Late, r"in the best evaluation \(Late\.ranks_final_at=0 lets it count\): 144 components"),
+        (Rescaled, r"evaluated \(a layer's scale that changes in training is no part of them\)"),
+    ],
+)
+def test_a_best_evaluation_that_the_end_contradicts_names_what_its_method_lacks(
+    kind: type[LoRA], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    best_is(monkeypatch, lambda step: step == 5)
+    config = of_kind(kind, tmp_path)
+    config.max_steps, config.eval_every = 6, 1
+    with pytest.raises(RunFailed, match=said):
+        run(config)
+
+
 @pytest.mark.parametrize(
     ("budget", "ranks", "said"),
     [
@@ -108,12 +183,13 @@ def test_a_run_that_ends_below_its_budget_says_so_once(
     given: Any = (SimpleNamespace(folder=tmp_path), plan, dict(zip("ab", ranks, strict=True)))
     journal = tmp_path / "ranks.jsonl"
     journal.write_text("")
-    found = finish._warnings(*given, empty=not any(ranks))
+    counts = {"adapter_end": 20 * sum(ranks)}
+    found = finish._warnings(*given, counts, own=False)
     assert found == [] if said is None else [text.startswith(said) for text in found] == [True]
     # The method has said it, with its own way out.
     if any(ranks):
         journal.write_text('{"step": 1, "warning": "too much"}\n')
-        assert finish._warnings(*given, empty=False) == ["too much"]
+        assert finish._warnings(*given, counts, own=False) == ["too much"]
 
 
 def test_the_reused_logits_are_those_that_predicting_again_gives(
