@@ -25,11 +25,14 @@ from dora.records.journals import JOURNALS
 
 # The bits as committed, with the number of the arithmetic and PyTorch's version.
 GOLDEN = Path(__file__).parent / "arithmetic.json"
-# PyTorch, MKL and oneDNN each choose instructions by the processor unless told otherwise.
+# PyTorch, MKL, oneDNN, NumPy and its OpenBLAS (which computes Pearson's correlation) each choose
+# instructions by the processor unless told otherwise.
 SAME_EVERYWHERE = {
     "ATEN_CPU_CAPABILITY": "default",
     "MKL_CBWR": "COMPATIBLE",
     "ONEDNN_MAX_CPU_ISA": "SSE41",
+    "NPY_DISABLE_CPU_FEATURES": "X86_V3 X86_V4",
+    "OPENBLAS_CORETYPE": "Prescott",
     "OMP_NUM_THREADS": "1",
 }
 # Between them: every method, both kinds of task, both units of a budget, both architectures,
