@@ -141,7 +141,7 @@ def test_a_budget_that_binds_another_number_than_the_run_stores_is_told(tmp_path
     (warning,) = run(of_kind(Half, tmp_path))["warnings"]
     assert (
         "counts the 55,296 numbers of the adapter for PEFT; the run's own weights are 27,648"
-        in (warning)
+        in warning
     )
 
 
@@ -184,12 +184,12 @@ def test_a_run_that_ends_below_its_budget_says_so_once(
     journal = tmp_path / "ranks.jsonl"
     journal.write_text("")
     counts = {"adapter_end": 20 * sum(ranks)}
-    found = finish._warnings(*given, counts, own=False)
+    found = finish._warnings(*given, counts=counts, own=False)
     assert found == [] if said is None else [text.startswith(said) for text in found] == [True]
     # The method has said it, with its own way out.
     if any(ranks):
         journal.write_text('{"step": 1, "warning": "too much"}\n')
-        assert finish._warnings(*given, counts, own=False) == ["too much"]
+        assert finish._warnings(*given, counts=counts, own=False) == ["too much"]
 
 
 def test_the_reused_logits_are_those_that_predicting_again_gives(
