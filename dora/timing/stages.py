@@ -76,7 +76,7 @@ def watch(stages: Stages) -> None:
     """
     from dora.preparing import prepare
     from dora.records.record import Record
-    from dora.training import build, finish
+    from dora.training import build, finish, one_run
     from dora.training.loop import Loop
     from dora.training.step import Stepper
 
@@ -86,7 +86,7 @@ def watch(stages: Stages) -> None:
         # The log line and the check wait for the device, which is at work on steps.
         STEPS: ((Loop, "train_step"), (Loop, "_log_training"), (Stepper, "check_finite")),
         EVALUATIONS: ((Loop, "evaluate_and_select"),),
-        FINAL: ((finish, "_report"),),
+        FINAL: ((one_run, "finish"),),
         WRITING: (
             (Loop, "save"),
             (finish, "_save_weights"),
