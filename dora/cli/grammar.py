@@ -56,7 +56,7 @@ def _unread(key: str, value: str) -> str:
     try:
         _parsed(f"{key}=1")
     except HydraException:
-        return f"{key} is no key; --help lists the keys"
+        return f"{key} is no key; --help and docs/settings.md list the keys"
     if re.search(r"(^|,)\s*(,|$)", value):
         return "a value is missing beside a comma"
     whole = shlex.quote(f"{key}={quoted(value)}")

@@ -223,7 +223,11 @@ def _hint(key: str, known: Sequence[str]) -> str:
     near = same[:2] or difflib.get_close_matches(key, typed, n=2, cutoff=0.6)
     if not same and last in _ELSEWHERE:
         near = [_ELSEWHERE[last]]
-    return f"did you mean {' or '.join(near)}?" if near else "--help lists the keys"
+    return (
+        f"did you mean {' or '.join(near)}?"
+        if near
+        else "--help and docs/settings.md list the keys"
+    )
 
 
 def _of_run(compose: Composer, row: list[str]) -> list[str]:

@@ -118,7 +118,7 @@ def _unknown_keys(config: Config) -> list[str]:
     parts: dict[str, Any] = {"": config, **{k: v for k, v in groups.items() if k != "method."}}
     return [
         *(
-            f"+method.{key}: there is no key method.{key}; --help lists the keys"
+            f"+method.{key}: there is no key method.{key}; --help and docs/settings.md list the keys"
             if is_released(config.chosen.kind)
             else f"method.{key}, of {config.method_name}.yaml or the command line: "
             f"{config.chosen.kind.__name__}.settings_type, which is "
@@ -126,7 +126,7 @@ def _unknown_keys(config: Config) -> list[str]:
             for key in config.chosen.unknown
         ),
         *(
-            f"+{prefix}{key}: there is no key {prefix}{key}; --help lists the keys"
+            f"+{prefix}{key}: there is no key {prefix}{key}; --help and docs/settings.md list the keys"
             for prefix, part in parts.items()
             for key in sorted(vars(part).keys() - {f.name for f in dataclasses.fields(part)})
         ),

@@ -36,7 +36,7 @@ def assert_refused(words: list[str], said: list[str]) -> None:
             ["+=3", "lr=fast"],
             ["+=3: settings are written key=value, such as task=sst2", "lr=fast: Value 'fast'"],
         ),
-        (["jörg=1"], ["jörg=1: jörg is no key; --help lists the keys"]),
+        (["jörg=1"], ["jörg=1: jörg is no key; --help and docs/settings.md list the keys"]),
         (["budget=a(b"], ["""as one value write 'budget="a(b"'"""]),
         (
             ["-m", "head_lr=interval(0, 1)"],
