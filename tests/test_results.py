@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import statistics
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import pytest
@@ -153,28 +153,46 @@ def test_a_change_with_the_length_is_the_t_test_of_its_paired_differences() -> N
     assert float(cells[8]) >= round(test.pvalue, 3)  # Holm only ever raises it
 
 
-def test_what_a_setting_does_is_the_t_test_of_each_seeds_mean_over_cells() -> None:
-    score: dict[tuple[float, float, int], float] = {}
-    for run in read_runs(RESULTS / "study_length" / "variants" / "lr2e-3"):
-        c = run["config"]
-        m = c["method"]
-        if round(run["scale"], 2) == 1 and m.get("importance", "share") == "share":
-            key = m["start_factor"], m["dropout"], c["seed"]
-            score[key] = 100 * run["results"]["best"]["matthews_correlation"]
-    # Both dropouts of a seed share its data order and draws, so that they are one sample.
-    effects = [
-        statistics.fmean(
-            score[1.5, dropout, seed] - score[1.0, dropout, seed] for dropout in (0, 0.1)
-        )
-        for seed in range(1, 6)
-    ]
-    test = scipy.stats.ttest_1samp(effects, 0)
-    low, high = test.confidence_interval()
+@pytest.mark.parametrize(
+    ("name", "folder", "metric"),
+    [
+        ("CoLA", "lr2e-3", "matthews_correlation"),
+        ("SST-2", "sst2", "accuracy"),
+        ("STS-B", "stsb", "pearson"),
+    ],
+)
+def test_what_a_setting_does_is_the_t_test_of_each_seeds_mean_over_cells(
+    name: str, folder: str, metric: str
+) -> None:
+    # (importance, start_factor, scale) -> dropout and seed -> points
+    found: dict[tuple[str, float, float], dict[tuple[float, int], float]] = defaultdict(dict)
+    for run in read_runs(RESULTS / "study_length" / "variants" / folder):
+        m, seed = run["config"]["method"], run["config"]["seed"]
+        setting = m.get("importance", "share"), m["start_factor"], round(run["scale"], 2)
+        found[setting][m["dropout"], seed] = 100 * run["results"]["best"][metric]
+
     text = (RESULTS / "study_length.md").read_text()
-    (line,) = re.findall(r"^\| start_factor: 1.5 less 1.0, scale 1.0 .*$", text, re.MULTILINE)
-    cells = [cell.strip() for cell in line.strip("|").split("|")]
-    shown = f"{statistics.fmean(effects):+.1f} [{low:+.1f}, {high:+.1f}]"
-    assert cells[1:3] == [shown, f"{test.pvalue:.3f}"]
+    block = text.partition(f"variants study_length/variants/{folder} -->")[2]
+    (summary,) = re.findall(rf"^\| {name} \| ([^|]+) \| ([^|]+) \|$", text, re.MULTILINE)
+    importance = found["share", 1.5, 0.67], found["random", 1.5, 0.67]
+    pruning = found["share", 1.5, 1.0], found["share", 1.0, 1.0]
+    for line, stated, (one, other) in (
+        ("importance: share less random, scale 0.67", summary[0], importance),
+        ("start_factor: 1.5 less 1.0, scale 1.0", summary[1], pruning),
+    ):
+        # All dropouts of a seed share its data order and draws, so that they are one sample.
+        both = one.keys() & other.keys()
+        effects = [
+            statistics.fmean(one[key] - other[key] for key in both if key[1] == seed)
+            for seed in range(1, 6)
+        ]
+        test = scipy.stats.ttest_1samp(effects, 0)
+        low, high = test.confidence_interval()
+        shown = f"{statistics.fmean(effects):+.1f} [{low:+.1f}, {high:+.1f}]"
+        cells = re.search(rf"^\| {re.escape(line)} *\|([^|]+)\|([^|]+)\|", block, re.MULTILINE)
+        assert cells is not None
+        assert [cell.strip() for cell in cells.groups()] == [shown, f"{test.pvalue:.3f}"]
+        assert stated == shown
 
 
 def test_a_page_that_says_something_else_is_told_and_mended(tmp_path: Path) -> None:
