@@ -9,6 +9,9 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+# The way out of a key that is unknown and like no other, for the command line and for Python.
+ALL_KEYS = "--help and docs/settings.md list the keys"
+
 # Failures of the disk under a run; any other OSError is unforeseen. TEMPORARY ones pass: somebody
 # makes room, a server comes back. _LASTING ones stay until a setting, a right or a disk is changed.
 # EIO may come from a server too, but counts as lasting: with a broken disk a cluster would repeat

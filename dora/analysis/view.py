@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from dora.analysis.choice import short
 from dora.analysis.rows import BASELINE
@@ -130,11 +131,16 @@ class View:
         return in_head(self.metric(task).removesuffix("_mm"))
 
     def value(self, run: Run, task: str) -> float | None:
-        """Returns the score in points, or None where the run's predictions leave it undefined.
+        """Returns the run's score in points, see `value_of`."""
+        return self.value_of(run["results"][self.score], task)
 
-        A correlation of predictions that are all equal counts as 0.
+    def value_of(self, result: Mapping[str, Any], task: str) -> float | None:
+        """Returns the score of an evaluation in points, or None where its predictions have none.
+
+        A correlation of predictions that are all equal counts as 0. `result`: scores by metric, and
+        as `degenerate` why they tell nothing, or None.
         """
-        result, metric = run["results"][self.score], self.metric(task)
+        metric = self.metric(task)
         names = metrics_of(task)[:-1] if metric == MEAN else (metric,)
         equal = _ALL_EQUAL.match(result["degenerate"] or "")
         collapsed = dict.fromkeys(_CORRELATIONS, 0.0) if equal else {}

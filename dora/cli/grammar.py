@@ -12,6 +12,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
 from dora.cli.spelling import is_setting, quoted, states_method, takes_away
+from dora.errors import ALL_KEYS
 from dora.records.words import key_of
 
 # The first line of that part of Hydra's and OmegaConf's messages which speaks of internals.
@@ -56,7 +57,7 @@ def _unread(key: str, value: str) -> str:
     try:
         _parsed(f"{key}=1")
     except HydraException:
-        return f"{key} is no key; --help and docs/settings.md list the keys"
+        return f"{key} is no key; {ALL_KEYS}"
     if re.search(r"(^|,)\s*(,|$)", value):
         return "a value is missing beside a comma"
     whole = shlex.quote(f"{key}={quoted(value)}")

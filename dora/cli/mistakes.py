@@ -27,7 +27,7 @@ from dora.cli.composer import Composer
 from dora.cli.grammar import first_lines, malformed, single_values
 from dora.configuration.check import check
 from dora.configuration.method_choice import ONE_FILE, as_a_choice
-from dora.errors import UserError
+from dora.errors import ALL_KEYS, UserError
 from dora.records.words import key_of
 
 # Hydra raises these if a word, or a file of --config-dir, does not fit.
@@ -223,11 +223,7 @@ def _hint(key: str, known: Sequence[str]) -> str:
     near = same[:2] or difflib.get_close_matches(key, typed, n=2, cutoff=0.6)
     if not same and last in _ELSEWHERE:
         near = [_ELSEWHERE[last]]
-    return (
-        f"did you mean {' or '.join(near)}?"
-        if near
-        else "--help and docs/settings.md list the keys"
-    )
+    return f"did you mean {' or '.join(near)}?" if near else ALL_KEYS
 
 
 def _of_run(compose: Composer, row: list[str]) -> list[str]:

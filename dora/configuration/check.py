@@ -14,6 +14,7 @@ from dora.configuration.groups import PLACES, ModelConfig
 from dora.configuration.method_choice import method_names
 from dora.configuration.method_class import is_released
 from dora.data.tasks import TASKS
+from dora.errors import ALL_KEYS
 from dora.methods.rules import fraction_or_steps
 from dora.plain import dotted
 from dora.process import requirements
@@ -118,7 +119,7 @@ def _unknown_keys(config: Config) -> list[str]:
     parts: dict[str, Any] = {"": config, **{k: v for k, v in groups.items() if k != "method."}}
     return [
         *(
-            f"+method.{key}: there is no key method.{key}; --help and docs/settings.md list the keys"
+            f"+method.{key}: there is no key method.{key}; {ALL_KEYS}"
             if is_released(config.chosen.kind)
             else f"method.{key}, of {config.method_name}.yaml or the command line: "
             f"{config.chosen.kind.__name__}.settings_type, which is "
@@ -126,7 +127,7 @@ def _unknown_keys(config: Config) -> list[str]:
             for key in config.chosen.unknown
         ),
         *(
-            f"+{prefix}{key}: there is no key {prefix}{key}; --help and docs/settings.md list the keys"
+            f"+{prefix}{key}: there is no key {prefix}{key}; {ALL_KEYS}"
             for prefix, part in parts.items()
             for key in sorted(vars(part).keys() - {f.name for f in dataclasses.fields(part)})
         ),

@@ -74,13 +74,11 @@ def _score(seen: list[Seen]) -> str:
     task = TASKS.get(seen[0].place.task)
     if task is None:  # a folder of somebody else's
         return ""
+    view = View()  # scores are counted as in the tables
     found: dict[str, list[float]] = defaultdict(list)
-    for s in seen:
-        # As tables count it: a correlation of predictions that are all equal is 0, which the
-        # record lacks.
-        result = {**(s.score or {}), "degenerate": s.degenerate}
-        value = View().value({"results": {"best": result}}, task.name)
-        if s.state == "done" and value is not None:
+    for s in (s for s in seen if s.state == "done"):
+        value = view.value_of({**(s.score or {}), "degenerate": s.degenerate}, task.name)
+        if value is not None:
             found[s.place.key].append(value)
     means = [f"{mean:.1f}" for mean in sorted(map(statistics.mean, found.values()))]
     return " to ".join(dict.fromkeys((means[0], means[-1]))) if means else ""
