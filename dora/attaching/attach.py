@@ -112,12 +112,12 @@ def _attached(choice: MethodChoice, model: nn.Module, plan: Plan, run: RunInfo) 
     """
     loaded = Loaded(choice.kind, model)
     try:
-        attached = choice.kind(choice.settings, model, plan, run)
-        loaded.after_attaching(attached)
-        refuse_unwatched(attached)
+        guard = Guard(choice.kind(choice.settings, model, plan, run), model, loaded)
+        guard.attached(plan)
+        refuse_unwatched(guard.method)
     except UserError as e:
         raise UserError(*e.problems, "the model has been changed by now: load it anew") from e
-    return Guard(attached, model, loaded)
+    return guard
 
 
 def unserved(kind: type[Method]) -> str | None:

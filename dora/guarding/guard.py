@@ -6,7 +6,7 @@ of a model that nobody could make again. The suite's own methods are tested for 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from numbers import Real
 from types import NoneType
 from typing import Any, TypeVar
@@ -16,9 +16,11 @@ from torch import Tensor, nn
 
 from dora.adapters import result
 from dora.adapters.changes import Change, Mask, Remove, Renew
+from dora.adapters.plan import Plan
 from dora.adapters.resizing import lay_in_order
 from dora.configuration.method_class import is_released
 from dora.errors import UserError
+from dora.guarding.counted import check_counted
 from dora.guarding.loaded import Loaded, sums
 from dora.guarding.stored import check_stored
 from dora.methods.base import FirstRows, Method
@@ -45,6 +47,16 @@ class Guard:
         self._checked = False
 
     # --- before the first step ---
+
+    def attached(self, plan: Plan | None, head: Sequence[str] = ()) -> None:
+        """Checks what the method, just attached, trains and stores.
+
+        `head`: names of the head's parameters. Raises UserError if the result would lack a tensor, or
+        if a method of one's own stores another number of parameters than its plan counts.
+        """
+        self._loaded.after_attaching(self.method, head)
+        if self.own and plan is not None:
+            check_counted(self.method, plan, self._model, head)
 
     def begin(self, forward: FirstRows) -> None:
         """Lets the method set start values; raises UserError if a resumed run would lack one."""

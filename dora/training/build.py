@@ -96,11 +96,12 @@ def attach(p: Prepared, model: nn.Module, head: list[str]) -> Guard:
     parameters = dict(model.named_parameters())
     for name in head:
         parameters[name].requires_grad_(True)
-    loaded.after_attaching(method, head)
+    guard = Guard(method, model, loaded)
+    guard.attached(p.plan, head)
     if p.earlier is not None:
         carry_over(p.earlier, model, method, head)
         _refuse_not_finite(model, p.earlier.folder)
-    return Guard(method, model, loaded)
+    return guard
 
 
 def _model(p: Prepared, splits: dict[str, Tokens], say: Lines) -> tuple[nn.Module, list[str]]:

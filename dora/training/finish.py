@@ -21,6 +21,7 @@ from dora.data.predictions import save
 from dora.data.tokens import Tokens
 from dora.errors import RunFailed
 from dora.files import plainly, write_atomic
+from dora.guarding.counted import miscounted
 from dora.methods.base import Method
 from dora.plain import counted
 from dora.preparing.prepare import Prepared
@@ -229,25 +230,19 @@ def _save_weights(p: Prepared, loop: Loop, record: Record) -> dict[str, Any]:
     file = record.folder / artefacts.WEIGHTS
     write_atomic(file, safetensors.torch.save(tensors, {"format": "pt"}))
     held = _held_params(file, {*s.head, *(f"{name}.g" for name in s.method.layers)})
-    exported, also = None, ""
+    exported = None
     if form == "adapter":
         s.guard.stored()
         base = record.data["model"]["hub"] or str(p.model.path)
         save_adapter(record.folder / "adapter", s.model, s.method.layers, s.head, base)
         exported = stored_params(record.folder / artefacts.ADAPTER_WEIGHTS)
-        also = f" and the adapter for PEFT {exported:,}"
-    # Counted in the file, not in the model: a method whose components cost more than it says would
-    # otherwise pass its budget's check.
     planned = exported or held
     if p.plan is not None:
         planned = p.plan.params(list(s.method.ranks().values()))
-    # One of the two differs if a method has frozen tensors, or blocks that PEFT's file fills up.
-    if planned not in (held, exported):
-        raise RunFailed(
-            f"the plan counts {planned:,} adapter parameters at these ranks, {file.name} holds "
-            f"{held:,}{also}: {type(s.method).__name__}.component_cost must say what a component "
-            "stores"
-        )
+        # Counted in the files, not in the model: a method whose components cost more than it says
+        # would otherwise pass its budget's check.
+        if problem := miscounted(s.method, p.plan, file.name, held, exported):
+            raise RunFailed(problem)
     return {"adapter_end": planned, "stored": held, "in_peft_file": exported}
 
 

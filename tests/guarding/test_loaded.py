@@ -149,6 +149,7 @@ class Nothing(Method):
 class NewModule(Method):
     """A module that the backbone does not have."""
 
+    budget = "none"
     result = "weights"
 
     def __init__(self, settings: Any, model: nn.Module, plan: Any, run: Any) -> None:
@@ -192,7 +193,8 @@ def attached(kind: type[Method], results: Path) -> set[str]:
     config = of_kind(kind, results)
     lora: Prepared = prepare(small(results, "method=lora"))
     model, head = load_model(lora.model, 2, None, 1)
-    guard = attach(dataclasses.replace(lora, config=config), model, head)
+    plan = None if kind.budget == "none" else lora.plan
+    guard = attach(dataclasses.replace(lora, config=config, plan=plan), model, head)
     return result.tensors_of(model, guard.method.frozen()).keys() - set(head)
 
 
