@@ -10,6 +10,7 @@ value.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import combinations, product
@@ -89,7 +90,7 @@ def differences(table: Table) -> list[Difference]:
     found = []
     for d in _tested(table):
         other = table.compared_with(d.row)
-        of_examples = None if d.task is None else _examples_once(table, d.row, other, d.task)
+        of_examples = None if d.task is None else examples(table, d.row, other, d.task)
         found.append(replace(d, examples=of_examples))
     return found
 
@@ -165,6 +166,7 @@ def _difference(
     )
 
 
+@functools.cache  # a table's texts, CSV and figures ask for it, and it draws 1,000 resamples
 def examples(table: Table, row: Row, other: Row, task: str) -> tuple[float, float] | None:
     """Returns the 95 % interval of the difference over resamples of the development examples.
 
@@ -189,13 +191,6 @@ def examples(table: Table, row: Row, other: Row, task: str) -> tuple[float, floa
         100 * (drawn[:, :ours].mean(1) - drawn[:, ours:].mean(1)), [2.5, 97.5]
     )
     return float(low), float(high)
-
-
-def _examples_once(table: Table, row: Row, other: Row, task: str) -> tuple[float, float] | None:
-    """Returns `examples`, computed once for all texts that are made of a table."""
-    if (key := (row, other, task)) not in table.examples:
-        table.examples[key] = examples(table, row, other, task)
-    return table.examples[key]
 
 
 @dataclass(frozen=True)

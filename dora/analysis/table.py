@@ -49,10 +49,6 @@ class Table:
     diverged: dict[tuple[Row, str], list[int]] = field(default_factory=dict)
     not_averaged: set[str] = field(default_factory=set)
     searched_s: list[float] = field(default_factory=list)
-    # Intervals by (row, other row, task): each reads all predictions and draws resamples of them.
-    examples: dict[tuple[Row, Row, str], tuple[float, float] | None] = field(
-        default_factory=dict, repr=False
-    )
 
     def title(self, method: str) -> str:
         """Returns a method's title as papers print it, by the records of its runs.
