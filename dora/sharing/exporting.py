@@ -143,22 +143,12 @@ def read_config(run: Run, folder: Path) -> dict[str, Any]:
         raise UserError(*texts) from e
 
 
-def export(
-    folder: Path,
-    to: Path,
-    merge: bool = False,
-    base: Path | None = None,
-    *,
-    alone: bool = False,
-    repository: str | None = None,
-    license: str | None = None,
-) -> None:
+def export(folder: Path, to: Path, form: Form) -> None:
     """Writes the run in `folder` into `to`, which must be absent or empty.
 
-    `to` appears whole or not at all. All other arguments are the fields of a `Form`. Raises
-    UserError, with every problem that shows before a model is loaded.
+    `to` appears whole or not at all. Raises UserError, with every problem that shows before a model
+    is loaded.
     """
-    form = Form(merge=merge, alone=alone, base=base, repository=repository, license=license)
     problems = taken(to)
     try:
         run = read_finished(folder)
