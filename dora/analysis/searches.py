@@ -41,8 +41,8 @@ def heldout_loss(run: Run, folder: Path) -> float | None:
     metric = _metric(run)
     best, counted = run["results"]["best"].get(metric), run["evaluations"]["from_step"]
     try:
-        losses = dict(journals.heldout(folder, score_key("loss", "heldout")))
-        scores = dict(journals.heldout(folder, metric))
+        losses = dict(journals.curve(folder, "heldout", score_key("loss", "heldout")))
+        scores = dict(journals.curve(folder, "heldout", metric))
     except (OSError, ValueError):
         return None
     equal = [step for step, score in scores.items() if step >= counted and score == best]
