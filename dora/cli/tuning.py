@@ -182,7 +182,7 @@ class Tuning:
     def _lost(self) -> Iterator[str]:
         """Yields a message for each search of the file that this one would not go on with.
 
-        Before the first round and, with what this one has tried by then, after the last.
+        It is asked before the first round, and again after the last, with the rates tried by then.
         """
         file, found = self.folder / CHOICES, self._held()
         for key in sorted(self.groups.keys() & found.keys(), key=str):
@@ -216,10 +216,6 @@ class Tuning:
             elif kept and tried and not held <= tried:
                 yield f"{of} at rates that this one has not tried: give the same once more"
 
-    def _earlier(self) -> dict[Key, Search]:
-        """Returns what other commands have found in this folder, for other methods or tasks."""
-        return {key: found for key, found in self._held().items() if key not in self.groups}
-
     def write(self) -> list[str]:
         """Writes choices and figure, beside those of earlier commands; returns their lines.
 
@@ -236,7 +232,9 @@ class Tuning:
     def _write(self) -> list[str]:
         """Writes the files of `write`; returns their lines."""
         own = self.searches()
-        found = in_order([*self._earlier().values(), *own])
+        # Other commands have searched for other methods or tasks in this folder.
+        others = (search for key, search in self._held().items() if key not in self.groups)
+        found = in_order([*others, *own])
         with writable(self.folder, "search folder"):
             search_file.write(self.folder / CHOICES, found)
         # A word to be typed: a shell parts it at spaces, and -m at commas.
