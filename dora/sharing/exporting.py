@@ -21,7 +21,6 @@ from dora.checked_files import check_safetensors, open_own
 from dora.errors import UserError
 from dora.files import new_folder, taken, to_json, write_atomic
 from dora.records import artefacts
-from dora.records.about_method import about_method
 from dora.records.record import read_finished
 from dora.records.rescore import unlike_predictions
 from dora.records.schema import Run
@@ -37,7 +36,7 @@ _AGAIN = "train it again with force=true"
 
 def unfit(run: Run, folder: Path, form: Form) -> list[str]:
     """Returns every reason why the finished run in `folder` cannot be exported in this way."""
-    result, merge, base = about_method(run).result, form.merge, form.base
+    result, merge, base = run["method"]["result"], form.merge, form.base
     if result == "adapter":
         problems, names = _adapter_problems(run, folder, merge), list(artefacts.ADAPTER)
     elif result == "weights":
@@ -160,7 +159,7 @@ def export(folder: Path, to: Path, form: Form) -> None:
     # Late: PyTorch and Transformers take seconds, and mistakes are told without them.
     from dora.sharing import merging, model_card
 
-    result = about_method(run).result
+    result = run["method"]["result"]
     to = to.expanduser().resolve()  # the folder may name itself
     config = place = None
     if result == "adapter":
