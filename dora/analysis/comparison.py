@@ -209,15 +209,16 @@ class Leaders:
 def leaders(table: Table) -> dict[tuple[str, str | None], Leaders]:
     """Returns the leaders of each (budget, column).
 
-    The best row has the highest mean of those that can be tested and that no test with p < 0.05
-    shows to be lower than another; where rows have unequal seeds, a test can show this of the row
-    with the highest mean of all. Alike are the rows that no test with p < 0.05 shows to be lower
-    than the best. A row that shares fewer than two seeds with the best is not tested and not marked.
-    Tests with the baseline are those of `differences`, so that no mark contradicts a p value. The
-    tests of all other pairs at a budget are a second family for Holm: of all pairs, because the same
-    scores show which row is the best. A budget has no leaders where nothing can be tested: one row,
-    one seed, or evaluations that are not shared. Rows without a budget have none, because they
-    differ in size.
+    A row is *lower* than another if a test shows it, with p < 0.05. The best row has the highest
+    mean among the tested rows that are lower than none. With unequal seeds this need not be the row
+    with the highest mean of all. *Alike* are the tested rows that are not lower than the best. A
+    row that shares fewer than two seeds with the best is not tested, and gets no mark.
+
+    Tests with the baseline are those of `differences`, so that no mark contradicts a p value. All
+    other pairs at a budget are a second family for Holm: all of them, because the same scores show
+    which row is the best. A budget has no leaders where nothing can be tested: one row, one seed,
+    or evaluations that are not shared. Rows without a budget have none, because they differ in
+    size.
     """
     told = _told_apart(table)
     found = {}
