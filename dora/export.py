@@ -76,8 +76,7 @@ def main() -> None:
         _check(given)
         export(given.run, to, form)
     except UserError as e:
-        print(e.under("nothing exported:"), file=sys.stderr)
-        sys.exit(e.exit_code)
+        raise UserError(e.under("nothing exported:")) from e
     except OSError as e:
         # An OSError of a file already open has no name; a text as exit code means 1.
         sys.exit(f"nothing exported: {e.filename or to}: {e.strerror}")
